@@ -1,0 +1,59 @@
+"""The command line: ``hpcsamp COMMAND``, one file per command.
+
+Command modules import what they need inside their functions, so that ``--help`` answers at once and
+without MPI.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import typer
+
+from hpcsamp.cli import bench, doctor, evaluate, ingest, inspect, report, train
+from hpcsamp.errors import UsageError
+
+app = typer.Typer(
+    name="hpcsamp",
+    help="Sampling parallelism for Bayesian neural networks, on Horovod and MPI.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.add_typer(ingest.app, name="ingest")
+app.command("inspect")(inspect.inspect)
+app.command("report")(report.report)
+app.add_typer(bench.app, name="bench")
+app.command("doctor")(doctor.doctor)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"hpcsamp {installed('hpcsamp')}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run a command; every failure is one line and an exit code (see :mod:`hpcsamp.errors`)."""
+    from hpcsamp.runtime import end_job
+
+    try:
+        code = app(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = 130
+    except click.ClickException as e:
+        # The same mistake on every rank: said once, by rank 0.
+        error = UsageError(e.format_message())
+        error.agreed = True
+        code = end_job(error)
+    except Exception as e:
+        code = end_job(e)
+    sys.exit(code if isinstance(code, int) else 0)

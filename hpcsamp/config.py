@@ -1,0 +1,269 @@
+"""The schema of a run: TOML in, checked values out. Unknown keys are errors with a suggestion."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hpcsamp.errors import UsageError
+
+
+class Section(BaseModel):
+    """A table of the configuration: no unknown keys, immutable once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class DataSection(Section):
+    """``[data]``: what is learnt from and how it is fed."""
+
+    path: str = Field(description="dataset folder, as written by hpcsamp ingest")
+    batch: int = Field(64, ge=1, description="items per step over all data groups")
+    reader: Literal["auto", "collective", "serial"] = Field(
+        "auto", description="how shards are read"
+    )
+    shuffle: bool = Field(True, description="a new order every epoch, drawn from the seed")
+    verify: Literal["all", "off"] = Field("all", description="check chunk checksums on first read")
+
+
+class ModelSection(Section):
+    """``[model]``: a registered model and its arguments."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = Field(description="a registered model, e.g. mlp or vit")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Everything but the name: passed to the model's constructor, which checks it."""
+        return dict(self.model_extra or {})
+
+
+class MethodSection(Section):
+    """``[method]``: how weights are sampled."""
+
+    name: Literal["mean_field"] = "mean_field"
+    samples: int = Field(16, ge=1, description="S, weight samples per step over a sample group")
+    samples_per_pass: int = Field(
+        1, ge=1, description="samples evaluated at once; 1 loops, more is vectorised"
+    )
+    prior_mean: float = 0.0
+    prior_std: float = Field(0.2, gt=0)
+    initial_std: float = Field(0.02, gt=0, description="initial posterior standard deviation")
+    scale_std: bool = Field(
+        False, description="multiply initial_std by 1/sqrt(fan in), as the paper does"
+    )
+
+
+class LossSection(Section):
+    """``[loss]``: what is minimised."""
+
+    name: str = Field("expected_nll", description="a registered loss")
+    exact: bool = Field(True, description="false: the paper's averaging of per-rank losses")
+    temperature: float = Field(1.0, ge=0, description="factor of the KL; 1 is Bayes")
+    kl_warmup_epochs: float = Field(0.0, ge=0, description="the KL's factor grows from 0 over these")
+    memory: Literal["auto", "keep", "stream", "recompute"] = Field(
+        "auto", description="which activations are kept for the backward pass"
+    )
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="arguments of the loss itself, e.g. the noise std"
+    )
+
+
+class OptimizerSection(Section):
+    """``[optimizer]``: any optimiser of ``torch.optim``, with its arguments."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = "Adam"
+    lr: float = Field(1e-3, gt=0)
+    clip: float | None = Field(None, gt=0, description="largest norm of the gradient")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Everything but name and clip: passed to the optimiser."""
+        return {"lr": self.lr, **(self.model_extra or {})}
+
+
+class ScheduleSection(Section):
+    """``[schedule]``: any schedule of ``torch.optim.lr_scheduler``, stepped once per step."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = "none"
+    warmup_epochs: float = Field(0.0, ge=0, description="linear growth of the learning rate")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Everything but the name and the warm-up: passed to the schedule."""
+        return dict(self.model_extra or {})
+
+
+class ParallelSection(Section):
+    """``[parallel]``: the grid. Nothing here changes what is computed (law 1)."""
+
+    samples: Literal["node", "world", "none"] | int = "node"
+    collectives: Literal["auto", "horovod", "mpi"] = "auto"
+    device: str = "auto"
+
+
+class TrainingSection(Section):
+    """``[training]``: how long, how precise, how often."""
+
+    epochs: int = Field(10, ge=1)
+    precision: Literal["float32", "float64", "bfloat16"] = Field(
+        "float32", description="bfloat16: autocast, parameters stay float32"
+    )
+    evaluate_every: int = Field(1, ge=1, description="epochs between evaluations")
+    checkpoint_every: int = Field(0, ge=0, description="steps between checkpoints; 0: every epoch")
+    keep: int = Field(2, ge=1, description="checkpoints kept beside the best")
+    log_every: int = Field(10, ge=1, description="steps between lines in metrics.jsonl")
+    best: Literal["nll", "accuracy", "loss"] = "nll"
+
+
+class EvaluationSection(Section):
+    """``[evaluation]``: the posterior predictive."""
+
+    samples: int = Field(32, ge=1, description="weight samples of the predictive distribution")
+    batch: int = Field(256, ge=1, description="items at once")
+    bins: int = Field(15, ge=2, description="bins of the calibration metrics")
+
+
+class RunConfig(Section):
+    """A whole run."""
+
+    seed: int = Field(1, ge=0, le=2**32 - 1)
+    task: Literal["classification", "regression"] = "classification"
+    data: DataSection
+    model: ModelSection
+    method: MethodSection = MethodSection()
+    loss: LossSection = LossSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    schedule: ScheduleSection = ScheduleSection()
+    parallel: ParallelSection = ParallelSection()
+    training: TrainingSection = TrainingSection()
+    evaluation: EvaluationSection = EvaluationSection()
+
+
+def known_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
+    """Dotted names of every key of the schema."""
+    names = []
+    for name, field in section.model_fields.items():
+        names.append(prefix + name)
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            names += known_keys(kind, f"{prefix}{name}.")
+    return names
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'lr'?`` for the nearest known name, or nothing."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if not near:  # the right key in the wrong table
+        last = name.rsplit(".", 1)[-1]
+        ends = {k.rsplit(".", 1)[-1]: k for k in known}
+        near = [ends[m] for m in difflib.get_close_matches(last, ends, n=1, cutoff=0.75)]
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def explain(error: ValidationError) -> str:
+    """All faults of a configuration in one line, each with its key and a mend."""
+    lines = []
+    for fault in error.errors():
+        name = ".".join(str(p) for p in fault["loc"] if p not in ("int", "float", "str"))
+        if fault["type"] == "extra_forbidden":
+            line = f"unknown key {name!r}{suggest(name, known_keys(RunConfig))}"
+        elif fault["type"] == "missing":
+            line = f"{name} is missing"
+        else:
+            line = f"{name} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+        if line not in lines:
+            lines.append(line)
+    return "; ".join(lines)
+
+
+def parse_override(text: str) -> tuple[list[str], Any]:
+    """Read one ``--set optimizer.lr=1e-3``; the value is TOML, or else a string."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise UsageError(f"--set {text!r}: expected KEY=VALUE, e.g. --set optimizer.lr=1e-3")
+    try:
+        parsed = tomllib.loads(f"v = {value}")["v"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    return name.strip().split("."), parsed
+
+
+def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of a configuration table with ``--set`` values put in."""
+    result = json.loads(json.dumps(table))
+    for text in overrides:
+        path, value = parse_override(text)
+        place = result
+        for part in path[:-1]:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise UsageError(f"--set {text!r}: {part!r} is a value, not a table")
+        place[path[-1]] = value
+    return result
+
+
+def check(table: Mapping[str, Any], source: str = "configuration") -> RunConfig:
+    """A checked configuration.
+
+    Raises
+    ------
+    UsageError
+        Naming every wrong key, with a suggestion.
+    """
+    try:
+        return RunConfig.model_validate(dict(table))
+    except ValidationError as e:
+        raise UsageError(f"{source}: {explain(e)}") from None
+
+
+def named_configs() -> list[str]:
+    """Configurations that come with the package."""
+    folder = resources.files("hpcsamp") / "configs"
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def load(name: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a configuration: a file, or the name of one that comes with the package.
+
+    Parameters
+    ----------
+    name
+        Path of a TOML file, or e.g. ``vit-digits``.
+    overrides
+        ``KEY=VALUE`` strings, see :func:`parse_override`.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be read or a key or value is wrong.
+    """
+    path = Path(name)
+    if path.is_file():
+        text = path.read_text()
+    elif str(name) in named_configs():
+        text = (resources.files("hpcsamp") / "configs" / f"{name}.toml").read_text()
+    else:
+        known = ", ".join(named_configs())
+        raise UsageError(f"no configuration {name}: not a file, and not one of {known}")
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        raise UsageError(f"{name} is not valid TOML: {e}") from None
+    return check(apply_overrides(table, overrides), str(name))
+
+
+def to_toml(config: RunConfig) -> str:
+    """The resolved configuration as TOML, every default written out."""
+    return tomli_w.dumps(config.model_dump(exclude_none=True))

@@ -1,0 +1,32 @@
+"""What can go wrong, by who can mend it: one line each, and the exit code that goes with it."""
+
+from __future__ import annotations
+
+
+class HpcsampError(Exception):
+    """A fault that is reported as one line. ``exit_code`` 1: something broke while running.
+
+    ``agreed`` is set once every rank of the job has been told (see :func:`hpcsamp.topology.together`):
+    the job then ends by returning, not by ``MPI_Abort``.
+    """
+
+    exit_code = 1
+    agreed = False
+
+
+class UsageError(HpcsampError):
+    """The command, the configuration or the layout asked for is wrong: exit code 2."""
+
+    exit_code = 2
+
+
+class DataError(HpcsampError):
+    """A dataset, shard, manifest or item that cannot be used: names the file and both numbers."""
+
+
+class CheckpointError(HpcsampError):
+    """A checkpoint that is truncated, foreign or of another configuration."""
+
+
+class DivergedError(HpcsampError):
+    """A loss that is not finite, or replicas that no longer hold the same parameters."""

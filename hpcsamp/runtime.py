@@ -1,0 +1,122 @@
+"""What a process does once at its start: MPI, threads, device, and how it ends when it fails."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING
+
+from hpcsamp.errors import HpcsampError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from mpi4py import MPI
+
+
+def mpi() -> ModuleType:
+    """``mpi4py.MPI``, initialised before anything else (Horovod, h5py) can do it differently.
+
+    A rank that waits for others yields its core: on CPUs the ranks and Horovod's thread share them.
+    """
+    os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+    from mpi4py import MPI
+
+    return MPI
+
+
+def thread_share(mine: set[int], all_on_node: list[set[int]]) -> int:
+    """Compute threads for a rank: its cores, divided by the ranks that may run on them too.
+
+    Parameters
+    ----------
+    mine
+        Cores this rank may use.
+    all_on_node
+        The same of every rank of the node, this one included.
+    """
+    sharing = sum(1 for cores in all_on_node if cores & mine)
+    return max(1, len(mine) // max(1, sharing))
+
+
+def limit_threads(node_comm: MPI.Intracomm) -> int:
+    """Give each rank its part of the cores, unless ``OMP_NUM_THREADS`` says otherwise.
+
+    Collective over the node. Returns the number of threads in use.
+    """
+    import torch
+
+    cores = os.sched_getaffinity(0)
+    fair = thread_share(cores, node_comm.allgather(cores))
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(fair)
+    return torch.get_num_threads()
+
+
+def bind_device(device: str, local_rank: int) -> torch.device:
+    """The device of this rank.
+
+    Some sites show each task one GPU, others all of the node's: with one visible it is
+    ``cuda:0``, with several ``cuda:local_rank``.
+
+    Raises
+    ------
+    UsageError
+        If a GPU is asked for that this process does not see.
+    """
+    import torch
+
+    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        device = "cuda" if visible else "cpu"
+    if device == "cuda" and visible:
+        device = f"cuda:{0 if visible == 1 else local_rank % visible}"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as e:
+        raise UsageError(f"parallel.device = {device!r} is not a device: auto, cpu, cuda") from e
+    if chosen.type == "cuda":
+        if not visible or (chosen.index or 0) >= visible:
+            raise UsageError(f"{device} was asked for, but this process sees {visible} GPUs")
+        torch.cuda.set_device(chosen)
+    return chosen
+
+
+def end_job(error: BaseException, tb: TracebackType | None = None) -> int:
+    """Report an error and, where other ranks do not know of it yet, end the whole job.
+
+    Returns the exit code if this process may simply return. An error that all ranks agreed on is
+    printed by rank 0 alone; any other is printed by the rank that has it, and then ``MPI_Abort``
+    ends the others, which would wait for ever.
+    """
+    MPI = sys.modules.get("mpi4py.MPI")  # noqa: N806
+    alive = MPI is not None and MPI.Is_initialized() and not MPI.Is_finalized()
+    rank, size = (MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size) if alive and MPI else (0, 1)
+    expected = isinstance(error, HpcsampError)
+    code = error.exit_code if isinstance(error, HpcsampError) else 1
+    agreed = isinstance(error, HpcsampError) and error.agreed
+    if not agreed or rank == 0:
+        where = f" [rank {rank} of {size}]" if size > 1 and not agreed else ""
+        if not expected or os.environ.get("HPCSAMP_TRACEBACK"):
+            traceback.print_exception(type(error), error, tb or error.__traceback__)
+        sys.stderr.write(f"hpcsamp: error{where}: {error if expected else repr(error)}\n")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if alive and MPI and size > 1 and not agreed:
+        MPI.COMM_WORLD.Abort(code)
+    return code
+
+
+def install_excepthook() -> None:
+    """Make an uncaught exception on one rank end the job on all of them."""
+
+    def hook(kind: type[BaseException], error: BaseException, tb: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            sys.__excepthook__(kind, error, tb)
+            return
+        code = end_job(error, tb)
+        if code != 1:  # a hook cannot choose the exit status, and 1 is Python's own
+            os._exit(code)
+
+    sys.excepthook = hook
