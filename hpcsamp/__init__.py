@@ -1,1 +1,41 @@
-"""hpcsamp."""
+"""hpcsamp: sampling parallelism for Bayesian neural networks, on Horovod and MPI.
+
+For people who have their own training loop::
+
+    import hpcsamp as hs
+
+    topology = hs.init(samples="node")
+    collectives = hs.choose(topology)
+    method = hs.MeanField(module, prior_std=1.0, seed=1)
+    loss = hs.losses.ELBO(hs.losses.PredictiveNLL(hs.losses.Categorical()), N, collectives)
+    optimizer = hs.distribute(torch.optim.Adam(method.parameters()), collectives, method)
+    for x, y in hs.data.Loader("shards", topology, batch=256, seed=1):
+        loss(method, x, y, samples=16).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+# Names are imported on first use, so that `hpcsamp --help` does not wait for torch or start MPI.
+_HOME = {
+    "MeanField": "hpcsamp.methods",
+    "Topology": "hpcsamp.topology",
+    "choose": "hpcsamp.collectives",
+    "distribute": "hpcsamp.collectives",
+    "init": "hpcsamp.topology",
+}
+_ROOMS = ("collectives", "data", "losses", "methods", "models", "prediction", "training")
+
+__all__ = [*_HOME, *_ROOMS]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"hpcsamp.{name}")
+    raise AttributeError(f"module 'hpcsamp' has no attribute {name!r}")

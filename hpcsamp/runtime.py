@@ -40,7 +40,7 @@ def thread_share(mine: set[int], all_on_node: list[set[int]]) -> int:
     return max(1, len(mine) // max(1, sharing))
 
 
-def limit_threads(node_comm: MPI.Intracomm) -> int:
+def limit_threads(node_comm: MPI.Comm) -> int:
     """Give each rank its part of the cores, unless ``OMP_NUM_THREADS`` says otherwise.
 
     Collective over the node. Returns the number of threads in use.

@@ -102,7 +102,8 @@ def plan_grid(nodes: Sequence[str], samples: SampleAxis = "node") -> Grid:
         size = samples
     else:
         raise UsageError(
-            f'parallel.samples must be "node", "world", "none" or a positive number, got {samples!r}'
+            f'parallel.samples must be "node", "world", "none" or a positive number, '
+            f"got {samples!r}"
         )
     if len(nodes) % size:
         raise UsageError(
@@ -155,10 +156,10 @@ class Topology:
     """
 
     grid: Grid
-    world: MPI.Intracomm
-    sample_comm: MPI.Intracomm
-    data_comm: MPI.Intracomm
-    node_comm: MPI.Intracomm
+    world: MPI.Comm
+    sample_comm: MPI.Comm
+    data_comm: MPI.Comm
+    node_comm: MPI.Comm
     device: torch.device
 
     @property
@@ -212,7 +213,7 @@ class Topology:
 def init(
     samples: SampleAxis = "node",
     *,
-    comm: MPI.Intracomm | None = None,
+    comm: MPI.Comm | None = None,
     device: str = "auto",
 ) -> Topology:
     """Join the job: communicators, device and thread binding, and an excepthook that ends the job.
@@ -262,7 +263,7 @@ def init(
 
 
 @contextmanager
-def together(comm: MPI.Intracomm) -> Iterator[None]:
+def together(comm: MPI.Comm) -> Iterator[None]:
     """Fail together: if the block raises on any rank, every rank raises the same one line.
 
     Collective over ``comm``; the block itself must not communicate in a way that a rank which has

@@ -1,0 +1,45 @@
+"""Group sums, gathers and the gradient reducer, over Horovod (default) or mpi4py alone."""
+
+from __future__ import annotations
+
+import sys
+
+from hpcsamp.collectives.base import Alone, Collectives
+from hpcsamp.collectives.flat import FlatGradient, distribute
+from hpcsamp.collectives.mpi import MpiCollectives
+from hpcsamp.errors import UsageError
+from hpcsamp.topology import Topology, together
+
+__all__ = ["Alone", "Collectives", "FlatGradient", "MpiCollectives", "choose", "distribute"]
+
+
+def choose(topology: Topology, name: str = "auto") -> Collectives:
+    """The transport to use. Collective over the world.
+
+    Parameters
+    ----------
+    name
+        ``"horovod"``, ``"mpi"`` or ``"auto"``: Horovod where there are several ranks and it works
+        on all of them, else mpi4py, saying why in one line.
+
+    Raises
+    ------
+    UsageError
+        If Horovod is asked for by name and cannot be used, or the name is unknown.
+    """
+    if name not in ("auto", "horovod", "mpi"):
+        raise UsageError(f'parallel.collectives must be "auto", "horovod" or "mpi", got {name!r}')
+    if name == "mpi" or (name == "auto" and topology.size == 1):
+        return MpiCollectives(topology)
+    from hpcsamp.collectives import horovod
+
+    try:
+        with together(topology.world):
+            horovod.load()
+    except UsageError as e:
+        if name == "horovod":
+            raise
+        if topology.is_root:
+            sys.stderr.write(f"hpcsamp: {e}; gradients are exchanged with mpi4py\n")
+        return MpiCollectives(topology)
+    return horovod.HorovodCollectives(topology)

@@ -1,0 +1,155 @@
+"""What ranks say to each other, as losses and optimisers see it; the transports are beside this file.
+
+Two kinds of exchange exist. Small statistics travel within the sample group, inside the loss, and
+are differentiable in the sense of law 2: forward is the group's value, backward touches this rank's
+own samples only. Gradients travel once per step over all ranks, as one flat tensor.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Collectives(ABC):
+    """Group sums for losses and the gradient reducer; one subclass per transport.
+
+    Attributes
+    ----------
+    name
+        As in ``parallel.collectives``.
+    sample_size, data_size
+        ``P`` and ``D``.
+    step_seconds
+        Time of a step's compute on this rank in seconds, as far as it is known. A transport may
+        choose its settings by it when it starts.
+    """
+
+    name: str
+    sample_size: int = 1
+    sample_rank: int = 0
+    data_size: int = 1
+    step_seconds: float | None = None
+
+    # Transports implement these, without autograd -------------------------------------------
+
+    @abstractmethod
+    def group_sum_(self, x: Tensor) -> None:
+        """Sum a contiguous tensor over the sample group, in place."""
+
+    @abstractmethod
+    def group_max_(self, x: Tensor) -> None:
+        """Elementwise maximum over the sample group, in place."""
+
+    @abstractmethod
+    def group_gather(self, x: Tensor, counts: Sequence[int]) -> Tensor:
+        """Concatenate ``(counts[p], ...)`` of every rank of the group along axis 0."""
+
+    @abstractmethod
+    def data_sum_(self, x: Tensor) -> None:
+        """Sum a contiguous tensor over the data group, in place."""
+
+    @abstractmethod
+    def world_sum_(self, x: Tensor) -> None:
+        """Sum a contiguous tensor over all ranks, in place. The gradient's way."""
+
+    # What everybody uses ----------------------------------------------------------------------
+
+    def sum_over_samples(self, x: Tensor) -> Tensor:
+        """Sum over the sample group; the backward pass is the identity (law 2).
+
+        With ``T = sum_over_samples(t(y_local))`` and a loss ``f(T)`` evaluated by every rank, the
+        gradients of the ranks are those of their own samples, and their sum over the group is the
+        gradient of the sequential algorithm.
+        """
+        return _SumOverSamples.apply(x, self) if self.sample_size > 1 else x
+
+    def max_over_samples(self, x: Tensor) -> Tensor:
+        """Elementwise maximum over the sample group; not differentiable (used as a shift)."""
+        y = x.detach().clone(memory_format=torch.contiguous_format)
+        if self.sample_size > 1:
+            self.group_max_(y)
+        return y
+
+    def gather_over_samples(self, x: Tensor, counts: Sequence[int]) -> Tensor:
+        """All samples of the group; the backward pass takes this rank's own rows (law 2).
+
+        Parameters
+        ----------
+        x
+            ``(counts[sample_rank], ...)``, this rank's samples.
+        counts
+            How many samples each rank of the group holds, in order.
+
+        Returns
+        -------
+        Tensor
+            ``(sum(counts), ...)``, in sample order.
+        """
+        return _GatherOverSamples.apply(x, counts, self) if self.sample_size > 1 else x
+
+    def mean_over_data(self, x: Tensor) -> Tensor:
+        """Mean over the data group, without gradient."""
+        y = x.detach().clone(memory_format=torch.contiguous_format)
+        if self.data_size > 1:
+            self.data_sum_(y)
+        return y / self.data_size
+
+    def reduce_gradient_(self, flat: Tensor) -> None:
+        """Sum over samples, mean over data: the sequential gradient from the ranks' gradients."""
+        if self.sample_size * self.data_size > 1:
+            self.world_sum_(flat)
+        if self.data_size > 1:
+            flat.div_(self.data_size)
+
+
+class Alone(Collectives):
+    """One process: every exchange is the identity. What serial code and tests use."""
+
+    name = "none"
+
+    def group_sum_(self, x: Tensor) -> None:
+        """Nothing to add."""
+
+    def group_max_(self, x: Tensor) -> None:
+        """Nothing to compare with."""
+
+    def group_gather(self, x: Tensor, counts: Sequence[int]) -> Tensor:
+        """This process has all samples."""
+        return x
+
+    def data_sum_(self, x: Tensor) -> None:
+        """Nothing to add."""
+
+    def world_sum_(self, x: Tensor) -> None:
+        """Nothing to add."""
+
+
+class _SumOverSamples(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, collectives: Collectives) -> Tensor:
+        y = x.detach().clone(memory_format=torch.contiguous_format)
+        collectives.group_sum_(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
+
+
+class _GatherOverSamples(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, counts: Sequence[int], collectives: Collectives
+    ) -> Tensor:
+        first = sum(counts[: collectives.sample_rank])
+        ctx.own = slice(first, first + counts[collectives.sample_rank])
+        return collectives.group_gather(x.detach().contiguous(), counts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return grads[0][ctx.own], None, None

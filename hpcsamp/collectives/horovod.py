@@ -1,0 +1,87 @@
+"""The default transport: gradients by Horovod."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+from torch import Tensor
+
+from hpcsamp.collectives.mpi import MpiCollectives
+from hpcsamp.errors import UsageError
+from hpcsamp.topology import Topology
+
+#: Compute that one cycle of Horovod's thread takes from its rank's core, in seconds.
+CYCLE_COST = 5e-5
+#: Bounds of the cycle time in seconds.
+SHORTEST_CYCLE, LONGEST_CYCLE = 1e-4, 2.5e-2
+
+
+def cycle_time(step_seconds: float) -> float:
+    """Seconds between two looks of Horovod's thread for tensors to exchange.
+
+    Every cycle steals a little compute (on CPU ranks the thread and the model share a core, and the
+    cycle is a blocking MPI exchange), so per step ``CYCLE_COST * step / cycle`` is lost to it;
+    the gradient waits about one ``cycle`` for its turn. The sum is least at
+    ``sqrt(CYCLE_COST * step)``.
+    """
+    best = math.sqrt(CYCLE_COST * max(step_seconds, 0.0))
+    return min(max(best, SHORTEST_CYCLE), LONGEST_CYCLE)
+
+
+def load() -> Any:
+    """Horovod's torch module.
+
+    Raises
+    ------
+    UsageError
+        Saying in one line what is wrong with the installation.
+    """
+    try:
+        import horovod.torch as hvd
+    except Exception as e:  # a broken build fails in many ways: ImportError, OSError, AttributeError
+        raise UsageError(f"Horovod cannot be used ({type(e).__name__}: {e})") from e
+    if not hvd.mpi_built():
+        raise UsageError("Horovod cannot be used (it was built without MPI)")
+    return hvd
+
+
+class HorovodCollectives(MpiCollectives):
+    """Gradients by Horovod's allreduce; the small statistics of losses by MPI.
+
+    Horovod gathers tensors in cycles, which suits one large gradient and not an exchange in the
+    middle of a loss. It is started with the first gradient, when the time of a step is known
+    (``step_seconds``); a user's own ``HOROVOD_CYCLE_TIME`` is kept.
+    """
+
+    name = "horovod"
+
+    def __init__(self, topology: Topology) -> None:
+        super().__init__(topology)
+        self._hvd = load()
+        self._topology = topology
+        self._started = False
+
+    def start(self) -> None:
+        """Start Horovod with the cycle time that fits the slowest rank's step. Collective."""
+        from mpi4py import MPI
+
+        seconds = self._world.allreduce(self.step_seconds or 0.1, op=MPI.MAX)
+        os.environ.setdefault("HOROVOD_CYCLE_TIME", f"{cycle_time(seconds) * 1e3:.3f}")
+        # The stall check only ever warns unless it is told to end the job.
+        os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", "600")
+        os.environ.setdefault("HOROVOD_LOG_LEVEL", "error")
+        self._hvd.init(comm=self._world)
+        self._started = True
+
+    @property
+    def cycle_milliseconds(self) -> float | None:
+        """The cycle time in use, once started."""
+        return float(os.environ["HOROVOD_CYCLE_TIME"]) if self._started else None
+
+    def world_sum_(self, x: Tensor) -> None:
+        """Sum over all ranks, in place."""
+        if not self._started:
+            self.start()
+        self._hvd.allreduce_(x, op=self._hvd.Sum, name=f"hpcsamp.{x.numel()}.{x.dtype}")

@@ -1,0 +1,74 @@
+"""The transport that needs nothing but mpi4py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpcsamp.collectives.base import Collectives
+from hpcsamp.topology import Topology
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+
+class MpiCollectives(Collectives):
+    """Exchanges over the topology's communicators with MPI.
+
+    GPU tensors and types that MPI does not know (bfloat16) are staged through host memory.
+    """
+
+    name = "mpi"
+
+    def __init__(self, topology: Topology) -> None:
+        # Own communicators: losses, optimiser and feed never meet on one.
+        self._sample_comm = topology.sample_comm.Dup()
+        self._data_comm = topology.data_comm.Dup()
+        self._world = topology.world.Dup()
+        self.sample_size = topology.sample_size
+        self.sample_rank = topology.sample_rank
+        self.data_size = topology.data_size
+
+    def group_sum_(self, x: Tensor) -> None:
+        """Sum over the sample group, in place."""
+        _allreduce_(self._sample_comm, x, "SUM")
+
+    def group_max_(self, x: Tensor) -> None:
+        """Maximum over the sample group, in place."""
+        _allreduce_(self._sample_comm, x, "MAX")
+
+    def group_gather(self, x: Tensor, counts: Sequence[int]) -> Tensor:
+        """Concatenate the group's rows."""
+        mine = _host(x)
+        row = int(np.prod(x.shape[1:], dtype=np.int64))
+        everyone = np.empty((sum(counts), *x.shape[1:]), mine.dtype)
+        sizes = [c * row for c in counts]
+        self._sample_comm.Allgatherv(mine, (everyone, sizes))
+        return torch.from_numpy(everyone).to(device=x.device, dtype=x.dtype)
+
+    def data_sum_(self, x: Tensor) -> None:
+        """Sum over the data group, in place."""
+        _allreduce_(self._data_comm, x, "SUM")
+
+    def world_sum_(self, x: Tensor) -> None:
+        """Sum over all ranks, in place."""
+        _allreduce_(self._world, x, "SUM")
+
+
+def _host(x: Tensor) -> Any:
+    """A NumPy array of the tensor: itself if MPI can use it, else a copy (bfloat16: float32)."""
+    host = x.detach().cpu()
+    return (host.float() if host.dtype in (torch.bfloat16, torch.float16) else host).numpy()
+
+
+def _allreduce_(comm: MPI.Comm, x: Tensor, op: str) -> None:
+    from mpi4py import MPI
+
+    array = _host(x)
+    comm.Allreduce(MPI.IN_PLACE, array, op=getattr(MPI, op))
+    if array.ctypes.data != x.data_ptr() or x.device.type != "cpu":
+        x.copy_(torch.from_numpy(array))

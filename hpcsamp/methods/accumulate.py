@@ -1,0 +1,37 @@
+"""Gradients of one chunk of samples after the other, summed without keeping any graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Accumulator:
+    """Back-propagates scalars or outputs one at a time and adds up the parameters' gradients.
+
+    Nothing is written to ``.grad``; the caller decides what the sum is for.
+
+    Parameters
+    ----------
+    parameters
+        What to differentiate with respect to.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self._sums: list[Tensor | None] = [None] * len(self.parameters)
+
+    def backward(self, value: Tensor, upstream: Tensor | None = None) -> None:
+        """Add the gradient of ``value`` (times ``upstream``, if it is not a scalar)."""
+        self._add(torch.autograd.grad(value, self.parameters, upstream, allow_unused=True))
+
+    def _add(self, new: Sequence[Tensor | None]) -> None:
+        for i, (total, gradient) in enumerate(zip(self._sums, new, strict=True)):
+            if gradient is not None:
+                self._sums[i] = gradient if total is None else total.add_(gradient)
+
+    def gradients(self) -> list[Tensor | None]:
+        """The sums, one per parameter; None where nothing depended on it."""
+        return self._sums

@@ -1,0 +1,104 @@
+"""The verbs that every sampling method has."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from hpcsamp.methods.accumulate import Accumulator
+from hpcsamp.streams import Purpose
+
+
+class Method(nn.Module):
+    """A module as S functions, one per weight sample.
+
+        outputs = method(x, samples=range(4, 8), step=t)      # (4, B, ...)
+        penalty = method.penalty()                            # KL or prior term, scalar
+
+    A method draws everything from (seed, step, sample), so which rank evaluates which sample makes
+    no difference (law 1).
+
+    Parameters
+    ----------
+    seed
+        Seed of the run.
+    samples_per_pass
+        Samples that are evaluated at once. 1 loops over them: least memory, fastest on a CPU.
+        More are evaluated vectorised, which a GPU likes. The draws are the same.
+
+    Attributes
+    ----------
+    step
+        The step to draw for when a call does not say; :func:`hpcsamp.distribute` advances it.
+    """
+
+    def __init__(self, seed: int, samples_per_pass: int = 1) -> None:
+        super().__init__()
+        self.seed = seed
+        self.samples_per_pass = samples_per_pass
+        self.step = 0
+        self._purpose = Purpose.NOISE
+
+    @abstractmethod
+    def forward(
+        self, x: Tensor, samples: range, step: int | None = None, *, stacked: bool = False
+    ) -> Tensor:
+        """Outputs of some samples.
+
+        Parameters
+        ----------
+        x
+            Inputs ``(B, ...)``, or ``(len(samples), B, ...)`` if ``stacked``: each sample then sees
+            inputs of its own (augmentation per sample).
+        samples
+            Which of the samples 0..S-1.
+        step
+            Training step, part of the name of the random stream.
+        stacked
+            Whether ``x`` has a sample axis.
+
+        Returns
+        -------
+        Tensor
+            ``(len(samples), B, ...)``.
+        """
+
+    @abstractmethod
+    def penalty(self, part: int = 0, parts: int = 1) -> Tensor:
+        """The term beside the data, in nats, not divided by N; or one of several shares of it.
+
+        The shares of ``parts`` ranks add up to the whole, values and gradients (law 2).
+        """
+
+    @abstractmethod
+    def named_variational(self) -> Iterator[tuple[str, Tensor]]:
+        """Every trained tensor in the shape and under the name of its layer."""
+
+    @contextmanager
+    def accumulating(self) -> Iterator[Accumulator]:
+        """Within the block, gradients of one chunk after the other are summed by what is returned.
+
+        A method may know a cheaper way than autograd's to get from a sample's weights to its
+        parameters; it then overrides this.
+        """
+        yield Accumulator(self.parameters())
+
+    def chunks(self, samples: range) -> Iterator[range]:
+        """``samples`` in pieces of ``samples_per_pass``."""
+        for i in range(0, len(samples), self.samples_per_pass):
+            yield samples[i : i + self.samples_per_pass]
+
+    @contextmanager
+    def predicting(self) -> Iterator[None]:
+        """Draw from the streams of prediction, which do not depend on the step."""
+        before, self._purpose = self._purpose, Purpose.PREDICT
+        training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self._purpose = before
+            self.train(training)

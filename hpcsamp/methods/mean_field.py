@@ -1,0 +1,243 @@
+"""Mean-field variational inference: every weight a normal distribution of its own.
+
+    w_s = mean + exp(log_std) * eps_s,        eps_s ~ N(0, 1) drawn for (seed, step, sample)
+
+(Bayes by Backprop; Blundell et al. 2015, Algorithm 1 of the paper.) All means lie in one flat
+tensor, all log standard deviations in another, so that a draw is one fused operation, the gradient
+one exchange, and the optimiser step one kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpcsamp.errors import UsageError
+from hpcsamp.methods.adapters import Adapter, PlainAdapter, TorchBlueAdapter
+from hpcsamp.methods.accumulate import Accumulator
+from hpcsamp.methods.base import Method
+from hpcsamp.methods.normal import Divergence, Draw, FlatAccumulator
+from hpcsamp.streams import torch_generator
+
+
+class MeanField(Method):
+    """Mean-field normal posterior over the weights of a module.
+
+    Parameters
+    ----------
+    module
+        A plain ``nn.Module`` (no change to its architecture), whose present parameters are the
+        initial means; or a torch_blue ``VIModule``, which brings its own priors and initial values.
+        The module's parameters afterwards share memory with the method's.
+    prior_mean, prior_std
+        Normal prior of every weight of a plain module.
+    initial_std
+        Initial posterior standard deviation of a plain module.
+    scale_std
+        Multiply ``initial_std`` by ``1 / sqrt(fan in)`` of the layer.
+    bayesian
+        Says by name which parameters of a plain module are random (default: all but those of
+        normalisation layers, as in torch_blue).
+    seed, samples_per_pass
+        See :class:`~hpcsamp.methods.base.Method`.
+
+    Attributes
+    ----------
+    mean, log_std
+        ``(n,)``, the variational parameters of all variables in the order of the module.
+    fixed
+        ``(m,)``, parameters that stay deterministic, or None.
+
+    Raises
+    ------
+    UsageError
+        For a module with nothing to learn, running batch statistics, or distributions other than
+        normal ones.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        prior_mean: float = 0.0,
+        prior_std: float = 1.0,
+        initial_std: float = 0.02,
+        scale_std: bool = False,
+        bayesian: Callable[[str], bool] | None = None,
+        seed: int = 1,
+        samples_per_pass: int = 1,
+    ) -> None:
+        super().__init__(seed, samples_per_pass)
+        from torch_blue.vi import VIModule
+
+        adapter: Adapter
+        if isinstance(module, VIModule):
+            adapter = TorchBlueAdapter(module)
+        else:
+            adapter = PlainAdapter(
+                module, (prior_mean, prior_std), initial_std, scale_std, bayesian
+            )
+        if not adapter.slots:
+            raise UsageError(f"{type(module).__name__} has no weights to be Bayesian about")
+        self._adapter = [adapter]  # in a list: its parameters are views of ours, not to register
+        slots = adapter.slots
+        self._shapes = [slot.mean.shape for slot in slots]
+        self._sizes = [slot.size for slot in slots]
+        self._fixed_names = list(adapter.fixed)
+        self._fixed_shapes = [p.shape for p in adapter.fixed.values()]
+        self.mean = nn.Parameter(torch.cat([s.mean.flatten() for s in slots]))
+        self.log_std = nn.Parameter(torch.cat([s.log_std.flatten() for s in slots]))
+        self.fixed: nn.Parameter | None = None
+        if adapter.fixed:
+            self.fixed = nn.Parameter(
+                torch.cat([p.detach().flatten() for p in adapter.fixed.values()])
+            )
+        self._std: tuple[int, Tensor] | None = None
+        self._accumulator: FlatAccumulator | None = None
+        self._link()
+
+    @property
+    def module(self) -> nn.Module:
+        """The wrapped module; its parameters show the posterior."""
+        return self._adapter[0].module
+
+    def forward(
+        self, x: Tensor, samples: range, step: int | None = None, *, stacked: bool = False
+    ) -> Tensor:
+        """Outputs of some samples, see :meth:`Method.forward`."""
+        step = self.step if step is None else step
+        outputs: list[Tensor] = []
+        for chunk in self.chunks(samples):
+            inputs = x[chunk.start - samples.start : chunk.stop - samples.start] if stacked else x
+            if len(chunk) == 1 and self.samples_per_pass == 1:
+                weights = self.draw(step, chunk.start)
+                outputs.append(self._evaluate(weights, inputs[0] if stacked else x)[None])
+            else:
+                weights = Draw.apply(
+                    self.mean,
+                    self.log_std,
+                    self.std(),
+                    torch.stack([self.noise(step, s) for s in chunk]),
+                )
+                outputs.append(
+                    torch.func.vmap(self._evaluate, in_dims=(0, 0 if stacked else None))(
+                        weights, inputs
+                    )
+                )
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def noise(self, step: int, sample: int) -> Tensor:
+        """``(n,)`` standard normal numbers of one sample."""
+        counters = (sample,) if self._purpose.name == "PREDICT" else (step, sample)
+        generator = torch_generator(self.mean.device, self.seed, self._purpose, *counters)
+        return torch.empty_like(self.mean, requires_grad=False).normal_(generator=generator)
+
+    def draw(self, step: int, sample: int) -> Tensor:
+        """``(n,)`` weights of one sample, differentiable in mean and log_std."""
+        if self._accumulator is not None:
+            return self._accumulator.draw(self.noise(step, sample))
+        return Draw.apply(self.mean, self.log_std, self.std(), self.noise(step, sample))
+
+    @contextmanager
+    def accumulating(self) -> Iterator[Accumulator]:
+        """Sum gradients over the samples of a loop in two passes over the parameters a sample."""
+        if self.samples_per_pass > 1:
+            with super().accumulating() as accumulator:
+                yield accumulator
+            return
+        self._accumulator = FlatAccumulator(self.mean, self.log_std, self.std(), self.fixed)
+        try:
+            yield self._accumulator
+        finally:
+            self._accumulator = None
+
+    def std(self) -> Tensor:
+        """``(n,)`` standard deviations, computed once per change of ``log_std``."""
+        version = self.log_std._version
+        if (
+            self._std is None
+            or self._std[0] != version
+            or self._std[1].dtype != self.log_std.dtype
+            or self._std[1].device != self.log_std.device
+        ):
+            self._std = (version, self.log_std.detach().exp())
+        return self._std[1]
+
+    def penalty(self, part: int = 0, parts: int = 1) -> Tensor:
+        """KL(q || prior) in nats, by torch_blue's divergence; or a share of it.
+
+        Shares are slices of the flat parameters, so P ranks compute each gradient element once.
+        """
+        lo, hi = self.mean.numel() * part // parts, self.mean.numel() * (part + 1) // parts
+        spans = [
+            (max(start, lo), min(stop, hi), prior)
+            for start, stop, prior in self._prior_spans()
+            if start < hi and stop > lo
+        ]
+        value: Tensor = Divergence.apply(
+            self.mean, self.log_std, spans, torch.is_grad_enabled()
+        )
+        return value
+
+    def _prior_spans(self) -> Iterator[tuple[int, int, tuple[float, float] | None]]:
+        """Runs of neighbouring variables with the same prior: for most models a single one."""
+        start = stop = 0
+        slots = self._adapter[0].slots
+        for slot, following in [*pairwise(slots), (slots[-1], None)]:
+            stop += slot.size
+            if following is None or following.prior != slot.prior:
+                yield start, stop, slot.prior
+                start = stop
+
+    def named_variational(self) -> Iterator[tuple[str, Tensor]]:
+        """``name.mean`` and ``name.log_std`` of each variable, then the deterministic ones."""
+        slots = self._adapter[0].slots
+        for slot, mean, log_std in zip(
+            slots, self._views(self.mean), self._views(self.log_std), strict=True
+        ):
+            yield f"{slot.name}.mean", mean.detach()
+            yield f"{slot.name}.log_std", log_std.detach()
+        for name, value in self._fixed_views().items():
+            yield name, value.detach()
+
+    def _evaluate(self, weights: Tensor, x: Tensor) -> Tensor:
+        return self._adapter[0].call(self._views(weights), self._fixed_views(), x)
+
+    def _views(self, flat: Tensor) -> list[Tensor]:
+        # split, not slices: its backward is one concatenation, that of n slices n full-size sums
+        parts = flat.split(self._sizes)
+        return [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
+
+    def _fixed_views(self) -> dict[str, Tensor]:
+        if self.fixed is None:
+            return {}
+        parts = self.fixed.split([s.numel() for s in self._fixed_shapes])
+        return {
+            name: part.view(shape)
+            for name, part, shape in zip(
+                self._fixed_names, parts, self._fixed_shapes, strict=True
+            )
+        }
+
+    def _link(self) -> None:
+        adapter = self._adapter[0]
+        adapter.link(self._views(self.mean.data), self._views(self.log_std.data))
+        for name, value in self._fixed_views().items():
+            adapter.fixed[name].data = value.detach()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Move or convert: the module's buffers follow, its parameters are linked anew."""
+        self.module._apply(fn)
+        result = super()._apply(fn, recurse)
+        self._link()
+        return result
+
+    def train(self, mode: bool = True) -> MeanField:
+        """Training or evaluation mode, of the wrapped module too."""
+        self.module.train(mode)
+        return super().train(mode)

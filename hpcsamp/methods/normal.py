@@ -1,0 +1,132 @@
+"""The arithmetic of normal distributions over flat weights: draws, their gradients, divergences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpcsamp.methods.accumulate import Accumulator
+
+#: Elements handled at once by elementwise chains, so that their temporaries stay in the cache.
+BLOCK = 1 << 17
+
+Span = tuple[int, int, tuple[float, float] | None]
+
+
+class Draw(torch.autograd.Function):
+    """``mean + std * noise`` for one ``(n,)`` or several ``(k, n)`` noises, in one operation.
+
+    ``std`` is ``exp(log_std)``, computed by the caller once for all samples.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, log_std: Tensor, std: Tensor, noise: Tensor) -> Tensor:
+        """``(n,)`` or ``(k, n)`` weights."""
+        ctx.save_for_backward(std, noise)
+        return torch.addcmul(mean, std, noise)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """``d mean = g``, ``d log_std = g * noise * std``, summed over samples."""
+        (grad,) = grads
+        std, noise = ctx.saved_tensors
+        if noise.dim() == 1:
+            return grad, (grad * noise).mul_(std), None, None
+        return grad.sum(0), (grad * noise).sum(0).mul_(std), None, None
+
+
+class FlatAccumulator(Accumulator):
+    """Gradients of one sample after the other, for weights drawn by :meth:`draw`.
+
+    Autograd stops at the sample's weights; from there the two sums ``d mean += g`` and
+    ``d log_std += g * noise`` are taken in place, and the factor ``std``, common to all samples,
+    comes in once at the end.
+    """
+
+    def __init__(
+        self, mean: nn.Parameter, log_std: nn.Parameter, std: Tensor, fixed: nn.Parameter | None
+    ) -> None:
+        super().__init__([] if fixed is None else [fixed])
+        self._mean, self._std = mean.detach(), std
+        self._d_mean, self._d_log_std = torch.zeros_like(mean), torch.zeros_like(log_std)
+        self._weights = torch.empty_like(self._mean)
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    def draw(self, noise: Tensor) -> Tensor:
+        """``(n,)`` weights of the next sample; those of the last are overwritten."""
+        torch.addcmul(self._mean, self._std, noise, out=self._weights)
+        weights = self._weights.detach().requires_grad_()
+        self._last = (weights, noise)
+        return weights
+
+    def backward(self, value: Tensor, upstream: Tensor | None = None) -> None:
+        """Add the gradient of the sample drawn last."""
+        assert self._last is not None, "nothing was drawn since the last backward pass"
+        weights, noise = self._last
+        self._last = None
+        gradient, *fixed = torch.autograd.grad(value, [weights, *self.parameters], upstream)
+        self._d_mean.add_(gradient)
+        self._d_log_std.addcmul_(gradient, noise)
+        self._add(fixed)
+
+    def gradients(self) -> list[Tensor | None]:
+        """In the order mean, log_std, fixed."""
+        return [self._d_mean, self._d_log_std.mul_(self._std), *super().gradients()]
+
+
+class Divergence(torch.autograd.Function):
+    """KL divergence of ``N(mean, exp(log_std)^2)`` from its prior, in nats, over spans.
+
+    The terms are torch_blue's divergences; gradients are taken with the value, block by block, so
+    that nothing of the size of the parameters is written but the gradient itself.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, mean: Tensor, log_std: Tensor, spans: Sequence[Span], wanted: bool
+    ) -> Tensor:
+        """Scalar; a span is ``(start, stop, (prior mean, prior log std))``, None for a flat prior.
+
+        ``wanted``: whether gradients are.
+        """
+        from torch_blue.vi.analytical_kl_loss import (
+            NormalNormalDivergence,
+            UniformNormalDivergence,
+        )
+
+        ctx.gradients = None
+        if wanted:
+            d_mean, d_log_std = torch.zeros_like(mean), torch.zeros_like(log_std)
+        total = torch.zeros((), dtype=torch.float64, device=mean.device)
+        for start, stop, prior in spans:
+            for lo in range(start, stop, BLOCK):
+                block = slice(lo, min(lo + BLOCK, stop))
+                with torch.set_grad_enabled(wanted):
+                    m = mean[block].detach().requires_grad_(wanted)
+                    s = log_std[block].detach().requires_grad_(wanted)
+                    if prior is None:
+                        term = UniformNormalDivergence.forward(None, m, s)
+                    else:
+                        term = NormalNormalDivergence.forward(
+                            m.new_tensor(prior[0]), m.new_tensor(prior[1]), m, s
+                        )
+                    if wanted:
+                        g = torch.autograd.grad(term, (m, s), allow_unused=True)
+                        if g[0] is not None:
+                            d_mean[block] = g[0]
+                        d_log_std[block] = g[1]
+                total += term.detach()
+        if wanted:
+            ctx.gradients = (d_mean, d_log_std)
+        return total.to(mean.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """The gradients found in the forward pass, scaled."""
+        (scale,) = grads
+        d_mean, d_log_std = ctx.gradients
+        ctx.gradients = None
+        return d_mean.mul_(scale), d_log_std.mul_(scale), None, None

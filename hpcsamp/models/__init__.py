@@ -1,0 +1,91 @@
+"""Networks by name: ``mlp``, ``vit``, or anybody's own as ``package.module:Class``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from hpcsamp.config import suggest
+from hpcsamp.errors import UsageError
+from hpcsamp.models.mlp import MLP
+from hpcsamp.models.vit import ViT
+from hpcsamp.streams import Purpose, key
+
+__all__ = ["MLP", "ViT", "build"]
+
+MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "vit": ViT}
+
+
+def build(
+    name: str,
+    arguments: Mapping[str, Any],
+    in_shape: tuple[int, ...],
+    outputs: int,
+    seed: int,
+) -> nn.Module:
+    """A network with initial parameters drawn from the seed.
+
+    Parameters
+    ----------
+    name
+        A registered name, or ``package.module:Class`` for a class of the user's own that takes
+        ``in_shape`` and ``outputs``.
+    arguments
+        Further arguments of the class.
+    in_shape
+        Shape of an input item.
+    outputs
+        Number of outputs per item: classes, or target values.
+    seed
+        Seed of the run.
+
+    Raises
+    ------
+    UsageError
+        For an unknown name or argument, or sizes that do not fit.
+    """
+    make = _find(name)
+    accepted = inspect.signature(make).parameters
+    for argument in arguments:
+        if argument not in accepted:
+            raise UsageError(
+                f"unknown key 'model.{argument}' for model {name!r}{suggest(argument, accepted)}"
+            )
+    # torch's initialisers draw from the global generator: lend it a seed of its own and give it
+    # back as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key(seed, Purpose.INITIAL) & 0xFFFF_FFFF)
+        try:
+            return make(in_shape=in_shape, outputs=outputs, **arguments)
+        except (TypeError, ValueError) as e:
+            raise UsageError(f"model {name!r}: {e}") from e
+
+
+def output_size(task: str, classes: int | None, y_shape: tuple[int, ...]) -> int:
+    """Outputs per item that a dataset asks for."""
+    if task == "classification":
+        assert classes is not None
+        return classes
+    return math.prod(y_shape)
+
+
+def _find(name: str) -> Callable[..., nn.Module]:
+    if name in MODELS:
+        return MODELS[name]
+    if ":" not in name:
+        raise UsageError(
+            f"model.name = {name!r}{suggest(name, MODELS)}; there is {', '.join(MODELS)}, or your "
+            f"own as package.module:Class"
+        )
+    module, _, attribute = name.partition(":")
+    try:
+        found: Callable[..., nn.Module] = getattr(importlib.import_module(module), attribute)
+        return found
+    except (ImportError, AttributeError) as e:
+        raise UsageError(f"model.name = {name!r}: {e}") from e
