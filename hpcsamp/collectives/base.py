@@ -57,6 +57,10 @@ class Collectives(ABC):
     def world_sum_(self, x: Tensor) -> None:
         """Sum a contiguous tensor over all ranks, in place. The gradient's way."""
 
+    def settings(self) -> dict[str, Any]:
+        """The transport and what it chose, for records."""
+        return {"name": self.name}
+
     # What everybody uses ----------------------------------------------------------------------
 
     def sum_over_samples(self, x: Tensor) -> Tensor:

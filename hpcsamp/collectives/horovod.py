@@ -75,10 +75,10 @@ class HorovodCollectives(MpiCollectives):
         self._hvd.init(comm=self._world)
         self._started = True
 
-    @property
-    def cycle_milliseconds(self) -> float | None:
-        """The cycle time in use, once started."""
-        return float(os.environ["HOROVOD_CYCLE_TIME"]) if self._started else None
+    def settings(self) -> dict[str, Any]:
+        """Name and cycle time."""
+        cycle = float(os.environ["HOROVOD_CYCLE_TIME"]) if self._started else None
+        return {"name": self.name, "cycle_milliseconds": cycle}
 
     def world_sum_(self, x: Tensor) -> None:
         """Sum over all ranks, in place."""

@@ -45,13 +45,22 @@ class Gaussian(Likelihood):
         self.std = std
 
     def log_prob(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``(s, B)`` log densities, summed over the axes of an item."""
-        outputs = _wide(outputs)
+        """``(s, B)`` log densities, summed over the axes of an item.
+
+        Raises
+        ------
+        UsageError
+            If an item has another number of outputs than of target values.
+        """
+        if outputs[0].numel() != target.numel():
+            raise UsageError(
+                f"the model has outputs of shape {tuple(outputs.shape[2:])} per item, the targets "
+                f"have shape {tuple(target.shape[1:])}"
+            )
+        outputs = _wide(outputs).reshape(outputs.shape[0], *target.shape)
         square = ((outputs - target) / self.std) ** 2
         constant = math.log(2 * math.pi) + 2 * math.log(self.std)
-        return -0.5 * (square + constant).flatten(2).sum(2) if square.dim() > 2 else -0.5 * (
-            square + constant
-        )
+        return -0.5 * (square + constant).reshape(*outputs.shape[:2], -1).sum(-1)
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -43,6 +43,9 @@ class MeanField(Method):
     bayesian
         Says by name which parameters of a plain module are random (default: all but those of
         normalisation layers, as in torch_blue).
+    autocast
+        Type in which the module is evaluated where torch deems it safe, e.g. ``torch.bfloat16``;
+        parameters and draws keep theirs.
     seed, samples_per_pass
         See :class:`~hpcsamp.methods.base.Method`.
 
@@ -71,6 +74,7 @@ class MeanField(Method):
         bayesian: Callable[[str], bool] | None = None,
         seed: int = 1,
         samples_per_pass: int = 1,
+        autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__(seed, samples_per_pass)
         from torch_blue.vi import VIModule
@@ -97,6 +101,7 @@ class MeanField(Method):
             self.fixed = nn.Parameter(
                 torch.cat([p.detach().flatten() for p in adapter.fixed.values()])
             )
+        self.autocast = autocast
         self._std: tuple[int, Tensor] | None = None
         self._accumulator: FlatAccumulator | None = None
         self._link()
@@ -206,7 +211,8 @@ class MeanField(Method):
             yield name, value.detach()
 
     def _evaluate(self, weights: Tensor, x: Tensor) -> Tensor:
-        return self._adapter[0].call(self._views(weights), self._fixed_views(), x)
+        with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
+            return self._adapter[0].call(self._views(weights), self._fixed_views(), x)
 
     def _views(self, flat: Tensor) -> list[Tensor]:
         # split, not slices: its backward is one concatenation, that of n slices n full-size sums

@@ -1,0 +1,1 @@
+"""Measured experiments. Each is a command, never a timed test."""

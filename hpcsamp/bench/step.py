@@ -1,0 +1,179 @@
+"""The training step, against what people would use instead, interleaved in one run.
+
+All variants do the same work: S samples of one batch, gradient of the negative ELBO, and (but for
+the plain passes, which are the floor) the optimiser. On rank 0 alone: the plain passes, torch_blue,
+and hpcsamp on one rank; on all ranks: hpcsamp in sampling mode. The variants take turns, so a
+machine whose speed drifts does so for all of them.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import hpcsamp as hs
+from hpcsamp.collectives import Alone, Collectives
+from hpcsamp.losses import ELBO
+from hpcsamp.models import build
+from hpcsamp.streams import Purpose, torch_generator
+from hpcsamp.topology import Topology
+
+#: Input shapes of the models' data sets in the paper.
+SHAPES: dict[str, tuple[int, ...]] = {"vit": (3, 32, 32), "mlp": (96,)}
+OUTPUTS = {"vit": 10, "mlp": 10}
+ITEMS = 45_000
+
+
+@dataclass
+class Work:
+    """What every variant computes."""
+
+    model: str
+    samples: int
+    batch: int
+    loss: str
+
+    def network(self) -> nn.Module:
+        """A fresh network, the same each time."""
+        return build(self.model, {}, SHAPES[self.model], OUTPUTS[self.model], seed=1)
+
+    def data(self) -> tuple[Tensor, Tensor]:
+        """Inputs and labels."""
+        g = torch_generator("cpu", 1, Purpose.SYNTHETIC)
+        x = torch.randn(self.batch, *SHAPES[self.model], generator=g)
+        y = torch.randint(0, OUTPUTS[self.model], (self.batch,), generator=g)
+        return x, y
+
+
+def plain_passes(work: Work) -> Callable[[], None]:
+    """S forward-backward passes of the deterministic network: the floor."""
+    network, (x, y) = work.network(), work.data()
+
+    def step() -> None:
+        for _ in range(work.samples):
+            nn.functional.cross_entropy(network(x), y).backward()
+        network.zero_grad()
+
+    return step
+
+
+def ours(work: Work, collectives: Collectives, memory: str = "auto") -> Callable[[], None]:
+    """The training step of hpcsamp."""
+    x, y = work.data()
+    method = hs.MeanField(work.network(), prior_std=0.2, seed=1)
+    data_loss = hs.losses.make(work.loss, "classification")
+    loss = ELBO(data_loss, ITEMS, collectives, memory=memory)  # type: ignore[arg-type]
+    optimizer = hs.distribute(
+        torch.optim.Adam(method.parameters(), fused=True), collectives, method
+    )
+
+    def step() -> None:
+        loss(method, x, y, samples=work.samples).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def torch_blue(work: Work) -> Callable[[], None]:
+    """torch_blue's own vectorised model with its Monte Carlo KL."""
+    from torch_blue.vi import KullbackLeiblerLoss
+    from torch_blue.vi.distributions import Categorical
+    from torch_blue.vi.utils.convert import convert_to_vimodule
+
+    network, (x, y) = work.network(), work.data()
+    convert_to_vimodule(network)
+    loss = KullbackLeiblerLoss(Categorical(), dataset_size=ITEMS)
+    optimizer = torch.optim.Adam(network.parameters(), fused=True)
+
+    def step() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # missing batching rules of its vmap
+            loss(network(x, samples=work.samples), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def wait_for(request: Any) -> None:
+    """Wait for an MPI request without spinning: the rank that is measured needs the core."""
+    while not request.Test():
+        time.sleep(0.01)
+
+
+def compare(work: Work, topology: Topology, repeat: int, baseline: bool) -> dict[str, Any]:
+    """Time all variants in turn. Collective over the world.
+
+    Parameters
+    ----------
+    repeat
+        Counted rounds, after one that warms up.
+    baseline
+        Whether to run torch_blue, which takes the most memory and time.
+
+    Returns
+    -------
+    dict
+        Median seconds by variant, and the ratios with their rounds.
+    """
+    alone: dict[str, Callable[[], None]] = {}
+    if topology.is_root:
+        alone["plain"] = plain_passes(work)
+        alone["one rank"] = ours(work, Alone())
+        if baseline:
+            alone["torch_blue"] = torch_blue(work)
+    collectives = hs.choose(topology)
+    together = ours(work, collectives)
+    seconds: dict[str, list[float]] = {name: [] for name in [*alone, "all ranks"]}
+    for round_ in range(repeat + 1):
+        for name, step in alone.items():
+            seconds[name].append(_timed(step))
+        wait_for(topology.world.Ibarrier())
+        if round_ == 0:
+            collectives.step_seconds = topology.world.bcast(
+                seconds["one rank"][0] / topology.size if topology.is_root else None
+            )
+        seconds["all ranks"].append(_timed(together))
+    counted = {name: values[1:] for name, values in seconds.items()}
+    return {
+        "samples": work.samples,
+        "batch": work.batch,
+        "ranks": topology.size,
+        "collectives": collectives.settings(),
+        "threads": torch.get_num_threads(),
+        "seconds": {k: statistics.median(v) for k, v in counted.items() if v},
+        "rounds": counted,
+    }
+
+
+def ratio(found: dict[str, Any], above: str, below: str) -> dict[str, float] | None:
+    """Median, least and most of the rounds' ratios."""
+    rounds = found["rounds"]
+    if not rounds.get(above) or not rounds.get(below):
+        return None
+    values = [a / b for a, b in zip(rounds[above], rounds[below], strict=True)]
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def _timed(step: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    step()
+    return time.perf_counter() - began
+
+
+def one_step_for_memory(model: str, samples: int, batch: int, loss: str, memory: str) -> None:
+    """Two steps and out: what a process that is watched for its memory runs."""
+    torch.set_num_threads(1)
+    step = ours(Work(model, samples, batch, loss), Alone(), memory)
+    step()
+    step()
+
+

@@ -1,0 +1,50 @@
+"""``hpcsamp train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    config: Annotated[
+        str, typer.Argument(help="A TOML file, or the name of a configuration of the package.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Run folder (default: runs/ and the config's name)."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a key, e.g. --set optimizer.lr=1e-3; repeatable."),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from the newest checkpoint, if there is one."),
+    ] = False,
+) -> None:
+    """Train a Bayesian network: alone, or on every rank under mpirun or srun.
+
+    Ranks form a grid of sample groups (same batch, other weight samples) and data groups (same
+    samples, other data); the result does not depend on the grid.
+    """
+    from hpcsamp import config as configuration
+    from hpcsamp.runtime import mpi
+    from hpcsamp.topology import init, together
+
+    with together(mpi().COMM_WORLD):
+        run = configuration.load(config, settings or ())
+    topology = init(run.parallel.samples, device=run.parallel.device)
+    from hpcsamp.training.loop import Trainer
+
+    folder = output or Path("runs") / Path(config).stem
+    summary = Trainer(run, topology, folder, resume).run()
+    if topology.is_root:
+        seconds = summary["seconds_per_step"]
+        typer.echo(
+            f"done: {summary['steps']} steps"
+            + (f", {seconds:.3f} s a step" if seconds else "")
+            + f", parameters {summary['parameters_sha256'][:12]}; {folder}/summary.json"
+        )

@@ -1,0 +1,107 @@
+"""From a configuration to the objects of a run."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+
+from hpcsamp.config import RunConfig, suggest
+from hpcsamp.data import Dataset
+from hpcsamp.errors import UsageError
+from hpcsamp.methods import MeanField, Method
+from hpcsamp.models import build as build_model
+from hpcsamp.models import output_size
+from hpcsamp.topology import Topology
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+
+
+def method(config: RunConfig, dataset: Dataset, topology: Topology) -> Method:
+    """The model under its sampling method, on this rank's device.
+
+    Raises
+    ------
+    UsageError
+        If the dataset is for another task, or the model does not fit the data.
+    """
+    if dataset.task != config.task:
+        raise UsageError(
+            f'task = "{config.task}", but the dataset {dataset.path} is for {dataset.task}'
+        )
+    outputs = output_size(dataset.task, dataset.classes, dataset.y_shape)
+    c = config.method
+    module = build_model(
+        config.model.name, config.model.arguments, dataset.x_shape, outputs, config.seed
+    )
+    made = MeanField(
+        module,
+        prior_mean=c.prior_mean,
+        prior_std=c.prior_std,
+        initial_std=c.initial_std,
+        scale_std=c.scale_std,
+        seed=config.seed,
+        samples_per_pass=c.samples_per_pass,
+        autocast=torch.bfloat16 if config.training.precision == "bfloat16" else None,
+    )
+    return made.to(device=topology.device, dtype=DTYPES[config.training.precision])
+
+
+def optimizer(config: RunConfig, parameters: Any) -> torch.optim.Optimizer:
+    """An optimiser of ``torch.optim`` by its name.
+
+    Raises
+    ------
+    UsageError
+        For an unknown name or argument.
+    """
+    c = config.optimizer
+    return _named(torch.optim, torch.optim.Optimizer, "optimizer", c.name, parameters, c.arguments)
+
+
+def schedule(
+    config: RunConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int
+) -> torch.optim.lr_scheduler.LRScheduler | None:
+    """A schedule of ``torch.optim.lr_scheduler`` by its name, counted in steps.
+
+    ``T_max``, ``total_steps`` and ``total_iters`` are the whole run unless given. A warm-up grows
+    the learning rate linearly from near zero before the schedule begins.
+    """
+    c, family = config.schedule, torch.optim.lr_scheduler
+    total = config.training.epochs * steps_per_epoch
+    warm = round(c.warmup_epochs * steps_per_epoch)
+    main: Any = None
+    if c.name != "none":
+        arguments = dict(c.arguments)
+        kind = getattr(family, c.name, None)
+        for length in ("T_max", "total_steps", "total_iters"):
+            if inspect.isclass(kind) and length in inspect.signature(kind).parameters:
+                arguments.setdefault(length, max(1, total - warm))
+        main = _named(family, family.LRScheduler, "schedule", c.name, optimizer, arguments)
+    if not warm:
+        return main  # type: ignore[no-any-return]
+    grow = family.LinearLR(optimizer, start_factor=1 / (warm + 1), total_iters=warm)
+    if main is None:
+        return grow
+    return family.SequentialLR(optimizer, [grow, main], milestones=[warm])
+
+
+def _named(room: Any, base: type, section: str, name: str, first: Any, arguments: Any) -> Any:
+    known = [
+        n for n, v in vars(room).items()
+        if inspect.isclass(v) and issubclass(v, base) and v is not base and not n.startswith("_")
+    ]
+    if name not in known:
+        raise UsageError(f"{section}.name = {name!r} is not in torch{suggest(name, known)}")
+    kind = getattr(room, name)
+    accepted = inspect.signature(kind).parameters
+    for argument in arguments:
+        if argument not in accepted:
+            raise UsageError(
+                f"unknown key '{section}.{argument}' for {name}{suggest(argument, accepted)}"
+            )
+    try:
+        return kind(first, **arguments)
+    except (TypeError, ValueError) as e:
+        raise UsageError(f"{section}: {name}: {e}") from e

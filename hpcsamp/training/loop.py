@@ -1,0 +1,371 @@
+"""The training loop: everything that happens between a configuration and a summary."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import resource
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hpcsamp import collectives as exchange
+from hpcsamp import losses
+from hpcsamp.config import RunConfig
+from hpcsamp.data import Batch, Dataset, Loader
+from hpcsamp.errors import DivergedError
+from hpcsamp.methods import Method
+from hpcsamp.prediction.evaluate import Evaluator
+from hpcsamp.topology import Topology, share_samples, together
+from hpcsamp.training import build, checkpoint, provenance
+from hpcsamp.training.progress import Reporter
+from hpcsamp.training.record import RunFolder
+
+
+class Trainer:
+    """One run on one grid.
+
+    Collective over the world, as are all methods.
+
+    Parameters
+    ----------
+    config
+        The checked configuration, the same on every rank.
+    topology
+        The grid.
+    output
+        Run folder.
+    resume
+        Go on from the newest checkpoint, if there is one.
+    """
+
+    def __init__(
+        self, config: RunConfig, topology: Topology, output: str | Path, resume: bool = False
+    ) -> None:
+        self.config = config
+        self.topology = topology
+        self.folder = RunFolder(output)
+        self._resume = resume
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end; returns the summary."""
+        config, topology = self.config, self.topology
+        share_samples(config.method.samples, topology.grid, topology.sample_rank)
+        share_samples(config.evaluation.samples, topology.grid, topology.sample_rank)
+        with ExitStack() as stack:
+            self._build(stack)
+            with together(topology.world):
+                if topology.is_root:
+                    self.folder.prepare(config, self._resume)
+            start = provenance.collect(topology, config.seed)
+            step = self._restore() if self._resume else 0
+            with together(topology.world):
+                if topology.is_root:
+                    self.folder.forget_after(step)
+                    self.folder.add_start({**start, "step": step})
+            self.reporter = Reporter(topology.is_root, self.steps, step)
+            stack.callback(self.reporter.close)
+            self._announce(step)
+            self._train(step)
+            return self._finish()
+
+    # Setting up -------------------------------------------------------------------------------
+
+    def _build(self, stack: ExitStack) -> None:
+        config, topology = self.config, self.topology
+        dtype = build.DTYPES[config.training.precision]
+        with together(topology.world):
+            dataset = Dataset.open(config.data.path, "train")
+            self.method: Method = build.method(config, dataset, topology)
+            data_loss = losses.make(config.loss.name, config.task, config.loss.arguments)
+            optimizer = build.optimizer(config, self.method.parameters())
+            has_valid = "valid" in dataset.manifest.splits
+            valid = Dataset.open(config.data.path, "valid") if has_valid else None
+        self.dataset = dataset
+        self.loader = Loader(
+            dataset,
+            topology,
+            batch=config.data.batch,
+            seed=config.seed,
+            shuffle=config.data.shuffle,
+            reader=config.data.reader,
+            verify=config.data.verify,
+            dtype=dtype,
+        )
+        stack.callback(self.loader.close)
+        self.steps_per_epoch = self.loader.steps_per_epoch
+        self.steps = config.training.epochs * self.steps_per_epoch
+        self.collectives = exchange.choose(topology, config.parallel.collectives)
+        self.optimizer = exchange.distribute(
+            optimizer,
+            self.collectives,
+            self.method,
+            clip=config.optimizer.clip,
+        )
+        with together(topology.world):
+            self.loss = losses.ELBO(
+                data_loss,
+                dataset.count,
+                self.collectives,
+                temperature=config.loss.temperature,
+                warmup=self._warmup,
+                exact=config.loss.exact,
+                memory=config.loss.memory,
+            )
+            self.schedule = build.schedule(config, self.optimizer, self.steps_per_epoch)
+        self.best = math.inf
+        self.evaluator: Evaluator | None = None
+        if valid is not None:
+            self.evaluator = Evaluator(
+                valid,
+                topology,
+                self.collectives,
+                data_loss.likelihood,
+                samples=config.evaluation.samples,
+                batch=config.evaluation.batch,
+                bins=config.evaluation.bins,
+                dtype=dtype,
+                reader=config.data.reader,
+            )
+            stack.callback(self.evaluator.close)
+
+    def _warmup(self, step: int) -> float:
+        length = self.config.loss.kl_warmup_epochs * self.steps_per_epoch
+        return min(1.0, (step + 1) / length) if length > 0 else 1.0
+
+    def _restore(self) -> int:
+        """Put the newest checkpoint in place; returns its step, 0 if there is none."""
+        with together(self.topology.world):
+            path = checkpoint.latest(self.folder.checkpoints)
+            if path is None:
+                return 0
+            saved = checkpoint.read(path, self.topology.device)
+            checkpoint.check_config(path, saved["config"], self._config_table())
+            if saved["dataset"] != self.dataset.uid:
+                raise checkpoint.CheckpointError(
+                    f"checkpoint {path} was trained on dataset {saved['dataset']}, "
+                    f"{self.dataset.path} is {self.dataset.uid}"
+                )
+            self.method.load_state_dict(saved["method"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            if self.schedule is not None:
+                self.schedule.load_state_dict(saved["schedule"])
+            self.best = saved["best"]
+            self.method.step = saved["step"]
+        return self.method.step
+
+    def _config_table(self) -> dict[str, Any]:
+        return self.config.model_dump(mode="json", exclude_none=True)
+
+    def _announce(self, step: int) -> None:
+        c, r = self.config, self.reporter
+        r.say(f"{self.topology.describe()}; {self.collectives.name} exchanges gradients")
+        weights = sum(p.numel() for p in self.method.parameters())
+        r.say(
+            f"{c.model.name}, {c.method.name}, S = {c.method.samples}, {weights:,} variational "
+            f"parameters; {c.loss.name}{'' if c.loss.exact else ' (per rank: approximate)'}, "
+            f"memory {self.loss.memory}"
+        )
+        if c.loss.temperature != 1:
+            r.say(f"temperature {c.loss.temperature}: not the Bayes posterior")
+        r.say(
+            f"{self.dataset.count} items, batch {c.data.batch}, {self.steps_per_epoch} steps an "
+            f"epoch, {c.training.epochs} epochs; in {self.folder.path}"
+            + (f"; resumed after step {step}" if step else "")
+        )
+
+    # Training ---------------------------------------------------------------------------------
+
+    def _train(self, done: int) -> None:
+        config = self.config
+        self.times: list[float] = []
+        first = done // self.steps_per_epoch
+        for epoch in range(first, config.training.epochs):
+            start = done - epoch * self.steps_per_epoch if epoch == first else 0
+            for batch in self._batches(epoch, start):
+                self._step(epoch, batch)
+                last = self.method.step == (epoch + 1) * self.steps_per_epoch
+                every = config.training.checkpoint_every
+                if (every and self.method.step % every == 0) or (last and not every):
+                    self._checkpoint()
+            if (epoch + 1) % config.training.evaluate_every == 0:
+                self._evaluate(epoch)
+        if checkpoint.latest(self.folder.checkpoints) != checkpoint.step_path(
+            self.folder.checkpoints, self.method.step
+        ):
+            self._checkpoint()
+
+    def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        for batch in self.loader.epoch(epoch, start):
+            if self.collectives.step_seconds is None:
+                self.collectives.step_seconds = self._measure(batch)
+            yield batch
+
+    def _measure(self, batch: Batch) -> float:
+        """Seconds of compute in a step of this rank, from two passes of one sample, not used."""
+        mine = share_samples(
+            self.config.method.samples, self.topology.grid, self.topology.sample_rank
+        )
+        seconds = 0.0
+        for _ in range(2):  # the first one pays for warming up
+            began = time.perf_counter()
+            with self.method.accumulating() as accumulator:
+                out = self.method(batch.x, samples=range(1), step=0)
+                accumulator.backward(out.float().sum())
+            seconds = time.perf_counter() - began
+        return seconds * len(mine)
+
+    def _step(self, epoch: int, batch: Batch) -> None:
+        config, step = self.config, self.method.step
+        began = time.perf_counter()
+        loss = self.loss(
+            self.method,
+            batch.x,
+            batch.y,
+            samples=config.method.samples,
+            weight=batch.weight,
+            count=batch.count / self.topology.data_size,
+        )
+        self._agree_finite(loss, step, epoch, batch)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        rate = self.optimizer.param_groups[0]["lr"]
+        if self.schedule is not None:
+            self.schedule.step()
+        seconds = time.perf_counter() - began
+        self.times.append(seconds)
+        if step % config.training.log_every == 0 or self.method.step == self.steps:
+            parts = self.loss.parts
+            data = float(self.collectives.mean_over_data(torch.tensor(parts.data).double()))
+            if self.topology.is_root:
+                self.folder.log(
+                    "train", step=self.method.step, epoch=epoch, loss=data + parts.penalty,
+                    data=data, penalty=parts.penalty, lr=rate, seconds=seconds,
+                )
+        self.reporter.step(self.method.step, epoch, self.loss.parts.data + self.loss.parts.penalty)
+
+    def _agree_finite(self, loss: torch.Tensor, step: int, epoch: int, batch: Batch) -> None:
+        from mpi4py import MPI
+
+        bad = not math.isfinite(float(loss))
+        if not self.topology.world.allreduce(bad, op=MPI.LOR):
+            return
+        # Find the sample: every rank looks through its own, the lowest rank that finds one speaks.
+        with together(self.topology.world):
+            mine = share_samples(
+                self.config.method.samples, self.topology.grid, self.topology.sample_rank
+            )
+            for s in mine:
+                with torch.no_grad():
+                    outputs = self.method(batch.x, samples=range(s, s + 1), step=step)
+                    value = self.loss.data_loss(outputs, batch.y, 1, exchange.Alone())
+                if not bool(torch.isfinite(value).all()):
+                    raise DivergedError(
+                        f"the loss is not finite at step {step} (epoch {epoch}): rank "
+                        f"{self.topology.rank}, sample {s}; lower optimizer.lr, clip gradients "
+                        f"(optimizer.clip), or look at the data"
+                    )
+        raise self._agreed(
+            DivergedError(f"the loss is not finite at step {step} (epoch {epoch}): {float(loss)}")
+        )
+
+    @staticmethod
+    def _agreed(error: DivergedError) -> DivergedError:
+        error.agreed = True
+        return error
+
+    # Now and then -----------------------------------------------------------------------------
+
+    def _evaluate(self, epoch: int) -> None:
+        self._check_replicas()
+        if self.evaluator is None:
+            return
+        found = self.evaluator.run(self.method)
+        score = found.metrics.get(self.config.training.best)
+        if score is None:  # "loss": of the last step
+            score = self.loss.parts.data + self.loss.parts.penalty
+        score = -score if self.config.training.best == "accuracy" else score
+        if score < self.best:
+            self.best = score
+            self._save(self.folder.checkpoints / "best.pt")
+        self.metrics = found.metrics
+        if self.topology.is_root:
+            self.folder.log("valid", step=self.method.step, epoch=epoch, **found.metrics)
+        self.reporter.evaluated("valid", epoch, self.method.step, found.metrics)
+
+    def _check_replicas(self) -> None:
+        """All ranks hold the same parameters, to the bit."""
+        mine = parameters_sha256(self.method)
+        hashes = self.topology.world.allgather(mine)
+        for rank, other in enumerate(hashes):
+            if other != hashes[0]:
+                raise self._agreed(
+                    DivergedError(
+                        f"replicas differ at step {self.method.step}: rank 0 has parameters "
+                        f"{hashes[0][:12]}, rank {rank} has {other[:12]}"
+                    )
+                )
+
+    def _checkpoint(self) -> None:
+        self._save(checkpoint.step_path(self.folder.checkpoints, self.method.step))
+        if self.topology.is_root:
+            checkpoint.prune(self.folder.checkpoints, self.config.training.keep)
+
+    def _save(self, path: Path) -> None:
+        with together(self.topology.world):
+            if self.topology.is_root:
+                checkpoint.save(
+                    path,
+                    {
+                        "step": self.method.step,
+                        "best": self.best,
+                        "config": self._config_table(),
+                        "dataset": self.dataset.uid,
+                        "method": self.method.state_dict(),
+                        "optimizer": self.optimizer.state_dict(),
+                        "schedule": self.schedule.state_dict() if self.schedule else None,
+                    },
+                )
+
+    def _finish(self) -> dict[str, Any]:
+        self._check_replicas()
+        c, t = self.config, self.topology
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        seconds = statistics.median(self.times) if self.times else None
+        summary = {
+            "steps": self.method.step,
+            "samples": c.method.samples,
+            "world_size": t.size,
+            "sample_group_size": t.sample_size,
+            "data_group_size": t.data_size,
+            "collectives": self.collectives.settings(),
+            "method": c.method.name,
+            "loss": c.loss.name,
+            "exact": c.loss.exact,
+            "temperature": c.loss.temperature,
+            "metrics": getattr(self, "metrics", {}),
+            "seconds_per_step": seconds,
+            "items_per_second": c.data.batch / seconds if seconds else None,
+            "peak_rss_mb": max(t.world.allgather(peak)),
+            "parameters_sha256": parameters_sha256(self.method),
+        }
+        with together(t.world):
+            if t.is_root:
+                self.folder.write_summary(summary)
+        return summary
+
+
+def parameters_sha256(method: Method) -> str:
+    """Hash of the trained parameters, in name order, little-endian."""
+    digest = hashlib.sha256()
+    for _, value in sorted(method.named_variational()):
+        array = value.detach().cpu().contiguous().numpy()
+        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    return digest.hexdigest()
+

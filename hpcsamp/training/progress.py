@@ -1,0 +1,74 @@
+"""What a person sees while a run goes on: a bar on a terminal, plain lines in a batch log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+
+class Reporter:
+    """Prints from rank 0; silent on the others.
+
+    Parameters
+    ----------
+    active
+        Whether this rank prints.
+    total
+        Steps of the whole run.
+    done
+        Steps done before this start.
+    """
+
+    def __init__(self, active: bool, total: int, done: int = 0) -> None:
+        self._console = Console(quiet=not active, highlight=False)
+        self._total = total
+        self._bar: Progress | None = None
+        self._last = time.monotonic()
+        if active and self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("epoch {task.fields[epoch]}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("loss {task.fields[loss]:.4f}"),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._task = self._bar.add_task("", total=total, completed=done, epoch=0, loss=0.0)
+            self._bar.start()
+
+    def step(self, step: int, epoch: int, loss: float) -> None:
+        """One step is done. A batch log gets a line now and then."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, epoch=epoch, loss=loss)
+        elif time.monotonic() - self._last > 30:
+            self._last = time.monotonic()
+            self.say(f"step {step}/{self._total}  epoch {epoch}  loss {loss:.4f}")
+
+    def evaluated(self, split: str, epoch: int, step: int, metrics: dict[str, Any]) -> None:
+        """A line with the metrics of an evaluation."""
+        shown = "  ".join(
+            f"{k} {v:.4f}" for k, v in metrics.items() if isinstance(v, float) and k != "items"
+        )
+        self.say(f"epoch {epoch}  step {step}  {split}: {shown}")
+
+    def say(self, line: str) -> None:
+        """A line for people."""
+        self._console.print(line, soft_wrap=True, markup=False)
+        if not self._console.is_terminal:
+            sys.stdout.flush()
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()

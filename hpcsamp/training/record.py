@@ -1,0 +1,109 @@
+"""A run's folder: configuration, provenance, metrics, summary. Rank 0 writes it.
+
+    config.toml  provenance.json  metrics.jsonl  checkpoints/  evaluation/  summary.json
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hpcsamp.config import RunConfig, load, to_toml
+from hpcsamp.errors import UsageError
+
+
+class RunFolder:
+    """The files of one run.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    def prepare(self, config: RunConfig, resume: bool) -> None:
+        """Make the folder ready to be written.
+
+        Raises
+        ------
+        UsageError
+            If it holds a run and ``resume`` was not asked for, or cannot be written.
+        """
+        if (self.path / "config.toml").exists() and not resume:
+            raise UsageError(
+                f"{self.path} already holds a run; go on with it by --resume, or choose another "
+                f"--output"
+            )
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            write_whole(self.path / "config.toml", to_toml(config))
+        except OSError as e:
+            raise UsageError(f"cannot write the run folder {self.path}: {e.strerror}") from e
+
+    def config(self) -> RunConfig:
+        """The resolved configuration of the run."""
+        if not (self.path / "config.toml").is_file():
+            raise UsageError(f"{self.path} is not a run folder: it has no config.toml")
+        return load(self.path / "config.toml")
+
+    def add_start(self, provenance: dict[str, Any]) -> None:
+        """Append one start (the first, or a resumption) to ``provenance.json``."""
+        file = self.path / "provenance.json"
+        starts = json.loads(file.read_text())["starts"] if file.exists() else []
+        write_whole(file, json.dumps({"starts": [*starts, provenance]}, indent=1) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop metrics of later steps: the run goes on from a checkpoint of ``step``."""
+        kept = [e for e in self.events() if e.get("step", 0) <= step]
+        lines = "".join(json.dumps(e) + "\n" for e in kept)
+        write_whole(self.path / "metrics.jsonl", lines)
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``; a last line cut off by a kill is left out."""
+        file = self.path / "metrics.jsonl"
+        if not file.exists():
+            return
+        for line in file.read_text().splitlines():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                return
+
+    def log(self, event: str, **values: Any) -> None:
+        """Append one line to ``metrics.jsonl``."""
+        line = json.dumps({"event": event, **{k: _plain(v) for k, v in values.items()}})
+        with (self.path / "metrics.jsonl").open("a") as f:
+            f.write(line + "\n")
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write ``summary.json``."""
+        write_whole(self.path / "summary.json", json.dumps(summary, indent=1) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is either the old one or the new one, whatever happens."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    temporary.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: such numbers become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
