@@ -25,6 +25,7 @@ class Purpose(IntEnum):
     AUGMENT = 5  # augmentation: (epoch, item, sample)
     ORDER = 6  # order of items: (epoch, ...)
     SYNTHETIC = 7  # made-up data: (split, item)
+    SPLIT = 8  # items dealt to train, valid and test: ()
 
 
 def key(seed: int, purpose: Purpose, *counters: int) -> int:

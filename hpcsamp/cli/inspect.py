@@ -1,0 +1,114 @@
+"""``hpcsamp inspect DIR``: schema, statistics and checksums of a dataset folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from hpcsamp.data.manifest import Manifest
+
+
+def inspect(
+    folder: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read everything and name each bad chunk.")
+    ] = False,
+    to_json: Annotated[
+        Path | None, typer.Option("--json", help="Write the same as JSON to this file.")
+    ] = None,
+) -> None:
+    """Describe a dataset folder; with --verify, read all of it (in parallel under mpirun)."""
+    from hpcsamp.data import verify as checks
+    from hpcsamp.data.manifest import read_manifest
+    from hpcsamp.data.shard import check_header
+    from hpcsamp.errors import DataError
+    from hpcsamp.runtime import install_excepthook, mpi
+    from hpcsamp.topology import together
+
+    comm = mpi().COMM_WORLD
+    install_excepthook()
+    with together(comm):
+        manifest = read_manifest(folder)
+    told = summary(folder, manifest)
+    if comm.Get_rank() == 0:
+        show(told)
+    found = None
+    if verify:
+        found = checks.verify(folder, manifest, comm)
+        told["verify"] = vars(found)
+    else:
+        with together(comm):
+            for entry in manifest.shards[comm.Get_rank() :: comm.Get_size()]:
+                check_header(folder, manifest, entry)
+    if comm.Get_rank() == 0 and to_json:
+        to_json.write_text(json.dumps(told, indent=1) + "\n")
+    if found is None:
+        return
+    if comm.Get_rank() == 0:
+        for line in found.bad:
+            typer.echo(line)
+        typer.echo(
+            f"read {found.shards} shards, {found.chunks} chunks, {found.size / 1e6:,.1f} MB: "
+            + (f"{len(found.bad)} bad" if found.bad else "all intact")
+        )
+    with together(comm):
+        if found.bad:
+            raise DataError(f"{folder}: {len(found.bad)} shards or chunks are bad")
+
+
+def summary(folder: Path, manifest: Manifest) -> dict[str, Any]:
+    """What ``--json`` writes."""
+    return {
+        "path": str(folder),
+        "bytes": sum(s.size for s in manifest.shards),
+        "shard_count": len(manifest.shards),
+        **manifest.model_dump(exclude={"shards"}),
+        "shards": [s.model_dump(exclude={"chunks"}) for s in manifest.shards],
+    }
+
+
+def show(told: dict[str, Any]) -> None:
+    """Tables for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=True)
+    kind = told["task"] + (f", {told['classes']} classes" if told["classes"] else "")
+    splits = ", ".join(f"{name} {count:,}" for name, count in told["splits"].items())
+    console.print(f"[bold]{told['name']}[/bold] ({told['path']}): {kind}", highlight=False)
+    console.print(f"items   {splits}", highlight=False)
+    console.print(
+        f"shards  {told['shard_count']}, {told['bytes'] / 1e6:,.1f} MB, schema "
+        f"{told['schema_version']}, uid {told['uid']}",
+        highlight=False,
+    )
+    for label in ("source", "licence", "transforms", "coords"):
+        if told[label]:
+            text = told[label]
+            if isinstance(text, dict):
+                text = ", ".join(f"{k}: {v}" for k, v in text.items())
+            elif isinstance(text, list):
+                text = "; ".join(text)
+            console.print(f"{label:7s} {text}", highlight=False, markup=False)
+    table = Table("array", "item", "type", "chunk", "units", "mean", "std", "min", "max")
+    for name, spec in told["arrays"].items():
+        stats = told["stats"].get(name)
+        values = ["", "", "", ""]
+        if stats:
+            values = [_span(stats[key]) for key in ("mean", "std", "min", "max")]
+        chunk = f"{spec['items_per_chunk']} items"
+        if spec["shape"] and spec["rows_per_chunk"] < spec["shape"][0]:
+            chunk = f"{spec['rows_per_chunk']} rows of 1 item"
+        shape = " x ".join(map(str, spec["shape"])) or "number"
+        table.add_row(name, shape, spec["dtype"], chunk, spec["units"], *values)
+    console.print(table)
+
+
+def _span(values: list[float]) -> str:
+    """One number, or the range over channels."""
+    low, high = min(values), max(values)
+    return f"{low:.4g}" if low == high else f"{low:.4g} .. {high:.4g}"

@@ -1,0 +1,302 @@
+"""The manifest: what a dataset folder holds, and where every chunk of it lies.
+
+A folder is a dataset if and only if it holds a valid ``manifest.json``; it is written last. What it
+says of the shards (counts, sizes, uid) is compared with the shards themselves when a set is opened.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hpcsamp.errors import DataError
+
+SCHEMA = 1
+"""Version of the folder layout; a set of another version is refused."""
+
+NAME = "manifest.json"
+CHUNK_BYTES = 2 * 2**20
+"""Bytes a chunk aims at: within 1 to 4 MiB wherever items allow."""
+
+Task = Literal["classification", "regression"]
+
+
+class Part(BaseModel):
+    """A part of the manifest: unknown keys are errors, nothing changes once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Offsets(Part):
+    """File offsets of the chunks of one array in one shard, in chunk order.
+
+    Unfiltered chunks usually lie at equal distances and are told by ``start`` and ``step`` alone.
+    """
+
+    count: int = Field(ge=0)
+    start: int | None = None
+    step: int | None = None
+    listed: list[int] | None = None
+
+    @classmethod
+    def of(cls, offsets: Sequence[int]) -> Offsets:
+        """The shortest description of ``offsets``."""
+        values = np.asarray(offsets, np.int64)
+        steps = np.diff(values)
+        if len(values) and (len(steps) == 0 or (steps == steps[0]).all()):
+            step = int(steps[0]) if len(steps) else 0
+            return cls(count=len(values), start=int(values[0]), step=step)
+        return cls(count=len(values), listed=[int(v) for v in values])
+
+    def array(self) -> np.ndarray:
+        """The offsets in bytes, int64 of shape ``(count,)``."""
+        if self.listed is not None:
+            return np.asarray(self.listed, np.int64)
+        return (self.start or 0) + np.arange(self.count, dtype=np.int64) * (self.step or 0)
+
+
+class ArraySpec(Part):
+    """One array of the items (``x`` or ``y``).
+
+    Attributes
+    ----------
+    shape
+        Shape of one item; ``[]`` for a number.
+    dtype
+        NumPy name of a little-endian type, e.g. ``"<f4"``.
+    items_per_chunk, rows_per_chunk
+        A chunk holds that many whole items, or, of items too large for one chunk, that many rows of
+        the first axis of one item (then ``items_per_chunk`` is 1).
+    compression
+        ``None`` (chunks can be read at their offsets) or the name of an HDF5 filter.
+    units, description
+        For people.
+    """
+
+    shape: list[int]
+    dtype: str
+    items_per_chunk: int = Field(ge=1)
+    rows_per_chunk: int = Field(ge=1)
+    compression: Literal["gzip", "lzf"] | None = None
+    units: str = ""
+    description: str = ""
+
+    @property
+    def rows(self) -> int:
+        """Rows of one item: the length of its first axis. A row is never split between ranks."""
+        return self.shape[0] if self.shape else 1
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one item."""
+        return self.rows * self.row_bytes
+
+    @property
+    def chunks_per_item(self) -> int:
+        """1, or the number of chunks that a large item is cut into."""
+        return -(-self.rows // self.rows_per_chunk)
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of a whole, unfiltered chunk."""
+        return self.items_per_chunk * min(self.rows, self.rows_per_chunk) * self.row_bytes
+
+    def chunk_count(self, items: int) -> int:
+        """Number of chunks of a shard with ``items`` items."""
+        return -(-items // self.items_per_chunk) * self.chunks_per_item
+
+    @classmethod
+    def plan(
+        cls,
+        shape: Sequence[int],
+        dtype: np.dtype | str,
+        *,
+        compression: Literal["gzip", "lzf"] | None = None,
+        units: str = "",
+        description: str = "",
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> ArraySpec:
+        """Choose chunks: whole items up to ``chunk_bytes``, large items cut along their first axis.
+
+        A chunk never holds parts of two items, so that reading an item touches its own bytes alone.
+        """
+        shape = [int(n) for n in shape]
+        kind = np.dtype(dtype).newbyteorder("<")
+        rows = shape[0] if shape else 1
+        row_bytes = math.prod(shape[1:]) * kind.itemsize
+        if rows * row_bytes <= 2 * chunk_bytes:
+            items, per_chunk = max(1, chunk_bytes // max(1, rows * row_bytes)), rows
+        else:
+            parts = 1
+            while -(-rows // parts) * row_bytes > 2 * chunk_bytes and parts < rows:
+                parts *= 2
+            items, per_chunk = 1, -(-rows // parts)
+        return cls(
+            shape=shape,
+            dtype=kind.str,
+            items_per_chunk=items,
+            rows_per_chunk=max(1, per_chunk),
+            compression=compression,
+            units=units,
+            description=description,
+        )
+
+
+class ShardEntry(Part):
+    """One shard file.
+
+    Attributes
+    ----------
+    file
+        Name within the folder.
+    split, first, count
+        It holds items ``first .. first + count - 1`` of its split.
+    size, sha256
+        Of the whole file.
+    chunks
+        Where the chunks of each array lie.
+    """
+
+    file: str
+    split: str
+    first: int = Field(ge=0)
+    count: int = Field(ge=1)
+    size: int = Field(ge=0)
+    sha256: str
+    chunks: dict[str, Offsets]
+
+
+class Stats(Part):
+    """Statistics of one array over the train split, per channel or feature (float64).
+
+    ``mean`` and the others have the length of the first axis of an item, or one entry for numbers.
+    """
+
+    mean: list[float]
+    std: list[float]
+    min: list[float]
+    max: list[float]
+    count: int = Field(description="values per channel that the statistics were taken over")
+
+
+class Manifest(Part):
+    """``manifest.json``.
+
+    Attributes
+    ----------
+    uid
+        Identity of the set, the same in every shard.
+    task, classes
+        What ``y`` is: labels ``0 .. classes - 1``, or numbers (``classes`` is ``None``).
+    normalize_y
+        Whether targets are standardised for training (their statistics are in ``stats["y"]``).
+    arrays
+        ``x`` and ``y``.
+    splits
+        Items of each split.
+    coords
+        Names and units of coordinates that the shards hold.
+    source, licence, transforms
+        Where the data came from and what was done to it, in order.
+    """
+
+    schema_version: int
+    uid: str
+    name: str
+    task: Task
+    classes: int | None = Field(None, ge=2)
+    normalize_y: bool = False
+    arrays: dict[str, ArraySpec]
+    splits: dict[str, int]
+    shards: list[ShardEntry]
+    stats: dict[str, Stats]
+    coords: dict[str, str] = Field(default_factory=dict)
+    source: dict[str, Any] = Field(default_factory=dict)
+    licence: str = ""
+    transforms: list[str] = Field(default_factory=list)
+    created_by: str = ""
+    versions: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Manifest:
+        """Counts, order and chunk numbers agree with each other."""
+        if self.schema_version != SCHEMA:
+            raise ValueError(
+                f"schema version is {self.schema_version}, this hpcsamp reads {SCHEMA}"
+            )
+        if set(self.arrays) != {"x", "y"}:
+            raise ValueError(f"arrays are {sorted(self.arrays)}, expected x and y")
+        if (self.task == "classification") != (self.classes is not None):
+            raise ValueError(f"task is {self.task} but classes is {self.classes}")
+        seen = dict.fromkeys(self.splits, 0)
+        for s in self.shards:
+            if s.split not in seen:
+                raise ValueError(f"{s.file} belongs to split {s.split!r}, which is not listed")
+            if s.first != seen[s.split]:
+                raise ValueError(f"{s.file} begins at item {s.first}, expected {seen[s.split]}")
+            seen[s.split] += s.count
+            for name, spec in self.arrays.items():
+                told, expected = s.chunks[name].count, spec.chunk_count(s.count)
+                if told != expected:
+                    raise ValueError(
+                        f"{s.file} has {told} chunks of {name} for {s.count} items, not {expected}"
+                    )
+        for split, count in self.splits.items():
+            if seen[split] != count:
+                raise ValueError(
+                    f"split {split!r} counts {count} items, its shards hold {seen[split]}"
+                )
+        return self
+
+    def of_split(self, split: str) -> list[ShardEntry]:
+        """The shards of a split, in item order."""
+        return [s for s in self.shards if s.split == split]
+
+    def write(self, folder: Path) -> None:
+        """Write ``manifest.json`` so that it is there whole or not at all."""
+        temporary = folder / f".{NAME}.tmp"
+        with temporary.open("w") as f:
+            f.write(self.model_dump_json(indent=1, exclude_defaults=True))
+            f.flush()
+            os.fsync(f.fileno())
+        temporary.replace(folder / NAME)
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Read and check ``manifest.json``.
+
+    Raises
+    ------
+    DataError
+        If there is none, it is not JSON, or what it says does not agree with itself.
+    """
+    path = Path(folder) / NAME
+    try:
+        text = path.read_text()
+    except OSError as e:
+        reason = "no such folder" if not Path(folder).is_dir() else e.strerror
+        raise DataError(
+            f"{folder} is not a dataset: cannot read {NAME} ({reason}); "
+            "make one with hpcsamp ingest"
+        ) from None
+    try:
+        return Manifest.model_validate(json.loads(text))
+    except json.JSONDecodeError as e:
+        raise DataError(f"{path} is not valid JSON: {e}") from None
+    except ValidationError as e:
+        fault = e.errors()[0]
+        where = ".".join(str(p) for p in fault["loc"])
+        message = fault["msg"].removeprefix("Value error, ")
+        raise DataError(f"{path}: {where + ': ' if where else ''}{message}") from None

@@ -1,0 +1,150 @@
+"""Which bytes of which files make a rank's part of a batch: pure planning, no file is touched.
+
+A batch of ``b`` items of an array is a row of ``b * rows`` rows (the first axis of the items); the
+ranks that share it take contiguous parts of that row, so that a batch of two huge items still
+splits evenly over eight ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpcsamp.data.dataset import Dataset
+from hpcsamp.topology import share
+
+
+class ChunkTable:
+    """Where the chunks of one array of a split lie, over all its shards.
+
+    Attributes
+    ----------
+    spec
+        The array.
+    base
+        Number of the first chunk of each shard, counted through the split; int64.
+    offset
+        File offset of every chunk; int64.
+    """
+
+    def __init__(self, dataset: Dataset, array: str):
+        self.spec = dataset.manifest.arrays[array]
+        self.array = array
+        self.firsts = dataset.firsts
+        each = [s.chunks[array].array() for s in dataset.shards]
+        self.base = np.concatenate([[0], np.cumsum([len(e) for e in each])]).astype(np.int64)
+        self.offset = np.concatenate(each)
+
+    @property
+    def count(self) -> int:
+        """Chunks of the split."""
+        return int(self.base[-1])
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Pieces to fetch, each inside one chunk, ordered by their place in the files.
+
+    Attributes (int64, one entry per piece)
+    ---------------------------------------
+    shard
+        Which shard of the split.
+    chunk
+        Which chunk, counted through the split.
+    local
+        Which item of the shard.
+    row
+        First row of the item.
+    rows
+        Number of rows.
+    within
+        First row counted from the beginning of the chunk.
+    offset
+        Place in the file, bytes.
+    dest
+        Place in the batch's array, bytes.
+    size
+        Bytes.
+    """
+
+    shard: np.ndarray
+    chunk: np.ndarray
+    local: np.ndarray
+    row: np.ndarray
+    rows: np.ndarray
+    within: np.ndarray
+    offset: np.ndarray
+    dest: np.ndarray
+    size: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    def runs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """``shard, offset, dest, size`` with neighbours in file and batch joined."""
+        if not len(self):
+            return self.shard, self.offset, self.dest, self.size
+        joined = (
+            (self.shard[1:] == self.shard[:-1])
+            & (self.offset[1:] == self.offset[:-1] + self.size[:-1])
+            & (self.dest[1:] == self.dest[:-1] + self.size[:-1])
+        )
+        if not joined.any():
+            return self.shard, self.offset, self.dest, self.size
+        start = np.flatnonzero(np.concatenate([[True], ~joined]))
+        size = np.add.reduceat(self.size, start)
+        return self.shard[start], self.offset[start], self.dest[start], size
+
+
+def part_of(table: ChunkTable, items: int, parts: int, index: int) -> range:
+    """Rows of a batch of ``items`` items that the ``index``-th of ``parts`` ranks fetches."""
+    return share(items * table.spec.rows, parts, index)
+
+
+def plan(table: ChunkTable, items: np.ndarray, part: range) -> Requests:
+    """What to fetch for rows ``part`` of a batch.
+
+    Parameters
+    ----------
+    table
+        Where the array's chunks lie.
+    items
+        Positions in the split of the whole batch, shape ``(b,)``.
+    part
+        Rows of ``range(b * spec.rows)``.
+    """
+    spec = table.spec
+    all_rows, per_chunk = spec.rows, spec.rows_per_chunk
+    place = np.arange(part.start // all_rows, -(-part.stop // all_rows) if len(part) else 0)
+    begin = np.maximum(part.start - place * all_rows, 0)
+    end = np.minimum(part.stop - place * all_rows, all_rows)
+    section = np.zeros(len(place), np.int64)
+    if spec.chunks_per_item > 1:
+        first = begin // per_chunk
+        pieces = -(-end // per_chunk) - first
+        which = np.repeat(np.arange(len(place)), pieces)
+        inner = np.arange(len(which)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        section = first[which] + inner
+        place = place[which]
+        begin = np.maximum(begin[which], section * per_chunk)
+        end = np.minimum(end[which], (section + 1) * per_chunk)
+    item = np.asarray(items, np.int64)[place]
+    shard = np.searchsorted(table.firsts, item, side="right") - 1
+    local = item - table.firsts[shard]
+    inside = local % spec.items_per_chunk
+    chunk = table.base[shard] + local // spec.items_per_chunk * spec.chunks_per_item + section
+    within = inside * all_rows + begin - section * per_chunk
+    found = Requests(
+        shard=shard,
+        chunk=chunk,
+        local=local,
+        row=begin,
+        rows=end - begin,
+        within=within,
+        offset=table.offset[chunk] + within * spec.row_bytes,
+        dest=(place * all_rows + begin) * spec.row_bytes,
+        size=(end - begin) * spec.row_bytes,
+    )
+    order = np.lexsort((found.dest, found.offset, found.shard))
+    return Requests(**{name: values[order] for name, values in vars(found).items()})

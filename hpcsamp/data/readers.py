@@ -1,0 +1,252 @@
+"""Ways to fetch pieces of a batch from the shards, behind one verb: ``fetch``.
+
+``direct``: positional reads at the chunk offsets of the manifest; any number of ranks, unfiltered
+data. ``serial``: HDF5 chunk by chunk; also compressed data. ``collective``: MPI-IO collective HDF5
+reads on the group's communicator, for file systems that like few large requests.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Protocol
+
+import h5py
+import numpy as np
+
+from hpcsamp.data.dataset import Dataset
+from hpcsamp.data.plan import ChunkTable, Requests
+from hpcsamp.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+OPEN_FILES = 128
+"""Shards that a rank keeps open at a time."""
+
+CHUNK_CACHE_BYTES = 64 * 2**20
+"""Decoded chunks that the serial reader keeps."""
+
+
+class Reader(Protocol):
+    """What fetches."""
+
+    name: str
+
+    def fetch(self, table: ChunkTable, requests: Requests, out: np.ndarray) -> None:
+        """Put every piece at its place.
+
+        Parameters
+        ----------
+        table
+            The array's chunks.
+        requests
+            What this rank fetches.
+        out
+            The whole batch's array as bytes, uint8; only the requested places are written.
+
+        Raises
+        ------
+        DataError
+            Naming the shard.
+        """
+
+    def close(self) -> None:
+        """Close all files."""
+
+
+class DirectReader:
+    """Positional reads (``preadv``) straight into the batch."""
+
+    name = "direct"
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+        self._files: OrderedDict[int, int] = OrderedDict()
+
+    def _file(self, shard: int) -> int:
+        if shard in self._files:
+            self._files.move_to_end(shard)
+            return self._files[shard]
+        path = self.dataset.path / self.dataset.shards[shard].file
+        try:
+            self._files[shard] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as e:
+            raise DataError(f"{path}: cannot be opened: {e.strerror}") from e
+        if len(self._files) > OPEN_FILES:
+            os.close(self._files.popitem(last=False)[1])
+        return self._files[shard]
+
+    def fetch(self, table: ChunkTable, requests: Requests, out: np.ndarray) -> None:
+        """See :class:`Reader`."""
+        target = out.data
+        preadv = os.preadv
+        last, descriptor = -1, -1
+        for shard, offset, dest, size in zip(*(a.tolist() for a in requests.runs()), strict=True):
+            if shard != last:
+                last, descriptor = shard, self._file(shard)
+            got = preadv(descriptor, (target[dest : dest + size],), offset)
+            if got != size:
+                self._rest(shard, descriptor, target[dest : dest + size], offset, got)
+
+    def _rest(self, shard: int, descriptor: int, out: memoryview, offset: int, got: int) -> None:
+        """A read may stop early (at 2 GiB, or on a signal) and must then go on."""
+        while got < len(out):
+            more = os.preadv(descriptor, (out[got:],), offset + got)
+            if more == 0:
+                path = self.dataset.path / self.dataset.shards[shard].file
+                raise DataError(
+                    f"{path}: truncated: {len(out)} bytes at {offset} were asked for, "
+                    f"the file gave {got}"
+                )
+            got += more
+
+    def close(self) -> None:
+        """Close all files."""
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+
+class SerialReader:
+    """HDF5 reads of whole chunks, decompressed, the last ones kept."""
+
+    name = "serial"
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+        self._kept: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
+        self._bytes = 0
+
+    def _chunk(self, table: ChunkTable, shard: int, chunk: int) -> np.ndarray:
+        key = (table.array, chunk)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        number = chunk - int(table.base[shard])
+        values = self.dataset.reader(shard).read_chunk(table.array, number)
+        self._kept[key] = values.reshape(-1).view(np.uint8)
+        self._bytes += values.nbytes
+        while self._bytes > CHUNK_CACHE_BYTES and len(self._kept) > 1:
+            self._bytes -= self._kept.popitem(last=False)[1].nbytes
+        return self._kept[key]
+
+    def fetch(self, table: ChunkTable, requests: Requests, out: np.ndarray) -> None:
+        """See :class:`Reader`."""
+        r, row_bytes = requests, table.spec.row_bytes
+        columns = (r.shard, r.chunk, r.within * row_bytes, r.dest, r.size)
+        for shard, chunk, begin, dest, size in zip(*(c.tolist() for c in columns), strict=True):
+            raw = self._chunk(table, shard, chunk)
+            out[dest : dest + size] = raw[begin : begin + size]
+
+    def close(self) -> None:
+        """Forget the chunks; the files belong to the dataset."""
+        self._kept.clear()
+        self._bytes = 0
+
+
+class CollectiveReader:
+    """MPI-IO collective HDF5 reads: all ranks of a group take part in every call.
+
+    Parameters
+    ----------
+    dataset
+        The split.
+    comm
+        The group's communicator, used by nothing else.
+    everyone
+        Shards with a piece of the batch for some rank must be read by every rank; :meth:`announce`
+        tells which.
+    """
+
+    name = "collective"
+
+    def __init__(self, dataset: Dataset, comm: MPI.Comm):
+        if not h5py.get_config().mpi:
+            raise UsageError(
+                'reader = "collective" needs an h5py that was built with MPI; choose "auto", '
+                "or build it as envs/build_wheels.sh does"
+            )
+        self.dataset, self.comm = dataset, comm
+        self._shards: np.ndarray = np.empty(0, np.int64)
+        self._files: dict[int, h5py.File] = {}
+        # true collective transfer: `with dataset.collective: dataset[...]` is not (h5py 3.16)
+        self._transfer = h5py.h5p.create(h5py.h5p.DATASET_XFER)
+        self._transfer.set_dxpl_mpio(h5py.h5fd.MPIO_COLLECTIVE)
+
+    def announce(self, items: np.ndarray) -> None:
+        """Tell the items of the whole batch: every rank reads from each of their shards."""
+        self._shards = np.unique(np.searchsorted(self.dataset.firsts, items, side="right") - 1)
+
+    def _file(self, shard: int) -> h5py.File:
+        if shard not in self._files:
+            if len(self._files) >= OPEN_FILES:
+                self._files.pop(next(iter(self._files))).close()
+            path = self.dataset.path / self.dataset.shards[shard].file
+            try:
+                self._files[shard] = h5py.File(path, "r", driver="mpio", comm=self.comm)
+            except OSError as e:
+                raise DataError(f"{path}: cannot be opened: {e}") from e
+        return self._files[shard]
+
+    def fetch(self, table: ChunkTable, requests: Requests, out: np.ndarray) -> None:
+        """See :class:`Reader`; collective over the group, after :meth:`announce`."""
+        for shard in self._shards.tolist():
+            own = np.flatnonzero(requests.shard == shard)
+            self._fetch_shard(table, requests, own, shard, out)
+
+    def _fetch_shard(
+        self, table: ChunkTable, r: Requests, own: np.ndarray, shard: int, out: np.ndarray
+    ) -> None:
+        spec = table.spec
+        dataset = self._file(shard)[table.array]
+        # Each piece once, in file order: a selection is a set, and is read in that order.
+        pieces = np.stack([r.local[own], r.row[own], r.rows[own]], axis=1)
+        boxes, back = np.unique(pieces, axis=0, return_inverse=True)
+        sizes = boxes[:, 2] * spec.row_bytes
+        begin = np.concatenate([[0], np.cumsum(sizes)])
+        buffer = np.empty(int(begin[-1]), np.uint8)
+        file_space = dataset.id.get_space()
+        memory = h5py.h5s.create_simple((max(1, len(buffer) // np.dtype(spec.dtype).itemsize),))
+        if len(boxes):
+            operation = h5py.h5s.SELECT_SET
+            for start, count in _slabs(boxes, tuple(spec.shape)):
+                file_space.select_hyperslab(start, count, op=operation)
+                operation = h5py.h5s.SELECT_OR
+        else:  # nothing of this shard is ours, but the others wait for us
+            file_space.select_none()
+            memory.select_none()
+            buffer = np.empty(np.dtype(spec.dtype).itemsize, np.uint8)
+        try:
+            dataset.id.read(memory, file_space, buffer.view(spec.dtype), dxpl=self._transfer)
+        except (OSError, RuntimeError) as e:
+            path = self.dataset.path / self.dataset.shards[shard].file
+            raise DataError(f"{path}: cannot be read: {e}") from e
+        for i, box in zip(own.tolist(), back.reshape(-1).tolist(), strict=True):
+            dest = int(r.dest[i])
+            out[dest : dest + int(sizes[box])] = buffer[begin[box] : begin[box + 1]]
+
+    def close(self) -> None:
+        """Close all files; collective over the group."""
+        while self._files:
+            self._files.popitem()[1].close()
+
+
+def _slabs(
+    boxes: np.ndarray, shape: tuple[int, ...]
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Hyperslabs ``(start, count)`` of ``(item, row, rows)`` boxes, neighbouring items joined."""
+    slabs: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    whole = shape[0] if shape else 1
+    first, last = 0, 0
+    while first < len(boxes):
+        item, row, rows = boxes[first].tolist()
+        last = first + 1
+        if rows == whole:
+            while last < len(boxes) and boxes[last].tolist() == [item + last - first, 0, whole]:
+                last += 1
+        start, count = (item,), (last - first,)
+        if shape:
+            start, count = (item, row) + (0,) * (len(shape) - 1), (*count, rows, *shape[1:])
+        slabs.append((start, count))
+        first = last
+    return slabs

@@ -1,0 +1,328 @@
+"""Write a source into a dataset folder: in parallel, resumable, whole or not at all.
+
+Everything is written into a hidden folder beside the target (``.NAME.partial``), which becomes the
+target by one rename once its manifest is there. A job that was killed goes on from the shards it
+had finished; one that failed leaves nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from hpcsamp.data.manifest import NAME, SCHEMA, Manifest, Offsets, ShardEntry, Stats
+from hpcsamp.data.shard import (
+    check_labels,
+    check_values,
+    header,
+    sha256,
+    shard_name,
+    sync,
+    write_shard,
+    write_stats,
+)
+from hpcsamp.data.stats import Moments, combine
+from hpcsamp.errors import DataError, UsageError
+from hpcsamp.ingest.source import Source
+from hpcsamp.topology import share, together
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+SHARD_BYTES = 256 * 2**20
+"""Bytes a shard aims at."""
+
+BLOCK_BYTES = 32 * 2**20
+"""Bytes read from the source at a time."""
+
+
+def build(
+    source: Source,
+    out: str | Path,
+    *,
+    comm: MPI.Intracomm | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Manifest:
+    """Write a dataset folder. Collective over ``comm``.
+
+    Parameters
+    ----------
+    source
+        The same on every rank.
+    out
+        The folder to make.
+    comm
+        Ranks that share the work (default: this one alone).
+    shard_bytes
+        Size a shard aims at.
+    overwrite
+        Replace a dataset that is there.
+    progress
+        Called on rank 0 with shards done and shards in all.
+
+    Returns
+    -------
+    Manifest
+        Of the finished set, on every rank.
+
+    Raises
+    ------
+    UsageError
+        If the folder is there already.
+    DataError
+        If an item is not usable (NaN, label out of range) or cannot be read or written. Nothing is
+        left behind.
+    """
+    from mpi4py import MPI
+
+    comm = comm or MPI.COMM_SELF
+    target = Path(out)
+    folder = target.parent / f".{target.name}.partial"
+    shards = plan_shards(source, shard_bytes)
+    uid = identity(source, shards)
+    with together(comm):
+        if comm.Get_rank() == 0:
+            _prepare(target, folder, uid, overwrite)
+    rank, size = comm.Get_rank(), comm.Get_size()
+    writer = _Writer(source, folder, uid)
+    try:
+        for first in range(0, len(shards), size):  # a round at a time, so that all stop together
+            with together(comm):
+                if first + rank < len(shards):
+                    writer.write(shards[first + rank])
+            if progress and rank == 0:
+                progress(min(first + size, len(shards)), len(shards))
+        with together(comm):
+            stats = writer.stats(shards)
+        for first in range(0, len(shards), size):
+            with together(comm):
+                if first + rank < len(shards):
+                    writer.finish(shards[first + rank], stats)
+        with together(comm):
+            manifest = _manifest(source, uid, stats, [writer.entry(s) for s in shards])
+        with together(comm):
+            if rank == 0:
+                _publish(manifest, folder, target)
+    except Exception:
+        if rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return manifest
+
+
+def plan_shards(source: Source, shard_bytes: int) -> list[dict[str, Any]]:
+    """``number, split, first, count`` of every shard: near ``shard_bytes``, equal within a split,
+    cut at chunk boundaries."""
+    item_bytes = sum(spec.item_bytes for spec in source.arrays.values())
+    step = source.arrays["x"].items_per_chunk
+    shards: list[dict[str, Any]] = []
+    for split, count in source.splits.items():
+        groups = -(-count // step)
+        parts = max(1, min(groups, round(count * item_bytes / shard_bytes)))
+        for part in range(parts):
+            own = share(groups, parts, part)
+            first, last = own.start * step, min(own.stop * step, count)
+            number = len(shards)
+            shards.append({"number": number, "split": split, "first": first, "count": last - first})
+    return shards
+
+
+def identity(source: Source, shards: list[dict[str, Any]]) -> str:
+    """The set's uid: the same content, made the same way, has the same one."""
+    told = {
+        "schema": SCHEMA,
+        "name": source.name,
+        "arrays": {name: spec.model_dump() for name, spec in source.arrays.items()},
+        "source": source.source,
+        "transforms": source.transforms,
+        "shards": shards,
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def versions() -> dict[str, str]:
+    """Of everything that had a hand in the files."""
+    return {
+        "hpcsamp": version("hpcsamp"),
+        "h5py": h5py.version.version,
+        "hdf5": h5py.version.hdf5_version,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _prepare(target: Path, folder: Path, uid: str, overwrite: bool) -> None:
+    if target.exists():
+        if not target.is_dir() or (any(target.iterdir()) and not (target / NAME).is_file()):
+            raise UsageError(f"{target} is there and is not a dataset; choose another name")
+        if (target / NAME).is_file() and not overwrite:
+            raise UsageError(f"{target} is a dataset already; choose another name or --overwrite")
+    note = folder / "uid"
+    if folder.exists() and (not note.is_file() or note.read_text() != uid):
+        shutil.rmtree(folder)  # left by an ingest of something else
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        note.write_text(uid)
+    except OSError as e:
+        raise UsageError(f"{target.parent} cannot be written to: {e.strerror}") from e
+
+
+def _publish(manifest: Manifest, folder: Path, target: Path) -> None:
+    """Make the finished folder the dataset: the manifest last, then one rename."""
+    for note in [*folder.glob("shard-*.json"), folder / "uid"]:
+        note.unlink()
+    manifest.write(folder)
+    sync(folder)
+    if target.is_dir():
+        old = target.parent / f".{target.name}.replaced"
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+        folder.rename(target)
+        shutil.rmtree(old)
+    else:
+        folder.rename(target)
+    sync(target.parent)
+
+
+def _manifest(
+    source: Source, uid: str, stats: Mapping[str, Stats], entries: list[ShardEntry]
+) -> Manifest:
+    return Manifest(
+        schema_version=SCHEMA,
+        uid=uid,
+        name=source.name,
+        task=source.task,
+        classes=source.classes,
+        normalize_y=source.normalize_y,
+        arrays=source.arrays,
+        splits=source.splits,
+        shards=entries,
+        stats=dict(stats),
+        coords={name: c.units for name, c in source.coords.items()},
+        source=source.source,
+        licence=source.licence,
+        transforms=source.transforms,
+        created_by=f"hpcsamp {version('hpcsamp')}",
+        versions=versions(),
+    )
+
+
+class _Writer:
+    """One rank's hand in an ingest; what is done is noted in ``shard-NNNNN.json``."""
+
+    def __init__(self, source: Source, folder: Path, uid: str):
+        self.source, self.folder, self.uid = source, folder, uid
+
+    def _note(self, shard: Mapping[str, Any]) -> Path:
+        return (self.folder / shard_name(shard["number"])).with_suffix(".json")
+
+    def _read(self, shard: Mapping[str, Any]) -> dict[str, Any]:
+        return json.loads(self._note(shard).read_text())
+
+    def _tell(self, shard: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+        note = self._note(shard)
+        temporary = note.with_suffix(".tmp")
+        temporary.write_text(json.dumps(told))
+        temporary.replace(note)
+
+    def write(self, shard: Mapping[str, Any]) -> None:
+        """First pass: the items, unless an earlier run has written them."""
+        if self._note(shard).is_file():
+            return
+        path = self.folder / shard_name(shard["number"])
+        moments: dict[str, Moments] = {}
+        attributes = header(
+            uid=self.uid,
+            **shard,
+            created_by=f"hpcsamp {version('hpcsamp')}",
+            versions=versions(),
+            source=self.source.source,
+            licence=self.source.licence,
+            transforms=self.source.transforms,
+        )
+        chunks = write_shard(
+            path,
+            self.source.arrays,
+            self._blocks(shard, moments),
+            shard["count"],
+            attributes,
+            self.source.coords,
+        )
+        self._tell(
+            shard,
+            {
+                "chunks": {name: offsets.model_dump() for name, offsets in chunks.items()},
+                "moments": {name: m.to_json() for name, m in moments.items()},
+            },
+        )
+
+    def _blocks(
+        self, shard: Mapping[str, Any], moments: dict[str, Moments]
+    ) -> Iterator[Mapping[str, np.ndarray]]:
+        """Items of a shard, checked; their moments are gathered on the way."""
+        source, split, first = self.source, shard["split"], shard["first"]
+        item_bytes = sum(spec.item_bytes for spec in source.arrays.values())
+        size = max(1, BLOCK_BYTES // item_bytes)
+        for begin in range(first, first + shard["count"], size):
+            end = min(begin + size, first + shard["count"])
+            block = source.read(split, begin, end)
+            where = f"{source.source.get('file', source.name)}: items {begin}-{end - 1} of {split}"
+            check_values(block["x"], f"{where}: x")
+            if source.classes is not None:
+                check_labels(block["y"], source.classes, where)
+            else:
+                check_values(block["y"], f"{where}: y")
+            if split == "train":
+                for name in self._counted():
+                    part = Moments.of(block[name])
+                    moments[name] = moments[name] + part if name in moments else part
+            yield block
+
+    def _counted(self) -> list[str]:
+        return ["x"] if self.source.classes is not None else ["x", "y"]
+
+    def stats(self, shards: list[dict[str, Any]]) -> dict[str, Stats]:
+        """Statistics of train over all shards, added in shard order."""
+        notes = [self._read(s)["moments"] for s in shards if s["split"] == "train"]
+        if not notes:
+            raise DataError(f"{self.source.name} has no items in train")
+        return {
+            name: combine(Moments.from_json(note[name]) for note in notes).stats()
+            for name in self._counted()
+        }
+
+    def finish(self, shard: Mapping[str, Any], stats: Mapping[str, Stats]) -> None:
+        """Second pass: statistics, and the hash of the finished file."""
+        told = self._read(shard)
+        if "sha256" in told:
+            return
+        path = self.folder / shard_name(shard["number"])
+        self._note(shard).unlink()  # killed from here on, the shard is written anew
+        write_stats(path, stats)
+        sync(path)
+        told |= {"sha256": sha256(path), "size": path.stat().st_size}
+        self._tell(shard, told)
+
+    def entry(self, shard: Mapping[str, Any]) -> ShardEntry:
+        """What the manifest says of a finished shard."""
+        told = self._read(shard)
+        return ShardEntry(
+            file=shard_name(shard["number"]),
+            split=shard["split"],
+            first=shard["first"],
+            count=shard["count"],
+            size=told["size"],
+            sha256=told["sha256"],
+            chunks={name: Offsets(**o) for name, o in told["chunks"].items()},
+        )

@@ -1,0 +1,142 @@
+"""What a source of data tells and gives, and the splits that sources without their own get."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hpcsamp.data.manifest import ArraySpec, Task
+from hpcsamp.data.shard import Coordinate
+from hpcsamp.errors import UsageError
+from hpcsamp.streams import Purpose, numpy_generator
+
+
+@dataclass
+class Source:
+    """A set of items that can be read by split and range, by any rank.
+
+    Subclasses (or instances) provide :meth:`read`; the rest is description.
+
+    Attributes
+    ----------
+    name
+        Short name of the set.
+    task, classes, normalize_y
+        See :class:`~hpcsamp.data.manifest.Manifest`.
+    arrays
+        ``x`` and ``y``.
+    splits
+        Items of each split, in the order in which shards are numbered.
+    source
+        Where it came from: ``url``, ``file``, ``sha256``, ... Part of the set's identity.
+    licence, transforms
+        Terms of use; what was done to the data, in order.
+    coords
+        Coordinates, see :class:`~hpcsamp.data.shard.Coordinate`.
+    report
+        Lines for the person who ingests (gaps filled, rows dropped).
+    """
+
+    name: str
+    task: Task
+    arrays: dict[str, ArraySpec]
+    splits: dict[str, int]
+    classes: int | None = None
+    normalize_y: bool = False
+    source: dict[str, Any] = field(default_factory=dict)
+    licence: str = ""
+    transforms: list[str] = field(default_factory=list)
+    coords: dict[str, Coordinate] = field(default_factory=dict)
+    report: list[str] = field(default_factory=list)
+
+    def read(self, split: str, start: int, stop: int) -> Mapping[str, np.ndarray]:
+        """Items ``start .. stop - 1`` of a split: ``x``, ``y`` and per-item coordinates.
+
+        Raises
+        ------
+        DataError
+            If they cannot be read, naming file, item or variable.
+        """
+        raise NotImplementedError
+
+
+@dataclass
+class ArraySource(Source):
+    """A source whose items are in memory.
+
+    Attributes
+    ----------
+    items
+        By split: ``x``, ``y`` and per-item coordinates.
+    """
+
+    items: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    def read(self, split: str, start: int, stop: int) -> Mapping[str, np.ndarray]:
+        """See :class:`Source`."""
+        return {name: values[start:stop] for name, values in self.items[split].items()}
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """SHA-256 over types, shapes and bytes of arrays."""
+    found = hashlib.sha256()
+    for values in arrays:
+        found.update(f"{values.dtype.str}{values.shape}".encode())
+        found.update(np.ascontiguousarray(values).data)
+    return found.hexdigest()
+
+
+def split_items(
+    count: int,
+    fractions: Mapping[str, float],
+    *,
+    labels: np.ndarray | None = None,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Deal items to splits at random; of each class in proportion, if there are labels.
+
+    Parameters
+    ----------
+    count
+        Items.
+    fractions
+        Part of each split but ``train``, which gets the rest.
+    labels
+        Classes, shape ``(count,)``, or ``None``.
+    seed
+        The same seed gives the same splits.
+
+    Returns
+    -------
+    dict
+        Ascending item numbers of every split that is not empty.
+
+    Raises
+    ------
+    UsageError
+        If the fractions leave nothing for ``train``.
+    """
+    if sum(fractions.values()) >= 1 or min(fractions.values(), default=0) < 0:
+        raise UsageError(
+            f"splits {dict(fractions)} take {sum(fractions.values()):g} of the items; "
+            "each must be at least 0, and together less than 1"
+        )
+    generator = numpy_generator(seed, Purpose.SPLIT)
+    rest = 1 - sum(fractions.values())
+    names = ["train", *fractions]
+    ends = np.cumsum([rest, *fractions.values()])
+    dealt: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    classes: Sequence[Any] = [None] if labels is None else list(np.unique(labels))
+    for label in classes:
+        members = np.arange(count) if labels is None else np.flatnonzero(labels == label)
+        members = generator.permutation(members)
+        cuts = np.floor(ends * len(members) + 0.5).astype(int)
+        cuts[-1] = len(members)
+        for name, low, high in zip(names, [0, *cuts[:-1]], cuts, strict=True):
+            dealt[name].append(members[low:high])
+    found = {name: np.sort(np.concatenate(parts)) for name, parts in dealt.items()}
+    return {name: members for name, members in found.items() if len(members)}
