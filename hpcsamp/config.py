@@ -27,11 +27,36 @@ class DataSection(Section):
 
     path: str = Field(description="dataset folder, as written by hpcsamp ingest")
     batch: int = Field(64, ge=1, description="items per step over all data groups")
-    reader: Literal["auto", "collective", "serial"] = Field(
+    reader: Literal["auto", "direct", "serial", "collective", "broadcast"] = Field(
         "auto", description="how shards are read"
     )
-    shuffle: bool = Field(True, description="a new order every epoch, drawn from the seed")
-    verify: Literal["all", "off"] = Field("all", description="check chunk checksums on first read")
+    shuffle: bool | Literal["global", "pool", "none"] = Field(
+        True, description="a new order every epoch, drawn from the seed; pool keeps reads local"
+    )
+    verify: Literal["all", "sampled", "off"] = Field(
+        "all", description="which chunks have their checksum compared on first read"
+    )
+    slots: int = Field(3, ge=2, le=64, description="batches that are prefetched, plus one")
+
+
+class AugmentSection(Section):
+    """``[augment]``: random views of the training items, keyed per item and sample."""
+
+    crop: int = Field(0, ge=0, description="pixels of zero padding before a random crop")
+    flip: bool = Field(False, description="mirror left to right, with probability 1/2")
+    shift: bool = Field(False, description="periodic shift along the last axis (longitude)")
+    transforms: list[dict[str, Any]] = Field(
+        default_factory=list,
+        description='torchvision.transforms.v2 by name, e.g. {name = "RandomRotation", degrees = 9}',
+    )
+    share: Literal["sample", "rank", "all"] = Field(
+        "sample", description="who sees a view of its own; rank depends on the number of ranks"
+    )
+
+    @property
+    def active(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.crop or self.flip or self.shift or self.transforms)
 
 
 class ModelSection(Section):
@@ -68,7 +93,9 @@ class LossSection(Section):
     name: str = Field("expected_nll", description="a registered loss")
     exact: bool = Field(True, description="false: the paper's averaging of per-rank losses")
     temperature: float = Field(1.0, ge=0, description="factor of the KL; 1 is Bayes")
-    kl_warmup_epochs: float = Field(0.0, ge=0, description="the KL's factor grows from 0 over these")
+    kl_warmup_epochs: float = Field(
+        0.0, ge=0, description="the KL's factor grows from 0 over these"
+    )
     memory: Literal["auto", "keep", "stream", "recompute"] = Field(
         "auto", description="which activations are kept for the backward pass"
     )
@@ -140,6 +167,7 @@ class RunConfig(Section):
     seed: int = Field(1, ge=0, le=2**32 - 1)
     task: Literal["classification", "regression"] = "classification"
     data: DataSection
+    augment: AugmentSection = AugmentSection()
     model: ModelSection
     method: MethodSection = MethodSection()
     loss: LossSection = LossSection()
@@ -231,7 +259,9 @@ def check(table: Mapping[str, Any], source: str = "configuration") -> RunConfig:
 def named_configs() -> list[str]:
     """Configurations that come with the package."""
     folder = resources.files("hpcsamp") / "configs"
-    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+    return sorted(
+        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
+    )
 
 
 def load(name: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
