@@ -47,7 +47,7 @@ class AugmentSection(Section):
     shift: bool = Field(False, description="periodic shift along the last axis (longitude)")
     transforms: list[dict[str, Any]] = Field(
         default_factory=list,
-        description='torchvision.transforms.v2 by name, e.g. {name = "RandomRotation", degrees = 9}',
+        description='torchvision.transforms.v2 by name, e.g. {name = "RandomRotation", ...}',
     )
     share: Literal["sample", "rank", "all"] = Field(
         "sample", description="who sees a view of its own; rank depends on the number of ranks"
