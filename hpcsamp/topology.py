@@ -235,7 +235,13 @@ def init(
     UsageError
         If the layout does not fit, or MPI cannot be called from a prefetch thread.
     """
-    from hpcsamp.runtime import bind_device, install_excepthook, limit_threads, mpi
+    from hpcsamp.runtime import (
+        bind_device,
+        install_excepthook,
+        limit_threads,
+        mpi,
+        reuse_freed_memory,
+    )
 
     MPI = mpi()  # noqa: N806
     install_excepthook()
@@ -252,6 +258,7 @@ def init(
     grid = plan_grid(world.allgather(node), samples)
     d, p = grid.place(world.Get_rank())
     limit_threads(node_comm)
+    reuse_freed_memory()
     return Topology(
         grid=grid,
         world=world,

@@ -231,7 +231,7 @@ class Trainer:
             weight=batch.weight,
             count=batch.count / self.topology.data_size,
         )
-        self._agree_finite(loss, step, epoch, batch)
+        self._agree_finite(float(loss.detach()), step, epoch, batch)
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -250,11 +250,10 @@ class Trainer:
                 )
         self.reporter.step(self.method.step, epoch, self.loss.parts.data + self.loss.parts.penalty)
 
-    def _agree_finite(self, loss: torch.Tensor, step: int, epoch: int, batch: Batch) -> None:
+    def _agree_finite(self, loss: float, step: int, epoch: int, batch: Batch) -> None:
         from mpi4py import MPI
 
-        bad = not math.isfinite(float(loss))
-        if not self.topology.world.allreduce(bad, op=MPI.LOR):
+        if not self.topology.world.allreduce(not math.isfinite(loss), op=MPI.LOR):
             return
         # Find the sample: every rank looks through its own, the lowest rank that finds one speaks.
         with together(self.topology.world):
@@ -272,7 +271,7 @@ class Trainer:
                         f"(optimizer.clip), or look at the data"
                     )
         raise self._agreed(
-            DivergedError(f"the loss is not finite at step {step} (epoch {epoch}): {float(loss)}")
+            DivergedError(f"the loss is not finite at step {step} (epoch {epoch}): {loss}")
         )
 
     @staticmethod

@@ -15,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from hpcsamp.runtime import on_terminal
+
 
 class Reporter:
     """Prints from rank 0; silent on the others.
@@ -30,11 +32,12 @@ class Reporter:
     """
 
     def __init__(self, active: bool, total: int, done: int = 0) -> None:
-        self._console = Console(quiet=not active, highlight=False)
+        watched = on_terminal()
+        self._console = Console(quiet=not active, highlight=False, force_terminal=watched)
         self._total = total
         self._bar: Progress | None = None
         self._last = time.monotonic()
-        if active and self._console.is_terminal:
+        if active and watched:
             self._bar = Progress(
                 TextColumn("epoch {task.fields[epoch]}"),
                 BarColumn(),
@@ -65,8 +68,7 @@ class Reporter:
     def say(self, line: str) -> None:
         """A line for people."""
         self._console.print(line, soft_wrap=True, markup=False)
-        if not self._console.is_terminal:
-            sys.stdout.flush()
+        sys.stdout.flush()
 
     def close(self) -> None:
         """Leave the terminal as it was."""
