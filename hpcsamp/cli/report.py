@@ -1,0 +1,40 @@
+"""``hpcsamp report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run folder; several are compared."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where to draw (default: RUN/report; needed to compare runs)."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which evaluation to show.")] = "test",
+    items: Annotated[
+        int, typer.Option(min=1, help="How many of the most uncertain items to show.")
+    ] = 24,
+) -> None:
+    """Draw learning curves, calibration and the most uncertain items of a run, with a page.
+
+    Several runs share one page: their learning curves are laid over each other and their metrics
+    stand side by side. What a run does not have yet is left out, with a line that says so.
+    """
+    from hpcsamp.errors import UsageError
+    from hpcsamp.report import build
+
+    if out is None and len(runs) > 1:
+        raise UsageError("several runs are compared: say where to draw with --out DIR")
+    made = build(runs, out or runs[0] / "report", split=split, items=items)
+    for line in made.notes:
+        typer.echo(f"left out: {line}")
+    for picture in made.pictures:
+        typer.echo(f"drew {picture}")
+    typer.echo(f"page {made.page}")

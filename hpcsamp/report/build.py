@@ -1,0 +1,124 @@
+"""A report: every picture that the runs have material for, and a page with the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpcsamp.errors import UsageError
+from hpcsamp.report import page, style
+from hpcsamp.report.curves import learning_curves
+from hpcsamp.report.gallery import gallery
+from hpcsamp.report.records import Evaluation, MissingMaterialError, Run, read_run
+from hpcsamp.report.reliability import coverage_diagram, reliability_diagram
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass
+class Made:
+    """What a report wrote.
+
+    Attributes
+    ----------
+    page
+        ``index.html``.
+    pictures
+        PNG files, in the order of the page.
+    notes
+        What was left out and why, one line each.
+    """
+
+    page: Path
+    pictures: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def build(
+    paths: Sequence[str | Path], out: str | Path, *, split: str = "test", items: int = 24
+) -> Made:
+    """Draw a report of one run, or one that compares several.
+
+    Parameters
+    ----------
+    paths
+        Run folders.
+    out
+        Folder of the report; made if it is not there. Files of an earlier report are replaced.
+    split
+        Which evaluation to show.
+    items
+        How many of the most uncertain items to show.
+
+    Raises
+    ------
+    UsageError
+        If a run folder is not there or damaged, or the report cannot be written.
+    """
+    runs = [read_run(path) for path in paths]
+    evaluations = [run.evaluation(split) for run in runs]
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return _write(folder, runs, evaluations, split, items)
+    except OSError as e:
+        raise UsageError(f"cannot write the report {folder}: {e.strerror or e}") from e
+
+
+def _write(
+    folder: Path,
+    runs: Sequence[Run],
+    evaluations: Sequence[Evaluation | None],
+    split: str,
+    items: int,
+) -> Made:
+    made = Made(folder / "index.html")
+    shown: list[page.Picture] = []
+
+    def draw(name: str, title: str, caption: str, make: Callable[[], Figure]) -> None:
+        file = folder / f"{name}.png"
+        file.unlink(missing_ok=True)  # a picture of an earlier report must not pass for this one's
+        try:
+            made.pictures.append(style.save(make(), file))
+        except MissingMaterialError as e:
+            made.notes.append(f"{title.lower()}: {e}")
+        else:
+            shown.append(page.Picture(file.name, title, caption))
+
+    with style.styled():
+        draw(
+            "learning-curves",
+            "Learning curves",
+            page.CURVES if len(runs) == 1 else page.CURVES_OF_SEVERAL,
+            lambda: learning_curves(runs),
+        )
+        for i, (run, evaluation) in enumerate(zip(runs, evaluations, strict=True), start=1):
+            whose, suffix = ("", "") if len(runs) == 1 else (f" of {run.name}", f"-{i}")
+            if evaluation is None:
+                made.notes.append(
+                    f"calibration{whose}: no evaluation of {split} yet "
+                    f"(hpcsamp evaluate {run.path} --split {split})"
+                )
+                continue
+            if run.setting("task") == "regression":
+                title, caption, diagram = "Coverage", page.COVERAGE, coverage_diagram
+            else:
+                title, caption, diagram = "Reliability", page.RELIABILITY, reliability_diagram
+            draw(
+                f"{title.lower()}{suffix}",
+                title + whose,
+                caption,
+                lambda r=run, e=evaluation, d=diagram: d(r, e),  # type: ignore[misc]
+            )
+            if len(runs) == 1:
+                draw(
+                    "uncertain-items",
+                    "Most uncertain items",
+                    page.ITEMS,
+                    lambda r=run, e=evaluation: gallery(r, e, items),  # type: ignore[misc]
+                )
+    made.page.write_text(page.html(runs, evaluations, shown, made.notes), encoding="utf-8")
+    return made

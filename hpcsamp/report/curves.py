@@ -1,0 +1,170 @@
+"""Learning curves: the loss by its parts over steps, validation metrics over epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from hpcsamp.report import style
+from hpcsamp.report.records import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What one set of axes shows: metrics of ``valid`` lines that share a unit."""
+
+    title: str
+    label: str
+    keys: tuple[str, ...]
+    level: float | None = None  # where the metric ought to be
+
+
+PANELS = (
+    Panel("Validation NLL", "nats per item", ("nll",)),
+    Panel("Validation accuracy", "fraction of items", ("accuracy",)),
+    Panel("Validation calibration error", "|confidence − accuracy|", ("ece", "mace")),
+    Panel("Validation error", "units of the target", ("rmse", "mae")),
+    Panel("Coverage of 90 % intervals", "fraction of values", ("coverage_90",), level=0.9),
+)
+_LINES: Final = ("-", "--")
+_NAMES = {
+    "ece": "ECE",
+    "mace": "MACE (bin-unweighted)",
+    "rmse": "RMSE",
+    "mae": "MAE",
+}
+#: Training lines above which a smoothed curve is laid over the single values.
+SMOOTH_FROM = 80
+
+
+def learning_curves(runs: Sequence[Run]) -> Figure:
+    """Learning curves of one run, or of several over each other.
+
+    With one run the loss is shown by its parts, with several the loss alone.
+    """
+    panels = [p for p in PANELS if any(r.series("valid", k)[0].size for r in runs for k in p.keys)]
+    trained = any(r.series("train", "loss")[0].size for r in runs)
+    count = len(panels) + trained
+    columns = min(2, count)
+    rows = -(-count // columns)
+    fig = style.figure(4.9 * columns, 3.1 * rows + 0.5)
+    grid = list(np.ravel(fig.subplots(rows, columns, squeeze=False)))
+    for unused in grid[count:]:
+        unused.remove()
+    if trained:
+        (_parts if len(runs) == 1 else _losses)(grid[0], runs)
+    for axes, panel in zip(grid[trained:], panels, strict=False):
+        _metric(axes, panel, runs)
+    if len(runs) == 1:
+        style.heading(fig, runs[0].title)
+    else:
+        style.heading(fig, f"Learning curves of {len(runs)} runs")
+        fig.legend(handles=_run_handles(runs), loc="outside lower center", ncols=min(3, len(runs)))
+    return fig
+
+
+def smooth(values: np.ndarray, window: int) -> np.ndarray:
+    """Centred running mean over ``window`` values, over fewer at the ends; same shape."""
+    kernel = np.ones(window)
+    total = np.convolve(values, kernel, "same")
+    return total / np.convolve(np.ones_like(values), kernel, "same")
+
+
+def _parts(axes: Axes, runs: Sequence[Run]) -> None:
+    """Loss, data term and penalty of one run."""
+    run = runs[0]
+    penalty = "KL term" if run.temperature == 1 else f"{run.temperature:g} × KL term"
+    parts = [
+        ("loss", "loss", style.INK, "-"),
+        ("data", "data term", style.BLUE, "--"),
+        ("penalty", penalty, style.ORANGE, "-."),
+    ]
+    drawn = []
+    for key, label, colour, line in parts:
+        steps, values = run.series("train", key)
+        if steps.size and (key != "penalty" or np.nanmax(np.abs(values), initial=0) > 0):
+            _noisy(axes, steps, values, colour, line, label)
+            drawn.append(values)
+    axes.legend()
+    _loss_axes(axes, drawn)
+
+
+def _losses(axes: Axes, runs: Sequence[Run]) -> None:
+    drawn = []
+    for i, run in enumerate(runs):
+        steps, values = run.series("train", "loss")
+        _noisy(axes, steps, values, style.RUNS[i % len(style.RUNS)], "-", run.name)
+        drawn.append(values)
+    _loss_axes(axes, drawn)
+
+
+def _run_handles(runs: Sequence[Run]) -> list[Line2D]:
+    """One legend entry per run, with what must be known of it."""
+    from matplotlib.lines import Line2D
+
+    return [
+        Line2D(
+            [],
+            [],
+            color=style.RUNS[i % len(style.RUNS)],
+            marker=style.MARKERS[i % len(style.MARKERS)],
+            label=", ".join([run.name, *run.caveats]),
+        )
+        for i, run in enumerate(runs)
+    ]
+
+
+def _noisy(
+    axes: Axes, steps: np.ndarray, values: np.ndarray, colour: str, line: str, label: str
+) -> None:
+    """Single values; where there are many, pale behind their running mean."""
+    if len(values) < SMOOTH_FROM:
+        axes.plot(steps, values, line, color=colour, label=label)
+        return
+    axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+    axes.plot(steps, smooth(values, len(values) // 25), line, color=colour, label=label)
+
+
+def _loss_axes(axes: Axes, drawn: Sequence[np.ndarray]) -> None:
+    every = np.concatenate(drawn)
+    every = every[np.isfinite(every)]
+    if every.size and every.min() > 0 and every.max() > 30 * every.min():
+        axes.set_yscale("log")
+    axes.set(title="Training loss", xlabel="step", ylabel="nats per item")
+    style.integer_steps(axes)
+
+
+def _metric(axes: Axes, panel: Panel, runs: Sequence[Run]) -> None:
+    """One validation metric, or two of the same unit, by epoch."""
+    for i, run in enumerate(runs):
+        for key, line in zip(panel.keys, _LINES, strict=False):
+            epochs, values = run.series("valid", key, axis="epoch")
+            colour = style.RUNS[i % len(style.RUNS)]
+            axes.plot(
+                epochs,
+                values,
+                line,
+                color=colour if len(runs) > 1 or key == panel.keys[0] else style.ORANGE,
+                marker=style.MARKERS[i % len(style.MARKERS)] if len(epochs) <= 40 else None,
+            )
+    if panel.level is not None:
+        axes.axhline(panel.level, color=style.GREY, linewidth=1, linestyle=":")
+        axes.annotate(
+            "nominal", (1, panel.level), xycoords=("axes fraction", "data"), ha="right",
+            va="bottom", fontsize=8.5, color=style.GREY,
+        )  # fmt: skip
+    if len(panel.keys) > 1:
+        colours = [style.BLUE, style.ORANGE] if len(runs) == 1 else [style.GREY, style.GREY]
+        for key, line, colour in zip(panel.keys, _LINES, colours, strict=True):
+            axes.plot([], [], line, color=colour, label=_NAMES[key])
+        axes.legend()
+    axes.set(title=panel.title, xlabel="epoch", ylabel=panel.label)
+    style.integer_steps(axes)

@@ -1,0 +1,182 @@
+"""The page of a report: plain HTML beside its pictures, nothing fetched from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from hpcsamp.report.records import Evaluation, Run
+
+CURVES = (
+    "The training loss is the data term plus the KL term (as weighted at that step, warm-up and "
+    "temperature included), per item. Thick lines are running means of the pale ones. Validation "
+    "metrics are those of the posterior predictive."
+)
+CURVES_OF_SEVERAL = (
+    "Training losses are data term plus weighted KL term, per item; thick lines are running means. "
+    "Losses of different kinds or temperatures cannot be compared with each other; validation "
+    "metrics can."
+)
+RELIABILITY = (
+    "Dots: accuracy of the items in a confidence bin at their mean confidence, with 95 % Wilson "
+    "intervals; bars to the diagonal are the calibration gaps. ECE weights the gaps by items; MACE "
+    "is their plain mean over non-empty bins, so that a bin of one item counts as much as a full "
+    "one."
+)
+COVERAGE = (
+    "Fraction of values inside the central interval of each level, of the normal distribution with "
+    "the mean and variance of the posterior predictive."
+)
+ITEMS = (
+    "Sorted by total uncertainty, the entropy of the posterior predictive. Aleatoric: mean entropy "
+    "of the weight samples' predictions. Epistemic: the rest, the mutual information of prediction "
+    "and weights."
+)
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto;
+       padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+table { border-collapse: collapse; } th, td { text-align: left; padding: .2rem 1.2rem .2rem 0;
+       border-bottom: 1px solid #e5e5e5; vertical-align: top; }
+td.n { font-variant-numeric: tabular-nums; }
+td.said { color: #666; }
+figure { margin: 0; } img { max-width: 100%; height: auto; }
+figcaption { color: #555; max-width: 46rem; }
+.caveat { border-left: 4px solid #D55E00; padding-left: .8rem; }
+.tables { overflow-x: auto; }
+"""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of the page: file name within the folder, heading, caption."""
+
+    file: str
+    title: str
+    caption: str
+
+
+def html(
+    runs: Sequence[Run],
+    evaluations: Sequence[Evaluation | None],
+    pictures: Sequence[Picture],
+    notes: Sequence[str],
+) -> str:
+    """The whole page.
+
+    Parameters
+    ----------
+    runs, evaluations
+        The runs, and the evaluation of each or ``None``.
+    pictures
+        In order.
+    notes
+        What was left out.
+    """
+    title = runs[0].name if len(runs) == 1 else "Runs " + ", ".join(r.name for r in runs)
+    body = [f"<h1>{escape(title)}</h1>"]
+    for run in runs:
+        if run.caveats:
+            whose = "" if len(runs) == 1 else f"{run.name}: "
+            body.append(f'<p class="caveat">{escape(whose + ", ".join(run.caveats))}: the results '
+                        f"below are not those of the exact Bayes posterior.</p>")  # fmt: skip
+    body.append(_table("Run", [r.name for r in runs], _facts(runs)))
+    if metrics := _metrics(evaluations):
+        first = next(e for e in evaluations if e is not None)
+        heading = f"Metrics on {first.split}"
+        body.append(_table(heading, [r.name for r in runs], metrics))
+    for picture in pictures:
+        name, heading = escape(picture.file), escape(picture.title)
+        body.append(
+            f'<h2>{heading}</h2>\n<figure><img src="{name}" alt="{heading}">\n'
+            f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
+        )
+    if notes:
+        lines = "".join(f"<li>{escape(note)}</li>" for note in notes)
+        body.append(f"<h2>Left out</h2>\n<ul>{lines}</ul>")
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style></head>\n<body>\n"
+        + "\n".join(body)
+        + "\n</body>\n</html>\n"
+    )
+
+
+Row = tuple[str, list[str], str]  # name, a cell per run, what it is
+
+
+def _facts(runs: Sequence[Run]) -> list[Row]:
+    """What was run, and how fast."""
+
+    def row(name: str, cells: list[Any], said: str = "") -> Row:
+        return name, ["" if c is None else _number(c) for c in cells], said
+
+    s = [r.summary for r in runs]
+    rows = [
+        row("model", [r.setting("model", "name") for r in runs]),
+        row("data", [r.setting("data", "path") for r in runs]),
+        row("method", [r.setting("method", "name") for r in runs]),
+        row("loss", [r.setting("loss", "name") for r in runs]),
+        row("temperature", [r.temperature for r in runs], "factor of the KL; 1 is Bayes"),
+        row("weight samples S", [r.setting("method", "samples") for r in runs], "per step"),
+        row("batch", [r.setting("data", "batch") for r in runs], "items per step, all ranks"),
+        row("seed", [r.setting("seed") for r in runs]),
+        row("steps", [r.get("steps") for r in s]),
+        row("ranks", [_grid(r) for r in s], "data groups × sample ranks"),
+        row("seconds per step", [r.get("seconds_per_step") for r in s], "median"),
+        row("items per second", [r.get("items_per_second") for r in s]),
+        row("peak memory", [r.get("peak_rss_mb") for r in s], "MB, largest rank"),
+        row("parameters", [(r.get("parameters_sha256") or "")[:16] for r in s], "SHA-256, begin"),
+    ]
+    return [r for r in rows if any(r[1])]
+
+
+def _grid(summary: dict[str, Any]) -> str | None:
+    if "world_size" not in summary:
+        return None
+    d, p = summary.get("data_group_size"), summary.get("sample_group_size")
+    return f"{summary['world_size']} = {d} × {p}"
+
+
+def _metrics(evaluations: Sequence[Evaluation | None]) -> list[Row]:
+    from hpcsamp.prediction.metrics import DESCRIPTIONS
+
+    present = [e.metrics for e in evaluations if e is not None]
+    names = list(dict.fromkeys(name for m in present for name in m))
+    rows = [
+        (
+            name,
+            ["" if e is None or e.metrics.get(name) is None else _number(e.metrics[name])
+             for e in evaluations],
+            DESCRIPTIONS.get(name, ""),
+        )
+        for name in names
+    ]  # fmt: skip
+    if present:
+        samples = [str(e.samples) if e is not None else "" for e in evaluations]
+        rows.append(("samples", samples, "weight samples of the posterior predictive"))
+    return rows
+
+
+def _table(heading: str, runs: Sequence[str], rows: Sequence[Row]) -> str:
+    lines = []
+    if len(runs) > 1:
+        cells = "".join(f"<th>{escape(name)}</th>" for name in runs)
+        lines.append(f"<tr><th></th>{cells}<th></th></tr>")
+    for name, values, said in rows:
+        cells = "".join(f'<td class="n">{escape(value)}</td>' for value in values)
+        cells += f'<td class="said">{escape(said)}</td>'
+        lines.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
+    inside = "\n".join(lines)
+    return f'<h2>{escape(heading)}</h2>\n<div class="tables"><table>\n{inside}\n</table></div>'
+
+
+def _number(value: Any) -> str:
+    """Four digits of a fraction; whole numbers as they are."""
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
+    return str(value)

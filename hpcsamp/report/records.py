@@ -1,0 +1,222 @@
+"""A run folder, read for a report.
+
+The configuration is read as plain TOML, not by today's schema: a report of an old run must not fail
+because a key has since been renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcsamp.errors import HpcsampError, UsageError
+
+
+class MissingMaterialError(HpcsampError):
+    """A picture that a run has no material for; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluated split.
+
+    Attributes
+    ----------
+    split, samples, metrics, reliability
+        As in ``evaluation/SPLIT.json``; the metrics are those of
+        :data:`hpcsamp.prediction.metrics.DESCRIPTIONS`.
+    items
+        ``evaluation/SPLIT.h5``, where one item's numbers are, or ``None``.
+    """
+
+    split: str
+    samples: int
+    metrics: dict[str, float]
+    reliability: dict[str, list[float]]
+    items: Path | None
+
+    def bins(self, *names: str) -> list[np.ndarray]:
+        """Arrays of the reliability table; null is NaN.
+
+        Raises
+        ------
+        MissingMaterialError
+            If the evaluation has no such table.
+        """
+        if missing := set(names) - set(self.reliability):
+            raise MissingMaterialError(
+                f"no reliability bins in evaluation/{self.split}.json "
+                f"(no {', '.join(sorted(missing))})"
+            )
+        return [np.asarray(self.reliability[name], float) for name in names]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    config
+        ``config.toml`` as a table.
+    events
+        The lines of ``metrics.jsonl``, in the order they were written.
+    summary
+        ``summary.json``; empty while the run goes on.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    events: list[dict[str, Any]]
+    summary: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.resolve().name
+
+    def setting(self, *keys: str, default: Any = None) -> Any:
+        """A value of the configuration, e.g. ``setting("loss", "temperature")``."""
+        value: Any = self.config
+        for key in keys:
+            if not isinstance(value, dict) or key not in value:
+                return default
+            value = value[key]
+        return value
+
+    @property
+    def temperature(self) -> float:
+        """Factor of the KL; only 1 is the Bayes posterior."""
+        return float(self.setting("loss", "temperature", default=1.0))
+
+    @cached_property
+    def caveats(self) -> list[str]:
+        """What a reader must know beside every result of this run; often nothing."""
+        found = []
+        if self.temperature != 1:
+            found.append(f"temperature {self.temperature:g}")
+        if self.setting("loss", "exact", default=True) is False:
+            found.append("approximate loss (exact = false)")
+        return found
+
+    @property
+    def title(self) -> str:
+        """One line for pictures: the name, what was learnt, and the caveats."""
+        model = self.setting("model", "name", default="model")
+        data = Path(self.setting("data", "path", default="data")).name
+        parts = [f"{model} on {data}"]
+        samples = self.setting("method", "samples")
+        if samples:
+            parts.append(f"trained with S = {samples}")
+        return f"{self.name}: {', '.join(parts + self.caveats)}"
+
+    def series(self, event: str, key: str, axis: str = "step") -> tuple[np.ndarray, np.ndarray]:
+        """A value over steps or epochs.
+
+        A resumed run may have written a step twice: the last line counts.
+
+        Parameters
+        ----------
+        event
+            ``"train"``, ``"valid"``, ...
+        key
+            The value, e.g. ``"loss"``. Lines without it are left out; null is NaN.
+        axis
+            ``"step"``, or ``"epoch"``: the number of finished epochs.
+
+        Returns
+        -------
+        tuple of ndarray
+            Positions in ascending order and values, both ``(n,)`` float64.
+        """
+        last: dict[float, float] = {}
+        for line in self.events:
+            if line.get("event") == event and key in line and axis in line:
+                value = line[key]
+                at = line[axis] + (1 if axis == "epoch" else 0)
+                last[at] = math.nan if value is None else float(value)
+        positions = sorted(last)
+        return np.array(positions, float), np.array([last[p] for p in positions], float)
+
+    def evaluation(self, split: str) -> Evaluation | None:
+        """The evaluation of a split, or ``None`` if there is none yet.
+
+        Raises
+        ------
+        UsageError
+            If its file is damaged.
+        """
+        file = self.path / "evaluation" / f"{split}.json"
+        if not file.is_file():
+            return None
+        table = _json(file)
+        try:
+            return Evaluation(
+                split=table["split"],
+                samples=int(table["samples"]),
+                metrics=table["metrics"],
+                reliability=table.get("reliability") or {},
+                items=h5 if (h5 := file.with_suffix(".h5")).is_file() else None,
+            )
+        except KeyError as e:
+            raise UsageError(f"{file} has no {e.args[0]!r}; run hpcsamp evaluate again") from None
+
+
+def read_run(path: str | Path) -> Run:
+    """Read a run folder; one that is still running will do.
+
+    Raises
+    ------
+    UsageError
+        If it is not there, or has no configuration or no line of metrics, or one is damaged.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UsageError(f"no run folder {folder}")
+    if not (folder / "config.toml").is_file():
+        raise UsageError(f"{folder} is not a run folder: it has no config.toml")
+    try:
+        config = tomllib.loads((folder / "config.toml").read_text())
+    except tomllib.TOMLDecodeError as e:
+        raise UsageError(f"{folder / 'config.toml'} is not valid TOML: {e}") from None
+    summary = folder / "summary.json"
+    return Run(
+        path=folder,
+        config=config,
+        events=_events(folder / "metrics.jsonl"),
+        summary=_json(summary) if summary.is_file() else {},
+    )
+
+
+def _events(file: Path) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl``; a last one cut off by a kill is left out."""
+    lines = file.read_text().splitlines() if file.is_file() else []
+    events = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            events.append(json.loads(line))
+        except json.JSONDecodeError as e:
+            if number < len(lines):
+                raise UsageError(f"{file}, line {number} is not valid JSON: {e.msg}") from None
+    if not events:
+        raise UsageError(f"{file.parent} has nothing to report yet: no lines in {file.name}")
+    return events
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        table = json.loads(file.read_text())
+    except json.JSONDecodeError as e:
+        raise UsageError(f"{file} is not valid JSON: {e}") from None
+    if not isinstance(table, dict):
+        raise UsageError(f"{file} is not a JSON object")
+    return table

@@ -1,0 +1,95 @@
+"""How pictures look: one place for colours, fonts, sizes and titles.
+
+Colours are those of Okabe and Ito (2008), which people with any common colour vision can tell
+apart; line styles or markers say the same a second time.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+PINK, SKY, AMBER = "#CC79A7", "#56B4E9", "#E69F00"
+INK, GREY, PALE = "#222222", "#777777", "#DDDDDD"
+#: One per run, in order; repeats after seven.
+RUNS = (BLUE, ORANGE, GREEN, PINK, SKY, AMBER, INK)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+_RC: Any = {
+    "figure.dpi": 100,
+    "savefig.dpi": 160,
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GREY,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": PALE,
+    "grid.linewidth": 0.6,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
+    "lines.linewidth": 1.7,
+    "lines.markersize": 4.5,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Within it, new figures have this package's look; nothing is changed outside."""
+    with mpl.rc_context(_RC):
+        yield
+
+
+def figure(width: float, height: float, dense: bool = False) -> Figure:
+    """An empty figure of that many inches, drawn to files alone (no display is touched).
+
+    With ``dense``, rows of axes stand close to each other.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    pads: Any = {"h_pad": 0.015, "hspace": 0.0} if dense else {}
+    fig = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(**pads))
+    FigureCanvasAgg(fig)
+    return fig
+
+
+def heading(fig: Figure, *lines: str) -> None:
+    """A title of several lines at the left of the figure; what is too long goes on below."""
+    characters = int(fig.get_figwidth() * 11.5)
+    text = "\n".join(textwrap.fill(line, characters) for line in lines)
+    fig.suptitle(text, x=0.012, ha="left", fontsize=10.5, color=INK, linespacing=1.4)
+
+
+def integer_steps(axes: Axes) -> None:
+    """Ticks of the horizontal axis at whole numbers: there is no half epoch to evaluate."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+
+
+def save(fig: Figure, path: Path) -> Path:
+    """Write a PNG."""
+    fig.savefig(path, facecolor="white")
+    return path
