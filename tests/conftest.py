@@ -1,0 +1,120 @@
+"""What the tests share: small runs, mpirun with a time limit, and faults put in from outside."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@dataclass
+class Done:
+    """An ended command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def errors(self) -> list[str]:
+        """The lines that hpcsamp says of errors."""
+        return [line for line in self.err.splitlines() if line.startswith("hpcsamp: error")]
+
+
+def launch(ranks: int, *arguments: str, timeout: float = 60, cwd: Path | None = None) -> Done:
+    """Run ``python ARGUMENTS`` on some ranks; a job that hangs fails the test."""
+    mpirun = shutil.which("mpirun")
+    if mpirun is None:
+        pytest.skip("mpirun was not found")
+    command = [sys.executable, *arguments]
+    if ranks > 1:
+        command = [mpirun, "-n", str(ranks), *command]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_COMM", "PMIX"))}
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        pytest.fail(f"{command} took more than {timeout} s\n{out}\n{err}")
+    return Done(process.returncode, out, err)
+
+
+@pytest.fixture(scope="session")
+def hpcsamp() -> Callable[..., Done]:
+    """``hpcsamp(ranks, "train", ...)``: the command line on some ranks."""
+
+    def run(ranks: int, *arguments: str, **options: Any) -> Done:
+        return launch(ranks, "-m", "hpcsamp", *map(str, arguments), **options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def script() -> Callable[..., Done]:
+    """``script(ranks, code)``: Python code on some ranks."""
+
+    def run(ranks: int, code: str, **options: Any) -> Done:
+        return launch(ranks, "-c", code, **options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory, hpcsamp: Callable[..., Done]) -> Path:
+    """The digits as shards."""
+    folder = tmp_path_factory.mktemp("data") / "digits"
+    done = hpcsamp(1, "ingest", "digits", "--out", folder)
+    assert done.code == 0, done.err
+    return folder
+
+
+SMALL = """
+seed = 3
+[data]
+path = "{digits}"
+batch = 64
+[model]
+name = "mlp"
+hidden = [16]
+[method]
+samples = 6
+[loss]
+name = "expected_nll"
+kl_warmup_epochs = 1
+[optimizer]
+lr = 5e-3
+[schedule]
+name = "CosineAnnealingLR"
+[training]
+epochs = 2
+precision = "float64"
+log_every = 1
+[evaluation]
+samples = 6
+batch = 90
+"""
+
+
+@pytest.fixture(scope="session")
+def small(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Configuration of a run that takes a second or two."""
+    path = tmp_path_factory.mktemp("config") / "small.toml"
+    path.write_text(SMALL.format(digits=digits))
+    return path

@@ -1,0 +1,93 @@
+"""Transports: sums, maxima, gathers, the gradient, and Horovod's settings."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from hpcsamp.collectives import Alone, FlatGradient, distribute
+from hpcsamp.collectives.horovod import LONGEST_CYCLE, SHORTEST_CYCLE, cycle_time
+
+
+def test_cycle_time_grows_with_the_step_within_bounds():
+    assert cycle_time(0.0) == SHORTEST_CYCLE
+    assert cycle_time(1e9) == LONGEST_CYCLE
+    assert SHORTEST_CYCLE < cycle_time(0.01) < cycle_time(1.0) < LONGEST_CYCLE
+
+
+def test_the_flat_gradient_is_what_autograd_writes():
+    a, b = (torch.nn.Parameter(torch.ones(n)) for n in (2, 3))
+    gradient = FlatGradient([a, b])
+    (a.sum() + 2 * b.sum()).backward()
+    assert gradient.collect().tolist() == [1, 1, 2, 2, 2]
+    a.grad, b.grad = torch.full((2,), 5.0), None  # somebody replaced them
+    assert gradient.collect().tolist() == [5, 5, 0, 0, 0]
+    gradient.zero()
+    assert a.grad.tolist() == [0, 0]
+
+
+def test_a_distributed_optimizer_clips_the_whole_gradient_and_counts_steps():
+    class Counter:
+        step = 0
+
+    p, counter = torch.nn.Parameter(torch.zeros(2)), Counter()
+    optimizer = distribute(torch.optim.SGD([p], lr=1.0), Alone(), counter, clip=1.0)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)  # still a torch optimiser
+    (3 * p[0] + 4 * p[1]).backward()
+    optimizer.step()
+    schedule.step()
+    assert torch.allclose(p.detach(), -torch.tensor([0.6, 0.8]), atol=1e-6)
+    assert counter.step == 1
+    optimizer.zero_grad()
+    assert p.grad.tolist() == [0, 0]
+
+
+@pytest.mark.mpi(ranks=[2, 4], timeout=60, unit="s")
+def test_exchanges(mpi_ranks, comm):
+    from hpcsamp.collectives import choose
+    from hpcsamp.topology import init
+
+    topology = init(2)
+    ranks = torch.tensor(topology.grid.groups[topology.data_rank]).double()
+    for name in ("mpi", "horovod"):
+        c = choose(topology, name)
+        mine = torch.full((3,), float(topology.rank)).double().requires_grad_()
+        total = c.sum_over_samples(mine)
+        assert torch.equal(total.detach(), ranks.sum().expand(3))
+        (total * torch.arange(3.0)).sum().backward()
+        assert mine.grad.tolist() == [0, 1, 2]  # identity, not a sum over ranks
+        assert c.max_over_samples(mine).tolist() == [ranks.max()] * 3
+        counts = [1, 2]
+        rows = torch.full((counts[topology.sample_rank], 2), float(topology.rank)).requires_grad_()
+        gathered = c.gather_over_samples(rows, counts)
+        assert gathered[:, 0].tolist() == [ranks[0], ranks[1], ranks[1]]
+        gathered.square().sum().backward()
+        assert torch.equal(rows.grad, 2 * rows.detach())
+        flat = torch.full((5,), float(topology.rank))
+        c.reduce_gradient_(flat)
+        assert flat.tolist() == [sum(range(mpi_ranks)) / topology.data_size] * 5
+        half = torch.ones(3, dtype=torch.bfloat16)
+        c.group_sum_(half)
+        assert half.tolist() == [2, 2, 2]
+
+
+@pytest.mark.mpi(ranks=2, timeout=60, unit="s")
+def test_without_horovod_auto_says_so_and_uses_mpi(comm, monkeypatch, capfd):
+    from hpcsamp.collectives import choose
+    from hpcsamp.errors import UsageError
+    from hpcsamp.topology import init
+
+    topology = init()
+    if comm.Get_rank() == 1:  # broken on one rank is broken for all
+        monkeypatch.setitem(sys.modules, "horovod", None)
+        monkeypatch.setitem(sys.modules, "horovod.torch", None)
+    assert choose(topology, "auto").name == "mpi"
+    said = capfd.readouterr().err
+    assert said.count("Horovod cannot be used") == (1 if comm.Get_rank() == 0 else 0)
+    assert len(said.strip().splitlines()) <= 1
+    with pytest.raises(UsageError, match="Horovod cannot be used"):
+        choose(topology, "horovod")
+    with pytest.raises(UsageError, match="must be"):
+        choose(topology, "nccl")

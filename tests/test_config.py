@@ -1,0 +1,72 @@
+"""Configurations: checked, with suggestions."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+
+from hpcsamp import config
+from hpcsamp.errors import UsageError
+
+MINIMAL = {"data": {"path": "d"}, "model": {"name": "mlp"}}
+
+
+def refused(table):
+    with pytest.raises(UsageError) as e:
+        config.check(table, "x.toml")
+    assert "\n" not in str(e.value)
+    return str(e.value)
+
+
+def test_misspelt_keys_get_a_suggestion():
+    assert "did you mean 'data.batch'?" in refused({**MINIMAL, "data": {"path": "d", "bach": 3}})
+    assert "did you mean 'method.samples'" in refused({**MINIMAL, "samples": 16})
+    assert "did you mean 'optimizer'" in refused({**MINIMAL, "optimiser": {}})
+
+
+def test_a_wrong_value_names_its_key_and_the_value():
+    assert "data.batch = 0" in refused({**MINIMAL, "data": {"path": "d", "batch": 0}})
+    assert "data is missing" in refused({"model": {"name": "mlp"}})
+    message = refused({**MINIMAL, "training": {"precision": "float16"}})
+    assert "training.precision = 'float16'" in message
+    assert "bfloat16" in message
+
+
+def test_several_faults_are_one_line():
+    message = refused({**MINIMAL, "data": {"batch": 0}})
+    assert "data.batch" in message
+    assert "data.path" in message
+
+
+def test_what_is_written_reads_back_the_same():
+    made = config.check({**MINIMAL, "optimizer": {"name": "SGD", "momentum": 0.9}})
+    assert config.check(tomllib.loads(config.to_toml(made))) == made
+    assert made.optimizer.arguments == {"lr": 1e-3, "momentum": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("a.b=1e-3", 1e-3), ("a.b=[1, 2]", [1, 2]), ("a.b=cosine", "cosine"), ('a.b="x"', "x")],
+)
+def test_overrides_are_toml_or_words(text, value):
+    assert config.apply_overrides({"a": {"c": 1}}, [text]) == {"a": {"b": value, "c": 1}}
+
+
+@pytest.mark.parametrize("text", ["a.b", "=3", "data.path.x=1"])
+def test_overrides_that_are_none_are_refused(text):
+    with pytest.raises(UsageError):
+        config.apply_overrides({"data": {"path": "d"}}, [text])
+
+
+@pytest.mark.parametrize("name", config.named_configs())
+def test_configurations_of_the_package_are_valid(name):
+    assert config.load(name).seed >= 0
+
+
+def test_an_unknown_configuration_lists_the_known(tmp_path):
+    with pytest.raises(UsageError, match="vit-digits"):
+        config.load("vit-digit")
+    (tmp_path / "bad.toml").write_text("a = ")
+    with pytest.raises(UsageError, match="not valid TOML"):
+        config.load(tmp_path / "bad.toml")

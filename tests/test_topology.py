@@ -1,0 +1,97 @@
+"""The grid: planned without MPI, then made with it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from hpcsamp.errors import HpcsampError, UsageError
+from hpcsamp.topology import Grid, plan_grid, share, share_samples
+
+
+def test_nodes_share_a_batch_and_split_the_data():
+    grid = plan_grid(["a", "a", "b", "b"], "node")
+    assert grid.groups == ((0, 1), (2, 3))
+    assert (grid.data_size, grid.sample_size) == (2, 2)
+    assert grid.place(3) == (1, 1)
+
+
+def test_ranks_placed_round_robin_over_nodes_are_grouped_by_node():
+    assert plan_grid(["a", "b", "a", "b"], "node").groups == ((0, 2), (1, 3))
+    assert plan_grid(["a", "b", "a", "b"], 2).groups == ((0, 2), (1, 3))
+
+
+@pytest.mark.parametrize(
+    ("samples", "groups"),
+    [("world", ((0, 1, 2),)), ("none", ((0,), (1,), (2,))), (3, ((0, 1, 2),)), (1, ((0,), (1,), (2,)))],
+)
+def test_other_axes(samples, groups):
+    assert plan_grid(["a"] * 3, samples).groups == groups
+
+
+@pytest.mark.parametrize(
+    ("nodes", "samples", "numbers"),
+    [
+        (["a", "a", "b"], "node", ("1", "2")),
+        (["a"] * 4, 3, ("3", "4")),
+        (["a"], "nodes", ("nodes",)),
+        (["a"], 0, ("0",)),
+        (["a"], True, ("True",)),
+        ([], "node", ("0",)),
+    ],
+)
+def test_a_layout_that_does_not_fit_is_refused_with_both_numbers(nodes, samples, numbers):
+    with pytest.raises(UsageError) as e:
+        plan_grid(nodes, samples)
+    assert all(n in str(e.value) for n in numbers)
+
+
+def test_every_rank_of_a_large_grid_has_one_place():
+    nodes = [f"n{i}" for i in range(2500) for _ in range(4)]
+    began = time.perf_counter()
+    grid = plan_grid(nodes)
+    assert time.perf_counter() - began < 1
+    assert sorted(r for g in grid.groups for r in g) == list(range(10_000))
+    assert grid.place(9_999) == (2499, 3)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 4, 7, 16])
+def test_shares_cover_and_are_nearly_equal(parts):
+    shares = [share(16, parts, i) for i in range(parts)]
+    assert [s for r in shares for s in r] == list(range(16))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_fewer_samples_than_ranks_is_refused():
+    with pytest.raises(UsageError, match=r"S = 2 .* P = 3"):
+        share_samples(2, Grid(((0, 1, 2),)), 0)
+
+
+@pytest.mark.mpi(ranks=[1, 3, 4])
+def test_communicators_follow_the_plan(mpi_ranks, comm):
+    from hpcsamp.topology import init
+
+    topology = init(2 if mpi_ranks == 4 else "node")
+    assert topology.size == mpi_ranks
+    expected = plan_grid(["here"] * mpi_ranks, 2 if mpi_ranks == 4 else "node")
+    assert topology.grid == expected
+    assert (topology.data_rank, topology.sample_rank) == expected.place(comm.Get_rank())
+    assert topology.sample_comm.allgather(comm.Get_rank()) == list(
+        expected.groups[topology.data_rank]
+    )
+    assert topology.data_comm.Get_size() == topology.data_size
+
+
+@pytest.mark.mpi(ranks=3)
+def test_ranks_fail_together_with_the_same_line(comm):
+    from hpcsamp.topology import together
+
+    with pytest.raises(HpcsampError) as e, together(comm):
+        if comm.Get_rank() == 1:
+            raise UsageError("only rank 1 saw this")
+    assert str(e.value) == "only rank 1 saw this"
+    assert isinstance(e.value, UsageError)
+    assert e.value.agreed
+    with together(comm):  # and go on together
+        pass
