@@ -2,65 +2,43 @@
 
 from __future__ import annotations
 
+import atexit
+import logging
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
+from hpcsamp.data.batch import Batch, Converter
 from hpcsamp.data.dataset import Dataset
+from hpcsamp.data.group import Group
+from hpcsamp.data.integrity import Checker
 from hpcsamp.data.order import Order, Shuffle, Step, Tail, check_batch
 from hpcsamp.data.plan import ChunkTable, part_of, plan
-from hpcsamp.data.readers import CollectiveReader, DirectReader, Reader, SerialReader
-from hpcsamp.data.shard import check_labels
-from hpcsamp.errors import UsageError
+from hpcsamp.data.prefetch import Prefetcher
+from hpcsamp.data.readers import Reader, ReaderName, choose_reader, make_reader
+from hpcsamp.data.ring import Ring, fit
+from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.topology import together
 
 if TYPE_CHECKING:
     from hpcsamp.topology import Topology
 
-ReaderName = Literal["auto", "collective", "direct", "serial", "broadcast"]
 Verify = Literal["all", "sampled", "off"]
 
-
-@dataclass(frozen=True)
-class Batch:
-    """What a rank works on in one step; ``x, y = batch`` unpacks it.
-
-    Attributes
-    ----------
-    x
-        Inputs, shape ``(B, *x_shape)``, on the rank's device.
-    y
-        Targets, shape ``(B, *y_shape)``: int64 labels or numbers.
-    index
-        Positions in the split, int64 array of shape ``(B,)``.
-    weight
-        1 for items and 0 for padding, shape ``(B,)``.
-    count
-        Items of the step over all data groups, padding not counted: the divisor of a mean.
-    """
-
-    x: torch.Tensor
-    y: torch.Tensor
-    index: np.ndarray
-    weight: torch.Tensor
-    count: int
-
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        return iter((self.x, self.y))
-
-    def __len__(self) -> int:
-        return len(self.index)
+log = logging.getLogger(__name__)
 
 
 class Loader:
     """Batches of a split for every rank of a grid.
 
     The global batch of a step is the same list of items on any grid. The ranks of a sample group
-    get the identical part of it, each having read 1/P of its bytes.
+    get the identical part of it: each fetches 1/P of its bytes into a ring in shared memory, from a
+    prefetch thread. Making, beginning an epoch and closing are collective; a fault on one rank is
+    raised on all of them, at the same batch.
 
     Parameters
     ----------
@@ -83,6 +61,15 @@ class Loader:
         where the set says so (``manifest.normalize_y``).
     dtype
         Type of ``x`` and of numeric ``y``.
+    slots
+        Batches in the ring, where shared memory has room for them.
+
+    Attributes
+    ----------
+    order
+        Which items a step has.
+    waited
+        Seconds that this rank has waited for batches so far.
 
     Raises
     ------
@@ -104,36 +91,131 @@ class Loader:
         verify: Verify = "all",
         normalize: bool = True,
         dtype: torch.dtype = torch.float32,
+        slots: int = 3,
     ):
         self.topology, self.batch = topology, batch
-        self._comm = topology.sample_comm.Dup()
         kind: Shuffle = shuffle if isinstance(shuffle, str) else "global" if shuffle else "none"
         with together(topology.world):
             check_batch(batch, topology.data_size)
             opened = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset, split)
             chunks = opened.chunk_items if kind == "pool" else None
             self.order = Order(opened.count, batch, seed, kind, tail, chunks)
+            reading = choose_reader(opened, reader)
+            self._convert = Converter(opened, topology.device, dtype, normalize)
         self.dataset = opened
         self._tables = [ChunkTable(opened, name) for name in ("x", "y")]
-        self._reader = self._choose(reader)
-        self._convert = Converter(opened, topology.device, dtype, normalize)
+        self._items = batch // topology.data_size
+        self._group = Group(topology)
+        self._reader: Reader = make_reader(reading, opened, self._group)
+        self._ring = self._make_ring(slots)
+        self._checkers = self._make_checkers(verify)
+        self._feed = Prefetcher(
+            self._ring,
+            self._fill,
+            leaders=self._group.leaders,
+            many=self._group.many,
+            exchange=self._exchange if self._group.spans else None,
+            agree=self._reader.agree if self._reader.collective else None,
+            whole=self._group.whole,
+        )
         self._next_epoch = 0
+        self._closed = False
+        # a thread must not outlive MPI; a loader nobody closed is stopped, though not freed
+        atexit.register(self._feed.stop, 10.0)
+        topology.world.Barrier()
+        if topology.is_root:
+            log.info("%s", self.describe())
 
-    def _choose(self, name: ReaderName) -> Reader:
-        filtered = any(t.spec.compression for t in self._tables)
-        if name == "collective":
-            return CollectiveReader(self.dataset, self.topology.sample_comm.Dup())
-        if name == "serial" or filtered:
-            return SerialReader(self.dataset)
-        return DirectReader(self.dataset)
+    # Making -------------------------------------------------------------------------------------
+
+    def _make_ring(self, slots: int) -> Ring:
+        group = self._group
+        sizes = [-(-self._items * t.spec.item_bytes // 64) * 64 for t in self._tables]
+        self._begins = [0, sizes[0]]
+        shared = group.ring_comm.Get_size() > 1
+        leads = shared and group.ring_comm.Get_rank() == 0
+        room = fit(self.topology.node_comm, self.topology.world, sum(sizes), slots, leads)
+        if room.slots < slots and self.topology.is_root:
+            log.warning(
+                "shared memory has %.0f MB free: the ring gets %d batches instead of %d",
+                room.free / 1e6,
+                room.slots,
+                slots,
+            )
+        ring = Ring(group.ring_comm, sum(sizes), room.slots, sum(t.count for t in self._tables))
+        if self.topology.device.type == "cuda":
+            _pin(ring.memory)
+        return ring
+
+    def _make_checkers(self, verify: Verify) -> list[Checker]:
+        if verify == "off":
+            return []
+        group, begin, checkers = self._group, 0, []
+        for table in self._tables:
+            marks = self._ring.marks[begin : begin + table.count]
+            begin += table.count
+            place = (group.position, group.size)
+            checkers.append(Checker(self.dataset, table, marks, *place, verify == "sampled"))
+        return checkers
+
+    # The thread's part --------------------------------------------------------------------------
+
+    def _fill(self, epoch: int, step: int, slot: np.ndarray) -> None:
+        """Fetch this rank's part of a batch into a slot, and verify what is new in it."""
+        group = self._group
+        items = self._part(epoch, step).items
+        self._reader.announce(items)
+        plans = []
+        for table, out in zip(self._tables, self._views(slot), strict=True):
+            own = part_of(table, len(items), group.size, group.position)
+            plans.append(plan(table, items, own))
+            self._reader.fetch(table, plans[-1], out)
+        views = self._views(slot)
+        for checker, requests, out in zip(self._checkers, plans, views, strict=False):
+            checker.check(items, requests, out)
+
+    def _part(self, epoch: int, step: int) -> Step:
+        whole = self.order.step(epoch, step)
+        return whole.part(self.topology.data_rank, self.topology.data_size)
+
+    def _views(self, slot: np.ndarray) -> list[np.ndarray]:
+        """The arrays of a slot, as bytes."""
+        return [
+            slot[begin : begin + self._items * table.spec.item_bytes]
+            for begin, table in zip(self._begins, self._tables, strict=True)
+        ]
+
+    def _exchange(self, slot: np.ndarray) -> None:
+        """Bring the rows that other nodes of the group have read."""
+        for table, out in zip(self._tables, self._views(slot), strict=True):
+            self._group.exchange(out, self._items * table.spec.rows, table.spec.row_bytes)
+
+    # The user's part ----------------------------------------------------------------------------
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps of an epoch."""
         return self.order.steps
 
+    @property
+    def waited(self) -> float:
+        """Seconds that this rank has waited for batches so far."""
+        return self._feed.waited
+
+    def describe(self) -> str:
+        """One line: items, how they are read, and the ring."""
+        group, ring = self._group, self._ring
+        return (
+            f"{self.dataset.path} {self.dataset.split}: {self.dataset.count:,} items, read "
+            f"{self._reader.name}{', exchanged between nodes' if group.spans else ''}, ring of "
+            f"{ring.slots} x {ring.slot_bytes / 1e6:.2f} MB for {ring.size} "
+            f"rank{'s' * (ring.size > 1)}"
+        )
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of an epoch, from any step on, at no cost for the steps before.
+
+        All ranks ask for the same. Beginning another epoch gives this one up.
 
         Parameters
         ----------
@@ -147,41 +229,30 @@ class Loader:
         UsageError, DataError
             The same on every rank.
         """
-        if not 0 <= start <= self.steps_per_epoch:
-            raise UsageError(f"step {start} is outside an epoch of {self.steps_per_epoch} steps")
-        return self._steps(epoch, start)
+        if epoch < 0 or not 0 <= start <= self.steps_per_epoch:
+            raise UsageError(
+                f"epoch {epoch} step {start} is outside epochs of {self.steps_per_epoch} steps"
+            )
+        return self._batches(epoch, start)
 
-    def _steps(self, epoch: int, start: int) -> Iterator[Batch]:
+    def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        job = self._feed.begin(epoch, start, self.steps_per_epoch)
         for number in range(start, self.steps_per_epoch):
-            step = self.order.step(epoch, number)
-            own = step.part(self.topology.data_rank, self.topology.data_size)
-            with together(self.topology.world):
-                parts = self._fetch(own)
-            yield self._convert(own, step.count, *(self._share(*part) for part in parts))
-
-    def _fetch(self, own: Step) -> list[tuple[np.ndarray, ChunkTable]]:
-        size, rank = self._comm.Get_size(), self._comm.Get_rank()
-        found = []
-        if isinstance(self._reader, CollectiveReader):
-            self._reader.announce(own.items)
-        for table in self._tables:
-            out = np.empty(len(own.items) * table.spec.item_bytes, np.uint8)
-            requests = plan(table, own.items, part_of(table, len(own.items), size, rank))
-            self._reader.fetch(table, requests, out)
-            found.append((out, table))
-        return found
-
-    def _share(self, out: np.ndarray, table: ChunkTable) -> np.ndarray:
-        size, spec = self._comm.Get_size(), table.spec
-        items = len(out) // spec.item_bytes
-        if size > 1:
-            from mpi4py import MPI
-
-            parts = [part_of(table, items, size, p) for p in range(size)]
-            counts = [len(part) * spec.row_bytes for part in parts]
-            starts = [part.start * spec.row_bytes for part in parts]
-            self._comm.Allgatherv(MPI.IN_PLACE, [out, counts, starts, MPI.BYTE])
-        return out.view(spec.dtype).reshape(items, *spec.shape)
+            whole = self.order.step(epoch, number)
+            own = whole.part(self.topology.data_rank, self.topology.data_size)
+            slot = self._feed.take(job)
+            x, y = (
+                raw.view(table.spec.dtype).reshape(self._items, *table.spec.shape)
+                for raw, table in zip(self._views(slot), self._tables, strict=True)
+            )
+            try:
+                batch = self._convert(own, whole.count, x, y)
+            except HpcsampError as e:
+                # all ranks of the group look at the same bytes, and so fail alike
+                e.agreed = self._group.whole and not self._group.apart
+                raise
+            self._feed.release()
+            yield batch
 
     def __iter__(self) -> Iterator[Batch]:
         """Epochs 0, 1, 2, ... on successive iterations."""
@@ -192,9 +263,24 @@ class Loader:
         return self.steps_per_epoch
 
     def close(self) -> None:
-        """Close the files; collective over the world."""
+        """Stop the thread, close the files, free the shared memory. Collective, and safe to repeat.
+
+        While an exception that the other ranks have not been told of is on its way, they will not
+        come here: then only what concerns this rank alone is done.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self._feed.stop)
+        error = sys.exception()
+        alone = error is not None and not getattr(error, "agreed", False)
+        if alone and self.topology.size > 1:
+            return
+        self._feed.stop()
         self._reader.close()
         self.dataset.close()
+        self._ring.free()
+        self._group.free()
 
     def __enter__(self) -> Loader:
         return self
@@ -203,55 +289,9 @@ class Loader:
         self.close()
 
 
-class Converter:
-    """Raw items to tensors: device, type, statistics of train.
-
-    Parameters
-    ----------
-    dataset
-        Whose statistics and classes.
-    device, dtype
-        Of the tensors.
-    normalize
-        Whether to standardise.
-    """
-
-    def __init__(self, dataset: Dataset, device: torch.device, dtype: torch.dtype, normalize: bool):
-        self.dataset, self.device, self.dtype = dataset, device, dtype
-        manifest = dataset.manifest
-        self._x = self._scale("x") if normalize else None
-        self._y = self._scale("y") if normalize and manifest.normalize_y else None
-
-    def _scale(self, array: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and 1/std of every channel, shaped to broadcast over items; constants stay 0."""
-        stats, spec = self.dataset.manifest.stats[array], self.dataset.manifest.arrays[array]
-        std = np.asarray(stats.std)
-        shape = (-1, *[1] * (len(spec.shape) - 1)) if spec.shape else ()
-
-        def tensor(values: np.ndarray) -> torch.Tensor:
-            return torch.as_tensor(values.reshape(shape), dtype=self.dtype, device=self.device)
-
-        return tensor(np.asarray(stats.mean)), tensor(1 / np.where(std > 0, std, 1.0))
-
-    def __call__(self, own: Step, count: int, x: np.ndarray, y: np.ndarray) -> Batch:
-        """The batch of a rank from raw items."""
-        if self.dataset.classes is not None:
-            check_labels(y, self.dataset.classes, f"{self.dataset.path} {self.dataset.split}")
-            target = torch.from_numpy(y).to(self.device, torch.int64)
-        else:
-            target = self._number(y, self._y)
-        return Batch(
-            x=self._number(x, self._x),
-            y=target,
-            index=own.items,
-            weight=torch.as_tensor(own.weight, dtype=self.dtype, device=self.device),
-            count=count,
-        )
-
-    def _number(
-        self, raw: np.ndarray, scale: tuple[torch.Tensor, torch.Tensor] | None
-    ) -> torch.Tensor:
-        values = torch.from_numpy(raw).to(self.device).to(self.dtype)
-        if scale is not None:
-            values = (values - scale[0]).mul_(scale[1])
-        return values
+def _pin(memory: np.ndarray) -> None:
+    """Register a ring with the GPU driver, so that copies from it are asynchronous."""
+    address, size = memory.__array_interface__["data"][0], memory.nbytes
+    code = int(torch.cuda.cudart().cudaHostRegister(address, size, 0))
+    if code != 0:
+        log.warning("the ring could not be pinned (CUDA error %d): copies will be slower", code)

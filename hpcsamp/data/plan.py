@@ -41,6 +41,12 @@ class ChunkTable:
         """Chunks of the split."""
         return int(self.base[-1])
 
+    def chunks_of(self, items: np.ndarray) -> np.ndarray:
+        """The (first) chunk of every item, counted through the split; int64 of shape ``(b,)``."""
+        shard = np.searchsorted(self.firsts, items, side="right") - 1
+        group = (items - self.firsts[shard]) // self.spec.items_per_chunk
+        return self.base[shard] + group * self.spec.chunks_per_item
+
 
 @dataclass(frozen=True)
 class Requests:

@@ -8,18 +8,22 @@ reads on the group's communicator, for file systems that like few large requests
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import h5py
 import numpy as np
 
+from hpcsamp.data.agreement import agree
 from hpcsamp.data.dataset import Dataset
 from hpcsamp.data.plan import ChunkTable, Requests
 from hpcsamp.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from mpi4py import MPI
+
+    from hpcsamp.data.group import Group
 
 OPEN_FILES = 128
 """Shards that a rank keeps open at a time."""
@@ -28,11 +32,62 @@ CHUNK_CACHE_BYTES = 64 * 2**20
 """Decoded chunks that the serial reader keeps."""
 
 
-class Reader(Protocol):
-    """What fetches."""
+ReaderName = Literal["auto", "direct", "serial", "collective", "broadcast"]
+
+
+def choose_reader(dataset: Dataset, wanted: ReaderName) -> ReaderName:
+    """Which reader a split gets: the one asked for if it can serve, else the fastest that can.
+
+    ``"auto"`` is ``direct`` for unfiltered chunks and ``serial`` for compressed ones. A group that
+    spans nodes exchanges what its nodes have read whatever the reader is; ``"broadcast"`` names
+    that and chooses as ``"auto"`` does.
+
+    Raises
+    ------
+    UsageError
+        If the reader asked for cannot read this set, or this h5py is not parallel.
+    """
+    filters = {s.compression for s in dataset.manifest.arrays.values() if s.compression}
+    if wanted == "direct" and filters:
+        raise UsageError(
+            f'data.reader = "direct" reads unfiltered chunks, but those of {dataset.path} are '
+            f'compressed ({", ".join(sorted(filters))}); choose "serial" or "auto"'
+        )
+    if wanted == "collective" and not h5py.get_config().mpi:
+        raise UsageError(
+            'data.reader = "collective" needs an h5py that was built with MPI; choose "auto", or '
+            "build it as envs/build_wheels.sh does"
+        )
+    if wanted in ("auto", "broadcast"):
+        return "serial" if filters else "direct"
+    return wanted
+
+
+def make_reader(name: ReaderName, dataset: Dataset, group: Group) -> Reader:
+    """A reader by name, as :func:`choose_reader` gave it."""
+    if name == "collective":
+        return CollectiveReader(dataset, group.sample_comm)
+    return SerialReader(dataset) if name == "serial" else DirectReader(dataset)
+
+
+class Reader(ABC):
+    """What fetches.
+
+    Attributes
+    ----------
+    name
+        As in the configuration.
+    collective
+        Whether all ranks of the group must take part in every call, and so :meth:`agree`.
+    """
 
     name: str
+    collective = False
 
+    def announce(self, items: np.ndarray) -> None:  # noqa: B027 most readers need not know
+        """Tell the items of the whole batch (positions in the split) before it is fetched."""
+
+    @abstractmethod
     def fetch(self, table: ChunkTable, requests: Requests, out: np.ndarray) -> None:
         """Put every piece at its place.
 
@@ -51,11 +106,16 @@ class Reader(Protocol):
             Naming the shard.
         """
 
+    def agree(self, error: BaseException | None) -> BaseException | None:
+        """Make all ranks of the group fail if one has."""
+        return error
+
+    @abstractmethod
     def close(self) -> None:
         """Close all files."""
 
 
-class DirectReader:
+class DirectReader(Reader):
     """Positional reads (``preadv``) straight into the batch."""
 
     name = "direct"
@@ -107,7 +167,7 @@ class DirectReader:
             os.close(self._files.popitem()[1])
 
 
-class SerialReader:
+class SerialReader(Reader):
     """HDF5 reads of whole chunks, decompressed, the last ones kept."""
 
     name = "serial"
@@ -144,7 +204,7 @@ class SerialReader:
         self._bytes = 0
 
 
-class CollectiveReader:
+class CollectiveReader(Reader):
     """MPI-IO collective HDF5 reads: all ranks of a group take part in every call.
 
     Parameters
@@ -152,20 +212,13 @@ class CollectiveReader:
     dataset
         The split.
     comm
-        The group's communicator, used by nothing else.
-    everyone
-        Shards with a piece of the batch for some rank must be read by every rank; :meth:`announce`
-        tells which.
+        The group's communicator, used by nothing else while a fetch is going on.
     """
 
     name = "collective"
+    collective = True
 
     def __init__(self, dataset: Dataset, comm: MPI.Comm):
-        if not h5py.get_config().mpi:
-            raise UsageError(
-                'reader = "collective" needs an h5py that was built with MPI; choose "auto", '
-                "or build it as envs/build_wheels.sh does"
-            )
         self.dataset, self.comm = dataset, comm
         self._shards: np.ndarray = np.empty(0, np.int64)
         self._files: dict[int, h5py.File] = {}
@@ -174,7 +227,7 @@ class CollectiveReader:
         self._transfer.set_dxpl_mpio(h5py.h5fd.MPIO_COLLECTIVE)
 
     def announce(self, items: np.ndarray) -> None:
-        """Tell the items of the whole batch: every rank reads from each of their shards."""
+        """Every rank reads from each shard that has an item of the batch."""
         self._shards = np.unique(np.searchsorted(self.dataset.firsts, items, side="right") - 1)
 
     def _file(self, shard: int) -> h5py.File:
@@ -224,6 +277,10 @@ class CollectiveReader:
         for i, box in zip(own.tolist(), back.reshape(-1).tolist(), strict=True):
             dest = int(r.dest[i])
             out[dest : dest + int(sizes[box])] = buffer[begin[box] : begin[box + 1]]
+
+    def agree(self, error: BaseException | None) -> BaseException | None:
+        """Collective over the group: the others' next read would wait for a rank that failed."""
+        return agree(self.comm, error)
 
     def close(self) -> None:
         """Close all files; collective over the group."""

@@ -1,0 +1,86 @@
+"""Checksums on first read: each chunk once, by one rank of the group, before its batch is used."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hpcsamp.data.dataset import Dataset
+from hpcsamp.data.plan import ChunkTable, Requests
+
+SAMPLED = 16
+"""``verify = "sampled"`` checks one chunk in this many."""
+
+
+class Checker:
+    """Verifies the chunks of one array as they are first touched.
+
+    Small items: many batches touch a chunk, so it is read whole once, by rank ``chunk % size``.
+    Large items: a chunk belongs to one item, and the rank that fetches its beginning checks it,
+    from what it has just fetched if that is all of the chunk.
+
+    Parameters
+    ----------
+    dataset, table
+        The split and where its chunks lie.
+    marks
+        One byte per chunk, seen by all ranks of the group: 1 once verified.
+    rank, size
+        This rank's place in the group.
+    sampled
+        Check one chunk in :data:`SAMPLED` (always the same ones): the others are marked at once.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        table: ChunkTable,
+        marks: np.ndarray,
+        rank: int,
+        size: int,
+        sampled: bool,
+    ):
+        self.dataset, self.table, self.marks = dataset, table, marks
+        self.rank, self.size = rank, size
+        if sampled:
+            # Fibonacci hashing spreads the chosen chunks over all shards.
+            mixed = np.arange(table.count, dtype=np.uint64) * np.uint64(0x9E37_79B9_7F4A_7C15)
+            marks[(mixed >> np.uint64(32)) % np.uint64(SAMPLED) != 0] = 1
+
+    def check(self, items: np.ndarray, requests: Requests, out: np.ndarray) -> None:
+        """Verify what a batch touches for the first time.
+
+        Parameters
+        ----------
+        items
+            Positions in the split of the whole batch.
+        requests
+            What this rank has fetched.
+        out
+            The batch's array as bytes, with this rank's part in place.
+
+        Raises
+        ------
+        DataError
+            Naming file, chunk and items.
+        """
+        if self.table.spec.items_per_chunk > 1:
+            chunks = self.table.chunks_of(items)
+            new = chunks[(self.marks[chunks] == 0) & (chunks % self.size == self.rank)]
+            for chunk in np.unique(new).tolist():
+                self._check(chunk, None)
+            return
+        begins = np.flatnonzero((requests.within == 0) & (self.marks[requests.chunk] == 0))
+        for i in begins.tolist():
+            dest, size = int(requests.dest[i]), int(requests.size[i])
+            self._check(int(requests.chunk[i]), out[dest : dest + size])
+
+    def _check(self, chunk: int, fetched: np.ndarray | None) -> None:
+        shard = int(np.searchsorted(self.table.base, chunk, side="right") - 1)
+        number = chunk - int(self.table.base[shard])
+        reader = self.dataset.reader(shard)
+        items, rows = reader.box(self.table.array, number)
+        whole = (items.stop - items.start) * (rows.stop - rows.start) * self.table.spec.row_bytes
+        if fetched is None or len(fetched) != whole:
+            fetched = reader.read_chunk(self.table.array, number)
+        reader.check(self.table.array, number, fetched)
+        self.marks[chunk] = 1

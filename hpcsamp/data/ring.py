@@ -1,0 +1,221 @@
+"""A ring of batches in shared memory: the ranks of a group on one node fill each slot together.
+
+Every rank has a row of counters in the same MPI shared-memory window. A rank that has put its part
+of batch ``n`` into slot ``n % slots`` raises its own ``FILLED``; the batch is there once all have,
+and its slot is free again once all have raised ``TAKEN``. Nobody writes another's counters, so
+there is neither a lock nor a message: ``Win.Sync`` orders memory before a counter is raised and
+after it was seen.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hpcsamp.errors import UsageError
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+FILLED, TAKEN, FAULT, JOB, EPOCH, START, PUBLISHED, CLOSED = range(8)
+"""Columns of a rank's counters: one cache line of int64."""
+
+TEXT_BYTES = 1024
+"""Room for what went wrong on a rank."""
+
+SHARED_MEMORY = "/dev/shm"
+"""Where MPI implementations on Linux put shared windows."""
+
+# Gives the core to another rank, and (through ctypes) the interpreter to another thread.
+_give_way = ctypes.CDLL(None).sched_yield
+
+
+def wait(done: Callable[[], bool], patient: bool = False) -> None:
+    """Poll until something is done.
+
+    Parameters
+    ----------
+    done
+        Cheap and free of side effects.
+    patient
+        Sleep from the beginning: the answer is not urgent.
+    """
+    if not patient:
+        for _ in range(50):
+            if done():
+                return
+            _give_way()
+    pause = 5e-5
+    while not done():
+        time.sleep(pause)
+        pause = min(pause * 1.5, 2e-3 if patient else 2.5e-4)
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a ring needs and what there is.
+
+    Attributes
+    ----------
+    slots
+        Slots that fit.
+    needed
+        Bytes of shared memory that the rings of this node take with these slots.
+    free
+        Bytes there were.
+    """
+
+    slots: int
+    needed: int
+    free: int
+
+
+def shared_memory_free() -> int:
+    """Free bytes of shared memory on this node; a write beyond them would be a bus error."""
+    try:
+        found = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return 2**62  # not Linux: the window's own allocation will tell
+    return found.f_bavail * found.f_frsize
+
+
+def fit(node_comm: MPI.Comm, world: MPI.Comm, slot_bytes: int, slots: int, leads: bool) -> Room:
+    """How many slots every ring of the job can have. Collective.
+
+    Parameters
+    ----------
+    node_comm, world
+        Ranks of the node and of the job.
+    slot_bytes
+        Bytes of one slot of this rank's ring.
+    slots
+        Slots wanted.
+    leads
+        Whether this rank allocates a ring in shared memory for its group.
+
+    Raises
+    ------
+    UsageError
+        On every rank, if not even two slots fit somewhere.
+    """
+    from mpi4py import MPI
+
+    each = node_comm.allreduce(slot_bytes if leads else 0)
+    free = node_comm.bcast(shared_memory_free())
+    fits = slots if each * slots <= free * 0.95 else int(free * 0.95 // each)
+    fewest, _ = world.allreduce((fits, world.Get_rank()), op=MPI.MINLOC)
+    if fewest < 2:
+        told = None
+        if fits == fewest:
+            told = (
+                f"{SHARED_MEMORY} on {MPI.Get_processor_name()} has {free / 1e6:,.1f} MB free, but "
+                f"two batches of its sample groups need {2 * each / 1e6:,.1f} MB; "
+                "choose a smaller data.batch or mount it larger"
+            )
+        error = UsageError(next(t for t in world.allgather(told) if t))
+        error.agreed = world.Get_size() == MPI.COMM_WORLD.Get_size()
+        raise error
+    return Room(fewest, each * fewest, free)
+
+
+class Ring:
+    """Slots, counters and flags that the ranks of ``comm`` (all on one node) share.
+
+    Parameters
+    ----------
+    comm
+        The ranks; a ring of one rank uses its own memory. Collective.
+    slot_bytes
+        Bytes of a slot.
+    slots
+        Number of slots.
+    marks
+        Number of one-byte marks that all ranks see (chunks that were verified).
+    """
+
+    def __init__(self, comm: MPI.Comm, slot_bytes: int, slots: int, marks: int):
+        from mpi4py import MPI
+
+        self.comm, self.slots = comm, slots
+        self.size, self.rank = comm.Get_size(), comm.Get_rank()
+        self.slot_bytes = -(-slot_bytes // 4096) * 4096
+        rows = self.size * 64
+        texts = self.size * TEXT_BYTES
+        head = -(-(rows + texts + marks) // 4096) * 4096
+        total = head + slots * self.slot_bytes + 4096
+        self._window: MPI.Win | None = None
+        if self.size == 1:
+            raw = np.zeros(total, np.uint8)
+        else:
+            own = total if self.rank == 0 else 0
+            self._window = MPI.Win.Allocate_shared(own, 1, comm=comm)  # type: ignore[arg-type]
+            self._window.Lock_all(MPI.MODE_NOCHECK)
+            held, _ = self._window.Shared_query(0)
+            raw = np.frombuffer(held, np.uint8)  # type: ignore[call-overload]
+        # The window begins anywhere; pages are what a GPU driver pins.
+        start = -raw.__array_interface__["data"][0] % 4096
+        raw = raw[start : start + total - 4096]
+        self.counters = raw[:rows].view(np.int64).reshape(self.size, 8)
+        self._texts = raw[rows : rows + texts].reshape(self.size, TEXT_BYTES)
+        self.marks = raw[rows + texts : rows + texts + marks]
+        self.memory = raw[head:]
+        if self.size > 1 and self.rank == 0:
+            raw[:head] = 0
+        self.sync()
+        comm.Barrier()
+        self.sync()
+
+    def sync(self) -> None:
+        """Order memory: before raising a counter, and after seeing one raised."""
+        if self._window is not None:
+            self._window.Sync()
+
+    def slot(self, number: int) -> np.ndarray:
+        """The slot of batch ``number``: uint8 of shape ``(slot_bytes,)``."""
+        begin = number % self.slots * self.slot_bytes
+        return self.memory[begin : begin + self.slot_bytes]
+
+    def post(self, column: int, value: int) -> None:
+        """Set one of this rank's counters, after everything written before it."""
+        self.sync()
+        self.counters[self.rank, column] = value
+        self.sync()
+
+    def least(self, column: int) -> int:
+        """The smallest of all ranks' counters."""
+        return int(self.counters[:, column].min())
+
+    def fail(self, number: int, told: tuple[str, str]) -> None:
+        """Tell the others that batch ``number`` cannot be had, and why: kind and message."""
+        kind, message = told
+        raw = json.dumps([kind, message])
+        while len(raw.encode()) > TEXT_BYTES:
+            message = message[: len(message) - 64] + "..."
+            raw = json.dumps([kind, message])
+        text = self._texts[self.rank]
+        text[:] = 0
+        text[: len(raw.encode())] = np.frombuffer(raw.encode(), np.uint8)
+        self.post(FAULT, number + 1)
+
+    def fault(self, number: int, rank: int) -> tuple[str, str] | None:
+        """What went wrong on a rank at batch ``number`` or before."""
+        failed = int(self.counters[rank, FAULT])
+        if not 0 < failed <= number + 1:
+            return None
+        self.sync()
+        kind, message = json.loads(self._texts[rank].tobytes().rstrip(b"\0").decode())
+        return kind, message
+
+    def free(self) -> None:
+        """Give the memory back; collective over the ring."""
+        if self._window is not None:
+            self._window.Unlock_all()
+            self._window.Free()
+            self._window = None
