@@ -158,7 +158,7 @@ def _metric(axes: Axes, panel: Panel, runs: Sequence[Run]) -> None:
     if panel.level is not None:
         axes.axhline(panel.level, color=style.GREY, linewidth=1, linestyle=":")
         axes.annotate(
-            "nominal", (1, panel.level), xycoords=("axes fraction", "data"), ha="right",
+            "nominal", (0.01, panel.level), xycoords=("axes fraction", "data"), ha="left",
             va="bottom", fontsize=8.5, color=style.GREY,
         )  # fmt: skip
     if len(panel.keys) > 1:

@@ -61,11 +61,11 @@ def reliability_diagram(run: Run, evaluation: Evaluation) -> Figure:
 
 def coverage_diagram(run: Run, evaluation: Evaluation) -> Figure:
     """How many values the central predictive intervals hold, against how many they should."""
-    nominal, observed = evaluation.bins("level", "coverage")
+    nominal, observed = evaluation.bins("level", "coverage")  # the last level, 1, holds all
     fig = style.figure(4.7, 4.9)
     axes = fig.subplots()
     axes.plot([0, 1], [0, 1], color=style.GREY, linewidth=1, linestyle="--")
-    axes.plot(nominal, observed, "o-", color=style.BLUE)
+    axes.plot(nominal[:-1], observed[:-1], "o-", color=style.BLUE)
     for text, at, ha, va in (
         ("too wide", (0.04, 0.96), "left", "top"),
         ("too narrow", (0.96, 0.04), "right", "bottom"),

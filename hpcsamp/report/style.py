@@ -77,7 +77,7 @@ def figure(width: float, height: float, dense: bool = False) -> Figure:
 
 def heading(fig: Figure, *lines: str) -> None:
     """A title of several lines at the left of the figure; what is too long goes on below."""
-    characters = int(fig.get_figwidth() * 11.5)
+    characters = int(fig.get_figwidth() * 12.5)
     text = "\n".join(textwrap.fill(line, characters) for line in lines)
     fig.suptitle(text, x=0.012, ha="left", fontsize=10.5, color=INK, linespacing=1.4)
 
