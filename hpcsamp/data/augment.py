@@ -1,0 +1,306 @@
+"""Random views of training items, after the batch is shared: vectorised, keyed, reproducible.
+
+Every draw is a function of (seed, epoch, item, sample) alone: a view depends neither on the grid nor
+on the batch an item came in, nor on what was drawn before. Crops, flips and shifts are our own
+because torchvision draws once per batch; with the same offsets they equal its functional ones. The
+paper augments per GPU (``share = "rank"``, section 6.1) and compares with ``"all"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+import torch
+
+from hpcsamp.errors import UsageError
+from hpcsamp.streams import Purpose, key
+
+if TYPE_CHECKING:
+    from hpcsamp.config import AugmentSection
+    from hpcsamp.data.dataset import Dataset
+    from hpcsamp.topology import Topology
+
+Share = Literal["sample", "rank", "all"]
+
+TOP, LEFT, FLIP, SHIFT, TRANSFORM = range(5)
+"""What a draw is for; part of the results."""
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """What was drawn, int64 arrays of shape ``(views, B)``.
+
+    Attributes
+    ----------
+    top, left
+        Corner of the crop in the padded image, ``0 .. 2 * crop``.
+    flip
+        1 where mirrored.
+    shift
+        Columns by which the last axis is rolled to the right.
+    """
+
+    top: np.ndarray
+    left: np.ndarray
+    flip: np.ndarray
+    shift: np.ndarray
+
+
+class Augmentation:
+    """Random crop, flip, periodic shift, and any torchvision v2 transforms, in this order.
+
+    Parameters
+    ----------
+    crop
+        Pixels of padding on each side before a crop to the old size; 0 for none.
+    flip
+        Mirror the last axis with probability 1/2.
+    shift
+        Roll the last axis (longitude) by a random number of columns; targets that are fields of the
+        same width go with it.
+    transforms
+        ``torchvision.transforms.v2`` by name and arguments, e.g.
+        ``{"name": "RandomRotation", "degrees": 9}``, or callables. Applied item by item.
+    share
+        ``"sample"``: each weight sample sees a view of its own. ``"rank"``: the samples of a rank
+        share one (depends on the number of ranks, as the paper's). ``"all"``: one view for all.
+    seed
+        The run's seed.
+    rank
+        Place in the sample group, for ``share = "rank"``.
+    fill
+        Value of the padding, a number or one per channel; where inputs are standardised, that of
+        black is ``-mean / std``.
+
+    Raises
+    ------
+    UsageError
+        If a transform is unknown or does not take its arguments.
+    """
+
+    def __init__(
+        self,
+        *,
+        crop: int = 0,
+        flip: bool = False,
+        shift: bool = False,
+        transforms: Sequence[Any] = (),
+        share: Share = "sample",
+        seed: int = 1,
+        rank: int = 0,
+        fill: float | Sequence[float] = 0.0,
+    ):
+        self.crop, self.flip, self.shift = crop, flip, shift
+        self.transforms = [_transform(t) for t in transforms]
+        self.share, self.seed, self.rank = share, seed, rank
+        self.fill = fill
+
+    @classmethod
+    def of(
+        cls, section: AugmentSection, dataset: Dataset, topology: Topology, *, seed: int
+    ) -> Augmentation | None:
+        """What ``[augment]`` asks for on standardised inputs; ``None`` if nothing.
+
+        Raises
+        ------
+        UsageError
+            If items are not images or fields of shape ``(C, H, W)``.
+        """
+        if not section.active:
+            return None
+        if len(dataset.x_shape) != 3:
+            raise UsageError(
+                f"augment needs items of shape (channels, height, width), those of {dataset.path} "
+                f"are {dataset.x_shape}"
+            )
+        mean, std = np.asarray(dataset.stats.mean), np.asarray(dataset.stats.std)
+        return cls(
+            **section.model_dump(),
+            seed=seed,
+            rank=topology.sample_rank,
+            fill=(-mean / np.where(std > 0, std, 1.0)).tolist(),
+        )
+
+    @overload
+    def __call__(
+        self, x: torch.Tensor, index: np.ndarray, *, epoch: int, samples: range, y: None = None
+    ) -> torch.Tensor: ...
+    @overload
+    def __call__(
+        self, x: torch.Tensor, index: np.ndarray, *, epoch: int, samples: range, y: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+    def __call__(
+        self,
+        x: torch.Tensor,
+        index: np.ndarray,
+        *,
+        epoch: int,
+        samples: range,
+        y: torch.Tensor | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Views of a batch.
+
+        Parameters
+        ----------
+        x
+            Items, shape ``(B, C, H, W)``.
+        index
+            Their positions in the split, shape ``(B,)``.
+        epoch
+            Counted from 0.
+        samples
+            Which weight samples the views are for.
+        y
+            Targets; fields ``(B, ..., W)`` are shifted as their inputs are.
+
+        Returns
+        -------
+        torch.Tensor or tuple
+            Shape ``(len(samples), B, C, H, W)``, or ``(B, C, H, W)`` for ``share = "all"``; with
+            ``y`` a pair, where ``y`` gets the axis of samples too if it was shifted.
+        """
+        views = self._views(samples)
+        drawn = self.offsets(index, epoch, samples, x.shape[-1])
+        out = self._move(x, drawn)
+        if self.transforms:
+            out = self._transformed(out, index, epoch, views)
+        targets = y
+        if y is not None and self.shift and y.ndim > 1 and y.shape[-1] == x.shape[-1]:
+            targets = self._finish(_roll(y, drawn.shift), samples)
+        out = self._finish(out, samples)
+        if y is None:
+            return out
+        assert targets is not None
+        return out, targets
+
+    def offsets(self, index: np.ndarray, epoch: int, samples: range, width: int) -> Offsets:
+        """What is drawn for a batch of items of some width; see :class:`Offsets`."""
+        views = self._views(samples)
+
+        def draw(purpose: int, count: int) -> np.ndarray:
+            return self._uniform(index, epoch, views, purpose, count)
+
+        edge = 2 * self.crop + 1
+        return Offsets(
+            top=draw(TOP, edge),
+            left=draw(LEFT, edge),
+            flip=draw(FLIP, 2 if self.flip else 1),
+            shift=draw(SHIFT, width if self.shift else 1),
+        )
+
+    def _views(self, samples: range) -> np.ndarray:
+        """Keys of the views to make: samples, this rank, or one for all."""
+        if self.share == "all":
+            return np.zeros(1, np.uint64)
+        if self.share == "rank":
+            return np.asarray([self.rank], np.uint64)
+        return np.asarray(samples, np.uint64)
+
+    def _finish(self, views: torch.Tensor, samples: range) -> torch.Tensor:
+        if self.share == "all":
+            return views[0]
+        return views.expand(len(samples), *views.shape[1:]) if self.share == "rank" else views
+
+    def _bits(self, index: np.ndarray, epoch: int, views: np.ndarray, purpose: int) -> np.ndarray:
+        """64 random bits per view and item, shape ``(views, B)``."""
+        start = np.uint64(key(self.seed, Purpose.AUGMENT, epoch, purpose))
+        by_item = _mix(start ^ _mix(np.asarray(index, np.uint64)))
+        return _mix(by_item[None, :] ^ _mix(views + np.uint64(0x632B_E59B_D9B4_E019))[:, None])
+
+    def _uniform(
+        self, index: np.ndarray, epoch: int, views: np.ndarray, purpose: int, count: int
+    ) -> np.ndarray:
+        """Whole numbers ``0 .. count - 1``, int64 of shape ``(views, B)``."""
+        if count == 1:
+            return np.zeros((len(views), len(index)), np.int64)
+        top = (self._bits(index, epoch, views, purpose) >> np.uint64(11)).astype(np.float64)
+        return (top * 2.0**-53 * count).astype(np.int64)
+
+    def _move(self, x: torch.Tensor, drawn: Offsets) -> torch.Tensor:
+        """Crop, flip and shift in one gather; shape ``(views, B, C, H, W)``."""
+        views, count = drawn.top.shape
+        height, width = x.shape[-2:]
+        columns = np.broadcast_to(np.arange(width), (views, count, width))
+        columns = (columns - drawn.shift[..., None]) % width
+        columns = np.where(drawn.flip[..., None] > 0, width - 1 - columns, columns)
+        columns = columns + drawn.left[..., None]
+        rows = drawn.top[..., None] + np.arange(height)
+        source = self._padded(x)
+        items = torch.arange(count, device=x.device)
+        return source[
+            items[None, :, None, None, None],
+            torch.arange(x.shape[1], device=x.device)[None, None, :, None, None],
+            torch.as_tensor(rows, device=x.device)[:, :, None, :, None],
+            torch.as_tensor(columns, device=x.device)[:, :, None, None, :],
+        ]
+
+    def _padded(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.crop:
+            return x
+        p = self.crop
+        fill = torch.as_tensor(self.fill, dtype=x.dtype, device=x.device).reshape(-1, 1, 1)
+        height, width = x.shape[-2] + 2 * p, x.shape[-1] + 2 * p
+        padded = fill.expand(x.shape[1], height, width).repeat(len(x), 1, 1, 1)
+        padded[..., p:-p, p:-p] = x
+        return padded
+
+    def _transformed(
+        self, x: torch.Tensor, index: np.ndarray, epoch: int, views: np.ndarray
+    ) -> torch.Tensor:
+        """torchvision draws from torch's own generator: it gets a seed per item and view, and its
+        state back afterwards."""
+        seeds = self._bits(index, epoch, views, TRANSFORM) >> np.uint64(1)
+        devices = [x.device] if x.device.type == "cuda" else []
+        rows = []
+        with torch.random.fork_rng(devices=devices):
+            for v in range(len(views)):
+                items = []
+                for b in range(x.shape[1]):
+                    torch.manual_seed(int(seeds[v, b]))
+                    item = x[v, b]
+                    for transform in self.transforms:
+                        item = transform(item)
+                    items.append(item)
+                rows.append(torch.stack(items))
+        return torch.stack(rows)
+
+
+def _roll(y: torch.Tensor, shift: np.ndarray) -> torch.Tensor:
+    """``torch.roll`` of the last axis, by a number of its own for every view and item."""
+    width = y.shape[-1]
+    columns = (np.arange(width) - shift[..., None]) % width
+    shape = (*shift.shape, *[1] * (y.ndim - 2), width)
+    at = torch.as_tensor(columns, device=y.device).reshape(shape)
+    return torch.take_along_dim(y[None], at.expand(len(shift), *y.shape[:-1], width), dim=-1)
+
+
+def _mix(bits: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): every bit depends on every bit."""
+    with np.errstate(over="ignore"):
+        bits = bits + np.uint64(0x9E37_79B9_7F4A_7C15)
+        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58_476D_1CE4_E5B9)
+        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D0_49BB_1331_11EB)
+        return bits ^ (bits >> np.uint64(31))
+
+
+def _transform(told: Any) -> Any:
+    """A transform from its name and arguments."""
+    if callable(told):
+        return told
+    from hpcsamp.data.vision import torchvision
+
+    v2 = torchvision().transforms.v2
+    arguments = dict(told)
+    name = str(arguments.pop("name", ""))
+    found = getattr(v2, name, None)
+    if not isinstance(found, type) or not issubclass(found, v2.Transform):
+        raise UsageError(
+            f"augment.transforms: {name!r} is no transform of torchvision.transforms.v2"
+        )
+    try:
+        return found(**arguments)
+    except (TypeError, ValueError) as e:
+        raise UsageError(f"augment.transforms: {name}: {e}") from e

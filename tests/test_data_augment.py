@@ -1,0 +1,100 @@
+"""Augmentation: equal to torchvision's functional operations, keyed, whatever the grid."""
+
+import numpy as np
+import pytest
+import torch
+
+from hpcsamp.data.augment import Augmentation
+from hpcsamp.data.vision import torchvision
+from hpcsamp.errors import UsageError
+
+X = torch.randn(6, 3, 8, 10, generator=torch.Generator().manual_seed(0))
+INDEX = np.array([4, 0, 17, 5, 2, 99])
+SAMPLES = range(2, 5)
+
+
+def test_crop_and_flip_equal_torchvision_given_the_offsets():
+    functional = torchvision().transforms.v2.functional
+    augment = Augmentation(crop=2, flip=True, fill=0.5)
+    views = augment(X, INDEX, epoch=3, samples=SAMPLES)
+    drawn = augment.offsets(INDEX, 3, SAMPLES, 10)
+    assert views.shape == (3, 6, 3, 8, 10)
+    for v in range(3):
+        for b in range(6):
+            expected = functional.pad(X[b], [2, 2], fill=0.5)
+            expected = functional.crop(expected, drawn.top[v, b], drawn.left[v, b], 8, 10)
+            if drawn.flip[v, b]:
+                expected = functional.horizontal_flip(expected)
+            assert torch.equal(views[v, b], expected)
+    assert 0 < drawn.flip.mean() < 1
+    assert drawn.top.max() <= 4
+    assert len(np.unique(drawn.left)) > 2
+
+
+def test_shift_rolls_fields_and_their_targets_alike():
+    augment = Augmentation(shift=True)
+    y = torch.arange(6 * 2 * 8 * 10.0).reshape(6, 2, 8, 10)
+    views, targets = augment(X, INDEX, epoch=0, samples=SAMPLES, y=y)
+    drawn = augment.offsets(INDEX, 0, SAMPLES, 10)
+    for v in range(3):
+        for b in range(6):
+            by = int(drawn.shift[v, b])
+            assert torch.equal(views[v, b], torch.roll(X[b], by, -1))
+            assert torch.equal(targets[v, b], torch.roll(y[b], by, -1))
+    labels = torch.arange(6)
+    assert augment(X, INDEX, epoch=0, samples=SAMPLES, y=labels)[1] is labels
+
+
+def test_a_view_depends_on_seed_epoch_item_and_sample_alone():
+    augment = Augmentation(crop=3, flip=True, shift=True)
+    whole = augment(X, INDEX, epoch=1, samples=range(8))
+    alone = augment(X[2:3], INDEX[2:3], epoch=1, samples=range(5, 6))
+    assert torch.equal(alone[0, 0], whole[5, 2])
+    others = [
+        Augmentation(crop=3, flip=True, shift=True, seed=2)(X, INDEX, epoch=1, samples=range(8)),
+        augment(X, INDEX, epoch=2, samples=range(8)),
+        augment(X, INDEX + 1, epoch=1, samples=range(8)),
+        augment(X, INDEX, epoch=1, samples=range(1, 9)),
+    ]
+    assert not any(torch.equal(whole, other) for other in others)
+
+
+def test_who_shares_a_view():
+    def views(share, rank=0, samples=SAMPLES):
+        return Augmentation(crop=3, share=share, rank=rank)(X, INDEX, epoch=0, samples=samples)
+
+    assert not torch.equal(views("sample")[0], views("sample")[1])
+    assert torch.equal(views("rank")[0], views("rank")[1])
+    assert torch.equal(views("rank"), views("rank", samples=range(6, 9)))
+    assert not torch.equal(views("rank", 0), views("rank", 1))
+    assert views("all").shape == X.shape
+    assert torch.equal(views("all", 0), views("all", 3, range(7)))
+
+
+def test_draws_are_uniform():
+    drawn = Augmentation(crop=2, flip=True).offsets(np.arange(4000), 0, range(10), 8)
+    counts = np.bincount(drawn.top.ravel(), minlength=5) / drawn.top.size
+    assert np.abs(counts - 0.2).max() < 0.01  # 5 standard deviations
+    assert abs(drawn.flip.mean() - 0.5) < 0.0125
+    assert abs(np.corrcoef(drawn.top.ravel(), drawn.left.ravel())[0, 1]) < 0.025
+    assert abs(np.corrcoef(drawn.top[0], drawn.top[1])[0, 1]) < 0.08
+
+
+def test_torchvision_transforms_are_keyed_and_leave_the_global_generator_alone():
+    told = [{"name": "RandomRotation", "degrees": 30}, {"name": "RandomErasing", "p": 1.0}]
+    augment = Augmentation(transforms=told)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    views = augment(X, INDEX, epoch=0, samples=SAMPLES)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(6)
+    assert torch.equal(augment(X, INDEX, epoch=0, samples=SAMPLES), views)
+    assert torch.equal(augment(X[1:2], INDEX[1:2], epoch=0, samples=range(4, 5))[0, 0], views[2, 1])
+    assert not torch.equal(views[0, 0], views[1, 0])
+
+
+def test_unknown_transforms_are_refused():
+    with pytest.raises(UsageError, match="'Blurr' is no transform"):
+        Augmentation(transforms=[{"name": "Blurr"}])
+    with pytest.raises(UsageError, match="RandomRotation"):
+        Augmentation(transforms=[{"name": "RandomRotation", "degree": 3}])
