@@ -1,7 +1,7 @@
 """Random views of training items, after the batch is shared: vectorised, keyed, reproducible.
 
-Every draw is a function of (seed, epoch, item, sample) alone: a view depends neither on the grid nor
-on the batch an item came in, nor on what was drawn before. Crops, flips and shifts are our own
+Every draw is a function of (seed, epoch, item, sample) alone, neither of the grid nor of the batch
+that an item came in, nor of what was drawn before. Crops, flips and shifts are our own
 because torchvision draws once per batch; with the same offsets they equal its functional ones. The
 paper augments per GPU (``share = "rank"``, section 6.1) and compares with ``"all"``.
 """
