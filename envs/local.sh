@@ -136,6 +136,8 @@ _hpcsamp_exports() {
     export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
     # Containers often forbid cross-memory attach; Open MPI then prints an error per rank.
     export OMPI_MCA_btl_vader_single_copy_mechanism=none
+    # Without compiled files every rank would compile torch anew at every start: seconds each.
+    unset PYTHONDONTWRITEBYTECODE
     # Readers on network file systems: the shards are never written while they are read.
     export HDF5_USE_FILE_LOCKING=FALSE
 }

@@ -30,7 +30,7 @@ _HOME = {
 }
 _ROOMS = ("collectives", "data", "losses", "methods", "models", "prediction", "training")
 
-__all__ = [*_HOME, *_ROOMS]  # noqa: PLE0604
+__all__ = [*_HOME, *_ROOMS]
 
 
 def __getattr__(name: str) -> Any:

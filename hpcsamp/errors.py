@@ -6,7 +6,7 @@ from __future__ import annotations
 class HpcsampError(Exception):
     """A fault that is reported as one line. ``exit_code`` 1: something broke while running.
 
-    ``agreed`` is set once every rank of the job has been told (see :func:`hpcsamp.topology.together`):
+    ``agreed`` is set once every rank of the job has been told (:func:`~hpcsamp.topology.together`):
     the job then ends by returning, not by ``MPI_Abort``.
     """
 

@@ -109,9 +109,7 @@ def plan_grid(nodes: Sequence[str], samples: SampleAxis = "node") -> Grid:
         raise UsageError(
             f"parallel.samples = {size} does not divide the number of ranks, {len(nodes)}"
         )
-    return Grid(
-        tuple(tuple(in_node_order[i : i + size]) for i in range(0, len(nodes), size))
-    )
+    return Grid(tuple(tuple(in_node_order[i : i + size]) for i in range(0, len(nodes), size)))
 
 
 def share(total: int, parts: int, index: int) -> range:
@@ -302,4 +300,3 @@ def together(comm: MPI.Comm) -> Iterator[None]:
     agreed = kind(message)
     agreed.agreed = comm.Get_size() == MPI.COMM_WORLD.Get_size()
     raise agreed from error
-

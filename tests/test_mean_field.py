@@ -54,7 +54,9 @@ def test_loop_vectorised_and_split_samples_agree(model):
     for k in (2, 4, 8):
         other = MeanField(copy.deepcopy(net), initial_std=0.1, seed=7, samples_per_pass=k)
         assert torch.allclose(other(inputs, samples=range(5), step=3), reference, atol=1e-12)
-    split = torch.cat([loop(inputs, samples=r, step=3) for r in (range(1), range(1, 3), range(3, 5))])
+    split = torch.cat(
+        [loop(inputs, samples=r, step=3) for r in (range(1), range(1, 3), range(3, 5))]
+    )
     assert torch.equal(split, reference)
 
 
@@ -126,9 +128,7 @@ def test_kl_is_torch_blues_and_the_closed_form():
     model = blue_model()
     for p in model.parameters():
         p.data += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
-    criterion = vi.AnalyticalKullbackLeiblerLoss(
-        model, Categorical(), dataset_size=1
-    )
+    criterion = vi.AnalyticalKullbackLeiblerLoss(model, Categorical(), dataset_size=1)
     theirs = criterion.prior_matching()
     method = MeanField(model)
     ours = method.penalty()
@@ -178,10 +178,20 @@ def test_norms_stay_deterministic_and_trainable():
     assert method.mean.numel() == 16
     assert method.fixed.numel() == 8
     names = [n for n, _ in method.named_variational()]
-    assert names == ["0.weight.mean", "0.weight.log_std", "0.bias.mean", "0.bias.log_std",
-                     "1.weight", "1.bias"]
-    assert MeanField(nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)), bayesian=lambda n: True
-                     ).mean.numel() == 24
+    assert names == [
+        "0.weight.mean",
+        "0.weight.log_std",
+        "0.bias.mean",
+        "0.bias.log_std",
+        "1.weight",
+        "1.bias",
+    ]
+    assert (
+        MeanField(
+            nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)), bayesian=lambda n: True
+        ).mean.numel()
+        == 24
+    )
 
 
 def test_std_can_shrink_with_the_layer_width():

@@ -28,8 +28,10 @@ def test_neither_the_global_generator_nor_earlier_draws_matter():
 
 
 def test_samples_of_a_step_never_share_a_seed():
-    seeds = {torch_generator("cpu", 1, Purpose.NOISE, 7, s).initial_seed() & 0xFFFFFFFF
-             for s in range(20_000)}
+    seeds = {
+        torch_generator("cpu", 1, Purpose.NOISE, 7, s).initial_seed() & 0xFFFFFFFF
+        for s in range(20_000)
+    }
     assert len(seeds) == 20_000  # torch's CPU generator looks at these 32 bits alone
 
 

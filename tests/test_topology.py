@@ -24,7 +24,12 @@ def test_ranks_placed_round_robin_over_nodes_are_grouped_by_node():
 
 @pytest.mark.parametrize(
     ("samples", "groups"),
-    [("world", ((0, 1, 2),)), ("none", ((0,), (1,), (2,))), (3, ((0, 1, 2),)), (1, ((0,), (1,), (2,)))],
+    [
+        ("world", ((0, 1, 2),)),
+        ("none", ((0,), (1,), (2,))),
+        (3, ((0, 1, 2),)),
+        (1, ((0,), (1,), (2,))),
+    ],
 )
 def test_other_axes(samples, groups):
     assert plan_grid(["a"] * 3, samples).groups == groups
@@ -87,9 +92,13 @@ def test_communicators_follow_the_plan(mpi_ranks, comm):
 def test_ranks_fail_together_with_the_same_line(comm):
     from hpcsamp.topology import together
 
-    with pytest.raises(HpcsampError) as e, together(comm):
-        if comm.Get_rank() == 1:
-            raise UsageError("only rank 1 saw this")
+    def fail_on_rank_1():
+        with together(comm):
+            if comm.Get_rank() == 1:
+                raise UsageError("only rank 1 saw this")
+
+    with pytest.raises(HpcsampError) as e:
+        fail_on_rank_1()
     assert str(e.value) == "only rank 1 saw this"
     assert isinstance(e.value, UsageError)
     assert e.value.agreed

@@ -175,5 +175,3 @@ def one_step_for_memory(model: str, samples: int, batch: int, loss: str, memory:
     step = ours(Work(model, samples, batch, loss), Alone(), memory)
     step()
     step()
-
-

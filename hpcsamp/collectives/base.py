@@ -1,4 +1,4 @@
-"""What ranks say to each other, as losses and optimisers see it; the transports are beside this file.
+"""What ranks say to each other, as losses and optimisers see it; transports are beside this file.
 
 Two kinds of exchange exist. Small statistics travel within the sample group, inside the loss, and
 are differentiable in the sense of law 2: forward is the group's value, backward touches this rank's
@@ -147,9 +147,7 @@ class _SumOverSamples(torch.autograd.Function):
 
 class _GatherOverSamples(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, counts: Sequence[int], collectives: Collectives
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, counts: Sequence[int], collectives: Collectives) -> Tensor:
         first = sum(counts[: collectives.sample_rank])
         ctx.own = slice(first, first + counts[collectives.sample_rank])
         return collectives.group_gather(x.detach().contiguous(), counts)

@@ -40,7 +40,9 @@ def load() -> Any:
     """
     try:
         import horovod.torch as hvd
-    except Exception as e:  # a broken build fails in many ways: ImportError, OSError, AttributeError
+    except (
+        Exception
+    ) as e:  # a broken build fails in many ways: ImportError, OSError, AttributeError
         raise UsageError(f"Horovod cannot be used ({type(e).__name__}: {e})") from e
     if not hvd.mpi_built():
         raise UsageError("Horovod cannot be used (it was built without MPI)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from hpcsamp.config import suggest
@@ -23,20 +24,25 @@ __all__ = [
     "PredictiveNLL",
     "log_mean_exp",
     "make",
+    "make_likelihood",
 ]
 
-LOSSES = {"expected_nll": ExpectedNLL, "predictive_nll": PredictiveNLL}
-LIKELIHOODS = {"categorical": Categorical, "gaussian": Gaussian}
+LOSSES: dict[str, Callable[[Likelihood], DataLoss]] = {
+    "expected_nll": ExpectedNLL,
+    "predictive_nll": PredictiveNLL,
+}
+LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
+    "categorical": Categorical,
+    "gaussian": Gaussian,
+}
 _USUAL = {"classification": "categorical", "regression": "gaussian"}
 
 
-def make(name: str, task: str, arguments: dict[str, Any] | None = None) -> DataLoss:
-    """A data loss by its name.
+def make_likelihood(task: str, arguments: dict[str, Any] | None = None) -> Likelihood:
+    """The observation model of a configuration.
 
     Parameters
     ----------
-    name
-        A key of ``LOSSES``.
     task
         ``"classification"`` or ``"regression"``: chooses the likelihood if none is named.
     arguments
@@ -48,16 +54,22 @@ def make(name: str, task: str, arguments: dict[str, Any] | None = None) -> DataL
         For an unknown name or argument.
     """
     rest = dict(arguments or {})
-    likelihood = rest.pop("likelihood", _USUAL[task])
-    for what, key, known in (
-        ("loss.name", name, LOSSES),
-        ("loss.arguments.likelihood", likelihood, LIKELIHOODS),
-    ):
-        if key not in known:
-            raise UsageError(
-                f"{what} = {key!r}{suggest(key, known)}; there is {', '.join(sorted(known))}"
-            )
+    name = rest.pop("likelihood", _USUAL[task])
+    _check_name("loss.arguments.likelihood", name, LIKELIHOODS)
     try:
-        return LOSSES[name](LIKELIHOODS[likelihood](**rest))
+        return LIKELIHOODS[name](**rest)
     except TypeError as e:
         raise UsageError(f"loss.arguments: {e}") from None
+
+
+def make(name: str, task: str, arguments: dict[str, Any] | None = None) -> DataLoss:
+    """A data loss by its name (a key of ``LOSSES``); the rest as in :func:`make_likelihood`."""
+    _check_name("loss.name", name, LOSSES)
+    return LOSSES[name](make_likelihood(task, arguments))
+
+
+def _check_name(what: str, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise UsageError(
+            f"{what} = {name!r}{suggest(name, known)}; there is {', '.join(sorted(known))}"
+        )

@@ -27,9 +27,7 @@ class DataLoss(ABC):
     linear: bool = False
 
     @abstractmethod
-    def __call__(
-        self, outputs: Tensor, target: Tensor, samples: int, group: Collectives
-    ) -> Tensor:
+    def __call__(self, outputs: Tensor, target: Tensor, samples: int, group: Collectives) -> Tensor:
         """The loss of each item.
 
         Parameters
@@ -61,8 +59,6 @@ class LinearLoss(DataLoss):
     def per_sample(self, outputs: Tensor, target: Tensor) -> Tensor:
         """``(s, B)`` losses of ``(s, B, ...)`` outputs."""
 
-    def __call__(
-        self, outputs: Tensor, target: Tensor, samples: int, group: Collectives
-    ) -> Tensor:
+    def __call__(self, outputs: Tensor, target: Tensor, samples: int, group: Collectives) -> Tensor:
         """``(B,)``, see :meth:`DataLoss.__call__`."""
         return group.sum_over_samples(self.per_sample(outputs, target).sum(0) / samples)

@@ -44,8 +44,6 @@ class PredictiveNLL(DataLoss):
     def __init__(self, likelihood: Likelihood) -> None:
         self.likelihood = likelihood
 
-    def __call__(
-        self, outputs: Tensor, target: Tensor, samples: int, group: Collectives
-    ) -> Tensor:
+    def __call__(self, outputs: Tensor, target: Tensor, samples: int, group: Collectives) -> Tensor:
         """``(B,)``, see :meth:`DataLoss.__call__`."""
         return -log_mean_exp(self.likelihood.log_prob(outputs, target), samples, group)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
-from hpcsamp.methods.adapters import Adapter, PlainAdapter, TorchBlueAdapter
 from hpcsamp.methods.accumulate import Accumulator
+from hpcsamp.methods.adapters import Adapter, PlainAdapter, TorchBlueAdapter
 from hpcsamp.methods.base import Method
 from hpcsamp.methods.normal import Divergence, Draw, FlatAccumulator
 from hpcsamp.streams import torch_generator
@@ -184,9 +184,7 @@ class MeanField(Method):
             for start, stop, prior in self._prior_spans()
             if start < hi and stop > lo
         ]
-        value: Tensor = Divergence.apply(
-            self.mean, self.log_std, spans, torch.is_grad_enabled()
-        )
+        value: Tensor = Divergence.apply(self.mean, self.log_std, spans, torch.is_grad_enabled())
         return value
 
     def _prior_spans(self) -> Iterator[tuple[int, int, tuple[float, float] | None]]:
@@ -225,9 +223,7 @@ class MeanField(Method):
         parts = self.fixed.split([s.numel() for s in self._fixed_shapes])
         return {
             name: part.view(shape)
-            for name, part, shape in zip(
-                self._fixed_names, parts, self._fixed_shapes, strict=True
-            )
+            for name, part, shape in zip(self._fixed_names, parts, self._fixed_shapes, strict=True)
         }
 
     def _link(self) -> None:

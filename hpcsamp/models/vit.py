@@ -90,9 +90,8 @@ class Layer(nn.Module):
     def _attend(self, x: Tensor) -> Tensor:
         batch, tokens, width = x.shape
         q, k, v = (
-            self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
+            self.qkv(x)
+            .view(batch, tokens, 3, self.heads, width // self.heads)
             .permute(2, 0, 3, 1, 4)
         )
-        return (
-            F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, width)
-        )
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, width)

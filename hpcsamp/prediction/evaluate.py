@@ -94,9 +94,7 @@ class Evaluator:
         metrics, state = evaluate(method, kept if keep_items else None)
         if self.topology.data_size > 1:
             self.collectives.data_sum_(state)
-        reliability = (
-            metrics.reliability() if isinstance(metrics, ClassificationMetrics) else None
-        )
+        reliability = metrics.reliability() if isinstance(metrics, ClassificationMetrics) else None
         items = {k: np.concatenate([part[k] for part in kept]) for k in kept[0]} if kept else {}
         return Evaluation(metrics.compute(), reliability, items)
 
@@ -141,8 +139,12 @@ class Evaluator:
                         mean=p.mean,
                         std=total.sqrt(),
                         total=total.flatten(1).mean(1) if total.dim() > 1 else total,
-                        aleatoric=p.aleatoric.flatten(1).mean(1) if total.dim() > 1 else p.aleatoric,
-                        epistemic=p.epistemic.flatten(1).mean(1) if total.dim() > 1 else p.epistemic,
+                        aleatoric=p.aleatoric.flatten(1).mean(1)
+                        if total.dim() > 1
+                        else p.aleatoric,
+                        epistemic=p.epistemic.flatten(1).mean(1)
+                        if total.dim() > 1
+                        else p.epistemic,
                     )
                 )
         return metrics, metrics.state

@@ -60,9 +60,7 @@ def local_outputs(method: Method, x: Tensor, samples: int, group: Collectives) -
         return method(x, samples=mine, step=0)
 
 
-def predict_classes(
-    method: Method, x: Tensor, samples: int, group: Collectives
-) -> ClassPrediction:
+def predict_classes(method: Method, x: Tensor, samples: int, group: Collectives) -> ClassPrediction:
     """Predictive class probabilities of ``(B, ...)`` inputs. Collective over the sample group."""
     logits = local_outputs(method, x, samples, group)
     log_p = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)

@@ -80,7 +80,7 @@ def schedule(
                 arguments.setdefault(length, max(1, total - warm))
         main = _named(family, family.LRScheduler, "schedule", c.name, optimizer, arguments)
     if not warm:
-        return main  # type: ignore[no-any-return]
+        return main
     grow = family.LinearLR(optimizer, start_factor=1 / (warm + 1), total_iters=warm)
     if main is None:
         return grow
@@ -89,7 +89,8 @@ def schedule(
 
 def _named(room: Any, base: type, section: str, name: str, first: Any, arguments: Any) -> Any:
     known = [
-        n for n, v in vars(room).items()
+        n
+        for n, v in vars(room).items()
         if inspect.isclass(v) and issubclass(v, base) and v is not base and not n.startswith("_")
     ]
     if name not in known:

@@ -51,12 +51,12 @@ def evaluate_run(
         dataset = Dataset.open(config.data.path, split)
         method = build.method(config, dataset, topology)
         method.load_state_dict(saved["method"])
-        data_loss = losses.make(config.loss.name, config.task, config.loss.arguments)
+        likelihood = losses.make_likelihood(config.task, config.loss.arguments)
     evaluator = Evaluator(
         dataset,
         topology,
         exchange.choose(topology, "mpi"),  # there is no gradient to exchange
-        data_loss.likelihood,
+        likelihood,
         samples=samples,
         batch=config.evaluation.batch,
         bins=config.evaluation.bins,

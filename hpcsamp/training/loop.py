@@ -83,6 +83,7 @@ class Trainer:
             dataset = Dataset.open(config.data.path, "train")
             self.method: Method = build.method(config, dataset, topology)
             data_loss = losses.make(config.loss.name, config.task, config.loss.arguments)
+            likelihood = losses.make_likelihood(config.task, config.loss.arguments)
             optimizer = build.optimizer(config, self.method.parameters())
             has_valid = "valid" in dataset.manifest.splits
             valid = Dataset.open(config.data.path, "valid") if has_valid else None
@@ -125,7 +126,7 @@ class Trainer:
                 valid,
                 topology,
                 self.collectives,
-                data_loss.likelihood,
+                likelihood,
                 samples=config.evaluation.samples,
                 batch=config.evaluation.batch,
                 bins=config.evaluation.bins,
@@ -242,11 +243,19 @@ class Trainer:
         self.times.append(seconds)
         if step % config.training.log_every == 0 or self.method.step == self.steps:
             parts = self.loss.parts
-            data = float(self.collectives.mean_over_data(torch.tensor(parts.data).double()))
+            data = float(
+                self.collectives.mean_over_data(torch.tensor(parts.data, dtype=torch.float64))
+            )
             if self.topology.is_root:
                 self.folder.log(
-                    "train", step=self.method.step, epoch=epoch, loss=data + parts.penalty,
-                    data=data, penalty=parts.penalty, lr=rate, seconds=seconds,
+                    "train",
+                    step=self.method.step,
+                    epoch=epoch,
+                    loss=data + parts.penalty,
+                    data=data,
+                    penalty=parts.penalty,
+                    lr=rate,
+                    seconds=seconds,
                 )
         self.reporter.step(self.method.step, epoch, self.loss.parts.data + self.loss.parts.penalty)
 
@@ -367,4 +376,3 @@ def parameters_sha256(method: Method) -> str:
         array = value.detach().cpu().contiguous().numpy()
         digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
     return digest.hexdigest()
-

@@ -78,7 +78,9 @@ def git_state(folder: Path) -> dict[str, str] | None:
     def git(*arguments: str) -> bytes:
         return subprocess.run(
             ["git", "-C", str(folder), *arguments],
-            capture_output=True, check=True, timeout=10,
+            capture_output=True,
+            check=True,
+            timeout=10,
         ).stdout
 
     try:

@@ -1,6 +1,6 @@
 """A run's folder: configuration, provenance, metrics, summary. Rank 0 writes it.
 
-    config.toml  provenance.json  metrics.jsonl  checkpoints/  evaluation/  summary.json
+config.toml  provenance.json  metrics.jsonl  checkpoints/  evaluation/  summary.json
 """
 
 from __future__ import annotations

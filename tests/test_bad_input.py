@@ -1,0 +1,177 @@
+"""Wrong input and faults on one rank: one line, the right exit code, on all ranks, no hang."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+LIMIT = 20  # seconds from start to end, the time to import torch included
+
+
+def refused(done, code, *words):
+    assert done.code == code, (done.code, done.err)
+    assert len(done.errors) == 1, done.err
+    for word in words:
+        assert word in done.errors[0], done.errors[0]
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("ranks", "settings", "words"),
+    [
+        (2, ["optimizer.lrr=1"], ["lrr", "Adam", "did you mean 'lr'"]),
+        (2, ["trainng.epochs=1"], ["trainng", "did you mean 'training"]),
+        (1, ["model.hiden=[3]"], ["hiden", "did you mean 'hidden'"]),
+        (1, ["optimizer.name=Adm"], ["did you mean 'Adam'"]),
+        (3, ["method.samples=2"], ["S = 2", "P = 3"]),
+        (3, ["parallel.samples=none"], ["64", "3"]),
+        (3, ["parallel.samples=2"], ["2", "3"]),
+        (1, ["model.name=vit", "model.patch=3"], ["hidden"]),
+        (1, ["task=regression"], ["regression", "classification"]),
+        (1, ["data.path=nowhere"], ["nowhere"]),
+    ],
+)
+def test_configurations_that_do_not_fit(hpcsamp, small, tmp_path, ranks, settings, words):
+    sets = [f"--set={s}" for s in settings]
+    done = hpcsamp(ranks, "train", small, "--output", tmp_path / "r", *sets, timeout=LIMIT)
+    assert done.code in (1, 2)
+    refused(done, 1 if "nowhere" in words else 2, *words)
+
+
+def test_wrong_arguments_are_said_once(hpcsamp):
+    refused(hpcsamp(2, "train", timeout=LIMIT), 2, "CONFIG")
+
+
+def test_an_output_that_cannot_be_written(hpcsamp, small, tmp_path):
+    (tmp_path / "file").touch()
+    done = hpcsamp(2, "train", small, "--output", tmp_path / "file" / "run", timeout=LIMIT)
+    refused(done, 2, "cannot write", "file/run")
+
+
+@pytest.fixture(scope="module")
+def trained(hpcsamp, small, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "trained"
+    assert hpcsamp(1, "train", small, "--output", run).code == 0
+    return run
+
+
+def test_a_truncated_checkpoint(hpcsamp, small, trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    last = max((run / "checkpoints").glob("step-*.pt"))
+    last.write_bytes(last.read_bytes()[:-500])
+    done = hpcsamp(2, "train", small, "--output", run, "--resume", timeout=LIMIT)
+    refused(done, 1, last.name, "damaged")
+
+
+def test_a_checkpoint_of_another_configuration(hpcsamp, small, trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    done = hpcsamp(
+        2, "train", small, "--output", run, "--resume", "--set=method.prior_std=0.7", timeout=LIMIT
+    )
+    refused(done, 1, "method.prior_std", "0.2", "0.7")
+
+
+def test_a_flipped_bit_in_a_shard(hpcsamp, small, digits, tmp_path):
+    data = shutil.copytree(digits, tmp_path / "digits")
+    shard = data / "shard-00000.h5"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 4
+    shard.write_bytes(content)
+    done = hpcsamp(
+        2, "train", small, "--output", tmp_path / "run", f"--set=data.path={data}", timeout=LIMIT
+    )
+    refused(done, 1, "shard-00000.h5")
+
+
+def test_a_run_that_diverges_names_step_rank_and_sample(hpcsamp, small, tmp_path):
+    done = hpcsamp(
+        2,
+        "train",
+        small,
+        "--output",
+        tmp_path / "run",
+        "--set=optimizer.lr=1e200",
+        "--set=schedule.name=none",
+        timeout=LIMIT,
+    )
+    refused(done, 1, "not finite at step", "rank", "sample")
+
+
+FAULT = """
+import sys
+from mpi4py import MPI
+import hpcsamp.{module} as module
+original = module.{owner}.{name}
+calls = 0
+def faulty(self, *arguments, **options):
+    global calls
+    calls += 1
+    if MPI.COMM_WORLD.rank == {rank} and calls > 5:
+        raise {error}
+    return original(self, *arguments, **options)
+module.{owner}.{name} = faulty
+sys.argv = ["hpcsamp", "train", {config!r}, "--output", {output!r}]
+sys.argv += ["--set=training.checkpoint_every=2"]
+from hpcsamp.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "owner", "name", "rank", "error", "words"),
+    [
+        (
+            "losses.expected",
+            "ExpectedNLL",
+            "per_sample",
+            1,
+            "ValueError('in the loss')",
+            "in the loss",
+        ),
+        ("data.readers", "DirectReader", "fetch", 1, "OSError('in the loader')", "in the loader"),
+        (
+            "training.loop",
+            "Trainer",
+            "_config_table",
+            0,
+            "OSError('in the checkpoint')",
+            "in the checkpoint",
+        ),
+    ],
+)
+def test_one_rank_that_raises_ends_the_job(
+    script, small, tmp_path, module, owner, name, rank, error, words
+):
+    code = FAULT.format(
+        module=module,
+        owner=owner,
+        name=name,
+        rank=rank,
+        error=error,
+        config=str(small),
+        output=str(tmp_path / "run"),
+    )
+    done = script(3, code, timeout=LIMIT)
+    assert done.code == 1, done.err
+    assert len(done.errors) == 1, done.err
+    assert words in done.errors[0]
+
+
+def test_a_replica_that_differs_is_found(script, small, tmp_path):
+    code = f"""
+import sys, torch
+from mpi4py import MPI
+from hpcsamp.training.loop import Trainer
+original = Trainer._step
+def step(self, *a):
+    original(self, *a)
+    if MPI.COMM_WORLD.rank == 1 and self.method.step == 3:
+        with torch.no_grad():
+            self.method.mean[0] += 1e-9
+Trainer._step = step
+sys.argv = ["hpcsamp", "train", {str(small)!r}, "--output", {str(tmp_path / "run")!r}]
+from hpcsamp.cli import main
+main()
+"""
+    refused(script(2, code, timeout=LIMIT), 1, "replicas differ", "rank 0", "rank 1")

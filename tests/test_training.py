@@ -1,0 +1,216 @@
+"""Whole runs: the same on any grid, on either transport, and after any kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from hpcsamp.training import checkpoint
+
+
+def losses(run: Path) -> list[float]:
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [e["loss"] for e in events if e["event"] == "train"]
+
+
+def parameters(run: Path) -> torch.Tensor:
+    method = checkpoint.read(checkpoint.latest(run / "checkpoints"))["method"]
+    return torch.cat([v.flatten() for _, v in sorted(method.items())])
+
+
+def assert_same(run: Path, reference: Path) -> None:
+    assert losses(run) == pytest.approx(losses(reference), rel=1e-10)
+    want = parameters(reference)
+    assert (parameters(run) - want).norm() / want.norm() < 1e-10
+
+
+GRIDS = [
+    (2, "node", "horovod", 1),
+    (3, "node", "horovod", 1),
+    (4, "node", "mpi", 4),
+    (4, 2, "horovod", 1),
+    (2, "none", "mpi", 1),
+]
+
+
+@pytest.mark.parametrize("loss", ["expected_nll", "predictive_nll"])
+def test_the_grid_does_not_change_what_is_computed(loss, hpcsamp, small, tmp_path):
+    """Uneven shares (6 samples on 4 ranks) and data groups included, in float64."""
+
+    def run(name, ranks, *settings):
+        sets = [f"--set={s}" for s in (f"loss.name={loss}", *settings)]
+        done = hpcsamp(ranks, "train", small, "--output", tmp_path / name, *sets, timeout=120)
+        assert done.code == 0, done.err
+        return tmp_path / name
+
+    reference = run("one", 1)
+    assert len(losses(reference)) == 38
+    for ranks, samples, transport, k in GRIDS:
+        settings = [f"parallel.samples={samples}", f"parallel.collectives={transport}"]
+        other = run(f"{ranks}-{samples}", ranks, *settings, f"method.samples_per_pass={k}")
+        assert_same(other, reference)
+        summary = json.loads((other / "summary.json").read_text())
+        assert summary["world_size"] == ranks
+        assert summary["collectives"]["name"] == transport
+    metrics = [
+        json.loads((tmp_path / n / "summary.json").read_text())["metrics"] for n in ("one", "4-2")
+    ]
+    assert metrics[0] == pytest.approx(metrics[1], rel=1e-9)
+
+
+def test_a_run_folder_holds_what_the_design_says(hpcsamp, small, tmp_path):
+    run = tmp_path / "run"
+    done = hpcsamp(1, "train", small, "--output", run, "--set", "loss.temperature=0.5")
+    assert done.code == 0, done.err
+    assert "temperature 0.5" in done.out
+    assert done.out.count("\x1b") == 0  # a batch log has no escape sequences
+    summary = json.loads((run / "summary.json").read_text())
+    for name in (
+        "steps",
+        "samples",
+        "world_size",
+        "sample_group_size",
+        "data_group_size",
+        "method",
+        "loss",
+        "metrics",
+        "seconds_per_step",
+        "items_per_second",
+        "peak_rss_mb",
+        "parameters_sha256",
+    ):
+        assert summary[name] is not None, name
+    start = json.loads((run / "provenance.json").read_text())["starts"][0]
+    assert {
+        "git",
+        "packages",
+        "mpi",
+        "hdf5",
+        "hosts",
+        "launcher",
+        "modules",
+        "command",
+        "seed",
+    } <= (start.keys())
+    evaluated = hpcsamp(2, "evaluate", run, "--json", tmp_path / "t.json", "--samples", "7")
+    assert evaluated.code == 0, evaluated.err
+    assert "temperature 0.5" in evaluated.out
+    table = json.loads((tmp_path / "t.json").read_text())
+    assert 0.3 < table["metrics"]["accuracy"] <= 1
+    import h5py
+
+    with h5py.File(run / "evaluation" / "test.h5") as f:
+        assert f["index"][:].tolist() == list(range(359))
+        p = f["probabilities"][:]
+        assert abs(p.sum(1) - 1).max() < 1e-5
+        right = (p.argmax(1) == f["target"][:]).mean()
+        assert right == pytest.approx(table["metrics"]["accuracy"])
+    again = hpcsamp(1, "train", small, "--output", run)
+    assert again.code == 2
+    assert "--resume" in again.err
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        ["mpirun", "-n", "2", sys.executable, "-m", "hpcsamp", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def ranks_of(mpirun: int) -> list[int]:
+    children = Path(f"/proc/{mpirun}/task/{mpirun}/children").read_text().split()
+    return [int(c) for c in children if "hpcsamp" in Path(f"/proc/{c}/cmdline").read_text()]
+
+
+def wait_for_step(run: Path, step: int) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        log = run / "metrics.jsonl"
+        if log.exists() and f'"step": {step},' in log.read_text():
+            return
+        time.sleep(0.01)
+    pytest.fail(f"step {step} was not reached")
+
+
+def test_killed_at_any_step_a_run_ends_with_the_same_bits(hpcsamp, small, tmp_path):
+    common = [
+        "train",
+        str(small),
+        "--set=training.epochs=4",
+        "--set=training.checkpoint_every=5",
+        "--set=training.precision=float32",
+    ]
+    whole = hpcsamp(2, *common, "--output", tmp_path / "whole")
+    assert whole.code == 0, whole.err
+
+    killed = tmp_path / "killed"
+    for step, victim in ((13, "rank"), (41, "mpirun")):
+        job = start([*common, "--output", str(killed), "--resume"])
+        wait_for_step(killed, step)
+        began = time.monotonic()
+        os.kill(ranks_of(job.pid)[1] if victim == "rank" else job.pid, signal.SIGKILL)
+        job.communicate(timeout=20)
+        assert time.monotonic() - began < 20
+        assert not (killed / "summary.json").exists()
+    (killed / "checkpoints" / ".step-00000099.pt.part").write_bytes(b"half a checkpoint")
+    done = hpcsamp(2, *common, "--output", killed, "--resume")
+    assert done.code == 0, done.err
+    assert "resumed after step" in done.out
+    hashes = {
+        json.loads((run / "summary.json").read_text())["parameters_sha256"]
+        for run in (killed, tmp_path / "whole")
+    }
+    assert len(hashes) == 1
+    assert losses(killed) == losses(tmp_path / "whole")
+    assert not list((killed / "checkpoints").glob(".*"))
+    starts = json.loads((killed / "provenance.json").read_text())["starts"]
+    assert starts[0]["step"] == 0
+    assert starts[2]["step"] >= 40
+
+
+def test_a_run_goes_on_on_another_number_of_ranks(hpcsamp, small, tmp_path):
+    whole, moved = tmp_path / "whole", tmp_path / "moved"
+    assert hpcsamp(1, "train", small, "--output", whole).code == 0
+    job = start(["train", str(small), "--output", str(moved), "--set=training.checkpoint_every=4"])
+    wait_for_step(moved, 9)
+    job.kill()
+    job.communicate(timeout=20)
+    done = hpcsamp(
+        3, "train", small, "--output", moved, "--resume", "--set=training.checkpoint_every=4"
+    )
+    assert done.code == 0, done.err
+    assert_same(moved, whole)
+
+
+def test_bfloat16_and_clipping_train(hpcsamp, small, tmp_path):
+    done = hpcsamp(
+        1,
+        "train",
+        small,
+        "--output",
+        tmp_path / "run",
+        "--set=training.precision=bfloat16",
+        "--set=optimizer.clip=1.0",
+        "--set=optimizer.name=AdamW",
+        "--set=schedule.warmup_epochs=1",
+    )
+    assert done.code == 0, done.err
+    found = losses(tmp_path / "run")
+    assert all(v == v for v in found)
+    data = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    train = [e for e in data if e["event"] == "train"]
+    assert train[-1]["data"] < train[0]["data"]
+    rates = [e["lr"] for e in train]
+    assert rates[0] < rates[10] < rates[18]  # warm-up
+    assert rates[-1] < rates[20]  # cosine
