@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hpcsamp.errors import UsageError
+from hpcsamp.runtime import on_terminal
 
 Cell = str | int | float | bool | None
 
@@ -25,8 +25,8 @@ def show(
 ) -> None:
     """Print a table, and write the same as JSON if a file is given.
 
-    On a terminal it is a rich table whose long cells fold; elsewhere (a batch log, a pipe, or a
-    rank under mpirun) plain aligned columns. Nothing is ever cut off.
+    On a terminal it is a rich table whose long cells fold; elsewhere (a batch log, a pipe) plain
+    aligned columns. Nothing is ever cut off.
 
     Parameters
     ----------
@@ -61,18 +61,6 @@ def show(
             json_file,
             data if data is not None else [dict(zip(columns, r, strict=True)) for r in rows],
         )
-
-
-def on_terminal() -> bool:
-    """Whether a person watches standard output.
-
-    mpirun gives its ranks a pseudo terminal even where its own output goes to a file; that one has
-    no width.
-    """
-    try:
-        return sys.stdout.isatty() and os.get_terminal_size(sys.stdout.fileno()).columns > 0
-    except OSError:
-        return False
 
 
 def cell(value: Cell) -> str:

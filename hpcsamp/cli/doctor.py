@@ -1,0 +1,103 @@
+"""``hpcsamp doctor``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from hpcsamp.doctor import Diagnosis
+
+#: Seconds after which the process ends whatever happens: some calls hold Python's lock.
+LAST_RESORT = 300
+
+
+def doctor(
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the same as JSON to this file.")
+    ] = None,
+) -> None:
+    """Check what works on this machine and say how to mend what does not.
+
+    Alone it looks at the installation; under mpirun or srun also at the ranks together: start it
+    the way you start your training. Exit code 1 if something does not work; warnings are no fault.
+    """
+    import faulthandler
+    import sys
+
+    faulthandler.dump_traceback_later(LAST_RESORT, exit=True, file=2)
+    from hpcsamp.doctor import examine
+    from hpcsamp.runtime import mpi, on_terminal
+
+    comm = mpi().COMM_WORLD
+    root = comm.Get_rank() == 0
+
+    def say(name: str) -> None:
+        if root and on_terminal():
+            sys.stderr.write(f"\r\x1b[Kchecking {name} ..." if name else "\r\x1b[K")
+            sys.stderr.flush()
+
+    found = examine(comm, say=say)
+    say("")
+    try:
+        if root:
+            _show(found, json_file)
+    finally:
+        if found.stuck:
+            _leave()
+        faulthandler.cancel_dump_traceback_later()
+    if not found.healthy:
+        raise typer.Exit(1)
+
+
+def _show(found: Diagnosis, json_file: Path | None) -> None:
+    from dataclasses import asdict
+
+    from hpcsamp.cli.output import show, write_json
+    from hpcsamp.doctor.check import spans
+    from hpcsamp.doctor.software import versions
+
+    colour = {"ok": "", "warning": "yellow", "problem": "bold red"}
+    show(
+        "",
+        ["check", "state", "found"],
+        [
+            [c.name, c.status, f"{c.found}\nmend: {c.mend}" if c.mend else c.found]
+            for c in found.checks
+        ],
+        styles=[colour[c.status] for c in found.checks],
+    )
+    if found.places:
+        typer.echo()
+        show(
+            "",
+            ["rank", "host", "cores", "threads", "device"],
+            [[p.rank, p.host, spans(p.cores), p.threads, p.device] for p in found.places],
+        )
+    warnings = sum(c.status == "warning" for c in found.checks)
+    problems = sum(c.status == "problem" for c in found.checks)
+    typer.echo(f"\n{len(found.checks)} checks, warnings: {warnings}, problems: {problems}")
+    if json_file is not None:
+        data = {
+            "healthy": found.healthy,
+            "checks": [asdict(c) for c in found.checks],
+            "ranks": [asdict(p) for p in found.places],
+            "packages": versions(),
+        }
+        write_json(json_file, data)
+
+
+def _leave() -> None:
+    """End the job at once: a call that never returns would hold up every other way out."""
+    import os
+    import sys
+
+    from mpi4py import MPI
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if MPI.COMM_WORLD.Get_size() > 1:
+        MPI.COMM_WORLD.Abort(1)
+    os._exit(1)

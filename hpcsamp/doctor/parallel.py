@@ -1,0 +1,142 @@
+"""Checks of MPI and Horovod, by using them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from hpcsamp.doctor.check import Check
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+LEVELS = ("SINGLE", "FUNNELED", "SERIALIZED", "MULTIPLE")
+#: How many processes a launcher says it started, by the variable that says it.
+LAUNCHED = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS")
+
+
+def library(comm: MPI.Comm) -> Check:
+    """Which MPI, and whether it found the ranks its launcher started."""
+    from mpi4py import MPI
+
+    told = MPI.Get_library_version().strip("\0 \n").split("\n")[0].split(",")[0]
+    started, size = launched(os.environ), comm.Get_size()
+    if size == 1 and started > 1:
+        return Check(
+            "MPI",
+            "problem",
+            f"the launcher started {started} processes, but each sees itself alone ({told})",
+            "use the mpirun of the MPI that mpi4py uses; with Slurm srun --mpi=pmix",
+        )
+    ranks = f"{size} ranks" if size > 1 else "1 rank (start me under mpirun to check more)"
+    return Check("MPI", "ok", f"{told}, {ranks}")
+
+
+def launched(environment: Mapping[str, str]) -> int:
+    """Processes that the launcher says it started; 1 without one."""
+    return max([int(environment[v]) for v in LAUNCHED if environment.get(v, "").isdigit()] or [1])
+
+
+def thread_level(comm: MPI.Comm) -> Check:
+    """Batches are prefetched in a thread that communicates."""
+    from mpi4py import MPI
+
+    level = MPI.Query_thread()
+    if level < MPI.THREAD_MULTIPLE:
+        return Check(
+            "MPI threads",
+            "problem",
+            f"MPI_THREAD_{LEVELS[level]}, hpcsamp needs MPI_THREAD_MULTIPLE",
+            "use an MPI that was built with thread support",
+        )
+    return Check("MPI threads", "ok", f"MPI_THREAD_{LEVELS[level]}")
+
+
+def allreduce(comm: MPI.Comm) -> Check:
+    """A sum over all ranks is right; how long a small one takes."""
+    import numpy as np
+    from mpi4py import MPI
+
+    rank, size = comm.Get_rank(), comm.Get_size()
+    values, total = np.full(1 << 18, rank + 1.0), np.empty(1 << 18)  # 2 MiB
+    comm.Allreduce(values, total)
+    one, times = np.zeros(1), []
+    for _ in range(21):
+        began = time.perf_counter()
+        comm.Allreduce(one, np.empty(1))
+        times.append(time.perf_counter() - began)
+    median = comm.allreduce(sorted(times)[10], op=MPI.MAX)
+    if not bool((total == size * (size + 1) / 2).all()):
+        return Check(
+            "MPI allreduce",
+            "problem",
+            f"1 + ... + {size} over the ranks gave {total[0]:g}, not {size * (size + 1) // 2}",
+            "this MPI does not work here; try --mca pml ob1 (Open MPI), or another MPI",
+        )
+    return Check("MPI allreduce", "ok", f"right; 8 bytes in {median * 1e6:.0f} µs (median)")
+
+
+def yielding(comm: MPI.Comm) -> Check:
+    """Whether a waiting rank gives its core away (Open MPI)."""
+    from mpi4py import MPI
+
+    name, variable = "waiting ranks", "OMPI_MCA_mpi_yield_when_idle"
+    if "Open MPI" not in MPI.Get_library_version():
+        return Check(name, "ok", "not Open MPI: nothing to set")
+    if os.environ.get(variable) == "0":
+        return Check(
+            name,
+            "warning",
+            f"{variable}=0: a waiting rank keeps its core busy, which Horovod's thread and other "
+            "ranks want",
+            f"unset {variable} or set it to 1, unless cores are plenty",
+        )
+    return Check(name, "ok", f"give their core away ({variable}={os.environ.get(variable)})")
+
+
+def horovod(comm: MPI.Comm) -> Check:
+    """A gradient-like sum through Horovod is right. Leaves Horovod running."""
+    name = "Horovod"
+    instead = "training uses mpi4py instead; to build it: source envs/local.sh"
+    os.environ.setdefault("HOROVOD_LOG_LEVEL", "error")
+    try:
+        import horovod
+        import horovod.torch as hvd
+    except Exception as e:  # a broken build fails in many ways: ImportError, OSError, ...
+        # Every rank must know before any of them waits for the others.
+        comm.allreduce(1)
+        return Check(name, "warning", f"does not import ({type(e).__name__}: {_line(e)})", instead)
+    if comm.allreduce(0):
+        return Check(name, "warning", "does not import on another rank", instead)
+    if not hvd.mpi_built():
+        return Check(name, "warning", f"{horovod.__version__}, built without MPI", instead)
+    import torch
+
+    hvd.init(comm=comm)
+    rank, size = comm.Get_rank(), comm.Get_size()
+    total = hvd.allreduce(torch.full((1000,), rank + 1.0), op=hvd.Sum, name="hpcsamp.doctor")
+    expected = size * (size + 1) / 2
+    if hvd.size() != size or not bool((total == expected).all()):
+        return Check(
+            name,
+            "problem",
+            f"allreduce over {hvd.size()} of {size} ranks gave {float(total[0]):g}, "
+            f"not {expected:g}",
+            'build it against this MPI (source envs/local.sh), or set parallel.collectives = "mpi"',
+        )
+    nccl = bool(hvd.nccl_built())
+    if torch.cuda.is_available() and not nccl:
+        return Check(
+            name,
+            "warning",
+            f"{horovod.__version__} works, but was built without NCCL: gradients go over the host",
+            "build it with HOROVOD_GPU_OPERATIONS=NCCL where NCCL is installed",
+        )
+    transports = "MPI and NCCL" if nccl else "MPI"
+    return Check(name, "ok", f"{horovod.__version__}, {transports}; allreduce is right")
+
+
+def _line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]
