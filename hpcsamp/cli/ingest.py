@@ -126,3 +126,68 @@ def csv(
         overwrite,
         shard_mb,
     )
+
+
+@app.command("cifar10")
+def cifar10(file: File, out: Out, overwrite: Overwrite = False, shard_mb: ShardMb = 256) -> None:
+    """CIFAR-10 from its official archive (python or binary version)."""
+    from hpcsamp.ingest.cifar10 import cifar10 as source
+
+    run(lambda: source(file), out, overwrite, shard_mb)
+
+
+@app.command("entsoe")
+def entsoe(
+    files: Annotated[list[Path], typer.Argument(help="Csv files to read.")],
+    out: Out,
+    valid: Valid = 0.1,
+    test: Test = 0.1,
+    overwrite: Overwrite = False,
+    shard_mb: ShardMb = 256,
+) -> None:
+    """German electricity load: ENTSO-E transparency or Open Power System Data csv at 15 minutes."""
+    from hpcsamp.ingest.entsoe import entsoe as source
+
+    run(lambda: source(files, valid=valid, test=test), out, overwrite, shard_mb)
+
+
+@app.command("era5")
+def era5(
+    store: Annotated[str, typer.Argument(help="WeatherBench 2 zarr store: a folder or URL.")],
+    out: Out,
+    start: Annotated[str | None, typer.Option(help="First time, e.g. 1980-01-01.")] = None,
+    stop: Annotated[str | None, typer.Option(help="Last time, e.g. 2020-12-31.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="Hours between items.")] = 3,
+    lead: Annotated[int, typer.Option(min=1, help="Hours from input to target.")] = 6,
+    valid: Valid = 0.1,
+    test: Test = 0.1,
+    overwrite: Overwrite = False,
+    shard_mb: ShardMb = 512,
+) -> None:
+    """ERA5 weather states at 1.5 degrees: 76 channels in, 69 variables some hours later out."""
+    from hpcsamp.ingest.era5 import era5 as source
+
+    def make() -> Source:
+        return source(store, start=start, stop=stop, every=every, lead=lead, valid=valid, test=test)
+
+    run(make, out, overwrite, shard_mb)
+
+
+@app.command("synthetic")
+def synthetic(
+    out: Out,
+    like: Annotated[
+        Literal["digits", "cifar10", "entsoe", "era5"], typer.Option(help="Set to resemble.")
+    ],
+    items: Annotated[int, typer.Option(min=10, help="In all splits together.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of the data.")] = 0,
+    compression: Annotated[
+        Literal["gzip", "lzf"] | None, typer.Option(help="Filter of the chunks.")
+    ] = None,
+    overwrite: Overwrite = False,
+    shard_mb: ShardMb = 256,
+) -> None:
+    """Made-up items in the shape of a real set, to try and time everything without a download."""
+    from hpcsamp.ingest.synthetic import synthetic as source
+
+    run(lambda: source(like, items, seed=seed, compression=compression), out, overwrite, shard_mb)

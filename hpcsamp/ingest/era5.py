@@ -1,0 +1,211 @@
+"""ERA5 from WeatherBench 2 (Rasp et al. 2024): a zarr store at 1.5 degrees into items.
+
+The paper's task (section 5.4): three-hourly states, 69 variables six hours ahead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpcsamp.data.manifest import ArraySpec
+from hpcsamp.errors import DataError, UsageError
+from hpcsamp.ingest.fields import (
+    CHANNELS,
+    EPOCH,
+    LEVELS,
+    MASKS,
+    SURFACE,
+    UPPER,
+    VARIABLES,
+    features,
+    field_coordinates,
+    units_of,
+)
+from hpcsamp.ingest.source import Source
+
+if TYPE_CHECKING:
+    import xarray
+
+URL = "gs://weatherbench2/datasets/era5/"
+
+
+@dataclass
+class Era5(Source):
+    """States of a zarr store and the states some hours later.
+
+    Attributes
+    ----------
+    store
+        The opened store.
+    first
+        By split: index on the time axis of each item's input.
+    ahead
+        Steps of the time axis between input and target.
+    """
+
+    store: xarray.Dataset | None = None
+    first: dict[str, np.ndarray] = field(default_factory=dict)
+    ahead: int = 1
+
+    def __post_init__(self) -> None:
+        assert self.store is not None
+        self._latitude = self.store["latitude"].values
+        self._longitude = self.store["longitude"].values
+        self._time = self.store["time"].values.astype("datetime64[h]")
+        # the poles and the direction of latitude as in the store; rows are latitudes
+        self._masks = np.stack([self._load(name) for name in MASKS])
+
+    def read(self, split: str, start: int, stop: int) -> Mapping[str, np.ndarray]:
+        """See :class:`Source`."""
+        at = self.first[split][start:stop]
+        x = np.empty((len(at), *self.arrays["x"].shape), np.float32)
+        y = np.empty((len(at), *self.arrays["y"].shape), np.float32)
+        for i, t in enumerate(at.tolist()):
+            x[i, : len(VARIABLES)] = self._state(t)
+            x[i, len(VARIABLES) : -4] = self._masks
+            x[i, -4:] = features(self._latitude, self._longitude, self._time[t])
+            y[i] = self._state(t + self.ahead)
+        hours = (self._time[at] - EPOCH) / np.timedelta64(1, "h")
+        return {"x": x, "y": y, "time": hours.astype(np.float64)}
+
+    def _state(self, t: int) -> np.ndarray:
+        """The 69 variables at one time, ``(69, latitudes, longitudes)``."""
+        surface = [self._load(name, time=t)[None] for name in SURFACE]
+        upper = [self._load(name, time=t, level=list(LEVELS)) for name in UPPER]
+        return np.concatenate([*surface, *upper])
+
+    def _load(self, name: str, *, time: int | None = None, level: Any = None) -> np.ndarray:
+        assert self.store is not None
+        values = self.store[name]
+        if time is not None:
+            values = values.isel(time=time)
+        if level is not None:
+            values = values.sel(level=level)
+        leading = ["level"] if level is not None else []
+        try:
+            return values.transpose(*leading, "latitude", "longitude").values.astype(np.float32)
+        except (OSError, ValueError, KeyError) as e:
+            raise DataError(
+                f"{self.source['file']}: {name} at time {time} cannot be read: {e}"
+            ) from e
+
+
+def era5(
+    store: str | Path,
+    *,
+    start: str | None = None,
+    stop: str | None = None,
+    every: int = 3,
+    lead: int = 6,
+    valid: float = 0.1,
+    test: float = 0.1,
+) -> Era5:
+    """A WeatherBench 2 zarr store.
+
+    Parameters
+    ----------
+    store
+        Folder, or a URL that xarray can open (``gs://`` needs gcsfs).
+    start, stop
+        First and last time to use, e.g. ``1980-01-01``.
+    every
+        Hours between successive items.
+    lead
+        Hours from input to target.
+    valid, test
+        Last parts of the time axis; no item's target lies in the next part.
+
+    Raises
+    ------
+    DataError
+        If the store cannot be opened, or lacks a variable, a level or regular times.
+    UsageError
+        If the hours do not fit its time axis.
+    """
+    import xarray
+
+    try:
+        opened = xarray.open_zarr(store, chunks=None)
+    except (OSError, ValueError, KeyError) as e:
+        raise DataError(f"{store}: not a zarr store that can be opened: {e}") from e
+    for name in ("time", "latitude", "longitude", "level"):
+        if name not in opened.coords:
+            raise DataError(f"{store}: has no coordinate {name!r}, only {sorted(opened.coords)}")
+    for name in (*SURFACE, *UPPER, *MASKS):
+        if name not in opened:
+            raise DataError(
+                f"{store}: has no variable {name!r}; it holds {sorted(opened.data_vars)}"
+            )
+    missing = sorted(set(LEVELS) - {int(v) for v in opened["level"].values})
+    if missing:
+        raise DataError(f"{store}: has no pressure levels {missing} hPa")
+    opened = opened.sel(time=slice(start, stop))
+    firsts, ahead = _items(str(store), opened["time"].values, every, lead, valid, test)
+    shape = (len(opened["latitude"]), len(opened["longitude"]))
+    times = opened["time"].values
+    told = hashlib.sha256(times.tobytes() + repr(shape).encode()).hexdigest()
+    return Era5(
+        name="era5",
+        task="regression",
+        normalize_y=True,
+        arrays={
+            "x": ArraySpec.plan((len(CHANNELS), *shape), "<f4", units=units_of(CHANNELS)),
+            "y": ArraySpec.plan((len(VARIABLES), *shape), "<f4", units=units_of(VARIABLES)),
+        },
+        splits={split: len(rows) for split, rows in firsts.items()},
+        source={
+            "name": "ERA5 (ECMWF), WeatherBench 2",
+            "url": URL,
+            "file": str(store),
+            "sha256": told,
+            "first_time": str(times[0]),
+            "last_time": str(times[-1]),
+        },
+        licence="Copernicus licence; contains modified Copernicus Climate Change Service data",
+        transforms=[
+            f"every {every} h, target {lead} h ahead",
+            "masks and features of solar time and season appended",
+            f"split in time: valid {valid:g}, test {test:g}",
+        ],
+        coords=field_coordinates(opened["latitude"].values, opened["longitude"].values),
+        store=opened,
+        first=firsts,
+        ahead=ahead,
+    )
+
+
+def _items(
+    store: str, times: np.ndarray, every: int, lead: int, valid: float, test: float
+) -> tuple[dict[str, np.ndarray], int]:
+    """Index of each item's input by split, and steps from input to target."""
+    hours = (times.astype("datetime64[h]") - EPOCH).astype(np.int64)
+    if len(hours) < 2:
+        raise DataError(f"{store}: {len(hours)} times were selected, at least 2 are needed")
+    steps = np.diff(hours)
+    if (steps != steps[0]).any() or steps[0] < 1:
+        at = int(np.flatnonzero(steps != steps[0])[0]) if (steps != steps[0]).any() else 0
+        raise DataError(
+            f"{store}: the time axis is broken after {times[at]}: {steps[at + 1]} h to the next "
+            f"time, {steps[0]} h before"
+        )
+    step = int(steps[0])
+    if every % step or lead % step:
+        raise UsageError(f"{store} has a time every {step} h; every {every} h, lead {lead} h")
+    ahead = lead // step
+    ends = {"train": 1 - valid - test, "valid": 1 - test, "test": 1.0}
+    firsts, begin = {}, 0
+    for split, part in ends.items():
+        end = round(part * len(hours))
+        rows = np.arange(begin, max(begin, end - ahead), every // step)
+        begin = end
+        if len(rows):
+            firsts[split] = rows
+    if "train" not in firsts:
+        raise DataError(f"{store}: {len(hours)} times leave no item for train")
+    return firsts, ahead
