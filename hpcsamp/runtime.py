@@ -27,6 +27,12 @@ def mpi() -> ModuleType:
     return MPI
 
 
+def under_launcher() -> bool:
+    """Whether mpirun, srun or the like started this process as one of several ranks."""
+    names = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "PALS_RANKID")
+    return any(name in os.environ for name in names)
+
+
 def thread_share(mine: set[int], all_on_node: list[set[int]]) -> int:
     """Compute threads for a rank: its cores, divided by the ranks that may run on them too.
 

@@ -10,15 +10,6 @@ from collections.abc import Mapping, Sequence
 
 from hpcsamp.errors import HpcsampError, UsageError
 
-#: Variables by which a rank knows that it was started as one.
-RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "PALS_RANKID")
-
-
-def under_launcher() -> bool:
-    """Whether mpirun or srun started this process."""
-    return any(v in os.environ for v in RANK_VARIABLES)
-
-
 def launch(ranks: int, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
     """Run ``hpcsamp ARGUMENTS`` on some ranks of this machine and wait.
 

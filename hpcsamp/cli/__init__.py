@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from hpcsamp.cli import bench, evaluate, ingest, inspect, train
+from hpcsamp.cli import bench, doctor, evaluate, ingest, inspect, report, train
 from hpcsamp.errors import UsageError
 
 #: What typer raises for wrong arguments. It comes from click, or from typer's own copy of click.
@@ -28,9 +28,9 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(ingest.app, name="ingest")
 app.command("inspect")(inspect.inspect)
-# app.command("report")(report.report)
+app.command("report")(report.report)
 app.add_typer(bench.app, name="bench")
-# app.command("doctor")(doctor.doctor)
+app.command("doctor")(doctor.doctor)
 
 
 @app.callback(invoke_without_command=True)
@@ -46,14 +46,16 @@ def _version(
 
 def main() -> None:
     """Run a command; every failure is one line and an exit code (see :mod:`hpcsamp.errors`)."""
-    from hpcsamp.runtime import end_job
+    from hpcsamp.runtime import end_job, mpi, under_launcher
 
     try:
         code = app(standalone_mode=False)
     except typer.Abort:
         code = 130
     except typer_usage_error as e:
-        # The same mistake on every rank: said once, by rank 0.
+        # The same mistake on every rank: said once, by rank 0. Only MPI knows who that is.
+        if under_launcher():
+            mpi()
         error = UsageError(e.format_message())
         error.agreed = True
         code = end_job(error)

@@ -30,9 +30,10 @@ def step(
 
     One thread a rank; the variants take turns in one run. Starts its own ranks unless mpirun did.
     """
-    from hpcsamp.bench.launch import launch, under_launcher
+    from hpcsamp.bench.launch import launch
     from hpcsamp.bench.step import SHAPES
     from hpcsamp.errors import UsageError
+    from hpcsamp.runtime import under_launcher
 
     if model not in SHAPES:
         raise UsageError(f"--model {model!r}: there is {', '.join(SHAPES)}")
