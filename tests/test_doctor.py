@@ -103,9 +103,9 @@ def test_gpus(tmp_path):
 def test_file_systems(tmp_path):
     table = tmp_path / "mounts"
     table.write_text(
-        "/dev/a / ext4 rw 0 0\n"
-        "x@tcp:/y /scratch lustre rw 0 0\n"
         "z /scratch/my\\040own tmpfs rw 0 0\n"
+        "x@tcp:/y /scratch lustre rw 0 0\n"
+        "/dev/a / ext4 rw 0 0\n"
     )
     assert file_system_of(tmp_path, table) == "ext4"
     assert file_system_of(Path("/scratch/me/run"), table) == "lustre"

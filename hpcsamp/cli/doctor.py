@@ -46,7 +46,7 @@ def doctor(
             _show(found, json_file)
     finally:
         if found.stuck:
-            _leave()
+            _leave(root)
         faulthandler.cancel_dump_traceback_later()
     if not found.healthy:
         raise typer.Exit(1)
@@ -89,15 +89,21 @@ def _show(found: Diagnosis, json_file: Path | None) -> None:
         write_json(json_file, data)
 
 
-def _leave() -> None:
-    """End the job at once: a call that never returns would hold up every other way out."""
+def _leave(root: bool) -> None:
+    """End the job at once: a call that never returns would hold up every other way out.
+
+    Rank 0 does it after it has printed; the others only if it does not come to that.
+    """
     import os
     import sys
+    import time
 
     from mpi4py import MPI
 
     sys.stdout.flush()
     sys.stderr.flush()
+    if not root:
+        time.sleep(15)
     if MPI.COMM_WORLD.Get_size() > 1:
         MPI.COMM_WORLD.Abort(1)
     os._exit(1)
