@@ -243,17 +243,20 @@ def init(
 
     MPI = mpi()  # noqa: N806
     install_excepthook()
-    if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
-        raise UsageError(
-            "this MPI offers thread level "
-            f"{MPI.Query_thread()}, MPI_THREAD_MULTIPLE ({MPI.THREAD_MULTIPLE}) is needed because "
-            "batches are prefetched in a thread; use an MPI built with thread support"
-        )
     world = (comm or MPI.COMM_WORLD).Dup()
     node_comm = world.Split_type(MPI.COMM_TYPE_SHARED, key=world.Get_rank())
     # A name per shared-memory domain: two such domains on one host are two nodes.
     node = node_comm.bcast(f"{MPI.Get_processor_name()}/{world.Get_rank()}")
-    grid = plan_grid(world.allgather(node), samples)
+    nodes = world.allgather(node)
+    with together(world):
+        if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+            raise UsageError(
+                f"this MPI offers thread level {MPI.Query_thread()}, MPI_THREAD_MULTIPLE "
+                f"({MPI.THREAD_MULTIPLE}) is needed because batches are prefetched in a thread; "
+                f"use an MPI built with thread support"
+            )
+        grid = plan_grid(nodes, samples)
+        chosen = bind_device(device, node_comm.Get_rank())
     d, p = grid.place(world.Get_rank())
     limit_threads(node_comm)
     reuse_freed_memory()
@@ -263,7 +266,7 @@ def init(
         sample_comm=world.Split(d, p),
         data_comm=world.Split(p, d),
         node_comm=node_comm,
-        device=bind_device(device, node_comm.Get_rank()),
+        device=chosen,
     )
 
 

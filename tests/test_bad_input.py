@@ -27,7 +27,7 @@ def refused(done, code, *words):
         (3, ["method.samples=2"], ["S = 2", "P = 3"]),
         (3, ["parallel.samples=none"], ["64", "3"]),
         (3, ["parallel.samples=2"], ["2", "3"]),
-        (1, ["model.name=vit", "model.patch=3"], ["hidden"]),
+        (1, ["model.name=vit", "model.hidden=8", "model.patch=3"], ["patch = 3", "8 x 8"]),
         (1, ["task=regression"], ["regression", "classification"]),
         (1, ["data.path=nowhere"], ["nowhere"]),
     ],
@@ -40,7 +40,7 @@ def test_configurations_that_do_not_fit(hpcsamp, small, tmp_path, ranks, setting
 
 
 def test_wrong_arguments_are_said_once(hpcsamp):
-    refused(hpcsamp(2, "train", timeout=LIMIT), 2, "CONFIG")
+    refused(hpcsamp(2, "train", timeout=LIMIT), 2, "argument", "config")
 
 
 def test_an_output_that_cannot_be_written(hpcsamp, small, tmp_path):

@@ -43,8 +43,8 @@ def evaluate_run(
     dict
         What was written to the JSON file.
     """
-    share_samples(samples, topology.grid, topology.sample_rank)
     with together(topology.world):
+        share_samples(samples, topology.grid, topology.sample_rank)
         path = _checkpoint(folder, which)
         saved = checkpoint.read(path, topology.device)
         checkpoint.check_config(path, saved["config"], config.model_dump(exclude_none=True))

@@ -55,8 +55,9 @@ class Trainer:
     def run(self) -> dict[str, Any]:
         """Train to the end; returns the summary."""
         config, topology = self.config, self.topology
-        share_samples(config.method.samples, topology.grid, topology.sample_rank)
-        share_samples(config.evaluation.samples, topology.grid, topology.sample_rank)
+        with together(topology.world):
+            for samples in (config.method.samples, config.evaluation.samples):
+                share_samples(samples, topology.grid, topology.sample_rank)
         with ExitStack() as stack:
             self._build(stack)
             with together(topology.world):
