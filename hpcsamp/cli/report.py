@@ -11,7 +11,7 @@ import typer
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="Run folder; several are compared."),
+        typer.Argument(metavar="RUN", help="Run folder; several are compared."),
     ],
     out: Annotated[
         Path | None,
