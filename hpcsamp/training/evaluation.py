@@ -45,7 +45,9 @@ def evaluate_run(
     """
     with together(topology.world):
         share_samples(samples, topology.grid, topology.sample_rank)
-        path = _checkpoint(folder, which)
+        path = _checkpoint(folder, which) if topology.is_root else None
+    path = topology.world.bcast(path)
+    with together(topology.world):
         saved = checkpoint.read(path, topology.device)
         checkpoint.check_config(path, saved["config"], config.model_dump(exclude_none=True))
         dataset = Dataset.open(config.data.path, split)

@@ -51,6 +51,7 @@ class Trainer:
         self.topology = topology
         self.folder = RunFolder(output)
         self._resume = resume
+        self._saved = -1  # step of the newest checkpoint
 
     def run(self) -> dict[str, Any]:
         """Train to the end; returns the summary."""
@@ -142,10 +143,13 @@ class Trainer:
 
     def _restore(self) -> int:
         """Put the newest checkpoint in place; returns its step, 0 if there is none."""
+        # One rank looks: a shared file system may show others an older folder.
+        path = self.topology.world.bcast(
+            checkpoint.latest(self.folder.checkpoints) if self.topology.is_root else None
+        )
+        if path is None:
+            return 0
         with together(self.topology.world):
-            path = checkpoint.latest(self.folder.checkpoints)
-            if path is None:
-                return 0
             saved = checkpoint.read(path, self.topology.device)
             checkpoint.check_config(path, saved["config"], self._config_table())
             if saved["dataset"] != self.dataset.uid:
@@ -158,7 +162,7 @@ class Trainer:
             if self.schedule is not None:
                 self.schedule.load_state_dict(saved["schedule"])
             self.best = saved["best"]
-            self.method.step = saved["step"]
+            self.method.step = self._saved = saved["step"]
         return self.method.step
 
     def _config_table(self) -> dict[str, Any]:
@@ -197,9 +201,7 @@ class Trainer:
                     self._checkpoint()
             if (epoch + 1) % config.training.evaluate_every == 0:
                 self._evaluate(epoch)
-        if checkpoint.latest(self.folder.checkpoints) != checkpoint.step_path(
-            self.folder.checkpoints, self.method.step
-        ):
+        if self._saved != self.method.step:
             self._checkpoint()
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
@@ -323,6 +325,7 @@ class Trainer:
 
     def _checkpoint(self) -> None:
         self._save(checkpoint.step_path(self.folder.checkpoints, self.method.step))
+        self._saved = self.method.step  # not by looking: ranks would see the folder at other times
         if self.topology.is_root:
             checkpoint.prune(self.folder.checkpoints, self.config.training.keep)
 
