@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import textwrap
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import launch
 from typer import Typer
 from typer.testing import CliRunner
 
@@ -187,15 +186,9 @@ def test_a_deadlock_is_reported_and_ends_the_job(tmp_path):
         )
     )
     began = time.monotonic()
-    done = subprocess.run(
-        ["mpirun", "-n", "2", sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 1, done.stderr
-    lines = done.stdout.splitlines()
+    done = launch(2, str(script), timeout=100)
+    assert done.code == 1, done.err
+    lines = done.out.splitlines()
     assert any("deadlock" in li and "rank 0: no answer within 2 s" in li for li in lines), lines
     assert any("later" in li and "not tried" in li for li in lines)
     assert time.monotonic() - began < 40
@@ -243,19 +236,15 @@ def test_everything_works_on_two_ranks(comm, monkeypatch, tmp_path):
 
 
 def test_alone_from_the_command_line(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", "import typer; from hpcsamp.cli.doctor import doctor; "
-         "app = typer.Typer(); app.command()(doctor); app()", "--json", "found.json"],
-        capture_output=True, text=True, cwd=tmp_path, timeout=100, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = launch(1, "-m", "hpcsamp", "doctor", "--json", "found.json", timeout=100, cwd=tmp_path)
+    assert done.code == 0, done.out + done.err
     data = json.loads((tmp_path / "found.json").read_text())
     assert data["healthy"] is True
     assert [c["name"] for c in data["checks"]] == NAMES
     assert data["packages"]["torch"]
     assert len(data["ranks"]) == 1
     for name in NAMES:
-        assert f"\n{name} " in done.stdout
+        assert f"\n{name} " in done.out
 
 
 @pytest.mark.parametrize(("status", "code"), [("warning", 0), ("problem", 1)])
