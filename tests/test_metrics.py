@@ -10,6 +10,7 @@ import torch
 from scipy import stats
 from sklearn.metrics import brier_score_loss, log_loss
 
+from hpcsamp.data import vision
 from hpcsamp.errors import DataError, HpcsampError
 from hpcsamp.prediction.metrics import (
     DESCRIPTIONS,
@@ -23,14 +24,10 @@ CLASSES, BINS = 5, 15
 @pytest.fixture(scope="module")
 def torchmetrics():
     """torchmetrics, which imports torchvision, whose operators are missing beside a CPU torch."""
-    library = torch.library.Library("torchvision", "FRAGMENT")  # its operators live as long as it
-    if not hasattr(torch.ops.torchvision, "nms"):
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    vision.torchvision()
     import torchmetrics
 
-    yield torchmetrics
-    del library
+    return torchmetrics
 
 
 def predictions(items=400, samples=8, seed=0):
