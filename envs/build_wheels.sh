@@ -17,8 +17,7 @@ exec 3>>"$log"
 
 python=$HPCSAMP_VENV/bin/python
 rm -f "$HPCSAMP_VENV/.hpcsamp-key"
-rm -rf "$HPCSAMP_VENV"
-"$HPCSAMP_PYTHON" -m venv "$HPCSAMP_VENV"
+if ! "$python" -c '' 2>/dev/null; then "$HPCSAMP_PYTHON" -m venv --clear "$HPCSAMP_VENV"; fi
 pip=("$python" -m pip --disable-pip-version-check --quiet)
 
 install() { # hard links need one file system; uv copies by itself where they do not work
@@ -31,7 +30,7 @@ requirements() { # the dependencies of setup.cfg, one a line, with the extras th
 import configparser, sys
 c = configparser.ConfigParser()
 c.read(sys.argv[1])
-lines = [c["options"]["install_requires"]] + [c["options.extras_require"][k] for k in ("build", "test")]
+lines = [c["options"]["install_requires"]] + [c["options.extras_require"][k] for k in ("build", "test", "weather")]
 print("\n".join(l for block in lines for l in block.splitlines() if l.strip() and not l.startswith("#")))
 P
 }
@@ -109,9 +108,15 @@ build() {
 
 [ -e "$fetched/complete" ] || fetch
 say "installing"
-"${pip[@]}" install --no-index --no-deps "$fetched"/uv-*.whl >&3 2>&3
-install "$fetched"/*.whl
+if [ ! -x "$HPCSAMP_VENV/bin/uv" ]; then
+    "${pip[@]}" install --no-index --no-deps "$fetched"/uv-*.whl >&3 2>&3
+fi
+mapfile -t others < <(find "$fetched" -name '*.whl' ! -name 'h5py-*')
+install "${others[@]}"
 [ -e "$built/complete" ] || build
-# the serial h5py from the index serves where no parallel HDF5 is
-if compgen -G "$built/*.whl" >/dev/null; then install --reinstall "$built"/*.whl; fi
+# h5py from the index is serial: it serves where no parallel HDF5 is
+h5py=$built
+[ -n "${HDF5_DIR:-}" ] || h5py=$fetched
+mapfile -t compiled < <(find "$h5py" -name 'h5py-*.whl'; find "$built" -name 'horovod-*.whl')
+install "${compiled[@]}"
 install --no-build-isolation --editable "$HPCSAMP_ROOT"

@@ -92,7 +92,7 @@ _hpcsamp_built_key() {
         echo "$HPCSAMP_TORCH $HPCSAMP_HOROVOD"
         _hpcsamp_find_hdf5
         command -v nvidia-smi
-        cat "$HPCSAMP_ROOT/envs/build_wheels.sh"
+        sed -n '/_version=/p; /^build_.*() {/,/^}/p' "$HPCSAMP_ROOT/envs/build_wheels.sh"
     } 2>/dev/null | _hpcsamp_hash
 }
 
@@ -101,7 +101,7 @@ _hpcsamp_fetched_key() {
     {
         "$HPCSAMP_PYTHON" -c 'import sys, platform; print(sys.version, platform.machine())'
         echo "$HPCSAMP_TORCH $HPCSAMP_TORCHVISION $HPCSAMP_TORCH_INDEX"
-        sed -n '/^install_requires/,/^$/p; /^build =/,/^[a-z]* =/p; /^test =/,/^$/p' "$HPCSAMP_ROOT/setup.cfg"
+        sed -n '/^install_requires/,/^$/p; /^\[options.extras_require\]/,/^\[tool/p' "$HPCSAMP_ROOT/setup.cfg"
     } 2>/dev/null | _hpcsamp_hash
 }
 

@@ -30,14 +30,14 @@ class Evaluation:
     metrics
         By name, the same on every rank.
     reliability
-        Bins of the reliability diagram (classification), else None.
+        Bins of the reliability diagram (classification), or coverage by level (regression).
     items
         Per item of this data group, as arrays by name: ``index``, ``target``, ``probabilities`` or
         ``mean`` and ``std``, and the uncertainties ``total``, ``aleatoric``, ``epistemic``.
     """
 
     metrics: dict[str, float]
-    reliability: dict[str, list[float]] | None
+    reliability: dict[str, list[float]]
     items: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -96,7 +96,7 @@ class Evaluator:
             self.collectives.data_sum_(state)
         reliability = metrics.reliability() if isinstance(metrics, ClassificationMetrics) else None
         items = {k: np.concatenate([part[k] for part in kept]) for k in kept[0]} if kept else {}
-        return Evaluation(metrics.compute(), reliability, items)
+        return Evaluation(metrics.compute(), metrics.reliability(), items)
 
     def close(self) -> None:
         """Let go of the files."""

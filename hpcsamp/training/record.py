@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcsamp.config import RunConfig, load, to_toml
-from hpcsamp.errors import UsageError
+from hpcsamp.errors import HpcsampError, UsageError
 
 
 class RunFolder:
@@ -71,15 +71,24 @@ class RunFolder:
         write_whole(self.path / "metrics.jsonl", lines)
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``; a last line cut off by a kill is left out."""
+        """The lines of ``metrics.jsonl``; a last line cut off by a kill is left out.
+
+        Raises
+        ------
+        HpcsampError
+            If another line is damaged.
+        """
         file = self.path / "metrics.jsonl"
         if not file.exists():
             return
-        for line in file.read_text().splitlines():
+        lines = file.read_text().splitlines()
+        for number, line in enumerate(lines, start=1):
             try:
                 yield json.loads(line)
-            except json.JSONDecodeError:
-                return
+            except json.JSONDecodeError as e:
+                if number == len(lines):
+                    return
+                raise HpcsampError(f"{file} is damaged in line {number} of {len(lines)}") from e
 
     def log(self, event: str, **values: Any) -> None:
         """Append one line to ``metrics.jsonl``."""
