@@ -1,75 +1,76 @@
 """What is minimised, exactly: losses of all S outputs from samples spread over ranks."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterable
-from typing import Any
-
-from hpcsamp.config import suggest
-from hpcsamp.errors import UsageError
-from hpcsamp.losses.base import DataLoss, LinearLoss
+from hpcsamp.losses import schedules
+from hpcsamp.losses.base import About, DataLoss, LinearLoss, StatisticsLoss
+from hpcsamp.losses.beta import BetaNLL
+from hpcsamp.losses.crps import CRPS
+from hpcsamp.losses.custom import Custom
+from hpcsamp.losses.document import render
 from hpcsamp.losses.elbo import ELBO
+from hpcsamp.losses.energy import EnergyScore
+from hpcsamp.losses.exactness import Exactness, check_exactness
 from hpcsamp.losses.expected import ExpectedNLL
-from hpcsamp.losses.likelihoods import Categorical, Gaussian, Likelihood
-from hpcsamp.losses.mixture import PredictiveNLL, log_mean_exp
+from hpcsamp.losses.importance import ImportanceWeightedELBO
+from hpcsamp.losses.layers import LayerKL, kl_by_layer
+from hpcsamp.losses.likelihoods import (
+    Categorical,
+    Gaussian,
+    Likelihood,
+    Poisson,
+    PredictedGaussian,
+    StudentT,
+)
+from hpcsamp.losses.mixture import (
+    AlphaDivergence,
+    GaussianMixtureNLL,
+    PredictiveNLL,
+    log_mean_exp,
+)
+from hpcsamp.losses.moments import GaussianMomentsNLL, MeanMSE, centred_moments
+from hpcsamp.losses.registry import LIKELIHOODS, LOSSES, make, make_likelihood
+from hpcsamp.losses.values import latitude_weights, like_target, over_values
 
 __all__ = [
+    "CRPS",
     "ELBO",
+    "LIKELIHOODS",
+    "LOSSES",
+    "About",
+    "AlphaDivergence",
+    "BetaNLL",
     "Categorical",
+    "Custom",
     "DataLoss",
+    "EnergyScore",
+    "Exactness",
     "ExpectedNLL",
     "Gaussian",
+    "GaussianMixtureNLL",
+    "GaussianMomentsNLL",
+    "ImportanceWeightedELBO",
+    "LayerKL",
     "Likelihood",
     "LinearLoss",
+    "MeanMSE",
+    "Poisson",
+    "PredictedGaussian",
     "PredictiveNLL",
+    "StatisticsLoss",
+    "StudentT",
+    "centred_moments",
+    "check_exactness",
+    "kl_by_layer",
+    "latitude_weights",
+    "like_target",
     "log_mean_exp",
     "make",
     "make_likelihood",
+    "over_values",
+    "schedules",
+    "table",
 ]
 
-LOSSES: dict[str, Callable[[Likelihood], DataLoss]] = {
-    "expected_nll": ExpectedNLL,
-    "predictive_nll": PredictiveNLL,
-}
-LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
-    "categorical": Categorical,
-    "gaussian": Gaussian,
-}
-_USUAL = {"classification": "categorical", "regression": "gaussian"}
 
-
-def make_likelihood(task: str, arguments: dict[str, Any] | None = None) -> Likelihood:
-    """The observation model of a configuration.
-
-    Parameters
-    ----------
-    task
-        ``"classification"`` or ``"regression"``: chooses the likelihood if none is named.
-    arguments
-        ``likelihood`` by name, and its own arguments.
-
-    Raises
-    ------
-    UsageError
-        For an unknown name or argument.
-    """
-    rest = dict(arguments or {})
-    name = rest.pop("likelihood", _USUAL[task])
-    _check_name("loss.arguments.likelihood", name, LIKELIHOODS)
-    try:
-        return LIKELIHOODS[name](**rest)
-    except TypeError as e:
-        raise UsageError(f"loss.arguments: {e}") from None
-
-
-def make(name: str, task: str, arguments: dict[str, Any] | None = None) -> DataLoss:
-    """A data loss by its name (a key of ``LOSSES``); the rest as in :func:`make_likelihood`."""
-    _check_name("loss.name", name, LOSSES)
-    return LOSSES[name](make_likelihood(task, arguments))
-
-
-def _check_name(what: str, name: str, known: Iterable[str]) -> None:
-    if name not in known:
-        raise UsageError(
-            f"{what} = {name!r}{suggest(name, known)}; there is {', '.join(sorted(known))}"
-        )
+def table() -> str:
+    """The losses as a Markdown table: what stands in the README."""
+    return render(LOSSES)

@@ -3,37 +3,125 @@
 Per item, so that masks, weights and true item counts are applied in one place (:mod:`.elbo`). The
 **sum** over the sample group of the ranks' gradients is the gradient of the sequential loss
 (law 2).
+
+A loss of your own is a class with one or two hooks, and exact on any grid::
+
+    class SquaredBias(StatisticsLoss):                # any function of a mean over samples
+        def statistics(self, outputs, target):        # (s, B, ...), of this rank's samples
+            return outputs - target
+
+        def from_mean(self, mean, target, samples):   # (B, ...), the mean is over all S samples
+            return mean**2
+
+or :class:`LinearLoss`, or any callable as it is, by :class:`~hpcsamp.losses.custom.Custom`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from hpcsamp.collectives import Collectives
+from hpcsamp.losses.batch import Step
+from hpcsamp.losses.values import fit_weight, over_values, wide
+
+
+@dataclass(frozen=True)
+class About:
+    """The facts about a loss: a row of the README's table and the end of the class's docstring.
+
+    Attributes
+    ----------
+    formula
+        Of one item, from the outputs ``y_s`` of all samples and the target ``t``.
+    kind
+        ``linear`` (averaging the ranks' gradients is exact), ``mixture``, ``moments``, ``pairwise``
+        or ``joint``.
+    shares
+        What the ranks of a sample group tell each other.
+    bytes
+        How many bytes that is per rank and step in float32, for ``S`` samples, ``B`` items and
+        ``V`` values of an item.
+    cost
+        Of the loss itself, beside the S forward and backward passes.
+    source
+        Where it comes from.
+    """
+
+    formula: str
+    kind: Literal["linear", "mixture", "moments", "pairwise", "joint"]
+    shares: str
+    bytes: str
+    cost: str
+    source: str
+
+    def __str__(self) -> str:
+        return (
+            f"    Formula: ``{self.formula}``\n"
+            f"    Class: {self.kind}. Shared over the group: {self.shares}, {self.bytes} bytes a "
+            f"step in float32.\n"
+            f"    Cost: {self.cost}. Source: {self.source}.\n"
+        )
 
 
 class DataLoss(ABC):
     """A loss of the outputs of all samples.
 
+    Parameters
+    ----------
+    weights
+        Weight of each value of an item, broadcastable to the item's shape: e.g.
+        :func:`~hpcsamp.losses.values.latitude_weights`. For a density, a weight is the power of
+        the value's factor.
+
     Attributes
     ----------
+    about
+        The facts, see :class:`About`.
     linear
         Whether the loss is a mean over samples of something of each sample alone. Such a loss needs
         no exchange, and samples may be back-propagated one at a time.
+    joint
+        Whether the loss weighs samples by their densities as well, so that prior and posterior are
+        part of it and there is no penalty beside it.
+    least_samples
+        The least S with which it says anything.
+    usual_likelihood
+        Name of the likelihood it takes where none is named; None: the task's.
     """
 
+    about: ClassVar[About | None] = None
     linear: bool = False
+    joint: bool = False
+    least_samples: int = 1
+    usual_likelihood: ClassVar[str | None] = None
+    weights: Tensor | None = None
 
-    @abstractmethod
-    def __call__(self, outputs: Tensor, target: Tensor, samples: int, group: Collectives) -> Tensor:
+    def __init__(self, *, weights: Tensor | None = None) -> None:
+        self.weights = weights
+
+    def __init_subclass__(cls) -> None:
+        if "about" in vars(cls) and cls.about is not None:
+            cls.__doc__ = f"{(cls.__doc__ or '').rstrip()}\n\n{cls.about}"
+
+    def __call__(
+        self,
+        outputs: Tensor,
+        target: Tensor,
+        samples: int,
+        group: Collectives,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """The loss of each item.
 
         Parameters
         ----------
         outputs
-            ``(s, B, ...)``, the outputs of this rank's samples.
+            ``(s, B, ...)``, the outputs of this rank's samples. Half-precision ones are widened to
+            float32 first.
         target
             ``(B, ...)``.
         samples
@@ -41,13 +129,54 @@ class DataLoss(ABC):
         group
             The exchange with the other ranks of the group; :class:`~hpcsamp.collectives.Alone` for
             a single process.
+        mask
+            Weight of each value, or False for those that are not known, broadcastable to
+            ``target`` with as many axes. What stands in the target under a 0 does not matter.
 
         Returns
         -------
         Tensor
-            ``(B,)`` in nats: the group's value on every rank, with gradients of this rank's samples
-            only.
+            ``(B,)``: the group's value on every rank, with gradients of this rank's samples only.
+
+        Raises
+        ------
+        UsageError
+            If outputs, target and weights do not fit each other.
         """
+        target, weight = self.fit(target, mask)
+        return self.items(wide(outputs), target, samples, group, weight)
+
+    def fit(self, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The target without what is masked, and the weights of its values, in its shape."""
+        weight = fit_weight(target, self.weights, mask)
+        if weight is not None:  # 0 times NaN is NaN
+            target = target.masked_fill(weight == 0, 0)
+        return target, weight
+
+    @abstractmethod
+    def items(
+        self,
+        outputs: Tensor,
+        target: Tensor,
+        samples: int,
+        group: Collectives,
+        weight: Tensor | None,
+    ) -> Tensor:
+        """``(B,)``, as :meth:`__call__`, which has checked and widened what comes in here.
+
+        ``weight`` has the shape of ``target``, or is None.
+        """
+
+    def of_step(
+        self,
+        outputs: Tensor,
+        step: Step,
+        samples: int,
+        group: Collectives,
+        log_ratio: Tensor | None,
+    ) -> Tensor:
+        """Scalar: the mean over the items of a step. ``log_ratio`` is for joint losses."""
+        return step.mean(self(outputs, step.target, samples, group, step.mask))
 
 
 class LinearLoss(DataLoss):
@@ -56,9 +185,50 @@ class LinearLoss(DataLoss):
     linear = True
 
     @abstractmethod
-    def per_sample(self, outputs: Tensor, target: Tensor) -> Tensor:
+    def per_sample(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """``(s, B)`` losses of ``(s, B, ...)`` outputs."""
 
-    def __call__(self, outputs: Tensor, target: Tensor, samples: int, group: Collectives) -> Tensor:
-        """``(B,)``, see :meth:`DataLoss.__call__`."""
-        return group.sum_over_samples(self.per_sample(outputs, target).sum(0) / samples)
+    def items(
+        self,
+        outputs: Tensor,
+        target: Tensor,
+        samples: int,
+        group: Collectives,
+        weight: Tensor | None,
+    ) -> Tensor:
+        """``(B,)``, see :meth:`DataLoss.items`."""
+        return group.sum_over_samples(self.per_sample(outputs, target, weight).sum(0) / samples)
+
+
+class StatisticsLoss(DataLoss):
+    """Any function of a mean over samples: two hooks, and it is exact.
+
+    One exchange, of the size of the statistics of one sample.
+    """
+
+    #: Whether the values of an item are averaged (a score in units of the target) or summed (nats).
+    average: bool = False
+
+    @abstractmethod
+    def statistics(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Local statistics: ``(s, ...)`` of ``(s, B, ...)`` outputs, sample by sample."""
+
+    @abstractmethod
+    def from_mean(self, mean: Tensor, target: Tensor, samples: int) -> Tensor:
+        """Losses ``(B, ...)`` of the values, or ``(B,)`` of the items, from the mean over all S.
+
+        Losses that have the shape of the target are weighted and reduced to one per item.
+        """
+
+    def items(
+        self,
+        outputs: Tensor,
+        target: Tensor,
+        samples: int,
+        group: Collectives,
+        weight: Tensor | None,
+    ) -> Tensor:
+        """``(B,)``, see :meth:`DataLoss.items`."""
+        mean = group.sum_over_samples(self.statistics(outputs, target).sum(0)) / samples
+        each = self.from_mean(mean, target, samples)
+        return over_values(each, weight, average=self.average)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -23,15 +23,20 @@ from torch import Tensor
 from hpcsamp.collectives import Alone, Collectives
 from hpcsamp.errors import UsageError
 from hpcsamp.losses.base import DataLoss
+from hpcsamp.losses.batch import Step
 from hpcsamp.methods import Method
 from hpcsamp.topology import share
 
 Memory = Literal["auto", "keep", "stream", "recompute"]
+KL = Literal["analytic", "monte_carlo"]
 
 
 @dataclass
 class Parts:
-    """The last loss by its parts: ``data`` and ``penalty`` (already times its factor)."""
+    """The last loss by its parts: ``data`` and ``penalty`` (already times its factor).
+
+    A joint loss has no penalty: all of it is ``data``.
+    """
 
     data: float = 0.0
     penalty: float = 0.0
@@ -51,7 +56,12 @@ class ELBO:
     temperature
         Factor of the KL; 1 is Bayes, less is a "cold" posterior. Reported wherever results are.
     warmup
-        Factor of the KL by step, e.g. a linear growth from 0; multiplies ``temperature``.
+        Factor of the KL by step, e.g. one of :mod:`hpcsamp.losses.schedules`; multiplies
+        ``temperature``.
+    kl
+        ``"analytic"``: the method's own penalty, its gradient shared out over the group by slices
+        of the parameters. ``"monte_carlo"``: ``mean_s log q(w_s) - log p(w_s)`` of the draws, as
+        torch_blue has it; each rank takes its own samples.
     exact
         False: the paper's approximation. Every rank evaluates the data loss of its own samples as
         if they were all, and the ranks' losses are averaged.
@@ -61,7 +71,7 @@ class ELBO:
     Raises
     ------
     UsageError
-        For ``memory="stream"`` with a loss that is not linear.
+        For ``memory="stream"`` with a loss that is not linear, or an unknown memory mode or KL.
     """
 
     def __init__(
@@ -74,7 +84,10 @@ class ELBO:
         warmup: Callable[[int], float] | None = None,
         exact: bool = True,
         memory: Memory = "auto",
+        kl: KL = "analytic",
     ) -> None:
+        _one_of("memory", memory, get_args(Memory))
+        _one_of("kl", kl, get_args(KL))
         if memory == "auto":
             memory = "stream" if data_loss.linear else "keep"
         if memory == "stream" and not data_loss.linear:
@@ -89,6 +102,7 @@ class ELBO:
         self.warmup = warmup
         self.exact = exact
         self.memory = memory
+        self.kl = kl
         self.parts = Parts()
 
     def __call__(
@@ -102,10 +116,11 @@ class ELBO:
         stacked: bool = False,
         weight: Tensor | None = None,
         count: float | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """The loss of a batch; call ``.backward()`` on it.
 
-        Collective over the sample group.
+        Collective over the sample group; over the world for a joint loss.
 
         Parameters
         ----------
@@ -123,90 +138,125 @@ class ELBO:
         count
             What to divide the sum over items by (default ``B``): with masked items, the true
             items of the step over all data groups, divided by D.
+        mask
+            Weight of each value, or False for those that are not known, broadcastable to ``y`` with
+            as many axes.
 
         Returns
         -------
         Tensor
             Scalar: the value of the whole sample group on every rank; its gradient is this rank's
             part, to be summed over the group (:func:`hpcsamp.distribute` does).
+
+        Raises
+        ------
+        UsageError
+            If there are fewer samples than ranks or than the loss needs, or shapes do not fit.
         """
         step = method.step if step is None else step
-        batch = _Batch(x, y, weight, y.shape[0] if count is None else count, stacked)
-        mine = share(samples, self.collectives.sample_size, self.collectives.sample_rank)
-        if len(mine) == 0:
-            raise UsageError(
-                f"S = {samples} samples cannot be split over P = {self.collectives.sample_size} "
-                f"ranks; every rank needs at least one"
-            )
-        run = _Run(self, method, batch, mine, samples, step)
+        c = self.collectives
+        self._check_samples(samples)
+        self._check_weight(y, weight)
+        items = Step(y, weight, mask, y.shape[0] if count is None else count, self.items, c)
+        mine = share(samples, c.sample_size, c.sample_rank)
+        factor = self.temperature * (1.0 if self.warmup is None else self.warmup(step))
+        ratio = None
+        if self.data_loss.joint:
+            ratio = factor * method.log_ratio(mine, step)
+            penalty = ratio.new_zeros(())
+        elif self.kl == "monte_carlo":
+            penalty = method.log_ratio(mine, step).sum() * (factor / (samples * self.items))
+        else:
+            penalty = method.penalty(c.sample_rank, c.sample_size) * (factor / self.items)
+        run = _Run(self, method, x, stacked, items, mine, samples, step, ratio)
         if self.memory == "keep" or not torch.is_grad_enabled():
             data = run.keep()
         else:
-            parameters = [p for p in method.parameters() if p.requires_grad]
+            leaves: list[Tensor] = [p for p in method.parameters() if p.requires_grad]
+            if ratio is not None:
+                leaves = [ratio, *leaves]
             evaluate = run.stream if self.memory == "stream" else run.recompute
-            data = _Deferred.apply(evaluate, *parameters)
-        factor = self.temperature * (1.0 if self.warmup is None else self.warmup(step))
-        c = self.collectives
-        penalty = method.penalty(c.sample_rank, c.sample_size) * (factor / self.items)
-        both = c.sum_over_samples(torch.stack([data.to(penalty.dtype), penalty]))
+            data = _Deferred.apply(evaluate, *leaves)
+        kind = torch.promote_types(data.dtype, penalty.dtype)
+        both = c.sum_over_samples(torch.stack([data.to(kind), penalty.to(kind)]))
         self.parts = Parts(*(float(v) for v in both.detach()))
         return both.sum()
 
+    def _check_samples(self, samples: int) -> None:
+        loss, ranks = self.data_loss, self.collectives.sample_size
+        if samples < ranks:
+            raise UsageError(
+                f"S = {samples} samples cannot be split over P = {ranks} "
+                f"ranks; every rank needs at least one"
+            )
+        least = loss.least_samples
+        if (samples if self.exact else samples // ranks) < least:
+            where = "" if self.exact else " on each rank, as loss.exact = false has no others"
+            raise UsageError(
+                f"{type(loss).__name__} needs at least {least} samples{where}; there are "
+                f"S = {samples} on P = {ranks} ranks"
+            )
 
-@dataclass
-class _Batch:
-    x: Tensor
-    y: Tensor
-    weight: Tensor | None
-    count: float
-    stacked: bool
+    @staticmethod
+    def _check_weight(y: Tensor, weight: Tensor | None) -> None:
+        if weight is not None and weight.shape != y.shape[:1]:
+            raise UsageError(
+                f"weights of items have shape {tuple(weight.shape)}, there are {len(y)} items; "
+                f"weights of values are given as mask"
+            )
 
-    def mean(self, items: Tensor) -> Tensor:
-        """Scalar from ``(B,)`` losses."""
-        return (items if self.weight is None else items * self.weight).sum() / self.count
+
+def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UsageError(f"loss.{what} = {value!r}; there is {', '.join(known)}")
 
 
 @dataclass
 class _Run:
-    """One evaluation of the data term: this rank's part, such that the group's sum is the whole."""
+    """One evaluation of the data term: this rank's part, such that the group's sum is the whole.
+
+    ``ratio`` is ``(s,)``, the log density ratios of the own samples for a joint loss.
+    """
 
     elbo: ELBO
     method: Method
-    batch: _Batch
+    x: Tensor
+    stacked: bool
+    items: Step
     mine: range
     samples: int
     step: int
+    ratio: Tensor | None
 
     def outputs(self, samples: range) -> Tensor:
-        x, first = self.batch.x, self.mine.start
-        if self.batch.stacked:
+        x, first = self.x, self.mine.start
+        if self.stacked:
             x = x[samples.start - first : samples.stop - first]
-        return self.method(x, samples=samples, step=self.step, stacked=self.batch.stacked)
+        return self.method(x, samples=samples, step=self.step, stacked=self.stacked)
 
-    def part(self, outputs: Tensor) -> Tensor:
+    def part(self, outputs: Tensor, ratio: Tensor | None) -> Tensor:
         """This rank's share of the data term from all its outputs; its value adds up, too."""
         elbo, c = self.elbo, self.elbo.collectives
+        loss = elbo.data_loss
         if not elbo.exact:
-            own = elbo.data_loss(outputs, self.batch.y, len(self.mine), Alone())
-            return self.batch.mean(own) / c.sample_size
-        if elbo.data_loss.linear:
-            own = elbo.data_loss(outputs, self.batch.y, self.samples, Alone())
-            return self.batch.mean(own)
-        whole = self.batch.mean(elbo.data_loss(outputs, self.batch.y, self.samples, c))
+            return loss.of_step(outputs, self.items, len(self.mine), Alone(), ratio) / c.sample_size
+        if loss.linear:
+            return loss.of_step(outputs, self.items, self.samples, Alone(), ratio)
+        whole = loss.of_step(outputs, self.items, self.samples, c, ratio)
         # every rank has the whole value and its own gradient: only rank 0 brings in the value
         return whole if c.sample_rank == 0 else whole - whole.detach()
 
     def keep(self) -> Tensor:
-        return self.part(self.outputs(self.mine))
+        return self.part(self.outputs(self.mine), self.ratio)
 
     def stream(self) -> tuple[Tensor, list[Tensor | None]]:
-        elbo, total = self.elbo, torch.zeros((), device=self.batch.y.device)
+        elbo, total = self.elbo, torch.zeros((), device=self.items.target.device)
         ranks = 1 if elbo.exact else elbo.collectives.sample_size
         samples = self.samples if elbo.exact else len(self.mine)
         with self.method.accumulating() as accumulator:
             for chunk in self.method.chunks(self.mine):
-                items = elbo.data_loss(self.outputs(chunk), self.batch.y, samples, Alone())
-                value = self.batch.mean(items) / ranks
+                outputs = self.outputs(chunk)
+                value = elbo.data_loss.of_step(outputs, self.items, samples, Alone(), None) / ranks
                 accumulator.backward(value)
                 total = total + value.detach()
         return total, accumulator.gradients()
@@ -214,14 +264,16 @@ class _Run:
     def recompute(self) -> tuple[Tensor, list[Tensor | None]]:
         with torch.no_grad():
             outputs = torch.cat([self.outputs(chunk) for chunk in self.method.chunks(self.mine)])
-        outputs.requires_grad_()
-        value = self.part(outputs)
-        (upstream,) = torch.autograd.grad(value, outputs)
+        leaves = [outputs.requires_grad_()]
+        if self.ratio is not None:
+            leaves.append(self.ratio.detach().requires_grad_())
+        value = self.part(outputs, leaves[-1] if self.ratio is not None else None)
+        upstream, *rest = torch.autograd.grad(value, leaves)
         with self.method.accumulating() as accumulator:
             for chunk in self.method.chunks(self.mine):
                 rows = slice(chunk.start - self.mine.start, chunk.stop - self.mine.start)
                 accumulator.backward(self.outputs(chunk), upstream[rows])
-        return value.detach(), accumulator.gradients()
+        return value.detach(), [*rest, *accumulator.gradients()]
 
 
 class _Deferred(torch.autograd.Function):

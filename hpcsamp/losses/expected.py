@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hpcsamp.losses.base import LinearLoss
+from hpcsamp.losses.base import About, LinearLoss
 from hpcsamp.losses.likelihoods import Likelihood
 
 
 class ExpectedNLL(LinearLoss):
-    r"""``mean_s -log p(t | y_s)``.
+    """The mean over samples of the negative log likelihood."""
 
-    Class: linear; averaging gradients over ranks is exact. Communicated: nothing but the value.
-    Source: Blundell et al. 2015, eq. 2; Algorithms 1 and 2 of the paper.
-    """
+    about = About(
+        formula="mean_s -log p(t | y_s)",
+        kind="linear",
+        shares="nothing",
+        bytes="0",
+        cost="S log densities",
+        source="Blundell et al. 2015, eq. 2; the paper's Algorithms 1 and 2",
+    )
 
-    def __init__(self, likelihood: Likelihood) -> None:
+    def __init__(self, likelihood: Likelihood, *, weights: Tensor | None = None) -> None:
+        super().__init__(weights=weights)
         self.likelihood = likelihood
 
-    def per_sample(self, outputs: Tensor, target: Tensor) -> Tensor:
+    def per_sample(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """``(s, B)`` negative log likelihoods."""
-        return -self.likelihood.log_prob(outputs, target)
+        return -self.likelihood.log_prob(outputs, target, weight)

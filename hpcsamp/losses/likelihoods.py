@@ -1,4 +1,8 @@
-"""Observation models: log p(target | output) of one output, item by item."""
+"""Observation models: log p(target | output) of one output, item by item.
+
+The values of an item are independent given the output: their log densities are summed, with their
+weights. What a model's outputs mean is said by each class.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +14,66 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from hpcsamp.errors import UsageError
+from hpcsamp.losses.values import fit_weight, like_target, over_values, wide
 
 
 class Likelihood(ABC):
-    """``log p(target | output)``; extra axes of an item are independent and summed over."""
+    """``log p(target | output)``.
+
+    Attributes
+    ----------
+    parameters
+        How many numbers a model outputs per target value (classes aside).
+    """
+
+    parameters: int = 1
 
     @abstractmethod
-    def log_prob(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``(s, B)`` log densities in nats, of outputs ``(s, B, ...)`` and targets ``(B, ...)``."""
+    def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """``(s, B, ...)`` log densities of the values, in nats."""
+
+    def log_prob(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """``(s, B)`` log densities in nats, of outputs ``(s, B, ...)`` and targets ``(B, ...)``.
+
+        ``weight``: the power of each value's factor, broadcastable to the target, or None.
+
+        Raises
+        ------
+        UsageError
+            If an item has another number of outputs than the target asks for.
+        """
+        each = self.of_values(wide(outputs), target)
+        return over_values(each, fit_weight(target, None, weight), lead=2)
+
+    def moments(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the observation given the output, ``(s, *target.shape)`` each.
+
+        Raises
+        ------
+        UsageError
+            If it has none.
+        """
+        raise UsageError(f"a {type(self).__name__} likelihood has no mean and variance")
 
 
 class Categorical(Likelihood):
-    """Class logits ``(s, B, C)``, integer targets ``(B,)``: log softmax of the target's class."""
+    """Class logits ``(s, B, ..., C)``, integer targets ``(B, ...)``: log softmax of the target."""
 
-    def log_prob(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``(s, B)`` log probabilities."""
-        log_p = F.log_softmax(_wide(outputs), dim=-1)
+    def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """``(s, B, ...)`` log probabilities.
+
+        Raises
+        ------
+        UsageError
+            If the axes before the last are not those of the target.
+        """
+        if outputs.shape[1:-1] != target.shape:
+            raise UsageError(
+                f"class logits of shape {tuple(outputs.shape[1:])} need targets of shape "
+                f"{tuple(outputs.shape[1:-1])}, got {tuple(target.shape)}"
+            )
         index = target.expand(outputs.shape[:-1])[..., None]
-        return log_p.gather(-1, index)[..., 0]
+        return F.log_softmax(outputs, dim=-1).gather(-1, index)[..., 0]
 
 
 class Gaussian(Likelihood):
@@ -40,29 +86,116 @@ class Gaussian(Likelihood):
     """
 
     def __init__(self, std: float = 1.0) -> None:
-        if not std > 0:
-            raise UsageError(f"the noise std of a Gaussian likelihood must be > 0, got {std}")
-        self.std = std
+        self.std = _positive("noise std of a Gaussian likelihood", std)
 
-    def log_prob(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``(s, B)`` log densities, summed over the axes of an item.
+    def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """``(s, B, ...)`` log densities."""
+        square = ((like_target(outputs, target) - target) / self.std) ** 2
+        return -0.5 * (square + (math.log(2 * math.pi) + 2 * math.log(self.std)))
 
-        Raises
-        ------
-        UsageError
-            If an item has another number of outputs than of target values.
-        """
-        if outputs[0].numel() != target.numel():
-            raise UsageError(
-                f"the model has outputs of shape {tuple(outputs.shape[2:])} per item, the targets "
-                f"have shape {tuple(target.shape[1:])}"
-            )
-        outputs = _wide(outputs).reshape(outputs.shape[0], *target.shape)
-        square = ((outputs - target) / self.std) ** 2
-        constant = math.log(2 * math.pi) + 2 * math.log(self.std)
-        return -0.5 * (square + constant).reshape(*outputs.shape[:2], -1).sum(-1)
+    def moments(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The output, and the noise."""
+        mean = like_target(wide(outputs), target)
+        return mean, torch.full_like(mean, self.std**2)
 
 
-def _wide(x: Tensor) -> Tensor:
-    """At least float32: statistics of half-precision outputs lose too much."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+class PredictedGaussian(Likelihood):
+    """Normal whose mean and standard deviation are both outputs (heteroscedastic).
+
+    The first half of an item's outputs are means, the second half raw widths r, with
+    ``std = floor + softplus(r)``.
+
+    Parameters
+    ----------
+    floor
+        Least standard deviation, in the units of the target; > 0.
+    """
+
+    parameters = 2
+
+    def __init__(self, floor: float = 1e-6) -> None:
+        self.floor = _positive("floor of a predicted std", floor)
+
+    def mean_and_std(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """``(s, *target.shape)`` each."""
+        mean, raw = like_target(wide(outputs), target, 2)
+        return mean, self.floor + F.softplus(raw)
+
+    def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """``(s, B, ...)`` log densities."""
+        mean, std = self.mean_and_std(outputs, target)
+        return -0.5 * (((mean - target) / std) ** 2 + math.log(2 * math.pi)) - std.log()
+
+    def moments(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """What the outputs say."""
+        mean, std = self.mean_and_std(outputs, target)
+        return mean, std**2
+
+
+class Poisson(Likelihood):
+    """Counts: the outputs are log rates, ``log p = t y - exp(y) - log t!``."""
+
+    def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """``(s, B, ...)`` log probabilities."""
+        log_rate = like_target(outputs, target)
+        counts = target.to(log_rate.dtype)
+        return counts * log_rate - log_rate.exp() - torch.lgamma(counts + 1)
+
+    def moments(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Both are the rate."""
+        rate = like_target(wide(outputs), target).exp()
+        return rate, rate
+
+
+class StudentT(Likelihood):
+    """Student's t around the output: far outliers cost their logarithm, not their square.
+
+    Parameters
+    ----------
+    df
+        Degrees of freedom; > 0.
+    scale
+        In the units of the target; > 0.
+    """
+
+    def __init__(self, df: float = 4.0, scale: float = 1.0) -> None:
+        self.df = _positive("df of a Student-t likelihood", df)
+        self.scale = _positive("scale of a Student-t likelihood", scale)
+
+    def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """``(s, B, ...)`` log densities."""
+        df = self.df
+        z = (like_target(outputs, target) - target) / self.scale
+        constant = math.lgamma((df + 1) / 2) - math.lgamma(df / 2)
+        constant -= 0.5 * math.log(df * math.pi) + math.log(self.scale)
+        return constant - 0.5 * (df + 1) * torch.log1p(z**2 / df)
+
+    def moments(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The output, and ``scale^2 df / (df - 2)``, which is infinite for df <= 2."""
+        mean = like_target(wide(outputs), target)
+        variance = self.scale**2 * self.df / (self.df - 2) if self.df > 2 else math.inf
+        return mean, torch.full_like(mean, variance)
+
+
+def need_predicted(loss: str, likelihood: Likelihood | None) -> PredictedGaussian:
+    """The likelihood of a loss that needs predicted widths.
+
+    Raises
+    ------
+    UsageError
+        If it is another one.
+    """
+    if likelihood is None:
+        return PredictedGaussian()
+    if not isinstance(likelihood, PredictedGaussian):
+        raise UsageError(
+            f'{loss} needs the likelihood "predicted_gaussian", whose width is an output, got '
+            f"{type(likelihood).__name__}"
+        )
+    return likelihood
+
+
+def _positive(what: str, value: float) -> float:
+    if not value > 0 or math.isinf(value):
+        raise UsageError(f"the {what} must be a number > 0, got {value}")
+    return float(value)

@@ -7,8 +7,9 @@ import math
 from torch import Tensor
 
 from hpcsamp.collectives import Collectives
-from hpcsamp.losses.base import DataLoss
-from hpcsamp.losses.likelihoods import Likelihood
+from hpcsamp.errors import UsageError
+from hpcsamp.losses.base import About, DataLoss
+from hpcsamp.losses.likelihoods import Likelihood, need_predicted
 
 
 def log_mean_exp(log_p: Tensor, samples: int, group: Collectives) -> Tensor:
@@ -31,19 +32,103 @@ def log_mean_exp(log_p: Tensor, samples: int, group: Collectives) -> Tensor:
     return total.log() + shift - math.log(samples)
 
 
-class PredictiveNLL(DataLoss):
-    r"""``-log mean_s p(t | y_s)``: the mixture of all S samples scored, not each sample.
+class AlphaDivergence(DataLoss):
+    """Black-box alpha energy: between the expected NLL (alpha to 0) and the predictive one (1).
+
+    With the KL beside it this is the approximation of the energy by Li & Gal. Larger alpha covers
+    more of the posterior's mass, smaller alpha seeks a mode.
+
+    Parameters
+    ----------
+    alpha
+        Any number but 0; usually within 0 and 1.
+
+    Raises
+    ------
+    UsageError
+        If alpha is 0, which is ``expected_nll``, or not finite.
+    """
+
+    about = About(
+        formula="-1/alpha log mean_s p(t | y_s)^alpha",
+        kind="mixture",
+        shares="maximum and sum of exp",
+        bytes="8·B",
+        cost="S log densities",
+        source="Hernández-Lobato et al. 2016, eq. 10; Li & Gal 2017, eq. 7",
+    )
+
+    def __init__(
+        self, likelihood: Likelihood, alpha: float = 0.5, *, weights: Tensor | None = None
+    ) -> None:
+        super().__init__(weights=weights)
+        if alpha == 0 or not math.isfinite(alpha):
+            raise UsageError(
+                f"alpha of alpha_divergence is {alpha}: any finite number but 0, whose limit is "
+                f"expected_nll"
+            )
+        self.likelihood = likelihood
+        self.alpha = alpha
+
+    def items(
+        self,
+        outputs: Tensor,
+        target: Tensor,
+        samples: int,
+        group: Collectives,
+        weight: Tensor | None,
+    ) -> Tensor:
+        """``(B,)``, see :meth:`DataLoss.items`."""
+        log_p = self.likelihood.log_prob(outputs, target, weight)
+        return -log_mean_exp(self.alpha * log_p, samples, group) / self.alpha
+
+
+class PredictiveNLL(AlphaDivergence):
+    """The mixture of all S samples scored, not each sample.
 
     For classes this is the cross-entropy of the averaged probabilities, the case for which the
     paper notes that averaging gradients turns the arithmetic mean into a geometric one.
-
-    Class: mixture. Communicated: maximum and sum, 2 B numbers a step. Source: section 4.1 of the
-    paper.
     """
 
-    def __init__(self, likelihood: Likelihood) -> None:
-        self.likelihood = likelihood
+    about = About(
+        formula="-log mean_s p(t | y_s)",
+        kind="mixture",
+        shares="maximum and sum of exp",
+        bytes="8·B",
+        cost="S log densities",
+        source="the paper's section 4.1",
+    )
 
-    def __call__(self, outputs: Tensor, target: Tensor, samples: int, group: Collectives) -> Tensor:
-        """``(B,)``, see :meth:`DataLoss.__call__`."""
-        return -log_mean_exp(self.likelihood.log_prob(outputs, target), samples, group)
+    def __init__(self, likelihood: Likelihood, *, weights: Tensor | None = None) -> None:
+        super().__init__(likelihood, 1.0, weights=weights)
+
+
+class GaussianMixtureNLL(PredictiveNLL):
+    """The density of a mixture of S normals whose means and widths are all predicted.
+
+    Parameters
+    ----------
+    likelihood
+        A :class:`~hpcsamp.losses.likelihoods.PredictedGaussian`, which says what outputs mean
+        (default: one).
+
+    Raises
+    ------
+    UsageError
+        If the likelihood is another one.
+    """
+
+    usual_likelihood = "predicted_gaussian"
+    about = About(
+        formula="-log mean_s N(t; mu_s, std_s)",
+        kind="mixture",
+        shares="maximum and sum of exp",
+        bytes="8·B",
+        cost="S log densities",
+        source="Lakshminarayanan et al. 2017, section 2.4, unapproximated",
+    )
+
+    def __init__(
+        self, likelihood: Likelihood | None = None, *, weights: Tensor | None = None
+    ) -> None:
+        super().__init__(need_predicted("gaussian_mixture_nll", likelihood), weights=weights)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
+from hpcsamp.errors import UsageError
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.streams import Purpose
 
@@ -72,6 +73,35 @@ class Method(nn.Module):
 
         The shares of ``parts`` ranks add up to the whole, values and gradients (law 2).
         """
+
+    def penalties(self) -> dict[str, tuple[int, float]]:
+        """The whole penalty by random variable: how many weights it has, and its nats."""
+        return {}
+
+    def log_ratio(self, samples: range, step: int | None = None) -> Tensor:
+        """``log q(w_s) - log p(w_s)`` of draws: what Monte Carlo KL and importance weights need.
+
+        The mean over samples estimates the KL divergence; the gradient includes that of the draw.
+
+        Parameters
+        ----------
+        samples, step
+            As in :meth:`forward`: the densities are those of the weights it evaluates.
+
+        Returns
+        -------
+        Tensor
+            ``(len(samples),)`` float64, in nats.
+
+        Raises
+        ------
+        UsageError
+            If the method's draws have no density.
+        """
+        raise UsageError(
+            f"the draws of {type(self).__name__} have no density: neither Monte Carlo KL nor "
+            f"importance weights can be had of them"
+        )
 
     @abstractmethod
     def named_variational(self) -> Iterator[tuple[str, Tensor]]:

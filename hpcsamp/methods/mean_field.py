@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -21,7 +22,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.adapters import Adapter, PlainAdapter, TorchBlueAdapter
 from hpcsamp.methods.base import Method
-from hpcsamp.methods.normal import Divergence, Draw, FlatAccumulator
+from hpcsamp.methods.normal import Divergence, Draw, FlatAccumulator, LogRatio
 from hpcsamp.streams import torch_generator
 
 
@@ -186,6 +187,31 @@ class MeanField(Method):
         ]
         value: Tensor = Divergence.apply(self.mean, self.log_std, spans, torch.is_grad_enabled())
         return value
+
+    def penalties(self) -> dict[str, tuple[int, float]]:
+        """Weights and KL of each variable; see :meth:`Method.penalties`."""
+        result, start = {}, 0
+        for slot in self._adapter[0].slots:
+            stop = start + slot.size
+            span = [(start, stop, slot.prior)]
+            kl = Divergence.apply(self.mean.detach(), self.log_std.detach(), span, False)
+            result[slot.name] = (slot.size, float(kl))
+            start = stop
+        return result
+
+    def log_ratio(self, samples: range, step: int | None = None) -> Tensor:
+        """Log density ratios of draws, see :meth:`Method.log_ratio`.
+
+        The noise is drawn again, here and in the backward pass, rather than kept for S samples.
+        """
+        step = self.step if step is None else step
+        noises = partial(self._noises, samples, step)
+        spans = list(self._prior_spans())
+        value: Tensor = LogRatio.apply(self.mean, self.log_std, self.std(), noises, spans)
+        return value
+
+    def _noises(self, samples: range, step: int) -> Iterator[Tensor]:
+        return (self.noise(step, s) for s in samples)
 
     def _prior_spans(self) -> Iterator[tuple[int, int, tuple[float, float] | None]]:
         """Runs of neighbouring variables with the same prior: for most models a single one."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -130,3 +131,67 @@ class Divergence(torch.autograd.Function):
         d_mean, d_log_std = ctx.gradients
         ctx.gradients = None
         return d_mean.mul_(scale), d_log_std.mul_(scale), None, None
+
+
+class LogRatio(torch.autograd.Function):
+    """``log q(w_s) - log p(w_s)`` of ``w_s = mean + std * noise_s``, ``(s,)`` in nats.
+
+    With noise ``e`` and a prior ``N(m, v)`` the sum over weights of
+    ``log(v / std) + ((w - m)^2 / v^2 - e^2) / 2``; a flat prior has density 1, as in torch_blue.
+    The densities are those of torch_blue's ``MeanFieldNormal.log_prob``, without the ``eps`` that
+    it adds to variances.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        mean: Tensor,
+        log_std: Tensor,
+        std: Tensor,
+        noises: Callable[[], Iterable[Tensor]],
+        spans: Sequence[Span],
+    ) -> Tensor:
+        """``noises()`` gives ``(n,)`` noise, sample by sample, and the same each time."""
+        ctx.save_for_backward(mean, std)
+        ctx.noises, ctx.spans = noises, spans
+        constant = -log_std.sum(dtype=torch.float64)
+        for start, stop, prior in spans:
+            if prior is None:
+                constant = constant - 0.5 * math.log(2 * math.pi) * (stop - start)
+            else:
+                constant = constant + prior[1] * (stop - start)
+        values = []
+        for noise in noises():
+            value = constant.clone()
+            for block, prior in _blocks(spans):
+                e = noise[block]
+                square = -(e * e)
+                if prior is not None:
+                    z = (torch.addcmul(mean[block], std[block], e) - prior[0]) / math.exp(prior[1])
+                    square = torch.addcmul(square, z, z)
+                value += 0.5 * square.sum(dtype=torch.float64)
+            values.append(value)
+        return torch.stack(values)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        """``d mean = (w - m) / v^2`` and ``d log_std = (w - m) / v^2 * std * e - 1``."""
+        mean, std = ctx.saved_tensors
+        upstream = grads[0].tolist()
+        d_mean, d_log_std = torch.zeros_like(mean), torch.zeros_like(mean)
+        for noise, scale in zip(ctx.noises(), upstream, strict=True):
+            for block, prior in _blocks(ctx.spans):
+                if prior is None:
+                    continue
+                drawn = std[block] * noise[block]
+                pull = (mean[block] + drawn - prior[0]) * (scale / math.exp(2 * prior[1]))
+                d_mean[block] += pull
+                d_log_std[block].addcmul_(pull, drawn)
+        return d_mean, d_log_std.sub_(sum(upstream)), None, None, None
+
+
+def _blocks(spans: Sequence[Span]) -> Iterator[tuple[slice, tuple[float, float] | None]]:
+    """Pieces of the spans that fit the cache."""
+    for start, stop, prior in spans:
+        for lo in range(start, stop, BLOCK):
+            yield slice(lo, min(lo + BLOCK, stop)), prior

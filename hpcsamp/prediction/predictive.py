@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from hpcsamp.collectives import Collectives
-from hpcsamp.losses import Likelihood, log_mean_exp
-from hpcsamp.losses.likelihoods import Gaussian
+from hpcsamp.losses import Likelihood, centred_moments, log_mean_exp
 from hpcsamp.methods import Method
 from hpcsamp.topology import share
 
@@ -76,14 +75,11 @@ def predict_values(
 ) -> ValuePrediction:
     """Predictive moments of ``(B, ...)`` inputs, and the density of ``y``. Collective."""
     outputs = local_outputs(method, x, samples, group)
-    outputs = outputs.reshape(outputs.shape[0], *y.shape)
-    mean = group.sum_over_samples(outputs.sum(0)) / samples
-    # centred before it is squared: mean squares minus squared means would lose all digits
-    epistemic = group.sum_over_samples(((outputs - mean) ** 2).sum(0)) / samples
-    noise = likelihood.std**2 if isinstance(likelihood, Gaussian) else 0.0
+    means, noise = likelihood.moments(outputs, y)
+    centre, shift, square = centred_moments(means, samples, group)
     return ValuePrediction(
-        mean,
-        torch.full_like(mean, noise),
-        epistemic,
+        centre + shift,
+        group.sum_over_samples(noise.sum(0)) / samples,
+        square / samples,
         log_mean_exp(likelihood.log_prob(outputs, y), samples, group),
     )

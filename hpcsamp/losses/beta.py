@@ -1,0 +1,61 @@
+"""beta-NLL: the Gaussian log likelihood with predicted variance, without its trap."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from hpcsamp.errors import UsageError
+from hpcsamp.losses.base import About, LinearLoss
+from hpcsamp.losses.likelihoods import Likelihood, need_predicted
+from hpcsamp.losses.values import over_values
+
+
+class BetaNLL(LinearLoss):
+    """Each value's negative log likelihood times its predicted ``std^(2 beta)``.
+
+    The factor is a constant to the gradient. Without it (beta = 0, which is ``expected_nll``) a
+    model can lower its loss by declaring noisy what it has not fitted yet, and then stops to fit
+    it; beta = 1 gives means the gradient of the squared error.
+
+    Parameters
+    ----------
+    likelihood
+        A :class:`~hpcsamp.losses.likelihoods.PredictedGaussian`, which says what outputs mean
+        (default: one).
+    beta
+        0 to 1.
+
+    Raises
+    ------
+    UsageError
+        If beta is not within 0 and 1, or the likelihood is another one.
+    """
+
+    usual_likelihood = "predicted_gaussian"
+    about = About(
+        formula="mean_s stop(std_s^(2 beta)) * -log N(t; mu_s, std_s)",
+        kind="linear",
+        shares="nothing",
+        bytes="0",
+        cost="S log densities",
+        source="Seitzer et al. 2022, eq. 4",
+    )
+
+    def __init__(
+        self,
+        likelihood: Likelihood | None = None,
+        beta: float = 0.5,
+        *,
+        weights: Tensor | None = None,
+    ) -> None:
+        super().__init__(weights=weights)
+        if not 0 <= beta <= 1:
+            raise UsageError(f"beta of beta_nll must be within 0 and 1, got {beta}")
+        self.beta = beta
+        self.likelihood = need_predicted("beta_nll", likelihood)
+
+    def per_sample(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """``(s, B)`` weighted negative log likelihoods."""
+        _, std = self.likelihood.mean_and_std(outputs, target)
+        nll = -self.likelihood.of_values(outputs, target)
+        return over_values(nll * std.detach() ** (2 * self.beta), weight, lead=2)

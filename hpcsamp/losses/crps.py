@@ -1,0 +1,70 @@
+"""Continuous ranked probability score of the S outputs, as an ensemble, value by value."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hpcsamp.collectives import Collectives
+from hpcsamp.losses.base import About, DataLoss
+from hpcsamp.losses.values import like_target, over_values
+from hpcsamp.topology import share
+
+
+def gather_samples(y: Tensor, samples: int, group: Collectives) -> Tensor:
+    """``(S, ...)``: all samples of the group, in order; gradients reach this rank's alone."""
+    counts = [len(share(samples, group.sample_size, p)) for p in range(group.sample_size)]
+    return group.gather_over_samples(y, counts)
+
+
+class CRPS(DataLoss):
+    """How far the ensemble is from the target, less half of how far its members are apart.
+
+    In units of the target, averaged over the values of an item. The sum over all pairs comes from
+    the sorted outputs: ``sum_{s<r} |y_s - y_r| = sum_k (2 k - S + 1) y_(k)``, k from 0.
+
+    Parameters
+    ----------
+    fair
+        Divide the pairs by ``S (S - 1)``, so that the score does not depend on S on average and a
+        small ensemble has no reason to be too wide; else by ``S^2``, the score of the S outputs as
+        the distribution itself. With S = 1 both are the absolute error.
+    """
+
+    about = About(
+        formula="mean_s |y_s - t| - 1/(2 S (S-1)) sum_s,r |y_s - y_r| (plain: 1/(2 S^2))",
+        kind="pairwise",
+        shares="all samples",
+        bytes="4·S·B·V",
+        cost="a sort, O(S log S) a value",
+        source="Gneiting & Raftery 2007, eq. 21; Ferro 2014 (fair)",
+    )
+
+    def __init__(self, fair: bool = True, *, weights: Tensor | None = None) -> None:
+        super().__init__(weights=weights)
+        self.fair = fair
+
+    def items(
+        self,
+        outputs: Tensor,
+        target: Tensor,
+        samples: int,
+        group: Collectives,
+        weight: Tensor | None,
+    ) -> Tensor:
+        """``(B,)``, see :meth:`DataLoss.items`."""
+        # relative to the target: the score does not see the shift, but float32 would
+        z = gather_samples(like_target(outputs, target) - target, samples, group)
+        score = z.abs().mean(0)
+        if samples > 1:
+            rank = torch.arange(samples, dtype=z.dtype, device=z.device)
+            factor = (2 * rank - (samples - 1)) / pairs(samples, self.fair)
+            # stable: equal outputs get the same gradient on every rank
+            ordered = torch.sort(z, dim=0, stable=True).values
+            score = score - torch.tensordot(factor, ordered, dims=1)
+        return over_values(score, weight, average=True)
+
+
+def pairs(samples: int, fair: bool) -> int:
+    """What a sum over ordered pairs of samples is divided by."""
+    return samples * (samples - 1) if fair else samples**2

@@ -1,0 +1,89 @@
+"""Energy score: the CRPS of whole items, which sees how their values belong together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hpcsamp.collectives import Collectives
+from hpcsamp.losses.base import About, DataLoss
+from hpcsamp.losses.crps import gather_samples, pairs
+from hpcsamp.losses.values import like_target
+
+
+class EnergyScore(DataLoss):
+    """Like the CRPS, with the distance of whole items: the root of the sum over values of squares.
+
+    In units of the target; weights of values weigh the squares. Each rank takes the pairs of its
+    own samples with all others, so the ranks share the O(S^2) work.
+
+    Parameters
+    ----------
+    fair
+        As in :class:`~hpcsamp.losses.crps.CRPS`.
+    """
+
+    about = About(
+        formula="mean_s ||y_s - t|| - 1/(2 S (S-1)) sum_s,r ||y_s - y_r|| (plain: 1/(2 S^2))",
+        kind="pairwise",
+        shares="all samples, then sums",
+        bytes="4·S·B·V + 8·B",
+        cost="O(S^2 / P) a value",
+        source="Gneiting & Raftery 2007, eq. 22",
+    )
+
+    def __init__(self, fair: bool = True, *, weights: Tensor | None = None) -> None:
+        super().__init__(weights=weights)
+        self.fair = fair
+
+    def items(
+        self,
+        outputs: Tensor,
+        target: Tensor,
+        samples: int,
+        group: Collectives,
+        weight: Tensor | None,
+    ) -> Tensor:
+        """``(B,)``, see :meth:`DataLoss.items`."""
+        z = like_target(outputs, target) - target
+        if weight is not None:
+            z = z * weight.sqrt()
+        z = z.reshape(*z.shape[:2], -1)
+        away = torch.linalg.vector_norm(z, dim=-1).sum(0)
+        with torch.no_grad():
+            everyone = gather_samples(z.detach(), samples, group)
+        apart = _DistancesToAll.apply(z, everyone).sum(0)
+        # both members of a pair move, each on the rank that has it: every rank's own share of the
+        # pairs has half the gradient, at the full value
+        apart = 2 * apart - apart.detach()
+        away, apart = group.sum_over_samples(torch.stack([away, apart]))
+        return away / samples - apart / (2 * pairs(max(samples, 2), self.fair))
+
+
+class _DistancesToAll(torch.autograd.Function):
+    """``(s, B)`` sums over r of ``||z_s - z_r||``, for ``(s, B, V)`` and fixed ``(S, B, V)``.
+
+    The gradient is taken with the value, one sample at a time: autograd would keep ``s S B V``
+    numbers.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, everyone: Tensor) -> Tensor:
+        """The sums."""
+        total, unit = own.new_empty(own.shape[:2]), torch.empty_like(own)
+        for s, row in enumerate(own):
+            difference = row - everyone
+            distance = torch.linalg.vector_norm(difference, dim=-1)
+            total[s] = distance.sum(0)
+            inverse = torch.where(distance > 0, 1 / distance, 0)  # to itself: no direction
+            unit[s] = (difference * inverse[..., None]).sum(0)
+        ctx.save_for_backward(unit)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """Sums of unit vectors."""
+        (unit,) = ctx.saved_tensors
+        return grads[0][..., None] * unit, None

@@ -1,0 +1,113 @@
+"""Would averaging the ranks' gradients be exact for this loss? Tried out, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hpcsamp.collectives import Alone
+from hpcsamp.errors import UsageError
+from hpcsamp.losses.base import DataLoss
+from hpcsamp.topology import share
+
+#: Relative differences below this are the rounding of float64.
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Exactness:
+    """What averaging does to a loss.
+
+    Attributes
+    ----------
+    exact
+        Whether the averaged gradient is the sequential one in every split.
+    gradient_error
+        By number of ranks P: ``|averaged - sequential| / |sequential|``, of the gradient with
+        respect to the outputs.
+    value_error
+        The same of the value.
+    """
+
+    exact: bool
+    gradient_error: dict[int, float]
+    value_error: dict[int, float]
+
+    def __str__(self) -> str:
+        if self.exact:
+            return "exact: averaging gradients over ranks is the sequential algorithm"
+        worst = max(self.gradient_error, key=lambda p: self.gradient_error[p])
+        return (
+            f"not exact: the averaged gradient is off by up to "
+            f"{self.gradient_error[worst]:.2g} of its length (P = {worst})"
+        )
+
+
+def check_exactness(
+    loss: DataLoss | Callable[[Tensor, Tensor], Tensor], outputs: Tensor, target: Tensor
+) -> Exactness:
+    """Split the samples over 2 to S ranks and average, as data-parallel tools do.
+
+    Ranks with more samples count for more, so that a split which is not even is no reason for an
+    error.
+
+    Parameters
+    ----------
+    loss
+        A loss of this package, or any callable ``loss(outputs, target)`` that returns a scalar or
+        ``(B,)`` numbers.
+    outputs
+        ``(S, B, ...)`` of typical size and scatter, S >= 2; taken to float64.
+    target
+        ``(B, ...)``.
+
+    Raises
+    ------
+    UsageError
+        If there are fewer than two samples, or the loss has no finite value or no gradient.
+    """
+    outputs = outputs.detach().double()
+    target = target.double() if target.is_floating_point() else target
+    samples = len(outputs)
+    if samples < 2:
+        raise UsageError(f"exactness needs at least 2 samples to split, got {samples}")
+    value, gradient = _evaluate(loss, outputs, target)
+    if not bool(torch.isfinite(value)) or not bool(torch.isfinite(gradient).all()):
+        raise UsageError(f"the loss of all {samples} samples, {float(value)}, is not finite")
+    values, gradients = {}, {}
+    for ranks in range(2, samples + 1):
+        mean, averaged = torch.zeros_like(value), torch.zeros_like(outputs)
+        for rank in range(ranks):
+            mine = share(samples, ranks, rank)
+            part = len(mine) / samples
+            own = slice(mine.start, mine.stop)
+            v, g = _evaluate(loss, outputs[own], target)
+            mean += part * v
+            averaged[own] = part * g
+        values[ranks] = _relative(mean - value, value)
+        gradients[ranks] = _relative(averaged - gradient, gradient)
+    worst = max([*values.values(), *gradients.values()])
+    return Exactness(worst < ROUNDING, gradients, values)
+
+
+def _evaluate(
+    loss: DataLoss | Callable[[Tensor, Tensor], Tensor], outputs: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor]:
+    outputs = outputs.clone().requires_grad_()
+    if isinstance(loss, DataLoss):
+        value = loss(outputs, target, len(outputs), Alone()).mean()
+    else:
+        value = loss(outputs, target).mean()
+    if not value.requires_grad:
+        raise UsageError("the loss does not depend on the outputs in a way torch can differentiate")
+    (gradient,) = torch.autograd.grad(value, outputs)
+    return value.detach(), gradient
+
+
+def _relative(difference: Tensor, reference: Tensor) -> float:
+    # an error that is not a number (one sample has no variance) is no small one
+    size = float(difference.norm()) / max(float(reference.norm()), 1e-300)
+    return size if size == size else float("inf")

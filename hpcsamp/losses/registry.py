@@ -1,0 +1,153 @@
+"""Losses and likelihoods by name, as configurations say them."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from hpcsamp.config import suggest
+from hpcsamp.errors import UsageError
+from hpcsamp.losses.base import DataLoss
+from hpcsamp.losses.beta import BetaNLL
+from hpcsamp.losses.crps import CRPS
+from hpcsamp.losses.energy import EnergyScore
+from hpcsamp.losses.expected import ExpectedNLL
+from hpcsamp.losses.importance import ImportanceWeightedELBO
+from hpcsamp.losses.likelihoods import (
+    Categorical,
+    Gaussian,
+    Likelihood,
+    Poisson,
+    PredictedGaussian,
+    StudentT,
+)
+from hpcsamp.losses.mixture import AlphaDivergence, GaussianMixtureNLL, PredictiveNLL
+from hpcsamp.losses.moments import GaussianMomentsNLL, MeanMSE
+from hpcsamp.losses.values import latitude_weights
+
+LOSSES: dict[str, type[DataLoss]] = {
+    "expected_nll": ExpectedNLL,
+    "beta_nll": BetaNLL,
+    "predictive_nll": PredictiveNLL,
+    "gaussian_mixture_nll": GaussianMixtureNLL,
+    "alpha_divergence": AlphaDivergence,
+    "importance_weighted_elbo": ImportanceWeightedELBO,
+    "mean_mse": MeanMSE,
+    "gaussian_moments_nll": GaussianMomentsNLL,
+    "crps": CRPS,
+    "energy_score": EnergyScore,
+}
+LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
+    "categorical": Categorical,
+    "gaussian": Gaussian,
+    "predicted_gaussian": PredictedGaussian,
+    "poisson": Poisson,
+    "student_t": StudentT,
+}
+_USUAL = {"classification": "categorical", "regression": "gaussian"}
+
+
+def make_likelihood(
+    task: str, arguments: Mapping[str, Any] | None = None, loss: str | None = None
+) -> Likelihood:
+    """The observation model of a configuration.
+
+    Parameters
+    ----------
+    task
+        ``"classification"`` or ``"regression"``: chooses the likelihood if none is named.
+    arguments
+        ``loss.arguments``: ``likelihood`` by name, its own arguments, and those of the loss, which
+        are passed over.
+    loss
+        ``loss.name``: some losses have a usual likelihood of their own.
+
+    Raises
+    ------
+    UsageError
+        For an unknown name or argument.
+    """
+    kinds = [*LOSSES.values(), *([_find(loss)] if loss is not None else [])]
+    of_losses = {name for kind in kinds for name in _accepted(kind)} - {"likelihood"}
+    rest = {k: v for k, v in (arguments or {}).items() if k not in of_losses}
+    usual = kinds[-1].usual_likelihood if loss is not None else None
+    return _likelihood(usual or _USUAL[task], rest)
+
+
+def make(name: str, task: str, arguments: Mapping[str, Any] | None = None) -> DataLoss:
+    """A data loss of a configuration.
+
+    Parameters
+    ----------
+    name
+        A key of ``LOSSES``, or a class of the user's own as ``package.module:Class``.
+    task
+        As in :func:`make_likelihood`.
+    arguments
+        Those of the loss; ``latitudes`` in degrees, one per row of an item, for weights by area;
+        ``likelihood`` and its own arguments. A loss without a likelihood leaves that to evaluation.
+
+    Raises
+    ------
+    UsageError
+        For an unknown name or argument.
+    """
+    kind = _find(name)
+    accepted = _accepted(kind)
+    own = {k: v for k, v in (arguments or {}).items() if k in accepted and k != "likelihood"}
+    rest = {k: v for k, v in (arguments or {}).items() if k not in own}
+    likelihood = _likelihood(kind.usual_likelihood or _USUAL[task], rest)
+    if "latitudes" in own:
+        own["weights"] = latitude_weights(own.pop("latitudes"))
+    if "likelihood" in accepted:
+        own["likelihood"] = likelihood
+    try:
+        return kind(**own)
+    except TypeError as e:
+        raise UsageError(f"loss.arguments of {name}: {e}") from None
+
+
+def _likelihood(usual: str, arguments: Mapping[str, Any]) -> Likelihood:
+    rest = dict(arguments)
+    name = rest.pop("likelihood", usual)
+    _check_name("loss.arguments.likelihood", name, LIKELIHOODS)
+    known = list(inspect.signature(LIKELIHOODS[name]).parameters)
+    for argument in rest:
+        if argument not in known:
+            raise UsageError(
+                f"unknown key 'loss.arguments.{argument}'{suggest(argument, known)}; the loss does "
+                f"not know it, and the likelihood {name} takes {', '.join(known) or 'nothing'}"
+            )
+    try:
+        return LIKELIHOODS[name](**rest)
+    except TypeError as e:
+        raise UsageError(f"loss.arguments of the likelihood {name}: {e}") from None
+
+
+def _accepted(kind: type[DataLoss]) -> set[str]:
+    """What a loss takes in a configuration; ``weights`` come from ``latitudes``."""
+    names = set(inspect.signature(kind).parameters)
+    return names - {"weights"} | ({"latitudes"} if "weights" in names else set())
+
+
+def _find(name: str) -> type[DataLoss]:
+    if ":" not in name:
+        _check_name("loss.name", name, LOSSES, ", or your own as package.module:Class")
+        return LOSSES[name]
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as e:
+        raise UsageError(f"loss.name = {name!r}: {e}") from e
+    if not (inspect.isclass(found) and issubclass(found, DataLoss)):
+        raise UsageError(f"loss.name = {name!r} is not a subclass of hpcsamp.losses.DataLoss")
+    return found
+
+
+def _check_name(what: str, name: str, known: Iterable[str], also: str = "") -> None:
+    if name not in known:
+        raise UsageError(
+            f"{what} = {name!r}{suggest(name, known)}; there is {', '.join(sorted(known))}{also}"
+        )

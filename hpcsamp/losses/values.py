@@ -1,0 +1,155 @@
+"""The values of an item: their shape, their weights, and one number per item from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hpcsamp.errors import UsageError
+
+
+def wide(x: Tensor) -> Tensor:
+    """At least float32: statistics of half-precision outputs lose too much."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def like_target(outputs: Tensor, target: Tensor, parameters: int = 1) -> Tensor:
+    """Outputs in the shape of the target.
+
+    Parameters
+    ----------
+    outputs
+        ``(s, B, ...)``.
+    target
+        ``(B, ...)``.
+    parameters
+        ``k``, how many numbers the model says of each value.
+
+    Returns
+    -------
+    Tensor
+        ``(s, *target.shape)``; for k > 1 ``(k, s, *target.shape)``: the first 1/k of an item's
+        outputs are the first parameter of its values.
+
+    Raises
+    ------
+    UsageError
+        If the sizes differ.
+    """
+    if outputs.shape[1] != target.shape[0] or outputs[0].numel() != parameters * target.numel():
+        per = "" if parameters == 1 else f", of which each value needs {parameters}"
+        raise UsageError(
+            f"the model has outputs of shape {tuple(outputs.shape[2:])} per item{per}; the targets "
+            f"have shape {tuple(target.shape[1:])} (items: {outputs.shape[1]} and "
+            f"{target.shape[0]})"
+        )
+    if parameters == 1:
+        return outputs.reshape(outputs.shape[0], *target.shape)
+    split = outputs.reshape(outputs.shape[0], target.shape[0], parameters, *target.shape[1:])
+    return split.movedim(2, 0)
+
+
+def fit_weight(target: Tensor, weights: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    """The weight of every value: of its place in the item, times that of the mask.
+
+    Parameters
+    ----------
+    target
+        ``(B, ...)``.
+    weights
+        Broadcastable to an item's shape ``(...)``.
+    mask
+        Broadcastable to ``target``, with as many axes.
+
+    Raises
+    ------
+    UsageError
+        If a shape does not fit.
+    """
+    shape = tuple(target.shape)
+    kind = target.dtype if target.is_floating_point() else torch.get_default_dtype()
+    total = None
+    if weights is not None:
+        _check_fits("weights of the values", weights, shape[1:])
+        total = weights.to(device=target.device, dtype=kind).expand(shape)
+    if mask is not None:
+        if mask.dim() != target.dim():
+            raise UsageError(
+                f"a mask of shape {tuple(mask.shape)} has {mask.dim()} axes, the target of shape "
+                f"{shape} has {target.dim()}"
+            )
+        _check_fits("a mask", mask, shape)
+        mask = mask.to(kind).expand(shape)
+        total = mask if total is None else total * mask
+    return total
+
+
+def _check_fits(what: str, weights: Tensor, shape: tuple[int, ...]) -> None:
+    try:
+        fits = torch.broadcast_shapes(weights.shape, shape) == shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise UsageError(f"{what} of shape {tuple(weights.shape)} do not fit values {shape}")
+
+
+def over_values(
+    each: Tensor, weight: Tensor | None, *, average: bool = False, lead: int = 1
+) -> Tensor:
+    """One number per item from one per value: the weighted sum, or that over their number.
+
+    Parameters
+    ----------
+    each
+        ``(B, ...)``; with ``lead = 2``, ``(s, B, ...)``.
+    weight
+        ``(B, ...)`` or None.
+    average
+        Divide by the number of values. Weights with a mean of 1 make this the weighted mean.
+
+    Raises
+    ------
+    UsageError
+        If there are weights of values, but one number for all values of an item.
+    """
+    if weight is not None:
+        if each.shape[lead - 1 :] != weight.shape:
+            raise UsageError(
+                f"the loss has shape {tuple(each.shape[lead - 1 :])} where values are weighted by "
+                f"shape {tuple(weight.shape)}: it is one number per item, which neither weights "
+                f"nor masks of values can reach"
+            )
+        each = each * weight
+    each = each.reshape(*each.shape[:lead], -1)
+    return each.mean(-1) if average else each.sum(-1)
+
+
+def latitude_weights(latitudes: Sequence[float]) -> Tensor:
+    """Area weights of the rows of a latitude-longitude grid, ``cos(latitude)`` with mean 1.
+
+    Parameters
+    ----------
+    latitudes
+        Degrees, one per row; the rows are the last axis but one of an item.
+
+    Returns
+    -------
+    Tensor
+        ``(rows, 1)``.
+
+    Raises
+    ------
+    UsageError
+        If one is not within -90 and 90 degrees, or none has an area.
+    """
+    for i, degrees in enumerate(latitudes):
+        if not -90 <= degrees <= 90:
+            raise UsageError(f"latitudes[{i}] = {degrees} is not within -90 and 90 degrees")
+    cosines = [max(0.0, math.cos(math.radians(degrees))) for degrees in latitudes]
+    if not sum(cosines) > 1e-12:
+        raise UsageError(f"latitudes {list(latitudes)} have no area at all")
+    weights = torch.tensor(cosines, dtype=torch.float64)[:, None]
+    return weights / weights.mean()
