@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from hpcsamp.data.manifest import Manifest, Stats, Task, read_manifest
-from hpcsamp.data.shard import ShardReader, check_header
+from hpcsamp.data.shard import ShardReader, check_header, check_labels
 from hpcsamp.errors import DataError
+
+SMALL_ITEM, SMALL_ARRAY = 64, 64 * 2**20
+"""Bytes of an item and of a whole array up to which it is held in memory."""
 
 
 class Dataset:
@@ -158,6 +161,24 @@ class Dataset:
                 f"{self.split} has {self.count}"
             )
         return self._read("x", wanted), self._read("y", wanted)
+
+    def small(self, array: str) -> bool:
+        """Whether an array is small enough to be held in memory, as labels are."""
+        spec = self.manifest.arrays[array]
+        return spec.item_bytes <= SMALL_ITEM and spec.item_bytes * self.count <= SMALL_ARRAY
+
+    def read_all(self, array: str) -> np.ndarray:
+        """A whole array, every chunk and every label checked; shape ``(count, *item shape)``.
+
+        Raises
+        ------
+        DataError
+            If a chunk is corrupt or a label out of range.
+        """
+        values = self._read(array, np.arange(self.count))
+        if array == "y" and self.classes is not None:
+            check_labels(values, self.classes, f"{self.path}: y of {self.split}")
+        return values
 
     def _read(self, array: str, wanted: np.ndarray) -> np.ndarray:
         spec = self.manifest.arrays[array]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hpcsamp.data.dataset import Dataset
-from hpcsamp.data.plan import ChunkTable, Requests
+from hpcsamp.data.plan import ChunkTable, plan
 
 SAMPLED = 16
 """``verify = "sampled"`` checks one chunk in this many."""
@@ -46,15 +46,15 @@ class Checker:
             mixed = np.arange(table.count, dtype=np.uint64) * np.uint64(0x9E37_79B9_7F4A_7C15)
             marks[(mixed >> np.uint64(32)) % np.uint64(SAMPLED) != 0] = 1
 
-    def check(self, items: np.ndarray, requests: Requests, out: np.ndarray) -> None:
+    def check(self, items: np.ndarray, part: range, out: np.ndarray) -> None:
         """Verify what a batch touches for the first time.
 
         Parameters
         ----------
         items
             Positions in the split of the whole batch.
-        requests
-            What this rank has fetched.
+        part
+            Rows of it that this rank has fetched.
         out
             The batch's array as bytes, with this rank's part in place.
 
@@ -63,12 +63,16 @@ class Checker:
         DataError
             Naming file, chunk and items.
         """
+        chunks = self.table.chunks_of(items)
         if self.table.spec.items_per_chunk > 1:
-            chunks = self.table.chunks_of(items)
             new = chunks[(self.marks[chunks] == 0) & (chunks % self.size == self.rank)]
             for chunk in np.unique(new).tolist():
                 self._check(chunk, None)
             return
+        each = np.arange(self.table.spec.chunks_per_item)
+        if self.marks[chunks[:, None] + each].all():
+            return
+        requests = plan(self.table, items, part)
         begins = np.flatnonzero((requests.within == 0) & (self.marks[requests.chunk] == 0))
         for i in begins.tolist():
             dest, size = int(requests.dest[i]), int(requests.size[i])

@@ -17,7 +17,7 @@ from hpcsamp.data.dataset import Dataset
 from hpcsamp.data.group import Group
 from hpcsamp.data.integrity import Checker
 from hpcsamp.data.order import Order, Shuffle, Step, Tail, check_batch
-from hpcsamp.data.plan import ChunkTable, part_of, plan
+from hpcsamp.data.plan import ChunkTable, part_of
 from hpcsamp.data.prefetch import Prefetcher
 from hpcsamp.data.readers import Reader, ReaderName, choose_reader, make_reader
 from hpcsamp.data.ring import Ring, fit
@@ -103,7 +103,8 @@ class Loader:
             reading = choose_reader(opened, reader)
             self._convert = Converter(opened, topology.device, dtype, normalize)
         self.dataset = opened
-        self._tables = [ChunkTable(opened, name) for name in ("x", "y")]
+        self._held = self._hold()
+        self._tables = [ChunkTable(opened, n) for n in ("x", "y") if n not in self._held]
         self._items = batch // topology.data_size
         self._group = Group(topology)
         self._reader: Reader = make_reader(reading, opened, self._group)
@@ -128,10 +129,23 @@ class Loader:
 
     # Making -------------------------------------------------------------------------------------
 
+    def _hold(self) -> dict[str, np.ndarray]:
+        """Arrays with items of a few bytes, labels above all: read once by rank 0, held by all."""
+        world, held = self.topology.world, {}
+        for name, spec in self.dataset.manifest.arrays.items():
+            if self.dataset.small(name):
+                values = np.empty((self.dataset.count, *spec.shape), spec.dtype)
+                with together(world):
+                    if world.Get_rank() == 0:
+                        values = self.dataset.read_all(name)
+                world.Bcast(values.reshape(-1).view(np.uint8))
+                held[name] = values
+        return held
+
     def _make_ring(self, slots: int) -> Ring:
         group = self._group
         sizes = [-(-self._items * t.spec.item_bytes // 64) * 64 for t in self._tables]
-        self._begins = [0, sizes[0]]
+        self._begins = np.cumsum([0, *sizes[:-1]]).tolist() if sizes else []
         shared = group.ring_comm.Get_size() > 1
         leads = shared and group.ring_comm.Get_rank() == 0
         room = fit(self.topology.node_comm, self.topology.world, sum(sizes), slots, leads)
@@ -164,15 +178,12 @@ class Loader:
         """Fetch this rank's part of a batch into a slot, and verify what is new in it."""
         group = self._group
         items = self._part(epoch, step).items
-        self._reader.announce(items)
-        plans = []
-        for table, out in zip(self._tables, self._views(slot), strict=True):
-            own = part_of(table, len(items), group.size, group.position)
-            plans.append(plan(table, items, own))
-            self._reader.fetch(table, plans[-1], out)
         views = self._views(slot)
-        for checker, requests, out in zip(self._checkers, plans, views, strict=False):
-            checker.check(items, requests, out)
+        parts = [part_of(t, len(items), group.size, group.position) for t in self._tables]
+        for table, part, out in zip(self._tables, parts, views, strict=True):
+            self._reader.fetch(table, items, part, out)
+        for checker, part, out in zip(self._checkers, parts, views, strict=False):
+            checker.check(items, part, out)
 
     def _part(self, epoch: int, step: int) -> Step:
         whole = self.order.step(epoch, step)
@@ -235,23 +246,44 @@ class Loader:
             )
         return self._batches(epoch, start)
 
-    def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        job = self._feed.begin(epoch, start, self.steps_per_epoch)
-        for number in range(start, self.steps_per_epoch):
+    def raw(
+        self, epoch: int, start: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[Step, int, np.ndarray, np.ndarray]]:
+        """What the ring holds, without copies: for those who convert items themselves.
+
+        Parameters
+        ----------
+        epoch, start, stop
+            Steps ``start .. stop - 1`` (default: to the end of the epoch).
+
+        Yields
+        ------
+        tuple
+            This data group's part of the step; the step's true items over all groups; ``x`` and
+            ``y`` as they are on disk, shared with the other ranks and valid until the next one is
+            asked for: read, do not write.
+        """
+        stop = self.steps_per_epoch if stop is None else stop
+        job = self._feed.begin(epoch, start, stop)
+        for number in range(start, stop):
             whole = self.order.step(epoch, number)
             own = whole.part(self.topology.data_rank, self.topology.data_size)
             slot = self._feed.take(job)
-            x, y = (
-                raw.view(table.spec.dtype).reshape(self._items, *table.spec.shape)
-                for raw, table in zip(self._views(slot), self._tables, strict=True)
-            )
+            arrays = {name: values[own.items] for name, values in self._held.items()}
+            for raw, table in zip(self._views(slot), self._tables, strict=True):
+                items = raw.view(table.spec.dtype).reshape(self._items, *table.spec.shape)
+                arrays[table.array] = items
+            yield own, whole.count, arrays["x"], arrays["y"]
+            self._feed.release()
+
+    def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        for own, count, x, y in self.raw(epoch, start):
             try:
-                batch = self._convert(own, whole.count, x, y)
+                batch = self._convert(own, count, x, y)
             except HpcsampError as e:
                 # all ranks of the group look at the same bytes, and so fail alike
                 e.agreed = self._group.whole and not self._group.apart
                 raise
-            self._feed.release()
             yield batch
 
     def __iter__(self) -> Iterator[Batch]:

@@ -26,6 +26,10 @@ STREAMS = 16
 """Most canonical streams of the pool shuffle; part of the results, never a function of D."""
 
 
+KEPT = 128
+"""Steps that are remembered: a prefetch thread and its consumer ask for the same ones."""
+
+
 def stream_count(batch: int) -> int:
     """Streams of the pool shuffle: as many as divide the batch, up to :data:`STREAMS`."""
     return math.gcd(batch, STREAMS)
@@ -108,6 +112,7 @@ class Order:
     chunks: np.ndarray | None = None
     pool: int = 16
     _epochs: dict[int, Epoch] = field(default_factory=dict, repr=False)
+    _steps: dict[tuple[int, int], Step] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.count < 1 or (self.tail == "drop" and self.steps < 1):
@@ -142,7 +147,7 @@ class Order:
         return self._epochs[number]
 
     def step(self, epoch: int, step: int) -> Step:
-        """The global batch of a step, whatever came before.
+        """The global batch of a step, whatever came before (the last few are kept).
 
         Raises
         ------
@@ -151,6 +156,9 @@ class Order:
         """
         if not 0 <= step < self.steps:
             raise UsageError(f"step {step} is outside an epoch of {self.steps} steps")
+        kept = self._steps.get((epoch, step))
+        if kept is not None:
+            return kept
         order = self.epoch(epoch)
         each = self.batch // self.streams
         items, weights = [], []
@@ -163,7 +171,11 @@ class Order:
                 own = np.concatenate([own, np.resize(first, each - len(own))])
             items.append(own)
             weights.append(weight)
-        return Step(np.concatenate(items), np.concatenate(weights))
+        found = Step(np.concatenate(items), np.concatenate(weights))
+        if len(self._steps) >= KEPT:
+            self._steps.pop(next(iter(self._steps)), None)
+        self._steps[epoch, step] = found
+        return found
 
 
 class Epoch:

@@ -41,6 +41,12 @@ class ChunkTable:
         """Chunks of the split."""
         return int(self.base[-1])
 
+    def place(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Shard and file offset of whole items (of arrays whose chunks hold whole items)."""
+        shard = np.searchsorted(self.firsts, items, side="right") - 1
+        group, inside = np.divmod(items - self.firsts[shard], self.spec.items_per_chunk)
+        return shard, self.offset[self.base[shard] + group] + inside * self.spec.item_bytes
+
     def chunks_of(self, items: np.ndarray) -> np.ndarray:
         """The (first) chunk of every item, counted through the split; int64 of shape ``(b,)``."""
         shard = np.searchsorted(self.firsts, items, side="right") - 1
@@ -104,8 +110,40 @@ class Requests:
 
 
 def part_of(table: ChunkTable, items: int, parts: int, index: int) -> range:
-    """Rows of a batch of ``items`` items that the ``index``-th of ``parts`` ranks fetches."""
-    return share(items * table.spec.rows, parts, index)
+    """Rows of a batch of ``items`` items that the ``index``-th of ``parts`` ranks fetches.
+
+    Whole items where there are enough of them to be fair, else any rows.
+    """
+    rows = table.spec.rows
+    if items >= 4 * parts:
+        own = share(items, parts, index)
+        return range(own.start * rows, own.stop * rows)
+    return share(items * rows, parts, index)
+
+
+def runs(
+    table: ChunkTable, items: np.ndarray, part: range
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """``shard, offset, dest, size`` of what to read for rows ``part`` of a batch.
+
+    As :meth:`Requests.runs` of :func:`plan`, at a fraction of its cost where items are whole.
+    """
+    spec = table.spec
+    if spec.chunks_per_item > 1 or part.start % spec.rows or part.stop % spec.rows or not part:
+        return plan(table, items, part).runs()
+    first, size = part.start // spec.rows, spec.item_bytes
+    own = items[first : part.stop // spec.rows]
+    order = own.argsort()
+    ascending = own[order]
+    shard, offset = table.place(ascending)
+    dest = (order + first) * size
+    joined = (offset[1:] - offset[:-1] == size) & (dest[1:] - dest[:-1] == size)
+    sizes = np.full(len(own), size)
+    if not joined.any():
+        return shard, offset, dest, sizes
+    joined &= shard[1:] == shard[:-1]
+    start = np.flatnonzero(np.concatenate([[True], ~joined]))
+    return shard[start], offset[start], dest[start], np.add.reduceat(sizes, start)
 
 
 def plan(table: ChunkTable, items: np.ndarray, part: range) -> Requests:

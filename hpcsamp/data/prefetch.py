@@ -60,6 +60,9 @@ class Job:
         Numbers of its batches in the ring: ``first .. last - 1``.
     limit
         Set when it is given up: the thread stops before this batch, on every rank the same.
+    room, ready
+        Between the two threads of a rank: slots it has left, batches its own part of is there. So
+        a thread sleeps while its own rank is the one it waits for, and polls for others alone.
     """
 
     number: int
@@ -69,6 +72,8 @@ class Job:
     last: int
     limit: int | None = None
     thread: threading.Thread | None = field(default=None, repr=False)
+    room: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0), repr=False)
+    ready: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0), repr=False)
 
 
 class Prefetcher:
@@ -135,6 +140,7 @@ class Prefetcher:
         ring.post(START, start)
         ring.post(JOB, job.number)
         ring.post(TAKEN, first)
+        job.room.release(ring.slots)
         job.thread = threading.Thread(target=self._run, args=(job,), name="prefetch", daemon=True)
         job.thread.start()
         return job
@@ -154,8 +160,10 @@ class Prefetcher:
         number, begun = self._taken, time.perf_counter()
         if number == job.first:
             self._check_same(job)
-        published = self._published if self._many else self._filled
-        wait(lambda: published(number))
+        while not job.ready.acquire(timeout=0.5):
+            if self._lost(number):  # our own thread may hang in a collective read
+                break
+        wait(partial(self._published if self._many else self._filled, number))
         self.ring.sync()
         self.waited += time.perf_counter() - begun
         error = self._fault(number)
@@ -168,6 +176,7 @@ class Prefetcher:
         """The batch last taken is no longer needed in the ring."""
         self._taken += 1
         self.ring.post(TAKEN, self._taken)
+        self._job.room.release()
 
     def stop(self, timeout: float | None = None) -> bool:
         """End the thread, at the same batch on all ranks. Whether it has ended."""
@@ -176,6 +185,7 @@ class Prefetcher:
             self._give_up(timeout)
         else:
             self._job.limit = self._taken
+            self._job.room.release()
         self.ring.post(CLOSED, 1)
         thread = self._job.thread
         if thread is not None:
@@ -186,6 +196,7 @@ class Prefetcher:
         """Let the thread come to its end; the number of the next batch, the same on all ranks."""
         job = self._job
         job.limit = min(job.last, self._taken + self.ring.slots)
+        job.room.release()
         if job.thread is not None:
             job.thread.join(timeout)
         return job.limit
@@ -197,17 +208,26 @@ class Prefetcher:
 
     def _filled(self, number: int) -> bool:
         """All parts of a batch are there, or never will be."""
-        filled = self.ring.counters[:, FILLED].min() > number
-        return bool(filled or self._failed(number).any()) or self._closed(number)
+        return bool(self.ring.counters[:, FILLED].min() > number) or self._lost(number)
 
     def _published(self, number: int) -> bool:
-        published = self.ring.counters[0, PUBLISHED] > number
-        return bool(published or self._failed(number)[0]) or self._closed(number)
+        """The leader has published a batch, or never will."""
+        leader = self.ring.counters[0]
+        if leader[PUBLISHED] > number:
+            return True
+        return bool(leader[FAULT] and self._failed(number)[0]) or self._closed(number)
+
+    def _lost(self, number: int) -> bool:
+        """Some rank cannot fetch this batch, or has left before it did."""
+        if not self.ring.counters[:, FAULT : CLOSED + 1].any():
+            return False
+        return bool(self._failed(number).any()) or self._closed(number)
 
     def _closed(self, number: int) -> bool:
         """Whether a rank has left before it filled its part."""
         counters = self.ring.counters
-        return bool(((counters[:, CLOSED] > 0) & (counters[:, FILLED] <= number)).any())
+        closed = counters[:, CLOSED] > 0
+        return bool(closed.any() and (closed & (counters[:, FILLED] <= number)).any())
 
     def _check_same(self, job: Job) -> None:
         """All ranks of the ring ask for the same batches."""
@@ -254,11 +274,10 @@ class Prefetcher:
     def _run(self, job: Job) -> None:
         ring = self.ring
         for number in range(job.first, job.last):
-            wait(partial(self._free, number, job), patient=True)
+            job.room.acquire()
             if job.limit is not None and number >= job.limit:
                 return
-            # given up, but the others may be ahead: every rank goes on to the same batch
-            wait(partial(self._free, number), patient=True)
+            wait(partial(self._free, number))  # until all have taken what is in the slot
             error: BaseException | None = None
             try:
                 self._fill(job.epoch, job.start + number - job.first, ring.slot(number))
@@ -272,13 +291,12 @@ class Prefetcher:
                 ring.fail(number, told(error))
             else:
                 ring.post(FILLED, number + 1)
+            job.ready.release()
             if error is not None:
                 return
 
-    def _free(self, number: int, job: Job | None = None) -> bool:
-        """Whether all have taken what was in a batch's slot (or the job is given up)."""
-        if job is not None and job.limit is not None:
-            return True
+    def _free(self, number: int) -> bool:
+        """Whether all ranks have taken what was in a batch's slot."""
         return self.ring.least(TAKEN) > number - self.ring.slots
 
     def _publish(self, number: int, error: BaseException | None) -> BaseException | None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from hpcsamp.data.agreement import agree
 from hpcsamp.data.dataset import Dataset
-from hpcsamp.data.plan import ChunkTable, Requests
+from hpcsamp.data.plan import ChunkTable, Requests, plan, runs
 from hpcsamp.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -84,21 +84,20 @@ class Reader(ABC):
     name: str
     collective = False
 
-    def announce(self, items: np.ndarray) -> None:  # noqa: B027 most readers need not know
-        """Tell the items of the whole batch (positions in the split) before it is fetched."""
-
     @abstractmethod
-    def fetch(self, table: ChunkTable, requests: Requests, out: np.ndarray) -> None:
-        """Put every piece at its place.
+    def fetch(self, table: ChunkTable, items: np.ndarray, part: range, out: np.ndarray) -> None:
+        """Put a part of a batch at its place.
 
         Parameters
         ----------
         table
             The array's chunks.
-        requests
-            What this rank fetches.
+        items
+            Positions in the split of the whole batch.
+        part
+            Rows of the batch that this rank fetches, see :func:`~hpcsamp.data.plan.part_of`.
         out
-            The whole batch's array as bytes, uint8; only the requested places are written.
+            The whole batch's array as bytes, uint8; only the part is written.
 
         Raises
         ------
@@ -137,12 +136,13 @@ class DirectReader(Reader):
             os.close(self._files.popitem(last=False)[1])
         return self._files[shard]
 
-    def fetch(self, table: ChunkTable, requests: Requests, out: np.ndarray) -> None:
+    def fetch(self, table: ChunkTable, items: np.ndarray, part: range, out: np.ndarray) -> None:
         """See :class:`Reader`."""
         target = out.data
         preadv = os.preadv
         last, descriptor = -1, -1
-        for shard, offset, dest, size in zip(*(a.tolist() for a in requests.runs()), strict=True):
+        pieces = (column.tolist() for column in runs(table, items, part))
+        for shard, offset, dest, size in zip(*pieces, strict=True):
             if shard != last:
                 last, descriptor = shard, self._file(shard)
             got = preadv(descriptor, (target[dest : dest + size],), offset)
@@ -190,9 +190,9 @@ class SerialReader(Reader):
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
         return self._kept[key]
 
-    def fetch(self, table: ChunkTable, requests: Requests, out: np.ndarray) -> None:
+    def fetch(self, table: ChunkTable, items: np.ndarray, part: range, out: np.ndarray) -> None:
         """See :class:`Reader`."""
-        r, row_bytes = requests, table.spec.row_bytes
+        r, row_bytes = plan(table, items, part), table.spec.row_bytes
         columns = (r.shard, r.chunk, r.within * row_bytes, r.dest, r.size)
         for shard, chunk, begin, dest, size in zip(*(c.tolist() for c in columns), strict=True):
             raw = self._chunk(table, shard, chunk)
@@ -220,15 +220,10 @@ class CollectiveReader(Reader):
 
     def __init__(self, dataset: Dataset, comm: MPI.Comm):
         self.dataset, self.comm = dataset, comm
-        self._shards: np.ndarray = np.empty(0, np.int64)
         self._files: dict[int, h5py.File] = {}
         # true collective transfer: `with dataset.collective: dataset[...]` is not (h5py 3.16)
         self._transfer = h5py.h5p.create(h5py.h5p.DATASET_XFER)
         self._transfer.set_dxpl_mpio(h5py.h5fd.MPIO_COLLECTIVE)
-
-    def announce(self, items: np.ndarray) -> None:
-        """Every rank reads from each shard that has an item of the batch."""
-        self._shards = np.unique(np.searchsorted(self.dataset.firsts, items, side="right") - 1)
 
     def _file(self, shard: int) -> h5py.File:
         if shard not in self._files:
@@ -241,9 +236,14 @@ class CollectiveReader(Reader):
                 raise DataError(f"{path}: cannot be opened: {e}") from e
         return self._files[shard]
 
-    def fetch(self, table: ChunkTable, requests: Requests, out: np.ndarray) -> None:
-        """See :class:`Reader`; collective over the group, after :meth:`announce`."""
-        for shard in self._shards.tolist():
+    def fetch(self, table: ChunkTable, items: np.ndarray, part: range, out: np.ndarray) -> None:
+        """See :class:`Reader`; collective over the group.
+
+        Every rank reads from each shard that has an item of the batch, if only nothing.
+        """
+        requests = plan(table, items, part)
+        shards = np.unique(np.searchsorted(self.dataset.firsts, items, side="right") - 1)
+        for shard in shards.tolist():
             own = np.flatnonzero(requests.shard == shard)
             self._fetch_shard(table, requests, own, shard, out)
 

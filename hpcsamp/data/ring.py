@@ -24,7 +24,7 @@ from hpcsamp.errors import UsageError
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-FILLED, TAKEN, FAULT, JOB, EPOCH, START, PUBLISHED, CLOSED = range(8)
+FILLED, TAKEN, JOB, EPOCH, START, PUBLISHED, FAULT, CLOSED = range(8)
 """Columns of a rank's counters: one cache line of int64."""
 
 TEXT_BYTES = 1024
@@ -37,25 +37,22 @@ SHARED_MEMORY = "/dev/shm"
 _give_way = ctypes.CDLL(None).sched_yield
 
 
-def wait(done: Callable[[], bool], patient: bool = False) -> None:
-    """Poll until something is done.
+def wait(done: Callable[[], bool]) -> None:
+    """Poll until something is done: eagerly at first, then with pauses of at most 1 ms.
 
     Parameters
     ----------
     done
         Cheap and free of side effects.
-    patient
-        Sleep from the beginning: the answer is not urgent.
     """
-    if not patient:
-        for _ in range(50):
-            if done():
-                return
-            _give_way()
+    for _ in range(50):
+        if done():
+            return
+        _give_way()
     pause = 5e-5
     while not done():
         time.sleep(pause)
-        pause = min(pause * 1.5, 2e-3 if patient else 2.5e-4)
+        pause = min(pause * 1.25, 1e-3)
 
 
 @dataclass(frozen=True)

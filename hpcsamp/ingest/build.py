@@ -49,7 +49,7 @@ def build(
     source: Source,
     out: str | Path,
     *,
-    comm: MPI.Intracomm | None = None,
+    comm: MPI.Comm | None = None,
     shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,

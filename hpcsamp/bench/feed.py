@@ -1,0 +1,287 @@
+"""``hpcsamp bench feed``: what it costs to have the same batch on all ranks of a group.
+
+All feeders take turns in one run, on the same steps. Seconds are wall time per step until every
+rank has every batch; CPU seconds, requested bytes and read calls are of all ranks together, the
+bytes as the kernel counts them (``/proc/self/io``).
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from hpcsamp.bench.feeders import Feeder
+    from hpcsamp.data.dataset import Dataset
+    from hpcsamp.topology import Topology
+
+LIKES = ("cifar10", "era5")
+BATCH = {"cifar10": 256, "era5": 8}
+ITEMS = {"cifar10": 20_000, "era5": 48}
+STEPS = {"cifar10": 60, "era5": 6}
+
+
+def feed(
+    like: Annotated[
+        Literal["cifar10", "era5", "both"], typer.Option(help="Items to resemble.")
+    ] = "both",
+    ranks: Annotated[int, typer.Option(min=1, help="Ranks to start, if mpirun did not.")] = 4,
+    batch: Annotated[int, typer.Option(min=0, help="Items of a step; 0: 256 and 8.")] = 0,
+    repeat: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 7,
+    collective: Annotated[
+        bool, typer.Option("--collective/--no-collective", help="Time collective reads, too.")
+    ] = True,
+    cold: Annotated[
+        bool, typer.Option("--cold/--no-cold", help="Also with the page cache dropped.")
+    ] = True,
+    models: Annotated[
+        bool, typer.Option("--models/--no-models", help="Also with the paper's models on top.")
+    ] = True,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder for the made-up sets (default: a temporary one).")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the table here.")] = None,
+) -> None:
+    """Compare ways to bring one batch to all ranks: duplicated reads, a broadcast, and ours."""
+    from hpcsamp.bench.launch import launch
+    from hpcsamp.runtime import under_launcher
+
+    if not under_launcher():
+        arguments = ["bench", "feed", "--like", like, "--batch", str(batch)]
+        arguments += ["--repeat", str(repeat)]
+        arguments += ["--collective" if collective else "--no-collective"]
+        arguments += ["--cold" if cold else "--no-cold", "--models" if models else "--no-models"]
+        arguments += ["--data", str(data)] if data else []
+        arguments += ["--json", str(json_file)] if json_file else []
+        launch(ranks, arguments, {"OMP_NUM_THREADS": "1"})
+        return
+    from hpcsamp.topology import init
+
+    topology = init("world", device="cpu")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = topology.world.bcast(str(data or scratch))
+        results: dict[str, Any] = {"ranks": topology.size, "cases": [], "models": []}
+        for name in LIKES if like == "both" else (like,):
+            dataset = made_up(name, Path(folder), topology)
+            size = batch or BATCH[name]
+            for shuffle in ("none", "global"):
+                for warm in (True, False) if cold else (True,):
+                    case = Case(name, shuffle, warm, size)
+                    results["cases"].append(measure(case, dataset, topology, repeat, collective))
+            results["cases"][-1]["hidden"] = hidden(results["cases"][-1], dataset, topology)
+        if models:
+            from hpcsamp.bench.feed_models import waits
+
+            results["models"] = waits(Path(folder), topology)
+        topology.world.Barrier()
+    if topology.is_root:
+        report(results, json_file)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is read, and how."""
+
+    like: str
+    shuffle: str
+    warm: bool
+    batch: int
+
+    def __str__(self) -> str:
+        order = "contiguous" if self.shuffle == "none" else "shuffled"
+        return f"{self.like}-like, {order}, {'warm' if self.warm else 'cold'}"
+
+
+@dataclass
+class Cost:
+    """Of one round: per step, all ranks together (but for ``seconds``)."""
+
+    seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    requested: list[float] = field(default_factory=list)
+    calls: list[float] = field(default_factory=list)
+
+    def medians(self) -> dict[str, float]:
+        """Over the rounds."""
+        return {name: statistics.median(values) for name, values in vars(self).items()}
+
+
+def made_up(like: str, folder: Path, topology: Topology) -> Dataset:
+    """A synthetic set; the weather-like one with 17.7 MB an item, as the paper says."""
+    from hpcsamp.data.dataset import Dataset
+    from hpcsamp.data.manifest import ArraySpec
+    from hpcsamp.ingest import build
+    from hpcsamp.ingest.synthetic import synthetic
+
+    target = folder / f"feed-{like}"
+    if not topology.world.bcast((target / "manifest.json").is_file()):
+        source = synthetic(like, ITEMS[like])  # type: ignore[arg-type]
+        source.splits = {"train": ITEMS[like]}
+        if like == "era5":
+            source.arrays["y"] = ArraySpec.plan((76, 121, 240), "<f4")
+            source.coords = {}
+        build(source, target, comm=topology.world)
+    return Dataset.open(target)
+
+
+def requested() -> tuple[int, int]:
+    """Bytes and calls of this process's reads, as the kernel counts them."""
+    told = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(told["rchar"]), int(told["syscr"])
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process, all threads."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def drop_cache(dataset: Dataset) -> None:
+    """Have the files' pages dropped, so that the next read goes to the disk."""
+    for shard in dataset.shards:
+        descriptor = os.open(dataset.path / shard.file, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+def measure(
+    case: Case, dataset: Dataset, topology: Topology, repeat: int, collective: bool
+) -> dict[str, Any]:
+    """All feeders in turn, on the same steps. Collective over the world."""
+    from hpcsamp.bench.feeders import DuplicatedPositional, DuplicatedRuns, RootBroadcast, Shared
+    from hpcsamp.data.order import Order
+
+    order = Order(dataset.count, case.batch, 1, case.shuffle)  # type: ignore[arg-type]
+    feeders: list[Feeder] = [
+        DuplicatedRuns(dataset, order),
+        DuplicatedPositional(dataset, order),
+        RootBroadcast(dataset, order, topology),
+        Shared(dataset, order, topology, "direct"),
+    ]
+    if collective and case.warm:
+        feeders.append(Shared(dataset, order, topology, "collective"))
+    steps = min(order.steps, STEPS[case.like])
+    costs = {f.name: Cost() for f in feeders}
+    for round_ in range(repeat + 1):
+        for feeder in feeders:
+            if not case.warm and topology.is_root:
+                drop_cache(dataset)
+            cost = costs[feeder.name] if round_ else Cost()  # the first round warms up
+            timed(partial(feeder.run, round_, 0, steps), steps, topology, cost)
+    for feeder in feeders:
+        feeder.close()
+    found = {name: cost.medians() for name, cost in costs.items()}
+    batch_bytes = sum(out.nbytes for out in feeders[0].out)
+    duplicated = [found[f.name] for f in feeders[:2]]
+    best = {
+        "seconds": min(f["seconds"] for f in duplicated),
+        "cpu": min(f["cpu"] for f in duplicated),
+    }
+    for told in found.values():
+        told["bytes_per_batch_byte"] = told["requested"] / batch_bytes
+        told["seconds_ratio"] = told["seconds"] / best["seconds"]
+        told["cpu_ratio"] = told["cpu"] / best["cpu"]
+    return {"case": str(case), **vars(case), "batch_bytes": batch_bytes, "feeders": found}
+
+
+def timed(run: Callable[[], None], steps: int, topology: Topology, cost: Cost) -> None:
+    """Run on all ranks and add what it cost, per step."""
+    world = topology.world
+    world.Barrier()
+    bytes_before, calls_before = requested()
+    cpu_before, begun = cpu_seconds(), time.perf_counter()
+    run()
+    cpu = cpu_seconds() - cpu_before
+    bytes_after, calls_after = requested()
+    world.Barrier()
+    cost.seconds.append(world.bcast(time.perf_counter() - begun) / steps)
+    cost.cpu.append(world.allreduce(cpu) / steps)
+    cost.requested.append(world.allreduce(bytes_after - bytes_before) / steps)
+    cost.calls.append(world.allreduce(calls_after - calls_before) / steps)
+
+
+def hidden(case: dict[str, Any], dataset: Dataset, topology: Topology) -> list[dict[str, float]]:
+    """How much of the feed vanishes behind compute of a given length (busy on every rank)."""
+    from hpcsamp.data.loader import Loader
+
+    alone = case["feeders"]["hpcsamp, direct"]["seconds"]
+    found = []
+    with Loader(
+        dataset, topology, batch=case["batch"], shuffle=True, reader="direct", verify="off"
+    ) as loader:
+        for factor in (1, 4, 16):
+            before, steps = loader.waited, 0
+            begun = time.perf_counter()
+            for _ in loader.raw(factor, 0, min(loader.steps_per_epoch, STEPS[case["like"]])):
+                busy(alone * factor)
+                steps += 1
+            total = time.perf_counter() - begun
+            waited = topology.world.allreduce(loader.waited - before) / topology.size
+            found.append(
+                {
+                    "compute": alone * factor,
+                    "waited": waited / total,
+                    "hidden": max(0.0, 1 - waited / steps / alone),
+                }
+            )
+    return found
+
+
+def busy(seconds: float) -> None:
+    """Compute for a while, as a step on a CPU does (the interpreter is free in between)."""
+    import torch
+
+    a, end = torch.ones(128, 128), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        a @ a
+
+
+def report(results: dict[str, Any], json_file: Path | None) -> None:
+    """Tables for people, JSON for others."""
+    from hpcsamp.cli.output import show, write_json
+
+    for case in results["cases"]:
+        rows = [
+            [
+                name,
+                f"{1e3 * c['seconds']:.3f}",
+                f"{c['seconds_ratio']:.2f}",
+                f"{1e3 * c['cpu']:.3f}",
+                f"{c['cpu_ratio']:.2f}",
+                f"{c['bytes_per_batch_byte']:.3f}",
+                f"{c['calls']:.0f}",
+            ]
+            for name, c in case["feeders"].items()
+        ]
+        show(
+            f"{case['case']}: {case['batch']} items, {case['batch_bytes'] / 1e6:.2f} MB a step, "
+            f"{results['ranks']} ranks; ratios to the best duplicated read",
+            ["feeder", "ms a step", "ratio", "CPU ms", "ratio", "bytes read", "read calls"],
+            rows,
+        )
+        for h in case.get("hidden", []):
+            typer.echo(
+                f"  behind {1e3 * h['compute']:.2f} ms of compute: {h['hidden']:.1%} of the feed "
+                f"is hidden, the loop waits {h['waited']:.1%} of the time"
+            )
+    if results["models"]:
+        show(
+            "with training steps on top",
+            ["model", "step ms", "waits for data"],
+            [
+                [m["model"], f"{1e3 * m['step_seconds']:.1f}", f"{m['waited']:.2%}"]
+                for m in results["models"]
+            ],
+        )
+    if json_file:
+        write_json(json_file, results)
