@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
+from hpcsamp.bench.feed import feed
+
 app = typer.Typer(no_args_is_help=True, help="Measure this machine, against real baselines.")
+app.command()(feed)
 
 
 @app.command()

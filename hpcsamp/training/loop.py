@@ -18,10 +18,11 @@ from hpcsamp import collectives as exchange
 from hpcsamp import losses
 from hpcsamp.config import RunConfig
 from hpcsamp.data import Batch, Dataset, Loader
-from hpcsamp.errors import DivergedError
+from hpcsamp.data.augment import Augmentation
+from hpcsamp.errors import DivergedError, UsageError
 from hpcsamp.methods import Method
 from hpcsamp.prediction.evaluate import Evaluator
-from hpcsamp.topology import Topology, share_samples, together
+from hpcsamp.topology import Topology, together
 from hpcsamp.training import build, checkpoint, provenance
 from hpcsamp.training.progress import Reporter
 from hpcsamp.training.record import RunFolder
@@ -58,7 +59,7 @@ class Trainer:
         config, topology = self.config, self.topology
         with together(topology.world):
             for samples in (config.method.samples, config.evaluation.samples):
-                share_samples(samples, topology.grid, topology.sample_rank)
+                topology.samples(samples)
         with ExitStack() as stack:
             self._build(stack)
             with together(topology.world):
@@ -89,6 +90,12 @@ class Trainer:
             optimizer = build.optimizer(config, self.method.parameters())
             has_valid = "valid" in dataset.manifest.splits
             valid = Dataset.open(config.data.path, "valid") if has_valid else None
+            self.augmentation = Augmentation.of(config.augment, dataset, topology, seed=config.seed)
+            if config.augment.shift and len(dataset.y_shape) > 1 and config.augment.share != "all":
+                raise UsageError(
+                    "augment.shift moves targets with their inputs, and a loss has one target for "
+                    f'all samples: set augment.share = "all", not "{config.augment.share}"'
+                )
         self.dataset = dataset
         self.loader = Loader(
             dataset,
@@ -212,9 +219,7 @@ class Trainer:
 
     def _measure(self, batch: Batch) -> float:
         """Seconds of compute in a step of this rank, from two passes of one sample, not used."""
-        mine = share_samples(
-            self.config.method.samples, self.topology.grid, self.topology.sample_rank
-        )
+        mine = self.topology.samples(self.config.method.samples)
         seconds = 0.0
         for _ in range(2):  # the first one pays for warming up
             began = time.perf_counter()
@@ -227,11 +232,13 @@ class Trainer:
     def _step(self, epoch: int, batch: Batch) -> None:
         config, step = self.config, self.method.step
         began = time.perf_counter()
+        x, y, stacked = self._augmented(epoch, batch)
         loss = self.loss(
             self.method,
-            batch.x,
-            batch.y,
+            x,
+            y,
             samples=config.method.samples,
+            stacked=stacked,
             weight=batch.weight,
             count=batch.count / self.topology.data_size,
         )
@@ -262,6 +269,14 @@ class Trainer:
                 )
         self.reporter.step(self.method.step, epoch, self.loss.parts.data + self.loss.parts.penalty)
 
+    def _augmented(self, epoch: int, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, bool]:
+        """Inputs, targets, and whether the inputs have a sample axis."""
+        if self.augmentation is None:
+            return batch.x, batch.y, False
+        mine = self.topology.samples(self.config.method.samples)
+        x, y = self.augmentation(batch.x, batch.index, epoch=epoch, samples=mine, y=batch.y)
+        return x, y, self.config.augment.share != "all"
+
     def _agree_finite(self, loss: float, step: int, epoch: int, batch: Batch) -> None:
         from mpi4py import MPI
 
@@ -269,10 +284,7 @@ class Trainer:
             return
         # Find the sample: every rank looks through its own, the lowest rank that finds one speaks.
         with together(self.topology.world):
-            mine = share_samples(
-                self.config.method.samples, self.topology.grid, self.topology.sample_rank
-            )
-            for s in mine:
+            for s in self.topology.samples(self.config.method.samples):
                 with torch.no_grad():
                     outputs = self.method(batch.x, samples=range(s, s + 1), step=step)
                     value = self.loss.data_loss(outputs, batch.y, 1, exchange.Alone())
