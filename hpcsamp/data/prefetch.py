@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -61,8 +62,8 @@ class Job:
     limit
         Set when it is given up: the thread stops before this batch, on every rank the same.
     room, ready
-        Between the two threads of a rank: slots it has left, batches its own part of is there. So
-        a thread sleeps while its own rank is the one it waits for, and polls for others alone.
+        Tokens between the two threads of a rank: slots it has left, batches whose own part is
+        there. So a thread sleeps while it waits for its own rank, and polls for others alone.
     """
 
     number: int
@@ -72,8 +73,8 @@ class Job:
     last: int
     limit: int | None = None
     thread: threading.Thread | None = field(default=None, repr=False)
-    room: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0), repr=False)
-    ready: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0), repr=False)
+    room: SimpleQueue[None] = field(default_factory=SimpleQueue, repr=False)
+    ready: SimpleQueue[None] = field(default_factory=SimpleQueue, repr=False)
 
 
 class Prefetcher:
@@ -140,7 +141,8 @@ class Prefetcher:
         ring.post(START, start)
         ring.post(JOB, job.number)
         ring.post(TAKEN, first)
-        job.room.release(ring.slots)
+        for _ in range(ring.slots):
+            job.room.put(None)
         job.thread = threading.Thread(target=self._run, args=(job,), name="prefetch", daemon=True)
         job.thread.start()
         return job
@@ -160,9 +162,13 @@ class Prefetcher:
         number, begun = self._taken, time.perf_counter()
         if number == job.first:
             self._check_same(job)
-        while not job.ready.acquire(timeout=0.5):
-            if self._lost(number):  # our own thread may hang in a collective read
+        while True:
+            try:
+                job.ready.get(timeout=0.5)
                 break
+            except Empty:
+                if self._lost(number):  # our own thread may hang in a collective read
+                    break
         wait(partial(self._published if self._many else self._filled, number))
         self.ring.sync()
         self.waited += time.perf_counter() - begun
@@ -176,7 +182,7 @@ class Prefetcher:
         """The batch last taken is no longer needed in the ring."""
         self._taken += 1
         self.ring.post(TAKEN, self._taken)
-        self._job.room.release()
+        self._job.room.put(None)
 
     def stop(self, timeout: float | None = None) -> bool:
         """End the thread, at the same batch on all ranks. Whether it has ended."""
@@ -185,7 +191,7 @@ class Prefetcher:
             self._give_up(timeout)
         else:
             self._job.limit = self._taken
-            self._job.room.release()
+            self._job.room.put(None)
         self.ring.post(CLOSED, 1)
         thread = self._job.thread
         if thread is not None:
@@ -196,44 +202,44 @@ class Prefetcher:
         """Let the thread come to its end; the number of the next batch, the same on all ranks."""
         job = self._job
         job.limit = min(job.last, self._taken + self.ring.slots)
-        job.room.release()
+        job.room.put(None)
         if job.thread is not None:
             job.thread.join(timeout)
         return job.limit
 
     def _failed(self, number: int) -> np.ndarray:
         """Which ranks could not fetch this batch, or one before."""
-        faults = self.ring.counters[:, FAULT]
+        faults = self.ring.counters[FAULT]
         return (faults > 0) & (faults <= number + 1)
 
     def _filled(self, number: int) -> bool:
         """All parts of a batch are there, or never will be."""
-        return bool(self.ring.counters[:, FILLED].min() > number) or self._lost(number)
+        return self.ring.least(FILLED) > number or self._lost(number)
 
     def _published(self, number: int) -> bool:
         """The leader has published a batch, or never will."""
-        leader = self.ring.counters[0]
-        if leader[PUBLISHED] > number:
+        told = self.ring.counters
+        if told[PUBLISHED, 0] > number:
             return True
-        return bool(leader[FAULT] and self._failed(number)[0]) or self._closed(number)
+        return bool(told[FAULT, 0] and self._failed(number)[0]) or self._closed(number)
 
     def _lost(self, number: int) -> bool:
         """Some rank cannot fetch this batch, or has left before it did."""
-        if not self.ring.counters[:, FAULT : CLOSED + 1].any():
+        if not self.ring.counters[FAULT : CLOSED + 1].any():
             return False
         return bool(self._failed(number).any()) or self._closed(number)
 
     def _closed(self, number: int) -> bool:
         """Whether a rank has left before it filled its part."""
         counters = self.ring.counters
-        closed = counters[:, CLOSED] > 0
-        return bool(closed.any() and (closed & (counters[:, FILLED] <= number)).any())
+        closed = counters[CLOSED] > 0
+        return bool(closed.any() and (closed & (counters[FILLED] <= number)).any())
 
     def _check_same(self, job: Job) -> None:
         """All ranks of the ring ask for the same batches."""
         counters = self.ring.counters
-        wait(lambda: bool((counters[:, JOB] >= job.number).all()) or self._closed(job.first))
-        told = [tuple(row) for row in counters[:, [JOB, EPOCH, START]].tolist()]
+        wait(lambda: bool((counters[JOB] >= job.number).all()) or self._closed(job.first))
+        told = [tuple(row) for row in counters[[JOB, EPOCH, START]].T.tolist()]
         for rank, (number, epoch, start) in enumerate(told):
             if number == job.number and (epoch, start) != (job.epoch, job.start):
                 raise UsageError(
@@ -245,7 +251,7 @@ class Prefetcher:
     def _fault(self, number: int) -> HpcsampError | None:
         """The group's (or job's) fault at this batch: that of the lowest rank that has one."""
         ring = self.ring
-        filled = ring.counters[:, FILLED]
+        filled = ring.counters[FILLED]
         if self._failed(number).any() and not self._many:
             deadline = time.monotonic() + GRACE
             wait(
@@ -274,7 +280,7 @@ class Prefetcher:
     def _run(self, job: Job) -> None:
         ring = self.ring
         for number in range(job.first, job.last):
-            job.room.acquire()
+            job.room.get()
             if job.limit is not None and number >= job.limit:
                 return
             wait(partial(self._free, number))  # until all have taken what is in the slot
@@ -291,7 +297,7 @@ class Prefetcher:
                 ring.fail(number, told(error))
             else:
                 ring.post(FILLED, number + 1)
-            job.ready.release()
+            job.ready.put(None)
             if error is not None:
                 return
 

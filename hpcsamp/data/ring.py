@@ -1,6 +1,6 @@
 """A ring of batches in shared memory: the ranks of a group on one node fill each slot together.
 
-Every rank has a row of counters in the same MPI shared-memory window. A rank that has put its part
+Every rank has counters in the same MPI shared-memory window. A rank that has put its part
 of batch ``n`` into slot ``n % slots`` raises its own ``FILLED``; the batch is there once all have,
 and its slot is free again once all have raised ``TAKEN``. Nobody writes another's counters, so
 there is neither a lock nor a message: ``Win.Sync`` orders memory before a counter is raised and
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 FILLED, TAKEN, JOB, EPOCH, START, PUBLISHED, FAULT, CLOSED = range(8)
-"""Columns of a rank's counters: one cache line of int64."""
+"""Rows of the counters; each has one int64 per rank."""
 
 TEXT_BYTES = 1024
 """Room for what went wrong on a rank."""
@@ -159,7 +159,8 @@ class Ring:
         # The window begins anywhere; pages are what a GPU driver pins.
         start = -raw.__array_interface__["data"][0] % 4096
         raw = raw[start : start + total - 4096]
-        self.counters = raw[:rows].view(np.int64).reshape(self.size, 8)
+        self.counters = raw[:rows].view(np.int64).reshape(8, self.size)
+        self._rows = [row.data for row in self.counters]  # cheaper to look at than arrays
         self._texts = raw[rows : rows + texts].reshape(self.size, TEXT_BYTES)
         self.marks = raw[rows + texts : rows + texts + marks]
         self.memory = raw[head:]
@@ -179,15 +180,15 @@ class Ring:
         begin = number % self.slots * self.slot_bytes
         return self.memory[begin : begin + self.slot_bytes]
 
-    def post(self, column: int, value: int) -> None:
+    def post(self, row: int, value: int) -> None:
         """Set one of this rank's counters, after everything written before it."""
         self.sync()
-        self.counters[self.rank, column] = value
+        self._rows[row][self.rank] = value
         self.sync()
 
-    def least(self, column: int) -> int:
+    def least(self, row: int) -> int:
         """The smallest of all ranks' counters."""
-        return int(self.counters[:, column].min())
+        return min(self._rows[row])
 
     def fail(self, number: int, told: tuple[str, str]) -> None:
         """Tell the others that batch ``number`` cannot be had, and why: kind and message."""
@@ -203,7 +204,7 @@ class Ring:
 
     def fault(self, number: int, rank: int) -> tuple[str, str] | None:
         """What went wrong on a rank at batch ``number`` or before."""
-        failed = int(self.counters[rank, FAULT])
+        failed = int(self.counters[FAULT, rank])
         if not 0 < failed <= number + 1:
             return None
         self.sync()
