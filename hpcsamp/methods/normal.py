@@ -137,9 +137,9 @@ class LogRatio(torch.autograd.Function):
     """``log q(w_s) - log p(w_s)`` of ``w_s = mean + std * noise_s``, ``(s,)`` in nats.
 
     With noise ``e`` and a prior ``N(m, v)`` the sum over weights of
-    ``log(v / std) + ((w - m)^2 / v^2 - e^2) / 2``; a flat prior has density 1, as in torch_blue.
-    The densities are those of torch_blue's ``MeanFieldNormal.log_prob``, without the ``eps`` that
-    it adds to variances.
+    ``log(v / std) + ((w - m)^2 / v^2 - e^2) / 2``, for a flat prior of ``-log std - e^2 / 2``.
+    The densities are those of torch_blue's ``log_prob``, without the ``eps`` that it adds to
+    variances; so the mean over draws is :class:`Divergence`.
     """
 
     @staticmethod
@@ -156,9 +156,7 @@ class LogRatio(torch.autograd.Function):
         ctx.noises, ctx.spans = noises, spans
         constant = -log_std.sum(dtype=torch.float64)
         for start, stop, prior in spans:
-            if prior is None:
-                constant = constant - 0.5 * math.log(2 * math.pi) * (stop - start)
-            else:
+            if prior is not None:
                 constant = constant + prior[1] * (stop - start)
         values = []
         for noise in noises():
