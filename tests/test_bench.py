@@ -1,0 +1,26 @@
+"""Benchmarks are commands; here only that they run and say what they measured."""
+
+from __future__ import annotations
+
+import json
+
+
+def test_bench_step_starts_its_ranks_and_prints_ratios(hpcsamp, tmp_path):
+    done = hpcsamp(
+        1, "bench", "step", "--model=mlp", "--samples=3", "--batch=4", "--repeat=2",
+        "--json", tmp_path / "t.json", timeout=120,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "speed-up of 2 ranks over 1" in done.out
+    found = json.loads((tmp_path / "t.json").read_text())
+    assert found["ranks"] == 2
+    assert {len(v) for v in found["rounds"].values()} == {2}
+    assert set(found["seconds"]) == {"plain", "one rank", "torch_blue", "all ranks"}
+    assert set(found["peak_rss_mb"]) == {"1", "3"}
+
+
+def test_bench_step_refuses_what_it_cannot_split(hpcsamp):
+    done = hpcsamp(1, "bench", "step", "--samples=2", "--ranks=3")
+    assert done.code == 2
+    assert "--samples 2" in done.err
+    assert "--ranks 3" in done.err
