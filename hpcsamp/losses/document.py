@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from hpcsamp.losses.base import DataLoss
 
 _HEAD = """\
-`y_s` are the outputs of sample s of S, `t` is the target. In a configuration, `loss.name` is the
-name below; `loss.exact = false` averages per-rank losses instead, which is the same for linear
-losses alone. Bytes are what a rank has of exchanges per step in float32, for B items of V values.
+`y_s` are the outputs of sample s of S and `t` is the target; losses are in nats, summed over the
+values of an item, or, for `mean_mse`, `crps` and `energy_score`, in units of the target. Bytes are
+what a rank has of the exchanges of a step in float32, for B items of V values (and 16 for the
+value itself). `loss.exact = false` averages the ranks' own losses instead, which is the same for
+linear losses alone; `hpcsamp bench exactness` shows how far it is off for the others.
 
 """
 _COLUMNS = ("name", "formula per item", "class", "shared over the group", "bytes", "cost", "source")
