@@ -226,6 +226,8 @@ class Trainer:
             with self.method.accumulating() as accumulator:
                 out = self.method(batch.x, samples=range(1), step=0)
                 accumulator.backward(out.float().sum())
+            if self.topology.device.type == "cuda":
+                torch.cuda.synchronize()
             seconds = time.perf_counter() - began
         return seconds * len(mine)
 
