@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import pytest
 import torch
@@ -249,3 +250,21 @@ def test_wrong_use_is_the_same_line_on_every_rank(comm):
         L.ELBO(bare, 9, collectives)(method, inputs(6), y, samples=1)
     value = L.ELBO(bare, 9, collectives)(method, inputs(6), y, samples=2)
     assert torch.isfinite(value)  # one sample on each rank
+
+
+def test_bench_exactness_shows_what_averaging_costs(hpcsamp, tmp_path):
+    """What it says of imagined ranks is what real ones do."""
+    file = tmp_path / "table.json"
+    done = hpcsamp(2, "bench", "exactness", "--model", "mlp", "--samples", 4, "--json", file)
+    assert done.code == 0, done.err
+    assert "gaussian_moments_nll" in done.out
+    rows = json.loads(file.read_text())["losses"]
+    assert len(rows) == 9
+    for row in rows:
+        linear = L.LOSSES[row["loss"]].linear
+        assert (row["splits"]["2"] < 1e-6) == linear
+        assert row["measured"] == pytest.approx(row["splits"]["2"], rel=1e-3, abs=1e-6)
+        assert row["splits"]["1"] == 0
+    moments = next(row for row in rows if row["loss"] == "gaussian_moments_nll")
+    assert moments["splits"]["4"] is None  # one sample a rank has no variance
+    assert hpcsamp(1, "bench", "exactness", "--model", "mpl").code == 2

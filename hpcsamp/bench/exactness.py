@@ -1,0 +1,169 @@
+"""How far averaging per-rank losses (``loss.exact = false``) is off, as the number of ranks grows.
+
+The gradient of the data term with respect to the parameters, of the whole sample group at once
+against the mean over P ranks that each know their own S/P samples. The ranks of any P are imagined:
+a split is a matter of which outputs a loss is shown. For P = the ranks of this job the same number
+is measured as well, by two real steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import hpcsamp as hs
+from hpcsamp import losses
+from hpcsamp.bench.step import ITEMS, OUTPUTS, SHAPES
+from hpcsamp.collectives import Alone, Collectives, FlatGradient
+from hpcsamp.losses import ELBO, DataLoss
+from hpcsamp.models import build
+from hpcsamp.streams import Purpose, torch_generator
+from hpcsamp.topology import share
+
+#: What is compared, by model: the paper's image classifier and its regression on time series.
+TASKS = {"vit": "classification", "mlp": "regression"}
+LOSSES = {
+    "vit": ("expected_nll", "predictive_nll", "alpha_divergence"),
+    "mlp": (
+        "expected_nll",
+        "beta_nll",
+        "gaussian_mixture_nll",
+        "predictive_nll",
+        "alpha_divergence",
+        "mean_mse",
+        "gaussian_moments_nll",
+        "crps",
+        "energy_score",
+    ),
+}
+
+
+@dataclass
+class Work:
+    """What is evaluated.
+
+    Attributes
+    ----------
+    model
+        ``vit`` or ``mlp``, at the paper's sizes.
+    samples, batch
+        ``S`` and ``B``.
+    std
+        Posterior standard deviation of every weight, which says how far samples are apart.
+    """
+
+    model: str
+    samples: int
+    batch: int
+    std: float
+
+    def method(self, loss: DataLoss) -> hs.MeanField:
+        """The model with as many outputs as the loss reads."""
+        outputs = OUTPUTS[self.model] * getattr(loss, "likelihood", _PLAIN).parameters
+        network = build(self.model, {}, SHAPES[self.model], outputs, seed=1)
+        return hs.MeanField(network, prior_std=0.2, initial_std=self.std, seed=1)
+
+    def data(self) -> tuple[Tensor, Tensor]:
+        """Inputs, and labels or values."""
+        g = torch_generator("cpu", 1, Purpose.SYNTHETIC)
+        x = torch.randn(self.batch, *SHAPES[self.model], generator=g)
+        if TASKS[self.model] == "classification":
+            return x, torch.randint(0, OUTPUTS[self.model], (self.batch,), generator=g)
+        return x, torch.randn(self.batch, OUTPUTS[self.model], generator=g)
+
+
+_PLAIN = losses.Gaussian()
+
+
+def compare(work: Work, name: str, collectives: Collectives) -> dict[str, Any]:
+    """One loss of one model. Collective over the sample group, whose ranks share the work.
+
+    Returns
+    -------
+    dict
+        ``splits``: by P, a power of 2 up to S, the relative difference of the approximation's
+        gradient; None where the loss needs more samples than a rank has. ``values``: the same of
+        the loss itself. ``measured``: the gradient's for the P of this job, by real steps.
+    """
+    loss = losses.make(name, TASKS[work.model])
+    method, (x, y) = work.method(loss), work.data()
+    mine = share(work.samples, collectives.sample_size, collectives.sample_rank)
+    counts = [
+        len(share(work.samples, collectives.sample_size, p)) for p in range(collectives.sample_size)
+    ]
+    with torch.no_grad():
+        own = torch.cat([method(x, samples=range(s, s + 1), step=0) for s in mine])
+    outputs = collectives.gather_over_samples(own, counts)
+    value, exact = _averaged(loss, outputs, y, 1)
+    upstreams, values = {1: exact}, {1: 0.0}
+    for ranks in _powers_of_two(work.samples)[1:]:
+        if work.samples // ranks >= loss.least_samples:
+            approximate, upstreams[ranks] = _averaged(loss, outputs, y, ranks)
+            values[ranks] = abs(approximate - value) / abs(value)
+    flat = _pull_back(method, x, mine, list(upstreams.values()), collectives)
+    found = {p: _relative(row, flat[0]) for p, row in zip(upstreams, flat, strict=True)}
+    splits = {p: found.get(p) for p in _powers_of_two(work.samples)}
+    measured = None
+    if work.samples // collectives.sample_size >= loss.least_samples:
+        exactly, roughly = (_real(work, loss, x, y, collectives, exact) for exact in (True, False))
+        measured = _relative(roughly, exactly)
+    return {
+        "model": work.model,
+        "loss": name,
+        "splits": splits,
+        "values": values,
+        "measured": measured,
+    }
+
+
+def _averaged(loss: DataLoss, outputs: Tensor, y: Tensor, ranks: int) -> tuple[float, Tensor]:
+    """Mean over ranks of the losses of their own samples, and its gradient by the outputs."""
+    leaf = outputs.detach().requires_grad_()
+    value = torch.zeros((), dtype=torch.float64)
+    for rank in range(ranks):
+        own = share(len(outputs), ranks, rank)
+        part = loss(leaf[own.start : own.stop], y, len(own), Alone()).mean()
+        value = value + part.double() / ranks
+    (gradient,) = torch.autograd.grad(value, leaf)
+    return float(value.detach()), gradient
+
+
+def _pull_back(
+    method: hs.MeanField, x: Tensor, mine: range, upstreams: list[Tensor], group: Collectives
+) -> Tensor:
+    """``(len(upstreams), n)`` gradients by the parameters, one forward pass per sample."""
+    parameters = list(method.parameters())
+    total = torch.zeros(len(upstreams), sum(p.numel() for p in parameters))
+    for s in mine:
+        outputs = method(x, samples=range(s, s + 1), step=0)
+        for row, upstream in zip(total, upstreams, strict=True):
+            gradients = torch.autograd.grad(
+                outputs, parameters, upstream[s : s + 1], retain_graph=True
+            )
+            row += torch.cat([g.flatten() for g in gradients])
+    if group.sample_size > 1:
+        group.group_sum_(total)
+    return total
+
+
+def _real(
+    work: Work, loss: DataLoss, x: Tensor, y: Tensor, collectives: Collectives, exact: bool
+) -> Tensor:
+    """The gradient of a real step on the ranks of this job, without the KL."""
+    method = work.method(loss)
+    gradient = FlatGradient(method.parameters())
+    elbo = ELBO(loss, ITEMS, collectives, temperature=0.0, exact=exact)
+    elbo(method, x, y, samples=work.samples, step=0).backward()
+    collectives.reduce_gradient_(gradient.collect())
+    return gradient.flat
+
+
+def _powers_of_two(samples: int) -> list[int]:
+    return [1 << k for k in range(samples.bit_length()) if 1 << k <= samples]
+
+
+def _relative(found: Tensor, exact: Tensor) -> float:
+    return float((found - exact).double().norm() / exact.double().norm())
