@@ -96,6 +96,9 @@ class LossSection(Section):
     kl_warmup_epochs: float = Field(
         0.0, ge=0, description="the KL's factor grows from 0 over these"
     )
+    kl: Literal["analytic", "monte_carlo"] = Field(
+        "analytic", description="the KL by formula, or from the log densities of the draws"
+    )
     memory: Literal["auto", "keep", "stream", "recompute"] = Field(
         "auto", description="which activations are kept for the backward pass"
     )

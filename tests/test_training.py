@@ -215,3 +215,30 @@ def test_bfloat16_and_clipping_train(hpcsamp, small, tmp_path):
     rates = [e["lr"] for e in train]
     assert rates[0] < rates[10] < rates[18]  # warm-up
     assert rates[-1] < rates[20]  # cosine
+
+
+def test_a_regression_run_recovers_its_noise(hpcsamp, tmp_path):
+    import numpy as np
+
+    g = np.random.default_rng(0)
+    x = g.normal(size=(600, 2))
+    np.savez(tmp_path / "line.npz", x=x, y=x @ [1.0, -0.5] + 0.3 * g.normal(size=600))
+    data = tmp_path / "line"
+    assert hpcsamp(1, "ingest", "npz", tmp_path / "line.npz", "--out", data).code == 0
+    (tmp_path / "line.toml").write_text(f"""
+task = "regression"
+data = {{ path = "{data}", batch = 60 }}
+model = {{ name = "mlp", hidden = [] }}
+method = {{ samples = 4, prior_std = 1.0 }}
+loss = {{ kl = "monte_carlo", arguments = {{ likelihood = "predicted_gaussian" }} }}
+optimizer = {{ lr = 2e-2 }}
+training = {{ epochs = 40, evaluate_every = 40 }}
+""")
+    run = tmp_path / "run"
+    done = hpcsamp(2, "train", tmp_path / "line.toml", "--output", run)
+    assert done.code == 0, done.err
+    metrics = json.loads((run / "summary.json").read_text())["metrics"]
+    # targets are as they are: the noise is 0.3, its best NLL log(0.3 sqrt(2 pi e)) = 0.215
+    assert metrics["rmse"] == pytest.approx(0.3, rel=0.25)
+    assert metrics["nll"] == pytest.approx(0.215, abs=0.25)
+    assert 0.75 < metrics["coverage_90"] <= 1

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
+from hpcsamp import losses
 from hpcsamp.config import RunConfig, suggest
 from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
+from hpcsamp.losses import Likelihood
 from hpcsamp.methods import MeanField, Method
 from hpcsamp.models import build as build_model
 from hpcsamp.models import output_size
@@ -31,6 +33,7 @@ def method(config: RunConfig, dataset: Dataset, topology: Topology) -> Method:
             f'task = "{config.task}", but the dataset {dataset.path} is for {dataset.task}'
         )
     outputs = output_size(dataset.task, dataset.classes, dataset.y_shape)
+    outputs *= likelihood(config).parameters
     c = config.method
     module = build_model(
         config.model.name, config.model.arguments, dataset.x_shape, outputs, config.seed
@@ -46,6 +49,11 @@ def method(config: RunConfig, dataset: Dataset, topology: Topology) -> Method:
         autocast=torch.bfloat16 if config.training.precision == "bfloat16" else None,
     )
     return made.to(device=topology.device, dtype=DTYPES[config.training.precision])
+
+
+def likelihood(config: RunConfig) -> Likelihood:
+    """The observation model: what an output means."""
+    return losses.make_likelihood(config.task, config.loss.arguments, config.loss.name)
 
 
 def optimizer(config: RunConfig, parameters: Any) -> torch.optim.Optimizer:

@@ -10,7 +10,6 @@ import h5py
 import numpy as np
 
 from hpcsamp import collectives as exchange
-from hpcsamp import losses
 from hpcsamp.config import RunConfig
 from hpcsamp.data import Dataset
 from hpcsamp.errors import CheckpointError, UsageError
@@ -53,7 +52,7 @@ def evaluate_run(
         dataset = Dataset.open(config.data.path, split)
         method = build.method(config, dataset, topology)
         method.load_state_dict(saved["method"])
-        likelihood = losses.make_likelihood(config.task, config.loss.arguments)
+        likelihood = build.likelihood(config)
     evaluator = Evaluator(
         dataset,
         topology,

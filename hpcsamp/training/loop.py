@@ -86,7 +86,7 @@ class Trainer:
             dataset = Dataset.open(config.data.path, "train")
             self.method: Method = build.method(config, dataset, topology)
             data_loss = losses.make(config.loss.name, config.task, config.loss.arguments)
-            likelihood = losses.make_likelihood(config.task, config.loss.arguments)
+            likelihood = build.likelihood(config)
             optimizer = build.optimizer(config, self.method.parameters())
             has_valid = "valid" in dataset.manifest.splits
             valid = Dataset.open(config.data.path, "valid") if has_valid else None
@@ -118,14 +118,16 @@ class Trainer:
             clip=config.optimizer.clip,
         )
         with together(topology.world):
+            warm = round(config.loss.kl_warmup_epochs * self.steps_per_epoch)
             self.loss = losses.ELBO(
                 data_loss,
                 dataset.count,
                 self.collectives,
                 temperature=config.loss.temperature,
-                warmup=self._warmup,
+                warmup=losses.schedules.linear(warm) if warm > 0 else None,
                 exact=config.loss.exact,
                 memory=config.loss.memory,
+                kl=config.loss.kl,
             )
             self.schedule = build.schedule(config, self.optimizer, self.steps_per_epoch)
         self.best = math.inf
@@ -143,10 +145,6 @@ class Trainer:
                 reader=config.data.reader,
             )
             stack.callback(self.evaluator.close)
-
-    def _warmup(self, step: int) -> float:
-        length = self.config.loss.kl_warmup_epochs * self.steps_per_epoch
-        return min(1.0, (step + 1) / length) if length > 0 else 1.0
 
     def _restore(self) -> int:
         """Put the newest checkpoint in place; returns its step, 0 if there is none."""
