@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import resource
 import statistics
@@ -19,11 +18,11 @@ from hpcsamp import losses
 from hpcsamp.config import RunConfig
 from hpcsamp.data import Batch, Dataset, Loader
 from hpcsamp.data.augment import Augmentation
-from hpcsamp.errors import DivergedError, UsageError
+from hpcsamp.errors import UsageError
 from hpcsamp.methods import Method
 from hpcsamp.prediction.evaluate import Evaluator
 from hpcsamp.topology import Topology, together
-from hpcsamp.training import build, checkpoint, provenance
+from hpcsamp.training import build, checkpoint, health, provenance
 from hpcsamp.training.progress import Reporter
 from hpcsamp.training.record import RunFolder
 
@@ -60,6 +59,7 @@ class Trainer:
         with together(topology.world):
             for samples in (config.method.samples, config.evaluation.samples):
                 topology.samples(samples)
+        self._mine = topology.samples(config.method.samples)
         with ExitStack() as stack:
             self._build(stack)
             with together(topology.world):
@@ -217,7 +217,6 @@ class Trainer:
 
     def _measure(self, batch: Batch) -> float:
         """Seconds of compute in a step of this rank, from two passes of one sample, not used."""
-        mine = self.topology.samples(self.config.method.samples)
         seconds = 0.0
         for _ in range(2):  # the first one pays for warming up
             began = time.perf_counter()
@@ -227,7 +226,7 @@ class Trainer:
             if self.topology.device.type == "cuda":
                 torch.cuda.synchronize()
             seconds = time.perf_counter() - began
-        return seconds * len(mine)
+        return seconds * len(self._mine)
 
     def _step(self, epoch: int, batch: Batch) -> None:
         config, step = self.config, self.method.step
@@ -242,7 +241,12 @@ class Trainer:
             weight=batch.weight,
             count=batch.count / self.topology.data_size,
         )
-        self._agree_finite(float(loss.detach()), step, epoch, batch)
+        health.agree_finite(
+            float(loss.detach()),
+            self.topology,
+            f"step {step} (epoch {epoch})",
+            ((s, self._outputs_of_sample(s, x, y, step, stacked)) for s in self._mine),
+        )
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -269,44 +273,28 @@ class Trainer:
                 )
         self.reporter.step(self.method.step, epoch, self.loss.parts.data + self.loss.parts.penalty)
 
+    def _outputs_of_sample(
+        self, sample: int, x: torch.Tensor, y: torch.Tensor, step: int, stacked: bool
+    ) -> torch.Tensor:
+        """Numbers of one of this rank's samples, to find the one that broke."""
+        place = sample - self._mine.start
+        x = x[place : place + 1] if stacked else x
+        with torch.no_grad():
+            one = range(sample, sample + 1)
+            outputs = self.method(x, samples=one, step=step, stacked=stacked)
+            return outputs
+
     def _augmented(self, epoch: int, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, bool]:
         """Inputs, targets, and whether the inputs have a sample axis."""
         if self.augmentation is None:
             return batch.x, batch.y, False
-        mine = self.topology.samples(self.config.method.samples)
-        x, y = self.augmentation(batch.x, batch.index, epoch=epoch, samples=mine, y=batch.y)
+        x, y = self.augmentation(batch.x, batch.index, epoch=epoch, samples=self._mine, y=batch.y)
         return x, y, self.config.augment.share != "all"
-
-    def _agree_finite(self, loss: float, step: int, epoch: int, batch: Batch) -> None:
-        from mpi4py import MPI
-
-        if not self.topology.world.allreduce(not math.isfinite(loss), op=MPI.LOR):
-            return
-        # Find the sample: every rank looks through its own, the lowest rank that finds one speaks.
-        with together(self.topology.world):
-            for s in self.topology.samples(self.config.method.samples):
-                with torch.no_grad():
-                    outputs = self.method(batch.x, samples=range(s, s + 1), step=step)
-                    value = self.loss.data_loss(outputs, batch.y, 1, exchange.Alone())
-                if not bool(torch.isfinite(value).all()):
-                    raise DivergedError(
-                        f"the loss is not finite at step {step} (epoch {epoch}): rank "
-                        f"{self.topology.rank}, sample {s}; lower optimizer.lr, clip gradients "
-                        f"(optimizer.clip), or look at the data"
-                    )
-        raise self._agreed(
-            DivergedError(f"the loss is not finite at step {step} (epoch {epoch}): {loss}")
-        )
-
-    @staticmethod
-    def _agreed(error: DivergedError) -> DivergedError:
-        error.agreed = True
-        return error
 
     # Now and then -----------------------------------------------------------------------------
 
     def _evaluate(self, epoch: int) -> None:
-        self._check_replicas()
+        health.check_replicas(self.method, self.topology)
         if self.evaluator is None:
             return
         found = self.evaluator.run(self.method)
@@ -321,19 +309,6 @@ class Trainer:
         if self.topology.is_root:
             self.folder.log("valid", step=self.method.step, epoch=epoch, **found.metrics)
         self.reporter.evaluated("valid", epoch, self.method.step, found.metrics)
-
-    def _check_replicas(self) -> None:
-        """All ranks hold the same parameters, to the bit."""
-        mine = parameters_sha256(self.method)
-        hashes = self.topology.world.allgather(mine)
-        for rank, other in enumerate(hashes):
-            if other != hashes[0]:
-                raise self._agreed(
-                    DivergedError(
-                        f"replicas differ at step {self.method.step}: rank 0 has parameters "
-                        f"{hashes[0][:12]}, rank {rank} has {other[:12]}"
-                    )
-                )
 
     def _checkpoint(self) -> None:
         self._save(checkpoint.step_path(self.folder.checkpoints, self.method.step))
@@ -358,7 +333,7 @@ class Trainer:
                 )
 
     def _finish(self) -> dict[str, Any]:
-        self._check_replicas()
+        health.check_replicas(self.method, self.topology)
         c, t = self.config, self.topology
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         seconds = statistics.median(self.times) if self.times else None
@@ -377,18 +352,9 @@ class Trainer:
             "seconds_per_step": seconds,
             "items_per_second": c.data.batch / seconds if seconds else None,
             "peak_rss_mb": max(t.world.allgather(peak)),
-            "parameters_sha256": parameters_sha256(self.method),
+            "parameters_sha256": health.parameters_sha256(self.method),
         }
         with together(t.world):
             if t.is_root:
                 self.folder.write_summary(summary)
         return summary
-
-
-def parameters_sha256(method: Method) -> str:
-    """Hash of the trained parameters, in name order, little-endian."""
-    digest = hashlib.sha256()
-    for _, value in sorted(method.named_variational()):
-        array = value.detach().cpu().contiguous().numpy()
-        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
-    return digest.hexdigest()
