@@ -129,7 +129,7 @@ main()
             "ValueError('in the loss')",
             "in the loss",
         ),
-        ("data.readers", "DirectReader", "fetch", 1, "OSError('in the loader')", "in the loader"),
+        ("data.loader", "Loader", "_fill", 1, "OSError('in the loader')", "in the loader"),
         (
             "training.loop",
             "Trainer",
