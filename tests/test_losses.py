@@ -17,11 +17,19 @@ from hpcsamp.collectives import Alone
 from hpcsamp.errors import UsageError
 
 S, B, C = 5, 7, 4
-G = torch.Generator().manual_seed(0)
-LOGITS = torch.randn(S, B, C, generator=G).double() * 3
-LABELS = torch.randint(0, C, (B,), generator=G)
-Y = torch.randn(S, B, 2, 3, generator=G).double()
-T = torch.randn(B, 2, 3, generator=G).double()
+
+
+def stream(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape, seed):
+    return torch.randn(*shape, generator=stream(seed), dtype=torch.float64)
+
+
+LOGITS = 3 * normal(S, B, C, seed=0)
+LABELS = torch.randint(0, C, (B,), generator=stream(1))
+Y, T = normal(S, B, 2, 3, seed=2), normal(B, 2, 3, seed=3)
 
 
 def value(loss, outputs, target, mask=None):
@@ -37,9 +45,9 @@ def test_expected_nll_is_the_mean_cross_entropy():
 
 
 def densities():
-    raw = torch.randn(S, B, 2, 3, generator=G).double()
+    raw = normal(S, B, 2, 3, seed=4)
     std = np.logaddexp(0, raw.numpy()) + 0.01
-    counts = torch.poisson(torch.full_like(T, 3.0), generator=G)
+    counts = torch.poisson(torch.full_like(T, 3.0), generator=stream(5))
     return {
         "gaussian": (L.Gaussian(0.3), Y, T, stats.norm.logpdf(T.numpy(), Y.numpy(), 0.3)),
         "predicted": (
@@ -121,7 +129,7 @@ def test_gaussian_moments_are_torch_blues():
 
 
 def test_beta_nll_weighs_each_gradient_by_its_predicted_variance():
-    outputs = torch.cat([Y.flatten(2), torch.randn(S, B, 6, generator=G).double()], 2)
+    outputs = torch.cat([Y.flatten(2), normal(S, B, 6, seed=6)], 2)
     likelihood = L.PredictedGaussian()
     plain = value(L.ExpectedNLL(likelihood), outputs, T)
     assert torch.equal(value(L.BetaNLL(beta=0.0), outputs, T), plain)
@@ -183,7 +191,7 @@ def test_crps_of_many_samples_is_that_of_the_normal():
 
 
 def test_fair_scores_do_not_depend_on_the_number_of_samples_on_average():
-    g = torch.Generator().manual_seed(4)
+    g = stream(9)
     t = torch.randn(40_000, 1, generator=g)
     for loss in (L.CRPS(), L.EnergyScore()):
         means = [value(loss, torch.randn(s, 40_000, 1, generator=g), t).mean() for s in (2, 8)]
@@ -230,8 +238,10 @@ def test_importance_weighted_elbo_by_hand_and_its_bounds():
     from hpcsamp.methods import MeanField
 
     n, noise, zero = 5, 0.6, torch.zeros(()).double()
-    x, y = torch.randn(n, 2, generator=G).double(), torch.randn(n, 1, generator=G).double()
-    method = MeanField(nn.Linear(2, 1, bias=False).double(), prior_std=0.9, initial_std=0.4)
+    x, y = normal(n, 2, seed=7), normal(n, 1, seed=8)
+    line = nn.Linear(2, 1, bias=False).double()
+    nn.init.constant_(line.weight, 0.3)
+    method = MeanField(line, prior_std=0.9, initial_std=0.4)
     likelihood = L.Gaussian(noise)
     weighted = L.ELBO(L.ImportanceWeightedELBO(likelihood), n)
 
@@ -304,7 +314,7 @@ def test_extreme_logits_stay_finite_and_right():
 
 def test_small_spreads_around_large_means():
     """Mean 300, std 1e-3 in float32: the std and its gradient, and the scores."""
-    g = torch.Generator().manual_seed(5)
+    g = stream(10)
     y = (300 + 1e-3 * torch.randn(16, 500, generator=g, dtype=torch.float64)).float()
     t = (300 + 1e-3 * torch.randn(500, generator=g, dtype=torch.float64)).float()
     _, _, square = L.centred_moments(y, 16, Alone())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -13,6 +14,7 @@ from hpcsamp import losses as L  # noqa: N812
 from hpcsamp.collectives import Alone
 from hpcsamp.errors import UsageError
 from hpcsamp.methods import MeanField
+from hpcsamp.models import build
 from hpcsamp.topology import share
 
 S, B, C = 5, 7, 4
@@ -20,9 +22,11 @@ LABELS = torch.randint(0, C, (B,), generator=torch.Generator().manual_seed(0))
 X = torch.randn(B, 3, generator=torch.Generator().manual_seed(3)).double()
 
 
+NETWORK = build("mlp", {"hidden": [6], "activation": "tanh"}, (3,), C, seed=1).double()
+
+
 def network():
-    torch.manual_seed(1)
-    return nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, C)).double()
+    return copy.deepcopy(NETWORK)
 
 
 def test_data_and_penalty_add_up():
@@ -82,7 +86,10 @@ def test_a_flat_prior_has_a_log_ratio_too():
 def test_kl_by_layer_adds_up_to_the_penalty():
     method = MeanField(network(), prior_std=0.5, initial_std=0.2)
     layers = L.kl_by_layer(method)
-    assert [(layer.layer, layer.weights) for layer in layers] == [("0", 24), ("2", 28)]
+    assert [(layer.layer, layer.weights) for layer in layers] == [
+        ("layers.1", 24),
+        ("layers.3", 28),
+    ]
     assert sum(layer.nats for layer in layers) == pytest.approx(method.penalty().item(), rel=1e-12)
     assert all(layer.nats > 0 for layer in layers)
 

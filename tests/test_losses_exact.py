@@ -8,12 +8,12 @@ import json
 import pytest
 import torch
 from loss_cases import COLUMNS, ROWS, VALUES, Case, Crowd, cases
-from torch import nn
 
 from hpcsamp import losses as L  # noqa: N812
 from hpcsamp.collectives import Alone
 from hpcsamp.errors import UsageError
 from hpcsamp.methods import MeanField
+from hpcsamp.models import build
 from hpcsamp.topology import share
 
 CASES = {case.name: case for case in cases()}
@@ -149,13 +149,10 @@ def test_a_callable_declared_linear_needs_no_exchange():
     assert case.loss.linear
 
 
-def network(outputs):
-    torch.manual_seed(1)
-    return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, outputs)).double()
-
-
 def method_for(case: Case, **options):
-    return MeanField(network(case.outputs_per_item), prior_std=0.5, initial_std=0.3, **options)
+    arguments = {"hidden": [5], "activation": "tanh"}
+    network = build("mlp", arguments, (3,), case.outputs_per_item, seed=1).double()
+    return MeanField(network, prior_std=0.5, initial_std=0.3, **options)
 
 
 def modes(case: Case):
