@@ -308,7 +308,8 @@ class Loader:
         alone = error is not None and not getattr(error, "agreed", False)
         if alone and self.topology.size > 1:
             return
-        self._feed.stop()
+        if not self._feed.stop(60):
+            raise HpcsampError("the prefetch thread hangs in a read that other ranks have left")
         self._reader.close()
         self.dataset.close()
         self._ring.free()

@@ -298,6 +298,11 @@ class Prefetcher:
             else:
                 ring.post(FILLED, number + 1)
             job.ready.put(None)
+            if self._agree is not None and self._many and error is None:
+                # the leader may stop here for the sake of another group: do not read on alone
+                wait(partial(self._published, number))
+                if self._failed(number)[0]:
+                    return
             if error is not None:
                 return
 

@@ -98,13 +98,13 @@ def write_shard(
             for name in per_item:
                 f.create_dataset(name, (count,), "<f8").attrs["units"] = coords[name].units
             done = 0
-            for block in _whole_chunks(blocks, arrays):
+            for block in blocks:
                 size = len(block["x"])
                 for name, spec in arrays.items():
                     values = np.ascontiguousarray(block[name], dtype=spec.dtype)
                     f[name][done : done + size] = values
                     for chunk, piece in chunk_pieces(spec, done, values):
-                        crcs[name][chunk] = zlib.crc32(piece)
+                        crcs[name][chunk] = zlib.crc32(piece, crcs[name][chunk])
                 for name in per_item:
                     f[name][done : done + size] = block[name]
                 done += size
@@ -133,47 +133,28 @@ def _create(f: h5py.File, name: str, spec: ArraySpec, count: int) -> None:
         dataset.attrs["long_name"] = spec.description
 
 
-def _whole_chunks(
-    blocks: Iterable[Mapping[str, np.ndarray]], arrays: Mapping[str, ArraySpec]
-) -> Iterator[dict[str, np.ndarray]]:
-    """Blocks again, cut so that each ends on a chunk boundary of every array (but the last)."""
-    step = int(np.lcm.reduce([spec.items_per_chunk for spec in arrays.values()]))
-    kept: dict[str, np.ndarray] | None = None
-    for block in blocks:
-        whole = dict(block)
-        if kept is not None:
-            whole = {name: np.concatenate([kept[name], whole[name]]) for name in whole}
-        cut = len(whole["x"]) // step * step
-        if cut:
-            yield {name: values[:cut] for name, values in whole.items()}
-        kept = {name: values[cut:] for name, values in whole.items()}
-    if kept is not None and len(kept["x"]):
-        yield kept
-
-
 def chunk_pieces(
     spec: ArraySpec, first: int, values: np.ndarray
 ) -> Iterator[tuple[int, memoryview]]:
-    """``(chunk number, its bytes)`` of items that begin on a chunk boundary.
+    """``(chunk number, bytes)`` of items, cut where chunks end.
 
     Parameters
     ----------
     first
-        Item of the shard at which ``values`` begins.
+        Item of the shard at which ``values`` begins, anywhere in a chunk.
     values
         Contiguous items, shape ``(n, *spec.shape)``.
     """
     raw = values.reshape(-1).view(np.uint8).data
-    for begin in range(0, len(values), spec.items_per_chunk):
-        end = min(begin + spec.items_per_chunk, len(values))
-        chunk = (first + begin) // spec.items_per_chunk * spec.chunks_per_item
-        if spec.chunks_per_item == 1:
-            yield chunk, raw[begin * spec.item_bytes : end * spec.item_bytes]
-            continue
-        item = raw[begin * spec.item_bytes : end * spec.item_bytes]
-        size = spec.rows_per_chunk * spec.row_bytes
+    begin = 0
+    while begin < len(values):
+        group, inside = divmod(first + begin, spec.items_per_chunk)
+        end = min(begin + spec.items_per_chunk - inside, len(values))
+        piece = raw[begin * spec.item_bytes : end * spec.item_bytes]
+        size = spec.rows_per_chunk * spec.row_bytes if spec.chunks_per_item > 1 else len(piece)
         for part in range(spec.chunks_per_item):
-            yield chunk + part, item[part * size : (part + 1) * size]
+            yield group * spec.chunks_per_item + part, piece[part * size : (part + 1) * size]
+        begin = end
 
 
 def _offsets(dataset: h5py.Dataset) -> Offsets:
