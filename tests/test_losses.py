@@ -140,6 +140,10 @@ def test_beta_nll_weighs_each_gradient_by_its_predicted_variance():
         # Seitzer et al. 2022, eq. 5: (mu - t) / sigma^(2 - 2 beta)
         want = ((mean - T) / std ** (2 - 2 * beta) / S).flatten(2)
         assert torch.allclose(got[..., :6], want, rtol=1e-10)
+        # eq. 6 by sigma: (1 - (mu - t)^2 / sigma^2) / sigma^(1 - 2 beta), times softplus'
+        by_std = (1 - ((mean - T) / std) ** 2) / std ** (1 - 2 * beta) / S
+        want = by_std.flatten(2) * outputs[..., 6:].sigmoid()
+        assert torch.allclose(got[..., 6:], want, rtol=1e-10)
 
 
 # Scores -----------------------------------------------------------------------------------------

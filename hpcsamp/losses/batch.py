@@ -38,10 +38,7 @@ class Step:
 
     def mean(self, each: Tensor) -> Tensor:
         """Mean over the items, ``(B,)`` to a scalar or ``(s, B)`` to ``(s,)``."""
-        if self.weight is not None:
-            # padding may hold anything, and 0 times infinity is no number
-            each = each.masked_fill(self.weight == 0, 0) * self.weight
-        return each.sum(-1) / self.count
+        return (each if self.weight is None else each * self.weight).sum(-1) / self.count
 
     def mean_over_data(self, own: Tensor) -> Tensor:
         """Mean over the data groups; the gradient is that of the own items.
