@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +21,7 @@ def inspect(
     ] = None,
 ) -> None:
     """Describe a dataset folder; with --verify, read all of it (in parallel under mpirun)."""
+    from hpcsamp.cli.output import write_json
     from hpcsamp.data import verify as checks
     from hpcsamp.data.manifest import read_manifest
     from hpcsamp.data.shard import check_header
@@ -35,7 +35,7 @@ def inspect(
         manifest = read_manifest(folder)
     told = summary(folder, manifest)
     if comm.Get_rank() == 0:
-        show(told)
+        tell(told)
     found = None
     if verify:
         found = checks.verify(folder, manifest, comm)
@@ -45,7 +45,7 @@ def inspect(
             for entry in manifest.shards[comm.Get_rank() :: comm.Get_size()]:
                 check_header(folder, manifest, entry)
     if comm.Get_rank() == 0 and to_json:
-        to_json.write_text(json.dumps(told, indent=1) + "\n")
+        write_json(to_json, told)
     if found is None:
         return
     if comm.Get_rank() == 0:
@@ -71,41 +71,40 @@ def summary(folder: Path, manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def show(told: dict[str, Any]) -> None:
-    """Tables for people."""
-    from rich.console import Console
-    from rich.table import Table
+def tell(told: dict[str, Any]) -> None:
+    """Lines and a table for people."""
+    from hpcsamp.cli.output import show
 
-    console = Console(soft_wrap=True)
     kind = told["task"] + (f", {told['classes']} classes" if told["classes"] else "")
     splits = ", ".join(f"{name} {count:,}" for name, count in told["splits"].items())
-    console.print(f"[bold]{told['name']}[/bold] ({told['path']}): {kind}", highlight=False)
-    console.print(f"items   {splits}", highlight=False)
-    console.print(
-        f"shards  {told['shard_count']}, {told['bytes'] / 1e6:,.1f} MB, schema "
+    lines = {
+        "items": splits,
+        "shards": f"{told['shard_count']}, {told['bytes'] / 1e6:,.1f} MB, schema "
         f"{told['schema_version']}, uid {told['uid']}",
-        highlight=False,
-    )
-    for label in ("source", "licence", "transforms", "coords"):
-        if told[label]:
-            text = told[label]
-            if isinstance(text, dict):
-                text = ", ".join(f"{k}: {v}" for k, v in text.items())
-            elif isinstance(text, list):
-                text = "; ".join(text)
-            console.print(f"{label:7s} {text}", highlight=False, markup=False)
-    table = Table("array", "item", "type", "chunk", "units", "mean", "std", "min", "max")
+        "source": ", ".join(f"{k}: {v}" for k, v in told["source"].items()),
+        "licence": told["licence"],
+        "transforms": "; ".join(told["transforms"]),
+        "coords": ", ".join(f"{k} [{v}]" if v else k for k, v in told["coords"].items()),
+    }
+    typer.echo(f"{told['name']} ({told['path']}): {kind}")
+    for label, text in lines.items():
+        if text:
+            typer.echo(f"{label:10s} {text}")
+    rows = []
     for name, spec in told["arrays"].items():
         stats = told["stats"].get(name)
-        values = ["", "", "", ""]
-        if stats:
-            values = [_span(stats[key]) for key in ("mean", "std", "min", "max")]
+        values = [_span(stats[key]) if stats else "" for key in ("mean", "std", "min", "max")]
         chunk = f"{spec['items_per_chunk']} items"
         if spec["shape"] and spec["rows_per_chunk"] < spec["shape"][0]:
             chunk = f"{spec['rows_per_chunk']} rows of 1 item"
+        if spec["compression"]:
+            chunk += f", {spec['compression']}"
         shape = " x ".join(map(str, spec["shape"])) or "number"
-        table.add_row(name, shape, spec["dtype"], chunk, spec["units"], *values)
-    console.print(table)
+        rows.append([name, shape, spec["dtype"], chunk, *values])
+    show("", ["array", "item", "type", "chunk", "mean", "std", "min", "max"], rows)
+    for name, spec in told["arrays"].items():
+        if spec["units"]:
+            typer.echo(f"units of {name}: {spec['units']}")
 
 
 def _span(values: list[float]) -> str:

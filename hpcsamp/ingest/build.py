@@ -20,16 +20,8 @@ import h5py
 import numpy as np
 
 from hpcsamp.data.manifest import NAME, SCHEMA, Manifest, Offsets, ShardEntry, Stats
-from hpcsamp.data.shard import (
-    check_labels,
-    check_values,
-    header,
-    sha256,
-    shard_name,
-    sync,
-    write_shard,
-    write_stats,
-)
+from hpcsamp.data.shard import check_labels, check_values, sha256
+from hpcsamp.data.shard_writer import header, shard_name, sync, write_shard, write_stats
 from hpcsamp.data.stats import Moments, combine
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.source import Source
@@ -251,7 +243,7 @@ class _Writer:
             licence=self.source.licence,
             transforms=self.source.transforms,
         )
-        chunks = write_shard(
+        written = write_shard(
             path,
             self.source.arrays,
             self._blocks(shard, moments),
@@ -262,7 +254,8 @@ class _Writer:
         self._tell(
             shard,
             {
-                "chunks": {name: offsets.model_dump() for name, offsets in chunks.items()},
+                "chunks": {name: offsets.model_dump() for name, offsets in written.chunks.items()},
+                "stats": written.stats,
                 "moments": {name: m.to_json() for name, m in moments.items()},
             },
         )
@@ -308,8 +301,7 @@ class _Writer:
         if "sha256" in told:
             return
         path = self.folder / shard_name(shard["number"])
-        self._note(shard).unlink()  # killed from here on, the shard is written anew
-        write_stats(path, stats)
+        write_stats(path, stats, told["stats"])
         sync(path)
         told |= {"sha256": sha256(path), "size": path.stat().st_size}
         self._tell(shard, told)

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from hpcsamp.data.manifest import ArraySpec
-from hpcsamp.data.shard import Coordinate, sha256
+from hpcsamp.data.shard import sha256
+from hpcsamp.data.shard_writer import Coordinate
 from hpcsamp.errors import DataError
 from hpcsamp.ingest.source import Source
 

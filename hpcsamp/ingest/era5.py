@@ -191,8 +191,8 @@ def _items(
     if (steps != steps[0]).any() or steps[0] < 1:
         at = int(np.flatnonzero(steps != steps[0])[0]) if (steps != steps[0]).any() else 0
         raise DataError(
-            f"{store}: the time axis is broken after {times[at]}: {steps[at + 1]} h to the next "
-            f"time, {steps[0]} h before"
+            f"{store}: the time axis is broken after {times[at].astype('datetime64[h]')}: "
+            f"{steps[at]} h to the next time, {steps[0]} h before"
         )
     step = int(steps[0])
     if every % step or lead % step:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpcsamp.data.shard import Coordinate
+from hpcsamp.data.shard_writer import Coordinate
 
 LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
 """Pressure levels in hPa."""

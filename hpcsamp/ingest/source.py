@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hpcsamp.data.manifest import ArraySpec, Task
-from hpcsamp.data.shard import Coordinate
+from hpcsamp.data.shard_writer import Coordinate
 from hpcsamp.errors import UsageError
 from hpcsamp.streams import Purpose, numpy_generator
 

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from hpcsamp.data.manifest import ArraySpec
-from hpcsamp.data.shard import Coordinate
+from hpcsamp.data.shard_writer import Coordinate
 from hpcsamp.errors import UsageError
 from hpcsamp.ingest.entsoe import INPUTS, TARGETS
 from hpcsamp.ingest.fields import CHANNELS, VARIABLES, field_coordinates

@@ -49,11 +49,11 @@ def npz(
     """
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as f:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as f:
             held = {name: f[name] for name in f.files}
     except OSError as e:
         raise DataError(f"{path}: cannot be read: {e.strerror or e}") from None
-    except (ValueError, zipfile.BadZipFile) as e:
+    except (ValueError, AttributeError, EOFError, zipfile.BadZipFile) as e:
         raise DataError(f"{path}: not an .npz file of plain arrays: {e}") from None
     pairs: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for split, end in (("train", ""), ("valid", "_valid"), ("test", "_test")):

@@ -1,0 +1,394 @@
+"""One shard, written: an HDF5 file that anybody can read.
+
+Contents: ``/x``, ``/y``, ``/index`` (position in the split), coordinates as dimension scales (also
+under ``/coords``), ``/stats/{x,y}/{mean,std,min,max,count}`` of the train split (NaN where an array
+has none: labels), ``/integrity/{x,y}_crc32`` (one CRC-32 per chunk, over its decoded items); root
+attributes as in :func:`header`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from hpcsamp.data.manifest import SCHEMA, ArraySpec, Offsets, Stats
+from hpcsamp.errors import DataError
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """A coordinate of the items: values along one axis of ``x`` and ``y``, or one per item.
+
+    Attributes
+    ----------
+    values
+        Shape ``(length of the axis,)``; numbers or strings. Empty for one that is per item, whose
+        values come with the items.
+    units
+        For numbers, e.g. ``degrees_north`` or ``hours since 1900-01-01``.
+    axis
+        Axis of the item (0 is the first after the item axis), or ``None`` for one value per item.
+    arrays
+        Which arrays have it: ``("x",)``, ``("y",)`` or both.
+    """
+
+    values: np.ndarray
+    units: str = ""
+    axis: int | None = None
+    arrays: tuple[str, ...] = ("x",)
+
+
+@dataclass(frozen=True)
+class Written:
+    """Where things lie in a new shard.
+
+    Attributes
+    ----------
+    chunks
+        Offsets of the chunks of each array.
+    stats
+        Offsets of the statistics of each array, by name.
+    """
+
+    chunks: dict[str, Offsets]
+    stats: dict[str, dict[str, int]]
+
+
+class Sink:
+    """A file that HDF5 writes through.
+
+    HDF5 1.10 cannot close a file whose disk is full: it fails again at every later attempt and
+    crashes when the interpreter ends. So it is never told: what cannot be written is dropped, and
+    :meth:`check` raises the first error between two calls of the library.
+
+    Parameters
+    ----------
+    path
+        The file; replaced if it is there.
+
+    Raises
+    ------
+    DataError
+        If it cannot be made.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._error: OSError | None = None
+        self._at = self._end = 0
+        try:
+            self._file = path.open("w+b", buffering=0)
+        except OSError as e:
+            raise DataError(f"{path}: cannot write: {e.strerror}") from e
+
+    def check(self) -> None:
+        """Raise what went wrong so far.
+
+        Raises
+        ------
+        DataError
+            If the disk is full, or whatever else the system says.
+        """
+        if self._error is not None:
+            raise DataError(f"{self.path}: cannot write: {self._error.strerror}") from self._error
+
+    def sync(self) -> None:
+        """Have everything on the disk, or raise."""
+        self.check()
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as e:
+            self._error = e
+        self.check()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    # What HDF5 calls -----------------------------------------------------------------------------
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place; the end is where it would be had everything been written."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._end}[whence]
+        self._at = base + offset
+        return self._at
+
+    def tell(self) -> int:
+        """Where the next call reads or writes."""
+        return self._at
+
+    def write(self, data: Any) -> int:
+        """Write at the place; after an error, only pretend to."""
+        raw = memoryview(data).cast("B")
+        done = 0
+        while self._error is None and done < len(raw):
+            try:
+                done += os.pwrite(self._file.fileno(), raw[done:], self._at + done)
+            except OSError as e:
+                self._error = e
+        self._at += len(raw)
+        self._end = max(self._end, self._at)
+        return len(raw)
+
+    def read(self, size: int = -1) -> bytes:
+        """Read from the place on."""
+        out = bytearray(max(0, self._end - self._at) if size < 0 else size)
+        self.readinto(out)
+        return bytes(out)
+
+    def readinto(self, data: Any) -> int:
+        """Read from the place; zeros where nothing was written."""
+        out = memoryview(data).cast("B")
+        out[:] = bytes(len(out))
+        got = os.preadv(self._file.fileno(), [out], self._at)
+        self._at += len(out)
+        return max(got, len(out))
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the length."""
+        self._end = self._at if size is None else size
+        if self._error is None:
+            try:
+                os.ftruncate(self._file.fileno(), self._end)
+            except OSError as e:
+                self._error = e
+        return self._end
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+
+def shard_name(number: int) -> str:
+    """``shard-00000.h5`` and so on."""
+    return f"shard-{number:05d}.h5"
+
+
+def write_shard(
+    path: Path,
+    arrays: Mapping[str, ArraySpec],
+    blocks: Iterable[Mapping[str, np.ndarray]],
+    count: int,
+    attributes: Mapping[str, Any],
+    coords: Mapping[str, Coordinate],
+) -> Written:
+    """Write the items of one shard, with places for the statistics.
+
+    Parameters
+    ----------
+    path
+        A name nobody else reads yet.
+    arrays
+        What ``x`` and ``y`` are.
+    blocks
+        Items in order, in blocks of any length: arrays ``x``, ``y`` and per-item coordinates by
+        name.
+    count
+        Number of items that the blocks hold together.
+    attributes
+        Root attributes, see :func:`header`.
+    coords
+        Coordinates by name.
+
+    Returns
+    -------
+    Written
+        Where things lie in the file.
+
+    Raises
+    ------
+    DataError
+        If the disk is full or the blocks hold another number of items.
+    """
+    sink = Sink(path)
+    try:
+        with h5py.File(sink, "w") as f:
+            written = _fill(f, arrays, blocks, count, attributes, coords, sink)
+        sink.sync()
+    finally:
+        sink.close()
+    return written
+
+
+def _fill(
+    f: h5py.File,
+    arrays: Mapping[str, ArraySpec],
+    blocks: Iterable[Mapping[str, np.ndarray]],
+    count: int,
+    attributes: Mapping[str, Any],
+    coords: Mapping[str, Coordinate],
+    sink: Sink,
+) -> Written:
+    f.attrs.update(attributes)
+    crcs = {name: [0] * spec.chunk_count(count) for name, spec in arrays.items()}
+    for name, spec in arrays.items():
+        _create(f, name, spec, count)
+    f.create_dataset("index", data=np.arange(count, dtype="<i8") + int(attributes["first"]))
+    per_item = [name for name, c in coords.items() if c.axis is None]
+    for name in per_item:
+        f.create_dataset(name, (count,), "<f8").attrs["units"] = coords[name].units
+    done = 0
+    for block in blocks:
+        size = len(block["x"])
+        for name, spec in arrays.items():
+            values = np.ascontiguousarray(block[name], dtype=spec.dtype)
+            f[name][done : done + size] = values
+            for chunk, piece in chunk_pieces(spec, done, values):
+                crcs[name][chunk] = zlib.crc32(piece, crcs[name][chunk])
+        for name in per_item:
+            f[name][done : done + size] = block[name]
+        done += size
+        sink.check()
+    if done != count:
+        raise DataError(f"{sink.path.name}: its source gave {done} items, expected {count}")
+    for name, found in crcs.items():
+        f.create_dataset(f"integrity/{name}_crc32", data=np.asarray(found, "<u4"))
+    _scales(f, arrays, coords)
+    places = {name: _reserve(f, name, spec) for name, spec in arrays.items()}
+    f.flush()
+    sink.check()
+    return Written({name: _offsets(f[name]) for name in arrays}, places)
+
+
+def _reserve(f: h5py.File, name: str, spec: ArraySpec) -> dict[str, int]:
+    """Datasets for statistics, full of NaN; their file offsets."""
+    places = {}
+    for key in Stats.model_fields:
+        shape = () if key == "count" else (spec.rows,)
+        dataset = f.create_dataset(f"stats/{name}/{key}", data=np.full(shape, np.nan, "<f8"))
+        places[key] = int(dataset.id.get_offset())
+    return places
+
+
+def _create(f: h5py.File, name: str, spec: ArraySpec, count: int) -> None:
+    chunk = (min(spec.items_per_chunk, count), *spec.shape)
+    if spec.shape:
+        chunk = (chunk[0], min(spec.rows, spec.rows_per_chunk), *spec.shape[1:])
+    dataset = f.create_dataset(
+        name, (count, *spec.shape), spec.dtype, chunks=chunk, compression=spec.compression
+    )
+    dataset.attrs["units"] = spec.units
+    if spec.description:
+        dataset.attrs["long_name"] = spec.description
+
+
+def chunk_pieces(
+    spec: ArraySpec, first: int, values: np.ndarray
+) -> Iterator[tuple[int, memoryview]]:
+    """``(chunk number, bytes)`` of items, cut where chunks end.
+
+    Parameters
+    ----------
+    first
+        Item of the shard at which ``values`` begins, anywhere in a chunk.
+    values
+        Contiguous items, shape ``(n, *spec.shape)``.
+    """
+    raw = values.reshape(-1).view(np.uint8).data
+    begin = 0
+    while begin < len(values):
+        group, inside = divmod(first + begin, spec.items_per_chunk)
+        end = min(begin + spec.items_per_chunk - inside, len(values))
+        piece = raw[begin * spec.item_bytes : end * spec.item_bytes]
+        size = spec.rows_per_chunk * spec.row_bytes if spec.chunks_per_item > 1 else len(piece)
+        for part in range(spec.chunks_per_item):
+            yield group * spec.chunks_per_item + part, piece[part * size : (part + 1) * size]
+        begin = end
+
+
+def _offsets(dataset: h5py.Dataset) -> Offsets:
+    """File offsets of all chunks in chunk order."""
+    found = [dataset.id.get_chunk_info(i) for i in range(dataset.id.get_num_chunks())]
+    found.sort(key=lambda info: info.chunk_offset)
+    return Offsets.of([info.byte_offset for info in found])
+
+
+def _scales(
+    f: h5py.File, arrays: Mapping[str, ArraySpec], coords: Mapping[str, Coordinate]
+) -> None:
+    """Coordinates as HDF5 dimension scales in the root, where netCDF readers look for them."""
+    folder = f.create_group("coords")
+    f["index"].make_scale("item")
+    f["index"].attrs["long_name"] = "position in the split"
+    for name in arrays:
+        f[name].dims[0].attach_scale(f["index"])
+    for name, coordinate in coords.items():
+        if coordinate.axis is None:
+            f[name].dims[0].attach_scale(f["index"])
+        else:
+            values = np.asarray(coordinate.values)
+            if values.dtype.kind in "OUS":
+                data = f.create_dataset(name, data=values.astype(object), dtype=h5py.string_dtype())
+            else:
+                data = f.create_dataset(name, data=values)
+            data.attrs["units"] = coordinate.units
+            data.make_scale(name)
+            for array in coordinate.arrays:
+                f[array].dims[coordinate.axis + 1].attach_scale(data)
+        folder[name] = f[name]  # a hard link: the same data under both names
+
+
+def write_stats(
+    path: Path, stats: Mapping[str, Stats], places: Mapping[str, Mapping[str, int]]
+) -> None:
+    """Fill in ``/stats``, which are known only once every train shard is written.
+
+    Raises
+    ------
+    DataError
+        If that fails.
+    """
+    try:
+        with path.open("r+b") as f:
+            for name, values in stats.items():
+                for key, value in values.model_dump().items():
+                    f.seek(places[name][key])
+                    f.write(np.asarray(value, "<f8").tobytes())
+    except OSError as e:
+        raise DataError(f"{path}: cannot write: {e.strerror or e}") from e
+
+
+def header(
+    *,
+    uid: str,
+    split: str,
+    number: int,
+    first: int,
+    count: int,
+    created_by: str,
+    versions: Mapping[str, str],
+    source: Mapping[str, Any],
+    licence: str,
+    transforms: Iterable[str],
+) -> dict[str, Any]:
+    """Root attributes of a shard."""
+    return {
+        "schema_version": SCHEMA,
+        "dataset_uid": uid,
+        "split": split,
+        "shard": number,
+        "first": first,
+        "count": count,
+        "created_by": created_by,
+        "versions": json.dumps(dict(versions)),
+        "source": json.dumps(dict(source)),
+        "source_sha256": str(source.get("sha256", "")),
+        "licence": licence,
+        "transforms": json.dumps(list(transforms)),
+    }
+
+
+def sync(path: Path) -> None:
+    """Have a file or folder on the disk before anything refers to it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
