@@ -76,6 +76,7 @@ def cases():
         Case("alpha < 0", L.AlphaDivergence(L.Categorical(), -1.0), "labels"),
         Case("importance", L.ImportanceWeightedELBO(L.Gaussian(0.8), weights=AREA), "values"),
         Case("mse", L.MeanMSE(weights=AREA), "values"),
+        Case("moments bare", L.GaussianMomentsNLL(), "values"),
         Case("moments", L.GaussianMomentsNLL(noise=0.2, weights=AREA), "values"),
         Case("crps fair", L.CRPS(weights=AREA), "values"),
         Case("crps plain", L.CRPS(fair=False), "values"),

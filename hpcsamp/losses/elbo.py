@@ -155,7 +155,7 @@ class ELBO:
         """
         step = method.step if step is None else step
         c = self.collectives
-        self._check_samples(samples)
+        self.check_samples(samples)
         self._check_weight(y, weight)
         items = Step(y, weight, mask, y.shape[0] if count is None else count, self.items, c)
         mine = share(samples, c.sample_size, c.sample_rank)
@@ -182,7 +182,14 @@ class ELBO:
         self.parts = Parts(*(float(v) for v in both.detach()))
         return both.sum()
 
-    def _check_samples(self, samples: int) -> None:
+    def check_samples(self, samples: int) -> None:
+        """Whether S samples will do for this loss on these ranks; a call checks it as well.
+
+        Raises
+        ------
+        UsageError
+            If there are fewer than ranks, or than the loss needs.
+        """
         loss, ranks = self.data_loss, self.collectives.sample_size
         if samples < ranks:
             raise UsageError(
