@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from hpcsamp.errors import HpcsampError, UsageError
 
+
 def launch(ranks: int, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
     """Run ``hpcsamp ARGUMENTS`` on some ranks of this machine and wait.
 

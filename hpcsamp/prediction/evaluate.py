@@ -94,7 +94,6 @@ class Evaluator:
         metrics, state = evaluate(method, kept if keep_items else None)
         if self.topology.data_size > 1:
             self.collectives.data_sum_(state)
-        reliability = metrics.reliability() if isinstance(metrics, ClassificationMetrics) else None
         items = {k: np.concatenate([part[k] for part in kept]) for k in kept[0]} if kept else {}
         return Evaluation(metrics.compute(), metrics.reliability(), items)
 

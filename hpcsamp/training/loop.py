@@ -129,6 +129,7 @@ class Trainer:
                 memory=config.loss.memory,
                 kl=config.loss.kl,
             )
+            self.loss.check_samples(config.method.samples)
             self.schedule = build.schedule(config, self.optimizer, self.steps_per_epoch)
         self.best = math.inf
         self.evaluator: Evaluator | None = None
