@@ -7,6 +7,7 @@ reads on the group's communicator, for file systems that like few large requests
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -31,6 +32,9 @@ OPEN_FILES = 128
 CHUNK_CACHE_BYTES = 64 * 2**20
 """Decoded chunks that the serial reader keeps."""
 
+
+Slab = tuple[tuple[int, ...], tuple[int, ...]]
+"""Start and count of a hyperslab."""
 
 ReaderName = Literal["auto", "direct", "serial", "collective", "broadcast"]
 
@@ -250,33 +254,45 @@ class CollectiveReader(Reader):
     def _fetch_shard(
         self, table: ChunkTable, r: Requests, own: np.ndarray, shard: int, out: np.ndarray
     ) -> None:
+        from mpi4py import MPI
+
         spec = table.spec
-        dataset = self._file(shard)[table.array]
-        # Each piece once, in file order: a selection is a set, and is read in that order.
+        # Each piece once, in file order; neighbours together.
         pieces = np.stack([r.local[own], r.row[own], r.rows[own]], axis=1)
         boxes, back = np.unique(pieces, axis=0, return_inverse=True)
         sizes = boxes[:, 2] * spec.row_bytes
         begin = np.concatenate([[0], np.cumsum(sizes)])
         buffer = np.empty(int(begin[-1]), np.uint8)
-        file_space = dataset.id.get_space()
-        memory = h5py.h5s.create_simple((max(1, len(buffer) // np.dtype(spec.dtype).itemsize),))
-        if len(boxes):
-            operation = h5py.h5s.SELECT_SET
-            for start, count in _slabs(boxes, tuple(spec.shape)):
-                file_space.select_hyperslab(start, count, op=operation)
-                operation = h5py.h5s.SELECT_OR
-        else:  # nothing of this shard is ours, but the others wait for us
-            file_space.select_none()
-            memory.select_none()
-            buffer = np.empty(np.dtype(spec.dtype).itemsize, np.uint8)
-        try:
-            dataset.id.read(memory, file_space, buffer.view(spec.dtype), dxpl=self._transfer)
-        except (OSError, RuntimeError) as e:
-            path = self.dataset.path / self.dataset.shards[shard].file
-            raise DataError(f"{path}: cannot be read: {e}") from e
+        slabs = _slabs(boxes, tuple(spec.shape))
+        # Every rank makes as many calls as the one with most pieces. A read of one regular slab
+        # into memory of the same shape takes HDF5's fast path; a union costs 50 ns per element.
+        calls = self.comm.allreduce(len(slabs), op=MPI.MAX)
+        dataset, done = self._file(shard)[table.array], 0
+        for call in range(calls):
+            slab = slabs[call] if call < len(slabs) else None
+            size = 0 if slab is None else math.prod(slab[1]) * np.dtype(spec.dtype).itemsize
+            self._read(dataset, slab, buffer[done : done + size].view(spec.dtype), shard)
+            done += size
         for i, box in zip(own.tolist(), back.reshape(-1).tolist(), strict=True):
             dest = int(r.dest[i])
             out[dest : dest + int(sizes[box])] = buffer[begin[box] : begin[box + 1]]
+
+    def _read(self, dataset: h5py.Dataset, slab: Slab | None, out: np.ndarray, shard: int) -> None:
+        """One collective call; a rank with nothing to read takes part in it."""
+        file_space = dataset.id.get_space()
+        if slab is None:
+            file_space.select_none()
+            memory = h5py.h5s.create_simple((1,))
+            memory.select_none()
+            out = np.empty(1, out.dtype)
+        else:
+            file_space.select_hyperslab(*slab)
+            memory = h5py.h5s.create_simple(slab[1])
+        try:
+            dataset.id.read(memory, file_space, out, dxpl=self._transfer)
+        except (OSError, RuntimeError) as e:
+            path = self.dataset.path / self.dataset.shards[shard].file
+            raise DataError(f"{path}: cannot be read: {e}") from e
 
     def agree(self, error: BaseException | None) -> BaseException | None:
         """Collective over the group: the others' next read would wait for a rank that failed."""
@@ -288,11 +304,9 @@ class CollectiveReader(Reader):
             self._files.popitem()[1].close()
 
 
-def _slabs(
-    boxes: np.ndarray, shape: tuple[int, ...]
-) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+def _slabs(boxes: np.ndarray, shape: tuple[int, ...]) -> list[Slab]:
     """Hyperslabs ``(start, count)`` of ``(item, row, rows)`` boxes, neighbouring items joined."""
-    slabs: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    slabs: list[Slab] = []
     whole = shape[0] if shape else 1
     first, last = 0, 0
     while first < len(boxes):
