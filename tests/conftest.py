@@ -29,6 +29,13 @@ class Done:
         return [line for line in self.err.splitlines() if line.startswith("hpcsamp: error")]
 
 
+def environment() -> dict[str, str]:
+    """The environment without what MPI left in it, should this process have called it: mpirun
+    would take itself for a rank, and end without a word.
+    """
+    return {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_COMM", "PMIX", "OPAL"))}
+
+
 def launch(ranks: int, *arguments: str, timeout: float = 60, cwd: Path | None = None) -> Done:
     """Run ``python ARGUMENTS`` on some ranks; a job that hangs fails the test."""
     mpirun = shutil.which("mpirun")
@@ -37,14 +44,13 @@ def launch(ranks: int, *arguments: str, timeout: float = 60, cwd: Path | None = 
     command = [sys.executable, *arguments]
     if ranks > 1:
         command = [mpirun, "-n", str(ranks), *command]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_COMM", "PMIX"))}
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=cwd,
-        env=environment,
+        env=environment(),
         start_new_session=True,
     )
     try:

@@ -225,3 +225,16 @@ def test_a_taken_torch_blue_module_says_whom_to_call(x):
     MeanField(model)
     with pytest.raises(RuntimeError, match="call the method"):
         model(x)
+
+
+def test_a_fused_optimiser_changes_the_next_draw(x):
+    """torch's fused updates do not count as changes of a tensor: nothing may be kept by that."""
+    method = MeanField(network(), initial_std=0.3, seed=5)
+    optimizer = torch.optim.Adam(method.parameters(), lr=0.1, fused=True)
+    method(x, samples=range(2), step=0).sum().backward()
+    optimizer.step()
+    by_formula = method.mean + method.log_std.exp() * method.noise(1, 0)
+    assert torch.allclose(method.draw(1, 0), by_formula, rtol=1e-14)
+    with method.accumulating() as accumulator:
+        method(x, samples=range(1), step=1)
+        assert torch.allclose(accumulator._weights, by_formula, rtol=1e-14)

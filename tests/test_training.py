@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import environment
 
 from hpcsamp.training import checkpoint
 
@@ -126,6 +127,7 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        env=environment(),
     )
 
 
@@ -134,14 +136,16 @@ def ranks_of(mpirun: int) -> list[int]:
     return [int(c) for c in children if "hpcsamp" in Path(f"/proc/{c}/cmdline").read_text()]
 
 
-def wait_for_step(run: Path, step: int) -> None:
+def wait_for_step(job: subprocess.Popen[str], run: Path, step: int) -> None:
     until = time.monotonic() + 60
     while time.monotonic() < until:
         log = run / "metrics.jsonl"
         if log.exists() and f'"step": {step},' in log.read_text():
             return
         time.sleep(0.01)
-    pytest.fail(f"step {step} was not reached")
+    job.kill()
+    out, err = job.communicate()
+    pytest.fail(f"step {step} was not reached: {out}\n{err}")
 
 
 def test_killed_at_any_step_a_run_ends_with_the_same_bits(hpcsamp, small, tmp_path):
@@ -158,7 +162,7 @@ def test_killed_at_any_step_a_run_ends_with_the_same_bits(hpcsamp, small, tmp_pa
     killed = tmp_path / "killed"
     for step, victim in ((13, "rank"), (41, "mpirun")):
         job = start([*common, "--output", str(killed), "--resume"])
-        wait_for_step(killed, step)
+        wait_for_step(job, killed, step)
         began = time.monotonic()
         os.kill(ranks_of(job.pid)[1] if victim == "rank" else job.pid, signal.SIGKILL)
         job.communicate(timeout=20)
@@ -184,7 +188,7 @@ def test_a_run_goes_on_on_another_number_of_ranks(hpcsamp, small, tmp_path):
     whole, moved = tmp_path / "whole", tmp_path / "moved"
     assert hpcsamp(1, "train", small, "--output", whole).code == 0
     job = start(["train", str(small), "--output", str(moved), "--set=training.checkpoint_every=4"])
-    wait_for_step(moved, 9)
+    wait_for_step(job, moved, 9)
     job.kill()
     job.communicate(timeout=20)
     done = hpcsamp(

@@ -103,7 +103,6 @@ class MeanField(Method):
                 torch.cat([p.detach().flatten() for p in adapter.fixed.values()])
             )
         self.autocast = autocast
-        self._std: tuple[int, Tensor] | None = None
         self._accumulator: FlatAccumulator | None = None
         self._link()
 
@@ -118,16 +117,17 @@ class MeanField(Method):
         """Outputs of some samples, see :meth:`Method.forward`."""
         step = self.step if step is None else step
         outputs: list[Tensor] = []
+        std = self.std() if self._accumulator is None else None  # an accumulator has its own
         for chunk in self.chunks(samples):
             inputs = x[chunk.start - samples.start : chunk.stop - samples.start] if stacked else x
             if len(chunk) == 1 and self.samples_per_pass == 1:
-                weights = self.draw(step, chunk.start)
+                weights = self.draw(step, chunk.start, std)
                 outputs.append(self._evaluate(weights, inputs[0] if stacked else x)[None])
             else:
                 weights = Draw.apply(
                     self.mean,
                     self.log_std,
-                    self.std(),
+                    std,
                     torch.stack([self.noise(step, s) for s in chunk]),
                 )
                 outputs.append(
@@ -143,11 +143,17 @@ class MeanField(Method):
         generator = torch_generator(self.mean.device, self.seed, self._purpose, *counters)
         return torch.empty_like(self.mean, requires_grad=False).normal_(generator=generator)
 
-    def draw(self, step: int, sample: int) -> Tensor:
-        """``(n,)`` weights of one sample, differentiable in mean and log_std."""
+    def draw(self, step: int, sample: int, std: Tensor | None = None) -> Tensor:
+        """``(n,)`` weights of one sample, differentiable in mean and log_std.
+
+        ``std``: :meth:`std`, if the caller has it already.
+        """
+        noise = self.noise(step, sample)
         if self._accumulator is not None:
-            return self._accumulator.draw(self.noise(step, sample))
-        return Draw.apply(self.mean, self.log_std, self.std(), self.noise(step, sample))
+            return self._accumulator.draw(noise)
+        std = self.std() if std is None else std
+        weights: Tensor = Draw.apply(self.mean, self.log_std, std, noise)
+        return weights
 
     @contextmanager
     def accumulating(self) -> Iterator[Accumulator]:
@@ -163,16 +169,12 @@ class MeanField(Method):
             self._accumulator = None
 
     def std(self) -> Tensor:
-        """``(n,)`` standard deviations, computed once per change of ``log_std``."""
-        version = self.log_std._version
-        if (
-            self._std is None
-            or self._std[0] != version
-            or self._std[1].dtype != self.log_std.dtype
-            or self._std[1].device != self.log_std.device
-        ):
-            self._std = (version, self.log_std.detach().exp())
-        return self._std[1]
+        """``(n,)`` standard deviations, without gradient.
+
+        Not kept from one call to the next: torch's fused optimisers change ``log_std`` without
+        counting it as a change.
+        """
+        return self.log_std.detach().exp()
 
     def penalty(self, part: int = 0, parts: int = 1) -> Tensor:
         """KL(q || prior) in nats, by torch_blue's divergence; or a share of it.
