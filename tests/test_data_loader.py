@@ -134,21 +134,27 @@ def test_a_batch_is_requested_from_the_files_once(mpi_ranks, comm, scratch):
 @pytest.mark.mpi(ranks=[2], timeout=60, unit="s")
 def test_collective_reads_are_collective(mpi_ranks, comm, folder):
     """One rank alone must wait in the read until the other comes."""
-    from hpcsamp.data.plan import ChunkTable
     from hpcsamp.data.readers import CollectiveReader
 
     dataset = Dataset.open(folder / "images")
-    table = ChunkTable(dataset, "x")
     reader = CollectiveReader(dataset, comm.Dup())
-    items, out = np.arange(8), np.zeros(8 * table.spec.item_bytes, np.uint8)
-    reader.fetch(table, items, range(0), out)  # opens the file together
-    comm.Barrier()
-    begun = time.monotonic()
-    if comm.rank == 1:
-        time.sleep(1.5)
-    reader.fetch(table, items, range(0, 12) if comm.rank == 0 else range(12, 24), out)
-    if comm.rank == 0:
-        assert time.monotonic() - begun > 1.0
+    x = reader._file(0)["x"]
+    out = np.zeros((2, 3, 5, 2), "<f4")
+    slab = ((2 * comm.rank, 0, 0, 0), (2, 3, 5, 2))
+
+    def seconds_of(read):
+        """How long rank 0 is in a read that rank 1 comes to later."""
+        comm.Barrier()
+        if comm.rank == 1:
+            time.sleep(1.5)
+        begun = time.monotonic()
+        read()
+        return comm.bcast(time.monotonic() - begun)
+
+    assert seconds_of(lambda: reader._read(x, slab, out, 0)) > 1.0
+    with x.collective:  # what one would write, and what is not collective
+        assert seconds_of(lambda: x[2 * comm.rank : 2 * comm.rank + 2]) < 1.0
+    assert np.array_equal(out, dataset.read(range(2 * comm.rank, 2 * comm.rank + 2))[0])
     reader.close()
 
 
