@@ -105,6 +105,7 @@ class Trainer:
             shuffle=config.data.shuffle,
             reader=config.data.reader,
             verify=config.data.verify,
+            slots=config.data.slots,
             dtype=dtype,
         )
         stack.callback(self.loader.close)
