@@ -146,6 +146,12 @@ class TrainingSection(Section):
     """``[training]``: how long, how precise, how often."""
 
     epochs: int = Field(10, ge=1)
+    steps: int | None = Field(
+        None,
+        ge=1,
+        description="stop after so many steps, if that is before the last epoch's end; the "
+        "schedule is that of the whole run, which --resume may go on with",
+    )
     precision: Literal["float32", "float64", "bfloat16"] = Field(
         "float32", description="bfloat16: autocast, parameters stay float32"
     )

@@ -198,6 +198,21 @@ def test_a_run_goes_on_on_another_number_of_ranks(hpcsamp, small, tmp_path):
     assert_same(moved, whole)
 
 
+def test_a_run_stops_after_so_many_steps_and_goes_on(hpcsamp, small, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert hpcsamp(1, "train", small, "--output", whole).code == 0
+    for steps in (7, 7, 25):  # in the first epoch, nothing left to do, in the second
+        done = hpcsamp(
+            1, "train", small, "--output", parts, "--resume", f"--set=training.steps={steps}"
+        )
+        assert done.code == 0, done.err
+        assert json.loads((parts / "summary.json").read_text())["steps"] == steps
+        assert losses(parts) == losses(whole)[:steps]
+    assert hpcsamp(1, "train", small, "--output", parts, "--resume").code == 0
+    assert losses(parts) == losses(whole)
+    assert torch.equal(parameters(parts), parameters(whole))
+
+
 def test_bfloat16_and_clipping_train(hpcsamp, small, tmp_path):
     done = hpcsamp(
         1,

@@ -31,6 +31,7 @@ FREE = (
     "training.checkpoint_every",
     "training.keep",
     "training.log_every",
+    "training.steps",
 )
 
 

@@ -111,6 +111,7 @@ class Trainer:
         stack.callback(self.loader.close)
         self.steps_per_epoch = self.loader.steps_per_epoch
         self.steps = config.training.epochs * self.steps_per_epoch
+        self.steps = min(self.steps, config.training.steps or self.steps)
         self.collectives = exchange.choose(topology, config.parallel.collectives)
         self.optimizer = exchange.distribute(
             optimizer,
@@ -198,7 +199,8 @@ class Trainer:
         config = self.config
         self.times: list[float] = []
         first = done // self.steps_per_epoch
-        for epoch in range(first, config.training.epochs):
+        last_epoch = -(-self.steps // self.steps_per_epoch) if done < self.steps else first
+        for epoch in range(first, last_epoch):
             start = done - epoch * self.steps_per_epoch if epoch == first else 0
             for batch in self._batches(epoch, start):
                 self._step(epoch, batch)
@@ -206,6 +208,10 @@ class Trainer:
                 every = config.training.checkpoint_every
                 if (every and self.method.step % every == 0) or (last and not every):
                     self._checkpoint()
+                if self.method.step >= self.steps:
+                    break
+            if self.method.step < (epoch + 1) * self.steps_per_epoch:
+                break  # stopped in mid-epoch
             if (epoch + 1) % config.training.evaluate_every == 0:
                 self._evaluate(epoch)
         if self._saved != self.method.step:
