@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from hpcsamp.errors import UsageError
 
@@ -72,19 +72,19 @@ class ModelSection(Section):
 
 
 class MethodSection(Section):
-    """``[method]``: how weights are sampled."""
+    """``[method]``: how weights are sampled; further keys are arguments of the method's class."""
 
-    name: Literal["mean_field"] = "mean_field"
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = Field("mean_field", description="a registered method, e.g. mean_field or ensemble")
     samples: int = Field(16, ge=1, description="S, weight samples per step over a sample group")
     samples_per_pass: int = Field(
         1, ge=1, description="samples evaluated at once; 1 loops, more is vectorised"
     )
-    prior_mean: float = 0.0
-    prior_std: float = Field(0.2, gt=0)
-    initial_std: float = Field(0.02, gt=0, description="initial posterior standard deviation")
-    scale_std: bool = Field(
-        False, description="multiply initial_std by 1/sqrt(fan in), as the paper does"
-    )
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the method's class gets beside samples: it checks them."""
+        return dict(self.model_extra or {})
 
 
 class LossSection(Section):
@@ -114,10 +114,13 @@ class OptimizerSection(Section):
     name: str = "Adam"
     lr: float = Field(1e-3, gt=0)
     clip: float | None = Field(None, gt=0, description="largest norm of the gradient")
+    sharded: bool = Field(
+        False, description="each rank of a sample group keeps and updates 1/P of the state"
+    )
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Everything but name and clip: passed to the optimiser."""
+        """Everything but name, clip and sharded: passed to the optimiser."""
         return {"lr": self.lr, **(self.model_extra or {})}
 
 
@@ -160,6 +163,21 @@ class TrainingSection(Section):
     keep: int = Field(2, ge=1, description="checkpoints kept beside the best")
     log_every: int = Field(10, ge=1, description="steps between lines in metrics.jsonl")
     best: Literal["nll", "accuracy", "loss"] = "nll"
+    time_limit: str | float | None = Field(
+        None,
+        description="stop with a checkpoint before so much time is over: minutes, or as Slurm "
+        "writes it, e.g. 01:30:00; the end of a Slurm job is known without",
+    )
+    time_margin: float = Field(
+        60, ge=0, description="seconds that must at least be left then (it grows as needed)"
+    )
+
+    @field_validator("time_limit")
+    @classmethod
+    def _a_duration(cls, value: str | float | None) -> str | float | None:
+        if value is not None:
+            seconds(value)
+        return value
 
 
 class EvaluationSection(Section):
@@ -185,6 +203,41 @@ class RunConfig(Section):
     parallel: ParallelSection = ParallelSection()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
+
+
+def seconds(duration: str | float) -> float:
+    """Seconds of a duration as Slurm writes it.
+
+    Parameters
+    ----------
+    duration
+        Minutes (a number, or ``"90"``), ``"minutes:seconds"``, ``"hours:minutes:seconds"``,
+        ``"days-hours"``, ``"days-hours:minutes"`` or ``"days-hours:minutes:seconds"``.
+
+    Raises
+    ------
+    ValueError
+        If it is none of these, or not positive.
+    """
+    text = str(duration).strip()
+    days, dash, rest = text.rpartition("-")
+    try:
+        parts = [float(p) for p in rest.split(":")]
+        whole = float(days) if dash else 0.0
+    except ValueError:
+        parts, whole = [], 0.0
+    if dash and 1 <= len(parts) <= 3:
+        parts += [0.0] * (3 - len(parts))
+    elif not dash and len(parts) <= 2:
+        parts = [0.0, *parts, 0.0][:3]
+    total = 0.0
+    if len(parts) == 3 and min(parts) >= 0 and whole >= 0:
+        total = whole * 86400 + parts[0] * 3600 + parts[1] * 60 + parts[2]
+    if not 0 < total < float("inf"):
+        raise ValueError(
+            f"{text!r} is not a duration: minutes, or e.g. 01:30:00 (hours:minutes:seconds)"
+        )
+    return total
 
 
 def known_keys(section: type[BaseModel], prefix: str = "") -> list[str]:

@@ -6,12 +6,13 @@ from __future__ import annotations
 class HpcsampError(Exception):
     """A fault that is reported as one line. ``exit_code`` 1: something broke while running.
 
-    ``agreed`` is set once every rank of the job has been told (:func:`~hpcsamp.topology.together`):
-    the job then ends by returning, not by ``MPI_Abort``.
+    ``word`` is what the line calls it. ``agreed`` is set once every rank of the job has been told
+    (:func:`~hpcsamp.topology.together`): the job then ends by returning, not by ``MPI_Abort``.
     """
 
     exit_code = 1
     agreed = False
+    word = "error"
 
 
 class UsageError(HpcsampError):
@@ -30,3 +31,12 @@ class CheckpointError(HpcsampError):
 
 class DivergedError(HpcsampError):
     """A loss that is not finite, or replicas that no longer hold the same parameters."""
+
+
+class PreemptedError(HpcsampError):
+    """Not a fault: the run was asked to stop and has written a checkpoint. Exit code 75
+    (``EX_TEMPFAIL``: run me again), or 130 if a person interrupted it.
+    """
+
+    exit_code = 75
+    word = "stopped early"

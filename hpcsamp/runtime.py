@@ -139,7 +139,8 @@ def end_job(error: BaseException, tb: TracebackType | None = None) -> int:
         where = f" [rank {rank} of {size}]" if size > 1 and not agreed else ""
         if not expected or os.environ.get("HPCSAMP_TRACEBACK"):
             traceback.print_exception(type(error), error, tb or error.__traceback__)
-        sys.stderr.write(f"hpcsamp: error{where}: {error if expected else repr(error)}\n")
+        word = error.word if isinstance(error, HpcsampError) else "error"
+        sys.stderr.write(f"hpcsamp: {word}{where}: {error if expected else repr(error)}\n")
     sys.stdout.flush()
     sys.stderr.flush()
     if alive and MPI and size > 1 and not agreed:

@@ -24,6 +24,14 @@ def train(
         bool,
         typer.Option("--resume", help="Go on from the newest checkpoint, if there is one."),
     ] = False,
+    time_limit: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HPCSAMP_TIME_LIMIT",
+            help="Stop with a checkpoint and exit code 75 before so much time is over: minutes or "
+            "HH:MM:SS. The end of a Slurm job is known without.",
+        ),
+    ] = None,
 ) -> None:
     """Train a Bayesian network: alone, or on every rank under mpirun or srun.
 
@@ -35,7 +43,8 @@ def train(
     from hpcsamp.topology import init, together
 
     with together(mpi().COMM_WORLD):
-        run = configuration.load(config, settings or ())
+        limit = [f'training.time_limit="{time_limit}"'] if time_limit else []
+        run = configuration.load(config, [*(settings or ()), *limit])
     topology = init(run.parallel.samples, device=run.parallel.device)
     from hpcsamp.training.loop import Trainer
 

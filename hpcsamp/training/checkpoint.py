@@ -27,11 +27,13 @@ FREE = (
     "data.reader",
     "data.verify",
     "method.samples_per_pass",
+    "optimizer.sharded",
     "training.evaluate_every",
     "training.checkpoint_every",
     "training.keep",
     "training.log_every",
     "training.steps",
+    "training.time_",
 )
 
 

@@ -6,18 +6,26 @@ import hashlib
 import math
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hpcsamp.errors import DivergedError
 from hpcsamp.methods import Method
 from hpcsamp.topology import Topology, together
+from hpcsamp.training import state
 
 
-def agree_finite(
-    loss: float, topology: Topology, when: str, samples: Iterable[tuple[int, Tensor]]
-) -> None:
-    """End the run on all ranks if the loss of any is not finite. Collective over the world.
+def agree(
+    loss: float,
+    topology: Topology,
+    when: str,
+    samples: Iterable[tuple[int, Tensor]],
+    wishes: int = 0,
+) -> int:
+    """The one small exchange of a step: is every loss finite, and does any rank want to stop?
+
+    Ends the run on all ranks if the loss of any is not finite. Collective over the world.
 
     Parameters
     ----------
@@ -28,6 +36,13 @@ def agree_finite(
     samples
         ``(sample, numbers)`` of this rank; looked through only if something is wrong, to say which
         sample it was.
+    wishes
+        Bits of what this rank wishes (:class:`~hpcsamp.training.preemption.Wish`), below 2**30.
+
+    Returns
+    -------
+    int
+        The union of all ranks' wishes.
 
     Raises
     ------
@@ -36,8 +51,11 @@ def agree_finite(
     """
     from mpi4py import MPI
 
-    if not topology.world.allreduce(not math.isfinite(loss), op=MPI.LOR):
-        return
+    mine = np.array([2 * int(wishes) + (not math.isfinite(loss))], dtype=np.int32)
+    united = np.empty_like(mine)
+    topology.world.Allreduce(mine, united, op=MPI.BOR)
+    if not united[0] & 1:
+        return int(united[0]) >> 1
     with together(topology.world):
         for sample, numbers in samples:
             if not bool(torch.isfinite(numbers).all()):
@@ -52,30 +70,47 @@ def agree_finite(
                 f"the loss is not finite at {when}: {loss} on rank {topology.rank}, though the "
                 f"outputs of all samples are"
             )
+    raise AssertionError("a rank said that its loss is not finite, and none raised")
 
 
 def check_replicas(method: Method, topology: Topology) -> None:
-    """All ranks must hold the same parameters, to the bit. Collective over the world.
+    """Ranks that hold the same parameters must hold the same, to the bit. Collective over the world.
+
+    That is all ranks, or those of a data group where every sample has parameters of its own.
 
     Raises
     ------
     DivergedError
-        Naming the first rank that differs from rank 0, on all ranks.
+        Naming the first rank that differs from the first of its kind, on all ranks.
     """
-    hashes = topology.world.allgather(parameters_sha256(method))
+    own = hashlib.sha256()
+    _add_to_hash(own, dict(method.named_variational()))
+    hashes = topology.world.allgather((topology.sample_rank, own.hexdigest()))
     with together(topology.world):
-        for rank, other in enumerate(hashes):
-            if other != hashes[0]:
+        first: dict[int, tuple[int, str]] = {}
+        for rank, (column, other) in enumerate(hashes):
+            kind = 0 if method.members is None else column
+            before, expected = first.setdefault(kind, (rank, other))
+            if other != expected:
                 raise DivergedError(
-                    f"replicas differ at step {method.step}: rank 0 has parameters "
-                    f"{hashes[0][:12]}, rank {rank} has {other[:12]}"
+                    f"replicas differ at step {method.step}: rank {before} has parameters "
+                    f"{expected[:12]}, rank {rank} has {other[:12]}"
                 )
 
 
-def parameters_sha256(method: Method) -> str:
-    """Hash of the trained parameters, in name order, little-endian."""
+def parameters_sha256(method: Method, topology: Topology) -> str:
+    """Hash of the trained parameters, in name order, little-endian. Collective over the world."""
+    parameters = dict(method.named_variational())
+    if method.members is not None:
+        parameters = state.gather(parameters, topology.sample_comm)
     digest = hashlib.sha256()
-    for _, value in sorted(method.named_variational()):
+    if topology.is_root:
+        _add_to_hash(digest, parameters)
+    found: str = topology.world.bcast(digest.hexdigest())
+    return found
+
+
+def _add_to_hash(digest: hashlib._Hash, parameters: dict[str, Tensor]) -> None:
+    for _, value in sorted(parameters.items()):
         array = value.detach().cpu().contiguous().numpy()
         digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
-    return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import resource
 import statistics
 import time
@@ -15,14 +16,14 @@ import torch
 
 from hpcsamp import collectives as exchange
 from hpcsamp import losses
-from hpcsamp.config import RunConfig
+from hpcsamp.config import RunConfig, seconds
 from hpcsamp.data import Batch, Dataset, Loader
 from hpcsamp.data.augment import Augmentation
 from hpcsamp.errors import UsageError
 from hpcsamp.methods import Method
 from hpcsamp.prediction.evaluate import Evaluator
 from hpcsamp.topology import Topology, together
-from hpcsamp.training import build, checkpoint, health, provenance
+from hpcsamp.training import build, checkpoint, health, preemption, provenance
 from hpcsamp.training.progress import Reporter
 from hpcsamp.training.record import RunFolder
 
@@ -54,13 +55,24 @@ class Trainer:
         self._saved = -1  # step of the newest checkpoint
 
     def run(self) -> dict[str, Any]:
-        """Train to the end; returns the summary."""
+        """Train to the end; returns the summary.
+
+        Raises
+        ------
+        PreemptedError
+            On all ranks, if a signal or the time limit asked for an early end; a checkpoint is
+            written then.
+        """
         config, topology = self.config, self.topology
         with together(topology.world):
             for samples in (config.method.samples, config.evaluation.samples):
                 topology.samples(samples)
         self._mine = topology.samples(config.method.samples)
+        limit = config.training.time_limit
+        end = preemption.deadline(seconds(limit) if limit is not None else None, os.environ)
         with ExitStack() as stack:
+            self.watch = preemption.Watch(end, config.training.time_margin)
+            stack.enter_context(self.watch)
             self._build(stack)
             with together(topology.world):
                 if topology.is_root:
@@ -198,6 +210,9 @@ class Trainer:
     def _train(self, done: int) -> None:
         config = self.config
         self.times: list[float] = []
+        self._wishes = 0
+        if done and done % self.steps_per_epoch == 0:  # it may have been stopped before this
+            self._evaluate(done // self.steps_per_epoch - 1)
         first = done // self.steps_per_epoch
         last_epoch = -(-self.steps // self.steps_per_epoch) if done < self.steps else first
         for epoch in range(first, last_epoch):
@@ -210,10 +225,11 @@ class Trainer:
                     self._checkpoint()
                 if self.method.step >= self.steps:
                     break
+                if self._wishes:
+                    self._stop()
             if self.method.step < (epoch + 1) * self.steps_per_epoch:
                 break  # stopped in mid-epoch
-            if (epoch + 1) % config.training.evaluate_every == 0:
-                self._evaluate(epoch)
+            self._evaluate(epoch)
         if self._saved != self.method.step:
             self._checkpoint()
 
@@ -249,11 +265,12 @@ class Trainer:
             weight=batch.weight,
             count=batch.count / self.topology.data_size,
         )
-        health.agree_finite(
+        self._wishes = health.agree(
             float(loss.detach()),
             self.topology,
             f"step {step} (epoch {epoch})",
             ((s, self._outputs_of_sample(s, x, y, step, stacked)) for s in self._mine),
+            self.watch.wishes(),
         )
         loss.backward()
         self.optimizer.step()
@@ -302,6 +319,9 @@ class Trainer:
     # Now and then -----------------------------------------------------------------------------
 
     def _evaluate(self, epoch: int) -> None:
+        """After an epoch, if it is one to evaluate after."""
+        if (epoch + 1) % self.config.training.evaluate_every:
+            return
         health.check_replicas(self.method, self.topology)
         if self.evaluator is None:
             return
@@ -324,8 +344,18 @@ class Trainer:
         if self.topology.is_root:
             checkpoint.prune(self.folder.checkpoints, self.config.training.keep)
 
+    def _stop(self) -> None:
+        """The ranks have agreed to stop after this step."""
+        step = self.method.step
+        if self._saved != step:
+            self._checkpoint()
+        if self.topology.is_root:
+            self.folder.log("stopped", step=step, reason=preemption.reason(self._wishes))
+        path = checkpoint.step_path(self.folder.checkpoints, step)
+        raise preemption.stopped(self._wishes, step, self.steps, path)
+
     def _save(self, path: Path) -> None:
-        with together(self.topology.world):
+        with self.watch.saving(), together(self.topology.world):
             if self.topology.is_root:
                 checkpoint.save(
                     path,

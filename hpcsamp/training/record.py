@@ -65,8 +65,16 @@ class RunFolder:
         write_whole(file, json.dumps({"starts": [*starts, provenance]}, indent=1) + "\n")
 
     def forget_after(self, step: int) -> None:
-        """Drop metrics of later steps: the run goes on from a checkpoint of ``step``."""
-        kept = [e for e in self.events() if e.get("step", 0) <= step]
+        """Drop metrics of later steps: the run goes on from a checkpoint of ``step``.
+
+        An evaluation after that very step goes, too: it is newer than the checkpoint and is done
+        again.
+        """
+        kept = [
+            e
+            for e in self.events()
+            if e.get("step", 0) < step or (e.get("step", 0) == step and e["event"] != "valid")
+        ]
         lines = "".join(json.dumps(e) + "\n" for e in kept)
         write_whole(self.path / "metrics.jsonl", lines)
 
