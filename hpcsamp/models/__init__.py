@@ -1,4 +1,4 @@
-"""Networks by name: ``mlp``, ``vit``, or anybody's own as ``package.module:Class``."""
+"""Networks by name: ``mlp``, ``vit``, ``swin``, or anybody's own as ``package.module:Class``."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from torch import nn
 from hpcsamp.config import suggest
 from hpcsamp.errors import UsageError
 from hpcsamp.models.mlp import MLP
+from hpcsamp.models.swin import Swin
 from hpcsamp.models.vit import ViT
 from hpcsamp.streams import Purpose, key
 
-__all__ = ["MLP", "ViT", "build"]
+__all__ = ["MLP", "Swin", "ViT", "build"]
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "vit": ViT}
+MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "vit": ViT, "swin": Swin}
 
 
 def build(
@@ -28,6 +29,7 @@ def build(
     in_shape: tuple[int, ...],
     outputs: int,
     seed: int,
+    member: int | None = None,
 ) -> nn.Module:
     """A network with initial parameters drawn from the seed.
 
@@ -44,6 +46,8 @@ def build(
         Number of outputs per item: classes, or target values.
     seed
         Seed of the run.
+    member
+        Which member of an ensemble it is for: each has initial parameters of its own.
 
     Raises
     ------
@@ -60,7 +64,9 @@ def build(
     # torch's initialisers draw from the global generator: lend it a seed of its own and give it
     # back as it was.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key(seed, Purpose.INITIAL) & 0xFFFF_FFFF)
+        torch.manual_seed(
+            key(seed, Purpose.INITIAL, *([] if member is None else [member])) & 0xFFFF_FFFF
+        )
         try:
             return make(in_shape=in_shape, outputs=outputs, **arguments)
         except (TypeError, ValueError) as e:

@@ -8,11 +8,16 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from hpcsamp.models.inputs import check_input
+
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "silu": nn.SiLU}
 
 
 class MLP(nn.Module):
     """Fully connected layers; the paper's time-series model is ``hidden=(128, 128)``.
+
+    That one has, from 96 quarter-hours to the next 24 (section 5.3), ``(96 + 1) * 128 +
+    (128 + 1) * 128 + (128 + 1) * 24 = 32,024`` parameters.
 
     Parameters
     ----------
@@ -24,11 +29,14 @@ class MLP(nn.Module):
         Widths of the hidden layers; none for a linear model.
     activation
         ``relu``, ``gelu``, ``tanh`` or ``silu``.
+    dropout
+        Rate of an ``nn.Dropout`` after each hidden layer; 0 for none. Monte Carlo dropout puts its
+        own masks there.
 
     Raises
     ------
     ValueError
-        For an unknown activation or a width below 1.
+        For an unknown activation, a width below 1, or a rate outside ``[0, 1)``.
     """
 
     def __init__(
@@ -37,19 +45,26 @@ class MLP(nn.Module):
         outputs: int,
         hidden: Sequence[int] = (128, 128),
         activation: str = "relu",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation = {activation!r}: one of {', '.join(ACTIVATIONS)}")
         if min(hidden, default=1) < 1:
             raise ValueError(f"hidden = {list(hidden)}: widths must be at least 1")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout = {dropout}: a rate from 0 to below 1 is needed")
+        self.in_shape = tuple(in_shape)
         widths = [math.prod(in_shape), *hidden]
         layers: list[nn.Module] = [nn.Flatten()]
         for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after), ACTIVATIONS[activation]()]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, *in_shape)`` to ``(B, outputs)``."""
+        check_input(x, self.in_shape, self)
         y: Tensor = self.layers(x)
         return y

@@ -1,0 +1,37 @@
+"""What a network is given: said in one line if it is not what it was built for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hpcsamp.errors import UsageError
+
+
+def check_input(x: Tensor, in_shape: tuple[int, ...], model: nn.Module) -> None:
+    """Whether a batch fits a network.
+
+    Parameters
+    ----------
+    x
+        The batch, to be ``(B, *in_shape)``.
+    in_shape
+        Shape of an item that the network was built for.
+    model
+        The network, whose parameters' type the batch has to have (unless autocast converts both).
+
+    Raises
+    ------
+    UsageError
+        With both shapes, or both types.
+    """
+    if tuple(x.shape[1:]) != in_shape:
+        raise UsageError(
+            f"inputs have shape {tuple(x.shape)}, but the model was built for items of shape "
+            f"{in_shape}, that is (B, {', '.join(map(str, in_shape))})"
+        )
+    weight = next(model.parameters())
+    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise UsageError(
+            f"inputs are {x.dtype}, the model's weights {weight.dtype}; convert the inputs"
+        )

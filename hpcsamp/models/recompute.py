@@ -1,0 +1,54 @@
+"""Activation checkpointing that works for weights which are supplied from outside.
+
+``torch.utils.checkpoint`` calls a block again in the backward pass. By then
+``torch.func.functional_call`` has put the module's own parameters back, so a block would be
+recomputed with other weights than those of the sample. Here the weights of the forward pass go with
+the call.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch._C._functorch import is_batchedtensor
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
+
+from hpcsamp.errors import UsageError
+
+
+def recomputed(block: nn.Module, x: Tensor) -> Tensor:
+    """``block(x)``, whose activations are not kept but computed again in the backward pass.
+
+    Parameters
+    ----------
+    block
+        A module without random numbers and without buffers that it changes.
+    x
+        Its input.
+
+    Returns
+    -------
+    Tensor
+        The same values, and the same gradients with respect to ``x`` and to the parameters that
+        the block has at the time of the call.
+
+    Raises
+    ------
+    UsageError
+        Within ``torch.func.vmap``, which torch's checkpointing does not know.
+    """
+    held = dict(block.named_parameters(remove_duplicate=False))
+    if any(map(is_batchedtensor, (x, *held.values()))):
+        raise UsageError(
+            "model.checkpoint = true computes one sample at a time: it needs "
+            "method.samples_per_pass = 1, not more"
+        )
+
+    def call(x: Tensor, *values: Tensor) -> Tensor:
+        result: Tensor = functional_call(block, dict(zip(held, values, strict=True)), (x,))
+        return result
+
+    result: Tensor = checkpoint(
+        call, x, *held.values(), use_reentrant=False, preserve_rng_state=False
+    )
+    return result
