@@ -12,7 +12,17 @@ import hpcsamp
 ROOT = Path(hpcsamp.__file__).parent
 
 FLOORS = [
-    {"errors", "runtime", "streams", "topology", "config", "models"},
+    {
+        "errors",
+        "files",
+        "provenance",
+        "runtime",
+        "streams",
+        "topology",
+        "config",
+        "arguments",
+        "models",
+    },
     {"collectives", "methods", "data", "campaign"},
     {"losses", "prediction", "ingest"},
     {"training"},

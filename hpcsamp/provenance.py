@@ -1,0 +1,63 @@
+"""What can be known of a program's origin without ranks: its commit, packages, modules, launcher."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+
+def packages() -> dict[str, str]:
+    """Version of every installed package."""
+    return {
+        d.metadata["Name"]: d.version
+        for d in sorted(metadata.distributions(), key=lambda d: d.metadata["Name"].lower())
+    }
+
+
+def modules(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Environment modules that are loaded."""
+    return [m for m in environment.get("LOADEDMODULES", "").split(":") if m]
+
+
+def launcher(environment: Mapping[str, str]) -> str:
+    """What started the ranks, by the variables it leaves."""
+    for variable, name in (
+        ("OMPI_COMM_WORLD_SIZE", "mpirun (Open MPI)"),
+        ("MPI_LOCALNRANKS", "mpiexec (MPICH)"),
+        ("PALS_RANKID", "mpiexec (PALS)"),
+        ("SLURM_STEP_ID", "srun"),
+    ):
+        if variable in environment:
+            job = environment.get("SLURM_JOB_ID") or environment.get("PBS_JOBID")
+            return f"{name} in job {job}" if job else name
+    return "none"
+
+
+def git_diff(folder: Path) -> tuple[str, bytes] | None:
+    """Commit and uncommitted difference of the checkout that holds ``folder``, or None."""
+
+    def git(*arguments: str) -> bytes:
+        return subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            check=True,
+            timeout=10,
+        ).stdout
+
+    try:
+        return git("rev-parse", "HEAD").decode().strip(), git("diff", "HEAD")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def git_state(folder: Path) -> dict[str, str] | None:
+    """Commit and hash of the uncommitted difference, empty if there is none; or None."""
+    found = git_diff(folder)
+    if found is None:
+        return None
+    commit, diff = found
+    return {"commit": commit, "diff_sha256": hashlib.sha256(diff).hexdigest() if diff else ""}
