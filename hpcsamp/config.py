@@ -22,6 +22,17 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
+class SyntheticSection(Section):
+    """``[data.synthetic]``: the made-up set that ``--data synthetic`` stands for."""
+
+    like: Literal["digits", "cifar10", "entsoe", "era5"] = Field(description="set to resemble")
+    items: int = Field(1000, ge=10, description="in all splits together")
+    seed: int = Field(0, ge=0, description="of the data")
+    grid: tuple[int, int] | None = Field(
+        None, description="latitudes and longitudes, where they are not to be era5's 121 and 240"
+    )
+
+
 class DataSection(Section):
     """``[data]``: what is learnt from and how it is fed."""
 
@@ -37,6 +48,9 @@ class DataSection(Section):
         "all", description="which chunks have their checksum compared on first read"
     )
     slots: int = Field(3, ge=2, le=64, description="batches that are prefetched, plus one")
+    synthetic: SyntheticSection | None = Field(
+        None, description="what --data synthetic makes; a run's own config.toml has none"
+    )
 
 
 class AugmentSection(Section):
@@ -326,7 +340,45 @@ def named_configs() -> list[str]:
     )
 
 
-def load(name: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+def apply_preset(table: Mapping[str, Any], preset: str | None) -> dict[str, Any]:
+    """A copy of a configuration table without its presets, one of which has its keys put in.
+
+    Parameters
+    ----------
+    table
+        As in the file; ``[preset.NAME]`` holds keys that replace those of the file, table by table.
+    preset
+        Which one; None for none.
+
+    Raises
+    ------
+    UsageError
+        If there is no such preset, or ``preset`` is not a table of tables.
+    """
+    result = json.loads(json.dumps(dict(table)))
+    presets = result.pop("preset", {})
+    if not isinstance(presets, dict) or not all(isinstance(p, dict) for p in presets.values()):
+        raise UsageError("preset: tables [preset.NAME] are needed")
+    if preset is None:
+        return result
+    if preset not in presets:
+        known = ", ".join(presets) or "none"
+        raise UsageError(f"--preset {preset}: there is {known}{suggest(preset, presets)}")
+    _put_in(result, presets[preset])
+    return result
+
+
+def _put_in(table: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(table.get(key), dict):
+            _put_in(table[key], value)
+        else:
+            table[key] = value
+
+
+def load(
+    name: str | Path, overrides: Sequence[str] = (), *, preset: str | None = None
+) -> RunConfig:
     """Read a configuration: a file, or the name of one that comes with the package.
 
     Parameters
@@ -334,12 +386,14 @@ def load(name: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     name
         Path of a TOML file, or e.g. ``vit-digits``.
     overrides
-        ``KEY=VALUE`` strings, see :func:`parse_override`.
+        ``KEY=VALUE`` strings, see :func:`parse_override`; they win over a preset.
+    preset
+        One of the file's presets, see :func:`apply_preset`.
 
     Raises
     ------
     UsageError
-        If it cannot be read or a key or value is wrong.
+        If it cannot be read, there is no such preset, or a key or value is wrong.
     """
     path = Path(name)
     if path.is_file():
@@ -353,7 +407,7 @@ def load(name: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as e:
         raise UsageError(f"{name} is not valid TOML: {e}") from None
-    return check(apply_overrides(table, overrides), str(name))
+    return check(apply_overrides(apply_preset(table, preset), overrides), str(name))
 
 
 def to_toml(config: RunConfig) -> str:

@@ -184,10 +184,19 @@ def synthetic(
     compression: Annotated[
         Literal["gzip", "lzf"] | None, typer.Option(help="Filter of the chunks.")
     ] = None,
+    grid: Annotated[
+        tuple[int, int] | None,
+        typer.Option(help="Latitudes and longitudes of era5, e.g. 24 48 (default: 121 240)."),
+    ] = None,
     overwrite: Overwrite = False,
     shard_mb: ShardMb = 256,
 ) -> None:
     """Made-up items in the shape of a real set, to try and time everything without a download."""
     from hpcsamp.ingest.synthetic import synthetic as source
 
-    run(lambda: source(like, items, seed=seed, compression=compression), out, overwrite, shard_mb)
+    run(
+        lambda: source(like, items, seed=seed, compression=compression, grid=grid),
+        out,
+        overwrite,
+        shard_mb,
+    )

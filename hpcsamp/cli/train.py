@@ -20,6 +20,13 @@ def train(
         list[str] | None,
         typer.Option("--set", help="Change a key, e.g. --set optimizer.lr=1e-3; repeatable."),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help='Dataset folder, or "synthetic": made up, beside data.path.'),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="One of the configuration's presets, e.g. small.")
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on from the newest checkpoint, if there is one."),
@@ -44,11 +51,14 @@ def train(
 
     with together(mpi().COMM_WORLD):
         limit = [f'training.time_limit="{time_limit}"'] if time_limit else []
-        run = configuration.load(config, [*(settings or ()), *limit])
+        run = configuration.load(config, [*(settings or ()), *limit], preset=preset)
     topology = init(run.parallel.samples, device=run.parallel.device)
     from hpcsamp.training.loop import Trainer
+    from hpcsamp.training.prepare import prepare
 
-    folder = output or Path("runs") / Path(config).stem
+    run = prepare(run, data, topology.world)
+    name = "-".join([Path(config).stem, *([preset] if preset else [])])
+    folder = output or Path("runs") / name
     summary = Trainer(run, topology, folder, resume).run()
     if topology.is_root:
         seconds = summary["seconds_per_step"]

@@ -91,11 +91,17 @@ class Synthetic(Source):
         angle = 2 * np.pi * np.arange(width) / width
         north = np.cos(np.linspace(-np.pi / 2, np.pi / 2, height))[:, None]
         x = north * np.sin(angle * (1 + np.arange(channels) % 5)[:, None, None] + phase)
-        return x, np.roll(x[: self.arrays["y"].shape[0]], 4, axis=-1)
+        eastwards = max(1, width * 4 // LONGITUDES)
+        return x, np.roll(x[: self.arrays["y"].shape[0]], eastwards, axis=-1)
 
 
 def synthetic(
-    like: Like, items: int, *, seed: int = 0, compression: Literal["gzip", "lzf"] | None = None
+    like: Like,
+    items: int,
+    *,
+    seed: int = 0,
+    compression: Literal["gzip", "lzf"] | None = None,
+    grid: tuple[int, int] | None = None,
 ) -> Synthetic:
     """A set in the shape of a real one: 80% train, 10% valid, 10% test.
 
@@ -110,12 +116,17 @@ def synthetic(
         Of the data.
     compression
         Filter of the chunks.
+    grid
+        Latitudes and longitudes of ``era5``, where they are not to be 121 and 240.
 
     Raises
     ------
     UsageError
-        If there are too few items.
+        If there are too few items, or a grid for something without one.
     """
+    if grid is not None and (like != "era5" or min(grid) < 2):
+        raise UsageError(f"a grid of {grid[0]} x {grid[1]} for {like}: era5 has one, from 2 x 2")
+    latitudes, longitudes = grid or (LATITUDES, LONGITUDES)
     if items < 10:
         raise UsageError(f"--items {items}: at least 10 are needed, to fill three splits")
     held = {name: int(items * part) for name, part in FRACTIONS.items()}
@@ -133,11 +144,11 @@ def synthetic(
         arrays = {"x": array((INPUTS,), "<f4", "MW"), "y": array((TARGETS,), "<f4", "MW")}
     elif like == "era5":
         arrays = {
-            "x": array((len(CHANNELS), LATITUDES, LONGITUDES), "<f4"),
-            "y": array((len(VARIABLES), LATITUDES, LONGITUDES), "<f4"),
+            "x": array((len(CHANNELS), latitudes, longitudes), "<f4"),
+            "y": array((len(VARIABLES), latitudes, longitudes), "<f4"),
         }
         coords = field_coordinates(
-            np.linspace(-90, 90, LATITUDES), np.arange(LONGITUDES) * 360 / LONGITUDES
+            np.linspace(-90, 90, latitudes), np.arange(longitudes) * 360 / longitudes
         )
         coords["time"] = Coordinate(np.empty(0), "hours since 2000-01-01")
     else:

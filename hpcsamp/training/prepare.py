@@ -1,0 +1,141 @@
+"""What a configuration leaves to the data: which set, made up if asked for, and its latitudes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import h5py
+
+from hpcsamp import config as configuration
+from hpcsamp.config import RunConfig, SyntheticSection
+from hpcsamp.data.manifest import NAME, read_manifest
+from hpcsamp.errors import DataError, UsageError
+from hpcsamp.ingest.build import SHARD_BYTES, build, identity, plan_shards
+from hpcsamp.ingest.synthetic import Synthetic, synthetic
+from hpcsamp.topology import together
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+SYNTHETIC = "synthetic"
+"""Says in the place of a dataset's folder that one is to be made up."""
+
+FROM_DATA = "data"
+"""Says in the place of latitudes that they are the dataset's."""
+
+
+def prepare(config: RunConfig, data: str | None, comm: MPI.Comm) -> RunConfig:
+    """A configuration whose data are there and which needs nothing more of them. Collective.
+
+    Parameters
+    ----------
+    config
+        The checked configuration, the same on every rank.
+    data
+        A dataset folder instead of ``data.path``; ``"synthetic"`` for the set that
+        ``data.synthetic`` describes, which is made beside ``data.path`` unless it is there already.
+    comm
+        The ranks; rank 0 writes.
+
+    Returns
+    -------
+    RunConfig
+        With the folder in ``data.path``, no ``data.synthetic``, and numbers for
+        ``loss.arguments.latitudes = "data"``.
+
+    Raises
+    ------
+    UsageError
+        If the configuration does not say what to make up.
+    DataError
+        If there is no such dataset, or it has no latitudes.
+    """
+    path = data or config.data.path
+    with together(comm):
+        if path == SYNTHETIC:
+            section = _section(config)
+            path = str(synthetic_folder(config.data.path, section))
+            if comm.Get_rank() == 0:
+                make(section, Path(path))
+        elif not Path(path, NAME).is_file() and config.data.synthetic is not None:
+            raise DataError(
+                f"{path} is no dataset; make one by hpcsamp ingest, name one by --data, or try "
+                f"--data {SYNTHETIC}"
+            )
+    with together(comm):
+        told = None
+        if comm.Get_rank() == 0 and config.loss.arguments.get("latitudes") == FROM_DATA:
+            told = latitudes(path)
+    told = comm.bcast(told)
+    table = config.model_dump(exclude_none=True)
+    table["data"] = {k: v for k, v in table["data"].items() if k != "synthetic"} | {"path": path}
+    if told is not None:
+        table["loss"]["arguments"]["latitudes"] = told
+    with together(comm):
+        return configuration.check(table)
+
+
+def source_of(section: SyntheticSection) -> Synthetic:
+    """The made-up set of a configuration; nothing is drawn yet."""
+    return synthetic(section.like, section.items, seed=section.seed, grid=section.grid)
+
+
+def synthetic_folder(path: str, section: SyntheticSection) -> Path:
+    """Beside the dataset it stands for: ``data/synthetic-era5-40-24x48``."""
+    parts = ["synthetic", section.like, str(section.items)]
+    parts += [f"{section.grid[0]}x{section.grid[1]}"] if section.grid else []
+    parts += [f"seed{section.seed}"] if section.seed else []
+    name = "-".join(parts)
+    return Path(name) if path == SYNTHETIC else Path(path).parent / name
+
+
+def make(section: SyntheticSection, folder: Path) -> None:
+    """Write a made-up set, unless the folder holds the very one.
+
+    Raises
+    ------
+    UsageError
+        If it holds something else.
+    """
+    source = source_of(section)
+    if (folder / NAME).is_file():
+        wanted = identity(source, plan_shards(source, SHARD_BYTES))
+        found = read_manifest(folder).uid
+        if found != wanted:
+            raise UsageError(
+                f"{folder} holds dataset {found}, this configuration's synthetic one is {wanted}; "
+                f"remove the folder to have it made again"
+            )
+        return
+    build(source, folder)
+
+
+def latitudes(path: str | Path) -> list[float]:
+    """The latitudes of a dataset's fields, in degrees.
+
+    Raises
+    ------
+    DataError
+        If it has none.
+    """
+    manifest = read_manifest(path)
+    if "latitude" not in manifest.coords:
+        raise DataError(
+            f'loss.arguments.latitudes = "{FROM_DATA}", but {path} has no latitudes, only '
+            f"{', '.join(manifest.coords) or 'no coordinates'}"
+        )
+    try:
+        with h5py.File(Path(path) / manifest.shards[0].file, "r", driver="sec2") as f:
+            return [float(v) for v in f["coords/latitude"][:]]
+    except (OSError, KeyError) as e:
+        raise DataError(f"{path}: latitudes cannot be read: {e}") from e
+
+
+def _section(config: RunConfig) -> SyntheticSection:
+    if config.data.synthetic is None:
+        raise UsageError(
+            f"--data {SYNTHETIC}: the configuration does not say what to make up; give it "
+            f'[data.synthetic] with like = "digits", "cifar10", "entsoe" or "era5", and items'
+        )
+    return config.data.synthetic
