@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Purpose(IntEnum):
     """What a stream is for. The numbers are part of the results: never renumber."""
 
-    INITIAL = 1  # initial parameters: ()
+    INITIAL = 1  # initial parameters: (), of a member (member,)
     NOISE = 2  # weight noise in training: (step, sample)
     PREDICT = 3  # weight noise in evaluation and prediction: (sample,)
     DROPOUT = 4  # dropout masks: (step, sample)

@@ -7,10 +7,19 @@ import sys
 from hpcsamp.collectives.base import Alone, Collectives
 from hpcsamp.collectives.flat import FlatGradient, distribute
 from hpcsamp.collectives.mpi import MpiCollectives
+from hpcsamp.collectives.shards import Shards
 from hpcsamp.errors import UsageError
 from hpcsamp.topology import Topology, together
 
-__all__ = ["Alone", "Collectives", "FlatGradient", "MpiCollectives", "choose", "distribute"]
+__all__ = [
+    "Alone",
+    "Collectives",
+    "FlatGradient",
+    "MpiCollectives",
+    "Shards",
+    "choose",
+    "distribute",
+]
 
 
 def choose(topology: Topology, name: str = "auto") -> Collectives:

@@ -103,6 +103,26 @@ class Collectives(ABC):
             self.data_sum_(y)
         return y / self.data_size
 
+    def data_gradient_sum_(self, x: Tensor) -> None:
+        """Sum a gradient over the data group, in place."""
+        self.data_sum_(x)
+
+    def group_scatter_sum(self, x: Tensor, counts: Sequence[int]) -> Tensor:
+        """The sum over the sample group of a flat tensor, of which rank p gets ``counts[p]``."""
+        whole = x.clone()
+        self.group_sum_(whole)
+        return whole.split(list(counts))[self.sample_rank].clone()
+
+    def group_allgather_(self, x: Tensor, counts: Sequence[int]) -> None:
+        """Fill a flat tensor of which rank p of the group has ``counts[p]`` elements, in order."""
+        x.copy_(self.group_gather(x.split(list(counts))[self.sample_rank], counts))
+
+    def reduce_members_(self, flat: Tensor) -> None:
+        """Mean over data: the gradient of parameters that this rank's samples alone have."""
+        if self.data_size > 1:
+            self.data_gradient_sum_(flat)
+            flat.div_(self.data_size)
+
     def reduce_gradient_(self, flat: Tensor) -> None:
         """Sum over samples, mean over data: the sequential gradient from the ranks' gradients."""
         if self.sample_size * self.data_size > 1:

@@ -1,4 +1,4 @@
-"""One flat gradient per rank, exchanged once per step, and the optimiser it feeds."""
+"""One flat gradient per rank, and the optimiser it feeds."""
 
 from __future__ import annotations
 
@@ -9,12 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.collectives.base import Collectives
+from hpcsamp.collectives.shards import Shards
 
 
-class Steps(Protocol):
-    """Something that counts training steps."""
+class Stepping(Protocol):
+    """What an optimiser has to know of a method."""
 
     step: int
+    members: range | None
+
+    @property
+    def gradient_scale(self) -> float:
+        """Factor from the loss's gradient to what the optimiser is to see."""
+        ...
+
+    def after_step(self) -> None:
+        """Said after each step."""
+        ...
 
 
 class FlatGradient:
@@ -47,6 +58,13 @@ class FlatGradient:
         for p, view in zip(self.parameters, self._views, strict=True):
             p.grad = view
 
+    def clip_rows(self, largest: float) -> None:
+        """Bound the norm of each row over all parameters, whose first axis are members."""
+        rows = torch.cat([view.flatten(1) for view in self._views], dim=1)
+        factors = _factor(torch.linalg.vector_norm(rows, dim=1), largest)
+        for view in self._views:
+            view.mul_(factors.view(-1, *[1] * (view.dim() - 1)))
+
     def collect(self) -> Tensor:
         """The flat gradient; gradients that somebody replaced are copied in first."""
         for p, view in zip(self.parameters, self._views, strict=True):
@@ -62,50 +80,72 @@ class FlatGradient:
 def distribute(
     optimizer: torch.optim.Optimizer,
     collectives: Collectives,
-    method: Steps | None = None,
+    method: Stepping | None = None,
     *,
     clip: float | None = None,
+    shards: Shards | None = None,
 ) -> torch.optim.Optimizer:
     """Make ``optimizer.step()`` exchange gradients first.
 
     The optimiser stays a torch optimiser, so schedules and state dictionaries work as ever; its
     gradient becomes one flat tensor that is summed over samples and averaged over data, by one
-    exchange, before each step.
+    exchange, before each step. Where samples have parameters of their own (``method.members``), it
+    is averaged over data alone.
 
     Parameters
     ----------
     optimizer
-        Any torch optimiser; all ranks hold the same parameters.
+        Any torch optimiser; all ranks hold the same parameters, or those of their own members.
     collectives
         The transport, see :func:`hpcsamp.collectives.choose`.
     method
         Whose ``step`` to advance with each step, so that the next one draws anew.
     clip
-        Largest norm of the exchanged gradient. (Clipping before the exchange would clip each
-        rank's part, which is something else.)
+        Largest norm of the exchanged gradient; of each member's, where there are members.
+        (Clipping before the exchange would clip each rank's part, which is something else.)
+    shards
+        If the optimiser was built on ``shards.parts``: this rank updates these alone, and the ranks
+        of the sample group give each other theirs.
 
     Returns
     -------
     torch.optim.Optimizer
         The same object.
     """
-    gradient = FlatGradient(p for group in optimizer.param_groups for p in group["params"])
+    own = [p for group in optimizer.param_groups for p in group["params"]]
+    gradient = FlatGradient(own if shards is None else shards.parameters)
 
     def exchange(*_: Any) -> None:
         flat = gradient.collect()
-        collectives.reduce_gradient_(flat)
-        if clip is not None:
-            norm = torch.linalg.vector_norm(flat)
-            flat.mul_((clip / (norm + 1e-6)).clamp(max=1.0))
+        if shards is not None:
+            shards.reduce(flat, collectives)
+            if clip is not None:
+                shards.scale(_factor(shards.norm(collectives), clip))
+        elif method is not None and method.members is not None:
+            collectives.reduce_members_(flat)
+            flat.mul_(method.gradient_scale)
+            if clip is not None:
+                gradient.clip_rows(clip)
+        else:
+            collectives.reduce_gradient_(flat)
+            if clip is not None:
+                flat.mul_(_factor(torch.linalg.vector_norm(flat), clip))
 
     def zero_grad(set_to_none: bool = True) -> None:
         gradient.zero()
 
     def advance(*_: Any) -> None:
+        if shards is not None:
+            shards.share(collectives)
         if method is not None:
             method.step += 1
+            method.after_step()
 
     optimizer.register_step_pre_hook(exchange)
     optimizer.register_step_post_hook(advance)
     optimizer.zero_grad = zero_grad  # type: ignore[method-assign]
     return optimizer
+
+
+def _factor(norm: Tensor, clip: float) -> Tensor:
+    return (clip / (norm + 1e-6)).clamp(max=1.0)

@@ -65,8 +65,15 @@ class HorovodCollectives(MpiCollectives):
         self._topology = topology
         self._started = False
 
-    def start(self) -> None:
-        """Start Horovod with the cycle time that fits the slowest rank's step. Collective."""
+    def start(self, data_groups: bool = False) -> None:
+        """Start Horovod with the cycle time that fits the slowest rank's step. Collective.
+
+        Parameters
+        ----------
+        data_groups
+            Whether gradients are summed over data groups, which then become process sets. (One that
+            equals the world would make Horovod fail, and is the global set.)
+        """
         from mpi4py import MPI
 
         seconds = self._world.allreduce(self.step_seconds or 0.1, op=MPI.MAX)
@@ -74,7 +81,11 @@ class HorovodCollectives(MpiCollectives):
         # The stall check only ever warns unless it is told to end the job.
         os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", "600")
         os.environ.setdefault("HOROVOD_LOG_LEVEL", "error")
-        self._hvd.init(comm=self._world)
+        sets = []
+        if data_groups and 1 < self.data_size < self._world.size:
+            sets = [self._hvd.ProcessSet(self._data_comm)]
+        self._hvd.init(comm=self._world, process_sets=sets)
+        self._data_set = sets[0] if sets else self._hvd.global_process_set
         self._started = True
 
     def settings(self) -> dict[str, Any]:
@@ -87,3 +98,10 @@ class HorovodCollectives(MpiCollectives):
         if not self._started:
             self.start()
         self._hvd.allreduce_(x, op=self._hvd.Sum, name=f"hpcsamp.{x.numel()}.{x.dtype}")
+
+    def data_gradient_sum_(self, x: Tensor) -> None:
+        """Sum over the data group, in place."""
+        if not self._started:
+            self.start(data_groups=True)
+        name = f"hpcsamp.data.{x.numel()}.{x.dtype}"
+        self._hvd.allreduce_(x, op=self._hvd.Sum, name=name, process_set=self._data_set)

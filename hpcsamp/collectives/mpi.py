@@ -50,6 +50,21 @@ class MpiCollectives(Collectives):
         self._sample_comm.Allgatherv(mine, (everyone, sizes))
         return torch.from_numpy(everyone).to(device=x.device, dtype=x.dtype)
 
+    def group_scatter_sum(self, x: Tensor, counts: Sequence[int]) -> Tensor:
+        """Sum over the group, each rank its part."""
+        whole = _host(x)
+        part = np.empty(counts[self.sample_rank], whole.dtype)
+        self._sample_comm.Reduce_scatter(whole, part, list(counts))
+        return torch.from_numpy(part).to(device=x.device, dtype=x.dtype)
+
+    def group_allgather_(self, x: Tensor, counts: Sequence[int]) -> None:
+        """Fill with the parts of the group, in place."""
+        from mpi4py import MPI
+
+        array = _host(x)
+        self._sample_comm.Allgatherv(MPI.IN_PLACE, (array, list(counts)))
+        _copy_back(x, array)
+
     def data_sum_(self, x: Tensor) -> None:
         """Sum over the data group, in place."""
         _allreduce_(self._data_comm, x, "SUM")
@@ -70,5 +85,10 @@ def _allreduce_(comm: MPI.Comm, x: Tensor, op: str) -> None:
 
     array = _host(x)
     comm.Allreduce(MPI.IN_PLACE, array, op=getattr(MPI, op))
+    _copy_back(x, array)
+
+
+def _copy_back(x: Tensor, array: Any) -> None:
+    """Where MPI could not use the tensor itself."""
     if array.ctypes.data != x.data_ptr() or x.device.type != "cpu":
         x.copy_(torch.from_numpy(array))

@@ -117,6 +117,7 @@ class ELBO:
         weight: Tensor | None = None,
         count: float | None = None,
         mask: Tensor | None = None,
+        index: Tensor | None = None,
     ) -> Tensor:
         """The loss of a batch; call ``.backward()`` on it.
 
@@ -141,6 +142,8 @@ class ELBO:
         mask
             Weight of each value, or False for those that are not known, broadcastable to ``y`` with
             as many axes.
+        index
+            ``(B,)`` positions of the items in their split, see :meth:`Method.forward`.
 
         Returns
         -------
@@ -168,7 +171,7 @@ class ELBO:
             penalty = method.log_ratio(mine, step).sum() * (factor / (samples * self.items))
         else:
             penalty = method.penalty(c.sample_rank, c.sample_size) * (factor / self.items)
-        run = _Run(self, method, x, stacked, items, mine, samples, step, ratio)
+        run = _Run(self, method, x, stacked, index, items, mine, samples, step, ratio)
         if self.memory == "keep" or not torch.is_grad_enabled():
             data = run.keep()
         else:
@@ -229,6 +232,7 @@ class _Run:
     method: Method
     x: Tensor
     stacked: bool
+    index: Tensor | None
     items: Step
     mine: range
     samples: int
@@ -239,7 +243,9 @@ class _Run:
         x, first = self.x, self.mine.start
         if self.stacked:
             x = x[samples.start - first : samples.stop - first]
-        return self.method(x, samples=samples, step=self.step, stacked=self.stacked)
+        return self.method(
+            x, samples=samples, step=self.step, stacked=self.stacked, index=self.index
+        )
 
     def part(self, outputs: Tensor, ratio: Tensor | None) -> Tensor:
         """This rank's share of the data term from all its outputs; its value adds up, too."""

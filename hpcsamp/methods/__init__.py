@@ -1,6 +1,8 @@
 """How weights are sampled: one method a file, the same verbs in each."""
 
 from hpcsamp.methods.base import Method
+from hpcsamp.methods.ensemble import Ensemble
 from hpcsamp.methods.mean_field import MeanField
+from hpcsamp.methods.registry import METHODS, make
 
-__all__ = ["MeanField", "Method"]
+__all__ = ["METHODS", "Ensemble", "MeanField", "Method", "make"]

@@ -89,7 +89,7 @@ class PlainAdapter(Adapter):
         bayesian: Callable[[str], bool] | None,
     ) -> None:
         super().__init__(module)
-        _refuse_batch_norm(module)
+        refuse_batch_norm(module)
         self.slots, self.fixed = [], {}
         self._names: list[str] = []
         fan_in, norms = _fan_in(module), _norm_parameters(module)
@@ -133,7 +133,7 @@ class TorchBlueAdapter(Adapter):
         from torch_blue.vi import VILinear, VIModule
 
         super().__init__(module)
-        _refuse_batch_norm(module)
+        refuse_batch_norm(module)
         self.slots = []
         self._supplied: list[Any] = []
         self._owners: list[tuple[nn.Module, str, str]] = []
@@ -251,7 +251,14 @@ def _norm_parameters(module: nn.Module) -> set[str]:
     }
 
 
-def _refuse_batch_norm(module: nn.Module) -> None:
+def refuse_batch_norm(module: nn.Module) -> None:
+    """Samples would overwrite each other's running statistics.
+
+    Raises
+    ------
+    UsageError
+        Naming the layer.
+    """
     for name, part in module.named_modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats:
             raise UsageError(

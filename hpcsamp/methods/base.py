@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.streams import Purpose
+from hpcsamp.topology import share
 
 
 class Method(nn.Module):
@@ -34,7 +37,34 @@ class Method(nn.Module):
     ----------
     step
         The step to draw for when a call does not say; :func:`hpcsamp.distribute` advances it.
+    members
+        Where every sample has parameters of its own (ensembles, chains): the samples whose
+        parameters this rank holds, one row each. None where all ranks hold the same parameters.
     """
+
+    members: range | None = None
+    #: S of the predictive distribution if nobody says, for methods that can draw any number.
+    usual_prediction_samples: ClassVar[int] = 32
+
+    @classmethod
+    def create(
+        cls, network: Callable[[int | None], nn.Module], samples: int, own: range, **arguments: Any
+    ) -> Self:
+        """Make the method of a run.
+
+        Parameters
+        ----------
+        network
+            A network with fresh initial weights: ``network(None)`` those of the run,
+            ``network(s)`` those of a member.
+        samples, own
+            S, and which of them this rank evaluates in training.
+        arguments
+            Those of the class.
+        """
+        kind: Any = cls  # a subclass, whose first argument is the module
+        made: Self = kind(network(None), **arguments)
+        return made
 
     def __init__(self, seed: int, samples_per_pass: int = 1) -> None:
         super().__init__()
@@ -45,7 +75,13 @@ class Method(nn.Module):
 
     @abstractmethod
     def forward(
-        self, x: Tensor, samples: range, step: int | None = None, *, stacked: bool = False
+        self,
+        x: Tensor,
+        samples: range,
+        step: int | None = None,
+        *,
+        stacked: bool = False,
+        index: Tensor | None = None,
     ) -> Tensor:
         """Outputs of some samples.
 
@@ -60,6 +96,9 @@ class Method(nn.Module):
             Training step, part of the name of the random stream.
         stacked
             Whether ``x`` has a sample axis.
+        index
+            ``(B,)`` int64, positions of the items in their split, for methods that draw something
+            for each item (None: ``0 .. B-1``). Draws must not depend on the batch an item came in.
 
         Returns
         -------
@@ -120,6 +159,45 @@ class Method(nn.Module):
         """``samples`` in pieces of ``samples_per_pass``."""
         for i in range(0, len(samples), self.samples_per_pass):
             yield samples[i : i + self.samples_per_pass]
+
+    # Around training ---------------------------------------------------------------------------
+
+    def begin(self, items: int, steps: int, steps_per_epoch: int) -> None:
+        """Said once before the first step: ``N``, and how long the run is."""
+
+    def after_step(self) -> None:
+        """Said after each step of the optimiser, when :attr:`step` has been advanced."""
+
+    @property
+    def optimizers(self) -> Mapping[str, Callable[..., torch.optim.Optimizer]]:
+        """Optimisers of the method's own by name; where there are any, one of them must be used."""
+        return {}
+
+    @property
+    def gradient_scale(self) -> float:
+        """Factor from the loss's gradient to what the optimiser is to see."""
+        return 1.0
+
+    # Prediction --------------------------------------------------------------------------------
+
+    def prediction_samples(self, asked: int | None) -> int:
+        """S of the predictive distribution.
+
+        Parameters
+        ----------
+        asked
+            How many are wanted; None for as many as is usual.
+
+        Raises
+        ------
+        UsageError
+            If the method has another number of them.
+        """
+        return self.usual_prediction_samples if asked is None else asked
+
+    def prediction_share(self, samples: int, parts: int, part: int) -> range:
+        """Which of the prediction samples a rank of a sample group evaluates."""
+        return share(samples, parts, part)
 
     @contextmanager
     def predicting(self) -> Iterator[None]:

@@ -69,7 +69,7 @@ class MeanField(Method):
         module: nn.Module,
         *,
         prior_mean: float = 0.0,
-        prior_std: float = 1.0,
+        prior_std: float = 0.2,
         initial_std: float = 0.02,
         scale_std: bool = False,
         bayesian: Callable[[str], bool] | None = None,
@@ -78,6 +78,9 @@ class MeanField(Method):
         autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__(seed, samples_per_pass)
+        for what, value in {"prior_std": prior_std, "initial_std": initial_std}.items():
+            if value <= 0:
+                raise UsageError(f"method.{what} = {value} must be greater than 0")
         from torch_blue.vi import VIModule
 
         adapter: Adapter
@@ -112,7 +115,13 @@ class MeanField(Method):
         return self._adapter[0].module
 
     def forward(
-        self, x: Tensor, samples: range, step: int | None = None, *, stacked: bool = False
+        self,
+        x: Tensor,
+        samples: range,
+        step: int | None = None,
+        *,
+        stacked: bool = False,
+        index: Tensor | None = None,
     ) -> Tensor:
         """Outputs of some samples, see :meth:`Method.forward`."""
         step = self.step if step is None else step

@@ -10,7 +10,6 @@ from torch import Tensor
 from hpcsamp.collectives import Collectives
 from hpcsamp.losses import Likelihood, centred_moments, log_mean_exp
 from hpcsamp.methods import Method
-from hpcsamp.topology import share
 
 
 @dataclass
@@ -52,11 +51,16 @@ class ValuePrediction:
     log_density: Tensor
 
 
-def local_outputs(method: Method, x: Tensor, samples: int, group: Collectives) -> Tensor:
-    """``(s, B, ...)`` outputs of this rank's share of ``samples`` prediction samples."""
-    mine = share(samples, group.sample_size, group.sample_rank)
+def local_outputs(
+    method: Method, x: Tensor, samples: int, group: Collectives, index: Tensor | None = None
+) -> Tensor:
+    """``(s, B, ...)`` outputs of this rank's share of ``samples`` prediction samples.
+
+    ``index``: ``(B,)`` positions of the items in their split, see :meth:`Method.forward`.
+    """
+    mine = method.prediction_share(samples, group.sample_size, group.sample_rank)
     with torch.no_grad(), method.predicting():
-        return method(x, samples=mine, step=0)
+        return method(x, samples=mine, step=0, index=index)
 
 
 def predict_classes(method: Method, x: Tensor, samples: int, group: Collectives) -> ClassPrediction:

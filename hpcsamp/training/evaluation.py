@@ -15,7 +15,7 @@ from hpcsamp.data import Dataset
 from hpcsamp.errors import CheckpointError, UsageError
 from hpcsamp.prediction.evaluate import Evaluator, gather_items
 from hpcsamp.topology import Topology, share_samples, together
-from hpcsamp.training import build, checkpoint
+from hpcsamp.training import build, checkpoint, state
 from hpcsamp.training.record import RunFolder, write_whole
 
 
@@ -51,7 +51,7 @@ def evaluate_run(
         checkpoint.check_config(path, saved["config"], config.model_dump(exclude_none=True))
         dataset = Dataset.open(config.data.path, split)
         method = build.method(config, dataset, topology)
-        method.load_state_dict(saved["method"])
+        method.load_state_dict(state.part_of_method(saved["method"], method.members))
         likelihood = build.likelihood(config)
     evaluator = Evaluator(
         dataset,

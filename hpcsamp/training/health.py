@@ -74,9 +74,9 @@ def agree(
 
 
 def check_replicas(method: Method, topology: Topology) -> None:
-    """Ranks that hold the same parameters must hold the same, to the bit. Collective over the world.
+    """Replicas must be equal to the bit. Collective over the world.
 
-    That is all ranks, or those of a data group where every sample has parameters of its own.
+    Replicas are all ranks, or those of a data group where every sample has parameters of its own.
 
     Raises
     ------

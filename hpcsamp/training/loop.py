@@ -23,7 +23,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.methods import Method
 from hpcsamp.prediction.evaluate import Evaluator
 from hpcsamp.topology import Topology, together
-from hpcsamp.training import build, checkpoint, health, preemption, provenance
+from hpcsamp.training import build, checkpoint, health, preemption, provenance, state
 from hpcsamp.training.progress import Reporter
 from hpcsamp.training.record import RunFolder
 
@@ -65,9 +65,7 @@ class Trainer:
         """
         config, topology = self.config, self.topology
         with together(topology.world):
-            for samples in (config.method.samples, config.evaluation.samples):
-                topology.samples(samples)
-        self._mine = topology.samples(config.method.samples)
+            self._mine = topology.samples(config.method.samples)
         limit = config.training.time_limit
         end = preemption.deadline(seconds(limit) if limit is not None else None, os.environ)
         with ExitStack() as stack:
@@ -99,7 +97,7 @@ class Trainer:
             self.method: Method = build.method(config, dataset, topology)
             data_loss = losses.make(config.loss.name, config.task, config.loss.arguments)
             likelihood = build.likelihood(config)
-            optimizer = build.optimizer(config, self.method.parameters())
+            self.prediction_samples = self.method.prediction_samples(config.evaluation.samples)
             has_valid = "valid" in dataset.manifest.splits
             valid = Dataset.open(config.data.path, "valid") if has_valid else None
             self.augmentation = Augmentation.of(config.augment, dataset, topology, seed=config.seed)
@@ -125,13 +123,20 @@ class Trainer:
         self.steps = config.training.epochs * self.steps_per_epoch
         self.steps = min(self.steps, config.training.steps or self.steps)
         self.collectives = exchange.choose(topology, config.parallel.collectives)
-        self.optimizer = exchange.distribute(
-            optimizer,
-            self.collectives,
-            self.method,
-            clip=config.optimizer.clip,
-        )
         with together(topology.world):
+            parameters = list(self.method.parameters())
+            self.shards = None
+            if config.optimizer.sharded and topology.sample_size > 1:
+                self.shards = exchange.Shards(parameters, self.collectives)
+                parameters = self.shards.parts
+            self.optimizer = exchange.distribute(
+                build.optimizer(config, self.method, parameters),
+                self.collectives,
+                self.method,
+                clip=config.optimizer.clip,
+                shards=self.shards,
+            )
+            self.method.begin(dataset.count, self.steps, self.steps_per_epoch)
             warm = round(config.loss.kl_warmup_epochs * self.steps_per_epoch)
             self.loss = losses.ELBO(
                 data_loss,
@@ -153,7 +158,7 @@ class Trainer:
                 topology,
                 self.collectives,
                 likelihood,
-                samples=config.evaluation.samples,
+                samples=self.prediction_samples,
                 batch=config.evaluation.batch,
                 bins=config.evaluation.bins,
                 dtype=dtype,
@@ -177,13 +182,35 @@ class Trainer:
                     f"checkpoint {path} was trained on dataset {saved['dataset']}, "
                     f"{self.dataset.path} is {self.dataset.uid}"
                 )
-            self.method.load_state_dict(saved["method"])
-            self.optimizer.load_state_dict(saved["optimizer"])
+            self._load(saved["method"], saved["optimizer"])
             if self.schedule is not None:
                 self.schedule.load_state_dict(saved["schedule"])
             self.best = saved["best"]
             self.method.step = self._saved = saved["step"]
         return self.method.step
+
+    def _load(self, method: dict[str, Any], optimizer: dict[str, Any]) -> None:
+        """Take this rank's part of the whole state."""
+        members = self.method.members
+        if members is not None:
+            own = [members] * len(optimizer["state"])
+            optimizer = state.part_of_optimizer(optimizer, own)
+        elif self.shards is not None:
+            optimizer = state.part_of_optimizer(optimizer, self.shards.places)
+        self.method.load_state_dict(state.part_of_method(method, members))
+        self.optimizer.load_state_dict(optimizer)
+
+    def _whole_state(self) -> tuple[Any, Any]:
+        """The state of method and optimiser, whole on rank 0. Collective."""
+        method, optimizer = self.method.state_dict(), self.optimizer.state_dict()
+        spread = self.method.members is not None
+        comm = self.topology.sample_comm
+        if self.topology.data_rank > 0:
+            return None, None
+        return (
+            state.gather(method, comm) if spread else method,
+            state.gather(optimizer, comm) if spread or self.shards is not None else optimizer,
+        )
 
     def _config_table(self) -> dict[str, Any]:
         return self.config.model_dump(mode="json", exclude_none=True)
@@ -245,7 +272,7 @@ class Trainer:
         for _ in range(2):  # the first one pays for warming up
             began = time.perf_counter()
             with self.method.accumulating() as accumulator:
-                out = self.method(batch.x, samples=range(1), step=0)
+                out = self.method(batch.x, samples=self._mine[:1], step=0)
                 accumulator.backward(out.float().sum())
             if self.topology.device.type == "cuda":
                 torch.cuda.synchronize()
@@ -256,6 +283,7 @@ class Trainer:
         config, step = self.config, self.method.step
         began = time.perf_counter()
         x, y, stacked = self._augmented(epoch, batch)
+        index = torch.from_numpy(batch.index).to(x.device)
         loss = self.loss(
             self.method,
             x,
@@ -264,12 +292,13 @@ class Trainer:
             stacked=stacked,
             weight=batch.weight,
             count=batch.count / self.topology.data_size,
+            index=index,
         )
         self._wishes = health.agree(
             float(loss.detach()),
             self.topology,
             f"step {step} (epoch {epoch})",
-            ((s, self._outputs_of_sample(s, x, y, step, stacked)) for s in self._mine),
+            ((s, self._outputs_of_sample(s, x, index, step, stacked)) for s in self._mine),
             self.watch.wishes(),
         )
         loss.backward()
@@ -299,15 +328,14 @@ class Trainer:
         self.reporter.step(self.method.step, epoch, self.loss.parts.data + self.loss.parts.penalty)
 
     def _outputs_of_sample(
-        self, sample: int, x: torch.Tensor, y: torch.Tensor, step: int, stacked: bool
+        self, sample: int, x: torch.Tensor, index: torch.Tensor, step: int, stacked: bool
     ) -> torch.Tensor:
         """Numbers of one of this rank's samples, to find the one that broke."""
         place = sample - self._mine.start
         x = x[place : place + 1] if stacked else x
         with torch.no_grad():
             one = range(sample, sample + 1)
-            outputs = self.method(x, samples=one, step=step, stacked=stacked)
-            return outputs
+            return self.method(x, samples=one, step=step, stacked=stacked, index=index)
 
     def _augmented(self, epoch: int, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, bool]:
         """Inputs, targets, and whether the inputs have a sample axis."""
@@ -355,6 +383,7 @@ class Trainer:
         raise preemption.stopped(self._wishes, step, self.steps, path)
 
     def _save(self, path: Path) -> None:
+        method, optimizer = self._whole_state()
         with self.watch.saving(), together(self.topology.world):
             if self.topology.is_root:
                 checkpoint.save(
@@ -364,8 +393,8 @@ class Trainer:
                         "best": self.best,
                         "config": self._config_table(),
                         "dataset": self.dataset.uid,
-                        "method": self.method.state_dict(),
-                        "optimizer": self.optimizer.state_dict(),
+                        "method": method,
+                        "optimizer": optimizer,
                         "schedule": self.schedule.state_dict() if self.schedule else None,
                     },
                 )
@@ -390,7 +419,7 @@ class Trainer:
             "seconds_per_step": seconds,
             "items_per_second": c.data.batch / seconds if seconds else None,
             "peak_rss_mb": max(t.world.allgather(peak)),
-            "parameters_sha256": health.parameters_sha256(self.method),
+            "parameters_sha256": health.parameters_sha256(self.method, t),
         }
         with together(t.world):
             if t.is_root:

@@ -1,0 +1,124 @@
+"""Free arguments of a configuration's table, checked against what a class takes.
+
+Tables such as ``[model]`` and ``[method]`` pass their keys on to a class that the schema does not
+know. Names and types are compared with the class's signature, so that a slip is found before the
+run and named by its key.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
+
+from hpcsamp.config import suggest
+from hpcsamp.errors import UsageError
+
+
+def accepted(kind: Callable[..., Any], but: Collection[str] = ()) -> dict[str, inspect.Parameter]:
+    """Named parameters that a configuration may set, by name.
+
+    Parameters
+    ----------
+    kind
+        A class or function.
+    but
+        Names that are set by the program.
+    """
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {
+        n: p
+        for n, p in inspect.signature(kind).parameters.items()
+        if n not in but and p.kind in named
+    }
+
+
+def check(
+    section: str,
+    name: str,
+    kind: Callable[..., Any],
+    given: Mapping[str, Any],
+    but: Collection[str] = (),
+) -> dict[str, Any]:
+    """The given arguments, with the types that the class says.
+
+    Parameters
+    ----------
+    section
+        Table of the configuration, for messages.
+    name
+        The registered name of the class, for messages.
+    kind, but
+        As in :func:`accepted`.
+    given
+        Arguments by name.
+
+    Raises
+    ------
+    UsageError
+        For a name that the class does not take, or a value of another type.
+    """
+    known = accepted(kind, but)
+    hints = _hints(kind)
+    result = {}
+    for argument, value in given.items():
+        if argument not in known:
+            raise UsageError(
+                f"unknown key '{section}.{argument}' for {name}{suggest(argument, known)}"
+            )
+        result[argument] = _typed(f"{section}.{argument}", value, hints.get(argument))
+    return result
+
+
+def construct(
+    section: str,
+    name: str,
+    kind: Callable[..., Any],
+    given: Mapping[str, Any],
+    *first: Any,
+    **others: Any,
+) -> Any:
+    """Call a class with checked arguments beside the program's own.
+
+    Parameters
+    ----------
+    section, name, kind, given
+        As in :func:`check`.
+    first, others
+        What the program passes.
+
+    Raises
+    ------
+    UsageError
+        As in :func:`check`, and if the class refuses values (``TypeError``, ``ValueError``).
+    """
+    positional = list(inspect.signature(kind).parameters)[: len(first)]
+    arguments = check(section, name, kind, given, {*positional, *others})
+    try:
+        return kind(*first, **others, **arguments)
+    except (TypeError, ValueError) as e:
+        raise UsageError(f"{section} {name!r}: {e}") from e
+
+
+def _hints(kind: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(kind.__init__ if inspect.isclass(kind) else kind)
+    except (NameError, TypeError):  # annotations that exist for the type checker alone
+        return {}
+
+
+def _typed(key: str, value: Any, hint: Any) -> Any:
+    if hint is None:
+        return value
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(hint)
+    except PydanticSchemaGenerationError:  # a type of the class's own, e.g. float | Tensor
+        return value
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as e:
+        reason = e.errors()[0]["msg"]
+        raise UsageError(f"{key} = {value!r}: {reason[0].lower()}{reason[1:]}") from None

@@ -1,0 +1,73 @@
+"""A plain module as a function of one flat vector of all its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from hpcsamp.errors import UsageError
+from hpcsamp.methods.adapters import refuse_batch_norm
+
+
+class FlatModule:
+    """Evaluates a module with weights that are views of a flat vector.
+
+    Parameters
+    ----------
+    module
+        Any ``nn.Module`` without running batch statistics.
+    autocast
+        Type in which it is evaluated where torch deems it safe; None for that of the weights.
+
+    Raises
+    ------
+    UsageError
+        For a module with nothing to learn, or with running statistics.
+    """
+
+    def __init__(self, module: nn.Module, autocast: torch.dtype | None = None) -> None:
+        refuse_batch_norm(module)
+        self.module = module
+        self.autocast = autocast
+        own = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        if not own:
+            raise UsageError(f"{type(module).__name__} has no weights to learn")
+        self.names = list(own)
+        self.shapes = [p.shape for p in own.values()]
+        self.sizes = [p.numel() for p in own.values()]
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return sum(self.sizes)
+
+    def initial(self) -> Tensor:
+        """``(n,)`` the module's present weights."""
+        return flat_weights(self.module)
+
+    def call(self, flat: Tensor, x: Tensor) -> Tensor:
+        """Outputs with ``(n,)`` weights. Works under ``torch.func.vmap``."""
+        weights = dict(self.named(flat))
+        with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
+            y: Tensor = functional_call(self.module, weights, (x,))
+        return y
+
+    def named(self, flat: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The views of ``(..., n)`` weights in the shapes and under the names of their layers."""
+        parts = flat.split(self.sizes, dim=-1)
+        for name, part, shape in zip(self.names, parts, self.shapes, strict=True):
+            yield name, part.view(*flat.shape[:-1], *shape)
+
+    def link(self, flat: Tensor) -> None:
+        """Let the module's own parameters show ``(n,)`` weights, sharing their memory."""
+        owned = dict(self.module.named_parameters())
+        for name, view in self.named(flat.detach()):
+            owned[name].data = view
+
+
+def flat_weights(module: nn.Module) -> Tensor:
+    """``(n,)`` trainable weights of a module, a copy."""
+    return torch.cat([p.detach().flatten() for p in module.parameters() if p.requires_grad])

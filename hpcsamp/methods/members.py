@@ -1,0 +1,206 @@
+"""What ensembles and chains share: every sample has weights of its own, held by one rank.
+
+No gradient crosses the axis of samples, so nothing of the size of the weights is exchanged within
+a sample group: a rank averages its members' gradients over the data group and steps alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from hpcsamp.errors import UsageError
+from hpcsamp.methods.accumulate import Accumulator
+from hpcsamp.methods.base import Method
+from hpcsamp.methods.flat_module import FlatModule, flat_weights
+from hpcsamp.streams import Purpose
+
+
+class Members(Method):
+    """S sets of weights, of which a rank holds the rows of its own samples.
+
+    The gradient that the optimiser sees is S times that of a loss that averages over samples: each
+    member is trained as if it were alone, whatever S is.
+
+    Parameters
+    ----------
+    network
+        ``network(s)`` is a module with the initial weights of member ``s``; a single module serves
+        where all members start from the same weights.
+    samples
+        ``S`` over the sample group.
+    own
+        Members of this rank (default: all).
+    prior_std
+        Standard deviation of a normal prior of every weight (weight decay ``1 / (N prior_std^2)``
+        in nats per item); None for none.
+    autocast
+        As in :class:`~hpcsamp.methods.mean_field.MeanField`.
+    seed, samples_per_pass
+        See :class:`~hpcsamp.methods.base.Method`.
+
+    Attributes
+    ----------
+    weights
+        ``(s, n)``, one row per member of this rank. In a method's state every tensor that has axes
+        has the members first.
+    """
+
+    members: range
+
+    def __init__(
+        self,
+        network: Callable[[int], nn.Module] | nn.Module,
+        samples: int,
+        own: range | None = None,
+        *,
+        prior_std: float | None = None,
+        seed: int = 1,
+        samples_per_pass: int = 1,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(seed, samples_per_pass)
+        if prior_std is not None and prior_std <= 0:
+            raise UsageError(f"method.prior_std = {prior_std} must be greater than 0")
+        self.samples = samples
+        self.members = range(samples) if own is None else own
+        self.prior_std = prior_std
+        make = (lambda _: network) if isinstance(network, nn.Module) else network
+        first = make(self.members.start)
+        self._network = [FlatModule(first, autocast)]  # in a list: not to register its parameters
+        rows = [self.network.initial(), *(flat_weights(make(s)) for s in self.members[1:])]
+        self.weights = nn.Parameter(torch.stack(rows))
+        self._accumulator: RowAccumulator | None = None
+
+    @classmethod
+    def create(
+        cls, network: Callable[[int | None], nn.Module], samples: int, own: range, **arguments: Any
+    ) -> Self:
+        """See :meth:`Method.create`."""
+        return cls(network, samples, own, **arguments)
+
+    @property
+    def network(self) -> FlatModule:
+        """The module as a function of a row."""
+        return self._network[0]
+
+    def forward(
+        self,
+        x: Tensor,
+        samples: range,
+        step: int | None = None,
+        *,
+        stacked: bool = False,
+        index: Tensor | None = None,
+    ) -> Tensor:
+        """Outputs of some members, see :meth:`Method.forward`."""
+        outputs = []
+        for chunk, rows in self._rows(samples):
+            inputs = x[chunk.start - samples.start : chunk.stop - samples.start] if stacked else x
+            outputs.append(self._evaluate(rows, inputs, stacked))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _rows(self, samples: range) -> Iterator[tuple[range, Tensor]]:
+        """Chunks of samples with their ``(k, n)`` weights."""
+        chunks = self.chunks(samples)
+        if self._purpose is Purpose.PREDICT:
+            yield from ((chunk, self.prediction_rows(chunk)) for chunk in chunks)
+            return
+        first = self.members.start
+        if self._accumulator is not None:
+            for chunk in chunks:
+                place = slice(chunk.start - first, chunk.stop - first)
+                yield chunk, self._accumulator.rows(place)
+            return
+        # split, not slices: its backward is one concatenation
+        rows = self.weights[samples.start - first : samples.stop - first]
+        yield from zip(chunks, rows.split(self.samples_per_pass), strict=True)
+
+    def prediction_rows(self, samples: range) -> Tensor:
+        """``(k, n)`` weights of some prediction samples of this rank, without gradient."""
+        first = self.members.start
+        return self.weights.detach()[samples.start - first : samples.stop - first]
+
+    def _evaluate(self, rows: Tensor, x: Tensor, stacked: bool) -> Tensor:
+        if len(rows) == 1:
+            return self.network.call(rows[0], x[0] if stacked else x)[None]
+        return torch.func.vmap(self.network.call, in_dims=(0, 0 if stacked else None))(rows, x)
+
+    @contextmanager
+    def accumulating(self) -> Iterator[Accumulator]:
+        """Gradients go into the rows of their members."""
+        self._accumulator = RowAccumulator(self.weights)
+        try:
+            yield self._accumulator
+        finally:
+            self._accumulator = None
+
+    def penalty(self, part: int = 0, parts: int = 1) -> Tensor:
+        """Minus the log prior, averaged over members, up to a constant; this rank's share."""
+        if self.prior_std is None:
+            return self.weights.new_zeros(())
+        return self.weights.square().sum() / (2 * self.prior_std**2 * self.samples)
+
+    @property
+    def gradient_scale(self) -> float:
+        """S: members do not know of each other."""
+        return float(self.samples)
+
+    def prediction_samples(self, asked: int | None) -> int:
+        """As many as there are members."""
+        if asked not in (None, self.samples):
+            raise UsageError(
+                f"evaluation.samples = {asked}, but the predictive distribution of "
+                f"{type(self).__name__} has its {self.samples} members: say {self.samples}, or "
+                f"leave it out"
+            )
+        return self.samples
+
+    def prediction_share(self, samples: int, parts: int, part: int) -> range:
+        """The members a rank holds."""
+        return self.members
+
+    def named_variational(self) -> Iterator[tuple[str, Tensor]]:
+        """``(s, *shape)`` weights of each layer, of this rank's members."""
+        yield from self.network.named(self.weights.detach())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Move or convert: the module's buffers follow."""
+        self.network.module._apply(fn)
+        return super()._apply(fn, recurse)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode, of the module too."""
+        self.network.module.train(mode)
+        return super().train(mode)
+
+
+class RowAccumulator(Accumulator):
+    """Gradients of one chunk of members after the other, each in its own rows."""
+
+    def __init__(self, weights: nn.Parameter) -> None:
+        super().__init__([])
+        self._weights = weights.detach()
+        self._sum = torch.zeros_like(weights)
+        self._last: tuple[slice, Tensor] | None = None
+
+    def rows(self, place: slice) -> Tensor:
+        """``(k, n)`` weights of the next chunk."""
+        rows = self._weights[place].requires_grad_()
+        self._last = (place, rows)
+        return rows
+
+    def backward(self, value: Tensor, upstream: Tensor | None = None) -> None:
+        """Add the gradient of the chunk evaluated last."""
+        assert self._last is not None, "nothing was evaluated since the last backward pass"
+        place, rows = self._last
+        self._last = None
+        self._sum[place].add_(torch.autograd.grad(value, rows, upstream)[0])
+
+    def gradients(self) -> list[Tensor | None]:
+        """Of :attr:`Members.weights`."""
+        return [self._sum]

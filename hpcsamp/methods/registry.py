@@ -1,0 +1,63 @@
+"""Methods by name, as configurations say them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from hpcsamp import arguments as free
+from hpcsamp.config import suggest
+from hpcsamp.errors import UsageError
+from hpcsamp.methods.base import Method
+from hpcsamp.methods.ensemble import Ensemble
+from hpcsamp.methods.mean_field import MeanField
+
+METHODS: dict[str, type[Method]] = {
+    "mean_field": MeanField,
+    "ensemble": Ensemble,
+}
+
+
+def make(
+    name: str,
+    network: Callable[[int | None], nn.Module],
+    arguments: Mapping[str, Any],
+    *,
+    samples: int,
+    own: range,
+    seed: int,
+    samples_per_pass: int = 1,
+    autocast: torch.dtype | None = None,
+) -> Method:
+    """The method of a run.
+
+    Parameters
+    ----------
+    name
+        A key of ``METHODS``.
+    network
+        See :meth:`Method.create`.
+    arguments
+        Further arguments of the method's class.
+    samples, own
+        S, and which of them this rank evaluates in training.
+    seed, samples_per_pass, autocast
+        See :class:`~hpcsamp.methods.base.Method`.
+
+    Raises
+    ------
+    UsageError
+        For an unknown name or argument, or values that the method refuses.
+    """
+    if name not in METHODS:
+        raise UsageError(
+            f"method.name = {name!r}{suggest(name, METHODS)}; there is {', '.join(METHODS)}"
+        )
+    kind = METHODS[name]
+    program = {"seed": seed, "samples_per_pass": samples_per_pass, "autocast": autocast}
+    own_names = {*program, "module", "network", "samples", "own", "bayesian"}
+    checked = free.check("method", repr(name), kind, arguments, own_names)
+    return kind.create(network, samples, own, **program, **checked)

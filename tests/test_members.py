@@ -1,0 +1,122 @@
+"""Parameters that are not the same on all ranks: members, and shards of the optimiser's state."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from test_training import assert_same
+from torch import nn
+
+from hpcsamp import losses
+from hpcsamp.collectives import Alone, distribute
+from hpcsamp.errors import UsageError
+from hpcsamp.methods import Ensemble
+
+
+def network(member: int) -> nn.Module:
+    torch.manual_seed(member)
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+
+
+X = torch.randn(10, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+Y = X[:, :2].argmax(1)
+
+
+@pytest.mark.parametrize("memory", ["keep", "stream", "recompute"])
+@pytest.mark.parametrize("per_pass", [1, 2])
+def test_a_member_is_trained_as_if_it_were_alone(memory, per_pass):
+    ensemble = Ensemble(network, 3, prior_std=2.0, samples_per_pass=per_pass)
+    optimizer = distribute(torch.optim.SGD(ensemble.parameters(), 0.1), Alone(), ensemble)
+    loss = losses.ELBO(losses.ExpectedNLL(losses.Categorical()), 10, memory=memory)
+    alone = network(1)
+    sgd = torch.optim.SGD(alone.parameters(), 0.1, weight_decay=1 / (10 * 2.0**2))
+    for _ in range(3):
+        loss(ensemble, X, Y, samples=3).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(alone(X), Y).backward()
+        sgd.step()
+        sgd.zero_grad()
+    weights = dict(ensemble.named_variational())
+    for name, p in alone.named_parameters():
+        assert torch.allclose(weights[name][1], p, rtol=1e-12, atol=1e-14), name
+    with ensemble.predicting(), torch.no_grad():
+        assert torch.allclose(ensemble(X, samples=range(1, 2))[0], alone(X), rtol=1e-12)
+
+
+def test_clipping_bounds_each_member_alone():
+    ensemble = Ensemble(network, 3)
+    optimizer = distribute(torch.optim.SGD(ensemble.parameters(), 1.0), Alone(), ensemble, clip=0.1)
+    before = ensemble.weights.detach().clone()
+    ensemble.weights.grad.copy_(torch.tensor([[1.0], [1e-3], [0.0]]).expand(3, 26) / 3)
+    optimizer.step()
+    moved = (before - ensemble.weights.detach()).norm(dim=1)
+    assert moved[0].item() == pytest.approx(0.1, rel=1e-4)
+    assert moved[1].item() == pytest.approx(1e-3 * 26**0.5, rel=1e-6)
+    assert moved[2].item() == 0
+
+
+def test_an_ensemble_has_its_members_and_no_other_number_of_samples():
+    ensemble = Ensemble(network, 3)
+    assert ensemble.prediction_samples(None) == ensemble.prediction_samples(3) == 3
+    with pytest.raises(UsageError, match=r"evaluation.samples = 8.* 3 members"):
+        ensemble.prediction_samples(8)
+
+
+def test_an_ensemble_is_the_same_on_any_grid_and_goes_on_on_another(hpcsamp, small, tmp_path):
+    def run(name, ranks, *settings):
+        sets = ["method.name=ensemble", "method.prior_std=1.0", "optimizer.clip=1.0", *settings]
+        sets = [f"--set={s}" for s in sets]
+        out = ["--output", tmp_path / name, "--resume"]
+        done = hpcsamp(ranks, "train", small, *out, *sets, timeout=120)
+        assert done.code == 0, done.err
+        return tmp_path / name
+
+    reference = run("one", 1)
+    assert_same(run("three", 3), reference)
+    assert_same(run("uneven", 4, "method.samples_per_pass=2"), reference)
+    two = run("two-two", 4, "parallel.samples=2")
+    assert_same(two, reference)
+    metrics = [json.loads((p / "summary.json").read_text())["metrics"] for p in (reference, two)]
+    assert metrics[0] == pytest.approx(metrics[1], rel=1e-9)
+    run("other", 2, "training.steps=20", "parallel.samples=none")
+    assert_same(run("other", 4), reference)
+    found, node = [], ("--set", "parallel.samples=node")
+    for ranks in (1, 4):
+        done = hpcsamp(ranks, "evaluate", two, "--json", tmp_path / f"{ranks}.json", *node)
+        assert done.code == 0, done.err
+        found.append(json.loads((tmp_path / f"{ranks}.json").read_text())["metrics"])
+    assert found[0] == pytest.approx(found[1], rel=1e-9)
+
+
+def test_fewer_members_than_ranks_are_refused(hpcsamp, small, tmp_path):
+    sets = ["--set=method.name=ensemble", "--set=method.samples=2"]
+    done = hpcsamp(3, "train", small, "--output", tmp_path / "run", *sets)
+    assert done.code == 2
+    assert len(done.errors) == 1
+    assert "2" in done.errors[0] and "3" in done.errors[0]
+
+
+def test_a_sharded_optimiser_is_the_same_on_any_grid(hpcsamp, small, tmp_path):
+    def run(name, ranks, *settings):
+        sets = [f"--set={s}" for s in ("optimizer.clip=0.5", *settings)]
+        out = ["--output", tmp_path / name, "--resume"]
+        done = hpcsamp(ranks, "train", small, *out, *sets, timeout=120)
+        assert done.code == 0, done.err
+        return tmp_path / name
+
+    reference = run("one", 1)
+    sharded = "optimizer.sharded=true"
+    assert_same(run("three", 3, sharded, "parallel.collectives=mpi"), reference)
+    assert_same(run("two-two", 4, sharded, "parallel.samples=2"), reference)
+    run("other", 3, sharded, "training.steps=20")
+    assert_same(run("other", 2), reference)
+
+
+def test_only_elementwise_optimisers_can_be_sharded(hpcsamp, small, tmp_path):
+    sets = ["--set=optimizer.name=Adafactor", "--set=optimizer.sharded=true"]
+    done = hpcsamp(2, "train", small, "--output", tmp_path / "run", *sets)
+    assert done.code == 2
+    assert "Adafactor" in done.errors[0]
