@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -201,13 +202,14 @@ class Cluster:
         return self.folder / "slurm.conf"
 
     def environment(self, **more: str) -> dict[str, str]:
-        """A clean environment for a command: nothing of the caller's virtual environment in it."""
-        kept = ("HOME", "USER", "LOGNAME", "LANG", "TMPDIR")
+        """A clean environment for a command: without the caller's virtual environment."""
+        kept = ("HOME", "USER", "LOGNAME", "LANG", "TMPDIR", "PYTHONPATH")
         return {
             **{k: os.environ[k] for k in kept if k in os.environ},
             "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
             "SLURM_CONF": str(self.configuration),
             "MODULEPATH": f"{HERE / 'modulefiles'}:{ROOT / 'envs' / 'modulefiles'}",
+            "HPCSAMP_VENV": sys.prefix,
             "HPCSAMP_MODULES": "openmpi/debian hdf5/debian-openmpi hpcsamp",
             **more,
         }

@@ -1,0 +1,202 @@
+# shellcheck shell=bash
+# jobscripts/lib.sh: what the job scripts share. Sourced after a file of envs/.
+#
+#     hpcsamp_layout            RANKS, RANKS_PER_NODE, NODES, CORES of a rank, from the allocation
+#     hpcsamp_deadline          tells the run when the job will be ended
+#     hpcsamp_told              what runs where, into the job's log
+#     hpcsamp_stage FOLDER      shards to the nodes' own disks; DATA is the folder to read
+#     hpcsamp_run COMMAND       on all ranks, by srun, mpirun or mpiexec; signals are passed on
+#     hpcsamp_scaling ...       the same training on 1, 2, 4 ... RANKS, a table of the times
+#     hpcsamp_again CODE        75 (stopped early with a checkpoint): put the job back in the queue
+#
+# Knobs, from the environment or a file of envs/:
+#
+#   HPCSAMP_LAUNCHER   srun, mpirun (Open MPI) or mpiexec (PALS, MPICH): how ranks are started
+#   HPCSAMP_BIND       cores (default where every rank has cores of its own) or none
+#   HPCSAMP_LAUNCH     further options of the launcher, a bash array
+#   HPCSAMP_WRAPPER    a command before the ranks' command, e.g. one that picks a GPU, an array
+#   HPCSAMP_LOCAL      a folder on the nodes' own disks; set it to have shards staged there
+#   HPCSAMP_REQUEUES   how often a job goes back in the queue (default 100)
+
+declare -a HPCSAMP_LAUNCH HPCSAMP_WRAPPER
+
+_hpcsamp_log() { printf 'hpcsamp: %s\n' "$*"; }
+
+# Threads of a core, where the scheduler counts hardware threads as CPUs; else 1.
+_hpcsamp_threads_per_cpu() {
+    local node total per_core cores
+    node=$(scontrol -o show node "${SLURMD_NODENAME:-$(hostname -s)}" 2>/dev/null) || { echo 1; return; }
+    total=$(grep -oP '\bCPUTot=\K\d+' <<<"$node" || echo 1)
+    per_core=$(grep -oP '\bThreadsPerCore=\K\d+' <<<"$node" || echo 1)
+    cores=$(($(grep -oP '\bSockets=\K\d+' <<<"$node" || echo 1) * $(grep -oP '\bCoresPerSocket=\K\d+' <<<"$node" || echo 1)))
+    if [ "$total" -gt "$cores" ]; then echo "$per_core"; else echo 1; fi
+}
+
+hpcsamp_layout() {
+    local cpus
+    if [ -n "${SLURM_JOB_ID:-}" ]; then
+        NODES=$SLURM_JOB_NUM_NODES
+        RANKS=${RANKS:-${SLURM_NTASKS:-$NODES}}
+        RANKS_PER_NODE=$(((RANKS + NODES - 1) / NODES))
+        # what was asked for a task, or else the node's share: "8(x2)" are 8 CPUs on 2 nodes
+        cpus=${SLURM_JOB_CPUS_PER_NODE%%[!0-9]*}
+        cpus=${SLURM_CPUS_PER_TASK:-$((cpus / RANKS_PER_NODE))}
+        CPUS=$((cpus > 0 ? cpus : 1))
+        CORES=$((CPUS / $(_hpcsamp_threads_per_cpu)))
+    elif [ -n "${PBS_NODEFILE:-}" ]; then
+        # a line per rank (mpiprocs), or one per node: then RANKS_PER_NODE says
+        NODES=$(sort -u "$PBS_NODEFILE" | wc -l)
+        RANKS_PER_NODE=${RANKS_PER_NODE:-$(($(wc -l <"$PBS_NODEFILE") / NODES))}
+        RANKS=${RANKS:-$((NODES * RANKS_PER_NODE))}
+        CPUS=$((${NCPUS:-$(nproc)} / RANKS_PER_NODE))
+        CORES=$CPUS
+    else
+        NODES=1 RANKS=${RANKS:-$(nproc)} CPUS=0
+        RANKS_PER_NODE=$RANKS
+        CORES=$(($(nproc) / RANKS))
+    fi
+    CORES=$((CORES > 0 ? CORES : 1))
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$CORES}
+    : "${HPCSAMP_LAUNCHER:=$([ -n "${SLURM_JOB_ID:-}" ] && echo srun || echo mpirun)}"
+}
+
+# Newer Slurm tells by itself (SLURM_JOB_END_TIME).
+hpcsamp_deadline() {
+    local end left
+    if [ -n "${SLURM_JOB_ID:-}" ] && [ -z "${SLURM_JOB_END_TIME:-}" ]; then
+        end=$(scontrol -o show job "$SLURM_JOB_ID" | grep -oP '\bEndTime=\K\S+') &&
+            end=$(date -d "$end" +%s 2>/dev/null) && export HPCSAMP_END_TIME=$end
+    elif [ -n "${PBS_JOBID:-}" ] && left=$(qstat -f "$PBS_JOBID" 2>/dev/null); then
+        left=$(sed -n 's/^ *Resource_List.walltime = \([0-9]*\):\([0-9]*\):\([0-9]*\)$/\1 \2 \3/p' <<<"$left")
+        # shellcheck disable=SC2086
+        if [ -n "$left" ]; then
+            set -- $left
+            export HPCSAMP_END_TIME=$(($(date +%s) + 10#$1 * 3600 + 10#$2 * 60 + 10#$3))
+        fi
+    fi
+    return 0
+}
+
+hpcsamp_told() {
+    local commit
+    commit=$(git -C "$HPCSAMP_ROOT" rev-parse --short HEAD 2>/dev/null || echo none)
+    if [ -n "$(git -C "$HPCSAMP_ROOT" status --porcelain -uno 2>/dev/null)" ]; then commit+=" with changes"; fi
+    _hpcsamp_log "$(date -Is) job ${SLURM_JOB_ID:-${PBS_JOBID:-none}}, start $((${SLURM_RESTART_COUNT:-0} + 1)), on ${SLURM_JOB_NODELIST:-$(hostname)}"
+    _hpcsamp_log "$RANKS ranks on $NODES nodes by $HPCSAMP_LAUNCHER, $CORES cores and $OMP_NUM_THREADS threads each"
+    _hpcsamp_log "commit $commit; modules ${LOADEDMODULES:-none}; $(command -v hpcsamp)"
+}
+
+# hpcsamp_launch RANKS COMMAND...: the launcher's command line for so many ranks, into LAUNCH.
+hpcsamp_launch() {
+    local ranks=$1 bind=${HPCSAMP_BIND:-} per_node
+    shift
+    per_node=$((ranks < RANKS_PER_NODE ? ranks : RANKS_PER_NODE))
+    LAUNCH=("$HPCSAMP_LAUNCHER" -n "$ranks")
+    case $HPCSAMP_LAUNCHER in
+        srun)
+            # Since 22.05 steps do not inherit --cpus-per-task.
+            LAUNCH+=(--nodes="$(((ranks + RANKS_PER_NODE - 1) / RANKS_PER_NODE))" --cpus-per-task="$CPUS")
+            LAUNCH+=(--cpu-bind="${bind:-cores}" --kill-on-bad-exit=1)
+            if srun --mpi=list 2>&1 | grep -qw pmix; then LAUNCH+=(--mpi=pmix); fi
+            ;;
+        mpirun)
+            if [ -n "${SLURM_JOB_ID:-}${PBS_NODEFILE:-}" ]; then LAUNCH+=(--map-by "ppr:$per_node:node:PE=$CORES"); fi
+            if [ -z "$bind" ] && [ $((per_node * CORES)) -gt "$(nproc)" ]; then bind=none; fi
+            if [ "$bind" = none ]; then LAUNCH=("$HPCSAMP_LAUNCHER" -n "$ranks" --bind-to none); fi
+            ;;
+        mpiexec) LAUNCH+=(--ppn "$per_node" --depth "$CORES" --cpu-bind "${HPCSAMP_BIND:-depth}") ;;
+        *)
+            _hpcsamp_log "HPCSAMP_LAUNCHER=$HPCSAMP_LAUNCHER is not srun, mpirun or mpiexec" >&2
+            return 2
+            ;;
+    esac
+    LAUNCH+=("${HPCSAMP_LAUNCH[@]}" "${HPCSAMP_WRAPPER[@]}" "$@")
+}
+
+# hpcsamp_run COMMAND...: run it on all RANKS and return its exit code. The launcher runs in the
+# background, because bash runs no trap while it waits for a command in the foreground. srun's
+# ranks get their signals from Slurm itself; mpirun passes on what it is sent.
+hpcsamp_run() {
+    local code=0 child
+    hpcsamp_launch "$RANKS" "$@" || return
+    _hpcsamp_log "${LAUNCH[*]}"
+    "${LAUNCH[@]}" &
+    child=$!
+    HPCSAMP_CANCELLED=
+    if [ "$HPCSAMP_LAUNCHER" = srun ]; then
+        trap 'HPCSAMP_CANCELLED=1' TERM
+    else
+        # shellcheck disable=SC2064
+        trap "HPCSAMP_CANCELLED=1; kill -USR2 $child" TERM
+    fi
+    # shellcheck disable=SC2064
+    trap "kill -USR2 $child" USR2
+    wait "$child" || code=$?
+    while kill -0 "$child" 2>/dev/null; do # a trap ends wait
+        code=0
+        wait "$child" || code=$?
+    done
+    trap - TERM USR2
+    return "$code"
+}
+
+# hpcsamp_stage FOLDER: copy a dataset to HPCSAMP_LOCAL of every node, once per node, and have every
+# checksum compared there. DATA is the copy, or, said loudly, the original if any node could not.
+hpcsamp_stage() {
+    export DATA=$1
+    [ -n "${HPCSAMP_LOCAL:-}" ] || return 0
+    local copy began=$SECONDS each
+    copy=$HPCSAMP_LOCAL/hpcsamp-${SLURM_JOB_ID:-${PBS_JOBID:-$$}}/$(basename "$1")
+    each=(bash "$HPCSAMP_ROOT/jobscripts/stage.sh" "$1" "$copy")
+    case $HPCSAMP_LAUNCHER in
+        srun) each=(srun --mpi=none --nodes="$NODES" --ntasks="$NODES" --ntasks-per-node=1 "${each[@]}") ;;
+        mpirun) [ "$NODES" = 1 ] || each=(mpirun -n "$NODES" --map-by ppr:1:node "${each[@]}") ;;
+        mpiexec) each=(mpiexec -n "$NODES" --ppn 1 "${each[@]}") ;;
+    esac
+    if "${each[@]}"; then
+        DATA=$copy
+        _hpcsamp_log "staged $1 to $copy on $NODES nodes in $((SECONDS - began)) s, every checksum compared"
+    else
+        _hpcsamp_log "WARNING: $1 could not be staged to every node: reading it where it is" >&2
+    fi
+}
+
+# hpcsamp_again CODE: 75 puts a Slurm job back in the queue; it then resumes. Not one that is being
+# cancelled, and not for ever.
+hpcsamp_again() {
+    [ "$1" = 75 ] && [ -z "${HPCSAMP_CANCELLED:-}" ] || return 0
+    if [ -z "${SLURM_JOB_ID:-}" ]; then
+        _hpcsamp_log "stopped early with a checkpoint: submit the same script again"
+    elif [ "${SLURM_RESTART_COUNT:-0}" -ge "${HPCSAMP_REQUEUES:-100}" ]; then
+        _hpcsamp_log "stopped early, and started $((SLURM_RESTART_COUNT + 1)) times: not requeued (HPCSAMP_REQUEUES)"
+    elif scontrol -o show job "$SLURM_JOB_ID" | grep -q ' JobState=RUNNING '; then
+        _hpcsamp_log "stopped early with a checkpoint: requeued"
+        scontrol requeue "$SLURM_JOB_ID"
+        sleep 60 # Slurm ends this script
+    fi
+}
+
+# hpcsamp_scaling CONFIG FOLDER STEPS [OPTIONS]: FOLDER/scaling.csv; a size that fails is said and
+# left out.
+hpcsamp_scaling() {
+    local config=$1 folder=$2 steps=$3 all=$RANKS sizes=() n
+    shift 3
+    mkdir -p "$folder"
+    for ((n = 1; n < RANKS_PER_NODE; n *= 2)); do sizes+=("$n"); done
+    for ((n = RANKS_PER_NODE; n < all; n *= 2)); do sizes+=("$n"); done # whole nodes
+    echo "ranks,data_groups,sample_ranks,seconds_per_step,items_per_second" >"$folder/scaling.csv"
+    for n in "${sizes[@]}" "$all"; do
+        rm -rf "$folder/ranks-$n"
+        RANKS=$n hpcsamp_run hpcsamp train "$config" --output "$folder/ranks-$n" \
+            --set "training.steps=$steps" "$@" || { _hpcsamp_log "$n ranks failed" >&2; continue; }
+        python - "$folder/ranks-$n/summary.json" >>"$folder/scaling.csv" <<'P'
+import json, sys
+s = json.load(open(sys.argv[1]))
+keys = "world_size", "data_group_size", "sample_group_size", "seconds_per_step", "items_per_second"
+print(*(s[k] for k in keys), sep=",")
+P
+    done
+    _hpcsamp_log "$folder/scaling.csv:"
+    cat "$folder/scaling.csv"
+    [ "$(wc -l <"$folder/scaling.csv")" -gt 1 ]
+}
