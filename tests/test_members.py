@@ -96,7 +96,8 @@ def test_fewer_members_than_ranks_are_refused(hpcsamp, small, tmp_path):
     done = hpcsamp(3, "train", small, "--output", tmp_path / "run", *sets)
     assert done.code == 2
     assert len(done.errors) == 1
-    assert "2" in done.errors[0] and "3" in done.errors[0]
+    assert "2" in done.errors[0]
+    assert "3" in done.errors[0]
 
 
 def test_a_sharded_optimiser_is_the_same_on_any_grid(hpcsamp, small, tmp_path):
