@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
+import threading
 import traceback
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING
@@ -143,6 +145,10 @@ def end_job(error: BaseException, tb: TracebackType | None = None) -> int:
         sys.stderr.write(f"hpcsamp: {word}{where}: {error if expected else repr(error)}\n")
     sys.stdout.flush()
     sys.stderr.flush()
+    if agreed and threading.current_thread() is threading.main_thread():
+        # The first rank that ends makes its launcher send SIGTERM to the others: the job's exit
+        # code would be that of a killed one.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if alive and MPI and size > 1 and not agreed:
         MPI.COMM_WORLD.Abort(code)
     return code
