@@ -1,0 +1,219 @@
+"""All results of a campaign in one table: csv, parquet or HDF5."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcsamp.campaign import products
+from hpcsamp.campaign.points import Campaign, Point
+from hpcsamp.campaign.spec import Reach
+from hpcsamp.campaign.status import Survey
+from hpcsamp.campaign.store import Store
+from hpcsamp.errors import DataError, UsageError
+from hpcsamp.files import write_whole
+
+SUMMARY = (
+    "steps",
+    "world_size",
+    "sample_group_size",
+    "seconds_per_step",
+    "peak_rss_mb",
+    "parameters_sha256",
+)
+"""What is taken of ``summary.json``, beside the metrics of the last validation."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Results:
+    """A table.
+
+    Attributes
+    ----------
+    rows
+        One per finished point: number, folder, axes, then what the products say.
+    left_out
+        Why a point has no row, by what names it.
+    """
+
+    rows: list[Row]
+    left_out: dict[str, str]
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of all rows, in order of appearance."""
+        return list(dict.fromkeys(c for row in self.rows for c in row))
+
+
+def collect(campaign: Campaign) -> Results:
+    """Read the products of every finished point. The scheduler is not asked.
+
+    Raises
+    ------
+    DataError
+        If the campaign's state is damaged.
+    """
+    survey = Survey(campaign, Store(campaign.folder).load(), ask_scheduler=False)
+    rows, left_out = [], {}
+    unfinished = [s for s in survey.points if s.word != "done"]
+    broken = [s for s in unfinished if s.word != "missing"]
+    reasons = survey.reasons(broken)
+    for status in survey.points:
+        point = status.point
+        named = f"point {point.number}, {point.name} ({_values(point)})"
+        if status.word != "done":
+            why = reasons.get(point.name, "")
+            left_out[named] = f"{status.word}{': ' if why else ''}{why}"
+            continue
+        try:
+            rows.append(_row(campaign, point))
+        except DataError as e:
+            left_out[named] = str(e)
+    return Results(rows, left_out)
+
+
+def write(path: Path, results: Results) -> None:
+    """Write a table by the suffix of its name; whole or not at all.
+
+    Raises
+    ------
+    UsageError
+        For another suffix, a missing library, or a file that cannot be written.
+    """
+    writers = {".csv": _csv, ".parquet": _parquet, ".h5": _hdf5, ".hdf5": _hdf5}
+    if path.suffix not in writers:
+        raise UsageError(f"--out {path}: expected a name that ends in .csv, .parquet or .h5")
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writers[path.suffix](temporary, results)
+        temporary.replace(path)
+    except OSError as e:
+        temporary.unlink(missing_ok=True)
+        raise UsageError(f"cannot write {path}: {e.strerror or e}") from e
+
+
+def _row(campaign: Campaign, point: Point) -> Row:
+    folder = campaign.folder / "points" / point.name
+    row: Row = {"point": point.number, "folder": point.name, **point.values}
+    for product in campaign.spec.files():
+        path = Path(product)
+        if path.suffix != ".json":
+            continue
+        content = products.read(folder / path)
+        if path.name == "summary.json":
+            row |= {k: content[k] for k in SUMMARY if k in content}
+            row |= {f"valid.{k}": v for k, v in content.get("metrics", {}).items()}
+        elif "metrics" in content:
+            row |= {f"{path.stem}.{k}": v for k, v in content["metrics"].items()}
+        else:
+            row |= {f"{path.stem}.{k}": v for k, v in content.items() if not _nested(v)}
+    for reach in campaign.spec.collect.reach:
+        row[_reach_name(reach)] = _first_epoch(folder / "metrics.jsonl", reach)
+    row["commit"] = _commit(folder / "provenance.json")
+    return row
+
+
+def _reach_name(reach: Reach) -> str:
+    sign = "<=" if reach.below else ">="
+    return f"epochs to {reach.event}.{reach.metric} {sign} {reach.value:g}"
+
+
+def _first_epoch(path: Path, reach: Reach) -> int | None:
+    """Epochs until a metric gets there, counted from 1; None if it never does."""
+    for event in _events(path):
+        value = event.get(reach.metric)
+        if event.get("event") != reach.event or value is None:
+            continue
+        if value <= reach.value if reach.below else value >= reach.value:
+            return int(event["epoch"]) + 1
+    return None
+
+
+def _events(path: Path) -> Iterable[dict[str, Any]]:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as e:
+        raise DataError(f"{path} cannot be read: {e.strerror}") from None
+    for line in lines:
+        try:
+            yield json.loads(line)
+        except ValueError:
+            raise DataError(f"{path} is damaged") from None
+
+
+def _commit(path: Path) -> str | None:
+    """The commit that a point ran with; with a plus where code was not committed."""
+    try:
+        starts = json.loads(path.read_text())["starts"]
+        git = starts[-1]["git"]
+        return git["commit"][:12] + ("+" if git["diff_sha256"] else "") if git else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _nested(value: Any) -> bool:
+    return isinstance(value, dict | list)
+
+
+def _values(point: Point) -> str:
+    return ", ".join(f"{k}={v}" for k, v in point.values.items())
+
+
+def _plain(value: Any) -> Any:
+    """Lists and tables of axes as text: a cell holds one thing."""
+    return json.dumps(value) if _nested(value) else value
+
+
+def _csv(path: Path, results: Results) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, results.columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: _plain(v) for k, v in row.items()} for row in results.rows)
+    write_whole(path, text.getvalue())
+
+
+def _parquet(path: Path, results: Results) -> None:
+    try:
+        import pyarrow
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise UsageError(
+            "parquet needs pyarrow: pip install 'hpcsamp[tables]', or choose .csv or .h5"
+        ) from None
+    table = pyarrow.table(
+        {c: [_plain(row.get(c)) for row in results.rows] for c in results.columns}
+    )
+    parquet.write_table(table, path)
+
+
+def _hdf5(path: Path, results: Results) -> None:
+    """One dataset a column, all of the same length; text as UTF-8, absent numbers as NaN."""
+    import h5py
+
+    with h5py.File(path, "w") as f:
+        for column in results.columns:
+            values = [_plain(row.get(column)) for row in results.rows]
+            f.create_dataset(column.replace("/", "_"), data=_array(values))
+
+
+def _array(values: list[Any]) -> Any:
+    import h5py
+
+    kinds = {type(v) for v in values if v is not None}
+    if kinds and kinds <= {bool} and None not in values:
+        return np.array(values, bool)
+    if kinds and kinds <= {int, bool} and None not in values:
+        return np.array(values, np.int64)
+    if kinds <= {int, float, bool}:
+        return np.array([np.nan if v is None else v for v in values], np.float64)
+    return np.array(["" if v is None else str(v) for v in values], h5py.string_dtype())

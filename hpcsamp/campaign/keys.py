@@ -1,0 +1,109 @@
+"""Keys of the configuration as campaign files name them: which there are, and nested tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel
+
+from hpcsamp.config import RunConfig, known_keys
+
+#: Keys that leave the numbers of a finished run as they are (law 1): two points that differ in
+#: nothing else are the same point, unless one of these is an axis of the campaign.
+NEUTRAL = (
+    "data.reader",
+    "data.slots",
+    "data.verify",
+    "method.samples_per_pass",
+    "parallel.",
+    "training.checkpoint_every",
+    "training.keep",
+    "training.log_every",
+    "training.time_",
+)
+
+
+@cache
+def fixed_keys() -> tuple[str, ...]:
+    """Every key of the schema that holds a value."""
+    sections = {n for n, f in RunConfig.model_fields.items() if _is_section(f.annotation)}
+    return tuple(k for k in known_keys(RunConfig) if k not in sections)
+
+
+@cache
+def open_tables() -> tuple[str, ...]:
+    """Tables whose further keys are passed on, e.g. ``model.`` and ``loss.arguments.``."""
+    tables = []
+    for name, field in RunConfig.model_fields.items():
+        section = field.annotation
+        if not _is_section(section):
+            continue
+        assert isinstance(section, type)
+        if section.model_config.get("extra") == "allow":
+            tables.append(f"{name}.")
+        tables += [
+            f"{name}.{n}."
+            for n, f in section.model_fields.items()
+            if str(f.annotation).startswith("dict")
+        ]
+    return tuple(tables)
+
+
+def is_key(name: str) -> bool:
+    """Whether a configuration may have this key."""
+    return name in fixed_keys() or any(
+        name.startswith(t) and len(name) > len(t) for t in open_tables()
+    )
+
+
+@cache
+def defaults() -> dict[str, Any]:
+    """Default of every key that has one."""
+    table = RunConfig.model_validate({"data": {"path": ""}, "model": {"name": ""}})
+    flat = flatten(table.model_dump(mode="json"))
+    return {k: v for k, v in flat.items() if k not in ("data.path", "model.name")}
+
+
+def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as ``{"optimizer.lr": ...}``."""
+    out: dict[str, Any] = {}
+    for name, value in table.items():
+        if isinstance(value, Mapping) and value:
+            out |= flatten(value, f"{prefix}{name}.")
+        else:
+            out[prefix + name] = value
+    return out
+
+
+def put(table: dict[str, Any], name: str, value: Any) -> None:
+    """Set a dotted key in nested tables, copying the tables on the way: others may share them."""
+    *path, last = name.split(".")
+    place = table
+    for part in path:
+        inner = place.get(part)
+        place[part] = dict(inner) if isinstance(inner, Mapping) else {}
+        place = place[part]
+    place[last] = value
+
+
+def toml_value(value: Any) -> str:
+    """A value as it stands in TOML, on one line."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(toml_value, value)) + "]"
+    if isinstance(value, Mapping):
+        inner = ", ".join(f"{json.dumps(str(k))} = {toml_value(v)}" for k, v in value.items())
+        return "{" + inner + "}"
+    return json.dumps(str(value))
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)

@@ -1,0 +1,302 @@
+"""From a campaign file to its points: configuration, resources, and the name of each."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections import ChainMap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hpcsamp import config
+from hpcsamp.campaign import axes, resources, site, spec
+from hpcsamp.campaign.expressions import Expression, parse
+from hpcsamp.campaign.keys import NEUTRAL, defaults, fixed_keys, flatten, is_key, put
+from hpcsamp.config import suggest
+from hpcsamp.errors import UsageError
+
+_WHEN = ("ranks", "nodes", "ranks_per_node", "cores", "gpus", "time", "memory")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a campaign.
+
+    Attributes
+    ----------
+    number
+        Place in the plan, from 1.
+    name
+        Hash of what determines the numbers it will give; names its folder.
+    values
+        Axes and derived names with their values: the columns of every table.
+    settings
+        Keys of the configuration that differ from the base.
+    shape
+        Resources.
+    seed
+        Seed of the run.
+    """
+
+    number: int
+    name: str
+    values: dict[str, Any]
+    settings: dict[str, Any]
+    shape: resources.Shape
+    seed: int
+
+
+class Campaign:
+    """A campaign file with everything that it refers to.
+
+    Parameters
+    ----------
+    file
+        The campaign file.
+    site_name
+        Another site than the file says.
+    datasets
+        Uids of datasets by path, known from earlier; used where a dataset is not there now.
+
+    Raises
+    ------
+    UsageError
+        One line that names the key.
+    """
+
+    def __init__(
+        self, file: Path, site_name: str | None = None, datasets: Mapping[str, str] | None = None
+    ) -> None:
+        self.file = file
+        self.spec = spec.read(file)
+        self.root = (file.parent / self.spec.root).resolve()
+        self.folder = self.root / (self.spec.folder or f"campaigns/{self.spec.name}")
+        self.base = self._read_base()
+        given = self.spec.site
+        if site_name is not None and site_name != given.get("name"):
+            given = {"name": site_name}  # what was said of one place does not hold at another
+        self.site = site.load(given, self.root)
+        self.known_datasets = dict(datasets or {})
+        axes.check(self.spec)
+        self._derived = self._read_derived()
+        self._exclude = [parse(t, "exclude") for t in self.spec.exclude]
+        self._resources, self._when = self._read_resources()
+
+    @cached_property
+    def points(self) -> list[Point]:
+        """All points, in the order of the axes.
+
+        Raises
+        ------
+        UsageError
+            For a value that the configuration refuses, and for two points that are the same.
+        """
+        found: dict[str, Point] = {}
+        number = 0
+        for values in axes.combinations(self.spec):
+            point = self._point(number + 1, values)
+            if point is None:
+                continue
+            number += 1
+            twin = found.get(point.name)
+            if twin is not None:
+                raise UsageError(
+                    f"{self.file}: points {twin.number} and {number} are the same run: "
+                    f"{describe(point.values)}"
+                )
+            found[point.name] = point
+        if not found:
+            raise UsageError(f"{self.file}: every combination is excluded, there are no points")
+        return list(found.values())
+
+    @cached_property
+    def datasets(self) -> dict[str, str]:
+        """Uid by path, of the datasets that the points use as far as they are known."""
+        _ = self.points
+        return self.known_datasets
+
+    # Reading ----------------------------------------------------------------------------------
+
+    def _read_base(self) -> dict[str, Any]:
+        name: str | Path = self.spec.config
+        if (self.root / name).is_file():
+            name = self.root / name
+        options = {}
+        if self.spec.preset is not None:
+            if "preset" not in inspect.signature(config.load).parameters:
+                raise UsageError(
+                    f'{self.file}: preset = "{self.spec.preset}": {name} has no presets'
+                )
+            options["preset"] = self.spec.preset
+        loaded = config.load(name, **options)
+        table = loaded.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+        for key, value in flatten(self.spec.fixed).items():
+            if not is_key(key):
+                raise UsageError(
+                    f"{self.file}: [set] {key!r} is no key of the configuration"
+                    f"{suggest(key, fixed_keys())}"
+                )
+            put(table, key, value)
+        config.check(table, f"{self.file}: [set]")
+        return table
+
+    def _read_derived(self) -> list[tuple[str, Expression]]:
+        derived = []
+        for key, text in flatten(self.spec.derived).items():
+            if not is_key(key) and not key.isidentifier():
+                raise UsageError(
+                    f"{self.file}: [derived] {key!r} is neither a key of the configuration nor a "
+                    f"plain name{suggest(key, fixed_keys())}"
+                )
+            derived.append((key, parse(str(text), f"[derived] {key}")))
+        return derived
+
+    def _read_resources(self) -> tuple[dict[str, Any], list[tuple[Expression, dict[str, Any]]]]:
+        given = {**self.site.resources, **self.spec.resources}
+        listed = given.pop("when", [])
+        if not isinstance(listed, list):
+            raise UsageError(f"{self.file}: resources.when is written [[resources.when]]")
+        cases = []
+        for case in listed:
+            case = dict(case)
+            if "if" not in case:
+                raise UsageError(f'{self.file}: [[resources.when]] needs an "if"')
+            condition = parse(str(case.pop("if")), "resources.when.if")
+            cases.append((condition, self._expressions(case)))
+        return self._expressions(given), cases
+
+    def _expressions(self, given: dict[str, Any]) -> dict[str, Any]:
+        for key in given:
+            if key not in _WHEN:
+                raise UsageError(f"{self.file}: unknown key 'resources.{key}'{suggest(key, _WHEN)}")
+        written = ("time", "memory")  # words of their own unless they contain a key
+        return {
+            k: parse(v, f"resources.{k}")
+            if isinstance(v, str) and (k not in written or "." in v)
+            else v
+            for k, v in given.items()
+        }
+
+    # Points -----------------------------------------------------------------------------------
+
+    def _point(self, number: int, values: dict[str, Any]) -> Point | None:
+        settings = {k: v for k, v in values.items() if not k.startswith("resources.")}
+        asked = {k: v for k, v in values.items() if k.startswith("resources.")}
+        own: dict[str, Any] = dict(values)
+        known = ChainMap(own, self._flat_base, self._defaults)
+        table = dict(self.base)
+        for key, value in settings.items():
+            put(table, key, value)
+        for key, expression in self._derived:
+            value = own[key] = expression.value(known)
+            if is_key(key):
+                settings[key] = value
+                put(table, key, value)
+        try:
+            run = config.check(table)
+        except UsageError as e:
+            text = str(e).removeprefix("configuration: ")
+            raise UsageError(f"{self.file}: point {number} ({describe(values)}): {text}") from None
+        shape = self._shape(known, asked)
+        known = known.new_child({f"resources.{k}": getattr(shape, k) for k in _SHAPE})
+        if any(e.value(known) for e in self._exclude):
+            return None
+        return Point(
+            number=number,
+            name=self._name(run, shape, own, asked),
+            values=own,
+            settings=settings,
+            shape=shape,
+            seed=run.seed,
+        )
+
+    def _shape(self, known: Mapping[str, Any], asked: dict[str, Any]) -> resources.Shape:
+        given = dict(self._resources)
+        for condition, case in self._when:
+            if condition.value(known):
+                given |= case
+        given |= {k.removeprefix("resources."): v for k, v in asked.items()}
+        worked_out = {
+            k: v.value(known) if isinstance(v, Expression) else v for k, v in given.items()
+        }
+        key = json.dumps(worked_out, sort_keys=True, default=str)
+        if key not in self._shapes:
+            self._shapes[key] = resources.shape(worked_out)
+        return self._shapes[key]
+
+    def _name(
+        self,
+        run: config.RunConfig,
+        shape: resources.Shape,
+        values: dict[str, Any],
+        asked: dict[str, Any],
+    ) -> str:
+        # Without defaults: a key that a later version adds must not rename every finished point.
+        table = flatten(run.model_dump(mode="json", exclude_defaults=True, exclude_none=True))
+        path = table.pop("data.path", "")
+        facts = {k: v for k, v in table.items() if not k.startswith(NEUTRAL)}
+        facts |= {k: v for k, v in values.items() if k.startswith(NEUTRAL) and is_key(k)} | asked
+        if run.augment.share == "rank" or not run.loss.exact:  # then the grid matters
+            facts["grid"] = [shape.ranks, shape.ranks_per_node, str(run.parallel.samples)]
+        facts["dataset"] = self._dataset(path)
+        facts["commands"] = self.spec.shell()
+        text = json.dumps(facts, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def _dataset(self, path: str) -> str:
+        if path not in self._uids:
+            try:
+                uid = str(json.loads((self.root / path / "manifest.json").read_text())["uid"])
+                self.known_datasets[path] = uid
+            except (OSError, ValueError, KeyError, TypeError):
+                uid = self.known_datasets.get(path, path)  # training will say what is wrong
+            self._uids[path] = uid
+        return self._uids[path]
+
+    @cached_property
+    def _uids(self) -> dict[str, str]:
+        return {}
+
+    @cached_property
+    def _shapes(self) -> dict[str, resources.Shape]:
+        return {}
+
+    @cached_property
+    def _flat_base(self) -> dict[str, Any]:
+        return flatten(self.base)
+
+    @cached_property
+    def _defaults(self) -> dict[str, Any]:
+        return defaults()
+
+
+_SHAPE = ("ranks", "nodes", "ranks_per_node", "cores", "gpus")
+
+
+def describe(values: Mapping[str, Any]) -> str:
+    """Values on one line, e.g. ``optimizer.lr=0.001, seed=2``."""
+    return ", ".join(f"{k}={v}" for k, v in values.items()) or "no axes"
+
+
+def find(points: list[Point], text: str) -> Point:
+    """The point with this number or beginning of a name.
+
+    Raises
+    ------
+    UsageError
+        If there is none, or more than one.
+    """
+    if text.isdigit() and 1 <= int(text) <= len(points):
+        return points[int(text) - 1]
+    matches = [p for p in points if p.name.startswith(text)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise UsageError(f"{text!r} begins the names of {len(matches)} points")
+    raise UsageError(
+        f"there is no point {text!r}: say a number from 1 to {len(points)}, or a folder's name"
+    )

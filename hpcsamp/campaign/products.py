@@ -1,0 +1,83 @@
+"""A finished point: its product files exist and check."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hpcsamp.errors import DataError
+
+
+def signature(folder: str, products: Sequence[str]) -> str | None:
+    """A short hash of the sizes and times of the product files; None if one is missing or empty.
+
+    One file-system call a product, and none of their content: what was checked once need not be
+    read again as long as this stays the same.
+    """
+    facts = []
+    for product in products:
+        try:
+            found = os.stat(f"{folder}/{product}")  # noqa: PTH116 - thousands of them
+        except OSError:
+            return None
+        if not found.st_size:
+            return None
+        facts.append((found.st_size, found.st_mtime_ns))
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
+
+
+def check(folder: Path, products: Sequence[str]) -> None:
+    """Read the products and see that they are whole.
+
+    ``summary.json`` must say as many steps as were planned and hold the hash of the parameters;
+    other JSON files must parse; of others it is known only that they are not empty.
+
+    Raises
+    ------
+    DataError
+        Naming the file and what is wrong with it.
+    """
+    for product in products:
+        path = folder / product
+        try:
+            size = path.stat().st_size
+        except OSError:
+            raise DataError(f"{path} is missing") from None
+        if not size:
+            raise DataError(f"{path} is empty")
+        if path.suffix == ".json":
+            content = read(path)
+            if path.name == "summary.json":
+                _check_summary(path, content)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON product.
+
+    Raises
+    ------
+    DataError
+        If it is damaged.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as e:
+        raise DataError(f"{path} is damaged: {e}") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is damaged: it holds no table")
+    return content
+
+
+def _check_summary(path: Path, content: dict[str, Any]) -> None:
+    steps, planned = content.get("steps"), content.get("planned_steps")
+    if not isinstance(steps, int) or steps < 1:
+        raise DataError(f"{path} is damaged: steps = {steps}")
+    if planned is not None and steps != planned:
+        raise DataError(f"{path} says {steps} of {planned} steps: the run is not finished")
+    if not re.fullmatch(r"[0-9a-f]{64}", str(content.get("parameters_sha256"))):
+        raise DataError(f"{path} is damaged: it holds no hash of the parameters")

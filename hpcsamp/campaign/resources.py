@@ -1,0 +1,137 @@
+"""What a point needs of the machine: ranks, nodes, GPUs, cores, time and memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hpcsamp.config import seconds
+from hpcsamp.errors import UsageError
+
+_UNITS = {"": 1, "M": 1, "G": 1024, "T": 1024 * 1024}
+
+
+@dataclass(frozen=True, order=True)
+class Shape:
+    """Resources of one point. Points of one shape become one job array.
+
+    Attributes
+    ----------
+    ranks, nodes
+        MPI ranks in all, and the nodes that they run on.
+    cores
+        Cores of a rank.
+    gpus
+        GPUs of a node.
+    minutes
+        Limit of wall-clock time.
+    memory
+        MiB of a node; 0 leaves it to the scheduler.
+    """
+
+    ranks: int = 1
+    nodes: int = 1
+    cores: int = 1
+    gpus: int = 0
+    minutes: float = 60.0
+    memory: int = 0
+
+    @property
+    def ranks_per_node(self) -> int:
+        """Ranks of a node; of the fullest, where they do not divide."""
+        return -(-self.ranks // self.nodes)
+
+    @property
+    def core_hours(self) -> float:
+        """Core-hours of one point, if it takes all its time."""
+        return self.ranks * self.cores * self.minutes / 60
+
+    @property
+    def time(self) -> str:
+        """The limit as ``hours:minutes:seconds``."""
+        whole = round(self.minutes * 60)
+        return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+    def describe(self) -> str:
+        """One line for people, e.g. ``4 ranks on 2 nodes, 8 cores each, 01:00:00``."""
+        parts = [
+            f"{self.ranks} rank{'s' * (self.ranks > 1)} on {self.nodes} "
+            f"node{'s' * (self.nodes > 1)}",
+            f"{self.cores} core{'s' * (self.cores > 1)} a rank",
+        ]
+        if self.gpus:
+            parts.append(f"{self.gpus} GPU{'s' * (self.gpus > 1)} a node")
+        if self.memory:
+            parts.append(f"{self.memory} MiB a node")
+        return ", ".join([*parts, self.time])
+
+    def more(self, time: str | None, memory: str | None) -> Shape:
+        """The same with another time or memory, where given."""
+        changed = self
+        if time is not None:
+            changed = replace(changed, minutes=minutes(time, "--time"))
+        if memory is not None:
+            changed = replace(changed, memory=mebibytes(memory, "--memory"))
+        return changed
+
+
+def shape(given: Mapping[str, Any]) -> Shape:
+    """Resources from their keys; any two of ranks, nodes and ranks_per_node tell the third.
+
+    Raises
+    ------
+    UsageError
+        Naming the key and the numbers that do not fit.
+    """
+    count = {
+        name: _whole(given.get(name), f"resources.{name}", least)
+        for name, least in (("ranks", 1), ("nodes", 1), ("ranks_per_node", 1), ("cores", 1))
+    }
+    gpus = _whole(given.get("gpus"), "resources.gpus", 0) or 0
+    ranks, nodes, each = count["ranks"], count["nodes"], count["ranks_per_node"]
+    if ranks is None:
+        ranks = (nodes or 1) * (each or 1)
+    if nodes is None:
+        nodes = -(-ranks // each) if each else 1
+    if each is not None and (ranks > nodes * each or ranks <= (nodes - 1) * each):
+        raise UsageError(
+            f"resources: {ranks} ranks do not lie on {nodes} nodes with {each} ranks_per_node"
+        )
+    if ranks < nodes:
+        raise UsageError(f"resources: {ranks} ranks cannot use {nodes} nodes")
+    return Shape(
+        ranks=ranks,
+        nodes=nodes,
+        cores=count["cores"] or 1,
+        gpus=gpus,
+        minutes=minutes(given.get("time", "01:00:00"), "resources.time"),
+        memory=mebibytes(given.get("memory", 0), "resources.memory"),
+    )
+
+
+def minutes(value: Any, where: str) -> float:
+    """Minutes of a duration, see :func:`hpcsamp.config.seconds`."""
+    try:
+        return seconds(value) / 60
+    except (TypeError, ValueError) as e:
+        raise UsageError(f"{where}: {e}") from None
+
+
+def mebibytes(value: Any, where: str) -> int:
+    """MiB of ``"8G"``, ``"500M"``, ``"1T"`` or a number of MiB."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MGT]?)(?:i?B)?", str(value).strip(), re.IGNORECASE)
+    if not match:
+        raise UsageError(f"{where} = {value!r}: expected e.g. 8G or 500M")
+    return round(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def _whole(value: Any, where: str, least: int) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise UsageError(f"{where} = {value!r}: expected a whole number")
+    if value < least:
+        raise UsageError(f"{where} = {value}: at least {least}")
+    return int(value)

@@ -1,0 +1,119 @@
+"""No scheduler: points run on this machine, as many at once as its cores allow.
+
+A runner (:mod:`.runner`) is left behind, which survives the shell and ends with the last point.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hpcsamp.campaign.render import Job, log_stem
+from hpcsamp.campaign.schedulers.base import (
+    Element,
+    Limits,
+    Live,
+    Scheduler,
+    SchedulerError,
+    clean,
+)
+from hpcsamp.campaign.schedulers.runner import QUEUE, STATE, started
+from hpcsamp.errors import UsageError
+
+
+class Local(Scheduler):
+    """Points in parallel on this machine. A job's identifier is the path of its script."""
+
+    def limits(self) -> Limits:
+        """There are none."""
+        return Limits(0, {})
+
+    def submit(self, jobs: Sequence[Job], folder: Path, taken: Callable[[Job, str], None]) -> None:
+        """Leave a runner behind that starts one point after the other."""
+        cores = self.site.cores or len(os.sched_getaffinity(0))
+        queue = {
+            "cores": cores,
+            "arrays": [
+                {
+                    "script": job.script,
+                    "log": log_stem(job.script),
+                    "count": len(job.points),
+                    "cores": min(cores, job.shape.ranks * job.shape.cores),
+                    "seconds": job.shape.minutes * 60,
+                }
+                for job in jobs
+            ],
+        }
+        try:
+            (folder / QUEUE).write_text(json.dumps(queue, indent=1) + "\n")
+            (folder / STATE).unlink(missing_ok=True)
+            with (folder / "runner.txt").open("wb") as log:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "hpcsamp.campaign.schedulers.runner", str(folder)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=clean(os.environ),
+                    start_new_session=True,
+                )
+        except OSError as e:
+            raise UsageError(f"cannot start points in {folder}: {e.strerror}") from e
+        end = time.monotonic() + self.site.timeout
+        while not (folder / STATE).exists():
+            if process.poll() is not None or time.monotonic() > end:
+                process.kill()
+                said = (folder / "runner.txt").read_text(errors="replace").strip().splitlines()
+                raise SchedulerError(f"the runner did not start: {said[-1] if said else folder}")
+            time.sleep(0.02)
+        for job in jobs:
+            taken(job, str(folder / job.script))
+
+    def live(self, jobs: Sequence[str]) -> dict[Element, Live]:
+        """By what the runners of these jobs have written, if they are alive."""
+        found: dict[Element, Live] = {}
+        for folder in {Path(j).parent for j in jobs}:
+            state = _alive(folder)
+            if state is None:
+                continue
+            arrays = json.loads((folder / QUEUE).read_text())["arrays"]
+            order = [(a["script"], i) for a in arrays for i in range(a["count"])]
+            waiting = [*order[state["next"] :], *map(tuple, state["again"])]
+            for script, index in waiting:
+                found[str(folder / script), index] = "queued"
+            for script, index in state["running"]:
+                found[str(folder / script), index] = "running"
+        return {e: live for e, live in found.items() if e[0] in set(jobs)}
+
+    def find(self, name: str, script: Path) -> str | None:
+        """By the runner of the script's folder."""
+        return str(script) if _alive(script.parent) is not None else None
+
+    def cancel(self, jobs: Sequence[str]) -> None:
+        """End the runners of these jobs, and with them their points, which get time to save."""
+        pids = []
+        for folder in {Path(j).parent for j in jobs}:
+            state = _alive(folder)
+            if state is not None:
+                pids.append((folder, state["pid"]))
+                os.kill(state["pid"], signal.SIGTERM)
+        end = time.monotonic() + self.site.timeout
+        for folder, pid in pids:
+            while _alive(folder) is not None:
+                if time.monotonic() > end:
+                    raise SchedulerError(f"the runner {pid} does not end")
+                time.sleep(0.05)
+
+
+def _alive(folder: Path) -> dict | None:
+    """State of the runner of a submission, None if it has ended."""
+    try:
+        state = json.loads((folder / STATE).read_text())
+        return dict(state) if started(state["pid"]) == state["started"] else None
+    except (OSError, ValueError, KeyError):
+        return None

@@ -1,0 +1,98 @@
+"""Slurm: sbatch, squeue, sacct, scancel."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hpcsamp.campaign.render import Job
+from hpcsamp.campaign.schedulers.base import Element, Limits, Live, Scheduler, SchedulerError
+from hpcsamp.config import seconds
+
+_RUNNING = {"RUNNING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"}
+_QUEUED = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
+
+
+class Slurm(Scheduler):
+    """Slurm by its commands."""
+
+    def limits(self) -> Limits:
+        """MaxArraySize, and what ``sinfo`` says of the partitions."""
+        config = self.ask("scontrol", "show", "config")
+        match = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.MULTILINE)
+        array = int(match[1]) if match else 1001  # Slurm's default
+        minutes: dict[str, float] = {}
+        nodes: dict[str, int] = {}
+        default = ""
+        for line in self.ask("sinfo", "-h", "-o", "%P|%l|%D").splitlines():
+            name, limit, count = line.strip().split("|")
+            if name.endswith("*"):
+                name = default = name[:-1]
+            minutes[name] = math.inf if limit in ("infinite", "n/a") else seconds(limit) / 60
+            nodes[name] = nodes.get(name, 0) + int(count)
+        return Limits(self.site.max_array or array, minutes, default, nodes)
+
+    def submit(self, jobs: Sequence[Job], folder: Path, taken: Callable[[Job, str], None]) -> None:
+        """One ``sbatch`` an array."""
+        for job in jobs:
+            out = self.ask("sbatch", "--parsable", str(folder / job.script))
+            number = out.strip().splitlines()[-1].split(";")[0] if out.strip() else ""
+            if not number.isdigit():
+                raise SchedulerError(f"sbatch gave no job number but {out.strip()!r}")
+            taken(job, number)
+
+    def live(self, jobs: Sequence[str]) -> dict[Element, Live]:
+        """By ``squeue`` of the user: asked for a job that has ended, it fails."""
+        wanted = set(jobs)
+        found: dict[Element, Live] = {}
+        for line in self.ask("squeue", "--me", "-h", "-r", "-o", "%F|%K|%T").splitlines():
+            job, index, state = line.strip().split("|")
+            if job not in wanted or not index.isdigit():
+                continue
+            if state in _RUNNING:
+                found[job, int(index)] = "running"
+            elif state in _QUEUED:
+                found[job, int(index)] = "queued"
+        return found
+
+    def ended(self, jobs: Sequence[str]) -> dict[Element, str]:
+        """By ``sacct``; where there is no accounting by ``scontrol``, as long as it remembers."""
+        if not jobs:
+            return {}
+        try:
+            out = self.ask("sacct", "-n", "-X", "-P", "-j", ",".join(jobs), "-o", "JobID,State")
+            return dict(_sacct(out))
+        except SchedulerError:
+            pass
+        found: dict[Element, str] = {}
+        for job in jobs:
+            try:
+                out = self.ask("scontrol", "-o", "show", "job", job)
+            except SchedulerError:  # forgotten
+                continue
+            for line in out.splitlines():
+                facts = dict(re.findall(r"(\S+?)=(\S*)", line))
+                if facts.get("ArrayTaskId", "").isdigit() and facts["JobState"] != "RUNNING":
+                    found[job, int(facts["ArrayTaskId"])] = facts["JobState"]
+        return found
+
+    def find(self, name: str, script: Path) -> str | None:
+        """By the job's name."""
+        found = self.ask("squeue", "--me", "-h", "-o", "%F", "--name", name).split()
+        return found[0] if found else None
+
+    def cancel(self, jobs: Sequence[str]) -> None:
+        """By ``scancel``."""
+        if jobs:
+            self.ask("scancel", *jobs)
+
+
+def _sacct(text: str) -> list[tuple[Element, str]]:
+    found = []
+    for line in text.splitlines():
+        match = re.fullmatch(r"(\d+)_(\d+)\|(\w+).*", line.strip())
+        if match:
+            found.append(((match[1], int(match[2])), match[3]))
+    return found

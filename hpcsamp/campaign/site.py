@@ -1,0 +1,117 @@
+"""Where a campaign runs: scheduler, launcher, environment and header lines of one place.
+
+What is known of centres comes with the package as ``sites/NAME.toml``; the ``[site]`` of a campaign
+overrides any of it.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+import hpcsamp
+from hpcsamp.config import suggest
+from hpcsamp.errors import UsageError
+
+LAUNCHERS = {
+    "none": "",
+    "srun": "srun --cpus-per-task={{ cores }}",
+    "mpirun": "mpirun -n {{ ranks }}{% if nodes > 1 %} -N {{ ranks_per_node }}{% endif %}",
+}
+
+
+class Site(BaseModel):
+    """``[site]``. Strings of ``launcher``, ``header``, ``before_modules`` and ``setup`` may use
+    ``{{ ranks }}``, ``{{ nodes }}``, ``{{ ranks_per_node }}``, ``{{ cores }}``, ``{{ gpus }}``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str = Field("local", description="a file of sites/, or a TOML file of yours")
+    description: str = ""
+    page: str = Field("", description="the centre's page that the preset follows")
+    tried: bool = Field(False, description="whether the preset was run at that place")
+    scheduler: Literal["slurm", "pbs", "local"] = "local"
+    launcher: str = Field("mpirun", description="srun, mpirun, none, or a command line")
+    env: str = Field("", description="a file that job scripts source, relative to the root")
+    before_modules: list[str] = Field([], description="lines before modules are loaded")
+    modules: list[str] = Field([], description="environment modules, loaded in this order")
+    setup: list[str] = Field([], description="lines after that, before the first command")
+    header: list[str] = Field([], description="further lines of the header, written out in full")
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    at_once: int = Field(0, ge=0, description="points of an array that run at once; 0: no limit")
+    max_array: int = Field(0, ge=0, description="largest array; 0: ask the scheduler")
+    cores: int = Field(0, ge=0, description="cores that the local scheduler may use; 0: all")
+    signal: int = Field(120, ge=0, description="seconds before the limit that USR2 is sent")
+    requeue: bool = Field(True, description="points that stop early (exit 75) are started again")
+    timeout: float = Field(30, gt=0, description="seconds that the scheduler has to answer")
+    resources: dict[str, Any] = Field(default_factory=dict, description="defaults of [resources]")
+
+    @property
+    def launch(self) -> str:
+        """The launcher's command line, with placeholders."""
+        return LAUNCHERS.get(self.launcher, self.launcher)
+
+    def environment(self, root: Path) -> Path | None:
+        """The file that scripts source, or None.
+
+        It is looked for from the campaign's root, then beside the package (its ``envs/``).
+
+        Raises
+        ------
+        UsageError
+            If there is no such file.
+        """
+        if not self.env:
+            return None
+        places = [root / self.env, Path(hpcsamp.__file__).parent.parent / self.env]
+        for place in places:
+            if place.is_file():
+                return place.resolve()
+        raise UsageError(f'site.env = "{self.env}": there is no file {places[0]}')
+
+
+def names() -> list[str]:
+    """Sites that come with the package."""
+    folder = resources.files("hpcsamp.campaign") / "sites"
+    return sorted(
+        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
+    )
+
+
+def load(given: dict[str, Any], root: Path) -> Site:
+    """The site of a campaign: a preset, and what the campaign says above it.
+
+    Raises
+    ------
+    UsageError
+        If there is no such site, or a key or value is wrong.
+    """
+    name = str(given.get("name", "local"))
+    file = root / name
+    if name in names():
+        text = (resources.files("hpcsamp.campaign") / "sites" / f"{name}.toml").read_text()
+    elif name.endswith(".toml") and file.is_file():
+        text = file.read_text()
+    else:
+        known = names()
+        raise UsageError(
+            f'site.name = "{name}": no such site{suggest(name, known)}; there are '
+            f"{', '.join(known)}, or name a TOML file of yours"
+        )
+    try:
+        preset = tomllib.loads(text)
+        return Site.model_validate({**preset, **given})
+    except tomllib.TOMLDecodeError as e:
+        raise UsageError(f"site {name} is not valid TOML: {e}") from None
+    except ValidationError as e:
+        fault = e.errors()[0]
+        key = ".".join(map(str, fault["loc"]))
+        if fault["type"] == "extra_forbidden":
+            raise UsageError(f"unknown key 'site.{key}'{suggest(key, Site.model_fields)}") from None
+        raise UsageError(f"site.{key} = {fault['input']!r}: {fault['msg'].lower()}") from None

@@ -1,0 +1,118 @@
+"""The campaign file: what it may say, and how it is read."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hpcsamp.config import suggest
+from hpcsamp.errors import UsageError
+
+TRAIN = 'launch hpcsamp train "$config" "${settings[@]}" --output "$point" --resume'
+EVALUATE = 'launch hpcsamp evaluate "$point" --split %s'
+
+
+class Reach(BaseModel):
+    """``[[collect.reach]]``: the first epoch in which a metric is at least (or most) so much."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    metric: str = Field(description="e.g. accuracy")
+    value: float
+    event: str = Field("valid", description="which lines of metrics.jsonl")
+    below: bool = Field(False, description="at most, instead of at least, the value")
+
+
+class Collect(BaseModel):
+    """``[collect]``: columns beside those of the products."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    reach: list[Reach] = []
+
+
+class CampaignFile(BaseModel):
+    """A campaign file. Relative paths count from ``root``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str = Field("", description="default: the file's name")
+    config: str = Field(description="base configuration: a TOML file, or one of the package")
+    preset: str | None = Field(None, description="preset of the base configuration")
+    root: str = Field(".", description="folder that paths count from, seen from the file's own")
+    folder: str = Field("", description="where everything is kept; default campaigns/NAME")
+    fixed: dict[str, Any] = Field(
+        default_factory=dict, alias="set", description="keys changed for all points"
+    )
+    product: dict[str, Any] = Field(default_factory=dict, description="every combination")
+    together: dict[str, Any] = Field(
+        default_factory=dict, alias="zip", description="lists that advance together"
+    )
+    listed: list[dict[str, Any]] = Field(
+        default_factory=list, alias="list", description="tables, one by one"
+    )
+    exclude: list[str] = Field([], description="combinations left out, as expressions")
+    derived: dict[str, Any] = Field(
+        default_factory=dict, description="keys, or names of your own, by expression"
+    )
+    resources: dict[str, Any] = Field(default_factory=dict)
+    site: dict[str, Any] = Field(default_factory=dict)
+    evaluate: str = Field("test", description="split to evaluate after training; empty: none")
+    commands: list[str] = Field([], description="shell lines of a point, instead of the usual")
+    products: list[str] = Field([], description="files that a finished point has")
+    collect: Collect = Collect()
+
+    def shell(self) -> tuple[str, ...]:
+        """Commands of a point."""
+        if self.commands:
+            return tuple(self.commands)
+        return (TRAIN, EVALUATE % self.evaluate) if self.evaluate else (TRAIN,)
+
+    def files(self) -> tuple[str, ...]:
+        """Product files of a point, in its folder."""
+        if self.products:
+            return tuple(self.products)
+        if self.evaluate and not self.commands:
+            return ("summary.json", f"evaluation/{self.evaluate}.json")
+        return ("summary.json",)
+
+
+def read(path: Path) -> CampaignFile:
+    """Read a campaign file.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be read, or a key or value is wrong; one line.
+    """
+    try:
+        table = tomllib.loads(path.read_text())
+    except OSError as e:
+        raise UsageError(f"cannot read the campaign file {path}: {e.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise UsageError(f"{path} is not valid TOML: {e}") from None
+    table.setdefault("name", path.stem)
+    try:
+        spec = CampaignFile.model_validate(table)
+    except ValidationError as e:
+        faults = [_explain(f) for f in e.errors()]
+        raise UsageError(f"{path}: {'; '.join(dict.fromkeys(faults))}") from None
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", spec.name):
+        raise UsageError(
+            f'{path}: name = "{spec.name}": letters, digits, "-", "_" and "." only, it names jobs'
+        )
+    for product in spec.files():
+        if Path(product).is_absolute() or ".." in Path(product).parts:
+            raise UsageError(f'{path}: products = "{product}" lies outside of the point\'s folder')
+    return spec
+
+
+def _explain(fault: Any) -> str:
+    key = ".".join(map(str, fault["loc"]))
+    if fault["type"] == "extra_forbidden":
+        known = [f.alias or n for n, f in CampaignFile.model_fields.items()]
+        return f"unknown key {key!r}{suggest(key, known)}"
+    if fault["type"] == "missing":
+        return f"{key} is missing"
+    return f"{key} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"

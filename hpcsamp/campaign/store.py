@@ -1,0 +1,203 @@
+"""What a campaign keeps on disk, and how it is kept whole.
+
+    campaign.json      the submissions: which job ran which table of points
+    submissions/0001/  job scripts, tables, base configuration, provenance, logs
+    points/HASH/       run folders
+    marks/HASH.STATE   one empty file a point: running, stopped, failed.CODE or done.SIGNATURE
+
+A mark's name is changed by the job itself, so that one listing of ``marks/`` tells of thousands of
+points without touching their folders.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hpcsamp.errors import DataError, UsageError
+from hpcsamp.files import write_whole
+
+VERSION = 1
+
+
+class JobRecord(BaseModel):
+    """One job array of a submission. ``job`` is None until the scheduler has taken it."""
+
+    model_config = ConfigDict(extra="forbid")
+    script: str
+    table: str
+    sha256: str
+    count: int
+    shape: str
+    job: str | None = None
+
+
+class Submission(BaseModel):
+    """What was handed to a scheduler in one go."""
+
+    model_config = ConfigDict(extra="forbid")
+    number: int
+    scheduler: Literal["slurm", "pbs", "local"]
+    jobs: list[JobRecord]
+
+
+class State(BaseModel):
+    """``campaign.json``."""
+
+    model_config = ConfigDict(extra="forbid")
+    version: int = VERSION
+    datasets: dict[str, str] = {}
+    submissions: list[Submission] = []
+
+
+class Store:
+    """The folder of a campaign.
+
+    Parameters
+    ----------
+    folder
+        Where it is, or will be.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.points = folder / "points"
+        self.marks = folder / "marks"
+
+    @property
+    def file(self) -> Path:
+        """The state file."""
+        return self.folder / "campaign.json"
+
+    def submission(self, number: int) -> Path:
+        """Folder of a submission, counted from 1."""
+        return self.folder / "submissions" / f"{number:04d}"
+
+    def load(self) -> State:
+        """The state; a fresh one where there is none.
+
+        Raises
+        ------
+        DataError
+            If the file is damaged or of another version.
+        """
+        try:
+            text = self.file.read_text()
+        except FileNotFoundError:
+            return State()
+        except OSError as e:
+            raise DataError(f"cannot read {self.file}: {e.strerror}") from e
+        try:
+            state = State.model_validate_json(text)
+        except ValidationError as e:
+            raise DataError(f"{self.file} is damaged: {e.errors()[0]['msg']}") from None
+        if state.version != VERSION:
+            raise DataError(f"{self.file} has version {state.version}, this is {VERSION}")
+        return state
+
+    def save(self, state: State) -> None:
+        """Write the state, whole or not at all.
+
+        Raises
+        ------
+        UsageError
+            If it cannot be written; the old one is still there.
+        """
+        with self.writing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(self.file, state.model_dump_json(indent=1) + "\n")
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Say in one line that something cannot be written here: a quota, no permission."""
+        try:
+            yield
+        except OSError as e:
+            where = e.filename or self.folder
+            raise UsageError(
+                f"cannot write {where}: {e.strerror}; nothing was submitted by this, and the "
+                f"campaign is as it was"
+            ) from e
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Only one command at a time changes a campaign.
+
+        Raises
+        ------
+        UsageError
+            If another one is at it.
+        """
+        with self.writing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    f"another hpcsamp campaign command is changing {self.folder}; try again when "
+                    f"it is done"
+                ) from None
+            except OSError:
+                pass  # a file system without locks
+            yield
+        finally:
+            os.close(handle)
+
+    # Points -----------------------------------------------------------------------------------
+
+    def read_marks(self) -> dict[str, str]:
+        """Mark of every point that has one: one listing.
+
+        After a node failed between two renames a point may have two; the better one counts, and is
+        checked against the products in any case.
+        """
+        order = ("done", "running", "stopped", "failed")
+        found: dict[str, str] = {}
+        for entry in _listing(self.marks):
+            name, _, mark = entry.partition(".")
+            kind = mark.split(".")[0]
+            if kind not in order:
+                continue
+            before = found.get(name)
+            if before is None or order.index(kind) < order.index(before.split(".")[0]):
+                found[name] = mark
+        return found
+
+    def read_folders(self) -> set[str]:
+        """Names of the points that have a folder: one listing."""
+        return set(_listing(self.points))
+
+    def members(self, submission: Submission, record: JobRecord) -> list[str]:
+        """Names of the points of an array, by the index of its elements.
+
+        Raises
+        ------
+        DataError
+            If the table cannot be read.
+        """
+        path = self.submission(submission.number) / record.table
+        try:
+            return [line.split("\t")[0] for line in path.read_text().splitlines()]
+        except OSError as e:
+            raise DataError(f"cannot read {path}: {e.strerror}") from e
+
+
+def _listing(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208 - names alone, as few calls as there can be
+    except FileNotFoundError:
+        return []
+
+
+def to_json(data: Any) -> str:
+    """JSON as it is written to files."""
+    return json.dumps(data, indent=1) + "\n"

@@ -1,0 +1,259 @@
+"""Rendering into the campaign's folder, and submission: nothing twice, nothing half."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hpcsamp.campaign import provenance, render
+from hpcsamp.campaign.points import Campaign, Point
+from hpcsamp.campaign.schedulers import SchedulerError, make
+from hpcsamp.campaign.schedulers.base import check_limits
+from hpcsamp.campaign.status import Survey, Word
+from hpcsamp.campaign.store import JobRecord, State, Store, Submission, to_json
+from hpcsamp.errors import HpcsampError, UsageError
+from hpcsamp.files import write_whole
+
+RENDERED = "rendered.json"
+"""Hashes of the files of a submission as they were rendered."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A submission on disk that no scheduler has seen yet.
+
+    Attributes
+    ----------
+    number, folder
+        Of the submission.
+    jobs
+        Its arrays.
+    hashes
+        sha256 of every file as it lies there.
+    edited
+        Files that were changed by hand since they were rendered.
+    """
+
+    number: int
+    folder: Path
+    jobs: list[render.Job]
+    hashes: dict[str, str]
+    edited: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What was submitted.
+
+    Attributes
+    ----------
+    points
+        The points, none if there was nothing to do.
+    jobs
+        Identifiers of the arrays.
+    folder
+        Folder of the submission.
+    """
+
+    points: list[Point]
+    jobs: list[str]
+    folder: Path | None
+
+
+def render_next(
+    campaign: Campaign,
+    store: Store,
+    state: State,
+    points: Sequence[Point],
+    edits: str = "refuse",
+) -> Rendered:
+    """Write the job scripts of the next submission.
+
+    Parameters
+    ----------
+    edits
+        What becomes of scripts that were edited since they were rendered: ``"refuse"``,
+        ``"accept"`` (they stay as they are) or ``"discard"``.
+
+    Raises
+    ------
+    UsageError
+        For edited scripts (unless told), limits that the scheduler does not allow, a missing
+        environment file, or files that cannot be written.
+    """
+    scheduler = make(campaign.site)
+    limits = scheduler.limits()
+    jobs = render.arrays(points, campaign.site, campaign.site.max_array or limits.array)
+    check_limits(jobs, campaign.site, limits, scheduler.partition_word)
+    number = len(state.submissions) + 1
+    folder = store.submission(number)
+    texts = render.files(campaign, jobs, folder)
+    fresh = {name: _sha256(text) for name, text in texts.items()}
+    recorded = _recorded(folder)
+    on_disk = {name: _sha256_of(folder / name) for name in {*recorded, *texts}}
+    edited = tuple(
+        sorted(n for n, was in recorded.items() if on_disk[n] is not None and on_disk[n] != was)
+    )
+    if edited and edits == "refuse":
+        raise UsageError(
+            f"{folder / edited[0]} was edited since it was rendered: submit it as it is with "
+            f"--accept-edits, or render it anew with hpcsamp campaign render --force"
+        )
+    if edited and edits == "accept" and recorded != fresh:
+        raise UsageError(
+            f"{folder / edited[0]} was edited, but what is to be submitted has changed since it "
+            f"was rendered: render it anew with hpcsamp campaign render --force"
+        )
+    with store.writing():
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in sorted(set(recorded) - set(texts)):
+            (folder / old).unlink(missing_ok=True)
+        for name, text in texts.items():
+            if name not in edited or edits == "discard":
+                write_whole(folder / name, text)
+        write_whole(folder / RENDERED, to_json(fresh))
+    kept = edited if edits == "accept" else ()
+    hashes = {n: (on_disk[n] or "") if n in kept else h for n, h in fresh.items()}
+    return Rendered(number, folder, jobs, hashes, kept)
+
+
+def submit(
+    campaign: Campaign,
+    words: Sequence[Word],
+    *,
+    accept_edits: bool = False,
+    time: str | None = None,
+    memory: str | None = None,
+) -> Submitted:
+    """Submit the points that are in some states.
+
+    The intent is on disk before the scheduler is asked, and each identifier as soon as it is known;
+    if it cannot be written down, the job is cancelled. So a campaign never forgets a job.
+
+    Parameters
+    ----------
+    words
+        States, e.g. ``["missing"]``.
+    accept_edits
+        Submit scripts that were edited by hand as they are.
+    time, memory
+        Other limits than those of the plan.
+
+    Raises
+    ------
+    HpcsampError
+        One line; the campaign is as it was.
+    """
+    store = Store(campaign.folder)
+    with store.lock():
+        state = _mend(campaign, store.load(), store)
+        survey = Survey(campaign, state)
+        chosen = [
+            replace(s.point, shape=s.point.shape.more(time, memory)) for s in survey.of(*words)
+        ]
+        if not chosen:
+            return Submitted([], [], None)
+        rendered = render_next(
+            campaign, store, state, chosen, "accept" if accept_edits else "refuse"
+        )
+        records = {
+            job.script: JobRecord(
+                script=job.script,
+                table=job.table,
+                sha256=rendered.hashes[job.script],
+                count=len(job.points),
+                shape=job.shape.describe(),
+            )
+            for job in rendered.jobs
+        }
+        with store.writing():
+            store.marks.mkdir(parents=True, exist_ok=True)
+            store.points.mkdir(exist_ok=True)
+            provenance.stamp(campaign, rendered.folder, chosen, rendered.hashes, rendered.edited)
+        new = Submission(
+            number=rendered.number,
+            scheduler=campaign.site.scheduler,
+            jobs=list(records.values()),
+        )
+        before = state.model_copy(deep=True)
+        state.datasets |= campaign.datasets
+        state.submissions.append(new)
+        store.save(state)
+        scheduler = make(campaign.site)
+        taken: list[str] = []
+
+        def note(job: render.Job, identifier: str) -> None:
+            records[job.script].job = identifier
+            try:
+                store.save(state)
+            except HpcsampError:
+                scheduler.cancel([identifier])  # rather no job than one that nobody knows of
+                records[job.script].job = None
+                raise
+            taken.append(identifier)
+
+        try:
+            scheduler.submit(rendered.jobs, rendered.folder, note)
+        except HpcsampError as e:
+            if not taken:
+                _restore(store, before)
+                raise
+            new.jobs = [r for r in new.jobs if r.job is not None]
+            _restore(store, state)
+            raise SchedulerError(
+                f"{len(taken)} of {len(rendered.jobs)} arrays were submitted, then: {e}"
+            ) from e
+        return Submitted(chosen, taken, rendered.folder)
+
+
+def cancel(campaign: Campaign) -> list[str]:
+    """End everything of a campaign that waits or runs; returns the jobs."""
+    state = Store(campaign.folder).load()
+    ended = []
+    for kind in sorted({s.scheduler for s in state.submissions}):
+        scheduler = make(campaign.site, kind)
+        jobs = [r.job for s in state.submissions if s.scheduler == kind for r in s.jobs if r.job]
+        live = sorted({job for job, _ in scheduler.live(jobs)})
+        scheduler.cancel(live)
+        ended += live
+    return ended
+
+
+def _mend(campaign: Campaign, state: State, store: Store) -> State:
+    """After a submission that was killed: find the jobs that it could not note any more."""
+    for submission in state.submissions:
+        folder = store.submission(submission.number)
+        for record in submission.jobs:
+            if record.job is None:
+                name = render.job_name(campaign.spec.name, folder, record.script)
+                scheduler = make(campaign.site, submission.scheduler)
+                record.job = scheduler.find(name, folder / record.script)
+        submission.jobs = [r for r in submission.jobs if r.job is not None]
+    return state
+
+
+def _restore(store: Store, state: State) -> None:
+    with suppress(HpcsampError):  # else the intent stays, and the next command looks for its job
+        store.save(state)
+
+
+def _recorded(folder: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads((folder / RENDERED).read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sha256_of(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None

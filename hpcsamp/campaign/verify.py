@@ -1,0 +1,207 @@
+"""Run a finished point a second time and compare the numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hpcsamp.campaign import products, render, site
+from hpcsamp.campaign.points import Campaign, Point, find
+from hpcsamp.campaign.resources import Shape
+from hpcsamp.campaign.schedulers.base import clean
+from hpcsamp.campaign.status import Survey
+from hpcsamp.campaign.store import Store
+from hpcsamp.errors import HpcsampError, UsageError
+
+GRID = ("world_size", "sample_group_size", "data_group_size")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a second run gave the same.
+
+    Attributes
+    ----------
+    agrees
+        The answer.
+    verdict
+        In words.
+    rows
+        ``(number, then, now)``.
+    """
+
+    agrees: bool
+    verdict: str
+    rows: list[tuple[str, Any, Any]]
+
+
+def choose(campaign: Campaign, text: str | None, random: bool) -> Point:
+    """The point to verify.
+
+    Raises
+    ------
+    UsageError
+        If it is not done, or none is.
+    """
+    survey = Survey(campaign, Store(campaign.folder).load(), ask_scheduler=False)
+    done = [s.point for s in survey.of("done")]
+    if not done:
+        raise UsageError("no point is done yet: there is nothing to verify")
+    if text is None:
+        if not random:
+            raise UsageError("say which point: its number, its folder's name, or --random")
+        return secrets.choice(done)
+    point = find(campaign.points, text)
+    if point not in done:
+        raise UsageError(f"point {point.number}, {point.name} is not done")
+    return point
+
+
+def verify(
+    campaign: Campaign,
+    point: Point,
+    *,
+    ranks: int | None = None,
+    tolerance: float = 1e-3,
+    keep: bool = False,
+) -> Verdict:
+    """Run a point again in a scratch folder of the campaign, and compare.
+
+    In a job of the scheduler it is launched as the campaign's jobs are, elsewhere by mpirun.
+
+    Parameters
+    ----------
+    ranks
+        Another number of ranks than the point's own.
+    tolerance
+        Largest relative difference of a metric on another grid; on the same grid the parameters
+        must be equal to the bit.
+
+    Raises
+    ------
+    HpcsampError
+        If the second run fails.
+    """
+    first = campaign.folder / "points" / point.name
+    if ranks is not None:
+        point = replace(point, shape=Shape(ranks=ranks, cores=point.shape.cores))
+    with _scratch(campaign.folder, keep) as scratch:
+        _run(campaign, point, scratch)
+        return compare(first, scratch / "points" / point.name, campaign.spec.files(), tolerance)
+
+
+def compare(then: Path, now: Path, wanted: tuple[str, ...], tolerance: float) -> Verdict:
+    """Compare the products of two runs of one point.
+
+    Raises
+    ------
+    DataError
+        If a product is damaged.
+    """
+    rows: list[tuple[str, Any, Any]] = []
+    worst, where = 0.0, ""
+    for name in wanted:
+        if not name.endswith(".json"):
+            continue
+        a, b = products.read(then / name), products.read(now / name)
+        for key in sorted(a.get("metrics", {}).keys() | b.get("metrics", {}).keys()):
+            x, y = a.get("metrics", {}).get(key), b.get("metrics", {}).get(key)
+            rows.append((f"{Path(name).stem}.{key}", x, y))
+            difference = _difference(x, y)
+            if difference > worst:
+                worst, where = difference, f"{Path(name).stem}.{key}"
+    near = worst <= tolerance
+    differ = f"{where} differs by {worst:.2g} of its size" if where else "all metrics are equal"
+    if "summary.json" not in wanted:
+        return Verdict(near, differ, rows)
+    a, b = products.read(then / "summary.json"), products.read(now / "summary.json")
+    grids = [tuple(s.get(k) for k in GRID) for s in (a, b)]
+    hashes = [str(s["parameters_sha256"]) for s in (a, b)]
+    rows.insert(0, ("parameters", hashes[0][:12], hashes[1][:12]))
+    if hashes[0] == hashes[1]:
+        return Verdict(near, f"parameters are equal to the bit; {differ}", rows)
+    if grids[0] == grids[1]:
+        return Verdict(
+            False, f"parameters differ on the same grid; {differ}{_news(then, now)}", rows
+        )
+    grid = f"on {grids[1][0]} ranks instead of {grids[0][0]}"
+    return Verdict(near, f"{grid}, {differ} (tolerance {tolerance:g})", rows)
+
+
+def _difference(x: Any, y: Any) -> float:
+    if x == y:
+        return 0.0
+    if not isinstance(x, int | float) or not isinstance(y, int | float):
+        return math.inf
+    return abs(x - y) / max(abs(x), abs(y))
+
+
+def _news(then: Path, now: Path) -> str:
+    """What else differs between the starts of two runs: versions, code, machine."""
+    try:
+        a, b = (json.loads((f / "provenance.json").read_text())["starts"][-1] for f in (then, now))
+    except (OSError, ValueError, LookupError):
+        return ""
+    news = [
+        f"{k} was {a['packages'].get(k)}, is {v}"
+        for k, v in b["packages"].items()
+        if a["packages"].get(k) != v
+    ]
+    news += [
+        f"{k} was {a.get(k)}, is {b.get(k)}"
+        for k in ("git", "python", "hosts")
+        if a.get(k) != b.get(k)
+    ]
+    return "; since then: " + ", ".join(news) if news else ""
+
+
+def _run(campaign: Campaign, point: Point, scratch: Path) -> None:
+    there = copy(campaign)
+    if not {"SLURM_JOB_ID", "PBS_JOBID"} & os.environ.keys():
+        launcher = "none" if point.shape.ranks == 1 else "mpirun"
+        kept = {"env": campaign.site.env, "setup": campaign.site.setup} if campaign.site.env else {}
+        there.site = site.load({"name": "local", "launcher": launcher, **kept}, campaign.root)
+    [job] = render.arrays([point], there.site, 0)
+    submission = scratch / "submissions" / "0001"
+    submission.mkdir(parents=True)
+    texts = {**render.files(there, [job], submission)}
+    texts[job.script] = render.script(there, job, submission, folder=scratch)
+    for name, text in texts.items():
+        (submission / name).write_text(text)
+    log = scratch / "log.txt"
+    with log.open("wb") as out:
+        done = subprocess.run(
+            ["bash", str(submission / job.script), "0"],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env={k: v for k, v in clean(os.environ).items() if not k.endswith("ARRAY_TASK_ID")},
+        )
+    if done.returncode:
+        last = (log.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+        raise HpcsampError(f"the second run ended with {done.returncode}: {last}")
+
+
+@contextmanager
+def _scratch(folder: Path, keep: bool) -> Iterator[Path]:
+    """A folder on the file system of the campaign, which all nodes see."""
+    try:
+        path = Path(tempfile.mkdtemp(prefix="verify-", dir=folder))
+    except OSError as e:
+        raise UsageError(f"cannot write {folder}: {e.strerror}") from e
+    try:
+        yield path
+    finally:
+        if not keep:
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,295 @@
+"""``hpcsamp campaign``: many runs from one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from hpcsamp.campaign.points import Campaign
+    from hpcsamp.campaign.submit import Submitted
+
+app = typer.Typer(
+    help="Many runs from one file: plan, render, submit, status, resume, collect.",
+    no_args_is_help=True,
+)
+
+File = Annotated[Path, typer.Argument(metavar="CAMPAIGN", help="The campaign file.")]
+SiteName = Annotated[
+    str | None, typer.Option("--site", help="Another site than the file's, e.g. local.")
+]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the table here.")]
+All = Annotated[bool, typer.Option("--all", help="Show every point, however many.")]
+AcceptEdits = Annotated[
+    bool, typer.Option("--accept-edits", help="Submit scripts that were edited as they are.")
+]
+
+SHOWN = 50
+"""Points that a table shows unless all are asked for."""
+
+
+def _load(file: Path, site: str | None = None) -> Campaign:
+    from hpcsamp.campaign.points import Campaign
+    from hpcsamp.campaign.store import Store
+
+    campaign = Campaign(file, site)
+    campaign.known_datasets |= Store(campaign.folder).load().datasets
+    return campaign
+
+
+@app.command()
+def plan(campaign: File, site: SiteName = None, every: All = False, json_file: Json = None) -> None:
+    """Show the points, what they need, and the core-hours at most."""
+    from hpcsamp.campaign.resources import Shape
+    from hpcsamp.cli.output import Cell, show
+
+    made = _load(campaign, site)
+    points = made.points
+    columns = list(points[0].values)
+    shown = points if every else points[:SHOWN]
+    rows: list[list[Cell]] = [
+        [p.number, p.name, *map(_cell, p.values.values()), round(p.shape.core_hours, 3)]
+        for p in shown
+    ]
+    show("", ["point", "folder", *columns, "core-hours"], rows)
+    if len(shown) < len(points):
+        typer.echo(f"... and {len(points) - len(shown)} more (--all shows them)")
+    by_shape: dict[Shape, int] = {}
+    for point in points:
+        by_shape[point.shape] = by_shape.get(point.shape, 0) + 1
+    typer.echo("")
+    show(
+        "",
+        ["points", "resources of each", "core-hours at most"],
+        [[n, s.describe(), round(n * s.core_hours, 3)] for s, n in sorted(by_shape.items())],
+        json_file=json_file,
+        data=[
+            {"point": p.number, "folder": p.name, **p.values, "core_hours": p.shape.core_hours}
+            for p in points
+        ],
+    )
+    hours = sum(p.shape.core_hours for p in points)
+    typer.echo(f"{len(points)} points, at most {hours:.6g} core-hours; in {made.folder}")
+
+
+@app.command()
+def render(
+    campaign: File,
+    site: SiteName = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Scripts of all points into this folder, to look at.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write over scripts that were edited by hand.")
+    ] = False,
+) -> None:
+    """Write the job scripts that submit would submit: read them, edit them, run them by hand."""
+    from hpcsamp.campaign import render as rendering
+    from hpcsamp.campaign.status import Survey
+    from hpcsamp.campaign.store import Store
+    from hpcsamp.campaign.submit import render_next
+    from hpcsamp.errors import UsageError
+    from hpcsamp.files import write_whole
+
+    made = _load(campaign, site)
+    store = Store(made.folder)
+    if out is not None:
+        jobs = rendering.arrays(made.points, made.site, made.site.max_array)
+        texts = rendering.files(made, jobs, out.resolve())
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            for name, text in texts.items():
+                write_whole(out / name, text)
+        except OSError as e:
+            raise UsageError(f"cannot write {out}: {e.strerror}") from e
+        folder = out
+    else:
+        with store.lock():
+            state = store.load()
+            missing = [s.point for s in Survey(made, state).of("missing")]
+            if not missing:
+                typer.echo("nothing to render: every point was started; --out DIR renders all")
+                return
+            rendered = render_next(made, store, state, missing, "discard" if force else "refuse")
+        jobs, folder = rendered.jobs, rendered.folder
+    for job in jobs:
+        count = len(job.points)
+        typer.echo(f"{folder / job.script}: {count} points, {job.shape.describe()}")
+
+
+@app.command()
+def submit(campaign: File, site: SiteName = None, accept_edits: AcceptEdits = False) -> None:
+    """Submit the points that were never started, and return at once."""
+    from hpcsamp.campaign import submit as submission
+
+    made = _load(campaign, site)
+    _tell(submission.submit(made, ["missing"], accept_edits=accept_edits), "was never started")
+
+
+@app.command()
+def resume(
+    campaign: File,
+    site: SiteName = None,
+    time: Annotated[str | None, typer.Option(help="Another limit of time, e.g. 02:00:00.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Another memory of a node, e.g. 16G.")] = None,
+    accept_edits: AcceptEdits = False,
+) -> None:
+    """Submit what is missing, failed or interrupted; points go on from their checkpoints."""
+    from hpcsamp.campaign import submit as submission
+
+    made = _load(campaign, site)
+    done = submission.submit(
+        made,
+        ["missing", "failed", "interrupted"],
+        accept_edits=accept_edits,
+        time=time,
+        memory=memory,
+    )
+    _tell(done, "is missing, failed or interrupted")
+
+
+@app.command()
+def status(
+    campaign: File,
+    site: SiteName = None,
+    every: All = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Do not ask the scheduler what waits and runs.")
+    ] = False,
+    json_file: Json = None,
+) -> None:
+    """Show how many points are in which state, and which."""
+    from hpcsamp.campaign.status import WORDS, Survey
+    from hpcsamp.campaign.store import Store
+    from hpcsamp.cli.output import show
+
+    made = _load(campaign, site)
+    survey = Survey(made, Store(made.folder).load(), ask_scheduler=not offline)
+    counts = survey.counts()
+    small = len(survey.points) <= SHOWN
+    chosen = survey.points if every or small else survey.of("running", "failed", "interrupted")
+    shown = chosen if every else chosen[:SHOWN]
+    reasons = survey.reasons([s for s in shown if s.word in ("failed", "interrupted")])
+    show(
+        "",
+        ["point", "folder", *made.points[0].values, "state", "why"],
+        [
+            [
+                s.point.number,
+                s.point.name,
+                *map(_cell, s.point.values.values()),
+                s.word,
+                reasons.get(s.point.name, ""),
+            ]
+            for s in shown
+        ],
+        json_file=json_file,
+        data={
+            "counts": {w: counts[w] for w in WORDS},
+            "points": [
+                {
+                    "point": s.point.number,
+                    "folder": s.point.name,
+                    "state": s.word,
+                    "why": reasons.get(s.point.name, s.why),
+                }
+                for s in survey.points
+            ],
+        },
+    )
+    if len(shown) < len(survey.points):
+        typer.echo(f"{len(survey.points) - len(shown)} points are not shown (--all shows them)")
+    said = ", ".join(f"{counts[w]} {w}" for w in WORDS if counts[w])
+    typer.echo(f"{len(survey.points)} points: {said}")
+
+
+@app.command()
+def cancel(campaign: File, site: SiteName = None) -> None:
+    """End everything of the campaign that waits or runs; resume goes on with it."""
+    from hpcsamp.campaign.submit import cancel as end
+
+    ended = end(_load(campaign, site))
+    typer.echo(f"cancelled {', '.join(ended)}" if ended else "nothing waits or runs")
+
+
+@app.command()
+def collect(
+    campaign: File,
+    site: SiteName = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Table to write: .csv, .parquet or .h5."),
+    ] = None,
+) -> None:
+    """Put the results of all finished points into one table; name those that have none."""
+    from hpcsamp.campaign import collect as collecting
+
+    made = _load(campaign, site)
+    path = out or made.folder / "results.csv"
+    result = collecting.collect(made)
+    collecting.write(path, result)
+    typer.echo(f"{len(result.rows)} rows of {len(made.points)} points, {path}")
+    for name, why in result.left_out.items():
+        typer.echo(f"no result: {name}: {why}")
+
+
+@app.command()
+def verify(
+    campaign: File,
+    point: Annotated[
+        str | None, typer.Argument(help="Number of a point, or its folder's name.")
+    ] = None,
+    site: SiteName = None,
+    random: Annotated[bool, typer.Option("--random", help="Any point that is done.")] = False,
+    ranks: Annotated[
+        int | None, typer.Option(min=1, help="On so many ranks, instead of the point's own.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Relative difference of metrics on another grid.")
+    ] = 1e-3,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the folder of the second run.")
+    ] = False,
+) -> None:
+    """Run a finished point a second time, here and now, and say whether the numbers agree."""
+    from hpcsamp.campaign import verify as verifying
+    from hpcsamp.cli.output import show
+    from hpcsamp.errors import HpcsampError
+
+    made = _load(campaign, site)
+    chosen = verifying.choose(made, point, random)
+    typer.echo(f"point {chosen.number}, {chosen.name}: runs again")
+    found = verifying.verify(made, chosen, ranks=ranks, tolerance=tolerance, keep=keep)
+    show("", ["number", "then", "now"], [list(row) for row in found.rows])
+    if not found.agrees:
+        raise HpcsampError(f"point {chosen.number}, {chosen.name} does not agree: {found.verdict}")
+    typer.echo(f"point {chosen.number}, {chosen.name} agrees: {found.verdict}")
+
+
+@app.command(hidden=True)
+def check(
+    point: Annotated[Path, typer.Argument(help="Folder of a point.")],
+    wanted: Annotated[list[str], typer.Argument(metavar="PRODUCT", help="Its product files.")],
+) -> None:
+    """For job scripts: check the product files of a point, and print their signature."""
+    from hpcsamp.campaign import products
+
+    products.check(point, wanted)
+    typer.echo(products.signature(str(point), wanted))
+
+
+def _tell(done: Submitted, which: str) -> None:
+    if not done.points:
+        typer.echo(f"nothing to submit: no point {which}")
+        return
+    points, jobs = len(done.points), len(done.jobs)
+    typer.echo(
+        f"submitted {points} point{'s' * (points > 1)} in {jobs} array{'s' * (jobs > 1)}: "
+        f"{', '.join(done.jobs)}; scripts and logs in {done.folder}"
+    )
+
+
+def _cell(value: object) -> str | int | float | bool | None:
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
