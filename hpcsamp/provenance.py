@@ -1,4 +1,4 @@
-"""What can be known of a program's origin without ranks: its commit, packages, modules, launcher."""
+"""What is known of a program without its ranks: commit, packages, modules, launcher."""
 
 from __future__ import annotations
 
