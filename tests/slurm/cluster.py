@@ -64,7 +64,7 @@ SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=2,sched_min_interval=0,batch_sched_delay=0,bf_interval=2
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
-ReturnToService=2
+ReturnToService=1
 KillWait=5
 MinJobAge=600
 InactiveLimit=0

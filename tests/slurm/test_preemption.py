@@ -1,0 +1,125 @@
+"""What happens to jobs on the real Slurm: signals, nodes that go, cancelling."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from hpcsamp.training import checkpoint
+from slurm.cluster import Cluster
+from slurm.test_train import submit
+
+EPOCHS = 5  # 95 steps: some seconds
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(slurm, long, tmp_path_factory):
+    """The parameters' hash of the run that nothing happens to, on the same grid."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    job = submit(slurm, "train.sbatch", folder / "out", long, folder / "run")
+    assert slurm.wait(job, 120) == "COMPLETED", (folder / "out").read_text()
+    return json.loads((folder / "run" / "summary.json").read_text())["parameters_sha256"]
+
+
+@pytest.fixture(scope="module")
+def long(small, tmp_path_factory):
+    text = small.read_text().replace("epochs = 2", f"epochs = {EPOCHS}")
+    # slow enough that a test can step in, whatever else the machine does
+    text = text.replace("samples = 6\n[loss]", "samples = 24\n[loss]")
+    assert "samples = 24" in text
+    path = tmp_path_factory.mktemp("long") / "long.toml"
+    path.write_text(text)
+    return path
+
+
+def steps(run: Path) -> int:
+    log = run / "metrics.jsonl"
+    lines = log.read_text().splitlines()[:-1] if log.exists() else []
+    return max((json.loads(line)["step"] for line in lines), default=0)
+
+
+def starts(run: Path) -> list[int]:
+    """The step at which each start began."""
+    file = run / "provenance.json"
+    return [s["step"] for s in json.loads(file.read_text())["starts"]] if file.exists() else []
+
+
+def finished(slurm: Cluster, job: int, folder: Path) -> str:
+    """The hash of the parameters of a job that must end well."""
+    state = slurm.wait(job, 120)
+    out = (folder / "out").read_text()
+    assert state == "COMPLETED", out
+    summary = json.loads((folder / "run" / "summary.json").read_text())
+    assert summary["steps"] == EPOCHS * 19, out
+    return summary["parameters_sha256"]
+
+
+@pytest.mark.parametrize("script", ["train.sbatch", "train-mpirun.sbatch"])
+def test_usr2_checkpoints_requeues_and_resumes(script, slurm, long, uninterrupted, tmp_path):
+    run = tmp_path / "run"
+    job = submit(slurm, script, tmp_path / "out", long, run)
+    slurm.until(lambda: steps(run) >= 25, 60, "step 25")  # in mid-epoch
+    batch = ["--batch"] if "mpirun" in script else []
+    slurm.command("scancel", "--signal=USR2", *batch, str(job))
+    slurm.until(lambda: len(starts(run)) == 2, 60, "second start")
+    assert finished(slurm, job, tmp_path) == uninterrupted
+    out = (tmp_path / "out").read_text()
+    first, second = starts(run)
+    assert (first, second >= 25) == (0, True)
+    assert second % 19, "it stopped at the end of an epoch by chance"
+    assert f"hpcsamp: stopped early: SIGUSR2; {second} of {EPOCHS * 19} steps are done" in out
+    assert "Traceback" not in out
+    assert f"resumed after step {second}" in out
+    assert slurm.job(job)["Restarts"] == "1"
+
+
+def test_a_node_goes_down(slurm, long, uninterrupted, tmp_path):
+    run = tmp_path / "run"
+    job = submit(slurm, "train.sbatch", tmp_path / "out", long, run)
+    slurm.until(lambda: steps(run) >= 25, 60, "step 25")
+    slurm.command("scontrol", "update", "nodename=n2", "state=down", "reason=test")
+    try:
+        slurm.until(lambda: slurm.state(job) == "PENDING", 30, "requeue")
+        slurm.until(lambda: not slurm.processes("hpcsamp train"), 30, "end of the ranks")
+    finally:
+        slurm.command("scontrol", "update", "nodename=n2", "state=resume")
+    assert finished(slurm, job, tmp_path) == uninterrupted
+    assert starts(run)[1] >= 19  # from a checkpoint, not from the start
+
+
+@pytest.mark.parametrize("script", ["train.sbatch", "train-mpirun.sbatch"])
+def test_scancel_leaves_nothing_behind(script, slurm, long, tmp_path):
+    run = tmp_path / "run"
+    job = submit(slurm, script, tmp_path / "out", long, run)
+    slurm.until(lambda: steps(run) >= 25, 60, "step 25")
+    began = time.monotonic()
+    slurm.command("scancel", str(job))
+    assert slurm.wait(job, 15) == "CANCELLED"
+    slurm.until(lambda: not slurm.processes(), 15, "end of all processes")
+    assert time.monotonic() - began < 10
+    newest = checkpoint.latest(run / "checkpoints")
+    assert checkpoint.read(newest)["step"] >= 19
+    assert not list((run / "checkpoints").glob(".*"))
+    assert os.listdir(run)  # noqa: PTH208
+    time.sleep(1)
+    assert slurm.state(job) == "CANCELLED"  # and not requeued by its own script
+
+
+def test_it_stops_before_the_job_does(slurm, long, tmp_path):
+    """The end of the allocation is known without a signal; then the job goes on in another."""
+    run = tmp_path / "run"
+    job = submit(
+        slurm,
+        "train.sbatch",
+        tmp_path / "out",
+        *(long, run, "--set", "training.time_margin=3000", "--set", "training.epochs=2000"),
+        HPCSAMP_REQUEUES="0",
+    )
+    # the margin is cut to a quarter of 5 minutes: make the end come nearer
+    slurm.until(lambda: steps(run) >= 1, 60, "a step")
+    slurm.command("scancel", str(job))
+    slurm.wait(job, 15)
