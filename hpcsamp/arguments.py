@@ -36,6 +36,12 @@ def accepted(kind: Callable[..., Any], but: Collection[str] = ()) -> dict[str, i
     }
 
 
+def defaults(kind: Callable[..., Any], but: Collection[str] = ()) -> dict[str, Any]:
+    """Values of a class's arguments if nobody says, as far as a configuration could say them."""
+    plain = (bool, int, float, str, list, tuple)
+    return {n: p.default for n, p in accepted(kind, but).items() if isinstance(p.default, plain)}
+
+
 def check(
     section: str,
     name: str,
@@ -93,13 +99,13 @@ def construct(
     Raises
     ------
     UsageError
-        As in :func:`check`, and if the class refuses values (``TypeError``, ``ValueError``).
+        As in :func:`check`, and if the class refuses values (``TypeError``, ``ValueError`` ...).
     """
     positional = list(inspect.signature(kind).parameters)[: len(first)]
     arguments = check(section, name, kind, given, {*positional, *others})
     try:
         return kind(*first, **others, **arguments)
-    except (TypeError, ValueError) as e:
+    except (TypeError, ValueError, IndexError) as e:
         raise UsageError(f"{section} {name!r}: {e}") from e
 
 

@@ -14,11 +14,18 @@ from hpcsamp.errors import UsageError
 from hpcsamp.methods.base import Method
 from hpcsamp.methods.ensemble import Ensemble
 from hpcsamp.methods.mean_field import MeanField
+from hpcsamp.methods.sgld import Chains
 
 METHODS: dict[str, type[Method]] = {
     "mean_field": MeanField,
     "ensemble": Ensemble,
+    "sgld": Chains,
 }
+
+#: Arguments that the program passes, not the configuration.
+PROGRAM = {
+    "seed", "samples_per_pass", "autocast", "module", "network", "samples", "own", "bayesian"
+}  # fmt: skip
 
 
 def make(
@@ -52,12 +59,20 @@ def make(
     UsageError
         For an unknown name or argument, or values that the method refuses.
     """
+    kind = _find(name)
+    program = {"seed": seed, "samples_per_pass": samples_per_pass, "autocast": autocast}
+    checked = free.check("method", repr(name), kind, arguments, PROGRAM)
+    return kind.create(network, samples, own, **program, **checked)
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """What a method's arguments are if nobody says, by name."""
+    return free.defaults(_find(name), PROGRAM)
+
+
+def _find(name: str) -> type[Method]:
     if name not in METHODS:
         raise UsageError(
             f"method.name = {name!r}{suggest(name, METHODS)}; there is {', '.join(METHODS)}"
         )
-    kind = METHODS[name]
-    program = {"seed": seed, "samples_per_pass": samples_per_pass, "autocast": autocast}
-    own_names = {*program, "module", "network", "samples", "own", "bayesian"}
-    checked = free.check("method", repr(name), kind, arguments, own_names)
-    return kind.create(network, samples, own, **program, **checked)
+    return METHODS[name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hpcsamp import arguments as free
 from hpcsamp.config import suggest
 from hpcsamp.errors import UsageError
 from hpcsamp.models.mlp import MLP
@@ -55,22 +55,20 @@ def build(
         For an unknown name or argument, or sizes that do not fit.
     """
     make = _find(name)
-    accepted = inspect.signature(make).parameters
-    for argument in arguments:
-        if argument not in accepted:
-            raise UsageError(
-                f"unknown key 'model.{argument}' for model {name!r}{suggest(argument, accepted)}"
-            )
     # torch's initialisers draw from the global generator: lend it a seed of its own and give it
     # back as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(
             key(seed, Purpose.INITIAL, *([] if member is None else [member])) & 0xFFFF_FFFF
         )
-        try:
-            return make(in_shape=in_shape, outputs=outputs, **arguments)
-        except (TypeError, ValueError) as e:
-            raise UsageError(f"model {name!r}: {e}") from e
+        program = {"in_shape": in_shape, "outputs": outputs}
+        made: nn.Module = free.construct("model", name, make, arguments, **program)
+        return made
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """What a model's arguments are if nobody says, by name."""
+    return free.defaults(_find(name), {"in_shape", "outputs"})
 
 
 def output_size(task: str, classes: int | None, y_shape: tuple[int, ...]) -> int:

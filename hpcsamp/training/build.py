@@ -8,14 +8,12 @@ from typing import Any
 import torch
 
 from hpcsamp import arguments as free
-from hpcsamp import losses, methods
-from hpcsamp.config import RunConfig, suggest
+from hpcsamp import losses, methods, models
+from hpcsamp.config import RunConfig, check, suggest
 from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
 from hpcsamp.losses import Likelihood
 from hpcsamp.methods import Method
-from hpcsamp.models import build as build_model
-from hpcsamp.models import output_size
 from hpcsamp.topology import Topology
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
@@ -33,14 +31,12 @@ def method(config: RunConfig, dataset: Dataset, topology: Topology) -> Method:
         raise UsageError(
             f'task = "{config.task}", but the dataset {dataset.path} is for {dataset.task}'
         )
-    outputs = output_size(dataset.task, dataset.classes, dataset.y_shape)
+    outputs = models.output_size(dataset.task, dataset.classes, dataset.y_shape)
     outputs *= likelihood(config).parameters
-    c, model = config.method, config.model
+    c, m = config.method, config.model
 
     def network(member: int | None) -> torch.nn.Module:
-        return build_model(
-            model.name, model.arguments, dataset.x_shape, outputs, config.seed, member
-        )
+        return models.build(m.name, m.arguments, dataset.x_shape, outputs, config.seed, member)
 
     made = methods.make(
         c.name,
@@ -53,6 +49,14 @@ def method(config: RunConfig, dataset: Dataset, topology: Topology) -> Method:
         autocast=torch.bfloat16 if config.training.precision == "bfloat16" else None,
     )
     return made.to(device=topology.device, dtype=DTYPES[config.training.precision])
+
+
+def resolved(config: RunConfig) -> RunConfig:
+    """The configuration with the arguments of model and method written out, for the record."""
+    table = config.model_dump(exclude_none=True)
+    table["model"] = models.defaults(config.model.name) | table["model"]
+    table["method"] = methods.registry.defaults(config.method.name) | table["method"]
+    return check(table)
 
 
 def likelihood(config: RunConfig) -> Likelihood:
@@ -123,6 +127,10 @@ def schedule(
     c, family = config.schedule, torch.optim.lr_scheduler
     total = config.training.epochs * steps_per_epoch
     warm = round(c.warmup_epochs * steps_per_epoch)
+    said = getattr(optimizer, "own_schedule", None)
+    if said and (c.name != "none" or warm):
+        key = f"name = {c.name!r}" if c.name != "none" else f"warmup_epochs = {c.warmup_epochs}"
+        raise UsageError(f"schedule.{key}, but {said}; leave [schedule] out")
     main: Any = None
     if c.name != "none":
         arguments = dict(c.arguments)

@@ -23,7 +23,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.methods import Method
 from hpcsamp.prediction.evaluate import Evaluator
 from hpcsamp.topology import Topology, together
-from hpcsamp.training import build, checkpoint, health, preemption, provenance, state
+from hpcsamp.training import build, checkpoint, health, memory, preemption, provenance, state
 from hpcsamp.training.progress import Reporter
 from hpcsamp.training.record import RunFolder
 
@@ -74,7 +74,7 @@ class Trainer:
             self._build(stack)
             with together(topology.world):
                 if topology.is_root:
-                    self.folder.prepare(config, self._resume)
+                    self.folder.prepare(build.resolved(config), self._resume)
             start = provenance.collect(topology, config.seed)
             step = self._restore() if self._resume else 0
             with together(topology.world):
@@ -124,6 +124,9 @@ class Trainer:
         self.steps = min(self.steps, config.training.steps or self.steps)
         self.collectives = exchange.choose(topology, config.parallel.collectives)
         with together(topology.world):
+            whole = config.training.epochs * self.steps_per_epoch  # also of a run that stops before
+            self.method.begin(dataset.count, whole, self.steps_per_epoch)
+            self.method.check_loss(config.loss.name, data_loss.linear)
             parameters = list(self.method.parameters())
             self.shards = None
             if config.optimizer.sharded and topology.sample_size > 1:
@@ -136,7 +139,6 @@ class Trainer:
                 clip=config.optimizer.clip,
                 shards=self.shards,
             )
-            self.method.begin(dataset.count, self.steps, self.steps_per_epoch)
             warm = round(config.loss.kl_warmup_epochs * self.steps_per_epoch)
             self.loss = losses.ELBO(
                 data_loss,
@@ -150,6 +152,7 @@ class Trainer:
             )
             self.loss.check_samples(config.method.samples)
             self.schedule = build.schedule(config, self.optimizer, self.steps_per_epoch)
+        memory.check(config, dataset, self.method, topology)
         self.best = math.inf
         self.evaluator: Evaluator | None = None
         if valid is not None:
@@ -353,6 +356,8 @@ class Trainer:
         health.check_replicas(self.method, self.topology)
         if self.evaluator is None:
             return
+        asked = self.config.evaluation.samples
+        self.evaluator.samples = self.method.prediction_samples(asked)  # chains: it grows
         found = self.evaluator.run(self.method)
         score = found.metrics.get(self.config.training.best)
         if score is None:  # "loss": of the last step
