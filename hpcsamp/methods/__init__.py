@@ -4,5 +4,6 @@ from hpcsamp.methods.base import Method
 from hpcsamp.methods.ensemble import Ensemble
 from hpcsamp.methods.mean_field import MeanField
 from hpcsamp.methods.registry import METHODS, make
+from hpcsamp.methods.sgld import Chains
 
-__all__ = ["METHODS", "Ensemble", "MeanField", "Method", "make"]
+__all__ = ["METHODS", "Chains", "Ensemble", "MeanField", "Method", "make"]

@@ -173,6 +173,15 @@ class Method(nn.Module):
         """Optimisers of the method's own by name; where there are any, one of them must be used."""
         return {}
 
+    def check_loss(self, name: str, linear: bool) -> None:
+        """Said before training: the loss by name, and whether it is linear in the samples.
+
+        Raises
+        ------
+        UsageError
+            If the method cannot be trained by it.
+        """
+
     @property
     def gradient_scale(self) -> float:
         """Factor from the loss's gradient to what the optimiser is to see."""

@@ -59,7 +59,7 @@ class FlatModule:
         """The views of ``(..., n)`` weights in the shapes and under the names of their layers."""
         parts = flat.split(self.sizes, dim=-1)
         for name, part, shape in zip(self.names, parts, self.shapes, strict=True):
-            yield name, part.view(*flat.shape[:-1], *shape)
+            yield name, part.view((*flat.shape[:-1], *shape))
 
     def link(self, flat: Tensor) -> None:
         """Let the module's own parameters show ``(n,)`` weights, sharing their memory."""

@@ -18,6 +18,7 @@ from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.base import Method
 from hpcsamp.methods.flat_module import FlatModule, flat_weights
 from hpcsamp.streams import Purpose
+from hpcsamp.topology import share
 
 
 class Members(Method):
@@ -75,6 +76,7 @@ class Members(Method):
         rows = [self.network.initial(), *(flat_weights(make(s)) for s in self.members[1:])]
         self.weights = nn.Parameter(torch.stack(rows))
         self._accumulator: RowAccumulator | None = None
+        self._predicted: int | None = None
 
     @classmethod
     def create(
@@ -161,8 +163,24 @@ class Members(Method):
         return self.samples
 
     def prediction_share(self, samples: int, parts: int, part: int) -> range:
-        """The members a rank holds."""
-        return self.members
+        """Those of the members a rank holds: members share prediction samples out in order."""
+        self._predicted = samples
+        first, last = (share(samples, self.samples, m) for m in (self.members[0], self.members[-1]))
+        return range(first.start, last.stop)
+
+    def place(self, sample: int) -> tuple[int, int, int]:
+        """Whose a prediction sample is.
+
+        Returns
+        -------
+        tuple
+            The row of its member, which of the member's prediction samples it is, and of how many;
+            of as many as :meth:`prediction_share` was last told.
+        """
+        all_of_them = self._predicted or self.prediction_samples(None)
+        member = ((sample + 1) * self.samples - 1) // all_of_them
+        own = share(all_of_them, self.samples, member)
+        return member - self.members.start, sample - own.start, len(own)
 
     def named_variational(self) -> Iterator[tuple[str, Tensor]]:
         """``(s, *shape)`` weights of each layer, of this rank's members."""

@@ -1,0 +1,117 @@
+"""When a chain explores, when it samples, and which of its weights are kept: pure planning.
+
+    step size = largest step size * (1 + cos(pi * steps done in the cycle / its length)) / 2
+
+(Cyclical stochastic gradient MCMC; Zhang et al. 2020, equation 1 and algorithm 1.)
+"""
+
+from __future__ import annotations
+
+import math
+
+from hpcsamp.errors import UsageError
+
+
+class Cycles:
+    """The plan of a run of some steps.
+
+    A cycle begins with large steps without noise, to leave the mode it was in; then noise is added,
+    and after a burn-in snapshots are kept, the last of them at the cycle's end.
+
+    Parameters
+    ----------
+    steps
+        Of the whole run.
+    cycles
+        How many of them are shared out over; cycles differ by at most one step. With 0 the step
+        size is left alone, and the run has the parts of a single cycle.
+    exploration
+        Share of a cycle without noise, from 0 to below 1.
+    burn_in
+        Share of a cycle, after that, with noise and without snapshots.
+    snapshots
+        Kept per cycle.
+    thinning
+        Steps from one snapshot to the next (default: as many as there is room for).
+
+    Raises
+    ------
+    UsageError
+        For shares outside their range, or if a cycle is too short for its snapshots.
+    """
+
+    def __init__(
+        self,
+        steps: int,
+        cycles: int,
+        exploration: float,
+        burn_in: float,
+        snapshots: int,
+        thinning: int | None = None,
+    ) -> None:
+        check(cycles, exploration, burn_in, snapshots, thinning)
+        self.cosine = cycles > 0
+        count = max(cycles, 1)
+        if steps < count:
+            raise UsageError(f"method.cycles = {cycles}, but the run has {steps} steps")
+        self._starts = [steps * c // count for c in range(count + 1)]
+        self._exploration = exploration
+        self._slots: dict[int, int] = {}
+        for c in range(count):
+            start, end = self._starts[c], self._starts[c + 1]
+            room = end - start - math.floor((end - start) * (exploration + burn_in) + 1e-9)
+            apart = room // snapshots if thinning is None else thinning
+            needed = (snapshots - 1) * max(apart, 1) + 1
+            if needed > room:
+                thin = f" {apart} steps apart" if thinning is not None else ""
+                raise UsageError(
+                    f"method.snapshots = {snapshots}{thin} need {needed} steps of a cycle, but of "
+                    f"{end - start} steps {room} are left after exploration and burn-in"
+                )
+            for k in range(snapshots):
+                self._slots[end - (snapshots - 1 - k) * apart] = c * snapshots + k
+
+    def factor(self, step: int) -> float:
+        """What the largest step size is multiplied by at a step, above 0 and at most 1."""
+        start, end = self._cycle(step)
+        return 0.5 * (1 + math.cos(math.pi * (step - start) / (end - start)))
+
+    def explores(self, step: int) -> bool:
+        """Whether a step is without noise."""
+        start, end = self._cycle(step)
+        return step - start < math.floor((end - start) * self._exploration + 1e-9)
+
+    def slot(self, done: int) -> int | None:
+        """Which snapshot is to be kept when so many steps are done, or None."""
+        return self._slots.get(done)
+
+    def _cycle(self, step: int) -> tuple[int, int]:
+        """First step, and that after the last; what lies behind the run belongs to the last."""
+        last = len(self._starts) - 2
+        c = max(k for k in range(last + 1) if self._starts[k] <= step)
+        return self._starts[c], max(self._starts[c + 1], step + 1)
+
+
+def check(
+    cycles: int, exploration: float, burn_in: float, snapshots: int, thinning: int | None
+) -> None:
+    """What can be said without the length of a run.
+
+    Raises
+    ------
+    UsageError
+        Naming the argument and what it may be.
+    """
+    for what, value, least in (("cycles", cycles, 0), ("snapshots", snapshots, 1)):
+        if value < least:
+            raise UsageError(f"method.{what} = {value} must be at least {least}")
+    if thinning is not None and thinning < 1:
+        raise UsageError(f"method.thinning = {thinning} must be at least 1 step")
+    for what, share in (("exploration", exploration), ("burn_in", burn_in)):
+        if not 0 <= share < 1:
+            raise UsageError(f"method.{what} = {share} must be a share from 0 to below 1")
+    if exploration + burn_in >= 1:
+        raise UsageError(
+            f"method.exploration = {exploration} and method.burn_in = {burn_in} leave nothing of a "
+            f"cycle to sample in: together they must be below 1"
+        )
