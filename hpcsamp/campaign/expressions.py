@@ -6,7 +6,6 @@ import ast
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from types import CodeType
 from typing import Any
 
 from hpcsamp.config import suggest
@@ -61,12 +60,14 @@ class Expression:
         The key that it stands under, for messages.
     names
         Keys that it refers to.
+    function
+        From the values of keys to the value.
     """
 
     text: str
     where: str
     names: tuple[str, ...]
-    code: CodeType
+    function: Callable[[Mapping[str, Any]], Any]
 
     def value(self, values: Mapping[str, Any]) -> Any:
         """The value for given keys.
@@ -82,7 +83,7 @@ class Expression:
                     f'{self.where} = "{self.text}": {name!r} has no value{suggest(name, values)}'
                 )
         try:
-            return eval(self.code, {"__builtins__": {}, **FUNCTIONS, "_values": values})
+            return self.function(values)
         except (ArithmeticError, TypeError, ValueError) as e:
             raise UsageError(f'{self.where} = "{self.text}": {e}') from None
 
@@ -119,7 +120,12 @@ def parse(text: str, where: str, known: Iterable[str] | None = None) -> Expressi
                 raise UsageError(
                     f'{where} = "{text}": there is no key {name!r}{suggest(name, listed)}'
                 )
-    return Expression(text, where, tuple(keys.names), compile(tree, where, "eval"))
+    arguments = ast.parse("lambda _values: 0", mode="eval").body
+    assert isinstance(arguments, ast.Lambda)
+    arguments.body = tree.body
+    code = compile(ast.fix_missing_locations(ast.Expression(arguments)), where, "eval")
+    function = eval(code, {"__builtins__": {}, **FUNCTIONS})
+    return Expression(text, where, tuple(keys.names), function)
 
 
 class _Keys(ast.NodeTransformer):

@@ -67,15 +67,21 @@ def defaults() -> dict[str, Any]:
     return {k: v for k, v in flat.items() if k not in ("data.path", "model.name")}
 
 
-def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as ``{"optimizer.lr": ...}``."""
+def flatten(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as ``{"optimizer.lr": ...}``; an empty table is a value."""
     out: dict[str, Any] = {}
     for name, value in table.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, dict) and value:
             out |= flatten(value, f"{prefix}{name}.")
         else:
             out[prefix + name] = value
     return out
+
+
+@cache
+def is_neutral(name: str) -> bool:
+    """Whether a key is one of :data:`NEUTRAL`."""
+    return name.startswith(NEUTRAL)
 
 
 def put(table: dict[str, Any], name: str, value: Any) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from hpcsamp import config
 from hpcsamp.campaign import axes, resources, site, spec
 from hpcsamp.campaign.expressions import Expression, parse
-from hpcsamp.campaign.keys import NEUTRAL, defaults, fixed_keys, flatten, is_key, put
+from hpcsamp.campaign.keys import defaults, fixed_keys, flatten, is_key, is_neutral, put
 from hpcsamp.config import suggest
 from hpcsamp.errors import UsageError
 
@@ -223,7 +223,7 @@ class Campaign:
         worked_out = {
             k: v.value(known) if isinstance(v, Expression) else v for k, v in given.items()
         }
-        key = json.dumps(worked_out, sort_keys=True, default=str)
+        key = tuple(worked_out.items())
         if key not in self._shapes:
             self._shapes[key] = resources.shape(worked_out)
         return self._shapes[key]
@@ -238,8 +238,8 @@ class Campaign:
         # Without defaults: a key that a later version adds must not rename every finished point.
         table = flatten(run.model_dump(mode="json", exclude_defaults=True, exclude_none=True))
         path = table.pop("data.path", "")
-        facts = {k: v for k, v in table.items() if not k.startswith(NEUTRAL)}
-        facts |= {k: v for k, v in values.items() if k.startswith(NEUTRAL) and is_key(k)} | asked
+        facts = {k: v for k, v in table.items() if not is_neutral(k)}
+        facts |= {k: v for k, v in values.items() if is_neutral(k) and is_key(k)} | asked
         if run.augment.share == "rank" or not run.loss.exact:  # then the grid matters
             facts["grid"] = [shape.ranks, shape.ranks_per_node, str(run.parallel.samples)]
         facts["dataset"] = self._dataset(path)
@@ -262,7 +262,7 @@ class Campaign:
         return {}
 
     @cached_property
-    def _shapes(self) -> dict[str, resources.Shape]:
+    def _shapes(self) -> dict[tuple[Any, ...], resources.Shape]:
         return {}
 
     @cached_property

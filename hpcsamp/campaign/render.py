@@ -106,6 +106,8 @@ def script(campaign: Campaign, job: Job, submission: Path, folder: Path | None =
         "gpus": shape.gpus,
         "memory": shape.memory,
         "time": shape.time,
+        "minutes": shape.minutes,
+        "cpus_per_core": site.cpus_per_core,
     }
     launch = site.launch
     if launch == LAUNCHERS["mpirun"] and shape.ranks == 1:
@@ -133,6 +135,8 @@ def script(campaign: Campaign, job: Job, submission: Path, folder: Path | None =
         steps_get_signals=launch.split()[:1] == ["srun"],
         commands=campaign.spec.shell(),
         products=campaign.spec.files(),
+        gpu_option=fill([site.gpu_option], facts, "gpu_option")[0] if shape.gpus else "",
+        chunk=fill([site.chunk], facts, "chunk")[0],
         partition=site.partition,
         account=site.account,
         qos=site.qos,

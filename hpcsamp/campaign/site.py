@@ -19,13 +19,15 @@ from hpcsamp.errors import UsageError
 
 LAUNCHERS = {
     "none": "",
-    "srun": "srun --cpus-per-task={{ cores }}",
+    "srun": "srun --cpus-per-task={{ cores * cpus_per_core }} --kill-on-bad-exit=1",
+    "mpiexec": "mpiexec -n {{ ranks }} --ppn {{ ranks_per_node }} --depth {{ cores }} "
+    "--cpu-bind depth",
     "mpirun": "mpirun -n {{ ranks }}{% if nodes > 1 %} -N {{ ranks_per_node }}{% endif %}",
 }
 
 
 class Site(BaseModel):
-    """``[site]``. Strings of ``launcher``, ``header``, ``before_modules`` and ``setup`` may use
+    """``[site]``. Strings of ``launcher``, ``header``, ``before_modules``, ``setup`` ... may use
     ``{{ ranks }}``, ``{{ nodes }}``, ``{{ ranks_per_node }}``, ``{{ cores }}``, ``{{ gpus }}``.
     """
 
@@ -35,7 +37,7 @@ class Site(BaseModel):
     page: str = Field("", description="the centre's page that the preset follows")
     tried: bool = Field(False, description="whether the preset was run at that place")
     scheduler: Literal["slurm", "pbs", "local"] = "local"
-    launcher: str = Field("mpirun", description="srun, mpirun, none, or a command line")
+    launcher: str = Field("mpirun", description="srun, mpirun, mpiexec, none, or a command line")
     env: str = Field("", description="a file that job scripts source, relative to the root")
     before_modules: list[str] = Field([], description="lines before modules are loaded")
     modules: list[str] = Field([], description="environment modules, loaded in this order")
@@ -46,6 +48,13 @@ class Site(BaseModel):
     qos: str = ""
     at_once: int = Field(0, ge=0, description="points of an array that run at once; 0: no limit")
     max_array: int = Field(0, ge=0, description="largest array; 0: ask the scheduler")
+    gpu_option: str = Field("--gres=gpu:{{ gpus }}", description="how Slurm is asked for GPUs")
+    cpus_per_core: int = Field(1, ge=1, description="hardware threads that Slurm counts as CPUs")
+    chunk: str = Field(
+        "ncpus={{ ranks_per_node * cores }}:mpiprocs={{ ranks_per_node }}:ompthreads={{ cores }}"
+        "{% if gpus %}:ngpus={{ gpus }}{% endif %}{% if memory %}:mem={{ memory }}mb{% endif %}",
+        description="what PBS is asked for of each node",
+    )
     cores: int = Field(0, ge=0, description="cores that the local scheduler may use; 0: all")
     signal: int = Field(120, ge=0, description="seconds before the limit that USR2 is sent")
     requeue: bool = Field(True, description="points that stop early (exit 75) are started again")

@@ -60,7 +60,7 @@ class CampaignFile(BaseModel):
     site: dict[str, Any] = Field(default_factory=dict)
     evaluate: str = Field("test", description="split to evaluate after training; empty: none")
     commands: list[str] = Field([], description="shell lines of a point, instead of the usual")
-    products: list[str] = Field([], description="files that a finished point has")
+    results: list[str] = Field([], description="files that a finished point has")
     collect: Collect = Collect()
 
     def shell(self) -> tuple[str, ...]:
@@ -71,8 +71,8 @@ class CampaignFile(BaseModel):
 
     def files(self) -> tuple[str, ...]:
         """Product files of a point, in its folder."""
-        if self.products:
-            return tuple(self.products)
+        if self.results:
+            return tuple(self.results)
         if self.evaluate and not self.commands:
             return ("summary.json", f"evaluation/{self.evaluate}.json")
         return ("summary.json",)
@@ -104,7 +104,7 @@ def read(path: Path) -> CampaignFile:
         )
     for product in spec.files():
         if Path(product).is_absolute() or ".." in Path(product).parts:
-            raise UsageError(f'{path}: products = "{product}" lies outside of the point\'s folder')
+            raise UsageError(f'{path}: results = "{product}" lies outside of the point\'s folder')
     return spec
 
 

@@ -13,6 +13,7 @@ from hpcsamp.config import seconds
 
 _RUNNING = {"RUNNING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"}
 _QUEUED = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
+_LIVE = _RUNNING | _QUEUED | {"COMPLETING"}
 
 
 class Slurm(Scheduler):
@@ -74,7 +75,7 @@ class Slurm(Scheduler):
                 continue
             for line in out.splitlines():
                 facts = dict(re.findall(r"(\S+?)=(\S*)", line))
-                if facts.get("ArrayTaskId", "").isdigit() and facts["JobState"] != "RUNNING":
+                if facts.get("ArrayTaskId", "").isdigit() and facts["JobState"] not in _LIVE:
                     found[job, int(facts["ArrayTaskId"])] = facts["JobState"]
         return found
 

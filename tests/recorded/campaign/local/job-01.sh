@@ -1,0 +1,78 @@
+#!/bin/bash
+#
+# 2 points of sweep, 2 ranks on 2 nodes, 1 core a rank, 16384 MiB a node, 02:00:00 each.
+# One by hand: bash job-01.sh LINE (of points-01.tsv, from 0)
+set -euo pipefail
+shopt -s inherit_errexit
+
+campaign=/home/user/project/campaigns/sweep
+submission=/home/user/project/campaigns/sweep/submissions/0001
+config=$submission/base.toml
+index=${1:?which line of points-01.tsv, from 0?}
+
+# A line of the table: the name of the point, and what it changes in the base configuration.
+IFS=$'\t' read -r -a fields < <(sed -n "$((index + 1))p" "$submission/points-01.tsv")
+name=${fields[0]}
+point=$campaign/points/$name
+settings=()
+for field in "${fields[@]:1}"; do settings+=(--set "$field"); done
+export HPCSAMP_END_TIME=$(($(date +%s) + 7200)) # training stops before
+
+# What the point does is the name of an empty file: one listing of marks/ tells of all points.
+mark() {
+    local before=
+    if [ -r "$point/.mark" ]; then before=$(<"$point/.mark"); fi
+    if [ -z "$before" ] || ! mv -f "$campaign/marks/$name.$before" "$campaign/marks/$name.$1" 2>/dev/null; then
+        : >"$campaign/marks/$name.$1" || echo "campaign: cannot note that $name is $1" >&2
+    fi
+    printf '%s' "$1" >"$point/.mark" || true
+}
+
+# A command ended with this code: 75 is early, with a checkpoint.
+cancelled=
+stop() {
+    if [ "$1" -ne 75 ] && [ -z "$cancelled" ]; then
+        mark "failed.$1"
+        exit "$1"
+    fi
+    mark stopped
+    # whoever started this script starts it again
+    exit "$1"
+}
+
+# Starts a command on the ranks of the point. In the background: bash runs no trap while it waits
+# for a command in the foreground.
+launched=
+told=
+launch() {
+    local code=0 again
+    told=
+    mpirun -n 2 -N 1 "$@" &
+    launched=$!
+    wait "$launched" || code=$?
+    while [ -n "$told" ]; do # a trap ended wait, perhaps before the command ended
+        told=
+        again=0
+        wait "$launched" 2>/dev/null || again=$?
+        if [ "$again" -ne 127 ]; then code=$again; fi
+    done
+    launched=
+    return "$code"
+}
+tell() {
+    told=1
+    if [ -n "$launched" ]; then kill -USR2 "$launched" 2>/dev/null || true; fi
+}
+trap tell USR2
+trap 'cancelled=1; tell' TERM
+
+cd /home/user/project
+mkdir -p "$point" "$campaign/marks"
+mark running
+
+export OMP_NUM_THREADS=1
+
+{ launch hpcsamp train "$config" "${settings[@]}" --output "$point" --resume; } || stop $?
+{ launch hpcsamp evaluate "$point" --split test; } || stop $?
+whole=$(hpcsamp campaign check "$point" summary.json evaluation/test.json) || stop $?
+mark "done.$whole"
