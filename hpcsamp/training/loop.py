@@ -63,8 +63,9 @@ class Trainer:
             On all ranks, if a signal or the time limit asked for an early end; a checkpoint is
             written then.
         """
-        config, topology = self.config, self.topology
+        topology = self.topology
         with together(topology.world):
+            self.config = config = build.resolved(self.config)
             self._mine = topology.samples(config.method.samples)
         limit = config.training.time_limit
         end = preemption.deadline(seconds(limit) if limit is not None else None, os.environ)
@@ -74,7 +75,7 @@ class Trainer:
             self._build(stack)
             with together(topology.world):
                 if topology.is_root:
-                    self.folder.prepare(build.resolved(config), self._resume)
+                    self.folder.prepare(config, self._resume)
             start = provenance.collect(topology, config.seed)
             step = self._restore() if self._resume else 0
             with together(topology.world):
