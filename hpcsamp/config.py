@@ -177,6 +177,9 @@ class TrainingSection(Section):
     keep: int = Field(2, ge=1, description="checkpoints kept beside the best")
     log_every: int = Field(10, ge=1, description="steps between lines in metrics.jsonl")
     best: Literal["nll", "accuracy", "loss"] = "nll"
+    memory_check: Literal["refuse", "warn", "off"] = Field(
+        "refuse", description="a run whose step needs more memory than the machine has"
+    )
     time_limit: str | float | None = Field(
         None,
         description="stop with a checkpoint before so much time is over: minutes, or as Slurm "

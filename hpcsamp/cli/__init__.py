@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from hpcsamp.cli import bench, campaign, doctor, evaluate, ingest, inspect, report, train
+from hpcsamp.cli import bench, campaign, doctor, evaluate, ingest, inspect, models, report, train
 from hpcsamp.errors import UsageError
 
 #: What typer raises for wrong arguments. It comes from click, or from typer's own copy of click.
@@ -28,6 +28,7 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(ingest.app, name="ingest")
 app.command("inspect")(inspect.inspect)
+app.command("models")(models.models)
 app.command("report")(report.report)
 app.add_typer(campaign.app, name="campaign")
 app.add_typer(bench.app, name="bench")

@@ -33,6 +33,7 @@ FREE = (
     "training.keep",
     "training.log_every",
     "training.steps",
+    "training.memory_check",
     "training.time_",
 )
 

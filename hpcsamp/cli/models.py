@@ -1,0 +1,119 @@
+"""``hpcsamp models``: which networks there are, and what a run of one needs of memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hpcsamp.cli.output import show
+
+if TYPE_CHECKING:
+    from hpcsamp.config import RunConfig
+    from hpcsamp.training.memory import Grid, Shapes
+
+
+def models(
+    config: Annotated[
+        str | None,
+        typer.Argument(help="A TOML file, or the name of a configuration; none lists all."),
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="One of the configuration's presets.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a key; repeatable.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Dataset folder; by default data.path or the synthetic set.")
+    ] = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Ranks of a sample group (P).")] = 1,
+    groups: Annotated[int, typer.Option(min=1, help="Data groups (D).")] = 1,
+    per_node: Annotated[
+        int | None, typer.Option(min=1, help="Ranks on a node; by default a sample group.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write it here.")] = None,
+) -> None:
+    """List the networks, or count a run's parameters and the memory of a training step.
+
+    Nothing is trained and nothing large is allocated.
+    """
+    if config is None:
+        _list(json_file)
+        return
+    from hpcsamp import config as configuration
+    from hpcsamp.training import memory
+
+    run = configuration.load(config, settings or (), preset=preset)
+    shapes = _shapes(run, data)
+    _tell(run, shapes, memory.Grid(ranks, groups, per_node or ranks), json_file)
+
+
+def _list(json_file: Path | None) -> None:
+    import inspect
+
+    from hpcsamp import config as configuration
+    from hpcsamp.models import MODELS
+
+    rows = []
+    for name, kind in MODELS.items():
+        arguments = list(inspect.signature(kind).parameters)[2:]
+        about = (inspect.getdoc(kind) or "").split("\n")[0]
+        rows.append([name, about, ", ".join(arguments)])
+    show("", ["model", "what", "keys of [model]"], rows, json_file)
+    typer.echo(f"configurations: {', '.join(configuration.named_configs())}")
+
+
+def _shapes(run: RunConfig, data: str | None) -> Shapes:
+    from hpcsamp.data import Dataset
+    from hpcsamp.data.manifest import NAME
+    from hpcsamp.training.memory import Shapes
+    from hpcsamp.training.prepare import source_of
+
+    path = data or run.data.path
+    if run.data.synthetic is not None and not Path(path, NAME).is_file():
+        if data not in (None, "synthetic"):
+            Dataset.open(path)  # says what is wrong with it
+        return Shapes.of(run, source_of(run.data.synthetic))
+    with Dataset.open(path) as dataset:
+        return Shapes.of(run, dataset)
+
+
+def _tell(run: RunConfig, shapes: Shapes, grid: Grid, json_file: Path | None) -> None:
+    from hpcsamp.training import memory
+
+    method = memory.blank_method(run, shapes, grid)
+    network = memory.blank_network(run, shapes)
+    weights = sum(p.numel() for p in network.parameters())
+    trained = sum(p.numel() for p in method.parameters())
+    shape = " x ".join(map(str, shapes.x))
+    typer.echo(f"{run.model.name}: {shape} in, {shapes.outputs:,} numbers out")
+    typer.echo(f"parameters of the network: {weights:,}")
+    what = "means, standard deviations and deterministic ones" if trained > weights else "trained"
+    typer.echo(f"parameters under {run.method.name} ({what}): {trained:,}")
+    parts = memory.estimate(run, shapes, method, grid)
+    total = sum(p.bytes for p in parts)
+    rows: list[list[str | int | float | bool | None]] = [
+        [p.name, f"{p.bytes / 1e9:.3f}", p.knob] for p in parts
+    ]
+    rows += [
+        ["a rank", f"{total / 1e9:.3f}", ""],
+        [f"a node of {grid.per_node}", f"{total * grid.per_node / 1e9:.3f}", ""],
+        ["available here", f"{memory.available() / 1e9:.3f}", ""],
+    ]
+    title = (
+        f"Memory of a training step: S = {run.method.samples} on P = {grid.sample_size} ranks, "
+        f"batch {run.data.batch} on D = {grid.data_size}, {run.training.precision}"
+    )
+    show(
+        title,
+        ["part", "GB a rank", "lowered by"],
+        rows,
+        json_file,
+        {
+            "weights": weights,
+            "trained": trained,
+            "parts": [{"name": p.name, "bytes": p.bytes, "knob": p.knob} for p in parts],
+            "bytes_per_rank": total,
+            "bytes_per_node": total * grid.per_node,
+        },
+    )

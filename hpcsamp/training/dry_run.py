@@ -1,0 +1,116 @@
+"""How much memory a forward and backward pass takes, found without computing or allocating it.
+
+The network runs on torch's fake tensors, which know shapes and types and no values; storages are
+counted as they come and go. So whatever a network does (checkpointing, autocast, fused attention)
+is in the number, in well under a second for a hundred million weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+
+class LargestMemory(TorchDispatchMode):
+    """Counts the bytes of all storages that operations make, while they live.
+
+    Parameters
+    ----------
+    known
+        Tensors that were there before and do not count, nor do views of them.
+
+    Attributes
+    ----------
+    live, largest
+        Bytes now, and at most so far.
+    """
+
+    def __init__(self, *known: torch.Tensor) -> None:
+        super().__init__()
+        self.live = self.largest = 0
+        self._known = {t.untyped_storage()._cdata for t in known}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and note what it made."""
+        out = func(*args, **(kwargs or {}))
+        for value in tree_iter(out):
+            if isinstance(value, torch.Tensor):
+                self._note(value.untyped_storage())
+        return out
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.live += size
+        self.largest = max(self.largest, self.live)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+def pass_bytes(
+    network: nn.Module,
+    x_shape: Sequence[int],
+    batch: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    autocast: torch.dtype | None = None,
+    rough: bool = False,
+) -> int:
+    """Bytes of one forward and backward pass of one sample at their largest.
+
+    Activations, temporaries and the gradient with respect to the flat vector of all weights; not
+    the weights themselves, nor the inputs.
+
+    Parameters
+    ----------
+    network
+        On the meta device; it stays as it is.
+    x_shape, batch
+        Shape of an item, items.
+    dtype, autocast
+        Type of the weights, and that of autocast or None.
+    rough
+        An upper bound in a fraction of the time (fake tensors take seconds to import): attention
+        writes its weights out, and there is no autocast.
+    """
+    network = copy.deepcopy(network).to(dtype)
+    if rough:
+        return _largest(network, x_shape, batch, dtype, None, "meta")
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return _largest(network.to_empty(device="cpu"), x_shape, batch, dtype, autocast, "cpu")
+
+
+def _largest(
+    network: nn.Module,
+    x_shape: Sequence[int],
+    batch: int,
+    dtype: torch.dtype,
+    autocast: torch.dtype | None,
+    device: str,
+) -> int:
+    held = dict(network.named_parameters())
+    sizes = [p.numel() for p in held.values()]
+    flat = torch.empty(sum(sizes), dtype=dtype, device=device, requires_grad=True)
+    x = torch.empty((batch, *x_shape), dtype=dtype, device=device)
+    with LargestMemory(flat, x) as memory:
+        parts = zip(held.items(), flat.split(sizes), strict=True)
+        weights = {name: part.view(p.shape) for (name, p), part in parts}
+        with torch.autocast("cpu", autocast, enabled=autocast is not None):
+            y = functional_call(network, weights, (x,))
+        torch.autograd.grad(y, flat, torch.ones_like(y))
+    return memory.largest
