@@ -26,6 +26,7 @@ class Purpose(IntEnum):
     ORDER = 6  # order of items: (epoch, ...)
     SYNTHETIC = 7  # made-up data: (split, item)
     SPLIT = 8  # items dealt to train, valid and test: ()
+    ANCHOR = 10  # centres of the priors of an ensemble: (member,)
 
 
 def key(seed: int, purpose: Purpose, *counters: int) -> int:
