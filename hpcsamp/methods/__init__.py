@@ -5,5 +5,6 @@ from hpcsamp.methods.ensemble import Ensemble
 from hpcsamp.methods.mean_field import MeanField
 from hpcsamp.methods.registry import METHODS, make
 from hpcsamp.methods.sgld import Chains
+from hpcsamp.methods.swag import SWAG
 
-__all__ = ["METHODS", "Chains", "Ensemble", "MeanField", "Method", "make"]
+__all__ = ["METHODS", "SWAG", "Chains", "Ensemble", "MeanField", "Method", "make"]

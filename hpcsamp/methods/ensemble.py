@@ -2,16 +2,81 @@
 
 (Lakshminarayanan, Pritzel and Blundell 2017.) Each member starts from initial weights of its own
 and sees, if ``augment.share = "sample"``, views of the batch of its own. With ``prior_std`` each
-member is a maximum a posteriori estimate.
+member is a maximum a posteriori estimate; ``anchored`` centres its prior at a draw from the prior
+(Pearce et al. 2020), so that members stay apart where the data say nothing:
+
+    loss of member s = mean NLL + |w_s - a_s|^2 / (2 N prior_std^2),        a_s ~ N(0, prior_std^2)
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from hpcsamp.errors import UsageError
 from hpcsamp.methods.members import Members
+from hpcsamp.streams import Purpose, torch_generator
 
 
 class Ensemble(Members):
     """S networks that are trained beside each other and averaged in prediction.
 
-    See :class:`~hpcsamp.methods.members.Members` for parameters.
+    Parameters
+    ----------
+    network, samples, own, prior_std, seed, samples_per_pass, autocast
+        See :class:`~hpcsamp.methods.members.Members`.
+    anchored
+        Centre each member's prior at a draw from it; needs ``prior_std``.
+
+    Attributes
+    ----------
+    anchors
+        ``(s, n)`` the draws, from the stream of the member; None without. Not in checkpoints.
+
+    Raises
+    ------
+    UsageError
+        For anchors without a prior.
     """
+
+    anchors: Tensor | None
+
+    def __init__(
+        self,
+        network: Callable[[int], nn.Module] | nn.Module,
+        samples: int,
+        own: range | None = None,
+        *,
+        prior_std: float | None = None,
+        anchored: bool = False,
+        seed: int = 1,
+        samples_per_pass: int = 1,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            network,
+            samples,
+            own,
+            prior_std=prior_std,
+            seed=seed,
+            samples_per_pass=samples_per_pass,
+            autocast=autocast,
+        )
+        anchors = None
+        if anchored:
+            if prior_std is None:
+                raise UsageError("method.anchored needs method.prior_std: anchors are draws of it")
+            anchors = torch.empty_like(self.weights.detach())
+            for row, member in zip(anchors, self.members, strict=True):
+                stream = torch_generator(row.device, seed, Purpose.ANCHOR, member)
+                row.normal_(std=prior_std, generator=stream)
+        self.register_buffer("anchors", anchors, persistent=False)
+
+    def penalty(self, part: int = 0, parts: int = 1) -> Tensor:
+        """See :meth:`Members.penalty`; from the anchors, where there are any."""
+        if self.anchors is None or self.prior_std is None:
+            return super().penalty(part, parts)
+        square = (self.weights - self.anchors).square().sum()
+        return square / (2 * self.prior_std**2 * self.samples)

@@ -15,11 +15,13 @@ from hpcsamp.methods.base import Method
 from hpcsamp.methods.ensemble import Ensemble
 from hpcsamp.methods.mean_field import MeanField
 from hpcsamp.methods.sgld import Chains
+from hpcsamp.methods.swag import SWAG
 
 METHODS: dict[str, type[Method]] = {
     "mean_field": MeanField,
     "ensemble": Ensemble,
     "sgld": Chains,
+    "swag": SWAG,
 }
 
 #: Arguments that the program passes, not the configuration.
