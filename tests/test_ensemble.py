@@ -44,9 +44,10 @@ def trained(steps=600, **settings):
 def test_anchored_members_are_the_minima_of_the_formula():
     """Linear model: ``w_s = A^-1 (X'y / noise^2 + a_s / prior^2)`` with precision A.
 
-    A is the posterior's. So their mean is the posterior's, too; their covariance ``A^-1 A^-1 / prior^2``: that of the prior
-    where the data say nothing, less than the posterior's where they do (Pearce et al. 2020,
-    section 4, whose targets are perturbed beside to make it exact).
+    A is the posterior's. So their mean is the posterior's, too; their covariance is
+    ``A^-1 A^-1 / prior^2``: that of the prior where the data say nothing, less than the posterior's
+    where they do (Pearce et al. 2020, section 4, whose targets are perturbed beside to make it
+    exact).
     """
     ensemble = trained(steps=3000, prior_std=PRIOR, anchored=True, seed=4)
     x, y = data()
