@@ -31,6 +31,48 @@ def test_crop_and_flip_equal_torchvision_given_the_offsets():
     assert len(np.unique(drawn.left)) > 2
 
 
+@pytest.mark.parametrize("share", ["sample", "rank", "all"])
+@pytest.mark.parametrize("flat", [False, True])
+def test_shifted_forecasts_come_back(share, flat):
+    augment = Augmentation(shift=True, share=share, rank=1)
+    views = augment(X, INDEX, epoch=2, samples=SAMPLES)
+    outputs = (views if views.dim() == 5 else views.expand(3, *views.shape)).clone()
+    outputs = outputs.flatten(2) if flat else outputs
+    back = augment.undo(outputs, INDEX, epoch=2, samples=SAMPLES, width=10)
+    assert back.shape == outputs.shape
+    assert torch.equal(back.view(3, *X.shape), X.expand(3, *X.shape))
+    assert not torch.equal(back, outputs)
+
+
+def test_a_loss_of_forecasts_shifted_back_is_that_of_shifted_targets():
+    """Values and gradients, sample by sample, with weights by latitude."""
+    from hpcsamp.collectives import Alone
+    from hpcsamp.losses import make
+    from hpcsamp.losses.values import latitude_weights
+
+    augment = Augmentation(shift=True)
+    y = torch.randn(6, 2, 8, 10, generator=torch.Generator().manual_seed(1)).double()
+    _, shifted = augment(X, INDEX, epoch=0, samples=SAMPLES, y=y)
+    outputs = torch.randn(3, 6, 2, 8, 10).double().requires_grad_()
+    loss = make("expected_nll", "regression", {"latitudes": list(range(-70, 80, 20)), "std": 0.3})
+    assert torch.equal(loss.weights, latitude_weights(list(range(-70, 80, 20))))
+    back = augment.undo(outputs, INDEX, epoch=0, samples=SAMPLES, width=10)
+    one = loss(back, y, 3, Alone()).sum()
+    each = sum(loss(outputs[s : s + 1], shifted[s], 1, Alone()).sum() / 3 for s in range(3))
+    assert one.item() == pytest.approx(each.item(), rel=1e-12)
+    got, want = (torch.autograd.grad(v, outputs)[0] for v in (one, each))
+    assert torch.allclose(got, want, rtol=1e-12)
+
+
+def test_forecasts_without_rows_of_that_width_cannot_come_back():
+    augment = Augmentation(shift=True)
+    with pytest.raises(UsageError, match=r"7 outputs of an item .* 10 values"):
+        augment.undo(torch.zeros(3, 6, 7), INDEX, epoch=0, samples=SAMPLES, width=10)
+    outputs = torch.zeros(3, 6, 7)
+    plain = Augmentation(flip=True)
+    assert plain.undo(outputs, INDEX, epoch=0, samples=SAMPLES, width=10) is outputs
+
+
 def test_shift_rolls_fields_and_their_targets_alike():
     augment = Augmentation(shift=True)
     y = torch.arange(6 * 2 * 8 * 10.0).reshape(6, 2, 8, 10)

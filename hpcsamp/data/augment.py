@@ -176,6 +176,50 @@ class Augmentation:
         assert targets is not None
         return out, targets
 
+    def undo(
+        self, outputs: torch.Tensor, index: np.ndarray, *, epoch: int, samples: range, width: int
+    ) -> torch.Tensor:
+        """Forecasts for shifted inputs, shifted back, so that they are for the items as they were.
+
+        A loss then needs one target for all samples. It is the same as shifting the targets for
+        every loss that treats all longitudes alike: values change places, none changes. And where a
+        loss compares samples place by place (mixtures, moments, pairs), they are compared at the
+        same place on Earth, which they would not be in frames shifted apart.
+
+        Parameters
+        ----------
+        outputs
+            ``(len(samples), B, ..., width)``, or with the values of an item in one axis, whose
+            fields are ``width`` columns wide. Differentiable.
+        index, epoch, samples
+            As in the call that made the views.
+        width
+            Columns (longitudes) of a field.
+
+        Returns
+        -------
+        torch.Tensor
+            Of the shape of ``outputs``.
+
+        Raises
+        ------
+        UsageError
+            If the values of an item are no rows of that width.
+        """
+        if not self.shift:
+            return outputs
+        if outputs[0, 0].numel() % width:
+            raise UsageError(
+                f"augment.shift: {outputs[0, 0].numel()} outputs of an item are no fields with "
+                f"rows of {width} values"
+            )
+        drawn = self.offsets(index, epoch, samples, width).shift
+        drawn = np.broadcast_to(drawn, (len(samples), len(index)))
+        rows = outputs.reshape(*outputs.shape[:2], -1, width)
+        columns = (np.arange(width) + drawn[..., None]) % width
+        at = torch.as_tensor(columns, device=outputs.device)[:, :, None].expand(rows.shape)
+        return torch.take_along_dim(rows, at, dim=-1).view(outputs.shape)
+
     def offsets(self, index: np.ndarray, epoch: int, samples: range, width: int) -> Offsets:
         """What is drawn for a batch of items of some width; see :class:`Offsets`."""
         views = self._views(samples)
