@@ -39,7 +39,7 @@ _hpcsamp_find_hdf5() {
 }
 
 _hpcsamp_missing() {
-    command -v mpicc >/dev/null && command -v mpirun >/dev/null || echo MPI
+    command -v mpicc >/dev/null && { command -v mpirun || command -v mpiexec || command -v srun; } >/dev/null || echo MPI
     [ -n "$(_hpcsamp_find_hdf5)" ] || echo parallel-HDF5
     { command -v c++ && command -v make; } >/dev/null || echo C++-compiler
     command -v flock >/dev/null || echo util-linux

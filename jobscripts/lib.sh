@@ -13,6 +13,7 @@
 #
 #   HPCSAMP_LAUNCHER   srun, mpirun (Open MPI) or mpiexec (PALS, MPICH): how ranks are started
 #   HPCSAMP_BIND       cores (default where every rank has cores of its own) or none
+#   HPCSAMP_MPI        srun's --mpi (default pmix for Open MPI; empty: the site's own default)
 #   HPCSAMP_LAUNCH     further options of the launcher, a bash array
 #   HPCSAMP_WRAPPER    a command before the ranks' command, e.g. one that picks a GPU, an array
 #   HPCSAMP_LOCAL      a folder on the nodes' own disks; set it to have shards staged there
@@ -48,7 +49,7 @@ hpcsamp_layout() {
         NODES=$(sort -u "$PBS_NODEFILE" | wc -l)
         RANKS_PER_NODE=${RANKS_PER_NODE:-$(($(wc -l <"$PBS_NODEFILE") / NODES))}
         RANKS=${RANKS:-$((NODES * RANKS_PER_NODE))}
-        CPUS=$((${NCPUS:-$(nproc)} / RANKS_PER_NODE))
+        CPUS=$((${NCPUS:-$(nproc)} / RANKS_PER_NODE)) # PBS sets NCPUS, and OMP_NUM_THREADS
         CORES=$CPUS
     else
         NODES=1 RANKS=${RANKS:-$(nproc)} CPUS=0
@@ -62,16 +63,15 @@ hpcsamp_layout() {
 
 # Newer Slurm tells by itself (SLURM_JOB_END_TIME).
 hpcsamp_deadline() {
-    local end left
+    local end hours minutes seconds
     if [ -n "${SLURM_JOB_ID:-}" ] && [ -z "${SLURM_JOB_END_TIME:-}" ]; then
         end=$(scontrol -o show job "$SLURM_JOB_ID" | grep -oP '\bEndTime=\K\S+') &&
             end=$(date -d "$end" +%s 2>/dev/null) && export HPCSAMP_END_TIME=$end
-    elif [ -n "${PBS_JOBID:-}" ] && left=$(qstat -f "$PBS_JOBID" 2>/dev/null); then
-        left=$(sed -n 's/^ *Resource_List.walltime = \([0-9]*\):\([0-9]*\):\([0-9]*\)$/\1 \2 \3/p' <<<"$left")
-        # shellcheck disable=SC2086
-        if [ -n "$left" ]; then
-            set -- $left
-            export HPCSAMP_END_TIME=$(($(date +%s) + 10#$1 * 3600 + 10#$2 * 60 + 10#$3))
+    elif [ -n "${PBS_JOBID:-}" ]; then
+        IFS=: read -r hours minutes seconds <<<"$(_hpcsamp_pbs Resource_List.walltime)"
+        if [ -n "${seconds:-}" ]; then
+            HPCSAMP_END_TIME=$(($(date +%s) + 10#$hours * 3600 + 10#$minutes * 60 + 10#$seconds))
+            export HPCSAMP_END_TIME
         fi
     fi
     return 0
@@ -88,7 +88,7 @@ hpcsamp_told() {
 
 # hpcsamp_launch RANKS COMMAND...: the launcher's command line for so many ranks, into LAUNCH.
 hpcsamp_launch() {
-    local ranks=$1 bind=${HPCSAMP_BIND:-} per_node
+    local ranks=$1 bind=${HPCSAMP_BIND:-} per_node pmi
     shift
     per_node=$((ranks < RANKS_PER_NODE ? ranks : RANKS_PER_NODE))
     LAUNCH=("$HPCSAMP_LAUNCHER" -n "$ranks")
@@ -97,7 +97,11 @@ hpcsamp_launch() {
             # Since 22.05 steps do not inherit --cpus-per-task.
             LAUNCH+=(--nodes="$(((ranks + RANKS_PER_NODE - 1) / RANKS_PER_NODE))" --cpus-per-task="$CPUS")
             LAUNCH+=(--cpu-bind="${bind:-cores}" --kill-on-bad-exit=1)
-            if srun --mpi=list 2>&1 | grep -qw pmix; then LAUNCH+=(--mpi=pmix); fi
+            pmi=${HPCSAMP_MPI-}
+            if [ -z "${HPCSAMP_MPI+set}" ] && command -v ompi_info >/dev/null && srun --mpi=list 2>&1 | grep -qw pmix; then
+                pmi=pmix # what Open MPI speaks
+            fi
+            if [ -n "$pmi" ]; then LAUNCH+=(--mpi="$pmi"); fi
             ;;
         mpirun)
             if [ -n "${SLURM_JOB_ID:-}${PBS_NODEFILE:-}" ]; then LAUNCH+=(--map-by "ppr:$per_node:node:PE=$CORES"); fi
@@ -161,14 +165,36 @@ hpcsamp_stage() {
     fi
 }
 
-# hpcsamp_again CODE: 75 puts a Slurm job back in the queue; it then resumes. Not one that is being
+# One attribute of this job, e.g. Resource_List.walltime; PBS folds long lines.
+_hpcsamp_pbs() { qstat -f "$PBS_JOBID" 2>/dev/null | sed -e ':a' -e 'N' -e '$!ba' -e 's/\n\t//g' | sed -n "s/^ *$1 = //p"; }
+
+# Only operators may rerun a PBS job; it can submit its like: same queue, resources and variables.
+_hpcsamp_qsub_again() {
+    local options=() name value kept
+    for name in queue:-q Account_Name:-A Job_Name:-N; do
+        value=$(_hpcsamp_pbs "${name%:*}")
+        if [ -n "$value" ]; then options+=("${name#*:}" "$value"); fi
+    done
+    for name in select walltime place filesystems; do
+        value=$(_hpcsamp_pbs "Resource_List.$name")
+        if [ -n "$value" ]; then options+=(-l "$name=$value"); fi
+    done
+    kept=$(compgen -e -X '!HPCSAMP_*' | grep -vE '^HPCSAMP_(END_TIME|RESTARTS)$' | paste -sd , -)
+    (cd "$PBS_O_WORKDIR" && qsub "${options[@]}" -v "CONFIG,RUN,OPTIONS,HPCSAMP_RESTARTS=$1,$kept" \
+        "$HPCSAMP_ROOT/jobscripts/pbs/train.pbs")
+}
+
+# hpcsamp_again CODE: 75 puts the job back in the queue; it then resumes. Not one that is being
 # cancelled, and not for ever.
 hpcsamp_again() {
     [ "$1" = 75 ] && [ -z "${HPCSAMP_CANCELLED:-}" ] || return 0
-    if [ -z "${SLURM_JOB_ID:-}" ]; then
-        _hpcsamp_log "stopped early with a checkpoint: submit the same script again"
-    elif [ "${SLURM_RESTART_COUNT:-0}" -ge "${HPCSAMP_REQUEUES:-100}" ]; then
-        _hpcsamp_log "stopped early, and started $((SLURM_RESTART_COUNT + 1)) times: not requeued (HPCSAMP_REQUEUES)"
+    local starts=$((${SLURM_RESTART_COUNT:-${HPCSAMP_RESTARTS:-0}} + 1))
+    if [ -z "${SLURM_JOB_ID:-}${PBS_JOBID:-}" ]; then
+        _hpcsamp_log "stopped early with a checkpoint: run the same again"
+    elif [ "$starts" -gt "${HPCSAMP_REQUEUES:-100}" ]; then
+        _hpcsamp_log "stopped early with a checkpoint, and started $starts times: not again (HPCSAMP_REQUEUES)"
+    elif [ -n "${PBS_JOBID:-}" ]; then
+        _hpcsamp_log "stopped early with a checkpoint: submitted anew: $(_hpcsamp_qsub_again "$starts")"
     elif scontrol -o show job "$SLURM_JOB_ID" | grep -q ' JobState=RUNNING '; then
         _hpcsamp_log "stopped early with a checkpoint: requeued"
         scontrol requeue "$SLURM_JOB_ID"

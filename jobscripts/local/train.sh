@@ -1,0 +1,25 @@
+#!/bin/bash
+# jobscripts/local/train.sh: train on this machine, without a scheduler.
+#
+#     bash jobscripts/local/train.sh CONFIG RUN [OPTIONS OF hpcsamp train]
+#
+# RANKS (default: the cores of this machine) ranks share them. Run it again to go on where it
+# stopped: Ctrl-C under mpirun leaves a second for a checkpoint, `kill -USR2` of this script takes
+# the time it needs. HPCSAMP_TIME_LIMIT ends it in time. HPCSAMP_SITE: a file of envs/ (default
+# local).
+set -euo pipefail
+HPCSAMP_ROOT=${HPCSAMP_ROOT:-$(cd "$(dirname "$0")/../.." && pwd)}
+export HPCSAMP_ROOT
+# shellcheck source=envs/local.sh
+source "$HPCSAMP_ROOT/envs/${HPCSAMP_SITE:-local}.sh"
+# shellcheck source=jobscripts/lib.sh
+source "$HPCSAMP_ROOT/jobscripts/lib.sh"
+hpcsamp_layout
+hpcsamp_told
+
+config=${1:?usage: train.sh CONFIG RUN [OPTIONS OF hpcsamp train]} run=${2:?name a run folder}
+shift 2
+code=0
+hpcsamp_run hpcsamp train "$config" --output "$run" --resume "$@" || code=$?
+hpcsamp_again "$code"
+exit "$code"
