@@ -200,7 +200,12 @@ class TrainingSection(Section):
 class EvaluationSection(Section):
     """``[evaluation]``: the posterior predictive."""
 
-    samples: int = Field(32, ge=1, description="weight samples of the predictive distribution")
+    samples: int | None = Field(
+        None,
+        ge=1,
+        description="samples of the predictive distribution; without: as many as the method has, "
+        "32 where it can draw any number",
+    )
     batch: int = Field(256, ge=1, description="items at once")
     bins: int = Field(15, ge=2, description="bins of the calibration metrics")
 

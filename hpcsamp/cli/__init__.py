@@ -11,7 +11,18 @@ from typing import Any
 
 import typer
 
-from hpcsamp.cli import bench, campaign, doctor, evaluate, ingest, inspect, models, report, train
+from hpcsamp.cli import (
+    bench,
+    campaign,
+    doctor,
+    evaluate,
+    ingest,
+    inspect,
+    models,
+    predict,
+    report,
+    train,
+)
 from hpcsamp.errors import UsageError
 
 #: What typer raises for wrong arguments. It comes from click, or from typer's own copy of click.
@@ -26,6 +37,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
 app.add_typer(ingest.app, name="ingest")
 app.command("inspect")(inspect.inspect)
 app.command("models")(models.models)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,12 +11,25 @@ import typer
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     split: Annotated[str, typer.Option(help="Which split to evaluate.")] = "test",
+    data: Annotated[
+        Path | None, typer.Option(help="Another dataset of the same schema (default: the run's).")
+    ] = None,
+    ood: Annotated[
+        Path | None,
+        typer.Option(help="Out-of-distribution dataset: do uncertainties tell its items apart?"),
+    ] = None,
     samples: Annotated[
-        int | None, typer.Option(min=1, help="Weight samples (default: evaluation.samples).")
+        int | None,
+        typer.Option(
+            min=1, help="Samples of the predictive (default: evaluation.samples, else the method's)"
+        ),
     ] = None,
     checkpoint: Annotated[
         str, typer.Option(help='"last", "best", or the path of a checkpoint.')
     ] = "last",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say what each number is, and how it is defined.")
+    ] = False,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Change a key, e.g. data.path=...")
     ] = None,
@@ -24,7 +37,6 @@ def evaluate(
 ) -> None:
     """Evaluate the posterior predictive of a run: alone, or on every rank under mpirun or srun."""
     from hpcsamp import config as configuration
-    from hpcsamp.cli.output import show
     from hpcsamp.runtime import mpi
     from hpcsamp.topology import init, together
     from hpcsamp.training.record import RunFolder
@@ -35,21 +47,50 @@ def evaluate(
         config = configuration.load(run / "config.toml", settings or ())
     topology = init(config.parallel.samples, device=config.parallel.device)
     from hpcsamp.training.evaluation import evaluate_run
+    from hpcsamp.training.restore import restore
 
-    result = evaluate_run(
-        folder,
-        config,
-        topology,
-        split=split,
-        samples=samples or config.evaluation.samples,
-        which=checkpoint,
-    )
+    restored = restore(folder, config, topology, samples=samples, which=checkpoint)
+    result = evaluate_run(folder, restored, data=data, split=split, ood=ood)
     if topology.is_root:
-        note = "" if result["temperature"] == 1 else f", temperature {result['temperature']}"
+        _show(run, result, explain, json_file)
+
+
+def _show(run: Path, result: dict[str, Any], explain: bool, json_file: Path | None) -> None:
+    from hpcsamp.cli.output import Cell, show
+
+    notes = [result["split"], f"{result['samples']} samples", result["checkpoint"]]
+    if result["temperature"] != 1:
+        notes.append(f"temperature {result['temperature']}")
+    if "noise" in result:
+        notes.append(f"noise std {result['noise']['std']:.4g} ({result['noise']['source']})")
+    said, units = result["definitions"], result["units"]
+    table: list[list[Cell]] = []
+    for name, value in result["metrics"].items():
+        row: list[Cell] = [name, f"{value:.4f}" if abs(value) < 1e4 else f"{value:.6g}"]
+        if name == "items":
+            row[1] = f"{value:.0f}"
+        table.append([*row, units.get(name, ""), *([said.get(name, "")] if explain else [])])
+    columns = ["metric", "value", "unit", *(["what it is"] if explain else [])]
+    if not any(row[2] for row in table):
+        columns.remove("unit")
+        table = [row[:2] + row[3:] for row in table]
+    title = f"{run}: {', '.join(notes)}"
+    if "weights" in said:
+        title += f"; {said['weights']}"
+    show(title, columns, table, json_file=json_file, data=result)
+    rows = result["rows"]
+    if rows:
+        names = [k for k in rows if k not in ("name", "labels", "units")]
+        with_units = any(rows["units"])
         show(
-            f"{run}: {split}, {result['samples']} weight samples, {result['checkpoint']}{note}",
-            ["metric", "value"],
-            [[k, f"{v:.4f}" if k != "items" else f"{v:.0f}"] for k, v in result["metrics"].items()],
-            json_file=json_file,
-            data=result,
+            f"by {rows['name']}",
+            [rows["name"], *(["unit"] if with_units else []), *names],
+            [
+                [
+                    label,
+                    *([unit] if with_units else []),
+                    *(float(f"{rows[k][i]:.4g}") for k in names),
+                ]
+                for i, (label, unit) in enumerate(zip(rows["labels"], rows["units"], strict=True))
+            ],
         )

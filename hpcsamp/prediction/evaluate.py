@@ -1,44 +1,68 @@
-"""An evaluation of a whole split: samples over sample groups, items over data groups."""
+"""A pass over a whole split: samples over sample groups, items over data groups."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from hpcsamp.collectives import Collectives
 from hpcsamp.data import Batch, Dataset, Loader
+from hpcsamp.errors import UsageError
 from hpcsamp.losses import Likelihood
 from hpcsamp.methods import Method
-from hpcsamp.prediction.metrics import ClassificationMetrics, RegressionMetrics
-from hpcsamp.prediction.predictive import predict_classes, predict_values
-from hpcsamp.topology import Topology
+from hpcsamp.prediction import items
+from hpcsamp.prediction.components import normal_components
+from hpcsamp.prediction.coordinates import read_coordinates
+from hpcsamp.prediction.gathered import of_all_samples
+from hpcsamp.prediction.metrics import (
+    ClassificationMetrics,
+    RegressionMetrics,
+    definitions,
+    risk_coverage,
+    selective,
+)
+from hpcsamp.prediction.predictive import predict_classes, predict_values, sample_counts
+from hpcsamp.prediction.units import units_of
+from hpcsamp.topology import Topology, together
 
-if TYPE_CHECKING:
-    from mpi4py import MPI
+#: Called with the positions of a batch's true items and their arrays by name.
+Sink = Callable[[np.ndarray, dict[str, np.ndarray]], None]
+#: Numbers per item that metrics of order need.
+SCORES = ("total", "epistemic", "confidence", "wrong")
 
 
 @dataclass
 class Evaluation:
-    """What an evaluation found.
+    """What an evaluation found, the same on every rank.
 
     Attributes
     ----------
     metrics
-        By name, the same on every rank.
+        By name.
     reliability
-        Bins of the reliability diagram (classification), or coverage by level (regression).
-    items
-        Per item of this data group, as arrays by name: ``index``, ``target``, ``probabilities`` or
-        ``mean`` and ``std``, and the uncertainties ``total``, ``aleatoric``, ``epistemic``.
+        Bins of the diagrams, see the metrics' ``reliability``; with all metrics, the curve of risk
+        over coverage.
+    rows
+        Of values with several rows: ``name`` of their axis, ``labels``, ``units`` and metrics by
+        name, a list each; else empty.
+    units
+        Unit of each metric that has one.
+    definitions
+        What each metric is.
+    scores
+        Of all items ``(N,)`` float64 by name (:data:`SCORES`), if asked for.
     """
 
     metrics: dict[str, float]
     reliability: dict[str, list[float]]
-    items: dict[str, np.ndarray] = field(default_factory=dict)
+    rows: dict[str, Any] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
+    definitions: dict[str, str] = field(default_factory=dict)
+    scores: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Evaluator:
@@ -76,6 +100,12 @@ class Evaluator:
         self.likelihood = likelihood
         self.samples = samples
         self.bins = bins
+        with together(topology.world):
+            found = read_coordinates(dataset) if topology.is_root else None
+        self.coordinates = topology.world.bcast(found)
+        self.units = units_of(dataset, self.coordinates)
+        area = self.coordinates.area_weights()
+        self.weights = None if area is None else torch.as_tensor(area)
         groups = topology.data_size
         self.loader = Loader(
             dataset,
@@ -87,83 +117,200 @@ class Evaluator:
             dtype=dtype,
         )
 
-    def run(self, method: Method, keep_items: bool = False) -> Evaluation:
-        """Evaluate. Collective over the world."""
-        kept: list[dict[str, np.ndarray]] = []
-        evaluate = self._classes if self.dataset.task == "classification" else self._values
-        metrics, state = evaluate(method, kept if keep_items else None)
-        if self.topology.data_size > 1:
-            self.collectives.data_sum_(state)
-        items = {k: np.concatenate([part[k] for part in kept]) for k in kept[0]} if kept else {}
-        return Evaluation(metrics.compute(), metrics.reliability(), items)
+    def run(
+        self,
+        method: Method,
+        *,
+        full: bool = False,
+        sink: Sink | None = None,
+        wanted: Collection[str] = (),
+        quantiles: Sequence[float] = (),
+    ) -> Evaluation:
+        """Evaluate. Collective over the world.
+
+        Parameters
+        ----------
+        full
+            Also what costs more than the sums: CRPS, and metrics of the order of items.
+        sink, wanted
+            Who gets the arrays of each batch, and which, see :mod:`hpcsamp.prediction.items`. The
+            ranks of a sample group get the same, but for ``samples``.
+        quantiles
+            Levels.
+        """
+        scores = np.zeros((len(SCORES), self.dataset.count)) if full else None
+        if self.dataset.classes is not None:
+            found = self._classes(method, self.dataset.classes, scores, sink, wanted)
+        else:
+            found = self._values(method, full, scores, sink, wanted, quantiles)
+        if scores is not None:
+            found.scores = self._gather(scores)
+            if self.dataset.classes is not None:
+                curve = risk_coverage(found.scores["wrong"], found.scores["confidence"])
+                found.metrics |= selective(curve)
+                found.reliability["risk"] = _thinned(curve)
+        else:
+            found.metrics = {k: v for k, v in found.metrics.items() if k not in _ONLY_FULL}
+        found.metrics["items"] = found.metrics.pop("items")  # at the end
+        found.definitions = definitions(
+            [*found.metrics, *(k for k in found.rows if k not in ("name", "labels", "units"))],
+            self.weights is not None,
+        )
+        return found
+
+    def scores(
+        self, method: Method, target_shape: tuple[int, ...] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Uncertainties of all items, whatever their targets are. Collective over the world.
+
+        Parameters
+        ----------
+        target_shape
+            Of an item that the method predicts; None for classes.
+        """
+        scores = np.zeros((len(SCORES), self.dataset.count))
+        for batch in self._batches():
+            index = torch.from_numpy(batch.index).to(batch.x.device)
+            if target_shape is None:
+                p = predict_classes(method, batch.x, self.samples, self.collectives, index)
+                confidence = 1 - p.log_probabilities.exp().amax(1)
+                self._keep(scores, batch, p.total, p.total - p.aleatoric, confidence)
+            else:
+                y = batch.x.new_zeros(len(batch), *target_shape)
+                v = predict_values(
+                    method, batch.x, y, self.samples, self.collectives, self.likelihood, index
+                )
+                self._keep(scores, batch, *(_mean(t) for t in (v.aleatoric + v.epistemic,
+                                                               v.epistemic)))  # fmt: skip
+        return self._gather(scores)
 
     def close(self) -> None:
         """Let go of the files."""
         self.loader.close()
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Any:
         return self.loader.epoch(0)
 
-    def _classes(self, method: Method, kept: list[dict[str, np.ndarray]] | None) -> Any:
-        assert self.dataset.classes is not None
-        metrics = ClassificationMetrics(self.dataset.classes, self.bins)
+    def _classes(
+        self,
+        method: Method,
+        classes: int,
+        scores: np.ndarray | None,
+        sink: Sink | None,
+        wanted: Collection[str],
+    ) -> Evaluation:
+        metrics = ClassificationMetrics(classes, self.bins)
         for batch in self._batches():
-            p = predict_classes(method, batch.x, self.samples, self.collectives)
+            index = torch.from_numpy(batch.index).to(batch.x.device)
+            p = predict_classes(method, batch.x, self.samples, self.collectives, index)
             metrics.update(p.log_probabilities, batch.y, batch.weight, p.aleatoric)
-            if kept is not None:
-                total = -(p.log_probabilities.exp() * p.log_probabilities).nan_to_num().sum(-1)
-                kept.append(
-                    _true_items(
-                        batch,
-                        probabilities=p.log_probabilities.exp().float(),
-                        total=total,
-                        aleatoric=p.aleatoric,
-                        epistemic=total - p.aleatoric,
-                    )
-                )
-        return metrics, metrics.state
+            if scores is not None:
+                best, predicted = p.log_probabilities.exp().max(1)
+                wrong = predicted != batch.y
+                self._keep(scores, batch, p.total, p.total - p.aleatoric, 1 - best, wrong)
+            if sink is not None:
+                _pass_on(sink, batch, items.of_classes(batch, p, wanted))
+        self._sum(metrics.state)
+        return Evaluation(metrics.compute(), metrics.reliability())
 
-    def _values(self, method: Method, kept: list[dict[str, np.ndarray]] | None) -> Any:
-        metrics = RegressionMetrics()
+    def _values(
+        self,
+        method: Method,
+        full: bool,
+        scores: np.ndarray | None,
+        sink: Sink | None,
+        wanted: Collection[str],
+        quantiles: Sequence[float],
+    ) -> Evaluation:
+        units, normal = self.units, normal_components(self.likelihood)
+        if quantiles and not normal:
+            raise UsageError(
+                f"quantiles are exact for mixtures of normal distributions, not of "
+                f"{type(self.likelihood).__name__}: leave them out (--quantiles none)"
+            )
+        metrics = RegressionMetrics(
+            rows=len(units.scale),
+            weights=self.weights,
+            scale=units.scale.tolist(),
+            mixed=units.mixed,
+            typical=units.typical.tolist(),
+        )
+        counts = sample_counts(method, self.samples, self.collectives)
         for batch in self._batches():
+            index = torch.from_numpy(batch.index).to(batch.x.device)
             p = predict_values(
-                method, batch.x, batch.y, self.samples, self.collectives, self.likelihood
+                method, batch.x, batch.y, self.samples, self.collectives, self.likelihood, index
             )
             total = p.aleatoric + p.epistemic
-            metrics.update(p.mean, total, batch.y, batch.weight, p.log_density)
-            if kept is not None:
-                kept.append(
-                    _true_items(
-                        batch,
-                        mean=p.mean,
-                        std=total.sqrt(),
-                        total=total.flatten(1).mean(1) if total.dim() > 1 else total,
-                        aleatoric=p.aleatoric.flatten(1).mean(1)
-                        if total.dim() > 1
-                        else p.aleatoric,
-                        epistemic=p.epistemic.flatten(1).mean(1)
-                        if total.dim() > 1
-                        else p.epistemic,
-                    )
-                )
-        return metrics, metrics.state
+            crps, levels = of_all_samples(
+                p.own_means,
+                p.own_stds,
+                counts,
+                self.collectives,
+                target=batch.y if full and normal else None,
+                levels=quantiles,
+            )
+            metrics.update(
+                p.mean,
+                total,
+                batch.y,
+                batch.weight,
+                p.log_density,
+                pit=p.pit,
+                crps=crps,
+                epistemic=p.epistemic,
+            )
+            if scores is not None:
+                self._keep(scores, batch, _mean(total), _mean(p.epistemic))
+            if sink is not None:
+                arrays = items.of_values(batch, p, units, self.weights, levels, wanted)
+                _pass_on(sink, batch, arrays)
+        self._sum(metrics.state)
+        rows: dict[str, Any] = {}
+        if self.coordinates.axes and len(units.scale) > 1:
+            axis = self.coordinates.axes[0]
+            labels = [str(v) if axis.named else float(v) for v in axis.values]
+            rows = {"name": axis.name, "labels": labels, "units": units.by_row}
+            rows |= metrics.by_row()
+        found = metrics.compute()
+        told = {k: units.overall for k in _IN_UNITS if k in found and units.overall}
+        return Evaluation(found, metrics.reliability(), rows, told)
+
+    def _sum(self, state: torch.Tensor) -> None:
+        if self.topology.data_size > 1:
+            self.collectives.data_sum_(state)
+
+    def _keep(self, scores: np.ndarray, batch: Batch, *values: torch.Tensor) -> None:
+        true = batch.weight.cpu().numpy() > 0
+        for row, value in zip(scores, values, strict=False):
+            row[batch.index[true]] = value.double().cpu().numpy()[true]
+
+    def _gather(self, scores: np.ndarray) -> dict[str, np.ndarray]:
+        """Scores of the items of all data groups: each item is of one group, the others add 0."""
+        whole = torch.from_numpy(scores)
+        self._sum(whole)
+        return dict(zip(SCORES, whole.numpy(), strict=True))
 
 
-def _true_items(batch: Batch, **values: torch.Tensor) -> dict[str, np.ndarray]:
-    """Arrays without the padding of a last batch."""
+#: What validation after an epoch leaves out.
+_ONLY_FULL = ("bias", "nll_physical", "spread_epistemic", "sharpness", "coverage_80")
+_IN_UNITS = (
+    "rmse", "mae", "bias", "crps", "spread", "spread_epistemic", "sharpness",
+)  # fmt: skip
+
+
+def _mean(variance: torch.Tensor) -> torch.Tensor:
+    return variance.double().flatten(1).mean(1) if variance.dim() > 1 else variance
+
+
+def _thinned(curve: np.ndarray, points: int = 200) -> list[float]:
+    """A curve over 1/n .. 1 at no more than so many equally spaced places."""
+    n = len(curve)
+    count = min(n, points)
+    return [float(curve[max(1, round(n * (k + 1) / count)) - 1]) for k in range(count)]
+
+
+def _pass_on(sink: Sink, batch: Batch, arrays: dict[str, np.ndarray]) -> None:
+    """Without the padding of a last batch."""
     true = batch.weight.cpu().numpy() > 0
-    arrays = {"index": batch.index, "target": batch.y.cpu().numpy()}
-    arrays |= {k: v.cpu().numpy() for k, v in values.items()}
-    return {k: v[true] for k, v in arrays.items()}
-
-
-def gather_items(items: dict[str, np.ndarray], topology: Topology) -> dict[str, np.ndarray] | None:
-    """The items of all data groups in the order of their index, on the world's root only."""
-    comm: MPI.Comm = topology.world
-    parts = comm.gather(items if topology.sample_rank == 0 else None)
-    if parts is None:
-        return None
-    present = [p for p in parts if p]
-    whole = {k: np.concatenate([p[k] for p in present]) for k in present[0]}
-    order = np.argsort(whole["index"], kind="stable")
-    return {k: v[order] for k, v in whole.items()}
+    sink(batch.index[true], {k: v[true] for k, v in arrays.items()})

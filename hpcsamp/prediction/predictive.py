@@ -10,6 +10,7 @@ from torch import Tensor
 from hpcsamp.collectives import Collectives
 from hpcsamp.losses import Likelihood, centred_moments, log_mean_exp
 from hpcsamp.methods import Method
+from hpcsamp.prediction.components import Samples, distribution_function
 
 
 @dataclass
@@ -24,15 +25,23 @@ class ClassPrediction:
         ``(B,)`` nats, mean over samples of each sample's entropy. The entropy of the mean is the
         total uncertainty, the difference (the mutual information of label and weights) the
         epistemic one (Depeweg et al. 2018).
+    own
+        ``(s, B, C)``, log probabilities of this rank's samples.
     """
 
     log_probabilities: Tensor
     aleatoric: Tensor
+    own: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """``(B,)`` nats, entropy of the predictive distribution."""
+        return torch.special.entr(self.log_probabilities.exp()).sum(-1)
 
 
 @dataclass
 class ValuePrediction:
-    """The predictive distribution of real targets: its first two moments and its log density.
+    """The predictive distribution of real targets.
 
     Attributes
     ----------
@@ -42,13 +51,22 @@ class ValuePrediction:
         ``(B, ...)`` variances: mean of the samples' variances, variance of their means (law of
         total variance; their sum is the predictive variance).
     log_density
-        ``(B,)`` nats, log density of the targets under the mixture of all S samples.
+        ``(B,)`` nats, log density of the targets under the mixture of all S samples; None if the
+        samples alone are the distribution, which has no density then.
+    pit
+        ``(B, ...)``, the mixture's distribution function at the targets; None if it is not known.
+        Of samples alone ``(r + 1/2) / (S + 1)``, where r of S samples are below (ties half).
+    own_means, own_stds
+        ``(s, B, ...)`` of this rank's samples: the components of the mixture.
     """
 
     mean: Tensor
     aleatoric: Tensor
     epistemic: Tensor
-    log_density: Tensor
+    log_density: Tensor | None
+    pit: Tensor | None
+    own_means: Tensor
+    own_stds: Tensor
 
 
 def local_outputs(
@@ -63,27 +81,62 @@ def local_outputs(
         return method(x, samples=mine, step=0, index=index)
 
 
-def predict_classes(method: Method, x: Tensor, samples: int, group: Collectives) -> ClassPrediction:
-    """Predictive class probabilities of ``(B, ...)`` inputs. Collective over the sample group."""
-    logits = local_outputs(method, x, samples, group)
+def sample_counts(method: Method, samples: int, group: Collectives) -> list[int]:
+    """How many prediction samples each rank of the sample group evaluates. Collective."""
+    mine = method.prediction_share(samples, group.sample_size, group.sample_rank)
+    counts = torch.zeros(group.sample_size, dtype=torch.float64)
+    counts[group.sample_rank] = len(mine)
+    if group.sample_size > 1:
+        group.group_sum_(counts)
+    return [int(n) for n in counts.tolist()]
+
+
+def predict_classes(
+    method: Method, x: Tensor, samples: int, group: Collectives, index: Tensor | None = None
+) -> ClassPrediction:
+    """Predictive class probabilities of ``(B, ...)`` inputs. Collective over the sample group.
+
+    ``index``: as in :func:`local_outputs`.
+    """
+    logits = local_outputs(method, x, samples, group, index)
     log_p = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
-    entropy = -(log_p.exp() * log_p).sum(-1)
+    entropy = torch.special.entr(log_p.exp()).sum(-1)
     return ClassPrediction(
         log_mean_exp(log_p, samples, group),
         group.sum_over_samples(entropy.sum(0)) / samples,
+        log_p,
     )
 
 
 def predict_values(
-    method: Method, x: Tensor, y: Tensor, samples: int, group: Collectives, likelihood: Likelihood
+    method: Method,
+    x: Tensor,
+    y: Tensor,
+    samples: int,
+    group: Collectives,
+    likelihood: Likelihood,
+    index: Tensor | None = None,
 ) -> ValuePrediction:
-    """Predictive moments of ``(B, ...)`` inputs, and the density of ``y``. Collective."""
-    outputs = local_outputs(method, x, samples, group)
+    """Predictive moments of ``(B, ...)`` inputs, and where ``y`` lies in them. Collective.
+
+    ``index``: as in :func:`local_outputs`.
+    """
+    outputs = local_outputs(method, x, samples, group, index)
     means, noise = likelihood.moments(outputs, y)
     centre, shift, square = centred_moments(means, samples, group)
+    alone = isinstance(likelihood, Samples)
+    below = distribution_function(likelihood, outputs, y)
+    pit = None
+    if below is not None:
+        pit = group.sum_over_samples(below.sum(0)) / samples
+        pit = (samples * pit + 0.5) / (samples + 1) if alone else pit
+    density = likelihood.log_prob(outputs, y) if not alone else None
     return ValuePrediction(
-        centre + shift,
-        group.sum_over_samples(noise.sum(0)) / samples,
-        square / samples,
-        log_mean_exp(likelihood.log_prob(outputs, y), samples, group),
+        mean=centre + shift,
+        aleatoric=group.sum_over_samples(noise.sum(0)) / samples,
+        epistemic=square / samples,
+        log_density=None if density is None else log_mean_exp(density, samples, group),
+        pit=pit,
+        own_means=means,
+        own_stds=noise.sqrt(),
     )

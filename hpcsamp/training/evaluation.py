@@ -1,113 +1,143 @@
-"""Evaluation of a finished (or stopped) run: load, evaluate a split, write ``evaluation/``."""
+"""Evaluation of a finished (or stopped) run on a split: metrics, and a file of its items."""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
-from hpcsamp import collectives as exchange
-from hpcsamp.config import RunConfig
 from hpcsamp.data import Dataset
-from hpcsamp.errors import CheckpointError, UsageError
-from hpcsamp.prediction.evaluate import Evaluator, gather_items
-from hpcsamp.topology import Topology, share_samples, together
-from hpcsamp.training import build, checkpoint, state
-from hpcsamp.training.record import RunFolder, write_whole
+from hpcsamp.errors import UsageError
+from hpcsamp.files import write_whole
+from hpcsamp.prediction import items
+from hpcsamp.prediction.evaluate import Evaluation
+from hpcsamp.prediction.metrics import auroc, definitions, fpr_at
+from hpcsamp.topology import together
+from hpcsamp.training.prediction import attributes, fill, precision
+from hpcsamp.training.record import RunFolder
+from hpcsamp.training.restore import Restored
+
+#: Predictions of every value are kept if all of them take no more than this; else numbers per item.
+KEEP_BYTES = 1 << 30
+#: Bins of the histograms of scores.
+HISTOGRAM = 40
 
 
 def evaluate_run(
     folder: RunFolder,
-    config: RunConfig,
-    topology: Topology,
+    restored: Restored,
     *,
-    split: str,
-    samples: int,
-    which: str = "last",
+    data: str | Path | None = None,
+    split: str | None = None,
+    ood: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a run on a split and write ``evaluation/SPLIT.json`` and ``.h5``. Collective.
+    """Evaluate on a split and write ``evaluation/SPLIT.json`` and ``.h5``. Collective.
 
     Parameters
     ----------
-    samples
-        ``S`` of the predictive distribution.
-    which
-        ``"last"``, ``"best"``, or the path of a checkpoint.
+    data, split
+        See :meth:`Restored.open`. With ``data`` the files are called ``NAME-SPLIT``.
+    ood
+        Another dataset with inputs of the same shape: how well uncertainties tell its items from
+        those of the split.
 
     Returns
     -------
     dict
         What was written to the JSON file.
+
+    Raises
+    ------
+    DataError, UsageError
+        If a set does not fit, or the files cannot be written; the same on every rank.
     """
-    with together(topology.world):
-        share_samples(samples, topology.grid, topology.sample_rank)
-        path = _checkpoint(folder, which) if topology.is_root else None
-    path = topology.world.bcast(path)
-    with together(topology.world):
-        saved = checkpoint.read(path, topology.device)
-        checkpoint.check_config(path, saved["config"], config.model_dump(exclude_none=True))
-        dataset = Dataset.open(config.data.path, split)
-        method = build.method(config, dataset, topology)
-        method.load_state_dict(state.part_of_method(saved["method"], method.members))
-        likelihood = build.likelihood(config)
-    evaluator = Evaluator(
-        dataset,
-        topology,
-        exchange.choose(topology, "mpi"),  # there is no gradient to exchange
-        likelihood,
-        samples=samples,
-        batch=config.evaluation.batch,
-        bins=config.evaluation.bins,
-        dtype=build.DTYPES[config.training.precision],
-        reader=config.data.reader,
-    )
+    world, root = restored.topology.world, restored.topology.is_root
+    with together(world):
+        dataset = restored.open(data, split)
+        strange = restored.open(ood, None, inputs_only=True) if ood is not None else None
+        name = dataset.split if data is None else f"{dataset.path.name}-{dataset.split}"
+        place = folder.path / "evaluation"
+        if root:
+            _make(place)
+    evaluator = restored.evaluator(dataset)
+    facts = {"dataset": str(dataset.path), "split": dataset.split, **restored.facts()}
     try:
-        found = evaluator.run(method, keep_items=True)
+        options: dict[str, Any] = {
+            "dtype": precision(restored),
+            "attributes": attributes(facts, dataset.uid),
+        }
+        plan = items.layout(dataset, evaluator.coordinates, evaluator.units, **options)
+        if plan.bytes > KEEP_BYTES:
+            options["values"] = False
+            plan = items.layout(dataset, evaluator.coordinates, evaluator.units, **options)
+        found = fill(restored, evaluator, plan, place / f"{name}.h5", overwrite=True, full=True)
     finally:
         evaluator.close()
     result = {
-        "split": split,
-        "checkpoint": path.name,
-        "step": saved["step"],
-        "samples": samples,
-        "temperature": config.loss.temperature,
+        **facts,
         "metrics": found.metrics,
+        "units": found.units,
+        "definitions": found.definitions,
+        "rows": found.rows,
         "reliability": found.reliability,
     }
-    items = gather_items(found.items, topology)
-    with together(topology.world):
-        if items is not None:
-            _write(folder, split, result, items)
-            folder.log(split, step=saved["step"], **found.metrics)
+    if strange is not None:
+        result["ood"] = _tell_apart(restored, found, strange)
+        result["definitions"] |= definitions(found.metrics)
+    with together(world):
+        if root:
+            try:
+                write_whole(place / f"{name}.json", json.dumps(_strict(result), indent=1) + "\n")
+                if data is None:
+                    folder.log(dataset.split, step=restored.step, **found.metrics)
+            except OSError as e:
+                raise UsageError(f"cannot write {place}: {e.strerror or e}") from e
     return result
 
 
-def _checkpoint(folder: RunFolder, which: str) -> Path:
-    if which == "last":
-        path = checkpoint.latest(folder.checkpoints)
-        if path is None:
-            raise CheckpointError(f"{folder.path} has no checkpoint yet")
-        return path
-    return folder.checkpoints / "best.pt" if which == "best" else Path(which)
-
-
-def _write(
-    folder: RunFolder, split: str, result: dict[str, Any], items: dict[str, np.ndarray]
-) -> None:
-    place = folder.path / "evaluation"
+def _make(place: Path) -> None:
     try:
         place.mkdir(exist_ok=True)
-        # Plain I/O on one rank: nothing collective to meet a reader's thread.
-        temporary = place / f".{split}.h5"
-        with h5py.File(temporary, "w", driver="sec2") as f:
-            for name, values in items.items():
-                f.create_dataset(name, data=values)
-            f.attrs["samples"] = result["samples"]
-            f.attrs["checkpoint"] = result["checkpoint"]
-        temporary.replace(place / f"{split}.h5")
-        write_whole(place / f"{split}.json", json.dumps(result, indent=1) + "\n")
     except OSError as e:
         raise UsageError(f"cannot write {place}: {e.strerror or e}") from e
+
+
+def _tell_apart(restored: Restored, found: Evaluation, strange: Dataset) -> dict[str, Any]:
+    """Add the metrics of out-of-distribution items; histograms of the scores of both sets."""
+    evaluator = restored.evaluator(strange)
+    classes = restored.trained.classes is not None
+    shape = None if classes else tuple(restored.trained.arrays["y"].shape)
+    try:
+        outside = evaluator.scores(restored.method, shape)
+    finally:
+        evaluator.close()
+    histograms = {}
+    for name in ("total", "epistemic", *(["confidence"] if classes else [])):
+        a, b = found.scores[name], outside[name]
+        found.metrics[f"ood_auroc_{name}"] = auroc(a, b)
+        found.metrics[f"ood_fpr95_{name}"] = fpr_at(a, b)
+        low, high = min(a.min(), b.min()), max(a.max(), b.max())
+        edges = np.linspace(low, high if high > low else low + 1, HISTOGRAM + 1)
+        histograms[name] = {
+            "edges": edges.tolist(),
+            "inside": np.histogram(a, edges)[0].tolist(),
+            "outside": np.histogram(b, edges)[0].tolist(),
+        }
+    return {
+        "dataset": str(strange.path),
+        "split": strange.split,
+        "items": strange.count,
+        "scores": histograms,
+    }
+
+
+def _strict(value: Any) -> Any:
+    """JSON has no NaN: such numbers become null."""
+    if isinstance(value, dict):
+        return {k: _strict(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_strict(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

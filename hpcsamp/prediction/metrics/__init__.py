@@ -1,0 +1,23 @@
+"""Metrics of the posterior predictive, exact for any split of items and samples over ranks.
+
+``classification`` and ``regression`` keep sums, which add up over ranks; ``ranking`` needs the
+scores of all items (one number per item, gathered); ``definitions`` says what each number is.
+"""
+
+from __future__ import annotations
+
+from hpcsamp.prediction.metrics.classification import ClassificationMetrics
+from hpcsamp.prediction.metrics.definitions import DESCRIPTIONS, definitions
+from hpcsamp.prediction.metrics.ranking import auroc, fpr_at, risk_coverage, selective
+from hpcsamp.prediction.metrics.regression import RegressionMetrics
+
+__all__ = [
+    "DESCRIPTIONS",
+    "ClassificationMetrics",
+    "RegressionMetrics",
+    "auroc",
+    "definitions",
+    "fpr_at",
+    "risk_coverage",
+    "selective",
+]

@@ -1,0 +1,70 @@
+"""What each number is, for tables, files and captions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+_PLAIN = {
+    # classes
+    "accuracy": "fraction of items whose most probable class is right",
+    "nll": "negative log predictive density, nats per item (of standardised values where the set "
+    "is standardised)",
+    "brier": "Brier score, sum over classes of squared differences, 0 to 2",
+    "ece": "expected calibration error: mean |confidence - accuracy| over bins, weighted by items",
+    "mace": "mean absolute calibration error, bin-unweighted: of classes, mean |confidence - "
+    "accuracy| over non-empty bins; of values, mean |coverage - level| of the central intervals of "
+    "5, 10 .. 95 %",
+    "entropy": "total uncertainty: entropy of the predictive distribution, nats",
+    "aleatoric": "aleatoric uncertainty: mean entropy of the samples' predictions, nats",
+    "mutual_information": "epistemic uncertainty: total minus aleatoric, nats",
+    "aurc": "area under the risk-coverage curve: mean over k of the error rate of the k most "
+    "confident items (largest probability; ties by their average)",
+    "risk_50": "error rate of the most confident 50 % of the items",
+    "risk_80": "error rate of the most confident 80 % of the items",
+    "risk_90": "error rate of the most confident 90 % of the items",
+    # values
+    "rmse": "root mean squared error of the predictive mean",
+    "mae": "mean absolute error of the predictive mean",
+    "bias": "mean of predictive mean minus target",
+    "crps": "continuous ranked probability score of the mixture of all samples' normal "
+    "distributions, exact (Grimit et al. 2006, eq. 5), mean over values",
+    "nll_physical": "nll of the values in their own units: plus the log of their scales",
+    "spread": "root mean predictive variance, noise and weights (law of total variance)",
+    "spread_epistemic": "root mean variance of the samples' means: what comes from the weights",
+    "sharpness": "mean predictive standard deviation",
+    "spread_skill": "spread / rmse: below 1 too sure, above 1 not sure enough",
+    "coverage_50": "fraction of values inside the central 50 % interval of the mixture",
+    "coverage_80": "fraction of values inside the central 80 % interval of the mixture",
+    "coverage_90": "fraction of values inside the central 90 % interval of the mixture",
+    "coverage_95": "fraction of values inside the central 95 % interval of the mixture",
+    "items": "items evaluated",
+}
+
+_SCORES = {
+    "total": "total uncertainty (entropy of the predictive, or mean predictive variance)",
+    "epistemic": "epistemic uncertainty (mutual information, or mean variance of the samples)",
+    "confidence": "one minus the largest probability",
+}
+
+#: Of one metric, by name. Units of the target are said beside the numbers.
+DESCRIPTIONS: Mapping[str, str] = {
+    **_PLAIN,
+    **{
+        f"ood_auroc_{score}": "probability that an out-of-distribution item scores higher than one "
+        f"of this split, ties counted half; score: {said}"
+        for score, said in _SCORES.items()
+    },
+    **{
+        f"ood_fpr95_{score}": "fraction of out-of-distribution items that pass where 95 % of this "
+        f"split pass; score: {said}"
+        for score, said in _SCORES.items()
+    },
+}
+
+WEIGHTED = "means over a grid are weighted by cos(latitude), with mean 1 (WeatherBench, Rasp 2020)"
+
+
+def definitions(names: Iterable[str], weighted: bool = False) -> dict[str, str]:
+    """What the named metrics are; ``weighted``: values are weighted by the area of grid cells."""
+    found = {name: DESCRIPTIONS[name] for name in names if name in DESCRIPTIONS}
+    return found | ({"weights": WEIGHTED} if weighted else {})

@@ -1,0 +1,87 @@
+"""Metrics as sums: accumulate on every rank, add the state vectors, compute once.
+
+Each metric keeps its sufficient statistics (counts, sums, sums per bin) in one flat float64
+vector, ``state``. Adding the vectors of several ranks gives the vector of all their items, so
+metrics over a cluster cost one small sum and equal those of a single process. Items of weight 0
+(the padding of a last batch) count nowhere, whatever they hold.
+
+torchmetrics defines the same numbers, and the tests hold these to its; it is not used here because
+it knows no item weights, accumulates in float32, and keeps every prediction for its calibration
+error, where 45 numbers do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from hpcsamp.errors import HpcsampError
+
+
+class Sums:
+    """Named sums, and named tables of sums, as views of one float64 vector.
+
+    Parameters
+    ----------
+    scalars
+        Names of single sums; ``"items"`` must be among them.
+    tables
+        Shapes of tables by name.
+
+    Attributes
+    ----------
+    state
+        Flat float64 on the CPU. Add other ranks' vectors to it in place.
+    """
+
+    def __init__(self, scalars: tuple[str, ...], tables: Mapping[str, tuple[int, ...]]) -> None:
+        self._scalars, self._tables = scalars, dict(tables)
+        size = len(scalars) + sum(torch.Size(shape).numel() for shape in self._tables.values())
+        self.state = torch.zeros(size, dtype=torch.float64)
+
+    def add(self, sums: Mapping[str, Tensor], tables: Mapping[str, Tensor]) -> None:
+        """Add one batch: 0-d tensors and tables by name; what is not named gets nothing."""
+        some = next(iter(sums.values()))
+        zero = some.new_zeros((), dtype=torch.float64)
+        parts = [torch.stack([sums.get(name, zero).double() for name in self._scalars])]
+        for name, shape in self._tables.items():
+            table = tables.get(name)
+            parts.append(
+                zero.expand(torch.Size(shape).numel()) if table is None else table.flatten()
+            )
+        self.state += torch.cat(parts).cpu()
+
+    def read(self) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """The sums and the tables by name.
+
+        Raises
+        ------
+        HpcsampError
+            If nothing has been accumulated.
+        """
+        known = len(self._scalars)
+        sums = dict(zip(self._scalars, self.state[:known].tolist(), strict=True))
+        if not sums["items"] > 0:
+            raise HpcsampError("no items to compute metrics of: none was seen, or all had weight 0")
+        sizes = [torch.Size(shape).numel() for shape in self._tables.values()]
+        parts = self.state[known:].split(sizes) if sizes else ()
+        tables = {
+            name: part.reshape(shape)
+            for (name, shape), part in zip(self._tables.items(), parts, strict=True)
+        }
+        return sums, tables
+
+
+def item_weights(weight: Tensor | None, target: Tensor) -> Tensor:
+    """``(B,)`` float64 weights; 1 for all if none are given."""
+    if weight is None:
+        return torch.ones(len(target), dtype=torch.float64, device=target.device)
+    return weight.double()
+
+
+def per_bin(which: Tensor, bins: int, *weights: Tensor) -> Tensor:
+    """Sums of each of ``weights`` ``(n,)`` per bin number ``which`` ``(n,)``: ``(k, bins)``."""
+    table = torch.zeros(len(weights), bins, dtype=torch.float64, device=which.device)
+    return table.index_add_(1, which, torch.stack(weights))

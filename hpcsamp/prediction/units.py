@@ -1,0 +1,100 @@
+"""From the units a network computes in to those of the target.
+
+Where a dataset standardises its targets, errors, spreads and predictions are told in the units of
+the data: times the standard deviation of each row (horizon, variable), plus its mean. Where rows
+are different quantities, numbers over all rows stay in standard deviations, since kelvins and
+pascals have no common mean; those by row have their row's unit.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpcsamp.data import Dataset
+from hpcsamp.prediction.coordinates import Coordinates
+
+STANDARD = "standard deviations"
+
+
+@dataclass(frozen=True)
+class Units:
+    """Of the targets of one dataset.
+
+    Attributes
+    ----------
+    scale, shift
+        ``(rows,)`` float64: a value is ``scale * computed + shift``. 1 and 0 where nothing is
+        standardised.
+    typical
+        ``(rows,)`` standard deviation of the target in computed units.
+    mixed
+        Whether rows are different quantities.
+    name
+        Unit of the target; of numbers over all rows see :attr:`overall`.
+    by_row
+        Unit of every row.
+    axes
+        Number of axes of an item.
+    """
+
+    scale: np.ndarray
+    shift: np.ndarray
+    typical: np.ndarray
+    mixed: bool
+    name: str
+    by_row: list[str]
+    axes: int
+
+    @property
+    def overall(self) -> str:
+        """Unit of errors and spreads over all rows."""
+        return STANDARD if self.mixed and not np.all(self.scale == 1) else self.name
+
+    def value(self, computed: Tensor) -> Tensor:
+        """``(B, ...)`` values in the units of the target, float64."""
+        return computed.double() * self._shaped(self.scale, computed) + self._shaped(
+            self.shift, computed
+        )
+
+    def spread(self, computed: Tensor) -> Tensor:
+        """``(B, ...)`` standard deviations in the units of the target, float64."""
+        return computed.double() * self._shaped(self.scale, computed)
+
+    def relative(self, computed: Tensor) -> Tensor:
+        """``(B, ...)`` standard deviations, as multiples of those of the target, float64."""
+        return computed.double() / self._shaped(self.typical, computed)
+
+    def _shaped(self, rows: np.ndarray, like: Tensor) -> Tensor:
+        shape = (-1, *[1] * (self.axes - 1)) if self.axes else ()
+        return torch.as_tensor(rows.reshape(shape), device=like.device)
+
+
+def units_of(dataset: Dataset, coordinates: Coordinates) -> Units:
+    """The units of a split's targets."""
+    rows = dataset.y_shape[0] if dataset.y_shape else 1
+    stats = dataset.y_stats
+    std = np.ones(rows) if stats is None else np.broadcast_to(np.asarray(stats.std), (rows,))
+    std = np.where(std > 0, std, 1.0)
+    mean = np.zeros(rows) if stats is None else np.broadcast_to(np.asarray(stats.mean), (rows,))
+    standardised = dataset.manifest.normalize_y and stats is not None
+    told = dataset.manifest.arrays["y"].units
+    first = coordinates.axes[0] if coordinates.axes else None
+    mixed = first is not None and first.named
+    each = [told] * rows
+    if mixed and first is not None:
+        known = dict(re.findall(r"(\S+) \[([^\]]*)\]", told))
+        each = [known.get(str(name).split("@")[0], "") for name in first.values]
+    return Units(
+        scale=std.astype(float) if standardised else np.ones(rows),
+        shift=mean.astype(float) if standardised else np.zeros(rows),
+        typical=np.ones(rows) if standardised else std.astype(float),
+        mixed=mixed,
+        name=told,
+        by_row=each,
+        axes=len(dataset.y_shape),
+    )

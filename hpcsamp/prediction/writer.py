@@ -1,0 +1,264 @@
+"""One HDF5 file written by all ranks, that netCDF readers (xarray) open as it is.
+
+Rank 0 makes the file with plain HDF5: every array contiguous and allocated, axes and coordinates as
+dimension scales, units and descriptions as attributes. Then each rank writes the rows of its own
+items at their offsets in the file, with positional writes, and no HDF5 library in between. So
+writing is parallel with any build of h5py, and cannot meet the collective reads of the prefetch
+thread, which deadlock with collective writes of the main thread even on other communicators. The
+file has a name of its own until it is whole.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from hpcsamp.errors import UsageError
+from hpcsamp.topology import Topology, together
+
+
+@dataclass(frozen=True)
+class Variable:
+    """An array of the file.
+
+    Attributes
+    ----------
+    dims
+        Names of its axes; those that ranks write have the items first.
+    dtype, units, description
+        The latter two become attributes.
+    values
+        What is known beforehand; None for what ranks write.
+    """
+
+    dims: tuple[str, ...]
+    dtype: str
+    units: str = ""
+    description: str = ""
+    values: np.ndarray | None = None
+
+
+@dataclass
+class Layout:
+    """What a file holds.
+
+    Attributes
+    ----------
+    scales
+        By name of the axis: a one-dimensional variable with its values. The first is the items'.
+    variables
+        By name.
+    attributes
+        Of the file.
+    """
+
+    scales: dict[str, Variable]
+    variables: dict[str, Variable]
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a variable."""
+        return tuple(len(self.scales[d].values) for d in self.variables[name].dims)  # type: ignore[arg-type]
+
+    @property
+    def bytes(self) -> int:
+        """Of all variables."""
+        return sum(
+            int(np.prod(self.shape(name), dtype=np.int64)) * np.dtype(v.dtype).itemsize
+            for name, v in self.variables.items()
+        )
+
+
+class ParallelFile:
+    """A file that all ranks write. Making and :meth:`finish` are collective.
+
+    Parameters
+    ----------
+    path
+        The final name.
+    overwrite
+        Whether a file of this name may be replaced.
+
+    Raises
+    ------
+    UsageError
+        If there is a file already, the disk has no room, or it cannot be written; on all ranks.
+    """
+
+    def __init__(
+        self, path: Path, layout: Layout, topology: Topology, *, overwrite: bool = False
+    ) -> None:
+        self.path, self.layout, self.topology = path, layout, topology
+        self._part = path.with_name(f".{path.name}.part")
+        self._file = -1
+        offsets: dict[str, int] = {}
+        with together(topology.world):
+            if topology.is_root:
+                check_target(path, overwrite)
+                offsets = self._create()
+        self._offsets = topology.world.bcast(offsets)
+        with together(topology.world):
+            try:
+                self._file = os.open(self._part, os.O_WRONLY)
+            except OSError as e:
+                raise UsageError(
+                    f"{self._part}: {e.strerror}; all ranks write it, so it must be on a file "
+                    f"system that all nodes share"
+                ) from e
+
+    def _create(self) -> dict[str, int]:
+        try:
+            free = shutil.disk_usage(self.path.parent).free
+            if free < self.layout.bytes:
+                raise UsageError(
+                    f"{self.path} needs {self.layout.bytes / 1e9:.3g} GB, its disk has "
+                    f"{free / 1e9:.3g} GB free"
+                )
+            self._part.unlink(missing_ok=True)
+            with h5py.File(self._part, "w", driver="sec2", libver=("earliest", "v110")) as f:
+                return _make(f, self.layout)
+        except OSError as e:
+            raise UsageError(f"cannot write {self.path}: {e.strerror or e}") from e
+
+    def write(
+        self, name: str, rows: np.ndarray, values: np.ndarray, within: slice | None = None
+    ) -> None:
+        """Write some items of a variable; not collective.
+
+        Parameters
+        ----------
+        rows
+            ``(n,)`` positions on the first axis.
+        values
+            ``(n, ...)``.
+        within
+            Part of the second axis that the values are of; all of it if not given.
+
+        Raises
+        ------
+        UsageError
+            If that fails, e.g. on a full disk.
+        """
+        shape = self.layout.shape(name)
+        dtype = np.dtype(self.layout.variables[name].dtype)
+        values = np.ascontiguousarray(values, dtype)
+        step = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+        begin, runs = 0, _runs(rows)
+        if within is not None:
+            begin = within.start * int(np.prod(shape[2:], dtype=np.int64)) * dtype.itemsize
+            runs = [(i, i + 1) for i in range(len(rows))]
+        assert values.shape[1:] == (
+            shape[1:] if within is None else (within.stop - within.start, *shape[2:])
+        ), (name, values.shape, shape)
+        for low, high in runs:
+            self._pwrite(values[low:high], self._offsets[name] + int(rows[low]) * step + begin)
+
+    def _pwrite(self, values: np.ndarray, at: int) -> None:
+        raw, done = values.reshape(-1).view(np.uint8).data, 0
+        try:
+            while done < len(raw):
+                done += os.pwrite(self._file, raw[done:], at + done)
+        except OSError as e:
+            raise UsageError(f"cannot write {self.path}: {e.strerror}") from e
+
+    def finish(self) -> None:
+        """Have the file on disk under its name. Collective."""
+        with together(self.topology.world):
+            try:
+                os.fsync(self._file)
+                self._close()
+            except OSError as e:
+                raise UsageError(f"cannot write {self.path}: {e.strerror}") from e
+        with together(self.topology.world):
+            if self.topology.is_root:
+                try:
+                    self._part.replace(self.path)
+                except OSError as e:
+                    raise UsageError(f"cannot write {self.path}: {e.strerror}") from e
+
+    def abandon(self) -> None:
+        """Leave nothing behind; not collective."""
+        self._close()
+        if self.topology.is_root:
+            self._part.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._file >= 0:
+            file, self._file = self._file, -1
+            os.close(file)
+
+
+def check_target(path: Path, overwrite: bool) -> None:
+    """Refuse a place that a file cannot be written to.
+
+    Raises
+    ------
+    UsageError
+        If there is a file already, or no folder for it, or one that may not be written.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name a file")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} is there already; --overwrite replaces it")
+    if not path.parent.is_dir():
+        raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"cannot write {path}: no permission to write in {path.parent}")
+
+
+def _make(f: h5py.File, layout: Layout) -> dict[str, int]:
+    f.attrs.update(layout.attributes)
+    for name, scale in layout.scales.items():
+        data = _dataset(f, name, scale, (len(_known(scale)),))
+        data.make_scale(name)
+    offsets = {}
+    for name, variable in layout.variables.items():
+        data = _dataset(f, name, variable, layout.shape(name))
+        for i, dim in enumerate(variable.dims):
+            data.dims[i].attach_scale(f[dim])
+        if variable.values is None:
+            offsets[name] = data.id.get_offset()
+    f.flush()
+    return {k: int(v) for k, v in offsets.items() if v is not None}
+
+
+def _dataset(f: h5py.File, name: str, variable: Variable, shape: tuple[int, ...]) -> h5py.Dataset:
+    if variable.values is not None:
+        values = np.asarray(variable.values)
+        if values.dtype.kind in "OSU":
+            data = f.create_dataset(name, data=values.astype(object), dtype=h5py.string_dtype())
+        else:
+            data = f.create_dataset(name, data=values)
+    else:
+        plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plan.set_layout(h5py.h5d.CONTIGUOUS)
+        plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        kind = h5py.h5t.py_create(np.dtype(variable.dtype))
+        h5py.h5d.create(f.id, name.encode(), kind, h5py.h5s.create_simple(shape), plan)
+        data = f[name]
+    if variable.units:
+        data.attrs["units"] = variable.units
+    if variable.description:
+        data.attrs["long_name"] = variable.description
+    return data
+
+
+def _known(scale: Variable) -> np.ndarray:
+    assert scale.values is not None, "an axis has values"
+    return scale.values
+
+
+def _runs(rows: np.ndarray) -> Sequence[tuple[int, int]]:
+    """Where rows that follow each other begin and end."""
+    cuts = np.flatnonzero(np.diff(rows) != 1) + 1
+    ends = [0, *cuts.tolist(), len(rows)]
+    return [(a, b) for a, b in pairwise(ends) if b > a]

@@ -1,0 +1,143 @@
+"""Predictions of a run for a dataset, written in parallel to one file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcsamp.prediction import items
+from hpcsamp.prediction.components import normal_components
+from hpcsamp.prediction.evaluate import Evaluation, Evaluator, Sink
+from hpcsamp.prediction.writer import Layout, ParallelFile, check_target
+from hpcsamp.topology import share, together
+from hpcsamp.training.restore import Restored
+
+#: Quantiles of values if nobody names any.
+QUANTILES = (0.05, 0.5, 0.95)
+
+
+def predict(
+    restored: Restored,
+    out: Path,
+    *,
+    data: str | Path | None = None,
+    split: str | None = None,
+    quantiles: Sequence[float] | None = None,
+    keep_samples: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Predict every item of a split and write one file. Collective over the world.
+
+    Parameters
+    ----------
+    data, split
+        See :meth:`Restored.open`.
+    quantiles
+        Levels within 0 and 1; None for :data:`QUANTILES`, where the predictive has them.
+    keep_samples
+        Also write what every weight sample says.
+
+    Returns
+    -------
+    dict
+        What was predicted, with the metrics (a dataset has targets).
+
+    Raises
+    ------
+    DataError, UsageError
+        If the set does not fit, or the file cannot be written; on every rank, and no file is left.
+    """
+    world = restored.topology.world
+    with together(world):
+        if restored.topology.is_root:
+            check_target(out, overwrite)
+        dataset = restored.open(data, split)
+        levels: tuple[float, ...] = ()
+        if dataset.classes is None and (quantiles or normal_components(restored.likelihood)):
+            levels = tuple(sorted(set(QUANTILES if quantiles is None else quantiles)))
+    evaluator = restored.evaluator(dataset)
+    try:
+        facts = {"dataset": str(dataset.path), "split": dataset.split, **restored.facts()}
+        plan = items.layout(
+            dataset,
+            evaluator.coordinates,
+            evaluator.units,
+            dtype=precision(restored),
+            quantiles=levels,
+            samples=restored.samples if keep_samples else 0,
+            attributes=attributes(facts, dataset.uid),
+        )
+        found = fill(restored, evaluator, plan, out, levels, overwrite)
+    finally:
+        evaluator.close()
+    return {
+        **facts,
+        "file": str(out),
+        "items": dataset.count,
+        "metrics": found.metrics,
+        "units": found.units,
+        "definitions": found.definitions,
+    }
+
+
+def fill(
+    restored: Restored,
+    evaluator: Evaluator,
+    plan: Layout,
+    out: Path,
+    quantiles: Sequence[float] = (),
+    overwrite: bool = False,
+    *,
+    full: bool = False,
+) -> Evaluation:
+    """Evaluate a split, every item's predictions going into a file. Collective over the world."""
+    file = ParallelFile(out, plan, restored.topology, overwrite=overwrite)
+    try:
+        wanted = [name for name, v in plan.variables.items() if v.values is None]
+        found = evaluator.run(
+            restored.method,
+            full=full,
+            sink=_sink(restored, file),
+            wanted=wanted,
+            quantiles=quantiles,
+        )
+        file.finish()
+    except BaseException:
+        file.abandon()
+        raise
+    return found
+
+
+def _sink(restored: Restored, file: ParallelFile) -> Sink:
+    """Each rank of a sample group writes its share of the group's items, and its own samples."""
+    topology = restored.topology
+    mine = restored.method.prediction_share(
+        restored.samples, topology.sample_size, topology.sample_rank
+    )
+
+    def write(rows: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
+        part = share(len(rows), topology.sample_size, topology.sample_rank)
+        own = slice(part.start, part.stop)
+        with together(topology.world):
+            for name, values in arrays.items():
+                if name == "samples":
+                    file.write(name, rows, values, within=slice(mine.start, mine.stop))
+                else:
+                    file.write(name, rows[own], values[own])
+
+    return write
+
+
+def precision(restored: Restored) -> str:
+    """Type of what is written."""
+    return "<f8" if restored.config.training.precision == "float64" else "<f4"
+
+
+def attributes(facts: dict[str, Any], uid: str) -> dict[str, Any]:
+    """Attributes of a file: numbers and text."""
+    flat = {k: v if isinstance(v, int | float | str) else json.dumps(v) for k, v in facts.items()}
+    return {**flat, "dataset_uid": uid}
