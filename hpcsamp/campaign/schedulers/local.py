@@ -71,6 +71,7 @@ class Local(Scheduler):
                 said = (folder / "runner.txt").read_text(errors="replace").strip().splitlines()
                 raise SchedulerError(f"the runner did not start: {said[-1] if said else folder}")
             time.sleep(0.02)
+        process.returncode = 0  # it is left behind on purpose: nobody here waits for it
         for job in jobs:
             taken(job, str(folder / job.script))
 
