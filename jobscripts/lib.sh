@@ -104,9 +104,12 @@ hpcsamp_launch() {
             if [ -n "$pmi" ]; then LAUNCH+=(--mpi="$pmi"); fi
             ;;
         mpirun)
-            if [ -n "${SLURM_JOB_ID:-}${PBS_NODEFILE:-}" ]; then LAUNCH+=(--map-by "ppr:$per_node:node:PE=$CORES"); fi
             if [ -z "$bind" ] && [ $((per_node * CORES)) -gt "$(nproc)" ]; then bind=none; fi
-            if [ "$bind" = none ]; then LAUNCH=("$HPCSAMP_LAUNCHER" -n "$ranks" --bind-to none); fi
+            if [ -z "${SLURM_JOB_ID:-}${PBS_NODEFILE:-}" ] || [ "$bind" = none ]; then
+                LAUNCH+=(--map-by "ppr:$per_node:node" --bind-to none)
+            else
+                LAUNCH+=(--map-by "ppr:$per_node:node:PE=$CORES" --bind-to core)
+            fi
             ;;
         mpiexec) LAUNCH+=(--ppn "$per_node" --depth "$CORES" --cpu-bind "${HPCSAMP_BIND:-depth}") ;;
         *)

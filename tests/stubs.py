@@ -61,6 +61,7 @@ class Site:
             self.stub(name, LAUNCHER)
         for name in ("qsub", "sleep"):
             self.stub(name, RECORD)
+        self.stub("nproc", "#!/bin/bash\necho 64\n")
         self.stub("scontrol", SCONTROL)
         self.stub("qstat", QSTAT)
 
