@@ -225,14 +225,18 @@ def cancel(campaign: Campaign) -> list[str]:
 
 def _mend(campaign: Campaign, state: State, store: Store) -> State:
     """After a submission that was killed: find the jobs that it could not note any more."""
+    changed = False
     for submission in state.submissions:
         folder = store.submission(submission.number)
         for record in submission.jobs:
             if record.job is None:
+                changed = True
                 name = render.job_name(campaign.spec.name, folder, record.script)
                 scheduler = make(campaign.site, submission.scheduler)
                 record.job = scheduler.find(name, folder / record.script)
         submission.jobs = [r for r in submission.jobs if r.job is not None]
+    if changed:
+        store.save(state)
     return state
 
 

@@ -1,0 +1,186 @@
+"""Campaigns on a real Slurm of two nodes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+CAMPAIGN = """
+config = "base.toml"
+evaluate = ""
+[product]
+seed = [1, 2, 3, 4]
+"method.samples" = [1, 2, 4]
+"data.batch" = [64, 128]
+[derived]
+"optimizer.lr" = "1e12 if seed == 4 and method.samples == 2 and data.batch == 64 else 5e-3"
+"training.epochs" = "400 if seed == 1 and method.samples == 1 and data.batch == 64 else 1"
+"training.evaluate_every" = "training.epochs"
+"training.checkpoint_every" = "100 if training.epochs > 1 else 0"
+[resources]
+time = "00:05:00"
+[site]
+name = "slurm"
+"""
+
+BASE = """
+[data]
+path = "{digits}"
+[model]
+name = "mlp"
+hidden = [8]
+[evaluation]
+samples = 4
+"""
+
+
+class Site:
+    """A campaign on a cluster: ``site("status")`` runs a command of it."""
+
+    def __init__(self, slurm, digits: Path, folder: Path, text: str = CAMPAIGN) -> None:
+        self.slurm = slurm
+        self.file = folder / "sweep.toml"
+        self.file.write_text(text)
+        (folder / "base.toml").write_text(BASE.format(digits=digits))
+        self.folder = folder / "campaigns" / "sweep"
+
+    def __call__(self, command: str, *options: str, code: int = 0) -> str:
+        kept = {k: v for k, v in os.environ.items() if k.startswith(("OMPI_ALLOW", "OMPI_MCA"))}
+        kept |= {k: os.environ[k] for k in ("PYTHONPATH",) if k in os.environ}
+        path = f"{Path(sys.executable).parent}:/usr/bin:/bin:/usr/sbin"
+        done = subprocess.run(
+            [sys.executable, "-m", "hpcsamp", "campaign", command, str(self.file), *options],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=self.slurm.environment(**{**kept, "PATH": path}),
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        if code:
+            assert len(done.stderr.splitlines()) == 1, done.stderr
+        return done.stdout + done.stderr
+
+    def status(self) -> tuple[dict[str, int], dict[int, str]]:
+        """Counts, and the state of each point by its number."""
+        path = self.file.with_suffix(".json")
+        self("status", "--json", str(path))
+        found = json.loads(path.read_text())
+        counts = {k: v for k, v in found["counts"].items() if v}
+        return counts, {p["point"]: p["state"] for p in found["points"]}
+
+    def wait(self, timeout: float = 240) -> dict[str, int]:
+        """Until no point waits or runs."""
+        end = time.monotonic() + timeout
+        while {"queued", "running"} & (counts := self.status()[0]).keys():
+            assert time.monotonic() < end, self("status")
+            time.sleep(2)
+        return counts
+
+    def name(self, number: int) -> str:
+        """Folder of a point, by its number in the first submission."""
+        table = (self.folder / "submissions" / "0001" / "points-00.tsv").read_text()
+        return table.splitlines()[number - 1].split("\t")[0]
+
+    def job(self) -> str:
+        """The array of the first submission."""
+        state = json.loads((self.folder / "campaign.json").read_text())
+        return str(state["submissions"][0]["jobs"][0]["job"])
+
+
+@pytest.mark.timeout(600)
+def test_24_points_one_fails_and_one_is_killed(slurm, digits, tmp_path):
+    site = Site(slurm, digits, tmp_path)
+    assert "submitted 24 points in 1 array" in site("submit")
+    counts, _ = site.status()
+    assert counts.keys() <= {"queued", "running"}
+    assert "nothing to submit" in site("submit")
+    saved = slurm.until(
+        lambda: list(site.folder.glob("points/*/checkpoints/step-00000?00.pt")), 60, "a checkpoint"
+    )
+    assert {p.parents[1] for p in saved} == {site.folder / "points" / site.name(1)}
+    slurm.command("scancel", "--signal=KILL", "--full", f"{site.job()}_0")
+    assert site.wait() == {"done": 22, "failed": 1, "interrupted": 1}
+    assert site.status()[1][1] == "interrupted"
+    out = " ".join(site("status").split())
+    assert "24 points: 22 done, 1 failed, 1 interrupted" in out
+    assert "the loss is not finite" in out
+
+    assert "submitted 2 points" in site("resume")
+    assert site.wait() == {"done": 23, "failed": 1}
+    log = (site.folder / "submissions" / "0002" / "log-00-0.txt").read_text()
+    assert "resumed after step" in log  # not from the beginning
+    assert "submitted 1 point " in site("resume")
+    assert site.wait() == {"done": 23, "failed": 1}
+    assert "nothing to submit" in site("submit")
+
+    out = site("collect")
+    assert "23 rows of 24 points" in out
+    [named] = [line for line in out.splitlines() if line.startswith("no result")]
+    assert "seed=4, method.samples=2, data.batch=64" in named
+    rows = list(csv.DictReader((site.folder / "results.csv").read_text().splitlines()))
+    assert len(rows) == 23
+    assert all(0 <= float(r["valid.accuracy"]) <= 1 for r in rows)
+    assert "parameters are equal to the bit" in site("verify", "--random")
+
+
+def test_what_the_cluster_does_not_allow_is_said_before(slurm, digits, tmp_path):
+    for resources, site_lines, words in (
+        ('time = "2-00:00:00"', "", ["resources.time = 48:00:00", "debug 01:00:00"]),
+        ("nodes = 3", "", ["resources.nodes = 3", "debug has 2"]),
+        ("", 'partition = "gpu"', ['site.partition = "gpu"', "there are debug"]),
+        # Slurm itself refuses, and says why
+        ("", 'header = ["#SBATCH --constraint=none"]', ["sbatch failed with 1", "feature"]),
+    ):
+        text = f'config = "base.toml"\n[resources]\n{resources}\n[site]\nname = "slurm"\n'
+        site = Site(slurm, digits, tmp_path, text + site_lines)
+        message = site("submit", code=1 if "sbatch" in words[0] else 2)
+        for word in words:
+            assert word in message
+        assert site.status()[0] == {"missing": 1}
+        state = site.folder / "campaign.json"
+        assert not state.exists() or json.loads(state.read_text())["submissions"] == []
+
+
+def test_a_slurm_that_does_not_answer(slurm, digits, tmp_path):
+    site = Site(slurm, digits, tmp_path)
+    deaf = tmp_path / "slurm.conf"
+    text = slurm.configuration.read_text()
+    port = next(line for line in text.splitlines() if line.startswith("SlurmctldPort="))
+    deaf.write_text(text.replace(port, "SlurmctldPort=1"))
+    site.file.write_text(CAMPAIGN + "timeout = 2\n")
+    real, slurm_environment = slurm, slurm.environment
+
+    class Deaf:
+        def environment(self, **more: str) -> dict[str, str]:
+            return {**slurm_environment(**more), "SLURM_CONF": str(deaf)}
+
+    site.slurm = Deaf()
+    message = site("submit", code=1)
+    assert message.startswith("hpcsamp: error: scontrol")
+    site.slurm = real
+    assert site.status()[0] == {"missing": 24}
+    assert not (site.folder / "campaign.json").exists()
+
+
+def test_jobs_that_were_not_noted_are_found_again(slurm, digits, tmp_path):
+    """Killed between Slurm's answer and the note of it: nothing is submitted twice."""
+    text = CAMPAIGN.replace("seed = [1, 2, 3, 4]", "seed = [2]") + 'header = ["#SBATCH --hold"]\n'
+    site = Site(slurm, digits, tmp_path, text)
+    site("submit")
+    path = site.folder / "campaign.json"
+    state = json.loads(path.read_text())
+    job = state["submissions"][0]["jobs"][0]["job"]
+    state["submissions"][0]["jobs"][0]["job"] = None
+    path.write_text(json.dumps(state))
+    assert site.status()[0] == {"missing": 6}  # as far as is known
+    assert "nothing to submit" in site("submit")
+    assert slurm.command("squeue", "-h", "-o", "%F", "-j", job).split() == [job]
+    assert f"cancelled {job}" in site("cancel")
+    assert site.status()[0] == {"missing": 6}
