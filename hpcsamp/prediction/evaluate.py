@@ -150,7 +150,8 @@ class Evaluator:
                 found.metrics |= selective(curve)
                 found.reliability["risk"] = _thinned(curve)
         else:
-            found.metrics = {k: v for k, v in found.metrics.items() if k not in _ONLY_FULL}
+            left_out = _ONLY_FULL if self.dataset.classes is None else ()
+            found.metrics = {k: v for k, v in found.metrics.items() if k not in left_out}
         found.metrics["items"] = found.metrics.pop("items")  # at the end
         found.definitions = definitions(
             [*found.metrics, *(k for k in found.rows if k not in ("name", "labels", "units"))],
@@ -293,7 +294,9 @@ class Evaluator:
 
 
 #: What validation after an epoch leaves out.
-_ONLY_FULL = ("bias", "nll_physical", "spread_epistemic", "sharpness", "coverage_80")
+_ONLY_FULL = (
+    "bias", "nll_physical", "spread_epistemic", "sharpness", "spread_skill", "coverage_80", "mace"
+)  # fmt: skip
 _IN_UNITS = (
     "rmse", "mae", "bias", "crps", "spread", "spread_epistemic", "sharpness",
 )  # fmt: skip

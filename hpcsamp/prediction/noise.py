@@ -2,8 +2,8 @@
 
 Some losses compare samples with targets without a density. Those that score the samples themselves
 (``crps``, ``energy_score``) make them the predictive distribution: there is no noise. The squared
-error of the mean (``mean_mse``) says nothing of noise: its variance is estimated on the validation
-split, as what the samples' spread leaves of the mean squared error.
+error of the mean (``mean_mse``) says nothing of noise: its width is estimated on the validation
+split.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
-from hpcsamp.losses import Gaussian, Likelihood
+from hpcsamp.losses import Gaussian, Likelihood, log_mean_exp
 from hpcsamp.methods import Method
 from hpcsamp.prediction.components import Samples
 from hpcsamp.prediction.evaluate import Evaluator
-from hpcsamp.prediction.metrics import RegressionMetrics
-from hpcsamp.prediction.predictive import predict_values
+from hpcsamp.prediction.predictive import local_outputs
 
 SAMPLES_ALONE = ("crps", "energy_score")
 TO_BE_FITTED = ("mean_mse",)
-#: Least fitted standard deviation, as a part of the root mean squared error.
-LEAST = 0.01
+#: Standard deviations that are tried, in those of the target.
+WIDTHS = np.geomspace(1e-3, 2, 41)
 
 
 def of_loss(
@@ -54,22 +54,37 @@ def of_loss(
 
 
 def fit(evaluator: Evaluator, method: Method) -> Gaussian:
-    """A normal likelihood whose variance is ``MSE - variance of the samples' means``.
+    """A normal likelihood whose width makes the targets of the evaluator's split most probable.
 
-    Both are means over the values of the evaluator's split, weighted as its metrics are, in the
-    units the network computes in; not less than :data:`LEAST` of the root mean squared error.
-    Collective over the world.
+    The width minimises the ``nll`` of the predictive mixture, as the precision of Monte Carlo
+    dropout is usually chosen (Gal & Ghahramani 2016, section 5.1): over :data:`WIDTHS` times the
+    standard deviation of the target, then by the parabola through the best and its neighbours, in
+    the logarithm of the width. Collective over the world.
     """
-    metrics = RegressionMetrics(rows=len(evaluator.units.scale), weights=evaluator.weights)
+    group, samples = evaluator.collectives, evaluator.samples
+    typical = float(evaluator.units.typical.mean())
+    widths = torch.as_tensor(WIDTHS * typical)
+    total = torch.zeros(len(widths), dtype=torch.float64)
     for batch in evaluator.loader.epoch(0):
         index = torch.from_numpy(batch.index).to(batch.x.device)
-        p = predict_values(
-            method, batch.x, batch.y, evaluator.samples, evaluator.collectives, Samples(), index
-        )
-        metrics.update(p.mean, p.epistemic, batch.y, batch.weight, epistemic=p.epistemic)
+        outputs = local_outputs(method, batch.x, samples, group, index)
+        means, _ = Samples().moments(outputs, batch.y)
+        square = (means.double() - batch.y).square().flatten(2).sum(2)  # (s, B)
+        values, at = batch.y[0].numel(), widths.to(square.device)[:, None]
+        each = -0.5 * square[:, None] / at**2 - values * at.log()
+        density = log_mean_exp(each, samples, group)
+        true = batch.weight > 0
+        total += density[:, true].sum(1).cpu()
     if evaluator.topology.data_size > 1:
-        evaluator.collectives.data_sum_(metrics.state)
-    found = metrics.compute()
-    square = found["rmse"] ** 2
-    variance = max(square - found["spread_epistemic"] ** 2, LEAST**2 * square, 1e-24)
-    return Gaussian(evaluator.topology.world.bcast(variance**0.5))
+        group.data_sum_(total)
+    return Gaussian(evaluator.topology.world.bcast(_best(widths.log().numpy(), -total.numpy())))
+
+
+def _best(x: np.ndarray, y: np.ndarray) -> float:
+    """``exp`` of where the parabola through the least of ``y`` and its neighbours is least."""
+    k = int(np.argmin(y))
+    if k in (0, len(y) - 1):
+        return float(np.exp(x[k]))
+    a, b, c = y[k - 1 : k + 2]
+    shift = 0.5 * (a - c) / (a - 2 * b + c) if a - 2 * b + c > 0 else 0.0
+    return float(np.exp(x[k] + shift * (x[1] - x[0])))
