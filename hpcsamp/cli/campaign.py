@@ -161,12 +161,17 @@ def status(
     json_file: Json = None,
 ) -> None:
     """Show how many points are in which state, and which."""
+    from hpcsamp.campaign.schedulers import SchedulerError
     from hpcsamp.campaign.status import WORDS, Survey
     from hpcsamp.campaign.store import Store
     from hpcsamp.cli.output import show
 
     made = _load(campaign, site)
-    survey = Survey(made, Store(made.folder).load(), ask_scheduler=not offline)
+    state = Store(made.folder).load()
+    try:
+        survey = Survey(made, state, ask_scheduler=not offline)
+    except SchedulerError as e:
+        raise SchedulerError(f"{e}; --offline shows what is known without it") from e
     counts = survey.counts()
     small = len(survey.points) <= SHOWN
     chosen = survey.points if every or small else survey.of("running", "failed", "interrupted")

@@ -101,7 +101,7 @@ class PBS(Scheduler):
         text = self.ask("qstat", "-F", "json", *options)
         try:
             return dict(json.loads(text).get(part, {}))
-        except (ValueError, AttributeError) as e:
+        except (ValueError, AttributeError, TypeError) as e:
             raise SchedulerError(f"qstat {options[0]} gave no valid JSON: {e}") from None
 
 

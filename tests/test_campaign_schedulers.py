@@ -1,0 +1,310 @@
+"""Schedulers behind stub commands: what is asked of them, and answers that are errors or none."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from hpcsamp.campaign import submit
+from hpcsamp.campaign.points import Campaign
+from hpcsamp.campaign.schedulers import SchedulerError, make
+from hpcsamp.campaign.schedulers.base import clean
+from hpcsamp.campaign.site import Site
+from hpcsamp.campaign.status import Survey
+from hpcsamp.campaign.store import Store
+from hpcsamp.errors import HpcsampError, UsageError
+
+# A PBS server in a folder: jobs.json holds the state of every job, as qstat would tell it.
+QSUB = """
+script = pathlib.Path(sys.argv[1]).read_text()
+jobs = json.loads((here / "jobs.json").read_text())
+number = 100 + len({j.split("[")[0].split(".")[0] for j in jobs})
+array = re.search(r"^#PBS -J 0-(\\d+)", script, re.M)
+facts = {"job_state": "Q", "Job_Name": re.search(r"^#PBS -N (\\S+)", script, re.M)[1]}
+if array:
+    name = f"{number}[].srv"
+    for i in range(int(array[1]) + 1):
+        jobs[f"{number}[{i}].srv"] = facts
+else:
+    name = f"{number}.srv"
+jobs[name] = facts
+(here / "jobs.json").write_text(json.dumps(jobs))
+print(name)
+"""
+QSTAT = """
+jobs = json.loads((here / "jobs.json").read_text())
+if "-Bf" in sys.argv:
+    print(json.dumps({"Server": {"srv": {"max_array_size": 3, "default_queue": "workq"}}}))
+elif "-Qf" in sys.argv:
+    print(json.dumps({"Queue": {"workq": {"resources_max": {"walltime": "04:00:00"}}, "long": {}}}))
+else:
+    asked = [a for a in sys.argv[1:] if a[0].isdigit()]
+    for a in asked:
+        if a not in jobs:
+            sys.exit(f"qstat: Unknown Job Id {a}")
+    numbers = {a.split("[")[0].split(".")[0] for a in asked}
+    told = {k: v for k, v in jobs.items() if k.split("[")[0].split(".")[0] in numbers}
+    print(json.dumps({"Jobs": told}))
+"""
+QDEL = """
+jobs = json.loads((here / "jobs.json").read_text())
+numbers = {a.split("[")[0].split(".")[0] for a in sys.argv[1:]}
+kept = {k: v for k, v in jobs.items() if k.split("[")[0].split(".")[0] not in numbers}
+(here / "jobs.json").write_text(json.dumps(kept))
+"""
+QSELECT = """
+jobs = json.loads((here / "jobs.json").read_text())
+print("\\n".join(k for k, v in jobs.items() if v["Job_Name"] == sys.argv[2] and "[]" in k))
+"""
+SINFO = 'print("debug*|1:00:00|2\\nlong|infinite|1\\nshort|10:00|4")'
+SCONTROL = 'print("MaxArraySize            = 4")'
+SBATCH = """
+with (here / "calls").open("a") as f:
+    f.write(sys.argv[-1] + "\\n")
+count = len((here / "calls").read_text().splitlines())
+print(f"{40 + count};cluster")
+"""
+
+SWEEP = """
+config = "base.toml"
+[product]
+seed = [1, 2, 3, 4, 5, 6, 7]
+[resources]
+time = "00:20:00"
+[site]
+name = "%s"
+timeout = 5
+"""
+
+
+class Case:
+    """A campaign and a folder of stub commands, which come first in PATH."""
+
+    def __init__(self, folder: Path, site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.file = folder / "sweep.toml"
+        self.file.write_text(SWEEP % site)
+        (folder / "base.toml").write_text('[data]\npath = "d"\n[model]\nname = "mlp"\n')
+        self.bin = folder / "bin"
+        self.bin.mkdir()
+        (self.bin / "jobs.json").write_text("{}")
+        monkeypatch.setenv("PATH", f"{self.bin}:{os.environ['PATH']}")
+
+    def stub(self, name: str, code: str) -> None:
+        """A command made of Python code."""
+        head = "import json, pathlib, re, sys\nhere = pathlib.Path(__file__).parent\n"
+        path = self.bin / name
+        path.write_text(f"#!{sys.executable} -S\n{head}{code}\n")
+        path.chmod(0o755)
+
+    def add(self, text: str) -> None:
+        self.file.write_text(self.file.read_text() + text)
+
+    @property
+    def campaign(self) -> Campaign:
+        return Campaign(self.file)
+
+    def counts(self) -> dict[str, int]:
+        store = Store(self.campaign.folder)
+        return dict(Survey(self.campaign, store.load()).counts())
+
+    def submit(self) -> submit.Submitted:
+        return submit.submit(self.campaign, ["missing"])
+
+    def refused(self, kind: type[HpcsampError]) -> str:
+        with pytest.raises(kind) as e:
+            self.submit()
+        assert "\n" not in str(e.value)
+        return str(e.value)
+
+
+@pytest.fixture
+def pbs(tmp_path, monkeypatch):
+    case = Case(tmp_path, "pbs", monkeypatch)
+    for name, code in (("qsub", QSUB), ("qstat", QSTAT), ("qdel", QDEL), ("qselect", QSELECT)):
+        case.stub(name, code)
+    return case
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    case = Case(tmp_path, "slurm", monkeypatch)
+    for name, code in (("sinfo", SINFO), ("scontrol", SCONTROL), ("sbatch", SBATCH)):
+        case.stub(name, code)
+    case.stub("squeue", "")
+    case.stub("sacct", "sys.exit('Slurm accounting storage is disabled')")
+    return case
+
+
+# PBS --------------------------------------------------------------------------------------------
+
+
+def test_pbs_arrays_from_submit_to_cancel(pbs):
+    done = pbs.submit()
+    # the server allows arrays of 3: three, three, and one that is an ordinary job
+    assert done.jobs == ["100[].srv", "101[].srv", "102.srv"]
+    scripts = sorted(f.name for f in done.folder.glob("job-*"))
+    assert scripts == ["job-00.pbs", "job-01.pbs", "job-02.pbs"]
+    assert pbs.counts() == {"queued": 7}
+    assert pbs.submit().points == []
+    jobs = json.loads((pbs.bin / "jobs.json").read_text())
+    jobs["100[1].srv"] = {**jobs["100[1].srv"], "job_state": "R"}
+    jobs["101[0].srv"] = {**jobs["101[0].srv"], "job_state": "X", "Exit_status": 271}
+    jobs["102.srv"] = {**jobs["102.srv"], "job_state": "R"}
+    (pbs.bin / "jobs.json").write_text(json.dumps(jobs))
+    store = Store(pbs.campaign.folder)
+    (store.marks / f"{pbs.campaign.points[3].name}.running").touch()
+    survey = Survey(pbs.campaign, store.load())
+    words = [s.word for s in survey.points]
+    assert words == ["queued", "running", "queued", "interrupted", "queued", "queued", "running"]
+    [why] = survey.reasons(survey.of("interrupted")).values()
+    assert why == "exit status 271"
+    assert submit.cancel(pbs.campaign) == ["100[].srv", "101[].srv", "102.srv"]
+    assert pbs.counts() == {"interrupted": 1, "missing": 6}  # and qstat has forgotten the jobs
+
+
+def test_pbs_jobs_that_were_not_noted_are_found_again(pbs):
+    pbs.submit()
+    store = Store(pbs.campaign.folder)
+    state = store.load()
+    state.submissions[0].jobs[0].job = None
+    store.save(state)
+    assert pbs.submit().points == []
+    assert store.load().submissions[0].jobs[0].job == "100[].srv"
+
+
+def test_pbs_limits_of_queues(pbs):
+    pbs.file.write_text(pbs.file.read_text().replace("00:20:00", "06:00:00"))
+    message = pbs.refused(UsageError)
+    assert "resources.time = 06:00:00: queue workq allows 04:00:00" in message
+    pbs.add('partition = "long"\n')
+    assert pbs.submit().jobs
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"Server": 3}'])
+def test_pbs_answers_that_are_no_json(pbs, text):
+    pbs.stub("qstat", f"print('{text}')")
+    assert "qstat -Bf gave no valid JSON" in pbs.refused(SchedulerError)
+
+
+# Slurm ------------------------------------------------------------------------------------------
+
+
+def test_slurm_arrays_are_cut_at_its_limit(slurm):
+    done = slurm.submit()
+    assert done.jobs == ["41", "42"]  # of 4 and of 3
+    calls = (slurm.bin / "calls").read_text().splitlines()
+    assert calls == [str(done.folder / "job-00.sbatch"), str(done.folder / "job-01.sbatch")]
+    assert "#SBATCH --array=0-3\n" in (done.folder / "job-00.sbatch").read_text()
+    assert "#SBATCH --array=0-2\n" in (done.folder / "job-01.sbatch").read_text()
+
+
+def test_slurm_states(slurm):
+    slurm.submit()
+    slurm.stub("squeue", 'print("41|0|RUNNING\\n41|1|PENDING\\n41|2|COMPLETING\\n7|0|RUNNING")')
+    assert slurm.counts() == {"running": 1, "queued": 1, "missing": 5}
+    slurm.stub("sacct", 'print("41_2|TIMEOUT\\n41_3|CANCELLED by 0\\n41_[4-9]|PENDING")')
+    ended = make(slurm.campaign.site).ended(["41"])
+    assert ended == {("41", 2): "TIMEOUT", ("41", 3): "CANCELLED"}
+
+
+@pytest.mark.parametrize(
+    ("time", "words"),
+    [
+        ("02:00:00", ["partition debug allows 01:00:00", "long without limit, short 00:10:00"]),
+        ("10-00", ["resources.time = 240:00:00", "partition debug"]),
+    ],
+)
+def test_a_time_that_the_partition_does_not_allow(slurm, time, words):
+    slurm.file.write_text(slurm.file.read_text().replace("00:20:00", time))
+    message = slurm.refused(UsageError)
+    for word in words:
+        assert word in message
+    assert not (slurm.bin / "calls").exists()
+    slurm.add('partition = "long"\n')
+    assert slurm.submit().jobs == ["41", "42"]
+
+
+def test_a_time_that_no_partition_allows(slurm):
+    slurm.stub("sinfo", 'print("debug*|1:00:00|2\\nshort|10:00|4")')
+    slurm.file.write_text(slurm.file.read_text().replace("00:20:00", "02:00:00"))
+    message = slurm.refused(UsageError)
+    assert "no partition allows that long (debug 01:00:00, short 00:10:00)" in message
+
+
+# Errors, and no answer ---------------------------------------------------------------------------
+
+BROKEN = {
+    "an error": ("sys.exit('sbatch: error: Batch job submission failed:\\n  QOSMaxSubmit')",
+                 "sbatch failed with 1: sbatch: error: Batch job submission failed: QOSMaxSubmit"),
+    "silence": ("import time; time.sleep(60)", "sbatch did not answer within 0.5 s"),
+    "nonsense": ("print('moo')", "sbatch gave no job number but 'moo'"),
+    "nothing": ("", "sbatch gave no job number but ''"),
+    "a crash": ("import os; os.kill(os.getpid(), 11)", "sbatch failed with -11: it said nothing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_an_sbatch_that_fails(slurm, kind):
+    code, words = BROKEN[kind]
+    if kind == "silence":
+        slurm.file.write_text(slurm.file.read_text().replace("timeout = 5", "timeout = 0.5"))
+        for name in ("sinfo", "scontrol", "squeue"):  # Python would take much of that time
+            (slurm.bin / name).write_text("#!/bin/sh\n")
+    slurm.stub("sbatch", code)
+    assert words in slurm.refused(SchedulerError)
+    assert Store(slurm.campaign.folder).load().submissions == []
+    slurm.stub("sbatch", SBATCH)
+    assert slurm.submit().jobs  # as if nothing had been
+
+
+def test_an_sbatch_that_fails_in_between(slurm):
+    slurm.stub("sbatch", SBATCH + "if count == 2: sys.exit('no more')")
+    message = slurm.refused(SchedulerError)
+    assert "1 of 2 arrays were submitted, then: sbatch failed with 1: no more" in message
+    [submission] = Store(slurm.campaign.folder).load().submissions
+    assert [r.job for r in submission.jobs] == ["41"]
+    slurm.stub("squeue", 'print("\\n".join(f"41|{i}|PENDING" for i in range(4)))')
+    assert slurm.counts() == {"queued": 4, "missing": 3}
+    slurm.stub("sbatch", SBATCH)
+    assert len(slurm.submit().points) == 3
+
+
+@pytest.mark.parametrize("name", ["sinfo", "scontrol", "sbatch"])
+def test_commands_that_are_not_there(slurm, name, monkeypatch):
+    (slurm.bin / name).unlink()
+    monkeypatch.setenv("PATH", str(slurm.bin))
+    message = slurm.refused(SchedulerError)
+    assert message == f"{name} was not found: is this a machine with slurm?"
+
+
+def test_status_says_that_the_scheduler_does_not_answer(slurm, hpcsamp):
+    slurm.submit()
+    before = (slurm.campaign.folder / "campaign.json").read_text()
+    slurm.stub("squeue", "sys.exit('slurm_load_jobs error: Unable to contact slurm controller')")
+    done = hpcsamp(1, "campaign", "status", slurm.file)
+    assert done.code == 1
+    assert len(done.err.splitlines()) == 1
+    assert "squeue failed with 1: slurm_load_jobs error: Unable to contact" in done.err
+    assert "--offline" in done.err
+    done = hpcsamp(1, "campaign", "status", slurm.file, "--offline")
+    assert "7 points: 7 missing" in done.out
+    # what may be waiting is not submitted again
+    assert "squeue failed" in slurm.refused(SchedulerError)
+    assert (slurm.campaign.folder / "campaign.json").read_text() == before
+
+
+def test_the_environment_does_not_change_a_submission():
+    given = {"SBATCH_PARTITION": "x", "OMPI_COMM_WORLD_RANK": "0", "PATH": "p", "SLURM_CONF": "c"}
+    assert clean(given) == {"PATH": "p", "SLURM_CONF": "c"}
+
+
+def test_a_program_that_is_no_program(tmp_path, monkeypatch):
+    (tmp_path / "qstat").write_text("not a program")
+    (tmp_path / "qstat").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SchedulerError, match="qstat could not be started"):
+        make(Site(scheduler="pbs")).limits()
