@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpcsamp import config
-from hpcsamp.campaign import expressions, keys, resources
+from hpcsamp.campaign import expressions, keys, resources, site
 from hpcsamp.campaign.points import Campaign
 from hpcsamp.errors import UsageError
 from hpcsamp.training import checkpoint
@@ -344,3 +344,25 @@ def test_wrong_sites_are_refused(tmp_path, text, words):
     message = refused(tmp_path, f"[site]\n{text}")
     for word in words:
         assert word in message
+
+
+# Files that come with the project --------------------------------------------------------------
+
+CAMPAIGNS = sorted((Path(__file__).parent.parent / "jobscripts" / "campaigns").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", CAMPAIGNS, ids=lambda p: p.stem)
+def test_campaigns_of_the_project_plan(path):
+    made = Campaign(path)
+    assert len(made.points) > 1
+    assert (made.root / "hpcsamp").is_dir()
+    for name in site.names():
+        assert len(Campaign(path, name).points) == len(made.points)
+
+
+def test_the_campaign_of_the_readme_plans(tmp_path):
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    text = readme.split("## Campaigns")[1].split("```toml\n")[1].split("```")[0]
+    (tmp_path / "sweep.toml").write_text(text)
+    points = Campaign(tmp_path / "sweep.toml").points
+    assert [p.shape.ranks for p in points] == [1] * 3 + [2] * 3 + [4] * 3
