@@ -52,7 +52,10 @@ def test_a_loss_of_forecasts_shifted_back_is_that_of_shifted_targets():
 
     augment = Augmentation(shift=True)
     y = torch.randn(6, 2, 8, 10, generator=torch.Generator().manual_seed(1)).double()
-    _, shifted = augment(X, INDEX, epoch=0, samples=SAMPLES, y=y)
+    drawn = augment.offsets(INDEX, 0, SAMPLES, 10).shift
+    shifted = torch.stack(
+        [torch.stack([torch.roll(y[b], int(drawn[v, b]), -1) for b in range(6)]) for v in range(3)]
+    )
     outputs = torch.randn(3, 6, 2, 8, 10).double().requires_grad_()
     loss = make("expected_nll", "regression", {"latitudes": list(range(-70, 80, 20)), "std": 0.3})
     assert torch.equal(loss.weights, latitude_weights(list(range(-70, 80, 20))))
@@ -73,18 +76,13 @@ def test_forecasts_without_rows_of_that_width_cannot_come_back():
     assert plain.undo(outputs, INDEX, epoch=0, samples=SAMPLES, width=10) is outputs
 
 
-def test_shift_rolls_fields_and_their_targets_alike():
+def test_shift_rolls_fields():
     augment = Augmentation(shift=True)
-    y = torch.arange(6 * 2 * 8 * 10.0).reshape(6, 2, 8, 10)
-    views, targets = augment(X, INDEX, epoch=0, samples=SAMPLES, y=y)
+    views = augment(X, INDEX, epoch=0, samples=SAMPLES)
     drawn = augment.offsets(INDEX, 0, SAMPLES, 10)
     for v in range(3):
         for b in range(6):
-            by = int(drawn.shift[v, b])
-            assert torch.equal(views[v, b], torch.roll(X[b], by, -1))
-            assert torch.equal(targets[v, b], torch.roll(y[b], by, -1))
-    labels = torch.arange(6)
-    assert augment(X, INDEX, epoch=0, samples=SAMPLES, y=labels)[1] is labels
+            assert torch.equal(views[v, b], torch.roll(X[b], int(drawn.shift[v, b]), -1))
 
 
 def test_a_view_depends_on_seed_epoch_item_and_sample_alone():
@@ -140,3 +138,21 @@ def test_unknown_transforms_are_refused():
         Augmentation(transforms=[{"name": "Blurr"}])
     with pytest.raises(UsageError, match="RandomRotation"):
         Augmentation(transforms=[{"name": "RandomRotation", "degree": 3}])
+
+
+def test_a_run_on_shifted_fields_is_the_same_on_any_grid(hpcsamp, tmp_path):
+    """Each sample has shifts of its own, the targets stay where they are."""
+    from test_training import assert_same
+
+    def run(name, ranks, *settings):
+        sets = ("training.precision=float64", "training.steps=3", "method.samples=3", *settings)
+        arguments = ["swin-era5", "--preset", "small", "--data", "synthetic", "--output", name]
+        sets = [f"--set={s}" for s in ("data.synthetic.items=20", "model.width=24", *sets)]
+        done = hpcsamp(ranks, "train", *arguments, *sets, cwd=tmp_path, timeout=120)
+        assert done.code == 0, done.err
+        return tmp_path / name
+
+    reference = run("one", 1)
+    assert_same(run("two", 2, "parallel.samples=2"), reference)
+    with pytest.raises(AssertionError):
+        assert_same(run("all", 1, "augment.share=all"), reference)

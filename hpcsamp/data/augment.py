@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -59,8 +59,8 @@ class Augmentation:
     flip
         Mirror the last axis with probability 1/2.
     shift
-        Roll the last axis (longitude) by a random number of columns; targets that are fields of the
-        same width go with it.
+        Roll the last axis (longitude) by a random number of columns. Where targets are fields, too,
+        the outputs are rolled back (:meth:`undo`).
     transforms
         ``torchvision.transforms.v2`` by name and arguments, e.g.
         ``{"name": "RandomRotation", "degrees": 9}``, or callables. Applied item by item.
@@ -124,23 +124,9 @@ class Augmentation:
             fill=(-mean / np.where(std > 0, std, 1.0)).tolist(),
         )
 
-    @overload
     def __call__(
-        self, x: torch.Tensor, index: np.ndarray, *, epoch: int, samples: range, y: None = None
-    ) -> torch.Tensor: ...
-    @overload
-    def __call__(
-        self, x: torch.Tensor, index: np.ndarray, *, epoch: int, samples: range, y: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]: ...
-    def __call__(
-        self,
-        x: torch.Tensor,
-        index: np.ndarray,
-        *,
-        epoch: int,
-        samples: range,
-        y: torch.Tensor | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        self, x: torch.Tensor, index: np.ndarray, *, epoch: int, samples: range
+    ) -> torch.Tensor:
         """Views of a batch.
 
         Parameters
@@ -153,28 +139,19 @@ class Augmentation:
             Counted from 0.
         samples
             Which weight samples the views are for.
-        y
-            Targets; fields ``(B, ..., W)`` are shifted as their inputs are.
 
         Returns
         -------
-        torch.Tensor or tuple
-            Shape ``(len(samples), B, C, H, W)``, or ``(B, C, H, W)`` for ``share = "all"``; with
-            ``y`` a pair, where ``y`` gets the axis of samples too if it was shifted.
+        torch.Tensor
+            Shape ``(len(samples), B, C, H, W)``, or ``(B, C, H, W)`` for ``share = "all"``.
         """
         views = self._views(samples)
-        drawn = self.offsets(index, epoch, samples, x.shape[-1])
-        out = self._move(x, drawn)
+        out = self._move(x, self.offsets(index, epoch, samples, x.shape[-1]))
         if self.transforms:
             out = self._transformed(out, index, epoch, views)
-        targets = y
-        if y is not None and self.shift and y.ndim > 1 and y.shape[-1] == x.shape[-1]:
-            targets = self._finish(_roll(y, drawn.shift), samples)
-        out = self._finish(out, samples)
-        if y is None:
-            return out
-        assert targets is not None
-        return out, targets
+        if self.share == "all":
+            return out[0]
+        return out.expand(len(samples), *out.shape[1:]) if self.share == "rank" else out
 
     def undo(
         self, outputs: torch.Tensor, index: np.ndarray, *, epoch: int, samples: range, width: int
@@ -243,11 +220,6 @@ class Augmentation:
             return np.asarray([self.rank], np.uint64)
         return np.asarray(samples, np.uint64)
 
-    def _finish(self, views: torch.Tensor, samples: range) -> torch.Tensor:
-        if self.share == "all":
-            return views[0]
-        return views.expand(len(samples), *views.shape[1:]) if self.share == "rank" else views
-
     def _bits(self, index: np.ndarray, epoch: int, views: np.ndarray, purpose: int) -> np.ndarray:
         """64 random bits per view and item, shape ``(views, B)``."""
         start = np.uint64(key(self.seed, Purpose.AUGMENT, epoch, purpose))
@@ -310,15 +282,6 @@ class Augmentation:
                     items.append(item)
                 rows.append(torch.stack(items))
         return torch.stack(rows)
-
-
-def _roll(y: torch.Tensor, shift: np.ndarray) -> torch.Tensor:
-    """``torch.roll`` of the last axis, by a number of its own for every view and item."""
-    width = y.shape[-1]
-    columns = (np.arange(width) - shift[..., None]) % width
-    shape = (*shift.shape, *[1] * (y.ndim - 2), width)
-    at = torch.as_tensor(columns, device=y.device).reshape(shape)
-    return torch.take_along_dim(y[None], at.expand(len(shift), *y.shape[:-1], width), dim=-1)
 
 
 def _mix(bits: np.ndarray) -> np.ndarray:

@@ -118,6 +118,7 @@ class ELBO:
         count: float | None = None,
         mask: Tensor | None = None,
         index: Tensor | None = None,
+        undo: Callable[..., Tensor] | None = None,
     ) -> Tensor:
         """The loss of a batch; call ``.backward()`` on it.
 
@@ -144,6 +145,9 @@ class ELBO:
             as many axes.
         index
             ``(B,)`` positions of the items in their split, see :meth:`Method.forward`.
+        undo
+            ``undo(outputs, samples=...)`` takes outputs ``(k, B, ...)`` of some samples back to
+            where the targets are, if the inputs were moved.
 
         Returns
         -------
@@ -171,7 +175,7 @@ class ELBO:
             penalty = method.log_ratio(mine, step).sum() * (factor / (samples * self.items))
         else:
             penalty = method.penalty(c.sample_rank, c.sample_size) * (factor / self.items)
-        run = _Run(self, method, x, stacked, index, items, mine, samples, step, ratio)
+        run = _Run(self, method, x, stacked, index, undo, items, mine, samples, step, ratio)
         if self.memory == "keep" or not torch.is_grad_enabled():
             data = run.keep()
         else:
@@ -233,6 +237,7 @@ class _Run:
     x: Tensor
     stacked: bool
     index: Tensor | None
+    undo: Callable[..., Tensor] | None
     items: Step
     mine: range
     samples: int
@@ -243,9 +248,10 @@ class _Run:
         x, first = self.x, self.mine.start
         if self.stacked:
             x = x[samples.start - first : samples.stop - first]
-        return self.method(
+        outputs = self.method(
             x, samples=samples, step=self.step, stacked=self.stacked, index=self.index
         )
+        return outputs if self.undo is None else self.undo(outputs, samples=samples)
 
     def part(self, outputs: Tensor, ratio: Tensor | None) -> Tensor:
         """This rank's share of the data term from all its outputs; its value adds up, too."""
@@ -267,7 +273,7 @@ class _Run:
         ranks = 1 if elbo.exact else elbo.collectives.sample_size
         samples = self.samples if elbo.exact else len(self.mine)
         with self.method.accumulating() as accumulator:
-            for chunk in self.method.chunks(self.mine):
+            for chunk in self.method.chunks(self.mine, self.stacked):
                 outputs = self.outputs(chunk)
                 value = elbo.data_loss.of_step(outputs, self.items, samples, Alone(), None) / ranks
                 accumulator.backward(value)
@@ -276,14 +282,16 @@ class _Run:
 
     def recompute(self) -> tuple[Tensor, list[Tensor | None]]:
         with torch.no_grad():
-            outputs = torch.cat([self.outputs(chunk) for chunk in self.method.chunks(self.mine)])
+            outputs = torch.cat(
+                [self.outputs(chunk) for chunk in self.method.chunks(self.mine, self.stacked)]
+            )
         leaves = [outputs.requires_grad_()]
         if self.ratio is not None:
             leaves.append(self.ratio.detach().requires_grad_())
         value = self.part(outputs, leaves[-1] if self.ratio is not None else None)
         upstream, *rest = torch.autograd.grad(value, leaves)
         with self.method.accumulating() as accumulator:
-            for chunk in self.method.chunks(self.mine):
+            for chunk in self.method.chunks(self.mine, self.stacked):
                 rows = slice(chunk.start - self.mine.start, chunk.stop - self.mine.start)
                 accumulator.backward(self.outputs(chunk), upstream[rows])
         return value.detach(), [*rest, *accumulator.gradients()]

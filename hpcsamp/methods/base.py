@@ -155,8 +155,11 @@ class Method(nn.Module):
         """
         yield Accumulator(self.parameters())
 
-    def chunks(self, samples: range) -> Iterator[range]:
-        """``samples`` in pieces of ``samples_per_pass``."""
+    def chunks(self, samples: range, stacked: bool = False) -> Iterator[range]:
+        """``samples`` in pieces of ``samples_per_pass``.
+
+        A method may make others, also depending on whether each sample has inputs of its own.
+        """
         for i in range(0, len(samples), self.samples_per_pass):
             yield samples[i : i + self.samples_per_pass]
 

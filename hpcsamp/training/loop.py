@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from hpcsamp import losses
 from hpcsamp.config import RunConfig, seconds
 from hpcsamp.data import Batch, Dataset, Loader
 from hpcsamp.data.augment import Augmentation
-from hpcsamp.errors import UsageError
 from hpcsamp.methods import Method
 from hpcsamp.prediction.evaluate import Evaluator
 from hpcsamp.topology import Topology, together
@@ -102,11 +102,6 @@ class Trainer:
             has_valid = "valid" in dataset.manifest.splits
             valid = Dataset.open(config.data.path, "valid") if has_valid else None
             self.augmentation = Augmentation.of(config.augment, dataset, topology, seed=config.seed)
-            if config.augment.shift and len(dataset.y_shape) > 1 and config.augment.share != "all":
-                raise UsageError(
-                    "augment.shift moves targets with their inputs, and a loss has one target for "
-                    f'all samples: set augment.share = "all", not "{config.augment.share}"'
-                )
         self.dataset = dataset
         self.loader = Loader(
             dataset,
@@ -153,7 +148,7 @@ class Trainer:
             )
             self.loss.check_samples(config.method.samples)
             self.schedule = build.schedule(config, self.optimizer, self.steps_per_epoch)
-        memory.check(config, dataset, self.method, topology)
+        self._memory = memory.check(config, dataset, self.method, topology)
         self.best = math.inf
         self.evaluator: Evaluator | None = None
         if valid is not None:
@@ -228,6 +223,8 @@ class Trainer:
             f"parameters; {c.loss.name}{'' if c.loss.exact else ' (per rank: approximate)'}, "
             f"memory {self.loss.memory}"
         )
+        if self._memory:
+            r.say(self._memory)
         if c.loss.temperature != 1:
             r.say(f"temperature {c.loss.temperature}: not the Bayes posterior")
         r.say(
@@ -286,17 +283,18 @@ class Trainer:
     def _step(self, epoch: int, batch: Batch) -> None:
         config, step = self.config, self.method.step
         began = time.perf_counter()
-        x, y, stacked = self._augmented(epoch, batch)
+        x, stacked, undo = self._augmented(epoch, batch)
         index = torch.from_numpy(batch.index).to(x.device)
         loss = self.loss(
             self.method,
             x,
-            y,
+            batch.y,
             samples=config.method.samples,
             stacked=stacked,
             weight=batch.weight,
             count=batch.count / self.topology.data_size,
             index=index,
+            undo=undo,
         )
         self._wishes = health.agree(
             float(loss.detach()),
@@ -341,12 +339,16 @@ class Trainer:
             one = range(sample, sample + 1)
             return self.method(x, samples=one, step=step, stacked=stacked, index=index)
 
-    def _augmented(self, epoch: int, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, bool]:
-        """Inputs, targets, and whether the inputs have a sample axis."""
+    def _augmented(self, epoch: int, batch: Batch) -> tuple[torch.Tensor, bool, Any]:
+        """Inputs, whether they have a sample axis, and how outputs come back to the targets."""
         if self.augmentation is None:
-            return batch.x, batch.y, False
-        x, y = self.augmentation(batch.x, batch.index, epoch=epoch, samples=self._mine, y=batch.y)
-        return x, y, self.config.augment.share != "all"
+            return batch.x, False, None
+        x = self.augmentation(batch.x, batch.index, epoch=epoch, samples=self._mine)
+        undo = None
+        if self.augmentation.shift and len(self.dataset.y_shape) > 1:
+            width = self.dataset.y_shape[-1]
+            undo = partial(self.augmentation.undo, index=batch.index, epoch=epoch, width=width)
+        return x, self.config.augment.share != "all", undo
 
     # Now and then -----------------------------------------------------------------------------
 
