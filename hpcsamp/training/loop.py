@@ -414,6 +414,7 @@ class Trainer:
         seconds = statistics.median(self.times) if self.times else None
         summary = {
             "steps": self.method.step,
+            "planned_steps": self.steps,
             "samples": c.method.samples,
             "world_size": t.size,
             "sample_group_size": t.sample_size,
