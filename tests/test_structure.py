@@ -26,7 +26,7 @@ FLOORS = [
     {"collectives", "methods", "data", "campaign"},
     {"losses", "prediction", "ingest"},
     {"training"},
-    {"cli", "bench", "report", "doctor", "__main__"},
+    {"cli", "bench", "planning", "report", "doctor", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

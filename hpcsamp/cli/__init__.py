@@ -19,6 +19,7 @@ from hpcsamp.cli import (
     ingest,
     inspect,
     models,
+    plan,
     predict,
     report,
     train,
@@ -41,6 +42,7 @@ app.command("predict")(predict.predict)
 app.add_typer(ingest.app, name="ingest")
 app.command("inspect")(inspect.inspect)
 app.command("models")(models.models)
+app.command("plan")(plan.plan)
 app.command("report")(report.report)
 app.add_typer(campaign.app, name="campaign")
 app.add_typer(bench.app, name="bench")

@@ -1,0 +1,322 @@
+"""``hpcsamp plan``: what a run would take on ranks that are not there yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hpcsamp.cli.output import Cell, show
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hpcsamp.config import RunConfig
+    from hpcsamp.planning.choice import Split
+    from hpcsamp.planning.machine import Machine
+    from hpcsamp.planning.model import Layout
+    from hpcsamp.planning.rates import Rates
+    from hpcsamp.planning.workload import Workload
+    from hpcsamp.training.memory import Shapes
+
+MOST_SIMULATED = 100_000
+
+
+def plan(
+    config: Annotated[
+        str | None,
+        typer.Argument(help="A TOML file, the name of a configuration, or of a model."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The same as an option.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="S (default: method.samples).")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Items of a step over all data groups.")
+    ] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Nodes.")] = 1,
+    per_node: Annotated[
+        int | None,
+        typer.Option(
+            "--gpus-per-node", "--ranks-per-node", min=1, help="Ranks of a node (default: site's)."
+        ),
+    ] = None,
+    site: Annotated[
+        str | None, typer.Option(help="A place that is known, or a TOML file (default: horeka).")
+    ] = None,
+    mode: Annotated[
+        Literal["fixed", "growing", "proportional"],
+        typer.Option(
+            help="S and batch fixed; batch growing with the ranks; or S growing with them."
+        ),
+    ] = "fixed",
+    preset: Annotated[str | None, typer.Option(help="One of the configuration's presets.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a key; repeatable.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Dataset folder; by default data.path or the synthetic set.")
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Constants measured by hpcsamp bench calibrate.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Splits to show.")] = 8,
+    curve: Annotated[
+        bool, typer.Option("--curve", help="The best split on 1, 2, 4 ... nodes, too.")
+    ] = False,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw that curve into this file (.svg, .png, .pdf).")
+    ] = None,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Go through steps rank by rank, with jitter.")
+    ] = False,
+    check: Annotated[
+        Path | None,
+        typer.Option(help="Measured steps to compare with: fits constants, checks the rest."),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write it here.")] = None,
+) -> None:
+    """Predict time, memory and speed-up on every grid of some ranks; say the best and its limit.
+
+    Nothing is trained. Numbers are estimated from what is published of a site, unless measured ones
+    are given by --calibration.
+    """
+    if check is not None:
+        _check(check, json_file)
+        return
+    from hpcsamp.errors import UsageError
+    from hpcsamp.planning import choice, machine
+
+    name = model or config
+    if name is None:
+        raise UsageError("nothing to plan: name a configuration or a model, e.g. vit-cifar10")
+    if model and config:
+        raise UsageError(f"both {config} and --model {model} are named: one of them")
+    place = machine.load(site or ("local" if calibration else "horeka"))
+    run, shapes = _run(name, samples, batch, preset, settings, data)
+    work, place, rates = _rates(run, shapes, place, calibration)
+    ranks = nodes * (per_node or place.per_node)
+    each = per_node or place.per_node
+    memory = _memory(run, shapes)
+    ranked = choice.splits(work, ranks, each, place, rates, mode, memory)
+    told = {
+        "model": name,
+        "site": place.name,
+        "device": place.device.name,
+        "origin": rates.origin,
+        "nodes": nodes,
+        "ranks": ranks,
+        "samples": ranked[0].prediction.work.samples,
+        "batch": ranked[0].prediction.work.batch,
+        "mode": mode,
+        "weights": work.weights,
+        "trained": work.trained,
+        "flops_per_item": work.counts.flops[1],
+        "splits": [_row(s) for s in ranked],
+        "best": _row(ranked[0]),
+        "verdict": choice.verdict(ranked),
+        "limits": choice.limits(ranked[0]),
+    }
+    _splits(told, ranked[:top], len(ranked))
+    typer.echo(told["verdict"])
+    if simulate:
+        told["simulated"] = _simulate(ranked[0], place)
+    if curve or picture is not None:
+        told["curve"] = _curve(work, nodes, each, place, rates, mode)
+    if picture is not None:
+        from hpcsamp.planning.picture import draw
+
+        draw(told, picture)
+    if json_file is not None:
+        from hpcsamp.cli.output import write_json
+
+        write_json(json_file, told)
+
+
+def _run(
+    name: str,
+    samples: int | None,
+    batch: int | None,
+    preset: str | None,
+    settings: list[str] | None,
+    data: str | None,
+) -> tuple[RunConfig, Shapes]:
+    from hpcsamp import config as configuration
+    from hpcsamp.cli.models import _shapes
+    from hpcsamp.planning.workload import configuration_of
+
+    changes = list(settings or ())
+    changes += [f"method.samples={samples}"] if samples else []
+    changes += [f"data.batch={batch}"] if batch else []
+    run = configuration.load(configuration_of(name), changes, preset=preset)
+    return run, _shapes(run, data)
+
+
+def _rates(
+    run: RunConfig, shapes: Shapes, place: Machine, calibration: Path | None
+) -> tuple[Workload, Machine, Rates]:
+    from hpcsamp.planning import calibration as measured
+    from hpcsamp.planning.rates import estimated
+    from hpcsamp.planning.workload import Workload
+
+    work = Workload.of(run, shapes)
+    if calibration is None:
+        return work, place, estimated(place, work)
+    found = measured.load(calibration)
+    if place.name == "local":
+        other = measured.differences(found, measured.fingerprint())
+        if other:
+            typer.echo(f"hpcsamp: warning: {calibration} was measured elsewhere: {other}", err=True)
+    return work, found.machine_of(place), found.rates(place, work)
+
+
+def _memory(run: RunConfig, shapes: Shapes) -> Callable[[Layout, Workload], float]:
+    """Bytes of a rank on a grid, as ``hpcsamp models`` counts them; each grid is looked at once."""
+    from functools import cache
+
+    from hpcsamp import config as configuration
+    from hpcsamp.training import memory
+
+    def of(layout: Layout, work: Workload) -> float:
+        return parts(layout.sample_size, layout.data_size, layout.per_node, work.samples,
+                     work.batch)  # fmt: skip
+
+    @cache
+    def parts(p: int, d: int, per_node: int, samples: int, batch: int) -> float:
+        table = run.model_dump(exclude_none=True)
+        table["method"]["samples"], table["data"]["batch"] = samples, batch
+        changed = configuration.check(table)
+        grid = memory.Grid(p, d, per_node)
+        method = memory.blank_method(changed, shapes, grid)
+        found = memory.estimate(changed, shapes, method, grid, rough=True)
+        return float(sum(part.bytes for part in found))
+
+    return of
+
+
+def _row(split: Split) -> dict[str, Any]:
+    p = split.prediction
+    return {
+        "data_groups": p.layout.data_size,
+        "sample_ranks": p.layout.sample_size,
+        "samples_per_rank": p.samples,
+        "items_per_rank": p.items,
+        "seconds_per_step": p.seconds,
+        "phases": {phase.name: phase.seconds for phase in p.phases},
+        "ways": {phase.name: phase.way for phase in p.phases if phase.way},
+        "reading_seconds": p.reading,
+        "items_per_second": p.items_per_second,
+        "samples_per_second": p.samples_per_second,
+        "speed_up": split.speed_up,
+        "efficiency": split.efficiency,
+        "memory_bytes": split.memory,
+        "fits": split.fits,
+    }
+
+
+def _splits(told: dict[str, Any], ranked: list[Split], number: int) -> None:
+    rows: list[list[Cell]] = []
+    for s in ranked:
+        p = s.prediction
+        compute = sum(p.phase(n) for n in ("augment", "draw", "forward+backward", "penalty"))
+        shares = [p.phase("feed"), compute, p.phase("statistics"), p.phase("agreement"),
+                  p.phase("gradient exchange"), p.phase("optimiser"), p.phase("waiting")]  # fmt: skip
+        rows.append(
+            [
+                str(p.layout), p.samples, p.items, *(f"{1e3 * v:.3g}" for v in shares),
+                f"{1e3 * p.seconds:.4g}", f"{p.items_per_second:.4g}",
+                f"{p.samples_per_second:.4g}", f"{s.speed_up:.4g}", f"{s.efficiency:.3f}",
+                f"{(s.memory or 0) / 1e9:.2f}" + ("" if s.fits else " too much"),
+            ]
+        )  # fmt: skip
+    title = (
+        f"{told['model']} on {told['nodes']} nodes of {told['site']} ({told['device']}), "
+        f"{told['ranks']} ranks, S = {told['samples']}, batch {told['batch']}, {told['mode']}; "
+        f"compute {told['origin']}; milliseconds of a step"
+    )
+    columns = [
+        "D x P", "samples", "items", "feed", "compute", "statistics", "agreement", "gradient",
+        "optimiser", "waiting", "step", "items/s", "samples/s", "speed-up", "efficiency",
+        "GB a rank",
+    ]  # fmt: skip
+    show(title, columns, rows)
+    if number > len(ranked):
+        typer.echo(f"{number - len(ranked)} more splits: --top {number}")
+
+
+def _simulate(split: Split, place: Machine) -> dict[str, float]:
+    from hpcsamp.errors import UsageError
+    from hpcsamp.planning.simulate import simulate
+
+    ranks = split.prediction.layout.ranks
+    if ranks > MOST_SIMULATED:
+        raise UsageError(f"--simulate takes at most {MOST_SIMULATED} ranks, there are {ranks}")
+    found = simulate(split.prediction, place)
+    low, high = min(found.seconds), max(found.seconds)
+    typer.echo(
+        f"simulated, {len(found.seconds)} steps of {ranks} ranks: {1e3 * found.mean:.4g} ms a step "
+        f"({1e3 * low:.4g} to {1e3 * high:.4g}; formula {1e3 * split.prediction.seconds:.4g}), "
+        f"{found.waiting:.1%} waiting for others, {found.starved:.1%} for a batch"
+    )
+    return {
+        "seconds_per_step": found.mean,
+        "waiting": found.waiting,
+        "starved": found.starved,
+    }
+
+
+def _curve(
+    work: Workload, nodes: int, each: int, place: Machine, rates: Rates, mode: Any
+) -> list[dict[str, Any]]:
+    from hpcsamp.errors import UsageError
+    from hpcsamp.planning import choice
+
+    points = []
+    numbers = sorted({*(1 << i for i in range(nodes.bit_length()) if 1 << i <= nodes), nodes})
+    for n in numbers:
+        try:
+            best = choice.splits(work, n * each, each, place, rates, mode)[0]
+        except UsageError:
+            continue  # no grid of so many ranks
+        points.append({"nodes": n, "ranks": n * each, **_row(best)})
+    show(
+        "the fastest split by nodes (memory not looked at)",
+        ["nodes", "ranks", "D x P", "ms a step", "items/s", "speed-up", "efficiency", ""],
+        [
+            [
+                q["nodes"], q["ranks"], f"{q['data_groups']} x {q['sample_ranks']}",
+                f"{1e3 * q['seconds_per_step']:.4g}", f"{q['items_per_second']:.4g}",
+                f"{q['speed_up']:.4g}", f"{q['efficiency']:.3f}",
+                "#" * round(40 * min(q["efficiency"], 1.0)),
+            ]
+            for q in points
+        ],
+    )  # fmt: skip
+    return points
+
+
+def _check(path: Path, json_file: Path | None) -> None:
+    from hpcsamp.planning import fit
+
+    fitted, held = fit.hold_back(fit.read(path))
+    found = fit.fit(fitted)
+    predicted = [found.predict(p) for p in held]
+    error = fit.errors(predicted, held)
+    own = fit.errors([found.predict(p) for p in fitted], fitted)
+    show(
+        f"held-back points of {path}; constants fitted to {len(fitted)} others",
+        ["model", "S", "batch", "D x P", "measured ms", "predicted ms", "error %"],
+        [
+            [
+                p.model, p.samples, p.batch, f"{p.data_size} x {p.sample_size}",
+                f"{1e3 * p.seconds:.3f}", f"{1e3 * t:.3f}", f"{100 * (t / p.seconds - 1):+.1f}",
+            ]
+            for p, t in zip(held, predicted, strict=True)
+        ],
+        json_file,
+        {"held_back": error, "fitted": own, "constants": vars(found)},
+    )  # fmt: skip
+    typer.echo(
+        f"error on {error['points']} held-back points: median {error['median']:.1%}, largest "
+        f"{error['max']:.1%} (fitted points: median {own['median']:.1%}); several ranks slow "
+        f"compute by {found.crowd:.2f}"
+    )

@@ -1,0 +1,163 @@
+"""What was measured of a machine (``hpcsamp bench calibrate``), and rates made of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from hpcsamp.errors import UsageError
+from hpcsamp.planning.machine import Machine, Network, Table, Wire
+from hpcsamp.planning.rates import Rates, estimated
+from hpcsamp.planning.workload import Workload
+
+VERSION = 1
+
+
+class Measured(Table):
+    """A model's constants, in seconds of one rank that works alone.
+
+    Loss and gradient of ``s`` samples of ``n`` random weights over ``b`` items take
+    ``overhead + n penalty + s (n draw + base + per_item b)``.
+    """
+
+    key: str = Field(description="see Workload.key")
+    name: str
+    base: float = Field(ge=0, description="of a pass, without items and draw")
+    per_item: float = Field(ge=0)
+    overhead: float = Field(ge=0, description="of a step, without the penalty")
+    crowd: float = Field(1.0, ge=1, description="factor where all ranks of the node work")
+    flops: float = Field(ge=0, description="of a pass per item")
+    operations: int = Field(ge=0)
+    error: float = Field(0.0, ge=0, description="median relative error of the affine fit")
+
+
+class Calibration(Table):
+    """The file: constants with the machine that they are of."""
+
+    version: int = VERSION
+    created: str = ""
+    machine: dict[str, Any] = Field(description="see fingerprint")
+    ranks: int = Field(1, ge=1, description="that were measured together on a node")
+    models: list[Measured] = Field(min_length=1)
+    draw: float = Field(ge=0, description="seconds per random weight and sample")
+    penalty: float = Field(ge=0, description="seconds per random weight and step")
+    update: float = Field(ge=0, description="seconds per trained number")
+    augment: float = Field(ge=0, description="seconds per byte of a view")
+    read: float = Field(ge=0, description="seconds per byte that a rank reads")
+    copy_: float = Field(ge=0, alias="copy", description="seconds per byte out of the ring")
+    agreement: float = Field(ge=0, description="seconds of the smallest allreduce of all ranks")
+    link: Wire | None = Field(None, description="between ranks of the node")
+    cycles: float = Field(1.0, ge=0, description="cycles of Horovod that a gradient waits")
+    jitter: float = Field(0.0, ge=0, description="standard deviation of a step over its mean")
+
+    def machine_of(self, site: Machine) -> Machine:
+        """The site with what was measured put in."""
+        network: dict[str, Any] = {"cycles": self.cycles}
+        if self.link is not None:
+            network["within"] = self.link
+        return site.model_copy(
+            update={
+                "network": Network.model_validate(
+                    site.network.model_dump() | {k: _plain(v) for k, v in network.items()}
+                ),
+                "jitter": self.jitter,
+            }
+        )
+
+    def rates(self, site: Machine, work: Workload) -> Rates:
+        """Rates of a run: its own passes if they were measured, else those of the nearest model.
+
+        The nearest in floating-point operations per item; time per item goes with these, that of
+        an empty pass with the number of operations.
+        """
+        machine = self.machine_of(site)
+        own = next((m for m in self.models if m.key == work.key), None)
+        if own is not None:
+            passes = own.base, own.per_item
+            origin, nearest = "measured", own
+        else:
+            flops = work.counts.flops[1]
+            nearest = min(self.models, key=lambda m: _ratio(m.flops, flops))
+            larger = work.counts.operations / max(nearest.operations, 1)
+            passes = nearest.base * larger, nearest.per_item * flops / max(nearest.flops, 1)
+            origin = f"scaled from measured {nearest.name}"
+        return Rates(
+            machine,
+            work,
+            origin,
+            draw=self.draw,
+            penalty=self.penalty,
+            update=self.update,
+            overhead=nearest.overhead,
+            augment=self.augment,
+            read=self.read,
+            copy=self.copy_,
+            stage=estimated(machine, work).stage,
+            crowd=nearest.crowd,
+            shares_core=machine.device.kind == "cpu",
+            passes=passes,
+        )
+
+
+def fingerprint(device: str = "cpu") -> dict[str, Any]:
+    """What tells machines apart: processor, cores, GPU, versions."""
+    import torch
+
+    cpu = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(v.split(":", 1)[1].strip() for v in lines if v.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    gpu = torch.cuda.get_device_name() if device == "cuda" else ""
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count() or 1,
+        "gpu": gpu,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def load(path: Path) -> Calibration:
+    """Read a calibration.
+
+    Raises
+    ------
+    UsageError
+        If there is none, or it is not one.
+    """
+    try:
+        return Calibration.model_validate(json.loads(path.read_text()))
+    except OSError as e:
+        raise UsageError(
+            f"--calibration {path}: {e.strerror}; make one by hpcsamp bench calibrate"
+        ) from None
+    except json.JSONDecodeError as e:
+        raise UsageError(f"--calibration {path} is not JSON: {e}") from None
+    except ValidationError as e:
+        fault = e.errors()[0]
+        key = ".".join(map(str, fault["loc"]))
+        raise UsageError(f"--calibration {path}: {key}: {fault['msg'].lower()}") from None
+
+
+def differences(found: Calibration, here: dict[str, Any]) -> str:
+    """What distinguishes the calibration's machine from this one, in words; empty if nothing."""
+    return ", ".join(
+        f"{key} {found.machine.get(key)!r}, here {value!r}"
+        for key, value in here.items()
+        if key != "threads" and found.machine.get(key) != value
+    )
+
+
+def _ratio(a: float, b: float) -> float:
+    return max(a, b) / max(min(a, b), 1.0)
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump() if isinstance(value, Wire) else value

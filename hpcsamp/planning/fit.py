@@ -1,0 +1,225 @@
+"""The model against measured steps: constants from some of the points, the error of the others.
+
+For points of one machine the model is linear in its constants but for one, the factor ``c`` that
+compute takes longer by where several ranks of a node work:
+
+    T = c (o + a s + d s b) + lg p alpha + 2 (p-1)/p m beta
+
+with ``o, a, d`` of each model, ``alpha, beta`` common, ``s = ceil(S/P)`` samples and ``b = B/D``
+items of a rank, ``m`` bytes of gradient, ``p`` ranks. Constants are not negative; what is minimised
+is the relative error, with Huber's weights (1964), so that a disturbed point does little harm.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+from hpcsamp.errors import UsageError
+from hpcsamp.planning.network import Link, doubling_allreduce, ring_allreduce
+
+ROUNDS = 8
+HUBER = 0.05
+"""Relative error from which a point counts less."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A measured step.
+
+    Attributes
+    ----------
+    model
+        Name; points of one model share constants.
+    samples, batch
+        ``S``, items over all data groups.
+    sample_size, data_size
+        ``P``, ``D``.
+    seconds
+        Of a step, median.
+    trained
+        Numbers in the gradient.
+    """
+
+    model: str
+    samples: int
+    batch: int
+    sample_size: int
+    data_size: int
+    seconds: float
+    trained: int = 0
+
+    @property
+    def ranks(self) -> int:
+        """``P * D``."""
+        return self.sample_size * self.data_size
+
+    @property
+    def own(self) -> tuple[int, float]:
+        """``s`` and ``b`` of the fullest rank."""
+        return -(-self.samples // self.sample_size), self.batch / self.data_size
+
+
+NAMES = {
+    "sample_size": "sample_group_size",
+    "data_size": "data_group_size",
+    "seconds": "seconds_per_step",
+}
+"""How records call what a point has (as ``summary.json`` does)."""
+
+
+def read(path: Path) -> list[Point]:
+    """Measured steps: JSON lines, or a JSON list, with the names of ``summary.json``.
+
+    Raises
+    ------
+    UsageError
+        If the file has none, or a line lacks something.
+    """
+    try:
+        text = path.read_text()
+    except OSError as e:
+        raise UsageError(f"--check {path}: {e.strerror}") from None
+    try:
+        whole = json.loads(text)
+        records = whole if isinstance(whole, list) else whole.get("points", [whole])
+    except json.JSONDecodeError:
+        try:
+            records = [json.loads(line) for line in text.splitlines() if line.strip()]
+        except json.JSONDecodeError as e:
+            raise UsageError(f"--check {path}: neither JSON nor JSON lines: {e}") from None
+    found = [p for p in (_point(r) for r in records if isinstance(r, dict)) if p is not None]
+    if not found:
+        raise UsageError(
+            f"--check {path}: none of {len(records)} records has model, samples, batch, "
+            f"{', '.join(NAMES.values())}; write some by hpcsamp bench calibrate --check"
+        )
+    return found
+
+
+def _point(record: dict[str, Any]) -> Point | None:
+    try:
+        return Point(
+            str(record["model"]),
+            int(record["samples"]),
+            int(record["batch"]),
+            int(record[NAMES["sample_size"]]),
+            int(record[NAMES["data_size"]]),
+            float(record[NAMES["seconds"]]),
+            int(record.get("trained", 0)),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def hold_back(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
+    """Points to fit and points to check: of each model and grid every second one is held back.
+
+    In the order of samples and batch; first and last of each are fitted.
+    """
+    kinds: dict[tuple[str, int, int], list[Point]] = {}
+    for point in sorted(points, key=lambda p: (p.samples, p.batch)):
+        kinds.setdefault((point.model, point.sample_size, point.data_size), []).append(point)
+    fitted: list[Point] = []
+    held: list[Point] = []
+    for several in kinds.values():
+        for i, point in enumerate(several):
+            (held if i % 2 and i < len(several) - 1 else fitted).append(point)
+    return fitted, held
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Constants: per model ``(o, a, d)`` in seconds, ``alpha``, ``beta``, and the factor."""
+
+    models: dict[str, tuple[float, float, float]]
+    alpha: float
+    beta: float
+    crowd: float
+
+    def predict(self, point: Point) -> float:
+        """Seconds of a step.
+
+        Raises
+        ------
+        UsageError
+            For a model that was not fitted.
+        """
+        if point.model not in self.models:
+            raise UsageError(
+                f"model {point.model} has no points to fit; there is {', '.join(self.models)}"
+            )
+        values = [v for c in self.models.values() for v in c] + [self.alpha, self.beta]
+        return float(_row(point, list(self.models), self.crowd) @ np.array(values))
+
+
+def fit(points: Sequence[Point]) -> Fitted:
+    """Constants of a machine.
+
+    Raises
+    ------
+    UsageError
+        If there are fewer points than a model has constants.
+    """
+    names = sorted({p.model for p in points})
+    for name in names:
+        number = sum(p.model == name for p in points)
+        if number < 3:
+            raise UsageError(f"model {name} has 3 constants and {number} points to fit them to")
+    many = any(p.ranks > 1 for p in points)
+    trials = []
+    for crowd in np.linspace(1.0, 2.0, 41) if many else [1.0]:
+        found, error = _solve(points, names, float(crowd))
+        trials.append((error, float(crowd), found))
+    _, crowd, found = min(trials, key=lambda t: t[:2])
+    triples = {n: tuple(float(v) for v in found[3 * i : 3 * i + 3]) for i, n in enumerate(names)}
+    return Fitted(triples, float(found[-2]), float(found[-1]), crowd)  # type: ignore[arg-type]
+
+
+def _solve(points: Sequence[Point], names: list[str], crowd: float) -> tuple[np.ndarray, float]:
+    rows = np.array([_row(p, names, crowd) / p.seconds for p in points])
+    weights = np.ones(len(points))
+    scale = np.maximum(np.abs(rows).max(axis=0), 1e-300)  # constants differ by many decades
+    error = np.zeros(len(points))
+    found = np.zeros(rows.shape[1])
+    for _ in range(ROUNDS):
+        root = np.sqrt(weights)
+        found, _ = nnls(rows / scale * root[:, None], root)
+        error = np.abs(rows / scale @ found - 1)
+        weights = np.minimum(1.0, HUBER / np.maximum(error, 1e-12))
+    huber = np.where(error < HUBER, error**2 / 2, HUBER * (error - HUBER / 2))
+    return found / scale, float(huber.sum())
+
+
+def _row(point: Point, names: list[str], crowd: float) -> np.ndarray:
+    samples, items = point.own
+    factor = crowd if point.ranks > 1 else 1.0
+    row = np.zeros(3 * len(names) + 2)
+    first = 3 * names.index(point.model)
+    row[first : first + 3] = factor, factor * samples, factor * samples * items
+    row[-2] = doubling_allreduce(point.ranks, 0, Link(1, 0)).latency
+    row[-1] = ring_allreduce(point.ranks, 4.0 * point.trained, Link(0, 1)).volume
+    return row
+
+
+def errors(predicted: Sequence[float], points: Sequence[Point]) -> dict[str, float]:
+    """Relative errors: ``median``, ``max`` and number of points.
+
+    Raises
+    ------
+    UsageError
+        If there are no points.
+    """
+    if not points:
+        raise UsageError("no points are left to check; give more measured steps")
+    values = [abs(a / p.seconds - 1) for a, p in zip(predicted, points, strict=True)]
+    finite = [v for v in values if math.isfinite(v)]
+    return {"median": statistics.median(finite), "max": max(finite), "points": len(finite)}

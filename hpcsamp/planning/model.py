@@ -1,0 +1,263 @@
+"""The time of a training step on one grid, phase by phase.
+
+With ``s = ceil(S/P)`` samples on the fullest rank and ``b = B/D`` items of a data group,
+
+    step = feed + augment + s (draw + pass(b)) + penalty/P + statistics + agreement
+           + gradient exchange + optimiser + waiting
+
+in seconds; passes are those of :mod:`.rates`, exchanges those of :mod:`.network`, waiting that of
+:mod:`.jitter`. Reading happens beside the step in a prefetch thread: only what takes longer than
+the rest of the step is seen (:mod:`.simulate` goes through it step by step).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpcsamp.collectives.horovod import CYCLE_COST, cycle_time
+from hpcsamp.planning import network
+from hpcsamp.planning.jitter import expected_maximum
+from hpcsamp.planning.machine import Machine
+from hpcsamp.planning.network import Cost, Spread
+from hpcsamp.planning.rates import By, Rates
+from hpcsamp.planning.workload import Workload, statistics_bytes
+from hpcsamp.topology import share
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Ranks on nodes: ``D`` data groups of ``P`` sample ranks, filled node by node.
+
+    Attributes
+    ----------
+    sample_size, data_size
+        ``P`` and ``D``.
+    per_node
+        Ranks of a node; the last node may hold fewer.
+    """
+
+    sample_size: int = 1
+    data_size: int = 1
+    per_node: int = 1
+
+    @property
+    def ranks(self) -> int:
+        """``D * P``."""
+        return self.sample_size * self.data_size
+
+    @property
+    def nodes(self) -> int:
+        """Nodes in use."""
+        return -(-self.ranks // self.per_node)
+
+    @property
+    def on_node(self) -> int:
+        """Ranks of the fullest node."""
+        return min(self.ranks, self.per_node)
+
+    @property
+    def world(self) -> Spread:
+        """Where all ranks are."""
+        return Spread(self.ranks, self.nodes, self.nodes)
+
+    @property
+    def sample_group(self) -> Spread:
+        """Where the ranks of the sample group are that spans the most nodes."""
+        p, r = self.sample_size, self.per_node
+        starts = range(0, self.ranks, p) if r % p else range(1)
+        nodes = max((start + p - 1) // r - start // r for start in starts) + 1
+        at_once = max(1, -(-self.on_node // p))
+        return Spread(p, nodes, nodes, at_once)
+
+    @property
+    def data_group(self) -> Spread:
+        """Where the ranks of a data group are, one of each sample group."""
+        nodes = min(self.data_size, self.nodes)
+        at_once = -(-self.on_node * nodes // self.data_size) if self.data_size > 1 else 1
+        return Spread(self.data_size, nodes, self.nodes, max(1, min(at_once, self.sample_size)))
+
+    def __str__(self) -> str:
+        return f"{self.data_size} x {self.sample_size}"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Part of a step: its seconds, those of them that are latency, and what they depend on."""
+
+    name: str
+    seconds: float
+    by: By
+    latency: float = 0.0
+    way: str = ""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A step on one grid.
+
+    Attributes
+    ----------
+    samples
+        Of the fullest rank.
+    items
+        Of a data group.
+    taking, reading
+        Seconds of a rank to take its batch out of the ring; seconds to read a step's batches,
+        hidden or not.
+    """
+
+    layout: Layout
+    work: Workload
+    phases: tuple[Phase, ...]
+    samples: int
+    items: int
+    taking: float
+    reading: float
+
+    @property
+    def seconds(self) -> float:
+        """Of a step."""
+        return sum(p.seconds for p in self.phases)
+
+    @property
+    def items_per_second(self) -> float:
+        """Items that are learnt from."""
+        return self.work.batch / self.seconds
+
+    @property
+    def samples_per_second(self) -> float:
+        """Passes of one sample over one item: S times the items."""
+        return self.work.samples * self.items_per_second
+
+    def phase(self, name: str) -> float:
+        """Seconds of a phase."""
+        return sum(p.seconds for p in self.phases if p.name == name)
+
+
+COMPUTE = ("augment", "draw", "forward+backward", "penalty")
+"""Phases of a rank's own core or device, before it meets the others."""
+
+
+def predict(work: Workload, layout: Layout, machine: Machine, rates: Rates) -> Prediction:
+    """The step of a run on a grid.
+
+    Parameters
+    ----------
+    work
+        The run.
+    layout
+        The grid; callers have checked that it is legal (:func:`~hpcsamp.planning.choice.layouts`).
+    machine
+        For its network, storage and jitter.
+    rates
+        Of its ranks.
+    """
+    p, d = layout.sample_size, layout.data_size
+    samples, items = -(-work.samples // p), -(-work.batch // d)
+    crowd = rates.crowd if layout.on_node > 1 else 1.0
+    views = {"none": 0, "all": 1, "rank": 1, "sample": samples}[work.views]
+    one = rates.of_pass(items, samples)
+    compute = (
+        Phase("augment", views * items * work.x_bytes * rates.augment * crowd, "memory bandwidth"),
+        Phase("draw", samples * work.drawn * rates.draw * crowd, "memory bandwidth"),
+        Phase("forward+backward", samples * one.seconds * crowd, one.by),
+        Phase("penalty", (rates.overhead + work.drawn * rates.penalty / p) * crowd,
+              "memory bandwidth"),
+    )  # fmt: skip
+    busy = sum(part.seconds for part in compute)
+    trained = work.trained * samples if work.own else work.trained
+    updated = trained / (p if work.sharded and not work.own else 1)
+    phases = (
+        *compute,
+        _statistics(work, layout, machine, rates, items),
+        _exchange("agreement", network.allreduce(machine.network, layout.world, 4), rates.stage,
+                  layout.ranks),
+        _gradient(work, layout, machine, trained, busy),
+        Phase("optimiser", updated * rates.update * crowd, "optimiser"),
+        Phase("waiting", expected_maximum(busy, machine.jitter, _fullest(work, layout)) - busy,
+              "waiting"),
+    )  # fmt: skip
+    rest = sum(part.seconds for part in phases)
+    taking = _taking(work, layout, rates, items)
+    read = reading(work, layout, machine, items)
+    feed = Phase("feed", max(taking, read - rest), "feed")
+    return Prediction(layout, work, (feed, *phases), samples, items, taking, read)
+
+
+def one_rank(work: Workload, machine: Machine, rates: Rates) -> Prediction:
+    """All samples and items on a single rank: what speed-up is against."""
+    return predict(work, Layout(), machine, rates)
+
+
+def reading(work: Workload, layout: Layout, machine: Machine, items: int) -> float:
+    """Seconds to bring a step's batches from storage: each once per sample group.
+
+    The larger of what enters a node and what leaves the file system.
+    """
+    batch = items * work.stored_bytes
+    groups = max(1, -(-layout.on_node // layout.sample_size))
+    storage = machine.storage
+    return max(groups * batch / storage.node, layout.data_size * batch / storage.total)
+
+
+def _taking(work: Workload, layout: Layout, rates: Rates, items: int) -> float:
+    """Seconds to take a batch out of the ring; also to read one's part, on a shared core."""
+    batch = items * work.stored_bytes
+    own = batch / layout.sample_size * rates.read if rates.shares_core else 0.0
+    return batch * rates.copy + own
+
+
+def _statistics(
+    work: Workload, layout: Layout, machine: Machine, rates: Rates, items: int
+) -> Phase:
+    """Exchanges of the loss within a sample group, and the one of its value."""
+    p = layout.sample_size
+    size = statistics_bytes(work.statistics, work.samples, items, work.values, p)
+    size *= work.item / 4
+    cost = network.allreduce(machine.network, layout.sample_group, 16)
+    for _ in range(work.exchanges):
+        part = size / work.exchanges
+        gathers = work.exchanges == 1
+        way = network.allgather if gathers else network.allreduce
+        cost = cost + way(machine.network, layout.sample_group, part)
+    return _exchange("statistics", cost, rates.stage * (1 + work.exchanges), p)
+
+
+def _exchange(name: str, cost: Cost, stage: float, ranks: int) -> Phase:
+    if ranks < 2:
+        return Phase(name, 0.0, "latency")
+    latency = cost.latency + stage
+    by: By = "latency" if latency >= cost.volume else "network"
+    return Phase(name, latency + cost.volume, by, latency, cost.way)
+
+
+def _gradient(
+    work: Workload, layout: Layout, machine: Machine, trained: float, busy: float
+) -> Phase:
+    """The gradient's exchange: over the world; over data groups where samples have their own
+    parameters; in parts over sample groups where the optimiser is sharded.
+
+    Horovod looks for tensors once a cycle: a gradient waits for one, and each takes a little
+    compute (:func:`hpcsamp.collectives.horovod.cycle_time`).
+    """
+    size, net = float(trained * work.item), machine.network
+    if work.own:
+        ranks, cost = layout.data_size, network.allreduce(net, layout.data_group, size)
+    elif work.sharded and layout.sample_size > 1:
+        ranks, group = layout.ranks, layout.sample_group
+        cost = network.scatter_sum(net, group, size) + network.allgather(net, group, size)
+        cost = cost + network.allreduce(net, layout.data_group, size / layout.sample_size)
+    else:
+        ranks, cost = layout.ranks, network.allreduce(net, layout.world, size)
+    cycle = 0.0
+    if work.horovod:
+        every = cycle_time(busy)
+        cycle = net.cycles * every + CYCLE_COST * busy / every
+    return _exchange("gradient exchange", cost, cycle, ranks)
+
+
+def _fullest(work: Workload, layout: Layout) -> int:
+    """How many ranks have the most samples: the step waits for the slowest of these."""
+    p = layout.sample_size
+    shares = [len(share(work.samples, p, i)) for i in range(p)]
+    return layout.data_size * shares.count(max(shares))

@@ -1,0 +1,177 @@
+"""What a run asks of a machine, whatever the grid: a configuration in numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from hpcsamp import losses
+from hpcsamp.config import RunConfig, load, named_configs, suggest
+from hpcsamp.errors import UsageError
+from hpcsamp.planning.counts import Counts, count
+from hpcsamp.training import memory
+from hpcsamp.training.memory import Shapes
+
+#: Exchanges of the statistics of a loss, by its class; the value itself is one more.
+EXCHANGES = {"linear": 0, "mixture": 2, "moments": 2, "pairwise": 1, "joint": 3}
+BYTES = {"float32": 4, "float64": 8, "bfloat16": 4}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A run's step, before it is split.
+
+    Attributes
+    ----------
+    name
+        Of the model.
+    key
+        What a calibration knows it by: model with arguments, shapes, method, precision.
+    samples, batch
+        ``S``; items of a step over all data groups.
+    weights, drawn, trained
+        Numbers: of the network; random ones among them, drawn per sample; what the optimiser
+        updates.
+    item
+        Bytes of a trained number.
+    own
+        Whether each sample has parameters of its own, which are not exchanged between samples.
+    counts
+        Of one sample's passes.
+    x_bytes, stored_bytes
+        Of an item in a step; of an item in its file.
+    values
+        Numbers that a loss compares per item (``V``).
+    statistics, exchanges
+        Formula of the bytes that a loss shares (in ``S``, ``B``, ``V``, ``P``), and in how many
+        exchanges.
+    views
+        ``"none"`` without augmentation, else who gets a view of an item: ``"all"``, ``"rank"``,
+        ``"sample"``.
+    sharded, recompute
+        ``optimizer.sharded``; whether passes are made twice to save memory.
+    precision, horovod
+        As in the configuration; whether Horovod exchanges gradients.
+    """
+
+    name: str
+    key: str
+    samples: int
+    batch: int
+    weights: int
+    drawn: int
+    trained: int
+    counts: Counts
+    x_bytes: float
+    stored_bytes: float
+    values: int = 1
+    item: int = 4
+    own: bool = False
+    statistics: str = "0"
+    exchanges: int = 0
+    views: Literal["none", "all", "rank", "sample"] = "none"
+    sharded: bool = False
+    recompute: bool = False
+    precision: Literal["float32", "float64", "bfloat16"] = "float32"
+    horovod: bool = True
+
+    @classmethod
+    def of(cls, config: RunConfig, shapes: Shapes) -> Workload:
+        """Of a configuration and the shapes of its data.
+
+        Raises
+        ------
+        UsageError
+            If model, method, loss and data do not fit, or the network cannot be counted.
+        """
+        method = memory.blank_method(config, shapes, memory.Grid())
+        network = memory.blank_network(config, shapes)
+        arguments = {k: v for k, v in config.loss.arguments.items() if k != "latitudes"}
+        loss = losses.make(config.loss.name, config.task, arguments)
+        precision = config.training.precision
+        item = BYTES[precision]
+        spread = getattr(method, "log_std", None)
+        kind = loss.about.kind if loss.about else ("linear" if loss.linear else "moments")
+        exact = config.loss.exact
+        return cls(
+            name=config.model.name,
+            key=key_of(config, shapes),
+            samples=config.method.samples,
+            batch=config.data.batch,
+            weights=sum(p.numel() for p in network.parameters()),
+            drawn=spread.numel() if spread is not None else 0,
+            trained=sum(p.numel() for p in method.parameters() if p.requires_grad),
+            item=item,
+            own=method.members is not None,
+            counts=count(network, shapes.x, {"float32": 4, "float64": 8, "bfloat16": 2}[precision]),
+            x_bytes=float(math.prod(shapes.x) * item),
+            stored_bytes=float(shapes.item_bytes),
+            values=math.prod(shapes.y) if config.task == "regression" else 1,
+            statistics=loss.about.bytes if loss.about and exact else "0",
+            exchanges=EXCHANGES[kind] if exact else 0,
+            views=config.augment.share if config.augment.active else "none",
+            sharded=config.optimizer.sharded,
+            recompute=config.loss.memory == "recompute",
+            precision=precision,
+            horovod=config.parallel.collectives != "mpi",
+        )
+
+    def scaled(self, *, samples: int | None = None, batch: int | None = None) -> Workload:
+        """The same with other S or batch."""
+        return replace(self, samples=samples or self.samples, batch=batch or self.batch)
+
+
+def key_of(config: RunConfig, shapes: Shapes) -> str:
+    """One line that tells whether measured passes are those of this run."""
+    arguments = " ".join(f"{k}={v}" for k, v in sorted(config.model.arguments.items()))
+    shape = "x".join(map(str, shapes.x))
+    return (
+        f"{config.model.name} {arguments} in={shape} out={shapes.outputs} "
+        f"{config.method.name} {config.training.precision} "
+        f"together={config.method.samples_per_pass} memory={config.loss.memory}"
+    )
+
+
+def statistics_bytes(formula: str, samples: int, batch: int, values: int, ranks: int) -> float:
+    """Bytes that a rank has of a loss's exchanges, from the formula that the loss states.
+
+    Parameters
+    ----------
+    formula
+        As in :class:`~hpcsamp.losses.base.About`: numbers and ``S``, ``B``, ``V``, ``P`` with
+        ``·``, ``+`` and ``/``.
+    samples, batch, values, ranks
+        ``S``; items of a data group ``B``; ``V``; ``P``.
+    """
+    known = {"S": samples, "B": batch, "V": values, "P": ranks}
+    total = 0.0
+    for term in formula.replace(" ", "").split("+"):
+        product = 1.0
+        for factor in term.replace("/", "·/").split("·"):
+            value = factor.lstrip("/")
+            number = float(known[value]) if value in known else float(value)
+            product = product / number if factor.startswith("/") else product * number
+        total += product
+    return total
+
+
+def configuration_of(name: str) -> str:
+    """The configuration to plan: itself, or the package's first that uses the model of that name.
+
+    Raises
+    ------
+    UsageError
+        If it is neither file, configuration nor model.
+    """
+    known = named_configs()
+    if name in known or Path(name).is_file():
+        return name
+    found = next((c for c in known if load(c).model.name == name), None)
+    if found is None:
+        raise UsageError(
+            f"{name} is no file, no configuration ({', '.join(known)}) and no model of these"
+            f"{suggest(name, known)}"
+        )
+    return found
