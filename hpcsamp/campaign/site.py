@@ -19,9 +19,10 @@ from hpcsamp.errors import UsageError
 
 LAUNCHERS = {
     "none": "",
-    "srun": "srun --cpus-per-task={{ cores * cpus_per_core }} --kill-on-bad-exit=1",
-    "mpiexec": "mpiexec -n {{ ranks }} --ppn {{ ranks_per_node }} --depth {{ cores }} "
-    "--cpu-bind depth",
+    "srun": "srun --cpus-per-task={{ cores * cpus_per_core }} "
+    '--cpu-bind="${HPCSAMP_BIND:-cores}" --kill-on-bad-exit=1',
+    "mpiexec": "mpiexec -n {{ ranks }} --ppn {{ ranks_per_node }} --depth {{ cores * cpus_per_core }} "
+    '--cpu-bind "${HPCSAMP_BIND:-depth}"',
     "mpirun": "mpirun -n {{ ranks }}{% if nodes > 1 %} -N {{ ranks_per_node }}{% endif %}",
 }
 
@@ -49,7 +50,7 @@ class Site(BaseModel):
     at_once: int = Field(0, ge=0, description="points of an array that run at once; 0: no limit")
     max_array: int = Field(0, ge=0, description="largest array; 0: ask the scheduler")
     gpu_option: str = Field("--gres=gpu:{{ gpus }}", description="how Slurm is asked for GPUs")
-    cpus_per_core: int = Field(1, ge=1, description="hardware threads that Slurm counts as CPUs")
+    cpus_per_core: int = Field(1, ge=1, description="hardware threads that count as CPUs")
     chunk: str = Field(
         "ncpus={{ ranks_per_node * cores }}:mpiprocs={{ ranks_per_node }}:ompthreads={{ cores }}"
         "{% if gpus %}:ngpus={{ gpus }}{% endif %}{% if memory %}:mem={{ memory }}mb{% endif %}",
