@@ -21,8 +21,8 @@ LAUNCHERS = {
     "none": "",
     "srun": "srun --cpus-per-task={{ cores * cpus_per_core }} "
     '--cpu-bind="${HPCSAMP_BIND:-cores}" --kill-on-bad-exit=1',
-    "mpiexec": "mpiexec -n {{ ranks }} --ppn {{ ranks_per_node }} --depth {{ cores * cpus_per_core }} "
-    '--cpu-bind "${HPCSAMP_BIND:-depth}"',
+    "mpiexec": "mpiexec -n {{ ranks }} --ppn {{ ranks_per_node }} "
+    '--depth {{ cores * cpus_per_core }} --cpu-bind "${HPCSAMP_BIND:-depth}"',
     "mpirun": "mpirun -n {{ ranks }}{% if nodes > 1 %} -N {{ ranks_per_node }}{% endif %}",
 }
 
