@@ -3,7 +3,7 @@
 All numbers are bytes of one rank. Those of flat vectors are counted, those of a pass are measured
 on tensors without values (:mod:`.dry_run`), and what Python, MPI and the allocator take is an
 estimate. The full weather transformer (S = 2 on 2 ranks, checkpointing, bfloat16, sharded Adam)
-took 8.5 GB a rank in its step where this says 8.2, and 9.7 GB on rank 0 while its checkpoint was
+took 8.5 GB a rank in its step where this says 8.3, and 9.7 GB on rank 0 while its checkpoint was
 put together.
 """
 
@@ -31,8 +31,8 @@ from hpcsamp.training import dry_run
 if TYPE_CHECKING:
     from hpcsamp.ingest import Source
 
-PROCESS = 400 * 2**20
-"""Python, torch, HDF5 and MPI before anything is computed (measured: 0.35 to 0.4 GB)."""
+PROCESS = 450 * 2**20
+"""Python, torch, HDF5 and MPI: what the smallest run takes (measured: 446 MiB)."""
 
 KEPT_FREE = 0.15
 """Part of what comes and goes that an allocator holds in pieces of the wrong size."""
@@ -152,7 +152,7 @@ def estimate(
     together = mine if memory == "keep" else min(config.method.samples_per_pass, mine)
     pass_bytes, unknown = _pass(config, shapes, batch, rough)
     state = _state_factor(config) * trained
-    sharded = bool(getattr(config.optimizer, "sharded", False))
+    sharded = config.optimizer.sharded
     views = mine if config.augment.active and config.augment.share != "all" else 1
     x, y = math.prod(shapes.x) * item, math.prod(shapes.y) * item
     outputs = OUTPUT_COPIES * shapes.outputs * batch * item
@@ -204,10 +204,16 @@ def estimate(
     return parts
 
 
-def check(config: RunConfig, dataset: Dataset, method: Method, topology: Topology) -> None:
+def check(config: RunConfig, dataset: Dataset, method: Method, topology: Topology) -> str | None:
     """Refuse a run that its machine has no memory for, before the first step. Collective.
 
     ``training.memory_check`` says whether to refuse, to warn, or not to look.
+
+    Returns
+    -------
+    str or None
+        On rank 0, for people: what a step needs, what there is and which settings save some; None
+        if it needs little.
 
     Raises
     ------
@@ -216,7 +222,7 @@ def check(config: RunConfig, dataset: Dataset, method: Method, topology: Topolog
     """
     mode = config.training.memory_check
     if mode == "off":
-        return
+        return None
     shared = topology.device.type != "cuda"  # the ranks of a node share its memory
     ranks = topology.node_comm.Get_size() if shared else 1
     held = _held(topology.device)
@@ -224,42 +230,66 @@ def check(config: RunConfig, dataset: Dataset, method: Method, topology: Topolog
     if shared:
         there = topology.node_comm.bcast(there) + topology.node_comm.allreduce(held)
     least, ranks = min(topology.world.allgather((there / ranks, ranks)))
-    told = None
+    note = told = None
     with together(topology.world):
         if topology.is_root:
-            told = _shortage(config, dataset, method, topology, least, ranks)
+            note, told = _look(config, dataset, method, topology, least, ranks)
             if told and mode == "warn":
                 sys.stderr.write(f"hpcsamp: {told}\n")
     told = topology.world.bcast(told)
     if told and mode == "refuse":
         with together(topology.world):
             raise UsageError(told)
+    return note
 
 
-def _shortage(
+def _look(
     config: RunConfig,
     dataset: Dataset,
     method: Method,
     topology: Topology,
     least: float,
     ranks: int,
-) -> str | None:
-    """What to say if a rank needs more than ``least`` bytes; looked at closely if it is near."""
+) -> tuple[str | None, str | None]:
+    """A line on what a step needs, unless it is little, and one if that is more than there is.
+
+    ``least``: bytes that a rank can have, of ``ranks`` that share them. A rough number comes first;
+    a close look costs seconds.
+    """
     shapes = Shapes.of(config, dataset)
     grid = Grid(topology.sample_size, topology.data_size, topology.node_comm.Get_size())
     for rough in (True, False):
         parts = estimate(config, shapes, method, grid, rough=rough)
         needed = sum(p.bytes for p in parts)
-        if needed <= least * (0.5 if rough else MARGIN):
-            return None
-    largest = sorted((p for p in parts if p.knob), key=lambda p: -p.bytes)[:4]
-    knobs = "; ".join(f"{p.name} {p.bytes / 1e9:.1f} GB (lower it by {p.knob})" for p in largest)
+        if rough and needed <= least / 4:
+            return None, None
     where = f"the {ranks} ranks of a node" if ranks > 1 else "a rank"
-    return (
+    note = (
         f"a step needs {needed * ranks / 1e9:.1f} GB of memory for {where}, there are "
-        f"{least * ranks / 1e9:.1f} GB; of each rank: {knobs}; hpcsamp models shows all parts, "
-        f'training.memory_check = "warn" goes on regardless'
+        f"{least * ranks / 1e9:.1f} GB; {saving(config)}"
     )
+    if needed <= MARGIN * least:
+        return note, None
+    knobs = "; ".join(
+        f"{p.name} {p.bytes / 1e9:.1f} GB" + (f" (lower it by {p.knob})" if p.knob else "")
+        for p in sorted(parts, key=lambda p: -p.bytes)
+        if p.bytes > 0.02 * needed
+    )
+    return note, (
+        f'{note}. Of each rank: {knobs}. training.memory_check = "warn" goes on regardless'
+    )
+
+
+def saving(config: RunConfig) -> str:
+    """The settings of a run that save memory, for people."""
+    used = {
+        'training.precision = "bfloat16"': config.training.precision == "bfloat16",
+        "model.checkpoint = true": bool(config.model.arguments.get("checkpoint")),
+        f'loss.memory = "{_mode(config)}"': _mode(config) != "keep",
+        "optimizer.sharded = true": config.optimizer.sharded,
+    }
+    names = [name for name, on in used.items() if on]
+    return f"saved by {', '.join(names)}" if names else "nothing is done to save any"
 
 
 def available(device: torch.device | None = None) -> int:
