@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from sklearn.metrics import brier_score_loss, log_loss
+from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score, roc_curve
 
 from hpcsamp.data import vision
 from hpcsamp.errors import DataError, HpcsampError
@@ -16,6 +16,10 @@ from hpcsamp.prediction.metrics import (
     DESCRIPTIONS,
     ClassificationMetrics,
     RegressionMetrics,
+    auroc,
+    fpr_at,
+    risk_coverage,
+    selective,
 )
 
 CLASSES, BINS = 5, 15
@@ -229,5 +233,105 @@ def test_every_metric_is_described():
     regression = RegressionMetrics()
     regression.update(mean, variance, y, log_density=log_density)
     names = classified(log_p, target, aleatoric=aleatoric).compute() | regression.compute()
-    assert set(names) == set(DESCRIPTIONS)
+    names |= selective(risk_coverage(np.zeros(4), np.arange(4.0)))
+    assert set(names) <= set(DESCRIPTIONS)
+    assert "spread_epistemic" in DESCRIPTIONS
     assert "unweighted" in DESCRIPTIONS["mace"]
+
+
+def scores(seed=0, ties=False):
+    rng = np.random.default_rng(seed)
+    inside, outside = rng.normal(0, 1, 203), rng.normal(1, 1, 97)
+    return (np.round(inside, 1), np.round(outside, 1)) if ties else (inside, outside)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_telling_sets_apart_equals_sklearn(ties):
+    inside, outside = scores(ties=ties)
+    label = np.repeat([0, 1], [len(inside), len(outside)])
+    both = np.concatenate([inside, outside])
+    assert auroc(inside, outside) == pytest.approx(roc_auc_score(label, both), rel=1e-12)
+    # sklearn's positive class is the outside; ours passes at 95 % of the inside
+    passed_out, passed_in, _ = roc_curve(1 - label, -both, drop_intermediate=False)
+    expected = passed_out[np.flatnonzero(passed_in >= 0.95)[0]]
+    assert fpr_at(inside, outside) == pytest.approx(expected, abs=1e-12)
+
+
+def test_scores_that_say_nothing_or_all():
+    assert auroc(np.zeros(5), np.ones(3)) == 1
+    assert auroc(np.ones(5), np.ones(3)) == 0.5
+    assert auroc(np.ones(5), np.ones(3) + 1e-13) == 0.5  # rounding is no knowledge
+    assert fpr_at(np.zeros(5), np.ones(3)) == 0
+    assert fpr_at(np.ones(5), np.ones(3)) == 1
+    assert math.isnan(auroc(np.zeros(0), np.ones(3)))
+
+
+def test_selective_risk_by_hand():
+    wrong, score = np.array([1.0, 0, 1, 0]), np.array([0.9, 0.1, 0.3, 0.5])
+    curve = risk_coverage(wrong, score)  # sorted: right, wrong, right, wrong
+    assert curve == pytest.approx([0, 1 / 2, 1 / 3, 1 / 2])
+    assert selective(curve)["aurc"] == pytest.approx((0 + 1 / 2 + 1 / 3 + 1 / 2) / 4)
+    assert selective(curve)["risk_50"] == 0.5
+    # all tied: any order is as likely, so every coverage has the mean risk
+    assert risk_coverage(wrong, np.ones(4)) == pytest.approx([0.5] * 4)
+    # the mean over both orders of a tie of two
+    tied = np.array([0.9, 0.1, 0.3, 0.3])
+    orders = [risk_coverage(wrong, s) for s in (score, np.array([0.9, 0.1, 0.5, 0.3]))]
+    assert risk_coverage(wrong, tied) == pytest.approx(np.mean(orders, axis=0))
+
+
+def field(items=60, shape=(3, 4, 2), seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    mean, target = (torch.randn(items, *shape, generator=rng).double() for _ in range(2))
+    return mean, torch.rand(items, *shape, generator=rng).double() + 0.1, target
+
+
+def test_rows_weights_and_units():
+    mean, variance, target = field()
+    weights = torch.tensor([1.0, 2, 3, 2]).reshape(1, 4, 1)
+    scale = [2.0, 10.0, 0.5]
+    metrics = RegressionMetrics(rows=3, weights=weights, scale=scale)
+    metrics.update(mean, variance, target, log_density=torch.zeros(60), epistemic=variance / 4)
+    error = (mean - target).numpy()
+    area = np.broadcast_to((weights / weights.mean()).numpy(), error.shape)
+    rows, got = metrics.by_row(), metrics.compute()
+    for r in range(3):
+        square = np.average(error[:, r] ** 2, weights=area[:, 0])
+        assert rows["rmse"][r] == pytest.approx(scale[r] * math.sqrt(square), rel=1e-12)
+        bias = np.average(error[:, r], weights=area[:, 0])
+        assert rows["bias"][r] == pytest.approx(scale[r] * bias, rel=1e-9)
+        spread = math.sqrt(np.average(variance[:, r].numpy(), weights=area[:, 0]))
+        assert rows["spread"][r] == pytest.approx(scale[r] * spread, rel=1e-12)
+        assert rows["spread_skill"][r] == pytest.approx(spread / math.sqrt(square), rel=1e-12)
+    assert got["rmse"] == pytest.approx(np.sqrt(np.mean(np.square(rows["rmse"]))), rel=1e-12)
+    assert got["spread_epistemic"] == pytest.approx(got["spread"] / 2, rel=1e-12)
+    # the density of 2 x is half of that of x: 8 values a row
+    assert got["nll_physical"] == pytest.approx(8 * math.log(2 * 10 * 0.5), rel=1e-12)
+    mixed = RegressionMetrics(rows=3, weights=weights, scale=scale, mixed=True)
+    mixed.update(mean, variance, target)
+    assert mixed.by_row()["rmse"] == pytest.approx(rows["rmse"])
+    assert mixed.compute()["rmse"] == pytest.approx(
+        math.sqrt(np.average(error**2, weights=area)), rel=1e-12
+    )
+
+
+def test_spread_and_skill_agree_for_a_calibrated_forecast():
+    rng = torch.Generator().manual_seed(3)
+    std = torch.logspace(-2, 0, 40000).double()
+    target = std * torch.randn(40000, generator=rng).double()
+    metrics = RegressionMetrics()
+    metrics.update(torch.zeros_like(std), std**2, target)
+    found, got = metrics.reliability(), metrics.compute()
+    filled = np.array(found["share"]) > 0.01
+    assert np.allclose(*(np.array(found[k])[filled] for k in ("spread", "error")), rtol=0.12)
+    assert sum(found["share"]) == pytest.approx(1)
+    assert len(found["spread"]) > 20
+    assert got["spread_skill"] == pytest.approx(1, abs=0.02)
+    assert got["mace"] < 0.01
+    assert np.allclose(found["pit"], 0.05, atol=0.005)
+    # one that is twice too sure
+    metrics = RegressionMetrics()
+    metrics.update(torch.zeros_like(std), std**2 / 4, target)
+    assert metrics.compute()["spread_skill"] == pytest.approx(0.5, abs=0.01)
+    inside = 2 * stats.norm.cdf(stats.norm.ppf(0.95) / 2) - 1
+    assert metrics.compute()["coverage_90"] == pytest.approx(inside, abs=0.01)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -139,5 +138,11 @@ def precision(restored: Restored) -> str:
 
 def attributes(facts: dict[str, Any], uid: str) -> dict[str, Any]:
     """Attributes of a file: numbers and text."""
-    flat = {k: v if isinstance(v, int | float | str) else json.dumps(v) for k, v in facts.items()}
+    flat: dict[str, Any] = {}
+    for name, value in facts.items():
+        flat |= (
+            {f"{name}_{k}": v for k, v in value.items()}
+            if isinstance(value, dict)
+            else {name: value}
+        )
     return {**flat, "dataset_uid": uid}
