@@ -20,6 +20,7 @@ from hpcsamp import losses
 from hpcsamp.config import RunConfig, seconds
 from hpcsamp.data import Batch, Dataset, Loader
 from hpcsamp.data.augment import Augmentation
+from hpcsamp.data.staged import staged
 from hpcsamp.methods import Method
 from hpcsamp.prediction.evaluate import Evaluator
 from hpcsamp.topology import Topology, together
@@ -94,13 +95,14 @@ class Trainer:
         config, topology = self.config, self.topology
         dtype = build.DTYPES[config.training.precision]
         with together(topology.world):
-            dataset = Dataset.open(config.data.path, "train")
+            folder = staged(config.data.path)
+            dataset = Dataset.open(folder, "train")
             self.method: Method = build.method(config, dataset, topology)
             data_loss = losses.make(config.loss.name, config.task, config.loss.arguments)
             likelihood = build.likelihood(config)
             self.prediction_samples = self.method.prediction_samples(config.evaluation.samples)
             has_valid = "valid" in dataset.manifest.splits
-            valid = Dataset.open(config.data.path, "valid") if has_valid else None
+            valid = Dataset.open(folder, "valid") if has_valid else None
             self.augmentation = Augmentation.of(config.augment, dataset, topology, seed=config.seed)
         self.dataset = dataset
         self.loader = Loader(
