@@ -1,4 +1,4 @@
-"""A copy of a dataset on the node's own disk, made by a job script, to read instead of the original.
+"""A copy of a dataset on the node's own disk, made by a job script, to read in its place.
 
 The run still names the original: the copy is gone when the job is.
 """
