@@ -14,7 +14,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from hpcsamp.cli.doctor import doctor
-from hpcsamp.doctor import Check, Diagnosis, RankPlace, examine
+from hpcsamp.doctor import Check, Diagnosis, RankPlace, examine, job
 from hpcsamp.doctor import ranks as on_ranks
 from hpcsamp.doctor.check import NoAnswerError, bounded, merge, spans
 from hpcsamp.doctor.parallel import launched
@@ -24,7 +24,7 @@ from hpcsamp.doctor.storage import file_system_of, locking, parallel_hdf5, room
 NAMES = [
     "Python", "packages", "torch", "bfloat16", "torch_blue", "torchvision", "file system",
     "shared memory", "MPI", "MPI threads", "MPI allreduce", "waiting ranks", "Horovod",
-    "parallel HDF5", "cores", "threads", "GPU",
+    "parallel HDF5", "cores", "threads", "GPU", "job", "grid",
 ]  # fmt: skip
 
 
@@ -114,6 +114,50 @@ def test_file_systems(tmp_path):
     assert locking("ext4", {}).status == "ok"
     assert locking("lustre", {}).mend == "export HDF5_USE_FILE_LOCKING=FALSE"
     assert locking("lustre", {"HDF5_USE_FILE_LOCKING": "FALSE"}).status == "ok"
+
+
+def test_mpi_io_on_lustre():
+    off = {"HDF5_USE_FILE_LOCKING": "FALSE"}
+    found = locking("lustre", off, "Open MPI 4")
+    assert (found.status, found.mend) == ("warning", "export OMPI_MCA_io=romio321")
+    assert locking("lustre", off | {"OMPI_MCA_io": "romio321"}, "Open MPI 4").status == "ok"
+    assert locking("lustre", off, "MPICH 4").status == "ok"
+    assert locking("gpfs", off, "Open MPI 4").status == "ok"
+
+
+def test_srun_without_pmi():
+    assert job.without_pmi({}) is None
+    assert job.without_pmi({"SLURM_STEP_NUM_TASKS": "1"}) is None
+    for variable in ("PMIX_RANK", "PMI_RANK", "OMPI_COMM_WORLD_SIZE"):
+        assert job.without_pmi({"SLURM_STEP_NUM_TASKS": "4", variable: "0"}) is None
+    found = job.without_pmi({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0"})
+    assert found.status == "problem"
+    assert "srun --mpi=pmix" in found.mend
+
+
+def test_the_job_and_its_grid():
+    two = places(4, per_node=2)
+    assert job.allocation(two, {}).found == "none: not started by Slurm or PBS"
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_TASKS_PER_NODE": "2(x2)"}
+    found = job.allocation(two, slurm)
+    assert (found.status, found.found) == ("ok", "Slurm job 7, 4 ranks on 2 of 2 nodes")
+    found = job.allocation(places(2), slurm)
+    assert (found.status, found.found) == (
+        "warning",
+        "Slurm job 7, 2 ranks on 1 of 2 nodes: 1 idle",
+    )
+    found = job.allocation(places(2, per_node=1), slurm)
+    assert "4 tasks were asked for: 2 are idle" in found.found
+    assert job.allocation(two, {"PBS_JOBID": "8.x"}).found == "PBS job 8.x, 4 ranks on 2 of 2 nodes"
+    assert job.tasks_per_node({"SLURM_TASKS_PER_NODE": "4(x2),3"}) == [4, 4, 3]
+    assert job.grid(two).found.startswith("2 data groups x 2 sample ranks: ")
+    assert job.grid(places(1)).found.startswith("1 data group x 1 sample rank: ")
+    uneven = [*places(2), *(replace(p, rank=2, node=2, host="b") for p in places(1))]
+    found = job.grid(uneven)
+    assert (found.status, found.found.split(":")[0]) == (
+        "warning",
+        "ranks per node differ (node0 2, b 1)",
+    )
 
 
 def test_shared_memory():

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from hpcsamp.doctor import Diagnosis
+    from collections.abc import Sequence
+
+    from hpcsamp.doctor import Diagnosis, RankPlace
 
 #: Seconds after which the process ends whatever happens: some calls hold Python's lock.
 LAST_RESORT = 300
@@ -25,11 +27,19 @@ def doctor(
     the way you start your training. Exit code 1 if something does not work; warnings are no fault.
     """
     import faulthandler
+    import os
     import sys
 
     faulthandler.dump_traceback_later(LAST_RESORT, exit=True, file=2)
-    from hpcsamp.doctor import examine
+    from hpcsamp.doctor import Diagnosis, examine
+    from hpcsamp.doctor.job import without_pmi
     from hpcsamp.runtime import mpi, on_terminal
+
+    if apart := without_pmi(os.environ):
+        if os.environ.get("SLURM_PROCID", "0") == "0":
+            _show(Diagnosis([apart]), json_file)
+        faulthandler.cancel_dump_traceback_later()
+        raise typer.Exit(1)
 
     comm = mpi().COMM_WORLD
     root = comm.Get_rank() == 0
@@ -73,8 +83,11 @@ def _show(found: Diagnosis, json_file: Path | None) -> None:
         typer.echo()
         show(
             "",
-            ["rank", "host", "cores", "threads", "device"],
-            [[p.rank, p.host, spans(p.cores), p.threads, p.device] for p in found.places],
+            ["rank", "host", "data group", "sample rank", "cores", "threads", "device"],
+            [
+                [p.rank, p.host, *at, spans(p.cores), p.threads, p.device]
+                for p, at in zip(found.places, _positions(found.places), strict=True)
+            ],
         )
     warnings = sum(c.status == "warning" for c in found.checks)
     problems = sum(c.status == "problem" for c in found.checks)
@@ -87,6 +100,18 @@ def _show(found: Diagnosis, json_file: Path | None) -> None:
             "packages": versions(),
         }
         write_json(json_file, data)
+
+
+def _positions(places: Sequence[RankPlace]) -> list[tuple[int | str, int | str]]:
+    """Place of every rank on the grid; dashes where the ranks make none."""
+    from hpcsamp.doctor.job import plan
+    from hpcsamp.errors import UsageError
+
+    try:
+        grid = plan(places)
+    except UsageError:
+        return [("-", "-")] * len(places)
+    return [grid.place(p.rank) for p in places]
 
 
 def _leave(root: bool) -> None:

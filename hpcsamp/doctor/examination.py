@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hpcsamp.doctor import parallel, ranks, software, storage
+from hpcsamp.doctor import job, parallel, ranks, software, storage
 from hpcsamp.doctor.check import Check, NoAnswerError, bounded, merge
 from hpcsamp.doctor.ranks import RankPlace
 
@@ -123,6 +123,8 @@ def examine(
     if found.places:
         found.checks.append(ranks.threads(found.places, os.environ))
         found.checks.append(ranks.gpus(found.places))
+        found.checks.append(job.allocation(found.places, os.environ))
+        found.checks.append(job.grid(found.places))
     return found
 
 

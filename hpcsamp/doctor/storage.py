@@ -139,11 +139,16 @@ def _actual_mode(transfer: h5py.h5p.PropDXID) -> int | None:
 def file_system() -> Check:
     """What the current folder lies on, and whether HDF5 would lock files there."""
     kind = file_system_of(Path.cwd(), Path("/proc/mounts"))
-    return locking(kind, os.environ)
+    from mpi4py import MPI
+
+    name, version = MPI.get_vendor()
+    return locking(kind, os.environ, f"{name} {version[0]}")
 
 
-def locking(kind: str, environment: Mapping[str, str]) -> Check:
-    """Readers should not lock files on a file system that nodes share."""
+def locking(kind: str, environment: Mapping[str, str], mpi_library: str = "") -> Check:
+    """Readers should not lock files on a file system that nodes share; on Lustre, Open MPI 4 reads
+    collectively at its best with ROMIO (open-mpi/ompi issue 9479).
+    """
     name = "file system"
     setting = environment.get("HDF5_USE_FILE_LOCKING", "")
     off = setting.upper() in ("FALSE", "0", "BEST_EFFORT")
@@ -154,6 +159,17 @@ def locking(kind: str, environment: Mapping[str, str]) -> Check:
             "warning",
             f"{kind}, which nodes share, and {told}: opening may fail or be slow",
             "export HDF5_USE_FILE_LOCKING=FALSE",
+        )
+    if (
+        kind == "lustre"
+        and environment.get("OMPI_MCA_io", "") == ""
+        and mpi_library == "Open MPI 4"
+    ):
+        return Check(
+            name,
+            "warning",
+            f"lustre, {told}, and Open MPI 4's own MPI-IO (OMPIO), which is slow there",
+            "export OMPI_MCA_io=romio321",
         )
     return Check(name, "ok", f"{kind} in this folder, {told}")
 
