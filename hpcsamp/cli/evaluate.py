@@ -57,6 +57,7 @@ def evaluate(
 
 def _show(run: Path, result: dict[str, Any], explain: bool, json_file: Path | None) -> None:
     from hpcsamp.cli.output import Cell, show
+    from hpcsamp.prediction.evaluate import NOT_METRICS
 
     notes = [result["split"], f"{result['samples']} samples", result["checkpoint"]]
     if result["temperature"] != 1:
@@ -80,7 +81,7 @@ def _show(run: Path, result: dict[str, Any], explain: bool, json_file: Path | No
     show(title, columns, table, json_file=json_file, data=result)
     rows = result["rows"]
     if rows:
-        names = [k for k in rows if k not in ("name", "labels", "units")]
+        names = [k for k in rows if k not in NOT_METRICS]
         with_units = any(rows["units"])
         show(
             f"by {rows['name']}",

@@ -127,11 +127,16 @@ def entsoe(files: Sequence[str | Path], *, valid: float = 0.1, test: float = 0.1
         },
         licence="ENTSO-E transparency platform terms; Open Power System Data: CC BY 4.0",
         transforms=[*series.report, f"windows of {INPUTS} + {TARGETS}, split in time"],
-        coords={"time": Coordinate(np.empty(0), "minutes since 1970-01-01")},
+        coords={"time": Coordinate(np.empty(0), "minutes since 1970-01-01"), **horizons()},
         report=list(series.report),
         series=series,
         begin=begin,
     )
+
+
+def horizons() -> dict[str, Coordinate]:
+    """How far ahead each value of a target lies, in minutes after the last value of the input."""
+    return {"horizon": Coordinate(15.0 * np.arange(1, TARGETS + 1), "min", 0, ("y",))}
 
 
 @dataclass(frozen=True)

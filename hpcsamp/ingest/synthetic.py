@@ -14,7 +14,7 @@ import numpy as np
 from hpcsamp.data.manifest import ArraySpec
 from hpcsamp.data.shard_writer import Coordinate
 from hpcsamp.errors import UsageError
-from hpcsamp.ingest.entsoe import INPUTS, TARGETS
+from hpcsamp.ingest.entsoe import INPUTS, TARGETS, horizons
 from hpcsamp.ingest.fields import CHANNELS, VARIABLES, field_coordinates
 from hpcsamp.ingest.source import Source
 from hpcsamp.streams import Purpose, numpy_generator
@@ -135,13 +135,15 @@ def synthetic(
     def array(shape: tuple[int, ...], dtype: str, units: str = "") -> ArraySpec:
         return ArraySpec.plan(shape, dtype, compression=compression, units=units)
 
-    classes, coords = None, {}
+    classes = None
+    coords: dict[str, Coordinate] = {}
     if like in ("digits", "cifar10"):
         shape = (1, 8, 8) if like == "digits" else (3, 32, 32)
         arrays = {"x": array(shape, "u1"), "y": array((), "<i8")}
         classes = 10
     elif like == "entsoe":
         arrays = {"x": array((INPUTS,), "<f4", "MW"), "y": array((TARGETS,), "<f4", "MW")}
+        coords = horizons()
     elif like == "era5":
         arrays = {
             "x": array((len(CHANNELS), latitudes, longitudes), "<f4"),

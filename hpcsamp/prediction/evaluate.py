@@ -35,6 +35,10 @@ Sink = Callable[[np.ndarray, dict[str, np.ndarray]], None]
 SCORES = ("total", "epistemic", "confidence", "wrong")
 
 
+#: Of :attr:`Evaluation.rows`: what describes the rows.
+NOT_METRICS = ("name", "axis_units", "labels", "units")
+
+
 @dataclass
 class Evaluation:
     """What an evaluation found, the same on every rank.
@@ -47,8 +51,8 @@ class Evaluation:
         Bins of the diagrams, see the metrics' ``reliability``; with all metrics, the curve of risk
         over coverage.
     rows
-        Of values with several rows: ``name`` of their axis, ``labels``, ``units`` and metrics by
-        name, a list each; else empty.
+        Of values with several rows: ``name`` and ``axis_units`` of their axis, ``labels``,
+        ``units`` and metrics by name, a list each; else empty.
     units
         Unit of each metric that has one.
     definitions
@@ -154,7 +158,7 @@ class Evaluator:
             found.metrics = {k: v for k, v in found.metrics.items() if k not in left_out}
         found.metrics["items"] = found.metrics.pop("items")  # at the end
         found.definitions = definitions(
-            [*found.metrics, *(k for k in found.rows if k not in ("name", "labels", "units"))],
+            [*found.metrics, *(k for k in found.rows if k not in NOT_METRICS)],
             self.weights is not None,
         )
         return found
@@ -271,7 +275,8 @@ class Evaluator:
         if self.coordinates.axes and len(units.scale) > 1:
             axis = self.coordinates.axes[0]
             labels = [str(v) if axis.named else float(v) for v in axis.values]
-            rows = {"name": axis.name, "labels": labels, "units": units.by_row}
+            rows = {"name": axis.name, "axis_units": axis.units, "labels": labels}
+            rows["units"] = units.by_row
             rows |= metrics.by_row()
         found = metrics.compute()
         told = {k: units.overall for k in _IN_UNITS if k in found and units.overall}

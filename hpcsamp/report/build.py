@@ -10,9 +10,14 @@ from typing import TYPE_CHECKING
 from hpcsamp.errors import UsageError
 from hpcsamp.report import page, style
 from hpcsamp.report.curves import learning_curves
+from hpcsamp.report.fans import forecast_fans
 from hpcsamp.report.gallery import gallery
+from hpcsamp.report.maps import weather_maps
 from hpcsamp.report.records import Evaluation, MissingMaterialError, Run, read_run
 from hpcsamp.report.reliability import coverage_diagram, reliability_diagram
+from hpcsamp.report.rows import row_errors
+from hpcsamp.report.selective import ood_histograms, risk_coverage_curve
+from hpcsamp.report.spread import spread_diagrams
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,22 +108,43 @@ def _write(
                     f"(hpcsamp evaluate {run.path} --split {split})"
                 )
                 continue
-            if run.setting("task") == "regression":
-                title, caption, diagram = "Coverage", page.COVERAGE, coverage_diagram
-            else:
-                title, caption, diagram = "Reliability", page.RELIABILITY, reliability_diagram
-            draw(
-                f"{title.lower()}{suffix}",
-                title + whose,
-                caption,
-                lambda r=run, e=evaluation, d=diagram: d(r, e),  # type: ignore[misc]
-            )
-            if len(runs) == 1:
+            for name, title, caption, diagram in _pictures(run, items, alone=len(runs) == 1):
                 draw(
-                    "uncertain-items",
-                    "Most uncertain items",
-                    page.ITEMS,
-                    lambda r=run, e=evaluation: gallery(r, e, items),  # type: ignore[misc]
+                    f"{name}{suffix}",
+                    title + whose,
+                    caption,
+                    lambda r=run, e=evaluation, d=diagram: d(r, e),  # type: ignore[misc]
                 )
     made.page.write_text(page.html(runs, evaluations, shown, made.notes), encoding="utf-8")
     return made
+
+
+Diagram = Callable[[Run, Evaluation], "Figure"]
+
+
+def _pictures(run: Run, items: int, *, alone: bool) -> list[tuple[str, str, str, Diagram]]:
+    """File, title, caption and maker of every picture that an evaluation of this task may have.
+
+    Those that look at single items are left out where runs are compared.
+    """
+    if run.setting("task") == "regression":
+        found: list[tuple[str, str, str, Diagram]] = [
+            ("coverage", "Coverage", page.COVERAGE, coverage_diagram),
+            ("spread", "Spread", page.SPREAD, spread_diagrams),
+            ("rows", "Errors by row", page.ROWS, row_errors),
+        ]
+        single: list[tuple[str, str, str, Diagram]] = [
+            ("forecasts", "Forecasts", page.FANS, forecast_fans),
+            ("maps", "Maps", page.MAPS, weather_maps),
+        ]
+    else:
+        found = [
+            ("reliability", "Reliability", page.RELIABILITY, reliability_diagram),
+            ("risk-coverage", "Risk and coverage", page.RISK, risk_coverage_curve),
+        ]
+        single = [
+            ("uncertain-items", "Most uncertain items", page.ITEMS,
+             lambda r, e: gallery(r, e, items)),
+        ]  # fmt: skip
+    found.append(("ood", "Strange items", page.OOD, ood_histograms))
+    return found + (single if alone else [])

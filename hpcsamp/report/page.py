@@ -26,8 +26,35 @@ RELIABILITY = (
     "one."
 )
 COVERAGE = (
-    "Fraction of values inside the central interval of each level, of the normal distribution with "
-    "the mean and variance of the posterior predictive."
+    "Fraction of values inside the central interval of each level of the predictive mixture; MACE "
+    "is the mean distance from the diagonal."
+)
+SPREAD = (
+    "Left: the predictive distribution function at the targets (probability integral transform): "
+    "flat if calibrated, U-shaped if too sure, humped if not sure enough. Right: values binned by "
+    "their predicted standard deviation, with the root mean squared error there; dots are as large "
+    "as their share of values."
+)
+ROWS = (
+    "By horizon: errors of the predictive mean, the spread, and the CRPS. By variable: spread "
+    "over RMSE, with the RMSE in its unit beside the name."
+)
+FANS = (
+    "Items around the 5th, 50th and 95th percentile of uncertainty. Bands are central intervals "
+    "of the predictive mixture."
+)
+MAPS = (
+    "Colours of mean and truth share their limits; those of the error are centred at 0. The spread "
+    "is the predictive standard deviation, noise and weights."
+)
+RISK = (
+    "Items are answered in the order of their largest probability. A flat curve means that "
+    "confidence does not know which items are wrong."
+)
+OOD = (
+    "Uncertainties of the split's items and of those of another dataset. AUROC: how often a "
+    "strange item is the more uncertain one of a pair; FPR95: which part of the strange items passes where "
+    "95 % of the others pass."
 )
 ITEMS = (
     "Sorted by total uncertainty, the entropy of the posterior predictive. Aleatoric: mean entropy "
@@ -147,12 +174,13 @@ def _metrics(evaluations: Sequence[Evaluation | None]) -> list[Row]:
 
     present = [e.metrics for e in evaluations if e is not None]
     names = list(dict.fromkeys(name for m in present for name in m))
+    units = {k: v for e in evaluations if e is not None for k, v in e.units.items()}
     rows = [
         (
             name,
             ["" if e is None or e.metrics.get(name) is None else _number(e.metrics[name])
              for e in evaluations],
-            DESCRIPTIONS.get(name, ""),
+            DESCRIPTIONS.get(name, "") + (f" ({units[name]})" if name in units else ""),
         )
         for name in names
     ]  # fmt: skip

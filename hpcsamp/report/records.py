@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ class Evaluation:
         :data:`hpcsamp.prediction.metrics.DESCRIPTIONS`.
     items
         ``evaluation/SPLIT.h5``, where one item's numbers are, or ``None``.
+    units, definitions, rows, ood
+        As in the JSON file; empty where an evaluation has none.
     """
 
     split: str
@@ -41,6 +43,10 @@ class Evaluation:
     metrics: dict[str, float]
     reliability: dict[str, list[float]]
     items: Path | None
+    units: dict[str, str] = field(default_factory=dict)
+    definitions: dict[str, str] = field(default_factory=dict)
+    rows: dict[str, Any] = field(default_factory=dict)
+    ood: dict[str, Any] = field(default_factory=dict)
 
     def bins(self, *names: str) -> list[np.ndarray]:
         """Arrays of the reliability table; null is NaN.
@@ -166,6 +172,10 @@ class Run:
                 metrics=table["metrics"],
                 reliability=table.get("reliability") or {},
                 items=h5 if (h5 := file.with_suffix(".h5")).is_file() else None,
+                units=table.get("units") or {},
+                definitions=table.get("definitions") or {},
+                rows=table.get("rows") or {},
+                ood=table.get("ood") or {},
             )
         except KeyError as e:
             raise UsageError(f"{file} has no {e.args[0]!r}; run hpcsamp evaluate again") from None

@@ -13,6 +13,7 @@ from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
 from hpcsamp.files import write_whole
 from hpcsamp.prediction import items
+from hpcsamp.prediction.components import normal_components
 from hpcsamp.prediction.evaluate import Evaluation
 from hpcsamp.prediction.metrics import auroc, definitions, fpr_at
 from hpcsamp.topology import together
@@ -22,6 +23,8 @@ from hpcsamp.training.restore import Restored
 
 #: Predictions of every value are kept if all of them take no more than this; else numbers per item.
 KEEP_BYTES = 1 << 30
+#: Quantiles kept of series, for pictures of forecasts.
+FAN = (0.05, 0.25, 0.5, 0.75, 0.95)
 #: Bins of the histograms of scores.
 HISTOGRAM = 40
 
@@ -69,11 +72,15 @@ def evaluate_run(
             "dtype": precision(restored),
             "attributes": attributes(facts, dataset.uid),
         }
-        plan = items.layout(dataset, evaluator.coordinates, evaluator.units, **options)
+        series = len(dataset.y_shape) == 1 and normal_components(restored.likelihood)
+        quantiles = FAN if series else ()
+        described = (dataset, evaluator.coordinates, evaluator.units)
+        plan = items.layout(*described, quantiles=quantiles, **options)
         if plan.bytes > KEEP_BYTES:
-            options["values"] = False
-            plan = items.layout(dataset, evaluator.coordinates, evaluator.units, **options)
-        found = fill(restored, evaluator, plan, place / f"{name}.h5", overwrite=True, full=True)
+            quantiles = ()
+            plan = items.layout(*described, values=False, **options)
+        file = place / f"{name}.h5"
+        found = fill(restored, evaluator, plan, file, quantiles, overwrite=True, full=True)
     finally:
         evaluator.close()
     result = {

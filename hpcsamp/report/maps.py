@@ -1,0 +1,111 @@
+"""Maps of predicted fields: mean, truth, error and spread of one item."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpcsamp.report import style
+from hpcsamp.report.records import Evaluation, MissingMaterialError, Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Variables that are shown if they are there; else the first ones.
+USUAL = ("2m_temperature", "geopotential@500", "10m_u_component_of_wind")
+SHOWN = 3
+
+
+def weather_maps(run: Run, evaluation: Evaluation) -> Figure:
+    """Mean, truth, error and spread of the item of median uncertainty, a row per variable.
+
+    Raises
+    ------
+    MissingMaterialError
+        If there are no fields over latitude and longitude.
+    """
+    import h5py
+
+    if evaluation.items is None:
+        raise MissingMaterialError(f"{run.path} has no evaluation/{evaluation.split}.h5")
+    with h5py.File(evaluation.items, "r") as f:
+        if not {"mean", "latitude", "longitude"} <= set(f) or f["mean"].ndim < 3:
+            raise MissingMaterialError(
+                f"{run.name}: no fields in {evaluation.items.name} (it predicts none, or they are "
+                f"too large to be kept)"
+            )
+        order = np.argsort(f["total"][:], kind="stable")
+        row = int(order[(len(order) - 1) // 2])
+        latitude, longitude = f["latitude"][:], f["longitude"][:]
+        names, places = _variables(f)
+        fields = [
+            {name: f[name][(row, *place)] for name in ("mean", "target", "std")} for place in places
+        ]
+        when = _time(f, row)
+    units = evaluation.rows.get("units", [])
+    labels = evaluation.rows.get("labels", [])
+    fig = style.figure(13.2, 2.15 * len(names) + 0.9)
+    grid = fig.subplots(len(names), 4, squeeze=False, sharex=True, sharey=True)
+    for r, (name, found) in enumerate(zip(names, fields, strict=True)):
+        error = found["mean"] - found["target"]
+        both = np.stack([found["mean"], found["target"]])
+        low, high = np.percentile(both, [0.5, 99.5])
+        size = float(np.percentile(abs(error), 99.5)) or 1.0
+        unit = units[labels.index(name)] if name in labels else ""
+        for c, (title, values, look) in enumerate((
+            ("mean", found["mean"], {"cmap": "viridis", "vmin": low, "vmax": high}),
+            ("truth", found["target"], {"cmap": "viridis", "vmin": low, "vmax": high}),
+            ("error (mean − truth)", error, {"cmap": "RdBu_r", "vmin": -size, "vmax": size}),
+            ("spread (std)", found["std"], {"cmap": "magma_r", "vmin": 0}),
+        )):  # fmt: skip
+            axes = grid[r, c]
+            _map(fig, axes, longitude, latitude, values, look, unit if c in (1, 2, 3) else "")
+            if r == 0:
+                axes.set_title(title)
+        grid[r, 0].set_ylabel(f"{name}\nlatitude", fontsize=8.5)
+    for axes in grid[-1]:
+        axes.set_xlabel("longitude")
+    style.heading(fig, run.title, f"{evaluation.split}, item {row}{when}, of median uncertainty")
+    return fig
+
+
+def _map(
+    fig: Figure,
+    axes: Axes,
+    longitude: np.ndarray,
+    latitude: np.ndarray,
+    values: np.ndarray,
+    look: dict[str, Any],
+    unit: str,
+) -> None:
+    from matplotlib.ticker import MultipleLocator
+
+    drawn = axes.pcolormesh(longitude, latitude, values, shading="nearest", rasterized=True, **look)
+    axes.grid(visible=False)
+    axes.xaxis.set_major_locator(MultipleLocator(90))
+    axes.yaxis.set_major_locator(MultipleLocator(45))
+    axes.tick_params(labelsize=8)
+    bar = fig.colorbar(drawn, ax=axes, shrink=0.85, pad=0.02, aspect=16)
+    bar.ax.tick_params(labelsize=7.5)
+    bar.outline.set_linewidth(0.5)
+    if unit:
+        bar.set_label(unit, fontsize=8)
+
+
+def _variables(f: Any) -> tuple[list[str], list[tuple[int, ...]]]:
+    """Names of the variables to show, and where their fields lie in an item."""
+    if f["mean"].ndim == 3:
+        return ["value"], [()]
+    scale = f["mean"].dims[1][0]
+    text = scale.dtype.kind == "O"
+    known = [str(v) for v in (scale.asstr()[:] if text else scale[:])]
+    names = [name for name in USUAL if name in known] or known[:SHOWN]
+    return names, [(known.index(name),) for name in names]
+
+
+def _time(f: Any, row: int) -> str:
+    if "time" not in f:
+        return ""
+    return f" ({f['time'][row]:g} {f['time'].attrs.get('units', '')})"

@@ -1,0 +1,91 @@
+"""Errors by horizon or by variable."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpcsamp.report import style
+from hpcsamp.report.records import Evaluation, MissingMaterialError, Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def row_errors(run: Run, evaluation: Evaluation) -> Figure:
+    """RMSE and spread of each horizon as curves, or of each variable as bars.
+
+    Variables have units of their own: for them the picture shows error and spread relative to the
+    spread-skill line, and the RMSE in its unit beside the name.
+
+    Raises
+    ------
+    MissingMaterialError
+        If the evaluation has no rows.
+    """
+    rows = evaluation.rows
+    if not rows:
+        raise MissingMaterialError(f"{run.name} predicts single values")
+    return (_variables if isinstance(rows["labels"][0], str) else _horizons)(run, evaluation, rows)
+
+
+def _horizons(run: Run, evaluation: Evaluation, rows: dict[str, Any]) -> Figure:
+    at = np.asarray(rows["labels"], float)
+    name, unit = rows["name"], next(iter(rows["units"]), "")
+    fig = style.figure(6.4, 3.8)
+    axes = fig.subplots()
+    for key, said, colour, marker in (
+        ("rmse", "RMSE of the mean", style.ORANGE, "s"),
+        ("spread", "predictive spread", style.BLUE, "o"),
+        ("mae", "MAE of the mean", style.AMBER, "^"),
+        ("crps", "CRPS", style.GREEN, "D"),
+    ):
+        if key in rows:
+            values = np.asarray(rows[key], float)
+            axes.plot(at, values, color=colour, marker=marker, label=said)
+    axes.set_ylim(bottom=0)
+    axes.set(
+        xlabel="position in the target" if name == "value" else _with_unit(name, evaluation),
+        ylabel=unit or "units of the target",
+    )
+    axes.legend(ncols=2)
+    style.heading(fig, run.title, f"{evaluation.split}, {evaluation.samples} samples")
+    return fig
+
+
+def _with_unit(name: str, evaluation: Evaluation) -> str:
+    unit = evaluation.rows.get("axis_units", "")
+    return f"{name} / {unit}" if unit else name
+
+
+def _variables(run: Run, evaluation: Evaluation, rows: dict[str, Any]) -> Figure:
+    labels, units = rows["labels"], rows["units"]
+    rmse, skill = np.asarray(rows["rmse"], float), np.asarray(rows["spread_skill"], float)
+    columns = 1 if len(labels) <= 24 else 3 if len(labels) > 48 else 2
+    per = -(-len(labels) // columns)
+    fig = style.figure(4.3 * columns, 0.2 * per + 1.5)
+    grid = fig.subplots(1, columns, squeeze=False)[0]
+    top = max(1.1, float(np.nanmax(skill)) * 1.08)
+    for c, axes in enumerate(grid):
+        part = range(c * per, min((c + 1) * per, len(labels)))
+        place = np.arange(len(part))
+        axes.barh(place, skill[part], color=style.BLUE, alpha=0.65, height=0.72)
+        axes.axvline(1, color=style.GREY, linewidth=1, linestyle="--")
+        said = [f"{labels[i]}\u2002{_short(rmse[i])}{' ' * bool(units[i])}{units[i]}" for i in part]
+        axes.set_yticks(place, said, fontsize=7)
+        axes.set(xlim=(0, top), ylim=(per - 0.4, -0.6), xlabel="spread / RMSE")
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+    style.heading(
+        fig,
+        run.title,
+        f"{evaluation.split}: RMSE of each variable beside its name"
+        + (", weighted by area" if "weights" in evaluation.definitions else "")
+        + "; bars: 1 if the spread is as large as the error",
+    )
+    return fig
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}"

@@ -1,0 +1,89 @@
+"""What uncertainties are good for: leaving doubtful items out, and telling strange ones apart."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hpcsamp.report import style
+from hpcsamp.report.records import Evaluation, MissingMaterialError, Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SCORES = {
+    "total": "total uncertainty",
+    "epistemic": "epistemic uncertainty",
+    "confidence": "1 − largest probability",
+}
+
+
+def risk_coverage_curve(run: Run, evaluation: Evaluation) -> Figure:
+    """Error rate of the most confident items, over how many of them are answered.
+
+    Raises
+    ------
+    MissingMaterialError
+        If the evaluation has no such curve.
+    """
+    (risk,) = evaluation.bins("risk")
+    coverage = np.arange(1, len(risk) + 1) / len(risk)
+    fig = style.figure(5.2, 3.9)
+    axes = fig.subplots()
+    axes.axhline(risk[-1], color=style.GREY, linewidth=1, linestyle="--")
+    axes.annotate(
+        "all items, or left out at random", (0.02, risk[-1]), ha="left", va="bottom", fontsize=8.5,
+        color=style.GREY,
+    )  # fmt: skip
+    axes.plot(coverage, risk, color=style.BLUE)
+    axes.fill_between(coverage, 0, risk, color=style.BLUE, alpha=0.12, linewidth=0)
+    aurc = evaluation.metrics.get("aurc")
+    if aurc is not None:
+        axes.text(0.98, 0.06, f"area (AURC) {aurc:.4f}", transform=axes.transAxes, ha="right",
+                  fontsize=9, color=style.BLUE)  # fmt: skip
+    top = max(float(risk.max()), float(risk[-1])) * 1.15
+    axes.set(
+        xlim=(0, 1), ylim=(0, top if top > 0 else 1), ylabel="error rate of the answered items",
+        xlabel="coverage: fraction of items answered, most confident first",
+    )  # fmt: skip
+    style.heading(fig, run.title, f"{evaluation.split}, {evaluation.samples} samples")
+    return fig
+
+
+def ood_histograms(run: Run, evaluation: Evaluation) -> Figure:
+    """Distributions of each uncertainty over the split and over the out-of-distribution items.
+
+    Raises
+    ------
+    MissingMaterialError
+        If the evaluation was not asked about any.
+    """
+    ood = evaluation.ood
+    if not ood:
+        raise MissingMaterialError(
+            f"no out-of-distribution items (hpcsamp evaluate {run.path} --ood DIR)"
+        )
+    scores = ood["scores"]
+    fig = style.figure(4.0 * len(scores), 3.5)
+    grid = fig.subplots(1, len(scores), squeeze=False)[0]
+    for axes, (name, found) in zip(grid, scores.items(), strict=True):
+        edges = np.asarray(found["edges"])
+        for key, colour, label in (
+            ("inside", style.BLUE, evaluation.split),
+            ("outside", style.ORANGE, ood["dataset"].rstrip("/").rpartition("/")[2]),
+        ):
+            count = np.asarray(found[key], float)
+            axes.stairs(count / count.sum(), edges, color=colour, linewidth=1.6, label=label)
+            axes.stairs(count / count.sum(), edges, color=colour, alpha=0.18, fill=True)
+        told = [
+            f"{said} {evaluation.metrics[key]:.3f}"
+            for said, key in (("AUROC", f"ood_auroc_{name}"), ("FPR95", f"ood_fpr95_{name}"))
+            if evaluation.metrics.get(key) is not None
+        ]
+        axes.set(title=", ".join(told), xlabel=_SCORES.get(name, name))
+        axes.set_ylim(bottom=0)
+    grid[0].set_ylabel("fraction of items per bin")
+    grid[0].legend()
+    style.heading(fig, run.title, f"{evaluation.split} and {ood['items']} strange items")
+    return fig

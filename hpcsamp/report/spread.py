@@ -1,0 +1,83 @@
+"""Whether the spread of a predictive distribution is right: PIT histogram, spread against error."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hpcsamp.report import style
+from hpcsamp.report.records import Evaluation, MissingMaterialError, Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Bins with less than this part of the values are not drawn: chance rules them.
+LEAST_SHARE = 1e-3
+
+
+def spread_diagrams(run: Run, evaluation: Evaluation) -> Figure:
+    """Left: where targets lie in their predictive distributions. Right: RMSE against spread.
+
+    Raises
+    ------
+    MissingMaterialError
+        If the evaluation has no such tables.
+    """
+    pit, spread, error, share = evaluation.bins("pit", "spread", "error", "share")
+    fig = style.figure(9.4, 4.1)
+    left, right = fig.subplots(1, 2)
+    edges = np.linspace(0, 1, len(pit) + 1)
+    left.bar(
+        edges[:-1], pit * len(pit), width=np.diff(edges), align="edge", color=style.BLUE,
+        alpha=0.6, edgecolor="white", linewidth=0.8,
+    )  # fmt: skip
+    left.axhline(1, color=style.GREY, linewidth=1, linestyle="--")
+    left.grid(visible=False, axis="x")
+    left.set(
+        title="Rank of targets (PIT)", xlim=(0, 1), ylabel="density (1 if calibrated)",
+        xlabel="predictive distribution function at the target",
+    )  # fmt: skip
+    keep = (share >= LEAST_SHARE) & (spread > 0) & (error > 0)
+    if not keep.any():
+        raise MissingMaterialError("no spread above 0 to compare with errors")
+    spread, error, share = spread[keep], error[keep], share[keep]
+    both = np.concatenate([spread, error])
+    ends = np.array([both.min() / 1.25, both.max() * 1.25])
+    right.plot(ends, ends, color=style.GREY, linewidth=1, linestyle="--")
+    right.plot(spread, error, "-", color=style.BLUE, alpha=0.4, linewidth=1)
+    right.scatter(spread, error, s=15 + 320 * share, color=style.BLUE, alpha=0.75, linewidth=0)
+    for text, at, ha, va in (
+        ("too sure", (0.03, 0.97), "left", "top"),
+        ("not sure enough", (0.97, 0.03), "right", "bottom"),
+    ):
+        right.text(*at, text, transform=right.transAxes, ha=ha, va=va, fontsize=9,
+                   color=style.GREY)  # fmt: skip
+    right.set(
+        xscale="log", yscale="log", xlim=ends, ylim=ends, aspect="equal",
+        title="Spread and error", xlabel="predicted standard deviation",
+        ylabel="root mean squared error",
+    )  # fmt: skip
+    _plain_ticks(right)
+    metrics = evaluation.metrics
+    told = [
+        f"{said} {metrics[key]:.3g}"
+        for key, said in (("spread_skill", "spread / error"), ("mace", "MACE of coverage"))
+        if metrics.get(key) is not None
+    ]
+    style.heading(
+        fig,
+        run.title,
+        ", ".join([evaluation.split, *told]) + "; right: in standard deviations of the target",
+    )
+    return fig
+
+
+def _plain_ticks(axes: object) -> None:
+    """Few ticks, written as numbers: a range of less than a decade has no powers of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+    for axis in (axes.xaxis, axes.yaxis):  # type: ignore[attr-defined]
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_formatter(NullFormatter())
