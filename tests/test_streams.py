@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from hpcsamp.streams import Purpose, key, numpy_generator, torch_generator
+from hpcsamp.streams import (
+    Purpose,
+    key,
+    numpy_generator,
+    place_bits,
+    place_keys,
+    place_normals,
+    torch_generator,
+)
 
 
 def draw(*counters, seed=1, purpose=Purpose.NOISE):
@@ -39,3 +47,28 @@ def test_keys_are_pinned():
     """A change of these numbers changes every result: it would need a new schema version."""
     assert key(1, Purpose.ORDER, 3) == 16671943431219169903
     assert int(numpy_generator(1, Purpose.AUGMENT, 0, 5, 2).integers(2**32)) == 1362474835
+
+
+def test_places_have_the_numbers_of_splitmix():
+    """The first outputs of the published generator for the seed 1234567."""
+    published = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    keys = place_keys([1234567, 2**64 - 1], "cpu")
+    bits = place_bits(keys, torch.arange(3), 1)[0, :, 0]
+    assert [int(b) & 2**64 - 1 for b in bits] == published
+    whole = place_bits(keys, torch.arange(6), 5)
+    assert torch.equal(place_bits(keys, torch.tensor([4, 1]), 5), whole[:, [4, 1]])
+    assert whole.unique().numel() == whole.numel()
+    mapped = torch.func.vmap(lambda k: place_bits(k, torch.arange(6), 5))(keys)
+    assert torch.equal(mapped, whole)
+
+
+def test_normals_of_places_are_normal():
+    z = place_normals(place_keys([1, 2], "cpu"), torch.arange(5000), 7, torch.float64)
+    assert z.shape == (2, 5000, 7)
+    n = z.numel()
+    for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        assert abs(z.pow(power).mean() - moment) < 4 * (variance / n) ** 0.5
+    flat = z.reshape(-1, 7)
+    assert (flat.T.corrcoef() - torch.eye(7)).abs().max() < 5 / 10_000**0.5
+    assert abs((z[:, 1:] * z[:, :-1]).mean()) < 4 / n**0.5
+    assert abs((z[0] * z[1]).mean()) < 4 / (n / 2) ** 0.5
