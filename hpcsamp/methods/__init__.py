@@ -2,9 +2,25 @@
 
 from hpcsamp.methods.base import Method
 from hpcsamp.methods.ensemble import Ensemble
+from hpcsamp.methods.flipout import Flipout
+from hpcsamp.methods.last_layer import LastLayer
+from hpcsamp.methods.local_reparameterisation import LocalReparameterisation
+from hpcsamp.methods.mc_dropout import MCDropout
 from hpcsamp.methods.mean_field import MeanField
 from hpcsamp.methods.registry import METHODS, make
 from hpcsamp.methods.sgld import Chains
 from hpcsamp.methods.swag import SWAG
 
-__all__ = ["METHODS", "SWAG", "Chains", "Ensemble", "MeanField", "Method", "make"]
+__all__ = [
+    "METHODS",
+    "SWAG",
+    "Chains",
+    "Ensemble",
+    "Flipout",
+    "LastLayer",
+    "LocalReparameterisation",
+    "MCDropout",
+    "MeanField",
+    "Method",
+    "make",
+]

@@ -23,7 +23,7 @@ from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.adapters import Adapter, PlainAdapter, TorchBlueAdapter
 from hpcsamp.methods.base import Method
 from hpcsamp.methods.normal import Divergence, Draw, FlatAccumulator, LogRatio
-from hpcsamp.streams import torch_generator
+from hpcsamp.streams import Purpose, torch_generator
 
 
 class MeanField(Method):
@@ -44,6 +44,10 @@ class MeanField(Method):
     bayesian
         Says by name which parameters of a plain module are random (default: all but those of
         normalisation layers, as in torch_blue).
+    antithetic
+        In training, sample ``2k + 1`` takes minus the noise of sample ``2k``, on whichever ranks
+        they are (with S odd the last one has no partner). Each draw has the same distribution; the
+        terms of the gradient that are odd in the noise cancel within a pair.
     autocast
         Type in which the module is evaluated where torch deems it safe, e.g. ``torch.bfloat16``;
         parameters and draws keep theirs.
@@ -72,6 +76,7 @@ class MeanField(Method):
         prior_std: float = 0.2,
         initial_std: float = 0.02,
         scale_std: bool = False,
+        antithetic: bool = False,
         bayesian: Callable[[str], bool] | None = None,
         seed: int = 1,
         samples_per_pass: int = 1,
@@ -105,6 +110,7 @@ class MeanField(Method):
             self.fixed = nn.Parameter(
                 torch.cat([p.detach().flatten() for p in adapter.fixed.values()])
             )
+        self.antithetic = antithetic
         self.autocast = autocast
         self._accumulator: FlatAccumulator | None = None
         self._link()
@@ -148,9 +154,17 @@ class MeanField(Method):
 
     def noise(self, step: int, sample: int) -> Tensor:
         """``(n,)`` standard normal numbers of one sample."""
-        counters = (sample,) if self._purpose.name == "PREDICT" else (step, sample)
+        sample, sign = self.partner(sample)
+        counters = (sample,) if self._purpose is Purpose.PREDICT else (step, sample)
         generator = torch_generator(self.mean.device, self.seed, self._purpose, *counters)
-        return torch.empty_like(self.mean, requires_grad=False).normal_(generator=generator)
+        noise = torch.empty_like(self.mean, requires_grad=False).normal_(generator=generator)
+        return noise if sign > 0 else noise.neg_()
+
+    def partner(self, sample: int) -> tuple[int, int]:
+        """Whose noise a sample takes, and with which sign."""
+        if self.antithetic and self._purpose is not Purpose.PREDICT and sample % 2:
+            return sample - 1, -1
+        return sample, 1
 
     def draw(self, step: int, sample: int, std: Tensor | None = None) -> Tensor:
         """``(n,)`` weights of one sample, differentiable in mean and log_std.

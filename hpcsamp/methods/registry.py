@@ -13,6 +13,10 @@ from hpcsamp.config import suggest
 from hpcsamp.errors import UsageError
 from hpcsamp.methods.base import Method
 from hpcsamp.methods.ensemble import Ensemble
+from hpcsamp.methods.flipout import Flipout
+from hpcsamp.methods.last_layer import LastLayer
+from hpcsamp.methods.local_reparameterisation import LocalReparameterisation
+from hpcsamp.methods.mc_dropout import MCDropout
 from hpcsamp.methods.mean_field import MeanField
 from hpcsamp.methods.sgld import Chains
 from hpcsamp.methods.swag import SWAG
@@ -20,6 +24,10 @@ from hpcsamp.methods.swag import SWAG
 METHODS: dict[str, type[Method]] = {
     "mean_field": MeanField,
     "ensemble": Ensemble,
+    "flipout": Flipout,
+    "last_layer": LastLayer,
+    "local_reparameterisation": LocalReparameterisation,
+    "mc_dropout": MCDropout,
     "sgld": Chains,
     "swag": SWAG,
 }

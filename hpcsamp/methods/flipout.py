@@ -1,0 +1,44 @@
+"""Flipout: a sample's weight perturbation with random signs of each item.
+
+    W_b = mean + (std * eps) o (r_b s_b^T),    r_b, s_b = +-1 drawn for (seed, step, sample, item)
+
+(Wen et al. 2018, section 3.1.) Each item's weights have the distribution of the posterior, and
+those of different items are uncorrelated, so that the variance of a batch's gradient falls with
+the batch. All positions of an item (tokens, pixels) share its signs: they see one set of weights.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hpcsamp.methods.item_noise import Draw, ItemNoise, Layer, spread
+from hpcsamp.streams import place_bits
+
+
+class Flipout(ItemNoise):
+    """Mean-field VI whose items see a sample's weights with signs of their own.
+
+    Costs a second product per layer. Parameters as in
+    :class:`~hpcsamp.methods.mean_field.MeanField`; which layers take part, in
+    :class:`~hpcsamp.methods.item_noise.ItemNoise`.
+    """
+
+    def perturbation(self, layer: Layer, draw: Draw, x: Tensor, y: Tensor) -> Tensor:
+        """``r o layer(s o x; std * eps)``, see :meth:`ItemNoise.perturbation`."""
+        assert draw.noise is not None
+        ins, outs = x.shape[layer.axis], y.shape[layer.axis]
+        signs = random_signs(draw.stream(layer), draw.index, ins + outs, x.dtype)
+        weight = draw.std[layer.weight] * draw.noise[layer.weight]
+        bias = None
+        if layer.bias is not None:
+            bias = draw.std[layer.bias] * draw.noise[layer.bias]
+        moved = layer.apply(x * spread(signs[:, :ins], x, layer.axis), weight, bias)
+        return moved * spread(signs[:, ins:], y, layer.axis)
+
+
+def random_signs(key: Tensor, places: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    """``(B, count)`` of -1 and 1 for places of a stream, a bit each."""
+    bits = place_bits(key, places, -(-count // 64))
+    single = (bits[..., None] >> torch.arange(64, device=bits.device)) & 1
+    return single.flatten(-2)[..., :count].to(dtype) * 2 - 1

@@ -1,0 +1,41 @@
+"""Local reparameterisation: noise on the outputs of a layer instead of on its weights.
+
+    y_b = x_b mean_W + mean_b + sqrt(x_b^2 std_W^2 + std_b^2) * eps_b,     eps_b ~ N(0, 1)
+
+(Kingma, Salimans and Welling 2015, equation 6.) For an item this is the distribution that weight
+draws give; between items the noise is independent, so that the variance of a batch's gradient falls
+with the batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hpcsamp.methods.item_noise import Draw, ItemNoise, Layer
+from hpcsamp.streams import place_normals
+
+
+class LocalReparameterisation(ItemNoise):
+    """Mean-field VI with noise on each layer's outputs, of every item its own.
+
+    Costs a second product per layer. Where an item has several positions (tokens, pixels), each has
+    noise of its own: its distribution is that of weight draws, but the correlation over positions
+    that shared weights bring is lost, and with it the exact expectation of the gradient
+    (:class:`~hpcsamp.methods.flipout.Flipout` keeps it). Parameters as in
+    :class:`~hpcsamp.methods.mean_field.MeanField`; which layers take part, in
+    :class:`~hpcsamp.methods.item_noise.ItemNoise`.
+    """
+
+    weight_noise = False
+
+    def perturbation(self, layer: Layer, draw: Draw, x: Tensor, y: Tensor) -> Tensor:
+        """``sqrt(layer(x^2; std^2)) * eps``, see :meth:`ItemNoise.perturbation`."""
+        bias = None if layer.bias is None else draw.std[layer.bias].square()
+        variance = layer.apply(x.square(), draw.std[layer.weight].square(), bias)
+        # an item whose inputs are all 0 has no variance, and the root no slope there
+        std = variance.clamp_min(torch.finfo(variance.dtype).tiny).sqrt()
+        kind = torch.float64 if y.dtype == torch.float64 else torch.float32
+        count = y.numel() // len(draw.index)
+        noise = place_normals(draw.stream(layer), draw.index, count, kind).reshape(y.shape)
+        return std * (noise * draw.sign).to(y.dtype)

@@ -1,0 +1,365 @@
+"""Dropout masks from streams, put into a module from outside, with samples folded into the batch.
+
+The module's own dropout layers are kept silent; hooks multiply what passes through them by masks
+that were drawn for all layers at once. Where a module allows, the samples part at the first mask:
+what lies before is the same for all of them and is computed once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpcsamp.errors import UsageError
+from hpcsamp.streams import place_bits, place_keys
+
+CHANNELS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+LEVELS = 1 << 16
+"""Rates are multiples of 1 / LEVELS: 16 random bits decide about a unit."""
+MOST_SAMPLES = 1 << 16
+"""Places of a step: S is less."""
+AHEAD = 1 << 18
+"""Mask values that are drawn ahead at most, as a step of a small network is soon over."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One passage through a masked layer.
+
+    Attributes
+    ----------
+    layer
+        The layer.
+    rate
+        Chance of a unit to be dropped.
+    rows
+        Rows of its first axis per item.
+    shape
+        What follows the first axis.
+    """
+
+    layer: nn.Module
+    rate: float
+    rows: int
+    shape: tuple[int, ...]
+
+    def mask_shape(self, per_item: bool) -> tuple[int, ...]:
+        """``(rows, *shape)`` of the mask of an item, or of all items of a sample.
+
+        A sample's mask is that of a sub-network: it has units (channels for ``nn.Dropout2d`` and
+        its like, else the last axis) and is the same at every position. An item's mask is torch's:
+        every element, or every channel.
+        """
+        if isinstance(self.layer, CHANNELS):
+            shape = (self.shape[0], *[1] * (len(self.shape) - 1))
+        elif per_item:
+            shape = self.shape
+        else:
+            shape = (*[1] * (len(self.shape) - 1), self.shape[-1])
+        return (self.rows if per_item else 1, *shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What happens in a pass over items of some shape.
+
+    Attributes
+    ----------
+    calls
+        In their order.
+    late
+        Whether the samples may part at the first mask instead of at the input.
+    """
+
+    calls: tuple[Call, ...]
+    late: bool
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Which masks.
+
+    Attributes
+    ----------
+    keys
+        One; with masks per item, one for each sample.
+    samples
+        The samples, in the masks of a sample its number is part of the place.
+    step
+        Likewise; 0 where draws do not depend on it.
+    more
+        Whether later steps will want masks of the same stream, so that it pays to draw ahead.
+    index
+        ``(B,)`` places of the items, with masks per item.
+    """
+
+    keys: tuple[int, ...]
+    samples: range
+    step: int = 0
+    more: bool = False
+    index: Tensor | None = None
+
+
+@dataclass
+class _Pass:
+    """One pass through the module that is under way."""
+
+    samples: int
+    items: int
+    parted: bool
+    masks: list[Tensor]
+    done: int = 0
+
+
+class Masks:
+    """The masked places of a module.
+
+    They are its ``nn.Dropout`` layers (also ``Dropout1d`` to ``3d``). In a module without any, they
+    are the inputs of each ``nn.Linear`` but the first, in the order of the module.
+
+    Parameters
+    ----------
+    module
+        Any module whose outputs have the batch as their first axis, and whose masked layers see it
+        first, too.
+    rate
+        For all places; None: the layers' own, 0.1 where there are none.
+    per_item
+        A mask for every item, not one for all items of a sample.
+
+    Raises
+    ------
+    UsageError
+        For a module without such a place, or with dropout that hooks do not reach.
+    """
+
+    def __init__(self, module: nn.Module, rate: float | None, per_item: bool) -> None:
+        _refuse_unreachable(module)
+        self.per_item = per_item
+        self._layers: dict[nn.Module, float] = {}
+        own = [m for m in module.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
+        if own:
+            for dropout in own:
+                self._layers[dropout] = float(dropout.p if rate is None else rate)
+                dropout.register_forward_hook(self._after)
+        else:
+            linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
+            if len(linear) < 2:
+                raise UsageError(
+                    f"method 'mc_dropout': {type(module).__name__} has no nn.Dropout layer and "
+                    f"{len(linear)} nn.Linear, of which the second and later would have their "
+                    f"inputs dropped; put nn.Dropout where units are to be dropped"
+                )
+            for layer in linear[1:]:
+                self._layers[layer] = 0.1 if rate is None else rate
+                layer.register_forward_pre_hook(self._before)
+        self._plans: dict[Any, Plan] = {}
+        self._ahead: dict[Any, tuple[int, list[list[Tensor]]]] = {}
+        self._pass: _Pass | None = None
+        self._seen: list[Call] | None = None
+
+    def silence(self) -> None:
+        """Let the module's own dropout layers pass everything on."""
+        for layer in self._layers:
+            if isinstance(layer, nn.modules.dropout._DropoutNd):
+                layer.eval()
+
+    def run(
+        self,
+        call: Callable[[Tensor], Tensor],
+        x: Tensor,
+        stream: Stream,
+        stacked: bool,
+    ) -> Tensor:
+        """Outputs of some samples.
+
+        Parameters
+        ----------
+        call
+            Evaluates the module.
+        x
+            ``(B, ...)``, or ``(samples, B, ...)`` if ``stacked``.
+        stream
+            What to draw.
+
+        Returns
+        -------
+        Tensor
+            ``(samples, B, ...)``.
+        """
+        plan = self.plan(call, x[0] if stacked else x)
+        items, samples = x.shape[1] if stacked else len(x), len(stream.samples)
+        late = plan.late and not stacked
+        if stacked:
+            x = x.flatten(0, 1)
+        elif not late and samples > 1:
+            x = x.expand(samples, *x.shape).flatten(0, 1)
+        masks = self._drawn(plan, stream, x)
+        return self._folded(call, x, plan, _Pass(samples, items, not late, masks))
+
+    def plan(self, call: Callable[[Tensor], Tensor], x: Tensor) -> Plan:
+        """What happens to items of the shape of ``x``; found by trying when the shape is new."""
+        name = (x.shape[1:], x.dtype, x.device)
+        if name not in self._plans:
+            with torch.no_grad():
+                self._plans[name] = self._found(call, x[:1].expand(2, *x.shape[1:]))
+        return self._plans[name]
+
+    def _found(self, call: Callable[[Tensor], Tensor], two: Tensor) -> Plan:
+        self._seen = []
+        try:
+            call(two)
+            calls = tuple(self._seen)
+        finally:
+            self._seen = None
+        if not calls:
+            raise UsageError(
+                "method 'mc_dropout': the forward pass calls none of the module's dropout layers"
+            )
+        # Parting late is right if all between the first mask and the output sees the batch in its
+        # first axis alone. A residual around the first mask, say, does not: sizes do not fit then.
+        keys = (0, 1, 2) if self.per_item else (0,)
+        index = torch.arange(2, device=two.device)
+        plan = Plan(calls, False)
+        masks = self._drawn(plan, Stream(keys, range(3), index=index), two)
+        outputs = []
+        for parted in (True, False):
+            x = two.expand(3, *two.shape).flatten(0, 1) if parted else two
+            try:
+                outputs.append(self._folded(call, x, plan, _Pass(3, 2, parted, masks)))
+            except (RuntimeError, IndexError, ValueError):
+                if parted:
+                    raise
+        whole = outputs[0]
+        late = len(outputs) == 2 and torch.allclose(
+            whole, outputs[1], rtol=1e-3, atol=1e-5, equal_nan=True
+        )
+        return Plan(calls, late)
+
+    def _folded(
+        self, call: Callable[[Tensor], Tensor], x: Tensor, plan: Plan, this: _Pass
+    ) -> Tensor:
+        self._pass, self._calls = this, plan.calls
+        try:
+            y = call(x)
+        finally:
+            self._pass = None
+        if this.done != len(plan.calls):
+            raise UsageError(
+                f"method 'mc_dropout': {this.done} of {len(plan.calls)} dropout layers were called;"
+                f" the forward pass must be the same each time"
+            )
+        if len(y) != this.samples * this.items:
+            raise UsageError(
+                f"method 'mc_dropout': the module has {len(y)} outputs for {this.samples} samples "
+                f"of {this.items} items; its first axis must be that of the batch"
+            )
+        return y.view(this.samples, this.items, *y.shape[1:])
+
+    # Drawing ------------------------------------------------------------------------------------
+
+    def _drawn(self, plan: Plan, stream: Stream, x: Tensor) -> list[Tensor]:
+        """Masks ``(samples, items * rows or 1, ...)`` of each call, ready to multiply."""
+        kind = x.dtype if x.is_floating_point() else torch.float32
+        if self.per_item:
+            assert stream.index is not None
+            keys = place_keys(stream.keys, x.device)
+            return [m.flatten(1, 2) for m in self._masks(plan.calls, keys, stream.index, kind)]
+        name = (plan, stream.keys, stream.samples, kind, x.device)
+        first, ahead = self._ahead.get(name, (0, []))
+        if not first <= stream.step < first + len(ahead):
+            first, ahead = stream.step, self._next_steps(plan.calls, stream, kind, x.device)
+            if len(self._ahead) >= 32:
+                self._ahead.clear()
+            self._ahead[name] = (first, ahead)
+        return ahead[stream.step - first]
+
+    def _next_steps(
+        self, calls: Sequence[Call], stream: Stream, kind: torch.dtype, device: torch.device
+    ) -> list[list[Tensor]]:
+        """The masks of all samples, for as many steps as it pays to draw at once."""
+        samples, keys = stream.samples, place_keys(stream.keys, device)
+        size = len(samples) * sum(math.prod(c.mask_shape(False)) for c in calls)
+        steps = max(1, min(64, AHEAD // size)) if stream.more else 1
+        own = torch.arange(samples.start, samples.stop, device=device)
+        at = torch.arange(stream.step, stream.step + steps, device=device) * MOST_SAMPLES
+        masks = self._masks(calls, keys, (at[:, None] + own).flatten(), kind)
+        # one key; the places are steps and samples
+        parts = [m[0].unflatten(0, (steps, len(samples))).unbind() for m in masks]
+        return [list(step) for step in zip(*parts, strict=True)]
+
+    def _masks(
+        self, calls: Sequence[Call], keys: Tensor, places: Tensor, kind: torch.dtype
+    ) -> list[Tensor]:
+        """``(keys, places, *mask shape)`` of each call."""
+        shapes = [c.mask_shape(self.per_item) for c in calls]
+        sizes = [math.prod(s) for s in shapes]
+        bits = place_bits(keys, places, -(-sum(sizes) // 4)).view(torch.int16)[..., : sum(sizes)]
+        levels = [min(round(c.rate * LEVELS), LEVELS - 1) for c in calls]
+        if len(set(levels)) == 1:
+            parts: Sequence[Tensor] = self._kept(bits, levels[0], kind).split(sizes, dim=-1)
+        else:
+            pairs = zip(bits.split(sizes, dim=-1), levels, strict=True)
+            parts = [self._kept(part, level, kind) for part, level in pairs]
+        return [p.unflatten(-1, shape) for p, shape in zip(parts, shapes, strict=True)]
+
+    @staticmethod
+    def _kept(bits: Tensor, dropped: int, kind: torch.dtype) -> Tensor:
+        return (bits >= dropped - LEVELS // 2).to(kind).mul_(LEVELS / (LEVELS - dropped))
+
+    # Hooks --------------------------------------------------------------------------------------
+
+    def _after(self, layer: nn.Module, _: Any, output: Tensor) -> Tensor:
+        return self._masked(layer, output)
+
+    def _before(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (self._masked(layer, inputs[0]), *inputs[1:])
+
+    def _masked(self, layer: nn.Module, x: Tensor) -> Tensor:
+        if self._seen is not None:
+            rows, left = divmod(len(x), 2)
+            if left:
+                raise UsageError(
+                    f"method 'mc_dropout': a {type(layer).__name__} layer has {len(x)} rows for 2 "
+                    f"items; its first axis must be that of the batch"
+                )
+            self._seen.append(Call(layer, self._layers[layer], rows, tuple(x.shape[1:])))
+            return x
+        this = self._pass
+        if this is None:
+            if torch._C._current_graph_task_id() != -1:
+                raise UsageError(
+                    "method 'mc_dropout' draws its masks in the forward pass alone: it needs "
+                    "model.checkpoint = false"
+                )
+            return x  # somebody else calls the module: without dropout
+        if this.done >= len(self._calls) or self._calls[this.done].layer is not layer:
+            raise UsageError(
+                f"method 'mc_dropout': a {type(layer).__name__} layer is called out of turn; the "
+                f"forward pass must be the same each time"
+            )
+        call, mask = self._calls[this.done], this.masks[this.done]
+        this.done += 1
+        if mask.dtype != x.dtype:  # autocast
+            mask = mask.to(x.dtype)
+        if this.parted:
+            x = x.reshape(this.samples, this.items * call.rows, *call.shape)
+        this.parted = True
+        return (x * mask).view(-1, *call.shape)
+
+
+def _refuse_unreachable(module: nn.Module) -> None:
+    for name, part in module.named_modules():
+        alpha = isinstance(part, (nn.AlphaDropout, nn.FeatureAlphaDropout))
+        if alpha or (
+            isinstance(part, (nn.MultiheadAttention, nn.RNNBase)) and float(part.dropout) > 0
+        ):
+            raise UsageError(
+                f"method 'mc_dropout': {name} is a {type(part).__name__} with dropout of its own, "
+                f"which masks do not reach; use nn.Dropout layers"
+            )
