@@ -4,7 +4,8 @@
 #     hpcsamp_layout            RANKS, RANKS_PER_NODE, NODES, CORES of a rank, from the allocation
 #     hpcsamp_deadline          tells the run when the job will be ended
 #     hpcsamp_told              what runs where, into the job's log
-#     hpcsamp_stage FOLDER      shards to the nodes' own disks; DATA is the folder to read
+#     hpcsamp_stage FOLDER      shards to the nodes' own disks, which the run then reads
+#     hpcsamp_unstage           give the disks back
 #     hpcsamp_run COMMAND       on all ranks, by srun, mpirun or mpiexec; signals are passed on
 #     hpcsamp_scaling ...       the same training on 1, 2, 4 ... RANKS, a table of the times
 #     hpcsamp_again CODE        75 (stopped early with a checkpoint): put the job back in the queue
@@ -147,25 +148,34 @@ hpcsamp_run() {
     return "$code"
 }
 
-# hpcsamp_stage FOLDER: copy a dataset to HPCSAMP_LOCAL of every node, once per node, and have every
-# checksum compared there. DATA is the copy, or, said loudly, the original if any node could not.
-hpcsamp_stage() {
-    export DATA=$1
-    [ -n "${HPCSAMP_LOCAL:-}" ] || return 0
-    local copy began=$SECONDS each
-    copy=$HPCSAMP_LOCAL/hpcsamp-${SLURM_JOB_ID:-${PBS_JOBID:-$$}}/$(basename "$1")
-    each=(bash "$HPCSAMP_ROOT/jobscripts/stage.sh" "$1" "$copy")
+# _hpcsamp_each_node COMMAND...: once on every node.
+_hpcsamp_each_node() {
     case $HPCSAMP_LAUNCHER in
-        srun) each=(srun --mpi=none --nodes="$NODES" --ntasks="$NODES" --ntasks-per-node=1 "${each[@]}") ;;
-        mpirun) [ "$NODES" = 1 ] || each=(mpirun -n "$NODES" --map-by ppr:1:node "${each[@]}") ;;
-        mpiexec) each=(mpiexec -n "$NODES" --ppn 1 "${each[@]}") ;;
+        srun) srun --mpi=none --nodes="$NODES" --ntasks="$NODES" --ntasks-per-node=1 "$@" ;;
+        mpirun) if [ "$NODES" = 1 ]; then "$@"; else mpirun -n "$NODES" --map-by ppr:1:node "$@"; fi ;;
+        mpiexec) mpiexec -n "$NODES" --ppn 1 "$@" ;;
     esac
-    if "${each[@]}"; then
-        DATA=$copy
-        _hpcsamp_log "staged $1 to $copy on $NODES nodes in $((SECONDS - began)) s, every checksum compared"
+}
+
+# hpcsamp_stage FOLDER: copy a dataset to HPCSAMP_LOCAL of every node, once per node, and have every
+# checksum compared there. The run reads the copy, or, said loudly, the original if any node could
+# not; what it records is the original's path.
+hpcsamp_stage() {
+    [ -n "${HPCSAMP_LOCAL:-}" ] || return 0
+    local began=$SECONDS
+    HPCSAMP_STAGED=$HPCSAMP_LOCAL/hpcsamp-${SLURM_JOB_ID:-${PBS_JOBID:-$$}}
+    if _hpcsamp_each_node bash "$HPCSAMP_ROOT/jobscripts/stage.sh" "$1" "$HPCSAMP_STAGED/$(basename "$1")"; then
+        HPCSAMP_STAGED_DATA=$HPCSAMP_STAGED/$(basename "$1")
+        export HPCSAMP_STAGED_DATA
+        _hpcsamp_log "staged $1 to $HPCSAMP_STAGED_DATA on $NODES nodes in $((SECONDS - began)) s, every checksum compared"
     else
         _hpcsamp_log "WARNING: $1 could not be staged to every node: reading it where it is" >&2
     fi
+}
+
+# Give the disks back, as far as the job still has its nodes.
+hpcsamp_unstage() {
+    if [ -n "${HPCSAMP_STAGED:-}" ]; then _hpcsamp_each_node rm -rf "$HPCSAMP_STAGED" || true; fi
 }
 
 # One attribute of this job, e.g. Resource_List.walltime; PBS folds long lines.
@@ -182,7 +192,7 @@ _hpcsamp_qsub_again() {
         value=$(_hpcsamp_pbs "Resource_List.$name")
         if [ -n "$value" ]; then options+=(-l "$name=$value"); fi
     done
-    kept=$(compgen -e -X '!HPCSAMP_*' | grep -vE '^HPCSAMP_(END_TIME|RESTARTS)$' | paste -sd , -)
+    kept=$(compgen -e -X '!HPCSAMP_*' | grep -vE '^HPCSAMP_(END_TIME|RESTARTS|STAGED_DATA)$' | paste -sd , -)
     (cd "$PBS_O_WORKDIR" && qsub "${options[@]}" -v "CONFIG,RUN,OPTIONS,HPCSAMP_RESTARTS=$1,$kept" \
         "$HPCSAMP_ROOT/jobscripts/pbs/train.pbs")
 }

@@ -5,16 +5,16 @@
 # already does. Ends with 1 and one line if there is no room or something differs.
 set -euo pipefail
 from=$1 to=$2
-fail() { printf 'hpcsamp: %s: %s\n' "$(hostname)" "$*" >&2; rm -rf "$to.part"; exit 1; }
+part=$to.part-$(hostname)-$$ # its own, should the disk be one that nodes share
+fail() { printf 'hpcsamp: %s: %s\n' "$(hostname)" "$*" >&2; rm -rf "$part"; exit 1; }
 
 [ -e "$from/manifest.json" ] || fail "$from is not a dataset: it has no manifest.json"
 [ ! -e "$to/manifest.json" ] || exit 0
 mkdir -p "$(dirname "$to")" 2>/dev/null || fail "cannot make $(dirname "$to")"
 need=$(du -skL "$from" | cut -f 1) free=$(df -Pk "$(dirname "$to")" | awk 'NR == 2 { print $4 }')
 [ "$need" -lt "$free" ] || fail "$from has $need KiB, $(dirname "$to") has room for $free KiB"
-rm -rf "$to.part"
-cp -rL "$from" "$to.part" || fail "cannot copy $from to $to"
+cp -rL "$from" "$part" || fail "cannot copy $from to $to"
 # Every node reads its own copy, all of it: not as one of the ranks that the launcher started.
 unset "${!SLURM_@}" "${!PMI_@}" "${!PMIX_@}" "${!PALS_@}" "${!OMPI_COMM_WORLD_@}" "${!OPAL_@}"
-told=$(hpcsamp inspect "$to.part" --verify 2>&1) || fail "the copy in $to is not whole: ${told##*$'\n'}"
-mv -T "$to.part" "$to"
+told=$(hpcsamp inspect "$part" --verify 2>&1) || fail "the copy in $to is not whole: ${told##*$'\n'}"
+mv -T "$part" "$to" 2>/dev/null || { [ -e "$to/manifest.json" ] && rm -rf "$part"; }

@@ -15,6 +15,9 @@ import pytest
 from conftest import environment
 from stubs import ROOT, Site, matches_record
 
+from hpcsamp.data.staged import staged
+from hpcsamp.errors import DataError
+
 SCRIPTS = ROOT / "jobscripts"
 NAMES = ["train", "evaluate", "predict", "ingest", "scaling"]
 
@@ -197,10 +200,22 @@ def test_a_staged_copy_is_whole_or_absent(digits, tmp_path):
     assert done.returncode == 1
     assert "is not whole" in done.stderr
     assert not (tmp_path / "other").exists()
-    assert not (tmp_path / "other.part").exists()
+    assert not list(tmp_path.glob("other*"))
     done = stage(tmp_path, tmp_path / "third")
     assert done.returncode == 1
     assert "it has no manifest.json" in done.stderr
+
+
+def test_a_run_reads_the_staged_copy(digits, tmp_path):
+    assert staged(digits, {}) == digits
+    copy = tmp_path / "copy"
+    shutil.copytree(digits, copy)
+    assert staged(digits, {"HPCSAMP_STAGED_DATA": str(copy)}) == copy
+    manifest = json.loads((copy / "manifest.json").read_text())
+    text = (copy / "manifest.json").read_text().replace(manifest["uid"], "other")
+    (copy / "manifest.json").write_text(text)
+    with pytest.raises(DataError, match=r"copy is dataset other, but .*digits is"):
+        staged(digits, {"HPCSAMP_STAGED_DATA": str(copy)})
 
 
 # Without a scheduler, for real --------------------------------------------------------------------

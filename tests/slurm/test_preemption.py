@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 
@@ -104,22 +103,19 @@ def test_scancel_leaves_nothing_behind(script, slurm, long, tmp_path):
     newest = checkpoint.latest(run / "checkpoints")
     assert checkpoint.read(newest)["step"] >= 19
     assert not list((run / "checkpoints").glob(".*"))
-    assert os.listdir(run)  # noqa: PTH208
     time.sleep(1)
     assert slurm.state(job) == "CANCELLED"  # and not requeued by its own script
 
 
-def test_it_stops_before_the_job_does(slurm, long, tmp_path):
-    """The end of the allocation is known without a signal; then the job goes on in another."""
-    run = tmp_path / "run"
-    job = submit(
-        slurm,
-        "train.sbatch",
-        tmp_path / "out",
-        *(long, run, "--set", "training.time_margin=3000", "--set", "training.epochs=2000"),
-        HPCSAMP_REQUEUES="0",
+def test_the_end_of_the_job_is_known(slurm, tmp_path):
+    """Told by this Slurm itself, or asked for by the job script: what `Watch` gets."""
+    script = tmp_path / "job.sh"
+    script.write_text(
+        "#!/bin/bash\nset -eu\nsource $SLURM_SUBMIT_DIR/jobscripts/lib.sh\nhpcsamp_deadline\n"
+        f"echo ${{SLURM_JOB_END_TIME:-$HPCSAMP_END_TIME}} > {tmp_path}/end\n"
+        f"date +%s > {tmp_path}/now\n"
     )
-    # the margin is cut to a quarter of 5 minutes: make the end come nearer
-    slurm.until(lambda: steps(run) >= 1, 60, "a step")
-    slurm.command("scancel", str(job))
-    slurm.wait(job, 15)
+    job = slurm.sbatch(script, "--time=7", f"--output={tmp_path}/out")
+    assert slurm.wait(job, 30) == "COMPLETED", (tmp_path / "out").read_text()
+    end, now = (int((tmp_path / name).read_text()) for name in ("end", "now"))
+    assert 400 <= end - now <= 420

@@ -1,0 +1,91 @@
+"""The other job scripts, staging and the doctor, on the real Slurm."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+
+from slurm.test_train import SHAPE, submit
+
+
+def test_staging_and_evaluate(slurm, small, digits, tmp_path):
+    """Shards go to each node's own disk (here its /dev/shm), are read there, and are removed."""
+    run, local = tmp_path / "run", "/dev/shm/disk"
+    job = submit(
+        slurm,
+        "train.sbatch",
+        tmp_path / "out",
+        *(small, run, "--set", "training.epochs=1"),
+        HPCSAMP_DATA=str(digits),
+        HPCSAMP_LOCAL=local,
+    )
+    assert slurm.wait(job, 120) == "COMPLETED", (tmp_path / "out").read_text()
+    out = (tmp_path / "out").read_text()
+    assert f"staged {digits} to {local}/hpcsamp-{job}/digits on 2 nodes" in out
+    assert str(digits) in (run / "config.toml").read_text()  # the copy does not outlive the job
+    look = tmp_path / "look.sh"
+    look.write_text(f"#!/bin/bash\nsrun find {local} > {tmp_path}/left\n")
+    slurm.wait(slurm.sbatch(look, *SHAPE, f"--output={tmp_path}/look"), 30)
+    assert (tmp_path / "left").read_text().split() == [local] * 4
+
+    job = submit(slurm, "evaluate.sbatch", tmp_path / "out2", run, "--split", "test")
+    assert slurm.wait(job, 120) == "COMPLETED", (tmp_path / "out2").read_text()
+    assert (
+        0 < json.loads((run / "evaluation" / "test.json").read_text())["metrics"]["accuracy"] <= 1
+    )
+
+
+def test_staging_that_fails_is_said_and_the_run_goes_on(slurm, small, digits, tmp_path):
+    (tmp_path / "disk").write_text("not a folder")
+    job = submit(
+        slurm,
+        "train.sbatch",
+        tmp_path / "out",
+        *(small, tmp_path / "run", "--set", "training.epochs=1"),
+        HPCSAMP_DATA=str(digits),
+        HPCSAMP_LOCAL=str(tmp_path / "disk"),
+    )
+    assert slurm.wait(job, 120) == "COMPLETED"
+    out = (tmp_path / "out").read_text()
+    assert f"WARNING: {digits} could not be staged to every node: reading it where it is" in out
+
+
+def test_scaling(slurm, small, tmp_path):
+    job = submit(slurm, "scaling.sbatch", tmp_path / "out", small, tmp_path / "scaling", "3")
+    assert slurm.wait(job, 150) == "COMPLETED", (tmp_path / "out").read_text()
+    rows = list(csv.DictReader((tmp_path / "scaling" / "scaling.csv").read_text().splitlines()))
+    grids = [(r["ranks"], r["data_groups"], r["sample_ranks"]) for r in rows]
+    assert grids == [("1", "1", "1"), ("2", "1", "2"), ("4", "2", "2")]
+
+
+def doctor(slurm, folder, *options: str, name: str = "doctor") -> str:
+    script = folder / f"{name}.sh"
+    script.write_text(
+        "#!/bin/bash\nset -euo pipefail\nsource $SLURM_SUBMIT_DIR/envs/modules.sh\n"
+        f"srun {' '.join(options)} hpcsamp doctor --json {folder}/{name}.json "
+        "|| echo ended with $?\n"
+    )
+    job = slurm.sbatch(script, *SHAPE, f"--output={folder}/{name}.out")
+    assert slurm.wait(job, 120) == "COMPLETED"
+    return (folder / f"{name}.out").read_text()
+
+
+def test_the_doctor_sees_the_grid(slurm, tmp_path):
+    out = doctor(slurm, tmp_path, "--mpi=pmix")
+    assert "ended with" not in out, out
+    found = json.loads((tmp_path / "doctor.json").read_text())
+    checks = {c["name"]: c for c in found["checks"]}
+    assert checks["grid"]["found"].startswith("2 data groups x 2 sample ranks")
+    assert re.fullmatch(r"Slurm job \d+, 4 ranks on 2 of 2 nodes", checks["job"]["found"])
+    assert [r["host"] for r in found["ranks"]] == ["n1", "n1", "n2", "n2"]
+    # and in the table: rank, host, data group, sample rank
+    assert re.search(r"^ *3 +n2 +1 +1 ", out, re.M), out
+
+
+def test_the_doctor_misses_pmix(slurm, tmp_path):
+    """srun without PMIx: Open MPI itself only ends with a page of text from each process."""
+    out = doctor(slurm, tmp_path, "--mpi=none", name="without")
+    assert "ended with" in out
+    assert out.count("srun started 4 processes that know nothing of each other") == 1, out
+    assert "srun --mpi=pmix" in out
