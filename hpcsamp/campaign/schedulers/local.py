@@ -23,7 +23,7 @@ from hpcsamp.campaign.schedulers.base import (
     SchedulerError,
     clean,
 )
-from hpcsamp.campaign.schedulers.runner import QUEUE, STATE, started
+from hpcsamp.campaign.schedulers.runner import GRACE, QUEUE, STATE, started
 from hpcsamp.errors import UsageError
 
 
@@ -97,17 +97,17 @@ class Local(Scheduler):
 
     def cancel(self, jobs: Sequence[str]) -> None:
         """End the runners of these jobs, and with them their points, which get time to save."""
-        pids = []
+        ending = []
         for folder in {Path(j).parent for j in jobs}:
             state = _alive(folder)
             if state is not None:
-                pids.append((folder, state["pid"]))
                 os.kill(state["pid"], signal.SIGTERM)
-        end = time.monotonic() + self.site.timeout
-        for folder, pid in pids:
-            while _alive(folder) is not None:
+                ending.append(state)
+        end = time.monotonic() + max(self.site.timeout, 2 * GRACE)
+        for state in ending:
+            while started(state["pid"]) == state["started"]:
                 if time.monotonic() > end:
-                    raise SchedulerError(f"the runner {pid} does not end")
+                    raise SchedulerError(f"the runner {state['pid']} does not end")
                 time.sleep(0.05)
 
 

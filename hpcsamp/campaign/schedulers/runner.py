@@ -33,11 +33,14 @@ Place = tuple[int, int]  # array, index
 
 
 def started(pid: int) -> str | None:
-    """When a process started, in clock ticks: with the pid this names it for good."""
+    """When a process started, in clock ticks: with the pid this names it for good. None if it has
+    ended.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
+        facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
         return None
+    return None if facts[0] == "Z" else facts[19]
 
 
 class Runner:
