@@ -80,6 +80,7 @@ def _shapes(run: RunConfig, data: str | None) -> Shapes:
 
 def _tell(run: RunConfig, shapes: Shapes, grid: Grid, json_file: Path | None) -> None:
     from hpcsamp.training import memory
+    from hpcsamp.training.machine import available
 
     method = memory.blank_method(run, shapes, grid)
     network = memory.blank_network(run, shapes)
@@ -98,7 +99,7 @@ def _tell(run: RunConfig, shapes: Shapes, grid: Grid, json_file: Path | None) ->
     rows += [
         ["a rank", f"{total / 1e9:.3f}", ""],
         [f"a node of {grid.per_node}", f"{total * grid.per_node / 1e9:.3f}", ""],
-        ["available here", f"{memory.available() / 1e9:.3f}", ""],
+        ["available here", f"{available() / 1e9:.3f}", ""],
     ]
     title = (
         f"Memory of a training step: S = {run.method.samples} on P = {grid.sample_size} ranks, "

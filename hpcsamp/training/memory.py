@@ -13,7 +13,6 @@ import inspect
 import math
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +26,7 @@ from hpcsamp.models import MODELS, output_size
 from hpcsamp.models import build as build_model
 from hpcsamp.topology import Topology, together
 from hpcsamp.training import dry_run
+from hpcsamp.training.machine import available, held
 
 if TYPE_CHECKING:
     from hpcsamp.ingest import Source
@@ -225,10 +225,10 @@ def check(config: RunConfig, dataset: Dataset, method: Method, topology: Topolog
         return None
     shared = topology.device.type != "cuda"  # the ranks of a node share its memory
     ranks = topology.node_comm.Get_size() if shared else 1
-    held = _held(topology.device)
+    own = held(topology.device)
     there = available(topology.device)
     if shared:
-        there = topology.node_comm.bcast(there) + topology.node_comm.allreduce(held)
+        there = topology.node_comm.bcast(there) + topology.node_comm.allreduce(own)
     least, ranks = min(topology.world.allgather((there / ranks, ranks)))
     note = told = None
     with together(topology.world):
@@ -290,47 +290,6 @@ def saving(config: RunConfig) -> str:
     }
     names = [name for name, on in used.items() if on]
     return f"saved by {', '.join(names)}" if names else "nothing is done to save any"
-
-
-def available(device: torch.device | None = None) -> int:
-    """Bytes that can still be had: of the GPU, or of the node within this job's control group."""
-    if device is not None and device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    free = 2**62
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(v.split()[1]) * 1024 for v in lines if v.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError):
-        pass  # not Linux: nothing is known
-    return min(free, _group_limit())
-
-
-def _group_limit() -> int:
-    """What the job's control group (Slurm, containers) still allows."""
-    try:
-        own = Path("/proc/self/cgroup").read_text().splitlines()[-1].rsplit(":", 1)[-1]
-    except (OSError, IndexError):
-        return 2**62
-    left = 2**62
-    folder = Path("/sys/fs/cgroup") / own.lstrip("/")
-    for place in (folder, *folder.parents):
-        try:
-            limit = int((place / "memory.max").read_text())
-            left = min(left, limit - int((place / "memory.current").read_text()))
-        except (OSError, ValueError):  # no limit here, or "max"
-            continue
-    return max(0, left)
-
-
-def _held(device: torch.device) -> int:
-    """What this process holds already; part of the estimate."""
-    if device.type == "cuda":
-        return 0
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
-        return 0
-    return pages * 4096
 
 
 def blank_network(config: RunConfig, shapes: Shapes) -> torch.nn.Module:

@@ -1,0 +1,48 @@
+"""The memory that a machine has for a run, and what this process holds of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+
+def available(device: torch.device | None = None) -> int:
+    """Bytes that can still be had: of the GPU, or of the node within this job's control group."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    free = 2**62
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(v.split()[1]) * 1024 for v in lines if v.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        pass  # not Linux: nothing is known
+    return min(free, _group_limit())
+
+
+def _group_limit() -> int:
+    """What the job's control group (Slurm, containers) still allows."""
+    try:
+        own = Path("/proc/self/cgroup").read_text().splitlines()[-1].rsplit(":", 1)[-1]
+    except (OSError, IndexError):
+        return 2**62
+    left = 2**62
+    folder = Path("/sys/fs/cgroup") / own.lstrip("/")
+    for place in (folder, *folder.parents):
+        try:
+            limit = int((place / "memory.max").read_text())
+            left = min(left, limit - int((place / "memory.current").read_text()))
+        except (OSError, ValueError):  # no limit here, or "max"
+            continue
+    return max(0, left)
+
+
+def held(device: torch.device) -> int:
+    """What this process holds already; part of the estimate."""
+    if device.type == "cuda":
+        return 0
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
+    return pages * 4096
