@@ -125,6 +125,9 @@ class Trainer:
             whole = config.training.epochs * self.steps_per_epoch  # also of a run that stops before
             self.method.begin(dataset.count, whole, self.steps_per_epoch)
             self.method.check_loss(config.loss.name, data_loss.linear)
+            if config.loss.kl == "monte_carlo" or data_loss.joint:
+                with torch.no_grad():  # have its draws a density at all?
+                    self.method.log_ratio(self._mine[:1], 0)
             parameters = list(self.method.parameters())
             self.shards = None
             if config.optimizer.sharded and topology.sample_size > 1:
