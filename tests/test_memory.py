@@ -11,7 +11,7 @@ from torch import nn
 from hpcsamp import config as configuration
 from hpcsamp.ingest.synthetic import synthetic
 from hpcsamp.models import ViT
-from hpcsamp.training import memory
+from hpcsamp.training import machine, memory
 from hpcsamp.training.dry_run import LargestMemory, pass_bytes
 
 
@@ -185,6 +185,12 @@ evaluation = { samples = 2 }
     for word in ("GB", "2 ranks", "nothing is done", 'by loss.memory = "stream"', "memory_check"):
         assert word in done.errors[0]
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_cached_files_of_a_control_group_give_way(tmp_path):
+    (tmp_path / "memory.stat").write_text("anon 5\nactive_file 30\ninactive_file 400\nshmem 7\n")
+    assert machine._cached(tmp_path) == 430
+    assert 0 < machine.available() < 2**62
 
 
 def test_settings_that_save_memory_are_named():

@@ -31,10 +31,17 @@ def _group_limit() -> int:
     for place in (folder, *folder.parents):
         try:
             limit = int((place / "memory.max").read_text())
-            left = min(left, limit - int((place / "memory.current").read_text()))
+            left = min(left, limit - int((place / "memory.current").read_text()) + _cached(place))
         except (OSError, ValueError):  # no limit here, or "max"
             continue
     return max(0, left)
+
+
+def _cached(group: Path) -> int:
+    """Bytes of a control group that are cached files, which give way."""
+    told = (group / "memory.stat").read_text().splitlines()
+    numbers = dict(line.split() for line in told)
+    return int(numbers.get("inactive_file", 0)) + int(numbers.get("active_file", 0))
 
 
 def held(device: torch.device) -> int:
