@@ -126,6 +126,12 @@ def test_files_that_cannot_be_read(tmp_path):
         Campaign(tmp_path / "bad.toml")
 
 
+def test_a_preset_of_the_base_is_taken(tmp_path):
+    base = f"{BASE}[preset.small]\ntraining.epochs = 3\n"
+    assert campaign(tmp_path, "preset = 'small'", base).base["training"] == {"epochs": 3}
+    assert "training" not in campaign(tmp_path, "", base).base
+
+
 # Derived values ---------------------------------------------------------------------------------
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections import ChainMap
 from collections.abc import Mapping
@@ -125,14 +124,7 @@ class Campaign:
         name: str | Path = self.spec.config
         if (self.root / name).is_file():
             name = self.root / name
-        options = {}
-        if self.spec.preset is not None:
-            if "preset" not in inspect.signature(config.load).parameters:
-                raise UsageError(
-                    f'{self.file}: preset = "{self.spec.preset}": {name} has no presets'
-                )
-            options["preset"] = self.spec.preset
-        loaded = config.load(name, **options)
+        loaded = config.load(name, preset=self.spec.preset)
         table = loaded.model_dump(mode="json", exclude_unset=True, exclude_none=True)
         for key, value in flatten(self.spec.fixed).items():
             if not is_key(key):
