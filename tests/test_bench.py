@@ -24,3 +24,24 @@ def test_bench_step_refuses_what_it_cannot_split(hpcsamp):
     assert done.code == 2
     assert "--samples 2" in done.err
     assert "--ranks 3" in done.err
+
+
+def test_bench_dropout_says_what_masks_cost(hpcsamp, tmp_path):
+    done = hpcsamp(
+        1, "bench", "dropout", "--samples=3", "--batch=4", "--batch=6", "--ranks=1", "--ranks=2",
+        "--repeat=2", "--collectives=mpi", "--json", tmp_path / "t.json", timeout=120,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "masks per sample" in done.out
+    rows = json.loads((tmp_path / "t.json").read_text())["rows"]
+    assert [(r["ranks"], r["batch"]) for r in rows] == [(1, 4), (1, 6), (2, 4), (2, 6)]
+    for row in rows:
+        assert row["step / pass"]["min"] <= row["step / pass"]["median"]
+        assert min(row["seconds"].values()) > 0
+
+
+def test_bench_dropout_refuses_what_it_cannot_split(hpcsamp):
+    done = hpcsamp(1, "bench", "dropout", "--samples=2")
+    assert done.code == 2
+    assert "--samples 2" in done.err
+    assert "--ranks 4" in done.err

@@ -1,0 +1,108 @@
+"""``hpcsamp bench dropout``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def dropout(
+    samples: Annotated[int, typer.Option(min=1, help="S, dropout masks.")] = 16,
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Items; may be said again. Default: 64, 256.")
+    ] = None,
+    ranks: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Ranks to start, if mpirun did not; may be said again: 1, 2, 4."),
+    ] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 7,
+    masks: Annotated[str, typer.Option(help="sample or item, as method.masks.")] = "sample",
+    collectives: Annotated[str, typer.Option(help="auto, horovod or mpi.")] = "auto",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the table here.")] = None,
+) -> None:
+    """Time Monte Carlo dropout against plain passes over a batch S/P times as large.
+
+    The paper's network for time series, one thread a rank; all ranks work at once, the variants
+    take turns.
+    """
+    import json
+    import tempfile
+
+    from hpcsamp.bench.launch import launch
+    from hpcsamp.errors import UsageError
+    from hpcsamp.runtime import under_launcher
+
+    batches = batch or [64, 256]
+    if masks not in ("sample", "item"):
+        raise UsageError(f"--masks {masks!r}: there is sample, item")
+    if under_launcher():
+        _measured(samples, batches, repeat, masks, collectives, json_file)
+        return
+    counts = ranks or [1, 2, 4]
+    if samples < max(counts):
+        raise UsageError(f"--samples {samples} cannot be split over --ranks {max(counts)}")
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for count in counts:
+            path = Path(folder) / f"{count}.json"
+            arguments = ["bench", "dropout", "--samples", str(samples), "--repeat", str(repeat)]
+            arguments += ["--masks", masks, "--collectives", collectives, "--json", str(path)]
+            arguments += [word for b in batches for word in ("--batch", str(b))]
+            launch(count, arguments, {"OMP_NUM_THREADS": "1"})
+            rows += json.loads(path.read_text())["rows"]
+    _show(rows, json_file)
+
+
+def _measured(
+    samples: int,
+    batches: list[int],
+    repeat: int,
+    masks: str,
+    collectives: str,
+    json_file: Path | None,
+) -> None:
+    import json
+
+    import torch
+
+    from hpcsamp.bench.dropout import compare
+    from hpcsamp.topology import init, share_samples, together
+
+    torch.set_num_threads(1)
+    topology = init("world", device="cpu")
+    with together(topology.world):
+        share_samples(samples, topology.grid, topology.sample_rank)
+    rows = compare(topology, samples, batches, repeat, masks, collectives)
+    if not topology.is_root:
+        return
+    if json_file is None:
+        _show(rows, None)
+    else:
+        json_file.write_text(json.dumps({"rows": rows}))
+
+
+def _show(rows: list[dict[str, Any]], json_file: Path | None) -> None:
+    from hpcsamp.bench.dropout import RATIOS
+    from hpcsamp.cli.output import show
+
+    def said(ratio: dict[str, float]) -> str:
+        return f"{ratio['median']:.3f} ({ratio['min']:.2f}-{ratio['max']:.2f})"
+
+    show(
+        f"Monte Carlo dropout, S = {rows[0]['samples']}, masks per {rows[0]['masks']}, over the "
+        f"plain network with its batch S/P times as large; medians and range",
+        ["ranks", "batch", "plain pass ms", "pass", "training step", "step / plain pass"],
+        [
+            [
+                row["ranks"],
+                row["batch"],
+                f"{row['seconds']['plain pass'] * 1e3:.2f}",
+                *(said(row[label]) for label in RATIOS),
+            ]
+            for row in rows
+        ],
+        json_file=json_file,
+        data={"rows": rows},
+    )
