@@ -218,8 +218,8 @@ def _splits(told: dict[str, Any], ranked: list[Split], number: int) -> None:
     for s in ranked:
         p = s.prediction
         compute = sum(p.phase(n) for n in ("augment", "draw", "forward+backward", "penalty"))
-        shares = [p.phase("feed"), compute, p.phase("statistics"), p.phase("agreement"),
-                  p.phase("gradient exchange"), p.phase("optimiser"), p.phase("waiting")]  # fmt: skip
+        names = ("statistics", "agreement", "gradient exchange", "optimiser", "waiting")
+        shares = [p.phase("feed"), compute, *map(p.phase, names)]
         rows.append(
             [
                 str(p.layout), p.samples, p.items, *(f"{1e3 * v:.3g}" for v in shares),

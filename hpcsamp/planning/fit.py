@@ -96,7 +96,7 @@ def read(path: Path) -> list[Point]:
             records = [json.loads(line) for line in text.splitlines() if line.strip()]
         except json.JSONDecodeError as e:
             raise UsageError(f"--check {path}: neither JSON nor JSON lines: {e}") from None
-    found = [p for p in (_point(r) for r in records if isinstance(r, dict)) if p is not None]
+    found = [p for p in (point(r) for r in records if isinstance(r, dict)) if p is not None]
     if not found:
         raise UsageError(
             f"--check {path}: none of {len(records)} records has model, samples, batch, "
@@ -105,7 +105,8 @@ def read(path: Path) -> list[Point]:
     return found
 
 
-def _point(record: dict[str, Any]) -> Point | None:
+def point(record: dict[str, Any]) -> Point | None:
+    """A record as a point; None if it lacks something."""
     try:
         return Point(
             str(record["model"]),
@@ -177,18 +178,33 @@ def fit(points: Sequence[Point]) -> Fitted:
     many = any(p.ranks > 1 for p in points)
     trials = []
     for crowd in np.linspace(1.0, 2.0, 41) if many else [1.0]:
-        found, error = _solve(points, names, float(crowd))
+        rows = np.array([_row(p, names, float(crowd)) for p in points])
+        found, error = robust(rows, np.array([p.seconds for p in points]))
         trials.append((error, float(crowd), found))
     _, crowd, found = min(trials, key=lambda t: t[:2])
     triples = {n: tuple(float(v) for v in found[3 * i : 3 * i + 3]) for i, n in enumerate(names)}
     return Fitted(triples, float(found[-2]), float(found[-1]), crowd)  # type: ignore[arg-type]
 
 
-def _solve(points: Sequence[Point], names: list[str], crowd: float) -> tuple[np.ndarray, float]:
-    rows = np.array([_row(p, names, crowd) / p.seconds for p in points])
-    weights = np.ones(len(points))
+def robust(rows: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, float]:
+    """Constants that are not negative with ``rows @ constants`` near ``seconds``.
+
+    Parameters
+    ----------
+    rows
+        ``(points, constants)``.
+    seconds
+        ``(points,)``, positive.
+
+    Returns
+    -------
+    tuple
+        ``(constants,)``, and the sum of Huber's function of the relative errors.
+    """
+    rows = rows / seconds[:, None]
+    weights = np.ones(len(rows))
     scale = np.maximum(np.abs(rows).max(axis=0), 1e-300)  # constants differ by many decades
-    error = np.zeros(len(points))
+    error = np.zeros(len(rows))
     found = np.zeros(rows.shape[1])
     for _ in range(ROUNDS):
         root = np.sqrt(weights)
@@ -197,6 +213,25 @@ def _solve(points: Sequence[Point], names: list[str], crowd: float) -> tuple[np.
         weights = np.minimum(1.0, HUBER / np.maximum(error, 1e-12))
     huber = np.where(error < HUBER, error**2 / 2, HUBER * (error - HUBER / 2))
     return found / scale, float(huber.sum())
+
+
+def link(ranks: int, sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
+    """``alpha`` and ``beta`` (s, s/byte) of a link from times of an allreduce over ``ranks``.
+
+    Latency counts as in recursive doubling, volume as in a ring: what a good library reaches at
+    either end of the sizes.
+    """
+    rows = np.array(
+        [
+            [
+                doubling_allreduce(ranks, 0, Link(1, 0)).latency,
+                ring_allreduce(ranks, size, Link(0, 1)).volume,
+            ]
+            for size in sizes
+        ]
+    )
+    found, _ = robust(rows, np.array(seconds))
+    return float(found[0]), float(found[1])
 
 
 def _row(point: Point, names: list[str], crowd: float) -> np.ndarray:

@@ -62,6 +62,9 @@ class Network(Table):
     adapters: int = Field(1, ge=1, description="of a node")
     gamma: float = Field(0.0, ge=0, description="seconds a byte to add")
     cycles: float = Field(1.0, ge=0, description="cycles of Horovod that a gradient waits")
+    cycle: float = Field(
+        0.0, ge=0, description="seconds of a cycle where HOROVOD_CYCLE_TIME sets it"
+    )
     fabric: Fabric = Fabric(kind="flat")
 
 

@@ -156,14 +156,14 @@ def predict(work: Workload, layout: Layout, machine: Machine, rates: Rates) -> P
     samples, items = -(-work.samples // p), -(-work.batch // d)
     crowd = rates.crowd if layout.on_node > 1 else 1.0
     views = {"none": 0, "all": 1, "rank": 1, "sample": samples}[work.views]
-    one = rates.of_pass(items, samples)
+    one = rates.of_pass(items, min(work.together or samples, samples))
+    by = rates.elementwise
     compute = (
-        Phase("augment", views * items * work.x_bytes * rates.augment * crowd, "memory bandwidth"),
-        Phase("draw", samples * work.drawn * rates.draw * crowd, "memory bandwidth"),
+        Phase("augment", views * items * work.x_bytes * rates.augment * crowd, by),
+        Phase("draw", samples * work.drawn * rates.draw * crowd, by),
         Phase("forward+backward", samples * one.seconds * crowd, one.by),
-        Phase("penalty", (rates.overhead + work.drawn * rates.penalty / p) * crowd,
-              "memory bandwidth"),
-    )  # fmt: skip
+        Phase("penalty", (rates.overhead + work.drawn * rates.penalty / p) * crowd, by),
+    )
     busy = sum(part.seconds for part in compute)
     trained = work.trained * samples if work.own else work.trained
     updated = trained / (p if work.sharded and not work.own else 1)
@@ -251,7 +251,7 @@ def _gradient(
         ranks, cost = layout.ranks, network.allreduce(net, layout.world, size)
     cycle = 0.0
     if work.horovod:
-        every = cycle_time(busy)
+        every = net.cycle or cycle_time(busy)
         cycle = net.cycles * every + CYCLE_COST * busy / every
     return _exchange("gradient exchange", cost, cycle, ranks)
 

@@ -97,6 +97,11 @@ class Rates:
     shares_core: bool = False
     passes: tuple[float, float] | None = None
 
+    @property
+    def elementwise(self) -> By:
+        """What draws, views and penalties are limited by."""
+        return "memory bandwidth" if self.passes is None else "measured compute"
+
     def of_pass(self, items: int, together: int = 1) -> Pass:
         """Forward and backward pass of one sample over ``items``, the draw not included."""
         if self.passes is not None:

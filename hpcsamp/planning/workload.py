@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from hpcsamp import losses
 from hpcsamp.config import RunConfig, load, named_configs, suggest
 from hpcsamp.errors import UsageError
+from hpcsamp.methods import Method
 from hpcsamp.planning.counts import Counts, count
 from hpcsamp.training import memory
 from hpcsamp.training.memory import Shapes
@@ -52,6 +53,8 @@ class Workload:
         ``"sample"``.
     sharded, recompute
         ``optimizer.sharded``; whether passes are made twice to save memory.
+    together
+        Samples of a rank that are evaluated in one pass; 0: all.
     precision, horovod
         As in the configuration; whether Horovod exchanges gradients.
     """
@@ -74,6 +77,7 @@ class Workload:
     views: Literal["none", "all", "rank", "sample"] = "none"
     sharded: bool = False
     recompute: bool = False
+    together: int = 1
     precision: Literal["float32", "float64", "bfloat16"] = "float32"
     horovod: bool = True
 
@@ -113,14 +117,28 @@ class Workload:
             exchanges=EXCHANGES[kind] if exact else 0,
             views=config.augment.share if config.augment.active else "none",
             sharded=config.optimizer.sharded,
+            together=_together(config, method),
             recompute=config.loss.memory == "recompute",
             precision=precision,
             horovod=config.parallel.collectives != "mpi",
         )
 
-    def scaled(self, *, samples: int | None = None, batch: int | None = None) -> Workload:
-        """The same with other S or batch."""
-        return replace(self, samples=samples or self.samples, batch=batch or self.batch)
+    def scaled(self, **changes: Any) -> Workload:
+        """The same with e.g. other ``samples`` or ``batch``."""
+        return replace(self, **changes)
+
+    def without_feed(self) -> Workload:
+        """The step from a batch that is there, as it is."""
+        return replace(self, stored_bytes=0.0, views="none")
+
+
+def _together(config: RunConfig, method: Method) -> int:
+    """Samples of a pass; methods that fold samples into the batch take all unless told."""
+    chunk = config.method.samples_per_pass
+    fold = getattr(method, "fold", None)
+    if fold is None:
+        return chunk
+    return int(fold) or (chunk if chunk > 1 else 0)
 
 
 def key_of(config: RunConfig, shapes: Shapes) -> str:

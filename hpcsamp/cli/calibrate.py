@@ -1,0 +1,142 @@
+"""``hpcsamp bench calibrate``: what ``hpcsamp plan`` wants to know of a machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def calibrate(
+    configs: Annotated[
+        list[str] | None,
+        typer.Argument(help="CONFIG or CONFIG:PRESET to measure (default: small ViT and MLP)."),
+    ] = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Ranks to start, if mpirun did not.")] = 2,
+    batches: Annotated[str, typer.Option(help="Items of the passes that are timed.")] = "8,32,96",
+    check: Annotated[
+        bool, typer.Option("--check", help="Time whole steps as well, and compare.")
+    ] = False,
+    check_samples: Annotated[str, typer.Option(help="S of these steps.")] = "2,4,8,16",
+    check_batches: Annotated[str, typer.Option(help="Their items.")] = "16,64",
+    repeat: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 5,
+    collectives: Annotated[str, typer.Option(help="auto, horovod or mpi.")] = "auto",
+    output: Annotated[Path, typer.Option("--output", "-o", help="The calibration.")] = Path(
+        "calibration.json"
+    ),
+    records: Annotated[
+        Path | None, typer.Option(help="Write the whole steps here, for hpcsamp plan --check.")
+    ] = None,
+) -> None:
+    """Measure the constants of the performance model on this machine, and with --check its error.
+
+    One thread a rank. Starts its own ranks unless mpirun did. The steps of --check enter no
+    constant.
+    """
+    from hpcsamp.bench.launch import launch
+    from hpcsamp.runtime import under_launcher
+
+    asked = {"--batches": batches, "--check-samples": check_samples}
+    numbers = {name: _numbers(name, text) for name, text in asked.items()}
+    numbers["--check-batches"] = _numbers("--check-batches", check_batches)
+    if not under_launcher():
+        arguments = ["bench", "calibrate", *(configs or []), "--batches", batches]
+        arguments += ["--check-samples", check_samples, "--check-batches", check_batches]
+        arguments += ["--repeat", str(repeat), "--collectives", collectives, "-o", str(output)]
+        arguments += ["--check"] if check else []
+        arguments += ["--records", str(records)] if records else []
+        launch(ranks, arguments, {"OMP_NUM_THREADS": "1"})
+        return
+    from hpcsamp.bench import calibrate as bench
+
+    pairs = [(s, b) for s in numbers["--check-samples"] for b in numbers["--check-batches"]]
+    found, steps = bench.measure(
+        configs or bench.MODELS,
+        numbers["--batches"],
+        pairs if check else [],
+        repeat,
+        collectives_name=collectives,
+    )
+    if found is None:
+        return
+    from hpcsamp.cli.output import show, write_json
+
+    write_json(output, found.model_dump(by_alias=True))
+    link = found.link
+    show(
+        f"constants of {found.machine['cpu']}, {found.ranks} ranks; in {output}",
+        ["what", "value", "unit"],
+        [
+            *_of_models(found),
+            ["draw", f"{1e9 * found.draw:.3g}", "ns a weight and sample"],
+            ["penalty", f"{1e9 * found.penalty:.3g}", "ns a weight"],
+            ["optimiser", f"{1e9 * found.update:.3g}", "ns a number"],
+            ["augment", f"{1e9 * found.augment:.3g}", "ns a byte"],
+            ["read", f"{1e9 * found.read:.3g}", "ns a byte"],
+            ["agreement", f"{1e6 * found.agreement:.3g}", "us"],
+            ["link, latency", f"{1e6 * link.alpha:.3g}" if link else None, "us"],
+            ["link, bandwidth", f"{1e-9 * link.bandwidth:.3g}" if link else None, "GB/s"],
+            ["Horovod", f"{found.cycles:.3g}", "cycles"],
+            ["jitter", f"{100 * found.jitter:.3g}", "%"],
+        ],
+    )
+    if check:
+        _compare(steps)
+    if records is not None:
+        bench.write_records(records, steps)
+
+
+def _numbers(name: str, text: str) -> list[int]:
+    """``8,32`` as numbers.
+
+    Raises
+    ------
+    UsageError
+        If they are none, or not positive.
+    """
+    from hpcsamp.errors import UsageError
+
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1:
+        raise UsageError(f"{name} {text!r}: positive numbers with commas are needed, e.g. 8,32")
+    return found
+
+
+def _of_models(found: Any) -> list[list[Any]]:
+    rows = []
+    for m in found.models:
+        rows += [
+            [f"{m.name}, a pass", f"{1e3 * m.base:.3g} + {1e3 * m.per_item:.3g} b", "ms"],
+            [f"{m.name}, a step", f"{1e3 * m.overhead:.3g}", "ms"],
+            [f"{m.name}, all ranks at once", f"{m.crowd:.3f}", "times as long"],
+            [f"{m.name}, error of the fit", f"{100 * m.error:.2g}", "%"],
+        ]
+    return rows
+
+
+def _compare(steps: list[dict[str, Any]]) -> None:
+    from hpcsamp.cli.output import show
+    from hpcsamp.planning import fit
+
+    points = [p for p in map(fit.point, steps) if p is not None]
+    error = fit.errors([r["predicted"] for r in steps], points)
+    show(
+        "whole training steps, of which no constant knows",
+        ["model", "S", "batch", "ranks", "measured ms", "predicted ms", "error %"],
+        [
+            [
+                r["model"], r["samples"], r["batch"], r["world_size"],
+                f"{1e3 * r['seconds_per_step']:.3f}", f"{1e3 * r['predicted']:.3f}",
+                f"{100 * (r['predicted'] / r['seconds_per_step'] - 1):+.1f}",
+            ]
+            for r in steps
+        ],
+    )  # fmt: skip
+    typer.echo(
+        f"error on {error['points']} held-back points: median {error['median']:.1%}, largest "
+        f"{error['max']:.1%}"
+    )
