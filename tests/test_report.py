@@ -18,9 +18,13 @@ from hpcsamp.errors import UsageError
 from hpcsamp.prediction.metrics import ClassificationMetrics, RegressionMetrics
 from hpcsamp.report import build, read_run
 from hpcsamp.report.curves import learning_curves, smooth
+from hpcsamp.report.fans import chosen, forecast_fans
 from hpcsamp.report.gallery import as_images, gallery, most_uncertain
+from hpcsamp.report.maps import weather_maps
 from hpcsamp.report.records import MissingMaterialError
 from hpcsamp.report.reliability import reliability_diagram, wilson
+from hpcsamp.report.rows import row_errors
+from hpcsamp.report.selective import ood_histograms, risk_coverage_curve
 from hpcsamp.streams import Purpose, numpy_generator
 
 CLASSES, ITEMS, SAMPLES = 10, 359, 8
@@ -70,7 +74,7 @@ def write_run(path: Path, temperature=1.0, data="no/such/set", task="classificat
     return path
 
 
-def write_evaluation(path: Path, drop=()):
+def write_evaluation(path: Path, drop=(), ood=None):
     """A made-up predictive distribution of classes, with metrics that belong to it."""
     rng = numpy_generator(1, Purpose.SYNTHETIC, 1)
     target = np.arange(ITEMS) % CLASSES
@@ -87,8 +91,9 @@ def write_evaluation(path: Path, drop=()):
     place.mkdir()
     (place / "test.json").write_text(
         json.dumps(
-            {"split": "test", "samples": SAMPLES, "metrics": metrics.compute(),
-             "reliability": metrics.reliability()}
+            {"split": "test", "samples": SAMPLES, "metrics": metrics.compute() | {"aurc": 0.01},
+             "reliability": metrics.reliability() | {"risk": np.linspace(0, 0.1, 50).tolist()},
+             "ood": ood or {}}
         )
     )  # fmt: skip
     arrays = {
@@ -162,7 +167,8 @@ def test_without_evaluation_or_dataset_one_line_says_what_is_left_out(tmp_path):
     write_evaluation(run)
     (tmp_path / "out" / "uncertain-items.png").write_bytes(b"of another time")
     made = build([run], tmp_path / "out")
-    assert [p.name for p in made.pictures] == ["learning-curves.png", "reliability.png"]
+    drawn = ["learning-curves.png", "reliability.png", "risk-coverage.png"]
+    assert [p.name for p in made.pictures] == drawn
     assert len(made.notes) == 1
     assert "the dataset no/such/set is not there" in made.notes[0]
     assert not (tmp_path / "out" / "uncertain-items.png").exists()
@@ -204,14 +210,17 @@ def test_regression(tmp_path):
     with h5py.File(run / "evaluation" / "test.h5", "w") as f:
         f["index"], f["target"], f["mean"] = np.arange(200), target.numpy(), mean.numpy()
     made = build([run], tmp_path / "out")
-    assert [p.name for p in made.pictures] == ["learning-curves.png", "coverage.png"]
-    pixels(tmp_path / "out" / "coverage.png")
-    assert made.notes == ["most uncertain items: run does not classify"]
+    drawn = ["learning-curves.png", "coverage.png", "spread.png"]
+    assert [p.name for p in made.pictures] == drawn
+    for name in drawn:
+        pixels(tmp_path / "out" / name)
+    assert made.notes == []
     (run / "evaluation" / "test.json").write_text(
         json.dumps({"split": "test", "samples": 8, "metrics": {}, "reliability": None})
     )
     made = build([run], tmp_path / "out")
     assert made.notes[0].startswith("coverage: no reliability bins in evaluation/test.json")
+    assert made.notes[1].startswith("spread: no reliability bins in evaluation/test.json")
 
 
 def test_the_last_line_of_a_step_counts(tmp_path):
@@ -332,3 +341,100 @@ def test_wilson_interval():
     # scipy.stats.binomtest(k, 10).proportion_ci(method="wilson")
     assert low == pytest.approx([0, 0.23659, 0.72246], abs=1e-4)
     assert high == pytest.approx([0.27754, 0.76341, 1], abs=1e-4)
+
+
+def write_values(path: Path, names, shape, units=("K", "Pa"), **scales):
+    """Predictions of fields or series, as an evaluation writes them, and their errors by row."""
+    rng = numpy_generator(1, Purpose.SYNTHETIC, 2)
+    items = 12
+    target = rng.standard_normal((items, *shape))
+    mean = target + 0.3 * rng.standard_normal(target.shape)
+    place = path / "evaluation"
+    place.mkdir(exist_ok=True)
+    rows = {
+        "name": names[0], "axis_units": "min", "labels": list(scales[names[0]]),
+        "units": [units[k % len(units)] for k in range(shape[0])],
+        "rmse": [0.3] * shape[0], "mae": [0.2] * shape[0], "spread": [0.3] * shape[0],
+        "spread_skill": [1.0] * shape[0], "crps": [0.1] * shape[0],
+    }  # fmt: skip
+    (place / "test.json").write_text(
+        json.dumps({"split": "test", "samples": 8, "metrics": {"rmse": 0.3},
+                    "units": {"rmse": "MW"}, "reliability": None, "rows": rows})
+    )  # fmt: skip
+    levels = np.array([0.05, 0.25, 0.5, 0.75, 0.95])
+    with h5py.File(place / "test.h5", "w") as f:
+        f["index"], f["quantile"] = np.arange(items), levels
+        f["total"] = np.arange(items)[::-1] / items
+        f["target"], f["mean"], f["std"] = target, mean, np.full_like(mean, 0.3)
+        if len(shape) == 1:
+            f["quantiles"] = mean[:, None] + np.array([-2, -1, 0, 1, 2])[:, None] / 5
+        for i, name in enumerate(names):
+            f[name] = scales[name]
+            f[name].make_scale(name)
+            for array in ("target", "mean", "std"):
+                f[array].dims[i + 1].attach_scale(f[name])
+        f["target"].attrs["units"] = "MW"
+        f[names[0]].attrs["units"] = "min"
+    return target, mean
+
+
+def test_fans_show_items_of_low_median_and_high_uncertainty(tmp_path):
+    run = write_run(tmp_path / "run", task="regression")
+    target, _ = write_values(run, ["horizon"], (6,), ("MW",), horizon=15.0 * np.arange(1, 7))
+    rows, said = chosen(np.arange(12)[::-1] / 12)
+    assert said == ["low", "low", "median", "median", "high", "high"]
+    assert rows.tolist() == [11, 10, 6, 5, 2, 1]
+    made = build([run], tmp_path / "out")
+    assert {"forecasts.png", "rows.png"} <= {p.name for p in made.pictures}
+    pixels(tmp_path / "out" / "forecasts.png")
+    pixels(tmp_path / "out" / "rows.png")
+    assert "(MW)" in made.page.read_text()
+    read = read_run(run)
+    axes = forecast_fans(read, read.evaluation("test")).axes
+    assert "low uncertainty, item 11" in [a.get_title(loc="left") for a in axes]
+    truth = axes[0].lines[-1].get_ydata()
+    assert np.allclose(truth, target[11])
+    assert axes[0].get_ylabel() == "MW"
+    assert axes[-1].get_xlabel() == "horizon / min"
+
+
+def test_maps_of_the_item_of_median_uncertainty(tmp_path):
+    run = write_run(tmp_path / "run", task="regression")
+    names = ["2m_temperature", "pressure"]
+    target, mean = write_values(
+        run, ["variable", "latitude", "longitude"], (2, 5, 8), variable=names,
+        latitude=np.linspace(-80, 80, 5), longitude=np.arange(8) * 45.0,
+    )  # fmt: skip
+    made = build([run], tmp_path / "out")
+    assert {"maps.png", "rows.png"} <= {p.name for p in made.pictures}
+    pixels(tmp_path / "out" / "maps.png")
+    read = read_run(run)
+    figure = weather_maps(read, read.evaluation("test"))
+    drawn = [a.collections[0] for a in figure.axes if a.get_label() != "<colorbar>"]
+    error = drawn[2]  # mean, truth, error, spread
+    assert np.allclose(error.get_array(), (mean - target)[6, 0])
+    low, high = error.get_clim()
+    assert low == -high  # centred
+    assert drawn[0].get_clim() == drawn[1].get_clim()
+    ticks = [
+        t.get_text() for t in row_errors(read, read.evaluation("test")).axes[0].get_yticklabels()
+    ]
+    assert ticks == ["2m_temperature\u20020.3 K", "pressure\u20020.3 Pa"]
+
+
+def test_strange_items_and_selective_risk(tmp_path):
+    run = write_run(tmp_path / "run")
+    edges = np.linspace(0, 1, 5).tolist()
+    found = {"edges": edges, "inside": [5, 3, 1, 1], "outside": [0, 1, 4, 5]}
+    ood = {"dataset": "sets/other", "split": "test", "items": 10, "scores": {"total": found}}
+    write_evaluation(run, ood=ood)
+    read = read_run(run)
+    axes = ood_histograms(read, read.evaluation("test")).axes[0]
+    assert axes.patches[0].get_data().values.tolist() == [0.8, 0.2]  # two bins as one
+    assert axes.patches[2].get_data().values.tolist() == [0.1, 0.9]
+    figure = risk_coverage_curve(read, read.evaluation("test"))
+    assert "0.0100" in figure.get_suptitle()
+    curve = figure.axes[0].lines[-1]
+    assert curve.get_xdata()[-1] == 1
+    assert curve.get_ydata()[-1] == pytest.approx(0.1)
+    assert "ood.png" in {p.name for p in build([run], tmp_path / "out").pictures}

@@ -42,7 +42,7 @@ def distribution_function(likelihood: Likelihood, outputs: Tensor, target: Tenso
         mean, variance = likelihood.moments(outputs, target)
         return normal_cdf(mean.double(), variance.double().sqrt(), at)
     if isinstance(likelihood, StudentT):
-        from scipy import special  # type: ignore[import-untyped]  # comes with scikit-learn
+        from scipy import special  # comes with scikit-learn
 
         z = (at - like_target(wide(outputs), target).double()) / likelihood.scale
         return torch.from_numpy(special.stdtr(likelihood.df, z.cpu().numpy())).to(z.device)

@@ -13,7 +13,13 @@ from hpcsamp.report.curves import learning_curves
 from hpcsamp.report.fans import forecast_fans
 from hpcsamp.report.gallery import gallery
 from hpcsamp.report.maps import weather_maps
-from hpcsamp.report.records import Evaluation, MissingMaterialError, Run, read_run
+from hpcsamp.report.records import (
+    DoesNotApplyError,
+    Evaluation,
+    MissingMaterialError,
+    Run,
+    read_run,
+)
 from hpcsamp.report.reliability import coverage_diagram, reliability_diagram
 from hpcsamp.report.rows import row_errors
 from hpcsamp.report.selective import ood_histograms, risk_coverage_curve
@@ -88,6 +94,8 @@ def _write(
         file.unlink(missing_ok=True)  # a picture of an earlier report must not pass for this one's
         try:
             made.pictures.append(style.save(make(), file))
+        except DoesNotApplyError:
+            pass
         except MissingMaterialError as e:
             made.notes.append(f"{title.lower()}: {e}")
         else:

@@ -9,7 +9,7 @@ import numpy as np
 from hpcsamp.errors import HpcsampError
 from hpcsamp.report import style
 from hpcsamp.report.gallery import read_inputs
-from hpcsamp.report.records import Evaluation, MissingMaterialError, Run
+from hpcsamp.report.records import DoesNotApplyError, Evaluation, MissingMaterialError, Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +34,7 @@ def forecast_fans(run: Run, evaluation: Evaluation) -> Figure:
         raise MissingMaterialError(f"{run.path} has no evaluation/{evaluation.split}.h5")
     with h5py.File(evaluation.items, "r") as f:
         if "quantiles" not in f or f["quantiles"].ndim != 3:
-            raise MissingMaterialError(f"{run.name} does not predict series")
+            raise DoesNotApplyError(f"{run.name} does not predict series")
         rows, said = chosen(f["total"][:])
         order = np.argsort(rows)
         back = np.argsort(order)

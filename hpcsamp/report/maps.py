@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpcsamp.report import style
-from hpcsamp.report.records import Evaluation, MissingMaterialError, Run
+from hpcsamp.report.records import DoesNotApplyError, Evaluation, MissingMaterialError, Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,10 +31,11 @@ def weather_maps(run: Run, evaluation: Evaluation) -> Figure:
     if evaluation.items is None:
         raise MissingMaterialError(f"{run.path} has no evaluation/{evaluation.split}.h5")
     with h5py.File(evaluation.items, "r") as f:
-        if not {"mean", "latitude", "longitude"} <= set(f) or f["mean"].ndim < 3:
+        if "latitude" not in f and "latitude" not in _coordinates(run):
+            raise DoesNotApplyError(f"{run.name} does not predict fields")
+        if "mean" not in f:
             raise MissingMaterialError(
-                f"{run.name}: no fields in {evaluation.items.name} (it predicts none, or they are "
-                f"too large to be kept)"
+                f"the fields are too large to be kept by an evaluation (hpcsamp predict {run.path})"
             )
         order = np.argsort(f["total"][:], kind="stable")
         row = int(order[(len(order) - 1) // 2])
@@ -69,6 +70,19 @@ def weather_maps(run: Run, evaluation: Evaluation) -> Figure:
         axes.set_xlabel("longitude")
     style.heading(fig, run.title, f"{evaluation.split}, item {row}{when}, of median uncertainty")
     return fig
+
+
+def _coordinates(run: Run) -> set[str]:
+    """Names of the coordinates of the run's dataset; none if it is not there."""
+    from pathlib import Path
+
+    from hpcsamp.data.manifest import read_manifest
+    from hpcsamp.errors import HpcsampError
+
+    try:
+        return set(read_manifest(Path(run.setting("data", "path", default=""))).coords)
+    except HpcsampError:
+        return set()
 
 
 def _map(

@@ -53,8 +53,8 @@ RISK = (
 )
 OOD = (
     "Uncertainties of the split's items and of those of another dataset. AUROC: how often a "
-    "strange item is the more uncertain one of a pair; FPR95: which part of the strange items passes where "
-    "95 % of the others pass."
+    "strange item is the more uncertain one of a pair; FPR95: which part of the strange items "
+    "passes where 95 % of the others pass."
 )
 ITEMS = (
     "Sorted by total uncertainty, the entropy of the posterior predictive. Aleatoric: mean entropy "

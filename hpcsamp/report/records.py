@@ -23,6 +23,10 @@ class MissingMaterialError(HpcsampError):
     """A picture that a run has no material for; the message says what is missing."""
 
 
+class DoesNotApplyError(MissingMaterialError):
+    """A picture that a run of this kind never has: not worth a line."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """One evaluated split.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpcsamp.report import style
-from hpcsamp.report.records import Evaluation, MissingMaterialError, Run
+from hpcsamp.report.records import DoesNotApplyError, Evaluation, Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 def row_errors(run: Run, evaluation: Evaluation) -> Figure:
     """RMSE and spread of each horizon as curves, or of each variable as bars.
 
-    Variables have units of their own: for them the picture shows error and spread relative to the
-    spread-skill line, and the RMSE in its unit beside the name.
+    Variables have units of their own: bars show spread over RMSE, and the RMSE stands in its unit
+    beside the name.
 
     Raises
     ------
-    MissingMaterialError
+    DoesNotApplyError
         If the evaluation has no rows.
     """
     rows = evaluation.rows
     if not rows:
-        raise MissingMaterialError(f"{run.name} predicts single values")
+        raise DoesNotApplyError(f"{run.name} predicts single values")
     return (_variables if isinstance(rows["labels"][0], str) else _horizons)(run, evaluation, rows)
 
 

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpcsamp.report import style
-from hpcsamp.report.records import Evaluation, MissingMaterialError, Run
+from hpcsamp.report.records import DoesNotApplyError, Evaluation, Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+#: Below so many strange items two bins are drawn as one.
+FEW = 400
 _SCORES = {
     "total": "total uncertainty",
     "epistemic": "epistemic uncertainty",
@@ -40,14 +42,14 @@ def risk_coverage_curve(run: Run, evaluation: Evaluation) -> Figure:
     axes.fill_between(coverage, 0, risk, color=style.BLUE, alpha=0.12, linewidth=0)
     aurc = evaluation.metrics.get("aurc")
     if aurc is not None:
-        axes.text(0.98, 0.06, f"area (AURC) {aurc:.4f}", transform=axes.transAxes, ha="right",
-                  fontsize=9, color=style.BLUE)  # fmt: skip
-    top = max(float(risk.max()), float(risk[-1])) * 1.15
+        top = max(float(risk.max()), float(risk[-1])) * 1.15
     axes.set(
         xlim=(0, 1), ylim=(0, top if top > 0 else 1), ylabel="error rate of the answered items",
         xlabel="coverage: fraction of items answered, most confident first",
     )  # fmt: skip
-    style.heading(fig, run.title, f"{evaluation.split}, {evaluation.samples} samples")
+    told = f"{evaluation.split}, {evaluation.samples} samples"
+    told += f", area under the curve (AURC) {aurc:.4f}" if aurc is not None else ""
+    style.heading(fig, run.title, told)
     return fig
 
 
@@ -56,12 +58,12 @@ def ood_histograms(run: Run, evaluation: Evaluation) -> Figure:
 
     Raises
     ------
-    MissingMaterialError
+    DoesNotApplyError
         If the evaluation was not asked about any.
     """
     ood = evaluation.ood
     if not ood:
-        raise MissingMaterialError(
+        raise DoesNotApplyError(
             f"no out-of-distribution items (hpcsamp evaluate {run.path} --ood DIR)"
         )
     scores = ood["scores"]
@@ -74,6 +76,8 @@ def ood_histograms(run: Run, evaluation: Evaluation) -> Figure:
             ("outside", style.ORANGE, ood["dataset"].rstrip("/").rpartition("/")[2]),
         ):
             count = np.asarray(found[key], float)
+            if ood["items"] < FEW and len(count) % 2 == 0:
+                edges, count = np.asarray(found["edges"])[::2], count[::2] + count[1::2]
             axes.stairs(count / count.sum(), edges, color=colour, linewidth=1.6, label=label)
             axes.stairs(count / count.sum(), edges, color=colour, alpha=0.18, fill=True)
         told = [
