@@ -391,7 +391,7 @@ def test_fans_show_items_of_low_median_and_high_uncertainty(tmp_path):
     assert "(MW)" in made.page.read_text()
     read = read_run(run)
     axes = forecast_fans(read, read.evaluation("test")).axes
-    assert "low uncertainty, item 11" in [a.get_title(loc="left") for a in axes]
+    assert "low uncertainty, item 11" in [a.get_title() for a in axes]
     truth = axes[0].lines[-1].get_ydata()
     assert np.allclose(truth, target[11])
     assert axes[0].get_ylabel() == "MW"
