@@ -243,13 +243,11 @@ def test_chains_are_the_same_on_any_grid_and_go_on_on_another(hpcsamp, small, tm
     reference = run("one", 1)
     three = run("three", 3)
     assert_same(three, reference)
+    run("two-two", 2, "training.steps=29")  # in the second cycle, between snapshots
     two = run("two-two", 4, "parallel.samples=2", "method.samples_per_pass=2")
     assert_same(two, reference)
     assert metrics(three) == pytest.approx(metrics(reference), rel=1e-9)
     assert metrics(two) == pytest.approx(metrics(reference), rel=1e-9)
-    run("other", 2, "training.steps=29")  # in the second cycle, between snapshots
-    assert_same(run("other", 4), reference)
-    assert metrics(tmp_path / "other") == pytest.approx(metrics(reference), rel=1e-9)
     stopped = run("stopped", 1, "training.steps=33")
     assert_same(run("stopped", 1), reference)
     first, second = (
