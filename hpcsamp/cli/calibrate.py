@@ -49,6 +49,7 @@ def calibrate(
         launch(ranks, arguments, {"OMP_NUM_THREADS": "1"})
         return
     from hpcsamp.bench import calibrate as bench
+    from hpcsamp.bench.constants import write_records
 
     pairs = [(s, b) for s in numbers["--check-samples"] for b in numbers["--check-batches"]]
     found, steps = bench.measure(
@@ -84,7 +85,7 @@ def calibrate(
     if check:
         _compare(steps)
     if records is not None:
-        bench.write_records(records, steps)
+        write_records(records, steps)
 
 
 def _numbers(name: str, text: str) -> list[int]:

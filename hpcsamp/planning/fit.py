@@ -68,12 +68,14 @@ class Point:
         return -(-self.samples // self.sample_size), self.batch / self.data_size
 
 
-NAMES = {
-    "sample_size": "sample_group_size",
-    "data_size": "data_group_size",
-    "seconds": "seconds_per_step",
+NAMES: dict[str, tuple[str, ...]] = {
+    "model": ("model", "workload"),
+    "sample_size": ("sample_group_size", "sample_size"),
+    "data_size": ("data_group_size", "data_size"),
+    "ranks": ("world_size", "ranks"),
+    "seconds": ("seconds_per_step", "step_seconds"),
 }
-"""How records call what a point has (as ``summary.json`` does)."""
+"""How records call what a point has: as ``summary.json`` does, or as scaling experiments do."""
 
 
 def read(path: Path) -> list[Point]:
@@ -99,25 +101,31 @@ def read(path: Path) -> list[Point]:
     found = [p for p in (point(r) for r in records if isinstance(r, dict)) if p is not None]
     if not found:
         raise UsageError(
-            f"--check {path}: none of {len(records)} records has model, samples, batch, "
-            f"{', '.join(NAMES.values())}; write some by hpcsamp bench calibrate --check"
+            f"--check {path}: none of {len(records)} records has samples, batch, "
+            f"{', '.join(n[0] for n in NAMES.values())}; write some by hpcsamp bench calibrate --check"
         )
     return found
 
 
 def point(record: dict[str, Any]) -> Point | None:
     """A record as a point; None if it lacks something."""
+
+    def get(name: str) -> Any:
+        return next(record[n] for n in NAMES[name] if n in record)
+
     try:
+        sample_size = int(get("sample_size"))
+        several = any(n in record for n in NAMES["data_size"])
         return Point(
-            str(record["model"]),
+            str(get("model")),
             int(record["samples"]),
             int(record["batch"]),
-            int(record[NAMES["sample_size"]]),
-            int(record[NAMES["data_size"]]),
-            float(record[NAMES["seconds"]]),
+            sample_size,
+            int(get("data_size") if several else get("ranks") // sample_size),
+            float(get("seconds")),
             int(record.get("trained", 0)),
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, StopIteration):
         return None
 
 

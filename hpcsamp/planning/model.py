@@ -215,11 +215,11 @@ def _statistics(
     size = statistics_bytes(work.statistics, work.samples, items, work.values, p)
     size *= work.item / 4
     cost = network.allreduce(machine.network, layout.sample_group, 16)
-    for _ in range(work.exchanges):
-        part = size / work.exchanges
-        gathers = work.exchanges == 1
-        way = network.allgather if gathers else network.allreduce
-        cost = cost + way(machine.network, layout.sample_group, part)
+    if work.gathers:
+        cost = cost + network.allgather(machine.network, layout.sample_group, size)
+    for _ in range(work.exchanges - work.gathers):
+        part = 0.0 if work.gathers else size / work.exchanges
+        cost = cost + network.allreduce(machine.network, layout.sample_group, part)
     return _exchange("statistics", cost, rates.stage * (1 + work.exchanges), p)
 
 

@@ -15,8 +15,6 @@ from hpcsamp.planning.counts import Counts, count
 from hpcsamp.training import memory
 from hpcsamp.training.memory import Shapes
 
-#: Exchanges of the statistics of a loss, by its class; the value itself is one more.
-EXCHANGES = {"linear": 0, "mixture": 2, "moments": 2, "pairwise": 1, "joint": 3}
 BYTES = {"float32": 4, "float64": 8, "bfloat16": 4}
 
 
@@ -45,9 +43,9 @@ class Workload:
         Of an item in a step; of an item in its file.
     values
         Numbers that a loss compares per item (``V``).
-    statistics, exchanges
-        Formula of the bytes that a loss shares (in ``S``, ``B``, ``V``, ``P``), and in how many
-        exchanges.
+    statistics, exchanges, gathers
+        Formula of the bytes that a loss shares (in ``S``, ``B``, ``V``, ``P``), in how many
+        exchanges, and whether these are outputs that everybody gets.
     views
         ``"none"`` without augmentation, else who gets a view of an item: ``"all"``, ``"rank"``,
         ``"sample"``.
@@ -74,6 +72,7 @@ class Workload:
     own: bool = False
     statistics: str = "0"
     exchanges: int = 0
+    gathers: bool = False
     views: Literal["none", "all", "rank", "sample"] = "none"
     sharded: bool = False
     recompute: bool = False
@@ -97,8 +96,7 @@ class Workload:
         precision = config.training.precision
         item = BYTES[precision]
         spread = getattr(method, "log_std", None)
-        kind = loss.about.kind if loss.about else ("linear" if loss.linear else "moments")
-        exact = config.loss.exact
+        about = loss.about if config.loss.exact else None
         return cls(
             name=config.model.name,
             key=key_of(config, shapes),
@@ -113,8 +111,9 @@ class Workload:
             x_bytes=float(math.prod(shapes.x) * item),
             stored_bytes=float(shapes.item_bytes),
             values=math.prod(shapes.y) if config.task == "regression" else 1,
-            statistics=loss.about.bytes if loss.about and exact else "0",
-            exchanges=EXCHANGES[kind] if exact else 0,
+            statistics=about.bytes if about else "0",
+            exchanges=exchanges_of(about.shares) if about else 0,
+            gathers=about is not None and about.kind == "pairwise",
             views=config.augment.share if config.augment.active else "none",
             sharded=config.optimizer.sharded,
             together=_together(config, method),
@@ -150,6 +149,13 @@ def key_of(config: RunConfig, shapes: Shapes) -> str:
         f"{config.method.name} {config.training.precision} "
         f"together={config.method.samples_per_pass} memory={config.loss.memory}"
     )
+
+
+def exchanges_of(shares: str) -> int:
+    """In how many exchanges a loss shares what it says it does (``About.shares``)."""
+    if shares == "nothing":
+        return 0
+    return 1 + shares.count(" and ") + shares.count(", then ") + shares.count("; ")
 
 
 def statistics_bytes(formula: str, samples: int, batch: int, values: int, ranks: int) -> float:

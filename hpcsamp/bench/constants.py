@@ -1,0 +1,207 @@
+"""From times to constants of the performance model, and to records of what they predict."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcsamp.bench.subjects import Subject
+from hpcsamp.collectives import Collectives
+from hpcsamp.planning import calibration, fit, machine
+from hpcsamp.planning.calibration import Calibration, Measured
+from hpcsamp.planning.machine import Wire
+from hpcsamp.planning.model import Layout, predict
+from hpcsamp.planning.workload import Workload
+from hpcsamp.topology import Topology
+
+VECTOR = 1 << 16
+"""Numbers of the small gradient by which the transport is compared with MPI alone."""
+
+
+@dataclass
+class Measure:
+    """Something to time.
+
+    Attributes
+    ----------
+    what
+        Its kind and numbers, e.g. ``("gradient", "vit", 4, 32)``.
+    run
+        Does it; on all ranks if ``together``, else on rank 0 alone.
+    times
+        Calls in a row that one time is of (the mean), for what is short.
+    """
+
+    what: tuple[Any, ...]
+    run: Callable[[], Any]
+    together: bool = False
+    times: int = 1
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """Seconds."""
+        return statistics.median(self.seconds)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What was fed: steps of an epoch, bytes of a batch in its file, bytes of its views."""
+
+    steps: int
+    batch_bytes: int
+    view_bytes: int
+
+
+def constants(
+    subjects: Sequence[Subject],
+    measures: Sequence[Measure],
+    topology: Topology,
+    feed: Feed,
+    transport: Collectives,
+) -> Calibration:
+    """The calibration; ``feed`` says what its times are of."""
+    found = {m.what: m for m in measures}
+    draw = _per(subjects, found, "draw", lambda w: w.drawn)
+    penalty = _per(subjects, found, "penalty", lambda w: w.drawn)
+    update, fixed = _slope([(s.work.trained, found["update", s.name].median) for s in subjects])
+    table = []
+    for s in subjects:
+        mine = [m for m in measures if m.what[:2] == ("gradient", s.name)]
+        rows = np.array([[1.0, m.what[2], m.what[2] * m.what[3]] for m in mine])
+        seconds = np.array([m.median for m in mine])
+        values, _ = fit.robust(rows, seconds)
+        crowds = [
+            m.median / found["gradient", *m.what[1:]].median
+            for m in measures
+            if m.what[:2] == ("crowd", s.name)
+        ]
+        table.append(
+            Measured(
+                key=s.work.key,
+                name=s.name,
+                base=max(0.0, values[1] - s.work.drawn * draw),
+                per_item=values[2],
+                overhead=max(0.0, values[0] - s.work.drawn * penalty) + fixed,
+                crowd=max(1.0, statistics.median(crowds)) if crowds else 1.0,
+                flops=s.work.counts.flops[1],
+                operations=s.work.counts.operations,
+                error=float(np.median(np.abs(rows @ values / seconds - 1))),
+            )
+        )
+    reduced = [m for m in measures if m.what[0] == "allreduce"]
+    link = None
+    if reduced:
+        sizes = [float(m.what[1]) for m in reduced]
+        alpha, beta = fit.link(topology.size, sizes, [m.median for m in reduced])
+        link = Wire(alpha=alpha, bandwidth=1 / max(beta, 1e-15))
+    cycles = 0.0
+    if ("transport", VECTOR * 4) in found:
+        extra = found["transport", VECTOR * 4].median - found["plain", VECTOR * 4].median
+        cycles = max(0.0, extra / _cycle(transport))
+    read = found["read",].median / feed.steps / feed.batch_bytes
+    copy = found["copy",].median / feed.batch_bytes
+    return Calibration(
+        created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        machine=calibration.fingerprint(topology.device.type),
+        ranks=topology.size,
+        models=table,
+        draw=draw,
+        penalty=penalty,
+        update=update,
+        augment=found["augment",].median / (feed.view_bytes),
+        read=max(0.0, read - copy) * topology.size,
+        copy=copy,
+        agreement=reduced[0].median if reduced else 0.0,
+        link=link,
+        cycles=cycles,
+        jitter=_jitter([m for m in measures if m.what[0] in ("gradient", "crowd")]),
+    )
+
+
+def _per(
+    subjects: Sequence[Subject],
+    found: dict[tuple[Any, ...], Measure],
+    what: str,
+    numbers: Callable[[Workload], int],
+) -> float:
+    """Seconds per number, from the model that has the most of them."""
+    having = [s for s in subjects if (what, s.name) in found]
+    if not having:
+        return 0.0
+    largest = max(having, key=lambda s: numbers(s.work))
+    return found[what, largest.name].median / numbers(largest.work)
+
+
+def _slope(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
+    """Seconds per number and seconds without any, neither negative."""
+    rows = np.array([[float(n), 1.0] for n, _ in points])
+    if len({n for n, _ in points}) < 2:
+        rows = rows[:, :1]
+    values, _ = fit.robust(rows, np.array([t for _, t in points]))
+    return float(values[0]), float(values[1]) if len(values) > 1 else 0.0
+
+
+def _cycle(transport: Collectives) -> float:
+    """Seconds of Horovod's cycle."""
+    return float(transport.settings().get("cycle_milliseconds") or 0.0) / 1e3
+
+
+def _jitter(measures: Sequence[Measure]) -> float:
+    """Standard deviation of a time over its median, from absolute deviations (robust)."""
+    off = [abs(t / m.median - 1) for m in measures for t in m.seconds if len(m.seconds) > 2]
+    return 1.4826 * statistics.median(off) if off else 0.0
+
+
+def records(
+    subjects: Sequence[Subject],
+    measures: Sequence[Measure],
+    found: Calibration,
+    transport: Collectives,
+) -> list[dict[str, Any]]:
+    """Every whole step with what the constants say of it."""
+    site = machine.load("local")
+    site = site.model_copy(
+        update={"network": site.network.model_copy(update={"cycle": _cycle(transport)})}
+    )
+    place = found.machine_of(site)
+    by_name = {s.name: s for s in subjects}
+    told = []
+    for m in measures:
+        if m.what[0] != "step":
+            continue
+        _, name, samples, batch, ranks = m.what
+        work = by_name[name].work.scaled(samples=samples, batch=batch).without_feed()
+        work = work.scaled(horovod=transport.name == "horovod")
+        layout = Layout(ranks, 1, ranks)
+        step = predict(work, layout, place, found.rates(site, work))
+        told.append(
+            {
+                "event": "step",
+                "model": name,
+                "samples": samples,
+                "batch": batch,
+                "world_size": ranks,
+                "sample_group_size": ranks,
+                "data_group_size": 1,
+                "trained": work.trained,
+                "collectives": transport.settings(),
+                "seconds_per_step": m.median,
+                "seconds": m.seconds,
+                "predicted": step.seconds,
+                "phases": {p.name: p.seconds for p in step.phases},
+            }
+        )
+    return told
+
+
+def write_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    """One object a line."""
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
