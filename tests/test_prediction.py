@@ -287,6 +287,11 @@ def test_quantiles_of_normal_mixtures_and_of_points():
     found = quantiles(mean, std, levels)
     for q, x in zip(levels, found, strict=True):
         assert stats.norm(mean, std).cdf(x).mean(0) == pytest.approx(float(q), abs=1e-9)
+    # far components make Newton's steps cycle in one of so many
+    many = torch.randn(8, 200_000, generator=torch.Generator().manual_seed(0)).double()
+    narrow = torch.full_like(many, 0.2)
+    median = quantiles(many, narrow, levels[2:3])[0]
+    assert float((normal_cdf(many, narrow, median).mean(0) - 0.5).abs().max()) < 1e-11
     points = quantiles(mean, 0 * std, levels)
     expected = np.quantile(mean.numpy(), levels.numpy(), axis=0, method="inverted_cdf")
     assert points.numpy() == pytest.approx(expected, rel=1e-9)
@@ -298,7 +303,9 @@ def test_pieces_of_bounded_size_change_nothing(monkeypatch):
     monkeypatch.setattr("hpcsamp.prediction.gathered.CHUNK", 21)  # three values at a time
     score, found = of_all_samples(mean, std, [7], Alone(), target=target, levels=(0.2, 0.7))
     assert torch.allclose(score, crps(mean, std, target), rtol=1e-12)
-    assert torch.allclose(found, quantiles(mean, std, torch.tensor([0.2, 0.7]).double()), rtol=1e-9)
+    assert torch.allclose(
+        found, quantiles(mean, std, torch.tensor([0.2, 0.7], dtype=torch.float64)), rtol=1e-9
+    )
 
 
 def test_distribution_functions_of_every_likelihood():

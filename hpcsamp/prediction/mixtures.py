@@ -8,6 +8,7 @@ alone. Everything is elementwise over values, in float64; samples are on the fir
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from torch import Tensor
 _ROOT_2PI = math.sqrt(2 * math.pi)
 #: Newton steps and halvings at most, and when a quantile is exact: relative to its bracket's ends.
 _STEPS, _EXACT = 200, 1e-12
+#: Components of a piece that is worked on at once.
+BLOCK = 1 << 16
 
 
 def normal_cdf(mean: Tensor, std: Tensor, at: Tensor) -> Tensor:
@@ -28,7 +31,8 @@ def quantiles(mean: Tensor, std: Tensor, levels: Tensor) -> Tensor:
     """Exact quantiles of mixtures: the roots of ``F(x) = level``.
 
     A quantile of a mixture lies between the least and the largest of its components'. Within this
-    bracket Newton's steps are taken, or a halving where a step would leave it. Of points it is the
+    bracket Newton's steps are taken, or a halving where a step would leave it
+    or is not half as long as the one before. Of points it is the
     least sample with ``F >= level``, as for any empirical distribution.
 
     Parameters
@@ -43,23 +47,29 @@ def quantiles(mean: Tensor, std: Tensor, levels: Tensor) -> Tensor:
     Tensor
         ``(Q, ...)`` float64.
     """
-    mean, std = mean.double(), std.double()
-    found = []
-    for level in levels.double():
-        z = torch.special.ndtri(level)
-        each = mean + std * z
-        low, high = each.amin(0), each.amax(0)
-        found.append(_root(mean, std, level, low, high))
-    return torch.stack(found)
+    shape = mean.shape[1:]
+    mean, std = mean.double().reshape(len(mean), -1), std.double().reshape(len(std), -1)
+    found = mean.new_empty(len(levels), mean.shape[1])
+    for at in _blocks(*mean.shape):
+        for k, level in enumerate(levels.double()):
+            found[k, at] = _root(mean[:, at], std[:, at], level)
+    return found.reshape(len(levels), *shape)
 
 
-def _root(mean: Tensor, std: Tensor, level: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    shape = low.shape
-    mean, std = mean.reshape(len(mean), -1), std.reshape(len(std), -1)
-    low, high = low.reshape(-1), high.reshape(-1)
+def _blocks(samples: int, values: int) -> Iterator[slice]:
+    """Pieces whose components fit into a core's cache: many passes are made over each."""
+    step = max(64, BLOCK // samples)
+    for low in range(0, values, step):
+        yield slice(low, low + step)
+
+
+def _root(mean: Tensor, std: Tensor, level: Tensor) -> Tensor:
+    each = mean + std * torch.special.ndtri(level)
+    low, high = each.amin(0), each.amax(0)
     found, todo = torch.empty_like(low), torch.arange(len(low), device=low.device)
     exact = _EXACT * torch.maximum(low.abs(), high.abs())
-    x = (low + high) / 2
+    finished = torch.zeros_like(todo, dtype=torch.bool)
+    x, before = (low + high) / 2, (high - low).abs()
     for _ in range(_STEPS):
         gap = x - mean
         z = gap / std
@@ -69,20 +79,26 @@ def _root(mean: Tensor, std: Tensor, level: Tensor, low: Tensor, high: Tensor) -
         reached = up_to >= level
         high, low = torch.where(reached, x, high), torch.where(reached, low, x)
         newton = x - (up_to - level) / density
-        inside = (newton > low) & (newton < high)  # never where the density is 0
+        # never where the density is 0, nor where the steps do not get smaller (they may cycle)
+        inside = (newton > low) & (newton < high) & ((newton - x).abs() <= before / 2)
         new = torch.where(inside, newton, (low + high) / 2)
+        before = (new - x).abs()
         done = ((new - x).abs() <= exact) & (inside | (high - low <= exact))
-        done |= high - low <= exact
+        done = (done | (high - low <= exact)) & ~finished
         x = torch.where(high - low <= exact, high, new)
-        if bool(done.any()):
-            found[todo[done]] = x[done]
-            rest = ~done
-            if not bool(rest.any()):
-                return found.reshape(shape)
-            todo, x, low, high, exact = (t[rest] for t in (todo, x, low, high, exact))
+        finished |= done
+        found[todo[done]] = x[done]
+        left = len(todo) - int(finished.sum())
+        if left == 0:
+            return found
+        if 2 * left < len(todo):
+            rest = ~finished
+            todo, x, low, high, exact, before, finished = (
+                t[rest] for t in (todo, x, low, high, exact, before, finished)
+            )
             mean, std = mean[:, rest], std[:, rest]
-    found[todo] = x
-    return found.reshape(shape)
+    found[todo[~finished]] = x[~finished]
+    return found
 
 
 def crps(mean: Tensor, std: Tensor, target: Tensor) -> Tensor:
@@ -105,7 +121,14 @@ def crps(mean: Tensor, std: Tensor, target: Tensor) -> Tensor:
     Tensor
         ``(...)`` float64, units of the target.
     """
-    mean, std, target = mean.double(), std.double(), target.double()
+    shape = target.shape
+    mean, std = mean.double().reshape(len(mean), -1), std.double().reshape(len(std), -1)
+    target = target.double().reshape(-1)
+    parts = [_crps(mean[:, at], std[:, at], target[at]) for at in _blocks(*mean.shape)]
+    return torch.cat(parts).reshape(shape) if parts else target.reshape(shape)
+
+
+def _crps(mean: Tensor, std: Tensor, target: Tensor) -> Tensor:
     samples = len(mean)
     to_target = _a(target - mean, std).mean(0)
     among = (2 * std / math.sqrt(math.pi)).sum(0)  # A(0, sqrt(2) s_i)
