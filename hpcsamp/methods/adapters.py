@@ -90,6 +90,7 @@ class PlainAdapter(Adapter):
     ) -> None:
         super().__init__(module)
         refuse_batch_norm(module)
+        refuse_dropout(module)
         self.slots, self.fixed = [], {}
         self._names: list[str] = []
         fan_in, norms = _fan_in(module), _norm_parameters(module)
@@ -134,6 +135,7 @@ class TorchBlueAdapter(Adapter):
 
         super().__init__(module)
         refuse_batch_norm(module)
+        refuse_dropout(module)
         self.slots = []
         self._supplied: list[Any] = []
         self._owners: list[tuple[nn.Module, str, str]] = []
@@ -264,4 +266,20 @@ def refuse_batch_norm(module: nn.Module) -> None:
             raise UsageError(
                 f"{name} is a {type(part).__name__} with running statistics, which the samples "
                 f"would overwrite for each other; use LayerNorm or GroupNorm"
+            )
+
+
+def refuse_dropout(module: nn.Module) -> None:
+    """Dropout layers draw from torch's global generator: another number of ranks, other masks.
+
+    Raises
+    ------
+    UsageError
+        Naming the layer.
+    """
+    for name, part in module.named_modules():
+        if isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0:
+            raise UsageError(
+                f"{name} is a {type(part).__name__} of rate {part.p}, which draws by itself; set "
+                f"its rate to 0, or choose the method mc_dropout, whose masks are counted"
             )

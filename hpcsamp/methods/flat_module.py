@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hpcsamp.errors import UsageError
-from hpcsamp.methods.adapters import refuse_batch_norm
+from hpcsamp.methods.adapters import refuse_batch_norm, refuse_dropout
 
 
 class FlatModule:
@@ -25,11 +25,12 @@ class FlatModule:
     Raises
     ------
     UsageError
-        For a module with nothing to learn, or with running statistics.
+        For a module with nothing to learn, with running statistics, or with dropout.
     """
 
     def __init__(self, module: nn.Module, autocast: torch.dtype | None = None) -> None:
         refuse_batch_norm(module)
+        refuse_dropout(module)
         self.module = module
         self.autocast = autocast
         own = {n: p for n, p in module.named_parameters() if p.requires_grad}

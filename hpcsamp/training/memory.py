@@ -149,11 +149,13 @@ def estimate(
     mine = -(-config.method.samples // grid.sample_size)
     batch = -(-config.data.batch // grid.data_size)
     memory = _mode(config)
-    together = mine if memory == "keep" else min(config.method.samples_per_pass, mine)
+    stacked = config.augment.active and config.augment.share != "all"
+    chunks = method.chunks(range(mine), stacked)
+    together = mine if memory == "keep" else max(len(chunk) for chunk in chunks)
     pass_bytes, unknown = _pass(config, shapes, batch, rough)
     state = _state_factor(config) * trained
     sharded = config.optimizer.sharded
-    views = mine if config.augment.active and config.augment.share != "all" else 1
+    views = mine if stacked else 1
     x, y = math.prod(shapes.x) * item, math.prod(shapes.y) * item
     outputs = OUTPUT_COPIES * shapes.outputs * batch * item
     parts = [
