@@ -7,6 +7,7 @@ training steps, which nothing is fitted to, are measured in the same rounds to c
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -35,32 +36,62 @@ SAMPLES = (1, 2, 5)
 SIZES = (16, 4096, 65_536, 1 << 20, 4 << 20, 16 << 20)
 """Bytes of the allreduces."""
 
+MORE = 3
+"""Times as many rounds as asked for, where others disturb."""
+
 FEED_ITEMS, FEED_BATCH = 4096, 256
 
 
 def rounds(measures: Sequence[Measure], topology: Topology, repeat: int) -> None:
     """Time everything in turn; the first round warms up. Collective over the world.
 
-    The slowest rank's time counts where all work.
+    Where all work, the slowest rank's time counts; the mean of the ranks' where they do not meet
+    (``crowd``): the model adds the waiting by itself. What was disturbed by other processes is
+    timed again, in at most ``MORE`` times as many rounds.
     """
-    for number in range(repeat + 1):
-        for measure in measures:
+    missing = list(range(len(measures)))
+    for number in range(MORE * repeat + 1):
+        for measure in (measures[i] for i in missing):
             wait_for(topology.world.Ibarrier())
             if not measure.together and not topology.is_root:
                 continue
             if measure.together:
                 topology.world.Barrier()
-            began = time.perf_counter()
-            for _ in range(measure.times):
-                measure.run()
-            if topology.device.type == "cuda":
-                torch.cuda.synchronize()
-            took = (time.perf_counter() - began) / measure.times
+            took, lost = _timed(measure, topology.device)
             if measure.together:
-                took = max(topology.world.allgather(took))
+                pairs = topology.world.allgather((took, lost))
+                each = [p[0] for p in pairs]
+                took = statistics.fmean(each) if measure.what[0] == "crowd" else max(each)
+                lost = max(p[1] for p in pairs)
             if number:
                 measure.seconds.append(took)
+                measure.lost.append(lost)
+        if number >= repeat:
+            missing = [i for i, m in enumerate(measures) if m.undisturbed < repeat]
+            missing = topology.world.bcast(missing)
     wait_for(topology.world.Ibarrier())
+
+
+def _timed(measure: Measure, device: torch.device) -> tuple[float, float]:
+    """Seconds of a call, and the part of them that a thread of this rank waited for a core."""
+    waited, began = _waited(), time.perf_counter()
+    for _ in range(measure.times):
+        measure.run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    whole = time.perf_counter() - began
+    return whole / measure.times, (_waited() - waited) / whole
+
+
+def _waited() -> float:
+    """Seconds that this rank's threads were ready to run and had no core, as Linux counts them."""
+    total = 0
+    for thread in Path("/proc/self/task").glob("*/schedstat"):
+        try:
+            total += int(thread.read_text().split()[1])
+        except (OSError, IndexError, ValueError):
+            continue  # it has ended, or this system does not count
+    return total * 1e-9
 
 
 def often(seconds: float, topology: Topology) -> int:
@@ -115,8 +146,8 @@ def measure(
             step = Step(subject, samples, alone, topology)
             for items in batches:
                 x, y = subject.batch(items, device)
-                run = _bound(step.gradient, x, y)
-                add(run, "gradient", subject.name, samples, items)
+                run = _bound(step.whole, x, y)
+                add(run, "alone", subject.name, samples, items)
                 if topology.size > 1 and samples == SAMPLES[-1]:
                     add(run, "crowd", subject.name, samples, items, together=True)
         _small_parts(subject, step, add)

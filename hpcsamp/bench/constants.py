@@ -21,6 +21,9 @@ from hpcsamp.planning.model import Layout, predict
 from hpcsamp.planning.workload import Workload
 from hpcsamp.topology import Topology
 
+QUIET = 0.03
+"""Part of a time that may be lost to other processes before it no longer counts."""
+
 VECTOR = 1 << 16
 """Numbers of the small gradient by which the transport is compared with MPI alone."""
 
@@ -37,6 +40,9 @@ class Measure:
         Does it; on all ranks if ``together``, else on rank 0 alone.
     times
         Calls in a row that one time is of (the mean), for what is short.
+    seconds, lost
+        Of each round; and the part of it that a rank was ready to run and had no core, because
+        other processes had.
     """
 
     what: tuple[Any, ...]
@@ -44,11 +50,28 @@ class Measure:
     together: bool = False
     times: int = 1
     seconds: list[float] = field(default_factory=list)
+    lost: list[float] = field(default_factory=list)
+
+    @property
+    def undisturbed(self) -> int:
+        """How many times count."""
+        return sum(lost <= QUIET for lost in self.lost)
+
+    @property
+    def counted(self) -> list[float]:
+        """Times in which the ranks had their cores; or the three least disturbed."""
+        ordered = sorted(zip(self.lost, self.seconds, strict=True))
+        return [t for _, t in ordered[: max(self.undisturbed, 3)]]
+
+    @property
+    def disturbed(self) -> float:
+        """Part of the counted times, at most, that a rank waited for a core."""
+        return sorted(self.lost)[: len(self.counted)][-1]
 
     @property
     def median(self) -> float:
         """Seconds."""
-        return statistics.median(self.seconds)
+        return statistics.median(self.counted)
 
 
 @dataclass(frozen=True)
@@ -71,15 +94,16 @@ def constants(
     found = {m.what: m for m in measures}
     draw = _per(subjects, found, "draw", lambda w: w.drawn)
     penalty = _per(subjects, found, "penalty", lambda w: w.drawn)
-    update, fixed = _slope([(s.work.trained, found["update", s.name].median) for s in subjects])
+    update = _slope([(s.work.trained, found["update", s.name].median) for s in subjects])
     table = []
     for s in subjects:
-        mine = [m for m in measures if m.what[:2] == ("gradient", s.name)]
+        mine = [m for m in measures if m.what[:2] == ("alone", s.name)]
         rows = np.array([[1.0, m.what[2], m.what[2] * m.what[3]] for m in mine])
         seconds = np.array([m.median for m in mine])
         values, _ = fit.robust(rows, seconds)
+        apart = s.work.drawn * penalty + s.work.trained * update
         crowds = [
-            m.median / found["gradient", *m.what[1:]].median
+            m.median / found["alone", *m.what[1:]].median
             for m in measures
             if m.what[:2] == ("crowd", s.name)
         ]
@@ -89,7 +113,7 @@ def constants(
                 name=s.name,
                 base=max(0.0, values[1] - s.work.drawn * draw),
                 per_item=values[2],
-                overhead=max(0.0, values[0] - s.work.drawn * penalty) + fixed,
+                overhead=max(0.0, values[0] - apart),
                 crowd=max(1.0, statistics.median(crowds)) if crowds else 1.0,
                 flops=s.work.counts.flops[1],
                 operations=s.work.counts.operations,
@@ -122,7 +146,8 @@ def constants(
         agreement=reduced[0].median if reduced else 0.0,
         link=link,
         cycles=cycles,
-        jitter=_jitter([m for m in measures if m.what[0] in ("gradient", "crowd")]),
+        disturbed=statistics.median(m.disturbed for m in measures),
+        jitter=_jitter([m for m in measures if m.what[0] in ("alone", "crowd")]),
     )
 
 
@@ -140,13 +165,13 @@ def _per(
     return found[what, largest.name].median / numbers(largest.work)
 
 
-def _slope(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
-    """Seconds per number and seconds without any, neither negative."""
+def _slope(points: Sequence[tuple[int, float]]) -> float:
+    """Seconds per number, beside seconds that are the same for any; neither is negative."""
     rows = np.array([[float(n), 1.0] for n, _ in points])
     if len({n for n, _ in points}) < 2:
         rows = rows[:, :1]
     values, _ = fit.robust(rows, np.array([t for _, t in points]))
-    return float(values[0]), float(values[1]) if len(values) > 1 else 0.0
+    return float(values[0])
 
 
 def _cycle(transport: Collectives) -> float:
@@ -156,7 +181,7 @@ def _cycle(transport: Collectives) -> float:
 
 def _jitter(measures: Sequence[Measure]) -> float:
     """Standard deviation of a time over its median, from absolute deviations (robust)."""
-    off = [abs(t / m.median - 1) for m in measures for t in m.seconds if len(m.seconds) > 2]
+    off = [abs(t / m.median - 1) for m in measures for t in m.counted if len(m.counted) > 2]
     return 1.4826 * statistics.median(off) if off else 0.0
 
 
@@ -194,7 +219,8 @@ def records(
                 "trained": work.trained,
                 "collectives": transport.settings(),
                 "seconds_per_step": m.median,
-                "seconds": m.seconds,
+                "seconds": m.counted,
+                "disturbed": m.disturbed,
                 "predicted": step.seconds,
                 "phases": {p.name: p.seconds for p in step.phases},
             }

@@ -105,11 +105,6 @@ class Step:
             self.method,
         )
 
-    def gradient(self, x: Tensor, y: Tensor) -> None:
-        """Loss and gradient."""
-        self._loss(x, y).backward()
-        self.optimizer.zero_grad()
-
     def whole(self, x: Tensor, y: Tensor) -> None:
         """All that the training loop does between two batches."""
         loss = self._loss(x, y)

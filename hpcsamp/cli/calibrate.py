@@ -49,7 +49,7 @@ def calibrate(
         launch(ranks, arguments, {"OMP_NUM_THREADS": "1"})
         return
     from hpcsamp.bench import calibrate as bench
-    from hpcsamp.bench.constants import write_records
+    from hpcsamp.bench.constants import QUIET, write_records
 
     pairs = [(s, b) for s in numbers["--check-samples"] for b in numbers["--check-batches"]]
     found, steps = bench.measure(
@@ -82,6 +82,12 @@ def calibrate(
             ["jitter", f"{100 * found.jitter:.3g}", "%"],
         ],
     )
+    if found.disturbed > QUIET:
+        typer.echo(
+            f"hpcsamp: warning: ranks waited for a core {found.disturbed:.0%} of the time, because "
+            f"of other processes; measure again on a quiet machine",
+            err=True,
+        )
     if check:
         _compare(steps)
     if records is not None:

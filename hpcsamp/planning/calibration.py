@@ -21,15 +21,15 @@ VERSION = 1
 class Measured(Table):
     """A model's constants, in seconds of one rank that works alone.
 
-    Loss and gradient of ``s`` samples of ``n`` random weights over ``b`` items take
-    ``overhead + n penalty + s (n draw + base + per_item b)``.
+    A step of ``s`` samples of ``n`` random weights over ``b`` items takes
+    ``overhead + n penalty + m update + s (n draw + base + per_item b)`` with ``m`` trained numbers.
     """
 
     key: str = Field(description="see Workload.key")
     name: str
     base: float = Field(ge=0, description="of a pass, without items and draw")
     per_item: float = Field(ge=0)
-    overhead: float = Field(ge=0, description="of a step, without the penalty")
+    overhead: float = Field(ge=0, description="of a step, without penalty and update")
     crowd: float = Field(1.0, ge=1, description="factor where all ranks of the node work")
     flops: float = Field(ge=0, description="of a pass per item")
     operations: int = Field(ge=0)
@@ -53,6 +53,7 @@ class Calibration(Table):
     agreement: float = Field(ge=0, description="seconds of the smallest allreduce of all ranks")
     link: Wire | None = Field(None, description="between ranks of the node")
     cycles: float = Field(1.0, ge=0, description="cycles of Horovod that a gradient waits")
+    disturbed: float = Field(0.0, ge=0, description="part of the times lost to other processes")
     jitter: float = Field(0.0, ge=0, description="standard deviation of a step over its mean")
 
     def machine_of(self, site: Machine) -> Machine:

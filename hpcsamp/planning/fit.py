@@ -102,7 +102,8 @@ def read(path: Path) -> list[Point]:
     if not found:
         raise UsageError(
             f"--check {path}: none of {len(records)} records has samples, batch, "
-            f"{', '.join(n[0] for n in NAMES.values())}; write some by hpcsamp bench calibrate --check"
+            f"{', '.join(n[0] for n in NAMES.values())}; write some by "
+            f"hpcsamp bench calibrate --check --records"
         )
     return found
 
