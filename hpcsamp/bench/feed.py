@@ -10,15 +10,12 @@ from __future__ import annotations
 import os
 import resource
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpcsamp.bench.feeders import Feeder
@@ -29,65 +26,6 @@ LIKES = ("cifar10", "era5")
 BATCH = {"cifar10": 1024, "era5": 8}  # the global batches of the paper (section 5.5, 5.4)
 ITEMS = {"cifar10": 20_000, "era5": 48}
 STEPS = {"cifar10": 19, "era5": 6}
-
-
-def feed(
-    like: Annotated[
-        Literal["cifar10", "era5", "both"], typer.Option(help="Items to resemble.")
-    ] = "both",
-    ranks: Annotated[int, typer.Option(min=1, help="Ranks to start, if mpirun did not.")] = 4,
-    batch: Annotated[int, typer.Option(min=0, help="Items of a step; 0: 1024 and 8.")] = 0,
-    repeat: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 7,
-    collective: Annotated[
-        bool, typer.Option("--collective/--no-collective", help="Time collective reads, too.")
-    ] = True,
-    cold: Annotated[
-        bool, typer.Option("--cold/--no-cold", help="Also with the page cache dropped.")
-    ] = True,
-    models: Annotated[
-        bool, typer.Option("--models/--no-models", help="Also with the paper's models on top.")
-    ] = True,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder for the made-up sets (default: a temporary one).")
-    ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the table here.")] = None,
-) -> None:
-    """Compare ways to bring one batch to all ranks: duplicated reads, a broadcast, and ours."""
-    from hpcsamp.bench.launch import launch
-    from hpcsamp.runtime import under_launcher
-
-    if not under_launcher():
-        arguments = ["bench", "feed", "--like", like, "--batch", str(batch)]
-        arguments += ["--repeat", str(repeat)]
-        arguments += ["--collective" if collective else "--no-collective"]
-        arguments += ["--cold" if cold else "--no-cold", "--models" if models else "--no-models"]
-        arguments += ["--data", str(data)] if data else []
-        arguments += ["--json", str(json_file)] if json_file else []
-        launch(ranks, arguments, {"OMP_NUM_THREADS": "1"})
-        return
-    from hpcsamp.topology import init
-
-    topology = init("world", device="cpu")
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = topology.world.bcast(str(data or scratch))
-        results: dict[str, Any] = {"ranks": topology.size, "cases": [], "models": []}
-        for name in LIKES if like == "both" else (like,):
-            dataset = made_up(name, Path(folder), topology)
-            size = batch or BATCH[name]
-            for shuffle in ("none", "global"):
-                for warm in (True, False) if cold else (True,):
-                    case = Case(name, shuffle, warm, size)
-                    found = measure(case, dataset, topology, repeat, collective)
-                    if warm and shuffle == "global":
-                        found["hidden"] = hidden(found, dataset, topology)
-                    results["cases"].append(found)
-        if models:
-            from hpcsamp.bench.feed_models import waits
-
-            results["models"] = waits(Path(folder), topology)
-        topology.world.Barrier()
-    if topology.is_root:
-        report(results, json_file)
 
 
 @dataclass(frozen=True)
@@ -246,44 +184,3 @@ def busy(seconds: float) -> None:
     a, end = torch.ones(128, 128), time.perf_counter() + seconds
     while time.perf_counter() < end:
         a @ a
-
-
-def report(results: dict[str, Any], json_file: Path | None) -> None:
-    """Tables for people, JSON for others."""
-    from hpcsamp.cli.output import show, write_json
-
-    for case in results["cases"]:
-        rows = [
-            [
-                name,
-                f"{1e3 * c['seconds']:.3f}",
-                f"{c['seconds_ratio']:.2f}",
-                f"{1e3 * c['cpu']:.3f}",
-                f"{c['cpu_ratio']:.2f}",
-                f"{c['bytes_per_batch_byte']:.3f}",
-                f"{c['calls']:.0f}",
-            ]
-            for name, c in case["feeders"].items()
-        ]
-        show(
-            f"{case['case']}: {case['batch']} items, {case['batch_bytes'] / 1e6:.2f} MB a step, "
-            f"{results['ranks']} ranks; ratios to the best duplicated read",
-            ["feeder", "ms a step", "ratio", "CPU ms", "ratio", "bytes read", "read calls"],
-            rows,
-        )
-        for h in case.get("hidden", []):
-            typer.echo(
-                f"  behind {1e3 * h['compute']:.2f} ms of compute: {h['hidden']:.1%} of the feed "
-                f"is hidden, the loop waits {h['waited']:.1%} of the time"
-            )
-    if results["models"]:
-        show(
-            "with training steps on top",
-            ["model", "step ms", "waits for data"],
-            [
-                [m["model"], f"{1e3 * m['step_seconds']:.1f}", f"{m['waited']:.2%}"]
-                for m in results["models"]
-            ],
-        )
-    if json_file:
-        write_json(json_file, results)

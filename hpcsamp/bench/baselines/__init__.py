@@ -1,0 +1,30 @@
+"""What people would use instead, on the same batches, with the same optimiser.
+
+A baseline is a function of configuration and grid that returns one training step, feed and all.
+Each is written as a careful user of its library would write it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hpcsamp.bench.baselines import ddp, plain, torch_blue
+from hpcsamp.config import RunConfig
+from hpcsamp.topology import Topology
+
+Baseline = Callable[[RunConfig, Topology], Callable[[], None]]
+
+BASELINES: dict[str, Baseline] = {
+    "plain": plain.passes,
+    "torch_blue": torch_blue.monte_carlo,
+    "torch_blue_analytic": torch_blue.analytic,
+    "torch_blue_loop": torch_blue.one_by_one,
+    "ddp_sampling": ddp.sampling,
+    "ddp_data": ddp.data,
+}
+"""By name; the first line of each one's docstring says what it is."""
+
+
+def about(name: str) -> str:
+    """One line."""
+    return (BASELINES[name].__doc__ or "").split("\n")[0]

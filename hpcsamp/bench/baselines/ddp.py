@@ -1,0 +1,73 @@
+"""torch's DistributedDataParallel: the paper's way to split samples, and data parallelism."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from hpcsamp.bench.baselines import feed, torch_blue
+from hpcsamp.bench.baselines.network import criterion, network, optimizer, repeated
+from hpcsamp.config import RunConfig
+from hpcsamp.topology import Topology, share
+
+
+def sampling(config: RunConfig, topology: Topology) -> Callable[[], None]:
+    """DDP in the paper's way: every rank S/P samples of a batch it loads itself."""
+    own = len(share(config.method.samples, topology.size, topology.rank))
+    return _step(config, topology, own, 0, 1)
+
+
+def data(config: RunConfig, topology: Topology) -> Callable[[], None]:
+    """DDP as data parallelism: every rank all S samples of 1/P of the batch."""
+    return _step(config, topology, config.method.samples, topology.rank, topology.size)
+
+
+def join(topology: Topology) -> None:
+    """torch's process group over the ranks of MPI: gloo on CPUs, NCCL on GPUs. Collective."""
+    import socket
+
+    store_host = topology.world.bcast(socket.gethostname() if topology.is_root else None)
+    port = None
+    if topology.is_root:
+        with socket.socket() as s:
+            s.bind(("", 0))
+            port = s.getsockname()[1]
+    port = topology.world.bcast(port)
+    if topology.node_comm.Get_size() == topology.size:
+        store_host = "127.0.0.1"
+    torch.distributed.init_process_group(
+        "nccl" if topology.device.type == "cuda" else "gloo",
+        init_method=f"tcp://{store_host}:{port}",
+        rank=topology.rank,
+        world_size=topology.size,
+    )
+
+
+def _step(
+    config: RunConfig, topology: Topology, samples: int, part: int, parts: int
+) -> Callable[[], None]:
+    join(topology)
+    torch.manual_seed(config.seed + topology.rank)  # as the paper's code: draws depend on the rank
+    blue = config.method.name == "mean_field"
+    device = topology.device
+    net = torch_blue.converted(config, device) if blue else network(config, device)
+    ddp: Any = nn.parallel.DistributedDataParallel(net)
+    update = optimizer(config, net.parameters())
+    batches = feed.batches(config, device, part, parts)
+    elbo = torch_blue.likelihood_loss(config) if blue else None
+    of_mean = criterion(config)
+
+    def step() -> None:
+        x, y = next(batches)
+        if elbo is not None:
+            with torch_blue.vectorised():
+                elbo(ddp(x, samples=samples), y).backward()
+        else:
+            of_mean(repeated(ddp, x, samples).mean(0), y).backward()
+        update.step()
+        update.zero_grad()
+
+    return step

@@ -1,0 +1,53 @@
+"""The configuration's plain network, its optimiser, and its loss on one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from hpcsamp import models
+from hpcsamp.config import RunConfig
+from hpcsamp.data import Dataset
+from hpcsamp.errors import UsageError
+from hpcsamp.training import build
+
+
+def network(config: RunConfig, device: torch.device) -> nn.Module:
+    """Fresh, the same as hpcsamp's; with its dropout where the method is Monte Carlo dropout."""
+    with Dataset.open(config.data.path, "train") as dataset:
+        outputs = models.output_size(dataset.task, dataset.classes, dataset.y_shape)
+        shape = dataset.x_shape
+    outputs *= build.likelihood(config).parameters
+    arguments = dict(config.model.arguments)
+    if config.method.name == "mc_dropout":
+        arguments["dropout"] = float(config.method.arguments.get("rate", 0.1))
+    made: nn.Module = models.build(config.model.name, arguments, shape, outputs, config.seed)
+    return made.to(device)
+
+
+def optimizer(config: RunConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The configuration's, fused as hpcsamp's is."""
+    kind = getattr(torch.optim, config.optimizer.name)
+    made: torch.optim.Optimizer = kind(parameters, **config.optimizer.arguments, fused=True)
+    return made
+
+
+def criterion(config: RunConfig) -> Callable[[Tensor, Tensor], Tensor]:
+    """Loss of the outputs of one pass, or of their mean over samples."""
+    if config.task == "classification":
+        return nn.functional.cross_entropy
+    if config.loss.name in ("mean_mse", "expected_nll"):
+        return _squared_error
+    raise UsageError(f"loss.name = {config.loss.name!r}: no baseline is written for it")
+
+
+def _squared_error(outputs: Tensor, target: Tensor) -> Tensor:
+    return nn.functional.mse_loss(outputs.reshape(target.shape), target)
+
+
+def repeated(net: nn.Module, x: Tensor, samples: int) -> Tensor:
+    """``(samples, B, ...)`` outputs of a network with dropout: all samples in one batch."""
+    out: Tensor = net(x.repeat(samples, *[1] * (x.dim() - 1)))
+    return out.view(samples, len(x), *out.shape[1:])

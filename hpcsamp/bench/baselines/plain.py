@@ -1,0 +1,26 @@
+"""The floor: as many passes of the plain network as there are samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hpcsamp.bench.baselines import feed
+from hpcsamp.bench.baselines.network import criterion, network, optimizer
+from hpcsamp.config import RunConfig
+from hpcsamp.topology import Topology
+
+
+def passes(config: RunConfig, topology: Topology) -> Callable[[], None]:
+    """S forward and backward passes of the plain network, gradients added up, one update."""
+    net = network(config, topology.device)
+    update, loss = optimizer(config, net.parameters()), criterion(config)
+    batches = feed.batches(config, topology.device)
+
+    def step() -> None:
+        x, y = next(batches)
+        for _ in range(config.method.samples):
+            (loss(net(x), y) / config.method.samples).backward()
+        update.step()
+        update.zero_grad()
+
+    return step

@@ -1,0 +1,117 @@
+"""torch_blue, as its documentation has it: the module converted, all samples vectorised by vmap.
+
+``scaled_dot_product_attention`` has no batching rule for its fused CPU kernel: under vmap it would
+run sample by sample in a slow loop, with a warning. A careful user asks for its mathematical form,
+which vectorises; so do we.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from hpcsamp.bench.baselines import feed
+from hpcsamp.bench.baselines.network import network, optimizer
+from hpcsamp.config import RunConfig
+from hpcsamp.errors import UsageError
+from hpcsamp.topology import Topology
+
+
+def monte_carlo(config: RunConfig, topology: Topology) -> Callable[[], None]:
+    """torch_blue, all samples vectorised, Monte Carlo KL (its default)."""
+    return _step(config, topology, analytic=False)
+
+
+def analytic(config: RunConfig, topology: Topology) -> Callable[[], None]:
+    """torch_blue, all samples vectorised, analytic KL."""
+    return _step(config, topology, analytic=True)
+
+
+def one_by_one(config: RunConfig, topology: Topology) -> Callable[[], None]:
+    """torch_blue, one sample at a time with gradients added up, Monte Carlo KL."""
+    net = converted(config, topology.device)
+    loss = likelihood_loss(config)
+    update = optimizer(config, net.parameters())
+    batches = feed.batches(config, topology.device)
+
+    def step() -> None:
+        x, y = next(batches)
+        for _ in range(config.method.samples):
+            with vectorised():
+                (loss(net(x, samples=1), y) / config.method.samples).backward()
+        update.step()
+        update.zero_grad()
+
+    return step
+
+
+def converted(config: RunConfig, device: torch.device) -> nn.Module:
+    """The configuration's network as a torch_blue module.
+
+    Raises
+    ------
+    UsageError
+        If the method is not its own.
+    """
+    from torch_blue.vi.distributions import MeanFieldNormal
+    from torch_blue.vi.utils.convert import convert_to_vimodule
+
+    if config.method.name != "mean_field":
+        raise UsageError(f"torch_blue does mean-field VI, not method {config.method.name!r}")
+    net = network(config, device)
+    prior = MeanFieldNormal(0.0, float(config.method.arguments.get("prior_std", 0.2)))
+    convert_to_vimodule(net, prior=prior)
+    return net.to(device)
+
+
+def likelihood_loss(config: RunConfig) -> nn.Module:
+    """Its negative ELBO with Monte Carlo KL."""
+    from torch_blue.vi import KullbackLeiblerLoss
+
+    made: nn.Module = KullbackLeiblerLoss(
+        _predictive(config), dataset_size=feed.size(config.data.path)
+    )
+    return made
+
+
+@contextmanager
+def vectorised() -> Iterator[None]:
+    """Attention that vmap can vectorise, without the warnings of its missing rules."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _predictive(config: RunConfig) -> object:
+    from torch_blue.vi.distributions import Categorical, MeanFieldNormal
+
+    return Categorical() if config.task == "classification" else MeanFieldNormal()
+
+
+def _step(config: RunConfig, topology: Topology, analytic: bool) -> Callable[[], None]:
+    net = converted(config, topology.device)
+    loss: Callable[[Tensor, Tensor], Tensor]
+    if analytic:
+        from torch_blue.vi import AnalyticalKullbackLeiblerLoss
+
+        items = feed.size(config.data.path)
+        loss = AnalyticalKullbackLeiblerLoss(net, _predictive(config), dataset_size=items)
+    else:
+        loss = likelihood_loss(config)
+    update = optimizer(config, net.parameters())
+    batches = feed.batches(config, topology.device)
+
+    def step() -> None:
+        x, y = next(batches)
+        with vectorised():
+            loss(net(x, samples=config.method.samples), y).backward()
+        update.step()
+        update.zero_grad()
+
+    return step

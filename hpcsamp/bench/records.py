@@ -1,0 +1,88 @@
+"""Records of scaling experiments: one JSON object a line, for people, ``report`` and ``plan``.
+
+Each line is one configuration, with:
+
+    event                    "scaling" or "baseline"
+    workload, model          name of the workload, and CONFIG[:PRESET] (what ``hpcsamp plan`` knows)
+    mode, grid, label        how it scales; alone, sampling, data or hybrid; its row of the table
+    variant                  "hpcsamp", or a baseline
+    world_size, sample_group_size, data_group_size, nodes      ranks, P, D, nodes
+    samples, batch, items    S, items of a step over all data groups, N
+    steps_per_epoch          of a whole epoch (steps of a round: ``round_steps``)
+    rounds                   seconds of a step in each round; of the slowest rank
+    seconds_per_step         their median (``spread``: least and most)
+    seconds_per_epoch        of all N items, in seconds
+    phases                   seconds of a step by phase on rank 0, median over rounds
+    peak_rss_mb              of each rank, in MiB
+    trained                  numbers in the gradient
+    collectives, threads, device, precision    transport with its settings; of a rank
+    machine, versions, commit, date, command   where, with what, when, how
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hpcsamp.errors import UsageError
+from hpcsamp.files import write_whole
+
+#: Packages whose versions matter to a time.
+PACKAGES = ("hpcsamp", "torch", "torch_blue", "horovod", "mpi4py", "numpy", "h5py")
+
+
+def surroundings(device: str = "cpu") -> dict[str, Any]:
+    """Machine, versions, commit, date, command."""
+    import hpcsamp
+    from hpcsamp.planning.calibration import fingerprint
+    from hpcsamp.provenance import git_state, packages
+
+    known = {name.lower().replace("-", "_"): v for name, v in packages().items()}
+    git = git_state(Path(hpcsamp.__file__).parent)
+    machine = fingerprint(device) | {"usable_cores": len(os.sched_getaffinity(0))}
+    return {
+        "machine": {k: v for k, v in machine.items() if k not in ("torch", "threads")},
+        "versions": {name: known[name] for name in PACKAGES if name in known},
+        "commit": None if git is None else git["commit"][:12] + "+" * bool(git["diff_sha256"]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["hpcsamp", *sys.argv[1:]]),
+    }
+
+
+def timed(rounds: Sequence[float], items: int, batch: int) -> dict[str, Any]:
+    """What a record says of its rounds."""
+    median = statistics.median(rounds)
+    return {
+        "rounds": list(rounds),
+        "seconds_per_step": median,
+        "spread": [min(rounds), max(rounds)],
+        "seconds_per_epoch": median * items / batch,
+    }
+
+
+def phases(watched: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Median over rounds of each phase."""
+    found = [w for w in watched if w]
+    return {name: statistics.median(w[name] for w in found) for name in (found[0] if found else ())}
+
+
+def write(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write the lines, the whole file or nothing.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, "".join(json.dumps(r) + "\n" for r in records))
+    except OSError as e:
+        raise UsageError(f"cannot write {path}: {e.strerror}") from e

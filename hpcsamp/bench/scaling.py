@@ -1,0 +1,176 @@
+"""``hpcsamp bench scaling``: whole training steps on more and more ranks, and what they say.
+
+Feed, augmentation, forward, backward, exchange, agreement and optimiser are in a step; evaluation
+and checkpoints are not. The paper's measures (section 6): speed-up ``S(p) = T1(n) / Tp(n)`` of a
+fixed task, efficiency ``E(p) = T1(n) / Tp(n p)`` of one that grows with the ranks. Where the batch
+grows with the ranks, ``T`` is the time of an epoch, whose items are the same.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from hpcsamp.bench import records
+from hpcsamp.bench.turns import Turns
+from hpcsamp.bench.variants import OURS, Ours, Variant, prepared
+from hpcsamp.bench.worker import peak_rss_mb
+from hpcsamp.bench.workloads import Mode, Point, Size, Workload
+
+WATCHED = 3
+"""Rounds timed by phase."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A scaling experiment.
+
+    Attributes
+    ----------
+    workload, name, size
+        What is trained.
+    mode
+        What grows with the ranks.
+    settings
+        Further keys of the configuration, for all points.
+    data
+        Dataset folder, ``"synthetic"``, or None for that of the configuration.
+    """
+
+    name: str
+    workload: Workload
+    size: Size
+    mode: Mode
+    settings: tuple[str, ...]
+    data: str | None
+
+    @property
+    def model(self) -> str:
+        """``CONFIG`` or ``CONFIG:PRESET``."""
+        return ":".join(filter(None, (self.workload.config, self.size.preset)))
+
+    def variant(self, point: Point, name: str = OURS, label: str | None = None) -> Variant:
+        """A point as a job."""
+        return Variant(
+            name=name,
+            label=label or point.label,
+            config=self.workload.config,
+            preset=self.size.preset,
+            settings=(*self.size.settings, *point.settings(), *self.settings),
+            ranks=point.ranks,
+            data=self.data,
+            steps=self.size.steps,
+        )
+
+
+def measure(experiment: Experiment, points: Sequence[Point], rounds: int) -> list[dict[str, Any]]:
+    """Take turns on this machine; a record of each point."""
+    with Turns(experiment.variant(p).job() for p in points) as turns:
+        found = turns.rounds("round", rounds, warm=1)
+        watched = turns.rounds("watch", min(rounds, WATCHED))
+        ends = turns.end()
+    where = records.surroundings()
+    return [
+        record(experiment, point, [a["seconds"] for a in own], seen, told) | where
+        for point, own, seen, told in zip(points, found, watched, ends, strict=True)
+    ]
+
+
+def record(
+    experiment: Experiment,
+    point: Point,
+    seconds: Sequence[float],
+    watched: Sequence[dict[str, float]],
+    told: dict[str, Any],
+) -> dict[str, Any]:
+    """A line of the file, but for machine and versions."""
+    return {
+        "event": "scaling",
+        "workload": experiment.name,
+        "model": experiment.model,
+        "mode": experiment.mode,
+        "grid": point.grid,
+        "label": point.label,
+        "variant": OURS,
+        "world_size": point.ranks,
+        "nodes": 1,
+        "samples": point.samples,
+        "batch": point.batch,
+        "round_steps": experiment.size.steps or told["steps_per_epoch"],
+        **records.timed(seconds, told["items"], point.batch),
+        "phases": records.phases(watched),
+        **told,
+    }
+
+
+def inside(variant: Variant, rounds: int, workload: str, mode: str) -> dict[str, Any] | None:
+    """Measure one configuration on the ranks of this job; the record, on rank 0. Collective."""
+    with ExitStack() as stack:
+        config, topology = prepared(variant)
+        runner = Ours(config, topology, variant.steps, stack)
+        seconds = [runner.round()["seconds"] for _ in range(rounds + 1)][1:]
+        watched = [runner.watch() for _ in range(min(rounds, WATCHED))]
+        told = runner.about()
+        peak = topology.world.gather(peak_rss_mb())
+    if not topology.is_root:
+        return None
+    p, d = topology.sample_size, topology.data_size
+    grid = "alone" if p * d == 1 else "sampling" if d == 1 else "data" if p == 1 else "hybrid"
+    batch = config.data.batch
+    return {
+        "event": "scaling",
+        "workload": workload,
+        "model": ":".join(filter(None, (variant.config, variant.preset))),
+        "mode": mode,
+        "grid": grid,
+        "label": variant.label,
+        "variant": OURS,
+        "world_size": topology.size,
+        "nodes": topology.size // topology.node_comm.Get_size(),
+        "samples": config.method.samples,
+        "batch": batch,
+        "round_steps": runner.steps,
+        **records.timed(seconds, told["items"], batch),
+        "phases": records.phases(watched),
+        **told,
+        "peak_rss_mb": peak,
+        **records.surroundings(topology.device.type),
+    }
+
+
+def compared(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each record beside that of one rank: the paper's measure, its ideal and its spread.
+
+    Rounds are compared one by one where both have as many (they took turns), else medians.
+    """
+    alone = next((r for r in found if r["world_size"] == 1), None)
+    rows = []
+    for r in found:
+        row: dict[str, Any] = {"record": r, "ideal": None, "measure": None, "spread": None}
+        if alone is not None:
+            work, ideal = _work(r, alone)
+            ratios = [a / b * work for a, b in _pairs(alone, r)]
+            value = statistics.median(ratios)
+            row |= {
+                "measure": value,
+                "spread": (min(ratios), max(ratios)),
+                "ideal": ideal,
+            }
+        rows.append(row)
+    return rows
+
+
+def _work(r: dict[str, Any], alone: dict[str, Any]) -> tuple[float, float]:
+    """Factor from a ratio of step times to the measure, and the measure's ideal."""
+    if r["mode"] == "proportional":
+        return 1.0, 1.0
+    return r["batch"] / alone["batch"], float(r["world_size"])
+
+
+def _pairs(alone: dict[str, Any], r: dict[str, Any]) -> list[tuple[float, float]]:
+    if len(alone["rounds"]) == len(r["rounds"]):
+        return list(zip(alone["rounds"], r["rounds"], strict=True))
+    return [(alone["seconds_per_step"], r["seconds_per_step"])]

@@ -1,0 +1,202 @@
+"""Variants of an experiment that take turns, each a job of its own.
+
+Every variant is an MPI job with processes, memory and Horovod of its own, so that nothing of one is
+measured in another. While it is not its turn, a job is stopped (SIGSTOP): no thread of it takes a
+core. All go through the same rounds, so a machine whose speed drifts does so for all of them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import IO, Any
+
+from hpcsamp.errors import HpcsampError, UsageError
+
+MARK = "@hpcsamp "
+"""Begins a line of a job's rank 0 that is meant for the one who gives the turns."""
+
+
+class Job:
+    """One variant: ranks that wait for their turn.
+
+    Parameters
+    ----------
+    name
+        For messages.
+    ranks
+        How many.
+    arguments
+        Of ``python``; the program serves turns, see :mod:`hpcsamp.bench.worker`.
+    environment
+        Set beside the present one.
+    timeout
+        Longest time of a turn, in seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        ranks: int,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        timeout: float = 900,
+    ) -> None:
+        mpirun = shutil.which("mpirun") or shutil.which("mpiexec")
+        if mpirun is None:
+            raise UsageError("mpirun was not found; load an MPI module or source envs/local.sh")
+        self.name, self.timeout = name, timeout
+        self._errors: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives with the job
+        self._buffer = b""
+        self._process = subprocess.Popen(
+            [mpirun, "-n", str(ranks), sys.executable, *arguments],
+            env={**os.environ, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            preexec_fn=_end_with_parent,
+        )
+        self.pids: list[int] = []
+
+    def ready(self) -> dict[str, Any]:
+        """Wait until all is built; what the job says of itself. It sleeps from then on."""
+        hello = self._answer()
+        self.pids = hello.pop("pids")
+        self._stop()
+        return hello
+
+    def turn(self, word: str) -> dict[str, Any]:
+        """Have the job do something, alone on the machine."""
+        self._signal(signal.SIGCONT)
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(f"{word}\n".encode())
+            self._process.stdin.flush()
+        except OSError:
+            raise self._failed() from None
+        answer = self._answer()
+        if word != "end":
+            self._stop()
+        return answer
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        self._signal(signal.SIGCONT)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._errors.close()
+
+    def _stop(self) -> None:
+        time.sleep(0.05)  # the answer is out: what rank 0 has left to do is to wait
+        self._signal(signal.SIGSTOP)
+
+    def _signal(self, number: int) -> None:
+        if self._process.poll() is not None:
+            return
+        for pid in self.pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        source, end = self._process.stdout.fileno(), time.monotonic() + self.timeout
+        while True:
+            line, newline, rest = self._buffer.partition(b"\n")
+            if newline:
+                self._buffer = rest
+                text = line.decode(errors="replace")
+                if text.startswith(MARK):
+                    told: dict[str, Any] = json.loads(text[len(MARK) :])
+                    return told
+                continue
+            if not select.select([source], [], [], max(0.0, end - time.monotonic()))[0]:
+                raise HpcsampError(f"{self.name} has not answered for {self.timeout:g} s")
+            more = os.read(source, 1 << 16)
+            if not more:
+                raise self._failed()
+            self._buffer += more
+
+    def _failed(self) -> HpcsampError:
+        self._process.wait()
+        self._errors.seek(0)
+        lines = [line for line in self._errors.read().splitlines() if line.strip()]
+        said = [line for line in lines if line.startswith("hpcsamp:")] or lines[-1:]
+        why = said[0].removeprefix("hpcsamp: error: ") if said else "without a word"
+        return HpcsampError(f"{self.name} ended with exit code {self._process.returncode}: {why}")
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end mpirun, and it its ranks, should this process be killed: they may be
+    stopped then, and would stay for ever.
+    """
+    set_death_signal = 1  # PR_SET_PDEATHSIG of sys/prctl.h
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
+
+
+class Turns:
+    """Jobs that are measured together.
+
+    Parameters
+    ----------
+    jobs
+        In the order of their turns. One is started when the one before is ready: they do not
+        compete while they build, and what the first one makes (data) the others find.
+    """
+
+    def __init__(self, jobs: Iterable[Job]) -> None:
+        self.jobs: list[Job] = []
+        self.told: list[dict[str, Any]] = []
+        try:
+            for job in jobs:
+                self.jobs.append(job)
+                self.told.append(job.ready())
+        except BaseException:
+            self.close()
+            raise
+
+    def rounds(self, word: str, count: int, warm: int = 0) -> list[list[dict[str, Any]]]:
+        """So many rounds, after some that warm up; for each job its answers."""
+        answers: list[list[dict[str, Any]]] = [[] for _ in self.jobs]
+        for number in range(warm + count):
+            for job, own in zip(self.jobs, answers, strict=True):
+                answer = job.turn(word)
+                if number >= warm:
+                    own.append(answer)
+        return answers
+
+    def end(self) -> list[dict[str, Any]]:
+        """What each job says at its end."""
+        return [job.turn("end") for job in self.jobs]
+
+    def __enter__(self) -> Turns:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all jobs."""
+        for job in self.jobs:
+            job.close()

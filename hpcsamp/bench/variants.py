@@ -1,0 +1,141 @@
+"""What takes turns: a way to train a configuration on some ranks, as one line of JSON."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from hpcsamp import config as configuration
+from hpcsamp.bench.turns import Job
+from hpcsamp.config import RunConfig
+from hpcsamp.topology import Topology
+
+OURS = "hpcsamp"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to train.
+
+    Attributes
+    ----------
+    name
+        ``hpcsamp``, or one of :data:`hpcsamp.bench.baselines.BASELINES`.
+    label
+        Its row of the table.
+    config, preset, settings
+        The configuration, as ``hpcsamp train`` takes it.
+    ranks
+        MPI ranks.
+    data
+        Dataset folder, ``"synthetic"``, or None for ``data.path``.
+    steps
+        Steps of a round; 0 for an epoch.
+    """
+
+    name: str
+    label: str
+    config: str
+    preset: str | None
+    settings: tuple[str, ...]
+    ranks: int
+    data: str | None = None
+    steps: int = 1
+
+    def job(self, threads: int = 1) -> Job:
+        """Start it."""
+        arguments = ["-m", "hpcsamp.bench.worker", json.dumps(asdict(self))]
+        return Job(self.label, self.ranks, arguments, {"OMP_NUM_THREADS": str(threads)})
+
+
+class Runner(Protocol):
+    """What :func:`hpcsamp.bench.worker.serve` calls, on all ranks."""
+
+    def about(self) -> dict[str, Any]:
+        """Facts of the record."""
+        ...
+
+    def round(self) -> dict[str, Any]:
+        """Seconds of a step."""
+        ...
+
+    def watch(self) -> dict[str, Any]:
+        """Seconds of a step by phase; empty where there is nothing to look into."""
+        ...
+
+
+def prepared(variant: Variant) -> tuple[RunConfig, Topology]:
+    """Configuration, data and grid of a variant, as ``hpcsamp train`` has them. Collective."""
+    from hpcsamp.runtime import mpi
+    from hpcsamp.topology import init, together
+    from hpcsamp.training.prepare import prepare
+
+    world = mpi().COMM_WORLD
+    with together(world):
+        run = configuration.load(variant.config, variant.settings, preset=variant.preset)
+    topology = init(run.parallel.samples, device=run.parallel.device)
+    return prepare(run, variant.data, topology.world), topology
+
+
+def runner_of(variant: Variant, stack: ExitStack) -> Runner:
+    """Build a variant on the ranks of this job. Collective."""
+    config, topology = prepared(variant)
+    if variant.name == OURS:
+        return Ours(config, topology, variant.steps, stack)
+    from hpcsamp.bench.baselines import BASELINES
+
+    step = BASELINES[variant.name](config, topology)
+    return Theirs(step, topology, variant.steps)
+
+
+class Ours:
+    """The training loop of hpcsamp."""
+
+    def __init__(self, config: RunConfig, topology: Topology, steps: int, stack: ExitStack) -> None:
+        from hpcsamp.bench.stepper import Stepper
+
+        self.stepper = Stepper(config, topology, stack)
+        self.steps = steps or self.stepper.steps_per_epoch
+
+    def about(self) -> dict[str, Any]:
+        """Grid, sizes, transport."""
+        return self.stepper.facts()
+
+    def round(self) -> dict[str, Any]:
+        """Seconds of a step."""
+        return {"seconds": self.stepper.take(self.steps)}
+
+    def watch(self) -> dict[str, Any]:
+        """Seconds of a step by phase."""
+        return self.stepper.take_watched(self.steps)
+
+
+class Theirs:
+    """A baseline: a function that takes one step, feed and all."""
+
+    def __init__(self, step: Callable[[], None], topology: Topology, steps: int) -> None:
+        self.step, self.topology, self.steps = step, topology, max(1, steps)
+
+    def about(self) -> dict[str, Any]:
+        """How many numbers are trained."""
+        import torch
+
+        return {"threads": torch.get_num_threads(), "device": self.topology.device.type}
+
+    def round(self) -> dict[str, Any]:
+        """Seconds of a step, of the slowest rank."""
+        world = self.topology.world
+        world.Barrier()
+        began = time.perf_counter()
+        for _ in range(self.steps):
+            self.step()
+        took = max(world.allgather(time.perf_counter() - began))
+        return {"seconds": took / self.steps}
+
+    def watch(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}

@@ -1,0 +1,61 @@
+"""``hpcsamp bench exactness``: how far the paper's averaging of losses is off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def exactness(
+    samples: Annotated[int, typer.Option(min=2, help="S, weight samples.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, help="Items.")] = 8,
+    std: Annotated[
+        float, typer.Option(min=1e-6, help="Posterior standard deviation of the weights.")
+    ] = 0.05,
+    model: Annotated[str, typer.Option(help="vit, mlp or both.")] = "both",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the table here.")] = None,
+) -> None:
+    """How far loss.exact = false is off as the number of ranks grows, for each loss.
+
+    Relative difference of the data term's gradient with respect to the parameters. The ranks of the
+    job share the work; for as many, the difference is measured in real steps, too.
+    """
+    from hpcsamp import choose
+    from hpcsamp.bench.exactness import LOSSES, Work, compare
+    from hpcsamp.cli.output import show
+    from hpcsamp.errors import UsageError
+    from hpcsamp.topology import init, share_samples
+
+    if model not in (*LOSSES, "both"):
+        raise UsageError(f"--model {model!r}: there is {', '.join(LOSSES)}, both")
+    topology = init("world", device="cpu")
+    share_samples(samples, topology.grid, topology.sample_rank)
+    collectives = choose(topology, "mpi")
+    found = [
+        compare(Work(name, samples, batch, std), loss, collectives)
+        for name in (LOSSES if model == "both" else [model])
+        for loss in LOSSES[name]
+    ]
+    splits = found[0]["splits"]
+
+    def short(difference: float | None) -> str | None:
+        return None if difference is None else f"{difference:.1e}"
+
+    if topology.is_root:
+        show(
+            f"gradient of loss.exact = false, relative difference from the sequential one; "
+            f"S = {samples}, batch {batch}, weight std {std:g}",
+            ["model", "loss", *(f"P = {p}" for p in splits), f"{topology.size} real ranks"],
+            [
+                [
+                    row["model"],
+                    row["loss"],
+                    *map(short, [*row["splits"].values(), row["measured"]]),
+                ]
+                for row in found
+            ],
+            json_file=json_file,
+            data={"samples": samples, "batch": batch, "std": std, "losses": found},
+        )

@@ -1,0 +1,93 @@
+"""``hpcsamp bench reference``: held-out likelihood beside scikit-learn's models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def reference(
+    seeds: Annotated[int, typer.Option(min=1, help="Splits and initial weights, from seed 0.")] = 5,
+    sets: Annotated[
+        list[str] | None, typer.Option("--data", help="One of the sets; may be repeated.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--model", help="One of the models; may be repeated.")
+    ] = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Ranks to start, if mpirun did not.")] = 2,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the table here.")] = None,
+) -> None:
+    """Held-out likelihood of the methods beside scikit-learn's models, on its three small sets.
+
+    Same splits for all; the ranks of the job share the fits out, one thread each. Starts its own
+    ranks unless mpirun did.
+    """
+    from hpcsamp.bench.launch import launch
+    from hpcsamp.bench.reference import SETS, models_of
+    from hpcsamp.config import suggest
+    from hpcsamp.errors import UsageError
+    from hpcsamp.runtime import under_launcher
+
+    chosen, models = sets or list(SETS), only or []
+    for option, names, known in (
+        ("--data", chosen, list(SETS)),
+        ("--model", models, sorted({m for name in SETS for m in models_of(name)})),
+    ):
+        for name in names:
+            if name not in known:
+                raise UsageError(
+                    f"{option} {name!r}{suggest(name, known)}; there is {', '.join(known)}"
+                )
+    if ranks > 1 and not under_launcher():
+        arguments = ["bench", "reference", "--seeds", str(seeds)]
+        arguments += [f"--data={name}" for name in chosen] + [f"--model={m}" for m in models]
+        arguments += ["--json", str(json_file)] if json_file else []
+        launch(ranks, arguments, {"OMP_NUM_THREADS": "1"})
+        return
+    _measured_reference(chosen, models, seeds, json_file)
+
+
+def _measured_reference(
+    sets: list[str], only: list[str], seeds: int, json_file: Path | None
+) -> None:
+    import torch
+
+    from hpcsamp.bench.reference import Fit, fits, table
+    from hpcsamp.cli.output import show
+    from hpcsamp.topology import init, together
+
+    topology = init("world", device="cpu")
+    torch.set_num_threads(1)
+    todo = [f for f in fits(sets, list(range(seeds))) if not only or f.model in only]
+    mine: dict[Fit, dict[str, float]] = {}
+    with together(topology.world):
+        for fit in todo[topology.rank :: topology.size]:
+            mine[fit] = fit.run()
+    every = topology.world.allgather(mine)
+    if topology.is_root:
+        found = {fit: part[fit] for fit in todo for part in every if fit in part}
+        rows = table(found)
+
+        def said(row: dict[str, Any], metric: str, digits: int) -> str | None:
+            value = row.get(metric)
+            return value and f"{value['mean']:.{digits}f} +- {value['std']:.{digits}f}"
+
+        show(
+            f"test items (20 %), {seeds} splits and seeds, mean +- standard deviation over them",
+            ["set", "model", "NLL (nats an item)", "RMSE", "accuracy", "seconds"],
+            [
+                [
+                    row["set"],
+                    row["model"],
+                    said(row, "nll", 3),
+                    said(row, "rmse", 2),
+                    said(row, "accuracy", 3),
+                    f"{row['seconds']['mean']:.1f}",
+                ]
+                for row in rows
+            ],
+            json_file=json_file,
+            data={"seeds": seeds, "rows": rows},
+        )

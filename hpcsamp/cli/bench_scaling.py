@@ -1,0 +1,180 @@
+"""``hpcsamp bench scaling``: the paper's scaling figures, measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from hpcsamp.bench.scaling import Experiment
+
+MEASURES = {
+    "fixed": "speed-up",
+    "fixed-growing-batch": "speed-up",
+    "proportional": "efficiency",
+}
+
+
+def scaling(
+    workload: Annotated[
+        str, typer.Option(help="vit-cifar10, mlp-entsoe, swin-era5 or vit-digits.")
+    ] = "vit-cifar10",
+    ranks: Annotated[str, typer.Option(help="Numbers of ranks, with commas.")] = "1,2",
+    small: Annotated[
+        bool, typer.Option("--small", help="For two cores; otherwise the figure's sizes.")
+    ] = False,
+    mode: Annotated[
+        Literal["fixed", "fixed-growing-batch", "proportional"],
+        typer.Option(help="S and batch fixed; batch grows with the ranks; S does."),
+    ] = "fixed",
+    grids: Annotated[
+        str,
+        typer.Option(help="Of sampling, data, hybrid, with commas (default: the figure's)."),
+    ] = "",
+    rounds: Annotated[int, typer.Option(min=1, help="Counted rounds, after one.")] = 5,
+    steps: Annotated[int | None, typer.Option(min=0, help="Steps of a round; 0: an epoch.")] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="S; of a rank where it grows with the ranks.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Items of a step.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a key; repeatable.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help='Dataset folder (default: "synthetic"; with --inside data.path).'),
+    ] = None,
+    inside: Annotated[
+        bool,
+        typer.Option("--inside", help="Measure one configuration on the ranks of this job."),
+    ] = False,
+    config: Annotated[
+        str | None, typer.Option(help="With --inside: the configuration, as hpcsamp train has it.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the records.")] = None,
+) -> None:
+    """Time whole training steps on more and more ranks; speed-up, or efficiency where S grows.
+
+    Starts its own jobs on this machine, one thread a rank, and lets them take turns. With --inside
+    it measures the one configuration that mpirun or srun has started it for, e.g. as a point of a
+    campaign, and writes one record.
+    """
+    from hpcsamp.bench.workloads import find
+
+    if inside:
+        _inside(workload, config, mode, rounds, steps, tuple(settings or ()), data, out)
+        return
+    from hpcsamp.bench import records, scaling
+    from hpcsamp.bench.workloads import points
+    from hpcsamp.cli.output import show
+
+    found = find(workload)
+    size = found.small if small else found.full
+    if samples is not None:
+        size = replace(size, samples=samples, per_rank=samples)
+    if batch is not None:
+        size = replace(size, batch=batch, proportional_batch=batch)
+    if steps is not None:
+        size = replace(size, steps=steps)
+    experiment = scaling.Experiment(
+        workload, found, size, mode, tuple(settings or ()), data or "synthetic"
+    )
+    chosen, notes = points(size, mode, _numbers("--ranks", ranks), _grids(grids, mode))
+    measured = scaling.measure(experiment, chosen, rounds)
+    rows = scaling.compared(measured)
+    show(_title(experiment, measured), *_table(rows, MEASURES[mode]))
+    for note in notes:
+        typer.echo(f"left out: {note}")
+    if out is not None:
+        records.write(out / "scaling.jsonl", measured)
+        typer.echo(f"records in {out / 'scaling.jsonl'}")
+
+
+def _inside(
+    workload: str,
+    config: str | None,
+    mode: str,
+    rounds: int,
+    steps: int | None,
+    settings: tuple[str, ...],
+    data: str | None,
+    out: Path | None,
+) -> None:
+    from hpcsamp.bench import records, scaling
+    from hpcsamp.bench.variants import OURS, Variant
+    from hpcsamp.bench.workloads import find
+
+    name = config or find(workload).config
+    variant = Variant(OURS, "one configuration", name, None, settings, 0, data, steps or 0)
+    found = scaling.inside(variant, rounds, workload, mode)
+    if found is None:
+        return
+    typer.echo(
+        f"{found['world_size']} ranks, {found['grid']}, S = {found['samples']}, batch "
+        f"{found['batch']}: {found['seconds_per_step']:.4g} s a step, "
+        f"{found['seconds_per_epoch']:.4g} s an epoch"
+    )
+    if out is not None:
+        records.write(out / "scaling.json", [found])
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    from hpcsamp.errors import UsageError
+
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1:
+        raise UsageError(f"{option} {text!r}: positive numbers with commas are needed, e.g. 1,2")
+    return found
+
+
+def _grids(text: str, mode: str) -> list[str]:
+    from hpcsamp.bench.workloads import GRIDS
+    from hpcsamp.config import suggest
+    from hpcsamp.errors import UsageError
+
+    found = text.split(",") if text else ["sampling"] if mode == "proportional" else list(GRIDS)
+    for grid in found:
+        if grid not in GRIDS:
+            raise UsageError(f"--grids {grid}: there is {', '.join(GRIDS)}{suggest(grid, GRIDS)}")
+    return found
+
+
+def _title(experiment: Experiment, measured: list[dict[str, Any]]) -> str:
+    first = measured[0]
+    return (
+        f"{experiment.model}, {experiment.mode}: whole steps with feed, {first['threads']} thread "
+        f"a rank, {first['machine']['cpu']}; medians of {len(first['rounds'])} rounds, and range"
+    )
+
+
+def _table(rows: list[dict[str, Any]], measure: str) -> tuple[list[str], list[list[Any]]]:
+    from hpcsamp.bench.phases import NAMES
+
+    phases = [n for n in NAMES if any(r["record"]["phases"].get(n, 0) >= 5e-6 for r in rows)]
+    lines = []
+    for row in rows:
+        r = row["record"]
+        lines.append(
+            [
+                r["label"], r["samples"], r["batch"],
+                _ms(r["seconds_per_step"]), f"{r['seconds_per_epoch']:.3g}",
+                f"{row['measure']:.3f}", f"{row['spread'][0]:.2f}-{row['spread'][1]:.2f}",
+                f"{row['ideal']:g}", f"{max(r['peak_rss_mb']):.0f}",
+                *(_ms(r["phases"].get(n, 0.0)) for n in phases),
+            ]
+        )  # fmt: skip
+    columns = [
+        "grid", "S", "batch", "ms a step", "s an epoch", measure, "range", "ideal", "MiB a rank",
+        *phases,
+    ]  # fmt: skip
+    return columns, lines
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g}" if seconds < 1 else f"{1e3 * seconds:.0f}"

@@ -1,0 +1,97 @@
+"""``hpcsamp bench step``: a step without its feed, against plain passes and torch_blue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def step(
+    model: Annotated[str, typer.Option(help="vit or mlp, at the paper's sizes.")] = "vit",
+    samples: Annotated[int, typer.Option(min=1, help="S, weight samples.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, help="Items.")] = 32,
+    ranks: Annotated[int, typer.Option(min=1, help="Ranks to start, if mpirun did not.")] = 2,
+    repeat: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 5,
+    loss: Annotated[str, typer.Option(help="Data loss.")] = "expected_nll",
+    baseline: Annotated[
+        bool, typer.Option("--baseline/--no-baseline", help="Run torch_blue, too.")
+    ] = True,
+    memory: Annotated[
+        bool, typer.Option("--memory/--no-memory", help="Measure peak memory at S and at 1, too.")
+    ] = True,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the table here.")] = None,
+) -> None:
+    """Time a training step: against S plain passes, on all ranks against one, against torch_blue.
+
+    One thread a rank; the variants take turns in one run. Starts its own ranks unless mpirun did.
+    """
+    from hpcsamp.bench.launch import launch
+    from hpcsamp.bench.step import SHAPES
+    from hpcsamp.errors import UsageError
+    from hpcsamp.runtime import under_launcher
+
+    if model not in SHAPES:
+        raise UsageError(f"--model {model!r}: there is {', '.join(SHAPES)}")
+    if samples < ranks and not under_launcher():
+        raise UsageError(f"--samples {samples} cannot be split over --ranks {ranks}")
+    if not under_launcher():
+        arguments = ["bench", "step", "--model", model, "--samples", str(samples)]
+        arguments += ["--batch", str(batch), "--repeat", str(repeat), "--loss", loss]
+        arguments += ["--baseline" if baseline else "--no-baseline"]
+        arguments += ["--memory" if memory else "--no-memory"]
+        arguments += ["--json", str(json_file)] if json_file else []
+        launch(ranks, arguments, {"OMP_NUM_THREADS": "1"})
+        return
+    _measured_step(model, samples, batch, repeat, loss, baseline, memory, json_file)
+
+
+def _measured_step(
+    model: str,
+    samples: int,
+    batch: int,
+    repeat: int,
+    loss: str,
+    baseline: bool,
+    memory: bool,
+    json_file: Path | None,
+) -> None:
+    from hpcsamp.bench.launch import peak_rss_mb
+    from hpcsamp.bench.step import Work, compare, ratio, wait_for
+    from hpcsamp.cli.output import show
+    from hpcsamp.topology import init
+
+    topology = init("world", device="cpu")
+    found = compare(Work(model, samples, batch, loss), topology, repeat, baseline)
+    if topology.is_root:
+        rows = []
+        for label, above, below in (
+            (f"1 rank / {samples} plain passes", "one rank", "plain"),
+            (f"speed-up of {topology.size} ranks over 1", "one rank", "all ranks"),
+            ("torch_blue / 1 rank", "torch_blue", "one rank"),
+        ):
+            r = ratio(found, above, below)
+            if r is not None:
+                found[label] = r
+                rows.append([label, *(f"{r[k]:.3f}" for k in ("median", "min", "max"))])
+        if memory:
+            peaks = {}
+            for s in (1, samples):
+                code = (
+                    "from hpcsamp.bench.step import one_step_for_memory as run; "
+                    f"run({model!r}, {s}, {batch}, {loss!r}, 'auto')"
+                )
+                peaks[s] = peak_rss_mb(["-c", code], {"OMP_NUM_THREADS": "1"})
+            found["peak_rss_mb"] = peaks
+            label = f"peak memory at S = {samples} / S = 1 ({peaks[1]:.0f} MiB)"
+            rows.append([label, f"{peaks[samples] / peaks[1]:.3f}", "", ""])
+        times = ", ".join(f"{k} {v:.3f} s" for k, v in found["seconds"].items())
+        show(
+            f"{model}, S = {samples}, batch {batch}, {found['threads']} thread a rank; {times}",
+            ["ratio", "median", "min", "max"],
+            rows,
+            json_file=json_file,
+            data=found,
+        )
+    wait_for(topology.world.Ibarrier())
