@@ -36,15 +36,13 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the table here.")] = None,
 ) -> None:
     """Evaluate the posterior predictive of a run: alone, or on every rank under mpirun or srun."""
-    from hpcsamp import config as configuration
     from hpcsamp.runtime import mpi
     from hpcsamp.topology import init, together
     from hpcsamp.training.record import RunFolder
 
     folder = RunFolder(run)
     with together(mpi().COMM_WORLD):
-        folder.config()
-        config = configuration.load(run / "config.toml", settings or ())
+        config = folder.config(settings or ())
     topology = init(config.parallel.samples, device=config.parallel.device)
     from hpcsamp.training.evaluation import evaluate_run
     from hpcsamp.training.restore import restore

@@ -48,7 +48,6 @@ def predict(
     Alone, or on every rank under mpirun or srun: samples are split over sample groups, items over
     data groups, and all ranks write.
     """
-    from hpcsamp import config as configuration
     from hpcsamp.cli.output import write_json
     from hpcsamp.runtime import mpi
     from hpcsamp.topology import init, together
@@ -57,8 +56,7 @@ def predict(
     folder = RunFolder(run)
     with together(mpi().COMM_WORLD):
         levels = _levels(quantiles)
-        folder.config()
-        config = configuration.load(run / "config.toml", settings or ())
+        config = folder.config(settings or ())
     topology = init(config.parallel.samples, device=config.parallel.device)
     from hpcsamp.training.prediction import predict as predict_run
     from hpcsamp.training.restore import restore

@@ -22,6 +22,7 @@ from hpcsamp.data import Batch, Dataset, Loader
 from hpcsamp.data.augment import Augmentation
 from hpcsamp.data.staged import staged
 from hpcsamp.methods import Method
+from hpcsamp.prediction import noise
 from hpcsamp.prediction.evaluate import Evaluator
 from hpcsamp.topology import Topology, together
 from hpcsamp.training import build, checkpoint, health, memory, preemption, provenance, state
@@ -99,7 +100,9 @@ class Trainer:
             dataset = Dataset.open(folder, "train")
             self.method: Method = build.method(config, dataset, topology)
             data_loss = losses.make(config.loss.name, config.task, config.loss.arguments)
-            likelihood = build.likelihood(config)
+            likelihood, self._noise = noise.of_loss(
+                build.likelihood(config), config.loss.name, config.loss.arguments
+            )
             self.prediction_samples = self.method.prediction_samples(config.evaluation.samples)
             has_valid = "valid" in dataset.manifest.splits
             valid = Dataset.open(folder, "valid") if has_valid else None
@@ -366,6 +369,8 @@ class Trainer:
             return
         asked = self.config.evaluation.samples
         self.evaluator.samples = self.method.prediction_samples(asked)  # chains: it grows
+        if self._noise == "to be fitted":
+            self.evaluator.likelihood = noise.fit(self.evaluator, self.method)
         found = self.evaluator.run(self.method)
         score = found.metrics.get(self.config.training.best)
         if score is None:  # "loss": of the last step

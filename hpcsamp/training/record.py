@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpcsamp.config import RunConfig, load, to_toml
+from hpcsamp.config import ParallelSection, RunConfig, load, to_toml
 from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.files import write_whole
 
@@ -52,11 +52,18 @@ class RunFolder:
         except OSError as e:
             raise UsageError(f"cannot write the run folder {self.path}: {e.strerror}") from e
 
-    def config(self) -> RunConfig:
-        """The resolved configuration of the run."""
+    def config(self, settings: Sequence[str] = ()) -> RunConfig:
+        """The resolved configuration of the run, for any grid: its own is not part of what it is.
+
+        Parameters
+        ----------
+        settings
+            ``KEY=VALUE`` changes, those of the grid included.
+        """
         if not (self.path / "config.toml").is_file():
             raise UsageError(f"{self.path} is not a run folder: it has no config.toml")
-        return load(self.path / "config.toml")
+        anywhere = [f"parallel.{k}={v}" for k, v in ParallelSection().model_dump().items()]
+        return load(self.path / "config.toml", [*anywhere, *settings])
 
     def add_start(self, provenance: dict[str, Any]) -> None:
         """Append one start (the first, or a resumption) to ``provenance.json``."""
