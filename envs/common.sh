@@ -13,6 +13,8 @@ _hpcsamp_say() { printf 'hpcsamp: %s\n' "$*"; }
 _hpcsamp_fail() { printf 'hpcsamp: %s\n' "$*" >&2; return 1; }
 
 _hpcsamp_settings() {
+    # the default of another checkout that was sourced before is not what was asked for here
+    [ "${HPCSAMP_VENV:-}" != "${HPCSAMP_ROOT:-}/.venv" ] || unset HPCSAMP_VENV
     HPCSAMP_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd) || return 1
     : "${HPCSAMP_CACHE:=${XDG_CACHE_HOME:-$HOME/.cache}/hpcsamp}"
     : "${HPCSAMP_VENV:=$HPCSAMP_ROOT/.venv}"
