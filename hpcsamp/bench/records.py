@@ -4,7 +4,8 @@ Each line is one configuration, with:
 
     event                    "scaling" or "baseline"
     workload, model          name of the workload, and CONFIG[:PRESET] (what ``hpcsamp plan`` knows)
-    mode, grid, label        how it scales; alone, sampling, data or hybrid; its row of the table
+    mode, grid, label        how it scales, null for a single configuration; alone, sampling, data
+                             or hybrid; its row of the table
     variant                  "hpcsamp", or a baseline
     world_size, sample_group_size, data_group_size, nodes      ranks, P, D, nodes
     samples, batch, items    S, items of a step over all data groups, N

@@ -53,24 +53,36 @@ class Job:
         environment: Mapping[str, str],
         timeout: float = 900,
     ) -> None:
+        self.name, self.timeout = name, timeout
+        self.pids: list[int] = []
+        self._ranks, self._arguments, self._environment = ranks, list(arguments), environment
+        self._process: subprocess.Popen[bytes] | None = None
+        self._buffer = b""
+
+    def start(self) -> dict[str, Any]:
+        """Start the ranks and wait until all is built; what the job says of itself.
+
+        It sleeps from then on.
+
+        Raises
+        ------
+        UsageError
+            If there is no mpirun.
+        HpcsampError
+            If the job fails.
+        """
         mpirun = shutil.which("mpirun") or shutil.which("mpiexec")
         if mpirun is None:
             raise UsageError("mpirun was not found; load an MPI module or source envs/local.sh")
-        self.name, self.timeout = name, timeout
         self._errors: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives with the job
-        self._buffer = b""
         self._process = subprocess.Popen(
-            [mpirun, "-n", str(ranks), sys.executable, *arguments],
-            env={**os.environ, **environment},
+            [mpirun, "-n", str(self._ranks), sys.executable, *map(str, self._arguments)],
+            env={**os.environ, **self._environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             preexec_fn=_end_with_parent,
         )
-        self.pids: list[int] = []
-
-    def ready(self) -> dict[str, Any]:
-        """Wait until all is built; what the job says of itself. It sleeps from then on."""
         hello = self._answer()
         self.pids = hello.pop("pids")
         self._stop()
@@ -79,6 +91,7 @@ class Job:
     def turn(self, word: str) -> dict[str, Any]:
         """Have the job do something, alone on the machine."""
         self._signal(signal.SIGCONT)
+        assert self._process is not None
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(f"{word}\n".encode())
@@ -92,17 +105,16 @@ class Job:
 
     def close(self) -> None:
         """End it, whatever it does."""
-        self._signal(signal.SIGCONT)
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        process, self._process = self._process, None
+        if process is None:
+            return
+        self._send(process, signal.SIGCONT)
         try:
-            self._process.wait(20)
+            process.communicate(timeout=10)  # rank 0 reads that there is nothing more to do
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._signal(signal.SIGKILL)
-            self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+            self._send(process, signal.SIGKILL)
+            process.kill()
+            process.communicate()
         self._errors.close()
 
     def _stop(self) -> None:
@@ -110,13 +122,18 @@ class Job:
         self._signal(signal.SIGSTOP)
 
     def _signal(self, number: int) -> None:
-        if self._process.poll() is not None:
-            return
+        assert self._process is not None
+        self._send(self._process, number)
+
+    def _send(self, process: subprocess.Popen[bytes], number: int) -> None:
+        if process.poll() is not None:
+            return  # and its ranks are gone
         for pid in self.pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
     def _answer(self) -> dict[str, Any]:
+        assert self._process is not None
         assert self._process.stdout is not None
         source, end = self._process.stdout.fileno(), time.monotonic() + self.timeout
         while True:
@@ -136,6 +153,7 @@ class Job:
             self._buffer += more
 
     def _failed(self) -> HpcsampError:
+        assert self._process is not None
         self._process.wait()
         self._errors.seek(0)
         lines = [line for line in self._errors.read().splitlines() if line.strip()]
@@ -169,7 +187,7 @@ class Turns:
         try:
             for job in jobs:
                 self.jobs.append(job)
-                self.told.append(job.ready())
+                self.told.append(job.start())
         except BaseException:
             self.close()
             raise

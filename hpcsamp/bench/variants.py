@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hpcsamp import config as configuration
 from hpcsamp.bench.turns import Job
 from hpcsamp.config import RunConfig
 from hpcsamp.topology import Topology
+
+if TYPE_CHECKING:
+    from hpcsamp.bench.baselines.network import Training
 
 OURS = "hpcsamp"
 
@@ -88,8 +90,7 @@ def runner_of(variant: Variant, stack: ExitStack) -> Runner:
         return Ours(config, topology, variant.steps, stack)
     from hpcsamp.bench.baselines import BASELINES
 
-    step = BASELINES[variant.name](config, topology)
-    return Theirs(step, topology, variant.steps)
+    return Theirs(BASELINES[variant.name](config, topology), topology, variant.steps)
 
 
 class Ours:
@@ -115,16 +116,20 @@ class Ours:
 
 
 class Theirs:
-    """A baseline: a function that takes one step, feed and all."""
+    """A baseline."""
 
-    def __init__(self, step: Callable[[], None], topology: Topology, steps: int) -> None:
-        self.step, self.topology, self.steps = step, topology, max(1, steps)
+    def __init__(self, training: Training, topology: Topology, steps: int) -> None:
+        self.training, self.topology, self.steps = training, topology, max(1, steps)
 
     def about(self) -> dict[str, Any]:
-        """How many numbers are trained."""
+        """Threads, device, how many numbers are trained."""
         import torch
 
-        return {"threads": torch.get_num_threads(), "device": self.topology.device.type}
+        return {
+            "threads": torch.get_num_threads(),
+            "device": self.topology.device.type,
+            "trained": sum(p.numel() for p in self.training.network.parameters()),
+        }
 
     def round(self) -> dict[str, Any]:
         """Seconds of a step, of the slowest rank."""
@@ -132,7 +137,7 @@ class Theirs:
         world.Barrier()
         began = time.perf_counter()
         for _ in range(self.steps):
-            self.step()
+            self.training.step()
         took = max(world.allgather(time.perf_counter() - began))
         return {"seconds": took / self.steps}
 

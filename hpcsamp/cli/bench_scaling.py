@@ -65,7 +65,7 @@ def scaling(
     from hpcsamp.bench.workloads import find
 
     if inside:
-        _inside(workload, config, mode, rounds, steps, tuple(settings or ()), data, out)
+        _inside(workload, config, rounds, steps, tuple(settings or ()), data, out)
         return
     from hpcsamp.bench import records, scaling
     from hpcsamp.bench.workloads import points
@@ -96,7 +96,6 @@ def scaling(
 def _inside(
     workload: str,
     config: str | None,
-    mode: str,
     rounds: int,
     steps: int | None,
     settings: tuple[str, ...],
@@ -109,7 +108,7 @@ def _inside(
 
     name = config or find(workload).config
     variant = Variant(OURS, "one configuration", name, None, settings, 0, data, steps or 0)
-    found = scaling.inside(variant, rounds, workload, mode)
+    found = scaling.inside(variant, rounds, workload)
     if found is None:
         return
     typer.echo(

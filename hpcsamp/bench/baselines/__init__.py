@@ -1,6 +1,6 @@
 """What people would use instead, on the same batches, with the same optimiser.
 
-A baseline is a function of configuration and grid that returns one training step, feed and all.
+A baseline is a function of configuration and grid; its training step has feed and all.
 Each is written as a careful user of its library would write it.
 """
 
@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hpcsamp.bench.baselines import ddp, plain, torch_blue
+from hpcsamp.bench.baselines.network import Training
 from hpcsamp.config import RunConfig
 from hpcsamp.topology import Topology
 
-Baseline = Callable[[RunConfig, Topology], Callable[[], None]]
+Baseline = Callable[[RunConfig, Topology], Training]
 
 BASELINES: dict[str, Baseline] = {
     "plain": plain.passes,

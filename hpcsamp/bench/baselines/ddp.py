@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from hpcsamp.bench.baselines import feed, torch_blue
-from hpcsamp.bench.baselines.network import criterion, network, optimizer, repeated
+from hpcsamp.bench.baselines.network import Training, criterion, network, optimizer, repeated
 from hpcsamp.config import RunConfig
 from hpcsamp.topology import Topology, share
 
 
-def sampling(config: RunConfig, topology: Topology) -> Callable[[], None]:
+def sampling(config: RunConfig, topology: Topology) -> Training:
     """DDP in the paper's way: every rank S/P samples of a batch it loads itself."""
     own = len(share(config.method.samples, topology.size, topology.rank))
     return _step(config, topology, own, 0, 1)
 
 
-def data(config: RunConfig, topology: Topology) -> Callable[[], None]:
+def data(config: RunConfig, topology: Topology) -> Training:
     """DDP as data parallelism: every rank all S samples of 1/P of the batch."""
     return _step(config, topology, config.method.samples, topology.rank, topology.size)
 
@@ -46,9 +45,7 @@ def join(topology: Topology) -> None:
     )
 
 
-def _step(
-    config: RunConfig, topology: Topology, samples: int, part: int, parts: int
-) -> Callable[[], None]:
+def _step(config: RunConfig, topology: Topology, samples: int, part: int, parts: int) -> Training:
     join(topology)
     torch.manual_seed(config.seed + topology.rank)  # as the paper's code: draws depend on the rank
     blue = config.method.name == "mean_field"
@@ -70,4 +67,4 @@ def _step(
         update.step()
         update.zero_grad()
 
-    return step
+    return Training(net, step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,22 @@ from hpcsamp.config import RunConfig
 from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
 from hpcsamp.training import build
+
+
+@dataclass
+class Training:
+    """A baseline at work.
+
+    Attributes
+    ----------
+    network
+        What is trained.
+    step
+        Takes one training step, feed and all.
+    """
+
+    network: nn.Module
+    step: Callable[[], None]
 
 
 def network(config: RunConfig, device: torch.device) -> nn.Module:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from hpcsamp.bench.baselines import feed
-from hpcsamp.bench.baselines.network import criterion, network, optimizer
+from hpcsamp.bench.baselines.network import Training, criterion, network, optimizer
 from hpcsamp.config import RunConfig
 from hpcsamp.topology import Topology
 
 
-def passes(config: RunConfig, topology: Topology) -> Callable[[], None]:
+def passes(config: RunConfig, topology: Topology) -> Training:
     """S forward and backward passes of the plain network, gradients added up, one update."""
     net = network(config, topology.device)
     update, loss = optimizer(config, net.parameters()), criterion(config)
@@ -23,4 +21,4 @@ def passes(config: RunConfig, topology: Topology) -> Callable[[], None]:
         update.step()
         update.zero_grad()
 
-    return step
+    return Training(net, step)

@@ -15,23 +15,23 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.bench.baselines import feed
-from hpcsamp.bench.baselines.network import network, optimizer
+from hpcsamp.bench.baselines.network import Training, network, optimizer
 from hpcsamp.config import RunConfig
 from hpcsamp.errors import UsageError
 from hpcsamp.topology import Topology
 
 
-def monte_carlo(config: RunConfig, topology: Topology) -> Callable[[], None]:
+def monte_carlo(config: RunConfig, topology: Topology) -> Training:
     """torch_blue, all samples vectorised, Monte Carlo KL (its default)."""
     return _step(config, topology, analytic=False)
 
 
-def analytic(config: RunConfig, topology: Topology) -> Callable[[], None]:
+def analytic(config: RunConfig, topology: Topology) -> Training:
     """torch_blue, all samples vectorised, analytic KL."""
     return _step(config, topology, analytic=True)
 
 
-def one_by_one(config: RunConfig, topology: Topology) -> Callable[[], None]:
+def one_by_one(config: RunConfig, topology: Topology) -> Training:
     """torch_blue, one sample at a time with gradients added up, Monte Carlo KL."""
     net = converted(config, topology.device)
     loss = likelihood_loss(config)
@@ -46,7 +46,7 @@ def one_by_one(config: RunConfig, topology: Topology) -> Callable[[], None]:
         update.step()
         update.zero_grad()
 
-    return step
+    return Training(net, step)
 
 
 def converted(config: RunConfig, device: torch.device) -> nn.Module:
@@ -94,7 +94,7 @@ def _predictive(config: RunConfig) -> object:
     return Categorical() if config.task == "classification" else MeanFieldNormal()
 
 
-def _step(config: RunConfig, topology: Topology, analytic: bool) -> Callable[[], None]:
+def _step(config: RunConfig, topology: Topology, analytic: bool) -> Training:
     net = converted(config, topology.device)
     loss: Callable[[Tensor, Tensor], Tensor]
     if analytic:
@@ -114,4 +114,4 @@ def _step(config: RunConfig, topology: Topology, analytic: bool) -> Callable[[],
         update.step()
         update.zero_grad()
 
-    return step
+    return Training(net, step)

@@ -1,0 +1,303 @@
+"""Scaling experiments: plans, measures, timers, turns; a measured step is a training step."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from hpcsamp.bench import scaling, versus
+from hpcsamp.bench.phases import Phases
+from hpcsamp.bench.turns import Job, Turns
+from hpcsamp.bench.workloads import Point, Size, points
+from hpcsamp.errors import HpcsampError
+from hpcsamp.planning import fit
+
+SIZE = Size(samples=16, per_rank=2, batch=32, proportional_batch=8, steps=1)
+
+
+def test_points_of_fixed_work_keep_s_and_batch():
+    found, notes = points(SIZE, "fixed", [1, 2, 4], ["sampling", "data", "hybrid"])
+    assert found == [
+        Point(1, "alone", 1, 16, 32),
+        Point(2, "sampling", 2, 16, 32),
+        Point(2, "data", 1, 16, 32),
+        Point(4, "sampling", 4, 16, 32),
+        Point(4, "data", 1, 16, 32),
+        Point(4, "hybrid", 2, 16, 32),
+    ]
+    assert len(notes) == 1
+    assert notes[0].startswith("2 ranks, hybrid")
+
+
+def test_points_grow_with_the_ranks():
+    found, _ = points(SIZE, "fixed-growing-batch", [4], ["data"])
+    assert found == [Point(1, "alone", 1, 16, 32), Point(4, "data", 1, 16, 128)]
+    found, _ = points(SIZE, "proportional", [4], ["sampling"])
+    assert found == [Point(1, "alone", 1, 2, 8), Point(4, "sampling", 4, 8, 8)]
+
+
+def test_points_that_cannot_be_split_are_left_out_with_the_numbers():
+    found, notes = points(SIZE, "fixed", [3, 32], ["sampling", "data"])
+    assert [(p.ranks, p.grid) for p in found] == [(1, "alone"), (3, "sampling"), (32, "data")]
+    assert notes == [
+        "3 ranks, data: a batch of 32 cannot be split evenly over 3 data groups",
+        "32 ranks, sampling: S = 16 samples cannot be split over 32 ranks",
+    ]
+
+
+def _record(ranks, mode, batch, rounds):
+    return {
+        "world_size": ranks, "mode": mode, "batch": batch, "rounds": rounds,
+        "seconds_per_step": sorted(rounds)[len(rounds) // 2],
+    }  # fmt: skip
+
+
+def test_speed_up_is_of_rounds_that_took_turns():
+    # the machine slows down by half in the second round, for both
+    rows = scaling.compared(
+        [_record(1, "fixed", 8, [4.0, 8.0, 4.0]), _record(2, "fixed", 8, [2.0, 4.0, 2.5])]
+    )
+    assert rows[1]["measure"] == 2.0
+    assert rows[1]["spread"] == (1.6, 2.0)
+    assert rows[1]["ideal"] == 2
+
+
+def test_speed_up_of_a_growing_batch_is_that_of_an_epoch():
+    rows = scaling.compared(
+        [_record(1, "fixed-growing-batch", 8, [1.0]), _record(4, "fixed-growing-batch", 32, [1.0])]
+    )
+    assert rows[1]["measure"] == 4.0
+
+
+def test_efficiency_compares_steps():
+    rows = scaling.compared(
+        [_record(1, "proportional", 8, [0.9]), _record(2, "proportional", 8, [1.0])]
+    )
+    assert rows[1]["measure"] == pytest.approx(0.9)
+    assert rows[1]["ideal"] == 1
+
+
+def test_a_phase_does_not_count_what_another_counts_within_it(monkeypatch):
+    import torch
+
+    clock = itertools.count()  # a second passes with every look
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
+    phases = Phases(torch.device("cpu"))
+    with phases.timed("outer"):  # 0
+        with phases.timed("inner"):  # 1 to 2
+            pass
+        with phases.timed("inner"), phases.timed("deep"):  # 3 to 6, 4 to 5
+            pass
+    assert dict(phases.seconds) == {"inner": 3.0, "deep": 1.0, "outer": 3.0}  # 7 in all
+
+
+STEPS = """
+import sys
+from contextlib import ExitStack
+import torch
+from hpcsamp import config as configuration
+from hpcsamp.bench.stepper import Stepper
+from hpcsamp.bench.phases import NAMES
+from hpcsamp.topology import init
+from hpcsamp.training import health
+from hpcsamp.training.loop import Trainer
+topology = init("world", device="cpu")
+config = configuration.load(sys.argv[1], ["training.steps=7", "parallel.samples='world'"])
+summary = Trainer(config, topology, sys.argv[2]).run()
+agree, backward = health.agree, torch.Tensor.backward
+with ExitStack() as stack:
+    stepper = Stepper(config, topology, stack)
+    seconds = stepper.take(2)
+    phases = stepper.take_watched(4)
+    stepper.take(1)
+    found = health.parameters_sha256(stepper.method, topology)
+assert found == summary["parameters_sha256"], (found, summary)
+assert list(phases) == list(NAMES), phases
+for name in ("feed", "forward", "backward", "draw", "penalty", "optimiser", "agreement"):
+    assert phases[name] > 0, (name, phases)
+assert (phases["exchange"] > 0) == (topology.size > 1), phases
+assert (health.agree, torch.Tensor.backward) == (agree, backward)
+assert not {"forward", "draw", "penalty", "accumulating"} & vars(stepper.method).keys()
+"""
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_measured_step_is_a_training_step(script, small, tmp_path, ranks):
+    code = tmp_path / "steps.py"
+    code.write_text(STEPS)
+    from conftest import launch
+
+    done = launch(ranks, "-m", "mpi4py", code, small, tmp_path / "run", timeout=120)
+    assert done.code == 0, done.err
+
+
+SLEEPER = """
+import sys
+from mpi4py import MPI
+from hpcsamp.bench.worker import serve
+class Runner:
+    rounds = 0
+    def about(self): return {"rounds": self.rounds}
+    def round(self):
+        self.rounds += 1
+        if sys.argv[1] == "fails" and self.rounds == 2:
+            sys.stderr.write("hpcsamp: error: the second round is too much\\n")
+            MPI.COMM_WORLD.Abort(3)
+        return {"seconds": float(self.rounds)}
+    def watch(self): return {"watched": MPI.COMM_WORLD.size}
+serve(MPI.COMM_WORLD, Runner(), {"hello": sys.argv[1]})
+"""
+
+
+def _become(pids: list[int], states: str, seconds: float = 10) -> bool:
+    """Whether processes come into one of these states: T stopped, Z or gone (X) ended."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if all(_state(pid) in states for pid in pids):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
+
+
+def test_jobs_take_turns_and_sleep_in_between():
+    jobs = [Job(name, ranks, ["-c", SLEEPER, name], {}, 60) for name, ranks in (("a", 1), ("b", 2))]
+    with Turns(iter(jobs)) as turns:
+        assert turns.told == [{"hello": "a"}, {"hello": "b"}]
+        pids = [pid for job in jobs for pid in job.pids]
+        assert len(pids) == 3
+        assert _become(pids, "T")
+        found = turns.rounds("round", 2, warm=1)
+        assert found == [[{"seconds": 2.0}, {"seconds": 3.0}]] * 2
+        assert _become(pids, "T")
+        assert turns.rounds("watch", 1) == [[{"watched": 1}], [{"watched": 2}]]
+        ends = turns.end()
+    assert [len(e["peak_rss_mb"]) for e in ends] == [1, 2]
+    assert [e["rounds"] for e in ends] == [3, 3]
+    assert _become(pids, "ZX")
+
+
+def test_a_job_that_ends_is_named_with_its_reason():
+    jobs = [Job("the " + name, 1, ["-c", SLEEPER, name], {}, 60) for name in ("sleeps", "fails")]
+    with Turns(jobs) as turns, pytest.raises(HpcsampError, match="the second round is too much"):
+        turns.rounds("round", 3)
+    assert _become([pid for job in jobs for pid in job.pids], "ZX")
+
+
+def test_a_job_that_does_not_answer_is_given_up():
+    code = "import time; time.sleep(60)"
+    with pytest.raises(HpcsampError, match=r"mute has not answered for 1 s"):
+        Turns([Job("mute", 1, ["-c", code], {}, timeout=1)])
+
+
+TINY = (
+    "--set", "model.width=12", "--set", "model.layers=1", "--set", "model.hidden=12",
+    "--set", 'data.synthetic={like="digits",items=200}', "--set", "evaluation.samples=2",
+)  # fmt: skip
+
+
+def test_bench_scaling_prints_a_table_and_writes_records(hpcsamp, tmp_path):
+    done = hpcsamp(
+        1, "bench", "scaling", "--workload=vit-digits", "--small", "--samples=4", "--batch=8",
+        "--rounds=2", "--steps=1", "--grids=sampling,data", *TINY, "--out", tmp_path,
+        timeout=240, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "2 ranks, sampling" in done.out
+    path = tmp_path / "scaling.jsonl"
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [r["grid"] for r in found] == ["alone", "sampling", "data"]
+    for r in found:
+        assert len(r["rounds"]) == 2
+        assert len(r["peak_rss_mb"]) == r["world_size"]
+        assert r["phases"]["backward"] > 0
+        assert r["seconds_per_epoch"] == pytest.approx(r["seconds_per_step"] * r["items"] / 8)
+        assert r["machine"]["cpu"]
+        assert r["versions"]["torch"]
+    assert found[1]["collectives"]["name"] in ("horovod", "mpi")
+    assert [p.ranks for p in fit.read(path)] == [1, 2, 2]  # hpcsamp plan --check takes them
+
+
+def test_bench_scaling_inside_measures_the_job_it_is_in(hpcsamp, small, tmp_path):
+    done = hpcsamp(
+        2, "bench", "scaling", "--inside", "--config", small, "--set", "parallel.samples='none'",
+        "--rounds=2", "--steps=2", "--out", tmp_path, timeout=120,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    found = json.loads((tmp_path / "scaling.json").read_text())
+    assert (found["grid"], found["world_size"], found["data_group_size"]) == ("data", 2, 2)
+    assert (found["samples"], found["batch"], found["round_steps"]) == (6, 64, 2)
+    assert done.out.count("s an epoch") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--workload=vit"], "--workload vit: there is vit-cifar10"),
+        (["--grids=sample"], "did you mean 'sampling'"),
+        (["--ranks=1,x"], "--ranks '1,x'"),
+    ],
+)
+def test_bench_scaling_refuses_in_one_line(hpcsamp, arguments, said):
+    done = hpcsamp(1, "bench", "scaling", *arguments)
+    assert done.code == 2
+    assert said in done.err
+    assert len(done.errors) == 1
+
+
+def test_a_comparison_divides_theirs_by_ours():
+    def record(label, variant, ranks, rounds, peak):
+        return {
+            "label": label, "variant": variant, "world_size": ranks, "rounds": rounds,
+            "samples": 8 if label != versus.SHARE else 4, "peak_rss_mb": [peak] * ranks,
+        }  # fmt: skip
+
+    rows = versus.table(
+        [
+            record(versus.ONE, "hpcsamp", 1, [4.0, 4.0, 8.0], 500.0),
+            record(versus.ALL, "hpcsamp", 2, [2.0, 2.5, 4.0], 400.0),
+            record(versus.SHARE, "hpcsamp", 1, [1.9, 2.0, 4.0], 450.0),
+            record("plain", "plain", 1, [4.0, 3.2, 8.0], 300.0),
+            record("torch_blue", "torch_blue", 1, [8.0, 8.0, 12.0], 2000.0),
+            record("ddp_sampling", "ddp_sampling", 2, [3.0, 3.0, 8.0], 1000.0),
+        ]
+    )
+    by = {row["what"]: row for row in rows}
+    assert by["speed-up of 2 ranks over 1"]["ratio"] == 2.0
+    assert by["efficiency, S growing from 4 on 1 rank to 8 on 2"]["ratio"] == 0.95
+    assert by["1 rank / 8 plain passes (time)"]["ratio"] == 1.0
+    assert by["over torch_blue, 1 rank"]["ratio"] == 2.0
+    assert by["over torch_blue, 1 rank"]["memory"] == 0.25
+    assert by["over ddp_sampling, 2 ranks"]["ratio"] == 1.5
+    assert by["over ddp_sampling, 2 ranks"]["memory"] == 0.4
+
+
+def test_bench_gpu_says_that_there_is_none(hpcsamp, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    done = hpcsamp(1, "bench", "gpu")
+    assert done.code == 2
+    assert "needs a GPU" in done.err
+    assert len(done.errors) == 1
+
+
+def test_variants_on_a_gpu_differ_in_one_thing_each():
+    from hpcsamp.bench import gpu
+    from hpcsamp.bench.workloads import find
+
+    experiment = scaling.Experiment(
+        "vit-cifar10", find("vit-cifar10"), SIZE, "fixed", (), "synthetic"
+    )
+    made = gpu.variants(experiment, samples=8, batch=32, ranks=2)
+    assert all('parallel.device="cuda"' in v.settings for v in made)
+    assert [v.ranks for v in made] == [1, 1, 1, 2, 1, 1]
+    assert 'parallel.collectives="mpi"' in made[3].settings
