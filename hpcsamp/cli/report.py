@@ -11,7 +11,7 @@ import typer
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN", help="Run folder; several are compared."),
+        typer.Argument(metavar="RUN", help="Run folder, several are compared; or a campaign."),
     ],
     out: Annotated[
         Path | None,
@@ -21,14 +21,27 @@ def report(
     items: Annotated[
         int, typer.Option(min=1, help="How many of the most uncertain items to show.")
     ] = 24,
+    figure: Annotated[
+        str | None,
+        typer.Option(help="A figure of the paper instead: 4 to 10, or table1."),
+    ] = None,
 ) -> None:
     """Draw learning curves, calibration and the most uncertain items of a run, with a page.
 
     Several runs share one page: their learning curves are laid over each other and their metrics
     stand side by side. What a run does not have yet is left out, with a line that says so.
+
+    With --figure, or for a campaign file that is named after one, a figure of the paper is drawn
+    from runs, campaigns, or records of hpcsamp bench scaling.
     """
     from hpcsamp.errors import UsageError
-    from hpcsamp.report import build
+    from hpcsamp.report import build, figures
+
+    figure = figure or figures.figure_of(runs)
+    if figure is not None:
+        for path in figures.draw(figure, runs, out or Path("report")):
+            typer.echo(path.read_text() if path.suffix == ".md" else f"drew {path}")
+        return
 
     if out is None and len(runs) > 1:
         raise UsageError("several runs are compared: say where to draw with --out DIR")

@@ -1,0 +1,108 @@
+"""A figure of the paper by its number: which material it takes, and who draws it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpcsamp.errors import UsageError
+from hpcsamp.report import style
+from hpcsamp.report.figures import convergence, scaling, sources, table
+from hpcsamp.report.records import MissingMaterialError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A figure: its title, and what draws it from paths."""
+
+    title: str
+    make: Callable[[Sequence[Path], str], Figure]
+
+
+def _scaling(paths: Sequence[Path], title: str) -> Figure:
+    return scaling.scaling(sources.scaling_records(paths), title)
+
+
+def _runs(paths: Sequence[Path], title: str, draw: Callable[..., Figure]) -> Figure:
+    return draw(sources.runs(paths), title=title)
+
+
+def _of_runs(
+    draw: Callable[..., Figure], metric: str, over: str = "epoch"
+) -> Callable[..., Figure]:
+    return partial(_runs, draw=partial(draw, metric=metric, over=over))
+
+
+FIGURES = {
+    "4": Kind("Figure 4: scaling of the ViT", _scaling),
+    "5": Kind("Figure 5: accuracy over epochs", _of_runs(convergence.by_batch, "accuracy")),
+    "6": Kind("Figure 6: accuracy and augmentation", _of_runs(convergence.by_share, "accuracy")),
+    "7": Kind(
+        "Figure 7: accuracy over training time",
+        _of_runs(convergence.by_batch, "accuracy", "time"),
+    ),
+    "8": Kind("Figure 8: NLL over epochs", _of_runs(convergence.by_strategy, "nll")),
+    "9": Kind("Figure 9: scaling of the MLP", _scaling),
+    "10": Kind("Figure 10: scaling of the SWIN transformer", _scaling),
+}
+TABLE = "table1"
+
+
+def figure_of(paths: Sequence[Path]) -> str | None:
+    """The figure that a campaign file is for, by its name; None for everything else."""
+    if len(paths) == 1 and paths[0].suffix == ".toml":
+        if paths[0].stem == TABLE:
+            return TABLE
+        found = re.fullmatch(r"figure(\d+)", paths[0].stem)
+        return found[1] if found else None
+    return None
+
+
+def draw(name: str, paths: Sequence[Path], out: Path) -> list[Path]:
+    """Draw a figure, or write the table (Markdown and CSV).
+
+    Parameters
+    ----------
+    name
+        One of :data:`FIGURES`, or ``table1``.
+    paths
+        Run folders, campaigns, files or folders of scaling records.
+    out
+        Folder, made if it is not there.
+
+    Returns
+    -------
+    list of Path
+        What was written.
+
+    Raises
+    ------
+    UsageError
+        If there is no such figure, or no material for it.
+    """
+    if name not in (*FIGURES, TABLE):
+        raise UsageError(f"--figure {name}: there is {', '.join([*FIGURES, TABLE])}")
+    try:
+        if name == TABLE:
+            made = table.calibration(sources.runs(paths))
+            texts = {f"{TABLE}.md": made.markdown(), f"{TABLE}.csv": made.csv()}
+            out.mkdir(parents=True, exist_ok=True)
+            for file, text in texts.items():
+                (out / file).write_text(text)
+            return [out / file for file in texts]
+        kind = FIGURES[name]
+        with style.styled():
+            figure = kind.make(paths, kind.title)
+            out.mkdir(parents=True, exist_ok=True)
+            return [style.save(figure, out / f"figure{name}.png")]
+    except MissingMaterialError as e:
+        raise UsageError(f"--figure {name}: {e}") from None
+    except OSError as e:
+        raise UsageError(f"cannot write the figure in {out}: {e.strerror or e}") from None

@@ -1,0 +1,167 @@
+"""Figures 4, 9 and 10: speed-up of fixed work, efficiency of work that grows with the ranks.
+
+``S(p) = T1(n) / Tp(n)`` and ``E(p) = T1(n) / Tp(n p)`` (the paper's section 6), with ``T`` the time
+of an epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hpcsamp.report import style
+from hpcsamp.report.records import MissingMaterialError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = {"sampling": style.BLUE, "data": style.ORANGE, "hybrid": style.GREEN}
+MARKS = {"sampling": "o", "data": "s", "hybrid": "^"}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a figure.
+
+    Attributes
+    ----------
+    grid, mode
+        Of the records.
+    ranks, values
+        ``p``, and speed-up or efficiency there; from one rank on.
+    low, high
+        Range over rounds.
+    """
+
+    grid: str
+    mode: str
+    ranks: tuple[int, ...]
+    values: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+def curves(records: Sequence[dict[str, Any]]) -> list[Curve]:
+    """Every grid and mode of one workload, by what its records say of S and batch.
+
+    Raises
+    ------
+    MissingMaterialError
+        If one rank was not measured.
+    """
+    alone = [r for r in records if r["world_size"] == 1]
+    if not alone:
+        raise MissingMaterialError("no record of one rank, which everything is compared with")
+    found = []
+    for mode in ("fixed", "fixed-growing-batch", "proportional"):
+        for grid in COLOURS:
+            points: dict[int, tuple[float, float, float]] = {}
+            for r in records:
+                if r["grid"] != grid:
+                    continue
+                base = _base(r, alone, mode)
+                if base is not None:
+                    points[r["world_size"]] = _measure(base, r, mode)
+            if points:
+                at = sorted(points)
+                middle, low, high = zip(*(points[p] for p in at), strict=True)
+                ones = (1.0,)
+                found.append(Curve(grid, mode, (1, *at), ones + middle, ones + low, ones + high))
+    if not found:
+        raise MissingMaterialError("nothing was measured on more than one rank")
+    return found
+
+
+def _base(r: dict[str, Any], alone: Sequence[dict[str, Any]], mode: str) -> dict[str, Any] | None:
+    """The record of one rank that a record is compared with in a mode, or None."""
+    if r.get("mode") and r["mode"] != mode:
+        return None
+    p = r["world_size"]
+    wanted = {
+        "fixed": (r["samples"], r["batch"]),
+        "fixed-growing-batch": (r["samples"], r["batch"] / p),
+        "proportional": (r["samples"] / p, r["batch"]),
+    }[mode]
+    fitting = [a for a in alone if (a["samples"], a["batch"]) == wanted]
+    same = [a for a in fitting if a.get("mode") == r.get("mode")]
+    return next(iter(same or fitting), None)
+
+
+def _measure(base: dict[str, Any], r: dict[str, Any], mode: str) -> tuple[float, float, float]:
+    work = 1.0 if mode == "proportional" else r["batch"] / base["batch"]
+    middle = work * base["seconds_per_step"] / r["seconds_per_step"]
+    if len(base["rounds"]) == len(r["rounds"]) and base.get("command") == r.get("command"):
+        ratios = [work * a / b for a, b in zip(base["rounds"], r["rounds"], strict=True)]
+        return sorted(ratios)[len(ratios) // 2], min(ratios), max(ratios)
+    low, high = (work * base["seconds_per_step"] / t for t in reversed(r["spread"]))
+    return middle, low, high
+
+
+def scaling(records: Sequence[dict[str, Any]], title: str) -> Figure:
+    """Speed-up above, efficiency below, each with its ideal; one of them if there is but one."""
+    found = curves(records)
+    speed = [c for c in found if c.mode != "proportional"]
+    efficient = [c for c in found if c.mode == "proportional"]
+    rows = bool(speed) + bool(efficient)
+    fig = style.figure(6.4, 3.4 * rows + 0.5)
+    axes = list(fig.subplots(rows, 1, squeeze=False)[:, 0])
+    if speed:
+        _speed_up(axes[0], speed)
+    if efficient:
+        _efficiency(axes[-1], efficient)
+    first = records[0]
+    gpu = first.get("machine", {}).get("gpu")
+    place = gpu or first.get("machine", {}).get("cpu", "")
+    style.heading(fig, title, place)
+    return fig
+
+
+def _speed_up(axes: Axes, found: Sequence[Curve]) -> None:
+    ranks = sorted({p for c in found for p in c.ranks})
+    axes.plot(ranks, ranks, "--", color=style.GREY, linewidth=1, label="ideal")
+    batches = {"fixed": "same global batch", "fixed-growing-batch": "batch grows with ranks"}
+    for c in found:
+        _line(axes, c, f"{c.grid}, {batches[c.mode]}", ":" if c.mode == "fixed" else "-")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set(title="Speed-up, S fixed", xlabel="ranks", ylabel="T₁(n) / Tₚ(n)")
+    _whole(axes, ranks)
+    _plain_numbers(axes)
+    axes.legend()
+
+
+def _efficiency(axes: Axes, found: Sequence[Curve]) -> None:
+    ranks = sorted({p for c in found for p in c.ranks})
+    axes.axhline(1, color=style.GREY, linewidth=1, linestyle="--", label="ideal")
+    for c in found:
+        _line(axes, c, c.grid, "-")
+    axes.set_xscale("log", base=2)
+    axes.set(title="Efficiency, S grows with the ranks", xlabel="ranks", ylabel="T₁(n) / Tₚ(n·p)")
+    axes.set_ylim(0, max(1.1, *(max(c.high) for c in found)) * 1.02)
+    _whole(axes, ranks)
+    axes.legend(loc="lower left")
+
+
+def _line(axes: Axes, c: Curve, label: str, line: str) -> None:
+    colour = COLOURS[c.grid]
+    below = [max(0.0, v - lo) for v, lo in zip(c.values, c.low, strict=True)]
+    above = [max(0.0, hi - v) for v, hi in zip(c.values, c.high, strict=True)]
+    axes.errorbar(
+        c.ranks, c.values, yerr=[below, above], color=colour, marker=MARKS[c.grid], linestyle=line,
+        capsize=2, elinewidth=0.8, label=label,
+    )  # fmt: skip
+
+
+def _whole(axes: Axes, ranks: Sequence[int]) -> None:
+    from matplotlib.ticker import NullLocator
+
+    axes.set_xticks(list(ranks), [str(p) for p in ranks])
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _plain_numbers(axes: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))

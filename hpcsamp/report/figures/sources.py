@@ -1,0 +1,87 @@
+"""Where a figure's material lies: run folders, campaigns, files of scaling records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hpcsamp.errors import UsageError
+from hpcsamp.report.records import Run, read_run
+
+RECORDS = ("scaling.jsonl", "scaling.json")
+
+
+def folders(paths: Sequence[Path]) -> list[Path]:
+    """Folders of runs or points: a campaign (file or folder) stands for those of its points.
+
+    Raises
+    ------
+    UsageError
+        If there is nothing at a path.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.suffix == ".toml" and path.is_file():
+            from hpcsamp.campaign.points import Campaign
+
+            path = Campaign(path).folder
+        if not path.exists():
+            raise UsageError(f"nothing at {path}: no run, no campaign, no records")
+        points = path / "points"
+        found += sorted(p for p in points.iterdir() if p.is_dir()) if points.is_dir() else [path]
+    return found
+
+
+def scaling_records(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Records of ``hpcsamp bench scaling``.
+
+    Raises
+    ------
+    UsageError
+        If there are none, or a file is damaged.
+    """
+    files = []
+    for path in folders(paths):
+        files += [path] if path.is_file() else [f for n in RECORDS if (f := path / n).is_file()]
+    found = [r for file in files for r in _lines(file) if r.get("event") == "scaling"]
+    if not found:
+        places = ", ".join(map(str, paths))
+        raise UsageError(f"no records of hpcsamp bench scaling in {places}; --out writes them")
+    return found
+
+
+def runs(paths: Sequence[Path]) -> list[Run]:
+    """Runs with at least one validation.
+
+    Raises
+    ------
+    UsageError
+        If there are none.
+    """
+    read = [
+        read_run(path)
+        for path in folders(paths)
+        if (path / "config.toml").is_file() and (path / "metrics.jsonl").is_file()
+    ]
+    found = [run for run in read if any(e.get("event") == "valid" for e in run.events)]
+    if not found:
+        raise UsageError(f"no run with a validation in {', '.join(map(str, paths))}")
+    return found
+
+
+def strategy(sample_size: int, data_size: int) -> str:
+    """How ranks were used."""
+    if sample_size * data_size == 1:
+        return "one rank"
+    if data_size == 1:
+        return "sampling"
+    return "data" if sample_size == 1 else "hybrid"
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+    except (OSError, ValueError) as e:
+        raise UsageError(f"{file} holds no records: {e}") from None
