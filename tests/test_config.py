@@ -70,3 +70,15 @@ def test_an_unknown_configuration_lists_the_known(tmp_path):
     (tmp_path / "bad.toml").write_text("a = ")
     with pytest.raises(UsageError, match="not valid TOML"):
         config.load(tmp_path / "bad.toml")
+
+
+def test_a_key_that_an_older_version_did_not_know_is_no_other_configuration(small):
+    from hpcsamp.training import build
+
+    now = build.table_of(config.load(small))
+    older = {**now, "method": {k: v for k, v in now["method"].items() if k != "antithetic"}}
+    older["training"] = {k: v for k, v in now["training"].items() if k != "memory_check"}
+    assert "antithetic" in now["method"]
+    assert build.table_of(older) == now
+    older["method"]["prior_std"] = 0.7
+    assert build.table_of(older) != now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -57,6 +58,20 @@ def resolved(config: RunConfig) -> RunConfig:
     table["model"] = models.defaults(config.model.name) | table["model"]
     table["method"] = methods.registry.defaults(config.method.name) | table["method"]
     return check(table)
+
+
+def table_of(config: RunConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration for checkpoints and their comparison.
+
+    What an older version did not know has today's defaults: a new key is no other configuration.
+
+    Parameters
+    ----------
+    config
+        Of a run, or the table of a checkpoint.
+    """
+    run = config if isinstance(config, RunConfig) else check(config, "checkpoint")
+    return resolved(run).model_dump(mode="json", exclude_none=True)
 
 
 def likelihood(config: RunConfig) -> Likelihood:

@@ -183,7 +183,8 @@ class Trainer:
             return 0
         with together(self.topology.world):
             saved = checkpoint.read(path, self.topology.device)
-            checkpoint.check_config(path, saved["config"], self._config_table())
+            before, now = build.table_of(saved["config"]), build.table_of(self.config)
+            checkpoint.check_config(path, before, now)
             if saved["dataset"] != self.dataset.uid:
                 raise checkpoint.CheckpointError(
                     f"checkpoint {path} was trained on dataset {saved['dataset']}, "
@@ -218,9 +219,6 @@ class Trainer:
             state.gather(method, comm) if spread else method,
             state.gather(optimizer, comm) if spread or self.shards is not None else optimizer,
         )
-
-    def _config_table(self) -> dict[str, Any]:
-        return self.config.model_dump(mode="json", exclude_none=True)
 
     def _announce(self, step: int) -> None:
         c, r = self.config, self.reporter
@@ -409,7 +407,7 @@ class Trainer:
                     {
                         "step": self.method.step,
                         "best": self.best,
-                        "config": self._config_table(),
+                        "config": build.table_of(self.config),
                         "dataset": self.dataset.uid,
                         "method": method,
                         "optimizer": optimizer,

@@ -122,8 +122,8 @@ def restore(
     path = topology.world.bcast(path)
     with together(topology.world):
         saved = checkpoint.read(path, topology.device)
-        now = config.model_dump(mode="json", exclude_none=True)
-        checkpoint.check_config(path, saved["config"], now)
+        before, now = build.table_of(saved["config"]), build.table_of(config)
+        checkpoint.check_config(path, before, now)
         trained = read_manifest(config.data.path)
         if saved["dataset"] != trained.uid:
             raise CheckpointError(
