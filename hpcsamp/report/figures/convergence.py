@@ -68,7 +68,7 @@ def by_share(runs: Sequence[Run], metric: str, over: str, title: str) -> Figure:
     for share, several in _together(runs, _share).items():
         label, colour = said[share]
         line = LINES[list(said).index(share)]
-        _draw(axes, several, metric, over, colour, line, f"{label} ({len(several)} runs)")
+        _draw(axes, several, metric, over, colour, line, _of(label, several))
     axes.set(ylabel=LABELS[metric])
     axes.legend()
     style.heading(fig, title)
@@ -89,6 +89,10 @@ def by_strategy(runs: Sequence[Run], metric: str, over: str, title: str) -> Figu
     axes.legend(ncols=2)
     style.heading(fig, title, _caveat(runs))
     return fig
+
+
+def _of(label: str, runs: Sequence[Run]) -> str:
+    return f"{label}, mean of {len(runs)} seeds" if len(runs) > 1 else label
 
 
 def _share(run: Run) -> str:

@@ -27,7 +27,11 @@ class Kind:
 
 
 def _scaling(paths: Sequence[Path], title: str) -> Figure:
-    return scaling.scaling(sources.scaling_records(paths), title)
+    found = sources.scaling_records(paths)
+    models = list(dict.fromkeys(str(r["model"]) for r in found))
+    if len(models) > 1:
+        raise UsageError(f"records of several models ({', '.join(models)}): name those of one")
+    return scaling.scaling(found, title)
 
 
 def _runs(paths: Sequence[Path], title: str, draw: Callable[..., Figure]) -> Figure:
