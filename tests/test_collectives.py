@@ -94,3 +94,20 @@ def test_without_horovod_auto_says_so_and_uses_mpi(comm, monkeypatch, capfd):
         choose(topology, "horovod")
     with pytest.raises(UsageError, match="must be"):
         choose(topology, "nccl")
+
+
+@pytest.mark.mpi(ranks=2, timeout=60, unit="s")
+def test_small_gradients_go_by_mpi_and_large_ones_by_horovod(comm):
+    from hpcsamp.collectives import SMALL, choose
+    from hpcsamp.topology import init
+
+    topology = init()
+    auto = choose(topology, "auto")
+    small, large = torch.ones(8), torch.ones(SMALL // 4)
+    auto.reduce_gradient_(small)
+    assert auto.settings()["cycle_milliseconds"] is None  # Horovod was not needed yet
+    auto.reduce_gradient_(large)
+    assert auto.settings()["cycle_milliseconds"] > 0
+    assert small.tolist() == [2] * 8
+    assert large.eq(2).all()
+    assert choose(topology, "horovod").settings()["smaller_by_mpi_bytes"] == 0

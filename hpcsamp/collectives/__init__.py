@@ -21,6 +21,9 @@ __all__ = [
     "distribute",
 ]
 
+#: Bytes below which a gradient is not worth a cycle of Horovod.
+SMALL = 1 << 20
+
 
 def choose(topology: Topology, name: str = "auto") -> Collectives:
     """The transport to use. Collective over the world.
@@ -29,7 +32,7 @@ def choose(topology: Topology, name: str = "auto") -> Collectives:
     ----------
     name
         ``"horovod"``, ``"mpi"`` or ``"auto"``: Horovod where there are several ranks and it works
-        on all of them, else mpi4py, saying why in one line.
+        on all of them (gradients below a mebibyte by MPI), else mpi4py, saying why in one line.
 
     Raises
     ------
@@ -51,4 +54,4 @@ def choose(topology: Topology, name: str = "auto") -> Collectives:
         if topology.is_root:
             sys.stderr.write(f"hpcsamp: {e}; gradients are exchanged with mpi4py\n")
         return MpiCollectives(topology)
-    return horovod.HorovodCollectives(topology)
+    return horovod.HorovodCollectives(topology, SMALL if name == "auto" else 0)

@@ -55,12 +55,21 @@ class HorovodCollectives(MpiCollectives):
     Horovod gathers tensors in cycles, which suits one large gradient and not an exchange in the
     middle of a loss. It is started with the first gradient, when the time of a step is known
     (``step_seconds``); a user's own ``HOROVOD_CYCLE_TIME`` is kept.
+
+    Parameters
+    ----------
+    topology
+        The grid.
+    least_bytes
+        Smaller gradients in host memory go by MPI, too: a small network's step is shorter than
+        Horovod's cycles (128 KB on 2 ranks: 2.5 ms a step more than MPI).
     """
 
     name = "horovod"
 
-    def __init__(self, topology: Topology) -> None:
+    def __init__(self, topology: Topology, least_bytes: int = 0) -> None:
         super().__init__(topology)
+        self.least_bytes = least_bytes
         self._hvd = load()
         self._topology = topology
         self._started = False
@@ -91,17 +100,30 @@ class HorovodCollectives(MpiCollectives):
     def settings(self) -> dict[str, Any]:
         """Name and cycle time."""
         cycle = float(os.environ["HOROVOD_CYCLE_TIME"]) if self._started else None
-        return {"name": self.name, "cycle_milliseconds": cycle}
+        return {
+            "name": self.name,
+            "cycle_milliseconds": cycle,
+            "smaller_by_mpi_bytes": self.least_bytes,
+        }
 
     def world_sum_(self, x: Tensor) -> None:
         """Sum over all ranks, in place."""
+        if self._is_small(x):
+            super().world_sum_(x)
+            return
         if not self._started:
             self.start()
         self._hvd.allreduce_(x, op=self._hvd.Sum, name=f"hpcsamp.{x.numel()}.{x.dtype}")
 
     def data_gradient_sum_(self, x: Tensor) -> None:
         """Sum over the data group, in place."""
+        if self._is_small(x):
+            super().data_gradient_sum_(x)
+            return
         if not self._started:
             self.start(data_groups=True)
         name = f"hpcsamp.data.{x.numel()}.{x.dtype}"
         self._hvd.allreduce_(x, op=self._hvd.Sum, name=name, process_set=self._data_set)
+
+    def _is_small(self, x: Tensor) -> bool:
+        return x.device.type == "cpu" and x.nbytes < self.least_bytes
