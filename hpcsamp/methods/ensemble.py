@@ -11,6 +11,7 @@ member is a maximum a posteriori estimate; ``anchored`` centres its prior at a d
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class Ensemble(Members):
 
     Parameters
     ----------
-    network, samples, own, prior_std, seed, samples_per_pass, autocast
+    network, samples, own, prior_std, others
         See :class:`~hpcsamp.methods.members.Members`.
     anchored
         Centre each member's prior at a draw from it; needs ``prior_std``.
@@ -51,26 +52,16 @@ class Ensemble(Members):
         *,
         prior_std: float | None = None,
         anchored: bool = False,
-        seed: int = 1,
-        samples_per_pass: int = 1,
-        autocast: torch.dtype | None = None,
+        **others: Any,
     ) -> None:
-        super().__init__(
-            network,
-            samples,
-            own,
-            prior_std=prior_std,
-            seed=seed,
-            samples_per_pass=samples_per_pass,
-            autocast=autocast,
-        )
+        super().__init__(network, samples, own, prior_std=prior_std, **others)
         anchors = None
         if anchored:
             if prior_std is None:
                 raise UsageError("method.anchored needs method.prior_std: anchors are draws of it")
             anchors = torch.empty_like(self.weights.detach())
             for row, member in zip(anchors, self.members, strict=True):
-                stream = torch_generator(row.device, seed, Purpose.ANCHOR, member)
+                stream = torch_generator(row.device, self.seed, Purpose.ANCHOR, member)
                 row.normal_(std=prior_std, generator=stream)
         self.register_buffer("anchors", anchors, persistent=False)
 

@@ -28,7 +28,7 @@ class Chains(Members):
 
     Parameters
     ----------
-    network, samples, own, seed, samples_per_pass, autocast
+    network, samples, own, others
         See :class:`~hpcsamp.methods.members.Members`.
     prior_std
         Standard deviation of the normal prior of every weight.
@@ -64,19 +64,9 @@ class Chains(Members):
         burn_in: float = 0.0,
         snapshots: int = 4,
         thinning: int | None = None,
-        seed: int = 1,
-        samples_per_pass: int = 1,
-        autocast: torch.dtype | None = None,
+        **others: Any,
     ) -> None:
-        super().__init__(
-            network,
-            samples,
-            own,
-            prior_std=prior_std,
-            seed=seed,
-            samples_per_pass=samples_per_pass,
-            autocast=autocast,
-        )
+        super().__init__(network, samples, own, prior_std=prior_std, **others)
         check(cycles, exploration, burn_in, snapshots, thinning)
         self._plan_arguments = (cycles, exploration, burn_in, snapshots, thinning)
         self.plan: Cycles | None = None

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ class SWAG(Members):
 
     Parameters
     ----------
-    network, samples, own, prior_std, seed, samples_per_pass, autocast
+    network, samples, own, prior_std, others
         See :class:`~hpcsamp.methods.members.Members`.
     start
         Share of the run after which weights are collected, from 0 to below 1.
@@ -70,19 +71,9 @@ class SWAG(Members):
         start: float = 0.75,
         every: int | None = None,
         rank: int = 10,
-        seed: int = 1,
-        samples_per_pass: int = 1,
-        autocast: torch.dtype | None = None,
+        **others: Any,
     ) -> None:
-        super().__init__(
-            network,
-            samples,
-            own,
-            prior_std=prior_std,
-            seed=seed,
-            samples_per_pass=samples_per_pass,
-            autocast=autocast,
-        )
+        super().__init__(network, samples, own, prior_std=prior_std, **others)
         if not 0 <= start < 1:
             raise UsageError(f"method.start = {start} must be a share from 0 to below 1")
         if every is not None and every < 1:
