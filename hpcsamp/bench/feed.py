@@ -102,8 +102,9 @@ def measure(
     from hpcsamp.data.order import Order
 
     order = Order(dataset.count, case.batch, 1, case.shuffle)  # type: ignore[arg-type]
+    by_runs = DuplicatedRuns(dataset, order)
     feeders: list[Feeder] = [
-        DuplicatedRuns(dataset, order),
+        by_runs,
         DuplicatedPositional(dataset, order),
         RootBroadcast(dataset, order, topology),
         Shared(dataset, order, topology, "direct"),
@@ -121,7 +122,7 @@ def measure(
     for feeder in feeders:
         feeder.close()
     found = {name: cost.medians() for name, cost in costs.items()}
-    batch_bytes = sum(out.nbytes for out in feeders[0].out)
+    batch_bytes = sum(out.nbytes for out in by_runs.out)
     duplicated = [found[f.name] for f in feeders[:2]]
     best = {
         "seconds": min(f["seconds"] for f in duplicated),

@@ -24,7 +24,21 @@ if TYPE_CHECKING:
 
 
 class Feeder(ABC):
-    """Brings batches.
+    """Brings batches."""
+
+    name: str
+
+    @abstractmethod
+    def run(self, epoch: int, start: int, stop: int) -> None:
+        """Bring batches ``start .. stop - 1`` of an epoch, one after the other."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of files."""
+
+
+class ItemFeeder(Feeder):
+    """Brings batches by the positions of their items.
 
     Parameters
     ----------
@@ -34,8 +48,6 @@ class Feeder(ABC):
         Its order.
     """
 
-    name: str
-
     def __init__(self, dataset: Dataset, order: Order):
         self.dataset, self.order = dataset, order
         # labels are held in memory by all of them, as by ours
@@ -43,7 +55,7 @@ class Feeder(ABC):
         self.out = [np.zeros(order.batch * t.spec.item_bytes, np.uint8) for t in self.tables]
 
     def run(self, epoch: int, start: int, stop: int) -> None:
-        """Bring batches ``start .. stop - 1`` of an epoch, one after the other."""
+        """See :class:`Feeder`."""
         for step in range(start, stop):
             self.bring(self.order.step(epoch, step).items)
 
@@ -52,11 +64,11 @@ class Feeder(ABC):
         """Bring one batch."""
 
     def close(self) -> None:
-        """Let go of files."""
+        """See :class:`Feeder`."""
         self.dataset.close()
 
 
-class DuplicatedRuns(Feeder):
+class DuplicatedRuns(ItemFeeder):
     """Every rank reads all of the batch with h5py, one read per run of neighbouring rows."""
 
     name = "duplicated, h5py per run"
@@ -69,7 +81,7 @@ class DuplicatedRuns(Feeder):
         ]
 
     def bring(self, items: np.ndarray) -> None:
-        """See :class:`Feeder`."""
+        """See :class:`ItemFeeder`."""
         order = np.argsort(items)
         ascending = items[order]
         shard = np.searchsorted(self.dataset.firsts, ascending, side="right") - 1
@@ -97,7 +109,7 @@ class DuplicatedRuns(Feeder):
         super().close()
 
 
-class DuplicatedPositional(Feeder):
+class DuplicatedPositional(ItemFeeder):
     """Every rank reads all of the batch by positional reads at the chunk offsets."""
 
     name = "duplicated, positional"
@@ -107,7 +119,7 @@ class DuplicatedPositional(Feeder):
         self._reader = DirectReader(dataset)
 
     def bring(self, items: np.ndarray) -> None:
-        """See :class:`Feeder`."""
+        """See :class:`ItemFeeder`."""
         for table, out in zip(self.tables, self.out, strict=True):
             self._reader.fetch(table, items, range(len(items) * table.spec.rows), out)
 
@@ -127,7 +139,7 @@ class RootBroadcast(DuplicatedPositional):
         self._comm = topology.sample_comm.Dup()
 
     def bring(self, items: np.ndarray) -> None:
-        """See :class:`Feeder`."""
+        """See :class:`ItemFeeder`."""
         if self._comm.Get_rank() == 0:
             super().bring(items)
         for out in self.out:
@@ -158,10 +170,6 @@ class Shared(Feeder):
         """See :class:`Feeder`."""
         for _ in self.loader.raw(epoch, start, stop):
             pass
-
-    def bring(self, items: np.ndarray) -> None:
-        """Batches come from the ring, by step."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """See :class:`Feeder`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,10 +17,10 @@ from hpcsamp.streams import Purpose, numpy_generator
 
 
 @dataclass
-class Source:
+class Source(ABC):
     """A set of items that can be read by split and range, by any rank.
 
-    Subclasses (or instances) provide :meth:`read`; the rest is description.
+    Subclasses provide :meth:`read`; the rest is description.
 
     Attributes
     ----------
@@ -53,6 +54,7 @@ class Source:
     coords: dict[str, Coordinate] = field(default_factory=dict)
     report: list[str] = field(default_factory=list)
 
+    @abstractmethod
     def read(self, split: str, start: int, stop: int) -> Mapping[str, np.ndarray]:
         """Items ``start .. stop - 1`` of a split: ``x``, ``y`` and per-item coordinates.
 
@@ -61,7 +63,6 @@ class Source:
         DataError
             If they cannot be read, naming file, item or variable.
         """
-        raise NotImplementedError
 
 
 @dataclass

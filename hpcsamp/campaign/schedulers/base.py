@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class Limits:
     nodes: Mapping[str, int] | None = None
 
 
-class Scheduler:
+class Scheduler(ABC):
     """One kind of scheduler.
 
     Parameters
@@ -60,10 +61,11 @@ class Scheduler:
     def __init__(self, site: Site) -> None:
         self.site = site
 
+    @abstractmethod
     def limits(self) -> Limits:
         """What the scheduler allows."""
-        raise NotImplementedError
 
+    @abstractmethod
     def submit(self, jobs: Sequence[Job], folder: Path, taken: Callable[[Job, str], None]) -> None:
         """Hand job arrays over.
 
@@ -81,11 +83,10 @@ class Scheduler:
         SchedulerError
             If it does not take one; those before are running.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def live(self, jobs: Sequence[str]) -> dict[Element, Live]:
         """Elements of these jobs that wait or run."""
-        raise NotImplementedError
 
     def ended(self, jobs: Sequence[str]) -> dict[Element, str]:
         """Why elements ended, in the scheduler's words, e.g. ``TIMEOUT``; what is still known."""
@@ -98,9 +99,9 @@ class Scheduler:
         """
         return None
 
+    @abstractmethod
     def cancel(self, jobs: Sequence[str]) -> None:
         """End these jobs."""
-        raise NotImplementedError
 
     # For those that are programs --------------------------------------------------------------
 
