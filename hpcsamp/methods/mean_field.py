@@ -185,7 +185,9 @@ class MeanField(Method):
             with super().accumulating() as accumulator:
                 yield accumulator
             return
-        self._accumulator = FlatAccumulator(self.mean, self.log_std, self.std(), self.fixed)
+        self._accumulator = FlatAccumulator(
+            self.mean, self.log_std, self.std(), self.fixed, self._shapes
+        )
         try:
             yield self._accumulator
         finally:
@@ -260,8 +262,10 @@ class MeanField(Method):
             yield name, value.detach()
 
     def _evaluate(self, weights: Tensor, x: Tensor) -> Tensor:
+        accumulator = self._accumulator
+        variables = self._views(weights) if accumulator is None else accumulator.variables
         with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
-            return self._adapter[0].call(self._views(weights), self._fixed_views(), x)
+            return self._adapter[0].call(variables, self._fixed_views(), x)
 
     def _views(self, flat: Tensor) -> list[Tensor]:
         # split, not slices: its backward is one concatenation, that of n slices n full-size sums

@@ -42,36 +42,68 @@ class Draw(torch.autograd.Function):
 class FlatAccumulator(Accumulator):
     """Gradients of one sample after the other, for weights drawn by :meth:`draw`.
 
-    Autograd stops at the sample's weights; from there the two sums ``d mean += g`` and
-    ``d log_std += g * noise`` are taken in place, and the factor ``std``, common to all samples,
-    comes in once at the end.
+    Autograd stops at the sample's weights, variable by variable; from there the two sums
+    ``d mean += g`` and ``d log_std += g * noise`` are taken in place while ``g`` is in the cache,
+    and the factor ``std``, common to all samples, comes in once at the end.
+
+    Parameters
+    ----------
+    mean, log_std, std, fixed
+        ``(n,)``, and ``(m,)`` or None.
+    shapes
+        Of the variables, in the order of the flat weights.
     """
 
     def __init__(
-        self, mean: nn.Parameter, log_std: nn.Parameter, std: Tensor, fixed: nn.Parameter | None
+        self,
+        mean: nn.Parameter,
+        log_std: nn.Parameter,
+        std: Tensor,
+        fixed: nn.Parameter | None,
+        shapes: Sequence[torch.Size],
     ) -> None:
         super().__init__([] if fixed is None else [fixed])
         self._mean, self._std = mean.detach(), std
+        self._sizes = [shape.numel() for shape in shapes]
         self._d_mean, self._d_log_std = torch.zeros_like(mean), torch.zeros_like(log_std)
+        self._sums_of = [
+            (m.view(shape), s.view(shape))
+            for m, s, shape in zip(
+                self._d_mean.split(self._sizes), self._d_log_std.split(self._sizes), shapes,
+                strict=True,
+            )
+        ]  # fmt: skip
         self._weights = torch.empty_like(self._mean)
-        self._last: tuple[Tensor, Tensor] | None = None
+        parts = self._weights.split(self._sizes)
+        self._views = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+        self.variables: list[Tensor] = []
+        self._noise: Tensor | None = None
 
     def draw(self, noise: Tensor) -> Tensor:
-        """``(n,)`` weights of the next sample; those of the last are overwritten."""
+        """``(n,)`` weights of the next sample; those of the last are overwritten.
+
+        To be differentiated, take :attr:`variables`: their parts in the shapes of the layers.
+        """
         torch.addcmul(self._mean, self._std, noise, out=self._weights)
-        weights = self._weights.detach().requires_grad_()
-        self._last = (weights, noise)
-        return weights
+        self.variables = [view.detach().requires_grad_() for view in self._views]
+        self._noise = noise
+        return self._weights
 
     def backward(self, value: Tensor, upstream: Tensor | None = None) -> None:
         """Add the gradient of the sample drawn last."""
-        assert self._last is not None, "nothing was drawn since the last backward pass"
-        weights, noise = self._last
-        self._last = None
-        gradient, *fixed = torch.autograd.grad(value, [weights, *self.parameters], upstream)
-        self._d_mean.add_(gradient)
-        self._d_log_std.addcmul_(gradient, noise)
-        self._add(fixed)
+        assert self._noise is not None, "nothing was drawn since the last backward pass"
+        noises, self._noise = self._noise.split(self._sizes), None
+        count = len(self.variables)
+        found = torch.autograd.grad(
+            value, [*self.variables, *self.parameters], upstream, allow_unused=True
+        )
+        for gradient, (mean, log_std), noise in zip(
+            found[:count], self._sums_of, noises, strict=True
+        ):
+            if gradient is not None:
+                mean.add_(gradient)
+                log_std.addcmul_(gradient, noise.view_as(gradient))
+        self._add(found[count:])
 
     def gradients(self) -> list[Tensor | None]:
         """In the order mean, log_std, fixed."""
@@ -81,8 +113,10 @@ class FlatAccumulator(Accumulator):
 class Divergence(torch.autograd.Function):
     """KL divergence of ``N(mean, exp(log_std)^2)`` from its prior, in nats, over spans.
 
-    The terms are torch_blue's divergences; gradients are taken with the value, block by block, so
-    that nothing of the size of the parameters is written but the gradient itself.
+    torch_blue's divergences: with a prior ``N(m, v^2)``, per weight
+    ``log(v / std) + (std^2 + (mean - m)^2) / (2 v^2) - 1/2``, with a flat one ``-log_std - 1/2``.
+    Value and gradients are taken together, block by block in the cache, into the memory of the
+    gradients.
     """
 
     @staticmethod
@@ -93,35 +127,13 @@ class Divergence(torch.autograd.Function):
 
         ``wanted``: whether gradients are.
         """
-        from torch_blue.vi.analytical_kl_loss import (
-            NormalNormalDivergence,
-            UniformNormalDivergence,
-        )
-
-        ctx.gradients = None
-        if wanted:
-            d_mean, d_log_std = torch.zeros_like(mean), torch.zeros_like(log_std)
+        d_mean, d_log_std = torch.zeros_like(mean), torch.zeros_like(log_std)
         total = torch.zeros((), dtype=torch.float64, device=mean.device)
-        for start, stop, prior in spans:
-            for lo in range(start, stop, BLOCK):
-                block = slice(lo, min(lo + BLOCK, stop))
-                with torch.set_grad_enabled(wanted):
-                    m = mean[block].detach().requires_grad_(wanted)
-                    s = log_std[block].detach().requires_grad_(wanted)
-                    if prior is None:
-                        term = UniformNormalDivergence.forward(None, m, s)
-                    else:
-                        term = NormalNormalDivergence.forward(
-                            m.new_tensor(prior[0]), m.new_tensor(prior[1]), m, s
-                        )
-                    if wanted:
-                        g = torch.autograd.grad(term, (m, s), allow_unused=True)
-                        if g[0] is not None:
-                            d_mean[block] = g[0]
-                        d_log_std[block] = g[1]
-                total += term.detach()
-        if wanted:
-            ctx.gradients = (d_mean, d_log_std)
+        for block, prior in _blocks(spans):
+            total += _divergence(
+                mean[block], log_std[block], prior, d_mean[block], d_log_std[block]
+            )
+        ctx.gradients = (d_mean, d_log_std) if wanted else None
         return total.to(mean.dtype)
 
     @staticmethod
@@ -193,3 +205,30 @@ def _blocks(spans: Sequence[Span]) -> Iterator[tuple[slice, tuple[float, float] 
     for start, stop, prior in spans:
         for lo in range(start, stop, BLOCK):
             yield slice(lo, min(lo + BLOCK, stop)), prior
+
+
+def _divergence(
+    mean: Tensor,
+    log_std: Tensor,
+    prior: tuple[float, float] | None,
+    d_mean: Tensor,
+    d_log_std: Tensor,
+) -> Tensor:
+    """Divergence of a block, whose gradients are written to ``d_mean`` and ``d_log_std``."""
+    if prior is None:
+        from torch_blue.vi.analytical_kl_loss import UniformNormalDivergence
+
+        d_mean.zero_()
+        d_log_std.fill_(-1)
+        return UniformNormalDivergence.forward(None, mean, log_std)  # it knows of a constant
+    centre, inverse = prior[0], math.exp(-prior[1])
+    torch.sub(log_std, prior[1], out=d_log_std)
+    value = -d_log_std.sum(dtype=torch.float64)
+    d_log_std.mul_(2).exp_()
+    value += 0.5 * d_log_std.sum(dtype=torch.float64)
+    torch.sub(mean, centre, out=d_mean).mul_(inverse)
+    value += 0.5 * torch.dot(d_mean, d_mean)
+    value -= 0.5 * mean.numel()
+    d_mean.mul_(inverse)
+    d_log_std.sub_(1)
+    return value
