@@ -131,9 +131,9 @@ main()
         ),
         ("data.loader", "Loader", "_fill", 1, "OSError('in the loader')", "in the loader"),
         (
-            "training.loop",
-            "Trainer",
-            "_config_table",
+            "training.keeper",
+            "Keeper",
+            "_content",
             0,
             "OSError('in the checkpoint')",
             "in the checkpoint",

@@ -104,11 +104,12 @@ from hpcsamp.bench.stepper import Stepper
 from hpcsamp.bench.phases import NAMES
 from hpcsamp.topology import init
 from hpcsamp.training import health
+from hpcsamp.training.agreement import Agreement
 from hpcsamp.training.loop import Trainer
 topology = init("world", device="cpu")
 config = configuration.load(sys.argv[1], ["training.steps=7", "parallel.samples='world'"])
 summary = Trainer(config, topology, sys.argv[2]).run()
-agree, backward = health.agree, torch.Tensor.backward
+agree, backward = Agreement.end, torch.Tensor.backward
 with ExitStack() as stack:
     stepper = Stepper(config, topology, stack)
     seconds = stepper.take(2)
@@ -120,7 +121,7 @@ assert list(phases) == list(NAMES), phases
 for name in ("feed", "forward", "backward", "draw", "penalty", "optimiser", "agreement"):
     assert phases[name] > 0, (name, phases)
 assert (phases["exchange"] > 0) == (topology.size > 1), phases
-assert (health.agree, torch.Tensor.backward) == (agree, backward)
+assert (Agreement.end, torch.Tensor.backward) == (agree, backward)
 assert not {"forward", "draw", "penalty", "accumulating"} & vars(stepper.method).keys()
 """
 

@@ -70,7 +70,7 @@ class Phases:
     @contextmanager
     def watching(self, trainer: Any) -> Iterator[None]:
         """Within the block, the parts of a :class:`~hpcsamp.training.loop.Trainer` are timed."""
-        from hpcsamp.training import health
+        from hpcsamp.training.agreement import Agreement
 
         places: list[tuple[str, Any, str]] = [
             ("augment", trainer, "_augmented"),
@@ -79,7 +79,8 @@ class Phases:
             ("penalty", trainer.method, "penalty"),
             ("optimiser", trainer.optimizer, "step"),
             ("optimiser", trainer.optimizer, "zero_grad"),
-            ("agreement", health, "agree"),
+            ("agreement", Agreement, "__init__"),
+            ("agreement", Agreement, "end"),
             ("backward", torch.Tensor, "backward"),
             *(("exchange", trainer.collectives, name) for name in _EXCHANGES),
         ]

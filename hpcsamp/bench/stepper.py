@@ -46,7 +46,6 @@ class Stepper(Trainer):
             self.folder.prepare(self.config, False)
         self.reporter = Reporter(False, self.steps, 0)
         self.times: list[float] = []
-        self._wishes = 0
         self._next = self._forever()
 
     def take(self, count: int) -> float:

@@ -17,7 +17,8 @@ from hpcsamp.methods import Method
 from hpcsamp.planning.workload import Workload
 from hpcsamp.streams import Purpose, torch_generator
 from hpcsamp.topology import Topology
-from hpcsamp.training import build, health
+from hpcsamp.training import build
+from hpcsamp.training.agreement import Agreement
 from hpcsamp.training.memory import Shapes
 from hpcsamp.training.prepare import source_of
 
@@ -108,9 +109,10 @@ class Step:
     def whole(self, x: Tensor, y: Tensor) -> None:
         """All that the training loop does between two batches."""
         loss = self._loss(x, y)
-        if self.many:
-            health.agree(float(loss.detach()), self.topology, "a measured step", ())
+        agreement = Agreement(self.topology, self.loss.parts) if self.many else None
         loss.backward()
+        if agreement is not None:
+            agreement.end("a measured step", ())
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -120,4 +122,4 @@ class Step:
 
     def _loss(self, x: Tensor, y: Tensor) -> Tensor:
         index = torch.arange(len(x))
-        return self.loss(self.method, x, y, samples=self.samples, index=index)
+        return self.loss(self.method, x, y, samples=self.samples, index=index, whole=False)

@@ -6,7 +6,7 @@ from hpcsamp.losses.beta import BetaNLL
 from hpcsamp.losses.crps import CRPS
 from hpcsamp.losses.custom import Custom
 from hpcsamp.losses.document import render
-from hpcsamp.losses.elbo import ELBO
+from hpcsamp.losses.elbo import ELBO, Parts
 from hpcsamp.losses.energy import EnergyScore
 from hpcsamp.losses.exactness import Exactness, check_exactness
 from hpcsamp.losses.expected import ExpectedNLL
@@ -52,6 +52,7 @@ __all__ = [
     "Likelihood",
     "LinearLoss",
     "MeanMSE",
+    "Parts",
     "Poisson",
     "PredictedGaussian",
     "PredictiveNLL",

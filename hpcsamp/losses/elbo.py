@@ -41,6 +41,11 @@ class Parts:
     data: float = 0.0
     penalty: float = 0.0
 
+    @property
+    def total(self) -> float:
+        """The loss."""
+        return self.data + self.penalty
+
 
 class ELBO:
     """``loss = mean over items of the data loss + factor * penalty / N``.
@@ -119,6 +124,7 @@ class ELBO:
         mask: Tensor | None = None,
         index: Tensor | None = None,
         undo: Callable[..., Tensor] | None = None,
+        whole: bool = True,
     ) -> Tensor:
         """The loss of a batch; call ``.backward()`` on it.
 
@@ -148,12 +154,16 @@ class ELBO:
         undo
             ``undo(outputs, samples=...)`` takes outputs ``(k, B, ...)`` of some samples back to
             where the targets are, if the inputs were moved.
+        whole
+            Whether the ranks of the group add up their values. False spares that exchange where
+            the values travel otherwise.
 
         Returns
         -------
         Tensor
-            Scalar: the value of the whole sample group on every rank; its gradient is this rank's
-            part, to be summed over the group (:func:`hpcsamp.distribute` does).
+            Scalar: the value of the whole sample group on every rank, or of this rank's part; its
+            gradient is this rank's part, to be summed over the group (:func:`hpcsamp.distribute`
+            does).
 
         Raises
         ------
@@ -185,8 +195,10 @@ class ELBO:
             evaluate = run.stream if self.memory == "stream" else run.recompute
             data = _Deferred.apply(evaluate, *leaves)
         kind = torch.promote_types(data.dtype, penalty.dtype)
-        both = c.sum_over_samples(torch.stack([data.to(kind), penalty.to(kind)]))
-        self.parts = Parts(*(float(v) for v in both.detach()))
+        both = torch.stack([data.to(kind), penalty.to(kind)])
+        if whole:
+            both = c.sum_over_samples(both)
+        self.parts = Parts(*both.tolist())
         return both.sum()
 
     def check_samples(self, samples: int) -> None:

@@ -1,76 +1,15 @@
-"""Is the run still a run? Losses are finite, and all ranks hold the same parameters."""
+"""Is the run still a run? All ranks hold the same parameters."""
 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Iterable
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from hpcsamp.errors import DivergedError
 from hpcsamp.methods import Method
 from hpcsamp.topology import Topology, together
 from hpcsamp.training import state
-
-
-def agree(
-    loss: float,
-    topology: Topology,
-    when: str,
-    samples: Iterable[tuple[int, Tensor]],
-    wishes: int = 0,
-) -> int:
-    """The one small exchange of a step: is every loss finite, and does any rank want to stop?
-
-    Ends the run on all ranks if the loss of any is not finite. Collective over the world.
-
-    Parameters
-    ----------
-    loss
-        This rank's loss.
-    when
-        For the message, e.g. ``step 12 (epoch 1)``.
-    samples
-        ``(sample, numbers)`` of this rank; looked through only if something is wrong, to say which
-        sample it was.
-    wishes
-        Bits of what this rank wishes (:class:`~hpcsamp.training.preemption.Wish`), below 2**30.
-
-    Returns
-    -------
-    int
-        The union of all ranks' wishes.
-
-    Raises
-    ------
-    DivergedError
-        Naming step, rank and sample, on all ranks.
-    """
-    from mpi4py import MPI
-
-    mine = np.array([2 * int(wishes) + (not math.isfinite(loss))], dtype=np.int32)
-    united = np.empty_like(mine)
-    topology.world.Allreduce(mine, united, op=MPI.BOR)
-    if not united[0] & 1:
-        return int(united[0]) >> 1
-    with together(topology.world):
-        for sample, numbers in samples:
-            if not bool(torch.isfinite(numbers).all()):
-                raise DivergedError(
-                    f"the loss is not finite at {when}: rank {topology.rank}, sample {sample}; "
-                    f"lower optimizer.lr, clip gradients (optimizer.clip), or look at the data"
-                )
-    # every sample's outputs are finite: it is the loss or the penalty itself
-    with together(topology.world):
-        if not math.isfinite(loss):
-            raise DivergedError(
-                f"the loss is not finite at {when}: {loss} on rank {topology.rank}, though the "
-                f"outputs of all samples are"
-            )
-    raise AssertionError("a rank said that its loss is not finite, and none raised")
 
 
 def check_replicas(method: Method, topology: Topology) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import resource
 import statistics
@@ -25,7 +24,9 @@ from hpcsamp.methods import Method
 from hpcsamp.prediction import noise
 from hpcsamp.prediction.evaluate import Evaluator
 from hpcsamp.topology import Topology, together
-from hpcsamp.training import build, checkpoint, health, memory, preemption, provenance, state
+from hpcsamp.training import build, health, memory, preemption, provenance
+from hpcsamp.training.agreement import Agreement
+from hpcsamp.training.keeper import Keeper
 from hpcsamp.training.progress import Reporter
 from hpcsamp.training.record import RunFolder
 
@@ -54,7 +55,6 @@ class Trainer:
         self.topology = topology
         self.folder = RunFolder(output)
         self._resume = resume
-        self._saved = -1  # step of the newest checkpoint
 
     def run(self) -> dict[str, Any]:
         """Train to the end; returns the summary.
@@ -79,7 +79,7 @@ class Trainer:
                 if topology.is_root:
                     self.folder.prepare(config, self._resume)
             start = provenance.collect(topology, config.seed)
-            step = self._restore() if self._resume else 0
+            step = self.keeper.restore() if self._resume else 0
             with together(topology.world):
                 if topology.is_root:
                     self.folder.forget_after(step)
@@ -132,16 +132,16 @@ class Trainer:
                 with torch.no_grad():  # have its draws a density at all?
                     self.method.log_ratio(self._mine[:1], 0)
             parameters = list(self.method.parameters())
-            self.shards = None
+            shards = None
             if config.optimizer.sharded and topology.sample_size > 1:
-                self.shards = exchange.Shards(parameters, self.collectives)
-                parameters = self.shards.parts
+                shards = exchange.Shards(parameters, self.collectives)
+                parameters = shards.parts
             self.optimizer = exchange.distribute(
                 build.optimizer(config, self.method, parameters),
                 self.collectives,
                 self.method,
                 clip=config.optimizer.clip,
-                shards=self.shards,
+                shards=shards,
             )
             warm = round(config.loss.kl_warmup_epochs * self.steps_per_epoch)
             self.loss = losses.ELBO(
@@ -157,7 +157,17 @@ class Trainer:
             self.loss.check_samples(config.method.samples)
             self.schedule = build.schedule(config, self.optimizer, self.steps_per_epoch)
         self._memory = memory.check(config, dataset, self.method, topology)
-        self.best = math.inf
+        self.keeper = Keeper(
+            self.folder,
+            config,
+            topology,
+            dataset.uid,
+            self.method,
+            self.optimizer,
+            self.schedule,
+            shards,
+            self.watch,
+        )
         self.evaluator: Evaluator | None = None
         if valid is not None:
             self.evaluator = Evaluator(
@@ -172,53 +182,6 @@ class Trainer:
                 reader=config.data.reader,
             )
             stack.callback(self.evaluator.close)
-
-    def _restore(self) -> int:
-        """Put the newest checkpoint in place; returns its step, 0 if there is none."""
-        # One rank looks: a shared file system may show others an older folder.
-        path = self.topology.world.bcast(
-            checkpoint.latest(self.folder.checkpoints) if self.topology.is_root else None
-        )
-        if path is None:
-            return 0
-        with together(self.topology.world):
-            saved = checkpoint.read(path, self.topology.device)
-            before, now = build.table_of(saved["config"]), build.table_of(self.config)
-            checkpoint.check_config(path, before, now)
-            if saved["dataset"] != self.dataset.uid:
-                raise checkpoint.CheckpointError(
-                    f"checkpoint {path} was trained on dataset {saved['dataset']}, "
-                    f"{self.dataset.path} is {self.dataset.uid}"
-                )
-            self._load(saved["method"], saved["optimizer"])
-            if self.schedule is not None:
-                self.schedule.load_state_dict(saved["schedule"])
-            self.best = saved["best"]
-            self.method.step = self._saved = saved["step"]
-        return self.method.step
-
-    def _load(self, method: dict[str, Any], optimizer: dict[str, Any]) -> None:
-        """Take this rank's part of the whole state."""
-        members = self.method.members
-        if members is not None:
-            own = [members] * len(optimizer["state"])
-            optimizer = state.part_of_optimizer(optimizer, own)
-        elif self.shards is not None:
-            optimizer = state.part_of_optimizer(optimizer, self.shards.places)
-        self.method.load_state_dict(state.part_of_method(method, members))
-        self.optimizer.load_state_dict(optimizer)
-
-    def _whole_state(self) -> tuple[Any, Any]:
-        """The state of method and optimiser, whole on rank 0. Collective."""
-        method, optimizer = self.method.state_dict(), self.optimizer.state_dict()
-        spread = self.method.members is not None
-        comm = self.topology.sample_comm
-        if self.topology.data_rank > 0:
-            return None, None
-        return (
-            state.gather(method, comm) if spread else method,
-            state.gather(optimizer, comm) if spread or self.shards is not None else optimizer,
-        )
 
     def _announce(self, step: int) -> None:
         c, r = self.config, self.reporter
@@ -244,7 +207,8 @@ class Trainer:
     def _train(self, done: int) -> None:
         config = self.config
         self.times: list[float] = []
-        self._wishes = 0
+        self._wishes = preemption.Wish.NONE
+        self.parts = losses.Parts()  # of the loss of the last step
         if done and done % self.steps_per_epoch == 0:  # it may have been stopped before this
             self._evaluate(done // self.steps_per_epoch - 1)
         first = done // self.steps_per_epoch
@@ -256,7 +220,7 @@ class Trainer:
                 last = self.method.step == (epoch + 1) * self.steps_per_epoch
                 every = config.training.checkpoint_every
                 if (every and self.method.step % every == 0) or (last and not every):
-                    self._checkpoint()
+                    self.keeper.keep()
                 if self.method.step >= self.steps:
                     break
                 if self._wishes:
@@ -264,8 +228,7 @@ class Trainer:
             if self.method.step < (epoch + 1) * self.steps_per_epoch:
                 break  # stopped in mid-epoch
             self._evaluate(epoch)
-        if self._saved != self.method.step:
-            self._checkpoint()
+        self.keeper.keep()
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
         for batch in self.loader.epoch(epoch, start):
@@ -301,15 +264,14 @@ class Trainer:
             count=batch.count / self.topology.data_size,
             index=index,
             undo=undo,
+            whole=False,
         )
-        self._wishes = health.agree(
-            float(loss.detach()),
-            self.topology,
+        agreement = Agreement(self.topology, self.loss.parts, self.watch.wishes())
+        loss.backward()
+        self.parts, self._wishes = agreement.end(
             f"step {step} (epoch {epoch})",
             ((s, self._outputs_of_sample(s, x, index, step, stacked)) for s in self._mine),
-            self.watch.wishes(),
         )
-        loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
         rate = self.optimizer.param_groups[0]["lr"]
@@ -317,23 +279,19 @@ class Trainer:
             self.schedule.step()
         seconds = time.perf_counter() - began
         self.times.append(seconds)
-        if step % config.training.log_every == 0 or self.method.step == self.steps:
-            parts = self.loss.parts
-            data = float(
-                self.collectives.mean_over_data(torch.tensor(parts.data, dtype=torch.float64))
+        logged = step % config.training.log_every == 0 or self.method.step == self.steps
+        if logged and self.topology.is_root:
+            self.folder.log(
+                "train",
+                step=self.method.step,
+                epoch=epoch,
+                loss=self.parts.total,
+                data=self.parts.data,
+                penalty=self.parts.penalty,
+                lr=rate,
+                seconds=seconds,
             )
-            if self.topology.is_root:
-                self.folder.log(
-                    "train",
-                    step=self.method.step,
-                    epoch=epoch,
-                    loss=data + parts.penalty,
-                    data=data,
-                    penalty=parts.penalty,
-                    lr=rate,
-                    seconds=seconds,
-                )
-        self.reporter.step(self.method.step, epoch, self.loss.parts.data + self.loss.parts.penalty)
+        self.reporter.step(self.method.step, epoch, self.parts.total)
 
     def _outputs_of_sample(
         self, sample: int, x: torch.Tensor, index: torch.Tensor, step: int, stacked: bool
@@ -372,48 +330,19 @@ class Trainer:
         found = self.evaluator.run(self.method)
         score = found.metrics.get(self.config.training.best)
         if score is None:  # "loss": of the last step
-            score = self.loss.parts.data + self.loss.parts.penalty
-        score = -score if self.config.training.best == "accuracy" else score
-        if score < self.best:
-            self.best = score
-            self._save(self.folder.checkpoints / "best.pt")
+            score = self.parts.total
+        self.keeper.keep_best(-score if self.config.training.best == "accuracy" else score)
         self.metrics = found.metrics
         if self.topology.is_root:
             self.folder.log("valid", step=self.method.step, epoch=epoch, **found.metrics)
         self.reporter.evaluated("valid", epoch, self.method.step, found.metrics)
 
-    def _checkpoint(self) -> None:
-        self._save(checkpoint.step_path(self.folder.checkpoints, self.method.step))
-        self._saved = self.method.step  # not by looking: ranks would see the folder at other times
-        if self.topology.is_root:
-            checkpoint.prune(self.folder.checkpoints, self.config.training.keep)
-
     def _stop(self) -> None:
         """The ranks have agreed to stop after this step."""
-        step = self.method.step
-        if self._saved != step:
-            self._checkpoint()
+        step, path = self.method.step, self.keeper.keep()
         if self.topology.is_root:
             self.folder.log("stopped", step=step, reason=preemption.reason(self._wishes))
-        path = checkpoint.step_path(self.folder.checkpoints, step)
         raise preemption.stopped(self._wishes, step, self.steps, path)
-
-    def _save(self, path: Path) -> None:
-        method, optimizer = self._whole_state()
-        with self.watch.saving(), together(self.topology.world):
-            if self.topology.is_root:
-                checkpoint.save(
-                    path,
-                    {
-                        "step": self.method.step,
-                        "best": self.best,
-                        "config": build.table_of(self.config),
-                        "dataset": self.dataset.uid,
-                        "method": method,
-                        "optimizer": optimizer,
-                        "schedule": self.schedule.state_dict() if self.schedule else None,
-                    },
-                )
 
     def _finish(self) -> dict[str, Any]:
         health.check_replicas(self.method, self.topology)

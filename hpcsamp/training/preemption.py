@@ -1,8 +1,8 @@
 """Stopping in time: a signal or the end of the job's time is noticed, checkpointed, and told.
 
 A signal handler only notes which signal came. Every step each rank says what it wishes
-(:meth:`Watch.wishes`), the ranks agree on the union of that (in the exchange that a step has
-anyway, :func:`hpcsamp.training.health.agree`), so all of them stop after the same step, write the
+(:meth:`Watch.wishes`), the ranks agree on the union of that in the exchange that a step has anyway
+(:class:`~hpcsamp.training.agreement.Agreement`), so all of them stop after the same step, write the
 checkpoint and end with :class:`~hpcsamp.errors.PreemptedError`: exit code 75, "run me again".
 
 ======== =========================================================================================

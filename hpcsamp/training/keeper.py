@@ -1,0 +1,148 @@
+"""The keeper of a run: writes its checkpoints, and puts the newest one back in place."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LRScheduler
+
+from hpcsamp.collectives import Shards
+from hpcsamp.config import RunConfig
+from hpcsamp.errors import CheckpointError
+from hpcsamp.methods import Method
+from hpcsamp.topology import Topology, together
+from hpcsamp.training import build, checkpoint, state
+from hpcsamp.training.preemption import Watch
+from hpcsamp.training.record import RunFolder
+
+
+@dataclass
+class Keeper:
+    """Everything that a checkpoint holds, and where checkpoints lie.
+
+    Collective over the world, as are all methods.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    config, topology
+        Of the run.
+    dataset
+        Its uid: parameters are those of one dataset.
+    method, optimizer, schedule, shards
+        Whose state is kept. A checkpoint holds it whole, whatever the grid.
+    watch
+        Is told while a checkpoint is being written, so that no signal interrupts it.
+
+    Attributes
+    ----------
+    saved
+        Step of the newest checkpoint, -1 if there is none. Known, not looked up: a shared file
+        system shows ranks the folder as it was at different times.
+    best
+        Score of the best evaluation so far; less is better.
+    """
+
+    folder: RunFolder
+    config: RunConfig
+    topology: Topology
+    dataset: str
+    method: Method
+    optimizer: torch.optim.Optimizer
+    schedule: LRScheduler | None
+    shards: Shards | None
+    watch: Watch
+    saved: int = -1
+    best: float = math.inf
+
+    def restore(self) -> int:
+        """Put the newest checkpoint in place; returns its step, 0 if there is none.
+
+        Raises
+        ------
+        CheckpointError
+            If it is damaged, or of a run that computes something else; the same on all ranks.
+        """
+        # One rank looks: a shared file system may show others an older folder.
+        path = self.topology.world.bcast(
+            checkpoint.latest(self.folder.checkpoints) if self.topology.is_root else None
+        )
+        if path is None:
+            return 0
+        with together(self.topology.world):
+            content = checkpoint.read(path, self.topology.device)
+            before, now = build.table_of(content["config"]), build.table_of(self.config)
+            checkpoint.check_config(path, before, now)
+            if content["dataset"] != self.dataset:
+                raise CheckpointError(
+                    f"checkpoint {path} was trained on dataset {content['dataset']}, "
+                    f"{self.config.data.path} is {self.dataset}"
+                )
+            self._load(content["method"], content["optimizer"])
+            if self.schedule is not None:
+                self.schedule.load_state_dict(content["schedule"])
+            self.best = content["best"]
+            self.method.step = self.saved = content["step"]
+        return self.saved
+
+    def keep(self) -> Path:
+        """The checkpoint of this step, written unless it is there; old ones go."""
+        step = self.method.step
+        path = checkpoint.step_path(self.folder.checkpoints, step)
+        if self.saved != step:
+            self._save(path)
+            self.saved = step
+            if self.topology.is_root:
+                checkpoint.prune(self.folder.checkpoints, self.config.training.keep)
+        return path
+
+    def keep_best(self, score: float) -> None:
+        """Keep this step's state apart if its score is the least so far."""
+        if score < self.best:
+            self.best = score
+            self._save(self.folder.checkpoints / "best.pt")
+
+    def _load(self, method: dict[str, Any], optimizer: dict[str, Any]) -> None:
+        """Take this rank's part of the whole state."""
+        members = self.method.members
+        if members is not None:
+            own = [members] * len(optimizer["state"])
+            optimizer = state.part_of_optimizer(optimizer, own)
+        elif self.shards is not None:
+            optimizer = state.part_of_optimizer(optimizer, self.shards.places)
+        self.method.load_state_dict(state.part_of_method(method, members))
+        self.optimizer.load_state_dict(optimizer)
+
+    def _whole(self) -> tuple[Any, Any]:
+        """The state of method and optimiser, whole on rank 0."""
+        method, optimizer = self.method.state_dict(), self.optimizer.state_dict()
+        spread = self.method.members is not None
+        comm = self.topology.sample_comm
+        if self.topology.data_rank > 0:
+            return None, None
+        return (
+            state.gather(method, comm) if spread else method,
+            state.gather(optimizer, comm) if spread or self.shards is not None else optimizer,
+        )
+
+    def _content(self, method: Any, optimizer: Any) -> dict[str, Any]:
+        return {
+            "step": self.method.step,
+            "best": self.best,
+            "config": build.table_of(self.config),
+            "dataset": self.dataset,
+            "method": method,
+            "optimizer": optimizer,
+            "schedule": self.schedule.state_dict() if self.schedule else None,
+        }
+
+    def _save(self, path: Path) -> None:
+        method, optimizer = self._whole()
+        with self.watch.saving(), together(self.topology.world):
+            if self.topology.is_root:
+                checkpoint.save(path, self._content(method, optimizer))
