@@ -112,7 +112,11 @@ for name in sys.argv[2:]:
 
 @pytest.mark.parametrize(
     ("ranks", "names"),
-    [(1, ["torch_blue", "torch_blue_analytic", "torch_blue_loop"]), (2, ["ddp_sampling"])],
+    [
+        (1, ["torch_blue", "torch_blue_math", "torch_blue_analytic", "torch_blue_loop"]),
+        (2, ["ddp_sampling"]),
+        (2, ["ddp_sampling_math"]),
+    ],
 )
 def test_torch_blue_trains_all_its_parameters(config, tmp_path, ranks, names):
     code = tmp_path / "blue.py"

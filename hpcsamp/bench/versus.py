@@ -14,7 +14,7 @@ from hpcsamp.bench.variants import OURS, Variant
 from hpcsamp.bench.workloads import Point
 
 #: Baselines that need all ranks; the others take one.
-TOGETHER = ("ddp_sampling", "ddp_data")
+TOGETHER = ("ddp_sampling", "ddp_sampling_math", "ddp_data")
 #: Compared unless others are named, by method. The whole table takes minutes on two cores.
 USUAL = {
     "mean_field": ("plain", "torch_blue", "ddp_sampling", "ddp_data"),

@@ -18,9 +18,11 @@ Baseline = Callable[[RunConfig, Topology], Training]
 BASELINES: dict[str, Baseline] = {
     "plain": plain.passes,
     "torch_blue": torch_blue.monte_carlo,
+    "torch_blue_math": torch_blue.by_products,
     "torch_blue_analytic": torch_blue.analytic,
     "torch_blue_loop": torch_blue.one_by_one,
     "ddp_sampling": ddp.sampling,
+    "ddp_sampling_math": ddp.sampling_by_products,
     "ddp_data": ddp.data,
 }
 """By name; the first line of each one's docstring says what it is."""

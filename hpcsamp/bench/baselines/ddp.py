@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from typing import Any
 
 import torch
@@ -17,6 +18,12 @@ def sampling(config: RunConfig, topology: Topology) -> Training:
     """DDP in the paper's way: every rank S/P samples of a batch it loads itself."""
     own = len(share(config.method.samples, topology.size, topology.rank))
     return _step(config, topology, own, 0, 1)
+
+
+def sampling_by_products(config: RunConfig, topology: Topology) -> Training:
+    """DDP in the paper's way, attention in the form that vectorises."""
+    own = len(share(config.method.samples, topology.size, topology.rank))
+    return _step(config, topology, own, 0, 1, math=True)
 
 
 def data(config: RunConfig, topology: Topology) -> Training:
@@ -43,9 +50,18 @@ def join(topology: Topology) -> None:
         rank=topology.rank,
         world_size=topology.size,
     )
+    # a gloo thread that outlives the interpreter's end aborts the process, now and then
+    atexit.register(torch.distributed.destroy_process_group)
 
 
-def _step(config: RunConfig, topology: Topology, samples: int, part: int, parts: int) -> Training:
+def _step(
+    config: RunConfig,
+    topology: Topology,
+    samples: int,
+    part: int,
+    parts: int,
+    math: bool = False,
+) -> Training:
     join(topology)
     torch.manual_seed(config.seed + topology.rank)  # as the paper's code: draws depend on the rank
     blue = config.method.name == "mean_field"
@@ -60,7 +76,7 @@ def _step(config: RunConfig, topology: Topology, samples: int, part: int, parts:
     def step() -> None:
         x, y = next(batches)
         if elbo is not None:
-            with torch_blue.vectorised():
+            with torch_blue.calling(math):
                 elbo(ddp(x, samples=samples), y).backward()
         else:
             of_mean(repeated(ddp, x, samples).mean(0), y).backward()

@@ -1,15 +1,15 @@
 """torch_blue, as its documentation has it: the module converted, all samples vectorised by vmap.
 
-``scaled_dot_product_attention`` has no batching rule for its fused CPU kernel: under vmap it would
-run sample by sample in a slow loop, with a warning. A careful user asks for its mathematical form,
-which vectorises; so do we.
+``scaled_dot_product_attention`` has no batching rule for its fused CPU kernel: under vmap it runs
+sample by sample in a slow loop, with a warning. Who knows torch well asks for its mathematical
+form, which vectorises (``..._math``).
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,11 @@ from hpcsamp.topology import Topology
 def monte_carlo(config: RunConfig, topology: Topology) -> Training:
     """torch_blue, all samples vectorised, Monte Carlo KL (its default)."""
     return _step(config, topology, analytic=False)
+
+
+def by_products(config: RunConfig, topology: Topology) -> Training:
+    """torch_blue with Monte Carlo KL, attention in the form that vectorises."""
+    return _step(config, topology, analytic=False, math=True)
 
 
 def analytic(config: RunConfig, topology: Topology) -> Training:
@@ -41,7 +46,7 @@ def one_by_one(config: RunConfig, topology: Topology) -> Training:
     def step() -> None:
         x, y = next(batches)
         for _ in range(config.method.samples):
-            with vectorised():
+            with calling(math=False):
                 (loss(net(x, samples=1), y) / config.method.samples).backward()
         update.step()
         update.zero_grad()
@@ -79,11 +84,11 @@ def likelihood_loss(config: RunConfig) -> nn.Module:
 
 
 @contextmanager
-def vectorised() -> Iterator[None]:
-    """Attention that vmap can vectorise, without the warnings of its missing rules."""
+def calling(math: bool) -> Iterator[None]:
+    """Without the warnings of vmap's missing rules; ``math``: with attention that has one."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH) if math else nullcontext():
         warnings.simplefilter("ignore")
         yield
 
@@ -94,7 +99,7 @@ def _predictive(config: RunConfig) -> object:
     return Categorical() if config.task == "classification" else MeanFieldNormal()
 
 
-def _step(config: RunConfig, topology: Topology, analytic: bool) -> Training:
+def _step(config: RunConfig, topology: Topology, analytic: bool, math: bool = False) -> Training:
     net = converted(config, topology.device)
     loss: Callable[[Tensor, Tensor], Tensor]
     if analytic:
@@ -109,7 +114,7 @@ def _step(config: RunConfig, topology: Topology, analytic: bool) -> Training:
 
     def step() -> None:
         x, y = next(batches)
-        with vectorised():
+        with calling(math):
             loss(net(x, samples=config.method.samples), y).backward()
         update.step()
         update.zero_grad()
