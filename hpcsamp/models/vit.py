@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from hpcsamp.models.attention import attend
 from hpcsamp.models.inputs import check_input
 from hpcsamp.models.recompute import recomputed
 
@@ -112,15 +113,6 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, tokens, width)`` to the same."""
-        x = x + self.out(self._attend(self.norm1(x)))
+        x = x + self.out(attend(self.qkv(self.norm1(x)), self.heads))
         y: Tensor = x + self.down(F.gelu(self.up(self.norm2(x))))
         return y
-
-    def _attend(self, x: Tensor) -> Tensor:
-        batch, tokens, width = x.shape
-        q, k, v = (
-            self.qkv(x)
-            .view(batch, tokens, 3, self.heads, width // self.heads)
-            .permute(2, 0, 3, 1, 4)
-        )
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, width)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from hpcsamp.models.attention import attend
+
 
 def row_mask(rows: int, real: int, window: tuple[int, int], shift: int) -> Tensor | None:
     """Which tokens of a window may attend to each other.
@@ -145,14 +147,9 @@ class Block(nn.Module):
         if self.shifted:
             x = torch.roll(x, (-self.shift[0], -self.shift[1]), (1, 2))
         windows = grid.cut(x)
-        count, tokens, width = windows.shape
-        q, k, v = (
-            self.qkv(windows)
-            .view(count, tokens, 3, self.heads, width // self.heads)
-            .permute(2, 0, 3, 1, 4)
-        )
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask(count, q.dtype))
-        x = grid.join(self.out(y.transpose(1, 2).reshape(count, tokens, width)))
+        projections = self.qkv(windows)
+        mask = self._mask(len(windows), projections.dtype)
+        x = grid.join(self.out(attend(projections, self.heads, mask)))
         return torch.roll(x, self.shift, (1, 2)) if self.shifted else x
 
     def _mask(self, count: int, dtype: torch.dtype) -> Tensor | None:

@@ -24,7 +24,7 @@ from hpcsamp.methods import Method
 from hpcsamp.prediction import noise
 from hpcsamp.prediction.evaluate import Evaluator
 from hpcsamp.topology import Topology, together
-from hpcsamp.training import build, health, memory, preemption, provenance
+from hpcsamp.training import build, health, heap, memory, preemption, provenance
 from hpcsamp.training.agreement import Agreement
 from hpcsamp.training.keeper import Keeper
 from hpcsamp.training.progress import Reporter
@@ -94,6 +94,7 @@ class Trainer:
 
     def _build(self, stack: ExitStack) -> None:
         config, topology = self.config, self.topology
+        heap.keep()
         dtype = build.DTYPES[config.training.precision]
         with together(topology.world):
             folder = staged(config.data.path)

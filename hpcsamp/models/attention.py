@@ -1,0 +1,50 @@
+"""Multi-head attention from the three projections of its tokens."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+
+def attend(projections: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """Every token's mean of the values, weighted by how its query fits their keys.
+
+    Parameters
+    ----------
+    projections
+        ``(N, tokens, 3 * width)``: queries, keys and values side by side.
+    heads
+        Divides ``width``.
+    mask
+        Broadcastable to ``(N, heads, tokens, tokens)``: whether a token sees another, or numbers to
+        add to how they fit.
+
+    Returns
+    -------
+    Tensor
+        ``(N, tokens, width)``.
+    """
+    count, tokens, three = projections.shape
+    width = three // 3
+    q, k, v = projections.view(count, tokens, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        y = _by_products(q, k, v, mask)
+    else:
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return y.transpose(1, 2).reshape(count, tokens, width)
+
+
+def _by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """The definition, with the softmax in float32.
+
+    torch's fused kernel for CPUs has a backward pass that is 7 times slower than this in bfloat16
+    (torch 2.13, 65 tokens of 64 numbers: 22.8 against 3.2 ms with the forward pass; in float32 it
+    takes 6.4).
+    """
+    fit = (q @ k.transpose(-2, -1)).float() / math.sqrt(q.shape[-1])
+    if mask is not None:
+        fit = fit.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else fit + mask
+    return fit.softmax(-1).to(v.dtype) @ v
