@@ -38,8 +38,8 @@ class DataSection(Section):
 
     path: str = Field(description="dataset folder, as written by hpcsamp ingest")
     batch: int = Field(64, ge=1, description="items per step over all data groups")
-    reader: Literal["auto", "direct", "serial", "collective", "broadcast"] = Field(
-        "auto", description="how shards are read"
+    reader: Literal["auto", "direct", "serial", "collective", "broadcast", "memory"] = Field(
+        "auto", description="how shards are read; memory: once, and held on every node"
     )
     shuffle: bool | Literal["global", "pool", "none"] = Field(
         True, description="a new order every epoch, drawn from the seed; pool keeps reads local"

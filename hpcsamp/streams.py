@@ -73,6 +73,25 @@ def torch_generator(
     return generator
 
 
+_IN_CACHE = 1 << 15
+
+
+def fill_normal(out: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Fill a flat tensor with standard normal numbers: those of one ``normal_``, only sooner.
+
+    torch passes over the whole tensor several times; on a CPU it is filled in pieces that stay in
+    the cache (2.7 million numbers: 8.8 instead of 12.1 ms amid a training step).
+    """
+    if out.device.type != "cpu":
+        return out.normal_(generator=generator)
+    # torch draws 16 at a time and ends a tensor's rest in its own way, so no piece is that short
+    pieces = max(1, (out.numel() - 16) // _IN_CACHE)
+    for piece in range(pieces):
+        stop = (piece + 1) * _IN_CACHE if piece < pieces - 1 else out.numel()
+        out[piece * _IN_CACHE : stop].normal_(generator=generator)
+    return out
+
+
 # Streams with places --------------------------------------------------------------------------
 #
 # Where thousands of items (or samples) need a few numbers each, a generator for each would take

@@ -129,7 +129,7 @@ main()
             "ValueError('in the loss')",
             "in the loss",
         ),
-        ("data.loader", "Loader", "_fill", 1, "OSError('in the loader')", "in the loader"),
+        ("data.batch", "Converter", "_move", 1, "OSError('in the loader')", "in the loader"),
         (
             "training.keeper",
             "Keeper",

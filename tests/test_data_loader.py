@@ -56,6 +56,12 @@ def pretend_nodes(topology, size):
     return dataclasses.replace(topology, node_comm=node)
 
 
+def requested():
+    """Bytes that this process has asked the kernel for."""
+    told = Path("/proc/self/io").read_text().split()
+    return int(told[told.index("rchar:") + 1])
+
+
 def truth(dataset, batch):
     """The batch by serial reads, standardised in float64."""
     x, y = dataset.read(batch.index)
@@ -75,7 +81,8 @@ def test_every_grid_and_reader_gives_the_serial_batches(mpi_ranks, comm, folder)
     grids = [topology_of("world"), topology_of("none")]
     if comm.size == 4:
         grids += [topology_of(2), pretend_nodes(topology_of("world"), 2)]
-    for topology, name, reader in itertools.product(grids, ("images", "fields", "gzip"), READERS):
+    ways = itertools.product(grids, ("images", "fields", "gzip"), (*READERS, "memory"))
+    for topology, name, reader in ways:
         if name == "gzip" and reader == "direct":
             continue
         dataset = Dataset.open(folder / name)
@@ -115,10 +122,6 @@ def test_a_batch_is_requested_from_the_files_once(mpi_ranks, comm, scratch):
         make(scratch / "set", count=4096, shape=(3, 32, 32), dtype="u1", shard_bytes=2**22)
     comm.Barrier()
 
-    def requested():
-        told = Path("/proc/self/io").read_text().split()
-        return int(told[told.index("rchar:") + 1])
-
     with Loader(scratch / "set", topology_of("world"), batch=256, verify="off") as loader:
         for _ in loader.epoch(0):  # opens the files
             pass
@@ -129,6 +132,44 @@ def test_a_batch_is_requested_from_the_files_once(mpi_ranks, comm, scratch):
         total = comm.allreduce(requested() - before)
     ratio = total / (loader.steps_per_epoch * 256 * 3072)
     assert 1.0 <= ratio < 1.01
+
+
+@pytest.mark.mpi(ranks=[1, 4], timeout=60, unit="s")
+def test_a_set_in_memory_is_read_once_by_the_job(mpi_ranks, comm, scratch):
+    if comm.rank == 0:
+        make(scratch / "set", count=4096, shape=(3, 32, 32), dtype="u1", shard_bytes=2**22)
+    comm.Barrier()
+    topology = topology_of("world")
+    if comm.size == 4:
+        topology = pretend_nodes(topology, 2)
+    options = {"batch": 256, "reader": "memory"}
+    Loader(scratch / "set", topology, **options).close()  # imports what it needs
+    before = requested()
+    with Loader(scratch / "set", topology, **options) as loader:
+        for batch in itertools.chain(loader.epoch(0), loader.epoch(1)):
+            assert len(batch) == 256
+        total = comm.allreduce(requested() - before)
+        assert "held in memory, 12.62 MB" in loader.describe()  # images and labels
+    assert 1.0 <= total / (4096 * 3072) < 1.2  # HDF5's own tables are in it
+
+
+@pytest.mark.mpi(ranks=[2], timeout=60, unit="s")
+def test_a_set_for_memory_that_is_damaged_or_too_large(mpi_ranks, comm, folder, monkeypatch):
+    from hpcsamp.data import held
+
+    topology = topology_of("world")
+    small = {"batch": 16, "reader": "memory"}
+    if comm.rank == 0:
+        flip_bit(folder / "images", item=30)
+    comm.Barrier()
+    kind, message, _ = on_all(comm, lambda: Loader(folder / "images", topology, **small))
+    assert kind is DataError
+    assert "CRC-32" in message
+    monkeypatch.setattr(held, "shared_memory_free", lambda: 9999)
+    kind, message, _ = on_all(comm, lambda: Loader(folder / "fields", topology, **small))
+    assert kind is UsageError
+    assert "/dev/shm" in message
+    assert "data.reader" in message
 
 
 @pytest.mark.mpi(ranks=[2], timeout=60, unit="s")
@@ -208,14 +249,14 @@ def test_faults_reach_all_ranks_as_one_line(mpi_ranks, comm, folder):
 def test_one_rank_that_raises_in_its_thread(mpi_ranks, comm, folder):
     for topology, reader in itertools.product((topology_of("world"), topology_of(2)), READERS):
         loader = Loader(folder / "images", topology, batch=8, reader=reader)
-        fill = loader._feed._fill
+        fill = loader._feed._prefetcher._fill
 
         def broken(epoch, step, slot, fill=fill):
             fill(epoch, step, slot)
             if comm.rank == 2 and step == 5:
                 raise OSError("the disk is gone")
 
-        loader._feed._fill = broken
+        loader._feed._prefetcher._fill = broken
         kind, message, _ = on_all(comm, lambda loader=loader: list(loader.epoch(0)))
         assert (kind, message) == (HpcsampError, "OSError: the disk is gone")
         loader.close()
@@ -257,7 +298,7 @@ def test_full_shared_memory(mpi_ranks, comm, folder, monkeypatch, caplog):
     slot = 16 * 3 * 5 * 2 * 4
     monkeypatch.setattr(ring, "shared_memory_free", lambda: int(2.5 * slot))
     with Loader(folder / "images", topology, batch=16, slots=4) as loader:
-        assert loader._ring.slots == 2
+        assert loader._feed._ring.slots == 2
         assert len(list(loader)) == 12
     if comm.rank == 0:
         assert "2 batches instead of 4" in caplog.text
@@ -310,13 +351,13 @@ def test_tensors_are_the_users_own(tmp_path):
 def test_prefetching_hides_the_reads(tmp_path):
     make(tmp_path / "set")
     with Loader(tmp_path / "set", topology_of("world"), batch=8) as loader:
-        fill = loader._feed._fill
+        fill = loader._feed._prefetcher._fill
 
         def slow(*a):
             time.sleep(0.01)
             fill(*a)
 
-        loader._feed._fill = slow
+        loader._feed._prefetcher._fill = slow
         for number, _ in enumerate(loader.epoch(0)):
             if number == 0:
                 before = loader.waited

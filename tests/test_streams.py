@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from hpcsamp.streams import (
     Purpose,
+    fill_normal,
     key,
     numpy_generator,
     place_bits,
@@ -72,3 +74,14 @@ def test_normals_of_places_are_normal():
     assert (flat.T.corrcoef() - torch.eye(7)).abs().max() < 5 / 10_000**0.5
     assert abs((z[:, 1:] * z[:, :-1]).mean()) < 4 / n**0.5
     assert abs((z[0] * z[1]).mean()) < 4 / (n / 2) ** 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "size", [0, 1, 15, 16, 17, 1 << 15, (1 << 15) + 3, 1 << 16, (1 << 16) + 7, 100_003]
+)
+def test_numbers_do_not_depend_on_the_pieces(size, dtype):
+    whole, pieces = (torch_generator("cpu", 1, Purpose.NOISE, 2, 3) for _ in range(2))
+    want = torch.empty(size, dtype=dtype).normal_(generator=whole)
+    assert torch.equal(fill_normal(torch.empty(size, dtype=dtype), pieces), want)
+    assert torch.equal(whole.get_state(), pieces.get_state())

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from hpcsamp.topology import Topology
 
 
+def whole_job(world: MPI.Comm) -> bool:
+    """Whether a topology's ranks are all of the job."""
+    from mpi4py import MPI
+
+    return world.Get_size() == MPI.COMM_WORLD.Get_size()
+
+
 class Group:
     """A sample group as the loader sees it: one ring per node, communicators of its own.
 
@@ -57,7 +64,7 @@ class Group:
         leads = self.ring_comm.Get_rank() == 0
         self.many = world.allreduce(int(leads)) > 1
         self.apart = topology.data_size > 1
-        self.whole = world.Get_size() == MPI.COMM_WORLD.Get_size()
+        self.whole = whole_job(world)
         self.leaders: MPI.Comm | None = None
         self._peers: MPI.Comm | None = None
         if self.many:

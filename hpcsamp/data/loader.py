@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from hpcsamp.data.batch import Batch, Converter
 from hpcsamp.data.dataset import Dataset
-from hpcsamp.data.group import Group
-from hpcsamp.data.integrity import Checker
+from hpcsamp.data.feed import Feed, Verify
+from hpcsamp.data.group import whole_job
+from hpcsamp.data.held import Held
 from hpcsamp.data.order import Order, Shuffle, Step, Tail, check_batch
-from hpcsamp.data.plan import ChunkTable, part_of
-from hpcsamp.data.prefetch import Prefetcher
-from hpcsamp.data.readers import Reader, ReaderName, choose_reader, make_reader
-from hpcsamp.data.ring import Ring, fit
+from hpcsamp.data.readers import ReaderName, choose_reader
 from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.topology import together
 
 if TYPE_CHECKING:
     from hpcsamp.topology import Topology
-
-Verify = Literal["all", "sampled", "off"]
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +33,9 @@ class Loader:
 
     The global batch of a step is the same list of items on any grid. The ranks of a sample group
     get the identical part of it: each fetches 1/P of its bytes into a ring in shared memory, from a
-    prefetch thread. Making, beginning an epoch and closing are collective; a fault on one rank is
-    raised on all of them, at the same batch.
+    prefetch thread; arrays with items of a few bytes, and all with ``reader="memory"``, are held in
+    memory that the ranks of a node share. Making, beginning an epoch and closing are collective; a
+    fault on one rank is raised on all of them, at the same batch.
 
     Parameters
     ----------
@@ -103,103 +100,16 @@ class Loader:
             reading = choose_reader(opened, reader)
             self._convert = Converter(opened, topology.device, dtype, normalize)
         self.dataset = opened
-        self._held = self._hold()
-        self._tables = [ChunkTable(opened, n) for n in ("x", "y") if n not in self._held]
-        self._items = batch // topology.data_size
-        self._group = Group(topology)
-        self._reader: Reader = make_reader(reading, opened, self._group)
-        self._ring = self._make_ring(slots)
-        self._checkers = self._make_checkers(verify)
-        self._feed = Prefetcher(
-            self._ring,
-            self._fill,
-            leaders=self._group.leaders,
-            many=self._group.many,
-            exchange=self._exchange if self._group.spans else None,
-            agree=self._reader.agree if self._reader.collective else None,
-            whole=self._group.whole,
-        )
+        arrays = [n for n in ("x", "y") if reading == "memory" or opened.small(n)]
+        self._held = Held(opened, arrays, topology)
+        self._feed: Feed | None = None
+        if len(arrays) < 2:
+            self._feed = Feed(opened, topology, self.order, reading, verify, slots)
         self._next_epoch = 0
         self._closed = False
-        # a thread must not outlive MPI; a loader nobody closed is stopped, though not freed
-        atexit.register(self._feed.stop, 10.0)
         topology.world.Barrier()
         if topology.is_root:
             log.info("%s", self.describe())
-
-    # Making -------------------------------------------------------------------------------------
-
-    def _hold(self) -> dict[str, np.ndarray]:
-        """Arrays with items of a few bytes, labels above all: read once by rank 0, held by all."""
-        world, held = self.topology.world, {}
-        for name, spec in self.dataset.manifest.arrays.items():
-            if self.dataset.small(name):
-                values = np.empty((self.dataset.count, *spec.shape), spec.dtype)
-                with together(world):
-                    if world.Get_rank() == 0:
-                        values = self.dataset.read_all(name)
-                world.Bcast(values.reshape(-1).view(np.uint8))
-                held[name] = values
-        return held
-
-    def _make_ring(self, slots: int) -> Ring:
-        group = self._group
-        sizes = [-(-self._items * t.spec.item_bytes // 64) * 64 for t in self._tables]
-        self._begins = np.cumsum([0, *sizes[:-1]]).tolist() if sizes else []
-        shared = group.ring_comm.Get_size() > 1
-        leads = shared and group.ring_comm.Get_rank() == 0
-        room = fit(self.topology.node_comm, self.topology.world, sum(sizes), slots, leads)
-        if room.slots < slots and self.topology.is_root:
-            log.warning(
-                "shared memory has %.0f MB free: the ring gets %d batches instead of %d",
-                room.free / 1e6,
-                room.slots,
-                slots,
-            )
-        ring = Ring(group.ring_comm, sum(sizes), room.slots, sum(t.count for t in self._tables))
-        if self.topology.device.type == "cuda":
-            _pin(ring.memory)
-        return ring
-
-    def _make_checkers(self, verify: Verify) -> list[Checker]:
-        if verify == "off":
-            return []
-        group, begin, checkers = self._group, 0, []
-        for table in self._tables:
-            marks = self._ring.marks[begin : begin + table.count]
-            begin += table.count
-            place = (group.position, group.size)
-            checkers.append(Checker(self.dataset, table, marks, *place, verify == "sampled"))
-        return checkers
-
-    # The thread's part --------------------------------------------------------------------------
-
-    def _fill(self, epoch: int, step: int, slot: np.ndarray) -> None:
-        """Fetch this rank's part of a batch into a slot, and verify what is new in it."""
-        group = self._group
-        items = self._part(epoch, step).items
-        views = self._views(slot)
-        parts = [part_of(t, len(items), group.size, group.position) for t in self._tables]
-        for table, part, out in zip(self._tables, parts, views, strict=True):
-            self._reader.fetch(table, items, part, out)
-        for checker, part, out in zip(self._checkers, parts, views, strict=False):
-            checker.check(items, part, out)
-
-    def _part(self, epoch: int, step: int) -> Step:
-        whole = self.order.step(epoch, step)
-        return whole.part(self.topology.data_rank, self.topology.data_size)
-
-    def _views(self, slot: np.ndarray) -> list[np.ndarray]:
-        """The arrays of a slot, as bytes."""
-        return [
-            slot[begin : begin + self._items * table.spec.item_bytes]
-            for begin, table in zip(self._begins, self._tables, strict=True)
-        ]
-
-    def _exchange(self, slot: np.ndarray) -> None:
-        """Bring the rows that other nodes of the group have read."""
-        for table, out in zip(self._tables, self._views(slot), strict=True):
-            self._group.exchange(out, self._items * table.spec.rows, table.spec.row_bytes)
 
     # The user's part ----------------------------------------------------------------------------
 
@@ -211,17 +121,14 @@ class Loader:
     @property
     def waited(self) -> float:
         """Seconds that this rank has waited for batches so far."""
-        return self._feed.waited
+        return 0.0 if self._feed is None else self._feed.waited
 
     def describe(self) -> str:
-        """One line: items, how they are read, and the ring."""
-        group, ring = self._group, self._ring
-        return (
-            f"{self.dataset.path} {self.dataset.split}: {self.dataset.count:,} items, read "
-            f"{self._reader.name}{', exchanged between nodes' if group.spans else ''}, ring of "
-            f"{ring.slots} x {ring.slot_bytes / 1e6:.2f} MB for {ring.size} "
-            f"rank{'s' * (ring.size > 1)}"
-        )
+        """One line: items, and how they come."""
+        how = f"held in memory, {self._held.bytes / 1e6:.2f} MB a node"
+        if self._feed is not None:
+            how = self._feed.describe()
+        return f"{self.dataset.path} {self.dataset.split}: {self.dataset.count:,} items, {how}"
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of an epoch, from any step on, at no cost for the steps before.
@@ -264,25 +171,21 @@ class Loader:
             asked for: read, do not write.
         """
         stop = self.steps_per_epoch if stop is None else stop
-        job = self._feed.begin(epoch, start, stop)
-        for number in range(start, stop):
+        none: Iterable[dict[str, np.ndarray]] = repeat({}, stop - start)
+        fed = none if self._feed is None else self._feed.run(epoch, start, stop)
+        for number, arrays in enumerate(fed, start):
             whole = self.order.step(epoch, number)
             own = whole.part(self.topology.data_rank, self.topology.data_size)
-            slot = self._feed.take(job)
-            arrays = {name: values[own.items] for name, values in self._held.items()}
-            for raw, table in zip(self._views(slot), self._tables, strict=True):
-                items = raw.view(table.spec.dtype).reshape(self._items, *table.spec.shape)
-                arrays[table.array] = items
+            arrays = {**arrays, **self._held.rows(own.items)}
             yield own, whole.count, arrays["x"], arrays["y"]
-            self._feed.release()
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
         for own, count, x, y in self.raw(epoch, start):
             try:
                 batch = self._convert(own, count, x, y)
             except HpcsampError as e:
-                # all ranks of the group look at the same bytes, and so fail alike
-                e.agreed = self._group.whole and not self._group.apart
+                # all ranks of a group look at the same bytes, and so fail alike
+                e.agreed = self.topology.data_size == 1 and whole_job(self.topology.world)
                 raise
             yield batch
 
@@ -303,28 +206,17 @@ class Loader:
         if self._closed:
             return
         self._closed = True
-        atexit.unregister(self._feed.stop)
         error = sys.exception()
         alone = error is not None and not getattr(error, "agreed", False)
+        if self._feed is not None:
+            self._feed.close(alone and self.topology.size > 1)
         if alone and self.topology.size > 1:
             return
-        if not self._feed.stop(60):
-            raise HpcsampError("the prefetch thread hangs in a read that other ranks have left")
-        self._reader.close()
+        self._held.free()
         self.dataset.close()
-        self._ring.free()
-        self._group.free()
 
     def __enter__(self) -> Loader:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _pin(memory: np.ndarray) -> None:
-    """Register a ring with the GPU driver, so that copies from it are asynchronous."""
-    address, size = memory.__array_interface__["data"][0], memory.nbytes
-    code = int(torch.cuda.cudart().cudaHostRegister(address, size, 0))
-    if code != 0:
-        log.warning("the ring could not be pinned (CUDA error %d): copies will be slower", code)

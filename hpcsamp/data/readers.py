@@ -3,6 +3,8 @@
 ``direct``: positional reads at the chunk offsets of the manifest; any number of ranks, unfiltered
 data. ``serial``: HDF5 chunk by chunk; also compressed data. ``collective``: MPI-IO collective HDF5
 reads on the group's communicator, for file systems that like few large requests.
+
+A set that is smaller than memory by far needs none of them: see :mod:`hpcsamp.data.held`.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ CHUNK_CACHE_BYTES = 64 * 2**20
 Slab = tuple[tuple[int, ...], tuple[int, ...]]
 """Start and count of a hyperslab."""
 
-ReaderName = Literal["auto", "direct", "serial", "collective", "broadcast"]
+ReaderName = Literal["auto", "direct", "serial", "collective", "broadcast", "memory"]
 
 
 def choose_reader(dataset: Dataset, wanted: ReaderName) -> ReaderName:
@@ -44,7 +46,8 @@ def choose_reader(dataset: Dataset, wanted: ReaderName) -> ReaderName:
 
     ``"auto"`` is ``direct`` for unfiltered chunks and ``serial`` for compressed ones. A group that
     spans nodes exchanges what its nodes have read whatever the reader is; ``"broadcast"`` names
-    that and chooses as ``"auto"`` does.
+    that and chooses as ``"auto"`` does. ``"memory"`` stays what it is: no reader, but
+    :class:`~hpcsamp.data.held.Held`.
 
     Raises
     ------

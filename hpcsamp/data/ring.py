@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hpcsamp.data.window import PAGE, SHARED_MEMORY, Window, shared_memory_free
 from hpcsamp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,9 +29,6 @@ FILLED, TAKEN, JOB, EPOCH, START, PUBLISHED, FAULT, CLOSED = range(8)
 
 TEXT_BYTES = 1024
 """Room for what went wrong on a rank."""
-
-SHARED_MEMORY = "/dev/shm"
-"""Where MPI implementations on Linux put shared windows."""
 
 # Gives the core to another rank, and (through ctypes) the interpreter to another thread.
 _give_way = ctypes.CDLL(None).sched_yield
@@ -72,15 +69,6 @@ class Room:
     slots: int
     needed: int
     free: int
-
-
-def shared_memory_free() -> int:
-    """Free bytes of shared memory on this node; a write beyond them would be a bus error."""
-    try:
-        found = os.statvfs(SHARED_MEMORY)
-    except OSError:
-        return 2**62  # not Linux: the window's own allocation will tell
-    return found.f_bavail * found.f_frsize
 
 
 def fit(node_comm: MPI.Comm, world: MPI.Comm, slot_bytes: int, slots: int, leads: bool) -> Room:
@@ -138,33 +126,20 @@ class Ring:
     """
 
     def __init__(self, comm: MPI.Comm, slot_bytes: int, slots: int, marks: int):
-        from mpi4py import MPI
-
         self.comm, self.slots = comm, slots
         self.size, self.rank = comm.Get_size(), comm.Get_rank()
-        self.slot_bytes = -(-slot_bytes // 4096) * 4096
+        self.slot_bytes = -(-slot_bytes // PAGE) * PAGE
         rows = self.size * 64
         texts = self.size * TEXT_BYTES
-        head = -(-(rows + texts + marks) // 4096) * 4096
-        total = head + slots * self.slot_bytes + 4096
-        self._window: MPI.Win | None = None
-        if self.size == 1:
-            raw = np.zeros(total, np.uint8)
-        else:
-            own = total if self.rank == 0 else 0
-            self._window = MPI.Win.Allocate_shared(own, 1, comm=comm)  # type: ignore[arg-type]
-            self._window.Lock_all(MPI.MODE_NOCHECK)
-            held, _ = self._window.Shared_query(0)
-            raw = np.frombuffer(held, np.uint8)  # type: ignore[call-overload]
-        # The window begins anywhere; pages are what a GPU driver pins.
-        start = -raw.__array_interface__["data"][0] % 4096
-        raw = raw[start : start + total - 4096]
+        head = -(-(rows + texts + marks) // PAGE) * PAGE
+        self._window = Window(comm, head + slots * self.slot_bytes)
+        raw = self._window.memory
         self.counters = raw[:rows].view(np.int64).reshape(8, self.size)
         self._rows = [row.data for row in self.counters]  # cheaper to look at than arrays
         self._texts = raw[rows : rows + texts].reshape(self.size, TEXT_BYTES)
         self.marks = raw[rows + texts : rows + texts + marks]
         self.memory = raw[head:]
-        if self.size > 1 and self.rank == 0:
+        if self.rank == 0:
             raw[:head] = 0
         self.sync()
         comm.Barrier()
@@ -172,8 +147,7 @@ class Ring:
 
     def sync(self) -> None:
         """Order memory: before raising a counter, and after seeing one raised."""
-        if self._window is not None:
-            self._window.Sync()
+        self._window.sync()
 
     def slot(self, number: int) -> np.ndarray:
         """The slot of batch ``number``: uint8 of shape ``(slot_bytes,)``."""
@@ -213,7 +187,4 @@ class Ring:
 
     def free(self) -> None:
         """Give the memory back; collective over the ring."""
-        if self._window is not None:
-            self._window.Unlock_all()
-            self._window.Free()
-            self._window = None
+        self._window.free()

@@ -187,7 +187,7 @@ def file_system_of(path: Path, mounts: Path) -> str:
 
 def shared_memory() -> Check:
     """Room for the ring of batches that the ranks of a node share."""
-    from hpcsamp.data.ring import shared_memory_free
+    from hpcsamp.data.window import shared_memory_free
 
     return room(shared_memory_free())
 

@@ -23,7 +23,7 @@ from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.adapters import Adapter, PlainAdapter, TorchBlueAdapter
 from hpcsamp.methods.base import Method
 from hpcsamp.methods.normal import Divergence, Draw, FlatAccumulator, LogRatio
-from hpcsamp.streams import Purpose, torch_generator
+from hpcsamp.streams import Purpose, fill_normal, torch_generator
 
 
 class MeanField(Method):
@@ -157,7 +157,7 @@ class MeanField(Method):
         sample, sign = self.partner(sample)
         counters = (sample,) if self._purpose is Purpose.PREDICT else (step, sample)
         generator = torch_generator(self.mean.device, self.seed, self._purpose, *counters)
-        noise = torch.empty_like(self.mean, requires_grad=False).normal_(generator=generator)
+        noise = fill_normal(torch.empty_like(self.mean, requires_grad=False), generator)
         return noise if sign > 0 else noise.neg_()
 
     def partner(self, sample: int) -> tuple[int, int]:

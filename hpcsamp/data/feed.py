@@ -1,0 +1,189 @@
+"""The feed of a sample group: each rank fetches a part of every batch into a ring they share."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from hpcsamp.data.dataset import Dataset
+from hpcsamp.data.group import Group
+from hpcsamp.data.integrity import Checker
+from hpcsamp.data.order import Order
+from hpcsamp.data.plan import ChunkTable, part_of
+from hpcsamp.data.prefetch import Prefetcher
+from hpcsamp.data.readers import Reader, ReaderName, make_reader
+from hpcsamp.data.ring import Ring, fit
+from hpcsamp.errors import HpcsampError
+
+if TYPE_CHECKING:
+    from hpcsamp.topology import Topology
+
+Verify = Literal["all", "sampled", "off"]
+
+log = logging.getLogger(__name__)
+
+
+class Feed:
+    """Batches of the arrays that are not held in memory. Collective over the world.
+
+    Parameters
+    ----------
+    dataset
+        The split.
+    topology
+        The grid.
+    order
+        Which items a step has.
+    reading
+        As :func:`~hpcsamp.data.readers.choose_reader` gave it.
+    verify, slots
+        See :class:`~hpcsamp.data.Loader`.
+
+    Raises
+    ------
+    UsageError
+        The same on every rank, if shared memory has no room for two batches.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        topology: Topology,
+        order: Order,
+        reading: ReaderName,
+        verify: Verify,
+        slots: int,
+    ) -> None:
+        self.dataset, self.topology, self.order = dataset, topology, order
+        self._tables = [ChunkTable(dataset, n) for n in ("x", "y") if not dataset.small(n)]
+        self._items = order.batch // topology.data_size
+        self._group = Group(topology)
+        self._reader: Reader = make_reader(reading, dataset, self._group)
+        self._ring = self._make_ring(slots)
+        self._checkers = self._make_checkers(verify)
+        self._prefetcher = Prefetcher(
+            self._ring,
+            self._fill,
+            leaders=self._group.leaders,
+            many=self._group.many,
+            exchange=self._exchange if self._group.spans else None,
+            agree=self._reader.agree if self._reader.collective else None,
+            whole=self._group.whole,
+        )
+        # a thread must not outlive MPI; a feed nobody closed is stopped, though not freed
+        atexit.register(self._prefetcher.stop, 10.0)
+
+    def _make_ring(self, slots: int) -> Ring:
+        group = self._group
+        sizes = [-(-self._items * t.spec.item_bytes // 64) * 64 for t in self._tables]
+        self._begins = np.cumsum([0, *sizes[:-1]]).tolist()
+        shared = group.ring_comm.Get_size() > 1
+        leads = shared and group.ring_comm.Get_rank() == 0
+        room = fit(self.topology.node_comm, self.topology.world, sum(sizes), slots, leads)
+        if room.slots < slots and self.topology.is_root:
+            log.warning(
+                "shared memory has %.0f MB free: the ring gets %d batches instead of %d",
+                room.free / 1e6,
+                room.slots,
+                slots,
+            )
+        ring = Ring(group.ring_comm, sum(sizes), room.slots, sum(t.count for t in self._tables))
+        if self.topology.device.type == "cuda":
+            _pin(ring.memory)
+        return ring
+
+    def _make_checkers(self, verify: Verify) -> list[Checker]:
+        if verify == "off":
+            return []
+        group, begin, checkers = self._group, 0, []
+        for table in self._tables:
+            marks = self._ring.marks[begin : begin + table.count]
+            begin += table.count
+            place = (group.position, group.size)
+            checkers.append(Checker(self.dataset, table, marks, *place, verify == "sampled"))
+        return checkers
+
+    # The thread's part --------------------------------------------------------------------------
+
+    def _fill(self, epoch: int, step: int, slot: np.ndarray) -> None:
+        """Fetch this rank's part of a batch into a slot, and verify what is new in it."""
+        group, d = self._group, self.topology
+        items = self.order.step(epoch, step).part(d.data_rank, d.data_size).items
+        views = self._views(slot)
+        parts = [part_of(t, len(items), group.size, group.position) for t in self._tables]
+        for table, part, out in zip(self._tables, parts, views, strict=True):
+            self._reader.fetch(table, items, part, out)
+        for checker, part, out in zip(self._checkers, parts, views, strict=False):
+            checker.check(items, part, out)
+
+    def _views(self, slot: np.ndarray) -> list[np.ndarray]:
+        """The arrays of a slot, as bytes."""
+        return [
+            slot[begin : begin + self._items * table.spec.item_bytes]
+            for begin, table in zip(self._begins, self._tables, strict=True)
+        ]
+
+    def _exchange(self, slot: np.ndarray) -> None:
+        """Bring the rows that other nodes of the group have read."""
+        for table, out in zip(self._tables, self._views(slot), strict=True):
+            self._group.exchange(out, self._items * table.spec.rows, table.spec.row_bytes)
+
+    # The loader's part --------------------------------------------------------------------------
+
+    @property
+    def waited(self) -> float:
+        """Seconds that this rank has waited for batches so far."""
+        return self._prefetcher.waited
+
+    def describe(self) -> str:
+        """How batches are read, and the ring."""
+        group, ring = self._group, self._ring
+        return (
+            f"read {self._reader.name}{', exchanged between nodes' if group.spans else ''}, ring "
+            f"of {ring.slots} x {ring.slot_bytes / 1e6:.2f} MB for {ring.size} "
+            f"rank{'s' * (ring.size > 1)}"
+        )
+
+    def run(self, epoch: int, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
+        """This data group's part of steps ``start .. stop - 1``, array by array.
+
+        What is yielded lies in the ring: shared, and valid until the next one is asked for.
+        """
+        job = self._prefetcher.begin(epoch, start, stop)
+        for _ in range(start, stop):
+            slot = self._prefetcher.take(job)
+            yield {
+                table.array: raw.view(table.spec.dtype).reshape(self._items, *table.spec.shape)
+                for raw, table in zip(self._views(slot), self._tables, strict=True)
+            }
+            self._prefetcher.release()
+
+    def close(self, alone: bool) -> None:
+        """Stop the thread, close the files, free the ring. Collective, unless ``alone``.
+
+        Raises
+        ------
+        HpcsampError
+            If the thread hangs in a read.
+        """
+        atexit.unregister(self._prefetcher.stop)
+        if alone:
+            return
+        if not self._prefetcher.stop(60):
+            raise HpcsampError("the prefetch thread hangs in a read that other ranks have left")
+        self._reader.close()
+        self._ring.free()
+        self._group.free()
+
+
+def _pin(memory: np.ndarray) -> None:
+    """Register a ring with the GPU driver, so that copies from it are asynchronous."""
+    address, size = memory.__array_interface__["data"][0], memory.nbytes
+    code = int(torch.cuda.cudart().cudaHostRegister(address, size, 0))
+    if code != 0:
+        log.warning("the ring could not be pinned (CUDA error %d): copies will be slower", code)

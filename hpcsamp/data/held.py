@@ -1,0 +1,87 @@
+"""Arrays held in memory for the whole run: read once per job, kept once per node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hpcsamp.data.dataset import Dataset
+from hpcsamp.data.window import SHARED_MEMORY, Window, shared_memory_free
+from hpcsamp.errors import UsageError
+from hpcsamp.topology import together
+
+if TYPE_CHECKING:
+    from hpcsamp.topology import Topology
+
+PIECE = 2**30
+"""Bytes of one broadcast; MPI counts to 2**31."""
+
+
+class Held:
+    """Arrays of a split in memory that the ranks of a node share.
+
+    Rank 0 reads and checks them, the first ranks of the other nodes get them from it.
+
+    Parameters
+    ----------
+    dataset
+        The split.
+    names
+        Which arrays.
+    topology
+        The grid. Collective over the world.
+
+    Raises
+    ------
+    DataError, UsageError
+        The same on every rank: damage, or a node with too little shared memory.
+    """
+
+    def __init__(self, dataset: Dataset, names: Iterable[str], topology: Topology) -> None:
+        from mpi4py import MPI
+
+        world, node = topology.world, topology.node_comm
+        specs = {name: dataset.manifest.arrays[name] for name in names}
+        sizes = {name: spec.item_bytes * dataset.count for name, spec in specs.items()}
+        self.bytes = sum(sizes.values())
+        with together(world):
+            if node.Get_size() > 1 and self.bytes > 0.95 * shared_memory_free():
+                raise UsageError(
+                    f"{SHARED_MEMORY} on {MPI.Get_processor_name()} has "
+                    f"{shared_memory_free() / 1e6:,.1f} MB free, but holding "
+                    f"{', '.join(sizes)} of {dataset.path} needs {self.bytes / 1e6:,.1f} MB; "
+                    f'choose data.reader = "auto" or mount it larger'
+                )
+        world.Barrier()  # nobody allocates before all have looked
+        shared = node if sizes else MPI.COMM_SELF
+        self._window = Window(shared, sum(-(-size // 64) * 64 for size in sizes.values()))
+        self._arrays: dict[str, np.ndarray] = {}
+        begin = 0
+        for name, size in sizes.items():
+            raw = self._window.memory[begin : begin + size]
+            self._arrays[name] = raw.view(specs[name].dtype).reshape(-1, *specs[name].shape)
+            begin += -(-size // 64) * 64
+        with together(world):
+            if world.Get_rank() == 0:
+                for name, values in self._arrays.items():
+                    values[...] = dataset.read_all(name)
+        leads = node.Get_rank() == 0
+        leaders = world.Split(0 if leads else MPI.UNDEFINED, world.Get_rank())
+        if leads:
+            for start in range(0, len(self._window.memory), PIECE):
+                leaders.Bcast(self._window.memory[start : start + PIECE])
+            leaders.Free()
+        self._window.sync()
+        world.Barrier()
+        self._window.sync()
+
+    def rows(self, items: np.ndarray) -> dict[str, np.ndarray]:
+        """Copies of some items of each array."""
+        return {name: values[items] for name, values in self._arrays.items()}
+
+    def free(self) -> None:
+        """Give the memory back; collective over the node."""
+        self._arrays = {}
+        self._window.free()
