@@ -1,0 +1,140 @@
+"""TOML in, checked values out; presets and overrides on the way."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import ValidationError
+
+from hpcsamp.config.messages import explain, suggest
+from hpcsamp.config.schema import RunConfig
+from hpcsamp.errors import UsageError
+
+
+def parse_override(text: str) -> tuple[list[str], Any]:
+    """Read one ``--set optimizer.lr=1e-3``; the value is TOML, or else a string."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise UsageError(f"--set {text!r}: expected KEY=VALUE, e.g. --set optimizer.lr=1e-3")
+    try:
+        parsed = tomllib.loads(f"v = {value}")["v"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    return name.strip().split("."), parsed
+
+
+def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of a configuration table with ``--set`` values put in."""
+    result = json.loads(json.dumps(table))
+    for text in overrides:
+        path, value = parse_override(text)
+        place = result
+        for part in path[:-1]:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise UsageError(f"--set {text!r}: {part!r} is a value, not a table")
+        place[path[-1]] = value
+    return result
+
+
+def check(table: Mapping[str, Any], source: str = "configuration") -> RunConfig:
+    """A checked configuration.
+
+    Raises
+    ------
+    UsageError
+        Naming every wrong key, with a suggestion.
+    """
+    try:
+        return RunConfig.model_validate(dict(table))
+    except ValidationError as e:
+        raise UsageError(f"{source}: {explain(e)}") from None
+
+
+def named_configs() -> list[str]:
+    """Configurations that come with the package."""
+    folder = resources.files("hpcsamp") / "configs"
+    return sorted(
+        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
+    )
+
+
+def apply_preset(table: Mapping[str, Any], preset: str | None) -> dict[str, Any]:
+    """A copy of a configuration table without its presets, one of which has its keys put in.
+
+    Parameters
+    ----------
+    table
+        As in the file; ``[preset.NAME]`` holds keys that replace those of the file, table by table.
+    preset
+        Which one; None for none.
+
+    Raises
+    ------
+    UsageError
+        If there is no such preset, or ``preset`` is not a table of tables.
+    """
+    result = json.loads(json.dumps(dict(table)))
+    presets = result.pop("preset", {})
+    if not isinstance(presets, dict) or not all(isinstance(p, dict) for p in presets.values()):
+        raise UsageError("preset: tables [preset.NAME] are needed")
+    if preset is None:
+        return result
+    if preset not in presets:
+        known = ", ".join(presets) or "none"
+        raise UsageError(f"--preset {preset}: there is {known}{suggest(preset, presets)}")
+    _put_in(result, presets[preset])
+    return result
+
+
+def _put_in(table: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(table.get(key), dict):
+            _put_in(table[key], value)
+        else:
+            table[key] = value
+
+
+def load(
+    name: str | Path, overrides: Sequence[str] = (), *, preset: str | None = None
+) -> RunConfig:
+    """Read a configuration: a file, or the name of one that comes with the package.
+
+    Parameters
+    ----------
+    name
+        Path of a TOML file, or e.g. ``vit-digits``.
+    overrides
+        ``KEY=VALUE`` strings, see :func:`parse_override`; they win over a preset.
+    preset
+        One of the file's presets, see :func:`apply_preset`.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be read, there is no such preset, or a key or value is wrong.
+    """
+    path = Path(name)
+    if path.is_file():
+        text = path.read_text()
+    elif str(name) in named_configs():
+        text = (resources.files("hpcsamp") / "configs" / f"{name}.toml").read_text()
+    else:
+        known = ", ".join(named_configs())
+        raise UsageError(f"no configuration {name}: not a file, and not one of {known}")
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        raise UsageError(f"{name} is not valid TOML: {e}") from None
+    return check(apply_overrides(apply_preset(table, preset), overrides), str(name))
+
+
+def to_toml(config: RunConfig) -> str:
+    """The resolved configuration as TOML, every default written out."""
+    return tomli_w.dumps(config.model_dump(exclude_none=True))
