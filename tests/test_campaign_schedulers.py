@@ -281,17 +281,20 @@ def test_commands_that_are_not_there(slurm, name, monkeypatch):
     assert message == f"{name} was not found: is this a machine with slurm?"
 
 
-def test_status_says_that_the_scheduler_does_not_answer(slurm, hpcsamp):
+@pytest.mark.parametrize(
+    ("command", "told"), [("status", "7 points: 7 missing"), ("collect", "0 rows")]
+)
+def test_a_scheduler_that_does_not_answer_is_told(slurm, hpcsamp, command, told):
     slurm.submit()
     before = (slurm.campaign.folder / "campaign.json").read_text()
     slurm.stub("squeue", "sys.exit('slurm_load_jobs error: Unable to contact slurm controller')")
-    done = hpcsamp(1, "campaign", "status", slurm.file)
+    done = hpcsamp(1, "campaign", command, slurm.file)
     assert done.code == 1
     assert len(done.err.splitlines()) == 1
     assert "squeue failed with 1: slurm_load_jobs error: Unable to contact" in done.err
     assert "--offline" in done.err
-    done = hpcsamp(1, "campaign", "status", slurm.file, "--offline")
-    assert "7 points: 7 missing" in done.out
+    done = hpcsamp(1, "campaign", command, slurm.file, "--offline")
+    assert told in done.out
     # what may be waiting is not submitted again
     assert "squeue failed" in slurm.refused(SchedulerError)
     assert (slurm.campaign.folder / "campaign.json").read_text() == before

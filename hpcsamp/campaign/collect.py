@@ -55,15 +55,25 @@ class Results:
         return list(dict.fromkeys(c for row in self.rows for c in row))
 
 
-def collect(campaign: Campaign) -> Results:
-    """Read the products of every finished point. The scheduler is not asked.
+def collect(campaign: Campaign, ask_scheduler: bool = True) -> Results:
+    """Read the products of every finished point.
+
+    Parameters
+    ----------
+    campaign
+        Whose.
+    ask_scheduler
+        Whether the scheduler says which of the others wait or run; what is collected does not
+        depend on it.
 
     Raises
     ------
     DataError
         If the campaign's state is damaged.
+    SchedulerError
+        If the scheduler does not answer.
     """
-    survey = Survey(campaign, Store(campaign.folder).load(), ask_scheduler=False)
+    survey = Survey(campaign, Store(campaign.folder).load(), ask_scheduler)
     rows, left_out = [], {}
     unfinished = [s for s in survey.points if s.word != "done"]
     broken = [s for s in unfinished if s.word != "missing"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +24,9 @@ SiteName = Annotated[
 ]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the table here.")]
 All = Annotated[bool, typer.Option("--all", help="Show every point, however many.")]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Do not ask the scheduler what waits and runs.")
+]
 AcceptEdits = Annotated[
     bool, typer.Option("--accept-edits", help="Submit scripts that were edited as they are.")
 ]
@@ -155,23 +160,18 @@ def status(
     campaign: File,
     site: SiteName = None,
     every: All = False,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Do not ask the scheduler what waits and runs.")
-    ] = False,
+    offline: Offline = False,
     json_file: Json = None,
 ) -> None:
     """Show how many points are in which state, and which."""
-    from hpcsamp.campaign.schedulers import SchedulerError
     from hpcsamp.campaign.status import WORDS, Survey
     from hpcsamp.campaign.store import Store
     from hpcsamp.cli.output import show
 
     made = _load(campaign, site)
     state = Store(made.folder).load()
-    try:
+    with _or_offline():
         survey = Survey(made, state, ask_scheduler=not offline)
-    except SchedulerError as e:
-        raise SchedulerError(f"{e}; --offline shows what is known without it") from e
     counts = survey.counts()
     small = len(survey.points) <= SHOWN
     chosen = survey.points if every or small else survey.of("running", "failed", "interrupted")
@@ -227,13 +227,15 @@ def collect(
         Path | None,
         typer.Option("--out", "-o", help="Table to write: .csv, .parquet or .h5."),
     ] = None,
+    offline: Offline = False,
 ) -> None:
     """Put the results of all finished points into one table; name those that have none."""
     from hpcsamp.campaign import collect as collecting
 
     made = _load(campaign, site)
     path = out or made.folder / "results.csv"
-    result = collecting.collect(made)
+    with _or_offline():
+        result = collecting.collect(made, ask_scheduler=not offline)
     collecting.write(path, result)
     typer.echo(f"{len(result.rows)} rows of {len(made.points)} points, {path}")
     for name, why in result.left_out.items():
@@ -283,6 +285,17 @@ def check(
 
     products.check(point, wanted)
     typer.echo(products.signature(str(point), wanted))
+
+
+@contextmanager
+def _or_offline() -> Iterator[None]:
+    """A scheduler that does not answer need not be asked."""
+    from hpcsamp.campaign.schedulers import SchedulerError
+
+    try:
+        yield
+    except SchedulerError as e:
+        raise SchedulerError(f"{e}; --offline shows what is known without it") from e
 
 
 def _tell(done: Submitted, which: str) -> None:
