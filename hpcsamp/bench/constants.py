@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hpcsamp.bench.subjects import Subject
-from hpcsamp.collectives import Collectives
+from hpcsamp.collectives import SMALL, Collectives
 from hpcsamp.planning import calibration, fit, machine
 from hpcsamp.planning.calibration import Calibration, Measured
 from hpcsamp.planning.machine import Wire
@@ -24,8 +25,9 @@ from hpcsamp.topology import Topology
 QUIET = 0.03
 """Part of a time that may be lost to other processes before it no longer counts."""
 
-VECTOR = 1 << 16
-"""Numbers of the small gradient by which the transport is compared with MPI alone."""
+VECTOR = SMALL // 4
+"""Numbers of the gradient by which the transport is compared with MPI alone: a smaller one would
+not take it."""
 
 
 @dataclass
@@ -204,7 +206,8 @@ def records(
             continue
         _, name, samples, batch, ranks = m.what
         work = by_name[name].work.scaled(samples=samples, batch=batch).without_feed()
-        work = work.scaled(horovod=transport.name == "horovod")
+        least = transport.settings().get("smaller_by_mpi_bytes", math.inf)
+        work = work.scaled(horovod_from=least)
         layout = Layout(ranks, 1, ranks)
         step = predict(work, layout, place, found.rates(site, work))
         told.append(

@@ -12,6 +12,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.topology import Topology, together
 
 __all__ = [
+    "SMALL",
     "Alone",
     "Collectives",
     "FlatGradient",

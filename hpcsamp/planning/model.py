@@ -12,6 +12,7 @@ the rest of the step is seen (:mod:`.simulate` goes through it step by step).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from hpcsamp.collectives.horovod import CYCLE_COST, cycle_time
@@ -134,6 +135,8 @@ class Prediction:
         return sum(p.seconds for p in self.phases if p.name == name)
 
 
+AGREEMENT = 48
+"""Bytes of what ranks tell each other of a step: two numbers of the loss, four wishes."""
 COMPUTE = ("augment", "draw", "forward+backward", "penalty")
 """Phases of a rank's own core or device, before it meets the others."""
 
@@ -170,8 +173,8 @@ def predict(work: Workload, layout: Layout, machine: Machine, rates: Rates) -> P
     phases = (
         *compute,
         _statistics(work, layout, machine, rates, items),
-        _exchange("agreement", network.allreduce(machine.network, layout.world, 4), rates.stage,
-                  layout.ranks),
+        _exchange("agreement", network.allreduce(machine.network, layout.world, AGREEMENT),
+                  rates.stage, layout.ranks),
         _gradient(work, layout, machine, trained, busy),
         Phase("optimiser", updated * rates.update * crowd, "optimiser"),
         Phase("waiting", expected_maximum(busy, machine.jitter, _fullest(work, layout)) - busy,
@@ -210,17 +213,17 @@ def _taking(work: Workload, layout: Layout, rates: Rates, items: int) -> float:
 def _statistics(
     work: Workload, layout: Layout, machine: Machine, rates: Rates, items: int
 ) -> Phase:
-    """Exchanges of the loss within a sample group, and the one of its value."""
+    """Exchanges of the loss within a sample group."""
     p = layout.sample_size
     size = statistics_bytes(work.statistics, work.samples, items, work.values, p)
     size *= work.item / 4
-    cost = network.allreduce(machine.network, layout.sample_group, 16)
+    cost = Cost()
     if work.gathers:
-        cost = cost + network.allgather(machine.network, layout.sample_group, size)
+        cost = network.allgather(machine.network, layout.sample_group, size)
     for _ in range(work.exchanges - work.gathers):
         part = 0.0 if work.gathers else size / work.exchanges
         cost = cost + network.allreduce(machine.network, layout.sample_group, part)
-    return _exchange("statistics", cost, rates.stage * (1 + work.exchanges), p)
+    return _exchange("statistics", cost, rates.stage * work.exchanges, p)
 
 
 def _exchange(name: str, cost: Cost, stage: float, ranks: int) -> Phase:
@@ -250,7 +253,8 @@ def _gradient(
     else:
         ranks, cost = layout.ranks, network.allreduce(net, layout.world, size)
     cycle = 0.0
-    if work.horovod:
+    on_host = machine.device.kind == "cpu"
+    if size >= work.horovod_from if on_host else math.isfinite(work.horovod_from):
         every = net.cycle or cycle_time(busy)
         cycle = net.cycles * every + CYCLE_COST * busy / every
     return _exchange("gradient exchange", cost, cycle, ranks)

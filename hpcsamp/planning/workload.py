@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hpcsamp import losses
+from hpcsamp.collectives import SMALL
 from hpcsamp.config import RunConfig, load, named_configs, suggest
 from hpcsamp.errors import UsageError
 from hpcsamp.methods import Method
@@ -16,6 +17,7 @@ from hpcsamp.training import memory
 from hpcsamp.training.memory import Shapes
 
 BYTES = {"float32": 4, "float64": 8, "bfloat16": 4}
+HOROVOD_FROM = {"auto": SMALL, "horovod": 0, "mpi": math.inf}
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,11 @@ class Workload:
         ``optimizer.sharded``; whether passes are made twice to save memory.
     together
         Samples of a rank that are evaluated in one pass; 0: all.
-    precision, horovod
-        As in the configuration; whether Horovod exchanges gradients.
+    precision
+        As in the configuration.
+    horovod_from
+        Bytes from which Horovod exchanges a gradient that lies in host memory (those on GPUs it
+        always does); infinite without Horovod.
     """
 
     name: str
@@ -78,7 +83,7 @@ class Workload:
     recompute: bool = False
     together: int = 1
     precision: Literal["float32", "float64", "bfloat16"] = "float32"
-    horovod: bool = True
+    horovod_from: float = 0.0
 
     @classmethod
     def of(cls, config: RunConfig, shapes: Shapes) -> Workload:
@@ -119,7 +124,7 @@ class Workload:
             together=_together(config, method),
             recompute=config.loss.memory == "recompute",
             precision=precision,
-            horovod=config.parallel.collectives != "mpi",
+            horovod_from=HOROVOD_FROM[config.parallel.collectives],
         )
 
     def scaled(self, **changes: Any) -> Workload:
