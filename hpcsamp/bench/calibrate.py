@@ -11,6 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from hpcsamp import choose
 from hpcsamp.bench.constants import VECTOR, Feed, Measure, constants, records
 from hpcsamp.bench.step import wait_for
 from hpcsamp.bench.subjects import Step, Subject
-from hpcsamp.collectives import Alone, Collectives, MpiCollectives
+from hpcsamp.collectives import SMALL, Alone, Collectives, MpiCollectives
 from hpcsamp.data import Dataset, Loader
 from hpcsamp.data.augment import Augmentation
 from hpcsamp.ingest import build as build_dataset
@@ -140,8 +141,11 @@ def measure(
         times = often(time.perf_counter() - began, topology)
         measures.append(Measure(what, run, together, times))
 
+    # Horovod's thread, once started, disturbs whatever does not need it: what does comes last
+    later: list[Callable[[], None]] = []
     transport.step_seconds = 0.05
     for subject in subjects:
+        large = transport.name == "horovod" and subject.work.trained * 4 >= SMALL
         for samples in SAMPLES:
             step = Step(subject, samples, alone, topology)
             for items in batches:
@@ -157,11 +161,10 @@ def measure(
             add(_bound(whole.whole, x, y), "step", subject.name, samples, items, 1)
             if 1 < topology.size <= samples:
                 whole = Step(subject, samples, transport, topology)
-                add(
-                    _bound(whole.whole, x, y),
-                    "step", subject.name, samples, items, topology.size, together=True,
-                )  # fmt: skip
-    _exchanges(topology, transport, add)
+                what = ("step", subject.name, samples, items, topology.size)
+                adding = partial(add, _bound(whole.whole, x, y), *what, together=True)
+                later.append(adding) if large else adding()
+    later += _exchanges(topology, transport, add)
     with tempfile.TemporaryDirectory() as scratch:
         feed = _Feed(Path(topology.world.bcast(scratch)), topology)
         add(feed.read, "read", together=True)
@@ -169,6 +172,10 @@ def measure(
         add(feed.augment, "augment", together=True)
         rounds(measures, topology, repeat)
         feed.close()
+    before = len(measures)
+    for add_it in later:
+        add_it()
+    rounds(measures[before:], topology, repeat)
     if not topology.is_root:
         return None, []
     found = constants(subjects, measures, topology, feed.size, transport)
@@ -197,18 +204,24 @@ def _small_parts(subject: Subject, step: Step, add: Callable[..., None]) -> None
     add(step.update, "update", subject.name)
 
 
-def _exchanges(topology: Topology, transport: Collectives, add: Callable[..., None]) -> None:
-    """Allreduces of all ranks, by MPI alone; the transport's own for a small gradient."""
+def _exchanges(
+    topology: Topology, transport: Collectives, add: Callable[..., None]
+) -> list[Callable[[], None]]:
+    """Allreduces of all ranks, by MPI alone; returned: how to add the transport's own."""
     if topology.size < 2:
-        return
+        return []
     plain = MpiCollectives(topology)
     for size in SIZES:
         values = torch.zeros(size // 4)
         add(lambda v=values: plain.world_sum_(v), "allreduce", size, together=True)
-    if transport.name == "horovod":
-        values = torch.zeros(VECTOR)
-        add(lambda: transport.world_sum_(values), "transport", VECTOR * 4, together=True)
-        add(lambda: plain.world_sum_(values), "plain", VECTOR * 4, together=True)
+    if transport.name != "horovod":
+        return []
+    values = torch.zeros(VECTOR)
+    ways = {"transport": transport, "plain": plain}
+    return [
+        partial(add, partial(way.world_sum_, values), name, VECTOR * 4, together=True)
+        for name, way in ways.items()
+    ]
 
 
 class _Feed:
