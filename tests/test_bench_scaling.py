@@ -215,7 +215,7 @@ def test_bench_scaling_prints_a_table_and_writes_records(hpcsamp, tmp_path):
     )  # fmt: skip
     assert done.code == 0, done.err
     assert "2 ranks, sampling" in done.out
-    path = tmp_path / "scaling.jsonl"
+    path = tmp_path / "scaling-vit-digits-fixed.jsonl"
     found = [json.loads(line) for line in path.read_text().splitlines()]
     assert [r["grid"] for r in found] == ["alone", "sampling", "data"]
     for r in found:

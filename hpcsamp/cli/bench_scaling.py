@@ -89,8 +89,9 @@ def scaling(
     for note in notes:
         typer.echo(f"left out: {note}")
     if out is not None:
-        records.write(out / "scaling.jsonl", measured)
-        typer.echo(f"records in {out / 'scaling.jsonl'}")
+        path = out / f"scaling-{workload}-{mode}.jsonl"  # a figure takes several, from one folder
+        records.write(path, measured)
+        typer.echo(f"records in {path}")
 
 
 def _inside(

@@ -10,7 +10,8 @@ from typing import Any
 from hpcsamp.errors import UsageError
 from hpcsamp.report.records import Run, read_run
 
-RECORDS = ("scaling.jsonl", "scaling.json")
+RECORDS = ("scaling*.jsonl", "scaling.json")
+"""What ``hpcsamp bench scaling`` writes into a folder, and with ``--inside``."""
 
 
 def folders(paths: Sequence[Path]) -> list[Path]:
@@ -44,7 +45,8 @@ def scaling_records(paths: Sequence[Path]) -> list[dict[str, Any]]:
     """
     files = []
     for path in folders(paths):
-        files += [path] if path.is_file() else [f for n in RECORDS if (f := path / n).is_file()]
+        named = [path] if path.is_file() else [f for n in RECORDS for f in sorted(path.glob(n))]
+        files += named
     found = [r for file in files for r in _lines(file) if r.get("event") == "scaling"]
     if not found:
         places = ", ".join(map(str, paths))
