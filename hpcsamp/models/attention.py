@@ -38,13 +38,14 @@ def attend(projections: Tensor, heads: int, mask: Tensor | None = None) -> Tenso
 
 
 def _by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """The definition, with the softmax in float32.
+    """The definition; torch's softmax sums in float32 whatever it is given.
 
     torch's fused kernel for CPUs has a backward pass that is 7 times slower than this in bfloat16
     (torch 2.13, 65 tokens of 64 numbers: 22.8 against 3.2 ms with the forward pass; in float32 it
-    takes 6.4).
+    takes 6.4). This keeps ``(N, heads, tokens, tokens)`` weights in bfloat16, which that does not.
     """
-    fit = (q @ k.transpose(-2, -1)).float() / math.sqrt(q.shape[-1])
-    if mask is not None:
-        fit = fit.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else fit + mask
-    return fit.softmax(-1).to(v.dtype) @ v
+    with torch.autocast(q.device.type, enabled=False):  # it would keep them in float32, too
+        fit = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
+        if mask is not None:
+            fit = fit.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else fit + mask
+        return fit.softmax(-1).to(v.dtype) @ v
