@@ -103,7 +103,9 @@ class Case:
         end = time.monotonic() + 60
         while True:
             running = self.survey().of("running")
-            if [s.point.seed for s in running] == [2, 2, 2]:
+            folders = [self.folder / "points" / s.point.name for s in running]
+            started = all((folder / "started").exists() for folder in folders)
+            if [s.point.seed for s in running] == [2, 2, 2] and started:
                 return running
             assert time.monotonic() < end, self("status")
             time.sleep(0.1)
