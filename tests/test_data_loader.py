@@ -150,6 +150,8 @@ def test_a_set_in_memory_is_read_once_by_the_job(mpi_ranks, comm, scratch):
             assert len(batch) == 256
         total = comm.allreduce(requested() - before)
         assert "held in memory, 12.62 MB" in loader.describe()  # images and labels
+    with pytest.raises(UsageError, match="closed"):
+        next(loader.epoch(0))
     assert 1.0 <= total / (4096 * 3072) < 1.2  # HDF5's own tables are in it
 
 

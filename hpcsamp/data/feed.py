@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -29,12 +29,14 @@ log = logging.getLogger(__name__)
 
 
 class Feed:
-    """Batches of the arrays that are not held in memory. Collective over the world.
+    """Batches of some arrays of a split. Collective over the world.
 
     Parameters
     ----------
     dataset
         The split.
+    names
+        Which arrays.
     topology
         The grid.
     order
@@ -53,6 +55,7 @@ class Feed:
     def __init__(
         self,
         dataset: Dataset,
+        names: Iterable[str],
         topology: Topology,
         order: Order,
         reading: ReaderName,
@@ -60,7 +63,7 @@ class Feed:
         slots: int,
     ) -> None:
         self.dataset, self.topology, self.order = dataset, topology, order
-        self._tables = [ChunkTable(dataset, n) for n in ("x", "y") if not dataset.small(n)]
+        self._tables = [ChunkTable(dataset, n) for n in names]
         self._items = order.batch // topology.data_size
         self._group = Group(topology)
         self._reader: Reader = make_reader(reading, dataset, self._group)

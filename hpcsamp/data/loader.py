@@ -104,7 +104,8 @@ class Loader:
         self._held = Held(opened, arrays, topology)
         self._feed: Feed | None = None
         if len(arrays) < 2:
-            self._feed = Feed(opened, topology, self.order, reading, verify, slots)
+            fed = [n for n in ("x", "y") if n not in arrays]
+            self._feed = Feed(opened, fed, topology, self.order, reading, verify, slots)
         self._next_epoch = 0
         self._closed = False
         topology.world.Barrier()
@@ -170,6 +171,8 @@ class Loader:
             ``y`` as they are on disk, shared with the other ranks and valid until the next one is
             asked for: read, do not write.
         """
+        if self._closed:
+            raise UsageError("this loader is closed")
         stop = self.steps_per_epoch if stop is None else stop
         none: Iterable[dict[str, np.ndarray]] = repeat({}, stop - start)
         fed = none if self._feed is None else self._feed.run(epoch, start, stop)
