@@ -53,6 +53,15 @@ def test_overrides_are_toml_or_words(text, value):
     assert config.apply_overrides({"a": {"c": 1}}, [text]) == {"a": {"b": value, "c": 1}}
 
 
+@pytest.mark.parametrize(("task", "best"), [("classification", "accuracy"), ("regression", "rmse")])
+def test_the_best_state_is_chosen_by_a_metric_of_the_task(task, best):
+    table = {"data": {"path": "d"}, "model": {"name": "mlp"}, "training": {"best": best}}
+    assert config.check({**table, "task": task}).training.best == best
+    other = "regression" if task == "classification" else "classification"
+    with pytest.raises(UsageError, match=f'training.best = "{best}" is no metric of'):
+        config.check({**table, "task": other})
+
+
 @pytest.mark.parametrize("text", ["a.b", "=3", "data.path.x=1"])
 def test_overrides_that_are_none_are_refused(text):
     with pytest.raises(UsageError):

@@ -52,9 +52,13 @@ def check(table: Mapping[str, Any], source: str = "configuration") -> RunConfig:
         Naming every wrong key, with a suggestion.
     """
     try:
-        return RunConfig.model_validate(dict(table))
+        config = RunConfig.model_validate(dict(table))
     except ValidationError as e:
         raise UsageError(f"{source}: {explain(e)}") from None
+    best, task = config.training.best, config.task
+    if best != "nll" and (best == "accuracy") != (task == "classification"):
+        raise UsageError(f'{source}: training.best = "{best}" is no metric of task = "{task}"')
+    return config
 
 
 def named_configs() -> list[str]:

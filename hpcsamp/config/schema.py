@@ -169,7 +169,9 @@ class TrainingSection(Section):
     checkpoint_every: int = Field(0, ge=0, description="steps between checkpoints; 0: every epoch")
     keep: int = Field(2, ge=1, description="checkpoints kept beside the best")
     log_every: int = Field(10, ge=1, description="steps between lines in metrics.jsonl")
-    best: Literal["nll", "accuracy", "loss"] = "nll"
+    best: Literal["nll", "accuracy", "rmse"] = Field(
+        "nll", description="the metric of the validation items that decides which state is best.pt"
+    )
     memory_check: Literal["refuse", "warn", "off"] = Field(
         "refuse", description="a run whose step needs more memory than the machine has"
     )

@@ -329,9 +329,7 @@ class Trainer:
         if self._noise == "to be fitted":
             self.evaluator.likelihood = noise.fit(self.evaluator, self.method)
         found = self.evaluator.run(self.method)
-        score = found.metrics.get(self.config.training.best)
-        if score is None:  # "loss": of the last step
-            score = self.parts.total
+        score = found.metrics[self.config.training.best]
         self.keeper.keep_best(-score if self.config.training.best == "accuracy" else score)
         self.metrics = found.metrics
         if self.topology.is_root:
