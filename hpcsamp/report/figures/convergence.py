@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LABELS = {"accuracy": "validation accuracy", "nll": "validation NLL (nats per item)"}
 LINES = ("-", "--", ":", "-.")
-K = TypeVar("K")
+K = TypeVar("K", str, tuple[str, int])
 
 
 def ranks_of(run: Run) -> tuple[str, int]:
@@ -104,7 +104,7 @@ def _together(runs: Sequence[Run], key: Callable[[Run], K]) -> dict[K, list[Run]
     found: dict[K, list[Run]] = defaultdict(list)
     for run in runs:
         found[key(run)].append(run)
-    return dict(sorted(found.items(), key=lambda item: str(item[0])))
+    return dict(sorted(found.items(), key=lambda item: item[0]))
 
 
 def series(run: Run, metric: str, over: str) -> tuple[np.ndarray, np.ndarray]:
@@ -137,7 +137,8 @@ def _draw(
         raise MissingMaterialError(f"{runs[0].path} has no {metric} of a validation")
     x = np.mean([x[:length] for x, _ in drawn], axis=0)
     y = np.array([y[:length] for _, y in drawn])
-    axes.plot(x, y.mean(0), line, color=colour, label=label)
+    above = 2 + LINES.index(line) / len(LINES)  # broken lines do not hide what lies below
+    axes.plot(x, y.mean(0), line, color=colour, label=label, zorder=above)
     if len(drawn) > 1:
         axes.fill_between(x, y.min(0), y.max(0), color=colour, alpha=0.15, linewidth=0)
     if over == "epoch":
@@ -148,7 +149,7 @@ def _draw(
 def _caveat(runs: Sequence[Run]) -> str:
     shares = {_share(r) for r in runs}
     if shares == {"rank"}:
-        return "augmentation per rank, as in the paper"
+        return "augmentation per rank, as in the paper: equal sample groups give equal curves"
     if shares == {"sample"}:
         return "augmentation per sample: results do not depend on the grid, curves may coincide"
     return ""
