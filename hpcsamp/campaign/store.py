@@ -11,18 +11,17 @@ points without touching their folders.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hpcsamp.errors import DataError, UsageError
-from hpcsamp.files import write_whole
+from hpcsamp.files import locked, write_whole
 
 VERSION = 1
 
@@ -135,22 +134,17 @@ class Store:
         UsageError
             If another one is at it.
         """
-        with self.writing():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(
-                    f"another hpcsamp campaign command is changing {self.folder}; try again when "
-                    f"it is done"
-                ) from None
-            except OSError:
-                pass  # a file system without locks
+        with ExitStack() as stack:
+            with self.writing():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                try:
+                    stack.enter_context(locked(self.folder / ".lock"))
+                except BlockingIOError:
+                    raise UsageError(
+                        f"another hpcsamp campaign command is changing {self.folder}; try again "
+                        f"when it is done"
+                    ) from None
             yield
-        finally:
-            os.close(handle)
 
     # Points -----------------------------------------------------------------------------------
 
