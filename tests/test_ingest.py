@@ -6,6 +6,8 @@ import itertools
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
@@ -14,6 +16,7 @@ from data_sets import make
 
 from hpcsamp.data import Dataset
 from hpcsamp.errors import DataError, UsageError
+from hpcsamp.files import locked
 from hpcsamp.ingest import build
 from hpcsamp.ingest.cifar10 import cifar10
 from hpcsamp.ingest.digits import digits as digits_source
@@ -117,6 +120,41 @@ def test_what_another_ingest_left_is_not_mixed_in(tmp_path):
     make(tmp_path / "set")
     make(tmp_path / "same")
     assert files_of(tmp_path / "set") == files_of(tmp_path / "same")
+
+
+def test_one_job_at_a_time_writes_a_set(tmp_path):
+    with (
+        locked(tmp_path / ".set.lock"),
+        pytest.raises(UsageError, match="another job is writing"),
+    ):
+        make(tmp_path / "set")
+    make(tmp_path / "set")
+    assert [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
+def test_jobs_that_make_the_same_set_share_it(tmp_path):
+    """As the points of a campaign do that all start with --data synthetic."""
+    code = f"""
+import time
+from hpcsamp.ingest import build
+from hpcsamp.ingest.build import _Writer
+from hpcsamp.ingest.synthetic import synthetic
+write = _Writer.write
+def slow(self, shard):
+    print("written", flush=True)
+    time.sleep(0.5)
+    write(self, shard)
+_Writer.write = slow
+build(synthetic("entsoe", 60), {str(tmp_path / "set")!r}, waiting=lambda: print("waiting"))
+"""
+    command = [sys.executable, "-c", code]
+    jobs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    told = [job.communicate(timeout=60)[0] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0, 0]
+    shards = len(Dataset.open(tmp_path / "set").manifest.shards)
+    assert "".join(told).count("written") == shards
+    assert "".join(told).count("waiting") <= 2
+    assert [p.name for p in tmp_path.iterdir()] == ["set"]
 
 
 def test_datasets_are_replaced_only_when_asked_and_other_folders_never(tmp_path):

@@ -2,7 +2,7 @@
 
 Everything is written into a hidden folder beside the target (``.NAME.partial``), which becomes the
 target by one rename once its manifest is there. A job that was killed goes on from the shards it
-had finished; one that failed leaves nothing.
+had finished; one that failed leaves nothing. One job at a time writes a set.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from hpcsamp.data.manifest import NAME, SCHEMA, Manifest, Offsets, ShardEntry, Stats
+from hpcsamp.data.manifest import NAME, SCHEMA, Manifest, Offsets, ShardEntry, Stats, read_manifest
 from hpcsamp.data.shard import check_labels, check_values, sha256
 from hpcsamp.data.shard_writer import header, shard_name, sync, write_shard, write_stats
 from hpcsamp.data.stats import Moments, combine
 from hpcsamp.errors import DataError, UsageError
+from hpcsamp.files import locked
 from hpcsamp.ingest.source import Source
 from hpcsamp.topology import share, together
 
@@ -45,6 +47,7 @@ def build(
     shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    waiting: Callable[[], None] | None = None,
 ) -> Manifest:
     """Write a dataset folder. Collective over ``comm``.
 
@@ -62,6 +65,9 @@ def build(
         Replace a dataset that is there.
     progress
         Called on rank 0 with shards done and shards in all.
+    waiting
+        Called on rank 0 if another job is writing the folder, which is then waited for; the very
+        same set is then taken as it is.
 
     Returns
     -------
@@ -71,7 +77,7 @@ def build(
     Raises
     ------
     UsageError
-        If the folder is there already.
+        If the folder is there already, or another job is writing it and ``waiting`` is None.
     DataError
         If an item is not usable (NaN, label out of range) or cannot be read or written. Nothing is
         left behind.
@@ -83,9 +89,27 @@ def build(
     folder = target.parent / f".{target.name}.partial"
     shards = plan_shards(source, shard_bytes)
     uid = identity(source, shards)
-    with together(comm):
-        if comm.Get_rank() == 0:
-            _prepare(target, folder, uid, overwrite)
+    with ExitStack() as stack:
+        found = None
+        with together(comm):
+            if comm.Get_rank() == 0:
+                stack.enter_context(_alone(target, waiting))
+                found = _found(target, uid) if waiting else None
+                if found is None:
+                    _prepare(target, folder, uid, overwrite)
+        found = comm.bcast(found)
+        return found or _write(source, target, folder, uid, shards, comm, progress)
+
+
+def _write(
+    source: Source,
+    target: Path,
+    folder: Path,
+    uid: str,
+    shards: list[dict[str, Any]],
+    comm: MPI.Comm,
+    progress: Callable[[int, int], None] | None,
+) -> Manifest:
     rank, size = comm.Get_rank(), comm.Get_size()
     writer = _Writer(source, folder, uid)
     try:
@@ -152,6 +176,28 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
+
+
+@contextmanager
+def _alone(target: Path, waiting: Callable[[], None] | None) -> Iterator[None]:
+    """While this process is the only one that writes a dataset folder."""
+    with ExitStack() as stack:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(target.parent / f".{target.name}.lock", waiting))
+        except BlockingIOError:
+            raise UsageError(f"another job is writing {target}; wait for it") from None
+        except OSError as e:
+            raise UsageError(f"{target.parent} cannot be written to: {e.strerror}") from e
+        yield
+
+
+def _found(target: Path, uid: str) -> Manifest | None:
+    """The manifest of a folder that holds this very set."""
+    if not (target / NAME).is_file():
+        return None
+    manifest = read_manifest(target)
+    return manifest if manifest.uid == uid else None
 
 
 def _prepare(target: Path, folder: Path, uid: str, overwrite: bool) -> None:

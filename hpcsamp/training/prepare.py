@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,7 +110,11 @@ def make(section: SyntheticSection, folder: Path) -> None:
                 f"remove the folder to have it made again"
             )
         return
-    build(source, folder)
+    build(source, folder, waiting=partial(_say_waiting, folder))
+
+
+def _say_waiting(folder: Path) -> None:
+    sys.stderr.write(f"hpcsamp: another job is making {folder}; waiting for it\n")
 
 
 def latitudes(path: str | Path) -> list[float]:
