@@ -238,6 +238,22 @@ def test_points_that_train_and_the_numbers_again(hpcsamp, digits, small, tmp_pat
     assert "does not agree: parameters differ on the same grid" in done.err
 
 
+def test_one_point_at_once(case):
+    """As measurements need it, whatever the number of cores."""
+    case.file.write_text(SWEEP.replace("cores = 3", "cores = 3\nat_once = 1"))
+    case.file.write_text(case.file.read_text().replace("[1, 2, 3, 4]", "[2, 3]"))
+    case.go(False)
+    case("submit")
+    end = time.monotonic() + 60
+    while runs(case) == 0:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    time.sleep(0.5)
+    assert case.survey().counts() == {"running": 1, "queued": 11}
+    case.go()
+    assert case.wait() == {"done": 12}
+
+
 def test_a_point_that_stops_early_is_started_again(case):
     (case.file.with_name("fake.py")).write_text(
         FAKE.replace(

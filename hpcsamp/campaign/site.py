@@ -47,7 +47,11 @@ class Site(BaseModel):
     partition: str = ""
     account: str = ""
     qos: str = ""
-    at_once: int = Field(0, ge=0, description="points of an array that run at once; 0: no limit")
+    at_once: int = Field(
+        0,
+        ge=0,
+        description="points of an array (locally: of a submission) that run at once; 0: no limit",
+    )
     max_array: int = Field(0, ge=0, description="largest array; 0: ask the scheduler")
     gpu_option: str = Field("--gres=gpu:{{ gpus }}", description="how Slurm is asked for GPUs")
     cpus_per_core: int = Field(1, ge=1, description="hardware threads that count as CPUs")

@@ -39,6 +39,7 @@ class Local(Scheduler):
         cores = self.site.cores or len(os.sched_getaffinity(0))
         queue = {
             "cores": cores,
+            "at_once": self.site.at_once,
             "arrays": [
                 {
                     "script": job.script,

@@ -1,8 +1,8 @@
 """The local scheduler's runner: ``python -m hpcsamp.campaign.schedulers.runner FOLDER``.
 
-Starts the points of one submission, as many at once as there are cores for, in order; starts those
-again that stop early (exit 75); ends when there is nothing left to do. TERM ends it: points get
-time for a checkpoint.
+Starts the points of one submission in order, as many at once as there are cores for and ``at_once``
+allows; starts those again that stop early (exit 75); ends when there is nothing left to do. TERM
+ends it: points get time for a checkpoint.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Runner:
         queue = json.loads((folder / QUEUE).read_text())
         self.arrays: list[dict[str, Any]] = queue["arrays"]
         self.cores: int = queue["cores"]
+        self.at_once: int = queue["at_once"] or sys.maxsize
         self.order = [(a, i) for a, array in enumerate(self.arrays) for i in range(array["count"])]
         self.next = 0
         self.again: list[Place] = []
@@ -91,7 +92,8 @@ class Runner:
         while waiting := self._waiting():
             place = waiting[0]
             used = sum(self.arrays[a]["cores"] for a, _ in self.running)
-            if used + self.arrays[place[0]]["cores"] > self.cores:
+            full = used + self.arrays[place[0]]["cores"] > self.cores
+            if full or len(self.running) >= self.at_once:
                 break
             if self.next < len(self.order):
                 self.next += 1
