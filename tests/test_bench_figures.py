@@ -117,6 +117,15 @@ def test_curves_are_means_over_seeds(runs):
             np.testing.assert_allclose(line.get_ydata(), [0.15, 0.25, 0.35])
 
 
+def test_batches_come_in_the_order_of_their_size(runs):
+    for folder in runs[4:]:  # 128 comes before 64, as text
+        config = folder / "config.toml"
+        config.write_text(config.read_text().replace("batch = 32", "batch = 128"))
+    fig = convergence.by_strategy(sources.runs(runs[4:]), "nll", "epoch", "title")
+    labels = [line.get_label() for line in fig.axes[0].lines]
+    assert labels == ["data, batch 64", "data, batch 128"]
+
+
 @pytest.mark.parametrize("figure", ["5", "6", "7", "8"])
 def test_figures_of_a_campaign_are_drawn(runs, tmp_path, figure):
     (made,) = draw(figure, [tmp_path / "runs"], tmp_path / "out")

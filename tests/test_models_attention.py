@@ -46,3 +46,17 @@ def test_bfloat16_is_close_to_float32(monkeypatch):
     half = attention.attend(x.bfloat16(), HEADS)
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), attention.attend(x, HEADS), rtol=0.02, atol=0.02)
+
+
+def test_no_weights_are_kept_in_float32():
+    """They are the largest of all that the backward pass needs."""
+    x = torch.randn(4, TOKENS, 3 * WIDTH, dtype=torch.bfloat16, requires_grad=True)
+    kept = []
+    with (
+        torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
+        attention.attend(x, HEADS)
+    weights = [t for t in kept if t.shape[-2:] == (TOKENS, TOKENS)]
+    assert weights
+    assert {t.dtype for t in weights} == {torch.bfloat16}

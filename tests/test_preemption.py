@@ -8,13 +8,17 @@ import signal
 import textwrap
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from mpi4py import MPI
 from test_training import ranks_of, start, wait_for_step
 
 from hpcsamp.config import seconds
 from hpcsamp.errors import PreemptedError, UsageError
+from hpcsamp.losses import Parts
 from hpcsamp.training import checkpoint
+from hpcsamp.training.agreement import Agreement
 from hpcsamp.training.preemption import Watch, Wish, deadline, reason, stopped
 
 
@@ -100,6 +104,13 @@ def test_signals_are_noted_and_handlers_put_back():
         os.kill(os.getpid(), signal.SIGTERM)
         assert watch.wishes() == Wish.USR2 | Wish.TERM
     assert [signal.getsignal(s) for s in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_all_wishes_are_heard():
+    topology = SimpleNamespace(world=MPI.COMM_SELF, rank=0, data_size=1)
+    parts = Parts(1.0, 0.5)
+    told = Agreement(topology, parts, Wish.USR2 | Wish.TIME).end("now", [])
+    assert told == (parts, Wish.USR2 | Wish.TIME)
 
 
 def test_a_second_interrupt_waits_only_for_a_checkpoint():

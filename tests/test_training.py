@@ -71,16 +71,27 @@ def test_the_grid_does_not_change_what_is_computed(loss, hpcsamp, small, tmp_pat
 def test_best_is_the_state_with_the_best_metric(hpcsamp, small, tmp_path):
     """Also of a run that goes on, which evaluates first if it ended with an epoch."""
     run = tmp_path / "run"
-    options = ("-o", run, "--set=training.best=accuracy", "--set=training.epochs=4")
-    for more in (["--set=training.steps=38"], ["--resume"]):
+    best = run / "checkpoints/best.pt"
+
+    def train(*more):
+        options = ("-o", run, "--set=training.best=accuracy", "--set=training.epochs=5")
         done = hpcsamp(1, "train", small, *options, *more)
         assert done.code == 0, done.err
+
+    train("--set=training.steps=38")
+    train("--set=training.steps=76", "--resume")
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     accuracy = {e["step"]: e["accuracy"] for e in events if e["event"] == "valid"}
     assert list(accuracy) == [19, 38, 57, 76]
-    kept = checkpoint.read(run / "checkpoints/best.pt")
+    kept = checkpoint.read(best)
     assert kept["step"] == max(accuracy, key=lambda step: (accuracy[step], -step))
     assert kept["best"] == -max(accuracy.values())
+    # a best that cannot be beaten is not
+    last = checkpoint.latest(run / "checkpoints")
+    checkpoint.save(last, {**checkpoint.read(last), "best": -1.5})
+    before = best.read_bytes()
+    train("--resume")
+    assert best.read_bytes() == before
 
 
 def test_a_run_folder_holds_what_the_design_says(hpcsamp, small, tmp_path):
