@@ -44,8 +44,8 @@ def _by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor
     (torch 2.13, 65 tokens of 64 numbers: 22.8 against 3.2 ms with the forward pass; in float32 it
     takes 6.4). This keeps ``(N, heads, tokens, tokens)`` weights in bfloat16, which that does not.
     """
-    with torch.autocast(q.device.type, enabled=False):  # it would keep them in float32, too
-        fit = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
-        if mask is not None:
-            fit = fit.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else fit + mask
-        return fit.softmax(-1).to(v.dtype) @ v
+    fit = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
+    if mask is not None:
+        known = mask.dtype == torch.bool
+        fit = fit.masked_fill(~mask, -math.inf) if known else fit + mask.to(fit.dtype)
+    return fit.softmax(-1) @ v
