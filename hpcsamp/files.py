@@ -39,7 +39,7 @@ def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[No
     Parameters
     ----------
     waiting
-        Called if somebody else has it, who is then waited for.
+        Called once if somebody else has it, who is then waited for.
 
     Raises
     ------
@@ -58,6 +58,7 @@ def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[No
 
 def _take(path: Path, waiting: Callable[[], None] | None) -> int:
     """The open file, locked: the one that is there, not one which its last holder has removed."""
+    told = False
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -66,7 +67,9 @@ def _take(path: Path, waiting: Callable[[], None] | None) -> int:
             except BlockingIOError:
                 if waiting is None:
                     raise
-                waiting()
+                if not told:
+                    waiting()
+                told = True
                 fcntl.flock(handle, fcntl.LOCK_EX)
             except OSError:
                 return handle  # a file system without locks
