@@ -287,3 +287,23 @@ training = {{ epochs = 40, evaluate_every = 40 }}
     assert metrics["rmse"] == pytest.approx(0.3, rel=0.25)
     assert metrics["nll"] == pytest.approx(0.215, abs=0.25)
     assert 0.75 < metrics["coverage_90"] <= 1
+
+
+@pytest.mark.parametrize("loss", ["crps", "energy_score", "gaussian_moments_nll", "mean_mse"])
+def test_a_loss_that_leaves_samples_alone_has_a_best_state(loss, hpcsamp, tmp_path):
+    """They have no density, so that there is no NLL to go by; mean_mse gets a noise that fits."""
+    (tmp_path / "load.toml").write_text(f"""
+task = "regression"
+data = {{ path = "load", batch = 32, synthetic = {{ like = "entsoe", items = 100 }} }}
+model = {{ name = "mlp", hidden = [8] }}
+method = {{ samples = 4 }}
+loss = {{ name = "{loss}" }}
+training = {{ epochs = 2 }}
+""")
+    done = hpcsamp(2, "train", "load.toml", "--data", "synthetic", "--output", "run", cwd=tmp_path)
+    assert done.code == 0, done.err
+    events = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    metric = "nll" if loss == "mean_mse" else "rmse"
+    assert ("nll" in events[-1]) == (metric == "nll")
+    scores = [e[metric] for e in events if e["event"] == "valid"]
+    assert checkpoint.read(tmp_path / "run/checkpoints/best.pt")["best"] == min(scores)

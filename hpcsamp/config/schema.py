@@ -170,7 +170,9 @@ class TrainingSection(Section):
     keep: int = Field(2, ge=1, description="checkpoints kept beside the best")
     log_every: int = Field(10, ge=1, description="steps between lines in metrics.jsonl")
     best: Literal["nll", "accuracy", "rmse"] = Field(
-        "nll", description="the metric of the validation items that decides which state is best.pt"
+        "nll",
+        description="the metric of the validation items that decides which state is best.pt; rmse "
+        "in place of nll where the loss leaves samples alone, which have no density",
     )
     memory_check: Literal["refuse", "warn", "off"] = Field(
         "refuse", description="a run whose step needs more memory than the machine has"

@@ -329,8 +329,10 @@ class Trainer:
         if self._noise == "to be fitted":
             self.evaluator.likelihood = noise.fit(self.evaluator, self.method)
         found = self.evaluator.run(self.method)
-        score = found.metrics[self.config.training.best]
-        self.keeper.keep_best(-score if self.config.training.best == "accuracy" else score)
+        best = self.config.training.best
+        if best == "nll" and self._noise == "none":  # samples alone have no density
+            best = "rmse"
+        self.keeper.keep_best(-found.metrics[best] if best == "accuracy" else found.metrics[best])
         self.metrics = found.metrics
         if self.topology.is_root:
             self.folder.log("valid", step=self.method.step, epoch=epoch, **found.metrics)
