@@ -52,7 +52,8 @@ def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[No
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # a file that stays is no lock
+            path.unlink()
         os.close(handle)
 
 
