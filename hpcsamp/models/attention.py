@@ -45,7 +45,8 @@ def _by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor
     takes 6.4). This keeps ``(N, heads, tokens, tokens)`` weights in bfloat16, which that does not.
     """
     fit = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
-    if mask is not None:
-        known = mask.dtype == torch.bool
-        fit = fit.masked_fill(~mask, -math.inf) if known else fit + mask.to(fit.dtype)
+    if mask is not None and mask.dtype == torch.bool:
+        fit = fit.masked_fill(~mask, -math.inf)
+    elif mask is not None:
+        fit = fit + mask.to(fit.dtype)
     return fit.softmax(-1) @ v
