@@ -63,7 +63,7 @@ def test_baselines_see_the_batches_that_hpcsamp_sees(config, tmp_path, ranks):
 
 
 SAME = """
-import sys, torch
+import pathlib, sys, torch
 from hpcsamp import config as configuration
 from hpcsamp.bench.baselines import BASELINES
 from hpcsamp.topology import init
@@ -78,6 +78,9 @@ for _ in range(3):
 for old, p, q in zip(before, serial.network.parameters(), other.network.parameters()):
     torch.testing.assert_close(p, q)
     assert not torch.equal(old, p)
+other.close()
+threads = [name.read_text() for name in pathlib.Path("/proc/self/task").glob("*/comm")]
+assert not [name for name in threads if "gloo" in name], threads
 """
 
 
@@ -107,6 +110,7 @@ for name in sys.argv[2:]:
     if topology.size > 1:
         mine = torch.cat([p.detach().flatten() for p in training.network.parameters()]).numpy()
         assert (topology.world.bcast(mine) == mine).all()  # replicas stay replicas
+    training.close()
 """
 
 

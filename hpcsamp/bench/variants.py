@@ -90,7 +90,9 @@ def runner_of(variant: Variant, stack: ExitStack) -> Runner:
         return Ours(config, topology, variant.steps, stack)
     from hpcsamp.bench.baselines import BASELINES
 
-    return Theirs(BASELINES[variant.name](config, topology), topology, variant.steps)
+    training = BASELINES[variant.name](config, topology)
+    stack.callback(training.close)
+    return Theirs(training, topology, variant.steps)
 
 
 class Ours:

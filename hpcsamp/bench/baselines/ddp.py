@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
+import gc
 from typing import Any
 
 import torch
+
+# its functions hold the process group as a default argument if it is imported later, as DDP does
+import torch.distributed.nn
 from torch import nn
 
 from hpcsamp.bench.baselines import feed, torch_blue
@@ -50,8 +53,6 @@ def join(topology: Topology) -> None:
         rank=topology.rank,
         world_size=topology.size,
     )
-    # a gloo thread that outlives the interpreter's end aborts the process, now and then
-    atexit.register(torch.distributed.destroy_process_group)
 
 
 def _step(
@@ -83,4 +84,12 @@ def _step(
         update.step()
         update.zero_grad()
 
-    return Training(net, step)
+    def close() -> None:
+        # gloo's threads end with the last holder of the group, and DDP is one; a thread that
+        # outlives the interpreter aborts the process, now and then
+        nonlocal ddp
+        del ddp
+        gc.collect()
+        torch.distributed.destroy_process_group()
+
+    return Training(net, step, close)

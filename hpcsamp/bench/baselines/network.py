@@ -15,6 +15,10 @@ from hpcsamp.errors import UsageError
 from hpcsamp.training import build
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass
 class Training:
     """A baseline at work.
@@ -25,10 +29,13 @@ class Training:
         What is trained.
     step
         Takes one training step, feed and all.
+    close
+        Ends what the baseline started beside the interpreter's own threads. Collective.
     """
 
     network: nn.Module
     step: Callable[[], None]
+    close: Callable[[], None] = _nothing
 
 
 def network(config: RunConfig, device: torch.device) -> nn.Module:
