@@ -492,6 +492,9 @@ def test_evaluation_finds_the_likelihood_among_the_arguments():
         ("beta_nll", {"likelihood": "gaussian"}, "predicted_gaussian.*got Gaussian"),
         ("gaussian_moments_nll", {"noise": -1}, "noise .* got -1"),
         ("predictive_nll", {"likelihood": "student_t", "df": -1}, "df .* got -1"),
+        ("crps", {"latitudes": "south"}, r"latitudes = 'south': degrees are needed"),
+        ("crps", {"latitudes": [0, "1"]}, r"latitudes = \[0, '1'\]: degrees are needed"),
+        ("expected_nll", {"likelihood": "categorical"}, "is a loss of classes.* are values"),
         ("no.such:Loss", {}, "No module named"),
         ("math:pi", {}, "not a subclass of hpcsamp.losses.DataLoss"),
     ],
@@ -499,6 +502,23 @@ def test_evaluation_finds_the_likelihood_among_the_arguments():
 def test_wrong_names_are_refused(name, arguments, words):
     with pytest.raises(UsageError, match=words):
         L.make(name, "regression", arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("mean_mse", {}, "'mean_mse' is a loss of values, .* task = 'classification' are classes"),
+        ("beta_nll", {}, "'beta_nll' with a PredictedGaussian likelihood is a loss of values"),
+        (
+            "expected_nll",
+            {"likelihood": "poisson"},
+            "with a Poisson likelihood is a loss of values",
+        ),
+    ],
+)
+def test_losses_of_values_are_refused_for_classes(name, arguments, words):
+    with pytest.raises(UsageError, match=words):
+        L.make(name, "classification", arguments)
 
 
 def test_wrong_options_are_refused():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from hpcsamp.config import suggest
@@ -92,15 +92,17 @@ def make(name: str, task: str, arguments: Mapping[str, Any] | None = None) -> Da
     Raises
     ------
     UsageError
-        For an unknown name or argument.
+        For an unknown name or argument, or a loss of values where the task has classes.
     """
     kind = _find(name)
     accepted = _accepted(kind)
     own = {k: v for k, v in (arguments or {}).items() if k in accepted and k != "likelihood"}
     rest = {k: v for k, v in (arguments or {}).items() if k not in own}
     likelihood = _likelihood(kind.usual_likelihood or _USUAL[task], rest)
+    if name in LOSSES:
+        _check_task(name, task, likelihood if "likelihood" in accepted else None)
     if "latitudes" in own:
-        own["weights"] = latitude_weights(own.pop("latitudes"))
+        own["weights"] = latitude_weights(_degrees(own.pop("latitudes")))
     if "likelihood" in accepted:
         own["likelihood"] = likelihood
     try:
@@ -126,6 +128,26 @@ def _likelihood(usual: str, arguments: Mapping[str, Any]) -> Likelihood:
         raise UsageError(f"loss.arguments of the likelihood {name}: {e}") from None
 
 
+def _check_task(name: str, task: str, likelihood: Likelihood | None) -> None:
+    classes = isinstance(likelihood, Categorical)
+    if classes != (task == "classification"):
+        named = "" if likelihood is None else f" with a {type(likelihood).__name__} likelihood"
+        of, has = ("classes", "values") if classes else ("values", "classes")
+        raise UsageError(
+            f"loss.name = {name!r}{named} is a loss of {of}, but the targets of task = {task!r} "
+            f"are {has}"
+        )
+
+
+def _degrees(given: Any) -> Sequence[float]:
+    if not isinstance(given, list) or not all(isinstance(d, int | float) for d in given):
+        raise UsageError(
+            f"loss.arguments.latitudes = {given!r}: degrees are needed, one for each row of an "
+            f'item (or "data", in a run)'
+        )
+    return given
+
+
 def _accepted(kind: type[DataLoss]) -> set[str]:
     """What a loss takes in a configuration; ``weights`` come from ``latitudes``."""
     names = set(inspect.signature(kind).parameters)
@@ -149,5 +171,5 @@ def _find(name: str) -> type[DataLoss]:
 def _check_name(what: str, name: str, known: Iterable[str], also: str = "") -> None:
     if name not in known:
         raise UsageError(
-            f"{what} = {name!r}{suggest(name, known)}; there is {', '.join(sorted(known))}{also}"
+            f"{what} = {name!r}; there is {', '.join(sorted(known))}{also}{suggest(name, known)}"
         )
