@@ -111,3 +111,45 @@ def test_small_gradients_go_by_mpi_and_large_ones_by_horovod(comm):
     assert small.tolist() == [2] * 8
     assert large.eq(2).all()
     assert choose(topology, "horovod").settings()["smaller_by_mpi_bytes"] == 0
+
+
+@pytest.mark.mpi(ranks=4, timeout=60, unit="s")
+def test_horovod_serves_who_comes_later(comm):
+    """It starts once in a process, with the process sets of who came first."""
+    from hpcsamp.collectives import choose
+    from hpcsamp.topology import init
+
+    for split, by in ((2, "horovod"), (2, "horovod"), (1, "horovod"), ("world", "horovod")):
+        topology = init(split)
+        c = choose(topology, by)
+        of_data, of_all = (torch.full((3,), float(topology.rank)) for _ in range(2))
+        c.data_gradient_sum_(of_data)
+        c.world_sum_(of_all)
+        assert of_data.tolist() == [sum(topology.data_comm.allgather(topology.rank))] * 3
+        assert of_all.tolist() == [6.0] * 3
+
+
+@pytest.mark.mpi(ranks=4, timeout=60, unit="s")
+def test_a_gradient_of_all_before_one_of_data_groups(comm):
+    from hpcsamp.collectives import choose
+    from hpcsamp.topology import init
+
+    topology = init(2)
+    c = choose(topology, "horovod")
+    of_data, of_all = (torch.full((3,), float(topology.rank)) for _ in range(2))
+    c.world_sum_(of_all)
+    c.data_gradient_sum_(of_data)
+    assert of_all.tolist() == [6.0] * 3
+    assert of_data.tolist() == [sum(topology.data_comm.allgather(topology.rank))] * 3
+
+
+@pytest.mark.mpi(ranks=4, timeout=60, unit="s")
+def test_horovod_on_other_ranks_is_refused(comm):
+    from hpcsamp.collectives import choose
+    from hpcsamp.errors import UsageError
+    from hpcsamp.topology import init
+
+    choose(init(), "horovod").world_sum_(torch.ones(3))
+    half = choose(init(comm=comm.Split(comm.rank // 2)), "horovod")
+    with pytest.raises(UsageError, match=r"as rank \d of 4, and cannot be rank \d of 2"):
+        half.world_sum_(torch.ones(3))

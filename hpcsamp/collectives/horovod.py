@@ -10,12 +10,15 @@ from torch import Tensor
 
 from hpcsamp.collectives.mpi import MpiCollectives
 from hpcsamp.errors import UsageError
-from hpcsamp.topology import Topology
+from hpcsamp.topology import Topology, together
 
 #: Compute that one cycle of Horovod's thread takes from its rank's core, in seconds.
 CYCLE_COST = 5e-5
 #: Bounds of the cycle time in seconds.
 SHORTEST_CYCLE, LONGEST_CYCLE = 1e-4, 2.5e-2
+
+#: Those that Horovod was started with in this process, by their ranks.
+_process_sets: dict[tuple[int, ...], Any] = {}
 
 
 def cycle_time(step_seconds: float) -> float:
@@ -77,29 +80,49 @@ class HorovodCollectives(MpiCollectives):
     def start(self, data_groups: bool = False) -> None:
         """Start Horovod with the cycle time that fits the slowest rank's step. Collective.
 
+        It starts once in a process: who comes later finds it with the process sets that it has.
+
         Parameters
         ----------
         data_groups
             Whether gradients are summed over data groups, which then become process sets. (One that
             equals the world would make Horovod fail, and is the global set.)
+
+        Raises
+        ------
+        UsageError
+            If Horovod runs in this process already, on other ranks.
         """
         from mpi4py import MPI
 
-        seconds = self._world.allreduce(self.step_seconds or 0.1, op=MPI.MAX)
-        os.environ.setdefault("HOROVOD_CYCLE_TIME", f"{cycle_time(seconds) * 1e3:.3f}")
-        # The stall check only ever warns unless it is told to end the job.
-        os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", "600")
-        os.environ.setdefault("HOROVOD_LOG_LEVEL", "error")
-        sets = []
-        if data_groups and 1 < self.data_size < self._world.size:
-            sets = [self._hvd.ProcessSet(self._data_comm)]
-        self._hvd.init(comm=self._world, process_sets=sets)
-        self._data_set = sets[0] if sets else self._hvd.global_process_set
+        world, hvd = self._world, self._hvd
+        if not hvd.is_initialized():
+            seconds = world.allreduce(self.step_seconds or 0.1, op=MPI.MAX)
+            os.environ.setdefault("HOROVOD_CYCLE_TIME", f"{cycle_time(seconds) * 1e3:.3f}")
+            # The stall check only ever warns unless it is told to end the job.
+            os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", "600")
+            os.environ.setdefault("HOROVOD_LOG_LEVEL", "error")
+            sets = []
+            if data_groups and 1 < self.data_size < world.size:
+                sets = [hvd.ProcessSet(self._data_comm)]
+            hvd.init(comm=world, process_sets=sets)
+            _process_sets.update({tuple(s.ranks): s for s in sets})
+        with together(world):
+            if (hvd.rank(), hvd.size()) != (world.rank, world.size):
+                raise UsageError(
+                    f"Horovod runs in this process as rank {hvd.rank()} of {hvd.size()}, and "
+                    f"cannot be rank {world.rank} of {world.size} as well; use "
+                    f'parallel.collectives = "mpi"'
+                )
+        ranks = tuple(self._data_comm.allgather(world.rank))
+        everyone = len(ranks) == world.size
+        self._data_set = hvd.global_process_set if everyone else _process_sets.get(ranks)
         self._started = True
 
     def settings(self) -> dict[str, Any]:
         """Name and cycle time."""
-        cycle = float(os.environ["HOROVOD_CYCLE_TIME"]) if self._started else None
+        # Somebody may have started Horovod before, with its own default
+        cycle = float(os.environ.get("HOROVOD_CYCLE_TIME", 1)) if self._started else None
         return {
             "name": self.name,
             "cycle_milliseconds": cycle,
@@ -122,6 +145,9 @@ class HorovodCollectives(MpiCollectives):
             return
         if not self._started:
             self.start(data_groups=True)
+        if self._data_set is None:  # Horovod was started without it
+            super().data_gradient_sum_(x)
+            return
         name = f"hpcsamp.data.{x.numel()}.{x.dtype}"
         self._hvd.allreduce_(x, op=self._hvd.Sum, name=name, process_set=self._data_set)
 
