@@ -6,16 +6,20 @@ import hashlib
 import os
 import subprocess
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 
+@cache
 def packages() -> dict[str, str]:
-    """Version of every installed package."""
-    return {
-        d.metadata["Name"]: d.version
-        for d in sorted(metadata.distributions(), key=lambda d: d.metadata["Name"].lower())
-    }
+    """Version of every installed package; of two of a name the one that is imported."""
+    found: dict[str, str] = {}
+    for distribution in metadata.distributions():
+        about = distribution.metadata  # parsed anew each time
+        if "Name" in about and "Version" in about:  # the rest of a removed one may have neither
+            found.setdefault(about["Name"], about["Version"])
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
 def modules(environment: Mapping[str, str] = os.environ) -> list[str]:

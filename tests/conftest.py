@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -68,6 +69,18 @@ def hpcsamp() -> Callable[..., Done]:
 
     def run(ranks: int, *arguments: str, **options: Any) -> Done:
         return launch(ranks, "-m", "hpcsamp", *map(str, arguments), **options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def commands() -> Callable[..., Done]:
+    """``commands(ranks, ["train", ...], ["evaluate", ...])``: several of them in one job."""
+
+    def run(ranks: int, *lines: list[Any], **options: Any) -> Done:
+        told = json.dumps([[str(a) for a in line] for line in lines])
+        program = Path(__file__).parent / "commands.py"
+        return launch(ranks, "-m", "mpi4py", str(program), told, **options)
 
     return run
 

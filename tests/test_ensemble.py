@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_training import assert_same
 from torch import nn
 
 from hpcsamp import losses
@@ -92,17 +91,3 @@ def test_no_member_knows_of_another():
 def test_anchors_need_a_prior():
     with pytest.raises(UsageError, match=r"method.anchored needs method.prior_std"):
         Ensemble(linear, 3, anchored=True)
-
-
-def test_anchors_are_the_same_on_any_grid(hpcsamp, small, tmp_path):
-    def run(name, ranks, *settings):
-        sets = ["method.name=ensemble", "method.prior_std=1.0", "method.anchored=true", *settings]
-        out = ["--output", tmp_path / name, "--resume"]
-        done = hpcsamp(ranks, "train", small, *out, *[f"--set={s}" for s in sets], timeout=120)
-        assert done.code == 0, done.err
-        return tmp_path / name
-
-    reference = run("one", 1)
-    assert_same(run("three", 3), reference)
-    run("two-two", 4, "parallel.samples=2", "training.steps=20")
-    assert_same(run("two-two", 1), reference)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 
 import pytest
 import torch
-from test_training import assert_same
 from torch import nn
 
 from hpcsamp import losses
@@ -150,28 +148,6 @@ def test_layers_are_found_by_name_or_order():
         LastLayer(Backwards(), layer="heda")
     with pytest.raises(UsageError, match=r"has no nn\.Linear"):
         LastLayer(nn.Conv2d(1, 1, 1))
-
-
-def test_a_run_is_the_same_on_any_grid_and_after_a_stop(hpcsamp, small, tmp_path):
-    def run(folder, ranks, *more):
-        sets = ["method.name=last_layer", "training.epochs=1", "augment.crop=1", *more]
-        out = ["--output", tmp_path / folder, "--resume"]
-        done = hpcsamp(ranks, "train", small, *out, *(f"--set={s}" for s in sets), timeout=120)
-        assert done.code == 0, done.err
-        return tmp_path / folder
-
-    reference = run("one", 1)
-    assert_same(run("three", 3), reference)
-    run("four", 4, "parallel.samples=2", "training.steps=9")
-    assert_same(run("four", 4, "parallel.samples=2"), reference)
-    run("again", 1, "training.steps=9")
-    hashes = [
-        json.loads((p / "summary.json").read_text())["parameters_sha256"]
-        for p in (reference, run("again", 1))
-    ]
-    assert hashes[0] == hashes[1]
-    done = hpcsamp(2, "evaluate", reference)
-    assert done.code == 0, done.err
 
 
 def test_an_unknown_layer_is_one_line(hpcsamp, small, tmp_path):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 
 import pytest
 import torch
-from test_training import assert_same
 from torch import nn
 
 from hpcsamp import losses
@@ -274,35 +272,6 @@ def test_what_changes_from_call_to_call_is_refused():
     out = MCDropout(block)(torch.zeros(2, 1, 4, 4), samples=range(1))
     with pytest.raises(UsageError, match="checkpoint"):
         out.sum().backward()
-
-
-def test_a_run_is_the_same_on_any_grid_and_after_a_stop(hpcsamp, small, tmp_path):
-    def run(folder, ranks, *more):
-        sets = ["method.name=mc_dropout", "method.rate=0.2", "training.epochs=1", *more]
-        sets = [f"--set={s}" for s in ("loss.name=predictive_nll", "method.prior_std=1.0", *sets)]
-        out = ["--output", tmp_path / folder, "--resume"]
-        done = hpcsamp(ranks, "train", small, *out, *sets, timeout=120)
-        assert done.code == 0, done.err
-        return tmp_path / folder
-
-    reference = run("one", 1, "method.masks=item")
-    assert_same(run("three", 3, "method.masks=item", "method.fold=1"), reference)
-    run("four", 4, "method.masks=item", "parallel.samples=2", "training.steps=9")
-    other = run("four", 4, "method.masks=item", "parallel.samples=2")
-    assert_same(other, reference)
-    metrics = [json.loads((p / "summary.json").read_text())["metrics"] for p in (reference, other)]
-    assert metrics[0] == pytest.approx(metrics[1], rel=1e-9)
-    whole = run("whole", 2)
-    run("parts", 2, "training.steps=9")
-    hashes = [
-        json.loads((p / "summary.json").read_text())["parameters_sha256"]
-        for p in (whole, run("parts", 2))
-    ]
-    assert hashes[0] == hashes[1]
-    done = hpcsamp(2, "evaluate", other, "--json", tmp_path / "e.json", "--split", "valid")
-    assert done.code == 0, done.err
-    found = json.loads((tmp_path / "e.json").read_text())["metrics"]
-    assert found["nll"] == pytest.approx(metrics[0]["nll"], rel=1e-9)
 
 
 @pytest.mark.parametrize(

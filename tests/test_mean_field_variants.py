@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 
 import pytest
 import torch
-from test_training import assert_same
 from torch import nn
 
 from hpcsamp import losses
@@ -225,43 +223,6 @@ def test_antithetic_pairs_lower_the_noise_of_the_gradient():
     )
     n = plain.shape[1] // 2  # of the means; that of the deviations is even in the noise
     assert pairs[:, :n].var(0).sum() < 0.3 * plain[:, :n].var(0).sum()
-
-
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [
-        ("flipout", ["method.antithetic=true", "augment.crop=1"]),
-        ("local_reparameterisation", ["loss.name=predictive_nll"]),
-        ("mean_field", ["method.antithetic=true", "method.samples=5"]),
-    ],
-)
-def test_the_grid_does_not_change_what_is_computed(name, settings, hpcsamp, small, tmp_path):
-    def run(folder, ranks, *more):
-        sets = [f"method.name={name}", "training.epochs=1", *settings, *more]
-        sets = [f"--set={s}" for s in sets]
-        out = ["--output", tmp_path / folder, "--resume"]
-        done = hpcsamp(ranks, "train", small, *out, *sets, timeout=120)
-        assert done.code == 0, done.err
-        return tmp_path / folder
-
-    reference = run("one", 1)
-    # three ranks: pairs of samples lie across them; two groups: items come in other batches
-    assert_same(run("three", 3, "method.samples_per_pass=2"), reference)
-    run("four", 4, "parallel.samples=2", "training.steps=9")
-    assert_same(run("four", 4, "parallel.samples=2"), reference)
-
-
-def test_resumed_runs_are_the_same_to_the_bit(hpcsamp, small, tmp_path):
-    weights = []
-    for name, stops in (("whole", ["38"]), ("parts", ["11", "38"])):
-        for steps in stops:
-            sets = ["--set=method.name=flipout", f"--set=training.steps={steps}"]
-            out = ["--output", tmp_path / name, "--resume"]
-            done = hpcsamp(2, "train", small, *out, *sets)
-            assert done.code == 0, done.err
-        weights.append((tmp_path / name / "summary.json").read_text())
-    a, b = (json.loads(w)["parameters_sha256"] for w in weights)
-    assert a == b
 
 
 @pytest.mark.parametrize("kind", VARIANTS)

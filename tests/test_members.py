@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from test_training import assert_same
@@ -65,32 +63,6 @@ def test_an_ensemble_has_its_members_and_no_other_number_of_samples():
         ensemble.prediction_samples(8)
 
 
-def test_an_ensemble_is_the_same_on_any_grid_and_goes_on_on_another(hpcsamp, small, tmp_path):
-    def run(name, ranks, *settings):
-        sets = ["method.name=ensemble", "method.prior_std=1.0", "optimizer.clip=1.0", *settings]
-        sets = [f"--set={s}" for s in sets]
-        out = ["--output", tmp_path / name, "--resume"]
-        done = hpcsamp(ranks, "train", small, *out, *sets, timeout=120)
-        assert done.code == 0, done.err
-        return tmp_path / name
-
-    reference = run("one", 1)
-    assert_same(run("three", 3), reference)
-    assert_same(run("uneven", 4, "method.samples_per_pass=2"), reference)
-    two = run("two-two", 4, "parallel.samples=2")
-    assert_same(two, reference)
-    metrics = [json.loads((p / "summary.json").read_text())["metrics"] for p in (reference, two)]
-    assert metrics[0] == pytest.approx(metrics[1], rel=1e-9)
-    run("other", 2, "training.steps=20", "parallel.samples=none")
-    assert_same(run("other", 4), reference)
-    found = []
-    for ranks in (1, 4):
-        done = hpcsamp(ranks, "evaluate", two, "--json", tmp_path / f"{ranks}.json")
-        assert done.code == 0, done.err
-        found.append(json.loads((tmp_path / f"{ranks}.json").read_text())["metrics"])
-    assert found[0] == pytest.approx(found[1], rel=1e-9)
-
-
 def test_fewer_members_than_ranks_are_refused(hpcsamp, small, tmp_path):
     sets = ["--set=method.name=ensemble", "--set=method.samples=2"]
     done = hpcsamp(3, "train", small, "--output", tmp_path / "run", *sets)
@@ -100,20 +72,15 @@ def test_fewer_members_than_ranks_are_refused(hpcsamp, small, tmp_path):
     assert "3" in done.errors[0]
 
 
-def test_a_sharded_optimiser_is_the_same_on_any_grid(hpcsamp, small, tmp_path):
+def test_a_sharded_state_goes_on_unsharded(hpcsamp, small, tmp_path):
     def run(name, ranks, *settings):
         sets = [f"--set={s}" for s in ("optimizer.clip=0.5", *settings)]
-        out = ["--output", tmp_path / name, "--resume"]
-        done = hpcsamp(ranks, "train", small, *out, *sets, timeout=120)
+        done = hpcsamp(ranks, "train", small, "--output", tmp_path / name, "--resume", *sets)
         assert done.code == 0, done.err
         return tmp_path / name
 
-    reference = run("one", 1)
-    sharded = "optimizer.sharded=true"
-    assert_same(run("three", 3, sharded, "parallel.collectives=mpi"), reference)
-    assert_same(run("two-two", 4, sharded, "parallel.samples=2"), reference)
-    run("other", 3, sharded, "training.steps=20")
-    assert_same(run("other", 2), reference)
+    run("parts", 3, "optimizer.sharded=true", "training.steps=20")
+    assert_same(run("parts", 1), run("whole", 1))
 
 
 def test_only_elementwise_optimisers_can_be_sharded(hpcsamp, small, tmp_path):

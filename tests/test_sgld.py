@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
 import torch
-from test_training import assert_same
 from torch import nn
 
 from hpcsamp import losses
@@ -227,40 +225,6 @@ SETS = (
     "method.name=sgld", "method.prior_std=1.0", "method.cycles=2", "method.snapshots=3",
     "optimizer.name=SGHMC", "optimizer.lr=0.01", "schedule.name=none", "evaluation.samples=18",
 )  # fmt: skip
-
-
-def test_chains_are_the_same_on_any_grid_and_go_on_on_another(hpcsamp, small, tmp_path):
-    def run(name, ranks, *settings):
-        sets = [f"--set={s}" for s in (*SETS, *settings)]
-        out = ["--output", tmp_path / name, "--resume"]
-        done = hpcsamp(ranks, "train", small, *out, *sets, timeout=120)
-        assert done.code == 0, done.err
-        return tmp_path / name
-
-    def metrics(run):
-        return json.loads((run / "summary.json").read_text())["metrics"]
-
-    reference = run("one", 1)
-    three = run("three", 3)
-    assert_same(three, reference)
-    run("two-two", 2, "training.steps=29")  # in the second cycle, between snapshots
-    two = run("two-two", 4, "parallel.samples=2", "method.samples_per_pass=2")
-    assert_same(two, reference)
-    assert metrics(three) == pytest.approx(metrics(reference), rel=1e-9)
-    assert metrics(two) == pytest.approx(metrics(reference), rel=1e-9)
-    stopped = run("stopped", 1, "training.steps=33")
-    assert_same(run("stopped", 1), reference)
-    first, second = (
-        json.loads((p / "summary.json").read_text())["parameters_sha256"]
-        for p in (stopped, reference)
-    )
-    assert first == second  # on one grid to the bit
-    out = ["--split", "valid", "--json", tmp_path / "valid.json", "--set", "parallel.samples=node"]
-    done = hpcsamp(3, "evaluate", two, *out)
-    assert done.code == 0, done.err
-    found = json.loads((tmp_path / "valid.json").read_text())["metrics"]
-    for name in ("nll", "accuracy", "brier"):
-        assert found[name] == pytest.approx(metrics(reference)[name], rel=1e-9), name
 
 
 @pytest.mark.parametrize(

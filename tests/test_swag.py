@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from test_training import assert_same
 from torch import nn
 
 from hpcsamp import losses
@@ -141,31 +138,6 @@ SETS = (
     "optimizer.name=SGD", "optimizer.lr=0.05", "optimizer.momentum=0.9", "schedule.name=none",
     "evaluation.samples=14",
 )  # fmt: skip
-
-
-def test_chains_are_the_same_on_any_grid_and_go_on_on_another(hpcsamp, small, tmp_path):
-    def run(name, ranks, *settings):
-        sets = [f"--set={s}" for s in (*SETS, *settings)]
-        out = ["--output", tmp_path / name, "--resume"]
-        done = hpcsamp(ranks, "train", small, *out, *sets, timeout=120)
-        assert done.code == 0, done.err
-        return tmp_path / name
-
-    def metrics(run):
-        return json.loads((run / "summary.json").read_text())["metrics"]
-
-    reference = run("one", 1)
-    run("two-two", 2, "training.steps=29")  # between two collections
-    for name, *grid in (("three", 3), ("two-two", 4, "parallel.samples=2")):
-        other = run(name, *grid)
-        assert_same(other, reference)
-        assert metrics(other) == pytest.approx(metrics(reference), rel=1e-9)
-    out = ["--split", "valid", "--json", tmp_path / "valid.json", "--set", "parallel.samples=node"]
-    done = hpcsamp(3, "evaluate", tmp_path / "two-two", *out)
-    assert done.code == 0, done.err
-    found = json.loads((tmp_path / "valid.json").read_text())["metrics"]
-    for name in ("nll", "accuracy", "brier"):
-        assert found[name] == pytest.approx(metrics(reference)[name], rel=1e-9), name
 
 
 @pytest.mark.parametrize(

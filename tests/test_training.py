@@ -33,41 +33,6 @@ def assert_same(run: Path, reference: Path) -> None:
     assert (parameters(run) - want).norm() / want.norm() < 1e-10
 
 
-GRIDS = [
-    (2, "node", "horovod", 1),
-    (3, "node", "horovod", 1),
-    (4, "node", "mpi", 4),
-    (4, 2, "horovod", 1),
-    (2, "none", "mpi", 1),
-]
-
-
-@pytest.mark.parametrize("loss", ["expected_nll", "predictive_nll"])
-def test_the_grid_does_not_change_what_is_computed(loss, hpcsamp, small, tmp_path):
-    """Uneven shares (6 samples on 4 ranks) and data groups included, in float64."""
-    crop = int(loss == "predictive_nll")  # once with augmentation, a view per sample
-
-    def run(name, ranks, *settings):
-        sets = [f"--set={s}" for s in (f"loss.name={loss}", f"augment.crop={crop}", *settings)]
-        done = hpcsamp(ranks, "train", small, "--output", tmp_path / name, *sets, timeout=120)
-        assert done.code == 0, done.err
-        return tmp_path / name
-
-    reference = run("one", 1)
-    assert len(losses(reference)) == 38
-    for ranks, samples, transport, k in GRIDS:
-        settings = [f"parallel.samples={samples}", f"parallel.collectives={transport}"]
-        other = run(f"{ranks}-{samples}", ranks, *settings, f"method.samples_per_pass={k}")
-        assert_same(other, reference)
-        summary = json.loads((other / "summary.json").read_text())
-        assert summary["world_size"] == ranks
-        assert summary["collectives"]["name"] == transport
-    metrics = [
-        json.loads((tmp_path / n / "summary.json").read_text())["metrics"] for n in ("one", "4-2")
-    ]
-    assert metrics[0] == pytest.approx(metrics[1], rel=1e-9)
-
-
 def test_best_is_the_state_with_the_best_metric(hpcsamp, small, tmp_path):
     """Also of a run that goes on, which evaluates first if it ended with an epoch."""
     run = tmp_path / "run"

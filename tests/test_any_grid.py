@@ -1,0 +1,133 @@
+"""A run is the same on any grid and goes on on another: methods, losses, options (law 1).
+
+All runs of a grid are trained in one job, whose ranks start once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_sgld import SETS as SGLD
+from test_swag import SETS as SWAG
+from test_training import assert_same, losses
+
+ENSEMBLE = ("method.name=ensemble", "method.prior_std=1.0")
+RUNS: dict[str, tuple[str, ...]] = {
+    "mean_field": (),
+    "views": ("loss.name=predictive_nll", "augment.crop=1"),
+    "antithetic": ("method.antithetic=true", "method.samples=5"),  # a pair across ranks, one alone
+    "flipout": ("method.name=flipout", "method.antithetic=true", "augment.crop=1"),
+    "local_reparameterisation": (
+        "method.name=local_reparameterisation", "loss.name=predictive_nll",
+    ),
+    "last_layer": ("method.name=last_layer", "augment.crop=1"),
+    "mc_dropout": (
+        "method.name=mc_dropout", "method.rate=0.2", "method.masks=item", "method.prior_std=1.0",
+        "loss.name=predictive_nll",
+    ),
+    "mc_dropout_of_samples": ("method.name=mc_dropout", "method.fold=1"),
+    "ensemble": (*ENSEMBLE, "optimizer.clip=1.0"),
+    "anchored": (*ENSEMBLE, "method.anchored=true"),
+    "sgld": SGLD,
+    "swag": SWAG,
+    "sharded": ("optimizer.sharded=true", "optimizer.clip=0.5"),
+    "importance_weights": ("loss.name=importance_weighted_elbo", "data.shuffle=pool"),
+    "alpha": ("loss.name=alpha_divergence", "loss.memory=recompute", "data.reader=memory"),
+    "monte_carlo": ("loss.kl=monte_carlo", "optimizer.name=SGD", "optimizer.momentum=0.9"),
+}  # fmt: skip
+
+#: S = 6 on four ranks and S = 5 on three are uneven; batches of data groups are other items.
+GRIDS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "2": (2, ("parallel.collectives=horovod",)),
+    "3": (3, ("parallel.collectives=mpi", "method.samples_per_pass=2")),
+    "4": (4, ("parallel.collectives=mpi", "method.samples_per_pass=4")),
+    "2x2": (4, ("parallel.samples=2", "parallel.collectives=horovod")),
+    "2x1": (2, ("parallel.samples=none", "parallel.collectives=mpi")),
+}
+
+Train = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def train(commands, small, tmp_path_factory) -> Train:
+    """``train(folder, ranks, *settings)``: all runs in one job, those that are there go on."""
+    root = tmp_path_factory.mktemp("grids")
+
+    def run(folder: str, ranks: int, *settings: str) -> Path:
+        lines = [
+            ["train", small, "--output", root / folder / name, "--resume"]
+            + [f"--set={s}" for s in (*own, *settings)]
+            for name, own in RUNS.items()
+        ]
+        done = commands(ranks, *lines, timeout=240)
+        assert done.code == 0, done.err
+        return root / folder
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def reference(train) -> Path:
+    return train("1", 1)
+
+
+@pytest.fixture(scope="module", params=GRIDS)
+def other(request, train) -> tuple[str, Path]:
+    ranks, settings = GRIDS[request.param]
+    return request.param, train(request.param, ranks, *settings)
+
+
+@pytest.fixture(scope="module")
+def stopped(train) -> Path:
+    train("stopped", 1, "training.steps=29")  # in the second epoch
+    return train("stopped", 1)
+
+
+@pytest.fixture(scope="module")
+def moved(train) -> Path:
+    train("moved", 4, "training.steps=29", "parallel.samples=2")
+    return train("moved", 3)
+
+
+def summary(run: Path) -> dict:
+    return json.loads((run / "summary.json").read_text())
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_grid_does_not_change_what_is_computed(name, other, reference):
+    grid, runs = other
+    assert len(losses(reference / name)) == 38
+    assert_same(runs / name, reference / name)
+    found, wanted = summary(runs / name), summary(reference / name)
+    assert found["metrics"] == pytest.approx(wanted["metrics"], rel=1e-9)
+    assert found["world_size"] == GRIDS[grid][0]
+    assert f"parallel.collectives={found['collectives']['name']}" in GRIDS[grid][1]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_goes_on_to_the_same_bits(name, stopped, reference):
+    assert losses(stopped / name) == losses(reference / name)
+    found, wanted = summary(stopped / name), summary(reference / name)
+    assert found["parameters_sha256"] == wanted["parameters_sha256"]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_goes_on_on_another_grid(name, moved, reference):
+    assert_same(moved / name, reference / name)
+
+
+def test_a_run_is_evaluated_on_another_grid(commands, moved, reference, tmp_path):
+    lines = [
+        ["evaluate", moved / name, "--split", "valid", "--json", tmp_path / f"{name}.json"]
+        for name in RUNS
+    ]
+    done = commands(2, *lines, timeout=120)
+    assert done.code == 0, done.err
+    for name in RUNS:
+        found = json.loads((tmp_path / f"{name}.json").read_text())["metrics"]
+        wanted = summary(reference / name)["metrics"]
+        for metric in ("nll", "accuracy", "brier"):
+            assert found[metric] == pytest.approx(wanted[metric], rel=1e-9), (name, metric)
