@@ -159,6 +159,9 @@ def test_a_set_in_memory_is_read_once_by_the_job(mpi_ranks, comm, scratch):
 def test_a_set_for_memory_that_is_damaged_or_too_large(mpi_ranks, comm, folder, monkeypatch):
     from hpcsamp.data import held
 
+    freed = []
+    free = held.Window.free
+    monkeypatch.setattr(held.Window, "free", lambda window: (freed.append(1), free(window)))
     topology = topology_of("world")
     small = {"batch": 16, "reader": "memory"}
     if comm.rank == 0:
@@ -167,6 +170,7 @@ def test_a_set_for_memory_that_is_damaged_or_too_large(mpi_ranks, comm, folder, 
     kind, message, _ = on_all(comm, lambda: Loader(folder / "images", topology, **small))
     assert kind is DataError
     assert "CRC-32" in message
+    assert freed  # its shared memory has been given back
     monkeypatch.setattr(held, "shared_memory_free", lambda: 9999)
     kind, message, _ = on_all(comm, lambda: Loader(folder / "fields", topology, **small))
     assert kind is UsageError

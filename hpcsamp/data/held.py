@@ -9,7 +9,7 @@ import numpy as np
 
 from hpcsamp.data.dataset import Dataset
 from hpcsamp.data.window import SHARED_MEMORY, Window, shared_memory_free
-from hpcsamp.errors import UsageError
+from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.topology import together
 
 if TYPE_CHECKING:
@@ -63,10 +63,14 @@ class Held:
             raw = self._window.memory[begin : begin + size]
             self._arrays[name] = raw.view(specs[name].dtype).reshape(-1, *specs[name].shape)
             begin += -(-size // 64) * 64
-        with together(world):
-            if world.Get_rank() == 0:
-                for name, values in self._arrays.items():
-                    values[...] = dataset.read_all(name)
+        try:
+            with together(world):
+                if world.Get_rank() == 0:
+                    for name, values in self._arrays.items():
+                        values[...] = dataset.read_all(name)
+        except HpcsampError:
+            self.free()
+            raise
         leads = node.Get_rank() == 0
         leaders = world.Split(0 if leads else MPI.UNDEFINED, world.Get_rank())
         if leads:
