@@ -1,0 +1,103 @@
+"""``hpcsamp plan`` and ``hpcsamp bench calibrate``."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from planning_cases import points, record
+
+from hpcsamp.errors import UsageError
+from hpcsamp.planning import calibration, fit
+
+
+def test_plan(hpcsamp, tmp_path):
+    told = tmp_path / "plan.json"
+    done = hpcsamp(
+        1, "plan", "--model", "swin-era5", "--samples", 16, "--nodes", 2, "--gpus-per-node", 4,
+        "--json", told, "--curve", "--picture", tmp_path / "curve.svg", "--simulate",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "compute estimated" in done.out
+    assert "best: D x P" in done.out
+    found = json.loads(told.read_text())
+    grids = {(s["data_groups"], s["sample_ranks"]) for s in found["splits"]}
+    assert grids == {(1, 8), (2, 4), (4, 2)}
+    best = found["best"]
+    assert sum(best["phases"].values()) == pytest.approx(best["seconds_per_step"])
+    assert best["seconds_per_step"] == min(s["seconds_per_step"] for s in found["splits"])
+    assert found["weights"] == pytest.approx(103e6, rel=0.02)
+    assert best["memory_bytes"] > 16 * found["trained"]  # parameters, gradient, two moments
+    assert [p["nodes"] for p in found["curve"]] == [1, 2]
+    assert found["simulated"]["seconds_per_step"] == pytest.approx(
+        best["seconds_per_step"], rel=0.05
+    )
+    assert "<svg" in (tmp_path / "curve.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["vit-cifar10", "--site", "horeko"], "did you mean 'horeka'.*alps, frontier"),
+        (["vit-cifar10", "--samples", "2", "--nodes", "64", "--batch", "100"],
+         "no grid of 256 ranks: with S = 2 .* D = 128 data groups, and a batch of 100"),
+        (["nothing-there"], "nothing-there is no file, no configuration"),
+        ([], "nothing to plan"),
+        (["vit-cifar10", "--calibration", "no.json"], "--calibration no.json: No such file"),
+        (["--check", "no.jsonl"], "--check no.jsonl: No such file"),
+    ],
+)  # fmt: skip
+def test_bad_plans(arguments, told, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from hpcsamp.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["plan", *arguments])
+    assert isinstance(result.exception, UsageError)
+    assert "\n" not in str(result.exception)
+    assert __import__("re").search(told, str(result.exception)), result.exception
+
+
+def test_check_of_records(tmp_path):
+    from typer.testing import CliRunner
+
+    from hpcsamp.cli import app
+
+    path = tmp_path / "steps.jsonl"
+    path.write_text("".join(json.dumps(record(p)) + "\n" for p in points(noise=0.01)))
+    out = tmp_path / "error.json"
+    result = CliRunner().invoke(app, ["plan", "--check", str(path), "--json", str(out)])
+    assert result.exit_code == 0, result.output
+    found = json.loads(out.read_text())
+    assert found["held_back"]["points"] == len(fit.hold_back(points())[1])
+    assert 0 < found["held_back"]["median"] < 0.03
+    assert "held-back points: median" in result.output
+
+
+def test_calibrate(hpcsamp, tmp_path):
+    out, steps, plan = (tmp_path / n for n in ("c.json", "steps.jsonl", "plan.json"))
+    done = hpcsamp(
+        2, "bench", "calibrate", "mlp-entsoe:small", "vit-cifar10:small", "--batches", "2,8",
+        "--check", "--check-samples", "2,3", "--check-batches", 4, "--repeat", 1,
+        "--collectives", "mpi", "-o", out, "--records", steps, timeout=150,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    found = calibration.load(out)
+    assert found.ranks == 2
+    assert found.draw > 0
+    assert found.link is not None
+    assert [m.name for m in found.models] == ["mlp-entsoe:small", "vit-cifar10:small"]
+    assert all(m.per_item > 0 for m in found.models)
+    measured = fit.read(steps)
+    assert {(p.model, p.samples, p.ranks) for p in measured} == {
+        (m.name, s, r) for m in found.models for s in (2, 3) for r in (1, 2)
+    }
+    done = hpcsamp(
+        1, "plan", "vit-cifar10", "--preset", "small", "--calibration", out, "--json", plan,
+        "--ranks-per-node", 2,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    told = json.loads(plan.read_text())
+    assert (told["origin"], told["site"]) == ("measured", "local")
+    assert "warning" not in done.err
