@@ -16,6 +16,11 @@ from typing import Any
 import pytest
 
 
+def pytest_configure() -> None:
+    """Let SIGTERM end a test run as Ctrl-C does: what fixtures have started is stopped."""
+    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", 128 + signal.SIGTERM))
+
+
 @dataclass
 class Done:
     """An ended command."""
