@@ -88,12 +88,15 @@ class Case:
         return Survey(Campaign(self.file), Store(self.folder).load())
 
     def wait(self, *words: str, timeout: float = 60) -> dict[str, int]:
-        """Until no point waits or runs; or until these states, and no others, are left."""
+        """Until no job waits or runs; or until these states, and no others, are left.
+
+        A point is done as soon as its products are there; its job ends a little later.
+        """
         end = time.monotonic() + timeout
         while True:
-            counts = self.survey().counts()
-            over = set(counts) <= set(words) if words else not {"queued", "running"} & set(counts)
-            if over:
+            survey = self.survey()
+            counts = survey.counts()
+            if set(counts) <= set(words) if words else not survey.live:
                 return dict(counts)
             assert time.monotonic() < end, self("status")
             time.sleep(0.1)
