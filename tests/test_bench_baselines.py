@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack, suppress
 
 import pytest
+import torch
 from conftest import launch
+
+from hpcsamp.bench import baselines, variants
+from hpcsamp.bench.baselines.network import Training
 
 CONFIG = """
 seed = 3
@@ -141,6 +146,21 @@ def test_bench_baselines_prints_ratios(hpcsamp, tmp_path):
     found = [json.loads(line) for line in (tmp_path / "baselines.jsonl").read_text().splitlines()]
     assert [r["variant"] for r in found] == ["hpcsamp"] * 3 + ["plain", "ddp_sampling"]
     assert all(len(r["peak_rss_mb"]) == r["world_size"] for r in found)
+
+
+@pytest.mark.parametrize("fault", [False, True])
+def test_a_baseline_is_closed_unless_there_was_a_fault(fault, monkeypatch):
+    """Closing waits for threads, and those perhaps for a rank that has failed."""
+    closed = []
+    training = Training(torch.nn.Linear(1, 1), lambda: None, lambda: closed.append(1))
+    monkeypatch.setitem(baselines.BASELINES, "fake", lambda config, topology: training)
+    monkeypatch.setattr(variants, "prepared", lambda variant: (None, None))
+    variant = variants.Variant("fake", "fake", "c.toml", None, (), 2)
+    with suppress(ValueError), ExitStack() as stack:
+        variants.runner_of(variant, stack)
+        if fault:
+            raise ValueError
+    assert closed == [1] * (not fault)
 
 
 def test_bench_baselines_refuses_unknown_ones(hpcsamp):

@@ -92,7 +92,8 @@ def make(name: str, task: str, arguments: Mapping[str, Any] | None = None) -> Da
     Raises
     ------
     UsageError
-        For an unknown name or argument, or a loss of values where the task has classes.
+        For an unknown name or argument, a loss of values where the task has classes or the other
+        way round, or latitudes that are no numbers.
     """
     kind = _find(name)
     accepted = _accepted(kind)
