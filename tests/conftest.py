@@ -42,12 +42,18 @@ def environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_COMM", "PMIX", "OPAL"))}
 
 
-def launch(ranks: int, *arguments: str, timeout: float = 60, cwd: Path | None = None) -> Done:
+def launch(
+    ranks: int,
+    *arguments: str,
+    timeout: float = 60,
+    cwd: Path | None = None,
+    python: str | Path = sys.executable,
+) -> Done:
     """Run ``python ARGUMENTS`` on some ranks; a job that hangs fails the test."""
     mpirun = shutil.which("mpirun")
     if mpirun is None:
         pytest.skip("mpirun was not found")
-    command = [sys.executable, *arguments]
+    command = [str(python), *arguments]
     if ranks > 1:
         command = [mpirun, "-n", str(ranks), *command]
     process = subprocess.Popen(

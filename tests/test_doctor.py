@@ -22,9 +22,9 @@ from hpcsamp.doctor.software import cpu_flags, packages
 from hpcsamp.doctor.storage import file_system_of, locking, parallel_hdf5, room
 
 NAMES = [
-    "Python", "packages", "torch", "bfloat16", "torch_blue", "torchvision", "file system",
-    "shared memory", "MPI", "MPI threads", "MPI allreduce", "waiting ranks", "Horovod",
-    "parallel HDF5", "cores", "threads", "GPU", "job", "grid",
+    "Python", "packages", "package", "torch", "bfloat16", "torch_blue", "torchvision",
+    "file system", "shared memory", "MPI", "MPI threads", "MPI allreduce", "waiting ranks",
+    "Horovod", "parallel HDF5", "cores", "threads", "GPU", "job", "grid",
 ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hpcsamp.doctor import job, parallel, ranks, software, storage
+from hpcsamp.doctor import job, package, parallel, ranks, software, storage
 from hpcsamp.doctor.check import Check, NoAnswerError, bounded, merge
 from hpcsamp.doctor.ranks import RankPlace
 
@@ -21,6 +21,7 @@ LIMIT = 60.0
 ALONE: tuple[tuple[str, Callable[[], Check]], ...] = (
     ("Python", software.python),
     ("packages", software.packages),
+    ("package", package.whole),
     ("torch", software.torch),
     ("bfloat16", software.bfloat16),
     ("torch_blue", software.torch_blue),

@@ -1,0 +1,1 @@
+"""The posterior predictive: its distribution, metrics and files."""
