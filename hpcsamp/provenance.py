@@ -42,7 +42,11 @@ def launcher(environment: Mapping[str, str]) -> str:
 
 
 def git_diff(folder: Path) -> tuple[str, bytes] | None:
-    """Commit and uncommitted difference of the checkout that holds ``folder``, or None."""
+    """Commit and uncommitted difference of the checkout that ``folder``, a package, belongs to.
+
+    None if there is no such checkout. An environment within the checkout of something else does
+    not belong to it: its files are not tracked there.
+    """
 
     def git(*arguments: str) -> bytes:
         return subprocess.run(
@@ -53,6 +57,7 @@ def git_diff(folder: Path) -> tuple[str, bytes] | None:
         ).stdout
 
     try:
+        git("ls-files", "--error-unmatch", "--", "__init__.py")
         return git("rev-parse", "HEAD").decode().strip(), git("diff", "HEAD")
     except (OSError, subprocess.SubprocessError):
         return None

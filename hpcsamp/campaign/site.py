@@ -87,7 +87,11 @@ class Site(BaseModel):
         for place in places:
             if place.is_file():
                 return place.resolve()
-        raise UsageError(f'site.env = "{self.env}": there is no file {places[0]}')
+        raise UsageError(
+            f'site.env = "{self.env}": there is no file {places[0]}; the files of envs/ come with '
+            f'the checkout or the source distribution: name one of yours, or "" if the '
+            f"environment of the submission is the one to use"
+        )
 
 
 def names() -> list[str]:
