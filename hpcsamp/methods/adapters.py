@@ -7,9 +7,10 @@ what was learnt.
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,9 +51,14 @@ class Adapter(ABC):
 
     slots: list[Slot]
     fixed: dict[str, nn.Parameter]  # parameters that stay deterministic
+    trained: set[str]  # names of all parameters of the module that show what is trained
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
+
+    def constants(self) -> dict[str, Tensor]:
+        """Frozen parameters and buffers by name, not copied."""
+        return constants_of(self.module, self.trained)
 
     @abstractmethod
     def call(self, weights: Sequence[Tensor], fixed: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -110,6 +116,7 @@ class PlainAdapter(Adapter):
                 )
             )
             self._names.append(name)
+        self.trained = {*self._names, *self.fixed}
 
     def call(self, weights: Sequence[Tensor], fixed: dict[str, Tensor], x: Tensor) -> Tensor:
         """Evaluate with one tensor per slot."""
@@ -167,7 +174,9 @@ class TorchBlueAdapter(Adapter):
                 part.variational_distribution[variable] = supplied
                 self._supplied.append(supplied)
                 self._owners.append((part, mean_name, std_name))
-        self.fixed = {n: p for n, p in module.named_parameters() if id(p) not in owned}
+        named = dict(module.named_parameters())
+        self.fixed = {n: p for n, p in named.items() if id(p) not in owned and p.requires_grad}
+        self.trained = {n for n, p in named.items() if id(p) in owned or n in self.fixed}
 
     def call(self, weights: Sequence[Tensor], fixed: dict[str, Tensor], x: Tensor) -> Tensor:
         """Evaluate with one tensor per slot."""
@@ -251,6 +260,12 @@ def _norm_parameters(module: nn.Module) -> set[str]:
         if isinstance(part, kinds)
         for name, _ in part.named_parameters(recurse=False)
     }
+
+
+def constants_of(module: nn.Module, trained: Collection[str]) -> dict[str, Tensor]:
+    """Parameters and buffers of a module by name, not copied, but for those that are trained."""
+    named = itertools.chain(module.named_parameters(), module.named_buffers())
+    return {name: value.detach() for name, value in named if name not in trained}
 
 
 def refuse_batch_norm(module: nn.Module) -> None:

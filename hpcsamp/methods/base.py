@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -145,6 +146,24 @@ class Method(nn.Module):
     @abstractmethod
     def named_variational(self) -> Iterator[tuple[str, Tensor]]:
         """Every trained tensor in the shape and under the name of its layer."""
+
+    def constants(self) -> dict[str, Tensor]:
+        """Frozen parameters and buffers of the wrapped module by name, as it holds them.
+
+        What is registered with the method itself is not among them.
+        """
+        return {}
+
+    def held(self) -> dict[str, Tensor]:
+        """Every tensor that the outputs depend on, by name.
+
+        These are what is trained, what the method keeps, and the constants of the module. Replicas
+        have the same names in the same order and must have the same values; a tensor may be written
+        to in place.
+        """
+        own = itertools.chain(self.named_parameters(), self.named_buffers())
+        constants = {f"constants.{name}": value for name, value in self.constants().items()}
+        return {name: value.detach() for name, value in own} | constants
 
     @contextmanager
     def accumulating(self) -> Iterator[Accumulator]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hpcsamp.errors import UsageError
-from hpcsamp.methods.adapters import refuse_batch_norm, refuse_dropout
+from hpcsamp.methods.adapters import constants_of, refuse_batch_norm, refuse_dropout
 
 
 class FlatModule:
@@ -67,6 +67,10 @@ class FlatModule:
         owned = dict(self.module.named_parameters())
         for name, view in self.named(flat.detach()):
             owned[name].data = view
+
+    def constants(self) -> dict[str, Tensor]:
+        """Frozen parameters and buffers by name, not copied."""
+        return constants_of(self.module, self.names)
 
 
 def flat_weights(module: nn.Module) -> Tensor:

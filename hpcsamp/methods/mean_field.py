@@ -261,6 +261,10 @@ class MeanField(Method):
         for name, value in self._fixed_views().items():
             yield name, value.detach()
 
+    def constants(self) -> dict[str, Tensor]:
+        """See :meth:`Method.constants`."""
+        return self._adapter[0].constants()
+
     def _evaluate(self, weights: Tensor, x: Tensor) -> Tensor:
         accumulator = self._accumulator
         variables = self._views(weights) if accumulator is None else accumulator.variables

@@ -186,6 +186,10 @@ class Members(Method):
         """``(s, *shape)`` weights of each layer, of this rank's members."""
         yield from self.network.named(self.weights.detach())
 
+    def constants(self) -> dict[str, Tensor]:
+        """See :meth:`Method.constants`."""
+        return self.network.constants()
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Move or convert: the module's buffers follow."""
         self.network.module._apply(fn)
