@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
+import torch
 
 LIMIT = 40  # seconds from start to end: 20 for the job to end, 20 for ranks to start on a busy core
 
@@ -56,12 +58,37 @@ def trained(hpcsamp, small, tmp_path_factory):
     return run
 
 
-def test_a_truncated_checkpoint(hpcsamp, small, trained, tmp_path):
-    run = shutil.copytree(trained, tmp_path / "run")
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 4
+    path.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_is_put_aside(hpcsamp, commands, small, trained, tmp_path):
+    """Resume goes on from the one before; what a file of the format without a seal is good for."""
+    run, old = (shutil.copytree(trained, tmp_path / name) for name in ("run", "old"))
     last = max((run / "checkpoints").glob("step-*.pt"))
-    last.write_bytes(last.read_bytes()[:-500])
-    done = hpcsamp(2, "train", small, "--output", run, "--resume", timeout=LIMIT)
-    refused(done, 1, last.name, "damaged")
+    flip(last, last.stat().st_size // 2)  # within the tensors: torch reads it without a word
+    assert torch.load(last, weights_only=True)["version"] == 2
+    for path in (old / "checkpoints").glob("*.pt"):
+        torch.save({**torch.load(path, weights_only=True), "version": 1}, path)
+
+    asked = ["train", small, "--output", run, "--resume"]
+    done = commands(2, asked, ["evaluate", old], timeout=2 * LIMIT)
+    assert done.code == 0, done.err
+    assert done.err.count(f"{last} ") == 1
+    assert "is damaged" in done.err
+    assert last.with_name(last.name + ".damaged").is_file()
+    ends = [torch.load(r / "checkpoints" / last.name)["method"] for r in (run, trained)]
+    for name, value in ends[0].items():
+        torch.testing.assert_close(value, ends[1][name], rtol=1e-10, atol=1e-12)
+    assert done.err.count("written before files were sealed") == 1
+    assert json.loads((old / "evaluation/test.json").read_text())["metrics"]["accuracy"] > 0.5
+
+    refused(
+        hpcsamp(1, "train", small, "--output", old, "--resume", timeout=LIMIT),
+        1, "format version 1", "evaluate", "another --output",
+    )  # fmt: skip
 
 
 def test_a_checkpoint_of_another_configuration(hpcsamp, small, trained, tmp_path):

@@ -17,6 +17,7 @@ FLOORS = [
         "files",
         "provenance",
         "runtime",
+        "sealing",
         "streams",
         "topology",
         "config",

@@ -3,6 +3,9 @@
 ``checkpoints/step-00000100.pt`` holds the parameters, the optimiser, the schedule, where the run
 stands, its configuration and the dataset's uid. All draws are counted (law 1), so nothing of the
 random state has to be kept, and a run may go on on another number of ranks.
+
+Format version 2 is sealed (:mod:`hpcsamp.sealing.archive`). Version 1 was not: such a checkpoint
+can be evaluated, but no run goes on from it.
 """
 
 from __future__ import annotations
@@ -15,8 +18,11 @@ from typing import Any
 import torch
 
 from hpcsamp.errors import CheckpointError
+from hpcsamp.sealing import DamagedError, archive
 
-VERSION = 1
+VERSION = 2
+UNSEALED = 1
+"""The last format version without a seal."""
 
 #: Keys that may differ between a checkpoint and the run that goes on from it: they do not change
 #: what is computed.
@@ -48,8 +54,9 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
     """
     temporary = path.with_name(f".{path.name}.part")
     try:
-        with temporary.open("wb") as f:
+        with temporary.open("w+b") as f:
             torch.save({"version": VERSION, **content}, f)
+            archive.seal(f)
             f.flush()
             os.fsync(f.fileno())
         temporary.replace(path)
@@ -64,27 +71,42 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint.
+    """Read a checkpoint whose every byte is what was written.
+
+    Returns
+    -------
+    dict
+        What was saved, and its format ``version``. In :data:`UNSEALED` only the tensors and the
+        outline of the rest have been compared with their checksums.
 
     Raises
     ------
     CheckpointError
-        If it is missing, truncated, or of another format version.
+        If it is missing, damaged, or of another format version.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}")
     try:
+        sealed = archive.check(path)
         content = torch.load(path, map_location=device, weights_only=True)
+    except DamagedError as e:
+        raise _damaged(path, e) from None
     except Exception as e:  # torch reports damage as RuntimeError, EOFError, UnpicklingError ...
-        reason = str(e).split("\n")[0] or type(e).__name__
-        raise CheckpointError(
-            f"checkpoint {path} ({path.stat().st_size} bytes) is damaged ({reason}); "
-            f"remove it to go on from the one before"
-        ) from e
+        raise _damaged(path, str(e).split("\n")[0] or type(e).__name__) from e
     found = content.get("version") if isinstance(content, dict) else None
-    if found != VERSION:
+    if found not in (UNSEALED, VERSION):
         raise CheckpointError(f"checkpoint {path} has format version {found}, this is {VERSION}")
+    if found != UNSEALED and not sealed:
+        raise _damaged(path, "its seal is missing")
     return dict(content)
+
+
+def _damaged(path: Path, reason: object) -> CheckpointError:
+    size = path.stat().st_size if path.exists() else 0
+    return CheckpointError(
+        f"checkpoint {path} ({size} bytes) is damaged ({reason}); train --resume goes on from the "
+        f"newest whole one, evaluate and predict read another by --checkpoint"
+    )
 
 
 def step_path(folder: Path, step: int) -> Path:
@@ -95,6 +117,58 @@ def step_path(folder: Path, step: int) -> Path:
 def latest(folder: Path) -> Path | None:
     """The newest checkpoint, or None."""
     return max(folder.glob("step-*.pt"), default=None)
+
+
+def newest_whole(folder: Path) -> tuple[Path | None, dict[Path, str]]:
+    """Find the checkpoint that a run goes on from.
+
+    Returns
+    -------
+    path
+        None if there are no checkpoints at all.
+    damaged
+        What is wrong with each newer one.
+
+    Raises
+    ------
+    CheckpointError
+        If there are checkpoints and none is whole, or the newest whole one is of a format without
+        a seal.
+    """
+    damaged: dict[Path, str] = {}
+    for path in sorted(folder.glob("step-*.pt"), reverse=True):
+        try:
+            version = VERSION if archive.check(path) else read(path)["version"]
+        except (CheckpointError, DamagedError, OSError) as e:
+            damaged[path] = str(e if isinstance(e, CheckpointError) else _damaged(path, e))
+            continue
+        if version == UNSEALED:
+            raise CheckpointError(
+                f"checkpoint {path} has format version {UNSEALED}, which has no seal: evaluate and "
+                f"predict read it, but no run goes on from it; train anew into another --output"
+            )
+        return path, damaged
+    if damaged:
+        raise CheckpointError(
+            f"{next(iter(damaged.values()))}; no other of the {len(damaged)} checkpoints is whole: "
+            f"remove {folder} to begin again"
+        )
+    return None, damaged
+
+
+def put_aside(path: Path) -> Path:
+    """Rename a damaged checkpoint, so that it is no longer taken for one.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be renamed.
+    """
+    aside = path.with_name(f"{path.name}.damaged")
+    try:
+        return path.replace(aside)
+    except OSError as e:
+        raise CheckpointError(f"cannot rename the damaged checkpoint {path}: {e.strerror}") from e
 
 
 def prune(folder: Path, keep: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,17 +62,21 @@ class Keeper:
     best: float = math.inf
 
     def restore(self) -> int:
-        """Put the newest checkpoint in place; returns its step, 0 if there is none.
+        """Put the newest whole checkpoint in place; returns its step, 0 if there is none.
+
+        Newer ones that are damaged are renamed, and said on standard error.
 
         Raises
         ------
         CheckpointError
-            If it is damaged, or of a run that computes something else; the same on all ranks.
+            If none is whole, or it is of a run that computes something else; the same on all ranks.
         """
         # One rank looks: a shared file system may show others an older folder.
-        path = self.topology.world.bcast(
-            checkpoint.latest(self.folder.checkpoints) if self.topology.is_root else None
-        )
+        with together(self.topology.world):
+            found: tuple[Path | None, dict[Path, str]] = (None, {})
+            if self.topology.is_root:
+                found = checkpoint.newest_whole(self.folder.checkpoints)
+        path, damaged = self.topology.world.bcast(found)
         if path is None:
             return 0
         with together(self.topology.world):
@@ -88,6 +93,12 @@ class Keeper:
                 self.schedule.load_state_dict(content["schedule"])
             self.best = content["best"]
             self.method.step = self.saved = content["step"]
+            if self.topology.is_root:
+                for newer, reason in damaged.items():
+                    aside = checkpoint.put_aside(newer)
+                    sys.stderr.write(
+                        f"hpcsamp: {reason}; it is now {aside.name}, going on from {path.name}\n"
+                    )
         return self.saved
 
     def keep(self) -> Path:

@@ -75,11 +75,12 @@ class Trainer:
             self.watch = preemption.Watch(end, config.training.time_margin)
             stack.enter_context(self.watch)
             self._build(stack)
+            # before anything is written: a run that is refused leaves its folder as it was
+            step = self.keeper.restore() if self._resume else 0
             with together(topology.world):
                 if topology.is_root:
                     self.folder.prepare(config, self._resume)
             start = provenance.collect(topology, config.seed)
-            step = self.keeper.restore() if self._resume else 0
             with together(topology.world):
                 if topology.is_root:
                     self.folder.forget_after(step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,11 @@ def restore(
     path = topology.world.bcast(path)
     with together(topology.world):
         saved = checkpoint.read(path, topology.device)
+        if saved["version"] == checkpoint.UNSEALED and topology.is_root:
+            sys.stderr.write(
+                f"hpcsamp: checkpoint {path} was written before files were sealed (format version "
+                f"{checkpoint.UNSEALED}): damage to it may go unnoticed\n"
+            )
         before, now = build.table_of(saved["config"]), build.table_of(config)
         checkpoint.check_config(path, before, now)
         trained = read_manifest(config.data.path)
