@@ -154,7 +154,7 @@ def test_any_grid_gives_the_same(runs, serial, script, tmp_path, ranks, samples)
                     if a[key].dtype.kind == "O":
                         assert a[key][:].tolist() == b[key][:].tolist()
                     else:
-                        assert np.allclose(a[key][:], b[key][:], rtol=1e-10, atol=1e-10), key
+                        assert np.allclose(a[key][:], b[key][:], rtol=1e-10, atol=1e-10, equal_nan=True), key
 
 
 # What is in the files -----------------------------------------------------------------------------
@@ -207,7 +207,9 @@ def test_metrics_are_those_of_the_predictions_in_physical_units(serial, name):
         np.sqrt((error**2 * weight).mean(over)).values, rel=1e-9
     )
     assert told["rows"]["bias"] == pytest.approx((error * weight).mean(over).values, rel=1e-7)
-    spread = np.sqrt((found["std"] ** 2 * weight).mean(over)).values
+    samples = told["samples"]  # std is that of the mixture, spread an unbiased estimate
+    unbiased = found["std_aleatoric"] ** 2 + found["std_epistemic"] ** 2 * samples / (samples - 1)
+    spread = np.sqrt((unbiased * weight).mean(over)).values
     assert told["rows"]["spread"] == pytest.approx(spread, rel=1e-9)
     assert set(told["metrics"]) <= told["definitions"].keys()
     total = found["std_aleatoric"] ** 2 + found["std_epistemic"] ** 2
@@ -234,8 +236,16 @@ def test_samples_without_noise_are_scored_as_they_are(serial):
     score = abs(y - t[:, None]).mean(1) - abs(y[:, :, None] - y[:, None]).mean((1, 2)) / 2
     assert told["metrics"]["crps"] == pytest.approx(score.mean(), rel=1e-9)
     rank = (y < t[:, None]).sum(1)
-    pit = np.histogram((rank + 0.5) / 6, 20, (0, 1))[0] / rank.size
-    assert told["reliability"]["pit"] == pytest.approx(pit, abs=1e-12)
+    edges = np.linspace(0, 1, 21)  # a target of rank r is spread evenly over r/6 .. (r + 1)/6
+    cdf = np.clip(6 * edges[:, None] - rank.ravel(), 0, 1).mean(1)
+    assert told["reliability"]["pit"] == pytest.approx(np.diff(cdf), abs=1e-12)
+    assert told["unattained"].keys() == {"coverage_80", "coverage_90", "coverage_95"}
+    ordered = np.sort(y, axis=1)  # 5 samples: from the least to the largest is 4/6
+    hit = (t >= ordered[:, 0]) & (t <= ordered[:, -1])
+    inner = (t >= ordered[:, 1]) & (t <= ordered[:, -2])
+    share = (0.5 - 1 / 3) / (2 / 3 - 1 / 3)  # coverage between two levels is interpolated
+    expected = inner.mean() + share * (hit.mean() - inner.mean())
+    assert told["metrics"]["coverage_50"] == pytest.approx(expected, abs=1e-12)
 
 
 def test_noise_is_chosen_by_the_validation_split(runs, serial, script):
@@ -318,14 +328,15 @@ def test_distribution_functions_of_every_likelihood():
     rate = y.exp().numpy()
     k = counts.numpy()
     for likelihood, outputs, target, expected in (
-        (Gaussian(0.7), y, t, stats.norm(y, 0.7).cdf(t)),
-        (PredictedGaussian(), wide, t, stats.norm(y, std).cdf(t)),
-        (StudentT(3.0, 0.5), y, t, stats.t(3, y, 0.5).cdf(t)),
-        (Poisson(), y, counts, (stats.poisson(rate).cdf(k) + stats.poisson(rate).cdf(k - 1)) / 2),
-        (Samples(), y, t, (y < t).double().numpy()),
+        (Gaussian(0.7), y, t, [stats.norm(y, 0.7).cdf(t)] * 2),
+        (PredictedGaussian(), wide, t, [stats.norm(y, std).cdf(t)] * 2),
+        (StudentT(3.0, 0.5), y, t, [stats.t(3, y, 0.5).cdf(t)] * 2),
+        (Poisson(), y, counts, [stats.poisson(rate).cdf(k - 1), stats.poisson(rate).cdf(k)]),
+        (Samples(), y, t, [(y < t).double().numpy()] * 2),
     ):
         got = distribution_function(likelihood, outputs, target)
-        assert got.numpy() == pytest.approx(expected, abs=1e-12), likelihood
+        for mine, true in zip(got, expected, strict=True):
+            assert mine.numpy() == pytest.approx(true, abs=1e-12), likelihood
 
 
 # Faults -------------------------------------------------------------------------------------------

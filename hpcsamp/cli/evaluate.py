@@ -77,6 +77,9 @@ def _show(run: Path, result: dict[str, Any], explain: bool, json_file: Path | No
     if "weights" in said:
         title += f"; {said['weights']}"
     show(title, columns, table, json_file=json_file, data=result)
+    for why in sorted(set(result["unattained"].values())):
+        left_out = ", ".join(k for k, v in result["unattained"].items() if v == why)
+        print(f"not attained: {left_out} ({why})")
     rows = result["rows"]
     if rows:
         names = [k for k in rows if k not in NOT_METRICS]

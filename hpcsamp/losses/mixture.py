@@ -25,9 +25,11 @@ def log_mean_exp(log_p: Tensor, samples: int, group: Collectives) -> Tensor:
     Returns
     -------
     Tensor
-        ``(...)``. Two exchanges of that size: the maximum as a shift, then the sum.
+        ``(...)``. Two exchanges of that size: the maximum as a shift, then the sum. The mean of
+        probabilities that are all exactly 0 is 0: its logarithm is minus infinity, not NaN.
     """
     shift = group.max_over_samples(log_p.max(0).values)
+    shift = shift.masked_fill(shift.isinf(), 0)  # inf - inf is NaN
     total = group.sum_over_samples((log_p - shift).exp().sum(0))
     return total.log() + shift - math.log(samples)
 

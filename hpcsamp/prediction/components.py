@@ -31,25 +31,35 @@ def normal_components(likelihood: Likelihood) -> bool:
     return isinstance(likelihood, Gaussian | PredictedGaussian | Samples)
 
 
-def distribution_function(likelihood: Likelihood, outputs: Tensor, target: Tensor) -> Tensor | None:
-    """``P(value <= target | output)`` of each sample and value, ``(s, *target.shape)`` float64.
+def distribution_function(
+    likelihood: Likelihood, outputs: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    """``P(value < target)`` and ``P(value <= target)`` given the output of each sample.
 
-    Of counts the mean of ``P(value < t)`` and ``P(value <= t)``. None if the likelihood is of a
-    kind that is not known here.
+    Returns
+    -------
+    tuple or None
+        ``(s, *target.shape)`` float64 each, the same tensor twice if the distribution is
+        continuous. None if the distribution function of the likelihood is not known here.
     """
     at = target.double()
-    if isinstance(likelihood, Gaussian | PredictedGaussian | Samples):
+    if isinstance(likelihood, Samples):
+        mean = likelihood.moments(outputs, target)[0].double()
+        return (mean < at).double(), (mean <= at).double()
+    if isinstance(likelihood, Gaussian | PredictedGaussian):
         mean, variance = likelihood.moments(outputs, target)
-        return normal_cdf(mean.double(), variance.double().sqrt(), at)
+        u = normal_cdf(mean.double(), variance.double().sqrt(), at)
+        return u, u
     if isinstance(likelihood, StudentT):
         from scipy import special  # comes with scikit-learn
 
         z = (at - like_target(wide(outputs), target).double()) / likelihood.scale
-        return torch.from_numpy(special.stdtr(likelihood.df, z.cpu().numpy())).to(z.device)
+        u = torch.from_numpy(special.stdtr(likelihood.df, z.cpu().numpy())).to(z.device)
+        return u, u
     if isinstance(likelihood, Poisson):
         rate = likelihood.moments(outputs, target)[0].double()
         at = at.expand_as(rate)
         up_to = torch.special.gammaincc(at + 1, rate)
         before = torch.where(at > 0, torch.special.gammaincc(at.clamp_min(1e-300), rate), 0.0)
-        return (up_to + before) / 2
+        return before, up_to
     return None

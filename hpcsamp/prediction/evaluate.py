@@ -15,7 +15,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.losses import Likelihood
 from hpcsamp.methods import Method
 from hpcsamp.prediction import items
-from hpcsamp.prediction.components import normal_components
+from hpcsamp.prediction.components import Samples, normal_components
 from hpcsamp.prediction.coordinates import read_coordinates
 from hpcsamp.prediction.gathered import of_all_samples
 from hpcsamp.prediction.metrics import (
@@ -57,6 +57,8 @@ class Evaluation:
         Unit of each metric that has one.
     definitions
         What each metric is.
+    unattained
+        Metrics that so few samples do not have, and why, by name.
     scores
         Of all items ``(N,)`` float64 by name (:data:`SCORES`), if asked for.
     """
@@ -66,6 +68,7 @@ class Evaluation:
     rows: dict[str, Any] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
     definitions: dict[str, str] = field(default_factory=dict)
+    unattained: dict[str, str] = field(default_factory=dict)
     scores: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -150,7 +153,8 @@ class Evaluator:
         if scores is not None:
             found.scores = self._gather(scores)
             if self.dataset.classes is not None:
-                curve = risk_coverage(found.scores["wrong"], found.scores["confidence"])
+                scored = found.scores["confidence"]
+                curve = risk_coverage(found.scores["wrong"], scored, self.resolution)
                 found.metrics |= selective(curve)
                 found.reliability["risk"] = _thinned(curve)
         else:
@@ -188,6 +192,16 @@ class Evaluator:
                 self._keep(scores, batch, *(_mean(t) for t in (v.aleatoric + v.epistemic,
                                                                v.epistemic)))  # fmt: skip
         return self._gather(scores)
+
+    @property
+    def resolution(self) -> float:
+        """Below it the uncertainties of items are rounding: they are differences of larger numbers.
+
+        Of nats and probabilities 1e-13; of variances that of the targets times 1e-13.
+        """
+        if self.dataset.classes is not None:
+            return 1e-13
+        return 1e-13 * float(self.units.typical.min()) ** 2
 
     def close(self) -> None:
         """Let go of the files."""
@@ -239,6 +253,8 @@ class Evaluator:
             scale=units.scale.tolist(),
             mixed=units.mixed,
             typical=units.typical.tolist(),
+            samples=self.samples,
+            alone=isinstance(self.likelihood, Samples),
         )
         counts = sample_counts(method, self.samples, self.collectives)
         for batch in self._batches():
@@ -254,6 +270,7 @@ class Evaluator:
                 self.collectives,
                 target=batch.y if full and normal else None,
                 levels=quantiles,
+                alone=isinstance(self.likelihood, Samples),
             )
             metrics.update(
                 p.mean,
@@ -280,7 +297,7 @@ class Evaluator:
             rows |= metrics.by_row()
         found = metrics.compute()
         told = {k: units.overall for k in _IN_UNITS if k in found and units.overall}
-        return Evaluation(found, metrics.reliability(), rows, told)
+        return Evaluation(found, metrics.reliability(), rows, told, unattained=metrics.unattained())
 
     def _sum(self, state: torch.Tensor) -> None:
         if self.topology.data_size > 1:

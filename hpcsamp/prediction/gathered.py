@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hpcsamp.collectives import Collectives
-from hpcsamp.prediction.mixtures import crps, quantiles
+from hpcsamp.prediction.mixtures import crps, order_statistics, quantiles
 from hpcsamp.topology import share
 
 #: Components, over all samples, that are in memory at once.
@@ -23,6 +23,7 @@ def of_all_samples(
     *,
     target: Tensor | None = None,
     levels: Sequence[float] = (),
+    alone: bool = False,
 ) -> tuple[Tensor | None, Tensor]:
     """CRPS and quantiles of the mixture of all samples of the group. Collective over it.
 
@@ -39,6 +40,8 @@ def of_all_samples(
         ``(B, ...)``, for the CRPS; None for none.
     levels
         ``Q`` probabilities of quantiles.
+    alone
+        Whether the samples alone are the distribution: quantiles are then their order statistics.
 
     Returns
     -------
@@ -63,7 +66,11 @@ def of_all_samples(
         if len(mine) == 0:
             continue
         if levels:
-            out[: len(levels), place] = quantiles(mean, std, probabilities)
+            out[: len(levels), place] = (
+                order_statistics(mean, probabilities)
+                if alone
+                else quantiles(mean, std, probabilities)
+            )
         if at is not None:
             out[-1, place] = crps(mean, std, at[place])
     out = group.sum_over_samples(out)

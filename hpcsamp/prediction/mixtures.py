@@ -33,7 +33,8 @@ def quantiles(mean: Tensor, std: Tensor, levels: Tensor) -> Tensor:
     A quantile of a mixture lies between the least and the largest of its components'. Within this
     bracket Newton's steps are taken, or a halving where a step would leave it
     or is not half as long as the one before. Of points it is the
-    least sample with ``F >= level``, as for any empirical distribution.
+    least sample with ``F >= level``, as for any empirical distribution; those of samples that are
+    a distribution by themselves are :func:`order_statistics`.
 
     Parameters
     ----------
@@ -54,6 +55,39 @@ def quantiles(mean: Tensor, std: Tensor, levels: Tensor) -> Tensor:
         for k, level in enumerate(levels.double()):
             found[k, at] = _root(mean[:, at], std[:, at], level)
     return found.reshape(len(levels), *shape)
+
+
+def order_statistics(samples: Tensor, levels: Tensor) -> Tensor:
+    """Quantiles of the distribution that S samples were drawn from.
+
+    The k-th least of S exchangeable samples is the quantile of level ``k / (S + 1)``; between two
+    of them it is interpolated (Hyndman & Fan 1996, definition 6). Levels outside
+    ``1 / (S + 1) .. S / (S + 1)`` are beyond all samples: NaN.
+
+    Parameters
+    ----------
+    samples
+        ``(S, ...)``.
+    levels
+        ``(Q,)`` within 0 and 1.
+
+    Returns
+    -------
+    Tensor
+        ``(Q, ...)`` float64.
+    """
+    ordered = samples.double().sort(0).values
+    count = len(ordered)
+    found = ordered.new_full((len(levels), *ordered.shape[1:]), math.nan)
+    for k, level in enumerate(levels.tolist()):
+        place = level * (count + 1)
+        nearest = round(place)  # 0.9 * 20 is not quite 18
+        place = nearest if abs(place - nearest) < 1e-9 else place
+        if 1 <= place <= count:
+            low = math.floor(place)
+            high = min(low + 1, count)
+            found[k] = torch.lerp(ordered[low - 1], ordered[high - 1], place - low)
+    return found
 
 
 def _blocks(samples: int, values: int) -> Iterator[slice]:

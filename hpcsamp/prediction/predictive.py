@@ -54,8 +54,10 @@ class ValuePrediction:
         ``(B,)`` nats, log density of the targets under the mixture of all S samples; None if the
         samples alone are the distribution, which has no density then.
     pit
-        ``(B, ...)``, the mixture's distribution function at the targets; None if it is not known.
-        Of samples alone ``(r + 1/2) / (S + 1)``, where r of S samples are below (ties half).
+        Two of ``(B, ...)``: the mixture's distribution function just below the targets and at them,
+        which differ where the distribution is discrete; None if it is not known. With samples
+        alone they are ``r / (S + 1)`` and ``(r + t + 1) / (S + 1)``, where r of S samples are below
+        the target and t equal to it: the rank of a target among S + 1 exchangeable draws.
     own_means, own_stds
         ``(s, B, ...)`` of this rank's samples: the components of the mixture.
     """
@@ -64,7 +66,7 @@ class ValuePrediction:
     aleatoric: Tensor
     epistemic: Tensor
     log_density: Tensor | None
-    pit: Tensor | None
+    pit: tuple[Tensor, Tensor] | None
     own_means: Tensor
     own_stds: Tensor
 
@@ -125,18 +127,30 @@ def predict_values(
     means, noise = likelihood.moments(outputs, y)
     centre, shift, square = centred_moments(means, samples, group)
     alone = isinstance(likelihood, Samples)
-    below = distribution_function(likelihood, outputs, y)
-    pit = None
-    if below is not None:
-        pit = group.sum_over_samples(below.sum(0)) / samples
-        pit = (samples * pit + 0.5) / (samples + 1) if alone else pit
     density = likelihood.log_prob(outputs, y) if not alone else None
     return ValuePrediction(
         mean=centre + shift,
         aleatoric=group.sum_over_samples(noise.sum(0)) / samples,
         epistemic=square / samples,
         log_density=None if density is None else log_mean_exp(density, samples, group),
-        pit=pit,
+        pit=_pit(likelihood, outputs, y, samples, group),
         own_means=means,
         own_stds=noise.sqrt(),
     )
+
+
+def _pit(
+    likelihood: Likelihood, outputs: Tensor, y: Tensor, samples: int, group: Collectives
+) -> tuple[Tensor, Tensor] | None:
+    """See :attr:`ValuePrediction.pit`."""
+    each = distribution_function(likelihood, outputs, y)
+    if each is None:
+        return None
+    below, up_to = each
+    if below is up_to:
+        u = group.sum_over_samples(below.sum(0)) / samples
+        return u, u
+    low, high = group.sum_over_samples(torch.stack([below.sum(0), up_to.sum(0)]))
+    if isinstance(likelihood, Samples):
+        return low / (samples + 1), (high + 1) / (samples + 1)
+    return low / samples, high / samples

@@ -31,9 +31,9 @@ COVERAGE = (
 )
 SPREAD = (
     "Left: the predictive distribution function at the targets (probability integral transform): "
-    "flat if calibrated, U-shaped if too sure, humped if not sure enough. Right: values binned by "
-    "their predicted standard deviation, with the root mean squared error there; dots are as large "
-    "as their share of values."
+    "flat if calibrated, U-shaped if overconfident, humped if underconfident. Right: values binned "
+    "by their predicted standard deviation, with the root mean squared error there; dots are as "
+    "large as their share of values."
 )
 ROWS = (
     "By horizon: errors of the predictive mean, the spread, and the CRPS. By variable: spread "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpcsamp.report import style
-from hpcsamp.report.records import DoesNotApplyError, Evaluation, Run
+from hpcsamp.report.records import DoesNotApplyError, Evaluation, MissingMaterialError, Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def row_errors(run: Run, evaluation: Evaluation) -> Figure:
     """RMSE and spread of each horizon as curves, or of each variable as bars.
 
-    Variables have units of their own: bars show spread over RMSE, and the RMSE stands in its unit
-    beside the name.
+    Variables have units of their own: bars show the spread-skill ratio, and the RMSE stands in its
+    unit beside the name.
 
     Raises
     ------
@@ -61,6 +61,8 @@ def _with_unit(name: str, evaluation: Evaluation) -> str:
 
 def _variables(run: Run, evaluation: Evaluation, rows: dict[str, Any]) -> Figure:
     labels, units = rows["labels"], rows["units"]
+    if "spread_skill" not in rows:
+        raise MissingMaterialError("one weight sample has no spread to compare with errors")
     rmse, skill = np.asarray(rows["rmse"], float), np.asarray(rows["spread_skill"], float)
     columns = 1 if len(labels) <= 24 else 3 if len(labels) > 48 else 2
     per = -(-len(labels) // columns)
@@ -74,7 +76,7 @@ def _variables(run: Run, evaluation: Evaluation, rows: dict[str, Any]) -> Figure
         axes.axvline(1, color=style.GREY, linewidth=1, linestyle="--")
         said = [f"{labels[i]}\u2002{_short(rmse[i])}{' ' * bool(units[i])}{units[i]}" for i in part]
         axes.set_yticks(place, said, fontsize=7)
-        axes.set(xlim=(0, top), ylim=(per - 0.4, -0.6), xlabel="spread / RMSE")
+        axes.set(xlim=(0, top), ylim=(per - 0.4, -0.6), xlabel="spread-skill ratio")
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
     style.heading(

@@ -48,8 +48,8 @@ def spread_diagrams(run: Run, evaluation: Evaluation) -> Figure:
     right.plot(spread, error, "-", color=style.BLUE, alpha=0.4, linewidth=1)
     right.scatter(spread, error, s=15 + 320 * share, color=style.BLUE, alpha=0.75, linewidth=0)
     for text, at, ha, va in (
-        ("too sure", (0.03, 0.97), "left", "top"),
-        ("not sure enough", (0.97, 0.03), "right", "bottom"),
+        ("overconfident", (0.03, 0.97), "left", "top"),
+        ("underconfident", (0.97, 0.03), "right", "bottom"),
     ):
         right.text(*at, text, transform=right.transAxes, ha=ha, va=va, fontsize=9,
                    color=style.GREY)  # fmt: skip
@@ -62,7 +62,7 @@ def spread_diagrams(run: Run, evaluation: Evaluation) -> Figure:
     metrics = evaluation.metrics
     told = [
         f"{said} {metrics[key]:.3g}"
-        for key, said in (("spread_skill", "spread / error"), ("mace", "MACE of coverage"))
+        for key, said in (("spread_skill", "spread-skill ratio"), ("mace", "MACE of coverage"))
         if metrics.get(key) is not None
     ]
     style.heading(

@@ -88,6 +88,7 @@ def evaluate_run(
         "metrics": found.metrics,
         "units": found.units,
         "definitions": found.definitions,
+        "unattained": found.unattained,
         "rows": found.rows,
         "reliability": found.reliability,
     }
@@ -119,14 +120,17 @@ def _tell_apart(restored: Restored, found: Evaluation, strange: Dataset) -> dict
     shape = None if classes else tuple(restored.trained.arrays["y"].shape)
     try:
         outside = evaluator.scores(restored.method, shape)
+        resolution = evaluator.resolution
     finally:
         evaluator.close()
     histograms = {}
     for name in ("total", "epistemic", *(["confidence"] if classes else [])):
         a, b = found.scores[name], outside[name]
-        found.metrics[f"ood_auroc_{name}"] = auroc(a, b)
-        found.metrics[f"ood_fpr95_{name}"] = fpr_at(a, b)
-        low, high = min(a.min(), b.min()), max(a.max(), b.max())
+        found.metrics[f"ood_auroc_{name}"] = auroc(a, b, resolution=resolution)
+        found.metrics[f"ood_fpr95_{name}"] = fpr_at(a, b, resolution=resolution)
+        finite = np.concatenate([a, b])
+        finite = finite[np.isfinite(finite)]
+        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
         edges = np.linspace(low, high if high > low else low + 1, HISTOGRAM + 1)
         histograms[name] = {
             "edges": edges.tolist(),

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from hpcsamp.errors import DataError
-from hpcsamp.prediction.metrics.sums import Sums, item_weights, per_bin
+from hpcsamp.prediction.metrics.sums import Sums, check_defined, item_weights, per_bin
 
 _SCALARS = (
-    "items", "correct", "nll", "brier", "entropy", "split_items", "aleatoric", "mutual",
+    "items", "undefined", "correct", "nll", "brier", "entropy", "split_items", "aleatoric",
+    "mutual",
 )  # fmt: skip
 
 
@@ -84,13 +85,15 @@ class ClassificationMetrics(Sums):
         if low < 0 or high >= self.classes:
             wrong = low if low < 0 else high
             raise DataError(f"label {wrong} is out of range for {self.classes} classes")
+        undefined = log_p.isnan().any(1)
         p = log_p.exp()
         confidence, predicted = p.max(dim=1)
-        correct = w * (predicted == target)
+        correct = w * ((predicted == target) & ~undefined)
         p_target = p.gather(1, target[:, None])[:, 0]
         entropy = torch.special.entr(p).sum(1)
         sums = {
             "items": w.sum(),
+            "undefined": undefined.double().sum(),
             "correct": correct.sum(),
             "nll": -(w * log_p.gather(1, target[:, None])[:, 0]).sum(),
             "brier": (w * (p.square().sum(1) - 2 * p_target + 1)).sum(),
@@ -102,7 +105,7 @@ class ClassificationMetrics(Sums):
             sums["aleatoric"] = (w * each).sum()
             sums["mutual"] = (w * (entropy - each)).sum()
         # Rounding may put a probability a hair above 1.
-        bin_of = (confidence * self.bins).long().clamp_(0, self.bins - 1)
+        bin_of = (confidence.nan_to_num() * self.bins).long().clamp_(0, self.bins - 1)
         self.add(sums, {"bins": per_bin(bin_of, self.bins, w, w * confidence, correct)})
 
     def compute(self) -> dict[str, float]:
@@ -113,9 +116,10 @@ class ClassificationMetrics(Sums):
         Raises
         ------
         HpcsampError
-            If there were no items.
+            If there were no items, or the probabilities of some are not numbers.
         """
         sums, tables = self.read()
+        check_defined(sums)
         count, confidence, correct = tables["bins"]
         n = sums["items"]
         # n_k * |c_k - a_k| of each bin, without dividing by an empty one

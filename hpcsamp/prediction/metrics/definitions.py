@@ -13,7 +13,7 @@ _PLAIN = {
     "ece": "expected calibration error: mean |confidence - accuracy| over bins, weighted by items",
     "mace": "mean absolute calibration error, bin-unweighted: of classes, mean |confidence - "
     "accuracy| over non-empty bins; of values, mean |coverage - level| of the central intervals of "
-    "5, 10 .. 95 %",
+    "5, 10 .. 95 % that S samples attain",
     "entropy": "total uncertainty: entropy of the predictive distribution, nats",
     "aleatoric": "aleatoric uncertainty: mean entropy of the samples' predictions, nats",
     "mutual_information": "epistemic uncertainty: total minus aleatoric, nats",
@@ -29,14 +29,18 @@ _PLAIN = {
     "crps": "continuous ranked probability score of the mixture of all samples' normal "
     "distributions, exact (Grimit et al. 2006, eq. 5), mean over values",
     "nll_physical": "nll of the values in their own units: plus the log of their scales",
-    "spread": "root mean predictive variance, noise and weights (law of total variance)",
-    "spread_epistemic": "root mean variance of the samples' means: what comes from the weights",
+    "spread": "root mean predictive variance: noise, and unbiased variance of the samples' means "
+    "(divided by S - 1)",
+    "spread_epistemic": "root mean unbiased variance of the samples' means: what comes from the "
+    "weights",
     "sharpness": "mean predictive standard deviation",
-    "spread_skill": "spread / rmse: below 1 too sure, above 1 not sure enough",
-    "coverage_50": "fraction of values inside the central 50 % interval of the mixture",
-    "coverage_80": "fraction of values inside the central 80 % interval of the mixture",
-    "coverage_90": "fraction of values inside the central 90 % interval of the mixture",
-    "coverage_95": "fraction of values inside the central 95 % interval of the mixture",
+    "spread_skill": "sqrt((S+1)/S) * spread / rmse, observation noise counted once: 1 if "
+    "calibrated, below 1 overconfident, above 1 underconfident",
+    **{
+        f"coverage_{q}": f"fraction of values inside the central {q} % interval of the mixture, or "
+        "between order statistics of samples without noise"
+        for q in (50, 80, 90, 95)
+    },
     "items": "items evaluated",
 }
 

@@ -1,7 +1,9 @@
 """Metrics of the order of items: they need the scores of all of them, one number per item.
 
-Scores are compared to ten decimals of the largest: what differs by less is a tie, and ties count by
-their average, so that rounding (and with it the number of ranks) decides nothing.
+Scores are compared to ten digits each: what differs by less is a tie, and ties count by their
+average, so that rounding (and with it the number of ranks) decides nothing. A score that is a
+difference of larger numbers has a ``resolution`` below which it is noise. Infinite scores are above
+(or below) all others and tie with each other; a score that is not a number has no place.
 """
 
 from __future__ import annotations
@@ -10,14 +12,30 @@ import math
 
 import numpy as np
 
-
-def _places(score: np.ndarray) -> np.ndarray:
-    """Scores as whole numbers of 1e-10 of the largest."""
-    size = np.abs(score).max(initial=0.0)
-    return np.round(score / (size if size > 0 else 1.0) * 1e10)
+from hpcsamp.errors import DivergedError
 
 
-def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
+def _rounded(score: np.ndarray, resolution: float) -> np.ndarray:
+    """Scores to multiples of the resolution, and to 33 binary digits each.
+
+    Raises
+    ------
+    DivergedError
+        If some are not numbers.
+    """
+    score = np.array(score, np.float64)
+    undefined = int(np.isnan(score).sum())
+    if undefined:
+        raise DivergedError(
+            f"{undefined} of {score.size} scores are not numbers, and have no order"
+        )
+    near = np.abs(score) < resolution * 2.0**53  # the others have no digits below it
+    score[near] = np.round(score[near] / resolution) * resolution
+    mantissa, exponent = np.frexp(score)
+    return np.ldexp(np.round(mantissa * 2.0**33), exponent - 33)
+
+
+def auroc(inside: np.ndarray, outside: np.ndarray, resolution: float = 0.0) -> float:
     """Area under the ROC curve of telling two sets apart by a score.
 
     ``P(outside > inside) + P(outside = inside) / 2``, the Mann-Whitney statistic (Hanley & McNeil
@@ -27,17 +45,21 @@ def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
     ----------
     inside, outside
         Scores ``(n,)`` and ``(m,)``; an outside item should have the larger one.
+    resolution
+        Scores that round to the same multiple of it are ties; 0 for none.
     """
     if not len(inside) or not len(outside):
         return math.nan
-    both = _places(np.concatenate([inside, outside]))
+    both = _rounded(np.concatenate([inside, outside]), resolution)
     low = np.sort(both[: len(inside)])
     below = np.searchsorted(low, both[len(inside) :], "left")
     up_to = np.searchsorted(low, both[len(inside) :], "right")
     return float((below + up_to).sum() / (2 * len(inside) * len(outside)))
 
 
-def fpr_at(inside: np.ndarray, outside: np.ndarray, rate: float = 0.95) -> float:
+def fpr_at(
+    inside: np.ndarray, outside: np.ndarray, rate: float = 0.95, resolution: float = 0.0
+) -> float:
     """Fraction of outside items that pass where ``rate`` of the inside ones pass.
 
     An item passes if its score is at most the smallest threshold that lets ``rate`` of the inside
@@ -47,16 +69,18 @@ def fpr_at(inside: np.ndarray, outside: np.ndarray, rate: float = 0.95) -> float
     ----------
     inside, outside
         Scores ``(n,)`` and ``(m,)``; an outside item should have the larger one.
+    resolution
+        Scores that round to the same multiple of it are ties; 0 for none.
     """
     if not len(inside) or not len(outside):
         return math.nan
-    both = _places(np.concatenate([inside, outside]))
+    both = _rounded(np.concatenate([inside, outside]), resolution)
     need = math.ceil(rate * len(inside) - 1e-9)
     threshold = np.sort(both[: len(inside)])[need - 1]
     return float((both[len(inside) :] <= threshold).mean())
 
 
-def risk_coverage(risk: np.ndarray, score: np.ndarray) -> np.ndarray:
+def risk_coverage(risk: np.ndarray, score: np.ndarray, resolution: float = 0.0) -> np.ndarray:
     """Mean risk of the k items of the lowest score, for k = 1 .. n.
 
     Within a tie the order is a matter of chance; its expectation is what counts.
@@ -67,13 +91,16 @@ def risk_coverage(risk: np.ndarray, score: np.ndarray) -> np.ndarray:
         ``(n,)``, e.g. 1 for a wrong item and 0 for a right one.
     score
         ``(n,)`` uncertainties.
+    resolution
+        Scores that round to the same multiple of it are ties; 0 for none.
 
     Returns
     -------
     ndarray
         ``(n,)``; the last one is the mean risk of all.
     """
-    _, tie, size = np.unique(_places(score), return_inverse=True, return_counts=True)
+    rounded = _rounded(score, resolution)
+    _, tie, size = np.unique(rounded, return_inverse=True, return_counts=True)
     average = np.bincount(tie, weights=risk) / size
     return np.cumsum(np.repeat(average, size)) / np.arange(1, len(risk) + 1)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from hpcsamp.prediction.metrics.sums import Sums, item_weights, per_bin
+from hpcsamp.prediction.metrics.pit import coverage, histogram, within
+from hpcsamp.prediction.metrics.sums import Sums, check_defined, item_weights, per_bin
 
 #: Central intervals whose coverage is told, in per cent.
 LEVELS = (50, 80, 90, 95)
@@ -18,8 +19,8 @@ PIT_BINS = 20
 #: deviations of the target.
 SPREAD_BINS, SPREAD_LOW, SPREAD_PER_OCTAVE = 48, -10, 4
 
-_SCALARS = ("items", "density_items", "log_density", "crps_items", "split_items")
-_ROWS = ("square", "absolute", "error", "variance", "epistemic", "std", "crps",
+_SCALARS = ("items", "undefined", "density_items", "log_density", "crps_items", "split_items")
+_ROWS = ("square", "absolute", "error", "variance", "expected", "epistemic", "std", "crps",
          *(f"coverage_{level}" for level in LEVELS))  # fmt: skip
 
 
@@ -30,7 +31,17 @@ class RegressionMetrics(Sums):
     sums being kept per **row** (position on the first axis of an item: a horizon, a variable), so
     that the same numbers are known by row. With ``F`` the distribution function of the predictive
     mixture, a value lies in the central interval of level ``q`` if and only if
-    ``|2 F(t) - 1| <= q``; coverage is kept at the levels ``k / bins``.
+    ``|2 F(t) - 1| <= q``; coverage is kept at the levels ``k / bins``. Where ``F`` jumps at the
+    target (samples alone, counts), a uniform draw between its two values stands for ``F(t)``, and
+    its expectation is what counts (Czado, Gneiting & Held 2009): calibrated forecasts then have the
+    nominal coverage for any S. The central interval from the k-th least to the k-th largest of S
+    samples has the level ``(S + 1 - 2 k) / (S + 1)``; between two such levels coverage is
+    interpolated, and above the largest, ``(S - 1) / (S + 1)``, S samples have none.
+
+    The spread-skill ratio is ``sqrt((S + 1) / S) * spread / rmse`` for samples alone, with
+    ``spread`` the root of the mean unbiased variance (divided by S - 1): 1 for calibrated samples,
+    whatever S is (Fortin et al. 2014, eq. 15). Observation noise adds its variance to both, once:
+    ``sqrt(mean(noise + (S + 1) / S * variance)) / rmse``.
 
     Parameters
     ----------
@@ -51,6 +62,11 @@ class RegressionMetrics(Sums):
     typical
         ``(rows,)`` standard deviations of the target in the units of :meth:`update`: what
         spreads are binned by. 1 if not given.
+    samples
+        S, of which the ``epistemic`` variances of :meth:`update` are the mean squares around the
+        mean. Not given: infinitely many.
+    alone
+        Whether the S samples alone are the predictive distribution, without noise.
 
     Raises
     ------
@@ -67,6 +83,8 @@ class RegressionMetrics(Sums):
         scale: Sequence[float] | None = None,
         mixed: bool = False,
         typical: Sequence[float] | None = None,
+        samples: int | None = None,
+        alone: bool = False,
     ) -> None:
         if bins % 20:
             raise ValueError(f"bins must be a multiple of 20, got {bins}")
@@ -74,7 +92,7 @@ class RegressionMetrics(Sums):
             _SCALARS,
             {
                 "rows": (len(_ROWS), rows),
-                "levels": (bins,),  # weight of the values whose smallest covering level is there
+                "levels": (bins,),  # weight of the values inside the interval of each level
                 "pit": (PIT_BINS,),
                 "spread": (3, SPREAD_BINS),  # weight, variance, squared error
             },
@@ -88,6 +106,8 @@ class RegressionMetrics(Sums):
         if typical is not None:
             self._typical = torch.as_tensor(typical, dtype=torch.float64)
         self._values = 1  # of a row
+        self._samples = math.inf if samples is None else samples
+        self.attainable = (samples - 1) / (samples + 1) if samples and alone else 1.0
 
     def update(
         self,
@@ -97,7 +117,7 @@ class RegressionMetrics(Sums):
         weight: Tensor | None = None,
         log_density: Tensor | None = None,
         *,
-        pit: Tensor | None = None,
+        pit: tuple[Tensor, Tensor] | None = None,
         crps: Tensor | None = None,
         epistemic: Tensor | None = None,
     ) -> None:
@@ -116,8 +136,8 @@ class RegressionMetrics(Sums):
             ``(B,)``: ``log mean_s p(target | sample s)`` of the predictive mixture, in nats, summed
             over the values of an item. Without it there is no ``nll``.
         pit
-            ``(B, ...)``: ``F(target)`` of the predictive distribution; that of the normal
-            distribution with its moments if not given.
+            ``(B, ...)`` each: ``F`` of the predictive distribution just below the target and at it;
+            that of the normal distribution with its moments if not given.
         crps
             ``(B, ...)``: of each value, units of the target. Without it there is no ``crps``.
         epistemic
@@ -149,32 +169,31 @@ class RegressionMetrics(Sums):
         std = variance.sqrt()
         if pit is None:
             z = torch.where(error == 0, 0.0, -error / std)  # a sure and right one has 0 / 0
-            u = torch.special.ndtr(z)
+            low = high = torch.special.ndtr(z)
         else:
-            u = rowwise(pit)
-        # The smallest level whose central interval holds the value, and the bin it is in: the first
-        # whose upper edge is not below it.
-        level = (2 * u - 1).abs()
-        edges = torch.arange(1, self.bins, dtype=torch.float64, device=w.device) / self.bins
-        which = torch.bucketize(level, edges)
+            low = rowwise(pit[0])
+            high = low if pit[1] is pit[0] else rowwise(pit[1])
+        undefined = (~mean.isfinite() | variance.isnan()).flatten(1).any(1)
         parts = {
             "square": error.square(),
             "absolute": error.abs(),
             "error": error,
             "variance": variance,
+            "expected": variance,
             "std": std,
-        } | {
-            f"coverage_{q}": (which <= q * self.bins // 100 - 1).double() for q in LEVELS
-        }  # fmt: skip
+        } | {f"coverage_{q}": within(low, high, q / 100) for q in LEVELS}
         if epistemic is not None:
-            parts["epistemic"] = rowwise(epistemic)
+            # unbiased; a single sample has no variance that could be known
+            parts["epistemic"] = rowwise(epistemic) * _over(self._samples, self._samples - 1)
+            parts["variance"] = variance - rowwise(epistemic) + parts["epistemic"]
+            parts["expected"] = parts["variance"] + parts["epistemic"] / self._samples
         if crps is not None:
             parts["crps"] = rowwise(crps)
         rows = each.new_zeros(len(_ROWS), self.rows)
         for k, name in enumerate(_ROWS):
             if name in parts:
                 rows[k] = (each * parts[name]).sum((0, 2))
-        sums = {"items": w.sum()}
+        sums = {"items": w.sum(), "undefined": undefined.double().sum()}
         if crps is not None:
             sums["crps_items"] = w.sum()
         if epistemic is not None:
@@ -183,7 +202,6 @@ class RegressionMetrics(Sums):
             sums["density_items"] = w.sum()
             sums["log_density"] = (w * log_density[keep].double()).sum()
         flat = (each / self.rows).flatten()
-        bin_of_pit = (u * PIT_BINS).long().clamp_(0, PIT_BINS - 1)
         typical = self._typical.to(w.device)[:, None]
         relative = (std / typical).clamp_min(1e-300)
         octave = ((relative.log2() - SPREAD_LOW) * SPREAD_PER_OCTAVE).floor().long()
@@ -192,13 +210,13 @@ class RegressionMetrics(Sums):
             sums,
             {
                 "rows": rows,
-                "levels": per_bin(which.flatten(), self.bins, flat)[0],
-                "pit": per_bin(bin_of_pit.flatten(), PIT_BINS, flat)[0],
+                "levels": coverage(low, high, each / self.rows, self.bins),
+                "pit": histogram(low, high, each / self.rows, PIT_BINS),
                 "spread": per_bin(
                     octave.flatten(),
                     SPREAD_BINS,
                     flat,
-                    flat * (variance / typical**2).flatten(),
+                    flat * (parts["expected"] / typical**2).flatten(),
                     flat * (error / typical).square().flatten(),
                 ),
             },
@@ -218,7 +236,7 @@ class RegressionMetrics(Sums):
         """Means over items, in the units that ``scale`` leads to."""
         sums, tables = self.read()
         mean = dict(zip(_ROWS, tables["rows"] / sums["items"], strict=True))
-        for name in ("square", "variance", "epistemic"):
+        for name in ("square", "variance", "expected", "epistemic"):
             mean[name] = mean[name] * scale**2
         for name in ("absolute", "error", "std", "crps"):
             mean[name] = mean[name] * scale
@@ -232,9 +250,10 @@ class RegressionMetrics(Sums):
         Raises
         ------
         HpcsampError
-            If there were no items.
+            If there were no items, or predictions of some are not numbers.
         """
         sums, _ = self.read()
+        check_defined(sums)
         scale = torch.ones_like(self._scale) if self.mixed else self._scale
         mean = {name: float(values.mean()) for name, values in self._by_row(scale).items()}
         result = {
@@ -249,17 +268,41 @@ class RegressionMetrics(Sums):
             if not torch.all(self._scale == 1):
                 jacobian = self._values * float(self._scale.log().sum())
                 result["nll_physical"] = result["nll"] + jacobian
-        result["spread"] = math.sqrt(mean["variance"])
-        if sums["split_items"] > 0:
-            result["spread_epistemic"] = math.sqrt(mean["epistemic"])
+        if self._spread_known(sums):
+            result["spread"] = math.sqrt(mean["variance"])
+            if sums["split_items"] > 0:
+                result["spread_epistemic"] = math.sqrt(mean["epistemic"])
+            result["spread_skill"] = _ratio(math.sqrt(mean["expected"]), result["rmse"])
         result["sharpness"] = mean["std"]
-        result["spread_skill"] = _ratio(result["spread"], result["rmse"])
         diagram = self.reliability()
-        for level in LEVELS:
+        for level in self._known_levels():
             result[f"coverage_{level}"] = diagram["coverage"][level * self.bins // 100 - 1]
-        inner = list(zip(diagram["level"], diagram["coverage"], strict=True))[:-1]
-        result["mace"] = sum(abs(q - c) for q, c in inner) / len(inner)
+        both = zip(diagram["level"], diagram["coverage"], strict=True)
+        inner = [abs(q - c) for q, c in both if q < 1 and self._attained(q)]
+        if inner:
+            result["mace"] = sum(inner) / len(inner)
         return result | {"items": sums["items"]}
+
+    def unattained(self) -> dict[str, str]:
+        """Metrics that S samples do not have, and why, by name."""
+        why = (
+            f"S = {self._samples} samples without noise have central intervals up to "
+            f"{100 * self.attainable:.1f} %"
+        )
+        found = {f"coverage_{q}": why for q in LEVELS if q not in self._known_levels()}
+        if self._samples == 1:
+            one = "one sample has no variance"
+            found |= dict.fromkeys(("spread", "spread_epistemic", "spread_skill"), one)
+        return found
+
+    def _attained(self, level: float) -> bool:
+        return level <= self.attainable + 1e-12
+
+    def _known_levels(self) -> list[int]:
+        return [q for q in LEVELS if self._attained(q / 100)]
+
+    def _spread_known(self, sums: Mapping[str, float]) -> bool:
+        return not (self._samples == 1 and sums["split_items"] > 0)
 
     def by_row(self) -> dict[str, list[float]]:
         """RMSE, MAE, bias, CRPS, spread, spread-skill ratio and coverages of every row.
@@ -273,17 +316,19 @@ class RegressionMetrics(Sums):
         """
         sums, _ = self.read()
         mean = self._by_row(self._scale)
-        rmse, spread = mean["square"].sqrt(), mean["variance"].sqrt()
+        rmse = mean["square"].sqrt()
         result = {
             "rmse": rmse,
             "mae": mean["absolute"],
             "bias": mean["error"],
             "crps": mean["crps"],
-            "spread": spread,
-            "spread_skill": spread / rmse,
+            "spread": mean["variance"].sqrt(),
+            "spread_skill": mean["expected"].sqrt() / rmse,
             "coverage_50": mean["coverage_50"],
             "coverage_90": mean["coverage_90"],
         }
+        for name in self.unattained():
+            result.pop(name, None)
         if not sums["crps_items"] > 0:
             del result["crps"]
         return {name: values.tolist() for name, values in result.items()}
@@ -294,10 +339,11 @@ class RegressionMetrics(Sums):
         Returns
         -------
         dict
-            ``level`` (``1/bins .. 1``) and ``coverage``, the fraction of values inside;
-            ``pit``, the fraction of values per bin of ``F(target)``; ``spread``, ``error`` and
-            ``share``: per bin of the predicted standard deviation its root mean square, the RMSE,
-            both in standard deviations of the target, and the fraction of values there.
+            ``level`` (``1/bins .. 1``) and ``coverage``, the fraction of values inside (NaN for
+            levels that the samples do not attain); ``pit``, the fraction of values per bin of
+            ``F(target)``; ``spread``, ``error`` and ``share``: per bin of the predicted standard
+            deviation the RMSE that is expected of it (the numerator of the spread-skill ratio) and
+            the RMSE, both in standard deviations of the target, and the fraction of values there.
 
         Raises
         ------
@@ -307,15 +353,24 @@ class RegressionMetrics(Sums):
         sums, tables = self.read()
         n = sums["items"]
         weight, variance, square = tables["spread"]
-        filled = weight > 0
+        filled = (weight > 0) & variance.isfinite()
+        level = [(k + 1) / self.bins for k in range(self.bins)]
+        inside = (tables["levels"] / n).tolist()
         return {
-            "level": [(k + 1) / self.bins for k in range(self.bins)],
-            "coverage": (tables["levels"].cumsum(0) / n).tolist(),
+            "level": level,
+            "coverage": [
+                c if self._attained(q) or q == 1 else math.nan
+                for q, c in zip(level, inside, strict=True)
+            ],
             "pit": (tables["pit"] / n).tolist(),
             "spread": (variance[filled] / weight[filled]).sqrt().tolist(),
             "error": (square[filled] / weight[filled]).sqrt().tolist(),
             "share": (weight[filled] / n).tolist(),
         }
+
+
+def _over(a: float, b: float) -> float:
+    return 1.0 if math.isinf(a) else a / b if b > 0 else math.nan
 
 
 def _ratio(a: float, b: float) -> float:

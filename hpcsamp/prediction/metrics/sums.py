@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from hpcsamp.errors import HpcsampError
+from hpcsamp.errors import DivergedError, HpcsampError
 
 
 class Sums:
@@ -79,6 +79,21 @@ def item_weights(weight: Tensor | None, target: Tensor) -> Tensor:
     if weight is None:
         return torch.ones(len(target), dtype=torch.float64, device=target.device)
     return weight.double()
+
+
+def check_defined(sums: Mapping[str, float]) -> None:
+    """Refuse predictions that are not numbers: every rank has the same sums, and raises.
+
+    Raises
+    ------
+    DivergedError
+        If the sum ``undefined``, the number of such items, is not 0.
+    """
+    if sums["undefined"] > 0:
+        raise DivergedError(
+            f"the predictions of {sums['undefined']:.0f} of {sums['items']:.0f} items are not "
+            f"finite numbers; look at the inputs of these items, and whether the run has diverged"
+        )
 
 
 def per_bin(which: Tensor, bins: int, *weights: Tensor) -> Tensor:
