@@ -154,7 +154,9 @@ def test_any_grid_gives_the_same(runs, serial, script, tmp_path, ranks, samples)
                     if a[key].dtype.kind == "O":
                         assert a[key][:].tolist() == b[key][:].tolist()
                     else:
-                        assert np.allclose(a[key][:], b[key][:], rtol=1e-10, atol=1e-10, equal_nan=True), key
+                        assert np.allclose(
+                            a[key][:], b[key][:], rtol=1e-10, atol=1e-10, equal_nan=True
+                        ), key
 
 
 # What is in the files -----------------------------------------------------------------------------
