@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
-from hpcsamp.config import suggest
+from hpcsamp.config import refused, suggest
 from hpcsamp.errors import UsageError
 
 
@@ -75,7 +75,8 @@ def check(
             raise UsageError(
                 f"unknown key '{section}.{argument}' for {name}{suggest(argument, known)}"
             )
-        result[argument] = _typed(f"{section}.{argument}", value, hints.get(argument))
+        hint = hints.get(argument, _usual(known[argument].default))
+        result[argument] = _typed(f"{section}.{argument}", value, hint)
     return result
 
 
@@ -116,15 +117,25 @@ def _hints(kind: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
+def _usual(default: Any) -> Any:
+    """The type of an argument without annotation, from its default; None if that says nothing."""
+    if isinstance(default, bool | str):
+        return type(default)
+    return float if isinstance(default, int | float) else None
+
+
 def _typed(key: str, value: Any, hint: Any) -> Any:
-    if hint is None:
-        return value
-    try:
-        adapter: TypeAdapter[Any] = TypeAdapter(hint)
-    except PydanticSchemaGenerationError:  # a type of the class's own, e.g. float | Tensor
-        return value
-    try:
-        return adapter.validate_python(value)
-    except ValidationError as e:
-        reason = e.errors()[0]["msg"]
-        raise UsageError(f"{key} = {value!r}: {reason[0].lower()}{reason[1:]}") from None
+    result = value
+    if hint is not None:
+        try:
+            adapter: TypeAdapter[Any] = TypeAdapter(hint)
+            result = adapter.validate_python(value)
+        except PydanticSchemaGenerationError:  # a type of the class's own, e.g. float | Tensor
+            pass
+        except ValidationError as e:
+            reason = e.errors()[0]["msg"]
+            raise UsageError(f"{key} = {value!r}: {reason[0].lower()}{reason[1:]}") from None
+    reason = refused(value, result)
+    if reason:
+        raise UsageError(f"{key} = {value!r}: {reason}")
+    return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 
 import pytest
@@ -31,6 +32,22 @@ def test_a_wrong_value_names_its_key_and_the_value():
     message = refused({**MINIMAL, "training": {"precision": "float16"}})
     assert "training.precision = 'float16'" in message
     assert "bfloat16" in message
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("loss.exact=no", "loss.exact = 'no': true or false is needed"),
+        ("data.batch=true", "data.batch = True: a number is needed"),
+        ("optimizer.lr=inf", "optimizer.lr = inf: a finite number is needed"),
+        ("loss.temperature=true", "loss.temperature = True: a number is needed"),
+        ("training.epochs='8'", "training.epochs = '8': a number is needed"),
+    ],
+)
+def test_a_value_of_another_kind_is_not_converted(setting, words):
+    table = {"data": {"path": "d"}, "model": {"name": "mlp"}}
+    with pytest.raises(UsageError, match=re.escape(words)):
+        config.check(config.apply_overrides(table, [setting]))
 
 
 def test_several_faults_are_one_line():

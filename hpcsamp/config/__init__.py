@@ -1,6 +1,7 @@
 """The schema of a run: TOML in, checked values out. Unknown keys are errors with a suggestion."""
 
 from hpcsamp.config.durations import seconds
+from hpcsamp.config.kinds import refused
 from hpcsamp.config.messages import explain, known_keys, suggest
 from hpcsamp.config.reading import (
     apply_overrides,
@@ -49,6 +50,7 @@ __all__ = [
     "load",
     "named_configs",
     "parse_override",
+    "refused",
     "seconds",
     "suggest",
     "to_toml",

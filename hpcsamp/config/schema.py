@@ -4,15 +4,32 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from hpcsamp.config.durations import seconds
+from hpcsamp.config.kinds import refused
 
 
 class Section(BaseModel):
     """A table of the configuration: no unknown keys, immutable once read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _of_its_kind(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        result = validate(value)
+        reason = "" if isinstance(result, BaseModel) else refused(value, result)
+        if reason:
+            raise PydanticCustomError("kind", "{reason}", {"reason": reason})
+        return result
 
 
 class SyntheticSection(Section):
