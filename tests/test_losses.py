@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -473,10 +474,82 @@ def test_evaluation_finds_the_likelihood_among_the_arguments():
     arguments = {"alpha": 0.3, "likelihood": "student_t", "df": 3.0}
     assert L.make_likelihood("regression", arguments, "alpha_divergence").df == 3.0
     assert L.make_likelihood("regression", {"fair": False, "std": 0.2}, "crps").std == 0.2
-    assert L.make_likelihood("regression", {"fair": False, "std": 0.2}).std == 0.2
+    assert L.make_likelihood("regression", {"std": 0.2}).std == 0.2
     predicted = L.make_likelihood("regression", {"beta": 0.5, "floor": 0.1}, "beta_nll")
     assert (predicted.parameters, predicted.floor) == (2, 0.1)
     assert type(L.make_likelihood("classification")) is L.Categorical
+
+
+class Mine(L.CRPS):
+    pass
+
+
+class Open(L.LinearLoss):
+    """Says nothing of noise; its argument has no annotation."""
+
+    def __init__(self, root=False, power=2, **others):
+        super().__init__(**others)
+        self.root, self.power = root, power
+
+    def per_sample(self, outputs, target, weight=None):
+        return (outputs - target).abs().flatten(2).sum(-1) ** self.power
+
+
+class Wide(L.GaussianMomentsNLL):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "kind", "source"),
+    [
+        ("crps", {}, L.Samples, "none: the samples are the distribution"),
+        ("test_losses:Mine", {"fair": False}, L.Samples, "none: the samples are the distribution"),
+        ("test_losses:Open", {}, L.Samples, "none: .*, as Open has no likelihood"),
+        ("loss_cases:CubedBias", {}, L.Samples, "none: .*, as CubedBias has no likelihood"),
+        ("mean_mse", {}, L.FittedGaussian, "to be estimated"),
+        ("test_losses:Wide", {}, L.Samples, "none"),
+        ("test_losses:Wide", {"noise": 0.3}, L.Gaussian, "fixed"),
+        ("test_losses:Mine", {"std": 0.3}, L.Gaussian, "fixed"),
+        ("energy_score", {"likelihood": "student_t"}, L.StudentT, "the likelihood of the loss"),
+        ("gaussian_mixture_nll", {}, L.PredictedGaussian, "predicted by the network"),
+    ],
+)
+def test_what_a_loss_says_of_noise_is_inherited(name, arguments, kind, source):
+    found = L.make_likelihood("regression", arguments, name)
+    assert type(found) is kind
+    assert re.match(source, found.source)
+    if isinstance(found, L.Gaussian) and found.source == "fixed":
+        assert found.std == 0.3
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("crps", {"fair": "no"}, "arguments.fair = 'no': true or false is needed"),
+        ("crps", {"fair": 1}, "arguments.fair = 1: true or false is needed"),
+        ("crps", {"fair": [False]}, "arguments.fair = .*valid boolean"),
+        ("test_losses:Mine", {"fair": "no"}, "arguments.fair = 'no': true or false is needed"),
+        ("test_losses:Open", {"root": "no"}, "arguments.root = 'no': true or false is needed"),
+        ("test_losses:Open", {"power": True}, "arguments.power = True: a number is needed"),
+        ("expected_nll", {"std": True}, "arguments.std = True: a number is needed"),
+        ("expected_nll", {"std": "0.3"}, "arguments.std = '0.3': a number is needed"),
+        ("expected_nll", {"std": float("nan")}, "arguments.std = nan: a finite number"),
+        ("expected_nll", {"std": float("inf")}, "arguments.std = inf: a finite number"),
+        ("expected_nll", {"std": -0.3}, "std .* got -0.3"),
+        ("expected_nll", {"std": {"value": 0.3}}, "arguments.std = .*valid number"),
+        ("expected_nll", {"likelihood": ["gaussian"]}, "likelihood = .*: a name is needed"),
+        ("beta_nll", {"beta": "0.5"}, "arguments.beta = '0.5': a number is needed"),
+        ("crps", {"latitudes": [True, 2]}, "latitudes = .*degrees are needed"),
+    ],
+)
+def test_arguments_of_another_type_are_refused(name, arguments, words):
+    with pytest.raises(UsageError, match=words):
+        L.make(name, "regression", arguments)
+
+
+def test_integers_are_numbers():
+    assert L.make("expected_nll", "regression", {"std": 2}).likelihood.std == 2
+    assert L.make("test_losses:Open", "regression", {"power": 0.5}).power == 0.5
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ runs = {
                {"likelihood": "predicted_gaussian"}),
     "fields": ("era5", "regression", "mean_field", "expected_nll", {},
                {"likelihood": "gaussian", "std": 0.2}),
-    "members": ("entsoe", "regression", "ensemble", "crps", {}, {}),
+    "members": ("entsoe", "regression", "ensemble", "own_loss:Mine", {}, {}),
     "fitted": ("entsoe", "regression", "mean_field", "mean_mse", {}, {}),
 }
 topology = init("world")
@@ -103,8 +103,16 @@ NAMES = ("classes", "series", "fields", "members", "fitted")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, script):
+def monkeypatch_module():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, script, monkeypatch_module):
     place = tmp_path_factory.mktemp("runs")
+    (place / "own_loss.py").write_text("from hpcsamp import losses\nclass Mine(losses.CRPS): ...\n")
+    monkeypatch_module.setenv("PYTHONPATH", str(place))
     done = script(1, f"import sys; sys.argv = ['', {str(place)!r}]\n{MAKE}", timeout=120)
     assert done.code == 0, done.err
     return place
@@ -232,7 +240,7 @@ def test_kept_samples_are_those_of_the_mean(serial):
 
 def test_samples_without_noise_are_scored_as_they_are(serial):
     found, told = opened(serial / "members.h5"), json.loads((serial / "members.json").read_text())
-    assert told["noise"]["std"] == 0
+    assert told["noise"] == {"std": 0, "source": "none: the samples are the distribution"}
     assert "nll" not in told["metrics"]
     y, t = found["samples"].values, found["target"].values
     score = abs(y - t[:, None]).mean(1) - abs(y[:, :, None] - y[:, None]).mean((1, 2)) / 2

@@ -61,7 +61,9 @@ def _show(run: Path, result: dict[str, Any], explain: bool, json_file: Path | No
     if result["temperature"] != 1:
         notes.append(f"temperature {result['temperature']}")
     if "noise" in result:
-        notes.append(f"noise std {result['noise']['std']:.4g} ({result['noise']['source']})")
+        std = result["noise"].get("std")
+        notes.append("noise" + f" std {std:.4g}" * (std is not None))
+        notes[-1] += f" ({result['noise']['source']})"
     said, units = result["definitions"], result["units"]
     table: list[list[Cell]] = []
     for name, value in result["metrics"].items():

@@ -14,10 +14,12 @@ from hpcsamp.losses.importance import ImportanceWeightedELBO
 from hpcsamp.losses.layers import LayerKL, kl_by_layer
 from hpcsamp.losses.likelihoods import (
     Categorical,
+    FittedGaussian,
     Gaussian,
     Likelihood,
     Poisson,
     PredictedGaussian,
+    Samples,
     StudentT,
 )
 from hpcsamp.losses.mixture import (
@@ -44,6 +46,7 @@ __all__ = [
     "EnergyScore",
     "Exactness",
     "ExpectedNLL",
+    "FittedGaussian",
     "Gaussian",
     "GaussianMixtureNLL",
     "GaussianMomentsNLL",
@@ -56,6 +59,7 @@ __all__ = [
     "Poisson",
     "PredictedGaussian",
     "PredictiveNLL",
+    "Samples",
     "StatisticsLoss",
     "StudentT",
     "centred_moments",

@@ -13,7 +13,8 @@ A loss of your own is a class with one or two hooks, and exact on any grid::
         def from_mean(self, mean, target, samples):   # (B, ...), the mean is over all S samples
             return mean**2
 
-or :class:`LinearLoss`, or any callable as it is, by :class:`~hpcsamp.losses.custom.Custom`.
+or :class:`LinearLoss`, or any callable as it is, by :class:`~hpcsamp.losses.custom.Custom`. What an
+evaluation takes for the noise of observations is said by :meth:`DataLoss.predictive`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from hpcsamp.collectives import Collectives
 from hpcsamp.losses.batch import Step
+from hpcsamp.losses.likelihoods import Likelihood, Samples
 from hpcsamp.losses.values import fit_weight, over_values, wide
 
 
@@ -89,6 +91,8 @@ class DataLoss(ABC):
         part of it and there is no penalty beside it.
     least_samples
         The least S with which it says anything.
+    likelihood
+        The observation model, in losses that have one.
     usual_likelihood
         Name of the likelihood it takes where none is named; None: the task's.
     """
@@ -99,6 +103,7 @@ class DataLoss(ABC):
     least_samples: int = 1
     usual_likelihood: ClassVar[str | None] = None
     weights: Tensor | None = None
+    likelihood: Likelihood
 
     def __init__(self, *, weights: Tensor | None = None) -> None:
         self.weights = weights
@@ -145,6 +150,18 @@ class DataLoss(ABC):
         """
         target, weight = self.fit(target, mask)
         return self.items(wide(outputs), target, samples, group, weight)
+
+    def predictive(self) -> Likelihood:
+        """The distribution of an observation given the outputs of a sample, for evaluations.
+
+        The loss's likelihood, where it has one. A loss that scores the samples themselves has
+        :class:`~hpcsamp.losses.likelihoods.Samples`, as has a loss that leaves open what noise is;
+        :class:`~hpcsamp.losses.likelihoods.FittedGaussian` has its width estimated after training.
+        """
+        own: Likelihood | None = getattr(self, "likelihood", None)
+        return own or Samples(
+            f"none: the samples are the distribution, as {type(self).__name__} has no likelihood"
+        )
 
     def fit(self, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The target without what is masked, and the weights of its values, in its shape."""

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from hpcsamp.errors import UsageError
 from hpcsamp.losses.base import About, LinearLoss
-from hpcsamp.losses.likelihoods import Likelihood, need_predicted
+from hpcsamp.losses.likelihoods import Likelihood, PredictedGaussian, need_predicted
 from hpcsamp.losses.values import over_values
 
 
@@ -32,6 +32,7 @@ class BetaNLL(LinearLoss):
     """
 
     usual_likelihood = "predicted_gaussian"
+    likelihood: PredictedGaussian
     about = About(
         formula="mean_s stop(std_s^(2 beta)) * -log N(t; mu_s, std_s)",
         kind="linear",

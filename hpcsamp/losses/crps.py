@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hpcsamp.collectives import Collectives
 from hpcsamp.losses.base import About, DataLoss
+from hpcsamp.losses.likelihoods import Likelihood, Samples
 from hpcsamp.losses.values import like_target, over_values
 from hpcsamp.topology import share
 
@@ -43,6 +44,10 @@ class CRPS(DataLoss):
     def __init__(self, fair: bool = True, *, weights: Tensor | None = None) -> None:
         super().__init__(weights=weights)
         self.fair = fair
+
+    def predictive(self) -> Likelihood:
+        """The samples: it is they that are scored."""
+        return Samples()
 
     def items(
         self,

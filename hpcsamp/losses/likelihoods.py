@@ -24,9 +24,12 @@ class Likelihood(ABC):
     ----------
     parameters
         How many numbers a model outputs per target value (classes aside).
+    source
+        Where the noise of an observation comes from, for the records of evaluations.
     """
 
     parameters: int = 1
+    source: str = "the likelihood of the loss"
 
     @abstractmethod
     def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:
@@ -85,6 +88,8 @@ class Gaussian(Likelihood):
         Standard deviation of the observation noise, in the units of the target; > 0.
     """
 
+    source = "fixed"
+
     def __init__(self, std: float = 1.0) -> None:
         self.std = _positive("noise std of a Gaussian likelihood", std)
 
@@ -112,6 +117,7 @@ class PredictedGaussian(Likelihood):
     """
 
     parameters = 2
+    source = "predicted by the network"
 
     def __init__(self, floor: float = 1e-6) -> None:
         self.floor = _positive("floor of a predicted std", floor)
@@ -175,6 +181,50 @@ class StudentT(Likelihood):
         mean = like_target(wide(outputs), target)
         variance = self.scale**2 * self.df / (self.df - 2) if self.df > 2 else math.inf
         return mean, torch.full_like(mean, variance)
+
+
+class Samples(Likelihood):
+    """The outputs of the samples alone are the predictive distribution: there is no noise.
+
+    Parameters
+    ----------
+    source
+        Why, for the records of evaluations.
+    """
+
+    def __init__(self, source: str = "none: the samples are the distribution") -> None:
+        self.source = source
+
+    def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Points have no density: NaN."""
+        return torch.full_like(like_target(outputs, target), torch.nan)
+
+    def moments(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The output, and no variance."""
+        mean = like_target(wide(outputs), target)
+        return mean, torch.zeros_like(mean)
+
+
+class FittedGaussian(Gaussian):
+    """Normal whose standard deviation is estimated after training, on the validation split.
+
+    Parameters
+    ----------
+    std
+        The estimate; None before there is one.
+    source
+        Where it comes from.
+    """
+
+    def __init__(self, std: float | None = None, source: str = "to be estimated") -> None:
+        super().__init__(1.0 if std is None else std)
+        self.fitted = std is not None
+        self.source = source
+
+    def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """``(s, B, ...)`` log densities; NaN before there is an estimate."""
+        each = super().of_values(outputs, target)
+        return each if self.fitted else torch.full_like(each, torch.nan)
 
 
 def need_predicted(loss: str, likelihood: Likelihood | None) -> PredictedGaussian:

@@ -10,6 +10,7 @@ from torch import Tensor
 from hpcsamp.collectives import Collectives
 from hpcsamp.errors import UsageError
 from hpcsamp.losses.base import About, DataLoss, StatisticsLoss
+from hpcsamp.losses.likelihoods import FittedGaussian, Gaussian, Likelihood, Samples
 from hpcsamp.losses.values import like_target, over_values
 
 
@@ -25,6 +26,10 @@ class MeanMSE(StatisticsLoss):
         source="the paper's section 4.1",
     )
     average = True
+
+    def predictive(self) -> Likelihood:
+        """A normal distribution of one width, which a squared error leaves open."""
+        return FittedGaussian()
 
     def statistics(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Errors of the samples: small numbers add up with less rounding than outputs."""
@@ -101,6 +106,10 @@ class GaussianMomentsNLL(DataLoss):
         self.noise, self.eps = noise, eps
         if noise > 0:
             self.least_samples = 1
+
+    def predictive(self) -> Likelihood:
+        """The known noise; without, the samples."""
+        return Gaussian(self.noise) if self.noise > 0 else Samples()
 
     def items(
         self,

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from hpcsamp import arguments as free
 from hpcsamp.config import suggest
 from hpcsamp.errors import UsageError
 from hpcsamp.losses.base import DataLoss
@@ -46,34 +47,36 @@ LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
     "poisson": Poisson,
     "student_t": StudentT,
 }
+_ARGUMENTS = "loss.arguments"
 _USUAL = {"classification": "categorical", "regression": "gaussian"}
 
 
 def make_likelihood(
-    task: str, arguments: Mapping[str, Any] | None = None, loss: str | None = None
+    task: str, arguments: Mapping[str, Any] | None = None, loss: str = "expected_nll"
 ) -> Likelihood:
-    """The observation model of a configuration.
+    """The observation model of a configuration: what outputs mean, in training and evaluation.
 
     Parameters
     ----------
     task
         ``"classification"`` or ``"regression"``: chooses the likelihood if none is named.
     arguments
-        ``loss.arguments``: ``likelihood`` by name, its own arguments, and those of the loss, which
-        are passed over.
+        ``loss.arguments``: ``likelihood`` by name, its own arguments, and those of the loss.
     loss
-        ``loss.name``: some losses have a usual likelihood of their own.
+        ``loss.name``. A loss without a likelihood says itself what it leaves to evaluation
+        (:meth:`DataLoss.predictive`), unless the arguments name one.
 
     Raises
     ------
     UsageError
-        For an unknown name or argument.
+        For an unknown name, argument or type.
     """
-    kinds = [*LOSSES.values(), *([_find(loss)] if loss is not None else [])]
-    of_losses = {name for kind in kinds for name in _accepted(kind)} - {"likelihood"}
-    rest = {k: v for k, v in (arguments or {}).items() if k not in of_losses}
-    usual = kinds[-1].usual_likelihood if loss is not None else None
-    return _likelihood(usual or _USUAL[task], rest)
+    kind = _find(loss)
+    own, rest = _shared_out(kind, arguments or {})
+    if rest or task == "classification" or "likelihood" in _accepted(kind):
+        return _likelihood(kind.usual_likelihood or _USUAL[task], rest)
+    own.pop("latitudes", None)  # weights of values make no difference here
+    return _construct(loss, kind, own).predictive()
 
 
 def make(name: str, task: str, arguments: Mapping[str, Any] | None = None) -> DataLoss:
@@ -92,24 +95,38 @@ def make(name: str, task: str, arguments: Mapping[str, Any] | None = None) -> Da
     Raises
     ------
     UsageError
-        For an unknown name or argument, a loss of values where the task has classes or the other
-        way round, or latitudes that are no numbers.
+        For an unknown name or argument, or one of another type; a loss of values where the task has
+        classes or the other way round; latitudes that are no numbers.
     """
     kind = _find(name)
     accepted = _accepted(kind)
-    own = {k: v for k, v in (arguments or {}).items() if k in accepted and k != "likelihood"}
-    rest = {k: v for k, v in (arguments or {}).items() if k not in own}
+    own, rest = _shared_out(kind, arguments or {})
     likelihood = _likelihood(kind.usual_likelihood or _USUAL[task], rest)
     if name in LOSSES:
         _check_task(name, task, likelihood if "likelihood" in accepted else None)
+    return _construct(name, kind, own, likelihood)
+
+
+def _shared_out(
+    kind: type[DataLoss], arguments: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments of the loss, and those of its likelihood, by name among them."""
+    names = _accepted(kind) - {"likelihood"}
+    own = {k: v for k, v in arguments.items() if k in names}
+    return own, {k: v for k, v in arguments.items() if k not in names}
+
+
+def _construct(
+    name: str, kind: type[DataLoss], own: dict[str, Any], likelihood: Likelihood | None = None
+) -> DataLoss:
+    """A loss from its own arguments, and a likelihood if it takes one."""
+    program: dict[str, Any] = {}
     if "latitudes" in own:
-        own["weights"] = latitude_weights(_degrees(own.pop("latitudes")))
-    if "likelihood" in accepted:
-        own["likelihood"] = likelihood
-    try:
-        return kind(**own)
-    except TypeError as e:
-        raise UsageError(f"loss.arguments of {name}: {e}") from None
+        program["weights"] = latitude_weights(_degrees(own.pop("latitudes")))
+    if likelihood is not None and "likelihood" in _accepted(kind):
+        program["likelihood"] = likelihood
+    made: DataLoss = free.construct(_ARGUMENTS, name, kind, own, **program)
+    return made
 
 
 def _likelihood(usual: str, arguments: Mapping[str, Any]) -> Likelihood:
@@ -123,10 +140,8 @@ def _likelihood(usual: str, arguments: Mapping[str, Any]) -> Likelihood:
                 f"unknown key 'loss.arguments.{argument}'{suggest(argument, known)}; the loss does "
                 f"not know it, and the likelihood {name} takes {', '.join(known) or 'nothing'}"
             )
-    try:
-        return LIKELIHOODS[name](**rest)
-    except TypeError as e:
-        raise UsageError(f"loss.arguments of the likelihood {name}: {e}") from None
+    made: Likelihood = free.construct(_ARGUMENTS, f"likelihood {name}", LIKELIHOODS[name], rest)
+    return made
 
 
 def _check_task(name: str, task: str, likelihood: Likelihood | None) -> None:
@@ -141,7 +156,11 @@ def _check_task(name: str, task: str, likelihood: Likelihood | None) -> None:
 
 
 def _degrees(given: Any) -> Sequence[float]:
-    if not isinstance(given, list) or not all(isinstance(d, int | float) for d in given):
+    if (
+        not isinstance(given, list)
+        or not all(isinstance(d, int | float) for d in given)
+        or any(isinstance(d, bool) for d in given)
+    ):
         raise UsageError(
             f"loss.arguments.latitudes = {given!r}: degrees are needed, one for each row of an "
             f'item (or "data", in a run)'
@@ -151,7 +170,7 @@ def _degrees(given: Any) -> Sequence[float]:
 
 def _accepted(kind: type[DataLoss]) -> set[str]:
     """What a loss takes in a configuration; ``weights`` come from ``latitudes``."""
-    names = set(inspect.signature(kind).parameters)
+    names = set(free.accepted(kind))
     return names - {"weights"} | ({"latitudes"} if "weights" in names else set())
 
 
@@ -169,7 +188,9 @@ def _find(name: str) -> type[DataLoss]:
     return found
 
 
-def _check_name(what: str, name: str, known: Iterable[str], also: str = "") -> None:
+def _check_name(what: str, name: Any, known: Iterable[str], also: str = "") -> None:
+    if not isinstance(name, str):
+        raise UsageError(f"{what} = {name!r}: a name is needed, one of {', '.join(sorted(known))}")
     if name not in known:
         raise UsageError(
             f"{what} = {name!r}; there is {', '.join(sorted(known))}{also}{suggest(name, known)}"

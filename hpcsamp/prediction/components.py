@@ -5,25 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hpcsamp.losses import Gaussian, Likelihood, Poisson, PredictedGaussian, StudentT
+from hpcsamp.losses import Gaussian, Likelihood, Poisson, PredictedGaussian, Samples, StudentT
 from hpcsamp.losses.values import like_target, wide
 from hpcsamp.prediction.mixtures import normal_cdf
-
-
-class Samples(Likelihood):
-    """The outputs of the samples alone are the predictive distribution: there is no noise.
-
-    For losses that score the samples themselves (``crps``, ``energy_score``).
-    """
-
-    def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Points have no density: NaN."""
-        return torch.full_like(like_target(outputs, target), torch.nan)
-
-    def moments(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The output, and no variance."""
-        mean = like_target(wide(outputs), target)
-        return mean, torch.zeros_like(mean)
 
 
 def normal_components(likelihood: Likelihood) -> bool:

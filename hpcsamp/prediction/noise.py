@@ -1,59 +1,35 @@
-"""Observation noise where the loss of a run does not say it.
+"""Observation noise: what evaluations record of it, and its estimate where a loss leaves it open.
 
-Some losses compare samples with targets without a density. Those that score the samples themselves
-(``crps``, ``energy_score``) make them the predictive distribution: there is no noise. The squared
-error of the mean (``mean_mse``) says nothing of noise: its width is estimated on the validation
-split.
+Which of these it is stands on the loss (:meth:`~hpcsamp.losses.base.DataLoss.predictive`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from hpcsamp.losses import Gaussian, Likelihood, log_mean_exp
+from hpcsamp.losses import FittedGaussian, Gaussian, Likelihood, Samples, log_mean_exp
 from hpcsamp.methods import Method
-from hpcsamp.prediction.components import Samples
 from hpcsamp.prediction.evaluate import Evaluator
 from hpcsamp.prediction.predictive import local_outputs
 
-SAMPLES_ALONE = ("crps", "energy_score")
-TO_BE_FITTED = ("mean_mse",)
 #: Standard deviations that are tried, in those of the target.
 WIDTHS = np.geomspace(1e-3, 2, 41)
 
 
-def of_loss(
-    likelihood: Likelihood, loss: str, arguments: Mapping[str, Any]
-) -> tuple[Likelihood, str]:
-    """The observation model of predictions, and where its noise comes from.
-
-    Parameters
-    ----------
-    likelihood
-        What the configuration leads to if the loss has a density.
-    loss, arguments
-        ``loss.name`` and ``loss.arguments``; a likelihood or ``std`` named there is what counts.
-
-    Returns
-    -------
-    tuple
-        The likelihood, and ``"likelihood"``, ``"none"`` or ``"to be fitted"``.
-    """
-    if {"likelihood", "std"} & arguments.keys() or not isinstance(likelihood, Gaussian):
-        return likelihood, "likelihood"
-    if loss in SAMPLES_ALONE:
-        return Samples(), "none"
-    if loss == "gaussian_moments_nll":
-        noise = float(arguments.get("noise", 0.0))
-        return (Gaussian(noise), "likelihood") if noise > 0 else (Samples(), "none")
-    return likelihood, "to be fitted" if loss in TO_BE_FITTED else "likelihood"
+def record(likelihood: Likelihood) -> dict[str, Any]:
+    """The noise of observations and where it comes from, for the records of an evaluation."""
+    told: dict[str, Any] = {"source": likelihood.source}
+    if isinstance(likelihood, Gaussian):
+        told["std"] = likelihood.std
+    elif isinstance(likelihood, Samples):
+        told["std"] = 0.0
+    return told
 
 
-def fit(evaluator: Evaluator, method: Method) -> Gaussian:
+def fit(evaluator: Evaluator, method: Method) -> FittedGaussian:
     """A normal likelihood whose width makes the targets of the evaluator's split most probable.
 
     The width minimises the ``nll`` of the predictive mixture, as the precision of Monte Carlo
@@ -77,7 +53,8 @@ def fit(evaluator: Evaluator, method: Method) -> Gaussian:
         total += density[:, true].sum(1).cpu()
     if evaluator.topology.data_size > 1:
         group.data_sum_(total)
-    return Gaussian(evaluator.topology.world.bcast(_best(widths.log().numpy(), -total.numpy())))
+    found = evaluator.topology.world.bcast(_best(widths.log().numpy(), -total.numpy()))
+    return FittedGaussian(found, f"estimated on {evaluator.dataset.split}")
 
 
 def _best(x: np.ndarray, y: np.ndarray) -> float:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from hpcsamp.collectives import Collectives
-from hpcsamp.losses import Likelihood, centred_moments, log_mean_exp
+from hpcsamp.losses import Likelihood, Samples, centred_moments, log_mean_exp
 from hpcsamp.methods import Method
-from hpcsamp.prediction.components import Samples, distribution_function
+from hpcsamp.prediction.components import distribution_function
 
 
 @dataclass

@@ -102,9 +102,7 @@ class Trainer:
             dataset = Dataset.open(folder, "train")
             self.method: Method = build.method(config, dataset, topology)
             data_loss = losses.make(config.loss.name, config.task, config.loss.arguments)
-            likelihood, self._noise = noise.of_loss(
-                build.likelihood(config), config.loss.name, config.loss.arguments
-            )
+            likelihood = build.likelihood(config)
             self.prediction_samples = self.method.prediction_samples(config.evaluation.samples)
             has_valid = "valid" in dataset.manifest.splits
             valid = Dataset.open(folder, "valid") if has_valid else None
@@ -327,11 +325,11 @@ class Trainer:
             return
         asked = self.config.evaluation.samples
         self.evaluator.samples = self.method.prediction_samples(asked)  # chains: it grows
-        if self._noise == "to be fitted":
+        if isinstance(self.evaluator.likelihood, losses.FittedGaussian):
             self.evaluator.likelihood = noise.fit(self.evaluator, self.method)
         found = self.evaluator.run(self.method)
         best = self.config.training.best
-        if best == "nll" and self._noise == "none":  # samples alone have no density
+        if best == "nll" and isinstance(self.evaluator.likelihood, losses.Samples):  # no density
             best = "rmse"
         self.keeper.keep_best(-found.metrics[best] if best == "accuracy" else found.metrics[best])
         self.metrics = found.metrics

@@ -13,7 +13,7 @@ from hpcsamp.config import RunConfig
 from hpcsamp.data import Dataset
 from hpcsamp.data.manifest import Manifest, read_manifest
 from hpcsamp.errors import CheckpointError
-from hpcsamp.losses import Likelihood
+from hpcsamp.losses import FittedGaussian, Likelihood
 from hpcsamp.methods import Method
 from hpcsamp.prediction import noise
 from hpcsamp.prediction.evaluate import Evaluator
@@ -144,33 +144,27 @@ def restore(
         samples = method.prediction_samples(samples or config.evaluation.samples)
         if method.members is None:
             share_samples(samples, topology.grid, topology.sample_rank)
-        likelihood, source = noise.of_loss(
-            build.likelihood(config), config.loss.name, config.loss.arguments
-        )
+        likelihood = build.likelihood(config)
     found = Restored(
         config, topology, method, trained, likelihood, {}, path, saved["step"], samples,
         exchange.choose(topology, "mpi"),  # there is no gradient to exchange
     )  # fmt: skip
-    if source == "to be fitted":
-        _fit_noise(found)
-    elif source == "none":
-        found.noise = {"std": 0.0, "source": "none: the samples are the distribution"}
+    if isinstance(likelihood, FittedGaussian):
+        found.likelihood = _fitted(found)
+    if trained.classes is None:
+        found.noise = noise.record(found.likelihood)
     return found
 
 
-def _fit_noise(found: Restored) -> None:
-    if "valid" not in found.trained.splits:
-        found.noise = {"std": 1.0, "source": "assumed: there is no valid split to estimate it on"}
-        return
+def _fitted(found: Restored) -> FittedGaussian:
+    split = "valid" if "valid" in found.trained.splits else "train"
     with together(found.topology.world):
-        valid = found.open(None, "valid")
-    evaluator = found.evaluator(valid)
+        items = found.open(None, split)
+    evaluator = found.evaluator(items)
     try:
-        fitted = noise.fit(evaluator, found.method)
+        return noise.fit(evaluator, found.method)
     finally:
         evaluator.close()
-    found.likelihood = fitted
-    found.noise = {"std": fitted.std, "source": "estimated on valid"}
 
 
 def _checkpoint(folder: RunFolder, which: str) -> Path:
