@@ -559,7 +559,8 @@ def test_a_damaged_state_file_is_said(submitted):
 
 def test_two_commands_at_once(submitted):
     with Store(submitted.folder).lock():
-        assert "another hpcsamp campaign command" in submitted("submit", code=2)
+        told = submitted("submit", code=2)
+        assert f"the campaign {submitted.folder} is being written by process {os.getpid()}" in told
     unharmed(submitted, submitted.state())
 
 

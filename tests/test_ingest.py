@@ -4,6 +4,7 @@ import hashlib
 import io
 import itertools
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -16,7 +17,6 @@ from data_sets import make
 
 from hpcsamp.data import Dataset
 from hpcsamp.errors import DataError, UsageError
-from hpcsamp.files import locked
 from hpcsamp.ingest import build
 from hpcsamp.ingest.cifar10 import cifar10
 from hpcsamp.ingest.digits import digits as digits_source
@@ -24,6 +24,7 @@ from hpcsamp.ingest.entsoe import entsoe, is_summer, read_rows
 from hpcsamp.ingest.source import split_items
 from hpcsamp.ingest.synthetic import synthetic
 from hpcsamp.ingest.tables import npz, table
+from hpcsamp.locks import locked
 
 
 def files_of(folder):
@@ -124,8 +125,8 @@ def test_what_another_ingest_left_is_not_mixed_in(tmp_path):
 
 def test_one_job_at_a_time_writes_a_set(tmp_path):
     with (
-        locked(tmp_path / ".set.lock"),
-        pytest.raises(UsageError, match="another job is writing"),
+        locked(tmp_path / ".set.lock", tmp_path / "set"),
+        pytest.raises(UsageError, match=f"set is being written by process {os.getpid()} on"),
     ):
         make(tmp_path / "set")
     make(tmp_path / "set")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import textwrap
 import threading
 from pathlib import Path
@@ -198,13 +199,25 @@ def test_one_rank_is_told_and_all_stop_and_resume(hpcsamp, small, reference, tmp
     assert events(run, "train", "valid") == events(reference, "train", "valid")
 
 
-def test_mpirun_passes_usr2_on(small, tmp_path):
+def test_mpirun_passes_usr2_on_and_one_job_writes_a_run(commands, small, tmp_path):
     run = tmp_path / "run"
-    job = start(["train", str(small), "--output", str(run), "--set", "training.epochs=500"])
-    wait_for_step(job, run, 2)
+    again = ["train", str(small), "--output", str(run), "--resume", "--set=training.epochs=500"]
+    job = start(again)
+    wait_for_step(job, run, 20)
+    (holder, _) = sorted(ranks_of(job.pid))
+    done = commands(1, ["evaluate", run], again)
+    assert job.poll() is None
+    assert done.code == 2, done.err
+    (line,) = done.errors
+    assert f"{run} is being written by process {holder} on {socket.gethostname()} since" in line
+    assert (run / "evaluation" / "test.json").exists()  # that is nobody else's
+    assert "metrics.jsonl gets no line of this evaluation" in done.err
     os.kill(job.pid, signal.SIGUSR2)
     _, err = job.communicate(timeout=60)
     assert job.returncode == 75, err
+    steps = [e["step"] for e in events(run, "train")]
+    assert steps == list(range(1, len(steps) + 1))
+    assert not list(run.rglob(".*"))
 
 
 def test_the_time_limit(hpcsamp, small, tmp_path):

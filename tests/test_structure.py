@@ -15,6 +15,8 @@ FLOORS = [
     {
         "errors",
         "files",
+        "locks",
+        "processes",
         "provenance",
         "runtime",
         "sealing",

@@ -15,6 +15,7 @@ import numpy as np
 
 from hpcsamp.bench.subjects import Subject
 from hpcsamp.collectives import SMALL, Collectives
+from hpcsamp.files import write_whole
 from hpcsamp.planning import calibration, fit, machine
 from hpcsamp.planning.calibration import Calibration, Measured
 from hpcsamp.planning.machine import Wire
@@ -233,4 +234,4 @@ def records(
 
 def write_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
     """One object a line."""
-    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    write_whole(path, "".join(json.dumps(r) + "\n" for r in records))

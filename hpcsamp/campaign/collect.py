@@ -20,6 +20,7 @@ from hpcsamp.campaign.status import Survey
 from hpcsamp.campaign.store import Store
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.files import write_whole
+from hpcsamp.locks import locked
 
 SUMMARY = (
     "steps",
@@ -106,8 +107,9 @@ def write(path: Path, results: Results) -> None:
     temporary = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        writers[path.suffix](temporary, results)
-        temporary.replace(path)
+        with locked(path.with_name(f".{path.name}.lock"), path):
+            writers[path.suffix](temporary, results)
+            temporary.replace(path)
     except OSError as e:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

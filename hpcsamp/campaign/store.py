@@ -14,14 +14,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hpcsamp.errors import DataError, UsageError
-from hpcsamp.files import locked, write_whole
+from hpcsamp.files import write_whole
+from hpcsamp.locks import locked
 
 VERSION = 1
 
@@ -134,16 +135,9 @@ class Store:
         UsageError
             If another one is at it.
         """
-        with ExitStack() as stack:
-            with self.writing():
-                self.folder.mkdir(parents=True, exist_ok=True)
-                try:
-                    stack.enter_context(locked(self.folder / ".lock"))
-                except BlockingIOError:
-                    raise UsageError(
-                        f"another hpcsamp campaign command is changing {self.folder}; try again "
-                        f"when it is done"
-                    ) from None
+        with self.writing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder / ".lock", f"the campaign {self.folder}"):
             yield
 
     # Points -----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcsamp.errors import UsageError
+from hpcsamp.files import write_whole
 from hpcsamp.runtime import on_terminal
 
 Cell = str | int | float | bool | None
@@ -100,7 +101,10 @@ def write_json(path: Path, data: Any) -> None:
     """
     text = json.dumps(_finite(data), indent=1, allow_nan=False, default=str) + "\n"
     try:
-        path.write_text(text)
+        if path.exists() and not path.is_file():  # /dev/stdout, a pipe
+            path.write_text(text)
+        else:
+            write_whole(path, text)
     except OSError as e:
         raise UsageError(f"cannot write {path}: {e.strerror}") from e
 

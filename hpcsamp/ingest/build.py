@@ -25,8 +25,8 @@ from hpcsamp.data.shard import check_labels, check_values, sha256
 from hpcsamp.data.shard_writer import header, shard_name, sync, write_shard, write_stats
 from hpcsamp.data.stats import Moments, combine
 from hpcsamp.errors import DataError, UsageError
-from hpcsamp.files import locked
 from hpcsamp.ingest.source import Source
+from hpcsamp.locks import Lock, locked
 from hpcsamp.topology import share, together
 
 if TYPE_CHECKING:
@@ -90,15 +90,15 @@ def build(
     shards = plan_shards(source, shard_bytes)
     uid = identity(source, shards)
     with ExitStack() as stack:
-        found = None
+        found, lock = None, None
         with together(comm):
             if comm.Get_rank() == 0:
-                stack.enter_context(_alone(target, waiting))
+                lock = stack.enter_context(_alone(target, waiting))
                 found = _found(target, uid) if waiting else None
                 if found is None:
                     _prepare(target, folder, uid, overwrite)
         found = comm.bcast(found)
-        return found or _write(source, target, folder, uid, shards, comm, progress)
+        return found or _write(source, target, folder, uid, shards, comm, progress, lock)
 
 
 def _write(
@@ -109,12 +109,16 @@ def _write(
     shards: list[dict[str, Any]],
     comm: MPI.Comm,
     progress: Callable[[int, int], None] | None,
+    lock: Lock | None,
 ) -> Manifest:
+    """``lock``: on rank 0."""
     rank, size = comm.Get_rank(), comm.Get_size()
     writer = _Writer(source, folder, uid)
     try:
         for first in range(0, len(shards), size):  # a round at a time, so that all stop together
             with together(comm):
+                if lock is not None:
+                    lock.check()
                 if first + rank < len(shards):
                     writer.write(shards[first + rank])
             if progress and rank == 0:
@@ -128,10 +132,11 @@ def _write(
         with together(comm):
             manifest = _manifest(source, uid, stats, [writer.entry(s) for s in shards])
         with together(comm):
-            if rank == 0:
+            if lock is not None:
+                lock.check()
                 _publish(manifest, folder, target)
     except Exception:
-        if rank == 0:
+        if lock is not None and lock.held():
             shutil.rmtree(folder, ignore_errors=True)
         raise
     return manifest
@@ -179,17 +184,14 @@ def versions() -> dict[str, str]:
 
 
 @contextmanager
-def _alone(target: Path, waiting: Callable[[], None] | None) -> Iterator[None]:
+def _alone(target: Path, waiting: Callable[[], None] | None) -> Iterator[Lock]:
     """While this process is the only one that writes a dataset folder."""
-    with ExitStack() as stack:
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(target.parent / f".{target.name}.lock", waiting))
-        except BlockingIOError:
-            raise UsageError(f"another job is writing {target}; wait for it") from None
-        except OSError as e:
-            raise UsageError(f"{target.parent} cannot be written to: {e.strerror}") from e
-        yield
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UsageError(f"{target.parent} cannot be written to: {e.strerror}") from e
+    with locked(target.parent / f".{target.name}.lock", target, waiting) as lock:
+        yield lock
 
 
 def _found(target: Path, uid: str) -> Manifest | None:

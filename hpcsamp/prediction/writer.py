@@ -22,6 +22,7 @@ import h5py
 import numpy as np
 
 from hpcsamp.errors import UsageError
+from hpcsamp.locks import Lock
 from hpcsamp.topology import Topology, together
 
 
@@ -86,6 +87,8 @@ class ParallelFile:
         The final name.
     overwrite
         Whether a file of this name may be replaced.
+    lock
+        On rank 0: that of the file. A job that has lost it neither names nor removes anything.
 
     Raises
     ------
@@ -94,8 +97,15 @@ class ParallelFile:
     """
 
     def __init__(
-        self, path: Path, layout: Layout, topology: Topology, *, overwrite: bool = False
+        self,
+        path: Path,
+        layout: Layout,
+        topology: Topology,
+        *,
+        overwrite: bool = False,
+        lock: Lock | None = None,
     ) -> None:
+        self._lock = lock
         self.path, self.layout, self.topology = path, layout, topology
         self._part = path.with_name(f".{path.name}.part")
         self._file = -1
@@ -179,6 +189,8 @@ class ParallelFile:
                 raise UsageError(f"cannot write {self.path}: {e.strerror}") from e
         with together(self.topology.world):
             if self.topology.is_root:
+                if self._lock is not None:
+                    self._lock.check()
                 try:
                     self._part.replace(self.path)
                 except OSError as e:
@@ -187,7 +199,7 @@ class ParallelFile:
     def abandon(self) -> None:
         """Leave nothing behind; not collective."""
         self._close()
-        if self.topology.is_root:
+        if self.topology.is_root and (self._lock is None or self._lock.held()):
             self._part.unlink(missing_ok=True)
 
     def _close(self) -> None:

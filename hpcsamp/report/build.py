@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcsamp.errors import UsageError
+from hpcsamp.locks import locked
 from hpcsamp.report import page, style
 from hpcsamp.report.curves import learning_curves
 from hpcsamp.report.fans import forecast_fans
@@ -74,7 +75,8 @@ def build(
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return _write(folder, runs, evaluations, split, items)
+        with locked(folder / ".lock", folder):
+            return _write(folder, runs, evaluations, split, items)
     except OSError as e:
         raise UsageError(f"cannot write the report {folder}: {e.strerror or e}") from e
 

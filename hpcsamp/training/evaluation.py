@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,13 @@ import numpy as np
 from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
 from hpcsamp.files import write_whole
+from hpcsamp.locks import Lock
 from hpcsamp.prediction import items
 from hpcsamp.prediction.components import normal_components
 from hpcsamp.prediction.evaluate import Evaluation
 from hpcsamp.prediction.metrics import auroc, definitions, fpr_at
 from hpcsamp.topology import together
-from hpcsamp.training.prediction import attributes, fill, precision
+from hpcsamp.training.prediction import alone, attributes, fill, precision
 from hpcsamp.training.record import RunFolder
 from hpcsamp.training.restore import Restored
 
@@ -27,6 +31,8 @@ KEEP_BYTES = 1 << 30
 FAN = (0.05, 0.25, 0.5, 0.75, 0.95)
 #: Bins of the histograms of scores.
 HISTOGRAM = 40
+#: Seconds for which an evaluation waits for another one to note its metrics.
+PATIENCE = 3.0
 
 
 def evaluate_run(
@@ -65,6 +71,39 @@ def evaluate_run(
         place = folder.path / "evaluation"
         if root:
             _make(place)
+    with ExitStack() as stack:
+        lock = alone(stack, restored.topology, place / name)
+        found, facts = _evaluate(restored, dataset, place / f"{name}.h5", lock)
+        result = {
+            **facts,
+            "metrics": found.metrics,
+            "units": found.units,
+            "definitions": found.definitions,
+            "unattained": found.unattained,
+            "rows": found.rows,
+            "reliability": found.reliability,
+        }
+        if strange is not None:
+            result["ood"] = _tell_apart(restored, found, strange)
+            result["definitions"] |= definitions(found.metrics)
+        with together(world):
+            if lock is not None:
+                lock.check()
+                try:
+                    write_whole(
+                        place / f"{name}.json", json.dumps(_strict(result), indent=1) + "\n"
+                    )
+                    if data is None:
+                        _log(folder, dataset.split, step=restored.step, **found.metrics)
+                except OSError as e:
+                    raise UsageError(f"cannot write {place}: {e.strerror or e}") from e
+    return result
+
+
+def _evaluate(
+    restored: Restored, dataset: Dataset, file: Path, lock: Lock | None
+) -> tuple[Evaluation, dict[str, Any]]:
+    """Evaluate a split into a file; what was found, and what must be known of it."""
     evaluator = restored.evaluator(dataset)
     facts = {"dataset": str(dataset.path), "split": dataset.split, **restored.facts()}
     try:
@@ -79,31 +118,25 @@ def evaluate_run(
         if plan.bytes > KEEP_BYTES:
             quantiles = ()
             plan = items.layout(*described, values=False, **options)
-        file = place / f"{name}.h5"
-        found = fill(restored, evaluator, plan, file, quantiles, overwrite=True, full=True)
+        found = fill(restored, evaluator, plan, file, lock, quantiles, overwrite=True, full=True)
     finally:
         evaluator.close()
-    result = {
-        **facts,
-        "metrics": found.metrics,
-        "units": found.units,
-        "definitions": found.definitions,
-        "unattained": found.unattained,
-        "rows": found.rows,
-        "reliability": found.reliability,
-    }
-    if strange is not None:
-        result["ood"] = _tell_apart(restored, found, strange)
-        result["definitions"] |= definitions(found.metrics)
-    with together(world):
-        if root:
-            try:
-                write_whole(place / f"{name}.json", json.dumps(_strict(result), indent=1) + "\n")
-                if data is None:
-                    folder.log(dataset.split, step=restored.step, **found.metrics)
-            except OSError as e:
-                raise UsageError(f"cannot write {place}: {e.strerror or e}") from e
-    return result
+    return found, facts
+
+
+def _log(folder: RunFolder, split: str, **values: Any) -> None:
+    """Note the metrics with those of the run, unless they are being written by its training."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with folder.writing():
+                folder.log(split, **values)
+            return
+        except UsageError as e:  # another evaluation is done at once
+            if time.monotonic() > end:
+                sys.stderr.write(f"hpcsamp: metrics.jsonl gets no line of this evaluation: {e}\n")
+                return
+        time.sleep(0.1)
 
 
 def _make(place: Path) -> None:

@@ -109,6 +109,7 @@ class Keeper:
             self._save(path)
             self.saved = step
             if self.topology.is_root:
+                self.folder.check()
                 checkpoint.prune(self.folder.checkpoints, self.config.training.keep)
         return path
 
@@ -156,4 +157,5 @@ class Keeper:
         method, optimizer = self._whole()
         with self.watch.saving(), together(self.topology.world):
             if self.topology.is_root:
+                self.folder.check()
                 checkpoint.save(path, self._content(method, optimizer))

@@ -79,6 +79,7 @@ class Trainer:
             step = self.keeper.restore() if self._resume else 0
             with together(topology.world):
                 if topology.is_root:
+                    stack.enter_context(self.folder.writing())
                     self.folder.prepare(config, self._resume)
             start = provenance.collect(topology, config.seed)
             with together(topology.world):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hpcsamp.locks import Lock, locked
 from hpcsamp.prediction import items
 from hpcsamp.prediction.components import normal_components
 from hpcsamp.prediction.evaluate import Evaluation, Evaluator, Sink
 from hpcsamp.prediction.writer import Layout, ParallelFile, check_target
-from hpcsamp.topology import share, together
+from hpcsamp.topology import Topology, share, together
 from hpcsamp.training.restore import Restored
 
 #: Quantiles of values if nobody names any.
@@ -58,8 +60,10 @@ def predict(
         levels: tuple[float, ...] = ()
         if dataset.classes is None and (quantiles or normal_components(restored.likelihood)):
             levels = tuple(sorted(set(QUANTILES if quantiles is None else quantiles)))
-    evaluator = restored.evaluator(dataset)
-    try:
+    with ExitStack() as stack:
+        lock = alone(stack, restored.topology, out)
+        evaluator = restored.evaluator(dataset)
+        stack.callback(evaluator.close)
         facts = {"dataset": str(dataset.path), "split": dataset.split, **restored.facts()}
         plan = items.layout(
             dataset,
@@ -70,9 +74,7 @@ def predict(
             samples=restored.samples if keep_samples else 0,
             attributes=attributes(facts, dataset.uid),
         )
-        found = fill(restored, evaluator, plan, out, levels, overwrite)
-    finally:
-        evaluator.close()
+        found = fill(restored, evaluator, plan, out, lock, levels, overwrite)
     return {
         **facts,
         "file": str(out),
@@ -83,18 +85,44 @@ def predict(
     }
 
 
+def alone(stack: ExitStack, topology: Topology, what: Path) -> Lock | None:
+    """Be the only job that writes a file until the stack is closed. Collective over the world.
+
+    Returns
+    -------
+    Lock or None
+        On rank 0: the lock, to be checked before what was written gets its name.
+
+    Raises
+    ------
+    UsageError
+        If another job writes it, or its folder cannot be written to; on all ranks.
+    """
+    with together(topology.world):
+        if not topology.is_root:
+            return None
+        return stack.enter_context(locked(what.with_name(f".{what.name}.lock"), what))
+
+
 def fill(
     restored: Restored,
     evaluator: Evaluator,
     plan: Layout,
     out: Path,
+    lock: Lock | None,
     quantiles: Sequence[float] = (),
     overwrite: bool = False,
     *,
     full: bool = False,
 ) -> Evaluation:
-    """Evaluate a split, every item's predictions going into a file. Collective over the world."""
-    file = ParallelFile(out, plan, restored.topology, overwrite=overwrite)
+    """Evaluate a split, every item's predictions going into a file. Collective over the world.
+
+    Parameters
+    ----------
+    lock
+        Of the file, see :func:`alone`.
+    """
+    file = ParallelFile(out, plan, restored.topology, overwrite=overwrite, lock=lock)
     try:
         wanted = [name for name, v in plan.variables.items() if v.values is None]
         found = evaluator.run(

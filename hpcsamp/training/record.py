@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hpcsamp.config import ParallelSection, RunConfig, load, to_toml
 from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.files import write_whole
+from hpcsamp.locks import Lock, locked
 
 
 class RunFolder:
@@ -27,11 +29,42 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._lock: Lock | None = None
 
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
         return self.path / "checkpoints"
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the only process that writes this run; the folder is made if it is not there.
+
+        Raises
+        ------
+        UsageError
+            If another process does, or the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise UsageError(f"cannot write the run folder {self.path}: {e.strerror}") from e
+        with locked(self.path / ".lock", self.path) as self._lock:
+            try:
+                yield
+            finally:
+                self._lock = None
+
+    def check(self) -> None:
+        """Before anything is written: is this process still the one that may?
+
+        Raises
+        ------
+        HpcsampError
+            If it was suspended and another one has gone on.
+        """
+        if self._lock is not None:
+            self._lock.check()
 
     def prepare(self, config: RunConfig, resume: bool) -> None:
         """Make the folder ready to be written.
@@ -67,6 +100,7 @@ class RunFolder:
 
     def add_start(self, provenance: dict[str, Any]) -> None:
         """Append one start (the first, or a resumption) to ``provenance.json``."""
+        self.check()
         file = self.path / "provenance.json"
         starts = json.loads(file.read_text())["starts"] if file.exists() else []
         write_whole(file, json.dumps({"starts": [*starts, provenance]}, indent=1) + "\n")
@@ -77,6 +111,7 @@ class RunFolder:
         An evaluation after that very step goes, too: it is newer than the checkpoint and is done
         again.
         """
+        self.check()
         kept = [
             e
             for e in self.events()
@@ -107,12 +142,14 @@ class RunFolder:
 
     def log(self, event: str, **values: Any) -> None:
         """Append one line to ``metrics.jsonl``."""
+        self.check()
         line = json.dumps({"event": event, **{k: _plain(v) for k, v in values.items()}})
         with (self.path / "metrics.jsonl").open("a") as f:
             f.write(line + "\n")
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``."""
+        self.check()
         write_whole(self.path / "summary.json", json.dumps(summary, indent=1) + "\n")
 
 

@@ -23,8 +23,9 @@ from hpcsamp.campaign.schedulers.base import (
     SchedulerError,
     clean,
 )
-from hpcsamp.campaign.schedulers.runner import GRACE, QUEUE, STATE, started
+from hpcsamp.campaign.schedulers.runner import GRACE, QUEUE, STATE
 from hpcsamp.errors import UsageError
+from hpcsamp.processes import started
 
 
 class Local(Scheduler):

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcsamp.files import write_whole
+from hpcsamp.processes import started
 
 QUEUE, STATE = "local.json", "local-state.json"
 AGAIN = 75
@@ -30,17 +31,6 @@ GRACE = 20.0
 """Seconds that points have to stop when the runner ends."""
 
 Place = tuple[int, int]  # array, index
-
-
-def started(pid: int) -> str | None:
-    """When a process started, in clock ticks: with the pid this names it for good. None if it has
-    ended.
-    """
-    try:
-        facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if facts[0] == "Z" else facts[19]
 
 
 class Runner:

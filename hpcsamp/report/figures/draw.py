@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcsamp.errors import UsageError
+from hpcsamp.locks import locked
 from hpcsamp.report import style
 from hpcsamp.report.figures import convergence, scaling, sources, table
 from hpcsamp.report.records import MissingMaterialError
@@ -98,14 +99,16 @@ def draw(name: str, paths: Sequence[Path], out: Path) -> list[Path]:
             made = table.calibration(sources.runs(paths))
             texts = {f"{TABLE}.md": made.markdown(), f"{TABLE}.csv": made.csv()}
             out.mkdir(parents=True, exist_ok=True)
-            for file, text in texts.items():
-                (out / file).write_text(text)
+            with locked(out / ".lock", out):
+                for file, text in texts.items():
+                    (out / file).write_text(text)
             return [out / file for file in texts]
         kind = FIGURES[name]
         with style.styled():
             figure = kind.make(paths, kind.title)
             out.mkdir(parents=True, exist_ok=True)
-            return [style.save(figure, out / f"figure{name}.png")]
+            with locked(out / ".lock", out):
+                return [style.save(figure, out / f"figure{name}.png")]
     except MissingMaterialError as e:
         raise UsageError(f"--figure {name}: {e}") from None
     except OSError as e:

@@ -1,0 +1,279 @@
+"""Locks: one process at a time writes something, on any file system, whatever became of the last.
+
+A lock is a file that is made exclusively, names its holder, and is touched by it every few seconds;
+so it needs nothing that NFS or Lustre may lack. A holder that has ended on this machine, or was
+started again by its batch system, is replaced at once; one on another machine when it gave no sign
+of life for :data:`LEASE` seconds. Ages are differences of times that the file server has stamped,
+never of the clocks of two machines.
+
+A holder that was suspended for longer than that may have been replaced. It must not write on:
+:meth:`Lock.check` raises then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from hpcsamp.errors import HpcsampError, UsageError
+from hpcsamp.processes import ended, job, machine, started
+
+BEAT = 5.0
+"""Seconds between two signs of life."""
+
+LEASE = 120.0
+"""Seconds without one after which a holder counts as ended."""
+
+#: Also counts the time for which the machine was suspended.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def _now() -> float:
+    return time.clock_gettime(_CLOCK)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who has a lock: what its file says."""
+
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+    host: str = field(default_factory=socket.gethostname)
+    machine: str = field(default_factory=machine)
+    pid: int = field(default_factory=os.getpid)
+    started: str | None = field(default_factory=lambda: started(os.getpid()))
+    job: str = field(default_factory=lambda: job(os.environ)[0])
+    restart: str = field(default_factory=lambda: job(os.environ)[1])
+    since: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M:%S"))
+
+    def describe(self) -> str:
+        """For people."""
+        of_job = f" of job {self.job}" if self.job else ""
+        return f"process {self.pid} on {self.host}{of_job}"
+
+    def over(self, mine: Holder) -> bool:
+        """Whether this holder has ended for sure, seen from another process."""
+        if self.machine and self.machine == mine.machine and ended(self.pid, self.started):
+            return True
+        requeued = self.restart != mine.restart or (
+            not self.restart and self.machine != mine.machine
+        )
+        return bool(self.job) and self.job == mine.job and requeued
+
+    def runs_here(self, mine: Holder) -> bool:
+        """Whether this holder is a process of this machine that runs."""
+        return bool(self.machine) and self.machine == mine.machine
+
+
+class Lock:
+    """A lock that this process holds; see :func:`locked`."""
+
+    def __init__(self, path: Path, what: object, file: int, holder: Holder) -> None:
+        self.path, self.what, self.holder = path, what, holder
+        self._file = file
+        self._lost = ""
+        self._seen = _now()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """To be called before writing: is the lock still this process's?
+
+        Raises
+        ------
+        HpcsampError
+            If another process has taken it, because this one was suspended.
+        """
+        if not self.held():
+            raise HpcsampError(
+                f"{self.what} is no longer this process's to write: {self._lost} while this one "
+                f"gave no sign of life; nothing more was written"
+            )
+
+    def held(self) -> bool:
+        """Whether the lock is still this process's."""
+        if not self._lost and _now() - self._seen > 1.0:
+            self._look()
+        return not self._lost
+
+    def release(self) -> None:
+        """Remove the file, if it is still this process's."""
+        self._ended.set()
+        self._thread.join(BEAT)  # it may hang in a file system that does
+        self._look()
+        if not self._lost:
+            with suppress(OSError):
+                self.path.unlink()
+        os.close(self._file)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT) and not self._lost:
+            with suppress(OSError):
+                os.utime(self._file)
+            self._look()
+
+    def _look(self) -> None:
+        began = _now()
+        try:
+            found = _read(self.path)
+        except FileNotFoundError:
+            self._lost = f"its lock {self.path} was removed"
+        except OSError:
+            return  # it is not known
+        else:
+            if found is None or found.token != self.holder.token:
+                who = found.describe() if found else "another process"
+                self._lost = f"{who} took it over"
+        self._seen = began
+
+
+@contextmanager
+def locked(path: Path, what: object, waiting: Callable[[], None] | None = None) -> Iterator[Lock]:
+    """Be the only process that writes something.
+
+    Parameters
+    ----------
+    path
+        The lock file; its folder is there. It is removed at the end.
+    what
+        What is written, for messages.
+    waiting
+        Called once if another process has it, which is then waited for.
+
+    Raises
+    ------
+    UsageError
+        If another process has it and ``waiting`` is None, or the file cannot be made.
+    """
+    mine = Holder()
+    try:
+        file = _take(path, what, mine, waiting)
+    except OSError as e:
+        raise UsageError(f"{path.parent} cannot be written to: {e.strerror or e}") from e
+    lock = Lock(path, what, file, mine)
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def _take(path: Path, what: object, mine: Holder, waiting: Callable[[], None] | None) -> int:
+    file = _make(path, mine)
+    if file is not None:
+        return file
+    ahead = _server_time(path, mine) - _now()
+    first: tuple[str, float] | None = None
+    told, pause = False, 0.005
+    while True:
+        try:
+            found, beat = _read(path), path.stat().st_mtime
+        except FileNotFoundError:
+            found = None
+        else:
+            age = _now() + ahead - beat
+            if age > LEASE or (found is not None and found.over(mine)):
+                file = _replace(path, found, mine)
+                if file is not None:
+                    return file
+            elif found is not None:
+                first = first if first and first[0] == found.token else (found.token, beat)
+                lives = found.runs_here(mine) or beat > first[1]
+                if lives and waiting is None:
+                    raise UsageError(_refusal(what, found, age))
+                if not told and waiting is not None:
+                    waiting()
+                elif not told and age > 3 * BEAT:
+                    sys.stderr.write(f"hpcsamp: waiting: {_refusal(what, found, age)}\n")
+                told = told or waiting is not None or age > 3 * BEAT
+        time.sleep(pause)
+        pause = min(2 * pause, 0.2)
+        file = _make(path, mine)
+        if file is not None:
+            return file
+
+
+def _refusal(what: object, found: Holder, age: float) -> str:
+    quiet = ""
+    if age > 3 * BEAT:
+        quiet = (
+            f", last sign of life {age:.0f} s ago (after {LEASE:.0f} s without one it counts as "
+            f"ended)"
+        )
+    return (
+        f"{what} is being written by {found.describe()} since {found.since}{quiet}; wait for its "
+        f"end"
+    )
+
+
+def _make(path: Path, holder: Holder) -> int | None:
+    """A new lock file; None if there is one."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+    except FileExistsError:
+        return None
+    try:
+        os.write(file, json.dumps(asdict(holder)).encode())
+        os.fsync(file)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        os.close(file)
+        raise
+    return file
+
+
+def _replace(path: Path, old: Holder | None, mine: Holder) -> int | None:
+    """Take the place of a holder that has ended; None if another process was faster.
+
+    Only one at a time may replace a given holder, so none replaces one that has just done so.
+    """
+    claim = path.with_name(f"{path.name}.{old.token if old else 'unreadable'}")
+    file = _make(claim, mine)
+    if file is None:  # who claimed it may have ended, too
+        with suppress(FileNotFoundError):
+            if _server_time(path, mine) - claim.stat().st_mtime > LEASE:
+                claim.unlink()
+        return None
+    try:
+        if _read(path) == old:
+            claim.replace(path)
+            return file
+    except FileNotFoundError:
+        pass
+    os.close(file)
+    claim.unlink(missing_ok=True)
+    return None
+
+
+def _read(path: Path) -> Holder | None:
+    """The holder that a lock file names; None if it cannot be read (yet)."""
+    try:
+        told = json.loads(path.read_bytes())
+    except ValueError:
+        return None
+    if not isinstance(told, dict) or told.keys() != Holder.__dataclass_fields__.keys():
+        return None
+    texts = {k: v for k, v in told.items() if k != "pid" and v is not None}
+    if not isinstance(told["pid"], int) or not all(isinstance(v, str) for v in texts.values()):
+        return None
+    return Holder(**told)
+
+
+def _server_time(path: Path, mine: Holder) -> float:
+    """What time it is for the machine that keeps the files."""
+    probe = path.with_name(f"{path.name}.{mine.token}")
+    file = os.open(probe, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        os.write(file, b" ")
+        return os.fstat(file).st_mtime
+    finally:
+        os.close(file)
+        probe.unlink(missing_ok=True)
