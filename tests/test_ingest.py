@@ -20,10 +20,12 @@ from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest import build
 from hpcsamp.ingest.cifar10 import cifar10
 from hpcsamp.ingest.digits import digits as digits_source
-from hpcsamp.ingest.entsoe import entsoe, is_summer, read_rows
+from hpcsamp.ingest.entsoe import entsoe
+from hpcsamp.ingest.load_rows import is_summer, read_rows
+from hpcsamp.ingest.npz import npz
 from hpcsamp.ingest.source import split_items
 from hpcsamp.ingest.synthetic import synthetic
-from hpcsamp.ingest.tables import npz, table
+from hpcsamp.ingest.tables import table
 from hpcsamp.locks import locked
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from hpcsamp.data.manifest import Manifest
     from hpcsamp.ingest.source import Source
 
 app = typer.Typer(help="Write raw data into a dataset folder of HDF5 shards.", no_args_is_help=True)
@@ -22,6 +23,8 @@ Test = Annotated[float, typer.Option(min=0, max=1, help="Part of the items held 
 SplitSeed = Annotated[int, typer.Option(min=0, help="Seed of the random split.")]
 NormalizeY = Annotated[bool, typer.Option(help="Standardise targets in training.")]
 TaskName = Literal["classification", "regression"]
+Decimal = Annotated[str | None, typer.Option(help="Decimal separator, '.' or ','; by default '.'.")]
+Thousands = Annotated[str, typer.Option(help="What separates thousands, e.g. '.'.")]
 
 
 def run(make: Callable[[], Source], out: Path, overwrite: bool, shard_mb: float) -> None:
@@ -52,9 +55,25 @@ def run(make: Callable[[], Source], out: Path, overwrite: bool, shard_mb: float)
         progress=progress,
     )
     if root:
+        for line in constants(manifest):
+            typer.echo(line)
         counts = ", ".join(f"{name} {count:,}" for name, count in manifest.splits.items())
         size = sum(s.size for s in manifest.shards) / 1e6
         typer.echo(f"{out}: {counts} items in {len(manifest.shards)} shards, {size:,.1f} MB")
+
+
+def constants(manifest: Manifest) -> list[str]:
+    """A line for inputs and targets that do not vary in train."""
+    lines = []
+    for array, key in (("x", "columns"), ("y", "targets")):
+        stats = manifest.stats.get(array)
+        names = manifest.source.get(key, [])
+        flat = [i for i, std in enumerate(stats.std) if std == 0] if stats else []
+        if flat:
+            shown = ", ".join(names[i] if i < len(names) else f"channel {i}" for i in flat[:10])
+            more = f" and {len(flat) - 10} more" if len(flat) > 10 else ""
+            lines.append(f"constant in train, so without information: {shown}{more} of {array}")
+    return lines
 
 
 @app.command("digits")
@@ -72,6 +91,10 @@ def npz(
     task: Annotated[
         TaskName | None, typer.Option(help="What y is; by default its type decides.")
     ] = None,
+    layout: Annotated[
+        Literal["chw", "hwc", "hw"] | None,
+        typer.Option(help="Axes of an image in x: channels first, last, or none."),
+    ] = None,
     valid: Valid = 0.1,
     test: Test = 0.2,
     seed: SplitSeed = 0,
@@ -80,11 +103,17 @@ def npz(
     shard_mb: ShardMb = 256,
 ) -> None:
     """Arrays x and y of an .npz file (and x_valid, y_valid, x_test, y_test if they are there)."""
-    from hpcsamp.ingest.tables import npz as source
+    from hpcsamp.ingest.npz import npz as source
 
-    fractions = {"valid": valid, "test": test}
     run(
-        lambda: source(file, task=task, fractions=fractions, seed=seed, normalize_y=normalize_y),
+        lambda: source(
+            file,
+            task=task,
+            layout=layout,
+            fractions={"valid": valid, "test": test},
+            seed=seed,
+            normalize_y=normalize_y,
+        ),
         out,
         overwrite,
         shard_mb,
@@ -99,7 +128,9 @@ def csv(
     feature: Annotated[
         list[str] | None, typer.Option(help="Column of x; by default all that are no target.")
     ] = None,
-    delimiter: Annotated[str, typer.Option(help="Between cells.")] = ",",
+    delimiter: Annotated[str, typer.Option(help="Between cells: ',', ';', '\\t' ...")] = ",",
+    decimal: Decimal = None,
+    thousands: Thousands = "",
     task: Annotated[TaskName, typer.Option(help="What y is.")] = "regression",
     valid: Valid = 0.1,
     test: Test = 0.2,
@@ -109,6 +140,7 @@ def csv(
     shard_mb: ShardMb = 256,
 ) -> None:
     """A table of numbers with a header line."""
+    from hpcsamp.ingest.numbers import Notation
     from hpcsamp.ingest.tables import table as source
 
     run(
@@ -117,6 +149,7 @@ def csv(
             target,
             features=feature or [],
             delimiter=delimiter,
+            notation=Notation(decimal, thousands),
             task=task,
             fractions={"valid": valid, "test": test},
             seed=seed,
@@ -142,13 +175,23 @@ def entsoe(
     out: Out,
     valid: Valid = 0.1,
     test: Test = 0.1,
+    fill: Annotated[
+        float, typer.Option(min=0, max=1, help="Largest part of the values to interpolate.")
+    ] = 0.01,
+    decimal: Decimal = None,
+    thousands: Thousands = "",
     overwrite: Overwrite = False,
     shard_mb: ShardMb = 256,
 ) -> None:
     """German electricity load: ENTSO-E transparency or Open Power System Data csv at 15 minutes."""
     from hpcsamp.ingest.entsoe import entsoe as source
+    from hpcsamp.ingest.numbers import Notation
 
-    run(lambda: source(files, valid=valid, test=test), out, overwrite, shard_mb)
+    def make() -> Source:
+        notation = Notation(decimal, thousands)
+        return source(files, valid=valid, test=test, fill=fill, notation=notation)
+
+    run(make, out, overwrite, shard_mb)
 
 
 @app.command("era5")

@@ -208,6 +208,9 @@ class Manifest(Part):
         Items of each split.
     coords
         Names and units of coordinates that the shards hold.
+    meaning
+        By array what its numbers are, beyond shape and coordinates, such as the lead time of a
+        forecast: sets that differ in it cannot stand in for each other.
     source, licence, transforms
         Where the data came from and what was done to it, in order.
     """
@@ -223,6 +226,7 @@ class Manifest(Part):
     shards: list[ShardEntry]
     stats: dict[str, Stats]
     coords: dict[str, str] = Field(default_factory=dict)
+    meaning: dict[str, dict[str, str]] = Field(default_factory=dict)
     source: dict[str, Any] = Field(default_factory=dict)
     licence: str = ""
     transforms: list[str] = Field(default_factory=list)

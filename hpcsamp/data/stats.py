@@ -6,12 +6,19 @@ lose everything at mean 300 and standard deviation 1e-3.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hpcsamp.data.manifest import Stats
+from hpcsamp.errors import DataError
+
+LARGEST, SMALLEST = 1e100, 1e-100
+"""Bounds of values and of standard deviations whose squares float64 holds with room to spare."""
+
+COARSE = 0.01
+"""Largest step between neighbouring float32 numbers, in standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -45,27 +52,34 @@ class Moments:
         flat = np.asarray(values, np.float64)
         flat = flat.reshape(len(flat), 1, -1) if flat.ndim == 1 else flat
         flat = flat.reshape(*flat.shape[:2], -1)
-        mean = flat.mean(axis=(0, 2))
-        m2 = ((flat - mean[:, None]) ** 2).sum(axis=(0, 2))
         low, high = flat.min(axis=(0, 2)), flat.max(axis=(0, 2))
-        return cls(flat.shape[0] * flat.shape[2], mean, m2, low, high)
+        count = flat.shape[0] * flat.shape[2]
+        with np.errstate(over="ignore", invalid="ignore"):  # looked at by check_stats
+            mean = flat.mean(axis=(0, 2))
+            apart = flat - mean[:, None]
+            rest = apart.mean(axis=(0, 2))  # what rounding left of the mean
+            m2 = (apart**2).sum(axis=(0, 2)) - count * rest**2
+        return cls(count, np.clip(mean + rest, low, high), np.maximum(m2, 0), low, high)
 
     def __add__(self, other: Moments) -> Moments:
         count = self.count + other.count
-        step = other.mean - self.mean
+        with np.errstate(over="ignore", invalid="ignore"):
+            step = other.mean - self.mean
+            m2 = self.m2 + other.m2 + step**2 * (self.count * other.count / count)
         return Moments(
             count,
             self.mean + step * (other.count / count),
-            self.m2 + other.m2 + step**2 * (self.count * other.count / count),
+            m2,
             np.minimum(self.low, other.low),
             np.maximum(self.high, other.high),
         )
 
     def stats(self) -> Stats:
-        """Mean, standard deviation (population), minimum, maximum."""
+        """Mean, standard deviation (population; 0 exactly for a constant), minimum, maximum."""
+        constant = self.low == self.high
         return Stats(
-            mean=self.mean.tolist(),
-            std=np.sqrt(self.m2 / self.count).tolist(),
+            mean=np.where(constant, self.low, self.mean).tolist(),
+            std=np.where(constant, 0, np.sqrt(self.m2 / self.count)).tolist(),
             min=self.low.tolist(),
             max=self.high.tolist(),
             count=self.count,
@@ -91,3 +105,68 @@ def combine(parts: Iterable[Moments]) -> Moments:
     for part in parts:
         total = total + part
     return total
+
+
+def check_largest(values: np.ndarray, where: str) -> None:
+    """Refuse values above :data:`LARGEST`.
+
+    Raises
+    ------
+    DataError
+        With the value.
+    """
+    if values.dtype.kind == "f" and values.dtype.itemsize > 4 and values.size:
+        largest = max(abs(float(values.min())), abs(float(values.max())))
+        if largest > LARGEST:
+            raise DataError(f"{where} holds {largest:g}; numbers up to {LARGEST:g} can be used")
+
+
+def check_stats(stats: Stats, names: Sequence[str], where: str) -> None:
+    """Refuse channels that cannot be standardised.
+
+    Parameters
+    ----------
+    names
+        Of the channels, if they have any.
+
+    Raises
+    ------
+    DataError
+        Naming the first such channel and its range.
+    """
+    mean, std, low, high = (np.asarray(v) for v in (stats.mean, stats.std, stats.min, stats.max))
+    largest = np.maximum(np.abs(low), np.abs(high))
+    far = ~np.isfinite(mean) | ~np.isfinite(std) | (largest > LARGEST)
+    close = (low < high) & ~(std > SMALLEST)
+    for bad, fault in (
+        (far, f"numbers up to {LARGEST:g} can be standardised"),
+        (close, f"numbers with a standard deviation from {SMALLEST:g} on can be standardised"),
+    ):
+        if bad.any():
+            at = int(np.flatnonzero(bad)[0])
+            name = f"column {names[at]!r}" if at < len(names) else f"channel {at}"
+            raise DataError(
+                f"{where}: {name} holds values from {low[at]:g} to {high[at]:g}; {fault}: rescale"
+            )
+
+
+def check_digits(stats: Stats, names: Sequence[str], where: str) -> None:
+    """Refuse targets that lose their variation in float32, should they not be standardised.
+
+    Raises
+    ------
+    DataError
+        Naming the first such channel, its size and its standard deviation.
+    """
+    std = np.asarray(stats.std)
+    largest = np.maximum(np.abs(stats.min), np.abs(stats.max))
+    with np.errstate(over="ignore", invalid="ignore"):
+        step = np.spacing(largest.astype(np.float32))
+    bad = (std > 0) & ~(step < COARSE * std)
+    if bad.any():
+        at = int(np.flatnonzero(bad)[0])
+        name = f"column {names[at]!r}" if at < len(names) else f"channel {at}"
+        raise DataError(
+            f"{where}: {name} reaches {largest[at]:g} with a standard deviation of {std[at]:g}, "
+            "which float32 does not resolve; give --normalize-y"
+        )

@@ -23,7 +23,7 @@ import numpy as np
 from hpcsamp.data.manifest import NAME, SCHEMA, Manifest, Offsets, ShardEntry, Stats, read_manifest
 from hpcsamp.data.shard import check_labels, check_values, sha256
 from hpcsamp.data.shard_writer import header, shard_name, sync, write_shard, write_stats
-from hpcsamp.data.stats import Moments, combine
+from hpcsamp.data.stats import Moments, check_digits, check_largest, check_stats, combine
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.source import Source
 from hpcsamp.locks import Lock, locked
@@ -169,6 +169,9 @@ def identity(source: Source, shards: list[dict[str, Any]]) -> str:
         "transforms": source.transforms,
         "shards": shards,
     }
+    content = source.content()
+    if content:
+        told["content"] = content
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -250,6 +253,7 @@ def _manifest(
         shards=entries,
         stats=dict(stats),
         coords={name: c.units for name, c in source.coords.items()},
+        meaning=source.meaning,
         source=source.source,
         licence=source.licence,
         transforms=source.transforms,
@@ -324,6 +328,8 @@ class _Writer:
                 check_labels(block["y"], source.classes, where)
             else:
                 check_values(block["y"], f"{where}: y")
+            for name in self._counted() if split != "train" else ():
+                check_largest(block[name], f"{where}: {name}")
             if split == "train":
                 for name in self._counted():
                     part = Moments.of(block[name])
@@ -338,10 +344,17 @@ class _Writer:
         notes = [self._read(s)["moments"] for s in shards if s["split"] == "train"]
         if not notes:
             raise DataError(f"{self.source.name} has no items in train")
-        return {
+        found = {
             name: combine(Moments.from_json(note[name]) for note in notes).stats()
             for name in self._counted()
         }
+        for name, values in found.items():
+            columns = self.source.source.get({"x": "columns", "y": "targets"}[name], ())
+            where = f"{self.source.source.get('file', self.source.name)}: {name} of train"
+            check_stats(values, columns, where)
+            if name == "y" and not self.source.normalize_y:
+                check_digits(values, columns, where)
+        return found
 
     def finish(self, shard: Mapping[str, Any], stats: Mapping[str, Stats]) -> None:
         """Second pass: statistics, and the hash of the finished file."""

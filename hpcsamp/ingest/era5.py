@@ -6,6 +6,7 @@ The paper's task (section 5.4): three-hourly states, 69 variables six hours ahea
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +22,10 @@ from hpcsamp.ingest.fields import (
     LEVELS,
     MASKS,
     SURFACE,
+    UNITS,
     UPPER,
     VARIABLES,
+    conversion,
     features,
     field_coordinates,
     units_of,
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     import xarray
 
 URL = "gs://weatherbench2/datasets/era5/"
+LEVEL_UNITS = {"hPa", "mbar", "mb", "millibar", "millibars"}
 
 
 @dataclass
@@ -47,11 +51,14 @@ class Era5(Source):
         By split: index on the time axis of each item's input.
     ahead
         Steps of the time axis between input and target.
+    scales
+        Factor and shift of each variable to the units that are stored.
     """
 
     store: xarray.Dataset | None = None
     first: dict[str, np.ndarray] = field(default_factory=dict)
     ahead: int = 1
+    scales: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert self.store is not None
@@ -89,7 +96,11 @@ class Era5(Source):
             values = values.sel(level=level)
         leading = ["level"] if level is not None else []
         try:
-            return values.transpose(*leading, "latitude", "longitude").values.astype(np.float32)
+            found = values.transpose(*leading, "latitude", "longitude").values
+            factor, shift = self.scales[name]
+            if (factor, shift) != (1.0, 0.0):
+                found = found * np.float64(factor) + shift
+            return found.astype(np.float32)
         except (OSError, ValueError, KeyError) as e:
             raise DataError(
                 f"{self.source['file']}: {name} at time {time} cannot be read: {e}"
@@ -145,11 +156,21 @@ def era5(
     missing = sorted(set(LEVELS) - {int(v) for v in opened["level"].values})
     if missing:
         raise DataError(f"{store}: has no pressure levels {missing} hPa")
-    opened = opened.sel(time=slice(start, stop))
+    scales, notes = _units(str(store), opened)
+    if opened["time"].dtype.kind != "M":
+        raise DataError(f"{store}: its times have type {opened['time'].dtype}, not datetime64")
+    try:
+        opened = opened.sel(time=slice(start, stop))
+    except (ValueError, KeyError, TypeError) as e:
+        if not opened.indexes["time"].is_monotonic_increasing:
+            raise DataError(f"{store}: the time axis is broken: times do not increase") from None
+        raise UsageError(
+            f"--start {start} --stop {stop}: not times that {store} has: {e}"
+        ) from None
     firsts, ahead = _items(str(store), opened["time"].values, every, lead, valid, test)
     shape = (len(opened["latitude"]), len(opened["longitude"]))
     times = opened["time"].values
-    told = hashlib.sha256(times.tobytes() + repr(shape).encode()).hexdigest()
+    told = _identity(opened, scales)
     return Era5(
         name="era5",
         task="regression",
@@ -171,22 +192,66 @@ def era5(
         transforms=[
             f"every {every} h, target {lead} h ahead",
             "masks and features of solar time and season appended",
+            *notes,
             f"split in time: valid {valid:g}, test {test:g}",
         ],
         coords=field_coordinates(opened["latitude"].values, opened["longitude"].values),
+        meaning={"y": {"lead": f"{lead} h"}},
+        report=notes,
         store=opened,
         first=firsts,
         ahead=ahead,
+        scales=scales,
     )
+
+
+def _units(store: str, opened: xarray.Dataset) -> tuple[dict[str, tuple[float, float]], list[str]]:
+    """How each variable becomes one in the units of the set, and what is to be told of that."""
+    scales: dict[str, tuple[float, float]] = {}
+    converted, silent = [], []
+    for name in UNITS:
+        told = opened[name].attrs.get("units")
+        if told is None:
+            silent.append(name)
+            scales[name] = (1.0, 0.0)
+            continue
+        try:
+            scales[name] = conversion(name, str(told))
+        except DataError as e:
+            raise DataError(f"{store}: {e}") from None
+        if scales[name] != (1.0, 0.0):
+            converted.append(f"{name} from {told}")
+    level = str(opened["level"].attrs.get("units", "hPa"))
+    if level not in LEVEL_UNITS:
+        raise DataError(f"{store}: level has units {level!r}; hPa are needed")
+    notes = [f"units converted: {', '.join(converted)}"] if converted else []
+    if silent:
+        notes.append(f"no units told, those of ERA5 assumed: {', '.join(silent)}")
+    return scales, notes
+
+
+def _identity(opened: xarray.Dataset, scales: Mapping[str, tuple[float, float]]) -> str:
+    """A digest of the axes, the units and one state: what a changed store differs in."""
+    found = hashlib.sha256(json.dumps(scales, sort_keys=True).encode())
+    for name in ("time", "latitude", "longitude"):
+        found.update(np.ascontiguousarray(opened[name].values).tobytes())
+    for name in (*SURFACE, *MASKS):
+        values = opened[name].isel(time=0) if name in SURFACE else opened[name]
+        found.update(np.ascontiguousarray(values.values).tobytes())
+    return found.hexdigest()
 
 
 def _items(
     store: str, times: np.ndarray, every: int, lead: int, valid: float, test: float
 ) -> tuple[dict[str, np.ndarray], int]:
     """Index of each item's input by split, and steps from input to target."""
-    hours = (times.astype("datetime64[h]") - EPOCH).astype(np.int64)
-    if len(hours) < 2:
-        raise DataError(f"{store}: {len(hours)} times were selected, at least 2 are needed")
+    whole = times.astype("datetime64[h]")
+    if len(whole) < 2:
+        raise DataError(f"{store}: {len(whole)} times were selected, at least 2 are needed")
+    if (whole != times).any():
+        at = int(np.flatnonzero(whole != times)[0])
+        raise DataError(f"{store}: time {times[at].astype('datetime64[s]')} is not at a full hour")
+    hours = (whole - EPOCH).astype(np.int64)
     steps = np.diff(hours)
     if (steps != steps[0]).any() or steps[0] < 1:
         at = int(np.flatnonzero(steps != steps[0])[0]) if (steps != steps[0]).any() else 0

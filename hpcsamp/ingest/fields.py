@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from hpcsamp.data.shard_writer import Coordinate
+from hpcsamp.errors import DataError
 
 LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
 """Pressure levels in hPa."""
@@ -45,6 +46,28 @@ UNITS = {
     "geopotential_at_surface": "m**2 s**-2",
 }
 
+SPELLINGS = {
+    "K": ("K", "kelvin", "Kelvin"),
+    "Pa": ("Pa", "pascal", "Pascal"),
+    "m s**-1": ("m s**-1", "m s-1", "m s^-1", "m/s"),
+    "m**2 s**-2": ("m**2 s**-2", "m2 s-2", "m^2 s^-2", "m2/s2", "m^2/s^2", "J kg**-1", "J kg-1"),
+    "kg kg**-1": ("kg kg**-1", "kg kg-1", "kg kg^-1", "kg/kg", "1"),
+    "1": ("1", "", "~", "(0 - 1)", "0 - 1", "dimensionless", "Dimensionless", "fraction"),
+}
+"""How files write each unit."""
+
+CONVERSIONS: dict[str, dict[str, tuple[float, float]]] = {
+    "K": dict.fromkeys(("degC", "deg_C", "°C", "C", "celsius", "Celsius"), (1.0, 273.15)),
+    "Pa": {
+        **dict.fromkeys(("hPa", "mbar", "mb", "millibar", "millibars"), (100.0, 0.0)),
+        "kPa": (1000.0, 0.0),
+    },
+    "kg kg**-1": dict.fromkeys(("g kg**-1", "g kg-1", "g kg^-1", "g/kg"), (1e-3, 0.0)),
+    "m s**-1": dict.fromkeys(("km h**-1", "km h-1", "km/h"), (1 / 3.6, 0.0)),
+    "1": {"%": (0.01, 0.0), "percent": (0.01, 0.0)},
+}
+"""Factor and shift from other units."""
+
 VARIABLES = (*SURFACE, *(f"{name}@{level}" for name in UPPER for level in LEVELS))
 """The 69 predicted channels, ``name@hPa`` on pressure levels."""
 
@@ -59,6 +82,25 @@ def units_of(names: tuple[str, ...]) -> str:
     """Units of channels, as one line."""
     seen = dict.fromkeys(name.split("@")[0] for name in names)
     return ", ".join(f"{name} [{UNITS.get(name, '1')}]" for name in seen)
+
+
+def conversion(name: str, told: str) -> tuple[float, float]:
+    """Factor and shift from the units of a file to :data:`UNITS`.
+
+    Raises
+    ------
+    DataError
+        If the units are not known for this variable.
+    """
+    wanted = UNITS[name]
+    plain = told.strip()
+    if plain in SPELLINGS[wanted] or (name == "soil_type" and plain in SPELLINGS["1"]):
+        return 1.0, 0.0
+    known = CONVERSIONS.get(wanted, {})
+    if name == "soil_type" or plain not in known:
+        others = f" (or {', '.join(known)}, which are converted)" if known else ""
+        raise DataError(f"{name} has units {told!r}; {wanted} is needed{others}")
+    return known[plain]
 
 
 def field_coordinates(latitude: np.ndarray, longitude: np.ndarray) -> dict[str, Coordinate]:

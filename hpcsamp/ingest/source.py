@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ class Source(ABC):
         Items of each split, in the order in which shards are numbered.
     source
         Where it came from: ``url``, ``file``, ``sha256``, ... Part of the set's identity.
+    meaning
+        See :class:`~hpcsamp.data.manifest.Manifest`.
     licence, transforms
         Terms of use; what was done to the data, in order.
     coords
@@ -49,6 +52,7 @@ class Source(ABC):
     classes: int | None = None
     normalize_y: bool = False
     source: dict[str, Any] = field(default_factory=dict)
+    meaning: dict[str, dict[str, str]] = field(default_factory=dict)
     licence: str = ""
     transforms: list[str] = field(default_factory=list)
     coords: dict[str, Coordinate] = field(default_factory=dict)
@@ -63,6 +67,10 @@ class Source(ABC):
         DataError
             If they cannot be read, naming file, item or variable.
         """
+
+    def content(self) -> str:
+        """A digest of the items, if :attr:`source` and the shapes do not tell which they are."""
+        return ""
 
 
 @dataclass
@@ -80,6 +88,16 @@ class ArraySource(Source):
     def read(self, split: str, start: int, stop: int) -> Mapping[str, np.ndarray]:
         """See :class:`Source`."""
         return {name: values[start:stop] for name, values in self.items[split].items()}
+
+    def content(self) -> str:
+        """See :class:`Source`: arrays in memory may be any, unless their file is known."""
+        if "sha256" in self.source:
+            return ""
+        items = (values for split in self.splits for _, values in sorted(self.items[split].items()))
+        axes = json.dumps(
+            {n: np.asarray(c.values).tolist() for n, c in sorted(self.coords.items())}
+        )
+        return digest(*items, np.frombuffer(axes.encode(), np.uint8))
 
 
 def digest(*arrays: np.ndarray) -> str:

@@ -1,220 +1,181 @@
-"""Arrays and tables of one's own: ``.npz`` files and numeric CSV."""
+"""Tables of numbers in text: csv files with a header line."""
 
 from __future__ import annotations
 
 import csv
-import math
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hpcsamp.data.manifest import ArraySpec, Task
-from hpcsamp.data.shard import check_labels, check_values, sha256
+from hpcsamp.data.manifest import Task
+from hpcsamp.data.shard import sha256
 from hpcsamp.errors import DataError, UsageError
-from hpcsamp.ingest.source import ArraySource, split_items
+from hpcsamp.ingest.arrays import DEFAULT_FRACTIONS, from_arrays
+from hpcsamp.ingest.numbers import Notation, Numbers
+from hpcsamp.ingest.source import ArraySource
 
-DEFAULT_FRACTIONS = {"valid": 0.1, "test": 0.2}
+DELIMITERS = {"\\t": "\t", "tab": "\t", "space": " "}
+"""Words for delimiters that a shell makes hard to write."""
+
+BLOCK = 2**20
+"""Cells held as text at a time."""
+
+SHOWN = 20
+"""Column names that a message lists at most."""
 
 
-def npz(
-    path: str | Path,
-    *,
-    task: Task | None = None,
-    fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
-    seed: int = 0,
-    normalize_y: bool = False,
-) -> ArraySource:
-    """An ``.npz`` file with ``x`` and ``y``, and perhaps ``x_valid, y_valid, x_test, y_test``.
+@contextmanager
+def text_of(path: Path, delimiter: str = ",") -> Iterator[Any]:
+    """The lines of a csv file as lists of cells.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, or is not a table in UTF-8.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as f:
+            yield csv.reader(f, delimiter=delimiter, strict=True)
+    except OSError as e:
+        raise DataError(f"{path}: cannot be read: {e.strerror}") from None
+    except UnicodeDecodeError as e:
+        raise DataError(f"{path}: not a table of text: {e}; save it as UTF-8") from None
+    except csv.Error as e:
+        raise DataError(f"{path}: not a table of text: {e}") from None
+
+
+def read_columns(
+    path: Path,
+    targets: Sequence[str],
+    features: Sequence[str] = (),
+    delimiter: str = ",",
+    notation: Notation | None = None,
+) -> tuple[list[str], np.ndarray]:
+    """Columns of a table with a header line; others may hold anything.
 
     Parameters
     ----------
-    path
-        The file. ``x`` has shape ``(n, ...)``, ``y`` shape ``(n,)`` or ``(n, ...)``.
-    task
-        ``None``: classification if ``y`` is a row of whole numbers in an integer type.
-    fractions
-        Parts of ``x`` that become the splits the file does not bring itself.
-    seed
-        Of that split.
-    normalize_y
-        Standardise targets in training.
-
-    Raises
-    ------
-    DataError
-        If the file is not readable, lacks an array, or arrays do not fit together.
-    """
-    path = Path(path)
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as f:
-            held = {name: f[name] for name in f.files}
-    except OSError as e:
-        raise DataError(f"{path}: cannot be read: {e.strerror or e}") from None
-    except (ValueError, AttributeError, EOFError, zipfile.BadZipFile) as e:
-        raise DataError(f"{path}: not an .npz file of plain arrays: {e}") from None
-    pairs: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for split, end in (("train", ""), ("valid", "_valid"), ("test", "_test")):
-        x, y = held.get(f"x{end}"), held.get(f"y{end}")
-        if x is None and y is None and end:
-            continue
-        if x is None or y is None:
-            raise DataError(
-                f"{path}: holds {sorted(held)}, but no {'x' if x is None else 'y'}{end}"
-            )
-        if x.ndim < 1 or y.ndim < 1 or len(x) != len(y) or not len(x):
-            raise DataError(
-                f"{path}: x{end} has shape {x.shape}, y{end} has shape {y.shape}; "
-                "both need the same number of items, at least 1"
-            )
-        pairs[split] = (x, y)
-    return from_arrays(
-        pairs,
-        name=path.stem,
-        task=task,
-        fractions={name: part for name, part in fractions.items() if name not in pairs},
-        seed=seed,
-        normalize_y=normalize_y,
-        source={"file": path.name, "sha256": sha256(path)},
-    )
-
-
-def from_arrays(
-    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    *,
-    name: str,
-    source: Mapping[str, Any],
-    task: Task | None = None,
-    fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
-    seed: int = 0,
-    normalize_y: bool = False,
-    descriptions: tuple[str, str] = ("", ""),
-) -> ArraySource:
-    """A source from ``(x, y)`` by split; ``train`` is dealt to the splits of ``fractions``.
-
-    Raises
-    ------
-    DataError
-        If types or shapes do not fit, or a value is NaN, naming the array.
-    """
-    file = str(source.get("file", name))
-    x, y = pairs["train"]
-    if task is None:
-        task = "classification" if y.ndim == 1 and y.dtype.kind in "iu" else "regression"
-    kinds = {"x": _stored(x, f"{file}: x"), "y": _stored(y, f"{file}: y")}
-    if task == "classification":
-        if y.ndim != 1 or not all((b == np.round(b)).all() for _, b in pairs.values()):
-            raise DataError(f"{file}: labels must be whole numbers of shape (n,), y is {y.shape}")
-        kinds["y"] = np.dtype("<i8")
-    elif kinds["y"].kind != "f":
-        kinds["y"] = np.dtype("<f8")
-    for split, (a, b) in pairs.items():
-        for array, values, first in (("x", a, x), ("y", b, y)):
-            where = f"{file}: {array} of {split}"
-            if values.shape[1:] != first.shape[1:]:
-                raise DataError(f"{where} has items {values.shape[1:]}, train {first.shape[1:]}")
-            _stored(values, where)
-            check_values(values, where)
-    classes = None
-    if task == "classification":
-        classes = max(2, max(int(b.max()) for _, b in pairs.values()) + 1)
-        for split, (_, b) in pairs.items():
-            check_labels(b, classes, f"{file}: y of {split}")
-    labels = y if classes is not None else None
-    parts = split_items(len(x), fractions, labels=labels, seed=seed)
-    told = ", ".join(f"{name} {part:g}" for name, part in fractions.items())
-    items = {
-        split: {"x": x[rows].astype(kinds["x"]), "y": y[rows].astype(kinds["y"])}
-        for split, rows in parts.items()
-    }
-    for split, (a, b) in pairs.items():
-        if split != "train":
-            items[split] = {"x": a.astype(kinds["x"]), "y": b.astype(kinds["y"])}
-    return ArraySource(
-        name=name,
-        task=task,
-        classes=classes,
-        normalize_y=normalize_y,
-        arrays={
-            "x": ArraySpec.plan(x.shape[1:], kinds["x"], description=descriptions[0]),
-            "y": ArraySpec.plan(y.shape[1:], kinds["y"], description=descriptions[1]),
-        },
-        splits={split: len(values["x"]) for split, values in items.items()},
-        source=dict(source),
-        transforms=[f"random split, {told}, seed {seed}"] if fractions else [],
-        items=items,
-    )
-
-
-def _stored(values: np.ndarray, where: str) -> np.dtype:
-    """The type that an array is stored in.
-
-    Raises
-    ------
-    DataError
-        If it does not hold numbers.
-    """
-    if values.dtype.kind == "b":
-        return np.dtype("u1")
-    if values.dtype.kind not in "iuf":
-        raise DataError(f"{where} has type {values.dtype}; numbers are needed")
-    return values.dtype.newbyteorder("<")
-
-
-def read_columns(path: Path, delimiter: str = ",") -> tuple[list[str], np.ndarray]:
-    """All columns of a numeric table with a header line.
+    targets, features
+        The columns; without ``features`` all of them.
 
     Returns
     -------
     tuple
-        Names of the columns, and values of shape ``(rows, columns)``, float64.
+        Names of the features, and values of shape ``(rows, features and targets)``, float64.
 
     Raises
     ------
+    UsageError
+        If a column is not there or named twice, or none is left for a side.
     DataError
         Naming line and column of the first cell that is no finite number, or a line with too many
         or too few cells.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as f:
-            lines = csv.reader(f, delimiter=delimiter)
-            names = [cell.strip() for cell in next(lines, [])]
-            if not names:
-                raise DataError(f"{path}: empty; a header line and rows of numbers are needed")
-            rows = []
-            for cells in lines:
-                if not cells:
-                    continue
-                if len(cells) != len(names):
-                    raise DataError(
-                        f"{path}: line {lines.line_num} has {len(cells)} cells, the header has "
-                        f"{len(names)}"
-                    )
-                rows.append(_numbers(path, lines.line_num, names, cells))
-    except OSError as e:
-        raise DataError(f"{path}: cannot be read: {e.strerror}") from None
-    except (UnicodeDecodeError, csv.Error) as e:
-        raise DataError(f"{path}: not a table of text: {e}") from None
-    if not rows:
+    with text_of(path, delimiter) as lines:
+        header = [cell.strip() for cell in next(lines, [])]
+        trailing = len(header) > 1 and not header[-1]
+        names = header[:-1] if trailing else header
+        _check_header(path, names, delimiter)
+        chosen = _choose(path, names, targets, features)
+        place = {name: i for i, name in enumerate(names)}
+        at = [place[name] for name in [*chosen, *targets]]
+        numbers = Numbers(path, [*chosen, *targets], notation or Notation())
+        rows: list[list[str]] = []
+        begins: list[int] = []
+        blocks: list[np.ndarray] = []
+        size = max(1, BLOCK // len(at))
+        for cells in lines:
+            if not cells:
+                continue
+            if len(cells) != len(header) or (trailing and cells[-1].strip()):
+                raise DataError(
+                    f"{path}: line {lines.line_num} has {len(cells)} cells, the header has "
+                    f"{len(names)}{' and a delimiter at its end' if trailing else ''}"
+                )
+            rows.append([cells[i] for i in at])
+            begins.append(lines.line_num)
+            if len(rows) == size:
+                blocks.append(numbers.read(rows, begins))
+                rows, begins = [], []
+        if rows:
+            blocks.append(numbers.read(rows, begins))
+        numbers.finish()
+    if not blocks:
         raise DataError(f"{path}: has a header line but no rows")
-    return names, np.asarray(rows, np.float64)
+    return chosen, np.concatenate(blocks)
 
 
-def _numbers(path: Path, line: int, names: Sequence[str], cells: Sequence[str]) -> list[float]:
-    numbers = []
-    for name, cell in zip(names, cells, strict=True):
-        try:
-            number = float(cell)
-        except ValueError:
-            number = math.nan
-        if not math.isfinite(number):
+def _check_header(path: Path, names: Sequence[str], delimiter: str) -> None:
+    if not any(names):
+        raise DataError(f"{path}: empty; a header line and rows of numbers are needed")
+    if len(names) == 1:
+        other = next((d for d in (";", "\t", "|", ",") if d in names[0]), None)
+        if other is not None:
             raise DataError(
-                f"{path}: line {line}, column {name!r}: {cell.strip()!r} is not a finite number"
+                f"{path}: {delimiter!r} leaves one column, {_short(names[0])!r}; "
+                f"give --delimiter {other!r}"
             )
-        numbers.append(number)
-    return numbers
+    if all(_is_number(name) for name in names):
+        raise DataError(
+            f"{path}: its first line holds numbers ({_listed(names)}); a line with the names of "
+            "the columns is needed"
+        )
+
+
+def _choose(
+    path: Path, names: Sequence[str], targets: Sequence[str], features: Sequence[str]
+) -> list[str]:
+    """The features: all columns that are no targets, unless some are named."""
+    count = Counter(names)
+    for name in [*targets, *features]:
+        if name not in count:
+            raise UsageError(f"{path} has no column {name!r}, only {_listed(names)}")
+    if not targets:
+        raise UsageError(f"--target is needed: one or more of {_listed(names)}")
+    wanted = set(targets)
+    chosen = list(features) or [name for name in names if name not in wanted]
+    if not chosen:
+        raise UsageError(f"{path}: all of its columns are targets, none is left for x")
+    for name, times in Counter([*chosen, *targets]).items():
+        if not name:
+            raise DataError(
+                f"{path}: column {names.index('') + 1} has no name; name it, or the others by "
+                "--feature"
+            )
+        if count[name] > 1:
+            at = [i + 1 for i, other in enumerate(names) if other == name]
+            raise DataError(
+                f"{path}: columns {', '.join(map(str, at[:SHOWN]))} are all called {name!r}; "
+                "names must differ"
+            )
+        if times > 1:
+            where = "both as --target and as --feature" if name in wanted else "more than once"
+            where = "more than once" if name not in set(features) else where
+            raise UsageError(f"column {name!r} is named {where}")
+        if not name.isprintable():
+            raise DataError(f"{path}: the name {name!r} holds signs that cannot be printed")
+    return chosen
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return _short(", ".join(names[:SHOWN])) + more if more else ", ".join(names)
 
 
 def table(
@@ -223,6 +184,7 @@ def table(
     *,
     features: Sequence[str] = (),
     delimiter: str = ",",
+    notation: Notation | None = None,
     task: Task = "regression",
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     seed: int = 0,
@@ -239,35 +201,29 @@ def table(
     features
         Columns of ``x``, all others if empty.
     delimiter
-        Between cells.
+        Between cells: one sign, or one of the words :data:`DELIMITERS`.
+    notation
+        How numbers are written.
     task, fractions, seed, normalize_y
-        As in :func:`npz`.
+        As in :func:`~hpcsamp.ingest.npz.npz`.
 
     Raises
     ------
     UsageError
-        If a column is not there.
+        If a column is not there, or is named twice.
     DataError
         Naming line and column of a cell that is no number.
     """
     path = Path(path)
-    names, values = read_columns(path, delimiter)
-    for name in [*targets, *features]:
-        if name not in names:
-            raise UsageError(f"{path} has no column {name!r}, only {', '.join(names)}")
-    if not targets:
-        raise UsageError(f"--target is needed: one or more of {', '.join(names)}")
-    chosen = list(features) or [name for name in names if name not in targets]
-    if not chosen:
-        raise UsageError(f"{path}: all of its columns are targets, none is left for x")
-    y = values[:, [names.index(name) for name in targets]]
-    return from_arrays(
-        {
-            "train": (
-                values[:, [names.index(c) for c in chosen]],
-                y[:, 0] if len(targets) == 1 else y,
-            )
-        },
+    sign = DELIMITERS.get(delimiter, delimiter)
+    if len(sign) != 1 or sign in '\r\n"' or sign.isalnum():
+        raise UsageError(
+            f"--delimiter {delimiter!r}: one sign is needed, such as ',' or ';' or '\\t'"
+        )
+    chosen, values = read_columns(path, targets, features, sign, notation)
+    x, y = values[:, : len(chosen)], values[:, len(chosen) :]
+    made = from_arrays(
+        {"train": (x, y[:, 0] if len(targets) == 1 else y)},
         name=path.stem,
         task=task,
         fractions=fractions,
@@ -281,3 +237,26 @@ def table(
         },
         descriptions=(", ".join(chosen), ", ".join(targets)),
     )
+    made.report.extend(_suspicions(chosen, targets, x, y))
+    return made
+
+
+def _suspicions(
+    chosen: Sequence[str], targets: Sequence[str], x: np.ndarray, y: np.ndarray
+) -> list[str]:
+    """Features that are allowed but rarely meant."""
+    found = []
+    if len(x) >= 10:
+        counting = (np.diff(x[:10], axis=0) == 1).all(0)
+        for j in np.flatnonzero(counting).tolist():
+            if (np.diff(x[:, j]) == 1).all():
+                found.append(
+                    f"column {chosen[j]!r} counts the rows; name the other columns by --feature "
+                    "unless it is a measurement"
+                )
+    for k, target in enumerate(targets):
+        if (y[:, k] != y[0, k]).any():
+            for j in np.flatnonzero(x[0] == y[0, k]).tolist():
+                if np.array_equal(x[:, j], y[:, k]):
+                    found.append(f"column {chosen[j]!r} is equal to the target {target!r}")
+    return found

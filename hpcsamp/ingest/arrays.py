@@ -1,0 +1,216 @@
+"""Arrays in memory as a source: one type that holds all splits exactly, classes that occur."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from hpcsamp.data.manifest import ArraySpec, Task
+from hpcsamp.data.shard import check_labels, check_values
+from hpcsamp.errors import DataError
+from hpcsamp.ingest.source import ArraySource, split_items
+
+DEFAULT_FRACTIONS = {"valid": 0.1, "test": 0.2}
+
+EXACT = 2**53
+"""Whole numbers up to this one are exact in float64, in which statistics are taken."""
+
+MANY = 1000
+"""Classes from which on more than half of them must occur."""
+
+GUESSED = 50
+"""Different whole numbers up to which ``y`` is taken as labels without a word from the user."""
+
+Pairs = Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+
+def from_arrays(
+    pairs: Pairs,
+    *,
+    name: str,
+    source: Mapping[str, Any],
+    task: Task | None = None,
+    fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
+    seed: int = 0,
+    normalize_y: bool = False,
+    descriptions: tuple[str, str] = ("", ""),
+) -> ArraySource:
+    """A source from ``(x, y)`` by split; ``train`` is dealt to the splits of ``fractions``.
+
+    Parameters
+    ----------
+    pairs
+        ``x`` of shape ``(n, ...)`` and ``y`` of shape ``(n,)`` or ``(n, ...)``. Each is stored in
+        the smallest type that holds the values of all splits exactly.
+    task
+        ``None``: classification if ``y`` is a row of whole numbers in an integer type.
+
+    Raises
+    ------
+    DataError
+        If types or shapes do not fit, a value is NaN or loses digits, or labels are no classes,
+        naming the array.
+    """
+    file = str(source.get("file", name))
+    if task is None:
+        task = _guess(file, pairs)
+    if task == "classification":
+        pairs = {split: (x, _labels(y, f"{file}: y of {split}")) for split, (x, y) in pairs.items()}
+    kinds = {}
+    for place, array in enumerate(("x", "y")):
+        parts = {f"{file}: {array} of {split}": pair[place] for split, pair in pairs.items()}
+        first = pairs["train"][place].shape[1:]
+        for where, values in parts.items():
+            if values.shape[1:] != first:
+                raise DataError(f"{where} has items {values.shape[1:]}, train {first}")
+            _check_numbers(values, where)
+            check_values(values, where)
+        kinds[array] = common_type(parts)
+    classes: int | None = None
+    notes: list[str] = []
+    if task == "classification":
+        classes, notes = _classes(file, {split: y for split, (_, y) in pairs.items()})
+        kinds["y"] = np.dtype("<i8")
+    elif kinds["y"].kind != "f":
+        kinds["y"] = np.dtype("<f8")
+    x, y = pairs["train"]
+    parts = split_items(len(x), fractions, labels=None if classes is None else y, seed=seed)
+    items = {
+        split: {"x": x[rows].astype(kinds["x"]), "y": y[rows].astype(kinds["y"])}
+        for split, rows in parts.items()
+    }
+    for split, (a, b) in pairs.items():
+        if split != "train":
+            items[split] = {"x": a.astype(kinds["x"]), "y": b.astype(kinds["y"])}
+    if classes is not None:
+        notes += _unseen({split: values["y"] for split, values in items.items()})
+    told = ", ".join(f"{name} {part:g}" for name, part in fractions.items())
+    return ArraySource(
+        name=name,
+        task=task,
+        classes=classes,
+        normalize_y=normalize_y,
+        arrays={
+            "x": ArraySpec.plan(x.shape[1:], kinds["x"], description=descriptions[0]),
+            "y": ArraySpec.plan(y.shape[1:], kinds["y"], description=descriptions[1]),
+        },
+        splits={split: len(values["x"]) for split, values in items.items()},
+        source=dict(source),
+        transforms=[*([f"random split, {told}, seed {seed}"] if fractions else []), *notes],
+        report=notes,
+        items=items,
+    )
+
+
+def common_type(parts: Mapping[str, np.ndarray]) -> np.dtype:
+    """The type that arrays are stored in together: that of NumPy's promotion.
+
+    Parameters
+    ----------
+    parts
+        Arrays by what messages call them.
+
+    Raises
+    ------
+    DataError
+        If a value would change by it, naming array and value.
+    """
+    found = np.result_type(*(values.dtype for values in parts.values()))
+    if found.kind == "b":
+        found = np.dtype("u1")
+    elif found.kind == "f" and found.itemsize > 8:
+        found = np.dtype("f8")
+    for where, values in parts.items():
+        with np.errstate(over="ignore", invalid="ignore"):
+            changed = values.astype(found) != values
+        if changed.any():
+            value = values[changed].reshape(-1)[0]
+            raise DataError(
+                f"{where}: {value} in {values.dtype} is not exact in {found}, the type that all "
+                "splits have in common; store them in one type"
+            )
+        if values.dtype.kind in "iu" and values.size:
+            top = max(abs(int(values.min())), abs(int(values.max())))
+            if top > EXACT:
+                raise DataError(
+                    f"{where}: {top} is beyond 2**53, where whole numbers lose digits in float64; "
+                    "subtract an offset, or number them"
+                )
+    return found.newbyteorder("<")
+
+
+def _check_numbers(values: np.ndarray, where: str) -> None:
+    if values.dtype.kind not in "biuf":
+        raise DataError(f"{where} has type {values.dtype}; numbers are needed")
+
+
+def _guess(file: str, pairs: Pairs) -> Task:
+    """What ``y`` is, where its type and shape leave no doubt."""
+    y = pairs["train"][1]
+    if y.dtype.kind not in "biu":
+        return "regression"
+    if y.ndim == 2 and y.shape[1] == 1:
+        raise DataError(
+            f"{file}: y holds whole numbers of shape {y.shape}: labels or amounts? "
+            "Give --task classification or --task regression"
+        )
+    if y.ndim != 1:
+        return "regression"
+    different = len(np.unique(y))
+    if different > GUESSED and different > len(y) / 10:
+        raise DataError(
+            f"{file}: y holds {different} different whole numbers in {len(y)} items: labels or "
+            "amounts? Give --task classification or --task regression"
+        )
+    return "classification"
+
+
+def _labels(y: np.ndarray, where: str) -> np.ndarray:
+    """Labels of shape ``(n,)``."""
+    _check_numbers(y, where)
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1:
+        raise DataError(f"{where}: labels of shape (n,) are needed, not {y.shape}")
+    check_values(y, where)
+    broken = y != np.floor(y) if y.dtype.kind == "f" else np.zeros(len(y), bool)
+    if broken.any():
+        at = int(np.flatnonzero(broken)[0])
+        raise DataError(f"{where}: {y[at]} at position {at} is no label; whole numbers are needed")
+    return y
+
+
+def _classes(file: str, labels: Mapping[str, np.ndarray]) -> tuple[int, list[str]]:
+    """Number of classes, and what is to be told of them."""
+    top = max(int(y.max()) for y in labels.values())
+    classes = max(2, top + 1)
+    used = np.unique(np.concatenate([np.unique(y).astype(np.float64) for y in labels.values()]))
+    for split, y in labels.items():
+        check_labels(y, classes, f"{file}: y of {split}")
+    if classes > MANY and classes > 2 * len(used):
+        raise DataError(
+            f"{file}: labels go up to {top}, but only {len(used)} of {classes} classes occur; "
+            "number the classes from 0, or give --task regression"
+        )
+    unused = sorted(set(range(classes)) - {int(u) for u in used})
+    if not unused:
+        return classes, []
+    return classes, [f"{len(unused)} of {classes} classes occur nowhere: {_some(unused)}"]
+
+
+def _unseen(labels: Mapping[str, np.ndarray]) -> list[str]:
+    """Classes that training never sees."""
+    known = set(np.unique(labels["train"]).tolist())
+    found = []
+    for split, y in labels.items():
+        strange = sorted(set(np.unique(y).tolist()) - known)
+        if strange:
+            found.append(f"classes of {split} that train does not have: {_some(strange)}")
+    return found
+
+
+def _some(numbers: list[int]) -> str:
+    more = f" and {len(numbers) - 10} more" if len(numbers) > 10 else ""
+    return ", ".join(map(str, numbers[:10])) + more

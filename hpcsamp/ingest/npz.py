@@ -1,0 +1,155 @@
+"""Arrays of one's own: ``.npz`` files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from hpcsamp.data.manifest import Task
+from hpcsamp.data.shard import sha256
+from hpcsamp.errors import DataError, UsageError
+from hpcsamp.ingest.arrays import DEFAULT_FRACTIONS, from_arrays
+from hpcsamp.ingest.source import ArraySource
+
+Layout = Literal["chw", "hwc", "hw"]
+"""Axes of an image: channels first, channels last, none."""
+
+ENDINGS = {"train": "", "valid": "_valid", "test": "_test"}
+NAMES = [f"{array}{ending}" for ending in ENDINGS.values() for array in "xy"]
+
+_KINDS = {
+    b"\x93NUMPY": "an .npy file, which holds one array; save x and y together by numpy.savez",
+    b"\x89HDF": "an HDF5 or netCDF file; save its arrays as x and y by numpy.savez",
+    b"CDF": "a netCDF file; save its arrays as x and y by numpy.savez",
+    b"PAR1": "a parquet file; save it as csv for hpcsamp ingest csv",
+    b"ARROW1": "an arrow file; save it as csv for hpcsamp ingest csv",
+}
+_ZIP = b"PK"
+_CHANNELS = (1, 3, 4)
+
+
+def npz(
+    path: str | Path,
+    *,
+    task: Task | None = None,
+    layout: Layout | None = None,
+    fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
+    seed: int = 0,
+    normalize_y: bool = False,
+) -> ArraySource:
+    """An ``.npz`` file with ``x`` and ``y``, and perhaps ``x_valid, y_valid, x_test, y_test``.
+
+    Parameters
+    ----------
+    path
+        The file. ``x`` has shape ``(n, ...)``, ``y`` shape ``(n,)`` or ``(n, ...)``.
+    task
+        ``None``: classification if ``y`` is a row of whole numbers in an integer type.
+    layout
+        Axes of an item of ``x`` that is an image; it is stored with its channels first.
+    fractions
+        Parts of ``x`` that become the splits the file does not bring itself.
+    seed
+        Of that split.
+    normalize_y
+        Standardise targets in training.
+
+    Raises
+    ------
+    DataError
+        If the file is not readable, lacks an array or holds another one, or arrays do not fit
+        together.
+    UsageError
+        If ``layout`` is needed, or does not fit.
+    """
+    path = Path(path)
+    held = _arrays(path)
+    for name in held:
+        if name not in NAMES:
+            raise DataError(
+                f"{path}: holds {name!r}, which has no meaning here; arrays may be called "
+                f"{', '.join(NAMES)}"
+            )
+    pairs: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for split, end in ENDINGS.items():
+        x, y = held.get(f"x{end}"), held.get(f"y{end}")
+        if x is None and y is None and end:
+            continue
+        if x is None or y is None:
+            raise DataError(
+                f"{path}: holds {sorted(held)}, but no {'x' if x is None else 'y'}{end}"
+            )
+        if x.ndim < 1 or y.ndim < 1 or len(x) != len(y) or not x.size or not y.size:
+            raise DataError(
+                f"{path}: x{end} has shape {x.shape}, y{end} has shape {y.shape}; "
+                "both need the same number of items, at least 1"
+            )
+        pairs[split] = (channels_first(x, layout, f"{path}: x{end}"), y)
+    made = from_arrays(
+        pairs,
+        name=path.stem,
+        task=task,
+        fractions={name: part for name, part in fractions.items() if name not in pairs},
+        seed=seed,
+        normalize_y=normalize_y,
+        source={"file": path.name, "sha256": sha256(path)},
+    )
+    if layout in ("hwc", "hw"):
+        made.transforms.append(f"images of layout {layout} stored with their channels first")
+    return made
+
+
+def channels_first(x: np.ndarray, layout: Layout | None, where: str) -> np.ndarray:
+    """Items with their channels on the first axis.
+
+    Raises
+    ------
+    UsageError
+        If the items look like images with channels elsewhere, or ``layout`` does not fit.
+    """
+    item = x.shape[1:]
+    axes = {"chw": 3, "hwc": 3, "hw": 2}
+    if layout is not None and len(item) != axes[layout]:
+        raise UsageError(f"{where} has items {item}, which --layout {layout} does not fit")
+    if layout == "hwc":
+        return np.moveaxis(x, -1, 1)
+    if layout == "hw":
+        return x[:, None]
+    if layout is None:
+        if len(item) == 3 and item[-1] in _CHANNELS and item[0] not in _CHANNELS:
+            raise UsageError(
+                f"{where} has items {item}: {item[-1]} channels at the end, or {item[0]} channels "
+                f"of {item[1]} x {item[2]}? Give --layout hwc or --layout chw"
+            )
+        if len(item) == 2 and x.dtype == np.uint8 and min(item) > 4:
+            raise UsageError(
+                f"{where} has items {item} of bytes: images without channels, or {item[0]} "
+                f"channels of {item[1]} values? Give --layout hw, or store them as numbers of "
+                "another type"
+            )
+    return x
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as raw:
+            head = raw.read(8)
+            kind = next((kind for magic, kind in _KINDS.items() if head.startswith(magic)), None)
+            if kind is not None:
+                raise DataError(f"{path}: is {kind}")
+            if not head.startswith(_ZIP):
+                raise DataError(f"{path}: not an .npz file of plain arrays")
+            raw.seek(0)
+            with np.load(raw, allow_pickle=False) as f:
+                return {name: np.asarray(f[name]) for name in f.files}
+    except DataError:
+        raise
+    except MemoryError as e:
+        raise DataError(f"{path}: an array does not fit in memory: {e}") from None
+    except OSError as e:
+        raise DataError(f"{path}: cannot be read: {e.strerror or e}") from None
+    except Exception as e:  # whatever a damaged archive makes zipfile, zlib and NumPy raise
+        raise DataError(f"{path}: not an .npz file of plain arrays: {e}") from None
