@@ -113,10 +113,33 @@ class Numbers:
         DataError
             Naming line and column of the first cell that is not a number.
         """
-        out = np.empty((len(rows), len(self.names)))
-        for column, cells in enumerate(zip(*rows, strict=True)):
-            out[:, column] = self._column(column, [c.strip(" \t") for c in cells], lines)
-        return out
+        width = len(self.names)
+        cells = [cell.strip(" \t") for row in rows for cell in row]
+        texts = ["0" if c in self.missing else c for c in cells] if self.missing else cells
+        if not self._open:
+            texts = [self.notation.plain(text) for text in texts]
+        values = np.asarray(_numbers(texts), np.float64)
+
+        def fault(at: int, what: str) -> DataError:
+            line, column = divmod(at, width)
+            return DataError(
+                f"{self.path}: line {lines[line]}, column {self.names[column]!r}: "
+                f"{_short(cells[at])!r} {what}"
+            )
+
+        for at in np.flatnonzero(~np.isfinite(values)).tolist():
+            raise fault(at, "is not a finite number" + _hint(cells[at]))
+        for at in np.flatnonzero(values == 0).tolist():
+            if texts[at].lower().partition("e")[0].strip("+-0."):
+                raise fault(at, "is too small for a float64")
+        for at in [i for i, text in enumerate(texts) if len(text) > _EXACT_DIGITS]:
+            if texts[at].lstrip("+-").isdigit() and int(texts[at]) != int(values[at]):
+                raise fault(at, "loses digits as a float64")
+        if self._open:
+            self._look(texts, lines)
+        if self.missing:
+            values[[i for i, cell in enumerate(cells) if cell in self.missing]] = math.nan
+        return values.reshape(len(rows), width)
 
     def finish(self) -> None:
         """Called once after the last block.
@@ -134,60 +157,31 @@ class Numbers:
                     "decides which; give --decimal . or --thousands ."
                 )
 
-    def _column(self, column: int, cells: list[str], lines: Sequence[int]) -> list[float]:
-        texts = cells
-        if self.missing:
-            texts = ["0" if c in self.missing else c for c in cells]
-        if not self._open:
-            texts = [self.notation.plain(c) for c in texts]
-        try:
-            if not _CHARACTERS.issuperset("".join(texts)):
-                raise ValueError
-            values = [float(t) for t in texts]
-        except ValueError:
-            values = [_number(t) for t in texts]
-        for value, text, cell, line in zip(values, texts, cells, lines, strict=True):
-            if not math.isfinite(value):
-                raise self._fault(column, cell, line, "is not a finite number" + self._hint(cell))
-            if value == 0 and text.lower().partition("e")[0].strip("+-0."):
-                raise self._fault(column, cell, line, "is too small for a float64")
-            whole = len(text) > _EXACT_DIGITS and text.lstrip("+-").isdigit()
-            if whole and int(text) != int(value):
-                raise self._fault(column, cell, line, "loses digits as a float64")
-        if self._open:
-            self._look(column, texts, lines)
-        if self.missing:
-            values = [
-                math.nan if c in self.missing else v for c, v in zip(cells, values, strict=True)
-            ]
-        return values
+    def _look(self, texts: Sequence[str], lines: Sequence[int]) -> None:
+        """Note which columns decide that their points are decimal points, and which leave it open.
 
-    def _look(self, column: int, texts: Sequence[str], lines: Sequence[int]) -> None:
-        """Note whether a column decides that its points are decimal points."""
-        if column in self._clear:
-            return
-        for text, line in zip(texts, lines, strict=True):
-            if "." in text:
-                if not _DOUBTFUL.fullmatch(text):
+        A number without a separator that could have one decides, too.
+        """
+        width = len(self.names)
+        for at, text in enumerate(texts):
+            if (point := "." in text) or len(text) > 3:
+                line, column = divmod(at, width)
+                if column in self._clear:
+                    continue
+                if point and _DOUBTFUL.fullmatch(text):
+                    self._doubts.setdefault(column, (text, lines[line]))
+                elif point or len(text.lstrip("+-")) > 3:
                     self._clear.add(column)
-                    return
-                self._doubts.setdefault(column, (text, line))
-            elif len(text.lstrip("+-")) > 3:  # a thousand without a separator
-                self._clear.add(column)
-                return
 
-    def _fault(self, column: int, cell: str, line: int, what: str) -> DataError:
-        shown = cell if len(cell) <= 40 else cell[:37] + "..."
-        return DataError(
-            f"{self.path}: line {line}, column {self.names[column]!r}: {shown!r} {what}"
-        )
 
-    def _hint(self, cell: str) -> str:
-        if cell.lower() in _MISSING:
-            return "; fill in missing values, or leave the row out"
-        if _GROUPED.fullmatch(cell) or re.fullmatch(r"[+-]?\d+,\d*", cell, re.ASCII):
-            return "; --decimal and --thousands tell how numbers are written"
-        return ""
+def _numbers(texts: Sequence[str]) -> list[float]:
+    """NaN for what is no number."""
+    if _CHARACTERS.issuperset("".join(texts)):
+        try:
+            return [float(text) for text in texts]
+        except ValueError:
+            pass
+    return [_number(text) for text in texts]
 
 
 def _number(text: str) -> float:
@@ -195,3 +189,15 @@ def _number(text: str) -> float:
         return float(text) if _CHARACTERS.issuperset(text) else math.nan
     except ValueError:
         return math.nan
+
+
+def _hint(cell: str) -> str:
+    if cell.lower() in _MISSING:
+        return "; fill in missing values, or leave the row out"
+    if _GROUPED.fullmatch(cell) or re.fullmatch(r"[+-]?\d+,\d*", cell, re.ASCII):
+        return "; --decimal and --thousands tell how numbers are written"
+    return ""
+
+
+def _short(cell: str) -> str:
+    return cell if len(cell) <= 40 else cell[:37] + "..."
