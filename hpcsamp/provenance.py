@@ -1,4 +1,4 @@
-"""What is known of a program without its ranks: commit, packages, modules, launcher."""
+"""What is known of a program without its ranks: commit, packages, modules."""
 
 from __future__ import annotations
 
@@ -25,20 +25,6 @@ def packages() -> dict[str, str]:
 def modules(environment: Mapping[str, str] = os.environ) -> list[str]:
     """Environment modules that are loaded."""
     return [m for m in environment.get("LOADEDMODULES", "").split(":") if m]
-
-
-def launcher(environment: Mapping[str, str]) -> str:
-    """What started the ranks, by the variables it leaves."""
-    for variable, name in (
-        ("OMPI_COMM_WORLD_SIZE", "mpirun (Open MPI)"),
-        ("MPI_LOCALNRANKS", "mpiexec (MPICH)"),
-        ("PALS_RANKID", "mpiexec (PALS)"),
-        ("SLURM_STEP_ID", "srun"),
-    ):
-        if variable in environment:
-            job = environment.get("SLURM_JOB_ID") or environment.get("PBS_JOBID")
-            return f"{name} in job {job}" if job else name
-    return "none"
 
 
 def git_diff(folder: Path) -> tuple[str, bytes] | None:

@@ -11,6 +11,7 @@ import traceback
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING
 
+from hpcsamp import launcher
 from hpcsamp.errors import HpcsampError, UsageError
 
 if TYPE_CHECKING:
@@ -22,17 +23,21 @@ def mpi() -> ModuleType:
     """``mpi4py.MPI``, initialised before anything else (Horovod, h5py) can do it differently.
 
     A rank that waits for others yields its core: on CPUs the ranks and Horovod's thread share them.
+
+    Raises
+    ------
+    ApartError
+        If MPI did not find the ranks that the launcher started.
     """
     os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+    if "mpi4py.MPI" not in sys.modules:
+        import mpi4py
+
+        mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
     from mpi4py import MPI
 
+    launcher.start(MPI)
     return MPI
-
-
-def under_launcher() -> bool:
-    """Whether mpirun, srun or the like started this process as one of several ranks."""
-    names = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "PALS_RANKID")
-    return any(name in os.environ for name in names)
 
 
 def thread_share(mine: set[int], all_on_node: list[set[int]]) -> int:
@@ -137,6 +142,8 @@ def end_job(error: BaseException, tb: TracebackType | None = None) -> int:
     expected = isinstance(error, HpcsampError)
     code = error.exit_code if isinstance(error, HpcsampError) else 1
     agreed = isinstance(error, HpcsampError) and error.agreed
+    if isinstance(error, launcher.ApartError):
+        rank = error.rank
     if not agreed or rank == 0:
         where = f" [rank {rank} of {size}]" if size > 1 and not agreed else ""
         if not expected or os.environ.get("HPCSAMP_TRACEBACK"):

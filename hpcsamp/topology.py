@@ -241,8 +241,8 @@ def init(
         reuse_freed_memory,
     )
 
-    MPI = mpi()  # noqa: N806
     install_excepthook()
+    MPI = mpi()  # noqa: N806
     world = (comm or MPI.COMM_WORLD).Dup()
     node_comm = world.Split_type(MPI.COMM_TYPE_SHARED, key=world.Get_rank())
     # A name per shared-memory domain: two such domains on one host are two nodes.

@@ -17,7 +17,6 @@ from hpcsamp.cli.doctor import doctor
 from hpcsamp.doctor import Check, Diagnosis, RankPlace, examine, job
 from hpcsamp.doctor import ranks as on_ranks
 from hpcsamp.doctor.check import NoAnswerError, bounded, merge, spans
-from hpcsamp.doctor.parallel import launched
 from hpcsamp.doctor.software import cpu_flags, packages
 from hpcsamp.doctor.storage import file_system_of, locking, parallel_hdf5, room
 
@@ -125,16 +124,6 @@ def test_mpi_io_on_lustre():
     assert locking("gpfs", off, "Open MPI 4").status == "ok"
 
 
-def test_srun_without_pmi():
-    assert job.without_pmi({}) is None
-    assert job.without_pmi({"SLURM_STEP_NUM_TASKS": "1"}) is None
-    for variable in ("PMIX_RANK", "PMI_RANK", "OMPI_COMM_WORLD_SIZE"):
-        assert job.without_pmi({"SLURM_STEP_NUM_TASKS": "4", variable: "0"}) is None
-    found = job.without_pmi({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0"})
-    assert found.status == "problem"
-    assert "srun --mpi=pmix" in found.mend
-
-
 def test_the_job_and_its_grid():
     two = places(4, per_node=2)
     assert job.allocation(two, {}).found == "none: not started by Slurm or PBS"
@@ -168,9 +157,7 @@ def test_shared_memory():
     assert room(12 * 2**30).found == "12.0 GiB free, for batches up to 4.0 GiB"
 
 
-def test_launchers_and_processors(tmp_path):
-    assert launched({}) == 1
-    assert launched({"OMPI_COMM_WORLD_SIZE": "4", "PMI_SIZE": ""}) == 4
+def test_processors(tmp_path):
     info = tmp_path / "cpuinfo"
     info.write_text("processor\t: 0\nflags\t\t: fpu amx_bf16 sse\n")
     assert cpu_flags(info) == {"fpu", "amx_bf16", "sse"}

@@ -15,6 +15,7 @@ FLOORS = [
     {
         "errors",
         "files",
+        "launcher",
         "locks",
         "processes",
         "provenance",

@@ -62,7 +62,8 @@ def _version(
 
 def main() -> None:
     """Run a command; every failure is one line and an exit code (see :mod:`hpcsamp.errors`)."""
-    from hpcsamp.runtime import end_job, mpi, under_launcher
+    from hpcsamp.launcher import ApartError, one_of_several
+    from hpcsamp.runtime import end_job, mpi
 
     try:
         code = app(standalone_mode=False)
@@ -70,10 +71,13 @@ def main() -> None:
         code = 130
     except typer_usage_error as e:
         # The same mistake on every rank: said once, by rank 0. Only MPI knows who that is.
-        if under_launcher():
-            mpi()
         error = UsageError(e.format_message())
         error.agreed = True
+        if one_of_several():
+            try:
+                mpi()
+            except ApartError as apart:
+                error = apart
         code = end_job(error)
     except Exception as e:
         code = end_job(e)

@@ -32,12 +32,12 @@ def dropout(
 
     from hpcsamp.bench.launch import launch
     from hpcsamp.errors import UsageError
-    from hpcsamp.runtime import under_launcher
+    from hpcsamp.launcher import one_of_several
 
     batches = batch or [64, 256]
     if masks not in ("sample", "item"):
         raise UsageError(f"--masks {masks!r}: there is sample, item")
-    if under_launcher():
+    if one_of_several():
         _measured(samples, batches, repeat, masks, collectives, json_file)
         return
     counts = ranks or [1, 2, 4]

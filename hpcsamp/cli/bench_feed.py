@@ -33,9 +33,9 @@ def feed(
     """Compare ways to bring one batch to all ranks: duplicated reads, a broadcast, and ours."""
     from hpcsamp.bench.feed import BATCH, LIKES, Case, hidden, made_up, measure
     from hpcsamp.bench.launch import launch
-    from hpcsamp.runtime import under_launcher
+    from hpcsamp.launcher import one_of_several
 
-    if not under_launcher():
+    if not one_of_several():
         arguments = ["bench", "feed", "--like", like, "--batch", str(batch)]
         arguments += ["--repeat", str(repeat)]
         arguments += ["--collective" if collective else "--no-collective"]

@@ -28,7 +28,7 @@ def reference(
     from hpcsamp.bench.reference import SETS, models_of
     from hpcsamp.config import suggest
     from hpcsamp.errors import UsageError
-    from hpcsamp.runtime import under_launcher
+    from hpcsamp.launcher import one_of_several
 
     chosen, models = sets or list(SETS), only or []
     for option, names, known in (
@@ -40,7 +40,7 @@ def reference(
                 raise UsageError(
                     f"{option} {name!r}{suggest(name, known)}; there is {', '.join(known)}"
                 )
-    if ranks > 1 and not under_launcher():
+    if ranks > 1 and not one_of_several():
         arguments = ["bench", "reference", "--seeds", str(seeds)]
         arguments += [f"--data={name}" for name in chosen] + [f"--model={m}" for m in models]
         arguments += ["--json", str(json_file)] if json_file else []

@@ -30,13 +30,13 @@ def step(
     from hpcsamp.bench.launch import launch
     from hpcsamp.bench.step import SHAPES
     from hpcsamp.errors import UsageError
-    from hpcsamp.runtime import under_launcher
+    from hpcsamp.launcher import one_of_several
 
     if model not in SHAPES:
         raise UsageError(f"--model {model!r}: there is {', '.join(SHAPES)}")
-    if samples < ranks and not under_launcher():
+    if samples < ranks and not one_of_several():
         raise UsageError(f"--samples {samples} cannot be split over --ranks {ranks}")
-    if not under_launcher():
+    if not one_of_several():
         arguments = ["bench", "step", "--model", model, "--samples", str(samples)]
         arguments += ["--batch", str(batch), "--repeat", str(repeat), "--loss", loss]
         arguments += ["--baseline" if baseline else "--no-baseline"]

@@ -35,12 +35,12 @@ def calibrate(
     constant.
     """
     from hpcsamp.bench.launch import launch
-    from hpcsamp.runtime import under_launcher
+    from hpcsamp.launcher import one_of_several
 
     asked = {"--batches": batches, "--check-samples": check_samples}
     numbers = {name: _numbers(name, text) for name, text in asked.items()}
     numbers["--check-batches"] = _numbers("--check-batches", check_batches)
-    if not under_launcher():
+    if not one_of_several():
         arguments = ["bench", "calibrate", *(configs or []), "--batches", batches]
         arguments += ["--check-samples", check_samples, "--check-batches", check_batches]
         arguments += ["--repeat", str(repeat), "--collectives", collectives, "-o", str(output)]

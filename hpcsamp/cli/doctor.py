@@ -27,21 +27,20 @@ def doctor(
     the way you start your training. Exit code 1 if something does not work; warnings are no fault.
     """
     import faulthandler
-    import os
     import sys
 
     faulthandler.dump_traceback_later(LAST_RESORT, exit=True, file=2)
-    from hpcsamp.doctor import Diagnosis, examine
-    from hpcsamp.doctor.job import without_pmi
+    from hpcsamp.doctor import Check, Diagnosis, examine
+    from hpcsamp.launcher import ApartError
     from hpcsamp.runtime import mpi, on_terminal
 
-    if apart := without_pmi(os.environ):
-        if os.environ.get("SLURM_PROCID", "0") == "0":
-            _show(Diagnosis([apart]), json_file)
+    try:
+        comm = mpi().COMM_WORLD
+    except ApartError as apart:
+        if apart.rank == 0:
+            _show(Diagnosis([Check("MPI", "problem", apart.found, apart.mend)]), json_file)
         faulthandler.cancel_dump_traceback_later()
-        raise typer.Exit(1)
-
-    comm = mpi().COMM_WORLD
+        raise typer.Exit(1) from None
     root = comm.Get_rank() == 0
 
     def say(name: str) -> None:

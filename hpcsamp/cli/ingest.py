@@ -29,12 +29,13 @@ Thousands = Annotated[str, typer.Option(help="What separates thousands, e.g. '.'
 
 def run(make: Callable[[], Source], out: Path, overwrite: bool, shard_mb: float) -> None:
     """Make a source on every rank and write it together."""
-    from hpcsamp.ingest import build
     from hpcsamp.runtime import install_excepthook, mpi
     from hpcsamp.topology import together
 
-    comm = mpi().COMM_WORLD
     install_excepthook()
+    comm = mpi().COMM_WORLD
+    from hpcsamp.ingest import build
+
     with together(comm):
         source = make()
     root = comm.Get_rank() == 0

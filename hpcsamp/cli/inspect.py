@@ -22,15 +22,16 @@ def inspect(
 ) -> None:
     """Describe a dataset folder; with --verify, read all of it (in parallel under mpirun)."""
     from hpcsamp.cli.output import write_json
-    from hpcsamp.data import verify as checks
-    from hpcsamp.data.manifest import read_manifest
-    from hpcsamp.data.shard import check_header
     from hpcsamp.errors import DataError
     from hpcsamp.runtime import install_excepthook, mpi
     from hpcsamp.topology import together
 
-    comm = mpi().COMM_WORLD
     install_excepthook()
+    comm = mpi().COMM_WORLD
+    from hpcsamp.data import verify as checks
+    from hpcsamp.data.manifest import read_manifest
+    from hpcsamp.data.shard import check_header
+
     with together(comm):
         manifest = read_manifest(folder)
     told = summary(folder, manifest)

@@ -19,25 +19,6 @@ def scheduler(environment: Mapping[str, str]) -> str:
     return ""
 
 
-def without_pmi(environment: Mapping[str, str]) -> Check | None:
-    """A problem if srun started several tasks without telling them of each other, else None.
-
-    To be asked before MPI starts: Open MPI ends the process then, others make runs of one rank
-    each, which overwrite each other.
-    """
-    tasks = environment.get("SLURM_STEP_NUM_TASKS", "")
-    told = ("PMI_", "PMIX_", "PALS_", "OMPI_COMM_WORLD_")
-    if not tasks.isdigit() or int(tasks) < 2 or any(v.startswith(told) for v in environment):
-        return None
-    return Check(
-        "MPI",
-        "problem",
-        f"srun started {tasks} processes that know nothing of each other: it offers no PMI",
-        "srun --mpi=pmix (srun --mpi=list shows what Slurm was built with), or mpirun inside of "
-        "the allocation",
-    )
-
-
 def tasks_per_node(environment: Mapping[str, str]) -> list[int]:
     """Tasks that Slurm planned on each node: ``4(x2),3`` are 4, 4 and 3; empty without Slurm."""
     found: list[int] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hpcsamp.doctor.check import Check
@@ -13,30 +12,16 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 LEVELS = ("SINGLE", "FUNNELED", "SERIALIZED", "MULTIPLE")
-#: How many processes a launcher says it started, by the variable that says it.
-LAUNCHED = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS")
 
 
 def library(comm: MPI.Comm) -> Check:
-    """Which MPI, and whether it found the ranks its launcher started."""
+    """Which MPI, and how many ranks; that the launcher agrees was seen when MPI started."""
     from mpi4py import MPI
 
     told = MPI.Get_library_version().strip("\0 \n").split("\n")[0].split(",")[0]
-    started, size = launched(os.environ), comm.Get_size()
-    if size == 1 and started > 1:
-        return Check(
-            "MPI",
-            "problem",
-            f"the launcher started {started} processes, but each sees itself alone ({told})",
-            "use the mpirun of the MPI that mpi4py uses; with Slurm srun --mpi=pmix",
-        )
+    size = comm.Get_size()
     ranks = f"{size} ranks" if size > 1 else "1 rank (start me under mpirun to check more)"
     return Check("MPI", "ok", f"{told}, {ranks}")
-
-
-def launched(environment: Mapping[str, str]) -> int:
-    """Processes that the launcher says it started; 1 without one."""
-    return max([int(environment[v]) for v in LAUNCHED if environment.get(v, "").isdigit()] or [1])
 
 
 def thread_level(comm: MPI.Comm) -> Check:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import hpcsamp
-from hpcsamp.provenance import git_state, launcher, modules, packages
+from hpcsamp import launcher
+from hpcsamp.provenance import git_state, modules, packages
 from hpcsamp.topology import Topology
 
 
@@ -41,7 +42,7 @@ def collect(topology: Topology, seed: int) -> dict[str, Any]:
             "standard": ".".join(map(str, MPI.Get_version())),
         },
         "hdf5": _hdf5(),
-        "launcher": launcher(os.environ),
+        "launcher": launcher.name(os.environ),
         "modules": modules(),
         "hosts": {h: hosts.count(h) for h in dict.fromkeys(hosts)},
         "grid": {

@@ -83,9 +83,27 @@ def test_the_doctor_sees_the_grid(slurm, tmp_path):
     assert re.search(r"^ *3 +n2 +1 +1 ", out, re.M), out
 
 
-def test_the_doctor_misses_pmix(slurm, tmp_path):
-    """srun without PMIx: Open MPI itself only ends with a page of text from each process."""
-    out = doctor(slurm, tmp_path, "--mpi=none", name="without")
-    assert "ended with" in out
-    assert out.count("srun started 4 processes that know nothing of each other") == 1, out
-    assert "srun --mpi=pmix" in out
+def test_srun_without_pmi(slurm, small, digits, tmp_path):
+    """Open MPI itself ends with a page of text from each process; a task alone needs no PMI."""
+    lines = [
+        f"hpcsamp train {small} --output {tmp_path}/run",
+        f"hpcsamp ingest digits --out {tmp_path}/digits",
+        "hpcsamp doctor",
+    ]
+    script, out = tmp_path / "job.sh", tmp_path / "out"
+    script.write_text(
+        "#!/bin/bash\nsource $SLURM_SUBMIT_DIR/envs/modules.sh\n"
+        + "".join(f"srun --mpi=none {line}\necho ended with $?\n" for line in lines)
+        + f"srun --mpi=none -N1 -n1 hpcsamp inspect {digits}\necho alone ended with $?\n"
+    )
+    job = slurm.sbatch(script, *SHAPE, f"--output={out}")
+    assert slurm.wait(job, 120) == "COMPLETED"
+    told = out.read_text()
+    found = "srun started 4 processes that know nothing of each other: it offers no PMI"
+    assert told.count(found) == len(lines), told
+    assert told.count("hpcsamp: error") == len(lines) - 1  # the doctor's is in its table
+    assert re.findall(r"^ended with (\d)", told, re.M) == ["2", "2", "1"]
+    assert told.count("srun --mpi=pmix") == len(lines)
+    assert "alone ended with 0" in told
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "digits").exists()
