@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 
+def one_line(text: str) -> str:
+    """A text on one line that a terminal shows as it is: line breaks become blanks, other control
+    characters, and bytes that are not UTF-8, their escapes.
+    """
+    plain = " ".join(text.splitlines()) if not text.isprintable() else text
+    if plain.isprintable():
+        return plain
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in plain)
+
+
 class HpcsampError(Exception):
     """A fault that is reported as one line. ``exit_code`` 1: something broke while running.
 
@@ -13,6 +23,9 @@ class HpcsampError(Exception):
     exit_code = 1
     agreed = False
     word = "error"
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class UsageError(HpcsampError):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is either the old one or the new one, whatever happens.
+    """Write a file so that it is either the old one or the new one, whatever happens; in UTF-8,
+    whatever the locale.
 
     Raises
     ------
@@ -17,7 +18,7 @@ def write_whole(path: Path, text: str) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("w") as f:
+        with temporary.open("w", encoding="utf-8", errors="surrogateescape") as f:
             f.write(text)
             f.flush()
             os.fsync(f.fileno())

@@ -2,7 +2,7 @@
 
 from hpcsamp.config.durations import seconds
 from hpcsamp.config.kinds import refused
-from hpcsamp.config.messages import explain, known_keys, suggest
+from hpcsamp.config.messages import explain, hint, known_keys, shown, suggest
 from hpcsamp.config.reading import (
     apply_overrides,
     apply_preset,
@@ -27,6 +27,16 @@ from hpcsamp.config.schema import (
     SyntheticSection,
     TrainingSection,
 )
+from hpcsamp.config.tables import flatten, put, written
+from hpcsamp.config.toml import (
+    exists,
+    join_key,
+    parse_toml,
+    read_toml,
+    split_key,
+    toml_value,
+    unwritable,
+)
 
 __all__ = [
     "AugmentSection",
@@ -45,13 +55,25 @@ __all__ = [
     "apply_overrides",
     "apply_preset",
     "check",
+    "exists",
     "explain",
+    "flatten",
+    "hint",
+    "join_key",
     "known_keys",
     "load",
     "named_configs",
     "parse_override",
+    "parse_toml",
+    "put",
+    "read_toml",
     "refused",
     "seconds",
+    "shown",
+    "split_key",
     "suggest",
     "to_toml",
+    "toml_value",
+    "unwritable",
+    "written",
 ]

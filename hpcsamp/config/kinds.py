@@ -21,6 +21,7 @@ def refused(given: Any, taken: Any) -> str:
         return "a finite number is needed"
     if not _same(given, taken):
         words = {bool: "true or false is needed", str: "a string is needed"}
+        words |= {int: "a whole number is needed"} if isinstance(given, float) else {}
         return words.get(type(taken), "a number is needed")
     return ""
 
@@ -38,4 +39,6 @@ def _same(given: Any, taken: Any) -> bool:
         return all(_same(given[k], taken[k]) for k in given.keys() & taken.keys())
     if isinstance(given, list | tuple) and isinstance(taken, list | tuple):
         return all(map(_same, given, taken))
+    if isinstance(given, float) and isinstance(taken, int):
+        return False  # 3.0 for a whole number
     return all(isinstance(given, kind) == isinstance(taken, kind) for kind in (bool, str))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -12,34 +12,57 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from hpcsamp.config.messages import explain, suggest
+from hpcsamp.config.messages import explain, shown, suggest
 from hpcsamp.config.schema import RunConfig
+from hpcsamp.config.tables import flatten, put
+from hpcsamp.config.toml import (
+    exists,
+    join_key,
+    parse_toml,
+    read_toml,
+    split_key,
+    split_pair,
+    unwritable,
+)
 from hpcsamp.errors import UsageError
 
 
 def parse_override(text: str) -> tuple[list[str], Any]:
-    """Read one ``--set optimizer.lr=1e-3``; the value is TOML, or else a string."""
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip():
-        raise UsageError(f"--set {text!r}: expected KEY=VALUE, e.g. --set optimizer.lr=1e-3")
+    """Path and value of one ``--set optimizer.lr=1e-3``; the value is TOML, or else a word.
+
+    Raises
+    ------
+    UsageError
+        If it is no ``KEY=VALUE``, or its value begins like TOML without being a value.
+    """
+    pair = split_pair(text)
+    if pair is None:
+        raise UsageError(f"--set {shown(text)}: expected KEY=VALUE, e.g. --set optimizer.lr=1e-3")
+    key, value = pair
+    path = list(split_key(key))
+    word = value.strip(" \t")
     try:
-        parsed = tomllib.loads(f"v = {value}")["v"]
-    except tomllib.TOMLDecodeError:
-        parsed = value.strip()
-    return name.strip().split("."), parsed
+        table = tomllib.loads(f"v = {value}")
+    except tomllib.TOMLDecodeError as e:
+        if word.startswith(('"', "'", "[", "{")):
+            raise UsageError(f"--set {shown(text)}: the value is not valid TOML: {e}") from None
+        return path, word
+    except (ValueError, RecursionError):  # a number of too many digits; lists in lists
+        raise UsageError(f"--set {shown(text)}: the value is too large to be read") from None
+    if table.keys() != {"v"}:
+        raise UsageError(f"--set {shown(text)}: one value is expected, on one line")
+    return path, table["v"]
 
 
-def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def apply_overrides(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """A copy of a configuration table with ``--set`` values put in."""
-    result = json.loads(json.dumps(table))
+    result = copy.deepcopy(dict(table))
     for text in overrides:
         path, value = parse_override(text)
-        place = result
-        for part in path[:-1]:
-            place = place.setdefault(part, {})
-            if not isinstance(place, dict):
-                raise UsageError(f"--set {text!r}: {part!r} is a value, not a table")
-        place[path[-1]] = value
+        try:
+            put(result, join_key(path), value)
+        except ValueError as e:
+            raise UsageError(f"--set {shown(text)}: {e}") from None
     return result
 
 
@@ -51,6 +74,10 @@ def check(table: Mapping[str, Any], source: str = "configuration") -> RunConfig:
     UsageError
         Naming every wrong key, with a suggestion.
     """
+    for key, value in flatten(table).items():
+        reason = unwritable(value) if value is not None else ""
+        if reason:
+            raise UsageError(f"{source}: {key} = {shown(value)}: {reason}")
     try:
         config = RunConfig.model_validate(dict(table))
     except ValidationError as e:
@@ -84,7 +111,7 @@ def apply_preset(table: Mapping[str, Any], preset: str | None) -> dict[str, Any]
     UsageError
         If there is no such preset, or ``preset`` is not a table of tables.
     """
-    result = json.loads(json.dumps(dict(table)))
+    result = copy.deepcopy(dict(table))
     presets = result.pop("preset", {})
     if not isinstance(presets, dict) or not all(isinstance(p, dict) for p in presets.values()):
         raise UsageError("preset: tables [preset.NAME] are needed")
@@ -125,17 +152,14 @@ def load(
         If it cannot be read, there is no such preset, or a key or value is wrong.
     """
     path = Path(name)
-    if path.is_file():
-        text = path.read_text()
-    elif str(name) in named_configs():
-        text = (resources.files("hpcsamp") / "configs" / f"{name}.toml").read_text()
+    if str(name) in named_configs() and not path.is_file():
+        text = (resources.files("hpcsamp") / "configs" / f"{name}.toml").read_text("utf-8")
+        table = parse_toml(text, str(name))
+    elif exists(path):
+        table = read_toml(path, "the configuration")
     else:
         known = ", ".join(named_configs())
         raise UsageError(f"no configuration {name}: not a file, and not one of {known}")
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
-        raise UsageError(f"{name} is not valid TOML: {e}") from None
     return check(apply_overrides(apply_preset(table, preset), overrides), str(name))
 
 

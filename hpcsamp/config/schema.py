@@ -18,7 +18,9 @@ from hpcsamp.config.kinds import refused
 
 
 class Section(BaseModel):
-    """A table of the configuration: no unknown keys, immutable once read."""
+    """A table of the configuration: no unknown keys, no value of another type (``"3"`` is no
+    number, ``"no"`` is not false), immutable once read.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 

@@ -6,7 +6,6 @@ here have the same names and say what is theirs alone.
 
 from __future__ import annotations
 
-import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -14,14 +13,14 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hpcsamp.campaign import site as campaign_site
-from hpcsamp.config import suggest
+from hpcsamp.config import exists, parse_toml, read_toml, suggest
 from hpcsamp.errors import UsageError
 
 
 class Table(BaseModel):
     """A table of a site's file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Device(Table):
@@ -105,23 +104,21 @@ def load(name: str) -> Machine:
     """
     own = Path(name)
     if name in names():
-        text = (resources.files("hpcsamp.planning") / "sites" / f"{name}.toml").read_text()
-    elif name.endswith(".toml") and own.is_file():
-        text = own.read_text()
+        path = resources.files("hpcsamp.planning") / "sites" / f"{name}.toml"
+        table = parse_toml(path.read_text("utf-8"), f"site {name}")
+    elif name.endswith(".toml") and exists(own):
+        table = read_toml(own, "the site")
     else:
         raise UsageError(
             f"--site {name}: no such site{suggest(name, names())}; there are "
             f"{', '.join(names())}, or name a TOML file of yours"
         )
     try:
-        table = tomllib.loads(text)
         table.setdefault("name", own.stem)
         if "per_node" not in table and name in campaign_site.names():
             known = campaign_site.load({"name": name}, Path()).resources
             table["per_node"] = known.get("ranks_per_node", 1)
         return Machine.model_validate(table)
-    except tomllib.TOMLDecodeError as e:
-        raise UsageError(f"site {name} is not valid TOML: {e}") from None
     except ValidationError as e:
         fault = e.errors()[0]
         key = ".".join(map(str, fault["loc"]))
