@@ -307,16 +307,16 @@ def test_keys_of_open_tables_are_known():
 
 def test_settings_are_read_back_as_they_were_meant():
     for value in (1, 1e-5, True, 'a "b"\\', [1, [2.5, "x"]], "müde", float("inf"), -3):
-        assert config.parse_override(f"x.y={keys.toml_value(value)}") == (["x", "y"], value)
+        assert config.parse_override(f"x.y={config.toml_value(value)}") == (["x", "y"], value)
     table = {"name": "RandomRotation", "degrees": 5}
-    assert config.parse_override(f"x={keys.toml_value([table])}") == (["x"], [table])
+    assert config.parse_override(f"x={config.toml_value([table])}") == (["x"], [table])
 
 
 def test_putting_a_key_leaves_shared_tables_alone():
     base = {"a": {"b": 1}, "c": 2}
     table = dict(base)
-    keys.put(table, "a.b", 3)
-    keys.put(table, "a.d.e", 4)
+    config.put(table, "a.b", 3)
+    config.put(table, "a.d.e", 4)
     assert base == {"a": {"b": 1}, "c": 2}
     assert table == {"a": {"b": 3, "d": {"e": 4}}, "c": 2}
 

@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from hpcsamp.campaign.keys import fixed_keys, flatten, is_key, open_tables
+from hpcsamp.campaign.keys import fixed_keys, is_key
 from hpcsamp.campaign.spec import CampaignFile
-from hpcsamp.config import suggest
+from hpcsamp.config import hint, join_key, shown, split_key, toml_value, unwritable, written
 from hpcsamp.errors import UsageError
 
 RESOURCES = tuple(
@@ -18,6 +18,12 @@ RESOURCES = tuple(
 )
 
 Values = dict[str, Any]
+
+MOST = 100_000
+"""Combinations of a campaign, before any is excluded."""
+
+LONGEST = 100_000
+"""Characters of a value in TOML: Linux passes no longer argument to a command."""
 
 
 def combinations(spec: CampaignFile) -> Iterator[Values]:
@@ -39,45 +45,60 @@ def count(spec: CampaignFile) -> int:
 
 
 def check(spec: CampaignFile) -> None:
-    """Every axis names a key, once, and has values.
+    """Every axis names a key, once, and has values that a configuration can hold.
 
     Raises
     ------
     UsageError
-        Naming the axis, with a suggestion.
+        Naming the axis, with a suggestion; for more than :data:`MOST` combinations.
     """
     seen: dict[str, str] = {}
     for table, keys in (
-        ("product", list(flatten(spec.product))),
-        ("zip", list(flatten(spec.together))),
-        ("list", list(dict.fromkeys(k for entry in spec.listed for k in flatten(entry)))),
+        ("product", list(read("product", spec.product))),
+        ("zip", list(read("zip", spec.together))),
+        ("list", list(dict.fromkeys(k for entry in spec.listed for k in read("list", entry)))),
     ):
         for key in keys:
             if key not in RESOURCES and not is_key(key):
                 known = [*fixed_keys(), *RESOURCES]
                 raise UsageError(
-                    f"[{table}] {key!r} is no key of the configuration{suggest(key, known)}"
+                    f"[{table}] {key!r} is no key of the configuration{hint(key, known)}"
                 )
             if key in seen:
                 raise UsageError(f"{key!r} is an axis of both [{seen[key]}] and [{table}]")
             seen[key] = table
-    for key in set(flatten(spec.derived)) & seen.keys():
+    derived = read("derived", spec.derived)
+    for key in derived.keys() & seen.keys():
         raise UsageError(f"{key!r} is both an axis of [{seen[key]}] and derived")
+    for inner in (*seen, *derived):
+        parts = split_key(inner)
+        for outer in (join_key(parts[:n]) for n in range(1, len(parts))):
+            if outer in seen or outer in derived:
+                raise UsageError(f"{outer} is an axis or derived, and {inner} lies within it")
+    number = count(spec)
+    if number > MOST:
+        raise UsageError(f"there are {number:.6g} combinations, at most {MOST} are planned")
 
 
-def free_key_note(key: str) -> str | None:
-    """For a key that is passed on unchecked: what takes it, or None."""
-    if key in fixed_keys() or key in RESOURCES:
-        return None
-    table = next((t for t in open_tables() if key.startswith(t)), None)
-    return f"{key} is passed on to what [{table[:-1]}] names" if table else None
+def read(table: str, content: dict[str, Any]) -> dict[str, Any]:
+    """A table of the campaign file by dotted keys.
+
+    Raises
+    ------
+    UsageError
+        For a name that is no key, and one that is written twice.
+    """
+    try:
+        return written(content)
+    except ValueError as e:
+        raise UsageError(f"[{table}] {e}") from None
 
 
 def _axes(spec: CampaignFile) -> list[list[Values]]:
     axes = []
-    for key, values in flatten(spec.product).items():
+    for key, values in read("product", spec.product).items():
         axes.append([{key: v} for v in _listed("product", key, values)])
-    together = {k: _listed("zip", k, v) for k, v in flatten(spec.together).items()}
+    together = {k: _listed("zip", k, v) for k, v in read("zip", spec.together).items()}
     lengths = {k: len(v) for k, v in together.items()}
     if len(set(lengths.values())) > 1:
         said = ", ".join(f"{k} {n}" for k, n in lengths.items())
@@ -88,13 +109,27 @@ def _axes(spec: CampaignFile) -> list[list[Values]]:
             [dict(zip(names, row, strict=True)) for row in zip(*together.values(), strict=True)]
         )
     if spec.listed:
-        axes.append([flatten(entry) for entry in spec.listed])
+        entries = [read("list", entry) for entry in spec.listed]
+        for entry in entries:
+            for key, value in entry.items():
+                _check_value("list", key, value)
+        axes.append(entries)
     return axes
 
 
 def _listed(table: str, key: str, values: Any) -> list[Any]:
     if not isinstance(values, list):
-        raise UsageError(f"[{table}] {key} = {values!r}: expected a list of values")
+        raise UsageError(f"[{table}] {key} = {shown(values)}: expected a list of values")
     if not values:
         raise UsageError(f"[{table}] {key} = []: an axis needs at least one value")
+    for value in values:
+        _check_value(table, key, value)
     return values
+
+
+def _check_value(table: str, key: str, value: Any) -> None:
+    reason = unwritable(value)
+    if not reason and len(toml_value(value)) > LONGEST:
+        reason = f"a value of more than {LONGEST} characters does not go through a command line"
+    if reason:
+        raise UsageError(f"[{table}] {key} = {shown(value)}: {reason}")

@@ -3,49 +3,47 @@
 from __future__ import annotations
 
 import ast
-import math
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hpcsamp.config import suggest
+from hpcsamp.campaign.bounded import FUNCTIONS, bounded, operate
+from hpcsamp.config import hint, shown, unwritable
 from hpcsamp.errors import UsageError
 
-FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "abs": abs,
-    "bool": bool,
-    "ceil": math.ceil,
-    "exp": math.exp,
-    "float": float,
-    "floor": math.floor,
-    "int": int,
-    "len": len,
-    "log": math.log,
-    "log2": math.log2,
-    "log10": math.log10,
-    "max": max,
-    "min": min,
-    "round": round,
-    "sqrt": math.sqrt,
-    "str": str,
+LONGEST = 1000
+"""Characters of an expression."""
+
+_BINARY: dict[type[ast.operator], str] = {
+    ast.Add: "+",
+    ast.Sub: "-",
+    ast.Mult: "*",
+    ast.Div: "/",
+    ast.FloorDiv: "//",
+    ast.Mod: "%",
+    ast.Pow: "**",
+}
+_UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
+    ast.UAdd: operator.pos,
+    ast.USub: operator.neg,
+    ast.Not: operator.not_,
+}
+_COMPARED: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Is: operator.is_,
+    ast.IsNot: operator.is_not,
+    ast.In: lambda a, b: a in b,
+    ast.NotIn: lambda a, b: a not in b,
 }
 
-_NODES = (
-    ast.Expression,
-    ast.Constant,
-    ast.BinOp,
-    ast.UnaryOp,
-    ast.BoolOp,
-    ast.Compare,
-    ast.IfExp,
-    ast.List,
-    ast.Tuple,
-    ast.Load,
-    ast.operator,
-    ast.unaryop,
-    ast.boolop,
-    ast.cmpop,
-)
+#: Works a part of an expression out, for given keys.
+_Part = Callable[[Mapping[str, Any]], Any]
 
 
 @dataclass(frozen=True)
@@ -67,25 +65,32 @@ class Expression:
     text: str
     where: str
     names: tuple[str, ...]
-    function: Callable[[Mapping[str, Any]], Any]
+    function: _Part
 
     def value(self, values: Mapping[str, Any]) -> Any:
-        """The value for given keys.
+        """The value for given keys; lists where the expression has tuples.
 
         Raises
         ------
         UsageError
-            For a key that has no value, or arithmetic that fails.
+            For a key that has no value, arithmetic that fails or grows too large
+            (:mod:`.bounded`), and a result that a configuration cannot hold.
         """
         for name in self.names:
             if name not in values:
-                raise UsageError(
-                    f'{self.where} = "{self.text}": {name!r} has no value{suggest(name, values)}'
-                )
+                raise UsageError(f"{self._named}: {name!r} has no value{hint(name, values)}")
         try:
-            return self.function(values)
-        except (ArithmeticError, TypeError, ValueError) as e:
-            raise UsageError(f'{self.where} = "{self.text}": {e}') from None
+            found = self.function(values)
+        except (ArithmeticError, TypeError, ValueError, RecursionError) as e:
+            raise UsageError(f"{self._named}: {e}") from None
+        reason = unwritable(found)
+        if reason:
+            raise UsageError(f"{self._named} is {shown(found)}: {reason}")
+        return list(found) if isinstance(found, tuple) else found
+
+    @property
+    def _named(self) -> str:
+        return f'{self.where} = "{self.text}"'
 
 
 def parse(text: str, where: str, known: Iterable[str] | None = None) -> Expression:
@@ -95,7 +100,8 @@ def parse(text: str, where: str, known: Iterable[str] | None = None) -> Expressi
     ----------
     text
         Numbers, strings, lists, ``+ - * / // % **``, comparisons, ``and or not``,
-        ``a if b else c``, keys such as ``data.batch``, and the functions in :data:`FUNCTIONS`.
+        ``a if b else c``, keys such as ``data.batch``, and the functions in
+        :data:`~.bounded.FUNCTIONS`.
     where
         The key that it stands under, for messages.
     known
@@ -106,50 +112,99 @@ def parse(text: str, where: str, known: Iterable[str] | None = None) -> Expressi
     UsageError
         For anything else.
     """
+    if len(text) > LONGEST:
+        raise UsageError(f"{where}: an expression of more than {LONGEST} characters")
+    reader = _Reader(text, where)
     try:
-        tree = ast.parse(text.strip(), mode="eval")
-    except (SyntaxError, ValueError) as e:
-        reason = e.msg if isinstance(e, SyntaxError) else e
+        function = reader.read(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
+        reason = e.msg if isinstance(e, SyntaxError) else e or "it is nested too deeply"
         raise UsageError(f'{where} = "{text}" is no expression: {reason}') from None
-    keys = _Keys(text, where)
-    tree = ast.fix_missing_locations(keys.visit(tree))
     if known is not None:
         listed = list(known)
-        for name in keys.names:
+        for name in reader.names:
             if name not in listed:
                 raise UsageError(
-                    f'{where} = "{text}": there is no key {name!r}{suggest(name, listed)}'
+                    f'{where} = "{text}": there is no key {name!r}{hint(name, listed)}'
                 )
-    arguments = ast.parse("lambda _values: 0", mode="eval").body
-    assert isinstance(arguments, ast.Lambda)
-    arguments.body = tree.body
-    code = compile(ast.fix_missing_locations(ast.Expression(arguments)), where, "eval")
-    function = eval(code, {"__builtins__": {}, **FUNCTIONS})
-    return Expression(text, where, tuple(keys.names), function)
+    return Expression(text, where, tuple(reader.names), function)
 
 
-class _Keys(ast.NodeTransformer):
-    """Replaces dotted names by look-ups, and refuses what is not arithmetic."""
+class _Reader:
+    """Turns the tree of an expression into functions, and refuses what is not arithmetic."""
 
     def __init__(self, text: str, where: str) -> None:
         self.text = text
         self.where = where
         self.names: dict[str, None] = {}
 
-    def visit(self, node: ast.AST) -> Any:
+    def read(self, node: ast.expr) -> _Part:
         if isinstance(node, ast.Name | ast.Attribute):
             return self._look_up(self._dotted(node))
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str | None):
+            constant = bounded(node.value)
+            return lambda values: constant
         if isinstance(node, ast.Call):
-            if not isinstance(node.func, ast.Name) or node.func.id not in FUNCTIONS:
-                known = ", ".join(FUNCTIONS)
-                self._refuse(f"{ast.unparse(node.func)!r} is not one of the functions {known}")
-            if node.keywords:
-                self._refuse("functions take no keywords")
-            node.args = [self.visit(a) for a in node.args]
-            return node
-        if not isinstance(node, _NODES):
-            self._refuse(f"{ast.unparse(node)!r} is not allowed here")
-        return self.generic_visit(node)
+            return self._call(node)
+        if isinstance(node, ast.List | ast.Tuple):
+            items = [self.read(i) for i in node.elts]
+            kind = list if isinstance(node, ast.List) else tuple
+            return lambda values: bounded(kind(i(values) for i in items))
+        if isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
+            sign, left, right = _BINARY[type(node.op)], self.read(node.left), self.read(node.right)
+            return lambda values: operate(sign, left(values), right(values))
+        if isinstance(node, ast.UnaryOp) and type(node.op) in _UNARY:
+            change, operand = _UNARY[type(node.op)], self.read(node.operand)
+            return lambda values: change(operand(values))
+        if isinstance(node, ast.BoolOp):
+            return self._logic(node)
+        if isinstance(node, ast.Compare):
+            return self._compare(node)
+        if isinstance(node, ast.IfExp):
+            test, yes, no = self.read(node.test), self.read(node.body), self.read(node.orelse)
+            return lambda values: yes(values) if test(values) else no(values)
+        self._refuse(f"{ast.unparse(node)!r} is not allowed here")
+        raise AssertionError
+
+    def _call(self, node: ast.Call) -> _Part:
+        if not isinstance(node.func, ast.Name) or node.func.id not in FUNCTIONS:
+            known = ", ".join(FUNCTIONS)
+            self._refuse(f"{ast.unparse(node.func)!r} is not one of the functions {known}")
+        if node.keywords:
+            self._refuse("functions take no keywords")
+        assert isinstance(node.func, ast.Name)
+        function = FUNCTIONS[node.func.id]
+        arguments = [self.read(a) for a in node.args]
+        return lambda values: bounded(function(*(a(values) for a in arguments)))
+
+    def _logic(self, node: ast.BoolOp) -> _Part:
+        parts = [self.read(v) for v in node.values]
+        until = isinstance(node.op, ast.Or)
+
+        def work_out(values: Mapping[str, Any]) -> Any:
+            found = None
+            for part in parts:
+                found = part(values)
+                if bool(found) is until:
+                    break
+            return found
+
+        return work_out
+
+    def _compare(self, node: ast.Compare) -> _Part:
+        first, *others = (self.read(n) for n in (node.left, *node.comparators))
+        tests = [_COMPARED[type(op)] for op in node.ops]
+
+        def work_out(values: Mapping[str, Any]) -> bool:
+            left = first(values)
+            for test, other in zip(tests, others, strict=True):
+                right = other(values)
+                if not test(left, right):
+                    return False
+                left = right
+            return True
+
+        return work_out
 
     def _dotted(self, node: ast.AST) -> str:
         if isinstance(node, ast.Name):
@@ -159,10 +214,9 @@ class _Keys(ast.NodeTransformer):
         self._refuse(f"{ast.unparse(node)!r} is not a key")
         raise AssertionError
 
-    def _look_up(self, name: str) -> ast.AST:
+    def _look_up(self, name: str) -> _Part:
         self.names[name] = None
-        values = ast.Name("_values", ast.Load())
-        return ast.Subscript(values, ast.Constant(name), ast.Load())
+        return lambda values: values[name]
 
     def _refuse(self, reason: str) -> None:
         raise UsageError(f'{self.where} = "{self.text}": {reason}')

@@ -1,15 +1,13 @@
-"""Keys of the configuration as campaign files name them: which there are, and nested tables."""
+"""Keys of the configuration as campaign files name them: which there are."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
 
-from hpcsamp.config import RunConfig, known_keys
+from hpcsamp.config import RunConfig, flatten, known_keys
 
 #: Keys that leave the numbers of a finished run as they are (law 1): two points that differ in
 #: nothing else are the same point, unless one of these is an axis of the campaign.
@@ -67,48 +65,10 @@ def defaults() -> dict[str, Any]:
     return {k: v for k, v in flat.items() if k not in ("data.path", "model.name")}
 
 
-def flatten(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as ``{"optimizer.lr": ...}``; an empty table is a value."""
-    out: dict[str, Any] = {}
-    for name, value in table.items():
-        if isinstance(value, dict) and value:
-            out |= flatten(value, f"{prefix}{name}.")
-        else:
-            out[prefix + name] = value
-    return out
-
-
 @cache
 def is_neutral(name: str) -> bool:
     """Whether a key is one of :data:`NEUTRAL`."""
     return name.startswith(NEUTRAL)
-
-
-def put(table: dict[str, Any], name: str, value: Any) -> None:
-    """Set a dotted key in nested tables, copying the tables on the way: others may share them."""
-    *path, last = name.split(".")
-    place = table
-    for part in path:
-        inner = place.get(part)
-        place[part] = dict(inner) if isinstance(inner, Mapping) else {}
-        place = place[part]
-    place[last] = value
-
-
-def toml_value(value: Any) -> str:
-    """A value as it stands in TOML, on one line."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(toml_value, value)) + "]"
-    if isinstance(value, Mapping):
-        inner = ", ".join(f"{json.dumps(str(k))} = {toml_value(v)}" for k, v in value.items())
-        return "{" + inner + "}"
-    return json.dumps(str(value))
 
 
 def _is_section(kind: Any) -> bool:

@@ -14,8 +14,8 @@ from typing import Any
 from hpcsamp import config
 from hpcsamp.campaign import axes, resources, site, spec
 from hpcsamp.campaign.expressions import Expression, parse
-from hpcsamp.campaign.keys import defaults, fixed_keys, flatten, is_key, is_neutral, put
-from hpcsamp.config import suggest
+from hpcsamp.campaign.keys import defaults, fixed_keys, is_key, is_neutral
+from hpcsamp.config import flatten, hint, put, shown
 from hpcsamp.errors import UsageError
 
 _WHEN = ("ranks", "nodes", "ranks_per_node", "cores", "gpus", "time", "memory")
@@ -126,23 +126,23 @@ class Campaign:
             name = self.root / name
         loaded = config.load(name, preset=self.spec.preset)
         table = loaded.model_dump(mode="json", exclude_unset=True, exclude_none=True)
-        for key, value in flatten(self.spec.fixed).items():
+        for key, value in axes.read("set", self.spec.fixed).items():
             if not is_key(key):
                 raise UsageError(
                     f"{self.file}: [set] {key!r} is no key of the configuration"
-                    f"{suggest(key, fixed_keys())}"
+                    f"{hint(key, fixed_keys())}"
                 )
-            put(table, key, value)
+            _put(table, key, value)
         config.check(table, f"{self.file}: [set]")
         return table
 
     def _read_derived(self) -> list[tuple[str, Expression]]:
         derived = []
-        for key, text in flatten(self.spec.derived).items():
+        for key, text in axes.read("derived", self.spec.derived).items():
             if not is_key(key) and not key.isidentifier():
                 raise UsageError(
                     f"{self.file}: [derived] {key!r} is neither a key of the configuration nor a "
-                    f"plain name{suggest(key, fixed_keys())}"
+                    f"plain name{hint(key, fixed_keys())}"
                 )
             derived.append((key, parse(str(text), f"[derived] {key}")))
         return derived
@@ -164,7 +164,7 @@ class Campaign:
     def _expressions(self, given: dict[str, Any]) -> dict[str, Any]:
         for key in given:
             if key not in _WHEN:
-                raise UsageError(f"{self.file}: unknown key 'resources.{key}'{suggest(key, _WHEN)}")
+                raise UsageError(f"{self.file}: unknown key 'resources.{key}'{hint(key, _WHEN)}")
         written = ("time", "memory")  # words of their own unless they contain a key
         return {
             k: parse(v, f"resources.{k}")
@@ -182,12 +182,12 @@ class Campaign:
         known = ChainMap(own, self._flat_base, self._defaults)
         table = dict(self.base)
         for key, value in settings.items():
-            put(table, key, value)
+            _put(table, key, value)
         for key, expression in self._derived:
             value = own[key] = expression.value(known)
             if is_key(key):
                 settings[key] = value
-                put(table, key, value)
+                _put(table, key, value)
         try:
             run = config.check(table)
         except UsageError as e:
@@ -215,7 +215,7 @@ class Campaign:
         worked_out = {
             k: v.value(known) if isinstance(v, Expression) else v for k, v in given.items()
         }
-        key = tuple(worked_out.items())
+        key = tuple((k, repr(v)) for k, v in worked_out.items())
         if key not in self._shapes:
             self._shapes[key] = resources.shape(worked_out)
         return self._shapes[key]
@@ -266,12 +266,24 @@ class Campaign:
         return defaults()
 
 
+def _put(table: dict[str, Any], key: str, value: Any) -> None:
+    try:
+        put(table, key, value)
+    except ValueError as e:
+        raise UsageError(f"{key} = {shown(value)}: {e}") from None
+
+
 _SHAPE = ("ranks", "nodes", "ranks_per_node", "cores", "gpus")
 
 
 def describe(values: Mapping[str, Any]) -> str:
     """Values on one line, e.g. ``optimizer.lr=0.001, seed=2``."""
-    return ", ".join(f"{k}={v}" for k, v in values.items()) or "no axes"
+    return ", ".join(f"{k}={_short(v)}" for k, v in values.items()) or "no axes"
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else shown(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def find(points: list[Point], text: str) -> Point:

@@ -70,7 +70,7 @@ def stamp(
     """
     git = origin.git_diff(Path(hpcsamp.__file__).parent)
     diff = git[1] if git else b""
-    text = campaign.file.read_text()
+    text = campaign.file.read_text("utf-8")
     write_whole(folder / "campaign.toml", text)
     if diff:
         write_whole(folder / "diff.patch", diff.decode(errors="surrogateescape"))

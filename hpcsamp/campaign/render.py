@@ -6,7 +6,7 @@ Deterministic: the same points give the same text, so that two renderings can be
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,10 +15,12 @@ from typing import Any
 import jinja2
 import tomli_w
 
-from hpcsamp.campaign.keys import toml_value
+from hpcsamp.campaign import lines
+from hpcsamp.campaign.placeholders import fill
 from hpcsamp.campaign.points import Campaign, Point
 from hpcsamp.campaign.resources import Shape
 from hpcsamp.campaign.site import LAUNCHERS, Site
+from hpcsamp.config import shown, toml_value
 from hpcsamp.errors import UsageError
 
 SUFFIX = {"slurm": "sbatch", "pbs": "pbs", "local": "sh"}
@@ -113,6 +115,8 @@ def script(campaign: Campaign, job: Job, submission: Path, folder: Path | None =
     if launch == LAUNCHERS["mpirun"] and shape.ranks == 1:
         launch = ""  # alone; and mpirun is often not there on a laptop
     env = site.environment(campaign.root)
+    if site.scheduler != "local":
+        lines.path_in_header(submission)
     return template(f"{site.scheduler}.j2").render(
         **facts,
         campaign=campaign.spec.name,
@@ -125,7 +129,7 @@ def script(campaign: Campaign, job: Job, submission: Path, folder: Path | None =
         folder=str(folder or campaign.folder),
         submission=str(submission),
         root=str(campaign.root),
-        header=fill(site.header, facts, "header"),
+        header=_filled(site.header, facts, "header", lines.comment),
         before_modules=fill(site.before_modules, facts, "before_modules"),
         env=str(env) if env else "",
         modules=site.modules,
@@ -135,8 +139,10 @@ def script(campaign: Campaign, job: Job, submission: Path, folder: Path | None =
         steps_get_signals=launch.split()[:1] == ["srun"],
         commands=campaign.spec.shell(),
         products=campaign.spec.files(),
-        gpu_option=fill([site.gpu_option], facts, "gpu_option")[0] if shape.gpus else "",
-        chunk=fill([site.chunk], facts, "chunk")[0],
+        gpu_option=_filled([site.gpu_option], facts, "gpu_option", lines.option)[0]
+        if shape.gpus
+        else "",
+        chunk=_filled([site.chunk], facts, "chunk", lines.word)[0],
         partition=site.partition,
         account=site.account,
         qos=site.qos,
@@ -144,6 +150,17 @@ def script(campaign: Campaign, job: Job, submission: Path, folder: Path | None =
         signal=site.signal,
         requeue=site.requeue,
     )
+
+
+def _filled(
+    texts: Sequence[str], facts: dict[str, Any], where: str, check: Callable[[str], str]
+) -> list[str]:
+    """Lines with numbers put in, which are still what they have to be."""
+    filled = fill(texts, facts, where)
+    try:
+        return [check(text) for text in filled]
+    except ValueError as e:
+        raise UsageError(f"site.{where} = {shown(filled)}: {e}") from None
 
 
 def job_name(campaign: str, submission: Path, script: str) -> str:
@@ -159,20 +176,6 @@ def log_stem(script: str) -> str:
 def template(name: str) -> jinja2.Template:
     """A template of the package."""
     return _environment().get_template(name)
-
-
-def fill(lines: Sequence[str], facts: dict[str, Any], where: str) -> list[str]:
-    """Put numbers into lines of a site.
-
-    Raises
-    ------
-    UsageError
-        For a placeholder that does not exist.
-    """
-    try:
-        return [_environment().from_string(line).render(**facts) for line in lines]
-    except jinja2.TemplateError as e:
-        raise UsageError(f"site.{where}: {e}; there are {', '.join(facts)}") from None
 
 
 @cache

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hpcsamp.config import seconds
+from hpcsamp.config import seconds, shown
 from hpcsamp.errors import UsageError
 
 _UNITS = {"": 1, "M": 1, "G": 1024, "T": 1024 * 1024}
+
+MOST = {
+    "ranks": 10**8,
+    "nodes": 10**6,
+    "ranks_per_node": 10**5,
+    "cores": 10**5,
+    "gpus": 10**4,
+    "minutes": 10**7,
+    "memory": 10**9,
+}
+"""More than any machine has: a slip of the keyboard. Memory in MiB."""
 
 
 @dataclass(frozen=True, order=True)
@@ -114,24 +126,39 @@ def shape(given: Mapping[str, Any]) -> Shape:
 def minutes(value: Any, where: str) -> float:
     """Minutes of a duration, see :func:`hpcsamp.config.seconds`."""
     try:
-        return seconds(value) / 60
+        found = seconds(value) / 60
     except (TypeError, ValueError) as e:
         raise UsageError(f"{where}: {e}") from None
+    _check_most(found, where, "minutes")
+    return found
 
 
 def mebibytes(value: Any, where: str) -> int:
     """MiB of ``"8G"``, ``"500M"``, ``"1T"`` or a number of MiB."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MGT]?)(?:i?B)?", str(value).strip(), re.IGNORECASE)
+    pattern = r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([MGT]?)(?:i?B)?"
+    match = isinstance(value, int | float | str) and re.fullmatch(
+        pattern, shown(value).strip("'\" "), re.IGNORECASE
+    )
     if not match:
-        raise UsageError(f"{where} = {value!r}: expected e.g. 8G or 500M")
-    return round(float(match[1]) * _UNITS[match[2].upper()])
+        raise UsageError(f"{where} = {shown(value)}: expected e.g. 8G or 500M")
+    found = round(float(match[1]) * _UNITS[match[2].upper()])
+    _check_most(found, where, "memory")
+    return found
 
 
 def _whole(value: Any, where: str, least: int) -> int | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
-        raise UsageError(f"{where} = {value!r}: expected a whole number")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value != int(value):
+        raise UsageError(f"{where} = {shown(value)}: expected a whole number")
     if value < least:
-        raise UsageError(f"{where} = {value}: at least {least}")
+        raise UsageError(f"{where} = {shown(value)}: at least {least}")
+    _check_most(value, where, where.rpartition(".")[2])
     return int(value)
+
+
+def _check_most(value: float, where: str, what: str) -> None:
+    if value > MOST[what]:
+        unit = {"minutes": " minutes", "memory": " MiB"}.get(what, "")
+        raise UsageError(f"{where} = {shown(value)}{unit}: at most {MOST[what]}{unit}")

@@ -6,16 +6,24 @@ overrides any of it.
 
 from __future__ import annotations
 
-import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 import hpcsamp
-from hpcsamp.config import suggest
+from hpcsamp.campaign import lines
+from hpcsamp.config import exists, hint, parse_toml, read_toml, shown, suggest
 from hpcsamp.errors import UsageError
+
+Word = Annotated[str, AfterValidator(lines.word)]
+Single = Annotated[str, AfterValidator(lines.single)]
+Shell = Annotated[str, AfterValidator(lines.shell)]
+Comment = Annotated[str, AfterValidator(lines.comment)]
+
+MOST = 10**6
+"""Seconds, points or cores: more is a slip of the keyboard."""
 
 LAUNCHERS = {
     "none": "",
@@ -32,38 +40,47 @@ class Site(BaseModel):
     ``{{ ranks }}``, ``{{ nodes }}``, ``{{ ranks_per_node }}``, ``{{ cores }}``, ``{{ gpus }}``.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     name: str = Field("local", description="a file of sites/, or a TOML file of yours")
     description: str = ""
     page: str = Field("", description="the centre's page that the preset follows")
     tried: bool = Field(False, description="whether the preset was run at that place")
     scheduler: Literal["slurm", "pbs", "local"] = "local"
-    launcher: str = Field("mpirun", description="srun, mpirun, mpiexec, none, or a command line")
-    env: str = Field("", description="a file that job scripts source, relative to the root")
-    before_modules: list[str] = Field([], description="lines before modules are loaded")
-    modules: list[str] = Field([], description="environment modules, loaded in this order")
-    setup: list[str] = Field([], description="lines after that, before the first command")
-    header: list[str] = Field([], description="further lines of the header, written out in full")
-    partition: str = ""
-    account: str = ""
-    qos: str = ""
+    launcher: Single = Field("mpirun", description="srun, mpirun, mpiexec, none, or a command line")
+    env: Single = Field("", description="a file that job scripts source, relative to the root")
+    before_modules: list[Shell] = Field([], description="lines before modules are loaded")
+    modules: list[Word] = Field([], description="environment modules, loaded in this order")
+    setup: list[Shell] = Field([], description="lines after that, before the first command")
+    header: list[Comment] = Field(
+        [], description="further lines of the header, written out in full"
+    )
+    partition: Word = ""
+    account: Word = ""
+    qos: Word = ""
     at_once: int = Field(
         0,
         ge=0,
+        le=MOST,
         description="points of an array (locally: of a submission) that run at once; 0: no limit",
     )
-    max_array: int = Field(0, ge=0, description="largest array; 0: ask the scheduler")
-    gpu_option: str = Field("--gres=gpu:{{ gpus }}", description="how Slurm is asked for GPUs")
-    cpus_per_core: int = Field(1, ge=1, description="hardware threads that count as CPUs")
-    chunk: str = Field(
+    max_array: int = Field(0, ge=0, le=MOST, description="largest array; 0: ask the scheduler")
+    gpu_option: Single = Field("--gres=gpu:{{ gpus }}", description="how Slurm is asked for GPUs")
+    cpus_per_core: int = Field(1, ge=1, le=64, description="hardware threads that count as CPUs")
+    chunk: Single = Field(
         "ncpus={{ ranks_per_node * cores }}:mpiprocs={{ ranks_per_node }}:ompthreads={{ cores }}"
         "{% if gpus %}:ngpus={{ gpus }}{% endif %}{% if memory %}:mem={{ memory }}mb{% endif %}",
         description="what PBS is asked for of each node",
     )
-    cores: int = Field(0, ge=0, description="cores that the local scheduler may use; 0: all")
-    signal: int = Field(120, ge=0, description="seconds before the limit that USR2 is sent")
+    cores: int = Field(
+        0, ge=0, le=MOST, description="cores that the local scheduler may use; 0: all"
+    )
+    signal: int = Field(
+        120, ge=0, le=MOST, description="seconds before the limit that USR2 is sent"
+    )
     requeue: bool = Field(True, description="points that stop early (exit 75) are started again")
-    timeout: float = Field(30, gt=0, description="seconds that the scheduler has to answer")
+    timeout: float = Field(
+        30, gt=0, le=MOST, description="seconds that the scheduler has to answer"
+    )
     resources: dict[str, Any] = Field(default_factory=dict, description="defaults of [resources]")
 
     @property
@@ -113,23 +130,24 @@ def load(given: dict[str, Any], root: Path) -> Site:
     name = str(given.get("name", "local"))
     file = root / name
     if name in names():
-        text = (resources.files("hpcsamp.campaign") / "sites" / f"{name}.toml").read_text()
-    elif name.endswith(".toml") and file.is_file():
-        text = file.read_text()
+        path = resources.files("hpcsamp.campaign") / "sites" / f"{name}.toml"
+        preset = parse_toml(path.read_text("utf-8"), f"site {name}")
+    elif name.endswith(".toml") and exists(file):
+        preset = read_toml(file, "the site")
     else:
         known = names()
         raise UsageError(
-            f'site.name = "{name}": no such site{suggest(name, known)}; there are '
+            f"site.name = {shown(name)}: no such site{suggest(name, known)}; there are "
             f"{', '.join(known)}, or name a TOML file of yours"
         )
     try:
-        preset = tomllib.loads(text)
         return Site.model_validate({**preset, **given})
-    except tomllib.TOMLDecodeError as e:
-        raise UsageError(f"site {name} is not valid TOML: {e}") from None
     except ValidationError as e:
         fault = e.errors()[0]
         key = ".".join(map(str, fault["loc"]))
         if fault["type"] == "extra_forbidden":
-            raise UsageError(f"unknown key 'site.{key}'{suggest(key, Site.model_fields)}") from None
-        raise UsageError(f"site.{key} = {fault['input']!r}: {fault['msg'].lower()}") from None
+            raise UsageError(f"unknown key 'site.{key}'{hint(key, Site.model_fields)}") from None
+        reason = fault["msg"].removeprefix("Value error, ")
+        raise UsageError(
+            f"site.{key} = {shown(fault['input'])}: {reason[0].lower()}{reason[1:]}"
+        ) from None

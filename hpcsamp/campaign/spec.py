@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hpcsamp.config import suggest
+from hpcsamp.config import hint, read_toml, shown
 from hpcsamp.errors import UsageError
 
 TRAIN = 'launch hpcsamp train "$config" "${settings[@]}" --output "$point" --resume'
@@ -19,7 +18,7 @@ EVALUATE = 'launch hpcsamp evaluate "$point" --split %s'
 class Reach(BaseModel):
     """``[[collect.reach]]``: the first epoch in which a metric is at least (or most) so much."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     metric: str = Field(description="e.g. accuracy")
     value: float
     event: str = Field("valid", description="which lines of metrics.jsonl")
@@ -29,14 +28,14 @@ class Reach(BaseModel):
 class Collect(BaseModel):
     """``[collect]``: columns beside those of the products."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     reach: list[Reach] = []
 
 
 class CampaignFile(BaseModel):
     """A campaign file. Relative paths count from ``root``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     name: str = Field("", description="default: the file's name")
     config: str = Field(description="base configuration: a TOML file, or one of the package")
     preset: str | None = Field(None, description="preset of the base configuration")
@@ -86,25 +85,29 @@ def read(path: Path) -> CampaignFile:
     UsageError
         If it cannot be read, or a key or value is wrong; one line.
     """
-    try:
-        table = tomllib.loads(path.read_text())
-    except OSError as e:
-        raise UsageError(f"cannot read the campaign file {path}: {e.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise UsageError(f"{path} is not valid TOML: {e}") from None
+    table = read_toml(path, "the campaign file")
     table.setdefault("name", path.stem)
     try:
         spec = CampaignFile.model_validate(table)
     except ValidationError as e:
         faults = [_explain(f) for f in e.errors()]
         raise UsageError(f"{path}: {'; '.join(dict.fromkeys(faults))}") from None
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", spec.name):
-        raise UsageError(
-            f'{path}: name = "{spec.name}": letters, digits, "-", "_" and "." only, it names jobs'
-        )
+    for key, text, what in (("name", spec.name, "jobs"), ("evaluate", spec.evaluate, "a split")):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", text) and (text or key == "name"):
+            raise UsageError(
+                f'{path}: {key} = {shown(text)}: letters, digits, "-", "_" and "." only, at most '
+                f"100: it names {what}"
+            )
     for product in spec.files():
         if Path(product).is_absolute() or ".." in Path(product).parts:
-            raise UsageError(f'{path}: results = "{product}" lies outside of the point\'s folder')
+            raise UsageError(
+                f"{path}: results = {shown(product)} lies outside of the point's folder"
+            )
+        if not product.isprintable() or product.startswith("-") or not product:
+            raise UsageError(f"{path}: results = {shown(product)} is no name of a file")
+    for key, text in (("root", spec.root), ("folder", spec.folder), ("config", spec.config)):
+        if not text.isprintable():
+            raise UsageError(f"{path}: {key} = {shown(text)} is no name of a file")
     return spec
 
 
@@ -112,7 +115,7 @@ def _explain(fault: Any) -> str:
     key = ".".join(map(str, fault["loc"]))
     if fault["type"] == "extra_forbidden":
         known = [f.alias or n for n, f in CampaignFile.model_fields.items()]
-        return f"unknown key {key!r}{suggest(key, known)}"
+        return f"unknown key {key!r}{hint(key, known)}"
     if fault["type"] == "missing":
         return f"{key} is missing"
-    return f"{key} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+    return f"{key} = {shown(fault['input'])}: {fault['msg'][0].lower()}{fault['msg'][1:]}"

@@ -89,7 +89,7 @@ class Store:
             If the file is damaged or of another version.
         """
         try:
-            text = self.file.read_text()
+            text = self.file.read_text("utf-8")
         except FileNotFoundError:
             return State()
         except OSError as e:
@@ -174,7 +174,9 @@ class Store:
         """
         path = self.submission(submission.number) / record.table
         try:
-            return [line.split("\t")[0] for line in path.read_text().splitlines()]
+            return [
+                line.split("\t")[0] for line in path.read_text("utf-8").rstrip("\n").split("\n")
+            ]
         except OSError as e:
             raise DataError(f"cannot read {path}: {e.strerror}") from e
 
