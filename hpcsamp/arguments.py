@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
-from hpcsamp.config import refused, suggest
+from hpcsamp.config import hint, refused, shown
 from hpcsamp.errors import UsageError
 
 
@@ -73,10 +73,10 @@ def check(
     for argument, value in given.items():
         if argument not in known:
             raise UsageError(
-                f"unknown key '{section}.{argument}' for {name}{suggest(argument, known)}"
+                f"unknown key '{section}.{argument}' for {name}{hint(argument, known)}"
             )
-        hint = hints.get(argument, _usual(known[argument].default))
-        result[argument] = _typed(f"{section}.{argument}", value, hint)
+        kind_of_it = hints.get(argument, _usual(known[argument].default))
+        result[argument] = _typed(f"{section}.{argument}", value, kind_of_it)
     return result
 
 
@@ -134,8 +134,8 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
             pass
         except ValidationError as e:
             reason = e.errors()[0]["msg"]
-            raise UsageError(f"{key} = {value!r}: {reason[0].lower()}{reason[1:]}") from None
+            raise UsageError(f"{key} = {shown(value)}: {reason[0].lower()}{reason[1:]}") from None
     reason = refused(value, result)
     if reason:
-        raise UsageError(f"{key} = {value!r}: {reason}")
+        raise UsageError(f"{key} = {shown(value)}: {reason}")
     return result
