@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
     from hpcsamp.doctor import Diagnosis, RankPlace
 
-#: Seconds after which the process ends whatever happens: some calls hold Python's lock.
-LAST_RESORT = 300
+#: Seconds after which the process ends whatever happens: some calls hold Python's lock. Longer
+#: than a check and the answers of the other ranks may take (hpcsamp.doctor.examination).
+LAST_RESORT = 900
 
 
 def doctor(
@@ -44,6 +45,7 @@ def doctor(
     root = comm.Get_rank() == 0
 
     def say(name: str) -> None:
+        faulthandler.dump_traceback_later(LAST_RESORT, exit=True, file=2)
         if root and on_terminal():
             sys.stderr.write(f"\r\x1b[Kchecking {name} ..." if name else "\r\x1b[K")
             sys.stderr.flush()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
@@ -10,6 +12,9 @@ from typing import Literal, TypeVar
 Status = Literal["ok", "warning", "problem"]
 _ORDER: tuple[Status, ...] = ("ok", "warning", "problem")
 Result = TypeVar("Result")
+
+#: How many times the limit a call may take that makes progress.
+PATIENCE = 5
 
 
 @dataclass(frozen=True)
@@ -69,11 +74,37 @@ class _Call:
     error: BaseException | None = None
 
 
-def bounded(function: Callable[[], Result], seconds: float) -> Result:
+def reads() -> tuple[int, ...]:
+    """Counts that grow while this process reads from a file system or maps a library."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_inblock, used.ru_majflt
+
+
+def work() -> tuple[int, ...]:
+    """Counts that grow while this process reads, or computes for more than moments."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return *reads(), int(10 * (used.ru_utime + used.ru_stime))
+
+
+def bounded(
+    function: Callable[[], Result],
+    seconds: float,
+    progress: Callable[[], object] | None = None,
+) -> Result:
     """Call a function, but wait no longer than that.
 
     A call into MPI or a driver cannot be interrupted, so it runs in a daemon thread, which a hang
     leaves behind: end the process soon after.
+
+    Parameters
+    ----------
+    function
+        What to call.
+    seconds
+        How long to wait.
+    progress
+        If it is given, the time begins anew whenever its value changes, :data:`PATIENCE` times at
+        most: importing torch takes minutes where the file system is cold and the machine loaded.
 
     Raises
     ------
@@ -92,9 +123,16 @@ def bounded(function: Callable[[], Result], seconds: float) -> Result:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(seconds)
+    began = since = time.monotonic()
+    seen = progress() if progress else None
+    while thread.is_alive() and (left := since + seconds - time.monotonic()) > 0:
+        thread.join(min(left, 0.5))
+        now = time.monotonic()
+        if progress and (current := progress()) != seen and now < began + PATIENCE * seconds:
+            seen, since = current, now
     if thread.is_alive():
-        raise NoAnswerError(f"no answer within {seconds:g} s")
+        more = f", though it went on until {since - began:.0f} s" if since > began else ""
+        raise NoAnswerError(f"no answer within {seconds:g} s{more}")
     if call.error is not None:
         raise call.error
     return call.value[0]

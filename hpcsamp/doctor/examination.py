@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hpcsamp.doctor import job, package, parallel, ranks, software, storage
-from hpcsamp.doctor.check import Check, NoAnswerError, bounded, merge
+from hpcsamp.doctor.check import PATIENCE, Check, NoAnswerError, bounded, merge, reads, work
 from hpcsamp.doctor.ranks import RankPlace
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-#: Seconds a check may take. Importing torch from a cold file system is the slowest thing.
+#: Seconds that a check may take, or that it may do nothing: importing torch may take minutes.
 LIMIT = 60.0
 
 #: Name and function of what each rank does alone, and of what all do together.
@@ -80,8 +80,9 @@ def examine(
     alone, together
         What to look at: names and functions.
     limit
-        Seconds a check may take. Once one took longer on any rank, nothing that needs the other
-        ranks is tried any more.
+        Seconds a check may take; while it still reads files, or computes alone, up to
+        :data:`~hpcsamp.doctor.check.PATIENCE` times that. Once one took longer on any rank, nothing
+        that needs the other ranks is tried any more.
     say
         Told the name of each check before it begins.
     """
@@ -90,18 +91,19 @@ def examine(
     answers, examined = comm.Dup(), comm.Dup()
     found = Diagnosis()
 
-    def look(name: str, function: Callable[[], Check]) -> None:
+    def look(name: str, function: Callable[[], Check], joint: bool) -> None:
         say(name)
         try:
-            mine = bounded(function, limit)
+            # Ranks that wait for each other in vain compute: MPI polls.
+            mine = bounded(function, limit, reads if joint else work)
         except NoAnswerError as e:
             found.stuck = True
-            mine = Check(name, "problem", str(e), _HANG)
+            mine = Check(name, "problem", str(e), _HANG if joint else _STILL)
         except Exception as e:
             text = " ".join(str(e).split()) or "no message"
             mine = Check(name, "problem", f"{type(e).__name__}: {text}", software.SET_UP)
-        # Another rank may have begun this check up to `limit` later.
-        told = bounded(lambda: answers.allgather((mine, found.stuck)), 2 * limit)
+        # Another rank may take as long as it may longer.
+        told = bounded(lambda: answers.allgather((mine, found.stuck)), (PATIENCE + 2) * limit)
         found.stuck = any(stuck for _, stuck in told)
         found.checks.append(merge([check for check, _ in told]))
 
@@ -111,13 +113,13 @@ def examine(
 
     try:
         for name, function in alone:
-            look(name, function)
+            look(name, function, joint=False)
         collective = [(name, lambda f=f: f(examined)) for name, f in together]
         for name, function in [*collective, ("cores", places)]:
             if found.stuck:
                 found.checks.append(Check(name, "problem", "not tried after that", ""))
             else:
-                look(name, function)
+                look(name, function, joint=True)
     except NoAnswerError as e:
         found.stuck = True
         found.checks.append(Check("other ranks", "problem", str(e), _HANG))
@@ -129,4 +131,8 @@ def examine(
     return found
 
 
+_STILL = (
+    "this needs no other rank: look for a file system or driver that does not answer "
+    "(python -X importtime -c 'import torch' shows where Python waits)"
+)
 _HANG = "ranks wait for each other: check network and MPI (try --mca btl self,vader,tcp)"
