@@ -121,7 +121,8 @@ def test_identical_rows_get_identical_outputs():
     """torch_blue's fast path would draw noise per row."""
     method = MeanField(blue_model(), seed=4)
     out = method(torch.ones(2, 3).double(), samples=range(2), step=0)
-    assert torch.equal(out[:, 0], out[:, 1])
+    # to rounding: rows of one product may take different kernels
+    assert torch.allclose(out[:, 0], out[:, 1], rtol=1e-12)
 
 
 def test_kl_is_torch_blues_and_the_closed_form():
