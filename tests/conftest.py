@@ -14,11 +14,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import patient
+
+# One thread a rank: with more, every product waits for the core that other work has taken.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_configure() -> None:
     """Let SIGTERM end a test run as Ctrl-C does: what fixtures have started is stopped."""
     signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", 128 + signal.SIGTERM))
+
+
+_patient: list[pytest.Mark] = []
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Be patient with tests under MPI, too; parameters of a test share one mark."""
+    for mark in item.iter_markers("mpi"):
+        if "timeout" in mark.kwargs and not any(mark is m for m in _patient):
+            mark.kwargs["timeout"] = patient(mark.kwargs["timeout"])
+            _patient.append(mark)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name what the style check of tests/run.sh leaves out; skipped tests are listed anyway."""
+    if shutil.which("shellcheck") is None:
+        terminalreporter.write_line("shellcheck was not found: no shell script was checked")
 
 
 @dataclass
@@ -66,11 +87,11 @@ def launch(
         start_new_session=True,
     )
     try:
-        out, err = process.communicate(timeout=timeout)
+        out, err = process.communicate(timeout=patient(timeout))
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         out, err = process.communicate()
-        pytest.fail(f"{command} took more than {timeout} s\n{out}\n{err}")
+        pytest.fail(f"{command} took more than {patient(timeout)} s\n{out}\n{err}")
     return Done(process.returncode, out, err)
 
 

@@ -8,6 +8,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from patience import patient
+
 ROOT = Path(__file__).parent.parent
 
 #: Variables of a job whose values a script decides.
@@ -110,7 +112,7 @@ class Site:
             list(map(str, command)),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=patient(60),
             env=environment,
             cwd=ROOT,
         )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import h5py
 import pytest
+from patience import patient
 
 from hpcsamp import files
 from hpcsamp.campaign import products, submit
@@ -75,7 +76,7 @@ class Case:
             [sys.executable, "-m", "hpcsamp", "campaign", command, self.file, *map(str, options)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=patient(60),
             env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{self.path}"},
         )
         assert done.returncode == code, done.stdout + done.stderr
@@ -92,7 +93,7 @@ class Case:
 
         A point is done as soon as its products are there; its job ends a little later.
         """
-        end = time.monotonic() + timeout
+        end = time.monotonic() + patient(timeout)
         while True:
             survey = self.survey()
             counts = survey.counts()
@@ -103,7 +104,7 @@ class Case:
 
     def block(self) -> list[PointStatus]:
         """Wait until all three cores are taken by points of seed 2, which wait for ``go``."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + patient(60)
         while True:
             running = self.survey().of("running")
             folders = [self.folder / "points" / s.point.name for s in running]
@@ -214,7 +215,7 @@ def test_points_that_train_and_the_numbers_again(hpcsamp, digits, small, tmp_pat
     command = [1, "campaign"]
     assert hpcsamp(*command, "submit", tmp_path / "sweep.toml").code == 0
     folder = tmp_path / "campaigns" / "sweep"
-    end = time.monotonic() + 100
+    end = time.monotonic() + patient(100)
     while Survey(Campaign(tmp_path / "sweep.toml"), Store(folder).load()).counts()["done"] < 2:
         assert time.monotonic() < end, hpcsamp(*command, "status", tmp_path / "sweep.toml").out
         time.sleep(0.3)
@@ -247,7 +248,7 @@ def test_one_point_at_once(case):
     case.file.write_text(text.replace("cores = 3", "cores = 3\nat_once = 1"))
     case.go(False)
     case("submit")
-    end = time.monotonic() + 60
+    end = time.monotonic() + patient(60)
     while runs(case) == 0:
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -408,7 +409,7 @@ def test_10000_points_take_fewer_than_three_calls_each(many, tmp_path):
             ],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=patient(120),
         )
         assert done.returncode == 0, done.stderr
         calls = trace.read_text().count("\n")  # those of starting Python included

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from data_sets import flip_bit, make
+from patience import patient
 
 from hpcsamp.data import Dataset, Loader
 from hpcsamp.data.integrity import SAMPLED
@@ -189,18 +190,24 @@ def test_collective_reads_are_collective(mpi_ranks, comm, folder):
     out = np.zeros((2, 3, 5, 2), "<f4")
     slab = ((2 * comm.rank, 0, 0, 0), (2, 3, 5, 2))
 
-    def seconds_of(read):
-        """How long rank 0 is in a read that rank 1 comes to later."""
+    def alone(read, seconds):
+        """Whether rank 0 comes back from a read that rank 1 begins only then, or after so long."""
         comm.Barrier()
-        if comm.rank == 1:
-            time.sleep(1.5)
-        begun = time.monotonic()
-        read()
-        return comm.bcast(time.monotonic() - begun)
+        back = False
+        if comm.rank == 0:
+            read()
+            comm.send(None, 1)
+        else:
+            end = time.monotonic() + seconds
+            while not (back := comm.iprobe(0)) and time.monotonic() < end:
+                time.sleep(0.02)
+            read()
+            comm.recv(source=0)
+        return comm.bcast(back, 1)
 
-    assert seconds_of(lambda: reader._read(x, slab, out, 0)) > 1.0
+    assert not alone(lambda: reader._read(x, slab, out, 0), 1.5)
     with x.collective:  # what one would write, and what is not collective
-        assert seconds_of(lambda: x[2 * comm.rank : 2 * comm.rank + 2]) < 1.0
+        assert alone(lambda: x[2 * comm.rank : 2 * comm.rank + 2], patient(10))
     assert np.array_equal(out, dataset.read(range(2 * comm.rank, 2 * comm.rank + 2))[0])
     reader.close()
 
@@ -248,7 +255,7 @@ def test_faults_reach_all_ranks_as_one_line(mpi_ranks, comm, folder):
         again, _, _ = on_all(comm, lambda loader=loader: next(loader.epoch(1)))
         assert again is DataError
         loader.close()
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < patient(5)
 
 
 @pytest.mark.mpi(ranks=[4], timeout=60, unit="s")

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from patience import patient
 
 from hpcsamp.training import heap
 
@@ -25,7 +26,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 def faults(how):
     command = [sys.executable, "-c", FAULTS, how]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patient(60), check=True)
     return int(done.stdout)
 
 
@@ -59,7 +60,7 @@ libc.fclose(file)
 
 
 def heaps(how, path):
-    subprocess.run([sys.executable, "-c", HEAPS, how, str(path)], timeout=60, check=True)
+    subprocess.run([sys.executable, "-c", HEAPS, how, str(path)], timeout=patient(60), check=True)
     return path.read_text().count("<heap nr=")
 
 

@@ -14,6 +14,7 @@ import tarfile
 import numpy as np
 import pytest
 from data_sets import make
+from patience import patient
 
 from hpcsamp.data import Dataset
 from hpcsamp.errors import DataError, UsageError
@@ -152,7 +153,7 @@ build(synthetic("entsoe", 60), {str(tmp_path / "set")!r}, waiting=lambda: print(
 """
     command = [sys.executable, "-c", code]
     jobs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    told = [job.communicate(timeout=60)[0] for job in jobs]
+    told = [job.communicate(timeout=patient(60))[0] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0, 0]
     shards = len(Dataset.open(tmp_path / "set").manifest.shards)
     assert "".join(told).count("written") == shards

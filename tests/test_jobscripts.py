@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import environment
+from patience import patient
 from stubs import ROOT, Site, matches_record
 
 from hpcsamp.data.staged import staged
@@ -176,7 +177,7 @@ def stage(*arguments: Path) -> subprocess.CompletedProcess[str]:
         ["bash", SCRIPTS / "stage.sh", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patient(60),
         env=environment(),
     )
 
@@ -235,19 +236,19 @@ def local(*arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
 def test_local_training_stops_on_usr2_and_goes_on(small, tmp_path):
     run = tmp_path / "run"
     job = local(small, run, RANKS="2")
-    until = time.monotonic() + 60
+    until = time.monotonic() + patient(60)
     log = run / "metrics.jsonl"
     while not (log.exists() and '"step": 3,' in log.read_text()):
         assert time.monotonic() < until
         assert job.poll() is None, job.communicate()
         time.sleep(0.02)
     os.kill(job.pid, signal.SIGUSR2)
-    out, err = job.communicate(timeout=60)
+    out, err = job.communicate(timeout=patient(60))
     assert job.returncode == 75, err
     assert "stopped early with a checkpoint: run the same again" in out
     assert "hpcsamp: stopped early: SIGUSR2" in err
     again = local(small, run, RANKS="2")
-    _, err = again.communicate(timeout=90)
+    _, err = again.communicate(timeout=patient(90))
     assert again.returncode == 0, err
     assert json.loads((run / "summary.json").read_text())["steps"] == 38
 
@@ -262,7 +263,7 @@ def test_scaling_is_measured(small, tmp_path):
         env={**environment(), "RANKS": "2"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=patient(120),
     )
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader((tmp_path / "s" / "scaling.csv").read_text().splitlines()))

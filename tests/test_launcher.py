@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from conftest import environment
+from patience import patient
 
 from hpcsamp import launcher
 from hpcsamp.launcher import ApartError, check, one_of_several, stated
@@ -97,7 +98,7 @@ def test_every_parallel_command_notices(arguments, tmp_path):
         start(["-m", "hpcsamp", *arguments], tmp_path, PMI_SIZE="2", PMI_RANK=str(rank))
         for rank in (0, 1)
     ]
-    done = [(*process.communicate(timeout=100), process.returncode) for process in both]
+    done = [(*process.communicate(timeout=patient(100)), process.returncode) for process in both]
     assert [code for _, _, code in done] == [2, 2], done
     assert done[1][:2] == ("", "")
     out, err, _ = done[0]
@@ -109,6 +110,6 @@ def test_every_parallel_command_notices(arguments, tmp_path):
 
 def test_a_loop_of_ones_own_notices(tmp_path):
     process = start(["-c", "import hpcsamp; hpcsamp.init()"], tmp_path, PMI_SIZE="2")
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate(timeout=patient(100))
     assert process.returncode == 2
     assert err.startswith("hpcsamp: error: the launcher started 2 processes")

@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from patience import patient
 
 from hpcsamp import locks
 from hpcsamp.errors import HpcsampError, UsageError
@@ -168,7 +169,7 @@ def test_a_suspended_holder_notices_that_it_was_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "LEASE", 1.5)
     with locked(path, "x", waiting=lambda: None) as lock:
         os.kill(holder.pid, signal.SIGCONT)
-        out, err = holder.communicate("write\n", timeout=60)
+        out, err = holder.communicate("write\n", timeout=patient(60))
         assert out == ""
         last = err.splitlines()[-1]
         assert "the thing is no longer this process's to write: process" in last

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import launch
+from patience import patient
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "hpcsamp"
@@ -34,7 +35,11 @@ def build(kind: str, source: Path, out: Path) -> Path:
     """Call setuptools as pip and its like do, without a network."""
     code = f"import setuptools.build_meta as b; print('made', b.build_{kind}({str(out)!r}))"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=source, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", code],
+        cwd=source,
+        capture_output=True,
+        text=True,
+        timeout=patient(60),
     )
     assert done.returncode == 0, done.stderr
     return out / done.stdout.split()[-1]
@@ -64,12 +69,14 @@ def built(tmp_path_factory) -> dict[str, Path]:
 def installed(built, tmp_path_factory) -> Path:
     """The Python of a new environment that holds the wheel; dependencies are those of the tests."""
     folder = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=60)
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=patient(60)
+    )
     python = folder / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
     wheel = built["wheel"]
     subprocess.run(
-        [*pip, "install", "-q", "--no-index", "--no-deps", wheel], check=True, timeout=60
+        [*pip, "install", "-q", "--no-index", "--no-deps", wheel], check=True, timeout=patient(60)
     )
     # After its own packages come those of the tests. Their .pth files, the finder of an editable
     # hpcsamp among them, are not read there.

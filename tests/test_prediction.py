@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import environment
+from patience import patient
 from scipy import integrate, stats
 
 from hpcsamp.collectives import Alone
@@ -447,13 +448,13 @@ main()
         start_new_session=True,
     )
     try:
-        process.communicate(timeout=100)
+        process.communicate(timeout=patient(100))
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         pytest.fail("the job hangs after one of its ranks has died")
     assert process.returncode != 0
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + patient(5)
     while (tmp_path / "p.h5").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not (tmp_path / "p.h5").exists()

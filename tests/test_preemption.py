@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 from mpi4py import MPI
+from patience import patient
 from test_training import ranks_of, start, wait_for_step
 
 from hpcsamp.config import seconds
@@ -184,7 +185,7 @@ def test_one_rank_is_told_and_all_stop_and_resume(hpcsamp, small, reference, tmp
     job = start(["train", str(small), "--output", str(run)])
     wait_for_step(job, run, 5)
     os.kill(ranks_of(job.pid)[1], signal.SIGUSR2)
-    _, err = job.communicate(timeout=60)
+    _, err = job.communicate(timeout=patient(60))
     assert job.returncode == 75, err
     (line,) = [x for x in err.splitlines() if x.startswith("hpcsamp:")]
     step = events(run, "stopped")[0]["step"]
@@ -213,7 +214,7 @@ def test_mpirun_passes_usr2_on_and_one_job_writes_a_run(commands, small, tmp_pat
     assert (run / "evaluation" / "test.json").exists()  # that is nobody else's
     assert "metrics.jsonl gets no line of this evaluation" in done.err
     os.kill(job.pid, signal.SIGUSR2)
-    _, err = job.communicate(timeout=60)
+    _, err = job.communicate(timeout=patient(60))
     assert job.returncode == 75, err
     steps = [e["step"] for e in events(run, "train")]
     assert steps == list(range(1, len(steps) + 1))

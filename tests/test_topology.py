@@ -54,9 +54,9 @@ def test_a_layout_that_does_not_fit_is_refused_with_both_numbers(nodes, samples,
 
 def test_every_rank_of_a_large_grid_has_one_place():
     nodes = [f"n{i}" for i in range(2500) for _ in range(4)]
-    began = time.perf_counter()
+    began = time.process_time()
     grid = plan_grid(nodes)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     assert sorted(r for g in grid.groups for r in g) == list(range(10_000))
     assert grid.place(9_999) == (2499, 3)
 

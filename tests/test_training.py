@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import environment
+from patience import patient
 
 from hpcsamp.training import checkpoint
 
@@ -128,7 +129,7 @@ def ranks_of(mpirun: int) -> list[int]:
 
 
 def wait_for_step(job: subprocess.Popen[str], run: Path, step: int) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + patient(60)
     while time.monotonic() < until:
         log = run / "metrics.jsonl"
         if log.exists() and f'"step": {step},' in log.read_text():
@@ -156,8 +157,8 @@ def test_killed_at_any_step_a_run_ends_with_the_same_bits(hpcsamp, small, tmp_pa
         wait_for_step(job, killed, step)
         began = time.monotonic()
         os.kill(ranks_of(job.pid)[1] if victim == "rank" else job.pid, signal.SIGKILL)
-        job.communicate(timeout=20)
-        assert time.monotonic() - began < 20
+        job.communicate(timeout=patient(20))
+        assert time.monotonic() - began < patient(20)
         assert not (killed / "summary.json").exists()
     (killed / "checkpoints" / ".step-00000099.pt.part").write_bytes(b"half a checkpoint")
     done = hpcsamp(2, *common, "--output", killed, "--resume")
@@ -181,7 +182,7 @@ def test_a_run_goes_on_on_another_number_of_ranks(hpcsamp, small, tmp_path):
     job = start(["train", str(small), "--output", str(moved), "--set=training.checkpoint_every=4"])
     wait_for_step(job, moved, 9)
     job.kill()
-    job.communicate(timeout=20)
+    job.communicate(timeout=patient(20))
     done = hpcsamp(
         3, "train", small, "--output", moved, "--resume", "--set=training.checkpoint_every=4"
     )

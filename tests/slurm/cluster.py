@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from patience import patient
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 
@@ -35,6 +37,9 @@ ENDED = {
     "OUT_OF_MEMORY",
     "DEADLINE",
 }
+
+#: Seconds between the signals TERM and KILL to the processes of a job.
+KILL_WAIT = 30
 
 CONFIGURATION = """
 ClusterName=hpcsamp
@@ -65,7 +70,7 @@ SchedulerParameters=sched_interval=2,sched_min_interval=0,batch_sched_delay=0,bf
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 ReturnToService=1
-KillWait=5
+KillWait={kill_wait}
 MinJobAge=600
 InactiveLimit=0
 JobRequeue=1
@@ -123,7 +128,11 @@ class Cluster:
         (folder / "hosts").write_text(f"127.0.0.1 localhost {host}\n{names}")
         ports = free_ports(1 + len(self.nodes))
         lines = CONFIGURATION.format(
-            host=host, user=getpass.getuser(), folder=folder, port=ports[0]
+            host=host,
+            user=getpass.getuser(),
+            folder=folder,
+            port=ports[0],
+            kill_wait=KILL_WAIT,
         )
         for name, port in zip(self.nodes, ports[1:], strict=True):
             lines += (
@@ -226,7 +235,7 @@ class Cluster:
             list(map(str, arguments)),
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=patient(timeout),
             env=self.environment(**more),
             cwd=ROOT,
         )
@@ -318,7 +327,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def _until(condition: Callable[[], object], timeout: float) -> object:
-    end = time.monotonic() + timeout
+    end = time.monotonic() + patient(timeout)
     while True:
         value = condition()
         if value:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import patient
 
 CAMPAIGN = """
 config = "base.toml"
@@ -59,7 +60,7 @@ class Site:
             [sys.executable, "-m", "hpcsamp", "campaign", command, str(self.file), *options],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=patient(120),
             env=self.slurm.environment(**{**kept, "PATH": path}),
         )
         assert done.returncode == code, done.stdout + done.stderr
@@ -77,7 +78,7 @@ class Site:
 
     def wait(self, timeout: float = 240) -> dict[str, int]:
         """Until no point waits or runs."""
-        end = time.monotonic() + timeout
+        end = time.monotonic() + patient(timeout)
         while {"queued", "running"} & (counts := self.status()[0]).keys():
             assert time.monotonic() < end, self("status")
             time.sleep(2)
@@ -94,7 +95,7 @@ class Site:
         return str(state["submissions"][0]["jobs"][0]["job"])
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(patient(600))
 def test_24_points_one_fails_and_one_is_killed(slurm, digits, tmp_path):
     site = Site(slurm, digits, tmp_path)
     assert "submitted 24 points in 1 array" in site("submit")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpcsamp.training import checkpoint
-from slurm.cluster import Cluster
+from slurm.cluster import KILL_WAIT, Cluster
 from slurm.test_train import submit
 
 EPOCHS = 5  # 95 steps: some seconds
@@ -97,9 +97,9 @@ def test_scancel_leaves_nothing_behind(script, slurm, long, tmp_path):
     slurm.until(lambda: steps(run) >= 25, 60, "step 25")
     began = time.monotonic()
     slurm.command("scancel", str(job))
-    assert slurm.wait(job, 15) == "CANCELLED"
+    assert slurm.wait(job, 30) == "CANCELLED"
     slurm.until(lambda: not slurm.processes(), 15, "end of all processes")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < KILL_WAIT  # by themselves
     newest = checkpoint.latest(run / "checkpoints")
     assert checkpoint.read(newest)["step"] >= 19
     assert not list((run / "checkpoints").glob(".*"))

@@ -9,7 +9,7 @@ import pytest
 
 from slurm.cluster import ROOT, Cluster
 
-SHAPE = ("--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=1", "--time=5")
+SHAPE = ("--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=1", "--time=30")
 
 
 def losses(run: Path) -> list[float]:
