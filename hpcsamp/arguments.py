@@ -106,7 +106,7 @@ def construct(
     arguments = check(section, name, kind, given, {*positional, *others})
     try:
         return kind(*first, **others, **arguments)
-    except (TypeError, ValueError, IndexError) as e:
+    except (TypeError, ValueError, IndexError, ArithmeticError, RuntimeError, MemoryError) as e:
         raise UsageError(f"{section} {name!r}: {e}") from e
 
 

@@ -12,7 +12,7 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING
 
 from hpcsamp import launcher
-from hpcsamp.errors import HpcsampError, UsageError
+from hpcsamp.errors import HpcsampError, UsageError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -139,17 +139,17 @@ def end_job(error: BaseException, tb: TracebackType | None = None) -> int:
     MPI = sys.modules.get("mpi4py.MPI")  # noqa: N806
     alive = MPI is not None and MPI.Is_initialized() and not MPI.Is_finalized()
     rank, size = (MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size) if alive and MPI else (0, 1)
-    expected = isinstance(error, HpcsampError)
+    said = _what_a_user_can_mend(error)
     code = error.exit_code if isinstance(error, HpcsampError) else 1
     agreed = isinstance(error, HpcsampError) and error.agreed
     if isinstance(error, launcher.ApartError):
         rank = error.rank
     if not agreed or rank == 0:
         where = f" [rank {rank} of {size}]" if size > 1 and not agreed else ""
-        if not expected or os.environ.get("HPCSAMP_TRACEBACK"):
+        if said is None or os.environ.get("HPCSAMP_TRACEBACK"):
             traceback.print_exception(type(error), error, tb or error.__traceback__)
         word = error.word if isinstance(error, HpcsampError) else "error"
-        sys.stderr.write(f"hpcsamp: {word}{where}: {error if expected else repr(error)}\n")
+        sys.stderr.write(f"hpcsamp: {word}{where}: {repr(error) if said is None else said}\n")
     sys.stdout.flush()
     sys.stderr.flush()
     if agreed and threading.current_thread() is threading.main_thread():
@@ -159,6 +159,18 @@ def end_job(error: BaseException, tb: TracebackType | None = None) -> int:
     if alive and MPI and size > 1 and not agreed:
         MPI.COMM_WORLD.Abort(code)
     return code
+
+
+def _what_a_user_can_mend(error: BaseException) -> str | None:
+    """The line about an error of a file or of memory as well as of the package; None for a bug."""
+    if isinstance(error, HpcsampError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        where = (
+            f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        )
+        return one_line(f"{where}{error.strerror}")
+    return "there is not enough memory" if isinstance(error, MemoryError) else None
 
 
 def install_excepthook() -> None:

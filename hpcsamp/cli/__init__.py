@@ -6,6 +6,7 @@ without MPI.
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Any
 
@@ -65,12 +66,16 @@ def main() -> None:
     from hpcsamp.launcher import ApartError, one_of_several
     from hpcsamp.runtime import end_job, mpi
 
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
     except typer.Abort:
         code = 130
     except typer_usage_error as e:
         # The same mistake on every rank: said once, by rank 0. Only MPI knows who that is.
+        if not e.format_message():  # a group without a command: its help was shown
+            sys.exit(UsageError.exit_code)
         error = UsageError(e.format_message())
         error.agreed = True
         if one_of_several():

@@ -16,6 +16,10 @@ from pydantic_core import PydanticCustomError
 from hpcsamp.config.durations import seconds
 from hpcsamp.config.kinds import refused
 
+#: More samples, or more of anything else, than a run can have: a slip of the keyboard.
+SAMPLES = 10**6
+MOST = 10**9
+
 
 class Section(BaseModel):
     """A table of the configuration: no unknown keys, no value of another type (``"3"`` is no
@@ -38,7 +42,7 @@ class SyntheticSection(Section):
     """``[data.synthetic]``: the made-up set that ``--data synthetic`` stands for."""
 
     like: Literal["digits", "cifar10", "entsoe", "era5"] = Field(description="set to resemble")
-    items: int = Field(1000, ge=10, description="in all splits together")
+    items: int = Field(1000, ge=10, le=MOST, description="in all splits together")
     seed: int = Field(0, ge=0, description="of the data")
     grid: tuple[int, int] | None = Field(
         None, description="latitudes and longitudes, where they are not to be era5's 121 and 240"
@@ -49,7 +53,7 @@ class DataSection(Section):
     """``[data]``: what is learnt from and how it is fed."""
 
     path: str = Field(description="dataset folder, as written by hpcsamp ingest")
-    batch: int = Field(64, ge=1, description="items per step over all data groups")
+    batch: int = Field(64, ge=1, le=MOST, description="items per step over all data groups")
     reader: Literal["auto", "direct", "serial", "collective", "broadcast", "memory"] = Field(
         "auto", description="how shards are read; memory: once, and held on every node"
     )
@@ -68,7 +72,7 @@ class DataSection(Section):
 class AugmentSection(Section):
     """``[augment]``: random views of the training items, keyed per item and sample."""
 
-    crop: int = Field(0, ge=0, description="pixels of zero padding before a random crop")
+    crop: int = Field(0, ge=0, le=10**5, description="pixels of zero padding before a random crop")
     flip: bool = Field(False, description="mirror left to right, with probability 1/2")
     shift: bool = Field(False, description="periodic shift along the last axis (longitude)")
     transforms: list[dict[str, Any]] = Field(
@@ -102,9 +106,11 @@ class MethodSection(Section):
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str = Field("mean_field", description="a registered method, e.g. mean_field or ensemble")
-    samples: int = Field(16, ge=1, description="S, weight samples per step over a sample group")
+    samples: int = Field(
+        16, ge=1, le=SAMPLES, description="S, weight samples per step over a sample group"
+    )
     samples_per_pass: int = Field(
-        1, ge=1, description="samples evaluated at once; 1 loops, more is vectorised"
+        1, ge=1, le=SAMPLES, description="samples evaluated at once; 1 loops, more is vectorised"
     )
 
     @property
@@ -120,7 +126,7 @@ class LossSection(Section):
     exact: bool = Field(True, description="false: the paper's averaging of per-rank losses")
     temperature: float = Field(1.0, ge=0, description="factor of the KL; 1 is Bayes")
     kl_warmup_epochs: float = Field(
-        0.0, ge=0, description="the KL's factor grows from 0 over these"
+        0.0, ge=0, le=MOST, description="the KL's factor grows from 0 over these"
     )
     kl: Literal["analytic", "monte_carlo"] = Field(
         "analytic", description="the KL by formula, or from the log densities of the draws"
@@ -155,7 +161,9 @@ class ScheduleSection(Section):
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str = "none"
-    warmup_epochs: float = Field(0.0, ge=0, description="linear growth of the learning rate")
+    warmup_epochs: float = Field(
+        0.0, ge=0, le=MOST, description="linear growth of the learning rate"
+    )
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -174,20 +182,23 @@ class ParallelSection(Section):
 class TrainingSection(Section):
     """``[training]``: how long, how precise, how often."""
 
-    epochs: int = Field(10, ge=1)
+    epochs: int = Field(10, ge=1, le=MOST)
     steps: int | None = Field(
         None,
         ge=1,
+        le=10**12,
         description="stop after so many steps, if that is before the last epoch's end; the "
         "schedule is that of the whole run, which --resume may go on with",
     )
     precision: Literal["float32", "float64", "bfloat16"] = Field(
         "float32", description="bfloat16: autocast, parameters stay float32"
     )
-    evaluate_every: int = Field(1, ge=1, description="epochs between evaluations")
-    checkpoint_every: int = Field(0, ge=0, description="steps between checkpoints; 0: every epoch")
-    keep: int = Field(2, ge=1, description="checkpoints kept beside the best")
-    log_every: int = Field(10, ge=1, description="steps between lines in metrics.jsonl")
+    evaluate_every: int = Field(1, ge=1, le=MOST, description="epochs between evaluations")
+    checkpoint_every: int = Field(
+        0, ge=0, le=MOST, description="steps between checkpoints; 0: every epoch"
+    )
+    keep: int = Field(2, ge=1, le=MOST, description="checkpoints kept beside the best")
+    log_every: int = Field(10, ge=1, le=MOST, description="steps between lines in metrics.jsonl")
     best: Literal["nll", "accuracy", "rmse"] = Field(
         "nll",
         description="the metric of the validation items that decides which state is best.pt; rmse "
@@ -219,11 +230,12 @@ class EvaluationSection(Section):
     samples: int | None = Field(
         None,
         ge=1,
+        le=SAMPLES,
         description="samples of the predictive distribution; without: as many as the method has, "
         "32 where it can draw any number",
     )
-    batch: int = Field(256, ge=1, description="items at once")
-    bins: int = Field(15, ge=2, description="bins of the calibration metrics")
+    batch: int = Field(256, ge=1, le=MOST, description="items at once")
+    bins: int = Field(15, ge=2, le=10**5, description="bins of the calibration metrics")
 
 
 class RunConfig(Section):

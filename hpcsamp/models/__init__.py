@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from hpcsamp import arguments as free
 from hpcsamp.config import suggest
@@ -21,6 +23,10 @@ from hpcsamp.streams import Purpose, key
 __all__ = ["MLP", "Swin", "ViT", "build"]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "vit": ViT, "swin": Swin}
+
+
+LAYERS = 5000
+"""Most layers of a network, those within others counted as well."""
 
 
 def build(
@@ -62,8 +68,29 @@ def build(
             key(seed, Purpose.INITIAL, *([] if member is None else [member])) & 0xFFFF_FFFF
         )
         program = {"in_shape": in_shape, "outputs": outputs}
-        made: nn.Module = free.construct("model", name, make, arguments, **program)
+        with _few_layers(name):
+            made: nn.Module = free.construct("model", name, make, arguments, **program)
         return made
+
+
+@contextmanager
+def _few_layers(name: str) -> Iterator[None]:
+    """Stop a network that is being built once it has more layers than :data:`LAYERS`."""
+    count = 0
+
+    def look(module: nn.Module, of: str, layer: nn.Module | None) -> None:
+        nonlocal count
+        count += 1
+        if count > LAYERS:
+            raise UsageError(
+                f"model.name = {name!r} has more than {LAYERS} layers with these sizes"
+            )
+
+    handle = register_module_module_registration_hook(look)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def defaults(name: str) -> dict[str, Any]:

@@ -24,7 +24,15 @@ from hpcsamp.methods import Method
 from hpcsamp.prediction import noise
 from hpcsamp.prediction.evaluate import Evaluator
 from hpcsamp.topology import Topology, together
-from hpcsamp.training import build, health, heap, memory, preemption, provenance
+from hpcsamp.training import (
+    build,
+    health,
+    heap,
+    memory,
+    network_memory,
+    preemption,
+    provenance,
+)
 from hpcsamp.training.agreement import Agreement
 from hpcsamp.training.keeper import Keeper
 from hpcsamp.training.progress import Reporter
@@ -101,6 +109,7 @@ class Trainer:
         with together(topology.world):
             folder = staged(config.data.path)
             dataset = Dataset.open(folder, "train")
+            network_memory.check(config, dataset, topology)
             self.method: Method = build.method(config, dataset, topology)
             data_loss = losses.make(config.loss.name, config.task, config.loss.arguments)
             likelihood = build.likelihood(config)

@@ -150,8 +150,8 @@ def estimate(
     batch = -(-config.data.batch // grid.data_size)
     memory = _mode(config)
     stacked = config.augment.active and config.augment.share != "all"
-    chunks = method.chunks(range(mine), stacked)
-    together = mine if memory == "keep" else max(len(chunk) for chunk in chunks)
+    first = next(iter(method.chunks(range(mine), stacked)))  # none is larger
+    together = mine if memory == "keep" else len(first)
     pass_bytes, unknown = _pass(config, shapes, batch, rough)
     state = _state_factor(config) * trained
     sharded = config.optimizer.sharded

@@ -1,0 +1,39 @@
+"""Whether there is memory for a network at all, before it is made."""
+
+from __future__ import annotations
+
+from hpcsamp.config import RunConfig
+from hpcsamp.data import Dataset
+from hpcsamp.errors import HpcsampError, UsageError
+from hpcsamp.topology import Topology
+from hpcsamp.training.machine import available
+from hpcsamp.training.memory import Shapes, blank_network
+
+
+def check(config: RunConfig, dataset: Dataset, topology: Topology) -> None:
+    """Refuse a network whose parameters alone need more memory than there is.
+
+    The memory of a step is looked at later (:mod:`.memory`), once the method is made.
+
+    Raises
+    ------
+    UsageError
+        Naming both numbers.
+    """
+    if config.training.memory_check == "off":
+        return
+    try:
+        network = blank_network(config, Shapes.of(config, dataset))
+    except HpcsampError:
+        raise
+    except Exception:  # a network of the user's own that cannot be made without values
+        return
+    needed = (8 if config.training.precision == "float64" else 4) * sum(
+        p.numel() for p in network.parameters()
+    )
+    there = available(topology.device)
+    if needed > there:
+        raise UsageError(
+            f"the parameters of model.name = {config.model.name!r} alone need {needed / 1e9:.4g} "
+            f"GB, there are {there / 1e9:.1f} GB: make its layers smaller"
+        )
