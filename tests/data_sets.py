@@ -70,3 +70,9 @@ def flip_bit(folder: Path, array: str = "x", item: int = 100) -> tuple[str, int]
         f.seek(-1, 1)
         f.write(bytes([old[0] ^ 4]))
     return entry.file, chunk
+
+
+def nothing_left(folder: Path) -> bool:
+    """Whether a dataset folder and all that its making leaves beside it are gone."""
+    names = {p.name for p in folder.parent.iterdir()}
+    return not {n for n in names if n == folder.name or n.startswith(f".{folder.name}")}

@@ -396,6 +396,7 @@ def test_another_type_or_another_task_is_refused():
     class Set:
         def __init__(self, told):
             self.manifest, self.path = told, Path("other")
+            self.order, self.notes = {}, []
 
     trained = manifest("ours", mean=3.0)
     with pytest.raises(DataError, match="other: x is float32, the run was trained on uint8"):

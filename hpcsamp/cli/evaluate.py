@@ -12,7 +12,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     split: Annotated[str, typer.Option(help="Which split to evaluate.")] = "test",
     data: Annotated[
-        Path | None, typer.Option(help="Another dataset of the same schema (default: the run's).")
+        Path | None, typer.Option(help="Another dataset of the same meaning (default: the run's).")
     ] = None,
     ood: Annotated[
         Path | None,
@@ -50,6 +50,8 @@ def evaluate(
     restored = restore(folder, config, topology, samples=samples, which=checkpoint)
     result = evaluate_run(folder, restored, data=data, split=split, ood=ood)
     if topology.is_root:
+        for line in result["notes"]:
+            typer.echo(line)
         _show(run, result, explain, json_file)
 
 

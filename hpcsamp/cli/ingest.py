@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -29,6 +30,7 @@ Thousands = Annotated[str, typer.Option(help="What separates thousands, e.g. '.'
 
 def run(make: Callable[[], Source], out: Path, overwrite: bool, shard_mb: float) -> None:
     """Make a source on every rank and write it together."""
+    from hpcsamp.errors import UsageError
     from hpcsamp.runtime import install_excepthook, mpi
     from hpcsamp.topology import together
 
@@ -37,6 +39,8 @@ def run(make: Callable[[], Source], out: Path, overwrite: bool, shard_mb: float)
     from hpcsamp.ingest import build
 
     with together(comm):
+        if not math.isfinite(shard_mb):
+            raise UsageError(f"--shard-mb {shard_mb}: a finite number is needed")
         source = make()
     root = comm.Get_rank() == 0
     if root:

@@ -12,7 +12,7 @@ def predict(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="HDF5 file to write.")],
     data: Annotated[
-        Path | None, typer.Option(help="Dataset of the same schema (default: the run's own).")
+        Path | None, typer.Option(help="Dataset of the same meaning (default: the run's own).")
     ] = None,
     split: Annotated[
         str | None, typer.Option(help="Which split (default: test, or the first there is).")
@@ -74,6 +74,8 @@ def predict(
     if topology.is_root:
         if json_file is not None:
             write_json(json_file, result)
+        for line in result["notes"]:
+            typer.echo(line)
         typer.echo(
             f"{result['items']} items of {result['split']}, {result['samples']} samples, "
             f"{result['checkpoint']}: {out}"

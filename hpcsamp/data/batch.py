@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ import torch
 from hpcsamp.data.dataset import Dataset
 from hpcsamp.data.order import Step
 from hpcsamp.data.shard import check_labels
+
+FAR, DECADES = 1000, 30
+"""From these on (mean over standard deviation, decades of the latter) float32 would lose digits."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +71,24 @@ class Converter:
         self._y = self._scale("y") if normalize and manifest.normalize_y else None
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def _scale(self, array: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def _scale(self, array: str) -> _Scale:
         """Mean and 1/std of every channel, shaped to broadcast over items; constants become 0."""
         stats, spec = self.dataset.manifest.stats[array], self.dataset.manifest.arrays[array]
-        std = np.asarray(stats.std)
+        mean, std = np.asarray(stats.mean), np.asarray(stats.std)
+        std = np.where(std > 0, std, 1.0)
         shape = (-1, *[1] * (len(spec.shape) - 1)) if spec.shape else ()
+        kind = np.dtype(spec.dtype)
+        wide = (
+            kind.itemsize > (4 if kind.kind == "f" else 2)
+            or bool((np.abs(mean) > FAR * std).any())
+            or bool((np.abs(np.log10(std)) > DECADES).any())
+        )
 
         def tensor(values: np.ndarray) -> torch.Tensor:
-            return torch.as_tensor(values.reshape(shape), dtype=self.dtype, device=self.device)
+            dtype = torch.float64 if wide else self.dtype
+            return torch.as_tensor(values.reshape(shape), dtype=dtype, device=self.device)
 
-        return tensor(np.asarray(stats.mean)), tensor(1 / np.where(std > 0, std, 1.0))
+        return _Scale(tensor(mean), tensor(1 / std))
 
     def __call__(self, own: Step, count: int, x: np.ndarray, y: np.ndarray) -> Batch:
         """The batch of a rank from raw items, which are no longer needed afterwards.
@@ -102,8 +114,8 @@ class Converter:
             )
         raw_x, raw_y = self._move(x), self._move(y)
         return Batch(
-            x=self._number(raw_x, self._x),
-            y=raw_y.to(torch.int64) if labels else self._number(raw_y, self._y),
+            x=self._number("x", raw_x, self._x),
+            y=raw_y.to(torch.int64) if labels else self._number("y", raw_y, self._y),
             index=own.items,
             weight=torch.as_tensor(own.weight, dtype=self.dtype, device=self.device),
             count=count,
@@ -123,8 +135,17 @@ class Converter:
         done.synchronize()  # waits for the copy alone; the compute of the last step goes on
         return moved
 
-    def _number(
-        self, values: torch.Tensor, scale: tuple[torch.Tensor, torch.Tensor] | None
-    ) -> torch.Tensor:
-        values = values.to(self.dtype)
-        return values if scale is None else values.sub_(scale[0]).mul_(scale[1])
+    def _number(self, array: str, raw: torch.Tensor, scale: _Scale | None) -> torch.Tensor:
+        values = raw.to(self.dtype if scale is None else scale.mean.dtype)
+        for axis, places in self.dataset.order.get(array, {}).items():
+            values = values.index_select(axis + 1, torch.as_tensor(places, device=values.device))
+        if scale is not None:
+            values = values.sub_(scale.mean).mul_(scale.factor)
+        return values.to(self.dtype)
+
+
+class _Scale(NamedTuple):
+    """How an array is standardised: in the type of these, before it becomes that of the batch."""
+
+    mean: torch.Tensor
+    factor: torch.Tensor

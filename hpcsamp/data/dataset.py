@@ -31,6 +31,12 @@ class Dataset:
         All that is known of the set.
     shards
         The shards of this split, in item order.
+    order
+        By array and axis of an item: at which position each of its entries lies on disk, where a
+        batch is to have them in another order. A :class:`~hpcsamp.data.Loader` follows it,
+        :meth:`read` does not.
+    notes
+        Lines for the person who uses the split.
     """
 
     def __init__(self, path: str | Path, split: str, manifest: Manifest):
@@ -40,6 +46,8 @@ class Dataset:
                 f"{self.path} has no split {split!r}, only {', '.join(sorted(manifest.splits))}"
             )
         self.shards = manifest.of_split(split)
+        self.order: dict[str, dict[int, np.ndarray]] = {}
+        self.notes: list[str] = []
         self._readers: dict[int, ShardReader] = {}
 
     @classmethod

@@ -107,18 +107,30 @@ def combine(parts: Iterable[Moments]) -> Moments:
     return total
 
 
-def check_largest(values: np.ndarray, where: str) -> None:
+def check_largest(values: np.ndarray, names: Sequence[str], where: str) -> None:
     """Refuse values above :data:`LARGEST`.
+
+    Parameters
+    ----------
+    values
+        Items, shape ``(n, C, ...)`` or ``(n,)``.
+    names
+        Of the channels, if they have any.
 
     Raises
     ------
     DataError
-        With the value.
+        With the channel and the value.
     """
-    if values.dtype.kind == "f" and values.dtype.itemsize > 4 and values.size:
-        largest = max(abs(float(values.min())), abs(float(values.max())))
-        if largest > LARGEST:
-            raise DataError(f"{where} holds {largest:g}; numbers up to {LARGEST:g} can be used")
+    if values.dtype.kind != "f" or values.dtype.itemsize <= 4 or not values.size:
+        return
+    if max(abs(float(values.min())), abs(float(values.max()))) > LARGEST:
+        at = np.argwhere(np.abs(values) > LARGEST)[0]
+        name = _channel(names, int(at[1]) if len(at) > 1 else 0)
+        raise DataError(
+            f"{where}: {name} holds {values[tuple(at)]:g}; numbers up to {LARGEST:g} can be used: "
+            "rescale"
+        )
 
 
 def check_stats(stats: Stats, names: Sequence[str], where: str) -> None:
@@ -144,9 +156,9 @@ def check_stats(stats: Stats, names: Sequence[str], where: str) -> None:
     ):
         if bad.any():
             at = int(np.flatnonzero(bad)[0])
-            name = f"column {names[at]!r}" if at < len(names) else f"channel {at}"
             raise DataError(
-                f"{where}: {name} holds values from {low[at]:g} to {high[at]:g}; {fault}: rescale"
+                f"{where}: {_channel(names, at)} holds values from {low[at]:g} to {high[at]:g}; "
+                f"{fault}: rescale"
             )
 
 
@@ -165,8 +177,11 @@ def check_digits(stats: Stats, names: Sequence[str], where: str) -> None:
     bad = (std > 0) & ~(step < COARSE * std)
     if bad.any():
         at = int(np.flatnonzero(bad)[0])
-        name = f"column {names[at]!r}" if at < len(names) else f"channel {at}"
         raise DataError(
-            f"{where}: {name} reaches {largest[at]:g} with a standard deviation of {std[at]:g}, "
-            "which float32 does not resolve; give --normalize-y"
+            f"{where}: {_channel(names, at)} reaches {largest[at]:g} with a standard deviation of "
+            f"{std[at]:g}, which float32 does not resolve; give --normalize-y"
         )
+
+
+def _channel(names: Sequence[str], at: int) -> str:
+    return f"column {names[at]!r}" if at < len(names) else f"channel {at}"

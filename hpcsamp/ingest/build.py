@@ -328,8 +328,8 @@ class _Writer:
                 check_labels(block["y"], source.classes, where)
             else:
                 check_values(block["y"], f"{where}: y")
-            for name in self._counted() if split != "train" else ():
-                check_largest(block[name], f"{where}: {name}")
+            for name in self._counted():
+                check_largest(block[name], self._columns(name), f"{where}: {name}")
             if split == "train":
                 for name in self._counted():
                     part = Moments.of(block[name])
@@ -338,6 +338,10 @@ class _Writer:
 
     def _counted(self) -> list[str]:
         return ["x"] if self.source.classes is not None else ["x", "y"]
+
+    def _columns(self, array: str) -> list[str]:
+        """Names of the columns of a table."""
+        return self.source.source.get({"x": "columns", "y": "targets"}[array], [])
 
     def stats(self, shards: list[dict[str, Any]]) -> dict[str, Stats]:
         """Statistics of train over all shards, added in shard order."""
@@ -349,7 +353,7 @@ class _Writer:
             for name in self._counted()
         }
         for name, values in found.items():
-            columns = self.source.source.get({"x": "columns", "y": "targets"}[name], ())
+            columns = self._columns(name)
             where = f"{self.source.source.get('file', self.source.name)}: {name} of train"
             check_stats(values, columns, where)
             if name == "y" and not self.source.normalize_y:

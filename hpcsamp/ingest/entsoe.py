@@ -18,7 +18,7 @@ from hpcsamp.data.shard_writer import Coordinate
 from hpcsamp.errors import DataError
 from hpcsamp.ingest.load_rows import QUARTER, Row, read_rows, show_minute
 from hpcsamp.ingest.numbers import Notation
-from hpcsamp.ingest.source import Source
+from hpcsamp.ingest.source import Source, check_fractions
 
 INPUTS, TARGETS = 96, 24
 FILL = 4
@@ -98,6 +98,7 @@ def entsoe(
         Naming file and line, if a number or a time is not one, or the time axis is broken; or if
         the values have another distance in time, or too many are missing.
     """
+    check_fractions({"valid": valid, "test": test})
     paths = [Path(f) for f in files]
     rows = [row for p in paths for row in read_rows(p, notation)]
     series = on_axis(sorted(rows, key=lambda r: r.minute))

@@ -30,7 +30,7 @@ from hpcsamp.ingest.fields import (
     field_coordinates,
     units_of,
 )
-from hpcsamp.ingest.source import Source
+from hpcsamp.ingest.source import Source, check_fractions
 
 if TYPE_CHECKING:
     import xarray
@@ -141,6 +141,7 @@ def era5(
     """
     import xarray
 
+    check_fractions({"valid": valid, "test": test})
     try:
         opened = xarray.open_zarr(store, chunks=None)
     except (OSError, ValueError, KeyError) as e:

@@ -109,6 +109,22 @@ def digest(*arrays: np.ndarray) -> str:
     return found.hexdigest()
 
 
+def check_fractions(fractions: Mapping[str, float]) -> None:
+    """Refuse parts of the items that are negative or leave nothing for ``train``.
+
+    Raises
+    ------
+    UsageError
+        With the parts and their sum.
+    """
+    total = sum(fractions.values())
+    if not (total < 1 and all(part >= 0 for part in fractions.values())):
+        raise UsageError(
+            f"splits {dict(fractions)} take {total:g} of the items; "
+            "each must be at least 0, and together less than 1"
+        )
+
+
 def split_items(
     count: int,
     fractions: Mapping[str, float],
@@ -139,11 +155,7 @@ def split_items(
     UsageError
         If the fractions leave nothing for ``train``.
     """
-    if sum(fractions.values()) >= 1 or min(fractions.values(), default=0) < 0:
-        raise UsageError(
-            f"splits {dict(fractions)} take {sum(fractions.values()):g} of the items; "
-            "each must be at least 0, and together less than 1"
-        )
+    check_fractions(fractions)
     generator = numpy_generator(seed, Purpose.SPLIT)
     rest = 1 - sum(fractions.values())
     names = ["train", *fractions]

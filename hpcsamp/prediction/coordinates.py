@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import h5py
 import numpy as np
 
 from hpcsamp.data import Dataset
+from hpcsamp.data.manifest import Manifest
 from hpcsamp.errors import DataError
 
 
@@ -95,8 +98,9 @@ def read_coordinates(dataset: Dataset) -> Coordinates:
         try:
             with h5py.File(path, "r", locking=False) as f:
                 if number == 0:
-                    axes = _axes(f, "y", dataset.y_shape)
-                    x_axes = [a for a in _axes(f, "x", dataset.x_shape) if a.told]
+                    axes = _in_order(_axes(f, "y", dataset.y_shape), dataset.order.get("y", {}))
+                    all_x = _in_order(_axes(f, "x", dataset.x_shape), dataset.order.get("x", {}))
+                    x_axes = [a for a in all_x if a.told]
                 known = {a.name for a in (*axes, *x_axes)}
                 for name in set(dataset.manifest.coords) - known:
                     values = f[name]
@@ -110,6 +114,37 @@ def read_coordinates(dataset: Dataset) -> Coordinates:
         {n: (np.concatenate(v), units[n]) for n, v in sorted(per_item.items())},
         x_axes,
     )
+
+
+def read_axes(folder: Path, manifest: Manifest, array: str) -> list[Axis]:
+    """The axes of an array as the first shard of a set tells them, or its table's columns.
+
+    Raises
+    ------
+    DataError
+        If the shard cannot be read.
+    """
+    shape = tuple(manifest.arrays[array].shape)
+    axes = _axes(None, array, shape)
+    if manifest.shards:
+        path = folder / manifest.shards[0].file
+        try:
+            with h5py.File(path, "r", locking=False) as f:
+                axes = _axes(f, array, shape)
+        except (OSError, KeyError, RuntimeError) as e:
+            raise DataError(f"{path}: its coordinates cannot be read: {e}") from e
+    columns = manifest.source.get({"x": "columns", "y": "targets"}[array])
+    if isinstance(columns, list) and [len(columns)] == list(shape) and not axes[0].told:
+        axes = [Axis("column", np.asarray(columns))]
+    return axes
+
+
+def _in_order(axes: list[Axis], order: Mapping[int, np.ndarray]) -> list[Axis]:
+    """Axes as batches have them."""
+    return [
+        replace(a, values=a.values[order[i]]) if i in order and a.told else a
+        for i, a in enumerate(axes)
+    ]
 
 
 def _axes(f: h5py.File | None, array: str, shape: tuple[int, ...]) -> list[Axis]:

@@ -76,6 +76,7 @@ def evaluate_run(
         found, facts = _evaluate(restored, dataset, place / f"{name}.h5", lock)
         result = {
             **facts,
+            "notes": [*dataset.notes, *(strange.notes if strange is not None else ())],
             "metrics": found.metrics,
             "units": found.units,
             "definitions": found.definitions,

@@ -79,6 +79,7 @@ def predict(
         **facts,
         "file": str(out),
         "items": dataset.count,
+        "notes": dataset.notes,
         "metrics": found.metrics,
         "units": found.units,
         "definitions": found.definitions,

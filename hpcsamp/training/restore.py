@@ -71,13 +71,15 @@ class Restored:
         Raises
         ------
         DataError
-            If there is no such split, or it is of another schema.
+            If there is no such split, or its numbers mean something else.
         """
         path = Path(data if data is not None else self.config.data.path)
         if split is None:
             splits = read_manifest(path).splits
             split = "test" if "test" in splits else next(iter(splits))
-        return as_trained(Dataset.open(path, split), self.trained, inputs_only=inputs_only)
+        folder = Path(self.config.data.path)
+        opened = Dataset.open(path, split)
+        return as_trained(opened, self.trained, folder, inputs_only=inputs_only)
 
     def evaluator(self, dataset: Dataset) -> Evaluator:
         """An evaluator of a split. Collective over the world."""
