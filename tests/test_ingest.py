@@ -39,6 +39,8 @@ def test_splits_are_stratified_disjoint_and_complete():
     assert all(np.array_equal(parts[name], again[name]) for name in parts)
     with pytest.raises(UsageError, match="take 1 of the items"):
         split_items(10, {"valid": 0.5, "test": 0.5})
+    with pytest.raises(UsageError, match="take nan of the items"):
+        split_items(10, {"valid": float("nan")})
 
 
 def test_digits_are_all_there_once(tmp_path):

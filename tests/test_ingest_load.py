@@ -173,10 +173,10 @@ def test_what_is_made_up_is_bounded(tmp_path):
         return [r for i, r in enumerate(rows) if i >= 384 or i % 4 == 0]
 
     transparency(tmp_path / "a.csv", dt.datetime(2019, 5, 1), 40, hourly)
-    with pytest.raises(DataError, match=r"285 of 3840 values \(7.4%\) are missing.*--fill"):
+    with pytest.raises(DataError, match=r"288 of 3840 values \(7.5%\) are missing.*--fill"):
         entsoe([tmp_path / "a.csv"])
     source = entsoe([tmp_path / "a.csv"], fill=0.1)
-    assert "285 of 3840 values (7.42%)" in " ".join(source.transforms)
+    assert "288 of 3840 values (7.50%)" in " ".join(source.transforms)
 
 
 def test_reversed_and_unsorted_times_are_refused(tmp_path):
