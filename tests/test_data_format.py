@@ -1,6 +1,5 @@
 """Dataset folders: what is written is what is read, and nothing that is wrong passes."""
 
-import json
 import shutil
 
 import h5py
@@ -15,6 +14,7 @@ from hpcsamp.data.readers import DirectReader, SerialReader, choose_reader
 from hpcsamp.data.stats import Moments, combine
 from hpcsamp.data.verify import verify
 from hpcsamp.errors import DataError, UsageError
+from hpcsamp.sealing import text
 
 SETS = {
     "whole items": {"shape": (3, 5, 2)},
@@ -186,9 +186,9 @@ def test_statistics_of_another_set(tmp_path):
 
 def edited(folder, change):
     path = folder / "manifest.json"
-    told = json.loads(path.read_text())
+    told = text.read_json(path)
     change(told)
-    path.write_text(json.dumps(told))
+    path.write_text(text.to_json(told))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def edited(folder, change):
         (lambda m: m["splits"].update(train=200), ["'train'", "200", "203"]),
         (lambda m: m["shards"].pop(1), ["shard-00002.h5", "begins at item"]),
         (lambda m: m["shards"][0].update(count=9), ["shard-00000.h5", "chunks of x"]),
-        (lambda m: m.update(schema_version=7), ["schema version is 7", "reads 1"]),
+        (lambda m: m.update(schema_version=7), ["schema version is 7", "reads 1 and 2"]),
         (lambda m: m.update(classes=None), ["classification", "None"]),
         (lambda m: m["arrays"]["x"].update(shape=[3, 5, 3]), ["shape of x"]),
         (lambda m: m.update(extra=1), ["extra"]),

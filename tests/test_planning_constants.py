@@ -70,7 +70,7 @@ def test_records_of_scaling_experiments_are_read(tmp_path):
     ("text", "told"),
     [
         ("{}", "none of 1 records has samples, batch, model"),
-        ("not json", "neither JSON nor JSON lines"),
+        ("not json", "not valid JSON"),
         (None, "No such file"),
     ],
 )
@@ -131,7 +131,11 @@ def test_calibrations_of_other_machines_are_told():
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("{}", "field required"), ("{", "is not JSON"), (None, "make one by hpcsamp bench calibrate")],
+    [
+        ("{}", "field required"),
+        ("{", "not valid JSON"),
+        (None, "make one by hpcsamp bench calibrate"),
+    ],
 )
 def test_bad_calibrations(tmp_path, text, told):
     path = tmp_path / "calibration.json"

@@ -14,7 +14,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from hpcsamp.cli.report import report
-from hpcsamp.errors import UsageError
+from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.prediction.metrics import ClassificationMetrics, RegressionMetrics
 from hpcsamp.report import build, read_run
 from hpcsamp.report.curves import learning_curves, smooth
@@ -275,11 +275,14 @@ def test_titles_state_what_is_not_plain_bayes(tmp_path):
         (lambda run: (run / "metrics.jsonl").unlink(), "nothing to report yet"),
         (lambda run: (run / "metrics.jsonl").write_text("{}}\n{}\n"), "metrics.jsonl, line 1"),
         (lambda run: (run / "config.toml").write_text("a = = 1"), "config.toml is not valid TOML"),
-        (lambda run: (run / "summary.json").write_text("{"), "summary.json is not valid JSON"),
-        (lambda run: (run / "summary.json").write_text("[]"), "is not a JSON object"),
+        (
+            lambda run: (run / "summary.json").write_text("{"),
+            "summary.json is damaged",
+        ),
+        (lambda run: (run / "summary.json").write_text("[]"), "it holds no JSON object"),
         (
             lambda run: (run / "evaluation" / "test.json").write_text('{"split": "test"}'),
-            "test.json has no 'samples'",
+            "test.json lacks 'samples'",
         ),
         (lambda run: (run / "report").write_text("a file"), "cannot write the report"),
     ],
@@ -289,7 +292,7 @@ def test_a_damaged_run_folder_is_refused_in_one_line(tmp_path, damage, message):
     write_evaluation(run)
     damage(run)
     refused = run_cli(run).exception
-    assert isinstance(refused, UsageError)
+    assert isinstance(refused, HpcsampError)
     assert message in str(refused)
     assert "\n" not in str(refused)
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hpcsamp.bench.subjects import Subject
 from hpcsamp.collectives import SMALL, Collectives
-from hpcsamp.files import write_whole
 from hpcsamp.planning import calibration, fit, machine
 from hpcsamp.planning.calibration import Calibration, Measured
 from hpcsamp.planning.machine import Wire
@@ -230,8 +227,3 @@ def records(
             }
         )
     return told
-
-
-def write_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    """One object a line."""
-    write_whole(path, "".join(json.dumps(r) + "\n" for r in records))

@@ -1,6 +1,6 @@
 """Records of scaling experiments: one JSON object a line, for people, ``report`` and ``plan``.
 
-Each line is one configuration, with:
+Each line is one configuration, sealed (:mod:`hpcsamp.sealing.text`), with:
 
     event                    "scaling" or "baseline"
     workload, model          name of the workload, and CONFIG[:PRESET] (what ``hpcsamp plan`` knows)
@@ -22,7 +22,6 @@ Each line is one configuration, with:
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import statistics
@@ -34,6 +33,7 @@ from typing import Any
 
 from hpcsamp.errors import UsageError
 from hpcsamp.files import write_whole
+from hpcsamp.sealing import text
 
 #: Packages whose versions matter to a time.
 PACKAGES = ("hpcsamp", "torch", "torch_blue", "horovod", "mpi4py", "numpy", "h5py")
@@ -84,6 +84,6 @@ def write(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, "".join(json.dumps(r) + "\n" for r in records))
+        write_whole(path, text.to_lines({text.VERSION: text.FORMAT, **r} for r in records))
     except OSError as e:
         raise UsageError(f"cannot write {path}: {e.strerror}") from e

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from hpcsamp.campaign.store import Store
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.files import write_whole
 from hpcsamp.locks import locked
+from hpcsamp.sealing import text
 
 SUMMARY = (
     "steps",
@@ -123,7 +123,7 @@ def _row(campaign: Campaign, point: Point) -> Row:
         path = Path(product)
         if path.suffix != ".json":
             continue
-        content = products.read(folder / path)
+        content = products.read(folder, product)
         if path.name == "summary.json":
             row |= {k: content[k] for k in SUMMARY if k in content}
             row |= {f"valid.{k}": v for k, v in content.get("metrics", {}).items()}
@@ -132,8 +132,8 @@ def _row(campaign: Campaign, point: Point) -> Row:
         else:
             row |= {f"{path.stem}.{k}": v for k, v in content.items() if not _nested(v)}
     for reach in campaign.spec.collect.reach:
-        row[_reach_name(reach)] = _first_epoch(folder / "metrics.jsonl", reach)
-    row["commit"] = _commit(folder / "provenance.json")
+        row[_reach_name(reach)] = _first_epoch(folder, reach)
+    row["commit"] = _commit(folder)
     return row
 
 
@@ -142,9 +142,10 @@ def _reach_name(reach: Reach) -> str:
     return f"epochs to {reach.event}.{reach.metric} {sign} {reach.value:g}"
 
 
-def _first_epoch(path: Path, reach: Reach) -> int | None:
+def _first_epoch(folder: Path, reach: Reach) -> int | None:
     """Epochs until a metric gets there, counted from 1; None if it never does."""
-    for event in _events(path):
+    owner = products.owner(folder)
+    for event in text.read_lines(folder / "metrics.jsonl", owner, unsealed=not owner)[0]:
         value = event.get(reach.metric)
         if event.get("event") != reach.event or value is None:
             continue
@@ -153,25 +154,15 @@ def _first_epoch(path: Path, reach: Reach) -> int | None:
     return None
 
 
-def _events(path: Path) -> Iterable[dict[str, Any]]:
-    try:
-        lines = path.read_text().splitlines()
-    except OSError as e:
-        raise DataError(f"{path} cannot be read: {e.strerror}") from None
-    for line in lines:
-        try:
-            yield json.loads(line)
-        except ValueError:
-            raise DataError(f"{path} is damaged") from None
-
-
-def _commit(path: Path) -> str | None:
+def _commit(folder: Path) -> str | None:
     """The commit that a point ran with; with a plus where code was not committed."""
+    if not (folder / "provenance.json").exists():
+        return None
+    starts = products.read(folder, "provenance.json").get("starts")
     try:
-        starts = json.loads(path.read_text())["starts"]
-        git = starts[-1]["git"]
+        git = starts[-1]["git"]  # type: ignore[index]
         return git["commit"][:12] + ("+" if git["diff_sha256"] else "") if git else None
-    except (OSError, ValueError, LookupError, TypeError):
+    except (LookupError, TypeError):
         return None
 
 
@@ -189,11 +180,11 @@ def _plain(value: Any) -> Any:
 
 
 def _csv(path: Path, results: Results) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, results.columns, restval="", lineterminator="\n")
+    table = io.StringIO()
+    writer = csv.DictWriter(table, results.columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows({k: _plain(v) for k, v in row.items()} for row in results.rows)
-    write_whole(path, text.getvalue())
+    write_whole(path, table.getvalue())
 
 
 def _parquet(path: Path, results: Results) -> None:

@@ -17,6 +17,7 @@ from hpcsamp.campaign.expressions import Expression, parse
 from hpcsamp.campaign.keys import defaults, fixed_keys, is_key, is_neutral
 from hpcsamp.config import flatten, hint, put, shown
 from hpcsamp.errors import UsageError
+from hpcsamp.sealing.text import read_json
 
 _WHEN = ("ranks", "nodes", "ranks_per_node", "cores", "gpus", "time", "memory")
 
@@ -241,11 +242,10 @@ class Campaign:
 
     def _dataset(self, path: str) -> str:
         if path not in self._uids:
-            try:
-                uid = str(json.loads((self.root / path / "manifest.json").read_text())["uid"])
-                self.known_datasets[path] = uid
-            except (OSError, ValueError, KeyError, TypeError):
-                uid = self.known_datasets.get(path, path)  # training will say what is wrong
+            manifest = self.root / path / "manifest.json"
+            uid = self.known_datasets.get(path, path)  # if it is not there now
+            if manifest.is_file():
+                uid = self.known_datasets[path] = str(read_json(manifest).get("uid", path))
             self._uids[path] = uid
         return self._uids[path]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcsamp.errors import DataError
+from hpcsamp.sealing import text
 
 
 def signature(folder: str, products: Sequence[str]) -> str | None:
@@ -51,26 +51,32 @@ def check(folder: Path, products: Sequence[str]) -> None:
         if not size:
             raise DataError(f"{path} is empty")
         if path.suffix == ".json":
-            content = read(path)
+            content = read(folder, product)
             if path.name == "summary.json":
                 _check_summary(path, content)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A JSON product.
+def read(folder: Path, product: str) -> dict[str, Any]:
+    """A JSON product of a point.
 
     Raises
     ------
     DataError
-        If it is damaged.
+        If it is not what was written.
     """
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as e:
-        raise DataError(f"{path} is damaged: {e}") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{path} is damaged: it holds no table")
-    return content
+    return text.read_json(folder / product, owner(folder))
+
+
+def owner(folder: Path) -> str:
+    """Name of the run in a folder, which its files are sealed for; empty where there is none.
+
+    Raises
+    ------
+    DataError
+        If its configuration is not what was written.
+    """
+    file = folder / "config.toml"
+    return str(text.read_toml(file, None).get("run", "")) if file.is_file() else ""
 
 
 def _check_summary(path: Path, content: dict[str, Any]) -> None:

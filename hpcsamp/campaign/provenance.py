@@ -14,8 +14,9 @@ from pathlib import Path
 import hpcsamp
 from hpcsamp import provenance as origin
 from hpcsamp.campaign.points import Campaign, Point
-from hpcsamp.campaign.store import to_json
 from hpcsamp.files import write_whole
+from hpcsamp.sealing import edits
+from hpcsamp.sealing.text import to_json
 
 #: Variables that change what a job does, by the beginnings of their names. Others stay private.
 ENVIRONMENT = (
@@ -91,6 +92,7 @@ def stamp(
         "points": len(points),
         "files": dict(hashes),
         "edited_by_hand": list(edited),
+        "accepted_edits": edits.taken(),
     }
     write_whole(folder / "provenance.json", to_json(facts))
 

@@ -11,29 +11,34 @@ points without touching their folders.
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.files import write_whole
 from hpcsamp.locks import locked
+from hpcsamp.sealing import edits, text
 
 VERSION = 1
 
 
 class JobRecord(BaseModel):
-    """One job array of a submission. ``job`` is None until the scheduler has taken it."""
+    """One job array of a submission: hashes of its script and its table of points as submitted.
+
+    ``job`` is None until the scheduler has taken it.
+    """
 
     model_config = ConfigDict(extra="forbid")
     script: str
     table: str
     sha256: str
+    table_sha256: str = ""
     count: int
     shape: str
     job: str | None = None
@@ -88,14 +93,11 @@ class Store:
         DataError
             If the file is damaged or of another version.
         """
-        try:
-            text = self.file.read_text("utf-8")
-        except FileNotFoundError:
+        if not self.file.exists():
             return State()
-        except OSError as e:
-            raise DataError(f"cannot read {self.file}: {e.strerror}") from e
+        table = text.read_json(self.file)
         try:
-            state = State.model_validate_json(text)
+            state = State.model_validate(table)
         except ValidationError as e:
             raise DataError(f"{self.file} is damaged: {e.errors()[0]['msg']}") from None
         if state.version != VERSION:
@@ -112,7 +114,7 @@ class Store:
         """
         with self.writing():
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self.file, state.model_dump_json(indent=1) + "\n")
+            write_whole(self.file, text.to_json(state.model_dump(mode="json")))
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -170,15 +172,18 @@ class Store:
         Raises
         ------
         DataError
-            If the table cannot be read.
+            If the table cannot be read, or is not what was submitted.
         """
         path = self.submission(submission.number) / record.table
         try:
-            return [
-                line.split("\t")[0] for line in path.read_text("utf-8").rstrip("\n").split("\n")
-            ]
+            content = path.read_bytes()
         except OSError as e:
             raise DataError(f"cannot read {path}: {e.strerror}") from e
+        if record.table_sha256 not in ("", hashlib.sha256(content).hexdigest()):
+            edits.found(path)
+        lines = content.rstrip(b"\n").split(b"\n")
+        names = [line.split(b"\t")[0] for line in lines]
+        return [name.decode(errors="replace") for name in names]
 
 
 def _listing(folder: Path) -> list[str]:
@@ -186,8 +191,3 @@ def _listing(folder: Path) -> list[str]:
         return os.listdir(folder)  # noqa: PTH208 - names alone, as few calls as there can be
     except FileNotFoundError:
         return []
-
-
-def to_json(data: Any) -> str:
-    """JSON as it is written to files."""
-    return json.dumps(data, indent=1) + "\n"

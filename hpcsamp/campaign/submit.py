@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,9 +13,10 @@ from hpcsamp.campaign.points import Campaign, Point
 from hpcsamp.campaign.schedulers import SchedulerError, make
 from hpcsamp.campaign.schedulers.base import check_limits
 from hpcsamp.campaign.status import Survey, Word
-from hpcsamp.campaign.store import JobRecord, State, Store, Submission, to_json
-from hpcsamp.errors import HpcsampError, UsageError
+from hpcsamp.campaign.store import JobRecord, State, Store, Submission
+from hpcsamp.errors import DataError, HpcsampError, UsageError
 from hpcsamp.files import write_whole
+from hpcsamp.sealing import text as sealed
 
 RENDERED = "rendered.json"
 """Hashes of the files of a submission as they were rendered."""
@@ -115,7 +115,7 @@ def render_next(
         for name, text in texts.items():
             if name not in edited or edits == "discard":
                 write_whole(folder / name, text)
-        write_whole(folder / RENDERED, to_json(fresh))
+        write_whole(folder / RENDERED, sealed.to_json({"files": fresh}))
     kept = edited if edits == "accept" else ()
     hashes = {n: (on_disk[n] or "") if n in kept else h for n, h in fresh.items()}
     return Rendered(number, folder, jobs, hashes, kept)
@@ -165,6 +165,7 @@ def submit(
                 script=job.script,
                 table=job.table,
                 sha256=rendered.hashes[job.script],
+                table_sha256=rendered.hashes[job.table],
                 count=len(job.points),
                 shape=job.shape.describe(),
             )
@@ -246,10 +247,17 @@ def _restore(store: Store, state: State) -> None:
 
 
 def _recorded(folder: Path) -> dict[str, str]:
-    try:
-        return dict(json.loads((folder / RENDERED).read_text()))
-    except (OSError, ValueError):
+    """Hashes of the files of a submission as they were rendered; none if there are none yet."""
+    path = folder / RENDERED
+    if not path.exists():
         return {}
+    table = sealed.read_json(path)
+    files = table.get("files", table)  # the table itself, before files were sealed
+    if not isinstance(files, dict) or any(
+        not isinstance(v, str) or Path(k).name != k for k, v in files.items()
+    ):
+        raise DataError(f"{path} is damaged: it holds no hashes of files")
+    return files
 
 
 def _sha256(text: str) -> str:

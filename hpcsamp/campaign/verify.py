@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import secrets
@@ -22,7 +21,7 @@ from hpcsamp.campaign.resources import Shape
 from hpcsamp.campaign.schedulers.base import clean
 from hpcsamp.campaign.status import Survey
 from hpcsamp.campaign.store import Store
-from hpcsamp.errors import HpcsampError, UsageError
+from hpcsamp.errors import DataError, HpcsampError, UsageError
 
 GRID = ("world_size", "sample_group_size", "data_group_size")
 
@@ -114,7 +113,7 @@ def compare(then: Path, now: Path, wanted: tuple[str, ...], tolerance: float) ->
     for name in wanted:
         if not name.endswith(".json"):
             continue
-        a, b = products.read(then / name), products.read(now / name)
+        a, b = products.read(then, name), products.read(now, name)
         for key in sorted(a.get("metrics", {}).keys() | b.get("metrics", {}).keys()):
             x, y = a.get("metrics", {}).get(key), b.get("metrics", {}).get(key)
             rows.append((f"{Path(name).stem}.{key}", x, y))
@@ -125,7 +124,7 @@ def compare(then: Path, now: Path, wanted: tuple[str, ...], tolerance: float) ->
     differ = f"{where} differs by {worst:.2g} of its size" if where else "all metrics are equal"
     if "summary.json" not in wanted:
         return Verdict(near, differ, rows)
-    a, b = products.read(then / "summary.json"), products.read(now / "summary.json")
+    a, b = products.read(then, "summary.json"), products.read(now, "summary.json")
     grids = [tuple(s.get(k) for k in GRID) for s in (a, b)]
     hashes = [str(s["parameters_sha256"]) for s in (a, b)]
     rows.insert(0, ("parameters", hashes[0][:12], hashes[1][:12]))
@@ -150,8 +149,8 @@ def _difference(x: Any, y: Any) -> float:
 def _news(then: Path, now: Path) -> str:
     """What else differs between the starts of two runs: versions, code, machine."""
     try:
-        a, b = (json.loads((f / "provenance.json").read_text())["starts"][-1] for f in (then, now))
-    except (OSError, ValueError, LookupError):
+        a, b = (products.read(f, "provenance.json")["starts"][-1] for f in (then, now))
+    except (DataError, LookupError, TypeError):
         return ""
     news = [
         f"{k} was {a['packages'].get(k)}, is {v}"

@@ -27,12 +27,12 @@ def dropout(
     The paper's network for time series, one thread a rank; all ranks work at once, the variants
     take turns.
     """
-    import json
     import tempfile
 
     from hpcsamp.bench.launch import launch
     from hpcsamp.errors import UsageError
     from hpcsamp.launcher import one_of_several
+    from hpcsamp.sealing import text
 
     batches = batch or [64, 256]
     if masks not in ("sample", "item"):
@@ -51,7 +51,7 @@ def dropout(
             arguments += ["--masks", masks, "--collectives", collectives, "--json", str(path)]
             arguments += [word for b in batches for word in ("--batch", str(b))]
             launch(count, arguments, {"OMP_NUM_THREADS": "1"})
-            rows += json.loads(path.read_text())["rows"]
+            rows += text.read_json(path)["rows"]
     _show(rows, json_file)
 
 
@@ -63,11 +63,10 @@ def _measured(
     collectives: str,
     json_file: Path | None,
 ) -> None:
-    import json
-
     import torch
 
     from hpcsamp.bench.dropout import compare
+    from hpcsamp.sealing import text
     from hpcsamp.topology import init, share_samples, together
 
     torch.set_num_threads(1)
@@ -80,7 +79,7 @@ def _measured(
     if json_file is None:
         _show(rows, None)
     else:
-        json_file.write_text(json.dumps({"rows": rows}))
+        json_file.write_text(text.to_json({"rows": rows}))
 
 
 def _show(rows: list[dict[str, Any]], json_file: Path | None) -> None:

@@ -49,7 +49,8 @@ def calibrate(
         launch(ranks, arguments, {"OMP_NUM_THREADS": "1"})
         return
     from hpcsamp.bench import calibrate as bench
-    from hpcsamp.bench.constants import QUIET, write_records
+    from hpcsamp.bench import records as lines
+    from hpcsamp.bench.constants import QUIET
 
     pairs = [(s, b) for s in numbers["--check-samples"] for b in numbers["--check-batches"]]
     found, steps = bench.measure(
@@ -61,9 +62,10 @@ def calibrate(
     )
     if found is None:
         return
-    from hpcsamp.cli.output import show, write_json
+    from hpcsamp.cli.output import show
+    from hpcsamp.planning.calibration import save
 
-    write_json(output, found.model_dump(by_alias=True))
+    save(output, found)
     link = found.link
     show(
         f"constants of {found.machine['cpu']}, {found.ranks} ranks; in {output}",
@@ -91,7 +93,7 @@ def calibrate(
     if check:
         _compare(steps)
     if records is not None:
-        write_records(records, steps)
+        lines.write(records, steps)
 
 
 def _numbers(name: str, text: str) -> list[int]:

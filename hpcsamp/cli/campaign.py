@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hpcsamp.cli.options import AcceptEdits
+
 if TYPE_CHECKING:
     from hpcsamp.campaign.points import Campaign
     from hpcsamp.campaign.submit import Submitted
@@ -27,10 +29,6 @@ All = Annotated[bool, typer.Option("--all", help="Show every point, however many
 Offline = Annotated[
     bool, typer.Option("--offline", help="Do not ask the scheduler what waits and runs.")
 ]
-AcceptEdits = Annotated[
-    bool, typer.Option("--accept-edits", help="Submit scripts that were edited as they are.")
-]
-
 SHOWN = 50
 """Points that a table shows unless all are asked for."""
 
@@ -45,7 +43,13 @@ def _load(file: Path, site: str | None = None) -> Campaign:
 
 
 @app.command()
-def plan(campaign: File, site: SiteName = None, every: All = False, json_file: Json = None) -> None:
+def plan(
+    campaign: File,
+    site: SiteName = None,
+    every: All = False,
+    json_file: Json = None,
+    accept_edits: AcceptEdits = False,
+) -> None:
     """Show the points, what they need, and the core-hours at most."""
     from hpcsamp.campaign.resources import Shape
     from hpcsamp.cli.output import Cell, show
@@ -89,6 +93,7 @@ def render(
     force: Annotated[
         bool, typer.Option("--force", help="Write over scripts that were edited by hand.")
     ] = False,
+    accept_edits: AcceptEdits = False,
 ) -> None:
     """Write the job scripts that submit would submit: read them, edit them, run them by hand."""
     from hpcsamp.campaign import render as rendering
@@ -162,6 +167,7 @@ def status(
     every: All = False,
     offline: Offline = False,
     json_file: Json = None,
+    accept_edits: AcceptEdits = False,
 ) -> None:
     """Show how many points are in which state, and which."""
     from hpcsamp.campaign.status import WORDS, Survey
@@ -211,7 +217,7 @@ def status(
 
 
 @app.command()
-def cancel(campaign: File, site: SiteName = None) -> None:
+def cancel(campaign: File, site: SiteName = None, accept_edits: AcceptEdits = False) -> None:
     """End everything of the campaign that waits or runs; resume goes on with it."""
     from hpcsamp.campaign.submit import cancel as end
 
@@ -228,6 +234,7 @@ def collect(
         typer.Option("--out", "-o", help="Table to write: .csv, .parquet or .h5."),
     ] = None,
     offline: Offline = False,
+    accept_edits: AcceptEdits = False,
 ) -> None:
     """Put the results of all finished points into one table; name those that have none."""
     from hpcsamp.campaign import collect as collecting
@@ -259,6 +266,7 @@ def verify(
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the folder of the second run.")
     ] = False,
+    accept_edits: AcceptEdits = False,
 ) -> None:
     """Run a finished point a second time, here and now, and say whether the numbers agree."""
     from hpcsamp.campaign import verify as verifying

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hpcsamp.cli.options import AcceptEdits
+
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
@@ -34,6 +36,7 @@ def evaluate(
         list[str] | None, typer.Option("--set", help="Change a key, e.g. data.path=...")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the table here.")] = None,
+    accept_edits: AcceptEdits = False,
 ) -> None:
     """Evaluate the posterior predictive of a run: alone, or on every rank under mpirun or srun."""
     from hpcsamp.runtime import mpi

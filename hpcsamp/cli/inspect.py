@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hpcsamp.cli.options import AcceptEdits
+
 if TYPE_CHECKING:
     from hpcsamp.data.manifest import Manifest
 
@@ -19,6 +21,7 @@ def inspect(
     to_json: Annotated[
         Path | None, typer.Option("--json", help="Write the same as JSON to this file.")
     ] = None,
+    accept_edits: AcceptEdits = False,
 ) -> None:
     """Describe a dataset folder; with --verify, read all of it (in parallel under mpirun)."""
     from hpcsamp.cli.output import write_json

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from hpcsamp.cli.options import AcceptEdits
 from hpcsamp.cli.output import Cell, show
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def plan(
         typer.Option(help="Measured steps to compare with: fits constants, checks the rest."),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write it here.")] = None,
+    accept_edits: AcceptEdits = False,
 ) -> None:
     """Predict time, memory and speed-up on every grid of some ranks; say the best and its limit.
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hpcsamp.cli.options import AcceptEdits
+
 
 def predict(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
@@ -42,6 +44,7 @@ def predict(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write what was done, with metrics, here.")
     ] = None,
+    accept_edits: AcceptEdits = False,
 ) -> None:
     """Write the posterior predictive of every item to one HDF5 file, that xarray opens.
 

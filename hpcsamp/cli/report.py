@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hpcsamp.cli.options import AcceptEdits
+
 
 def report(
     runs: Annotated[
@@ -25,6 +27,7 @@ def report(
         str | None,
         typer.Option(help="A figure of the paper instead: 4 to 10, or table1."),
     ] = None,
+    accept_edits: AcceptEdits = False,
 ) -> None:
     """Draw learning curves, calibration and the most uncertain items of a run, with a page.
 

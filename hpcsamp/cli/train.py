@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hpcsamp.cli.options import AcceptEdits
+
 
 def train(
     config: Annotated[
@@ -39,6 +41,7 @@ def train(
             "HH:MM:SS. The end of a Slurm job is known without.",
         ),
     ] = None,
+    accept_edits: AcceptEdits = False,
 ) -> None:
     """Train a Bayesian network: alone, or on every rank under mpirun or srun.
 

@@ -160,6 +160,9 @@ def load(
     else:
         known = ", ".join(named_configs())
         raise UsageError(f"no configuration {name}: not a file, and not one of {known}")
+    if "format" in table:  # the config.toml of a run, taken for a new one
+        table.pop("format")
+        table.pop("run", None)
     return check(apply_overrides(apply_preset(table, preset), overrides), str(name))
 
 

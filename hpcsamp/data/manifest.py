@@ -6,9 +6,7 @@ says of the shards (counts, sizes, uid) is compared with the shards themselves w
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +15,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hpcsamp.errors import DataError
+from hpcsamp.files import write_whole
+from hpcsamp.sealing import text
 
-SCHEMA = 1
-"""Version of the folder layout; a set of another version is refused."""
+SCHEMA = 2
+"""Version of the folder layout. In version 1 manifest and shards were not sealed."""
+SCHEMAS = (1, SCHEMA)
+"""Versions that are read."""
 
 NAME = "manifest.json"
 CHUNK_BYTES = 2 * 2**20
@@ -169,7 +171,7 @@ class ShardEntry(Part):
         Where the chunks of each array lie.
     """
 
-    file: str
+    file: str = Field(pattern=r"^[^/\\\x00]*[^/\\\x00.][^/\\\x00]*$")
     split: str
     first: int = Field(ge=0)
     count: int = Field(ge=1)
@@ -236,9 +238,10 @@ class Manifest(Part):
     @model_validator(mode="after")
     def _agrees(self) -> Manifest:
         """Counts, order and chunk numbers agree with each other."""
-        if self.schema_version != SCHEMA:
+        if self.schema_version not in SCHEMAS:
             raise ValueError(
-                f"schema version is {self.schema_version}, this hpcsamp reads {SCHEMA}"
+                f"schema version is {self.schema_version}, this hpcsamp reads "
+                f"{' and '.join(map(str, SCHEMAS))}"
             )
         if set(self.arrays) != {"x", "y"}:
             raise ValueError(f"arrays are {sorted(self.arrays)}, expected x and y")
@@ -270,12 +273,8 @@ class Manifest(Part):
 
     def write(self, folder: Path) -> None:
         """Write ``manifest.json`` so that it is there whole or not at all."""
-        temporary = folder / f".{NAME}.tmp"
-        with temporary.open("w") as f:
-            f.write(self.model_dump_json(indent=1, exclude_defaults=True))
-            f.flush()
-            os.fsync(f.fileno())
-        temporary.replace(folder / NAME)
+        table = self.model_dump(mode="json", exclude_defaults=True)
+        write_whole(folder / NAME, text.to_json(table))
 
 
 def read_manifest(folder: str | Path) -> Manifest:
@@ -287,20 +286,16 @@ def read_manifest(folder: str | Path) -> Manifest:
         If there is none, it is not JSON, or what it says does not agree with itself.
     """
     path = Path(folder) / NAME
+    if not path.is_file():
+        reason = "no such folder" if not Path(folder).is_dir() else f"no file {NAME}"
+        raise DataError(f"{folder} is not a dataset ({reason}); make one with hpcsamp ingest")
+    table = text.read_json(path, unsealed=lambda table: table.get("schema_version") == SCHEMAS[0])
     try:
-        text = path.read_text()
-    except OSError as e:
-        reason = "no such folder" if not Path(folder).is_dir() else e.strerror
-        raise DataError(
-            f"{folder} is not a dataset: cannot read {NAME} ({reason}); "
-            "make one with hpcsamp ingest"
-        ) from None
-    try:
-        return Manifest.model_validate(json.loads(text))
-    except json.JSONDecodeError as e:
-        raise DataError(f"{path} is not valid JSON: {e}") from None
+        return Manifest.model_validate(table)
     except ValidationError as e:
         fault = e.errors()[0]
         where = ".".join(str(p) for p in fault["loc"])
         message = fault["msg"].removeprefix("Value error, ")
         raise DataError(f"{path}: {where + ': ' if where else ''}{message}") from None
+    except (KeyError, TypeError, ArithmeticError, MemoryError) as e:
+        raise DataError(f"{path} is damaged: {type(e).__name__} {e}") from None

@@ -25,8 +25,10 @@ from hpcsamp.data.shard import check_labels, check_values, sha256
 from hpcsamp.data.shard_writer import header, shard_name, sync, write_shard, write_stats
 from hpcsamp.data.stats import Moments, check_digits, check_largest, check_stats, combine
 from hpcsamp.errors import DataError, UsageError
+from hpcsamp.files import write_whole
 from hpcsamp.ingest.source import Source
 from hpcsamp.locks import Lock, locked
+from hpcsamp.sealing import text
 from hpcsamp.topology import share, together
 
 if TYPE_CHECKING:
@@ -162,7 +164,7 @@ def plan_shards(source: Source, shard_bytes: int) -> list[dict[str, Any]]:
 def identity(source: Source, shards: list[dict[str, Any]]) -> str:
     """The set's uid: the same content, made the same way, has the same one."""
     told = {
-        "schema": SCHEMA,
+        "schema": 1,  # what items are has not changed since
         "name": source.name,
         "arrays": {name: spec.model_dump() for name, spec in source.arrays.items()},
         "source": source.source,
@@ -272,17 +274,22 @@ class _Writer:
         return (self.folder / shard_name(shard["number"])).with_suffix(".json")
 
     def _read(self, shard: Mapping[str, Any]) -> dict[str, Any]:
-        return json.loads(self._note(shard).read_text())
+        return text.read_json(self._note(shard), self.uid, unsealed=False)
 
     def _tell(self, shard: Mapping[str, Any], told: Mapping[str, Any]) -> None:
-        note = self._note(shard)
-        temporary = note.with_suffix(".tmp")
-        temporary.write_text(json.dumps(told))
-        temporary.replace(note)
+        write_whole(self._note(shard), text.to_json(told, self.uid))
+
+    def _done(self, shard: Mapping[str, Any]) -> bool:
+        """Whether an earlier run has written a shard; one whose note is damaged is done again."""
+        try:
+            self._read(shard)
+        except DataError:
+            return False
+        return True
 
     def write(self, shard: Mapping[str, Any]) -> None:
         """First pass: the items, unless an earlier run has written them."""
-        if self._note(shard).is_file():
+        if self._done(shard):
             return
         path = self.folder / shard_name(shard["number"])
         moments: dict[str, Moments] = {}

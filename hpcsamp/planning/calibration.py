@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from pathlib import Path
@@ -10,10 +9,12 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from hpcsamp.errors import UsageError
+from hpcsamp.errors import DataError, UsageError
+from hpcsamp.files import write_whole
 from hpcsamp.planning.machine import Machine, Network, Table, Wire
 from hpcsamp.planning.rates import Rates, estimated
 from hpcsamp.planning.workload import Workload
+from hpcsamp.sealing import text
 
 VERSION = 1
 
@@ -125,22 +126,34 @@ def fingerprint(device: str = "cpu") -> dict[str, Any]:
     }
 
 
+def save(path: Path, found: Calibration) -> None:
+    """Write a calibration.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be written.
+    """
+    try:
+        write_whole(path, text.to_json(found.model_dump(mode="json", by_alias=True)))
+    except OSError as e:
+        raise UsageError(f"cannot write {path}: {e.strerror}") from e
+
+
 def load(path: Path) -> Calibration:
     """Read a calibration.
 
     Raises
     ------
     UsageError
-        If there is none, or it is not one.
+        If there is none, it is not one, or it is not what was written.
     """
+    if not path.is_file():
+        raise UsageError(f"--calibration {path}: No such file; make one by hpcsamp bench calibrate")
     try:
-        return Calibration.model_validate(json.loads(path.read_text()))
-    except OSError as e:
-        raise UsageError(
-            f"--calibration {path}: {e.strerror}; make one by hpcsamp bench calibrate"
-        ) from None
-    except json.JSONDecodeError as e:
-        raise UsageError(f"--calibration {path} is not JSON: {e}") from None
+        return Calibration.model_validate(text.read_json(path))
+    except DataError as e:
+        raise UsageError(f"--calibration {e}") from None
     except ValidationError as e:
         fault = e.errors()[0]
         key = ".".join(map(str, fault["loc"]))

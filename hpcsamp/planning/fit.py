@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from hpcsamp.errors import UsageError
+from hpcsamp.errors import DataError, UsageError
 from hpcsamp.planning.network import Link, doubling_allreduce, ring_allreduce
+from hpcsamp.sealing import text
 
 ROUNDS = 8
 HUBER = 0.05
@@ -84,20 +85,11 @@ def read(path: Path) -> list[Point]:
     Raises
     ------
     UsageError
-        If the file has none, or a line lacks something.
+        If the file has none, or is not what was written.
     """
-    try:
-        text = path.read_text()
-    except OSError as e:
-        raise UsageError(f"--check {path}: {e.strerror}") from None
-    try:
-        whole = json.loads(text)
-        records = whole if isinstance(whole, list) else whole.get("points", [whole])
-    except json.JSONDecodeError:
-        try:
-            records = [json.loads(line) for line in text.splitlines() if line.strip()]
-        except json.JSONDecodeError as e:
-            raise UsageError(f"--check {path}: neither JSON nor JSON lines: {e}") from None
+    if not path.is_file():
+        raise UsageError(f"--check {path}: No such file")
+    records = _records(path)
     found = [p for p in (point(r) for r in records if isinstance(r, dict)) if p is not None]
     if not found:
         raise UsageError(
@@ -106,6 +98,24 @@ def read(path: Path) -> list[Point]:
             f"hpcsamp bench calibrate --check --records"
         )
     return found
+
+
+def _records(path: Path) -> list[Any]:
+    """What a file holds: a list of one's own, one JSON object, or lines of them."""
+    try:
+        whole = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        whole = None
+    if isinstance(whole, list):
+        return whole
+    try:
+        if whole is None:
+            return list(text.read_lines(path)[0])
+        table = text.read_json(path)
+    except DataError as e:
+        raise UsageError(f"--check {e}") from None
+    points = table.get("points", [table])
+    return points if isinstance(points, list) else [points]
 
 
 def point(record: dict[str, Any]) -> Point | None:
@@ -126,7 +136,7 @@ def point(record: dict[str, Any]) -> Point | None:
             float(get("seconds")),
             int(record.get("trained", 0)),
         )
-    except (KeyError, TypeError, ValueError, StopIteration):
+    except (KeyError, TypeError, ValueError, StopIteration, ZeroDivisionError, OverflowError):
         return None
 
 

@@ -6,9 +6,8 @@ because a key has since been renamed.
 
 from __future__ import annotations
 
-import json
 import math
-import tomllib
+import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from hpcsamp.errors import HpcsampError, UsageError
+from hpcsamp.sealing import text
 
 
 class MissingMaterialError(HpcsampError):
@@ -82,12 +82,15 @@ class Run:
         The lines of ``metrics.jsonl``, in the order they were written.
     summary
         ``summary.json``; empty while the run goes on.
+    owner
+        Name of the run, which its files are sealed for.
     """
 
     path: Path
     config: dict[str, Any]
     events: list[dict[str, Any]]
     summary: dict[str, Any]
+    owner: str = ""
 
     @property
     def name(self) -> str:
@@ -162,13 +165,13 @@ class Run:
 
         Raises
         ------
-        UsageError
-            If its file is damaged.
+        DataError, UsageError
+            If its file is damaged, or has not what is needed.
         """
         file = self.path / "evaluation" / f"{split}.json"
         if not file.is_file():
             return None
-        table = _json(file)
+        table = text.read_json(file, self.owner)
         try:
             return Evaluation(
                 split=table["split"],
@@ -181,8 +184,8 @@ class Run:
                 rows=table.get("rows") or {},
                 ood=table.get("ood") or {},
             )
-        except KeyError as e:
-            raise UsageError(f"{file} has no {e.args[0]!r}; run hpcsamp evaluate again") from None
+        except (KeyError, TypeError, ValueError) as e:
+            raise UsageError(f"{file} lacks {e}; run hpcsamp evaluate again") from None
 
 
 def read_run(path: str | Path) -> Run:
@@ -190,7 +193,7 @@ def read_run(path: str | Path) -> Run:
 
     Raises
     ------
-    UsageError
+    DataError, UsageError
         If it is not there, or has no configuration or no line of metrics, or one is damaged.
     """
     folder = Path(path)
@@ -198,39 +201,23 @@ def read_run(path: str | Path) -> Run:
         raise UsageError(f"no run folder {folder}")
     if not (folder / "config.toml").is_file():
         raise UsageError(f"{folder} is not a run folder: it has no config.toml")
-    try:
-        config = tomllib.loads((folder / "config.toml").read_text())
-    except tomllib.TOMLDecodeError as e:
-        raise UsageError(f"{folder / 'config.toml'} is not valid TOML: {e}") from None
+    config = text.read_toml(folder / "config.toml", None)
+    owner = str(config.pop("run", ""))
     summary = folder / "summary.json"
     return Run(
         path=folder,
         config=config,
-        events=_events(folder / "metrics.jsonl"),
-        summary=_json(summary) if summary.is_file() else {},
+        events=_events(folder / "metrics.jsonl", owner),
+        summary=text.read_json(summary, owner) if summary.is_file() else {},
+        owner=owner,
     )
 
 
-def _events(file: Path) -> list[dict[str, Any]]:
+def _events(file: Path, owner: str) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl``; a last one cut off by a kill is left out."""
-    lines = file.read_text().splitlines() if file.is_file() else []
-    events = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError as e:
-            if number < len(lines):
-                raise UsageError(f"{file}, line {number} is not valid JSON: {e.msg}") from None
+    events, torn = text.read_lines(file, owner, unsealed=not owner)
+    if torn:
+        sys.stderr.write(f"hpcsamp: the last line of {file} was cut off, it is left out\n")
     if not events:
         raise UsageError(f"{file.parent} has nothing to report yet: no lines in {file.name}")
     return events
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        table = json.loads(file.read_text())
-    except json.JSONDecodeError as e:
-        raise UsageError(f"{file} is not valid JSON: {e}") from None
-    if not isinstance(table, dict):
-        raise UsageError(f"{file} is not a JSON object")
-    return table

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 import time
 from contextlib import ExitStack
@@ -14,12 +12,12 @@ import numpy as np
 
 from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
-from hpcsamp.files import write_whole
 from hpcsamp.locks import Lock
 from hpcsamp.prediction import items
 from hpcsamp.prediction.components import normal_components
 from hpcsamp.prediction.evaluate import Evaluation
 from hpcsamp.prediction.metrics import auroc, definitions, fpr_at
+from hpcsamp.sealing import edits
 from hpcsamp.topology import together
 from hpcsamp.training.prediction import alone, attributes, fill, precision
 from hpcsamp.training.record import RunFolder
@@ -83,6 +81,7 @@ def evaluate_run(
             "unattained": found.unattained,
             "rows": found.rows,
             "reliability": found.reliability,
+            **({"accepted_edits": edits.taken()} if edits.taken() else {}),
         }
         if strange is not None:
             result["ood"] = _tell_apart(restored, found, strange)
@@ -91,9 +90,7 @@ def evaluate_run(
             if lock is not None:
                 lock.check()
                 try:
-                    write_whole(
-                        place / f"{name}.json", json.dumps(_strict(result), indent=1) + "\n"
-                    )
+                    folder.write_json(f"evaluation/{name}.json", result)
                     if data is None:
                         _log(folder, dataset.split, step=restored.step, **found.metrics)
                 except OSError as e:
@@ -177,12 +174,3 @@ def _tell_apart(restored: Restored, found: Evaluation, strange: Dataset) -> dict
         "items": strange.count,
         "scores": histograms,
     }
-
-
-def _strict(value: Any) -> Any:
-    """JSON has no NaN: such numbers become null."""
-    if isinstance(value, dict):
-        return {k: _strict(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_strict(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

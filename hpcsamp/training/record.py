@@ -1,21 +1,26 @@
 """A run's folder: configuration, provenance, metrics, summary. Rank 0 writes it.
 
 config.toml  provenance.json  metrics.jsonl  checkpoints/  evaluation/  summary.json
+
+All of them are sealed (:mod:`hpcsamp.sealing`) for this run, which has a name of its own in
+``config.toml``: a file of another run is refused.
 """
 
 from __future__ import annotations
 
-import json
 import math
+import secrets
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hpcsamp.config import ParallelSection, RunConfig, load, to_toml
-from hpcsamp.errors import HpcsampError, UsageError
+from hpcsamp.config import ParallelSection, RunConfig, apply_overrides, check
+from hpcsamp.errors import UsageError
 from hpcsamp.files import write_whole
 from hpcsamp.locks import Lock, locked
+from hpcsamp.sealing import edits, text
 
 
 class RunFolder:
@@ -30,6 +35,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._lock: Lock | None = None
+        self._run: str | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -79,11 +85,33 @@ class RunFolder:
                 f"{self.path} already holds a run; go on with it by --resume, or choose another "
                 f"--output"
             )
+        run = (self.run if resume else "") or secrets.token_hex(8)
+        table = {"run": run, **config.model_dump(mode="json", exclude_none=True)}
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path / "config.toml", to_toml(config))
+            write_whole(self.path / "config.toml", text.to_toml(table, run))
         except OSError as e:
             raise UsageError(f"cannot write the run folder {self.path}: {e.strerror}") from e
+        self._run = run
+
+    @property
+    def run(self) -> str:
+        """Name of the run, for which its files are sealed; empty for one from before seals.
+
+        Raises
+        ------
+        DataError
+            If ``config.toml`` is not what was written.
+        """
+        if self._run is None:
+            known = (self.path / "config.toml").is_file()
+            self._run = str(self._table().get("run", "")) if known else ""
+        return self._run
+
+    def _table(self) -> dict[str, Any]:
+        if not (self.path / "config.toml").is_file():
+            raise UsageError(f"{self.path} is not a run folder: it has no config.toml")
+        return text.read_toml(self.path / "config.toml", None)
 
     def config(self, settings: Sequence[str] = ()) -> RunConfig:
         """The resolved configuration of the run, for any grid: its own is not part of what it is.
@@ -92,18 +120,42 @@ class RunFolder:
         ----------
         settings
             ``KEY=VALUE`` changes, those of the grid included.
+
+        Raises
+        ------
+        DataError
+            If ``config.toml`` is not what was written.
         """
-        if not (self.path / "config.toml").is_file():
-            raise UsageError(f"{self.path} is not a run folder: it has no config.toml")
+        table = self._table()
+        table.pop("run", None)
         anywhere = [f"parallel.{k}={v}" for k, v in ParallelSection().model_dump().items()]
-        return load(self.path / "config.toml", [*anywhere, *settings])
+        overridden = apply_overrides(table, [*anywhere, *settings])
+        return check(overridden, str(self.path / "config.toml"))
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Write a sealed file of this run; numbers that are not finite become null."""
+        write_whole(self.path / name, text.to_json(_strict(content), self.run))
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read a file of this run.
+
+        Raises
+        ------
+        DataError
+            If it is not what was written.
+        """
+        return text.read_json(self.path / name, self.run)
 
     def add_start(self, provenance: dict[str, Any]) -> None:
         """Append one start (the first, or a resumption) to ``provenance.json``."""
         self.check()
-        file = self.path / "provenance.json"
-        starts = json.loads(file.read_text())["starts"] if file.exists() else []
-        write_whole(file, json.dumps({"starts": [*starts, provenance]}, indent=1) + "\n")
+        known = (self.path / "provenance.json").exists()
+        starts = self.read_json("provenance.json").get("starts") if known else []
+        if not isinstance(starts, list):
+            raise UsageError(f"{self.path / 'provenance.json'} has no list of starts")
+        if edits.taken():
+            provenance = {**provenance, "accepted_edits": edits.taken()}
+        self.write_json("provenance.json", {"starts": [*starts, provenance]})
 
     def forget_after(self, step: int) -> None:
         """Drop metrics of later steps: the run goes on from a checkpoint of ``step``.
@@ -114,47 +166,40 @@ class RunFolder:
         self.check()
         kept = [
             e
-            for e in self.events()
+            for e in (self.events() if step else ())
             if e.get("step", 0) < step or (e.get("step", 0) == step and e["event"] != "valid")
         ]
-        lines = "".join(json.dumps(e) + "\n" for e in kept)
-        write_whole(self.path / "metrics.jsonl", lines)
+        write_whole(self.path / "metrics.jsonl", text.to_lines(kept, self.run))
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``; a last line cut off by a kill is left out.
+        """The lines of ``metrics.jsonl``; a last line cut off by a kill is left out, and said.
 
         Raises
         ------
-        HpcsampError
+        DataError
             If another line is damaged.
         """
         file = self.path / "metrics.jsonl"
-        if not file.exists():
-            return
-        lines = file.read_text().splitlines()
-        for number, line in enumerate(lines, start=1):
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as e:
-                if number == len(lines):
-                    return
-                raise HpcsampError(f"{file} is damaged in line {number} of {len(lines)}") from e
+        lines, torn = text.read_lines(file, self.run, unsealed=not self.run)
+        if torn:
+            sys.stderr.write(f"hpcsamp: the last line of {file} was cut off, it is left out\n")
+        yield from lines
 
     def log(self, event: str, **values: Any) -> None:
         """Append one line to ``metrics.jsonl``."""
         self.check()
-        line = json.dumps({"event": event, **{k: _plain(v) for k, v in values.items()}})
-        with (self.path / "metrics.jsonl").open("a") as f:
-            f.write(line + "\n")
+        text.append_line(self.path / "metrics.jsonl", {"event": event, **_strict(values)}, self.run)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``."""
         self.check()
-        write_whole(self.path / "summary.json", json.dumps(summary, indent=1) + "\n")
+        self.write_json("summary.json", summary)
 
 
-def _plain(value: Any) -> Any:
+def _strict(value: Any) -> Any:
     """JSON has no NaN: such numbers become null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
+    if isinstance(value, dict):
+        return {k: _strict(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -5,7 +5,6 @@ A runner (:mod:`.runner`) is left behind, which survives the shell and ends with
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -24,8 +23,10 @@ from hpcsamp.campaign.schedulers.base import (
     clean,
 )
 from hpcsamp.campaign.schedulers.runner import GRACE, QUEUE, STATE
-from hpcsamp.errors import UsageError
+from hpcsamp.errors import DataError, UsageError
+from hpcsamp.files import write_whole
 from hpcsamp.processes import started
+from hpcsamp.sealing import text
 
 
 class Local(Scheduler):
@@ -53,7 +54,7 @@ class Local(Scheduler):
             ],
         }
         try:
-            (folder / QUEUE).write_text(json.dumps(queue, indent=1) + "\n")
+            write_whole(folder / QUEUE, text.to_json(queue))
             (folder / STATE).unlink(missing_ok=True)
             with (folder / "runner.txt").open("wb") as log:
                 process = subprocess.Popen(
@@ -84,7 +85,7 @@ class Local(Scheduler):
             state = _alive(folder)
             if state is None:
                 continue
-            arrays = json.loads((folder / QUEUE).read_text())["arrays"]
+            arrays = text.read_json(folder / QUEUE)["arrays"]
             order = [(a["script"], i) for a in arrays for i in range(a["count"])]
             waiting = [*order[state["next"] :], *map(tuple, state["again"])]
             for script, index in waiting:
@@ -115,8 +116,12 @@ class Local(Scheduler):
 
 def _alive(folder: Path) -> dict | None:
     """State of the runner of a submission, None if it has ended."""
-    try:
-        state = json.loads((folder / STATE).read_text())
-        return dict(state) if started(state["pid"]) == state["started"] else None
-    except (OSError, ValueError, KeyError):
+    if not (folder / STATE).exists():
         return None
+    try:
+        state = text.read_json(folder / STATE)
+        return state if started(state["pid"]) == state["started"] else None
+    except DataError:
+        if not (folder / STATE).exists():  # it has just ended
+            return None
+        raise

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import os
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from typing import Any
 
 from hpcsamp.files import write_whole
 from hpcsamp.processes import started
+from hpcsamp.sealing import text
 
 QUEUE, STATE = "local.json", "local-state.json"
 AGAIN = 75
@@ -44,7 +44,7 @@ class Runner:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        queue = json.loads((folder / QUEUE).read_text())
+        queue = text.read_json(folder / QUEUE)
         self.arrays: list[dict[str, Any]] = queue["arrays"]
         self.cores: int = queue["cores"]
         self.at_once: int = queue["at_once"] or sys.maxsize
@@ -149,7 +149,7 @@ class Runner:
             "running": named(self.running),
         }
         try:
-            write_whole(self.folder / STATE, json.dumps(state) + "\n")
+            write_whole(self.folder / STATE, text.to_json(state))
         except OSError as e:  # a full quota: points go on, and their marks tell
             print(f"cannot write {STATE}: {e.strerror}", flush=True)
 

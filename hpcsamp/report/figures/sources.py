@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hpcsamp.errors import UsageError
 from hpcsamp.report.records import Run, read_run
+from hpcsamp.sealing import text
 
 RECORDS = ("scaling*.jsonl", "scaling.json")
 """What ``hpcsamp bench scaling`` writes into a folder, and with ``--inside``."""
@@ -83,7 +83,7 @@ def strategy(sample_size: int, data_size: int) -> str:
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
-    except (OSError, ValueError) as e:
-        raise UsageError(f"{file} holds no records: {e}") from None
+    found, torn = text.read_lines(file)
+    if torn or not found:
+        raise UsageError(f"{file} holds no records" if not torn else f"{file}: its end is missing")
+    return found

@@ -1,0 +1,126 @@
+"""Seal of a binary file whose parts are written by several processes: HDF5 files.
+
+At the end of the file, where HDF5 does not look, stand the places of its parts with a CRC-32 of
+each, and a SHA-256 over all bytes outside them and over the list itself. So names, attributes and
+axes are covered as well as values, a rank needs no other's bytes, and any reader of HDF5 opens the
+file as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hpcsamp.sealing.errors import DamagedError
+
+MARK = b"hpcsamp-seal:"
+PLACE = np.dtype(
+    [("offset", "<i8"), ("size", "<i8"), ("stride", "<i8"), ("count", "<i8"), ("crc", "<u4")]
+)
+"""A part: ``count`` pieces of ``size`` bytes, each ``stride`` bytes after the one before."""
+UNCHECKED = -1
+"""Size of the list of places (``count`` 0): its parts have checksums of their own elsewhere."""
+_FOOT = len(MARK) + 1 + 8 + 64  # mark, whether parts are checked, number of places, digest
+
+
+def places(rows: Sequence[tuple[int, int, int, int, int]]) -> np.ndarray:
+    """A list of parts."""
+    return np.array(list(rows), PLACE)
+
+
+def seal(path: Path, parts: np.ndarray, *, checked: bool = True) -> None:
+    """Append the seal to a file whose parts are written.
+
+    Parameters
+    ----------
+    parts
+        Of type :data:`PLACE`, of all processes.
+    checked
+        False: the parts have checksums of their own within the file, theirs here are 0.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    parts = np.sort(parts, order="offset")
+    with path.open("r+b") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        digest = _digest(content, len(content), parts, checked)
+        f.seek(0, 2)
+        f.write(parts.tobytes() + MARK + bytes([checked]))
+        f.write(len(parts).to_bytes(8, "little") + digest)
+
+
+def check(path: Path) -> bool:
+    """Compare the checksums of a file.
+
+    Returns
+    -------
+    bool
+        Whether it is sealed.
+
+    Raises
+    ------
+    DamagedError
+        If a byte of it has changed since it was written; of parts that have checksums of their own
+        this is not looked at.
+    OSError
+        If it cannot be read.
+    """
+    with path.open("rb") as f:
+        if f.seek(0, 2) < _FOOT:
+            return False
+        with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            foot = content[-_FOOT:]
+            if not foot.startswith(MARK):
+                return False
+            checked = foot[len(MARK)]
+            number = int.from_bytes(foot[len(MARK) + 1 : -64], "little")
+            end = len(content) - _FOOT - number * PLACE.itemsize
+            if end < 0 or checked > 1:
+                raise DamagedError("its seal does not fit it")
+            parts = np.frombuffer(content[end : end + number * PLACE.itemsize], PLACE)
+            if foot[-64:] != _digest(content, end, parts, bool(checked)):
+                raise DamagedError("its header, attributes or axes have another checksum")
+            for part in parts if checked else ():
+                if _crc(content, part) != part["crc"]:
+                    raise DamagedError(f"the part at byte {part['offset']} has another checksum")
+    return True
+
+
+def _crc(content: mmap.mmap, part: np.void) -> int:
+    size, stride, offset = int(part["size"]), int(part["stride"]), int(part["offset"])
+    found, view = 0, memoryview(content)
+    try:
+        for at in range(offset, offset + stride * int(part["count"]), stride):
+            found = zlib.crc32(view[at : at + size], found)
+    finally:
+        view.release()
+    return found
+
+
+def _digest(content: mmap.mmap, end: int, parts: np.ndarray, checked: bool) -> bytes:
+    """Hexadecimal SHA-256 of the list of parts and of all bytes outside them."""
+    found = hashlib.sha256(parts.tobytes() + bytes([checked]))
+    inside = np.zeros(0, "<i8")
+    starts, stops = [inside], [inside]
+    for part in parts[(parts["offset"] >= 0) & (parts["size"] >= 0) & (parts["count"] > 0)]:
+        if int(part["stride"]) * int(part["count"]) > 2 * end:
+            raise DamagedError("its seal does not fit it")
+        first = part["offset"] + part["stride"] * np.arange(part["count"])
+        starts.append(first)
+        stops.append(first + part["size"])
+    start, stop = np.concatenate(starts), np.concatenate(stops)
+    order = np.argsort(start, kind="stable")
+    done = 0
+    for a, b in zip(start[order].tolist(), stop[order].tolist(), strict=True):
+        if done < a:
+            found.update(content[done : min(a, end)])
+        done = max(done, b)
+    found.update(content[min(done, end) : end])
+    return found.hexdigest().encode()
