@@ -11,6 +11,7 @@ from hpcsamp.data import Dataset
 from hpcsamp.data.manifest import ArraySpec, Offsets
 from hpcsamp.data.plan import ChunkTable, part_of, plan, runs
 from hpcsamp.data.readers import DirectReader, SerialReader, choose_reader
+from hpcsamp.data.shard_writer import seal
 from hpcsamp.data.stats import Moments, combine
 from hpcsamp.data.verify import verify
 from hpcsamp.errors import DataError, UsageError
@@ -162,7 +163,7 @@ def test_missing_and_truncated_shards(tmp_path):
     shard.write_bytes(whole[:-100])
     refuse(tmp_path / "set", "shard-00001.h5", f"{len(whole) - 100} bytes", f"says {len(whole)}")
     shard.write_bytes(b"\0" * len(whole))
-    refuse(tmp_path / "set", "shard-00001.h5", "not a readable HDF5")
+    refuse(tmp_path / "set", "shard-00001.h5", "is damaged", "its seal is missing")
     shard.unlink()
     refuse(tmp_path / "set", "shard-00001.h5", "No such file")
 
@@ -181,6 +182,7 @@ def test_statistics_of_another_set(tmp_path):
     path = tmp_path / "set/shard-00000.h5"
     with h5py.File(path, "r+") as f:
         f["stats/x/mean"][0] += 1
+    seal(path)
     refuse(tmp_path / "set", "shard-00000.h5", "mean of x on train")
 
 
@@ -240,6 +242,7 @@ def test_a_flip_outside_the_chunks_is_found_by_the_hash(tmp_path):
     path = tmp_path / "set" / dataset.shards[0].file
     with h5py.File(path, "r+") as f:
         f.attrs["licence"] = "changed afterwards"[: len(f.attrs["licence"]) or 1]
+    seal(path)
     edited(tmp_path / "set", lambda m: m["shards"][0].update(size=path.stat().st_size))
     found = verify(tmp_path / "set", Dataset.open(tmp_path / "set").manifest, MPI.COMM_SELF)
     assert len(found.bad) == 1
@@ -259,6 +262,7 @@ def test_nan_and_labels_are_refused_on_read_though_their_checksum_fits(tmp_path)
         f["integrity/x_crc32"][0] = zlib.crc32(f["x"][:k].tobytes())
         f["y"][1] = 4
         f["integrity/y_crc32"][0] = zlib.crc32(f["y"][()].tobytes())
+    seal(path)
     with pytest.raises(DataError, match=r"shard-00000.h5: chunk 0 of x .* 10 values that are NaN"):
         dataset.read([0])
     with pytest.raises(DataError, match=r"label 4 at position 1 is out of range for 4 classes"):

@@ -70,7 +70,7 @@ def test_records_of_scaling_experiments_are_read(tmp_path):
     ("text", "told"),
     [
         ("{}", "none of 1 records has samples, batch, model"),
-        ("not json", "not valid JSON"),
+        ("not json\n", "not valid JSON"),
         (None, "No such file"),
     ],
 )

@@ -14,12 +14,13 @@ import numpy as np
 
 from hpcsamp.data.manifest import Manifest, ShardEntry
 from hpcsamp.errors import DataError
+from hpcsamp.sealing import DamagedError, regions
 
 
 def check_header(folder: Path, manifest: Manifest, entry: ShardEntry) -> None:
-    """Compare a shard's size, attributes, shapes and statistics with the manifest.
+    """Compare a shard's size, seal, attributes, shapes and statistics with the manifest.
 
-    Cheap: no item is read.
+    Cheap: all but its items is read.
 
     Raises
     ------
@@ -33,6 +34,13 @@ def check_header(folder: Path, manifest: Manifest, entry: ShardEntry) -> None:
         raise DataError(f"{path}: the manifest lists this shard, but: {e.strerror}") from None
     if size != entry.size:
         raise DataError(f"{path}: {size} bytes, the manifest says {entry.size}")
+    if path.resolve().parent != folder.resolve():
+        raise DataError(f"{path}: this shard lies outside its dataset, in {path.resolve().parent}")
+    try:
+        if not regions.check(path) and manifest.schema_version > 1:
+            raise DamagedError("its seal is missing")
+    except (DamagedError, OSError) as e:
+        raise DataError(f"{path} is damaged: {_first_line(e)}") from None
     try:
         with h5py.File(path, "r", locking=False) as f:
             told = {

@@ -22,6 +22,7 @@ import numpy as np
 from hpcsamp.data.manifest import SCHEMA, ArraySpec, Offsets, Stats
 from hpcsamp.data.sink import Sink
 from hpcsamp.errors import DataError
+from hpcsamp.sealing import regions
 
 ATTRIBUTE_BYTES = 8192
 """Text that an attribute holds at most."""
@@ -251,6 +252,28 @@ def write_stats(
                 for key, value in values.model_dump().items():
                     f.seek(places[name][key])
                     f.write(np.asarray(value, "<f8").tobytes())
+    except OSError as e:
+        raise DataError(f"{path}: cannot write: {e.strerror or e}") from e
+
+
+def seal(path: Path) -> None:
+    """Append the seal of a finished shard: all but its chunks, which have their own checksums.
+
+    Raises
+    ------
+    DataError
+        If that fails.
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as f:
+            chunks = [f[name].id.get_chunk_info(i) for name in ("x", "y")
+                      for i in range(f[name].id.get_num_chunks())]  # fmt: skip
+        rows: list[tuple[int, int, int, int, int]] = []
+        for at, size in sorted((c.byte_offset, c.size) for c in chunks):
+            if rows and rows[-1][0] + rows[-1][1] == at:  # one part for neighbours
+                at, size = rows[-1][0], rows.pop()[1] + size
+            rows.append((at, size, size, 1, 0))
+        regions.seal(path, regions.places(rows), checked=False)
     except OSError as e:
         raise DataError(f"{path}: cannot write: {e.strerror or e}") from e
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from hpcsamp.data.manifest import NAME, SCHEMA, Manifest, Offsets, ShardEntry, Stats, read_manifest
 from hpcsamp.data.shard import check_labels, check_values, sha256
-from hpcsamp.data.shard_writer import header, shard_name, sync, write_shard, write_stats
+from hpcsamp.data.shard_writer import header, seal, shard_name, sync, write_shard, write_stats
 from hpcsamp.data.stats import Moments, check_digits, check_largest, check_stats, combine
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.files import write_whole
@@ -374,6 +374,7 @@ class _Writer:
             return
         path = self.folder / shard_name(shard["number"])
         write_stats(path, stats, told["stats"])
+        seal(path)
         sync(path)
         told |= {"sha256": sha256(path), "size": path.stat().st_size}
         self._tell(shard, told)

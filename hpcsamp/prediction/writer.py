@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -23,6 +24,7 @@ import numpy as np
 
 from hpcsamp.errors import UsageError
 from hpcsamp.locks import Lock
+from hpcsamp.sealing import regions
 from hpcsamp.topology import Topology, together
 
 
@@ -109,6 +111,7 @@ class ParallelFile:
         self.path, self.layout, self.topology = path, layout, topology
         self._part = path.with_name(f".{path.name}.part")
         self._file = -1
+        self._parts: list[tuple[int, int, int, int, int]] = []
         offsets: dict[str, int] = {}
         with together(topology.world):
             if topology.is_root:
@@ -161,18 +164,24 @@ class ParallelFile:
         dtype = np.dtype(self.layout.variables[name].dtype)
         values = np.ascontiguousarray(values, dtype)
         step = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
-        begin, runs = 0, _runs(rows)
+        whole = within is None or within.stop - within.start == shape[1]
+        begin = 0
         if within is not None:
             begin = within.start * int(np.prod(shape[2:], dtype=np.int64)) * dtype.itemsize
-            runs = [(i, i + 1) for i in range(len(rows))]
         assert values.shape[1:] == (
             shape[1:] if within is None else (within.stop - within.start, *shape[2:])
         ), (name, values.shape, shape)
-        for low, high in runs:
-            self._pwrite(values[low:high], self._offsets[name] + int(rows[low]) * step + begin)
+        for low, high in _runs(rows):
+            at = self._offsets[name] + int(rows[low]) * step + begin
+            raw = values[low:high].reshape(-1).view(np.uint8).data
+            pieces = 1 if whole else high - low
+            size = len(raw) // pieces
+            for i in range(pieces):
+                self._pwrite(raw[i * size : (i + 1) * size], at + i * step)
+            self._parts.append((at, size, max(step, size), pieces, zlib.crc32(raw)))
 
-    def _pwrite(self, values: np.ndarray, at: int) -> None:
-        raw, done = values.reshape(-1).view(np.uint8).data, 0
+    def _pwrite(self, raw: memoryview, at: int) -> None:
+        done = 0
         try:
             while done < len(raw):
                 done += os.pwrite(self._file, raw[done:], at + done)
@@ -180,18 +189,20 @@ class ParallelFile:
             raise UsageError(f"cannot write {self.path}: {e.strerror}") from e
 
     def finish(self) -> None:
-        """Have the file on disk under its name. Collective."""
+        """Have the file on disk under its name, sealed. Collective."""
         with together(self.topology.world):
             try:
                 os.fsync(self._file)
                 self._close()
             except OSError as e:
                 raise UsageError(f"cannot write {self.path}: {e.strerror}") from e
+        parts = self.topology.world.gather(regions.places(self._parts))
         with together(self.topology.world):
-            if self.topology.is_root:
+            if parts is not None:
                 if self._lock is not None:
                     self._lock.check()
                 try:
+                    regions.seal(self._part, np.concatenate(parts))
                     self._part.replace(self.path)
                 except OSError as e:
                     raise UsageError(f"cannot write {self.path}: {e.strerror}") from e

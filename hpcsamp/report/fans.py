@@ -28,11 +28,9 @@ def forecast_fans(run: Run, evaluation: Evaluation) -> Figure:
     MissingMaterialError
         If there are no quantiles of series.
     """
-    import h5py
-
     if evaluation.items is None:
         raise MissingMaterialError(f"{run.path} has no evaluation/{evaluation.split}.h5")
-    with h5py.File(evaluation.items, "r") as f:
+    with evaluation.open() as f:
         if "quantiles" not in f or f["quantiles"].ndim != 3:
             raise DoesNotApplyError(f"{run.name} does not predict series")
         rows, said = chosen(f["total"][:])

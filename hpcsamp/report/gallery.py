@@ -30,11 +30,9 @@ def gallery(run: Run, evaluation: Evaluation, items: int = 24) -> Figure:
     MissingMaterialError
         If the run does not classify images, or its items or its dataset are not there.
     """
-    import h5py
-
     if evaluation.items is None:
         raise MissingMaterialError(f"{run.path} has no evaluation/{evaluation.split}.h5")
-    with h5py.File(evaluation.items, "r") as f:
+    with evaluation.open() as f:
         wanted = {"index", "target", "probabilities", "total", "epistemic"}
         if "probabilities" not in f:
             raise MissingMaterialError(f"{run.name} does not classify")

@@ -26,11 +26,9 @@ def weather_maps(run: Run, evaluation: Evaluation) -> Figure:
     MissingMaterialError
         If there are no fields over latitude and longitude.
     """
-    import h5py
-
     if evaluation.items is None:
         raise MissingMaterialError(f"{run.path} has no evaluation/{evaluation.split}.h5")
-    with h5py.File(evaluation.items, "r") as f:
+    with evaluation.open() as f:
         if "latitude" not in f and "latitude" not in _coordinates(run):
             raise DoesNotApplyError(f"{run.name} does not predict fields")
         if "mean" not in f:

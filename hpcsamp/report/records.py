@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from hpcsamp.errors import HpcsampError, UsageError
-from hpcsamp.sealing import text
+from hpcsamp.errors import DataError, HpcsampError, UsageError
+from hpcsamp.sealing import DamagedError, regions, text
 
 
 class MissingMaterialError(HpcsampError):
@@ -40,6 +42,8 @@ class Evaluation:
         ``evaluation/SPLIT.h5``, where one item's numbers are, or ``None``.
     units, definitions, rows, ood
         As in the JSON file; empty where an evaluation has none.
+    owner
+        Name of the run.
     """
 
     split: str
@@ -51,6 +55,34 @@ class Evaluation:
     definitions: dict[str, str] = field(default_factory=dict)
     rows: dict[str, Any] = field(default_factory=dict)
     ood: dict[str, Any] = field(default_factory=dict)
+    owner: str = ""
+
+    @contextmanager
+    def open(self) -> Iterator[Any]:
+        """The HDF5 file of the items, whose every byte is what was written for this run.
+
+        Raises
+        ------
+        DataError
+            If it is not.
+        MissingMaterialError
+            If there is none.
+        """
+        import h5py
+
+        if self.items is None:
+            raise MissingMaterialError(f"there is no evaluation/{self.split}.h5")
+        try:
+            sealed = regions.check(self.items)
+            with h5py.File(self.items, "r") as f:
+                if not sealed and (self.owner or text.VERSION in f.attrs):
+                    raise DamagedError("its seal is missing")
+                if f.attrs.get("run", "") != self.owner:
+                    raise DamagedError("it is of another run")
+                yield f
+        except (DamagedError, OSError, RuntimeError) as e:
+            reason = str(e).split("\n")[0]
+            raise DataError(f"{self.items} is damaged: {reason}; evaluate again") from None
 
     def bins(self, *names: str) -> list[np.ndarray]:
         """Arrays of the reliability table; null is NaN.
@@ -183,6 +215,7 @@ class Run:
                 definitions=table.get("definitions") or {},
                 rows=table.get("rows") or {},
                 ood=table.get("ood") or {},
+                owner=self.owner,
             )
         except (KeyError, TypeError, ValueError) as e:
             raise UsageError(f"{file} lacks {e}; run hpcsamp evaluate again") from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,8 +24,6 @@ PLACE = np.dtype(
     [("offset", "<i8"), ("size", "<i8"), ("stride", "<i8"), ("count", "<i8"), ("crc", "<u4")]
 )
 """A part: ``count`` pieces of ``size`` bytes, each ``stride`` bytes after the one before."""
-UNCHECKED = -1
-"""Size of the list of places (``count`` 0): its parts have checksums of their own elsewhere."""
 _FOOT = len(MARK) + 1 + 8 + 64  # mark, whether parts are checked, number of places, digest
 
 
@@ -54,6 +53,8 @@ def seal(path: Path, parts: np.ndarray, *, checked: bool = True) -> None:
         f.seek(0, 2)
         f.write(parts.tobytes() + MARK + bytes([checked]))
         f.write(len(parts).to_bytes(8, "little") + digest)
+        f.flush()
+        os.fsync(f.fileno())
 
 
 def check(path: Path) -> bool:

@@ -14,6 +14,7 @@ from hpcsamp.prediction import items
 from hpcsamp.prediction.components import normal_components
 from hpcsamp.prediction.evaluate import Evaluation, Evaluator, Sink
 from hpcsamp.prediction.writer import Layout, ParallelFile, check_target
+from hpcsamp.sealing import text
 from hpcsamp.topology import Topology, share, together
 from hpcsamp.training.restore import Restored
 
@@ -174,4 +175,4 @@ def attributes(facts: dict[str, Any], uid: str) -> dict[str, Any]:
             if isinstance(value, dict)
             else {name: value}
         )
-    return {**flat, "dataset_uid": uid}
+    return {**flat, "dataset_uid": uid, "format": text.FORMAT}

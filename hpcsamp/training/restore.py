@@ -37,6 +37,8 @@ class Restored:
         Where the parameters come from.
     samples
         ``S`` of the predictive distribution.
+    run
+        Name of the run, see :class:`RunFolder`.
     """
 
     config: RunConfig
@@ -49,10 +51,12 @@ class Restored:
     step: int
     samples: int
     collectives: Collectives
+    run: str
 
     def facts(self) -> dict[str, Any]:
         """What must be known of every result, for records."""
         return {
+            "run": self.run,
             "checkpoint": self.checkpoint.name,
             "step": self.step,
             "samples": self.samples,
@@ -150,6 +154,7 @@ def restore(
     found = Restored(
         config, topology, method, trained, likelihood, {}, path, saved["step"], samples,
         exchange.choose(topology, "mpi"),  # there is no gradient to exchange
+        folder.run,
     )  # fmt: skip
     if isinstance(likelihood, FittedGaussian):
         found.likelihood = _fitted(found)
