@@ -95,7 +95,9 @@ class Store:
         """
         if not self.file.exists():
             return State()
-        table = text.read_json(self.file)
+        table = text.read_json(
+            self.file, self.folder.name, unsealed=lambda table: "submissions" in table
+        )
         try:
             state = State.model_validate(table)
         except ValidationError as e:
@@ -114,7 +116,7 @@ class Store:
         """
         with self.writing():
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self.file, text.to_json(state.model_dump(mode="json")))
+            write_whole(self.file, text.to_json(state.model_dump(mode="json"), self.folder.name))
 
     @contextmanager
     def writing(self) -> Iterator[None]:

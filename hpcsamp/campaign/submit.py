@@ -115,7 +115,7 @@ def render_next(
         for name, text in texts.items():
             if name not in edited or edits == "discard":
                 write_whole(folder / name, text)
-        write_whole(folder / RENDERED, sealed.to_json({"files": fresh}))
+        write_whole(folder / RENDERED, sealed.to_json({"files": fresh}, sealed.owner_of(folder)))
     kept = edited if edits == "accept" else ()
     hashes = {n: (on_disk[n] or "") if n in kept else h for n, h in fresh.items()}
     return Rendered(number, folder, jobs, hashes, kept)
@@ -251,7 +251,7 @@ def _recorded(folder: Path) -> dict[str, str]:
     path = folder / RENDERED
     if not path.exists():
         return {}
-    table = sealed.read_json(path)
+    table = sealed.read_json(path, sealed.owner_of(folder), unsealed=bool)
     files = table.get("files", table)  # the table itself, before files were sealed
     if not isinstance(files, dict) or any(
         not isinstance(v, str) or Path(k).name != k for k, v in files.items()

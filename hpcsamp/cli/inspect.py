@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    folder: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    folder: Annotated[Path, typer.Argument(help="Dataset folder, or a file of predictions.")],
     verify: Annotated[
         bool, typer.Option("--verify", help="Read everything and name each bad chunk.")
     ] = False,
@@ -23,7 +23,10 @@ def inspect(
     ] = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Describe a dataset folder; with --verify, read all of it (in parallel under mpirun)."""
+    """Describe a dataset folder, or check a file of predictions.
+
+    With --verify, read all of the folder (in parallel under mpirun).
+    """
     from hpcsamp.cli.output import write_json
     from hpcsamp.errors import DataError
     from hpcsamp.runtime import install_excepthook, mpi
@@ -31,6 +34,9 @@ def inspect(
 
     install_excepthook()
     comm = mpi().COMM_WORLD
+    if folder.is_file():
+        _inspect_file(folder)
+        return
     from hpcsamp.data import verify as checks
     from hpcsamp.data.manifest import read_manifest
     from hpcsamp.data.shard import check_header
@@ -62,6 +68,16 @@ def inspect(
     with together(comm):
         if found.bad:
             raise DataError(f"{folder}: {len(found.bad)} shards or chunks are bad")
+
+
+def _inspect_file(path: Path) -> None:
+    """Check the seal of a file of predictions and list its arrays."""
+    from hpcsamp.sealing import hdf5
+
+    with hdf5.opened(path) as f:
+        for name, array in f.items():
+            typer.echo(f"{name:16} {array.dtype.str:6} {array.shape}")
+    typer.echo(f"{path} is what hpcsamp wrote")
 
 
 def summary(folder: Path, manifest: Manifest) -> dict[str, Any]:

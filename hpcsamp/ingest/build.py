@@ -214,7 +214,7 @@ def _prepare(target: Path, folder: Path, uid: str, overwrite: bool) -> None:
         if (target / NAME).is_file() and not overwrite:
             raise UsageError(f"{target} is a dataset already; choose another name or --overwrite")
     note = folder / "uid"
-    if folder.exists() and (not note.is_file() or note.read_text() != uid):
+    if folder.exists() and (not note.is_file() or note.read_bytes() != uid.encode()):
         shutil.rmtree(folder)  # left by an ingest of something else
     try:
         folder.mkdir(parents=True, exist_ok=True)

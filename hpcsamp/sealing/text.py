@@ -38,6 +38,11 @@ def checksum(table: Mapping[str, Any], owner: str = "") -> str:
     return hashlib.sha256(f"{owner}\n{text}".encode()).hexdigest()[:16]
 
 
+def owner_of(folder: Path) -> str:
+    """Owner of the files of a submission: its place in the campaign."""
+    return "/".join(folder.absolute().parts[-3:])
+
+
 def to_json(table: Mapping[str, Any], owner: str = "") -> str:
     """Text of a sealed JSON file."""
     whole = {VERSION: FORMAT, **table}

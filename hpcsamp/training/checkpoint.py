@@ -198,6 +198,22 @@ def check_config(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -
             )
 
 
+def check_run(path: Path, saved: Mapping[str, Any], run: str) -> None:
+    """Refuse a checkpoint that lies in the folder of another run, or under another step's name.
+
+    Raises
+    ------
+    CheckpointError
+        Naming both.
+    """
+    if saved.get("run", run) != run:
+        raise CheckpointError(
+            f"checkpoint {path} is of another run ({saved['run']}) than config.toml ({run})"
+        )
+    if path.name.startswith("step-") and path != step_path(path.parent, saved["step"]):
+        raise CheckpointError(f"checkpoint {path} holds step {saved['step']}")
+
+
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested tables as ``{"optimizer.lr": ...}``."""
     out: dict[str, Any] = {}

@@ -83,6 +83,7 @@ class Keeper:
             content = checkpoint.read(path, self.topology.device)
             before, now = build.table_of(content["config"]), build.table_of(self.config)
             checkpoint.check_config(path, before, now)
+            checkpoint.check_run(path, content, self.folder.run)
             if content["dataset"] != self.dataset:
                 raise CheckpointError(
                     f"checkpoint {path} was trained on dataset {content['dataset']}, "
@@ -148,6 +149,7 @@ class Keeper:
             "best": self.best,
             "config": build.table_of(self.config),
             "dataset": self.dataset,
+            "run": self.folder.run,
             "method": method,
             "optimizer": optimizer,
             "schedule": self.schedule.state_dict() if self.schedule else None,

@@ -85,7 +85,13 @@ class RunFolder:
                 f"{self.path} already holds a run; go on with it by --resume, or choose another "
                 f"--output"
             )
-        run = (self.run if resume else "") or secrets.token_hex(8)
+        known = resume and (self.path / "config.toml").exists()
+        if known and not self.run:
+            raise UsageError(
+                f"{self.path} was begun before files were sealed: no run goes on from it; train "
+                f"anew into another --output"
+            )
+        run = self.run if known else secrets.token_hex(8)
         table = {"run": run, **config.model_dump(mode="json", exclude_none=True)}
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -144,7 +150,7 @@ class RunFolder:
         DataError
             If it is not what was written.
         """
-        return text.read_json(self.path / name, self.run)
+        return text.read_json(self.path / name, self.run, unsealed=not self.run)
 
     def add_start(self, provenance: dict[str, Any]) -> None:
         """Append one start (the first, or a resumption) to ``provenance.json``."""

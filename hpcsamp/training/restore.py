@@ -136,6 +136,8 @@ def restore(
             )
         before, now = build.table_of(saved["config"]), build.table_of(config)
         checkpoint.check_config(path, before, now)
+        if which in ("last", "best"):
+            checkpoint.check_run(path, saved, folder.run)
         trained = read_manifest(config.data.path)
         if saved["dataset"] != trained.uid:
             raise CheckpointError(

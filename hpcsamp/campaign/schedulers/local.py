@@ -54,7 +54,7 @@ class Local(Scheduler):
             ],
         }
         try:
-            write_whole(folder / QUEUE, text.to_json(queue))
+            write_whole(folder / QUEUE, text.to_json(queue, text.owner_of(folder)))
             (folder / STATE).unlink(missing_ok=True)
             with (folder / "runner.txt").open("wb") as log:
                 process = subprocess.Popen(
@@ -85,7 +85,7 @@ class Local(Scheduler):
             state = _alive(folder)
             if state is None:
                 continue
-            arrays = text.read_json(folder / QUEUE)["arrays"]
+            arrays = text.read_json(folder / QUEUE, text.owner_of(folder), unsealed=False)["arrays"]
             order = [(a["script"], i) for a in arrays for i in range(a["count"])]
             waiting = [*order[state["next"] :], *map(tuple, state["again"])]
             for script, index in waiting:
@@ -119,7 +119,7 @@ def _alive(folder: Path) -> dict | None:
     if not (folder / STATE).exists():
         return None
     try:
-        state = text.read_json(folder / STATE)
+        state = text.read_json(folder / STATE, text.owner_of(folder), unsealed=False)
         return state if started(state["pid"]) == state["started"] else None
     except DataError:
         if not (folder / STATE).exists():  # it has just ended

@@ -44,7 +44,7 @@ class Runner:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        queue = text.read_json(folder / QUEUE)
+        queue = text.read_json(folder / QUEUE, text.owner_of(folder), unsealed=False)
         self.arrays: list[dict[str, Any]] = queue["arrays"]
         self.cores: int = queue["cores"]
         self.at_once: int = queue["at_once"] or sys.maxsize
@@ -149,7 +149,7 @@ class Runner:
             "running": named(self.running),
         }
         try:
-            write_whole(self.folder / STATE, text.to_json(state))
+            write_whole(self.folder / STATE, text.to_json(state, text.owner_of(self.folder)))
         except OSError as e:  # a full quota: points go on, and their marks tell
             print(f"cannot write {STATE}: {e.strerror}", flush=True)
 
