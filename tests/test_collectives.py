@@ -9,6 +9,7 @@ import torch
 
 from hpcsamp.collectives import Alone, FlatGradient, distribute
 from hpcsamp.collectives.horovod import LONGEST_CYCLE, SHORTEST_CYCLE, cycle_time
+from hpcsamp.methods import MCDropout
 
 
 def test_cycle_time_grows_with_the_step_within_bounds():
@@ -29,22 +30,25 @@ def test_the_flat_gradient_is_what_autograd_writes():
 
 
 def test_a_distributed_optimizer_clips_the_whole_gradient_and_counts_steps():
-    class Counter:
-        step, members, gradient_scale, told = 0, None, 1.0, 0
+    class Counter(MCDropout):
+        told = 0
 
         def after_step(self):
             self.told = self.step
 
-    p, counter = torch.nn.Parameter(torch.zeros(2)), Counter()
+    counter = Counter(torch.nn.Sequential(torch.nn.Dropout(0.0), torch.nn.Linear(2, 1, bias=False)))
+    (p,) = counter.parameters()
+    with torch.no_grad():
+        p.zero_()
     optimizer = distribute(torch.optim.SGD([p], lr=1.0), Alone(), counter, clip=1.0)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)  # still a torch optimiser
-    (3 * p[0] + 4 * p[1]).backward()
+    (3 * p[0, 0] + 4 * p[0, 1]).backward()
     optimizer.step()
     schedule.step()
-    assert torch.allclose(p.detach(), -torch.tensor([0.6, 0.8]), atol=1e-6)
+    assert torch.allclose(p.detach()[0], -torch.tensor([0.6, 0.8]), atol=1e-6)
     assert counter.step == counter.told == 1
     optimizer.zero_grad()
-    assert p.grad.tolist() == [0, 0]
+    assert p.grad.tolist() == [[0, 0]]
 
 
 @pytest.mark.mpi(ranks=[2, 4], timeout=60, unit="s")

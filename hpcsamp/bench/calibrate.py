@@ -190,14 +190,14 @@ def _small_parts(subject: Subject, step: Step, add: Callable[..., None]) -> None
     """Draws, penalty and optimiser of a model, on their own."""
     method: Any = step.method  # of a kind that draws
     if subject.work.drawn:
-        std = method.std()
+        std, trained = method.std(), [p for p in method.parameters() if p.requires_grad]
 
         def draw() -> None:
             with torch.no_grad():
                 method.draw(0, 0, std)
 
         def penalty() -> None:
-            method.penalty().backward()
+            torch.autograd.grad(method.penalty(), trained, allow_unused=True)
 
         add(draw, "draw", subject.name)
         add(penalty, "penalty", subject.name)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import hpcsamp as hs
-from hpcsamp.collectives import Collectives
+from hpcsamp.collectives import Collectives, FlatGradient
 from hpcsamp.losses import ELBO
 from hpcsamp.methods import MCDropout
 from hpcsamp.models import MLP
@@ -50,8 +50,13 @@ def variants(
     many_x, many_y = x.repeat(len(mine), 1), y.repeat(len(mine), 1)
 
     network = _network()
-    plain = hs.distribute(torch.optim.Adam(network.parameters(), fused=True), collectives)
-    method = MCDropout(_network(), rate=RATE, masks=masks, seed=1)  # type: ignore[arg-type]
+    plain = torch.optim.Adam(network.parameters(), fused=True)
+    gradient = FlatGradient(network.parameters())
+    # the passes alone have no exchange at their end
+    passing, method = (
+        MCDropout(_network(), rate=RATE, masks=masks, seed=1)  # type: ignore[arg-type]
+        for _ in range(2)
+    )
     optimizer = hs.distribute(
         torch.optim.Adam(method.parameters(), fused=True), collectives, method
     )
@@ -62,12 +67,13 @@ def variants(
 
     def plain_step() -> None:
         plain_pass()
+        collectives.reduce_gradient_(gradient.collect())
         plain.step()
-        plain.zero_grad()
+        gradient.zero()
 
     def masked_pass() -> None:
-        method.step += 1
-        _mse(method(x, samples=mine), y).backward()
+        passing.step += 1
+        _mse(passing(x, samples=mine), y).backward()
 
     def masked_step() -> None:
         loss(method, x, y, samples=samples).backward()

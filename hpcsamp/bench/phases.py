@@ -22,7 +22,7 @@ NAMES = (
 )  # fmt: skip
 _EXCHANGES = (
     "group_sum_", "group_max_", "group_gather", "group_scatter_sum", "group_allgather_",
-    "data_sum_", "data_gradient_sum_", "world_sum_",
+    "data_sum_", "data_gradient_sum_", "world_sum_", "total",
 )  # fmt: skip
 
 

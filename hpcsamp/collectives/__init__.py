@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 from hpcsamp.collectives.base import Alone, Collectives
-from hpcsamp.collectives.flat import FlatGradient, distribute
+from hpcsamp.collectives.distribute import distribute, transport_of
+from hpcsamp.collectives.flat import FlatGradient
 from hpcsamp.collectives.mpi import MpiCollectives
 from hpcsamp.collectives.shards import Shards
 from hpcsamp.errors import UsageError
@@ -20,6 +21,7 @@ __all__ = [
     "Shards",
     "choose",
     "distribute",
+    "transport_of",
 ]
 
 #: Bytes below which a gradient is not worth a cycle of Horovod.

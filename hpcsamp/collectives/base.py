@@ -9,10 +9,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
+
+#: Whose ranks take part: all, those of this sample group, or those of this data group.
+Over = Literal["world", "sample", "data"]
 
 
 class Collectives(ABC):
@@ -24,6 +29,13 @@ class Collectives(ABC):
         As in ``parallel.collectives``.
     sample_size, data_size
         ``P`` and ``D``.
+    rank
+        World rank.
+    whole_job
+        Whether these are all ranks of the job.
+    claims
+        What this rank's loss assumes to be the same on all ranks, by name; compared with each
+        gradient (:mod:`hpcsamp.collectives.sameness`).
     step_seconds
         Time of a step's compute on this rank in seconds, as far as it is known. A transport may
         choose its settings by it when it starts.
@@ -33,7 +45,14 @@ class Collectives(ABC):
     sample_size: int = 1
     sample_rank: int = 0
     data_size: int = 1
+    rank: int = 0
+    whole_job: bool = False
     step_seconds: float | None = None
+
+    @cached_property
+    def claims(self) -> dict[str, Any]:
+        """See the class."""
+        return {}
 
     # Transports implement these, without autograd -------------------------------------------
 
@@ -57,9 +76,26 @@ class Collectives(ABC):
     def world_sum_(self, x: Tensor) -> None:
         """Sum a contiguous tensor over all ranks, in place. The gradient's way."""
 
+    @abstractmethod
+    def total(self, numbers: np.ndarray, over: Over) -> np.ndarray:
+        """Sum of a few float64 numbers over some ranks, by the quickest way."""
+
+    @abstractmethod
+    def tell(self, thing: Any, over: Over) -> list[Any]:
+        """One small object of each of some ranks, in their order."""
+
+    @abstractmethod
+    def copy_first_(self, x: Tensor, over: Over) -> None:
+        """Overwrite a tensor by that of the first of some ranks, in place."""
+
     def settings(self) -> dict[str, Any]:
         """The transport and what it chose, for records."""
         return {"name": self.name}
+
+    def size(self, over: Over) -> int:
+        """How many ranks take part."""
+        sizes = {"world": self.sample_size * self.data_size, "sample": self.sample_size}
+        return sizes.get(over, self.data_size)
 
     # What everybody uses ----------------------------------------------------------------------
 
@@ -151,6 +187,17 @@ class Alone(Collectives):
 
     def world_sum_(self, x: Tensor) -> None:
         """Nothing to add."""
+
+    def total(self, numbers: np.ndarray, over: Over) -> np.ndarray:
+        """Nothing to add."""
+        return numbers
+
+    def tell(self, thing: Any, over: Over) -> list[Any]:
+        """What this process has."""
+        return [thing]
+
+    def copy_first_(self, x: Tensor, over: Over) -> None:
+        """This process is the first."""
 
 
 class _SumOverSamples(torch.autograd.Function):

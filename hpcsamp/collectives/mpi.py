@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpcsamp.collectives.base import Collectives
+from hpcsamp.collectives.base import Collectives, Over
+from hpcsamp.runtime import mpi
 from hpcsamp.topology import Topology
 
 if TYPE_CHECKING:
@@ -32,6 +33,11 @@ class MpiCollectives(Collectives):
         self.sample_size = topology.sample_size
         self.sample_rank = topology.sample_rank
         self.data_size = topology.data_size
+        self.rank = topology.rank
+        self.whole_job = topology.size == mpi().COMM_WORLD.size
+        self._comms = {
+            "world": self._world, "sample": self._sample_comm, "data": self._data_comm,
+        }  # fmt: skip
 
     def group_sum_(self, x: Tensor) -> None:
         """Sum over the sample group, in place."""
@@ -72,6 +78,23 @@ class MpiCollectives(Collectives):
     def world_sum_(self, x: Tensor) -> None:
         """Sum over all ranks, in place."""
         _allreduce_(self._world, x, "SUM")
+
+    def total(self, numbers: np.ndarray, over: Over) -> np.ndarray:
+        """Sum of a few numbers."""
+        summed = np.empty_like(numbers)
+        self._comms[over].Allreduce(numbers, summed)
+        return summed
+
+    def tell(self, thing: Any, over: Over) -> list[Any]:
+        """One object of each rank."""
+        everyone: list[Any] = self._comms[over].allgather(thing)
+        return everyone
+
+    def copy_first_(self, x: Tensor, over: Over) -> None:
+        """Overwrite by the first rank's, in place."""
+        array = np.ascontiguousarray(_host(x))
+        self._comms[over].Bcast(array)
+        _copy_back(x, array)
 
 
 def _host(x: Tensor) -> Any:

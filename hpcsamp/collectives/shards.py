@@ -47,13 +47,23 @@ class Shards:
         ]
 
     def reduce(self, flat: Tensor, collectives: Collectives) -> None:
-        """Give each part its gradient from the flat one of all parameters. Collective."""
+        """Add to each part's gradient that of all ranks; clears the flat one. Collective."""
         start = 0
         for p, part, split in zip(self.parameters, self.parts, self._splits, strict=True):
             whole = flat[start : start + p.numel()]
             start += p.numel()
-            part.grad = collectives.group_scatter_sum(whole, [len(r) for r in split])
-            collectives.reduce_members_(part.grad)
+            new = collectives.group_scatter_sum(whole, [len(r) for r in split])
+            collectives.reduce_members_(new)
+            part.grad = new if part.grad is None else part.grad.add_(new)
+        flat.zero_()
+
+    @property
+    def are_views(self) -> bool:
+        """Whether the parts are still parts of the parameters."""
+        return all(
+            part.untyped_storage().data_ptr() == p.untyped_storage().data_ptr()
+            for part, p in zip(self.parts, self.parameters, strict=True)
+        )
 
     def share(self, collectives: Collectives) -> None:
         """Fill in what the others have updated. Collective over the sample group."""

@@ -21,9 +21,11 @@ import torch
 from torch import Tensor
 
 from hpcsamp.collectives import Alone, Collectives
+from hpcsamp.collectives.sameness import compare, fingerprint, settings_of
 from hpcsamp.errors import UsageError
 from hpcsamp.losses.base import DataLoss
 from hpcsamp.losses.batch import Step
+from hpcsamp.losses.checks import NoiseWatch, check_arguments, check_call
 from hpcsamp.methods import Method
 from hpcsamp.topology import share
 
@@ -55,7 +57,7 @@ class ELBO:
     data_loss
         A loss of all S outputs.
     items
-        ``N``, the number of training items: the KL counts once per pass over the data.
+        ``N``, the number of training items, at least 1: the KL counts once per pass over the data.
     collectives
         Exchange with the other ranks (default: a single process).
     temperature
@@ -76,7 +78,8 @@ class ELBO:
     Raises
     ------
     UsageError
-        For ``memory="stream"`` with a loss that is not linear, or an unknown memory mode or KL.
+        For arguments of a wrong kind, ``memory="stream"`` with a loss that is not linear, or an
+        unknown memory mode or KL.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class ELBO:
         memory: Memory = "auto",
         kl: KL = "analytic",
     ) -> None:
+        check_arguments(data_loss, items, collectives, temperature, warmup)
         _one_of("memory", memory, get_args(Memory))
         _one_of("kl", kl, get_args(KL))
         if memory == "auto":
@@ -109,6 +113,8 @@ class ELBO:
         self.memory = memory
         self.kl = kl
         self.parts = Parts()
+        self._settings = {"data_loss": settings_of(data_loss), "exact": exact, "kl": kl}
+        self._noise = NoiseWatch()
 
     def __call__(
         self,
@@ -156,7 +162,7 @@ class ELBO:
             where the targets are, if the inputs were moved.
         whole
             Whether the ranks of the group add up their values. False spares that exchange where
-            the values travel otherwise.
+            the values travel otherwise, and the comparison of their batches.
 
         Returns
         -------
@@ -168,15 +174,34 @@ class ELBO:
         Raises
         ------
         UsageError
-            If there are fewer samples than ranks or than the loss needs, or shapes do not fit.
+            If there are fewer samples than ranks or than the loss needs, or shapes do not fit; if
+            the ranks of the group have different batches or settings; if the weights have changed
+            and the step to draw for has not.
         """
+        check_call(method, x, y, samples, stacked)
+        c, learns = self.collectives, torch.is_grad_enabled()
+        if learns:
+            self._noise.check(method, c, step)
         step = method.step if step is None else step
-        c = self.collectives
         self.check_samples(samples)
         self._check_weight(y, weight)
-        items = Step(y, weight, mask, y.shape[0] if count is None else count, self.items, c)
+        count = y.shape[0] if count is None else count
+        items = Step(y, weight, mask, count, self.items, c)
         mine = share(samples, c.sample_size, c.sample_rank)
         factor = self.temperature * (1.0 if self.warmup is None else self.warmup(step))
+        claims = {
+            "number of samples S": samples,
+            "number of training items N": self.items,
+            "number of items to divide by (count, else the batch's)": float(count),
+            "factor of the KL": float(factor),
+            "loss": self._settings,
+        }
+        if learns:
+            c.claims.update(claims)
+        if whole and c.sample_size > 1:
+            batch = {"x": None if stacked else x, "y": y, "index": index, "weight": weight}
+            known = {f"batch ({n})": fingerprint(v) for n, v in batch.items() if v is not None}
+            compare({"step to draw for": step, **claims, **known}, c, "sample")
         ratio = None
         if self.data_loss.joint:
             ratio = factor * method.log_ratio(mine, step)

@@ -76,8 +76,12 @@ class SGHMC(torch.optim.Optimizer):
         super().__init__(parameters, usual)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step of all chains, from the gradients in ``.grad``."""
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of all chains, from the gradients in ``.grad``; returns the closure's value."""
+        value = None
+        if closure is not None:
+            with torch.enable_grad():
+                value = closure()
         factor, noisy = (None, True) if self.phase is None else self.phase()
         for group in self.param_groups:
             if factor is not None:
@@ -92,6 +96,7 @@ class SGHMC(torch.optim.Optimizer):
                 if std > 0:
                     velocity.add_(self.noise(p), alpha=std)
                 p.add_(velocity)
+        return value
 
     def _velocity(self, p: Tensor, friction: float) -> Tensor:
         """What is left of the last step's velocity."""

@@ -146,13 +146,7 @@ class Trainer:
             if config.optimizer.sharded and topology.sample_size > 1:
                 shards = exchange.Shards(parameters, self.collectives)
                 parameters = shards.parts
-            self.optimizer = exchange.distribute(
-                build.optimizer(config, self.method, parameters),
-                self.collectives,
-                self.method,
-                clip=config.optimizer.clip,
-                shards=shards,
-            )
+            self.optimizer = build.optimizer(config, self.method, parameters)
             warm = round(config.loss.kl_warmup_epochs * self.steps_per_epoch)
             self.loss = losses.ELBO(
                 data_loss,
@@ -166,6 +160,9 @@ class Trainer:
             )
             self.loss.check_samples(config.method.samples)
             self.schedule = build.schedule(config, self.optimizer, self.steps_per_epoch)
+        exchange.distribute(
+            self.optimizer, self.collectives, self.method, clip=config.optimizer.clip, shards=shards
+        )
         self._memory = memory.check(config, dataset, self.method, topology)
         self.keeper = Keeper(
             self.folder,

@@ -1,0 +1,260 @@
+"""The hooks by which backward passes end with an exchange of the gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpcsamp.collectives.base import Collectives
+from hpcsamp.collectives.flat import FlatGradient, factor
+from hpcsamp.collectives.replicas import Replicas
+from hpcsamp.collectives.sameness import agreed
+from hpcsamp.collectives.shards import Shards
+from hpcsamp.errors import DivergedError, UsageError
+from hpcsamp.methods.base import Method
+
+
+class Exchange:
+    """The hooks that exchange a method's gradient; see :func:`distribute`.
+
+    A backward pass calls :meth:`_begin` before and :meth:`_wrote` after it has added to a
+    parameter's gradient, and :meth:`_end` when it is through.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        collectives: Collectives,
+        method: Method,
+        clip: float | None,
+        shards: Shards | None,
+    ) -> None:
+        self.optimizer, self.collectives, self.method = optimizer, collectives, method
+        self.clip, self.shards = clip, shards
+        self.retired = False
+        self.own = ids(parameters_of(optimizer))
+        self.gradient = FlatGradient(method.parameters() if shards is None else shards.parameters)
+        self.replicas = Replicas(self.gradient.parameters, method, optimizer, collectives)
+        self.zero()
+        hooks: list[Any] = []
+        for p in self.gradient.parameters:
+            hooks.append(p.register_hook(self._begin))
+            hooks.append(p.register_post_accumulate_grad_hook(self._wrote))
+        self._hooks = hooks
+        self._step_hooks = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
+        optimizer.zero_grad = self.zero  # type: ignore[method-assign]
+
+    def retire(self, optimizer: torch.optim.Optimizer) -> None:
+        """Give way to a newer one, of this optimiser or another."""
+        self.retired = True
+        for hook in self._hooks:
+            hook.remove()
+        if optimizer is not self.optimizer:
+            vars(self.optimizer).pop("zero_grad", None)
+            self._step_hooks.pop(0)  # it says why it no longer serves
+        for hook in self._step_hooks:
+            hook.remove()
+
+    # The gradient -----------------------------------------------------------------------------
+
+    def zero(self, set_to_none: bool = True) -> None:
+        """Forget the gradient; the optimiser's ``zero_grad``."""
+        self.gradient.zero()
+        if self.shards is not None:
+            for part in self.shards.parts:
+                part.grad = None
+        self._open = self._written = False  # is a backward pass under way, has it added anything?
+        self._whole = False  # is what .grad holds that of all ranks?
+        self._fresh = False  # has it been exchanged since the last step?
+        self._held: Tensor | None = None  # of all ranks, while this pass adds this rank's
+        self._broken = False  # was any rank's not finite?
+
+    def _begin(self, _: Tensor) -> None:
+        if self._open:
+            return
+        self._open, self._written = True, False
+        torch.autograd.Variable._execution_engine.queue_callback(self._end)
+        if self._whole and self.shards is None:
+            if self.gradient.is_gone:  # set to None by another zero_grad
+                self.zero()
+                self._open = True
+                return
+            self._held = self.gradient.collect().clone()
+            self.gradient.flat.zero_()
+
+    def _wrote(self, _: nn.Parameter) -> None:
+        self._written = True
+
+    def _end(self) -> None:
+        if not self._open:
+            return
+        self._open = False
+        if self._written:
+            self._exchange()
+        elif self._held is not None:  # torch.autograd.grad leaves .grad alone
+            self.gradient.flat.copy_(self._held)
+            self._held = None
+
+    def _exchange(self) -> None:
+        """Turn this rank's gradient into that of all ranks, and add it to what is held."""
+        c, flat = self.collectives, self.gradient.flat
+        trouble = self._trouble()
+        if trouble is None:
+            self.gradient.collect()
+        self._mine_broken = not (math.isfinite(float(flat.sum())) or bool(flat.isfinite().all()))
+        self._broken |= self.replicas.compare(trouble, self._mine_broken) > 0
+        if self.shards is not None:
+            self.shards.reduce(flat, c)
+        elif self.method.members is not None:
+            c.reduce_members_(flat)
+            flat.mul_(self.method.gradient_scale)
+        else:
+            c.reduce_gradient_(flat)
+        if self._held is not None:
+            flat.add_(self._held)
+            self._held = None
+        if self._broken and c.size("world") > 1:
+            # what one rank alone would see must stop all of them, e.g. by a GradScaler
+            for p in parameters_of(self.optimizer):
+                if p.grad is not None:
+                    p.grad.fill_(torch.nan)
+        self._whole = self._fresh = True
+        self._state = self.gradient.state
+
+    # The step ---------------------------------------------------------------------------------
+
+    def _before_step(
+        self, _: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self.retired:
+            raise UsageError(
+                f"this {type(self.optimizer).__name__} no longer trains the "
+                f"{type(self.method).__name__}: another optimiser was distributed over it since; "
+                f"use one at a time, with parameter groups where parts differ"
+            )
+        closures = [a for a in (*args[1:], *kwargs.values()) if callable(a)]
+        if not closures:
+            self._finish()
+            self._clip()
+            return None
+        if self.shards is not None:
+            raise UsageError("optimizer.step(closure) cannot be had with shards of the parameters")
+
+        def wrapped(closure: Callable[[], Any]) -> Callable[[], Any]:
+            def of_all() -> Any:
+                with torch.enable_grad():
+                    value = closure()
+                self._finish()
+                self._clip()
+                return self._mean(value)
+
+            return of_all
+
+        swap = {id(c): wrapped(c) for c in closures}
+        return (
+            tuple(swap.get(id(a), a) for a in args),
+            {k: swap.get(id(v), v) for k, v in kwargs.items()},
+        )
+
+    def _finish(self) -> None:
+        """Exchange what no backward pass has."""
+        if self._open:  # one that was broken off
+            self._written = True
+            self._end()
+        elif not self._fresh:
+            if self._whole and self.gradient.state == self._state:  # the last step's once more
+                self.replicas.compare(self._trouble(), False)
+            else:  # by hand
+                self._exchange()
+        scaled = getattr(self.optimizer, "found_inf", None) is not None
+        if self._broken and not scaled and not self._is_finite():
+            c = self.collectives
+            told = c.tell((c.rank, self._mine_broken), "world")
+            ranks = ", ".join(str(rank) for rank, broken in told if broken)
+            raise agreed(
+                DivergedError(
+                    f"the gradient of step {self.method.step} is not finite on rank {ranks}; lower "
+                    f"the learning rate, clip gradients, or look at the data"
+                ),
+                c,
+            )
+
+    def _is_finite(self) -> bool:
+        grads = [p.grad for p in parameters_of(self.optimizer) if p.grad is not None]
+        return all(bool(g.isfinite().all()) for g in grads)
+
+    def _clip(self) -> None:
+        if self.clip is None:
+            return
+        # torch's fused optimisers divide by a GradScaler's scale themselves
+        scale = getattr(self.optimizer, "grad_scale", None)
+        largest = self.clip * (1.0 if scale is None else float(scale))
+        if self.shards is not None:
+            self.shards.scale(factor(self.shards.norm(self.collectives), largest))
+        elif self.method.members is not None:
+            self.gradient.clip_rows(largest)
+        else:
+            flat = self.gradient.flat
+            flat.mul_(factor(torch.linalg.vector_norm(flat), largest))
+
+    def _mean(self, value: Any) -> Any:
+        """The value of a closure, by which optimisers decide: the same on all ranks."""
+        if isinstance(value, Tensor):
+            return self.collectives.mean_over_data(value)
+        if isinstance(value, float):
+            return float(self.collectives.mean_over_data(torch.tensor(value, dtype=torch.float64)))
+        return value
+
+    def _after_step(self, *_: Any) -> None:
+        self._fresh = False
+        self._state = self.gradient.state
+        skipped = getattr(self.optimizer, "found_inf", None)
+        if skipped is not None and float(skipped) > 0:  # by a GradScaler: no step was taken
+            return
+        if self.shards is not None:
+            self.shards.share(self.collectives)
+        self.method.step += 1
+        self.method.after_step()
+
+    # What was changed meanwhile -----------------------------------------------------------------
+
+    def _trouble(self) -> UsageError | None:
+        """What was changed since, so that the gradient would not arrive."""
+        kind, flat = type(self.optimizer).__name__, self.gradient.flat
+        if ids(parameters_of(self.optimizer)) != self.own:
+            return UsageError(
+                f"the parameters of {kind} have changed since hs.distribute(): add parameter "
+                f"groups before it"
+            )
+        trained = (p for p in self.method.parameters() if p.requires_grad)
+        if ids(trained) != ids(self.gradient.parameters):
+            return UsageError(
+                "parameters of the method were replaced (load_state_dict(assign=True)?), frozen or "
+                "unfrozen since hs.distribute(); make and distribute a new optimiser after that"
+            )
+        for p in self.gradient.parameters:
+            if (p.dtype, p.device) != (flat.dtype, flat.device):
+                return UsageError(
+                    f"the method was {flat.dtype} on {flat.device} when hs.distribute() was called "
+                    f"and is {p.dtype} on {p.device} now: convert it before its optimiser is made"
+                )
+        if self.shards is not None and not self.shards.are_views:
+            return UsageError("the method's storage was replaced since its shards were made")
+        return None
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """All parameters of all groups."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def ids(parameters: Iterable[nn.Parameter]) -> set[int]:
+    """By which parameters are told apart: tensors compare by value."""
+    return {id(p) for p in parameters}

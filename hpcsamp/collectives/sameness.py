@@ -1,0 +1,137 @@
+"""Compare what ranks must have in common, and name the first difference on all of them.
+
+Comparing costs one sum of a few numbers: ranks whose 32-bit hashes all equal their mean have the
+same. Only where they do not, the values themselves are exchanged, to be named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpcsamp.collectives.base import Collectives, Over
+from hpcsamp.errors import DivergedError, HpcsampError, UsageError
+
+Facts = Mapping[str, Any]
+
+#: With which the names of facts about weights begin.
+WEIGHTS = "weights "
+
+
+def compare(
+    facts: Facts,
+    collectives: Collectives,
+    over: Over,
+    *,
+    trouble: HpcsampError | None = None,
+    count: float = 0.0,
+) -> float:
+    """Raise on every rank unless all have the same facts. Collective.
+
+    Parameters
+    ----------
+    facts
+        Numbers and strings by name.
+    over
+        The ranks that take part.
+    trouble
+        What this rank has found wrong by itself, for all of them to raise.
+    count
+        A number to be summed over the ranks on this occasion.
+
+    Returns
+    -------
+    float
+        The sum of ``count``.
+
+    Raises
+    ------
+    UsageError
+        Naming the first difference with the values and ranks, or the first rank's trouble.
+    DivergedError
+        If the difference is one of weights.
+    """
+    digest = hashlib.blake2b(repr(facts).encode(), digest_size=8).digest()
+    words = np.empty(4)
+    words[:2] = np.frombuffer(digest, np.uint32)
+    words[2:] = trouble is not None, count
+    total = collectives.total(words, over)
+    if total[2] or (words[:2] * collectives.size(over) != total[:2]).any():
+        own = None if trouble is None else (type(trouble), str(trouble))
+        everyone = collectives.tell((collectives.rank, own, dict(facts)), over)
+        raise agreed(_difference(everyone), collectives, over)
+    return float(total[3])
+
+
+def agreed(error: HpcsampError, collectives: Collectives, over: Over = "world") -> HpcsampError:
+    """The error, which all of some ranks are about to raise."""
+    error.agreed = collectives.whole_job and collectives.size(over) == collectives.size("world")
+    return error
+
+
+Told = tuple[int, tuple[type[HpcsampError], str] | None, dict[str, Any]]
+
+
+def _difference(everyone: Sequence[Told]) -> HpcsampError:
+    for _, trouble, _ in everyone:
+        if trouble is not None:
+            kind, message = trouble
+            return kind(message)
+    first, _, expected = everyone[0]
+    for rank, _, facts in everyone[1:]:
+        for name in expected | facts:
+            one, other = (f.get(name, "absent") for f in (expected, facts))
+            if repr(one) != repr(other):
+                return (DivergedError if name.startswith(WEIGHTS) else UsageError)(
+                    f"ranks must have the same {name}, which is {one} on rank {first} and "
+                    f"{other} on rank {rank}"
+                )
+    return UsageError("ranks differ, though not in what they report of it")
+
+
+def settings_of(thing: Any, deep: int = 2) -> dict[str, Any]:
+    """The class of an object, and its public attributes that are numbers, strings or the like."""
+    found: dict[str, Any] = {"class": type(thing).__qualname__}
+    for name, value in vars(thing).items():
+        if name.startswith("_"):
+            continue
+        if (plain := plain_value(value)) is not None:
+            found[name] = plain
+        elif deep > 1 and type(value).__module__.startswith("hpcsamp."):
+            found[name] = settings_of(value, deep - 1)
+    return found
+
+
+def plain_value(value: Any) -> Any:
+    """A value as it can be compared by ``repr``; None for what cannot."""
+    if isinstance(value, Tensor):
+        return float(value) if value.numel() == 1 else fingerprint(value)
+    if isinstance(value, torch.dtype):
+        return str(value)
+    if isinstance(value, (tuple, list)):
+        parts = [plain_value(v) for v in value]
+        return None if None in parts else parts
+    return value if isinstance(value, (bool, int, float, str)) else None
+
+
+#: Elements of a tensor that its fingerprint looks at.
+_LOOKED_AT = 1024
+
+
+def fingerprint(x: Tensor) -> str:
+    """Shape, type and a hash of at most 1024 elements, spread evenly: some 10 us."""
+    flat = x.detach().reshape(-1)
+    some = flat[:: max(1, len(flat) // _LOOKED_AT)]
+    return f"{tuple(x.shape)} {str(x.dtype)[6:]} {hash_of(some)}"
+
+
+def hash_of(x: Tensor) -> str:
+    """A hash of a flat tensor's bits."""
+    bits: Any = x.detach().contiguous().cpu().view(torch.uint8).numpy()
+    return f"{zlib.crc32(bits):08x}"

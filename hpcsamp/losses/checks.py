@@ -1,0 +1,152 @@
+"""What a loss in a loop of one's own may be made of and called with."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import operator
+from typing import Any
+from weakref import ReferenceType, ref
+
+import torch
+from torch import Tensor, nn
+
+from hpcsamp.collectives import Collectives, transport_of
+from hpcsamp.errors import UsageError
+from hpcsamp.losses.base import DataLoss
+from hpcsamp.methods import Method
+from hpcsamp.topology import Topology
+
+
+def check_arguments(
+    data_loss: Any, items: Any, collectives: Any, temperature: Any, warmup: Any
+) -> None:
+    """Whether the arguments of an ELBO are of the right kind.
+
+    Raises
+    ------
+    UsageError
+        Naming the argument, what it was, and what it may be.
+    """
+    if not isinstance(data_loss, DataLoss):
+        hint = "e.g. hs.losses.PredictiveNLL(hs.losses.Categorical())"
+        if isinstance(data_loss, str):
+            hint = "hs.losses.make(name, task) makes one by its name"
+        raise UsageError(f"ELBO: data_loss must be a loss, got {_named(data_loss)}; {hint}")
+    if not is_whole(items) or items < 1:
+        raise UsageError(
+            f"ELBO: items must be N, the number of training items, a whole number from 1 on; got "
+            f"{items!r}"
+        )
+    if collectives is not None and not isinstance(collectives, Collectives):
+        hint = "; make them by hs.choose(topology)" if isinstance(collectives, Topology) else ""
+        raise UsageError(f"ELBO: collectives must be Collectives, got {_named(collectives)}{hint}")
+    number = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
+    if not number or not 0 <= temperature < math.inf:
+        raise UsageError(f"ELBO: temperature must be a number from 0 on, got {temperature!r}")
+    if warmup is not None and not callable(warmup):
+        raise UsageError(
+            f"ELBO: warmup must be a function of the step, e.g. hs.losses.schedules.linear(100); "
+            f"got {warmup!r}"
+        )
+
+
+def check_call(method: Any, x: Any, y: Any, samples: Any, stacked: bool) -> None:
+    """Whether a loss is called with a method and a batch.
+
+    Raises
+    ------
+    UsageError
+        Naming the argument, what it was, and what it may be.
+    """
+    if not isinstance(method, Method):
+        hint = "; wrap a module, e.g. by hs.MeanField(module)" * isinstance(method, nn.Module)
+        raise UsageError(f"loss(method, x, y): method must be a method, got {_named(method)}{hint}")
+    for name, value in {"x": x, "y": y}.items():
+        if not isinstance(value, Tensor):
+            raise UsageError(f"loss(method, x, y): {name} must be a tensor, got {_named(value)}")
+    if not is_whole(samples) or samples < 1:
+        raise UsageError(
+            f"loss(..., samples=S): S is a whole number from 1 on, that of all ranks of a sample "
+            f"group; got {samples!r}"
+        )
+    axes, items = (2, x.shape[1:2]) if stacked else (1, x.shape[:1])
+    if x.dim() < axes or y.dim() < 1 or items != y.shape[:1] or not len(y):
+        raise UsageError(
+            f"loss(method, x, y): x {tuple(x.shape)} and y {tuple(y.shape)} must have the same "
+            f"number of items, at least one"
+        )
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is an integer, of Python's or of NumPy's."""
+    if isinstance(value, (bool, Tensor)):
+        return False
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
+
+
+class NoiseWatch:
+    """Notices a loop in which nothing advances ``method.step``: all its steps draw the same noise.
+
+    A few weights of each parameter are remembered from one call to the next.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[ReferenceType[Method], int, Tensor] | None = None
+
+    def check(self, method: Method, collectives: Collectives, step: int | None) -> None:
+        """Called before each evaluation with gradients.
+
+        Parameters
+        ----------
+        step
+            As the caller named it: who names it may repeat it.
+
+        Raises
+        ------
+        UsageError
+            If the weights have changed since the last call and the step has not; if the gradient
+            is exchanged by other ranks than the loss.
+        """
+        transport = transport_of(method)
+        if transport is not None:
+            self._check_grid(transport, collectives)
+            return
+        if step is not None:
+            return
+        weights = torch.cat([_some(p) for p in method.parameters()])
+        if self._last is not None:
+            before, then, old = self._last
+            changed = old.shape == weights.shape and not torch.equal(old, weights)
+            if before() is method and then == method.step and changed:
+                raise UsageError(
+                    f"the weights have changed since the last loss and method.step is still "
+                    f"{then}, so that the same noise would be drawn again: make the optimiser "
+                    f"hs.distribute(optimizer, collectives, method), or say loss(..., step=)"
+                )
+        self._last = ref(method), method.step, weights
+
+    @staticmethod
+    def _check_grid(transport: Collectives, own: Collectives) -> None:
+        grids = [(c.sample_size, c.data_size) for c in (own, transport)]
+        if grids[0] != grids[1]:
+            ours, theirs = (f"{p} sample x {d} data ranks" for p, d in grids)
+            raise UsageError(
+                f"the loss is one of {ours}, and gradients are exchanged by {theirs}: give ELBO "
+                f"and hs.distribute() the same collectives"
+            )
+
+
+def _some(p: Tensor) -> Tensor:
+    flat = p.detach().reshape(-1)
+    return flat[:: max(1, len(flat) // 16)].to("cpu", torch.float64, copy=True)
+
+
+def _named(value: Any) -> str:
+    if inspect.isclass(value):
+        return f"the class {value.__name__}, not an instance of it"
+    return f"{value!r}" if isinstance(value, (str, int, float)) else f"a {type(value).__name__}"
