@@ -10,7 +10,7 @@ For people who have their own training loop::
     loss = hs.losses.ELBO(hs.losses.PredictiveNLL(hs.losses.Categorical()), N, collectives)
     optimizer = hs.distribute(torch.optim.Adam(method.parameters()), collectives, method)
     for x, y in hs.data.Loader("shards", topology, batch=256, seed=1):
-        loss(method, x, y, samples=16).backward()
+        loss(method, x, y, samples=16).backward()  # ends with the exchange of the gradient
         optimizer.step()
         optimizer.zero_grad()
 """

@@ -64,6 +64,7 @@ class FlatAccumulator(Accumulator):
     ) -> None:
         super().__init__([] if fixed is None else [fixed])
         self._mean, self._std = mean.detach(), std
+        self._learning = mean.requires_grad, log_std.requires_grad
         self._sizes = [shape.numel() for shape in shapes]
         self._d_mean, self._d_log_std = torch.zeros_like(mean), torch.zeros_like(log_std)
         self._sums_of = [
@@ -106,8 +107,10 @@ class FlatAccumulator(Accumulator):
         self._add(found[count:])
 
     def gradients(self) -> list[Tensor | None]:
-        """In the order mean, log_std, fixed."""
-        return [self._d_mean, self._d_log_std.mul_(self._std), *super().gradients()]
+        """In the order mean, log_std, fixed; those that are frozen are left out."""
+        both = self._d_mean, self._d_log_std.mul_(self._std)
+        own = [d for d, learns in zip(both, self._learning, strict=True) if learns]
+        return [*own, *super().gradients()]
 
 
 class Divergence(torch.autograd.Function):
