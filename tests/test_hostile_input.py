@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 
 import pytest
@@ -101,3 +102,25 @@ def test_the_memory_of_many_samples_is_counted_without_a_loop():
     parts = memory.estimate(many, shapes, method, memory.Grid(), rough=True)
     assert time.process_time() - began < 10
     assert sum(p.bytes for p in parts) > 0
+
+
+def test_wrong_types_given_to_a_method_are_one_line():
+    import torch
+    from torch import nn
+
+    from hpcsamp.methods import Ensemble, MeanField
+
+    for given in (nn.Linear, "mlp", None, 3):
+        with pytest.raises(UsageError, match=r"MeanField takes a network, .*, not"):
+            MeanField(given, seed=1)
+    with pytest.raises(UsageError, match="Ensemble takes a network"):
+        Ensemble("mlp", samples=2, seed=1)
+    method = MeanField(nn.Linear(2, 1), seed=1)
+    x = torch.zeros(3, 2)
+    for samples in (4, "4", [0, 1], None, range(0, 4, 2), range(-2, 2)):
+        with pytest.raises(UsageError, match="a range is needed"):
+            method(x, samples=samples)
+    with pytest.raises(UsageError, match="inputs are a tensor, not a list"):
+        method([[0.0, 1.0]], samples=range(2))
+    assert method(x, samples=range(2)).shape == (2, 3, 1)
+    assert copy.deepcopy(method)(x, range(2)).shape == (2, 3, 1)

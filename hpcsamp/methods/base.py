@@ -44,6 +44,8 @@ class Method(nn.Module):
     """
 
     members: range | None = None
+    #: Whether the first argument may also be a function that makes the network of a member.
+    makes_networks: ClassVar[bool] = False
     #: S of the predictive distribution if nobody says, for methods that can draw any number.
     usual_prediction_samples: ClassVar[int] = 32
 
@@ -67,12 +69,42 @@ class Method(nn.Module):
         made: Self = kind(network(None), **arguments)
         return made
 
+    def __new__(cls, *arguments: Any, **named: Any) -> Self:
+        """Refuse what is no network, such as the class of one, before anything is made of it."""
+        if arguments or named:  # copies are made without any
+            network = arguments[0] if arguments else named.get("module", named.get("network"))
+            if not isinstance(network, nn.Module) and not (
+                cls.makes_networks and callable(network)
+            ):
+                kind = f"the class {network.__name__}" if isinstance(network, type) else network
+                raise UsageError(
+                    f"{cls.__name__} takes a network, which is an instance of torch.nn.Module, not "
+                    f"{kind!s:.80}"
+                )
+        return super().__new__(cls)
+
     def __init__(self, seed: int, samples_per_pass: int = 1) -> None:
         super().__init__()
         self.seed = seed
         self.samples_per_pass = samples_per_pass
         self.step = 0
         self._purpose = Purpose.NOISE
+
+    def __call__(self, x: Tensor, samples: range, *others: Any, **named: Any) -> Tensor:
+        """Outputs of some samples, see :meth:`forward`.
+
+        Raises
+        ------
+        UsageError
+            If ``x`` is no tensor, or ``samples`` no range of samples.
+        """
+        if not isinstance(x, Tensor):
+            raise UsageError(f"inputs are a tensor, not a {type(x).__name__}")
+        if not isinstance(samples, range) or samples.step != 1 or samples.start < 0:
+            example = f"range({samples})" if isinstance(samples, int) else "range(4)"
+            raise UsageError(f"samples = {samples!r:.80}: a range is needed, e.g. {example}")
+        found: Tensor = super().__call__(x, samples, *others, **named)
+        return found
 
     @abstractmethod
     def forward(

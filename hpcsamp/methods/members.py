@@ -51,6 +51,7 @@ class Members(Method):
         has the members first.
     """
 
+    makes_networks = True
     members: range
 
     def __init__(
