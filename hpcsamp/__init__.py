@@ -22,6 +22,7 @@ from typing import Any
 
 # Names are imported on first use, so that `hpcsamp --help` does not wait for torch or start MPI.
 _HOME = {
+    "LearnedNoise": "hpcsamp.models",
     "MeanField": "hpcsamp.methods",
     "Topology": "hpcsamp.topology",
     "choose": "hpcsamp.collectives",

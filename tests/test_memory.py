@@ -21,6 +21,7 @@ def run(*settings, **tables):
         "data": {"path": "d", "batch": 64},
         "model": {"name": "mlp", "hidden": [32]},
         "method": {"samples": 4},
+        "loss": {"arguments": {"std": 1.0}},
     }
     for name, values in tables.items():
         table[name] = {**table.get(name, {}), **values}
@@ -106,7 +107,7 @@ def test_the_state_of_an_optimiser_is_looked_at(settings, numbers):
 
 def test_each_knob_lowers_its_part():
     two = memory.Grid(2, 1, 2)
-    vit = {"task": "classification", "model.name": "vit", "model.width": 48}
+    vit = {"task": "classification", "model.name": "vit", "model.width": 48, "loss.arguments": {}}
     base = [f"{k}={v}" for k, v in vit.items()]
 
     def found(*settings):
@@ -139,6 +140,14 @@ def test_each_knob_lowers_its_part():
         of(found("augment.flip=true", "augment.share=all"), "batch").bytes
         < of(views, "batch").bytes
     )
+
+
+def test_noise_that_is_learnt_is_counted():
+    fixed, learnt = run(), run("loss.arguments={}")
+    trained = [
+        parts(config)["means and log standard deviations"].bytes for config in (fixed, learnt)
+    ]
+    assert trained[1] - trained[0] == 24 * 4  # one for each quarter of an hour
 
 
 def test_the_estimate_is_near_what_a_run_takes(hpcsamp, tmp_path):

@@ -88,7 +88,10 @@ def compare(work: Work, name: str, collectives: Collectives) -> dict[str, Any]:
         gradient; None where the loss needs more samples than a rank has. ``values``: the same of
         the loss itself. ``measured``: the gradient's for the P of this job, by real steps.
     """
-    loss = losses.make(name, TASKS[work.model])
+    task = TASKS[work.model]
+    usual = losses.defaults(name, task, {}).get("likelihood")
+    fixed = {"std": 1.0} if usual == "learned_gaussian" else {}  # the network has no noise to learn
+    loss = losses.make(name, task, fixed)
     method, (x, y) = work.method(loss), work.data()
     mine = share(work.samples, collectives.sample_size, collectives.sample_rank)
     counts = [

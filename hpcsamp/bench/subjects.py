@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hpcsamp import config as configuration
-from hpcsamp import losses, methods, models
+from hpcsamp import losses, methods
 from hpcsamp.collectives import Collectives, distribute
 from hpcsamp.config import RunConfig
 from hpcsamp.data import Dataset
@@ -57,10 +58,11 @@ class Subject:
     def method(self, own: range, samples: int, device: torch.device) -> Method:
         """The method of this rank, with parameters of its own."""
         c = self.config
+        values = self.shapes.outputs // build.likelihood(c).parameters
         made = methods.make(
             c.method.name,
-            lambda member: models.build(
-                c.model.name, c.model.arguments, self.shapes.x, self.shapes.outputs, c.seed, member
+            lambda member: build.network(
+                c, self.shapes.x, values, np.ones(self.shapes.y), member=member
             ),
             c.method.arguments,
             samples=samples,

@@ -135,7 +135,8 @@ class LossSection(Section):
         "auto", description="which activations are kept for the backward pass"
     )
     arguments: dict[str, Any] = Field(
-        default_factory=dict, description="arguments of the loss itself, e.g. the noise std"
+        default_factory=dict,
+        description="arguments of the loss and its likelihood, e.g. std = 0.2 of known noise",
     )
 
 

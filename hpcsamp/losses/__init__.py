@@ -16,6 +16,7 @@ from hpcsamp.losses.likelihoods import (
     Categorical,
     FittedGaussian,
     Gaussian,
+    LearnedGaussian,
     Likelihood,
     Poisson,
     PredictedGaussian,
@@ -29,7 +30,7 @@ from hpcsamp.losses.mixture import (
     log_mean_exp,
 )
 from hpcsamp.losses.moments import GaussianMomentsNLL, MeanMSE, centred_moments
-from hpcsamp.losses.registry import LIKELIHOODS, LOSSES, make, make_likelihood
+from hpcsamp.losses.registry import LIKELIHOODS, LOSSES, defaults, make, make_likelihood
 from hpcsamp.losses.values import latitude_weights, like_target, over_values
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "GaussianMomentsNLL",
     "ImportanceWeightedELBO",
     "LayerKL",
+    "LearnedGaussian",
     "Likelihood",
     "LinearLoss",
     "MeanMSE",
@@ -64,6 +66,7 @@ __all__ = [
     "StudentT",
     "centred_moments",
     "check_exactness",
+    "defaults",
     "kl_by_layer",
     "latitude_weights",
     "like_target",

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from hpcsamp.errors import UsageError
 from hpcsamp.losses.values import fit_weight, like_target, over_values, wide
+from hpcsamp.models.learned_noise import LearnedNoise
 
 
 class Likelihood(ABC):
@@ -23,17 +25,27 @@ class Likelihood(ABC):
     Attributes
     ----------
     parameters
-        How many numbers a model outputs per target value (classes aside).
+        How many numbers it reads of each target value (classes aside).
+    beside
+        How many of these are not outputs of a network, but learnt beside it (:meth:`complete`).
     source
         Where the noise of an observation comes from, for the records of evaluations.
     """
 
     parameters: int = 1
+    beside: int = 0
     source: str = "the likelihood of the loss"
 
     @abstractmethod
     def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:
         """``(s, B, ...)`` log densities of the values, in nats."""
+
+    def complete(self, network: nn.Module, std: Any, mean: Any) -> nn.Module:
+        """A network with what is learnt beside it.
+
+        ``std`` and ``mean`` are those of the training targets, in the shape of a target.
+        """
+        return network
 
     def log_prob(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """``(s, B)`` log densities in nats, of outputs ``(s, B, ...)`` and targets ``(B, ...)``.
@@ -136,6 +148,35 @@ class PredictedGaussian(Likelihood):
         """What the outputs say."""
         mean, std = self.mean_and_std(outputs, target)
         return mean, std**2
+
+
+class LearnedGaussian(PredictedGaussian):
+    """Normal whose standard deviation is learnt, the same for all items: one for each output.
+
+    The outputs are those of a network in a :class:`~hpcsamp.models.LearnedNoise`: means, then log
+    standard deviations.
+    """
+
+    beside = 1
+    source = "learned"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def complete(self, network: nn.Module, std: Any, mean: Any) -> nn.Module:
+        """The network in a :class:`~hpcsamp.models.LearnedNoise`."""
+        return LearnedNoise(network, std, mean)
+
+    def mean_and_std(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """``(s, *target.shape)`` each."""
+        if outputs[0].numel() == target.numel():
+            raise UsageError(
+                "the likelihood learned_gaussian reads a standard deviation beside each output: "
+                "wrap the network in hs.LearnedNoise(network, std, mean), or give the noise a "
+                "fixed std"
+            )
+        mean, log_std = like_target(wide(outputs), target, 2)
+        return mean, log_std.exp()
 
 
 class Poisson(Likelihood):

@@ -19,6 +19,7 @@ from hpcsamp.losses.importance import ImportanceWeightedELBO
 from hpcsamp.losses.likelihoods import (
     Categorical,
     Gaussian,
+    LearnedGaussian,
     Likelihood,
     Poisson,
     PredictedGaussian,
@@ -43,12 +44,13 @@ LOSSES: dict[str, type[DataLoss]] = {
 LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
     "categorical": Categorical,
     "gaussian": Gaussian,
+    "learned_gaussian": LearnedGaussian,
     "predicted_gaussian": PredictedGaussian,
     "poisson": Poisson,
     "student_t": StudentT,
 }
 _ARGUMENTS = "loss.arguments"
-_USUAL = {"classification": "categorical", "regression": "gaussian"}
+_USUAL = {"classification": "categorical", "regression": "learned_gaussian"}
 
 
 def make_likelihood(
@@ -74,7 +76,7 @@ def make_likelihood(
     kind = _find(loss)
     own, rest = _shared_out(kind, arguments or {})
     if rest or task == "classification" or "likelihood" in _accepted(kind):
-        return _likelihood(kind.usual_likelihood or _USUAL[task], rest)
+        return _likelihood(_name(kind, task, rest), rest)
     own.pop("latitudes", None)  # weights of values make no difference here
     return _construct(loss, kind, own).predictive()
 
@@ -101,9 +103,15 @@ def make(name: str, task: str, arguments: Mapping[str, Any] | None = None) -> Da
     kind = _find(name)
     accepted = _accepted(kind)
     own, rest = _shared_out(kind, arguments or {})
-    likelihood = _likelihood(kind.usual_likelihood or _USUAL[task], rest)
+    likelihood = _likelihood(_name(kind, task, rest), rest)
     if name in LOSSES:
         _check_task(name, task, likelihood if "likelihood" in accepted else None)
+    if "likelihood" not in accepted and "likelihood" in rest and likelihood.parameters > 1:
+        raise UsageError(
+            f"loss.arguments.likelihood = {rest['likelihood']!r} reads {likelihood.parameters} "
+            f"numbers of each value, {name} one: name one of "
+            f"{', '.join(k for k, v in LIKELIHOODS.items() if v().parameters == 1)}"
+        )
     return _construct(name, kind, own, likelihood)
 
 
@@ -129,10 +137,35 @@ def _construct(
     return made
 
 
-def _likelihood(usual: str, arguments: Mapping[str, Any]) -> Likelihood:
-    rest = dict(arguments)
-    name = rest.pop("likelihood", usual)
+def defaults(name: str, task: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of all arguments of a loss and its likelihood that have one without being given.
+
+    Parameters
+    ----------
+    name, task, arguments
+        As in :func:`make`.
+    """
+    kind = _find(name)
+    found = free.defaults(kind, {"weights", "likelihood"})
+    _, rest = _shared_out(kind, arguments)
+    if rest or "likelihood" in _accepted(kind):
+        likelihood = _name(kind, task, rest)
+        found |= {"likelihood": likelihood} | free.defaults(LIKELIHOODS[likelihood])
+    return found
+
+
+def _name(kind: type[DataLoss], task: str, arguments: Mapping[str, Any]) -> str:
+    """Name of the likelihood: as given, else the usual one; with a ``std``, noise is fixed."""
+    usual = kind.usual_likelihood or _USUAL[task]
+    if usual == "learned_gaussian" and "std" in arguments:
+        usual = "gaussian"
+    name = arguments.get("likelihood", usual)
     _check_name("loss.arguments.likelihood", name, LIKELIHOODS)
+    return str(name)
+
+
+def _likelihood(name: str, arguments: Mapping[str, Any]) -> Likelihood:
+    rest = {k: v for k, v in arguments.items() if k != "likelihood"}
     known = list(inspect.signature(LIKELIHOODS[name]).parameters)
     for argument in rest:
         if argument not in known:

@@ -100,10 +100,12 @@ class PlainAdapter(Adapter):
         self.slots, self.fixed = [], {}
         self._names: list[str] = []
         fan_in, norms = _fan_in(module), _norm_parameters(module)
+        marked = deterministic_of(module)
         for name, p in module.named_parameters():
             if not p.requires_grad:
                 continue
-            if not (bayesian(name) if bayesian else name not in norms):
+            random = bayesian(name) if bayesian else name not in norms
+            if name in marked or not random:
                 self.fixed[name] = p
                 continue
             std = initial_std / (math.sqrt(fan_in[name]) if scale_std else 1.0)
@@ -259,6 +261,19 @@ def _norm_parameters(module: nn.Module) -> set[str]:
         for path, part in module.named_modules()
         if isinstance(part, kinds)
         for name, _ in part.named_parameters(recurse=False)
+    }
+
+
+def deterministic_of(module: nn.Module) -> set[str]:
+    """Names of the parameters that a part of the module marks as having no uncertainty.
+
+    Such a part lists the names in an attribute ``deterministic``. Methods optimise these parameters
+    with the others, but give them no prior and do not draw them.
+    """
+    return {
+        f"{path}.{name}" if path else name
+        for path, part in module.named_modules()
+        for name in getattr(part, "deterministic", ())
     }
 
 

@@ -69,5 +69,5 @@ class Ensemble(Members):
         """See :meth:`Members.penalty`; from the anchors, where there are any."""
         if self.anchors is None or self.prior_std is None:
             return super().penalty(part, parts)
-        square = (self.weights - self.anchors).square().sum()
+        square = self._squares(self.weights - self.anchors)
         return square / (2 * self.prior_std**2 * self.samples)

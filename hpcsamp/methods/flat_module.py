@@ -9,7 +9,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hpcsamp.errors import UsageError
-from hpcsamp.methods.adapters import constants_of, refuse_batch_norm, refuse_dropout
+from hpcsamp.methods.adapters import (
+    constants_of,
+    deterministic_of,
+    refuse_batch_norm,
+    refuse_dropout,
+)
 
 
 class FlatModule:
@@ -39,6 +44,16 @@ class FlatModule:
         self.names = list(own)
         self.shapes = [p.shape for p in own.values()]
         self.sizes = [p.numel() for p in own.values()]
+        #: Where the weights lie that have a prior and are drawn, and where those that have not.
+        self.random: list[slice] = []
+        self.deterministic: list[slice] = []
+        marked, stop = deterministic_of(module), 0
+        for name, size in zip(self.names, self.sizes, strict=True):
+            start, stop = stop, stop + size
+            spans = self.deterministic if name in marked else self.random
+            if spans and spans[-1].stop == start:
+                start = spans.pop().start
+            spans.append(slice(start, stop))
 
     @property
     def size(self) -> int:

@@ -19,6 +19,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.mean_field import MeanField
 from hpcsamp.methods.normal import Draw
+from hpcsamp.models import LearnedNoise
 
 
 class LastLayer(MeanField):
@@ -61,14 +62,16 @@ class LastLayer(MeanField):
         samples_per_pass: int = 1,
         autocast: torch.dtype | None = None,
     ) -> None:
-        linear = {n: m for n, m in module.named_modules() if isinstance(m, nn.Linear)}
+        wrapper = module if isinstance(module, LearnedNoise) else None
+        network = module if wrapper is None else wrapper.network
+        linear = {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear)}
         named = {n: m for n, m in linear.items() if type(m) is nn.Linear}
         if not named:
-            raise UsageError(f"method 'last_layer': {type(module).__name__} has no nn.Linear")
+            raise UsageError(f"method 'last_layer': {type(network).__name__} has no nn.Linear")
         if layer is not None and layer not in named:
             raise UsageError(f"method.layer = {layer!r}; there is {', '.join(map(repr, named))}")
         name = list(named)[-1] if layer is None else layer
-        start = f"{name}." if name else ""
+        start = ("network." if wrapper is not None else "") + (f"{name}." if name else "")
         super().__init__(
             module,
             prior_mean=prior_mean,
@@ -84,10 +87,13 @@ class LastLayer(MeanField):
         self.layer = name
         self._chosen = layer is not None
         self._last = [named[name]]  # in a list: not to register it
+        self._network, self._wrappers = [network], [wrapper]
+        self._outputs: Tensor | None = None  # of the network, in the last call
         self._called: list[tuple[nn.Module, Tensor, Tensor]] | None = None
         self._whole: bool | None = None  # whether the module ends with the layer, once known
         for part in linear.values():
             part.register_forward_hook(self._hook)
+        network.register_forward_hook(self._keep)
 
     def forward(
         self,
@@ -121,7 +127,11 @@ class LastLayer(MeanField):
             if bias:
                 outputs = outputs + bias[0][:, None]
         shape = features.shape[1:-1] if stacked else features.shape[:-1]
-        return outputs.unflatten(1, shape)
+        outputs = outputs.unflatten(1, shape)
+        (wrapper,) = self._wrappers
+        if wrapper is None:
+            return outputs
+        return wrapper.beside(outputs, self._fixed_views()["log_std"], lead=2)
 
     def chunks(self, samples: range, stacked: bool = False) -> Iterator[range]:
         """All samples at once, as they share the body's pass; with inputs of their own, in pieces.
@@ -145,19 +155,20 @@ class LastLayer(MeanField):
             self._evaluate(self.mean.detach(), x)
             return next(h for part, h, _ in reversed(self._called) if part is self._last[0])
         finally:
-            self._called = None
+            self._called = self._outputs = None
 
     def _ends_with_layer(self, x: Tensor) -> bool:
-        """Whether the layer's outputs are the module's; found by one pass."""
+        """Whether the layer's outputs are the network's; found by one pass."""
         if self._whole is None:
             self._called = []
             try:
                 with torch.no_grad():
-                    y = self._evaluate(self.mean, x[:1])
-                called = self._called
+                    self._evaluate(self.mean, x[:1])
+                called, y = self._called, self._outputs
             finally:
-                self._called = None
-            names = {m: n for n, m in self.module.named_modules()}
+                self._called = self._outputs = None
+            assert y is not None
+            names = {m: n for n, m in self._network[0].named_modules()}
             if not any(part is self._last[0] for part, _, _ in called):
                 raise UsageError(
                     f"method.layer = {self.layer!r}: the forward pass does not call it"
@@ -172,6 +183,10 @@ class LastLayer(MeanField):
             same = outputs.data_ptr() == y.data_ptr() and outputs.shape == y.shape
             self._whole = once and same and last is self._last[0]
         return self._whole
+
+    def _keep(self, network: nn.Module, inputs: tuple[Any, ...], outputs: Tensor) -> None:
+        if self._called is not None:
+            self._outputs = outputs
 
     def _hook(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         if self._called is not None:

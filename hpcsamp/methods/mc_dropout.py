@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
-from hpcsamp.methods.adapters import refuse_batch_norm
+from hpcsamp.methods.adapters import deterministic_of, refuse_batch_norm
 from hpcsamp.methods.base import Method
 from hpcsamp.methods.masks import Masks, Stream
 from hpcsamp.streams import Purpose, key
@@ -92,6 +92,8 @@ class MCDropout(Method):
         self._named = {n: p for n, p in module.named_parameters() if p.requires_grad}
         if not self._named:
             raise UsageError(f"{type(module).__name__} has no weights to learn")
+        marked = deterministic_of(module)
+        self._decaying = [name for name in self._named if name not in marked]
         self.train(self.training)
 
     def forward(
@@ -148,7 +150,7 @@ class MCDropout(Method):
             return first.new_zeros(())
         shares = (
             p.flatten()[p.numel() * part // parts : p.numel() * (part + 1) // parts]
-            for p in self._named.values()
+            for p in (self._named[name] for name in self._decaying)
         )
         squares = torch.stack([s.square().sum() for s in shares])
         return squares.sum() / (2 * self.prior_std**2)

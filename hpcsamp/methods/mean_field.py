@@ -33,7 +33,8 @@ class MeanField(Method):
     ----------
     module
         A plain ``nn.Module`` (no change to its architecture), whose present parameters are the
-        initial means; or a torch_blue ``VIModule``, which brings its own priors and initial values.
+        initial means; or one with torch_blue's ``VIModule`` in it, which brings its own priors and
+        initial values.
         The module's parameters afterwards share memory with the method's.
     prior_mean, prior_std
         Normal prior of every weight of a plain module.
@@ -89,7 +90,7 @@ class MeanField(Method):
         from torch_blue.vi import VIModule
 
         adapter: Adapter
-        if isinstance(module, VIModule):
+        if any(isinstance(part, VIModule) for part in module.modules()):
             adapter = TorchBlueAdapter(module)
         else:
             adapter = PlainAdapter(

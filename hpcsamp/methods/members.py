@@ -146,7 +146,13 @@ class Members(Method):
         """Minus the log prior, averaged over members, up to a constant; this rank's share."""
         if self.prior_std is None:
             return self.weights.new_zeros(())
-        return self.weights.square().sum() / (2 * self.prior_std**2 * self.samples)
+        return self._squares(self.weights) / (2 * self.prior_std**2 * self.samples)
+
+    def _squares(self, rows: Tensor) -> Tensor:
+        """Sum of squares of ``(s, n)`` numbers, of those weights that have a prior."""
+        spans = self.network.random
+        parts = [rows] if not self.network.deterministic else [rows[:, span] for span in spans]
+        return torch.stack([part.square().sum() for part in parts]).sum()
 
     @property
     def gradient_scale(self) -> float:

@@ -121,12 +121,17 @@ class Chains(Members):
         return factor, not self.plan.explores(self.step)
 
     def noise(self, like: Tensor) -> Tensor:
-        """``(s, n)`` standard normal numbers of this rank's chains at the present step."""
+        """``(s, n)`` standard normal numbers of this rank's chains at the present step.
+
+        0 for weights without uncertainty, which follow the gradient alone.
+        """
         rows = torch.empty_like(like)
         for row, chain in zip(rows, self.members, strict=True):
             row.normal_(
                 generator=torch_generator(like.device, self.seed, Purpose.NOISE, self.step, chain)
             )
+        for span in self.network.deterministic:
+            rows[:, span] = 0
         return rows
 
     def after_step(self) -> None:

@@ -15,12 +15,13 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from hpcsamp import arguments as free
 from hpcsamp.config import suggest
 from hpcsamp.errors import UsageError
+from hpcsamp.models.learned_noise import LearnedNoise
 from hpcsamp.models.mlp import MLP
 from hpcsamp.models.swin import Swin
 from hpcsamp.models.vit import ViT
 from hpcsamp.streams import Purpose, key
 
-__all__ = ["MLP", "Swin", "ViT", "build"]
+__all__ = ["MLP", "LearnedNoise", "Swin", "ViT", "build"]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "vit": ViT, "swin": Swin}
 

@@ -25,6 +25,7 @@ from hpcsamp.prediction.metrics import (
     risk_coverage,
     selective,
 )
+from hpcsamp.prediction.plausible import ConstantNormal, doubt
 from hpcsamp.prediction.predictive import predict_classes, predict_values, sample_counts
 from hpcsamp.prediction.units import units_of
 from hpcsamp.topology import Topology, together
@@ -59,6 +60,8 @@ class Evaluation:
         What each metric is.
     unattained
         Metrics that so few samples do not have, and why, by name.
+    doubt
+        Why the predictions of values are worse than none, in one line, or None.
     scores
         Of all items ``(N,)`` float64 by name (:data:`SCORES`), if asked for.
     """
@@ -69,6 +72,7 @@ class Evaluation:
     units: dict[str, str] = field(default_factory=dict)
     definitions: dict[str, str] = field(default_factory=dict)
     unattained: dict[str, str] = field(default_factory=dict)
+    doubt: str | None = None
     scores: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -257,6 +261,7 @@ class Evaluator:
             alone=isinstance(self.likelihood, Samples),
         )
         counts = sample_counts(method, self.samples, self.collectives)
+        constant = ConstantNormal(self.dataset)
         for batch in self._batches():
             index = torch.from_numpy(batch.index).to(batch.x.device)
             p = predict_values(
@@ -282,12 +287,14 @@ class Evaluator:
                 crps=crps,
                 epistemic=p.epistemic,
             )
+            constant.update(batch.y, batch.weight)
             if scores is not None:
                 self._keep(scores, batch, _mean(total), _mean(p.epistemic))
             if sink is not None:
                 arrays = items.of_values(batch, p, units, self.weights, levels, wanted)
                 _pass_on(sink, batch, arrays)
         self._sum(metrics.state)
+        self._sum(constant.state)
         rows: dict[str, Any] = {}
         if self.coordinates.axes and len(units.scale) > 1:
             axis = self.coordinates.axes[0]
@@ -297,7 +304,14 @@ class Evaluator:
             rows |= metrics.by_row()
         found = metrics.compute()
         told = {k: units.overall for k in _IN_UNITS if k in found and units.overall}
-        return Evaluation(found, metrics.reliability(), rows, told, unattained=metrics.unattained())
+        return Evaluation(
+            found,
+            metrics.reliability(),
+            rows,
+            told,
+            unattained=metrics.unattained(),
+            doubt=doubt(found, constant.nll()),
+        )
 
     def _sum(self, state: torch.Tensor) -> None:
         if self.topology.data_size > 1:

@@ -9,20 +9,49 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from hpcsamp.losses import FittedGaussian, Gaussian, Likelihood, Samples, log_mean_exp
+from hpcsamp.collectives import Collectives
+from hpcsamp.losses import (
+    FittedGaussian,
+    Gaussian,
+    LearnedGaussian,
+    Likelihood,
+    Samples,
+    log_mean_exp,
+)
 from hpcsamp.methods import Method
 from hpcsamp.prediction.evaluate import Evaluator
-from hpcsamp.prediction.predictive import local_outputs
+from hpcsamp.prediction.predictive import local_outputs, predict_values
 
 #: Standard deviations that are tried, in those of the target.
 WIDTHS = np.geomspace(1e-3, 2, 41)
 
 
-def record(likelihood: Likelihood) -> dict[str, Any]:
-    """The noise of observations and where it comes from, for the records of an evaluation."""
+def record(
+    likelihood: Likelihood, method: Method, inputs: Tensor, target: Tensor, samples: int,
+    group: Collectives,
+) -> dict[str, Any]:  # fmt: skip
+    """The noise of observations and where it comes from, for the records of an evaluation.
+
+    Collective over the sample group.
+
+    Parameters
+    ----------
+    inputs, target
+        An item of any values, ``(1, ...)`` each: noise that is learnt is the same for all.
+
+    Returns
+    -------
+    dict
+        ``source``, and ``std`` where it is the same for all items: the root of its mean square over
+        samples and the values of an item, in the units of a batch.
+    """
     told: dict[str, Any] = {"source": likelihood.source}
-    if isinstance(likelihood, Gaussian):
+    if isinstance(likelihood, LearnedGaussian):
+        found = predict_values(method, inputs, target, samples, group, likelihood)
+        told["std"] = float(found.aleatoric.double().mean().sqrt())
+    elif isinstance(likelihood, Gaussian):
         told["std"] = likelihood.std
     elif isinstance(likelihood, Samples):
         told["std"] = 0.0

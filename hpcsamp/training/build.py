@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,15 +34,11 @@ def method(config: RunConfig, dataset: Dataset, topology: Topology) -> Method:
             f'task = "{config.task}", but the dataset {dataset.path} is for {dataset.task}'
         )
     outputs = models.output_size(dataset.task, dataset.classes, dataset.y_shape)
-    outputs *= likelihood(config).parameters
-    c, m = config.method, config.model
-
-    def network(member: int | None) -> torch.nn.Module:
-        return models.build(m.name, m.arguments, dataset.x_shape, outputs, config.seed, member)
-
+    mean, std = dataset.y_scale()
+    c = config.method
     made = methods.make(
         c.name,
-        network,
+        partial(network, config, dataset.x_shape, outputs, std, mean),
         c.arguments,
         samples=c.samples,
         own=topology.samples(c.samples),
@@ -52,11 +49,54 @@ def method(config: RunConfig, dataset: Dataset, topology: Topology) -> Method:
     return made.to(device=topology.device, dtype=DTYPES[config.training.precision])
 
 
+def network(
+    config: RunConfig,
+    x_shape: tuple[int, ...],
+    values: int,
+    std: Any = 1.0,
+    mean: Any = 0.0,
+    member: int | None = None,
+) -> torch.nn.Module:
+    """The network of a run with what its likelihood adds to it.
+
+    Parameters
+    ----------
+    x_shape
+        Of an input.
+    values
+        Classes, or values of a target.
+    std, mean
+        Of the training targets.
+    member
+        See :func:`hpcsamp.models.build`.
+    """
+    m, noise = config.model, likelihood(config)
+    outputs = values * (noise.parameters - noise.beside)
+    made = models.build(m.name, m.arguments, x_shape, outputs, config.seed, member)
+    return noise.complete(made, std, mean)
+
+
 def resolved(config: RunConfig) -> RunConfig:
-    """The configuration with the arguments of model and method written out, for the record."""
+    """The configuration with the arguments of model, method and loss written out."""
     table = config.model_dump(exclude_none=True)
     table["model"] = models.defaults(config.model.name) | table["model"]
     table["method"] = methods.registry.defaults(config.method.name) | table["method"]
+    loss = table["loss"]
+    loss["arguments"] = (
+        losses.defaults(loss["name"], config.task, loss["arguments"]) | loss["arguments"]
+    )
+    return check(table)
+
+
+def of_version(config: RunConfig, version: int) -> RunConfig:
+    """A configuration with those defaults written out that differed in a version of checkpoints.
+
+    In version 1 the noise of a regression had the standard deviation 1 unless another was given.
+    """
+    if version > 1 or not isinstance(likelihood(config), losses.LearnedGaussian):
+        return config
+    table = config.model_dump(exclude_none=True)
+    table["loss"]["arguments"]["likelihood"] = "gaussian"
     return check(table)
 
 

@@ -339,10 +339,13 @@ class Trainer:
         if best == "nll" and isinstance(self.evaluator.likelihood, losses.Samples):  # no density
             best = "rmse"
         self.keeper.keep_best(-found.metrics[best] if best == "accuracy" else found.metrics[best])
+        first = not hasattr(self, "metrics")
         self.metrics = found.metrics
         if self.topology.is_root:
             self.folder.log("valid", step=self.method.step, epoch=epoch, **found.metrics)
         self.reporter.evaluated("valid", epoch, self.method.step, found.metrics)
+        if first and found.doubt:
+            self.reporter.say(f"warning: valid: {found.doubt}")
 
     def _stop(self) -> None:
         """The ranks have agreed to stop after this step."""

@@ -15,6 +15,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from hpcsamp import losses, methods
@@ -23,9 +24,8 @@ from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
 from hpcsamp.methods import Method
 from hpcsamp.models import MODELS, output_size
-from hpcsamp.models import build as build_model
 from hpcsamp.topology import Topology, together
-from hpcsamp.training import dry_run
+from hpcsamp.training import build, dry_run
 from hpcsamp.training.machine import available, held
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Shapes:
     item_bytes
         Of an item on disk.
     outputs
-        Numbers that a model puts out per item, likelihood included.
+        Numbers that a likelihood reads of an item.
     """
 
     x: tuple[int, ...]
@@ -87,7 +87,7 @@ class Shapes:
         """Of a dataset, or of a source that might become one."""
         arrays = data.manifest.arrays if isinstance(data, Dataset) else data.arrays
         x, y = arrays["x"], arrays["y"]
-        likelihood = losses.make_likelihood(config.task, config.loss.arguments, config.loss.name)
+        likelihood = build.likelihood(config)
         return cls(
             tuple(x.shape),
             tuple(y.shape),
@@ -302,10 +302,9 @@ def blank_network(config: RunConfig, shapes: Shapes) -> torch.nn.Module:
     UsageError
         If it does not fit the data.
     """
+    values = shapes.outputs // build.likelihood(config).parameters
     with torch.device("meta"):
-        return build_model(
-            config.model.name, config.model.arguments, shapes.x, shapes.outputs, config.seed
-        )
+        return build.network(config, shapes.x, values, np.ones(shapes.y))
 
 
 def _mode(config: RunConfig) -> str:

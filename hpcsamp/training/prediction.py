@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -135,6 +136,9 @@ def fill(
             quantiles=quantiles,
         )
         file.finish()
+        if found.doubt and restored.topology.is_root:
+            split = evaluator.dataset.split
+            sys.stderr.write(f"hpcsamp: warning: {split}: {found.doubt}\n")
     except BaseException:
         file.abandon()
         raise

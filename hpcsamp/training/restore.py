@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hpcsamp import collectives as exchange
 from hpcsamp.collectives import Collectives
-from hpcsamp.config import RunConfig
+from hpcsamp.config import RunConfig, check
 from hpcsamp.data import Dataset
 from hpcsamp.data.manifest import Manifest, read_manifest
 from hpcsamp.errors import CheckpointError
@@ -134,8 +136,9 @@ def restore(
                 f"hpcsamp: checkpoint {path} was written before files were sealed (format version "
                 f"{checkpoint.UNSEALED}): damage to it may go unnoticed\n"
             )
-        before, now = build.table_of(saved["config"]), build.table_of(config)
-        checkpoint.check_config(path, before, now)
+        config = build.of_version(config, saved["version"])
+        before = build.of_version(check(saved["config"], "checkpoint"), saved["version"])
+        checkpoint.check_config(path, build.table_of(before), build.table_of(config))
         if which in ("last", "best"):
             checkpoint.check_run(path, saved, folder.run)
         trained = read_manifest(config.data.path)
@@ -161,7 +164,12 @@ def restore(
     if isinstance(likelihood, FittedGaussian):
         found.likelihood = _fitted(found)
     if trained.classes is None:
-        found.noise = noise.record(found.likelihood)
+        kind: dict[str, Any] = {
+            "dtype": build.DTYPES[config.training.precision],
+            "device": topology.device,
+        }
+        x, y = (torch.zeros(1, *shape, **kind) for shape in (dataset.x_shape, dataset.y_shape))
+        found.noise = noise.record(found.likelihood, method, x, y, samples, found.collectives)
     return found
 
 

@@ -1,0 +1,101 @@
+"""Observation noise that is learnt beside a network, started at the scale of the targets."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from hpcsamp.errors import UsageError
+
+FLOOR = 1e-5
+"""Least standard deviation of the noise, in those of the targets: residuals may vanish."""
+
+
+class LearnedNoise(nn.Module):
+    """A network with a learnt standard deviation of observation noise for each of its outputs.
+
+        means = mean + std * network(x),        log stds = log(std) + log_std
+
+    with ``log_std = 0`` at first.
+
+    The likelihood ``learned_gaussian`` (:class:`hpcsamp.losses.LearnedGaussian`) reads both. With
+    the mean and the standard deviation of the training targets, training does not depend on the
+    units of the targets. ``log_std`` is a parameter without uncertainty: all methods optimise it,
+    and none gives it a prior or draws it; ensembles and chains have one for each member.
+
+    Parameters
+    ----------
+    network
+        ``(B, ...)`` to ``(B, V)`` outputs, or any shape of V values an item.
+    std, mean
+        Of the training targets: numbers, or an array of V values in the shape of a target.
+
+    Raises
+    ------
+    UsageError
+        If a standard deviation is not greater than 0, or their number is not that of the outputs.
+    """
+
+    #: Names of parameters that methods are to optimise without a prior and never to draw.
+    deterministic: ClassVar[tuple[str, ...]] = ("log_std",)
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, std: Any, mean: Any = 0.0) -> None:
+        super().__init__()
+        at, scale = map(_numbers, (mean, std))
+        if not (np.isfinite(at).all() and np.isfinite(scale).all() and (scale > 0).all()):
+            raise UsageError(
+                "LearnedNoise: std and mean must be finite and std greater than 0, as they are of "
+                f"targets that vary; std goes from {scale.min():g} to {scale.max():g}, mean from "
+                f"{at.min():g} to {at.max():g}"
+            )
+        if len({1, at.size, scale.size}) > 2:
+            raise UsageError(f"LearnedNoise: {scale.size} values of std, {at.size} of mean")
+        self.network = network
+        # in float64 until the module is converted: targets may be far from 0
+        self.register_buffer("mean", torch.as_tensor(at), persistent=False)
+        self.register_buffer("std", torch.as_tensor(scale), persistent=False)
+        self.log_std = nn.Parameter(torch.zeros(max(at.size, scale.size)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, 2 V)``: means, then log standard deviations."""
+        return self.beside(self.network(x), self.log_std)
+
+    def beside(self, outputs: Tensor, log_std: Tensor, lead: int = 1) -> Tensor:
+        """Means and log standard deviations from outputs of the network.
+
+        Parameters
+        ----------
+        outputs
+            ``(B, ...)``, or with ``lead = 2`` ``(s, B, ...)``.
+        log_std
+            :attr:`log_std`, or what is optimised in its place.
+
+        Raises
+        ------
+        UsageError
+            If an item has another number of outputs than there are standard deviations.
+        """
+        outputs = outputs.flatten(lead) if outputs.dim() > lead else outputs[..., None]
+        if len(log_std) not in (1, outputs.shape[-1]):
+            raise UsageError(
+                f"LearnedNoise has {len(log_std)} standard deviations, "
+                f"{type(self.network).__name__} has {outputs.shape[-1]} outputs"
+            )
+        kind = torch.promote_types(outputs.dtype, torch.float32)  # half precision has few digits
+        mean, std = self.mean.to(kind), self.std.to(kind)
+        # a smooth maximum of the noise and its floor
+        least = float(np.log(FLOOR))
+        width = least + F.softplus(log_std.to(kind) - least) + std.log()
+        return torch.cat([mean + std * outputs.to(kind), width.expand(outputs.shape)], -1)
+
+
+def _numbers(values: Any) -> np.ndarray:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().numpy()
+    return np.array(values, dtype=np.float64).reshape(-1)
