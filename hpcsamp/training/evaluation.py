@@ -82,6 +82,7 @@ def evaluate_run(
             "rows": found.rows,
             "reliability": found.reliability,
             **({"accepted_edits": edits.taken()} if edits.taken() else {}),
+            **({"doubt": found.doubt} if found.doubt else {}),
         }
         if strange is not None:
             result["ood"] = _tell_apart(restored, found, strange)
