@@ -12,7 +12,6 @@ from hpcsamp import config
 from hpcsamp.campaign import expressions, keys, resources, site
 from hpcsamp.campaign.points import Campaign
 from hpcsamp.errors import UsageError
-from hpcsamp.training import checkpoint
 
 BASE = """
 [data]
@@ -288,13 +287,6 @@ def test_a_dataset_counts_by_its_uid_not_its_path(tmp_path):
     (tmp_path / "one" / "manifest.json").unlink()
     [point] = campaign(tmp_path, text % "one", datasets={"one": "a"}).points
     assert point.name == known
-
-
-def test_what_does_not_change_a_name_does_not_change_a_run():
-    """Keys that names leave out may differ between a checkpoint and a run that goes on from it."""
-    for name in keys.fixed_keys():
-        if keys.is_neutral(name) and name != "data.slots":
-            assert name.startswith(checkpoint.FREE), name
 
 
 def test_keys_of_open_tables_are_known():

@@ -108,3 +108,39 @@ def test_a_key_that_an_older_version_did_not_know_is_no_other_configuration(smal
     assert build.table_of(older) == now
     older["method"]["prior_std"] = 0.7
     assert build.table_of(older) != now
+
+
+#: Of every key that is not marked, another value makes another run.
+FREE = {
+    "data": {"path", "reader", "verify", "slots"},
+    "method": {"samples_per_pass"},
+    "loss": {"memory"},
+    "optimizer": {"sharded"},
+    "parallel": {"samples", "collectives", "device"},
+    "training": {
+        "steps", "evaluate_every", "checkpoint_every", "keep", "log_every", "memory_check",
+        "time_limit", "time_margin", "stall",
+    },
+    "evaluation": {"samples", "batch", "bins"},
+}  # fmt: skip
+
+
+def test_a_run_goes_on_with_other_keys_if_they_change_no_weights(tmp_path):
+    from hpcsamp.errors import CheckpointError
+    from hpcsamp.training import checkpoint
+
+    table = {"data": {"path": "d"}, "model": {"name": "vit", "checkpoint": False}}
+    for name in config.known_keys(config.RunConfig):
+        section, _, key = name.partition(".")
+        if not key or name.count(".") > 1:
+            continue
+        after = {**table, section: {**table.get(section, {}), key: "another"}}
+        if key in FREE.get(section, ()):
+            checkpoint.check_config(tmp_path, table, after)
+        else:
+            with pytest.raises(CheckpointError, match=name.split(".")[-1]):
+                checkpoint.check_config(tmp_path, table, after)
+    after = {**table, "model": {"name": "vit", "checkpoint": True}}
+    checkpoint.check_config(tmp_path, table, after)
+    with pytest.raises(CheckpointError, match=r"model\.depth"):
+        checkpoint.check_config(tmp_path, table, {**table, "model": {"name": "vit", "depth": 3}})

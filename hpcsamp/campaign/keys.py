@@ -7,21 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from hpcsamp.config import RunConfig, flatten, known_keys
-
-#: Keys that leave the numbers of a finished run as they are (law 1): two points that differ in
-#: nothing else are the same point, unless one of these is an axis of the campaign.
-NEUTRAL = (
-    "data.reader",
-    "data.slots",
-    "data.verify",
-    "method.samples_per_pass",
-    "parallel.",
-    "training.checkpoint_every",
-    "training.keep",
-    "training.log_every",
-    "training.time_",
-)
+from hpcsamp.config import RunConfig, changes, flatten, known_keys
 
 
 @cache
@@ -67,8 +53,10 @@ def defaults() -> dict[str, Any]:
 
 @cache
 def is_neutral(name: str) -> bool:
-    """Whether a key is one of :data:`NEUTRAL`."""
-    return name.startswith(NEUTRAL)
+    """Whether a key leaves the numbers of a finished run as they are (law 1): two points that
+    differ in nothing else are the same point, unless it is an axis of the campaign.
+    """
+    return changes(name) == "nothing"
 
 
 def _is_section(kind: Any) -> bool:

@@ -26,6 +26,7 @@ from hpcsamp.config.schema import (
     Section,
     SyntheticSection,
     TrainingSection,
+    changes,
 )
 from hpcsamp.config.tables import flatten, put, written
 from hpcsamp.config.toml import (
@@ -54,6 +55,7 @@ __all__ = [
     "TrainingSection",
     "apply_overrides",
     "apply_preset",
+    "changes",
     "check",
     "exists",
     "explain",

@@ -21,6 +21,12 @@ SAMPLES = 10**6
 MOST = 10**9
 
 
+#: Marks of a key that does not change the weights of a run: it may differ when a run goes on.
+#: ``RESULTS``: it does change what is evaluated, or how far a run goes; ``NOTHING``: not even that.
+RESULTS: dict[str, Any] = {"changes": "results"}
+NOTHING: dict[str, Any] = {"changes": "nothing"}
+
+
 class Section(BaseModel):
     """A table of the configuration: no unknown keys, no value of another type (``"3"`` is no
     number, ``"no"`` is not false), immutable once read.
@@ -52,18 +58,30 @@ class SyntheticSection(Section):
 class DataSection(Section):
     """``[data]``: what is learnt from and how it is fed."""
 
-    path: str = Field(description="dataset folder, as written by hpcsamp ingest")
+    path: str = Field(
+        description="dataset folder, as written by hpcsamp ingest", json_schema_extra=RESULTS
+    )
     batch: int = Field(64, ge=1, le=MOST, description="items per step over all data groups")
     reader: Literal["auto", "direct", "serial", "collective", "broadcast", "memory"] = Field(
-        "auto", description="how shards are read; memory: once, and held on every node"
+        "auto",
+        description="how shards are read; memory: once, and held on every node",
+        json_schema_extra=NOTHING,
     )
     shuffle: bool | Literal["global", "pool", "none"] = Field(
         True, description="a new order every epoch, drawn from the seed; pool keeps reads local"
     )
     verify: Literal["all", "sampled", "off"] = Field(
-        "all", description="which chunks have their checksum compared on first read"
+        "all",
+        description="which chunks have their checksum compared on first read",
+        json_schema_extra=NOTHING,
     )
-    slots: int = Field(3, ge=2, le=64, description="batches that are prefetched, plus one")
+    slots: int = Field(
+        3,
+        ge=2,
+        le=64,
+        description="batches that are prefetched, plus one",
+        json_schema_extra=NOTHING,
+    )
     synthetic: SyntheticSection | None = Field(
         None, description="what --data synthetic makes; a run's own config.toml has none"
     )
@@ -110,7 +128,11 @@ class MethodSection(Section):
         16, ge=1, le=SAMPLES, description="S, weight samples per step over a sample group"
     )
     samples_per_pass: int = Field(
-        1, ge=1, le=SAMPLES, description="samples evaluated at once; 1 loops, more is vectorised"
+        1,
+        ge=1,
+        le=SAMPLES,
+        description="samples evaluated at once; 1 loops, more is vectorised",
+        json_schema_extra=NOTHING,
     )
 
     @property
@@ -132,7 +154,9 @@ class LossSection(Section):
         "analytic", description="the KL by formula, or from the log densities of the draws"
     )
     memory: Literal["auto", "keep", "stream", "recompute"] = Field(
-        "auto", description="which activations are kept for the backward pass"
+        "auto",
+        description="which activations are kept for the backward pass",
+        json_schema_extra=NOTHING,
     )
     arguments: dict[str, Any] = Field(
         default_factory=dict,
@@ -148,7 +172,9 @@ class OptimizerSection(Section):
     lr: float = Field(1e-3, gt=0)
     clip: float | None = Field(None, gt=0, description="largest norm of the gradient")
     sharded: bool = Field(
-        False, description="each rank of a sample group keeps and updates 1/P of the state"
+        False,
+        description="each rank of a sample group keeps and updates 1/P of the state",
+        json_schema_extra=NOTHING,
     )
 
     @property
@@ -175,9 +201,9 @@ class ScheduleSection(Section):
 class ParallelSection(Section):
     """``[parallel]``: the grid. Nothing here changes what is computed (law 1)."""
 
-    samples: Literal["node", "world", "none"] | int = "node"
-    collectives: Literal["auto", "horovod", "mpi"] = "auto"
-    device: str = "auto"
+    samples: Literal["node", "world", "none"] | int = Field("node", json_schema_extra=NOTHING)
+    collectives: Literal["auto", "horovod", "mpi"] = Field("auto", json_schema_extra=NOTHING)
+    device: str = Field("auto", json_schema_extra=NOTHING)
 
 
 class TrainingSection(Section):
@@ -190,31 +216,52 @@ class TrainingSection(Section):
         le=10**12,
         description="stop after so many steps, if that is before the last epoch's end; the "
         "schedule is that of the whole run, which --resume may go on with",
+        json_schema_extra=RESULTS,
     )
     precision: Literal["float32", "float64", "bfloat16"] = Field(
         "float32", description="bfloat16: autocast, parameters stay float32"
     )
-    evaluate_every: int = Field(1, ge=1, le=MOST, description="epochs between evaluations")
-    checkpoint_every: int = Field(
-        0, ge=0, le=MOST, description="steps between checkpoints; 0: every epoch"
+    evaluate_every: int = Field(
+        1, ge=1, le=MOST, description="epochs between evaluations", json_schema_extra=RESULTS
     )
-    keep: int = Field(2, ge=1, le=MOST, description="checkpoints kept beside the best")
-    log_every: int = Field(10, ge=1, le=MOST, description="steps between lines in metrics.jsonl")
+    checkpoint_every: int = Field(
+        0,
+        ge=0,
+        le=MOST,
+        description="steps between checkpoints; 0: every epoch",
+        json_schema_extra=NOTHING,
+    )
+    keep: int = Field(
+        2, ge=1, le=MOST, description="checkpoints kept beside the best", json_schema_extra=NOTHING
+    )
+    log_every: int = Field(
+        10,
+        ge=1,
+        le=MOST,
+        description="steps between lines in metrics.jsonl",
+        json_schema_extra=NOTHING,
+    )
     best: Literal["nll", "accuracy", "rmse"] = Field(
         "nll",
         description="the metric of the validation items that decides which state is best.pt; rmse "
         "in place of nll where the loss leaves samples alone, which have no density",
     )
     memory_check: Literal["refuse", "warn", "off"] = Field(
-        "refuse", description="a run whose step needs more memory than the machine has"
+        "refuse",
+        description="a run whose step needs more memory than the machine has",
+        json_schema_extra=NOTHING,
     )
     time_limit: str | float | None = Field(
         None,
         description="stop with a checkpoint before so much time is over: minutes, or as Slurm "
         "writes it, e.g. 01:30:00; the end of a Slurm job is known without",
+        json_schema_extra=NOTHING,
     )
     time_margin: float = Field(
-        60, ge=0, description="seconds that must at least be left then (it grows as needed)"
+        60,
+        ge=0,
+        description="seconds that must at least be left then (it grows as needed)",
+        json_schema_extra=NOTHING,
     )
 
     @field_validator("time_limit")
@@ -234,9 +281,12 @@ class EvaluationSection(Section):
         le=SAMPLES,
         description="samples of the predictive distribution; without: as many as the method has, "
         "32 where it can draw any number",
+        json_schema_extra=RESULTS,
     )
-    batch: int = Field(256, ge=1, le=MOST, description="items at once")
-    bins: int = Field(15, ge=2, le=10**5, description="bins of the calibration metrics")
+    batch: int = Field(256, ge=1, le=MOST, description="items at once", json_schema_extra=RESULTS)
+    bins: int = Field(
+        15, ge=2, le=10**5, description="bins of the calibration metrics", json_schema_extra=RESULTS
+    )
 
 
 class RunConfig(Section):
@@ -254,3 +304,18 @@ class RunConfig(Section):
     parallel: ParallelSection = ParallelSection()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
+
+
+def changes(key: str) -> str:
+    """What a dotted key changes of a run: ``"weights"``, ``"results"`` or ``"nothing"``.
+
+    As marked on the field; arguments of models, methods, losses and optimisers have no field here.
+    """
+    section, _, name = key.partition(".")
+    field = RunConfig.model_fields.get(section)
+    kind = field.annotation if field is not None else None
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return "weights"
+    known = kind.model_fields.get(name.split(".")[0])
+    marks = known.json_schema_extra if known is not None else None
+    return str(marks["changes"]) if isinstance(marks, dict) else "weights"

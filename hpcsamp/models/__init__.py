@@ -74,6 +74,11 @@ def build(
         return made
 
 
+def neutral(name: str) -> tuple[str, ...]:
+    """Arguments of a model that change no number, as its class says in ``changes_no_numbers``."""
+    return tuple(getattr(_find(name), "changes_no_numbers", ()))
+
+
 @contextmanager
 def _few_layers(name: str) -> Iterator[None]:
     """Stop a network that is being built once it has more layers than :data:`LAYERS`."""

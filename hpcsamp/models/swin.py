@@ -73,6 +73,8 @@ class Swin(nn.Module):
         If patches, windows or heads do not divide, or outputs are no fields, naming both numbers.
     """
 
+    changes_no_numbers = ("checkpoint",)
+
     def __init__(
         self,
         in_shape: Sequence[int],

@@ -58,6 +58,8 @@ class ViT(nn.Module):
         If patches or heads do not divide, naming both numbers.
     """
 
+    changes_no_numbers = ("checkpoint",)
+
     def __init__(
         self,
         in_shape: Sequence[int],

@@ -17,31 +17,14 @@ from typing import Any
 
 import torch
 
+from hpcsamp import models
+from hpcsamp.config import changes
 from hpcsamp.errors import CheckpointError
 from hpcsamp.sealing import DamagedError, archive
 
 VERSION = 2
 UNSEALED = 1
 """The last format version without a seal."""
-
-#: Keys that may differ between a checkpoint and the run that goes on from it: they do not change
-#: what is computed.
-FREE = (
-    "parallel.",
-    "evaluation.",
-    "data.path",
-    "data.reader",
-    "data.verify",
-    "method.samples_per_pass",
-    "optimizer.sharded",
-    "training.evaluate_every",
-    "training.checkpoint_every",
-    "training.keep",
-    "training.log_every",
-    "training.steps",
-    "training.memory_check",
-    "training.time_",
-)
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
@@ -188,8 +171,9 @@ def check_config(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -
         Naming the first key that differs and both values.
     """
     before, after = flatten(saved), flatten(now)
+    neutral = {f"model.{key}" for key in models.neutral(str(before["model.name"]))}
     for name in sorted(before.keys() | after.keys()):
-        if name.startswith(FREE):
+        if changes(name) != "weights" or name in neutral:
             continue
         if before.get(name) != after.get(name):
             raise CheckpointError(
