@@ -38,9 +38,6 @@ ENDED = {
     "DEADLINE",
 }
 
-#: Seconds between the signals TERM and KILL to the processes of a job.
-KILL_WAIT = 30
-
 CONFIGURATION = """
 ClusterName=hpcsamp
 SlurmctldHost={host}(127.0.0.1)
@@ -70,7 +67,7 @@ SchedulerParameters=sched_interval=2,sched_min_interval=0,batch_sched_delay=0,bf
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 ReturnToService=1
-KillWait={kill_wait}
+KillWait=5
 MinJobAge=600
 InactiveLimit=0
 JobRequeue=1
@@ -132,7 +129,6 @@ class Cluster:
             user=getpass.getuser(),
             folder=folder,
             port=ports[0],
-            kill_wait=KILL_WAIT,
         )
         for name, port in zip(self.nodes, ports[1:], strict=True):
             lines += (
