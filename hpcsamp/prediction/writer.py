@@ -111,7 +111,8 @@ class ParallelFile:
         self.path, self.layout, self.topology = path, layout, topology
         self._part = path.with_name(f".{path.name}.part")
         self._file = -1
-        self._parts: list[tuple[int, int, int, int, int]] = []
+        self._parts: list[tuple[int, int, int, int, int]] = []  # strided ones
+        self._open: dict[tuple[str, int], tuple[int, int]] = {}  # start and CRC by name and end
         offsets: dict[str, int] = {}
         with together(topology.world):
             if topology.is_root:
@@ -178,7 +179,14 @@ class ParallelFile:
             size = len(raw) // pieces
             for i in range(pieces):
                 self._pwrite(raw[i * size : (i + 1) * size], at + i * step)
-            self._parts.append((at, size, max(step, size), pieces, zlib.crc32(raw)))
+            key, begun, crc = (name, at), at, 0
+            if pieces == 1 and (name, at) in self._open:  # it goes on where a part ended
+                begun, crc = self._open.pop(key)
+            crc = zlib.crc32(raw, crc)
+            if pieces == 1:
+                self._open[name, at + size] = begun, crc
+            else:
+                self._parts.append((at, size, max(step, size), pieces, crc))
 
     def _pwrite(self, raw: memoryview, at: int) -> None:
         done = 0
@@ -192,11 +200,13 @@ class ParallelFile:
         """Have the file on disk under its name, sealed. Collective."""
         with together(self.topology.world):
             try:
-                os.fsync(self._file)
+                if not self.topology.is_root:  # rank 0 does when it has sealed the file
+                    os.fsync(self._file)
                 self._close()
             except OSError as e:
                 raise UsageError(f"cannot write {self.path}: {e.strerror}") from e
-        parts = self.topology.world.gather(regions.places(self._parts))
+        whole = [(a, end - a, end - a, 1, crc) for (_, end), (a, crc) in self._open.items()]
+        parts = self.topology.world.gather(regions.places([*self._parts, *whole]))
         with together(self.topology.world):
             if parts is not None:
                 if self._lock is not None:
