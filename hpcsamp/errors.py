@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+LONGEST = 1900
+"""Characters of a line about an error."""
+
 
 def one_line(text: str) -> str:
     """A text on one line that a terminal shows as it is: line breaks become blanks, other control
-    characters, and bytes that are not UTF-8, their escapes.
+    characters, and bytes that are not UTF-8, their escapes. A very long one loses its middle.
     """
     plain = " ".join(text.splitlines()) if not text.isprintable() else text
-    if plain.isprintable():
-        return plain
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in plain)
+    if not plain.isprintable():
+        plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in plain)
+    return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 400]} ... {plain[-300:]}"
 
 
 class HpcsampError(Exception):

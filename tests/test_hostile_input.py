@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import copy
+import json
 import time
+from pathlib import Path
 
 import pytest
+from conftest import launch
 
 from hpcsamp import config, models
 from hpcsamp.errors import HpcsampError, UsageError, one_line
+
+PROGRAM = Path(__file__).parent / "hostile.py"
+
+
+def test_every_command_ends_hostile_input_in_one_line(tmp_path):
+    """The cases are those of ``hostile.py``: each command, with each argument and option."""
+    done = launch(1, str(PROGRAM), str(tmp_path), timeout=280)
+    count, found, slowest, _ = json.loads(done.out)
+    assert count > 400
+    assert found == [], slowest
 
 
 def test_without_a_command_the_help_is_shown(hpcsamp):
