@@ -26,6 +26,7 @@ from pathlib import Path
 
 from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.processes import ended, job, machine, started
+from hpcsamp.watchdog import here
 
 BEAT = 5.0
 """Seconds between two signs of life."""
@@ -194,6 +195,7 @@ def _take(path: Path, what: object, mine: Holder, waiting: Callable[[], None] | 
                 elif not told and age > 3 * BEAT:
                     sys.stderr.write(f"hpcsamp: waiting: {_refusal(what, found, age)}\n")
                 told = told or waiting is not None or age > 3 * BEAT
+        here.goes_on()  # this job lives, and so does the other one or it is replaced
         time.sleep(pause)
         pause = min(2 * pause, 0.2)
         file = _make(path, mine)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from hpcsamp.errors import HpcsampError, UsageError
+from hpcsamp.watchdog import Doing, here
 
 if TYPE_CHECKING:
     import torch
@@ -290,7 +291,8 @@ def together(comm: MPI.Comm) -> Iterator[None]:
     except Exception as e:
         error = e
     size = comm.Get_size()
-    first = comm.allreduce(size if error is None else comm.Get_rank(), op=MPI.MIN)
+    with here.waiting(Doing.AGREEMENT):
+        first = comm.allreduce(size if error is None else comm.Get_rank(), op=MPI.MIN)
     if first == size:
         return
     if isinstance(error, HpcsampError):

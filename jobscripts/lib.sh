@@ -8,7 +8,9 @@
 #     hpcsamp_unstage           give the disks back
 #     hpcsamp_run COMMAND       on all ranks, by srun, mpirun or mpiexec; signals are passed on
 #     hpcsamp_scaling ...       the same training on 1, 2, 4 ... RANKS, a table of the times
-#     hpcsamp_again CODE        75 (stopped early with a checkpoint): put the job back in the queue
+#     hpcsamp_watch RUN         notes the run's stall file, before hpcsamp_run
+#     hpcsamp_again CODE        75 (stopped early with a checkpoint) or a new stall file (a rank hung):
+#                               put the job back in the queue, on other nodes than those that hung
 #
 # Knobs, from the environment or a file of envs/:
 #
@@ -19,6 +21,7 @@
 #   HPCSAMP_WRAPPER    a command before the ranks' command, e.g. one that picks a GPU, an array
 #   HPCSAMP_LOCAL      a folder on the nodes' own disks; set it to have shards staged there
 #   HPCSAMP_REQUEUES   how often a job goes back in the queue (default 100)
+#   HPCSAMP_STALLS     how often a run may stall and go back in the queue (default 3)
 
 declare -a HPCSAMP_LAUNCH HPCSAMP_WRAPPER
 
@@ -197,21 +200,46 @@ _hpcsamp_qsub_again() {
         "$HPCSAMP_ROOT/jobscripts/pbs/train.pbs")
 }
 
-# hpcsamp_again CODE: 75 puts the job back in the queue; it then resumes. Not one that is being
-# cancelled, and not for ever.
+# hpcsamp_watch RUN: what is in the run's stall file now, so that a new one is noticed.
+hpcsamp_watch() {
+    HPCSAMP_STALL=$1/stall.json
+    _HPCSAMP_STALL=$(_hpcsamp_mark)
+}
+_hpcsamp_mark() { cksum 2>/dev/null <"$HPCSAMP_STALL" || true; }
+_hpcsamp_stall() { grep -oP "^ \"$1\": \"?\K[^\"]*[^\",]" "$HPCSAMP_STALL" || true; }
+
+# hpcsamp_again CODE: 75, or a new stall file whatever the code (srun may hide it), puts the job back
+# in the queue; it then resumes, without the nodes that hung. Not one that is being cancelled, and
+# not for ever.
 hpcsamp_again() {
-    [ "$1" = 75 ] && [ -z "${HPCSAMP_CANCELLED:-}" ] || return 0
-    local starts=$((${SLURM_RESTART_COUNT:-${HPCSAMP_RESTARTS:-0}} + 1))
+    local starts=$((${SLURM_RESTART_COUNT:-${HPCSAMP_RESTARTS:-0}} + 1)) exclude='' stalls job before
+    local why="stopped early with a checkpoint"
+    [ -z "${HPCSAMP_CANCELLED:-}" ] || return 0
+    if [ "$1" != 0 ] && [ "$(_hpcsamp_mark)" != "$_HPCSAMP_STALL" ]; then
+        stalls=$(_hpcsamp_stall count) exclude=$(_hpcsamp_stall exclude)
+        why="stalled${exclude:+ on $exclude} (see $HPCSAMP_STALL)"
+        if [ "$stalls" -gt "${HPCSAMP_STALLS:-3}" ]; then
+            _hpcsamp_log "$why, $stalls times: not again (HPCSAMP_STALLS)"
+            return 0
+        fi
+    elif [ "$1" != 75 ]; then
+        return 0
+    fi
     if [ -z "${SLURM_JOB_ID:-}${PBS_JOBID:-}" ]; then
-        _hpcsamp_log "stopped early with a checkpoint: run the same again"
+        _hpcsamp_log "$why: run the same again"
     elif [ "$starts" -gt "${HPCSAMP_REQUEUES:-100}" ]; then
-        _hpcsamp_log "stopped early with a checkpoint, and started $starts times: not again (HPCSAMP_REQUEUES)"
+        _hpcsamp_log "$why, and started $starts times: not again (HPCSAMP_REQUEUES)"
     elif [ -n "${PBS_JOBID:-}" ]; then
-        _hpcsamp_log "stopped early with a checkpoint: submitted anew: $(_hpcsamp_qsub_again "$starts")"
-    elif scontrol -o show job "$SLURM_JOB_ID" | grep -q ' JobState=RUNNING '; then
-        _hpcsamp_log "stopped early with a checkpoint: requeued"
+        _hpcsamp_log "$why: submitted anew: $(_hpcsamp_qsub_again "$starts")"
+    elif job=$(scontrol -o show job "$SLURM_JOB_ID") && grep -q ' JobState=RUNNING ' <<<"$job"; then
+        _hpcsamp_log "$why: requeued"
+        trap '' TERM # only a job in the queue can exclude nodes, and Slurm ends this script then
         scontrol requeue "$SLURM_JOB_ID"
-        sleep 60 # Slurm ends this script
+        if [ -n "$exclude" ]; then
+            before=$(grep -oP '\bExcNodeList=\K[^ (]+' <<<"$job" || true)
+            scontrol update "JobId=$SLURM_JOB_ID" "ExcNodeList=${before:+$before,}$exclude"
+        fi
+        sleep 60
     fi
 }
 

@@ -21,6 +21,7 @@ LAUNCHER = f"""#!/bin/bash
 if [ "${{1:-}}" = --mpi=list ]; then echo "none pmi2 pmix"; exit; fi
 echo "$(basename "$0") $*" >> "$STUB_LOG"
 env | grep -E '^({SHOWN})' | sort | sed 's/^/    /' >> "$STUB_LOG"
+if [ -n "${{STUB_STALL:-}}" ]; then printf '%s' "$STUB_TOLD" > "$STUB_STALL"; fi
 exit "${{STUB_CODE:-0}}"
 """
 RECORD = """#!/bin/bash
@@ -30,7 +31,8 @@ SCONTROL = """#!/bin/bash
 case "$*" in
     *"show node"*) echo "NodeName=x CPUTot=256 CoresPerSocket=64 Sockets=2 ThreadsPerCore=2" ;;
     *"show job"*)
-        echo "JobId=77 JobState=${STUB_STATE:-RUNNING} Reason=None EndTime=2030-01-02T03:04:05" ;;
+        echo "JobId=77 JobState=${STUB_STATE:-RUNNING} Reason=None EndTime=2030-01-02T03:04:05" \
+            "ExcNodeList=${STUB_EXCLUDED:-(null)} NumNodes=2" ;;
     *) echo "scontrol $*" >> "$STUB_LOG" ;;
 esac
 """

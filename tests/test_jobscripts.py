@@ -18,6 +18,8 @@ from stubs import ROOT, Site, matches_record
 
 from hpcsamp.data.staged import staged
 from hpcsamp.errors import DataError
+from hpcsamp.watchdog import stall
+from hpcsamp.watchdog.verdict import Blame
 
 SCRIPTS = ROOT / "jobscripts"
 NAMES = ["train", "evaluate", "predict", "ingest", "scaling"]
@@ -144,6 +146,56 @@ def test_75_is_requeued(slurm_site):
         done = slurm_site.run(*train, **variables)
         assert done.returncode == int(variables["STUB_CODE"])
         assert scontrol(slurm_site) == []
+
+
+def stalls(run: Path, count: int, *ranks: int) -> dict[str, str]:
+    """What lets the stub of a launcher leave a stall file as the watchdog does."""
+    run.mkdir(exist_ok=True)
+    (run / "stall.json").unlink(missing_ok=True)
+    places = [("n1", 1), ("n2", 2), ("n3", 3)]
+    blame = [Blame(r, 9.0, "stopped") for r in ranks]
+    told = stall.record(blame, [[0] * 10] * 3, places, 8.0)
+    if count > 1:
+        (run / "stall.json").write_text(json.dumps({**told, "count": count - 1}))
+    stall.write(run / "stall.json", told)
+    text = (run / "stall.json").read_text()
+    (run / "stall.json").unlink()
+    return {"STUB_STALL": str(run / "stall.json"), "STUB_TOLD": text}
+
+
+def test_a_job_that_stalled_is_requeued_without_the_nodes_that_hung(slurm_site, pbs_site, tmp_path):
+    run = tmp_path / "run"
+    train = ["bash", SCRIPTS / "slurm" / "train.sbatch", "config.toml", run]
+    for code in ("1", "137", "143"):  # srun may hide it
+        done = slurm_site.run(*train, STUB_CODE=code, **stalls(run, 1, 1))
+        assert done.returncode == int(code)
+        assert f"stalled on n2 (see {run}/stall.json): requeued" in done.stdout
+        assert scontrol(slurm_site) == [
+            "scontrol requeue 77",
+            "scontrol update JobId=77 ExcNodeList=n2",
+        ]
+        slurm_site.log.unlink()
+    told = stalls(run, 3, 0, 2)
+    (run / "stall.json").write_text("an older one")
+    slurm_site.run(*train, STUB_CODE="1", STUB_EXCLUDED="n7,n9", **told)
+    assert scontrol(slurm_site)[1:] == ["scontrol update JobId=77 ExcNodeList=n7,n9,n1,n3"]
+    slurm_site.log.unlink()
+    told = stalls(run, 1, 0, 1, 2)  # all of them: it is not the nodes
+    slurm_site.run(*train, STUB_CODE="1", **told)
+    assert scontrol(slurm_site) == ["scontrol requeue 77"]
+    slurm_site.log.unlink()
+    done = slurm_site.run(*train, STUB_CODE="1", **stalls(run, 4, 1))
+    assert "4 times: not again (HPCSAMP_STALLS)" in done.stdout
+    assert scontrol(slurm_site) == []
+    slurm_site.log.unlink()
+    assert (run / "stall.json").exists()
+    slurm_site.run(*train, STUB_CODE="1")  # an old stall file, and another fault
+    assert scontrol(slurm_site) == []
+    told = stalls(run, 1, 1)
+    variables = {"CONFIG": "config.toml", "RUN": str(run), "STUB_CODE": "1", **told}
+    done = pbs_site.run("bash", SCRIPTS / "pbs" / "train.pbs", **variables)
+    assert f"stalled on n2 (see {run}/stall.json): submitted anew" in done.stdout
+    assert [c for c in pbs_site.calls() if c.startswith("qsub")]
 
 
 def test_75_is_submitted_anew_under_pbs(pbs_site):

@@ -23,6 +23,7 @@ FLOORS = [
         "sealing",
         "streams",
         "topology",
+        "watchdog",
         "config",
         "arguments",
         "models",

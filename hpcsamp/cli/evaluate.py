@@ -35,6 +35,13 @@ def evaluate(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Change a key, e.g. data.path=...")
     ] = None,
+    stall: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Seconds without a sign of life of a rank that end the job (default: the run's).",
+        ),
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the table here.")] = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
@@ -49,9 +56,13 @@ def evaluate(
     topology = init(config.parallel.samples, device=config.parallel.device)
     from hpcsamp.training.evaluation import evaluate_run
     from hpcsamp.training.restore import restore
+    from hpcsamp.watchdog import STALL
+    from hpcsamp.watchdog.dog import Watchdog
 
-    restored = restore(folder, config, topology, samples=samples, which=checkpoint)
-    result = evaluate_run(folder, restored, data=data, split=split, ood=ood)
+    seconds = config.training.stall if stall is None else stall
+    with Watchdog(topology.world, seconds, run / STALL):
+        restored = restore(folder, config, topology, samples=samples, which=checkpoint)
+        result = evaluate_run(folder, restored, data=data, split=split, ood=ood)
     if topology.is_root:
         for line in result["notes"]:
             typer.echo(line)

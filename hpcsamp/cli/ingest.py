@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from hpcsamp.watchdog import DEFAULT
+
 if TYPE_CHECKING:
     from hpcsamp.data.manifest import Manifest
     from hpcsamp.ingest.source import Source
@@ -17,6 +19,10 @@ app = typer.Typer(help="Write raw data into a dataset folder of HDF5 shards.", n
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")]
 Overwrite = Annotated[bool, typer.Option(help="Replace a dataset that is there.")]
+Stall = Annotated[
+    float,
+    typer.Option(min=0, help="Seconds without a sign of life of a rank that end the job."),
+]
 ShardMb = Annotated[float, typer.Option(min=0.001, help="Size a shard aims at, in MB.")]
 File = Annotated[Path, typer.Argument(help="File to read.")]
 Valid = Annotated[float, typer.Option(min=0, max=1, help="Part of the items held out as valid.")]
@@ -28,37 +34,42 @@ Decimal = Annotated[str | None, typer.Option(help="Decimal separator, '.' or ','
 Thousands = Annotated[str, typer.Option(help="What separates thousands, e.g. '.'.")]
 
 
-def run(make: Callable[[], Source], out: Path, overwrite: bool, shard_mb: float) -> None:
+def run(
+    make: Callable[[], Source], out: Path, overwrite: bool, shard_mb: float, stall: float
+) -> None:
     """Make a source on every rank and write it together."""
     from hpcsamp.errors import UsageError
     from hpcsamp.runtime import install_excepthook, mpi
     from hpcsamp.topology import together
+    from hpcsamp.watchdog import STALL
+    from hpcsamp.watchdog.dog import Watchdog
 
     install_excepthook()
     comm = mpi().COMM_WORLD
     from hpcsamp.ingest import build
 
-    with together(comm):
-        if not math.isfinite(shard_mb):
-            raise UsageError(f"--shard-mb {shard_mb}: a finite number is needed")
-        source = make()
     root = comm.Get_rank() == 0
-    if root:
-        for line in source.report:
-            typer.echo(line)
+    with Watchdog(comm, stall, out.parent / f"{out.name}.{STALL}"):
+        with together(comm):
+            if not math.isfinite(shard_mb):
+                raise UsageError(f"--shard-mb {shard_mb}: a finite number is needed")
+            source = make()
+        if root:
+            for line in source.report:
+                typer.echo(line)
 
-    def progress(done: int, total: int) -> None:
-        if total > 1:
-            typer.echo(f"shard {done} of {total}")
+        def progress(done: int, total: int) -> None:
+            if total > 1:
+                typer.echo(f"shard {done} of {total}")
 
-    manifest = build(
-        source,
-        out,
-        comm=comm,
-        shard_bytes=int(shard_mb * 1e6),
-        overwrite=overwrite,
-        progress=progress,
-    )
+        manifest = build(
+            source,
+            out,
+            comm=comm,
+            shard_bytes=int(shard_mb * 1e6),
+            overwrite=overwrite,
+            progress=progress,
+        )
     if root:
         for line in constants(manifest):
             typer.echo(line)
@@ -82,11 +93,13 @@ def constants(manifest: Manifest) -> list[str]:
 
 
 @app.command("digits")
-def digits(out: Out, overwrite: Overwrite = False, shard_mb: ShardMb = 256) -> None:
+def digits(
+    out: Out, overwrite: Overwrite = False, shard_mb: ShardMb = 256, stall: Stall = DEFAULT
+) -> None:
     """The 1,797 handwritten digits that scikit-learn ships (8 x 8 pixels, 10 classes)."""
     from hpcsamp.ingest.digits import digits as source
 
-    run(source, out, overwrite, shard_mb)
+    run(source, out, overwrite, shard_mb, stall)
 
 
 @app.command("npz")
@@ -106,6 +119,7 @@ def npz(
     normalize_y: NormalizeY = False,
     overwrite: Overwrite = False,
     shard_mb: ShardMb = 256,
+    stall: Stall = DEFAULT,
 ) -> None:
     """Arrays x and y of an .npz file (and x_valid, y_valid, x_test, y_test if they are there)."""
     from hpcsamp.ingest.npz import npz as source
@@ -122,6 +136,7 @@ def npz(
         out,
         overwrite,
         shard_mb,
+        stall,
     )
 
 
@@ -143,6 +158,7 @@ def csv(
     normalize_y: NormalizeY = False,
     overwrite: Overwrite = False,
     shard_mb: ShardMb = 256,
+    stall: Stall = DEFAULT,
 ) -> None:
     """A table of numbers with a header line."""
     from hpcsamp.ingest.numbers import Notation
@@ -163,15 +179,22 @@ def csv(
         out,
         overwrite,
         shard_mb,
+        stall,
     )
 
 
 @app.command("cifar10")
-def cifar10(file: File, out: Out, overwrite: Overwrite = False, shard_mb: ShardMb = 256) -> None:
+def cifar10(
+    file: File,
+    out: Out,
+    overwrite: Overwrite = False,
+    shard_mb: ShardMb = 256,
+    stall: Stall = DEFAULT,
+) -> None:
     """CIFAR-10 from its official archive (python or binary version)."""
     from hpcsamp.ingest.cifar10 import cifar10 as source
 
-    run(lambda: source(file), out, overwrite, shard_mb)
+    run(lambda: source(file), out, overwrite, shard_mb, stall)
 
 
 @app.command("entsoe")
@@ -187,6 +210,7 @@ def entsoe(
     thousands: Thousands = "",
     overwrite: Overwrite = False,
     shard_mb: ShardMb = 256,
+    stall: Stall = DEFAULT,
 ) -> None:
     """German electricity load: ENTSO-E transparency or Open Power System Data csv at 15 minutes."""
     from hpcsamp.ingest.entsoe import entsoe as source
@@ -196,7 +220,7 @@ def entsoe(
         notation = Notation(decimal, thousands)
         return source(files, valid=valid, test=test, fill=fill, notation=notation)
 
-    run(make, out, overwrite, shard_mb)
+    run(make, out, overwrite, shard_mb, stall)
 
 
 @app.command("era5")
@@ -211,6 +235,7 @@ def era5(
     test: Test = 0.1,
     overwrite: Overwrite = False,
     shard_mb: ShardMb = 512,
+    stall: Stall = DEFAULT,
 ) -> None:
     """ERA5 weather states at 1.5 degrees: 76 channels in, 69 variables some hours later out."""
     from hpcsamp.ingest.era5 import era5 as source
@@ -218,7 +243,7 @@ def era5(
     def make() -> Source:
         return source(store, start=start, stop=stop, every=every, lead=lead, valid=valid, test=test)
 
-    run(make, out, overwrite, shard_mb)
+    run(make, out, overwrite, shard_mb, stall)
 
 
 @app.command("synthetic")
@@ -238,6 +263,7 @@ def synthetic(
     ] = None,
     overwrite: Overwrite = False,
     shard_mb: ShardMb = 256,
+    stall: Stall = DEFAULT,
 ) -> None:
     """Made-up items in the shape of a real set, to try and time everything without a download."""
     from hpcsamp.ingest.synthetic import synthetic as source
@@ -247,4 +273,5 @@ def synthetic(
         out,
         overwrite,
         shard_mb,
+        stall,
     )

@@ -41,6 +41,13 @@ def predict(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Change a key, e.g. data.path=...")
     ] = None,
+    stall: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Seconds without a sign of life of a rank that end the job (default: the run's).",
+        ),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write what was done, with metrics, here.")
     ] = None,
@@ -63,17 +70,21 @@ def predict(
     topology = init(config.parallel.samples, device=config.parallel.device)
     from hpcsamp.training.prediction import predict as predict_run
     from hpcsamp.training.restore import restore
+    from hpcsamp.watchdog import STALL
+    from hpcsamp.watchdog.dog import Watchdog
 
-    restored = restore(folder, config, topology, samples=samples, which=checkpoint)
-    result = predict_run(
-        restored,
-        out,
-        data=data,
-        split=split,
-        quantiles=levels,
-        keep_samples=keep_samples,
-        overwrite=overwrite,
-    )
+    seconds = config.training.stall if stall is None else stall
+    with Watchdog(topology.world, seconds, out.parent / f"{out.name}.{STALL}"):
+        restored = restore(folder, config, topology, samples=samples, which=checkpoint)
+        result = predict_run(
+            restored,
+            out,
+            data=data,
+            split=split,
+            quantiles=levels,
+            keep_samples=keep_samples,
+            overwrite=overwrite,
+        )
     if topology.is_root:
         if json_file is not None:
             write_json(json_file, result)

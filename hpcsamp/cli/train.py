@@ -58,11 +58,16 @@ def train(
     topology = init(run.parallel.samples, device=run.parallel.device)
     from hpcsamp.training.loop import Trainer
     from hpcsamp.training.prepare import prepare
+    from hpcsamp.watchdog import STALL
+    from hpcsamp.watchdog.dog import Watchdog
 
-    run = prepare(run, data, topology.world)
     name = "-".join([Path(config).stem, *([preset] if preset else [])])
     folder = output or Path("runs") / name
-    summary = Trainer(run, topology, folder, resume).run()
+    with Watchdog(topology.world, run.training.stall, folder / STALL) as watchdog:
+        if topology.is_root:
+            typer.echo(watchdog.describe())
+        run = prepare(run, data, topology.world)
+        summary = Trainer(run, topology, folder, resume).run()
     if topology.is_root:
         seconds = summary["seconds_per_step"]
         typer.echo(

@@ -11,6 +11,7 @@ from torch import Tensor
 from hpcsamp.collectives.mpi import MpiCollectives
 from hpcsamp.errors import UsageError
 from hpcsamp.topology import Topology, together
+from hpcsamp.watchdog import Doing, here
 
 #: Compute that one cycle of Horovod's thread takes from its rank's core, in seconds.
 CYCLE_COST = 5e-5
@@ -136,7 +137,8 @@ class HorovodCollectives(MpiCollectives):
             return
         if not self._started:
             self.start()
-        self._hvd.allreduce_(x, op=self._hvd.Sum, name=f"hpcsamp.{x.numel()}.{x.dtype}")
+        with here.waiting(Doing.EXCHANGE):
+            self._hvd.allreduce_(x, op=self._hvd.Sum, name=f"hpcsamp.{x.numel()}.{x.dtype}")
 
     def data_gradient_sum_(self, x: Tensor) -> None:
         """Sum over the data group, in place."""
@@ -149,7 +151,8 @@ class HorovodCollectives(MpiCollectives):
             super().data_gradient_sum_(x)
             return
         name = f"hpcsamp.data.{x.numel()}.{x.dtype}"
-        self._hvd.allreduce_(x, op=self._hvd.Sum, name=name, process_set=self._data_set)
+        with here.waiting(Doing.EXCHANGE):
+            self._hvd.allreduce_(x, op=self._hvd.Sum, name=name, process_set=self._data_set)
 
     def _is_small(self, x: Tensor) -> bool:
         return x.device.type == "cpu" and x.nbytes < self.least_bytes

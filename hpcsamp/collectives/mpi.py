@@ -12,6 +12,7 @@ from torch import Tensor
 from hpcsamp.collectives.base import Collectives, Over
 from hpcsamp.runtime import mpi
 from hpcsamp.topology import Topology
+from hpcsamp.watchdog import Doing, here
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -53,14 +54,16 @@ class MpiCollectives(Collectives):
         row = int(np.prod(x.shape[1:], dtype=np.int64))
         everyone = np.empty((sum(counts), *x.shape[1:]), mine.dtype)
         sizes = [c * row for c in counts]
-        self._sample_comm.Allgatherv(mine, (everyone, sizes))
+        with here.waiting(Doing.EXCHANGE):
+            self._sample_comm.Allgatherv(mine, (everyone, sizes))
         return torch.from_numpy(everyone).to(device=x.device, dtype=x.dtype)
 
     def group_scatter_sum(self, x: Tensor, counts: Sequence[int]) -> Tensor:
         """Sum over the group, each rank its part."""
         whole = _host(x)
         part = np.empty(counts[self.sample_rank], whole.dtype)
-        self._sample_comm.Reduce_scatter(whole, part, list(counts))
+        with here.waiting(Doing.EXCHANGE):
+            self._sample_comm.Reduce_scatter(whole, part, list(counts))
         return torch.from_numpy(part).to(device=x.device, dtype=x.dtype)
 
     def group_allgather_(self, x: Tensor, counts: Sequence[int]) -> None:
@@ -68,7 +71,8 @@ class MpiCollectives(Collectives):
         from mpi4py import MPI
 
         array = _host(x)
-        self._sample_comm.Allgatherv(MPI.IN_PLACE, (array, list(counts)))
+        with here.waiting(Doing.EXCHANGE):
+            self._sample_comm.Allgatherv(MPI.IN_PLACE, (array, list(counts)))
         _copy_back(x, array)
 
     def data_sum_(self, x: Tensor) -> None:
@@ -107,7 +111,8 @@ def _allreduce_(comm: MPI.Comm, x: Tensor, op: str) -> None:
     from mpi4py import MPI
 
     array = _host(x)
-    comm.Allreduce(MPI.IN_PLACE, array, op=getattr(MPI, op))
+    with here.waiting(Doing.EXCHANGE):
+        comm.Allreduce(MPI.IN_PLACE, array, op=getattr(MPI, op))
     _copy_back(x, array)
 
 

@@ -251,6 +251,13 @@ class TrainingSection(Section):
         description="a run whose step needs more memory than the machine has",
         json_schema_extra=NOTHING,
     )
+    stall: float = Field(
+        600,
+        ge=0,
+        description="seconds without a sign of life of a rank after which the job is ended (three "
+        "times the longest stretch seen, if that is more); 0: never",
+        json_schema_extra=NOTHING,
+    )
     time_limit: str | float | None = Field(
         None,
         description="stop with a checkpoint before so much time is over: minutes, or as Slurm "

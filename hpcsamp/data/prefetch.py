@@ -32,6 +32,7 @@ from hpcsamp.data.ring import (
     wait,
 )
 from hpcsamp.errors import HpcsampError, UsageError
+from hpcsamp.watchdog import Doing, here
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -162,6 +163,17 @@ class Prefetcher:
         number, begun = self._taken, time.perf_counter()
         if number == job.first:
             self._check_same(job)
+        with here.waiting(Doing.BATCH):
+            self._wait_for(job, number)
+        self.ring.sync()
+        self.waited += time.perf_counter() - begun
+        error = self._fault(number)
+        if error is not None:
+            self._error = error
+            raise error
+        return self.ring.slot(number)
+
+    def _wait_for(self, job: Job, number: int) -> None:
         while True:
             try:
                 job.ready.get(timeout=0.5)
@@ -170,13 +182,6 @@ class Prefetcher:
                 if self._lost(number):  # our own thread may hang in a collective read
                     break
         wait(partial(self._published if self._many else self._filled, number))
-        self.ring.sync()
-        self.waited += time.perf_counter() - begun
-        error = self._fault(number)
-        if error is not None:
-            self._error = error
-            raise error
-        return self.ring.slot(number)
 
     def release(self) -> None:
         """The batch last taken is no longer needed in the ring."""
@@ -286,7 +291,9 @@ class Prefetcher:
             wait(partial(self._free, number))  # until all have taken what is in the slot
             error: BaseException | None = None
             try:
-                self._fill(job.epoch, job.start + number - job.first, ring.slot(number))
+                step = job.start + number - job.first
+                with here.reading(job.epoch, step):
+                    self._fill(job.epoch, step, ring.slot(number))
             except Exception as e:
                 error = e
             if self._agree is not None:

@@ -30,6 +30,7 @@ from hpcsamp.ingest.source import Source
 from hpcsamp.locks import Lock, locked
 from hpcsamp.sealing import text
 from hpcsamp.topology import share, together
+from hpcsamp.watchdog import Phase, here
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -327,6 +328,7 @@ class _Writer:
         item_bytes = sum(spec.item_bytes for spec in source.arrays.values())
         size = max(1, BLOCK_BYTES // item_bytes)
         for begin in range(first, first + shard["count"], size):
+            here.at(Phase.SHARD, shard["number"])
             end = min(begin + size, first + shard["count"])
             block = source.read(split, begin, end)
             where = f"{source.source.get('file', source.name)}: items {begin}-{end - 1} of {split}"
@@ -369,6 +371,7 @@ class _Writer:
 
     def finish(self, shard: Mapping[str, Any], stats: Mapping[str, Stats]) -> None:
         """Second pass: statistics, and the hash of the finished file."""
+        here.at(Phase.SHARD, shard["number"])
         told = self._read(shard)
         if "sha256" in told:
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ from hpcsamp.prediction.plausible import ConstantNormal, doubt
 from hpcsamp.prediction.predictive import predict_classes, predict_values, sample_counts
 from hpcsamp.prediction.units import units_of
 from hpcsamp.topology import Topology, together
+from hpcsamp.watchdog import Phase, here
 
 #: Called with the positions of a batch's true items and their arrays by name.
 Sink = Callable[[np.ndarray, dict[str, np.ndarray]], None]
@@ -211,8 +212,11 @@ class Evaluator:
         """Let go of the files."""
         self.loader.close()
 
-    def _batches(self) -> Any:
-        return self.loader.epoch(0)
+    def _batches(self) -> Iterator[Batch]:
+        here.at(Phase.EVALUATION)
+        for number, batch in enumerate(self.loader.epoch(0), 1):
+            here.at(Phase.EVALUATION, number)
+            yield batch
 
     def _classes(
         self,

@@ -16,6 +16,7 @@ from hpcsamp.errors import DivergedError
 from hpcsamp.losses import Parts
 from hpcsamp.topology import Topology, together
 from hpcsamp.training.preemption import Wish
+from hpcsamp.watchdog import Doing, here
 
 
 class Agreement:
@@ -54,7 +55,8 @@ class Agreement:
         DivergedError
             If the loss of any rank is not finite: naming step, rank and sample, on all ranks.
         """
-        self._request.Wait()
+        with here.waiting(Doing.AGREEMENT):
+            self._request.Wait()
         data, penalty, *wanted = self._heard.tolist()
         if not math.isfinite(data + penalty):
             self._diverged(when, samples)

@@ -19,6 +19,7 @@ from hpcsamp.topology import Topology, together
 from hpcsamp.training import build, checkpoint, state
 from hpcsamp.training.preemption import Watch
 from hpcsamp.training.record import RunFolder
+from hpcsamp.watchdog import Phase, here
 
 
 @dataclass
@@ -156,6 +157,7 @@ class Keeper:
         }
 
     def _save(self, path: Path) -> None:
+        here.at(Phase.CHECKPOINT, self.method.step)
         method, optimizer = self._whole()
         with self.watch.saving(), together(self.topology.world):
             if self.topology.is_root:

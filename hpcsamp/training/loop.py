@@ -37,6 +37,7 @@ from hpcsamp.training.agreement import Agreement
 from hpcsamp.training.keeper import Keeper
 from hpcsamp.training.progress import Reporter
 from hpcsamp.training.record import RunFolder
+from hpcsamp.watchdog import Phase, here
 
 
 class Trainer:
@@ -83,11 +84,13 @@ class Trainer:
             self.watch = preemption.Watch(end, config.training.time_margin)
             stack.enter_context(self.watch)
             self._build(stack)
+            with together(topology.world):
+                if topology.is_root:
+                    stack.enter_context(self.folder.writing())
             # before anything is written: a run that is refused leaves its folder as it was
             step = self.keeper.restore() if self._resume else 0
             with together(topology.world):
                 if topology.is_root:
-                    stack.enter_context(self.folder.writing())
                     self.folder.prepare(config, self._resume)
             start = provenance.collect(topology, config.seed)
             with together(topology.world):
@@ -238,10 +241,12 @@ class Trainer:
         self.keeper.keep()
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        here.at(Phase.STEP, self.method.step + 1)
         for batch in self.loader.epoch(epoch, start):
             if self.collectives.step_seconds is None:
                 self.collectives.step_seconds = self._measure(batch)
             yield batch
+            here.at(Phase.STEP, self.method.step + 1)
 
     def _measure(self, batch: Batch) -> float:
         """Seconds of compute in a step of this rank, from two passes of one sample, not used."""
@@ -355,6 +360,7 @@ class Trainer:
         raise preemption.stopped(self._wishes, step, self.steps, path)
 
     def _finish(self) -> dict[str, Any]:
+        here.at(Phase.END)
         health.check_replicas(self.method, self.topology)
         c, t = self.config, self.topology
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -12,7 +12,7 @@ import math
 import secrets
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +55,13 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise UsageError(f"cannot write the run folder {self.path}: {e.strerror}") from e
-        with locked(self.path / ".lock", self.path) as self._lock:
-            try:
+        try:
+            with locked(self.path / ".lock", self.path) as self._lock:
                 yield
-            finally:
-                self._lock = None
+        finally:
+            self._lock = None
+            with suppress(OSError):  # a run that was refused leaves no folder
+                self.path.rmdir()
 
     def check(self) -> None:
         """Before anything is written: is this process still the one that may?

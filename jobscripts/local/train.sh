@@ -19,6 +19,7 @@ hpcsamp_told
 
 config=${1:?usage: train.sh CONFIG RUN [OPTIONS OF hpcsamp train]} run=${2:?name a run folder}
 shift 2
+hpcsamp_watch "$run"
 code=0
 hpcsamp_run hpcsamp train "$config" --output "$run" --resume "$@" || code=$?
 hpcsamp_again "$code"

@@ -28,16 +28,27 @@ mark() {
     printf '%s' "$1" >"$point/.mark" || true
 }
 
+# A rank hung if the run's stall file is another one; who is started again, thrice at most, is not
+# started on the nodes that it names.
+stall() { cksum 2>/dev/null <"$point/stall.json" || true; }
+of_stall() { grep -oP "^ \"$1\": \"?\K[^\"]*[^\",]" "$point/stall.json" || true; }
+stalled=$(stall)
+
 # A command ended with this code: 75 is early, with a checkpoint.
 cancelled=
 stop() {
-    if [ "$1" -ne 75 ] && [ -z "$cancelled" ]; then
-        mark "failed.$1"
-        exit "$1"
+    local code=$1 exclude=
+    if [ "$(stall)" != "$stalled" ] && [ "$(of_stall count)" -le 3 ]; then
+        code=75 exclude=$(of_stall exclude)
+        echo "campaign: a rank hung${exclude:+ on $exclude}, see $point/stall.json" >&2
+    fi
+    if [ "$code" -ne 75 ] && [ -z "$cancelled" ]; then
+        mark "failed.$code"
+        exit "$code"
     fi
     mark stopped
     # whoever started this script starts it again
-    exit "$1"
+    exit "$code"
 }
 
 # Starts a command on the ranks of the point. In the background: bash runs no trap while it waits

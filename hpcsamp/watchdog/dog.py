@@ -1,0 +1,140 @@
+"""The thread of each rank that ends a job which waits for a rank without end."""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from hpcsamp.errors import HpcsampError
+from hpcsamp.watchdog import stall
+from hpcsamp.watchdog.signs import Signs
+from hpcsamp.watchdog.table import Table
+from hpcsamp.watchdog.verdict import Blame, Witness
+from hpcsamp.watchdog.whereabouts import BEAT, here
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+GRACE = 5.0
+"""Seconds that the other ranks leave the lowest one to speak."""
+
+
+class Watchdog:
+    """Watches all ranks while it is entered. Entering is collective, and so is leaving in order.
+
+    A rank is to blame if nothing was heard of it for ``stall`` seconds (it was stopped, its node
+    is lost), or if one of its threads should work and has not used its core for as long (a file
+    system that hangs). Ranks that wait for it are not. The time grows to three times the longest
+    after which a rank has gone on. For a rank that was suspended itself no time has passed.
+
+    Parameters
+    ----------
+    comm
+        The ranks.
+    seconds
+        Time without a sign of life; 0 for no watchdog.
+    file
+        The stall file.
+    """
+
+    def __init__(self, comm: MPI.Comm, seconds: float, file: Path) -> None:
+        self.seconds, self.file = seconds, file
+        self._whole = comm
+        self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
+
+    def __enter__(self) -> Watchdog:
+        from mpi4py import MPI
+
+        here.live_in(None)
+        if not self.seconds:
+            return self
+        self._comm = self._whole.Dup()
+        self._messages = MPI.Query_thread() == MPI.THREAD_MULTIPLE
+        self._places = self._comm.allgather((platform.node(), os.getpid()))
+        self._table = Table(self._comm, self._messages)
+        here.live_in(self._table.mine)
+        self._tick = min(2.0, self.seconds / 20)
+        now = time.monotonic()
+        self._witness = Witness(self._comm.Get_size(), now)
+        self._signs = Signs(here, now)
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        if self._thread is None:
+            return
+        self._ended.set()
+        self._thread.join()
+        here.live_in(None)
+        if error is not None and not getattr(error, "agreed", False):
+            return  # the others do not come here: the job is about to be aborted
+        until = time.monotonic() + max(self.seconds, GRACE)
+        while not self._table.settle():
+            if time.monotonic() > until:
+                raise HpcsampError("a rank did not come to the end of the command")
+            time.sleep(1e-3)
+        self._table.close()
+        self._comm.Free()
+
+    def describe(self) -> str:
+        """For people: what will happen when."""
+        if self._thread is None:
+            return "a rank that hangs is waited for without end (training.stall = 0)"
+        beyond = len(self._places) - len(self._table.known)
+        return f"a rank without a sign of life for {self.seconds:g} s ends the job" + (
+            f"; {beyond} ranks of other nodes are not watched, as this MPI lets no thread send"
+            if beyond
+            else ""
+        )
+
+    def _watch(self) -> None:
+        last = suspected = time.monotonic()
+        row = self._table.mine
+        while not self._ended.wait(self._tick):
+            now = time.monotonic()
+            if now - last > 3 * self._tick:  # this process was suspended, not the others slow
+                self._witness.shift(now - last)
+                self._signs.shift(now - last)
+                suspected = now
+            last = now
+            self._signs.look(now)
+            row[BEAT] += 1
+            self._table.exchange()
+            for rank in self._table.known:
+                self._witness.see(rank, self._table.rows[rank].tolist(), now)
+            blame = self._witness.verdict(self._table.known, self.seconds, now)
+            if not blame:
+                suspected = now
+            elif self._speaks(blame) or now - suspected > GRACE:
+                self._end(blame)
+
+    def _speaks(self, blame: list[Blame]) -> bool:
+        """Whether this rank is the lowest that lives."""
+        stopped = {b.rank for b in blame if b.kind == "stopped"}
+        alive = [r for r in self._table.known if r not in stopped]
+        return bool(alive) and alive[0] == self._comm.Get_rank()
+
+    def _end(self, blame: list[Blame]) -> None:
+        rows = self._witness.rows
+        told = stall.record(blame, rows, self._places, self._witness.limit(self.seconds))
+        message = stall.line(blame, rows, self._places)
+        stall.end(message, self.file, told, self._abort)
+
+    def _abort(self) -> None:
+        from mpi4py import MPI
+
+        if self._messages:
+            MPI.COMM_WORLD.Abort(1)
+        os._exit(1)  # its launcher ends the others

@@ -1,0 +1,130 @@
+"""The rows of all ranks: shared memory within a node, messages between nodes.
+
+At each tick a rank sends its table to one rank of another node, in turn; the newer row wins. So all
+know of all after a few ticks, however many they are, and nothing waits for a rank that is stopped:
+one that has not received the last message gets no other one.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hpcsamp.watchdog.whereabouts import BEAT, COLUMNS
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+FOLDER = Path("/dev/shm")
+ROW = 8 * COLUMNS
+
+
+class Table:
+    """The rows of all ranks as this one knows them. Making it is collective.
+
+    Parameters
+    ----------
+    comm
+        The ranks; nobody else uses this communicator.
+    messages
+        Whether a thread may send messages. Without, a rank knows of those of its node alone.
+
+    Attributes
+    ----------
+    rows
+        int64 of shape ``(ranks, COLUMNS)``.
+    known
+        The ranks of which something can be known.
+    mine
+        This rank's row, in the memory that its node shares.
+    """
+
+    def __init__(self, comm: MPI.Comm, messages: bool) -> None:
+        from mpi4py import MPI
+
+        self._comm, self._rank = comm, comm.Get_rank()
+        node = comm.Split_type(MPI.COMM_TYPE_SHARED, key=self._rank)
+        self._map = _shared(node)
+        self._near = node.allgather(self._rank) if self._map is not None else [self._rank]
+        node.Free()
+        if self._map is None:
+            self._map = mmap.mmap(-1, ROW)
+        self._node = np.frombuffer(self._map, np.int64).reshape(-1, COLUMNS)
+        self.rows = np.zeros((comm.Get_size(), COLUMNS), np.int64)
+        place = self._near.index(self._rank)
+        self.mine = memoryview(self._map)[place * ROW : (place + 1) * ROW].cast("q")
+        near = set(self._near)
+        self._far = [r for r in range(comm.Get_size()) if r not in near] if messages else []
+        self.known = sorted(near | set(self._far))
+        self._turn = self._rank
+        self._sent: dict[int, tuple[MPI.Request, np.ndarray]] = {}
+        self._heard = np.empty_like(self.rows)
+
+    def exchange(self) -> None:
+        """Take what the node shares and what others have sent; send to one rank."""
+        self.rows[self._near] = self._node
+        self.receive()
+        self._sent = {r: s for r, s in self._sent.items() if not s[0].Test()}
+        if self._far:
+            self._turn = (self._turn + 1) % len(self._far)
+            peer = self._far[self._turn]
+            if peer not in self._sent:
+                told = self.rows.copy()
+                self._sent[peer] = self._comm.Issend(told, peer), told
+
+    def receive(self) -> None:
+        """Take what others have sent."""
+        while self._far and self._comm.Iprobe():
+            self._comm.Recv(self._heard)
+            newer = self._heard[:, BEAT] > self.rows[:, BEAT]
+            self.rows[newer] = self._heard[newer]
+
+    def settle(self) -> bool:
+        """Have all messages arrive at the end; not done until it returns True. Collective.
+
+        (Hoefler, Siebert and Lumsdaine 2010: a barrier that is entered when one's own messages
+        have arrived, and left when everybody's have.)
+        """
+        self.receive()
+        if self._barrier is None and all(s[0].Test() for s in self._sent.values()):
+            self._sent.clear()
+            self._barrier = self._comm.Ibarrier()
+        return self._barrier is not None and self._barrier.Test()
+
+    _barrier: MPI.Request | None = None
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        self.mine.release()
+        del self._node
+        assert self._map is not None
+        with suppress(BufferError):
+            self._map.close()
+
+
+def _shared(node: MPI.Comm) -> mmap.mmap | None:
+    """Memory for a row of each rank of a node; None if they cannot share any. Collective."""
+    from mpi4py import MPI
+
+    name, found = "", None
+    size = node.Get_size() * ROW
+    if node.Get_rank() == 0:
+        with suppress(OSError):
+            folder = FOLDER if os.access(FOLDER, os.W_OK) else None
+            file, name = tempfile.mkstemp(prefix="hpcsamp-", dir=folder)
+            os.ftruncate(file, size)
+            os.close(file)
+    name = node.bcast(name)
+    with suppress(OSError, ValueError), open(name, "r+b") as f:
+        found = mmap.mmap(f.fileno(), size)
+    everyone = node.allreduce(found is not None, op=MPI.LAND)
+    if name and node.Get_rank() == 0:
+        with suppress(OSError):
+            Path(name).unlink()
+    return found if everyone else None

@@ -1,0 +1,118 @@
+"""Where a rank is: a few numbers that its threads set on their way, cheap enough for every step.
+
+The numbers are a row of a table that the ranks of a node share, so what a rank did last is known
+even if it was stopped in the middle of it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import IntEnum
+
+COLUMNS = 10
+BEAT, PASSED, PHASE, NUMBER, DOING, READS, EPOCH, BATCH, QUIET, LONGEST = range(COLUMNS)
+"""Columns of a row, int64. ``BEAT`` counts the ticks of the rank's watchdog, ``PASSED`` the places
+that its threads passed. ``QUIET`` is for how many milliseconds a thread that should work has done
+nothing, ``LONGEST`` for how many one did so and then went on."""
+
+
+class Phase(IntEnum):
+    """What a rank works at; with a number, see :data:`_TEXTS`."""
+
+    START = 0
+    STEP = 1
+    CHECKPOINT = 2
+    EVALUATION = 3
+    SHARD = 4
+    END = 5
+
+
+class Doing(IntEnum):
+    """What the main thread waits for, within its phase."""
+
+    WORK = 0
+    AGREEMENT = 1
+    EXCHANGE = 2
+    BATCH = 3
+
+
+_TEXTS = {
+    Phase.START: "the start",
+    Phase.STEP: "step {}",
+    Phase.CHECKPOINT: "the checkpoint of step {}",
+    Phase.EVALUATION: "batch {} of an evaluation",
+    Phase.SHARD: "shard {}",
+    Phase.END: "the end",
+}
+_WAITS = {
+    Doing.AGREEMENT: ", waiting for the other ranks",
+    Doing.EXCHANGE: ", in an exchange",
+    Doing.BATCH: ", waiting for its batch",
+}
+
+
+def describe(row: Sequence[int]) -> str:
+    """A row for people: ``step 12, in an exchange``."""
+    text = _TEXTS[Phase(row[PHASE])].format(row[NUMBER]) + _WAITS.get(Doing(row[DOING]), "")
+    if row[READS]:
+        text += f", reading batch {row[BATCH]} of epoch {row[EPOCH]}"
+    return text
+
+
+class Whereabouts:
+    """This process's row. Its main thread and its reading thread call the methods."""
+
+    def __init__(self) -> None:
+        self._main = threading.main_thread().ident
+        self.reader = 0
+        self.row = memoryview(bytearray(8 * COLUMNS)).cast("q")
+
+    def live_in(self, row: memoryview | None) -> None:
+        """Keep the numbers in this row, from the start; None: in memory of one's own."""
+        if row is None:
+            row = memoryview(bytearray(8 * COLUMNS)).cast("q")
+        row[:] = memoryview(bytearray(8 * COLUMNS)).cast("q")
+        self.row = row
+
+    def at(self, phase: Phase, number: int = 0) -> None:
+        """The main thread begins something."""
+        row = self.row
+        row[PHASE], row[NUMBER] = phase, number
+        row[PASSED] += 1
+
+    def goes_on(self) -> None:
+        """A thread that works, or waits for another job, shows that it lives."""
+        self.row[PASSED] += 1
+
+    @contextmanager
+    def waiting(self, doing: Doing) -> Iterator[None]:
+        """The main thread waits for other ranks, or for its reading thread."""
+        if threading.get_ident() != self._main:
+            yield
+            return
+        row, before = self.row, self.row[DOING]
+        row[DOING] = doing
+        row[PASSED] += 1
+        try:
+            yield
+        finally:
+            row[DOING] = before
+            row[PASSED] += 1
+
+    @contextmanager
+    def reading(self, epoch: int, batch: int) -> Iterator[None]:
+        """The reading thread reads a batch."""
+        self.reader = threading.get_native_id()
+        row = self.row
+        row[EPOCH], row[BATCH], row[READS] = epoch, batch, 1
+        try:
+            yield
+        finally:
+            row[READS] = 0
+            row[PASSED] += 1
+
+
+here = Whereabouts()
+"""Of this process. Like its signal handlers it is one, whatever runs in it."""
