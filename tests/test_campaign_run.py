@@ -258,16 +258,24 @@ def test_one_point_at_once(case):
     assert case.wait() == {"done": 12}
 
 
-def test_a_point_that_stops_early_is_started_again(case):
-    (case.file.with_name("fake.py")).write_text(
-        FAKE.replace(
-            "digest =", 'len((folder / "started").read_text()) > 2 or sys.exit(75)\ndigest ='
-        )
-    )
+STALLS = """
+stall, starts = folder / "stall.json", len((folder / "started").read_text())
+if given["method.samples"] == "2" or (given["method.samples"] == "3" and starts < 3):
+    stall.write_text(json.dumps({"hosts": ["n"], "exclude": "n", "count": starts}, indent=1))
+    sys.exit(1)
+starts > 2 or sys.exit(75)
+"""
+
+
+def test_a_point_that_stops_early_or_stalls_is_started_again(case):
+    """One that always stalls: three times more."""
+    case.file.with_name("fake.py").write_text(FAKE.replace("digest =", f"{STALLS}digest =", 1))
     case.file.write_text(SWEEP.replace("seed = [1, 2, 3, 4]", "seed = [1]"))
     case("submit")
-    assert case.wait() == {"done": 6}
-    assert runs(case) == 18
+    assert case.wait() == {"done": 4, "failed": 2}
+    assert runs(case) == 4 * 3 + 2 * 4
+    logs = "".join(p.read_text() for p in case.folder.glob("submissions/0001/*.txt"))
+    assert logs.count("campaign: a rank hung on n, see") == 2 * 2 + 2 * 3
 
 
 def test_cancelled_points_are_gone_on_with(case):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import threading
@@ -37,13 +38,13 @@ class Watchdog:
     comm
         The ranks.
     seconds
-        Time without a sign of life; 0 for no watchdog.
+        Time without a sign of life; 0 (or an infinite time) for no watchdog.
     file
         The stall file.
     """
 
     def __init__(self, comm: MPI.Comm, seconds: float, file: Path) -> None:
-        self.seconds, self.file = seconds, file
+        self.seconds, self.file = seconds if math.isfinite(seconds) else 0.0, file
         self._whole = comm
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from patience import patient
 
 from hpcsamp.training import checkpoint
-from slurm.cluster import Cluster
+from slurm.cluster import ROOT, Cluster
 from slurm.test_train import submit
 
 EPOCHS = 5  # 95 steps: some seconds
@@ -89,6 +91,34 @@ def test_a_node_goes_down(slurm, long, uninterrupted, tmp_path):
         slurm.command("scontrol", "update", "nodename=n2", "state=resume")
     assert finished(slurm, job, tmp_path) == uninterrupted
     assert starts(run)[1] >= 19  # from a checkpoint, not from the start
+
+
+def test_a_job_that_hangs_goes_on_without_the_node(slurm, long, tmp_path):
+    run = tmp_path / "run"
+    job = slurm.sbatch(
+        ROOT / "jobscripts" / "slurm" / "train.sbatch",
+        *("--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=1", "--time=5"),
+        f"--output={tmp_path / 'out'}",
+        arguments=[long, run, "--set", "training.stall=8"],
+    )
+    slurm.until(lambda: steps(run) >= 25, 60, "step 25")
+    ranks = [p for p in slurm.processes("hpcsamp train") if "srun" not in command(p)]
+    assert len(ranks) == 2
+    os.kill(max(ranks), signal.SIGSTOP)
+    slurm.until(lambda: len(starts(run)) == 2, 120, "second start")
+    finished(slurm, job, tmp_path)
+    told = json.loads((run / "stall.json").read_text())
+    first, second = json.loads((run / "provenance.json").read_text())["starts"]
+    assert told["hosts"] == list(first["hosts"])
+    assert slurm.job(job)["ExcNodeList"] == told["exclude"] == told["hosts"][0]
+    assert set(first["hosts"]) != set(second["hosts"])
+    assert second["step"] >= 19
+    assert told["job"] == str(job)
+    assert f"stalled on {told['exclude']} (see" in (tmp_path / "out").read_text()
+
+
+def command(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode()
 
 
 @pytest.mark.parametrize("script", ["train.sbatch", "train-mpirun.sbatch"])
