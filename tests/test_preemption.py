@@ -16,8 +16,10 @@ from mpi4py import MPI
 from patience import patient
 from test_training import ranks_of, start, wait_for_step
 
+from hpcsamp.cli import app
 from hpcsamp.config import seconds
 from hpcsamp.errors import PreemptedError, UsageError
+from hpcsamp.locks import locked
 from hpcsamp.losses import Parts
 from hpcsamp.training import checkpoint
 from hpcsamp.training.agreement import Agreement
@@ -219,6 +221,22 @@ def test_mpirun_passes_usr2_on_and_one_job_writes_a_run(commands, small, tmp_pat
     steps = [e["step"] for e in events(run, "train")]
     assert steps == list(range(1, len(steps) + 1))
     assert not list(run.rglob(".*"))
+
+
+def test_one_job_at_a_time_writes_each_output(reference, tmp_path):
+    (reference / "report").mkdir()
+    (reference / "evaluation").mkdir()
+    for lock, arguments in {
+        reference / "evaluation" / ".test.lock": ["evaluate", reference],
+        reference / "report" / ".lock": ["report", reference],
+        tmp_path / ".p.h5.lock": ["predict", reference, "--out", tmp_path / "p.h5"],
+        tmp_path / ".set.lock": ["ingest", "digits", "--out", tmp_path / "set"],
+    }.items():
+        told = f"is being written by process {os.getpid()} on"
+        with locked(lock, "x"), pytest.raises(UsageError, match=told):
+            app(list(map(str, arguments)), standalone_mode=False)
+        app(list(map(str, arguments)), standalone_mode=False)
+        assert not lock.exists()
 
 
 def test_the_time_limit(hpcsamp, small, tmp_path):

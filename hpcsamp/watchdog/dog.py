@@ -60,7 +60,7 @@ class Watchdog:
         self._places = self._comm.allgather((platform.node(), os.getpid()))
         self._table = Table(self._comm, self._messages)
         here.live_in(self._table.mine)
-        self._tick = min(2.0, self.seconds / 20)
+        self._tick = min(5.0, self.seconds / 20)
         now = time.monotonic()
         self._witness = Witness(self._comm.Get_size(), now)
         self._signs = Signs(here, now)
