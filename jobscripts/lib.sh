@@ -212,7 +212,7 @@ _hpcsamp_stall() { grep -oP "^ \"$1\": \"?\K[^\"]*[^\",]" "$HPCSAMP_STALL" || tr
 # in the queue; it then resumes, without the nodes that hung. Not one that is being cancelled, and
 # not for ever.
 hpcsamp_again() {
-    local starts=$((${SLURM_RESTART_COUNT:-${HPCSAMP_RESTARTS:-0}} + 1)) exclude='' stalls job before
+    local starts=$((${SLURM_RESTART_COUNT:-${HPCSAMP_RESTARTS:-0}} + 1)) exclude='' stalls job before ended=''
     local why="stopped early with a checkpoint"
     [ -z "${HPCSAMP_CANCELLED:-}" ] || return 0
     if [ "$1" != 0 ] && [ "$(_hpcsamp_mark)" != "$_HPCSAMP_STALL" ]; then
@@ -233,13 +233,15 @@ hpcsamp_again() {
         _hpcsamp_log "$why: submitted anew: $(_hpcsamp_qsub_again "$starts")"
     elif job=$(scontrol -o show job "$SLURM_JOB_ID") && grep -q ' JobState=RUNNING ' <<<"$job"; then
         _hpcsamp_log "$why: requeued"
-        trap '' TERM # only a job in the queue can exclude nodes, and Slurm ends this script then
-        scontrol requeue "$SLURM_JOB_ID"
-        if [ -n "$exclude" ]; then
-            before=$(grep -oP '\bExcNodeList=\K[^ (]+' <<<"$job" || true)
+        before=$(grep -oP '\bExcNodeList=\K[^ (]+' <<<"$job" || true)
+        trap 'ended=1' TERM
+        ( # only a job in the queue can exclude nodes, and Slurm ends this script then
+            trap '' TERM
+            scontrol requeue "$SLURM_JOB_ID"
+            if [ -z "$exclude" ]; then exit; fi
             scontrol update "JobId=$SLURM_JOB_ID" "ExcNodeList=${before:+$before,}$exclude"
-        fi
-        sleep 60
+        )
+        if [ -z "$ended" ]; then sleep 60; fi
     fi
 }
 
