@@ -259,7 +259,7 @@ def _read(path: Path) -> Holder | None:
     """The holder that a lock file names; None if it cannot be read (yet)."""
     try:
         told = json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(told, dict) or told.keys() != Holder.__dataclass_fields__.keys():
         return None

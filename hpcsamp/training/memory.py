@@ -278,7 +278,8 @@ def _look(
         if p.bytes > 0.02 * needed
     )
     return note, (
-        f'{note}. Of each rank: {knobs}. training.memory_check = "warn" goes on regardless'
+        f'{note}. Of each rank: {knobs}. training.memory_check = "warn" goes on regardless. '
+        "A run that goes on by --resume keeps its batch, precision and optimiser"
     )
 
 
