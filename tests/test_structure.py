@@ -18,6 +18,7 @@ FLOORS = [
         "launcher",
         "locks",
         "processes",
+        "generators",
         "provenance",
         "runtime",
         "sealing",

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from hpcsamp import arguments as free
 from hpcsamp.config import suggest
 from hpcsamp.errors import UsageError
+from hpcsamp.generators import lent
 from hpcsamp.models.learned_noise import LearnedNoise
 from hpcsamp.models.mlp import MLP
 from hpcsamp.models.swin import Swin
@@ -62,12 +62,8 @@ def build(
         For an unknown name or argument, or sizes that do not fit.
     """
     make = _find(name)
-    # torch's initialisers draw from the global generator: lend it a seed of its own and give it
-    # back as it was.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(
-            key(seed, Purpose.INITIAL, *([] if member is None else [member])) & 0xFFFF_FFFF
-        )
+    # torch's initialisers draw from the global generator, those of the user perhaps from others
+    with lent(key(seed, Purpose.INITIAL, *([] if member is None else [member])) & 0xFFFF_FFFF):
         program = {"in_shape": in_shape, "outputs": outputs}
         with _few_layers(name):
             made: nn.Module = free.construct("model", name, make, arguments, **program)
