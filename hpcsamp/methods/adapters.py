@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.parameter import is_lazy
 
 from hpcsamp.errors import UsageError
 
@@ -95,8 +96,7 @@ class PlainAdapter(Adapter):
         bayesian: Callable[[str], bool] | None,
     ) -> None:
         super().__init__(module)
-        refuse_batch_norm(module)
-        refuse_dropout(module)
+        check_parameters(module)
         self.slots, self.fixed = [], {}
         self._names: list[str] = []
         fan_in, norms = _fan_in(module), _norm_parameters(module)
@@ -143,8 +143,7 @@ class TorchBlueAdapter(Adapter):
         from torch_blue.vi import VILinear, VIModule
 
         super().__init__(module)
-        refuse_batch_norm(module)
-        refuse_dropout(module)
+        check_parameters(module)
         self.slots = []
         self._supplied: list[Any] = []
         self._owners: list[tuple[nn.Module, str, str]] = []
@@ -163,6 +162,12 @@ class TorchBlueAdapter(Adapter):
                 name = f"{path}.{variable}" if path else variable
                 mean_name, std_name = _normal_parameters(part, variable, name)
                 mean, log_std = getattr(part, mean_name), getattr(part, std_name)
+                if not (mean.requires_grad and log_std.requires_grad):
+                    raise UsageError(
+                        f"{name} is a random variable whose distribution is frozen (requires_grad "
+                        f"is false); let it be trained, or take a plain layer with a frozen "
+                        f"parameter in its place"
+                    )
                 owned |= {id(mean), id(log_std)}
                 self.slots.append(
                     Slot(
@@ -248,7 +253,8 @@ def _fan_in(module: nn.Module) -> dict[str, int]:
     result = {}
     for path, part in module.named_modules():
         own = dict(part.named_parameters(recurse=False))
-        widest = max((p[0].numel() for p in own.values() if p.dim() > 1), default=1)
+        wide = (math.prod(p.shape[1:]) for p in own.values() if p.dim() > 1)
+        widest = max(1, *wide, 1)
         for name in own:
             result[f"{path}.{name}" if path else name] = widest
     return result
@@ -283,33 +289,23 @@ def constants_of(module: nn.Module, trained: Collection[str]) -> dict[str, Tenso
     return {name: value.detach() for name, value in named if name not in trained}
 
 
-def refuse_batch_norm(module: nn.Module) -> None:
-    """Samples would overwrite each other's running statistics.
+def check_parameters(module: nn.Module) -> None:
+    """Refuse parameters that cannot lie in one flat vector of numbers.
 
     Raises
     ------
     UsageError
-        Naming the layer.
+        Naming the parameter.
     """
-    for name, part in module.named_modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats:
+    for name, p in itertools.chain(module.named_parameters(), module.named_buffers()):
+        if is_lazy(p):
             raise UsageError(
-                f"{name} is a {type(part).__name__} with running statistics, which the samples "
-                f"would overwrite for each other; use LayerNorm or GroupNorm"
+                f"{name} of {type(module).__name__} has no shape yet; evaluate the lazy module "
+                f"with one batch before it is given to a method"
             )
-
-
-def refuse_dropout(module: nn.Module) -> None:
-    """Dropout layers draw from torch's global generator: another number of ranks, other masks.
-
-    Raises
-    ------
-    UsageError
-        Naming the layer.
-    """
-    for name, part in module.named_modules():
-        if isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0:
+        if p.requires_grad and p.is_complex():
             raise UsageError(
-                f"{name} is a {type(part).__name__} of rate {part.p}, which draws by itself; set "
-                f"its rate to 0, or choose the method mc_dropout, whose masks are counted"
+                f"{name} of {type(module).__name__} is a complex parameter; make it a real one "
+                f"with a last axis of 2, and use torch.view_as_complex(self.{name}) in the forward "
+                f"pass"
             )

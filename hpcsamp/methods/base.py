@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
 from hpcsamp.methods.accumulate import Accumulator
+from hpcsamp.methods.observe import Observer
 from hpcsamp.streams import Purpose
 from hpcsamp.topology import share
 
@@ -89,9 +90,46 @@ class Method(nn.Module):
         self.samples_per_pass = samples_per_pass
         self.step = 0
         self._purpose = Purpose.NOISE
+        self._observer = Observer()
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        """The wrapped modules: one, or one for each of this rank's members."""
+        return ()
+
+    def network_of(self, sample: int) -> nn.Module | None:
+        """The wrapped module that evaluates a sample; None if there is none."""
+        return self.networks[0] if self.networks else None
+
+    def observe(
+        self,
+        x: Tensor,
+        samples: range,
+        step: int | None = None,
+        *,
+        stacked: bool = False,
+        index: Tensor | None = None,
+    ) -> None:
+        """Check that the module is a function of weights and items alone, by passes with a few.
+
+        Called by itself before the first evaluation, and again when submodules have changed between
+        training and evaluation mode. No number of the run changes by it.
+
+        Parameters
+        ----------
+        x, samples, step, stacked, index
+            As in :meth:`forward`.
+
+        Raises
+        ------
+        UsageError
+            For a module that draws by itself, keeps state, or lets the items of a batch influence
+            each other, in training or in prediction; naming the submodule and what to do instead.
+        """
+        self._observer.look(self, x, samples, step, stacked, index)
 
     def __call__(self, x: Tensor, samples: range, *others: Any, **named: Any) -> Tensor:
-        """Outputs of some samples, see :meth:`forward`.
+        """Outputs of some samples, see :meth:`forward`; the module is observed at first.
 
         Raises
         ------
@@ -103,6 +141,7 @@ class Method(nn.Module):
         if not isinstance(samples, range) or samples.step != 1 or samples.start < 0:
             example = f"range({samples})" if isinstance(samples, int) else "range(4)"
             raise UsageError(f"samples = {samples!r:.80}: a range is needed, e.g. {example}")
+        self.observe(x, samples, *others, **named)
         found: Tensor = super().__call__(x, samples, *others, **named)
         return found
 
@@ -197,6 +236,38 @@ class Method(nn.Module):
         constants = {f"constants.{name}": value for name, value in self.constants().items()}
         return {name: value.detach() for name, value in own} | constants
 
+    def constants_to_keep(self) -> dict[str, Tensor]:
+        """The constants for checkpoints, not copied; members first, where there are members."""
+        return self.constants()
+
+    def take_constants(self, kept: Mapping[str, Tensor]) -> None:
+        """Give the module the constants of a checkpoint."""
+        for name, value in self.constants().items():
+            value.copy_(kept[name])
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, value in self.constants_to_keep().items():
+            destination[f"{prefix}constants.{name}"] = value
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, metadata: Any, strict: bool, missing_keys: list[str],
+        *others: Any,
+    ) -> None:  # fmt: skip
+        start = f"{prefix}constants."
+        keys = [key for key in state_dict if key.startswith(start)]
+        kept = {key.removeprefix(start): state_dict.pop(key) for key in keys}
+        missing = [name for name in self.constants_to_keep() if name not in kept]
+        missing_keys += [start + name for name in missing]
+        if not missing:
+            self.take_constants(kept)
+        arguments = (state_dict, prefix, metadata, strict, missing_keys, *others)
+        super()._load_from_state_dict(*arguments)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Move or convert; a complex tensor stays complex."""
+        return super()._apply(in_parts(fn), recurse)
+
     @contextmanager
     def accumulating(self) -> Iterator[Accumulator]:
         """Within the block, gradients of one chunk after the other are summed by what is returned.
@@ -262,14 +333,36 @@ class Method(nn.Module):
         """Which of the prediction samples a rank of a sample group evaluates."""
         return share(samples, parts, part)
 
+    def some_prediction_sample(self) -> range:
+        """One of the prediction samples that this rank can evaluate."""
+        return range(1)
+
+    @property
+    def in_prediction(self) -> bool:
+        """Whether it is within :meth:`predicting`."""
+        return self._purpose is Purpose.PREDICT
+
     @contextmanager
     def predicting(self) -> Iterator[None]:
         """Draw from the streams of prediction, which do not depend on the step."""
         before, self._purpose = self._purpose, Purpose.PREDICT
-        training = self.training
+        parts = [m for network in (self, *self.networks) for m in network.modules()]
+        modes = [m.training for m in parts]
         self.eval()
         try:
             yield
         finally:
             self._purpose = before
-            self.train(training)
+            for part, mode in zip(parts, modes, strict=True):
+                part.training = mode  # each its own: a layer may be in evaluation mode for good
+
+
+def in_parts(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A conversion that is applied to real and imaginary parts, where torch drops the latter."""
+
+    def converted(t: Tensor) -> Tensor:
+        if not t.is_complex():
+            return fn(t)
+        return torch.view_as_complex(fn(torch.view_as_real(t.detach().resolve_conj())))
+
+    return converted

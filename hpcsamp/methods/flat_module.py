@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from hpcsamp.errors import UsageError
-from hpcsamp.methods.adapters import (
-    constants_of,
-    deterministic_of,
-    refuse_batch_norm,
-    refuse_dropout,
-)
+from hpcsamp.methods.adapters import check_parameters, constants_of, deterministic_of
 
 
 class FlatModule:
@@ -23,19 +18,18 @@ class FlatModule:
     Parameters
     ----------
     module
-        Any ``nn.Module`` without running batch statistics.
+        Any ``nn.Module``.
     autocast
         Type in which it is evaluated where torch deems it safe; None for that of the weights.
 
     Raises
     ------
     UsageError
-        For a module with nothing to learn, with running statistics, or with dropout.
+        For a module with nothing to learn.
     """
 
     def __init__(self, module: nn.Module, autocast: torch.dtype | None = None) -> None:
-        refuse_batch_norm(module)
-        refuse_dropout(module)
+        check_parameters(module)
         self.module = module
         self.autocast = autocast
         own = {n: p for n, p in module.named_parameters() if p.requires_grad}
@@ -62,11 +56,17 @@ class FlatModule:
 
     def initial(self) -> Tensor:
         """``(n,)`` the module's present weights."""
-        return flat_weights(self.module)
+        own = dict(self.module.named_parameters())
+        return torch.cat([own[name].detach().flatten() for name in self.names])
 
-    def call(self, flat: Tensor, x: Tensor) -> Tensor:
-        """Outputs with ``(n,)`` weights. Works under ``torch.func.vmap``."""
-        weights = dict(self.named(flat))
+    def call(
+        self, flat: Tensor, x: Tensor, constants: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Outputs with ``(n,)`` weights. Works under ``torch.func.vmap``.
+
+        ``constants``: other frozen parameters and buffers than the module's own.
+        """
+        weights = dict(self.named(flat)) | dict(constants or {})
         with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
             y: Tensor = functional_call(self.module, weights, (x,))
         return y
@@ -86,8 +86,3 @@ class FlatModule:
     def constants(self) -> dict[str, Tensor]:
         """Frozen parameters and buffers by name, not copied."""
         return constants_of(self.module, self.names)
-
-
-def flat_weights(module: nn.Module) -> Tensor:
-    """``(n,)`` trainable weights of a module, a copy."""
-    return torch.cat([p.detach().flatten() for p in module.parameters() if p.requires_grad])

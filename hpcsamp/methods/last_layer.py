@@ -72,6 +72,12 @@ class LastLayer(MeanField):
             raise UsageError(f"method.layer = {layer!r}; there is {', '.join(map(repr, named))}")
         name = list(named)[-1] if layer is None else layer
         start = ("network." if wrapper is not None else "") + (f"{name}." if name else "")
+        trained = {n for n, p in module.named_parameters() if p.requires_grad}
+        if not {f"{start}{n}" for n, _ in named[name].named_parameters()} <= trained:
+            raise UsageError(
+                f"method.layer = {name!r}: its weights are frozen or shared with another layer; "
+                f"they must be its own, and trained"
+            )
         super().__init__(
             module,
             prior_mean=prior_mean,

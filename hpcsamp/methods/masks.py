@@ -135,7 +135,7 @@ class Masks:
     Raises
     ------
     UsageError
-        For a module without such a place, or with dropout that hooks do not reach.
+        For a module without such a place, or with alpha dropout.
     """
 
     def __init__(self, module: nn.Module, rate: float | None, per_item: bool) -> None:
@@ -362,11 +362,8 @@ def _same(whole: Tensor, other: Tensor) -> bool:
 
 def _refuse_unreachable(module: nn.Module) -> None:
     for name, part in module.named_modules():
-        alpha = isinstance(part, (nn.AlphaDropout, nn.FeatureAlphaDropout))
-        if alpha or (
-            isinstance(part, (nn.MultiheadAttention, nn.RNNBase)) and float(part.dropout) > 0
-        ):
+        if isinstance(part, (nn.AlphaDropout, nn.FeatureAlphaDropout)):
             raise UsageError(
-                f"method 'mc_dropout': {name} is a {type(part).__name__} with dropout of its own, "
-                f"which masks do not reach; use nn.Dropout layers"
+                f"method 'mc_dropout': {name} is a {type(part).__name__}, which does not leave "
+                f"units out as masks do; use nn.Dropout layers"
             )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
-from hpcsamp.methods.adapters import deterministic_of, refuse_batch_norm
+from hpcsamp.methods.adapters import check_parameters, deterministic_of
 from hpcsamp.methods.base import Method
 from hpcsamp.methods.masks import Masks, Stream
 from hpcsamp.streams import Purpose, key
@@ -84,7 +84,7 @@ class MCDropout(Method):
             raise UsageError(f"method.fold = {fold} must be 0 (all samples of a rank) or more")
         self.prior_std = prior_std
         self.fold = fold
-        refuse_batch_norm(module)
+        check_parameters(module)
         self._masks = Masks(module, rate, masks == "item")
         self._keys: dict[bool, tuple[int]] = {}
         self.module = module
@@ -95,6 +95,11 @@ class MCDropout(Method):
         marked = deterministic_of(module)
         self._decaying = [name for name in self._named if name not in marked]
         self.train(self.training)
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """See :attr:`Method.networks`."""
+        return [self.module]
 
     def forward(
         self,
@@ -154,6 +159,11 @@ class MCDropout(Method):
         )
         squares = torch.stack([s.square().sum() for s in shares])
         return squares.sum() / (2 * self.prior_std**2)
+
+    def constants(self) -> dict[str, Tensor]:
+        """See :meth:`Method.constants`: buffers that are not in the module's own state."""
+        own = self.module.state_dict()
+        return {n: b.detach() for n, b in self.module.named_buffers() if n not in own}
 
     def named_variational(self) -> Iterator[tuple[str, Tensor]]:
         """The weights of each layer."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from hpcsamp.errors import UsageError
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.adapters import Adapter, PlainAdapter, TorchBlueAdapter
-from hpcsamp.methods.base import Method
+from hpcsamp.methods.base import Method, in_parts
 from hpcsamp.methods.normal import Divergence, Draw, FlatAccumulator, LogRatio
 from hpcsamp.streams import Purpose, fill_normal, torch_generator
 
@@ -65,8 +65,7 @@ class MeanField(Method):
     Raises
     ------
     UsageError
-        For a module with nothing to learn, running batch statistics, or distributions other than
-        normal ones.
+        For a module with nothing to learn, or distributions other than normal ones.
     """
 
     def __init__(
@@ -120,6 +119,11 @@ class MeanField(Method):
     def module(self) -> nn.Module:
         """The wrapped module; its parameters show the posterior."""
         return self._adapter[0].module
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """See :attr:`Method.networks`."""
+        return [self.module]
 
     def forward(
         self,
@@ -294,7 +298,7 @@ class MeanField(Method):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Move or convert: the module's buffers follow, its parameters are linked anew."""
-        self.module._apply(fn)
+        self.module._apply(in_parts(fn))
         result = super()._apply(fn, recurse)
         self._link()
         return result

@@ -6,7 +6,7 @@ a sample group: a rank averages its members' gradients over the data group and s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
 from hpcsamp.methods.accumulate import Accumulator
-from hpcsamp.methods.base import Method
-from hpcsamp.methods.flat_module import FlatModule, flat_weights
+from hpcsamp.methods.base import Method, in_parts
+from hpcsamp.methods.flat_module import FlatModule
+from hpcsamp.methods.traces import Traces
 from hpcsamp.streams import Purpose
 from hpcsamp.topology import share
 
@@ -72,10 +73,11 @@ class Members(Method):
         self.members = range(samples) if own is None else own
         self.prior_std = prior_std
         make = (lambda _: network) if isinstance(network, nn.Module) else network
-        first = make(self.members.start)
-        self._network = [FlatModule(first, autocast)]  # in a list: not to register its parameters
-        rows = [self.network.initial(), *(flat_weights(make(s)) for s in self.members[1:])]
-        self.weights = nn.Parameter(torch.stack(rows))
+        # in a list: not to register their parameters, which show the rows
+        self._networks = [FlatModule(make(s), autocast) for s in self.members]
+        self.weights = nn.Parameter(torch.stack([n.initial() for n in self._networks]))
+        self._alike: bool | None = None
+        self._link()
         self._accumulator: RowAccumulator | None = None
         self._predicted: int | None = None
 
@@ -87,9 +89,28 @@ class Members(Method):
         return cls(network, samples, own, **arguments)
 
     @property
+    def networks(self) -> list[nn.Module]:
+        """See :attr:`Method.networks`."""
+        return list({id(n.module): n.module for n in self._networks}.values())
+
+    def network_of(self, sample: int) -> nn.Module:
+        """See :meth:`Method.network_of`."""
+        return self._network_of(sample).module
+
+    def _network_of(self, sample: int) -> FlatModule:
+        predict = self._purpose is Purpose.PREDICT
+        row = self.place(sample)[0] if predict else sample - self.members.start
+        return self._networks[row]
+
+    @property
     def network(self) -> FlatModule:
-        """The module as a function of a row."""
-        return self._network[0]
+        """The first member's module as a function of a row."""
+        return self._networks[0]
+
+    def some_prediction_sample(self) -> range:
+        """See :meth:`Method.some_prediction_sample`."""
+        known = self._predicted or self.prediction_samples(None)
+        return share(known, self.samples, self.members.start)[:1]
 
     def forward(
         self,
@@ -104,7 +125,7 @@ class Members(Method):
         outputs = []
         for chunk, rows in self._rows(samples):
             inputs = x[chunk.start - samples.start : chunk.stop - samples.start] if stacked else x
-            outputs.append(self._evaluate(rows, inputs, stacked))
+            outputs.append(self._evaluate(chunk, rows, inputs, stacked))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _rows(self, samples: range) -> Iterator[tuple[range, Tensor]]:
@@ -128,10 +149,33 @@ class Members(Method):
         first = self.members.start
         return self.weights.detach()[samples.start - first : samples.stop - first]
 
-    def _evaluate(self, rows: Tensor, x: Tensor, stacked: bool) -> Tensor:
-        if len(rows) == 1:
-            return self.network.call(rows[0], x[0] if stacked else x)[None]
-        return torch.func.vmap(self.network.call, in_dims=(0, 0 if stacked else None))(rows, x)
+    def _evaluate(self, samples: range, rows: Tensor, x: Tensor, stacked: bool) -> Tensor:
+        networks = [self._network_of(s) for s in samples]
+        if len(rows) == 1 or not self._are_alike():
+            views = x if stacked else [x] * len(rows)
+            triples = zip(networks, rows, views, strict=True)
+            return torch.stack([network.call(row, view) for network, row, view in triples])
+        constants = self._stacked(networks)
+        axes = (0, 0 if stacked else None, 0)
+        return torch.func.vmap(networks[0].call, in_dims=axes)(rows, x, constants)
+
+    def _are_alike(self) -> bool:
+        """Whether the members' modules differ in tensors alone, so that one can stand for all."""
+        if self._alike is None:
+            first, *others = (Traces(module) for module in self.networks)
+            self._alike = all(first.plain() == other.plain() for other in others)
+        return self._alike
+
+    def _stacked(self, networks: list[FlatModule]) -> dict[str, Tensor]:
+        """``(k, ...)`` constants of some members, but for those that are the same for all."""
+        if all(n is networks[0] for n in networks):
+            return {}
+        parts = [n.constants() for n in networks]
+        return {
+            name: torch.stack([part[name] for part in parts])
+            for name, value in parts[0].items()
+            if not all(torch.equal(value, part[name]) for part in parts[1:])
+        }
 
     @contextmanager
     def accumulating(self) -> Iterator[Accumulator]:
@@ -194,17 +238,37 @@ class Members(Method):
         yield from self.network.named(self.weights.detach())
 
     def constants(self) -> dict[str, Tensor]:
-        """See :meth:`Method.constants`."""
-        return self.network.constants()
+        """See :meth:`Method.constants`; of each member."""
+        pairs = zip(self.members, self._networks, strict=True)
+        return {f"{s}.{name}": v for s, n in pairs for name, v in n.constants().items()}
+
+    def constants_to_keep(self) -> dict[str, Tensor]:
+        """The constants as ``(s, ...)``, see :meth:`Method.constants_to_keep`."""
+        own = [network.constants() for network in self._networks]
+        return {name: torch.stack([c[name] for c in own]) for name in own[0]}
+
+    def take_constants(self, kept: Mapping[str, Tensor]) -> None:
+        """Give each member its own, see :meth:`Method.take_constants`."""
+        for row, network in enumerate(self._networks):
+            for name, value in network.constants().items():
+                value.copy_(kept[name][row])
+
+    def _link(self) -> None:
+        for network, row in reversed(list(zip(self._networks, self.weights.data, strict=True))):
+            network.link(row)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Move or convert: the module's buffers follow."""
-        self.network.module._apply(fn)
-        return super()._apply(fn, recurse)
+        """Move or convert: the modules' constants follow, their parameters are linked anew."""
+        for module in self.networks:
+            module._apply(in_parts(fn))
+        result = super()._apply(fn, recurse)
+        self._link()
+        return result
 
     def train(self, mode: bool = True) -> Self:
-        """Training or evaluation mode, of the module too."""
-        self.network.module.train(mode)
+        """Training or evaluation mode, of the modules too."""
+        for module in self.networks:
+            module.train(mode)
         return super().train(mode)
 
 

@@ -183,7 +183,7 @@ class Evaluator:
             Of an item that the method predicts; None for classes.
         """
         scores = np.zeros((len(SCORES), self.dataset.count))
-        for batch in self._batches():
+        for batch in self._batches(method):
             index = torch.from_numpy(batch.index).to(batch.x.device)
             if target_shape is None:
                 p = predict_classes(method, batch.x, self.samples, self.collectives, index)
@@ -212,10 +212,16 @@ class Evaluator:
         """Let go of the files."""
         self.loader.close()
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self, method: Method) -> Iterator[Batch]:
         here.at(Phase.EVALUATION)
         for number, batch in enumerate(self.loader.epoch(0), 1):
             here.at(Phase.EVALUATION, number)
+            if number == 1:
+                c = self.collectives
+                mine = method.prediction_share(self.samples, c.sample_size, c.sample_rank)
+                index = torch.from_numpy(batch.index).to(batch.x.device)
+                with together(self.topology.world), method.predicting():
+                    method.observe(batch.x, mine, 0, index=index)
             yield batch
 
     def _classes(
@@ -227,7 +233,7 @@ class Evaluator:
         wanted: Collection[str],
     ) -> Evaluation:
         metrics = ClassificationMetrics(classes, self.bins)
-        for batch in self._batches():
+        for batch in self._batches(method):
             index = torch.from_numpy(batch.index).to(batch.x.device)
             p = predict_classes(method, batch.x, self.samples, self.collectives, index)
             metrics.update(p.log_probabilities, batch.y, batch.weight, p.aleatoric)
@@ -266,7 +272,7 @@ class Evaluator:
         )
         counts = sample_counts(method, self.samples, self.collectives)
         constant = ConstantNormal(self.dataset)
-        for batch in self._batches():
+        for batch in self._batches(method):
             index = torch.from_numpy(batch.index).to(batch.x.device)
             p = predict_values(
                 method, batch.x, batch.y, self.samples, self.collectives, self.likelihood, index

@@ -1,4 +1,4 @@
-"""Is the run still a run? All ranks hold the same parameters."""
+"""Is the run still a run? All ranks hold the same."""
 
 from __future__ import annotations
 
@@ -16,25 +16,39 @@ def check_replicas(method: Method, topology: Topology) -> None:
     """Replicas must be equal to the bit. Collective over the world.
 
     Replicas are all ranks, or those of a data group where every sample has parameters of its own.
+    Compared is all that outputs depend on: also frozen parameters and buffers.
 
     Raises
     ------
     DivergedError
-        Naming the first rank that differs from the first of its kind, on all ranks.
+        Naming the first rank that differs from the first of its kind, and in what, on all ranks.
     """
+    held = method.held()
     own = hashlib.sha256()
-    _add_to_hash(own, dict(method.named_variational()))
-    hashes = topology.world.allgather((topology.sample_rank, own.hexdigest()))
-    with together(topology.world):
-        first: dict[int, tuple[int, str]] = {}
-        for rank, (column, other) in enumerate(hashes):
-            kind = 0 if method.members is None else column
-            before, expected = first.setdefault(kind, (rank, other))
-            if other != expected:
-                raise DivergedError(
-                    f"replicas differ at step {method.step}: rank {before} has parameters "
-                    f"{expected[:12]}, rank {rank} has {other[:12]}"
-                )
+    _add_to_hash(own, held)
+    column = 0 if method.members is None else topology.sample_rank
+    hashes = topology.world.allgather((column, own.hexdigest()))
+    first: dict[int, tuple[int, str]] = {}
+    for rank, (kind, other) in enumerate(hashes):
+        before, expected = first.setdefault(kind, (rank, other))
+        if other == expected:
+            continue
+        each = topology.world.gather({n: _sha256({n: v}) for n, v in held.items()})
+        with together(topology.world):
+            if each is None:
+                return
+            a, b = each[before], each[rank]
+            name = next(n for n in {**a, **b} if a.get(n) != b.get(n))
+            raise DivergedError(
+                f"replicas differ at step {method.step}: rank {before} holds another {name} than "
+                f"rank {rank} ({a.get(name, 'none')[:12]}, {b.get(name, 'none')[:12]})"
+            )
+
+
+def _sha256(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    _add_to_hash(digest, tensors)
+    return digest.hexdigest()
 
 
 def parameters_sha256(method: Method, topology: Topology) -> str:
@@ -51,5 +65,5 @@ def parameters_sha256(method: Method, topology: Topology) -> str:
 
 def _add_to_hash(digest: hashlib._Hash, parameters: dict[str, Tensor]) -> None:
     for _, value in sorted(parameters.items()):
-        array = value.detach().cpu().contiguous().numpy()
+        array = value.detach().cpu().resolve_conj().contiguous().numpy()
         digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())

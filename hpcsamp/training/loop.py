@@ -244,6 +244,9 @@ class Trainer:
         here.at(Phase.STEP, self.method.step + 1)
         for batch in self.loader.epoch(epoch, start):
             if self.collectives.step_seconds is None:
+                with together(self.topology.world):
+                    index = torch.from_numpy(batch.index).to(batch.x.device)
+                    self.method.observe(batch.x, self._mine, index=index)
                 self.collectives.step_seconds = self._measure(batch)
             yield batch
             here.at(Phase.STEP, self.method.step + 1)

@@ -150,7 +150,10 @@ def restore(
         # the split is of no matter: shapes, classes and coordinates are those of the set
         dataset = Dataset(config.data.path, next(iter(trained.splits)), trained)
         method = build.method(config, dataset, topology)
-        method.load_state_dict(state.part_of_method(saved["method"], method.members))
+        part = state.part_of_method(saved["method"], method.members)
+        if saved["version"] == checkpoint.UNSEALED:  # buffers and frozen parameters as built
+            part = method.state_dict() | part
+        method.load_state_dict(part)
         method.step = saved["step"]
         samples = method.prediction_samples(samples or config.evaluation.samples)
         if method.members is None:

@@ -1,0 +1,171 @@
+"""What went into the submodules of a module in a pass and what came out, to compare passes."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+#: Numbers of an item that are looked at in each submodule.
+NUMBERS = 4096
+
+Evaluate = Callable[[slice], Tensor]
+"""``(n, ...)`` outputs of some of the items."""
+
+
+@dataclass
+class Record:
+    """A pass: the outputs, and numbers that went into and came out of each submodule.
+
+    Attributes
+    ----------
+    output
+        ``(n, ...)``.
+    calls
+        Of the submodules in the order in which they ended: name, inputs and outputs ``(n, k)``.
+    """
+
+    output: Tensor
+    calls: list[tuple[str, list[Tensor], list[Tensor]]] = field(default_factory=list)
+
+    def followed_by(self, other: Record) -> Record:
+        """A pass of the items of both."""
+        calls = []
+        if [(n, len(i), len(o)) for n, i, o in self.calls] == [
+            (n, len(i), len(o)) for n, i, o in other.calls
+        ]:
+            calls = [
+                (name, _joined(ins, others[1]), _joined(outs, others[2]))
+                for (name, ins, outs), others in zip(self.calls, other.calls, strict=True)
+            ]
+        return Record(torch.cat([self.output, other.output]), calls)
+
+    def apart(self, other: Record) -> float:
+        """How far the outputs of two passes are apart, as a part of the largest of them."""
+        return difference([self.output], [other.output])
+
+    def sorted_apart(self, other: Record) -> float:
+        """Likewise what came out of the submodules, whatever the order of its numbers."""
+        pairs = zip(self.calls, other.calls, strict=False)
+        return max(
+            (difference(_sorted(a), _sorted(b), [*ins, *a]) for (_, ins, a), (_, _, b) in pairs),
+            default=0.0,
+        )
+
+    def suspects(self, other: Record, tolerance: float) -> Iterator[tuple[str, float]]:
+        """Submodules whose inputs agree and whose outputs do not, and how far these are apart.
+
+        The outputs of the module need not show it, e.g. as its last layer begins with zeros.
+        """
+        for (name, ins, outs), (also, other_ins, other_outs) in zip(
+            self.calls, other.calls, strict=False
+        ):
+            if name and name == also and ins and difference(ins, other_ins) <= tolerance:
+                found = difference(outs, other_outs, [*ins, *outs])
+                if found > tolerance:
+                    yield name, found
+
+
+def recorded(network: nn.Module, evaluate: Evaluate, items: slice, only: str = "") -> Record:
+    """A pass of some items.
+
+    ``only``: record all numbers of this submodule and nothing of the others.
+    """
+    count = items.stop - items.start
+    most = NUMBERS if not only else sys.maxsize
+    stack: list[list[Tensor]] = []
+    calls: list[tuple[str, list[Tensor], list[Tensor]]] = []
+
+    def begin(_: str, inputs: Any) -> None:
+        stack.append(list(_rows(inputs, count, most)))
+
+    def end(name: str, output: Any) -> None:
+        calls.append((name, stack.pop(), list(_rows(output, count, most))))
+
+    with hooked(network, begin, end, only):
+        output = evaluate(items)
+    return Record(output, calls)
+
+
+@contextmanager
+def hooked(
+    network: nn.Module,
+    begin: Callable[[str, Any], None],
+    end: Callable[[str, Any], None],
+    only: str = "",
+) -> Iterator[None]:
+    """Within the block ``begin`` is called with each submodule's name and inputs, ``end`` after."""
+    handles = []
+    for name, part in network.named_modules():
+        if only and name != only:
+            continue
+
+        def before(_: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
+            begin(name, (args, kwargs))
+
+        def after(_: nn.Module, args: Any, output: Any, name: str = name) -> None:
+            end(name, output)
+
+        handles += [
+            part.register_forward_pre_hook(before, with_kwargs=True),
+            part.register_forward_hook(after),
+        ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _rows(value: Any, items: int, most: int) -> Iterator[Tensor]:
+    """``(items, k)`` numbers of each tensor of floats whose first axis is that of the batch."""
+    if isinstance(value, Tensor):
+        if (
+            value.is_floating_point()
+            and value.dim() > 0
+            and len(value) > 0
+            and len(value) % items == 0
+        ):
+            flat = value.detach().reshape(items, -1)
+            yield flat[:, :: -(-flat.shape[1] // most)].double() if flat.shape[1] else flat
+    elif isinstance(value, dict):
+        for v in value.values():
+            yield from _rows(v, items, most)
+    elif isinstance(value, (list, tuple)):
+        for v in value:
+            yield from _rows(v, items, most)
+
+
+def _joined(a: list[Tensor], b: list[Tensor]) -> list[Tensor]:
+    return [torch.cat(pair) if pair[0].shape[1:] == pair[1].shape[1:] else pair[0]
+            for pair in zip(a, b, strict=True)]  # fmt: skip
+
+
+def difference(a: list[Tensor], b: list[Tensor], like: list[Tensor] | None = None) -> float:
+    """Largest difference, as a part of the largest number of ``like`` (default: of both)."""
+    scale = max((_largest(t) for t in (like or [*a, *b])), default=0.0)
+    worst = 0.0
+    for one, other in zip(a, b, strict=False):
+        if one.shape != other.shape:
+            continue
+        x, y = one.double(), other.double()
+        if not torch.equal(x.isfinite(), y.isfinite()):
+            return math.inf
+        difference = _largest(x - y)
+        worst = max(worst, difference / scale if scale > 0 else difference)
+    return worst
+
+
+def _sorted(values: list[Tensor]) -> list[Tensor]:
+    return [v.flatten().sort().values for v in values]
+
+
+def _largest(x: Tensor) -> float:
+    finite = x[x.isfinite()]
+    return float(finite.abs().max()) if finite.numel() else 0.0

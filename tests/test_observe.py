@@ -1,0 +1,356 @@
+"""A module that is no function of weights and items is refused by what it does; others run."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from hpcsamp.errors import UsageError
+from hpcsamp.generators import Generators
+from hpcsamp.methods import METHODS, Ensemble, MCDropout, MeanField
+from hpcsamp.methods.traces import Traces
+
+
+class Does(nn.Module):
+    """A layer of what a function does."""
+
+    def __init__(self, do, **attributes):
+        super().__init__()
+        self.do = do
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, x):
+        return self.do(self, x)
+
+
+class First(nn.Module):
+    """Of a layer's outputs, the first."""
+
+    def __init__(self, layer, copies=1):
+        super().__init__()
+        self.layer, self.copies = layer, copies
+
+    def forward(self, x):
+        return self.layer(*[x[:, None]] * self.copies)[0][:, 0]
+
+
+def drawing(value):
+    def forward(self, x):
+        return x + value(self, x)
+
+    return forward
+
+
+def buffered(update, start=0.0):
+    layer = Does(lambda self, x: update(self, x) or x)
+    layer.register_buffer("seen", torch.tensor(start))
+    return layer
+
+
+def count_up(self, x):
+    self.calls += 1
+    return x * self.calls
+
+
+def first_batch(self, x):
+    """Scale by the items that come first, as data-dependent initialisation does."""
+    if self.scale is None:
+        self.scale = x.detach().abs().mean()
+    return x / self.scale
+
+
+REFUSED = {
+    # draws of a global generator
+    "dropout": (lambda: nn.Dropout(0.1), "1, a Dropout, draws by itself, from torch's global"),
+    "alpha dropout": (lambda: nn.AlphaDropout(0.1), "draws by itself"),
+    "rrelu": (nn.RReLU, "1, a RReLU, draws by itself"),
+    "functional": (lambda: Does(lambda _, x: F.dropout(x, 0.1)), "draws by itself, from torch's"),
+    "lstm": (
+        lambda: First(nn.LSTM(3, 3, 2, dropout=0.1, batch_first=True)),
+        "1.layer, a LSTM, draws by itself",
+    ),
+    "attention": (
+        lambda: First(nn.MultiheadAttention(3, 1, 0.1, batch_first=True), 3),
+        "1.layer, a MultiheadAttention, draws by itself",
+    ),
+    "transformer": (
+        lambda: nn.Sequential(
+            nn.Unflatten(1, (1, 3)), nn.TransformerEncoderLayer(3, 1, 4, batch_first=True),
+            nn.Flatten(),
+        ),
+        "draws by itself",
+    ),
+    "randn": (lambda: Does(drawing(lambda _, x: torch.randn(3))), "1, a Does, draws by itself"),
+    "numpy": (lambda: Does(drawing(lambda _, x: np.random.rand())), "from NumPy's global"),
+    "python": (lambda: Does(drawing(lambda _, x: random.random())), "from Python's global"),
+    # state
+    "batch norm": (
+        lambda: nn.BatchNorm1d(3),
+        "1, a BatchNorm1d, changes its running_mean, running_var, num_batches_tracked .*LayerNorm",
+    ),
+    "instance norm": (
+        lambda: nn.Sequential(
+            nn.Unflatten(1, (1, 3)), nn.InstanceNorm1d(1, track_running_stats=True), nn.Flatten()
+        ),
+        "changes its running_mean",
+    ),
+    "spectral norm": (
+        lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3)),
+        "1.parametrizations.weight.0, a _SpectralNorm, changes its _u",
+    ),
+    "old spectral norm": (
+        lambda: nn.utils.spectral_norm(nn.Linear(3, 3)), "1, a Linear, changes its weight_u"
+    ),
+    "running mean": (
+        lambda: buffered(lambda s, x: s.seen.mul_(0.9).add_(x.mean() * 0.1) and None),
+        "1, a Does, changes its seen",
+    ),
+    "the same again": (
+        lambda: buffered(lambda s, x: s.seen.fill_(0.0) and None), "changes its seen"
+    ),
+    "rebound buffer": (
+        lambda: buffered(lambda s, x: setattr(s, "seen", s.seen + 1)), "changes its seen"
+    ),
+    "data": (lambda: buffered(lambda s, x: s.seen.data.add_(1) and None), "changes its seen"),
+    "counter": (lambda: Does(count_up, calls=0), "changes its attribute calls .*then"),
+    "iterator": (
+        lambda: Does(lambda s, x: x * next(s.steps), steps=itertools.count(1)),
+        "changes its attribute steps",
+    ),
+    "history": (
+        lambda: Does(lambda s, x: s.history.append(1) or x * len(s.history), history=[]),
+        "1, a Does, gives other outputs when it is evaluated again",
+    ),
+    "tensor attribute": (
+        lambda: Does(lambda s, x: x + s.mean.add_(x.detach().mean()), mean=torch.zeros(())),
+        "changes its attribute mean",
+    ),
+    "own generator": (
+        lambda: Does(
+            drawing(lambda s, x: torch.randn(3, generator=s.own)), own=torch.Generator()
+        ),
+        "changes its attribute own",
+    ),
+    "own NumPy generator": (
+        lambda: Does(drawing(lambda s, x: s.own.random()), own=np.random.default_rng(1)),
+        "changes its attribute own",
+    ),
+    "of the system": (
+        lambda: Does(drawing(lambda _, x: np.random.default_rng().random())),
+        "1, a Does, gives other outputs when it is evaluated again",
+    ),
+    # items that influence each other
+    "no running statistics": (
+        lambda: nn.BatchNorm1d(3, track_running_stats=False),
+        "1, a BatchNorm1d, makes an item's outputs depend on the other items .*LayerNorm",
+    ),
+    "of one's own": (lambda: Does(lambda _, x: x - x.mean(0)), "1, a Does, makes an item's"),
+    "largest": (lambda: Does(lambda _, x: x / x.abs().max()), "1, a Does, makes an item's"),
+    "attention over the batch": (
+        lambda: Does(lambda s, x: s.a(x, x, x)[0], a=nn.MultiheadAttention(3, 1)),
+        "makes an item's",
+    ),
+    "first batch": (lambda: Does(first_batch, scale=None), "1, a Does, makes an item's"),
+    "number of items": (lambda: Does(lambda _, x: x * len(x)), "1, a Does, makes an item's"),
+    "fixed number of items": (
+        lambda: Does(lambda _, x: x.reshape(4, 3)), "takes 4 items and not 2"
+    ),
+    "axis": (lambda: Does(lambda _, x: x.T @ x), r"outputs of shape \(3, 2\) for 4 items"),
+}  # fmt: skip
+
+
+def around(layer):
+    return nn.Sequential(nn.Linear(3, 3), layer, nn.Linear(3, 2))
+
+
+@pytest.fixture
+def x():
+    return torch.randn(9, 3, generator=torch.Generator().manual_seed(1)) * 2 + 1
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("method", [MeanField, "ensemble"])
+def test_what_depends_on_more_than_weights_and_items_is_refused_and_left_as_it_was(x, name, method):
+    make, words = REFUSED[name]
+    module = around(make())
+    made = MeanField(module) if method is MeanField else Ensemble(module, 2)
+    # on a rank with other samples the same is found
+    before, generators = Traces(module), Generators.now()
+    for _ in range(2):
+        with pytest.raises(UsageError, match=words):
+            made(x, samples=range(2))
+    assert not generators.moved(Generators.now())
+    if name != "iterator":  # which only goes forwards
+        assert before.values == Traces(module).values
+
+
+class Tied(nn.Module):
+    """Tokens whose embedding is also the last layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens, self.head = nn.Embedding(7, 3), nn.Linear(3, 7, bias=False)
+        self.head.weight = self.tokens.weight
+
+    def forward(self, x):
+        return self.head(self.tokens(x).mean(1))
+
+
+def cached(self, x):
+    if self.cache is None:
+        self.cache = torch.arange(3.0)
+    return x + self.cache
+
+
+def reordered(_, x):
+    """Items last on the way."""
+    return x.T.contiguous()
+
+
+ALLOWED = {
+    "cache": lambda: Does(cached, cache=None),
+    "cache in a dictionary": lambda: Does(
+        lambda s, x: x + s.cache.setdefault(x.shape[1:], torch.ones(3)), cache={}
+    ),
+    "notes": lambda: Does(lambda s, x: s.seen.append(len(x)) or x, seen=[]),
+    "what is looked at later": lambda: Does(lambda s, x: setattr(s, "seen", x) or x),
+    "weight norm": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)),
+    "old weight norm": lambda: nn.utils.weight_norm(nn.Linear(3, 3)),
+    "orthogonal": lambda: nn.utils.parametrizations.orthogonal(nn.Linear(3, 3)),
+    "lstm": lambda: First(nn.LSTM(3, 3, batch_first=True)),
+    "attention": lambda: First(nn.MultiheadAttention(3, 1, batch_first=True), 3),
+    "items last": lambda: nn.Sequential(Does(reordered), Does(reordered)),
+    "by value": lambda: Does(lambda _, x: torch.where(x.sum(1, True) > 0, x, -x)),
+    "frozen batch norm": lambda: nn.BatchNorm1d(3).eval(),
+    "not a number": lambda: Does(lambda _, x: torch.where(x > 0, x, float("nan"))),
+    "parallel": lambda: nn.DataParallel(nn.Linear(3, 3)),
+    "complex buffer": lambda: Does(
+        lambda s, x: (x * s.c).real, c=torch.ones(3, dtype=torch.cfloat)
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("name", ALLOWED)
+def test_functions_of_weights_and_items_run_and_nothing_is_changed_by_watching(x, name):
+    first = around(ALLOWED[name]())
+    torch.manual_seed(3)
+    state = {k: v.clone() for k, v in first.state_dict().items()}
+    before, generators = Traces(first), Generators.now()
+    method = MeanField(first)
+    method.observe(x, range(2))
+    assert not generators.moved(Generators.now())
+    assert before.values == Traces(first).values
+    assert all(torch.equal(v, first.state_dict()[k]) for k, v in state.items())
+    assert method(x, samples=range(2)).shape == (2, 9, 2)
+
+
+METHOD_NAMES = ["ensemble", "flipout", "last_layer", "local_reparameterisation", "mc_dropout",
+                "mean_field", "sgld", "swag"]  # fmt: skip
+
+
+def made(name, module):
+    return METHODS[name].create(lambda _: module, 2, range(2))
+
+
+@pytest.mark.parametrize("name", METHOD_NAMES)
+def test_every_method_looks_at_its_module_in_training_and_in_prediction(x, name):
+    only_then = {
+        True: Does(lambda s, x: x - x.mean(0) if s.training else x),
+        False: Does(lambda s, x: x if s.training else x + torch.rand(3)),
+    }
+    for training, layer in only_then.items():
+        words = "1, a Does, makes an item" if training else "1, a Does, draws by itself"
+        with pytest.raises(UsageError, match=words):
+            made(name, around(layer))(x, samples=range(2))
+    alone = made(name, around(only_then[True]))  # a run that is only evaluated
+    with alone.predicting():
+        assert alone(x, samples=range(2)).shape == (2, 9, 2)
+    with pytest.raises(UsageError, match="makes an item"):
+        alone(x, samples=range(2))
+
+
+@pytest.mark.parametrize("masks", ["sample", "item"])
+def test_masks_of_dropout_layers_are_the_methods_own_draws(x, masks):
+    fine = MCDropout(around(nn.Dropout(0.3)), masks=masks)
+    assert fine(x, samples=range(3)).shape == (3, 9, 2)
+    attention = First(nn.MultiheadAttention(3, 1, 0.1, batch_first=True), 3)
+    other = MCDropout(around(nn.Sequential(nn.Dropout(0.3), attention)), masks=masks)
+    with pytest.raises(UsageError, match=r"1\.1\.layer, a MultiheadAttention, draws by itself"):
+        other(x, samples=range(3))
+
+
+def test_a_layer_stays_in_evaluation_mode_through_a_prediction_and_is_watched_when_it_leaves(x):
+    module = around(nn.BatchNorm1d(3).eval())
+    method = MeanField(module)
+    method(x, samples=range(2))
+    with method.predicting():
+        method(x, samples=range(2))
+    assert (module.training, module[1].training) == (True, False)
+    module.train()
+    with pytest.raises(UsageError, match="BatchNorm1d, changes its running_mean"):
+        method(x, samples=range(2))
+
+
+def test_items_that_influence_each_other_are_found_before_a_last_layer_of_zeros(x):
+    module = around(nn.BatchNorm1d(3, track_running_stats=False))
+    for p in module[2].parameters():
+        nn.init.zeros_(p)
+    with pytest.raises(UsageError, match="1, a BatchNorm1d, makes an item's"):
+        Ensemble(module, 2)(x, samples=range(2))
+
+
+@pytest.mark.parametrize("how", ["list", "view"])
+def test_weights_that_are_reached_past_their_names_are_refused(x, how):
+    module = around(nn.Identity())
+    seen = [module[0].weight] if how == "list" else [module[0].weight.T]
+    module[1] = Does(lambda s, x: x @ seen[0])
+    for method in (MeanField(module), Ensemble(module, 2)):
+        with pytest.raises(UsageError, match=r"uses its parameter 0\.weight by something else"):
+            method(x, samples=range(2))
+    assert MCDropout(around(nn.Dropout(0.1)))(x, samples=range(2)).shape == (2, 9, 2)
+
+
+@pytest.mark.parametrize("items", [1, 2, 3, 5])
+@pytest.mark.parametrize("kind", ["double", "autocast", "tokens", "stacked"])
+def test_inputs_of_any_kind_and_number_are_looked_at(x, items, kind):
+    """The same module is refused with a batch norm and runs without, whatever the precision."""
+    for layer in (nn.Identity(), nn.BatchNorm1d(3, track_running_stats=False)):
+        module, inputs = around(layer), x[:items]
+        if kind == "double":
+            module, inputs = module.double(), inputs.double()
+        elif kind == "tokens":
+            module = nn.Sequential(nn.Embedding(9, 3), module)
+            inputs = torch.arange(9)[:items]
+        elif kind == "stacked":
+            inputs = torch.stack([x, x + 1])[:, :items]
+        autocast = torch.bfloat16 if kind == "autocast" else None
+        method = MeanField(module, autocast=autocast, samples_per_pass=2)
+        if isinstance(layer, nn.Identity):
+            y = method(inputs, samples=range(2), stacked=kind == "stacked")
+            assert y.shape == (2, items, 2)
+        elif items == 1 and kind == "tokens":
+            continue  # one number alone is the same backwards: there is nothing to compare
+        else:
+            with pytest.raises(UsageError, match=r"BatchNorm1d|takes 2 items and not 1"):
+                method(inputs, samples=range(2), stacked=kind == "stacked")
+
+
+def test_watching_changes_no_number(x):
+    outputs = []
+    for watched in (True, False):
+        torch.manual_seed(1)
+        method = MeanField(around(nn.ReLU()), initial_std=0.3, seed=4)
+        if not watched:
+            method._observer.look = lambda *_: None
+        outputs.append(method(x, samples=range(3), step=5))
+        outputs.append(torch.rand(2))
+    assert torch.equal(outputs[0], outputs[2])
+    assert torch.equal(outputs[1], outputs[3])
