@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from patience import patient
 
+from hpcsamp.sealing import text
+
 CAMPAIGN = """
 config = "base.toml"
 evaluate = ""
@@ -172,14 +174,14 @@ def test_a_slurm_that_does_not_answer(slurm, digits, tmp_path):
 
 def test_jobs_that_were_not_noted_are_found_again(slurm, digits, tmp_path):
     """Killed between Slurm's answer and the note of it: nothing is submitted twice."""
-    text = CAMPAIGN.replace("seed = [1, 2, 3, 4]", "seed = [2]") + 'header = ["#SBATCH --hold"]\n'
-    site = Site(slurm, digits, tmp_path, text)
+    sweep = CAMPAIGN.replace("seed = [1, 2, 3, 4]", "seed = [2]") + 'header = ["#SBATCH --hold"]\n'
+    site = Site(slurm, digits, tmp_path, sweep)
     site("submit")
     path = site.folder / "campaign.json"
     state = json.loads(path.read_text())
     job = state["submissions"][0]["jobs"][0]["job"]
     state["submissions"][0]["jobs"][0]["job"] = None
-    path.write_text(json.dumps(state))
+    path.write_text(text.to_json(state, site.folder.name))
     assert site.status()[0] == {"missing": 6}  # as far as is known
     assert "nothing to submit" in site("submit")
     assert slurm.command("squeue", "-h", "-o", "%F", "-j", job).split() == [job]
