@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -72,8 +73,9 @@ class Method(nn.Module):
 
     def __new__(cls, *arguments: Any, **named: Any) -> Self:
         """Refuse what is no network, such as the class of one, before anything is made of it."""
-        if arguments or named:  # copies are made without any
-            network = arguments[0] if arguments else named.get("module", named.get("network"))
+        first = list(inspect.signature(cls.__init__).parameters)[1]
+        if (arguments or named) and first in ("module", "network"):  # copies are made without any
+            network = arguments[0] if arguments else named.get(first)
             if not isinstance(network, nn.Module) and not (
                 cls.makes_networks and callable(network)
             ):
