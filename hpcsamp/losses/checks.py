@@ -118,7 +118,10 @@ class NoiseWatch:
             return
         if step is not None:
             return
-        weights = torch.cat([_some(p) for p in method.parameters()])
+        parts = [_some(p) for p in method.parameters()]
+        if not parts:
+            return
+        weights = torch.cat(parts)
         if self._last is not None:
             before, then, old = self._last
             changed = old.shape == weights.shape and not torch.equal(old, weights)
