@@ -8,6 +8,10 @@ import shutil
 import pytest
 import torch
 
+from hpcsamp.config import load
+from hpcsamp.errors import UsageError
+from hpcsamp.training.record import RunFolder
+
 LIMIT = 40  # seconds from start to end: 20 for the job to end, 20 for ranks to start on a busy core
 
 
@@ -202,3 +206,15 @@ from hpcsamp.cli import main
 main()
 """
     refused(script(2, code, timeout=LIMIT), 1, "replicas differ", "rank 0", "rank 1")
+
+
+def test_a_run_that_was_refused_leaves_its_folder_to_the_next(small, tmp_path):
+    folder, config = tmp_path / "run", load(small)
+    RunFolder(folder).prepare(config, False)
+    (folder / "provenance.json").write_text("of the refused run")
+    second = RunFolder(folder)
+    second.prepare(config, False)
+    assert not (folder / "provenance.json").exists()
+    second.log("train", step=1, loss=0.0)
+    with pytest.raises(UsageError, match="already holds a run"):
+        RunFolder(folder).prepare(config, False)

@@ -82,7 +82,7 @@ class RunFolder:
         UsageError
             If it holds a run and ``resume`` was not asked for, or cannot be written.
         """
-        if (self.path / "config.toml").exists() and not resume:
+        if self._begun() and not resume:
             raise UsageError(
                 f"{self.path} already holds a run; go on with it by --resume, or choose another "
                 f"--output"
@@ -97,10 +97,18 @@ class RunFolder:
         table = {"run": run, **config.model_dump(mode="json", exclude_none=True)}
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
+            if not known:  # of a run that was refused before its first step
+                (self.path / "provenance.json").unlink(missing_ok=True)
             write_whole(self.path / "config.toml", text.to_toml(table, run))
         except OSError as e:
             raise UsageError(f"cannot write the run folder {self.path}: {e.strerror}") from e
         self._run = run
+
+    def _begun(self) -> bool:
+        """Whether a run has left more here than its configuration."""
+        kept = (self.path / "metrics.jsonl", self.path / "summary.json")
+        lines = any(p.exists() and p.stat().st_size > 0 for p in kept)
+        return lines or any(self.checkpoints.glob("*"))
 
     @property
     def run(self) -> str:
