@@ -197,10 +197,10 @@ def configuration_of(name: str) -> str:
     known = named_configs()
     if name in known or Path(name).is_file():
         return name
-    found = next((c for c in known if load(c).model.name == name), None)
-    if found is None:
+    models = {load(c).model.name: c for c in reversed(known)}
+    if name not in models:
         raise UsageError(
             f"{name} is no file, no configuration ({', '.join(known)}) and no model of these"
-            f"{suggest(name, known)}"
+            f"{suggest(name, [*known, *models])}"
         )
-    return found
+    return models[name]
