@@ -80,7 +80,7 @@ def test_splits_share_a_type_that_holds_all_of_them(tmp_path):
     small = np.ones((60, 2), "u1")
     for name, test in (("wide", np.full((6, 2), 300, "<i4")), ("real", np.full((6, 2), 0.7))):
         np.savez(tmp_path / f"{name}.npz", x=small, y=LABELS, x_test=test, y_test=LABELS[:6])
-        build(npz(tmp_path / f"{name}.npz"), tmp_path / name)
+        build(npz(tmp_path / f"{name}.npz", inputs="numbers"), tmp_path / name)
         assert np.array_equal(Dataset.open(tmp_path / name, "test").read(range(6))[0], test)
         assert np.array_equal(Dataset.open(tmp_path / name).read([0])[0], [[1, 1]])
     np.savez(
@@ -103,7 +103,18 @@ def test_splits_share_a_type_that_holds_all_of_them(tmp_path):
     [
         ({"x": X, "y": np.r_[LABELS[1:], 10**9]}, [], ["up to 1000000000", "only 4 of"]),
         ({"x": X, "y": np.full(60, 2**63 + 5, "u8")}, [], ["9223372036854775813", "2**53"]),
-        ({"x": np.full((60, 2), 2**53 + 1), "y": LABELS}, [], ["x of train", "lose digits"]),
+        (
+            {"x": np.full((60, 2), 2**53 + 1), "y": LABELS},
+            ["--inputs=numbers"],
+            ["x of train", "lose digits"],
+        ),
+        (
+            {"x": np.full((60, 2), 3), "y": LABELS},
+            [],
+            ["int64", "--inputs ids", "--inputs numbers"],
+        ),
+        ({"x": LABELS[:, None] - 1, "y": LABELS}, ["--inputs=ids"], ["of train: x", "the id -1"]),
+        ({"x": X, "y": LABELS}, ["--inputs=ids"], ["x of train", "float64", "integer type"]),
         ({"x": X, "y": X[:, 0]}, ["--task=classification"], ["position 0", "no label"]),
         ({"x": X, "y": LABELS[:, None]}, [], ["(60, 1)", "--task classification"]),
         ({"x": X, "y": np.arange(60) * 7}, [], ["60 different", "--task regression"]),
@@ -132,7 +143,7 @@ def test_arrays_that_would_be_taken_wrongly(tmp_path, arrays, options, words):
 
 
 def test_images_are_stored_with_their_channels_first(tmp_path):
-    images = np.arange(60 * 5 * 6 * 3).reshape(60, 5, 6, 3)
+    images = np.arange(60.0 * 5 * 6 * 3).reshape(60, 5, 6, 3)
     np.savez(tmp_path / "a.npz", x=images, y=LABELS)
     x = npz(tmp_path / "a.npz", layout="hwc", fractions={}).items["train"]["x"]
     assert np.array_equal(x, images.transpose(0, 3, 1, 2))

@@ -80,6 +80,8 @@ class Subject:
         generator = torch_generator("cpu", 1, Purpose.SYNTHETIC)
         kind = build.DTYPES[self.config.training.precision]
         x = torch.randn(items, *self.shapes.x, generator=generator).to(device, kind)
+        if self.shapes.ids:
+            x = torch.zeros_like(x, dtype=torch.int64)  # an id that every embedding has
         if self.config.task == "classification":
             y = torch.randint(0, self.shapes.outputs, (items,), generator=generator)
             return x, y.to(device)

@@ -113,6 +113,10 @@ def npz(
         Literal["chw", "hwc", "hw"] | None,
         typer.Option(help="Axes of an image in x: channels first, last, or none."),
     ] = None,
+    inputs: Annotated[
+        Literal["ids", "numbers"] | None,
+        typer.Option(help="What whole numbers in x are; numbers are standardised."),
+    ] = None,
     valid: Valid = 0.1,
     test: Test = 0.2,
     seed: SplitSeed = 0,
@@ -129,6 +133,7 @@ def npz(
             file,
             task=task,
             layout=layout,
+            inputs=inputs,
             fractions={"valid": valid, "test": test},
             seed=seed,
             normalize_y=normalize_y,

@@ -96,6 +96,7 @@ def tell(told: dict[str, Any]) -> None:
     from hpcsamp.cli.output import show
 
     kind = told["task"] + (f", {told['classes']} classes" if told["classes"] else "")
+    kind += ", inputs are ids" if told["inputs"] == "ids" else ""
     splits = ", ".join(f"{name} {count:,}" for name, count in told["splits"].items())
     lines = {
         "items": splits,

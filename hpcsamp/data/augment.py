@@ -107,10 +107,15 @@ class Augmentation:
         Raises
         ------
         UsageError
-            If items are not images or fields of shape ``(C, H, W)``.
+            If items are not images or fields of shape ``(C, H, W)``, or ids.
         """
         if not section.active:
             return None
+        if dataset.inputs == "ids":
+            raise UsageError(
+                f"augment: the inputs of {dataset.path} are ids, which cannot be cropped, mirrored "
+                "or shifted; leave [augment] out"
+            )
         if len(dataset.x_shape) != 3:
             raise UsageError(
                 f"augment needs items of shape (channels, height, width), those of {dataset.path} "

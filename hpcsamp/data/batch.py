@@ -24,7 +24,7 @@ class Batch:
     Attributes
     ----------
     x
-        Inputs, shape ``(B, *x_shape)``, on the rank's device.
+        Inputs, shape ``(B, *x_shape)``, on the rank's device: numbers or int64 ids.
     y
         Targets, shape ``(B, *y_shape)``: int64 labels or numbers.
     index
@@ -59,15 +59,16 @@ class Converter:
     dataset
         Whose statistics and classes.
     device, dtype
-        Of the tensors.
+        Of the tensors; labels and ids are int64.
     normalize
-        Whether to standardise.
+        Whether to standardise numbers.
     """
 
     def __init__(self, dataset: Dataset, device: torch.device, dtype: torch.dtype, normalize: bool):
         self.dataset, self.device, self.dtype = dataset, device, dtype
         manifest = dataset.manifest
-        self._x = self._scale("x") if normalize else None
+        self._ids = manifest.inputs == "ids"
+        self._x = self._scale("x") if normalize and not self._ids else None
         self._y = self._scale("y") if normalize and manifest.normalize_y else None
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
 
@@ -114,7 +115,9 @@ class Converter:
             )
         raw_x, raw_y = self._move(x), self._move(y)
         return Batch(
-            x=self._number("x", raw_x, self._x),
+            x=self._ordered("x", raw_x.to(torch.int64))
+            if self._ids
+            else self._number("x", raw_x, self._x),
             y=raw_y.to(torch.int64) if labels else self._number("y", raw_y, self._y),
             index=own.items,
             weight=torch.as_tensor(own.weight, dtype=self.dtype, device=self.device),
@@ -136,12 +139,15 @@ class Converter:
         return moved
 
     def _number(self, array: str, raw: torch.Tensor, scale: _Scale | None) -> torch.Tensor:
-        values = raw.to(self.dtype if scale is None else scale.mean.dtype)
-        for axis, places in self.dataset.order.get(array, {}).items():
-            values = values.index_select(axis + 1, torch.as_tensor(places, device=values.device))
+        values = self._ordered(array, raw.to(self.dtype if scale is None else scale.mean.dtype))
         if scale is not None:
             values = values.sub_(scale.mean).mul_(scale.factor)
         return values.to(self.dtype)
+
+    def _ordered(self, array: str, values: torch.Tensor) -> torch.Tensor:
+        for axis, places in self.dataset.order.get(array, {}).items():
+            values = values.index_select(axis + 1, torch.as_tensor(places, device=values.device))
+        return values
 
 
 class _Scale(NamedTuple):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hpcsamp.data.manifest import Manifest, Stats, Task, read_manifest
+from hpcsamp.data.manifest import Inputs, Manifest, Stats, Task, read_manifest
 from hpcsamp.data.shard import ShardReader, check_header, check_labels
 from hpcsamp.errors import DataError
 
@@ -108,13 +108,26 @@ class Dataset:
         return self.manifest.task
 
     @property
+    def inputs(self) -> Inputs:
+        """What ``x`` is: ``"numbers"`` or ``"ids"``."""
+        return self.manifest.inputs
+
+    @property
     def uid(self) -> str:
         """Identity of the set."""
         return self.manifest.uid
 
     @property
     def stats(self) -> Stats:
-        """Of ``x`` on train, per channel or feature, in the units of the data."""
+        """Of ``x`` on train, per channel or feature, in the units of the data.
+
+        Raises
+        ------
+        DataError
+            If inputs are ids.
+        """
+        if self.inputs == "ids":
+            raise DataError(f"{self.path}: its inputs are ids, which have no mean and no deviation")
         return self.manifest.stats["x"]
 
     @property

@@ -54,10 +54,10 @@ class Loader:
     verify
         Which chunks have their checksum compared on first read.
     normalize
-        Subtract the mean and divide by the standard deviation of train: of ``x``, and of ``y``
-        where the set says so (``manifest.normalize_y``).
+        Subtract the mean and divide by the standard deviation of train: of ``x`` unless it is ids,
+        and of ``y`` where the set says so (``manifest.normalize_y``).
     dtype
-        Type of ``x`` and of numeric ``y``.
+        Type of numbers; labels and ids are int64.
     slots
         Batches in the ring, where shared memory has room for them.
 

@@ -29,6 +29,9 @@ CHUNK_BYTES = 2 * 2**20
 
 Task = Literal["classification", "regression"]
 
+Inputs = Literal["numbers", "ids"]
+"""What ``x`` is: measurements, or names of things by whole numbers, such as tokens of a text."""
+
 
 class Part(BaseModel):
     """A part of the manifest: unknown keys are errors, nothing changes once read."""
@@ -202,6 +205,8 @@ class Manifest(Part):
         Identity of the set, the same in every shard.
     task, classes
         What ``y`` is: labels ``0 .. classes - 1``, or numbers (``classes`` is ``None``).
+    inputs
+        What ``x`` is. Ids have no statistics; networks get them as they are.
     normalize_y
         Whether targets are standardised for training (their statistics are in ``stats["y"]``).
     arrays
@@ -222,6 +227,7 @@ class Manifest(Part):
     name: str
     task: Task
     classes: int | None = Field(None, ge=2)
+    inputs: Inputs = "numbers"
     normalize_y: bool = False
     arrays: dict[str, ArraySpec]
     splits: dict[str, int]
@@ -247,6 +253,8 @@ class Manifest(Part):
             raise ValueError(f"arrays are {sorted(self.arrays)}, expected x and y")
         if (self.task == "classification") != (self.classes is not None):
             raise ValueError(f"task is {self.task} but classes is {self.classes}")
+        if self.inputs == "ids" and np.dtype(self.arrays["x"].dtype).kind not in "iu":
+            raise ValueError(f"inputs are ids, but x is {self.arrays['x'].dtype}")
         seen = dict.fromkeys(self.splits, 0)
         for s in self.shards:
             if s.split not in seen:

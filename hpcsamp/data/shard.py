@@ -183,6 +183,21 @@ def check_values(values: np.ndarray, where: str) -> None:
         raise DataError(f"{where} holds {bad} values that are NaN or infinite, of {values.size}")
 
 
+def check_ids(values: np.ndarray, where: str) -> None:
+    """Refuse negative ids.
+
+    Raises
+    ------
+    DataError
+        Beginning with ``where``, with the first one.
+    """
+    if values.size and int(values.min()) < 0:
+        raise DataError(
+            f"{where} holds the id {int(values[values < 0][0])}; ids count from 0 (give padding an "
+            "id of its own), and measurements are ingested with --inputs numbers"
+        )
+
+
 def check_labels(values: np.ndarray, classes: int, where: str) -> None:
     """Refuse labels outside ``0 .. classes - 1``.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcsamp.data.manifest import ArraySpec, Task
+from hpcsamp.data.manifest import ArraySpec, Inputs, Task
 from hpcsamp.data.shard import check_labels, check_values
 from hpcsamp.errors import DataError
 from hpcsamp.ingest.source import ArraySource, split_items
@@ -32,6 +32,7 @@ def from_arrays(
     name: str,
     source: Mapping[str, Any],
     task: Task | None = None,
+    inputs: Inputs = "numbers",
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     seed: int = 0,
     normalize_y: bool = False,
@@ -46,6 +47,8 @@ def from_arrays(
         the smallest type that holds the values of all splits exactly.
     task
         ``None``: classification if ``y`` is a row of whole numbers in an integer type.
+    inputs
+        What ``x`` is.
 
     Raises
     ------
@@ -67,6 +70,8 @@ def from_arrays(
                 raise DataError(f"{where} has items {values.shape[1:]}, train {first}")
             _check_numbers(values, where)
             check_values(values, where)
+            if array == "x" and inputs == "ids" and values.dtype.kind not in "iu":
+                raise DataError(f"{where} is {values.dtype}; ids are of an integer type")
         kinds[array] = common_type(parts)
     classes: int | None = None
     notes: list[str] = []
@@ -75,6 +80,8 @@ def from_arrays(
         kinds["y"] = np.dtype("<i8")
     elif kinds["y"].kind != "f":
         kinds["y"] = np.dtype("<f8")
+    if inputs == "ids" and kinds["x"].kind == "f":  # of signed and unsigned ones
+        kinds["x"] = np.dtype("<i8")
     x, y = pairs["train"]
     parts = split_items(len(x), fractions, labels=None if classes is None else y, seed=seed)
     items = {
@@ -91,6 +98,7 @@ def from_arrays(
         name=name,
         task=task,
         classes=classes,
+        inputs=inputs,
         normalize_y=normalize_y,
         arrays={
             "x": ArraySpec.plan(x.shape[1:], kinds["x"], description=descriptions[0]),

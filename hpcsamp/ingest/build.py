@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 
 from hpcsamp.data.manifest import NAME, SCHEMA, Manifest, Offsets, ShardEntry, Stats, read_manifest
-from hpcsamp.data.shard import check_labels, check_values, sha256
+from hpcsamp.data.shard import check_ids, check_labels, check_values, sha256
 from hpcsamp.data.shard_writer import header, seal, shard_name, sync, write_shard, write_stats
 from hpcsamp.data.stats import Moments, check_digits, check_largest, check_stats, combine
 from hpcsamp.errors import DataError, UsageError
@@ -172,6 +172,8 @@ def identity(source: Source, shards: list[dict[str, Any]]) -> str:
         "transforms": source.transforms,
         "shards": shards,
     }
+    if source.inputs != "numbers":
+        told["inputs"] = source.inputs
     content = source.content()
     if content:
         told["content"] = content
@@ -250,6 +252,7 @@ def _manifest(
         name=source.name,
         task=source.task,
         classes=source.classes,
+        inputs=source.inputs,
         normalize_y=source.normalize_y,
         arrays=source.arrays,
         splits=source.splits,
@@ -333,6 +336,8 @@ class _Writer:
             block = source.read(split, begin, end)
             where = f"{source.source.get('file', source.name)}: items {begin}-{end - 1} of {split}"
             check_values(block["x"], f"{where}: x")
+            if source.inputs == "ids":
+                check_ids(block["x"], f"{where}: x")
             if source.classes is not None:
                 check_labels(block["y"], source.classes, where)
             else:
@@ -346,7 +351,9 @@ class _Writer:
             yield block
 
     def _counted(self) -> list[str]:
-        return ["x"] if self.source.classes is not None else ["x", "y"]
+        """Arrays of numbers, which have statistics."""
+        x = ["x"] if self.source.inputs == "numbers" else []
+        return x if self.source.classes is not None else [*x, "y"]
 
     def _columns(self, array: str) -> list[str]:
         """Names of the columns of a table."""

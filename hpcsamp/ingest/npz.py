@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from hpcsamp.data.manifest import Task
+from hpcsamp.data.manifest import Inputs, Task
 from hpcsamp.data.shard import sha256
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.arrays import DEFAULT_FRACTIONS, from_arrays
@@ -36,6 +36,7 @@ def npz(
     *,
     task: Task | None = None,
     layout: Layout | None = None,
+    inputs: Inputs | None = None,
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     seed: int = 0,
     normalize_y: bool = False,
@@ -50,6 +51,10 @@ def npz(
         ``None``: classification if ``y`` is a row of whole numbers in an integer type.
     layout
         Axes of an item of ``x`` that is an image; it is stored with its channels first.
+    inputs
+        What whole numbers in ``x`` are: ids, which networks get as they are, or numbers, which are
+        standardised. ``None``: numbers, where the type (``uint8``, ``bool``, floats) leaves no
+        doubt.
     fractions
         Parts of ``x`` that become the splits the file does not bring itself.
     seed
@@ -63,7 +68,7 @@ def npz(
         If the file is not readable, lacks an array or holds another one, or arrays do not fit
         together.
     UsageError
-        If ``layout`` is needed, or does not fit.
+        If ``layout`` or ``inputs`` is needed, or ``layout`` does not fit.
     """
     path = Path(path)
     held = _arrays(path)
@@ -87,11 +92,18 @@ def npz(
                 f"{path}: x{end} has shape {x.shape}, y{end} has shape {y.shape}; "
                 "both need the same number of items, at least 1"
             )
+        if inputs is None and x.dtype.kind in "iu" and x.dtype != np.uint8:
+            raise UsageError(
+                f"{path}: x{end} holds whole numbers ({x.dtype}): ids, such as tokens of a text, "
+                "or numbers, such as counts? Give --inputs ids (networks get them as they are) or "
+                "--inputs numbers (they are standardised)"
+            )
         pairs[split] = (channels_first(x, layout, f"{path}: x{end}"), y)
     made = from_arrays(
         pairs,
         name=path.stem,
         task=task,
+        inputs=inputs or "numbers",
         fractions={name: part for name, part in fractions.items() if name not in pairs},
         seed=seed,
         normalize_y=normalize_y,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcsamp.data.manifest import ArraySpec, Task
+from hpcsamp.data.manifest import ArraySpec, Inputs, Task
 from hpcsamp.data.shard_writer import Coordinate
 from hpcsamp.errors import UsageError
 from hpcsamp.streams import Purpose, numpy_generator
@@ -27,7 +27,7 @@ class Source(ABC):
     ----------
     name
         Short name of the set.
-    task, classes, normalize_y
+    task, classes, inputs, normalize_y
         See :class:`~hpcsamp.data.manifest.Manifest`.
     arrays
         ``x`` and ``y``.
@@ -50,6 +50,7 @@ class Source(ABC):
     arrays: dict[str, ArraySpec]
     splits: dict[str, int]
     classes: int | None = None
+    inputs: Inputs = "numbers"
     normalize_y: bool = False
     source: dict[str, Any] = field(default_factory=dict)
     meaning: dict[str, dict[str, str]] = field(default_factory=dict)

@@ -161,7 +161,8 @@ class ItemNoise(MeanField):
             streams = place_keys(
                 [key(self.seed, Purpose.ITEM, step, s) for s, _ in partners], x.device
             )
-            signs = torch.tensor([sign for _, sign in partners], dtype=x.dtype, device=x.device)
+            kind = self.mean.dtype
+            signs = torch.tensor([sign for _, sign in partners], dtype=kind, device=x.device)
             inputs = x[chunk.start - samples.start : chunk.stop - samples.start] if stacked else x
             noise = signs  # for the sake of a tensor
             if drawn:

@@ -9,13 +9,14 @@ after a pass, two equal passes, and a batch against its two halves. It is left a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from hpcsamp.errors import UsageError
+from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.generators import Generators
 from hpcsamp.methods.recording import Evaluate, Record, hooked, recorded
 from hpcsamp.methods.traces import Traces
@@ -58,11 +59,12 @@ class Observer:
         method.samples_per_pass = 1  # nothing vectorised: values are looked at
         try:
 
-            def evaluate(rows: slice) -> Tensor:
+            def evaluate(rows: slice, x: Tensor = x) -> Tensor:
                 y: Tensor = method(x[rows], samples=samples[:1], step=step, index=index[rows])
                 return y[0]
 
-            watch(network, evaluate, len(x), _eps(method, x), _replaced(method, network))
+            with _told_kind(network, x, lambda other: evaluate(slice(0, 1), other)):
+                watch(network, evaluate, len(x), _eps(method, x), _replaced(method, network))
         finally:
             method.samples_per_pass, self._busy = before, False
         self._known.add(mode)
@@ -133,6 +135,32 @@ def _some_items(x: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor]:
     count = min(len(x), ITEMS) // 2 * 2
     rows = torch.linspace(0, len(x) - 1, count, device=x.device).long()
     return x[rows], torch.arange(len(x), device=x.device)[rows] if index is None else index[rows]
+
+
+@contextmanager
+def _told_kind(
+    network: nn.Module, x: Tensor, evaluate: Callable[[Tensor], object]
+) -> Iterator[None]:
+    """Refuse numbers for a module that takes ids and the other way round: what fails with one kind
+    of inputs and runs with the other one."""
+    try:
+        yield
+    except HpcsampError:
+        raise
+    except Exception as e:
+        numbers = x.is_floating_point()
+        kinds = [p.dtype for p in network.parameters() if p.is_floating_point()]
+        other = torch.int64 if numbers else (*kinds, torch.get_default_dtype())[0]
+        try:
+            with torch.no_grad():
+                evaluate(torch.zeros_like(x, dtype=other))
+        except Exception:
+            raise e from None
+        takes, given = ("ids", "numbers") if numbers else ("numbers", "ids")
+        raise UsageError(
+            f"the network takes {takes} and not {given} (of {x.dtype}: {_line(e)}); ingest the "
+            f"inputs with --inputs {takes}, or name another network"
+        ) from e
 
 
 def _has_values(x: Tensor) -> bool:

@@ -30,6 +30,11 @@ def check_input(x: Tensor, in_shape: tuple[int, ...], model: nn.Module) -> None:
             f"inputs have shape {tuple(x.shape)}, but the model was built for items of shape "
             f"{in_shape}, that is (B, {', '.join(map(str, in_shape))})"
         )
+    if not x.is_floating_point():
+        raise UsageError(
+            f"inputs are whole numbers ({x.dtype}), which a {type(model).__name__} does not take: "
+            "ingest them with --inputs numbers, or name a network that embeds ids"
+        )
     weight = next(model.parameters())
     if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
         raise UsageError(

@@ -67,13 +67,20 @@ class Operations(TorchDispatchMode):
         return out
 
 
-def count(network: nn.Module, x_shape: Sequence[int], item: int = 4) -> Counts:
+def count(
+    network: nn.Module,
+    x_shape: Sequence[int],
+    item: int = 4,
+    inputs: torch.dtype = torch.float32,
+) -> Counts:
     """Counts of a network on the meta device; it stays as it is.
 
     Parameters
     ----------
     item
         Bytes of a number: 4, 8, or 2 where autocast halves what moves.
+    inputs
+        Type of the inputs.
 
     Raises
     ------
@@ -81,7 +88,9 @@ def count(network: nn.Module, x_shape: Sequence[int], item: int = 4) -> Counts:
         If the network does not run without values.
     """
     try:
-        (f2, m2, _), (f4, m4, operations) = (_once(network, x_shape, b) for b in (2, 4))
+        (f2, m2, _), (f4, m4, operations) = (
+            _once(network, torch.empty((b, *x_shape), dtype=inputs, device="meta")) for b in (2, 4)
+        )
     except Exception as e:  # a network of the user's own may look at values
         raise UsageError(
             f"{type(network).__name__} cannot be counted without values: {type(e).__name__}: {e}; "
@@ -95,10 +104,9 @@ def count(network: nn.Module, x_shape: Sequence[int], item: int = 4) -> Counts:
     )
 
 
-def _once(network: nn.Module, x_shape: Sequence[int], items: int) -> tuple[float, float, int]:
+def _once(network: nn.Module, x: torch.Tensor) -> tuple[float, float, int]:
     network = copy.deepcopy(network)
     weights = {n: p.detach().requires_grad_() for n, p in network.named_parameters()}
-    x = torch.empty((items, *x_shape), device="meta")
     operations = Operations()
     with FlopCounterMode(display=False) as flops, operations:
         y = functional_call(network, weights, (x,))

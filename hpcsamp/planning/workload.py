@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from hpcsamp import losses
 from hpcsamp.collectives import SMALL
 from hpcsamp.config import RunConfig, load, named_configs, suggest
@@ -112,8 +114,13 @@ class Workload:
             trained=sum(p.numel() for p in method.parameters() if p.requires_grad),
             item=item,
             own=method.members is not None,
-            counts=count(network, shapes.x, {"float32": 4, "float64": 8, "bfloat16": 2}[precision]),
-            x_bytes=float(math.prod(shapes.x) * item),
+            counts=count(
+                network,
+                shapes.x,
+                {"float32": 4, "float64": 8, "bfloat16": 2}[precision],
+                torch.int64 if shapes.ids else torch.float32,
+            ),
+            x_bytes=float(math.prod(shapes.x) * (8 if shapes.ids else item)),
             stored_bytes=float(shapes.item_bytes),
             values=math.prod(shapes.y) if config.task == "regression" else 1,
             statistics=about.bytes if about else "0",

@@ -50,7 +50,7 @@ def as_trained(
     Raises
     ------
     DataError
-        If shape, type, task, names, units or coordinates differ, with both.
+        If shape, type, kind of inputs, task, names, units or coordinates differ, with both.
     """
     told = dataset.manifest
     if told.uid == trained.uid:
@@ -64,6 +64,8 @@ def as_trained(
                 f"{where} of an item has shape {tuple(theirs.shape)}, the run was "
                 f"trained on {tuple(ours.shape)}"
             )
+        if name == "x" and told.inputs != trained.inputs:
+            raise DataError(f"{where} holds {told.inputs}, the run was trained on {trained.inputs}")
         kinds = [_kind(a.dtype) for a in (theirs, ours)]
         if kinds[0] != kinds[1]:
             raise DataError(
@@ -86,7 +88,8 @@ def as_trained(
                 )
     if not inputs_only and not dataset.order:
         dataset.notes += [f"{dataset.path}: {line}" for line in _unlike(told, trained)]
-    update: dict[str, object] = {"stats": {**told.stats, "x": trained.stats["x"]}}
+    ours_of_x = {"x": trained.stats["x"]} if "x" in trained.stats else {}
+    update: dict[str, object] = {"stats": {**told.stats, **ours_of_x}}
     if not inputs_only:
         update = {"stats": trained.stats, "normalize_y": trained.normalize_y}
     dataset.manifest = told.model_copy(update=update)
@@ -96,6 +99,8 @@ def as_trained(
 def _unlike(told: Manifest, trained: Manifest) -> list[str]:
     """A line if inputs are distributed unlike those of training: all that can be seen of sets
     without names."""
+    if trained.inputs == "ids":
+        return []
     theirs, ours = told.stats["x"], trained.stats["x"]
     mean, std = np.asarray(ours.mean), np.asarray(ours.std)
     with np.errstate(divide="ignore", invalid="ignore"):

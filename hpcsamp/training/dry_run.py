@@ -65,6 +65,7 @@ def pass_bytes(
     x_shape: Sequence[int],
     batch: int,
     *,
+    inputs: torch.dtype | None = None,
     dtype: torch.dtype = torch.float32,
     autocast: torch.dtype | None = None,
     rough: bool = False,
@@ -80,6 +81,8 @@ def pass_bytes(
         On the meta device; it stays as it is.
     x_shape, batch
         Shape of an item, items.
+    inputs
+        Type of the inputs; None for that of the weights.
     dtype, autocast
         Type of the weights, and that of autocast or None.
     rough
@@ -87,26 +90,23 @@ def pass_bytes(
         writes its weights out, and there is no autocast.
     """
     network = copy.deepcopy(network).to(dtype)
+    x = torch.empty((batch, *x_shape), dtype=inputs or dtype, device="meta")
     if rough:
-        return _largest(network, x_shape, batch, dtype, None, "meta")
+        return _largest(network, x, dtype, None)
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode(allow_non_fake_inputs=True):
-        return _largest(network.to_empty(device="cpu"), x_shape, batch, dtype, autocast, "cpu")
+        return _largest(
+            network.to_empty(device="cpu"), torch.empty_like(x, device="cpu"), dtype, autocast
+        )
 
 
 def _largest(
-    network: nn.Module,
-    x_shape: Sequence[int],
-    batch: int,
-    dtype: torch.dtype,
-    autocast: torch.dtype | None,
-    device: str,
+    network: nn.Module, x: torch.Tensor, dtype: torch.dtype, autocast: torch.dtype | None
 ) -> int:
     held = dict(network.named_parameters())
     sizes = [p.numel() for p in held.values()]
-    flat = torch.empty(sum(sizes), dtype=dtype, device=device, requires_grad=True)
-    x = torch.empty((batch, *x_shape), dtype=dtype, device=device)
+    flat = torch.empty(sum(sizes), dtype=dtype, device=x.device, requires_grad=True)
     with LargestMemory(flat, x) as memory:
         parts = zip(held.items(), flat.split(sizes), strict=True)
         weights = {name: part.view(p.shape) for (name, p), part in parts}

@@ -75,12 +75,15 @@ class Shapes:
         Of an item on disk.
     outputs
         Numbers that a likelihood reads of an item.
+    ids
+        Whether inputs are ids.
     """
 
     x: tuple[int, ...]
     y: tuple[int, ...]
     item_bytes: int
     outputs: int
+    ids: bool = False
 
     @classmethod
     def of(cls, config: RunConfig, data: Dataset | Source) -> Shapes:
@@ -93,6 +96,7 @@ class Shapes:
             tuple(y.shape),
             x.item_bytes + y.item_bytes,
             output_size(data.task, data.classes, tuple(y.shape)) * likelihood.parameters,
+            data.inputs == "ids",
         )
 
 
@@ -156,7 +160,7 @@ def estimate(
     state = _state_factor(config) * trained
     sharded = config.optimizer.sharded
     views = mine if stacked else 1
-    x, y = math.prod(shapes.x) * item, math.prod(shapes.y) * item
+    x, y = math.prod(shapes.x) * (8 if shapes.ids else item), math.prod(shapes.y) * item
     outputs = OUTPUT_COPIES * shapes.outputs * batch * item
     parts = [
         Part("Python, torch, MPI", PROCESS, "fewer ranks a node"),
@@ -323,6 +327,7 @@ def _pass(config: RunConfig, shapes: Shapes, batch: int, rough: bool) -> tuple[i
             network,
             shapes.x,
             batch,
+            inputs=torch.int64 if shapes.ids else None,
             dtype=torch.float64 if double else torch.float32,
             autocast=torch.bfloat16 if config.training.precision == "bfloat16" else None,
             rough=rough,

@@ -167,11 +167,10 @@ def restore(
     if isinstance(likelihood, FittedGaussian):
         found.likelihood = _fitted(found)
     if trained.classes is None:
-        kind: dict[str, Any] = {
-            "dtype": build.DTYPES[config.training.precision],
-            "device": topology.device,
-        }
-        x, y = (torch.zeros(1, *shape, **kind) for shape in (dataset.x_shape, dataset.y_shape))
+        number = build.DTYPES[config.training.precision]
+        kind = torch.int64 if dataset.inputs == "ids" else number
+        x = torch.zeros(1, *dataset.x_shape, dtype=kind, device=topology.device)
+        y = torch.zeros(1, *dataset.y_shape, dtype=number, device=topology.device)
         found.noise = noise.record(found.likelihood, method, x, y, samples, found.collectives)
     return found
 
