@@ -42,7 +42,8 @@ def summary(run: Path) -> dict:
 
 def events(run: Path, *kinds: str) -> list[dict]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in e.items() if k != "seconds"} for e in lines if e["event"] in kinds]
+    other = {"seconds", "seal"}  # a run's seals are its own
+    return [{k: v for k, v in e.items() if k not in other} for e in lines if e["event"] in kinds]
 
 
 # What is noticed ----------------------------------------------------------------------------------
