@@ -93,6 +93,10 @@ def from_arrays(
             items[split] = {"x": a.astype(kinds["x"]), "y": b.astype(kinds["y"])}
     if classes is not None:
         notes += _unseen({split: values["y"] for split, values in items.items()})
+    report = list(notes)
+    if inputs == "ids":
+        top = max(int(pair[0].max()) for pair in pairs.values())
+        report.append(f"ids of x go up to {top}: an embedding needs at least {top + 1} rows")
     told = ", ".join(f"{name} {part:g}" for name, part in fractions.items())
     return ArraySource(
         name=name,
@@ -107,7 +111,7 @@ def from_arrays(
         splits={split: len(values["x"]) for split, values in items.items()},
         source=dict(source),
         transforms=[*([f"random split, {told}, seed {seed}"] if fractions else []), *notes],
-        report=notes,
+        report=report,
         items=items,
     )
 
