@@ -22,6 +22,7 @@ from hpcsamp.campaign.points import Campaign
 from hpcsamp.campaign.status import PointStatus, Survey
 from hpcsamp.campaign.store import Store
 from hpcsamp.errors import HpcsampError, UsageError
+from hpcsamp.sealing import text
 
 # A run that takes no time: what it writes depends on its settings, as training's does.
 FAKE = """
@@ -234,9 +235,9 @@ def test_points_that_train_and_the_numbers_again(hpcsamp, digits, small, tmp_pat
     assert "on 2 ranks instead of 1" in done.out
     # numbers that are not those of the run are found
     [point] = [p for p in Campaign(tmp_path / "sweep.toml").points if p.seed == 2]
-    path = folder / "points" / point.name / "summary.json"
-    summary = json.loads(path.read_text())
-    path.write_text(json.dumps({**summary, "parameters_sha256": "0" * 64}))
+    run = folder / "points" / point.name
+    summary = {**products.read(run, "summary.json"), "parameters_sha256": "0" * 64}
+    (run / "summary.json").write_text(text.to_json(summary, products.owner(run)))
     done = hpcsamp(*command, "verify", tmp_path / "sweep.toml", "2")
     assert done.code == 1
     assert "does not agree: parameters differ on the same grid" in done.err
