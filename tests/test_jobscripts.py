@@ -18,6 +18,7 @@ from stubs import ROOT, Site, matches_record
 
 from hpcsamp.data.staged import staged
 from hpcsamp.errors import DataError
+from hpcsamp.sealing import text as sealed
 from hpcsamp.watchdog import stall
 from hpcsamp.watchdog.verdict import Blame
 
@@ -264,9 +265,8 @@ def test_a_run_reads_the_staged_copy(digits, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(digits, copy)
     assert staged(digits, {"HPCSAMP_STAGED_DATA": str(copy)}) == copy
-    manifest = json.loads((copy / "manifest.json").read_text())
-    text = (copy / "manifest.json").read_text().replace(manifest["uid"], "other")
-    (copy / "manifest.json").write_text(text)
+    manifest = sealed.read_json(copy / "manifest.json")
+    (copy / "manifest.json").write_text(sealed.to_json({**manifest, "uid": "other"}))
     with pytest.raises(DataError, match=r"copy is dataset other, but .*digits is"):
         staged(digits, {"HPCSAMP_STAGED_DATA": str(copy)})
 
