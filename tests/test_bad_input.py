@@ -205,9 +205,7 @@ sys.argv = ["hpcsamp", "train", {str(small)!r}, "--output", {str(tmp_path / "run
 from hpcsamp.cli import main
 main()
 """
-    refused(
-        script(2, code, timeout=LIMIT), 1, "must have the same weights", "on rank 0", "on rank 1"
-    )
+    refused(script(2, code, timeout=LIMIT), 1, "replicas differ", "rank 0", "rank 1")
 
 
 def test_a_run_that_was_refused_leaves_its_folder_to_the_next(small, tmp_path):

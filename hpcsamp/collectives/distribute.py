@@ -33,6 +33,7 @@ def distribute(
     *,
     clip: float | None = None,
     shards: Shards | None = None,
+    compare_every: int = 1,
 ) -> torch.optim.Optimizer:
     """Make an optimiser train a method with the gradient of all ranks. Collective over the world.
 
@@ -60,6 +61,8 @@ def distribute(
     shards
         If the optimiser was built on ``shards.parts``: this rank updates these alone, and the ranks
         of the sample group give each other theirs.
+    compare_every
+        Steps between comparisons, which cost an exchange of a few numbers; the same on all ranks.
 
     Returns
     -------
@@ -77,7 +80,7 @@ def distribute(
     _check(optimizer, collectives, method, clip, shards)
     trouble = _other_parameters(optimizer, method, shards)
     make_alike(method, optimizer, collectives, trouble, shards is not None)
-    made = Exchange(optimizer, collectives, method, clip, shards)
+    made = Exchange(optimizer, collectives, method, clip, shards, compare_every)
     for before in {_newest_of(method), _newest_of(optimizer)} - {None}:
         before.retire(optimizer)  # type: ignore[union-attr]
     _newest[method] = _newest[optimizer] = ref(made)

@@ -32,13 +32,16 @@ class Exchange:
         method: Method,
         clip: float | None,
         shards: Shards | None,
+        compare_every: int,
     ) -> None:
         self.optimizer, self.collectives, self.method = optimizer, collectives, method
-        self.clip, self.shards = clip, shards
+        self.clip, self.shards, self.compare_every = clip, shards, compare_every
         self.retired = False
         self.own = ids(parameters_of(optimizer))
         self.gradient = FlatGradient(method.parameters() if shards is None else shards.parameters)
-        self.replicas = Replicas(self.gradient.parameters, method, optimizer, collectives)
+        self.replicas = Replicas(
+            self.gradient.parameters, method, optimizer, collectives, compare_every
+        )
         self.zero()
         hooks: list[Any] = []
         for p in self.gradient.parameters:
@@ -109,7 +112,8 @@ class Exchange:
         if trouble is None:
             self.gradient.collect()
         self._mine_broken = not (math.isfinite(float(flat.sum())) or bool(flat.isfinite().all()))
-        self._broken |= self.replicas.compare(trouble, self._mine_broken) > 0
+        if self.method.step % self.compare_every == 0:
+            self._broken |= self.replicas.compare(trouble, self._mine_broken) > 0
         if self.shards is not None:
             self.shards.reduce(flat, c)
         elif self.method.members is not None:

@@ -20,7 +20,7 @@ from hpcsamp.collectives.sameness import (
 from hpcsamp.errors import HpcsampError
 from hpcsamp.methods.base import Method
 
-#: Steps in which all weights are looked at once.
+#: Comparisons in which all weights are looked at once.
 ROUND = 16
 
 
@@ -68,16 +68,18 @@ def hyperparameters(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 class Replicas:
-    """What ranks have in common, compared with each exchange: some tens of microseconds.
+    """What ranks have in common, compared now and then: one exchange of a few numbers.
 
     Parameters
     ----------
     parameters
-        The weights, a sixteenth of whose bits is looked at a step.
+        The weights, a sixteenth of whose bits is looked at each time.
     method, optimizer
         Whose settings are compared.
     collectives
         By what, and what the loss has to say.
+    every
+        Steps from one comparison to the next.
     """
 
     def __init__(
@@ -86,8 +88,10 @@ class Replicas:
         method: Method,
         optimizer: torch.optim.Optimizer,
         collectives: Collectives,
+        every: int = 1,
     ) -> None:
         self.method, self.optimizer, self.collectives = method, optimizer, collectives
+        self.every = every
         self.over = replicated_over(method)
         names = {id(p): name for name, p in method.named_parameters()}
         size = sum(p.numel() for p in parameters)
@@ -120,7 +124,7 @@ class Replicas:
         return compare(facts, c, "world", trouble=trouble, count=float(broken))
 
     def _weights(self) -> dict[str, str]:
-        turn = self.method.step % ROUND
+        turn = self.method.step // self.every % ROUND
         window = self._windows[turn]
         found = {name: hash_of(p.detach().reshape(-1)[part]) for name, p, part in window}
         if turn == 0:

@@ -39,6 +39,9 @@ from hpcsamp.training.progress import Reporter
 from hpcsamp.training.record import RunFolder
 from hpcsamp.watchdog import Phase, here
 
+#: Steps between comparisons of ranks, which every evaluation compares whole.
+COMPARE_EVERY = 16
+
 
 class Trainer:
     """One run on one grid.
@@ -164,7 +167,12 @@ class Trainer:
             self.loss.check_samples(config.method.samples)
             self.schedule = build.schedule(config, self.optimizer, self.steps_per_epoch)
         exchange.distribute(
-            self.optimizer, self.collectives, self.method, clip=config.optimizer.clip, shards=shards
+            self.optimizer,
+            self.collectives,
+            self.method,
+            clip=config.optimizer.clip,
+            shards=shards,
+            compare_every=COMPARE_EVERY,
         )
         self._memory = memory.check(config, dataset, self.method, topology)
         self.keeper = Keeper(
