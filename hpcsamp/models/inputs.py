@@ -1,4 +1,4 @@
-"""What a network is given: said in one line if it is not what it was built for."""
+"""Check that an input has the shape and dtype a network was built for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hpcsamp.errors import UsageError
 
 
 def check_input(x: Tensor, in_shape: tuple[int, ...], model: nn.Module) -> None:
-    """Whether a batch fits a network.
+    """Check that a batch fits a network.
 
     Parameters
     ----------
@@ -30,12 +30,13 @@ def check_input(x: Tensor, in_shape: tuple[int, ...], model: nn.Module) -> None:
             f"inputs have shape {tuple(x.shape)}, but the model was built for items of shape "
             f"{in_shape}, that is (B, {', '.join(map(str, in_shape))})"
         )
+    weight = next(model.parameters())
     if not x.is_floating_point():
         raise UsageError(
-            f"inputs are whole numbers ({x.dtype}), which a {type(model).__name__} does not take: "
-            "ingest them with --inputs numbers, or name a network that embeds ids"
+            f"inputs are whole numbers ({x.dtype}), the weights of {type(model).__name__} are "
+            f"{weight.dtype}: ingest the inputs with --inputs numbers, or name a network that "
+            f"embeds ids"
         )
-    weight = next(model.parameters())
     if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
         raise UsageError(
             f"inputs are {x.dtype}, the model's weights {weight.dtype}; convert the inputs"
