@@ -29,7 +29,7 @@ RANKS = (
     "MV2_COMM_WORLD_RANK",
     "JSM_NAMESPACE_RANK",
 )
-#: By these prefixes a process is told how to find the others.
+#: Prefixes of the variables by which a process finds the others.
 _CONTACT = ("PMI_", "PMIX_", "PALS_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "JSM_")
 
 

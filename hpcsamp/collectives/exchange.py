@@ -260,5 +260,5 @@ def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
 
 
 def ids(parameters: Iterable[nn.Parameter]) -> set[int]:
-    """By which parameters are told apart: tensors compare by value."""
+    """Identities of parameters, as tensors compare by value."""
     return {id(p) for p in parameters}

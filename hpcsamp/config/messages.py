@@ -58,7 +58,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """What :func:`suggest` says of an unknown key, or else the keys of its table."""
+    """A suggestion for an unknown key, or else the keys of its table."""
     known = list(known)
     section, dot, _ = name.rpartition(".")
     listed = [k for k in known if dot and k.rpartition(".")[0] == section]

@@ -195,7 +195,7 @@ def _labels(y: np.ndarray, where: str) -> np.ndarray:
 
 
 def _classes(file: str, labels: Mapping[str, np.ndarray]) -> tuple[int, list[str]]:
-    """Number of classes, and what is to be told of them."""
+    """Number of classes, and notes on them for the user."""
     top = max(int(y.max()) for y in labels.values())
     classes = max(2, top + 1)
     used = np.unique(np.concatenate([np.unique(y).astype(np.float64) for y in labels.values()]))

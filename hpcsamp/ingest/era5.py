@@ -207,7 +207,7 @@ def era5(
 
 
 def _units(store: str, opened: xarray.Dataset) -> tuple[dict[str, tuple[float, float]], list[str]]:
-    """How each variable becomes one in the units of the set, and what is to be told of that."""
+    """Conversion of each variable to the units of the set, and notes on it for the user."""
     scales: dict[str, tuple[float, float]] = {}
     converted, silent = [], []
     for name in UNITS:

@@ -1,4 +1,4 @@
-"""Arrays of one's own: ``.npz`` files."""
+"""Read arrays from ``.npz`` files."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ A loss of your own is a class with one or two hooks, and exact on any grid::
             return mean**2
 
 or :class:`LinearLoss`, or any callable as it is, by :class:`~hpcsamp.losses.custom.Custom`. What an
-evaluation takes for the noise of observations is said by :meth:`DataLoss.predictive`.
+evaluation takes for the noise of observations is defined by :meth:`DataLoss.predictive`.
 """
 
 from __future__ import annotations

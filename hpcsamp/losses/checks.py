@@ -1,4 +1,4 @@
-"""What a loss in a loop of one's own may be made of and called with."""
+"""Check what a loss is made of and called with in a user's own training loop."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def read(path: Path) -> list[Point]:
 
 
 def _records(path: Path) -> list[Any]:
-    """What a file holds: a list of one's own, one JSON object, or lines of them."""
+    """Read the records of a file: a list, one JSON object, or lines of them."""
     try:
         whole = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
