@@ -128,7 +128,7 @@ def start(MPI: ModuleType) -> None:  # noqa: N803
     if not MPI.Is_initialized():
         hidden = False
         if "Open MPI" in library and not any(v.startswith(_CONTACT) for v in os.environ):
-            # It ends a task of Slurm that was told of no PMI, with a page of text from each. Other
+            # Open MPI ends a Slurm task without PMI, with a page of text from each. Other
             # libraries may have PMI-1 from Slurm, which needs no variables.
             check(os.environ, 1, library)
             hidden = True

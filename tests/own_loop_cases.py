@@ -1,4 +1,4 @@
-"""Cases of a loop of one's own on two ranks; a script: every case's outcome on all ranks, as JSON.
+"""A user's own training loop on two ranks: a script that prints the outcome of every case as JSON.
 
 A case trains on two ranks and compares with the same loop on one process, or does something that
 must be refused by the same line on both.
@@ -58,7 +58,7 @@ def sgd(method, **more):
 
 
 def begin(c, method=None, made=sgd, items=12, **more):
-    """Method, optimiser and loss; each rank starts from weights of its own."""
+    """Method, optimiser and loss; each rank starts from different weights."""
     method = method_of(RANK if c.size("world") > 1 else 0) if method is None else method
     optimizer = distribute(made(method), c, method, **more)
     return method, optimizer, ELBO(PredictiveNLL(Categorical()), items, c)

@@ -113,7 +113,7 @@ def test_ids_of_every_integer_type(tmp_path, alone, kind):
 
 
 def network(kind, member):
-    """With initial values of its own for each member."""
+    """Each member has different initial values."""
     torch.manual_seed(member or 0)
     return kind((6,), 2)
 

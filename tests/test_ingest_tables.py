@@ -1,4 +1,4 @@
-"""Arrays and tables of one's own: what a file says is used exactly, or refused."""
+"""Arrays and tables of users: what a file says is used exactly, or refused."""
 
 import contextlib
 import time

@@ -14,7 +14,7 @@ from hpcsamp.errors import DataError
 from hpcsamp.prediction.coordinates import Axis, read_axes
 
 FAR = 3
-"""Standard deviations between means from which on inputs are told to be unlike."""
+"""Distance of means, in standard deviations, from which inputs are reported as unlike."""
 
 CLOSE = 1e-6
 """Relative difference of coordinates that are taken as equal."""

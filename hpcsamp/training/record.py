@@ -2,7 +2,7 @@
 
 config.toml  provenance.json  metrics.jsonl  checkpoints/  evaluation/  summary.json
 
-All of them are sealed (:mod:`hpcsamp.sealing`) for this run, which has a name of its own in
+All of them are sealed (:mod:`hpcsamp.sealing`) for this run, whose random name stands in
 ``config.toml``: a file of another run is refused.
 """
 

@@ -1,6 +1,6 @@
 """Signs of life of the threads of this process: a thread that works uses its core.
 
-One that hangs in a file system does not; nor does one that waits, which is told by what it does.
+One that hangs in a file system does not; nor does one that waits, which is recognised by its phase.
 """
 
 from __future__ import annotations

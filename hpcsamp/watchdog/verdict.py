@@ -55,7 +55,7 @@ class Witness:
         self._passed = [then + seconds for then in self._passed]
 
     def see(self, rank: int, row: Sequence[int], now: float) -> None:
-        """A rank's row as it is now, or was when somebody told of it."""
+        """A rank's row as it is now, or as it was last reported."""
         old = self.rows[rank]
         if row[BEAT] > old[BEAT]:
             self._longest = max(self._longest, now - self._heard[rank])

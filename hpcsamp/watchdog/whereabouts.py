@@ -92,7 +92,7 @@ class Whereabouts:
         self.row = memoryview(bytearray(8 * COLUMNS)).cast("q")
 
     def live_in(self, row: memoryview | None) -> None:
-        """Keep the numbers in this row, from the start; None: in memory of one's own."""
+        """Keep the numbers in this row, from its start; None keeps them in private memory."""
         if row is None:
             row = memoryview(bytearray(8 * COLUMNS)).cast("q")
         row[:] = memoryview(bytearray(8 * COLUMNS)).cast("q")
