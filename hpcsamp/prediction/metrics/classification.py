@@ -88,7 +88,7 @@ class ClassificationMetrics(Sums):
         undefined = log_p.isnan().any(1)
         p = log_p.exp()
         confidence, predicted = p.max(dim=1)
-        correct = w * ((predicted == target) & ~undefined)
+        correct = w * (predicted == target)
         p_target = p.gather(1, target[:, None])[:, 0]
         entropy = torch.special.entr(p).sum(1)
         sums = {
