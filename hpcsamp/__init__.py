@@ -24,10 +24,10 @@ from typing import Any
 _HOME = {
     "LearnedNoise": "hpcsamp.models",
     "MeanField": "hpcsamp.methods",
-    "Topology": "hpcsamp.topology",
+    "Topology": "hpcsamp.grid",
     "choose": "hpcsamp.collectives",
     "distribute": "hpcsamp.collectives",
-    "init": "hpcsamp.topology",
+    "init": "hpcsamp.grid",
 }
 _ROOMS = ("collectives", "data", "losses", "methods", "models", "prediction", "training")
 

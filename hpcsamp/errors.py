@@ -20,7 +20,7 @@ class HpcsampError(Exception):
     """A fault that is reported as one line. ``exit_code`` 1: something broke while running.
 
     ``word`` is what the line calls it. ``agreed`` is set once every rank of the job has been told
-    (:func:`~hpcsamp.topology.together`): the job then ends by returning, not by ``MPI_Abort``.
+    (:func:`~hpcsamp.grid.together`): the job then ends by returning, not by ``MPI_Abort``.
     """
 
     exit_code = 1

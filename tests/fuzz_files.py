@@ -65,7 +65,7 @@ def _data(folder: Path, seed: int) -> Built:
 def _run(folder: Path, seed: int) -> Built:
     from mpi4py import MPI
 
-    from hpcsamp.topology import Topology, plan_grid
+    from hpcsamp.grid import Topology, plan_grid
 
     place = folder / "run"
     run = RunFolder(place)

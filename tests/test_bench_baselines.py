@@ -47,7 +47,7 @@ import sys, torch
 from hpcsamp import config as configuration
 from hpcsamp.bench.baselines import feed
 from hpcsamp.data import Dataset, Loader
-from hpcsamp.topology import init
+from hpcsamp.grid import init
 topology = init("none", device="cpu")
 config = configuration.load(sys.argv[1])
 theirs = feed.batches(config, topology.device, topology.rank, topology.size)
@@ -71,7 +71,7 @@ SAME = """
 import pathlib, sys, torch
 from hpcsamp import config as configuration
 from hpcsamp.bench.baselines import BASELINES
-from hpcsamp.topology import init
+from hpcsamp.grid import init
 topology = init("world", device="cpu")
 config = configuration.load(sys.argv[1])
 serial = BASELINES["plain"](config, topology)
@@ -102,7 +102,7 @@ BLUE = """
 import sys, torch
 from hpcsamp import config as configuration
 from hpcsamp.bench.baselines import BASELINES
-from hpcsamp.topology import init
+from hpcsamp.grid import init
 topology = init("world", device="cpu")
 config = configuration.load(sys.argv[1])
 for name in sys.argv[2:]:

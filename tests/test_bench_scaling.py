@@ -102,7 +102,7 @@ import torch
 from hpcsamp import config as configuration
 from hpcsamp.bench.stepper import Stepper
 from hpcsamp.bench.phases import NAMES
-from hpcsamp.topology import init
+from hpcsamp.grid import init
 from hpcsamp.training import health
 from hpcsamp.training.agreement import Agreement
 from hpcsamp.training.loop import Trainer

@@ -54,7 +54,7 @@ def test_a_distributed_optimizer_clips_the_whole_gradient_and_counts_steps():
 @pytest.mark.mpi(ranks=[2, 4], timeout=60, unit="s")
 def test_exchanges(mpi_ranks, comm):
     from hpcsamp.collectives import choose
-    from hpcsamp.topology import init
+    from hpcsamp.grid import init
 
     topology = init(2)
     ranks = torch.tensor(topology.grid.groups[topology.data_rank]).double()
@@ -84,7 +84,7 @@ def test_exchanges(mpi_ranks, comm):
 def test_without_horovod_auto_says_so_and_uses_mpi(comm, monkeypatch, capfd):
     from hpcsamp.collectives import choose
     from hpcsamp.errors import UsageError
-    from hpcsamp.topology import init
+    from hpcsamp.grid import init
 
     topology = init()
     if comm.Get_rank() == 1:  # broken on one rank is broken for all
@@ -103,7 +103,7 @@ def test_without_horovod_auto_says_so_and_uses_mpi(comm, monkeypatch, capfd):
 @pytest.mark.mpi(ranks=2, timeout=60, unit="s")
 def test_small_gradients_go_by_mpi_and_large_ones_by_horovod(comm):
     from hpcsamp.collectives import SMALL, choose
-    from hpcsamp.topology import init
+    from hpcsamp.grid import init
 
     topology = init()
     auto = choose(topology, "auto")
@@ -121,7 +121,7 @@ def test_small_gradients_go_by_mpi_and_large_ones_by_horovod(comm):
 def test_horovod_serves_who_comes_later(comm):
     """It starts once in a process, with the process sets of who came first."""
     from hpcsamp.collectives import choose
-    from hpcsamp.topology import init
+    from hpcsamp.grid import init
 
     for split in (2, 2, 1, "world"):
         topology = init(split)
@@ -139,7 +139,7 @@ def test_horovod_serves_who_comes_later(comm):
 @pytest.mark.mpi(ranks=4, timeout=60, unit="s")
 def test_a_gradient_of_all_before_one_of_data_groups(comm):
     from hpcsamp.collectives import choose
-    from hpcsamp.topology import init
+    from hpcsamp.grid import init
 
     topology = init(2)
     c = choose(topology, "horovod")
@@ -154,7 +154,7 @@ def test_a_gradient_of_all_before_one_of_data_groups(comm):
 def test_horovod_on_other_ranks_is_refused(comm):
     from hpcsamp.collectives import choose
     from hpcsamp.errors import UsageError
-    from hpcsamp.topology import init
+    from hpcsamp.grid import init
 
     choose(init(), "horovod").world_sum_(torch.ones(3))
     half = choose(init(comm=comm.Split(comm.rank // 2)), "horovod")

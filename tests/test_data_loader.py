@@ -46,7 +46,7 @@ def folder(scratch, comm):
 
 
 def topology_of(samples):
-    from hpcsamp.topology import init
+    from hpcsamp.grid import init
 
     return init(samples, device="cpu")
 

@@ -59,8 +59,8 @@ precision = "float64"
 @pytest.fixture(scope="module")
 def alone():
     """The grid of one rank."""
+    from hpcsamp.grid import Topology, plan_grid
     from hpcsamp.runtime import mpi
-    from hpcsamp.topology import Topology, plan_grid
 
     comm = mpi().COMM_SELF
     return Topology(plan_grid(["node"], "node"), comm, comm, comm, comm, torch.device("cpu"))

@@ -202,7 +202,7 @@ def test_large_offsets_do_not_eat_the_digits_of_a_batch(tmp_path):
     import torch
 
     from hpcsamp.data import Loader
-    from hpcsamp.topology import init
+    from hpcsamp.grid import init
 
     seconds = 1.7e9 + np.arange(200)
     np.savez(

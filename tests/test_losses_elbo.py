@@ -13,9 +13,9 @@ from torch import nn
 from hpcsamp import losses as L  # noqa: N812
 from hpcsamp.collectives import Alone
 from hpcsamp.errors import UsageError
+from hpcsamp.grid import share
 from hpcsamp.methods import MeanField
 from hpcsamp.models import build
-from hpcsamp.topology import share
 
 S, B, C = 5, 7, 4
 LABELS = torch.randint(0, C, (B,), generator=torch.Generator().manual_seed(0))

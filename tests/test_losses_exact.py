@@ -12,9 +12,9 @@ from loss_cases import COLUMNS, ROWS, VALUES, Case, Crowd, cases
 from hpcsamp import losses as L  # noqa: N812
 from hpcsamp.collectives import Alone
 from hpcsamp.errors import UsageError
+from hpcsamp.grid import share
 from hpcsamp.methods import MeanField
 from hpcsamp.models import build
-from hpcsamp.topology import share
 
 CASES = {case.name: case for case in cases()}
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
@@ -186,7 +186,7 @@ def test_memory_modes_have_one_value_and_gradient(name):
 def test_any_grid_has_the_sequential_loss(mpi_ranks, comm):
     """Every loss on uneven shares, hybrid grids, in all memory modes, by both transports."""
     from hpcsamp.collectives import FlatGradient, choose
-    from hpcsamp.topology import init
+    from hpcsamp.grid import init
 
     axes = {1: ["world"], 2: ["world", "none"], 3: ["world"], 4: ["world", 2]}
     x = inputs(8)
@@ -233,7 +233,7 @@ def test_any_grid_has_the_sequential_loss(mpi_ranks, comm):
 @pytest.mark.mpi(ranks=2, timeout=60, unit="s")
 def test_wrong_use_is_the_same_line_on_every_rank(comm):
     from hpcsamp.collectives import choose
-    from hpcsamp.topology import init
+    from hpcsamp.grid import init
 
     collectives = choose(init("world"), "mpi")
     case = CASES["moments"]

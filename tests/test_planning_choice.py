@@ -7,6 +7,7 @@ from planning_cases import a_machine, a_network, a_work, of_config, rates
 
 from hpcsamp.data.order import check_batch
 from hpcsamp.errors import UsageError
+from hpcsamp.grid import plan_grid, share_samples
 from hpcsamp.planning import choice, machine
 from hpcsamp.planning.machine import Machine, Wire
 from hpcsamp.planning.model import Layout, one_rank, predict
@@ -15,7 +16,6 @@ from hpcsamp.planning.workload import (
     Workload,
     configuration_of,
 )
-from hpcsamp.topology import plan_grid, share_samples
 
 
 @pytest.mark.parametrize(

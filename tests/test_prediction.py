@@ -35,7 +35,7 @@ from hpcsamp import config
 from hpcsamp.data import Dataset
 from hpcsamp.ingest.build import build as ingest
 from hpcsamp.ingest.synthetic import synthetic
-from hpcsamp.topology import init
+from hpcsamp.grid import init
 from hpcsamp.training import build, checkpoint
 from hpcsamp.training.record import RunFolder
 
@@ -82,7 +82,7 @@ RUN = """
 import shutil, sys
 from pathlib import Path
 from hpcsamp.cli.output import write_json
-from hpcsamp.topology import init
+from hpcsamp.grid import init
 from hpcsamp.training.evaluation import evaluate_run
 from hpcsamp.training.prediction import predict
 from hpcsamp.training.record import RunFolder
@@ -264,7 +264,7 @@ def test_noise_is_chosen_by_the_validation_split(runs, serial, script):
     assert told["source"] == "estimated on valid"
     code = f"""
 from hpcsamp.losses import Gaussian
-from hpcsamp.topology import init
+from hpcsamp.grid import init
 from hpcsamp.training.record import RunFolder
 from hpcsamp.training.restore import restore
 folder = RunFolder({str(runs / "fitted")!r})
@@ -410,8 +410,8 @@ def test_another_type_or_another_task_is_refused():
 
 
 def test_a_full_disk_is_told_before_anything_is_computed(tmp_path, monkeypatch):
+    from hpcsamp.grid import init
     from hpcsamp.prediction.writer import Layout, ParallelFile, Variable
-    from hpcsamp.topology import init
 
     rows = np.arange(4)
     layout = Layout(

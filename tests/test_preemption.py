@@ -260,7 +260,7 @@ def test_stops_anywhere_are_seamless(script, small, reference, tmp_path):
         from pathlib import Path
         from hpcsamp import config
         from hpcsamp.errors import PreemptedError
-        from hpcsamp.topology import init
+        from hpcsamp.grid import init
         from hpcsamp.training import checkpoint, preemption
         from hpcsamp.training.loop import Trainer
 

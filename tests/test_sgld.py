@@ -12,10 +12,10 @@ from hpcsamp import losses
 from hpcsamp.collectives import Alone, distribute
 from hpcsamp.config import load
 from hpcsamp.errors import UsageError
+from hpcsamp.grid import init
 from hpcsamp.methods import Chains
 from hpcsamp.methods.cycles import Cycles
 from hpcsamp.streams import Purpose, torch_generator
-from hpcsamp.topology import init
 from hpcsamp.training.loop import Trainer
 
 N, NOISE, PRIOR = 40, 0.5, 0.7

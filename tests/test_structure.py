@@ -23,7 +23,7 @@ FLOORS = [
         "runtime",
         "sealing",
         "streams",
-        "topology",
+        "grid",
         "watchdog",
         "config",
         "arguments",

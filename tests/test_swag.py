@@ -11,8 +11,8 @@ from hpcsamp import losses
 from hpcsamp.collectives import Alone, distribute
 from hpcsamp.config import load
 from hpcsamp.errors import UsageError
+from hpcsamp.grid import init
 from hpcsamp.methods import SWAG
-from hpcsamp.topology import init
 from hpcsamp.training.loop import Trainer
 
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from hpcsamp.errors import HpcsampError, UsageError
-from hpcsamp.topology import Grid, plan_grid, share, share_samples
+from hpcsamp.grid import Grid, plan_grid, share, share_samples
 
 
 def test_nodes_share_a_batch_and_split_the_data():
@@ -75,7 +75,7 @@ def test_fewer_samples_than_ranks_is_refused():
 
 @pytest.mark.mpi(ranks=[1, 3, 4])
 def test_communicators_follow_the_plan(mpi_ranks, comm):
-    from hpcsamp.topology import init
+    from hpcsamp.grid import init
 
     topology = init(2 if mpi_ranks == 4 else "node")
     assert topology.size == mpi_ranks
@@ -90,7 +90,7 @@ def test_communicators_follow_the_plan(mpi_ranks, comm):
 
 @pytest.mark.mpi(ranks=3)
 def test_ranks_fail_together_with_the_same_line(comm):
-    from hpcsamp.topology import together
+    from hpcsamp.grid import together
 
     def fail_on_rank_1():
         with together(comm):

@@ -25,10 +25,10 @@ from hpcsamp.bench.subjects import Step, Subject
 from hpcsamp.collectives import SMALL, Alone, Collectives, MpiCollectives
 from hpcsamp.data import Dataset, Loader
 from hpcsamp.data.augment import Augmentation
+from hpcsamp.grid import Topology, init
 from hpcsamp.ingest import build as build_dataset
 from hpcsamp.ingest.synthetic import synthetic
 from hpcsamp.planning.calibration import Calibration
-from hpcsamp.topology import Topology, init
 
 MODELS = ("vit-cifar10:small", "mlp-entsoe:small")
 """Configurations and presets that are measured if none are named."""

@@ -13,12 +13,12 @@ import numpy as np
 
 from hpcsamp.bench.subjects import Subject
 from hpcsamp.collectives import SMALL, Collectives
+from hpcsamp.grid import Topology
 from hpcsamp.planning import calibration, fit, machine
 from hpcsamp.planning.calibration import Calibration, Measured
 from hpcsamp.planning.machine import Wire
 from hpcsamp.planning.model import Layout, predict
 from hpcsamp.planning.workload import Workload
-from hpcsamp.topology import Topology
 
 QUIET = 0.03
 """Part of a time that may be lost to other processes before it no longer counts."""

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 import hpcsamp as hs
 from hpcsamp.collectives import Collectives, FlatGradient
+from hpcsamp.grid import Topology, share
 from hpcsamp.losses import ELBO
 from hpcsamp.methods import MCDropout
 from hpcsamp.models import MLP
 from hpcsamp.streams import Purpose, torch_generator
-from hpcsamp.topology import Topology, share
 
 INPUTS, OUTPUTS = 96, 24
 ITEMS = 50_000

@@ -18,10 +18,10 @@ import hpcsamp as hs
 from hpcsamp import losses
 from hpcsamp.bench.step import ITEMS, OUTPUTS, SHAPES
 from hpcsamp.collectives import Alone, Collectives, FlatGradient
+from hpcsamp.grid import share
 from hpcsamp.losses import ELBO, DataLoss
 from hpcsamp.models import build
 from hpcsamp.streams import Purpose, torch_generator
-from hpcsamp.topology import share
 
 #: What is compared, by model: the paper's image classifier and its regression on time series.
 TASKS = {"vit": "classification", "mlp": "regression"}

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hpcsamp.bench.feeders import Feeder
     from hpcsamp.data.dataset import Dataset
-    from hpcsamp.topology import Topology
+    from hpcsamp.grid import Topology
 
 LIKES = ("cifar10", "era5")
 BATCH = {"cifar10": 1024, "era5": 8}  # the global batches of the paper (section 5.5, 5.4)

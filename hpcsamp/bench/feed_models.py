@@ -14,7 +14,7 @@ from hpcsamp.ingest import build
 from hpcsamp.ingest.synthetic import synthetic
 
 if TYPE_CHECKING:
-    from hpcsamp.topology import Topology
+    from hpcsamp.grid import Topology
 
 #: set, its size, model, loss, items of a step, steps that are timed
 LOOPS: tuple[tuple[Any, int, str, str, int, int], ...] = (

@@ -20,7 +20,7 @@ from hpcsamp.data.plan import ChunkTable
 from hpcsamp.data.readers import DirectReader, ReaderName
 
 if TYPE_CHECKING:
-    from hpcsamp.topology import Topology
+    from hpcsamp.grid import Topology
 
 
 class Feeder(ABC):

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 import hpcsamp as hs
 from hpcsamp.collectives import Alone, Collectives
+from hpcsamp.grid import Topology
 from hpcsamp.losses import ELBO
 from hpcsamp.models import build
 from hpcsamp.streams import Purpose, torch_generator
-from hpcsamp.topology import Topology
 
 #: Input shapes of the models' data sets in the paper.
 SHAPES: dict[str, tuple[int, ...]] = {"vit": (3, 32, 32), "mlp": (96,)}

@@ -15,7 +15,7 @@ import torch
 from hpcsamp.bench.phases import NAMES, Phases
 from hpcsamp.config import RunConfig
 from hpcsamp.data import Batch
-from hpcsamp.topology import Topology
+from hpcsamp.grid import Topology
 from hpcsamp.training import build, preemption
 from hpcsamp.training.loop import Trainer
 from hpcsamp.training.progress import Reporter

@@ -13,11 +13,11 @@ from hpcsamp import losses, methods
 from hpcsamp.collectives import Collectives, distribute
 from hpcsamp.config import RunConfig
 from hpcsamp.data import Dataset
+from hpcsamp.grid import Topology
 from hpcsamp.losses import ELBO
 from hpcsamp.methods import Method
 from hpcsamp.planning.workload import Workload
 from hpcsamp.streams import Purpose, torch_generator
-from hpcsamp.topology import Topology
 from hpcsamp.training import build
 from hpcsamp.training.agreement import Agreement
 from hpcsamp.training.memory import Shapes

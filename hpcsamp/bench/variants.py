@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from hpcsamp import config as configuration
 from hpcsamp.bench.turns import Job
 from hpcsamp.config import RunConfig
-from hpcsamp.topology import Topology
+from hpcsamp.grid import Topology
 
 if TYPE_CHECKING:
     from hpcsamp.bench.baselines.network import Training
@@ -72,8 +72,8 @@ class Runner(Protocol):
 
 def prepared(variant: Variant) -> tuple[RunConfig, Topology]:
     """Configuration, data and grid of a variant, as ``hpcsamp train`` has them. Collective."""
+    from hpcsamp.grid import init, together
     from hpcsamp.runtime import mpi
-    from hpcsamp.topology import init, together
     from hpcsamp.training.prepare import prepare
 
     world = mpi().COMM_WORLD

@@ -66,8 +66,8 @@ def _measured(
     import torch
 
     from hpcsamp.bench.dropout import compare
+    from hpcsamp.grid import init, share_samples, together
     from hpcsamp.sealing import text
-    from hpcsamp.topology import init, share_samples, together
 
     torch.set_num_threads(1)
     topology = init("world", device="cpu")

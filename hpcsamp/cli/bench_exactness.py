@@ -26,7 +26,7 @@ def exactness(
     from hpcsamp.bench.exactness import LOSSES, Work, compare
     from hpcsamp.cli.output import show
     from hpcsamp.errors import UsageError
-    from hpcsamp.topology import init, share_samples
+    from hpcsamp.grid import init, share_samples
 
     if model not in (*LOSSES, "both"):
         raise UsageError(f"--model {model!r}: there is {', '.join(LOSSES)}, both")

@@ -44,7 +44,7 @@ def feed(
         arguments += ["--json", str(json_file)] if json_file else []
         launch(ranks, arguments, {"OMP_NUM_THREADS": "1"})
         return
-    from hpcsamp.topology import init
+    from hpcsamp.grid import init
 
     topology = init("world", device="cpu")
     with tempfile.TemporaryDirectory() as scratch:

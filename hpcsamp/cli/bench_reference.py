@@ -56,7 +56,7 @@ def _measured_reference(
 
     from hpcsamp.bench.reference import Fit, fits, table
     from hpcsamp.cli.output import show
-    from hpcsamp.topology import init, together
+    from hpcsamp.grid import init, together
 
     topology = init("world", device="cpu")
     torch.set_num_threads(1)

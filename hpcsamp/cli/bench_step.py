@@ -60,7 +60,7 @@ def _measured_step(
     from hpcsamp.bench.launch import peak_rss_mb
     from hpcsamp.bench.step import Work, compare, ratio, wait_for
     from hpcsamp.cli.output import show
-    from hpcsamp.topology import init
+    from hpcsamp.grid import init
 
     topology = init("world", device="cpu")
     found = compare(Work(model, samples, batch, loss), topology, repeat, baseline)

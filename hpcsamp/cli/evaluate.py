@@ -46,8 +46,8 @@ def evaluate(
     accept_edits: AcceptEdits = False,
 ) -> None:
     """Evaluate the posterior predictive of a run: alone, or on every rank under mpirun or srun."""
+    from hpcsamp.grid import init, together
     from hpcsamp.runtime import mpi
-    from hpcsamp.topology import init, together
     from hpcsamp.training.record import RunFolder
 
     folder = RunFolder(run)

@@ -39,8 +39,8 @@ def run(
 ) -> None:
     """Make a source on every rank and write it together."""
     from hpcsamp.errors import UsageError
+    from hpcsamp.grid import together
     from hpcsamp.runtime import install_excepthook, mpi
-    from hpcsamp.topology import together
     from hpcsamp.watchdog import STALL
     from hpcsamp.watchdog.dog import Watchdog
 

@@ -29,8 +29,8 @@ def inspect(
     """
     from hpcsamp.cli.output import write_json
     from hpcsamp.errors import DataError
+    from hpcsamp.grid import together
     from hpcsamp.runtime import install_excepthook, mpi
-    from hpcsamp.topology import together
 
     install_excepthook()
     comm = mpi().COMM_WORLD

@@ -59,8 +59,8 @@ def predict(
     data groups, and all ranks write.
     """
     from hpcsamp.cli.output import write_json
+    from hpcsamp.grid import init, together
     from hpcsamp.runtime import mpi
-    from hpcsamp.topology import init, together
     from hpcsamp.training.record import RunFolder
 
     folder = RunFolder(run)

@@ -49,8 +49,8 @@ def train(
     samples, other data); the result does not depend on the grid.
     """
     from hpcsamp import config as configuration
+    from hpcsamp.grid import init, together
     from hpcsamp.runtime import mpi
-    from hpcsamp.topology import init, together
 
     with together(mpi().COMM_WORLD):
         limit = [f'training.time_limit="{time_limit}"'] if time_limit else []

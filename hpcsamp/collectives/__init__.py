@@ -10,7 +10,7 @@ from hpcsamp.collectives.flat import FlatGradient
 from hpcsamp.collectives.mpi import MpiCollectives
 from hpcsamp.collectives.shards import Shards
 from hpcsamp.errors import UsageError
-from hpcsamp.topology import Topology, together
+from hpcsamp.grid import Topology, together
 
 __all__ = [
     "SMALL",

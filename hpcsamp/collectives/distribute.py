@@ -19,8 +19,8 @@ from hpcsamp.collectives.exchange import Exchange, ids, parameters_of
 from hpcsamp.collectives.replicas import make_alike
 from hpcsamp.collectives.shards import Shards
 from hpcsamp.errors import UsageError
+from hpcsamp.grid import Topology
 from hpcsamp.methods.base import Method
-from hpcsamp.topology import Topology
 
 #: The newest of each method and of each optimiser.
 _newest: WeakKeyDictionary[Any, ReferenceType[Exchange]] = WeakKeyDictionary()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hpcsamp.collectives.mpi import MpiCollectives
 from hpcsamp.errors import UsageError
-from hpcsamp.topology import Topology, together
+from hpcsamp.grid import Topology, together
 from hpcsamp.watchdog import Doing, here
 
 #: Compute that one cycle of Horovod's thread takes from its rank's core, in seconds.

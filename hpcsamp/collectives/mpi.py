@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from hpcsamp.collectives.base import Collectives, Over
+from hpcsamp.grid import Topology
 from hpcsamp.runtime import mpi
-from hpcsamp.topology import Topology
 from hpcsamp.watchdog import Doing, here
 
 if TYPE_CHECKING:

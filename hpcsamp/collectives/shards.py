@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.collectives.base import Collectives
-from hpcsamp.topology import share
+from hpcsamp.grid import share
 
 
 class Shards:

@@ -1,6 +1,6 @@
 """Agreement between threads of several ranks: one fails, all fail, with the same line.
 
-Like :func:`hpcsamp.topology.together`, but it does not spin while it waits: the cores belong to the
+Like :func:`hpcsamp.grid.together`, but it does not spin while it waits: the cores belong to the
 main threads.
 """
 

@@ -21,7 +21,7 @@ from hpcsamp.streams import Purpose, key
 if TYPE_CHECKING:
     from hpcsamp.config import AugmentSection
     from hpcsamp.data.dataset import Dataset
-    from hpcsamp.topology import Topology
+    from hpcsamp.grid import Topology
 
 Share = Literal["sample", "rank", "all"]
 

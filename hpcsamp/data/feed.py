@@ -21,7 +21,7 @@ from hpcsamp.data.ring import Ring, fit
 from hpcsamp.errors import HpcsampError
 
 if TYPE_CHECKING:
-    from hpcsamp.topology import Topology
+    from hpcsamp.grid import Topology
 
 Verify = Literal["all", "sampled", "off"]
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpcsamp.data.ring import wait
-from hpcsamp.topology import share
+from hpcsamp.grid import share
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-    from hpcsamp.topology import Topology
+    from hpcsamp.grid import Topology
 
 
 def whole_job(world: MPI.Comm) -> bool:

@@ -10,10 +10,10 @@ import numpy as np
 from hpcsamp.data.dataset import Dataset
 from hpcsamp.data.window import SHARED_MEMORY, Window, shared_memory_free
 from hpcsamp.errors import HpcsampError, UsageError
-from hpcsamp.topology import together
+from hpcsamp.grid import together
 
 if TYPE_CHECKING:
-    from hpcsamp.topology import Topology
+    from hpcsamp.grid import Topology
 
 PIECE = 2**30
 """Bytes of one broadcast; MPI counts to 2**31."""

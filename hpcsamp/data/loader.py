@@ -20,10 +20,10 @@ from hpcsamp.data.held import Held
 from hpcsamp.data.order import Order, Shuffle, Step, Tail, check_batch
 from hpcsamp.data.readers import ReaderName, choose_reader
 from hpcsamp.errors import HpcsampError, UsageError
-from hpcsamp.topology import together
+from hpcsamp.grid import together
 
 if TYPE_CHECKING:
-    from hpcsamp.topology import Topology
+    from hpcsamp.grid import Topology
 
 log = logging.getLogger(__name__)
 

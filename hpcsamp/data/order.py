@@ -16,8 +16,8 @@ from typing import Literal
 import numpy as np
 
 from hpcsamp.errors import UsageError
+from hpcsamp.grid import share
 from hpcsamp.streams import Purpose, numpy_generator
-from hpcsamp.topology import share
 
 Shuffle = Literal["global", "pool", "none"]
 Tail = Literal["drop", "mask"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpcsamp.data.dataset import Dataset
-from hpcsamp.topology import share
+from hpcsamp.grid import share
 
 
 class ChunkTable:

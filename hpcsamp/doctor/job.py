@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from hpcsamp.doctor.check import Check
 from hpcsamp.doctor.ranks import RankPlace, nodes
 from hpcsamp.errors import UsageError
-from hpcsamp.topology import Grid, plan_grid
+from hpcsamp.grid import Grid, plan_grid
 
 
 def scheduler(environment: Mapping[str, str]) -> str:

@@ -26,10 +26,10 @@ from hpcsamp.data.shard_writer import header, seal, shard_name, sync, write_shar
 from hpcsamp.data.stats import Moments, check_digits, check_largest, check_stats, combine
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.files import write_whole
+from hpcsamp.grid import share, together
 from hpcsamp.ingest.source import Source
 from hpcsamp.locks import Lock, locked
 from hpcsamp.sealing import text
-from hpcsamp.topology import share, together
 from hpcsamp.watchdog import Phase, here
 
 if TYPE_CHECKING:

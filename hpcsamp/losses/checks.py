@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from hpcsamp.collectives import Collectives, transport_of
 from hpcsamp.errors import UsageError
+from hpcsamp.grid import Topology
 from hpcsamp.losses.base import DataLoss
 from hpcsamp.methods import Method
-from hpcsamp.topology import Topology
 
 
 def check_arguments(

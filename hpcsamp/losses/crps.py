@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from hpcsamp.collectives import Collectives
+from hpcsamp.grid import share
 from hpcsamp.losses.base import About, DataLoss
 from hpcsamp.losses.likelihoods import Likelihood, Samples
 from hpcsamp.losses.values import like_target, over_values
-from hpcsamp.topology import share
 
 
 def gather_samples(y: Tensor, samples: int, group: Collectives) -> Tensor:

@@ -23,11 +23,11 @@ from torch import Tensor
 from hpcsamp.collectives import Alone, Collectives
 from hpcsamp.collectives.sameness import compare, fingerprint, settings_of
 from hpcsamp.errors import UsageError
+from hpcsamp.grid import share
 from hpcsamp.losses.base import DataLoss
 from hpcsamp.losses.batch import Step
 from hpcsamp.losses.checks import NoiseWatch, check_arguments, check_call
 from hpcsamp.methods import Method
-from hpcsamp.topology import share
 
 Memory = Literal["auto", "keep", "stream", "recompute"]
 KL = Literal["analytic", "monte_carlo"]

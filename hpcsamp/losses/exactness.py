@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hpcsamp.collectives import Alone
 from hpcsamp.errors import UsageError
+from hpcsamp.grid import share
 from hpcsamp.losses.base import DataLoss
-from hpcsamp.topology import share
 
 #: Relative differences below this are the rounding of float64.
 ROUNDING = 1e-9

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
+from hpcsamp.grid import share
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.observe import Observer
 from hpcsamp.streams import Purpose
-from hpcsamp.topology import share
 
 
 class Method(nn.Module):

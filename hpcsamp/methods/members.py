@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
+from hpcsamp.grid import share
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.base import Method, in_parts
 from hpcsamp.methods.flat_module import FlatModule
 from hpcsamp.methods.traces import Traces
 from hpcsamp.streams import Purpose
-from hpcsamp.topology import share
 
 
 class Members(Method):

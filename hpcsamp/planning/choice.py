@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hpcsamp.errors import UsageError
+from hpcsamp.grid import plan_grid, share_samples
 from hpcsamp.planning.machine import Machine
 from hpcsamp.planning.model import Layout, Prediction, one_rank, predict
 from hpcsamp.planning.rates import Rates
 from hpcsamp.planning.workload import Workload
-from hpcsamp.topology import plan_grid, share_samples
 
 Mode = Literal["fixed", "growing", "proportional"]
 
@@ -69,7 +69,7 @@ def check(layout: Layout, samples: int) -> None:
     Raises
     ------
     UsageError
-        As :func:`hpcsamp.topology.plan_grid` and :func:`~hpcsamp.topology.share_samples`.
+        As :func:`hpcsamp.grid.plan_grid` and :func:`~hpcsamp.grid.share_samples`.
     """
     nodes = [f"node{rank // layout.per_node}" for rank in range(layout.ranks)]
     grid = plan_grid(nodes, layout.sample_size)

@@ -16,13 +16,13 @@ import math
 from dataclasses import dataclass
 
 from hpcsamp.collectives.horovod import CYCLE_COST, cycle_time
+from hpcsamp.grid import share
 from hpcsamp.planning import network
 from hpcsamp.planning.jitter import expected_maximum
 from hpcsamp.planning.machine import Machine
 from hpcsamp.planning.network import Cost, Spread
 from hpcsamp.planning.rates import By, Rates
 from hpcsamp.planning.workload import Workload, statistics_bytes
-from hpcsamp.topology import share
 
 
 @dataclass(frozen=True)

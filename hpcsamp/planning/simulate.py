@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpcsamp.grid import share
 from hpcsamp.planning import jitter
 from hpcsamp.planning.machine import Machine
 from hpcsamp.planning.model import COMPUTE, Prediction
-from hpcsamp.topology import share
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from hpcsamp.collectives import Collectives
 from hpcsamp.data import Batch, Dataset, Loader
 from hpcsamp.errors import UsageError
+from hpcsamp.grid import Topology, together
 from hpcsamp.losses import Likelihood
 from hpcsamp.methods import Method
 from hpcsamp.prediction import items
@@ -28,7 +29,6 @@ from hpcsamp.prediction.metrics import (
 from hpcsamp.prediction.plausible import ConstantNormal, doubt
 from hpcsamp.prediction.predictive import predict_classes, predict_values, sample_counts
 from hpcsamp.prediction.units import units_of
-from hpcsamp.topology import Topology, together
 from hpcsamp.watchdog import Phase, here
 
 #: Called with the positions of a batch's true items and their arrays by name.

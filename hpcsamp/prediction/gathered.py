@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from hpcsamp.collectives import Collectives
+from hpcsamp.grid import share
 from hpcsamp.prediction.mixtures import crps, order_statistics, quantiles
-from hpcsamp.topology import share
 
 #: Components, over all samples, that are in memory at once.
 CHUNK = 1 << 22

@@ -23,9 +23,9 @@ import h5py
 import numpy as np
 
 from hpcsamp.errors import UsageError
+from hpcsamp.grid import Topology, together
 from hpcsamp.locks import Lock
 from hpcsamp.sealing import regions
-from hpcsamp.topology import Topology, together
 
 
 @dataclass(frozen=True)

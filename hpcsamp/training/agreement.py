@@ -13,8 +13,8 @@ import numpy as np
 from torch import Tensor
 
 from hpcsamp.errors import DivergedError
+from hpcsamp.grid import Topology, together
 from hpcsamp.losses import Parts
-from hpcsamp.topology import Topology, together
 from hpcsamp.training.preemption import Wish
 from hpcsamp.watchdog import Doing, here
 

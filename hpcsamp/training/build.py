@@ -14,9 +14,9 @@ from hpcsamp import losses, methods, models
 from hpcsamp.config import RunConfig, check, suggest
 from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
+from hpcsamp.grid import Topology
 from hpcsamp.losses import Likelihood
 from hpcsamp.methods import Method
-from hpcsamp.topology import Topology
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 

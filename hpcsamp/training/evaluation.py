@@ -12,13 +12,13 @@ import numpy as np
 
 from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
+from hpcsamp.grid import together
 from hpcsamp.locks import Lock
 from hpcsamp.prediction import items
 from hpcsamp.prediction.components import normal_components
 from hpcsamp.prediction.evaluate import Evaluation
 from hpcsamp.prediction.metrics import auroc, definitions, fpr_at
 from hpcsamp.sealing import edits
-from hpcsamp.topology import together
 from hpcsamp.training.prediction import alone, attributes, fill, precision
 from hpcsamp.training.record import RunFolder
 from hpcsamp.training.restore import Restored

@@ -7,8 +7,8 @@ import hashlib
 from torch import Tensor
 
 from hpcsamp.errors import DivergedError
+from hpcsamp.grid import Topology, together
 from hpcsamp.methods import Method
-from hpcsamp.topology import Topology, together
 from hpcsamp.training import state
 
 

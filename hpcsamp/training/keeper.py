@@ -14,8 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from hpcsamp.collectives import Shards
 from hpcsamp.config import RunConfig
 from hpcsamp.errors import CheckpointError
+from hpcsamp.grid import Topology, together
 from hpcsamp.methods import Method
-from hpcsamp.topology import Topology, together
 from hpcsamp.training import build, checkpoint, state
 from hpcsamp.training.preemption import Watch
 from hpcsamp.training.record import RunFolder

@@ -20,10 +20,10 @@ from hpcsamp.config import RunConfig, seconds
 from hpcsamp.data import Batch, Dataset, Loader
 from hpcsamp.data.augment import Augmentation
 from hpcsamp.data.staged import staged
+from hpcsamp.grid import Topology, together
 from hpcsamp.methods import Method
 from hpcsamp.prediction import noise
 from hpcsamp.prediction.evaluate import Evaluator
-from hpcsamp.topology import Topology, together
 from hpcsamp.training import (
     build,
     health,

@@ -22,9 +22,9 @@ from hpcsamp import losses, methods
 from hpcsamp.config import RunConfig
 from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
+from hpcsamp.grid import Topology, together
 from hpcsamp.methods import Method
 from hpcsamp.models import MODELS, output_size
-from hpcsamp.topology import Topology, together
 from hpcsamp.training import build, dry_run
 from hpcsamp.training.machine import available, held
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hpcsamp.config import RunConfig
 from hpcsamp.data import Dataset
 from hpcsamp.errors import HpcsampError, UsageError
-from hpcsamp.topology import Topology
+from hpcsamp.grid import Topology
 from hpcsamp.training.machine import available
 from hpcsamp.training.memory import Shapes, blank_network
 

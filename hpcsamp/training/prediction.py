@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from hpcsamp.grid import Topology, share, together
 from hpcsamp.locks import Lock, locked
 from hpcsamp.prediction import items
 from hpcsamp.prediction.components import normal_components
 from hpcsamp.prediction.evaluate import Evaluation, Evaluator, Sink
 from hpcsamp.prediction.writer import Layout, ParallelFile, check_target
 from hpcsamp.sealing import text
-from hpcsamp.topology import Topology, share, together
 from hpcsamp.training.restore import Restored
 
 #: Quantiles of values if nobody names any.

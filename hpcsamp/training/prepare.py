@@ -13,9 +13,9 @@ from hpcsamp import config as configuration
 from hpcsamp.config import RunConfig, SyntheticSection
 from hpcsamp.data.manifest import NAME, read_manifest
 from hpcsamp.errors import DataError, UsageError
+from hpcsamp.grid import together
 from hpcsamp.ingest.build import SHARD_BYTES, build, identity, plan_shards
 from hpcsamp.ingest.synthetic import Synthetic, synthetic
-from hpcsamp.topology import together
 
 if TYPE_CHECKING:
     from mpi4py import MPI

@@ -12,8 +12,8 @@ from typing import Any
 
 import hpcsamp
 from hpcsamp import launcher
+from hpcsamp.grid import Topology
 from hpcsamp.provenance import git_state, modules, packages
-from hpcsamp.topology import Topology
 
 
 def collect(topology: Topology, seed: int) -> dict[str, Any]:

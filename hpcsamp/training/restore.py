@@ -15,12 +15,12 @@ from hpcsamp.config import RunConfig, check
 from hpcsamp.data import Dataset
 from hpcsamp.data.manifest import Manifest, read_manifest
 from hpcsamp.errors import CheckpointError
+from hpcsamp.grid import Topology, share_samples, together
 from hpcsamp.losses import FittedGaussian, Likelihood
 from hpcsamp.methods import Method
 from hpcsamp.prediction import noise
 from hpcsamp.prediction.evaluate import Evaluator
 from hpcsamp.prediction.schema import as_trained
-from hpcsamp.topology import Topology, share_samples, together
 from hpcsamp.training import build, checkpoint, state
 from hpcsamp.training.record import RunFolder
 

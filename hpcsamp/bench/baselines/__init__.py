@@ -11,7 +11,7 @@ from collections.abc import Callable
 from hpcsamp.bench.baselines import ddp, plain, torch_blue
 from hpcsamp.bench.baselines.network import Training
 from hpcsamp.config import RunConfig
-from hpcsamp.topology import Topology
+from hpcsamp.grid import Topology
 
 Baseline = Callable[[RunConfig, Topology], Training]
 

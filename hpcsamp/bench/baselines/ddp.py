@@ -14,7 +14,7 @@ from torch import nn
 from hpcsamp.bench.baselines import feed, torch_blue
 from hpcsamp.bench.baselines.network import Training, criterion, network, optimizer, repeated
 from hpcsamp.config import RunConfig
-from hpcsamp.topology import Topology, share
+from hpcsamp.grid import Topology, share
 
 
 def sampling(config: RunConfig, topology: Topology) -> Training:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hpcsamp.bench.baselines import feed
 from hpcsamp.bench.baselines.network import Training, criterion, network, optimizer
 from hpcsamp.config import RunConfig
-from hpcsamp.topology import Topology
+from hpcsamp.grid import Topology
 
 
 def passes(config: RunConfig, topology: Topology) -> Training:

@@ -18,7 +18,7 @@ from hpcsamp.bench.baselines import feed
 from hpcsamp.bench.baselines.network import Training, network, optimizer
 from hpcsamp.config import RunConfig
 from hpcsamp.errors import UsageError
-from hpcsamp.topology import Topology
+from hpcsamp.grid import Topology
 
 
 def monte_carlo(config: RunConfig, topology: Topology) -> Training:
