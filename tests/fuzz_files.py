@@ -24,9 +24,9 @@ from hpcsamp.prediction.coordinates import read_coordinates
 from hpcsamp.prediction.writer import Layout, ParallelFile, Variable
 from hpcsamp.processes import started
 from hpcsamp.report.records import read_run
+from hpcsamp.run import checkpoint
+from hpcsamp.run.folder import RunFolder
 from hpcsamp.sealing import hdf5, text
-from hpcsamp.training import checkpoint
-from hpcsamp.training.record import RunFolder
 
 Made = tuple[Path, Callable[[], Any], bytes, bool]
 

@@ -55,8 +55,8 @@ def rates(work: Workload, place: Machine, **changes) -> Rates:
 
 
 def of_config(name: str, *settings: str) -> Workload:
-    from hpcsamp.training.memory import Shapes
-    from hpcsamp.training.prepare import source_of
+    from hpcsamp.planning.memory import Shapes
+    from hpcsamp.run.prepare import source_of
 
     run = configuration.load(name, settings)
     return Workload.of(run, Shapes.of(run, source_of(run.data.synthetic)))

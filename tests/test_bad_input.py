@@ -10,7 +10,7 @@ import torch
 
 from hpcsamp.config import load
 from hpcsamp.errors import UsageError
-from hpcsamp.training.record import RunFolder
+from hpcsamp.run.folder import RunFolder
 
 LIMIT = 40  # seconds from start to end: 20 for the job to end, 20 for ranks to start on a busy core
 

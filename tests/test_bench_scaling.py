@@ -103,7 +103,7 @@ from hpcsamp import config as configuration
 from hpcsamp.bench.stepper import Stepper
 from hpcsamp.bench.phases import NAMES
 from hpcsamp.grid import init
-from hpcsamp.training import health
+from hpcsamp.run import health
 from hpcsamp.training.agreement import Agreement
 from hpcsamp.training.loop import Trainer
 topology = init("world", device="cpu")

@@ -99,7 +99,7 @@ def test_an_unknown_configuration_lists_the_known(tmp_path):
 
 
 def test_a_key_that_an_older_version_did_not_know_is_no_other_configuration(small):
-    from hpcsamp.training import build
+    from hpcsamp.run import build
 
     now = build.table_of(config.load(small))
     older = {**now, "method": {k: v for k, v in now["method"].items() if k != "antithetic"}}
@@ -127,7 +127,7 @@ FREE = {
 
 def test_a_run_goes_on_with_other_keys_if_they_change_no_weights(tmp_path):
     from hpcsamp.errors import CheckpointError
-    from hpcsamp.training import checkpoint
+    from hpcsamp.run import checkpoint
 
     table = {"data": {"path": "d"}, "model": {"name": "vit", "checkpoint": False}}
     for name in config.known_keys(config.RunConfig):

@@ -105,7 +105,7 @@ def test_networks_without_end_are_refused(arguments, words):
 
 
 def test_the_memory_of_many_samples_is_counted_without_a_loop():
-    from hpcsamp.training import memory
+    from hpcsamp.planning import memory
 
     run = config.check({"data": {"path": "d"}, "model": {"name": "mlp", "hidden": [4]}})
     many = run.model_copy(update={"method": run.method.model_copy(update={"samples": 10**9})})

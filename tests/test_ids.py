@@ -159,8 +159,8 @@ def test_a_network_for_the_other_kind_of_inputs_is_refused():
 
 
 def test_what_is_counted_without_values_knows_ids(tmp_path, monkeypatch):
+    from hpcsamp.planning import memory
     from hpcsamp.planning.workload import Workload
-    from hpcsamp.training import memory
 
     (tmp_path / "idnet.py").write_text(NET)
     monkeypatch.syspath_prepend(tmp_path)

@@ -17,7 +17,7 @@ from hpcsamp import losses, methods, streams
 from hpcsamp.collectives import Alone
 from hpcsamp.errors import UsageError
 from hpcsamp.methods import METHODS
-from hpcsamp.training import checkpoint
+from hpcsamp.run import checkpoint
 
 ITEMS = 64
 

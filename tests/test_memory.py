@@ -11,8 +11,9 @@ from torch import nn
 from hpcsamp import config as configuration
 from hpcsamp.ingest.synthetic import synthetic
 from hpcsamp.models import ViT
-from hpcsamp.training import machine, memory
-from hpcsamp.training.dry_run import LargestMemory, pass_bytes
+from hpcsamp.planning import memory
+from hpcsamp.planning import node_memory as machine
+from hpcsamp.planning.dry_run import LargestMemory, pass_bytes
 
 
 def run(*settings, **tables):

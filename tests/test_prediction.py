@@ -36,8 +36,8 @@ from hpcsamp.data import Dataset
 from hpcsamp.ingest.build import build as ingest
 from hpcsamp.ingest.synthetic import synthetic
 from hpcsamp.grid import init
-from hpcsamp.training import build, checkpoint
-from hpcsamp.training.record import RunFolder
+from hpcsamp.run import build, checkpoint
+from hpcsamp.run.folder import RunFolder
 
 place = Path(sys.argv[1])
 sets = {
@@ -85,8 +85,8 @@ from hpcsamp.cli.output import write_json
 from hpcsamp.grid import init
 from hpcsamp.training.evaluation import evaluate_run
 from hpcsamp.training.prediction import predict
-from hpcsamp.training.record import RunFolder
-from hpcsamp.training.restore import restore
+from hpcsamp.run.folder import RunFolder
+from hpcsamp.run.restore import restore
 
 place, out, names, samples = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
 topology = init(int(samples) if samples.isdigit() else samples)
@@ -265,8 +265,8 @@ def test_noise_is_chosen_by_the_validation_split(runs, serial, script):
     code = f"""
 from hpcsamp.losses import Gaussian
 from hpcsamp.grid import init
-from hpcsamp.training.record import RunFolder
-from hpcsamp.training.restore import restore
+from hpcsamp.run.folder import RunFolder
+from hpcsamp.run.restore import restore
 folder = RunFolder({str(runs / "fitted")!r})
 restored = restore(folder, folder.config(), init("world"))
 best = restored.likelihood.std

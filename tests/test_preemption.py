@@ -21,7 +21,7 @@ from hpcsamp.config import seconds
 from hpcsamp.errors import PreemptedError, UsageError
 from hpcsamp.locks import locked
 from hpcsamp.losses import Parts
-from hpcsamp.training import checkpoint
+from hpcsamp.run import checkpoint
 from hpcsamp.training.agreement import Agreement
 from hpcsamp.training.preemption import Watch, Wish, deadline, reason, stopped
 
@@ -261,7 +261,8 @@ def test_stops_anywhere_are_seamless(script, small, reference, tmp_path):
         from hpcsamp import config
         from hpcsamp.errors import PreemptedError
         from hpcsamp.grid import init
-        from hpcsamp.training import checkpoint, preemption
+        from hpcsamp.run import checkpoint
+        from hpcsamp.training import preemption
         from hpcsamp.training.loop import Trainer
 
         save = checkpoint.save

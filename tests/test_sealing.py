@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hpcsamp.errors import CheckpointError
-from hpcsamp.training import checkpoint
+from hpcsamp.run import checkpoint
 
 
 def test_no_bit_of_a_checkpoint_may_change(tmp_path):

@@ -30,9 +30,11 @@ FLOORS = [
         "models",
     },
     {"collectives", "methods", "data", "campaign"},
-    {"losses", "prediction", "ingest"},
+    {"losses", "prediction", "ingest", "report"},
+    {"run"},
+    {"planning"},
     {"training"},
-    {"cli", "bench", "planning", "report", "doctor", "__main__"},
+    {"cli", "bench", "doctor", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

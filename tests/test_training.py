@@ -15,7 +15,7 @@ import torch
 from conftest import environment
 from patience import patient
 
-from hpcsamp.training import checkpoint
+from hpcsamp.run import checkpoint
 
 
 def losses(run: Path) -> list[float]:

@@ -18,7 +18,7 @@ from hpcsamp.data import Dataset
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest import build
 from hpcsamp.ingest.synthetic import synthetic
-from hpcsamp.training.prepare import latitudes, prepare, source_of
+from hpcsamp.run.prepare import latitudes, prepare, source_of
 
 USE_CASES = {"vit-cifar10": "cifar10", "mlp-entsoe": "entsoe", "swin-era5": "era5"}
 

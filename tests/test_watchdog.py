@@ -20,7 +20,7 @@ from conftest import environment
 from test_training import ranks_of, start, wait_for_step
 
 from hpcsamp.data import Dataset
-from hpcsamp.training import checkpoint
+from hpcsamp.run import checkpoint
 from hpcsamp.watchdog import Doing, Phase, stall
 from hpcsamp.watchdog.signs import Signs
 from hpcsamp.watchdog.verdict import Blame, Witness

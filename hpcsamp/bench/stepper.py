@@ -16,7 +16,8 @@ from hpcsamp.bench.phases import NAMES, Phases
 from hpcsamp.config import RunConfig
 from hpcsamp.data import Batch
 from hpcsamp.grid import Topology
-from hpcsamp.training import build, preemption
+from hpcsamp.run import build
+from hpcsamp.training import preemption
 from hpcsamp.training.loop import Trainer
 from hpcsamp.training.progress import Reporter
 

@@ -16,12 +16,12 @@ from hpcsamp.data import Dataset
 from hpcsamp.grid import Topology
 from hpcsamp.losses import ELBO
 from hpcsamp.methods import Method
+from hpcsamp.planning.memory import Shapes
 from hpcsamp.planning.workload import Workload
+from hpcsamp.run import build
+from hpcsamp.run.prepare import source_of
 from hpcsamp.streams import Purpose, torch_generator
-from hpcsamp.training import build
 from hpcsamp.training.agreement import Agreement
-from hpcsamp.training.memory import Shapes
-from hpcsamp.training.prepare import source_of
 
 ITEMS = 45_000
 """N of the losses."""

@@ -73,8 +73,8 @@ class Runner(Protocol):
 def prepared(variant: Variant) -> tuple[RunConfig, Topology]:
     """Configuration, data and grid of a variant, as ``hpcsamp train`` has them. Collective."""
     from hpcsamp.grid import init, together
+    from hpcsamp.run.prepare import prepare
     from hpcsamp.runtime import mpi
-    from hpcsamp.training.prepare import prepare
 
     world = mpi().COMM_WORLD
     with together(world):

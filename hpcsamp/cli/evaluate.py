@@ -47,15 +47,15 @@ def evaluate(
 ) -> None:
     """Evaluate the posterior predictive of a run: alone, or on every rank under mpirun or srun."""
     from hpcsamp.grid import init, together
+    from hpcsamp.run.folder import RunFolder
     from hpcsamp.runtime import mpi
-    from hpcsamp.training.record import RunFolder
 
     folder = RunFolder(run)
     with together(mpi().COMM_WORLD):
         config = folder.config(settings or ())
     topology = init(config.parallel.samples, device=config.parallel.device)
+    from hpcsamp.run.restore import restore
     from hpcsamp.training.evaluation import evaluate_run
-    from hpcsamp.training.restore import restore
     from hpcsamp.watchdog import STALL
     from hpcsamp.watchdog.dog import Watchdog
 

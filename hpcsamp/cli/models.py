@@ -11,7 +11,7 @@ from hpcsamp.cli.output import show
 
 if TYPE_CHECKING:
     from hpcsamp.config import RunConfig
-    from hpcsamp.training.memory import Grid, Shapes
+    from hpcsamp.planning.memory import Grid, Shapes
 
 
 def models(
@@ -41,7 +41,7 @@ def models(
         _list(json_file)
         return
     from hpcsamp import config as configuration
-    from hpcsamp.training import memory
+    from hpcsamp.planning import memory
 
     run = configuration.load(config, settings or (), preset=preset)
     shapes = _shapes(run, data)
@@ -66,8 +66,8 @@ def _list(json_file: Path | None) -> None:
 def _shapes(run: RunConfig, data: str | None) -> Shapes:
     from hpcsamp.data import Dataset
     from hpcsamp.data.manifest import NAME
-    from hpcsamp.training.memory import Shapes
-    from hpcsamp.training.prepare import source_of
+    from hpcsamp.planning.memory import Shapes
+    from hpcsamp.run.prepare import source_of
 
     path = data or run.data.path
     if run.data.synthetic is not None and not Path(path, NAME).is_file():
@@ -79,8 +79,8 @@ def _shapes(run: RunConfig, data: str | None) -> Shapes:
 
 
 def _tell(run: RunConfig, shapes: Shapes, grid: Grid, json_file: Path | None) -> None:
-    from hpcsamp.training import memory
-    from hpcsamp.training.machine import available
+    from hpcsamp.planning import memory
+    from hpcsamp.planning.node_memory import available
 
     method = memory.blank_method(run, shapes, grid)
     network = memory.blank_network(run, shapes)

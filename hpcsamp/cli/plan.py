@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from hpcsamp.config import RunConfig
     from hpcsamp.planning.choice import Split
     from hpcsamp.planning.machine import Machine
+    from hpcsamp.planning.memory import Shapes
     from hpcsamp.planning.model import Layout
     from hpcsamp.planning.rates import Rates
     from hpcsamp.planning.workload import Workload
-    from hpcsamp.training.memory import Shapes
 
 MOST_SIMULATED = 100_000
 
@@ -176,7 +176,7 @@ def _memory(run: RunConfig, shapes: Shapes) -> Callable[[Layout, Workload], floa
     from functools import cache
 
     from hpcsamp import config as configuration
-    from hpcsamp.training import memory
+    from hpcsamp.planning import memory
 
     def of(layout: Layout, work: Workload) -> float:
         return parts(layout.sample_size, layout.data_size, layout.per_node, work.samples,

@@ -60,16 +60,16 @@ def predict(
     """
     from hpcsamp.cli.output import write_json
     from hpcsamp.grid import init, together
+    from hpcsamp.run.folder import RunFolder
     from hpcsamp.runtime import mpi
-    from hpcsamp.training.record import RunFolder
 
     folder = RunFolder(run)
     with together(mpi().COMM_WORLD):
         levels = _levels(quantiles)
         config = folder.config(settings or ())
     topology = init(config.parallel.samples, device=config.parallel.device)
+    from hpcsamp.run.restore import restore
     from hpcsamp.training.prediction import predict as predict_run
-    from hpcsamp.training.restore import restore
     from hpcsamp.watchdog import STALL
     from hpcsamp.watchdog.dog import Watchdog
 

@@ -56,8 +56,8 @@ def train(
         limit = [f'training.time_limit="{time_limit}"'] if time_limit else []
         run = configuration.load(config, [*(settings or ()), *limit], preset=preset)
     topology = init(run.parallel.samples, device=run.parallel.device)
+    from hpcsamp.run.prepare import prepare
     from hpcsamp.training.loop import Trainer
-    from hpcsamp.training.prepare import prepare
     from hpcsamp.watchdog import STALL
     from hpcsamp.watchdog.dog import Watchdog
 

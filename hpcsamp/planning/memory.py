@@ -25,8 +25,9 @@ from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology, together
 from hpcsamp.methods import Method
 from hpcsamp.models import MODELS, output_size
-from hpcsamp.training import build, dry_run
-from hpcsamp.training.machine import available, held
+from hpcsamp.planning import dry_run
+from hpcsamp.planning.node_memory import available, held
+from hpcsamp.run import build
 
 if TYPE_CHECKING:
     from hpcsamp.ingest import Source
@@ -145,7 +146,7 @@ def estimate(
     grid
         The ranks.
     rough
-        Upper bounds will do, see :func:`~hpcsamp.training.dry_run.pass_bytes`.
+        Upper bounds will do, see :func:`~hpcsamp.planning.dry_run.pass_bytes`.
     """
     item = 8 if config.training.precision == "float64" else 4
     trained = item * sum(p.numel() for p in method.parameters())

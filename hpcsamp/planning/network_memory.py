@@ -6,8 +6,8 @@ from hpcsamp.config import RunConfig
 from hpcsamp.data import Dataset
 from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.grid import Topology
-from hpcsamp.training.machine import available
-from hpcsamp.training.memory import Shapes, blank_network
+from hpcsamp.planning.memory import Shapes, blank_network
+from hpcsamp.planning.node_memory import available
 
 
 def check(config: RunConfig, dataset: Dataset, topology: Topology) -> None:

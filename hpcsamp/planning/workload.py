@@ -14,9 +14,9 @@ from hpcsamp.collectives import SMALL
 from hpcsamp.config import RunConfig, load, named_configs, suggest
 from hpcsamp.errors import UsageError
 from hpcsamp.methods import Method
+from hpcsamp.planning import memory
 from hpcsamp.planning.counts import Counts, count
-from hpcsamp.training import memory
-from hpcsamp.training.memory import Shapes
+from hpcsamp.planning.memory import Shapes
 
 BYTES = {"float32": 4, "float64": 8, "bfloat16": 4}
 HOROVOD_FROM = {"auto": SMALL, "horovod": 0, "mpi": math.inf}

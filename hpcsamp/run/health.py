@@ -9,7 +9,7 @@ from torch import Tensor
 from hpcsamp.errors import DivergedError
 from hpcsamp.grid import Topology, together
 from hpcsamp.methods import Method
-from hpcsamp.training import state
+from hpcsamp.run import state
 
 
 def check_replicas(method: Method, topology: Topology) -> None:

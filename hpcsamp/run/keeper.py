@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,8 @@ from hpcsamp.config import RunConfig
 from hpcsamp.errors import CheckpointError
 from hpcsamp.grid import Topology, together
 from hpcsamp.methods import Method
-from hpcsamp.training import build, checkpoint, state
-from hpcsamp.training.preemption import Watch
-from hpcsamp.training.record import RunFolder
+from hpcsamp.run import build, checkpoint, state
+from hpcsamp.run.folder import RunFolder
 from hpcsamp.watchdog import Phase, here
 
 
@@ -38,8 +39,8 @@ class Keeper:
         Its uid: parameters are those of one dataset.
     method, optimizer, schedule, shards
         Whose state is kept. A checkpoint holds it whole, whatever the grid.
-    watch
-        Is told while a checkpoint is being written, so that no signal interrupts it.
+    saving
+        Makes a context in which no signal interrupts the writing of a checkpoint.
 
     Attributes
     ----------
@@ -58,7 +59,7 @@ class Keeper:
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler | None
     shards: Shards | None
-    watch: Watch
+    saving: Callable[[], AbstractContextManager[object]]
     saved: int = -1
     best: float = math.inf
 
@@ -159,7 +160,7 @@ class Keeper:
     def _save(self, path: Path) -> None:
         here.at(Phase.CHECKPOINT, self.method.step)
         method, optimizer = self._whole()
-        with self.watch.saving(), together(self.topology.world):
+        with self.saving(), together(self.topology.world):
             if self.topology.is_root:
                 self.folder.check()
                 checkpoint.save(path, self._content(method, optimizer))

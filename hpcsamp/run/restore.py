@@ -21,8 +21,8 @@ from hpcsamp.methods import Method
 from hpcsamp.prediction import noise
 from hpcsamp.prediction.evaluate import Evaluator
 from hpcsamp.prediction.schema import as_trained
-from hpcsamp.training import build, checkpoint, state
-from hpcsamp.training.record import RunFolder
+from hpcsamp.run import build, checkpoint, state
+from hpcsamp.run.folder import RunFolder
 
 
 @dataclass

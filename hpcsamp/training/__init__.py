@@ -1,1 +1,1 @@
-"""Training from a configuration: the loop, checkpoints, preemption, memory, provenance."""
+"""Training: the loop, the agreement of the ranks on a step, preemption, progress."""

@@ -18,10 +18,10 @@ from hpcsamp.prediction import items
 from hpcsamp.prediction.components import normal_components
 from hpcsamp.prediction.evaluate import Evaluation
 from hpcsamp.prediction.metrics import auroc, definitions, fpr_at
+from hpcsamp.run.folder import RunFolder
+from hpcsamp.run.restore import Restored
 from hpcsamp.sealing import edits
 from hpcsamp.training.prediction import alone, attributes, fill, precision
-from hpcsamp.training.record import RunFolder
-from hpcsamp.training.restore import Restored
 
 #: Predictions of every value are kept if all of them take no more than this; else numbers per item.
 KEEP_BYTES = 1 << 30

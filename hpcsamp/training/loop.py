@@ -22,21 +22,15 @@ from hpcsamp.data.augment import Augmentation
 from hpcsamp.data.staged import staged
 from hpcsamp.grid import Topology, together
 from hpcsamp.methods import Method
+from hpcsamp.planning import memory, network_memory
 from hpcsamp.prediction import noise
 from hpcsamp.prediction.evaluate import Evaluator
-from hpcsamp.training import (
-    build,
-    health,
-    heap,
-    memory,
-    network_memory,
-    preemption,
-    provenance,
-)
+from hpcsamp.run import build, health, provenance
+from hpcsamp.run.folder import RunFolder
+from hpcsamp.run.keeper import Keeper
+from hpcsamp.training import heap, preemption
 from hpcsamp.training.agreement import Agreement
-from hpcsamp.training.keeper import Keeper
 from hpcsamp.training.progress import Reporter
-from hpcsamp.training.record import RunFolder
 from hpcsamp.watchdog import Phase, here
 
 #: Steps between comparisons of ranks, which every evaluation compares whole.
@@ -184,7 +178,7 @@ class Trainer:
             self.optimizer,
             self.schedule,
             shards,
-            self.watch,
+            self.watch.saving,
         )
         self.evaluator: Evaluator | None = None
         if valid is not None:

@@ -16,8 +16,8 @@ from hpcsamp.prediction import items
 from hpcsamp.prediction.components import normal_components
 from hpcsamp.prediction.evaluate import Evaluation, Evaluator, Sink
 from hpcsamp.prediction.writer import Layout, ParallelFile, check_target
+from hpcsamp.run.restore import Restored
 from hpcsamp.sealing import text
-from hpcsamp.training.restore import Restored
 
 #: Quantiles of values if nobody names any.
 QUANTILES = (0.05, 0.5, 0.95)

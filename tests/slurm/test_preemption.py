@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from patience import patient
 
-from hpcsamp.training import checkpoint
+from hpcsamp.run import checkpoint
 from slurm.cluster import ROOT, Cluster
 from slurm.test_train import submit
 

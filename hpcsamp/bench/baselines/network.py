@@ -12,7 +12,7 @@ from hpcsamp import models
 from hpcsamp.config import RunConfig
 from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
-from hpcsamp.training import build
+from hpcsamp.run import build
 
 
 def _nothing() -> None:

@@ -1,0 +1,1 @@
+"""A run: assembled from a configuration; its folder, checkpoints and provenance."""
