@@ -1,0 +1,49 @@
+"""Ranks that fail together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from hpcsamp.errors import HpcsampError
+from hpcsamp.watchdog import Doing, here
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+
+@contextmanager
+def together(comm: MPI.Comm) -> Iterator[None]:
+    """Fail together: if the block raises on any rank, every rank raises the same one line.
+
+    Collective over ``comm``; the block itself must not communicate in a way that a rank which has
+    failed would leave the others waiting for.
+
+    Raises
+    ------
+    HpcsampError
+        On every rank, with the type and message of the lowest rank that failed.
+    """
+    from mpi4py import MPI
+
+    error: BaseException | None = None
+    try:
+        yield
+    except Exception as e:
+        error = e
+    size = comm.Get_size()
+    with here.waiting(Doing.AGREEMENT):
+        first = comm.allreduce(size if error is None else comm.Get_rank(), op=MPI.MIN)
+    if first == size:
+        return
+    if isinstance(error, HpcsampError):
+        told: tuple[type[HpcsampError], str] | None = (type(error), str(error))
+    elif error is not None:
+        told = (HpcsampError, f"{type(error).__name__}: {error}")
+    else:
+        told = None
+    kind, message = comm.bcast(told, root=first)
+    agreed = kind(message)
+    agreed.agreed = comm.Get_size() == MPI.COMM_WORLD.Get_size()
+    raise agreed from error
