@@ -76,7 +76,7 @@ def test_the_noise_of_a_member_is_that_of_maximum_likelihood():
     a = torch.cat([X, torch.ones(ITEMS, 1).double()], 1)
     best = torch.linalg.lstsq(a, (Y - Y.mean(0)) / Y.std(0)).solution
     rms = (Y - Y.mean(0) - a @ best * Y.std(0)).square().mean(0).sqrt()
-    parts = dict(method.network.named(method.weights.detach()))
+    parts = method.layout.named(method.weights.detach())
     parts["network.weight"].copy_(best[:3].T)
     parts["network.bias"].copy_(best[3])
     parts["log_std"].copy_((rms / Y.std(0)).log() + torch.tensor([[0.0], [0.2], [-0.1]]))
@@ -84,7 +84,7 @@ def test_the_noise_of_a_member_is_that_of_maximum_likelihood():
     assert np.allclose(std[0], rms, rtol=1e-3)
     loss = losses.ELBO(losses.ExpectedNLL(losses.LearnedGaussian()), ITEMS)
     loss(method, X, Y, samples=3).backward()
-    found = dict(method.network.named(method.weights.grad * method.gradient_scale))
+    found = method.layout.named(method.weights.grad * method.gradient_scale)
     assert found["network.weight"].abs().max() < 1e-9
     wanted = 1 - torch.tensor([0.0, -0.4, 0.2]).exp()
     assert np.allclose(found["log_std"], wanted[:, None].expand(3, 2), atol=1e-3)
@@ -190,7 +190,7 @@ def test_what_is_marked_has_neither_prior_nor_draws(name):
     value.backward()
     assert all(p.grad.abs().sum() > 0 for p in method.parameters())  # it is optimised
     if isinstance(method, methods.Chains):
-        (span,) = method.network.deterministic
+        (span,) = [v.place for v in method.layout.variables if not v.random]
         rows = method.noise(method.weights.detach())
         assert (rows[:, span] == 0).all()
         assert (rows != 0).sum() == rows.numel() - 3
@@ -202,7 +202,8 @@ def test_what_is_marked_has_neither_prior_nor_draws(name):
             method.step = step
             method.after_step()
         method.prediction_share(6, 1, 0)
-        draws, (span,) = method.prediction_rows(range(6)), method.network.deterministic
+        draws = method.prediction_rows(range(6))
+        (span,) = [v.place for v in method.layout.variables if not v.random]
         means = method.mean.repeat_interleave(2, 0)
         assert torch.equal(draws[:, span], means[:, span])
         assert ((draws != means).sum(1) == draws.shape[1] - 1).all()

@@ -53,7 +53,7 @@ def test_outputs_have_the_moments_of_weight_draws(kind):
         out = method(X, samples=range(400), step=0)
         out = torch.cat([out, *(method(X, samples=range(400), step=t) for t in range(1, 20))])
     n = len(out)
-    mean = nn.functional.linear(X, *method._views(method.mean.detach()))
+    mean = nn.functional.linear(X, *method.variables.random.views(method.mean.detach()))
     variance = 0.4**2 * (X.square().sum(1, keepdim=True) + 1).expand_as(mean)
     assert ((out.mean(0) - mean).abs() < 5 * (variance / n).sqrt()).all()
     assert ((out.var(0) / variance - 1).abs() < 5 * math.sqrt(2 / n)).all()
@@ -78,8 +78,8 @@ def test_the_gradient_is_that_of_weight_draws_with_less_noise(kind):
     plain = MeanField(linear(), initial_std=0.3, seed=2)
     method = kind(linear(), initial_std=0.3, seed=2)
     mean, log_std = (p.detach().clone().requires_grad_() for p in (plain.mean, plain.log_std))
-    y = nn.functional.linear(X, *plain._views(mean)) - 1
-    v = nn.functional.linear(X.square(), *plain._views((2 * log_std).exp()))
+    y = nn.functional.linear(X, *plain.variables.random.views(mean)) - 1
+    v = nn.functional.linear(X.square(), *plain.variables.random.views((2 * log_std).exp()))
     expected = torch.cat(torch.autograd.grad((y.square() + v).mean(), (mean, log_std)))
     weights, items = (gradients(m, 1000) for m in (plain, method))
     for found in (weights, items):
@@ -113,7 +113,7 @@ def test_what_is_not_a_layer_takes_the_draws_of_the_sample(kind):
     x = normal(2, 1, 4, 4)
     method(x, samples=range(1), step=0)
     names = {layer.weight for layer in method._layers.values()}
-    slots = [slot.name for slot in method._adapter[0].slots]
+    slots = method.variables.random.names
     assert {slots[i] for i in names} == {"patches.weight", "mix.weight"}  # not the table
     with torch.no_grad():  # without noise in the layers: only token and table are drawn
         for name, log_std in method.named_variational():
@@ -209,7 +209,7 @@ def test_antithetic_noise_is_mirrored_within_a_pair_alone():
 def test_antithetic_pairs_cancel_in_a_linear_model(kind):
     method = kind(linear(), initial_std=0.5, seed=1, antithetic=True)
     out = method(X, samples=range(5), step=2)  # the last one has no partner
-    mean = nn.functional.linear(X, *method._views(method.mean))
+    mean = nn.functional.linear(X, *method.variables.random.views(method.mean))
     for first in (0, 2):
         assert torch.allclose(out[first : first + 2].mean(0), mean, rtol=1e-12, atol=1e-12)
         assert not torch.allclose(out[first], mean)

@@ -28,6 +28,7 @@ FLOORS = [
         "config",
         "arguments",
         "models",
+        "weights",
     },
     {"collectives", "methods", "data", "campaign"},
     {"losses", "prediction", "ingest", "report"},

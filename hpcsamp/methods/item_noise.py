@@ -20,9 +20,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from hpcsamp.errors import UsageError
 from hpcsamp.methods.accumulate import Accumulator
-from hpcsamp.methods.adapters import PlainAdapter
 from hpcsamp.methods.mean_field import MeanField
 from hpcsamp.streams import Purpose, key, place_keys
+from hpcsamp.weights import PlainVariables
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 KINDS = (nn.Linear, *CONVOLUTIONS)
@@ -139,19 +139,21 @@ class ItemNoise(MeanField):
             index = torch.arange(x.shape[1] if stacked else len(x), device=x.device)
         layers = self._found(x[0] if stacked else x)
         caught = {i for layer in layers.values() for i in (layer.weight, layer.bias)}
-        drawn = self.weight_noise or any(i not in caught for i in range(len(self._sizes)))
-        std, mean = self._views(self.log_std.exp()), self._views(self.mean)
+        layout = self.variables.random
+        drawn = self.weight_noise or any(i not in caught for i in range(len(layout.names)))
+        std, mean = layout.views(self.log_std.exp()), layout.views(self.mean)
 
         def evaluate(noise: Tensor, stream: Tensor, sign: Tensor, x: Tensor) -> Tensor:
-            noises = self._views(noise) if drawn else None
+            noises = layout.views(noise) if drawn else None
             weights = [
                 m if i in caught or noises is None else torch.addcmul(m, std[i], noises[i])
                 for i, m in enumerate(mean)
             ]
             self._now = Draw(stream, sign, index, std, noises)
             try:
+                values = dict(zip(layout.names, weights, strict=True)) | self._fixed_views()
                 with torch.autocast(x.device.type, self.autocast, enabled=bool(self.autocast)):
-                    return self._adapter[0].call(weights, self._fixed_views(), x)
+                    return self.variables.call(values, x)
             finally:
                 self._now = None
 
@@ -225,12 +227,12 @@ class ItemNoise(MeanField):
         return self._layers
 
     def _able(self) -> dict[nn.Module, Layer]:
-        if not isinstance(self._adapter[0], PlainAdapter):
+        if not isinstance(self.variables, PlainVariables):
             raise UsageError(
                 f"{type(self).__name__} takes a plain nn.Module, not a torch_blue "
                 f"{type(self.module).__name__}"
             )
-        places = {slot.name: i for i, slot in enumerate(self._adapter[0].slots)}
+        places = {name: i for i, name in enumerate(self.variables.random.names)}
         owners: dict[int, int] = {}
         for part in self.module.modules():
             for p in part.parameters(recurse=False):

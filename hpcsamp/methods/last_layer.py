@@ -116,10 +116,7 @@ class LastLayer(MeanField):
             return super().forward(x, samples, step, stacked=stacked, index=index)
         noise = torch.stack([self.noise(step, s) for s in samples])
         drawn = Draw.apply(self.mean, self.log_std, self.std(), noise)
-        weight, *bias = (
-            part.view(len(samples), *shape)
-            for part, shape in zip(drawn.split(self._sizes, dim=-1), self._shapes, strict=True)
-        )
+        weight, *bias = self.variables.random.views(drawn)
         if stacked:
             features = torch.stack([self._features(view) for view in x])
         else:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
-from hpcsamp.methods.adapters import check_parameters, deterministic_of
 from hpcsamp.methods.base import Method
 from hpcsamp.methods.masks import Masks, Stream
 from hpcsamp.streams import Purpose, key
+from hpcsamp.weights import PlainVariables
 
 
 class MCDropout(Method):
@@ -84,16 +84,11 @@ class MCDropout(Method):
             raise UsageError(f"method.fold = {fold} must be 0 (all samples of a rank) or more")
         self.prior_std = prior_std
         self.fold = fold
-        check_parameters(module)
         self._masks = Masks(module, rate, masks == "item")
+        self._variables = PlainVariables(module)
         self._keys: dict[bool, tuple[int]] = {}
         self.module = module
         self.autocast = autocast
-        self._named = {n: p for n, p in module.named_parameters() if p.requires_grad}
-        if not self._named:
-            raise UsageError(f"{type(module).__name__} has no weights to learn")
-        marked = deterministic_of(module)
-        self._decaying = [name for name in self._named if name not in marked]
         self.train(self.training)
 
     @property
@@ -150,12 +145,13 @@ class MCDropout(Method):
 
     def penalty(self, part: int = 0, parts: int = 1) -> Tensor:
         """``sum w^2 / (2 prior_std^2)`` in nats, or its slice of each layer's weights."""
-        first = next(iter(self._named.values()))
-        if self.prior_std is None:
-            return first.new_zeros(())
+        own = dict(self.module.named_parameters())
+        decaying = [own[name] for name in self._variables.random.names]
+        if self.prior_std is None or not decaying:
+            return own[self._variables.trained.names[0]].new_zeros(())
         shares = (
             p.flatten()[p.numel() * part // parts : p.numel() * (part + 1) // parts]
-            for p in (self._named[name] for name in self._decaying)
+            for p in decaying
         )
         squares = torch.stack([s.square().sum() for s in shares])
         return squares.sum() / (2 * self.prior_std**2)
@@ -167,8 +163,7 @@ class MCDropout(Method):
 
     def named_variational(self) -> Iterator[tuple[str, Tensor]]:
         """The weights of each layer."""
-        for name, p in self._named.items():
-            yield name, p.detach()
+        yield from self._variables.means().items()
 
     def train(self, mode: bool = True) -> Self:
         """Training or evaluation mode, of the module too, but for its dropout layers."""

@@ -9,24 +9,23 @@ one exchange, and the optimiser step one kernel.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
 from hpcsamp.methods.accumulate import Accumulator
-from hpcsamp.methods.adapters import Adapter, PlainAdapter, TorchBlueAdapter
-from hpcsamp.methods.base import Method, in_parts
-from hpcsamp.methods.normal import Divergence, Draw, FlatAccumulator, LogRatio
+from hpcsamp.methods.normal import Divergence, Draw, FlatAccumulator, LogRatio, Span
+from hpcsamp.methods.showing import Showing
 from hpcsamp.streams import Purpose, fill_normal, torch_generator
+from hpcsamp.weights import variables_of
 
 
-class MeanField(Method):
+class MeanField(Showing):
     """Mean-field normal posterior over the weights of a module.
 
     Parameters
@@ -82,48 +81,29 @@ class MeanField(Method):
         samples_per_pass: int = 1,
         autocast: torch.dtype | None = None,
     ) -> None:
-        super().__init__(seed, samples_per_pass)
         for what, value in {"prior_std": prior_std, "initial_std": initial_std}.items():
             if value <= 0:
                 raise UsageError(f"method.{what} = {value} must be greater than 0")
-        from torch_blue.vi import VIModule
-
-        adapter: Adapter
-        if any(isinstance(part, VIModule) for part in module.modules()):
-            adapter = TorchBlueAdapter(module)
-        else:
-            adapter = PlainAdapter(
-                module, (prior_mean, prior_std), initial_std, scale_std, bayesian
+        found = variables_of(module, (prior_mean, math.log(prior_std)), bayesian)
+        if not found.random.variables:
+            raise UsageError(
+                f"{type(module).__name__} has no trainable weights to place a distribution on"
             )
-        if not adapter.slots:
-            raise UsageError(f"{type(module).__name__} has no weights to be Bayesian about")
-        self._adapter = [adapter]  # in a list: its parameters are views of ours, not to register
-        slots = adapter.slots
-        self._shapes = [slot.mean.shape for slot in slots]
-        self._sizes = [slot.size for slot in slots]
-        self._fixed_names = list(adapter.fixed)
-        self._fixed_shapes = [p.shape for p in adapter.fixed.values()]
-        self.mean = nn.Parameter(torch.cat([s.mean.flatten() for s in slots]))
-        self.log_std = nn.Parameter(torch.cat([s.log_std.flatten() for s in slots]))
+        super().__init__([found], seed, samples_per_pass, autocast)
+        means = found.means()
+        self.mean = nn.Parameter(found.random.flatten(means))
+        self.log_std = nn.Parameter(found.log_stds(initial_std, scale_std))
         self.fixed: nn.Parameter | None = None
-        if adapter.fixed:
-            self.fixed = nn.Parameter(
-                torch.cat([p.detach().flatten() for p in adapter.fixed.values()])
-            )
+        if found.deterministic.variables:
+            self.fixed = nn.Parameter(found.deterministic.flatten(means))
         self.antithetic = antithetic
-        self.autocast = autocast
         self._accumulator: FlatAccumulator | None = None
         self._link()
 
     @property
     def module(self) -> nn.Module:
         """The wrapped module; its parameters show the posterior."""
-        return self._adapter[0].module
-
-    @property
-    def networks(self) -> list[nn.Module]:
-        """See :attr:`Method.networks`."""
-        return [self.module]
+        return self.variables.module
 
     def forward(
         self,
@@ -191,7 +171,7 @@ class MeanField(Method):
                 yield accumulator
             return
         self._accumulator = FlatAccumulator(
-            self.mean, self.log_std, self.std(), self.fixed, self._shapes
+            self.mean, self.log_std, self.std(), self.fixed, self.variables.random
         )
         try:
             yield self._accumulator
@@ -222,13 +202,11 @@ class MeanField(Method):
 
     def penalties(self) -> dict[str, tuple[int, float]]:
         """Weights and KL of each variable; see :meth:`Method.penalties`."""
-        result, start = {}, 0
-        for slot in self._adapter[0].slots:
-            stop = start + slot.size
-            span = [(start, stop, slot.prior)]
+        result = {}
+        for v in self.variables.random.variables:
+            span = [(v.place.start, v.place.stop, v.prior)]
             kl = Divergence.apply(self.mean.detach(), self.log_std.detach(), span, False)
-            result[slot.name] = (slot.size, float(kl))
-            start = stop
+            result[v.name] = (v.size, float(kl))
         return result
 
     def log_ratio(self, samples: range, step: int | None = None) -> Tensor:
@@ -238,72 +216,38 @@ class MeanField(Method):
         """
         step = self.step if step is None else step
         noises = partial(self._noises, samples, step)
-        spans = list(self._prior_spans())
+        spans = self._prior_spans()
         value: Tensor = LogRatio.apply(self.mean, self.log_std, self.std(), noises, spans)
         return value
 
     def _noises(self, samples: range, step: int) -> Iterator[Tensor]:
         return (self.noise(step, s) for s in samples)
 
-    def _prior_spans(self) -> Iterator[tuple[int, int, tuple[float, float] | None]]:
+    def _prior_spans(self) -> list[Span]:
         """Runs of neighbouring variables with the same prior: for most models a single one."""
-        start = stop = 0
-        slots = self._adapter[0].slots
-        for slot, following in [*pairwise(slots), (slots[-1], None)]:
-            stop += slot.size
-            if following is None or following.prior != slot.prior:
-                yield start, stop, slot.prior
-                start = stop
+        return self.variables.random.runs(lambda variable: variable.prior)
 
     def named_variational(self) -> Iterator[tuple[str, Tensor]]:
         """``name.mean`` and ``name.log_std`` of each variable, then the deterministic ones."""
-        slots = self._adapter[0].slots
-        for slot, mean, log_std in zip(
-            slots, self._views(self.mean), self._views(self.log_std), strict=True
-        ):
-            yield f"{slot.name}.mean", mean.detach()
-            yield f"{slot.name}.log_std", log_std.detach()
+        layout = self.variables.random
+        pairs = zip(layout.names, layout.views(self.mean), layout.views(self.log_std), strict=True)
+        for name, mean, log_std in pairs:
+            yield f"{name}.mean", mean.detach()
+            yield f"{name}.log_std", log_std.detach()
         for name, value in self._fixed_views().items():
             yield name, value.detach()
 
-    def constants(self) -> dict[str, Tensor]:
-        """See :meth:`Method.constants`."""
-        return self._adapter[0].constants()
-
     def _evaluate(self, weights: Tensor, x: Tensor) -> Tensor:
-        accumulator = self._accumulator
-        variables = self._views(weights) if accumulator is None else accumulator.variables
+        layout, accumulator = self.variables.random, self._accumulator
+        views = layout.views(weights) if accumulator is None else accumulator.variables
+        values = dict(zip(layout.names, views, strict=True)) | self._fixed_views()
         with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
-            return self._adapter[0].call(variables, self._fixed_views(), x)
-
-    def _views(self, flat: Tensor) -> list[Tensor]:
-        # split, not slices: its backward is one concatenation, that of n slices n full-size sums
-        parts = flat.split(self._sizes)
-        return [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
+            return self.variables.call(values, x)
 
     def _fixed_views(self) -> dict[str, Tensor]:
-        if self.fixed is None:
-            return {}
-        parts = self.fixed.split([s.numel() for s in self._fixed_shapes])
-        return {
-            name: part.view(shape)
-            for name, part, shape in zip(self._fixed_names, parts, self._fixed_shapes, strict=True)
-        }
+        return {} if self.fixed is None else self.variables.deterministic.named(self.fixed)
 
     def _link(self) -> None:
-        adapter = self._adapter[0]
-        adapter.link(self._views(self.mean.data), self._views(self.log_std.data))
-        for name, value in self._fixed_views().items():
-            adapter.fixed[name].data = value.detach()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Move or convert: the module's buffers follow, its parameters are linked anew."""
-        self.module._apply(in_parts(fn))
-        result = super()._apply(fn, recurse)
-        self._link()
-        return result
-
-    def train(self, mode: bool = True) -> MeanField:
-        """Training or evaluation mode, of the wrapped module too."""
-        self.module.train(mode)
-        return super().train(mode)
+        layout = self.variables.random
+        means = layout.named(self.mean.data) | self._fixed_views()
+        self.variables.show(means, layout.named(self.log_std.data))

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import share
 from hpcsamp.methods.accumulate import Accumulator
-from hpcsamp.methods.base import Method, in_parts
-from hpcsamp.methods.flat_module import FlatModule
+from hpcsamp.methods.showing import Showing
 from hpcsamp.methods.traces import Traces
 from hpcsamp.streams import Purpose
+from hpcsamp.weights import PlainVariables, Variables
 
 
-class Members(Method):
+class Members(Showing):
     """S sets of weights, of which a rank holds the rows of its own samples.
 
     The gradient that the optimiser sees is S times that of a loss that averages over samples: each
@@ -66,16 +66,18 @@ class Members(Method):
         samples_per_pass: int = 1,
         autocast: torch.dtype | None = None,
     ) -> None:
-        super().__init__(seed, samples_per_pass)
         if prior_std is not None and prior_std <= 0:
             raise UsageError(f"method.prior_std = {prior_std} must be greater than 0")
-        self.samples = samples
-        self.members = range(samples) if own is None else own
-        self.prior_std = prior_std
+        members = range(samples) if own is None else own
         make = (lambda _: network) if isinstance(network, nn.Module) else network
-        # in a list: not to register their parameters, which show the rows
-        self._networks = [FlatModule(make(s), autocast) for s in self.members]
-        self.weights = nn.Parameter(torch.stack([n.initial() for n in self._networks]))
+        variables = [PlainVariables(make(s)) for s in members]
+        super().__init__(variables, seed, samples_per_pass, autocast)
+        self.samples = samples
+        self.members = members
+        self.prior_std = prior_std
+        self.layout = self.variables.trained
+        initial = [self.layout.flatten(v.means()) for v in variables]
+        self.weights = nn.Parameter(torch.stack(initial))
         self._alike: bool | None = None
         self._link()
         self._accumulator: RowAccumulator | None = None
@@ -88,24 +90,14 @@ class Members(Method):
         """See :meth:`Method.create`."""
         return cls(network, samples, own, **arguments)
 
-    @property
-    def networks(self) -> list[nn.Module]:
-        """See :attr:`Method.networks`."""
-        return list({id(n.module): n.module for n in self._networks}.values())
-
     def network_of(self, sample: int) -> nn.Module:
         """See :meth:`Method.network_of`."""
-        return self._network_of(sample).module
+        return self._variables_of(sample).module
 
-    def _network_of(self, sample: int) -> FlatModule:
+    def _variables_of(self, sample: int) -> Variables:
         predict = self._purpose is Purpose.PREDICT
         row = self.place(sample)[0] if predict else sample - self.members.start
-        return self._networks[row]
-
-    @property
-    def network(self) -> FlatModule:
-        """The first member's module as a function of a row."""
-        return self._networks[0]
+        return self._variables[row]
 
     def some_prediction_sample(self) -> range:
         """See :meth:`Method.some_prediction_sample`."""
@@ -150,14 +142,23 @@ class Members(Method):
         return self.weights.detach()[samples.start - first : samples.stop - first]
 
     def _evaluate(self, samples: range, rows: Tensor, x: Tensor, stacked: bool) -> Tensor:
-        networks = [self._network_of(s) for s in samples]
+        of = [self._variables_of(s) for s in samples]
         if len(rows) == 1 or not self._are_alike():
             views = x if stacked else [x] * len(rows)
-            triples = zip(networks, rows, views, strict=True)
-            return torch.stack([network.call(row, view) for network, row, view in triples])
-        constants = self._stacked(networks)
-        axes = (0, 0 if stacked else None, 0)
-        return torch.func.vmap(networks[0].call, in_dims=axes)(rows, x, constants)
+            triples = zip(of, rows, views, strict=True)
+            return torch.stack([self._call(variables, row, v) for variables, row, v in triples])
+        axes = (None, 0, 0 if stacked else None, 0)
+        return torch.func.vmap(self._call, in_dims=axes)(of[0], rows, x, self._stacked(of))
+
+    def _call(
+        self,
+        variables: Variables,
+        row: Tensor,
+        x: Tensor,
+        constants: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
+            return variables.call(self.layout.named(row) | (constants or {}), x)
 
     def _are_alike(self) -> bool:
         """Whether the members' modules differ in tensors alone, so that one can stand for all."""
@@ -166,11 +167,11 @@ class Members(Method):
             self._alike = all(first.plain() == other.plain() for other in others)
         return self._alike
 
-    def _stacked(self, networks: list[FlatModule]) -> dict[str, Tensor]:
+    def _stacked(self, of: list[Variables]) -> dict[str, Tensor]:
         """``(k, ...)`` constants of some members, but for those that are the same for all."""
-        if all(n is networks[0] for n in networks):
+        if all(v is of[0] for v in of):
             return {}
-        parts = [n.constants() for n in networks]
+        parts = [v.constants() for v in of]
         return {
             name: torch.stack([part[name] for part in parts])
             for name, value in parts[0].items()
@@ -194,9 +195,17 @@ class Members(Method):
 
     def _squares(self, rows: Tensor) -> Tensor:
         """Sum of squares of ``(s, n)`` numbers, of those weights that have a prior."""
-        spans = self.network.random
-        parts = [rows] if not self.network.deterministic else [rows[:, span] for span in spans]
-        return torch.stack([part.square().sum() for part in parts]).sum()
+        spans = [(a, b) for a, b, random in self.layout.runs(lambda v: v.random) if random]
+        whole = spans == [(0, self.layout.size)]
+        parts = [rows] if whole else [rows[:, a:b] for a, b in spans]
+        return sum((part.square().sum() for part in parts), rows.new_zeros(()))
+
+    def without_deterministic(self, rows: Tensor) -> Tensor:
+        """``(..., n)`` numbers, set to 0 in place where a weight has no uncertainty."""
+        for start, stop, random in self.layout.runs(lambda v: v.random):
+            if not random:
+                rows[..., start:stop] = 0
+        return rows
 
     @property
     def gradient_scale(self) -> float:
@@ -235,41 +244,28 @@ class Members(Method):
 
     def named_variational(self) -> Iterator[tuple[str, Tensor]]:
         """``(s, *shape)`` weights of each layer, of this rank's members."""
-        yield from self.network.named(self.weights.detach())
+        yield from self.layout.named(self.weights.detach()).items()
 
     def constants(self) -> dict[str, Tensor]:
         """See :meth:`Method.constants`; of each member."""
-        pairs = zip(self.members, self._networks, strict=True)
-        return {f"{s}.{name}": v for s, n in pairs for name, v in n.constants().items()}
+        pairs = zip(self.members, self._variables, strict=True)
+        return {f"{s}.{name}": c for s, v in pairs for name, c in v.constants().items()}
 
     def constants_to_keep(self) -> dict[str, Tensor]:
         """The constants as ``(s, ...)``, see :meth:`Method.constants_to_keep`."""
-        own = [network.constants() for network in self._networks]
+        own = [variables.constants() for variables in self._variables]
         return {name: torch.stack([c[name] for c in own]) for name in own[0]}
 
     def take_constants(self, kept: Mapping[str, Tensor]) -> None:
         """Give each member its own, see :meth:`Method.take_constants`."""
-        for row, network in enumerate(self._networks):
-            for name, value in network.constants().items():
+        for row, variables in enumerate(self._variables):
+            for name, value in variables.constants().items():
                 value.copy_(kept[name][row])
 
     def _link(self) -> None:
-        for network, row in reversed(list(zip(self._networks, self.weights.data, strict=True))):
-            network.link(row)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Move or convert: the modules' constants follow, their parameters are linked anew."""
-        for module in self.networks:
-            module._apply(in_parts(fn))
-        result = super()._apply(fn, recurse)
-        self._link()
-        return result
-
-    def train(self, mode: bool = True) -> Self:
-        """Training or evaluation mode, of the modules too."""
-        for module in self.networks:
-            module.train(mode)
-        return super().train(mode)
+        # a module that all members share shows the first one's
+        for variables, row in reversed(list(zip(self._variables, self.weights.data, strict=True))):
+            variables.show(self.layout.named(row), {})
 
 
 class RowAccumulator(Accumulator):

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.methods.accumulate import Accumulator
+from hpcsamp.weights import Layout, Prior
 
 #: Elements handled at once by elementwise chains, so that their temporaries stay in the cache.
 BLOCK = 1 << 17
 
-Span = tuple[int, int, tuple[float, float] | None]
+Span = tuple[int, int, Prior]
 
 
 class Draw(torch.autograd.Function):
@@ -50,8 +51,8 @@ class FlatAccumulator(Accumulator):
     ----------
     mean, log_std, std, fixed
         ``(n,)``, and ``(m,)`` or None.
-    shapes
-        Of the variables, in the order of the flat weights.
+    layout
+        Of the variables in the flat weights.
     """
 
     def __init__(
@@ -60,23 +61,17 @@ class FlatAccumulator(Accumulator):
         log_std: nn.Parameter,
         std: Tensor,
         fixed: nn.Parameter | None,
-        shapes: Sequence[torch.Size],
+        layout: Layout,
     ) -> None:
         super().__init__([] if fixed is None else [fixed])
         self._mean, self._std = mean.detach(), std
         self._learning = mean.requires_grad, log_std.requires_grad
-        self._sizes = [shape.numel() for shape in shapes]
+        self._layout = layout
         self._d_mean, self._d_log_std = torch.zeros_like(mean), torch.zeros_like(log_std)
-        self._sums_of = [
-            (m.view(shape), s.view(shape))
-            for m, s, shape in zip(
-                self._d_mean.split(self._sizes), self._d_log_std.split(self._sizes), shapes,
-                strict=True,
-            )
-        ]  # fmt: skip
+        sums = layout.views(self._d_mean), layout.views(self._d_log_std)
+        self._sums_of = list(zip(*sums, strict=True))
         self._weights = torch.empty_like(self._mean)
-        parts = self._weights.split(self._sizes)
-        self._views = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+        self._views = layout.views(self._weights)
         self.variables: list[Tensor] = []
         self._noise: Tensor | None = None
 
@@ -93,7 +88,7 @@ class FlatAccumulator(Accumulator):
     def backward(self, value: Tensor, upstream: Tensor | None = None) -> None:
         """Add the gradient of the sample drawn last."""
         assert self._noise is not None, "nothing was drawn since the last backward pass"
-        noises, self._noise = self._noise.split(self._sizes), None
+        noises, self._noise = self._layout.views(self._noise), None
         count = len(self.variables)
         found = torch.autograd.grad(
             value, [*self.variables, *self.parameters], upstream, allow_unused=True
@@ -103,7 +98,7 @@ class FlatAccumulator(Accumulator):
         ):
             if gradient is not None:
                 mean.add_(gradient)
-                log_std.addcmul_(gradient, noise.view_as(gradient))
+                log_std.addcmul_(gradient, noise)
         self._add(found[count:])
 
     def gradients(self) -> list[Tensor | None]:
@@ -203,7 +198,7 @@ class LogRatio(torch.autograd.Function):
         return d_mean, d_log_std.sub_(sum(upstream)), None, None, None
 
 
-def _blocks(spans: Sequence[Span]) -> Iterator[tuple[slice, tuple[float, float] | None]]:
+def _blocks(spans: Sequence[Span]) -> Iterator[tuple[slice, Prior]]:
     """Pieces of the spans that fit the cache."""
     for start, stop, prior in spans:
         for lo in range(start, stop, BLOCK):
@@ -213,7 +208,7 @@ def _blocks(spans: Sequence[Span]) -> Iterator[tuple[slice, tuple[float, float] 
 def _divergence(
     mean: Tensor,
     log_std: Tensor,
-    prior: tuple[float, float] | None,
+    prior: Prior,
     d_mean: Tensor,
     d_log_std: Tensor,
 ) -> Tensor:

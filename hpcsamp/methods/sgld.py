@@ -130,9 +130,7 @@ class Chains(Members):
             row.normal_(
                 generator=torch_generator(like.device, self.seed, Purpose.NOISE, self.step, chain)
             )
-        for span in self.network.deterministic:
-            rows[:, span] = 0
-        return rows
+        return self.without_deterministic(rows)
 
     def after_step(self) -> None:
         """Keep a snapshot, if it is time for one."""

@@ -148,13 +148,11 @@ class SWAG(Members):
         mean, std = self.mean[row], (self.squares[row] / count).sqrt()
         generator = torch_generator(mean.device, self.seed, Purpose.PREDICT, sample)
         noise = torch.empty_like(mean).normal_(generator=generator)
-        for span in self.network.deterministic:  # no uncertainty
-            std[span] = 0
+        self.without_deterministic(std)
         if not self.rank:
             return mean + std * noise
         columns = min(count, self.rank)
         factors = mean.new_empty(columns).normal_(generator=generator)
         low = factors @ self.deviations[row, :columns]
-        for span in self.network.deterministic:
-            low[span] = 0
+        self.without_deterministic(low)
         return mean + std * noise / math.sqrt(2) + low / math.sqrt(2 * (columns - 1))

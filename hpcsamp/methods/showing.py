@@ -1,0 +1,72 @@
+"""Methods whose modules show what was learnt: their parameters are views of the method's."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from hpcsamp.methods.base import Method, in_parts
+from hpcsamp.weights import Variables
+
+
+class Showing(Method):
+    """A method with flat parameters, of which the parameters of its modules are views.
+
+    Parameters
+    ----------
+    variables
+        Of the module, or of one for each of this rank's members.
+    seed, samples_per_pass
+        See :class:`~hpcsamp.methods.base.Method`.
+    autocast
+        Type in which the module is evaluated where torch deems it safe, e.g. ``torch.bfloat16``;
+        parameters and draws keep theirs.
+    """
+
+    def __init__(
+        self,
+        variables: Sequence[Variables],
+        seed: int,
+        samples_per_pass: int,
+        autocast: torch.dtype | None,
+    ) -> None:
+        super().__init__(seed, samples_per_pass)
+        # in a list: the modules' parameters are views of this method's, and not registered
+        self._variables = list(variables)
+        self.autocast = autocast
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """See :attr:`Method.networks`."""
+        return list({id(v.module): v.module for v in self._variables}.values())
+
+    @property
+    def variables(self) -> Variables:
+        """The variables of the (first) module."""
+        return self._variables[0]
+
+    def constants(self) -> dict[str, Tensor]:
+        """See :meth:`Method.constants`."""
+        return self.variables.constants()
+
+    @abstractmethod
+    def _link(self) -> None:
+        """Let the modules' parameters share memory with this method's."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Move or convert: the modules' constants follow, their parameters are linked anew."""
+        for module in self.networks:
+            module._apply(in_parts(fn))
+        result = super()._apply(fn, recurse)
+        self._link()
+        return result
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode, of the modules too."""
+        for module in self.networks:
+            module.train(mode)
+        return super().train(mode)

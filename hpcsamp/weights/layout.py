@@ -1,0 +1,100 @@
+"""Where named tensors lie in one flat vector: names, shapes, offsets and priors of variables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+Prior = tuple[float, float] | None
+"""Mean and logarithm of the standard deviation of a normal prior; None for a flat one."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A trained tensor of a module.
+
+    Attributes
+    ----------
+    name
+        Qualified name in the module, e.g. ``encoder.0.weight``.
+    shape
+        Its shape.
+    prior
+        Of each of its weights.
+    random
+        Whether it has uncertainty; what has none is optimised with the others and not drawn.
+    offset
+        Place of its first number in the flat vector; set by :class:`Layout`.
+    """
+
+    name: str
+    shape: torch.Size
+    prior: Prior = None
+    random: bool = True
+    offset: int = 0
+
+    @property
+    def size(self) -> int:
+        """Number of scalar weights."""
+        return self.shape.numel()
+
+    @property
+    def place(self) -> slice:
+        """Where it lies in the flat vector."""
+        return slice(self.offset, self.offset + self.size)
+
+
+class Layout:
+    """Variables one after the other in a flat vector.
+
+    Parameters
+    ----------
+    variables
+        In their order; their offsets are set here.
+
+    Attributes
+    ----------
+    variables, names, shapes, sizes
+        Of the variables.
+    size
+        Length of the flat vector.
+    """
+
+    def __init__(self, variables: Iterable[Variable]) -> None:
+        self.variables: list[Variable] = []
+        self.size = 0
+        for variable in variables:
+            self.variables.append(replace(variable, offset=self.size))
+            self.size += variable.size
+        self.names = [v.name for v in self.variables]
+        self.shapes = [v.shape for v in self.variables]
+        self.sizes = [v.size for v in self.variables]
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """The variables ``(..., *shape)`` as views of ``(..., n)`` numbers."""
+        # split, not slices: its backward is one concatenation, that of k slices k full-size sums
+        parts, lead = flat.split(self.sizes, dim=-1), flat.shape[:-1]
+        return [part.view((*lead, *shape)) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def named(self, flat: Tensor) -> dict[str, Tensor]:
+        """The same by name."""
+        return dict(zip(self.names, self.views(flat), strict=True))
+
+    def flatten(self, values: Mapping[str, Tensor]) -> Tensor:
+        """``(n,)`` copy of the variables' values, which are given by name."""
+        return torch.cat([values[name].detach().flatten() for name in self.names])
+
+    def runs(self, kind: Callable[[Variable], T]) -> list[tuple[int, int, T]]:
+        """Start, stop and kind of runs of neighbours of the same kind: for most modules one."""
+        result = []
+        for found, run in groupby(self.variables, kind):
+            members = list(run)
+            result.append((members[0].offset, members[-1].place.stop, found))
+        return result

@@ -1,0 +1,136 @@
+"""The random variables of a module with torch_blue's ``VIModule`` in it.
+
+torch_blue would draw by itself, unseeded and anew at every access; each variable's distribution is
+replaced by one that returns the value it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch_blue.vi import VILinear, VIModule
+from torch_blue.vi.distributions import MeanFieldNormal, UniformPrior
+
+from hpcsamp.errors import UsageError
+from hpcsamp.weights.layout import Prior, Variable
+from hpcsamp.weights.variables import Variables, check_parameters, constants_of
+
+
+class Supplied(MeanFieldNormal):
+    """A distribution that returns the weights of the sample that is being evaluated."""
+
+    value: Any = None
+
+    def sample(self, parameters: Any) -> Any:
+        """The value that was put in its place."""
+        if self.value is None:
+            raise RuntimeError(
+                "this module belongs to an hpcsamp method now: call the method, "
+                "method(x, samples=range(S)), not the module"
+            )
+        return self.value
+
+
+class TorchBlueVariables(Variables):
+    """Variables, priors and initial values of torch_blue's modules.
+
+    Attributes
+    ----------
+    supplied
+        By the name of each random variable what returns its value.
+
+    Raises
+    ------
+    UsageError
+        Naming a variable with a distribution or prior of another kind, or a frozen one.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        check_parameters(module)
+        self.supplied: dict[str, Supplied] = {}
+        self._mean: dict[str, nn.Parameter] = {}
+        self._log_std: dict[str, nn.Parameter] = {}
+        found = []
+        for path, part in module.named_modules():
+            if not isinstance(part, VIModule):
+                continue
+            part._has_sampling_responsibility = False
+            part._return_log_probs = False
+            if isinstance(part, VILinear):
+                part._fast_path_flag = False  # the fast path draws outputs, not weights
+            for variable in part.random_variables or ():
+                distribution = part.variational_distribution[variable]
+                if distribution is None:
+                    continue
+                name = f"{path}.{variable}" if path else variable
+                mean, log_std = _normal_parameters(part, variable, name)
+                if not (mean.requires_grad and log_std.requires_grad):
+                    raise UsageError(
+                        f"{name} is a random variable whose distribution is frozen (requires_grad "
+                        f"is false); let it be trained, or take a plain layer with a frozen "
+                        f"parameter in its place"
+                    )
+                self._mean[name], self._log_std[name] = mean, log_std
+                found.append(Variable(name, mean.shape, _normal_prior(part.prior[variable], name)))
+                self.supplied[name] = part.variational_distribution[variable] = Supplied()
+        owned = {id(p) for p in (*self._mean.values(), *self._log_std.values())}
+        named = dict(module.named_parameters())
+        self._fixed = {n: p for n, p in named.items() if id(p) not in owned and p.requires_grad}
+        self._own = {n: p for n, p in named.items() if id(p) in owned or n in self._fixed}
+        fixed = [Variable(n, p.shape, random=False) for n, p in self._fixed.items()]
+        super().__init__(module, found + fixed)
+
+    def constants(self) -> dict[str, Tensor]:
+        """See :meth:`Variables.constants`."""
+        return constants_of(self.module, self._own)
+
+    def means(self) -> dict[str, Tensor]:
+        """See :meth:`Variables.means`."""
+        return {name: p.detach() for name, p in (self._mean | self._fixed).items()}
+
+    def log_stds(self, std: float, scale: bool) -> Tensor:
+        """See :meth:`Variables.log_stds`; the modules' own."""
+        return self.random.flatten(self._log_std)
+
+    def call(self, values: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """See :meth:`Variables.call`."""
+        for name, supplied in self.supplied.items():
+            supplied.value = values[name]
+        try:
+            fixed = {name: values[name] for name in self._fixed}
+            return functional_call(self.module, fixed, (x,)).as_subclass(torch.Tensor)
+        finally:
+            for supplied in self.supplied.values():
+                supplied.value = None
+
+    def show(self, values: Mapping[str, Tensor], log_stds: Mapping[str, Tensor]) -> None:
+        """See :meth:`Variables.show`."""
+        for own, shown in (self._mean | self._fixed, values), (self._log_std, log_stds):
+            for name, value in shown.items():
+                own[name].data = value.detach()
+
+
+def _normal_parameters(part: Any, variable: str, name: str) -> list[nn.Parameter]:
+    wanted = ("mean", "log_std")
+    distribution = part.variational_distribution[variable]
+    if tuple(distribution.distribution_parameters) != wanted:
+        raise UsageError(
+            f"{name} has the variational distribution {type(distribution).__name__}; "
+            f"the mean-field method needs MeanFieldNormal"
+        )
+    return [getattr(part, part.variational_parameter_name(variable, p)) for p in wanted]
+
+
+def _normal_prior(prior: Any, name: str) -> Prior:
+    if isinstance(prior, UniformPrior):
+        return None
+    if isinstance(prior, MeanFieldNormal):
+        return float(prior.mean), float(prior.log_std)
+    raise UsageError(
+        f"{name} has the prior {type(prior).__name__}; the analytic KL knows MeanFieldNormal and "
+        f"UniformPrior"
+    )

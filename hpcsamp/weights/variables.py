@@ -1,0 +1,213 @@
+"""The random variables of a module, what is trained but deterministic, and its constants."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.parameter import is_lazy
+
+from hpcsamp.errors import UsageError
+from hpcsamp.weights.layout import Layout, Prior, Variable
+
+
+class Variables(ABC):
+    """What a method trains of a module, and how other values get into it.
+
+    Parameters
+    ----------
+    module
+        The module.
+    variables
+        Everything of it that is trained, in the module's order.
+
+    Attributes
+    ----------
+    trained, random, deterministic
+        Layouts of all that is trained, of the part with uncertainty, and of the rest.
+
+    Raises
+    ------
+    UsageError
+        For a module with nothing to learn, or parameters that cannot lie in one flat vector.
+    """
+
+    def __init__(self, module: nn.Module, variables: list[Variable]) -> None:
+        if not variables:
+            raise UsageError(f"{type(module).__name__} has no weights to learn")
+        self.module = module
+        self.trained = Layout(variables)
+        self.random = Layout(v for v in variables if v.random)
+        self.deterministic = Layout(v for v in variables if not v.random)
+
+    @abstractmethod
+    def constants(self) -> dict[str, Tensor]:
+        """Frozen parameters and buffers by name, not copied."""
+
+    @abstractmethod
+    def means(self) -> dict[str, Tensor]:
+        """The module's present weights by name; of a random variable its mean."""
+
+    @abstractmethod
+    def log_stds(self, std: float, scale: bool) -> Tensor:
+        """``(n,)`` initial logarithms of the standard deviations of the random variables.
+
+        Parameters
+        ----------
+        std
+            For a plain module.
+        scale
+            Multiply ``std`` by ``1 / sqrt(fan in)`` of the layer, as the paper does. (A bias takes
+            the fan in of its layer's weight.)
+        """
+
+    @abstractmethod
+    def call(self, values: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """Outputs with these values by name. Works under ``torch.func.vmap``."""
+
+    @abstractmethod
+    def show(self, values: Mapping[str, Tensor], log_stds: Mapping[str, Tensor]) -> None:
+        """Let the module's own parameters share memory with values by name."""
+
+
+class PlainVariables(Variables):
+    """Those of any ``nn.Module``: its parameters.
+
+    Parameters
+    ----------
+    module
+        The module.
+    prior
+        Of every random weight.
+    random
+        Says by name which parameters are random; None: all that the module does not mark as
+        deterministic.
+    """
+
+    def __init__(
+        self, module: nn.Module, prior: Prior = None, random: Callable[[str], bool] | None = None
+    ) -> None:
+        check_parameters(module)
+        marked = deterministic_of(module)
+        self._own = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        found = [
+            Variable(n, p.shape, prior, n not in marked and (random is None or random(n)))
+            for n, p in self._own.items()
+        ]
+        super().__init__(module, found)
+
+    def constants(self) -> dict[str, Tensor]:
+        """See :meth:`Variables.constants`."""
+        return constants_of(self.module, self._own)
+
+    def means(self) -> dict[str, Tensor]:
+        """See :meth:`Variables.means`."""
+        return {name: p.detach() for name, p in self._own.items()}
+
+    def log_stds(self, std: float, scale: bool) -> Tensor:
+        """See :meth:`Variables.log_stds`."""
+        fan_in = _fan_in(self.module) if scale else {}
+        values = {
+            name: torch.full_like(p.detach(), math.log(std / math.sqrt(fan_in.get(name, 1))))
+            for name, p in self._own.items()
+        }
+        return self.random.flatten(values)
+
+    def call(self, values: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """See :meth:`Variables.call`."""
+        y: Tensor = functional_call(self.module, dict(values), (x,))
+        return y
+
+    def show(self, values: Mapping[str, Tensor], log_stds: Mapping[str, Tensor]) -> None:
+        """See :meth:`Variables.show`; a plain module has no place for ``log_stds``."""
+        own = dict(self.module.named_parameters())
+        for name, value in values.items():
+            own[name].data = value.detach()
+
+
+def variables_of(
+    module: nn.Module, prior: Prior, random: Callable[[str], bool] | None = None
+) -> Variables:
+    """The variables of a plain module, or of one with torch_blue's ``VIModule`` in it.
+
+    Parameters
+    ----------
+    module, prior, random
+        As of :class:`PlainVariables`, but ``random`` is by default all but the parameters of
+        normalisation layers, as in torch_blue. A ``VIModule`` brings its own.
+    """
+    torch_blue = sys.modules.get("torch_blue.vi")  # without it there is no module of its kind
+    if torch_blue and any(isinstance(part, torch_blue.VIModule) for part in module.modules()):
+        from hpcsamp.weights.torch_blue import TorchBlueVariables
+
+        return TorchBlueVariables(module)
+    norms = _norm_parameters(module)
+    return PlainVariables(module, prior, random or (lambda name: name not in norms))
+
+
+def _fan_in(module: nn.Module) -> dict[str, int]:
+    """Inputs per output of each parameter's layer; 1 for a layer with vectors only (a norm)."""
+    result = {}
+    for path, part in module.named_modules():
+        own = dict(part.named_parameters(recurse=False))
+        widest = max([1, *(math.prod(p.shape[1:]) for p in own.values() if p.dim() > 1)])
+        for name in own:
+            result[f"{path}.{name}" if path else name] = widest
+    return result
+
+
+def _norm_parameters(module: nn.Module) -> set[str]:
+    kinds = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
+    return {
+        f"{path}.{name}" if path else name
+        for path, part in module.named_modules()
+        if isinstance(part, kinds)
+        for name, _ in part.named_parameters(recurse=False)
+    }
+
+
+def deterministic_of(module: nn.Module) -> set[str]:
+    """Names of the parameters that a part of the module marks as having no uncertainty.
+
+    Such a part lists the names in an attribute ``deterministic``. Methods optimise these parameters
+    with the others, but give them no prior and do not draw them.
+    """
+    return {
+        f"{path}.{name}" if path else name
+        for path, part in module.named_modules()
+        for name in getattr(part, "deterministic", ())
+    }
+
+
+def constants_of(module: nn.Module, trained: Mapping[str, object]) -> dict[str, Tensor]:
+    """Parameters and buffers of a module by name, not copied, but for those that are trained."""
+    named = itertools.chain(module.named_parameters(), module.named_buffers())
+    return {name: value.detach() for name, value in named if name not in trained}
+
+
+def check_parameters(module: nn.Module) -> None:
+    """Refuse parameters that cannot lie in one flat vector of numbers.
+
+    Raises
+    ------
+    UsageError
+        Naming the parameter.
+    """
+    for name, p in itertools.chain(module.named_parameters(), module.named_buffers()):
+        if is_lazy(p):
+            raise UsageError(
+                f"{name} of {type(module).__name__} has no shape yet; evaluate the lazy module "
+                f"with one batch before it is given to a method"
+            )
+        if p.requires_grad and p.is_complex():
+            raise UsageError(
+                f"{name} of {type(module).__name__} is a complex parameter; make it a real one "
+                f"with a last axis of 2, and use torch.view_as_complex(self.{name}) in the forward "
+                f"pass"
+            )
