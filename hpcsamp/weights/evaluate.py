@@ -1,0 +1,137 @@
+"""Evaluate a chunk of samples: ``k`` sets of values in a module, one or ``k`` sets of inputs.
+
+This is the one place that knows how samples are evaluated. Every strategy gives the same outputs
+and gradients up to the order of float sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hpcsamp.errors import UsageError
+from hpcsamp.weights.admission import tried
+from hpcsamp.weights.put import Put
+from hpcsamp.weights.strategies import STRATEGIES, Chunk
+
+
+def evaluate(
+    put: Put,
+    call: Callable[[Tensor], Tensor],
+    sampled: Mapping[str, Tensor],
+    shared: Mapping[str, Any],
+    x: Tensor,
+    *,
+    samples: int,
+    stacked: bool = False,
+    strategy: str = "loop",
+) -> Tensor:
+    """Outputs of ``k`` samples of a module. Works with autograd and under ``torch.autocast``.
+
+    Parameters
+    ----------
+    put
+        Puts values into the module.
+    call
+        Evaluates the module as it is, ``(B, ...)`` inputs to ``(B, ...)`` outputs; the values are
+        in the module when it is called.
+    sampled
+        ``(k, *shape)`` values by the name of a parameter or buffer, one for each sample.
+    shared
+        ``shape`` values by name, the same for all samples.
+    x
+        ``(B, ...)`` inputs, or ``(k, B, ...)`` if ``stacked``.
+    samples
+        ``k``.
+    stacked
+        Whether each sample has inputs of its own.
+    strategy
+        ``"loop"``, ``"vmap"`` or ``"batched"``. Where the module, or a coincidence of sizes, does
+        not allow it, the samples are evaluated in a loop; :func:`refusal` tells why.
+
+    Returns
+    -------
+    Tensor
+        ``(k, B, ...)``.
+
+    Raises
+    ------
+    UsageError
+        For an unknown strategy, or a number of values or inputs other than ``k``.
+    """
+    check_strategy(strategy)
+    chunk = _chunk(put, call, sampled, shared, x, samples, stacked)
+    if samples == 1 or strategy == "loop" or _refusal(chunk, strategy) is not None:
+        return STRATEGIES["loop"](chunk)
+    return STRATEGIES[strategy](chunk)
+
+
+def refusal(
+    put: Put,
+    call: Callable[[Tensor], Tensor],
+    sampled: Mapping[str, Tensor],
+    shared: Mapping[str, Any],
+    x: Tensor,
+    *,
+    samples: int,
+    stacked: bool = False,
+    strategy: str,
+) -> str | None:
+    """Why a strategy cannot evaluate such a chunk; None if it can.
+
+    The arguments are those of :func:`evaluate`.
+    """
+    check_strategy(strategy)
+    chunk = _chunk(put, call, sampled, shared, x, samples, stacked)
+    return None if strategy == "loop" or samples == 1 else _refusal(chunk, strategy)
+
+
+def check_strategy(strategy: str) -> None:
+    """Refuse a strategy that is none.
+
+    Raises
+    ------
+    UsageError
+        With those that there are.
+    """
+    if strategy not in STRATEGIES:
+        raise UsageError(f"method.strategy = {strategy!r}; there is {', '.join(STRATEGIES)}")
+
+
+def _chunk(
+    put: Put,
+    call: Callable[[Tensor], Tensor],
+    sampled: Mapping[str, Tensor],
+    shared: Mapping[str, Any],
+    x: Tensor,
+    samples: int,
+    stacked: bool,
+) -> Chunk:
+    for name, value in sampled.items():
+        if len(value) != samples:
+            raise UsageError(f"{name} has {len(value)} values for {samples} samples")
+    if stacked and len(x) != samples:
+        raise UsageError(f"stacked inputs are for {len(x)} samples, there are {samples}")
+    return Chunk(put, call, sampled, shared, x, samples, stacked)
+
+
+def _refusal(chunk: Chunk, strategy: str) -> str | None:
+    """What is known of a strategy for such a chunk, found by trying it if nothing is."""
+    x, known = chunk.x, chunk.put.known
+    name = (
+        strategy,
+        x.shape,
+        x.dtype,
+        chunk.samples,
+        chunk.stacked,
+        x.device,
+        chunk.put.modes(),
+        torch.is_autocast_enabled(x.device.type),
+        *chunk.sampled,
+    )
+    if name not in known:
+        known[name] = tried(chunk, strategy)
+    return known[name]

@@ -1,0 +1,128 @@
+"""Put values in the place of a module's parameters and buffers for the length of a block.
+
+``torch.func.functional_call`` does the same; it looks every name up at every call. Here the places
+are found once, so that a pass through a small network costs a few dictionary entries.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from torch import nn
+
+from hpcsamp.errors import UsageError
+
+Place = tuple[dict[str, Any], str]
+"""A module's own dictionary of parameters or buffers, and the key in it."""
+
+
+class Put:
+    """Values under the names of a module's parameters and buffers.
+
+        put = Put(module)
+        with put({"0.weight": w, "0.bias": b}):
+            y = module(x)
+
+    A parameter that several names share is replaced under all of them. What was there before comes
+    back at the end of the block, also after an exception.
+
+    Parameters
+    ----------
+    module
+        Any module. Parameters and buffers that are registered later are not known.
+
+    Attributes
+    ----------
+    known
+        What :func:`hpcsamp.weights.refusal` has found out about this module.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.known: dict[Any, str | None] = {}
+        self._parts = list(module.modules())
+        self._places: dict[str, tuple[Place, ...]] = {}
+        shared: dict[int, list[Place]] = {}
+        names: dict[str, int] = {}
+        for path, part in module.named_modules(remove_duplicate=False):
+            for key, value in itertools.chain(part._parameters.items(), part._buffers.items()):
+                if value is None:
+                    continue
+                held = part._parameters if key in part._parameters else part._buffers
+                names[f"{path}.{key}" if path else key] = id(value)
+                places = shared.setdefault(id(value), [])
+                if not any(d is held and k == key for d, k in places):
+                    places.append((held, key))
+        for name, which in names.items():
+            self._places[name] = tuple(shared[which])
+
+    def __call__(self, values: Mapping[str, Any]) -> _Block:
+        """A block in which the module has these values.
+
+        Parameters
+        ----------
+        values
+            Tensors, or what stands for tensors, by the name of a parameter or buffer.
+
+        Raises
+        ------
+        UsageError
+            For a name that the module does not have, when the block begins.
+        """
+        return _Block(self, values)
+
+    def modes(self) -> tuple[bool, ...]:
+        """Which submodules are in training mode."""
+        return tuple([part.training for part in self._parts])
+
+    def places(self, name: str) -> tuple[Place, ...]:
+        """Where the values of a name go.
+
+        Raises
+        ------
+        UsageError
+            For a name that the module does not have.
+        """
+        try:
+            return self._places[name]
+        except KeyError:
+            raise UsageError(
+                f"{type(self.module).__name__} has no parameter or buffer {name!r}"
+            ) from None
+
+
+class _Block:
+    """The length of a replacement."""
+
+    __slots__ = ("_before", "_put", "_values")
+
+    def __init__(self, put: Put, values: Mapping[str, Any]) -> None:
+        self._put, self._values = put, values
+        self._before: list[tuple[dict[str, Any], str, Any]] = []
+
+    def __enter__(self) -> None:
+        before, places = self._before, self._put.places
+        try:
+            for name, value in self._values.items():
+                for held, key in places(name):
+                    before.append((held, key, held[key]))
+                    held[key] = value
+        except BaseException:
+            self._restore()
+            raise
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for held, key, value in reversed(self._before):
+            held[key] = value
+        self._before.clear()

@@ -1,0 +1,58 @@
+"""A chunk of samples that is to be evaluated: weights, inputs, and the module that takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from hpcsamp.weights.put import Put
+
+
+class NotPossibleError(Exception):
+    """A strategy does not know how to evaluate a module; the message names the operation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """``k`` samples of a module.
+
+    Attributes
+    ----------
+    put
+        Puts values into the module.
+    call
+        Evaluates the module as it is: ``(B, ...)`` inputs to ``(B, ...)`` outputs.
+    sampled
+        ``(k, *shape)`` values by name, one for each sample.
+    shared
+        ``shape`` values by name, the same for all samples.
+    x
+        ``(B, ...)`` inputs, or ``(k, B, ...)`` if ``stacked``.
+    samples
+        ``k``.
+    stacked
+        Whether each sample has inputs of its own.
+    """
+
+    put: Put
+    call: Callable[[Tensor], Tensor]
+    sampled: Mapping[str, Tensor]
+    shared: Mapping[str, Any]
+    x: Tensor
+    samples: int
+    stacked: bool
+
+    @property
+    def items(self) -> int:
+        """``B``."""
+        return self.x.shape[1] if self.stacked else self.x.shape[0]
+
+    def some(self, rows: Sequence[int]) -> Chunk:
+        """Some of the samples."""
+        at = list(rows)
+        sampled = {name: value[at] for name, value in self.sampled.items()}
+        x = self.x[at] if self.stacked else self.x
+        return replace(self, sampled=sampled, x=x, samples=len(at))

@@ -1,0 +1,22 @@
+"""One sample after the other: what every module can do, and what the others are compared with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hpcsamp.weights.strategies.chunk import Chunk
+
+
+def run(chunk: Chunk) -> Tensor:
+    """``(k, B, ...)`` outputs by ``k`` passes."""
+    names = list(chunk.sampled)
+    # unbind, not slices: its backward is one stack, that of k slices k full-size sums
+    rows = [value.unbind() for value in chunk.sampled.values()]
+    views = chunk.x.unbind() if chunk.stacked else (chunk.x,) * chunk.samples
+    outputs = []
+    with chunk.put(chunk.shared):
+        for s, x in enumerate(views):
+            with chunk.put({name: row[s] for name, row in zip(names, rows, strict=True)}):
+                outputs.append(chunk.call(x))
+    return outputs[0][None] if chunk.samples == 1 else torch.stack(outputs)
