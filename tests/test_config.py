@@ -99,15 +99,15 @@ def test_an_unknown_configuration_lists_the_known(tmp_path):
 
 
 def test_a_key_that_an_older_version_did_not_know_is_no_other_configuration(small):
-    from hpcsamp.run import build
+    from hpcsamp.run import resolve
 
-    now = build.table_of(config.load(small))
+    now = resolve.table_of(config.load(small))
     older = {**now, "method": {k: v for k, v in now["method"].items() if k != "antithetic"}}
     older["training"] = {k: v for k, v in now["training"].items() if k != "memory_check"}
     assert "antithetic" in now["method"]
-    assert build.table_of(older) == now
+    assert resolve.table_of(older) == now
     older["method"]["prior_std"] = 0.7
-    assert build.table_of(older) != now
+    assert resolve.table_of(older) != now
 
 
 #: Of every key that is not marked, another value makes another run.

@@ -161,14 +161,16 @@ def test_a_network_for_the_other_kind_of_inputs_is_refused():
 def test_what_is_counted_without_values_knows_ids(tmp_path, monkeypatch):
     from hpcsamp.planning import memory
     from hpcsamp.planning.workload import Workload
+    from hpcsamp.run.assemble import Run
+    from hpcsamp.run.shapes import Shapes
 
     (tmp_path / "idnet.py").write_text(NET)
     monkeypatch.syspath_prepend(tmp_path)
     folder, _ = sets(tmp_path)
     config = check(tomllib.loads(CONFIG.format(data=folder)))
-    shapes = memory.Shapes.of(config, Dataset.open(folder))
+    shapes = Shapes.of(Dataset.open(folder))
     assert Workload.of(config, shapes).counts.flops_of(1) > 0
-    size, unknown = memory._pass(config, shapes, 20, True)
+    size, unknown = memory._pass(Run.blank(config, shapes), 20, True)
     assert size > 0
     assert not unknown
 

@@ -14,6 +14,8 @@ from hpcsamp.models import ViT
 from hpcsamp.planning import memory
 from hpcsamp.planning import node_memory as machine
 from hpcsamp.planning.dry_run import LargestMemory, pass_bytes
+from hpcsamp.run.assemble import Run
+from hpcsamp.run.shapes import Shapes
 
 
 def run(*settings, **tables):
@@ -30,10 +32,9 @@ def run(*settings, **tables):
 
 
 def parts(config, grid=None, like="entsoe"):
-    shapes = memory.Shapes.of(config, synthetic(like, 100))
     grid = grid or memory.Grid()
-    found = memory.estimate(config, shapes, memory.blank_method(config, shapes, grid), grid)
-    return {p.name: p for p in found}
+    run = Run.blank(config, Shapes.of(synthetic(like, 100)), grid.sample_size)
+    return {p.name: p for p in memory.estimate(run, grid)}
 
 
 def test_live_storages_are_counted_once():
@@ -204,11 +205,14 @@ def test_cached_files_of_a_control_group_give_way(tmp_path):
 
 
 def test_settings_that_save_memory_are_named():
-    assert memory.saving(run()) == 'saved by loss.memory = "stream"'
-    kept = run("loss.memory=keep")
-    assert memory.saving(kept) == "nothing is done to save any"
+    def saving(*settings, **tables):
+        made = run(*settings, **tables)
+        return memory.saving(Run.blank(made, Shapes((3, 32, 32), (4,), 3072, 4)))
+
+    assert saving() == 'saved by loss.memory = "stream"'
+    assert saving("loss.memory=keep") == "nothing is done to save any"
     lean = ["training.precision=bfloat16", "optimizer.sharded=true", "loss.memory=recompute"]
-    told = memory.saving(run(*lean, "model.checkpoint=true"))
+    told = saving(*lean, "model.checkpoint=true", model={"hidden": 96, "name": "vit"})
     for setting in lean:
         assert setting.split("=")[0] in told
     assert "model.checkpoint = true" in told

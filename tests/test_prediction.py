@@ -36,7 +36,8 @@ from hpcsamp.data import Dataset
 from hpcsamp.ingest.build import build as ingest
 from hpcsamp.ingest.synthetic import synthetic
 from hpcsamp.grid import init
-from hpcsamp.run import build, checkpoint
+from hpcsamp.run import checkpoint
+from hpcsamp.run.assemble import Run
 from hpcsamp.run.folder import RunFolder
 
 place = Path(sys.argv[1])
@@ -70,7 +71,7 @@ for name, (data, task, method, loss, arguments, of_loss) in runs.items():
     folder = RunFolder(place / name)
     folder.prepare(checked, False)
     dataset = Dataset.open(place / data, "train")
-    made = build.method(checked, dataset, topology)
+    made = Run.of(checked, dataset, topology).method
     checkpoint.save(checkpoint.step_path(folder.checkpoints, 3), {
         "step": 3, "best": 0.0, "config": checked.model_dump(mode="json", exclude_none=True),
         "dataset": dataset.uid, "method": made.state_dict(), "optimizer": {}, "schedule": None,
@@ -83,8 +84,9 @@ import shutil, sys
 from pathlib import Path
 from hpcsamp.cli.output import write_json
 from hpcsamp.grid import init
-from hpcsamp.training.evaluation import evaluate_run
-from hpcsamp.training.prediction import predict
+from hpcsamp.prediction.evaluate import evaluate_run
+from hpcsamp.prediction.posterior import Posterior
+from hpcsamp.prediction.predict import predict
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.run.restore import restore
 
@@ -92,10 +94,10 @@ place, out, names, samples = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], 
 topology = init(int(samples) if samples.isdigit() else samples)
 for name in names.split(","):
     folder = RunFolder(place / name)
-    restored = restore(folder, folder.config(), topology)
+    posterior = Posterior(restore(folder, folder.config(), topology), topology)
     ood = place / "other" if name == "classes" else None
-    result = evaluate_run(folder, restored, ood=ood)
-    predict(restored, out / f"{name}.h5", keep_samples=True)
+    result = evaluate_run(folder, posterior, ood=ood)
+    predict(posterior, out / f"{name}.h5", keep_samples=True)
     if topology.is_root:
         write_json(out / f"{name}.json", result)
         shutil.copy(place / name / "evaluation" / "test.h5", out / f"{name}-items.h5")
@@ -265,15 +267,17 @@ def test_noise_is_chosen_by_the_validation_split(runs, serial, script):
     code = f"""
 from hpcsamp.losses import Gaussian
 from hpcsamp.grid import init
+from hpcsamp.prediction.posterior import Posterior
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.run.restore import restore
 folder = RunFolder({str(runs / "fitted")!r})
-restored = restore(folder, folder.config(), init("world"))
-best = restored.likelihood.std
+topology = init("world")
+posterior = Posterior(restore(folder, folder.config(), topology), topology)
+best = posterior.likelihood.std
 for factor in (0.9, 1.0, 1.1):
-    restored.likelihood = Gaussian(best * factor)
-    evaluator = restored.evaluator(restored.open(None, "valid"))
-    print(evaluator.run(restored.method).metrics["nll"])
+    posterior.likelihood = Gaussian(best * factor)
+    evaluator = posterior.evaluator(posterior.open(None, "valid"))
+    print(evaluator.run(posterior.method).metrics["nll"])
     evaluator.close()
 """
     done = script(1, code, timeout=120)

@@ -16,7 +16,7 @@ from hpcsamp.bench.phases import NAMES, Phases
 from hpcsamp.config import RunConfig
 from hpcsamp.data import Batch
 from hpcsamp.grid import Topology
-from hpcsamp.run import build
+from hpcsamp.run.resolve import resolved
 from hpcsamp.training import preemption
 from hpcsamp.training.loop import Trainer
 from hpcsamp.training.progress import Reporter
@@ -39,7 +39,7 @@ class Stepper(Trainer):
 
     def __init__(self, config: RunConfig, topology: Topology, stack: ExitStack) -> None:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
-        super().__init__(build.resolved(config), topology, Path(scratch) / "run")
+        super().__init__(resolved(config), topology, Path(scratch) / "run")
         self._mine = topology.samples(config.method.samples)
         self.watch = stack.enter_context(preemption.Watch(None, 60.0))
         self._build(stack)

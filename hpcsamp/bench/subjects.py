@@ -4,27 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hpcsamp import config as configuration
-from hpcsamp import losses, methods
-from hpcsamp.collectives import Collectives, distribute
+from hpcsamp.collectives import Collectives
 from hpcsamp.config import RunConfig
-from hpcsamp.data import Dataset
 from hpcsamp.grid import Topology
-from hpcsamp.losses import ELBO
-from hpcsamp.methods import Method
-from hpcsamp.planning.memory import Shapes
 from hpcsamp.planning.workload import Workload
-from hpcsamp.run import build
-from hpcsamp.run.prepare import source_of
+from hpcsamp.run.assemble import DTYPES, Run
+from hpcsamp.run.optimisation import Optimisation
+from hpcsamp.run.shapes import Shapes
 from hpcsamp.streams import Purpose, torch_generator
 from hpcsamp.training.agreement import Agreement
 
-ITEMS = 45_000
-"""N of the losses."""
+ITEMS, STEPS_PER_EPOCH = 45_000, 100
+"""N of the losses, and by what schedules count."""
 
 
 @dataclass
@@ -47,43 +42,18 @@ class Subject:
         """
         path, _, preset = name.partition(":")
         config = configuration.load(path, preset=preset or None)
-        section = config.data.synthetic
-        if section is not None:
-            shapes = Shapes.of(config, source_of(section))
-        else:
-            with Dataset.open(config.data.path) as dataset:
-                shapes = Shapes.of(config, dataset)
+        shapes = Shapes.described(config)
         return cls(name, config, shapes, Workload.of(config, shapes))
-
-    def method(self, own: range, samples: int, device: torch.device) -> Method:
-        """The method of this rank, with parameters of its own."""
-        c = self.config
-        values = self.shapes.outputs // build.likelihood(c).parameters
-        made = methods.make(
-            c.method.name,
-            lambda member: build.network(
-                c, self.shapes.x, values, np.ones(self.shapes.y), member=member
-            ),
-            c.method.arguments,
-            samples=samples,
-            own=own,
-            seed=c.seed,
-            samples_per_pass=c.method.samples_per_pass,
-            autocast=torch.bfloat16 if c.training.precision == "bfloat16" else None,
-        )
-        made = made.to(device=device, dtype=build.DTYPES[c.training.precision])
-        made.begin(ITEMS, 1000, 100)
-        return made
 
     def batch(self, items: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Inputs and targets."""
         generator = torch_generator("cpu", 1, Purpose.SYNTHETIC)
-        kind = build.DTYPES[self.config.training.precision]
+        kind = DTYPES[self.config.training.precision]
         x = torch.randn(items, *self.shapes.x, generator=generator).to(device, kind)
         if self.shapes.ids:
             x = torch.zeros_like(x, dtype=torch.int64)  # an id that every embedding has
         if self.config.task == "classification":
-            y = torch.randint(0, self.shapes.outputs, (items,), generator=generator)
+            y = torch.randint(0, self.shapes.values, (items,), generator=generator)
             return x, y.to(device)
         return x, torch.randn(items, *self.shapes.y, generator=generator).to(device, kind)
 
@@ -98,17 +68,12 @@ class Step:
         self.samples, self.topology = samples, topology
         self.many = collectives.sample_size > 1
         own = topology.samples(samples) if self.many else range(samples)
-        self.method = subject.method(own, samples, topology.device)
-        arguments = {k: v for k, v in c.loss.arguments.items() if k != "latitudes"}
-        self.loss = ELBO(
-            losses.make(c.loss.name, c.task, arguments), ITEMS, collectives, memory=c.loss.memory,
-            kl=c.loss.kl,
-        )  # fmt: skip
-        self.optimizer = distribute(
-            build.optimizer(c, self.method, list(self.method.parameters())),
-            collectives,
-            self.method,
+        c = c.model_copy(update={"method": c.method.model_copy(update={"samples": samples})})
+        run = Run(c, subject.shapes, own, topology.device)
+        made = Optimisation(
+            run, topology, collectives, items=ITEMS, steps_per_epoch=STEPS_PER_EPOCH
         )
+        self.method, self.loss, self.optimizer = run.method, made.loss, made.optimizer
 
     def whole(self, x: Tensor, y: Tensor) -> None:
         """All that the training loop does between two batches."""

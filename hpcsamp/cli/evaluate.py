@@ -54,15 +54,18 @@ def evaluate(
     with together(mpi().COMM_WORLD):
         config = folder.config(settings or ())
     topology = init(config.parallel.samples, device=config.parallel.device)
+    from hpcsamp.prediction.evaluate import evaluate_run
+    from hpcsamp.prediction.posterior import Posterior
     from hpcsamp.run.restore import restore
-    from hpcsamp.training.evaluation import evaluate_run
     from hpcsamp.watchdog import STALL
     from hpcsamp.watchdog.dog import Watchdog
 
     seconds = config.training.stall if stall is None else stall
     with Watchdog(topology.world, seconds, run / STALL):
         restored = restore(folder, config, topology, samples=samples, which=checkpoint)
-        result = evaluate_run(folder, restored, data=data, split=split, ood=ood)
+        result = evaluate_run(
+            folder, Posterior(restored, topology), data=data, split=split, ood=ood
+        )
     if topology.is_root:
         for line in result["notes"]:
             typer.echo(line)
@@ -71,7 +74,7 @@ def evaluate(
 
 def _show(run: Path, result: dict[str, Any], explain: bool, json_file: Path | None) -> None:
     from hpcsamp.cli.output import Cell, show
-    from hpcsamp.prediction.evaluate import NOT_METRICS
+    from hpcsamp.prediction.evaluator import NOT_METRICS
 
     notes = [result["split"], f"{result['samples']} samples", result["checkpoint"]]
     if result["temperature"] != 1:

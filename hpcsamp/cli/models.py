@@ -11,7 +11,8 @@ from hpcsamp.cli.output import show
 
 if TYPE_CHECKING:
     from hpcsamp.config import RunConfig
-    from hpcsamp.planning.memory import Grid, Shapes
+    from hpcsamp.planning.memory import Grid
+    from hpcsamp.run.shapes import Shapes
 
 
 def models(
@@ -42,10 +43,12 @@ def models(
         return
     from hpcsamp import config as configuration
     from hpcsamp.planning import memory
+    from hpcsamp.run.shapes import Shapes
 
     run = configuration.load(config, settings or (), preset=preset)
-    shapes = _shapes(run, data)
-    _tell(run, shapes, memory.Grid(ranks, groups, per_node or ranks), json_file)
+    _tell(
+        run, Shapes.described(run, data), memory.Grid(ranks, groups, per_node or ranks), json_file
+    )
 
 
 def _list(json_file: Path | None) -> None:
@@ -63,35 +66,21 @@ def _list(json_file: Path | None) -> None:
     typer.echo(f"configurations: {', '.join(configuration.named_configs())}")
 
 
-def _shapes(run: RunConfig, data: str | None) -> Shapes:
-    from hpcsamp.data import Dataset
-    from hpcsamp.data.manifest import NAME
-    from hpcsamp.planning.memory import Shapes
-    from hpcsamp.run.prepare import source_of
-
-    path = data or run.data.path
-    if run.data.synthetic is not None and not Path(path, NAME).is_file():
-        if data not in (None, "synthetic"):
-            Dataset.open(path)  # says what is wrong with it
-        return Shapes.of(run, source_of(run.data.synthetic))
-    with Dataset.open(path) as dataset:
-        return Shapes.of(run, dataset)
-
-
 def _tell(run: RunConfig, shapes: Shapes, grid: Grid, json_file: Path | None) -> None:
     from hpcsamp.planning import memory
     from hpcsamp.planning.node_memory import available
+    from hpcsamp.run.assemble import Run, blank_network
 
-    method = memory.blank_method(run, shapes, grid)
-    network = memory.blank_network(run, shapes)
+    made = Run.blank(run, shapes, grid.sample_size)
+    network = blank_network(run, shapes)
     weights = sum(p.numel() for p in network.parameters())
-    trained = sum(p.numel() for p in method.parameters())
+    trained = sum(p.numel() for p in made.method.parameters())
     shape = " x ".join(map(str, shapes.x))
-    typer.echo(f"{run.model.name}: {shape} in, {shapes.outputs:,} numbers out")
+    typer.echo(f"{run.model.name}: {shape} in, {made.outputs:,} numbers out")
     typer.echo(f"parameters of the network: {weights:,}")
     what = "means, standard deviations and deterministic ones" if trained > weights else "trained"
     typer.echo(f"parameters under {run.method.name} ({what}): {trained:,}")
-    parts = memory.estimate(run, shapes, method, grid)
+    parts = memory.estimate(made, grid)
     total = sum(p.bytes for p in parts)
     rows: list[list[str | int | float | bool | None]] = [
         [p.name, f"{p.bytes / 1e9:.3f}", p.knob] for p in parts

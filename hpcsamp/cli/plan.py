@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from hpcsamp.config import RunConfig
     from hpcsamp.planning.choice import Split
     from hpcsamp.planning.machine import Machine
-    from hpcsamp.planning.memory import Shapes
     from hpcsamp.planning.model import Layout
     from hpcsamp.planning.rates import Rates
     from hpcsamp.planning.workload import Workload
+    from hpcsamp.run.shapes import Shapes
 
 MOST_SIMULATED = 100_000
 
@@ -143,14 +143,14 @@ def _run(
     data: str | None,
 ) -> tuple[RunConfig, Shapes]:
     from hpcsamp import config as configuration
-    from hpcsamp.cli.models import _shapes
     from hpcsamp.planning.workload import configuration_of
+    from hpcsamp.run.shapes import Shapes
 
     changes = list(settings or ())
     changes += [f"method.samples={samples}"] if samples else []
     changes += [f"data.batch={batch}"] if batch else []
     run = configuration.load(configuration_of(name), changes, preset=preset)
-    return run, _shapes(run, data)
+    return run, Shapes.described(run, data)
 
 
 def _rates(
@@ -177,6 +177,7 @@ def _memory(run: RunConfig, shapes: Shapes) -> Callable[[Layout, Workload], floa
 
     from hpcsamp import config as configuration
     from hpcsamp.planning import memory
+    from hpcsamp.run.assemble import Run
 
     def of(layout: Layout, work: Workload) -> float:
         return parts(layout.sample_size, layout.data_size, layout.per_node, work.samples,
@@ -188,8 +189,7 @@ def _memory(run: RunConfig, shapes: Shapes) -> Callable[[Layout, Workload], floa
         table["method"]["samples"], table["data"]["batch"] = samples, batch
         changed = configuration.check(table)
         grid = memory.Grid(p, d, per_node)
-        method = memory.blank_method(changed, shapes, grid)
-        found = memory.estimate(changed, shapes, method, grid, rough=True)
+        found = memory.estimate(Run.blank(changed, shapes, p), grid, rough=True)
         return float(sum(part.bytes for part in found))
 
     return of

@@ -68,8 +68,9 @@ def predict(
         levels = _levels(quantiles)
         config = folder.config(settings or ())
     topology = init(config.parallel.samples, device=config.parallel.device)
+    from hpcsamp.prediction.posterior import Posterior
+    from hpcsamp.prediction.predict import predict as predict_run
     from hpcsamp.run.restore import restore
-    from hpcsamp.training.prediction import predict as predict_run
     from hpcsamp.watchdog import STALL
     from hpcsamp.watchdog.dog import Watchdog
 
@@ -77,7 +78,7 @@ def predict(
     with Watchdog(topology.world, seconds, out.parent / f"{out.name}.{STALL}"):
         restored = restore(folder, config, topology, samples=samples, which=checkpoint)
         result = predict_run(
-            restored,
+            Posterior(restored, topology),
             out,
             data=data,
             split=split,

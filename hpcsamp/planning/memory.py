@@ -13,24 +13,17 @@ import inspect
 import math
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 
-from hpcsamp import losses, methods
 from hpcsamp.config import RunConfig
-from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology, together
-from hpcsamp.methods import Method
-from hpcsamp.models import MODELS, output_size
+from hpcsamp.models import MODELS
 from hpcsamp.planning import dry_run
 from hpcsamp.planning.node_memory import available, held
-from hpcsamp.run import build
-
-if TYPE_CHECKING:
-    from hpcsamp.ingest import Source
+from hpcsamp.run.assemble import Run, blank_network
 
 PROCESS = 450 * 2**20
 """Python, torch, HDF5 and MPI: what the smallest run takes (measured: 446 MiB)."""
@@ -65,43 +58,6 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Shapes:
-    """What of a dataset matters here.
-
-    Attributes
-    ----------
-    x, y
-        Shapes of an item.
-    item_bytes
-        Of an item on disk.
-    outputs
-        Numbers that a likelihood reads of an item.
-    ids
-        Whether inputs are ids.
-    """
-
-    x: tuple[int, ...]
-    y: tuple[int, ...]
-    item_bytes: int
-    outputs: int
-    ids: bool = False
-
-    @classmethod
-    def of(cls, config: RunConfig, data: Dataset | Source) -> Shapes:
-        """Of a dataset, or of a source that might become one."""
-        arrays = data.manifest.arrays if isinstance(data, Dataset) else data.arrays
-        x, y = arrays["x"], arrays["y"]
-        likelihood = build.likelihood(config)
-        return cls(
-            tuple(x.shape),
-            tuple(y.shape),
-            x.item_bytes + y.item_bytes,
-            output_size(data.task, data.classes, tuple(y.shape)) * likelihood.parameters,
-            data.inputs == "ids",
-        )
-
-
-@dataclass(frozen=True)
 class Grid:
     """The ranks: ``P`` of a sample group, ``D`` groups, and how many share a node's memory."""
 
@@ -110,59 +66,34 @@ class Grid:
     per_node: int = 1
 
 
-def blank_method(config: RunConfig, shapes: Shapes, grid: Grid) -> Method:
-    """The method of a run on the meta device: everything but memory and numbers.
-
-    Raises
-    ------
-    UsageError
-        If model, method and data do not fit.
-    """
-    own = range(-(-config.method.samples // grid.sample_size))
-    return methods.make(
-        config.method.name,
-        lambda member: blank_network(config, shapes),
-        config.method.arguments,
-        samples=config.method.samples,
-        own=own,
-        seed=config.seed,
-        samples_per_pass=config.method.samples_per_pass,
-    )
-
-
-def estimate(
-    config: RunConfig, shapes: Shapes, method: Method, grid: Grid, *, rough: bool = False
-) -> list[Part]:
+def estimate(run: Run, grid: Grid, *, rough: bool = False) -> list[Part]:
     """What a rank needs while it trains, by part.
 
     Parameters
     ----------
-    config
-        Of the run.
-    shapes
-        Of the data.
-    method
-        Of the run, on any device (:func:`blank_method` will do).
+    run
+        On any device; a blank one will do.
     grid
         The ranks.
     rough
         Upper bounds will do, see :func:`~hpcsamp.planning.dry_run.pass_bytes`.
     """
+    config, shapes, method = run.config, run.shapes, run.method
     item = 8 if config.training.precision == "float64" else 4
     trained = item * sum(p.numel() for p in method.parameters())
     drawn = item * getattr(method, "log_std", torch.empty(0)).numel()
     mine = -(-config.method.samples // grid.sample_size)
     batch = -(-config.data.batch // grid.data_size)
-    memory = _mode(config)
+    memory = _mode(run)
     stacked = config.augment.active and config.augment.share != "all"
     first = next(iter(method.chunks(range(mine), stacked)))  # none is larger
     together = mine if memory == "keep" else len(first)
-    pass_bytes, unknown = _pass(config, shapes, batch, rough)
+    pass_bytes, unknown = _pass(run, batch, rough)
     state = _state_factor(config) * trained
     sharded = config.optimizer.sharded
     views = mine if stacked else 1
     x, y = math.prod(shapes.x) * (8 if shapes.ids else item), math.prod(shapes.y) * item
-    outputs = OUTPUT_COPIES * shapes.outputs * batch * item
+    outputs = OUTPUT_COPIES * run.outputs * batch * item
     parts = [
         Part("Python, torch, MPI", PROCESS, "fewer ranks a node"),
         Part("means and log standard deviations" if drawn else "parameters", trained),
@@ -180,7 +111,7 @@ def estimate(
             Part(
                 "standard deviations, and weights and noise of the draws",
                 drawn * (1 + 2 * together),
-                _together_knob(config, memory) if together > 1 else "",
+                _together_knob(run, memory) if together > 1 else "",
             )
         )
     parts += [
@@ -189,7 +120,7 @@ def estimate(
             + f", {together} samples at once" * (together > 1)
             + f" (unknown: {unknown})" * bool(unknown),
             pass_bytes * together,
-            _pass_knob(config, memory, together, batch),
+            _pass_knob(run, memory, together, batch),
         ),
         Part(
             "outputs in the loss",
@@ -211,7 +142,7 @@ def estimate(
     return parts
 
 
-def check(config: RunConfig, dataset: Dataset, method: Method, topology: Topology) -> str | None:
+def check(run: Run, topology: Topology) -> str | None:
     """Refuse a run that its machine has no memory for, before the first step. Collective.
 
     ``training.memory_check`` says whether to refuse, to warn, or not to look.
@@ -227,7 +158,7 @@ def check(config: RunConfig, dataset: Dataset, method: Method, topology: Topolog
     UsageError
         On every rank, naming what is needed, what there is, the largest parts and their knobs.
     """
-    mode = config.training.memory_check
+    mode = run.config.training.memory_check
     if mode == "off":
         return None
     shared = topology.device.type != "cuda"  # the ranks of a node share its memory
@@ -240,7 +171,7 @@ def check(config: RunConfig, dataset: Dataset, method: Method, topology: Topolog
     note = told = None
     with together(topology.world):
         if topology.is_root:
-            note, told = _look(config, dataset, method, topology, least, ranks)
+            note, told = _look(run, topology, least, ranks)
             if told and mode == "warn":
                 sys.stderr.write(f"hpcsamp: {told}\n")
     told = topology.world.bcast(told)
@@ -250,30 +181,22 @@ def check(config: RunConfig, dataset: Dataset, method: Method, topology: Topolog
     return note
 
 
-def _look(
-    config: RunConfig,
-    dataset: Dataset,
-    method: Method,
-    topology: Topology,
-    least: float,
-    ranks: int,
-) -> tuple[str | None, str | None]:
+def _look(run: Run, topology: Topology, least: float, ranks: int) -> tuple[str | None, str | None]:
     """A line on what a step needs, unless it is little, and one if that is more than there is.
 
     ``least``: bytes that a rank can have, of ``ranks`` that share them. A rough number comes first;
     a close look costs seconds.
     """
-    shapes = Shapes.of(config, dataset)
     grid = Grid(topology.sample_size, topology.data_size, topology.node_comm.Get_size())
     for rough in (True, False):
-        parts = estimate(config, shapes, method, grid, rough=rough)
+        parts = estimate(run, grid, rough=rough)
         needed = sum(p.bytes for p in parts)
         if rough and needed <= least / 4:
             return None, None
     where = f"the {ranks} ranks of a node" if ranks > 1 else "a rank"
     note = (
         f"a step needs {needed * ranks / 1e9:.1f} GB of memory for {where}, there are "
-        f"{least * ranks / 1e9:.1f} GB; {saving(config)}"
+        f"{least * ranks / 1e9:.1f} GB; {saving(run)}"
     )
     if needed <= MARGIN * least:
         return note, None
@@ -288,40 +211,28 @@ def _look(
     )
 
 
-def saving(config: RunConfig) -> str:
+def saving(run: Run) -> str:
     """The settings of a run that save memory, for people."""
+    config = run.config
     used = {
         'training.precision = "bfloat16"': config.training.precision == "bfloat16",
         "model.checkpoint = true": bool(config.model.arguments.get("checkpoint")),
-        f'loss.memory = "{_mode(config)}"': _mode(config) != "keep",
+        f'loss.memory = "{_mode(run)}"': _mode(run) != "keep",
         "optimizer.sharded = true": config.optimizer.sharded,
     }
     names = [name for name, on in used.items() if on]
     return f"saved by {', '.join(names)}" if names else "nothing is done to save any"
 
 
-def blank_network(config: RunConfig, shapes: Shapes) -> torch.nn.Module:
-    """The network of a run on the meta device.
-
-    Raises
-    ------
-    UsageError
-        If it does not fit the data.
-    """
-    values = shapes.outputs // build.likelihood(config).parameters
-    with torch.device("meta"):
-        return build.network(config, shapes.x, values, np.ones(shapes.y))
+def _mode(run: Run) -> str:
+    if run.config.loss.memory != "auto":
+        return run.config.loss.memory
+    return "stream" if run.data_loss.linear else "keep"
 
 
-def _mode(config: RunConfig) -> str:
-    if config.loss.memory != "auto":
-        return config.loss.memory
-    return "stream" if _linear(config) else "keep"
-
-
-def _pass(config: RunConfig, shapes: Shapes, batch: int, rough: bool) -> tuple[int, str]:
+def _pass(run: Run, batch: int, rough: bool) -> tuple[int, str]:
     """Measured; or 0, and why a network does not run without values."""
-    double = config.training.precision == "float64"
+    config, shapes = run.config, run.shapes
     network = blank_network(config, shapes)
     try:
         found = dry_run.pass_bytes(
@@ -329,7 +240,7 @@ def _pass(config: RunConfig, shapes: Shapes, batch: int, rough: bool) -> tuple[i
             shapes.x,
             batch,
             inputs=torch.int64 if shapes.ids else None,
-            dtype=torch.float64 if double else torch.float32,
+            dtype=run.dtype,
             autocast=torch.bfloat16 if config.training.precision == "bfloat16" else None,
             rough=rough,
         )
@@ -360,21 +271,16 @@ def _state_knob(config: RunConfig, grid: Grid, sharded: bool) -> str:
     return 'optimizer.name = "SGD"' if config.optimizer.name != "SGD" else "optimizer.momentum = 0"
 
 
-def _together_knob(config: RunConfig, memory: str) -> str:
+def _together_knob(run: Run, memory: str) -> str:
     if memory == "keep":
-        return 'loss.memory = "recompute"' if not _linear(config) else 'loss.memory = "stream"'
+        return 'loss.memory = "recompute"' if not run.data_loss.linear else 'loss.memory = "stream"'
     return "method.samples_per_pass = 1"
 
 
-def _linear(config: RunConfig) -> bool:
-    # weights of values make no difference here, and may not be known yet
-    arguments = {k: v for k, v in config.loss.arguments.items() if k != "latitudes"}
-    return losses.make(config.loss.name, config.task, arguments).linear
-
-
-def _pass_knob(config: RunConfig, memory: str, together: int, batch: int) -> str:
+def _pass_knob(run: Run, memory: str, together: int, batch: int) -> str:
+    config = run.config
     if together > 1:
-        return _together_knob(config, memory)
+        return _together_knob(run, memory)
     arguments = inspect.signature(MODELS[config.model.name]).parameters if (
         config.model.name in MODELS
     ) else {}  # fmt: skip

@@ -6,8 +6,9 @@ from hpcsamp.config import RunConfig
 from hpcsamp.data import Dataset
 from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.grid import Topology
-from hpcsamp.planning.memory import Shapes, blank_network
 from hpcsamp.planning.node_memory import available
+from hpcsamp.run.assemble import blank_network
+from hpcsamp.run.shapes import Shapes
 
 
 def check(config: RunConfig, dataset: Dataset, topology: Topology) -> None:
@@ -23,7 +24,7 @@ def check(config: RunConfig, dataset: Dataset, topology: Topology) -> None:
     if config.training.memory_check == "off":
         return
     try:
-        network = blank_network(config, Shapes.of(config, dataset))
+        network = blank_network(config, Shapes.of(dataset))
     except HpcsampError:
         raise
     except Exception:  # a network of the user's own that cannot be made without values

@@ -9,14 +9,13 @@ from typing import Any, Literal
 
 import torch
 
-from hpcsamp import losses
 from hpcsamp.collectives import SMALL
 from hpcsamp.config import RunConfig, load, named_configs, suggest
 from hpcsamp.errors import UsageError
 from hpcsamp.methods import Method
-from hpcsamp.planning import memory
 from hpcsamp.planning.counts import Counts, count
-from hpcsamp.planning.memory import Shapes
+from hpcsamp.run.assemble import Run, blank_network
+from hpcsamp.run.shapes import Shapes
 
 BYTES = {"float32": 4, "float64": 8, "bfloat16": 4}
 HOROVOD_FROM = {"auto": SMALL, "horovod": 0, "mpi": math.inf}
@@ -96,17 +95,15 @@ class Workload:
         UsageError
             If model, method, loss and data do not fit, or the network cannot be counted.
         """
-        method = memory.blank_method(config, shapes, memory.Grid())
-        network = memory.blank_network(config, shapes)
-        arguments = {k: v for k, v in config.loss.arguments.items() if k != "latitudes"}
-        loss = losses.make(config.loss.name, config.task, arguments)
+        run = Run.blank(config, shapes)
+        method, network = run.method, blank_network(config, shapes)
         precision = config.training.precision
         item = BYTES[precision]
         spread = getattr(method, "log_std", None)
-        about = loss.about if config.loss.exact else None
+        about = run.data_loss.about if config.loss.exact else None
         return cls(
             name=config.model.name,
-            key=key_of(config, shapes),
+            key=key_of(run),
             samples=config.method.samples,
             batch=config.data.batch,
             weights=sum(p.numel() for p in network.parameters()),
@@ -152,12 +149,13 @@ def _together(config: RunConfig, method: Method) -> int:
     return int(fold) or (chunk if chunk > 1 else 0)
 
 
-def key_of(config: RunConfig, shapes: Shapes) -> str:
+def key_of(run: Run) -> str:
     """One line that tells whether measured passes are those of this run."""
+    config, shapes = run.config, run.shapes
     arguments = " ".join(f"{k}={v}" for k, v in sorted(config.model.arguments.items()))
     shape = "x".join(map(str, shapes.x))
     return (
-        f"{config.model.name} {arguments} in={shape} out={shapes.outputs} "
+        f"{config.model.name} {arguments} in={shape} out={run.outputs} "
         f"{config.method.name} {config.training.precision} "
         f"together={config.method.samples_per_pass} memory={config.loss.memory}"
     )

@@ -1,365 +1,177 @@
-"""A pass over a whole split: samples over sample groups, items over data groups."""
+"""Evaluation of a finished (or stopped) run on a split: metrics, and a file of its items."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from hpcsamp.collectives import Collectives
-from hpcsamp.data import Batch, Dataset, Loader
+from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
-from hpcsamp.grid import Topology, together
-from hpcsamp.losses import Likelihood
-from hpcsamp.methods import Method
+from hpcsamp.grid import together
+from hpcsamp.locks import Lock
 from hpcsamp.prediction import items
-from hpcsamp.prediction.components import Samples, normal_components
-from hpcsamp.prediction.coordinates import read_coordinates
-from hpcsamp.prediction.gathered import of_all_samples
-from hpcsamp.prediction.metrics import (
-    ClassificationMetrics,
-    RegressionMetrics,
-    definitions,
-    risk_coverage,
-    selective,
-)
-from hpcsamp.prediction.plausible import ConstantNormal, doubt
-from hpcsamp.prediction.predictive import predict_classes, predict_values, sample_counts
-from hpcsamp.prediction.units import units_of
-from hpcsamp.watchdog import Phase, here
+from hpcsamp.prediction.components import normal_components
+from hpcsamp.prediction.evaluator import Evaluation
+from hpcsamp.prediction.metrics import auroc, definitions, fpr_at
+from hpcsamp.prediction.posterior import Posterior
+from hpcsamp.prediction.predict import alone, attributes, fill, precision
+from hpcsamp.run.folder import RunFolder
+from hpcsamp.sealing import edits
 
-#: Called with the positions of a batch's true items and their arrays by name.
-Sink = Callable[[np.ndarray, dict[str, np.ndarray]], None]
-#: Numbers per item that metrics of order need.
-SCORES = ("total", "epistemic", "confidence", "wrong")
+#: Predictions of every value are kept if all of them take no more than this; else numbers per item.
+KEEP_BYTES = 1 << 30
+#: Quantiles kept of series, for pictures of forecasts.
+FAN = (0.05, 0.25, 0.5, 0.75, 0.95)
+#: Bins of the histograms of scores.
+HISTOGRAM = 40
+#: Seconds for which an evaluation waits for another one to note its metrics.
+PATIENCE = 3.0
 
 
-#: Of :attr:`Evaluation.rows`: what describes the rows.
-NOT_METRICS = ("name", "axis_units", "labels", "units")
-
-
-@dataclass
-class Evaluation:
-    """What an evaluation found, the same on every rank.
-
-    Attributes
-    ----------
-    metrics
-        By name.
-    reliability
-        Bins of the diagrams, see the metrics' ``reliability``; with all metrics, the curve of risk
-        over coverage.
-    rows
-        Of values with several rows: ``name`` and ``axis_units`` of their axis, ``labels``,
-        ``units`` and metrics by name, a list each; else empty.
-    units
-        Unit of each metric that has one.
-    definitions
-        What each metric is.
-    unattained
-        Metrics that so few samples do not have, and why, by name.
-    doubt
-        Why the predictions of values are worse than none, in one line, or None.
-    scores
-        Of all items ``(N,)`` float64 by name (:data:`SCORES`), if asked for.
-    """
-
-    metrics: dict[str, float]
-    reliability: dict[str, list[float]]
-    rows: dict[str, Any] = field(default_factory=dict)
-    units: dict[str, str] = field(default_factory=dict)
-    definitions: dict[str, str] = field(default_factory=dict)
-    unattained: dict[str, str] = field(default_factory=dict)
-    doubt: str | None = None
-    scores: dict[str, np.ndarray] = field(default_factory=dict)
-
-
-class Evaluator:
-    """Evaluates a method on one split, as often as asked.
+def evaluate_run(
+    folder: RunFolder,
+    posterior: Posterior,
+    *,
+    data: str | Path | None = None,
+    split: str | None = None,
+    ood: str | Path | None = None,
+) -> dict[str, Any]:
+    """Evaluate on a split and write ``evaluation/SPLIT.json`` and ``.h5``. Collective.
 
     Parameters
     ----------
-    dataset
-        The split.
-    samples
-        ``S`` of the predictive distribution.
-    batch
-        Items at once over all data groups; rounded up to a multiple of D (no item is left out or
-        counted twice, so the metrics do not depend on it).
-    bins
-        Bins of the calibration metrics.
+    data, split
+        See :meth:`Posterior.open`. With ``data`` the files are called ``NAME-SPLIT``.
+    ood
+        Another dataset with inputs of the same shape: how well uncertainties tell its items from
+        those of the split.
+
+    Returns
+    -------
+    dict
+        What was written to the JSON file.
+
+    Raises
+    ------
+    DataError, UsageError
+        If a set does not fit, or the files cannot be written; the same on every rank.
     """
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        topology: Topology,
-        collectives: Collectives,
-        likelihood: Likelihood,
-        *,
-        samples: int,
-        batch: int,
-        bins: int,
-        dtype: torch.dtype,
-        reader: Any = "auto",
-    ) -> None:
-        self.dataset = dataset
-        self.topology = topology
-        self.collectives = collectives
-        self.likelihood = likelihood
-        self.samples = samples
-        self.bins = bins
-        with together(topology.world):
-            found = read_coordinates(dataset) if topology.is_root else None
-        self.coordinates = topology.world.bcast(found)
-        self.units = units_of(dataset, self.coordinates)
-        area = self.coordinates.area_weights()
-        self.weights = None if area is None else torch.as_tensor(area)
-        groups = topology.data_size
-        self.loader = Loader(
-            dataset,
-            topology,
-            batch=-(-batch // groups) * groups,
-            shuffle=False,
-            tail="mask",
-            reader=reader,
-            dtype=dtype,
-        )
-
-    def run(
-        self,
-        method: Method,
-        *,
-        full: bool = False,
-        sink: Sink | None = None,
-        wanted: Collection[str] = (),
-        quantiles: Sequence[float] = (),
-    ) -> Evaluation:
-        """Evaluate. Collective over the world.
-
-        Parameters
-        ----------
-        full
-            Also what costs more than the sums: CRPS, and metrics of the order of items.
-        sink, wanted
-            Who gets the arrays of each batch, and which, see :mod:`hpcsamp.prediction.items`. The
-            ranks of a sample group get the same, but for ``samples``.
-        quantiles
-            Levels.
-        """
-        scores = np.zeros((len(SCORES), self.dataset.count)) if full else None
-        if self.dataset.classes is not None:
-            found = self._classes(method, self.dataset.classes, scores, sink, wanted)
-        else:
-            found = self._values(method, full, scores, sink, wanted, quantiles)
-        if scores is not None:
-            found.scores = self._gather(scores)
-            if self.dataset.classes is not None:
-                scored = found.scores["confidence"]
-                curve = risk_coverage(found.scores["wrong"], scored, self.resolution)
-                found.metrics |= selective(curve)
-                found.reliability["risk"] = _thinned(curve)
-        else:
-            left_out = _ONLY_FULL if self.dataset.classes is None else ()
-            found.metrics = {k: v for k, v in found.metrics.items() if k not in left_out}
-        found.metrics["items"] = found.metrics.pop("items")  # at the end
-        found.definitions = definitions(
-            [*found.metrics, *(k for k in found.rows if k not in NOT_METRICS)],
-            self.weights is not None,
-        )
-        return found
-
-    def scores(
-        self, method: Method, target_shape: tuple[int, ...] | None = None
-    ) -> dict[str, np.ndarray]:
-        """Uncertainties of all items, whatever their targets are. Collective over the world.
-
-        Parameters
-        ----------
-        target_shape
-            Of an item that the method predicts; None for classes.
-        """
-        scores = np.zeros((len(SCORES), self.dataset.count))
-        for batch in self._batches(method):
-            index = torch.from_numpy(batch.index).to(batch.x.device)
-            if target_shape is None:
-                p = predict_classes(method, batch.x, self.samples, self.collectives, index)
-                confidence = 1 - p.log_probabilities.exp().amax(1)
-                self._keep(scores, batch, p.total, p.total - p.aleatoric, confidence)
-            else:
-                y = batch.x.new_zeros(len(batch), *target_shape)
-                v = predict_values(
-                    method, batch.x, y, self.samples, self.collectives, self.likelihood, index
-                )
-                self._keep(scores, batch, *(_mean(t) for t in (v.aleatoric + v.epistemic,
-                                                               v.epistemic)))  # fmt: skip
-        return self._gather(scores)
-
-    @property
-    def resolution(self) -> float:
-        """Below it the uncertainties of items are rounding: they are differences of larger numbers.
-
-        Of nats and probabilities 1e-13; of variances that of the targets times 1e-13.
-        """
-        if self.dataset.classes is not None:
-            return 1e-13
-        return 1e-13 * float(self.units.typical.min()) ** 2
-
-    def close(self) -> None:
-        """Let go of the files."""
-        self.loader.close()
-
-    def _batches(self, method: Method) -> Iterator[Batch]:
-        here.at(Phase.EVALUATION)
-        for number, batch in enumerate(self.loader.epoch(0), 1):
-            here.at(Phase.EVALUATION, number)
-            if number == 1:
-                c = self.collectives
-                mine = method.prediction_share(self.samples, c.sample_size, c.sample_rank)
-                index = torch.from_numpy(batch.index).to(batch.x.device)
-                with together(self.topology.world), method.predicting():
-                    method.observe(batch.x, mine, 0, index=index)
-            yield batch
-
-    def _classes(
-        self,
-        method: Method,
-        classes: int,
-        scores: np.ndarray | None,
-        sink: Sink | None,
-        wanted: Collection[str],
-    ) -> Evaluation:
-        metrics = ClassificationMetrics(classes, self.bins)
-        for batch in self._batches(method):
-            index = torch.from_numpy(batch.index).to(batch.x.device)
-            p = predict_classes(method, batch.x, self.samples, self.collectives, index)
-            metrics.update(p.log_probabilities, batch.y, batch.weight, p.aleatoric)
-            if scores is not None:
-                best, predicted = p.log_probabilities.exp().max(1)
-                wrong = predicted != batch.y
-                self._keep(scores, batch, p.total, p.total - p.aleatoric, 1 - best, wrong)
-            if sink is not None:
-                _pass_on(sink, batch, items.of_classes(batch, p, wanted))
-        self._sum(metrics.state)
-        return Evaluation(metrics.compute(), metrics.reliability())
-
-    def _values(
-        self,
-        method: Method,
-        full: bool,
-        scores: np.ndarray | None,
-        sink: Sink | None,
-        wanted: Collection[str],
-        quantiles: Sequence[float],
-    ) -> Evaluation:
-        units, normal = self.units, normal_components(self.likelihood)
-        if quantiles and not normal:
-            raise UsageError(
-                f"quantiles are exact for mixtures of normal distributions, not of "
-                f"{type(self.likelihood).__name__}: leave them out (--quantiles none)"
-            )
-        metrics = RegressionMetrics(
-            rows=len(units.scale),
-            weights=self.weights,
-            scale=units.scale.tolist(),
-            mixed=units.mixed,
-            typical=units.typical.tolist(),
-            samples=self.samples,
-            alone=isinstance(self.likelihood, Samples),
-        )
-        counts = sample_counts(method, self.samples, self.collectives)
-        constant = ConstantNormal(self.dataset)
-        for batch in self._batches(method):
-            index = torch.from_numpy(batch.index).to(batch.x.device)
-            p = predict_values(
-                method, batch.x, batch.y, self.samples, self.collectives, self.likelihood, index
-            )
-            total = p.aleatoric + p.epistemic
-            crps, levels = of_all_samples(
-                p.own_means,
-                p.own_stds,
-                counts,
-                self.collectives,
-                target=batch.y if full and normal else None,
-                levels=quantiles,
-                alone=isinstance(self.likelihood, Samples),
-            )
-            metrics.update(
-                p.mean,
-                total,
-                batch.y,
-                batch.weight,
-                p.log_density,
-                pit=p.pit,
-                crps=crps,
-                epistemic=p.epistemic,
-            )
-            constant.update(batch.y, batch.weight)
-            if scores is not None:
-                self._keep(scores, batch, _mean(total), _mean(p.epistemic))
-            if sink is not None:
-                arrays = items.of_values(batch, p, units, self.weights, levels, wanted)
-                _pass_on(sink, batch, arrays)
-        self._sum(metrics.state)
-        self._sum(constant.state)
-        rows: dict[str, Any] = {}
-        if self.coordinates.axes and len(units.scale) > 1:
-            axis = self.coordinates.axes[0]
-            labels = [str(v) if axis.named else float(v) for v in axis.values]
-            rows = {"name": axis.name, "axis_units": axis.units, "labels": labels}
-            rows["units"] = units.by_row
-            rows |= metrics.by_row()
-        found = metrics.compute()
-        told = {k: units.overall for k in _IN_UNITS if k in found and units.overall}
-        return Evaluation(
-            found,
-            metrics.reliability(),
-            rows,
-            told,
-            unattained=metrics.unattained(),
-            doubt=doubt(found, constant.nll()),
-        )
-
-    def _sum(self, state: torch.Tensor) -> None:
-        if self.topology.data_size > 1:
-            self.collectives.data_sum_(state)
-
-    def _keep(self, scores: np.ndarray, batch: Batch, *values: torch.Tensor) -> None:
-        true = batch.weight.cpu().numpy() > 0
-        for row, value in zip(scores, values, strict=False):
-            row[batch.index[true]] = value.double().cpu().numpy()[true]
-
-    def _gather(self, scores: np.ndarray) -> dict[str, np.ndarray]:
-        """Scores of the items of all data groups: each item is of one group, the others add 0."""
-        whole = torch.from_numpy(scores)
-        self._sum(whole)
-        return dict(zip(SCORES, whole.numpy(), strict=True))
+    world, root = posterior.topology.world, posterior.topology.is_root
+    with together(world):
+        dataset = posterior.open(data, split)
+        strange = posterior.open(ood, None, inputs_only=True) if ood is not None else None
+        name = dataset.split if data is None else f"{dataset.path.name}-{dataset.split}"
+        place = folder.path / "evaluation"
+        if root:
+            _make(place)
+    with ExitStack() as stack:
+        lock = alone(stack, posterior.topology, place / name)
+        found, facts = _evaluate(posterior, dataset, place / f"{name}.h5", lock)
+        result = {
+            **facts,
+            "notes": [*dataset.notes, *(strange.notes if strange is not None else ())],
+            "metrics": found.metrics,
+            "units": found.units,
+            "definitions": found.definitions,
+            "unattained": found.unattained,
+            "rows": found.rows,
+            "reliability": found.reliability,
+            **({"accepted_edits": edits.taken()} if edits.taken() else {}),
+            **({"doubt": found.doubt} if found.doubt else {}),
+        }
+        if strange is not None:
+            result["ood"] = _tell_apart(posterior, found, strange)
+            result["definitions"] |= definitions(found.metrics)
+        with together(world):
+            if lock is not None:
+                lock.check()
+                try:
+                    folder.write_json(f"evaluation/{name}.json", result)
+                    if data is None:
+                        _log(folder, dataset.split, step=posterior.restored.step, **found.metrics)
+                except OSError as e:
+                    raise UsageError(f"cannot write {place}: {e.strerror or e}") from e
+    return result
 
 
-#: What validation after an epoch leaves out.
-_ONLY_FULL = (
-    "bias", "nll_physical", "spread_epistemic", "sharpness", "spread_skill", "coverage_80", "mace"
-)  # fmt: skip
-_IN_UNITS = (
-    "rmse", "mae", "bias", "crps", "spread", "spread_epistemic", "sharpness",
-)  # fmt: skip
+def _evaluate(
+    posterior: Posterior, dataset: Dataset, file: Path, lock: Lock | None
+) -> tuple[Evaluation, dict[str, Any]]:
+    """Evaluate a split into a file; what was found, and what must be known of it."""
+    evaluator = posterior.evaluator(dataset)
+    facts = {"dataset": str(dataset.path), "split": dataset.split, **posterior.facts()}
+    try:
+        options: dict[str, Any] = {
+            "dtype": precision(posterior),
+            "attributes": attributes(facts, dataset.uid),
+        }
+        series = len(dataset.y_shape) == 1 and normal_components(posterior.likelihood)
+        quantiles = FAN if series else ()
+        described = (dataset, evaluator.coordinates, evaluator.units)
+        plan = items.layout(*described, quantiles=quantiles, **options)
+        if plan.bytes > KEEP_BYTES:
+            quantiles = ()
+            plan = items.layout(*described, values=False, **options)
+        found = fill(posterior, evaluator, plan, file, lock, quantiles, overwrite=True, full=True)
+    finally:
+        evaluator.close()
+    return found, facts
 
 
-def _mean(variance: torch.Tensor) -> torch.Tensor:
-    return variance.double().flatten(1).mean(1) if variance.dim() > 1 else variance
+def _log(folder: RunFolder, split: str, **values: Any) -> None:
+    """Note the metrics with those of the run, unless they are being written by its training."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with folder.writing():
+                folder.log(split, **values)
+            return
+        except UsageError as e:  # another evaluation is done at once
+            if time.monotonic() > end:
+                sys.stderr.write(f"hpcsamp: metrics.jsonl gets no line of this evaluation: {e}\n")
+                return
+        time.sleep(0.1)
 
 
-def _thinned(curve: np.ndarray, points: int = 200) -> list[float]:
-    """A curve over 1/n .. 1 at no more than so many equally spaced places."""
-    n = len(curve)
-    count = min(n, points)
-    return [float(curve[max(1, round(n * (k + 1) / count)) - 1]) for k in range(count)]
+def _make(place: Path) -> None:
+    try:
+        place.mkdir(exist_ok=True)
+    except OSError as e:
+        raise UsageError(f"cannot write {place}: {e.strerror or e}") from e
 
 
-def _pass_on(sink: Sink, batch: Batch, arrays: dict[str, np.ndarray]) -> None:
-    """Without the padding of a last batch."""
-    true = batch.weight.cpu().numpy() > 0
-    sink(batch.index[true], {k: v[true] for k, v in arrays.items()})
+def _tell_apart(posterior: Posterior, found: Evaluation, strange: Dataset) -> dict[str, Any]:
+    """Add the metrics of out-of-distribution items; histograms of the scores of both sets."""
+    evaluator = posterior.evaluator(strange)
+    classes = posterior.trained.classes is not None
+    shape = None if classes else tuple(posterior.trained.arrays["y"].shape)
+    try:
+        outside = evaluator.scores(posterior.method, shape)
+        resolution = evaluator.resolution
+    finally:
+        evaluator.close()
+    histograms = {}
+    for name in ("total", "epistemic", *(["confidence"] if classes else [])):
+        a, b = found.scores[name], outside[name]
+        found.metrics[f"ood_auroc_{name}"] = auroc(a, b, resolution=resolution)
+        found.metrics[f"ood_fpr95_{name}"] = fpr_at(a, b, resolution=resolution)
+        finite = np.concatenate([a, b])
+        finite = finite[np.isfinite(finite)]
+        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+        edges = np.linspace(low, high if high > low else low + 1, HISTOGRAM + 1)
+        histograms[name] = {
+            "edges": edges.tolist(),
+            "inside": np.histogram(a, edges)[0].tolist(),
+            "outside": np.histogram(b, edges)[0].tolist(),
+        }
+    return {
+        "dataset": str(strange.path),
+        "split": strange.split,
+        "items": strange.count,
+        "scores": histograms,
+    }

@@ -21,7 +21,7 @@ from hpcsamp.losses import (
     log_mean_exp,
 )
 from hpcsamp.methods import Method
-from hpcsamp.prediction.evaluate import Evaluator
+from hpcsamp.prediction.evaluator import Evaluator
 from hpcsamp.prediction.predictive import local_outputs, predict_values
 
 #: Standard deviations that are tried, in those of the target.

@@ -18,7 +18,7 @@ from hpcsamp.config import RunConfig
 from hpcsamp.errors import CheckpointError
 from hpcsamp.grid import Topology, together
 from hpcsamp.methods import Method
-from hpcsamp.run import build, checkpoint, state
+from hpcsamp.run import checkpoint, resolve, state
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.watchdog import Phase, here
 
@@ -83,7 +83,7 @@ class Keeper:
             return 0
         with together(self.topology.world):
             content = checkpoint.read(path, self.topology.device)
-            before, now = build.table_of(content["config"]), build.table_of(self.config)
+            before, now = resolve.table_of(content["config"]), resolve.table_of(self.config)
             checkpoint.check_config(path, before, now)
             checkpoint.check_run(path, content, self.folder.run)
             if content["dataset"] != self.dataset:
@@ -149,7 +149,7 @@ class Keeper:
         return {
             "step": self.method.step,
             "best": self.best,
-            "config": build.table_of(self.config),
+            "config": resolve.table_of(self.config),
             "dataset": self.dataset,
             "run": self.folder.run,
             "method": method,

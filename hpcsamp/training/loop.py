@@ -24,17 +24,17 @@ from hpcsamp.grid import Topology, together
 from hpcsamp.methods import Method
 from hpcsamp.planning import memory, network_memory
 from hpcsamp.prediction import noise
-from hpcsamp.prediction.evaluate import Evaluator
-from hpcsamp.run import build, health, provenance
+from hpcsamp.prediction.evaluator import Evaluator
+from hpcsamp.run import health, provenance
+from hpcsamp.run.assemble import Run
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.run.keeper import Keeper
+from hpcsamp.run.optimisation import Optimisation
+from hpcsamp.run.resolve import resolved
 from hpcsamp.training import heap, preemption
 from hpcsamp.training.agreement import Agreement
 from hpcsamp.training.progress import Reporter
 from hpcsamp.watchdog import Phase, here
-
-#: Steps between comparisons of ranks, which every evaluation compares whole.
-COMPARE_EVERY = 16
 
 
 class Trainer:
@@ -73,7 +73,7 @@ class Trainer:
         """
         topology = self.topology
         with together(topology.world):
-            self.config = config = build.resolved(self.config)
+            self.config = config = resolved(self.config)
             self._mine = topology.samples(config.method.samples)
         limit = config.training.time_limit
         end = preemption.deadline(seconds(limit) if limit is not None else None, os.environ)
@@ -105,14 +105,12 @@ class Trainer:
     def _build(self, stack: ExitStack) -> None:
         config, topology = self.config, self.topology
         heap.keep()
-        dtype = build.DTYPES[config.training.precision]
         with together(topology.world):
             folder = staged(config.data.path)
             dataset = Dataset.open(folder, "train")
             network_memory.check(config, dataset, topology)
-            self.method: Method = build.method(config, dataset, topology)
-            data_loss = losses.make(config.loss.name, config.task, config.loss.arguments)
-            likelihood = build.likelihood(config)
+            made = Run.of(config, dataset, topology)
+            self.method: Method = made.method
             self.prediction_samples = self.method.prediction_samples(config.evaluation.samples)
             has_valid = "valid" in dataset.manifest.splits
             valid = Dataset.open(folder, "valid") if has_valid else None
@@ -127,48 +125,23 @@ class Trainer:
             reader=config.data.reader,
             verify=config.data.verify,
             slots=config.data.slots,
-            dtype=dtype,
+            dtype=made.dtype,
         )
         stack.callback(self.loader.close)
         self.steps_per_epoch = self.loader.steps_per_epoch
         self.steps = config.training.epochs * self.steps_per_epoch
         self.steps = min(self.steps, config.training.steps or self.steps)
         self.collectives = exchange.choose(topology, config.parallel.collectives)
-        with together(topology.world):
-            whole = config.training.epochs * self.steps_per_epoch  # also of a run that stops before
-            self.method.begin(dataset.count, whole, self.steps_per_epoch)
-            self.method.check_loss(config.loss.name, data_loss.linear)
-            if config.loss.kl == "monte_carlo" or data_loss.joint:
-                with torch.no_grad():  # have its draws a density at all?
-                    self.method.log_ratio(self._mine[:1], 0)
-            parameters = list(self.method.parameters())
-            shards = None
-            if config.optimizer.sharded and topology.sample_size > 1:
-                shards = exchange.Shards(parameters, self.collectives)
-                parameters = shards.parts
-            self.optimizer = build.optimizer(config, self.method, parameters)
-            warm = round(config.loss.kl_warmup_epochs * self.steps_per_epoch)
-            self.loss = losses.ELBO(
-                data_loss,
-                dataset.count,
-                self.collectives,
-                temperature=config.loss.temperature,
-                warmup=losses.schedules.linear(warm) if warm > 0 else None,
-                exact=config.loss.exact,
-                memory=config.loss.memory,
-                kl=config.loss.kl,
-            )
-            self.loss.check_samples(config.method.samples)
-            self.schedule = build.schedule(config, self.optimizer, self.steps_per_epoch)
-        exchange.distribute(
-            self.optimizer,
+        self.optimisation = Optimisation(
+            made,
+            topology,
             self.collectives,
-            self.method,
-            clip=config.optimizer.clip,
-            shards=shards,
-            compare_every=COMPARE_EVERY,
+            items=dataset.count,
+            steps_per_epoch=self.steps_per_epoch,
         )
-        self._memory = memory.check(config, dataset, self.method, topology)
+        self.loss, self.optimizer = self.optimisation.loss, self.optimisation.optimizer
+        self.schedule = self.optimisation.schedule
+        self._memory = memory.check(made, topology)
         self.keeper = Keeper(
             self.folder,
             config,
@@ -177,21 +150,18 @@ class Trainer:
             self.method,
             self.optimizer,
             self.schedule,
-            shards,
+            self.optimisation.shards,
             self.watch.saving,
         )
         self.evaluator: Evaluator | None = None
         if valid is not None:
             self.evaluator = Evaluator(
+                made,
                 valid,
                 topology,
                 self.collectives,
-                likelihood,
+                made.likelihood,
                 samples=self.prediction_samples,
-                batch=config.evaluation.batch,
-                bins=config.evaluation.bins,
-                dtype=dtype,
-                reader=config.data.reader,
             )
             stack.callback(self.evaluator.close)
 

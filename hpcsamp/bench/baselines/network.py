@@ -12,7 +12,8 @@ from hpcsamp import models
 from hpcsamp.config import RunConfig
 from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
-from hpcsamp.run import build
+from hpcsamp.run.assemble import likelihood
+from hpcsamp.run.shapes import Shapes
 
 
 def _nothing() -> None:
@@ -41,13 +42,12 @@ class Training:
 def network(config: RunConfig, device: torch.device) -> nn.Module:
     """Fresh, the same as hpcsamp's; with its dropout where the method is Monte Carlo dropout."""
     with Dataset.open(config.data.path, "train") as dataset:
-        outputs = models.output_size(dataset.task, dataset.classes, dataset.y_shape)
-        shape = dataset.x_shape
-    outputs *= build.likelihood(config).parameters
+        shapes = Shapes.of(dataset)
+    outputs = shapes.values * likelihood(config).parameters
     arguments = dict(config.model.arguments)
     if config.method.name == "mc_dropout":
         arguments["dropout"] = float(config.method.arguments.get("rate", 0.1))
-    made: nn.Module = models.build(config.model.name, arguments, shape, outputs, config.seed)
+    made: nn.Module = models.build(config.model.name, arguments, shapes.x, outputs, config.seed)
     return made.to(device)
 
 

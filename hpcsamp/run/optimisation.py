@@ -1,122 +1,102 @@
-"""From a configuration to the objects of a run."""
+"""What trains a run: its loss with the penalty, its optimiser, and the schedule of that."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
 
 from hpcsamp import arguments as free
-from hpcsamp import losses, methods, models
-from hpcsamp.config import RunConfig, check, suggest
-from hpcsamp.data import Dataset
+from hpcsamp import collectives as exchange
+from hpcsamp.collectives import Collectives
+from hpcsamp.config import RunConfig, suggest
 from hpcsamp.errors import UsageError
-from hpcsamp.grid import Topology
-from hpcsamp.losses import Likelihood
+from hpcsamp.grid import Topology, together
+from hpcsamp.losses import ELBO, schedules
 from hpcsamp.methods import Method
+from hpcsamp.run.assemble import Run
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+#: Steps between comparisons of ranks, which every evaluation compares whole.
+COMPARE_EVERY = 16
 
 
-def method(config: RunConfig, dataset: Dataset, topology: Topology) -> Method:
-    """The model under its sampling method, on this rank's device.
+class Optimisation:
+    """The loss, the optimiser and the schedule of a run. Collective over the world.
+
+    Parameters
+    ----------
+    run
+        What is trained.
+    topology, collectives
+        The grid, and the exchange between its ranks.
+    items
+        ``N``, the number of training items.
+    steps_per_epoch
+        By which schedules and warm-ups count.
+
+    Attributes
+    ----------
+    loss
+        Data term and penalty, see :class:`~hpcsamp.losses.ELBO`.
+    optimizer
+        Exchanges the gradients of all ranks.
+    schedule
+        Of the learning rate, or None.
+    shards
+        Where ``optimizer.sharded`` has this rank update a part of the parameters, else None.
 
     Raises
     ------
     UsageError
-        If the dataset is for another task, or the model does not fit the data.
+        If loss, method, optimiser and schedule do not fit; the same on every rank.
     """
-    if dataset.task != config.task:
-        raise UsageError(
-            f'task = "{config.task}", but the dataset {dataset.path} is for {dataset.task}'
+
+    def __init__(
+        self,
+        run: Run,
+        topology: Topology,
+        collectives: Collectives,
+        *,
+        items: int,
+        steps_per_epoch: int,
+    ) -> None:
+        config, method = run.config, run.method
+        c = config.loss
+        with together(topology.world):
+            whole = config.training.epochs * steps_per_epoch  # also of a run that stops before
+            method.begin(items, whole, steps_per_epoch)
+            method.check_loss(c.name, run.data_loss.linear)
+            if c.kl == "monte_carlo" or run.data_loss.joint:
+                with torch.no_grad():  # have its draws a density at all?
+                    method.log_ratio(run.own[:1], 0)
+            parameters = list(method.parameters())
+            self.shards: exchange.Shards | None = None
+            if config.optimizer.sharded and collectives.sample_size > 1:
+                self.shards = exchange.Shards(parameters, collectives)
+                parameters = self.shards.parts
+            self.optimizer = optimizer(config, method, parameters)
+            warm = round(c.kl_warmup_epochs * steps_per_epoch)
+            self.loss = ELBO(
+                run.data_loss,
+                items,
+                collectives,
+                temperature=c.temperature,
+                warmup=schedules.linear(warm) if warm > 0 else None,
+                exact=c.exact,
+                memory=c.memory,
+                kl=c.kl,
+            )
+            self.loss.check_samples(config.method.samples)
+            self.schedule = schedule(config, self.optimizer, steps_per_epoch)
+        exchange.distribute(
+            self.optimizer,
+            collectives,
+            method,
+            clip=config.optimizer.clip,
+            shards=self.shards,
+            compare_every=COMPARE_EVERY,
         )
-    outputs = models.output_size(dataset.task, dataset.classes, dataset.y_shape)
-    mean, std = dataset.y_scale()
-    c = config.method
-    made = methods.make(
-        c.name,
-        partial(network, config, dataset.x_shape, outputs, std, mean),
-        c.arguments,
-        samples=c.samples,
-        own=topology.samples(c.samples),
-        seed=config.seed,
-        samples_per_pass=c.samples_per_pass,
-        autocast=torch.bfloat16 if config.training.precision == "bfloat16" else None,
-    )
-    return made.to(device=topology.device, dtype=DTYPES[config.training.precision])
-
-
-def network(
-    config: RunConfig,
-    x_shape: tuple[int, ...],
-    values: int,
-    std: Any = 1.0,
-    mean: Any = 0.0,
-    member: int | None = None,
-) -> torch.nn.Module:
-    """The network of a run with what its likelihood adds to it.
-
-    Parameters
-    ----------
-    x_shape
-        Of an input.
-    values
-        Classes, or values of a target.
-    std, mean
-        Of the training targets.
-    member
-        See :func:`hpcsamp.models.build`.
-    """
-    m, noise = config.model, likelihood(config)
-    outputs = values * (noise.parameters - noise.beside)
-    made = models.build(m.name, m.arguments, x_shape, outputs, config.seed, member)
-    return noise.complete(made, std, mean)
-
-
-def resolved(config: RunConfig) -> RunConfig:
-    """The configuration with the arguments of model, method and loss written out."""
-    table = config.model_dump(exclude_none=True)
-    table["model"] = models.defaults(config.model.name) | table["model"]
-    table["method"] = methods.registry.defaults(config.method.name) | table["method"]
-    loss = table["loss"]
-    loss["arguments"] = (
-        losses.defaults(loss["name"], config.task, loss["arguments"]) | loss["arguments"]
-    )
-    return check(table)
-
-
-def of_version(config: RunConfig, version: int) -> RunConfig:
-    """A configuration with those defaults written out that differed in a version of checkpoints.
-
-    In version 1 the noise of a regression had the standard deviation 1 unless another was given.
-    """
-    if version > 1 or not isinstance(likelihood(config), losses.LearnedGaussian):
-        return config
-    table = config.model_dump(exclude_none=True)
-    table["loss"]["arguments"]["likelihood"] = "gaussian"
-    return check(table)
-
-
-def table_of(config: RunConfig | Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration for checkpoints and their comparison.
-
-    What an older version did not know has today's defaults: a new key is no other configuration.
-
-    Parameters
-    ----------
-    config
-        Of a run, or the table of a checkpoint.
-    """
-    run = config if isinstance(config, RunConfig) else check(config, "checkpoint")
-    return resolved(run).model_dump(mode="json", exclude_none=True)
-
-
-def likelihood(config: RunConfig) -> Likelihood:
-    """The observation model: what an output means."""
-    return losses.make_likelihood(config.task, config.loss.arguments, config.loss.name)
 
 
 #: Optimisers that treat each element alone, so that a part can be updated without the rest.

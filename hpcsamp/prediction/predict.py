@@ -14,9 +14,9 @@ from hpcsamp.grid import Topology, share, together
 from hpcsamp.locks import Lock, locked
 from hpcsamp.prediction import items
 from hpcsamp.prediction.components import normal_components
-from hpcsamp.prediction.evaluate import Evaluation, Evaluator, Sink
+from hpcsamp.prediction.evaluator import Evaluation, Evaluator, Sink
+from hpcsamp.prediction.posterior import Posterior
 from hpcsamp.prediction.writer import Layout, ParallelFile, check_target
-from hpcsamp.run.restore import Restored
 from hpcsamp.sealing import text
 
 #: Quantiles of values if nobody names any.
@@ -24,7 +24,7 @@ QUANTILES = (0.05, 0.5, 0.95)
 
 
 def predict(
-    restored: Restored,
+    posterior: Posterior,
     out: Path,
     *,
     data: str | Path | None = None,
@@ -38,7 +38,7 @@ def predict(
     Parameters
     ----------
     data, split
-        See :meth:`Restored.open`.
+        See :meth:`Posterior.open`.
     quantiles
         Levels within 0 and 1; None for :data:`QUANTILES`, where the predictive has them.
     keep_samples
@@ -54,29 +54,29 @@ def predict(
     DataError, UsageError
         If the set does not fit, or the file cannot be written; on every rank, and no file is left.
     """
-    world = restored.topology.world
+    world = posterior.topology.world
     with together(world):
-        if restored.topology.is_root:
+        if posterior.topology.is_root:
             check_target(out, overwrite)
-        dataset = restored.open(data, split)
+        dataset = posterior.open(data, split)
         levels: tuple[float, ...] = ()
-        if dataset.classes is None and (quantiles or normal_components(restored.likelihood)):
+        if dataset.classes is None and (quantiles or normal_components(posterior.likelihood)):
             levels = tuple(sorted(set(QUANTILES if quantiles is None else quantiles)))
     with ExitStack() as stack:
-        lock = alone(stack, restored.topology, out)
-        evaluator = restored.evaluator(dataset)
+        lock = alone(stack, posterior.topology, out)
+        evaluator = posterior.evaluator(dataset)
         stack.callback(evaluator.close)
-        facts = {"dataset": str(dataset.path), "split": dataset.split, **restored.facts()}
+        facts = {"dataset": str(dataset.path), "split": dataset.split, **posterior.facts()}
         plan = items.layout(
             dataset,
             evaluator.coordinates,
             evaluator.units,
-            dtype=precision(restored),
+            dtype=precision(posterior),
             quantiles=levels,
-            samples=restored.samples if keep_samples else 0,
+            samples=posterior.samples if keep_samples else 0,
             attributes=attributes(facts, dataset.uid),
         )
-        found = fill(restored, evaluator, plan, out, lock, levels, overwrite)
+        found = fill(posterior, evaluator, plan, out, lock, levels, overwrite)
     return {
         **facts,
         "file": str(out),
@@ -108,7 +108,7 @@ def alone(stack: ExitStack, topology: Topology, what: Path) -> Lock | None:
 
 
 def fill(
-    restored: Restored,
+    posterior: Posterior,
     evaluator: Evaluator,
     plan: Layout,
     out: Path,
@@ -125,18 +125,18 @@ def fill(
     lock
         Of the file, see :func:`alone`.
     """
-    file = ParallelFile(out, plan, restored.topology, overwrite=overwrite, lock=lock)
+    file = ParallelFile(out, plan, posterior.topology, overwrite=overwrite, lock=lock)
     try:
         wanted = [name for name, v in plan.variables.items() if v.values is None]
         found = evaluator.run(
-            restored.method,
+            posterior.method,
             full=full,
-            sink=_sink(restored, file),
+            sink=_sink(posterior, file),
             wanted=wanted,
             quantiles=quantiles,
         )
         file.finish()
-        if found.doubt and restored.topology.is_root:
+        if found.doubt and posterior.topology.is_root:
             split = evaluator.dataset.split
             sys.stderr.write(f"hpcsamp: warning: {split}: {found.doubt}\n")
     except BaseException:
@@ -145,11 +145,11 @@ def fill(
     return found
 
 
-def _sink(restored: Restored, file: ParallelFile) -> Sink:
+def _sink(posterior: Posterior, file: ParallelFile) -> Sink:
     """Each rank of a sample group writes its share of the group's items, and its own samples."""
-    topology = restored.topology
-    mine = restored.method.prediction_share(
-        restored.samples, topology.sample_size, topology.sample_rank
+    topology = posterior.topology
+    mine = posterior.method.prediction_share(
+        posterior.samples, topology.sample_size, topology.sample_rank
     )
 
     def write(rows: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
@@ -165,9 +165,9 @@ def _sink(restored: Restored, file: ParallelFile) -> Sink:
     return write
 
 
-def precision(restored: Restored) -> str:
+def precision(posterior: Posterior) -> str:
     """Type of what is written."""
-    return "<f8" if restored.config.training.precision == "float64" else "<f4"
+    return "<f8" if posterior.config.training.precision == "float64" else "<f4"
 
 
 def attributes(facts: dict[str, Any], uid: str) -> dict[str, Any]:

@@ -1,0 +1,109 @@
+"""The posterior predictive of a finished (or stopped) run, on this grid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hpcsamp import collectives as exchange
+from hpcsamp.data import Dataset
+from hpcsamp.data.manifest import read_manifest
+from hpcsamp.grid import Topology, together
+from hpcsamp.losses import FittedGaussian, Likelihood
+from hpcsamp.prediction import noise
+from hpcsamp.prediction.evaluator import Evaluator
+from hpcsamp.prediction.schema import as_trained
+from hpcsamp.run.restore import Restored
+
+
+class Posterior:
+    """What predictions with a restored run need. Collective over the world.
+
+    Parameters
+    ----------
+    restored
+        The run with the parameters of a checkpoint.
+    topology
+        The grid.
+
+    Attributes
+    ----------
+    run, method, config, trained, samples
+        Of the restored run.
+    likelihood
+        The observation model; where its width is not learnt in training, it is fitted here.
+    noise
+        Where the noise of observations comes from, for records; empty for classes.
+    """
+
+    def __init__(self, restored: Restored, topology: Topology) -> None:
+        self.restored = restored
+        self.topology = topology
+        self.run = restored.run
+        self.method = restored.run.method
+        self.config = restored.run.config
+        self.trained = restored.trained
+        self.samples = restored.samples
+        self.collectives = exchange.choose(topology, "mpi")  # there is no gradient to exchange
+        self.likelihood: Likelihood = restored.run.likelihood
+        if isinstance(self.likelihood, FittedGaussian):
+            self.likelihood = self._fitted()
+        self.noise = self._noise() if self.trained.classes is None else {}
+
+    def facts(self) -> dict[str, Any]:
+        """What must be known of every result, for records."""
+        return {
+            "run": self.restored.name,
+            "checkpoint": self.restored.checkpoint.name,
+            "step": self.restored.step,
+            "samples": self.samples,
+            "method": self.config.method.name,
+            "temperature": self.config.loss.temperature,
+            **({"noise": self.noise} if self.noise else {}),
+        }
+
+    def open(
+        self, data: str | Path | None, split: str | None, inputs_only: bool = False
+    ) -> Dataset:
+        """A split of a dataset that fits; of the run's own if ``data`` is None.
+
+        Without a name it is ``test``, or the first one if there is no ``test``. Not collective.
+
+        Raises
+        ------
+        DataError
+            If there is no such split, or its numbers mean something else.
+        """
+        path = Path(data if data is not None else self.config.data.path)
+        if split is None:
+            splits = read_manifest(path).splits
+            split = "test" if "test" in splits else next(iter(splits))
+        folder = Path(self.config.data.path)
+        opened = Dataset.open(path, split)
+        return as_trained(opened, self.trained, folder, inputs_only=inputs_only)
+
+    def evaluator(self, dataset: Dataset) -> Evaluator:
+        """An evaluator of a split. Collective over the world."""
+        return Evaluator(
+            self.run, dataset, self.topology, self.collectives, self.likelihood,
+            samples=self.samples,
+        )  # fmt: skip
+
+    def _fitted(self) -> FittedGaussian:
+        split = "valid" if "valid" in self.trained.splits else "train"
+        with together(self.topology.world):
+            items = self.open(None, split)
+        evaluator = self.evaluator(items)
+        try:
+            return noise.fit(evaluator, self.method)
+        finally:
+            evaluator.close()
+
+    def _noise(self) -> dict[str, Any]:
+        shapes, device = self.run.shapes, self.topology.device
+        kind = torch.int64 if shapes.ids else self.run.dtype
+        x = torch.zeros(1, *shapes.x, dtype=kind, device=device)
+        y = torch.zeros(1, *shapes.y, dtype=self.run.dtype, device=device)
+        return noise.record(self.likelihood, self.method, x, y, self.samples, self.collectives)

@@ -1,0 +1,151 @@
+"""From a configuration to the objects of a run: the one place that makes them."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import nn
+
+from hpcsamp import losses, methods, models
+from hpcsamp.config import RunConfig
+from hpcsamp.data import Dataset
+from hpcsamp.errors import UsageError
+from hpcsamp.grid import Topology
+from hpcsamp.losses import DataLoss, Likelihood
+from hpcsamp.methods import Method
+from hpcsamp.run.shapes import Shapes
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+"""Type of the weights and of a batch by ``training.precision``."""
+
+
+class Run:
+    """The network of a configuration under its sampling method, its loss and its likelihood.
+
+    Parameters
+    ----------
+    config
+        The checked configuration.
+    shapes
+        Of the data.
+    own
+        Samples that this rank evaluates in training.
+    device
+        Where the parameters are; ``meta`` for a blank run, which has everything but numbers.
+    weigh
+        Whether a loss weighs the values of an item as configured. Without a dataset the latitudes
+        that weights come from are not known, and they change neither shapes nor costs.
+
+    Attributes
+    ----------
+    config, shapes, own
+        As given.
+    dtype
+        Of weights and batches.
+    likelihood
+        The observation model: what an output means.
+    data_loss
+        The loss of a batch's outputs, without the penalty.
+    method
+        The network under its method.
+
+    Raises
+    ------
+    UsageError
+        If model, method, loss and data do not fit.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        shapes: Shapes,
+        own: range,
+        device: torch.device,
+        *,
+        weigh: bool = False,
+    ) -> None:
+        blank = device.type == "meta"
+        precision = config.training.precision
+        self.config = config
+        self.shapes = shapes
+        self.own = own
+        self.dtype = DTYPES[precision]
+        self.likelihood: Likelihood = likelihood(config)
+        self.data_loss: DataLoss = _data_loss(config, weigh)
+        made = methods.make(
+            config.method.name,
+            partial(blank_network if blank else network, config, shapes),
+            config.method.arguments,
+            samples=config.method.samples,
+            own=own,
+            seed=config.seed,
+            samples_per_pass=config.method.samples_per_pass,
+            autocast=torch.bfloat16 if precision == "bfloat16" else None,
+        )
+        self.method: Method = made if blank else made.to(device=device, dtype=self.dtype)
+
+    @classmethod
+    def of(cls, config: RunConfig, dataset: Dataset, topology: Topology) -> Run:
+        """Of a configuration and its dataset, on this rank.
+
+        Raises
+        ------
+        UsageError
+            If the dataset is for another task, or the model does not fit the data.
+        """
+        if dataset.task != config.task:
+            raise UsageError(
+                f'task = "{config.task}", but the dataset {dataset.path} is for {dataset.task}'
+            )
+        own = topology.samples(config.method.samples)
+        return cls(config, Shapes.of(dataset), own, topology.device, weigh=True)
+
+    @classmethod
+    def blank(cls, config: RunConfig, shapes: Shapes, ranks: int = 1) -> Run:
+        """The largest part of a run on one of ``ranks`` that share its samples, without numbers."""
+        own = range(-(-config.method.samples // ranks))
+        return cls(config, shapes, own, torch.device("meta"))
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that the likelihood reads of an item."""
+        return self.shapes.values * self.likelihood.parameters
+
+
+def likelihood(config: RunConfig) -> Likelihood:
+    """The observation model: what an output means."""
+    return losses.make_likelihood(config.task, config.loss.arguments, config.loss.name)
+
+
+def network(config: RunConfig, shapes: Shapes, member: int | None = None) -> nn.Module:
+    """The network of a run with what its likelihood adds to it.
+
+    Parameters
+    ----------
+    member
+        See :func:`hpcsamp.models.build`.
+    """
+    m, noise = config.model, likelihood(config)
+    outputs = shapes.values * (noise.parameters - noise.beside)
+    made = models.build(m.name, m.arguments, shapes.x, outputs, config.seed, member)
+    mean, std = shapes.scale()
+    return noise.complete(made, std, mean)
+
+
+def blank_network(config: RunConfig, shapes: Shapes, member: int | None = None) -> nn.Module:
+    """The network of a run on the meta device.
+
+    Raises
+    ------
+    UsageError
+        If it does not fit the data.
+    """
+    with torch.device("meta"):
+        return network(config, shapes, member)
+
+
+def _data_loss(config: RunConfig, weigh: bool) -> DataLoss:
+    c = config.loss
+    arguments = {k: v for k, v in c.arguments.items() if weigh or k != "latitudes"}
+    return losses.make(c.name, config.task, arguments)
