@@ -43,6 +43,10 @@ class Job:
         Set beside the present one.
     timeout
         Longest time of a turn, in seconds.
+    python
+        Another interpreter, to be started without MPI as the only process.
+    core
+        The one core that all processes of the job may use (default: as this process).
     """
 
     def __init__(
@@ -52,8 +56,12 @@ class Job:
         arguments: Sequence[str],
         environment: Mapping[str, str],
         timeout: float = 900,
+        *,
+        python: str | None = None,
+        core: int | None = None,
     ) -> None:
         self.name, self.timeout = name, timeout
+        self._python, self._core = python, core
         self.pids: list[int] = []
         self._ranks, self._arguments, self._environment = ranks, list(arguments), environment
         self._process: subprocess.Popen[bytes] | None = None
@@ -71,17 +79,14 @@ class Job:
         HpcsampError
             If the job fails.
         """
-        mpirun = shutil.which("mpirun") or shutil.which("mpiexec")
-        if mpirun is None:
-            raise UsageError("mpirun was not found; load an MPI module or source envs/local.sh")
         self._errors: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives with the job
         self._process = subprocess.Popen(
-            [mpirun, "-n", str(self._ranks), sys.executable, *map(str, self._arguments)],
+            [*self._program(), *map(str, self._arguments)],
             env={**os.environ, **self._environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            preexec_fn=_end_with_parent,
+            preexec_fn=self._prepare,
         )
         hello = self._answer()
         self.pids = hello.pop("pids")
@@ -116,6 +121,20 @@ class Job:
             process.kill()
             process.communicate()
         self._errors.close()
+
+    def _program(self) -> list[str]:
+        if self._python is not None:
+            return [self._python]
+        mpirun = shutil.which("mpirun") or shutil.which("mpiexec")
+        if mpirun is None:
+            raise UsageError("mpirun was not found; load an MPI module or source envs/local.sh")
+        return [mpirun, "-n", str(self._ranks), sys.executable]
+
+    def _prepare(self) -> None:
+        """Runs in the new process before the program does."""
+        _end_with_parent()
+        if self._core is not None:
+            os.sched_setaffinity(0, {self._core})
 
     def _stop(self) -> None:
         time.sleep(0.05)  # the answer is out: what rank 0 has left to do is to wait

@@ -48,10 +48,13 @@ class Variant:
     data: str | None = None
     steps: int = 1
 
-    def job(self, threads: int = 1) -> Job:
-        """Start it."""
+    def job(self, threads: int = 1, core: int | None = None) -> Job:
+        """Start it; ``core``: see :class:`Job`."""
         arguments = ["-m", "hpcsamp.bench.worker", json.dumps(asdict(self))]
-        return Job(self.label, self.ranks, arguments, {"OMP_NUM_THREADS": str(threads)})
+        environment = {"OMP_NUM_THREADS": str(threads)}
+        if core is not None:
+            environment["OMPI_MCA_hwloc_base_binding_policy"] = "none"  # mpirun binds anew
+        return Job(self.label, self.ranks, arguments, environment, core=core)
 
 
 class Runner(Protocol):

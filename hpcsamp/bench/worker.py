@@ -34,7 +34,8 @@ def serve(comm: MPI.Comm, runner: Any, about: dict[str, Any]) -> None:
     _say(comm, {**about, "pids": pids})
     while (word := _word(comm)) != "end":
         _say(comm, runner.round() if word == "round" else runner.watch())
-    _say(comm, {**runner.about(), "peak_rss_mb": comm.gather(peak_rss_mb())})
+    told = {"cores": sorted(os.sched_getaffinity(0)), "peak_rss_mb": comm.gather(peak_rss_mb())}
+    _say(comm, {**runner.about(), **told})
 
 
 def peak_rss_mb() -> float:

@@ -11,12 +11,22 @@ import typer
 
 def baselines(
     workload: Annotated[
-        str, typer.Option(help="vit-cifar10, mlp-entsoe or vit-digits.")
-    ] = "vit-cifar10",
-    against: Annotated[
-        str, typer.Option(help="Baselines, with commas (default: those of the method; see --list).")
+        str,
+        typer.Option(
+            help="vit-cifar10 (the default), mlp-entsoe or vit-digits; against numpyro: networks "
+            "by their widths, with commas."
+        ),
     ] = "",
-    ranks: Annotated[int, typer.Option(min=1, help="Ranks of what runs on several.")] = 2,
+    against: Annotated[
+        str,
+        typer.Option(
+            help="Baselines, with commas (default: those of the method; see --list); or numpyro, "
+            "by itself."
+        ),
+    ] = "",
+    ranks: Annotated[
+        int | None, typer.Option(min=1, help="Ranks of what runs on several (default: 2).")
+    ] = None,
     full: Annotated[
         bool, typer.Option("--full", help="The figure's sizes instead of those for two cores.")
     ] = False,
@@ -25,13 +35,16 @@ def baselines(
     samples: Annotated[int | None, typer.Option(min=1, help="S.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Items of a step.")] = None,
     bfloat16: Annotated[
-        bool,
-        typer.Option("--bfloat16/--no-bfloat16", help="hpcsamp in bfloat16, too, where it may."),
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--bfloat16/--no-bfloat16",
+            help="hpcsamp in bfloat16, too, where it may (default: yes).",
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Change a key; repeatable.")
     ] = None,
-    data: Annotated[str, typer.Option(help='Dataset folder, or "synthetic".')] = "synthetic",
+    data: Annotated[str, typer.Option(help='Dataset folder, or "synthetic" (the default).')] = "",
     listed: Annotated[bool, typer.Option("--list", help="Say which baselines there are.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for the records.")] = None,
 ) -> None:
@@ -39,34 +52,59 @@ def baselines(
 
     Same network, batches and optimiser; one thread a rank; feed and augmentation are in the step,
     torch's DataLoader and torchvision's for the baselines. Peak memory is that of the largest rank.
+
+    Against numpyro small networks are timed on one core, in an environment for NumPyro that is
+    built in HPCSAMP_CACHE the first time.
     """
     from hpcsamp import config as configuration
     from hpcsamp.bench import records, versus
     from hpcsamp.bench.baselines import BASELINES, about
+    from hpcsamp.bench.peer.compare import PEER
     from hpcsamp.bench.scaling import Experiment
     from hpcsamp.bench.workloads import find
+    from hpcsamp.cli.bench_peer import numpyro
     from hpcsamp.cli.output import show
     from hpcsamp.config import suggest
     from hpcsamp.errors import UsageError
 
     if listed:
-        show("", ["baseline", "what"], [[name, about(name)] for name in BASELINES])
+        rows = [[name, about(name)] for name in BASELINES]
+        rows.append([PEER, "NumPyro's SVI on one core, with networks of its own."])
+        show("", ["baseline", "what"], rows)
         return
+    names = [name.strip() for name in against.split(",") if name.strip()]
+    if PEER in names:
+        if names != [PEER]:
+            raise UsageError(
+                f"--against {against}: numpyro is measured by itself, on networks of its own"
+            )
+        unused = {
+            "full": full,
+            "ranks": ranks is not None,
+            "bfloat16": bool(bfloat16),
+            "data": bool(data),
+        }
+        numpyro(workload, samples, batch, rounds, steps, settings or (), out, unused)
+        return
+    ranks, workload = ranks or 2, workload or "vit-cifar10"
     found = find(workload)
     size = found.full if full else found.small
     size = replace(size, samples=samples or size.samples, batch=batch or size.batch)
     size = replace(size, steps=steps or size.steps or 1)
     method = configuration.load(found.config, settings or (), preset=size.preset).method.name
-    names = against.split(",") if against else list(versus.USUAL.get(method, ("plain",)))
+    names = names or list(versus.USUAL.get(method, ("plain",)))
     for name in names:
         if name not in BASELINES:
-            raise UsageError(
-                f"--against {name}: there is {', '.join(BASELINES)}{suggest(name, BASELINES)}"
-            )
+            known = [*BASELINES, PEER]
+            raise UsageError(f"--against {name}: there is {', '.join(known)}{suggest(name, known)}")
     if size.samples < ranks:
         raise UsageError(f"--samples {size.samples} cannot be split over --ranks {ranks}")
-    experiment = Experiment(workload, found, size, "fixed", tuple(settings or ()), data)
-    chosen = versus.variants(experiment, ranks, names, bfloat16 and versus.has_bfloat16())
+    experiment = Experiment(
+        workload, found, size, "fixed", tuple(settings or ()), data or "synthetic"
+    )
+    chosen = versus.variants(
+        experiment, ranks, names, bfloat16 is not False and versus.has_bfloat16()
+    )
     measured = versus.measure(experiment, chosen, rounds)
     first = measured[0]
     show(

@@ -1,0 +1,141 @@
+"""NumPyro's stochastic variational inference as its careful user would write it.
+
+``python -I svi.py CASE-AS-JSON``, in the environment of :mod:`hpcsamp.bench.peer.environment`. It
+imports nothing of hpcsamp, and answers the words of :mod:`hpcsamp.bench.worker` in the same way:
+``round`` (some steps, timed), ``draws`` (the loss with the weights it was computed from), ``end``.
+
+A normal distribution of its own for every weight (AutoNormal), all samples vectorised
+(``vectorize_particles=True``), Adam, one compiled update. The batch lies on the device.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from itertools import pairwise
+from typing import Any
+
+MARK = "@hpcsamp "
+
+
+class Inference:
+    """A network under SVI.
+
+    Parameters
+    ----------
+    case
+        The fields of :class:`hpcsamp.bench.peer.cases.Case`, the number of training ``items``, and
+        ``data``, an ``.npz`` file with the batch ``x`` and ``y``.
+    """
+
+    def __init__(self, case: dict[str, Any]) -> None:
+        import jax
+        import numpy as np
+        import numpyro
+        from numpyro.infer import SVI, Trace_ELBO, init_to_sample
+        from numpyro.infer.autoguide import AutoNormal
+
+        self.case = case
+        with np.load(case["data"]) as arrays:
+            self.batch = jax.device_put((arrays["x"], arrays["y"]))
+        guide = AutoNormal(self.model, init_loc_fn=init_to_sample(), init_scale=case["initial_std"])
+        elbo = Trace_ELBO(num_particles=case["samples"], vectorize_particles=True)
+        self.svi = SVI(self.model, guide, numpyro.optim.Adam(case["lr"]), elbo)
+        self.state = self.svi.init(jax.random.key(1), *self.batch)
+        self.update = jax.jit(self.svi.update)
+
+    def model(self, x: Any, y: Any) -> None:
+        """Normal prior of every weight, and the likelihood of all N items from those of a batch."""
+        import jax
+        import numpyro
+        import numpyro.distributions as dist
+
+        case, h = self.case, x
+        activation = {"tanh": jax.numpy.tanh, "relu": jax.nn.relu}[case["activation"]]
+        last = len(case["widths"]) - 2
+        for layer, (rows, columns) in enumerate(pairwise(case["widths"])):
+            prior = dist.Normal(0.0, case["prior_std"])
+            weight = numpyro.sample(f"weight{layer}", prior.expand([rows, columns]).to_event(2))
+            bias = numpyro.sample(f"bias{layer}", prior.expand([columns]).to_event(1))
+            h = h @ weight + bias
+            h = h if layer == last else activation(h)
+        if case["task"] == "classification":
+            observed = dist.Categorical(logits=h)
+        else:
+            observed = dist.Normal(h, case["noise_std"]).to_event(1)
+        with (
+            numpyro.handlers.scale(scale=case["items"] / len(x)),
+            numpyro.plate("items", len(x)),
+        ):
+            numpyro.sample("y", observed, obs=y)
+
+    def round(self) -> dict[str, Any]:
+        """Seconds of an update, from its start until its result is there."""
+        import jax
+
+        began = time.perf_counter()
+        for _ in range(self.case["steps"]):
+            self.state, loss = self.update(self.state, *self.batch)
+            jax.block_until_ready((self.state, loss))
+        return {"seconds": (time.perf_counter() - began) / self.case["steps"]}
+
+    def draws(self) -> dict[str, Any]:
+        """The loss of the batch, the weights of its samples, and their densities' parameters."""
+        import jax
+        from numpyro import handlers
+
+        svi, batch, params = self.svi, self.batch, self.svi.get_params(self.state)
+        layers = range(len(self.case["widths"]) - 1)
+        names = [f"{kind}{layer}" for layer in layers for kind in ("weight", "bias")]
+
+        def loss(key: Any) -> Any:
+            return svi.loss.loss(key, params, self.model, svi.guide, *batch)
+
+        def draw(key: Any) -> Any:  # with the key that Trace_ELBO leaves to the guide of a sample
+            guide = handlers.substitute(svi.guide, params)
+            seeded = handlers.seed(guide, jax.random.split(key)[1])
+            sites = handlers.trace(seeded).get_trace(*batch)
+            return {name: sites[name]["value"] for name in names}
+
+        key = jax.random.key(2)
+        drawn = jax.jit(jax.vmap(draw))(jax.random.split(key, self.case["samples"]))
+        return {
+            "loss": float(jax.jit(loss)(key)),
+            "draws": {name: value.tolist() for name, value in drawn.items()},
+            "params": {name: value.tolist() for name, value in params.items()},
+        }
+
+    def about(self) -> dict[str, Any]:
+        """Facts of the record."""
+        import jax
+        import numpyro
+
+        params = self.svi.get_params(self.state)
+        return {
+            "versions": {"numpyro": numpyro.__version__, "jax": jax.__version__},
+            "device": jax.devices()[0].platform,
+            "trained": sum(value.size for value in params.values()),
+            "cores": sorted(os.sched_getaffinity(0)),
+            "peak_rss_mb": [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024],
+        }
+
+
+def say(told: dict[str, Any]) -> None:
+    """Answer in one line."""
+    sys.stdout.write(f"{MARK}{json.dumps(told)}\n")
+    sys.stdout.flush()
+
+
+def main(text: str) -> None:
+    """Compile, then take turns until told to end."""
+    inference = Inference(json.loads(text))
+    inference.round()
+    say({"pids": [os.getpid()]})
+    while (word := sys.stdin.readline().strip() or "end") != "end":
+        say(inference.draws() if word == "draws" else inference.round())
+    say(inference.about())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
