@@ -2,83 +2,215 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from evaluate_cases import ANY, IDS, Does
 from torch import nn
+from torch.nn import functional as F  # noqa: N812
 
 from hpcsamp.errors import UsageError
-from hpcsamp.models import ViT
 from hpcsamp.weights import Put, evaluate, refusal
+from hpcsamp.weights.strategies import STRATEGIES, batched, loop, vmapped
+from hpcsamp.weights.strategies.chunk import Chunk
 
-SAMPLES = 5
-
-
-class Attends(nn.Module):
-    """Self-attention, with the batch first or second."""
-
-    def __init__(self, batch_first: bool, weights: bool = False) -> None:
-        super().__init__()
-        self.attention = nn.MultiheadAttention(8, 2, batch_first=batch_first)
-        self.weights = weights
-
-    def forward(self, x):
-        x = x if self.attention.batch_first else x.transpose(0, 1)
-        y = self.attention(x, x, x, need_weights=self.weights)[0]
-        return y if self.attention.batch_first else y.transpose(0, 1)
+SAMPLES = 3
 
 
-def vit():
-    return ViT((1, 8, 8), 10, patch=2, width=16, heads=2, layers=2, hidden=32)
+def values(module, samples=SAMPLES, only=None, dtype=torch.float64):
+    """Parameters of a module with a samples axis, some of them; the others as they are."""
+    generator = torch.Generator().manual_seed(1)
+    sampled, shared = {}, {}
+    for name, p in module.named_parameters():
+        if only is None or only(name):
+            noise = torch.randn(samples, *p.shape, generator=generator, dtype=torch.float64)
+            sampled[name] = (p.detach() + 0.3 * noise).to(dtype).requires_grad_()
+        else:
+            shared[name] = p.detach().to(dtype).requires_grad_()
+    return sampled, shared
 
 
-MODULES = {
-    "dense": (lambda: nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2)), (3,)),
-    "vit": (vit, (1, 8, 8)),
-    "attention": (lambda: Attends(True), (5, 8)),
-    "attention, tokens first": (lambda: Attends(False), (5, 8)),
-    "attention with its weights": (lambda: Attends(True, True), (5, 8)),
+def inputs(shape, items=4, samples=None, ids=False):
+    generator = torch.Generator().manual_seed(2)
+    lead = (items,) if samples is None else (samples, items)
+    if ids:
+        return torch.randint(7, (*lead, *shape), generator=generator)
+    x = torch.randn(*lead, *shape, generator=generator, dtype=torch.float64)
+    return x.requires_grad_()
+
+
+def outcome(run, chunk):
+    """Outputs, and gradients of a weighted sum of them, of all that may have one."""
+    y = run(chunk)
+    leaves = [*chunk.sampled.values(), *chunk.shared.values()]
+    leaves += [chunk.x] if chunk.x.requires_grad else []
+    weight = torch.arange(y.numel(), dtype=torch.float64).cos().view(y.shape)
+    return y, torch.autograd.grad((y * weight).sum(), leaves, allow_unused=True)
+
+
+def assert_as_a_loop(chunk, run, tolerance=1e-12):
+    truth, expected = outcome(loop.run, chunk)
+    y, gradients = outcome(run, chunk)
+    torch.testing.assert_close(y, truth, rtol=tolerance, atol=tolerance)
+    for found, correct in zip(gradients, expected, strict=True):
+        assert (found is None) == (correct is None)
+        if found is not None:
+            torch.testing.assert_close(found, correct, rtol=tolerance, atol=tolerance * 10)
+
+
+def made(name, stacked=False, samples=SAMPLES, items=4):
+    make, shape = {**ANY, **IDS}[name]
+    torch.manual_seed(0)
+    module = make().double()
+    sampled, shared = values(module, samples)
+    x = inputs(shape, items, samples if stacked else None, name in IDS)
+    return Chunk(Put(module), module, sampled, shared, x, samples, stacked)
+
+
+#: What vmap cannot do, and how it is said.
+NOT_VECTORISED = {
+    "checkpointed": "model.checkpoint = true",
+    "weight norm": "torch.func.vmap would loop over aten::_weight_norm",
 }
 
 
-def chunk(module, shape, stacked=False, samples=SAMPLES, items=6):
-    """Values with a samples axis, and inputs, all with gradients."""
-    generator = torch.Generator().manual_seed(1)
-
-    def normal(*size):
-        return torch.randn(*size, generator=generator, dtype=torch.float64)
-
-    sampled = {
-        name: (p.detach() + 0.3 * normal(samples, *p.shape)).requires_grad_()
-        for name, p in module.named_parameters()
-    }
-    lead = (samples, items) if stacked else (items,)
-    return sampled, normal(*lead, *shape).requires_grad_()
+@pytest.mark.parametrize("stacked", [False, True], ids=["shared inputs", "own inputs"])
+@pytest.mark.parametrize("run", [vmapped.run, batched.early], ids=["vmap", "batched"])
+@pytest.mark.parametrize("name", [*ANY, *IDS])
+def test_outputs_and_gradients_are_those_of_a_loop(name, run, stacked):
+    chunk = made(name, stacked)
+    if run is vmapped.run and name in NOT_VECTORISED:
+        arguments = (chunk.put, chunk.call, chunk.sampled, chunk.shared, chunk.x)
+        found = refusal(*arguments, samples=SAMPLES, stacked=stacked, strategy="vmap")
+        assert NOT_VECTORISED[name] in found
+        return
+    assert_as_a_loop(chunk, run)
 
 
-def outcome(module, sampled, shared, x, strategy, stacked=False):
-    """Outputs and gradients of a weighted sum of them."""
-    arguments = (Put(module), module, sampled, shared, x)
-    named = {"samples": SAMPLES, "stacked": stacked, "strategy": strategy}
-    assert refusal(*arguments, **named) is None
-    y = evaluate(*arguments, **named)
-    weight = torch.arange(y.numel(), dtype=y.dtype).cos().view_as(y)
-    leaves = [*sampled.values(), *(v for v in shared.values() if v.requires_grad), x]
-    return y, torch.autograd.grad((y * weight).sum(), leaves)
+#: What uses inputs, or something made of them, also after samples have come in.
+NOT_LATE = {
+    "padded attention",
+    "residual",
+    "residual inside",
+    "swin",
+    "transformer",
+    "transformer, tokens first",
+}
 
 
-@pytest.mark.parametrize("stacked", [False, True])
-@pytest.mark.parametrize("strategy", ["vmap"])
-@pytest.mark.parametrize("name", MODULES)
-def test_outputs_and_gradients_are_those_of_a_loop(name, strategy, stacked):
-    make, shape = MODULES[name]
-    torch.manual_seed(0)
-    module = make().double()
-    sampled, x = chunk(module, shape, stacked)
-    truth, expected = outcome(module, sampled, {}, x, "loop", stacked)
-    y, gradients = outcome(module, sampled, {}, x, strategy, stacked)
-    torch.testing.assert_close(y, truth, rtol=1e-12, atol=1e-12)
-    for found, correct in zip(gradients, expected, strict=True):
-        torch.testing.assert_close(found, correct, rtol=1e-12, atol=1e-12)
+@pytest.mark.parametrize("name", [*ANY, *IDS])
+def test_inputs_may_come_in_without_samples(name):
+    chunk = made(name)
+    arguments = (chunk.put, chunk.call, chunk.sampled, {}, chunk.x)
+    assert refusal(*arguments, samples=SAMPLES, strategy="batched") is None
+    (verdict,) = chunk.put.known.values()
+    assert_as_a_loop(chunk, verdict.run)
+    assert (verdict.run is batched.early) == (name in NOT_LATE)
+
+
+def test_what_comes_before_the_first_sampled_layer_runs_once():
+    rows = []
+
+    def body(module, x):
+        rows.append(len(x))
+        return torch.tanh(module.parts[0](x))
+
+    module = nn.Sequential(Does(body, nn.Linear(3, 4)), nn.Linear(4, 2)).double()
+    sampled, shared = values(module, only=lambda name: name.startswith("1."))
+    chunk = Chunk(Put(module), module, sampled, shared, inputs((3,)), SAMPLES, False)
+    assert_as_a_loop(chunk, batched.late)
+    assert rows == [4] * SAMPLES + [4]
+
+
+@pytest.mark.parametrize("items", [1, 2, 5, 15])
+@pytest.mark.parametrize("samples", [2, 5])
+@pytest.mark.parametrize("name", ["tokens first", "attention, tokens first", "swin", "positions"])
+def test_coincidences_of_sizes_change_nothing(name, samples, items):
+    """Five tokens: as many as items, as samples, or as samples times items."""
+    chunk = made(name, samples=samples, items=items)
+
+    def run(chunk):
+        arguments = (chunk.put, chunk.call, chunk.sampled, chunk.shared, chunk.x)
+        return evaluate(*arguments, samples=samples, strategy="batched")
+
+    assert_as_a_loop(chunk, run)
+
+
+def test_sizes_that_mislead_are_noticed():
+    """Two tables of positions look like two items."""
+    module = Does(lambda m, x: x + (m.parts[0](m.table)).sum(0), nn.Linear(3, 3),
+                  table=torch.ones(4, 3)).double()  # fmt: skip
+    sampled, shared = values(module, only=lambda name: name != "table")
+    chunk = Chunk(Put(module), module, sampled, shared, inputs((3,), 2), 2, False)
+    chunk = chunk.__class__(chunk.put, module, {n: v[:2] for n, v in sampled.items()}, shared,
+                            chunk.x, 2, False)  # fmt: skip
+    arguments = (chunk.put, chunk.call, chunk.sampled, chunk.shared, chunk.x)
+    found = refusal(*arguments, samples=2, strategy="batched")
+    assert found is not None
+    y = evaluate(*arguments, samples=2, strategy="batched")
+    torch.testing.assert_close(y, loop.run(chunk))
+
+
+def test_a_wrong_gradient_is_noticed(monkeypatch):
+    class Wrong(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, *grads):
+            return 2 * grads[0]
+
+    chunk = made("dense")
+    arguments = (chunk.put, chunk.call, chunk.sampled, chunk.shared, chunk.x)
+    monkeypatch.setitem(STRATEGIES, "batched", (lambda chunk: Wrong.apply(batched.early(chunk)),))
+    found = refusal(*arguments, samples=SAMPLES, strategy="batched")
+    assert found == "gradients differ from those of one sample after the other"
+    with torch.no_grad():
+        assert refusal(*arguments, samples=SAMPLES, strategy="batched") is None
+
+
+ALONE = {
+    "value": (lambda m, x: x * (2 if m.w.sum() > 0 else 1), "truth of a weight", "data-dependent"),
+    "number": (lambda m, x: x * m.w[0].item(), "Tensor.item of a weight", "item"),
+    "lstm": (lambda m, x: m.parts[0](x)[0], "lstm of sampled weights", "aten::lstm"),
+    "bilinear": (lambda m, x: m.parts[1](x, x), "would loop over aten::bilinear",
+                 "would loop over aten::bilinear"),
+    "dropout": (lambda m, x: F.dropout(x * m.w), "outputs differ", "randomness"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_what_only_a_loop_can_do_is_done_by_it(name):
+    does, of_batched, of_vmap = ALONE[name]
+    parts = nn.LSTM(3, 3, batch_first=True), nn.Bilinear(3, 3, 2)
+    module = Does(does, *parts, w=torch.ones(3)).double()
+    sampled, _ = values(module)
+    chunk = Chunk(Put(module), module, sampled, {}, inputs((5, 3)), SAMPLES, False)
+    arguments = (chunk.put, chunk.call, chunk.sampled, chunk.shared, chunk.x)
+    for strategy, expected in {"batched": of_batched, "vmap": of_vmap}.items():
+        assert expected in refusal(*arguments, samples=SAMPLES, strategy=strategy)
+        if name != "dropout":
+            y = evaluate(*arguments, samples=SAMPLES, strategy=strategy)
+            assert torch.equal(y, loop.run(chunk))
+
+
+@pytest.mark.parametrize("run", [batched.late, batched.early], ids=["late", "early"])
+@pytest.mark.parametrize("name", ["vit", "layer norm", "attention", "two convolutions"])
+def test_half_precision_under_autocast(name, run):
+    chunk = made(name)
+    chunk.put.module.float()
+    sampled, _ = values(chunk.put.module, dtype=torch.float32)
+    chunk = replace(chunk, sampled=sampled, x=chunk.x.detach().float())
+    arguments = (chunk.put, chunk.call, chunk.sampled, chunk.shared, chunk.x)
+    with torch.autocast("cpu", torch.bfloat16):
+        truth, y = loop.run(chunk), run(chunk)
+        assert refusal(*arguments, samples=SAMPLES, strategy="batched") is None
+        found = refusal(*arguments, samples=SAMPLES, strategy="vmap")
+    assert y.dtype == truth.dtype
+    torch.testing.assert_close(y.float(), truth.float(), rtol=0.05, atol=0.05)
+    assert found in (None, "outputs are torch.float32 and not torch.bfloat16")
 
 
 def test_what_was_put_is_taken_out_also_after_an_exception():
@@ -97,24 +229,12 @@ def test_what_was_put_is_taken_out_also_after_an_exception():
     assert module[1].weight is before["1.weight"]
 
 
-def test_an_operation_that_vmap_loops_over_is_named():
-    class Looped(nn.Linear):
-        def forward(self, x):
-            return torch.renorm(super().forward(x), 2, 0, 1.0)
-
-    module = Looped(3, 2).double()
-    sampled, x = chunk(module, (3,))
-    found = refusal(Put(module), module, sampled, {}, x.detach(), samples=SAMPLES, strategy="vmap")
-    assert found == "torch.func.vmap would loop over aten::renorm"
-
-
 def test_wrong_numbers_of_values_are_refused():
-    module = nn.Linear(3, 2).double()
-    sampled, x = chunk(module, (3,))
-    put = Put(module)
-    with pytest.raises(UsageError, match="weight has 5 values for 4 samples"):
-        evaluate(put, module, sampled, {}, x, samples=4)
-    with pytest.raises(UsageError, match="strategy = 'fast'; there is loop"):
-        evaluate(put, module, sampled, {}, x, samples=5, strategy="fast")
-    with pytest.raises(UsageError, match="stacked inputs are for 6 samples, there are 5"):
-        evaluate(put, module, sampled, {}, x, samples=5, stacked=True)
+    chunk = made("dense")
+    arguments = (chunk.put, chunk.call, chunk.sampled, {}, chunk.x)
+    with pytest.raises(UsageError, match=r"0\.weight has 3 values for 4 samples"):
+        evaluate(*arguments, samples=4)
+    with pytest.raises(UsageError, match="strategy = 'fast'; there is loop, vmap, batched"):
+        evaluate(*arguments, samples=3, strategy="fast")
+    with pytest.raises(UsageError, match="stacked inputs are for 4 samples, there are 3"):
+        evaluate(*arguments, samples=3, stacked=True)

@@ -1,19 +1,19 @@
 """Activation checkpointing that works for weights which are supplied from outside.
 
-``torch.utils.checkpoint`` calls a block again in the backward pass. By then
-``torch.func.functional_call`` has put the module's own parameters back, so a block would be
-recomputed with other weights than those of the sample. Here the weights of the forward pass go with
-the call.
+``torch.utils.checkpoint`` calls a block again in the backward pass. By then the module's own
+parameters are back in their places, so a block would be recomputed with other weights than those of
+the samples. Here the weights of the forward pass go with the call.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 from torch._C._functorch import is_batchedtensor
-from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from hpcsamp.errors import UsageError
+from hpcsamp.weights.folding import Sampled
+from hpcsamp.weights.put import Put
 
 
 def recomputed(block: nn.Module, x: Tensor) -> Tensor:
@@ -38,17 +38,23 @@ def recomputed(block: nn.Module, x: Tensor) -> Tensor:
         Within ``torch.func.vmap``, which torch's checkpointing does not know.
     """
     held = dict(block.named_parameters(remove_duplicate=False))
-    if any(map(is_batchedtensor, (x, *held.values()))):
+    if any(isinstance(t, Tensor) and is_batchedtensor(t) for t in (x, *held.values())):
         raise UsageError(
             "model.checkpoint = true computes one sample at a time: it needs "
             "method.samples_per_pass = 1, not more"
         )
 
+    put, folds = Put(block), [getattr(value, "fold", None) for value in held.values()]
+    tensors = [getattr(value, "value", value) for value in held.values()]
+
     def call(x: Tensor, *values: Tensor) -> Tensor:
-        result: Tensor = functional_call(block, dict(zip(held, values, strict=True)), (x,))
+        again = (
+            value if fold is None else Sampled(value, fold)
+            for value, fold in zip(values, folds, strict=True)
+        )
+        with put(dict(zip(held, again, strict=True))):
+            result: Tensor = block(x)
         return result
 
-    result: Tensor = checkpoint(
-        call, x, *held.values(), use_reentrant=False, preserve_rng_state=False
-    )
+    result: Tensor = checkpoint(call, x, *tensors, use_reentrant=False, preserve_rng_state=False)
     return result

@@ -7,37 +7,102 @@ Coincidences of sizes (as many tokens as items, say) are found so, as well.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
 from hpcsamp.errors import HpcsampError
-from hpcsamp.weights.strategies import STRATEGIES, Chunk, NotPossibleError
+from hpcsamp.weights.strategies import STRATEGIES, Chunk, NotPossibleError, Pass, loop
+from hpcsamp.weights.vectorised import refused_loops
 
 
-def tried(chunk: Chunk, strategy: str) -> str | None:
-    """Why a strategy is not to be used for a chunk; None if it is right.
+class Verdict(NamedTuple):
+    """What is known of a strategy for chunks of some sizes.
 
-    Draws nothing and keeps no graph. Costs a pass of the strategy and up to three of the loop.
+    Attributes
+    ----------
+    run
+        The form of the strategy that is right; None if none is.
+    reason
+        Why there is none.
+    """
+
+    run: Pass | None
+    reason: str | None = None
+
+
+def tried(chunk: Chunk, strategy: str) -> Verdict:
+    """Compare the forms of a strategy with the loop, in their order.
+
+    Where gradients are on, those are compared, too. Costs a pass of each form that is tried, and up
+    to three of the loop.
     """
     rows = sorted({0, chunk.samples // 2, chunk.samples - 1})
-    with torch.no_grad():
-        truth = STRATEGIES["loop"](chunk.some(rows))
+    learns = torch.is_grad_enabled()
+    chunk = _apart(chunk, learns)
+    truth = loop.run(chunk.some(rows))
+    gradients = _gradients(truth, chunk) if learns else []
+    truth = truth.detach()
+    verdict = Verdict(None)
+    for run in STRATEGIES[strategy]:
+        reason = _wrong(run, chunk, rows, truth, gradients)
+        if reason is None:
+            return Verdict(run)
+        verdict = Verdict(None, reason)
+    return verdict
+
+
+def _apart(chunk: Chunk, learns: bool) -> Chunk:
+    """The chunk with values that belong to no graph."""
+
+    def leaf(value: Any) -> Any:
+        return value.detach().requires_grad_(learns and value.requires_grad)
+
+    return replace(
+        chunk,
+        sampled={name: leaf(value) for name, value in chunk.sampled.items()},
+        shared={name: leaf(value) for name, value in chunk.shared.items()},
+        x=leaf(chunk.x),
+    )
+
+
+def _wrong(
+    run: Pass, chunk: Chunk, rows: list[int], truth: Tensor, gradients: list[Tensor]
+) -> str | None:
+    """What is wrong with a pass, if anything is."""
     try:
-        found = STRATEGIES[strategy](chunk).detach()
-    except NotPossibleError as e:
+        found = run(chunk)
+        expected = (chunk.samples, *truth.shape[1:])
+        if tuple(found.shape) != expected:
+            return f"outputs have the shape {tuple(found.shape)} and not {expected}"
+        if found.dtype != truth.dtype:
+            return f"outputs are {found.dtype} and not {truth.dtype}"
+        if not same(truth, found[rows].detach()):
+            return "outputs differ from those of one sample after the other"
+        if gradients:
+            with refused_loops():
+                others = _gradients(found[rows], chunk)
+            if not _all_same(gradients, others, _digits(truth)):
+                return "gradients differ from those of one sample after the other"
+    except (NotPossibleError, HpcsampError) as e:
         return str(e)
-    except HpcsampError:
-        raise
     except Exception as e:
         return f"{type(e).__name__}: {(str(e).splitlines() or [''])[0][:160]}"
-    expected = (chunk.samples, *truth.shape[1:])
-    if tuple(found.shape) != expected:
-        return f"outputs have the shape {tuple(found.shape)} and not {expected}"
-    if found.dtype != truth.dtype:
-        return f"outputs are {found.dtype} and not {truth.dtype}"
-    if not same(truth, found[rows]):
-        return "outputs differ from those of one sample after the other"
     return None
+
+
+def _gradients(outputs: Tensor, chunk: Chunk) -> list[Tensor]:
+    """Of a weighted sum of outputs, with respect to all that has one."""
+    leaves = [*chunk.sampled.values(), *chunk.shared.values(), chunk.x]
+    leaves = [leaf for leaf in leaves if leaf.requires_grad]
+    if not leaves or not outputs.requires_grad:
+        return []
+    count = torch.arange(outputs.numel(), device=outputs.device)
+    weight = count.cos().view(outputs.shape).to(outputs.dtype)
+    found = torch.autograd.grad(outputs, leaves, weight, allow_unused=True, materialize_grads=True)
+    return list(found)
 
 
 def same(truth: Tensor, other: Tensor) -> bool:
@@ -47,7 +112,25 @@ def same(truth: Tensor, other: Tensor) -> bool:
     """
     if not (truth.is_floating_point() or truth.is_complex()):
         return torch.equal(truth, other)
-    clean = truth.nan_to_num()
     apart = (truth - truth.mean(0)).nan_to_num().abs().max()
-    digits = 100 * torch.finfo(truth.dtype).eps * clean.abs().max()
-    return torch.allclose(truth, other, rtol=0, atol=float(1e-3 * apart + digits), equal_nan=True)
+    limit = 1e-3 * apart + _digits(truth) * truth.nan_to_num().abs().max()
+    return torch.allclose(truth, other, rtol=0, atol=float(limit), equal_nan=True)
+
+
+def _all_same(truth: list[Tensor], others: list[Tensor], digits: float) -> bool:
+    """Whether gradients agree, each to a part of its largest number."""
+    largest = [float(g.nan_to_num().abs().max()) if g.numel() else 0.0 for g in truth]
+    for one, other, own in zip(truth, others, largest, strict=True):
+        limit = 1e-3 * own + digits * max(largest)
+        if not torch.allclose(one, other, rtol=0, atol=limit, equal_nan=True):
+            return False
+    return True
+
+
+def _digits(outputs: Tensor) -> float:
+    """Relative error of a pass through a network, as float sums have any order."""
+    kinds, device = [outputs.dtype], outputs.device.type
+    if torch.is_autocast_enabled(device):
+        kinds.append(torch.get_autocast_dtype(device))
+    eps = max(torch.finfo(kind).eps for kind in kinds)
+    return 100 * eps if eps < 1e-6 else 8 * eps

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from hpcsamp.errors import UsageError
-from hpcsamp.weights.admission import tried
+from hpcsamp.weights.admission import Verdict, tried
 from hpcsamp.weights.put import Put
-from hpcsamp.weights.strategies import STRATEGIES, Chunk
+from hpcsamp.weights.strategies import STRATEGIES, Chunk, loop
 
 
 def evaluate(
@@ -64,9 +64,9 @@ def evaluate(
     """
     check_strategy(strategy)
     chunk = _chunk(put, call, sampled, shared, x, samples, stacked)
-    if samples == 1 or strategy == "loop" or _refusal(chunk, strategy) is not None:
-        return STRATEGIES["loop"](chunk)
-    return STRATEGIES[strategy](chunk)
+    if samples == 1 or strategy == "loop":
+        return loop.run(chunk)
+    return (_known(chunk, strategy).run or loop.run)(chunk)
 
 
 def refusal(
@@ -86,7 +86,7 @@ def refusal(
     """
     check_strategy(strategy)
     chunk = _chunk(put, call, sampled, shared, x, samples, stacked)
-    return None if strategy == "loop" or samples == 1 else _refusal(chunk, strategy)
+    return None if strategy == "loop" or samples == 1 else _known(chunk, strategy).reason
 
 
 def check_strategy(strategy: str) -> None:
@@ -118,7 +118,7 @@ def _chunk(
     return Chunk(put, call, sampled, shared, x, samples, stacked)
 
 
-def _refusal(chunk: Chunk, strategy: str) -> str | None:
+def _known(chunk: Chunk, strategy: str) -> Verdict:
     """What is known of a strategy for such a chunk, found by trying it if nothing is."""
     x, known = chunk.x, chunk.put.known
     name = (
@@ -129,9 +129,11 @@ def _refusal(chunk: Chunk, strategy: str) -> str | None:
         chunk.stacked,
         x.device,
         chunk.put.modes(),
+        torch.is_grad_enabled(),
         torch.is_autocast_enabled(x.device.type),
         *chunk.sampled,
     )
     if name not in known:
         known[name] = tried(chunk, strategy)
-    return known[name]
+    verdict: Verdict = known[name]
+    return verdict

@@ -37,12 +37,12 @@ class Put:
     Attributes
     ----------
     known
-        What :func:`hpcsamp.weights.refusal` has found out about this module.
+        What was found out about strategies for this module, by sizes.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.known: dict[Any, str | None] = {}
+        self.known: dict[Any, Any] = {}
         self._parts = list(module.modules())
         self._places: dict[str, tuple[Place, ...]] = {}
         shared: dict[int, list[Place]] = {}

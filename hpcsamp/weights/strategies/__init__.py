@@ -1,4 +1,4 @@
-"""Ways to evaluate a chunk of samples; one file each, one line each here."""
+"""Ways to evaluate a chunk of samples; one file and one line each."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from hpcsamp.weights.strategies import loop, vmapped
+from hpcsamp.weights.strategies import batched, loop, vmapped
 from hpcsamp.weights.strategies.chunk import Chunk, NotPossibleError
 
-Strategy = Callable[[Chunk], Tensor]
+Pass = Callable[[Chunk], Tensor]
 """``(k, B, ...)`` outputs of a chunk of samples."""
 
-STRATEGIES: dict[str, Strategy] = {
-    "loop": loop.run,
-    "vmap": vmapped.run,
+#: Forms of each strategy; the first that gives what the loop gives is taken.
+STRATEGIES: dict[str, tuple[Pass, ...]] = {
+    "loop": (loop.run,),
+    "vmap": (vmapped.run,),
+    "batched": (batched.late, batched.early),
 }
 
-__all__ = ["STRATEGIES", "Chunk", "NotPossibleError", "Strategy"]
+__all__ = ["STRATEGIES", "Chunk", "NotPossibleError", "Pass"]

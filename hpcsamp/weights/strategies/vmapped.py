@@ -2,15 +2,13 @@
 
 vmap has no rule for scaled-dot-product attention on CPUs: it would loop over samples, forwards and
 backwards. Here attention within the pass goes through a function whose own rule folds the samples
-into the batch axis of one call. Any other operation without a rule makes the pass impossible.
+into the batch axis of one call. Embeddings with a padding row get a wrong gradient from vmap where
+ids differ between samples (torch 2.13); here that row is left out of the graph instead. Any other
+operation without a rule makes the pass impossible.
 """
 
 from __future__ import annotations
 
-import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,7 +18,9 @@ from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
 from hpcsamp.weights.attention import multi_head_attention
+from hpcsamp.weights.embedding import frozen_row
 from hpcsamp.weights.strategies.chunk import Chunk, NotPossibleError
+from hpcsamp.weights.vectorised import vectorised
 
 
 def run(chunk: Chunk) -> Tensor:
@@ -33,33 +33,19 @@ def run(chunk: Chunk) -> Tensor:
     """
 
     def one(sampled: dict[str, Tensor], x: Tensor) -> Tensor:
-        with chunk.put(chunk.shared), chunk.put(sampled), _FoldedAttention():
+        with chunk.put(chunk.shared), chunk.put(sampled), _Routed():
             return chunk.call(x)
 
     axes = (0, 0 if chunk.stacked else None)
     if not chunk.sampled and not chunk.stacked:  # nothing tells the samples apart
         alike = one({}, chunk.x)
         return alike.expand(chunk.samples, *alike.shape)
-    with _refused_loops():
-        y: Tensor = torch.func.vmap(one, axes, randomness="error")(dict(chunk.sampled), chunk.x)
+    y: Tensor = vectorised(one, axes, dict(chunk.sampled), chunk.x)
     return y
 
 
-@contextmanager
-def _refused_loops() -> Iterator[None]:
-    """Turn vmap's warning that it loops over an operation into an error that names it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*performance drop.*batching rule.*")
-        try:
-            yield
-        except UserWarning as e:
-            found = re.search(r"batching rule for (\S+?)\.? ", f"{e} ")
-            name = found[1] if found else "an operation"
-            raise NotPossibleError(f"torch.func.vmap would loop over {name}") from None
-
-
-class _FoldedAttention(TorchFunctionMode):
-    """Sends attention to :class:`_Attention` while samples are vectorised."""
+class _Routed(TorchFunctionMode):
+    """Sends to another function what vmap has no good rule for."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -68,7 +54,17 @@ class _FoldedAttention(TorchFunctionMode):
         if func is F.multi_head_attention_forward:  # it would call attention behind this mode
             with self:
                 return multi_head_attention(*args, **kwargs)
+        if func is F.embedding:
+            return _embedding(*args, **kwargs)
         return func(*args, **kwargs)
+
+
+def _embedding(
+    ids: Tensor, weight: Tensor, padding_idx: int | None = None, *others: Any, **named: Any
+) -> Tensor:
+    if padding_idx is not None:
+        weight, padding_idx = frozen_row(weight, padding_idx), None
+    return F.embedding(ids, weight, padding_idx, *others, **named)
 
 
 def _attention(

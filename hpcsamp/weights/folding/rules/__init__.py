@@ -1,0 +1,20 @@
+"""Rules for operations that meet sampled parameters; a rule is one line in its file.
+
+A rule is called like the operation, with the fold of the pass first. It returns folded tensors,
+sampled values where there are no items, or ``NotImplemented`` for arguments it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hpcsamp.weights.folding.rules import attention, embedding, norms, products, shapes
+
+RULES: dict[Any, Callable[..., Any]] = {
+    **attention.RULES,
+    **embedding.RULES,
+    **norms.RULES,
+    **products.RULES,
+    **shapes.RULES,
+}

@@ -1,0 +1,43 @@
+"""Samples folded into the batch, and one batched product for each layer with sampled weights.
+
+Where nothing tells the samples apart before some layer, what lies before it runs once for all of
+them (:func:`late`); if that does not go, as with a residual around the first such layer, inputs are
+folded at once (:func:`early`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from hpcsamp.weights.folding import Fold, Sampled, dispatch
+from hpcsamp.weights.strategies.chunk import Chunk, NotPossibleError
+
+
+def late(chunk: Chunk) -> Tensor:
+    """``(k, B, ...)`` outputs of a pass in which inputs have no samples."""
+    if chunk.stacked:
+        raise NotPossibleError("each sample has inputs of its own")
+    return _run(chunk, chunk.x, True)
+
+
+def early(chunk: Chunk) -> Tensor:
+    """``(k, B, ...)`` outputs of a pass whose inputs are folded."""
+    x = chunk.x if chunk.stacked else chunk.x.expand(chunk.samples, *chunk.x.shape)
+    return _run(chunk, x.flatten(0, 1), False)
+
+
+def _run(chunk: Chunk, x: Tensor, without: bool) -> Tensor:
+    k, items = chunk.samples, chunk.items
+    fold = Fold(k, items, without, dispatch)
+    values = {name: Sampled(value, fold) for name, value in chunk.sampled.items()}
+    with chunk.put(chunk.shared), chunk.put(values):
+        y: Any = chunk.call(x)
+    if isinstance(y, Sampled):
+        return y.value
+    if y.shape[:1] == (k * items,):
+        return y.view(k, items, *y.shape[1:]) if y.is_contiguous() else y.unflatten(0, (k, items))
+    if without and y.shape[:1] == (items,):
+        return y.expand(k, *y.shape)
+    raise NotPossibleError(f"outputs of shape {tuple(y.shape)} for {k} samples of {items} items")
