@@ -65,7 +65,7 @@ def _data(folder: Path, seed: int) -> Built:
 def _run(folder: Path, seed: int) -> Built:
     from mpi4py import MPI
 
-    from hpcsamp.grid import Topology, plan_grid
+    from hpcsamp.grid import AXES, Axis, Topology, plan_grid
 
     place = folder / "run"
     run = RunFolder(place)
@@ -84,7 +84,10 @@ def _run(folder: Path, seed: int) -> Built:
     run.write_json("evaluation/test.json", result)
 
     comm = MPI.COMM_SELF
-    topology = Topology(plan_grid(["node"], "node"), comm, comm, comm, comm, torch.device("cpu"))
+    topology = Topology(
+        plan_grid(["node"], "node"), comm, comm, tuple(Axis(n, comm) for n in AXES),
+        torch.device("cpu"),
+    )  # fmt: skip
     index = np.arange(40)
     layout = Layout(
         {"index": Variable(("index",), "<i8", values=index)},

@@ -59,11 +59,14 @@ precision = "float64"
 @pytest.fixture(scope="module")
 def alone():
     """The grid of one rank."""
-    from hpcsamp.grid import Topology, plan_grid
+    from hpcsamp.grid import AXES, Axis, Topology, plan_grid
     from hpcsamp.runtime import mpi
 
     comm = mpi().COMM_SELF
-    return Topology(plan_grid(["node"], "node"), comm, comm, comm, comm, torch.device("cpu"))
+    return Topology(
+        plan_grid(["node"], "node"), comm, comm, tuple(Axis(n, comm) for n in AXES),
+        torch.device("cpu"),
+    )  # fmt: skip
 
 
 def sets(folder):

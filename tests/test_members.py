@@ -72,9 +72,11 @@ def test_fewer_members_than_ranks_are_refused(hpcsamp, small, tmp_path):
     assert "3" in done.errors[0]
 
 
-def test_a_sharded_state_goes_on_unsharded(hpcsamp, small, tmp_path):
+@pytest.mark.parametrize("method", ["mean_field", "mc_dropout"])
+def test_a_sharded_state_goes_on_unsharded(method, hpcsamp, small, tmp_path):
     def run(name, ranks, *settings):
-        sets = [f"--set={s}" for s in ("optimizer.clip=0.5", *settings)]
+        own = (f"method.name={method}", "optimizer.clip=0.5", *settings)
+        sets = [f"--set={s}" for s in own]
         done = hpcsamp(ranks, "train", small, "--output", tmp_path / name, "--resume", *sets)
         assert done.code == 0, done.err
         return tmp_path / name

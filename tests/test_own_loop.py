@@ -84,7 +84,7 @@ def test_a_method_is_part_of_it():
         ({"clip": 0}, "clip must be a number greater than 0, got 0"),
         ({"clip": "1"}, "clip must be"),
         ({"clip": float("nan")}, "clip must be"),
-        ({"shards": [1]}, "shards must be Shards, got list"),
+        ({"updates": [1]}, "updates must be Updates, got list"),
     ],
 )
 def test_arguments_of_a_wrong_kind(change, message):
@@ -137,9 +137,9 @@ def test_shards_must_be_those_of_the_method():
     method = method_of()
     shards = Shards(method.parameters(), Alone())
     with pytest.raises(UsageError, match=r"must be made of shards.parts"):
-        distribute(sgd(method), Alone(), method, shards=shards)
+        distribute(sgd(method), Alone(), method, updates=shards)
     optimizer = torch.optim.SGD(shards.parts, lr=0.1)
-    distribute(optimizer, Alone(), method, shards=shards)
+    distribute(optimizer, Alone(), method, updates=shards)
     with pytest.raises(UsageError, match=r"closure.* cannot be had with shards"):
         optimizer.step(lambda: 0.0)
     take(method, optimizer)

@@ -27,7 +27,7 @@ def test_layouts_are_those_that_a_run_accepts(ranks, each, samples, batch):
     for p in range(1, 20):
         try:
             grid = plan_grid(nodes, p)
-            share_samples(samples, grid, 0)
+            share_samples(samples, grid.sample_size, 0)
             check_batch(batch, grid.data_size)
         except UsageError:
             continue

@@ -7,14 +7,14 @@ import time
 import pytest
 
 from hpcsamp.errors import HpcsampError, UsageError
-from hpcsamp.grid import Grid, plan_grid, share, share_samples
+from hpcsamp.grid import plan_grid, share, share_samples
 
 
 def test_nodes_share_a_batch_and_split_the_data():
     grid = plan_grid(["a", "a", "b", "b"], "node")
     assert grid.groups == ((0, 1), (2, 3))
     assert (grid.data_size, grid.sample_size) == (2, 2)
-    assert grid.place(3) == (1, 1)
+    assert grid.place(3) == (1, 1, 0)
 
 
 def test_ranks_placed_round_robin_over_nodes_are_grouped_by_node():
@@ -58,7 +58,7 @@ def test_every_rank_of_a_large_grid_has_one_place():
     grid = plan_grid(nodes)
     assert time.process_time() - began < 1
     assert sorted(r for g in grid.groups for r in g) == list(range(10_000))
-    assert grid.place(9_999) == (2499, 3)
+    assert grid.place(9_999) == (2499, 3, 0)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 4, 7, 16])
@@ -70,7 +70,7 @@ def test_shares_cover_and_are_nearly_equal(parts):
 
 def test_fewer_samples_than_ranks_is_refused():
     with pytest.raises(UsageError, match=r"S = 2 .* P = 3"):
-        share_samples(2, Grid(((0, 1, 2),)), 0)
+        share_samples(2, 3, 0)
 
 
 @pytest.mark.mpi(ranks=[1, 3, 4])
@@ -81,7 +81,7 @@ def test_communicators_follow_the_plan(mpi_ranks, comm):
     assert topology.size == mpi_ranks
     expected = plan_grid(["here"] * mpi_ranks, 2 if mpi_ranks == 4 else "node")
     assert topology.grid == expected
-    assert (topology.data_rank, topology.sample_rank) == expected.place(comm.Get_rank())
+    assert tuple(axis.rank for axis in topology.axes) == expected.place(comm.Get_rank())
     assert topology.sample_comm.allgather(comm.Get_rank()) == list(
         expected.groups[topology.data_rank]
     )

@@ -191,8 +191,8 @@ def _method(name: str, data: Split, settings: Settings, seed: int) -> dict[str, 
 
 
 def _judge(made: methods.Method, likelihood: losses.Likelihood, data: Split) -> dict[str, float]:
-    members = made.members is not None and not isinstance(made, methods.SWAG)
-    count = made.prediction_samples(None if members else PREDICTIONS)
+    number_of_its_own = isinstance(made, (methods.Ensemble, methods.Chains))
+    count = made.prediction_samples(None if number_of_its_own else PREDICTIONS)
     x, y = torch.from_numpy(data.x_test).float(), torch.from_numpy(data.y_test)
     y = y[:, None].float() if data.task == "regression" else y
     with torch.no_grad(), made.predicting():

@@ -66,13 +66,13 @@ def _measured(
     import torch
 
     from hpcsamp.bench.dropout import compare
-    from hpcsamp.grid import init, share_samples, together
+    from hpcsamp.grid import init, together
     from hpcsamp.sealing import text
 
     torch.set_num_threads(1)
     topology = init("world", device="cpu")
     with together(topology.world):
-        share_samples(samples, topology.grid, topology.sample_rank)
+        topology.samples(samples)
     rows = compare(topology, samples, batches, repeat, masks, collectives)
     if not topology.is_root:
         return

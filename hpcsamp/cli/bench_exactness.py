@@ -26,12 +26,12 @@ def exactness(
     from hpcsamp.bench.exactness import LOSSES, Work, compare
     from hpcsamp.cli.output import show
     from hpcsamp.errors import UsageError
-    from hpcsamp.grid import init, share_samples
+    from hpcsamp.grid import init
 
     if model not in (*LOSSES, "both"):
         raise UsageError(f"--model {model!r}: there is {', '.join(LOSSES)}, both")
     topology = init("world", device="cpu")
-    share_samples(samples, topology.grid, topology.sample_rank)
+    topology.samples(samples)
     collectives = choose(topology, "mpi")
     found = [
         compare(Work(name, samples, batch, std), loss, collectives)

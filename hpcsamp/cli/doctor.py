@@ -112,7 +112,7 @@ def _positions(places: Sequence[RankPlace]) -> list[tuple[int | str, int | str]]
         grid = plan(places)
     except UsageError:
         return [("-", "-")] * len(places)
-    return [grid.place(p.rank) for p in places]
+    return [grid.place(p.rank)[:2] for p in places]
 
 
 def _leave(root: bool) -> None:

@@ -8,7 +8,7 @@ from hpcsamp.collectives.base import Alone, Collectives
 from hpcsamp.collectives.distribute import distribute, transport_of
 from hpcsamp.collectives.flat import FlatGradient
 from hpcsamp.collectives.mpi import MpiCollectives
-from hpcsamp.collectives.shards import Shards
+from hpcsamp.collectives.updates import Shards, Updates, updates_of
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology, together
 
@@ -19,9 +19,11 @@ __all__ = [
     "FlatGradient",
     "MpiCollectives",
     "Shards",
+    "Updates",
     "choose",
     "distribute",
     "transport_of",
+    "updates_of",
 ]
 
 #: Bytes below which a gradient is not worth a cycle of Horovod.

@@ -10,14 +10,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-#: Whose ranks take part: all, those of this sample group, or those of this data group.
-Over = Literal["world", "sample", "data"]
+from hpcsamp.grid import Over
 
 
 class Collectives(ABC):
@@ -153,16 +152,16 @@ class Collectives(ABC):
         """Fill a flat tensor of which rank p of the group has ``counts[p]`` elements, in order."""
         x.copy_(self.group_gather(x.split(list(counts))[self.sample_rank], counts))
 
-    def reduce_members_(self, flat: Tensor) -> None:
-        """Mean over data: the gradient of parameters that this rank's samples alone have."""
-        if self.data_size > 1:
-            self.data_gradient_sum_(flat)
-            flat.div_(self.data_size)
+    def reduce_gradient_(self, flat: Tensor, over: Over = "world") -> None:
+        """Sum over samples, mean over data: the sequential gradient from the ranks' gradients.
 
-    def reduce_gradient_(self, flat: Tensor) -> None:
-        """Sum over samples, mean over data: the sequential gradient from the ranks' gradients."""
-        if self.sample_size * self.data_size > 1:
-            self.world_sum_(flat)
+        Parameters
+        ----------
+        over
+            Ranks that hold the same parameters; ``"data"`` if those of this rank's samples.
+        """
+        if self.size(over) > 1:
+            (self.world_sum_ if over == "world" else self.data_gradient_sum_)(flat)
         if self.data_size > 1:
             flat.div_(self.data_size)
 

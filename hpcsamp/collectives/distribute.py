@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from hpcsamp.collectives.base import Collectives
-from hpcsamp.collectives.exchange import Exchange, ids, parameters_of
+from hpcsamp.collectives.exchange import Exchange
 from hpcsamp.collectives.replicas import make_alike
-from hpcsamp.collectives.shards import Shards
+from hpcsamp.collectives.updates import Updates, updates_of
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology
 from hpcsamp.methods.base import Method
@@ -32,7 +32,7 @@ def distribute(
     method: Method,
     *,
     clip: float | None = None,
-    shards: Shards | None = None,
+    updates: Updates | None = None,
     compare_every: int = 1,
 ) -> torch.optim.Optimizer:
     """Make an optimiser train a method with the gradient of all ranks. Collective over the world.
@@ -58,9 +58,10 @@ def distribute(
         What is trained. Distributing another optimiser over it later replaces this one.
     clip
         Largest norm of the gradient of a step; of each member's, where there are members.
-    shards
-        If the optimiser was built on ``shards.parts``: this rank updates these alone, and the ranks
-        of the sample group give each other theirs.
+    updates
+        If the optimiser was built on ``updates.parts``, see
+        :func:`~hpcsamp.collectives.updates.updates_of`: this rank updates these alone, and the
+        ranks of the sample group give each other theirs.
     compare_every
         Steps between comparisons, which cost an exchange of a few numbers; the same on all ranks.
 
@@ -77,10 +78,12 @@ def distribute(
         common. Later, by ``backward`` or ``step``: if parameters were added, frozen, converted or
         replaced.
     """
-    _check(optimizer, collectives, method, clip, shards)
-    trouble = _other_parameters(optimizer, method, shards)
-    make_alike(method, optimizer, collectives, trouble, shards is not None)
-    made = Exchange(optimizer, collectives, method, clip, shards, compare_every)
+    _check(optimizer, collectives, method, clip, updates)
+    updates = updates or updates_of(method, collectives)
+    _check_closure(optimizer, updates)
+    trouble = _of_two_types(method) or updates.mismatch(optimizer, method)
+    make_alike(method, optimizer, collectives, trouble, updates.placement)
+    made = Exchange(optimizer, collectives, method, clip, updates, compare_every)
     for before in {_newest_of(method), _newest_of(optimizer)} - {None}:
         before.retire(optimizer)  # type: ignore[union-attr]
     _newest[method] = _newest[optimizer] = ref(made)
@@ -98,45 +101,21 @@ def _newest_of(thing: Any) -> Exchange | None:
     return None if found is None else found()
 
 
-def _other_parameters(
-    optimizer: torch.optim.Optimizer, method: Method, shards: Shards | None
-) -> UsageError | None:
-    """In which way the optimiser's parameters are not those of the method."""
-    kind, whose = type(optimizer).__name__, type(method).__name__
-    named = dict(method.named_parameters())
-    trained = {n: p for n, p in named.items() if p.requires_grad}
-    own = parameters_of(optimizer)
-    kinds = {f"{p.dtype} on {p.device}" for p in trained.values()}
-    if len(kinds) != 1:
-        return UsageError(
-            f"the parameters of {whose} are {' and '.join(sorted(kinds))}; they must be of one "
-            f"type on one device"
-            if kinds
-            else f"{whose} has no parameters to train: all are frozen"
-        )
-    if shards is not None:
-        whole = ids(shards.parameters) == ids(trained.values())
-        if whole and ids(own) == ids(shards.parts):
-            return None
-        return UsageError(f"{kind} must be made of shards.parts, of the shards of {whose}")
-    others = len(ids(own) - ids(named.values()))
-    if others:
-        return UsageError(
-            f"{others} of the {len(own)} parameters of {kind} are not of the {whose} that it is "
-            f"to train; make it of method.parameters(), and what else is to learn a part of the "
-            f"module"
-        )
-    left = [repr(n) for n, p in trained.items() if id(p) not in ids(own)]
-    if left:
-        return UsageError(
-            f"{kind} lacks {', '.join(left[:3])}{' ...' * (len(left) > 3)} of the {whose} that "
-            f"it is to train: make it of all method.parameters(), and freeze what is not to "
-            f"learn by requires_grad_(False)"
-        )
-    return None
+def _of_two_types(method: Method) -> UsageError | None:
+    """Whether the trained parameters are of one type on one device."""
+    kinds = {f"{p.dtype} on {p.device}" for p in method.parameters() if p.requires_grad}
+    if len(kinds) == 1:
+        return None
+    whose = type(method).__name__
+    return UsageError(
+        f"the parameters of {whose} are {' and '.join(sorted(kinds))}; they must be of one "
+        f"type on one device"
+        if kinds
+        else f"{whose} has no parameters to train: all are frozen"
+    )
 
 
-def _check(optimizer: Any, collectives: Any, method: Any, clip: Any, shards: Any) -> None:
+def _check(optimizer: Any, collectives: Any, method: Any, clip: Any, updates: Any) -> None:
     """Whether the arguments are what they must be, each by itself."""
     said = "hs.distribute(optimizer, collectives, method)"
     wanted: tuple[tuple[str, Any, Any, str], ...] = (
@@ -158,14 +137,16 @@ def _check(optimizer: Any, collectives: Any, method: Any, clip: Any, shards: Any
         isinstance(clip, (int, float)) and not isinstance(clip, bool) and clip > 0
     ):
         raise UsageError(f"{said}: clip must be a number greater than 0, got {clip!r}")
-    if shards is not None and not isinstance(shards, Shards):
-        raise UsageError(f"{said}: shards must be Shards, got {type(shards).__name__}")
+    if updates is not None and not isinstance(updates, Updates):
+        raise UsageError(f"{said}: updates must be Updates, got {type(updates).__name__}")
+
+
+def _check_closure(optimizer: torch.optim.Optimizer, updates: Updates) -> None:
+    """Whether the optimiser sees what it must see."""
     needed = inspect.signature(optimizer.step).parameters.get("closure")
-    if needed is not None and needed.default is inspect.Parameter.empty:
-        kind = type(optimizer).__name__
-        if shards is not None or method.members is not None:
-            raise UsageError(
-                f"{kind} looks at all weights together, but a rank has "
-                f"{'a shard' if method.members is None else 'some members'} of them alone; use an "
-                f"optimiser that steps without a closure"
-            )
+    partial = updates.placement.partial
+    if partial and needed is not None and needed.default is inspect.Parameter.empty:
+        raise UsageError(
+            f"{type(optimizer).__name__} looks at all weights together, but a rank has {partial} "
+            f"of them alone; use an optimiser that steps without a closure"
+        )

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hpcsamp.collectives.base import Collectives
-from hpcsamp.collectives.flat import FlatGradient, factor
+from hpcsamp.collectives.flat import FlatGradient
 from hpcsamp.collectives.replicas import Replicas
 from hpcsamp.collectives.sameness import agreed
-from hpcsamp.collectives.shards import Shards
+from hpcsamp.collectives.updates import Updates, ids, parameters_of
 from hpcsamp.errors import DivergedError, UsageError
 from hpcsamp.methods.base import Method
 
@@ -31,14 +31,14 @@ class Exchange:
         collectives: Collectives,
         method: Method,
         clip: float | None,
-        shards: Shards | None,
+        updates: Updates,
         compare_every: int,
     ) -> None:
         self.optimizer, self.collectives, self.method = optimizer, collectives, method
-        self.clip, self.shards, self.compare_every = clip, shards, compare_every
+        self.clip, self.updates, self.compare_every = clip, updates, compare_every
         self.retired = False
         self.own = ids(parameters_of(optimizer))
-        self.gradient = FlatGradient(method.parameters() if shards is None else shards.parameters)
+        self.gradient = FlatGradient(updates.parameters)
         self.replicas = Replicas(
             self.gradient.parameters, method, optimizer, collectives, compare_every
         )
@@ -70,9 +70,7 @@ class Exchange:
     def zero(self, set_to_none: bool = True) -> None:
         """Forget the gradient; the optimiser's ``zero_grad``."""
         self.gradient.zero()
-        if self.shards is not None:
-            for part in self.shards.parts:
-                part.grad = None
+        self.updates.zero()
         self._open = self._written = False  # is a backward pass under way, has it added anything?
         self._whole = False  # is what .grad holds that of all ranks?
         self._fresh = False  # has it been exchanged since the last step?
@@ -84,7 +82,7 @@ class Exchange:
             return
         self._open, self._written = True, False
         torch.autograd.Variable._execution_engine.queue_callback(self._end)
-        if self._whole and self.shards is None:
+        if self._whole:
             if self.gradient.is_gone:  # set to None by another zero_grad
                 self.zero()
                 self._open = True
@@ -114,13 +112,9 @@ class Exchange:
         self._mine_broken = not (math.isfinite(float(flat.sum())) or bool(flat.isfinite().all()))
         if self.method.step % self.compare_every == 0:
             self._broken |= self.replicas.compare(trouble, self._mine_broken) > 0
-        if self.shards is not None:
-            self.shards.reduce(flat, c)
-        elif self.method.members is not None:
-            c.reduce_members_(flat)
-            flat.mul_(self.method.gradient_scale)
-        else:
-            c.reduce_gradient_(flat)
+        self.updates.reduce(self.gradient)
+        if (scale := self.method.gradient_scale) != 1:
+            flat.mul_(scale)
         if self._held is not None:
             flat.add_(self._held)
             self._held = None
@@ -148,8 +142,7 @@ class Exchange:
             self._finish()
             self._clip()
             return None
-        if self.shards is not None:
-            raise UsageError("optimizer.step(closure) cannot be had with shards of the parameters")
+        self.updates.check_closure()
 
         def wrapped(closure: Callable[[], Any]) -> Callable[[], Any]:
             def of_all() -> Any:
@@ -200,13 +193,7 @@ class Exchange:
         # torch's fused optimisers divide by a GradScaler's scale themselves
         scale = getattr(self.optimizer, "grad_scale", None)
         largest = self.clip * (1.0 if scale is None else float(scale))
-        if self.shards is not None:
-            self.shards.scale(factor(self.shards.norm(self.collectives), largest))
-        elif self.method.members is not None:
-            self.gradient.clip_rows(largest)
-        else:
-            flat = self.gradient.flat
-            flat.mul_(factor(torch.linalg.vector_norm(flat), largest))
+        self.updates.clip(self.gradient, largest)
 
     def _mean(self, value: Any) -> Any:
         """The value of a closure, by which optimisers decide: the same on all ranks."""
@@ -222,8 +209,7 @@ class Exchange:
         skipped = getattr(self.optimizer, "found_inf", None)
         if skipped is not None and float(skipped) > 0:  # by a GradScaler: no step was taken
             return
-        if self.shards is not None:
-            self.shards.share(self.collectives)
+        self.updates.share()
         self.method.step += 1
         self.method.after_step()
 
@@ -249,16 +235,4 @@ class Exchange:
                     f"the method was {flat.dtype} on {flat.device} when hs.distribute() was called "
                     f"and is {p.dtype} on {p.device} now: convert it before its optimiser is made"
                 )
-        if self.shards is not None and not self.shards.are_views:
-            return UsageError("the method's storage was replaced since its shards were made")
-        return None
-
-
-def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """All parameters of all groups."""
-    return [p for group in optimizer.param_groups for p in group["params"]]
-
-
-def ids(parameters: Iterable[nn.Parameter]) -> set[int]:
-    """Identities of parameters, as tensors compare by value."""
-    return {id(p) for p in parameters}
+        return self.updates.trouble()

@@ -8,25 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpcsamp.collectives.base import Collectives, Over
+from hpcsamp.collectives.base import Collectives
 from hpcsamp.collectives.sameness import (
     WEIGHTS,
-    compare,
+    compare_all,
     fingerprint,
     hash_of,
     plain_value,
     settings_of,
 )
 from hpcsamp.errors import HpcsampError
+from hpcsamp.grid.placement import Replicated
 from hpcsamp.methods.base import Method
 
 #: Comparisons in which all weights are looked at once.
 ROUND = 16
-
-
-def replicated_over(method: Method) -> Over:
-    """Which ranks hold the same weights."""
-    return "world" if method.members is None else "data"
 
 
 def make_alike(
@@ -34,25 +30,31 @@ def make_alike(
     optimizer: torch.optim.Optimizer,
     collectives: Collectives,
     trouble: HpcsampError | None,
-    sharded: bool,
+    updates: Replicated,
 ) -> None:
     """Start all replicas from the weights, frozen parameters and buffers of the first. Collective.
+
+    Parameters
+    ----------
+    trouble
+        What this rank has found wrong by itself.
+    updates
+        Where the optimiser's state lives.
 
     Raises
     ------
     UsageError
         If ranks differ in anything else, or one of them is in trouble: on all of them.
     """
-    held, over = method.held(), replicated_over(method)
+    held, over = method.held(), method.placement.replicas
     facts: dict[str, Any] = {"optimizer": type(optimizer).__qualname__}
     facts |= {f"method.{k}": v for k, v in settings_of(method).items()}
     facts |= hyperparameters(optimizer)
-    if method.members is None:
-        facts |= {f"shape of {name!r}": _form(x) for name, x in held.items()}
-        facts |= {f"frozen {n!r}": not p.requires_grad for n, p in method.named_parameters()}
-    if not sharded and method.members is None:
-        facts |= _states(optimizer.state_dict()["state"], "optimizer.state")
-    compare(facts, collectives, "world", trouble=trouble)
+    facts |= {f"frozen {n!r}": not p.requires_grad for n, p in method.named_parameters()}
+    forms = {f"shape of {name!r}": _form(x) for name, x in held.items()}
+    states = _states(optimizer.state_dict()["state"], "optimizer.state")
+    of_replicas = [(forms, over), (states, updates.replicas)]
+    compare_all(facts, of_replicas, collectives, trouble)
     for x in held.values():
         collectives.copy_first_(x, over)
 
@@ -92,7 +94,6 @@ class Replicas:
     ) -> None:
         self.method, self.optimizer, self.collectives = method, optimizer, collectives
         self.every = every
-        self.over = replicated_over(method)
         names = {id(p): name for name, p in method.named_parameters()}
         size = sum(p.numel() for p in parameters)
         self._windows: list[list[tuple[str, nn.Parameter, slice]]] = []
@@ -111,17 +112,10 @@ class Replicas:
         c, method = self.collectives, self.method
         if c.size("world") == 1 and trouble is None:
             return float(broken)
-        weights = self._weights()
-        if self.over != "world" and c.size(self.over) > 1:
-            try:
-                compare(weights, c, self.over)
-            except HpcsampError as e:
-                trouble = trouble or e
         facts = {"method.step": method.step, "method.seed": method.seed, **c.claims}
         facts |= hyperparameters(self.optimizer)
-        if self.over == "world":
-            facts |= weights
-        return compare(facts, c, "world", trouble=trouble, count=float(broken))
+        weights = [(self._weights(), method.placement.replicas)]
+        return compare_all(facts, weights, c, trouble, float(broken))
 
     def _weights(self) -> dict[str, str]:
         turn = self.method.step // self.every % ROUND

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,37 @@ def compare(
         everyone = collectives.tell((collectives.rank, own, dict(facts)), over)
         raise agreed(_difference(everyone), collectives, over)
     return float(total[3])
+
+
+def compare_all(
+    facts: Facts,
+    of_replicas: Iterable[tuple[Facts, Over]],
+    collectives: Collectives,
+    trouble: HpcsampError | None,
+    count: float = 0.0,
+) -> float:
+    """Raise on every rank unless all have the same facts, and replicas those of their own.
+
+    Collective over the world. Costs one exchange, and one more for each kind of replicas that are
+    not all ranks.
+
+    Parameters
+    ----------
+    of_replicas
+        Facts that are the same on some ranks, with the ranks.
+    facts, trouble, count
+        As in :func:`compare`, which raises the same.
+    """
+    all_facts = dict(facts)
+    for more, over in of_replicas:
+        if over == "world":
+            all_facts |= more
+        elif collectives.size(over) > 1:
+            try:
+                compare(more, collectives, over)
+            except HpcsampError as e:
+                trouble = trouble or e
+    return compare(all_facts, collectives, "world", trouble=trouble, count=count)
 
 
 def agreed(error: HpcsampError, collectives: Collectives, over: Over = "world") -> HpcsampError:

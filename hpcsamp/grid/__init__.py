@@ -1,11 +1,24 @@
 """The grid of ranks: its axes, and where tensors live on it."""
 
 from hpcsamp.grid.agreement import together
-from hpcsamp.grid.axes import Topology, init
-from hpcsamp.grid.plan import Grid, SampleAxis, plan_grid, share, share_samples
+from hpcsamp.grid.axes import Axis, Topology, init
+from hpcsamp.grid.plan import (
+    AXES,
+    AxisName,
+    Grid,
+    Over,
+    SampleAxis,
+    plan_grid,
+    share,
+    share_samples,
+)
 
 __all__ = [
+    "AXES",
+    "Axis",
+    "AxisName",
     "Grid",
+    "Over",
     "SampleAxis",
     "Topology",
     "init",

@@ -7,11 +7,35 @@ from typing import TYPE_CHECKING
 
 from hpcsamp.errors import UsageError
 from hpcsamp.grid.agreement import together
-from hpcsamp.grid.plan import Grid, SampleAxis, plan_grid, share_samples
+from hpcsamp.grid.plan import AXES, AxisName, Grid, SampleAxis, plan_grid, share_samples
 
 if TYPE_CHECKING:
     import torch
     from mpi4py import MPI
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The ranks along an axis of the grid, this one among them.
+
+    Attributes
+    ----------
+    comm
+        Their communicator, in the order of the axis.
+    """
+
+    name: AxisName
+    comm: MPI.Comm
+
+    @property
+    def size(self) -> int:
+        """How many they are."""
+        return self.comm.Get_size()
+
+    @property
+    def rank(self) -> int:
+        """Which of them this one is."""
+        return self.comm.Get_rank()
 
 
 @dataclass(frozen=True)
@@ -22,19 +46,24 @@ class Topology:
     ----------
     grid
         The plan.
-    world, sample_comm, data_comm, node_comm
-        Communicators of this subsystem's own (duplicated; never shared between threads).
-        ``sample_comm``: same batch, other samples. ``data_comm``: same samples, other data.
+    world, node_comm
+        All ranks, and those of this node. As those of the axes, they are communicators of this
+        subsystem's own (duplicated; never shared between threads).
+    axes
+        The axes data, sample and model.
     device
         Where this rank computes.
     """
 
     grid: Grid
     world: MPI.Comm
-    sample_comm: MPI.Comm
-    data_comm: MPI.Comm
     node_comm: MPI.Comm
+    axes: tuple[Axis, Axis, Axis]
     device: torch.device
+
+    def axis(self, name: AxisName) -> Axis:
+        """One of the axes."""
+        return self.axes[AXES.index(name)]
 
     @property
     def rank(self) -> int:
@@ -47,6 +76,11 @@ class Topology:
         return self.world.Get_size()
 
     @property
+    def sample_comm(self) -> MPI.Comm:
+        """Ranks with the same batch and other samples."""
+        return self.axis("sample").comm
+
+    @property
     def sample_size(self) -> int:
         """``P``."""
         return self.grid.sample_size
@@ -54,7 +88,12 @@ class Topology:
     @property
     def sample_rank(self) -> int:
         """Place in the sample group, 0..P-1."""
-        return self.sample_comm.Get_rank()
+        return self.axis("sample").rank
+
+    @property
+    def data_comm(self) -> MPI.Comm:
+        """Ranks with the same samples and other data."""
+        return self.axis("data").comm
 
     @property
     def data_size(self) -> int:
@@ -64,7 +103,7 @@ class Topology:
     @property
     def data_rank(self) -> int:
         """Which of the D batches this rank works on, 0..D-1."""
-        return self.data_comm.Get_rank()
+        return self.axis("data").rank
 
     @property
     def is_root(self) -> bool:
@@ -73,20 +112,21 @@ class Topology:
 
     def samples(self, total: int) -> range:
         """This rank's share of ``total`` samples."""
-        return share_samples(total, self.grid, self.sample_rank)
+        return share_samples(total, self.sample_size, self.sample_rank)
 
     def describe(self) -> str:
-        """One line for people, e.g. ``4 ranks = 2 data groups x 2 sample ranks``."""
+        """One line for people, e.g. ``4 ranks = 2 batches x 2 sample ranks, cpu``."""
+        d, p, m = (self.grid.size(axis) for axis in AXES)
         return (
-            f"{self.size} rank{'s' * (self.size > 1)} = {self.data_size} batch"
-            f"{'es' * (self.data_size > 1)} x {self.sample_size} sample rank"
-            f"{'s' * (self.sample_size > 1)}, {self.device.type}"
+            f"{self.size} rank{'s' * (self.size > 1)} = {d} batch{'es' * (d > 1)} x "
+            f"{p} sample rank{'s' * (p > 1)}{f' x {m} model ranks' * (m > 1)}, {self.device.type}"
         )
 
 
 def init(
     samples: SampleAxis = "node",
     *,
+    model: int = 1,
     comm: MPI.Comm | None = None,
     device: str = "auto",
 ) -> Topology:
@@ -97,8 +137,8 @@ def init(
 
     Parameters
     ----------
-    samples
-        What the sample axis spans, see :func:`plan_grid`.
+    samples, model
+        What the sample axis spans, and the size of the model axis, see :func:`plan_grid`.
     comm
         The ranks to use (default ``MPI.COMM_WORLD``).
     device
@@ -131,16 +171,15 @@ def init(
                 f"({MPI.THREAD_MULTIPLE}) is needed because batches are prefetched in a thread; "
                 f"use an MPI built with thread support"
             )
-        grid = plan_grid(nodes, samples)
+        grid = plan_grid(nodes, samples, model)
         chosen = bind_device(device, node_comm.Get_rank())
-    d, p = grid.place(world.Get_rank())
     limit_threads(node_comm)
     reuse_freed_memory()
-    return Topology(
-        grid=grid,
-        world=world,
-        sample_comm=world.Split(d, p),
-        data_comm=world.Split(p, d),
-        node_comm=node_comm,
-        device=chosen,
-    )
+    data, sample, model_axis = (Axis(name, _split(world, grid, name)) for name in AXES)
+    return Topology(grid, world, node_comm, (data, sample, model_axis), chosen)
+
+
+def _split(world: MPI.Comm, grid: Grid, axis: AxisName) -> MPI.Comm:
+    """Communicator of the ranks along an axis. Collective over the world."""
+    along = grid.along(axis, world.Get_rank())
+    return world.Split(along[0], along.index(world.Get_rank()))

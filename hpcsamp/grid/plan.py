@@ -1,17 +1,33 @@
-"""The plan of a grid: which rank is where on which axis.
+"""The plan of a grid: world = D data groups x P sample ranks x M model ranks.
 
-Pure functions of the list of node names, testable without MPI and for thousands of imagined nodes.
+The model axis is innermost, then the sample axis: ranks that exchange most are nearest. Pure
+functions of the list of node names, testable without MPI and for thousands of imagined nodes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple, get_args
 
 from hpcsamp.errors import UsageError
 
 SampleAxis = Literal["node", "world", "none"] | int
+
+#: The axes from the outermost to the innermost.
+AxisName = Literal["data", "sample", "model"]
+AXES: tuple[AxisName, ...] = get_args(AxisName)
+
+#: Whose ranks take part in an exchange: all, or those along an axis through this rank.
+Over = AxisName | Literal["world"]
+
+
+class Place(NamedTuple):
+    """Where a rank is on each axis."""
+
+    data: int
+    sample: int
+    model: int
 
 
 @dataclass(frozen=True)
@@ -21,35 +37,54 @@ class Grid:
     Attributes
     ----------
     groups
-        World ranks of each sample group: ``D`` tuples of ``P`` ranks, in sample order.
+        World ranks of each sample group, which shares a batch: ``D`` tuples of ``P * M`` ranks, in
+        sample order with the model ranks of a sample rank beside each other.
+    model_size
+        ``M``, the number of ranks that hold one network in parts.
     """
 
     groups: tuple[tuple[int, ...], ...]
+    model_size: int = 1
 
     @property
     def data_size(self) -> int:
-        """``D``, the number of data groups' members: how many different batches a step sees."""
+        """``D``, the number of data groups: how many different batches a step sees."""
         return len(self.groups)
 
     @property
     def sample_size(self) -> int:
-        """``P``, the number of ranks that share a batch and split its samples."""
-        return len(self.groups[0])
+        """``P``, the number of sample ranks that share a batch and split its samples."""
+        return len(self.groups[0]) // self.model_size
 
     @property
     def world_size(self) -> int:
-        """Number of ranks, ``D * P``."""
-        return self.data_size * self.sample_size
+        """Number of ranks, ``D * P * M``."""
+        return self.data_size * self.sample_size * self.model_size
 
-    def place(self, rank: int) -> tuple[int, int]:
-        """``(d, p)`` of a world rank: its data index and its place in the sample group."""
-        for d, members in enumerate(self.groups):
-            if rank in members:
-                return d, members.index(rank)
+    def size(self, over: Over) -> int:
+        """Number of ranks along an axis, or of all."""
+        size: int = getattr(self, f"{over}_size")
+        return size
+
+    def place(self, rank: int) -> Place:
+        """Place of a world rank on each axis."""
+        for d, group in enumerate(self.groups):
+            if rank in group:
+                return Place(d, *divmod(group.index(rank), self.model_size))
         raise UsageError(f"rank {rank} is not in a grid of {self.world_size} ranks")
 
+    def along(self, axis: AxisName, rank: int) -> tuple[int, ...]:
+        """World ranks of those that differ from a rank in their place on one axis, in order."""
+        d, p, m = self.place(rank)
+        if axis == "data":
+            return tuple(group[p * self.model_size + m] for group in self.groups)
+        own = self.groups[d]
+        if axis == "sample":
+            return own[m :: self.model_size]
+        return own[p * self.model_size : (p + 1) * self.model_size]
 
-def plan_grid(nodes: Sequence[str], samples: SampleAxis = "node") -> Grid:
+
+def plan_grid(nodes: Sequence[str], samples: SampleAxis = "node", model: int = 1) -> Grid:
     """Lay ranks out on the grid.
 
     Parameters
@@ -58,9 +93,11 @@ def plan_grid(nodes: Sequence[str], samples: SampleAxis = "node") -> Grid:
         Name of the node of every world rank, in rank order.
     samples
         What the sample axis spans. ``"node"``: the ranks of a node share a batch, nodes split the
-        data (the paper's hybrid). ``"world"``: all ranks share one batch. ``"none"``: every rank
-        has its own batch and all samples. An integer: groups of that many ranks, within nodes as
-        far as they go.
+        data (the paper's hybrid). ``"world"``: all ranks share one batch. ``"none"``: every model
+        group has its own batch and all samples. An integer: sample groups of that many model
+        groups, within nodes as far as they go.
+    model
+        ``M``, the number of ranks of a model group, within nodes as far as they go.
 
     Returns
     -------
@@ -69,11 +106,13 @@ def plan_grid(nodes: Sequence[str], samples: SampleAxis = "node") -> Grid:
     Raises
     ------
     UsageError
-        If nodes hold different numbers of ranks (``"node"``), or an integer does not divide the
-        number of ranks.
+        If nodes hold different numbers of ranks (``"node"``), or the sizes of the axes do not
+        divide the number of ranks.
     """
     if not nodes:
         raise UsageError("a grid needs at least one rank, got 0")
+    if isinstance(model, bool) or not isinstance(model, int) or model < 1:
+        raise UsageError(f"a model axis has a positive number of ranks, got {model!r}")
     by_node: dict[str, list[int]] = {}
     for rank, name in enumerate(nodes):
         by_node.setdefault(name, []).append(rank)
@@ -86,24 +125,34 @@ def plan_grid(nodes: Sequence[str], samples: SampleAxis = "node") -> Grid:
                 f"{small} has {sizes[small]} and {large} has {sizes[large]}; start equally many "
                 f"ranks on each node or give the size of a sample group as a number"
             )
-        return Grid(tuple(tuple(ranks) for ranks in by_node.values()))
+        _check_model(model, sizes[small], f"ranks of node {small}")
+        return Grid(tuple(tuple(ranks) for ranks in by_node.values()), model)
     in_node_order = [rank for ranks in by_node.values() for rank in ranks]
+    _check_model(model, len(nodes), "ranks")
     if samples == "world":
         size = len(nodes)
     elif samples == "none":
-        size = 1
+        size = model
     elif isinstance(samples, int) and not isinstance(samples, bool) and samples >= 1:
-        size = samples
+        size = samples * model
     else:
         raise UsageError(
             f'parallel.samples must be "node", "world", "none" or a positive number, '
             f"got {samples!r}"
         )
     if len(nodes) % size:
+        of_model = f" groups of {model} model ranks" if model > 1 else ""
         raise UsageError(
-            f"parallel.samples = {size} does not divide the number of ranks, {len(nodes)}"
+            f"parallel.samples = {samples}{of_model} does not divide the number of ranks, "
+            f"{len(nodes)}"
         )
-    return Grid(tuple(tuple(in_node_order[i : i + size]) for i in range(0, len(nodes), size)))
+    groups = (in_node_order[i : i + size] for i in range(0, len(nodes), size))
+    return Grid(tuple(map(tuple, groups)), model)
+
+
+def _check_model(model: int, ranks: int, which: str) -> None:
+    if ranks % model:
+        raise UsageError(f"a model axis of {model} ranks does not divide the {ranks} {which}")
 
 
 def share(total: int, parts: int, index: int) -> range:
@@ -115,18 +164,17 @@ def share(total: int, parts: int, index: int) -> range:
     return range(total * index // parts, total * (index + 1) // parts)
 
 
-def share_samples(samples: int, grid: Grid, position: int) -> range:
-    """The samples of one rank of a sample group.
+def share_samples(samples: int, ranks: int, rank: int) -> range:
+    """The samples of one of the ranks of a sample group.
 
     Raises
     ------
     UsageError
         If there are fewer samples than ranks to evaluate them.
     """
-    if samples < grid.sample_size:
+    if samples < ranks:
         raise UsageError(
-            f"S = {samples} samples cannot be split over a sample group of "
-            f"P = {grid.sample_size} ranks; draw at least {grid.sample_size} samples or set "
-            f"parallel.samples to a smaller group"
+            f"S = {samples} samples cannot be split over a sample group of P = {ranks} ranks; draw "
+            f"at least {ranks} samples or set parallel.samples to a smaller group"
         )
-    return share(samples, grid.sample_size, position)
+    return share(samples, ranks, rank)

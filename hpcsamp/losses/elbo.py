@@ -209,7 +209,8 @@ class ELBO:
         elif self.kl == "monte_carlo":
             penalty = method.log_ratio(mine, step).sum() * (factor / (samples * self.items))
         else:
-            penalty = method.penalty(c.sample_rank, c.sample_size) * (factor / self.items)
+            part = method.placement.penalty_share(c.sample_rank, c.sample_size)
+            penalty = method.penalty(*part) * (factor / self.items)
         run = _Run(self, method, x, stacked, index, undo, items, mine, samples, step, ratio)
         if self.memory == "keep" or not torch.is_grad_enabled():
             data = run.keep()

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
-from hpcsamp.grid import share
+from hpcsamp.grid import share_samples
+from hpcsamp.grid.placement import REPLICATED, Replicated
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.observe import Observer
 from hpcsamp.streams import Purpose
@@ -40,12 +41,11 @@ class Method(nn.Module):
     ----------
     step
         The step to draw for when a call does not say; :func:`hpcsamp.distribute` advances it.
-    members
-        Where every sample has parameters of its own (ensembles, chains): the samples whose
-        parameters this rank holds, one row each. None where all ranks hold the same parameters.
+    placement
+        Where its weights live: all of them on every rank, or rows of its own samples.
     """
 
-    members: range | None = None
+    placement: Replicated = REPLICATED
     #: Whether the first argument may also be a function that makes the network of a member.
     makes_networks: ClassVar[bool] = False
     #: S of the predictive distribution if nobody says, for methods that can draw any number.
@@ -332,8 +332,14 @@ class Method(nn.Module):
         return self.usual_prediction_samples if asked is None else asked
 
     def prediction_share(self, samples: int, parts: int, part: int) -> range:
-        """Which of the prediction samples a rank of a sample group evaluates."""
-        return share(samples, parts, part)
+        """Which of the prediction samples a rank of a sample group evaluates.
+
+        Raises
+        ------
+        UsageError
+            If there are fewer than ranks.
+        """
+        return share_samples(samples, parts, part)
 
     def some_prediction_sample(self) -> range:
         """One of the prediction samples that this rank can evaluate."""

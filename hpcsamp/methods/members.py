@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import share
+from hpcsamp.grid.placement import Rows
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.showing import Showing
 from hpcsamp.methods.traces import Traces
@@ -47,13 +48,14 @@ class Members(Showing):
 
     Attributes
     ----------
+    members
+        The samples whose weights this rank holds.
     weights
         ``(s, n)``, one row per member of this rank. In a method's state every tensor that has axes
         has the members first.
     """
 
     makes_networks = True
-    members: range
 
     def __init__(
         self,
@@ -74,6 +76,7 @@ class Members(Showing):
         super().__init__(variables, seed, samples_per_pass, autocast)
         self.samples = samples
         self.members = members
+        self.placement = Rows(members, samples)
         self.prior_std = prior_std
         self.layout = self.variables.trained
         initial = [self.layout.flatten(v.means()) for v in variables]

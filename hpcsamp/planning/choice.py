@@ -73,7 +73,7 @@ def check(layout: Layout, samples: int) -> None:
     """
     nodes = [f"node{rank // layout.per_node}" for rank in range(layout.ranks)]
     grid = plan_grid(nodes, layout.sample_size)
-    share_samples(samples, grid, 0)
+    share_samples(samples, grid.sample_size, 0)
 
 
 def loaded(work: Workload, ranks: int, mode: Mode) -> Workload:

@@ -110,7 +110,7 @@ class Workload:
             drawn=spread.numel() if spread is not None else 0,
             trained=sum(p.numel() for p in method.parameters() if p.requires_grad),
             item=item,
-            own=method.members is not None,
+            own=method.placement.replicas == "data",
             counts=count(
                 network,
                 shapes.x,

@@ -9,7 +9,6 @@ from torch import Tensor
 from hpcsamp.errors import DivergedError
 from hpcsamp.grid import Topology, together
 from hpcsamp.methods import Method
-from hpcsamp.run import state
 
 
 def check_replicas(method: Method, topology: Topology) -> None:
@@ -26,7 +25,7 @@ def check_replicas(method: Method, topology: Topology) -> None:
     held = method.held()
     own = hashlib.sha256()
     _add_to_hash(own, held)
-    column = 0 if method.members is None else topology.sample_rank
+    column = method.placement.column(topology)
     hashes = topology.world.allgather((column, own.hexdigest()))
     first: dict[int, tuple[int, str]] = {}
     for rank, (kind, other) in enumerate(hashes):
@@ -53,9 +52,7 @@ def _sha256(tensors: dict[str, Tensor]) -> str:
 
 def parameters_sha256(method: Method, topology: Topology) -> str:
     """Hash of the trained parameters, in name order, little-endian. Collective over the world."""
-    parameters = dict(method.named_variational())
-    if method.members is not None:
-        parameters = state.gather(parameters, topology.sample_comm)
+    parameters = method.placement.gather(dict(method.named_variational()), topology)
     digest = hashlib.sha256()
     if topology.is_root:
         _add_to_hash(digest, parameters)

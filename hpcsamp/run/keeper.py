@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from hpcsamp.collectives import Shards
+from hpcsamp.collectives import Updates
 from hpcsamp.config import RunConfig
 from hpcsamp.errors import CheckpointError
 from hpcsamp.grid import Topology, together
 from hpcsamp.methods import Method
-from hpcsamp.run import checkpoint, resolve, state
+from hpcsamp.run import checkpoint, resolve
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.watchdog import Phase, here
 
@@ -37,7 +37,7 @@ class Keeper:
         Of the run.
     dataset
         Its uid: parameters are those of one dataset.
-    method, optimizer, schedule, shards
+    method, optimizer, schedule, updates
         Whose state is kept. A checkpoint holds it whole, whatever the grid.
     saving
         Makes a context in which no signal interrupts the writing of a checkpoint.
@@ -58,7 +58,7 @@ class Keeper:
     method: Method
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler | None
-    shards: Shards | None
+    updates: Updates
     saving: Callable[[], AbstractContextManager[object]]
     saved: int = -1
     best: float = math.inf
@@ -124,26 +124,13 @@ class Keeper:
 
     def _load(self, method: dict[str, Any], optimizer: dict[str, Any]) -> None:
         """Take this rank's part of the whole state."""
-        members = self.method.members
-        if members is not None:
-            own = [members] * len(optimizer["state"])
-            optimizer = state.part_of_optimizer(optimizer, own)
-        elif self.shards is not None:
-            optimizer = state.part_of_optimizer(optimizer, self.shards.places)
-        self.method.load_state_dict(state.part_of_method(method, members))
-        self.optimizer.load_state_dict(optimizer)
+        self.method.load_state_dict(self.method.placement.part(method))
+        self.updates.load_state(self.optimizer, optimizer)
 
     def _whole(self) -> tuple[Any, Any]:
-        """The state of method and optimiser, whole on rank 0."""
-        method, optimizer = self.method.state_dict(), self.optimizer.state_dict()
-        spread = self.method.members is not None
-        comm = self.topology.sample_comm
-        if self.topology.data_rank > 0:
-            return None, None
-        return (
-            state.gather(method, comm) if spread else method,
-            state.gather(optimizer, comm) if spread or self.shards is not None else optimizer,
-        )
+        """The state of method and optimiser, whole on rank 0. Collective over the world."""
+        method = self.method.placement.gather(self.method.state_dict(), self.topology)
+        return method, self.updates.whole_state(self.optimizer, self.topology)
 
     def _content(self, method: Any, optimizer: Any) -> dict[str, Any]:
         return {

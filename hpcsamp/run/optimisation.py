@@ -43,8 +43,8 @@ class Optimisation:
         Exchanges the gradients of all ranks.
     schedule
         Of the learning rate, or None.
-    shards
-        Where ``optimizer.sharded`` has this rank update a part of the parameters, else None.
+    updates
+        What of the parameters this rank updates.
 
     Raises
     ------
@@ -70,12 +70,8 @@ class Optimisation:
             if c.kl == "monte_carlo" or run.data_loss.joint:
                 with torch.no_grad():  # have its draws a density at all?
                     method.log_ratio(run.own[:1], 0)
-            parameters = list(method.parameters())
-            self.shards: exchange.Shards | None = None
-            if config.optimizer.sharded and collectives.sample_size > 1:
-                self.shards = exchange.Shards(parameters, collectives)
-                parameters = self.shards.parts
-            self.optimizer = optimizer(config, method, parameters)
+            self.updates = exchange.updates_of(method, collectives, config.optimizer.sharded)
+            self.optimizer = optimizer(config, method, self.updates.parts)
             warm = round(c.kl_warmup_epochs * steps_per_epoch)
             self.loss = ELBO(
                 run.data_loss,
@@ -94,7 +90,7 @@ class Optimisation:
             collectives,
             method,
             clip=config.optimizer.clip,
-            shards=self.shards,
+            updates=self.updates,
             compare_every=COMPARE_EVERY,
         )
 
@@ -115,7 +111,7 @@ def optimizer(config: RunConfig, method: Method, parameters: Any) -> torch.optim
     Parameters
     ----------
     parameters
-        The method's, or this rank's shards of them.
+        What of the method's this rank updates.
 
     Raises
     ------
@@ -130,12 +126,9 @@ def optimizer(config: RunConfig, method: Method, parameters: Any) -> torch.optim
             f"method {config.method.name!r} needs optimizer.name = "
             f"{' or '.join(repr(n) for n in own)}, not {c.name!r}"
         )
-    if c.sharded and (method.members is not None or c.name not in ELEMENTWISE):
+    if c.sharded and c.name not in ELEMENTWISE:
         raise UsageError(
-            f"optimizer.sharded: every rank has parameters of its own with method "
-            f"{config.method.name!r}, there is nothing to share out"
-            if method.members is not None
-            else f"optimizer.sharded cannot be had with {c.name}, which looks at whole tensors; "
+            f"optimizer.sharded cannot be had with {c.name}, which looks at whole tensors; "
             f"with {', '.join(sorted(ELEMENTWISE))} it can"
         )
     if own:

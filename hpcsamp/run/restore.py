@@ -10,8 +10,8 @@ from hpcsamp.config import RunConfig, check
 from hpcsamp.data import Dataset
 from hpcsamp.data.manifest import Manifest, read_manifest
 from hpcsamp.errors import CheckpointError
-from hpcsamp.grid import Topology, share_samples, together
-from hpcsamp.run import checkpoint, resolve, state
+from hpcsamp.grid import Topology, together
+from hpcsamp.run import checkpoint, resolve
 from hpcsamp.run.assemble import Run
 from hpcsamp.run.folder import RunFolder
 
@@ -91,14 +91,13 @@ def restore(
             config, Dataset(config.data.path, next(iter(trained.splits)), trained), topology
         )
         method = run.method
-        part = state.part_of_method(saved["method"], method.members)
+        part = method.placement.part(saved["method"])
         if saved["version"] == checkpoint.UNSEALED:  # buffers and frozen parameters as built
             part = method.state_dict() | part
         method.load_state_dict(part)
         method.step = saved["step"]
         samples = method.prediction_samples(samples or config.evaluation.samples)
-        if method.members is None:
-            share_samples(samples, topology.grid, topology.sample_rank)
+        method.prediction_share(samples, topology.sample_size, topology.sample_rank)
     return Restored(run, folder.run, trained, path, saved["step"], samples)
 
 

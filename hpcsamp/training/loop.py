@@ -150,7 +150,7 @@ class Trainer:
             self.method,
             self.optimizer,
             self.schedule,
-            self.optimisation.shards,
+            self.optimisation.updates,
             self.watch.saving,
         )
         self.evaluator: Evaluator | None = None

@@ -1,0 +1,243 @@
+"""Which parameters a rank's optimiser updates, and how their gradient reaches it.
+
+What is updated follows from where it lives (:mod:`hpcsamp.grid.placement`). Weights that all ranks
+hold are updated by all of them alike, rows of members by the ranks that have them. With shards each
+rank of a sample group updates 1/P of the parameters (ZeRO stage 1; Rajbhandari et al. 2020): the
+gradient is summed and scattered over the group, each rank steps its part with an optimiser that
+knows nothing else, and the parts are gathered. That takes the bytes of one allreduce and 1/P of the
+optimiser's memory and time. It is exact for optimisers that treat each element alone (SGD, Adam and
+the like).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpcsamp.collectives.base import Collectives
+from hpcsamp.collectives.flat import FlatGradient, factor
+from hpcsamp.errors import UsageError
+from hpcsamp.grid import Topology, share
+from hpcsamp.grid.placement import Replicated, Rows, Shard
+from hpcsamp.methods.base import Method
+
+
+def updates_of(method: Method, collectives: Collectives, sharded: bool = False) -> Updates:
+    """What of a method each rank updates.
+
+    Parameters
+    ----------
+    sharded
+        Whether the ranks of a sample group share out the optimiser's state.
+
+    Raises
+    ------
+    UsageError
+        If they cannot.
+    """
+    placement = method.placement
+    if sharded:
+        placement = placement.sharded(collectives.sample_rank, collectives.sample_size)
+    return _KINDS[type(placement)](method.parameters(), collectives, placement)
+
+
+class Updates:
+    """All parameters that this rank holds.
+
+    Parameters
+    ----------
+    parameters
+        Of the method, of one type on one device.
+    collectives
+        Exchange with the other ranks.
+    placement
+        Where the optimiser's state lives.
+
+    Attributes
+    ----------
+    parameters
+        Those that are trained.
+    parts
+        What the optimiser is built on.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], collectives: Collectives, placement: Replicated
+    ) -> None:
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self.parts = self.parameters
+        self.collectives, self.placement = collectives, placement
+
+    def zero(self) -> None:
+        """Forget gradients beside the flat one."""
+
+    def reduce(self, gradient: FlatGradient) -> None:
+        """Turn this rank's gradient into that of all ranks. Collective."""
+        self.collectives.reduce_gradient_(gradient.flat, self.placement.replicas)
+
+    def clip(self, gradient: FlatGradient, largest: float) -> None:
+        """Bound the norm of the gradient. Collective."""
+        flat = gradient.flat
+        flat.mul_(factor(torch.linalg.vector_norm(flat), largest))
+
+    def share(self) -> None:
+        """Fill in what other ranks have updated. Collective."""
+
+    def check_closure(self) -> None:
+        """Raise a UsageError if the optimiser cannot evaluate the loss within its step."""
+
+    def mismatch(self, optimizer: torch.optim.Optimizer, method: Method) -> UsageError | None:
+        """In which way an optimiser's parameters are not those of the method."""
+        kind, whose = type(optimizer).__name__, type(method).__name__
+        named = dict(method.named_parameters())
+        own = parameters_of(optimizer)
+        others = len(ids(own) - ids(named.values()))
+        if others:
+            return UsageError(
+                f"{others} of the {len(own)} parameters of {kind} are not of the {whose} that it "
+                f"is to train; make it of method.parameters(), and what else is to learn a part of "
+                f"the module"
+            )
+        left = [repr(n) for n, p in named.items() if p.requires_grad and id(p) not in ids(own)]
+        if left:
+            return UsageError(
+                f"{kind} lacks {', '.join(left[:3])}{' ...' * (len(left) > 3)} of the {whose} that "
+                f"it is to train: make it of all method.parameters(), and freeze what is not to "
+                f"learn by requires_grad_(False)"
+            )
+        return None
+
+    def trouble(self) -> UsageError | None:
+        """What was changed since, so that the update would not arrive."""
+        return None
+
+    def whole_state(self, optimizer: torch.optim.Optimizer, topology: Topology) -> dict[str, Any]:
+        """The optimiser's state for a checkpoint, whole on rank 0. Collective over the world."""
+        table = optimizer.state_dict()
+        return {**table, "state": self.placement.gather(table["state"], topology)}
+
+    def load_state(self, optimizer: torch.optim.Optimizer, whole: dict[str, Any]) -> None:
+        """Take this rank's part of the optimiser's state in a checkpoint."""
+        optimizer.load_state_dict({**whole, "state": self.placement.part(whole["state"])})
+
+
+class OfRows(Updates):
+    """Rows of members, each of which is trained by itself."""
+
+    def clip(self, gradient: FlatGradient, largest: float) -> None:
+        """Bound the norm of each member's gradient."""
+        gradient.clip_rows(largest)
+
+
+class Shards(Updates):
+    """A rank's part of each flattened parameter.
+
+    Attributes
+    ----------
+    parts
+        One parameter for each of ``parameters``, sharing its memory. Empty where this rank has
+        nothing of it.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        collectives: Collectives,
+        placement: Replicated | None = None,
+    ) -> None:
+        rank, ranks = collectives.sample_rank, collectives.sample_size
+        super().__init__(parameters, collectives, placement or Shard(rank, ranks))
+        self._counts = [
+            [len(share(p.numel(), ranks, r)) for r in range(ranks)] for p in self.parameters
+        ]
+        self.parts = []
+        for p in self.parameters:
+            own = self.placement.own(p.numel())
+            self.parts.append(nn.Parameter(p.detach().view(-1)[own.start : own.stop]))
+
+    def zero(self) -> None:
+        """Forget the gradients of the parts."""
+        for part in self.parts:
+            part.grad = None
+
+    def reduce(self, gradient: FlatGradient) -> None:
+        """Add to each part's gradient that of all ranks; clears the flat one. Collective."""
+        c, start = self.collectives, 0
+        for p, part, counts in zip(self.parameters, self.parts, self._counts, strict=True):
+            whole = gradient.flat[start : start + p.numel()]
+            start += p.numel()
+            new = c.group_scatter_sum(whole, counts)
+            c.reduce_gradient_(new, self.placement.replicas)
+            part.grad = new if part.grad is None else part.grad.add_(new)
+        gradient.flat.zero_()
+
+    def clip(self, gradient: FlatGradient, largest: float) -> None:
+        """Bound the norm of the whole gradient. Collective over the sample group."""
+        square = sum(float(_gradient(p).double().square().sum()) for p in self.parts)
+        total = self.collectives.sum_over_samples(torch.tensor(square, dtype=torch.float64))
+        bound = factor(total.sqrt(), largest)
+        for p in self.parts:
+            _gradient(p).mul_(bound)
+
+    def share(self) -> None:
+        """Fill in what the others have updated. Collective over the sample group."""
+        for p, counts in zip(self.parameters, self._counts, strict=True):
+            self.collectives.group_allgather_(p.detach().view(-1), counts)
+
+    def check_closure(self) -> None:
+        """See :meth:`Updates.check_closure`."""
+        raise UsageError("optimizer.step(closure) cannot be had with shards of the parameters")
+
+    def mismatch(self, optimizer: torch.optim.Optimizer, method: Method) -> UsageError | None:
+        """See :meth:`Updates.mismatch`."""
+        trained = (p for p in method.parameters() if p.requires_grad)
+        if ids(self.parameters) == ids(trained) and ids(parameters_of(optimizer)) == ids(
+            self.parts
+        ):
+            return None
+        return UsageError(
+            f"{type(optimizer).__name__} must be made of shards.parts, of the shards of "
+            f"{type(method).__name__}"
+        )
+
+    def trouble(self) -> UsageError | None:
+        """See :meth:`Updates.trouble`."""
+        pairs = zip(self.parts, self.parameters, strict=True)
+        if all(a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr() for a, b in pairs):
+            return None
+        return UsageError("the method's storage was replaced since its shards were made")
+
+    def whole_state(self, optimizer: torch.optim.Optimizer, topology: Topology) -> dict[str, Any]:
+        """See :meth:`Updates.whole_state`; in the shapes of the parameters."""
+        table = super().whole_state(optimizer, topology)
+        for i, of_one in (table["state"] or {}).items():
+            shape = self.parameters[i].shape
+            for name, x in of_one.items():
+                if isinstance(x, Tensor) and x.dim() > 0:
+                    of_one[name] = x.view(shape)
+        return table
+
+
+_KINDS: dict[type[Replicated], type[Updates]] = {
+    Replicated: Updates,
+    Rows: OfRows,
+    Shard: Shards,
+}
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """All parameters of all groups."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def ids(parameters: Iterable[nn.Parameter]) -> set[int]:
+    """Identities of parameters, as tensors compare by value."""
+    return {id(p) for p in parameters}
+
+
+def _gradient(p: nn.Parameter) -> Tensor:
+    assert p.grad is not None
+    return p.grad

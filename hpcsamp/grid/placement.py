@@ -1,0 +1,181 @@
+"""Where tensors live on the grid, and what follows from it.
+
+A placement is the one answer to: which ranks hold the same numbers, which rows of a whole tensor a
+rank has, how a state is gathered for a checkpoint and taken from one, and which share of a penalty
+a rank computes. The weights of a method have one (:attr:`hpcsamp.methods.Method.placement`), and so
+has the state of an optimiser; how gradients reach it is in :mod:`hpcsamp.collectives.updates`.
+
+    Replicated   every rank holds all of it
+    Rows(own)    the first axis are samples, and a rank holds the rows of its own: the ranks of a
+                 sample group hold different rows
+    Shard(...)   one tensor that is cut, flattened, into nearly equal parts along the sample axis
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from hpcsamp.errors import CheckpointError, UsageError
+from hpcsamp.grid.axes import Topology
+from hpcsamp.grid.gathering import gather_rows
+from hpcsamp.grid.plan import AxisName, Over, share
+
+
+@dataclass(frozen=True)
+class Replicated:
+    """Every rank holds all of it. The others inherit what they do not change.
+
+    Attributes
+    ----------
+    axis
+        The axis along which ranks hold different parts; None where there is none.
+    replicas
+        Ranks that hold the same numbers: those whose gradients belong together, and that are
+        compared with one another.
+    partial
+        What of the weights an optimiser sees, for messages; empty if all.
+    """
+
+    axis: ClassVar[AxisName | None] = None
+    replicas: ClassVar[Over] = "world"
+    partial: ClassVar[str] = ""
+
+    def own(self, length: int) -> range:
+        """Which of the ``length`` rows of a whole tensor this rank holds."""
+        return range(length)
+
+    def penalty_share(self, rank: int, ranks: int) -> tuple[int, int]:
+        """``(part, parts)`` of the penalty of what it holds that this rank computes.
+
+        Parameters
+        ----------
+        rank, ranks
+            The place in its sample group, and how many ranks that has.
+        """
+        return rank, ranks
+
+    def sharded(self, rank: int, ranks: int) -> Replicated:
+        """Where an optimiser's state lives that the ranks of a sample group share out.
+
+        Raises
+        ------
+        UsageError
+            If they have nothing in common to share out.
+        """
+        return Shard(rank, ranks) if ranks > 1 else self
+
+    def column(self, topology: Topology) -> int:
+        """The same number on ranks that hold the same."""
+        return 0 if self.axis is None else topology.axis(self.axis).rank
+
+    def part(self, whole: Any) -> Any:
+        """What this rank holds of a whole state.
+
+        Parameters
+        ----------
+        whole
+            Nested dictionaries and lists of tensors and numbers. Numbers and tensors without axes
+            are the same on all ranks.
+
+        Raises
+        ------
+        CheckpointError
+            If the state is not of as many rows as there should be.
+        """
+        return whole if self.axis is None else _each(whole, self._part)
+
+    def gather(self, table: Any, topology: Topology) -> Any:
+        """The whole state on rank 0; elsewhere what is not the whole. Collective over the world.
+
+        Parameters
+        ----------
+        table
+            As in :meth:`part`, of the same form on all ranks.
+        """
+        if self.axis is None:
+            return table
+        own = topology.axis(self.axis)
+        if any(a.rank for a in topology.axes if a is not own):
+            return None  # others have the same
+        return _each(table, lambda x: gather_rows(x, own.comm))
+
+    def _part(self, whole: Tensor) -> Tensor:
+        own = self.own(len(whole))
+        return whole[own.start : own.stop].clone()
+
+
+@dataclass(frozen=True)
+class Rows(Replicated):
+    """Each sample has rows of its own, held by the rank that evaluates it.
+
+    Parameters
+    ----------
+    held
+        The samples of this rank.
+    total
+        How many there are over the sample group.
+    """
+
+    held: range
+    total: int
+    axis: ClassVar[AxisName | None] = "sample"
+    replicas: ClassVar[Over] = "data"
+    partial: ClassVar[str] = "some members"
+
+    def own(self, length: int) -> range:
+        """The rows of its samples."""
+        if length != self.total:
+            raise CheckpointError(f"there are {length} rows of state, but {self.total} members")
+        return self.held
+
+    def penalty_share(self, rank: int, ranks: int) -> tuple[int, int]:
+        """All of the penalty of its own rows."""
+        return 0, 1
+
+    def sharded(self, rank: int, ranks: int) -> Replicated:
+        """Not possible: see :meth:`Replicated.sharded`."""
+        raise UsageError(
+            "optimizer.sharded: every rank has members of its own, so there is nothing that the "
+            "ranks of a sample group could share out"
+        )
+
+
+@dataclass(frozen=True)
+class Shard(Replicated):
+    """Flattened tensors in nearly equal contiguous parts, in the order of the sample ranks.
+
+    Parameters
+    ----------
+    rank, ranks
+        Which of how many parts this rank holds.
+    """
+
+    rank: int
+    ranks: int
+    axis: ClassVar[AxisName | None] = "sample"
+    replicas: ClassVar[Over] = "data"
+    partial: ClassVar[str] = "a shard"
+
+    def own(self, length: int) -> range:
+        """Its share of a flattened tensor."""
+        return share(length, self.ranks, self.rank)
+
+    def _part(self, whole: Tensor) -> Tensor:
+        return super()._part(whole.reshape(-1))
+
+
+#: Of what every rank holds.
+REPLICATED = Replicated()
+
+
+def _each(table: Any, change: Callable[[Tensor], Any]) -> Any:
+    """The same tables with their tensors changed, but for those without axes."""
+    if isinstance(table, Mapping):
+        return {k: _each(v, change) for k, v in table.items()}
+    if isinstance(table, list):
+        return [_each(v, change) for v in table]
+    return change(table) if isinstance(table, Tensor) and table.dim() > 0 else table
