@@ -14,8 +14,9 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
-from hpcsamp.config import hint, refused, shown
+from hpcsamp.config import refused
 from hpcsamp.errors import UsageError
+from hpcsamp.spelling import hint, shown
 
 
 def accepted(kind: Callable[..., Any], but: Collection[str] = ()) -> dict[str, inspect.Parameter]:

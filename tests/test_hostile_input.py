@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import launch
 
-from hpcsamp import config, models
+from hpcsamp import config, models, spelling
 from hpcsamp.errors import HpcsampError, UsageError, one_line
 
 PROGRAM = Path(__file__).parent / "hostile.py"
@@ -68,7 +68,7 @@ def test_errors_of_files_and_of_memory_are_one_line(capsys, error, line):
 )
 def test_keys_of_near_meaning_or_spelling_are_suggested_or_else_listed(key, words):
     if key.startswith("optimizer"):
-        assert config.hint(key, ["optimizer.lr"]) == "; did you mean 'optimizer.lr'?"
+        assert spelling.hint(key, ["optimizer.lr"]) == "; did you mean 'optimizer.lr'?"
         return
     table: dict = {"data": {"path": "d"}, "model": {"name": "mlp"}}
     config.put(table, key, 1)

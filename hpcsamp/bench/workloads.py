@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from hpcsamp.config import suggest
 from hpcsamp.errors import UsageError
+from hpcsamp.spelling import suggest
 
 Mode = Literal["fixed", "fixed-growing-batch", "proportional"]
 GRIDS = ("sampling", "data", "hybrid")

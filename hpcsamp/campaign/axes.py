@@ -9,8 +9,9 @@ from typing import Any
 
 from hpcsamp.campaign.keys import fixed_keys, is_key
 from hpcsamp.campaign.spec import CampaignFile
-from hpcsamp.config import hint, join_key, shown, split_key, toml_value, unwritable, written
+from hpcsamp.config import join_key, split_key, toml_value, unwritable, written
 from hpcsamp.errors import UsageError
+from hpcsamp.spelling import hint, shown
 
 RESOURCES = tuple(
     f"resources.{k}"

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpcsamp.campaign.bounded import FUNCTIONS, bounded, operate
-from hpcsamp.config import hint, shown, unwritable
+from hpcsamp.config import unwritable
 from hpcsamp.errors import UsageError
+from hpcsamp.spelling import hint, shown
 
 LONGEST = 1000
 """Characters of an expression."""

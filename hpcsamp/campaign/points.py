@@ -15,9 +15,10 @@ from hpcsamp import config
 from hpcsamp.campaign import axes, resources, site, spec
 from hpcsamp.campaign.expressions import Expression, parse
 from hpcsamp.campaign.keys import defaults, fixed_keys, is_key, is_neutral
-from hpcsamp.config import flatten, hint, put, shown
+from hpcsamp.config import flatten, put
 from hpcsamp.errors import UsageError
 from hpcsamp.sealing.text import read_json
+from hpcsamp.spelling import hint, shown
 
 _WHEN = ("ranks", "nodes", "ranks_per_node", "cores", "gpus", "time", "memory")
 

@@ -20,8 +20,9 @@ from hpcsamp.campaign.placeholders import fill
 from hpcsamp.campaign.points import Campaign, Point
 from hpcsamp.campaign.resources import Shape
 from hpcsamp.campaign.site import LAUNCHERS, Site
-from hpcsamp.config import shown, toml_value
+from hpcsamp.config import toml_value
 from hpcsamp.errors import UsageError
+from hpcsamp.spelling import shown
 
 SUFFIX = {"slurm": "sbatch", "pbs": "pbs", "local": "sh"}
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hpcsamp.config import seconds, shown
+from hpcsamp.config import seconds
 from hpcsamp.errors import UsageError
+from hpcsamp.spelling import shown
 
 _UNITS = {"": 1, "M": 1, "G": 1024, "T": 1024 * 1024}
 

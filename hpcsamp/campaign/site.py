@@ -14,8 +14,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 import hpcsamp
 from hpcsamp.campaign import lines
-from hpcsamp.config import exists, hint, parse_toml, read_toml, shown, suggest
+from hpcsamp.config import exists, parse_toml, read_toml
 from hpcsamp.errors import UsageError
+from hpcsamp.spelling import hint, shown, suggest
 
 Word = Annotated[str, AfterValidator(lines.word)]
 Single = Annotated[str, AfterValidator(lines.single)]

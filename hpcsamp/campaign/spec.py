@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hpcsamp.config import hint, read_toml, shown
+from hpcsamp.config import read_toml
 from hpcsamp.errors import UsageError
+from hpcsamp.spelling import hint, shown
 
 TRAIN = 'launch hpcsamp train "$config" "${settings[@]}" --output "$point" --resume'
 EVALUATE = 'launch hpcsamp evaluate "$point" --split %s'

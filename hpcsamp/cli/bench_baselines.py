@@ -64,8 +64,8 @@ def baselines(
     from hpcsamp.bench.workloads import find
     from hpcsamp.cli.bench_peer import numpyro
     from hpcsamp.cli.output import show
-    from hpcsamp.config import suggest
     from hpcsamp.errors import UsageError
+    from hpcsamp.spelling import suggest
 
     if listed:
         rows = [[name, about(name)] for name in BASELINES]

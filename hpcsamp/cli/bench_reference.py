@@ -26,9 +26,9 @@ def reference(
     """
     from hpcsamp.bench.launch import launch
     from hpcsamp.bench.reference import SETS, models_of
-    from hpcsamp.config import suggest
     from hpcsamp.errors import UsageError
     from hpcsamp.launcher import one_of_several
+    from hpcsamp.spelling import suggest
 
     chosen, models = sets or list(SETS), only or []
     for option, names, known in (

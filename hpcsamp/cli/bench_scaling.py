@@ -135,8 +135,8 @@ def _numbers(option: str, text: str) -> list[int]:
 
 def _grids(text: str, mode: str) -> list[str]:
     from hpcsamp.bench.workloads import GRIDS
-    from hpcsamp.config import suggest
     from hpcsamp.errors import UsageError
+    from hpcsamp.spelling import suggest
 
     found = text.split(",") if text else ["sampling"] if mode == "proportional" else list(GRIDS)
     for grid in found:

@@ -2,7 +2,7 @@
 
 from hpcsamp.config.durations import seconds
 from hpcsamp.config.kinds import refused
-from hpcsamp.config.messages import explain, hint, known_keys, shown, suggest
+from hpcsamp.config.messages import explain, known_keys
 from hpcsamp.config.reading import (
     apply_overrides,
     apply_preset,
@@ -60,7 +60,6 @@ __all__ = [
     "exists",
     "explain",
     "flatten",
-    "hint",
     "join_key",
     "known_keys",
     "load",
@@ -71,9 +70,7 @@ __all__ = [
     "read_toml",
     "refused",
     "seconds",
-    "shown",
     "split_key",
-    "suggest",
     "to_toml",
     "toml_value",
     "unwritable",

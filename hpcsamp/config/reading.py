@@ -12,7 +12,7 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from hpcsamp.config.messages import explain, shown, suggest
+from hpcsamp.config.messages import explain
 from hpcsamp.config.schema import RunConfig
 from hpcsamp.config.tables import flatten, put
 from hpcsamp.config.toml import (
@@ -25,6 +25,7 @@ from hpcsamp.config.toml import (
     unwritable,
 )
 from hpcsamp.errors import UsageError
+from hpcsamp.spelling import shown, suggest
 
 
 def parse_override(text: str) -> tuple[list[str], Any]:

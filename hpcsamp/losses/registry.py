@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from hpcsamp import arguments as free
-from hpcsamp.config import suggest
 from hpcsamp.errors import UsageError
 from hpcsamp.losses.base import DataLoss
 from hpcsamp.losses.beta import BetaNLL
@@ -28,6 +27,7 @@ from hpcsamp.losses.likelihoods import (
 from hpcsamp.losses.mixture import AlphaDivergence, GaussianMixtureNLL, PredictiveNLL
 from hpcsamp.losses.moments import GaussianMomentsNLL, MeanMSE
 from hpcsamp.losses.values import latitude_weights
+from hpcsamp.spelling import suggest
 
 LOSSES: dict[str, type[DataLoss]] = {
     "expected_nll": ExpectedNLL,

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from hpcsamp import arguments as free
-from hpcsamp.config import suggest
 from hpcsamp.errors import UsageError
 from hpcsamp.methods.base import Method
 from hpcsamp.methods.ensemble import Ensemble
@@ -20,6 +19,7 @@ from hpcsamp.methods.mc_dropout import MCDropout
 from hpcsamp.methods.mean_field import MeanField
 from hpcsamp.methods.sgld import Chains
 from hpcsamp.methods.swag import SWAG
+from hpcsamp.spelling import suggest
 
 METHODS: dict[str, type[Method]] = {
     "mean_field": MeanField,

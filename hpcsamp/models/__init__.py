@@ -12,13 +12,13 @@ from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from hpcsamp import arguments as free
-from hpcsamp.config import suggest
 from hpcsamp.errors import UsageError
 from hpcsamp.generators import lent
 from hpcsamp.models.learned_noise import LearnedNoise
 from hpcsamp.models.mlp import MLP
 from hpcsamp.models.swin import Swin
 from hpcsamp.models.vit import ViT
+from hpcsamp.spelling import suggest
 from hpcsamp.streams import Purpose, key
 
 __all__ = ["MLP", "LearnedNoise", "Swin", "ViT", "build"]

@@ -13,8 +13,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hpcsamp.campaign import site as campaign_site
-from hpcsamp.config import exists, parse_toml, read_toml, suggest
+from hpcsamp.config import exists, parse_toml, read_toml
 from hpcsamp.errors import UsageError
+from hpcsamp.spelling import suggest
 
 
 class Table(BaseModel):

@@ -10,12 +10,13 @@ from typing import Any, Literal
 import torch
 
 from hpcsamp.collectives import SMALL
-from hpcsamp.config import RunConfig, load, named_configs, suggest
+from hpcsamp.config import RunConfig, load, named_configs
 from hpcsamp.errors import UsageError
 from hpcsamp.methods import Method
 from hpcsamp.planning.counts import Counts, count
 from hpcsamp.run.assemble import Run, blank_network
 from hpcsamp.run.shapes import Shapes
+from hpcsamp.spelling import suggest
 
 BYTES = {"float32": 4, "float64": 8, "bfloat16": 4}
 HOROVOD_FROM = {"auto": SMALL, "horovod": 0, "mpi": math.inf}

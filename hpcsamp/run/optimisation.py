@@ -10,12 +10,13 @@ import torch
 from hpcsamp import arguments as free
 from hpcsamp import collectives as exchange
 from hpcsamp.collectives import Collectives
-from hpcsamp.config import RunConfig, suggest
+from hpcsamp.config import RunConfig
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology, together
 from hpcsamp.losses import ELBO, schedules
 from hpcsamp.methods import Method
 from hpcsamp.run.assemble import Run
+from hpcsamp.spelling import suggest
 
 #: Steps between comparisons of ranks, which every evaluation compares whole.
 COMPARE_EVERY = 16
