@@ -14,9 +14,11 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
-from hpcsamp.config import refused
+from hpcsamp import config
+from hpcsamp.config import refused, split_key
 from hpcsamp.errors import UsageError
-from hpcsamp.spelling import hint, shown
+from hpcsamp.names import LIKELIHOODS, LOSSES, METHODS, MODELS
+from hpcsamp.spelling import hint, shown, suggest
 
 
 def accepted(kind: Callable[..., Any], but: Collection[str] = ()) -> dict[str, inspect.Parameter]:
@@ -41,6 +43,37 @@ def defaults(kind: Callable[..., Any], but: Collection[str] = ()) -> dict[str, A
     """Values of a class's arguments if nobody says, as far as a configuration could say them."""
     plain = (bool, int, float, str, list, tuple)
     return {n: p.default for n, p in accepted(kind, but).items() if isinstance(p.default, plain)}
+
+
+def changes(key: str, table: Mapping[str, Any]) -> str:
+    """What a dotted key changes of a run: ``"weights"``, ``"results"`` or ``"nothing"``.
+
+    As marked on the field of the schema, or else in the annotation of the argument, such as
+    ``checkpoint: Annotated[bool, NOTHING]``. Beside a loss that has no likelihood, the arguments of
+    a likelihood are read by evaluations alone.
+
+    Parameters
+    ----------
+    key
+        Of the resolved configuration.
+    table
+        The configuration, which names the classes.
+    """
+    known = config.changes(key)
+    if known is not None:
+        return known
+    section, argument = split_key(key)[:2]
+    names = {s: table.get(s, {}).get("name") for s in (section, "loss")}
+    if section == "likelihood" and names["loss"] is not None and names[section] in LIKELIHOODS:
+        read = "likelihood" in accepted(LOSSES.find(names["loss"]))
+        return "weights" if read else "results"
+    registry = {"model": MODELS, "method": METHODS, "loss": LOSSES}.get(section)
+    name = names[section]
+    if registry is None or name is None:
+        return "weights"
+    hint = _hints(registry.find(name)).get(argument)
+    marks = [m for m in getattr(hint, "__metadata__", ()) if isinstance(m, Mapping)]
+    return str(marks[0]["changes"]) if marks else "weights"
 
 
 def check(
@@ -70,12 +103,19 @@ def check(
     """
     known = accepted(kind, but)
     hints = _hints(kind)
+    table = config.section(section)
+    fixed = set(table.model_fields) if table is not None else set()
+    taken = sorted(fixed & known.keys() - given.keys())
+    if taken:
+        raise UsageError(
+            f"{name} has an argument {taken[0]!r}, but {section}.{taken[0]} is a key of its own: "
+            f"call the argument something else"
+        )
     result = {}
     for argument, value in given.items():
         if argument not in known:
-            raise UsageError(
-                f"unknown key '{section}.{argument}' for {name}{hint(argument, known)}"
-            )
+            near = suggest(argument, fixed - known.keys()) or hint(argument, known)
+            raise UsageError(f"unknown key '{section}.{argument}' for {name}{near}")
         kind_of_it = hints.get(argument, _usual(known[argument].default))
         result[argument] = _typed(f"{section}.{argument}", value, kind_of_it)
     return result
@@ -113,7 +153,7 @@ def construct(
 
 def _hints(kind: Callable[..., Any]) -> dict[str, Any]:
     try:
-        return get_type_hints(kind.__init__ if inspect.isclass(kind) else kind)
+        return get_type_hints(kind.__init__ if inspect.isclass(kind) else kind, include_extras=True)
     except (NameError, TypeError):  # annotations that exist for the type checker alone
         return {}
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
 from hpcsamp import losses as L  # noqa: N812
 from hpcsamp.collectives import Collectives
+from hpcsamp.config import RESULTS
 
 ITEMS, ROWS, COLUMNS, CLASSES = 6, 2, 3, 4
 VALUES = ROWS * COLUMNS
@@ -50,6 +51,14 @@ class CubedBias(L.StatisticsLoss):
 
     def from_mean(self, mean, target, samples):
         return mean**3
+
+
+class WithStd(L.CRPS):
+    """A user's own, with an argument that a likelihood has, too, and one for evaluations alone."""
+
+    def __init__(self, std: float = 1.0, level: Annotated[float, RESULTS] = 0.9, **others: Any):
+        super().__init__(**others)
+        self.std, self.level = std, level
 
 
 def spread(outputs, target):

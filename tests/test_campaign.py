@@ -290,7 +290,7 @@ def test_a_dataset_counts_by_its_uid_not_its_path(tmp_path):
 
 
 def test_keys_of_open_tables_are_known():
-    assert {"model.", "optimizer.", "schedule.", "loss.arguments."} <= set(keys.open_tables())
+    assert {"model.", "optimizer.", "schedule.", "loss.", "likelihood."} <= set(keys.open_tables())
     assert keys.is_key("model.hidden")
     assert not keys.is_key("model.")
     assert not keys.is_key("data.hidden")

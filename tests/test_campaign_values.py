@@ -102,7 +102,7 @@ def test_values_arrive_as_they_were_written(campaign, tmp_path, locale):
             "zip": {key: [value, 1] for key, value in keys.items()},  # lines before and after
             "set": {
                 "augment.transforms": [{"name": "\u2028\x7f"}],
-                "loss": {"arguments": {"q": ""}},
+                "loss": {"q": {"r": ""}},
             },
         }
     )
@@ -125,7 +125,7 @@ def test_values_arrive_as_they_were_written(campaign, tmp_path, locale):
     assert wrong == {}
     assert (found["model"]["a=b.c"], found["seed"]) == ("x=y", 5)
     assert found["augment"]["transforms"] == [{"name": "\u2028\x7f"}]
-    assert found["loss"]["arguments"] == {"q": ""}
+    assert found["loss"]["q"] == {"r": ""}
 
 
 @pytest.mark.parametrize("value", REFUSED, ids=lambda v: v[:12])

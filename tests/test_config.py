@@ -110,6 +110,44 @@ def test_a_key_that_an_older_version_did_not_know_is_no_other_configuration(smal
     assert resolve.table_of(older) != now
 
 
+FORMER = {"likelihood": "gaussian", "std": 0.2, "fair": True, "latitudes": "data"}
+TODAY = '[loss] fair = true, latitudes = "data" and [likelihood] name = "gaussian", std = 0.2'
+
+
+@pytest.mark.parametrize("loss", ["crps", "expected_nll"])  # the second has no fair, but crps has
+def test_former_arguments_of_a_loss_are_refused_with_the_keys_of_today(loss):
+    table = {**MINIMAL, "loss": {"name": loss, "arguments": FORMER}}
+    assert TODAY in refused(table)
+    assert refused({**MINIMAL, "loss": {"name": loss, "arguments": {"std": 0.2}}}).endswith(
+        "write [likelihood] std = 0.2"
+    )
+    assert "leave it out" in refused({**MINIMAL, "loss": {"arguments": {}}})
+    assert "loss.arguments = 3" in refused({**MINIMAL, "loss": {"arguments": 3}})
+    for setting, today in (
+        ("loss.arguments.std=0.2", "likelihood.std=0.2"),
+        ("loss.arguments.fair=false", "loss.fair=false"),
+        ("loss.arguments.likelihood=student_t", "likelihood.name=student_t"),
+    ):
+        with pytest.raises(UsageError, match=f"write --set {today}$"):
+            config.apply_overrides(MINIMAL, [setting, f"loss.name={loss}"])
+
+
+def test_arguments_that_the_users_own_loss_takes_are_the_losss():
+    loss = {"name": "loss_cases:WithStd", "arguments": {"std": 0.2, "likelihood": "gaussian"}}
+    assert '[loss] std = 0.2 and [likelihood] name = "gaussian"' in refused(
+        {**MINIMAL, "loss": loss}
+    )
+
+
+def test_what_a_run_wrote_with_former_keys_is_read_with_those_of_today():
+    former = {**MINIMAL, "loss": {"name": "crps", "exact": True, "arguments": FORMER}}
+    found = config.check(config.converted(former))
+    assert found.loss.arguments == {"fair": True, "latitudes": "data"}
+    assert found.likelihood.table == {"name": "gaussian", "std": 0.2}
+    assert config.converted(found.model_dump()) == found.model_dump()
+    assert config.converted({**MINIMAL, "loss": {"arguments": {}}})["loss"] == {}
+
+
 #: Of every key that is not marked, another value makes another run.
 FREE = {
     "data": {"path", "reader", "verify", "slots"},
@@ -142,5 +180,17 @@ def test_a_run_goes_on_with_other_keys_if_they_change_no_weights(tmp_path):
                 checkpoint.check_config(tmp_path, table, after)
     after = {**table, "model": {"name": "vit", "checkpoint": True}}
     checkpoint.check_config(tmp_path, table, after)
+    crps = {**table, "loss": {"name": "crps"}, "likelihood": {"name": "gaussian", "std": 0.2}}
+    checkpoint.check_config(tmp_path, crps, {**crps, "likelihood": {"name": "gaussian"}})
+    own = {**crps, "loss": {"name": "loss_cases:WithStd", "level": 0.5}}
+    checkpoint.check_config(tmp_path, own, {**own, "loss": {**own["loss"], "level": 0.9}})
+    read = {**crps, "loss": {"name": "expected_nll"}}
+    for before, after, key in (
+        (read, {**read, "likelihood": {"name": "gaussian"}}, "likelihood.std"),
+        (crps, {**crps, "likelihood": {"name": "student_t"}}, "likelihood.name"),
+        (own, {**own, "loss": {**own["loss"], "std": 0.9}}, "loss.std"),
+    ):
+        with pytest.raises(CheckpointError, match=key):
+            checkpoint.check_config(tmp_path, before, after)
     with pytest.raises(CheckpointError, match=r"model\.depth"):
         checkpoint.check_config(tmp_path, table, {**table, "model": {"name": "vit", "depth": 3}})

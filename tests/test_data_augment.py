@@ -57,7 +57,7 @@ def test_a_loss_of_forecasts_shifted_back_is_that_of_shifted_targets():
         [torch.stack([torch.roll(y[b], int(drawn[v, b]), -1) for b in range(6)]) for v in range(3)]
     )
     outputs = torch.randn(3, 6, 2, 8, 10).double().requires_grad_()
-    loss = make("expected_nll", "regression", {"latitudes": list(range(-70, 80, 20)), "std": 0.3})
+    loss = make("expected_nll", "regression", {"latitudes": list(range(-70, 80, 20))}, {"std": 0.3})
     assert torch.equal(loss.weights, latitude_weights(list(range(-70, 80, 20))))
     back = augment.undo(outputs, INDEX, epoch=0, samples=SAMPLES, width=10)
     one = loss(back, y, 3, Alone()).sum()

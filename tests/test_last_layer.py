@@ -56,7 +56,7 @@ def test_outputs_and_gradients_are_those_of_whole_evaluations(memory, stacked, e
     found = []
     for method in methods:
         loss = losses.ELBO(
-            losses.make("expected_nll", "regression", {"std": 1.0}), 10, memory=memory
+            losses.make("expected_nll", "regression", likelihood={"std": 1.0}), 10, memory=memory
         )
         loss(method, x, Y, samples=4, step=3, stacked=stacked).backward()
         found.append(torch.cat([p.grad for p in method.parameters()]))
@@ -72,7 +72,9 @@ def test_the_body_runs_once_a_step_not_once_a_sample(memory, passes):
     method = LastLayer(net, seed=4)
     method(X, samples=range(1))  # finds that the layer's outputs are the module's
     net.seen.clear()
-    loss = losses.ELBO(losses.make("expected_nll", "regression", {"std": 1.0}), 10, memory=memory)
+    loss = losses.ELBO(
+        losses.make("expected_nll", "regression", likelihood={"std": 1.0}), 10, memory=memory
+    )
     loss(method, X, Y, samples=16).backward()
     assert net.seen == [5] * passes
     net.seen.clear()

@@ -284,7 +284,7 @@ def test_a_mean_far_from_zero_does_not_hide_that_samples_may_not_share_a_batch()
             "wrap the network in hs.LearnedNoise",
         ),
         (
-            lambda: losses.make("crps", "regression", {"likelihood": "learned_gaussian"}),
+            lambda: losses.make("crps", "regression", {}, {"name": "learned_gaussian"}),
             "reads 2 numbers of each value, crps one",
         ),
     ],
@@ -296,12 +296,12 @@ def test_what_does_not_fit_is_refused(make, words):
 
 def test_the_default_learns_its_noise_and_a_std_fixes_it():
     assert type(losses.make_likelihood("regression")) is losses.LearnedGaussian
-    assert losses.make_likelihood("regression", {"std": 0.3}).std == 0.3
-    assert losses.make_likelihood("regression", {"likelihood": "gaussian"}).std == 1.0
-    assert losses.defaults("alpha_divergence", "regression", {}) == {
-        "alpha": 0.5, "likelihood": "learned_gaussian",
-    }  # fmt: skip
-    assert losses.defaults("crps", "regression", {}) == {"fair": True}
+    assert losses.make_likelihood("regression", likelihood={"std": 0.3}).std == 0.3
+    assert losses.make_likelihood("regression", likelihood={"name": "gaussian"}).std == 1.0
+    assert losses.defaults("alpha_divergence", "regression", {}) == (
+        {"alpha": 0.5}, {"name": "learned_gaussian"},
+    )  # fmt: skip
+    assert losses.defaults("crps", "regression", {}) == ({"fair": True}, {})
 
 
 @pytest.fixture(scope="module")
@@ -320,7 +320,7 @@ data = {{ path = "{place / "set"}" }}
 model = {{ name = "mlp" }}
 training = {{ evaluate_every = 5 }}
 """)
-    fixed = "--set=loss.arguments.likelihood=gaussian"
+    fixed = "--set=likelihood.name=gaussian"
     done = commands(
         1,
         ["ingest", "npz", place / "set.npz", "--out", place / "set"],
@@ -346,7 +346,7 @@ def test_the_default_is_right_where_targets_are_as_they_are(diabetes):
     assert found["noise"]["source"] == "learned"
     assert 40 < found["noise"]["std"] < 80
     assert "doubt" not in found
-    assert 'likelihood = "learned_gaussian"' in (place / "default" / "config.toml").read_text()
+    assert 'name = "learned_gaussian"' in (place / "default" / "config.toml").read_text()
 
 
 def test_an_evaluation_that_is_worse_than_none_says_so_once(diabetes):
@@ -368,8 +368,8 @@ def test_a_run_of_version_1_is_evaluated_with_the_noise_it_was_trained_with(diab
     newest = checkpoint.latest(place / "fixed" / "checkpoints")
     content = checkpoint.read(newest) | {"version": 1}
     del content["run"]
-    assert content["config"]["loss"]["arguments"].pop("likelihood") == "gaussian"
-    del content["config"]["loss"]["arguments"]["std"]
+    assert content["config"].pop("likelihood") == {"name": "gaussian", "std": 1.0}
+    content["config"]["loss"]["arguments"] = {}
     torch.save(content, run / "checkpoints" / newest.name)
     shutil.copy(place / "run.toml", run / "config.toml")
     done = hpcsamp(1, "evaluate", run)

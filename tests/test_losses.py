@@ -457,25 +457,34 @@ def test_shapes_that_do_not_fit_are_named():
 # Names and words --------------------------------------------------------------------------------
 
 
+def tables(given):
+    """Arguments of [loss] and [likelihood], from those with and without "likelihood." before."""
+    split = [(k.rpartition("."), v) for k, v in given.items()]
+    return [{k: v for (table, _, k), v in split if table == t} for t in ("", "likelihood")]
+
+
 def test_every_loss_can_be_made_by_name():
     for name, kind in L.LOSSES.items():
         assert type(L.make(name, "regression")) is kind
     crps = L.make("crps", "regression", {"fair": False, "latitudes": [0.0, 60.0]})
     assert not crps.fair
     assert crps.weights[:, 0].tolist() == pytest.approx([4 / 3, 2 / 3])
-    student = L.make("alpha_divergence", "regression", {"alpha": 0.3, "likelihood": "student_t",
-                                                        "df": 3.0})  # fmt: skip
+    student = L.make(
+        "alpha_divergence", "regression", {"alpha": 0.3}, {"name": "student_t", "df": 3.0}
+    )
     assert (student.alpha, student.likelihood.df) == (0.3, 3.0)
     own = L.make("loss_cases:CubedBias", "regression")
     assert type(own).__name__ == "CubedBias"
 
 
-def test_evaluation_finds_the_likelihood_among_the_arguments():
-    arguments = {"alpha": 0.3, "likelihood": "student_t", "df": 3.0}
-    assert L.make_likelihood("regression", arguments, "alpha_divergence").df == 3.0
-    assert L.make_likelihood("regression", {"fair": False, "std": 0.2}, "crps").std == 0.2
-    assert L.make_likelihood("regression", {"std": 0.2}).std == 0.2
-    predicted = L.make_likelihood("regression", {"beta": 0.5, "floor": 0.1}, "beta_nll")
+def test_evaluation_finds_the_likelihood_beside_the_loss():
+    def of(loss, arguments, **likelihood):
+        return L.make_likelihood("regression", loss, arguments, likelihood)
+
+    assert of("alpha_divergence", {"alpha": 0.3}, name="student_t", df=3.0).df == 3.0
+    assert of("crps", {"fair": False}, std=0.2).std == 0.2
+    assert of("expected_nll", {}, std=0.2).std == 0.2
+    predicted = of("beta_nll", {"beta": 0.5}, floor=0.1)
     assert (predicted.parameters, predicted.floor) == (2, 0.1)
     assert type(L.make_likelihood("classification")) is L.Categorical
 
@@ -495,6 +504,11 @@ class Open(L.LinearLoss):
         return (outputs - target).abs().flatten(2).sum(-1) ** self.power
 
 
+class Taken(L.CRPS):
+    def __init__(self, kl=1, **others):
+        super().__init__(**others)
+
+
 class Wide(L.GaussianMomentsNLL):
     pass
 
@@ -509,13 +523,18 @@ class Wide(L.GaussianMomentsNLL):
         ("mean_mse", {}, L.FittedGaussian, "to be estimated"),
         ("test_losses:Wide", {}, L.Samples, "none"),
         ("test_losses:Wide", {"noise": 0.3}, L.Gaussian, "fixed"),
-        ("test_losses:Mine", {"std": 0.3}, L.Gaussian, "fixed"),
-        ("energy_score", {"likelihood": "student_t"}, L.StudentT, "the likelihood of the loss"),
+        ("test_losses:Mine", {"likelihood.std": 0.3}, L.Gaussian, "fixed"),
+        (
+            "energy_score",
+            {"likelihood.name": "student_t"},
+            L.StudentT,
+            "the likelihood of the loss",
+        ),
         ("gaussian_mixture_nll", {}, L.PredictedGaussian, "predicted by the network"),
     ],
 )
 def test_what_a_loss_says_of_noise_is_inherited(name, arguments, kind, source):
-    found = L.make_likelihood("regression", arguments, name)
+    found = L.make_likelihood("regression", name, *tables(arguments))
     assert type(found) is kind
     assert re.match(source, found.source)
     if isinstance(found, L.Gaussian) and found.source == "fixed":
@@ -525,30 +544,34 @@ def test_what_a_loss_says_of_noise_is_inherited(name, arguments, kind, source):
 @pytest.mark.parametrize(
     ("name", "arguments", "words"),
     [
-        ("crps", {"fair": "no"}, "arguments.fair = 'no': true or false is needed"),
-        ("crps", {"fair": 1}, "arguments.fair = 1: true or false is needed"),
-        ("crps", {"fair": [False]}, "arguments.fair = .*valid boolean"),
-        ("test_losses:Mine", {"fair": "no"}, "arguments.fair = 'no': true or false is needed"),
-        ("test_losses:Open", {"root": "no"}, "arguments.root = 'no': true or false is needed"),
-        ("test_losses:Open", {"power": True}, "arguments.power = True: a number is needed"),
-        ("expected_nll", {"std": True}, "arguments.std = True: a number is needed"),
-        ("expected_nll", {"std": "0.3"}, "arguments.std = '0.3': a number is needed"),
-        ("expected_nll", {"std": float("nan")}, "arguments.std = nan: a finite number"),
-        ("expected_nll", {"std": float("inf")}, "arguments.std = inf: a finite number"),
-        ("expected_nll", {"std": -0.3}, "std .* got -0.3"),
-        ("expected_nll", {"std": {"value": 0.3}}, "arguments.std = .*valid number"),
-        ("expected_nll", {"likelihood": ["gaussian"]}, "likelihood = .*: a name is needed"),
-        ("beta_nll", {"beta": "0.5"}, "arguments.beta = '0.5': a number is needed"),
+        ("crps", {"fair": "no"}, "loss.fair = 'no': true or false is needed"),
+        ("crps", {"fair": 1}, "loss.fair = 1: true or false is needed"),
+        ("crps", {"fair": [False]}, "loss.fair = .*valid boolean"),
+        ("test_losses:Mine", {"fair": "no"}, "loss.fair = 'no': true or false is needed"),
+        ("test_losses:Open", {"root": "no"}, "loss.root = 'no': true or false is needed"),
+        ("test_losses:Open", {"power": True}, "loss.power = True: a number is needed"),
+        ("expected_nll", {"likelihood.std": True}, "likelihood.std = True: a number is needed"),
+        ("expected_nll", {"likelihood.std": "0.3"}, "likelihood.std = '0.3': a number is needed"),
+        ("expected_nll", {"likelihood.std": float("nan")}, "likelihood.std = nan: a finite number"),
+        ("expected_nll", {"likelihood.std": float("inf")}, "likelihood.std = inf: a finite number"),
+        ("expected_nll", {"likelihood.std": -0.3}, "std .* got -0.3"),
+        ("expected_nll", {"likelihood.std": {"value": 0.3}}, "likelihood.std = .*valid number"),
+        (
+            "expected_nll",
+            {"likelihood.name": ["gaussian"]},
+            "likelihood.name = .*: there is categorical",
+        ),
+        ("beta_nll", {"beta": "0.5"}, "loss.beta = '0.5': a number is needed"),
         ("crps", {"latitudes": [True, 2]}, "latitudes = .*degrees are needed"),
     ],
 )
 def test_arguments_of_another_type_are_refused(name, arguments, words):
     with pytest.raises(UsageError, match=words):
-        L.make(name, "regression", arguments)
+        L.make(name, "regression", *tables(arguments))
 
 
 def test_integers_are_numbers():
-    assert L.make("expected_nll", "regression", {"std": 2}).likelihood.std == 2
+    assert L.make("expected_nll", "regression", {}, {"std": 2}).likelihood.std == 2
     assert L.make("test_losses:Open", "regression", {"power": 0.5}).power == 0.5
 
 
@@ -556,25 +579,38 @@ def test_integers_are_numbers():
     ("name", "arguments", "words"),
     [
         ("expected_nl", {}, "did you mean 'expected_nll'"),
-        ("expected_nll", {"likelihood": "gauss"}, "did you mean 'gaussian'"),
-        ("expected_nll", {"likelihood": "gaussian", "sd": 1}, "'loss.arguments.sd'; did you mean"),
-        ("expected_nll", {"likelihood": "gaussian", "std": 0}, "got 0"),
-        ("crps", {"alpha": 2}, "loss.arguments.alpha"),
+        ("expected_nll", {"likelihood.name": "gauss"}, "did you mean 'gaussian'"),
+        (
+            "expected_nll",
+            {"likelihood.name": "gaussian", "likelihood.sd": 1},
+            "'likelihood.sd' for gaussian; did you mean 'std'",
+        ),
+        ("expected_nll", {"likelihood.name": "gaussian", "likelihood.std": 0}, "got 0"),
+        ("expected_nll", {"std": 1}, "'loss.std' for expected_nll; it is .* likelihood.std"),
+        (
+            "expected_nll",
+            {"exakt": False},
+            "'loss.exakt' for expected_nll; did you mean 'loss.exact'",
+        ),
+        ("test_losses:Taken", {}, "Taken has an argument 'kl', but loss.kl is a key of its own"),
+        ("test_losses:nothing", {}, "no attribute 'nothing'"),
+        ("test_losses:", {}, "package.module:Class"),
+        ("crps", {"alpha": 2}, "unknown key 'loss.alpha' for crps"),
         ("alpha_divergence", {"alpha": 0}, "alpha of alpha_divergence is 0"),
         ("beta_nll", {"beta": 2}, "within 0 and 1, got 2"),
-        ("beta_nll", {"likelihood": "gaussian"}, "predicted_gaussian.*got Gaussian"),
+        ("beta_nll", {"likelihood.name": "gaussian"}, "predicted_gaussian.*got Gaussian"),
         ("gaussian_moments_nll", {"noise": -1}, "noise .* got -1"),
-        ("predictive_nll", {"likelihood": "student_t", "df": -1}, "df .* got -1"),
+        ("predictive_nll", {"likelihood.name": "student_t", "likelihood.df": -1}, "df .* got -1"),
         ("crps", {"latitudes": "south"}, r"latitudes = 'south': degrees are needed"),
         ("crps", {"latitudes": [0, "1"]}, r"latitudes = \[0, '1'\]: degrees are needed"),
-        ("expected_nll", {"likelihood": "categorical"}, "is a loss of classes.* are values"),
+        ("expected_nll", {"likelihood.name": "categorical"}, "is a loss of classes.* are values"),
         ("no.such:Loss", {}, "No module named"),
         ("math:pi", {}, "not a subclass of hpcsamp.losses.DataLoss"),
     ],
 )
 def test_wrong_names_are_refused(name, arguments, words):
     with pytest.raises(UsageError, match=words):
-        L.make(name, "regression", arguments)
+        L.make(name, "regression", *tables(arguments))
 
 
 @pytest.mark.parametrize(
@@ -584,14 +620,14 @@ def test_wrong_names_are_refused(name, arguments, words):
         ("beta_nll", {}, "'beta_nll' with a PredictedGaussian likelihood is a loss of values"),
         (
             "expected_nll",
-            {"likelihood": "poisson"},
+            {"likelihood.name": "poisson"},
             "with a Poisson likelihood is a loss of values",
         ),
     ],
 )
 def test_losses_of_values_are_refused_for_classes(name, arguments, words):
     with pytest.raises(UsageError, match=words):
-        L.make(name, "classification", arguments)
+        L.make(name, "classification", *tables(arguments))
 
 
 def test_wrong_options_are_refused():

@@ -213,7 +213,7 @@ def test_gradients_are_the_same_in_every_memory_mode(loss):
             continue
         method = MCDropout(network(), seed=7, prior_std=0.5, fold=fold)
         fixed = {"std": 1.0} if loss == "expected_nll" else {}
-        elbo = losses.ELBO(losses.make(loss, "regression", fixed), 10, memory=memory)
+        elbo = losses.ELBO(losses.make(loss, "regression", likelihood=fixed), 10, memory=memory)
         elbo(method, X, y, samples=5, step=1).backward()
         found.append(torch.cat([p.grad.flatten() for p in method.parameters()]))
     for other in found[1:]:

@@ -24,7 +24,7 @@ def run(*settings, **tables):
         "data": {"path": "d", "batch": 64},
         "model": {"name": "mlp", "hidden": [32]},
         "method": {"samples": 4},
-        "loss": {"arguments": {"std": 1.0}},
+        "likelihood": {"std": 1.0},
     }
     for name, values in tables.items():
         table[name] = {**table.get(name, {}), **values}
@@ -109,7 +109,7 @@ def test_the_state_of_an_optimiser_is_looked_at(settings, numbers):
 
 def test_each_knob_lowers_its_part():
     two = memory.Grid(2, 1, 2)
-    vit = {"task": "classification", "model.name": "vit", "model.width": 48, "loss.arguments": {}}
+    vit = {"task": "classification", "model.name": "vit", "model.width": 48, "likelihood": {}}
     base = [f"{k}={v}" for k, v in vit.items()]
 
     def found(*settings):
@@ -145,7 +145,7 @@ def test_each_knob_lowers_its_part():
 
 
 def test_noise_that_is_learnt_is_counted():
-    fixed, learnt = run(), run("loss.arguments={}")
+    fixed, learnt = run(), run("likelihood={}")
     trained = [
         parts(config)["means and log standard deviations"].bytes for config in (fixed, learnt)
     ]

@@ -166,7 +166,9 @@ hidden = [8]
 samples = 2
 [loss]
 name = "expected_nll"
-arguments = { likelihood = "gaussian", std = 0.5 }
+[likelihood]
+name = "gaussian"
+std = 0.5
 [training]
 epochs = 2
 precision = "float64"

@@ -53,18 +53,18 @@ for name, source in sets.items():
 runs = {
     "classes": ("digits", "classification", "mean_field", "expected_nll", {}, {}),
     "series": ("entsoe", "regression", "mean_field", "predictive_nll", {},
-               {"likelihood": "predicted_gaussian"}),
+               {"name": "predicted_gaussian"}),
     "fields": ("era5", "regression", "mean_field", "expected_nll", {},
-               {"likelihood": "gaussian", "std": 0.2}),
+               {"name": "gaussian", "std": 0.2}),
     "members": ("entsoe", "regression", "ensemble", "own_loss:Mine", {}, {}),
     "fitted": ("entsoe", "regression", "mean_field", "mean_mse", {}, {}),
 }
 topology = init("world")
-for name, (data, task, method, loss, arguments, of_loss) in runs.items():
+for name, (data, task, method, loss, arguments, likelihood) in runs.items():
     table = {
         "task": task, "data": {"path": str(place / data)}, "model": {"name": "mlp", "hidden": [8]},
         "method": {"name": method, "samples": 5, **arguments},
-        "loss": {"name": loss, "arguments": of_loss},
+        "loss": {"name": loss}, "likelihood": likelihood,
         "training": {"precision": "float64"}, "evaluation": {"batch": 4, "samples": 5},
     }
     checked = config.check(table)

@@ -241,7 +241,8 @@ task = "regression"
 data = {{ path = "{data}", batch = 60 }}
 model = {{ name = "mlp", hidden = [] }}
 method = {{ samples = 4, prior_std = 1.0 }}
-loss = {{ kl = "monte_carlo", arguments = {{ likelihood = "predicted_gaussian" }} }}
+loss = {{ kl = "monte_carlo" }}
+likelihood = {{ name = "predicted_gaussian" }}
 optimizer = {{ lr = 2e-2 }}
 training = {{ epochs = 40, evaluate_every = 40 }}
 """)

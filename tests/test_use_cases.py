@@ -69,7 +69,7 @@ def test_the_configurations_are_the_papers():
     assert swin.model.arguments["heads"] == [12, 24]
     assert swin.model.arguments["blocks"] == [6, 4, 6]
     assert swin.augment.shift
-    assert swin.loss.arguments["likelihood"] == "gaussian"
+    assert swin.likelihood.name == "gaussian"
     assert source_of(swin.data.synthetic).arrays["x"].shape == [76, 121, 240]
     assert source_of(swin.data.synthetic).arrays["y"].shape == [69, 121, 240]
 
@@ -118,7 +118,7 @@ def synthetic_run(tmp_path, **section):
         "task": "regression",
         "data": {"path": str(tmp_path / "real"), "synthetic": {"items": 20, **section}},
         "model": {"name": "mlp"},
-        "loss": {"arguments": {"latitudes": "data"}} if section["like"] == "era5" else {},
+        "loss": {"latitudes": "data"} if section["like"] == "era5" else {},
     }
     return configuration.check(table)
 
@@ -232,7 +232,7 @@ def test_swin_era5_small_on_synthetic_fields(hpcsamp, tmp_path):
     assert (tmp_path / "data" / "synthetic-era5-20-24x48" / "manifest.json").is_file()
     assert metrics["rmse"] < 1.3
     written = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
-    assert len(written["loss"]["arguments"]["latitudes"]) == 24
+    assert len(written["loss"]["latitudes"]) == 24
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_swin_era5_small_on_synthetic_fields(hpcsamp, tmp_path):
         (["vit-cifar10", "--set=model.heads=5"], ["heads = 5", "192"]),
         (["mlp-entsoe", "--set=method.name=mean_field"], ["regression", "classification"]),
         (
-            ["swin-era5", "--set=task=classification", "--set=loss.arguments={}"],
+            ["swin-era5", "--set=task=classification", "--set=likelihood={}"],
             ["swin", "10 outputs", "8 x 8 = 64"],
         ),
         (["vit-cifar10", "--preset=tiny"], ["--preset tiny", "small, digits"]),

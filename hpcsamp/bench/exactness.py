@@ -89,9 +89,9 @@ def compare(work: Work, name: str, collectives: Collectives) -> dict[str, Any]:
         the loss itself. ``measured``: the gradient's for the P of this job, by real steps.
     """
     task = TASKS[work.model]
-    usual = losses.defaults(name, task, {}).get("likelihood")
+    usual = losses.defaults(name, task, {})[1].get("name")
     fixed = {"std": 1.0} if usual == "learned_gaussian" else {}  # the network has no noise to learn
-    loss = losses.make(name, task, fixed)
+    loss = losses.make(name, task, likelihood=fixed)
     method, (x, y) = work.method(loss), work.data()
     mine = share(work.samples, collectives.sample_size, collectives.sample_rank)
     counts = [

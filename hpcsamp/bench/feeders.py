@@ -17,7 +17,8 @@ from hpcsamp.data.dataset import Dataset
 from hpcsamp.data.loader import Loader
 from hpcsamp.data.order import Order
 from hpcsamp.data.plan import ChunkTable
-from hpcsamp.data.readers import DirectReader, ReaderName
+from hpcsamp.data.readers import DirectReader
+from hpcsamp.names import ReaderName
 
 if TYPE_CHECKING:
     from hpcsamp.grid import Topology

@@ -7,11 +7,11 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from hpcsamp.campaign.keys import fixed_keys, is_key
+from hpcsamp.campaign.keys import is_key, no_key
 from hpcsamp.campaign.spec import CampaignFile
 from hpcsamp.config import join_key, split_key, toml_value, unwritable, written
 from hpcsamp.errors import UsageError
-from hpcsamp.spelling import hint, shown
+from hpcsamp.spelling import shown
 
 RESOURCES = tuple(
     f"resources.{k}"
@@ -61,10 +61,7 @@ def check(spec: CampaignFile) -> None:
     ):
         for key in keys:
             if key not in RESOURCES and not is_key(key):
-                known = [*fixed_keys(), *RESOURCES]
-                raise UsageError(
-                    f"[{table}] {key!r} is no key of the configuration{hint(key, known)}"
-                )
+                raise UsageError(f"[{table}] {no_key(key, RESOURCES)}")
             if key in seen:
                 raise UsageError(f"{key!r} is an axis of both [{seen[key]}] and [{table}]")
             seen[key] = table

@@ -14,8 +14,8 @@ from typing import Any
 from hpcsamp import config
 from hpcsamp.campaign import axes, resources, site, spec
 from hpcsamp.campaign.expressions import Expression, parse
-from hpcsamp.campaign.keys import defaults, fixed_keys, is_key, is_neutral
-from hpcsamp.config import flatten, put
+from hpcsamp.campaign.keys import defaults, is_key, is_neutral, no_key
+from hpcsamp.config import flatten, former, put
 from hpcsamp.errors import UsageError
 from hpcsamp.sealing.text import read_json
 from hpcsamp.spelling import hint, shown
@@ -130,10 +130,7 @@ class Campaign:
         table = loaded.model_dump(mode="json", exclude_unset=True, exclude_none=True)
         for key, value in axes.read("set", self.spec.fixed).items():
             if not is_key(key):
-                raise UsageError(
-                    f"{self.file}: [set] {key!r} is no key of the configuration"
-                    f"{hint(key, fixed_keys())}"
-                )
+                raise UsageError(f"{self.file}: [set] {no_key(key)}")
             _put(table, key, value)
         config.check(table, f"{self.file}: [set]")
         return table
@@ -142,10 +139,7 @@ class Campaign:
         derived = []
         for key, text in axes.read("derived", self.spec.derived).items():
             if not is_key(key) and not key.isidentifier():
-                raise UsageError(
-                    f"{self.file}: [derived] {key!r} is neither a key of the configuration nor a "
-                    f"plain name{hint(key, fixed_keys())}"
-                )
+                raise UsageError(f"{self.file}: [derived] {no_key(key)}, and it is no plain name")
             derived.append((key, parse(str(text), f"[derived] {key}")))
         return derived
 
@@ -234,6 +228,7 @@ class Campaign:
         path = table.pop("data.path", "")
         facts = {k: v for k, v in table.items() if not is_neutral(k)}
         facts |= {k: v for k, v in values.items() if is_neutral(k) and is_key(k)} | asked
+        facts = {former.key_of_before(k): v for k, v in facts.items()}  # names do not change
         if run.augment.share == "rank" or not run.loss.exact:  # then the grid matters
             facts["grid"] = [shape.ranks, shape.ranks_per_node, str(run.parallel.samples)]
         facts["dataset"] = self._dataset(path)

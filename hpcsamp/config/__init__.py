@@ -1,6 +1,7 @@
 """The schema of a run: TOML in, checked values out. Unknown keys are errors with a suggestion."""
 
 from hpcsamp.config.durations import seconds
+from hpcsamp.config.former import converted
 from hpcsamp.config.kinds import refused
 from hpcsamp.config.messages import explain, known_keys
 from hpcsamp.config.reading import (
@@ -13,9 +14,12 @@ from hpcsamp.config.reading import (
     to_toml,
 )
 from hpcsamp.config.schema import (
+    NOTHING,
+    RESULTS,
     AugmentSection,
     DataSection,
     EvaluationSection,
+    LikelihoodSection,
     LossSection,
     MethodSection,
     ModelSection,
@@ -27,6 +31,7 @@ from hpcsamp.config.schema import (
     SyntheticSection,
     TrainingSection,
     changes,
+    section,
 )
 from hpcsamp.config.tables import flatten, put, written
 from hpcsamp.config.toml import (
@@ -40,9 +45,12 @@ from hpcsamp.config.toml import (
 )
 
 __all__ = [
+    "NOTHING",
+    "RESULTS",
     "AugmentSection",
     "DataSection",
     "EvaluationSection",
+    "LikelihoodSection",
     "LossSection",
     "MethodSection",
     "ModelSection",
@@ -57,6 +65,7 @@ __all__ = [
     "apply_preset",
     "changes",
     "check",
+    "converted",
     "exists",
     "explain",
     "flatten",
@@ -70,6 +79,7 @@ __all__ = [
     "read_toml",
     "refused",
     "seconds",
+    "section",
     "split_key",
     "to_toml",
     "toml_value",

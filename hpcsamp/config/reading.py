@@ -12,6 +12,7 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
+from hpcsamp.config import former
 from hpcsamp.config.messages import explain
 from hpcsamp.config.schema import RunConfig
 from hpcsamp.config.tables import flatten, put
@@ -64,6 +65,7 @@ def apply_overrides(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[
             put(result, join_key(path), value)
         except ValueError as e:
             raise UsageError(f"--set {shown(text)}: {e}") from None
+    former.check_overrides(overrides, result)
     return result
 
 
@@ -75,6 +77,7 @@ def check(table: Mapping[str, Any], source: str = "configuration") -> RunConfig:
     UsageError
         Naming every wrong key, with a suggestion.
     """
+    former.check(table, source)
     for key, value in flatten(table).items():
         reason = unwritable(value) if value is not None else ""
         if reason:

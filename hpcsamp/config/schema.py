@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -15,6 +16,22 @@ from pydantic_core import PydanticCustomError
 
 from hpcsamp.config.durations import seconds
 from hpcsamp.config.kinds import refused
+from hpcsamp.names import (
+    KL,
+    LIKELIHOODS,
+    LOSSES,
+    METHODS,
+    MODELS,
+    Memory,
+    Precision,
+    ReaderName,
+    SampleAxis,
+    Share,
+    Shuffle,
+    Task,
+    Verify,
+)
+from hpcsamp.registry import Registry
 
 #: More samples, or more of anything else, than a run can have: a slip of the keyboard.
 SAMPLES = 10**6
@@ -44,6 +61,18 @@ class Section(BaseModel):
         return result
 
 
+def one_of(registry: Registry, *others: str) -> AfterValidator:
+    """Check that a value is a name of a registry, a place, or one of some other words."""
+
+    def check(value: str) -> str:
+        fault = registry.fault(value)
+        if fault and value not in others:
+            raise PydanticCustomError("name", "{fault}", {"fault": fault})
+        return value
+
+    return AfterValidator(check)
+
+
 class SyntheticSection(Section):
     """``[data.synthetic]``: the made-up set that ``--data synthetic`` stands for."""
 
@@ -62,15 +91,15 @@ class DataSection(Section):
         description="dataset folder, as written by hpcsamp ingest", json_schema_extra=RESULTS
     )
     batch: int = Field(64, ge=1, le=MOST, description="items per step over all data groups")
-    reader: Literal["auto", "direct", "serial", "collective", "broadcast", "memory"] = Field(
+    reader: ReaderName = Field(
         "auto",
         description="how shards are read; memory: once, and held on every node",
         json_schema_extra=NOTHING,
     )
-    shuffle: bool | Literal["global", "pool", "none"] = Field(
+    shuffle: bool | Shuffle = Field(
         True, description="a new order every epoch, drawn from the seed; pool keeps reads local"
     )
-    verify: Literal["all", "sampled", "off"] = Field(
+    verify: Verify = Field(
         "all",
         description="which chunks have their checksum compared on first read",
         json_schema_extra=NOTHING,
@@ -97,7 +126,7 @@ class AugmentSection(Section):
         default_factory=list,
         description='torchvision.transforms.v2 by name, e.g. {name = "RandomRotation", ...}',
     )
-    share: Literal["sample", "rank", "all"] = Field(
+    share: Share = Field(
         "sample", description="who sees a view of its own; rank depends on the number of ranks"
     )
 
@@ -111,7 +140,9 @@ class ModelSection(Section):
     """``[model]``: a registered model and its arguments."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    name: str = Field(description="a registered model, e.g. mlp or vit")
+    name: Annotated[str, one_of(MODELS)] = Field(
+        description="a registered model, e.g. mlp or vit, or package.module:Class"
+    )
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -123,7 +154,10 @@ class MethodSection(Section):
     """``[method]``: how weights are sampled; further keys are arguments of the method's class."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    name: str = Field("mean_field", description="a registered method, e.g. mean_field or ensemble")
+    name: Annotated[str, one_of(METHODS)] = Field(
+        "mean_field",
+        description="a registered method, e.g. mean_field or ensemble, or package.module:Class",
+    )
     samples: int = Field(
         16, ge=1, le=SAMPLES, description="S, weight samples per step over a sample group"
     )
@@ -142,26 +176,48 @@ class MethodSection(Section):
 
 
 class LossSection(Section):
-    """``[loss]``: what is minimised."""
+    """``[loss]``: what is minimised; further keys are arguments of the loss's class."""
 
-    name: str = Field("expected_nll", description="a registered loss")
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: Annotated[str, one_of(LOSSES)] = Field(
+        "expected_nll", description="a registered loss, or package.module:Class"
+    )
     exact: bool = Field(True, description="false: the paper's averaging of per-rank losses")
     temperature: float = Field(1.0, ge=0, description="factor of the KL; 1 is Bayes")
     kl_warmup_epochs: float = Field(
         0.0, ge=0, le=MOST, description="the KL's factor grows from 0 over these"
     )
-    kl: Literal["analytic", "monte_carlo"] = Field(
+    kl: KL = Field(
         "analytic", description="the KL by formula, or from the log densities of the draws"
     )
-    memory: Literal["auto", "keep", "stream", "recompute"] = Field(
+    memory: Memory = Field(
         "auto",
         description="which activations are kept for the backward pass",
         json_schema_extra=NOTHING,
     )
-    arguments: dict[str, Any] = Field(
-        default_factory=dict,
-        description="arguments of the loss and its likelihood, e.g. std = 0.2 of known noise",
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the loss's class gets: it checks them."""
+        return dict(self.model_extra or {})
+
+
+class LikelihoodSection(Section):
+    """``[likelihood]``: what an output means; further keys are arguments of its class, e.g.
+    ``std = 0.2`` of known noise.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: Annotated[str, one_of(LIKELIHOODS)] | None = Field(
+        None,
+        description="a registered likelihood, or package.module:Class; without: the usual one of "
+        "the task and the loss",
     )
+
+    @property
+    def table(self) -> dict[str, Any]:
+        """What is given of name and arguments; empty where nothing is."""
+        return self.model_dump(exclude_none=True)
 
 
 class OptimizerSection(Section):
@@ -201,7 +257,7 @@ class ScheduleSection(Section):
 class ParallelSection(Section):
     """``[parallel]``: the grid. Nothing here changes what is computed (law 1)."""
 
-    samples: Literal["node", "world", "none"] | int = Field("node", json_schema_extra=NOTHING)
+    samples: SampleAxis = Field("node", json_schema_extra=NOTHING)
     collectives: Literal["auto", "horovod", "mpi"] = Field("auto", json_schema_extra=NOTHING)
     device: str = Field("auto", json_schema_extra=NOTHING)
 
@@ -218,7 +274,7 @@ class TrainingSection(Section):
         "schedule is that of the whole run, which --resume may go on with",
         json_schema_extra=RESULTS,
     )
-    precision: Literal["float32", "float64", "bfloat16"] = Field(
+    precision: Precision = Field(
         "float32", description="bfloat16: autocast, parameters stay float32"
     )
     evaluate_every: int = Field(
@@ -300,12 +356,13 @@ class RunConfig(Section):
     """A whole run."""
 
     seed: int = Field(1, ge=0, le=2**32 - 1)
-    task: Literal["classification", "regression"] = "classification"
+    task: Task = "classification"
     data: DataSection
     augment: AugmentSection = AugmentSection()
     model: ModelSection
     method: MethodSection = MethodSection()
     loss: LossSection = LossSection()
+    likelihood: LikelihoodSection = LikelihoodSection()
     optimizer: OptimizerSection = OptimizerSection()
     schedule: ScheduleSection = ScheduleSection()
     parallel: ParallelSection = ParallelSection()
@@ -313,16 +370,23 @@ class RunConfig(Section):
     evaluation: EvaluationSection = EvaluationSection()
 
 
-def changes(key: str) -> str:
-    """What a dotted key changes of a run: ``"weights"``, ``"results"`` or ``"nothing"``.
-
-    As marked on the field; arguments of models, methods, losses and optimisers have no field here.
-    """
-    section, _, name = key.partition(".")
-    field = RunConfig.model_fields.get(section)
+def section(name: str) -> type[BaseModel] | None:
+    """The class of a table of the configuration; None if there is none of this name."""
+    field = RunConfig.model_fields.get(name)
     kind = field.annotation if field is not None else None
-    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def changes(key: str) -> str | None:
+    """What a dotted key changes of a run: ``"weights"``, ``"results"`` or ``"nothing"``, as marked
+    on the field; None for an argument of a model, method, loss ..., whose class has the mark.
+    """
+    table, _, name = key.partition(".")
+    kind = section(table)
+    if kind is None:
         return "weights"
     known = kind.model_fields.get(name.split(".")[0])
-    marks = known.json_schema_extra if known is not None else None
+    if known is None:
+        return None
+    marks = known.json_schema_extra
     return str(marks["changes"]) if isinstance(marks, dict) else "weights"

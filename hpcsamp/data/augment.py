@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from hpcsamp.errors import UsageError
+from hpcsamp.names import Share
 from hpcsamp.streams import Purpose, key
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from hpcsamp.data.dataset import Dataset
     from hpcsamp.grid import Topology
 
-Share = Literal["sample", "rank", "all"]
 
 TOP, LEFT, FLIP, SHIFT, TRANSFORM = range(5)
 """What a draw is for; part of the results."""

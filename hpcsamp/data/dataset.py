@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hpcsamp.data.manifest import Inputs, Manifest, Stats, Task, read_manifest
+from hpcsamp.data.manifest import Inputs, Manifest, Stats, read_manifest
 from hpcsamp.data.shard import ShardReader, check_header, check_labels
 from hpcsamp.errors import DataError
+from hpcsamp.names import Task
 
 SMALL_ITEM, SMALL_ARRAY = 64, 64 * 2**20
 """Bytes of an item and of a whole array up to which it is held in memory."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,14 +16,14 @@ from hpcsamp.data.integrity import Checker
 from hpcsamp.data.order import Order
 from hpcsamp.data.plan import ChunkTable, part_of
 from hpcsamp.data.prefetch import Prefetcher
-from hpcsamp.data.readers import Reader, ReaderName, make_reader
+from hpcsamp.data.readers import Reader, make_reader
 from hpcsamp.data.ring import Ring, fit
 from hpcsamp.errors import HpcsampError
+from hpcsamp.names import ReaderName, Verify
 
 if TYPE_CHECKING:
     from hpcsamp.grid import Topology
 
-Verify = Literal["all", "sampled", "off"]
 
 log = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hpcsamp.errors import DataError
 from hpcsamp.files import write_whole
+from hpcsamp.names import Task
 from hpcsamp.sealing import text
 
 SCHEMA = 2
@@ -27,7 +28,6 @@ NAME = "manifest.json"
 CHUNK_BYTES = 2 * 2**20
 """Bytes a chunk aims at: within 1 to 4 MiB wherever items allow."""
 
-Task = Literal["classification", "regression"]
 
 Inputs = Literal["numbers", "ids"]
 """What ``x`` is: measurements, or names of things by whole numbers, such as tokens of a text."""

@@ -17,9 +17,9 @@ import numpy as np
 
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import share
+from hpcsamp.names import Shuffle
 from hpcsamp.streams import Purpose, numpy_generator
 
-Shuffle = Literal["global", "pool", "none"]
 Tail = Literal["drop", "mask"]
 
 STREAMS = 16

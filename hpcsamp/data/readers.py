@@ -13,7 +13,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
@@ -22,6 +22,7 @@ from hpcsamp.data.agreement import agree
 from hpcsamp.data.dataset import Dataset
 from hpcsamp.data.plan import ChunkTable, Requests, plan, runs
 from hpcsamp.errors import DataError, UsageError
+from hpcsamp.names import ReaderName
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -37,8 +38,6 @@ CHUNK_CACHE_BYTES = 64 * 2**20
 
 Slab = tuple[tuple[int, ...], tuple[int, ...]]
 """Start and count of a hyperslab."""
-
-ReaderName = Literal["auto", "direct", "serial", "collective", "broadcast", "memory"]
 
 
 def choose_reader(dataset: Dataset, wanted: ReaderName) -> ReaderName:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from hpcsamp.errors import UsageError
 from hpcsamp.grid.agreement import together
-from hpcsamp.grid.plan import AXES, AxisName, Grid, SampleAxis, plan_grid, share_samples
+from hpcsamp.grid.plan import AXES, AxisName, Grid, plan_grid, share_samples
+from hpcsamp.names import SampleAxis
 
 if TYPE_CHECKING:
     import torch

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 from hpcsamp.errors import UsageError
-
-SampleAxis = Literal["node", "world", "none"] | int
+from hpcsamp.names import SampleAxis
 
 #: The axes from the outermost to the innermost.
 AxisName = Literal["data", "sample", "model"]

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from hpcsamp.data.manifest import ArraySpec, Inputs, Task
+from hpcsamp.data.manifest import ArraySpec, Inputs
 from hpcsamp.data.shard import check_labels, check_values
 from hpcsamp.errors import DataError
 from hpcsamp.ingest.source import ArraySource, split_items
+from hpcsamp.names import Task
 
 DEFAULT_FRACTIONS = {"valid": 0.1, "test": 0.2}
 

@@ -8,11 +8,12 @@ from typing import Literal
 
 import numpy as np
 
-from hpcsamp.data.manifest import Inputs, Task
+from hpcsamp.data.manifest import Inputs
 from hpcsamp.data.shard import sha256
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.arrays import DEFAULT_FRACTIONS, from_arrays
 from hpcsamp.ingest.source import ArraySource
+from hpcsamp.names import Task
 
 Layout = Literal["chw", "hwc", "hw"]
 """Axes of an image: channels first, channels last, none."""

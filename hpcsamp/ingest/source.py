@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from hpcsamp.data.manifest import ArraySpec, Inputs, Task
+from hpcsamp.data.manifest import ArraySpec, Inputs
 from hpcsamp.data.shard_writer import Coordinate
 from hpcsamp.errors import UsageError
+from hpcsamp.names import Task
 from hpcsamp.streams import Purpose, numpy_generator
 
 

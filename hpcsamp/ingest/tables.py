@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from hpcsamp.data.manifest import Task
 from hpcsamp.data.shard import sha256
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.arrays import DEFAULT_FRACTIONS, from_arrays
 from hpcsamp.ingest.numbers import Notation, Numbers
 from hpcsamp.ingest.source import ArraySource
+from hpcsamp.names import Task
 
 DELIMITERS = {"\\t": "\t", "tab": "\t", "space": " "}
 """Words for delimiters that a shell makes hard to write."""

@@ -30,8 +30,9 @@ from hpcsamp.losses.mixture import (
     log_mean_exp,
 )
 from hpcsamp.losses.moments import GaussianMomentsNLL, MeanMSE, centred_moments
-from hpcsamp.losses.registry import LIKELIHOODS, LOSSES, defaults, make, make_likelihood
+from hpcsamp.losses.registry import defaults, make, make_likelihood
 from hpcsamp.losses.values import latitude_weights, like_target, over_values
+from hpcsamp.names import LIKELIHOODS, LOSSES
 
 __all__ = [
     "CRPS",

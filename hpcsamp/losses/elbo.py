@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -28,9 +28,7 @@ from hpcsamp.losses.base import DataLoss
 from hpcsamp.losses.batch import Step
 from hpcsamp.losses.checks import NoiseWatch, check_arguments, check_call
 from hpcsamp.methods import Method
-
-Memory = Literal["auto", "keep", "stream", "recompute"]
-KL = Literal["analytic", "monte_carlo"]
+from hpcsamp.names import KL, Memory
 
 
 @dataclass

@@ -1,60 +1,27 @@
-"""Losses and likelihoods by name, as configurations say them."""
+"""Losses and likelihoods from the tables ``[loss]`` and ``[likelihood]`` of a configuration."""
 
 from __future__ import annotations
 
-import importlib
-import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpcsamp import arguments as free
+from hpcsamp.config import LossSection
 from hpcsamp.errors import UsageError
 from hpcsamp.losses.base import DataLoss
-from hpcsamp.losses.beta import BetaNLL
-from hpcsamp.losses.crps import CRPS
-from hpcsamp.losses.energy import EnergyScore
-from hpcsamp.losses.expected import ExpectedNLL
-from hpcsamp.losses.importance import ImportanceWeightedELBO
-from hpcsamp.losses.likelihoods import (
-    Categorical,
-    Gaussian,
-    LearnedGaussian,
-    Likelihood,
-    Poisson,
-    PredictedGaussian,
-    StudentT,
-)
-from hpcsamp.losses.mixture import AlphaDivergence, GaussianMixtureNLL, PredictiveNLL
-from hpcsamp.losses.moments import GaussianMomentsNLL, MeanMSE
+from hpcsamp.losses.likelihoods import Categorical, Likelihood
 from hpcsamp.losses.values import latitude_weights
-from hpcsamp.spelling import suggest
+from hpcsamp.names import LIKELIHOODS, LOSSES
+from hpcsamp.spelling import hint
 
-LOSSES: dict[str, type[DataLoss]] = {
-    "expected_nll": ExpectedNLL,
-    "beta_nll": BetaNLL,
-    "predictive_nll": PredictiveNLL,
-    "gaussian_mixture_nll": GaussianMixtureNLL,
-    "alpha_divergence": AlphaDivergence,
-    "importance_weighted_elbo": ImportanceWeightedELBO,
-    "mean_mse": MeanMSE,
-    "gaussian_moments_nll": GaussianMomentsNLL,
-    "crps": CRPS,
-    "energy_score": EnergyScore,
-}
-LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
-    "categorical": Categorical,
-    "gaussian": Gaussian,
-    "learned_gaussian": LearnedGaussian,
-    "predicted_gaussian": PredictedGaussian,
-    "poisson": Poisson,
-    "student_t": StudentT,
-}
-_ARGUMENTS = "loss.arguments"
 _USUAL = {"classification": "categorical", "regression": "learned_gaussian"}
 
 
 def make_likelihood(
-    task: str, arguments: Mapping[str, Any] | None = None, loss: str = "expected_nll"
+    task: str,
+    loss: str = "expected_nll",
+    arguments: Mapping[str, Any] | None = None,
+    likelihood: Mapping[str, Any] | None = None,
 ) -> Likelihood:
     """The observation model of a configuration: what outputs mean, in training and evaluation.
 
@@ -62,26 +29,28 @@ def make_likelihood(
     ----------
     task
         ``"classification"`` or ``"regression"``: chooses the likelihood if none is named.
-    arguments
-        ``loss.arguments``: ``likelihood`` by name, its own arguments, and those of the loss.
-    loss
-        ``loss.name``. A loss without a likelihood says itself what it leaves to evaluation
-        (:meth:`DataLoss.predictive`), unless the arguments name one.
+    loss, arguments, likelihood
+        As in :func:`make`. A loss without a likelihood says itself what it leaves to evaluation
+        (:meth:`DataLoss.predictive`), unless ``likelihood`` is given.
 
     Raises
     ------
     UsageError
         For an unknown name, argument or type.
     """
-    kind = _find(loss)
-    own, rest = _shared_out(kind, arguments or {})
-    if rest or task == "classification" or "likelihood" in _accepted(kind):
-        return _likelihood(_name(kind, task, rest), rest)
-    own.pop("latitudes", None)  # weights of values make no difference here
+    kind = LOSSES.find(loss)
+    if likelihood or task == "classification" or _takes_likelihood(kind):
+        return _likelihood(kind, task, likelihood or {})
+    own = {k: v for k, v in (arguments or {}).items() if k != "latitudes"}  # of no matter here
     return _construct(loss, kind, own).predictive()
 
 
-def make(name: str, task: str, arguments: Mapping[str, Any] | None = None) -> DataLoss:
+def make(
+    name: str,
+    task: str,
+    arguments: Mapping[str, Any] | None = None,
+    likelihood: Mapping[str, Any] | None = None,
+) -> DataLoss:
     """A data loss of a configuration.
 
     Parameters
@@ -91,8 +60,10 @@ def make(name: str, task: str, arguments: Mapping[str, Any] | None = None) -> Da
     task
         As in :func:`make_likelihood`.
     arguments
-        Those of the loss; ``latitudes`` in degrees, one per row of an item, for weights by area;
-        ``likelihood`` and its own arguments. A loss without a likelihood leaves that to evaluation.
+        Those of the loss; ``latitudes`` in degrees, one per row of an item, for weights by area.
+    likelihood
+        ``name`` of a likelihood, a key of ``LIKELIHOODS`` or ``package.module:Class``, and its
+        arguments. A loss without a likelihood leaves that to evaluation.
 
     Raises
     ------
@@ -100,84 +71,93 @@ def make(name: str, task: str, arguments: Mapping[str, Any] | None = None) -> Da
         For an unknown name or argument, or one of another type; a loss of values where the task has
         classes or the other way round; latitudes that are no numbers.
     """
-    kind = _find(name)
-    accepted = _accepted(kind)
-    own, rest = _shared_out(kind, arguments or {})
-    likelihood = _likelihood(_name(kind, task, rest), rest)
+    kind = LOSSES.find(name)
+    given = likelihood or {}
+    model = _likelihood(kind, task, given)
+    takes = _takes_likelihood(kind)
     if name in LOSSES:
-        _check_task(name, task, likelihood if "likelihood" in accepted else None)
-    if "likelihood" not in accepted and "likelihood" in rest and likelihood.parameters > 1:
+        _check_task(name, task, model if takes else None, given.get("name"))
+    if not takes and "name" in given and model.parameters > 1:
         raise UsageError(
-            f"loss.arguments.likelihood = {rest['likelihood']!r} reads {likelihood.parameters} "
-            f"numbers of each value, {name} one: name one of "
-            f"{', '.join(k for k, v in LIKELIHOODS.items() if v().parameters == 1)}"
+            f"likelihood.name = {given['name']!r} reads {model.parameters} numbers of each value, "
+            f"{name} one: name one of "
+            f"{', '.join(k for k, v in LIKELIHOODS.items() if v.parameters == 1)}"
         )
-    return _construct(name, kind, own, likelihood)
+    return _construct(name, kind, dict(arguments or {}), model)
 
 
-def _shared_out(
-    kind: type[DataLoss], arguments: Mapping[str, Any]
+def defaults(
+    name: str, task: str, likelihood: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments of the loss, and those of its likelihood, by name among them."""
-    names = _accepted(kind) - {"likelihood"}
-    own = {k: v for k, v in arguments.items() if k in names}
-    return own, {k: v for k, v in arguments.items() if k not in names}
+    """Default values of the arguments of a loss, and name and arguments of its likelihood.
+
+    Parameters
+    ----------
+    name, task, likelihood
+        As in :func:`make`.
+
+    Returns
+    -------
+    loss, likelihood
+        The second is empty where the loss has no likelihood and none is given.
+    """
+    kind = LOSSES.find(name)
+    own = free.defaults(kind, {"weights", "likelihood"})
+    if not likelihood and not _takes_likelihood(kind):
+        return own, {}
+    model = _name(kind, task, likelihood)
+    return own, {"name": model} | free.defaults(LIKELIHOODS.find(model))
+
+
+def _takes_likelihood(kind: type[DataLoss]) -> bool:
+    return "likelihood" in free.accepted(kind)
 
 
 def _construct(
     name: str, kind: type[DataLoss], own: dict[str, Any], likelihood: Likelihood | None = None
 ) -> DataLoss:
     """A loss from its own arguments, and a likelihood if it takes one."""
+    _check_keys(name, kind, own)
     program: dict[str, Any] = {}
     if "latitudes" in own:
         program["weights"] = latitude_weights(_degrees(own.pop("latitudes")))
-    if likelihood is not None and "likelihood" in _accepted(kind):
+    if likelihood is not None and _takes_likelihood(kind):
         program["likelihood"] = likelihood
-    made: DataLoss = free.construct(_ARGUMENTS, name, kind, own, **program)
+    made: DataLoss = free.construct("loss", name, kind, own, **program)
     return made
 
 
-def defaults(name: str, task: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of all arguments of a loss and its likelihood that have one without being given.
-
-    Parameters
-    ----------
-    name, task, arguments
-        As in :func:`make`.
-    """
-    kind = _find(name)
-    found = free.defaults(kind, {"weights", "likelihood"})
-    _, rest = _shared_out(kind, arguments)
-    if rest or "likelihood" in _accepted(kind):
-        likelihood = _name(kind, task, rest)
-        found |= {"likelihood": likelihood} | free.defaults(LIKELIHOODS[likelihood])
-    return found
+def _check_keys(name: str, kind: type[DataLoss], own: Mapping[str, Any]) -> None:
+    """Refuse a key that the loss does not take; its ``weights`` come from ``latitudes``."""
+    names = set(free.accepted(kind))
+    known = names - {"weights", "likelihood"} | ({"latitudes"} if "weights" in names else set())
+    for key in own.keys() - known:
+        if any(key in free.accepted(v) for v in LIKELIHOODS.values()):
+            mend = f"; it is a key of the likelihood: likelihood.{key}"
+        else:
+            mend = hint(f"loss.{key}", [f"loss.{k}" for k in (*known, *LossSection.model_fields)])
+        raise UsageError(f"unknown key 'loss.{key}' for {name}{mend}")
 
 
-def _name(kind: type[DataLoss], task: str, arguments: Mapping[str, Any]) -> str:
+def _name(kind: type[DataLoss], task: str, given: Mapping[str, Any]) -> str:
     """Name of the likelihood: as given, else the usual one; with a ``std``, noise is fixed."""
     usual = kind.usual_likelihood or _USUAL[task]
-    if usual == "learned_gaussian" and "std" in arguments:
+    if usual == "learned_gaussian" and "std" in given:
         usual = "gaussian"
-    name = arguments.get("likelihood", usual)
-    _check_name("loss.arguments.likelihood", name, LIKELIHOODS)
-    return str(name)
+    name: str = given.get("name", usual)
+    return name
 
 
-def _likelihood(name: str, arguments: Mapping[str, Any]) -> Likelihood:
-    rest = {k: v for k, v in arguments.items() if k != "likelihood"}
-    known = list(inspect.signature(LIKELIHOODS[name]).parameters)
-    for argument in rest:
-        if argument not in known:
-            raise UsageError(
-                f"unknown key 'loss.arguments.{argument}'{suggest(argument, known)}; the loss does "
-                f"not know it, and the likelihood {name} takes {', '.join(known) or 'nothing'}"
-            )
-    made: Likelihood = free.construct(_ARGUMENTS, f"likelihood {name}", LIKELIHOODS[name], rest)
+def _likelihood(kind: type[DataLoss], task: str, given: Mapping[str, Any]) -> Likelihood:
+    name = _name(kind, task, given)
+    rest = {k: v for k, v in given.items() if k != "name"}
+    made: Likelihood = free.construct("likelihood", name, LIKELIHOODS.find(name), rest)
     return made
 
 
-def _check_task(name: str, task: str, likelihood: Likelihood | None) -> None:
+def _check_task(name: str, task: str, likelihood: Likelihood | None, own: str | None) -> None:
+    if likelihood is not None and own is not None and own not in LIKELIHOODS:
+        return  # the user's, of classes or of values
     classes = isinstance(likelihood, Categorical)
     if classes != (task == "classification"):
         named = "" if likelihood is None else f" with a {type(likelihood).__name__} likelihood"
@@ -195,36 +175,7 @@ def _degrees(given: Any) -> Sequence[float]:
         or any(isinstance(d, bool) for d in given)
     ):
         raise UsageError(
-            f"loss.arguments.latitudes = {given!r}: degrees are needed, one for each row of an "
-            f'item (or "data", in a run)'
+            f"loss.latitudes = {given!r}: degrees are needed, one for each row of an item (or "
+            f'"data", in a run)'
         )
     return given
-
-
-def _accepted(kind: type[DataLoss]) -> set[str]:
-    """What a loss takes in a configuration; ``weights`` come from ``latitudes``."""
-    names = set(free.accepted(kind))
-    return names - {"weights"} | ({"latitudes"} if "weights" in names else set())
-
-
-def _find(name: str) -> type[DataLoss]:
-    if ":" not in name:
-        _check_name("loss.name", name, LOSSES, ", or your own as package.module:Class")
-        return LOSSES[name]
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as e:
-        raise UsageError(f"loss.name = {name!r}: {e}") from e
-    if not (inspect.isclass(found) and issubclass(found, DataLoss)):
-        raise UsageError(f"loss.name = {name!r} is not a subclass of hpcsamp.losses.DataLoss")
-    return found
-
-
-def _check_name(what: str, name: Any, known: Iterable[str], also: str = "") -> None:
-    if not isinstance(name, str):
-        raise UsageError(f"{what} = {name!r}: a name is needed, one of {', '.join(sorted(known))}")
-    if name not in known:
-        raise UsageError(
-            f"{what} = {name!r}; there is {', '.join(sorted(known))}{also}{suggest(name, known)}"
-        )

@@ -7,9 +7,10 @@ from hpcsamp.methods.last_layer import LastLayer
 from hpcsamp.methods.local_reparameterisation import LocalReparameterisation
 from hpcsamp.methods.mc_dropout import MCDropout
 from hpcsamp.methods.mean_field import MeanField
-from hpcsamp.methods.registry import METHODS, make
+from hpcsamp.methods.registry import make
 from hpcsamp.methods.sgld import Chains
 from hpcsamp.methods.swag import SWAG
+from hpcsamp.names import METHODS
 
 __all__ = [
     "METHODS",

@@ -9,28 +9,8 @@ import torch
 from torch import nn
 
 from hpcsamp import arguments as free
-from hpcsamp.errors import UsageError
 from hpcsamp.methods.base import Method
-from hpcsamp.methods.ensemble import Ensemble
-from hpcsamp.methods.flipout import Flipout
-from hpcsamp.methods.last_layer import LastLayer
-from hpcsamp.methods.local_reparameterisation import LocalReparameterisation
-from hpcsamp.methods.mc_dropout import MCDropout
-from hpcsamp.methods.mean_field import MeanField
-from hpcsamp.methods.sgld import Chains
-from hpcsamp.methods.swag import SWAG
-from hpcsamp.spelling import suggest
-
-METHODS: dict[str, type[Method]] = {
-    "mean_field": MeanField,
-    "ensemble": Ensemble,
-    "flipout": Flipout,
-    "last_layer": LastLayer,
-    "local_reparameterisation": LocalReparameterisation,
-    "mc_dropout": MCDropout,
-    "sgld": Chains,
-    "swag": SWAG,
-}
+from hpcsamp.names import METHODS
 
 #: Arguments that the program passes, not the configuration.
 PROGRAM = {
@@ -54,7 +34,7 @@ def make(
     Parameters
     ----------
     name
-        A key of ``METHODS``.
+        A key of ``METHODS``, or a class of the user's own as ``package.module:Class``.
     network
         See :meth:`Method.create`.
     arguments
@@ -69,20 +49,12 @@ def make(
     UsageError
         For an unknown name or argument, or values that the method refuses.
     """
-    kind = _find(name)
+    kind: type[Method] = METHODS.find(name)
     program = {"seed": seed, "samples_per_pass": samples_per_pass, "autocast": autocast}
     checked = free.check("method", repr(name), kind, arguments, PROGRAM)
     return kind.create(network, samples, own, **program, **checked)
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """What a method's arguments are if nobody says, by name."""
-    return free.defaults(_find(name), PROGRAM)
-
-
-def _find(name: str) -> type[Method]:
-    if name not in METHODS:
-        raise UsageError(
-            f"method.name = {name!r}{suggest(name, METHODS)}; there is {', '.join(METHODS)}"
-        )
-    return METHODS[name]
+    """Default values of a method's arguments, by its name."""
+    return free.defaults(METHODS.find(name), PROGRAM)

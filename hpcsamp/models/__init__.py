@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,13 +17,10 @@ from hpcsamp.models.learned_noise import LearnedNoise
 from hpcsamp.models.mlp import MLP
 from hpcsamp.models.swin import Swin
 from hpcsamp.models.vit import ViT
-from hpcsamp.spelling import suggest
+from hpcsamp.names import MODELS
 from hpcsamp.streams import Purpose, key
 
-__all__ = ["MLP", "LearnedNoise", "Swin", "ViT", "build"]
-
-MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "vit": ViT, "swin": Swin}
-
+__all__ = ["MLP", "MODELS", "LearnedNoise", "Swin", "ViT", "build"]
 
 LAYERS = 5000
 """Most layers of a network, those within others counted as well."""
@@ -61,18 +57,13 @@ def build(
     UsageError
         For an unknown name or argument, or sizes that do not fit.
     """
-    make = _find(name)
+    make = MODELS.find(name)
     # torch's initialisers draw from the global generator, those of the user perhaps from others
     with lent(key(seed, Purpose.INITIAL, *([] if member is None else [member])) & 0xFFFF_FFFF):
         program = {"in_shape": in_shape, "outputs": outputs}
         with _few_layers(name):
             made: nn.Module = free.construct("model", name, make, arguments, **program)
         return made
-
-
-def neutral(name: str) -> tuple[str, ...]:
-    """Arguments of a model that change no number, as its class says in ``changes_no_numbers``."""
-    return tuple(getattr(_find(name), "changes_no_numbers", ()))
 
 
 @contextmanager
@@ -96,8 +87,8 @@ def _few_layers(name: str) -> Iterator[None]:
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """What a model's arguments are if nobody says, by name."""
-    return free.defaults(_find(name), {"in_shape", "outputs"})
+    """Default values of a model's arguments, by its name."""
+    return free.defaults(MODELS.find(name), {"in_shape", "outputs"})
 
 
 def output_size(task: str, classes: int | None, y_shape: tuple[int, ...]) -> int:
@@ -106,19 +97,3 @@ def output_size(task: str, classes: int | None, y_shape: tuple[int, ...]) -> int
         assert classes is not None
         return classes
     return math.prod(y_shape)
-
-
-def _find(name: str) -> Callable[..., nn.Module]:
-    if name in MODELS:
-        return MODELS[name]
-    if ":" not in name:
-        raise UsageError(
-            f"model.name = {name!r}{suggest(name, MODELS)}; there is {', '.join(MODELS)}, or your "
-            f"own as package.module:Class"
-        )
-    module, _, attribute = name.partition(":")
-    try:
-        found: Callable[..., nn.Module] = getattr(importlib.import_module(module), attribute)
-        return found
-    except (ImportError, AttributeError) as e:
-        raise UsageError(f"model.name = {name!r}: {e}") from e

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from hpcsamp.config import NOTHING
 from hpcsamp.models.inputs import check_input
 from hpcsamp.models.recompute import recomputed
 from hpcsamp.models.windows import Block, Downsample, Grid, Upsample
@@ -73,8 +75,6 @@ class Swin(nn.Module):
         If patches, windows or heads do not divide, or outputs are no fields, naming both numbers.
     """
 
-    changes_no_numbers = ("checkpoint",)
-
     def __init__(
         self,
         in_shape: Sequence[int],
@@ -85,7 +85,7 @@ class Swin(nn.Module):
         blocks: Sequence[int] = (6, 4, 6),
         window: Sequence[int] = (8, 12),
         relative_bias: bool = False,
-        checkpoint: bool = False,
+        checkpoint: Annotated[bool, NOTHING] = False,
     ) -> None:
         super().__init__()
         _check_lengths(in_shape, heads, blocks, window)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from hpcsamp.config import NOTHING
 from hpcsamp.models.attention import attend
 from hpcsamp.models.inputs import check_input
 from hpcsamp.models.recompute import recomputed
@@ -58,8 +60,6 @@ class ViT(nn.Module):
         If patches or heads do not divide, naming both numbers.
     """
 
-    changes_no_numbers = ("checkpoint",)
-
     def __init__(
         self,
         in_shape: Sequence[int],
@@ -69,7 +69,7 @@ class ViT(nn.Module):
         heads: int = 3,
         layers: int = 6,
         hidden: int = 768,
-        checkpoint: bool = False,
+        checkpoint: Annotated[bool, NOTHING] = False,
     ) -> None:
         super().__init__()
         if len(in_shape) != 3:

@@ -9,7 +9,6 @@ put together.
 
 from __future__ import annotations
 
-import inspect
 import math
 import sys
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 import torch
 
+from hpcsamp.arguments import accepted
 from hpcsamp.config import RunConfig
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology, together
@@ -281,9 +281,7 @@ def _pass_knob(run: Run, memory: str, together: int, batch: int) -> str:
     config = run.config
     if together > 1:
         return _together_knob(run, memory)
-    arguments = inspect.signature(MODELS[config.model.name]).parameters if (
-        config.model.name in MODELS
-    ) else {}  # fmt: skip
+    arguments = accepted(MODELS.find(config.model.name))
     if "checkpoint" in arguments and not config.model.arguments.get("checkpoint"):
         return "model.checkpoint = true"
     if config.training.precision != "bfloat16":

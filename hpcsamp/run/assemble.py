@@ -115,7 +115,9 @@ class Run:
 
 def likelihood(config: RunConfig) -> Likelihood:
     """The observation model: what an output means."""
-    return losses.make_likelihood(config.task, config.loss.arguments, config.loss.name)
+    return losses.make_likelihood(
+        config.task, config.loss.name, config.loss.arguments, config.likelihood.table
+    )
 
 
 def network(config: RunConfig, shapes: Shapes, member: int | None = None) -> nn.Module:
@@ -148,4 +150,4 @@ def blank_network(config: RunConfig, shapes: Shapes, member: int | None = None) 
 def _data_loss(config: RunConfig, weigh: bool) -> DataLoss:
     c = config.loss
     arguments = {k: v for k, v in c.arguments.items() if weigh or k != "latitudes"}
-    return losses.make(c.name, config.task, arguments)
+    return losses.make(c.name, config.task, arguments, config.likelihood.table)

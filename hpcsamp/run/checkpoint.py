@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from hpcsamp import models
-from hpcsamp.config import changes
+from hpcsamp.arguments import changes
+from hpcsamp.config import converted
 from hpcsamp.errors import CheckpointError
 from hpcsamp.sealing import DamagedError, archive
 
@@ -81,7 +81,7 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise CheckpointError(f"checkpoint {path} has format version {found}, this is {VERSION}")
     if found != UNSEALED and not sealed:
         raise _damaged(path, "its seal is missing")
-    return dict(content)
+    return {**content, **({"config": converted(content["config"])} if "config" in content else {})}
 
 
 def _damaged(path: Path, reason: object) -> CheckpointError:
@@ -171,9 +171,8 @@ def check_config(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -
         Naming the first key that differs and both values.
     """
     before, after = flatten(saved), flatten(now)
-    neutral = {f"model.{key}" for key in models.neutral(str(before["model.name"]))}
     for name in sorted(before.keys() | after.keys()):
-        if changes(name) != "weights" or name in neutral:
+        if changes(name, saved) != "weights":
             continue
         if before.get(name) != after.get(name):
             raise CheckpointError(

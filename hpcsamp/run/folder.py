@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hpcsamp.config import ParallelSection, RunConfig, apply_overrides, check
+from hpcsamp.config import ParallelSection, RunConfig, apply_overrides, check, converted
 from hpcsamp.errors import UsageError
 from hpcsamp.files import write_whole
 from hpcsamp.locks import Lock, locked
@@ -142,7 +142,7 @@ class RunFolder:
         DataError
             If ``config.toml`` is not what was written.
         """
-        table = self._table()
+        table = converted(self._table())
         table.pop("run", None)
         anywhere = [f"parallel.{k}={v}" for k, v in ParallelSection().model_dump().items()]
         overridden = apply_overrides(table, [*anywhere, *settings])

@@ -44,7 +44,7 @@ def prepare(config: RunConfig, data: str | None, comm: MPI.Comm) -> RunConfig:
     -------
     RunConfig
         With the folder in ``data.path``, no ``data.synthetic``, and numbers for
-        ``loss.arguments.latitudes = "data"``.
+        ``loss.latitudes = "data"``.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def prepare(config: RunConfig, data: str | None, comm: MPI.Comm) -> RunConfig:
     table = config.model_dump(exclude_none=True)
     table["data"] = {k: v for k, v in table["data"].items() if k != "synthetic"} | {"path": path}
     if told is not None:
-        table["loss"]["arguments"]["latitudes"] = told
+        table["loss"]["latitudes"] = told
     with together(comm):
         return configuration.check(table)
 
@@ -128,7 +128,7 @@ def latitudes(path: str | Path) -> list[float]:
     manifest = read_manifest(path)
     if "latitude" not in manifest.coords:
         raise DataError(
-            f'loss.arguments.latitudes = "{FROM_DATA}", but {path} has no latitudes, only '
+            f'loss.latitudes = "{FROM_DATA}", but {path} has no latitudes, only '
             f"{', '.join(manifest.coords) or 'no coordinates'}"
         )
     try:

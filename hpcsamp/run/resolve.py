@@ -11,14 +11,13 @@ from hpcsamp.run.assemble import likelihood
 
 
 def resolved(config: RunConfig) -> RunConfig:
-    """The configuration with the arguments of model, method and loss written out."""
+    """The configuration with the arguments of model, method, loss and likelihood written out."""
     table = config.model_dump(exclude_none=True)
     table["model"] = models.defaults(config.model.name) | table["model"]
     table["method"] = methods.registry.defaults(config.method.name) | table["method"]
-    loss = table["loss"]
-    loss["arguments"] = (
-        losses.defaults(loss["name"], config.task, loss["arguments"]) | loss["arguments"]
-    )
+    of_loss, outputs = losses.defaults(config.loss.name, config.task, config.likelihood.table)
+    table["loss"] = of_loss | table["loss"]
+    table["likelihood"] = outputs | table["likelihood"]
     return check(table)
 
 
@@ -30,7 +29,7 @@ def of_version(config: RunConfig, version: int) -> RunConfig:
     if version > 1 or not isinstance(likelihood(config), losses.LearnedGaussian):
         return config
     table = config.model_dump(exclude_none=True)
-    table["loss"]["arguments"]["likelihood"] = "gaussian"
+    table["likelihood"]["name"] = "gaussian"
     return check(table)
 
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import tomli_w
 
-from hpcsamp.config import suggest
 from hpcsamp.data.manifest import Task
 from hpcsamp.errors import UsageError
 from hpcsamp.ingest.arrays import from_arrays
 from hpcsamp.ingest.build import build
+from hpcsamp.spelling import suggest
 
 ITEMS = 4096
 """``N``, the training items of every case."""

@@ -1,0 +1,83 @@
+"""What a configuration can name, of each kind: the one list that the schema, the commands and the
+rooms read.
+
+A new method, loss, likelihood, network, transport, scheduler or set is a file of its own and one
+line here. Nothing is imported before it is used.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from hpcsamp.registry import Registry
+
+METHODS = Registry(
+    "method.name",
+    {
+        "mean_field": "hpcsamp.methods.mean_field:MeanField",
+        "ensemble": "hpcsamp.methods.ensemble:Ensemble",
+        "flipout": "hpcsamp.methods.flipout:Flipout",
+        "last_layer": "hpcsamp.methods.last_layer:LastLayer",
+        "local_reparameterisation": "hpcsamp.methods.local_reparameterisation:"
+        "LocalReparameterisation",
+        "mc_dropout": "hpcsamp.methods.mc_dropout:MCDropout",
+        "sgld": "hpcsamp.methods.sgld:Chains",
+        "swag": "hpcsamp.methods.swag:SWAG",
+    },
+    base="hpcsamp.methods:Method",
+)
+
+LOSSES = Registry(
+    "loss.name",
+    {
+        "expected_nll": "hpcsamp.losses.expected:ExpectedNLL",
+        "beta_nll": "hpcsamp.losses.beta:BetaNLL",
+        "predictive_nll": "hpcsamp.losses.mixture:PredictiveNLL",
+        "gaussian_mixture_nll": "hpcsamp.losses.mixture:GaussianMixtureNLL",
+        "alpha_divergence": "hpcsamp.losses.mixture:AlphaDivergence",
+        "importance_weighted_elbo": "hpcsamp.losses.importance:ImportanceWeightedELBO",
+        "mean_mse": "hpcsamp.losses.moments:MeanMSE",
+        "gaussian_moments_nll": "hpcsamp.losses.moments:GaussianMomentsNLL",
+        "crps": "hpcsamp.losses.crps:CRPS",
+        "energy_score": "hpcsamp.losses.energy:EnergyScore",
+    },
+    base="hpcsamp.losses:DataLoss",
+)
+
+LIKELIHOODS = Registry(
+    "likelihood.name",
+    {
+        "categorical": "hpcsamp.losses.likelihoods:Categorical",
+        "gaussian": "hpcsamp.losses.likelihoods:Gaussian",
+        "learned_gaussian": "hpcsamp.losses.likelihoods:LearnedGaussian",
+        "predicted_gaussian": "hpcsamp.losses.likelihoods:PredictedGaussian",
+        "poisson": "hpcsamp.losses.likelihoods:Poisson",
+        "student_t": "hpcsamp.losses.likelihoods:StudentT",
+    },
+    base="hpcsamp.losses:Likelihood",
+)
+
+MODELS = Registry(
+    "model.name",
+    {
+        "mlp": "hpcsamp.models.mlp:MLP",
+        "vit": "hpcsamp.models.vit:ViT",
+        "swin": "hpcsamp.models.swin:Swin",
+    },
+)
+
+Task = Literal["classification", "regression"]
+Precision = Literal["float32", "float64", "bfloat16"]
+
+# data
+ReaderName = Literal["auto", "direct", "serial", "collective", "broadcast", "memory"]
+Shuffle = Literal["global", "pool", "none"]
+Verify = Literal["all", "sampled", "off"]
+Share = Literal["sample", "rank", "all"]
+
+# losses
+KL = Literal["analytic", "monte_carlo"]
+Memory = Literal["auto", "keep", "stream", "recompute"]
+
+# grid
+SampleAxis = Literal["node", "world", "none"] | int

@@ -1,0 +1,112 @@
+"""Classes that a configuration names, imported when asked for: registered ones, or anybody's
+own as ``package.module:Class``.
+
+A registry holds places, not classes, so that names can be checked and listed without importing
+what they stand for. To register a class is one line of :mod:`hpcsamp.names`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hpcsamp.errors import UsageError
+from hpcsamp.spelling import shown, suggest
+
+
+class Registry(Mapping[str, Any]):
+    """Classes or functions by name; ``registry[name]`` imports one.
+
+    Parameters
+    ----------
+    key
+        Key of the configuration that names them, for messages: ``loss.name``.
+    places
+        ``package.module:Class`` by name.
+    base
+        Place of the class that all derive from; empty where any callable will do.
+    """
+
+    def __init__(self, key: str, places: Mapping[str, str], base: str = "") -> None:
+        self.key = key
+        self._places = dict(places)
+        self._base = base
+
+    def __getitem__(self, name: str) -> Any:
+        return _open(self._places[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def add(self, name: str, place: str) -> None:
+        """Register ``package.module:Class`` under a name, which none has yet.
+
+        Raises
+        ------
+        ValueError
+            If the name is taken, or would be read as a place.
+        """
+        if name in self._places or ":" in name:
+            raise ValueError(f"{self.key}: {name!r} cannot be registered as {place}")
+        self._places[name] = place
+
+    def fault(self, name: Any) -> str:
+        """Why a name cannot stand in the key, with what may; empty if it is registered, or written
+        as a place. Nothing is imported.
+        """
+        if isinstance(name, str) and (name in self._places or ":" in name):
+            return ""
+        near = suggest(name, self._places) if isinstance(name, str) else ""
+        return f"there is {', '.join(self._places)}, or your own as package.module:Class{near}"
+
+    def find(self, name: Any) -> Any:
+        """The class or function with a registered name, or at a place.
+
+        Raises
+        ------
+        UsageError
+            If there is none, it cannot be imported, or it is not of the kind that the key takes.
+        """
+        fault = self.fault(name)
+        if fault:
+            raise UsageError(f"{self.key} = {shown(name)}: {fault}")
+        if name in self._places:
+            return self[name]
+        try:
+            found = _open(name)
+        except Exception as e:  # whatever a module of the user's raises when it is imported
+            why = (
+                str(e)
+                if isinstance(e, ImportError | AttributeError)
+                else f"{type(e).__name__}: {e}"
+            )
+            raise UsageError(f"{self.key} = {name!r}: {why}") from e
+        if self._base:
+            self._check_kind(name, found)
+        elif not callable(found):
+            raise UsageError(f"{self.key} = {name!r} is no class or function: {shown(found)}")
+        return found
+
+    def _check_kind(self, name: str, found: Any) -> None:
+        base = _open(self._base)
+        if not (inspect.isclass(found) and issubclass(found, base)):
+            of = self._base.replace(":", ".")
+            raise UsageError(f"{self.key} = {name!r} is not a subclass of {of}")
+        missing = sorted(getattr(found, "__abstractmethods__", ()))
+        if missing:
+            raise UsageError(f"{self.key} = {name!r} does not define {', '.join(missing)}")
+
+
+def _open(place: str) -> Any:
+    module, _, name = place.partition(":")
+    if not module or not name:
+        raise ImportError("a place is written package.module:Class")
+    return getattr(importlib.import_module(module), name)
