@@ -7,7 +7,7 @@ import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,12 @@ from hpcsamp.grid import share_samples
 from hpcsamp.grid.placement import REPLICATED, Replicated
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.observe import Observer
+from hpcsamp.methods.passing import Passing
 from hpcsamp.streams import Purpose
+from hpcsamp.weights import refusals
 
 
-class Method(nn.Module):
+class Method(Passing):
     """A module as S functions, one per weight sample.
 
         outputs = method(x, samples=range(4, 8), step=t)      # (4, B, ...)
@@ -34,8 +36,9 @@ class Method(nn.Module):
     seed
         Seed of the run.
     samples_per_pass
-        Samples that are evaluated at once. 1 loops over them: least memory, fastest on a CPU.
-        More are evaluated vectorised, which a GPU likes. The draws are the same.
+        Samples that are evaluated at once, or ``"auto"``: 1 until :meth:`choose` has measured what
+        is fastest, as a training run does. More need more memory; small networks and GPUs are
+        faster with them. Draws and results are the same.
 
     Attributes
     ----------
@@ -86,10 +89,9 @@ class Method(nn.Module):
                 )
         return super().__new__(cls)
 
-    def __init__(self, seed: int, samples_per_pass: int = 1) -> None:
-        super().__init__()
+    def __init__(self, seed: int, samples_per_pass: int | Literal["auto"] = "auto") -> None:
+        super().__init__(samples_per_pass)
         self.seed = seed
-        self.samples_per_pass = samples_per_pass
         self.step = 0
         self._purpose = Purpose.NOISE
         self._observer = Observer()
@@ -144,7 +146,13 @@ class Method(nn.Module):
             example = f"range({samples})" if isinstance(samples, int) else "range(4)"
             raise UsageError(f"samples = {samples!r:.80}: a range is needed, e.g. {example}")
         self.observe(x, samples, *others, **named)
-        found: Tensor = super().__call__(x, samples, *others, **named)
+        if self.strategy == "auto":
+            found: Tensor = super().__call__(x, samples, *others, **named)
+            return found
+        with refusals() as reasons:
+            found = super().__call__(x, samples, *others, **named)
+        if reasons:
+            raise UsageError(f"method.strategy = {self.strategy!r} is not possible: {reasons[0]}")
         return found
 
     @abstractmethod
@@ -278,14 +286,6 @@ class Method(nn.Module):
         parameters; it then overrides this.
         """
         yield Accumulator(self.parameters())
-
-    def chunks(self, samples: range, stacked: bool = False) -> Iterator[range]:
-        """``samples`` in pieces of ``samples_per_pass``.
-
-        A method may make others, also depending on whether each sample has inputs of its own.
-        """
-        for i in range(0, len(samples), self.samples_per_pass):
-            yield samples[i : i + self.samples_per_pass]
 
     # Around training ---------------------------------------------------------------------------
 

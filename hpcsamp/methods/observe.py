@@ -55,18 +55,20 @@ class Observer:
         if mode in self._known or not _has_values(x):
             return
         x, index = _some_items(x[0] if stacked else x, index)
-        before, self._busy = method.samples_per_pass, True
-        method.samples_per_pass = 1  # nothing vectorised: values are looked at
+        self._busy = True
         try:
 
             def evaluate(rows: slice, x: Tensor = x) -> Tensor:
                 y: Tensor = method(x[rows], samples=samples[:1], step=step, index=index[rows])
                 return y[0]
 
-            with _told_kind(network, x, lambda other: evaluate(slice(0, 1), other)):
+            with (
+                method.one_at_a_time(),  # values are looked at
+                _told_kind(network, x, lambda other: evaluate(slice(0, 1), other)),
+            ):
                 watch(network, evaluate, len(x), _eps(method, x), _replaced(method, network))
         finally:
-            method.samples_per_pass, self._busy = before, False
+            self._busy = False
         self._known.add(mode)
         if not method.in_prediction:
             with method.predicting():

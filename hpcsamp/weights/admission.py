@@ -7,11 +7,13 @@ Coincidences of sizes (as many tokens as items, say) are found so, as well.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hpcsamp.errors import HpcsampError
 from hpcsamp.weights.strategies import STRATEGIES, Chunk, NotPossibleError, Pass, loop
@@ -72,8 +74,10 @@ def _wrong(
     run: Pass, chunk: Chunk, rows: list[int], truth: Tensor, gradients: list[Tensor]
 ) -> str | None:
     """What is wrong with a pass, if anything is."""
+    layers: list[str] = []
     try:
-        found = run(chunk)
+        with _followed(chunk.put.module, layers):
+            found = run(chunk)
         expected = (chunk.samples, *truth.shape[1:])
         if tuple(found.shape) != expected:
             return f"outputs have the shape {tuple(found.shape)} and not {expected}"
@@ -87,10 +91,34 @@ def _wrong(
             if not _all_same(gradients, others, _digits(truth)):
                 return "gradients differ from those of one sample after the other"
     except (NotPossibleError, HpcsampError) as e:
-        return str(e)
+        return f"{_at(layers)}{e}"
     except Exception as e:
-        return f"{type(e).__name__}: {(str(e).splitlines() or [''])[0][:160]}"
+        return f"{_at(layers)}{type(e).__name__}: {(str(e).splitlines() or [''])[0][:160]}"
     return None
+
+
+@contextmanager
+def _followed(module: nn.Module, layers: list[str]) -> Iterator[None]:
+    """Keep the names of the layers that are being evaluated, the innermost last."""
+    handles = []
+    for name, part in module.named_modules():
+
+        def begin(*_: Any, name: str = name, part: nn.Module = part) -> None:
+            layers.append(f"{name}, a {type(part).__name__}" if name else type(part).__name__)
+
+        def end(*_: Any) -> None:
+            layers.pop()
+
+        handles += [part.register_forward_pre_hook(begin), part.register_forward_hook(end)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _at(layers: list[str]) -> str:
+    return f"{layers[-1]}: " if layers else ""
 
 
 def _gradients(outputs: Tensor, chunk: Chunk) -> list[Tensor]:

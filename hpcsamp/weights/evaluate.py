@@ -6,7 +6,8 @@ and gradients up to the order of float sums.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -49,8 +50,9 @@ def evaluate(
     stacked
         Whether each sample has inputs of its own.
     strategy
-        ``"loop"``, ``"vmap"`` or ``"batched"``. Where the module, or a coincidence of sizes, does
-        not allow it, the samples are evaluated in a loop; :func:`refusal` tells why.
+        ``"loop"``, ``"vmap"`` or ``"batched"``; ``"auto"`` for the first of batched, vmap and loop
+        that the module allows. Where the module, or a coincidence of sizes, does not allow a
+        strategy, the samples are evaluated in a loop; :func:`refusals` collects why.
 
     Returns
     -------
@@ -66,7 +68,27 @@ def evaluate(
     chunk = _chunk(put, call, sampled, shared, x, samples, stacked)
     if samples == 1 or strategy == "loop":
         return loop.run(chunk)
-    return (_known(chunk, strategy).run or loop.run)(chunk)
+    verdict = _known(chunk, strategy)
+    if verdict.run is not None:
+        return verdict.run(chunk)
+    if strategy != "auto":
+        for reasons in _listening:
+            reasons.append(verdict.reason or "")
+    return loop.run(chunk)
+
+
+_listening: list[list[str]] = []
+
+
+@contextmanager
+def refusals() -> Iterator[list[str]]:
+    """Why strategies that were named were not used within the block, in a list that fills."""
+    reasons: list[str] = []
+    _listening.append(reasons)
+    try:
+        yield reasons
+    finally:
+        _listening.remove(reasons)
 
 
 def refusal(
@@ -97,8 +119,8 @@ def check_strategy(strategy: str) -> None:
     UsageError
         With those that there are.
     """
-    if strategy not in STRATEGIES:
-        raise UsageError(f"method.strategy = {strategy!r}; there is {', '.join(STRATEGIES)}")
+    if strategy != "auto" and strategy not in STRATEGIES:
+        raise UsageError(f"method.strategy = {strategy!r}; there is auto, {', '.join(STRATEGIES)}")
 
 
 def _chunk(
@@ -134,6 +156,9 @@ def _known(chunk: Chunk, strategy: str) -> Verdict:
         *chunk.sampled,
     )
     if name not in known:
-        known[name] = tried(chunk, strategy)
-    verdict: Verdict = known[name]
-    return verdict
+        verdict = tried(chunk, "batched" if strategy == "auto" else strategy)
+        if strategy == "auto" and verdict.run is None:
+            verdict = tried(chunk, "vmap")
+        known[name] = verdict
+    found: Verdict = known[name]
+    return found

@@ -1,0 +1,190 @@
+"""How the samples of a method go into passes: in chunks of which size, by which strategy."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hpcsamp.errors import UsageError
+from hpcsamp.methods.accumulate import Accumulator
+from hpcsamp.weights import Passes, check_strategy, choice, refusals
+
+AUTO: Literal["auto"] = "auto"
+
+
+class Passing(nn.Module):
+    """Evaluates samples in chunks, in training and in prediction each in its own way.
+
+    Parameters
+    ----------
+    samples_per_pass
+        Samples of a chunk; ``"auto"``: 1 until :meth:`choose` has measured what is fastest.
+
+    Raises
+    ------
+    UsageError
+        If it is neither ``"auto"`` nor a number of samples.
+    """
+
+    def __init__(self, samples_per_pass: int | Literal["auto"] = 1) -> None:
+        super().__init__()
+        if samples_per_pass != AUTO and not (
+            isinstance(samples_per_pass, int) and samples_per_pass >= 1
+        ):
+            raise UsageError(
+                f'method.samples_per_pass = {samples_per_pass!r} must be "auto" or at least 1'
+            )
+        self._asked: int | Literal["auto"] = samples_per_pass
+        self._strategy: str = AUTO
+        self._passes = dict.fromkeys((False, True), self._first())
+
+    @property
+    @abstractmethod
+    def in_prediction(self) -> bool:
+        """Whether it is predicting."""
+
+    @abstractmethod
+    def accumulating(self) -> AbstractContextManager[Accumulator]:
+        """See :meth:`Method.accumulating`."""
+
+    @property
+    def samples_per_pass(self) -> int:
+        """Samples of a chunk, now; to be set to a number or to ``"auto"``."""
+        return self.passes.chunk
+
+    @samples_per_pass.setter
+    def samples_per_pass(self, asked: int | Literal["auto"]) -> None:
+        self._asked = asked
+        self._passes = dict.fromkeys((False, True), self._first())
+
+    @property
+    def strategy(self) -> str:
+        """How chunks are evaluated: ``"loop"``, ``"vmap"``, ``"batched"``; ``"auto"`` for any.
+
+        A named one must be possible: a call raises an error that names the layer where it is not.
+        """
+        return self._strategy
+
+    @strategy.setter
+    def strategy(self, name: str) -> None:
+        check_strategy(name)
+        self._strategy = name
+        self._passes = dict.fromkeys((False, True), self._first())
+
+    def _first(self) -> Passes:
+        """What holds until something is chosen."""
+        return Passes(1 if self._asked == AUTO else self._asked, self._strategy)
+
+    @property
+    def passes(self) -> Passes:
+        """How samples are evaluated now, in training or in prediction."""
+        return self._passes[self.in_prediction]
+
+    @passes.setter
+    def passes(self, passes: Passes) -> None:
+        self._passes[self.in_prediction] = passes
+
+    @contextmanager
+    def one_at_a_time(self) -> Iterator[None]:
+        """Within the block samples are evaluated in a loop."""
+        before, self._passes = self._passes, dict.fromkeys((False, True), Passes(1, "loop"))
+        try:
+            yield
+        finally:
+            self._passes = before
+
+    def chunks(self, samples: range, stacked: bool = False) -> Iterator[range]:
+        """``samples`` in pieces of :attr:`samples_per_pass`.
+
+        A method may make others, also depending on whether each sample has inputs of its own.
+        """
+        size = self.samples_per_pass
+        for i in range(0, len(samples), size):
+            yield samples[i : i + size]
+
+    def choose(
+        self,
+        x: Tensor,
+        samples: range,
+        most: int | None = None,
+        *,
+        stacked: bool = False,
+        index: Tensor | None = None,
+        largest: Callable[[float], float] = float,
+    ) -> float:
+        """Measure what is fastest, forwards and, where gradients are on, backwards, and keep it.
+
+        Collective over those ranks that ``largest`` asks. Only the order of float sums depends on
+        the choice. A chunk or a strategy that was asked for by name is kept.
+
+        Parameters
+        ----------
+        x, samples, stacked, index
+            A batch, as in :meth:`Method.forward`, for all samples of this rank.
+        most
+            Largest number of samples that a rank has; those of this rank by default.
+        largest
+            Returns the largest of a number over the ranks.
+
+        Returns
+        -------
+        float
+            Seconds for the samples of the rank that takes longest.
+
+        Raises
+        ------
+        UsageError
+            If the module does not allow the strategy that was asked for.
+        """
+        most = len(samples) if most is None else most
+
+        def run_of(passes: Passes) -> choice.Run | None:
+            own = samples[: passes.chunk]
+            views = x[: len(own)] if stacked else x
+
+            def run() -> None:
+                self.passes = passes
+                if not torch.is_grad_enabled():
+                    self(views, own, 0, stacked=stacked, index=index)
+                    return
+                with self.accumulating() as accumulator:
+                    y = self(views, own, 0, stacked=stacked, index=index)
+                    accumulator.backward(y.float().sum())
+
+            with refusals() as reasons:
+                run()
+            return None if reasons else run
+
+        if self._asked == AUTO:
+            strategies = ("batched", "vmap") if self._strategy == AUTO else (self._strategy,)
+            self.passes, seconds = choice.choose(
+                run_of,
+                most,
+                self._activations(x, samples, stacked, index),
+                choice.room_on(x.device),
+                strategies=strategies,
+                largest=largest,
+            )
+            return seconds
+        passes = self.passes = self._first()
+        run = run_of(passes) or run_of(Passes(passes.chunk, "loop"))
+        assert run is not None, "a loop is never refused"
+        self.passes = passes
+        return largest(choice.timed(run)) * -(-most // passes.chunk)
+
+    def _activations(self, x: Tensor, samples: range, stacked: bool, index: Tensor | None) -> float:
+        """Bytes that a pass of one sample keeps for its backward pass."""
+        held = {t.untyped_storage().data_ptr() for t in (*self.parameters(), *self.buffers(), x)}
+        views = x[:1] if stacked else x
+
+        def forward() -> Any:
+            self.passes = Passes(1, "loop")
+            with torch.enable_grad():
+                return self(views, samples[:1], 0, stacked=stacked, index=index)
+
+        return float(choice.kept_bytes(forward, frozenset(held)))
