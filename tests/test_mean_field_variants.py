@@ -198,11 +198,14 @@ def test_the_mean_field_optimum_of_a_linear_model_is_reached(kind, antithetic):
 
 def test_antithetic_noise_is_mirrored_within_a_pair_alone():
     method = MeanField(linear(), seed=1, antithetic=True)
-    assert torch.equal(method.noise(3, 5), -method.noise(3, 4))
-    assert not torch.equal(method.noise(3, 6).abs(), method.noise(3, 4).abs())
-    assert torch.equal(method.noise(3, 4), MeanField(linear(), seed=1).noise(3, 4))
+    noise = method.noise(3, range(4, 7))
+    assert torch.equal(noise[1], -noise[0])
+    assert not torch.equal(noise[2].abs(), noise[0].abs())
+    assert torch.equal(noise[0], MeanField(linear(), seed=1).noise(3, range(4, 5))[0])
+    assert torch.equal(noise[1:], method.noise(3, range(5, 7)))
     with method.predicting():
-        assert not torch.equal(method.noise(0, 5).abs(), method.noise(0, 4).abs())
+        one, other = method.noise(0, range(4, 6))
+        assert not torch.equal(one.abs(), other.abs())
 
 
 @pytest.mark.parametrize("kind", [MeanField, *VARIANTS])

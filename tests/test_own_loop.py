@@ -229,7 +229,7 @@ def test_noise_is_drawn_anew_with_each_step_and_the_same_for_micro_batches():
     for _ in range(2):
         for _ in range(2):
             value = ELBO(LOSS, 8)(method, X, Y, samples=2)
-            seen.append((method.step, method.noise(method.step, 0)))
+            seen.append((method.step, method.noise(method.step, range(1))))
             value.backward()
         with torch.no_grad():  # an evaluation between
             ELBO(LOSS, 8)(method, X, Y, samples=2)

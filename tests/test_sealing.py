@@ -29,7 +29,7 @@ def test_no_bit_of_a_checkpoint_may_change(tmp_path):
             checkpoint.read(path)
 
 
-def test_a_run_goes_on_from_the_newest_whole_checkpoint(tmp_path):
+def test_a_run_goes_on_from_the_newest_whole_checkpoint(tmp_path, monkeypatch):
     assert checkpoint.newest_whole(tmp_path) == (None, {})
     paths = [checkpoint.step_path(tmp_path, step) for step in (1, 2, 3)]
     for path in paths:
@@ -42,6 +42,12 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint(tmp_path):
     assert list(damaged) == [paths[2], paths[1]]
     torch.save({"version": 1, "step": 1}, paths[0])
     with pytest.raises(CheckpointError, match="format version 1, which has no seal"):
+        checkpoint.newest_whole(tmp_path)
+    with monkeypatch.context() as older:
+        older.setattr(checkpoint, "VERSION", 2)
+        checkpoint.save(paths[0], {"step": 1})
+    assert checkpoint.read(paths[0]) == {"version": 2, "step": 1}
+    with pytest.raises(CheckpointError, match="version 2, since when the draws of weights have ch"):
         checkpoint.newest_whole(tmp_path)
     paths[0].unlink()
     with pytest.raises(CheckpointError, match="no other of the 2 checkpoints is whole"):

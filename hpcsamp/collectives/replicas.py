@@ -20,6 +20,7 @@ from hpcsamp.collectives.sameness import (
 from hpcsamp.errors import HpcsampError
 from hpcsamp.grid.placement import Replicated
 from hpcsamp.methods.base import Method
+from hpcsamp.streams.noise import form
 
 #: Comparisons in which all weights are looked at once.
 ROUND = 16
@@ -113,6 +114,7 @@ class Replicas:
         if c.size("world") == 1 and trouble is None:
             return float(broken)
         facts = {"method.step": method.step, "method.seed": method.seed, **c.claims}
+        facts["form of the noise (HPCSAMP_NOISE)"] = form(next(method.parameters()).device)
         facts |= hyperparameters(self.optimizer)
         weights = [(self._weights(), method.placement.replicas)]
         return compare_all(facts, weights, c, trouble, float(broken))

@@ -18,7 +18,6 @@ from hpcsamp.grid.placement import REPLICATED, Replicated
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.observe import Observer
 from hpcsamp.methods.passing import Passing
-from hpcsamp.streams import Purpose
 from hpcsamp.weights import refusals
 
 
@@ -51,6 +50,8 @@ class Method(Passing):
     placement: Replicated = REPLICATED
     #: Whether the first argument may also be a function that makes the network of a member.
     makes_networks: ClassVar[bool] = False
+    #: Whether its predictive distribution draws weights from a stream.
+    draws_weights: ClassVar[bool] = False
     #: S of the predictive distribution if nobody says, for methods that can draw any number.
     usual_prediction_samples: ClassVar[int] = 32
 
@@ -93,7 +94,7 @@ class Method(Passing):
         super().__init__(samples_per_pass)
         self.seed = seed
         self.step = 0
-        self._purpose = Purpose.NOISE
+        self._in_prediction = False
         self._observer = Observer()
 
     @property
@@ -348,19 +349,19 @@ class Method(Passing):
     @property
     def in_prediction(self) -> bool:
         """Whether it is within :meth:`predicting`."""
-        return self._purpose is Purpose.PREDICT
+        return self._in_prediction
 
     @contextmanager
     def predicting(self) -> Iterator[None]:
         """Draw from the streams of prediction, which do not depend on the step."""
-        before, self._purpose = self._purpose, Purpose.PREDICT
+        before, self._in_prediction = self._in_prediction, True
         parts = [m for network in (self, *self.networks) for m in network.modules()]
         modes = [m.training for m in parts]
         self.eval()
         try:
             yield
         finally:
-            self._purpose = before
+            self._in_prediction = before
             for part, mode in zip(parts, modes, strict=True):
                 part.training = mode  # each its own: a layer may be in evaluation mode for good
 

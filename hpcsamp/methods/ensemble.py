@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
 from hpcsamp.methods.members import Members
-from hpcsamp.streams import Purpose, torch_generator
+from hpcsamp.streams import Purpose
+from hpcsamp.streams.noise import fill
 
 
 class Ensemble(Members):
@@ -60,9 +61,8 @@ class Ensemble(Members):
             if prior_std is None:
                 raise UsageError("method.anchored needs method.prior_std: anchors are draws of it")
             anchors = torch.empty_like(self.weights.detach())
-            for row, member in zip(anchors, self.members, strict=True):
-                stream = torch_generator(row.device, self.seed, Purpose.ANCHOR, member)
-                row.normal_(std=prior_std, generator=stream)
+            n = anchors.shape[1]
+            fill(anchors, self.seed, Purpose.CENTRES, 0, self.members, n).mul_(prior_std)
         self.register_buffer("anchors", anchors, persistent=False)
 
     def penalty(self, part: int = 0, parts: int = 1) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hpcsamp.methods.item_noise import Draw, ItemNoise, Layer, spread
-from hpcsamp.streams import place_bits
+from hpcsamp.streams.places import place_bits
 
 
 class Flipout(ItemNoise):

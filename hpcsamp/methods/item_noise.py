@@ -21,7 +21,8 @@ from torch.nn import functional as F  # noqa: N812
 from hpcsamp.errors import UsageError
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.mean_field import MeanField
-from hpcsamp.streams import Purpose, key, place_keys
+from hpcsamp.streams import Purpose, key
+from hpcsamp.streams.places import place_keys
 from hpcsamp.weights import PlainVariables
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -132,7 +133,7 @@ class ItemNoise(MeanField):
         index: Tensor | None = None,
     ) -> Tensor:
         """Outputs of some samples, see :meth:`Method.forward`."""
-        if self._purpose is Purpose.PREDICT:
+        if self.in_prediction:
             return super().forward(x, samples, step, stacked=stacked, index=index)
         step = self.step if step is None else step
         if index is None:
@@ -168,7 +169,7 @@ class ItemNoise(MeanField):
             inputs = x[chunk.start - samples.start : chunk.stop - samples.start] if stacked else x
             noise = signs  # for the sake of a tensor
             if drawn:
-                noise = torch.stack([self.noise(step, s) for s in chunk])
+                noise = self.noise(step, chunk)
             if len(chunk) == 1:
                 one = inputs[0] if stacked else inputs
                 outputs.append(evaluate(noise[0], streams[0], signs[0], one)[None])

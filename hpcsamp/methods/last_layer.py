@@ -114,7 +114,7 @@ class LastLayer(MeanField):
         step = self.step if step is None else step
         if not self._ends_with_layer(x[0] if stacked else x):
             return super().forward(x, samples, step, stacked=stacked, index=index)
-        noise = torch.stack([self.noise(step, s) for s in samples])
+        noise = self.noise(step, samples)
         drawn = Draw.apply(self.mean, self.log_std, self.std(), noise)
         weight, *bias = self.variables.random.views(drawn)
         if stacked:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hpcsamp.methods.item_noise import Draw, ItemNoise, Layer
-from hpcsamp.streams import place_normals
+from hpcsamp.streams.places import place_normals
 
 
 class LocalReparameterisation(ItemNoise):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
-from hpcsamp.streams import place_bits, place_keys
+from hpcsamp.streams.places import place_bits, place_keys
 
 CHANNELS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 LEVELS = 1 << 16

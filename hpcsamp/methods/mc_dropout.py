@@ -117,7 +117,7 @@ class MCDropout(Method):
     def _stream(
         self, samples: range, step: int, x: Tensor, stacked: bool, index: Tensor | None
     ) -> Stream:
-        predict = self._purpose is Purpose.PREDICT
+        predict = self.in_prediction
         name = (self.seed, Purpose.PREDICT if predict else Purpose.DROPOUT)
         if not self._masks.per_item:
             if predict not in self._keys:

@@ -1,6 +1,6 @@
 """Mean-field variational inference: every weight a normal distribution of its own.
 
-    w_s = mean + exp(log_std) * eps_s,        eps_s ~ N(0, 1) drawn for (seed, step, sample)
+    w_s = mean + exp(log_std) * eps_s,       eps_s ~ N(0, 1) drawn for (seed, step, sample, block)
 
 (Bayes by Backprop; Blundell et al. 2015, Algorithm 1 of the paper.) All means lie in one flat
 tensor, all log standard deviations in another, so that a draw is one fused operation, the gradient
@@ -21,7 +21,8 @@ from hpcsamp.errors import UsageError
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.normal import Divergence, Draw, FlatAccumulator, LogRatio, Span
 from hpcsamp.methods.showing import Showing
-from hpcsamp.streams import Purpose, fill_normal, torch_generator
+from hpcsamp.streams import Purpose
+from hpcsamp.streams.noise import fill
 from hpcsamp.weights import variables_of
 
 
@@ -66,6 +67,8 @@ class MeanField(Showing):
     UsageError
         For a module with nothing to learn, or distributions other than normal ones.
     """
+
+    draws_weights = True
 
     def __init__(
         self,
@@ -128,7 +131,7 @@ class MeanField(Showing):
                     self.mean,
                     self.log_std,
                     std,
-                    torch.stack([self.noise(step, s) for s in chunk]),
+                    self.noise(step, chunk),
                 )
                 outputs.append(
                     torch.func.vmap(self._evaluate, in_dims=(0, 0 if stacked else None))(
@@ -137,17 +140,25 @@ class MeanField(Showing):
                 )
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    def noise(self, step: int, sample: int) -> Tensor:
-        """``(n,)`` standard normal numbers of one sample."""
-        sample, sign = self.partner(sample)
-        counters = (sample,) if self._purpose is Purpose.PREDICT else (step, sample)
-        generator = torch_generator(self.mean.device, self.seed, self._purpose, *counters)
-        noise = fill_normal(torch.empty_like(self.mean, requires_grad=False), generator)
-        return noise if sign > 0 else noise.neg_()
+    def noise(self, step: int, samples: range) -> Tensor:
+        """``(k, n)`` standard normal numbers of some samples."""
+        n = self.mean.numel()
+        out = self.mean.new_empty(len(samples), n, requires_grad=False)
+        if self.in_prediction:
+            return fill(out, self.seed, Purpose.PREDICT_WEIGHTS, 0, samples, n)
+        of = [self.partner(s)[0] for s in samples] if self._in_pairs else samples
+        fill(out, self.seed, Purpose.WEIGHTS, step, of, n)
+        if self._in_pairs:
+            out[1 - samples.start % 2 :: 2].neg_()
+        return out
+
+    @property
+    def _in_pairs(self) -> bool:
+        return self.antithetic and not self.in_prediction
 
     def partner(self, sample: int) -> tuple[int, int]:
         """Whose noise a sample takes, and with which sign."""
-        if self.antithetic and self._purpose is not Purpose.PREDICT and sample % 2:
+        if sample % 2 and self._in_pairs:
             return sample - 1, -1
         return sample, 1
 
@@ -156,7 +167,7 @@ class MeanField(Showing):
 
         ``std``: :meth:`std`, if the caller has it already.
         """
-        noise = self.noise(step, sample)
+        noise = self.noise(step, range(sample, sample + 1))[0]
         if self._accumulator is not None:
             return self._accumulator.draw(noise)
         std = self.std() if std is None else std
@@ -221,7 +232,7 @@ class MeanField(Showing):
         return value
 
     def _noises(self, samples: range, step: int) -> Iterator[Tensor]:
-        return (self.noise(step, s) for s in samples)
+        return (self.noise(step, range(s, s + 1))[0] for s in samples)
 
     def _prior_spans(self) -> list[Span]:
         """Runs of neighbouring variables with the same prior: for most models a single one."""

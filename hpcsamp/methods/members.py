@@ -19,7 +19,6 @@ from hpcsamp.grid.placement import Rows
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.showing import Showing
 from hpcsamp.methods.traces import Traces
-from hpcsamp.streams import Purpose
 from hpcsamp.weights import PlainVariables, Variables
 
 
@@ -98,8 +97,7 @@ class Members(Showing):
         return self._variables_of(sample).module
 
     def _variables_of(self, sample: int) -> Variables:
-        predict = self._purpose is Purpose.PREDICT
-        row = self.place(sample)[0] if predict else sample - self.members.start
+        row = self.place(sample)[0] if self.in_prediction else sample - self.members.start
         return self._variables[row]
 
     def some_prediction_sample(self) -> range:
@@ -126,7 +124,7 @@ class Members(Showing):
     def _rows(self, samples: range) -> Iterator[tuple[range, Tensor]]:
         """Chunks of samples with their ``(k, n)`` weights."""
         chunks = self.chunks(samples)
-        if self._purpose is Purpose.PREDICT:
+        if self.in_prediction:
             yield from ((chunk, self.prediction_rows(chunk)) for chunk in chunks)
             return
         first = self.members.start

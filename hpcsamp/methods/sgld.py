@@ -17,7 +17,8 @@ from hpcsamp.errors import UsageError
 from hpcsamp.methods.cycles import Cycles, check
 from hpcsamp.methods.members import Members
 from hpcsamp.methods.samplers import SGHMC, SGLD
-from hpcsamp.streams import Purpose, torch_generator
+from hpcsamp.streams import Purpose
+from hpcsamp.streams.noise import fill
 
 
 class Chains(Members):
@@ -126,10 +127,7 @@ class Chains(Members):
         0 for weights without uncertainty, which follow the gradient alone.
         """
         rows = torch.empty_like(like)
-        for row, chain in zip(rows, self.members, strict=True):
-            row.normal_(
-                generator=torch_generator(like.device, self.seed, Purpose.NOISE, self.step, chain)
-            )
+        fill(rows, self.seed, Purpose.CHAIN, self.step, self.members, rows.shape[1])
         return self.without_deterministic(rows)
 
     def after_step(self) -> None:

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
 from hpcsamp.methods.members import Members
-from hpcsamp.streams import Purpose, torch_generator
+from hpcsamp.streams import Purpose
+from hpcsamp.streams.noise import fill
 
 
 class SWAG(Members):
@@ -56,6 +57,7 @@ class SWAG(Members):
         For values that cannot be; for a run too short for its deviations when it begins.
     """
 
+    draws_weights = True
     mean: Tensor
     squares: Tensor
     deviations: Tensor
@@ -146,13 +148,15 @@ class SWAG(Members):
         if count < 2:
             return (self.mean if count else self.weights.detach())[row]
         mean, std = self.mean[row], (self.squares[row] / count).sqrt()
-        generator = torch_generator(mean.device, self.seed, Purpose.PREDICT, sample)
-        noise = torch.empty_like(mean).normal_(generator=generator)
+        own, n = range(sample, sample + 1), mean.numel()
+        noise = torch.empty_like(mean)
+        fill(noise[None], self.seed, Purpose.PREDICT_WEIGHTS, 0, own, n)
         self.without_deterministic(std)
         if not self.rank:
             return mean + std * noise
         columns = min(count, self.rank)
-        factors = mean.new_empty(columns).normal_(generator=generator)
-        low = factors @ self.deviations[row, :columns]
+        factors = mean.new_empty(1, columns)
+        fill(factors, self.seed, Purpose.FACTORS, 0, own, self.rank)
+        low = factors[0] @ self.deviations[row, :columns]
         self.without_deterministic(low)
         return mean + std * noise / math.sqrt(2) + low / math.sqrt(2 * (columns - 1))

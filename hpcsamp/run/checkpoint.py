@@ -4,8 +4,9 @@
 stands, its configuration and the dataset's uid. All draws are counted (law 1), so nothing of the
 random state has to be kept, and a run may go on on another number of ranks.
 
-Format version 2 is sealed (:mod:`hpcsamp.sealing.archive`). Version 1 was not: such a checkpoint
-can be evaluated, but no run goes on from it.
+Since format version 2 they are sealed (:mod:`hpcsamp.sealing.archive`), and since version 3 noise of
+weights is drawn by place (:mod:`hpcsamp.streams.noise`). Older checkpoints can be evaluated, but no
+run goes on from them.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from hpcsamp.config import converted
 from hpcsamp.errors import CheckpointError
 from hpcsamp.sealing import DamagedError, archive
 
-VERSION = 2
+VERSION = 3
 UNSEALED = 1
 """The last format version without a seal."""
+OTHER_DRAWS = 2
+"""The last format version of runs whose weights were drawn from other streams."""
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
@@ -77,11 +80,19 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     except Exception as e:  # torch reports damage as RuntimeError, EOFError, UnpicklingError ...
         raise _damaged(path, str(e).split("\n")[0] or type(e).__name__) from e
     found = content.get("version") if isinstance(content, dict) else None
-    if found not in (UNSEALED, VERSION):
+    if found not in (UNSEALED, OTHER_DRAWS, VERSION):
         raise CheckpointError(f"checkpoint {path} has format version {found}, this is {VERSION}")
     if found != UNSEALED and not sealed:
         raise _damaged(path, "its seal is missing")
     return {**content, **({"config": converted(content["config"])} if "config" in content else {})}
+
+
+def _version(path: Path) -> Any:
+    """The format version of a whole checkpoint, without reading its tensors."""
+    try:
+        return torch.load(path, map_location="meta", mmap=True, weights_only=True)["version"]
+    except Exception as e:
+        raise _damaged(path, str(e).split("\n")[0] or type(e).__name__) from e
 
 
 def _damaged(path: Path, reason: object) -> CheckpointError:
@@ -116,12 +127,12 @@ def newest_whole(folder: Path) -> tuple[Path | None, dict[Path, str]]:
     ------
     CheckpointError
         If there are checkpoints and none is whole, or the newest whole one is of a format without
-        a seal.
+        a seal or of a run with other draws.
     """
     damaged: dict[Path, str] = {}
     for path in sorted(folder.glob("step-*.pt"), reverse=True):
         try:
-            version = VERSION if archive.check(path) else read(path)["version"]
+            version = _version(path) if archive.check(path) else read(path)["version"]
         except (CheckpointError, DamagedError, OSError) as e:
             damaged[path] = str(e if isinstance(e, CheckpointError) else _damaged(path, e))
             continue
@@ -129,6 +140,12 @@ def newest_whole(folder: Path) -> tuple[Path | None, dict[Path, str]]:
             raise CheckpointError(
                 f"checkpoint {path} has format version {UNSEALED}, which has no seal: evaluate and "
                 f"predict read it, but no run goes on from it; train anew into another --output"
+            )
+        if version == OTHER_DRAWS:
+            raise CheckpointError(
+                f"checkpoint {path} has format version {OTHER_DRAWS}, since when the draws of weights "
+                f"have changed: evaluate and predict read it, but no run goes on from it with other "
+                f"noise; train anew into another --output"
             )
         return path, damaged
     if damaged:

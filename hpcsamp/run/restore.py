@@ -91,6 +91,12 @@ def restore(
             config, Dataset(config.data.path, next(iter(trained.splits)), trained), topology
         )
         method = run.method
+        if saved["version"] <= checkpoint.OTHER_DRAWS and method.draws_weights and topology.is_root:
+            sys.stderr.write(
+                f"hpcsamp: checkpoint {path} has format version {saved['version']}, since when the "
+                f"draws of weights have changed: predictions are of other samples of the same "
+                f"distribution than before\n"
+            )
         part = method.placement.part(saved["method"])
         if saved["version"] == checkpoint.UNSEALED:  # buffers and frozen parameters as built
             part = method.state_dict() | part

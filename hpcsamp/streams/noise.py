@@ -1,0 +1,239 @@
+"""Standard normal noise of weights, named by its place: (seed, purpose, step, sample, block).
+
+Blocks have fixed bounds in the global order of the weights, which depend on their number n alone,
+so that any owner of a block draws it by itself:
+
+- n > BLOCK: block b of a sample covers its weights ``b * BLOCK ... (b + 1) * BLOCK - 1``;
+- else a block covers ``BLOCK // n`` samples, one row after the other, so that all samples of a
+  small network come in one call.
+
+There are two forms of the numbers. The *native* one, of torch's CPU generator, is the default on
+CPUs. The *portable* one is a counter and a hash (:mod:`.places`): its random bits are the same on
+every kind of device and its normal numbers agree to rounding; it is the only one on GPUs. The
+environment variable ``HPCSAMP_NOISE=portable`` selects it on CPUs, too, e.g. to compare them with
+GPUs.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from hpcsamp.errors import UsageError
+from hpcsamp.streams.names import Purpose, key
+from hpcsamp.streams.places import GAMMA, mix_, normal_pairs, signed
+
+#: Numbers of a block: they stay in the cache while they are drawn. Part of the results.
+BLOCK = 1 << 15
+#: Seeds of neighbouring blocks are this far apart; odd, so that 2**32 blocks have as many seeds.
+STRIDE = 0x9E37_79B9
+#: torch draws 16 normal numbers at a time: multiples of it are beginnings of the same stream.
+GROUP = 16
+#: Pairs of portable numbers that are computed at once, which bounds the memory for their bits.
+PAIRS = 1 << 22
+
+FORMS = ("native", "portable")
+
+
+def form(device: torch.device) -> str:
+    """``"native"`` or ``"portable"``: which numbers are drawn on a kind of device.
+
+    Raises
+    ------
+    UsageError
+        If the environment asks for a form that there is not, or not on this device.
+    """
+    asked = os.environ.get("HPCSAMP_NOISE") or ("native" if device.type == "cpu" else "portable")
+    if asked not in FORMS:
+        raise UsageError(f"HPCSAMP_NOISE = {asked!r}; there is {', '.join(FORMS)}")
+    if asked == "native" and device.type not in ("cpu", "meta"):
+        raise UsageError(
+            f"HPCSAMP_NOISE = 'native' is the noise of CPUs; on {device.type} there is 'portable'"
+        )
+    return asked
+
+
+def fill(
+    out: Tensor,
+    seed: int,
+    purpose: Purpose,
+    step: int,
+    samples: Sequence[int],
+    n: int,
+    first: int = 0,
+) -> Tensor:
+    """Fill a tensor with the noise of some weights of some samples.
+
+    Parameters
+    ----------
+    out
+        ``(k, m)``: row i has that of the weights ``first ... first + m - 1`` of ``samples[i]``.
+        The numbers are those of float64 or float32; other types get the latter, rounded.
+    seed, purpose, step
+        Of the stream.
+    samples
+        ``k`` numbers of samples.
+    n
+        How many weights there are, >= ``first + m``.
+
+    Returns
+    -------
+    Tensor
+        ``out``.
+
+    Raises
+    ------
+    UsageError
+        If the samples have more than 2**32 blocks, which torch's CPU generator cannot tell apart.
+    """
+    k, m = out.shape
+    n, first = int(n), int(first)
+    samples = samples if isinstance(samples, range) else [int(s) for s in samples]
+    if len(samples) != k or first < 0 or first + m > n:
+        raise ValueError(
+            f"noise of weights {first} to {first + m} of {n}, {len(samples)} samples for {k} rows"
+        )
+    if out.numel() == 0 or out.is_meta:
+        return out
+    name = _key(seed, purpose, step)
+    if form(out.device) == "portable":
+        return _fill_portable(out, name, samples, n, first)
+    blocks = -(-n // BLOCK)  # of a sample; 1 where a block has several samples
+    if (max(samples) + 1) * blocks > 1 << 32:
+        raise UsageError(
+            f"{max(samples) + 1} samples of {n} weights have {(max(samples) + 1) * blocks} blocks "
+            f"of noise; at most {1 << 32} have seeds of their own"
+        )
+    if n <= BLOCK:
+        _fill_rows(out, name, samples, n, first)
+    else:
+        _fill_blocks(out, name, samples, n, first)
+    return out
+
+
+_key = lru_cache(maxsize=16)(key)
+
+
+# Native ----------------------------------------------------------------------------------------
+
+
+class _Generator(threading.local):
+    """torch's CPU generator at the start of a block, and the numbers drawn of the last one."""
+
+    def __init__(self) -> None:
+        self._generator = torch.Generator(device="cpu")
+        self._numbers = {kind: torch.empty(BLOCK, dtype=kind, device="cpu") for kind in KINDS}
+        self._last: tuple[int, torch.dtype] | None = None
+        self._drawn = 0
+
+    def fill(self, out: Tensor, name: int, index: int) -> None:
+        """Fill ``(c * BLOCK,)`` numbers, those of ``c`` whole blocks."""
+        self._last, generator = None, self._generator
+        for block in out.split(BLOCK):
+            generator.manual_seed(_seed(name, index))
+            block.normal_(generator=generator)
+            index += 1
+
+    def first(self, count: int, kind: torch.dtype, name: int, index: int) -> Tensor:
+        """``(count,)`` the first numbers of a block; valid until the next call.
+
+        Samples of a small network that are evaluated one by one draw on where the last one ended.
+        """
+        this = (_seed(name, index), kind)
+        if self._last != this:
+            self._last, self._drawn = this, 0
+            self._generator.manual_seed(this[0])
+        numbers = self._numbers[kind]
+        wanted = -(-count // GROUP) * GROUP
+        if wanted > self._drawn:
+            numbers[self._drawn : wanted].normal_(generator=self._generator)
+            self._drawn = wanted
+        return numbers[:count]
+
+
+KINDS = (torch.float32, torch.float64)
+_generator = _Generator()
+
+
+def _seed(name: int, index: int) -> int:
+    """torch's CPU generator looks at 32 bits of a seed: those of a step's blocks differ."""
+    return (name + index * STRIDE) & 0xFFFF_FFFF
+
+
+def _fill_rows(out: Tensor, name: int, samples: Sequence[int], n: int, first: int) -> None:
+    """Several samples lie in a block."""
+    per_block, kind = BLOCK // n, _kind(out)
+    for start, stop in _runs(samples, per_block):
+        index, row = divmod(samples[start], per_block)
+        rows = stop - start
+        numbers = _generator.first((row + rows) * n, kind, name, index)[row * n :].view(rows, n)
+        out[start:stop].copy_(numbers[:, first : first + out.shape[1]])
+
+
+def _runs(samples: Sequence[int], per_block: int) -> Iterator[tuple[int, int]]:
+    """Places of neighbouring samples that lie in the same block."""
+    start = 0
+    for i in range(1, len(samples) + 1):
+        if i == len(samples) or samples[i] != samples[i - 1] + 1 or samples[i] % per_block == 0:
+            yield start, i
+            start = i
+
+
+def _fill_blocks(out: Tensor, name: int, samples: Sequence[int], n: int, first: int) -> None:
+    """A sample has several blocks, of which those are drawn that are asked for."""
+    kind, last, blocks = _kind(out), first + out.shape[1], -(-n // BLOCK)
+    # bounds of what is asked for, and of the whole blocks in it
+    lo, hi = -(-first // BLOCK) * BLOCK, last // BLOCK * BLOCK
+    if lo >= hi or out.dtype != kind or out.stride(1) != 1:
+        lo = hi = first
+    edges = [*_pieces(first, lo), *_pieces(hi, last)]
+    for i, (row, sample) in enumerate(zip(out, samples, strict=True)):
+        if i and sample == samples[i - 1]:  # of an antithetic pair
+            row.copy_(out[i - 1])
+            continue
+        own = sample * blocks
+        if hi > lo:
+            _generator.fill(row[lo - first : hi - first], name, own + lo // BLOCK)
+        for start, stop in edges:
+            before = start // BLOCK * BLOCK
+            numbers = _generator.first(stop - before, kind, name, own + start // BLOCK)
+            row[start - first : stop - first].copy_(numbers[start - before :])
+
+
+def _pieces(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """What lies of ``start ... stop - 1`` in each block."""
+    while start < stop:
+        end = min((start // BLOCK + 1) * BLOCK, stop)
+        yield start, end
+        start = end
+
+
+def _kind(out: Tensor) -> torch.dtype:
+    return torch.float64 if out.dtype == torch.float64 else torch.float32
+
+
+# Portable --------------------------------------------------------------------------------------
+
+
+def _fill_portable(out: Tensor, name: int, samples: Sequence[int], n: int, first: int) -> Tensor:
+    """Weights 2j and 2j + 1 of sample s have the numbers of counter ``s * ceil(n / 2) + j``."""
+    last = first + out.shape[1]
+    if isinstance(samples, range) and samples.step == 1:  # nothing is copied to the device
+        own = torch.arange(samples.start, samples.stop, device=out.device)
+    else:
+        own = torch.tensor(list(samples), dtype=torch.int64, device=out.device)
+    own = own.mul_(-(-n // 2)).add_(1)[:, None]
+    piece = max(1, PAIRS // len(samples))
+    for lo in range(first // 2, -(-last // 2), piece):
+        hi = min(lo + piece, -(-last // 2))
+        z = own + torch.arange(lo, hi, device=out.device)
+        bits = mix_(z.mul_(signed(GAMMA)).add_(signed(name)))
+        pairs = torch.stack(normal_pairs(bits, _kind(out)), dim=-1).flatten(1)
+        start, stop = max(2 * lo, first), min(2 * hi, last)
+        out[:, start - first : stop - first] = pairs[:, start - 2 * lo : stop - 2 * lo]
+    return out
