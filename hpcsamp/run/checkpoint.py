@@ -4,9 +4,9 @@
 stands, its configuration and the dataset's uid. All draws are counted (law 1), so nothing of the
 random state has to be kept, and a run may go on on another number of ranks.
 
-Since format version 2 they are sealed (:mod:`hpcsamp.sealing.archive`), and since version 3 noise of
-weights is drawn by place (:mod:`hpcsamp.streams.noise`). Older checkpoints can be evaluated, but no
-run goes on from them.
+Since format version 2 they are sealed (:mod:`hpcsamp.sealing.archive`), and since version 3 noise
+of weights is drawn by place (:mod:`hpcsamp.streams.noise`). Older checkpoints can be evaluated, but
+no run goes on from them.
 """
 
 from __future__ import annotations
@@ -143,9 +143,9 @@ def newest_whole(folder: Path) -> tuple[Path | None, dict[Path, str]]:
             )
         if version == OTHER_DRAWS:
             raise CheckpointError(
-                f"checkpoint {path} has format version {OTHER_DRAWS}, since when the draws of weights "
-                f"have changed: evaluate and predict read it, but no run goes on from it with other "
-                f"noise; train anew into another --output"
+                f"checkpoint {path} has format version {OTHER_DRAWS}, since when the draws of "
+                f"weights have changed: evaluate and predict read it, but no run goes on from it "
+                f"with other noise; train anew into another --output"
             )
         return path, damaged
     if damaged:
