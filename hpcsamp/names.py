@@ -66,6 +66,16 @@ MODELS = Registry(
     },
 )
 
+TRANSPORTS = Registry(
+    "parallel.collectives",
+    {
+        "horovod": "hpcsamp.collectives.horovod:HorovodCollectives",
+        "mpi": "hpcsamp.collectives.mpi:MpiCollectives",
+    },
+    base="hpcsamp.collectives:Collectives",
+    words=("auto",),
+)
+
 Task = Literal["classification", "regression"]
 Precision = Literal["float32", "float64", "bfloat16"]
 

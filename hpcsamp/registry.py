@@ -27,12 +27,17 @@ class Registry(Mapping[str, Any]):
         ``package.module:Class`` by name.
     base
         Place of the class that all derive from; empty where any callable will do.
+    words
+        What may stand in the key beside names, as ``auto``.
     """
 
-    def __init__(self, key: str, places: Mapping[str, str], base: str = "") -> None:
+    def __init__(
+        self, key: str, places: Mapping[str, str], base: str = "", words: tuple[str, ...] = ()
+    ) -> None:
         self.key = key
         self._places = dict(places)
         self._base = base
+        self.words = words
 
     def __getitem__(self, name: str) -> Any:
         return _open(self._places[name])
@@ -64,8 +69,9 @@ class Registry(Mapping[str, Any]):
         """
         if isinstance(name, str) and (name in self._places or ":" in name):
             return ""
-        near = suggest(name, self._places) if isinstance(name, str) else ""
-        return f"there is {', '.join(self._places)}, or your own as package.module:Class{near}"
+        near = suggest(name, [*self.words, *self._places]) if isinstance(name, str) else ""
+        known = ", ".join((*self.words, *self._places))
+        return f"there is {known}, or your own as package.module:Class{near}"
 
     def find(self, name: Any) -> Any:
         """The class or function with a registered name, or at a place.

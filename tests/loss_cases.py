@@ -146,24 +146,22 @@ class Member(Collectives):
         if self.sample_rank == 0:
             self.crowd.bytes += x.numel() * x.element_size()
 
-    def group_sum_(self, x):
+    def sum_(self, x, over):
         self._count(x)
         x.copy_(torch.stack(self.crowd.exchange(self.sample_rank, x)).sum(0))
 
-    def group_max_(self, x):
+    def max_(self, x, over):
         self._count(x)
         x.copy_(torch.stack(self.crowd.exchange(self.sample_rank, x)).max(0).values)
 
-    def group_gather(self, x, counts):
+    def gather(self, x, counts, over):
         everyone = torch.cat(self.crowd.exchange(self.sample_rank, x))
         assert everyone.shape[0] == sum(counts)
         self._count(everyone)
         return everyone
 
-    def data_sum_(self, x): ...
-    def world_sum_(self, x): ...
+    def total(self, numbers, over):  # is not counted: no part of a loss
+        return sum(self.crowd.exchange(self.sample_rank, torch.from_numpy(numbers))).numpy()
+
     def copy_first_(self, x, over): ...
     def tell(self, thing, over): ...
-
-    def total(self, numbers, over):
-        return sum(self.crowd.exchange(self.sample_rank, torch.from_numpy(numbers))).numpy()

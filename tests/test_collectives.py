@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from hpcsamp.collectives import Alone, FlatGradient, distribute
 from hpcsamp.collectives.horovod import LONGEST_CYCLE, SHORTEST_CYCLE, cycle_time
-from hpcsamp.methods import MCDropout
+from hpcsamp.losses import ELBO, Categorical, PredictiveNLL
+from hpcsamp.methods import Ensemble, MCDropout, MeanField
 
 
 def test_cycle_time_grows_with_the_step_within_bounds():
@@ -52,14 +55,17 @@ def test_a_distributed_optimizer_clips_the_whole_gradient_and_counts_steps():
 
 
 @pytest.mark.mpi(ranks=[2, 4], timeout=60, unit="s")
-def test_exchanges(mpi_ranks, comm):
+def test_exchanges(mpi_ranks, comm, monkeypatch):
     from hpcsamp.collectives import choose
     from hpcsamp.grid import init
+    from hpcsamp.names import TRANSPORTS
 
     topology = init(2)
     ranks = torch.tensor(topology.grid.groups[topology.data_rank]).double()
-    for name in ("mpi", "horovod"):
+    monkeypatch.setitem(TRANSPORTS._places, "trivial", "trivial_transport:Trivial")
+    for name in ("mpi", "horovod", "trivial"):
         c = choose(topology, name)
+        assert c.name == name
         mine = torch.full((3,), float(topology.rank)).double().requires_grad_()
         total = c.sum_over_samples(mine)
         assert torch.equal(total.detach(), ranks.sum().expand(3))
@@ -76,8 +82,39 @@ def test_exchanges(mpi_ranks, comm):
         c.reduce_gradient_(flat)
         assert flat.tolist() == [sum(range(mpi_ranks)) / topology.data_size] * 5
         half = torch.ones(3, dtype=torch.bfloat16)
-        c.group_sum_(half)
+        c.sum_(half, "sample")
         assert half.tolist() == [2, 2, 2]
+        part = c.scatter_sum(torch.arange(3.0), counts, "sample")
+        assert part.tolist() == [[0.0], [2.0, 4.0]][topology.sample_rank]
+        whole = torch.zeros(3)
+        whole[1:] = part[-1] if topology.sample_rank else 0
+        c.gather_(whole, counts, "sample")
+        assert whole.tolist() == [0, 4, 4]
+        assert c.total(np.ones(2), "data").tolist() == [topology.data_size] * 2
+        assert c.tell(c.place("world"), "world") == list(range(mpi_ranks))
+        whole.fill_(float(topology.rank))
+        c.copy_first_(whole, "data")
+        assert whole.tolist() == [topology.data_comm.allgather(topology.rank)[0]] * 3
+        train(topology, c)
+
+
+def train(topology, c):
+    """Two steps on any grid are those of one process."""
+    weights = []
+    for exchange, own in ((c, topology.data_rank), (Alone(), None)):
+        torch.manual_seed(1)
+        method = MeanField(nn.Linear(3, 2).double(), seed=1)
+        optimizer = distribute(torch.optim.SGD(method.parameters(), 0.1), exchange, method)
+        loss = ELBO(PredictiveNLL(Categorical()), 8, exchange)
+        x, y = torch.arange(24.0).sin().double().view(8, 3), torch.arange(8) % 2
+        size = 8 if own is None else 8 // topology.data_size
+        rows = slice((own or 0) * size, ((own or 0) + 1) * size)
+        for _ in range(2):
+            loss(method, x[rows], y[rows], samples=5).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        weights.append(method.mean.detach())
+    assert torch.allclose(*weights, rtol=1e-12)
 
 
 @pytest.mark.mpi(ranks=2, timeout=60, unit="s")
@@ -96,7 +133,7 @@ def test_without_horovod_auto_says_so_and_uses_mpi(comm, monkeypatch, capfd):
     assert len(said.strip().splitlines()) <= 1
     with pytest.raises(UsageError, match="Horovod cannot be used"):
         choose(topology, "horovod")
-    with pytest.raises(UsageError, match="must be"):
+    with pytest.raises(UsageError, match="there is auto, horovod, mpi"):
         choose(topology, "nccl")
 
 
@@ -127,8 +164,8 @@ def test_horovod_serves_who_comes_later(comm):
         topology = init(split)
         c = choose(topology, "horovod")
         of_data, of_all = (torch.full((3,), float(topology.rank)) for _ in range(2))
-        c.data_gradient_sum_(of_data)
-        c.world_sum_(of_all)
+        c.sum_gradient_(of_data, "data")
+        c.sum_gradient_(of_all, "world")
         assert of_data.tolist() == [sum(topology.data_comm.allgather(topology.rank))] * 3
         assert of_all.tolist() == [6.0] * 3
         # two data groups are what it was started with, one of all ranks is always there; the
@@ -144,10 +181,30 @@ def test_a_gradient_of_all_before_one_of_data_groups(comm):
     topology = init(2)
     c = choose(topology, "horovod")
     of_data, of_all = (torch.full((3,), float(topology.rank)) for _ in range(2))
-    c.world_sum_(of_all)
-    c.data_gradient_sum_(of_data)
+    c.sum_gradient_(of_all, "world")
+    c.sum_gradient_(of_data, "data")
     assert of_all.tolist() == [6.0] * 3
     assert of_data.tolist() == [sum(topology.data_comm.allgather(topology.rank))] * 3
+
+
+@pytest.mark.mpi(ranks=4, timeout=60, unit="s")
+def test_horovod_starts_on_all_ranks_though_some_have_little(comm):
+    """S = 5 members on two ranks: two rows are less than SMALL, three are more."""
+    from hpcsamp.collectives import SMALL, choose
+    from hpcsamp.grid import init
+
+    topology = init(2)
+    c = choose(topology, "auto")
+    own = topology.samples(5)
+    method = Ensemble(nn.Linear(SMALL // 10, 1, bias=False), 5, own)
+    bytes_of = topology.world.allgather(method.weights.nbytes)
+    assert min(bytes_of) < SMALL <= max(bytes_of)
+    optimizer = distribute(torch.optim.SGD(method.parameters(), 1.0), c, method)
+    before = method.weights.detach().clone()
+    (method.weights.sum() * (1 + topology.data_rank)).backward()
+    optimizer.step()
+    assert c.settings()["cycle_milliseconds"] > 0
+    assert torch.allclose(before - method.weights.detach(), torch.tensor(1.5 * 5))
 
 
 @pytest.mark.mpi(ranks=4, timeout=60, unit="s")
@@ -156,7 +213,7 @@ def test_horovod_on_other_ranks_is_refused(comm):
     from hpcsamp.errors import UsageError
     from hpcsamp.grid import init
 
-    choose(init(), "horovod").world_sum_(torch.ones(3))
+    choose(init(), "horovod").sum_gradient_(torch.ones(3), "world")
     half = choose(init(comm=comm.Split(comm.rank // 2)), "horovod")
     with pytest.raises(UsageError, match=r"as rank \d of 4, and cannot be rank \d of 2"):
-        half.world_sum_(torch.ones(3))
+        half.sum_gradient_(torch.ones(3), "world")

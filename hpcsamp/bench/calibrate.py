@@ -213,13 +213,13 @@ def _exchanges(
     plain = MpiCollectives(topology)
     for size in SIZES:
         values = torch.zeros(size // 4)
-        add(lambda v=values: plain.world_sum_(v), "allreduce", size, together=True)
+        add(lambda v=values: plain.sum_(v, "world"), "allreduce", size, together=True)
     if transport.name != "horovod":
         return []
     values = torch.zeros(VECTOR)
     ways = {"transport": transport, "plain": plain}
     return [
-        partial(add, partial(way.world_sum_, values), name, VECTOR * 4, together=True)
+        partial(add, partial(way.sum_gradient_, values, "world"), name, VECTOR * 4, together=True)
         for name, way in ways.items()
     ]
 

@@ -148,7 +148,7 @@ def _pull_back(
             )
             row += torch.cat([g.flatten() for g in gradients])
     if group.sample_size > 1:
-        group.group_sum_(total)
+        group.sum_(total, "sample")
     return total
 
 

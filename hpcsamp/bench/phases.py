@@ -21,8 +21,7 @@ NAMES = (
     "optimiser", "other",
 )  # fmt: skip
 _EXCHANGES = (
-    "group_sum_", "group_max_", "group_gather", "group_scatter_sum", "group_allgather_",
-    "data_sum_", "data_gradient_sum_", "world_sum_", "total",
+    "sum_", "max_", "gather", "gather_", "sum_gradient_", "scatter_sum", "total", "tell",
 )  # fmt: skip
 
 

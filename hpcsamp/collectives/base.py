@@ -26,8 +26,8 @@ class Collectives(ABC):
     ----------
     name
         As in ``parallel.collectives``.
-    sample_size, data_size
-        ``P`` and ``D``.
+    sample_size, sample_rank, data_size, data_rank
+        ``P`` and ``D``, and the place on their axes.
     rank
         World rank.
     whole_job
@@ -44,6 +44,7 @@ class Collectives(ABC):
     sample_size: int = 1
     sample_rank: int = 0
     data_size: int = 1
+    data_rank: int = 0
     rank: int = 0
     whole_job: bool = False
     step_seconds: float | None = None
@@ -56,28 +57,16 @@ class Collectives(ABC):
     # Transports implement these, without autograd -------------------------------------------
 
     @abstractmethod
-    def group_sum_(self, x: Tensor) -> None:
-        """Sum a contiguous tensor over the sample group, in place."""
+    def sum_(self, x: Tensor, over: Over) -> None:
+        """Sum a contiguous tensor over some ranks, in place."""
 
     @abstractmethod
-    def group_max_(self, x: Tensor) -> None:
-        """Elementwise maximum over the sample group, in place."""
+    def max_(self, x: Tensor, over: Over) -> None:
+        """Elementwise maximum over some ranks, in place."""
 
     @abstractmethod
-    def group_gather(self, x: Tensor, counts: Sequence[int]) -> Tensor:
-        """Concatenate ``(counts[p], ...)`` of every rank of the group along axis 0."""
-
-    @abstractmethod
-    def data_sum_(self, x: Tensor) -> None:
-        """Sum a contiguous tensor over the data group, in place."""
-
-    @abstractmethod
-    def world_sum_(self, x: Tensor) -> None:
-        """Sum a contiguous tensor over all ranks, in place. The gradient's way."""
-
-    @abstractmethod
-    def total(self, numbers: np.ndarray, over: Over) -> np.ndarray:
-        """Sum of a few float64 numbers over some ranks, by the quickest way."""
+    def gather(self, x: Tensor, counts: Sequence[int], over: Over) -> Tensor:
+        """Concatenate ``(counts[r], ...)`` of each of some ranks along axis 0, in their order."""
 
     @abstractmethod
     def tell(self, thing: Any, over: Over) -> list[Any]:
@@ -87,14 +76,52 @@ class Collectives(ABC):
     def copy_first_(self, x: Tensor, over: Over) -> None:
         """Overwrite a tensor by that of the first of some ranks, in place."""
 
+    # and may do these better ------------------------------------------------------------------
+
+    def expect(self, size: int) -> None:  # noqa: B027  (a transport may have nothing to prepare)
+        """Called once before gradients are exchanged. Collective over the world.
+
+        Parameters
+        ----------
+        size
+            Bytes of this rank's largest; ranks with different samples may have different ones.
+        """
+
+    def sum_gradient_(self, x: Tensor, over: Over) -> None:
+        """Sum a gradient, which may be large, over some ranks, in place."""
+        self.sum_(x, over)
+
+    def scatter_sum(self, x: Tensor, counts: Sequence[int], over: Over) -> Tensor:
+        """The sum over some ranks of a flat tensor, of which the r-th gets ``counts[r]``."""
+        whole = x.clone()
+        self.sum_(whole, over)
+        return whole.split(list(counts))[self.place(over)].clone()
+
+    def gather_(self, x: Tensor, counts: Sequence[int], over: Over) -> None:
+        """Fill a flat tensor of which the r-th of some ranks has ``counts[r]``, in order."""
+        x.copy_(self.gather(x.split(list(counts))[self.place(over)], counts, over))
+
+    def total(self, numbers: np.ndarray, over: Over) -> np.ndarray:
+        """Sum of a few float64 numbers over some ranks."""
+        summed = numbers.copy()
+        self.sum_(torch.from_numpy(summed), over)
+        return summed
+
     def settings(self) -> dict[str, Any]:
         """The transport and what it chose, for records."""
         return {"name": self.name}
 
     def size(self, over: Over) -> int:
         """How many ranks take part."""
-        sizes = {"world": self.sample_size * self.data_size, "sample": self.sample_size}
-        return sizes.get(over, self.data_size)
+        if over == "world":
+            return self.sample_size * self.data_size
+        return {"sample": self.sample_size, "data": self.data_size}.get(over, 1)
+
+    def place(self, over: Over) -> int:
+        """Which of them this rank is."""
+        if over == "world":
+            return self.rank
+        return {"sample": self.sample_rank, "data": self.data_rank}.get(over, 0)
 
     # What everybody uses ----------------------------------------------------------------------
 
@@ -111,7 +138,7 @@ class Collectives(ABC):
         """Elementwise maximum over the sample group; not differentiable (used as a shift)."""
         y = x.detach().clone(memory_format=torch.contiguous_format)
         if self.sample_size > 1:
-            self.group_max_(y)
+            self.max_(y, "sample")
         return y
 
     def gather_over_samples(self, x: Tensor, counts: Sequence[int]) -> Tensor:
@@ -135,22 +162,8 @@ class Collectives(ABC):
         """Mean over the data group, without gradient."""
         y = x.detach().clone(memory_format=torch.contiguous_format)
         if self.data_size > 1:
-            self.data_sum_(y)
+            self.sum_(y, "data")
         return y / self.data_size
-
-    def data_gradient_sum_(self, x: Tensor) -> None:
-        """Sum a gradient over the data group, in place."""
-        self.data_sum_(x)
-
-    def group_scatter_sum(self, x: Tensor, counts: Sequence[int]) -> Tensor:
-        """The sum over the sample group of a flat tensor, of which rank p gets ``counts[p]``."""
-        whole = x.clone()
-        self.group_sum_(whole)
-        return whole.split(list(counts))[self.sample_rank].clone()
-
-    def group_allgather_(self, x: Tensor, counts: Sequence[int]) -> None:
-        """Fill a flat tensor of which rank p of the group has ``counts[p]`` elements, in order."""
-        x.copy_(self.group_gather(x.split(list(counts))[self.sample_rank], counts))
 
     def reduce_gradient_(self, flat: Tensor, over: Over = "world") -> None:
         """Sum over samples, mean over data: the sequential gradient from the ranks' gradients.
@@ -161,7 +174,7 @@ class Collectives(ABC):
             Ranks that hold the same parameters; ``"data"`` if those of this rank's samples.
         """
         if self.size(over) > 1:
-            (self.world_sum_ if over == "world" else self.data_gradient_sum_)(flat)
+            self.sum_gradient_(flat, over)
         if self.data_size > 1:
             flat.div_(self.data_size)
 
@@ -171,25 +184,15 @@ class Alone(Collectives):
 
     name = "none"
 
-    def group_sum_(self, x: Tensor) -> None:
+    def sum_(self, x: Tensor, over: Over) -> None:
         """Nothing to add."""
 
-    def group_max_(self, x: Tensor) -> None:
+    def max_(self, x: Tensor, over: Over) -> None:
         """Nothing to compare with."""
 
-    def group_gather(self, x: Tensor, counts: Sequence[int]) -> Tensor:
-        """This process has all samples."""
+    def gather(self, x: Tensor, counts: Sequence[int], over: Over) -> Tensor:
+        """This process has all."""
         return x
-
-    def data_sum_(self, x: Tensor) -> None:
-        """Nothing to add."""
-
-    def world_sum_(self, x: Tensor) -> None:
-        """Nothing to add."""
-
-    def total(self, numbers: np.ndarray, over: Over) -> np.ndarray:
-        """Nothing to add."""
-        return numbers
 
     def tell(self, thing: Any, over: Over) -> list[Any]:
         """What this process has."""
@@ -203,7 +206,7 @@ class _SumOverSamples(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, collectives: Collectives) -> Tensor:
         y = x.detach().clone(memory_format=torch.contiguous_format)
-        collectives.group_sum_(y)
+        collectives.sum_(y, "sample")
         return y
 
     @staticmethod
@@ -216,7 +219,7 @@ class _GatherOverSamples(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, counts: Sequence[int], collectives: Collectives) -> Tensor:
         first = sum(counts[: collectives.sample_rank])
         ctx.own = slice(first, first + counts[collectives.sample_rank])
-        return collectives.group_gather(x.detach().contiguous(), counts)
+        return collectives.gather(x.detach().contiguous(), counts, "sample")
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from hpcsamp.collectives.mpi import MpiCollectives
 from hpcsamp.errors import UsageError
-from hpcsamp.grid import Topology, together
+from hpcsamp.grid import Over, Topology, together
 from hpcsamp.watchdog import Doing, here
 
+#: Bytes below which a gradient is not worth a cycle of Horovod.
+SMALL = 1 << 20
 #: Compute that one cycle of Horovod's thread takes from its rank's core, in seconds.
 CYCLE_COST = 5e-5
 #: Bounds of the cycle time in seconds.
@@ -67,16 +69,22 @@ class HorovodCollectives(MpiCollectives):
     least_bytes
         Smaller gradients in host memory go by MPI, too: a small network's step is shorter than
         Horovod's cycles (128 KB on 2 ranks: 2.5 ms a step more than MPI).
+
+    Raises
+    ------
+    UsageError
+        If Horovod cannot be used on all ranks.
     """
 
     name = "horovod"
 
     def __init__(self, topology: Topology, least_bytes: int = 0) -> None:
+        with together(topology.world):  # broken on one rank is broken for all
+            self._hvd = load()
         super().__init__(topology)
         self.least_bytes = least_bytes
-        self._hvd = load()
-        self._topology = topology
         self._started = False
+        self._is_needed = False
 
     def start(self, data_groups: bool = False) -> None:
         """Start Horovod with the cycle time that fits the slowest rank's step. Collective.
@@ -96,7 +104,7 @@ class HorovodCollectives(MpiCollectives):
         """
         from mpi4py import MPI
 
-        world, hvd = self._world, self._hvd
+        world, data, hvd = self._comms["world"], self._comms["data"], self._hvd
         if not hvd.is_initialized():
             seconds = world.allreduce(self.step_seconds or 0.1, op=MPI.MAX)
             os.environ.setdefault("HOROVOD_CYCLE_TIME", f"{cycle_time(seconds) * 1e3:.3f}")
@@ -105,7 +113,7 @@ class HorovodCollectives(MpiCollectives):
             os.environ.setdefault("HOROVOD_LOG_LEVEL", "error")
             sets = []
             if data_groups and 1 < self.data_size < world.size:
-                sets = [hvd.ProcessSet(self._data_comm)]
+                sets = [hvd.ProcessSet(data)]
             hvd.init(comm=world, process_sets=sets)
             _process_sets.update({tuple(s.ranks): s for s in sets})
         with together(world):
@@ -115,7 +123,7 @@ class HorovodCollectives(MpiCollectives):
                     f"cannot be rank {world.rank} of {world.size} as well; use "
                     f'parallel.collectives = "mpi"'
                 )
-        ranks = tuple(self._data_comm.allgather(world.rank))
+        ranks = tuple(data.allgather(world.rank))
         everyone = len(ranks) == world.size
         self._data_set = hvd.global_process_set if everyone else _process_sets.get(ranks)
         self._started = True
@@ -130,29 +138,29 @@ class HorovodCollectives(MpiCollectives):
             "smaller_by_mpi_bytes": self.least_bytes,
         }
 
-    def world_sum_(self, x: Tensor) -> None:
-        """Sum over all ranks, in place."""
-        if self._is_small(x):
-            super().world_sum_(x)
-            return
-        if not self._started:
-            self.start()
-        with here.waiting(Doing.EXCHANGE):
-            self._hvd.allreduce_(x, op=self._hvd.Sum, name=f"hpcsamp.{x.numel()}.{x.dtype}")
+    def expect(self, size: int) -> None:
+        """Agree on whether any rank will need Horovod, as all of them must start it together."""
+        from mpi4py import MPI
 
-    def data_gradient_sum_(self, x: Tensor) -> None:
-        """Sum over the data group, in place."""
-        if self._is_small(x):
-            super().data_gradient_sum_(x)
+        self._is_needed = self._comms["world"].allreduce(size, op=MPI.MAX) >= self.least_bytes
+
+    def sum_gradient_(self, x: Tensor, over: Over) -> None:
+        """Sum over some ranks, in place."""
+        if not self._started and (self._is_needed or not self._is_small(x)):
+            self.start(data_groups=over == "data")
+        ranks = None if self._is_small(x) else self._set_of(over)
+        if ranks is None:  # or Horovod was started without them
+            super().sum_gradient_(x, over)
             return
-        if not self._started:
-            self.start(data_groups=True)
-        if self._data_set is None:  # Horovod was started without it
-            super().data_gradient_sum_(x)
-            return
-        name = f"hpcsamp.data.{x.numel()}.{x.dtype}"
+        name = f"hpcsamp.{over}.{x.numel()}.{x.dtype}"
         with here.waiting(Doing.EXCHANGE):
-            self._hvd.allreduce_(x, op=self._hvd.Sum, name=name, process_set=self._data_set)
+            self._hvd.allreduce_(x, op=self._hvd.Sum, name=name, process_set=ranks)
+
+    def _set_of(self, over: Over) -> Any:
+        """Horovod's process set of some ranks; None if there is none."""
+        if over == "world":
+            return self._hvd.global_process_set
+        return self._data_set if over == "data" else None
 
     def _is_small(self, x: Tensor) -> bool:
         return x.device.type == "cpu" and x.nbytes < self.least_bytes

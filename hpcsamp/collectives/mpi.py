@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpcsamp.collectives.base import Collectives, Over
-from hpcsamp.grid import Topology
+from hpcsamp.collectives.base import Collectives
+from hpcsamp.grid import Over, Topology
 from hpcsamp.runtime import mpi
 from hpcsamp.watchdog import Doing, here
 
@@ -28,66 +29,55 @@ class MpiCollectives(Collectives):
 
     def __init__(self, topology: Topology) -> None:
         # Own communicators: losses, optimiser and feed never meet on one.
-        self._sample_comm = topology.sample_comm.Dup()
-        self._data_comm = topology.data_comm.Dup()
-        self._world = topology.world.Dup()
-        self.sample_size = topology.sample_size
-        self.sample_rank = topology.sample_rank
-        self.data_size = topology.data_size
+        self._comms: dict[Over, MPI.Comm] = {axis.name: axis.comm.Dup() for axis in topology.axes}
+        self._comms["world"] = topology.world.Dup()
+        self.sample_size, self.sample_rank = topology.sample_size, topology.sample_rank
+        self.data_size, self.data_rank = topology.data_size, topology.data_rank
         self.rank = topology.rank
         self.whole_job = topology.size == mpi().COMM_WORLD.size
-        self._comms = {
-            "world": self._world, "sample": self._sample_comm, "data": self._data_comm,
-        }  # fmt: skip
 
-    def group_sum_(self, x: Tensor) -> None:
-        """Sum over the sample group, in place."""
-        _allreduce_(self._sample_comm, x, "SUM")
+    def sum_(self, x: Tensor, over: Over) -> None:
+        """Sum over some ranks, in place."""
+        self._reduce_(x, over, "SUM")
 
-    def group_max_(self, x: Tensor) -> None:
-        """Maximum over the sample group, in place."""
-        _allreduce_(self._sample_comm, x, "MAX")
+    def max_(self, x: Tensor, over: Over) -> None:
+        """Maximum over some ranks, in place."""
+        self._reduce_(x, over, "MAX")
 
-    def group_gather(self, x: Tensor, counts: Sequence[int]) -> Tensor:
-        """Concatenate the group's rows."""
-        mine = _host(x)
-        row = int(np.prod(x.shape[1:], dtype=np.int64))
-        everyone = np.empty((sum(counts), *x.shape[1:]), mine.dtype)
-        sizes = [c * row for c in counts]
-        with here.waiting(Doing.EXCHANGE):
-            self._sample_comm.Allgatherv(mine, (everyone, sizes))
-        return torch.from_numpy(everyone).to(device=x.device, dtype=x.dtype)
-
-    def group_scatter_sum(self, x: Tensor, counts: Sequence[int]) -> Tensor:
-        """Sum over the group, each rank its part."""
-        whole = _host(x)
-        part = np.empty(counts[self.sample_rank], whole.dtype)
-        with here.waiting(Doing.EXCHANGE):
-            self._sample_comm.Reduce_scatter(whole, part, list(counts))
-        return torch.from_numpy(part).to(device=x.device, dtype=x.dtype)
-
-    def group_allgather_(self, x: Tensor, counts: Sequence[int]) -> None:
-        """Fill with the parts of the group, in place."""
+    def _reduce_(self, x: Tensor, over: Over, op: str) -> None:
         from mpi4py import MPI
 
         array = _host(x)
         with here.waiting(Doing.EXCHANGE):
-            self._sample_comm.Allgatherv(MPI.IN_PLACE, (array, list(counts)))
+            self._comms[over].Allreduce(MPI.IN_PLACE, array, op=getattr(MPI, op))
         _copy_back(x, array)
 
-    def data_sum_(self, x: Tensor) -> None:
-        """Sum over the data group, in place."""
-        _allreduce_(self._data_comm, x, "SUM")
+    def gather(self, x: Tensor, counts: Sequence[int], over: Over) -> Tensor:
+        """Concatenate the rows of some ranks."""
+        mine = _host(x)
+        row = math.prod(x.shape[1:])
+        everyone = np.empty((sum(counts), *x.shape[1:]), mine.dtype)
+        sizes = [c * row for c in counts]
+        with here.waiting(Doing.EXCHANGE):
+            self._comms[over].Allgatherv(mine, (everyone, sizes))
+        return torch.from_numpy(everyone).to(device=x.device, dtype=x.dtype)
 
-    def world_sum_(self, x: Tensor) -> None:
-        """Sum over all ranks, in place."""
-        _allreduce_(self._world, x, "SUM")
+    def scatter_sum(self, x: Tensor, counts: Sequence[int], over: Over) -> Tensor:
+        """Sum over some ranks, each its part."""
+        whole = _host(x)
+        part = np.empty(counts[self.place(over)], whole.dtype)
+        with here.waiting(Doing.EXCHANGE):
+            self._comms[over].Reduce_scatter(whole, part, list(counts))
+        return torch.from_numpy(part).to(device=x.device, dtype=x.dtype)
 
-    def total(self, numbers: np.ndarray, over: Over) -> np.ndarray:
-        """Sum of a few numbers."""
-        summed = np.empty_like(numbers)
-        self._comms[over].Allreduce(numbers, summed)
-        return summed
+    def gather_(self, x: Tensor, counts: Sequence[int], over: Over) -> None:
+        """Fill with the parts of some ranks, in place."""
+        from mpi4py import MPI
+
+        array = _host(x)
+        with here.waiting(Doing.EXCHANGE):
+            self._comms[over].Allgatherv(MPI.IN_PLACE, (array, list(counts)))
+        _copy_back(x, array)
 
     def tell(self, thing: Any, over: Over) -> list[Any]:
         """One object of each rank."""
@@ -105,15 +95,6 @@ def _host(x: Tensor) -> Any:
     """A NumPy array of the tensor: itself if MPI can use it, else a copy (bfloat16: float32)."""
     host = x.detach().cpu()
     return (host.float() if host.dtype in (torch.bfloat16, torch.float16) else host).numpy()
-
-
-def _allreduce_(comm: MPI.Comm, x: Tensor, op: str) -> None:
-    from mpi4py import MPI
-
-    array = _host(x)
-    with here.waiting(Doing.EXCHANGE):
-        comm.Allreduce(MPI.IN_PLACE, array, op=getattr(MPI, op))
-    _copy_back(x, array)
 
 
 def _copy_back(x: Tensor, array: Any) -> None:

@@ -71,6 +71,11 @@ class Updates:
         self.parts = self.parameters
         self.collectives, self.placement = collectives, placement
 
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest gradient that is exchanged."""
+        return sum(p.nbytes for p in self.parameters)
+
     def zero(self) -> None:
         """Forget gradients beside the flat one."""
 
@@ -158,6 +163,11 @@ class Shards(Updates):
             own = self.placement.own(p.numel())
             self.parts.append(nn.Parameter(p.detach().view(-1)[own.start : own.stop]))
 
+    @property
+    def largest(self) -> int:
+        """See :attr:`Updates.largest`."""
+        return max(part.nbytes for part in self.parts)
+
     def zero(self) -> None:
         """Forget the gradients of the parts."""
         for part in self.parts:
@@ -169,7 +179,7 @@ class Shards(Updates):
         for p, part, counts in zip(self.parameters, self.parts, self._counts, strict=True):
             whole = gradient.flat[start : start + p.numel()]
             start += p.numel()
-            new = c.group_scatter_sum(whole, counts)
+            new = c.scatter_sum(whole, counts, "sample")
             c.reduce_gradient_(new, self.placement.replicas)
             part.grad = new if part.grad is None else part.grad.add_(new)
         gradient.flat.zero_()
@@ -185,7 +195,7 @@ class Shards(Updates):
     def share(self) -> None:
         """Fill in what the others have updated. Collective over the sample group."""
         for p, counts in zip(self.parameters, self._counts, strict=True):
-            self.collectives.group_allgather_(p.detach().view(-1), counts)
+            self.collectives.gather_(p.detach().view(-1), counts, "sample")
 
     def check_closure(self) -> None:
         """See :meth:`Updates.check_closure`."""

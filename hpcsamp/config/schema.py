@@ -22,6 +22,7 @@ from hpcsamp.names import (
     LOSSES,
     METHODS,
     MODELS,
+    TRANSPORTS,
     Memory,
     Precision,
     ReaderName,
@@ -61,12 +62,12 @@ class Section(BaseModel):
         return result
 
 
-def one_of(registry: Registry, *others: str) -> AfterValidator:
-    """Check that a value is a name of a registry, a place, or one of some other words."""
+def one_of(registry: Registry) -> AfterValidator:
+    """Check that a value is a name of a registry, a place, or one of its other words."""
 
     def check(value: str) -> str:
         fault = registry.fault(value)
-        if fault and value not in others:
+        if fault and value not in registry.words:
             raise PydanticCustomError("name", "{fault}", {"fault": fault})
         return value
 
@@ -258,7 +259,7 @@ class ParallelSection(Section):
     """``[parallel]``: the grid. Nothing here changes what is computed (law 1)."""
 
     samples: SampleAxis = Field("node", json_schema_extra=NOTHING)
-    collectives: Literal["auto", "horovod", "mpi"] = Field("auto", json_schema_extra=NOTHING)
+    collectives: Annotated[str, one_of(TRANSPORTS)] = Field("auto", json_schema_extra=NOTHING)
     device: str = Field("auto", json_schema_extra=NOTHING)
 
 

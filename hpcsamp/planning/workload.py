@@ -19,7 +19,7 @@ from hpcsamp.run.shapes import Shapes
 from hpcsamp.spelling import suggest
 
 BYTES = {"float32": 4, "float64": 8, "bfloat16": 4}
-HOROVOD_FROM = {"auto": SMALL, "horovod": 0, "mpi": math.inf}
+HOROVOD_FROM = {"auto": SMALL, "horovod": 0}
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Workload:
             together=_together(config, method),
             recompute=config.loss.memory == "recompute",
             precision=precision,
-            horovod_from=HOROVOD_FROM[config.parallel.collectives],
+            horovod_from=HOROVOD_FROM.get(config.parallel.collectives, math.inf),
         )
 
     def scaled(self, **changes: Any) -> Workload:

@@ -325,7 +325,7 @@ class Evaluator:
 
     def _sum(self, state: torch.Tensor) -> None:
         if self.topology.data_size > 1:
-            self.collectives.data_sum_(state)
+            self.collectives.sum_(state, "data")
 
     def _keep(self, scores: np.ndarray, batch: Batch, *values: torch.Tensor) -> None:
         true = batch.weight.cpu().numpy() > 0

@@ -81,7 +81,7 @@ def fit(evaluator: Evaluator, method: Method) -> FittedGaussian:
         true = batch.weight > 0
         total += density[:, true].sum(1).cpu()
     if evaluator.topology.data_size > 1:
-        group.data_sum_(total)
+        group.sum_(total, "data")
     found = evaluator.topology.world.bcast(_best(widths.log().numpy(), -total.numpy()))
     return FittedGaussian(found, f"estimated on {evaluator.dataset.split}")
 

@@ -89,7 +89,7 @@ def sample_counts(method: Method, samples: int, group: Collectives) -> list[int]
     counts = torch.zeros(group.sample_size, dtype=torch.float64)
     counts[group.sample_rank] = len(mine)
     if group.sample_size > 1:
-        group.group_sum_(counts)
+        group.sum_(counts, "sample")
     return [int(n) for n in counts.tolist()]
 
 
