@@ -9,6 +9,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    model_validator,
     ValidatorFunctionWrapHandler,
     field_validator,
 )
@@ -162,13 +163,27 @@ class MethodSection(Section):
     samples: int = Field(
         16, ge=1, le=SAMPLES, description="S, weight samples per step over a sample group"
     )
-    samples_per_pass: int = Field(
-        1,
-        ge=1,
-        le=SAMPLES,
-        description="samples evaluated at once; 1 loops, more is vectorised",
+    samples_per_pass: Literal["auto"] | Annotated[int, Field(ge=1, le=SAMPLES)] = Field(
+        "auto",
+        description="samples evaluated at once; auto: what a short measurement finds fastest",
         json_schema_extra=NOTHING,
     )
+    strategy: Literal["auto", "loop", "vmap", "batched"] = Field(
+        "auto", description="how they are evaluated at once", json_schema_extra=NOTHING
+    )
+
+    @model_validator(mode="after")
+    def _chunk_of_samples(self) -> MethodSection:
+        if self.chunk > self.samples:
+            raise ValueError(
+                f"samples_per_pass = {self.chunk} is more than samples = {self.samples}"
+            )
+        return self
+
+    @property
+    def chunk(self) -> int:
+        """Samples evaluated at once, 1 where that is to be measured."""
+        return 1 if self.samples_per_pass == "auto" else self.samples_per_pass
 
     @property
     def arguments(self) -> dict[str, Any]:

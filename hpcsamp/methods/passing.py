@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.weights import Passes, check_strategy, choice, refusals
 
 AUTO: Literal["auto"] = "auto"
+NAMES = {False: "training", True: "prediction"}
 
 
 class Passing(nn.Module):
@@ -42,6 +43,7 @@ class Passing(nn.Module):
         self._asked: int | Literal["auto"] = samples_per_pass
         self._strategy: str = AUTO
         self._passes = dict.fromkeys((False, True), self._first())
+        self._settled: set[bool] = set()
 
     @property
     @abstractmethod
@@ -60,6 +62,7 @@ class Passing(nn.Module):
     @samples_per_pass.setter
     def samples_per_pass(self, asked: int | Literal["auto"]) -> None:
         self._asked = asked
+        self._settled.clear()
         self._passes = dict.fromkeys((False, True), self._first())
 
     @property
@@ -74,6 +77,7 @@ class Passing(nn.Module):
     def strategy(self, name: str) -> None:
         check_strategy(name)
         self._strategy = name
+        self._settled.clear()
         self._passes = dict.fromkeys((False, True), self._first())
 
     def _first(self) -> Passes:
@@ -88,6 +92,46 @@ class Passing(nn.Module):
     @passes.setter
     def passes(self, passes: Passes) -> None:
         self._passes[self.in_prediction] = passes
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing to choose, in training or in prediction."""
+        return self._asked != AUTO or self.in_prediction in self._settled
+
+    def choice(self) -> dict[str, list[Any]]:
+        """What was chosen, for a checkpoint: chunk and strategy of training and of prediction."""
+        return {
+            NAMES[where]: [self._passes[where].chunk, self._passes[where].strategy]
+            for where in self._settled
+        }
+
+    def take_choice(self, chosen: Mapping[str, Sequence[Any]]) -> None:
+        """Go on with what was chosen, unless something else is asked for by name."""
+        if self._asked == AUTO and self._strategy == AUTO:
+            for where, name in NAMES.items():
+                if name in chosen:
+                    self._passes[where] = Passes(*chosen[name])
+                    self._settled.add(where)
+
+    def check_passes(
+        self, x: Tensor, samples: range, *, stacked: bool = False, index: Tensor | None = None
+    ) -> None:
+        """Check that a strategy that is asked for by name is possible, by a pass.
+
+        Raises
+        ------
+        UsageError
+            If it is not, naming the layer.
+        """
+        if self._strategy in (AUTO, "loop") or len(samples) < 2:
+            return
+        own = samples[: max(2, self._first().chunk)]
+        before = self.passes
+        self.passes = Passes(len(own), self._strategy)
+        try:
+            self(x[: len(own)] if stacked else x, own, 0, stacked=stacked, index=index)
+        finally:
+            self.passes = before
 
     @contextmanager
     def one_at_a_time(self) -> Iterator[None]:
@@ -157,10 +201,15 @@ class Passing(nn.Module):
                     accumulator.backward(y.float().sum())
 
             with refusals() as reasons:
-                run()
+                try:
+                    run()
+                except (UsageError, torch.OutOfMemoryError):
+                    if passes.chunk == 1:
+                        raise
+                    return None
             return None if reasons else run
 
-        if self._asked == AUTO:
+        if not self.settled:
             strategies = ("batched", "vmap") if self._strategy == AUTO else (self._strategy,)
             self.passes, seconds = choice.choose(
                 run_of,
@@ -170,12 +219,15 @@ class Passing(nn.Module):
                 strategies=strategies,
                 largest=largest,
             )
+            self._settled.add(self.in_prediction)
             return seconds
-        passes = self.passes = self._first()
-        run = run_of(passes) or run_of(Passes(passes.chunk, "loop"))
+        passes = self.passes
+        run = run_of(passes) or run_of(Passes(1, "loop"))
         assert run is not None, "a loop is never refused"
+        count = -(-most // self.passes.chunk)
+        seconds = largest(choice.timed(run)) * count
         self.passes = passes
-        return largest(choice.timed(run)) * -(-most // passes.chunk)
+        return seconds
 
     def _activations(self, x: Tensor, samples: range, stacked: bool, index: Tensor | None) -> float:
         """Bytes that a pass of one sample keeps for its backward pass."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -26,7 +26,8 @@ def make(
     samples: int,
     own: range,
     seed: int,
-    samples_per_pass: int = 1,
+    samples_per_pass: int | Literal["auto"] = "auto",
+    strategy: str = "auto",
     autocast: torch.dtype | None = None,
 ) -> Method:
     """The method of a run.
@@ -41,7 +42,7 @@ def make(
         Further arguments of the method's class.
     samples, own
         S, and which of them this rank evaluates in training.
-    seed, samples_per_pass, autocast
+    seed, samples_per_pass, strategy, autocast
         See :class:`~hpcsamp.methods.base.Method`.
 
     Raises
@@ -52,7 +53,9 @@ def make(
     kind: type[Method] = METHODS.find(name)
     program = {"seed": seed, "samples_per_pass": samples_per_pass, "autocast": autocast}
     checked = free.check("method", repr(name), kind, arguments, PROGRAM)
-    return kind.create(network, samples, own, **program, **checked)
+    made = kind.create(network, samples, own, **program, **checked)
+    made.strategy = strategy
+    return made
 
 
 def defaults(name: str) -> dict[str, Any]:

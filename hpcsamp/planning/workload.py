@@ -143,7 +143,7 @@ class Workload:
 
 def _together(config: RunConfig, method: Method) -> int:
     """Samples of a pass; methods that fold samples into the batch take all unless told."""
-    chunk = config.method.samples_per_pass
+    chunk = config.method.chunk
     fold = getattr(method, "fold", None)
     if fold is None:
         return chunk
@@ -158,7 +158,7 @@ def key_of(run: Run) -> str:
     return (
         f"{config.model.name} {arguments} in={shape} out={run.outputs} "
         f"{config.method.name} {config.training.precision} "
-        f"together={config.method.samples_per_pass} memory={config.loss.memory}"
+        f"together={config.method.chunk} memory={config.loss.memory}"
     )
 
 

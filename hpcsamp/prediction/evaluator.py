@@ -222,7 +222,19 @@ class Evaluator:
                 index = torch.from_numpy(batch.index).to(batch.x.device)
                 with together(self.topology.world), method.predicting():
                     method.observe(batch.x, mine, 0, index=index)
+                    method.check_passes(batch.x, mine, index=index)
+                self._settle(method, batch.x, mine, index)
             yield batch
+
+    def _settle(self, method: Method, x: torch.Tensor, mine: range, index: torch.Tensor) -> None:
+        """Choose how prediction samples are evaluated, the same on all ranks."""
+        world = self.topology.world
+        with torch.no_grad(), method.predicting():
+            if not method.settled:
+                most = max(world.allgather(len(mine)))
+                method.choose(
+                    x, mine, most, index=index, largest=lambda value: max(world.allgather(value))
+                )
 
     def _classes(
         self,

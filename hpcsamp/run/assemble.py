@@ -81,6 +81,7 @@ class Run:
             own=own,
             seed=config.seed,
             samples_per_pass=config.method.samples_per_pass,
+            strategy=config.method.strategy,
             autocast=torch.bfloat16 if precision == "bfloat16" else None,
         )
         self.method: Method = made if blank else made.to(device=device, dtype=self.dtype)

@@ -216,25 +216,26 @@ class Trainer:
         here.at(Phase.STEP, self.method.step + 1)
         for batch in self.loader.epoch(epoch, start):
             if self.collectives.step_seconds is None:
-                with together(self.topology.world):
-                    index = torch.from_numpy(batch.index).to(batch.x.device)
-                    self.method.observe(batch.x, self._mine, index=index)
-                self.collectives.step_seconds = self._measure(batch)
+                self.collectives.step_seconds = self._settle(epoch, batch)
             yield batch
             here.at(Phase.STEP, self.method.step + 1)
 
-    def _measure(self, batch: Batch) -> float:
-        """Seconds of compute in a step of this rank, from two passes of one sample, not used."""
-        seconds = 0.0
-        for _ in range(2):  # the first one pays for warming up
-            began = time.perf_counter()
-            with self.method.accumulating() as accumulator:
-                out = self.method(batch.x, samples=self._mine[:1], step=0)
-                accumulator.backward(out.float().sum())
-            if self.topology.device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds = time.perf_counter() - began
-        return seconds * len(self._mine)
+    def _settle(self, epoch: int, batch: Batch) -> float:
+        """Look at the module, choose how samples are evaluated; seconds of compute in a step."""
+        world, method = self.topology.world, self.method
+        x, stacked, _ = self._augmented(epoch, batch)
+        index = torch.from_numpy(batch.index).to(batch.x.device)
+        with together(world):
+            method.observe(batch.x, self._mine, index=index)
+            method.check_passes(x, self._mine, stacked=stacked, index=index)
+        most, known = max(world.allgather(len(self._mine))), method.settled
+        seconds = method.choose(
+            x, self._mine, most, stacked=stacked, index=index,
+            largest=lambda value: max(world.allgather(value)),
+        )  # fmt: skip
+        if not known or method.passes.chunk > 1:
+            self.reporter.say(f"training: {method.passes}")
+        return seconds
 
     def _step(self, epoch: int, batch: Batch) -> None:
         config, step = self.config, self.method.step
@@ -349,6 +350,7 @@ class Trainer:
             "data_group_size": t.data_size,
             "collectives": self.collectives.settings(),
             "method": c.method.name,
+            "passes": self.method.choice(),
             "loss": c.loss.name,
             "exact": c.loss.exact,
             "temperature": c.loss.temperature,
