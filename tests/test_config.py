@@ -151,7 +151,7 @@ def test_what_a_run_wrote_with_former_keys_is_read_with_those_of_today():
 #: Of every key that is not marked, another value makes another run.
 FREE = {
     "data": {"path", "reader", "verify", "slots"},
-    "method": {"samples_per_pass"},
+    "method": {"samples_per_pass", "strategy"},
     "loss": {"memory"},
     "optimizer": {"sharded"},
     "parallel": {"samples", "collectives", "device"},

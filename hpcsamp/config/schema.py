@@ -9,7 +9,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    model_validator,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     field_validator,
 )
@@ -163,27 +163,29 @@ class MethodSection(Section):
     samples: int = Field(
         16, ge=1, le=SAMPLES, description="S, weight samples per step over a sample group"
     )
-    samples_per_pass: Literal["auto"] | Annotated[int, Field(ge=1, le=SAMPLES)] = Field(
+    samples_per_pass: Any = Field(
         "auto",
-        description="samples evaluated at once; auto: what a short measurement finds fastest",
+        description='samples evaluated at once, or "auto": what a short measurement finds fastest',
         json_schema_extra=NOTHING,
     )
     strategy: Literal["auto", "loop", "vmap", "batched"] = Field(
         "auto", description="how they are evaluated at once", json_schema_extra=NOTHING
     )
 
-    @model_validator(mode="after")
-    def _chunk_of_samples(self) -> MethodSection:
-        if self.chunk > self.samples:
-            raise ValueError(
-                f"samples_per_pass = {self.chunk} is more than samples = {self.samples}"
-            )
-        return self
+    @field_validator("samples_per_pass")
+    @classmethod
+    def _chunk(cls, value: Any, info: ValidationInfo) -> Any:
+        most = info.data.get("samples", SAMPLES)
+        count = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+        if value == "auto" or count:
+            return value
+        reason = f'must be "auto" or a whole number from 1 to method.samples = {most}'
+        raise PydanticCustomError("kind", "{reason}", {"reason": reason})
 
     @property
     def chunk(self) -> int:
         """Samples evaluated at once, 1 where that is to be measured."""
-        return 1 if self.samples_per_pass == "auto" else self.samples_per_pass
+        return 1 if self.samples_per_pass == "auto" else int(self.samples_per_pass)
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -1,0 +1,128 @@
+"""The choice of chunk and strategy: what is fastest by the clock, agreed between ranks."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from hpcsamp.errors import UsageError
+from hpcsamp.methods import MeanField
+from hpcsamp.weights import Passes, choice
+
+
+def passes_of(cost, refused=()):
+    """Passes that sleep for milliseconds ``cost(chunk)``."""
+    asked = []
+
+    def run_of(passes):
+        asked.append(passes)
+        if passes.strategy in refused:
+            return None
+        return lambda: time.sleep(1e-3 * cost(passes.chunk))
+
+    return asked, run_of
+
+
+def chosen(cost, most=16, activations=1.0, room=1e9, refused=(), **named):
+    asked, run_of = passes_of(cost, refused)
+    found, seconds = choice.choose(run_of, most, activations, room, **named)
+    return found, seconds, asked
+
+
+def test_a_chunk_whose_cost_is_that_of_a_sample_is_the_largest():
+    found, seconds, _ = chosen(lambda chunk: 2)
+    assert found == Passes(16, "batched")
+    assert 0.002 <= seconds < 0.02
+
+
+def test_a_loop_is_preferred_unless_a_chunk_is_clearly_faster():
+    found, seconds, asked = chosen(lambda chunk: 2 * chunk)
+    assert found == Passes(1, "loop")
+    assert 0.032 <= seconds < 0.2
+    assert asked == [Passes(1, "loop"), Passes(2, "batched")]  # no larger one is tried
+
+
+def test_chunks_grow_until_they_do_not_pay():
+    cost = {1: 4, 2: 4, 4: 4, 8: 16}
+    found, _, asked = chosen(cost.__getitem__)
+    assert found == Passes(4, "batched")
+    assert [p.chunk for p in asked] == [1, 2, 4, 8]
+
+
+def test_the_memory_of_activations_limits_a_chunk():
+    found, _, asked = chosen(lambda chunk: 2, activations=100.0, room=500.0)
+    assert found == Passes(4, "batched")
+    assert max(p.chunk for p in asked) == 4
+
+
+def test_what_a_module_refuses_is_not_chosen():
+    assert chosen(lambda chunk: 2, refused=("batched",))[0] == Passes(16, "vmap")
+    assert chosen(lambda chunk: 2, refused=("batched", "vmap"))[0] == Passes(1, "loop")
+
+
+@pytest.mark.parametrize(
+    ("most", "chunks"), [(1, []), (2, [2]), (5, [2, 3, 5]), (6, [2, 3, 6]), (16, [2, 4, 8, 16])]
+)
+def test_chunks_divide_samples_evenly(most, chunks):
+    asked = chosen(lambda chunk: 2, most)[2]
+    assert [p.chunk for p in asked if p.chunk > 1] == chunks
+
+
+def test_the_slowest_rank_decides():
+    """A rank for which nothing is gained keeps all ranks from it."""
+    calls = []
+
+    def largest(value):
+        calls.append(value)
+        return max(value, 0.008) if value else value  # another rank always needs 8 ms
+
+    found, seconds, _ = chosen(lambda chunk: 4 / chunk, largest=largest)
+    assert found == Passes(16, "batched")  # a pass costs the same for any chunk there
+    assert seconds == pytest.approx(0.008)
+    refused = chosen(lambda chunk: 2, largest=lambda v: 1.0 if v == 0.0 else v)[0]
+    assert refused == Passes(1, "loop")  # another rank's module refuses
+
+
+def test_bytes_that_a_pass_keeps_leave_parameters_out():
+    layer, x = nn.Linear(100, 10).double(), torch.zeros(7, 100, dtype=torch.float64)
+    held = frozenset(p.untyped_storage().data_ptr() for p in layer.parameters())
+    assert choice.kept_bytes(lambda: layer(x).exp(), held) == 8 * (7 * 100 + 7 * 10)
+
+
+def small(**named):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)).double()
+    return MeanField(net, seed=1, **named)
+
+
+def test_a_method_chooses_in_training_and_in_prediction():
+    method, x = small(samples_per_pass="auto"), torch.randn(4, 3, dtype=torch.float64)
+    assert method.samples_per_pass == 1
+    before = method(x, samples=range(8)).detach()
+    assert method.choose(x, range(8)) > 0
+    assert method.settled
+    assert all(p.grad is None for p in method.parameters())
+    torch.testing.assert_close(method(x, samples=range(8)), before, rtol=1e-12, atol=1e-12)
+    with method.predicting():
+        assert not method.settled
+        with torch.no_grad():
+            method.choose(x, range(8))
+        assert method.settled
+    other = small(samples_per_pass="auto")
+    other.take_choice(method.choice())
+    assert other.settled
+    assert other.passes == method.passes
+    named = small(samples_per_pass=3)
+    named.take_choice(method.choice())
+    assert named.samples_per_pass == 3
+    assert named.choose(x, range(8)) > 0
+    assert named.passes == Passes(3, "auto")
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, "all", None])
+def test_a_chunk_that_is_none_is_refused(wrong):
+    with pytest.raises(UsageError, match=r"method\.samples_per_pass = .* must be"):
+        small(samples_per_pass=wrong)
