@@ -81,7 +81,7 @@ def _show(run: Path, result: dict[str, Any], explain: bool, json_file: Path | No
         notes.append(f"temperature {result['temperature']}")
     if "noise" in result:
         std = result["noise"].get("std")
-        notes.append("noise" + f" std {std:.4g}" * (std is not None))
+        notes.append("noise" + ("" if std is None else f" std {std:.4g}"))
         notes[-1] += f" ({result['noise']['source']})"
     said, units = result["definitions"], result["units"]
     table: list[list[Cell]] = []
