@@ -76,6 +76,40 @@ TRANSPORTS = Registry(
     words=("auto",),
 )
 
+SETS = Registry(  # what hpcsamp ingest reads
+    "ingest",
+    {
+        "digits": "hpcsamp.ingest.digits:digits",
+        "npz": "hpcsamp.ingest.npz:npz",
+        "csv": "hpcsamp.ingest.tables:table",
+        "cifar10": "hpcsamp.ingest.cifar10:cifar10",
+        "entsoe": "hpcsamp.ingest.entsoe:entsoe",
+        "era5": "hpcsamp.ingest.era5:era5",
+        "synthetic": "hpcsamp.ingest.synthetic:synthetic",
+    },
+)
+
+MADE_UP = Registry(
+    "data.synthetic.like",
+    {
+        "digits": "hpcsamp.ingest.synthetic:Digits",
+        "cifar10": "hpcsamp.ingest.synthetic:Cifar10",
+        "entsoe": "hpcsamp.ingest.synthetic:Entsoe",
+        "era5": "hpcsamp.ingest.synthetic:Era5",
+    },
+    base="hpcsamp.ingest.synthetic:Synthetic",
+)
+
+SCHEDULERS = Registry(
+    "site.scheduler",
+    {
+        "slurm": "hpcsamp.campaign.schedulers.slurm:Slurm",
+        "pbs": "hpcsamp.campaign.schedulers.pbs:PBS",
+        "local": "hpcsamp.campaign.schedulers.local:Local",
+    },
+    base="hpcsamp.campaign.schedulers:Scheduler",
+)
+
 Task = Literal["classification", "regression"]
 Precision = Literal["float32", "float64", "bfloat16"]
 

@@ -22,9 +22,8 @@ from hpcsamp.campaign.resources import Shape
 from hpcsamp.campaign.site import LAUNCHERS, Site
 from hpcsamp.config import toml_value
 from hpcsamp.errors import UsageError
+from hpcsamp.names import SCHEDULERS
 from hpcsamp.spelling import shown
-
-SUFFIX = {"slurm": "sbatch", "pbs": "pbs", "local": "sh"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,7 @@ def arrays(points: Sequence[Point], site: Site, largest: int) -> list[Job]:
     by_shape: dict[Shape, list[Point]] = {}
     for point in points:
         by_shape.setdefault(point.shape, []).append(point)
+    suffix = SCHEDULERS.find(site.scheduler).suffix
     jobs: list[Job] = []
     for shape, members in sorted(by_shape.items()):
         size = largest or len(members)
@@ -65,7 +65,7 @@ def arrays(points: Sequence[Point], site: Site, largest: int) -> list[Job]:
             number = f"{len(jobs):02d}"
             jobs.append(
                 Job(
-                    script=f"job-{number}.{SUFFIX[site.scheduler]}",
+                    script=f"job-{number}.{suffix}",
                     table=f"points-{number}.tsv",
                     shape=shape,
                     points=tuple(members[first : first + size]),
@@ -116,9 +116,11 @@ def script(campaign: Campaign, job: Job, submission: Path, folder: Path | None =
     if launch == LAUNCHERS["mpirun"] and shape.ranks == 1:
         launch = ""  # alone; and mpirun is often not there on a laptop
     env = site.environment(campaign.root)
-    if site.scheduler != "local":
+    scheduler = SCHEDULERS.find(site.scheduler)
+    if scheduler.reads_header:
         lines.path_in_header(submission)
-    return template(f"{site.scheduler}.j2").render(
+    template = _environment().from_string(scheduler.template)
+    return template.render(
         **facts,
         campaign=campaign.spec.name,
         job_name=job_name(campaign.spec.name, submission, job.script),
@@ -172,11 +174,6 @@ def job_name(campaign: str, submission: Path, script: str) -> str:
 def log_stem(script: str) -> str:
     """Logs of ``job-00.sbatch`` are ``log-00-0.txt``, ``log-00-1.txt`` ..."""
     return script.split(".")[0].replace("job-", "log-")
-
-
-def template(name: str) -> jinja2.Template:
-    """A template of the package."""
-    return _environment().get_template(name)
 
 
 @cache

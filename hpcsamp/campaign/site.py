@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 import hpcsamp
 from hpcsamp.campaign import lines
-from hpcsamp.config import exists, parse_toml, read_toml
+from hpcsamp.config import exists, one_of, parse_toml, read_toml
 from hpcsamp.errors import UsageError
+from hpcsamp.names import SCHEDULERS
 from hpcsamp.spelling import hint, shown, suggest
 
 Word = Annotated[str, AfterValidator(lines.word)]
@@ -46,7 +47,9 @@ class Site(BaseModel):
     description: str = ""
     page: str = Field("", description="the centre's page that the preset follows")
     tried: bool = Field(False, description="whether the preset was run at that place")
-    scheduler: Literal["slurm", "pbs", "local"] = "local"
+    scheduler: Annotated[str, one_of(SCHEDULERS)] = Field(
+        "local", description="slurm, pbs, local, or your own as package.module:Class"
+    )
     launcher: Single = Field("mpirun", description="srun, mpirun, mpiexec, none, or a command line")
     env: Single = Field("", description="a file that job scripts source, relative to the root")
     before_modules: list[Shell] = Field([], description="lines before modules are loaded")

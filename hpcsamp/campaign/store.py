@@ -16,13 +16,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from hpcsamp.config import one_of
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.files import write_whole
 from hpcsamp.locks import locked
+from hpcsamp.names import SCHEDULERS
 from hpcsamp.sealing import edits, text
 
 VERSION = 1
@@ -49,7 +51,7 @@ class Submission(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     number: int
-    scheduler: Literal["slurm", "pbs", "local"]
+    scheduler: Annotated[str, one_of(SCHEDULERS)]
     jobs: list[JobRecord]
 
 

@@ -31,6 +31,7 @@ from hpcsamp.config.schema import (
     SyntheticSection,
     TrainingSection,
     changes,
+    one_of,
     section,
 )
 from hpcsamp.config.tables import flatten, put, written
@@ -73,6 +74,7 @@ __all__ = [
     "known_keys",
     "load",
     "named_configs",
+    "one_of",
     "parse_override",
     "parse_toml",
     "put",

@@ -21,6 +21,7 @@ from hpcsamp.names import (
     KL,
     LIKELIHOODS,
     LOSSES,
+    MADE_UP,
     METHODS,
     MODELS,
     TRANSPORTS,
@@ -78,7 +79,9 @@ def one_of(registry: Registry) -> AfterValidator:
 class SyntheticSection(Section):
     """``[data.synthetic]``: the made-up set that ``--data synthetic`` stands for."""
 
-    like: Literal["digits", "cifar10", "entsoe", "era5"] = Field(description="set to resemble")
+    like: Annotated[str, one_of(MADE_UP)] = Field(
+        description="set to resemble, e.g. era5, or package.module:Class"
+    )
     items: int = Field(1000, ge=10, le=MOST, description="in all splits together")
     seed: int = Field(0, ge=0, description="of the data")
     grid: tuple[int, int] | None = Field(

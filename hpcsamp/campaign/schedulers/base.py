@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from hpcsamp.campaign.render import Job
 from hpcsamp.campaign.site import Site
@@ -56,7 +56,13 @@ class Scheduler(ABC):
     """
 
     #: What a partition is called there.
-    partition_word = "partition"
+    partition_word: ClassVar[str] = "partition"
+    #: How the names of its job scripts end.
+    suffix: ClassVar[str] = "sh"
+    #: Its job scripts: a Jinja template that extends ``job.sh.j2`` and fills its blocks.
+    template: ClassVar[str] = '{% extends "job.sh.j2" %}'
+    #: Whether it reads the header of a script itself, so that paths there are restricted.
+    reads_header: ClassVar[bool] = True
 
     def __init__(self, site: Site) -> None:
         self.site = site

@@ -32,6 +32,9 @@ from hpcsamp.sealing import text
 class Local(Scheduler):
     """Points in parallel on this machine. A job's identifier is the path of its script."""
 
+    template = '{% extends "local.j2" %}'
+    reads_header = False
+
     def limits(self) -> Limits:
         """There are none."""
         return Limits(0, {})

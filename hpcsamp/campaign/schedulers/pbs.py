@@ -20,6 +20,8 @@ class PBS(Scheduler):
     """PBS by its commands."""
 
     partition_word = "queue"
+    suffix = "pbs"
+    template = '{% extends "pbs.j2" %}'
 
     def limits(self) -> Limits:
         """What ``qstat`` says of the server and of the queues."""

@@ -19,6 +19,9 @@ _LIVE = _RUNNING | _QUEUED | {"COMPLETING"}
 class Slurm(Scheduler):
     """Slurm by its commands."""
 
+    suffix = "sbatch"
+    template = '{% extends "slurm.j2" %}'
+
     def limits(self) -> Limits:
         """MaxArraySize, and what ``sinfo`` says of the partitions."""
         config = self.ask("scontrol", "show", "config")
