@@ -51,6 +51,10 @@ class Registry(Mapping[str, Any]):
     def __contains__(self, name: object) -> bool:
         return name in self._places
 
+    def place(self, name: str) -> str:
+        """Where a registered class is, ``package.module:Class``."""
+        return self._places[name]
+
     def add(self, name: str, place: str) -> None:
         """Register ``package.module:Class`` under a name, which none has yet.
 

@@ -65,7 +65,7 @@ def made_up(like: str, folder: Path, topology: Topology) -> Dataset:
 
     target = folder / f"feed-{like}"
     if not topology.world.bcast((target / "manifest.json").is_file()):
-        source = synthetic(like, ITEMS[like])  # type: ignore[arg-type]
+        source = synthetic(like, ITEMS[like])
         source.splits = {"train": ITEMS[like]}
         if like == "era5":
             source.arrays["y"] = ArraySpec.plan((76, 121, 240), "<f4")

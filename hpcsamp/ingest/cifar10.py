@@ -12,13 +12,14 @@ import pickle
 import tarfile
 import zlib
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from hpcsamp.data.manifest import ArraySpec
 from hpcsamp.data.shard import check_labels, sha256
 from hpcsamp.errors import DataError
+from hpcsamp.ingest.asked import Asked
 from hpcsamp.ingest.source import ArraySource, split_items
 
 MD5 = {
@@ -40,7 +41,11 @@ _HARMLESS = {
 }
 
 
-def cifar10(archive: str | Path, *, md5: dict[str, str] = MD5) -> ArraySource:
+def cifar10(
+    archive: Annotated[str | Path, Asked("File to read.", "file", kind=Path)],
+    *,
+    md5: dict[str, str] = MD5,
+) -> ArraySource:
     """CIFAR-10 as ``(3, 32, 32)`` uint8 images: 45,000 train, 5,000 valid, 10,000 test.
 
     Parameters

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from hpcsamp.data.manifest import ArraySpec
 from hpcsamp.data.shard import sha256
 from hpcsamp.data.shard_writer import Coordinate
 from hpcsamp.errors import DataError
+from hpcsamp.ingest.asked import Asked, Part
 from hpcsamp.ingest.load_rows import QUARTER, Row, read_rows, show_minute
 from hpcsamp.ingest.numbers import Notation
 from hpcsamp.ingest.source import Source, check_fractions
@@ -72,11 +74,13 @@ class Windows(Source):
 
 
 def entsoe(
-    files: Sequence[str | Path],
+    files: Annotated[Sequence[str | Path], Asked("Csv files to read.", kind=list[Path])],
     *,
-    valid: float = 0.1,
-    test: float = 0.1,
-    fill: float = 0.01,
+    valid: Part = 0.1,
+    test: Part = 0.1,
+    fill: Annotated[
+        float, Asked("Largest part of the values to interpolate.", least=0, most=1)
+    ] = 0.01,
     notation: Notation | None = None,
 ) -> Windows:
     """Windows of 96 values in and 24 out, one beginning at every quarter of an hour.

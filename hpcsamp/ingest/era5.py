@@ -10,12 +10,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 
 from hpcsamp.data.manifest import ArraySpec
 from hpcsamp.errors import DataError, UsageError
+from hpcsamp.ingest.asked import Asked, Part
 from hpcsamp.ingest.fields import (
     CHANNELS,
     EPOCH,
@@ -54,6 +55,8 @@ class Era5(Source):
     scales
         Factor and shift of each variable to the units that are stored.
     """
+
+    shard_mb: ClassVar[float] = 512
 
     store: xarray.Dataset | None = None
     first: dict[str, np.ndarray] = field(default_factory=dict)
@@ -108,14 +111,14 @@ class Era5(Source):
 
 
 def era5(
-    store: str | Path,
+    store: Annotated[str | Path, Asked("WeatherBench 2 zarr store: a folder or URL.", kind=str)],
     *,
-    start: str | None = None,
-    stop: str | None = None,
-    every: int = 3,
-    lead: int = 6,
-    valid: float = 0.1,
-    test: float = 0.1,
+    start: Annotated[str | None, Asked("First time, e.g. 1980-01-01.")] = None,
+    stop: Annotated[str | None, Asked("Last time, e.g. 2020-12-31.")] = None,
+    every: Annotated[int, Asked("Hours between items.", least=1)] = 3,
+    lead: Annotated[int, Asked("Hours from input to target.", least=1)] = 6,
+    valid: Part = 0.1,
+    test: Part = 0.1,
 ) -> Era5:
     """A WeatherBench 2 zarr store.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from hpcsamp.data.manifest import Inputs
 from hpcsamp.data.shard import sha256
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.arrays import DEFAULT_FRACTIONS, from_arrays
+from hpcsamp.ingest.asked import Asked, NormalizeY, Part, SplitSeed
 from hpcsamp.ingest.source import ArraySource
 from hpcsamp.names import Task
 
@@ -33,14 +34,18 @@ _CHANNELS = (1, 3, 4)
 
 
 def npz(
-    path: str | Path,
+    path: Annotated[str | Path, Asked("File to read.", "file", kind=Path)],
     *,
-    task: Task | None = None,
-    layout: Layout | None = None,
-    inputs: Inputs | None = None,
-    fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
-    seed: int = 0,
-    normalize_y: bool = False,
+    task: Annotated[Task | None, Asked("What y is; by default its type decides.")] = None,
+    layout: Annotated[
+        Layout | None, Asked("Axes of an image in x: channels first, last, or none.")
+    ] = None,
+    inputs: Annotated[
+        Inputs | None, Asked("What whole numbers in x are; numbers are standardised.")
+    ] = None,
+    fractions: Mapping[str, Part] = DEFAULT_FRACTIONS,
+    seed: SplitSeed = 0,
+    normalize_y: NormalizeY = False,
 ) -> ArraySource:
     """An ``.npz`` file with ``x`` and ``y``, and perhaps ``x_valid, y_valid, x_test, y_test``.
 

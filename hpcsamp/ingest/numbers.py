@@ -10,10 +10,12 @@ import math
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from hpcsamp.errors import DataError, UsageError
+from hpcsamp.ingest.asked import Asked
 
 _CHARACTERS = frozenset("0123456789+-.eE")
 _EXACT_DIGITS = 15
@@ -39,8 +41,8 @@ class Notation:
         If both are the same, or one is no such sign.
     """
 
-    decimal: str | None = None
-    thousands: str = ""
+    decimal: Annotated[str | None, Asked("Decimal separator, '.' or ','; by default '.'.")] = None
+    thousands: Annotated[str, Asked("What separates thousands, e.g. '.'.")] = ""
 
     def __post_init__(self) -> None:
         if self.decimal not in (None, ".", ","):

@@ -7,7 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -45,6 +45,9 @@ class Source(ABC):
     report
         Lines for the person who ingests (gaps filled, rows dropped).
     """
+
+    #: Size that a shard aims at, in MB.
+    shard_mb: ClassVar[float] = 256
 
     name: str
     task: Task

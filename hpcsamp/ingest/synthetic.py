@@ -5,47 +5,58 @@ Each item is a function of (seed, split, item): any rank can make any part.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
 from hpcsamp.data.manifest import ArraySpec
 from hpcsamp.data.shard_writer import Coordinate
 from hpcsamp.errors import UsageError
+from hpcsamp.ingest.asked import Asked
 from hpcsamp.ingest.entsoe import INPUTS, TARGETS, horizons
 from hpcsamp.ingest.fields import CHANNELS, VARIABLES, field_coordinates
 from hpcsamp.ingest.source import Source
+from hpcsamp.names import MADE_UP
 from hpcsamp.streams import Purpose, numpy_generator
-
-Like = Literal["digits", "cifar10", "entsoe", "era5"]
 
 FRACTIONS = {"valid": 0.1, "test": 0.1}
 SPLITS = {"train": 0, "valid": 1, "test": 2}
 
 LATITUDES, LONGITUDES = 121, 240
 
+Item = tuple[np.ndarray, Any]
+"""Input and target."""
+
 
 @dataclass
 class Synthetic(Source):
-    """Items drawn from the stream of their own number.
+    """Items drawn from the stream of their own number. One subclass a set that they resemble.
 
     Attributes
     ----------
-    like
-        Which set they resemble.
     seed
         Of the data.
     """
 
-    like: Like = "cifar10"
     seed: int = 0
+    #: Least latitudes and longitudes, for fields; None where there is no grid.
+    least_grid: ClassVar[int | None] = None
+
+    @classmethod
+    @abstractmethod
+    def shapes(cls, grid: tuple[int, int] | None) -> Shapes:
+        """What the arrays are, on another grid than the usual one if asked."""
+
+    @abstractmethod
+    def item(self, split: str, item: int) -> Item:
+        """One item, a function of its number and the seed."""
 
     def read(self, split: str, start: int, stop: int) -> Mapping[str, np.ndarray]:
         """See :class:`Source`."""
-        make = getattr(self, f"_{self.like}")
-        items = [make(split, item) for item in range(start, stop)]
+        items = [self.item(split, item) for item in range(start, stop)]
         found = {
             "x": np.stack([x for x, _ in items]).astype(self.arrays["x"].dtype),
             "y": np.stack([y for _, y in items]).astype(self.arrays["y"].dtype),
@@ -54,12 +65,35 @@ class Synthetic(Source):
             found["time"] = np.arange(start, stop) * 3.0
         return found
 
-    def _generator(self, split: str, item: int) -> np.random.Generator:
+    def generator(self, split: str, item: int) -> np.random.Generator:
+        """The stream of an item."""
         return numpy_generator(self.seed, Purpose.SYNTHETIC, SPLITS[split], item)
 
-    def _image(self, split: str, item: int, top: int) -> tuple[np.ndarray, np.integer]:
-        """A bright spot whose place tells the class, in noise."""
-        generator = self._generator(split, item)
+
+@dataclass(frozen=True)
+class Shapes:
+    """Arrays of a made-up set: shape, type and units of ``x`` and of ``y``."""
+
+    x: tuple[tuple[int, ...], str, str]
+    y: tuple[tuple[int, ...], str, str]
+    classes: int | None = None
+    coords: Mapping[str, Coordinate] = field(default_factory=dict)
+
+
+class Cifar10(Synthetic):
+    """(3, 32, 32) uint8 images of 10 classes: a bright spot in noise, whose place is the class."""
+
+    shape: ClassVar[tuple[int, ...]] = (3, 32, 32)
+    top: ClassVar[int] = 255
+
+    @classmethod
+    def shapes(cls, grid: tuple[int, int] | None) -> Shapes:
+        """See :class:`Synthetic`."""
+        return Shapes((cls.shape, "u1", ""), ((), "<i8", ""), classes=10)
+
+    def item(self, split: str, item: int) -> Item:
+        """See :class:`Synthetic`."""
+        generator, top = self.generator(split, item), self.top
         _, height, width = self.arrays["x"].shape
         label = generator.integers(10)
         image = generator.integers(0, top // 2, self.arrays["x"].shape)
@@ -69,23 +103,53 @@ class Synthetic(Source):
         ] += top // 2
         return image, label
 
-    def _digits(self, split: str, item: int) -> tuple[np.ndarray, np.integer]:
-        return self._image(split, item, 16)
 
-    def _cifar10(self, split: str, item: int) -> tuple[np.ndarray, np.integer]:
-        return self._image(split, item, 255)
+class Digits(Cifar10):
+    """The same as (1, 8, 8) images with values to 16."""
 
-    def _entsoe(self, split: str, item: int) -> tuple[np.ndarray, np.ndarray]:
-        """A daily wave of load in MW, with noise."""
-        generator = self._generator(split, item)
+    shape = (1, 8, 8)
+    top = 16
+
+
+class Entsoe(Synthetic):
+    """A daily wave of load in MW, with noise: 96 values in, 24 out."""
+
+    @classmethod
+    def shapes(cls, grid: tuple[int, int] | None) -> Shapes:
+        """See :class:`Synthetic`."""
+        return Shapes(((INPUTS,), "<f4", "MW"), ((TARGETS,), "<f4", "MW"), coords=horizons())
+
+    def item(self, split: str, item: int) -> Item:
+        """See :class:`Synthetic`."""
+        generator = self.generator(split, item)
         quarter = generator.integers(0, 96) + np.arange(INPUTS + TARGETS)
         load = 55_000 + 9_000 * np.sin(2 * np.pi * quarter / 96)
         load += generator.normal(0, 500, len(load))
         return load[:INPUTS], load[INPUTS:]
 
-    def _era5(self, split: str, item: int) -> tuple[np.ndarray, np.ndarray]:
-        """Waves along longitude, one of its own per channel, and the same six hours later."""
-        generator = self._generator(split, item)
+
+class Era5(Synthetic):
+    """Waves along longitude, one of its own per channel, and the same six hours later: float32
+    fields, 76 in and 69 out, usually of (121, 240) points.
+    """
+
+    least_grid = 2
+
+    @classmethod
+    def shapes(cls, grid: tuple[int, int] | None) -> Shapes:
+        """See :class:`Synthetic`."""
+        rows, columns = grid or (LATITUDES, LONGITUDES)
+        coords = field_coordinates(np.linspace(-90, 90, rows), np.arange(columns) * 360 / columns)
+        coords["time"] = Coordinate(np.empty(0), "hours since 2000-01-01")
+        return Shapes(
+            ((len(CHANNELS), rows, columns), "<f4", ""),
+            ((len(VARIABLES), rows, columns), "<f4", ""),
+            coords=coords,
+        )
+
+    def item(self, split: str, item: int) -> Item:
+        """See :class:`Synthetic`."""
+        generator = self.generator(split, item)
         channels, height, width = self.arrays["x"].shape
         phase = generator.uniform(0, 2 * np.pi, (channels, 1, 1))
         angle = 2 * np.pi * np.arange(width) / width
@@ -96,20 +160,24 @@ class Synthetic(Source):
 
 
 def synthetic(
-    like: Like,
-    items: int,
+    like: Annotated[str, Asked(f"Set to resemble: {', '.join(MADE_UP)}.", "--like")],
+    items: Annotated[int, Asked("In all splits together.", "--items", least=10)],
     *,
-    seed: int = 0,
-    compression: Literal["gzip", "lzf"] | None = None,
-    grid: tuple[int, int] | None = None,
+    seed: Annotated[int, Asked("Of the data.", least=0)] = 0,
+    compression: Annotated[Literal["gzip", "lzf"] | None, Asked("Filter of the chunks.")] = None,
+    grid: Annotated[
+        tuple[int, int] | None,
+        Asked("Latitudes and longitudes of era5, e.g. 24 48 (default: 121 240)."),
+    ] = None,
 ) -> Synthetic:
-    """A set in the shape of a real one: 80% train, 10% valid, 10% test.
+    """Made-up items in the shape of a real set, to try and time everything without a download.
+
+    80% train, 10% valid, 10% test.
 
     Parameters
     ----------
     like
-        ``digits``: (1, 8, 8) uint8. ``cifar10``: (3, 32, 32) uint8. ``entsoe``: 96 in, 24 out.
-        ``era5``: (76, 121, 240) in, (69, 121, 240) out, float32.
+        A key of ``MADE_UP``, or a subclass of :class:`Synthetic` as ``package.module:Class``.
     items
         In all splits together, at least 10.
     seed
@@ -117,54 +185,32 @@ def synthetic(
     compression
         Filter of the chunks.
     grid
-        Latitudes and longitudes of ``era5``, where they are not to be 121 and 240.
+        Latitudes and longitudes of fields, where they are not to be the usual ones.
 
     Raises
     ------
     UsageError
         If there are too few items, or a grid for something without one.
     """
-    if grid is not None and (like != "era5" or min(grid) < 2):
+    kind: type[Synthetic] = MADE_UP.find(like)
+    if grid is not None and (kind.least_grid is None or min(grid) < kind.least_grid):
         raise UsageError(f"a grid of {grid[0]} x {grid[1]} for {like}: era5 has one, from 2 x 2")
-    latitudes, longitudes = grid or (LATITUDES, LONGITUDES)
     if items < 10:
         raise UsageError(f"--items {items}: at least 10 are needed, to fill three splits")
     held = {name: int(items * part) for name, part in FRACTIONS.items()}
-    splits = {"train": items - sum(held.values()), **held}
-
-    def array(shape: tuple[int, ...], dtype: str, units: str = "") -> ArraySpec:
-        return ArraySpec.plan(shape, dtype, compression=compression, units=units)
-
-    classes = None
-    coords: dict[str, Coordinate] = {}
-    if like in ("digits", "cifar10"):
-        shape = (1, 8, 8) if like == "digits" else (3, 32, 32)
-        arrays = {"x": array(shape, "u1"), "y": array((), "<i8")}
-        classes = 10
-    elif like == "entsoe":
-        arrays = {"x": array((INPUTS,), "<f4", "MW"), "y": array((TARGETS,), "<f4", "MW")}
-        coords = horizons()
-    elif like == "era5":
-        arrays = {
-            "x": array((len(CHANNELS), latitudes, longitudes), "<f4"),
-            "y": array((len(VARIABLES), latitudes, longitudes), "<f4"),
-        }
-        coords = field_coordinates(
-            np.linspace(-90, 90, latitudes), np.arange(longitudes) * 360 / longitudes
-        )
-        coords["time"] = Coordinate(np.empty(0), "hours since 2000-01-01")
-    else:
-        raise UsageError(f"--like {like!r}: choose digits, cifar10, entsoe or era5")
-    return Synthetic(
+    shapes = kind.shapes(grid)
+    return kind(
         name=f"synthetic-{like}",
-        task="regression" if classes is None else "classification",
-        classes=classes,
-        normalize_y=classes is None,
-        arrays=arrays,
-        splits=splits,
+        task="regression" if shapes.classes is None else "classification",
+        classes=shapes.classes,
+        normalize_y=shapes.classes is None,
+        arrays={
+            name: ArraySpec.plan(shape, dtype, compression=compression, units=units)
+            for name, (shape, dtype, units) in (("x", shapes.x), ("y", shapes.y))
+        },
+        splits={"train": items - sum(held.values()), **held},
         source={"name": f"synthetic, like {like}", "seed": seed, "items": items},
         licence="CC0",
-        coords=coords,
-        like=like,
+        coords=dict(shapes.coords),
         seed=seed,
     )

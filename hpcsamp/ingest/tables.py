@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from hpcsamp.data.shard import sha256
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.arrays import DEFAULT_FRACTIONS, from_arrays
+from hpcsamp.ingest.asked import Asked, NormalizeY, Part, SplitSeed
 from hpcsamp.ingest.numbers import Notation, Numbers
 from hpcsamp.ingest.source import ArraySource
 from hpcsamp.names import Task
@@ -179,16 +180,20 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def table(
-    path: str | Path,
-    targets: Sequence[str],
+    path: Annotated[str | Path, Asked("File to read.", "file", kind=Path)],
+    targets: Annotated[
+        Sequence[str], Asked("Column of y; may be given several times.", "--target")
+    ],
     *,
-    features: Sequence[str] = (),
-    delimiter: str = ",",
+    features: Annotated[
+        Sequence[str], Asked("Column of x; by default all that are no target.", "--feature")
+    ] = (),
+    delimiter: Annotated[str, Asked("Between cells: ',', ';', '\\t' ...")] = ",",
     notation: Notation | None = None,
-    task: Task = "regression",
-    fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
-    seed: int = 0,
-    normalize_y: bool = False,
+    task: Annotated[Task, Asked("What y is.")] = "regression",
+    fractions: Mapping[str, Part] = DEFAULT_FRACTIONS,
+    seed: SplitSeed = 0,
+    normalize_y: NormalizeY = False,
 ) -> ArraySource:
     """A CSV file of numbers with a header line.
 

@@ -16,6 +16,7 @@ from hpcsamp.errors import DataError, UsageError
 from hpcsamp.grid import together
 from hpcsamp.ingest.build import SHARD_BYTES, build, identity, plan_shards
 from hpcsamp.ingest.synthetic import Synthetic, synthetic
+from hpcsamp.names import MADE_UP
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -85,7 +86,7 @@ def source_of(section: SyntheticSection) -> Synthetic:
 
 def synthetic_folder(path: str, section: SyntheticSection) -> Path:
     """Beside the dataset it stands for: ``data/synthetic-era5-40-24x48``."""
-    parts = ["synthetic", section.like, str(section.items)]
+    parts = ["synthetic", section.like.replace(":", "-"), str(section.items)]
     parts += [f"{section.grid[0]}x{section.grid[1]}"] if section.grid else []
     parts += [f"seed{section.seed}"] if section.seed else []
     name = "-".join(parts)
@@ -142,6 +143,6 @@ def _section(config: RunConfig) -> SyntheticSection:
     if config.data.synthetic is None:
         raise UsageError(
             f"--data {SYNTHETIC}: the configuration does not say what to make up; give it "
-            f'[data.synthetic] with like = "digits", "cifar10", "entsoe" or "era5", and items'
+            f"[data.synthetic] with like = one of {', '.join(MADE_UP)}, and items"
         )
     return config.data.synthetic
