@@ -146,6 +146,7 @@ name = "mlp"
 hidden = [16]
 [method]
 samples = 6
+samples_per_pass = 1
 [loss]
 name = "expected_nll"
 kl_warmup_epochs = 1
@@ -165,7 +166,11 @@ batch = 90
 
 @pytest.fixture(scope="session")
 def small(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Configuration of a run that takes a second or two."""
+    """Configuration of a run that takes a second or two.
+
+    Samples are evaluated one at a time: a clock would choose now this chunk, now that, and runs
+    would agree to the last digits but not to the last bit.
+    """
     path = tmp_path_factory.mktemp("config") / "small.toml"
     path.write_text(SMALL.format(digits=digits))
     return path
