@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 from hpcsamp.errors import UsageError
 from hpcsamp.weights import Put, evaluate, refusal
 from hpcsamp.weights.strategies import STRATEGIES, batched, loop, vmapped
-from hpcsamp.weights.strategies.chunk import Chunk
+from hpcsamp.weights.strategies.chunk import Chunk, NotPossibleError
 
 SAMPLES = 3
 
@@ -107,6 +107,21 @@ def test_inputs_may_come_in_without_samples(name):
     (verdict,) = chunk.put.known.values()
     assert_as_a_loop(chunk, verdict.run)
     assert (verdict.run is batched.early) == (name in NOT_LATE)
+
+
+@pytest.mark.parametrize("run", [batched.late, batched.early], ids=["late", "early"])
+@pytest.mark.parametrize("name", ["transformer", "attention with its weights", "padded attention"])
+def test_fast_paths_of_evaluation_mode_are_left_alone(name, run):
+    chunk = made(name)
+    chunk.put.module.eval()
+    with torch.no_grad():
+        if run is batched.late and name in NOT_LATE:
+            with pytest.raises((RuntimeError, NotPossibleError)):
+                run(chunk)
+        else:
+            torch.testing.assert_close(run(chunk), loop.run(chunk), rtol=1e-12, atol=1e-12)
+        arguments = (chunk.put, chunk.call, chunk.sampled, chunk.shared, chunk.x)
+        assert refusal(*arguments, samples=SAMPLES, strategy="batched") is None
 
 
 def test_what_comes_before_the_first_sampled_layer_runs_once():
