@@ -79,6 +79,19 @@ def tokens_first(module, x):
     return (y + module.token.expand(-1, y.shape[1], -1)).transpose(0, 1)
 
 
+def recurrent(kind, **named):
+    """All that a recurrent layer returns."""
+    part, first = kind(3, 4, **named), named.get("batch_first", False)
+
+    def does(module, x):
+        y, ends = module.parts[0](x if first else x.transpose(0, 1))
+        ends = ends if isinstance(ends, tuple) else (ends,)
+        y = y if first else y.transpose(0, 1)
+        return torch.cat([y.flatten(1), *[end.transpose(0, 1).flatten(1) for end in ends]], 1)
+
+    return Does(does, part)
+
+
 def conv(kind, *args, **named):
     return nn.Sequential(kind(*args, **named), nn.GELU(), nn.Flatten())
 
@@ -135,6 +148,11 @@ ANY = {
         nn.TransformerEncoderLayer(8, 2, 16, 0.0, norm_first=True)), (5, 8)),
     "tokens first": (lambda: Does(tokens_first, nn.Linear(3, 4), nn.Linear(4, 4),
                                   w=numbers(5, 1, 4), token=numbers(1, 1, 4)), (5, 3)),
+    "lstm": (lambda: recurrent(nn.LSTM, num_layers=2, bidirectional=True), (5, 3)),
+    "lstm, batch first": (lambda: recurrent(nn.LSTM, batch_first=True, bias=False), (5, 3)),
+    "gru": (lambda: recurrent(nn.GRU, num_layers=2, batch_first=True), (5, 3)),
+    "rnn": (lambda: recurrent(nn.RNN, bidirectional=True), (5, 3)),
+    "rectified rnn": (lambda: recurrent(nn.RNN, nonlinearity="relu"), (5, 3)),
     "residual": (lambda: Does(lambda m, x: x + m.parts[0](x), nn.Linear(3, 3)), (3,)),
     "residual inside": (lambda: Does(
         lambda m, x: m.parts[1]((y := torch.tanh(x)) + m.parts[0](y)), nn.Linear(3, 3),

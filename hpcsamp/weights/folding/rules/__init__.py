@@ -9,12 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hpcsamp.weights.folding.rules import attention, embedding, norms, products, shapes
+from hpcsamp.weights.folding.rules import (
+    attention,
+    embedding,
+    norms,
+    products,
+    recurrent,
+    shapes,
+)
 
 RULES: dict[Any, Callable[..., Any]] = {
     **attention.RULES,
     **embedding.RULES,
     **norms.RULES,
     **products.RULES,
+    **recurrent.RULES,
     **shapes.RULES,
 }
