@@ -11,15 +11,13 @@ import torch
 from planning_cases import a_machine, a_work, rates
 
 from hpcsamp.errors import UsageError
-from hpcsamp.losses.registry import LOSSES
+from hpcsamp.losses import LOSSES, Shared
 from hpcsamp.planning import choice, jitter
 from hpcsamp.planning.counts import count
 from hpcsamp.planning.model import COMPUTE, Layout, predict
 from hpcsamp.planning.simulate import simulate
-from hpcsamp.planning.workload import (
-    exchanges_of,
-    statistics_bytes,
-)
+
+TWO_SUMS = LOSSES["predictive_nll"].about.exchanges  # of 4·B bytes each
 
 
 @pytest.mark.parametrize("ranks", [1, 8, 500])
@@ -58,13 +56,13 @@ def test_a_network_that_looks_at_values_is_refused():
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_says_bytes_that_can_be_computed(name):
     about = LOSSES[name].about
-    found = statistics_bytes(about.bytes, samples=16, batch=32, values=10, ranks=4)
+    found = sum(e.bytes(samples=16, batch=32, values=10, ranks=4) for e in about.exchanges)
     assert (found == 0) == (about.kind == "linear")
     assert found <= 4 * 16 * 32 * 10 + 8 * 32  # never more than all outputs
 
 
 def test_exchanges_of_the_losses():
-    found = {name: exchanges_of(kind.about.shares) for name, kind in LOSSES.items()}
+    found = {name: len(kind.about.exchanges) for name, kind in LOSSES.items()}
     assert found == {
         "expected_nll": 0, "beta_nll": 0, "predictive_nll": 2, "gaussian_mixture_nll": 2,
         "alpha_divergence": 2, "importance_weighted_elbo": 3, "mean_mse": 1,
@@ -73,13 +71,19 @@ def test_exchanges_of_the_losses():
 
 
 def test_bytes_by_hand():
-    assert statistics_bytes("0", 16, 32, 10, 4) == 0
-    assert statistics_bytes("12·B·V", 16, 32, 10, 4) == 12 * 32 * 10
-    assert statistics_bytes("16 + 8·S/P", 16, 32, 10, 4) == 16 + 8 * 4
+    assert Shared("centred sums", 12, "BV").bytes(16, 32, 10, 4) == 12 * 32 * 10
+    assert Shared("log likelihoods", 8, "S", over_ranks=True).bytes(16, 32, 10, 4) == 8 * 4
+    found = [e.bytes(16, 32, 10, 4) for e in LOSSES["importance_weighted_elbo"].about.exchanges]
+    assert found == [8, 8, 8 * 4]
+    said = {name: kind.about.bytes for name, kind in LOSSES.items()}
+    assert said["expected_nll"] == "0"
+    assert said["gaussian_moments_nll"] == "12·B·V"
+    assert said["energy_score"] == "4·S·B·V + 8·B"
+    assert said["importance_weighted_elbo"] == "16 + 8·S/P"
 
 
 def test_a_step_by_hand():
-    work = a_work(statistics="8·B", exchanges=2, views="sample")
+    work = a_work(statistics=TWO_SUMS, views="sample")
     place = a_machine()
     found = predict(work, Layout(4, 2, 4), place, rates(work, place))
     near = found.phase
@@ -141,7 +145,7 @@ def test_reading_is_seen_where_it_takes_longest():
 @pytest.mark.parametrize("stored", [0.0, 100.0, 1e8], ids=["no feed", "hidden", "read bound"])
 @pytest.mark.parametrize("layout", [Layout(4, 2, 4), Layout(3, 5, 4), Layout(8, 1, 4)], ids=str)
 def test_simulation_is_the_formula_without_jitter(layout, stored):
-    work = a_work(stored_bytes=stored, batch=60, statistics="8·B", exchanges=2, views="sample")
+    work = a_work(stored_bytes=stored, batch=60, statistics=TWO_SUMS, views="sample")
     place = a_machine()
     expected = predict(work, layout, place, rates(work, place, copy=1e-11))
     found = simulate(expected, place, steps=20)

@@ -1,7 +1,8 @@
 """What is minimised, exactly: losses of all S outputs from samples spread over ranks."""
 
 from hpcsamp.losses import schedules
-from hpcsamp.losses.base import About, DataLoss, LinearLoss, StatisticsLoss
+from hpcsamp.losses.about import About, Shared
+from hpcsamp.losses.base import DataLoss, LinearLoss, StatisticsLoss
 from hpcsamp.losses.beta import BetaNLL
 from hpcsamp.losses.crps import CRPS
 from hpcsamp.losses.custom import Custom
@@ -63,6 +64,7 @@ __all__ = [
     "PredictedGaussian",
     "PredictiveNLL",
     "Samples",
+    "Shared",
     "StatisticsLoss",
     "StudentT",
     "centred_moments",

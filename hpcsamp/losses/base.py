@@ -20,53 +20,15 @@ evaluation takes for the noise of observations is defined by :meth:`DataLoss.pre
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torch import Tensor
 
 from hpcsamp.collectives import Collectives
+from hpcsamp.losses.about import About
 from hpcsamp.losses.batch import Step
 from hpcsamp.losses.likelihoods import Likelihood, Samples
 from hpcsamp.losses.values import fit_weight, over_values, wide
-
-
-@dataclass(frozen=True)
-class About:
-    """The facts about a loss: a row of the README's table and the end of the class's docstring.
-
-    Attributes
-    ----------
-    formula
-        Of one item, from the outputs ``y_s`` of all samples and the target ``t``.
-    kind
-        ``linear`` (averaging the ranks' gradients is exact), ``mixture``, ``moments``, ``pairwise``
-        or ``joint``.
-    shares
-        What the ranks of a sample group tell each other.
-    bytes
-        How many bytes that is per rank and step in float32, for ``S`` samples, ``B`` items and
-        ``V`` values of an item.
-    cost
-        Of the loss itself, beside the S forward and backward passes.
-    source
-        Where it comes from.
-    """
-
-    formula: str
-    kind: Literal["linear", "mixture", "moments", "pairwise", "joint"]
-    shares: str
-    bytes: str
-    cost: str
-    source: str
-
-    def __str__(self) -> str:
-        return (
-            f"    Formula: ``{self.formula}``\n"
-            f"    Class: {self.kind}. Shared over the group: {self.shares}, {self.bytes} bytes a "
-            f"step in float32.\n"
-            f"    Cost: {self.cost}. Source: {self.source}.\n"
-        )
 
 
 class DataLoss(ABC):
@@ -82,7 +44,7 @@ class DataLoss(ABC):
     Attributes
     ----------
     about
-        The facts, see :class:`About`.
+        The facts, see :class:`~hpcsamp.losses.about.About`.
     linear
         Whether the loss is a mean over samples of something of each sample alone. Such a loss needs
         no exchange, and samples may be back-propagated one at a time.

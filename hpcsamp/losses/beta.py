@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from hpcsamp.errors import UsageError
-from hpcsamp.losses.base import About, LinearLoss
+from hpcsamp.losses.about import About
+from hpcsamp.losses.base import LinearLoss
 from hpcsamp.losses.likelihoods import Likelihood, PredictedGaussian, need_predicted
 from hpcsamp.losses.values import over_values
 
@@ -36,8 +37,6 @@ class BetaNLL(LinearLoss):
     about = About(
         formula="mean_s stop(std_s^(2 beta)) * -log N(t; mu_s, std_s)",
         kind="linear",
-        shares="nothing",
-        bytes="0",
         cost="S log densities",
         source="Seitzer et al. 2022, eq. 4",
     )

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from hpcsamp.collectives import Collectives
 from hpcsamp.grid import share
-from hpcsamp.losses.base import About, DataLoss
+from hpcsamp.losses.about import About, Shared
+from hpcsamp.losses.base import DataLoss
 from hpcsamp.losses.likelihoods import Likelihood, Samples
 from hpcsamp.losses.values import like_target, over_values
 
@@ -35,8 +36,7 @@ class CRPS(DataLoss):
     about = About(
         formula="mean_s |y_s - t| - 1/(2 S (S-1)) sum_s,r |y_s - y_r| (plain: 1/(2 S^2))",
         kind="pairwise",
-        shares="all samples",
-        bytes="4·S·B·V",
+        exchanges=(Shared("all samples", 4, "SBV"),),
         cost="a sort, O(S log S) a value",
         source="Gneiting & Raftery 2007, eq. 21; Ferro 2014 (fair)",
     )

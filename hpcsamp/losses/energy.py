@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from hpcsamp.collectives import Collectives
-from hpcsamp.losses.base import About, DataLoss
+from hpcsamp.losses.about import About, Shared
+from hpcsamp.losses.base import DataLoss
 from hpcsamp.losses.crps import gather_samples, pairs
 from hpcsamp.losses.likelihoods import Likelihood, Samples
 from hpcsamp.losses.values import like_target
@@ -29,8 +30,7 @@ class EnergyScore(DataLoss):
     about = About(
         formula="mean_s ||y_s - t|| - 1/(2 S (S-1)) sum_s,r ||y_s - y_r|| (plain: 1/(2 S^2))",
         kind="pairwise",
-        shares="all samples, then sums",
-        bytes="4·S·B·V + 8·B",
+        exchanges=(Shared("all samples", 4, "SBV"), Shared("sums", 8, "B")),
         cost="O(S^2 / P) a value",
         source="Gneiting & Raftery 2007, eq. 22",
     )

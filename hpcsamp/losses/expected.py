@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hpcsamp.losses.base import About, LinearLoss
+from hpcsamp.losses.about import About
+from hpcsamp.losses.base import LinearLoss
 from hpcsamp.losses.likelihoods import Likelihood
 
 
@@ -14,8 +15,6 @@ class ExpectedNLL(LinearLoss):
     about = About(
         formula="mean_s -log p(t | y_s)",
         kind="linear",
-        shares="nothing",
-        bytes="0",
         cost="S log densities",
         source="Blundell et al. 2015, eq. 2; the paper's Algorithms 1 and 2",
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from hpcsamp.collectives import Collectives
-from hpcsamp.losses.base import About, DataLoss
+from hpcsamp.losses.about import About, Shared
+from hpcsamp.losses.base import DataLoss
 from hpcsamp.losses.batch import Step
 from hpcsamp.losses.likelihoods import Likelihood
 from hpcsamp.losses.mixture import log_mean_exp
@@ -34,8 +35,11 @@ class ImportanceWeightedELBO(DataLoss):
     about = About(
         formula="-1/N log mean_s p(D | w_s) p(w_s) / q(w_s)",
         kind="joint",
-        shares="maximum and sum of exp; S/P log likelihoods over data groups",
-        bytes="16 + 8·S/P",
+        exchanges=(
+            Shared("maximum", 8),
+            Shared("sum of exp", 8),
+            Shared("S/P log likelihoods over data groups", 8, "S", over_ranks=True),
+        ),
         cost="S log densities, 2 S draws of the noise",
         source="Burda et al. 2016, eq. 8, with weights as latents",
     )

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from hpcsamp.collectives import Collectives
 from hpcsamp.errors import UsageError
-from hpcsamp.losses.base import About, DataLoss
+from hpcsamp.losses.about import About, Shared
+from hpcsamp.losses.base import DataLoss
 from hpcsamp.losses.likelihoods import Likelihood, need_predicted
 
 
@@ -54,8 +55,7 @@ class AlphaDivergence(DataLoss):
     about = About(
         formula="-1/alpha log mean_s p(t | y_s)^alpha",
         kind="mixture",
-        shares="maximum and sum of exp",
-        bytes="8·B",
+        exchanges=(Shared("maximum", 4, "B"), Shared("sum of exp", 4, "B")),
         cost="S log densities",
         source="Hernández-Lobato et al. 2016, eq. 10; Li & Gal 2017, eq. 7",
     )
@@ -95,8 +95,7 @@ class PredictiveNLL(AlphaDivergence):
     about = About(
         formula="-log mean_s p(t | y_s)",
         kind="mixture",
-        shares="maximum and sum of exp",
-        bytes="8·B",
+        exchanges=(Shared("maximum", 4, "B"), Shared("sum of exp", 4, "B")),
         cost="S log densities",
         source="the paper's section 4.1",
     )
@@ -124,8 +123,7 @@ class GaussianMixtureNLL(PredictiveNLL):
     about = About(
         formula="-log mean_s N(t; mu_s, std_s)",
         kind="mixture",
-        shares="maximum and sum of exp",
-        bytes="8·B",
+        exchanges=(Shared("maximum", 4, "B"), Shared("sum of exp", 4, "B")),
         cost="S log densities",
         source="Lakshminarayanan et al. 2017, section 2.4, unapproximated",
     )

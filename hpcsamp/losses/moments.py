@@ -9,7 +9,8 @@ from torch import Tensor
 
 from hpcsamp.collectives import Collectives
 from hpcsamp.errors import UsageError
-from hpcsamp.losses.base import About, DataLoss, StatisticsLoss
+from hpcsamp.losses.about import About, Shared
+from hpcsamp.losses.base import DataLoss, StatisticsLoss
 from hpcsamp.losses.likelihoods import FittedGaussian, Gaussian, Likelihood, Samples
 from hpcsamp.losses.values import like_target, over_values
 
@@ -20,8 +21,7 @@ class MeanMSE(StatisticsLoss):
     about = About(
         formula="(mean_s y_s - t)^2",
         kind="moments",
-        shares="sum of the outputs",
-        bytes="4·B·V",
+        exchanges=(Shared("sum of the outputs", 4, "BV"),),
         cost="O(S) a value",
         source="the paper's section 4.1",
     )
@@ -89,8 +89,7 @@ class GaussianMomentsNLL(DataLoss):
     about = About(
         formula="-log N(t; mean_s y_s, std_s y_s)",
         kind="moments",
-        shares="mean, then centred sums",
-        bytes="12·B·V",
+        exchanges=(Shared("mean", 4, "BV"), Shared("centred sums", 8, "BV")),
         cost="O(S) a value",
         source="torch_blue's MeanFieldNormal; Chan, Golub & LeVeque 1983",
     )

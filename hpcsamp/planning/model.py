@@ -22,7 +22,7 @@ from hpcsamp.planning.jitter import expected_maximum
 from hpcsamp.planning.machine import Machine
 from hpcsamp.planning.network import Cost, Spread
 from hpcsamp.planning.rates import By, Rates
-from hpcsamp.planning.workload import Workload, statistics_bytes
+from hpcsamp.planning.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -215,15 +215,16 @@ def _statistics(
 ) -> Phase:
     """Exchanges of the loss within a sample group."""
     p = layout.sample_size
-    size = statistics_bytes(work.statistics, work.samples, items, work.values, p)
+    count = len(work.statistics)
+    size = sum(e.bytes(work.samples, items, work.values, p) for e in work.statistics)
     size *= work.item / 4
     cost = Cost()
     if work.gathers:
         cost = network.allgather(machine.network, layout.sample_group, size)
-    for _ in range(work.exchanges - work.gathers):
-        part = 0.0 if work.gathers else size / work.exchanges
+    for _ in range(count - work.gathers):
+        part = 0.0 if work.gathers else size / count
         cost = cost + network.allreduce(machine.network, layout.sample_group, part)
-    return _exchange("statistics", cost, rates.stage * work.exchanges, p)
+    return _exchange("statistics", cost, rates.stage * count, p)
 
 
 def _exchange(name: str, cost: Cost, stage: float, ranks: int) -> Phase:

@@ -12,6 +12,7 @@ import torch
 from hpcsamp.collectives import SMALL
 from hpcsamp.config import RunConfig, load, named_configs
 from hpcsamp.errors import UsageError
+from hpcsamp.losses import Shared
 from hpcsamp.methods import Method
 from hpcsamp.planning.counts import Counts, count
 from hpcsamp.run.assemble import Run, blank_network
@@ -47,9 +48,8 @@ class Workload:
         Of an item in a step; of an item in its file.
     values
         Numbers that a loss compares per item (``V``).
-    statistics, exchanges, gathers
-        Formula of the bytes that a loss shares (in ``S``, ``B``, ``V``, ``P``), in how many
-        exchanges, and whether these are outputs that everybody gets.
+    statistics, gathers
+        The exchanges of a loss, and whether these are outputs that everybody gets.
     views
         ``"none"`` without augmentation, else who gets a view of an item: ``"all"``, ``"rank"``,
         ``"sample"``.
@@ -77,8 +77,7 @@ class Workload:
     values: int = 1
     item: int = 4
     own: bool = False
-    statistics: str = "0"
-    exchanges: int = 0
+    statistics: tuple[Shared, ...] = ()
     gathers: bool = False
     views: Literal["none", "all", "rank", "sample"] = "none"
     sharded: bool = False
@@ -121,8 +120,7 @@ class Workload:
             x_bytes=float(math.prod(shapes.x) * (8 if shapes.ids else item)),
             stored_bytes=float(shapes.item_bytes),
             values=math.prod(shapes.y) if config.task == "regression" else 1,
-            statistics=about.bytes if about else "0",
-            exchanges=exchanges_of(about.shares) if about else 0,
+            statistics=about.exchanges if about else (),
             gathers=about is not None and about.kind == "pairwise",
             views=config.augment.share if config.augment.active else "none",
             sharded=config.optimizer.sharded,
@@ -160,36 +158,6 @@ def key_of(run: Run) -> str:
         f"{config.method.name} {config.training.precision} "
         f"together={config.method.chunk} memory={config.loss.memory}"
     )
-
-
-def exchanges_of(shares: str) -> int:
-    """In how many exchanges a loss shares what it says it does (``About.shares``)."""
-    if shares == "nothing":
-        return 0
-    return 1 + shares.count(" and ") + shares.count(", then ") + shares.count("; ")
-
-
-def statistics_bytes(formula: str, samples: int, batch: int, values: int, ranks: int) -> float:
-    """Bytes that a rank has of a loss's exchanges, from the formula that the loss states.
-
-    Parameters
-    ----------
-    formula
-        As in :class:`~hpcsamp.losses.base.About`: numbers and ``S``, ``B``, ``V``, ``P`` with
-        ``·``, ``+`` and ``/``.
-    samples, batch, values, ranks
-        ``S``; items of a data group ``B``; ``V``; ``P``.
-    """
-    known = {"S": samples, "B": batch, "V": values, "P": ranks}
-    total = 0.0
-    for term in formula.replace(" ", "").split("+"):
-        product = 1.0
-        for factor in term.replace("/", "·/").split("·"):
-            value = factor.lstrip("/")
-            number = float(known[value]) if value in known else float(value)
-            product = product / number if factor.startswith("/") else product * number
-        total += product
-    return total
 
 
 def configuration_of(name: str) -> str:

@@ -1,0 +1,83 @@
+"""The facts about a loss: formula, class, what its ranks exchange, cost, source."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Shared:
+    """One exchange of a loss over a sample group.
+
+    Attributes
+    ----------
+    what
+        What the ranks share.
+    number
+        Bytes in float32, for each of ...
+    each
+        ``S`` samples, ``B`` items of a sample group, ``V`` values of an item: any of these letters.
+    over_ranks
+        Whether each of the ``P`` ranks has only its part of these.
+    """
+
+    what: str
+    number: int
+    each: str = ""
+    over_ranks: bool = False
+
+    def bytes(self, samples: int, batch: int, values: int, ranks: int) -> float:
+        """Of a rank in a step: ``S``; items of a sample group ``B``; ``V``; ``P``."""
+        known = {"S": samples, "B": batch, "V": values}
+        size = float(self.number * math.prod(known[letter] for letter in self.each))
+        return size / ranks if self.over_ranks else size
+
+
+@dataclass(frozen=True)
+class About:
+    """A row of the README's table and the end of a loss's docstring.
+
+    Attributes
+    ----------
+    formula
+        Of one item, from the outputs ``y_s`` of all samples and the target ``t``.
+    kind
+        ``linear`` (averaging the ranks' gradients is exact), ``mixture``, ``moments``, ``pairwise``
+        or ``joint``.
+    cost
+        Of the loss itself, beside the S forward and backward passes.
+    source
+        Where it comes from.
+    exchanges
+        What the ranks of a sample group tell each other, in this order.
+    """
+
+    formula: str
+    kind: Literal["linear", "mixture", "moments", "pairwise", "joint"]
+    cost: str
+    source: str
+    exchanges: tuple[Shared, ...] = ()
+
+    @property
+    def shares(self) -> str:
+        """What is exchanged, in words."""
+        return ", then ".join(e.what for e in self.exchanges) or "nothing"
+
+    @property
+    def bytes(self) -> str:
+        """The bytes of all exchanges of a step as a formula, e.g. ``4·S·B·V + 8·B``."""
+        terms: dict[str, int] = {}
+        for e in self.exchanges:
+            factors = "".join(f"·{letter}" for letter in e.each) + "/P" * e.over_ranks
+            terms[factors] = terms.get(factors, 0) + e.number
+        return " + ".join(f"{number}{factors}" for factors, number in terms.items()) or "0"
+
+    def __str__(self) -> str:
+        return (
+            f"    Formula: ``{self.formula}``\n"
+            f"    Class: {self.kind}. Shared over the group: {self.shares}, {self.bytes} bytes a "
+            f"step in float32.\n"
+            f"    Cost: {self.cost}. Source: {self.source}.\n"
+        )
