@@ -194,13 +194,13 @@ def test_a_replica_that_differs_is_found(script, small, tmp_path):
 import sys, torch
 from mpi4py import MPI
 from hpcsamp.training.loop import Trainer
-original = Trainer._step
+original = Trainer.step
 def step(self, *a):
     original(self, *a)
     if MPI.COMM_WORLD.rank == 1 and self.method.step == 3:
         with torch.no_grad():
             self.method.mean[0] += 1e-9
-Trainer._step = step
+Trainer.step = step
 sys.argv = ["hpcsamp", "train", {str(small)!r}, "--output", {str(tmp_path / "run")!r}]
 from hpcsamp.cli import main
 main()

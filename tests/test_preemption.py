@@ -263,7 +263,7 @@ def test_stops_anywhere_are_seamless(script, small, reference, tmp_path):
         from hpcsamp.grid import init
         from hpcsamp.run import checkpoint
         from hpcsamp.training import preemption
-        from hpcsamp.training.loop import Trainer
+        from hpcsamp.training.loop import train
 
         save = checkpoint.save
         def interrupted(path, content):
@@ -288,7 +288,7 @@ def test_stops_anywhere_are_seamless(script, small, reference, tmp_path):
         for stop, step in ((7, 7), (12, 19), (18, 37), (99, 38)):
             checkpoint.save = save
             try:
-                Trainer(run, topology, {str(tmp_path / "run")!r}, resume=True).run()
+                train(run, topology, {str(tmp_path / "run")!r}, resume=True)
                 assert stop == 99
             except PreemptedError as e:
                 assert f" {{step}} of 38 steps" in str(e), e

@@ -17,7 +17,7 @@ from hpcsamp.methods import Chains
 from hpcsamp.methods.cycles import Cycles
 from hpcsamp.streams import Purpose
 from hpcsamp.streams.noise import fill
-from hpcsamp.training.loop import Trainer
+from hpcsamp.training.loop import train
 
 N, NOISE, PRIOR = 40, 0.5, 0.7
 
@@ -242,9 +242,9 @@ SETS = (
     ],
 )
 def test_contradictions_are_refused(settings, message, small, tmp_path):
-    trainer = Trainer(load(small, [*SETS, *settings]), init("world"), tmp_path / "run")
+    config, topology = load(small, [*SETS, *settings]), init("world")
     with pytest.raises(UsageError, match=message) as found:
-        trainer.run()
+        train(config, topology, tmp_path / "run")
     assert "\n" not in str(found.value)
 
 

@@ -13,8 +13,8 @@ ROOT = Path(hpcsamp.__file__).parent
 
 #: Rooms from the ground up. Each has a level of its own, so no two can need each other.
 LEVELS = [
-    "errors", "spelling", "registry", "names", "files", "streams", "generators", "processes",
-    "provenance", "config", "arguments", "weights", "models", "watchdog", "locks", "sealing",
+    "errors", "spelling", "registry", "names", "files", "generators", "processes", "watchdog",
+    "streams", "provenance", "config", "arguments", "weights", "models", "locks", "sealing",
     "campaign", "launcher", "runtime", "grid", "methods", "collectives", "losses", "data",
     "ingest", "run", "prediction", "report", "planning", "training", "bench", "doctor", "cli",
     "__main__",

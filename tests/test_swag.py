@@ -13,7 +13,7 @@ from hpcsamp.config import load
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import init
 from hpcsamp.methods import SWAG
-from hpcsamp.training.loop import Trainer
+from hpcsamp.training.loop import train
 
 
 def network(member: int) -> nn.Module:
@@ -153,7 +153,7 @@ SETS = (
     ],
 )
 def test_contradictions_are_refused(settings, message, small, tmp_path):
-    trainer = Trainer(load(small, [*SETS, *settings]), init("world"), tmp_path / "run")
+    config, topology = load(small, [*SETS, *settings]), init("world")
     with pytest.raises(UsageError, match=message) as found:
-        trainer.run()
+        train(config, topology, tmp_path / "run")
     assert "\n" not in str(found.value)

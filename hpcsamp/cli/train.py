@@ -57,7 +57,7 @@ def train(
         run = configuration.load(config, [*(settings or ()), *limit], preset=preset)
     topology = init(run.parallel.samples, device=run.parallel.device)
     from hpcsamp.run.prepare import prepare
-    from hpcsamp.training.loop import Trainer
+    from hpcsamp.training.loop import train as train_run
     from hpcsamp.watchdog import STALL
     from hpcsamp.watchdog.dog import Watchdog
 
@@ -67,7 +67,7 @@ def train(
         if topology.is_root:
             typer.echo(watchdog.describe())
         run = prepare(run, data, topology.world)
-        summary = Trainer(run, topology, folder, resume).run()
+        summary = train_run(run, topology, folder, resume)
     if topology.is_root:
         seconds = summary["seconds_per_step"]
         typer.echo(

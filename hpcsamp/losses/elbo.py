@@ -29,6 +29,7 @@ from hpcsamp.losses.batch import Step
 from hpcsamp.losses.checks import NoiseWatch, check_arguments, check_call
 from hpcsamp.methods import Method
 from hpcsamp.names import KL, Memory
+from hpcsamp.watchdog import here
 
 
 @dataclass
@@ -208,7 +209,8 @@ class ELBO:
             penalty = method.log_ratio(mine, step).sum() * (factor / (samples * self.items))
         else:
             part = method.placement.penalty_share(c.sample_rank, c.sample_size)
-            penalty = method.penalty(*part) * (factor / self.items)
+            with here.part("penalty"):
+                penalty = method.penalty(*part) * (factor / self.items)
         run = _Run(self, method, x, stacked, index, undo, items, mine, samples, step, ratio)
         if self.memory == "keep" or not torch.is_grad_enabled():
             data = run.keep()
@@ -284,9 +286,10 @@ class _Run:
         x, first = self.x, self.mine.start
         if self.stacked:
             x = x[samples.start - first : samples.stop - first]
-        outputs = self.method(
-            x, samples=samples, step=self.step, stacked=self.stacked, index=self.index
-        )
+        with here.part("forward"):
+            outputs = self.method(
+                x, samples=samples, step=self.step, stacked=self.stacked, index=self.index
+            )
         return outputs if self.undo is None else self.undo(outputs, samples=samples)
 
     def part(self, outputs: Tensor, ratio: Tensor | None) -> Tensor:
@@ -312,7 +315,8 @@ class _Run:
             for chunk in self.method.chunks(self.mine, self.stacked):
                 outputs = self.outputs(chunk)
                 value = elbo.data_loss.of_step(outputs, self.items, samples, Alone(), None) / ranks
-                accumulator.backward(value)
+                with here.part("backward"):
+                    accumulator.backward(value)
                 total = total + value.detach()
         return total, accumulator.gradients()
 
@@ -329,7 +333,9 @@ class _Run:
         with self.method.accumulating() as accumulator:
             for chunk in self.method.chunks(self.mine, self.stacked):
                 rows = slice(chunk.start - self.mine.start, chunk.stop - self.mine.start)
-                accumulator.backward(self.outputs(chunk), upstream[rows])
+                outputs = self.outputs(chunk)
+                with here.part("backward"):
+                    accumulator.backward(outputs, upstream[rows])
         return value.detach(), [*rest, *accumulator.gradients()]
 
 

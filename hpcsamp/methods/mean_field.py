@@ -23,6 +23,7 @@ from hpcsamp.methods.normal import Divergence, Draw, FlatAccumulator, LogRatio, 
 from hpcsamp.methods.showing import Showing
 from hpcsamp.streams import Purpose
 from hpcsamp.streams.noise import fill
+from hpcsamp.watchdog import here
 from hpcsamp.weights import variables_of
 
 
@@ -167,12 +168,13 @@ class MeanField(Showing):
 
         ``std``: :meth:`std`, if the caller has it already.
         """
-        noise = self.noise(step, range(sample, sample + 1))[0]
-        if self._accumulator is not None:
-            return self._accumulator.draw(noise)
-        std = self.std() if std is None else std
-        weights: Tensor = Draw.apply(self.mean, self.log_std, std, noise)
-        return weights
+        with here.part("draw"):
+            noise = self.noise(step, range(sample, sample + 1))[0]
+            if self._accumulator is not None:
+                return self._accumulator.draw(noise)
+            std = self.std() if std is None else std
+            weights: Tensor = Draw.apply(self.mean, self.log_std, std, noise)
+            return weights
 
     @contextmanager
     def accumulating(self) -> Iterator[Accumulator]:

@@ -27,6 +27,7 @@ from torch import Tensor
 from hpcsamp.errors import UsageError
 from hpcsamp.streams.names import Purpose, key
 from hpcsamp.streams.places import GAMMA, mix_, normal_pairs, signed
+from hpcsamp.watchdog import here
 
 #: Numbers of a block: they stay in the cache while they are drawn. Part of the results.
 BLOCK = 1 << 15
@@ -102,17 +103,19 @@ def fill(
         return out
     name = _key(seed, purpose, step)
     if form(out.device) == "portable":
-        return _fill_portable(out, name, samples, n, first)
+        with here.part("draw"):
+            return _fill_portable(out, name, samples, n, first)
     blocks = -(-n // BLOCK)  # of a sample; 1 where a block has several samples
     if (max(samples) + 1) * blocks > 1 << 32:
         raise UsageError(
             f"{max(samples) + 1} samples of {n} weights have {(max(samples) + 1) * blocks} blocks "
             f"of noise; at most {1 << 32} have seeds of their own"
         )
-    if n <= BLOCK:
-        _fill_rows(out, name, samples, n, first)
-    else:
-        _fill_blocks(out, name, samples, n, first)
+    with here.part("draw"):
+        if n <= BLOCK:
+            _fill_rows(out, name, samples, n, first)
+        else:
+            _fill_blocks(out, name, samples, n, first)
     return out
 
 

@@ -3,44 +3,49 @@
 from __future__ import annotations
 
 import os
-import resource
-import statistics
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 
 from hpcsamp import collectives as exchange
-from hpcsamp import losses
 from hpcsamp.config import RunConfig, seconds
-from hpcsamp.data import Batch, Dataset, Loader
-from hpcsamp.data.augment import Augmentation
+from hpcsamp.data import Batch, Dataset
 from hpcsamp.data.staged import staged
 from hpcsamp.grid import Topology, together
-from hpcsamp.methods import Method
+from hpcsamp.losses import Parts
 from hpcsamp.planning import memory, network_memory
-from hpcsamp.prediction import noise
-from hpcsamp.prediction.evaluator import Evaluator
 from hpcsamp.run import health, provenance
 from hpcsamp.run.assemble import Run
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.run.keeper import Keeper
 from hpcsamp.run.optimisation import Optimisation
 from hpcsamp.run.resolve import resolved
-from hpcsamp.training import heap, preemption
+from hpcsamp.training import heap, preemption, summary
 from hpcsamp.training.agreement import Agreement
+from hpcsamp.training.feed import Feed
 from hpcsamp.training.progress import Reporter
+from hpcsamp.training.validation import Validation
 from hpcsamp.watchdog import Phase, here
 
 
-class Trainer:
-    """One run on one grid.
+def train(
+    config: RunConfig, topology: Topology, output: str | Path, resume: bool = False
+) -> dict[str, Any]:
+    """Train a run to its end; returns its summary. See :class:`Trainer`. Collective."""
+    with Trainer(config, topology, output, resume) as trainer:
+        return trainer.run()
 
-    Collective over the world, as are all methods.
+
+class Trainer:
+    """One run on one grid, ready to take its next step.
+
+    Collective over the world, as are all methods. To be used in a ``with`` block, at whose end all
+    that was opened is closed.
 
     Parameters
     ----------
@@ -52,15 +57,111 @@ class Trainer:
         Run folder.
     resume
         Go on from the newest checkpoint, if there is one.
+    quiet
+        Whether nothing is printed on the way.
+
+    Attributes
+    ----------
+    config
+        With every default written out.
+    steps, steps_per_epoch, done
+        Of the whole run; of an epoch; before this start.
+    times
+        Seconds of each step since this start.
     """
 
     def __init__(
-        self, config: RunConfig, topology: Topology, output: str | Path, resume: bool = False
+        self,
+        config: RunConfig,
+        topology: Topology,
+        output: str | Path,
+        resume: bool = False,
+        *,
+        quiet: bool = False,
     ) -> None:
-        self.config = config
+        world = topology.world
+        with together(world):
+            self.config = config = resolved(config)
         self.topology = topology
         self.folder = RunFolder(output)
-        self._resume = resume
+        self.times: list[float] = []
+        self._wishes = preemption.Wish.NONE
+        self._parts = Parts()  # of the loss of the last step
+        limit = config.training.time_limit
+        end = preemption.deadline(seconds(limit) if limit is not None else None, os.environ)
+        with ExitStack() as stack:
+            watch = preemption.Watch(end, config.training.time_margin)
+            self.watch = stack.enter_context(watch)
+            heap.keep()
+            with together(world):
+                folder = staged(config.data.path)
+                self.dataset = Dataset.open(folder, "train")
+                network_memory.check(config, self.dataset, topology)
+                self.assembled = Run.of(config, self.dataset, topology)
+                self.method = self.assembled.method
+                self.method.prediction_samples(config.evaluation.samples)  # is it right?
+                has_valid = "valid" in self.dataset.manifest.splits
+                valid = Dataset.open(folder, "valid") if has_valid else None
+            self.feed = Feed(self.assembled, self.dataset, topology)
+            stack.callback(self.feed.close)
+            self.steps_per_epoch = self.feed.steps_per_epoch
+            steps = config.training.epochs * self.steps_per_epoch
+            self.steps = min(steps, config.training.steps or steps)
+            self.collectives = exchange.choose(topology, config.parallel.collectives)
+            self.optimisation = Optimisation(
+                self.assembled,
+                topology,
+                self.collectives,
+                items=self.dataset.count,
+                steps_per_epoch=self.steps_per_epoch,
+            )
+            self.memory = memory.check(self.assembled, topology)
+            self.keeper = Keeper(
+                self.folder,
+                config,
+                topology,
+                self.dataset.uid,
+                self.method,
+                self.optimisation.optimizer,
+                self.optimisation.schedule,
+                self.optimisation.updates,
+                self.watch.saving,
+            )
+            self.validation: Validation | None = None
+            if valid is not None:
+                self.validation = Validation(self.assembled, valid, topology, self.collectives)
+                stack.callback(self.validation.close)
+            self.done = self._claim(stack, resume)
+            self.reporter = Reporter(topology.is_root and not quiet, self.steps, self.done)
+            stack.callback(self.reporter.close)
+            self._open = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self._open.__exit__(kind, error, trace)
+
+    def _claim(self, stack: ExitStack, resume: bool) -> int:
+        """Make the folder this run's until the stack is closed; returns the steps it has done."""
+        world, root, folder = self.topology.world, self.topology.is_root, self.folder
+        with together(world):
+            if root:
+                stack.enter_context(folder.writing())
+        # before anything is written: a run that is refused leaves its folder as it was
+        step = self.keeper.restore() if resume else 0
+        with together(world):
+            if root:
+                folder.prepare(self.config, resume)
+        start = provenance.collect(self.topology, self.config.seed)
+        with together(world):
+            if root:
+                folder.forget_after(step)
+                folder.add_start({**start, "step": step})
+        return step
 
     def run(self) -> dict[str, Any]:
         """Train to the end; returns the summary.
@@ -71,150 +172,33 @@ class Trainer:
             On all ranks, if a signal or the time limit asked for an early end; a checkpoint is
             written then.
         """
-        topology = self.topology
-        with together(topology.world):
-            self.config = config = resolved(self.config)
-            self._mine = topology.samples(config.method.samples)
-        limit = config.training.time_limit
-        end = preemption.deadline(seconds(limit) if limit is not None else None, os.environ)
-        with ExitStack() as stack:
-            self.watch = preemption.Watch(end, config.training.time_margin)
-            stack.enter_context(self.watch)
-            self._build(stack)
-            with together(topology.world):
-                if topology.is_root:
-                    stack.enter_context(self.folder.writing())
-            # before anything is written: a run that is refused leaves its folder as it was
-            step = self.keeper.restore() if self._resume else 0
-            with together(topology.world):
-                if topology.is_root:
-                    self.folder.prepare(config, self._resume)
-            start = provenance.collect(topology, config.seed)
-            with together(topology.world):
-                if topology.is_root:
-                    self.folder.forget_after(step)
-                    self.folder.add_start({**start, "step": step})
-            self.reporter = Reporter(topology.is_root, self.steps, step)
-            stack.callback(self.reporter.close)
-            self._announce(step)
-            self._train(step)
-            return self._finish()
-
-    # Setting up -------------------------------------------------------------------------------
-
-    def _build(self, stack: ExitStack) -> None:
-        config, topology = self.config, self.topology
-        heap.keep()
-        with together(topology.world):
-            folder = staged(config.data.path)
-            dataset = Dataset.open(folder, "train")
-            network_memory.check(config, dataset, topology)
-            made = Run.of(config, dataset, topology)
-            self.method: Method = made.method
-            self.prediction_samples = self.method.prediction_samples(config.evaluation.samples)
-            has_valid = "valid" in dataset.manifest.splits
-            valid = Dataset.open(folder, "valid") if has_valid else None
-            self.augmentation = Augmentation.of(config.augment, dataset, topology, seed=config.seed)
-        self.dataset = dataset
-        self.loader = Loader(
-            dataset,
-            topology,
-            batch=config.data.batch,
-            seed=config.seed,
-            shuffle=config.data.shuffle,
-            reader=config.data.reader,
-            verify=config.data.verify,
-            slots=config.data.slots,
-            dtype=made.dtype,
-        )
-        stack.callback(self.loader.close)
-        self.steps_per_epoch = self.loader.steps_per_epoch
-        self.steps = config.training.epochs * self.steps_per_epoch
-        self.steps = min(self.steps, config.training.steps or self.steps)
-        self.collectives = exchange.choose(topology, config.parallel.collectives)
-        self.optimisation = Optimisation(
-            made,
-            topology,
-            self.collectives,
-            items=dataset.count,
-            steps_per_epoch=self.steps_per_epoch,
-        )
-        self.loss, self.optimizer = self.optimisation.loss, self.optimisation.optimizer
-        self.schedule = self.optimisation.schedule
-        self._memory = memory.check(made, topology)
-        self.keeper = Keeper(
-            self.folder,
-            config,
-            topology,
-            dataset.uid,
-            self.method,
-            self.optimizer,
-            self.schedule,
-            self.optimisation.updates,
-            self.watch.saving,
-        )
-        self.evaluator: Evaluator | None = None
-        if valid is not None:
-            self.evaluator = Evaluator(
-                made,
-                valid,
-                topology,
-                self.collectives,
-                made.likelihood,
-                samples=self.prediction_samples,
-            )
-            stack.callback(self.evaluator.close)
-
-    def _announce(self, step: int) -> None:
-        c, r = self.config, self.reporter
-        r.say(f"{self.topology.describe()}; {self.collectives.name} exchanges gradients")
-        weights = sum(p.numel() for p in self.method.parameters())
-        r.say(
-            f"{c.model.name}, {c.method.name}, S = {c.method.samples}, {weights:,} variational "
-            f"parameters; {c.loss.name}{'' if c.loss.exact else ' (per rank: approximate)'}, "
-            f"memory {self.loss.memory}"
-        )
-        if self._memory:
-            r.say(self._memory)
-        if c.loss.temperature != 1:
-            r.say(f"temperature {c.loss.temperature}: not the Bayes posterior")
-        r.say(
-            f"{self.dataset.count} items, batch {c.data.batch}, {self.steps_per_epoch} steps an "
-            f"epoch, {c.training.epochs} epochs; in {self.folder.path}"
-            + (f"; resumed after step {step}" if step else "")
-        )
-
-    # Training ---------------------------------------------------------------------------------
-
-    def _train(self, done: int) -> None:
-        config = self.config
-        self.times: list[float] = []
-        self._wishes = preemption.Wish.NONE
-        self.parts = losses.Parts()  # of the loss of the last step
-        if done and done % self.steps_per_epoch == 0:  # it may have been stopped before this
-            self._evaluate(done // self.steps_per_epoch - 1)
-        first = done // self.steps_per_epoch
-        last_epoch = -(-self.steps // self.steps_per_epoch) if done < self.steps else first
-        for epoch in range(first, last_epoch):
-            start = done - epoch * self.steps_per_epoch if epoch == first else 0
-            for batch in self._batches(epoch, start):
-                self._step(epoch, batch)
-                last = self.method.step == (epoch + 1) * self.steps_per_epoch
-                every = config.training.checkpoint_every
-                if (every and self.method.step % every == 0) or (last and not every):
-                    self.keeper.keep()
+        for line in summary.opening(self):
+            self.reporter.say(line)
+        done, per_epoch = self.done, self.steps_per_epoch
+        if done and done % per_epoch == 0:  # it may have been stopped before this
+            self._validate(done // per_epoch - 1)
+        first = done // per_epoch
+        last = -(-self.steps // per_epoch) if done < self.steps else first
+        for epoch in range(first, last):
+            for batch in self.batches(epoch, done - epoch * per_epoch if epoch == first else 0):
+                self.step(epoch, batch)
+                self._keep(epoch)
                 if self.method.step >= self.steps:
                     break
                 if self._wishes:
                     self._stop()
-            if self.method.step < (epoch + 1) * self.steps_per_epoch:
+            if self.method.step < (epoch + 1) * per_epoch:
                 break  # stopped in mid-epoch
-            self._evaluate(epoch)
+            self._validate(epoch)
         self.keeper.keep()
+        return self._finish()
 
-    def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
+    # Steps --------------------------------------------------------------------------------------
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from a step of it on; before the first, a step is measured."""
         here.at(Phase.STEP, self.method.step + 1)
-        for batch in self.loader.epoch(epoch, start):
+        for batch in self.feed.batches(epoch, start):
             if self.collectives.step_seconds is None:
                 self.collectives.step_seconds = self._settle(epoch, batch)
             yield batch
@@ -222,28 +206,30 @@ class Trainer:
 
     def _settle(self, epoch: int, batch: Batch) -> float:
         """Look at the module, choose how samples are evaluated; seconds of compute in a step."""
-        world, method = self.topology.world, self.method
-        x, stacked, _ = self._augmented(epoch, batch)
+        world, method, own = self.topology.world, self.method, self.assembled.own
+        x, stacked, _ = self.feed.augmented(epoch, batch)
         index = torch.from_numpy(batch.index).to(batch.x.device)
         with together(world):
-            method.observe(batch.x, self._mine, index=index)
-            method.check_passes(x, self._mine, stacked=stacked, index=index)
-        most, known = max(world.allgather(len(self._mine))), method.settled
+            method.observe(batch.x, own, index=index)
+            method.check_passes(x, own, stacked=stacked, index=index)
+        most, known = max(world.allgather(len(own))), method.settled
         seconds = method.choose(
-            x, self._mine, most, stacked=stacked, index=index,
+            x, own, most, stacked=stacked, index=index,
             largest=lambda value: max(world.allgather(value)),
         )  # fmt: skip
         if not known or method.passes.chunk > 1:
             self.reporter.say(f"training: {method.passes}")
         return seconds
 
-    def _step(self, epoch: int, batch: Batch) -> None:
-        config, step = self.config, self.method.step
+    def step(self, epoch: int, batch: Batch) -> None:
+        """Take a training step by a batch of an epoch."""
+        config, method, made = self.config, self.method, self.optimisation
+        step, own = method.step, self.assembled.own
         began = time.perf_counter()
-        x, stacked, undo = self._augmented(epoch, batch)
+        x, stacked, undo = self.feed.augmented(epoch, batch)
         index = torch.from_numpy(batch.index).to(x.device)
-        loss = self.loss(
-            self.method,
+        loss = made.loss(
+            method,
             x,
             batch.y,
             samples=config.method.samples,
@@ -254,77 +240,62 @@ class Trainer:
             undo=undo,
             whole=False,
         )
-        agreement = Agreement(self.topology, self.loss.parts, self.watch.wishes())
-        loss.backward()
-        self.parts, self._wishes = agreement.end(
-            f"step {step} (epoch {epoch})",
-            ((s, self._outputs_of_sample(s, x, index, step, stacked)) for s in self._mine),
-        )
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        rate = self.optimizer.param_groups[0]["lr"]
-        if self.schedule is not None:
-            self.schedule.step()
-        seconds = time.perf_counter() - began
-        self.times.append(seconds)
-        logged = step % config.training.log_every == 0 or self.method.step == self.steps
+        with here.part("agreement"):
+            agreement = Agreement(self.topology, made.loss.parts, self.watch.wishes())
+        with here.part("backward"):
+            loss.backward()
+        outputs = ((s, self._outputs_of_sample(s, x, index, step, stacked)) for s in own)
+        with here.part("agreement"):
+            self._parts, self._wishes = agreement.end(f"step {step} (epoch {epoch})", outputs)
+        rate = made.optimizer.param_groups[0]["lr"]
+        with here.part("optimiser"):
+            made.optimizer.step()
+            made.optimizer.zero_grad()
+            if made.schedule is not None:
+                made.schedule.step()
+        self.times.append(time.perf_counter() - began)
+        self._report(epoch, rate)
+
+    def _report(self, epoch: int, rate: float) -> None:
+        step, loss = self.method.step, self._parts
+        logged = (step - 1) % self.config.training.log_every == 0 or step == self.steps
         if logged and self.topology.is_root:
-            self.folder.log(
-                "train",
-                step=self.method.step,
-                epoch=epoch,
-                loss=self.parts.total,
-                data=self.parts.data,
-                penalty=self.parts.penalty,
-                lr=rate,
-                seconds=seconds,
-            )
-        self.reporter.step(self.method.step, epoch, self.parts.total)
+            parts = {"loss": loss.total, "data": loss.data, "penalty": loss.penalty, "lr": rate}
+            self.folder.log("train", step=step, epoch=epoch, **parts, seconds=self.times[-1])
+        self.reporter.step(step, epoch, loss.total)
 
     def _outputs_of_sample(
         self, sample: int, x: torch.Tensor, index: torch.Tensor, step: int, stacked: bool
     ) -> torch.Tensor:
         """Numbers of one of this rank's samples, to find the one that broke."""
-        place = sample - self._mine.start
+        place = sample - self.assembled.own.start
         x = x[place : place + 1] if stacked else x
         with torch.no_grad():
             one = range(sample, sample + 1)
             return self.method(x, samples=one, step=step, stacked=stacked, index=index)
 
-    def _augmented(self, epoch: int, batch: Batch) -> tuple[torch.Tensor, bool, Any]:
-        """Inputs, whether they have a sample axis, and how outputs come back to the targets."""
-        if self.augmentation is None:
-            return batch.x, False, None
-        x = self.augmentation(batch.x, batch.index, epoch=epoch, samples=self._mine)
-        undo = None
-        if self.augmentation.shift and len(self.dataset.y_shape) > 1:
-            width = self.dataset.y_shape[-1]
-            undo = partial(self.augmentation.undo, index=batch.index, epoch=epoch, width=width)
-        return x, self.config.augment.share != "all", undo
+    # Now and then -------------------------------------------------------------------------------
 
-    # Now and then -----------------------------------------------------------------------------
+    def _keep(self, epoch: int) -> None:
+        """Write a checkpoint, if it is time for one."""
+        step, every = self.method.step, self.config.training.checkpoint_every
+        last = step == (epoch + 1) * self.steps_per_epoch
+        if (every and step % every == 0) or (last and not every):
+            self.keeper.keep()
 
-    def _evaluate(self, epoch: int) -> None:
+    def _validate(self, epoch: int) -> None:
         """After an epoch, if it is one to evaluate after."""
         if (epoch + 1) % self.config.training.evaluate_every:
             return
         health.check_replicas(self.method, self.topology)
-        if self.evaluator is None:
+        if self.validation is None:
             return
-        asked = self.config.evaluation.samples
-        self.evaluator.samples = self.method.prediction_samples(asked)  # chains: it grows
-        if isinstance(self.evaluator.likelihood, losses.FittedGaussian):
-            self.evaluator.likelihood = noise.fit(self.evaluator, self.method)
-        found = self.evaluator.run(self.method)
-        best = self.config.training.best
-        if best == "nll" and isinstance(self.evaluator.likelihood, losses.Samples):  # no density
-            best = "rmse"
-        self.keeper.keep_best(-found.metrics[best] if best == "accuracy" else found.metrics[best])
-        first = not hasattr(self, "metrics")
-        self.metrics = found.metrics
+        first, step = not self.validation.metrics, self.method.step
+        found, score = self.validation.run()
+        self.keeper.keep_best(score)
         if self.topology.is_root:
-            self.folder.log("valid", step=self.method.step, epoch=epoch, **found.metrics)
-        self.reporter.evaluated("valid", epoch, self.method.step, found.metrics)
+            self.folder.log("valid", step=step, epoch=epoch, **found.metrics)
+        self.reporter.evaluated("valid", epoch, step, found.metrics)
         if first and found.doubt:
             self.reporter.say(f"warning: valid: {found.doubt}")
 
@@ -338,29 +309,8 @@ class Trainer:
     def _finish(self) -> dict[str, Any]:
         here.at(Phase.END)
         health.check_replicas(self.method, self.topology)
-        c, t = self.config, self.topology
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        seconds = statistics.median(self.times) if self.times else None
-        summary = {
-            "steps": self.method.step,
-            "planned_steps": self.steps,
-            "samples": c.method.samples,
-            "world_size": t.size,
-            "sample_group_size": t.sample_size,
-            "data_group_size": t.data_size,
-            "collectives": self.collectives.settings(),
-            "method": c.method.name,
-            "passes": self.method.choice(),
-            "loss": c.loss.name,
-            "exact": c.loss.exact,
-            "temperature": c.loss.temperature,
-            "metrics": getattr(self, "metrics", {}),
-            "seconds_per_step": seconds,
-            "items_per_second": c.data.batch / seconds if seconds else None,
-            "peak_rss_mb": max(t.world.allgather(peak)),
-            "parameters_sha256": health.parameters_sha256(self.method, t),
-        }
-        with together(t.world):
-            if t.is_root:
-                self.folder.write_summary(summary)
-        return summary
+        found = summary.closing(self)
+        with together(self.topology.world):
+            if self.topology.is_root:
+                self.folder.write_summary(found)
+        return found

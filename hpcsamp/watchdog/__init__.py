@@ -7,6 +7,6 @@ for too long, those that can still speak name it, write a stall file, and end th
 """
 
 from hpcsamp.watchdog.stall import DEFAULT, STALL
-from hpcsamp.watchdog.whereabouts import Doing, Phase, here
+from hpcsamp.watchdog.whereabouts import Doing, Part, Phase, here
 
-__all__ = ["DEFAULT", "STALL", "Doing", "Phase", "here"]
+__all__ = ["DEFAULT", "STALL", "Doing", "Part", "Phase", "here"]

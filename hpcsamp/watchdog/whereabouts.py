@@ -1,15 +1,17 @@
 """Where a rank is: a few numbers that its threads set on their way, cheap enough for every step.
 
 The numbers are a row of a table that the ranks of a node share, so what a rank did last is known
-even if it was stopped in the middle of it.
+even if it was stopped in the middle of it. Who measures a step listens to its parts
+(:meth:`Whereabouts.listening`), which cost next to nothing while nobody does.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import IntEnum
+from typing import Literal
 
 COLUMNS = 10
 BEAT, PASSED, PHASE, NUMBER, DOING, READS, EPOCH, BATCH, QUIET, LONGEST = range(COLUMNS)
@@ -38,6 +40,20 @@ class Doing(IntEnum):
     BATCH = 3
 
 
+Part = Literal[
+    "feed", "augment", "draw", "forward", "backward", "penalty", "agreement", "exchange",
+    "optimiser",
+]  # fmt: skip
+"""What the main thread does in a training step; parts lie within each other."""
+
+Listener = Callable[[Part], AbstractContextManager[None]]
+"""Makes the context that a part is done in."""
+
+_PARTS: dict[Doing, Part] = {
+    Doing.AGREEMENT: "agreement",
+    Doing.EXCHANGE: "exchange",
+    Doing.BATCH: "feed",
+}
 _TEXTS = {
     Phase.START: "the start",
     Phase.STEP: "step {}",
@@ -83,11 +99,18 @@ class _Waiting(AbstractContextManager[None]):
 _NOTHING = nullcontext()
 
 
+@contextmanager
+def _heard(*contexts: AbstractContextManager[None]) -> Iterator[None]:
+    with contexts[0], contexts[1]:
+        yield
+
+
 class Whereabouts:
     """This process's row. Its main thread and its reading thread call the methods."""
 
     def __init__(self) -> None:
         self._main = threading.main_thread().ident
+        self._listener: Listener | None = None
         self.reader = 0
         self.row = memoryview(bytearray(8 * COLUMNS)).cast("q")
 
@@ -110,7 +133,26 @@ class Whereabouts:
 
     def waiting(self, doing: Doing) -> AbstractContextManager[None]:
         """The main thread waits for other ranks, or for its reading thread."""
-        return _Waiting(self.row, doing) if threading.get_ident() == self._main else _NOTHING
+        if threading.get_ident() != self._main:
+            return _NOTHING
+        waiting = _Waiting(self.row, doing)
+        return waiting if self._listener is None else _heard(waiting, self.part(_PARTS[doing]))
+
+    def part(self, part: Part) -> AbstractContextManager[None]:
+        """The main thread does a part of a training step."""
+        listener = self._listener
+        if listener is None or threading.get_ident() != self._main:
+            return _NOTHING
+        return listener(part)
+
+    @contextmanager
+    def listening(self, listener: Listener) -> Iterator[None]:
+        """Within the block, each part of a step is done in a context of the listener's."""
+        before, self._listener = self._listener, listener
+        try:
+            yield
+        finally:
+            self._listener = before
 
     @contextmanager
     def reading(self, epoch: int, batch: int) -> Iterator[None]:

@@ -1,0 +1,79 @@
+"""What a training step is fed with: batches of the train split, augmented."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from hpcsamp.data import Batch, Dataset, Loader
+from hpcsamp.data.augment import Augmentation
+from hpcsamp.grid import Topology, together
+from hpcsamp.run.assemble import Run
+from hpcsamp.watchdog import here
+
+
+class Feed:
+    """The batches of a run. Collective over the world, as are all methods but :meth:`augmented`.
+
+    Parameters
+    ----------
+    run
+        What is trained; ``data`` and ``augment`` of its configuration say how it is fed.
+    dataset
+        The train split.
+    topology
+        The grid.
+
+    Attributes
+    ----------
+    steps_per_epoch
+        Batches of an epoch.
+    """
+
+    def __init__(self, run: Run, dataset: Dataset, topology: Topology) -> None:
+        c = run.config
+        self.run = run
+        self.dataset = dataset
+        with together(topology.world):
+            self._augmentation = Augmentation.of(c.augment, dataset, topology, seed=c.seed)
+        self._loader = Loader(
+            dataset,
+            topology,
+            batch=c.data.batch,
+            seed=c.seed,
+            shuffle=c.data.shuffle,
+            reader=c.data.reader,
+            verify=c.data.verify,
+            slots=c.data.slots,
+            dtype=run.dtype,
+        )
+        self.steps_per_epoch = self._loader.steps_per_epoch
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from one of its steps on."""
+        read = self._loader.epoch(epoch, start)
+        while True:
+            with here.part("feed"):
+                batch = next(read, None)
+            if batch is None:
+                return
+            yield batch
+
+    def augmented(self, epoch: int, batch: Batch) -> tuple[Tensor, bool, Any]:
+        """Inputs, whether they have a sample axis, and how outputs come back to the targets."""
+        if self._augmentation is None:
+            return batch.x, False, None
+        with here.part("augment"):
+            x = self._augmentation(batch.x, batch.index, epoch=epoch, samples=self.run.own)
+        undo = None
+        if self._augmentation.shift and len(self.dataset.y_shape) > 1:
+            width = self.dataset.y_shape[-1]
+            undo = partial(self._augmentation.undo, index=batch.index, epoch=epoch, width=width)
+        return x, self.run.config.augment.share != "all", undo
+
+    def close(self) -> None:
+        """Close the files and free the shared memory. Collective."""
+        self._loader.close()

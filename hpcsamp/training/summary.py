@@ -1,0 +1,60 @@
+"""What a run tells of itself: lines before its first step, a summary after its last."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from hpcsamp.run import health
+
+if TYPE_CHECKING:
+    from hpcsamp.training.loop import Trainer
+
+
+def opening(trainer: Trainer) -> list[str]:
+    """Lines for people: the grid, the model, the loss and the length of the run."""
+    c, done = trainer.config, trainer.done
+    weights = sum(p.numel() for p in trainer.method.parameters())
+    lines = [
+        f"{trainer.topology.describe()}; {trainer.collectives.name} exchanges gradients",
+        f"{c.model.name}, {c.method.name}, S = {c.method.samples}, {weights:,} variational "
+        f"parameters; {c.loss.name}{'' if c.loss.exact else ' (per rank: approximate)'}, "
+        f"memory {trainer.optimisation.loss.memory}",
+    ]
+    if trainer.memory:
+        lines.append(trainer.memory)
+    if c.loss.temperature != 1:
+        lines.append(f"temperature {c.loss.temperature}: not the Bayes posterior")
+    lines.append(
+        f"{trainer.dataset.count} items, batch {c.data.batch}, {trainer.steps_per_epoch} steps an "
+        f"epoch, {c.training.epochs} epochs; in {trainer.folder.path}"
+        + (f"; resumed after step {done}" if done else "")
+    )
+    return lines
+
+
+def closing(trainer: Trainer) -> dict[str, Any]:
+    """The summary, for ``summary.json``. Collective over the world."""
+    c, t = trainer.config, trainer.topology
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    seconds = statistics.median(trainer.times) if trainer.times else None
+    return {
+        "steps": trainer.method.step,
+        "planned_steps": trainer.steps,
+        "samples": c.method.samples,
+        "world_size": t.size,
+        "sample_group_size": t.sample_size,
+        "data_group_size": t.data_size,
+        "collectives": trainer.collectives.settings(),
+        "method": c.method.name,
+        "passes": trainer.method.choice(),
+        "loss": c.loss.name,
+        "exact": c.loss.exact,
+        "temperature": c.loss.temperature,
+        "metrics": trainer.validation.metrics if trainer.validation else {},
+        "seconds_per_step": seconds,
+        "items_per_second": c.data.batch / seconds if seconds else None,
+        "peak_rss_mb": max(t.world.allgather(peak)),
+        "parameters_sha256": health.parameters_sha256(trainer.method, t),
+    }

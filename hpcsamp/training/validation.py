@@ -1,0 +1,58 @@
+"""Evaluation of the valid split in the course of training."""
+
+from __future__ import annotations
+
+from hpcsamp import losses
+from hpcsamp.collectives import Collectives
+from hpcsamp.data import Dataset
+from hpcsamp.grid import Topology
+from hpcsamp.prediction import noise
+from hpcsamp.prediction.evaluator import Evaluation, Evaluator
+from hpcsamp.run.assemble import Run
+
+
+class Validation:
+    """Evaluates a run as it is, as often as asked. Collective over the world, as all methods.
+
+    Parameters
+    ----------
+    run
+        What is evaluated; ``evaluation`` of its configuration says how.
+    dataset
+        The split.
+    topology, collectives
+        The grid, and the exchange between its ranks.
+
+    Attributes
+    ----------
+    metrics
+        Of the last evaluation; empty before the first.
+    """
+
+    def __init__(
+        self, run: Run, dataset: Dataset, topology: Topology, collectives: Collectives
+    ) -> None:
+        self.method = run.method
+        self.metrics: dict[str, float] = {}
+        self._asked = run.config.evaluation.samples
+        self._best = run.config.training.best
+        samples = run.method.prediction_samples(self._asked)
+        self._evaluator = Evaluator(
+            run, dataset, topology, collectives, run.likelihood, samples=samples
+        )
+
+    def run(self) -> tuple[Evaluation, float]:
+        """What was found, and a score of it by which states are compared: less is better."""
+        evaluator, best = self._evaluator, self._best
+        evaluator.samples = self.method.prediction_samples(self._asked)  # chains: it grows
+        if isinstance(evaluator.likelihood, losses.FittedGaussian):
+            evaluator.likelihood = noise.fit(evaluator, self.method)
+        found = evaluator.run(self.method)
+        if best == "nll" and isinstance(evaluator.likelihood, losses.Samples):  # no density
+            best = "rmse"
+        self.metrics = found.metrics
+        return found, -found.metrics[best] if best == "accuracy" else found.metrics[best]
+
+    def close(self) -> None:
+        """Close the files. Collective."""
+        self._evaluator.close()
