@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
 from hpcsamp.methods.cycles import Cycles, check
+from hpcsamp.methods.eager import eager
 from hpcsamp.methods.members import Members
 from hpcsamp.methods.samplers import SGHMC, SGLD
 from hpcsamp.streams import Purpose
@@ -94,13 +95,13 @@ class Chains(Members):
         return {"SGLD": self._sgld, "SGHMC": self._sghmc}
 
     def _sgld(self, parameters: Any, lr: float, temperature: float = 1.0) -> torch.optim.Optimizer:
-        return self._made(SGLD(parameters, lr, temperature=temperature, **self._dynamics()))
+        return self._made(eager(SGLD)(parameters, lr, temperature=temperature, **self._dynamics()))
 
     def _sghmc(
         self, parameters: Any, lr: float, temperature: float = 1.0, friction: float = 0.1
     ) -> torch.optim.Optimizer:
         own = self._dynamics()
-        made = SGHMC(parameters, lr, temperature=temperature, friction=friction, **own)
+        made = eager(SGHMC)(parameters, lr, temperature=temperature, friction=friction, **own)
         return self._made(made)
 
     def _dynamics(self) -> dict[str, Any]:

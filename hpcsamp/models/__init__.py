@@ -13,6 +13,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from hpcsamp import arguments as free
 from hpcsamp.errors import UsageError
 from hpcsamp.generators import lent
+from hpcsamp.models.blank import blank
 from hpcsamp.models.learned_noise import LearnedNoise
 from hpcsamp.models.mlp import MLP
 from hpcsamp.models.swin import Swin
@@ -20,7 +21,7 @@ from hpcsamp.models.vit import ViT
 from hpcsamp.names import MODELS
 from hpcsamp.streams import Purpose, key
 
-__all__ = ["MLP", "MODELS", "LearnedNoise", "Swin", "ViT", "build"]
+__all__ = ["MLP", "MODELS", "LearnedNoise", "Swin", "ViT", "blank", "build"]
 
 LAYERS = 5000
 """Most layers of a network, those within others counted as well."""

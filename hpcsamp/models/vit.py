@@ -82,8 +82,9 @@ class ViT(nn.Module):
         tokens = (rows // patch) * (columns // patch)
         self.in_shape, self.checkpoint = (channels, rows, columns), checkpoint
         self.patches = nn.Conv2d(channels, width, patch, stride=patch)
-        self.token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
-        self.positions = nn.Parameter(torch.randn(1, tokens + 1, width) * 0.02)
+        # in place, which needs no more than C++ on the meta device (see models.blank)
+        self.token = nn.Parameter(torch.empty(1, 1, width).normal_().mul_(0.02))
+        self.positions = nn.Parameter(torch.empty(1, tokens + 1, width).normal_().mul_(0.02))
         self.encoder = nn.Sequential(*(Layer(width, heads, hidden) for _ in range(layers)))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, outputs)

@@ -130,7 +130,8 @@ class Block(nn.Module):
         self.down = nn.Linear(4 * width, width)
         self.bias: nn.Parameter | None = None
         if relative_bias:
-            self.bias = nn.Parameter(torch.randn((2 * a - 1) * (2 * b - 1), heads) * 0.02)
+            places = (2 * a - 1) * (2 * b - 1)
+            self.bias = nn.Parameter(torch.empty(places, heads).normal_().mul_(0.02))
             at = torch.stack(torch.meshgrid(torch.arange(a), torch.arange(b), indexing="ij"))
             offset = at.flatten(1)[:, :, None] - at.flatten(1)[:, None, :]
             index = (offset[0] + a - 1) * (2 * b - 1) + offset[1] + b - 1

@@ -18,6 +18,11 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+SMALL = 250_000
+"""Weights, and numbers of a batch, up to which a pass takes less time than the import of torch's
+kernels for tensors without values, which bring its compiler with them.
+"""
+
 
 class LargestMemory(TorchDispatchMode):
     """Counts the bytes of all storages that operations make, while they live.
@@ -37,6 +42,11 @@ class LargestMemory(TorchDispatchMode):
         super().__init__()
         self.live = self.largest = 0
         self._known = {t.untyped_storage()._cdata for t in known}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Do not have torch hide this mode from its compiler, which it imports to do so."""
+        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and note what it made."""
@@ -87,10 +97,14 @@ def pass_bytes(
         Type of the weights, and that of autocast or None.
     rough
         An upper bound in a fraction of the time (fake tensors take seconds to import): attention
-        writes its weights out, and there is no autocast.
+        writes its weights out, and there is no autocast. A small network runs on zeros.
     """
+    weights = sum(p.numel() for p in network.parameters())
     network = copy.deepcopy(network).to(dtype)
     x = torch.empty((batch, *x_shape), dtype=inputs or dtype, device="meta")
+    if rough and weights <= SMALL and x.numel() <= SMALL:
+        with torch.random.fork_rng(devices=[]):  # dropout
+            return _largest(network, torch.zeros(x.shape, dtype=x.dtype), dtype, None)
     if rough:
         return _largest(network, x, dtype, None)
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -106,11 +120,31 @@ def _largest(
 ) -> int:
     held = dict(network.named_parameters())
     sizes = [p.numel() for p in held.values()]
-    flat = torch.empty(sum(sizes), dtype=dtype, device=x.device, requires_grad=True)
-    with LargestMemory(flat, x) as memory:
+    flat = torch.zeros(sum(sizes), dtype=dtype, device=x.device, requires_grad=True)
+    buffers = {
+        name: torch.zeros(b.shape, dtype=b.dtype, device=x.device)
+        for name, b in network.named_buffers()
+    }
+    with LargestMemory(flat, x, *buffers.values()) as memory:
         parts = zip(held.items(), flat.split(sizes), strict=True)
         weights = {name: part.view(p.shape) for (name, p), part in parts}
         with torch.autocast("cpu", autocast, enabled=autocast is not None):
-            y = functional_call(network, weights, (x,))
-        torch.autograd.grad(y, flat, torch.ones_like(y))
+            y = functional_call(network, weights | buffers, (x,))
+        torch.autograd.grad(_Loss.apply(y), flat)
     return memory.largest
+
+
+class _Loss(torch.autograd.Function):
+    """A number whose gradient is as large as the outputs.
+
+    Given to ``torch.autograd.grad`` instead, such a gradient has torch import sympy.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(y)
+        return y.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *_: torch.Tensor) -> torch.Tensor:
+        return torch.ones_like(*ctx.saved_tensors)

@@ -20,6 +20,7 @@ from hpcsamp.arguments import accepted
 from hpcsamp.config import RunConfig
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology, together
+from hpcsamp.methods.eager import eager
 from hpcsamp.models import MODELS
 from hpcsamp.planning import dry_run
 from hpcsamp.planning.node_memory import available, held
@@ -256,7 +257,7 @@ def _state_factor(config: RunConfig) -> float:
         return 0
     probe = torch.nn.Parameter(torch.zeros(32, 32))
     try:
-        optimizer = make([probe], **config.optimizer.arguments)
+        optimizer = eager(make)([probe], **config.optimizer.arguments)
         probe.grad = torch.ones_like(probe)
         optimizer.step()
     except Exception:  # what it does not take is said where it is built

@@ -144,7 +144,7 @@ def blank_network(config: RunConfig, shapes: Shapes, member: int | None = None) 
     UsageError
         If it does not fit the data.
     """
-    with torch.device("meta"):
+    with models.blank():
         return network(config, shapes, member)
 
 

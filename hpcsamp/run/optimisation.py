@@ -15,6 +15,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology, together
 from hpcsamp.losses import ELBO, schedules
 from hpcsamp.methods import Method
+from hpcsamp.methods.eager import eager
 from hpcsamp.run.assemble import Run
 from hpcsamp.spelling import suggest
 
@@ -184,4 +185,7 @@ def _named(room: Any, base: type, section: str, name: str, first: Any, arguments
     ]
     if name not in known:
         raise UsageError(f"{section}.name = {name!r} is not in torch{suggest(name, known)}")
-    return free.construct(section, name, getattr(room, name), arguments, first)
+    kind = getattr(room, name)
+    if base is torch.optim.Optimizer:
+        kind = eager(kind)
+    return free.construct(section, name, kind, arguments, first)

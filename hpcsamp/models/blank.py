@@ -1,0 +1,40 @@
+"""Networks without numbers: shapes and types of the parameters, at no memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+
+class _Unfilled(TorchFunctionMode):
+    """Draws nothing: on the meta device there is nothing to fill.
+
+    torch's own functions for it import its compiler there, which takes longer than to make the
+    network itself.
+    """
+
+    FILLS = (torch.Tensor.normal_, torch.Tensor.uniform_, nn.init.normal_, nn.init.uniform_)
+    MAKES = (torch.randn, torch.rand)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in self.FILLS:
+            return args[0] if args else kwargs["tensor"]
+        if func in self.MAKES:
+            func = torch.empty
+            kwargs = {k: v for k, v in kwargs.items() if k != "generator"}
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def blank() -> Iterator[None]:
+    """Within the block, networks are made on the meta device."""
+    with torch.device("meta"), _Unfilled():
+        yield

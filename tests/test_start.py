@@ -1,0 +1,89 @@
+"""A rank starts without what it does not use, above all torch's compiler."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+
+import pytest
+import torch
+
+from hpcsamp.methods.eager import eager
+from hpcsamp.models import MLP, ViT, blank
+
+TRAIN = """
+import sys
+from hpcsamp.cli import app
+
+for more in {runs!r}:
+    app(["train", *more, "--data", {data!r}], standalone_mode=False)
+heavy = "torch._dynamo sympy sklearn scipy torchvision torch_blue matplotlib pandas".split()
+print("imported:", [name for name in heavy if name in sys.modules])
+"""
+SHORT = ["--set", "training.steps=2", "--set", "method.samples=2", "--output"]
+
+
+def test_training_imports_neither_the_compiler_nor_plots_nor_other_libraries(
+    script, digits, tmp_path
+):
+    vit = ["vit-digits", *SHORT, str(tmp_path / "vit")]
+    done = script(1, TRAIN.format(runs=[vit], data=str(digits)))
+    assert done.code == 0, done.err
+    assert "imported: []" in done.out
+
+
+KINDS = [
+    kind
+    for name, kind in vars(torch.optim).items()
+    if inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer)
+    and name not in ("Optimizer", "SparseAdam", "Muon")
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_an_eager_optimiser_does_what_torchs_does(kind):
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(1))
+
+    def trained(made):
+        net = torch.nn.Linear(3, 2)
+        with torch.no_grad():
+            for p in net.parameters():
+                p.copy_(torch.arange(p.numel()).view(p.shape) / 10)
+        optimizer = made(net.parameters(), lr=0.01)
+
+        def closure():
+            optimizer.zero_grad()
+            loss = net(x).square().mean()
+            loss.backward()
+            return loss
+
+        for number in range(4):
+            assert optimizer.step(closure) is not None
+            if number == 1:
+                state = copy.deepcopy(optimizer.state_dict())
+                optimizer = made(net.parameters(), lr=0.5)
+                optimizer.load_state_dict(state)
+        assert type(optimizer).__name__ == kind.__name__
+        assert all(p.requires_grad and p.is_leaf for p in net.parameters())
+        return [p.detach().clone() for p in net.parameters()]
+
+    for ours, theirs in zip(trained(eager(kind)), trained(kind), strict=True):
+        assert torch.equal(ours, theirs)
+    assert isinstance(eager(kind)([torch.nn.Parameter(torch.ones(2, 2))], lr=0.1), kind)
+
+
+def test_blank_networks_have_the_shapes_of_filled_ones():
+    for make in (
+        lambda: ViT((1, 8, 8), 10, patch=2, width=12, heads=3, layers=1, hidden=8),
+        lambda: MLP((5,), 2, hidden=(4,)),
+        lambda: torch.nn.ParameterList([torch.nn.init.normal_(torch.empty(3, 2), std=0.1)]),
+        lambda: torch.nn.ParameterList([torch.randn(2, 3, generator=None), torch.rand((4, 1))]),
+    ):
+        with blank():
+            empty = make()
+        full = make()
+        assert all(p.is_meta for p in empty.parameters())
+        assert [(n, p.shape, p.dtype) for n, p in empty.named_parameters()] == [
+            (n, p.shape, p.dtype) for n, p in full.named_parameters()
+        ]
+    assert not torch.randn(3).is_meta
