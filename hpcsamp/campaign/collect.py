@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from hpcsamp.campaign.spec import Reach
 from hpcsamp.campaign.status import Survey
 from hpcsamp.campaign.store import Store
 from hpcsamp.errors import DataError, UsageError
-from hpcsamp.files import write_whole
+from hpcsamp.files import whole, write_whole
 from hpcsamp.locks import locked
 from hpcsamp.sealing import text
 
@@ -104,15 +103,11 @@ def write(path: Path, results: Results) -> None:
     writers = {".csv": _csv, ".parquet": _parquet, ".h5": _hdf5, ".hdf5": _hdf5}
     if path.suffix not in writers:
         raise UsageError(f"--out {path}: expected a name that ends in .csv, .parquet or .h5")
-    temporary = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(path.with_name(f".{path.name}.lock"), path):
-            writers[path.suffix](temporary, results)
-            temporary.replace(path)
+        with locked(path.with_name(f".{path.name}.lock"), path), whole(path) as part:
+            writers[path.suffix](part, results)
     except OSError as e:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise UsageError(f"cannot write {path}: {e.strerror or e}") from e
 
 

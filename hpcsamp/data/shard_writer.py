@@ -9,7 +9,6 @@ attributes as in :func:`header`.
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -313,12 +312,3 @@ def _attribute(value: Any) -> Any:
     if len(json.dumps(value)) <= ATTRIBUTE_BYTES:
         return value
     return f"{len(value)} entries, see manifest.json"
-
-
-def sync(path: Path) -> None:
-    """Have a file or folder on the disk before anything refers to it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

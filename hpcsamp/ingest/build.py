@@ -22,10 +22,10 @@ import numpy as np
 
 from hpcsamp.data.manifest import NAME, SCHEMA, Manifest, Offsets, ShardEntry, Stats, read_manifest
 from hpcsamp.data.shard import check_ids, check_labels, check_values, sha256
-from hpcsamp.data.shard_writer import header, seal, shard_name, sync, write_shard, write_stats
+from hpcsamp.data.shard_writer import header, seal, shard_name, write_shard, write_stats
 from hpcsamp.data.stats import Moments, check_digits, check_largest, check_stats, combine
 from hpcsamp.errors import DataError, UsageError
-from hpcsamp.files import write_whole
+from hpcsamp.files import sync, write_whole
 from hpcsamp.grid import share, together
 from hpcsamp.ingest.source import Source
 from hpcsamp.locks import Lock, locked

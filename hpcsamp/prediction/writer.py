@@ -23,6 +23,7 @@ import h5py
 import numpy as np
 
 from hpcsamp.errors import UsageError
+from hpcsamp.files import part_of, publish
 from hpcsamp.grid import Topology, together
 from hpcsamp.locks import Lock
 from hpcsamp.sealing import regions
@@ -109,7 +110,7 @@ class ParallelFile:
     ) -> None:
         self._lock = lock
         self.path, self.layout, self.topology = path, layout, topology
-        self._part = path.with_name(f".{path.name}.part")
+        self._part = part_of(path)
         self._file = -1
         self._parts: list[tuple[int, int, int, int, int]] = []  # strided ones
         self._open: dict[tuple[str, int], tuple[int, int]] = {}  # start and CRC by name and end
@@ -213,7 +214,7 @@ class ParallelFile:
                     self._lock.check()
                 try:
                     regions.seal(self._part, np.concatenate(parts))
-                    self._part.replace(self.path)
+                    publish(self._part, self.path)
                 except OSError as e:
                     raise UsageError(f"cannot write {self.path}: {e.strerror}") from e
 

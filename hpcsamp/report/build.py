@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcsamp.errors import UsageError
+from hpcsamp.files import write_whole
 from hpcsamp.locks import locked
 from hpcsamp.report import page, style
 from hpcsamp.report.curves import learning_curves
@@ -125,7 +126,7 @@ def _write(
                     caption,
                     lambda r=run, e=evaluation, d=diagram: d(r, e),  # type: ignore[misc]
                 )
-    made.page.write_text(page.html(runs, evaluations, shown, made.notes), encoding="utf-8")
+    write_whole(made.page, page.html(runs, evaluations, shown, made.notes))
     return made
 
 

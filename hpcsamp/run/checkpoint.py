@@ -11,7 +11,6 @@ no run goes on from them.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import torch
 from hpcsamp.arguments import changes
 from hpcsamp.config import converted
 from hpcsamp.errors import CheckpointError
+from hpcsamp.files import whole
 from hpcsamp.sealing import DamagedError, archive
 
 VERSION = 3
@@ -38,21 +38,11 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
     CheckpointError
         If it cannot be written; what was there before is unharmed.
     """
-    temporary = path.with_name(f".{path.name}.part")
     try:
-        with temporary.open("w+b") as f:
+        with whole(path) as part, part.open("w+b") as f:
             torch.save({"version": VERSION, **content}, f)
             archive.seal(f)
-            f.flush()
-            os.fsync(f.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the rename itself must survive, too
-        finally:
-            os.close(folder)
     except (OSError, RuntimeError) as e:  # torch.save raises RuntimeError on a full disk
-        temporary.unlink(missing_ok=True)
         raise CheckpointError(f"cannot write checkpoint {path}: {e}") from e
 
 

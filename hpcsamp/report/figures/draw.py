@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcsamp.errors import UsageError
+from hpcsamp.files import write_whole
 from hpcsamp.locks import locked
 from hpcsamp.report import style
 from hpcsamp.report.figures import convergence, scaling, sources, table
@@ -101,7 +102,7 @@ def draw(name: str, paths: Sequence[Path], out: Path) -> list[Path]:
             out.mkdir(parents=True, exist_ok=True)
             with locked(out / ".lock", out):
                 for file, text in texts.items():
-                    (out / file).write_text(text)
+                    write_whole(out / file, text)
             return [out / file for file in texts]
         kind = FIGURES[name]
         with style.styled():
