@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from hpcsamp import arguments as free
+from hpcsamp.errors import UsageError
 from hpcsamp.methods.base import Method
 from hpcsamp.names import METHODS
 
@@ -53,7 +54,10 @@ def make(
     kind: type[Method] = METHODS.find(name)
     program = {"seed": seed, "samples_per_pass": samples_per_pass, "autocast": autocast}
     checked = free.check("method", repr(name), kind, arguments, PROGRAM)
-    made = kind.create(network, samples, own, **program, **checked)
+    try:
+        made = kind.create(network, samples, own, **program, **checked)
+    except (TypeError, ValueError) as e:
+        raise UsageError(f"method {name!r}: {e}") from e
     made.strategy = strategy
     return made
 
