@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import pytest
 
 from hpcsamp.errors import HpcsampError, UsageError
-from hpcsamp.grid import plan_grid, share, share_samples
+from hpcsamp.grid import AXES, plan_grid, share, share_samples
 
 
 def test_nodes_share_a_batch_and_split_the_data():
@@ -61,6 +62,45 @@ def test_every_rank_of_a_large_grid_has_one_place():
     assert grid.place(9_999) == (2499, 3, 0)
 
 
+@pytest.mark.parametrize(
+    ("samples", "model", "sizes"),
+    [("node", 2, (2, 2, 2)), ("node", 4, (2, 1, 4)), ("none", 2, (4, 1, 2)), (2, 1, (4, 2, 1)),
+     (2, 2, (2, 2, 2)), ("world", 2, (1, 4, 2)), ("world", 8, (1, 1, 8))],
+)  # fmt: skip
+def test_the_model_axis_is_innermost(samples, model, sizes):
+    """Ranks are dealt round robin to two nodes, so neighbours are not on one node."""
+    nodes = ["a", "b"] * 4
+    grid = plan_grid(nodes, samples, model)
+    assert tuple(grid.size(axis) for axis in AXES) == sizes
+    assert grid.size("world") == 8
+    places = [grid.place(rank) for rank in range(8)]
+    assert sorted(places) == sorted(itertools.product(*map(range, sizes)))
+    for rank, place in enumerate(places):
+        for i, axis in enumerate(AXES):
+            along = grid.along(axis, rank)
+            assert [places[r][i] for r in along] == list(range(sizes[i]))
+            assert {places[r][:i] + places[r][i + 1 :] for r in along} == {
+                place[:i] + place[i + 1 :]
+            }
+        if model <= 4:  # a model group is on one node
+            assert len({nodes[r] for r in grid.along("model", rank)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("nodes", "samples", "model", "message"),
+    [
+        (["a"] * 3, "world", 2, "a model axis of 2 ranks does not divide the 3 ranks"),
+        (["a"] * 3 + ["b"] * 3, "node", 2, "axis of 2 ranks does not divide the 3 ranks of node a"),
+        (["a"] * 6, 2, 2, "samples = 2 groups of 2 model ranks does not divide .* 6"),
+        (["a"], "node", 0, "got 0"),
+        (["a"], "node", True, "got True"),
+    ],
+)
+def test_a_model_axis_that_does_not_fit_is_refused(nodes, samples, model, message):
+    with pytest.raises(UsageError, match=message):
+        plan_grid(nodes, samples, model)
+
+
 @pytest.mark.parametrize("parts", [1, 2, 3, 4, 7, 16])
 def test_shares_cover_and_are_nearly_equal(parts):
     shares = [share(16, parts, i) for i in range(parts)]
@@ -75,6 +115,7 @@ def test_fewer_samples_than_ranks_is_refused():
 
 @pytest.mark.mpi(ranks=[1, 3, 4])
 def test_communicators_follow_the_plan(mpi_ranks, comm):
+    from hpcsamp.collectives import choose
     from hpcsamp.grid import init
 
     topology = init(2 if mpi_ranks == 4 else "node")
@@ -86,6 +127,14 @@ def test_communicators_follow_the_plan(mpi_ranks, comm):
         expected.groups[topology.data_rank]
     )
     assert topology.data_comm.Get_size() == topology.data_size
+    if mpi_ranks == 4:
+        of_model = init(1, model=2)
+        for axis in of_model.axes:
+            along = of_model.grid.along(axis.name, comm.Get_rank())
+            assert tuple(axis.comm.allgather(comm.Get_rank())) == along
+        assert of_model.describe().startswith("4 ranks = 2 batches x 1 sample rank x 2 model ranks")
+        with pytest.raises(UsageError, match="over the 2 ranks of a model axis"):
+            choose(of_model)
 
 
 @pytest.mark.mpi(ranks=3)
