@@ -17,7 +17,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 from hpcsamp import config
 from hpcsamp.config import refused, split_key
 from hpcsamp.errors import UsageError
-from hpcsamp.names import LIKELIHOODS, LOSSES, METHODS, MODELS
+from hpcsamp.names import LIKELIHOODS, LOSSES
 from hpcsamp.spelling import hint, shown, suggest
 
 
@@ -67,7 +67,7 @@ def changes(key: str, table: Mapping[str, Any]) -> str:
     if section == "likelihood" and names["loss"] is not None and names[section] in LIKELIHOODS:
         read = "likelihood" in accepted(LOSSES.find(names["loss"]))
         return "weights" if read else "results"
-    registry = {"model": MODELS, "method": METHODS, "loss": LOSSES}.get(section)
+    registry = config.CLASSES.get(section)
     name = names[section]
     if registry is None or name is None:
         return "weights"

@@ -9,8 +9,16 @@ import pytest
 
 from hpcsamp import config
 from hpcsamp.errors import UsageError
+from hpcsamp.losses import CRPS
 
 MINIMAL = {"data": {"path": "d"}, "model": {"name": "mlp"}}
+
+
+class Named(CRPS):
+    """A user's own, with an argument that is nearly called as a key of [loss]."""
+
+    def __init__(self, temperatures=()):
+        super().__init__()
 
 
 def refused(table):
@@ -24,6 +32,10 @@ def test_misspelt_keys_get_a_suggestion():
     assert "did you mean 'data.batch'?" in refused({**MINIMAL, "data": {"path": "d", "bach": 3}})
     assert "did you mean 'method.samples'" in refused({**MINIMAL, "samples": 16})
     assert "did you mean 'optimizer'" in refused({**MINIMAL, "optimiser": {}})
+    for loss in ({"exakt": True}, {"name": "crps", "temprature": 2.0}):
+        assert "did you mean" in refused({**MINIMAL, "loss": loss})
+    assert "method.sample'; did you mean 'samples'" in refused({**MINIMAL, "method": {"sample": 3}})
+    config.check({**MINIMAL, "loss": {"name": "test_config:Named", "temperatures": [1, 2]}})
 
 
 def test_a_wrong_value_names_its_key_and_the_value():

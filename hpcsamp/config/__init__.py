@@ -5,6 +5,7 @@ from hpcsamp.config.former import converted
 from hpcsamp.config.kinds import refused
 from hpcsamp.config.messages import explain, known_keys
 from hpcsamp.config.reading import (
+    CLASSES,
     apply_overrides,
     apply_preset,
     check,
@@ -46,6 +47,7 @@ from hpcsamp.config.toml import (
 )
 
 __all__ = [
+    "CLASSES",
     "NOTHING",
     "RESULTS",
     "AugmentSection",

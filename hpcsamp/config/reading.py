@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -26,7 +27,12 @@ from hpcsamp.config.toml import (
     unwritable,
 )
 from hpcsamp.errors import UsageError
+from hpcsamp.names import LIKELIHOODS, LOSSES, METHODS, MODELS
+from hpcsamp.registry import Registry
 from hpcsamp.spelling import shown, suggest
+
+#: Tables whose further keys are the arguments of a class.
+CLASSES = {"model": MODELS, "method": METHODS, "loss": LOSSES, "likelihood": LIKELIHOODS}
 
 
 def parse_override(text: str) -> tuple[list[str], Any]:
@@ -86,10 +92,27 @@ def check(table: Mapping[str, Any], source: str = "configuration") -> RunConfig:
         config = RunConfig.model_validate(dict(table))
     except ValidationError as e:
         raise UsageError(f"{source}: {explain(e)}") from None
+    for name, registry in CLASSES.items():
+        _check_spelling(name, getattr(config, name), registry, source)
     best, task = config.training.best, config.task
     if best != "nll" and (best == "accuracy") != (task == "classification"):
         raise UsageError(f'{source}: training.best = "{best}" is no metric of task = "{task}"')
     return config
+
+
+def _check_spelling(table: str, section: Any, registry: Registry, source: str) -> None:
+    """Refuse a key that is nearly one of the schema and no argument of the class.
+
+    Other arguments are checked where the class is made: opening it here would take seconds.
+    """
+    for key in section.model_extra:
+        near = suggest(key, type(section).model_fields)
+        if (
+            near
+            and section.name
+            and key not in inspect.signature(registry.find(section.name)).parameters
+        ):
+            raise UsageError(f"{source}: unknown key '{table}.{key}'{near}")
 
 
 def named_configs() -> list[str]:
