@@ -35,7 +35,7 @@ RUNS: dict[str, tuple[str, ...]] = {
         "method.name=mc_dropout", "method.rate=0.2", "method.masks=item", "method.prior_std=1.0",
         "loss.name=predictive_nll",
     ),
-    "mc_dropout_of_samples": ("method.name=mc_dropout", "method.fold=1"),
+    "mc_dropout_of_samples": ("method.name=mc_dropout", "method.samples_per_pass=1"),
     "ensemble": (*ENSEMBLE, "optimizer.clip=1.0"),
     "anchored": (*ENSEMBLE, "method.anchored=true"),
     "sgld": SGLD,

@@ -251,7 +251,7 @@ def test_importance_weighted_elbo_by_hand_and_its_bounds():
     weighted = L.ELBO(L.ImportanceWeightedELBO(likelihood), n)
 
     def log_weight(s, step):
-        w = method.draw(step, s)
+        w = method.draw(step, range(s, s + 1))[0]
         log_lik = Normal(x @ w[:, None], noise).log_prob(y).sum()
         q = Normal(method.mean, method.log_std.exp()).log_prob(w).sum()
         return log_lik + Normal(zero, 0.9 + zero).log_prob(w).sum() - q

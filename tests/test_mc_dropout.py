@@ -68,7 +68,7 @@ def test_an_item_has_its_mask_in_any_batch_and_share(masks):
     again = method(X[some], samples=range(2, 4), step=3, index=index[some])
     assert torch.allclose(again, out[2:4, some], rtol=1e-12)
     other = copy.deepcopy(network())
-    folded = MCDropout(other, masks=masks, seed=2, fold=2)
+    folded = MCDropout(other, masks=masks, seed=2, samples_per_pass=2)
     later = [folded(X, samples=range(5), step=t, index=index) for t in (0, 3)]
     assert torch.allclose(later[1], out, rtol=1e-12)  # drawn ahead at step 0
     assert not torch.allclose(later[0], out)
@@ -83,10 +83,8 @@ def test_the_fold_is_each_sample_alone(masks):
     """Against masks multiplied by hand, item by item, and their gradients."""
     method = MCDropout(network(), masks=masks, seed=2)
     net, index = network(), torch.arange(5)
-    plan = method._masks.plan(method._call, X)
-    assert plan.late  # samples part at the first mask
-    stream = method._stream(range(3), 1, X, False, index)
-    drawn = method._masks._drawn(plan, stream, X)
+    _, drawn = method._masks.of(method._call, X, method._stream(range(3), 1, X, index))
+    drawn = list(drawn.values())
     by_hand = []
     for s in range(3):
         h = torch.tanh(net[0](X)) * drawn[0][s]
@@ -121,7 +119,6 @@ class Residual(nn.Module):
 def test_samples_part_at_the_input_where_they_must():
     method = MCDropout(Residual().double(), seed=2)
     out = method(X, samples=range(4), step=0)
-    assert not next(iter(method._masks._plans.values())).late
     alone = torch.cat([method(X, samples=range(s, s + 1), step=0) for s in range(4)])
     assert torch.allclose(out, alone, rtol=1e-12)
 
@@ -208,10 +205,11 @@ def test_the_mean_over_masks_of_a_linear_network_is_that_without():
 def test_gradients_are_the_same_in_every_memory_mode(loss):
     found = []
     y = normal(5, 2, seed=9)
-    for memory, fold in (("keep", 0), ("stream", 0), ("stream", 2), ("recompute", 3)):
+    modes = (("keep", "auto"), ("stream", 1), ("stream", 2), ("recompute", 3))
+    for memory, chunk in modes:
         if memory == "stream" and loss == "mean_mse":
             continue
-        method = MCDropout(network(), seed=7, prior_std=0.5, fold=fold)
+        method = MCDropout(network(), seed=7, prior_std=0.5, samples_per_pass=chunk)
         fixed = {"std": 1.0} if loss == "expected_nll" else {}
         elbo = losses.ELBO(losses.make(loss, "regression", likelihood=fixed), 10, memory=memory)
         elbo(method, X, y, samples=5, step=1).backward()
@@ -242,7 +240,7 @@ def test_the_module_alone_drops_nothing():
         (lambda: MCDropout(network(), rate=-0.1), r"method.rate = -0.1"),
         (lambda: MCDropout(network(), masks="items"), r"method.masks = 'items'"),
         (lambda: MCDropout(network(), prior_std=0.0), r"method.prior_std = 0.0"),
-        (lambda: MCDropout(network(), fold=-1), r"method.fold = -1"),
+        (lambda: MCDropout(network(), samples_per_pass=0), r"method.samples_per_pass = 0"),
         (lambda: MCDropout(nn.Linear(2, 2)), r"no nn\.Dropout layer and 1 nn\.Linear"),
         (lambda: MCDropout(nn.Sequential(nn.AlphaDropout())), "does not leave units out"),
     ],

@@ -145,7 +145,7 @@ def test_a_weight_with_two_names_is_one_variable():
     for method in (MeanField(Tied(), initial_std=0.5), Ensemble(Tied(), 2)):
         assert sum(p.numel() for p in method.parameters()) in (2 * 21, 2 * 21)
         y = method(x, samples=range(1))[0]
-        w = method.draw(0, 0) if isinstance(method, MeanField) else method.weights[0]
+        w = method.draw(0, range(1))[0] if isinstance(method, MeanField) else method.weights[0]
         w = w.view(7, 3)
         assert torch.allclose(y, w[x] @ w.T, atol=1e-6)
     with pytest.raises(UsageError, match="shared with another layer"):

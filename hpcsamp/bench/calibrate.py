@@ -194,7 +194,7 @@ def _small_parts(subject: Subject, step: Step, add: Callable[..., None]) -> None
 
         def draw() -> None:
             with torch.no_grad():
-                method.draw(0, 0, std)
+                method.draw(0, range(1), std)
 
         def penalty() -> None:
             torch.autograd.grad(method.penalty(), trained, allow_unused=True)

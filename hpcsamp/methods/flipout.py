@@ -26,13 +26,12 @@ class Flipout(ItemNoise):
 
     def perturbation(self, layer: Layer, draw: Draw, x: Tensor, y: Tensor) -> Tensor:
         """``r o layer(s o x; std * eps)``, see :meth:`ItemNoise.perturbation`."""
-        assert draw.noise is not None
         ins, outs = x.shape[layer.axis], y.shape[layer.axis]
         signs = random_signs(draw.stream(layer), draw.index, ins + outs, x.dtype)
-        weight = draw.std[layer.weight] * draw.noise[layer.weight]
+        weight = draw.std[layer.weight] * draw.noise(layer.weight)
         bias = None
         if layer.bias is not None:
-            bias = draw.std[layer.bias] * draw.noise[layer.bias]
+            bias = draw.std[layer.bias] * draw.noise(layer.bias)
         moved = layer.apply(x * spread(signs[:, :ins], x, layer.axis), weight, bias)
         return moved * spread(signs[:, ins:], y, layer.axis)
 

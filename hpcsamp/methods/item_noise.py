@@ -29,6 +29,8 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 KINDS = (nn.Linear, *CONVOLUTIONS)
 STEP = 0xD1B5_4A32_D192_ED03
 """Odd: keys of the layers of a sample are apart."""
+KEY, SIGN, NOISE = "stream of items", "sign of noise", "noise of variable "
+"""Names of a sample's values that are no parameters."""
 
 
 @dataclass(frozen=True)
@@ -65,35 +67,42 @@ class Layer:
 
 @dataclass
 class Draw:
-    """The sample that is being evaluated.
+    """The chunk that is being evaluated.
 
     Attributes
     ----------
-    key
-        ``()`` int64, of its stream.
-    sign
-        ``()`` 1 or -1: of all its noise (antithetic pairs).
     index
         ``(B,)`` places of the items.
-    std, noise
-        One tensor per random variable; ``noise`` is None if no layer asked for it.
+    std
+        One tensor per random variable.
+    values
+        Those of the sample that is being evaluated, by name.
     calls
-        How often each layer was called.
+        How often each layer was called in its pass.
     """
 
-    key: Tensor
-    sign: Tensor
     index: Tensor
     std: list[Tensor]
-    noise: list[Tensor] | None
+    values: dict[str, Any]
     calls: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def sign(self) -> Tensor:
+        """``()`` 1 or -1: of all its noise (antithetic pairs)."""
+        sign: Tensor = self.values[SIGN]
+        return sign
+
+    def noise(self, variable: int) -> Tensor:
+        """The sample's noise of a random variable, of its shape."""
+        noise: Tensor = self.values[f"{NOISE}{variable}"]
+        return noise
 
     def stream(self, layer: Layer) -> Tensor:
         """``()`` key for a call of a layer."""
         count = self.calls.get(layer.number, 0)
         self.calls[layer.number] = count + 1
-        offset = place_keys([STEP * (layer.number << 16 | count)], self.key.device)[0]
-        return self.key + offset
+        own: Tensor = self.values[KEY]
+        return own + place_keys([STEP * (layer.number << 16 | count)], self.index.device)[0]
 
 
 class ItemNoise(MeanField):
@@ -108,6 +117,7 @@ class ItemNoise(MeanField):
     #: Whether layers need ``noise`` of the weights' shapes.
     weight_noise = True
     _layers: dict[nn.Module, Layer] | None = None
+    _values: dict[str, Any]
     _now: Draw | None = None
     _seen: dict[nn.Module, int] | None = None
 
@@ -139,44 +149,38 @@ class ItemNoise(MeanField):
         if index is None:
             index = torch.arange(x.shape[1] if stacked else len(x), device=x.device)
         layers = self._found(x[0] if stacked else x)
+        layout, outputs = self.variables.random, []
         caught = {i for layer in layers.values() for i in (layer.weight, layer.bias)}
-        layout = self.variables.random
         drawn = self.weight_noise or any(i not in caught for i in range(len(layout.names)))
         std, mean = layout.views(self.log_std.exp()), layout.views(self.mean)
-
-        def evaluate(noise: Tensor, stream: Tensor, sign: Tensor, x: Tensor) -> Tensor:
-            noises = layout.views(noise) if drawn else None
-            weights = [
-                m if i in caught or noises is None else torch.addcmul(m, std[i], noises[i])
-                for i, m in enumerate(mean)
-            ]
-            self._now = Draw(stream, sign, index, std, noises)
+        shared = self._fixed_views()
+        shared |= {layout.names[i]: mean[i] for i in caught if i is not None}
+        for chunk in self.chunks(samples, stacked):
+            views = x[chunk.start - samples.start : chunk.stop - samples.start] if stacked else x
+            sampled = self._streams(step, chunk, x.device)
+            if drawn:
+                for i, noise in enumerate(layout.views(self.noise(step, chunk))):
+                    if i in caught:
+                        sampled[f"{NOISE}{i}"] = noise
+                    else:
+                        sampled[layout.names[i]] = torch.addcmul(mean[i], std[i], noise)
+            self._now = Draw(index, std, self._values)
             try:
-                values = dict(zip(layout.names, weights, strict=True)) | self._fixed_views()
-                with torch.autocast(x.device.type, self.autocast, enabled=bool(self.autocast)):
-                    return self.variables.call(values, x)
+                y = self._run(self.variables, sampled, shared, views, len(chunk), stacked)
             finally:
                 self._now = None
-
-        outputs = []
-        for chunk in self.chunks(samples):
-            partners = [self.partner(s) for s in chunk]
-            streams = place_keys(
-                [key(self.seed, Purpose.ITEM, step, s) for s, _ in partners], x.device
-            )
-            kind = self.mean.dtype
-            signs = torch.tensor([sign for _, sign in partners], dtype=kind, device=x.device)
-            inputs = x[chunk.start - samples.start : chunk.stop - samples.start] if stacked else x
-            noise = signs  # for the sake of a tensor
-            if drawn:
-                noise = self.noise(step, chunk)
-            if len(chunk) == 1:
-                one = inputs[0] if stacked else inputs
-                outputs.append(evaluate(noise[0], streams[0], signs[0], one)[None])
-            else:
-                axes = (0, 0, 0, 0 if stacked else None)
-                outputs.append(torch.func.vmap(evaluate, axes)(noise, streams, signs, inputs))
+            outputs.append(y)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _streams(self, step: int, samples: range, device: torch.device) -> dict[str, Tensor]:
+        """``(k,)`` keys of the items' streams and signs of their noise."""
+        partners = [self.partner(s) for s in samples]
+        keys = [key(self.seed, Purpose.ITEM, step, s) for s, _ in partners]
+        signs = [sign for _, sign in partners]
+        return {
+            KEY: place_keys(keys, device),
+            SIGN: torch.tensor(signs, dtype=self.mean.dtype, device=device),
+        }
 
     @contextmanager
     def accumulating(self) -> Iterator[Accumulator]:
@@ -204,12 +208,19 @@ class ItemNoise(MeanField):
             able = self._able()
             for module in able:
                 module.register_forward_hook(self._hook)
+            names = [f"{NOISE}{i}" for i in range(len(self.variables.random.names))]
+            self._values = dict.fromkeys((KEY, SIGN, *names))
+            for name in self._values:
+                self.variables.put.also(name, self._values, name)
+            self.module.register_forward_pre_hook(self._begin)
             rows = []
             for items in (2, 3):
                 self._seen = {}
                 try:
                     with torch.no_grad():
-                        self._evaluate(self.mean, x[:1].expand(items, *x.shape[1:]))
+                        values = self.variables.random.named(self.mean[None])
+                        some = x[:1].expand(items, *x.shape[1:])
+                        self._run(self.variables, values, self._fixed_views(), some, 1, False)
                     rows.append(self._seen)
                 finally:
                     self._seen = None
@@ -248,6 +259,10 @@ class ItemNoise(MeanField):
             bias = places.get(f"{name}bias")
             result[part] = Layer(part, len(result), places[f"{name}weight"], bias)
         return result
+
+    def _begin(self, *_: Any) -> None:
+        if self._now is not None:
+            self._now.calls.clear()
 
     def _hook(self, module: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
         if self._seen is not None:

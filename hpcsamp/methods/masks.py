@@ -1,14 +1,14 @@
-"""Dropout masks from streams, put into a module from outside, with samples folded into the batch.
+"""Dropout masks from streams, put into a module from outside.
 
 The module's own dropout layers are kept silent; hooks multiply what passes through them by masks
-that were drawn for all layers at once. Where a module allows, the samples part at the first mask:
-what lies before is the same for all of them and is computed once.
+that were drawn for all layers at once. A mask is a sampled value like a weight.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,11 @@ from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
 from hpcsamp.streams.places import place_bits, place_keys
+from hpcsamp.weights import Put
 
 CHANNELS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+MASK = "mask "
+"""Masks are values under this name and the number of the passage."""
 LEVELS = 1 << 16
 """Rates are multiples of 1 / LEVELS: 16 random bits decide about a unit."""
 MOST_SAMPLES = 1 << 16
@@ -64,22 +67,6 @@ class Call:
         return (self.rows if per_item else 1, *shape)
 
 
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """What happens in a pass over items of some shape.
-
-    Attributes
-    ----------
-    calls
-        In their order.
-    late
-        Whether the samples may part at the first mask instead of at the input.
-    """
-
-    calls: tuple[Call, ...]
-    late: bool
-
-
 @dataclass(frozen=True)
 class Stream:
     """Which masks.
@@ -105,17 +92,6 @@ class Stream:
     index: Tensor | None = None
 
 
-@dataclass
-class _Pass:
-    """One pass through the module that is under way."""
-
-    samples: int
-    items: int
-    parted: bool
-    masks: list[Tensor]
-    done: int = 0
-
-
 class Masks:
     """The masked places of a module.
 
@@ -127,6 +103,8 @@ class Masks:
     module
         Any module whose outputs have the batch as their first axis, and whose masked layers see it
         first, too.
+    put
+        Of the module; the masks become values of it.
     rate
         For all places; None: the layers' own, 0.1 where there are none.
     per_item
@@ -138,9 +116,11 @@ class Masks:
         For a module without such a place, or with alpha dropout.
     """
 
-    def __init__(self, module: nn.Module, rate: float | None, per_item: bool) -> None:
+    def __init__(self, put: Put, rate: float | None, per_item: bool) -> None:
+        module = put.module
         _refuse_unreachable(module)
         self.per_item = per_item
+        self._put = put
         self._layers: dict[nn.Module, float] = {}
         own = [m for m in module.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
         if own:
@@ -158,9 +138,13 @@ class Masks:
             for layer in linear[1:]:
                 self._layers[layer] = 0.1 if rate is None else rate
                 layer.register_forward_pre_hook(self._before)
-        self._plans: dict[Any, Plan] = {}
-        self._ahead: dict[Any, tuple[int, list[list[Tensor]]]] = {}
-        self._pass: _Pass | None = None
+        module.register_forward_pre_hook(self._begin)
+        module.register_forward_hook(self._end)
+        self._plans: dict[Any, tuple[Call, ...]] = {}
+        self._ahead: dict[Any, tuple[int, list[dict[str, Tensor]]]] = {}
+        self._values: dict[str, Any] = {}  # masks of the sample that is being evaluated, by name
+        self._calls: tuple[Call, ...] | None = None  # of the passes that are under way
+        self._done = 0
         self._seen: list[Call] | None = None
 
     def silence(self) -> None:
@@ -169,51 +153,34 @@ class Masks:
             if isinstance(layer, nn.modules.dropout._DropoutNd):
                 layer.eval()
 
-    def run(
-        self,
-        call: Callable[[Tensor], Tensor],
-        x: Tensor,
-        stream: Stream,
-        stacked: bool,
-    ) -> Tensor:
-        """Outputs of some samples.
+    def of(
+        self, call: Callable[[Tensor], Tensor], x: Tensor, stream: Stream
+    ) -> tuple[tuple[Call, ...], dict[str, Tensor]]:
+        """The passages of a pass, and the masks of each as ``(k, rows, ...)`` values by name.
 
         Parameters
         ----------
         call
             Evaluates the module.
         x
-            ``(B, ...)``, or ``(samples, B, ...)`` if ``stacked``.
+            ``(B, ...)`` items.
         stream
-            What to draw.
-
-        Returns
-        -------
-        Tensor
-            ``(samples, B, ...)``.
+            What to draw, for ``k`` samples.
         """
-        plan = self.plan(call, x[0] if stacked else x)
-        items, samples = x.shape[1] if stacked else len(x), len(stream.samples)
-        late = plan.late and not stacked
-        if stacked:
-            x = x.flatten(0, 1)
-        elif not late and samples > 1:
-            x = x.expand(samples, *x.shape).flatten(0, 1)
-        masks = self._drawn(plan, stream, x)
-        return self._folded(call, x, plan, _Pass(samples, items, not late, masks))
-
-    def plan(self, call: Callable[[Tensor], Tensor], x: Tensor) -> Plan:
-        """What happens to items of the shape of ``x``; found by trying when the shape is new."""
         name = (x.shape[1:], x.dtype, x.device)
         if name not in self._plans:
-            with torch.no_grad():
-                self._plans[name] = self._found(call, x[:1].expand(2, *x.shape[1:]))
-        return self._plans[name]
+            self._plans[name] = self._found(call, x[:1].expand(2, *x.shape[1:]))
+            for i in range(len(self._plans[name])):
+                self._put.also(f"{MASK}{i}", self._values, f"{MASK}{i}")
+                self._values.setdefault(f"{MASK}{i}", None)
+        return self._plans[name], self._drawn(self._plans[name], stream, x)
 
-    def _found(self, call: Callable[[Tensor], Tensor], two: Tensor) -> Plan:
+    def _found(self, call: Callable[[Tensor], Tensor], two: Tensor) -> tuple[Call, ...]:
+        """The passages in a pass over two items."""
         self._seen = []
         try:
-            call(two)
+            with torch.no_grad():
+                call(two)
             calls = tuple(self._seen)
         finally:
             self._seen = None
@@ -221,56 +188,30 @@ class Masks:
             raise UsageError(
                 "method 'mc_dropout': the forward pass calls none of the module's dropout layers"
             )
-        # Parting late is right if all between the first mask and the output sees the batch in its
-        # first axis alone. A residual around the first mask, say, does not: sizes do not fit then.
-        keys = (0, 1, 2) if self.per_item else (0,)
-        index = torch.arange(2, device=two.device)
-        plan = Plan(calls, False)
-        masks = self._drawn(plan, Stream(keys, range(3), index=index), two)
-        outputs = []
-        for parted in (True, False):
-            x = two.expand(3, *two.shape).flatten(0, 1) if parted else two
-            try:
-                outputs.append(self._folded(call, x, plan, _Pass(3, 2, parted, masks)))
-            except (RuntimeError, IndexError, ValueError):
-                if parted:
-                    raise
-        late = len(outputs) == 2 and _same(*outputs)
-        return Plan(calls, late)
+        return calls
 
-    def _folded(
-        self, call: Callable[[Tensor], Tensor], x: Tensor, plan: Plan, this: _Pass
-    ) -> Tensor:
-        self._pass, self._calls = this, plan.calls
+    @contextmanager
+    def applied(self, calls: tuple[Call, ...]) -> Iterator[None]:
+        """Within the block the module is evaluated with masks."""
+        self._calls = calls
         try:
-            y = call(x)
+            yield
         finally:
-            self._pass = None
-        if this.done != len(plan.calls):
-            raise UsageError(
-                f"method 'mc_dropout': {this.done} of {len(plan.calls)} dropout layers were called;"
-                f" the forward pass must be the same each time"
-            )
-        if len(y) != this.samples * this.items:
-            raise UsageError(
-                f"method 'mc_dropout': the module has {len(y)} outputs for {this.samples} samples "
-                f"of {this.items} items; its first axis must be that of the batch"
-            )
-        return y.view(this.samples, this.items, *y.shape[1:])
+            self._calls = None
 
     # Drawing ------------------------------------------------------------------------------------
 
-    def _drawn(self, plan: Plan, stream: Stream, x: Tensor) -> list[Tensor]:
-        """Masks ``(samples, items * rows or 1, ...)`` of each call, ready to multiply."""
+    def _drawn(self, calls: tuple[Call, ...], stream: Stream, x: Tensor) -> dict[str, Tensor]:
+        """``(k, items * rows or 1, ...)`` masks of each call, ready to multiply."""
         kind = x.dtype if x.is_floating_point() else torch.float32
         if self.per_item:
             assert stream.index is not None
             keys = place_keys(stream.keys, x.device)
-            return [m.flatten(1, 2) for m in self._masks(plan.calls, keys, stream.index, kind)]
-        name = (plan, stream.keys, stream.samples, kind, x.device)
+            return _named(m.flatten(1, 2) for m in self._masks(calls, keys, stream.index, kind))
+        name = (calls, stream.keys, stream.samples, kind, x.device)
         first, ahead = self._ahead.get(name, (0, []))
         if not first <= stream.step < first + len(ahead):
-            first, ahead = stream.step, self._next_steps(plan.calls, stream, kind, x.device)
+            first, ahead = stream.step, self._next_steps(calls, stream, kind, x.device)
             if len(self._ahead) >= 32:
                 self._ahead.clear()
             self._ahead[name] = (first, ahead)
@@ -278,7 +219,7 @@ class Masks:
 
     def _next_steps(
         self, calls: Sequence[Call], stream: Stream, kind: torch.dtype, device: torch.device
-    ) -> list[list[Tensor]]:
+    ) -> list[dict[str, Tensor]]:
         """The masks of all samples, for as many steps as it pays to draw at once."""
         samples, keys = stream.samples, place_keys(stream.keys, device)
         size = len(samples) * sum(math.prod(c.mask_shape(False)) for c in calls)
@@ -288,7 +229,7 @@ class Masks:
         masks = self._masks(calls, keys, (at[:, None] + own).flatten(), kind)
         # one key; the places are steps and samples
         parts = [m[0].unflatten(0, (steps, len(samples))).unbind() for m in masks]
-        return [list(step) for step in zip(*parts, strict=True)]
+        return [_named(step) for step in zip(*parts, strict=True)]
 
     def _masks(
         self, calls: Sequence[Call], keys: Tensor, places: Tensor, kind: torch.dtype
@@ -311,6 +252,16 @@ class Masks:
 
     # Hooks --------------------------------------------------------------------------------------
 
+    def _begin(self, *_: Any) -> None:
+        self._done = 0
+
+    def _end(self, *_: Any) -> None:
+        if self._calls is not None and self._done != len(self._calls):
+            raise UsageError(
+                f"method 'mc_dropout': {self._done} of {len(self._calls)} dropout layers were "
+                f"called; the forward pass must be the same each time"
+            )
+
     def _after(self, layer: nn.Module, _: Any, output: Tensor) -> Tensor:
         return self._masked(layer, output)
 
@@ -327,37 +278,28 @@ class Masks:
                 )
             self._seen.append(Call(layer, self._layers[layer], rows, tuple(x.shape[1:])))
             return x
-        this = self._pass
-        if this is None:
+        if self._calls is None:
             if torch._C._current_graph_task_id() != -1:
                 raise UsageError(
                     "method 'mc_dropout' draws its masks in the forward pass alone: it needs "
                     "model.checkpoint = false"
                 )
             return x  # somebody else calls the module: without dropout
-        if this.done >= len(self._calls) or self._calls[this.done].layer is not layer:
+        at = self._done
+        if at >= len(self._calls) or self._calls[at].layer is not layer:
             raise UsageError(
                 f"method 'mc_dropout': a {type(layer).__name__} layer is called out of turn; the "
                 f"forward pass must be the same each time"
             )
-        call, mask = self._calls[this.done], this.masks[this.done]
-        this.done += 1
+        self._done += 1
+        mask = self._values[f"{MASK}{at}"]
         if mask.dtype != x.dtype:  # autocast
             mask = mask.to(x.dtype)
-        if this.parted:
-            x = x.reshape(this.samples, this.items * call.rows, *call.shape)
-        this.parted = True
-        return (x * mask).view(-1, *call.shape)
+        return x * mask
 
 
-def _same(whole: Tensor, other: Tensor) -> bool:
-    """Whether outputs ``(3, 2, ...)`` agree, to a part of what tells the samples apart.
-
-    Not of the outputs themselves: a mean far from 0 would hide any difference.
-    """
-    apart = (whole - whole.mean(0)).nan_to_num().abs().max()
-    digits = 100 * torch.finfo(whole.dtype).eps * whole.nan_to_num().abs().max()
-    return torch.allclose(whole, other, rtol=0, atol=float(1e-3 * apart + digits), equal_nan=True)
+def _named(masks: Iterable[Tensor]) -> dict[str, Tensor]:
+    return {f"{MASK}{i}": mask for i, mask in enumerate(masks)}
 
 
 def _refuse_unreachable(module: nn.Module) -> None:

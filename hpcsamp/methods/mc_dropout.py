@@ -3,7 +3,7 @@
     y_s = f(x; w, z_s),        z_s = 0 with probability rate, else 1 / (1 - rate)
 
 (Gal and Ghahramani 2016; the paper's second use case.) The weights are deterministic and the same
-for all samples, so that samples fold into the batch: one pass over ``(k * B, ...)``.
+for all samples; their masks are what is sampled.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from hpcsamp.errors import UsageError
 from hpcsamp.methods.base import Method
 from hpcsamp.methods.masks import Masks, Stream
+from hpcsamp.methods.passing import ALL
 from hpcsamp.streams import Purpose, key
-from hpcsamp.weights import PlainVariables
+from hpcsamp.weights import Passes, PlainVariables, Put, evaluate
 
 
 class MCDropout(Method):
@@ -42,9 +43,6 @@ class MCDropout(Method):
         Standard deviation ``l`` of the prior of the weights, for a penalty of ``sum w^2 / (2 l^2)``
         nats (Gal and Ghahramani's weight decay; their factor of a layer's keep rate is left to
         ``l``). None: no penalty.
-    fold
-        Samples folded into one pass. 0: ``samples_per_pass`` if that is more than 1, else all of
-        the rank's; activations are then those of a batch S/P times as large.
     seed, samples_per_pass
         See :class:`~hpcsamp.methods.base.Method`.
     autocast
@@ -61,6 +59,8 @@ class MCDropout(Method):
         For values that cannot be, or a module with no place for masks.
     """
 
+    usual = Passes(ALL)
+
     def __init__(
         self,
         module: nn.Module,
@@ -68,9 +68,8 @@ class MCDropout(Method):
         rate: float | None = None,
         masks: Literal["sample", "item"] = "sample",
         prior_std: float | None = None,
-        fold: int = 0,
         seed: int = 1,
-        samples_per_pass: int = 1,
+        samples_per_pass: int | Literal["auto"] = "auto",
         autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__(seed, samples_per_pass)
@@ -80,11 +79,9 @@ class MCDropout(Method):
             raise UsageError(f"method.masks = {masks!r}; there is sample, item")
         if prior_std is not None and prior_std <= 0:
             raise UsageError(f"method.prior_std = {prior_std} must be greater than 0")
-        if fold < 0:
-            raise UsageError(f"method.fold = {fold} must be 0 (all samples of a rank) or more")
         self.prior_std = prior_std
-        self.fold = fold
-        self._masks = Masks(module, rate, masks == "item")
+        self._put = Put(module)
+        self._masks = Masks(self._put, rate, masks == "item")
         self._variables = PlainVariables(module)
         self._keys: dict[bool, tuple[int]] = {}
         self.module = module
@@ -108,15 +105,26 @@ class MCDropout(Method):
         """Outputs of some samples, see :meth:`Method.forward`."""
         step = self.step if step is None else step
         outputs = []
-        for chunk in self.chunks(samples):
-            inputs = x[chunk.start - samples.start : chunk.stop - samples.start] if stacked else x
-            stream = self._stream(chunk, step, inputs, stacked, index)
-            outputs.append(self._masks.run(self._call, inputs, stream, stacked))
+        for chunk in self.chunks(samples, stacked):
+            views = x[chunk.start - samples.start : chunk.stop - samples.start] if stacked else x
+            items = views[0] if stacked else views
+            stream = self._stream(chunk, step, items, index)
+            calls, masks = self._masks.of(self._call, items, stream)
+            with self._masks.applied(calls):
+                y = evaluate(
+                    self._put,
+                    self._call,
+                    masks,
+                    {},
+                    views,
+                    samples=len(chunk),
+                    stacked=stacked,
+                    strategy=self.passes.strategy,
+                )
+            outputs.append(y)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    def _stream(
-        self, samples: range, step: int, x: Tensor, stacked: bool, index: Tensor | None
-    ) -> Stream:
+    def _stream(self, samples: range, step: int, x: Tensor, index: Tensor | None) -> Stream:
         predict = self.in_prediction
         name = (self.seed, Purpose.PREDICT if predict else Purpose.DROPOUT)
         if not self._masks.per_item:
@@ -124,7 +132,7 @@ class MCDropout(Method):
                 self._keys[predict] = (key(*name),)
             return Stream(self._keys[predict], samples, 0 if predict else step, more=not predict)
         if index is None:
-            index = torch.arange(x.shape[1] if stacked else len(x), device=x.device)
+            index = torch.arange(len(x), device=x.device)
         counters = () if predict else (step,)
         return Stream(tuple(key(*name, *counters, s) for s in samples), samples, index=index)
 
@@ -136,12 +144,6 @@ class MCDropout(Method):
             with torch.autocast(x.device.type, self.autocast):
                 y = self.module(x)
         return y
-
-    def chunks(self, samples: range, stacked: bool = False) -> Iterator[range]:
-        """``samples`` in pieces that are folded into one pass each."""
-        size = self.fold or (self.samples_per_pass if self.samples_per_pass > 1 else len(samples))
-        for i in range(0, len(samples), size):
-            yield samples[i : i + size]
 
     def penalty(self, part: int = 0, parts: int = 1) -> Tensor:
         """``sum w^2 / (2 prior_std^2)`` in nats, or its slice of each layer's weights."""

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +83,7 @@ class MeanField(Showing):
         antithetic: bool = False,
         bayesian: Callable[[str], bool] | None = None,
         seed: int = 1,
-        samples_per_pass: int = 1,
+        samples_per_pass: int | Literal["auto"] = "auto",
         autocast: torch.dtype | None = None,
     ) -> None:
         for what, value in {"prior_std": prior_std, "initial_std": initial_std}.items():
@@ -120,31 +121,25 @@ class MeanField(Showing):
     ) -> Tensor:
         """Outputs of some samples, see :meth:`Method.forward`."""
         step = self.step if step is None else step
-        outputs: list[Tensor] = []
+        outputs, layout, shared = [], self.variables.random, self._fixed_views()
         std = self.std() if self._accumulator is None else None  # an accumulator has its own
-        for chunk in self.chunks(samples):
-            inputs = x[chunk.start - samples.start : chunk.stop - samples.start] if stacked else x
-            if len(chunk) == 1 and self.samples_per_pass == 1:
-                weights = self.draw(step, chunk.start, std)
-                outputs.append(self._evaluate(weights, inputs[0] if stacked else x)[None])
-            else:
-                weights = Draw.apply(
-                    self.mean,
-                    self.log_std,
-                    std,
-                    self.noise(step, chunk),
-                )
-                outputs.append(
-                    torch.func.vmap(self._evaluate, in_dims=(0, 0 if stacked else None))(
-                        weights, inputs
-                    )
-                )
+        for chunk in self.chunks(samples, stacked):
+            views = x[chunk.start - samples.start : chunk.stop - samples.start] if stacked else x
+            with here.part("draw"):
+                if self._accumulator is None:
+                    weights = layout.named(self.draw(step, chunk, std))
+                else:
+                    noise = self._accumulator.noise(len(chunk))
+                    weights = self._accumulator.draw(self.noise(step, chunk, noise))
+            y = self._run(self.variables, weights, shared, views, len(chunk), stacked)
+            outputs.append(y)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    def noise(self, step: int, samples: range) -> Tensor:
-        """``(k, n)`` standard normal numbers of some samples."""
+    def noise(self, step: int, samples: range, out: Tensor | None = None) -> Tensor:
+        """``(k, n)`` standard normal numbers of some samples, written to ``out`` if given."""
         n = self.mean.numel()
-        out = self.mean.new_empty(len(samples), n, requires_grad=False)
+        if out is None:
+            out = self.mean.new_empty(len(samples), n, requires_grad=False)
         if self.in_prediction:
             return fill(out, self.seed, Purpose.PREDICT_WEIGHTS, 0, samples, n)
         of = [self.partner(s)[0] for s in samples] if self._in_pairs else samples
@@ -163,26 +158,18 @@ class MeanField(Showing):
             return sample - 1, -1
         return sample, 1
 
-    def draw(self, step: int, sample: int, std: Tensor | None = None) -> Tensor:
-        """``(n,)`` weights of one sample, differentiable in mean and log_std.
+    def draw(self, step: int, samples: range, std: Tensor | None = None) -> Tensor:
+        """``(k, n)`` weights of some samples, differentiable in mean and log_std.
 
         ``std``: :meth:`std`, if the caller has it already.
         """
-        with here.part("draw"):
-            noise = self.noise(step, range(sample, sample + 1))[0]
-            if self._accumulator is not None:
-                return self._accumulator.draw(noise)
-            std = self.std() if std is None else std
-            weights: Tensor = Draw.apply(self.mean, self.log_std, std, noise)
-            return weights
+        std = self.std() if std is None else std
+        weights: Tensor = Draw.apply(self.mean, self.log_std, std, self.noise(step, samples))
+        return weights
 
     @contextmanager
     def accumulating(self) -> Iterator[Accumulator]:
-        """Sum gradients over the samples of a loop in two passes over the parameters a sample."""
-        if self.samples_per_pass > 1:
-            with super().accumulating() as accumulator:
-                yield accumulator
-            return
+        """Sum gradients over chunks in two passes over the parameters a sample."""
         self._accumulator = FlatAccumulator(
             self.mean, self.log_std, self.std(), self.fixed, self.variables.random
         )
@@ -249,13 +236,6 @@ class MeanField(Showing):
             yield f"{name}.log_std", log_std.detach()
         for name, value in self._fixed_views().items():
             yield name, value.detach()
-
-    def _evaluate(self, weights: Tensor, x: Tensor) -> Tensor:
-        layout, accumulator = self.variables.random, self._accumulator
-        views = layout.views(weights) if accumulator is None else accumulator.variables
-        values = dict(zip(layout.names, views, strict=True)) | self._fixed_views()
-        with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
-            return self.variables.call(values, x)
 
     def _fixed_views(self) -> dict[str, Tensor]:
         return {} if self.fixed is None else self.variables.deterministic.named(self.fixed)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ class Members(Showing):
         *,
         prior_std: float | None = None,
         seed: int = 1,
-        samples_per_pass: int = 1,
+        samples_per_pass: int | Literal["auto"] = "auto",
         autocast: torch.dtype | None = None,
     ) -> None:
         if prior_std is not None and prior_std <= 0:
@@ -143,23 +143,15 @@ class Members(Showing):
         return self.weights.detach()[samples.start - first : samples.stop - first]
 
     def _evaluate(self, samples: range, rows: Tensor, x: Tensor, stacked: bool) -> Tensor:
-        of = [self._variables_of(s) for s in samples]
-        if len(rows) == 1 or not self._are_alike():
-            views = x if stacked else [x] * len(rows)
-            triples = zip(of, rows, views, strict=True)
-            return torch.stack([self._call(variables, row, v) for variables, row, v in triples])
-        axes = (None, 0, 0 if stacked else None, 0)
-        return torch.func.vmap(self._call, in_dims=axes)(of[0], rows, x, self._stacked(of))
-
-    def _call(
-        self,
-        variables: Variables,
-        row: Tensor,
-        x: Tensor,
-        constants: dict[str, Tensor] | None = None,
-    ) -> Tensor:
-        with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
-            return variables.call(self.layout.named(row) | (constants or {}), x)
+        of, weights = [self._variables_of(s) for s in samples], self.layout.named(rows)
+        if len(of) == 1 or self._are_alike():
+            return self._run(of[0], weights | self._stacked(of), {}, x, len(of), stacked)
+        outputs = []
+        for row, variables in enumerate(of):  # each has a module of its own
+            one, view = slice(row, row + 1), x[row : row + 1] if stacked else x
+            own = {name: value[one] for name, value in weights.items()}
+            outputs.append(self._run(variables, own, {}, view, 1, stacked))
+        return torch.cat(outputs)
 
     def _are_alike(self) -> bool:
         """Whether the members' modules differ in tensors alone, so that one can stand for all."""

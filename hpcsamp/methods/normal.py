@@ -19,14 +19,14 @@ Span = tuple[int, int, Prior]
 
 
 class Draw(torch.autograd.Function):
-    """``mean + std * noise`` for one ``(n,)`` or several ``(k, n)`` noises, in one operation.
+    """``mean + std * noise`` for ``(k, n)`` noises, in one operation.
 
     ``std`` is ``exp(log_std)``, computed by the caller once for all samples.
     """
 
     @staticmethod
     def forward(ctx: Any, mean: Tensor, log_std: Tensor, std: Tensor, noise: Tensor) -> Tensor:
-        """``(n,)`` or ``(k, n)`` weights."""
+        """``(k, n)`` weights."""
         ctx.save_for_backward(std, noise)
         return torch.addcmul(mean, std, noise)
 
@@ -35,17 +35,17 @@ class Draw(torch.autograd.Function):
         """``d mean = g``, ``d log_std = g * noise * std``, summed over samples."""
         (grad,) = grads
         std, noise = ctx.saved_tensors
-        if noise.dim() == 1:
-            return grad, (grad * noise).mul_(std), None, None
+        if len(grad) == 1:
+            return grad[0], (grad[0] * noise[0]).mul_(std), None, None
         return grad.sum(0), (grad * noise).sum(0).mul_(std), None, None
 
 
 class FlatAccumulator(Accumulator):
-    """Gradients of one sample after the other, for weights drawn by :meth:`draw`.
+    """Gradients of one chunk of samples after the other, for weights drawn by :meth:`draw`.
 
-    Autograd stops at the sample's weights, variable by variable; from there the two sums
-    ``d mean += g`` and ``d log_std += g * noise`` are taken in place while ``g`` is in the cache,
-    and the factor ``std``, common to all samples, comes in once at the end.
+    Autograd stops at the samples' weights, variable by variable; from there the two sums
+    ``d mean += sum_s g_s`` and ``d log_std += sum_s g_s * noise_s`` are taken in place while ``g``
+    is in the cache, and the factor ``std``, common to all samples, comes in once at the end.
 
     Parameters
     ----------
@@ -70,35 +70,38 @@ class FlatAccumulator(Accumulator):
         self._d_mean, self._d_log_std = torch.zeros_like(mean), torch.zeros_like(log_std)
         sums = layout.views(self._d_mean), layout.views(self._d_log_std)
         self._sums_of = list(zip(*sums, strict=True))
-        self._weights = torch.empty_like(self._mean)
-        self._views = layout.views(self._weights)
-        self.variables: list[Tensor] = []
+        self._buffers = self._mean.new_empty(2, 0, layout.size)  # noise and weights of a chunk
+        self._leaves: list[Tensor] = []
         self._noise: Tensor | None = None
 
-    def draw(self, noise: Tensor) -> Tensor:
-        """``(n,)`` weights of the next sample; those of the last are overwritten.
+    def noise(self, count: int) -> Tensor:
+        """``(k, n)`` memory for the noise of the next chunk; that of the last is overwritten."""
+        if self._buffers.shape[1] < count:
+            self._buffers = self._mean.new_empty(2, count, self._layout.size)
+        return self._buffers[0, :count]
 
-        To be differentiated, take :attr:`variables`: their parts in the shapes of the layers.
+    def draw(self, noise: Tensor) -> dict[str, Tensor]:
+        """``(k, *shape)`` weights of the next chunk by name; those of the last are overwritten.
+
+        ``noise``: ``(k, n)``, in the memory of :meth:`noise`.
         """
-        torch.addcmul(self._mean, self._std, noise, out=self._weights)
-        self.variables = [view.detach().requires_grad_() for view in self._views]
+        weights = self._buffers[1, : len(noise)]
+        torch.addcmul(self._mean, self._std, noise, out=weights)
+        self._leaves = [v.detach().requires_grad_() for v in self._layout.views(weights)]
         self._noise = noise
-        return self._weights
+        return dict(zip(self._layout.names, self._leaves, strict=True))
 
     def backward(self, value: Tensor, upstream: Tensor | None = None) -> None:
-        """Add the gradient of the sample drawn last."""
+        """Add the gradient of the chunk drawn last."""
         assert self._noise is not None, "nothing was drawn since the last backward pass"
         noises, self._noise = self._layout.views(self._noise), None
-        count = len(self.variables)
+        count = len(self._leaves)
         found = torch.autograd.grad(
-            value, [*self.variables, *self.parameters], upstream, allow_unused=True
+            value, [*self._leaves, *self.parameters], upstream, allow_unused=True
         )
-        for gradient, (mean, log_std), noise in zip(
-            found[:count], self._sums_of, noises, strict=True
-        ):
+        for gradient, sums, noise in zip(found[:count], self._sums_of, noises, strict=True):
             if gradient is not None:
-                mean.add_(gradient)
-                log_std.addcmul_(gradient, noise)
+                _add_sums(*sums, gradient, noise)
         self._add(found[count:])
 
     def gradients(self) -> list[Tensor | None]:
@@ -106,6 +109,17 @@ class FlatAccumulator(Accumulator):
         both = self._d_mean, self._d_log_std.mul_(self._std)
         own = [d for d, learns in zip(both, self._learning, strict=True) if learns]
         return [*own, *super().gradients()]
+
+
+def _add_sums(mean: Tensor, log_std: Tensor, gradient: Tensor, noise: Tensor) -> None:
+    """Add the sums over ``(k, *shape)`` gradients, and over these times the noise."""
+    if len(gradient) > 1 and gradient.numel() <= BLOCK:  # few operations
+        mean.add_(gradient.sum(0))
+        log_std.add_((gradient * noise).sum(0))
+        return
+    for one, e in zip(gradient, noise, strict=True):  # nothing of this size is written
+        mean.add_(one)
+        log_std.addcmul_(one, e)
 
 
 class Divergence(torch.autograd.Function):

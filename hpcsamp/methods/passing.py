@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from hpcsamp.weights import Passes, check_strategy, choice, refusals
 
 AUTO: Literal["auto"] = "auto"
 NAMES = {False: "training", True: "prediction"}
+ALL = 1 << 30
+"""A chunk of all samples of a rank."""
 
 
 class Passing(nn.Module):
@@ -24,7 +26,8 @@ class Passing(nn.Module):
     Parameters
     ----------
     samples_per_pass
-        Samples of a chunk; ``"auto"``: 1 until :meth:`choose` has measured what is fastest.
+        Samples of a chunk; ``"auto"``: :attr:`usual` until :meth:`choose` has measured what is
+        fastest.
 
     Raises
     ------
@@ -32,7 +35,10 @@ class Passing(nn.Module):
         If it is neither ``"auto"`` nor a number of samples.
     """
 
-    def __init__(self, samples_per_pass: int | Literal["auto"] = 1) -> None:
+    #: What holds for "auto" until something is chosen.
+    usual: ClassVar[Passes] = Passes()
+
+    def __init__(self, samples_per_pass: int | Literal["auto"] = AUTO) -> None:
         super().__init__()
         if samples_per_pass != AUTO and not (
             isinstance(samples_per_pass, int) and samples_per_pass >= 1
@@ -82,7 +88,7 @@ class Passing(nn.Module):
 
     def _first(self) -> Passes:
         """What holds until something is chosen."""
-        return Passes(1 if self._asked == AUTO else self._asked, self._strategy)
+        return Passes(self.usual.chunk if self._asked == AUTO else self._asked, self._strategy)
 
     @property
     def passes(self) -> Passes:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from hpcsamp.methods.base import Method, in_parts
-from hpcsamp.weights import Variables
+from hpcsamp.weights import Variables, evaluate
 
 
 class Showing(Method):
@@ -31,7 +31,7 @@ class Showing(Method):
         self,
         variables: Sequence[Variables],
         seed: int,
-        samples_per_pass: int,
+        samples_per_pass: int | Literal["auto"],
         autocast: torch.dtype | None,
     ) -> None:
         super().__init__(seed, samples_per_pass)
@@ -52,6 +52,28 @@ class Showing(Method):
     def constants(self) -> dict[str, Tensor]:
         """See :meth:`Method.constants`."""
         return self.variables.constants()
+
+    def _run(
+        self,
+        variables: Variables,
+        sampled: Mapping[str, Tensor],
+        shared: Mapping[str, Tensor],
+        x: Tensor,
+        samples: int,
+        stacked: bool,
+    ) -> Tensor:
+        """``(k, B, ...)`` outputs of a module with these values, see :func:`.weights.evaluate`."""
+        with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
+            return evaluate(
+                variables.put,
+                variables.call,
+                sampled,
+                shared,
+                x,
+                samples=samples,
+                stacked=stacked,
+                strategy=self.passes.strategy,
+            )
 
     @abstractmethod
     def _link(self) -> None:

@@ -14,6 +14,7 @@ from hpcsamp.config import RunConfig, load, named_configs
 from hpcsamp.errors import UsageError
 from hpcsamp.losses import Shared
 from hpcsamp.methods import Method
+from hpcsamp.methods.passing import ALL
 from hpcsamp.planning.counts import Counts, count
 from hpcsamp.run.assemble import Run, blank_network
 from hpcsamp.run.shapes import Shapes
@@ -124,7 +125,7 @@ class Workload:
             gathers=about is not None and about.kind == "pairwise",
             views=config.augment.share if config.augment.active else "none",
             sharded=config.optimizer.sharded,
-            together=_together(config, method),
+            together=_together(method),
             recompute=config.loss.memory == "recompute",
             precision=precision,
             horovod_from=HOROVOD_FROM.get(config.parallel.collectives, math.inf),
@@ -139,13 +140,10 @@ class Workload:
         return replace(self, stored_bytes=0.0, views="none")
 
 
-def _together(config: RunConfig, method: Method) -> int:
-    """Samples of a pass; methods that fold samples into the batch take all unless told."""
-    chunk = config.method.chunk
-    fold = getattr(method, "fold", None)
-    if fold is None:
-        return chunk
-    return int(fold) or (chunk if chunk > 1 else 0)
+def _together(method: Method) -> int:
+    """Samples of a pass; 0 for all of a rank's."""
+    chunk = method.samples_per_pass
+    return chunk if chunk < ALL else 0
 
 
 def key_of(run: Run) -> str:

@@ -74,6 +74,18 @@ class Put:
         """
         return _Block(self, values)
 
+    def also(self, name: str, held: dict[str, Any], key: str) -> None:
+        """Add a place that is no parameter or buffer: an entry of a dictionary.
+
+        Parameters
+        ----------
+        name
+            Of the value.
+        held, key
+            Where the module, or a hook of it, reads the value.
+        """
+        self._places[name] = ((held, key),)
+
     def modes(self) -> tuple[bool, ...]:
         """Which submodules are in training mode."""
         return tuple([part.training for part in self._parts])

@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch_blue.vi import VILinear, VIModule
+from torch_blue.vi import VILinear, VIModule, VIReturn
 from torch_blue.vi.distributions import MeanFieldNormal, UniformPrior
 
 from hpcsamp.errors import UsageError
@@ -23,7 +22,9 @@ from hpcsamp.weights.variables import Variables, check_parameters, constants_of
 class Supplied(MeanFieldNormal):
     """A distribution that returns the weights of the sample that is being evaluated."""
 
-    value: Any = None
+    def __init__(self) -> None:
+        super().__init__()
+        self.value: Any = None
 
     def sample(self, parameters: Any) -> Any:
         """The value that was put in its place."""
@@ -38,11 +39,6 @@ class Supplied(MeanFieldNormal):
 class TorchBlueVariables(Variables):
     """Variables, priors and initial values of torch_blue's modules.
 
-    Attributes
-    ----------
-    supplied
-        By the name of each random variable what returns its value.
-
     Raises
     ------
     UsageError
@@ -51,7 +47,7 @@ class TorchBlueVariables(Variables):
 
     def __init__(self, module: nn.Module) -> None:
         check_parameters(module)
-        self.supplied: dict[str, Supplied] = {}
+        self._supplied: dict[str, Supplied] = {}
         self._mean: dict[str, nn.Parameter] = {}
         self._log_std: dict[str, nn.Parameter] = {}
         found = []
@@ -76,13 +72,15 @@ class TorchBlueVariables(Variables):
                     )
                 self._mean[name], self._log_std[name] = mean, log_std
                 found.append(Variable(name, mean.shape, _normal_prior(part.prior[variable], name)))
-                self.supplied[name] = part.variational_distribution[variable] = Supplied()
+                self._supplied[name] = part.variational_distribution[variable] = Supplied()
         owned = {id(p) for p in (*self._mean.values(), *self._log_std.values())}
         named = dict(module.named_parameters())
         self._fixed = {n: p for n, p in named.items() if id(p) not in owned and p.requires_grad}
         self._own = {n: p for n, p in named.items() if id(p) in owned or n in self._fixed}
         fixed = [Variable(n, p.shape, random=False) for n, p in self._fixed.items()]
         super().__init__(module, found + fixed)
+        for name, supplied in self._supplied.items():
+            self.put.also(name, supplied.__dict__, "value")
 
     def constants(self) -> dict[str, Tensor]:
         """See :meth:`Variables.constants`."""
@@ -96,16 +94,10 @@ class TorchBlueVariables(Variables):
         """See :meth:`Variables.log_stds`; the modules' own."""
         return self.random.flatten(self._log_std)
 
-    def call(self, values: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    def call(self, x: Tensor) -> Tensor:
         """See :meth:`Variables.call`."""
-        for name, supplied in self.supplied.items():
-            supplied.value = values[name]
-        try:
-            fixed = {name: values[name] for name in self._fixed}
-            return functional_call(self.module, fixed, (x,)).as_subclass(torch.Tensor)
-        finally:
-            for supplied in self.supplied.values():
-                supplied.value = None
+        y: Tensor = self.module(x)
+        return y.as_subclass(torch.Tensor) if type(y) is VIReturn else y
 
     def show(self, values: Mapping[str, Tensor], log_stds: Mapping[str, Tensor]) -> None:
         """See :meth:`Variables.show`."""

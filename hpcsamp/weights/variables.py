@@ -10,15 +10,15 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 
 from hpcsamp.errors import UsageError
 from hpcsamp.weights.layout import Layout, Prior, Variable
+from hpcsamp.weights.put import Put
 
 
 class Variables(ABC):
-    """What a method trains of a module, and how other values get into it.
+    """What a method trains of a module, how values are put into it, and its constants.
 
     Parameters
     ----------
@@ -29,6 +29,8 @@ class Variables(ABC):
 
     Attributes
     ----------
+    put
+        Puts values into the module, see :func:`hpcsamp.weights.evaluate`.
     trained, random, deterministic
         Layouts of all that is trained, of the part with uncertainty, and of the rest.
 
@@ -42,6 +44,7 @@ class Variables(ABC):
         if not variables:
             raise UsageError(f"{type(module).__name__} has no weights to learn")
         self.module = module
+        self.put = Put(module)
         self.trained = Layout(variables)
         self.random = Layout(v for v in variables if v.random)
         self.deterministic = Layout(v for v in variables if not v.random)
@@ -67,9 +70,10 @@ class Variables(ABC):
             the fan in of its layer's weight.)
         """
 
-    @abstractmethod
-    def call(self, values: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """Outputs with these values by name. Works under ``torch.func.vmap``."""
+    def call(self, x: Tensor) -> Tensor:
+        """Outputs of the module as it is."""
+        y: Tensor = self.module(x)
+        return y
 
     @abstractmethod
     def show(self, values: Mapping[str, Tensor], log_stds: Mapping[str, Tensor]) -> None:
@@ -118,11 +122,6 @@ class PlainVariables(Variables):
             for name, p in self._own.items()
         }
         return self.random.flatten(values)
-
-    def call(self, values: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """See :meth:`Variables.call`."""
-        y: Tensor = functional_call(self.module, dict(values), (x,))
-        return y
 
     def show(self, values: Mapping[str, Tensor], log_stds: Mapping[str, Tensor]) -> None:
         """See :meth:`Variables.show`; a plain module has no place for ``log_stds``."""

@@ -11,8 +11,10 @@ from hpcsamp.weights.strategies.chunk import Chunk
 def run(chunk: Chunk) -> Tensor:
     """``(k, B, ...)`` outputs by ``k`` passes."""
     names = list(chunk.sampled)
-    # unbind, not slices: its backward is one stack, that of k slices k full-size sums
-    rows = [value.unbind() for value in chunk.sampled.values()]
+    # unbind, not slices: its backward is one stack, that of k slices k full-size sums; that of a
+    # single sample costs nothing
+    one = chunk.samples == 1
+    rows = [(v.squeeze(0),) if one else v.unbind() for v in chunk.sampled.values()]
     views = chunk.x.unbind() if chunk.stacked else (chunk.x,) * chunk.samples
     outputs = []
     with chunk.put(chunk.shared):
