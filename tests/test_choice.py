@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -120,6 +121,37 @@ def test_a_method_chooses_in_training_and_in_prediction():
     assert named.samples_per_pass == 3
     assert named.choose(x, range(8)) > 0
     assert named.passes == Passes(3, "auto")
+
+
+class Unusual(nn.Module):
+    """A layer that neither vmap nor a rule knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Bilinear(3, 3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.body(x, x))
+
+
+@pytest.mark.parametrize("strategy", ["batched", "vmap"])
+@pytest.mark.parametrize("predicts", [False, True])
+def test_a_strategy_that_a_module_does_not_allow_is_refused_by_layer(strategy, predicts):
+    method, x = MeanField(Unusual().double(), seed=1), torch.randn(4, 3, dtype=torch.float64)
+    method.strategy = strategy
+    message = (
+        rf"method\.strategy = .{strategy}. is not possible: body, a Bilinear: .*aten::bilinear"
+    )
+    with method.predicting() if predicts else nullcontext():
+        with pytest.raises(UsageError, match=message):
+            method.check_passes(x, range(4))
+        method.samples_per_pass = 2
+        with pytest.raises(UsageError, match=message):
+            method(x, samples=range(4))
+        method.strategy = "auto"
+        assert method(x, samples=range(4)).shape == (4, 4, 2)
+    with pytest.raises(UsageError, match="strategy = 'fast'; there is auto, loop, vmap, batched"):
+        method.strategy = "fast"
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 2.5, "all", None])
