@@ -96,7 +96,7 @@ for name in names.split(","):
     folder = RunFolder(place / name)
     posterior = Posterior(restore(folder, folder.config(), topology), topology)
     ood = place / "other" if name == "classes" else None
-    result = evaluate_run(folder, posterior, ood=ood)
+    result = evaluate_run(posterior, ood=ood)
     predict(posterior, out / f"{name}.h5", keep_samples=True)
     if topology.is_root:
         write_json(out / f"{name}.json", result)

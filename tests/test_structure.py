@@ -51,3 +51,21 @@ def test_every_room_has_a_level():
 def test_imports_point_downwards(path):
     own = room_of(path)
     assert {r for r in imported_rooms(path) - {own} if LEVEL[r] > LEVEL[own]} == set()
+
+
+def callers(room: str, function: str) -> set[str]:
+    """Files outside a room that call its function as ``room.function(...)``."""
+    found = set()
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(f"{room}.{function}"):
+                found.add(str(path.relative_to(ROOT)))
+    return found
+
+
+def test_a_run_is_assembled_in_one_place():
+    assert callers("methods", "make") == {"run/assemble.py"}
+    assert callers("losses", "make_likelihood") == {"run/assemble.py"}
+    # benchmarks of single parts use losses as a loop of one's own does
+    used = callers("losses", "make")
+    assert {p for p in used if not p.startswith("bench/")} == {"run/assemble.py"}

@@ -17,8 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpcsamp import losses, methods, models
+from hpcsamp import losses, methods
 from hpcsamp.collectives import Alone, distribute
+from hpcsamp.config import check
+from hpcsamp.run.assemble import Run
+from hpcsamp.run.shapes import Shapes
 from hpcsamp.streams import Purpose, numpy_generator
 
 #: Sets of scikit-learn, by name, and what they are.
@@ -145,25 +148,22 @@ def method(name: str, data: Split, settings: Settings, seed: int) -> dict[str, f
 
 
 def _method(name: str, data: Split, settings: Settings, seed: int) -> dict[str, float]:
-    likelihood: losses.Likelihood = losses.Categorical()
-    if data.task == "regression":
-        likelihood = losses.PredictedGaussian(floor=1e-3)
-    outputs = likelihood.parameters if data.task == "regression" else data.classes
-    shape = {"hidden": [HIDDEN], "activation": "tanh", "dropout": settings.dropout}
-
-    def network(member: int | None) -> torch.nn.Module:
-        return models.build("mlp", shape, data.x.shape[1:], outputs, seed, member)
-
     s = settings.samples
-    made = methods.make(
-        name,
-        network,
-        settings.arguments,
-        samples=s,
-        own=range(s),
-        seed=seed,
-        samples_per_pass=s,
-    )
+    shape = {"hidden": [HIDDEN], "activation": "tanh", "dropout": settings.dropout}
+    table = {
+        "task": data.task,
+        "seed": seed,
+        "data": {"path": "none"},
+        "model": {"name": "mlp", **shape},
+        "method": {"name": name, "samples": s, "samples_per_pass": s, **settings.arguments},
+        "loss": {"name": "expected_nll", "memory": "keep"},
+    }
+    if data.task == "regression":
+        table["likelihood"] = {"name": "predicted_gaussian", "floor": 1e-3}
+    values = 1 if data.task == "regression" else data.classes
+    shapes = Shapes(data.x.shape[1:], (1,), 0, values)
+    run = Run(check(table), shapes, range(s), torch.device("cpu"))
+    made = run.method
     x, y = torch.from_numpy(data.x).float(), torch.from_numpy(data.y)
     y = y[:, None].float() if data.task == "regression" else y
     batch = 32 if len(x) < 1000 else 64
@@ -177,7 +177,7 @@ def _method(name: str, data: Split, settings: Settings, seed: int) -> dict[str, 
     schedule = None
     if settings.cosine:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    loss = losses.ELBO(losses.ExpectedNLL(likelihood), len(x), memory="keep")
+    loss = losses.ELBO(run.data_loss, len(x), memory="keep")
     for epoch in range(settings.epochs):
         order = numpy_generator(seed, Purpose.ORDER, epoch).permutation(len(x))
         for i in range(per_epoch):
@@ -187,7 +187,7 @@ def _method(name: str, data: Split, settings: Settings, seed: int) -> dict[str, 
             optimizer.zero_grad()
             if schedule is not None:
                 schedule.step()
-    return _judge(made, likelihood, data)
+    return _judge(made, run.likelihood, data)
 
 
 def _judge(made: methods.Method, likelihood: losses.Likelihood, data: Split) -> dict[str, float]:

@@ -8,65 +8,43 @@ from typing import Annotated, Any
 import typer
 
 from hpcsamp.cli.options import AcceptEdits
+from hpcsamp.cli.posterior import (
+    Checkpoint,
+    Data,
+    Run,
+    Samples,
+    Settings,
+    Stall,
+    posterior_of,
+)
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Run,
     split: Annotated[str, typer.Option(help="Which split to evaluate.")] = "test",
-    data: Annotated[
-        Path | None, typer.Option(help="Another dataset of the same meaning (default: the run's).")
-    ] = None,
+    data: Data = None,
     ood: Annotated[
         Path | None,
         typer.Option(help="Out-of-distribution dataset: do uncertainties tell its items apart?"),
     ] = None,
-    samples: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Samples of the predictive (default: evaluation.samples, else the method's)"
-        ),
-    ] = None,
-    checkpoint: Annotated[
-        str, typer.Option(help='"last", "best", or the path of a checkpoint.')
-    ] = "last",
+    samples: Samples = None,
+    checkpoint: Checkpoint = "last",
     explain: Annotated[
         bool, typer.Option("--explain", help="Say what each number is, and how it is defined.")
     ] = False,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a key, e.g. data.path=...")
-    ] = None,
-    stall: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="Seconds without a sign of life of a rank that end the job (default: the run's).",
-        ),
-    ] = None,
+    settings: Settings = None,
+    stall: Stall = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the table here.")] = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
     """Evaluate the posterior predictive of a run: alone, or on every rank under mpirun or srun."""
-    from hpcsamp.grid import init, together
-    from hpcsamp.run.folder import RunFolder
-    from hpcsamp.runtime import mpi
-
-    folder = RunFolder(run)
-    with together(mpi().COMM_WORLD):
-        config = folder.config(settings or ())
-    topology = init(config.parallel.samples, device=config.parallel.device)
-    from hpcsamp.prediction.evaluate import evaluate_run
-    from hpcsamp.prediction.posterior import Posterior
-    from hpcsamp.run.restore import restore
     from hpcsamp.watchdog import STALL
-    from hpcsamp.watchdog.dog import Watchdog
 
-    seconds = config.training.stall if stall is None else stall
-    with Watchdog(topology.world, seconds, run / STALL):
-        restored = restore(folder, config, topology, samples=samples, which=checkpoint)
-        result = evaluate_run(
-            folder, Posterior(restored, topology), data=data, split=split, ood=ood
-        )
-    if topology.is_root:
+    with posterior_of(run, settings, samples, checkpoint, stall, run / STALL) as posterior:
+        from hpcsamp.prediction.evaluate import evaluate_run
+
+        result = evaluate_run(posterior, data=data, split=split, ood=ood)
+    if posterior.topology.is_root:
         for line in result["notes"]:
             typer.echo(line)
         _show(run, result, explain, json_file)

@@ -8,23 +8,25 @@ from typing import Annotated
 import typer
 
 from hpcsamp.cli.options import AcceptEdits
+from hpcsamp.cli.posterior import (
+    Checkpoint,
+    Data,
+    Run,
+    Samples,
+    Settings,
+    Stall,
+    posterior_of,
+)
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Run,
     out: Annotated[Path, typer.Option("--out", "-o", help="HDF5 file to write.")],
-    data: Annotated[
-        Path | None, typer.Option(help="Dataset of the same meaning (default: the run's own).")
-    ] = None,
+    data: Data = None,
     split: Annotated[
         str | None, typer.Option(help="Which split (default: test, or the first there is).")
     ] = None,
-    samples: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Samples of the predictive (default: evaluation.samples, else the method's)"
-        ),
-    ] = None,
+    samples: Samples = None,
     quantiles: Annotated[
         str | None,
         typer.Option(help='Of values, e.g. 0.05,0.5,0.95 (the default); "none" for none.'),
@@ -35,19 +37,9 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the file if it is there.")
     ] = False,
-    checkpoint: Annotated[
-        str, typer.Option(help='"last", "best", or the path of a checkpoint.')
-    ] = "last",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a key, e.g. data.path=...")
-    ] = None,
-    stall: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="Seconds without a sign of life of a rank that end the job (default: the run's).",
-        ),
-    ] = None,
+    checkpoint: Checkpoint = "last",
+    settings: Settings = None,
+    stall: Stall = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write what was done, with metrics, here.")
     ] = None,
@@ -59,26 +51,18 @@ def predict(
     data groups, and all ranks write.
     """
     from hpcsamp.cli.output import write_json
-    from hpcsamp.grid import init, together
-    from hpcsamp.run.folder import RunFolder
+    from hpcsamp.grid import together
     from hpcsamp.runtime import mpi
+    from hpcsamp.watchdog import STALL
 
-    folder = RunFolder(run)
     with together(mpi().COMM_WORLD):
         levels = _levels(quantiles)
-        config = folder.config(settings or ())
-    topology = init(config.parallel.samples, device=config.parallel.device)
-    from hpcsamp.prediction.posterior import Posterior
-    from hpcsamp.prediction.predict import predict as predict_run
-    from hpcsamp.run.restore import restore
-    from hpcsamp.watchdog import STALL
-    from hpcsamp.watchdog.dog import Watchdog
+    stalled = out.parent / f"{out.name}.{STALL}"
+    with posterior_of(run, settings, samples, checkpoint, stall, stalled) as posterior:
+        from hpcsamp.prediction.predict import predict as predict_run
 
-    seconds = config.training.stall if stall is None else stall
-    with Watchdog(topology.world, seconds, out.parent / f"{out.name}.{STALL}"):
-        restored = restore(folder, config, topology, samples=samples, which=checkpoint)
         result = predict_run(
-            Posterior(restored, topology),
+            posterior,
             out,
             data=data,
             split=split,
@@ -86,7 +70,7 @@ def predict(
             keep_samples=keep_samples,
             overwrite=overwrite,
         )
-    if topology.is_root:
+    if posterior.topology.is_root:
         if json_file is not None:
             write_json(json_file, result)
         for line in result["notes"]:

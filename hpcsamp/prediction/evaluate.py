@@ -34,7 +34,6 @@ PATIENCE = 3.0
 
 
 def evaluate_run(
-    folder: RunFolder,
     posterior: Posterior,
     *,
     data: str | Path | None = None,
@@ -62,6 +61,7 @@ def evaluate_run(
         If a set does not fit, or the files cannot be written; the same on every rank.
     """
     world, root = posterior.topology.world, posterior.topology.is_root
+    folder = posterior.restored.folder
     with together(world):
         dataset = posterior.open(data, split)
         strange = posterior.open(ood, None, inputs_only=True) if ood is not None else None

@@ -55,7 +55,7 @@ class Posterior:
     def facts(self) -> dict[str, Any]:
         """What must be known of every result, for records."""
         return {
-            "run": self.restored.name,
+            "run": self.restored.folder.run,
             "checkpoint": self.restored.checkpoint.name,
             "step": self.restored.step,
             "samples": self.samples,

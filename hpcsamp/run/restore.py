@@ -24,8 +24,8 @@ class Restored:
     ----------
     run
         On this rank.
-    name
-        Of the run, see :class:`RunFolder`.
+    folder
+        Of the run.
     trained
         Manifest of the set it was trained on: its statistics standardise all inputs.
     checkpoint, step
@@ -35,7 +35,7 @@ class Restored:
     """
 
     run: Run
-    name: str
+    folder: RunFolder
     trained: Manifest
     checkpoint: Path
     step: int
@@ -104,7 +104,7 @@ def restore(
         method.step = saved["step"]
         samples = method.prediction_samples(samples or config.evaluation.samples)
         method.prediction_share(samples, topology.sample_size, topology.sample_rank)
-    return Restored(run, folder.run, trained, path, saved["step"], samples)
+    return Restored(run, folder, trained, path, saved["step"], samples)
 
 
 def _checkpoint(folder: RunFolder, which: str) -> Path:

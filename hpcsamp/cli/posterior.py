@@ -1,0 +1,63 @@
+"""What commands that predict with a run share: their options, and the run on this job's ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from hpcsamp.prediction.posterior import Posterior
+
+Run = Annotated[Path, typer.Argument(help="Run folder.")]
+Data = Annotated[
+    Path | None, typer.Option(help="Another dataset of the same meaning (default: the run's own).")
+]
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Samples of the predictive (default: evaluation.samples, else the method's)"
+    ),
+]
+Checkpoint = Annotated[str, typer.Option(help='"last", "best", or the path of a checkpoint.')]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a key, e.g. data.path=...")
+]
+Stall = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Seconds without a sign of life of a rank that end the job (default: the run's).",
+    ),
+]
+
+
+@contextmanager
+def posterior_of(
+    run: Path,
+    settings: list[str] | None,
+    samples: int | None,
+    checkpoint: str,
+    stall: float | None,
+    stall_file: Path,
+) -> Iterator[Posterior]:
+    """A run on the ranks of this job, watched within the block. Collective."""
+    from hpcsamp.grid import init, together
+    from hpcsamp.run.folder import RunFolder
+    from hpcsamp.runtime import mpi
+
+    folder = RunFolder(run)
+    with together(mpi().COMM_WORLD):
+        config = folder.config(settings or ())
+    topology = init(config.parallel.samples, device=config.parallel.device)
+    from hpcsamp.prediction.posterior import Posterior
+    from hpcsamp.run.restore import restore
+    from hpcsamp.watchdog.dog import Watchdog
+
+    seconds = config.training.stall if stall is None else stall
+    with Watchdog(topology.world, seconds, stall_file):
+        restored = restore(folder, config, topology, samples=samples, which=checkpoint)
+        yield Posterior(restored, topology)
