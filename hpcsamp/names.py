@@ -113,7 +113,10 @@ SCHEDULERS = Registry(
 Task = Literal["classification", "regression"]
 Precision = Literal["float32", "float64", "bfloat16"]
 
+Strategy = Literal["auto", "loop", "vmap", "batched"]
+
 # data
+Compression = Literal["gzip", "lzf"]
 ReaderName = Literal["auto", "direct", "serial", "collective", "broadcast", "memory"]
 Shuffle = Literal["global", "pool", "none"]
 Verify = Literal["all", "sampled", "off"]
@@ -125,3 +128,7 @@ Memory = Literal["auto", "keep", "stream", "recompute"]
 
 # grid
 SampleAxis = Literal["node", "world", "none"] | int
+
+# planning and benchmarks: S and batch fixed; the batch grows with the ranks; or S does
+Growth = Literal["fixed", "growing", "proportional"]
+ScalingMode = Literal["fixed", "fixed-growing-batch", "proportional"]

@@ -18,7 +18,8 @@ from hpcsamp.bench import records
 from hpcsamp.bench.turns import Turns
 from hpcsamp.bench.variants import OURS, Ours, Variant, prepared
 from hpcsamp.bench.worker import peak_rss_mb
-from hpcsamp.bench.workloads import Mode, Point, Size, Workload
+from hpcsamp.bench.workloads import Point, Size, Workload
+from hpcsamp.names import ScalingMode
 
 WATCHED = 3
 """Rounds timed by phase."""
@@ -43,7 +44,7 @@ class Experiment:
     name: str
     workload: Workload
     size: Size
-    mode: Mode
+    mode: ScalingMode
     settings: tuple[str, ...]
     data: str | None
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from hpcsamp.errors import UsageError
+from hpcsamp.names import ScalingMode
 from hpcsamp.spelling import suggest
 
-Mode = Literal["fixed", "fixed-growing-batch", "proportional"]
 GRIDS = ("sampling", "data", "hybrid")
 
 
@@ -126,7 +125,7 @@ class Point:
 
 
 def points(
-    size: Size, mode: Mode, ranks: Sequence[int], grids: Sequence[str]
+    size: Size, mode: ScalingMode, ranks: Sequence[int], grids: Sequence[str]
 ) -> tuple[list[Point], list[str]]:
     """The configurations of an experiment, the smallest first, and why others are left out.
 

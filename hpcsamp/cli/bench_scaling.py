@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from hpcsamp.names import ScalingMode
 
 if TYPE_CHECKING:
     from hpcsamp.bench.scaling import Experiment
@@ -27,7 +29,7 @@ def scaling(
         bool, typer.Option("--small", help="For two cores; otherwise the figure's sizes.")
     ] = False,
     mode: Annotated[
-        Literal["fixed", "fixed-growing-batch", "proportional"],
+        ScalingMode,
         typer.Option(help="S and batch fixed; batch grows with the ranks; S does."),
     ] = "fixed",
     grids: Annotated[

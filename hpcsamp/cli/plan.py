@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hpcsamp.cli.options import AcceptEdits
 from hpcsamp.cli.output import Cell, show
+from hpcsamp.names import Growth
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +46,7 @@ def plan(
         str | None, typer.Option(help="A place that is known, or a TOML file (default: horeka).")
     ] = None,
     mode: Annotated[
-        Literal["fixed", "growing", "proportional"],
+        Growth,
         typer.Option(
             help="S and batch fixed; batch growing with the ranks; or S growing with them."
         ),

@@ -15,8 +15,6 @@ from hpcsamp.config.reading import (
     to_toml,
 )
 from hpcsamp.config.schema import (
-    NOTHING,
-    RESULTS,
     AugmentSection,
     DataSection,
     EvaluationSection,
@@ -28,13 +26,12 @@ from hpcsamp.config.schema import (
     ParallelSection,
     RunConfig,
     ScheduleSection,
-    Section,
     SyntheticSection,
     TrainingSection,
     changes,
-    one_of,
     section,
 )
+from hpcsamp.config.section import NOTHING, RESULTS, Section, one_of
 from hpcsamp.config.tables import flatten, put, written
 from hpcsamp.config.toml import (
     exists,

@@ -5,18 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     ValidationInfo,
-    ValidatorFunctionWrapHandler,
     field_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from hpcsamp.config.durations import seconds
-from hpcsamp.config.kinds import refused
+from hpcsamp.config.section import NOTHING, RESULTS, Section, one_of
 from hpcsamp.names import (
     KL,
     LIKELIHOODS,
@@ -31,49 +29,14 @@ from hpcsamp.names import (
     SampleAxis,
     Share,
     Shuffle,
+    Strategy,
     Task,
     Verify,
 )
-from hpcsamp.registry import Registry
 
 #: More samples, or more of anything else, than a run can have: a slip of the keyboard.
 SAMPLES = 10**6
 MOST = 10**9
-
-
-#: Marks of a key that does not change the weights of a run: it may differ when a run goes on.
-#: ``RESULTS``: it does change what is evaluated, or how far a run goes; ``NOTHING``: not even that.
-RESULTS: dict[str, Any] = {"changes": "results"}
-NOTHING: dict[str, Any] = {"changes": "nothing"}
-
-
-class Section(BaseModel):
-    """A table of the configuration: no unknown keys, no value of another type (``"3"`` is no
-    number, ``"no"`` is not false), immutable once read.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-    @field_validator("*", mode="wrap")
-    @classmethod
-    def _of_its_kind(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-        result = validate(value)
-        reason = "" if isinstance(result, BaseModel) else refused(value, result)
-        if reason:
-            raise PydanticCustomError("kind", "{reason}", {"reason": reason})
-        return result
-
-
-def one_of(registry: Registry) -> AfterValidator:
-    """Check that a value is a name of a registry, a place, or one of its other words."""
-
-    def check(value: str) -> str:
-        fault = registry.fault(value)
-        if fault and value not in registry.words:
-            raise PydanticCustomError("name", "{fault}", {"fault": fault})
-        return value
-
-    return AfterValidator(check)
 
 
 class SyntheticSection(Section):
@@ -171,7 +134,7 @@ class MethodSection(Section):
         description='samples evaluated at once, or "auto": what a short measurement finds fastest',
         json_schema_extra=NOTHING,
     )
-    strategy: Literal["auto", "loop", "vmap", "batched"] = Field(
+    strategy: Strategy = Field(
         "auto", description="how they are evaluated at once", json_schema_extra=NOTHING
     )
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hpcsamp.errors import DataError
 from hpcsamp.files import write_whole
-from hpcsamp.names import Task
+from hpcsamp.names import Compression, Task
 from hpcsamp.sealing import text
 
 SCHEMA = 2
@@ -89,7 +89,7 @@ class ArraySpec(Part):
     dtype: str
     items_per_chunk: int = Field(ge=1)
     rows_per_chunk: int = Field(ge=1)
-    compression: Literal["gzip", "lzf"] | None = None
+    compression: Compression | None = None
     units: str = ""
     description: str = ""
 
@@ -128,7 +128,7 @@ class ArraySpec(Part):
         shape: Sequence[int],
         dtype: np.dtype | str,
         *,
-        compression: Literal["gzip", "lzf"] | None = None,
+        compression: Compression | None = None,
         units: str = "",
         description: str = "",
         chunk_bytes: int = CHUNK_BYTES,

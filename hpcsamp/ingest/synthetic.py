@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from hpcsamp.ingest.asked import Asked
 from hpcsamp.ingest.entsoe import INPUTS, TARGETS, horizons
 from hpcsamp.ingest.fields import CHANNELS, VARIABLES, field_coordinates
 from hpcsamp.ingest.source import Source
-from hpcsamp.names import MADE_UP
+from hpcsamp.names import MADE_UP, Compression
 from hpcsamp.streams import Purpose, numpy_generator
 
 FRACTIONS = {"valid": 0.1, "test": 0.1}
@@ -164,7 +164,7 @@ def synthetic(
     items: Annotated[int, Asked("In all splits together.", "--items", least=10)],
     *,
     seed: Annotated[int, Asked("Of the data.", least=0)] = 0,
-    compression: Annotated[Literal["gzip", "lzf"] | None, Asked("Filter of the chunks.")] = None,
+    compression: Annotated[Compression | None, Asked("Filter of the chunks.")] = None,
     grid: Annotated[
         tuple[int, int] | None,
         Asked("Latitudes and longitudes of era5, e.g. 24 48 (default: 121 240)."),

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import plan_grid, share_samples
+from hpcsamp.names import Growth
 from hpcsamp.planning.machine import Machine
 from hpcsamp.planning.model import Layout, Prediction, one_rank, predict
 from hpcsamp.planning.rates import Rates
 from hpcsamp.planning.workload import Workload
-
-Mode = Literal["fixed", "growing", "proportional"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def check(layout: Layout, samples: int) -> None:
     share_samples(samples, grid.sample_size, 0)
 
 
-def loaded(work: Workload, ranks: int, mode: Mode) -> Workload:
+def loaded(work: Workload, ranks: int, mode: Growth) -> Workload:
     """The run on some ranks: as it is, with a batch or samples that grow with them."""
     if mode == "growing":
         return work.scaled(batch=work.batch * ranks)
@@ -90,7 +88,7 @@ def judge(
     layout: Layout,
     machine: Machine,
     rates: Rates,
-    mode: Mode = "fixed",
+    mode: Growth = "fixed",
     memory: Callable[[Layout, Workload], float] | None = None,
 ) -> Split:
     """A grid: predicted, and compared with one rank."""
@@ -116,7 +114,7 @@ def splits(
     per_node: int,
     machine: Machine,
     rates: Rates,
-    mode: Mode = "fixed",
+    mode: Growth = "fixed",
     memory: Callable[[Layout, Workload], float] | None = None,
 ) -> list[Split]:
     """All legal grids, those that fit first, the fastest first."""

@@ -15,6 +15,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.losses import Shared
 from hpcsamp.methods import Method
 from hpcsamp.methods.passing import ALL
+from hpcsamp.names import Precision, Share
 from hpcsamp.planning.counts import Counts, count
 from hpcsamp.run.assemble import Run, blank_network
 from hpcsamp.run.shapes import Shapes
@@ -80,11 +81,11 @@ class Workload:
     own: bool = False
     statistics: tuple[Shared, ...] = ()
     gathers: bool = False
-    views: Literal["none", "all", "rank", "sample"] = "none"
+    views: Share | Literal["none"] = "none"
     sharded: bool = False
     recompute: bool = False
     together: int = 1
-    precision: Literal["float32", "float64", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     horovod_from: float = 0.0
 
     @classmethod
