@@ -114,6 +114,37 @@ def test_wrong_files_are_refused_in_one_line(tmp_path, text, words):
         assert word in message
 
 
+OF_LOSS = """
+config = "base.toml"
+set = { "loss.alpha" = 0.3, "likelihood.name" = "student_t" }
+product = { "likelihood.df" = [3.0, 5.0], "loss.temperature" = [0.5] }
+"""
+
+
+def test_points_have_the_names_that_former_keys_gave_them(tmp_path):
+    """Recorded when the keys were loss.arguments.alpha, .likelihood and .df."""
+    (tmp_path / "base.toml").write_text(
+        'task = "regression"\n[data]\npath = "d"\n[model]\nname = "mlp"\n'
+        '[loss]\nname = "alpha_divergence"\n'
+    )
+    (tmp_path / "sweep.toml").write_text(OF_LOSS)
+    names = [p.name for p in Campaign(tmp_path / "sweep.toml").points]
+    assert names == ["5f71417638f6", "84f7a1b90609"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[product]\n'loss.arguments.std' = [1.0]", "write likelihood.std"),
+        ("[set]\nloss.arguments.fair = true", "write loss.fair"),
+        ("[derived]\n'loss.arguments.likelihood' = '1'", "write likelihood.name"),
+        ("[zip]\n'loss.arguments' = [{}]", "leave it out"),
+    ],
+)
+def test_former_keys_are_refused_with_those_of_today(tmp_path, text, words):
+    assert words in refused(tmp_path, text)
+
+
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(UsageError, match="cannot read the campaign file"):
         Campaign(tmp_path / "none.toml")

@@ -160,6 +160,23 @@ def test_what_a_run_wrote_with_former_keys_is_read_with_those_of_today():
     assert config.converted({**MINIMAL, "loss": {"arguments": {}}})["loss"] == {}
 
 
+def test_a_run_folder_with_former_keys_is_read(tmp_path):
+    from hpcsamp.run import checkpoint
+    from hpcsamp.run.folder import RunFolder
+    from hpcsamp.sealing import text
+
+    former = {**MINIMAL, "loss": {"name": "crps", "exact": True, "arguments": FORMER}}
+    (tmp_path / "config.toml").write_text(text.to_toml({"run": "a", **former}, "a"))
+    found = RunFolder(tmp_path).config(["likelihood.std=0.3"])
+    assert found.loss.arguments == {"fair": True, "latitudes": "data"}
+    assert found.likelihood.table == {"name": "gaussian", "std": 0.3}
+    path = checkpoint.step_path(tmp_path, 3)
+    checkpoint.save(path, {"step": 3, "config": former})
+    assert checkpoint.read(path)["config"] == config.converted(former)
+    with pytest.raises(UsageError, match=re.escape(TODAY)):  # the configuration of another run
+        config.load(tmp_path / "config.toml")
+
+
 #: Of every key that is not marked, another value makes another run.
 FREE = {
     "data": {"path", "reader", "verify", "slots"},
