@@ -242,7 +242,7 @@ def test_swin_era5_small_on_synthetic_fields(hpcsamp, tmp_path):
         (["vit-cifar10", "--set=model.heads=5"], ["heads = 5", "192"]),
         (["mlp-entsoe", "--set=method.name=mean_field"], ["regression", "classification"]),
         (
-            ["swin-era5", "--set=task=classification", "--set=likelihood={}"],
+            ["swin-era5", "--set=task=classification", "--set=loss={}", "--set=likelihood={}"],
             ["swin", "10 outputs", "8 x 8 = 64"],
         ),
         (["vit-cifar10", "--preset=tiny"], ["--preset tiny", "small, digits"]),
