@@ -10,7 +10,8 @@ import torch
 
 from hpcsamp.errors import UsageError
 from hpcsamp.streams import Purpose, key
-from hpcsamp.streams.noise import BLOCK, STRIDE, fill
+from hpcsamp.streams.noise import BLOCK, STRIDE, fill, name_of
+from hpcsamp.streams.places import place_bits, place_keys
 
 SIZES = [1, 15, 17, 751, BLOCK // 2 + 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7]
 KINDS = [torch.float32, torch.float64]
@@ -58,7 +59,7 @@ def test_native_noise_is_that_of_a_generator_for_each_block(n, kind):
         parts = []
         for block in range(blocks):
             index = sample // per_block * blocks + block
-            seed = (key(1, Purpose.WEIGHTS, 3) + index * STRIDE) % 2**32
+            seed = (name_of(1, Purpose.WEIGHTS, 3) + index * STRIDE) % 2**32
             generator = torch.Generator().manual_seed(seed)
             parts.append(torch.empty(BLOCK, dtype=kind).normal_(generator=generator))
         start = sample % per_block * n
@@ -70,7 +71,7 @@ def test_portable_noise_is_that_of_splitmix_and_box_and_muller(monkeypatch):
     n, samples = 7, np.arange(2, 5, dtype=np.uint64)
     with np.errstate(over="ignore"):
         counter = samples[:, None] * np.uint64(4) + np.arange(4, dtype=np.uint64)
-        name = np.uint64(key(1, Purpose.WEIGHTS, 3))
+        name = np.uint64(name_of(1, Purpose.WEIGHTS, 3))
         z = name + (counter + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -81,6 +82,14 @@ def test_portable_noise_is_that_of_splitmix_and_box_and_muller(monkeypatch):
     found = drawn(range(2, 5), n, kind=torch.float64)
     assert np.allclose(found.numpy(), expected, rtol=1e-13, atol=1e-13)
     assert np.allclose(drawn(range(2, 5), n).numpy(), expected, rtol=2e-4, atol=2e-5)
+
+
+def test_names_of_steps_are_places_of_a_stream():
+    keys, steps = place_keys([key(5, Purpose.CHAIN)], "cpu"), torch.arange(1000)
+    found = [name_of(5, Purpose.CHAIN, step) for step in range(1000)]
+    assert [int(bits) % 2**64 for bits in place_bits(keys, steps, 1).flatten()] == found
+    # a change of this number changes every result: it would need a new version of checkpoints
+    assert name_of(1, Purpose.WEIGHTS, 3) == 11179800942822491288
 
 
 @pytest.mark.parametrize("n", [100, 2 * BLOCK + 100])

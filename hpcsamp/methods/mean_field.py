@@ -102,6 +102,8 @@ class MeanField(Showing):
         if found.deterministic.variables:
             self.fixed = nn.Parameter(found.deterministic.flatten(means))
         self.antithetic = antithetic
+        #: Runs of neighbouring variables with the same prior: for most models a single one.
+        self._spans: list[Span] = found.random.runs(lambda variable: variable.prior)
         self._accumulator: FlatAccumulator | None = None
         self._link()
 
@@ -194,7 +196,7 @@ class MeanField(Showing):
         lo, hi = self.mean.numel() * part // parts, self.mean.numel() * (part + 1) // parts
         spans = [
             (max(start, lo), min(stop, hi), prior)
-            for start, stop, prior in self._prior_spans()
+            for start, stop, prior in self._spans
             if start < hi and stop > lo
         ]
         value: Tensor = Divergence.apply(self.mean, self.log_std, spans, torch.is_grad_enabled())
@@ -216,16 +218,11 @@ class MeanField(Showing):
         """
         step = self.step if step is None else step
         noises = partial(self._noises, samples, step)
-        spans = self._prior_spans()
-        value: Tensor = LogRatio.apply(self.mean, self.log_std, self.std(), noises, spans)
+        value: Tensor = LogRatio.apply(self.mean, self.log_std, self.std(), noises, self._spans)
         return value
 
     def _noises(self, samples: range, step: int) -> Iterator[Tensor]:
         return (self.noise(step, range(s, s + 1))[0] for s in samples)
-
-    def _prior_spans(self) -> list[Span]:
-        """Runs of neighbouring variables with the same prior: for most models a single one."""
-        return self.variables.random.runs(lambda variable: variable.prior)
 
     def named_variational(self) -> Iterator[tuple[str, Tensor]]:
         """``name.mean`` and ``name.log_std`` of each variable, then the deterministic ones."""

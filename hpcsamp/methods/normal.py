@@ -43,7 +43,8 @@ class Draw(torch.autograd.Function):
 class FlatAccumulator(Accumulator):
     """Gradients of one chunk of samples after the other, for weights drawn by :meth:`draw`.
 
-    Autograd stops at the samples' weights, variable by variable; from there the two sums
+    Autograd stops at the samples' weights, variable by variable, or at all of them where they are
+    few; from there the two sums
     ``d mean += sum_s g_s`` and ``d log_std += sum_s g_s * noise_s`` are taken in place while ``g``
     is in the cache, and the factor ``std``, common to all samples, comes in once at the end.
 
@@ -68,10 +69,9 @@ class FlatAccumulator(Accumulator):
         self._learning = mean.requires_grad, log_std.requires_grad
         self._layout = layout
         self._d_mean, self._d_log_std = torch.zeros_like(mean), torch.zeros_like(log_std)
-        sums = layout.views(self._d_mean), layout.views(self._d_log_std)
-        self._sums_of = list(zip(*sums, strict=True))
         self._buffers = self._mean.new_empty(2, 0, layout.size)  # noise and weights of a chunk
         self._leaves: list[Tensor] = []
+        self._whole = False
         self._noise: Tensor | None = None
 
     def noise(self, count: int) -> Tensor:
@@ -87,21 +87,28 @@ class FlatAccumulator(Accumulator):
         """
         weights = self._buffers[1, : len(noise)]
         torch.addcmul(self._mean, self._std, noise, out=weights)
-        self._leaves = [v.detach().requires_grad_() for v in self._layout.views(weights)]
-        self._noise = noise
+        self._noise, self._whole = noise, weights.numel() <= BLOCK
+        self._leaves = [part.detach().requires_grad_() for part in self._parts(weights)]
+        if self._whole:
+            return self._layout.named(self._leaves[0])
         return dict(zip(self._layout.names, self._leaves, strict=True))
+
+    def _parts(self, flat: Tensor) -> list[Tensor]:
+        """What autograd sees of ``(..., n)`` numbers: few operations, or nothing to concatenate."""
+        return [flat] if self._whole else self._layout.views(flat)
 
     def backward(self, value: Tensor, upstream: Tensor | None = None) -> None:
         """Add the gradient of the chunk drawn last."""
         assert self._noise is not None, "nothing was drawn since the last backward pass"
-        noises, self._noise = self._layout.views(self._noise), None
+        others = [self._parts(t) for t in (self._noise, self._d_mean, self._d_log_std)]
+        self._noise = None
         count = len(self._leaves)
         found = torch.autograd.grad(
             value, [*self._leaves, *self.parameters], upstream, allow_unused=True
         )
-        for gradient, sums, noise in zip(found[:count], self._sums_of, noises, strict=True):
+        for gradient, noise, mean, log_std in zip(found[:count], *others, strict=True):
             if gradient is not None:
-                _add_sums(*sums, gradient, noise)
+                _add_sums(gradient, noise, mean, log_std)
         self._add(found[count:])
 
     def gradients(self) -> list[Tensor | None]:
@@ -111,8 +118,8 @@ class FlatAccumulator(Accumulator):
         return [*own, *super().gradients()]
 
 
-def _add_sums(mean: Tensor, log_std: Tensor, gradient: Tensor, noise: Tensor) -> None:
-    """Add the sums over ``(k, *shape)`` gradients, and over these times the noise."""
+def _add_sums(gradient: Tensor, noise: Tensor, mean: Tensor, log_std: Tensor) -> None:
+    """Add sums over ``(k, *shape)`` gradients to ``mean``, and over these times the noise."""
     if len(gradient) > 1 and gradient.numel() <= BLOCK:  # few operations
         mean.add_(gradient.sum(0))
         log_std.add_((gradient * noise).sum(0))
@@ -139,13 +146,15 @@ class Divergence(torch.autograd.Function):
 
         ``wanted``: whether gradients are.
         """
-        d_mean, d_log_std = torch.zeros_like(mean), torch.zeros_like(log_std)
-        total = torch.zeros((), dtype=torch.float64, device=mean.device)
-        for block, prior in _blocks(spans):
-            total += _divergence(
-                mean[block], log_std[block], prior, d_mean[block], d_log_std[block]
-            )
+        whole = sum(stop - start for start, stop, _ in spans) == len(mean)
+        make = torch.empty_like if whole else torch.zeros_like
+        d_mean, d_log_std = make(mean), make(log_std)
+        values = [
+            _divergence(mean[block], log_std[block], prior, d_mean[block], d_log_std[block])
+            for block, prior in _blocks(spans)
+        ]
         ctx.gradients = (d_mean, d_log_std) if wanted else None
+        total = sum(values[1:], values[0]) if values else mean.new_zeros(())
         return total.to(mean.dtype)
 
     @staticmethod
@@ -234,13 +243,13 @@ def _divergence(
         d_log_std.fill_(-1)
         return UniformNormalDivergence.forward(None, mean, log_std)  # it knows of a constant
     centre, inverse = prior[0], math.exp(-prior[1])
-    torch.sub(log_std, prior[1], out=d_log_std)
-    value = -d_log_std.sum(dtype=torch.float64)
-    d_log_std.mul_(2).exp_()
-    value += 0.5 * d_log_std.sum(dtype=torch.float64)
-    torch.sub(mean, centre, out=d_mean).mul_(inverse)
-    value += 0.5 * torch.dot(d_mean, d_mean)
-    value -= 0.5 * mean.numel()
+    ratio = torch.sub(log_std, prior[1], out=d_log_std)  # logarithm of std over that of the prior
+    square = torch.mul(ratio, 2).exp_()
+    z = torch.mul(mean, inverse, out=d_mean)
+    if centre:
+        z.sub_(centre * inverse)
+    terms = torch.addcmul(square, z, z).sub_(ratio, alpha=2)
+    value = terms.sum(dtype=torch.float64).sub_(mean.numel()).mul_(0.5)
     d_mean.mul_(inverse)
-    d_log_std.sub_(1)
+    torch.sub(square, 1, out=d_log_std)
     return value

@@ -36,6 +36,7 @@ class Observer:
 
     def __init__(self) -> None:
         self._known: set[Any] = set()
+        self._parts: dict[nn.Module, list[nn.Module]] = {}
         self._busy = False
 
     def look(
@@ -51,7 +52,10 @@ class Observer:
         if self._busy or not samples or not len(x):
             return
         network = method.network_of(samples.start) or method
-        mode = (method.in_prediction, *(part.training for part in network.modules()))
+        parts = self._parts.get(network)
+        if parts is None:
+            parts = self._parts[network] = list(network.modules())
+        mode = (method.in_prediction, *[part.training for part in parts])
         if mode in self._known or not _has_values(x):
             return
         x, index = _some_items(x[0] if stacked else x, index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Self
 
 import torch
@@ -63,7 +64,7 @@ class Showing(Method):
         stacked: bool,
     ) -> Tensor:
         """``(k, B, ...)`` outputs of a module with these values, see :func:`.weights.evaluate`."""
-        with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
+        with self._precision(x):
             return evaluate(
                 variables.put,
                 variables.call,
@@ -74,6 +75,12 @@ class Showing(Method):
                 stacked=stacked,
                 strategy=self.passes.strategy,
             )
+
+    def _precision(self, x: Tensor) -> AbstractContextManager[Any]:
+        """Its own precision, whatever the caller's is."""
+        if self.autocast is None and not torch.is_autocast_enabled(x.device.type):
+            return nullcontext()
+        return torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None)
 
     @abstractmethod
     def _link(self) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from hpcsamp.errors import UsageError
 from hpcsamp.streams.names import Purpose, key
-from hpcsamp.streams.places import GAMMA, mix_, normal_pairs, signed
+from hpcsamp.streams.places import GAMMA, mix_, mixed, normal_pairs, signed
 from hpcsamp.watchdog import here
 
 #: Numbers of a block: they stay in the cache while they are drawn. Part of the results.
@@ -101,7 +101,7 @@ def fill(
         )
     if out.numel() == 0 or out.is_meta:
         return out
-    name = _key(seed, purpose, step)
+    name = name_of(seed, purpose, step)
     if form(out.device) == "portable":
         with here.part("draw"):
             return _fill_portable(out, name, samples, n, first)
@@ -119,7 +119,14 @@ def fill(
     return out
 
 
-_key = lru_cache(maxsize=16)(key)
+@lru_cache(maxsize=16)
+def _key(seed: int, purpose: Purpose) -> int:
+    return key(seed, purpose)
+
+
+def name_of(seed: int, purpose: Purpose, step: int) -> int:
+    """64 random bits for a step: number ``step`` of SplitMix64 seeded with the stream's key."""
+    return mixed(_key(seed, purpose) + (step + 1) * GAMMA)
 
 
 # Native ----------------------------------------------------------------------------------------
@@ -170,21 +177,16 @@ def _seed(name: int, index: int) -> int:
 
 def _fill_rows(out: Tensor, name: int, samples: Sequence[int], n: int, first: int) -> None:
     """Several samples lie in a block."""
-    per_block, kind = BLOCK // n, _kind(out)
-    for start, stop in _runs(samples, per_block):
-        index, row = divmod(samples[start], per_block)
-        rows = stop - start
-        numbers = _generator.first((row + rows) * n, kind, name, index)[row * n :].view(rows, n)
-        out[start:stop].copy_(numbers[:, first : first + out.shape[1]])
-
-
-def _runs(samples: Sequence[int], per_block: int) -> Iterator[tuple[int, int]]:
-    """Places of neighbouring samples that lie in the same block."""
-    start = 0
-    for i in range(1, len(samples) + 1):
-        if i == len(samples) or samples[i] != samples[i - 1] + 1 or samples[i] % per_block == 0:
-            yield start, i
-            start = i
+    per_block, kind, last = BLOCK // n, _kind(out), first + out.shape[1]
+    in_order = isinstance(samples, range) and samples.step == 1
+    done = 0
+    while done < len(samples):
+        index, row = divmod(samples[done], per_block)
+        rows = min(len(samples) - done, per_block - row) if in_order else 1
+        numbers = _generator.first((row + rows) * n, kind, name, index)
+        numbers = numbers[row * n :].view(rows, n)[:, first:last]
+        out[done : done + rows].copy_(numbers)
+        done += rows
 
 
 def _fill_blocks(out: Tensor, name: int, samples: Sequence[int], n: int, first: int) -> None:

@@ -22,8 +22,16 @@ def signed(word: int) -> int:
     return (word & 0xFFFF_FFFF_FFFF_FFFF ^ 1 << 63) - (1 << 63)
 
 
+def mixed(word: int) -> int:
+    """The hash of SplitMix64 of 64 bits."""
+    word &= 0xFFFF_FFFF_FFFF_FFFF
+    for shift, factor in _MIX:
+        word = (word ^ word >> shift) * factor & 0xFFFF_FFFF_FFFF_FFFF
+    return word ^ word >> 31
+
+
 def mix_(z: Tensor) -> Tensor:
-    """The hash of SplitMix64 of int64 numbers, in place."""
+    """The same of int64 numbers, in place."""
     for shift, factor in _MIX:
         z ^= (z >> shift).bitwise_and_((1 << 64 - shift) - 1)  # int64 shifts its sign in
         z *= signed(factor)
