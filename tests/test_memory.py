@@ -56,10 +56,11 @@ def test_a_pass_of_a_linear_layer_is_what_is_counted_by_hand():
     with torch.device("meta"):
         layer = nn.Linear(100, 50)
     batch, weights = 200, 100 * 50 + 50
-    # outputs and their gradient; the gradients of weight and bias, then both as one vector
-    outputs, gradient = 4 * batch * 50, 4 * weights
+    # outputs and their gradient; the gradients of weight and bias, then both as one vector; the
+    # loss and its own gradient
+    outputs, gradient, loss = 4 * batch * 50, 4 * weights, 4 + 4
     found = pass_bytes(layer, (100,), batch)
-    assert found == 2 * outputs + 2 * gradient
+    assert found == 2 * outputs + 2 * gradient + loss
     assert pass_bytes(layer, (100,), batch, dtype=torch.float64) == 2 * found
 
 

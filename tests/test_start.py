@@ -87,3 +87,25 @@ def test_blank_networks_have_the_shapes_of_filled_ones():
             (n, p.shape, p.dtype) for n, p in full.named_parameters()
         ]
     assert not torch.randn(3).is_meta
+
+
+def test_a_report_is_drawn_without_torch(hpcsamp, script, digits, tmp_path):
+    run = tmp_path / "run"
+    arguments = ["--set", "training.steps=2", "--set", "method.samples=2", "--output", run]
+    for command in (
+        ["train", "vit-digits", "--data", digits, *arguments],
+        ["evaluate", run, "--split=test", "--samples=2"],
+    ):
+        done = hpcsamp(1, *command)
+        assert done.code == 0, done.err
+    code = f"""
+import sys
+from hpcsamp.cli import app
+
+app(["report", {str(run)!r}], standalone_mode=False)
+print("imported:", [name for name in ("torch", "scipy", "sklearn") if name in sys.modules])
+"""
+    done = script(1, code)
+    assert done.code == 0, done.err
+    assert "uncertain-items.png" in done.out
+    assert "imported: []" in done.out

@@ -130,21 +130,22 @@ def _largest(
         weights = {name: part.view(p.shape) for (name, p), part in parts}
         with torch.autocast("cpu", autocast, enabled=autocast is not None):
             y = functional_call(network, weights | buffers, (x,))
-        torch.autograd.grad(_Loss.apply(y), flat)
+        upstream = torch.ones_like(y)
+        torch.autograd.grad(_Loss.apply(y, upstream), flat)
     return memory.largest
 
 
 class _Loss(torch.autograd.Function):
-    """A number whose gradient is as large as the outputs.
+    """A number with a known gradient.
 
-    Given to ``torch.autograd.grad`` instead, such a gradient has torch import sympy.
+    A gradient that is given to ``torch.autograd.grad`` instead makes torch import sympy.
     """
 
     @staticmethod
-    def forward(ctx: Any, y: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(y)
+    def forward(ctx: Any, y: torch.Tensor, upstream: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(upstream)
         return y.new_zeros(())
 
     @staticmethod
-    def backward(ctx: Any, *_: torch.Tensor) -> torch.Tensor:
-        return torch.ones_like(*ctx.saved_tensors)
+    def backward(ctx: Any, *_: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return ctx.saved_tensors[0], None

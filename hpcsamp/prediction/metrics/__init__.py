@@ -6,8 +6,8 @@ scores of all items (one number per item, gathered); ``definitions`` says what e
 
 from __future__ import annotations
 
+from hpcsamp.prediction.definitions import DESCRIPTIONS, definitions
 from hpcsamp.prediction.metrics.classification import ClassificationMetrics
-from hpcsamp.prediction.metrics.definitions import DESCRIPTIONS, definitions
 from hpcsamp.prediction.metrics.ranking import auroc, fpr_at, risk_coverage, selective
 from hpcsamp.prediction.metrics.regression import RegressionMetrics
 
