@@ -48,13 +48,12 @@ RUNS: dict[str, tuple[str, ...]] = {
     "monte_carlo": ("loss.kl=monte_carlo", "optimizer.name=SGD", "optimizer.momentum=0.9"),
 }  # fmt: skip
 
-BATCHED, VMAP = "method.strategy=batched", "method.strategy=vmap"
 #: S = 6 on four ranks and S = 5 on three are uneven; batches of data groups are other items. Chunks
 #: are 1 in the reference run; here a clock finds them, or they are given.
 GRIDS: dict[str, tuple[int, tuple[str, ...]]] = {
     "2": (2, ("parallel.collectives=horovod", "method.samples_per_pass=auto")),
-    "3": (3, ("parallel.collectives=mpi", "method.samples_per_pass=2", BATCHED)),
-    "4": (4, ("parallel.collectives=mpi", "method.samples_per_pass=5", VMAP)),
+    "3": (3, ("parallel.collectives=mpi", "method.samples_per_pass=2")),
+    "4": (4, ("parallel.collectives=mpi", "method.samples_per_pass=5", "method.strategy=vmap")),
     "2x2": (4, ("parallel.samples=2", "parallel.collectives=horovod", "method.samples_per_pass=3")),
     "2x1": (2, ("parallel.samples=none", "parallel.collectives=mpi", "method.samples_per_pass=5")),
 }

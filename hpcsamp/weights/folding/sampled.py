@@ -19,7 +19,7 @@ _QUESTIONS = "is_floating_point is_complex get_device element_size is_signed is_
 _NUMBERS = "item tolist numpy __bool__ __float__ __int__ __index__"
 _OPERATORS = """
 add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow matmul rmatmul neg
-pos abs lt le gt ge eq ne and or xor invert getitem
+pos abs lt le gt ge eq ne and or xor invert lshift rshift getitem
 """
 #: Of one sample as of all of them.
 ATTRIBUTES = frozenset(_ATTRIBUTES.split())

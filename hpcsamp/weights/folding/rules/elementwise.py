@@ -12,6 +12,7 @@ from hpcsamp.weights.folding.sampled import Sampled
 _NAMES = """
 add sub subtract mul multiply div divide true_divide floor_divide rsub remainder fmod pow
 float_power maximum minimum where lerp addcmul addcdiv atan2 hypot logaddexp xlogy
+bitwise_and bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift
 lt le gt ge eq ne masked_fill logical_and logical_or logical_not
 exp expm1 exp2 log log1p log2 log10 sqrt rsqrt square reciprocal neg negative abs sign
 sin cos tan tanh sinh cosh sigmoid erf erfc softplus relu relu6 gelu silu elu selu celu
@@ -20,24 +21,25 @@ clamp_min clamp_max round floor ceil trunc nan_to_num isnan isfinite to float do
 bfloat16 type_as detach clone contiguous
 __add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ __floordiv__
 __rfloordiv__ __mod__ __rmod__ __pow__ __rpow__ __neg__ __pos__ __abs__ __lt__ __le__
-__gt__ __ge__ __eq__ __ne__ __and__ __or__ __xor__ __invert__
+__gt__ __ge__ __eq__ __ne__ __and__ __or__ __xor__ __invert__ __lshift__ __rshift__
 """
 NAMES = frozenset(_NAMES.split())
 
-#: In-place forms; there is nothing to write to in place where samples come in.
-IN_PLACE = {
-    **{f"{name}_": name for name in ("add", "sub", "mul", "div", "pow", "addcmul", "lerp")},
-    "__iadd__": "add",
-    "__isub__": "sub",
-    "__imul__": "mul",
-    "__itruediv__": "div",
-}
+_OPERATORS = {"__iadd__": "add", "__isub__": "sub", "__imul__": "mul", "__itruediv__": "div"}
 
 
 def is_elementwise(function: Any) -> bool:
     """Whether a function of torch works element by element, judged by its name."""
     name = getattr(function, "__name__", "")
-    return name in NAMES or name in IN_PLACE
+    return name in NAMES or _without_place(name) is not None
+
+
+def _without_place(name: str) -> str | None:
+    """The function that writes to a new tensor, of one that writes to its first argument."""
+    if name in _OPERATORS:
+        return _OPERATORS[name]
+    own = name.removesuffix("_")
+    return own if own != name and own in NAMES and not name.startswith("_") else None
 
 
 def elementwise(fold: Fold, function: Any, args: Any, kwargs: Any) -> Any:
@@ -63,9 +65,9 @@ def elementwise(fold: Fold, function: Any, args: Any, kwargs: Any) -> Any:
 
     args = [aligned(t) for t in args]
     kwargs = {name: aligned(t) for name, t in kwargs.items()}
-    name = getattr(function, "__name__", "")
-    if name in IN_PLACE:
-        function = getattr(Tensor, IN_PLACE[name])
+    other = _without_place(getattr(function, "__name__", ""))
+    if other is not None and axis is not None:  # where samples come in there is no place for them
+        function = getattr(Tensor, other)
     y = function(*args, **kwargs)
     return Sampled(y, fold) if axis is None else fold.into(y, axis)
 
