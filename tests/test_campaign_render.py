@@ -15,6 +15,7 @@ import pytest
 
 from hpcsamp.campaign import render, site
 from hpcsamp.campaign.points import Campaign
+from hpcsamp.campaign.schedulers.slurm import Slurm
 from hpcsamp.errors import UsageError
 
 RECORDED = Path(__file__).parent / "recorded" / "campaign"
@@ -70,6 +71,18 @@ def test_scripts_pass_shellcheck(name):
     # SC1091: the sourced file is on another machine
     left = [line for line in done.stdout.splitlines() if "^--" in line and "SC1091" not in line]
     assert left == []
+
+
+class Torn(Slurm):
+    """A user's own scheduler, whose template is not one."""
+
+    template = '{% extends "job.sh.j2" %}{% block header %}{{ rank }}'
+
+
+def test_a_template_that_is_none_is_refused_in_one_line(tmp_path):
+    campaign = made(tmp_path, "slurm", 'scheduler = "test_campaign_render:Torn"')
+    with pytest.raises(UsageError, match=r"site.scheduler = 'test_campaign_render:Torn': its temp"):
+        files(campaign)
 
 
 def test_rendering_twice_gives_the_same(tmp_path):

@@ -119,8 +119,7 @@ def script(campaign: Campaign, job: Job, submission: Path, folder: Path | None =
     scheduler = SCHEDULERS.find(site.scheduler)
     if scheduler.reads_header:
         lines.path_in_header(submission)
-    template = _environment().from_string(scheduler.template)
-    return template.render(
+    facts_of_job: dict[str, Any] = dict(
         **facts,
         campaign=campaign.spec.name,
         job_name=job_name(campaign.spec.name, submission, job.script),
@@ -153,6 +152,10 @@ def script(campaign: Campaign, job: Job, submission: Path, folder: Path | None =
         signal=site.signal,
         requeue=site.requeue,
     )
+    try:
+        return _environment().from_string(scheduler.template).render(**facts_of_job)
+    except jinja2.TemplateError as e:
+        raise UsageError(f"site.scheduler = {site.scheduler!r}: its template: {e}") from e
 
 
 def _filled(
