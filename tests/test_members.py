@@ -63,8 +63,11 @@ def test_an_ensemble_has_its_members_and_no_other_number_of_samples():
         ensemble.prediction_samples(8)
 
 
-def test_fewer_members_than_ranks_are_refused(hpcsamp, small, tmp_path):
-    sets = ["--set=method.name=ensemble", "--set=method.samples=2"]
+@pytest.mark.parametrize(
+    "settings", [("method.name=ensemble", "method.samples=2"), ("evaluation.samples=2",)]
+)
+def test_fewer_samples_than_ranks_are_refused(settings, hpcsamp, small, tmp_path):
+    sets = [f"--set={s}" for s in settings]
     done = hpcsamp(3, "train", small, "--output", tmp_path / "run", *sets)
     assert done.code == 2
     assert len(done.errors) == 1

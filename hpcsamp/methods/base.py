@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
-from hpcsamp.grid import share_samples
+from hpcsamp.grid import share
 from hpcsamp.grid.placement import REPLICATED, Replicated
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.observe import Observer
@@ -340,7 +340,13 @@ class Method(Passing):
         UsageError
             If there are fewer than ranks.
         """
-        return share_samples(samples, parts, part)
+        if samples < parts:
+            raise UsageError(
+                f"the {samples} samples of the predictive distribution cannot be split over a "
+                f"sample group of P = {parts} ranks; set evaluation.samples to at least {parts}, "
+                f"or parallel.samples to a smaller group"
+            )
+        return share(samples, parts, part)
 
     def some_prediction_sample(self) -> range:
         """One of the prediction samples that this rank can evaluate."""

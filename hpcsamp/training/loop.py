@@ -99,8 +99,10 @@ class Trainer:
                 network_memory.check(config, self.dataset, topology)
                 self.assembled = Run.of(config, self.dataset, topology)
                 self.method = self.assembled.method
-                self.method.prediction_samples(config.evaluation.samples)  # is it right?
+                asked = self.method.prediction_samples(config.evaluation.samples)
                 has_valid = "valid" in self.dataset.manifest.splits
+                if has_valid:  # can these ranks evaluate them? rather now than after an epoch
+                    self.method.prediction_share(asked, topology.sample_size, topology.sample_rank)
                 valid = Dataset.open(folder, "valid") if has_valid else None
             self.feed = Feed(self.assembled, self.dataset, topology)
             stack.callback(self.feed.close)
