@@ -1,29 +1,23 @@
-"""The keeper of a run: writes its checkpoints, and puts the newest one back in place."""
+"""The keeper of a run: holds its folder, writes its checkpoints, puts the newest back in place."""
 
 from __future__ import annotations
 
 import math
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.optim.lr_scheduler import LRScheduler
-
-from hpcsamp.collectives import Updates
-from hpcsamp.config import RunConfig
 from hpcsamp.errors import CheckpointError
 from hpcsamp.grid import Topology, together
-from hpcsamp.methods import Method
-from hpcsamp.run import checkpoint, resolve
+from hpcsamp.run import checkpoint, provenance, resolve
+from hpcsamp.run.assemble import Run
 from hpcsamp.run.folder import RunFolder
+from hpcsamp.run.optimisation import Optimisation
 from hpcsamp.watchdog import Phase, here
 
 
-@dataclass
 class Keeper:
     """Everything that a checkpoint holds, and where checkpoints lie.
 
@@ -33,12 +27,12 @@ class Keeper:
     ----------
     folder
         Of the run.
-    config, topology
-        Of the run.
+    run, optimisation
+        Whose state is kept. A checkpoint holds it whole, whatever the grid.
+    topology
+        The grid.
     dataset
         Its uid: parameters are those of one dataset.
-    method, optimizer, schedule, updates
-        Whose state is kept. A checkpoint holds it whole, whatever the grid.
     saving
         Makes a context in which no signal interrupts the writing of a checkpoint.
 
@@ -51,17 +45,60 @@ class Keeper:
         Score of the best evaluation so far; less is better.
     """
 
-    folder: RunFolder
-    config: RunConfig
-    topology: Topology
-    dataset: str
-    method: Method
-    optimizer: torch.optim.Optimizer
-    schedule: LRScheduler | None
-    updates: Updates
-    saving: Callable[[], AbstractContextManager[object]]
-    saved: int = -1
-    best: float = math.inf
+    def __init__(
+        self,
+        folder: RunFolder,
+        run: Run,
+        optimisation: Optimisation,
+        topology: Topology,
+        dataset: str,
+        saving: Callable[[], AbstractContextManager[object]],
+    ) -> None:
+        self.folder = folder
+        self.config = run.config
+        self.method = run.method
+        self.optimizer = optimisation.optimizer
+        self.schedule = optimisation.schedule
+        self.updates = optimisation.updates
+        self.topology = topology
+        self.dataset = dataset
+        self.saving = saving
+        self.saved = -1
+        self.best = math.inf
+
+    def claim(self, stack: ExitStack, resume: bool) -> int:
+        """Make the folder this run's until the stack is closed.
+
+        Parameters
+        ----------
+        resume
+            Whether to go on from the newest checkpoint.
+
+        Returns
+        -------
+        int
+            Steps that the run has done before.
+
+        Raises
+        ------
+        CheckpointError, UsageError
+            If the folder is another run's, or cannot be written; the same on all ranks.
+        """
+        world, root = self.topology.world, self.topology.is_root
+        with together(world):
+            if root:
+                stack.enter_context(self.folder.writing())
+        # before anything is written: a run that is refused leaves its folder as it was
+        step = self.restore() if resume else 0
+        with together(world):
+            if root:
+                self.folder.prepare(self.config, resume)
+        start = provenance.collect(self.topology, self.config.seed)
+        with together(world):
+            if root:
+                self.folder.forget_after(step)
+                self.folder.add_start({**start, "step": step})
+        return step
 
     def restore(self) -> int:
         """Put the newest whole checkpoint in place; returns its step, 0 if there is none.

@@ -19,7 +19,7 @@ from hpcsamp.data.staged import staged
 from hpcsamp.grid import Topology, together
 from hpcsamp.losses import Parts
 from hpcsamp.planning import memory, network_memory
-from hpcsamp.run import health, provenance
+from hpcsamp.run import health
 from hpcsamp.run.assemble import Run
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.run.keeper import Keeper
@@ -119,21 +119,14 @@ class Trainer:
             )
             self.memory = memory.check(self.assembled, topology)
             self.keeper = Keeper(
-                self.folder,
-                config,
-                topology,
-                self.dataset.uid,
-                self.method,
-                self.optimisation.optimizer,
-                self.optimisation.schedule,
-                self.optimisation.updates,
+                self.folder, self.assembled, self.optimisation, topology, self.dataset.uid,
                 self.watch.saving,
-            )
+            )  # fmt: skip
             self.validation: Validation | None = None
             if valid is not None:
                 self.validation = Validation(self.assembled, valid, topology, self.collectives)
                 stack.callback(self.validation.close)
-            self.done = self._claim(stack, resume)
+            self.done = self.keeper.claim(stack, resume)
             self.reporter = Reporter(topology.is_root and not quiet, self.steps, self.done)
             stack.callback(self.reporter.close)
             self._open = stack.pop_all()
@@ -146,24 +139,6 @@ class Trainer:
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
         self._open.__exit__(kind, error, trace)
-
-    def _claim(self, stack: ExitStack, resume: bool) -> int:
-        """Make the folder this run's until the stack is closed; returns the steps it has done."""
-        world, root, folder = self.topology.world, self.topology.is_root, self.folder
-        with together(world):
-            if root:
-                stack.enter_context(folder.writing())
-        # before anything is written: a run that is refused leaves its folder as it was
-        step = self.keeper.restore() if resume else 0
-        with together(world):
-            if root:
-                folder.prepare(self.config, resume)
-        start = provenance.collect(self.topology, self.config.seed)
-        with together(world):
-            if root:
-                folder.forget_after(step)
-                folder.add_start({**start, "step": step})
-        return step
 
     def run(self) -> dict[str, Any]:
         """Train to the end; returns the summary.
