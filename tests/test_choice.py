@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from hpcsamp.errors import UsageError
 from hpcsamp.methods import MeanField
+from hpcsamp.run import chosen
 from hpcsamp.weights import Passes, choice
 
 
@@ -27,20 +29,20 @@ def passes_of(cost, refused=()):
     return asked, run_of
 
 
-def chosen(cost, most=16, activations=1.0, room=1e9, refused=(), **named):
+def choice_of(cost, most=16, activations=1.0, room=1e9, refused=(), **named):
     asked, run_of = passes_of(cost, refused)
     found, seconds = choice.choose(run_of, most, activations, room, **named)
     return found, seconds, asked
 
 
 def test_a_chunk_whose_cost_is_that_of_a_sample_is_the_largest():
-    found, seconds, _ = chosen(lambda chunk: 2)
+    found, seconds, _ = choice_of(lambda chunk: 2)
     assert found == Passes(16, "batched")
     assert 0.002 <= seconds < 0.02
 
 
 def test_a_loop_is_preferred_unless_a_chunk_is_clearly_faster():
-    found, seconds, asked = chosen(lambda chunk: 2 * chunk)
+    found, seconds, asked = choice_of(lambda chunk: 2 * chunk)
     assert found == Passes(1, "loop")
     assert 0.032 <= seconds < 0.2
     assert asked == [Passes(1, "loop"), Passes(2, "batched")]  # no larger one is tried
@@ -48,27 +50,27 @@ def test_a_loop_is_preferred_unless_a_chunk_is_clearly_faster():
 
 def test_chunks_grow_until_they_do_not_pay():
     cost = {1: 4, 2: 4, 4: 4, 8: 16}
-    found, _, asked = chosen(cost.__getitem__)
+    found, _, asked = choice_of(cost.__getitem__)
     assert found == Passes(4, "batched")
     assert [p.chunk for p in asked] == [1, 2, 4, 8]
 
 
 def test_the_memory_of_activations_limits_a_chunk():
-    found, _, asked = chosen(lambda chunk: 2, activations=100.0, room=500.0)
+    found, _, asked = choice_of(lambda chunk: 2, activations=100.0, room=500.0)
     assert found == Passes(4, "batched")
     assert max(p.chunk for p in asked) == 4
 
 
 def test_what_a_module_refuses_is_not_chosen():
-    assert chosen(lambda chunk: 2, refused=("batched",))[0] == Passes(16, "vmap")
-    assert chosen(lambda chunk: 2, refused=("batched", "vmap"))[0] == Passes(1, "loop")
+    assert choice_of(lambda chunk: 2, refused=("batched",))[0] == Passes(16, "vmap")
+    assert choice_of(lambda chunk: 2, refused=("batched", "vmap"))[0] == Passes(1, "loop")
 
 
 @pytest.mark.parametrize(
     ("most", "chunks"), [(1, []), (2, [2]), (5, [2, 3, 5]), (6, [2, 3, 6]), (16, [2, 4, 8, 16])]
 )
 def test_chunks_divide_samples_evenly(most, chunks):
-    asked = chosen(lambda chunk: 2, most)[2]
+    asked = choice_of(lambda chunk: 2, most)[2]
     assert [p.chunk for p in asked if p.chunk > 1] == chunks
 
 
@@ -80,10 +82,10 @@ def test_the_slowest_rank_decides():
         calls.append(value)
         return max(value, 0.008) if value else value  # another rank always needs 8 ms
 
-    found, seconds, _ = chosen(lambda chunk: 4 / chunk, largest=largest)
+    found, seconds, _ = choice_of(lambda chunk: 4 / chunk, largest=largest)
     assert found == Passes(16, "batched")  # a pass costs the same for any chunk there
     assert seconds == pytest.approx(0.008)
-    refused = chosen(lambda chunk: 2, largest=lambda v: 1.0 if v == 0.0 else v)[0]
+    refused = choice_of(lambda chunk: 2, largest=lambda v: 1.0 if v == 0.0 else v)[0]
     assert refused == Passes(1, "loop")  # another rank's module refuses
 
 
@@ -158,3 +160,19 @@ def test_a_strategy_that_a_module_does_not_allow_is_refused_by_layer(strategy, p
 def test_a_chunk_that_is_none_is_refused(wrong):
     with pytest.raises(UsageError, match=r"method\.samples_per_pass = .* must be"):
         small(samples_per_pass=wrong)
+
+
+def test_a_choice_is_used_again_where_it_was_measured_and_only_there():
+    here, elsewhere = (
+        SimpleNamespace(sample_size=ranks, device=torch.device("cpu")) for ranks in (2, 3)
+    )
+    method, x = small(samples_per_pass="auto"), torch.randn(4, 3, dtype=torch.float64)
+    method.choose(x, range(8))
+    content = {"passes": chosen.kept(method, here)}
+    for topology, known in ((here, True), (elsewhere, False)):
+        other = small(samples_per_pass="auto")
+        chosen.take(content, other, topology)
+        assert other.settled == known
+        assert (other.passes == method.passes) or not known
+    chosen.take({}, other, here)  # of a version that did not choose
+    assert not other.settled

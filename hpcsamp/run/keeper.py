@@ -11,7 +11,7 @@ from typing import Any
 
 from hpcsamp.errors import CheckpointError
 from hpcsamp.grid import Topology, together
-from hpcsamp.run import checkpoint, provenance, resolve
+from hpcsamp.run import checkpoint, chosen, provenance, resolve
 from hpcsamp.run.assemble import Run
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.run.optimisation import Optimisation
@@ -129,8 +129,7 @@ class Keeper:
                     f"{self.config.data.path} is {self.dataset}"
                 )
             self._load(content["method"], content["optimizer"])
-            if content.get("passes", {}).get("on") == self._place():
-                self.method.take_choice(content["passes"])  # to the last bit, as before
+            chosen.take(content, self.method, self.topology)
             if self.schedule is not None:
                 self.schedule.load_state_dict(content["schedule"])
             self.best = content["best"]
@@ -166,10 +165,6 @@ class Keeper:
         self.method.load_state_dict(self.method.placement.part(method))
         self.updates.load_state(self.optimizer, optimizer)
 
-    def _place(self) -> list[Any]:
-        """On what the way to evaluate samples was chosen: ranks that share them, kind of device."""
-        return [self.topology.sample_size, self.topology.device.type]
-
     def _whole(self) -> tuple[Any, Any]:
         """The state of method and optimiser, whole on rank 0. Collective over the world."""
         method = self.method.placement.gather(self.method.state_dict(), self.topology)
@@ -183,7 +178,7 @@ class Keeper:
             "dataset": self.dataset,
             "run": self.folder.run,
             "method": method,
-            "passes": {**self.method.choice(), "on": self._place()},
+            "passes": chosen.kept(self.method, self.topology),
             "optimizer": optimizer,
             "schedule": self.schedule.state_dict() if self.schedule else None,
         }

@@ -11,7 +11,7 @@ from hpcsamp.data import Dataset
 from hpcsamp.data.manifest import Manifest, read_manifest
 from hpcsamp.errors import CheckpointError
 from hpcsamp.grid import Topology, together
-from hpcsamp.run import checkpoint, resolve
+from hpcsamp.run import checkpoint, chosen, resolve
 from hpcsamp.run.assemble import Run
 from hpcsamp.run.folder import RunFolder
 
@@ -102,6 +102,7 @@ def restore(
             part = method.state_dict() | part
         method.load_state_dict(part)
         method.step = saved["step"]
+        chosen.take(saved, method, topology)
         samples = method.prediction_samples(samples or config.evaluation.samples)
         method.prediction_share(samples, topology.sample_size, topology.sample_rank)
     return Restored(run, folder, trained, path, saved["step"], samples)
