@@ -45,7 +45,12 @@ def test_a_loop_is_preferred_unless_a_chunk_is_clearly_faster():
     found, seconds, asked = choice_of(lambda chunk: 2 * chunk)
     assert found == Passes(1, "loop")
     assert 0.032 <= seconds < 0.2
-    assert asked == [Passes(1, "loop"), Passes(2, "batched")]  # no larger one is tried
+    assert [p.chunk for p in asked] == [1, 2, 4]  # no larger one is tried
+
+
+def test_a_chunk_of_two_may_gain_nothing_where_one_of_four_does():
+    cost = {1: 4, 2: 8, 4: 8, 8: 8, 16: 8}
+    assert choice_of(cost.__getitem__)[0] == Passes(16, "batched")
 
 
 def test_chunks_grow_until_they_do_not_pay():

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: A larger chunk must save this part of the time of the best one so far.
+#: A larger chunk must save this part of the time of the best one so far. Two in a row that do not,
+#: or one that loses as much, end the search.
 CLEARLY = 0.05
 #: Seconds for which two candidates take turns, unless a few turns take longer.
-BUDGET = 0.02
+BUDGET = 0.03
 #: Turns of two candidates at least and at most.
 TURNS = 3, 25
 #: Bytes of activations of a chunk on a CPU, whose caches are not helped by more.
@@ -89,7 +90,7 @@ def choose(
     assert one is not None, "a module that not even a loop can evaluate"
     timed(one)  # the first pass pays for warming up
     seconds = largest(timed(one))
-    best_run, cost = one, seconds * most
+    best_run, cost, doubts = one, seconds * most, 0
     for chunk in _sizes(most):
         if largest(activations) * chunk > room:
             break
@@ -103,9 +104,13 @@ def choose(
             break
         count, before = math.ceil(most / chunk), math.ceil(most / best.chunk)
         new, old = _turns(found, best_run, largest)
-        if new * count > (1 - CLEARLY) * old * before:
+        ratio = new * count / (old * before)
+        if ratio <= 1 - CLEARLY:
+            best, best_run, cost, doubts = Passes(chunk, strategy), found, new * count, 0
+        elif ratio > 1 + CLEARLY or doubts:
             break
-        best, best_run, cost = Passes(chunk, strategy), found, new * count
+        else:
+            doubts += 1  # what a chunk of two just makes up for may pay with four
     return best, cost
 
 
