@@ -94,9 +94,7 @@ class Case:
         return config, folder / "batch.npz"
 
     def _table(self, data: Path) -> dict[str, Any]:
-        loss: dict[str, Any] = {"name": "expected_nll"}
-        if self.task == "regression":
-            loss["arguments"] = {"likelihood": "gaussian", "std": self.noise_std}
+        known = {"name": "gaussian", "std": self.noise_std}
         return {
             "seed": 1,
             "task": self.task,
@@ -112,7 +110,8 @@ class Case:
                 "prior_std": self.prior_std,
                 "initial_std": self.initial_std,
             },
-            "loss": loss,
+            "loss": {"name": "expected_nll"},
+            "likelihood": known if self.task == "regression" else {},
             "optimizer": {"name": "Adam", "lr": self.lr},
             "training": {"epochs": 1},
         }
