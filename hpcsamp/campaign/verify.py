@@ -23,6 +23,7 @@ from hpcsamp.campaign.status import Survey
 from hpcsamp.campaign.store import Store
 from hpcsamp.errors import DataError, HpcsampError, UsageError
 
+CHUNK = "method.samples_per_pass"
 GRID = ("world_size", "sample_group_size", "data_group_size")
 
 
@@ -94,8 +95,8 @@ def verify(
     """
     first = campaign.folder / "points" / point.name
     chunk = _chunk(first)
-    if chunk is not None and "method.samples_per_pass" not in point.settings:
-        point = replace(point, settings={**point.settings, "method.samples_per_pass": chunk})
+    if chunk is not None and point.settings.get(CHUNK, "auto") == "auto":
+        point = replace(point, settings={**point.settings, CHUNK: chunk})
     if ranks is not None:
         point = replace(point, shape=Shape(ranks=ranks, cores=point.shape.cores))
     with _scratch(campaign.folder, keep) as scratch:

@@ -133,7 +133,7 @@ def _chunk(
     stacked: bool,
 ) -> Chunk:
     for name, value in sampled.items():
-        if len(value) != samples:
+        if value.shape[0] != samples:
             raise UsageError(f"{name} has {len(value)} values for {samples} samples")
     if stacked and len(x) != samples:
         raise UsageError(f"stacked inputs are for {len(x)} samples, there are {samples}")

@@ -31,8 +31,10 @@ def early(chunk: Chunk) -> Tensor:
 def _run(chunk: Chunk, x: Tensor, without: bool) -> Tensor:
     k, items = chunk.samples, chunk.items
     fold = Fold(k, items, without, dispatch)
-    values = {name: Sampled(value, fold) for name, value in chunk.sampled.items()}
-    with chunk.put(chunk.shared), chunk.put(values):
+    values: dict[str, Any] = dict(chunk.shared)
+    for name, value in chunk.sampled.items():
+        values[name] = Sampled(value, fold)
+    with chunk.put(values):
         y: Any = chunk.call(x)
     if isinstance(y, Sampled):
         return y.value

@@ -39,7 +39,8 @@ def _product(fold: Fold, x: Any, weight: Tensor, bias: Any) -> Any:
     if rows is not None and rows.axis == x.dim() - 1:
         return NotImplemented
     if rows is None or not rows.folded:
-        left = x.reshape(-1, features).expand(k, -1, -1)
+        flat = x if x.dim() == 2 else x.reshape(-1, features)
+        left = flat.expand(k, *flat.shape)
     elif rows.axis == 0:
         left = x.reshape(k, -1, features)
     else:
