@@ -173,7 +173,7 @@ def test_the_mean_field_optimum_of_a_linear_model_is_reached(kind, antithetic):
     y += noise * normal(*y.shape, seed=6)
     net = nn.Linear(3, 1, bias=False).double()
     method = kind(
-        net, prior_std=prior, initial_std=0.1, seed=3, antithetic=antithetic, samples_per_pass=8
+        net, prior_std=prior, initial_std=0.1, seed=3, antithetic=antithetic, samples_per_pass=32
     )
     optimizer = torch.optim.Adam(method.parameters(), lr=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 500)
@@ -182,7 +182,7 @@ def test_the_mean_field_optimum_of_a_linear_model_is_reached(kind, antithetic):
     loss = losses.ELBO(losses.ExpectedNLL(likelihood), items)
     tail = []
     for step in range(500):
-        loss(method, x, y, samples=8).backward()
+        loss(method, x, y, samples=32).backward()
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
