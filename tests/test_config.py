@@ -8,6 +8,7 @@ import tomllib
 import pytest
 
 from hpcsamp import config
+from hpcsamp.config import former
 from hpcsamp.errors import UsageError
 from hpcsamp.losses import CRPS
 
@@ -223,3 +224,11 @@ def test_a_run_goes_on_with_other_keys_if_they_change_no_weights(tmp_path):
             checkpoint.check_config(tmp_path, before, after)
     with pytest.raises(CheckpointError, match=r"model\.depth"):
         checkpoint.check_config(tmp_path, table, {**table, "model": {"name": "vit", "depth": 3}})
+
+
+def test_the_fold_of_mc_dropout_is_samples_per_pass_now():
+    table = {"method": {"name": "mc_dropout", "fold": 4, "rate": 0.1}}
+    with pytest.raises(UsageError, match=r"run.toml: method.fold = 4: write method.samples_per_p"):
+        former.check(table, "run.toml")
+    assert former.converted(table) == {"method": {"name": "mc_dropout", "rate": 0.1}}
+    former.check({"method": {"name": "mine:Own", "fold": 4}}, "run.toml")  # an argument of its own

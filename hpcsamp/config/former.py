@@ -1,4 +1,5 @@
-"""Keys of before, when ``[loss.arguments]`` held the arguments of the loss and of its likelihood.
+"""Keys of before, when ``[loss.arguments]`` held the arguments of the loss and of its likelihood,
+and mc_dropout had a ``fold`` of its own.
 
 New configurations are refused with the keys of today spelled out; what a run has written before is
 converted as it is read.
@@ -63,7 +64,13 @@ def check(table: Mapping[str, Any], source: str) -> None:
     UsageError
         With the keys to write instead.
     """
-    loss = table.get("loss")
+    loss, method = table.get("loss"), table.get("method")
+    if isinstance(method, Mapping) and method.get("name") == "mc_dropout" and "fold" in method:
+        raise UsageError(
+            f"{source}: method.fold = {shown(method['fold'])}: write method.samples_per_pass, "
+            f"which is the number of samples of a pass for every method; without it the fastest "
+            f"is found by a short measurement"
+        )
     if not isinstance(loss, Mapping) or "arguments" not in loss:
         return
     given = loss["arguments"]
@@ -106,6 +113,9 @@ def check_overrides(overrides: Sequence[str], table: Mapping[str, Any]) -> None:
 
 def converted(table: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a run, with the keys of today where it was written with former ones."""
+    method = table.get("method")
+    if isinstance(method, Mapping) and method.get("name") == "mc_dropout" and "fold" in method:
+        table = {**table, "method": {k: v for k, v in method.items() if k != "fold"}}
     loss = table.get("loss")
     if not isinstance(loss, Mapping) or not isinstance(loss.get("arguments"), Mapping):
         return dict(table)
