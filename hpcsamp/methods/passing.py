@@ -192,6 +192,7 @@ class Passing(nn.Module):
             If the module does not allow the strategy that was asked for.
         """
         most = len(samples) if most is None else most
+        clock = choice.clock_for(x.device)
 
         def run_of(passes: Passes) -> choice.Run | None:
             own = samples[: passes.chunk]
@@ -224,6 +225,7 @@ class Passing(nn.Module):
                 choice.room_on(x.device),
                 strategies=strategies,
                 largest=largest,
+                clock=clock,
             )
             self._settled.add(self.in_prediction)
             return seconds
@@ -231,7 +233,7 @@ class Passing(nn.Module):
         run = run_of(passes) or run_of(Passes(1, "loop"))
         assert run is not None, "a loop is never refused"
         count = -(-most // self.passes.chunk)
-        seconds = largest(choice.timed(run)) * count
+        seconds = largest(choice.timed(run, clock)) * count
         self.passes = passes
         return seconds
 

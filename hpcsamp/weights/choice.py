@@ -21,8 +21,10 @@ from torch import Tensor
 CLEARLY = 0.05
 #: Seconds for which two candidates take turns, unless a few turns take longer.
 BUDGET = 0.03
-#: Turns of two candidates at least and at most.
-TURNS = 3, 25
+#: Turns of two candidates at most.
+MOST_TURNS = 25
+#: Seconds of two passes that are long: they are compared once or twice.
+LONG = 0.1
 #: Bytes of activations of a chunk on a CPU, whose caches are not helped by more.
 CPU_ACTIVATIONS = 256 << 20
 
@@ -51,6 +53,8 @@ class Passes:
 
 Run = Callable[[], object]
 """A pass forwards, and backwards in training, over one chunk of this rank."""
+Clock = Callable[[], float]
+"""Seconds since some time."""
 
 
 def choose(
@@ -61,6 +65,7 @@ def choose(
     *,
     strategies: tuple[str, ...] = ("batched", "vmap"),
     largest: Callable[[float], float] = float,
+    clock: Clock = time.perf_counter,
 ) -> tuple[Passes, float]:
     """The fastest way to evaluate samples, the same on all ranks.
 
@@ -80,6 +85,8 @@ def choose(
         In the order in which they are tried; the first one that the module allows is measured.
     largest
         Returns the largest of a number over the ranks.
+    clock
+        Returns seconds, see :func:`clock_for`.
 
     Returns
     -------
@@ -88,8 +95,8 @@ def choose(
     """
     best, one = Passes(1, "loop"), run_of(Passes(1, "loop"))
     assert one is not None, "a module that not even a loop can evaluate"
-    timed(one)  # the first pass pays for warming up
-    seconds = largest(timed(one))
+    timed(one, clock)  # the first pass pays for warming up
+    seconds = largest(timed(one, clock))
     best_run, cost, doubts = one, seconds * most, 0
     for chunk in _sizes(most):
         if largest(activations) * chunk > room:
@@ -103,7 +110,7 @@ def choose(
         if found is None:
             break
         count, before = math.ceil(most / chunk), math.ceil(most / best.chunk)
-        new, old = _turns(found, best_run, largest)
+        new, old = _turns(found, best_run, largest, clock)
         ratio = new * count / (old * before)
         if ratio <= 1 - CLEARLY:
             best, best_run, cost, doubts = Passes(chunk, strategy), found, new * count, 0
@@ -125,27 +132,38 @@ def _sizes(most: int) -> Iterator[int]:
         chunk *= 2
 
 
-def _turns(new: Run, old: Run, largest: Callable[[float], float]) -> tuple[float, float]:
+def _turns(
+    new: Run, old: Run, largest: Callable[[float], float], clock: Clock
+) -> tuple[float, float]:
     """Least seconds of two passes that take turns, on the rank where they take longest.
 
     The number of turns is agreed: a rank may wait for others within a pass.
     """
-    timed(new)
-    first = largest(timed(new) + timed(old))
-    turns = min(max(TURNS[0], int(BUDGET / max(first, 1e-9))), TURNS[1])
-    if first > 1:
-        turns = 1
-    times = [(timed(new), timed(old)) for _ in range(turns)]
+    times = [(timed(new, clock), timed(old, clock))]
+    first = max(largest(sum(times[0])), 1e-9)
+    least = 4 if first < LONG else 1 if first < 1 else 0
+    more = min(max(least, int(BUDGET / first)), MOST_TURNS)
+    times += [(timed(new, clock), timed(old, clock)) for _ in range(more)]
     return largest(min(t for t, _ in times)), largest(min(t for _, t in times))
 
 
-def timed(run: Run) -> float:
+def clock_for(device: torch.device) -> Clock:
+    """A clock of the compute of a pass on a device.
+
+    Where one thread computes it is that thread's own time, as other processes may take turns on its
+    core.
+    """
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    return time.thread_time if alone else time.perf_counter
+
+
+def timed(run: Run, clock: Clock = time.perf_counter) -> float:
     """Seconds of a pass, until the device is done with it."""
-    began = time.perf_counter()
+    began = clock()
     run()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return clock() - began
 
 
 def kept_bytes(run: Run, held: frozenset[int]) -> int:
