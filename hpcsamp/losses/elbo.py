@@ -220,12 +220,11 @@ class ELBO:
                 leaves = [ratio, *leaves]
             evaluate = run.stream if self.memory == "stream" else run.recompute
             data = _Deferred.apply(evaluate, *leaves)
-        kind = torch.promote_types(data.dtype, penalty.dtype)
-        both = torch.stack([data.to(kind), penalty.to(kind)])
-        if whole:
-            both = c.sum_over_samples(both)
-        self.parts = Parts(*both.tolist())
-        return both.sum()
+        if whole and c.sample_size > 1:
+            kind = torch.promote_types(data.dtype, penalty.dtype)
+            data, penalty = c.sum_over_samples(torch.stack([data.to(kind), penalty.to(kind)]))
+        self.parts = Parts(data.item(), penalty.item())
+        return data + penalty
 
     def check_samples(self, samples: int) -> None:
         """Whether S samples will do for this loss on these ranks; a call checks it as well.
@@ -308,17 +307,18 @@ class _Run:
         return self.part(self.outputs(self.mine), self.ratio)
 
     def stream(self) -> tuple[Tensor, list[Tensor | None]]:
-        elbo, total = self.elbo, torch.zeros((), device=self.items.target.device)
+        elbo, values = self.elbo, []
         ranks = 1 if elbo.exact else elbo.collectives.sample_size
         samples = self.samples if elbo.exact else len(self.mine)
         with self.method.accumulating() as accumulator:
             for chunk in self.method.chunks(self.mine, self.stacked):
                 outputs = self.outputs(chunk)
-                value = elbo.data_loss.of_step(outputs, self.items, samples, Alone(), None) / ranks
+                value = elbo.data_loss.of_step(outputs, self.items, samples, Alone(), None)
+                value = value if ranks == 1 else value / ranks
                 with here.part("backward"):
                     accumulator.backward(value)
-                total = total + value.detach()
-        return total, accumulator.gradients()
+                values.append(value.detach())
+        return sum(values[1:], values[0]), accumulator.gradients()
 
     def recompute(self) -> tuple[Tensor, list[Tensor | None]]:
         with torch.no_grad():
@@ -353,4 +353,6 @@ class _Deferred(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         (scale,) = grads
         gradients, ctx.gradients = ctx.gradients, None
+        if scale.device.type == "cpu" and float(scale) == 1:  # elsewhere to look takes as long
+            return None, *gradients
         return None, *(None if g is None else g.mul_(scale) for g in gradients)
