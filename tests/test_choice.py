@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -16,35 +15,38 @@ from hpcsamp.run import chosen
 from hpcsamp.weights import Passes, choice
 
 
-def passes_of(cost, refused=()):
-    """Passes that sleep for milliseconds ``cost(chunk)``."""
-    asked = []
+class Passed:
+    """Passes that take milliseconds ``cost(chunk)`` on a clock of their own."""
 
-    def run_of(passes):
-        asked.append(passes)
-        if passes.strategy in refused:
-            return None
-        return lambda: time.sleep(1e-3 * cost(passes.chunk))
+    def __init__(self, cost, refused=()):
+        self.cost, self.refused, self.asked, self.now = cost, refused, [], 0.0
 
-    return asked, run_of
+    def run_of(self, passes):
+        self.asked.append(passes)
+        return None if passes.strategy in self.refused else lambda: self.run(passes)
+
+    def run(self, passes):
+        self.now += 1e-3 * self.cost(passes.chunk)
 
 
 def choice_of(cost, most=16, activations=1.0, room=1e9, refused=(), **named):
-    asked, run_of = passes_of(cost, refused)
-    found, seconds = choice.choose(run_of, most, activations, room, **named)
-    return found, seconds, asked
+    passed = Passed(cost, refused)
+    found, seconds = choice.choose(
+        passed.run_of, most, activations, room, clock=lambda: passed.now, **named
+    )
+    return found, seconds, passed.asked
 
 
 def test_a_chunk_whose_cost_is_that_of_a_sample_is_the_largest():
     found, seconds, _ = choice_of(lambda chunk: 2)
     assert found == Passes(16, "batched")
-    assert 0.002 <= seconds < 0.02
+    assert seconds == pytest.approx(0.002)
 
 
 def test_a_loop_is_preferred_unless_a_chunk_is_clearly_faster():
     found, seconds, asked = choice_of(lambda chunk: 2 * chunk)
     assert found == Passes(1, "loop")
-    assert 0.032 <= seconds < 0.2
+    assert seconds == pytest.approx(0.032)
     assert [p.chunk for p in asked] == [1, 2, 4]  # no larger one is tried
 
 

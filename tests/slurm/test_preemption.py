@@ -31,7 +31,7 @@ def uninterrupted(slurm, long, tmp_path_factory):
 def long(small, tmp_path_factory):
     text = small.read_text().replace("epochs = 2", f"epochs = {EPOCHS}")
     # slow enough that a test can step in, whatever else the machine does
-    text = text.replace("samples = 6\n[loss]", "samples = 24\n[loss]")
+    text = text.replace("samples = 6\n", "samples = 24\n")
     assert "samples = 24" in text
     path = tmp_path_factory.mktemp("long") / "long.toml"
     path.write_text(text)
