@@ -212,7 +212,7 @@ class ELBO:
             with here.part("penalty"):
                 penalty = method.penalty(*part) * (factor / self.items)
         run = _Run(self, method, x, stacked, index, undo, items, mine, samples, step, ratio)
-        if self.memory == "keep" or not torch.is_grad_enabled():
+        if self.memory == "keep" or not torch.is_grad_enabled() or run.is_small():
             data = run.keep()
         else:
             leaves: list[Tensor] = [p for p in method.parameters() if p.requires_grad]
@@ -302,6 +302,12 @@ class _Run:
         whole = loss.of_step(outputs, self.items, self.samples, c, ratio)
         # every rank has the whole value and its own gradient: only rank 0 brings in the value
         return whole if c.sample_rank == 0 else whole - whole.detach()
+
+    def is_small(self) -> bool:
+        """Whether all samples go in one pass, so that streaming would save no activations."""
+        if self.elbo.memory != "stream" or len(self.mine) == 1:
+            return False
+        return next(iter(self.method.chunks(self.mine, self.stacked))) == self.mine
 
     def keep(self) -> Tensor:
         return self.part(self.outputs(self.mine), self.ratio)
