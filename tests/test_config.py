@@ -189,7 +189,7 @@ FREE = {
         "steps", "evaluate_every", "checkpoint_every", "keep", "log_every", "memory_check",
         "time_limit", "time_margin", "stall",
     },
-    "evaluation": {"samples", "batch", "bins"},
+    "evaluation": {"samples", "batch", "bins", "samples_per_pass"},
 }  # fmt: skip
 
 

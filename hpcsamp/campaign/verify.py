@@ -23,7 +23,10 @@ from hpcsamp.campaign.status import Survey
 from hpcsamp.campaign.store import Store
 from hpcsamp.errors import DataError, HpcsampError, UsageError
 
-CHUNK = "method.samples_per_pass"
+#: Where a configuration has the samples of a pass, by what they are evaluated for.
+CHUNKS = {"training": "method.samples_per_pass", "prediction": "evaluation.samples_per_pass"}
+#: Settings under which a run chooses by itself.
+FREE = (None, "auto")
 GRID = ("world_size", "sample_group_size", "data_group_size")
 
 
@@ -94,9 +97,8 @@ def verify(
         If the second run fails.
     """
     first = campaign.folder / "points" / point.name
-    chunk = _chunk(first)
-    if chunk is not None and point.settings.get(CHUNK, "auto") == "auto":
-        point = replace(point, settings={**point.settings, CHUNK: chunk})
+    chunks = {key: n for key, n in _chunks(first).items() if point.settings.get(key) in FREE}
+    point = replace(point, settings={**point.settings, **chunks})
     if ranks is not None:
         point = replace(point, shape=Shape(ranks=ranks, cores=point.shape.cores))
     with _scratch(campaign.folder, keep) as scratch:
@@ -104,13 +106,13 @@ def verify(
         return compare(first, scratch / "points" / point.name, campaign.spec.files(), tolerance)
 
 
-def _chunk(folder: Path) -> int | None:
-    """Samples that a run found best to evaluate at once: float sums depend on it."""
+def _chunks(folder: Path) -> dict[str, int]:
+    """Samples that a run found best to evaluate at once, by key: float sums depend on them."""
     try:
-        chunk, _ = products.read(folder, "summary.json")["passes"]["training"]
+        chosen = products.read(folder, "summary.json")["passes"]
+        return {CHUNKS[what]: int(chunk) for what, (chunk, _) in chosen.items()}
     except (DataError, LookupError, TypeError, ValueError):
-        return None
-    return int(chunk)
+        return {}
 
 
 def compare(then: Path, now: Path, wanted: tuple[str, ...], tolerance: float) -> Verdict:

@@ -118,6 +118,15 @@ class ModelSection(Section):
         return dict(self.model_extra or {})
 
 
+def _per_pass(value: Any, most: int, said: str) -> Any:
+    """Samples of a pass: ``"auto"`` or from 1 to ``most``."""
+    count = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+    if value == "auto" or count:
+        return value
+    reason = f'must be "auto" or a whole number from 1 to {said}'
+    raise PydanticCustomError("kind", "{reason}", {"reason": reason})
+
+
 class MethodSection(Section):
     """``[method]``: how weights are sampled; further keys are arguments of the method's class."""
 
@@ -142,11 +151,7 @@ class MethodSection(Section):
     @classmethod
     def _chunk(cls, value: Any, info: ValidationInfo) -> Any:
         most = info.data.get("samples", SAMPLES)
-        count = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
-        if value == "auto" or count:
-            return value
-        reason = f'must be "auto" or a whole number from 1 to method.samples = {most}'
-        raise PydanticCustomError("kind", "{reason}", {"reason": reason})
+        return _per_pass(value, most, f"method.samples = {most}")
 
     @property
     def chunk(self) -> int:
@@ -334,6 +339,16 @@ class EvaluationSection(Section):
     bins: int = Field(
         15, ge=2, le=10**5, description="bins of the calibration metrics", json_schema_extra=RESULTS
     )
+    samples_per_pass: Any = Field(
+        None,
+        description='samples evaluated at once, or "auto"; without: as method.samples_per_pass',
+        json_schema_extra=NOTHING,
+    )
+
+    @field_validator("samples_per_pass")
+    @classmethod
+    def _chunk(cls, value: Any) -> Any:
+        return None if value is None else _per_pass(value, SAMPLES, str(SAMPLES))
 
 
 class RunConfig(Section):

@@ -46,10 +46,9 @@ class Passing(nn.Module):
             raise UsageError(
                 f'method.samples_per_pass = {samples_per_pass!r} must be "auto" or at least 1'
             )
-        self._asked: int | Literal["auto"] = samples_per_pass
         self._strategy: str = AUTO
-        self._passes = dict.fromkeys((False, True), self._first())
         self._settled: set[bool] = set()
+        self.samples_per_pass = samples_per_pass
 
     @property
     @abstractmethod
@@ -67,9 +66,13 @@ class Passing(nn.Module):
 
     @samples_per_pass.setter
     def samples_per_pass(self, asked: int | Literal["auto"]) -> None:
-        self._asked = asked
-        self._settled.clear()
-        self._passes = dict.fromkeys((False, True), self._first())
+        self._asked = dict.fromkeys((False, True), asked)
+        self._begin()
+
+    def predict_per_pass(self, asked: int | Literal["auto"]) -> None:
+        """Set the chunk of prediction, which is otherwise that of :attr:`samples_per_pass`."""
+        self._asked[True] = asked
+        self._begin()
 
     @property
     def strategy(self) -> str:
@@ -83,12 +86,16 @@ class Passing(nn.Module):
     def strategy(self, name: str) -> None:
         check_strategy(name)
         self._strategy = name
-        self._settled.clear()
-        self._passes = dict.fromkeys((False, True), self._first())
+        self._begin()
 
-    def _first(self) -> Passes:
+    def _begin(self) -> None:
+        """Nothing is chosen yet."""
+        self._settled.clear()
+        self._passes = {where: self._first(asked) for where, asked in self._asked.items()}
+
+    def _first(self, asked: int | Literal["auto"]) -> Passes:
         """What holds until something is chosen."""
-        return Passes(self.usual.chunk if self._asked == AUTO else self._asked, self._strategy)
+        return Passes(self.usual.chunk if asked == AUTO else asked, self._strategy)
 
     @property
     def passes(self) -> Passes:
@@ -102,7 +109,7 @@ class Passing(nn.Module):
     @property
     def settled(self) -> bool:
         """Whether there is nothing to choose, in training or in prediction."""
-        return self._asked != AUTO or self.in_prediction in self._settled
+        return self._asked[self.in_prediction] != AUTO or self.in_prediction in self._settled
 
     def choice(self) -> dict[str, list[Any]]:
         """What was chosen, for a checkpoint: chunk and strategy of training and of prediction."""
@@ -113,9 +120,9 @@ class Passing(nn.Module):
 
     def take_choice(self, chosen: Mapping[str, Sequence[Any]]) -> None:
         """Go on with what was chosen, unless something else is asked for by name."""
-        if self._asked == AUTO and self._strategy == AUTO:
+        if self._strategy == AUTO:
             for where, name in NAMES.items():
-                if name in chosen:
+                if name in chosen and self._asked[where] == AUTO:
                     self._passes[where] = Passes(*chosen[name])
                     self._settled.add(where)
 
@@ -131,7 +138,7 @@ class Passing(nn.Module):
         """
         if self._strategy in (AUTO, "loop") or len(samples) < 2:
             return
-        own = samples[: max(2, self._first().chunk)]
+        own = samples[: max(2, self._first(self._asked[self.in_prediction]).chunk)]
         before = self.passes
         self.passes = Passes(len(own), self._strategy)
         try:

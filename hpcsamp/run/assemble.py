@@ -84,6 +84,8 @@ class Run:
             strategy=config.method.strategy,
             autocast=torch.bfloat16 if precision == "bfloat16" else None,
         )
+        if config.evaluation.samples_per_pass is not None:
+            made.predict_per_pass(config.evaluation.samples_per_pass)
         self.method: Method = made if blank else made.to(device=device, dtype=self.dtype)
 
     @classmethod
