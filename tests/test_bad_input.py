@@ -73,7 +73,7 @@ def test_a_damaged_checkpoint_is_put_aside(hpcsamp, commands, small, trained, tm
     run, old = (shutil.copytree(trained, tmp_path / name) for name in ("run", "old"))
     last = max((run / "checkpoints").glob("step-*.pt"))
     flip(last, last.stat().st_size // 2)  # within the tensors: torch reads it without a word
-    assert torch.load(last, weights_only=True)["version"] == 2
+    assert torch.load(last, weights_only=True)["version"] == 3
     for path in (old / "checkpoints").glob("*.pt"):
         torch.save({**torch.load(path, weights_only=True), "version": 1}, path)
 
@@ -162,7 +162,7 @@ main()
         ),
         ("data.batch", "Converter", "_move", 1, "OSError('in the loader')", "in the loader"),
         (
-            "training.keeper",
+            "run.keeper",
             "Keeper",
             "_content",
             0,
