@@ -67,12 +67,12 @@ class Passing(nn.Module):
     @samples_per_pass.setter
     def samples_per_pass(self, asked: int | Literal["auto"]) -> None:
         self._asked = dict.fromkeys((False, True), asked)
-        self._begin()
+        self._forget_choice()
 
     def predict_per_pass(self, asked: int | Literal["auto"]) -> None:
         """Set the chunk of prediction, which is otherwise that of :attr:`samples_per_pass`."""
         self._asked[True] = asked
-        self._begin()
+        self._forget_choice()
 
     @property
     def strategy(self) -> str:
@@ -86,9 +86,9 @@ class Passing(nn.Module):
     def strategy(self, name: str) -> None:
         check_strategy(name)
         self._strategy = name
-        self._begin()
+        self._forget_choice()
 
-    def _begin(self) -> None:
+    def _forget_choice(self) -> None:
         """Nothing is chosen yet."""
         self._settled.clear()
         self._passes = {where: self._first(asked) for where, asked in self._asked.items()}
