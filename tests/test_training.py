@@ -190,7 +190,7 @@ def test_a_run_goes_on_on_another_number_of_ranks(hpcsamp, small, tmp_path):
     assert_same(moved, whole)
 
 
-def test_a_run_stops_after_so_many_steps_and_goes_on(hpcsamp, small, tmp_path):
+def test_a_run_stops_after_so_many_steps_and_goes_on(hpcsamp, small, tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert hpcsamp(1, "train", small, "--output", whole).code == 0
     for steps in (7, 7, 25):  # in the first epoch, nothing left to do, in the second
@@ -200,6 +200,14 @@ def test_a_run_stops_after_so_many_steps_and_goes_on(hpcsamp, small, tmp_path):
         assert done.code == 0, done.err
         assert json.loads((parts / "summary.json").read_text())["steps"] == steps
         assert losses(parts) == losses(whole)[:steps]
+    with monkeypatch.context() as other:  # the same distribution, other numbers
+        other.setenv("HPCSAMP_NOISE", "portable")
+        done = hpcsamp(1, "train", small, "--output", parts, "--resume")
+        assert done.code == 1
+        assert "a run with native noise, this one would draw portable noise" in done.err
+        done = hpcsamp(1, "evaluate", parts)
+        assert done.code == 0, done.err
+        assert done.err.count("native noise, here it is portable: predictions are of oth") == 1
     assert hpcsamp(1, "train", small, "--output", parts, "--resume").code == 0
     assert losses(parts) == losses(whole)
     assert torch.equal(parameters(parts), parameters(whole))

@@ -52,6 +52,8 @@ class Method(Passing):
     makes_networks: ClassVar[bool] = False
     #: Whether its predictive distribution draws weights from a stream.
     draws_weights: ClassVar[bool] = False
+    #: Whether its training draws noise of weights, so that a run goes on with the same form of it.
+    trains_with_noise: bool = True
     #: S of the predictive distribution if nobody says, for methods that can draw any number.
     usual_prediction_samples: ClassVar[int] = 32
 

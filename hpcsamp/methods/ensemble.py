@@ -64,6 +64,7 @@ class Ensemble(Members):
             n = anchors.shape[1]
             fill(anchors, self.seed, Purpose.CENTRES, 0, self.members, n).mul_(prior_std)
         self.register_buffer("anchors", anchors, persistent=False)
+        self.trains_with_noise = anchored
 
     def penalty(self, part: int = 0, parts: int = 1) -> Tensor:
         """See :meth:`Members.penalty`; from the anchors, where there are any."""

@@ -60,6 +60,7 @@ class MCDropout(Method):
     """
 
     usual = Passes(ALL)
+    trains_with_noise = False  # masks are the same bits everywhere
 
     def __init__(
         self,

@@ -58,6 +58,7 @@ class SWAG(Members):
     """
 
     draws_weights = True
+    trains_with_noise = False
     mean: Tensor
     squares: Tensor
     deviations: Tensor

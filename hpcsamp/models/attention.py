@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-
 FEW = 32
 """Tokens up to which plain products are faster on CPUs than torch's fused kernel.
 

@@ -15,6 +15,7 @@ from hpcsamp.run import checkpoint, chosen, provenance, resolve
 from hpcsamp.run.assemble import Run
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.run.optimisation import Optimisation
+from hpcsamp.streams.noise import form
 from hpcsamp.watchdog import Phase, here
 
 
@@ -128,6 +129,8 @@ class Keeper:
                     f"checkpoint {path} was trained on dataset {content['dataset']}, "
                     f"{self.config.data.path} is {self.dataset}"
                 )
+            if self.method.trains_with_noise:
+                checkpoint.check_noise(path, content, form(self.topology.device))
             self._load(content["method"], content["optimizer"])
             chosen.take(content, self.method, self.topology)
             if self.schedule is not None:
@@ -178,6 +181,7 @@ class Keeper:
             "dataset": self.dataset,
             "run": self.folder.run,
             "method": method,
+            "noise": form(self.topology.device),
             "passes": chosen.kept(self.method, self.topology),
             "optimizer": optimizer,
             "schedule": self.schedule.state_dict() if self.schedule else None,

@@ -14,6 +14,7 @@ from hpcsamp.grid import Topology, together
 from hpcsamp.run import checkpoint, chosen, resolve
 from hpcsamp.run.assemble import Run
 from hpcsamp.run.folder import RunFolder
+from hpcsamp.streams.noise import form
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,13 @@ def restore(
                 f"hpcsamp: checkpoint {path} has format version {saved['version']}, since when the "
                 f"draws of weights have changed: predictions are of other samples of the same "
                 f"distribution than before\n"
+            )
+        now = form(topology.device)
+        before_noise = saved.get("noise", now)
+        if before_noise != now and method.draws_weights and topology.is_root:
+            sys.stderr.write(
+                f"hpcsamp: checkpoint {path} is of a run with {before_noise} noise, here it is "
+                f"{now}: predictions are of other samples of the same distribution\n"
             )
         part = method.placement.part(saved["method"])
         if saved["version"] == checkpoint.UNSEALED:  # buffers and frozen parameters as built
