@@ -110,7 +110,12 @@ class Registry(Mapping[str, Any]):
         if not (inspect.isclass(found) and issubclass(found, base)):
             of = self._base.replace(":", ".")
             raise UsageError(f"{self.key} = {name!r} is not a subclass of {of}")
-        missing = sorted(getattr(found, "__abstractmethods__", ()))
+        # torch's modules have no metaclass that would know
+        missing = [
+            own
+            for own in dir(found)
+            if getattr(inspect.getattr_static(found, own), "__isabstractmethod__", False)
+        ]
         if missing:
             raise UsageError(f"{self.key} = {name!r} does not define {', '.join(missing)}")
 

@@ -268,6 +268,7 @@ def test_one_file_and_one_line_or_a_place_alone(package):
         ("METHODS", "jitterd", "method.name = 'jitterd': there is mean_field"),
         ("METHODS", "mine.method:Jitter", "has no attribute 'Jitter'"),
         ("METHODS", "mine.loss:Absolute", "not a subclass of hpcsamp.methods.Method"),
+        ("METHODS", "hpcsamp.methods.item_noise:ItemNoise", "does not define perturbation"),
         ("SCHEDULERS", "mine.scheduler:Scheduler", "does not define cancel, limits, live, submit"),
         ("SETS", "mine.rings:np", "is no class or function"),
         ("LOSSES", "mine.broken:Loss", "ZeroDivisionError: division by zero"),
