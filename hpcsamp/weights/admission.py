@@ -128,8 +128,10 @@ def _gradients(outputs: Tensor, chunk: Chunk) -> list[Tensor]:
     if not leaves or not outputs.requires_grad:
         return []
     count = torch.arange(outputs.numel(), device=outputs.device)
-    weight = count.cos().view(outputs.shape).to(outputs.dtype)
-    found = torch.autograd.grad(outputs, leaves, weight, allow_unused=True, materialize_grads=True)
+    value = outputs * count.cos().view(outputs.shape).to(outputs.dtype)
+    value = torch.view_as_real(value).sum() if value.is_complex() else value.sum()
+    # of a scalar: torch imports sympy for gradients of anything else
+    found = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
     return list(found)
 
 
