@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import environment
+from conftest import environment, launch
 from patience import patient
 
 from hpcsamp.run import checkpoint
@@ -208,6 +208,17 @@ def test_a_run_stops_after_so_many_steps_and_goes_on(hpcsamp, small, tmp_path, m
         done = hpcsamp(1, "evaluate", parts)
         assert done.code == 0, done.err
         assert done.err.count("native noise, here it is portable: predictions are of oth") == 1
+    differ = "os.environ['HPCSAMP_NOISE'] = forms[int(os.environ['OMPI_COMM_WORLD_RANK'])]"
+    run = (
+        f"from hpcsamp.cli import main; sys.argv = ['hpcsamp', 'evaluate', {str(parts)!r}]; main()"
+    )
+    job = f"import os, sys; forms = 'native', 'portable'; {differ}; {run}"
+    done = launch(2, "-c", job)
+    assert done.code == 2
+    assert done.errors == [
+        "hpcsamp: error: ranks must have the same form of the noise (HPCSAMP_NOISE), which is "
+        "native on rank 0 and portable on rank 1"
+    ]
     assert hpcsamp(1, "train", small, "--output", parts, "--resume").code == 0
     assert losses(parts) == losses(whole)
     assert torch.equal(parameters(parts), parameters(whole))

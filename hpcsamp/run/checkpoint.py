@@ -188,28 +188,6 @@ def check_config(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -
             )
 
 
-def check_noise(path: Path, saved: Mapping[str, Any], now: str) -> None:
-    """Refuse to go on with noise of another form than the run had so far.
-
-    Parameters
-    ----------
-    now
-        The form on this rank's device, see :func:`hpcsamp.streams.noise.form`.
-
-    Raises
-    ------
-    CheckpointError
-        Naming both forms.
-    """
-    before = saved.get("noise", now)
-    if before != now:
-        where = " on CPUs" if before == "native" else ""
-        raise CheckpointError(
-            f"checkpoint {path} is of a run with {before} noise, this one would draw {now} noise, "
-            f"which has other numbers; go on{where} with HPCSAMP_NOISE={before}"
-        )
-
-
 def check_run(path: Path, saved: Mapping[str, Any], run: str) -> None:
     """Refuse a checkpoint that lies in the folder of another run, or under another step's name.
 

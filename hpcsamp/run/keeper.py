@@ -11,7 +11,7 @@ from typing import Any
 
 from hpcsamp.errors import CheckpointError
 from hpcsamp.grid import Topology, together
-from hpcsamp.run import checkpoint, chosen, provenance, resolve
+from hpcsamp.run import checkpoint, chosen, noise, provenance, resolve
 from hpcsamp.run.assemble import Run
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.run.optimisation import Optimisation
@@ -130,7 +130,7 @@ class Keeper:
                     f"{self.config.data.path} is {self.dataset}"
                 )
             if self.method.trains_with_noise:
-                checkpoint.check_noise(path, content, form(self.topology.device))
+                noise.check(path, content, form(self.topology.device))
             self._load(content["method"], content["optimizer"])
             chosen.take(content, self.method, self.topology)
             if self.schedule is not None:

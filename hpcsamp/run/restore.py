@@ -11,10 +11,9 @@ from hpcsamp.data import Dataset
 from hpcsamp.data.manifest import Manifest, read_manifest
 from hpcsamp.errors import CheckpointError
 from hpcsamp.grid import Topology, together
-from hpcsamp.run import checkpoint, chosen, resolve
+from hpcsamp.run import checkpoint, chosen, noise, resolve
 from hpcsamp.run.assemble import Run
 from hpcsamp.run.folder import RunFolder
-from hpcsamp.streams.noise import form
 
 
 @dataclass(frozen=True)
@@ -98,13 +97,6 @@ def restore(
                 f"draws of weights have changed: predictions are of other samples of the same "
                 f"distribution than before\n"
             )
-        now = form(topology.device)
-        before_noise = saved.get("noise", now)
-        if before_noise != now and method.draws_weights and topology.is_root:
-            sys.stderr.write(
-                f"hpcsamp: checkpoint {path} is of a run with {before_noise} noise, here it is "
-                f"{now}: predictions are of other samples of the same distribution\n"
-            )
         part = method.placement.part(saved["method"])
         if saved["version"] == checkpoint.UNSEALED:  # buffers and frozen parameters as built
             part = method.state_dict() | part
@@ -113,6 +105,8 @@ def restore(
         chosen.take(saved, method, topology)
         samples = method.prediction_samples(samples or config.evaluation.samples)
         method.prediction_share(samples, topology.sample_size, topology.sample_rank)
+    if method.draws_weights:
+        noise.of_prediction(path, saved, topology)
     return Restored(run, folder, trained, path, saved["step"], samples)
 
 
