@@ -268,12 +268,12 @@ class ItemNoise(MeanField):
         if self._seen is not None:
             self._seen[module] = len(inputs[0]) if inputs[0].dim() > 1 else 0
             return y
+        if self._layers and torch._C._current_graph_task_id() != -1:  # a backward pass
+            raise UsageError(
+                f"{type(self).__name__} draws in the forward pass alone: it needs "
+                f"model.checkpoint = false"
+            )
         if self._now is None:
-            if self._layers and torch._C._current_graph_task_id() != -1:
-                raise UsageError(
-                    f"{type(self).__name__} draws in the forward pass alone: it needs "
-                    f"model.checkpoint = false"
-                )
             return y  # a prediction, or somebody else calls the module
         layer = (self._layers or {}).get(module)
         if layer is None:
