@@ -247,11 +247,13 @@ def test_what_it_cannot_do_is_said(hpcsamp, small, tmp_path):
     with pytest.raises(UsageError, match=r"plain nn\.Module"):
         Flipout(vi.VILinear(3, 2))(X.float(), samples=range(1))
     net = ViT((1, 4, 4), 3, patch=2, width=8, heads=2, layers=1, hidden=8, checkpoint=True)
+    fresh = copy.deepcopy(net)
     out = Flipout(net)(torch.zeros(2, 1, 4, 4), samples=range(1))
     with pytest.raises(UsageError, match="checkpoint"):
         out.sum().backward()
     with pytest.raises(UsageError, match="checkpoint"):  # tried with its gradients
-        Flipout(net, samples_per_pass=4)(torch.zeros(2, 1, 4, 4), samples=range(4)).sum().backward()
+        chunk = Flipout(fresh, samples_per_pass=4)
+        chunk(torch.zeros(2, 1, 4, 4), samples=range(4)).sum().backward()
     sets = ["--set=method.name=flipout", "--set=loss.kl=monte_carlo"]
     done = hpcsamp(2, "train", small, "--output", tmp_path / "run", *sets)
     assert done.code == 2
