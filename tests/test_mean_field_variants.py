@@ -251,8 +251,8 @@ def test_what_it_cannot_do_is_said(hpcsamp, small, tmp_path):
     out = Flipout(net)(torch.zeros(2, 1, 4, 4), samples=range(1))
     with pytest.raises(UsageError, match="checkpoint"):
         out.sum().backward()
+    chunk = Flipout(fresh, samples_per_pass=4)
     with pytest.raises(UsageError, match="checkpoint"):  # tried with its gradients
-        chunk = Flipout(fresh, samples_per_pass=4)
         chunk(torch.zeros(2, 1, 4, 4), samples=range(4)).sum().backward()
     sets = ["--set=method.name=flipout", "--set=loss.kl=monte_carlo"]
     done = hpcsamp(2, "train", small, "--output", tmp_path / "run", *sets)
