@@ -148,10 +148,10 @@ class MCDropout(Method):
 
     def penalty(self, part: int = 0, parts: int = 1) -> Tensor:
         """``sum w^2 / (2 prior_std^2)`` in nats, or its slice of each layer's weights."""
+        if self.prior_std is None or not self._variables.random.names:
+            return next(self.module.parameters()).new_zeros(())
         own = dict(self.module.named_parameters())
         decaying = [own[name] for name in self._variables.random.names]
-        if self.prior_std is None or not decaying:
-            return own[self._variables.trained.names[0]].new_zeros(())
         shares = (
             p.flatten()[p.numel() * part // parts : p.numel() * (part + 1) // parts]
             for p in decaying
