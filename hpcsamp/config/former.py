@@ -42,7 +42,7 @@ def renamed(key: str, loss: Any) -> str | None:
     if own == "likelihood":
         return join_key(["likelihood", "name", *inner])
     known = "expected_nll" if loss is None else loss
-    of_loss = own in _own(known) or any(own in _own(other) for other in LOSSES)
+    of_loss = own in LossSection.model_fields or any(own in _own(n) for n in (known, *LOSSES))
     return join_key(["loss" if of_loss else "likelihood", own, *inner])
 
 
