@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +19,19 @@ def started(pid: int) -> str | None:
     except OSError:
         return None
     return None if facts[0] == "Z" else facts[19]
+
+
+def peak_rss_mb() -> float:
+    """Peak resident memory of this process so far, in MiB.
+
+    Not what ``getrusage`` reports where the system tells more: on Linux that starts at the resident
+    size of the process that started this one.
+    """
+    with suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size / (2**20 if sys.platform == "darwin" else 1024)
 
 
 def machine() -> str:

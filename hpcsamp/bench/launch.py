@@ -30,13 +30,22 @@ def launch(ranks: int, arguments: Sequence[str], environment: Mapping[str, str])
         raise HpcsampError(f"{ranks} ranks ended with exit code {done.returncode}")
 
 
-def peak_rss_mb(arguments: Sequence[str], environment: Mapping[str, str]) -> float:
-    """Peak resident memory of ``python ARGUMENTS``, run alone, in MiB."""
-    process = subprocess.Popen(
-        [sys.executable, *arguments], env={**os.environ, **environment}, stdout=subprocess.DEVNULL
+def peak_rss_mb_of(code: str, environment: Mapping[str, str]) -> float:
+    """Peak resident memory of a process of its own that runs some Python, in MiB.
+
+    Raises
+    ------
+    HpcsampError
+        If it fails.
+    """
+    told = f"{code}; from hpcsamp.processes import peak_rss_mb; print(peak_rss_mb())"
+    done = subprocess.run(
+        [sys.executable, "-c", told],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
     )
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise HpcsampError(f"{' '.join(arguments)} ended with exit code {process.returncode}")
-    return usage.ru_maxrss / 1024
+    if done.returncode:
+        raise HpcsampError(f"python -c {code!r} ended with exit code {done.returncode}")
+    return float(done.stdout.split()[-1])

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from hpcsamp.bench.turns import MARK
+from hpcsamp.processes import peak_rss_mb
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -36,11 +36,6 @@ def serve(comm: MPI.Comm, runner: Any, about: dict[str, Any]) -> None:
         _say(comm, runner.round() if word == "round" else runner.watch())
     told = {"cores": sorted(os.sched_getaffinity(0)), "peak_rss_mb": comm.gather(peak_rss_mb())}
     _say(comm, {**runner.about(), **told})
-
-
-def peak_rss_mb() -> float:
-    """Most memory that this process had so far, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _word(comm: MPI.Comm) -> str:

@@ -57,7 +57,7 @@ def _measured_step(
     memory: bool,
     json_file: Path | None,
 ) -> None:
-    from hpcsamp.bench.launch import peak_rss_mb
+    from hpcsamp.bench.launch import peak_rss_mb_of
     from hpcsamp.bench.step import Work, compare, ratio, wait_for
     from hpcsamp.cli.output import show
     from hpcsamp.grid import init
@@ -82,7 +82,7 @@ def _measured_step(
                     "from hpcsamp.bench.step import one_step_for_memory as run; "
                     f"run({model!r}, {s}, {batch}, {loss!r}, 'auto')"
                 )
-                peaks[s] = peak_rss_mb(["-c", code], {"OMP_NUM_THREADS": "1"})
+                peaks[s] = peak_rss_mb_of(code, {"OMP_NUM_THREADS": "1"})
             found["peak_rss_mb"] = peaks
             label = f"peak memory at S = {samples} / S = 1 ({peaks[1]:.0f} MiB)"
             rows.append([label, f"{peaks[samples] / peaks[1]:.3f}", "", ""])

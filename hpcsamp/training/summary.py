@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
 from typing import TYPE_CHECKING, Any
 
+from hpcsamp.processes import peak_rss_mb
 from hpcsamp.run import health
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ def opening(trainer: Trainer) -> list[str]:
 def closing(trainer: Trainer) -> dict[str, Any]:
     """The summary, for ``summary.json``. Collective over the world."""
     c, t = trainer.config, trainer.topology
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     seconds = statistics.median(trainer.times) if trainer.times else None
     return {
         "steps": trainer.method.step,
@@ -55,6 +54,6 @@ def closing(trainer: Trainer) -> dict[str, Any]:
         "metrics": trainer.validation.metrics if trainer.validation else {},
         "seconds_per_step": seconds,
         "items_per_second": c.data.batch / seconds if seconds else None,
-        "peak_rss_mb": max(t.world.allgather(peak)),
+        "peak_rss_mb": max(t.world.allgather(peak_rss_mb())),
         "parameters_sha256": health.parameters_sha256(trainer.method, t),
     }
