@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 
+from hpcsamp import processes
+from hpcsamp.bench import launch
+
 
 def test_bench_step_starts_its_ranks_and_prints_ratios(hpcsamp, tmp_path):
     done = hpcsamp(
@@ -45,3 +48,14 @@ def test_bench_dropout_refuses_what_it_cannot_split(hpcsamp):
     assert done.code == 2
     assert "--samples 2" in done.err
     assert "--ranks 4" in done.err
+
+
+def test_peak_memory_is_that_of_the_process_itself():
+    """Linux lets ``ru_maxrss`` of a new process begin at the resident size of its parent."""
+    held = bytearray(400 * 2**20)
+    held[::4096] = b"1" * len(held[::4096])
+    small = launch.peak_rss_mb_of("pass", {})
+    large = launch.peak_rss_mb_of("x = b'1' * (200 * 2**20)", {})
+    assert small < 300
+    assert 190 < large - small < 230
+    assert processes.peak_rss_mb() > 400
