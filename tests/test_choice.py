@@ -183,3 +183,15 @@ def test_a_choice_is_used_again_where_it_was_measured_and_only_there():
         assert (other.passes == method.passes) or not known
     chosen.take({}, other, here)  # of a version that did not choose
     assert not other.settled
+
+
+def test_prediction_may_have_a_chunk_of_its_own():
+    method = small(samples_per_pass=3)
+    method.predict_per_pass(2)
+    assert method.samples_per_pass == 3
+    with method.predicting():
+        assert method.samples_per_pass == 2
+        assert [len(c) for c in method.chunks(range(5))] == [2, 2, 1]
+    method.samples_per_pass = 4
+    with method.predicting():
+        assert method.samples_per_pass == 4
