@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -167,3 +169,19 @@ def test_a_predicted_width_reaches_the_predictive_distribution():
     assert torch.allclose(found.epistemic, mean.var(0, correction=0))
     density = torch.distributions.Normal(mean, variance.sqrt()).log_prob(y).sum(-1)
     assert torch.allclose(found.log_density, density.logsumexp(0) - math.log(S))
+
+
+@pytest.mark.parametrize(("chunk", "alive"), [(1, 0), (2, 0), (4, 1)])
+def test_streaming_keeps_no_activations_unless_all_samples_go_in_one_pass(chunk, alive):
+    net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    kept = []
+    net[1].register_forward_hook(lambda module, inputs, y: kept.append(weakref.ref(y)))
+    method = MeanField(net, seed=1, samples_per_pass=chunk)
+    loss = L.ELBO(L.ExpectedNLL(L.Gaussian(std=1.0)), 5)
+    x, y = torch.ones(5, 3, dtype=torch.float64), torch.ones(5, 1, dtype=torch.float64)
+    loss(method, x, y, samples=4)  # what is tried once is done with
+    kept.clear()
+    value = loss(method, x, y, samples=4)
+    gc.collect()
+    assert sum(ref() is not None for ref in kept) == alive
+    value.backward()
