@@ -4,9 +4,10 @@
 #
 # Called by the files in envs/; the settings come from there. Wheels from the package index are
 # fetched with pip (so that a site's pip configuration holds). Horovod and parallel h5py are built
-# side by side from their sdists against the MPI and HDF5 that are here. uv then installs
-# the folders by hard links, which is what makes a second set-up fast. A folder is whole once it
-# holds a file "complete".
+# side by side from their sdists against the MPI and HDF5 that are here. torchvision is repacked where
+# its compiled operations do not load into the torch that is here. uv then installs the folders by
+# hard links, which is what makes a second set-up fast. A folder is whole once it holds a file
+# "complete".
 set -euo pipefail
 
 fetched=$1 built=$2 log=$3
@@ -106,13 +107,47 @@ build() {
     touch "$built/complete"
 }
 
+# An index may serve torchvision for CUDA alone. Beside a CPU torch its compiled operations do not
+# load, and its import ends in "operator torchvision::nms does not exist", because Python code refers
+# to the schemas that they would have declared. With the schemas it is whole but for those operations.
+patch_torchvision() {
+    local scratch
+    scratch=$(mktemp -d)
+    "$python" -m wheel unpack --dest "$scratch" "$fetched"/torchvision-*.whl >&3 2>&3
+    cat >>"$(echo "$scratch"/torchvision-*/torchvision/extension.py)" <<'P'
+
+
+if not _has_ops():  # added when this wheel was repacked: the schemas that other files refer to
+    _schemas = torch.library.Library("torchvision", "DEF")
+    for _name in ("nms", "qnms"):
+        _schemas.define(_name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+P
+    mkdir -p "$repacked"
+    "$python" -m wheel pack --dest-dir "$repacked" "$scratch"/torchvision-* >&3 2>&3
+    rm -rf "$scratch"
+}
+
+imports_torchvision() { "$python" -c 'import torchvision' >&3 2>&3; }
+
 [ -e "$fetched/complete" ] || fetch
 say "installing"
 if [ ! -x "$HPCSAMP_VENV/bin/uv" ]; then
     "${pip[@]}" install --no-index --no-deps "$fetched"/uv-*.whl >&3 2>&3
 fi
-mapfile -t others < <(find "$fetched" -name '*.whl' ! -name 'h5py-*')
+repacked=$fetched/repacked
+mapfile -t others < <(find "$fetched" -maxdepth 1 -name '*.whl' ! -name 'h5py-*' ! -name 'torchvision-*')
 install "${others[@]}"
+if ! compgen -G "$repacked/torchvision-*.whl" >/dev/null; then
+    install --reinstall-package torchvision "$fetched"/torchvision-*.whl
+    if ! imports_torchvision; then
+        say "repacking torchvision, whose compiled operations do not load into this torch"
+        patch_torchvision
+    fi
+fi
+if compgen -G "$repacked/torchvision-*.whl" >/dev/null; then
+    install --reinstall-package torchvision "$repacked"/torchvision-*.whl
+    imports_torchvision || say "torchvision cannot be imported (see $log)"
+fi
 [ -e "$built/complete" ] || build
 # h5py from the index is serial: it serves where no parallel HDF5 is
 h5py=$built

@@ -104,7 +104,8 @@ _hpcsamp_fetched_key() {
 _hpcsamp_environment() {
     local fetched built key log started=$SECONDS
     fetched=$(_hpcsamp_fetched_key) built=$(_hpcsamp_built_key)
-    key=$fetched-$built
+    # an environment that was installed by another recipe is installed anew, from the same wheels
+    key=$fetched-$built-$(sed -n '/^patch_.*() {/,$p' "$HPCSAMP_ROOT/envs/build_wheels.sh" | _hpcsamp_hash)
     [ "$(cat "$HPCSAMP_VENV/.hpcsamp-key" 2>/dev/null)" != "$key" ] || return 0
     mkdir -p "$HPCSAMP_CACHE" "$(dirname "$HPCSAMP_VENV")" || return 1
     "$HPCSAMP_PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
