@@ -7,13 +7,13 @@ what they stand for. To register a class is one line of :mod:`hpcsamp.names`.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hpcsamp.errors import UsageError
 from hpcsamp.spelling import shown, suggest
+from hpcsamp.vision import import_module
 
 
 class Registry(Mapping[str, Any]):
@@ -124,4 +124,16 @@ def _open(place: str) -> Any:
     module, _, name = place.partition(":")
     if not module or not name:
         raise ImportError("a place is written package.module:Class")
-    return getattr(importlib.import_module(module), name)
+    found = import_module(module)
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise AttributeError(
+                f"{module} has no attribute {name!r}{suggest(part, public(found))}"
+            )
+        found = getattr(found, part)
+    return found
+
+
+def public(holder: Any) -> list[str]:
+    """Names of a module or class that are for others to use."""
+    return [name for name in dir(holder) if not name.startswith("_")]

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from hpcsamp.data.augment import Augmentation
-from hpcsamp.data.vision import torchvision
 from hpcsamp.errors import UsageError
+from hpcsamp.vision import torchvision
 
 X = torch.randn(6, 3, 8, 10, generator=torch.Generator().manual_seed(0))
 INDEX = np.array([4, 0, 17, 5, 2, 99])

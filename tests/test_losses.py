@@ -176,7 +176,7 @@ def test_crps_is_the_double_sum(samples):
 
 
 def test_plain_crps_is_torchmetrics():
-    from hpcsamp.data.vision import torchvision
+    from hpcsamp.vision import torchvision
 
     torchvision()  # which torchmetrics imports
     from torchmetrics.functional.regression import continuous_ranked_probability_score as theirs

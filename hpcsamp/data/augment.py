@@ -302,7 +302,7 @@ def _transform(told: Any) -> Any:
     """A transform from its name and arguments."""
     if callable(told):
         return told
-    from hpcsamp.data.vision import torchvision
+    from hpcsamp.vision import torchvision
 
     v2 = torchvision().transforms.v2
     arguments = dict(told)

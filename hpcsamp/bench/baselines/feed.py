@@ -31,7 +31,7 @@ class Items(TorchDataset[tuple[Tensor, Tensor]]):
         self.of_y = None if y_stats is None else _moments(y_stats, self.y[0])
         transforms: list[Any] = []
         if crop or flip:
-            from hpcsamp.data.vision import torchvision
+            from hpcsamp.vision import torchvision
 
             v2 = torchvision().transforms.v2
             transforms += [v2.RandomCrop(dataset.x_shape[-1], padding=crop)] if crop else []

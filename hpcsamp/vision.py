@@ -1,0 +1,65 @@
+"""torchvision, importable beside any torch.
+
+torchvision from the package index is built for CUDA. Beside a CPU torch its compiled operations do
+not load, and its import then ends in ``operator torchvision::nms does not exist``, because Python
+code refers to their schemas. Declaring the schemas is enough for transforms, datasets and models.
+(``envs/local.sh`` installs a torchvision that declares them; others are helped here.)
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+
+
+def import_module(name: str) -> ModuleType:
+    """``importlib.import_module`` for modules that may import torchvision, e.g. ``timm``.
+
+    Parameters
+    ----------
+    name
+        Of the module.
+    """
+    try:
+        return importlib.import_module(name)
+    except RuntimeError as e:
+        if "torchvision::nms does not exist" not in str(e):
+            raise
+    _declared()
+    return importlib.import_module(name)
+
+
+@cache
+def torchvision() -> ModuleType:
+    """The package, with ``transforms.v2`` loaded.
+
+    Raises
+    ------
+    ImportError
+        If it is not installed.
+    """
+    try:
+        import_module("torchvision.transforms.v2")
+    except ModuleNotFoundError as e:
+        raise ImportError(
+            "torchvision is not installed; data augmentation by transforms needs it"
+        ) from e
+    return import_module("torchvision")
+
+
+@cache
+def _declared() -> torch.library.Library:
+    """The library that holds the schemas; they live as long as it does."""
+    import torch
+
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}{_SCHEMA}")
+    return library
