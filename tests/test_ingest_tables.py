@@ -9,7 +9,7 @@ import pytest
 from data_sets import nothing_left
 
 from hpcsamp.data import Dataset
-from hpcsamp.errors import DataError
+from hpcsamp.errors import DataError, HpcsampError
 from hpcsamp.ingest import build
 from hpcsamp.ingest.npz import npz
 from hpcsamp.ingest.numbers import Notation
@@ -58,7 +58,6 @@ def test_bad_npz(tmp_path, arrays, words):
 def ingest(folder, *arguments, name="set"):
     """The command line, in this process: the error, if it is one line that a user can act on."""
     from hpcsamp.cli import app
-    from hpcsamp.errors import HpcsampError
 
     error = None
     try:
@@ -373,3 +372,33 @@ def test_bad_csv_from_the_command_line(tmp_path, hpcsamp):
     done = hpcsamp(1, "ingest", "csv", tmp_path / "t.csv", "--target", "z", "--out", tmp_path / "s")
     assert done.code in (1, 2)
     assert nothing_left(tmp_path / "s")
+
+
+def test_names_of_columns_and_classes_are_kept(tmp_path):
+    import xarray
+
+    (tmp_path / "t.csv").write_text("a,wind speed,u,v\n1,2,3,4\n2,1,4,3\n3,3,3,3\n")
+    source = table(tmp_path / "t.csv", ["u", "v"], fractions={})
+    source.arrays["x"] = source.arrays["x"].model_copy(update={"units": "wind speed [m/s], a [K]"})
+    manifest = build(source, tmp_path / "set")
+    assert manifest.arrays["x"].names == ["a", "wind speed"]
+    assert manifest.arrays["x"].row_units == ["K", "m/s"]
+    with xarray.open_dataset(tmp_path / "set" / "shard-00000.h5", phony_dims="sort") as opened:
+        assert opened["feature"].values.tolist() == ["a", "wind speed"]
+        assert opened["y"].dims == ("index", "target")
+    one = build(table(tmp_path / "t.csv", ["u"], fractions={}), tmp_path / "one")
+    assert one.arrays["y"].names == ["u"]
+    source = npz_of(tmp_path, x=X, y=LABELS)
+    source.class_names = ["dog", "cat"]
+    with pytest.raises(HpcsampError, match="2 names for 3 classes"):
+        build(source, tmp_path / "pets")
+    source.class_names = ["dog", "cat", "hen"]
+    build(source, tmp_path / "pets")
+    assert Dataset.open(tmp_path / "pets").manifest.class_names == ["dog", "cat", "hen"]
+    with h5py.File(tmp_path / "pets" / "shard-00000.h5") as f:
+        assert f["y"].attrs["class_names"] == '["dog", "cat", "hen"]'
+
+
+def npz_of(folder, **arrays):
+    np.savez(folder / "made.npz", **arrays)
+    return npz(folder / "made.npz")

@@ -51,8 +51,8 @@ def test_columns_in_another_order_are_put_in_order(tmp_path):
     assert np.allclose(got.x, expected.x, atol=1e-6)
     assert np.allclose(got.y, expected.y, atol=1e-6)
     assert [note.split(": ")[1] for note in found.notes] == [
-        "the 3 entries of x along column are put into the order of the run's training set",
-        "the 2 entries of y along column are put into the order of the run's training set",
+        "the 3 entries of x along feature are put into the order of the run's training set",
+        "the 2 entries of y along target are put into the order of the run's training set",
     ]
     only = fits(other, trained, inputs_only=True)
     assert np.allclose(batch_of(only).x, expected.x, atol=1e-6)
@@ -196,5 +196,5 @@ def test_a_run_is_evaluated_alike_on_reordered_columns(tmp_path, commands, hpcsa
     done = hpcsamp(1, "predict", "run", "--data", "strange", "--out", "q.h5", cwd=tmp_path)
     assert done.code == 1
     (line,) = done.errors
-    assert "column 'd' is not in the run's training set, which has 'c'" in line
+    assert "feature 'd' is not in the run's training set, which has 'c'" in line
     assert not (tmp_path / "q.h5").exists()

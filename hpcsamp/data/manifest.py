@@ -67,6 +67,18 @@ class Offsets(Part):
         return (self.start or 0) + np.arange(self.count, dtype=np.int64) * (self.step or 0)
 
 
+def units_by_name(units: str, names: Sequence[str]) -> list[str]:
+    """Units of named rows, of ``"load [MW], speed [m/s]"`` or of one unit for all.
+
+    A name with ``@``, as of a variable at a level, has the unit of what is before it.
+    """
+    if not units.endswith("]"):
+        return [units] * len(names)
+    parts = (part.rpartition(" [") for part in units[:-1].split("], "))
+    told = {name: unit for name, _, unit in parts}
+    return [told.get(name, told.get(name.partition("@")[0], "")) for name in names]
+
+
 class ArraySpec(Part):
     """One array of the items (``x`` or ``y``).
 
@@ -82,7 +94,9 @@ class ArraySpec(Part):
     compression
         ``None`` (chunks can be read at their offsets) or the name of an HDF5 filter.
     units, description
-        For people.
+        For people. Where rows have names, units may be told by name: ``"load [MW], speed [m/s]"``.
+    names
+        Of the rows, such as the columns of a table; of a number its own name alone. May be empty.
     """
 
     shape: list[int]
@@ -92,6 +106,18 @@ class ArraySpec(Part):
     compression: Compression | None = None
     units: str = ""
     description: str = ""
+    names: list[str] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _named(self) -> ArraySpec:
+        if self.names and len(self.names) != self.rows:
+            raise ValueError(f"{len(self.names)} names for the {self.rows} rows of an item")
+        return self
+
+    @property
+    def row_units(self) -> list[str]:
+        """The unit of each row."""
+        return units_by_name(self.units, self.names) or [self.units] * self.rows
 
     @property
     def rows(self) -> int:
@@ -131,6 +157,7 @@ class ArraySpec(Part):
         compression: Compression | None = None,
         units: str = "",
         description: str = "",
+        names: Sequence[str] = (),
         chunk_bytes: int = CHUNK_BYTES,
     ) -> ArraySpec:
         """Choose chunks: whole items up to ``chunk_bytes``, large items cut along their first axis.
@@ -156,6 +183,7 @@ class ArraySpec(Part):
             compression=compression,
             units=units,
             description=description,
+            names=list(names),
         )
 
 
@@ -205,6 +233,8 @@ class Manifest(Part):
         Identity of the set, the same in every shard.
     task, classes
         What ``y`` is: labels ``0 .. classes - 1``, or numbers (``classes`` is ``None``).
+    class_names
+        Of the classes, in the order of the labels; ``None`` if they have none.
     inputs
         What ``x`` is. Ids have no statistics; networks get them as they are.
     normalize_y
@@ -227,6 +257,7 @@ class Manifest(Part):
     name: str
     task: Task
     classes: int | None = Field(None, ge=2)
+    class_names: list[str] | None = None
     inputs: Inputs = "numbers"
     normalize_y: bool = False
     arrays: dict[str, ArraySpec]
@@ -253,6 +284,8 @@ class Manifest(Part):
             raise ValueError(f"arrays are {sorted(self.arrays)}, expected x and y")
         if (self.task == "classification") != (self.classes is not None):
             raise ValueError(f"task is {self.task} but classes is {self.classes}")
+        if self.class_names is not None and len(self.class_names) != self.classes:
+            raise ValueError(f"{len(self.class_names)} names for {self.classes} classes")
         if self.inputs == "ids" and np.dtype(self.arrays["x"].dtype).kind not in "iu":
             raise ValueError(f"inputs are ids, but x is {self.arrays['x'].dtype}")
         seen = dict.fromkeys(self.splits, 0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from hpcsamp.data.manifest import SCHEMA, ArraySpec, Offsets, Stats
 from hpcsamp.data.sink import Sink
 from hpcsamp.errors import DataError
 from hpcsamp.sealing import regions
+
+NAMED = {"x": "feature", "y": "target"}
+"""What the names of an array's rows are called in its shards."""
 
 ATTRIBUTE_BYTES = 8192
 """Text that an attribute holds at most."""
@@ -78,6 +81,7 @@ def write_shard(
     count: int,
     attributes: Mapping[str, Any],
     coords: Mapping[str, Coordinate],
+    class_names: Sequence[str] | None = None,
 ) -> Written:
     """Write the items of one shard, with places for the statistics.
 
@@ -96,6 +100,8 @@ def write_shard(
         Root attributes, see :func:`header`.
     coords
         Coordinates by name.
+    class_names
+        Of the labels in ``y``, if they have any.
 
     Returns
     -------
@@ -110,7 +116,10 @@ def write_shard(
     sink = Sink(path)
     try:
         with h5py.File(sink, "w") as f:
+            coords = {**named_axes(arrays, coords), **coords}
             written = _fill(f, arrays, blocks, count, attributes, coords, sink)
+            if class_names is not None:
+                f["y"].attrs["class_names"] = json.dumps(_attribute(list(class_names)))
         sink.sync()
     finally:
         sink.close()
@@ -177,6 +186,8 @@ def _create(f: h5py.File, name: str, spec: ArraySpec, count: int) -> None:
     dataset.attrs["units"] = spec.units
     if spec.description:
         dataset.attrs["long_name"] = spec.description[:ATTRIBUTE_BYTES]
+    elif spec.names and not spec.shape:
+        dataset.attrs["long_name"] = spec.names[0][:ATTRIBUTE_BYTES]
 
 
 def chunk_pieces(
@@ -208,6 +219,19 @@ def _offsets(dataset: h5py.Dataset) -> Offsets:
     found = [dataset.id.get_chunk_info(i) for i in range(dataset.id.get_num_chunks())]
     found.sort(key=lambda info: info.chunk_offset)
     return Offsets.of([info.byte_offset for info in found])
+
+
+def named_axes(
+    arrays: Mapping[str, ArraySpec], coords: Mapping[str, Coordinate]
+) -> dict[str, Coordinate]:
+    """Coordinates for the rows that have names, beside those that a source gives itself."""
+    found = {}
+    for array, spec in arrays.items():
+        own = any(c.axis == 0 and array in c.arrays for c in coords.values())
+        if spec.names and spec.shape and not own:
+            name = NAMED.get(array, f"row_of_{array}")
+            found[name] = Coordinate(np.asarray(spec.names, object), "", 0, (array,))
+    return found
 
 
 def _scales(

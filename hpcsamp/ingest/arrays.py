@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ def from_arrays(
     seed: int = 0,
     normalize_y: bool = False,
     descriptions: tuple[str, str] = ("", ""),
+    names: tuple[Sequence[str], Sequence[str]] = ((), ()),
 ) -> ArraySource:
     """A source from ``(x, y)`` by split; ``train`` is dealt to the splits of ``fractions``.
 
@@ -50,6 +51,8 @@ def from_arrays(
         ``None``: classification if ``y`` is a row of whole numbers in an integer type.
     inputs
         What ``x`` is.
+    names
+        Of the rows of an item of ``x`` and of ``y``, such as the columns of a table.
 
     Raises
     ------
@@ -106,8 +109,12 @@ def from_arrays(
         inputs=inputs,
         normalize_y=normalize_y,
         arrays={
-            "x": ArraySpec.plan(x.shape[1:], kinds["x"], description=descriptions[0]),
-            "y": ArraySpec.plan(y.shape[1:], kinds["y"], description=descriptions[1]),
+            "x": ArraySpec.plan(
+                x.shape[1:], kinds["x"], description=descriptions[0], names=names[0]
+            ),
+            "y": ArraySpec.plan(
+                y.shape[1:], kinds["y"], description=descriptions[1], names=names[1]
+            ),
         },
         splits={split: len(values["x"]) for split, values in items.items()},
         source=dict(source),

@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from hpcsamp.data.manifest import NAME, SCHEMA, Manifest, Offsets, ShardEntry, Stats, read_manifest
+from hpcsamp.data.manifest import (
+    NAME,
+    SCHEMA,
+    ArraySpec,
+    Manifest,
+    Offsets,
+    ShardEntry,
+    Stats,
+    read_manifest,
+)
 from hpcsamp.data.shard import check_ids, check_labels, check_values, sha256
 from hpcsamp.data.shard_writer import header, seal, shard_name, write_shard, write_stats
 from hpcsamp.data.stats import Moments, check_digits, check_largest, check_stats, combine
@@ -167,17 +176,24 @@ def identity(source: Source, shards: list[dict[str, Any]]) -> str:
     told = {
         "schema": 1,  # what items are has not changed since
         "name": source.name,
-        "arrays": {name: spec.model_dump() for name, spec in source.arrays.items()},
+        "arrays": {name: _told(spec) for name, spec in source.arrays.items()},
         "source": source.source,
         "transforms": source.transforms,
         "shards": shards,
     }
     if source.inputs != "numbers":
         told["inputs"] = source.inputs
+    if source.class_names is not None:
+        told["class_names"] = source.class_names
     content = source.content()
     if content:
         told["content"] = content
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _told(spec: ArraySpec) -> dict[str, Any]:
+    """An array's description; names are left out where it has none, as before there were any."""
+    return spec.model_dump(exclude=set() if spec.names else {"names"})
 
 
 def versions() -> dict[str, str]:
@@ -252,6 +268,7 @@ def _manifest(
         name=source.name,
         task=source.task,
         classes=source.classes,
+        class_names=source.class_names,
         inputs=source.inputs,
         normalize_y=source.normalize_y,
         arrays=source.arrays,
@@ -313,6 +330,7 @@ class _Writer:
             shard["count"],
             attributes,
             self.source.coords,
+            self.source.class_names,
         )
         self._tell(
             shard,

@@ -28,7 +28,7 @@ class Source(ABC):
     ----------
     name
         Short name of the set.
-    task, classes, inputs, normalize_y
+    task, classes, class_names, inputs, normalize_y
         See :class:`~hpcsamp.data.manifest.Manifest`.
     arrays
         ``x`` and ``y``.
@@ -54,6 +54,7 @@ class Source(ABC):
     arrays: dict[str, ArraySpec]
     splits: dict[str, int]
     classes: int | None = None
+    class_names: list[str] | None = None
     inputs: Inputs = "numbers"
     normalize_y: bool = False
     source: dict[str, Any] = field(default_factory=dict)

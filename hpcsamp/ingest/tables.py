@@ -241,6 +241,7 @@ def table(
             "targets": [*targets],
         },
         descriptions=(", ".join(chosen), ", ".join(targets)),
+        names=(chosen, targets),
     )
     made.report.extend(_suspicions(chosen, targets, x, y))
     return made

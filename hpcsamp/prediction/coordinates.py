@@ -11,6 +11,7 @@ import numpy as np
 
 from hpcsamp.data import Dataset
 from hpcsamp.data.manifest import Manifest
+from hpcsamp.data.shard_writer import NAMED
 from hpcsamp.errors import DataError
 
 
@@ -135,7 +136,7 @@ def read_axes(folder: Path, manifest: Manifest, array: str) -> list[Axis]:
             raise DataError(f"{path}: its coordinates cannot be read: {e}") from e
     columns = manifest.source.get({"x": "columns", "y": "targets"}[array])
     if isinstance(columns, list) and [len(columns)] == list(shape) and not axes[0].told:
-        axes = [Axis("column", np.asarray(columns))]
+        axes = [Axis(NAMED[array], np.asarray(columns))]  # of a set made before axes had names
     return axes
 
 

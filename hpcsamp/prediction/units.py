@@ -8,7 +8,6 @@ pascals have no common mean; those by row have their row's unit.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hpcsamp.data import Dataset
+from hpcsamp.data.manifest import units_by_name
 from hpcsamp.prediction.coordinates import Coordinates
 
 STANDARD = "standard deviations"
@@ -87,8 +87,7 @@ def units_of(dataset: Dataset, coordinates: Coordinates) -> Units:
     mixed = first is not None and first.named
     each = [told] * rows
     if mixed and first is not None:
-        known = dict(re.findall(r"(\S+) \[([^\]]*)\]", told))
-        each = [known.get(str(name).split("@")[0], "") for name in first.values]
+        each = units_by_name(told, [str(name) for name in first.values])
     return Units(
         scale=std.astype(float) if standardised else np.ones(rows),
         shift=mean.astype(float) if standardised else np.zeros(rows),
