@@ -63,6 +63,7 @@ MODELS = Registry(
         "mlp": "hpcsamp.models.mlp:MLP",
         "vit": "hpcsamp.models.vit:ViT",
         "swin": "hpcsamp.models.swin:Swin",
+        "given": "hpcsamp.models.given:given",
     },
 )
 

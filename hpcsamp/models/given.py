@@ -1,0 +1,150 @@
+"""Networks that are passed to the program, where a configuration can only name one.
+
+``hs.fit(module, ...)`` and ``hs.load(folder, module=...)`` offer their network for the time of a
+block. In it the table ``[model]`` that is returned stands for the network, as ``name = "mlp"``
+stands for one of the package: all that builds networks (a run, its memory estimate, the members of
+an ensemble) gets copies of it. The table records what the network looked like, so that another one
+is refused when the run goes on.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from hpcsamp.arguments import accepted
+from hpcsamp.errors import UsageError
+
+NAME = "given"
+"""Stands in ``model.name`` for a network that was passed."""
+
+Network = nn.Module | Callable[..., nn.Module]
+
+_offered: dict[tuple[str, str], Network] = {}
+
+
+@contextmanager
+def offered(network: Network) -> Iterator[dict[str, str]]:
+    """Offer a network within the block.
+
+    Parameters
+    ----------
+    network
+        A module, of which every use is a copy with its present parameters, or a function (such as
+        the class itself) that makes one. A function makes a network anew for each use, with initial
+        parameters drawn from the seed of the run; it gets ``in_shape`` and ``outputs`` if it has
+        arguments of these names.
+
+    Yields
+    ------
+    dict
+        The table ``[model]`` that stands for it in a configuration.
+
+    Raises
+    ------
+    UsageError
+        If it is neither.
+    """
+    if not isinstance(network, nn.Module) and not callable(network):
+        raise UsageError(
+            f"a network is a torch.nn.Module or a function that makes one, not a "
+            f"{type(network).__name__}"
+        )
+    of = _name(network)
+    layout = layout_of(network) if isinstance(network, nn.Module) else ""
+    before = _offered.get((of, layout))
+    _offered[of, layout] = network
+    try:
+        yield {"name": NAME, "of": of, **({"layout": layout} if layout else {})}
+    finally:
+        del _offered[of, layout]
+        if before is not None:
+            _offered[of, layout] = before
+
+
+def given(in_shape: tuple[int, ...], outputs: int, of: str = "", layout: str = "") -> nn.Module:
+    """A network that is being offered, see :func:`offered`.
+
+    Parameters
+    ----------
+    in_shape, outputs
+        Shape of an input item, and outputs per item: for a function that takes them.
+    of
+        Name of its class or function.
+    layout
+        Digest of its layers and tensors, see :func:`layout_of`; empty for a function.
+
+    Raises
+    ------
+    UsageError
+        If no such network is offered, or it cannot be copied.
+    """
+    network = _offered.get((of, layout))
+    if network is None:
+        others = ", ".join(f"{name} {digest}".strip() for name, digest in _offered)
+        raise UsageError(
+            f'model.name = "{NAME}": the network of this run, {f"{of} {layout}".strip()}, was '
+            f"passed to it and cannot be named: pass it again, by hs.fit(module, ..., resume=True) "
+            f"or hs.load(folder, module=module)" + (f"; this one is {others}" if others else "")
+        )
+    if not isinstance(network, nn.Module):
+        return _made(network, in_shape, outputs)
+    memo = _without_numbers(network) if torch.get_default_device().type == "meta" else {}
+    try:
+        return copy.deepcopy(network, memo)
+    except Exception as e:  # whatever the module holds may refuse to be copied
+        raise UsageError(
+            f"{of} cannot be copied ({type(e).__name__}: {e}); pass a function that makes it"
+        ) from e
+
+
+def layout_of(module: nn.Module) -> str:
+    """Twelve hexadecimal digits of the names and types of all layers, and the names and shapes of
+    all parameters and buffers.
+    """
+    lines = [f"{name} {type(part).__qualname__}" for name, part in module.named_modules()]
+    for kind in (module.named_parameters(), module.named_buffers()):
+        lines += [f"{name} {_shape(tensor)}" for name, tensor in kind]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+def _made(make: Callable[..., nn.Module], in_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    try:
+        takes = accepted(make)
+    except (TypeError, ValueError):  # a function without a signature
+        takes = {}
+    sizes = {"in_shape": in_shape, "outputs": outputs}
+    found = make(**{name: value for name, value in sizes.items() if name in takes})
+    if not isinstance(found, nn.Module):
+        raise UsageError(
+            f"{_name(make)} makes a {type(found).__name__}, not a network (torch.nn.Module)"
+        )
+    return found
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    lazy = isinstance(tensor, nn.parameter.UninitializedTensorMixin)
+    return "open" if lazy else str(tuple(tensor.shape))
+
+
+def _name(network: Network) -> str:
+    kind = type(network) if isinstance(network, nn.Module) else network
+    return str(getattr(kind, "__qualname__", type(kind).__qualname__))
+
+
+def _without_numbers(module: nn.Module) -> dict[int, Any]:
+    """Tensors on the meta device in the place of a module's own, for :func:`copy.deepcopy`."""
+    memo: dict[int, Any] = {}
+    for p in module.parameters():
+        if not isinstance(p, nn.parameter.UninitializedTensorMixin):
+            empty = torch.empty_like(p, device="meta")
+            memo[id(p)] = nn.Parameter(empty, requires_grad=p.requires_grad)
+    for b in module.buffers():
+        memo[id(b)] = torch.empty_like(b, device="meta")
+    return memo
