@@ -18,7 +18,8 @@ def test_bench_step_starts_its_ranks_and_prints_ratios(hpcsamp, tmp_path):
     found = json.loads((tmp_path / "t.json").read_text())
     assert found["ranks"] == 2
     assert {len(v) for v in found["rounds"].values()} == {2}
-    assert set(found["seconds"]) == {"plain", "one rank", "torch_blue", "all ranks"}
+    names = {"plain", "one rank", "torch_blue", "plain on all ranks", "all ranks"}
+    assert set(found["seconds"]) == names
     assert set(found["peak_rss_mb"]) == {"1", "3"}
 
 

@@ -62,7 +62,7 @@ class Work:
 
     def method(self, loss: DataLoss) -> hs.MeanField:
         """The model with as many outputs as the loss reads."""
-        outputs = OUTPUTS[self.model] * getattr(loss, "likelihood", _PLAIN).parameters
+        outputs = OUTPUTS * getattr(loss, "likelihood", _PLAIN).parameters
         network = build(self.model, {}, SHAPES[self.model], outputs, seed=1)
         return hs.MeanField(network, prior_std=0.2, initial_std=self.std, seed=1)
 
@@ -71,8 +71,8 @@ class Work:
         g = torch_generator("cpu", 1, Purpose.SYNTHETIC)
         x = torch.randn(self.batch, *SHAPES[self.model], generator=g)
         if TASKS[self.model] == "classification":
-            return x, torch.randint(0, OUTPUTS[self.model], (self.batch,), generator=g)
-        return x, torch.randn(self.batch, OUTPUTS[self.model], generator=g)
+            return x, torch.randint(0, OUTPUTS, (self.batch,), generator=g)
+        return x, torch.randn(self.batch, OUTPUTS, generator=g)
 
 
 _PLAIN = losses.Gaussian()

@@ -25,9 +25,9 @@ from hpcsamp.losses import ELBO
 from hpcsamp.models import build
 from hpcsamp.streams import Purpose, torch_generator
 
-#: Input shapes of the models' data sets in the paper.
+#: Input shapes of the models' data sets in the paper; of any other network, those of CIFAR-10.
 SHAPES: dict[str, tuple[int, ...]] = {"vit": (3, 32, 32), "mlp": (96,)}
-OUTPUTS = {"vit": 10, "mlp": 10}
+CIFAR, OUTPUTS = (3, 32, 32), 10
 ITEMS = 45_000
 
 
@@ -42,22 +42,27 @@ class Work:
 
     def network(self) -> nn.Module:
         """A fresh network, the same each time."""
-        return build(self.model, {}, SHAPES[self.model], OUTPUTS[self.model], seed=1)
+        return build(self.model, {}, self.shape, OUTPUTS, seed=1)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an input."""
+        return SHAPES.get(self.model, CIFAR)
 
     def data(self) -> tuple[Tensor, Tensor]:
         """Inputs and labels."""
         g = torch_generator("cpu", 1, Purpose.SYNTHETIC)
-        x = torch.randn(self.batch, *SHAPES[self.model], generator=g)
-        y = torch.randint(0, OUTPUTS[self.model], (self.batch,), generator=g)
+        x = torch.randn(self.batch, *self.shape, generator=g)
+        y = torch.randint(0, OUTPUTS, (self.batch,), generator=g)
         return x, y
 
 
-def plain_passes(work: Work) -> Callable[[], None]:
-    """S forward-backward passes of the deterministic network: the floor."""
+def plain_passes(work: Work, passes: int) -> Callable[[], None]:
+    """Forward-backward passes of the deterministic network: the floor."""
     network, (x, y) = work.network(), work.data()
 
     def step() -> None:
-        for _ in range(work.samples):
+        for _ in range(passes):
             nn.functional.cross_entropy(network(x), y).backward()
         network.zero_grad()
 
@@ -126,22 +131,27 @@ def compare(work: Work, topology: Topology, repeat: int, baseline: bool) -> dict
     """
     alone: dict[str, Callable[[], None]] = {}
     if topology.is_root:
-        alone["plain"] = plain_passes(work)
+        alone["plain"] = plain_passes(work, work.samples)
         alone["one rank"] = ours(work, Alone())
         if baseline:
             alone["torch_blue"] = torch_blue(work)
     collectives = hs.choose(topology)
-    together = ours(work, collectives)
-    seconds: dict[str, list[float]] = {name: [] for name in [*alone, "all ranks"]}
+    # what the cores give when all of them compute: the floor of a step on all ranks
+    own = len(topology.samples(work.samples))
+    together = {"plain on all ranks": plain_passes(work, own), "all ranks": ours(work, collectives)}
+    seconds: dict[str, list[float]] = {name: [] for name in [*alone, *together]}
     for round_ in range(repeat + 1):
         for name, step in alone.items():
             seconds[name].append(_timed(step))
-        wait_for(topology.world.Ibarrier())
         if round_ == 0:
+            wait_for(topology.world.Ibarrier())
             collectives.step_seconds = topology.world.bcast(
                 seconds["one rank"][0] / topology.size if topology.is_root else None
             )
-        seconds["all ranks"].append(_timed(together))
+        for name, step in together.items():
+            wait_for(topology.world.Ibarrier())
+            spent = _timed(step)
+            seconds[name].append(max(topology.world.allgather(spent)))
     counted = {name: values[1:] for name, values in seconds.items()}
     return {
         "samples": work.samples,

@@ -9,7 +9,9 @@ import typer
 
 
 def step(
-    model: Annotated[str, typer.Option(help="vit or mlp, at the paper's sizes.")] = "vit",
+    model: Annotated[
+        str, typer.Option(help="vit or mlp at the paper's sizes, or package.module:Class.")
+    ] = "vit",
     samples: Annotated[int, typer.Option(min=1, help="S, weight samples.")] = 16,
     batch: Annotated[int, typer.Option(min=1, help="Items.")] = 32,
     ranks: Annotated[int, typer.Option(min=1, help="Ranks to start, if mpirun did not.")] = 2,
@@ -31,9 +33,10 @@ def step(
     from hpcsamp.bench.step import SHAPES
     from hpcsamp.errors import UsageError
     from hpcsamp.launcher import one_of_several
+    from hpcsamp.names import MODELS
 
-    if model not in SHAPES:
-        raise UsageError(f"--model {model!r}: there is {', '.join(SHAPES)}")
+    MODELS.find(model)
+    baseline = baseline and model in SHAPES  # torch_blue has no rule for batch statistics
     if samples < ranks and not one_of_several():
         raise UsageError(f"--samples {samples} cannot be split over --ranks {ranks}")
     if not one_of_several():
@@ -68,6 +71,11 @@ def _measured_step(
         rows = []
         for label, above, below in (
             (f"1 rank / {samples} plain passes", "one rank", "plain"),
+            (
+                f"{topology.size} ranks / plain passes on as many cores",
+                "all ranks",
+                "plain on all ranks",
+            ),
             (f"speed-up of {topology.size} ranks over 1", "one rank", "all ranks"),
             ("torch_blue / 1 rank", "torch_blue", "one rank"),
         ):
