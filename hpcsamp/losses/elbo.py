@@ -1,21 +1,15 @@
 """The negative evidence lower bound, per item: data term + temperature * KL / N.
 
 (Blundell et al. 2015; Algorithm 1 of the paper.) This is where samples meet ranks: the data term is
-the sample group's, the KL is shared out over its ranks, and three memory modes decide which
-activations live until the backward pass. The gradient is the same in all of them.
-
-    keep       all local samples at once, ordinary autograd
-    stream     linear losses: one chunk of samples forward and backward at a time
-    recompute  other losses: outputs first without gradient, then one chunk at a time again, with
-               the gradient of the loss with respect to its outputs (draws are reproducible, so this
-               is exact; it costs a second forward pass)
+the sample group's and the KL is shared out over its ranks. Which activations live until the
+backward pass is decided in :mod:`.evaluation`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -27,6 +21,7 @@ from hpcsamp.grid import share
 from hpcsamp.losses.base import DataLoss
 from hpcsamp.losses.batch import Step
 from hpcsamp.losses.checks import NoiseWatch, check_arguments, check_call
+from hpcsamp.losses.evaluation import Evaluation
 from hpcsamp.methods import Method
 from hpcsamp.names import KL, Memory
 from hpcsamp.watchdog import here
@@ -211,15 +206,10 @@ class ELBO:
             part = method.placement.penalty_share(c.sample_rank, c.sample_size)
             with here.part("penalty"):
                 penalty = method.penalty(*part) * (factor / self.items)
-        run = _Run(self, method, x, stacked, index, undo, items, mine, samples, step, ratio)
-        if self.memory == "keep" or not torch.is_grad_enabled() or run.is_small():
-            data = run.keep()
-        else:
-            leaves: list[Tensor] = [p for p in method.parameters() if p.requires_grad]
-            if ratio is not None:
-                leaves = [ratio, *leaves]
-            evaluate = run.stream if self.memory == "stream" else run.recompute
-            data = _Deferred.apply(evaluate, *leaves)
+        data = Evaluation(
+            self.data_loss, c, self.exact, method, x, stacked, index, undo, items, mine, samples,
+            step, ratio,
+        ).value(self.memory)  # fmt: skip
         if whole and c.sample_size > 1:
             kind = torch.promote_types(data.dtype, penalty.dtype)
             data, penalty = c.sum_over_samples(torch.stack([data.to(kind), penalty.to(kind)]))
@@ -260,105 +250,3 @@ class ELBO:
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise UsageError(f"loss.{what} = {value!r}; there is {', '.join(known)}")
-
-
-@dataclass
-class _Run:
-    """One evaluation of the data term: this rank's part, such that the group's sum is the whole.
-
-    ``ratio`` is ``(s,)``, the log density ratios of the own samples for a joint loss.
-    """
-
-    elbo: ELBO
-    method: Method
-    x: Tensor
-    stacked: bool
-    index: Tensor | None
-    undo: Callable[..., Tensor] | None
-    items: Step
-    mine: range
-    samples: int
-    step: int
-    ratio: Tensor | None
-
-    def outputs(self, samples: range) -> Tensor:
-        x, first = self.x, self.mine.start
-        if self.stacked:
-            x = x[samples.start - first : samples.stop - first]
-        with here.part("forward"):
-            outputs = self.method(
-                x, samples=samples, step=self.step, stacked=self.stacked, index=self.index
-            )
-        return outputs if self.undo is None else self.undo(outputs, samples=samples)
-
-    def part(self, outputs: Tensor, ratio: Tensor | None) -> Tensor:
-        """This rank's share of the data term from all its outputs; its value adds up, too."""
-        elbo, c = self.elbo, self.elbo.collectives
-        loss = elbo.data_loss
-        if not elbo.exact:
-            return loss.of_step(outputs, self.items, len(self.mine), Alone(), ratio) / c.sample_size
-        if loss.linear:
-            return loss.of_step(outputs, self.items, self.samples, Alone(), ratio)
-        whole = loss.of_step(outputs, self.items, self.samples, c, ratio)
-        # every rank has the whole value and its own gradient: only rank 0 brings in the value
-        return whole if c.sample_rank == 0 else whole - whole.detach()
-
-    def is_small(self) -> bool:
-        """Whether all samples go in one pass, so that streaming would save no activations."""
-        if self.elbo.memory != "stream" or len(self.mine) == 1:
-            return False
-        return next(iter(self.method.chunks(self.mine, self.stacked))) == self.mine
-
-    def keep(self) -> Tensor:
-        return self.part(self.outputs(self.mine), self.ratio)
-
-    def stream(self) -> tuple[Tensor, list[Tensor | None]]:
-        elbo, values = self.elbo, []
-        ranks = 1 if elbo.exact else elbo.collectives.sample_size
-        samples = self.samples if elbo.exact else len(self.mine)
-        with self.method.accumulating() as accumulator:
-            for chunk in self.method.chunks(self.mine, self.stacked):
-                outputs = self.outputs(chunk)
-                value = elbo.data_loss.of_step(outputs, self.items, samples, Alone(), None)
-                value = value if ranks == 1 else value / ranks
-                with here.part("backward"):
-                    accumulator.backward(value)
-                values.append(value.detach())
-        return sum(values[1:], values[0]), accumulator.gradients()
-
-    def recompute(self) -> tuple[Tensor, list[Tensor | None]]:
-        with torch.no_grad():
-            outputs = torch.cat(
-                [self.outputs(chunk) for chunk in self.method.chunks(self.mine, self.stacked)]
-            )
-        leaves = [outputs.requires_grad_()]
-        if self.ratio is not None:
-            leaves.append(self.ratio.detach().requires_grad_())
-        value = self.part(outputs, leaves[-1] if self.ratio is not None else None)
-        upstream, *rest = torch.autograd.grad(value, leaves)
-        with self.method.accumulating() as accumulator:
-            for chunk in self.method.chunks(self.mine, self.stacked):
-                rows = slice(chunk.start - self.mine.start, chunk.stop - self.mine.start)
-                outputs = self.outputs(chunk)
-                with here.part("backward"):
-                    accumulator.backward(outputs, upstream[rows])
-        return value.detach(), [*rest, *accumulator.gradients()]
-
-
-class _Deferred(torch.autograd.Function):
-    """A scalar whose gradient is computed with its value; backward only scales it."""
-
-    @staticmethod
-    def forward(ctx: Any, evaluate: Any, *leaves: Tensor) -> Tensor:
-        with torch.enable_grad():
-            value, gradients = evaluate()
-        ctx.gradients = gradients
-        return value
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        (scale,) = grads
-        gradients, ctx.gradients = ctx.gradients, None
-        if scale.device.type == "cpu" and float(scale) == 1:  # elsewhere to look takes as long
-            return None, *gradients
-        return None, *(None if g is None else g.mul_(scale) for g in gradients)

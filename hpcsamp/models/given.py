@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from hpcsamp.arguments import accepted
 from hpcsamp.errors import UsageError
@@ -129,8 +130,7 @@ def _made(make: Callable[..., nn.Module], in_shape: tuple[int, ...], outputs: in
 
 
 def _shape(tensor: torch.Tensor) -> str:
-    lazy = isinstance(tensor, nn.parameter.UninitializedTensorMixin)
-    return "open" if lazy else str(tuple(tensor.shape))
+    return "open" if is_lazy(tensor) else str(tuple(tensor.shape))
 
 
 def _name(network: Network) -> str:
@@ -142,7 +142,7 @@ def _without_numbers(module: nn.Module) -> dict[int, Any]:
     """Tensors on the meta device in the place of a module's own, for :func:`copy.deepcopy`."""
     memo: dict[int, Any] = {}
     for p in module.parameters():
-        if not isinstance(p, nn.parameter.UninitializedTensorMixin):
+        if not is_lazy(p):
             empty = torch.empty_like(p, device="meta")
             memo[id(p)] = nn.Parameter(empty, requires_grad=p.requires_grad)
     for b in module.buffers():
