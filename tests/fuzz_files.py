@@ -20,13 +20,14 @@ from hpcsamp.campaign.store import JobRecord, State, Store, Submission
 from hpcsamp.data import Dataset
 from hpcsamp.errors import CheckpointError
 from hpcsamp.planning import calibration, fit
-from hpcsamp.prediction.coordinates import read_coordinates
-from hpcsamp.prediction.writer import Layout, ParallelFile, Variable
+from hpcsamp.prediction.writer import ParallelFile
 from hpcsamp.processes import started
 from hpcsamp.report.records import read_run
 from hpcsamp.run import checkpoint
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.sealing import hdf5, text
+from hpcsamp.tasks.coordinates import read_coordinates
+from hpcsamp.tasks.layout import Layout, Variable
 
 Made = tuple[Path, Callable[[], Any], bytes, bool]
 

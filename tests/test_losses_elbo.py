@@ -155,7 +155,7 @@ def test_the_approximation_averages_the_losses_of_ranks(ranks):
 
 def test_a_predicted_width_reaches_the_predictive_distribution():
     """Total variance: the mean of the predicted variances and the variance of the means."""
-    from hpcsamp.prediction.predictive import local_outputs, predict_values
+    from hpcsamp.tasks.predictive import local_outputs, predict_values
 
     y = torch.randn(B, 2, generator=torch.Generator().manual_seed(8)).double()
     method = MeanField(network(), initial_std=0.3)

@@ -12,7 +12,7 @@ from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score, roc_curve
 
 from hpcsamp.data import vision
 from hpcsamp.errors import DataError, HpcsampError
-from hpcsamp.prediction.metrics import (
+from hpcsamp.metrics import (
     DESCRIPTIONS,
     ClassificationMetrics,
     RegressionMetrics,

@@ -14,16 +14,16 @@ from hpcsamp.collectives import Alone
 from hpcsamp.errors import DivergedError
 from hpcsamp.losses import Categorical, Gaussian, Poisson
 from hpcsamp.losses.mixture import AlphaDivergence, PredictiveNLL, log_mean_exp
-from hpcsamp.prediction.components import Samples
-from hpcsamp.prediction.metrics import (
+from hpcsamp.metrics import (
     ClassificationMetrics,
     RegressionMetrics,
     auroc,
     fpr_at,
     risk_coverage,
 )
-from hpcsamp.prediction.mixtures import order_statistics
-from hpcsamp.prediction.predictive import predict_values
+from hpcsamp.metrics.mixtures import order_statistics
+from hpcsamp.tasks.components import Samples
+from hpcsamp.tasks.predictive import predict_values
 
 ITEMS = 100_000
 

@@ -14,8 +14,8 @@ from hpcsamp.ingest import build
 from hpcsamp.ingest.arrays import from_arrays
 from hpcsamp.ingest.synthetic import synthetic
 from hpcsamp.ingest.tables import table
-from hpcsamp.prediction.coordinates import read_coordinates
 from hpcsamp.prediction.schema import as_trained
+from hpcsamp.tasks.coordinates import read_coordinates
 
 RNG = np.random.default_rng(0)
 VALUES = {name: RNG.normal(i, 1 + i, 60).round(3) for i, name in enumerate("abcuv")}

@@ -21,9 +21,9 @@ from scipy import integrate, stats
 from hpcsamp.collectives import Alone
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.losses import Gaussian, Poisson, PredictedGaussian, StudentT
-from hpcsamp.prediction.components import Samples, distribution_function
-from hpcsamp.prediction.gathered import of_all_samples
-from hpcsamp.prediction.mixtures import crps, normal_cdf, quantiles
+from hpcsamp.metrics.mixtures import crps, normal_cdf, quantiles
+from hpcsamp.tasks.components import Samples, distribution_function
+from hpcsamp.tasks.gathered import of_all_samples
 
 # Runs -------------------------------------------------------------------------------------------
 
@@ -325,7 +325,7 @@ def test_quantiles_of_normal_mixtures_and_of_points():
 
 def test_pieces_of_bounded_size_change_nothing(monkeypatch):
     mean, std, target = mixture()
-    monkeypatch.setattr("hpcsamp.prediction.gathered.CHUNK", 21)  # three values at a time
+    monkeypatch.setattr("hpcsamp.tasks.gathered.CHUNK", 21)  # three values at a time
     score, found = of_all_samples(mean, std, [7], Alone(), target=target, levels=(0.2, 0.7))
     assert torch.allclose(score, crps(mean, std, target), rtol=1e-12)
     assert torch.allclose(
@@ -415,7 +415,8 @@ def test_another_type_or_another_task_is_refused():
 
 def test_a_full_disk_is_told_before_anything_is_computed(tmp_path, monkeypatch):
     from hpcsamp.grid import init
-    from hpcsamp.prediction.writer import Layout, ParallelFile, Variable
+    from hpcsamp.prediction.writer import ParallelFile
+    from hpcsamp.tasks.layout import Layout, Variable
 
     rows = np.arange(4)
     layout = Layout(

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from hpcsamp.cli.report import report
 from hpcsamp.errors import HpcsampError, UsageError
-from hpcsamp.prediction.metrics import ClassificationMetrics, RegressionMetrics
+from hpcsamp.metrics import ClassificationMetrics, RegressionMetrics
 from hpcsamp.report import build, read_run
 from hpcsamp.report.curves import learning_curves, smooth
 from hpcsamp.report.fans import chosen, forecast_fans

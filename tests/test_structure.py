@@ -16,8 +16,8 @@ LEVELS = [
     "errors", "spelling", "vision", "registry", "names", "files", "generators", "processes",
     "watchdog", "streams", "provenance", "config", "arguments", "weights", "models", "locks",
     "sealing", "campaign", "launcher", "runtime", "grid", "methods", "collectives", "losses",
-    "data", "ingest", "run", "prediction", "report", "planning", "training", "bench", "doctor",
-    "cli", "__main__",
+    "metrics", "data", "tasks", "ingest", "run", "prediction", "report", "planning", "training",
+    "bench", "doctor", "cli", "__main__",
 ]  # fmt: skip
 LEVEL = {room: level for level, room in enumerate(LEVELS)}
 

@@ -14,14 +14,14 @@ from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import together
 from hpcsamp.locks import Lock
-from hpcsamp.prediction import items
-from hpcsamp.prediction.components import normal_components
+from hpcsamp.metrics import auroc, definitions, fpr_at
 from hpcsamp.prediction.evaluator import Evaluation
-from hpcsamp.prediction.metrics import auroc, definitions, fpr_at
 from hpcsamp.prediction.posterior import Posterior
 from hpcsamp.prediction.predict import alone, attributes, fill, precision
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.sealing import edits
+from hpcsamp.tasks import items
+from hpcsamp.tasks.components import normal_components
 
 #: Predictions of every value are kept if all of them take no more than this; else numbers per item.
 KEEP_BYTES = 1 << 30

@@ -15,21 +15,21 @@ from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology, together
 from hpcsamp.losses import Likelihood
 from hpcsamp.methods import Method
-from hpcsamp.prediction import items
-from hpcsamp.prediction.components import Samples, normal_components
-from hpcsamp.prediction.coordinates import read_coordinates
-from hpcsamp.prediction.gathered import of_all_samples
-from hpcsamp.prediction.metrics import (
+from hpcsamp.metrics import (
     ClassificationMetrics,
     RegressionMetrics,
     definitions,
     risk_coverage,
     selective,
 )
-from hpcsamp.prediction.plausible import ConstantNormal, doubt
-from hpcsamp.prediction.predictive import predict_classes, predict_values, sample_counts
-from hpcsamp.prediction.units import units_of
 from hpcsamp.run.assemble import Run
+from hpcsamp.tasks import items
+from hpcsamp.tasks.components import Samples, normal_components
+from hpcsamp.tasks.coordinates import read_coordinates
+from hpcsamp.tasks.gathered import of_all_samples
+from hpcsamp.tasks.plausible import ConstantNormal, doubt
+from hpcsamp.tasks.predictive import predict_classes, predict_values, sample_counts
+from hpcsamp.tasks.units import units_of
 from hpcsamp.watchdog import Phase, here
 
 #: Called with the positions of a batch's true items and their arrays by name.
@@ -145,7 +145,7 @@ class Evaluator:
         full
             Also what costs more than the sums: CRPS, and metrics of the order of items.
         sink, wanted
-            Who gets the arrays of each batch, and which, see :mod:`hpcsamp.prediction.items`. The
+            Who gets the arrays of each batch, and which, see :mod:`hpcsamp.tasks.items`. The
             ranks of a sample group get the same, but for ``samples``.
         quantiles
             Levels.

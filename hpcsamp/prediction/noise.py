@@ -22,7 +22,7 @@ from hpcsamp.losses import (
 )
 from hpcsamp.methods import Method
 from hpcsamp.prediction.evaluator import Evaluator
-from hpcsamp.prediction.predictive import local_outputs, predict_values
+from hpcsamp.tasks.predictive import local_outputs, predict_values
 
 #: Standard deviations that are tried, in those of the target.
 WIDTHS = np.geomspace(1e-3, 2, 41)

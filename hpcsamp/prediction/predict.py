@@ -12,12 +12,13 @@ import numpy as np
 
 from hpcsamp.grid import Topology, share, together
 from hpcsamp.locks import Lock, locked
-from hpcsamp.prediction import items
-from hpcsamp.prediction.components import normal_components
 from hpcsamp.prediction.evaluator import Evaluation, Evaluator, Sink
 from hpcsamp.prediction.posterior import Posterior
-from hpcsamp.prediction.writer import Layout, ParallelFile, check_target
+from hpcsamp.prediction.writer import ParallelFile, check_target
 from hpcsamp.sealing import text
+from hpcsamp.tasks import items
+from hpcsamp.tasks.components import normal_components
+from hpcsamp.tasks.layout import Layout
 
 #: Quantiles of values if nobody names any.
 QUANTILES = (0.05, 0.5, 0.95)

@@ -11,7 +11,7 @@ import numpy as np
 from hpcsamp.data import Dataset
 from hpcsamp.data.manifest import Manifest
 from hpcsamp.errors import DataError
-from hpcsamp.prediction.coordinates import Axis, read_axes
+from hpcsamp.tasks.coordinates import Axis, read_axes
 
 FAR = 3
 """Distance of means, in standard deviations, from which inputs are reported as unlike."""

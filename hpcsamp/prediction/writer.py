@@ -14,10 +14,8 @@ import os
 import shutil
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -27,58 +25,7 @@ from hpcsamp.files import part_of, publish
 from hpcsamp.grid import Topology, together
 from hpcsamp.locks import Lock
 from hpcsamp.sealing import regions
-
-
-@dataclass(frozen=True)
-class Variable:
-    """An array of the file.
-
-    Attributes
-    ----------
-    dims
-        Names of its axes; those that ranks write have the items first.
-    dtype, units, description
-        The latter two become attributes.
-    values
-        What is known beforehand; None for what ranks write.
-    """
-
-    dims: tuple[str, ...]
-    dtype: str
-    units: str = ""
-    description: str = ""
-    values: np.ndarray | None = None
-
-
-@dataclass
-class Layout:
-    """What a file holds.
-
-    Attributes
-    ----------
-    scales
-        By name of the axis: a one-dimensional variable with its values. The first is the items'.
-    variables
-        By name.
-    attributes
-        Of the file.
-    """
-
-    scales: dict[str, Variable]
-    variables: dict[str, Variable]
-    attributes: dict[str, Any] = field(default_factory=dict)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a variable."""
-        return tuple(len(self.scales[d].values) for d in self.variables[name].dims)  # type: ignore[arg-type]
-
-    @property
-    def bytes(self) -> int:
-        """Of all variables."""
-        return sum(
-            int(np.prod(self.shape(name), dtype=np.int64)) * np.dtype(v.dtype).itemsize
-            for name, v in self.variables.items()
-        )
+from hpcsamp.tasks.layout import Layout, Variable
 
 
 class ParallelFile:

@@ -170,7 +170,7 @@ def _grid(summary: dict[str, Any]) -> str | None:
 
 
 def _metrics(evaluations: Sequence[Evaluation | None]) -> list[Row]:
-    from hpcsamp.prediction.definitions import DESCRIPTIONS
+    from hpcsamp.metrics.definitions import DESCRIPTIONS
 
     present = [e.metrics for e in evaluations if e is not None]
     names = list(dict.fromkeys(name for m in present for name in m))

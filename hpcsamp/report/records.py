@@ -37,7 +37,7 @@ class Evaluation:
     ----------
     split, samples, metrics, reliability
         As in ``evaluation/SPLIT.json``; the metrics are those of
-        :data:`hpcsamp.prediction.metrics.DESCRIPTIONS`.
+        :data:`hpcsamp.metrics.DESCRIPTIONS`.
     items
         ``evaluation/SPLIT.h5``, where one item's numbers are, or ``None``.
     units, definitions, rows, ood

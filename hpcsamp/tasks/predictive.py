@@ -10,7 +10,7 @@ from torch import Tensor
 from hpcsamp.collectives import Collectives
 from hpcsamp.losses import Likelihood, Samples, centred_moments, log_mean_exp
 from hpcsamp.methods import Method
-from hpcsamp.prediction.components import distribution_function
+from hpcsamp.tasks.components import distribution_function
 
 
 @dataclass

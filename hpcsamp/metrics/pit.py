@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hpcsamp.prediction.metrics.sums import per_bin
+from hpcsamp.metrics.sums import per_bin
 
 
 def within(low: Tensor, high: Tensor, level: float) -> Tensor:

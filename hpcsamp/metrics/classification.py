@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hpcsamp.errors import DataError
-from hpcsamp.prediction.metrics.sums import Sums, check_defined, item_weights, per_bin
+from hpcsamp.metrics.sums import Sums, check_defined, item_weights, per_bin
 
 _SCALARS = (
     "items", "undefined", "correct", "nll", "brier", "entropy", "split_items", "aleatoric",

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hpcsamp.losses import Gaussian, Likelihood, Poisson, PredictedGaussian, Samples, StudentT
 from hpcsamp.losses.values import like_target, wide
-from hpcsamp.prediction.mixtures import normal_cdf
+from hpcsamp.metrics.mixtures import normal_cdf
 
 
 def normal_components(likelihood: Likelihood) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hpcsamp.data import Dataset
 from hpcsamp.data.manifest import units_by_name
-from hpcsamp.prediction.coordinates import Coordinates
+from hpcsamp.tasks.coordinates import Coordinates
 
 STANDARD = "standard deviations"
 

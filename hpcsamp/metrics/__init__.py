@@ -6,10 +6,10 @@ scores of all items (one number per item, gathered); ``definitions`` says what e
 
 from __future__ import annotations
 
-from hpcsamp.prediction.definitions import DESCRIPTIONS, definitions
-from hpcsamp.prediction.metrics.classification import ClassificationMetrics
-from hpcsamp.prediction.metrics.ranking import auroc, fpr_at, risk_coverage, selective
-from hpcsamp.prediction.metrics.regression import RegressionMetrics
+from hpcsamp.metrics.classification import ClassificationMetrics
+from hpcsamp.metrics.definitions import DESCRIPTIONS, definitions
+from hpcsamp.metrics.ranking import auroc, fpr_at, risk_coverage, selective
+from hpcsamp.metrics.regression import RegressionMetrics
 
 __all__ = [
     "DESCRIPTIONS",

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from hpcsamp.data import Batch, Dataset
-from hpcsamp.prediction.coordinates import Axis, Coordinates
-from hpcsamp.prediction.predictive import ClassPrediction, ValuePrediction
-from hpcsamp.prediction.units import Units
-from hpcsamp.prediction.writer import Layout, Variable
+from hpcsamp.tasks.coordinates import Axis, Coordinates
+from hpcsamp.tasks.layout import Layout, Variable
+from hpcsamp.tasks.predictive import ClassPrediction, ValuePrediction
+from hpcsamp.tasks.units import Units
 
 ITEM = "index"
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from hpcsamp.prediction.metrics.pit import coverage, histogram, within
-from hpcsamp.prediction.metrics.sums import Sums, check_defined, item_weights, per_bin
+from hpcsamp.metrics.pit import coverage, histogram, within
+from hpcsamp.metrics.sums import Sums, check_defined, item_weights, per_bin
 
 #: Central intervals whose coverage is told, in per cent.
 LEVELS = (50, 80, 90, 95)

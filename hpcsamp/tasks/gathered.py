@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hpcsamp.collectives import Collectives
 from hpcsamp.grid import share
-from hpcsamp.prediction.mixtures import crps, order_statistics, quantiles
+from hpcsamp.metrics.mixtures import crps, order_statistics, quantiles
 
 #: Components, over all samples, that are in memory at once.
 CHUNK = 1 << 22

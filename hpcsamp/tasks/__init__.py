@@ -1,0 +1,1 @@
+"""What the targets of a set are, and what is predicted and measured of them."""
