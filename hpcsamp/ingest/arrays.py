@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from hpcsamp.data.manifest import ArraySpec, Inputs
-from hpcsamp.data.shard import check_labels, check_values
+from hpcsamp.data.shard import check_values
 from hpcsamp.errors import DataError
+from hpcsamp.ingest.labels import Pairs, check_numbers, classes_of, guess, labels_of, unseen
 from hpcsamp.ingest.source import ArraySource, split_items
 from hpcsamp.names import Task
 
@@ -17,14 +18,6 @@ DEFAULT_FRACTIONS = {"valid": 0.1, "test": 0.2}
 
 EXACT = 2**53
 """Whole numbers up to this one are exact in float64, in which statistics are taken."""
-
-MANY = 1000
-"""Classes from which on more than half of them must occur."""
-
-GUESSED = 50
-"""Different whole numbers up to which ``y`` is taken as labels without a word from the user."""
-
-Pairs = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 def from_arrays(
@@ -62,9 +55,11 @@ def from_arrays(
     """
     file = str(source.get("file", name))
     if task is None:
-        task = _guess(file, pairs)
+        task = guess(file, pairs)
     if task == "classification":
-        pairs = {split: (x, _labels(y, f"{file}: y of {split}")) for split, (x, y) in pairs.items()}
+        pairs = {
+            split: (x, labels_of(y, f"{file}: y of {split}")) for split, (x, y) in pairs.items()
+        }
     kinds = {}
     for place, array in enumerate(("x", "y")):
         parts = {f"{file}: {array} of {split}": pair[place] for split, pair in pairs.items()}
@@ -72,7 +67,7 @@ def from_arrays(
         for where, values in parts.items():
             if values.shape[1:] != first:
                 raise DataError(f"{where} has items {values.shape[1:]}, train {first}")
-            _check_numbers(values, where)
+            check_numbers(values, where)
             check_values(values, where)
             if array == "x" and inputs == "ids" and values.dtype.kind not in "iu":
                 raise DataError(f"{where} is {values.dtype}; ids are of an integer type")
@@ -80,7 +75,7 @@ def from_arrays(
     classes: int | None = None
     notes: list[str] = []
     if task == "classification":
-        classes, notes = _classes(file, {split: y for split, (_, y) in pairs.items()})
+        classes, notes = classes_of(file, {split: y for split, (_, y) in pairs.items()})
         kinds["y"] = np.dtype("<i8")
     elif kinds["y"].kind != "f":
         kinds["y"] = np.dtype("<f8")
@@ -96,7 +91,7 @@ def from_arrays(
         if split != "train":
             items[split] = {"x": a.astype(kinds["x"]), "y": b.astype(kinds["y"])}
     if classes is not None:
-        notes += _unseen({split: values["y"] for split, values in items.items()})
+        notes += unseen({split: values["y"] for split, values in items.items()})
     report = list(notes)
     if inputs == "ids":
         top = max(int(pair[0].max()) for pair in pairs.values())
@@ -159,78 +154,3 @@ def common_type(parts: Mapping[str, np.ndarray]) -> np.dtype:
                     "subtract an offset, or number them"
                 )
     return found.newbyteorder("<")
-
-
-def _check_numbers(values: np.ndarray, where: str) -> None:
-    if values.dtype.kind not in "biuf":
-        raise DataError(f"{where} has type {values.dtype}; numbers are needed")
-
-
-def _guess(file: str, pairs: Pairs) -> Task:
-    """What ``y`` is, where its type and shape leave no doubt."""
-    y = pairs["train"][1]
-    if y.dtype.kind not in "biu":
-        return "regression"
-    if y.ndim == 2 and y.shape[1] == 1:
-        raise DataError(
-            f"{file}: y holds whole numbers of shape {y.shape}: labels or amounts? "
-            "Give --task classification or --task regression"
-        )
-    if y.ndim != 1:
-        return "regression"
-    different = len(np.unique(y))
-    if different > GUESSED and different > len(y) / 10:
-        raise DataError(
-            f"{file}: y holds {different} different whole numbers in {len(y)} items: labels or "
-            "amounts? Give --task classification or --task regression"
-        )
-    return "classification"
-
-
-def _labels(y: np.ndarray, where: str) -> np.ndarray:
-    """Labels of shape ``(n,)``."""
-    _check_numbers(y, where)
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    if y.ndim != 1:
-        raise DataError(f"{where}: labels of shape (n,) are needed, not {y.shape}")
-    check_values(y, where)
-    broken = y != np.floor(y) if y.dtype.kind == "f" else np.zeros(len(y), bool)
-    if broken.any():
-        at = int(np.flatnonzero(broken)[0])
-        raise DataError(f"{where}: {y[at]} at position {at} is no label; whole numbers are needed")
-    return y
-
-
-def _classes(file: str, labels: Mapping[str, np.ndarray]) -> tuple[int, list[str]]:
-    """Number of classes, and notes on them for the user."""
-    top = max(int(y.max()) for y in labels.values())
-    classes = max(2, top + 1)
-    used = np.unique(np.concatenate([np.unique(y).astype(np.float64) for y in labels.values()]))
-    for split, y in labels.items():
-        check_labels(y, classes, f"{file}: y of {split}")
-    if classes > MANY and classes > 2 * len(used):
-        raise DataError(
-            f"{file}: labels go up to {top}, but only {len(used)} of {classes} classes occur; "
-            "number the classes from 0, or give --task regression"
-        )
-    unused = sorted(set(range(classes)) - {int(u) for u in used})
-    if not unused:
-        return classes, []
-    return classes, [f"{len(unused)} of {classes} classes occur nowhere: {_some(unused)}"]
-
-
-def _unseen(labels: Mapping[str, np.ndarray]) -> list[str]:
-    """Classes that training never sees."""
-    known = set(np.unique(labels["train"]).tolist())
-    found = []
-    for split, y in labels.items():
-        strange = sorted(set(np.unique(y).tolist()) - known)
-        if strange:
-            found.append(f"classes of {split} that train does not have: {_some(strange)}")
-    return found
-
-
-def _some(numbers: list[int]) -> str:
-    more = f" and {len(numbers) - 10} more" if len(numbers) > 10 else ""
-    return ", ".join(map(str, numbers[:10])) + more

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 
@@ -13,11 +13,9 @@ from hpcsamp.data.shard import sha256
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.arrays import DEFAULT_FRACTIONS, from_arrays
 from hpcsamp.ingest.asked import Asked, NormalizeY, Part, SplitSeed
+from hpcsamp.ingest.pictures import Layout, channels_first
 from hpcsamp.ingest.source import ArraySource
 from hpcsamp.names import Task
-
-Layout = Literal["chw", "hwc", "hw"]
-"""Axes of an image: channels first, channels last, none."""
 
 ENDINGS = {"train": "", "valid": "_valid", "test": "_test"}
 NAMES = [f"{array}{ending}" for ending in ENDINGS.values() for array in "xy"]
@@ -30,7 +28,6 @@ _KINDS = {
     b"ARROW1": "an arrow file; save it as csv for hpcsamp ingest csv",
 }
 _ZIP = b"PK"
-_CHANNELS = (1, 3, 4)
 
 
 def npz(
@@ -118,37 +115,6 @@ def npz(
     if layout in ("hwc", "hw"):
         made.transforms.append(f"images of layout {layout} stored with their channels first")
     return made
-
-
-def channels_first(x: np.ndarray, layout: Layout | None, where: str) -> np.ndarray:
-    """Items with their channels on the first axis.
-
-    Raises
-    ------
-    UsageError
-        If the items look like images with channels elsewhere, or ``layout`` does not fit.
-    """
-    item = x.shape[1:]
-    axes = {"chw": 3, "hwc": 3, "hw": 2}
-    if layout is not None and len(item) != axes[layout]:
-        raise UsageError(f"{where} has items {item}, which --layout {layout} does not fit")
-    if layout == "hwc":
-        return np.moveaxis(x, -1, 1)
-    if layout == "hw":
-        return x[:, None]
-    if layout is None:
-        if len(item) == 3 and item[-1] in _CHANNELS and item[0] not in _CHANNELS:
-            raise UsageError(
-                f"{where} has items {item}: {item[-1]} channels at the end, or {item[0]} channels "
-                f"of {item[1]} x {item[2]}? Give --layout hwc or --layout chw"
-            )
-        if len(item) == 2 and x.dtype == np.uint8 and min(item) > 4:
-            raise UsageError(
-                f"{where} has items {item} of bytes: images without channels, or {item[0]} "
-                f"channels of {item[1]} values? Give --layout hw, or store them as numbers of "
-                "another type"
-            )
-    return x
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
