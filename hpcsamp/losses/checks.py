@@ -16,6 +16,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology
 from hpcsamp.losses.base import DataLoss
 from hpcsamp.methods import Method
+from hpcsamp.weights import Inputs
 
 
 def check_arguments(
@@ -63,7 +64,7 @@ def check_call(method: Any, x: Any, y: Any, samples: Any, stacked: bool) -> None
         hint = "; wrap a module, e.g. by hs.MeanField(module)" * isinstance(method, nn.Module)
         raise UsageError(f"loss(method, x, y): method must be a method, got {_named(method)}{hint}")
     for name, value in {"x": x, "y": y}.items():
-        if not isinstance(value, Tensor):
+        if not isinstance(value, (Tensor, Inputs)):
             raise UsageError(f"loss(method, x, y): {name} must be a tensor, got {_named(value)}")
     if not is_whole(samples) or samples < 1:
         raise UsageError(

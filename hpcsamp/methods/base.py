@@ -18,7 +18,8 @@ from hpcsamp.grid.placement import REPLICATED, Replicated
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.observe import Observer
 from hpcsamp.methods.passing import Passing
-from hpcsamp.weights import refusals
+from hpcsamp.weights import Caller, inputs_of, refusals
+from hpcsamp.weights.calling import Outputs
 
 
 class Method(Passing):
@@ -141,10 +142,10 @@ class Method(Passing):
         Raises
         ------
         UsageError
-            If ``x`` is no tensor, or ``samples`` no range of samples.
+            If ``x`` is neither a tensor nor a dictionary of tensors with the same items, or
+            ``samples`` no range of samples.
         """
-        if not isinstance(x, Tensor):
-            raise UsageError(f"inputs are a tensor, not a {type(x).__name__}")
+        x = inputs_of(x, bool(named.get("stacked", False)))
         if not isinstance(samples, range) or samples.step != 1 or samples.start < 0:
             example = f"range({samples})" if isinstance(samples, int) else "range(4)"
             raise UsageError(f"samples = {samples!r:.80}: a range is needed, e.g. {example}")
@@ -174,7 +175,8 @@ class Method(Passing):
         ----------
         x
             Inputs ``(B, ...)``, or ``(len(samples), B, ...)`` if ``stacked``: each sample then sees
-            inputs of its own (augmentation per sample).
+            inputs of its own (augmentation per sample). A dictionary of several by name is given to
+            the module by these names, or by position where it does not take them.
         samples
             Which of the samples 0..S-1.
         step
@@ -188,8 +190,32 @@ class Method(Passing):
         Returns
         -------
         Tensor
-            ``(len(samples), B, ...)``.
+            ``(len(samples), B, ...)``; of several outputs ``(len(samples), B, n)``, which
+            :meth:`split` takes apart.
         """
+
+    @property
+    def callers(self) -> Sequence[Caller]:
+        """What calls the wrapped modules."""
+        return ()
+
+    @property
+    def outputs(self) -> Outputs | None:
+        """Where the outputs of the last evaluation lie, if the module returns several."""
+        last = max(self.callers, key=lambda caller: caller.time, default=None)
+        return None if last is None else last.outputs
+
+    def split(self, outputs: Tensor) -> dict[str, Tensor]:
+        """Several outputs by name, ``(k, B, ...)`` each, from those of an evaluation.
+
+        Raises
+        ------
+        UsageError
+            If the module returns one tensor.
+        """
+        if self.outputs is None:
+            raise UsageError("the network has one output; there is nothing to split")
+        return self.outputs.split(outputs)
 
     @abstractmethod
     def penalty(self, part: int = 0, parts: int = 1) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hpcsamp.errors import UsageError
 from hpcsamp.streams.places import place_bits, place_keys
 from hpcsamp.weights import Put
+from hpcsamp.weights.inputs import number_type, signature
 
 CHANNELS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 MASK = "mask "
@@ -167,7 +168,7 @@ class Masks:
         stream
             What to draw, for ``k`` samples.
         """
-        name = (x.shape[1:], x.dtype, x.device)
+        name = (*signature(x[:1]), x.device)
         if name not in self._plans:
             self._plans[name] = self._found(call, x[:1].expand(2, *x.shape[1:]))
             for i in range(len(self._plans[name])):
@@ -203,7 +204,7 @@ class Masks:
 
     def _drawn(self, calls: tuple[Call, ...], stream: Stream, x: Tensor) -> dict[str, Tensor]:
         """``(k, items * rows or 1, ...)`` masks of each call, ready to multiply."""
-        kind = x.dtype if x.is_floating_point() else torch.float32
+        kind = number_type(x) or torch.float32
         if self.per_item:
             assert stream.index is not None
             keys = place_keys(stream.keys, x.device)

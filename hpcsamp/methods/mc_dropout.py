@@ -19,7 +19,7 @@ from hpcsamp.methods.base import Method
 from hpcsamp.methods.masks import Masks, Stream
 from hpcsamp.methods.passing import ALL
 from hpcsamp.streams import Purpose, key
-from hpcsamp.weights import Passes, PlainVariables, Put, evaluate
+from hpcsamp.weights import Caller, Passes, PlainVariables, Put, evaluate
 
 
 class MCDropout(Method):
@@ -82,6 +82,7 @@ class MCDropout(Method):
             raise UsageError(f"method.prior_std = {prior_std} must be greater than 0")
         self.prior_std = prior_std
         self._put = Put(module)
+        self._caller = Caller(module)
         self._masks = Masks(self._put, rate, masks == "item")
         self._variables = PlainVariables(module)
         self._keys: dict[bool, tuple[int]] = {}
@@ -93,6 +94,11 @@ class MCDropout(Method):
     def networks(self) -> list[nn.Module]:
         """See :attr:`Method.networks`."""
         return [self.module]
+
+    @property
+    def callers(self) -> list[Caller]:
+        """See :attr:`Method.callers`."""
+        return [self._caller]
 
     def forward(
         self,
@@ -138,13 +144,10 @@ class MCDropout(Method):
         return Stream(tuple(key(*name, *counters, s) for s in samples), samples, index=index)
 
     def _call(self, x: Tensor) -> Tensor:
-        y: Tensor
         if self.autocast is None:
-            y = self.module(x)
-        else:
-            with torch.autocast(x.device.type, self.autocast):
-                y = self.module(x)
-        return y
+            return self._caller(x)
+        with torch.autocast(x.device.type, self.autocast):
+            return self._caller(x)
 
     def penalty(self, part: int = 0, parts: int = 1) -> Tensor:
         """``sum w^2 / (2 prior_std^2)`` in nats, or its slice of each layer's weights."""

@@ -20,6 +20,8 @@ from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.generators import Generators
 from hpcsamp.methods.recording import Evaluate, Record, hooked, recorded
 from hpcsamp.methods.traces import Traces
+from hpcsamp.weights import Inputs, inputs_of
+from hpcsamp.weights.inputs import each, tensors
 
 if TYPE_CHECKING:
     from hpcsamp.methods.base import Method
@@ -55,6 +57,7 @@ class Observer:
         parts = self._parts.get(network)
         if parts is None:
             parts = self._parts[network] = list(network.modules())
+        x = inputs_of(x, stacked)
         mode = (method.in_prediction, *[part.training for part in parts])
         if mode in self._known or not _has_values(x):
             return
@@ -136,7 +139,7 @@ def _some_items(x: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor]:
     The second one of a single item is the first one backwards.
     """
     if len(x) == 1:
-        x = torch.cat([x, x.flip(list(range(1, x.dim())))])
+        x = each(lambda t: torch.cat([t, t.flip(list(range(1, t.dim())))]), x)
         index = None if index is None else torch.cat([index, index + 1])
     count = min(len(x), ITEMS) // 2 * 2
     rows = torch.linspace(0, len(x) - 1, count, device=x.device).long()
@@ -154,24 +157,30 @@ def _told_kind(
     except HpcsampError:
         raise
     except Exception as e:
-        numbers = x.is_floating_point()
         kinds = [p.dtype for p in network.parameters() if p.is_floating_point()]
-        other = torch.int64 if numbers else (*kinds, torch.get_default_dtype())[0]
-        try:
-            with torch.no_grad():
-                evaluate(torch.zeros_like(x, dtype=other))
-        except Exception:
-            raise e from None
-        takes, given = ("ids", "numbers") if numbers else ("numbers", "ids")
-        raise UsageError(
-            f"the network takes {takes} and not {given} (of {x.dtype}: {_line(e)}); ingest the "
-            f"inputs with --inputs {takes}, or name another network"
-        ) from e
+        named = x.named if isinstance(x, Inputs) else {"": x}
+        for name, t in named.items():
+            numbers = t.is_floating_point()
+            other = torch.int64 if numbers else (*kinds, torch.get_default_dtype())[0]
+            zeros = torch.zeros_like(t, dtype=other)
+            try:
+                with torch.no_grad():
+                    evaluate(inputs_of({**named, name: zeros}) if name else zeros)
+            except Exception:
+                continue
+            takes, given = ("ids", "numbers") if numbers else ("numbers", "ids")
+            of, how = f" for {name}" * bool(name), f"--inputs {takes}"
+            how = f"{name} as {takes}" if name else f"the inputs with {how}"
+            raise UsageError(
+                f"the network takes {takes} and not {given}{of} (of {t.dtype}: {_line(e)}); ingest "
+                f"{how}, or name another network"
+            ) from e
+        raise
 
 
 def _has_values(x: Tensor) -> bool:
     """Whether numbers can be looked at: not while shapes are tried, or a graph is traced."""
-    tried = x.is_meta or torch._C._functorch.is_batchedtensor(x)
+    tried = any(t.is_meta or torch._C._functorch.is_batchedtensor(t) for t in tensors(x))
     return not (tried or torch.compiler.is_compiling())
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
 from hpcsamp.methods.accumulate import Accumulator
-from hpcsamp.weights import Passes, check_strategy, choice, refusals
+from hpcsamp.weights import Passes, check_strategy, choice, inputs_of, refusals
+from hpcsamp.weights.inputs import tensors
 
 AUTO: Literal["auto"] = "auto"
 NAMES = {False: "training", True: "prediction"}
@@ -138,6 +139,7 @@ class Passing(nn.Module):
         """
         if self._strategy in (AUTO, "loop") or len(samples) < 2:
             return
+        x = inputs_of(x, stacked)
         own = samples[: max(2, self._first(self._asked[self.in_prediction]).chunk)]
         before = self.passes
         self.passes = Passes(len(own), self._strategy)
@@ -198,7 +200,7 @@ class Passing(nn.Module):
         UsageError
             If the module does not allow the strategy that was asked for.
         """
-        most = len(samples) if most is None else most
+        x, most = inputs_of(x, stacked), len(samples) if most is None else most
         clock = choice.clock_for(x.device)
 
         def run_of(passes: Passes) -> choice.Run | None:
@@ -246,7 +248,8 @@ class Passing(nn.Module):
 
     def _activations(self, x: Tensor, samples: range, stacked: bool, index: Tensor | None) -> float:
         """Bytes that a pass of one sample keeps for its backward pass."""
-        held = {t.untyped_storage().data_ptr() for t in (*self.parameters(), *self.buffers(), x)}
+        there = (*self.parameters(), *self.buffers(), *tensors(x))
+        held = {t.untyped_storage().data_ptr() for t in there}
         views = x[:1] if stacked else x
 
         def forward() -> Any:

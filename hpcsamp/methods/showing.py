@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.methods.base import Method, in_parts
-from hpcsamp.weights import Variables, evaluate
+from hpcsamp.weights import Caller, Variables, evaluate
 
 
 class Showing(Method):
@@ -44,6 +44,11 @@ class Showing(Method):
     def networks(self) -> list[nn.Module]:
         """See :attr:`Method.networks`."""
         return list({id(v.module): v.module for v in self._variables}.values())
+
+    @property
+    def callers(self) -> list[Caller]:
+        """See :attr:`Method.callers`."""
+        return [v.caller for v in self._variables]
 
     @property
     def variables(self) -> Variables:

@@ -62,9 +62,14 @@ class LearnedNoise(nn.Module):
         self.register_buffer("std", torch.as_tensor(scale), persistent=False)
         self.log_std = nn.Parameter(torch.zeros(max(at.size, scale.size)))
 
-    def forward(self, x: Tensor) -> Tensor:
+    @property
+    def takes_inputs_of(self) -> nn.Module:
+        """Whose inputs it takes, see :class:`~hpcsamp.weights.calling.Caller`."""
+        return self.network
+
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
         """``(B, 2 V)``: means, then log standard deviations."""
-        return self.beside(self.network(x), self.log_std)
+        return self.beside(self.network(*inputs, **named), self.log_std)
 
     def beside(self, outputs: Tensor, log_std: Tensor, lead: int = 1) -> Tensor:
         """Means and log standard deviations from outputs of the network.

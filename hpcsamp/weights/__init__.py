@@ -1,12 +1,16 @@
 """The random variables of a module, and how a chunk of samples of them is evaluated."""
 
+from hpcsamp.weights.calling import Caller
 from hpcsamp.weights.choice import Passes
 from hpcsamp.weights.evaluate import check_strategy, evaluate, refusal, refusals
+from hpcsamp.weights.inputs import Inputs, inputs_of
 from hpcsamp.weights.layout import Layout, Prior, Variable
 from hpcsamp.weights.put import Put
 from hpcsamp.weights.variables import PlainVariables, Variables, variables_of
 
 __all__ = [
+    "Caller",
+    "Inputs",
     "Layout",
     "Passes",
     "PlainVariables",
@@ -16,6 +20,7 @@ __all__ = [
     "Variables",
     "check_strategy",
     "evaluate",
+    "inputs_of",
     "refusal",
     "refusals",
     "variables_of",

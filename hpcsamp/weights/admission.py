@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import HpcsampError
+from hpcsamp.weights.inputs import each, tensors
 from hpcsamp.weights.strategies import STRATEGIES, Chunk, NotPossibleError, Pass, loop
 from hpcsamp.weights.vectorised import refused_loops
 
@@ -66,7 +67,7 @@ def _apart(chunk: Chunk, learns: bool) -> Chunk:
         chunk,
         sampled={name: leaf(value) for name, value in chunk.sampled.items()},
         shared={name: leaf(value) for name, value in chunk.shared.items()},
-        x=leaf(chunk.x),
+        x=each(leaf, chunk.x),
     )
 
 
@@ -123,7 +124,7 @@ def _at(layers: list[str]) -> str:
 
 def _gradients(outputs: Tensor, chunk: Chunk) -> list[Tensor]:
     """Of a weighted sum of outputs, with respect to all that has one."""
-    leaves = [*chunk.sampled.values(), *chunk.shared.values(), chunk.x]
+    leaves = [*chunk.sampled.values(), *chunk.shared.values(), *tensors(chunk.x)]
     leaves = [leaf for leaf in leaves if leaf.requires_grad]
     if not leaves or not outputs.requires_grad:
         return []

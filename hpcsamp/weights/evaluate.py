@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hpcsamp.errors import UsageError
 from hpcsamp.weights.admission import Verdict, tried
+from hpcsamp.weights.inputs import signature
 from hpcsamp.weights.put import Put
 from hpcsamp.weights.strategies import STRATEGIES, Chunk, loop
 
@@ -44,7 +45,8 @@ def evaluate(
     shared
         ``shape`` values by name, the same for all samples.
     x
-        ``(B, ...)`` inputs, or ``(k, B, ...)`` if ``stacked``.
+        ``(B, ...)`` inputs, or ``(k, B, ...)`` if ``stacked``; a tensor, or what
+        :func:`~hpcsamp.weights.inputs.inputs_of` makes of several.
     samples
         ``k``.
     stacked
@@ -145,8 +147,7 @@ def _known(chunk: Chunk, strategy: str) -> Verdict:
     x, known = chunk.x, chunk.put.known
     name = (
         strategy,
-        x.shape,
-        x.dtype,
+        *signature(x),
         chunk.samples,
         chunk.stacked,
         x.device,

@@ -15,6 +15,7 @@ from torch_blue.vi import VILinear, VIModule, VIReturn
 from torch_blue.vi.distributions import MeanFieldNormal, UniformPrior
 
 from hpcsamp.errors import UsageError
+from hpcsamp.weights.calling import Caller
 from hpcsamp.weights.layout import Prior, Variable
 from hpcsamp.weights.variables import Variables, check_parameters, constants_of
 
@@ -79,6 +80,7 @@ class TorchBlueVariables(Variables):
         self._own = {n: p for n, p in named.items() if id(p) in owned or n in self._fixed}
         fixed = [Variable(n, p.shape, random=False) for n, p in self._fixed.items()]
         super().__init__(module, found + fixed)
+        self.caller = Caller(module, _plain)
         for name, supplied in self._supplied.items():
             self.put.also(name, supplied.__dict__, "value")
 
@@ -94,16 +96,16 @@ class TorchBlueVariables(Variables):
         """See :meth:`Variables.log_stds`; the modules' own."""
         return self.random.flatten(self._log_std)
 
-    def call(self, x: Tensor) -> Tensor:
-        """See :meth:`Variables.call`."""
-        y: Tensor = self.module(x)
-        return y.as_subclass(torch.Tensor) if type(y) is VIReturn else y
-
     def show(self, values: Mapping[str, Tensor], log_stds: Mapping[str, Tensor]) -> None:
         """See :meth:`Variables.show`."""
         for own, shown in (self._mean | self._fixed, values), (self._log_std, log_stds):
             for name, value in shown.items():
                 own[name].data = value.detach()
+
+
+def _plain(y: Tensor) -> Tensor:
+    """An output without what torch_blue keeps beside it."""
+    return y.as_subclass(torch.Tensor) if type(y) is VIReturn else y
 
 
 def _normal_parameters(part: Any, variable: str, name: str) -> list[nn.Parameter]:

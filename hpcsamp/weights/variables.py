@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from hpcsamp.errors import UsageError
+from hpcsamp.weights.calling import Caller
 from hpcsamp.weights.layout import Layout, Prior, Variable
 from hpcsamp.weights.put import Put
 
@@ -31,6 +32,8 @@ class Variables(ABC):
     ----------
     put
         Puts values into the module, see :func:`hpcsamp.weights.evaluate`.
+    caller
+        Calls the module.
     trained, random, deterministic
         Layouts of all that is trained, of the part with uncertainty, and of the rest.
 
@@ -45,6 +48,7 @@ class Variables(ABC):
             raise UsageError(f"{type(module).__name__} has no weights to learn")
         self.module = module
         self.put = Put(module)
+        self.caller = Caller(module)
         self.trained = Layout(variables)
         self.random = Layout(v for v in variables if v.random)
         self.deterministic = Layout(v for v in variables if not v.random)
@@ -71,9 +75,8 @@ class Variables(ABC):
         """
 
     def call(self, x: Tensor) -> Tensor:
-        """Outputs of the module as it is."""
-        y: Tensor = self.module(x)
-        return y
+        """Outputs of the module as it is, see :class:`~hpcsamp.weights.calling.Caller`."""
+        return self.caller(x)
 
     @abstractmethod
     def show(self, values: Mapping[str, Tensor], log_stds: Mapping[str, Tensor]) -> None:

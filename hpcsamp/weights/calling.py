@@ -1,0 +1,189 @@
+"""Call a module with one or several inputs, and bring what it returns into one tensor.
+
+A network may take its inputs by name and return a tuple, a dictionary or a dataclass of tensors.
+Between a module and a loss, outputs travel as one tensor ``(B, n)``, whatever it is made of, so
+that all that is done to outputs (samples, exchanges, gradients) knows one form; a loss of several
+outputs splits them again by the :class:`Outputs`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import is_tensor_like
+
+from hpcsamp.errors import UsageError
+from hpcsamp.weights.inputs import Inputs
+from hpcsamp.weights.strategies.chunk import NotPossibleError
+
+_clock = itertools.count()
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """Where the outputs of a module lie in the one tensor that they travel in.
+
+    Attributes
+    ----------
+    shapes
+        ``(...)`` of an item by the output's name, in order. The outputs of a tuple are called
+        ``"0"``, ``"1"``, ...; those within an output ``"outer.inner"``.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the outputs, in order."""
+        return list(self.shapes)
+
+    def split(self, outputs: Tensor) -> dict[str, Tensor]:
+        """``(..., *shape)`` by name, of ``(..., n)``; views."""
+        parts = outputs.split([math.prod(s) for s in self.shapes.values()], -1)
+        return {
+            name: part.reshape(*part.shape[:-1], *shape)
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
+
+
+class Caller:
+    """A module as a function of one tensor, or of :class:`Inputs`, to one tensor.
+
+    Several inputs are given by name if the module's ``forward`` takes arguments of all these names,
+    else by position in their order, unless one of them would get the place of another. A module
+    that hands its inputs on to another one names that one in an attribute ``takes_inputs_of``.
+
+    Parameters
+    ----------
+    module
+        Any module.
+    plain
+        Applied to each tensor that the module returns.
+
+    Attributes
+    ----------
+    outputs
+        Of several outputs in the last call; None if there was one, which is returned as it is.
+    time
+        When it was called last, by a counter that all callers share.
+    """
+
+    def __init__(self, module: nn.Module, plain: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.module = module
+        self.outputs: Outputs | None = None
+        self.time = -1
+        self._plain = plain
+        self._by_name: dict[tuple[str, ...], bool] = {}
+
+    def __call__(self, x: Any) -> Tensor:
+        """``(B, ...)`` of one output, ``(B, n)`` of several.
+
+        Raises
+        ------
+        UsageError
+            If the module takes other inputs, or returns what is no tensor with the items first.
+        """
+        y: Any = self._called(x) if isinstance(x, Inputs) else self.module(x)
+        if not is_tensor_like(y):
+            return self._packed(y, len(x))
+        if self.outputs is not None:
+            self.outputs = None
+        self.time = next(_clock)
+        one: Tensor = y if self._plain is None else self._plain(y)
+        return one
+
+    def _called(self, x: Inputs) -> Any:
+        names = tuple(x.named)
+        by_name = self._by_name.get(names)
+        if by_name is None:
+            by_name = self._by_name[names] = takes_by_name(self.module, names)
+        return self.module(**x.named) if by_name else self.module(*x.named.values())
+
+    def _packed(self, y: Any, items: int) -> Tensor:
+        found = dict(_outputs(y))
+        kind = type(self.module).__name__
+        if not found:
+            raise UsageError(
+                f"{kind} returns a {type(y).__name__} in which there is no tensor of "
+                f"floating-point numbers"
+            )
+        if not all(isinstance(t, Tensor) for t in found.values()):
+            raise NotPossibleError("an output that has no items among several outputs")
+        rows = {len(t) if t.dim() else 0 for t in found.values()}
+        if rows != {items} and (len(rows) > 1 or not items or max(rows) % items):
+            name = next((n for n, t in found.items() if not t.dim() or len(t) != items), "")
+            raise UsageError(
+                f"{kind}: its output {name} has the shape {tuple(found[name].shape)} for {items} "
+                f"items; the first axis of each output must be that of the batch (outputs: "
+                f"{', '.join(found)})"
+            )
+        plain = self._plain or (lambda t: t)
+        self.time = next(_clock)
+        if len(found) == 1:
+            self.outputs = None
+            return plain(next(iter(found.values())))
+        outputs = Outputs({name: tuple(t.shape[1:]) for name, t in found.items()})
+        if outputs != self.outputs:
+            self.outputs = outputs
+        if len({t.is_complex() for t in found.values()}) > 1:
+            raise UsageError(f"{kind}: some of its outputs are complex and others are not")
+        wide: Any = None
+        for t in found.values():
+            wide = t.dtype if wide is None else torch.promote_types(wide, t.dtype)
+        return torch.cat([plain(t).reshape(len(t), -1).to(wide) for t in found.values()], 1)
+
+
+def takes_by_name(module: nn.Module, names: tuple[str, ...]) -> bool:
+    """Whether a module gets several inputs by their names, or else by position.
+
+    Raises
+    ------
+    UsageError
+        If it takes them neither way, with its arguments and the names.
+    """
+    of = module
+    while isinstance(getattr(of, "takes_inputs_of", None), nn.Module):
+        of = of.takes_inputs_of  # type: ignore[assignment]
+    try:
+        told = inspect.signature(of.forward)
+    except (TypeError, ValueError):  # a module that was compiled tells nothing
+        return False
+    places = list(told.parameters)
+    for by_name in (True, False):
+        try:
+            told.bind(**dict.fromkeys(names)) if by_name else told.bind(*names)
+        except TypeError:
+            continue
+        if by_name or all(n not in places or places.index(n) == i for i, n in enumerate(names)):
+            return by_name
+    takes = ", ".join(told.parameters) or "none"
+    raise UsageError(
+        f"the inputs are {', '.join(names)}, but {type(of).__name__}.forward takes {takes}: name "
+        f"the arrays as its arguments, or give as many as it takes by position"
+    )
+
+
+def _outputs(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The tensors of floats in what a module returns, by name; whole numbers have no gradient."""
+    if is_tensor_like(value):
+        if value.is_floating_point() or value.is_complex():
+            yield path, value
+        return
+    parts: Any = ()
+    if isinstance(value, Mapping):
+        parts = value.items()
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        parts = zip(value._fields, value, strict=True)
+    elif isinstance(value, (tuple, list)):
+        parts = enumerate(value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+    for name, part in parts:
+        yield from _outputs(part, f"{path}.{name}" if path else str(name))
