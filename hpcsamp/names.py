@@ -83,6 +83,7 @@ SETS = Registry(  # what hpcsamp ingest reads
         "digits": "hpcsamp.ingest.digits:digits",
         "npz": "hpcsamp.ingest.npz:npz",
         "csv": "hpcsamp.ingest.tables:table",
+        "images": "hpcsamp.ingest.images:images",
         "cifar10": "hpcsamp.ingest.cifar10:cifar10",
         "entsoe": "hpcsamp.ingest.entsoe:entsoe",
         "era5": "hpcsamp.ingest.era5:era5",

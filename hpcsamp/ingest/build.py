@@ -7,9 +7,6 @@ had finished; one that failed leaves nothing. One job at a time writes a set.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,13 +14,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from hpcsamp.data.manifest import (
     NAME,
     SCHEMA,
-    ArraySpec,
     Manifest,
     Offsets,
     ShardEntry,
@@ -36,6 +31,7 @@ from hpcsamp.data.stats import Moments, check_digits, check_largest, check_stats
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.files import sync, write_whole
 from hpcsamp.grid import share, together
+from hpcsamp.ingest.identity import identity, versions
 from hpcsamp.ingest.source import Source
 from hpcsamp.locks import Lock, locked
 from hpcsamp.sealing import text
@@ -100,7 +96,9 @@ def build(
     target = Path(out)
     folder = target.parent / f".{target.name}.partial"
     shards = plan_shards(source, shard_bytes)
-    uid = identity(source, shards)
+    with together(comm):  # read by one rank, since it may be a digest of many files
+        uid = identity(source, shards) if comm.Get_rank() == 0 else ""
+    uid = comm.bcast(uid)
     with ExitStack() as stack:
         found, lock = None, None
         with together(comm):
@@ -169,42 +167,6 @@ def plan_shards(source: Source, shard_bytes: int) -> list[dict[str, Any]]:
             number = len(shards)
             shards.append({"number": number, "split": split, "first": first, "count": last - first})
     return shards
-
-
-def identity(source: Source, shards: list[dict[str, Any]]) -> str:
-    """The set's uid: the same content, made the same way, has the same one."""
-    told = {
-        "schema": 1,  # what items are has not changed since
-        "name": source.name,
-        "arrays": {name: _told(spec) for name, spec in source.arrays.items()},
-        "source": source.source,
-        "transforms": source.transforms,
-        "shards": shards,
-    }
-    if source.inputs != "numbers":
-        told["inputs"] = source.inputs
-    if source.class_names is not None:
-        told["class_names"] = source.class_names
-    content = source.content()
-    if content:
-        told["content"] = content
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _told(spec: ArraySpec) -> dict[str, Any]:
-    """An array's description; names are left out where it has none, as before there were any."""
-    return spec.model_dump(exclude=set() if spec.names else {"names"})
-
-
-def versions() -> dict[str, str]:
-    """Of everything that had a hand in the files."""
-    return {
-        "hpcsamp": version("hpcsamp"),
-        "h5py": h5py.version.version,
-        "hdf5": h5py.version.hdf5_version,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
 
 
 @contextmanager

@@ -130,6 +130,8 @@ class Targets:
         Shape ``(n,)`` of one column, ``(n, columns)`` of several.
     task, classes, class_names
         See :class:`~hpcsamp.data.manifest.Manifest`.
+    names
+        Of the columns.
     notes
         Lines for the user.
     """
@@ -138,6 +140,7 @@ class Targets:
     task: Task
     classes: int | None = None
     class_names: list[str] | None = None
+    names: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -176,7 +179,7 @@ def targets_of(
         )
     if text:
         codes, names = numbered(columns[text[0]], class_names, f"{where}: column {text[0]!r}")
-        return Targets(codes, "classification", len(names), names)
+        return Targets(codes, "classification", len(names), names, list(columns))
     y = arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=1)
     task = task or guess(where, {"train": (y, y)})
     if task == "classification":
@@ -186,9 +189,10 @@ def targets_of(
             check_labels(y, len(class_names), f"{where}: y")
             classes = len(class_names)
         y = y.astype("<i8")
-        return Targets(y, task, classes, None if class_names is None else [*class_names], notes)
+        told = None if class_names is None else [*class_names]
+        return Targets(y, task, classes, told, list(columns), notes)
     check_numbers(y, f"{where}: y")
-    return Targets(y if y.dtype.kind == "f" else y.astype("<f8"), task)
+    return Targets(y if y.dtype.kind == "f" else y.astype("<f8"), task, names=list(columns))
 
 
 def numbered(

@@ -151,6 +151,12 @@ def opened(data: Path | bytes, where: str) -> Any:
             frames = getattr(image, "n_frames", 1)
             if frames > 1:
                 raise DataError(f"{where}: holds {frames} images; one a file is needed")
+            deep = any(";16" in str(tile[3]) for tile in image.tile)
+            if deep and image.mode in ("RGB", "RGBA", "LA"):
+                raise DataError(
+                    f"{where}: has 16 bits for each colour, of which 8 would be lost; store it as "
+                    ".npy"
+                )
             image.load()
             return image
     except DataError:
