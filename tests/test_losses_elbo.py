@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
 import math
 import weakref
 
@@ -17,6 +18,9 @@ from hpcsamp.collectives import Alone
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import share
 from hpcsamp.methods import MeanField
+from hpcsamp.methods.ensemble import Ensemble
+from hpcsamp.methods.flipout import Flipout
+from hpcsamp.methods.mc_dropout import MCDropout
 from hpcsamp.models import build
 
 S, B, C = 5, 7, 4
@@ -185,3 +189,35 @@ def test_streaming_keeps_no_activations_unless_all_samples_go_in_one_pass(chunk,
     gc.collect()
     assert sum(ref() is not None for ref in kept) == alive
     value.backward()
+
+
+def test_a_batch_in_parts_holds_the_activations_of_one_and_draws_as_the_whole():
+    """Per-item draws (signs, masks) and views of each sample are those of the whole batch."""
+    seen = []
+    net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, C)).double()
+    net[1].register_forward_hook(lambda module, inputs, y: seen.append(weakref.ref(y)))
+    views = torch.randn(S, B, 3, generator=torch.Generator().manual_seed(5)).double()
+    made = (
+        lambda: Flipout(copy.deepcopy(net), initial_std=0.3, samples_per_pass=1),
+        lambda: MCDropout(copy.deepcopy(net), masks="item", samples_per_pass=2),
+        lambda: Ensemble(lambda s: copy.deepcopy(net), S, samples_per_pass=1),
+    )
+    for make, loss in itertools.product(made, (L.ExpectedNLL, L.PredictiveNLL)):
+        for x, stacked, index in ((X, False, None), (views, True, torch.arange(B) + 100)):
+            results = []
+            for parts in (1, 3):
+                method = make()
+                elbo = L.ELBO(loss(L.Categorical()), 50, accumulate=parts)
+                named = {"samples": S, "stacked": stacked, "index": index}
+                elbo(method, x, LABELS, **named)  # what is tried once is done with
+                seen.clear()
+                elbo(method, x, LABELS, **named).backward()
+                results.append(torch.cat([p.grad.flatten() for p in method.parameters()]))
+            assert torch.allclose(results[1], results[0], rtol=1e-10, atol=1e-13)
+            gc.collect()
+            assert all(y() is None for y in seen)
+
+
+def test_batches_are_taken_in_a_whole_number_of_parts():
+    with pytest.raises(UsageError, match=r"accumulate must be .* whole number from 1 on; got 0"):
+        L.ELBO(L.ExpectedNLL(L.Categorical()), 50, accumulate=0)

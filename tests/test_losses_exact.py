@@ -163,15 +163,17 @@ def inputs(items):
 
 @pytest.mark.parametrize("name", CASES)
 def test_memory_modes_have_one_value_and_gradient(name):
-    """Also with several samples at once, item weights, masks, a factor of the KL, and exact off."""
+    """Also with several samples at once, item weights, masks, a factor of the KL, and exact off,
+    and of batches that are taken in parts.
+    """
     case = CASES[name]
     x, y, weight = inputs(6), case.target(), torch.tensor([1.0, 0, 2, 1, 0.5, 1]).double()
     for exact, mask in itertools.product((True, False), masks(case)):
         results = []
-        for memory, k in itertools.product(modes(case), (1, 2)):
+        for memory, (k, parts) in itertools.product(modes(case), ((1, 1), (2, 1), (1, 9), (2, 4))):
             method = method_for(case, samples_per_pass=k)
             elbo = L.ELBO(case.loss, 50, memory=memory, temperature=0.7, exact=exact,
-                          warmup=L.schedules.linear(4))  # fmt: skip
+                          warmup=L.schedules.linear(4), accumulate=parts)  # fmt: skip
             value = elbo(method, x, y, samples=5, step=1, weight=weight, count=5.5, mask=mask)
             (2 * value).backward()  # whatever comes after the loss must reach the gradient
             results.append((value.item(), torch.cat([p.grad for p in method.parameters()])))
@@ -212,11 +214,14 @@ def test_any_grid_has_the_sequential_loss(mpi_ranks, comm):
             ):
                 if kl == "monte_carlo" and memory == "keep":
                     continue
+                parts = 1 if transport == "horovod" else 3  # of batches of 8 items or 4
                 d, groups = topology.data_rank, topology.data_size
                 part = slice(8 * d // groups, 8 * (d + 1) // groups)
                 method = method_for(case)
                 gradient = FlatGradient(method.parameters())
-                value = L.ELBO(case.loss, 40, collectives, memory=memory, kl=kl)(
+                value = L.ELBO(
+                    case.loss, 40, collectives, memory=memory, kl=kl, accumulate=parts
+                )(
                     method, x[part], y[part], samples=samples, step=2, weight=weight[part],
                     count=8 / groups, mask=None if mask is None else mask[part],
                 )  # fmt: skip

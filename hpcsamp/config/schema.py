@@ -59,6 +59,14 @@ class DataSection(Section):
         description="dataset folder, as written by hpcsamp ingest", json_schema_extra=RESULTS
     )
     batch: int = Field(64, ge=1, le=MOST, description="items per step over all data groups")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        le=MOST,
+        description="parts that the batch of a data group is taken in, one after the other: the "
+        "step is the same, its activations are those of one part",
+        json_schema_extra=NOTHING,
+    )
     reader: ReaderName = Field(
         "auto",
         description="how shards are read; memory: once, and held on every node",

@@ -20,7 +20,12 @@ from hpcsamp.weights import Inputs
 
 
 def check_arguments(
-    data_loss: Any, items: Any, collectives: Any, temperature: Any, warmup: Any
+    data_loss: Any,
+    items: Any,
+    collectives: Any,
+    temperature: Any,
+    warmup: Any,
+    accumulate: Any = 1,
 ) -> None:
     """Whether the arguments of an ELBO are of the right kind.
 
@@ -49,6 +54,11 @@ def check_arguments(
         raise UsageError(
             f"ELBO: warmup must be a function of the step, e.g. hs.losses.schedules.linear(100); "
             f"got {warmup!r}"
+        )
+    if not is_whole(accumulate) or accumulate < 1:
+        raise UsageError(
+            f"ELBO: accumulate must be the number of parts that a batch is taken in, a whole "
+            f"number from 1 on; got {accumulate!r}"
         )
 
 

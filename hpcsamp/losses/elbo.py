@@ -68,6 +68,10 @@ class ELBO:
         if they were all, and the ranks' losses are averaged.
     memory
         ``"auto"``: ``stream`` for linear losses, else ``keep``.
+    accumulate
+        Parts of its items that a batch is taken in, one after the other: loss and gradient are
+        those of the whole batch, activations those of one part. A batch of fewer items is taken
+        item by item.
 
     Raises
     ------
@@ -87,8 +91,9 @@ class ELBO:
         exact: bool = True,
         memory: Memory = "auto",
         kl: KL = "analytic",
+        accumulate: int = 1,
     ) -> None:
-        check_arguments(data_loss, items, collectives, temperature, warmup)
+        check_arguments(data_loss, items, collectives, temperature, warmup, accumulate)
         _one_of("memory", memory, get_args(Memory))
         _one_of("kl", kl, get_args(KL))
         if memory == "auto":
@@ -106,6 +111,7 @@ class ELBO:
         self.exact = exact
         self.memory = memory
         self.kl = kl
+        self.accumulate = accumulate
         self.parts = Parts()
         self._settings = {"data_loss": settings_of(data_loss), "exact": exact, "kl": kl}
         self._noise = NoiseWatch()
@@ -153,7 +159,8 @@ class ELBO:
             ``(B,)`` positions of the items in their split, see :meth:`Method.forward`.
         undo
             ``undo(outputs, samples=...)`` takes outputs ``(k, B, ...)`` of some samples back to
-            where the targets are, if the inputs were moved.
+            where the targets are, if the inputs were moved. Where batches are taken in parts it
+            also gets ``items=``, a slice of the batch.
         whole
             Whether the ranks of the group add up their values. False spares that exchange where
             the values travel otherwise, and the comparison of their batches.
@@ -208,7 +215,7 @@ class ELBO:
                 penalty = method.penalty(*part) * (factor / self.items)
         data = Evaluation(
             self.data_loss, c, self.exact, method, x, stacked, index, undo, items, mine, samples,
-            step, ratio,
+            step, ratio, self.accumulate,
         ).value(self.memory)  # fmt: skip
         if whole and c.sample_size > 1:
             kind = torch.promote_types(data.dtype, penalty.dtype)

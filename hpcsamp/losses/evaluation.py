@@ -7,21 +7,29 @@ Three memory modes have the same gradient:
     recompute  other losses: outputs first without gradient, then one chunk at a time again, with
                the gradient of the loss with respect to its outputs (draws are reproducible, so this
                is exact; it costs a second forward pass)
+
+In all of them the batch may be taken in parts of its items, one after the other: activations are
+then those of one part. Draws are named by sample and item and a loss is a mean over items, so this
+has the same gradient, too.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hpcsamp.collectives import Alone, Collectives
+from hpcsamp.grid import share
 from hpcsamp.losses.base import DataLoss
 from hpcsamp.losses.batch import Step
 from hpcsamp.methods import Method
+from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.names import Memory
 from hpcsamp.watchdog import here
 
@@ -42,6 +50,8 @@ class Evaluation:
         The samples of this rank.
     ratio
         ``(s,)``, the log density ratios of the own samples for a joint loss.
+    accumulate
+        Parts that the batch is taken in.
     """
 
     loss: DataLoss
@@ -57,17 +67,49 @@ class Evaluation:
     samples: int
     step: int
     ratio: Tensor | None
+    accumulate: int = 1
 
     def value(self, memory: Memory) -> Tensor:
         """Scalar, of which ``backward()`` may be called."""
-        if memory == "keep" or not torch.is_grad_enabled() or self._is_small(memory):
+        whole = self.accumulate == 1 and (memory == "keep" or self._is_small(memory))
+        if whole or not torch.is_grad_enabled():
             return self._keep()
         leaves: list[Tensor] = [p for p in self.method.parameters() if p.requires_grad]
         if self.ratio is not None:
             leaves = [self.ratio, *leaves]
-        evaluate = self._stream if memory == "stream" else self._recompute
+        evaluate = self._recompute
+        if memory == "stream":
+            evaluate = self._stream
+        elif memory == "keep" and type(self.loss).of_step is DataLoss.of_step:  # a mean over items
+            evaluate = self._keep_parts
         deferred: Tensor = _Deferred.apply(evaluate, *leaves)
         return deferred
+
+    def _parts(self) -> list[Evaluation]:
+        """The same of each part of the batch, divided by what the whole is divided by."""
+        if self.accumulate == 1:
+            return [self]
+        items = len(self.items.target)
+        count = min(self.accumulate, items)
+        return [self._of(share(items, count, part)) for part in range(count)]
+
+    def _of(self, items: range) -> Evaluation:
+        part, step = slice(items.start, items.stop), self.items
+        mask = step.mask
+        known = torch.arange(items.start, items.stop, device=step.target.device)
+        return replace(
+            self,
+            x=self.x[:, part] if self.stacked else self.x[part],
+            index=known if self.index is None else self.index[part],
+            undo=None if self.undo is None else partial(self.undo, items=part),
+            items=replace(
+                step,
+                target=step.target[part],
+                weight=None if step.weight is None else step.weight[part],
+                mask=mask if mask is None or len(mask) == 1 else mask[part],
+            ),
+            accumulate=1,
+        )
 
     def _outputs(self, samples: range) -> Tensor:
         x, first = self.x, self.mine.start
@@ -103,32 +145,47 @@ class Evaluation:
         values = []
         ranks = 1 if self.exact else self.collectives.sample_size
         samples = self.samples if self.exact else len(self.mine)
+        parts, chunks = self._parts(), self.method.chunks(self.mine, self.stacked)
         with self.method.accumulating() as accumulator:
-            for chunk in self.method.chunks(self.mine, self.stacked):
-                outputs = self._outputs(chunk)
-                value = self.loss.of_step(outputs, self.items, samples, Alone(), None)
+            for chunk, part in itertools.product(chunks, parts):
+                outputs = part._outputs(chunk)
+                value = self.loss.of_step(outputs, part.items, samples, Alone(), None)
                 value = value if ranks == 1 else value / ranks
                 with here.part("backward"):
                     accumulator.backward(value)
                 values.append(value.detach())
         return sum(values[1:], values[0]), accumulator.gradients()
 
+    def _keep_parts(self) -> tuple[Tensor, list[Tensor | None]]:
+        values, accumulator = [], Accumulator(self.method.parameters())
+        for part in self._parts():
+            value = part._keep()
+            with here.part("backward"):
+                accumulator.backward(value)
+            values.append(value.detach())
+        return sum(values[1:], values[0]), accumulator.gradients()
+
     def _recompute(self) -> tuple[Tensor, list[Tensor | None]]:
+        parts = self._parts()
+        chunks = list(self.method.chunks(self.mine, self.stacked))
         with torch.no_grad():
             outputs = torch.cat(
-                [self._outputs(chunk) for chunk in self.method.chunks(self.mine, self.stacked)]
+                [torch.cat([part._outputs(chunk) for part in parts], 1) for chunk in chunks]
             )
         leaves = [outputs.requires_grad_()]
         if self.ratio is not None:
             leaves.append(self.ratio.detach().requires_grad_())
         value = self._part(outputs, leaves[-1] if self.ratio is not None else None)
         upstream, *rest = torch.autograd.grad(value, leaves)
+        columns = upstream.split([len(part.items.target) for part in parts], 1)
         with self.method.accumulating() as accumulator:
-            for chunk in self.method.chunks(self.mine, self.stacked):
+            for chunk, (part, column) in itertools.product(
+                chunks, zip(parts, columns, strict=True)
+            ):
                 rows = slice(chunk.start - self.mine.start, chunk.stop - self.mine.start)
-                outputs = self._outputs(chunk)
+                outputs = part._outputs(chunk)
                 with here.part("backward"):
-                    accumulator.backward(outputs, upstream[rows])
+                    accumulator.backward(outputs, column[rows])
         return value.detach(), [*rest, *accumulator.gradients()]
 
 

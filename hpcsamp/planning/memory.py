@@ -89,7 +89,8 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False) -> list[Part]:
     stacked = config.augment.active and config.augment.share != "all"
     first = next(iter(method.chunks(range(mine), stacked)))  # none is larger
     together = mine if memory == "keep" else len(first)
-    pass_bytes, unknown = _pass(run, batch, rough)
+    part = -(-batch // config.data.accumulate)
+    pass_bytes, unknown = _pass(run, part, rough)
     state = _state_factor(config) * trained
     sharded = config.optimizer.sharded
     views = mine if stacked else 1
@@ -121,7 +122,7 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False) -> list[Part]:
             + f", {together} samples at once" * (together > 1)
             + f" (unknown: {unknown})" * bool(unknown),
             pass_bytes * together,
-            _pass_knob(run, memory, together, batch),
+            _pass_knob(run, memory, together, part),
         ),
         Part(
             "outputs in the loss",
@@ -220,6 +221,7 @@ def saving(run: Run) -> str:
         "model.checkpoint = true": bool(config.model.arguments.get("checkpoint")),
         f'loss.memory = "{_mode(run)}"': _mode(run) != "keep",
         "optimizer.sharded = true": config.optimizer.sharded,
+        f"data.accumulate = {config.data.accumulate}": config.data.accumulate > 1,
     }
     names = [name for name, on in used.items() if on]
     return f"saved by {', '.join(names)}" if names else "nothing is done to save any"
@@ -287,4 +289,4 @@ def _pass_knob(run: Run, memory: str, together: int, batch: int) -> str:
         return "model.checkpoint = true"
     if config.training.precision != "bfloat16":
         return 'training.precision = "bfloat16"'
-    return "data.batch" if batch > 1 else ""
+    return "data.accumulate" if batch > 1 else ""

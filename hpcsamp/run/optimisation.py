@@ -84,6 +84,7 @@ class Optimisation:
                 exact=c.exact,
                 memory=c.memory,
                 kl=c.kl,
+                accumulate=config.data.accumulate,
             )
             self.loss.check_samples(config.method.samples)
             self.schedule = schedule(config, self.optimizer, steps_per_epoch)

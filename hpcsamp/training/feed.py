@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from hpcsamp.data import Batch, Dataset, Loader
@@ -70,9 +71,22 @@ class Feed:
             x = self._augmentation(batch.x, batch.index, epoch=epoch, samples=self.run.own)
         undo = None
         if self._augmentation.shift and len(self.dataset.y_shape) > 1:
-            width = self.dataset.y_shape[-1]
-            undo = partial(self._augmentation.undo, index=batch.index, epoch=epoch, width=width)
+            undo = partial(self._undo, epoch, batch.index)
         return x, self.run.config.augment.share != "all", undo
+
+    def _undo(
+        self,
+        epoch: int,
+        index: np.ndarray,
+        outputs: Tensor,
+        samples: range,
+        items: slice = slice(None),
+    ) -> Tensor:
+        assert self._augmentation is not None
+        width = self.dataset.y_shape[-1]
+        return self._augmentation.undo(
+            outputs, index[items], epoch=epoch, samples=samples, width=width
+        )
 
     def close(self) -> None:
         """Close the files and free the shared memory. Collective."""

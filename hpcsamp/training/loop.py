@@ -185,9 +185,12 @@ class Trainer:
         """Look at the module, choose how samples are evaluated; seconds of compute in a step."""
         world, method, own = self.topology.world, self.method, self.assembled.own
         x, stacked, _ = self.feed.augmented(epoch, batch)
-        index = torch.from_numpy(batch.index).to(batch.x.device)
+        # a pass is one of a part of the batch, where it is taken in parts
+        first = slice(-(-len(batch.index) // self.config.data.accumulate))
+        x = x[:, first] if stacked else x[first]
+        index = torch.from_numpy(batch.index[first]).to(batch.x.device)
         with together(world):
-            method.observe(batch.x, own, index=index)
+            method.observe(batch.x[first], own, index=index)
             method.check_passes(x, own, stacked=stacked, index=index)
         most, known = max(world.allgather(len(own))), method.settled
         seconds = method.choose(
