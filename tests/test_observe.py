@@ -68,10 +68,8 @@ def first_batch(self, x):
 
 REFUSED = {
     # draws of a global generator
-    "dropout": (lambda: nn.Dropout(0.1), "1, a Dropout, draws by itself, from torch's global"),
     "alpha dropout": (lambda: nn.AlphaDropout(0.1), "draws by itself"),
     "rrelu": (nn.RReLU, "1, a RReLU, draws by itself"),
-    "functional": (lambda: Does(lambda _, x: F.dropout(x, 0.1)), "draws by itself, from torch's"),
     "lstm": (
         lambda: First(nn.LSTM(3, 3, 2, dropout=0.1, batch_first=True)),
         "1.layer, a LSTM, draws by itself",
@@ -215,6 +213,8 @@ def reordered(_, x):
 
 
 ALLOWED = {
+    "dropout": lambda: nn.Dropout(0.1),
+    "functional dropout": lambda: Does(lambda _, x: F.dropout(x, 0.1)),
     "cache": lambda: Does(cached, cache=None),
     "cache in a dictionary": lambda: Does(
         lambda s, x: x + s.cache.setdefault(x.shape[1:], torch.ones(3)), cache={}

@@ -18,7 +18,7 @@ from hpcsamp.grid.placement import REPLICATED, Replicated
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.observe import Observer
 from hpcsamp.methods.passing import Passing
-from hpcsamp.weights import Caller, inputs_of, refusals
+from hpcsamp.weights import Caller, Place, inputs_of, refusals
 from hpcsamp.weights.calling import Outputs
 
 
@@ -98,6 +98,7 @@ class Method(Passing):
         self.seed = seed
         self.step = 0
         self._in_prediction = False
+        self._in_trial = False
         self._observer = Observer()
 
     @property
@@ -315,6 +316,27 @@ class Method(Passing):
         parameters; it then overrides this.
         """
         yield Accumulator(self.parameters())
+
+    def place_of(self, samples: range, step: int | None, index: Tensor | None) -> Place:
+        """The name of a pass: that of what the module draws by itself in it.
+
+        Parameters
+        ----------
+        samples, step, index
+            Of the pass, as in :meth:`forward`.
+        """
+        step = self.step if step is None else step
+        predicts = self.in_prediction
+        return Place(self.seed, 0 if predicts else step, samples, index, predicts, self._in_trial)
+
+    @contextmanager
+    def trying(self) -> Iterator[None]:
+        """Within the block passes only find something out, see :attr:`.Place.trial`."""
+        before, self._in_trial = self._in_trial, True
+        try:
+            yield
+        finally:
+            self._in_trial = before
 
     # Around training ---------------------------------------------------------------------------
 

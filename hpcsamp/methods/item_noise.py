@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -165,8 +165,9 @@ class ItemNoise(MeanField):
                     else:
                         sampled[layout.names[i]] = torch.addcmul(mean[i], std[i], noise)
             self._now = Draw(index, std, self._values)
+            place = self.place_of(chunk, step, index)
             try:
-                y = self._run(self.variables, sampled, shared, views, len(chunk), stacked)
+                y = self._run(self.variables, sampled, shared, views, len(chunk), stacked, place)
             finally:
                 self._now = None
             outputs.append(y)
@@ -220,7 +221,9 @@ class ItemNoise(MeanField):
                     with torch.no_grad():
                         values = self.variables.random.named(self.mean[None])
                         some = x[:1].expand(items, *x.shape[1:])
-                        self._run(self.variables, values, self._fixed_views(), some, 1, False)
+                        place = replace(self.place_of(range(1), 0, None), trial=True)
+                        fixed = self._fixed_views()
+                        self._run(self.variables, values, fixed, some, 1, False, place)
                     rows.append(self._seen)
                 finally:
                     self._seen = None

@@ -9,6 +9,7 @@ evaluated once and the last layer is one product, so all samples of a rank are o
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -122,7 +123,8 @@ class LastLayer(MeanField):
         try:
             with torch.no_grad():
                 values = self.variables.random.named(self.mean[None])
-                self._run(self.variables, values, self._fixed_views(), x[:1], 1, False)
+                place = replace(self.place_of(range(1), 0, None), trial=True)
+                self._run(self.variables, values, self._fixed_views(), x[:1], 1, False, place)
         finally:
             self._called = None
         if self._last[0] not in called:

@@ -133,7 +133,8 @@ class MeanField(Showing):
                 else:
                     noise = self._accumulator.noise(len(chunk))
                     weights = self._accumulator.draw(self.noise(step, chunk, noise))
-            y = self._run(self.variables, weights, shared, views, len(chunk), stacked)
+            place = self.place_of(chunk, step, index)
+            y = self._run(self.variables, weights, shared, views, len(chunk), stacked, place)
             outputs.append(y)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 

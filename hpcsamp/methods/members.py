@@ -19,7 +19,7 @@ from hpcsamp.grid.placement import Rows
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.showing import Showing
 from hpcsamp.methods.traces import Traces
-from hpcsamp.weights import PlainVariables, Variables
+from hpcsamp.weights import Place, PlainVariables, Variables
 
 
 class Members(Showing):
@@ -118,7 +118,8 @@ class Members(Showing):
         outputs = []
         for chunk, rows in self._rows(samples):
             inputs = x[chunk.start - samples.start : chunk.stop - samples.start] if stacked else x
-            outputs.append(self._evaluate(chunk, rows, inputs, stacked))
+            place = self.place_of(chunk, step, index)
+            outputs.append(self._evaluate(chunk, rows, inputs, stacked, place))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _rows(self, samples: range) -> Iterator[tuple[range, Tensor]]:
@@ -142,15 +143,18 @@ class Members(Showing):
         first = self.members.start
         return self.weights.detach()[samples.start - first : samples.stop - first]
 
-    def _evaluate(self, samples: range, rows: Tensor, x: Tensor, stacked: bool) -> Tensor:
+    def _evaluate(
+        self, samples: range, rows: Tensor, x: Tensor, stacked: bool, place: Place
+    ) -> Tensor:
         of, weights = [self._variables_of(s) for s in samples], self.layout.named(rows)
         if len(of) == 1 or self._are_alike():
-            return self._run(of[0], weights | self._stacked(of), {}, x, len(of), stacked)
+            return self._run(of[0], weights | self._stacked(of), {}, x, len(of), stacked, place)
         outputs = []
         for row, variables in enumerate(of):  # each has a module of its own
             one, view = slice(row, row + 1), x[row : row + 1] if stacked else x
             own = {name: value[one] for name, value in weights.items()}
-            outputs.append(self._run(variables, own, {}, view, 1, stacked))
+            alone = place.some([row])
+            outputs.append(self._run(variables, own, {}, view, 1, stacked, alone))
         return torch.cat(outputs)
 
     def _are_alike(self) -> bool:

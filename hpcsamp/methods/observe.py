@@ -70,6 +70,7 @@ class Observer:
                 return y[0]
 
             with (
+                method.trying(),
                 method.one_at_a_time(),  # values are looked at
                 _told_kind(network, x, lambda other: evaluate(slice(0, 1), other)),
             ):

@@ -57,6 +57,10 @@ class Passing(nn.Module):
         """Whether it is predicting."""
 
     @abstractmethod
+    def trying(self) -> AbstractContextManager[None]:
+        """See :meth:`Method.trying`."""
+
+    @abstractmethod
     def accumulating(self) -> AbstractContextManager[Accumulator]:
         """See :meth:`Method.accumulating`."""
 
@@ -144,7 +148,8 @@ class Passing(nn.Module):
         before = self.passes
         self.passes = Passes(len(own), self._strategy)
         try:
-            self(x[: len(own)] if stacked else x, own, 0, stacked=stacked, index=index)
+            with self.trying():
+                self(x[: len(own)] if stacked else x, own, 0, stacked=stacked, index=index)
         finally:
             self.passes = before
 
@@ -210,9 +215,10 @@ class Passing(nn.Module):
             def run() -> None:
                 self.passes = passes
                 if not torch.is_grad_enabled():
-                    self(views, own, 0, stacked=stacked, index=index)
+                    with self.trying():
+                        self(views, own, 0, stacked=stacked, index=index)
                     return
-                with self.accumulating() as accumulator:
+                with self.trying(), self.accumulating() as accumulator:
                     y = self(views, own, 0, stacked=stacked, index=index)
                     accumulator.backward(y.float().sum())
 
@@ -254,7 +260,7 @@ class Passing(nn.Module):
 
         def forward() -> Any:
             self.passes = Passes(1, "loop")
-            with torch.enable_grad():
+            with torch.enable_grad(), self.trying():
                 return self(views, samples[:1], 0, stacked=stacked, index=index)
 
         return float(choice.kept_bytes(forward, frozenset(held)))

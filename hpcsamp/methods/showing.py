@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.methods.base import Method, in_parts
-from hpcsamp.weights import Caller, Variables, evaluate
+from hpcsamp.weights import Caller, Place, Variables, evaluate
 
 
 class Showing(Method):
@@ -67,6 +67,7 @@ class Showing(Method):
         x: Tensor,
         samples: int,
         stacked: bool,
+        place: Place,
     ) -> Tensor:
         """``(k, B, ...)`` outputs of a module with these values, see :func:`.weights.evaluate`."""
         with self._precision(x):
@@ -79,6 +80,7 @@ class Showing(Method):
                 samples=samples,
                 stacked=stacked,
                 strategy=self.passes.strategy,
+                place=place,
             )
 
     def _precision(self, x: Tensor) -> AbstractContextManager[Any]:

@@ -30,6 +30,9 @@ class Purpose(IntEnum):
     CHAIN = 13  # what moves a Markov chain: step, chain
     CENTRES = 14  # centres of the priors of an ensemble: 0, member
     FACTORS = 15  # factors of the deviations that a sample of swag is made of: 0, sample
+    # by branches (see .branches), each with step, sample, call and, if it is of one, item
+    MODULE = 16  # what a module draws by itself in training
+    PREDICT_MODULE = 17  # what a module draws by itself in prediction, at step 0
 
 
 def key(seed: int, purpose: Purpose, *counters: int) -> int:

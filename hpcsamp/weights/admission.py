@@ -7,16 +7,15 @@ Coincidences of sizes (as many tokens as items, say) are found so, as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hpcsamp.errors import HpcsampError
 from hpcsamp.weights.inputs import each, tensors
+from hpcsamp.weights.layers import followed
 from hpcsamp.weights.strategies import STRATEGIES, Chunk, NotPossibleError, Pass, loop
 from hpcsamp.weights.vectorised import refused_loops
 
@@ -68,6 +67,7 @@ def _apart(chunk: Chunk, learns: bool) -> Chunk:
         sampled={name: leaf(value) for name, value in chunk.sampled.items()},
         shared={name: leaf(value) for name, value in chunk.shared.items()},
         x=each(leaf, chunk.x),
+        place=None if chunk.place is None else replace(chunk.place, trial=True),
     )
 
 
@@ -77,7 +77,7 @@ def _wrong(
     """What is wrong with a pass, if anything is."""
     layers: list[str] = []
     try:
-        with _followed(chunk.put.module, layers):
+        with followed(chunk.put.module, layers):
             found = run(chunk)
         expected = (chunk.samples, *truth.shape[1:])
         if tuple(found.shape) != expected:
@@ -96,26 +96,6 @@ def _wrong(
     except Exception as e:
         return f"{_at(layers)}{type(e).__name__}: {(str(e).splitlines() or [''])[0][:160]}"
     return None
-
-
-@contextmanager
-def _followed(module: nn.Module, layers: list[str]) -> Iterator[None]:
-    """Keep the names of the layers that are being evaluated, the innermost last."""
-    handles = []
-    for name, part in module.named_modules():
-
-        def begin(*_: Any, name: str = name, part: nn.Module = part) -> None:
-            layers.append(f"{name}, a {type(part).__name__}" if name else type(part).__name__)
-
-        def end(*_: Any) -> None:
-            layers.pop()
-
-        handles += [part.register_forward_pre_hook(begin), part.register_forward_hook(end)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _at(layers: list[str]) -> str:

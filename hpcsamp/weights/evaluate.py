@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from torch import Tensor
 from hpcsamp.errors import UsageError
 from hpcsamp.weights.admission import Verdict, tried
 from hpcsamp.weights.inputs import signature
+from hpcsamp.weights.place import Place
 from hpcsamp.weights.put import Put
+from hpcsamp.weights.routing import OtherCallsError, known_plan
 from hpcsamp.weights.strategies import STRATEGIES, Chunk, loop
 
 
@@ -30,6 +33,7 @@ def evaluate(
     samples: int,
     stacked: bool = False,
     strategy: str = "loop",
+    place: Place | None = None,
 ) -> Tensor:
     """Outputs of ``k`` samples of a module. Works with autograd and under ``torch.autocast``.
 
@@ -55,6 +59,9 @@ def evaluate(
         ``"loop"``, ``"vmap"`` or ``"batched"``; ``"auto"`` for the first of batched, vmap and loop
         that the module allows. Where the module, or a coincidence of sizes, does not allow a
         strategy, the samples are evaluated in a loop; :func:`refusals` collects why.
+    place
+        Which pass it is, the name of what the module draws by itself
+        (:mod:`hpcsamp.weights.routing`); None: nothing is routed, it draws as it is.
 
     Returns
     -------
@@ -64,15 +71,19 @@ def evaluate(
     Raises
     ------
     UsageError
-        For an unknown strategy, or a number of values or inputs other than ``k``.
+        For an unknown strategy, a number of values or inputs other than ``k``, or a module whose
+        draws have no meaning for a batch of items.
     """
     check_strategy(strategy)
-    chunk = _chunk(put, call, sampled, shared, x, samples, stacked)
+    chunk = _chunk(put, call, sampled, shared, x, samples, stacked, place)
     if samples == 1 or strategy == "loop":
         return loop.run(chunk)
     verdict = _known(chunk, strategy)
     if verdict.run is not None:
-        return verdict.run(chunk)
+        try:
+            return verdict.run(chunk)
+        except OtherCallsError:  # each sample may draw in its own way
+            return loop.run(chunk)
     if strategy != "auto":
         for reasons in _listening:
             reasons.append(verdict.reason or "")
@@ -103,13 +114,14 @@ def refusal(
     samples: int,
     stacked: bool = False,
     strategy: str,
+    place: Place | None = None,
 ) -> str | None:
     """Why a strategy cannot evaluate such a chunk; None if it can.
 
     The arguments are those of :func:`evaluate`.
     """
     check_strategy(strategy)
-    chunk = _chunk(put, call, sampled, shared, x, samples, stacked)
+    chunk = _chunk(put, call, sampled, shared, x, samples, stacked, place)
     return None if strategy == "loop" or samples == 1 else _known(chunk, strategy).reason
 
 
@@ -133,13 +145,17 @@ def _chunk(
     x: Tensor,
     samples: int,
     stacked: bool,
+    place: Place | None,
 ) -> Chunk:
     for name, value in sampled.items():
         if value.shape[0] != samples:
             raise UsageError(f"{name} has {len(value)} values for {samples} samples")
     if stacked and len(x) != samples:
         raise UsageError(f"stacked inputs are for {len(x)} samples, there are {samples}")
-    return Chunk(put, call, sampled, shared, x, samples, stacked)
+    if place is not None and len(place.samples) != samples:
+        raise UsageError(f"the place is of {len(place.samples)} samples, there are {samples}")
+    chunk = Chunk(put, call, sampled, shared, x, samples, stacked, place)
+    return chunk if place is None else replace(chunk, plan=known_plan(chunk))
 
 
 def _known(chunk: Chunk, strategy: str) -> Verdict:
@@ -154,6 +170,7 @@ def _known(chunk: Chunk, strategy: str) -> Verdict:
         chunk.put.modes(),
         torch.is_grad_enabled(),
         torch.is_autocast_enabled(x.device.type),
+        chunk.plan is not None and chunk.plan.needed,
         *chunk.sampled,
     )
     if name not in known:

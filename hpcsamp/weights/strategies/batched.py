@@ -12,6 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from hpcsamp.weights.folding import Fold, Sampled, dispatch
+from hpcsamp.weights.routing import routed
+from hpcsamp.weights.routing.forms import Folded
 from hpcsamp.weights.strategies.chunk import Chunk, NotPossibleError
 
 
@@ -34,7 +36,7 @@ def _run(chunk: Chunk, x: Tensor, without: bool) -> Tensor:
     values: dict[str, Any] = dict(chunk.shared)
     for name, value in chunk.sampled.items():
         values[name] = Sampled(value, fold)
-    with chunk.put(values):
+    with chunk.put(values), routed(chunk, Folded(fold)):
         y: Any = chunk.call(x)
     if isinstance(y, Sampled):
         return y.value

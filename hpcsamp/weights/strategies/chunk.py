@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from hpcsamp.weights.place import Place
 from hpcsamp.weights.put import Put
 
 
@@ -35,6 +36,11 @@ class Chunk:
         ``k``.
     stacked
         Whether each sample has inputs of its own.
+    place
+        Which pass it is; None where what the module draws by itself is of no concern.
+    plan
+        What the module draws by itself (:mod:`hpcsamp.weights.routing`); None where nothing is
+        routed.
     """
 
     put: Put
@@ -44,6 +50,8 @@ class Chunk:
     x: Tensor
     samples: int
     stacked: bool
+    place: Place | None = None
+    plan: Any = None
 
     @property
     def items(self) -> int:
@@ -53,6 +61,10 @@ class Chunk:
     def some(self, rows: Sequence[int]) -> Chunk:
         """Some of the samples."""
         at = list(rows)
-        sampled = {name: value[at] for name, value in self.sampled.items()}
-        x = self.x[at] if self.stacked else self.x
-        return replace(self, sampled=sampled, x=x, samples=len(at))
+        return replace(
+            self,
+            sampled={name: value[at] for name, value in self.sampled.items()},
+            x=self.x[at] if self.stacked else self.x,
+            samples=len(at),
+            place=None if self.place is None else self.place.some(at),
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hpcsamp.weights.routing import alone
 from hpcsamp.weights.strategies.chunk import Chunk
 
 
@@ -20,5 +21,5 @@ def run(chunk: Chunk) -> Tensor:
     with chunk.put(chunk.shared):
         for s, x in enumerate(views):
             with chunk.put({name: row[s] for name, row in zip(names, rows, strict=True)}):
-                outputs.append(chunk.call(x))
+                outputs.append(alone(chunk, s, x))
     return outputs[0][None] if chunk.samples == 1 else torch.stack(outputs)

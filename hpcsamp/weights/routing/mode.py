@@ -1,0 +1,46 @@
+"""Calls that a module makes, sent to functions that know about samples and items."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch.overrides import TorchFunctionMode
+
+from hpcsamp.weights.routing.now import Now, Route
+
+
+class Routing(TorchFunctionMode):
+    """Within the block, calls of some functions go where a table says.
+
+    Parameters
+    ----------
+    now
+        The pass.
+    routes
+        A route by function. A pass in which one of them is taken needs this mode in every form.
+    others
+        Routes that only this form of pass needs.
+    """
+
+    def __init__(
+        self, now: Now, routes: Mapping[Any, Route], others: Mapping[Any, Route] | None = None
+    ) -> None:
+        super().__init__()
+        self._now, self._routes, self._others = now, routes, others or {}
+        now.again = lambda: self
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        route = self._routes.get(func)
+        if route is not None:
+            found = route(self._now, *args, **kwargs)
+            if found is not NotImplemented:
+                self._now.met = True
+                return found
+        route = self._others.get(func)
+        if route is not None:
+            found = route(self._now, *args, **kwargs)
+            if found is not NotImplemented:
+                return found
+        return func(*args, **kwargs)

@@ -1,0 +1,142 @@
+"""Passes of a module whose calls are routed, and the probe that finds out which have to be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from hpcsamp.errors import UsageError
+from hpcsamp.weights.inputs import each, signature
+from hpcsamp.weights.layers import followed
+from hpcsamp.weights.place import Place
+from hpcsamp.weights.routing.forms import Alone, Form
+from hpcsamp.weights.routing.mode import Routing
+from hpcsamp.weights.routing.now import Now
+from hpcsamp.weights.routing.plan import Call, OtherCallsError, Plan, Probe, compared
+from hpcsamp.weights.routing.table import OF_VMAP, ROUTES
+
+if TYPE_CHECKING:
+    from hpcsamp.weights.strategies.chunk import Chunk
+
+
+def routed(chunk: Chunk, form: Form, vmap: bool = False) -> Any:
+    """A block in which calls of a chunk's module are routed, where they have to be.
+
+    ``vmap``: whether the routes of :data:`.table.OF_VMAP` are on, too.
+    """
+    others = OF_VMAP if vmap else {}
+    if chunk.place is None or chunk.plan is None or not chunk.plan.needed:
+        return Routing(_nowhere(chunk, form), {}, others) if others else nullcontext()
+    now = Now(chunk.place, form, chunk.items, chunk.x.device, chunk.plan)
+    return Routing(now, ROUTES, others)
+
+
+def alone(chunk: Chunk, row: int, x: Any) -> Any:
+    """The outputs of one sample of a chunk, whose values are in the module.
+
+    Raises
+    ------
+    UsageError
+        For a module that draws otherwise each time it is called with the same draws.
+    """
+    plan, place = chunk.plan, chunk.place
+    if place is None or plan is None or not plan.needed:
+        return chunk.call(x)
+    place = place.some([row])
+    for own in (plan, None):
+        # a layer that is left out by chance makes a pass with other calls: it is looked at itself
+        now = Now(place, Alone(), chunk.items, x.device, own or _probed(chunk, place, x))
+        try:
+            with Routing(now, ROUTES):
+                return chunk.call(x)
+        except OtherCallsError as e:
+            error = e
+    raise UsageError(
+        f"{type(chunk.put.module).__name__} draws by itself, and not the same for the same sample "
+        f"({error}); its forward pass must make the same calls for any items"
+    ) from error
+
+
+def known_plan(chunk: Chunk) -> Plan | None:
+    """What is known of the draws of a chunk's module, found by a probe if nothing is.
+
+    Raises
+    ------
+    UsageError
+        Naming a layer whose draws have no meaning for a batch of items.
+    """
+    place = chunk.place
+    if place is None:
+        return None
+    x = chunk.x[0] if chunk.stacked else chunk.x
+    name = ("draws", *signature(x[:1]), x.device, place.prediction, place.masks, chunk.put.modes())
+    plan: Plan | None = chunk.put.known.get(name)
+    if plan is None:
+        values = {name: value[0] for name, value in chunk.sampled.items()}
+        with chunk.put(chunk.shared), chunk.put(values):
+            plan = chunk.put.known[name] = _probed(chunk, place.some([0]), x)
+    return plan
+
+
+def _probed(chunk: Chunk, place: Place, x: Any) -> Plan:
+    """A plan from passes with two and with three of some items."""
+    place = replace(place, trial=True, index=None)
+    module = chunk.put.module
+
+    def probe(items: Any) -> tuple[Probe, bool]:
+        layers: list[str] = []
+        found = Probe(layers)
+        now = Now(place, Alone(), len(items), x.device, found)
+        quiet = torch.no_grad(), _buffers_kept(module), followed(module, layers)
+        with quiet[0], quiet[1], quiet[2], Routing(now, ROUTES):
+            chunk.call(items)
+        return found, now.met
+
+    try:
+        two, met = probe(_some(x, 2))
+        three, _ = probe(_some(x, 3)) if met else (two, met)
+    except UsageError:
+        raise
+    except Exception as e:
+        whole, met = probe(x)  # raises what is wrong with any number of items
+        if whole.seen:
+            raise UsageError(
+                f"{type(module).__name__} draws by itself, and takes {len(x)} items and not 2 or"
+                f" 3 ({str(e).splitlines()[0]:.120})"
+            ) from e
+        return Plan((), met)
+    calls: tuple[Call, ...] = compared(two, three) if two.seen or three.seen else ()
+    return Plan(calls, met)
+
+
+def _some(x: Any, count: int) -> Any:
+    """The first items, over and over if there are fewer."""
+
+    def of(t: Tensor) -> Tensor:
+        if not len(t):
+            return t.new_zeros((count, *t.shape[1:]))
+        return t[torch.arange(count, device=t.device) % len(t)]
+
+    return each(of, x)
+
+
+@contextmanager
+def _buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Put back the values of buffers that are written to within the block."""
+    before = [(b, b._version, b.clone()) for b in module.buffers() if not b.is_inference()]
+    try:
+        yield
+    finally:
+        for buffer, version, value in before:
+            if buffer._version != version:
+                buffer.copy_(value)
+
+
+def _nowhere(chunk: Chunk, form: Form) -> Now:
+    place = Place(0, 0, range(chunk.samples))
+    return Now(place, form, chunk.items, chunk.x.device, Plan((), False))

@@ -1,0 +1,189 @@
+"""What a module draws by itself in a pass, found by passes with two and with three items.
+
+No list says where the items are in what a module draws. The shapes of the same call for two and for
+three items show it: ``(B, T, d)``, ``(T, B, d)``, ``(B * heads, T, T)``, or no axis of items, then
+the draw is one for all items.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from hpcsamp.errors import UsageError
+from hpcsamp.weights.routing.now import Now, Numbers
+
+#: Numbers that are drawn ahead at most, as a step of a small network is soon over; and kept.
+AHEAD, KEPT = 1 << 18, 1 << 22
+#: Steps that are drawn for at once, at most.
+STEPS = 64
+
+
+class OtherCallsError(Exception):
+    """A pass draws otherwise than its plan has it."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that draws.
+
+    Attributes
+    ----------
+    name
+        Of the function.
+    axis
+        Where its items are; None for a draw without items.
+    shape
+        Of what it draws for one item: the axis of the items is one of an item's rows.
+    """
+
+    name: str
+    axis: int | None
+    shape: tuple[int, ...]
+
+    def folds(self, shape: Sequence[int], now: Now) -> bool:
+        """Whether the samples are folded into the items of a call's shape.
+
+        Raises
+        ------
+        OtherCallsError
+            If it is not the shape of such a call.
+        """
+        if self.axis is None:
+            if tuple(shape) == self.shape:
+                return False
+        else:
+            a = self.axis
+            for folded in {1, now.form.folded}:
+                rows = self.shape[a] * now.items * folded
+                if tuple(shape) == (*self.shape[:a], rows, *self.shape[a + 1 :]):
+                    return folded > 1
+        raise OtherCallsError(f"{self.name} of shape {tuple(shape)}")
+
+    def spread(self, values: Tensor) -> Tensor:
+        """``(k, *shape)`` from ``(k, B, numbers of an item)``."""
+        assert self.axis is not None
+        values = values.unflatten(-1, self.shape)
+        return values.movedim(1, self.axis + 1).flatten(self.axis + 1, self.axis + 2)
+
+
+@dataclass
+class Plan:
+    """The calls of a pass that draw, in their order.
+
+    Attributes
+    ----------
+    calls
+        What is known of them.
+    needed
+        Whether calls have to be routed at all.
+    """
+
+    calls: tuple[Call, ...]
+    needed: bool
+    _ahead: dict[Any, tuple[int, Tensor]] = field(default_factory=dict)
+    _size: int = 0
+
+    def draw(
+        self, now: Now, name: str, shape: Sequence[int], numbers: Numbers, kept: bool, shared: bool
+    ) -> Any:
+        """See :meth:`Now.draw`."""
+        at = now.calls
+        if at >= len(self.calls) or self.calls[at].name != name:
+            raise OtherCallsError(name)
+        call, now.calls = self.calls[at], at + 1
+        folded = call.folds(shape, now)
+        if shared and call.axis != len(shape) - 1:
+            own = (*[1] * (len(shape) - 1), shape[-1])
+            return now.form.without_items(self._once(now, at, own, numbers, kept))
+        if call.axis is None:
+            return now.form.without_items(self._once(now, at, call.shape, numbers, kept))
+        values = numbers(now.item_keys(at), math.prod(call.shape))
+        return now.form.with_items(call.spread(values), call.axis, folded)
+
+    def _once(
+        self, now: Now, at: int, shape: Sequence[int], numbers: Numbers, kept: bool
+    ) -> Tensor:
+        """``(k, *shape)`` numbers without items, of as many steps at once as it pays to draw."""
+        count, place = math.prod(shape), now.place
+        size = count * len(place.samples)
+        if not kept or size > AHEAD:
+            return numbers(now.call_keys(at), count).unflatten(-1, tuple(shape))
+        name = (at, numbers, tuple(place.samples), place.seed, place.prediction, count, now.device)
+        first, ahead = self._ahead.get(name, (0, None))
+        if ahead is None or not first <= place.step < first + len(ahead):
+            ahead_of = STEPS if len(place.samples) > 1 and not place.prediction else 1
+            steps = max(1, min(ahead_of, AHEAD // len(self.calls) // size))
+            first = place.step
+            keys = now.call_keys(at, range(first, first + steps))
+            ahead = numbers(keys, count)
+            self._size += ahead.numel()
+            if self._size > KEPT:
+                self._ahead.clear()
+                self._size = ahead.numel()
+            self._ahead[name] = first, ahead
+        return ahead[place.step - first].unflatten(-1, tuple(shape))
+
+
+@dataclass
+class Probe:
+    """Notes the calls that draw in a pass; every draw in it is one for all items.
+
+    Attributes
+    ----------
+    layers
+        Names of the layers that are being evaluated.
+    seen
+        Function, shape and layer of each call.
+    """
+
+    layers: list[str]
+    seen: list[tuple[str, tuple[int, ...], str]] = field(default_factory=list)
+
+    def draw(
+        self, now: Now, name: str, shape: Sequence[int], numbers: Numbers, kept: bool, shared: bool
+    ) -> Any:
+        """See :meth:`Now.draw`."""
+        self.seen.append((name, tuple(shape), self.layers[-1] if self.layers else ""))
+        at, now.calls = now.calls, now.calls + 1
+        values = numbers(now.call_keys(at), math.prod(shape))
+        return now.form.without_items(
+            values.unflatten(-1, tuple(shape)) if shape else values[..., 0]
+        )
+
+
+def compared(two: Probe, three: Probe) -> tuple[Call, ...]:
+    """The calls of a pass, from passes with two and with three items.
+
+    Raises
+    ------
+    UsageError
+        Naming a layer whose draws follow the items in no way that has a meaning.
+    """
+    names = [[name for name, _, _ in probe.seen] for probe in (two, three)]
+    if names[0] != names[1]:
+        raise UsageError(
+            f"the module draws {len(names[0])} times for 2 items and {len(names[1])} times for 3 "
+            f"({', '.join(names[1][:4])}); what it draws must not depend on the other items"
+        )
+    pairs = zip(two.seen, three.seen, strict=True)
+    return tuple(_call(name, a, b, layer) for (name, a, layer), (_, b, _) in pairs)
+
+
+def _call(name: str, two: tuple[int, ...], three: tuple[int, ...], layer: str) -> Call:
+    if two == three:
+        return Call(name, None, two)
+    differ = [axis for axis, (a, b) in enumerate(zip(two, three, strict=False)) if a != b]
+    if len(two) == len(three) and len(differ) == 1:
+        (axis,) = differ
+        rows, left = divmod(two[axis], 2)
+        if not left and three[axis] == 3 * rows:
+            return Call(name, axis, (*two[:axis], rows, *two[axis + 1 :]))
+    raise UsageError(
+        f"{layer or 'the module'} draws by {name} numbers of shape {two} for 2 items and of shape "
+        f"{three} for 3, of which no axis is that of the items; draw for each item, or once for all"
+    )
