@@ -99,20 +99,50 @@ def check(environment: Mapping[str, str], size: int, library: str = "this MPI") 
     told = stated(environment)
     if not told or size in told:
         return
-    ranks = [environment[v] for v in (*RANKS, "SLURM_PROCID") if environment.get(v, "").isdigit()]
     count = max(told)
     if not any(v.startswith(_CONTACT) for v in environment):
         raise ApartError(
             f"srun started {count} processes that know nothing of each other: it offers no PMI",
             "srun --mpi=pmix (srun --mpi=list shows what Slurm was built with), or mpirun inside "
             "of the allocation; SLURM_STEP_NUM_TASKS=1 for processes that are meant to run apart",
-            int(ranks[0]) if ranks else 0,
+            _rank(environment),
         )
     each = "each sees itself alone" if size == 1 else f"MPI joins {size} of them"
     raise ApartError(
         f"the launcher started {count} processes, but {each} ({library})",
         "the mpirun of the MPI that mpi4py uses; with Slurm srun --mpi=pmix",
-        int(ranks[0]) if ranks else 0,
+        _rank(environment),
+    )
+
+
+def _rank(environment: Mapping[str, str]) -> int:
+    """What the launcher calls this process."""
+    ranks = (environment.get(v, "") for v in (*RANKS, "SLURM_PROCID"))
+    return int(next((rank for rank in ranks if rank.isdigit()), 0))
+
+
+def check_alone(environment: Mapping[str, str], reason: str) -> None:
+    """Refuse to be one of several processes without mpi4py.
+
+    Parameters
+    ----------
+    reason
+        Why mpi4py cannot be imported.
+
+    Raises
+    ------
+    ApartError
+        If a launcher started several, or may have.
+    """
+    part = {"SLURM_HET_SIZE", "SLURM_STEP_ID"} <= environment.keys()  # of a heterogeneous job
+    several = one_of_several(environment) or part
+    if max(stated(environment), default=2 if several else 1) == 1:
+        return
+    raise ApartError(
+        f"the launcher started several processes, but mpi4py cannot be imported ({reason})",
+        "an environment with pip install 'hpcsamp[mpi]' in which python -m mpi4py works, or start "
+        "one process without a launcher",
+        _rank(environment),
     )
 
 

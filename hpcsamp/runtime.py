@@ -11,7 +11,7 @@ import traceback
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING
 
-from hpcsamp import launcher
+from hpcsamp import launcher, serial
 from hpcsamp.errors import HpcsampError, UsageError, one_line
 
 if TYPE_CHECKING:
@@ -22,20 +22,26 @@ if TYPE_CHECKING:
 def mpi() -> ModuleType:
     """``mpi4py.MPI``, initialised before anything else (Horovod, h5py) can do it differently.
 
+    Where it cannot be imported, a process that no launcher started as one of several has
+    :mod:`hpcsamp.serial` instead.
+
     A rank that waits for others yields its core: on CPUs the ranks and Horovod's thread share them.
 
     Raises
     ------
     ApartError
-        If MPI did not find the ranks that the launcher started.
+        If MPI did not find the ranks that the launcher started, or cannot be imported by them.
     """
     os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
-    if "mpi4py.MPI" not in sys.modules:
-        import mpi4py
+    try:
+        if "mpi4py.MPI" not in sys.modules:
+            import mpi4py
 
-        mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
-    from mpi4py import MPI
-
+            mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as e:  # RuntimeError: it finds no MPI library
+        launcher.check_alone(os.environ, one_line(str(e)))
+        return serial
     launcher.start(MPI)
     return MPI
 
@@ -136,9 +142,8 @@ def end_job(error: BaseException, tb: TracebackType | None = None) -> int:
     printed by rank 0 alone; any other is printed by the rank that has it, and then ``MPI_Abort``
     ends the others, which would wait for ever.
     """
-    MPI = sys.modules.get("mpi4py.MPI")  # noqa: N806
-    alive = MPI is not None and MPI.Is_initialized() and not MPI.Is_finalized()
-    rank, size = (MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size) if alive and MPI else (0, 1)
+    world = serial.running().COMM_WORLD
+    rank, size = world.rank, world.size
     said = _what_a_user_can_mend(error)
     code = error.exit_code if isinstance(error, HpcsampError) else 1
     agreed = isinstance(error, HpcsampError) and error.agreed
@@ -156,8 +161,8 @@ def end_job(error: BaseException, tb: TracebackType | None = None) -> int:
         # The first rank that ends makes its launcher send SIGTERM to the others: the job's exit
         # code would be that of a killed one.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if alive and MPI and size > 1 and not agreed:
-        MPI.COMM_WORLD.Abort(code)
+    if size > 1 and not agreed:
+        world.Abort(code)
     return code
 
 

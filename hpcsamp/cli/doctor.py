@@ -124,12 +124,13 @@ def _leave(root: bool) -> None:
     import sys
     import time
 
-    from mpi4py import MPI
+    from hpcsamp.serial import running
 
     sys.stdout.flush()
     sys.stderr.flush()
     if not root:
         time.sleep(15)
-    if MPI.COMM_WORLD.Get_size() > 1:
-        MPI.COMM_WORLD.Abort(1)
+    world = running().COMM_WORLD
+    if world.Get_size() > 1:
+        world.Abort(1)
     os._exit(1)

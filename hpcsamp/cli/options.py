@@ -20,10 +20,9 @@ def _accept(context: typer.Context, allowed: bool) -> bool:
 def _tell() -> None:
     """Name the edited files that were read, once, by rank 0."""
     from hpcsamp.sealing import edits
+    from hpcsamp.serial import running
 
-    library = sys.modules.get("mpi4py.MPI")
-    alive = library is not None and library.Is_initialized() and not library.Is_finalized()
-    if library is not None and alive and library.COMM_WORLD.Get_rank() > 0:
+    if running().COMM_WORLD.Get_rank() > 0:
         return
     for name in edits.taken():
         sys.stderr.write(f"hpcsamp: {name} was edited, and is taken as it is\n")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hpcsamp.collectives.base import Collectives
 from hpcsamp.grid import Over, Topology
-from hpcsamp.runtime import mpi
+from hpcsamp.serial import library, whole_job
 from hpcsamp.watchdog import Doing, here
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class MpiCollectives(Collectives):
         self.sample_size, self.sample_rank = topology.sample_size, topology.sample_rank
         self.data_size, self.data_rank = topology.data_size, topology.data_rank
         self.rank = topology.rank
-        self.whole_job = topology.size == mpi().COMM_WORLD.size
+        self.whole_job = whole_job(topology.world)
 
     def sum_(self, x: Tensor, over: Over) -> None:
         """Sum over some ranks, in place."""
@@ -45,8 +45,7 @@ class MpiCollectives(Collectives):
         self._reduce_(x, over, "MAX")
 
     def _reduce_(self, x: Tensor, over: Over, op: str) -> None:
-        from mpi4py import MPI
-
+        MPI = library(self._comms[over])  # noqa: N806
         array = _host(x)
         with here.waiting(Doing.EXCHANGE):
             self._comms[over].Allreduce(MPI.IN_PLACE, array, op=getattr(MPI, op))
@@ -72,8 +71,7 @@ class MpiCollectives(Collectives):
 
     def gather_(self, x: Tensor, counts: Sequence[int], over: Over) -> None:
         """Fill with the parts of some ranks, in place."""
-        from mpi4py import MPI
-
+        MPI = library(self._comms[over])  # noqa: N806
         array = _host(x)
         with here.waiting(Doing.EXCHANGE):
             self._comms[over].Allgatherv(MPI.IN_PLACE, (array, list(counts)))

@@ -13,6 +13,7 @@ import numpy as np
 from hpcsamp import errors
 from hpcsamp.data.ring import wait
 from hpcsamp.errors import HpcsampError
+from hpcsamp.serial import library
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -36,8 +37,7 @@ def agree(comm: MPI.Comm, error: BaseException | None) -> HpcsampError | None:
 
     Costs one integer while all is well.
     """
-    from mpi4py import MPI
-
+    MPI = library(comm)  # noqa: N806
     anywhere = np.zeros(1, np.int32)
     flag = np.array([error is not None], np.int32)
     request = comm.Iallreduce(flag, anywhere, op=MPI.MAX)

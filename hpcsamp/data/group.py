@@ -9,18 +9,12 @@ import numpy as np
 
 from hpcsamp.data.ring import wait
 from hpcsamp.grid import share
+from hpcsamp.serial import library, whole_job
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
     from hpcsamp.grid import Topology
-
-
-def whole_job(world: MPI.Comm) -> bool:
-    """Whether a topology's ranks are all of the job."""
-    from mpi4py import MPI
-
-    return world.Get_size() == MPI.COMM_WORLD.Get_size()
 
 
 class Group:
@@ -49,9 +43,8 @@ class Group:
     """
 
     def __init__(self, topology: Topology):
-        from mpi4py import MPI
-
         world, node = topology.world, topology.node_comm
+        mpi = library(world)
         node_id = node.bcast(world.Get_rank())
         self.sample_comm: MPI.Comm = topology.sample_comm.Dup()
         self.ring_comm: MPI.Comm = self.sample_comm.Split(node_id, topology.sample_rank)
@@ -60,7 +53,7 @@ class Group:
         by_node = sorted(range(self.size), key=lambda p: (nodes[p], p))
         self.position = by_node.index(self.sample_comm.Get_rank())
         self._node_sizes = [nodes.count(n) for n in sorted(set(nodes))]
-        self.spans = world.allreduce(len(set(nodes)) > 1, op=MPI.LOR)
+        self.spans = world.allreduce(len(set(nodes)) > 1, op=mpi.LOR)
         leads = self.ring_comm.Get_rank() == 0
         self.many = world.allreduce(int(leads)) > 1
         self.apart = topology.data_size > 1
@@ -68,7 +61,7 @@ class Group:
         self.leaders: MPI.Comm | None = None
         self._peers: MPI.Comm | None = None
         if self.many:
-            found = world.Split(0 if leads else MPI.UNDEFINED, world.Get_rank())
+            found = world.Split(0 if leads else mpi.UNDEFINED, world.Get_rank())
             if leads:
                 self.leaders = found
                 self._peers = found.Split(topology.data_rank, node_id)
@@ -83,10 +76,9 @@ class Group:
         rows, row_bytes
             Of the whole batch.
         """
-        from mpi4py import MPI
-
         if self._peers is None or self._peers.Get_size() == 1:
             return
+        MPI = library(self._peers)  # noqa: N806
         cuts = np.concatenate([[0], np.cumsum(self._node_sizes)])
         starts = [share(rows, self.size, int(c)).start if c < self.size else rows for c in cuts]
         counts = [stop - start for start, stop in pairwise(starts)]

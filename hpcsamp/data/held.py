@@ -11,6 +11,7 @@ from hpcsamp.data.dataset import Dataset
 from hpcsamp.data.window import SHARED_MEMORY, Window, shared_memory_free
 from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.grid import together
+from hpcsamp.serial import library
 
 if TYPE_CHECKING:
     from hpcsamp.grid import Topology
@@ -40,9 +41,8 @@ class Held:
     """
 
     def __init__(self, dataset: Dataset, names: Iterable[str], topology: Topology) -> None:
-        from mpi4py import MPI
-
         world, node = topology.world, topology.node_comm
+        MPI = library(world)  # noqa: N806
         specs = {name: dataset.manifest.arrays[name] for name in names}
         sizes = {name: spec.item_bytes * dataset.count for name, spec in specs.items()}
         self.bytes = sum(sizes.values())

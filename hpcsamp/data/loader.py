@@ -15,13 +15,13 @@ import torch
 from hpcsamp.data.batch import Batch, Converter
 from hpcsamp.data.dataset import Dataset
 from hpcsamp.data.feed import Feed
-from hpcsamp.data.group import whole_job
 from hpcsamp.data.held import Held
 from hpcsamp.data.order import Order, Step, Tail, check_batch
 from hpcsamp.data.readers import choose_reader
 from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.grid import together
 from hpcsamp.names import ReaderName, Shuffle, Verify
+from hpcsamp.serial import whole_job
 
 if TYPE_CHECKING:
     from hpcsamp.grid import Topology

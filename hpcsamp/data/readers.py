@@ -23,6 +23,7 @@ from hpcsamp.data.dataset import Dataset
 from hpcsamp.data.plan import ChunkTable, Requests, plan, runs
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.names import ReaderName
+from hpcsamp.serial import Comm, library
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -71,6 +72,8 @@ def choose_reader(dataset: Dataset, wanted: ReaderName) -> ReaderName:
 
 def make_reader(name: ReaderName, dataset: Dataset, group: Group) -> Reader:
     """A reader by name, as :func:`choose_reader` gave it."""
+    if name == "collective" and isinstance(group.sample_comm, Comm):
+        name = choose_reader(dataset, "auto")  # without MPI there is nobody to read with
     if name == "collective":
         return CollectiveReader(dataset, group.sample_comm)
     return SerialReader(dataset) if name == "serial" else DirectReader(dataset)
@@ -256,8 +259,7 @@ class CollectiveReader(Reader):
     def _fetch_shard(
         self, table: ChunkTable, r: Requests, own: np.ndarray, shard: int, out: np.ndarray
     ) -> None:
-        from mpi4py import MPI
-
+        MPI = library(self.comm)  # noqa: N806
         spec = table.spec
         # Each piece once, in file order; neighbours together.
         pieces = np.stack([r.local[own], r.row[own], r.rows[own]], axis=1)

@@ -20,6 +20,7 @@ import numpy as np
 
 from hpcsamp.data.window import PAGE, SHARED_MEMORY, Window, shared_memory_free
 from hpcsamp.errors import UsageError
+from hpcsamp.serial import library, whole_job
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -90,8 +91,7 @@ def fit(node_comm: MPI.Comm, world: MPI.Comm, slot_bytes: int, slots: int, leads
     UsageError
         On every rank, if not even two slots fit somewhere.
     """
-    from mpi4py import MPI
-
+    MPI = library(world)  # noqa: N806
     each = node_comm.allreduce(slot_bytes if leads else 0)
     free = node_comm.bcast(shared_memory_free())
     fits = slots if each * slots <= free * 0.95 else int(free * 0.95 // each)
@@ -105,7 +105,7 @@ def fit(node_comm: MPI.Comm, world: MPI.Comm, slot_bytes: int, slots: int, leads
                 "choose a smaller data.batch or mount it larger"
             )
         error = UsageError(next(t for t in world.allgather(told) if t))
-        error.agreed = world.Get_size() == MPI.COMM_WORLD.Get_size()
+        error.agreed = whole_job(world)
         raise error
     return Room(fewest, each * fewest, free)
 

@@ -42,13 +42,13 @@ class Window:
     """
 
     def __init__(self, comm: MPI.Comm, size: int) -> None:
-        from mpi4py import MPI
-
         self._window: MPI.Win | None = None
         total = size + PAGE  # a window begins anywhere
         if comm.Get_size() == 1:
             raw = np.empty(total, np.uint8)
         else:
+            from mpi4py import MPI
+
             own = total if comm.Get_rank() == 0 else 0
             self._window = MPI.Win.Allocate_shared(own, 1, comm=comm)  # type: ignore[arg-type]
             self._window.Lock_all(MPI.MODE_NOCHECK)

@@ -6,6 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from hpcsamp import serial
 from hpcsamp.doctor.check import Check
 
 if TYPE_CHECKING:
@@ -16,18 +17,18 @@ LEVELS = ("SINGLE", "FUNNELED", "SERIALIZED", "MULTIPLE")
 
 def library(comm: MPI.Comm) -> Check:
     """Which MPI, and how many ranks; that the launcher agrees was seen when MPI started."""
-    from mpi4py import MPI
-
+    MPI = serial.library(comm)  # noqa: N806
     told = MPI.Get_library_version().strip("\0 \n").split("\n")[0].split(",")[0]
     size = comm.Get_size()
+    if MPI is serial:
+        return Check("MPI", "warning", told, "for several ranks: pip install 'hpcsamp[mpi]'")
     ranks = f"{size} ranks" if size > 1 else "1 rank (start me under mpirun to check more)"
     return Check("MPI", "ok", f"{told}, {ranks}")
 
 
 def thread_level(comm: MPI.Comm) -> Check:
     """Batches are prefetched in a thread that communicates."""
-    from mpi4py import MPI
-
+    MPI = serial.library(comm)  # noqa: N806
     level = MPI.Query_thread()
     if level < MPI.THREAD_MULTIPLE:
         return Check(
@@ -42,8 +43,8 @@ def thread_level(comm: MPI.Comm) -> Check:
 def allreduce(comm: MPI.Comm) -> Check:
     """A sum over all ranks is right; how long a small one takes."""
     import numpy as np
-    from mpi4py import MPI
 
+    MPI = serial.library(comm)  # noqa: N806
     rank, size = comm.Get_rank(), comm.Get_size()
     values, total = np.full(1 << 18, rank + 1.0), np.empty(1 << 18)  # 2 MiB
     comm.Allreduce(values, total)
@@ -65,8 +66,7 @@ def allreduce(comm: MPI.Comm) -> Check:
 
 def yielding(comm: MPI.Comm) -> Check:
     """Whether a waiting rank gives its core away (Open MPI)."""
-    from mpi4py import MPI
-
+    MPI = serial.library(comm)  # noqa: N806
     name, variable = "waiting ranks", "OMPI_MCA_mpi_yield_when_idle"
     if "Open MPI" not in MPI.Get_library_version():
         return Check(name, "ok", "not Open MPI: nothing to set")
@@ -86,6 +86,8 @@ def horovod(comm: MPI.Comm) -> Check:
     name = "Horovod"
     instead = "training uses mpi4py instead; to build it: source envs/local.sh"
     os.environ.setdefault("HOROVOD_LOG_LEVEL", "error")
+    if isinstance(comm, serial.Comm):
+        return Check(name, "ok", "not used by one process without MPI")
     try:
         import horovod
         import horovod.torch as hvd

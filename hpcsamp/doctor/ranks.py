@@ -54,10 +54,11 @@ class RankPlace:
 def here(comm: MPI.Comm) -> list[RankPlace]:
     """The places of all ranks, in order. Collective."""
     import torch
-    from mpi4py import MPI
 
     from hpcsamp.runtime import bind_device, limit_threads
+    from hpcsamp.serial import library
 
+    MPI = library(comm)  # noqa: N806
     node_comm = comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.Get_rank())
     threads = limit_threads(node_comm)
     device = bind_device("auto", node_comm.Get_rank())

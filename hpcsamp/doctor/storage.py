@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpcsamp import serial
 from hpcsamp.doctor.check import Check
 
 if TYPE_CHECKING:
@@ -33,11 +34,11 @@ SMALL_SHARED_MEMORY = 256 * 2**20
 def parallel_hdf5(comm: MPI.Comm) -> Check:
     """Ranks read a file together, each its own rows, and MPI-IO really did it collectively."""
     import h5py
-    from mpi4py import MPI
 
+    MPI = serial.library(comm)  # noqa: N806
     name = "parallel HDF5"
     told = f"h5py {h5py.__version__}, HDF5 {h5py.version.hdf5_version}"
-    parallel = bool(h5py.get_config().mpi)
+    parallel = bool(h5py.get_config().mpi) and MPI is not serial
     if not comm.allreduce(parallel, op=MPI.LAND):
         return Check(
             name,
@@ -139,9 +140,7 @@ def _actual_mode(transfer: h5py.h5p.PropDXID) -> int | None:
 def file_system() -> Check:
     """What the current folder lies on, and whether HDF5 would lock files there."""
     kind = file_system_of(Path.cwd(), Path("/proc/mounts"))
-    from mpi4py import MPI
-
-    name, version = MPI.get_vendor()
+    name, version = serial.running().get_vendor()
     return locking(kind, os.environ, f"{name} {version[0]}")
 
 

@@ -1,7 +1,7 @@
 """The grid of ranks: its axes, and where tensors live on it."""
 
 from hpcsamp.grid.agreement import together
-from hpcsamp.grid.axes import Axis, Topology, init
+from hpcsamp.grid.axes import Axis, Topology, init, one_process
 from hpcsamp.grid.plan import (
     AXES,
     AxisName,
@@ -20,6 +20,7 @@ __all__ = [
     "Over",
     "Topology",
     "init",
+    "one_process",
     "plan_grid",
     "share",
     "share_samples",

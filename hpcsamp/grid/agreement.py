@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hpcsamp.errors import HpcsampError
+from hpcsamp.serial import library, whole_job
 from hpcsamp.watchdog import Doing, here
 
 if TYPE_CHECKING:
@@ -25,8 +26,7 @@ def together(comm: MPI.Comm) -> Iterator[None]:
     HpcsampError
         On every rank, with the type and message of the lowest rank that failed.
     """
-    from mpi4py import MPI
-
+    MPI = library(comm)  # noqa: N806
     error: BaseException | None = None
     try:
         yield
@@ -45,5 +45,5 @@ def together(comm: MPI.Comm) -> Iterator[None]:
         told = None
     kind, message = comm.bcast(told, root=first)
     agreed = kind(message)
-    agreed.agreed = comm.Get_size() == MPI.COMM_WORLD.Get_size()
+    agreed.agreed = whole_job(comm)
     raise agreed from error

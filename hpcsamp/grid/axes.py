@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hpcsamp import serial
 from hpcsamp.errors import UsageError
 from hpcsamp.grid.agreement import together
 from hpcsamp.grid.plan import AXES, AxisName, Grid, plan_grid, share_samples
@@ -141,7 +142,7 @@ def init(
     samples, model
         What the sample axis spans, and the size of the model axis, see :func:`plan_grid`.
     comm
-        The ranks to use (default ``MPI.COMM_WORLD``).
+        The ranks to use (default ``MPI.COMM_WORLD``; without mpi4py this process alone).
     device
         ``"auto"`` (a GPU if this process sees one), ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
 
@@ -159,7 +160,7 @@ def init(
     )
 
     install_excepthook()
-    MPI = mpi()  # noqa: N806
+    MPI = serial if isinstance(comm, serial.Comm) else mpi()  # noqa: N806
     world = (comm or MPI.COMM_WORLD).Dup()
     node_comm = world.Split_type(MPI.COMM_TYPE_SHARED, key=world.Get_rank())
     # A name per shared-memory domain: two such domains on one host are two nodes.
@@ -178,6 +179,23 @@ def init(
     reuse_freed_memory()
     data, sample, model_axis = (Axis(name, _split(world, grid, name)) for name in AXES)
     return Topology(grid, world, node_comm, (data, sample, model_axis), chosen)
+
+
+def one_process(device: str = "auto") -> Topology:
+    """The grid of this process alone, without MPI and without a change to the process.
+
+    Raises
+    ------
+    UsageError
+        If a GPU is asked for that this process does not see.
+    """
+    from hpcsamp.runtime import bind_device
+
+    chosen = bind_device(device, 0)
+    comm = serial.COMM_SELF
+    data, sample, model = (Axis(name, comm) for name in AXES)
+    grid = plan_grid([serial.Get_processor_name()], "node", 1)
+    return Topology(grid, comm, comm, (data, sample, model), chosen)
 
 
 def _split(world: MPI.Comm, grid: Grid, axis: AxisName) -> MPI.Comm:

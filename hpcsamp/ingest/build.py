@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpcsamp import serial
 from hpcsamp.data.manifest import (
     NAME,
     SCHEMA,
@@ -90,9 +91,7 @@ def build(
         If an item is not usable (NaN, label out of range) or cannot be read or written. Nothing is
         left behind.
     """
-    from mpi4py import MPI
-
-    comm = comm or MPI.COMM_SELF
+    comm = comm or serial.COMM_SELF
     target = Path(out)
     folder = target.parent / f".{target.name}.partial"
     shards = plan_shards(source, shard_bytes)

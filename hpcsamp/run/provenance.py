@@ -14,6 +14,7 @@ import hpcsamp
 from hpcsamp import launcher
 from hpcsamp.grid import Topology
 from hpcsamp.provenance import git_state, modules, packages
+from hpcsamp.serial import library
 
 
 def collect(topology: Topology, seed: int) -> dict[str, Any]:
@@ -26,8 +27,7 @@ def collect(topology: Topology, seed: int) -> dict[str, Any]:
         hpcsamp checkout, None for an installed package), ``packages``, ``mpi``, ``hdf5``,
         ``launcher``, ``modules``, ``hosts``, ``grid``.
     """
-    from mpi4py import MPI
-
+    MPI = library(topology.world)  # noqa: N806
     hosts = topology.world.allgather(platform.node())
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

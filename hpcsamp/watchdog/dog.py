@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from hpcsamp.errors import HpcsampError
+from hpcsamp.serial import library
 from hpcsamp.watchdog import stall
 from hpcsamp.watchdog.signs import Signs
 from hpcsamp.watchdog.table import Table
@@ -50,8 +51,7 @@ class Watchdog:
         self._ended = threading.Event()
 
     def __enter__(self) -> Watchdog:
-        from mpi4py import MPI
-
+        MPI = library(self._whole)  # noqa: N806
         here.live_in(None)
         if not self.seconds:
             return self
@@ -134,8 +134,6 @@ class Watchdog:
         stall.end(message, self.file, told, self._abort)
 
     def _abort(self) -> None:
-        from mpi4py import MPI
-
         if self._messages:
-            MPI.COMM_WORLD.Abort(1)
+            library(self._whole).COMM_WORLD.Abort(1)
         os._exit(1)  # its launcher ends the others

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hpcsamp.serial import library
 from hpcsamp.watchdog.whereabouts import BEAT, COLUMNS
 
 if TYPE_CHECKING:
@@ -46,10 +47,9 @@ class Table:
     """
 
     def __init__(self, comm: MPI.Comm, messages: bool) -> None:
-        from mpi4py import MPI
-
+        mpi = library(comm)
         self._comm, self._rank = comm, comm.Get_rank()
-        node = comm.Split_type(MPI.COMM_TYPE_SHARED, key=self._rank)
+        node = comm.Split_type(mpi.COMM_TYPE_SHARED, key=self._rank)
         self._map = _shared(node)
         self._near = node.allgather(self._rank) if self._map is not None else [self._rank]
         node.Free()
@@ -110,8 +110,7 @@ class Table:
 
 def _shared(node: MPI.Comm) -> mmap.mmap | None:
     """Memory for a row of each rank of a node; None if they cannot share any. Collective."""
-    from mpi4py import MPI
-
+    MPI = library(node)  # noqa: N806
     name, found = "", None
     size = node.Get_size() * ROW
     if node.Get_rank() == 0:
