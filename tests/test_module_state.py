@@ -71,6 +71,44 @@ def test_all_of_a_modules_state_is_in_that_of_its_method(name):
         b.load_state_dict({n: v for n, v in kept.items() if n != missing})
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_extra_state_is_kept_of_each_member(name):
+    class Extra(nn.Sequential):
+        def get_extra_state(self):
+            return {"seen": self.seen, "range": torch.arange(2.0)}
+
+        def set_extra_state(self, state):
+            self.seen = state["seen"] if state["range"][1] == 1 else "torn"
+
+    def made(first):
+        nets = [Extra(nn.Linear(3, 3), nn.Dropout(0.0), nn.Linear(3, 2)) for _ in range(2)]
+        for s, net in enumerate(nets):
+            net.seen = first + s
+        drop = {"rate": 0.0} if name == "mc_dropout" else {}
+        return METHODS[name].create(lambda s: nets[s or 0], 2, range(2), **drop)
+
+    a, b = made(3), made(7)
+    b.load_state_dict(a.state_dict())
+    assert [net.seen for net in b.networks] == [net.seen for net in a.networks]
+    a.networks[0].seen = object()
+    if name != "mc_dropout":
+        with pytest.raises(UsageError, match="Extra has an extra state that no checkpoint can"):
+            a.state_dict()
+
+
+def test_members_of_one_module_have_buffers_of_their_own():
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2).eval())
+    method = Ensemble(net, 3)
+    kept = {k: v.clone() for k, v in method.state_dict().items()}
+    kept["constants.1.running_mean"] = torch.arange(6.0).view(3, 2)
+    method.load_state_dict(kept)
+    assert torch.equal(method.state_dict()["constants.1.running_mean"][1], torch.tensor([2.0, 3]))
+    with method.predicting():
+        y = method(X, samples=range(3))
+    assert torch.allclose(y[0] - y[2], torch.full((4, 2), 4.0), atol=1e-3)
+
+
 @pytest.mark.parametrize("passes", [1, 2])
 def test_members_are_evaluated_with_frozen_parameters_and_buffers_of_their_own(passes):
     networks = [build(s) for s in range(3)]

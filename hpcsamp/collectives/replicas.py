@@ -54,7 +54,7 @@ def make_alike(
     facts |= {f"frozen {n!r}": not p.requires_grad for n, p in method.named_parameters()}
     forms = {f"shape of {name!r}": _form(x) for name, x in held.items()}
     states = _states(optimizer.state_dict()["state"], "optimizer.state")
-    of_replicas = [(forms, over), (states, updates.replicas)]
+    of_replicas = [({**forms, **method.attributes()}, over), (states, updates.replicas)]
     compare_all(facts, of_replicas, collectives, trouble)
     for x in held.values():
         collectives.copy_first_(x, over)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
@@ -23,6 +23,9 @@ from hpcsamp.errors import CheckpointError, UsageError
 from hpcsamp.grid.axes import Topology
 from hpcsamp.grid.gathering import gather_rows
 from hpcsamp.grid.plan import AxisName, Over, share
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class Replicated:
         own = topology.axis(self.axis)
         if any(a.rank for a in topology.axes if a is not own):
             return None  # others have the same
-        return _each(table, lambda x: gather_rows(x, own.comm))
+        return _each(table, lambda x: gather_rows(x, own.comm), lambda x: _joined(x, own.comm))
 
     def _part(self, whole: Tensor) -> Tensor:
         own = self.own(len(whole))
@@ -168,14 +171,28 @@ class Shard(Replicated):
         return super()._part(whole.reshape(-1))
 
 
+class RowList(list[Any]):
+    """One thing that is no tensor for each of the rows that a rank holds."""
+
+
 #: Of what every rank holds.
 REPLICATED = Replicated()
 
 
-def _each(table: Any, change: Callable[[Tensor], Any]) -> Any:
+def _joined(rows: RowList, comm: MPI.Comm) -> list[Any] | None:
+    """Those of all ranks on rank 0. Collective."""
+    everyone = comm.gather(list(rows))
+    return None if everyone is None else [row for rows in everyone for row in rows]
+
+
+def _each(
+    table: Any, change: Callable[[Tensor], Any], join: Callable[[RowList], Any] = RowList
+) -> Any:
     """The same tables with their tensors changed, but for those without axes."""
     if isinstance(table, Mapping):
-        return {k: _each(v, change) for k, v in table.items()}
+        return {k: _each(v, change, join) for k, v in table.items()}
+    if isinstance(table, RowList):
+        return join(table)
     if isinstance(table, list):
-        return [_each(v, change) for v in table]
+        return [_each(v, change, join) for v in table]
     return change(table) if isinstance(table, Tensor) and table.dim() > 0 else table

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, Self
 
@@ -16,13 +15,13 @@ from hpcsamp.errors import UsageError
 from hpcsamp.grid import share
 from hpcsamp.grid.placement import REPLICATED, Replicated
 from hpcsamp.methods.accumulate import Accumulator
+from hpcsamp.methods.holding import Holding
 from hpcsamp.methods.observe import Observer
-from hpcsamp.methods.passing import Passing
 from hpcsamp.weights import Caller, Place, inputs_of, refusals
 from hpcsamp.weights.calling import Outputs
 
 
-class Method(Passing):
+class Method(Holding):
     """A module as S functions, one per weight sample.
 
         outputs = method(x, samples=range(4, 8), step=t)      # (4, B, ...)
@@ -100,11 +99,6 @@ class Method(Passing):
         self._in_prediction = False
         self._in_trial = False
         self._observer = Observer()
-
-    @property
-    def networks(self) -> Sequence[nn.Module]:
-        """The wrapped modules: one, or one for each of this rank's members."""
-        return ()
 
     def network_of(self, sample: int) -> nn.Module | None:
         """The wrapped module that evaluates a sample; None if there is none."""
@@ -258,56 +252,6 @@ class Method(Passing):
     def named_variational(self) -> Iterator[tuple[str, Tensor]]:
         """Every trained tensor in the shape and under the name of its layer."""
 
-    def constants(self) -> dict[str, Tensor]:
-        """Frozen parameters and buffers of the wrapped module by name, as it holds them.
-
-        What is registered with the method itself is not among them.
-        """
-        return {}
-
-    def held(self) -> dict[str, Tensor]:
-        """Every tensor that the outputs depend on, by name.
-
-        These are what is trained, what the method keeps, and the constants of the module. Replicas
-        have the same names in the same order and must have the same values; a tensor may be written
-        to in place.
-        """
-        own = itertools.chain(self.named_parameters(), self.named_buffers())
-        constants = {f"constants.{name}": value for name, value in self.constants().items()}
-        return {name: value.detach() for name, value in own} | constants
-
-    def constants_to_keep(self) -> dict[str, Tensor]:
-        """The constants for checkpoints, not copied; members first, where there are members."""
-        return self.constants()
-
-    def take_constants(self, kept: Mapping[str, Tensor]) -> None:
-        """Give the module the constants of a checkpoint."""
-        for name, value in self.constants().items():
-            value.copy_(kept[name])
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        for name, value in self.constants_to_keep().items():
-            destination[f"{prefix}constants.{name}"] = value
-
-    def _load_from_state_dict(
-        self, state_dict: Any, prefix: str, metadata: Any, strict: bool, missing_keys: list[str],
-        *others: Any,
-    ) -> None:  # fmt: skip
-        start = f"{prefix}constants."
-        keys = [key for key in state_dict if key.startswith(start)]
-        kept = {key.removeprefix(start): state_dict.pop(key) for key in keys}
-        missing = [name for name in self.constants_to_keep() if name not in kept]
-        missing_keys += [start + name for name in missing]
-        if not missing:
-            self.take_constants(kept)
-        arguments = (state_dict, prefix, metadata, strict, missing_keys, *others)
-        super()._load_from_state_dict(*arguments)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Move or convert; a complex tensor stays complex."""
-        return super()._apply(in_parts(fn), recurse)
-
     @contextmanager
     def accumulating(self) -> Iterator[Accumulator]:
         """Within the block, gradients of one chunk after the other are summed by what is returned.
@@ -420,14 +364,3 @@ class Method(Passing):
             self._in_prediction = before
             for part, mode in zip(parts, modes, strict=True):
                 part.training = mode  # each its own: a layer may be in evaluation mode for good
-
-
-def in_parts(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A conversion that is applied to real and imaginary parts, where torch drops the latter."""
-
-    def converted(t: Tensor) -> Tensor:
-        if not t.is_complex():
-            return fn(t)
-        return torch.view_as_complex(fn(torch.view_as_real(t.detach().resolve_conj())))
-
-    return converted

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import share
-from hpcsamp.grid.placement import Rows
+from hpcsamp.grid.placement import RowList, Rows
 from hpcsamp.methods.accumulate import Accumulator
+from hpcsamp.methods.copies import apart
 from hpcsamp.methods.showing import Showing
 from hpcsamp.methods.traces import Traces
 from hpcsamp.weights import Place, PlainVariables, Variables
+from hpcsamp.weights.extra import extra_of, put_extra
 
 
 class Members(Showing):
@@ -31,8 +33,8 @@ class Members(Showing):
     Parameters
     ----------
     network
-        ``network(s)`` is a module with the initial weights of member ``s``; a single module serves
-        where all members start from the same weights.
+        ``network(s)`` is a module with the initial weights of member ``s``; of a single module each
+        member has a copy, for methods whose members come apart by themselves.
     samples
         ``S`` over the sample group.
     own
@@ -71,7 +73,7 @@ class Members(Showing):
             raise UsageError(f"method.prior_std = {prior_std} must be greater than 0")
         members = range(samples) if own is None else own
         make = (lambda _: network) if isinstance(network, nn.Module) else network
-        variables = [PlainVariables(make(s)) for s in members]
+        variables = [PlainVariables(module) for module in apart(make, members)]
         super().__init__(variables, seed, samples_per_pass, autocast)
         self.samples = samples
         self.members = members
@@ -258,6 +260,20 @@ class Members(Showing):
         for row, variables in enumerate(self._variables):
             for name, value in variables.constants().items():
                 value.copy_(kept[name][row])
+
+    def extra_to_keep(self) -> dict[str, Any]:
+        """See :meth:`Method.extra_to_keep`; a list of the members' for each submodule."""
+        own = [extra_of(variables.module) for variables in self._variables]
+        return {name: RowList(extra[name] for extra in own) for name in own[0]}
+
+    def take_extra(self, kept: Mapping[str, Any]) -> None:
+        """Give each member its own, see :meth:`Method.take_extra`."""
+        for row, variables in enumerate(self._variables):
+            own = {
+                name: states[self.members[row] if len(states) == self.samples else row]
+                for name, states in kept.items()
+            }
+            put_extra(variables.module, own)
 
     def _link(self) -> None:
         # a module that all members share shows the first one's

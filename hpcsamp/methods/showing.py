@@ -10,8 +10,10 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from hpcsamp.methods.base import Method, in_parts
+from hpcsamp.methods.base import Method
+from hpcsamp.methods.holding import in_parts
 from hpcsamp.weights import Caller, Place, Variables, evaluate
+from hpcsamp.weights.extra import extra_of, put_extra
 
 
 class Showing(Method):
@@ -58,6 +60,14 @@ class Showing(Method):
     def constants(self) -> dict[str, Tensor]:
         """See :meth:`Method.constants`."""
         return self.variables.constants()
+
+    def extra_to_keep(self) -> dict[str, Any]:
+        """See :meth:`Method.extra_to_keep`."""
+        return dict(extra_of(self.variables.module))
+
+    def take_extra(self, kept: Mapping[str, Any]) -> None:
+        """See :meth:`Method.take_extra`."""
+        put_extra(self.variables.module, kept)
 
     def _run(
         self,

@@ -47,6 +47,7 @@ class Traces:
         self.writes: dict[Place, int] = {}
         self._undo: list[Callable[[], None]] = []
         self._met: set[int] = set()
+        self._numbers: set[Place] = set()
         for name, part in module.named_modules():
             self._met.add(id(part))
             self._module(name, "", part)
@@ -76,6 +77,10 @@ class Traces:
         """What is held beside parameters and buffers."""
         return {place: value for place, value in self.values.items() if place not in self.writes}
 
+    def numbers(self) -> dict[Place, Any]:
+        """What is held beside parameters and buffers of numbers, tensors and arrays."""
+        return {place: v for place, v in self.plain().items() if place in self._numbers}
+
     def put_back(self) -> None:
         """Give the module back what it held, but for values of parameters."""
         for undo in self._undo:
@@ -99,6 +104,8 @@ class Traces:
     def _value(self, place: Place, value: Any, depth: int) -> None:
         if value is None or isinstance(value, PLAIN):
             self.values[place] = None if value is None else repr(value)
+            if isinstance(value, (bool, int, float, complex)):
+                self._numbers.add(place)
         elif (
             id(value) not in self._met
             and depth > 0
@@ -118,6 +125,7 @@ class Traces:
 
     def _array(self, place: Place, value: Tensor | np.ndarray) -> None:
         content = self.values[place] = content_of(value)
+        self._numbers.add(place)
         if content == UNKNOWN or isinstance(value, nn.Parameter):
             return  # a copy of all parameters would cost too much; they have a check of their own
         copy: Any = value.detach().clone() if isinstance(value, Tensor) else value.copy()

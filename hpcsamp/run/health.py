@@ -22,7 +22,7 @@ def check_replicas(method: Method, topology: Topology) -> None:
     DivergedError
         Naming the first rank that differs from the first of its kind, and in what, on all ranks.
     """
-    held = method.held()
+    held = method.held() | method.extra_as_tensors()
     own = hashlib.sha256()
     _add_to_hash(own, held)
     column = method.placement.column(topology)

@@ -1,0 +1,117 @@
+"""What a method and its modules hold: for checkpoints, for comparison, and when it is moved."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpcsamp.methods.passing import Passing
+from hpcsamp.methods.traces import Traces, content_of
+
+
+class Holding(Passing):
+    """A method with wrapped modules, whose constants are kept with its own parameters."""
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        """The wrapped modules: one, or one for each of this rank's members."""
+        return ()
+
+    def constants(self) -> dict[str, Tensor]:
+        """Frozen parameters and buffers of the wrapped module by name, as it holds them.
+
+        What is registered with the method itself is not among them.
+        """
+        return {}
+
+    def held(self) -> dict[str, Tensor]:
+        """Every tensor that the outputs depend on, by name.
+
+        These are what is trained, what the method keeps, and the constants of the module. Replicas
+        have the same names in the same order and must have the same values; a tensor may be written
+        to in place.
+        """
+        own = itertools.chain(self.named_parameters(), self.named_buffers())
+        constants = {f"constants.{name}": value for name, value in self.constants().items()}
+        return {name: value.detach() for name, value in own} | constants
+
+    def constants_to_keep(self) -> dict[str, Tensor]:
+        """The constants for checkpoints, not copied; members first, where there are members."""
+        return self.constants()
+
+    def take_constants(self, kept: Mapping[str, Tensor]) -> None:
+        """Give the module the constants of a checkpoint."""
+        for name, value in self.constants().items():
+            value.copy_(kept[name])
+
+    def extra_to_keep(self) -> dict[str, Any]:
+        """What submodules keep beside tensors (``get_extra_state``), by the submodule's name.
+
+        Only of modules that are not registered with the method, whose state torch keeps.
+        """
+        return {}
+
+    def take_extra(self, kept: Mapping[str, Any]) -> None:
+        """Give the submodules their extra state of a checkpoint."""
+
+    def extra_as_tensors(self) -> dict[str, Tensor]:
+        """The same as bytes, to be compared."""
+        found = {}
+        for name, kept in self.extra_to_keep().items():
+            for row, text in enumerate([kept] if isinstance(kept, str) else kept):
+                content = torch.frombuffer(bytearray(text, "ascii"), dtype=torch.uint8)
+                found[f"extra.{name}.{row}"] = content
+        return found
+
+    def attributes(self) -> dict[str, Any]:
+        """Numbers and arrays that are attributes of the modules, no buffers, by where they are.
+
+        They are in no checkpoint, and replicas must have the same ones from the beginning.
+        """
+        found: dict[str, Any] = {}
+        for i, network in enumerate(self.networks):
+            for (name, key), value in Traces(network).numbers().items():
+                found[f"attribute {key!r} of {name or 'the network'} ({i})"] = value
+        found |= {n: content_of(x) for n, x in self.extra_as_tensors().items()}
+        return found
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, value in self.constants_to_keep().items():
+            destination[f"{prefix}constants.{name}"] = value
+        if extra := self.extra_to_keep():
+            destination[f"{prefix}extra"] = extra
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, metadata: Any, strict: bool, missing_keys: list[str],
+        *others: Any,
+    ) -> None:  # fmt: skip
+        start = f"{prefix}constants."
+        keys = [key for key in state_dict if key.startswith(start)]
+        kept = {key.removeprefix(start): state_dict.pop(key) for key in keys}
+        missing = [name for name in self.constants_to_keep() if name not in kept]
+        missing_keys += [start + name for name in missing]
+        if not missing:
+            self.take_constants(kept)
+        self.take_extra(state_dict.pop(f"{prefix}extra", {}))
+        arguments = (state_dict, prefix, metadata, strict, missing_keys, *others)
+        super()._load_from_state_dict(*arguments)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Move or convert; a complex tensor stays complex."""
+        return super()._apply(in_parts(fn), recurse)
+
+
+def in_parts(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A conversion that is applied to real and imaginary parts, where torch drops the latter."""
+
+    def converted(t: Tensor) -> Tensor:
+        if not t.is_complex():
+            return fn(t)
+        return torch.view_as_complex(fn(torch.view_as_real(t.detach().resolve_conj())))
+
+    return converted
