@@ -281,6 +281,29 @@ def differences_of_members_are_named():
 
 
 @case
+def members_on_several_ranks_that_would_become_one_network_are_refused():
+    def start(seed):
+        method = Ensemble(lambda s: Net(seed(s)), 4, TOPOLOGY.samples(4))
+        optimizer = distribute(sgd(method), C, method)
+        take(method, optimizer, ELBO(ExpectedNLL(Categorical()), 12, C))
+
+    start(lambda s: s)
+    refused("the 4 members of Ensemble start from equal weights", lambda: start(lambda _: 1))
+
+
+@case
+def attributes_that_are_no_buffers_are_compared():
+    def start(value):
+        net = Net(1)
+        net.head.offset = value
+        begin(C, MeanField(net))
+
+    start(torch.ones(3))
+    for value in (torch.ones(3) + RANK, 0.5 + RANK):
+        refused("attribute 'offset' of head", lambda value=value: start(value))
+
+
+@case
 def differences_that_come_later_are_named():
     def lr(method, optimizer, loss):
         optimizer.param_groups[0]["lr"] *= 1 + RANK

@@ -9,7 +9,7 @@ from torch import nn
 from hpcsamp import losses
 from hpcsamp.collectives import Alone, distribute
 from hpcsamp.errors import UsageError
-from hpcsamp.methods import Ensemble
+from hpcsamp.methods import SWAG, Ensemble
 
 N, NOISE, PRIOR = 12, 0.5, 0.7
 
@@ -87,6 +87,23 @@ def test_no_member_knows_of_another():
     three = trained(steps=5, samples=3, samples_per_pass=1).weights.detach()
     assert torch.allclose(five[:3], three, rtol=1e-13, atol=0)
     assert min((five[i] - five[j]).norm() for i in range(5) for j in range(i)) > 1e-3
+
+
+def test_members_that_would_become_one_network_are_refused():
+    x, y = data()
+
+    def step(method):
+        optimizer = distribute(torch.optim.SGD(method.parameters(), 0.1), Alone(), method)
+        loss = losses.ELBO(losses.ExpectedNLL(losses.Gaussian(NOISE)), N)
+        loss(method, x, y, samples=3).backward()
+        optimizer.step()
+
+    for kind in (Ensemble, SWAG):
+        for first in (linear(1), lambda _: linear(1)):
+            with pytest.raises(UsageError, match=rf"3 members of {kind.__name__} start from equal"):
+                step(kind(first, 3))
+    step(Ensemble(linear(1), 3, prior_std=PRIOR, anchored=True))
+    step(Ensemble(linear, 3))
 
 
 def test_anchors_need_a_prior():

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hpcsamp.collectives.apart import Apart
 from hpcsamp.collectives.base import Collectives
 from hpcsamp.collectives.flat import FlatGradient
 from hpcsamp.collectives.replicas import Replicas
@@ -42,6 +43,7 @@ class Exchange:
         self.replicas = Replicas(
             self.gradient.parameters, method, optimizer, collectives, compare_every
         )
+        self.apart = Apart(method, collectives)
         self.zero()
         hooks: list[Any] = []
         for p in self.gradient.parameters:
@@ -113,6 +115,7 @@ class Exchange:
         if self.method.step % self.compare_every == 0:
             self._broken |= self.replicas.compare(trouble, self._mine_broken) > 0
         self.updates.reduce(self.gradient)
+        self.apart.check(self.gradient)
         if (scale := self.method.gradient_scale) != 1:
             flat.mul_(scale)
         if self._held is not None:

@@ -1,0 +1,72 @@
+"""Refuse to train members that start equal and learn the same: one network, S times."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from hpcsamp.collectives.base import Collectives
+from hpcsamp.collectives.flat import FlatGradient
+from hpcsamp.collectives.sameness import agreed, hash_of
+from hpcsamp.errors import UsageError
+from hpcsamp.grid.placement import Rows
+from hpcsamp.methods.base import Method
+
+
+class Apart:
+    """Compares the members of a method at the start, and once their first gradients.
+
+    Collective over the sample group, as is :meth:`check`.
+
+    Parameters
+    ----------
+    method, collectives
+        Any method; one whose samples have no weights of their own, or noise, has nothing to check.
+    """
+
+    def __init__(self, method: Method, collectives: Collectives) -> None:
+        self.method, self.collectives = method, collectives
+        placement = method.placement
+        self._equal = False
+        if not isinstance(placement, Rows) or placement.total == 1 or method.trains_with_noise:
+            return
+        held = {**method.constants_to_keep(), **dict(method.named_variational())}
+        own = {
+            tuple(hash_of(value[row].reshape(-1)) for value in held.values())
+            for row in range(len(placement.held))
+        }
+        everyone = collectives.tell(own, "sample")
+        self._equal = len(set().union(*everyone)) == 1
+
+    def check(self, gradient: FlatGradient) -> None:
+        """Compare the first gradients of members that started equal.
+
+        Raises
+        ------
+        UsageError
+            If they are equal, too; on all ranks.
+        """
+        if not self._equal:
+            return
+        self._equal = False
+        views = [p.grad.double().flatten(1) for p in gradient.parameters if p.grad is not None]
+        rows = torch.cat(views, dim=1)
+        mixed = torch.arange(rows.shape[1], device=rows.device).double().cos()
+        own = list(zip(rows.norm(dim=1).tolist(), (rows @ mixed).tolist(), strict=True))
+        found = [pair for pairs in self.collectives.tell(own, "sample") for pair in pairs]
+        size = max(norm for norm, _ in found)
+        limit = size * math.sqrt(torch.finfo(gradient.flat.dtype).eps)
+        spread = max(max(column) - min(column) for column in zip(*found, strict=True))
+        if spread > limit:
+            return
+        name = type(self.method).__name__
+        raise agreed(
+            UsageError(
+                f"the {len(found)} members of {name} start from equal weights and have equal "
+                f"gradients, so that all of them would become the same network; give each initial "
+                f"weights of its own, {name}(lambda s: network_of_member(s), ...)"
+                f"{', or prior_std and anchored=True' * hasattr(self.method, 'anchors')}"
+            ),
+            self.collectives,
+        )
