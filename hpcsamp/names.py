@@ -77,6 +77,8 @@ TRANSPORTS = Registry(
     words=("auto",),
 )
 
+CALLBACKS = Registry("training.callbacks", {}, base="hpcsamp.training.callbacks:Callback")
+
 SETS = Registry(  # what hpcsamp ingest reads
     "ingest",
     {

@@ -180,14 +180,14 @@ def test_a_run_folder_with_former_keys_is_read(tmp_path):
 
 #: Of every key that is not marked, another value makes another run.
 FREE = {
-    "data": {"path", "reader", "verify", "slots"},
+    "data": {"path", "reader", "verify", "slots", "accumulate"},
     "method": {"samples_per_pass", "strategy"},
     "loss": {"memory"},
     "optimizer": {"sharded"},
     "parallel": {"samples", "collectives", "device"},
     "training": {
         "steps", "evaluate_every", "checkpoint_every", "keep", "log_every", "memory_check",
-        "time_limit", "time_margin", "stall",
+        "time_limit", "time_margin", "stall", "patience", "min_delta", "callbacks",
     },
     "evaluation": {"samples", "batch", "bins", "samples_per_pass"},
 }  # fmt: skip

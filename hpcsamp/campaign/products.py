@@ -85,7 +85,7 @@ def _check_summary(path: Path, content: dict[str, Any]) -> None:
     steps, planned = content.get("steps"), content.get("planned_steps")
     if not isinstance(steps, int) or steps < 1:
         raise DataError(f"{path} is damaged: steps = {steps}")
-    if planned is not None and steps != planned:
+    if planned is not None and steps != planned and not content.get("ended"):
         raise DataError(f"{path} says {steps} of {planned} steps: the run is not finished")
     if not re.fullmatch(r"[0-9a-f]{64}", str(content.get("parameters_sha256"))):
         raise DataError(f"{path} is damaged: it holds no hash of the parameters")

@@ -97,6 +97,11 @@ def check(table: Mapping[str, Any], source: str = "configuration") -> RunConfig:
     best, task = config.training.best, config.task
     if best != "nll" and (best == "accuracy") != (task == "classification"):
         raise UsageError(f'{source}: training.best = "{best}" is no metric of task = "{task}"')
+    if config.training.min_delta and config.training.patience is None:
+        raise UsageError(
+            f"{source}: training.min_delta = {config.training.min_delta} says what counts as an "
+            f"improvement for training.patience, which is not given"
+        )
     return config
 
 

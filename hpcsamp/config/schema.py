@@ -299,6 +299,25 @@ class TrainingSection(Section):
         description="the metric of the validation items that decides which state is best.pt; rmse "
         "in place of nll where the loss leaves samples alone, which have no density",
     )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        le=MOST,
+        description="evaluations without improvement of that metric after which the run ends",
+        json_schema_extra=RESULTS,
+    )
+    min_delta: float = Field(
+        0.0,
+        ge=0,
+        description="by how much the metric must be better to count as improved, in its units",
+        json_schema_extra=RESULTS,
+    )
+    callbacks: list[str | dict[str, Any]] = Field(
+        default_factory=list,
+        description="code of your own that is called in the course of a run: package.module:Class, "
+        'or {name = "package.module:Class", argument = ...}',
+        json_schema_extra=RESULTS,
+    )
     memory_check: Literal["refuse", "warn", "off"] = Field(
         "refuse",
         description="a run whose step needs more memory than the machine has",

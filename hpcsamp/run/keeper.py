@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from hpcsamp.errors import CheckpointError
 from hpcsamp.grid import Topology, together
@@ -17,6 +17,16 @@ from hpcsamp.run.folder import RunFolder
 from hpcsamp.run.optimisation import Optimisation
 from hpcsamp.streams.noise import form
 from hpcsamp.watchdog import Phase, here
+
+
+class Stateful(Protocol):
+    """What has a state to be kept."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tables, lists, tensors, numbers and strings."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
 
 
 class Keeper:
@@ -36,14 +46,19 @@ class Keeper:
         Its uid: parameters are those of one dataset.
     saving
         Makes a context in which no signal interrupts the writing of a checkpoint.
+    callbacks
+        What else has a state.
 
     Attributes
     ----------
     saved
         Step of the newest checkpoint, -1 if there is none. Known, not looked up: a shared file
         system shows ranks the folder as it was at different times.
-    best
-        Score of the best evaluation so far; less is better.
+    best, best_step
+        Score of the best evaluation so far, of which less is better, and its step.
+    told
+        Step whose evaluation schedule and callbacks have been told of; one that is done again when
+        a run goes on is not told twice.
     """
 
     def __init__(
@@ -54,6 +69,7 @@ class Keeper:
         topology: Topology,
         dataset: str,
         saving: Callable[[], AbstractContextManager[object]],
+        callbacks: Stateful,
     ) -> None:
         self.folder = folder
         self.config = run.config
@@ -64,8 +80,11 @@ class Keeper:
         self.topology = topology
         self.dataset = dataset
         self.saving = saving
+        self.callbacks = callbacks
         self.saved = -1
         self.best = math.inf
+        self.best_step = -1
+        self.told = -1
 
     def claim(self, stack: ExitStack, resume: bool) -> int:
         """Make the folder this run's until the stack is closed.
@@ -133,9 +152,10 @@ class Keeper:
                 noise.check(path, content, form(self.topology.device))
             self._load(content["method"], content["optimizer"])
             chosen.take(content, self.method, self.topology)
-            if self.schedule is not None:
-                self.schedule.load_state_dict(content["schedule"])
-            self.best = content["best"]
+            self.schedule.load_state_dict(content["schedule"])
+            self.told = content.get("told", -1)
+            self.callbacks.load_state_dict(content.get("callbacks", {}))
+            self.best, self.best_step = content["best"], content.get("best_step", -1)
             self.method.step = self.saved = content["step"]
             if self.topology.is_root:
                 for newer, reason in damaged.items():
@@ -160,7 +180,7 @@ class Keeper:
     def keep_best(self, score: float) -> None:
         """Keep this step's state apart if its score is the least so far."""
         if score < self.best:
-            self.best = score
+            self.best, self.best_step = score, self.method.step
             self._save(self.folder.checkpoints / "best.pt")
 
     def _load(self, method: dict[str, Any], optimizer: dict[str, Any]) -> None:
@@ -177,6 +197,7 @@ class Keeper:
         return {
             "step": self.method.step,
             "best": self.best,
+            "best_step": self.best_step,
             "config": resolve.table_of(self.config),
             "dataset": self.dataset,
             "run": self.folder.run,
@@ -184,7 +205,9 @@ class Keeper:
             "noise": form(self.topology.device),
             "passes": chosen.kept(self.method, self.topology),
             "optimizer": optimizer,
-            "schedule": self.schedule.state_dict() if self.schedule else None,
+            "schedule": self.schedule.state_dict(),
+            "told": self.told,
+            "callbacks": self.callbacks.state_dict(),
         }
 
     def _save(self, path: Path) -> None:

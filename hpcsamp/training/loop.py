@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,7 @@ from hpcsamp import collectives as exchange
 from hpcsamp.config import RunConfig, seconds
 from hpcsamp.data import Batch, Dataset
 from hpcsamp.data.staged import staged
+from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology, together
 from hpcsamp.losses import Parts
 from hpcsamp.planning import memory, network_memory
@@ -27,7 +28,9 @@ from hpcsamp.run.optimisation import Optimisation
 from hpcsamp.run.resolve import resolved
 from hpcsamp.training import heap, preemption, summary
 from hpcsamp.training.agreement import Agreement
+from hpcsamp.training.callbacks import Callback, Callbacks, Moment, callbacks_of
 from hpcsamp.training.feed import Feed
+from hpcsamp.training.patience import Patience
 from hpcsamp.training.progress import Reporter
 from hpcsamp.training.validation import Validation
 from hpcsamp.watchdog import Phase, here
@@ -59,6 +62,8 @@ class Trainer:
         Go on from the newest checkpoint, if there is one.
     quiet
         Whether nothing is printed on the way.
+    callbacks
+        Beside those of the configuration, after which they are called.
 
     Attributes
     ----------
@@ -68,6 +73,8 @@ class Trainer:
         Of the whole run; of an epoch; before this start.
     times
         Seconds of each step since this start.
+    ended
+        Why the run ended before its last step; empty if it did not.
     """
 
     def __init__(
@@ -78,6 +85,7 @@ class Trainer:
         resume: bool = False,
         *,
         quiet: bool = False,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         world = topology.world
         with together(world):
@@ -85,6 +93,7 @@ class Trainer:
         self.topology = topology
         self.folder = RunFolder(output)
         self.times: list[float] = []
+        self.ended = ""
         self._wishes = preemption.Wish.NONE
         self._parts = Parts()  # of the loss of the last step
         limit = config.training.time_limit
@@ -118,9 +127,16 @@ class Trainer:
                 steps_per_epoch=self.steps_per_epoch,
             )
             self.memory = memory.check(self.assembled, topology)
+            with together(world):
+                self._check_watched(has_valid)
+                self.callbacks = Callbacks([*self._named_callbacks(), *callbacks], topology)
+            self.moment = Moment(
+                config, self.method, self.folder.path, topology.rank, self.steps,
+                self.steps_per_epoch, metric=config.training.best,
+            )  # fmt: skip
             self.keeper = Keeper(
                 self.folder, self.assembled, self.optimisation, topology, self.dataset.uid,
-                self.watch.saving,
+                self.watch.saving, self.callbacks,
             )  # fmt: skip
             self.validation: Validation | None = None
             if valid is not None:
@@ -152,22 +168,28 @@ class Trainer:
         for line in summary.opening(self):
             self.reporter.say(line)
         done, per_epoch = self.done, self.steps_per_epoch
+        self.moment.step, self.moment.epoch = done, max(0, done - 1) // per_epoch
+        self._call("begin")
         if done and done % per_epoch == 0:  # it may have been stopped before this
             self._validate(done // per_epoch - 1)
         first = done // per_epoch
-        last = -(-self.steps // per_epoch) if done < self.steps else first
+        last = -(-self.steps // per_epoch) if done < self.steps and not self.ended else first
         for epoch in range(first, last):
             for batch in self.batches(epoch, done - epoch * per_epoch if epoch == first else 0):
                 self.step(epoch, batch)
+                self._call("after_step")
                 self._keep(epoch)
-                if self.method.step >= self.steps:
+                if self.method.step >= self.steps or self.ended:
                     break
                 if self._wishes:
                     self._stop()
             if self.method.step < (epoch + 1) * per_epoch:
                 break  # stopped in mid-epoch
             self._validate(epoch)
+            if self.ended:
+                break
         self.keeper.keep()
+        self._call("end")
         return self._finish()
 
     # Steps --------------------------------------------------------------------------------------
@@ -231,13 +253,14 @@ class Trainer:
         with here.part("optimiser"):
             made.optimizer.step()
             made.optimizer.zero_grad()
-            if made.schedule is not None:
-                made.schedule.step()
+            made.schedule.step()
         self.times.append(time.perf_counter() - began)
         self._report(epoch, rate)
 
     def _report(self, epoch: int, rate: float) -> None:
-        step, loss = self.method.step, self._parts
+        step, loss, moment = self.method.step, self._parts, self.moment
+        moment.step, moment.epoch, moment.lr = step, epoch, rate
+        moment.loss, moment.data, moment.penalty = loss.total, loss.data, loss.penalty
         logged = (step - 1) % self.config.training.log_every == 0 or step == self.steps
         if logged and self.topology.is_root:
             parts = {"loss": loss.total, "data": loss.data, "penalty": loss.penalty, "lr": rate}
@@ -272,12 +295,45 @@ class Trainer:
             return
         first, step = not self.validation.metrics, self.method.step
         found, score = self.validation.run()
+        score = self.topology.world.bcast(score)  # by which all ranks decide
         self.keeper.keep_best(score)
         if self.topology.is_root:
             self.folder.log("valid", step=step, epoch=epoch, **found.metrics)
         self.reporter.evaluated("valid", epoch, step, found.metrics)
         if first and found.doubt:
             self.reporter.say(f"warning: valid: {found.doubt}")
+        self.moment.metrics, self.moment.score = found.metrics, score
+        self.moment.metric = self.validation.watched
+        if self.keeper.told != step:
+            self.keeper.told = step
+            self.optimisation.schedule.evaluated(score)
+            self._call("after_evaluation")
+
+    # Callbacks ----------------------------------------------------------------------------------
+
+    def _check_watched(self, has_valid: bool) -> None:
+        """Is there something to evaluate, where the run is steered by evaluations?"""
+        c = self.config
+        needs = {
+            f"training.patience = {c.training.patience}": c.training.patience is not None,
+            f"schedule.name = {c.schedule.name!r}": self.optimisation.schedule.needs_metric,
+        }
+        for key, needed in needs.items():
+            if needed and not has_valid:
+                raise UsageError(
+                    f"{key} needs evaluations, but {self.dataset.path} has no valid split, only "
+                    f"{', '.join(self.dataset.manifest.splits)}"
+                )
+
+    def _named_callbacks(self) -> list[Callback]:
+        c = self.config.training
+        own = [] if c.patience is None else [Patience(c.patience, c.min_delta)]
+        return [*own, *callbacks_of(self.config)]
+
+    def _call(self, verb: str) -> None:
+        self.ended = self.callbacks.call(verb, self.moment) or self.ended
+
+    # The end ------------------------------------------------------------------------------------
 
     def _stop(self) -> None:
         """The ranks have agreed to stop after this step."""
@@ -290,6 +346,8 @@ class Trainer:
         here.at(Phase.END)
         health.check_replicas(self.method, self.topology)
         found = summary.closing(self)
+        for line in summary.ending(self):
+            self.reporter.say(line)
         with together(self.topology.world):
             if self.topology.is_root:
                 self.folder.write_summary(found)

@@ -34,13 +34,26 @@ def opening(trainer: Trainer) -> list[str]:
     return lines
 
 
+def ending(trainer: Trainer) -> list[str]:
+    """Lines for people, of a run that ended before its last step: why, and which state is best."""
+    if not trainer.ended:
+        return []
+    line = f"ended after step {trainer.method.step} of {trainer.steps}: {trainer.ended}"
+    if trainer.keeper.best_step >= 0:
+        best = trainer.folder.checkpoints / "best.pt"
+        line += f"; the best state, of step {trainer.keeper.best_step}, is in {best}"
+    return [line]
+
+
 def closing(trainer: Trainer) -> dict[str, Any]:
     """The summary, for ``summary.json``. Collective over the world."""
-    c, t = trainer.config, trainer.topology
+    c, t, best = trainer.config, trainer.topology, trainer.keeper.best_step
     seconds = statistics.median(trainer.times) if trainer.times else None
     return {
         "steps": trainer.method.step,
         "planned_steps": trainer.steps,
+        "ended": trainer.ended,
+        "best_step": best if best >= 0 else None,
         "samples": c.method.samples,
         "world_size": t.size,
         "sample_group_size": t.sample_size,

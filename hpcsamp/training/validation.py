@@ -27,6 +27,8 @@ class Validation:
     ----------
     metrics
         Of the last evaluation; empty before the first.
+    watched
+        The metric by which states are compared.
     """
 
     def __init__(
@@ -35,7 +37,7 @@ class Validation:
         self.method = run.method
         self.metrics: dict[str, float] = {}
         self._asked = run.config.evaluation.samples
-        self._best = run.config.training.best
+        self.watched: str = run.config.training.best
         samples = run.method.prediction_samples(self._asked)
         self._evaluator = Evaluator(
             run, dataset, topology, collectives, run.likelihood, samples=samples
@@ -43,13 +45,13 @@ class Validation:
 
     def run(self) -> tuple[Evaluation, float]:
         """What was found, and a score of it by which states are compared: less is better."""
-        evaluator, best = self._evaluator, self._best
+        evaluator, best = self._evaluator, self.watched
         evaluator.samples = self.method.prediction_samples(self._asked)  # chains: it grows
         if isinstance(evaluator.likelihood, losses.FittedGaussian):
             evaluator.likelihood = noise.fit(evaluator, self.method)
         found = evaluator.run(self.method)
         if best == "nll" and isinstance(evaluator.likelihood, losses.Samples):  # no density
-            best = "rmse"
+            best = self.watched = "rmse"
         self.metrics = found.metrics
         return found, -found.metrics[best] if best == "accuracy" else found.metrics[best]
 

@@ -1,0 +1,118 @@
+"""The schedule of the learning rate, by its name in ``torch.optim.lr_scheduler``."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+
+from hpcsamp.config import RunConfig
+from hpcsamp.errors import UsageError
+from hpcsamp.run.optimizer import named
+
+
+class Schedule:
+    """A schedule counted in steps, or in evaluations where it needs a metric.
+
+    ``T_max``, ``total_steps`` and ``total_iters`` are the whole run unless given. A warm-up grows
+    the learning rate linearly from near zero before the schedule begins; beside a schedule that
+    needs a metric it multiplies the rate.
+
+    Parameters
+    ----------
+    config
+        Its ``schedule``, and the length of the run.
+    optimizer
+        Whose rates change.
+    steps_per_epoch
+        By which the length counts.
+
+    Attributes
+    ----------
+    needs_metric
+        Whether there is a part of it that waits for evaluations, such as ``ReduceLROnPlateau``.
+
+    Raises
+    ------
+    UsageError
+        For an unknown name or argument, or an optimiser that has a schedule of its own.
+    """
+
+    def __init__(
+        self, config: RunConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int
+    ) -> None:
+        c, family = config.schedule, torch.optim.lr_scheduler
+        self._steps: Any = None
+        self._evaluations: Any = None
+        self._larger = config.training.best == "accuracy"
+        total = config.training.epochs * steps_per_epoch
+        warm = round(c.warmup_epochs * steps_per_epoch)
+        said = getattr(optimizer, "own_schedule", None)
+        if said and (c.name != "none" or warm):
+            key = f"name = {c.name!r}" if c.name != "none" else f"warmup_epochs = {c.warmup_epochs}"
+            raise UsageError(f"schedule.{key}, but {said}; leave [schedule] out")
+        if c.name != "none":
+            arguments = dict(c.arguments)
+            kind = getattr(family, c.name, None)
+            if inspect.isclass(kind):
+                known = inspect.signature(kind).parameters
+                for length in ("T_max", "total_steps", "total_iters"):
+                    if length in known:
+                        arguments.setdefault(length, max(1, total - warm))
+                if _needs_metric(kind) and "mode" in known:
+                    mode = arguments.setdefault("mode", "max" if self._larger else "min")
+                    if mode != ("max" if self._larger else "min"):
+                        raise UsageError(
+                            f"schedule.mode = {mode!r}, but of training.best = "
+                            f"{config.training.best!r} {'more' if self._larger else 'less'} is "
+                            f"better: leave it out"
+                        )
+            made = named(family, family.LRScheduler, "schedule", c.name, optimizer, arguments)
+            if _needs_metric(type(made)):
+                self._evaluations = made
+            else:
+                self._steps = made
+        if warm:
+            grow = family.LinearLR(optimizer, start_factor=1 / (warm + 1), total_iters=warm)
+            self._steps = (
+                grow
+                if self._steps is None
+                else family.SequentialLR(optimizer, [grow, self._steps], milestones=[warm])
+            )
+
+    @property
+    def needs_metric(self) -> bool:
+        """See the class."""
+        return self._evaluations is not None
+
+    def step(self) -> None:
+        """After a step of the optimiser."""
+        if self._steps is not None:
+            self._steps.step()
+
+    def evaluated(self, score: float) -> None:
+        """After an evaluation. ``score``: of the metric ``training.best``; less is better."""
+        if self._evaluations is not None:
+            self._evaluations.step(-score if self._larger else score)
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """For checkpoints."""
+        steps = None if self._steps is None else self._steps.state_dict()
+        if self._evaluations is None:
+            return steps
+        return {"steps": steps, "evaluations": self._evaluations.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """From a checkpoint."""
+        if self._evaluations is not None and state is not None:
+            self._evaluations.load_state_dict(state["evaluations"])
+            state = state["steps"]
+        if self._steps is not None:
+            self._steps.load_state_dict(state)
+
+
+def _needs_metric(kind: Any) -> bool:
+    """Whether a schedule's steps take something that has no default."""
+    parameters = list(inspect.signature(kind.step).parameters.values())[1:]
+    return any(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
