@@ -15,6 +15,7 @@ from hpcsamp.ingest.arrays import from_arrays
 from hpcsamp.ingest.synthetic import synthetic
 from hpcsamp.ingest.tables import table
 from hpcsamp.prediction.schema import as_trained
+from hpcsamp.run.trained import Trained
 from hpcsamp.tasks.coordinates import read_coordinates
 
 RNG = np.random.default_rng(0)
@@ -33,8 +34,7 @@ def csv(folder, name, columns, targets, rename=None, **options):
 
 def fits(path, trained, **options):
     """What a run that was trained on one set takes of another."""
-    manifest = Dataset.open(trained).manifest
-    return as_trained(Dataset.open(path, "test"), manifest, trained, **options)
+    return as_trained(Dataset.open(path, "test"), Trained.of(trained), **options)
 
 
 def batch_of(dataset):

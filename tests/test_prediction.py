@@ -388,6 +388,7 @@ def test_bad_input_is_one_line(runs, hpcsamp, tmp_path, arguments, code, words):
 def test_another_type_or_another_task_is_refused():
     from hpcsamp.data.manifest import ArraySpec, Manifest, Stats
     from hpcsamp.prediction.schema import as_trained
+    from hpcsamp.run.trained import Trained
 
     def manifest(uid, classes=10, kind="u1", mean=0.0):
         one = Stats(mean=[mean], std=[1.0], min=[0.0], max=[1.0], count=1)
@@ -402,7 +403,7 @@ def test_another_type_or_another_task_is_refused():
             self.manifest, self.path = told, Path("other")
             self.order, self.notes = {}, []
 
-    trained = manifest("ours", mean=3.0)
+    trained = Trained.of("ours", manifest("ours", mean=3.0))
     with pytest.raises(DataError, match="other: x is float32, the run was trained on uint8"):
         as_trained(Set(manifest("b", kind="<f4")), trained)
     with pytest.raises(DataError, match=r"of 7 classes, .* classification of 10 classes"):

@@ -148,8 +148,8 @@ def _make(place: Path) -> None:
 def _tell_apart(posterior: Posterior, found: Evaluation, strange: Dataset) -> dict[str, Any]:
     """Add the metrics of out-of-distribution items; histograms of the scores of both sets."""
     evaluator = posterior.evaluator(strange)
-    classes = posterior.trained.classes is not None
-    shape = None if classes else tuple(posterior.trained.arrays["y"].shape)
+    classes = posterior.trained.manifest.classes is not None
+    shape = None if classes else tuple(posterior.trained.manifest.arrays["y"].shape)
     try:
         outside = evaluator.scores(posterior.method, shape)
         resolution = evaluator.resolution

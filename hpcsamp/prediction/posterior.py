@@ -10,6 +10,7 @@ import torch
 from hpcsamp import collectives as exchange
 from hpcsamp.data import Dataset
 from hpcsamp.data.manifest import read_manifest
+from hpcsamp.errors import DataError
 from hpcsamp.grid import Topology, together
 from hpcsamp.losses import FittedGaussian, Likelihood
 from hpcsamp.prediction import noise
@@ -50,7 +51,7 @@ class Posterior:
         self.likelihood: Likelihood = restored.run.likelihood
         if isinstance(self.likelihood, FittedGaussian):
             self.likelihood = self._fitted()
-        self.noise = self._noise() if self.trained.classes is None else {}
+        self.noise = self._noise() if self.trained.manifest.classes is None else {}
 
     def facts(self) -> dict[str, Any]:
         """What must be known of every result, for records."""
@@ -80,9 +81,13 @@ class Posterior:
         if split is None:
             splits = read_manifest(path).splits
             split = "test" if "test" in splits else next(iter(splits))
-        folder = Path(self.config.data.path)
         opened = Dataset.open(path, split)
-        return as_trained(opened, self.trained, folder, inputs_only=inputs_only)
+        if data is None and opened.uid != self.trained.manifest.uid:
+            raise DataError(
+                f"{path} is dataset {opened.uid}, the run was trained on "
+                f"{self.trained.manifest.uid}; name another set by --data"
+            )
+        return as_trained(opened, self.trained, inputs_only=inputs_only)
 
     def evaluator(self, dataset: Dataset) -> Evaluator:
         """An evaluator of a split. Collective over the world."""
@@ -92,7 +97,7 @@ class Posterior:
         )  # fmt: skip
 
     def _fitted(self) -> FittedGaussian:
-        split = "valid" if "valid" in self.trained.splits else "train"
+        split = "valid" if "valid" in self.trained.manifest.splits else "train"
         with together(self.topology.world):
             items = self.open(None, split)
         evaluator = self.evaluator(items)

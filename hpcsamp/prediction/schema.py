@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 
 from hpcsamp.data import Dataset
 from hpcsamp.data.manifest import Manifest
 from hpcsamp.errors import DataError
+from hpcsamp.run.trained import Trained
 from hpcsamp.tasks.coordinates import Axis, read_axes
 
 FAR = 3
@@ -22,8 +22,7 @@ CLOSE = 1e-6
 
 def as_trained(
     dataset: Dataset,
-    trained: Manifest,
-    folder: Path | None = None,
+    of_run: Trained,
     *,
     inputs_only: bool = False,
 ) -> Dataset:
@@ -37,8 +36,8 @@ def as_trained(
     ----------
     dataset
         An opened split of any set; it is changed.
-    trained, folder
-        Manifest of the set that the network was trained on, and where its shards are.
+    of_run
+        The set that the network was trained on.
     inputs_only
         Whether targets may be of another kind (out-of-distribution items).
 
@@ -52,7 +51,7 @@ def as_trained(
     DataError
         If shape, type, kind of inputs, task, names, units or coordinates differ, with both.
     """
-    told = dataset.manifest
+    told, trained = dataset.manifest, of_run.manifest
     if told.uid == trained.uid:
         return dataset
     names = ("x",) if inputs_only else ("x", "y")
@@ -77,8 +76,8 @@ def as_trained(
     for name in names:
         _compare(f"{dataset.path}: {name}", _facts(told, name), _facts(trained, name))
         theirs_axes = read_axes(dataset.path, told, name)
-        ours_axes = read_axes(folder or Path(), trained, name)
-        for i, (theirs_axis, ours_axis) in enumerate(zip(theirs_axes, ours_axes, strict=True)):
+        pairs = zip(theirs_axes, of_run.axes[name], strict=True)
+        for i, (theirs_axis, ours_axis) in enumerate(pairs):
             order = _order(f"{dataset.path}: {name}", theirs_axis, ours_axis)
             if order is not None:
                 dataset.order.setdefault(name, {})[i] = order

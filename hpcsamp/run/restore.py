@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpcsamp.config import RunConfig, check
-from hpcsamp.data import Dataset
-from hpcsamp.data.manifest import Manifest, read_manifest
 from hpcsamp.errors import CheckpointError
 from hpcsamp.grid import Topology, together
 from hpcsamp.run import checkpoint, chosen, noise, resolve
 from hpcsamp.run.assemble import Run
 from hpcsamp.run.folder import RunFolder
+from hpcsamp.run.trained import Trained
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Restored:
     folder
         Of the run.
     trained
-        Manifest of the set it was trained on: its statistics standardise all inputs.
+        The set it was trained on: its statistics standardise all inputs.
     checkpoint, step
         Where the parameters come from.
     samples
@@ -36,7 +35,7 @@ class Restored:
 
     run: Run
     folder: RunFolder
-    trained: Manifest
+    trained: Trained
     checkpoint: Path
     step: int
     samples: int
@@ -62,8 +61,9 @@ def restore(
     Raises
     ------
     CheckpointError, DataError, UsageError
-        If there is no checkpoint or it is of another configuration, the manifest of the training
-        set is not there, or the samples do not go over the ranks; the same on every rank.
+        If there is no checkpoint or it is of another configuration, neither the run's folder nor
+        its dataset tells what it was trained on, or the samples do not go over the ranks; the same
+        on every rank.
     """
     with together(topology.world):
         path = _checkpoint(folder, which) if topology.is_root else None
@@ -80,16 +80,13 @@ def restore(
         checkpoint.check_config(path, resolve.table_of(before), resolve.table_of(config))
         if which in ("last", "best"):
             checkpoint.check_run(path, saved, folder.run)
-        trained = read_manifest(config.data.path)
-        if saved["dataset"] != trained.uid:
+        trained = Trained.read(folder, config)
+        if saved["dataset"] != trained.manifest.uid:
             raise CheckpointError(
                 f"checkpoint {path} was trained on dataset {saved['dataset']}, "
-                f"{config.data.path} is {trained.uid}; name another set by --data"
+                f"{trained.path} is {trained.manifest.uid}; name another set by --data"
             )
-        # the split is of no matter: shapes, classes and coordinates are those of the set
-        run = Run.of(
-            config, Dataset(config.data.path, next(iter(trained.splits)), trained), topology
-        )
+        run = Run.of(config, trained.items(0), topology)
         method = run.method
         if saved["version"] <= checkpoint.OTHER_DRAWS and method.draws_weights and topology.is_root:
             sys.stderr.write(

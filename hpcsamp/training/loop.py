@@ -26,6 +26,7 @@ from hpcsamp.run.folder import RunFolder
 from hpcsamp.run.keeper import Keeper
 from hpcsamp.run.optimisation import Optimisation
 from hpcsamp.run.resolve import resolved
+from hpcsamp.run.trained import Trained
 from hpcsamp.training import heap, preemption, summary
 from hpcsamp.training.agreement import Agreement
 from hpcsamp.training.callbacks import Callback, Callbacks, Moment, callbacks_of
@@ -143,6 +144,9 @@ class Trainer:
                 self.validation = Validation(self.assembled, valid, topology, self.collectives)
                 stack.callback(self.validation.close)
             self.done = self.keeper.claim(stack, resume)
+            with together(world):
+                if topology.is_root:
+                    Trained.of(self.dataset.path, self.dataset.manifest).keep(self.folder)
             self.reporter = Reporter(topology.is_root and not quiet, self.steps, self.done)
             stack.callback(self.reporter.close)
             self._open = stack.pop_all()
