@@ -25,6 +25,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from hpcsamp.collectives import Collectives
+from hpcsamp.errors import UsageError
 from hpcsamp.losses.about import About
 from hpcsamp.losses.batch import Step
 from hpcsamp.losses.likelihoods import Likelihood, Samples
@@ -154,8 +155,35 @@ class DataLoss(ABC):
         group: Collectives,
         log_ratio: Tensor | None,
     ) -> Tensor:
-        """Scalar: the mean over the items of a step. ``log_ratio`` is for joint losses."""
+        """Scalar: the mean over the items of a step. ``log_ratio`` is for joint losses.
+
+        Raises
+        ------
+        UsageError
+            If there are several outputs or targets, of which this loss knows nothing.
+        """
+        self.check_single(step)
         return step.mean(self(outputs, step.target, samples, group, step.mask))
+
+    def check_single(self, step: Step) -> None:
+        """Refuse several outputs or targets, for a loss of one.
+
+        Raises
+        ------
+        UsageError
+            Naming them.
+        """
+        kind = type(self).__name__
+        if step.targets:
+            raise UsageError(
+                f"{kind} takes one target, there are {', '.join(step.targets)}; use "
+                f"hs.losses.Several with a loss for each of them"
+            )
+        if step.outputs is not None:
+            raise UsageError(
+                f"the network has the outputs {', '.join(step.outputs.names)}, {kind} takes one: "
+                f'name it by model.output = "..." or return it alone, or use hs.losses.Several'
+            )
 
 
 class LinearLoss(DataLoss):

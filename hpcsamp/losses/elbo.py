@@ -7,7 +7,7 @@ backward pass is decided in :mod:`.evaluation`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
@@ -25,6 +25,8 @@ from hpcsamp.losses.evaluation import Evaluation
 from hpcsamp.methods import Method
 from hpcsamp.names import KL, Memory
 from hpcsamp.watchdog import here
+from hpcsamp.weights import inputs_of
+from hpcsamp.weights.inputs import tensors
 
 
 @dataclass
@@ -119,15 +121,15 @@ class ELBO:
     def __call__(
         self,
         method: Method,
-        x: Tensor,
-        y: Tensor,
+        x: Tensor | Mapping[str, Tensor],
+        y: Tensor | Mapping[str, Tensor],
         *,
         samples: int,
         step: int | None = None,
         stacked: bool = False,
         weight: Tensor | None = None,
         count: float | None = None,
-        mask: Tensor | None = None,
+        mask: Tensor | Mapping[str, Tensor] | None = None,
         index: Tensor | None = None,
         undo: Callable[..., Tensor] | None = None,
         whole: bool = True,
@@ -142,7 +144,8 @@ class ELBO:
             What draws and evaluates the samples.
         x, y
             The batch of this sample group, ``(B, ...)`` each; ``x`` is ``(s, B, ...)`` if
-            ``stacked``, for this rank's samples.
+            ``stacked``, for this rank's samples. Dictionaries of tensors by name, where there are
+            several inputs or targets.
         samples
             ``S`` over the sample group.
         step
@@ -154,7 +157,9 @@ class ELBO:
             items of the step over all data groups, divided by D.
         mask
             Weight of each value, or False for those that are not known, broadcastable to ``y`` with
-            as many axes.
+            as many axes; by name if there are several targets. The sum over items is divided by
+            ``count`` all the same: an item counts by its known values, and one without any adds
+            nothing.
         index
             ``(B,)`` positions of the items in their split, see :meth:`Method.forward`.
         undo
@@ -179,6 +184,7 @@ class ELBO:
             the ranks of the group have different batches or settings; if the weights have changed
             and the step to draw for has not.
         """
+        x, y = inputs_of(x, stacked), y if isinstance(y, Tensor) else inputs_of(y)
         check_call(method, x, y, samples, stacked)
         c, learns = self.collectives, torch.is_grad_enabled()
         if learns:
@@ -187,7 +193,8 @@ class ELBO:
         self.check_samples(samples)
         self._check_weight(y, weight)
         count = y.shape[0] if count is None else count
-        items = Step(y, weight, mask, count, self.items, c)
+        mask = inputs_of(mask) if isinstance(mask, Mapping) else mask
+        items = Step(y, weight, mask, count, self.items, c, method)
         mine = share(samples, c.sample_size, c.sample_rank)
         factor = self.temperature * (1.0 if self.warmup is None else self.warmup(step))
         claims = {
@@ -201,7 +208,11 @@ class ELBO:
             c.claims.update(claims)
         if whole and c.sample_size > 1:
             batch = {"x": None if stacked else x, "y": y, "index": index, "weight": weight}
-            known = {f"batch ({n})": fingerprint(v) for n, v in batch.items() if v is not None}
+            known = {
+                f"batch ({n})": ", ".join(fingerprint(t) for t in tensors(v))
+                for n, v in batch.items()
+                if v is not None
+            }
             compare({"step to draw for": step, **claims, **known}, c, "sample")
         ratio = None
         if self.data_loss.joint:

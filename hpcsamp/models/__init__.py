@@ -30,7 +30,7 @@ LAYERS = 5000
 def build(
     name: str,
     arguments: Mapping[str, Any],
-    in_shape: tuple[int, ...],
+    in_shape: tuple[int, ...] | Mapping[str, tuple[int, ...]],
     outputs: int,
     seed: int,
     member: int | None = None,
@@ -45,7 +45,7 @@ def build(
     arguments
         Further arguments of the class.
     in_shape
-        Shape of an input item.
+        Shape of an input item; of several inputs their shapes by name.
     outputs
         Number of outputs per item: classes, or target values.
     seed

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
+
+
+def one_shape(in_shape: Sequence[int] | Mapping[str, Sequence[int]], kind: str) -> tuple[int, ...]:
+    """The shape of an item of the only input, for a network that takes one.
+
+    Raises
+    ------
+    UsageError
+        If there are several inputs, with their names.
+    """
+    if isinstance(in_shape, Mapping):
+        raise UsageError(
+            f"{kind} takes one input, the dataset has {', '.join(in_shape)}; name a network of "
+            f'your own that takes them by model.name = "package.module:Class"'
+        )
+    return tuple(in_shape)
 
 
 def check_input(x: Tensor, in_shape: tuple[int, ...], model: nn.Module) -> None:

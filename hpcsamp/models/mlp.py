@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from hpcsamp.models.inputs import check_input
+from hpcsamp.models.inputs import check_input, one_shape
 
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "silu": nn.SiLU}
 
@@ -54,7 +54,7 @@ class MLP(nn.Module):
             raise ValueError(f"hidden = {list(hidden)}: widths must be at least 1")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout = {dropout}: a rate from 0 to below 1 is needed")
-        self.in_shape = tuple(in_shape)
+        self.in_shape = in_shape = one_shape(in_shape, "mlp")
         widths = [math.prod(in_shape), *hidden]
         layers: list[nn.Module] = [nn.Flatten()]
         for before, after in itertools.pairwise(widths):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from hpcsamp.config import NOTHING
-from hpcsamp.models.inputs import check_input
+from hpcsamp.models.inputs import check_input, one_shape
 from hpcsamp.models.recompute import recomputed
 from hpcsamp.models.windows import Block, Downsample, Grid, Upsample
 
@@ -88,6 +88,7 @@ class Swin(nn.Module):
         checkpoint: Annotated[bool, NOTHING] = False,
     ) -> None:
         super().__init__()
+        in_shape = one_shape(in_shape, "swin")
         _check_lengths(in_shape, heads, blocks, window)
         channels, latitudes, longitudes = in_shape
         if outputs % (latitudes * longitudes):

@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from hpcsamp.config import NOTHING
 from hpcsamp.models.attention import attend
-from hpcsamp.models.inputs import check_input
+from hpcsamp.models.inputs import check_input, one_shape
 from hpcsamp.models.recompute import recomputed
 
 
@@ -72,6 +72,7 @@ class ViT(nn.Module):
         checkpoint: Annotated[bool, NOTHING] = False,
     ) -> None:
         super().__init__()
+        in_shape = one_shape(in_shape, "vit")
         if len(in_shape) != 3:
             raise ValueError(f"items must be (channels, height, width), got {tuple(in_shape)}")
         channels, rows, columns = in_shape

@@ -7,7 +7,7 @@ own counter, and every operation that makes a tensor by the bytes it reads and w
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
 from hpcsamp.errors import UsageError
+from hpcsamp.weights.calling import Single
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Operations(TorchDispatchMode):
 
 def count(
     network: nn.Module,
-    x_shape: Sequence[int],
+    x_shape: Sequence[int] | Callable[[int], torch.Tensor],
     item: int = 4,
     inputs: torch.dtype = torch.float32,
 ) -> Counts:
@@ -77,6 +78,8 @@ def count(
 
     Parameters
     ----------
+    x_shape
+        Shape of an item; or a function that makes so many items on the meta device.
     item
         Bytes of a number: 4, 8, or 2 where autocast halves what moves.
     inputs
@@ -87,10 +90,15 @@ def count(
     UsageError
         If the network does not run without values.
     """
+
+    def batch(items: int) -> torch.Tensor:
+        if callable(x_shape):
+            return x_shape(items)
+        return torch.empty((items, *x_shape), dtype=inputs, device="meta")
+
+    single = Single(network)
     try:
-        (f2, m2, _), (f4, m4, operations) = (
-            _once(network, torch.empty((b, *x_shape), dtype=inputs, device="meta")) for b in (2, 4)
-        )
+        (f2, m2, _), (f4, m4, operations) = (_once(single, batch(b)) for b in (2, 4))
     except Exception as e:  # a network of the user's own may look at values
         raise UsageError(
             f"{type(network).__name__} cannot be counted without values: {type(e).__name__}: {e}; "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,9 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+
+from hpcsamp.weights.calling import Single
+from hpcsamp.weights.inputs import each, tensors
 
 SMALL = 250_000
 """Weights, and numbers of a batch, up to which a pass takes less time than the import of torch's
@@ -72,7 +75,7 @@ class LargestMemory(TorchDispatchMode):
 
 def pass_bytes(
     network: nn.Module,
-    x_shape: Sequence[int],
+    x_shape: Sequence[int] | Callable[[int], torch.Tensor],
     batch: int,
     *,
     inputs: torch.dtype | None = None,
@@ -90,7 +93,7 @@ def pass_bytes(
     network
         On the meta device; it stays as it is.
     x_shape, batch
-        Shape of an item, items.
+        Shape of an item, items; or a function that makes so many on the meta device.
     inputs
         Type of the inputs; None for that of the weights.
     dtype, autocast
@@ -100,18 +103,26 @@ def pass_bytes(
         writes its weights out, and there is no autocast. A small network runs on zeros.
     """
     weights = sum(p.numel() for p in network.parameters())
-    network = copy.deepcopy(network).to(dtype)
-    x = torch.empty((batch, *x_shape), dtype=inputs or dtype, device="meta")
-    if rough and weights <= SMALL and x.numel() <= SMALL:
+    network = Single(copy.deepcopy(network).to(dtype))
+    x = (
+        x_shape(batch)
+        if callable(x_shape)
+        else torch.empty((batch, *x_shape), dtype=inputs or dtype, device="meta")
+    )
+    if rough and weights <= SMALL and sum(t.numel() for t in tensors(x)) <= SMALL:
         with torch.random.fork_rng(devices=[]):  # dropout
-            return _largest(network, torch.zeros(x.shape, dtype=x.dtype), dtype, None)
+            zeros = each(lambda t: torch.zeros(t.shape, dtype=t.dtype), x)
+            return _largest(network, zeros, dtype, None)
     if rough:
         return _largest(network, x, dtype, None)
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode(allow_non_fake_inputs=True):
         return _largest(
-            network.to_empty(device="cpu"), torch.empty_like(x, device="cpu"), dtype, autocast
+            network.to_empty(device="cpu"),
+            each(lambda t: torch.empty_like(t, device="cpu"), x),
+            dtype,
+            autocast,
         )
 
 
@@ -125,7 +136,7 @@ def _largest(
         name: torch.zeros(b.shape, dtype=b.dtype, device=x.device)
         for name, b in network.named_buffers()
     }
-    with LargestMemory(flat, x, *buffers.values()) as memory:
+    with LargestMemory(flat, *tensors(x), *buffers.values()) as memory:
         parts = zip(held.items(), flat.split(sizes), strict=True)
         weights = {name: part.view(p.shape) for (name, p), part in parts}
         with torch.autocast("cpu", autocast, enabled=autocast is not None):

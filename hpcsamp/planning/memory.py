@@ -9,9 +9,9 @@ put together.
 
 from __future__ import annotations
 
-import math
 import sys
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -94,7 +94,7 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False) -> list[Part]:
     state = _state_factor(config) * trained
     sharded = config.optimizer.sharded
     views = mine if stacked else 1
-    x, y = math.prod(shapes.x) * (8 if shapes.ids else item), math.prod(shapes.y) * item
+    x, y = shapes.batch_bytes(item), shapes.target_values * item
     outputs = OUTPUT_COPIES * run.outputs * batch * item
     parts = [
         Part("Python, torch, MPI", PROCESS, "fewer ranks a node"),
@@ -240,9 +240,8 @@ def _pass(run: Run, batch: int, rough: bool) -> tuple[int, str]:
     try:
         found = dry_run.pass_bytes(
             network,
-            shapes.x,
+            partial(shapes.batch, dtype=run.dtype, device=torch.device("meta")),
             batch,
-            inputs=torch.int64 if shapes.ids else None,
             dtype=run.dtype,
             autocast=torch.bfloat16 if config.training.precision == "bfloat16" else None,
             rough=rough,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,13 +116,12 @@ class Workload:
             own=method.placement.replicas == "data",
             counts=count(
                 network,
-                shapes.x,
+                partial(shapes.batch, dtype=torch.float32, device=torch.device("meta")),
                 {"float32": 4, "float64": 8, "bfloat16": 2}[precision],
-                torch.int64 if shapes.ids else torch.float32,
             ),
-            x_bytes=float(math.prod(shapes.x) * (8 if shapes.ids else item)),
+            x_bytes=float(shapes.batch_bytes(item)),
             stored_bytes=float(shapes.item_bytes),
-            values=math.prod(shapes.y) if config.task == "regression" else 1,
+            values=shapes.target_values if config.task == "regression" else 1,
             statistics=about.exchanges if about else (),
             gathers=about is not None and about.kind == "pairwise",
             views=config.augment.share if config.augment.active else "none",
@@ -151,7 +151,7 @@ def key_of(run: Run) -> str:
     """One line that tells whether measured passes are those of this run."""
     config, shapes = run.config, run.shapes
     arguments = " ".join(f"{k}={v}" for k, v in sorted(config.model.arguments.items()))
-    shape = "x".join(map(str, shapes.x))
+    shape = shapes.told("x")
     return (
         f"{config.model.name} {arguments} in={shape} out={run.outputs} "
         f"{config.method.name} {config.training.precision} "

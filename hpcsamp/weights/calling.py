@@ -12,7 +12,7 @@ import dataclasses
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,8 +44,31 @@ class Outputs:
         """Names of the outputs, in order."""
         return list(self.shapes)
 
-    def split(self, outputs: Tensor) -> dict[str, Tensor]:
-        """``(..., *shape)`` by name, of ``(..., n)``; views."""
+    def split(self, outputs: Tensor, targets: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """``(..., *shape)`` by name, of ``(..., n)``; views.
+
+        Parameters
+        ----------
+        targets
+            Names that are wanted: outputs of these names, or those of a tuple in their order.
+
+        Raises
+        ------
+        UsageError
+            If there are other outputs, with both lists.
+        """
+        named = self._all(outputs)
+        if targets is None:
+            return named
+        if set(targets) <= set(named):
+            return {name: named[name] for name in targets}
+        if all(name.isdecimal() for name in named) and len(named) == len(targets):
+            return dict(zip(targets, named.values(), strict=True))
+        raise UsageError(
+            f"the network has the outputs {', '.join(named)}, the targets are {', '.join(targets)}"
+        )
+
+    def _all(self, outputs: Tensor) -> dict[str, Tensor]:
         parts = outputs.split([math.prod(s) for s in self.shapes.values()], -1)
         return {
             name: part.reshape(*part.shape[:-1], *shape)
@@ -138,6 +161,24 @@ class Caller:
         for t in found.values():
             wide = t.dtype if wide is None else torch.promote_types(wide, t.dtype)
         return torch.cat([plain(t).reshape(len(t), -1).to(wide) for t in found.values()], 1)
+
+
+class Single(nn.Module):
+    """A module that takes one tensor, or :class:`Inputs`, and returns one tensor.
+
+    Parameters
+    ----------
+    module
+        Any module, see :class:`Caller`.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Any) -> Tensor:
+        """``(B, ...)``; ``(B, n)`` of several outputs."""
+        return Caller(self.module)(x)
 
 
 def takes_by_name(module: nn.Module, names: tuple[str, ...]) -> bool:
