@@ -199,7 +199,7 @@ def edited(folder, change):
         (lambda m: m["splits"].update(train=200), ["'train'", "200", "203"]),
         (lambda m: m["shards"].pop(1), ["shard-00002.h5", "begins at item"]),
         (lambda m: m["shards"][0].update(count=9), ["shard-00000.h5", "chunks of x"]),
-        (lambda m: m.update(schema_version=7), ["schema version is 7", "reads 1 and 2"]),
+        (lambda m: m.update(schema_version=7), ["schema version is 7", "reads 1, 2 and 3"]),
         (lambda m: m.update(classes=None), ["classification", "None"]),
         (lambda m: m["arrays"]["x"].update(shape=[3, 5, 3]), ["shape of x"]),
         (lambda m: m.update(extra=1), ["extra"]),

@@ -17,6 +17,7 @@ from hpcsamp.run.optimisation import Optimisation
 from hpcsamp.run.shapes import Shapes
 from hpcsamp.streams import Purpose, torch_generator
 from hpcsamp.training.agreement import Agreement
+from hpcsamp.weights.inputs import each
 
 ITEMS, STEPS_PER_EPOCH = 45_000, 100
 """N of the losses, and by what schedules count."""
@@ -49,9 +50,14 @@ class Subject:
         """Inputs and targets."""
         generator = torch_generator("cpu", 1, Purpose.SYNTHETIC)
         kind = DTYPES[self.config.training.precision]
-        x = torch.randn(items, *self.shapes.x, generator=generator).to(device, kind)
-        if self.shapes.ids:
-            x = torch.zeros_like(x, dtype=torch.int64)  # an id that every embedding has
+        x = each(
+            lambda t: (
+                torch.randn(t.shape, generator=generator).to(device, kind)
+                if t.is_floating_point()
+                else t
+            ),
+            self.shapes.batch(items, dtype=kind, device=device),
+        )
         if self.config.task == "classification":
             y = torch.randint(0, self.shapes.values, (items,), generator=generator)
             return x, y.to(device)

@@ -75,7 +75,7 @@ def _tell(run: RunConfig, shapes: Shapes, grid: Grid, json_file: Path | None) ->
     network = blank_network(run, shapes)
     weights = sum(p.numel() for p in network.parameters())
     trained = sum(p.numel() for p in made.method.parameters())
-    shape = " x ".join(map(str, shapes.x))
+    shape = shapes.told(" x ")
     typer.echo(f"{run.model.name}: {shape} in, {made.outputs:,} numbers out")
     typer.echo(f"parameters of the network: {weights:,}")
     what = "means, standard deviations and deterministic ones" if trained > weights else "trained"

@@ -105,6 +105,9 @@ class AugmentSection(Section):
     share: Share = Field(
         "sample", description="who sees a view of its own; rank depends on the number of ranks"
     )
+    input: str | None = Field(
+        None, description="which of several inputs; by default the only one that is an image"
+    )
 
     @property
     def active(self) -> bool:

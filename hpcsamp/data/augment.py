@@ -22,6 +22,7 @@ from hpcsamp.streams import Purpose, key
 if TYPE_CHECKING:
     from hpcsamp.config import AugmentSection
     from hpcsamp.data.dataset import Dataset
+    from hpcsamp.data.manifest import Stats
     from hpcsamp.grid import Topology
 
 
@@ -107,10 +108,24 @@ class Augmentation:
         Raises
         ------
         UsageError
-            If items are not images or fields of shape ``(C, H, W)``, or ids.
+            If items are not images or fields of shape ``(C, H, W)``, or ids; if it is not clear
+            which of several inputs is one.
         """
         if not section.active:
             return None
+        name = image_of(section, dataset)
+        if name is not None:
+            stats = dataset.manifest.stats[name]
+            fields = [n for n in dataset.targets if len(dataset.manifest.arrays[n].shape) > 1]
+            if section.shift and dataset.has_several_targets and fields:
+                raise UsageError(
+                    f"augment.shift moves fields, and the outputs of {', '.join(fields)} could not "
+                    f"be moved back among several targets; leave it out"
+                )
+            return cls(
+                **section.model_dump(exclude={"input"}), seed=seed, rank=topology.sample_rank,
+                fill=_black(stats),
+            )  # fmt: skip
         if dataset.inputs == "ids":
             raise UsageError(
                 f"augment: the inputs of {dataset.path} are ids, which cannot be cropped, mirrored "
@@ -121,12 +136,11 @@ class Augmentation:
                 f"augment needs items of shape (channels, height, width), those of {dataset.path} "
                 f"are {dataset.x_shape}"
             )
-        mean, std = np.asarray(dataset.stats.mean), np.asarray(dataset.stats.std)
         return cls(
-            **section.model_dump(),
+            **section.model_dump(exclude={"input"}),
             seed=seed,
             rank=topology.sample_rank,
-            fill=(-mean / np.where(std > 0, std, 1.0)).tolist(),
+            fill=_black(dataset.stats),
         )
 
     def __call__(
@@ -287,6 +301,38 @@ class Augmentation:
                     items.append(item)
                 rows.append(torch.stack(items))
         return torch.stack(rows)
+
+
+def image_of(section: AugmentSection, dataset: Dataset) -> str | None:
+    """Which of several inputs is augmented; None where there is one input.
+
+    Raises
+    ------
+    UsageError
+        If none or more than one could be, or the one that is named could not, with the names.
+    """
+    if not dataset.has_several_inputs:
+        if section.input not in (None, "x"):
+            raise UsageError(f"augment.input = {section.input!r}; {dataset.path} has one input, x")
+        return None
+    arrays = dataset.manifest.arrays
+    able = [n for n, k in dataset.kinds.items() if k == "numbers" and len(arrays[n].shape) == 3]
+    if section.input is None and len(able) == 1:
+        return able[0]
+    if section.input not in able:
+        raise UsageError(
+            f"augment.input = {section.input!r}; of the inputs of {dataset.path} "
+            f"({', '.join(dataset.kinds)}) those of shape (channels, height, width) can be "
+            f"augmented: {', '.join(able) or 'none'}"
+        )
+    return section.input
+
+
+def _black(stats: Stats) -> list[float]:
+    """Black in standardised channels."""
+    mean, std = np.asarray(stats.mean), np.asarray(stats.std)
+    fill: list[float] = (-mean / np.where(std > 0, std, 1.0)).tolist()
+    return fill
 
 
 def _mix(bits: np.ndarray) -> np.ndarray:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from hpcsamp.data.dataset import Dataset
 from hpcsamp.data.order import Step
+from hpcsamp.data.roles import WEIGHT, Kind
 from hpcsamp.data.shard import check_labels
 
 FAR, DECADES = 1000, 30
@@ -24,24 +25,39 @@ class Batch:
     Attributes
     ----------
     x
-        Inputs, shape ``(B, *x_shape)``, on the rank's device: numbers or int64 ids.
+        Inputs, shape ``(B, *x_shape)``, on the rank's device: numbers, int64 ids, or flags (bool).
+        Of several inputs a dictionary by name.
     y
-        Targets, shape ``(B, *y_shape)``: int64 labels or numbers.
+        Targets, shape ``(B, *y_shape)``: int64 labels or numbers. Of several a dictionary by name.
+        A missing value is NaN, or what the set has for a missing label.
     index
         Positions in the split, int64 array of shape ``(B,)``.
     weight
-        1 for items and 0 for padding, shape ``(B,)``.
+        0 for padding, and for items 1 or their weight, shape ``(B,)``. The weights of a set are
+        divided by their mean over train.
     count
         Items of the step over all data groups, padding not counted: the divisor of a mean.
+    mask
+        Bool in the shape of ``y``, by name if there are several: whether a value is known; ``None``
+        if the set has no missing values. It is the ``mask`` of a loss.
+    true
+        Bool of shape ``(B,)``: False for padding.
     """
 
-    x: torch.Tensor
-    y: torch.Tensor
+    x: Any
+    y: Any
     index: np.ndarray
     weight: torch.Tensor
     count: int
+    mask: Any = None
+    true: np.ndarray = field(default_factory=lambda: np.empty(0, bool))
 
-    def __iter__(self) -> Iterator[torch.Tensor]:
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.weight.device
+
+    def __iter__(self) -> Iterator[Any]:
         return iter((self.x, self.y))
 
     def __len__(self) -> int:
@@ -66,10 +82,12 @@ class Converter:
 
     def __init__(self, dataset: Dataset, device: torch.device, dtype: torch.dtype, normalize: bool):
         self.dataset, self.device, self.dtype = dataset, device, dtype
-        manifest = dataset.manifest
-        self._ids = manifest.inputs == "ids"
-        self._x = self._scale("x") if normalize and not self._ids else None
-        self._y = self._scale("y") if normalize and manifest.normalize_y else None
+        scaled = [name for name, kind in dataset.kinds.items() if kind == "numbers"]
+        scaled += [name for name, target in dataset.targets.items() if target.normalize]
+        self._scales = {name: self._scale(name) for name in scaled} if normalize else {}
+        self._mean_weight = 0.0
+        if WEIGHT in dataset.manifest.arrays:
+            self._mean_weight = dataset.manifest.stats[WEIGHT].mean[0]
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def _scale(self, array: str) -> _Scale:
@@ -91,7 +109,7 @@ class Converter:
 
         return _Scale(tensor(mean), tensor(1 / std))
 
-    def __call__(self, own: Step, count: int, x: np.ndarray, y: np.ndarray) -> Batch:
+    def __call__(self, own: Step, count: int, arrays: Mapping[str, np.ndarray]) -> Batch:
         """The batch of a rank from raw items, which are no longer needed afterwards.
 
         Parameters
@@ -100,29 +118,46 @@ class Converter:
             This data group's part of the step.
         count
             Items of the step over all data groups.
-        x, y
-            Raw items, shapes ``(B, *x_shape)`` and ``(B, *y_shape)``.
+        arrays
+            Raw items by name, shapes ``(B, ...)``.
 
         Raises
         ------
         DataError
             If a label is out of range.
         """
-        labels = self.dataset.classes is not None
-        if self.dataset.classes is not None:
-            check_labels(
-                y, self.dataset.classes, f"{self.dataset.path}: batch of {self.dataset.split}"
-            )
-        raw_x, raw_y = self._move(x), self._move(y)
+        data = self.dataset
+        x = {name: self._input(name, kind, arrays[name]) for name, kind in data.kinds.items()}
+        y, mask = {}, {}
+        for name, target in data.targets.items():
+            raw = arrays[name]
+            if target.classes is not None:
+                where = f"{data.path}: batch of {data.split}"
+                check_labels(raw, target.classes, where, target.missing)
+            moved = self._move(raw)
+            labels = target.classes is not None
+            y[name] = moved.to(torch.int64) if labels else self._number(name, moved)
+            if target.missing is not None:
+                mask[name] = y[name] != target.missing if labels else ~y[name].isnan()
+        weight = np.asarray(own.weight, np.float64)
+        if WEIGHT in arrays:
+            weight = weight * (arrays[WEIGHT] / self._mean_weight)
+        several = data.has_several_targets
         return Batch(
-            x=self._ordered("x", raw_x.to(torch.int64))
-            if self._ids
-            else self._number("x", raw_x, self._x),
-            y=raw_y.to(torch.int64) if labels else self._number("y", raw_y, self._y),
+            x=x if data.has_several_inputs else x["x"],
+            y=y if several else y["y"],
             index=own.items,
-            weight=torch.as_tensor(own.weight, dtype=self.dtype, device=self.device),
+            weight=torch.as_tensor(weight, dtype=self.dtype, device=self.device),
             count=count,
+            mask=(mask if several else mask["y"]) if mask else None,
+            true=np.asarray(own.weight) > 0,
         )
+
+    def _input(self, name: str, kind: Kind, raw: np.ndarray) -> torch.Tensor:
+        moved = self._move(raw)
+        if kind in ("numbers", "values"):
+            return self._number(name, moved)
+        return self._ordered(name, moved.to(torch.int64 if kind == "ids" else torch.bool))
 
     def _move(self, raw: np.ndarray) -> torch.Tensor:
         """A tensor on the device that shares nothing with ``raw``."""
@@ -138,7 +173,8 @@ class Converter:
         done.synchronize()  # waits for the copy alone; the compute of the last step goes on
         return moved
 
-    def _number(self, array: str, raw: torch.Tensor, scale: _Scale | None) -> torch.Tensor:
+    def _number(self, array: str, raw: torch.Tensor) -> torch.Tensor:
+        scale = self._scales.get(array)
         values = self._ordered(array, raw.to(self.dtype if scale is None else scale.mean.dtype))
         if scale is not None:
             values = values.sub_(scale.mean).mul_(scale.factor)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from hpcsamp.data.manifest import Inputs, Manifest, Stats, read_manifest
-from hpcsamp.data.shard import ShardReader, check_header, check_labels
+from hpcsamp.data.manifest import ArraySpec, Manifest, Stats, read_manifest
+from hpcsamp.data.roles import Inputs, Kind, Several, Target, leading
+from hpcsamp.data.shard import ShardReader, check_header, check_target
 from hpcsamp.errors import DataError
 from hpcsamp.names import Task
 
@@ -70,8 +72,8 @@ class Dataset:
         return self.count
 
     def __repr__(self) -> str:
-        x, y = self.manifest.arrays["x"], self.manifest.arrays["y"]
-        return f"<{self.path} {self.split}: {self.count} items, x {x.shape}, y {y.shape}>"
+        told = ", ".join(f"{name} {spec.shape}" for name, spec in self.manifest.arrays.items())
+        return f"<{self.path} {self.split}: {self.count} items, {told}>"
 
     @property
     def count(self) -> int:
@@ -79,24 +81,63 @@ class Dataset:
         return self.manifest.splits[self.split]
 
     @property
+    def in_shape(self) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
+        """Shape of one input item; by name if there are several inputs."""
+        shapes = {name: tuple(self.manifest.arrays[name].shape) for name in self.kinds}
+        return shapes if self.has_several_inputs else shapes["x"]
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """What each input is, in the order in which a network gets them."""
+        return self.manifest.kinds
+
+    @property
+    def targets(self) -> dict[str, Target]:
+        """What each target is by name."""
+        return self.manifest.targets_by_name
+
+    @property
+    def has_several_inputs(self) -> bool:
+        """Whether inputs have names, and batches a dictionary of them."""
+        return isinstance(self.manifest.inputs, dict)
+
+    @property
+    def has_several_targets(self) -> bool:
+        """Whether targets have names, and batches a dictionary of them."""
+        return bool(self.manifest.targets)
+
+    @property
     def x_shape(self) -> tuple[int, ...]:
-        """Shape of one input."""
-        return tuple(self.manifest.arrays["x"].shape)
+        """Shape of one input, where there is one.
+
+        Raises
+        ------
+        DataError
+            If there are several.
+        """
+        return tuple(self._only("x").shape)
+
+    def _only(self, array: str) -> ArraySpec:
+        if array not in self.manifest.arrays:
+            what = "inputs" if array == "x" else "targets"
+            names = self.kinds if array == "x" else self.targets
+            raise DataError(f"{self.path} has the {what} {', '.join(names)}; one is needed here")
+        return self.manifest.arrays[array]
 
     @property
     def y_shape(self) -> tuple[int, ...]:
-        """Shape of one target; ``()`` for a label."""
-        return tuple(self.manifest.arrays["y"].shape)
+        """Shape of one target, where there is one; ``()`` for a label."""
+        return tuple(self._only("y").shape)
 
     @property
     def x_dtype(self) -> np.dtype:
         """Type of inputs on disk."""
-        return np.dtype(self.manifest.arrays["x"].dtype)
+        return np.dtype(self._only("x").dtype)
 
     @property
     def y_dtype(self) -> np.dtype:
         """Type of targets on disk."""
-        return np.dtype(self.manifest.arrays["y"].dtype)
+        return np.dtype(self._only("y").dtype)
 
     @property
     def classes(self) -> int | None:
@@ -104,13 +145,13 @@ class Dataset:
         return self.manifest.classes
 
     @property
-    def task(self) -> Task:
-        """``"classification"`` or ``"regression"``."""
+    def task(self) -> Task | Several:
+        """What the targets are: ``"classification"``, ``"regression"``, ...; or ``"several"``."""
         return self.manifest.task
 
     @property
-    def inputs(self) -> Inputs:
-        """What ``x`` is: ``"numbers"`` or ``"ids"``."""
+    def inputs(self) -> Inputs | dict[str, Kind]:
+        """What ``x`` is: ``"numbers"`` or ``"ids"``; of several inputs what each of them is."""
         return self.manifest.inputs
 
     @property
@@ -127,6 +168,8 @@ class Dataset:
         DataError
             If inputs are ids.
         """
+        if self.has_several_inputs:
+            self._only("x")
         if self.inputs == "ids":
             raise DataError(f"{self.path}: its inputs are ids, which have no mean and no deviation")
         return self.manifest.stats["x"]
@@ -157,8 +200,11 @@ class Dataset:
 
     @cached_property
     def chunk_items(self) -> np.ndarray:
-        """Items of every chunk of ``x``, in item order (what the pool shuffle permutes)."""
-        each = self.manifest.arrays["x"].items_per_chunk
+        """Items of every chunk of ``x``, in item order (what the pool shuffle permutes).
+
+        Of several inputs those of the one with the largest items.
+        """
+        each = self.manifest.arrays[leading(self.manifest)].items_per_chunk
         parts = []
         for shard in self.shards:
             full, rest = divmod(shard.count, each)
@@ -172,7 +218,7 @@ class Dataset:
             self._readers[shard] = ShardReader(self.path / entry.file, self.manifest, entry)
         return self._readers[shard]
 
-    def read(self, indices: np.ndarray | list[int] | range) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, indices: np.ndarray | list[int] | range) -> tuple[Any, Any]:
         """Items by position in the split, as they are on disk; every chunk read is checked.
 
         Parameters
@@ -183,7 +229,8 @@ class Dataset:
         Returns
         -------
         tuple
-            ``x`` of shape ``(n, *x_shape)`` and ``y`` of shape ``(n, *y_shape)``.
+            ``x`` of shape ``(n, *x_shape)`` and ``y`` of shape ``(n, *y_shape)``; of several a
+            dictionary of such arrays.
 
         Raises
         ------
@@ -196,7 +243,11 @@ class Dataset:
                 f"{self.path}: items {wanted.min()}..{wanted.max()} were asked for, "
                 f"{self.split} has {self.count}"
             )
-        return self._read("x", wanted), self._read("y", wanted)
+        x, y = ({name: self._read(name, wanted) for name in n} for n in (self.kinds, self.targets))
+        return (
+            x if self.has_several_inputs else x["x"],
+            y if self.has_several_targets else y["y"],
+        )
 
     def small(self, array: str) -> bool:
         """Whether an array is small enough to be held in memory, as labels are."""
@@ -212,8 +263,8 @@ class Dataset:
             If a chunk is corrupt or a label out of range.
         """
         values = self._read(array, np.arange(self.count))
-        if array == "y" and self.classes is not None:
-            check_labels(values, self.classes, f"{self.path}: y of {self.split}")
+        if array in self.targets:
+            check_target(values, self.targets[array], f"{self.path}: {array} of {self.split}")
         return values
 
     def _read(self, array: str, wanted: np.ndarray) -> np.ndarray:

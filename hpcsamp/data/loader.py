@@ -55,10 +55,10 @@ class Loader:
     verify
         Which chunks have their checksum compared on first read.
     normalize
-        Subtract the mean and divide by the standard deviation of train: of ``x`` unless it is ids,
-        and of ``y`` where the set says so (``manifest.normalize_y``).
+        Subtract the mean and divide by the standard deviation of train: of inputs that are numbers,
+        and of targets where the set says so (``manifest.normalize_y``).
     dtype
-        Type of numbers; labels and ids are int64.
+        Type of numbers; labels and ids are int64, flags bool.
     slots
         Batches in the ring, where shared memory has room for them.
 
@@ -101,11 +101,12 @@ class Loader:
             reading = choose_reader(opened, reader)
             self._convert = Converter(opened, topology.device, dtype, normalize)
         self.dataset = opened
-        arrays = [n for n in ("x", "y") if reading == "memory" or opened.small(n)]
+        names = list(opened.manifest.arrays)
+        arrays = [n for n in names if reading == "memory" or opened.small(n)]
         self._held = Held(opened, arrays, topology)
         self._feed: Feed | None = None
-        if len(arrays) < 2:
-            fed = [n for n in ("x", "y") if n not in arrays]
+        if len(arrays) < len(names):
+            fed = [n for n in names if n not in arrays]
             self._feed = Feed(opened, fed, topology, self.order, reading, verify, slots)
         self._next_epoch = 0
         self._closed = False
@@ -157,7 +158,7 @@ class Loader:
 
     def raw(
         self, epoch: int, start: int = 0, stop: int | None = None
-    ) -> Iterator[tuple[Step, int, np.ndarray, np.ndarray]]:
+    ) -> Iterator[tuple[Step, int, dict[str, np.ndarray]]]:
         """What the ring holds, without copies: for those who convert items themselves.
 
         Parameters
@@ -168,9 +169,9 @@ class Loader:
         Yields
         ------
         tuple
-            This data group's part of the step; the step's true items over all groups; ``x`` and
-            ``y`` as they are on disk, shared with the other ranks and valid until the next one is
-            asked for: read, do not write.
+            This data group's part of the step; the step's true items over all groups; the arrays
+            by name as they are on disk, shared with the other ranks and valid until the next one
+            is asked for: read, do not write.
         """
         if self._closed:
             raise UsageError("this loader is closed")
@@ -181,12 +182,12 @@ class Loader:
             whole = self.order.step(epoch, number)
             own = whole.part(self.topology.data_rank, self.topology.data_size)
             arrays = {**arrays, **self._held.rows(own.items)}
-            yield own, whole.count, arrays["x"], arrays["y"]
+            yield own, whole.count, arrays
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        for own, count, x, y in self.raw(epoch, start):
+        for own, count, arrays in self.raw(epoch, start):
             try:
-                batch = self._convert(own, count, x, y)
+                batch = self._convert(own, count, arrays)
             except HpcsampError as e:
                 # all ranks of a group look at the same bytes, and so fail alike
                 e.agreed = self.topology.data_size == 1 and whole_job(self.topology.world)

@@ -9,34 +9,37 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from hpcsamp.data.roles import (
+    Inputs,
+    Kind,
+    Missing,
+    Part,
+    Several,
+    Target,
+    check_roles,
+    kinds_of,
+    targets_of,
+)
 from hpcsamp.errors import DataError
 from hpcsamp.files import write_whole
 from hpcsamp.names import Compression, Task
 from hpcsamp.sealing import text
 
-SCHEMA = 2
-"""Version of the folder layout. In version 1 manifest and shards were not sealed."""
-SCHEMAS = (1, SCHEMA)
+SCHEMA = 3
+"""Version of the folder layout. In version 1 manifest and shards were not sealed; up to version 2
+there were the arrays ``x`` and ``y`` alone, without missing values, and such sets still have it."""
+PLAIN = 2
+SCHEMAS = (1, PLAIN, SCHEMA)
 """Versions that are read."""
 
 NAME = "manifest.json"
 CHUNK_BYTES = 2 * 2**20
 """Bytes a chunk aims at: within 1 to 4 MiB wherever items allow."""
-
-
-Inputs = Literal["numbers", "ids"]
-"""What ``x`` is: measurements, or names of things by whole numbers, such as tokens of a text."""
-
-
-class Part(BaseModel):
-    """A part of the manifest: unknown keys are errors, nothing changes once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Offsets(Part):
@@ -80,7 +83,7 @@ def units_by_name(units: str, names: Sequence[str]) -> list[str]:
 
 
 class ArraySpec(Part):
-    """One array of the items (``x`` or ``y``).
+    """One array of the items (``x``, ``y``, ...).
 
     Attributes
     ----------
@@ -236,11 +239,17 @@ class Manifest(Part):
     class_names
         Of the classes, in the order of the labels; ``None`` if they have none.
     inputs
-        What ``x`` is. Ids have no statistics; networks get them as they are.
+        What ``x`` is; of several inputs what each of them is by name, in the order in which a
+        network gets them. Ids and flags have no statistics; networks get them as they are.
     normalize_y
         Whether targets are standardised for training (their statistics are in ``stats["y"]``).
+    missing
+        What stands in ``y`` for a value that is not known: ``"nan"``, or a number among labels.
+    targets
+        Of several targets what each of them is by name; then there is no ``y``, and ``task`` is
+        ``"several"``.
     arrays
-        ``x`` and ``y``.
+        ``x`` and ``y``, or inputs and targets by name; perhaps ``weight``, one of each item.
     splits
         Items of each split.
     coords
@@ -255,11 +264,13 @@ class Manifest(Part):
     schema_version: int
     uid: str
     name: str
-    task: Task
+    task: Task | Several
     classes: int | None = Field(None, ge=2)
     class_names: list[str] | None = None
-    inputs: Inputs = "numbers"
+    inputs: Inputs | dict[str, Kind] = "numbers"
     normalize_y: bool = False
+    missing: Missing | None = None
+    targets: dict[str, Target] = Field(default_factory=dict)
     arrays: dict[str, ArraySpec]
     splits: dict[str, int]
     shards: list[ShardEntry]
@@ -278,16 +289,9 @@ class Manifest(Part):
         if self.schema_version not in SCHEMAS:
             raise ValueError(
                 f"schema version is {self.schema_version}, this hpcsamp reads "
-                f"{' and '.join(map(str, SCHEMAS))}"
+                f"{', '.join(map(str, SCHEMAS[:-1]))} and {SCHEMA}"
             )
-        if set(self.arrays) != {"x", "y"}:
-            raise ValueError(f"arrays are {sorted(self.arrays)}, expected x and y")
-        if (self.task == "classification") != (self.classes is not None):
-            raise ValueError(f"task is {self.task} but classes is {self.classes}")
-        if self.class_names is not None and len(self.class_names) != self.classes:
-            raise ValueError(f"{len(self.class_names)} names for {self.classes} classes")
-        if self.inputs == "ids" and np.dtype(self.arrays["x"].dtype).kind not in "iu":
-            raise ValueError(f"inputs are ids, but x is {self.arrays['x'].dtype}")
+        check_roles(self)
         seen = dict.fromkeys(self.splits, 0)
         for s in self.shards:
             if s.split not in seen:
@@ -307,6 +311,16 @@ class Manifest(Part):
                     f"split {split!r} counts {count} items, its shards hold {seen[split]}"
                 )
         return self
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """What each input is by name, in the order in which a network gets them."""
+        return kinds_of(self)
+
+    @property
+    def targets_by_name(self) -> dict[str, Target]:
+        """What each target is, also if there is one only."""
+        return targets_of(self)
 
     def of_split(self, split: str) -> list[ShardEntry]:
         """The shards of a split, in item order."""

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 
 from hpcsamp.data.manifest import Manifest, ShardEntry
+from hpcsamp.data.roles import Missing, Target
 from hpcsamp.errors import DataError
 from hpcsamp.sealing import DamagedError, regions
 
@@ -167,19 +168,26 @@ class ShardReader:
                 f"{where} is corrupt: its CRC-32 is {found:08x}, recorded was {expected:08x}"
             )
         dtype = np.dtype(self.manifest.arrays[array].dtype)
-        check_values(np.frombuffer(values, dtype), where)
+        target = self.manifest.targets_by_name.get(array)
+        missing = None if target is None else target.missing
+        check_values(np.frombuffer(values, dtype), where, missing)
 
 
-def check_values(values: np.ndarray, where: str) -> None:
-    """Refuse NaN and infinity.
+def check_values(values: np.ndarray, where: str, missing: Missing | None = None) -> None:
+    """Refuse NaN and infinity; NaN not where it stands for a missing value.
 
     Raises
     ------
     DataError
         Beginning with ``where``, with the number of such values.
     """
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        bad = int((~np.isfinite(values)).sum())
+    if values.dtype.kind != "f":
+        return
+    fine = np.isfinite(values)
+    if missing == "nan":
+        fine |= np.isnan(values)
+    if not fine.all():
+        bad = int((~fine).sum())
         raise DataError(f"{where} holds {bad} values that are NaN or infinite, of {values.size}")
 
 
@@ -198,8 +206,52 @@ def check_ids(values: np.ndarray, where: str) -> None:
         )
 
 
-def check_labels(values: np.ndarray, classes: int, where: str) -> None:
-    """Refuse labels outside ``0 .. classes - 1``.
+def check_flags(values: np.ndarray, where: str) -> None:
+    """Refuse flags that are neither 0 nor 1.
+
+    Raises
+    ------
+    DataError
+        Beginning with ``where``, with the first one.
+    """
+    if values.size and int(values.max()) > 1:
+        raise DataError(f"{where} holds the flag {int(values[values > 1][0])}, which is 0 or 1")
+
+
+def check_target(values: np.ndarray, target: Target, where: str) -> None:
+    """Refuse labels out of range, and numbers that are NaN or infinite and not missing.
+
+    Raises
+    ------
+    DataError
+        Beginning with ``where``.
+    """
+    if target.classes is None:
+        check_values(values, where, target.missing)
+    else:
+        check_labels(values, target.classes, where, target.missing)
+
+
+def check_weights(values: np.ndarray, where: str) -> None:
+    """Refuse weights of items that are negative or not numbers.
+
+    Raises
+    ------
+    DataError
+        Beginning with ``where``, with the first one.
+    """
+    check_values(values, where)
+    if values.size and values.min() < 0:
+        raise DataError(
+            f"{where}: the weight {float(values[values < 0][0]):g} is negative; weights of items "
+            f"are from 0 on"
+        )
+
+
+def check_labels(
+    values: np.ndarray, classes: int, where: str, missing: Missing | None = None
+) -> None:
+    """Refuse labels outside ``0 .. classes - 1`` that do not stand for missing ones.
 
     Raises
     ------
@@ -207,7 +259,12 @@ def check_labels(values: np.ndarray, classes: int, where: str) -> None:
         Beginning with ``where``, with the label and the number of classes.
     """
     if values.size and (int(values.min()) < 0 or int(values.max()) >= classes):
-        at = int(np.flatnonzero((values < 0) | (values >= classes))[0])
+        wrong = (values < 0) | (values >= classes)
+        if missing is not None:
+            wrong &= values != missing
+        if not wrong.any():
+            return
+        at = int(np.flatnonzero(wrong)[0])
         raise DataError(
             f"{where}: label {int(values.reshape(-1)[at])} at position {at} is out of range for "
             f"{classes} classes (0..{classes - 1})"

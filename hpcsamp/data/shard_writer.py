@@ -1,9 +1,10 @@
 """One shard, written: an HDF5 file that anybody can read.
 
-Contents: ``/x``, ``/y``, ``/index`` (position in the split), coordinates as dimension scales (also
-under ``/coords``), ``/stats/{x,y}/{mean,std,min,max,count}`` of the train split (NaN where an array
-has none: labels), ``/integrity/{x,y}_crc32`` (one CRC-32 per chunk, over its decoded items); root
-attributes as in :func:`header`.
+Contents: ``/x`` and ``/y``, or whatever else the arrays are called; ``/index`` (position in the
+split), coordinates as dimension scales (also under ``/coords``),
+``/stats/{x,y}/{mean,std,min,max,count}`` of the train split (NaN where an array has none: labels),
+``/integrity/{x,y}_crc32`` (one CRC-32 per chunk, over its decoded items); root attributes as in
+:func:`header`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hpcsamp.data.manifest import SCHEMA, ArraySpec, Offsets, Stats
+from hpcsamp.data.manifest import ArraySpec, Offsets, Stats
 from hpcsamp.data.sink import Sink
 from hpcsamp.errors import DataError
 from hpcsamp.sealing import regions
@@ -81,7 +82,7 @@ def write_shard(
     count: int,
     attributes: Mapping[str, Any],
     coords: Mapping[str, Coordinate],
-    class_names: Sequence[str] | None = None,
+    class_names: Mapping[str, Sequence[str]] | None = None,
 ) -> Written:
     """Write the items of one shard, with places for the statistics.
 
@@ -101,7 +102,7 @@ def write_shard(
     coords
         Coordinates by name.
     class_names
-        Of the labels in ``y``, if they have any.
+        Of the labels by array, where they have any.
 
     Returns
     -------
@@ -118,8 +119,8 @@ def write_shard(
         with h5py.File(sink, "w") as f:
             coords = {**named_axes(arrays, coords), **coords}
             written = _fill(f, arrays, blocks, count, attributes, coords, sink)
-            if class_names is not None:
-                f["y"].attrs["class_names"] = json.dumps(_attribute(list(class_names)))
+            for name, of_classes in (class_names or {}).items():
+                f[name].attrs["class_names"] = json.dumps(_attribute(list(of_classes)))
         sink.sync()
     finally:
         sink.close()
@@ -145,7 +146,7 @@ def _fill(
         f.create_dataset(name, (count,), "<f8").attrs["units"] = coords[name].units
     done = 0
     for block in blocks:
-        size = len(block["x"])
+        size = len(block[next(iter(arrays))])
         for name, spec in arrays.items():
             values = np.ascontiguousarray(block[name], dtype=spec.dtype)
             f[name][done : done + size] = values
@@ -279,8 +280,9 @@ def write_stats(
         raise DataError(f"{path}: cannot write: {e.strerror or e}") from e
 
 
-def seal(path: Path) -> None:
-    """Append the seal of a finished shard: all but its chunks, which have their own checksums.
+def seal(path: Path, arrays: Iterable[str] = ("x", "y")) -> None:
+    """Append the seal of a finished shard: all but the chunks of its arrays, which have their own
+    checksums.
 
     Raises
     ------
@@ -289,7 +291,7 @@ def seal(path: Path) -> None:
     """
     try:
         with h5py.File(path, "r", locking=False) as f:
-            chunks = [f[name].id.get_chunk_info(i) for name in ("x", "y")
+            chunks = [f[name].id.get_chunk_info(i) for name in arrays
                       for i in range(f[name].id.get_num_chunks())]  # fmt: skip
         rows: list[tuple[int, int, int, int, int]] = []
         for at, size in sorted((c.byte_offset, c.size) for c in chunks):
@@ -303,6 +305,7 @@ def seal(path: Path) -> None:
 
 def header(
     *,
+    schema: int,
     uid: str,
     split: str,
     number: int,
@@ -316,7 +319,7 @@ def header(
 ) -> dict[str, Any]:
     """Root attributes of a shard."""
     return {
-        "schema_version": SCHEMA,
+        "schema_version": schema,
         "dataset_uid": uid,
         "split": split,
         "shard": number,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,12 +29,14 @@ class Moments:
     Attributes
     ----------
     count
-        Values per channel.
+        Values per channel: a number, or a float64 array of shape ``(channels,)`` where values are
+        missing.
     mean, m2, low, high
-        float64 of shape ``(channels,)``; ``m2`` is the sum of squared deviations from ``mean``.
+        float64 of shape ``(channels,)``; ``m2`` is the sum of squared deviations from ``mean``. Of
+        a channel without values they are 0, and ``low`` is infinity and ``high`` minus infinity.
     """
 
-    count: int
+    count: Any
     mean: np.ndarray
     m2: np.ndarray
     low: np.ndarray
@@ -61,33 +64,56 @@ class Moments:
             m2 = (apart**2).sum(axis=(0, 2)) - count * rest**2
         return cls(count, np.clip(mean + rest, low, high), np.maximum(m2, 0), low, high)
 
+    @classmethod
+    def of_known(cls, values: np.ndarray) -> Moments:
+        """Moments of those values that are not NaN; ``values`` as in :meth:`of`."""
+        flat = np.asarray(values, np.float64)
+        flat = flat.reshape(len(flat), 1, -1) if flat.ndim == 1 else flat
+        flat = flat.reshape(*flat.shape[:2], -1)
+        there = ~np.isnan(flat)
+        count = there.sum(axis=(0, 2), dtype=np.float64)
+        low = np.where(there, flat, np.inf).min(axis=(0, 2), initial=np.inf)
+        high = np.where(there, flat, -np.inf).max(axis=(0, 2), initial=-np.inf)
+        at_least = np.maximum(count, 1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = np.where(there, flat, 0).sum(axis=(0, 2)) / at_least
+            apart = np.where(there, flat - mean[:, None], 0)
+            rest = apart.sum(axis=(0, 2)) / at_least
+            m2 = (apart**2).sum(axis=(0, 2)) - count * rest**2
+        mean = np.where(count > 0, np.clip(mean + rest, low, high), 0)
+        return cls(count, mean, np.maximum(m2, 0), low, high)
+
     def __add__(self, other: Moments) -> Moments:
         count = self.count + other.count
+        at_least = np.maximum(count, 1) if isinstance(count, np.ndarray) else count
         with np.errstate(over="ignore", invalid="ignore"):
             step = other.mean - self.mean
-            m2 = self.m2 + other.m2 + step**2 * (self.count * other.count / count)
+            m2 = self.m2 + other.m2 + step**2 * (self.count * other.count / at_least)
         return Moments(
             count,
-            self.mean + step * (other.count / count),
+            self.mean + step * (other.count / at_least),
             m2,
             np.minimum(self.low, other.low),
             np.maximum(self.high, other.high),
         )
 
     def stats(self) -> Stats:
-        """Mean, standard deviation (population; 0 exactly for a constant), minimum, maximum."""
+        """Mean, standard deviation (population; 0 exactly for a constant), minimum, maximum.
+
+        Where values are missing, the count is that of the channel with the fewest.
+        """
         constant = self.low == self.high
         return Stats(
             mean=np.where(constant, self.low, self.mean).tolist(),
-            std=np.where(constant, 0, np.sqrt(self.m2 / self.count)).tolist(),
+            std=np.where(constant, 0, np.sqrt(self.m2 / np.maximum(self.count, 1))).tolist(),
             min=self.low.tolist(),
             max=self.high.tolist(),
-            count=self.count,
+            count=int(np.min(self.count)),
         )
 
     def to_json(self) -> dict[str, object]:
         """For a note between two passes over the data."""
-        return {"count": self.count} | {
+        return {"count": np.asarray(self.count).tolist()} | {
             k: getattr(self, k).tolist() for k in ("mean", "m2", "low", "high")
         }
 
@@ -95,7 +121,8 @@ class Moments:
     def from_json(cls, told: dict) -> Moments:
         """What :meth:`to_json` wrote."""
         arrays = {k: np.asarray(told[k], np.float64) for k in ("mean", "m2", "low", "high")}
-        return cls(int(told["count"]), **arrays)
+        count = np.asarray(told["count"], np.float64)
+        return cls(count if count.ndim else int(told["count"]), **arrays)
 
 
 def combine(parts: Iterable[Moments]) -> Moments:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcsamp.data.manifest import Manifest, ShardEntry
-from hpcsamp.data.shard import ShardReader, check_header, check_labels, sha256
+from hpcsamp.data.shard import ShardReader, check_header, check_target, sha256
 from hpcsamp.errors import DataError
 
 if TYPE_CHECKING:
@@ -58,14 +58,16 @@ def verify_shard(folder: Path, manifest: Manifest, entry: ShardEntry) -> Finding
     except DataError as e:
         found.bad.append(str(e))
         return found
+    targets = manifest.targets_by_name
     for array, spec in manifest.arrays.items():
         for chunk in range(spec.chunk_count(entry.count)):
             found.chunks += 1
             try:
                 values = reader.read_chunk(array, chunk)
                 reader.check(array, chunk, values)
-                if array == "y" and manifest.classes is not None:
-                    check_labels(values, manifest.classes, f"{reader.path}: chunk {chunk} of y")
+                if array in targets:
+                    where = f"{reader.path}: chunk {chunk} of {array}"
+                    check_target(values, targets[array], where)
             except DataError as e:
                 found.bad.append(str(e))
     reader.close()

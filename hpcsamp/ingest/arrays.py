@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hpcsamp.data.manifest import ArraySpec, Inputs
+from hpcsamp.data.roles import Missing
 from hpcsamp.data.shard import check_values
 from hpcsamp.errors import DataError
 from hpcsamp.ingest.labels import Pairs, check_numbers, classes_of, guess, labels_of, unseen
@@ -32,6 +33,7 @@ def from_arrays(
     normalize_y: bool = False,
     descriptions: tuple[str, str] = ("", ""),
     names: tuple[Sequence[str], Sequence[str]] = ((), ()),
+    missing: Missing | None = None,
 ) -> ArraySource:
     """A source from ``(x, y)`` by split; ``train`` is dealt to the splits of ``fractions``.
 
@@ -46,6 +48,8 @@ def from_arrays(
         What ``x`` is.
     names
         Of the rows of an item of ``x`` and of ``y``, such as the columns of a table.
+    missing
+        What stands in ``y`` for a value that is not known: ``"nan"``, or a number among labels.
 
     Raises
     ------
@@ -53,6 +57,25 @@ def from_arrays(
         If types or shapes do not fit, a value is NaN or loses digits, or labels are no classes,
         naming the array.
     """
+    if missing is not None:
+        from hpcsamp.ingest.named import from_named
+
+        made = from_named(
+            pairs,
+            name=name,
+            source=source,
+            kinds={"x": inputs},
+            tasks={} if task is None else {"y": task},
+            missing={"y": missing},
+            normalize=["y"] * normalize_y,
+            names={"x": names[0], "y": names[1]},
+            fractions=fractions,
+            seed=seed,
+        )
+        for array, description in zip("xy", descriptions, strict=True):
+            spec = made.arrays[array].model_copy(update={"description": description})
+            made.arrays[array] = spec
+        return made
     file = str(source.get("file", name))
     if task is None:
         task = guess(file, pairs)
@@ -139,7 +162,7 @@ def common_type(parts: Mapping[str, np.ndarray]) -> np.dtype:
         found = np.dtype("f8")
     for where, values in parts.items():
         with np.errstate(over="ignore", invalid="ignore"):
-            changed = values.astype(found) != values
+            changed = (values.astype(found) != values) & (values == values)  # NaN stays NaN
         if changed.any():
             value = values[changed].reshape(-1)[0]
             raise DataError(

@@ -19,20 +19,21 @@ import numpy as np
 from hpcsamp import serial
 from hpcsamp.data.manifest import (
     NAME,
-    SCHEMA,
     Manifest,
     Offsets,
     ShardEntry,
     Stats,
     read_manifest,
 )
-from hpcsamp.data.shard import check_ids, check_labels, check_values, sha256
+from hpcsamp.data.roles import check_roles, counted, targets_of
+from hpcsamp.data.shard import sha256
 from hpcsamp.data.shard_writer import header, seal, shard_name, write_shard, write_stats
-from hpcsamp.data.stats import Moments, check_digits, check_largest, check_stats, combine
+from hpcsamp.data.stats import Moments, combine
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.files import sync, write_whole
-from hpcsamp.grid import share, together
-from hpcsamp.ingest.identity import identity, versions
+from hpcsamp.grid import together
+from hpcsamp.ingest.checks import add_moments, check_block, check_moments
+from hpcsamp.ingest.identity import identity, plan_shards, schema_of, versions
 from hpcsamp.ingest.source import Source
 from hpcsamp.locks import Lock, locked
 from hpcsamp.sealing import text
@@ -94,6 +95,10 @@ def build(
     comm = comm or serial.COMM_SELF
     target = Path(out)
     folder = target.parent / f".{target.name}.partial"
+    try:
+        check_roles(source)
+    except ValueError as e:
+        raise DataError(f"{source.name}: {e}") from None
     shards = plan_shards(source, shard_bytes)
     with together(comm):  # read by one rank, since it may be a digest of many files
         uid = identity(source, shards) if comm.Get_rank() == 0 else ""
@@ -149,23 +154,6 @@ def _write(
             shutil.rmtree(folder, ignore_errors=True)
         raise
     return manifest
-
-
-def plan_shards(source: Source, shard_bytes: int) -> list[dict[str, Any]]:
-    """``number, split, first, count`` of every shard: near ``shard_bytes``, equal within a split,
-    cut at chunk boundaries."""
-    item_bytes = sum(spec.item_bytes for spec in source.arrays.values())
-    step = source.arrays["x"].items_per_chunk
-    shards: list[dict[str, Any]] = []
-    for split, count in source.splits.items():
-        groups = -(-count // step)
-        parts = max(1, min(groups, round(count * item_bytes / shard_bytes)))
-        for part in range(parts):
-            own = share(groups, parts, part)
-            first, last = own.start * step, min(own.stop * step, count)
-            number = len(shards)
-            shards.append({"number": number, "split": split, "first": first, "count": last - first})
-    return shards
 
 
 @contextmanager
@@ -224,7 +212,7 @@ def _manifest(
     source: Source, uid: str, stats: Mapping[str, Stats], entries: list[ShardEntry]
 ) -> Manifest:
     return Manifest(
-        schema_version=SCHEMA,
+        schema_version=schema_of(source),
         uid=uid,
         name=source.name,
         task=source.task,
@@ -232,6 +220,8 @@ def _manifest(
         class_names=source.class_names,
         inputs=source.inputs,
         normalize_y=source.normalize_y,
+        missing=source.missing,
+        targets=source.targets,
         arrays=source.arrays,
         splits=source.splits,
         shards=entries,
@@ -276,6 +266,7 @@ class _Writer:
         path = self.folder / shard_name(shard["number"])
         moments: dict[str, Moments] = {}
         attributes = header(
+            schema=schema_of(self.source),
             uid=self.uid,
             **shard,
             created_by=f"hpcsamp {version('hpcsamp')}",
@@ -291,7 +282,11 @@ class _Writer:
             shard["count"],
             attributes,
             self.source.coords,
-            self.source.class_names,
+            {
+                name: target.class_names
+                for name, target in targets_of(self.source).items()
+                if target.class_names is not None
+            },
         )
         self._tell(
             shard,
@@ -314,29 +309,10 @@ class _Writer:
             end = min(begin + size, first + shard["count"])
             block = source.read(split, begin, end)
             where = f"{source.source.get('file', source.name)}: items {begin}-{end - 1} of {split}"
-            check_values(block["x"], f"{where}: x")
-            if source.inputs == "ids":
-                check_ids(block["x"], f"{where}: x")
-            if source.classes is not None:
-                check_labels(block["y"], source.classes, where)
-            else:
-                check_values(block["y"], f"{where}: y")
-            for name in self._counted():
-                check_largest(block[name], self._columns(name), f"{where}: {name}")
+            check_block(source, block, where)
             if split == "train":
-                for name in self._counted():
-                    part = Moments.of(block[name])
-                    moments[name] = moments[name] + part if name in moments else part
+                add_moments(source, block, moments)
             yield block
-
-    def _counted(self) -> list[str]:
-        """Arrays of numbers, which have statistics."""
-        x = ["x"] if self.source.inputs == "numbers" else []
-        return x if self.source.classes is not None else [*x, "y"]
-
-    def _columns(self, array: str) -> list[str]:
-        """Names of the columns of a table."""
-        return self.source.source.get({"x": "columns", "y": "targets"}[array], [])
 
     def stats(self, shards: list[dict[str, Any]]) -> dict[str, Stats]:
         """Statistics of train over all shards, added in shard order."""
@@ -344,16 +320,11 @@ class _Writer:
         if not notes:
             raise DataError(f"{self.source.name} has no items in train")
         found = {
-            name: combine(Moments.from_json(note[name]) for note in notes).stats()
-            for name in self._counted()
+            name: combine(Moments.from_json(note[name]) for note in notes)
+            for name in counted(self.source)
         }
-        for name, values in found.items():
-            columns = self._columns(name)
-            where = f"{self.source.source.get('file', self.source.name)}: {name} of train"
-            check_stats(values, columns, where)
-            if name == "y" and not self.source.normalize_y:
-                check_digits(values, columns, where)
-        return found
+        check_moments(self.source, found)
+        return {name: moments.stats() for name, moments in found.items()}
 
     def finish(self, shard: Mapping[str, Any], stats: Mapping[str, Stats]) -> None:
         """Second pass: statistics, and the hash of the finished file."""
@@ -363,7 +334,7 @@ class _Writer:
             return
         path = self.folder / shard_name(shard["number"])
         write_stats(path, stats, told["stats"])
-        seal(path)
+        seal(path, self.source.arrays)
         sync(path)
         told |= {"sha256": sha256(path), "size": path.stat().st_size}
         self._tell(shard, told)

@@ -1,4 +1,4 @@
-"""The identity of a set, and the versions of what writes it."""
+"""What a source becomes: its shards, the identity and layout of the set, and what wrote it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,27 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hpcsamp.data.manifest import ArraySpec
+from hpcsamp.data.manifest import PLAIN, SCHEMA, ArraySpec
+from hpcsamp.data.roles import is_plain, leading
+from hpcsamp.grid import share
 from hpcsamp.ingest.source import Source
+
+
+def plan_shards(source: Source, shard_bytes: int) -> list[dict[str, Any]]:
+    """``number, split, first, count`` of every shard: near ``shard_bytes``, equal within a split,
+    cut at chunk boundaries."""
+    item_bytes = sum(spec.item_bytes for spec in source.arrays.values())
+    step = source.arrays[leading(source)].items_per_chunk
+    shards: list[dict[str, Any]] = []
+    for split, count in source.splits.items():
+        groups = -(-count // step)
+        parts = max(1, min(groups, round(count * item_bytes / shard_bytes)))
+        for part in range(parts):
+            own = share(groups, parts, part)
+            first, last = own.start * step, min(own.stop * step, count)
+            number = len(shards)
+            shards.append({"number": number, "split": split, "first": first, "count": last - first})
+    return shards
 
 
 def identity(source: Source, shards: list[dict[str, Any]]) -> str:
@@ -26,9 +45,14 @@ def identity(source: Source, shards: list[dict[str, Any]]) -> str:
         "shards": shards,
     }
     if source.inputs != "numbers":
-        told["inputs"] = source.inputs
+        given = source.inputs  # the order of several is part of the set
+        told["inputs"] = list(given.items()) if isinstance(given, dict) else given
     if source.class_names is not None:
         told["class_names"] = source.class_names
+    if source.targets:
+        told["targets"] = {name: target.model_dump() for name, target in source.targets.items()}
+    if source.missing is not None:
+        told["missing"] = source.missing
     content = source.content()
     if content:
         told["content"] = content
@@ -38,6 +62,11 @@ def identity(source: Source, shards: list[dict[str, Any]]) -> str:
 def _told(spec: ArraySpec) -> dict[str, Any]:
     """An array's description; names are left out where it has none, as before there were any."""
     return spec.model_dump(exclude=set() if spec.names else {"names"})
+
+
+def schema_of(source: Source) -> int:
+    """Version of the layout: a set in which there is nothing new has the one it always had."""
+    return PLAIN if is_plain(source) else SCHEMA
 
 
 def versions() -> dict[str, str]:

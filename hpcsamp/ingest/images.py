@@ -48,7 +48,7 @@ class Images(Source):
     folder: Path = Path()
     pictures: Pictures = field(default_factory=Pictures)
     files: dict[str, list[Path]] = field(default_factory=dict)
-    targets: dict[str, np.ndarray | list[Path]] = field(default_factory=dict)
+    held_targets: dict[str, np.ndarray | list[Path]] = field(default_factory=dict)
 
     def read(self, split: str, start: int, stop: int) -> Mapping[str, np.ndarray]:
         """See :class:`Source`."""
@@ -59,7 +59,7 @@ class Images(Source):
             image = self.pictures.read(file, str(file), is_array(file))
             _same(image, x[i], file, first)
             x[i] = image
-        found = self.targets[split][start:stop]
+        found = self.held_targets[split][start:stop]
         y = found if isinstance(found, np.ndarray) else self._masks(files, found)
         return {"x": x, "y": y}
 
@@ -82,7 +82,7 @@ class Images(Source):
         """See :class:`Source`: names and bytes of all files, and the targets."""
         found = hashlib.sha256()
         for split in self.splits:
-            targets = self.targets[split]
+            targets = self.held_targets[split]
             if isinstance(targets, np.ndarray):
                 found.update(np.ascontiguousarray(targets).tobytes())
             for file in [*self.files[split], *(targets if isinstance(targets, list) else [])]:
@@ -236,7 +236,7 @@ def images(
         folder=folder,
         pictures=pictures,
         files={split: [paths[i] for i in rows.tolist()] for split, rows in parts.items()},
-        targets={
+        held_targets={
             split: per_image[rows]
             if per_image is not None
             else [(mask_paths or [])[i] for i in rows.tolist()]

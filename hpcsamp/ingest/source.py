@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from hpcsamp.data.manifest import ArraySpec, Inputs
+from hpcsamp.data.manifest import ArraySpec
+from hpcsamp.data.roles import Inputs, Kind, Missing, Several, Target
 from hpcsamp.data.shard_writer import Coordinate
 from hpcsamp.errors import UsageError
 from hpcsamp.names import Task
@@ -28,10 +29,10 @@ class Source(ABC):
     ----------
     name
         Short name of the set.
-    task, classes, class_names, inputs, normalize_y
+    task, classes, class_names, inputs, normalize_y, missing, targets
         See :class:`~hpcsamp.data.manifest.Manifest`.
     arrays
-        ``x`` and ``y``.
+        ``x`` and ``y``, or inputs and targets by name.
     splits
         Items of each split, in the order in which shards are numbered.
     source
@@ -50,13 +51,15 @@ class Source(ABC):
     shard_mb: ClassVar[float] = 256
 
     name: str
-    task: Task
+    task: Task | Several
     arrays: dict[str, ArraySpec]
     splits: dict[str, int]
     classes: int | None = None
     class_names: list[str] | None = None
-    inputs: Inputs = "numbers"
+    inputs: Inputs | dict[str, Kind] = "numbers"
     normalize_y: bool = False
+    missing: Missing | None = None
+    targets: dict[str, Target] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
     meaning: dict[str, dict[str, str]] = field(default_factory=dict)
     licence: str = ""
@@ -66,7 +69,7 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, split: str, start: int, stop: int) -> Mapping[str, np.ndarray]:
-        """Items ``start .. stop - 1`` of a split: ``x``, ``y`` and per-item coordinates.
+        """Items ``start .. stop - 1`` of a split: all arrays, and per-item coordinates, by name.
 
         Raises
         ------

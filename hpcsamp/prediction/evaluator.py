@@ -184,13 +184,13 @@ class Evaluator:
         """
         scores = np.zeros((len(SCORES), self.dataset.count))
         for batch in self._batches(method):
-            index = torch.from_numpy(batch.index).to(batch.x.device)
+            index = torch.from_numpy(batch.index).to(batch.device)
             if target_shape is None:
                 p = predict_classes(method, batch.x, self.samples, self.collectives, index)
                 confidence = 1 - p.log_probabilities.exp().amax(1)
                 self._keep(scores, batch, p.total, p.total - p.aleatoric, confidence)
             else:
-                y = batch.x.new_zeros(len(batch), *target_shape)
+                y = batch.weight.new_zeros(len(batch), *target_shape)
                 v = predict_values(
                     method, batch.x, y, self.samples, self.collectives, self.likelihood, index
                 )
@@ -219,7 +219,7 @@ class Evaluator:
             if number == 1:
                 c = self.collectives
                 mine = method.prediction_share(self.samples, c.sample_size, c.sample_rank)
-                index = torch.from_numpy(batch.index).to(batch.x.device)
+                index = torch.from_numpy(batch.index).to(batch.device)
                 with together(self.topology.world), method.predicting():
                     method.observe(batch.x, mine, 0, index=index)
                     method.check_passes(batch.x, mine, index=index)
@@ -246,7 +246,7 @@ class Evaluator:
     ) -> Evaluation:
         metrics = ClassificationMetrics(classes, self.bins)
         for batch in self._batches(method):
-            index = torch.from_numpy(batch.index).to(batch.x.device)
+            index = torch.from_numpy(batch.index).to(batch.device)
             p = predict_classes(method, batch.x, self.samples, self.collectives, index)
             metrics.update(p.log_probabilities, batch.y, batch.weight, p.aleatoric)
             if scores is not None:
@@ -285,7 +285,7 @@ class Evaluator:
         counts = sample_counts(method, self.samples, self.collectives)
         constant = ConstantNormal(self.dataset)
         for batch in self._batches(method):
-            index = torch.from_numpy(batch.index).to(batch.x.device)
+            index = torch.from_numpy(batch.index).to(batch.device)
             p = predict_values(
                 method, batch.x, batch.y, self.samples, self.collectives, self.likelihood, index
             )
@@ -340,7 +340,7 @@ class Evaluator:
             self.collectives.sum_(state, "data")
 
     def _keep(self, scores: np.ndarray, batch: Batch, *values: torch.Tensor) -> None:
-        true = batch.weight.cpu().numpy() > 0
+        true = batch.true
         for row, value in zip(scores, values, strict=False):
             row[batch.index[true]] = value.double().cpu().numpy()[true]
 
@@ -373,5 +373,5 @@ def _thinned(curve: np.ndarray, points: int = 200) -> list[float]:
 
 def _pass_on(sink: Sink, batch: Batch, arrays: dict[str, np.ndarray]) -> None:
     """Without the padding of a last batch."""
-    true = batch.weight.cpu().numpy() > 0
+    true = batch.true
     sink(batch.index[true], {k: v[true] for k, v in arrays.items()})

@@ -71,7 +71,7 @@ def fit(evaluator: Evaluator, method: Method) -> FittedGaussian:
     widths = torch.as_tensor(WIDTHS * typical)
     total = torch.zeros(len(widths), dtype=torch.float64)
     for batch in evaluator.loader.epoch(0):
-        index = torch.from_numpy(batch.index).to(batch.x.device)
+        index = torch.from_numpy(batch.index).to(batch.device)
         outputs = local_outputs(method, batch.x, samples, group, index)
         means, _ = Samples().moments(outputs, batch.y)
         square = (means.double() - batch.y).square().flatten(2).sum(2)  # (s, B)

@@ -108,7 +108,6 @@ class Posterior:
 
     def _noise(self) -> dict[str, Any]:
         shapes, device = self.run.shapes, self.topology.device
-        kind = torch.int64 if shapes.ids else self.run.dtype
-        x = torch.zeros(1, *shapes.x, dtype=kind, device=device)
+        x = shapes.batch(1, dtype=self.run.dtype, device=device)
         y = torch.zeros(1, *shapes.y, dtype=self.run.dtype, device=device)
         return noise.record(self.likelihood, self.method, x, y, self.samples, self.collectives)

@@ -14,7 +14,8 @@ from hpcsamp.config import RunConfig, SyntheticSection
 from hpcsamp.data.manifest import NAME, read_manifest
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.grid import together
-from hpcsamp.ingest.build import SHARD_BYTES, build, identity, plan_shards
+from hpcsamp.ingest.build import SHARD_BYTES, build
+from hpcsamp.ingest.identity import identity, plan_shards
 from hpcsamp.ingest.synthetic import Synthetic, synthetic
 from hpcsamp.names import MADE_UP
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from hpcsamp.config import RunConfig
 from hpcsamp.data import Dataset
 from hpcsamp.data.manifest import NAME
+from hpcsamp.data.roles import Kind, kinds_of, targets_of
 from hpcsamp.models import output_size
+from hpcsamp.weights import inputs_of
 
 if TYPE_CHECKING:
     from hpcsamp.ingest import Source
@@ -24,40 +30,83 @@ class Shapes:
     Attributes
     ----------
     x, y
-        Shapes of an item.
+        Shapes of an item; by name if there are several inputs or targets.
     item_bytes
         Of an item on disk.
     values
         Classes, or values of a target.
     ids
         Whether inputs are ids.
+    kinds
+        Of several inputs what each of them is.
     mean, std
         Of the training targets, in the shape of a target; None for 0 and 1.
     """
 
-    x: tuple[int, ...]
-    y: tuple[int, ...]
+    x: tuple[int, ...] | Mapping[str, tuple[int, ...]]
+    y: tuple[int, ...] | Mapping[str, tuple[int, ...]]
     item_bytes: int
     values: int
     ids: bool = False
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
     mean: Any = field(default=None, compare=False, repr=False)
     std: Any = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(cls, data: Dataset | Source) -> Shapes:
         """Of a dataset, or of a source that might become one."""
-        arrays = data.manifest.arrays if isinstance(data, Dataset) else data.arrays
-        x, y = arrays["x"], arrays["y"]
-        mean, std = data.y_scale() if isinstance(data, Dataset) else (None, None)
+        told = data.manifest if isinstance(data, Dataset) else data
+        kinds, targets = kinds_of(told), targets_of(told)
+        shapes = {name: tuple(spec.shape) for name, spec in told.arrays.items()}
+        several = isinstance(told.inputs, dict)
+        sizes = {
+            name: output_size(target.task, target.classes, shapes[name])
+            for name, target in targets.items()
+        }
+        mean, std = None, None
+        if isinstance(data, Dataset) and not data.has_several_targets:
+            mean, std = data.y_scale()
         return cls(
-            tuple(x.shape),
-            tuple(y.shape),
-            x.item_bytes + y.item_bytes,
-            output_size(data.task, data.classes, tuple(y.shape)),
-            data.inputs == "ids",
+            {name: shapes[name] for name in kinds} if several else shapes["x"],
+            {name: shapes[name] for name in targets} if told.targets else shapes["y"],
+            sum(spec.item_bytes for spec in told.arrays.values()),
+            sum(sizes.values()),
+            told.inputs == "ids",
+            kinds if several else {},
             mean,
             std,
         )
+
+    def batch(self, items: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Inputs of so many items, all 0: numbers of a type, ids, and flags."""
+
+        def zeros(shape: tuple[int, ...], kind: Kind) -> Tensor:
+            of = {"numbers": dtype, "values": dtype, "ids": torch.int64, "flags": torch.bool}[kind]
+            return torch.zeros(items, *shape, dtype=of, device=device)
+
+        if isinstance(self.x, Mapping):
+            return inputs_of({name: zeros(s, self.kinds[name]) for name, s in self.x.items()})
+        return zeros(self.x, "ids" if self.ids else "numbers")
+
+    def batch_bytes(self, number: int) -> int:
+        """Bytes of the inputs of an item in a batch, where a number has so many."""
+        size = {"numbers": number, "values": number, "ids": 8, "flags": 1}
+        if isinstance(self.x, Mapping):
+            return sum(math.prod(s) * size[self.kinds[name]] for name, s in self.x.items())
+        return math.prod(self.x) * (8 if self.ids else number)
+
+    @property
+    def target_values(self) -> int:
+        """Values of the targets of an item."""
+        shapes = self.y.values() if isinstance(self.y, Mapping) else [self.y]
+        return sum(math.prod(shape) for shape in shapes)
+
+    def told(self, between: str) -> str:
+        """The shape of the inputs in words."""
+        if isinstance(self.x, Mapping):
+            parts = (f"{name} {between.join(map(str, s))}" for name, s in self.x.items())
+            return ", ".join(parts)
+        return between.join(map(str, self.x))
 
     @classmethod
     def described(cls, config: RunConfig, data: str | None = None) -> Shapes:

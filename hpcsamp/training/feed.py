@@ -10,10 +10,11 @@ import numpy as np
 from torch import Tensor
 
 from hpcsamp.data import Batch, Dataset, Loader
-from hpcsamp.data.augment import Augmentation
+from hpcsamp.data.augment import Augmentation, image_of
 from hpcsamp.grid import Topology, together
 from hpcsamp.run.assemble import Run
 from hpcsamp.watchdog import here
+from hpcsamp.weights import inputs_of
 
 
 class Feed:
@@ -40,6 +41,7 @@ class Feed:
         self.dataset = dataset
         with together(topology.world):
             self._augmentation = Augmentation.of(c.augment, dataset, topology, seed=c.seed)
+            self._augmented = image_of(c.augment, dataset) if c.augment.active else None
         self._loader = Loader(
             dataset,
             topology,
@@ -66,13 +68,19 @@ class Feed:
     def augmented(self, epoch: int, batch: Batch) -> tuple[Tensor, bool, Any]:
         """Inputs, whether they have a sample axis, and how outputs come back to the targets."""
         if self._augmentation is None:
-            return batch.x, False, None
+            return inputs_of(batch.x), False, None
+        stacked, own = self.run.config.augment.share != "all", self.run.own
         with here.part("augment"):
-            x = self._augmentation(batch.x, batch.index, epoch=epoch, samples=self.run.own)
+            x = batch.x if self._augmented is None else batch.x[self._augmented]
+            x = self._augmentation(x, batch.index, epoch=epoch, samples=own)
+        if self._augmented is not None:  # the others are the same for all samples
+            others = {n: t.expand(len(own), *t.shape) if stacked else t for n, t in batch.x.items()}
+            x = inputs_of(others | {self._augmented: x}, stacked)
         undo = None
-        if self._augmentation.shift and len(self.dataset.y_shape) > 1:
+        several = self.dataset.has_several_targets
+        if self._augmentation.shift and not several and len(self.dataset.y_shape) > 1:
             undo = partial(self._undo, epoch, batch.index)
-        return x, self.run.config.augment.share != "all", undo
+        return x, stacked, undo
 
     def _undo(
         self,

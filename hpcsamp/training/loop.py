@@ -35,6 +35,7 @@ from hpcsamp.training.patience import Patience
 from hpcsamp.training.progress import Reporter
 from hpcsamp.training.validation import Validation
 from hpcsamp.watchdog import Phase, here
+from hpcsamp.weights import inputs_of
 
 
 def train(
@@ -214,9 +215,9 @@ class Trainer:
         # a pass is one of a part of the batch, where it is taken in parts
         first = slice(-(-len(batch.index) // self.config.data.accumulate))
         x = x[:, first] if stacked else x[first]
-        index = torch.from_numpy(batch.index[first]).to(batch.x.device)
+        index = torch.from_numpy(batch.index[first]).to(batch.device)
         with together(world):
-            method.observe(batch.x[first], own, index=index)
+            method.observe(inputs_of(batch.x)[first], own, index=index)
             method.check_passes(x, own, stacked=stacked, index=index)
         most, known = max(world.allgather(len(own))), method.settled
         seconds = method.choose(
@@ -233,7 +234,7 @@ class Trainer:
         step, own = method.step, self.assembled.own
         began = time.perf_counter()
         x, stacked, undo = self.feed.augmented(epoch, batch)
-        index = torch.from_numpy(batch.index).to(x.device)
+        index = torch.from_numpy(batch.index).to(batch.device)
         loss = made.loss(
             method,
             x,
@@ -242,6 +243,7 @@ class Trainer:
             stacked=stacked,
             weight=batch.weight,
             count=batch.count / self.topology.data_size,
+            mask=batch.mask,
             index=index,
             undo=undo,
             whole=False,
