@@ -41,6 +41,19 @@ class First(nn.Module):
         return self.layer(*[x[:, None]] * self.copies)[0][:, 0]
 
 
+class Packed(nn.Module):
+    """Sequences without padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.LSTM(3, 3, 2, dropout=0.1, batch_first=True)
+
+    def forward(self, x):
+        lengths = torch.ones(len(x), dtype=torch.int64)
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+        return nn.utils.rnn.pad_packed_sequence(self.layer(packed)[0], batch_first=True)
+
+
 def drawing(value):
     def forward(self, x):
         return x + value(self, x)
@@ -68,26 +81,31 @@ def first_batch(self, x):
 
 REFUSED = {
     # draws of a global generator
-    "alpha dropout": (lambda: nn.AlphaDropout(0.1), "draws by itself"),
-    "rrelu": (nn.RReLU, "1, a RReLU, draws by itself"),
-    "lstm": (
-        lambda: First(nn.LSTM(3, 3, 2, dropout=0.1, batch_first=True)),
-        "1.layer, a LSTM, draws by itself",
+    "poisson": (
+        lambda: Does(drawing(lambda _, x: torch.poisson(torch.ones(3)))),
+        "1, a Does, draws by itself, from torch's global",
     ),
-    "attention": (
-        lambda: First(nn.MultiheadAttention(3, 1, 0.1, batch_first=True), 3),
-        "1.layer, a MultiheadAttention, draws by itself",
+    "gamma": (
+        lambda: Does(drawing(lambda _, x: torch.distributions.Gamma(1.0, 1.0).rsample((3,)))),
+        "1, a Does, draws by itself",
     ),
-    "transformer": (
-        lambda: nn.Sequential(
-            nn.Unflatten(1, (1, 3)), nn.TransformerEncoderLayer(3, 1, 4, batch_first=True),
-            nn.Flatten(),
-        ),
-        "draws by itself",
-    ),
-    "randn": (lambda: Does(drawing(lambda _, x: torch.randn(3))), "1, a Does, draws by itself"),
     "numpy": (lambda: Does(drawing(lambda _, x: np.random.rand())), "from NumPy's global"),
     "python": (lambda: Does(drawing(lambda _, x: random.random())), "from Python's global"),
+    # draws that have no meaning for single items
+    "items in another order": (
+        lambda: Does(lambda _, x: x + x[torch.randperm(len(x))]),
+        "1, a Does draws by randperm over the items of a batch",
+    ),
+    "one for each pair": (
+        lambda: Does(lambda _, x: x + (torch.rand(len(x), len(x)) @ x)),
+        r"1, a Does draws by rand numbers of shape \(2, 2\) for 2 items and",
+    ),
+    "packed": (
+        lambda: First(Packed()), "1.layer.layer, a LSTM: dropout between recurrent layers of packed"
+    ),
+    "an item less": (
+        lambda: Does(lambda _, x: x + torch.rand(len(x) - 1, 3).sum(0)), "1, a Does draws by rand"
+    ),
     # state
     "batch norm": (
         lambda: nn.BatchNorm1d(3),
@@ -215,6 +233,15 @@ def reordered(_, x):
 ALLOWED = {
     "dropout": lambda: nn.Dropout(0.1),
     "functional dropout": lambda: Does(lambda _, x: F.dropout(x, 0.1)),
+    "recurrent dropout": lambda: First(nn.LSTM(3, 3, 2, dropout=0.1, batch_first=True)),
+    "attention dropout": lambda: First(nn.MultiheadAttention(3, 1, 0.1, batch_first=True), 3),
+    "encoder": lambda: nn.Sequential(
+        nn.Unflatten(1, (1, 3)),
+        nn.TransformerEncoderLayer(3, 1, 4, batch_first=True),
+        nn.Flatten(),
+    ),
+    "noise": lambda: Does(drawing(lambda _, x: torch.randn(3))),
+    "noise of items": lambda: Does(drawing(lambda _, x: torch.randn_like(x))),
     "cache": lambda: Does(cached, cache=None),
     "cache in a dictionary": lambda: Does(
         lambda s, x: x + s.cache.setdefault(x.shape[1:], torch.ones(3)), cache={}
@@ -264,7 +291,7 @@ def made(name, module):
 def test_every_method_looks_at_its_module_in_training_and_in_prediction(x, name):
     only_then = {
         True: Does(lambda s, x: x - x.mean(0) if s.training else x),
-        False: Does(lambda s, x: x if s.training else x + torch.rand(3)),
+        False: Does(lambda s, x: x if s.training else x + np.random.rand()),
     }
     for training, layer in only_then.items():
         words = "1, a Does, makes an item" if training else "1, a Does, draws by itself"

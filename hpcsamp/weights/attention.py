@@ -55,16 +55,14 @@ def multi_head_attention(
     Raises
     ------
     NotPossibleError
-        For dropout, appended keys, static keys, or inputs without a batch axis.
+        For static keys, or inputs without a batch axis.
     """
-    unusual = bias_k is not None or bias_v is not None or add_zero_attn
-    if unusual or static_k is not None or static_v is not None or query.dim() != 3:
+    if static_k is not None or static_v is not None or query.dim() != 3:
         raise NotPossibleError(
-            "multi_head_attention_forward with appended or static keys or without a batch axis"
+            "multi_head_attention_forward with static keys or without a batch axis"
         )
-    if training and dropout_p > 0:
-        raise NotPossibleError("multi_head_attention_forward with dropout")
     targets, width = query.shape[0], query.shape[2]
+    rate = dropout_p if training else 0.0
     if use_separate_proj_weight:
         weights = (q_proj_weight, k_proj_weight, v_proj_weight)
         biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
@@ -77,6 +75,14 @@ def multi_head_attention(
         biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
         inputs = (query, key, value)
         projected = [F.linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True)]
+    sources = len(key)
+    for more in ((bias_k, bias_v), (0.0, 0.0) if add_zero_attn else (None, None)):
+        if more[0] is not None:
+            zeros = projected[0].new_zeros(1, *projected[0].shape[1:])
+            projected[1:] = (
+                torch.cat([t, zeros + own]) for t, own in zip(projected[1:], more, strict=True)
+            )
+            sources += 1
     q, k, v = (
         t.reshape(t.shape[0], t.shape[1], num_heads, width // num_heads).permute(1, 2, 0, 3)
         for t in projected
@@ -85,15 +91,20 @@ def multi_head_attention(
         is_causal = False  # the mask that came with it says the same
     elif is_causal:
         attn_mask = None
-    mask = _mask(attn_mask, key_padding_mask, q, len(key))
+    attn_mask, key_padding_mask = (
+        m if m is None or sources == len(key) else F.pad(m, (0, sources - len(key)))
+        for m in (attn_mask, key_padding_mask)
+    )
+    mask = _mask(attn_mask, key_padding_mask, q, sources)
     found: Tensor | None = None
     if need_weights:
         fit = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
         found = (fit if mask is None else fit + mask).softmax(-1)
+        found = F.dropout(found, rate) if rate else found
         y = found @ v
         found = found.mean(1) if average_attn_weights else found
     else:
-        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal)
+        y = F.scaled_dot_product_attention(q, k, v, mask, rate, is_causal)
     y = y.permute(2, 0, 1, 3).reshape(targets, y.shape[0], width)
     return F.linear(y, out_proj_weight, out_proj_bias), found
 

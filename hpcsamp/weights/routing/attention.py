@@ -1,12 +1,14 @@
-"""Attention of many samples within ``torch.func.vmap``, fused.
+"""Attention with dropout, and attention of many samples within ``torch.func.vmap``.
 
 vmap has no rule for scaled-dot-product attention on CPUs: it would loop over samples, forwards and
 backwards. Here attention goes through a function whose own rule folds the samples into the batch
-axis of one call.
+axis of one call. With dropout there is no fused kernel: weights are masked as torch's plain form of
+it does.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -15,8 +17,50 @@ from torch._C._functorch import is_batchedtensor
 from torch.nn import functional as F  # noqa: N812
 
 from hpcsamp.weights.attention import multi_head_attention
+from hpcsamp.weights.routing.dropout import dropout
 from hpcsamp.weights.routing.now import Now, Route
 from hpcsamp.weights.strategies.chunk import NotPossibleError
+
+
+def dropped_dot_product(
+    now: Now,
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Scaled-dot-product attention whose weights are dropped, in plain operations."""
+    if dropout_p == 0:
+        return NotImplemented
+    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    if enable_gqa:
+        repeats = query.shape[-3] // key.shape[-3]
+        key, value = (t.repeat_interleave(repeats, -3) for t in (key, value))
+    fit = (query * factor) @ key.transpose(-2, -1)
+    if is_causal:
+        later = torch.ones(fit.shape[-2:], dtype=torch.bool, device=fit.device).triu(1)
+        fit = fit.masked_fill(later, -math.inf)
+    if attn_mask is not None:
+        fit = (
+            torch.where(attn_mask, fit, -math.inf)
+            if attn_mask.dtype == torch.bool
+            else fit + attn_mask
+        )
+    return dropout(now, fit.softmax(-1), dropout_p) @ value
+
+
+def dropped_multi_head(now: Now, *args: Any, **named: Any) -> Any:
+    """Multi-head attention with dropout."""
+    rate = named["dropout_p"] if "dropout_p" in named else args[10]
+    training = named["training"] if "training" in named else args[13] if len(args) > 13 else True
+    if rate == 0 or not training:
+        return NotImplemented
+    with now.again():
+        return multi_head_attention(*args, **named)
 
 
 def multi_head(now: Now, *args: Any, **named: Any) -> Any:
@@ -92,4 +136,9 @@ def _same_for_all(mask: Tensor) -> bool:
 OF_VMAP: dict[Any, Route] = {
     F.scaled_dot_product_attention: dot_product,
     F.multi_head_attention_forward: multi_head,
+}
+
+ROUTES: dict[Any, Route] = {
+    F.scaled_dot_product_attention: dropped_dot_product,
+    F.multi_head_attention_forward: dropped_multi_head,
 }

@@ -1,8 +1,8 @@
-"""Dropout, wherever a module calls it."""
+"""Dropout, wherever a module calls it, and leaky units of random slope."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,14 @@ from torch.nn import functional as F  # noqa: N812
 
 from hpcsamp.errors import UsageError
 from hpcsamp.streams.branches import levels
+from hpcsamp.weights.routing.forms import Alone
 from hpcsamp.weights.routing.now import Now, Route
+from hpcsamp.weights.routing.numbers import Uniform
 
 #: Rates are multiples of 1 / LEVELS: 16 random bits decide about a unit.
 LEVELS = 1 << 16
-#: Of SELU networks (Klambauer et al. 2017): what alpha dropout puts in the place of a unit.
+#: Minus the value of a SELU far below 0, which is what alpha dropout puts in the place of a unit
+#: (Klambauer et al. 2017).
 ALPHA = 1.7580993408473766
 
 
@@ -38,55 +41,132 @@ class Kept:
 
     def __call__(self, keys: Tensor, count: int) -> Tensor:
         """See :class:`~hpcsamp.weights.routing.now.Numbers`."""
-        kept = levels(keys, count) >= self.dropped - LEVELS // 2
-        return kept.to(self.dtype).mul_(self.value)
-
-
-def _rate(now: Now, p: Any, training: bool) -> float | None:
-    """The rate of a call, in whole levels; None if it drops nothing by itself."""
-    masks = now.place.masks
-    if masks is None and not training:
-        return None
-    rate = float(p if masks is None or masks.rate is None else masks.rate)
-    if not 0 <= rate <= 1:
-        raise UsageError(f"dropout probability {rate} must be from 0 to 1")
-    now.met = True  # also at a rate of 0: it may grow
-    return round(rate * LEVELS) / LEVELS
-
-
-def mask(now: Now, name: str, shape: Sequence[int], rate: float, dtype: torch.dtype) -> Any:
-    """A mask of some shape, kept units scaled so that the mean stays."""
-    kept = Kept(round(rate * LEVELS), 1 / (1 - rate) if rate < 1 else 0.0, dtype)
-    shared = now.place.masks is not None and now.place.masks.shared
-    return now.draw(name, shape, kept, kept=True, shared=shared)
+        bits = levels(keys, count)
+        if self.dropped == LEVELS:
+            return torch.zeros_like(bits, dtype=self.dtype)
+        return (bits >= self.dropped - LEVELS // 2).to(self.dtype).mul_(self.value)
 
 
 def dropout(
     now: Now, input: Any, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Any:
     """Every element by itself."""
-    rate = _rate(now, p, training)
-    if not rate or not input.numel():
-        return input if rate is not None else NotImplemented
-    return _product(now, input, mask(now, "dropout", input.shape, rate, input.dtype), inplace)
+    return _dropped(now, "dropout", input, p, training, inplace, len(input.shape), False)
+
+
+def alpha_dropout(
+    now: Now, input: Any, p: float = 0.5, training: bool = False, inplace: bool = False
+) -> Any:
+    """Every element by itself, the mean and variance of SELU units kept."""
+    return _dropped(now, "alpha_dropout", input, p, training, inplace, len(input.shape), True)
 
 
 def feature_dropout(
     now: Now, input: Any, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Any:
-    """Whole channels: ``(B, C, ...)``."""
-    rate = _rate(now, p, training)
-    if not rate or not input.numel():
-        return input if rate is not None else NotImplemented
-    own = mask(now, "feature_dropout", input.shape[:2], rate, input.dtype)
-    ones = (None,) * (input.dim() - 2)
-    return _product(now, input, own[(..., *ones)] if ones else own, inplace)
+    """Whole channels of ``(B, C, ...)``."""
+    return _dropped(now, "feature_dropout", input, p, training, inplace, 2, False)
 
 
-def _product(now: Now, x: Any, mask: Any, inplace: bool) -> Any:
-    if mask.dtype != x.dtype:
-        mask = mask.to(x.dtype)
-    return x * mask
+def feature_alpha_dropout(
+    now: Now, input: Any, p: float = 0.5, training: bool = False, inplace: bool = False
+) -> Any:
+    """Whole channels, the mean and variance of SELU units kept."""
+    return _dropped(now, "feature_alpha_dropout", input, p, training, inplace, 2, True)
 
 
-ROUTES: dict[Any, Route] = {F.dropout: dropout, torch.dropout: dropout}
+def _channels(alone: int) -> Route:
+    """Dropout of the channels of ``(B, C, ...)``, or of ``(C, ...)`` with so many axes."""
+
+    def route(
+        now: Now, input: Any, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Any:
+        lead = 1 if len(input.shape) == alone else 2
+        return _dropped(now, "feature_dropout", input, p, training, inplace, lead, False)
+
+    return route
+
+
+def _dropped(
+    now: Now, name: str, x: Any, p: Any, training: bool, inplace: bool, lead: int, alpha: bool
+) -> Any:
+    """``x`` with a mask over its first ``lead`` axes."""
+    masks = now.place.masks
+    if masks is None and not training:
+        return NotImplemented
+    rate = float(p if masks is None or masks.rate is None else masks.rate)
+    if not 0 <= rate <= 1:
+        raise UsageError(f"dropout probability {rate} must be from 0 to 1")
+    level = round(rate * LEVELS)
+    if level == 0 or not x.numel():
+        return x  # routed all the same: the rate may grow
+    share = 1 - level / LEVELS  # kept
+    a = math.sqrt(1 / ((ALPHA**2 * (1 - share) + 1) * share)) if alpha and share else 0.0
+    value = a if alpha else 1 / share if share else 0.0
+    kept = Kept(level, value, x.dtype if x.dtype.is_floating_point else torch.float32)
+    shared = masks is not None and masks.shared
+    mask = now.draw(name, x.shape[:lead], kept, kept=True, shared=shared)
+    if len(x.shape) > lead:
+        mask = mask[(..., *[None] * (len(x.shape) - lead))]
+    # elsewhere samples come in: there is no place for them
+    within = inplace and isinstance(now.form, Alone)
+    y = x.mul_(mask) if within else x * mask
+    if not alpha or not share:
+        return y
+    # a (x z - alpha (1 - z)) + a alpha (1 - share) with a mask z of 0 and 1
+    offset = ALPHA * (mask - a) + a * ALPHA * (1 - share)
+    return y.add_(offset) if within else y + offset
+
+
+def rrelu(
+    now: Now,
+    input: Any,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    inplace: bool = False,
+) -> Any:
+    """A slope for every negative element."""
+    if not training or not input.numel():
+        return NotImplemented
+    slopes = now.draw("rrelu", input.shape, Uniform(input.dtype, lower, upper))
+    y = torch.where(input <= 0, input * slopes, input)
+    return input.copy_(y) if inplace and isinstance(now.form, Alone) else y
+
+
+def native_dropout(now: Now, input: Any, p: float, train: bool | None) -> Any:
+    """Outputs and the mask."""
+    ones = torch.ones_like(input)
+    mask = dropout(now, ones, p, train is not False)
+    if mask is NotImplemented:
+        return mask
+    return input * mask, mask != 0
+
+
+def _in_place(route: Route) -> Route:
+    def within(now: Now, *args: Any, **named: Any) -> Any:
+        return route(now, *args, **named, inplace=True)
+
+    return within
+
+
+ROUTES: dict[Any, Route] = {
+    F.dropout: dropout,
+    F.dropout1d: _channels(2),
+    F.dropout2d: feature_dropout,
+    F.dropout3d: _channels(4),
+    F.alpha_dropout: alpha_dropout,
+    F.feature_alpha_dropout: feature_alpha_dropout,
+    F.rrelu: rrelu,
+    torch.dropout: dropout,
+    torch.dropout_: _in_place(dropout),
+    torch.alpha_dropout: alpha_dropout,
+    torch.alpha_dropout_: _in_place(alpha_dropout),
+    torch.feature_dropout: feature_dropout,
+    torch.feature_dropout_: _in_place(feature_dropout),
+    torch.feature_alpha_dropout: feature_alpha_dropout,
+    torch.feature_alpha_dropout_: _in_place(feature_alpha_dropout),
+    torch.native_dropout: native_dropout,
+    torch.rrelu: rrelu,
+    torch.rrelu_: _in_place(rrelu),
+}

@@ -94,7 +94,10 @@ def _probed(chunk: Chunk, place: Place, x: Any) -> Plan:
         now = Now(place, Alone(), len(items), x.device, found)
         quiet = torch.no_grad(), _buffers_kept(module), followed(module, layers)
         with quiet[0], quiet[1], quiet[2], Routing(now, ROUTES):
-            chunk.call(items)
+            try:
+                chunk.call(items)
+            except UsageError as e:
+                raise UsageError(f"{layers[-1]}: {e}" if layers else str(e)) from e
         return found, now.met
 
     try:

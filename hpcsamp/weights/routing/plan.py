@@ -67,7 +67,7 @@ class Call:
     def spread(self, values: Tensor) -> Tensor:
         """``(k, *shape)`` from ``(k, B, numbers of an item)``."""
         assert self.axis is not None
-        values = values.unflatten(-1, self.shape)
+        values = shaped(values, self.shape)
         return values.movedim(1, self.axis + 1).flatten(self.axis + 1, self.axis + 2)
 
 
@@ -97,13 +97,28 @@ class Plan:
             raise OtherCallsError(name)
         call, now.calls = self.calls[at], at + 1
         folded = call.folds(shape, now)
-        if shared and call.axis != len(shape) - 1:
-            own = (*[1] * (len(shape) - 1), shape[-1])
-            return now.form.without_items(self._once(now, at, own, numbers, kept))
+        if shared and call.axis != len(call.shape) - 1:
+            return self._shared(now, at, call, folded, numbers, kept)
         if call.axis is None:
             return now.form.without_items(self._once(now, at, call.shape, numbers, kept))
         values = numbers(now.item_keys(at), math.prod(call.shape))
         return now.form.with_items(call.spread(values), call.axis, folded)
+
+    def _shared(
+        self, now: Now, at: int, call: Call, folded: bool, numbers: Numbers, kept: bool
+    ) -> Any:
+        """Numbers for each place in the last axis, the same for all items and positions."""
+        own = (*[1] * (len(call.shape) - 1), *call.shape[-1:])
+        values = self._once(now, at, own, numbers, kept)
+        if kept:  # nobody looks at its shape
+            return now.form.without_items(values)
+        a, whole = call.axis, list(call.shape)
+        if a is not None:
+            whole[a] *= now.items
+        values = values.expand(-1, *whole).clone()
+        if a is None:
+            return now.form.without_items(values)
+        return now.form.with_items(values, a, folded)
 
     def _once(
         self, now: Now, at: int, shape: Sequence[int], numbers: Numbers, kept: bool
@@ -112,7 +127,7 @@ class Plan:
         count, place = math.prod(shape), now.place
         size = count * len(place.samples)
         if not kept or size > AHEAD:
-            return numbers(now.call_keys(at), count).unflatten(-1, tuple(shape))
+            return shaped(numbers(now.call_keys(at), count), shape)
         name = (at, numbers, tuple(place.samples), place.seed, place.prediction, count, now.device)
         first, ahead = self._ahead.get(name, (0, None))
         if ahead is None or not first <= place.step < first + len(ahead):
@@ -126,7 +141,7 @@ class Plan:
                 self._ahead.clear()
                 self._size = ahead.numel()
             self._ahead[name] = first, ahead
-        return ahead[place.step - first].unflatten(-1, tuple(shape))
+        return shaped(ahead[place.step - first], shape)
 
 
 @dataclass
@@ -138,22 +153,26 @@ class Probe:
     layers
         Names of the layers that are being evaluated.
     seen
-        Function, shape and layer of each call.
+        Function, shape and layer of each call, and whether its numbers are of no single item.
     """
 
     layers: list[str]
-    seen: list[tuple[str, tuple[int, ...], str]] = field(default_factory=list)
+    seen: list[tuple[str, tuple[int, ...], str, bool]] = field(default_factory=list)
 
     def draw(
         self, now: Now, name: str, shape: Sequence[int], numbers: Numbers, kept: bool, shared: bool
     ) -> Any:
         """See :meth:`Now.draw`."""
-        self.seen.append((name, tuple(shape), self.layers[-1] if self.layers else ""))
+        layer = self.layers[-1] if self.layers else ""
+        self.seen.append((name, tuple(shape), layer, getattr(numbers, "together", False)))
         at, now.calls = now.calls, now.calls + 1
         values = numbers(now.call_keys(at), math.prod(shape))
-        return now.form.without_items(
-            values.unflatten(-1, tuple(shape)) if shape else values[..., 0]
-        )
+        return now.form.without_items(shaped(values, shape))
+
+
+def shaped(values: Tensor, shape: Sequence[int]) -> Tensor:
+    """``(..., *shape)`` of ``(..., n)``."""
+    return values.reshape(*values.shape[:-1], *shape)
 
 
 def compared(two: Probe, three: Probe) -> tuple[Call, ...]:
@@ -164,17 +183,24 @@ def compared(two: Probe, three: Probe) -> tuple[Call, ...]:
     UsageError
         Naming a layer whose draws follow the items in no way that has a meaning.
     """
-    names = [[name for name, _, _ in probe.seen] for probe in (two, three)]
+    names = [[name for name, *_ in probe.seen] for probe in (two, three)]
     if names[0] != names[1]:
         raise UsageError(
             f"the module draws {len(names[0])} times for 2 items and {len(names[1])} times for 3 "
             f"({', '.join(names[1][:4])}); what it draws must not depend on the other items"
         )
     pairs = zip(two.seen, three.seen, strict=True)
-    return tuple(_call(name, a, b, layer) for (name, a, layer), (_, b, _) in pairs)
+    return tuple(_call(*a, b[1]) for a, b in pairs)
 
 
-def _call(name: str, two: tuple[int, ...], three: tuple[int, ...], layer: str) -> Call:
+def _call(
+    name: str, two: tuple[int, ...], layer: str, together: bool, three: tuple[int, ...]
+) -> Call:
+    if together and two != three:
+        raise UsageError(
+            f"{layer or 'the module'} draws by {name} over the items of a batch, so that an item's "
+            f"outputs would depend on the other items; draw for each item, or once for all"
+        )
     if two == three:
         return Call(name, None, two)
     differ = [axis for axis, (a, b) in enumerate(zip(two, three, strict=False)) if a != b]

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from hpcsamp.weights.routing import attention, dropout, embedding
+from hpcsamp.weights.routing import attention, dropout, embedding, gumbel, random, recurrent
 from hpcsamp.weights.routing.now import Route
 
 #: Routes that a module needs in every form of pass.
-ROUTES: dict[Any, Route] = {**dropout.ROUTES}
+ROUTES: dict[Any, Route] = {
+    **attention.ROUTES,
+    **dropout.ROUTES,
+    **gumbel.ROUTES,
+    **random.ROUTES,
+    **recurrent.ROUTES,
+}
 #: Routes for what ``torch.func.vmap`` has no good rule for.
 OF_VMAP: dict[Any, Route] = {**attention.OF_VMAP, **embedding.OF_VMAP}
