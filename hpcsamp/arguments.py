@@ -7,7 +7,9 @@ run and named by its key.
 
 from __future__ import annotations
 
+import difflib
 import inspect
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, get_type_hints
 
@@ -16,9 +18,12 @@ from pydantic.errors import PydanticSchemaGenerationError
 
 from hpcsamp import config
 from hpcsamp.config import refused, split_key
-from hpcsamp.errors import UsageError
+from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.names import LIKELIHOODS, LOSSES
 from hpcsamp.spelling import hint, shown, suggest
+
+ALIKE = 0.85
+"""Likeness of an argument to a known one from which it is a slip, where others are passed on."""
 
 
 def accepted(kind: Callable[..., Any], but: Collection[str] = ()) -> dict[str, inspect.Parameter]:
@@ -32,11 +37,26 @@ def accepted(kind: Callable[..., Any], but: Collection[str] = ()) -> dict[str, i
         Names that are set by the program.
     """
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {
-        n: p
-        for n, p in inspect.signature(kind).parameters.items()
-        if n not in but and p.kind in named
-    }
+    return {n: p for n, p in _parameters(kind).items() if n not in but and p.kind in named}
+
+
+def open_ended(kind: Callable[..., Any]) -> bool:
+    """Whether a class or function takes arguments of any name, to pass them on."""
+    parameters = _parameters(kind)
+    ends = [p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()]
+    return any(ends) or not _has_signature(kind)
+
+
+def _parameters(kind: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(kind).parameters if _has_signature(kind) else {}
+
+
+def _has_signature(kind: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(kind)
+    except ValueError:  # compiled code may have none
+        return False
+    return True
 
 
 def defaults(kind: Callable[..., Any], but: Collection[str] = ()) -> dict[str, Any]:
@@ -103,8 +123,8 @@ def check(
     """
     known = accepted(kind, but)
     hints = _hints(kind)
-    table = config.section(section)
-    fixed = set(table.model_fields) if table is not None else set()
+    passes_on = section == "model" and open_ended(kind)
+    fixed = _fixed(section)
     taken = sorted(fixed & known.keys() - given.keys())
     if taken:
         raise UsageError(
@@ -113,12 +133,27 @@ def check(
         )
     result = {}
     for argument, value in given.items():
+        if argument not in known and passes_on:
+            slip = difflib.get_close_matches(argument, known, 1, ALIKE)
+            if slip:
+                key = f"{section}.{argument}"
+                raise UsageError(f"unknown key {key!r} for {name}; did you mean {slip[0]!r}?")
+            result[argument] = value
+            continue
         if argument not in known:
             near = suggest(argument, fixed - known.keys()) or hint(argument, known)
             raise UsageError(f"unknown key '{section}.{argument}' for {name}{near}")
         kind_of_it = hints.get(argument, _usual(known[argument].default))
         result[argument] = _typed(f"{section}.{argument}", value, kind_of_it)
     return result
+
+
+def _fixed(section: str) -> set[str]:
+    """Keys of a table that never are arguments of its class."""
+    table = config.section(section)
+    if table is None:
+        return set()
+    return set(table.model_fields) - getattr(table, "SHARED", frozenset())
 
 
 def construct(
@@ -141,14 +176,43 @@ def construct(
     Raises
     ------
     UsageError
-        As in :func:`check`, and if the class refuses values (``TypeError``, ``ValueError`` ...).
+        As in :func:`check` and :func:`called`.
     """
-    positional = list(inspect.signature(kind).parameters)[: len(first)]
+    positional = list(_parameters(kind))[: len(first)]
     arguments = check(section, name, kind, given, {*positional, *others})
+    return called(section, name, kind, *first, **others, **arguments)
+
+
+def called(section: str, name: str, kind: Callable[..., Any], *first: Any, **others: Any) -> Any:
+    """Call a class; whatever it raises becomes one line.
+
+    Raises
+    ------
+    UsageError
+        If the class refuses values (``TypeError``, ``ValueError`` ...), or fails.
+    """
     try:
-        return kind(*first, **others, **arguments)
-    except (TypeError, ValueError, IndexError, ArithmeticError, RuntimeError, MemoryError) as e:
-        raise UsageError(f"{section} {name!r}: {e}") from e
+        return kind(*first, **others)
+    except HpcsampError:
+        raise
+    except Exception as e:
+        usual = isinstance(e, TypeError | ValueError | ArithmeticError | RuntimeError | MemoryError)
+        line = " ".join(str(e).split())[:400]
+        line = line if usual and line else f"{type(e).__name__}: {line}"
+        raise UsageError(f"{section} {name!r}: {line}{_meant(e)}") from e
+
+
+def _meant(error: Exception) -> str:
+    """A suggestion for an argument that a class did not know which another one called."""
+    found = re.search(r"(\w+)(?:\.__init__)?\(\) got an unexpected .*argument '(\w+)'", str(error))
+    trace = error.__traceback__
+    while found and trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if found is None or trace is None:
+        return ""
+    there = [trace.tb_frame.f_globals.get(found[1]), *trace.tb_frame.f_locals.values()]
+    kinds = [k for k in there if callable(k) and getattr(k, "__name__", "") == found[1]]
+    return suggest(found[2], accepted(kinds[0])) if kinds else ""
 
 
 def _hints(kind: Callable[..., Any]) -> dict[str, Any]:
@@ -162,7 +226,7 @@ def _usual(default: Any) -> Any:
     """The type of an argument without annotation, from its default; None if that says nothing."""
     if isinstance(default, bool | str):
         return type(default)
-    return float if isinstance(default, int | float) else None
+    return int | float if isinstance(default, int | float) else None
 
 
 def _typed(key: str, value: Any, hint: Any) -> Any:

@@ -40,7 +40,7 @@ class Registry(Mapping[str, Any]):
         self.words = words
 
     def __getitem__(self, name: str) -> Any:
-        return _open(self._places[name])
+        return opened(self._places[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -91,7 +91,7 @@ class Registry(Mapping[str, Any]):
         if name in self._places:
             return self[name]
         try:
-            found = _open(name)
+            found = opened(name)
         except Exception as e:  # whatever a module of the user's raises when it is imported
             why = (
                 str(e)
@@ -106,7 +106,7 @@ class Registry(Mapping[str, Any]):
         return found
 
     def _check_kind(self, name: str, found: Any) -> None:
-        base = _open(self._base)
+        base = opened(self._base)
         if not (inspect.isclass(found) and issubclass(found, base)):
             of = self._base.replace(":", ".")
             raise UsageError(f"{self.key} = {name!r} is not a subclass of {of}")
@@ -120,7 +120,14 @@ class Registry(Mapping[str, Any]):
             raise UsageError(f"{self.key} = {name!r} does not define {', '.join(missing)}")
 
 
-def _open(place: str) -> Any:
+def opened(place: str) -> Any:
+    """The class or function at ``package.module:Class``; one within a class is ``Class.name``.
+
+    Raises
+    ------
+    ImportError, AttributeError
+        If there is none.
+    """
     module, _, name = place.partition(":")
     if not module or not name:
         raise ImportError("a place is written package.module:Class")

@@ -181,6 +181,7 @@ def test_a_run_folder_with_former_keys_is_read(tmp_path):
 #: Of every key that is not marked, another value makes another run.
 FREE = {
     "data": {"path", "reader", "verify", "slots", "accumulate"},
+    "model": {"weights"},  # their checksum is compared
     "method": {"samples_per_pass", "strategy"},
     "loss": {"memory"},
     "optimizer": {"sharded"},

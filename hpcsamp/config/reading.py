@@ -112,12 +112,14 @@ def _check_spelling(table: str, section: Any, registry: Registry, source: str) -
     """
     for key in section.model_extra:
         near = suggest(key, type(section).model_fields)
-        if (
-            near
-            and section.name
-            and key not in inspect.signature(registry.find(section.name)).parameters
-        ):
+        if near and section.name and not _takes(registry.find(section.name), key):
             raise UsageError(f"{source}: unknown key '{table}.{key}'{near}")
+
+
+def _takes(kind: Any, key: str) -> bool:
+    """Whether a class may have an argument of this name."""
+    known = inspect.signature(kind).parameters
+    return key in known or any(p.kind is p.VAR_KEYWORD for p in known.values())
 
 
 def named_configs() -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -116,16 +116,49 @@ class AugmentSection(Section):
 
 
 class ModelSection(Section):
-    """``[model]``: a registered model and its arguments."""
+    """``[model]``: a network by name and its arguments.
+
+    Where the class has an argument that is called like one of the :attr:`SHARED` keys, it is that
+    argument.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
+    SHARED: ClassVar[frozenset[str]] = frozenset(
+        {"head", "output", "weights", "weights_strict", "freeze"}
+    )
     name: Annotated[str, one_of(MODELS)] = Field(
         description="a registered model, e.g. mlp or vit, or package.module:Class"
     )
+    head: Any = Field(
+        None, description="layer that is replaced by one with the outputs that the data ask for"
+    )
+    output: Any = Field(
+        None, description="which of several tensors that the network returns, e.g. logits"
+    )
+    weights: Any = Field(
+        None,
+        description="initial weights: a .safetensors or .pt file, or the folder of a run",
+        json_schema_extra=NOTHING,
+    )
+    weights_sha256: str | None = Field(
+        None, description="checksum of these weights, written by the run"
+    )
+    weights_strict: Any = Field(
+        None, description="false: names and shapes of model.weights need not all fit the network"
+    )
+    freeze: Any = Field(
+        None, description='parameters that are not trained, by patterns, e.g. ["layer1.*"]'
+    )
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """Given keys that may be arguments of the class."""
+        given = {key: getattr(self, key) for key in sorted(self.SHARED)}
+        return {key: value for key, value in given.items() if value is not None}
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Everything but the name: passed to the model's constructor, which checks it."""
+        """Everything else but the name: passed to the model's constructor, which checks it."""
         return dict(self.model_extra or {})
 
 

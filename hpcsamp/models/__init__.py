@@ -1,9 +1,9 @@
-"""Networks by name: ``mlp``, ``vit``, ``swin``, or anybody's own as ``package.module:Class``."""
+"""Networks by name: ``mlp``, ``vit``, ``swin``, or anybody's as ``package.module:Class``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,17 +11,27 @@ from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from hpcsamp import arguments as free
+from hpcsamp.config import ModelSection
 from hpcsamp.errors import UsageError
 from hpcsamp.generators import lent
+from hpcsamp.models import factory, given, head, trial
 from hpcsamp.models.blank import blank
+from hpcsamp.models.factory import Data, Made
 from hpcsamp.models.learned_noise import LearnedNoise
 from hpcsamp.models.mlp import MLP
+from hpcsamp.models.options import Options
+from hpcsamp.models.options import of as options_of
 from hpcsamp.models.swin import Swin
 from hpcsamp.models.vit import ViT
 from hpcsamp.names import MODELS
 from hpcsamp.streams import Purpose, key
+from hpcsamp.weights.outputs import Chosen
+from hpcsamp.weights.patterns import Which, matches
 
-__all__ = ["MLP", "MODELS", "LearnedNoise", "Swin", "ViT", "blank", "build"]
+__all__ = [
+    "MLP", "MODELS", "Data", "LearnedNoise", "Options", "Swin", "ViT", "blank", "build",
+    "freeze", "options_of",
+]  # fmt: skip
 
 LAYERS = 5000
 """Most layers of a network, those within others counted as well."""
@@ -34,16 +44,20 @@ def build(
     outputs: int,
     seed: int,
     member: int | None = None,
+    *,
+    ids: bool = False,
+    options: Options | None = None,
+    notes: list[str] | None = None,
 ) -> nn.Module:
     """A network with initial parameters drawn from the seed.
 
     Parameters
     ----------
     name
-        A registered name, or ``package.module:Class`` for a class of the user's own that takes
-        ``in_shape`` and ``outputs``.
+        A registered name, or ``package.module:Class`` for any class or function that makes a
+        module, see :mod:`.factory`.
     arguments
-        Further arguments of the class.
+        Arguments of the class.
     in_shape
         Shape of an input item; of several inputs their shapes by name.
     outputs
@@ -52,19 +66,78 @@ def build(
         Seed of the run.
     member
         Which member of an ensemble it is for: each has initial parameters of its own.
+    ids
+        Whether inputs are ids.
+    options
+        Which layer is replaced and which output is taken.
+    notes
+        Gets lines about what was not told but done.
 
     Raises
     ------
     UsageError
         For an unknown name or argument, or sizes that do not fit.
     """
-    make = MODELS.find(name)
-    # torch's initialisers draw from the global generator, those of the user perhaps from others
-    with lent(key(seed, Purpose.INITIAL, *([] if member is None else [member])) & 0xFFFF_FFFF):
-        program = {"in_shape": in_shape, "outputs": outputs}
-        with _few_layers(name):
-            made: nn.Module = free.construct("model", name, make, arguments, **program)
+    kind = MODELS.find(name)
+    data, asked = Data(tuple(in_shape), outputs, ids), options or Options()
+
+    def make() -> Made:
+        # torch's initialisers draw from the global generator, those of the user perhaps from others
+        with (
+            lent(key(seed, Purpose.INITIAL, *([] if member is None else [member])) & 0xFFFF_FFFF),
+            _few_layers(name),
+        ):
+            made = factory.make(name, kind, arguments, data, asked.head is not None)
+            if asked.head is not None:
+                head.replace(made.network, asked.head, outputs)
+            trial.initialise(name, made.network, data)
         return made
+
+    chooses = False
+    if not _checks_itself(name):
+        chooses = _tried(name, make, data, asked, repr(arguments))
+    made = make()
+    if made.guess and notes is not None:
+        notes.append(f"model.{made.guess} = {outputs}: as many outputs as the data ask for")
+    if chooses:
+        made.network.register_forward_hook(Chosen(f"model {name!r}", asked.output))
+    return made.network
+
+
+def freeze(network: nn.Module, which: Which) -> None:
+    """Let parameters keep their values: they are not trained and have no uncertainty.
+
+    Parameters
+    ----------
+    network
+        Any module.
+    which
+        Patterns of names, such as ``layer1.*``, or a function of the name.
+
+    Raises
+    ------
+    UsageError
+        For a pattern that fits no parameter.
+    """
+    own = dict(network.named_parameters(remove_duplicate=False))
+    for name in matches("model.freeze", which, own):
+        own[name].requires_grad_(False)
+
+
+def _checks_itself(name: str) -> bool:
+    """Whether a network is one of the package, which check their inputs."""
+    return name != given.NAME and name in MODELS and MODELS.place(name).startswith("hpcsamp.")
+
+
+_verdicts: dict[tuple[str, ...], bool] = {}
+
+
+def _tried(name: str, make: Callable[[], Made], data: Data, asked: Options, arguments: str) -> bool:
+    """See :func:`.trial.check`; a network is tried once, unless it cannot be named."""
+    key = (name, arguments, repr(data), repr(asked))
+    if key not in _verdicts or name == given.NAME:
+        _verdicts[key] = trial.check(name, make, data, asked.output)
+    return _verdicts[key]
 
 
 @contextmanager
@@ -87,9 +160,14 @@ def _few_layers(name: str) -> Iterator[None]:
         handle.remove()
 
 
-def defaults(name: str) -> dict[str, Any]:
-    """Default values of a model's arguments, by its name."""
-    return free.defaults(MODELS.find(name), {"in_shape", "outputs"})
+def defaults(section: ModelSection) -> dict[str, Any]:
+    """Default values of the arguments of a configuration's model.
+
+    Without those that the data may decide, and those that are options here.
+    """
+    kind = MODELS.find(section.name)
+    told = {"in_shape", "outputs", *factory.guesses(kind), *section.SHARED}
+    return free.defaults(kind, told)
 
 
 def output_size(task: str, classes: int | None, y_shape: tuple[int, ...]) -> int:

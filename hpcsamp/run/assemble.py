@@ -14,6 +14,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology
 from hpcsamp.losses import DataLoss, Likelihood
 from hpcsamp.methods import Method
+from hpcsamp.names import MODELS
 from hpcsamp.run.shapes import Shapes
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
@@ -123,17 +124,28 @@ def likelihood(config: RunConfig) -> Likelihood:
     )
 
 
-def network(config: RunConfig, shapes: Shapes, member: int | None = None) -> nn.Module:
+def network(
+    config: RunConfig,
+    shapes: Shapes,
+    member: int | None = None,
+    *,
+    notes: list[str] | None = None,
+) -> nn.Module:
     """The network of a run with what its likelihood adds to it.
 
     Parameters
     ----------
-    member
+    member, notes
         See :func:`hpcsamp.models.build`.
     """
     m, noise = config.model, likelihood(config)
     outputs = shapes.values * (noise.parameters - noise.beside)
-    made = models.build(m.name, m.arguments, shapes.x, outputs, config.seed, member)
+    options, arguments = models.options_of(m, MODELS.find(m.name))
+    made = models.build(
+        m.name, arguments, shapes.x, outputs, config.seed, member,
+        ids=shapes.ids, options=options, notes=notes,
+    )  # fmt: skip
+    models.freeze(made, options.freeze)
     mean, std = shapes.scale()
     return noise.complete(made, std, mean)
 
@@ -146,8 +158,11 @@ def blank_network(config: RunConfig, shapes: Shapes, member: int | None = None) 
     UsageError
         If it does not fit the data.
     """
-    with models.blank():
-        return network(config, shapes, member)
+    try:
+        with models.blank():
+            return network(config, shapes, member)
+    except UsageError:  # some cannot be made without values
+        return network(config, shapes, member).to("meta")
 
 
 def _data_loss(config: RunConfig, weigh: bool) -> DataLoss:

@@ -13,7 +13,7 @@ from hpcsamp.run.assemble import likelihood
 def resolved(config: RunConfig) -> RunConfig:
     """The configuration with the arguments of model, method, loss and likelihood written out."""
     table = config.model_dump(exclude_none=True)
-    table["model"] = models.defaults(config.model.name) | table["model"]
+    table["model"] = models.defaults(config.model) | table["model"]
     table["method"] = methods.registry.defaults(config.method.name) | table["method"]
     of_loss, outputs = losses.defaults(config.loss.name, config.task, config.likelihood.table)
     table["loss"] = of_loss | table["loss"]

@@ -130,7 +130,7 @@ class Caller:
         return self.module(**x.named) if by_name else self.module(*x.named.values())
 
     def _packed(self, y: Any, items: int) -> Tensor:
-        found = dict(_outputs(y))
+        found = dict(entries(y))
         kind = type(self.module).__name__
         if not found:
             raise UsageError(
@@ -211,7 +211,7 @@ def takes_by_name(module: nn.Module, names: tuple[str, ...]) -> bool:
     )
 
 
-def _outputs(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def entries(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """The tensors of floats in what a module returns, by name; whole numbers have no gradient."""
     if is_tensor_like(value):
         if value.is_floating_point() or value.is_complex():
@@ -227,4 +227,4 @@ def _outputs(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         parts = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
     for name, part in parts:
-        yield from _outputs(part, f"{path}.{name}" if path else str(name))
+        yield from entries(part, f"{path}.{name}" if path else str(name))

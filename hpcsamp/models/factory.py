@@ -1,0 +1,244 @@
+"""Call what makes somebody else's network: a class or function with arguments of its own.
+
+``in_shape`` and ``outputs`` are passed where its signature takes them by name. Other arguments that
+depend on the data are written as words that begin with ``@``:
+
+    num_classes = "@outputs"      in_chans = "@channels"      act_layer = "@torch.nn:GELU"
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from hpcsamp import arguments as free
+from hpcsamp.errors import UsageError
+from hpcsamp.registry import opened, public
+from hpcsamp.spelling import shown, suggest
+
+SIZES = (
+    "num_classes", "num_labels", "n_classes", "num_outputs", "n_outputs", "out_features",
+    "output_size", "output_dim", "out_dim", "d_out",
+)  # fmt: skip
+"""Usual names of the argument that says how many outputs there are."""
+
+
+class Data(NamedTuple):
+    """What the data ask of a network.
+
+    Attributes
+    ----------
+    in_shape
+        Shape of an input item.
+    outputs
+        Numbers per item.
+    ids
+        Whether inputs are ids.
+    """
+
+    in_shape: tuple[int, ...]
+    outputs: int
+    ids: bool = False
+
+
+class Made(NamedTuple):
+    """A network, and what it was not told but given all the same.
+
+    Attributes
+    ----------
+    network
+        The module.
+    guess
+        Name of the argument that got the number of outputs unasked; empty if none did.
+    """
+
+    network: nn.Module
+    guess: str = ""
+
+
+def make(
+    name: str, kind: Callable[..., Any], given: Mapping[str, Any], data: Data, head: bool
+) -> Made:
+    """The network that a class or function makes.
+
+    Parameters
+    ----------
+    name
+        Of the class, for messages.
+    kind
+        The class or function.
+    given
+        Its arguments in the configuration.
+    data
+        What the data ask for.
+    head
+        Whether the last layer will be replaced, so that the number of outputs need not be said.
+
+    Raises
+    ------
+    UsageError
+        For arguments that it does not take or refuses, or if it makes something else.
+    """
+    if isinstance(kind, nn.Module):
+        raise UsageError(
+            f"model.name = {name!r} is a network that was made when its module was imported, with "
+            f"weights that do not come from the seed; name the class or function that makes it"
+        )
+    words = Words(data)
+    arguments = {key: words.put(f"model.{key}", value) for key, value in given.items()}
+    program = {
+        key: value
+        for key, value in {"in_shape": data.in_shape, "outputs": data.outputs}.items()
+        if key in free.accepted(kind) and key not in given
+    }
+    told = head or "outputs" in program or words.outputs or any(k in given for k in SIZES)
+    for guess in () if told else guesses(kind):
+        try:
+            return Made(_call(name, kind, {**arguments, guess: data.outputs}, program), guess)
+        except UsageError:
+            if guess in _named(kind):  # it does take it, so something else is wrong
+                raise
+    return Made(_call(name, kind, arguments, program))
+
+
+def guesses(kind: Callable[..., Any]) -> list[str]:
+    """Arguments that may say how many outputs there are, likeliest first."""
+    named = [size for size in SIZES if size in _named(kind)]
+    return named or (["num_classes"] if free.open_ended(kind) else [])
+
+
+def _named(kind: Callable[..., Any]) -> set[str]:
+    """Arguments that a class takes by name, those of its configuration included."""
+    config = configured(kind)
+    own = set(free.accepted(kind))
+    return own if config is None else own | set(free.accepted(config)) | set(public(config()))
+
+
+def configured(kind: Any) -> Any:
+    """The class of the configuration object that a network is made from, as in transformers.
+
+    None where a class takes its arguments itself.
+    """
+    config = getattr(kind, "config_class", None)
+    first = next(iter(free.accepted(kind)), None) if inspect.isclass(kind) else None
+    return config if inspect.isclass(config) and first == "config" else None
+
+
+def _call(
+    name: str, kind: Callable[..., Any], given: Mapping[str, Any], program: Mapping[str, Any]
+) -> nn.Module:
+    config = configured(kind)
+    first: tuple[Any, ...] = ()
+    if config is not None and "config" not in given:
+        own = free.accepted(kind)
+        theirs = {key: value for key, value in given.items() if key not in own}
+        _check_configuration(name, config, theirs)
+        first = (free.called("model", f"{config.__name__} of {name}", config, **theirs),)
+        given = {key: value for key, value in given.items() if key in own}
+    made = free.construct("model", name, kind, given, *first, **program)
+    if not isinstance(made, nn.Module):
+        raise UsageError(
+            f"model.name = {name!r} makes a {type(made).__name__}, which is no torch.nn.Module"
+        )
+    return made
+
+
+def _check_configuration(name: str, config: Any, given: Mapping[str, Any]) -> None:
+    """Refuse arguments that a configuration object would take for notes of the user's own."""
+    named = free.accepted(config)
+    known = {*named, *public(config())}
+    for key in given:
+        if key not in known:
+            near = suggest(key, known) or f"; there is {', '.join(sorted(named))}"
+            raise UsageError(f"unknown key 'model.{key}' for {name}{near}")
+
+
+class Words:
+    """Values in place of words that begin with ``@``.
+
+    Parameters
+    ----------
+    data
+        What the data ask for.
+
+    Attributes
+    ----------
+    outputs
+        Whether ``@outputs`` was among them.
+    """
+
+    def __init__(self, data: Data) -> None:
+        self.data = data
+        self.outputs = False
+
+    def put(self, key: str, value: Any) -> Any:
+        """A value of the configuration, its words replaced wherever they stand.
+
+        Raises
+        ------
+        UsageError
+            For a word that is none, or that these data have no value for.
+        """
+        if isinstance(value, list):
+            return [self.put(key, v) for v in value]
+        if isinstance(value, dict):
+            return {k: self.put(f"{key}.{k}", v) for k, v in value.items()}
+        if not isinstance(value, str) or not value.startswith("@"):
+            return value
+        word = value[1:]
+        if ":" in word:  # a class or function of any package
+            try:
+                return opened(word)
+            except (ImportError, AttributeError) as e:
+                raise UsageError(f"{key} = {shown(value)}: {e}") from e
+        known = self._known()
+        if word not in known:
+            there = ", ".join(f"@{k}" for k in known)
+            raise UsageError(
+                f"{key} = {shown(value)}: there is {there} and @package.module:Name"
+                f"{suggest(value, [f'@{k}' for k in known])}"
+            )
+        found = known[word]
+        if found is None:
+            raise UsageError(
+                f"{key} = {shown(value)}: items have the shape {self.data.in_shape}; "
+                f"@{word} is for items of shape {WORDS[word]}{layout_hint(self.data.in_shape)}"
+            )
+        self.outputs |= word == "outputs"
+        return found
+
+    def _known(self) -> dict[str, Any]:
+        shape = self.data.in_shape
+        image = len(shape) == 3 and not layout_hint(shape)
+        return {
+            "outputs": self.data.outputs,
+            "in_shape": list(shape),
+            "features": math.prod(shape),
+            "channels": shape[0] if len(shape) > 1 and (image or len(shape) != 3) else None,
+            "height": shape[1] if image else None,
+            "width": shape[2] if image else None,
+            "length": shape[-1] if len(shape) in (1, 2) else None,
+        }
+
+
+WORDS = {
+    "channels": "(channels, ...)",
+    "height": "(channels, height, width)",
+    "width": "(channels, height, width)",
+    "length": "(length,) or (channels, length)",
+}
+"""Shapes of the items that words are for."""
+
+
+def layout_hint(shape: tuple[int, ...]) -> str:
+    """What is perhaps wrong with items that are images, for messages; empty if nothing is."""
+    if len(shape) == 2 and min(shape) > 4:
+        return f"; images need an axis of channels: store them as (1, {shape[0]}, {shape[1]})"
+    if len(shape) == 3 and shape[-1] <= 4 < min(shape[:2]):
+        first = (shape[-1], *shape[:2])
+        return f"; images have their channels first: store them as {first}, not as {shape}"
+    return ""

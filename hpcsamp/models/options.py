@@ -1,0 +1,96 @@
+"""What a configuration asks of a network beside the arguments of its class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from hpcsamp import arguments as free
+from hpcsamp.config import ModelSection
+from hpcsamp.errors import UsageError
+from hpcsamp.spelling import shown
+
+FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+"""Endings of files with weights."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Keys of ``[model]`` that are not arguments of the class.
+
+    Attributes
+    ----------
+    head
+        Name of the layer that is replaced by one with the outputs that the data ask for.
+    output
+        Name of the tensor among those that the network returns.
+    weights
+        File or folder of the initial weights.
+    strict
+        Whether all names and shapes of these weights must fit.
+    freeze
+        Patterns of parameters that are not trained.
+    """
+
+    head: str | None = None
+    output: str | None = None
+    weights: str | None = None
+    strict: bool = True
+    freeze: Sequence[str] = ()
+
+    @classmethod
+    def split(
+        cls, given: Mapping[str, Any], kind: Callable[..., Any]
+    ) -> tuple[Self, dict[str, Any]]:
+        """The options among the given keys, and those that are arguments of the class.
+
+        Parameters
+        ----------
+        given
+            Values of :attr:`ModelSection.SHARED` keys.
+        kind
+            The class or function that makes the network.
+
+        Raises
+        ------
+        UsageError
+            For an option of another type.
+        """
+        known = free.accepted(kind)
+        theirs = {
+            key: value
+            for key, value in given.items()
+            # torchvision calls its own weights, which it fetches by a name, weights
+            if key in known and not (key == "weights" and _is_path(value))
+        }
+        own = {key: value for key, value in given.items() if key not in theirs}
+        strict = own.pop("weights_strict", True)
+        _check("weights_strict", strict, isinstance(strict, bool), "true or false")
+        if type(own.get("output")) is int:  # an entry of a tuple
+            own["output"] = str(own["output"])
+        for key in ("head", "output", "weights"):
+            value = own.get(key)
+            _check(key, value, value is None or isinstance(value, str), "a string")
+        freeze = own.get("freeze", ())
+        patterns = isinstance(freeze, list | tuple) and all(isinstance(p, str) for p in freeze)
+        _check("freeze", freeze, patterns, 'a list of patterns, e.g. ["layer1.*"]')
+        return cls(**own, strict=strict), theirs
+
+
+def of(section: ModelSection, kind: Callable[..., Any]) -> tuple[Options, dict[str, Any]]:
+    """The options of a configuration, and all arguments of its model's class."""
+    options, theirs = Options.split(section.shared, kind)
+    return options, section.arguments | theirs
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and (
+        value.endswith(FILES) or "/" in value or Path(value).exists()
+    )
+
+
+def _check(key: str, value: Any, right: bool, wanted: str) -> None:
+    if not right:
+        raise UsageError(f"model.{key} = {shown(value)}: {wanted} is needed")

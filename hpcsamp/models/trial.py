@@ -1,0 +1,170 @@
+"""Try a network with two blank items before anything is made of it.
+
+What it returns is compared with what the data ask for, so that a network that does not fit is
+refused at the start, with both shapes side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from hpcsamp.errors import HpcsampError, UsageError
+from hpcsamp.models import head
+from hpcsamp.models.blank import blank
+from hpcsamp.models.factory import Data, Made, layout_hint
+from hpcsamp.weights.calling import entries
+from hpcsamp.weights.outputs import tensor_of
+
+ITEMS = 2
+"""Items of a trial."""
+
+
+def blank_items(data: Data, like: nn.Module) -> Tensor:
+    """Items of zeros, on the device and of the type of a network's weights."""
+    weights = [p for p in like.parameters() if p.is_floating_point() and not is_lazy(p)]
+    device = weights[0].device if weights else None
+    kind = torch.int64 if data.ids else weights[0].dtype if weights else None
+    return torch.zeros((ITEMS, *data.in_shape), device=device, dtype=kind)
+
+
+def check(name: str, make: Callable[[], Made], data: Data, entry: str | None) -> bool:
+    """Check that a network fits the data, at no memory where it runs without values.
+
+    Parameters
+    ----------
+    name
+        Of the model, for messages.
+    make
+        Makes the network.
+    data
+        What the data ask for.
+    entry
+        ``model.output``.
+    Returns
+    -------
+    bool
+        Whether one of several tensors that the network returns is to be taken.
+
+    Raises
+    ------
+    UsageError
+        If it does not run, or has other outputs; naming layers.
+    """
+    try:
+        with blank():
+            network, guess = make()
+            returned = evaluate(network, blank_items(data, network))
+    except Exception:  # it may only be that it needs values
+        network, guess = make()
+        returned = _with_values(name, network, data)
+    several = [t for _, t in entries(returned)]
+    if entry is None and len(several) > 1 and _fills(several, data.outputs):
+        return False  # all of them are wanted
+    found = tensor_of(returned, f"model {name!r}", entry)
+    _compare(name, network, found, data, guess)
+    return not isinstance(returned, Tensor) or entry is not None
+
+
+def _fills(outputs: list[Tensor], wanted: int) -> bool:
+    """Whether several outputs together have as many numbers an item as are wanted."""
+    rows = all(t.dim() and len(t) == ITEMS for t in outputs)
+    return rows and sum(t.numel() for t in outputs) == ITEMS * wanted
+
+
+def evaluate(network: nn.Module, x: Tensor) -> Any:
+    """What a network returns in evaluation mode; its modes stay as they are."""
+    modes = [(part, part.training) for part in network.modules()]
+    network.eval()
+    try:
+        with torch.no_grad():
+            return network(x)
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def _with_values(name: str, network: nn.Module, data: Data) -> Any:
+    layers: list[str] = []
+    try:
+        with _followed(network, layers):
+            return evaluate(network, blank_items(data, network))
+    except HpcsampError:
+        raise
+    except Exception as e:
+        at = f"{layers[-1]}: " if layers else ""
+        line = " ".join(str(e).split())[:200] or type(e).__name__
+        text = f"model.name = {name!r} does not take items of shape {data.in_shape}"
+        given, other = ("ids", "numbers") if data.ids else ("numbers", "ids")
+        if _runs(network, blank_items(data._replace(ids=not data.ids), network)):
+            raise UsageError(
+                f"model.name = {name!r}: the network takes {other} and not {given} ({at}{line}); "
+                f"ingest the inputs with --inputs {other}, or name another network"
+            ) from e
+        raise UsageError(
+            f"{text} ({given}; a batch of two is {(ITEMS, *data.in_shape)}): {at}{line}"
+            f"{layout_hint(data.in_shape)}"
+        ) from e
+
+
+def _runs(network: nn.Module, x: Tensor) -> bool:
+    try:
+        evaluate(network, x)
+    except Exception:
+        return False
+    return True
+
+
+@contextmanager
+def _followed(network: nn.Module, layers: list[str]) -> Iterator[None]:
+    """Keep the names of the layers that are being evaluated, the innermost last."""
+    handles = []
+    for name, part in network.named_modules():
+        shown = f"{name}, a {type(part).__name__}" if name else type(part).__name__
+        handles.append(part.register_forward_pre_hook(lambda *_, shown=shown: layers.append(shown)))
+        handles.append(part.register_forward_hook(lambda *_: layers.pop() and None))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _compare(name: str, network: nn.Module, found: Tensor, data: Data, guess: str) -> None:
+    of = f"model.name = {name!r}"
+    shape = tuple(found.shape)
+    batch = ("B", *shape[1:])
+    if not shape or shape[0] != ITEMS:
+        raise UsageError(
+            f"{of} has outputs of shape {shape} for {ITEMS} items of shape {data.in_shape}; their "
+            f"first axis must be that of the batch"
+        )
+    if not found.is_floating_point() and not found.is_complex():
+        raise UsageError(f"{of} has outputs of {found.dtype}; numbers with a gradient are needed")
+    size = found[0].numel()
+    if data.outputs in (size, *shape[1:2]):
+        return
+    items = ", ".join(map(str, ("B", *data.in_shape)))
+    text = (
+        f"{of} has outputs of shape ({', '.join(map(str, batch))}) for inputs of shape ({items}), "
+        f"the data ask for (B, {data.outputs})"
+    )
+    if guess:
+        text += f"; model.{guess} = {data.outputs} did not change that"
+    last = head.features(network, found.shape)
+    if last:
+        text += f'; its last layer may be replaced by model.head = "{last[-1]}"'
+    raise UsageError(
+        f"{text}; its last linear layers are {head.listed(network)}{layout_hint(data.in_shape)}"
+    )
+
+
+def initialise(name: str, network: nn.Module, data: Data) -> None:
+    """Give lazy layers their shapes and initial weights by a pass with two blank items."""
+    if any(is_lazy(p) for p in (*network.parameters(), *network.buffers())):
+        _with_values(name, network, data)

@@ -1,0 +1,75 @@
+"""The one tensor that stands for what a module returns.
+
+Many networks return a tuple, a dictionary or a dataclass. Losses of one output read one tensor of
+it: the entry that is asked for, or ``logits``, or the only one there is. (Several outputs that are
+all wanted travel together, see :mod:`.calling`.)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from hpcsamp.errors import UsageError
+from hpcsamp.spelling import suggest
+from hpcsamp.weights.calling import entries
+
+USUAL = "logits"
+"""The entry that is taken where several tensors are returned and none is asked for."""
+
+
+def tensor_of(outputs: Any, of: str, entry: str | None = None) -> Tensor:
+    """The tensor among what a module returned.
+
+    Parameters
+    ----------
+    outputs
+        A tensor, or tensors in tuples, lists, dictionaries and dataclasses.
+    of
+        Name of the module, for messages.
+    entry
+        Which one, by its name or number, dotted where it lies deeper: ``logits``, ``0``,
+        ``1.hidden``. None: ``logits``, or the only one.
+
+    Raises
+    ------
+    UsageError
+        Listing the tensors there are, if none is meant.
+    """
+    found = dict(entries(outputs))
+    if entry is None and (USUAL in found or len(found) == 1):
+        one: Tensor = found.get(USUAL, next(iter(found.values())))
+        return one
+    if entry is not None and entry in found:
+        one = found[entry]
+        return one
+    if not found:
+        raise UsageError(
+            f"{of} returns a {type(outputs).__name__}, in which there is no tensor of "
+            f"floating-point numbers"
+        )
+    if "" in found:
+        raise UsageError(f"{of} returns a single tensor: leave model.output = {entry!r} out")
+    there = ", ".join(f"{name} {tuple(t.shape)}" for name, t in found.items())
+    asked = "" if entry is None else f" and no {entry!r}{suggest(entry, found)}"
+    raise UsageError(
+        f'{of} returns {there}{asked}; name one by model.output = "{next(iter(found))}"'
+    )
+
+
+class Chosen:
+    """A forward hook that replaces what a module returns by one tensor of it.
+
+    Parameters
+    ----------
+    of, entry
+        See :func:`tensor_of`.
+    """
+
+    def __init__(self, of: str, entry: str | None = None) -> None:
+        self.of, self.entry = of, entry
+
+    def __call__(self, module: Any, inputs: Any, outputs: Any) -> Tensor:
+        """See :func:`tensor_of`."""
+        return tensor_of(outputs, self.of, self.entry)

@@ -1,0 +1,67 @@
+"""Parameters by patterns of their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from hpcsamp.errors import UsageError
+from hpcsamp.spelling import LISTED, suggest
+
+Which = Callable[[str], bool] | Sequence[str]
+"""Parameters by a function of the name, or by patterns such as ``head.*``, one of which fits."""
+
+
+def matches(key: str, which: Which, names: Iterable[str], prefix: str = "") -> set[str]:
+    """The names that are meant.
+
+    Parameters
+    ----------
+    key
+        Key of the configuration, for messages.
+    which
+        A function, or patterns of :mod:`fnmatch`.
+    names
+        Of all parameters.
+    prefix
+        What a wrapper has put before names; patterns fit with it and without.
+
+    Raises
+    ------
+    UsageError
+        For a pattern that fits no name, with near ones.
+    """
+    names = list(names)
+    if callable(which):
+        return {name for name in names if which(name)}
+    if isinstance(which, str):
+        raise UsageError(f"{key} = {which!r}: a list of patterns is needed, e.g. [{which!r}]")
+    found: set[str] = set()
+    for pattern in which:
+        own = {n for n in names if any(fnmatchcase(o, pattern) for o in (n, bare(n, prefix)))}
+        if not own:
+            raise UsageError(f"{key}: {pattern!r} fits no parameter{_near(pattern, names, prefix)}")
+        found |= own
+    return found
+
+
+def bare(name: str, prefix: str) -> str:
+    """A name without what a wrapper has put before it."""
+    return name.removeprefix(prefix)
+
+
+def _near(pattern: str, names: Sequence[str], prefix: str) -> str:
+    """What a pattern was perhaps meant to be."""
+    names = [bare(name, prefix) for name in names]
+    whole = suggest(pattern, names)
+    if whole:
+        return whole
+    inside = {name for name in names if name.startswith(f"{pattern.rstrip('.*')}.")}
+    if inside:
+        return f"; did you mean {pattern.rstrip('.*') + '.*'!r}?"
+    parts = list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
+    near = suggest(pattern.rstrip(".*"), parts)
+    if near:
+        return near
+    more = f" and {len(parts) - LISTED} more" if len(parts) > LISTED else ""
+    return f"; there is {', '.join(parts[:LISTED])}{more}"
