@@ -95,7 +95,7 @@ def tell(told: dict[str, Any]) -> None:
     """Lines and a table for people."""
     from hpcsamp.cli.output import show
 
-    kind = told["task"] + (f", {told['classes']} classes" if told["classes"] else "")
+    kind = _of_targets(told)
     kind += ", inputs are ids" if told["inputs"] == "ids" else ""
     splits = ", ".join(f"{name} {count:,}" for name, count in told["splits"].items())
     lines = {
@@ -112,6 +112,7 @@ def tell(told: dict[str, Any]) -> None:
         if text:
             typer.echo(f"{label:10s} {text}")
     rows = []
+    roles = _roles(told)
     for name, spec in told["arrays"].items():
         stats = told["stats"].get(name)
         values = [_span(stats[key]) if stats else "" for key in ("mean", "std", "min", "max")]
@@ -121,11 +122,32 @@ def tell(told: dict[str, Any]) -> None:
         if spec["compression"]:
             chunk += f", {spec['compression']}"
         shape = " x ".join(map(str, spec["shape"])) or "number"
-        rows.append([name, shape, spec["dtype"], chunk, *values])
-    show("", ["array", "item", "type", "chunk", "mean", "std", "min", "max"], rows)
+        rows.append([name, roles[name], shape, spec["dtype"], chunk, *values])
+    show("", ["array", "is", "item", "type", "chunk", "mean", "std", "min", "max"], rows)
     for name, spec in told["arrays"].items():
         if spec["units"]:
             typer.echo(f"units of {name}: {spec['units']}")
+
+
+def _of_targets(told: dict[str, Any]) -> str:
+    if not told["targets"]:
+        return _of_target(told)
+    return "; ".join(f"{name}: {_of_target(t)}" for name, t in told["targets"].items())
+
+
+def _of_target(told: dict[str, Any]) -> str:
+    kind = told["task"] + (f", {told['classes']} classes" if told["classes"] else "")
+    missing = told["missing"]
+    return str(kind) + ("" if missing is None else f", missing values are {missing}")
+
+
+def _roles(told: dict[str, Any]) -> dict[str, str]:
+    """What each array is."""
+    inputs = told["inputs"] if isinstance(told["inputs"], dict) else {"x": told["inputs"]}
+    roles = {name: f"input, {kind}" for name, kind in inputs.items()}
+    return {name: roles.get(name, "target") for name in told["arrays"]} | {
+        "weight": "weight of items"
+    }
 
 
 def _span(values: list[float]) -> str:

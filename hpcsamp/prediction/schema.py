@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 
 import numpy as np
 
 from hpcsamp.data import Dataset
 from hpcsamp.data.manifest import Manifest
+from hpcsamp.data.roles import Target
 from hpcsamp.errors import DataError
 from hpcsamp.run.trained import Trained
 from hpcsamp.tasks.coordinates import Axis, read_axes
@@ -54,7 +56,8 @@ def as_trained(
     told, trained = dataset.manifest, of_run.manifest
     if told.uid == trained.uid:
         return dataset
-    names = ("x",) if inputs_only else ("x", "y")
+    names = [*trained.kinds, *([] if inputs_only else trained.targets_by_name)]
+    _check_names(dataset, trained, inputs_only)
     for name in names:
         ours, theirs = trained.arrays[name], told.arrays[name]
         where = f"{dataset.path}: {name}"
@@ -63,16 +66,25 @@ def as_trained(
                 f"{where} of an item has shape {tuple(theirs.shape)}, the run was "
                 f"trained on {tuple(ours.shape)}"
             )
-        if name == "x" and told.inputs != trained.inputs:
-            raise DataError(f"{where} holds {told.inputs}, the run was trained on {trained.inputs}")
+        holds = told.kinds.get(name)
+        if holds != trained.kinds.get(name):
+            raise DataError(
+                f"{where} holds {holds}, the run was trained on {trained.kinds.get(name)}"
+            )
         kinds = [_kind(a.dtype) for a in (theirs, ours)]
         if kinds[0] != kinds[1]:
             raise DataError(
                 f"{where} is {np.dtype(theirs.dtype).name}, the run was trained on "
                 f"{np.dtype(ours.dtype).name}"
             )
-    if not inputs_only and (told.task, told.classes) != (trained.task, trained.classes):
-        raise DataError(f"{dataset.path}: {_task(told)}, the run was trained for {_task(trained)}")
+    targets = {} if inputs_only else trained.targets_by_name
+    for name, target in targets.items():
+        given = told.targets_by_name[name]
+        if (given.task, given.classes) != (target.task, target.classes):
+            of = f"{name} is for " if trained.targets else ""
+            raise DataError(
+                f"{dataset.path}: {of}{_task(given)}, the run was trained for {_task(target)}"
+            )
     for name in names:
         _compare(f"{dataset.path}: {name}", _facts(told, name), _facts(trained, name))
         theirs_axes = read_axes(dataset.path, told, name)
@@ -87,20 +99,49 @@ def as_trained(
                 )
     if not inputs_only and not dataset.order:
         dataset.notes += [f"{dataset.path}: {line}" for line in _unlike(told, trained)]
-    ours_of_x = {"x": trained.stats["x"]} if "x" in trained.stats else {}
-    update: dict[str, object] = {"stats": {**told.stats, **ours_of_x}}
+    # the order of inputs is the network's, what stands for a missing value the set's own
+    ours_of_names = {name: trained.stats[name] for name in names if name in trained.stats}
+    update: dict[str, object] = {
+        "stats": {**told.stats, **ours_of_names},
+        "inputs": trained.inputs,
+    }
     if not inputs_only:
-        update = {"stats": trained.stats, "normalize_y": trained.normalize_y}
+        update["normalize_y"] = trained.normalize_y
+        update["targets"] = {
+            name: told.targets[name].model_copy(update={"normalize": target.normalize})
+            for name, target in trained.targets.items()
+        }
     dataset.manifest = told.model_copy(update=update)
     return dataset
+
+
+def _check_names(dataset: Dataset, trained: Manifest, inputs_only: bool) -> None:
+    """Refuse a set with other inputs or targets than those of training, with both lists."""
+    told = dataset.manifest
+    pairs: list[tuple[str, Iterable[str], Iterable[str]]] = [("inputs", told.kinds, trained.kinds)]
+    if not inputs_only:
+        pairs.append(("targets", told.targets_by_name, trained.targets_by_name))
+    for what, theirs, ours in pairs:
+        if set(theirs) != set(ours):
+            raise DataError(
+                f"{dataset.path} has the {what} {', '.join(theirs)}, the run was trained on "
+                f"{', '.join(ours)}"
+            )
 
 
 def _unlike(told: Manifest, trained: Manifest) -> list[str]:
     """A line if inputs are distributed unlike those of training: all that can be seen of sets
     without names."""
-    if trained.inputs == "ids":
-        return []
-    theirs, ours = told.stats["x"], trained.stats["x"]
+    for name, kind in trained.kinds.items():
+        if kind == "numbers":
+            found = _unlike_array(told, trained, name)
+            if found:
+                return found
+    return []
+
+
+def _unlike_array(told: Manifest, trained: Manifest, name: str) -> list[str]:
+    theirs, ours = told.stats[name], trained.stats[name]
     mean, std = np.asarray(ours.mean), np.asarray(ours.std)
     with np.errstate(divide="ignore", invalid="ignore"):
         away = np.abs(np.asarray(theirs.mean) - mean) > FAR * std
@@ -110,7 +151,7 @@ def _unlike(told: Manifest, trained: Manifest) -> list[str]:
         return []
     i = int(odd[0])
     return [
-        f"{len(odd)} of {len(std)} channels of x are distributed unlike those of the run's "
+        f"{len(odd)} of {len(std)} channels of {name} are distributed unlike those of the run's "
         f"training set: channel {i} is {theirs.mean[i]:.4g} ± {theirs.std[i]:.4g} there, "
         f"{ours.mean[i]:.4g} ± {ours.std[i]:.4g} in training"
     ]
@@ -208,7 +249,7 @@ def _kind(dtype: str) -> str:
     return "whole" if np.dtype(dtype).kind in "iub" else "real"
 
 
-def _task(manifest: Manifest) -> str:
-    if manifest.classes is None:
-        return manifest.task
-    return f"{manifest.task} of {manifest.classes} classes"
+def _task(target: Target) -> str:
+    if target.classes is None:
+        return target.task
+    return f"{target.task} of {target.classes} classes"

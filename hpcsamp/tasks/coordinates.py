@@ -100,7 +100,8 @@ def read_coordinates(dataset: Dataset) -> Coordinates:
             with h5py.File(path, "r", locking=False) as f:
                 if number == 0:
                     axes = _in_order(_axes(f, "y", dataset.y_shape), dataset.order.get("y", {}))
-                    all_x = _in_order(_axes(f, "x", dataset.x_shape), dataset.order.get("x", {}))
+                    shape = () if dataset.has_several_inputs else dataset.x_shape
+                    all_x = _in_order(_axes(f, "x", shape), dataset.order.get("x", {}))
                     x_axes = [a for a in all_x if a.told]
                 known = {a.name for a in (*axes, *x_axes)}
                 for name in set(dataset.manifest.coords) - known:
@@ -134,7 +135,7 @@ def read_axes(folder: Path, manifest: Manifest, array: str) -> list[Axis]:
                 axes = _axes(f, array, shape)
         except (OSError, KeyError, RuntimeError) as e:
             raise DataError(f"{path}: its coordinates cannot be read: {e}") from e
-    columns = manifest.source.get({"x": "columns", "y": "targets"}[array])
+    columns = manifest.source.get({"x": "columns", "y": "targets"}.get(array, ""))
     if isinstance(columns, list) and [len(columns)] == list(shape) and not axes[0].told:
         axes = [Axis(NAMED[array], np.asarray(columns))]  # of a set made before axes had names
     return axes
