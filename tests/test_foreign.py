@@ -36,6 +36,18 @@ class Pair(nn.Module):
         return {"first": self.one(x), "rest": (self.two(x), None)}
 
 
+class Two(nn.Module):
+    """Takes an image and ids by name."""
+
+    def __init__(self, outputs, channels, words):
+        super().__init__()
+        self.image, self.words = nn.Conv2d(channels, outputs, 3), nn.Embedding(5, outputs)
+        assert words == 4
+
+    def forward(self, ids, image):
+        return self.image(image).mean((-1, -2)) + self.words(ids).mean(1)
+
+
 class NeedsValues(nn.Module):
     """Looks at its weights when it is made and at its inputs when it is called."""
 
@@ -88,6 +100,25 @@ def test_networks_of_other_packages_by_name(name, arguments, options, shape, out
 def test_ids_go_in_as_ids():
     network = made(BERT, SMALL, (7,), 3, ids=True).eval()
     assert network(torch.ones(2, 7, dtype=torch.int64)).shape == (2, 3)
+
+
+def test_several_inputs_go_in_by_name():
+    shapes, kinds = {"image": (3, 8, 8), "ids": (4,)}, {"image": "numbers", "ids": "ids"}
+    arguments = {"channels": "@image.channels", "words": "@ids.length"}
+
+    def build(**others):
+        wanted = arguments | others
+        return models.build(f"{__name__}:Two", wanted, shapes, 5, 1, kinds=kinds)
+
+    y = build()(image=torch.zeros(2, 3, 8, 8), ids=torch.zeros(2, 4, dtype=torch.int64))
+    assert y.shape == (2, 5)
+    for wrong, words in {"@channels": "@image.channels", "@ids.height": "items have"}.items():
+        with pytest.raises(UsageError, match=r"model.channels = ") as e:
+            build(channels=wrong)
+        assert words in str(e.value)
+    kinds["ids"] = "numbers"
+    with pytest.raises(UsageError, match=r"words, a Embedding.*indices"):
+        build(channels=3)
 
 
 def test_the_number_of_outputs_is_guessed_where_nobody_says_it():

@@ -1,4 +1,4 @@
-"""Networks that others wrote, small, float64: of torch, torchvision, transformers, timm, torch_blue.
+"""Networks that others wrote, small, float64: torch, torchvision, transformers, timm, torch_blue.
 
 Each is a function that returns the module and a batch of inputs for it. All have three outputs.
 """

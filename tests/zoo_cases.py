@@ -2,14 +2,13 @@
 
     mpirun -n N python tests/zoo_cases.py SAMPLES FILE [NETWORK ...]
 
-SAMPLES is what the sample axis spans, see :func:`hpcsamp.init`. A result is what is compared between
-grids, or the line by which the network was refused.
+SAMPLES is what the sample axis spans, see :func:`hpcsamp.init`. A result is what is compared
+between grids, or the line by which the network was refused.
 """
 
 from __future__ import annotations
 
 import copy
-import re
 import sys
 import warnings
 from typing import Any

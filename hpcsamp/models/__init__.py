@@ -16,7 +16,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.generators import lent
 from hpcsamp.models import factory, given, head, trial
 from hpcsamp.models.blank import blank
-from hpcsamp.models.factory import Data, Made
+from hpcsamp.models.factory import Data, Made, Shape
 from hpcsamp.models.learned_noise import LearnedNoise
 from hpcsamp.models.mlp import MLP
 from hpcsamp.models.options import Options
@@ -40,12 +40,13 @@ LAYERS = 5000
 def build(
     name: str,
     arguments: Mapping[str, Any],
-    in_shape: tuple[int, ...] | Mapping[str, tuple[int, ...]],
+    in_shape: Shape,
     outputs: int,
     seed: int,
     member: int | None = None,
     *,
     ids: bool = False,
+    kinds: Mapping[str, str] | None = None,
     options: Options | None = None,
     notes: list[str] | None = None,
 ) -> nn.Module:
@@ -66,8 +67,8 @@ def build(
         Seed of the run.
     member
         Which member of an ensemble it is for: each has initial parameters of its own.
-    ids
-        Whether inputs are ids.
+    ids, kinds
+        Whether inputs are ids; of several inputs what each of them is.
     options
         Which layer is replaced and which output is taken.
     notes
@@ -79,7 +80,7 @@ def build(
         For an unknown name or argument, or sizes that do not fit.
     """
     kind = MODELS.find(name)
-    data, asked = Data(tuple(in_shape), outputs, ids), options or Options()
+    data, asked = _data(in_shape, outputs, ids, kinds), options or Options()
 
     def make() -> Made:
         # torch's initialisers draw from the global generator, those of the user perhaps from others
@@ -102,6 +103,12 @@ def build(
     if chooses:
         made.network.register_forward_hook(Chosen(f"model {name!r}", asked.output))
     return made.network
+
+
+def _data(in_shape: Shape, outputs: int, ids: bool, kinds: Mapping[str, str] | None) -> Data:
+    if isinstance(in_shape, Mapping):
+        return Data({n: tuple(s) for n, s in in_shape.items()}, outputs, ids, dict(kinds or {}))
+    return Data(tuple(in_shape), outputs, ids)
 
 
 def freeze(network: nn.Module, which: Which) -> None:

@@ -4,6 +4,8 @@
 depend on the data are written as words that begin with ``@``:
 
     num_classes = "@outputs"      in_chans = "@channels"      act_layer = "@torch.nn:GELU"
+
+Of several inputs a word has the name of one before it: ``@image.channels``.
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from hpcsamp import arguments as free
 from hpcsamp.errors import UsageError
 from hpcsamp.registry import opened, public
 from hpcsamp.spelling import shown, suggest
+from hpcsamp.weights import inputs_of
 
 SIZES = (
     "num_classes", "num_labels", "n_classes", "num_outputs", "n_outputs", "out_features",
@@ -27,22 +31,40 @@ SIZES = (
 """Usual names of the argument that says how many outputs there are."""
 
 
+Shape = tuple[int, ...] | Mapping[str, tuple[int, ...]]
+
+
 class Data(NamedTuple):
     """What the data ask of a network.
 
     Attributes
     ----------
     in_shape
-        Shape of an input item.
+        Shape of an input item; by name if there are several inputs.
     outputs
         Numbers per item.
     ids
         Whether inputs are ids.
+    kinds
+        Of several inputs what each of them is: ``numbers``, ``ids`` or ``flags``.
     """
 
-    in_shape: tuple[int, ...]
+    in_shape: Shape
     outputs: int
     ids: bool = False
+    kinds: Mapping[str, str] = {}
+
+    def batch(self, items: int, dtype: torch.dtype, device: torch.device | None) -> Tensor:
+        """Inputs of so many items, all 0: numbers of a type, ids, and flags."""
+        types = {"ids": torch.int64, "flags": torch.bool}
+
+        def zeros(shape: tuple[int, ...], kind: str) -> Tensor:
+            return torch.zeros(items, *shape, dtype=types.get(kind, dtype), device=device)
+
+        if isinstance(self.in_shape, Mapping):
+            named = {n: zeros(s, self.kinds.get(n, "numbers")) for n, s in self.in_shape.items()}
+            return inputs_of(named)
+        return zeros(self.in_shape, "ids" if self.ids else "numbers")
 
 
 class Made(NamedTuple):
@@ -202,27 +224,41 @@ class Words:
                 f"{key} = {shown(value)}: there is {there} and @package.module:Name"
                 f"{suggest(value, [f'@{k}' for k in known])}"
             )
-        found = known[word]
+        found, shape = known[word]
         if found is None:
+            last = word.rpartition(".")[2]
             raise UsageError(
-                f"{key} = {shown(value)}: items have the shape {self.data.in_shape}; "
-                f"@{word} is for items of shape {WORDS[word]}{layout_hint(self.data.in_shape)}"
+                f"{key} = {shown(value)}: items have the shape {shape}; @{word} is for items of "
+                f"shape {WORDS[last]}{layout_hint(shape)}"
             )
         self.outputs |= word == "outputs"
         return found
 
-    def _known(self) -> dict[str, Any]:
+    def _known(self) -> dict[str, tuple[Any, Any]]:
+        """Values by word, with the shape of an item they come from; None for one without."""
         shape = self.data.in_shape
-        image = len(shape) == 3 and not layout_hint(shape)
-        return {
-            "outputs": self.data.outputs,
-            "in_shape": list(shape),
-            "features": math.prod(shape),
-            "channels": shape[0] if len(shape) > 1 and (image or len(shape) != 3) else None,
-            "height": shape[1] if image else None,
-            "width": shape[2] if image else None,
-            "length": shape[-1] if len(shape) in (1, 2) else None,
-        }
+        if isinstance(shape, Mapping):
+            found: dict[str, Any] = {
+                "in_shape": ({name: list(s) for name, s in shape.items()}, shape)
+            }
+            for name, one in shape.items():
+                found |= {f"{name}.{word}": value for word, value in _sizes(one).items()}
+                found |= {f"{name}.in_shape": (list(one), one)}
+        else:
+            found = {"in_shape": (list(shape), shape), **_sizes(shape)}
+        return {"outputs": (self.data.outputs, shape), **found}
+
+
+def _sizes(shape: tuple[int, ...]) -> dict[str, tuple[int | None, tuple[int, ...]]]:
+    image = len(shape) == 3 and not layout_hint(shape)
+    found = {
+        "features": math.prod(shape),
+        "channels": shape[0] if len(shape) > 1 and (image or len(shape) != 3) else None,
+        "height": shape[1] if image else None,
+        "width": shape[2] if image else None,
+        "length": shape[-1] if len(shape) in (1, 2) else None,
+    }
+    return {word: (value, shape) for word, value in found.items()}
 
 
 WORDS = {
@@ -234,8 +270,10 @@ WORDS = {
 """Shapes of the items that words are for."""
 
 
-def layout_hint(shape: tuple[int, ...]) -> str:
+def layout_hint(shape: Shape) -> str:
     """What is perhaps wrong with items that are images, for messages; empty if nothing is."""
+    if isinstance(shape, Mapping):
+        return ""
     if len(shape) == 2 and min(shape) > 4:
         return f"; images need an axis of channels: store them as (1, {shape[0]}, {shape[1]})"
     if len(shape) == 3 and shape[-1] <= 4 < min(shape[:2]):

@@ -6,7 +6,7 @@ refused at the start, with both shapes side by side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,8 +17,8 @@ from torch.nn.parameter import is_lazy
 from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.models import head
 from hpcsamp.models.blank import blank
-from hpcsamp.models.factory import Data, Made, layout_hint
-from hpcsamp.weights.calling import entries
+from hpcsamp.models.factory import Data, Made, Shape, layout_hint
+from hpcsamp.weights.calling import Caller, entries
 from hpcsamp.weights.outputs import tensor_of
 
 ITEMS = 2
@@ -27,10 +27,9 @@ ITEMS = 2
 
 def blank_items(data: Data, like: nn.Module) -> Tensor:
     """Items of zeros, on the device and of the type of a network's weights."""
-    weights = [p for p in like.parameters() if p.is_floating_point() and not is_lazy(p)]
-    device = weights[0].device if weights else None
-    kind = torch.int64 if data.ids else weights[0].dtype if weights else None
-    return torch.zeros((ITEMS, *data.in_shape), device=device, dtype=kind)
+    weights = [p for p in like.parameters() if p.is_floating_point() and not is_lazy(p)][:1]
+    kinds = [p.dtype for p in weights] or [torch.get_default_dtype()]
+    return data.batch(ITEMS, kinds[0], weights[0].device if weights else None)
 
 
 def check(name: str, make: Callable[[], Made], data: Data, entry: str | None) -> bool:
@@ -83,7 +82,7 @@ def evaluate(network: nn.Module, x: Tensor) -> Any:
     network.eval()
     try:
         with torch.no_grad():
-            return network(x)
+            return Caller(network).returned(x)
     finally:
         for part, mode in modes:
             part.training = mode
@@ -101,15 +100,23 @@ def _with_values(name: str, network: nn.Module, data: Data) -> Any:
         line = " ".join(str(e).split())[:200] or type(e).__name__
         text = f"model.name = {name!r} does not take items of shape {data.in_shape}"
         given, other = ("ids", "numbers") if data.ids else ("numbers", "ids")
-        if _runs(network, blank_items(data._replace(ids=not data.ids), network)):
+        several = isinstance(data.in_shape, Mapping)
+        if not several and _runs(network, blank_items(data._replace(ids=not data.ids), network)):
             raise UsageError(
                 f"model.name = {name!r}: the network takes {other} and not {given} ({at}{line}); "
                 f"ingest the inputs with --inputs {other}, or name another network"
             ) from e
         raise UsageError(
-            f"{text} ({given}; a batch of two is {(ITEMS, *data.in_shape)}): {at}{line}"
+            f"{text} ({given}; a batch is {_items(data.in_shape)}): {at}{line}"
             f"{layout_hint(data.in_shape)}"
         ) from e
+
+
+def _items(shape: Shape) -> str:
+    """The shape of a batch, as messages show it."""
+    if isinstance(shape, Mapping):
+        return ", ".join(f"{name} {_items(s)}" for name, s in shape.items())
+    return f"({', '.join(map(str, ('B', *shape)))})"
 
 
 def _runs(network: nn.Module, x: Tensor) -> bool:
@@ -149,9 +156,9 @@ def _compare(name: str, network: nn.Module, found: Tensor, data: Data, guess: st
     size = found[0].numel()
     if data.outputs in (size, *shape[1:2]):
         return
-    items = ", ".join(map(str, ("B", *data.in_shape)))
+    items = _items(data.in_shape)
     text = (
-        f"{of} has outputs of shape ({', '.join(map(str, batch))}) for inputs of shape ({items}), "
+        f"{of} has outputs of shape ({', '.join(map(str, batch))}) for inputs of shape {items}, "
         f"the data ask for (B, {data.outputs})"
     )
     if guess:

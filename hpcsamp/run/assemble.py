@@ -143,7 +143,7 @@ def network(
     options, arguments = models.options_of(m, MODELS.find(m.name))
     made = models.build(
         m.name, arguments, shapes.x, outputs, config.seed, member,
-        ids=shapes.ids, options=options, notes=notes,
+        ids=shapes.ids, kinds=shapes.kinds, options=options, notes=notes,
     )  # fmt: skip
     models.freeze(made, options.freeze)
     mean, std = shapes.scale()

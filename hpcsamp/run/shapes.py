@@ -16,8 +16,7 @@ from hpcsamp.config import RunConfig
 from hpcsamp.data import Dataset
 from hpcsamp.data.manifest import NAME
 from hpcsamp.data.roles import Kind, kinds_of, targets_of
-from hpcsamp.models import output_size
-from hpcsamp.weights import inputs_of
+from hpcsamp.models import Data, output_size
 
 if TYPE_CHECKING:
     from hpcsamp.ingest import Source
@@ -79,14 +78,7 @@ class Shapes:
 
     def batch(self, items: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Inputs of so many items, all 0: numbers of a type, ids, and flags."""
-
-        def zeros(shape: tuple[int, ...], kind: Kind) -> Tensor:
-            of = {"numbers": dtype, "values": dtype, "ids": torch.int64, "flags": torch.bool}[kind]
-            return torch.zeros(items, *shape, dtype=of, device=device)
-
-        if isinstance(self.x, Mapping):
-            return inputs_of({name: zeros(s, self.kinds[name]) for name, s in self.x.items()})
-        return zeros(self.x, "ids" if self.ids else "numbers")
+        return Data(self.x, self.values, self.ids, self.kinds).batch(items, dtype, device)
 
     def batch_bytes(self, number: int) -> int:
         """Bytes of the inputs of an item in a batch, where a number has so many."""

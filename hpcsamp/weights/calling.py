@@ -113,7 +113,7 @@ class Caller:
         UsageError
             If the module takes other inputs, or returns what is no tensor with the items first.
         """
-        y: Any = self._called(x) if isinstance(x, Inputs) else self.module(x)
+        y: Any = self.returned(x)
         if not is_tensor_like(y):
             return self._packed(y, len(x))
         if self.outputs is not None:
@@ -122,7 +122,10 @@ class Caller:
         one: Tensor = y if self._plain is None else self._plain(y)
         return one
 
-    def _called(self, x: Inputs) -> Any:
+    def returned(self, x: Any) -> Any:
+        """What the module itself returns."""
+        if not isinstance(x, Inputs):
+            return self.module(x)
         names = tuple(x.named)
         by_name = self._by_name.get(names)
         if by_name is None:
