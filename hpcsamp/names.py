@@ -85,6 +85,8 @@ SETS = Registry(  # what hpcsamp ingest reads
         "digits": "hpcsamp.ingest.digits:digits",
         "npz": "hpcsamp.ingest.npz:npz",
         "csv": "hpcsamp.ingest.tables:table",
+        "parquet": "hpcsamp.ingest.arrow:parquet",
+        "arrow": "hpcsamp.ingest.arrow:arrow",
         "images": "hpcsamp.ingest.images:images",
         "cifar10": "hpcsamp.ingest.cifar10:cifar10",
         "entsoe": "hpcsamp.ingest.entsoe:entsoe",

@@ -295,7 +295,8 @@ def test_bad_csv(tmp_path, text, words):
 
 def columns_of(tmp_path, text, *targets, **options):
     (tmp_path / "t.csv").write_bytes(text.encode("utf-8-sig"))
-    items = table(tmp_path / "t.csv", targets or ["b"], fractions={}, **options).items["train"]
+    source = table(tmp_path / "t.csv", targets or ["b"], fractions={}, **options)
+    items = source.read("train", 0, source.splits["train"])
     return items["x"].tolist(), items["y"].tolist()
 
 

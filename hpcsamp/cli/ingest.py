@@ -159,9 +159,8 @@ def run(
 def constants(manifest: Manifest) -> list[str]:
     """A line for inputs and targets that do not vary in train."""
     lines = []
-    for array, key in (("x", "columns"), ("y", "targets")):
-        stats = manifest.stats.get(array)
-        names = manifest.source.get(key, [])
+    for array, spec in manifest.arrays.items():
+        stats, names = manifest.stats.get(array), spec.names
         flat = [i for i, std in enumerate(stats.std) if std == 0] if stats else []
         if flat:
             shown = ", ".join(names[i] if i < len(names) else f"channel {i}" for i in flat[:10])

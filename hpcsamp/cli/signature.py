@@ -55,12 +55,12 @@ def ask(function: Callable[..., Any]) -> tuple[Options, Arguments]:
             parameters.append(made)
         elif get_origin(hint) is Mapping and _mark(get_args(hint)[1]) is not None:
             parameters += [_parameter(k, get_args(hint)[1], v) for k, v in default.items()]
-            makers[name] = _table(dict, list(default))
+            makers[name] = _table(dict, default)
         elif parts:
             inner = get_type_hints(parts[0], include_extras=True)
             asked = {f.name: f.default for f in fields(parts[0]) if _mark(inner[f.name])}
             parameters += [_parameter(k, inner[k], v) for k, v in asked.items()]
-            makers[name] = _table(parts[0], list(asked))
+            makers[name] = _table(parts[0], asked)
     return Options(parameters), lambda given: {k: make(given) for k, make in makers.items()}
 
 
@@ -68,8 +68,9 @@ def _value(name: str, default: Any) -> Callable[[Mapping[str, Any]], Any]:
     return lambda given: default if given[name] is None else given[name]
 
 
-def _table(kind: Any, names: Sequence[str]) -> Callable[[Mapping[str, Any]], Any]:
-    return lambda given: kind(**{name: given[name] for name in names})
+def _table(kind: Any, defaults: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Any]:
+    makers = {name: _value(name, default) for name, default in defaults.items()}
+    return lambda given: kind(**{name: make(given) for name, make in makers.items()})
 
 
 def _mark(hint: Any) -> Asked | None:

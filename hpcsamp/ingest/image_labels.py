@@ -11,6 +11,7 @@ import numpy as np
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.division import Rule, Values
 from hpcsamp.ingest.labels import Targets, targets_of
+from hpcsamp.ingest.numbers import numbers_or_words
 from hpcsamp.ingest.pictures import ENDINGS
 from hpcsamp.ingest.tables import text_of
 from hpcsamp.names import Task
@@ -106,19 +107,6 @@ def read_labels(
 
     found = targets_of({name: column(name) for name in chosen}, task, str(path))
     return Labels(files, found, column)
-
-
-def numbers_or_words(cells: Sequence[str]) -> np.ndarray:
-    """A column as int64 or float64 if all of its cells are numbers, else as words (objects)."""
-    if all(cell.isascii() and "_" not in cell for cell in cells):
-        for kind in (int, float):
-            try:
-                values = np.asarray([kind(cell) for cell in cells])
-            except ValueError:
-                continue
-            if values.dtype.kind in "if" and np.isfinite(values).all():
-                return values
-    return np.asarray(cells, object)
 
 
 def _image(folder: Path, name: str, where: str) -> Path:

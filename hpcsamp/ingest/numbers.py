@@ -176,6 +176,19 @@ class Numbers:
                     self._clear.add(column)
 
 
+def numbers_or_words(cells: Sequence[str]) -> np.ndarray:
+    """A column as int64 or float64 if all of its cells are numbers, else as words (objects)."""
+    if all(cell.isascii() and "_" not in cell for cell in cells):
+        for kind in (int, float):
+            try:
+                values = np.asarray([kind(cell) for cell in cells])
+            except ValueError:
+                continue
+            if values.dtype.kind in "if" and np.isfinite(values).all():
+                return values
+    return np.asarray(cells, object)
+
+
 def _numbers(texts: Sequence[str]) -> list[float]:
     """NaN for what is no number."""
     if _CHARACTERS.issuperset("".join(texts)):
@@ -195,7 +208,7 @@ def _number(text: str) -> float:
 
 def _hint(cell: str) -> str:
     if cell.lower() in _MISSING:
-        return "; fill in missing values, or leave the row out"
+        return "; fill in missing values, or leave the row out, or see --missing"
     if _GROUPED.fullmatch(cell) or re.fullmatch(r"[+-]?\d+,\d*", cell, re.ASCII):
         return "; --decimal and --thousands tell how numbers are written"
     return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +10,17 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from hpcsamp.data.shard import sha256
 from hpcsamp.errors import DataError, UsageError
-from hpcsamp.ingest.arrays import DEFAULT_FRACTIONS, from_arrays
+from hpcsamp.ingest.arrays import DEFAULT_FRACTIONS
 from hpcsamp.ingest.asked import Asked, NormalizeY, Part, SplitSeed
-from hpcsamp.ingest.numbers import Notation, Numbers
-from hpcsamp.ingest.source import ArraySource
+from hpcsamp.ingest.choice import listed, short
+from hpcsamp.ingest.division import Rule
+from hpcsamp.ingest.numbers import Notation, Numbers, numbers_or_words
+from hpcsamp.ingest.preparation import Preparation
+from hpcsamp.ingest.spool import Spool
+from hpcsamp.ingest.table import Role, Table
+from hpcsamp.ingest.table_source import TableSource, from_tables
+from hpcsamp.ingest.times import Times
 from hpcsamp.names import Task
 
 DELIMITERS = {"\\t": "\t", "tab": "\t", "space": " "}
@@ -25,8 +29,10 @@ DELIMITERS = {"\\t": "\t", "tab": "\t", "space": " "}
 BLOCK = 2**20
 """Cells held as text at a time."""
 
-SHOWN = 20
-"""Column names that a message lists at most."""
+MISSING = frozenset(
+    {"", "-", "?", ".", "NA", "N/A", "NaN", "NULL", "None", "na", "n/a", "nan", "null", "none"}
+)
+"""Cells that stand for a missing number, where those are allowed."""
 
 
 @contextmanager
@@ -49,65 +55,156 @@ def text_of(path: Path, delimiter: str = ",") -> Iterator[Any]:
         raise DataError(f"{path}: not a table of text: {e}") from None
 
 
-def read_columns(
-    path: Path,
-    targets: Sequence[str],
-    features: Sequence[str] = (),
-    delimiter: str = ",",
-    notation: Notation | None = None,
-) -> tuple[list[str], np.ndarray]:
-    """Columns of a table with a header line; others may hold anything.
+class CsvTable(Table):
+    """A csv file with a header line. Its columns are read once, into files on disk.
 
     Parameters
     ----------
-    targets, features
-        The columns; without ``features`` all of them.
-
-    Returns
-    -------
-    tuple
-        Names of the features, and values of shape ``(rows, features and targets)``, float64.
-
-    Raises
-    ------
-    UsageError
-        If a column is not there or named twice, or none is left for a side.
-    DataError
-        Naming line and column of the first cell that is no finite number, or a line with too many
-        or too few cells.
+    path
+        The file.
+    delimiter
+        Between cells.
+    notation
+        How numbers are written.
+    date_format
+        How times are written, as in ``strptime``; by default as in ISO 8601.
+    gaps
+        Whether empty cells and the words of :data:`MISSING` stand for missing numbers; if not they
+        are refused.
     """
-    with text_of(path, delimiter) as lines:
-        header = [cell.strip() for cell in next(lines, [])]
-        trailing = len(header) > 1 and not header[-1]
-        names = header[:-1] if trailing else header
-        _check_header(path, names, delimiter)
-        chosen = _choose(path, names, targets, features)
-        place = {name: i for i, name in enumerate(names)}
-        at = [place[name] for name in [*chosen, *targets]]
-        numbers = Numbers(path, [*chosen, *targets], notation or Notation())
+
+    def __init__(
+        self,
+        path: Path,
+        delimiter: str = ",",
+        notation: Notation | None = None,
+        date_format: str | None = None,
+        gaps: bool = False,
+    ):
+        self.path, self.files = path, [path]
+        self.delimiter, self.notation = delimiter, notation or Notation()
+        self.gaps = gaps
+        self._times = Times(path, date_format)
+        with text_of(path, delimiter) as lines:
+            header = [cell.strip() for cell in next(lines, [])]
+        self._trailing = len(header) > 1 and not header[-1]
+        self.names = header[:-1] if self._trailing else header
+        _check_header(path, self.names, delimiter)
+        self._place = {name: i for i, name in enumerate(self.names)}
+        self._numbers: list[str] = []
+        self._words: list[str] = []
+        self._dates: list[str] = []
+        self._any: set[str] = set()
+        self._known: dict[str, dict[str, int]] = {}
+        self._lines = Spool(1, "<i8")
+
+    def prepare(self, roles: Mapping[str, Role]) -> None:
+        """See :class:`~hpcsamp.ingest.table.Table`."""
+        self._numbers = [name for name, role in roles.items() if role == "number"]
+        self._words = [name for name, role in roles.items() if role in ("text", "any")]
+        self._dates = [name for name, role in roles.items() if role == "time"]
+        self._any = {name for name, role in roles.items() if role == "any"}
+        self._known = {name: {} for name in self._words}
+        self._spools = (
+            Spool(len(self._numbers), "<f8"),
+            Spool(len(self._words), "<i4"),
+            Spool(len(self._dates), "<i8"),
+        )
+        self._lines = Spool(1, "<i8")
+        at = [self._place[n] for n in (*self._numbers, *self._words, *self._dates)]
+        numbers = Numbers(self.path, self._numbers, self.notation, MISSING if self.gaps else ())
+        size = max(1, BLOCK // max(1, len(at)))
         rows: list[list[str]] = []
         begins: list[int] = []
-        blocks: list[np.ndarray] = []
-        size = max(1, BLOCK // len(at))
-        for cells in lines:
-            if not cells:
-                continue
-            if len(cells) != len(header) or (trailing and cells[-1].strip()):
-                raise DataError(
-                    f"{path}: line {lines.line_num} has {len(cells)} cells, the header has "
-                    f"{len(names)}{' and a delimiter at its end' if trailing else ''}"
-                )
-            rows.append([cells[i] for i in at])
-            begins.append(lines.line_num)
-            if len(rows) == size:
-                blocks.append(numbers.read(rows, begins))
-                rows, begins = [], []
-        if rows:
-            blocks.append(numbers.read(rows, begins))
+        width = len(self.names) + self._trailing
+        with text_of(self.path, self.delimiter) as lines:
+            next(lines, None)
+            for cells in lines:
+                if not cells:
+                    continue
+                if len(cells) != width or (self._trailing and cells[-1].strip()):
+                    raise DataError(
+                        f"{self.path}: line {lines.line_num} has {len(cells)} cells, the header "
+                        f"has {len(self.names)}"
+                        f"{' and a delimiter at its end' if self._trailing else ''}"
+                    )
+                rows.append([cells[i] for i in at])
+                begins.append(lines.line_num)
+                if len(rows) == size:
+                    self._keep(numbers, rows, begins)
+                    rows, begins = [], []
+            if rows:
+                self._keep(numbers, rows, begins)
         numbers.finish()
-    if not blocks:
-        raise DataError(f"{path}: has a header line but no rows")
-    return chosen, np.concatenate(blocks)
+        if not len(self._lines):
+            raise DataError(f"{self.path}: has a header line but no rows")
+
+    def _keep(self, numbers: Numbers, rows: list[list[str]], lines: list[int]) -> None:
+        """A block of rows into the spools."""
+        first, second = len(self._numbers), len(self._numbers) + len(self._words)
+        if first:
+            self._spools[0].append(numbers.read([row[:first] for row in rows], lines))
+        codes = np.empty((len(rows), len(self._words)), np.int32)
+        for j, name in enumerate(self._words):
+            known = self._known[name]
+            for i, row in enumerate(rows):
+                word = row[first + j].strip()
+                codes[i, j] = known.setdefault(word, len(known)) if word else -1
+        self._spools[1].append(codes)
+        times = [
+            [self._times.read(cell, line, name) for cell, name in
+             zip(row[second:], self._dates, strict=True)]
+            for row, line in zip(rows, lines, strict=True)
+        ]  # fmt: skip
+        self._spools[2].append(np.asarray(times, np.int64).reshape(len(rows), len(self._dates)))
+        self._lines.append(np.asarray(lines)[:, None])
+
+    @property
+    def count(self) -> int:
+        """See :class:`~hpcsamp.ingest.table.Table`."""
+        return len(self._lines)
+
+    def row(self, number: int) -> str:
+        """See :class:`~hpcsamp.ingest.table.Table`."""
+        return f"line {int(self._lines.array()[number, 0])}"
+
+    def read(self, columns: Sequence[str], rows: np.ndarray) -> dict[str, np.ndarray]:
+        """See :class:`~hpcsamp.ingest.table.Table`."""
+        numbers, codes, times = (_rows(s.array(), rows) for s in self._spools)
+        place = {name: j for j, name in enumerate(self._numbers)}
+        found: dict[str, np.ndarray] = {}
+        for name in columns:
+            if name in place:
+                found[name] = numbers[:, place[name]]
+            elif name in self._known:
+                found[name] = self._lexicon(name)[codes[:, self._words.index(name)]]
+            else:
+                found[name] = times[:, self._dates.index(name)].view("datetime64[ns]")
+        return found
+
+    def times(self, column: str, words: np.ndarray) -> np.ndarray:
+        """See :class:`~hpcsamp.ingest.table.Table`."""
+        cells = [self._times.read(word or "", at, column) for at, word in enumerate(words.tolist())]
+        return np.asarray(cells, np.int64).view("datetime64[ns]")
+
+    def _lexicon(self, name: str) -> np.ndarray:
+        """Words of a column by code, the last for a missing one; numbers where all are some."""
+        words = list(self._known[name])
+        if name in self._any and words:
+            found = numbers_or_words(words)
+            if found.dtype.kind in "if":
+                lacking = (self._spools[1].array()[:, self._words.index(name)] < 0).any()
+                return np.append(found, np.nan) if lacking else np.append(found, found[:1])
+        return np.asarray([*words, None], object)
+
+
+def _rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Ascending rows of a mapped array; a slice of it where they are neighbours."""
+    if not values.shape[1]:
+        return np.empty((len(rows), 0), values.dtype)
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
+        return np.ascontiguousarray(values[rows[0] : rows[-1] + 1])
+    return np.ascontiguousarray(values[rows])
 
 
 def _check_header(path: Path, names: Sequence[str], delimiter: str) -> None:
@@ -117,49 +214,14 @@ def _check_header(path: Path, names: Sequence[str], delimiter: str) -> None:
         other = next((d for d in (";", "\t", "|", ",") if d in names[0]), None)
         if other is not None:
             raise DataError(
-                f"{path}: {delimiter!r} leaves one column, {_short(names[0])!r}; "
+                f"{path}: {delimiter!r} leaves one column, {short(names[0])!r}; "
                 f"give --delimiter {other!r}"
             )
     if all(_is_number(name) for name in names):
         raise DataError(
-            f"{path}: its first line holds numbers ({_listed(names)}); a line with the names of "
+            f"{path}: its first line holds numbers ({listed(names)}); a line with the names of "
             "the columns is needed"
         )
-
-
-def _choose(
-    path: Path, names: Sequence[str], targets: Sequence[str], features: Sequence[str]
-) -> list[str]:
-    """The features: all columns that are no targets, unless some are named."""
-    count = Counter(names)
-    for name in [*targets, *features]:
-        if name not in count:
-            raise UsageError(f"{path} has no column {name!r}, only {_listed(names)}")
-    if not targets:
-        raise UsageError(f"--target is needed: one or more of {_listed(names)}")
-    wanted = set(targets)
-    chosen = list(features) or [name for name in names if name not in wanted]
-    if not chosen:
-        raise UsageError(f"{path}: all of its columns are targets, none is left for x")
-    for name, times in Counter([*chosen, *targets]).items():
-        if not name:
-            raise DataError(
-                f"{path}: column {names.index('') + 1} has no name; name it, or the others by "
-                "--feature"
-            )
-        if count[name] > 1:
-            at = [i + 1 for i, other in enumerate(names) if other == name]
-            raise DataError(
-                f"{path}: columns {', '.join(map(str, at[:SHOWN]))} are all called {name!r}; "
-                "names must differ"
-            )
-        if times > 1:
-            where = "both as --target and as --feature" if name in wanted else "more than once"
-            where = "more than once" if name not in set(features) else where
-            raise UsageError(f"column {name!r} is named {where}")
-        if not name.isprintable():
-            raise DataError(f"{path}: the name {name!r} holds signs that cannot be printed")
-    return chosen
 
 
 def _is_number(cell: str) -> bool:
@@ -168,15 +230,6 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return _short(", ".join(names[:SHOWN])) + more if more else ", ".join(names)
 
 
 def table(
@@ -190,79 +243,72 @@ def table(
     ] = (),
     delimiter: Annotated[str, Asked("Between cells: ',', ';', '\\t' ...")] = ",",
     notation: Notation | None = None,
+    date_format: Annotated[
+        str | None, Asked("How times are written, e.g. '%d.%m.%Y %H:%M'; by default ISO 8601.")
+    ] = None,
+    preparation: Preparation | None = None,
     task: Annotated[Task, Asked("What y is.")] = "regression",
     fractions: Mapping[str, Part] = DEFAULT_FRACTIONS,
+    valid_file: Annotated[Path | None, Asked("File of the split valid.")] = None,
+    test_file: Annotated[Path | None, Asked("File of the split test.")] = None,
     seed: SplitSeed = 0,
+    rule: Rule | None = None,
     normalize_y: NormalizeY = False,
-) -> ArraySource:
-    """A CSV file of numbers with a header line.
+) -> TableSource:
+    """A CSV file with a header line.
 
     Parameters
     ----------
     path
         The file.
     targets
-        Column or columns of ``y``; one gives ``y`` of shape ``()``.
+        Column or columns of ``y``; one gives ``y`` of shape ``()``. For classification they may
+        hold words.
     features
         Columns of ``x``, all others if empty.
     delimiter
         Between cells: one sign, or one of the words :data:`DELIMITERS`.
     notation
         How numbers are written.
+    date_format
+        How times are written, as in ``strptime``.
+    preparation
+        What becomes of columns of dates and categories, and of missing values.
     task, fractions, seed, normalize_y
         As in :func:`~hpcsamp.ingest.npz.npz`.
+    valid_file, test_file
+        Files of these splits; ``path`` is dealt to the others.
+    rule
+        How rows are dealt to splits, where not at random.
 
     Raises
     ------
     UsageError
-        If a column is not there, or is named twice.
+        If a column is not there, or is named twice, or it is not told what becomes of it.
     DataError
         Naming line and column of a cell that is no number.
     """
-    path = Path(path)
     sign = DELIMITERS.get(delimiter, delimiter)
     if len(sign) != 1 or sign in '\r\n"' or sign.isalnum():
         raise UsageError(
             f"--delimiter {delimiter!r}: one sign is needed, such as ',' or ';' or '\\t'"
         )
-    chosen, values = read_columns(path, targets, features, sign, notation)
-    x, y = values[:, : len(chosen)], values[:, len(chosen) :]
-    made = from_arrays(
-        {"train": (x, y[:, 0] if len(targets) == 1 else y)},
-        name=path.stem,
+    gaps = preparation is not None and preparation.missing != "refuse"
+    files = {"train": path, "valid": valid_file, "test": test_file}
+    tables = {
+        split: CsvTable(Path(file), sign, notation, date_format, gaps)
+        for split, file in files.items()
+        if file is not None
+    }
+    return from_tables(
+        tables,
+        targets,
+        name=Path(path).stem,
+        features=features,
+        preparation=preparation,
         task=task,
         fractions=fractions,
         seed=seed,
+        rule=rule,
         normalize_y=normalize_y,
-        source={
-            "file": path.name,
-            "sha256": sha256(path),
-            "columns": chosen,
-            "targets": [*targets],
-        },
-        descriptions=(", ".join(chosen), ", ".join(targets)),
-        names=(chosen, targets),
     )
-    made.report.extend(_suspicions(chosen, targets, x, y))
-    return made
-
-
-def _suspicions(
-    chosen: Sequence[str], targets: Sequence[str], x: np.ndarray, y: np.ndarray
-) -> list[str]:
-    """Features that are allowed but rarely meant."""
-    found = []
-    if len(x) >= 10:
-        counting = (np.diff(x[:10], axis=0) == 1).all(0)
-        for j in np.flatnonzero(counting).tolist():
-            if (np.diff(x[:, j]) == 1).all():
-                found.append(
-                    f"column {chosen[j]!r} counts the rows; name the other columns by --feature "
-                    "unless it is a measurement"
-                )
-    for k, target in enumerate(targets):
-        if (y[:, k] != y[0, k]).any():
-            for j in np.flatnonzero(x[0] == y[0, k]).tolist():
-                if np.array_equal(x[:, j], y[:, k]):
-                    found.append(f"column {chosen[j]!r} is equal to the target {target!r}")
-    return found

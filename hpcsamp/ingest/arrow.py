@@ -1,0 +1,247 @@
+"""Parquet and Arrow files, and folders of HuggingFace's datasets."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+
+from hpcsamp.errors import DataError, UsageError
+from hpcsamp.ingest.arrays import DEFAULT_FRACTIONS
+from hpcsamp.ingest.arrow_columns import column_of, features_of, is_picture
+from hpcsamp.ingest.arrow_files import Piece, files_of, find, open_arrow, open_parquet, readable
+from hpcsamp.ingest.asked import Asked, NormalizeY, Part, SplitSeed
+from hpcsamp.ingest.division import Rule
+from hpcsamp.ingest.pictures import Pictures
+from hpcsamp.ingest.preparation import Preparation
+from hpcsamp.ingest.table import Role, Table
+from hpcsamp.ingest.table_source import TableSource, from_tables
+from hpcsamp.names import Task
+
+
+class ArrowTable(Table):
+    """Rows of parquet or Arrow files, one after the other; one piece is held at a time.
+
+    Parameters
+    ----------
+    path
+        For messages.
+    files
+        In order; all have the same columns.
+    open_file
+        The schema and the pieces of a file.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        files: Sequence[Path],
+        open_file: Callable[[Path], tuple[Any, list[Piece]]],
+    ):
+        self.path, self.files = path, list(files)
+        self._pieces: list[Piece] = []
+        self._roles: dict[str, Role] = {}
+        self._held: tuple[int, tuple[str, ...], Any] = (-1, (), None)
+        schema: Any = None
+        for file in self.files:
+            with readable(file):
+                found, pieces = open_file(file)
+            if schema is not None and found.names != schema.names:
+                other = sorted(set(found.names) ^ set(schema.names)) or found.names
+                raise DataError(
+                    f"{file}: has other columns than {self.files[0]}: {', '.join(other[:5])}"
+                )
+            schema = found if schema is None else schema
+            self._pieces += [piece for piece in pieces if piece.count]
+        self._schema = schema
+        self.names = list(schema.names)
+        self._told = features_of(schema)
+        self._ends = np.cumsum([piece.count for piece in self._pieces]).tolist()
+        if not self._pieces:
+            raise DataError(f"{path}: has no rows")
+
+    def prepare(self, roles: Mapping[str, Role]) -> None:
+        """See :class:`~hpcsamp.ingest.table.Table`."""
+        self._roles = dict(roles)
+
+    @property
+    def count(self) -> int:
+        """See :class:`~hpcsamp.ingest.table.Table`."""
+        return int(self._ends[-1])
+
+    def read(self, columns: Sequence[str], rows: np.ndarray) -> dict[str, np.ndarray]:
+        """See :class:`~hpcsamp.ingest.table.Table`."""
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in columns}
+        begin = 0
+        while begin < len(rows):
+            at = bisect.bisect_right(self._ends, int(rows[begin]))
+            end = int(np.searchsorted(rows, self._ends[at]))
+            local = rows[begin:end] - (self._ends[at] - self._pieces[at].count)
+            piece = self._load(at, tuple(dict.fromkeys(columns)))
+            near = local[-1] - local[0] == len(local) - 1
+            with readable(self._pieces[at].file):
+                taken = piece.slice(int(local[0]), len(local)) if near else piece.take(local)
+            for name in parts:
+                where = f"{self._pieces[at].file}: rows from {rows[begin]} on, column {name!r}"
+                role = self._roles.get(name, "any")
+                parts[name].append(column_of(taken.column(name), role, where))
+            begin = end
+        return {name: self._joined(name, found) for name, found in parts.items()}
+
+    def _joined(self, name: str, found: list[np.ndarray]) -> np.ndarray:
+        if len({part.shape[1:] for part in found}) > 1:
+            shapes = [part.shape[1:] for part in found]
+            raise DataError(
+                f"{self.path}: column {name!r}: lists have different lengths: {shapes[0]}, and "
+                f"{next(s for s in shapes if s != shapes[0])}"
+            )
+        if len({part.dtype.kind == "O" for part in found}) > 1:
+            raise DataError(f"{self.path}: column {name!r} has different types in its files")
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def _load(self, at: int, columns: tuple[str, ...]) -> Any:
+        if self._held[:2] != (at, columns):
+            self._held = (-1, (), None)
+            piece = self._pieces[at]
+            with readable(piece.file):
+                self._held = (at, columns, piece.load(list(columns)))
+        return self._held[2]
+
+    def class_names(self, column: str) -> list[str] | None:
+        """See :class:`~hpcsamp.ingest.table.Table`: of a ``ClassLabel`` of datasets."""
+        told = self._told.get(column)
+        names = told.get("names") if isinstance(told, dict) else None
+        return [str(name) for name in names] if names else None
+
+    def pictures(self, column: str) -> bool:
+        """See :class:`~hpcsamp.ingest.table.Table`."""
+        return is_picture(self._schema.field(column).type)
+
+
+Paths = Annotated[Sequence[str | Path], Asked("Files or folders.", "files", kind=list[Path])]
+Targets = Annotated[Sequence[str], Asked("Column of y; may be given several times.", "--target")]
+Features = Annotated[
+    Sequence[str], Asked("Column of x; by default all that are no target.", "--feature")
+]
+OfSplit = Annotated[Path | None, Asked("File or folder of this split.")]
+AnyTask = Annotated[Task | None, Asked("What y is; by default its type decides.")]
+
+
+def parquet(
+    paths: Paths,
+    targets: Targets,
+    *,
+    features: Features = (),
+    preparation: Preparation | None = None,
+    pictures: Pictures | None = None,
+    task: AnyTask = None,
+    fractions: Mapping[str, Part] = DEFAULT_FRACTIONS,
+    valid_file: OfSplit = None,
+    test_file: OfSplit = None,
+    seed: SplitSeed = 0,
+    rule: Rule | None = None,
+    normalize_y: NormalizeY = False,
+) -> TableSource:
+    """Parquet files; one row group is held in memory at a time.
+
+    Parameters
+    ----------
+    paths
+        Files, or folders of ``*.parquet``, whose names may begin with their split.
+    targets, features
+        Columns of ``y`` and of ``x``: numbers, lists of them, words, times, encoded images.
+    preparation
+        What becomes of columns of times and categories, and of missing values.
+    pictures
+        How images in a column are read.
+    task
+        What ``y`` is. By default words and whole numbers of few values are classes.
+    fractions, seed, rule
+        How rows are dealt to the splits that have no files of their own.
+    valid_file, test_file
+        Files of these splits.
+    normalize_y
+        Standardise targets in training.
+
+    Raises
+    ------
+    UsageError
+        If a column is not there, or it is not told what becomes of it.
+    DataError
+        Naming file, row and column of what cannot be used.
+    """
+    return _read("parquet", open_parquet, ".parquet", paths, valid_file, test_file, targets,
+                 features=features, preparation=preparation, pictures=pictures, task=task,
+                 fractions=fractions, seed=seed, rule=rule, normalize_y=normalize_y)  # fmt: skip
+
+
+def arrow(
+    paths: Paths,
+    targets: Targets,
+    *,
+    features: Features = (),
+    preparation: Preparation | None = None,
+    pictures: Pictures | None = None,
+    task: AnyTask = None,
+    fractions: Mapping[str, Part] = DEFAULT_FRACTIONS,
+    valid_file: OfSplit = None,
+    test_file: OfSplit = None,
+    seed: SplitSeed = 0,
+    rule: Rule | None = None,
+    normalize_y: NormalizeY = False,
+) -> TableSource:
+    """Arrow files (IPC, feather), or a folder that HuggingFace's datasets saved.
+
+    Names of classes and images are taken from what datasets noted; a file is mapped, not read.
+
+    Parameters
+    ----------
+    paths
+        Files, or folders: with ``state.json``, with ``dataset_dict.json``, or of ``*.arrow``.
+    targets, features, preparation, pictures, task, fractions, seed, rule, normalize_y
+        As in :func:`parquet`.
+    valid_file, test_file
+        Files of these splits.
+
+    Raises
+    ------
+    UsageError
+        If a column is not there, or it is not told what becomes of it.
+    DataError
+        Naming file, row and column of what cannot be used.
+    """
+    return _read("arrow", open_arrow, ".arrow", paths, valid_file, test_file, targets,
+                 features=features, preparation=preparation, pictures=pictures, task=task,
+                 fractions=fractions, seed=seed, rule=rule, normalize_y=normalize_y)  # fmt: skip
+
+
+def _read(
+    kind: str,
+    open_file: Callable[[Path], tuple[Any, list[Piece]]],
+    ending: str,
+    paths: Sequence[str | Path],
+    valid_file: Path | None,
+    test_file: Path | None,
+    targets: Sequence[str],
+    **how: Any,
+) -> TableSource:
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise UsageError(f"ingest {kind} needs pyarrow: pip install hpcsamp[tables]") from None
+    files = find([Path(p) for p in paths], ending)
+    for split, path in (("valid", valid_file), ("test", test_file)):
+        if path is not None:
+            if split in files:
+                raise UsageError(f"{paths[0]} has a split {split} already; --{split}-file is "
+                                 "one too many")  # fmt: skip
+            files[split] = files_of(Path(path), ending)["train"]
+    tables: dict[str, Table] = {
+        split: ArrowTable(files[split][0] if len(files[split]) == 1 else Path(paths[0]),
+                          files[split], open_file)
+        for split in ("train", "valid", "test") if split in files
+    }  # fmt: skip
+    return from_tables(tables, targets, name=Path(paths[0]).resolve().stem, **how)

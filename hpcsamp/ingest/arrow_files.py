@@ -1,0 +1,169 @@
+"""Files of parquet and Arrow: which there are, and the pieces that are read at a time."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpcsamp.errors import DataError
+from hpcsamp.ingest.division import WORDS
+
+_WORD = re.compile(rf"({'|'.join(sorted(WORDS, key=len, reverse=True))})(?=[-_.]|$)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows that are read together: a row group of parquet, a batch of Arrow.
+
+    Attributes
+    ----------
+    file
+        It lies in.
+    count
+        Rows.
+    load
+        Reads columns by name.
+    """
+
+    file: Path
+    count: int
+    load: Callable[[list[str]], Any]
+
+
+@contextmanager
+def readable(file: Path) -> Iterator[None]:
+    """Turn whatever a damaged file makes Arrow raise into one line."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except DataError:
+        raise
+    except (OSError, pa.ArrowException, ValueError, KeyError, MemoryError) as e:
+        told = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise DataError(f"{file}: cannot be read: {told}") from None
+
+
+def open_parquet(file: Path) -> tuple[Any, list[Piece]]:
+    """The schema and the row groups of a parquet file."""
+    import pyarrow.parquet as pq
+
+    opened = pq.ParquetFile(file, memory_map=True)
+
+    def group(number: int) -> Callable[[list[str]], Any]:
+        return lambda columns: opened.read_row_group(number, columns=columns, use_threads=False)
+
+    told = opened.metadata
+    return opened.schema_arrow, [
+        Piece(file, told.row_group(i).num_rows, group(i)) for i in range(told.num_row_groups)
+    ]
+
+
+def open_arrow(file: Path) -> tuple[Any, list[Piece]]:
+    """The schema and the batches of a file in Arrow's IPC format (also feather), or of a stream."""
+    import pyarrow as pa
+
+    mapped = pa.memory_map(str(file))
+    with file.open("rb") as f:
+        framed = f.read(6) == b"ARROW1"
+    if framed:
+        opened = pa.ipc.open_file(mapped)
+
+        def batch(number: int) -> Callable[[list[str]], Any]:
+            return lambda columns: _table(opened.get_batch(number), columns)
+
+        counts = [opened.get_batch(i).num_rows for i in range(opened.num_record_batches)]
+        return opened.schema, [Piece(file, n, batch(i)) for i, n in enumerate(counts)]
+    stream = pa.ipc.open_stream(mapped)
+    batches = list(stream)  # views of the mapped file
+
+    def held(number: int) -> Callable[[list[str]], Any]:
+        return lambda columns: _table(batches[number], columns)
+
+    return stream.schema, [Piece(file, b.num_rows, held(i)) for i, b in enumerate(batches)]
+
+
+def _table(batch: Any, columns: list[str]) -> Any:
+    import pyarrow as pa
+
+    return pa.Table.from_batches([batch]).select(columns)
+
+
+def find(paths: Sequence[Path], ending: str) -> dict[str, list[Path]]:
+    """Files by split.
+
+    Parameters
+    ----------
+    paths
+        Files, or folders: of files whose names may begin with a split (``train-00000.parquet``),
+        or as ``datasets`` saves them.
+    ending
+        Of the files of a folder.
+
+    Raises
+    ------
+    DataError
+        If a folder holds no such files.
+    """
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        for split, files in files_of(path, ending).items():
+            found.setdefault(split, []).extend(files)
+    if "train" not in found:
+        raise DataError(f"{paths[0]}: has files of {', '.join(found)}, but none of train")
+    return found
+
+
+def files_of(path: Path, ending: str) -> dict[str, list[Path]]:
+    """Files of one path by split; see :func:`find`."""
+    if not path.is_dir():
+        if not path.exists():
+            raise DataError(f"{path}: no such file")
+        return {"train": [path]}
+    told = _json(path / "dataset_dict.json")
+    if told is not None:
+        parts = {str(name): path / str(name) for name in told.get("splits", [])}
+        strange = [name for name in parts if name.lower() not in WORDS]
+        if strange:
+            raise DataError(
+                f"{path}: its split {strange[0]!r} is none of {', '.join(WORDS)}; give the folders "
+                "of single splits"
+            )
+        return {WORDS[n.lower()]: files_of(part, ending)["train"] for n, part in parts.items()}
+    state = _json(path / "state.json")
+    if state is not None:
+        if state.get("_indices_data_files") or state.get("_indices_files"):
+            raise DataError(f"{path}: is a selection of rows; save it after flatten_indices()")
+        return {"train": [path / str(f["filename"]) for f in state.get("_data_files", [])]}
+    files = sorted(f for f in path.rglob(f"*{ending}") if not f.name.startswith((".", "_")))
+    if not files:
+        raise DataError(f"{path}: holds no files *{ending}")
+    parted = next((f for f in files if any("=" in p for p in f.relative_to(path).parts[:-1])), None)
+    if parted is not None:
+        raise DataError(
+            f"{parted}: its folder is the value of a column, which is not read; write the table "
+            "without partitions"
+        )
+    words = [_WORD.match(f.name) for f in files]
+    if not all(words) or not any(w and WORDS[w[1].lower()] == "train" for w in words):
+        return {"train": files}
+    by_split: dict[str, list[Path]] = {}
+    for file, word in zip(files, words, strict=True):
+        assert word is not None
+        by_split.setdefault(WORDS[word[1].lower()], []).append(file)
+    return by_split
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        told = json.loads(path.read_text("utf-8"))
+    except (ValueError, OSError) as e:
+        raise DataError(f"{path}: cannot be read: {e}") from None
+    return told if isinstance(told, dict) else None

@@ -1,0 +1,96 @@
+"""What becomes of the columns of a table, as it is asked for and as it is noted in a set."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from hpcsamp.data.shard import sha256
+from hpcsamp.ingest.asked import Asked
+from hpcsamp.ingest.encoding import Category, Encoded, Number
+from hpcsamp.ingest.table import Table
+
+Missing = Literal["refuse", "drop", "mean"]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What becomes of the columns of a table.
+
+    Attributes
+    ----------
+    drop
+        Columns that are not used.
+    date
+        ``COLUMN=HOW`` for columns of times; see :data:`~hpcsamp.ingest.encoding.HOW`.
+    onehot, ids
+        Columns of words or whole numbers that become one number of 0 and 1 for each word, or the
+        number of the word.
+    missing
+        ``"refuse"`` rows in which a value is missing, ``"drop"`` them, or put the ``"mean"`` of
+        train in the place of a missing feature and drop rows whose target is missing.
+    unit
+        ``COLUMN=UNIT``.
+    """
+
+    drop: Annotated[Sequence[str], Asked("Column that is not used.", "--drop")] = ()
+    date: Annotated[
+        Sequence[str],
+        Asked("COLUMN=HOW for times: seconds, day, week, year, day+year ..., cyclical.", "--date"),
+    ] = ()
+    onehot: Annotated[
+        Sequence[str], Asked("Column of categories, one 0 or 1 for each.", "--onehot")
+    ] = ()
+    ids: Annotated[
+        Sequence[str], Asked("Column of categories as ids, for an embedding.", "--ids")
+    ] = ()
+    missing: Annotated[
+        Missing, Asked("Rows with missing values: refuse, drop; or the mean of train (features).")
+    ] = "refuse"
+    unit: Annotated[Sequence[str], Asked("COLUMN=UNIT, such as load=MW.", "--unit")] = ()
+
+
+def units_line(names: Sequence[str], told: Mapping[str, str]) -> str:
+    """Units of named rows as one line; of one row its unit alone."""
+    if len(names) == 1:
+        return told.get(names[0], "")
+    return ", ".join(f"{name} [{told[name]}]" for name in names if name in told)
+
+
+def ids_of(encoded: Sequence[Encoded]) -> list[str]:
+    """A line on each column of ids."""
+    return [
+        f"column {f.column!r} has {len(f.words)} ids"
+        for f in encoded
+        if isinstance(f, Category) and f.ids and f.words is not None
+    ]
+
+
+def transforms_of(encoded: Sequence[Encoded], made: Preparation) -> list[str]:
+    """What was done to the columns."""
+    lines = [] if made.missing == "refuse" else [f"rows with missing values: {made.missing}"]
+    other = [f for f in encoded if type(f) is not Number]
+    return lines + [f"column {f.column} as {', '.join(f.names[:10])}" for f in other[:100]]
+
+
+def source_of(
+    tables: Mapping[str, Table], encoded: Sequence[Encoded], targets: Sequence[str]
+) -> dict[str, Any]:
+    """Where the rows came from, and how their columns were encoded."""
+    files = [file for table in tables.values() for file in table.files]
+    hashes = [sha256(file) for file in files]
+    many = hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+    told: dict[str, Any] = {
+        "file": ", ".join(f.name for f in files[:10]) + ", ..." * (len(files) > 10),
+        "sha256": hashes[0] if len(hashes) == 1 else many,
+    }
+    for table in tables.values():
+        told |= table.facts()
+    described = [f.describe() for f in encoded]
+    if any(type(f) is not Number or f.fill is not None for f in encoded):
+        told["preparation"] = described
+    if len(tables) > 1:
+        told["splits"] = {split: [f.name for f in t.files] for split, t in tables.items()}
+    return told

@@ -1,0 +1,201 @@
+"""One pass over the rows of a table: types, categories, missing values, columns rarely meant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hpcsamp.errors import DataError, UsageError
+from hpcsamp.ingest.encoding import Category, Date, Encoded, Number, Vector, as_words, missing
+from hpcsamp.ingest.table import Table
+
+CELLS = 2**20
+"""Cells read at a time."""
+
+EXACT = 2**53
+"""Whole numbers up to this one are exact in float64."""
+
+MANY = 10_000
+"""Categories that a column may have."""
+
+
+@dataclass
+class Survey:
+    """What was found in one or more tables.
+
+    Attributes
+    ----------
+    features
+        What becomes of each column of ``x``; numbers that are lists become vectors.
+    targets
+        Columns of ``y``.
+    kinds
+        Type of every column over all rows.
+    shapes
+        Shape of an entry of each column.
+    words
+        Categories of each column that has some.
+    lacking_x, lacking_y
+        Per table: rows in which a feature or a target is missing.
+    first
+        Per table: column in which the first value is missing.
+    suspicions
+        Lines for the user.
+    """
+
+    features: list[Encoded]
+    targets: Sequence[str]
+    kinds: dict[str, np.dtype] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    words: dict[str, set[str]] = field(default_factory=dict)
+    lacking_x: list[np.ndarray] = field(default_factory=list)
+    lacking_y: list[np.ndarray] = field(default_factory=list)
+    first: list[str] = field(default_factory=list)
+    suspicions: list[str] = field(default_factory=list)
+
+    def look(self, table: Table) -> None:
+        """Read all rows of a table once.
+
+        Raises
+        ------
+        UsageError
+            If it is not told what becomes of a column.
+        DataError
+            Naming row and column of a value that cannot be used.
+        """
+        columns = [*(f.column for f in self.features), *self.targets]
+        lacking_x = np.zeros(table.count, bool)
+        lacking_y = np.zeros(table.count, bool)
+        first = (table.count, "")
+        counting = {f.column for f in self.features if type(f) is Number}
+        equal = {(f.column, t) for f in self.features for t in self.targets[:1]}
+        varies = False
+        last: dict[str, float] = {}
+        for rows in blocks(table.count, len(columns)):
+            values = table.read(columns, rows)
+            for at, feature in enumerate(self.features):
+                found = values[feature.column]
+                if table.pictures(feature.column):
+                    continue
+                self.features[at] = feature = self._typed(table, feature, found)
+                self._note(table, feature.column, found, rows)
+                gone = feature.missing(found)
+                lacking_x[rows] |= gone
+                first = min(first, _first(rows, gone, feature.column))
+                if isinstance(feature, Category):
+                    self._categories(table, feature.column, found[~gone])
+            for name in self.targets:
+                self._note(table, name, values[name], rows)
+                gone = missing(values[name])
+                lacking_y[rows] |= gone
+                first = min(first, _first(rows, gone, name))
+            for name in list(counting):
+                found = values[name]
+                if (
+                    found.dtype.kind not in "iuf"
+                    or found.ndim > 1
+                    or not np.all(np.diff(np.append(last.get(name, found[0] - 1), found)) == 1)
+                ):
+                    counting.discard(name)
+                else:
+                    last[name] = found[-1]
+            for name, target in list(equal):
+                if not _equal(values[name], values[target]):
+                    equal.discard((name, target))
+            varies = varies or _varies(values[self.targets[0]])
+        if table.count >= 10:
+            for name in sorted(counting):
+                self.suspicions.append(
+                    f"column {name!r} counts the rows; name the other columns by --feature unless "
+                    "it is a measurement"
+                )
+        for name, target in sorted(equal):
+            if varies:
+                self.suspicions.append(f"column {name!r} is equal to the target {target!r}")
+        self.lacking_x.append(lacking_x)
+        self.lacking_y.append(lacking_y)
+        self.first.append(first[1])
+
+    def _typed(self, table: Table, feature: Encoded, values: np.ndarray) -> Encoded:
+        """A feature, if its column can become what was asked for."""
+        column, kind = feature.column, values.dtype.kind
+        if type(feature) is Number and values.ndim > 1:
+            feature = Vector(column, int(np.prod(values.shape[1:])))
+        if isinstance(feature, Number | Vector):
+            if kind == "M":
+                raise UsageError(
+                    f"{table.path}: column {column!r} holds times; give --date {column}=cyclical "
+                    f"or {column}=seconds, or --drop {column}"
+                )
+            if kind not in "biuf":
+                shown = next((v for v in values.tolist() if v is not None), None)
+                raise UsageError(
+                    f"{table.path}: column {column!r} holds text ({str(shown)[:40]!r}); give "
+                    f"--onehot {column}, --ids {column} or --drop {column}"
+                )
+        if isinstance(feature, Date) and kind != "M":
+            raise UsageError(f"{table.path}: column {column!r} holds {values.dtype}, not times")
+        if isinstance(feature, Category) and (values.ndim > 1 or kind not in "biufO"):
+            raise UsageError(f"{table.path}: column {column!r} holds no words, but {values.dtype}")
+        return feature
+
+    def _note(self, table: Table, name: str, values: np.ndarray, rows: np.ndarray) -> None:
+        """Type and shape of a column; infinity and inexact whole numbers are refused."""
+        if values.dtype.kind == "f" and np.isinf(values).any():
+            at = int(np.flatnonzero(np.isinf(values).reshape(len(values), -1).any(1))[0])
+            raise DataError(
+                f"{table.path}: {table.row(int(rows[at]))}, column {name!r}: is infinite"
+            )
+        if values.dtype.kind in "iu" and values.dtype.itemsize == 8 and values.size:
+            top = max(abs(int(values.min())), abs(int(values.max())))
+            if top > EXACT:
+                raise DataError(
+                    f"{table.path}: column {name!r}: {top} is beyond 2**53, where whole numbers "
+                    "lose digits in float64; subtract an offset, or give --ids or --drop"
+                )
+        shape = values.shape[1:]
+        if self.shapes.setdefault(name, shape) != shape:
+            raise DataError(
+                f"{table.path}: {table.row(int(rows[0]))}, column {name!r}: has lists of shape "
+                f"{shape}, others have {self.shapes[name]}"
+            )
+        known = self.kinds.get(name, values.dtype)
+        if (known.kind in "biuf") != (values.dtype.kind in "biuf"):
+            raise DataError(f"{table.path}: column {name!r} holds {values.dtype}, and {known}")
+        self.kinds[name] = np.result_type(known, values.dtype) if known.kind != "O" else known
+
+    def _categories(self, table: Table, name: str, values: np.ndarray) -> None:
+        if values.dtype.kind == "f" and (values != np.floor(values)).any():
+            raise DataError(
+                f"{table.path}: column {name!r} holds {values[values != np.floor(values)][0]}; "
+                "categories are words or whole numbers"
+            )
+        words = self.words.setdefault(name, set())
+        words.update(np.unique(as_words(values)).tolist())
+        if len(words) > MANY and values.dtype.kind == "O":
+            raise DataError(
+                f"{table.path}: column {name!r} has more than {MANY} different words; it is no "
+                f"category: --drop {name}"
+            )
+
+
+def blocks(count: int, width: int) -> list[np.ndarray]:
+    """Row numbers of a table, in blocks of about :data:`CELLS`."""
+    step = max(1, CELLS // max(1, width))
+    return [np.arange(i, min(i + step, count)) for i in range(0, count, step)]
+
+
+def _first(rows: np.ndarray, gone: np.ndarray, name: str) -> tuple[int, str]:
+    """The first row in which a column has no value, and its name."""
+    at = np.flatnonzero(gone)[:1]
+    return (int(rows[at[0]]), name) if len(at) else (2**62, name)
+
+
+def _equal(one: np.ndarray, other: np.ndarray) -> bool:
+    return one.dtype.kind != "O" and one.shape == other.shape and np.array_equal(one, other)
+
+
+def _varies(values: np.ndarray) -> bool:
+    return values.dtype.kind != "O" and bool((values != values[:1]).any())

@@ -1,0 +1,360 @@
+"""Tables of every format as a source: chosen columns, encoded, dealt to splits, read in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hpcsamp.data.manifest import ArraySpec, Inputs
+from hpcsamp.errors import DataError, UsageError
+from hpcsamp.ingest.choice import check_named, choose
+from hpcsamp.ingest.division import Rule, divide
+from hpcsamp.ingest.encoding import Category, Date, Encoded, Number, read_dates, read_units
+from hpcsamp.ingest.labels import Targets, guess, targets_of, unseen
+from hpcsamp.ingest.picture_columns import images_of
+from hpcsamp.ingest.pictures import Pictures
+from hpcsamp.ingest.preparation import (
+    Missing,
+    Preparation,
+    ids_of,
+    source_of,
+    transforms_of,
+    units_line,
+)
+from hpcsamp.ingest.source import Source
+from hpcsamp.ingest.survey import Survey, blocks
+from hpcsamp.ingest.table import Role, Table
+from hpcsamp.names import Task
+
+
+@dataclass
+class TableSource(Source):
+    """Rows of tables.
+
+    Attributes
+    ----------
+    tables
+        By split; a split without a table of its own takes rows of ``train``.
+    rows
+        By split: ascending rows of its table.
+    features
+        What becomes of the columns of ``x``.
+    columns
+        Of ``y``.
+    labels
+        By split: the labels of its rows, where ``y`` is not read from the table.
+    pictures
+        How images in a column are read.
+    """
+
+    tables: dict[str, Table] = field(default_factory=dict)
+    rows: dict[str, np.ndarray] = field(default_factory=dict)
+    features: list[Encoded] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+    pictures: Pictures = field(default_factory=Pictures)
+
+    def read(self, split: str, start: int, stop: int) -> Mapping[str, np.ndarray]:
+        """See :class:`Source`."""
+        table = self.tables.get(split, self.tables["train"])
+        rows = self.rows[split][start:stop]
+        own = [] if split in self.labels else self.columns
+        values = table.read([*(f.column for f in self.features), *own], rows)
+        where = f"{table.path}: rows {rows[0]} to {rows[-1]}" if len(rows) else str(table.path)
+        kind, shape = self.arrays["x"].dtype, self.arrays["x"].shape
+        if table.pictures(self.features[0].column):
+            x = images_of(values[self.features[0].column], rows, table, self.pictures)
+            if list(x.shape[1:]) != shape:
+                raise DataError(f"{where}: images of {x.shape[1:]}, others {shape}; give --size")
+        else:
+            x = np.empty((len(rows), sum(len(f.names) for f in self.features)), kind)
+            at = 0
+            for feature in self.features:
+                width = len(feature.names)
+                x[:, at : at + width] = feature.encode(values[feature.column], where)
+                at += width
+        if split in self.labels:
+            y = self.labels[split][start:stop]
+        else:
+            y = np.stack([values[name] for name in self.columns], axis=1)
+        return {
+            "x": x.reshape(len(rows), *shape),
+            "y": y.reshape(len(rows), *self.arrays["y"].shape),
+        }
+
+
+def from_tables(
+    tables: Mapping[str, Table],
+    targets: Sequence[str],
+    *,
+    name: str,
+    features: Sequence[str] = (),
+    preparation: Preparation | None = None,
+    pictures: Pictures | None = None,
+    task: Task | None = None,
+    fractions: Mapping[str, float],
+    seed: int = 0,
+    rule: Rule | None = None,
+    normalize_y: bool = False,
+) -> TableSource:
+    """A source from tables by split; ``train`` is dealt to the splits that have none.
+
+    Parameters
+    ----------
+    tables
+        ``train``, and perhaps ``valid`` and ``test``.
+    targets, features
+        Columns of ``y`` and ``x``; without ``features`` all others.
+    name
+        Of the set.
+    preparation
+        What becomes of the columns.
+    task
+        What ``y`` is; by default its type decides.
+    fractions, seed, rule
+        How ``train`` is dealt; see :func:`~hpcsamp.ingest.division.divide`.
+
+    Raises
+    ------
+    UsageError
+        If a column is not there, or it is not told what becomes of it.
+    DataError
+        Naming row and column of a value that cannot be used.
+    """
+    made, rule = preparation or Preparation(), rule or Rule()
+    first = tables["train"]
+    dates, units = read_dates(made.date), read_units(made.unit)
+    known = [*made.drop, *dates, *made.onehot, *made.ids]
+    asked = {*dates, *made.onehot, *made.ids}
+    away = [*made.drop, *(c for c in rule.columns if c not in asked)]
+    check_named(first.path, first.names, [*known, *units, *rule.columns])
+    chosen = choose(first.path, first.names, targets, features, away)
+    for column in asked:
+        if column not in chosen:
+            raise UsageError(f"column {column!r} is no feature, so it is not encoded")
+    encoded: list[Encoded] = []
+    for column in chosen:
+        if column in dates:
+            encoded.append(Date(column, dates[column]))
+        elif column in made.onehot or column in made.ids:
+            encoded.append(Category(column, ids=column in made.ids))
+        else:
+            encoded.append(Number(column))
+    roles: dict[str, Role] = {f.column: f.role for f in encoded}
+    roles |= dict.fromkeys(targets, "number" if task == "regression" else "any")
+    for column in rule.columns:
+        order: Role = "time" if column in dates else "any"
+        roles.setdefault(column, order)
+    survey = Survey(encoded, targets)
+    for table in tables.values():
+        lacking = sorted(roles.keys() - set(table.names))
+        if lacking:
+            raise DataError(f"{table.path}: has no column {lacking[0]!r}, {first.path} has one")
+        table.prepare(roles)
+        survey.look(table)
+    encoded = _categories(survey)
+    report = list(survey.suspicions)
+    kept = {}
+    for at, (split, table) in enumerate(tables.items()):
+        kept[split], line = _kept(table, survey, at, made.missing)
+        report += line
+    found = _targets(tables, targets, kept, task)
+    train_labels = None if found is None else found.values[: len(kept["train"])]
+    dealt, notes = divide(
+        len(kept["train"]),
+        {s: part for s, part in fractions.items() if s not in tables},
+        seed,
+        rule,
+        lambda column: _of_rule(first, column, kept["train"], rule),
+        labels=train_labels if found is not None and found.classes is not None else None,
+        where=str(first.path),
+    )
+    rows = {split: kept["train"][part] for split, part in dealt.items()}
+    rows |= {split: kept[split] for split in tables if split != "train"}
+    labels = {} if found is None else _deal(found.values, tables, kept, dealt)
+    if found is not None:
+        report += found.notes
+        if found.classes is not None:
+            report += unseen(labels)
+    if made.missing == "mean":
+        _fill(encoded, first, rows["train"], survey)
+    x, inputs = _x(first, encoded, survey, units, pictures or Pictures(), rows["train"])
+    report += ids_of(encoded)
+    labelled = found.values if found is not None else None
+    kind = labelled.dtype if labelled is not None else _target_kind(survey, targets)
+    shapes = [survey.shapes[t] for t in targets]
+    shape = [len(targets)] if len(targets) > 1 else list(shapes[0])
+    names = list(targets) if len(targets) > 1 or not shape else []
+    return TableSource(
+        name=name,
+        task="regression" if found is None else found.task,
+        classes=None if found is None else found.classes,
+        class_names=_class_names(first, targets, found),
+        inputs=inputs,
+        normalize_y=normalize_y and (found is None or found.classes is None),
+        arrays={
+            "x": x,
+            "y": ArraySpec.plan(shape, kind, names=names, units=units_line(targets, units)),
+        },
+        splits={s: len(rows[s]) for s in ("train", "valid", "test") if s in rows},
+        source=source_of(tables, encoded, targets),
+        transforms=[*notes, *transforms_of(encoded, made)],
+        report=report,
+        tables=dict(tables),
+        rows=rows,
+        features=encoded,
+        columns=list(targets),
+        labels=labels,
+        pictures=pictures or Pictures(),
+    )
+
+
+def _of_rule(table: Table, column: str, rows: np.ndarray, rule: Rule) -> np.ndarray:
+    """A column that deals rows to splits; words that give an order are times."""
+    values = table.read([column], rows)[column]
+    if column == rule.chronological and values.dtype.kind == "O":
+        return table.times(column, values)
+    return values
+
+
+def _kept(table: Table, survey: Survey, at: int, how: Missing) -> tuple[np.ndarray, list[str]]:
+    """Rows of a table that are used, and a line on those that are not."""
+    x, y = survey.lacking_x[at], survey.lacking_y[at]
+    gone = x | y
+    if how == "refuse" and gone.any():
+        row = int(np.flatnonzero(gone)[0])
+        raise DataError(
+            f"{table.path}: {table.row(row)}, column {survey.first[at]!r}: a value is missing, in "
+            f"{int(gone.sum())} of {len(gone)} rows; --missing drop leaves the rows out, --missing "
+            "mean puts the mean of train in the place of features"
+        )
+    gone = y if how == "mean" else gone
+    if not gone.any():
+        return np.arange(len(gone)), []
+    if gone.all():
+        raise DataError(f"{table.path}: a value is missing in each of its {len(gone)} rows")
+    return np.flatnonzero(~gone), [
+        f"{int(gone.sum())} of {len(gone)} rows are left out, a value is missing; the first is "
+        f"{table.row(int(np.flatnonzero(gone)[0]))}"
+    ]
+
+
+def _categories(survey: Survey) -> list[Encoded]:
+    """The features with the categories that were found."""
+    for feature in survey.features:
+        if isinstance(feature, Category):
+            words = survey.words.get(feature.column, set())
+            whole = survey.kinds[feature.column].kind in "biuf"
+            if not (feature.ids and whole):
+                feature.words = sorted(words, key=int) if whole else sorted(words)
+    return survey.features
+
+
+def _targets(
+    tables: Mapping[str, Table],
+    targets: Sequence[str],
+    kept: Mapping[str, np.ndarray],
+    task: Task | None,
+) -> Targets | None:
+    """Labels of all tables one after the other; ``None`` for numbers, which are read in blocks."""
+    first = tables["train"]
+    if task == "regression" or (task is None and len(targets) > 1):
+        return None
+    columns = {
+        name: np.concatenate([t.read([name], kept[s])[name] for s, t in tables.items()])
+        for name in targets
+    }
+    if task is None and columns[targets[0]].dtype.kind not in "OSU":
+        y = columns[targets[0]]
+        if (
+            first.class_names(targets[0]) is None
+            and guess(str(first.path), {"train": (y, y)}) == "regression"
+        ):
+            return None
+    return targets_of(columns, task, str(first.path), first.class_names(targets[0]))
+
+
+def _class_names(table: Table, targets: Sequence[str], found: Targets | None) -> list[str] | None:
+    return None if found is None else found.class_names or table.class_names(targets[0])
+
+
+def _deal(
+    values: np.ndarray,
+    tables: Mapping[str, Table],
+    kept: Mapping[str, np.ndarray],
+    dealt: Mapping[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+    """Labels by split."""
+    found, begin = {}, 0
+    for split in tables:
+        found[split] = values[begin : begin + len(kept[split])]
+        begin += len(kept[split])
+    return {**found, **{split: found["train"][part] for split, part in dealt.items()}}
+
+
+def _fill(encoded: Sequence[Encoded], table: Table, rows: np.ndarray, survey: Survey) -> None:
+    """Means over train for numbers of which one is missing anywhere."""
+    numbers = [f for f in encoded if type(f) is Number and survey.kinds[f.column].kind == "f"]
+    sums, counts = np.zeros(len(numbers)), np.zeros(len(numbers), np.int64)
+    lacks = np.zeros(len(numbers), bool)
+    for block in blocks(len(rows), len(numbers)):
+        values = table.read([f.column for f in numbers], rows[block])
+        for i, feature in enumerate(numbers):
+            column = values[feature.column].astype(np.float64)
+            known = ~np.isnan(column)
+            sums[i] += column[known].sum()
+            counts[i] += known.sum()
+            lacks[i] |= not known.all()
+    for i, feature in enumerate(numbers):
+        if not counts[i]:
+            raise DataError(f"{table.path}: column {feature.column!r} has no values in train")
+        feature.fill = float(sums[i] / counts[i])
+
+
+def _x(
+    table: Table,
+    encoded: Sequence[Encoded],
+    survey: Survey,
+    units: Mapping[str, str],
+    pictures: Pictures,
+    rows: np.ndarray,
+) -> tuple[ArraySpec, Inputs]:
+    """What ``x`` is."""
+    images = [f.column for f in encoded if table.pictures(f.column)]
+    if images:
+        if len(encoded) > 1:
+            raise UsageError(
+                f"{table.path}: column {images[0]!r} holds images; name it alone by --feature, "
+                f"or leave it out by --drop {images[0]}"
+            )
+        first = images_of(table.read(images, rows[:1])[images[0]], rows[:1], table, pictures)
+        return ArraySpec.plan(first.shape[1:], first.dtype), "numbers"
+    ids = [f.column for f in encoded if isinstance(f, Category) and f.ids]
+    if ids and len(ids) < len(encoded):
+        other = next(f.column for f in encoded if f.column not in ids)
+        raise UsageError(
+            f"{table.path}: column {ids[0]!r} would be ids beside numbers such as {other!r}; give "
+            f"--onehot {ids[0]}, or --ids for all columns"
+        )
+    names = [name for f in encoded for name in f.names]
+    if ids:
+        return ArraySpec.plan((len(names),), "<i8", names=names), "ids"
+    kind = np.result_type(*(f.kind(survey.kinds[f.column]) for f in encoded))
+    if kind.kind in "biu":
+        kind = np.dtype("f4" if kind.itemsize <= 2 else "f8")
+    kind = np.dtype("f4") if kind == np.dtype("f2") else kind
+    told: dict[str, str] = {}
+    for feature in encoded:
+        told |= feature.units(units.get(feature.column, ""))
+    alone = survey.shapes[encoded[0].column] if len(encoded) == 1 else ()
+    if len(alone) > 1:
+        return ArraySpec.plan(alone, kind, units=units.get(encoded[0].column, "")), "numbers"
+    line = units_line(names, told)
+    return ArraySpec.plan((len(names),), kind, names=names, units=line), "numbers"
+
+
+def _target_kind(survey: Survey, targets: Sequence[str]) -> np.dtype:
+    kind = np.result_type(*(survey.kinds[t] for t in targets))
+    return kind if kind.kind == "f" and kind.itemsize in (4, 8) else np.dtype("<f8")

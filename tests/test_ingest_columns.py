@@ -1,0 +1,310 @@
+"""Tables of every format: pandas reads the same numbers, dates, categories and classes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from data_sets import nothing_left
+
+from hpcsamp.data import Dataset
+from hpcsamp.errors import DataError, HpcsampError, UsageError
+from hpcsamp.ingest import build
+from hpcsamp.ingest.arrow import arrow, parquet
+from hpcsamp.ingest.division import Rule
+from hpcsamp.ingest.preparation import Preparation
+from hpcsamp.ingest.tables import table
+
+RNG = np.random.default_rng(0)
+COUNT = 120
+
+
+def frame():
+    """A table of all kinds of columns."""
+    return pd.DataFrame(
+        {
+            "when": pd.date_range("2019-11-03 05:00", periods=COUNT, freq="7h"),
+            "colour": RNG.choice(["red", "green", "blue"], COUNT),
+            "grade": RNG.integers(1, 6, COUNT),
+            "speed": RNG.normal(5, 2, COUNT).round(4),
+            "kind": RNG.choice(["dog", "cat"], COUNT),
+            "load": RNG.normal(50, 9, COUNT).round(4),
+            "patient": RNG.integers(0, 9, COUNT),
+        }
+    )
+
+
+def written(folder, data, kind, **options):
+    """The table in a file of a kind, and the function that reads it."""
+    path = folder / f"t.{kind}"
+    if kind == "csv":
+        data.to_csv(path, index=False, **options)
+        return path, table
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pandas(data), path, row_group_size=37)
+        return [path], parquet
+    with pa.OSFile(str(path), "wb") as sink:
+        content = pa.Table.from_pandas(data)
+        make = pa.ipc.new_stream if kind == "stream" else pa.ipc.new_file
+        with make(sink, content.schema) as writer:
+            writer.write_table(content, max_chunksize=29)
+    return [path], arrow
+
+
+def whole(source):
+    """All items of a source in the order of the rows."""
+    items = [source.read(split, 0, count) for split, count in source.splits.items()]
+    order = np.argsort(np.concatenate([source.rows[s] for s in source.splits]))
+    return tuple(np.concatenate([one[array] for one in items])[order] for array in "xy")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "arrow", "stream"])
+def test_columns_are_what_pandas_reads(tmp_path, kind):
+    data = frame()
+    path, read = written(tmp_path, data, kind)
+    how = Preparation(
+        drop=["kind"], date=["when=seconds+day+week+year"], onehot=["colour", "grade"],
+        unit=["speed=m/s", "load=MW"],
+    )  # fmt: skip
+    source = read(path, ["load"], preparation=how, rule=Rule(group="patient"))
+    x, y = whole(source)
+    when = data["when"]
+    seconds = (when - pd.Timestamp(0)).dt.total_seconds()
+    start = when.dt.to_period("Y").dt.start_time
+    length = np.where(when.dt.is_leap_year, 366, 365)
+    turns = [
+        (seconds % 86400) / 86400,
+        (when.dt.day_of_week + (seconds % 86400) / 86400) / 7,
+        (when - start).dt.total_seconds() / 86400 / length,
+    ]
+    truth = [seconds, *(f(2 * np.pi * t) for t in turns for f in (np.sin, np.cos))]
+    truth += list(pd.get_dummies(data["colour"]).to_numpy().T)
+    truth += list(pd.get_dummies(data["grade"]).to_numpy().T)
+    truth.append(data["speed"])
+    assert np.allclose(x, np.stack(truth, axis=1), rtol=1e-12, atol=1e-9)
+    assert np.array_equal(y, data["load"])
+    names = source.arrays["x"].names
+    assert names[:3] == ["when", "when: sin of day", "when: cos of day"]
+    assert names[7:10] == ["colour=blue", "colour=green", "colour=red"]
+    assert names[-1] == "speed"
+    assert source.arrays["x"].units == "when [seconds since 1970-01-01], speed [m/s]"
+    assert source.arrays["y"].units == "MW"
+    groups = {s: set(data["patient"][source.rows[s]]) for s in source.splits}
+    assert len(groups) == 3
+    assert sum(map(len, groups.values())) == len(set.union(*groups.values()))
+    build(source, tmp_path / "set")
+    assert Dataset.open(tmp_path / "set").manifest.arrays["x"].row_units[-1] == "m/s"
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_words_are_classes_and_ids(tmp_path, kind):
+    data = frame()
+    path, read = written(tmp_path, data, kind)
+    how = Preparation(ids=["colour", "grade"])
+    source = read(
+        path, ["kind"], features=["colour", "grade"], preparation=how, task="classification"
+    )
+    x, y = whole(source)
+    assert (source.inputs, source.class_names) == ("ids", ["cat", "dog"])
+    assert np.array_equal(y, (data["kind"] == "dog").astype(int))
+    assert np.array_equal(x[:, 0], pd.Categorical(data["colour"]).codes)
+    assert np.array_equal(x[:, 1], data["grade"])  # whole numbers are ids as they are
+    assert source.report == ["column 'colour' has 3 ids"]
+    manifest = build(source, tmp_path / "set")
+    assert manifest.class_names == ["cat", "dog"]
+    assert manifest.source["preparation"][0] == {
+        "column": "colour",
+        "ids": ["blue", "green", "red"],
+    }
+
+
+def test_missing_values_are_refused_dropped_or_filled(tmp_path):
+    data = frame().drop(columns=["when", "kind", "patient"])
+    data.loc[[3, 40, 77], "speed"] = np.nan
+    data.loc[[5], "load"] = np.nan
+    data.loc[[6], "colour"] = None
+    for kind, where in (("csv", "line 5, column 'speed'"), ("parquet", "row 3, column 'speed'")):
+        path, read = written(tmp_path, data, kind)
+        with pytest.raises(DataError) as caught:
+            read(path, ["load"], preparation=Preparation(onehot=["colour"]))
+        assert where in str(caught.value)
+        assert "--missing" in str(caught.value)
+        dropped = read(path, ["load"], preparation=Preparation(onehot=["colour"], missing="drop"))
+        kept = data.dropna()
+        assert np.array_equal(whole(dropped)[0][:, -1], kept["speed"])
+        assert np.array_equal(whole(dropped)[1], kept["load"])
+        assert "5 of 120 rows are left out" in dropped.report[0]
+        filled = read(path, ["load"], preparation=Preparation(onehot=["colour"], missing="mean"))
+        x, y = whole(filled)
+        known = data.drop(index=5)
+        mean = data["speed"][filled.rows["train"]].mean()
+        assert np.allclose(x[:, -1], known["speed"].fillna(mean), rtol=1e-12)
+        assert np.array_equal(y, known["load"])
+        assert x[5, :3].tolist() == [0, 0, 0]  # no word, none of the columns
+
+
+def test_rows_are_dealt_by_a_column_in_time_and_by_files(tmp_path):
+    data = frame()[["when", "speed", "load"]].sample(frac=1, random_state=0)
+    data["part"] = np.resize(["train", "Train", "val", "test"], COUNT)
+    path, read = written(tmp_path, data, "csv")
+    source = read(path, ["load"], rule=Rule(split_column="part"), preparation=Preparation(
+        drop=["when"]))  # fmt: skip
+    assert source.splits == {"train": 60, "valid": 30, "test": 30}
+    assert source.rows["valid"].tolist() == np.flatnonzero(data["part"] == "val").tolist()
+    assert source.arrays["x"].names == ["speed"]
+    times = data["when"].to_numpy()
+    for kind in ("csv", "parquet"):
+        path, read = written(tmp_path, data, kind)
+        source = read(path, ["load"], features=["speed"], rule=Rule(chronological="when", gap=2))
+        assert source.splits == {"train": 84, "valid": 10, "test": 22}
+        last = {s: times[rows].max() for s, rows in source.rows.items()}
+        first = {s: times[rows].min() for s, rows in source.rows.items()}
+        hours = np.timedelta64(7, "h")
+        assert first["valid"] - last["train"] == first["test"] - last["valid"] == 3 * hours
+    other = tmp_path / "other.csv"
+    data[:20].to_csv(other, index=False)
+    source = table(tmp_path / "t.csv", ["load"], features=["speed"], test_file=other)
+    assert source.splits == {"train": 108, "valid": 12, "test": 20}
+    assert np.array_equal(source.read("test", 0, 20)["y"], data["load"][:20])
+    for rule, words in (
+        (Rule(split_column="load"), ["names no split"]),
+        (Rule(chronological="part"), ["is no time of ISO 8601"]),
+        (Rule(group="who"), ["no column 'who'"]),
+    ):
+        with pytest.raises(HpcsampError) as caught:
+            table(tmp_path / "t.csv", ["load"], features=["speed"], rule=rule)
+        for word in words:
+            assert word in str(caught.value)
+    with pytest.raises(UsageError, match="--split-column and --group exclude"):
+        Rule(split_column="a", group="b")
+
+
+def huggingface(folder, data, features):
+    """A folder as datasets saves it: state.json, and Arrow streams with its notes."""
+    folder.mkdir(parents=True)
+    note = {"info": {"features": features}}
+    content = data.replace_schema_metadata({"huggingface": json.dumps(note)})
+    for number, part in enumerate((content[:7], content[7:])):
+        with (
+            pa.OSFile(str(folder / f"data-{number:05d}-of-00002.arrow"), "wb") as sink,
+            pa.ipc.new_stream(sink, content.schema) as writer,
+        ):
+            writer.write_table(part, max_chunksize=3)
+    files = [{"filename": f"data-{n:05d}-of-00002.arrow"} for n in range(2)]
+    (folder / "state.json").write_text(json.dumps({"_data_files": files}))
+
+
+def test_folders_of_datasets_with_images_and_names_of_classes(tmp_path):
+    import io
+
+    from PIL import Image
+
+    images = RNG.integers(0, 256, (20, 5, 4, 3), np.uint8)
+
+    def encoded(image):
+        stream = io.BytesIO()
+        Image.fromarray(image).save(stream, "png")
+        return {"bytes": stream.getvalue(), "path": "x.png"}
+
+    data = pa.table({"image": [encoded(i) for i in images], "label": np.arange(20) % 2})
+    notes = {
+        "image": {"_type": "Image"},
+        "label": {"_type": "ClassLabel", "names": ["cat", "dog", "hen"]},
+    }
+    huggingface(tmp_path / "pets" / "train", data, notes)
+    huggingface(tmp_path / "pets" / "test", data[:4], notes)
+    (tmp_path / "pets" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    source = arrow([tmp_path / "pets"], ["label"], fractions={"valid": 0.2, "test": 0.2})
+    assert source.splits == {"train": 16, "valid": 4, "test": 4}
+    assert (source.classes, source.class_names) == (3, ["cat", "dog", "hen"])
+    manifest = build(source, tmp_path / "set")
+    assert manifest.arrays["x"].shape == [3, 5, 4]
+    x, y = Dataset.open(tmp_path / "set").read(range(16))
+    assert np.array_equal(x, np.moveaxis(images, -1, 1)[source.rows["train"]])
+    assert np.array_equal(y, source.rows["train"] % 2)
+
+
+def test_lists_are_vectors_and_decimals_are_numbers(tmp_path):
+    from decimal import Decimal
+
+    vectors = RNG.normal(size=(10, 2, 3)).astype("f4")
+    data = pa.table({
+        "v": [v.tolist() for v in vectors],
+        "d": [Decimal("1.25")] * 9 + [None],
+        "b": [True, False] * 5,
+        "y": RNG.normal(size=10),
+    })  # fmt: skip
+    pq.write_table(data, tmp_path / "a.parquet", row_group_size=3)
+    source = parquet([tmp_path / "a.parquet"], ["y"], features=["v"], fractions={})
+    assert source.arrays["x"].shape == [2, 3]
+    assert np.array_equal(whole(source)[0].astype("f4"), vectors)
+    how = Preparation(missing="mean")
+    x, _ = whole(parquet([tmp_path / "a.parquet"], ["y"], fractions={}, preparation=how))
+    assert x.shape == (10, 8)
+    assert (x[:, 6] == 1.25).all()
+    assert x[:, 7].tolist() == [1, 0] * 5
+    pq.write_table(pa.table({"v": [[1.0], [1.0, 2.0]], "y": [1.0, 2.0]}), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"column 'v': lists have different lengths: 1, and 2"):
+        parquet([tmp_path / "b.parquet"], ["y"], fractions={})
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, ["'when' holds times", "--date when=cyclical"]),
+        ({"drop": ["when"]}, ["'colour' holds text", "--onehot colour", "--ids colour"]),
+        ({"date": ["when"]}, ["--date when", "cyclical"]),
+        ({"date": ["when=month"]}, ["'month'", "seconds, day, week"]),
+        ({"date": ["speed=day"], "drop": ["when", "colour", "kind"]}, ["'speed'", "not times"]),
+        ({"drop": ["nothing"]}, ["no column 'nothing'"]),
+        ({"ids": ["colour"], "drop": ["when", "kind"]}, ["beside numbers", "'grade'"]),
+        ({"unit": ["speed"]}, ["COLUMN=UNIT"]),
+        ({"onehot": ["load"]}, ["'load' is no feature"]),
+    ],
+)
+def test_what_becomes_of_a_column_is_asked(tmp_path, options, words):
+    path, read = written(tmp_path, frame(), "parquet")
+    with pytest.raises(HpcsampError) as caught:
+        read(path, ["load"], preparation=Preparation(**options))
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
+
+
+def test_damaged_files_are_named(tmp_path):
+    data = frame()[["speed", "load"]]
+    for kind in ("parquet", "arrow", "stream"):
+        (path,), read = written(tmp_path, data, kind)
+        raw = path.read_bytes()
+        for changed in (raw[: len(raw) // 2], b"", b"text"):
+            path.write_bytes(changed)
+            with pytest.raises(DataError, match=f"t.{kind}"):
+                build(read([path], ["load"]), tmp_path / "set")
+            assert nothing_left(tmp_path / "set")
+    data.loc[3, "load"] = np.inf
+    (path,), read = written(tmp_path, data, "parquet")
+    with pytest.raises(DataError, match="row 3, column 'load': is infinite"):
+        read([path], ["load"])
+
+
+def test_parquet_on_two_ranks_and_wrong_options_of_the_command(tmp_path, hpcsamp):
+    data = pd.DataFrame({f"c{i}": RNG.normal(size=20_000) for i in range(20)})
+    data["when"] = pd.date_range("2020-01-01", periods=len(data), freq="h")
+    path, _ = written(tmp_path, data, "parquet")
+    arguments = ["ingest", "parquet", *path, "--target", "c3", "--date", "when=cyclical",
+                 "--shard-mb", 1]  # fmt: skip
+    done = hpcsamp(2, *arguments, "--out", tmp_path / "two")
+    assert done.code == 0, done.err
+    source = parquet(path, ["c3"], preparation=Preparation(date=["when=cyclical"]))
+    build(source, tmp_path / "one", shard_bytes=10**6)
+    files = {p.name for p in (tmp_path / "one").iterdir()}
+    assert len(files) > 3
+    for name in files:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    done = hpcsamp(2, *arguments[:5], "--out", tmp_path / "bad")
+    assert done.code == 2
+    assert len(done.errors) == 1
+    assert "'when' holds times" in done.errors[0]
