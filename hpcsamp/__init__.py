@@ -13,6 +13,11 @@ For people who have their own training loop::
         loss(method, x, y, samples=16).backward()  # ends with the exchange of the gradient
         optimizer.step()
         optimizer.zero_grad()
+
+For people with a finished run, on any computer and without MPI::
+
+    posterior = hs.load("runs/a")
+    print(posterior.predict(x, samples=64))
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ _HOME = {
     "choose": "hpcsamp.collectives",
     "distribute": "hpcsamp.collectives",
     "init": "hpcsamp.grid",
+    "load": "hpcsamp.prediction.load",
 }
 _ROOMS = ("collectives", "data", "losses", "methods", "models", "prediction", "training")
 

@@ -22,6 +22,7 @@ from hpcsamp.metrics import (
     risk_coverage,
     selective,
 )
+from hpcsamp.prediction.settling import settle
 from hpcsamp.run.assemble import Run
 from hpcsamp.tasks import items
 from hpcsamp.tasks.components import Samples, normal_components
@@ -223,18 +224,8 @@ class Evaluator:
                 with together(self.topology.world), method.predicting():
                     method.observe(batch.x, mine, 0, index=index)
                     method.check_passes(batch.x, mine, index=index)
-                self._settle(method, batch.x, mine, index)
+                settle(method, batch.x, mine, index, self.topology.world)
             yield batch
-
-    def _settle(self, method: Method, x: torch.Tensor, mine: range, index: torch.Tensor) -> None:
-        """Choose how prediction samples are evaluated, the same on all ranks."""
-        world = self.topology.world
-        with torch.no_grad(), method.predicting():
-            if not method.settled:
-                most = max(world.allgather(len(mine)))
-                method.choose(
-                    x, mine, most, index=index, largest=lambda value: max(world.allgather(value))
-                )
 
     def _classes(
         self,

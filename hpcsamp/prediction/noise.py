@@ -5,7 +5,7 @@ Which of these it is stands on the loss (:meth:`~hpcsamp.losses.base.DataLoss.pr
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,8 +21,10 @@ from hpcsamp.losses import (
     log_mean_exp,
 )
 from hpcsamp.methods import Method
-from hpcsamp.prediction.evaluator import Evaluator
 from hpcsamp.tasks.predictive import local_outputs, predict_values
+
+if TYPE_CHECKING:
+    from hpcsamp.prediction.evaluator import Evaluator
 
 #: Standard deviations that are tried, in those of the target.
 WIDTHS = np.geomspace(1e-3, 2, 41)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
@@ -14,9 +15,11 @@ from hpcsamp.errors import DataError
 from hpcsamp.grid import Topology, together
 from hpcsamp.losses import FittedGaussian, Likelihood
 from hpcsamp.prediction import noise
-from hpcsamp.prediction.evaluator import Evaluator
 from hpcsamp.prediction.schema import as_trained
 from hpcsamp.run.restore import Restored
+
+if TYPE_CHECKING:
+    from hpcsamp.prediction.evaluator import Evaluator
 
 
 class Posterior:
@@ -48,10 +51,37 @@ class Posterior:
         self.trained = restored.trained
         self.samples = restored.samples
         self.collectives = exchange.choose(topology, "mpi")  # there is no gradient to exchange
-        self.likelihood: Likelihood = restored.run.likelihood
+        self._take_noise()
+
+    def _take_noise(self) -> None:
+        """Fit the width of the noise if it is open, and record where it comes from."""
+        self.likelihood: Likelihood = self.run.likelihood
         if isinstance(self.likelihood, FittedGaussian):
             self.likelihood = self._fitted()
         self.noise = self._noise() if self.trained.manifest.classes is None else {}
+
+    def with_samples(self, samples: int | None) -> Self:
+        """The same posterior with a predictive distribution of another number of samples.
+
+        Collective over the world.
+
+        Parameters
+        ----------
+        samples
+            None for as many as before.
+
+        Raises
+        ------
+        UsageError
+            If the method has another number of them.
+        """
+        wanted = self.samples if samples is None else self.method.prediction_samples(samples)
+        if wanted == self.samples:
+            return self
+        other = copy.copy(self)
+        other.samples = wanted
+        other._take_noise()
+        return other
 
     def facts(self) -> dict[str, Any]:
         """What must be known of every result, for records."""
@@ -91,6 +121,8 @@ class Posterior:
 
     def evaluator(self, dataset: Dataset) -> Evaluator:
         """An evaluator of a split. Collective over the world."""
+        from hpcsamp.prediction.evaluator import Evaluator
+
         return Evaluator(
             self.run, dataset, self.topology, self.collectives, self.likelihood,
             samples=self.samples,

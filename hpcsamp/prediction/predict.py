@@ -14,14 +14,10 @@ from hpcsamp.grid import Topology, share, together
 from hpcsamp.locks import Lock, locked
 from hpcsamp.prediction.evaluator import Evaluation, Evaluator, Sink
 from hpcsamp.prediction.posterior import Posterior
+from hpcsamp.prediction.records import attributes, levels_of, precision
 from hpcsamp.prediction.writer import ParallelFile, check_target
-from hpcsamp.sealing import text
 from hpcsamp.tasks import items
-from hpcsamp.tasks.components import normal_components
 from hpcsamp.tasks.layout import Layout
-
-#: Quantiles of values if nobody names any.
-QUANTILES = (0.05, 0.5, 0.95)
 
 
 def predict(
@@ -41,7 +37,7 @@ def predict(
     data, split
         See :meth:`Posterior.open`.
     quantiles
-        Levels within 0 and 1; None for :data:`QUANTILES`, where the predictive has them.
+        Levels within 0 and 1; None for 5, 50 and 95 % where the predictive has quantiles.
     keep_samples
         Also write what every weight sample says.
 
@@ -60,9 +56,7 @@ def predict(
         if posterior.topology.is_root:
             check_target(out, overwrite)
         dataset = posterior.open(data, split)
-        levels: tuple[float, ...] = ()
-        if dataset.classes is None and (quantiles or normal_components(posterior.likelihood)):
-            levels = tuple(sorted(set(QUANTILES if quantiles is None else quantiles)))
+        levels = levels_of(posterior, quantiles)
     with ExitStack() as stack:
         lock = alone(stack, posterior.topology, out)
         evaluator = posterior.evaluator(dataset)
@@ -164,20 +158,3 @@ def _sink(posterior: Posterior, file: ParallelFile) -> Sink:
                     file.write(name, rows[own], values[own])
 
     return write
-
-
-def precision(posterior: Posterior) -> str:
-    """Type of what is written."""
-    return "<f8" if posterior.config.training.precision == "float64" else "<f4"
-
-
-def attributes(facts: dict[str, Any], uid: str) -> dict[str, Any]:
-    """Attributes of a file: numbers and text."""
-    flat: dict[str, Any] = {}
-    for name, value in facts.items():
-        flat |= (
-            {f"{name}_{k}": v for k, v in value.items()}
-            if isinstance(value, dict)
-            else {name: value}
-        )
-    return {**flat, "dataset_uid": uid, "format": text.FORMAT}

@@ -90,7 +90,7 @@ def as_trained(
         theirs_axes = read_axes(dataset.path, told, name)
         pairs = zip(theirs_axes, of_run.axes[name], strict=True)
         for i, (theirs_axis, ours_axis) in enumerate(pairs):
-            order = _order(f"{dataset.path}: {name}", theirs_axis, ours_axis)
+            order = order_of(f"{dataset.path}: {name}", theirs_axis, ours_axis)
             if order is not None:
                 dataset.order.setdefault(name, {})[i] = order
                 dataset.notes.append(
@@ -157,7 +157,7 @@ def _unlike_array(told: Manifest, trained: Manifest, name: str) -> list[str]:
     ]
 
 
-def _order(where: str, theirs: Axis, ours: Axis) -> np.ndarray | None:
+def order_of(where: str, theirs: Axis, ours: Axis) -> np.ndarray | None:
     """Positions of our entries in theirs; None if the order is the same.
 
     Raises

@@ -1,0 +1,43 @@
+"""Predictions as an ``xarray.Dataset``: dimensions, coordinates, units and where they come from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import xarray as xr
+
+from hpcsamp.prediction.given import Given
+from hpcsamp.prediction.memory import Predicted
+from hpcsamp.tasks.items import ITEM
+from hpcsamp.tasks.layout import Variable
+
+
+def labelled(found: Predicted, given: Given | None) -> xr.Dataset:
+    """Predictions with their labels.
+
+    Parameters
+    ----------
+    given
+        What was predicted; None for a split of a dataset.
+    """
+    layout = found.layout
+    coordinates: dict[str, Any] = {}
+    for name, scale in layout.scales.items():
+        dim = "item" if name == ITEM else name
+        coordinates[dim] = (dim, scale.values, _attributes(scale))
+    if given is not None and given.labels is not None:
+        coordinates["item"] = ("item", given.labels, {})
+    arrays: dict[str, Any] = {}
+    for name, variable in layout.variables.items():
+        dims = ["item" if d == ITEM else d for d in variable.dims]
+        values = found.values[name] if variable.values is None else variable.values
+        arrays[name] = (dims, values, _attributes(variable))
+    made = xr.Dataset(arrays, coordinates, layout.attributes)
+    if given is not None and given.single:
+        made = made.isel(item=0, drop=True)
+    return made
+
+
+def _attributes(variable: Variable) -> dict[str, str]:
+    told = {"units": variable.units, "long_name": variable.description}
+    return {k: v for k, v in told.items() if v}

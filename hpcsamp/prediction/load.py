@@ -1,0 +1,184 @@
+"""A finished run in Python, without MPI::
+
+posterior = hs.load("runs/a")
+print(posterior.predict(x, samples=64))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from hpcsamp.errors import UsageError
+from hpcsamp.grid import Topology, one_process
+from hpcsamp.models.given import offered
+from hpcsamp.prediction.given import given
+from hpcsamp.prediction.memory import predict_items, predict_split
+from hpcsamp.prediction.posterior import Posterior
+from hpcsamp.prediction.records import attributes, levels_of
+from hpcsamp.run.folder import RunFolder
+from hpcsamp.run.restore import Restored, restore
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def load(
+    folder: str | Path,
+    checkpoint: str | Path = "last",
+    *,
+    device: str = "auto",
+    samples: int | None = None,
+    module: nn.Module | Callable[..., nn.Module] | None = None,
+    settings: Sequence[str] = (),
+) -> LoadedPosterior:
+    """Open a finished (or stopped) run in this process alone. MPI is not started.
+
+    The dataset is not needed: the run's folder keeps what predictions need of it.
+
+    Parameters
+    ----------
+    folder
+        The run's folder.
+    checkpoint
+        ``"last"``, ``"best"``, or the path of a checkpoint.
+    device
+        ``"auto"`` (a GPU if this process sees one), ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+    samples
+        ``S`` of the predictive distribution where a call does not say; None for
+        ``evaluation.samples``, or as many as the method has or usually draws.
+    module
+        The network of a run to which it was passed (``hs.fit(module, ...)``), or what makes it.
+    settings
+        ``"KEY=VALUE"`` changes of the configuration, such as ``"data.path=..."``.
+
+    Returns
+    -------
+    LoadedPosterior
+
+    Raises
+    ------
+    UsageError, CheckpointError, DataError
+        If the folder holds no run, or it cannot be restored.
+    """
+    found = RunFolder(folder)
+    if not found.path.is_dir():
+        raise UsageError(f"there is no run folder {found.path}")
+    config = found.config(settings)
+    topology = one_process(device)
+    which = str(checkpoint)
+    if which not in ("last", "best") and not Path(which).is_file():
+        inside = found.checkpoints / which
+        which = str(inside) if inside.is_file() else which
+    with nullcontext() if module is None else offered(module):
+        restored = restore(found, config, topology, samples=samples, which=which)
+    return LoadedPosterior(restored, topology, module)
+
+
+class LoadedPosterior(Posterior):
+    """The posterior of a run, in this process alone; see :func:`load`.
+
+    Attributes
+    ----------
+    samples
+        ``S`` of predictions where a call does not say.
+    step, checkpoint
+        Where the weights come from.
+    """
+
+    def __init__(
+        self,
+        restored: Restored,
+        topology: Topology,
+        module: nn.Module | Callable[..., nn.Module] | None = None,
+    ) -> None:
+        super().__init__(restored, topology)
+        self._module = module
+
+    def __repr__(self) -> str:
+        m = self.trained.manifest
+        shape = " x ".join(map(str, m.arrays["x"].shape)) or "number"
+        target = f"{m.classes} classes" if m.classes else "values"
+        return (
+            f"<posterior of {self.restored.folder.path}: {self.config.model.name} by "
+            f"{self.config.method.name}, step {self.restored.step}, {shape} to {target}, "
+            f"{self.samples} samples, {self.topology.device}>"
+        )
+
+    def predict(
+        self,
+        x: Any,
+        samples: int | None = None,
+        quantiles: Sequence[float] | None = None,
+        *,
+        batch: int | None = None,
+        keep_samples: bool = False,
+        split: str | None = None,
+    ) -> xr.Dataset:
+        """The posterior predictive of items, in the units of the data.
+
+        Parameters
+        ----------
+        x
+            Raw inputs: see :func:`hpcsamp.prediction.given.given`; or the path of a dataset folder.
+        samples
+            Samples of the predictive distribution; None for :attr:`samples`.
+        quantiles
+            Levels, for values; None for 5, 50 and 95 % where the predictive has quantiles.
+        batch
+            Items that are evaluated at once; None for ``evaluation.batch``.
+        keep_samples
+            Also return what every weight sample predicts.
+        split
+            Of a dataset folder; None for ``test``, or the first there is.
+
+        Returns
+        -------
+        xarray.Dataset
+            The arrays that ``hpcsamp predict`` writes, with the items along ``item``. Of values
+            ``mean``, ``std``, ``std_aleatoric``, ``std_epistemic`` and ``quantiles``, of classes
+            ``probabilities``; ``total``, ``aleatoric`` and ``epistemic`` uncertainty of each item.
+            Where a single item was given there is no axis ``item``.
+
+        Raises
+        ------
+        DataError
+            If names, shape, type, units or coordinates of ``x`` are not those of the run.
+        UsageError
+            If the method has another number of samples, or a level is not within 0 and 1.
+        """
+        check_levels(quantiles)
+        if batch is not None and batch < 1:
+            raise UsageError(f"batch = {batch} must be at least 1")
+        of = self.with_samples(samples)
+        from hpcsamp.prediction.labelled import labelled
+
+        levels = levels_of(of, quantiles)
+        items = None
+        if isinstance(x, str | Path):
+            opened = self.open(x, split)
+            found = predict_split(of, opened, quantiles=levels, keep_samples=keep_samples)
+        else:
+            items = given(x, self.trained)
+            found = predict_items(
+                of, items.x, batch=batch, quantiles=levels, keep_samples=keep_samples
+            )
+        found.layout.attributes.update(attributes(of.facts(), self.trained.manifest.uid))
+        return labelled(found, items)
+
+
+def check_levels(levels: Sequence[float] | None) -> None:
+    """Refuse quantiles at levels that are none.
+
+    Raises
+    ------
+    UsageError
+        Naming the level.
+    """
+    for level in levels or ():
+        if not 0 < level < 1:
+            raise UsageError(f"quantiles at {level:g}: a level is between 0 and 1")

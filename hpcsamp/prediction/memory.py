@@ -1,0 +1,172 @@
+"""Predictions of items in memory: the arrays that a predictions file would hold of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpcsamp.data import Batch, Dataset
+from hpcsamp.data.batch import Converter
+from hpcsamp.data.order import Step
+from hpcsamp.prediction.posterior import Posterior
+from hpcsamp.prediction.records import precision
+from hpcsamp.prediction.settling import settle
+from hpcsamp.tasks import items
+from hpcsamp.tasks.components import Samples
+from hpcsamp.tasks.coordinates import Coordinates
+from hpcsamp.tasks.gathered import of_all_samples
+from hpcsamp.tasks.layout import Layout
+from hpcsamp.tasks.predictive import predict_classes, predict_values, sample_counts
+from hpcsamp.tasks.units import units_of
+
+TARGETS = ("target", "error")
+"""What a file holds beside predictions, and items without targets do not have."""
+WORTH = 64
+"""Passes of a batch from which on it pays to measure how samples are evaluated fastest."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Predictions of some items.
+
+    Attributes
+    ----------
+    layout
+        Of the arrays.
+    values
+        Arrays by the names of the layout's variables.
+    """
+
+    layout: Layout
+    values: Mapping[str, np.ndarray]
+
+
+def predict_items(
+    posterior: Posterior,
+    x: np.ndarray,
+    *,
+    batch: int | None = None,
+    quantiles: Sequence[float] = (),
+    keep_samples: bool = False,
+) -> Predicted:
+    """Predict raw items. Serial.
+
+    Parameters
+    ----------
+    x
+        ``(n, *shape)`` in the type of the run's dataset.
+    batch
+        Items that are evaluated at once; None for ``evaluation.batch``.
+    quantiles
+        Levels, for values.
+    keep_samples
+        Also keep what every weight sample predicts.
+    """
+    dataset = posterior.trained.items(len(x))
+    coordinates = Coordinates(posterior.trained.axes["y"])
+    units = units_of(dataset, coordinates)
+    layout = items.layout(
+        dataset, coordinates, units,
+        dtype=precision(posterior),
+        quantiles=quantiles,
+        samples=posterior.samples if keep_samples else 0,
+    )  # fmt: skip
+    for name in TARGETS:
+        layout.variables.pop(name, None)
+    values = {n: np.empty(layout.shape(n), v.dtype) for n, v in layout.variables.items()}
+    area = coordinates.area_weights()
+    weights = None if area is None else torch.as_tensor(area)
+    size = min(batch or posterior.config.evaluation.batch, len(x))
+    levels = tuple(quantiles)
+    for number, part in enumerate(_batches(posterior, dataset, x, size)):
+        index = torch.from_numpy(part.index).to(part.x.device)
+        if number == 0 and -(-len(x) // size) * posterior.samples >= WORTH:
+            mine = range(posterior.samples)
+            settle(posterior.method, part.x, mine, index, posterior.topology.world)
+        if dataset.classes is not None:
+            found = _of_classes(posterior, part, index, layout)
+        else:
+            found = _of_values(posterior, part, index, units, weights, levels, layout)
+        for name, array in found.items():
+            values[name][part.index] = array
+    return Predicted(layout, values)
+
+
+def _batches(posterior: Posterior, dataset: Dataset, x: np.ndarray, size: int) -> Iterator[Batch]:
+    device, dtype = posterior.topology.device, posterior.run.dtype
+    convert = Converter(dataset, device, dtype, normalize=True)
+    spec = dataset.manifest.arrays["y"]
+    for start in range(0, len(x), size):
+        own = np.arange(start, min(start + size, len(x)), dtype=np.int64)
+        none = np.zeros((len(own), *spec.shape), spec.dtype)
+        yield convert(Step(own, np.ones(len(own))), len(own), x[own], none)
+
+
+def _of_classes(
+    posterior: Posterior, batch: Batch, index: Tensor, layout: Layout
+) -> dict[str, np.ndarray]:
+    p = predict_classes(posterior.method, batch.x, posterior.samples, posterior.collectives, index)
+    return items.of_classes(batch, p, list(layout.variables))
+
+
+def _of_values(
+    posterior: Posterior,
+    batch: Batch,
+    index: Tensor,
+    units: items.Units,
+    weights: Tensor | None,
+    levels: Sequence[float],
+    layout: Layout,
+) -> dict[str, np.ndarray]:
+    method, group, samples = posterior.method, posterior.collectives, posterior.samples
+    p = predict_values(method, batch.x, batch.y, samples, group, posterior.likelihood, index)
+    _, found = of_all_samples(
+        p.own_means,
+        p.own_stds,
+        sample_counts(method, samples, group),
+        group,
+        levels=levels,
+        alone=isinstance(posterior.likelihood, Samples),
+    )
+    return items.of_values(batch, p, units, weights, found, list(layout.variables))
+
+
+def predict_split(
+    posterior: Posterior,
+    dataset: Dataset,
+    *,
+    quantiles: Sequence[float] = (),
+    keep_samples: bool = False,
+) -> Predicted:
+    """Predict a split of a dataset, as ``hpcsamp predict`` does. Serial.
+
+    Parameters
+    ----------
+    dataset
+        As :meth:`Posterior.open` opens it.
+    quantiles, keep_samples
+        As in :func:`predict_items`.
+    """
+    evaluator = posterior.evaluator(dataset)
+    try:
+        layout = items.layout(
+            dataset, evaluator.coordinates, evaluator.units,
+            dtype=precision(posterior),
+            quantiles=quantiles,
+            samples=posterior.samples if keep_samples else 0,
+        )  # fmt: skip
+        wanted = {n: v for n, v in layout.variables.items() if v.values is None}
+        values = {n: np.empty(layout.shape(n), v.dtype) for n, v in wanted.items()}
+
+        def keep(rows: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
+            for name, array in arrays.items():
+                values[name][rows] = array
+
+        evaluator.run(posterior.method, sink=keep, wanted=list(wanted), quantiles=quantiles)
+    finally:
+        evaluator.close()
+    return Predicted(layout, values)

@@ -1,0 +1,39 @@
+"""What a file or arrays of predictions hold: quantiles, type and attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hpcsamp.prediction.posterior import Posterior
+from hpcsamp.sealing import text
+from hpcsamp.tasks.components import normal_components
+
+#: Quantiles of values if nobody names any.
+QUANTILES = (0.05, 0.5, 0.95)
+
+
+def levels_of(posterior: Posterior, asked: Sequence[float] | None) -> tuple[float, ...]:
+    """Levels of quantiles, where the predictive has them; None for :data:`QUANTILES`."""
+    if posterior.trained.manifest.classes is not None:
+        return ()
+    if not asked and not normal_components(posterior.likelihood):
+        return ()
+    return tuple(sorted(set(QUANTILES if asked is None else asked)))
+
+
+def precision(posterior: Posterior) -> str:
+    """Type of what is written."""
+    return "<f8" if posterior.config.training.precision == "float64" else "<f4"
+
+
+def attributes(facts: dict[str, Any], uid: str) -> dict[str, Any]:
+    """Attributes of a file: numbers and text."""
+    flat: dict[str, Any] = {}
+    for name, value in facts.items():
+        flat |= (
+            {f"{name}_{k}": v for k, v in value.items()}
+            if isinstance(value, dict)
+            else {name: value}
+        )
+    return {**flat, "dataset_uid": uid, "format": text.FORMAT}

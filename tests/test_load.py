@@ -1,0 +1,238 @@
+"""A finished run in Python: raw inputs in, the predictions of ``hpcsamp predict`` out."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray as xr
+from conftest import environment
+from patience import patient
+
+import hpcsamp as hs
+from hpcsamp.data import Dataset
+from hpcsamp.errors import CheckpointError, DataError, UsageError
+
+CLASSES = """
+seed = 3
+[data]
+path = "{data}"
+batch = 64
+[model]
+name = "mlp"
+hidden = [16]
+[method]
+name = "{method}"
+samples = 4
+[loss]
+name = "expected_nll"
+[optimizer]
+lr = 5e-3
+[training]
+steps = 20
+[evaluation]
+samples = {samples}
+batch = 90
+"""
+VALUES = 'task = "regression"' + CLASSES.replace("20", '60\nepochs = 30\nprecision = "float64"')
+NAMES = ["a", "b", "c"]
+
+
+def table(folder):
+    """A csv file, as a dataset whose columns have names."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 3))
+    rows = np.c_[x, x @ [1, 2, 3] + rng.normal(size=200) / 10]
+    path = folder / "table.csv"
+    lines = ["a,b,c,u", *(",".join(f"{v:.5f}" for v in row) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, commands, digits):
+    """Runs in a folder, with predictions of their test splits."""
+    folder = tmp_path_factory.mktemp("runs")
+    own = folder / "digits"
+    shutil.copytree(digits, own)
+    values = folder / "table"
+    lines = [["ingest", "csv", table(folder), "--target", "u", "--out", values]]
+    for name, text, data, samples in (
+        ("mean_field", CLASSES, own, 6),
+        ("ensemble", CLASSES, own, 4),
+        ("mc_dropout", CLASSES, own, 6),
+        ("last_layer", VALUES, values, 6),
+        ("swag", VALUES, values, 6),
+    ):
+        config = folder / f"{name}.toml"
+        config.write_text(text.format(data=data, method=name, samples=samples))
+        run = folder / name
+        lines += [
+            ["train", config, "--output", run],
+            ["predict", run, "--out", folder / f"{name}.h5", "--keep-samples"],
+        ]
+    done = commands(1, *lines, timeout=120)
+    assert done.code == 0, done.err
+    return folder
+
+
+def items(data):
+    with Dataset.open(data, "test") as found:
+        return found.read(range(found.count))[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("mean_field", "digits"),
+        ("ensemble", "digits"),
+        ("mc_dropout", "digits"),
+        ("last_layer", "table"),
+        ("swag", "table"),
+    ],
+)
+def test_predictions_are_those_of_the_command(runs, name, data):
+    posterior = hs.load(runs / name)
+    x = items(runs / data)
+    found = posterior.predict(x, keep_samples=True)
+    close = {"rtol": 0, "atol": 1e-6} if data == "digits" else {"rtol": 1e-10, "atol": 1e-12}
+    with h5py.File(runs / f"{name}.h5") as f:
+        assert set(found.data_vars) == {*f} - {"target", "error", "index", *found.dims}
+        for key, values in found.data_vars.items():
+            np.testing.assert_allclose(values, f[key][:], **close, err_msg=key)
+            assert values.attrs.get("units", "") == f[key].attrs.get("units", "")
+        for key in ("run", "step", "samples", "method", "dataset_uid"):
+            assert found.attrs[key] == f.attrs[key]
+    # whatever the batch, the container and the order
+    for other in (torch.from_numpy(x), x.astype(float), xr.DataArray(x)):
+        again = posterior.predict(other, keep_samples=True, batch=17)
+        for key, values in found.data_vars.items():
+            np.testing.assert_allclose(values, again[key], **close, err_msg=key)
+    one = posterior.predict(x[7])
+    assert "item" not in one.dims
+    np.testing.assert_allclose(one.total, found.total[7], **close)
+    written = posterior.predict(runs / data, keep_samples=True)
+    xr.testing.assert_allclose(written.drop_vars(["target", "error"], errors="ignore"), found)
+    assert name in repr(posterior)
+
+
+def test_tables_are_taken_by_the_names_of_their_columns(runs):
+    posterior = hs.load(runs / "last_layer")
+    x = items(runs / "table")
+    expected = posterior.predict(x)
+    frame = pd.DataFrame(x, columns=NAMES, index=[f"row {i}" for i in range(len(x))])
+    shuffled = frame[["c", "a", "b"]]
+    labelled = xr.DataArray(
+        x.T[::-1], dims=("feature", "time"),
+        coords={"feature": NAMES[::-1], "time": np.arange(len(x)) * 10},
+    )  # fmt: skip
+    packed = np.zeros(len(x), [("b", "f8"), ("c", "f8"), ("a", "f8")])
+    for column in NAMES:
+        packed[column] = frame[column]
+    for given in (shuffled, labelled, dict(shuffled), packed, shuffled.to_xarray()):
+        found = posterior.predict(given)
+        for key in expected:
+            np.testing.assert_allclose(found[key], expected[key], rtol=1e-12)
+    assert posterior.predict(shuffled).item.values.tolist() == frame.index.tolist()
+    assert posterior.predict(labelled).item.values[-1] == 10 * (len(x) - 1)
+    row = posterior.predict(shuffled.iloc[3])
+    np.testing.assert_allclose(row["mean"], expected["mean"][3], rtol=1e-12)
+    two = posterior.predict(frame, quantiles=[0.9, 0.1])
+    assert two["quantile"].values.tolist() == [0.1, 0.9]
+
+
+WRONG = [
+    ("table", lambda x: x[:, :2], r"x has shape \(40, 2\), the run takes \(items, 3\)"),
+    ("table", lambda x: x[0, 0], r"x has shape \(1,|x has shape \(\)"),
+    ("table", lambda x: x[:0], "x has no items"),
+    ("table", lambda x: np.where(x == x[5, 1], np.nan, x), r"item 5 has nan at \(1,\)"),
+    ("table", lambda x: x.astype(str), "the run takes numbers"),
+    ("table", lambda x: [[1.0, 2.0, 3.0], [1.0]], "no array of numbers"),
+    ("table", lambda x: pd.DataFrame(x, columns=["a", "b", "d"]), "x lacks c and has d, which"),
+    ("table", lambda x: pd.DataFrame(x, columns=["a", "b", "b"]), "several columns of the name b"),
+    (
+        "table",
+        lambda x: (
+            pd.DataFrame(x, columns=NAMES).astype({"a": object}).replace({"a": {x[0, 0]: "?"}})
+        ),
+        "column a of x is no number: '[?]'",
+    ),
+    (
+        "table",
+        lambda x: xr.DataArray(x, dims=("n", "feature"), coords={"feature": ["a", "b", "z"]}),
+        "feature 'z' is not in the run's training set",
+    ),
+    ("table", lambda x: xr.DataArray(x, dims=("n", "column")), "those of an item of the run are"),
+    ("digits", lambda x: x.transpose(0, 2, 3, 1), r"\(359, 8, 8, 1\).*\(items, 1, 8, 8\)"),
+    ("digits", lambda x: x / 16.0, "trained on uint8: whole numbers from 0 to 255"),
+    ("digits", lambda x: x.astype(int) - 1, "x holds -1, the run was trained on uint8"),
+    ("digits", lambda x: pd.DataFrame(x.reshape(len(x), -1)), "have no names of columns"),
+    ("digits", lambda x: {"y": x}, "have no names of columns"),
+]
+
+
+@pytest.mark.parametrize(("data", "change", "message"), WRONG)
+def test_other_inputs_than_the_runs_are_refused(runs, data, change, message):
+    posterior = hs.load(runs / ("last_layer" if data == "table" else "mean_field"))
+    with pytest.raises(DataError, match=message):
+        posterior.predict(change(items(runs / data)))
+
+
+def test_other_requests_are_refused(runs, tmp_path):
+    with pytest.raises(UsageError, match="its 4 members: say 4"):
+        hs.load(runs / "ensemble").predict(np.zeros((1, 1, 8, 8), np.uint8), samples=8)
+    posterior = hs.load(runs / "last_layer")
+    x = items(runs / "table")
+    with pytest.raises(UsageError, match="quantiles at 5"):
+        posterior.predict(x, quantiles=[5])
+    with pytest.raises(UsageError, match="batch = 0"):
+        posterior.predict(x, batch=0)
+    with pytest.raises(UsageError, match="there is no run folder"):
+        hs.load(tmp_path / "none")
+    with pytest.raises(CheckpointError, match="there is no checkpoint none"):
+        hs.load(runs / "last_layer", "none.pt")
+    with pytest.raises(DataError, match=r"x of an item has shape \(1, 8, 8\)"):
+        posterior.predict(runs / "digits")
+
+
+ALONE = """
+import sys
+sys.modules["mpi4py"] = sys.modules["mpi4py.MPI"] = None
+import numpy as np
+import hpcsamp as hs
+
+posterior = hs.load(sys.argv[1])
+found = posterior.predict(np.load(sys.argv[2]), samples=6)
+total = repr(float(found.total.sum()))
+print(total, "matplotlib" in sys.modules, sys.excepthook is sys.__excepthook__)
+"""
+
+
+def test_neither_mpi_nor_the_dataset_is_needed(runs, tmp_path):
+    """The folder may be moved, and so may what else the run was."""
+    x = items(runs / "digits")
+    np.save(tmp_path / "x.npy", x)
+    expected = hs.load(runs / "mean_field").predict(x).total.sum()
+    shutil.copytree(runs / "mean_field", tmp_path / "moved")
+    hidden = runs / "digits.away"
+    (runs / "digits").rename(hidden)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", ALONE, str(tmp_path / "moved"), str(tmp_path / "x.npy")],
+            capture_output=True, text=True, timeout=patient(60), env=environment(),
+        )  # fmt: skip
+    finally:
+        hidden.rename(runs / "digits")
+    assert done.returncode == 0, done.stderr
+    total, *others = done.stdout.split()
+    assert float(total) == pytest.approx(float(expected), rel=1e-6)
+    assert others == ["False", "True"]
+    # a run from before this was kept finds its dataset
+    (tmp_path / "moved" / "data.json").unlink()
+    assert hs.load(tmp_path / "moved").predict(x).total.sum() == pytest.approx(float(expected))
