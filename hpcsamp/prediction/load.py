@@ -100,9 +100,9 @@ class LoadedPosterior(Posterior):
         self._module = module
 
     def __repr__(self) -> str:
-        m = self.trained.manifest
-        shape = " x ".join(map(str, m.arrays["x"].shape)) or "number"
-        target = f"{m.classes} classes" if m.classes else "values"
+        m, shapes = self.trained.manifest, self.run.shapes
+        shape = shapes.told(" x ") or "number"
+        target = f"{m.classes} classes" if m.classes else f"{shapes.target_values} values"
         return (
             f"<posterior of {self.restored.folder.path}: {self.config.model.name} by "
             f"{self.config.method.name}, step {self.restored.step}, {shape} to {target}, "
@@ -165,7 +165,7 @@ class LoadedPosterior(Posterior):
         else:
             items = given(x, self.trained)
             found = predict_items(
-                of, items.x, batch=batch, quantiles=levels, keep_samples=keep_samples
+                of, items, batch=batch, quantiles=levels, keep_samples=keep_samples
             )
         found.layout.attributes.update(attributes(of.facts(), self.trained.manifest.uid))
         return labelled(found, items)

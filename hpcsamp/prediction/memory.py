@@ -12,6 +12,7 @@ from torch import Tensor
 from hpcsamp.data import Batch, Dataset
 from hpcsamp.data.batch import Converter
 from hpcsamp.data.order import Step
+from hpcsamp.prediction.given import Given
 from hpcsamp.prediction.posterior import Posterior
 from hpcsamp.prediction.records import precision
 from hpcsamp.prediction.settling import settle
@@ -47,7 +48,7 @@ class Predicted:
 
 def predict_items(
     posterior: Posterior,
-    x: np.ndarray,
+    given: Given,
     *,
     batch: int | None = None,
     quantiles: Sequence[float] = (),
@@ -57,8 +58,8 @@ def predict_items(
 
     Parameters
     ----------
-    x
-        ``(n, *shape)`` in the type of the run's dataset.
+    given
+        The items.
     batch
         Items that are evaluated at once; None for ``evaluation.batch``.
     quantiles
@@ -66,7 +67,7 @@ def predict_items(
     keep_samples
         Also keep what every weight sample predicts.
     """
-    dataset = posterior.trained.items(len(x))
+    dataset = posterior.trained.items(given.count)
     coordinates = Coordinates(posterior.trained.axes["y"])
     units = units_of(dataset, coordinates)
     layout = items.layout(
@@ -80,11 +81,11 @@ def predict_items(
     values = {n: np.empty(layout.shape(n), v.dtype) for n, v in layout.variables.items()}
     area = coordinates.area_weights()
     weights = None if area is None else torch.as_tensor(area)
-    size = min(batch or posterior.config.evaluation.batch, len(x))
+    size = min(batch or posterior.config.evaluation.batch, given.count)
     levels = tuple(quantiles)
-    for number, part in enumerate(_batches(posterior, dataset, x, size)):
-        index = torch.from_numpy(part.index).to(part.x.device)
-        if number == 0 and -(-len(x) // size) * posterior.samples >= WORTH:
+    for number, part in enumerate(_batches(posterior, dataset, given, size)):
+        index = torch.from_numpy(part.index).to(part.device)
+        if number == 0 and -(-given.count // size) * posterior.samples >= WORTH:
             mine = range(posterior.samples)
             settle(posterior.method, part.x, mine, index, posterior.topology.world)
         if dataset.classes is not None:
@@ -96,14 +97,15 @@ def predict_items(
     return Predicted(layout, values)
 
 
-def _batches(posterior: Posterior, dataset: Dataset, x: np.ndarray, size: int) -> Iterator[Batch]:
+def _batches(posterior: Posterior, dataset: Dataset, given: Given, size: int) -> Iterator[Batch]:
     device, dtype = posterior.topology.device, posterior.run.dtype
     convert = Converter(dataset, device, dtype, normalize=True)
-    spec = dataset.manifest.arrays["y"]
-    for start in range(0, len(x), size):
-        own = np.arange(start, min(start + size, len(x)), dtype=np.int64)
-        none = np.zeros((len(own), *spec.shape), spec.dtype)
-        yield convert(Step(own, np.ones(len(own))), len(own), x[own], none)
+    targets = {name: dataset.manifest.arrays[name] for name in dataset.targets}
+    for start in range(0, given.count, size):
+        own = np.arange(start, min(start + size, given.count), dtype=np.int64)
+        raw = {name: values[own] for name, values in given.arrays.items()}
+        raw |= {n: np.zeros((len(own), *spec.shape), spec.dtype) for n, spec in targets.items()}
+        yield convert(Step(own, np.ones(len(own))), len(own), raw)
 
 
 def _of_classes(
