@@ -9,7 +9,7 @@ from hpcsamp.errors import DataError
 from hpcsamp.metrics.sums import Sums, check_defined, item_weights, per_bin
 
 _SCALARS = (
-    "items", "undefined", "correct", "nll", "brier", "entropy", "split_items", "aleatoric",
+    "items", "count", "undefined", "correct", "nll", "brier", "entropy", "split_items", "aleatoric",
     "mutual",
 )  # fmt: skip
 
@@ -93,6 +93,7 @@ class ClassificationMetrics(Sums):
         entropy = torch.special.entr(p).sum(1)
         sums = {
             "items": w.sum(),
+            "count": keep.double().sum(),
             "undefined": undefined.double().sum(),
             "correct": correct.sum(),
             "nll": -(w * log_p.gather(1, target[:, None])[:, 0]).sum(),
@@ -136,7 +137,7 @@ class ClassificationMetrics(Sums):
         if sums["split_items"] > 0:
             result["aleatoric"] = sums["aleatoric"] / sums["split_items"]
             result["mutual_information"] = sums["mutual"] / sums["split_items"]
-        return result | {"items": n}
+        return result | {"items": sums["count"]}
 
     def reliability(self) -> dict[str, list[float]]:
         """The calibration bins, for a reliability diagram.

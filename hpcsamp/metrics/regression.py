@@ -19,8 +19,12 @@ PIT_BINS = 20
 #: deviations of the target.
 SPREAD_BINS, SPREAD_LOW, SPREAD_PER_OCTAVE = 48, -10, 4
 
-_SCALARS = ("items", "undefined", "density_items", "log_density", "crps_items", "split_items")
-_ROWS = ("square", "absolute", "error", "variance", "expected", "epistemic", "std", "crps",
+_SCALARS = (
+    "items", "count", "undefined", "density_items", "log_density", "jacobian", "crps_items",
+    "split_items",
+)  # fmt: skip
+_ROWS = ("weight", "square", "absolute", "error", "variance", "expected", "epistemic", "std",
+         "crps",
          *(f"coverage_{level}" for level in LEVELS))  # fmt: skip
 
 
@@ -105,7 +109,6 @@ class RegressionMetrics(Sums):
         self._typical = torch.ones(rows, dtype=torch.float64)
         if typical is not None:
             self._typical = torch.as_tensor(typical, dtype=torch.float64)
-        self._values = 1  # of a row
         self._samples = math.inf if samples is None else samples
         self.attainable = (samples - 1) / (samples + 1) if samples and alone else 1.0
 
@@ -120,6 +123,7 @@ class RegressionMetrics(Sums):
         pit: tuple[Tensor, Tensor] | None = None,
         crps: Tensor | None = None,
         epistemic: Tensor | None = None,
+        known: Tensor | None = None,
     ) -> None:
         """Add a batch.
 
@@ -142,6 +146,9 @@ class RegressionMetrics(Sums):
             ``(B, ...)``: of each value, units of the target. Without it there is no ``crps``.
         epistemic
             ``(B, ...)``: the part of the variance that comes from the weights.
+        known
+            ``(B, ...)`` bool: False for values of the target that are not known. They count
+            nowhere, nor do items without a known value; ``log_density`` is that of known values.
 
         Raises
         ------
@@ -155,6 +162,10 @@ class RegressionMetrics(Sums):
             )
         w = item_weights(weight, target)
         keep = w > 0
+        if known is not None:
+            known = known.reshape(len(w), -1)
+            keep = keep & known.any(1)
+            known = known[keep]
         w = w[keep]
         if w.numel() == 0:
             return
@@ -164,7 +175,10 @@ class RegressionMetrics(Sums):
 
         mean, variance, truth = rowwise(mean), rowwise(variance_total), rowwise(target)
         each = self._each(w, target)  # of every value: the sum of a row is the item's weight
-        self._values = truth.shape[2]
+        if known is not None:
+            known = known.reshape(truth.shape)
+            each = each * known
+            truth = torch.where(known, truth, mean)
         error = mean - truth
         std = variance.sqrt()
         if pit is None:
@@ -173,6 +187,8 @@ class RegressionMetrics(Sums):
         else:
             low = rowwise(pit[0])
             high = low if pit[1] is pit[0] else rowwise(pit[1])
+        if known is not None:
+            low, high = (torch.where(known, u, 0.5) for u in (low, high))
         undefined = (~mean.isfinite() | variance.isnan()).flatten(1).any(1)
         parts = {
             "square": error.square(),
@@ -189,11 +205,18 @@ class RegressionMetrics(Sums):
             parts["expected"] = parts["variance"] + parts["epistemic"] / self._samples
         if crps is not None:
             parts["crps"] = rowwise(crps)
+            if known is not None:
+                parts["crps"] = torch.where(known, parts["crps"], 0.0)
+        parts["weight"] = torch.ones_like(error)
         rows = each.new_zeros(len(_ROWS), self.rows)
         for k, name in enumerate(_ROWS):
             if name in parts:
                 rows[k] = (each * parts[name]).sum((0, 2))
-        sums = {"items": w.sum(), "undefined": undefined.double().sum()}
+        sums = {
+            "items": w.sum(),
+            "count": keep.double().sum(),
+            "undefined": undefined.double().sum(),
+        }
         if crps is not None:
             sums["crps_items"] = w.sum()
         if epistemic is not None:
@@ -201,6 +224,9 @@ class RegressionMetrics(Sums):
         if log_density is not None:
             sums["density_items"] = w.sum()
             sums["log_density"] = (w * log_density[keep].double()).sum()
+            there = torch.ones_like(error) if known is None else known.double()
+            logs = self._scale.log().to(w.device)[:, None]
+            sums["jacobian"] = (w * (there * logs).sum((1, 2))).sum()
         flat = (each / self.rows).flatten()
         typical = self._typical.to(w.device)[:, None]
         relative = (std / typical).clamp_min(1e-300)
@@ -232,10 +258,18 @@ class RegressionMetrics(Sums):
         over = over.reshape(1, self.rows, -1)
         return w[:, None, None] * (over / over.sum(2, keepdim=True))
 
-    def _by_row(self, scale: Tensor) -> dict[str, Tensor]:
-        """Means over items, in the units that ``scale`` leads to."""
-        sums, tables = self.read()
-        mean = dict(zip(_ROWS, tables["rows"] / sums["items"], strict=True))
+    def _known(self) -> Tensor:
+        """Sum of the weights of all known values, as if an item had one in all."""
+        return self.read()[1]["rows"][0].mean()
+
+    def _by_row(self, scale: Tensor, over_rows: Tensor | None = None) -> dict[str, Tensor]:
+        """Means over items, in the units that ``scale`` leads to.
+
+        ``over_rows``: what to divide by instead of the weight of each row.
+        """
+        _, tables = self.read()
+        rows = tables["rows"]
+        mean = dict(zip(_ROWS, rows / (rows[0] if over_rows is None else over_rows), strict=True))
         for name in ("square", "variance", "expected", "epistemic"):
             mean[name] = mean[name] * scale**2
         for name in ("absolute", "error", "std", "crps"):
@@ -255,7 +289,8 @@ class RegressionMetrics(Sums):
         sums, _ = self.read()
         check_defined(sums)
         scale = torch.ones_like(self._scale) if self.mixed else self._scale
-        mean = {name: float(values.mean()) for name, values in self._by_row(scale).items()}
+        over = self._by_row(scale, self._known())  # the mean over rows is that over known values
+        mean = {name: float(values.mean()) for name, values in over.items()}
         result = {
             "rmse": math.sqrt(mean["square"]),
             "mae": mean["absolute"],
@@ -266,7 +301,7 @@ class RegressionMetrics(Sums):
         if sums["density_items"] > 0:
             result["nll"] = -sums["log_density"] / sums["density_items"]
             if not torch.all(self._scale == 1):
-                jacobian = self._values * float(self._scale.log().sum())
+                jacobian = sums["jacobian"] / sums["density_items"]
                 result["nll_physical"] = result["nll"] + jacobian
         if self._spread_known(sums):
             result["spread"] = math.sqrt(mean["variance"])
@@ -281,7 +316,7 @@ class RegressionMetrics(Sums):
         inner = [abs(q - c) for q, c in both if q < 1 and self._attained(q)]
         if inner:
             result["mace"] = sum(inner) / len(inner)
-        return result | {"items": sums["items"]}
+        return result | {"items": sums["count"]}
 
     def unattained(self) -> dict[str, str]:
         """Metrics that S samples do not have, and why, by name."""
@@ -350,8 +385,8 @@ class RegressionMetrics(Sums):
         HpcsampError
             If there were no items.
         """
-        sums, tables = self.read()
-        n = sums["items"]
+        _, tables = self.read()
+        n = float(self._known())
         weight, variance, square = tables["spread"]
         filled = (weight > 0) & variance.isfinite()
         level = [(k + 1) / self.bins for k in range(self.bins)]

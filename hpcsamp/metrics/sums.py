@@ -91,7 +91,7 @@ def check_defined(sums: Mapping[str, float]) -> None:
     """
     if sums["undefined"] > 0:
         raise DivergedError(
-            f"the predictions of {sums['undefined']:.0f} of {sums['items']:.0f} items are not "
+            f"the predictions of {sums['undefined']:.0f} of {sums['count']:.0f} items are not "
             f"finite numbers; look at the inputs of these items, and whether the run has diverged"
         )
 
