@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score, roc_curve
 
-from hpcsamp.data import vision
+from hpcsamp import vision
 from hpcsamp.errors import DataError, HpcsampError
 from hpcsamp.metrics import (
     DESCRIPTIONS,
