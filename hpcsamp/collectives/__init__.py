@@ -7,6 +7,7 @@ import sys
 from hpcsamp.collectives.base import Alone, Collectives
 from hpcsamp.collectives.distribute import distribute, transport_of
 from hpcsamp.collectives.flat import FlatGradient
+from hpcsamp.collectives.groups import Divided, Group
 from hpcsamp.collectives.horovod import SMALL, HorovodCollectives
 from hpcsamp.collectives.mpi import MpiCollectives
 from hpcsamp.collectives.updates import Shards, Updates, updates_of
@@ -18,7 +19,9 @@ __all__ = [
     "SMALL",
     "Alone",
     "Collectives",
+    "Divided",
     "FlatGradient",
+    "Group",
     "MpiCollectives",
     "Shards",
     "Updates",

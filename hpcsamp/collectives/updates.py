@@ -72,6 +72,11 @@ class Updates:
         self.collectives, self.placement = collectives, placement
 
     @property
+    def contiguous(self) -> bool:
+        """Whether each part is one stretch of memory, as fused optimisers need it."""
+        return all(p.is_contiguous() for p in self.parts)
+
+    @property
     def largest(self) -> int:
         """Bytes of the largest gradient that is exchanged."""
         return sum(p.nbytes for p in self.parameters)

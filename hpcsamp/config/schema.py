@@ -253,6 +253,23 @@ class LikelihoodSection(Section):
         return self.model_dump(exclude_none=True)
 
 
+class GroupSection(Section):
+    """One of ``[[optimizer.groups]]``: parameters with settings of their own."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    pattern: str = Field("*", min_length=1, description="names of parameters, e.g. head.*")
+    of: Literal["mean", "log_std"] | None = Field(
+        None, description="only the means or standard deviations of random weights"
+    )
+    lr: float | None = Field(None, ge=0, description="learning rate, instead of optimizer.lr")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is different from the optimiser's own settings."""
+        own = {} if self.lr is None else {"lr": self.lr}
+        return {**own, **(self.model_extra or {})}
+
+
 class OptimizerSection(Section):
     """``[optimizer]``: any optimiser of ``torch.optim``, with its arguments."""
 
@@ -266,9 +283,15 @@ class OptimizerSection(Section):
         json_schema_extra=NOTHING,
     )
 
+    groups: list[GroupSection] = Field(
+        default_factory=list,
+        description="parameters with a learning rate, weight decay ... of their own, by patterns "
+        "of their names",
+    )
+
     @property
     def arguments(self) -> dict[str, Any]:
-        """Everything but name, clip and sharded: passed to the optimiser."""
+        """Everything but the fields above: passed to the optimiser."""
         return {"lr": self.lr, **(self.model_extra or {})}
 
 

@@ -32,6 +32,7 @@ from hpcsamp.methods import Method
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.names import Memory
 from hpcsamp.watchdog import here
+from hpcsamp.weights import Inputs
 
 
 @dataclass
@@ -96,6 +97,10 @@ class Evaluation:
     def _of(self, items: range) -> Evaluation:
         part, step = slice(items.start, items.stop), self.items
         mask = step.mask
+
+        def cut(known: Tensor) -> Tensor:
+            return known if len(known) == 1 else known[part]
+
         known = torch.arange(items.start, items.stop, device=step.target.device)
         return replace(
             self,
@@ -106,7 +111,11 @@ class Evaluation:
                 step,
                 target=step.target[part],
                 weight=None if step.weight is None else step.weight[part],
-                mask=mask if mask is None or len(mask) == 1 else mask[part],
+                mask=mask.map(cut)
+                if isinstance(mask, Inputs)
+                else mask
+                if mask is None
+                else cut(mask),
             ),
             accumulate=1,
         )

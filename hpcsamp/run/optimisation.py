@@ -9,7 +9,7 @@ from hpcsamp.collectives import Collectives
 from hpcsamp.grid import Topology, together
 from hpcsamp.losses import ELBO, schedules
 from hpcsamp.run.assemble import Run
-from hpcsamp.run.optimizer import optimizer
+from hpcsamp.run.optimizer import optimizer, updates
 from hpcsamp.run.schedule import Schedule
 
 #: Steps between comparisons of ranks, which every evaluation compares whole.
@@ -65,8 +65,8 @@ class Optimisation:
             if c.kl == "monte_carlo" or run.data_loss.joint:
                 with torch.no_grad():  # have its draws a density at all?
                     method.log_ratio(run.own[:1], 0)
-            self.updates = exchange.updates_of(method, collectives, config.optimizer.sharded)
-            self.optimizer = optimizer(config, method, self.updates.parts)
+            self.updates = updates(config, method, collectives)
+            self.optimizer = optimizer(config, method, self.updates)
             warm = round(c.kl_warmup_epochs * steps_per_epoch)
             self.loss = ELBO(
                 run.data_loss,

@@ -68,7 +68,9 @@ class Schedule:
                             f"{config.training.best!r} {'more' if self._larger else 'less'} is "
                             f"better: leave it out"
                         )
+            before = [group["lr"] for group in optimizer.param_groups]
             made = named(family, family.LRScheduler, "schedule", c.name, optimizer, arguments)
+            _check_rates(c.name, before, optimizer, arguments)
             if _needs_metric(type(made)):
                 self._evaluations = made
             else:
@@ -116,3 +118,17 @@ def _needs_metric(kind: Any) -> bool:
     """Whether a schedule's steps take something that has no default."""
     parameters = list(inspect.signature(kind.step).parameters.values())[1:]
     return any(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+
+
+def _check_rates(
+    name: str, before: list[Any], optimizer: torch.optim.Optimizer, arguments: dict[str, Any]
+) -> None:
+    """Refuse a schedule that replaces the different rates of groups by one."""
+    after = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+    by_group = any(isinstance(v, list) and len(v) == len(after) for v in arguments.values())
+    if len(set(before)) > 1 and after != before and not by_group:
+        raise UsageError(
+            f"schedule.name = {name!r} sets the rates of all groups to {after[0]:g}, but they are "
+            f"{', '.join(f'{rate:g}' for rate in before)} by optimizer.lr and optimizer.groups: "
+            f"give its rates as lists of {len(after)} numbers, one for each group"
+        )
