@@ -10,10 +10,10 @@ one exchange, and the optimiser step one kernel.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from hpcsamp.errors import UsageError
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.normal import Divergence, Draw, FlatAccumulator, LogRatio, Span
+from hpcsamp.methods.priors import chosen_variables
 from hpcsamp.methods.showing import Showing
 from hpcsamp.streams import Purpose
 from hpcsamp.streams.noise import fill
 from hpcsamp.watchdog import here
-from hpcsamp.weights import variables_of
+from hpcsamp.weights.layout import Density, Variable
 
 
 class MeanField(Showing):
@@ -45,8 +46,12 @@ class MeanField(Showing):
     scale_std
         Multiply ``initial_std`` by ``1 / sqrt(fan in)`` of the layer.
     bayesian
-        Says by name which parameters of a plain module are random (default: all but those of
-        normalisation layers, as in torch_blue).
+        Which parameters of a plain module are random: patterns of names such as ``head.*``, or a
+        function of the name (default: all but those of normalisation layers, as in torch_blue).
+        Beside torch_blue's modules, plain parameters are random only if they are named here.
+    priors
+        Other priors of some weights of a plain module, by patterns, see
+        :func:`~hpcsamp.methods.priors.by_pattern`.
     antithetic
         In training, sample ``2k + 1`` takes minus the noise of sample ``2k``, on whichever ranks
         they are (with S odd the last one has no partner). Each draw has the same distribution; the
@@ -81,7 +86,8 @@ class MeanField(Showing):
         initial_std: float = 0.02,
         scale_std: bool = False,
         antithetic: bool = False,
-        bayesian: Callable[[str], bool] | None = None,
+        bayesian: Callable[[str], bool] | Sequence[str] | None = None,
+        priors: Sequence[Mapping[str, Any]] = (),
         seed: int = 1,
         samples_per_pass: int | Literal["auto"] = "auto",
         autocast: torch.dtype | None = None,
@@ -89,7 +95,8 @@ class MeanField(Showing):
         for what, value in {"prior_std": prior_std, "initial_std": initial_std}.items():
             if value <= 0:
                 raise UsageError(f"method.{what} = {value} must be greater than 0")
-        found = variables_of(module, (prior_mean, math.log(prior_std)), bayesian)
+        usual = (prior_mean, math.log(prior_std))
+        found = chosen_variables(module, usual, bayesian, priors)
         if not found.random.variables:
             raise UsageError(
                 f"{type(module).__name__} has no trainable weights to place a distribution on"
@@ -103,7 +110,9 @@ class MeanField(Showing):
             self.fixed = nn.Parameter(found.deterministic.flatten(means))
         self.antithetic = antithetic
         #: Runs of neighbouring variables with the same prior: for most models a single one.
-        self._spans: list[Span] = found.random.runs(lambda variable: variable.prior)
+        self._spans: list[Span] = found.random.runs(_normal_prior)
+        #: Variables with a prior that is known by its log density alone.
+        self._others = [v for v in found.random.variables if isinstance(v.prior, Density)]
         self._accumulator: FlatAccumulator | None = None
         self._link()
 
@@ -193,7 +202,18 @@ class MeanField(Showing):
         """KL(q || prior) in nats, by torch_blue's divergence; or a share of it.
 
         Shares are slices of the flat parameters, so P ranks compute each gradient element once.
+
+        Raises
+        ------
+        UsageError
+            For a prior that has no KL by formula.
         """
+        if self._others:
+            v = self._others[0]
+            raise UsageError(
+                f"{v.name} has the prior {getattr(v.prior, 'name', '')}, whose KL has no formula: "
+                f'set loss.kl = "monte_carlo"'
+            )
         lo, hi = self.mean.numel() * part // parts, self.mean.numel() * (part + 1) // parts
         spans = [
             (max(start, lo), min(stop, hi), prior)
@@ -204,10 +224,12 @@ class MeanField(Showing):
         return value
 
     def penalties(self) -> dict[str, tuple[int, float]]:
-        """Weights and KL of each variable; see :meth:`Method.penalties`."""
+        """Weights and KL of each variable that has one by formula; see :meth:`Method.penalties`."""
         result = {}
         for v in self.variables.random.variables:
-            span = [(v.place.start, v.place.stop, v.prior)]
+            if isinstance(v.prior, Density):
+                continue
+            span: list[Span] = [(v.place.start, v.place.stop, v.prior)]
             kl = Divergence.apply(self.mean.detach(), self.log_std.detach(), span, False)
             result[v.name] = (v.size, float(kl))
         return result
@@ -220,7 +242,25 @@ class MeanField(Showing):
         step = self.step if step is None else step
         noises = partial(self._noises, samples, step)
         value: Tensor = LogRatio.apply(self.mean, self.log_std, self.std(), noises, self._spans)
-        return value
+        return value - self._log_priors(samples, step) if self._others else value
+
+    def _log_priors(self, samples: range, step: int) -> Tensor:
+        """``(k,)`` log densities under priors that are known by these alone.
+
+        And the constants that densities of normal posteriors have without a normal prior.
+        """
+        means = self.variables.random.named(self.mean)
+        found = []
+        for s in samples:
+            weights = self.variables.random.named(self.draw(step, range(s, s + 1))[0])
+            total = self.mean.new_zeros((), dtype=torch.float64)
+            for v in self._others:
+                assert isinstance(v.prior, Density)
+                density = v.prior.log_prob(weights[v.name], means[v.name])
+                total = total + density.sum(dtype=torch.float64)
+                total = total + 0.5 * math.log(2 * math.pi) * v.size
+            found.append(total)
+        return torch.stack(found)
 
     def _noises(self, samples: range, step: int) -> Iterator[Tensor]:
         return (self.noise(step, range(s, s + 1))[0] for s in samples)
@@ -242,3 +282,8 @@ class MeanField(Showing):
         layout = self.variables.random
         means = layout.named(self.mean.data) | self._fixed_views()
         self.variables.show(means, layout.named(self.log_std.data))
+
+
+def _normal_prior(variable: Variable) -> tuple[float, float] | None:
+    """The prior in the arithmetic of normal distributions: other ones come beside it."""
+    return None if isinstance(variable.prior, Density) else variable.prior

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.methods.accumulate import Accumulator
-from hpcsamp.weights import Layout, Prior
+from hpcsamp.weights import Layout
 
 #: Elements handled at once by elementwise chains, so that their temporaries stay in the cache.
 BLOCK = 1 << 17
 
+Prior = tuple[float, float] | None
 Span = tuple[int, int, Prior]
 
 

@@ -15,7 +15,7 @@ from hpcsamp.names import METHODS
 
 #: Arguments that the program passes, not the configuration.
 PROGRAM = {
-    "seed", "samples_per_pass", "autocast", "module", "network", "samples", "own", "bayesian"
+    "seed", "samples_per_pass", "autocast", "module", "network", "samples", "own"
 }  # fmt: skip
 
 

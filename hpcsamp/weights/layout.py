@@ -10,7 +10,25 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-Prior = tuple[float, float] | None
+
+@dataclass(frozen=True, eq=False)
+class Density:
+    """A prior that is known by its log density alone.
+
+    Attributes
+    ----------
+    name
+        Of its kind, for messages.
+    log_prob
+        Log density in nats of the weights of a variable, ``(*shape)``, given their posterior mean
+        ``(*shape)``, on which a hierarchical prior may depend; elementwise or their sum.
+    """
+
+    name: str
+    log_prob: Callable[[Tensor, Tensor], Tensor]
+
+
+Prior = tuple[float, float] | Density | None
 """Mean and logarithm of the standard deviation of a normal prior; None for a flat one."""
 
 T = TypeVar("T")

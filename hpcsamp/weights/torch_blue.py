@@ -6,7 +6,7 @@ replaced by one that returns the value it was given.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,8 +16,14 @@ from torch_blue.vi.distributions import MeanFieldNormal, UniformPrior
 
 from hpcsamp.errors import UsageError
 from hpcsamp.weights.calling import Caller
-from hpcsamp.weights.layout import Prior, Variable
-from hpcsamp.weights.variables import Variables, check_parameters, constants_of
+from hpcsamp.weights.layout import Density, Prior, Variable
+from hpcsamp.weights.variables import (
+    Variables,
+    check_parameters,
+    constants_of,
+    deterministic_of,
+    initial_log_stds,
+)
 
 
 class Supplied(MeanFieldNormal):
@@ -46,7 +52,12 @@ class TorchBlueVariables(Variables):
         Naming a variable with a distribution or prior of another kind, or a frozen one.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        prior: Prior | Callable[[str], Prior] = None,
+        random: Callable[[str], bool] | None = None,
+    ) -> None:
         check_parameters(module)
         self._supplied: dict[str, Supplied] = {}
         self._mean: dict[str, nn.Parameter] = {}
@@ -72,14 +83,19 @@ class TorchBlueVariables(Variables):
                         f"parameter in its place"
                     )
                 self._mean[name], self._log_std[name] = mean, log_std
-                found.append(Variable(name, mean.shape, _normal_prior(part.prior[variable], name)))
+                prior_of_it = _prior(part, variable)
+                found.append(Variable(name, mean.shape, prior_of_it))
                 self._supplied[name] = part.variational_distribution[variable] = Supplied()
         owned = {id(p) for p in (*self._mean.values(), *self._log_std.values())}
         named = dict(module.named_parameters())
         self._fixed = {n: p for n, p in named.items() if id(p) not in owned and p.requires_grad}
         self._own = {n: p for n, p in named.items() if id(p) in owned or n in self._fixed}
-        fixed = [Variable(n, p.shape, random=False) for n, p in self._fixed.items()]
-        super().__init__(module, found + fixed)
+        marked = deterministic_of(module)
+        for n, p in self._fixed.items():
+            drawn = random is not None and n not in marked and random(n)
+            own = prior(n) if callable(prior) else prior
+            found.append(Variable(n, p.shape, own if drawn else None, drawn))
+        super().__init__(module, found)
         self.caller = Caller(module, _plain)
         for name, supplied in self._supplied.items():
             self.put.also(name, supplied.__dict__, "value")
@@ -93,14 +109,15 @@ class TorchBlueVariables(Variables):
         return {name: p.detach() for name, p in (self._mean | self._fixed).items()}
 
     def log_stds(self, std: float, scale: bool) -> Tensor:
-        """See :meth:`Variables.log_stds`; the modules' own."""
-        return self.random.flatten(self._log_std)
+        """See :meth:`Variables.log_stds`; of torch_blue's modules their own."""
+        plain = initial_log_stds(self.module, self._fixed, std, scale)
+        return self.random.flatten(plain | self._log_std)
 
     def show(self, values: Mapping[str, Tensor], log_stds: Mapping[str, Tensor]) -> None:
         """See :meth:`Variables.show`."""
         for own, shown in (self._mean | self._fixed, values), (self._log_std, log_stds):
-            for name, value in shown.items():
-                own[name].data = value.detach()
+            for name in own.keys() & shown.keys():
+                own[name].data = shown[name].detach()
 
 
 def _plain(y: Tensor) -> Tensor:
@@ -119,12 +136,30 @@ def _normal_parameters(part: Any, variable: str, name: str) -> list[nn.Parameter
     return [getattr(part, part.variational_parameter_name(variable, p)) for p in wanted]
 
 
-def _normal_prior(prior: Any, name: str) -> Prior:
-    if isinstance(prior, UniformPrior):
+def _prior(part: Any, variable: str) -> Prior:
+    """The prior of a variable; one that is neither normal nor flat by its log density."""
+    prior = part.prior[variable]
+    if prior is None or _is(prior, UniformPrior):
         return None
-    if isinstance(prior, MeanFieldNormal):
+    if _is(prior, MeanFieldNormal) and prior.mean.numel() == prior.log_std.numel() == 1:
         return float(prior.mean), float(prior.log_std)
-    raise UsageError(
-        f"{name} has the prior {type(prior).__name__}; the analytic KL knows MeanFieldNormal and "
-        f"UniformPrior"
+    needed = tuple(prior._required_parameters)
+
+    def log_prob(weights: Tensor, mean_now: Tensor) -> Tensor:
+        if needed and needed != ("mean",):
+            raise UsageError(
+                f"the prior {type(prior).__name__} depends on {', '.join(needed)} of the "
+                f"posterior; of these only the mean can be had"
+            )
+        found: Tensor = prior.prior_log_prob(weights, (mean_now,) if needed else ())
+        return found
+
+    return Density(type(prior).__name__, log_prob)
+
+
+def _is(prior: Any, kind: type) -> bool:
+    """Whether a prior has the densities of a kind: subclasses may have others."""
+    densities = ("log_prob", "prior_log_prob")
+    return isinstance(prior, kind) and all(
+        getattr(type(prior), d) is getattr(kind, d) for d in densities
     )

@@ -91,20 +91,28 @@ class PlainVariables(Variables):
     module
         The module.
     prior
-        Of every random weight.
+        Of every random weight, or of each parameter by its name.
     random
         Says by name which parameters are random; None: all that the module does not mark as
         deterministic.
     """
 
     def __init__(
-        self, module: nn.Module, prior: Prior = None, random: Callable[[str], bool] | None = None
+        self,
+        module: nn.Module,
+        prior: Prior | Callable[[str], Prior] = None,
+        random: Callable[[str], bool] | None = None,
     ) -> None:
         check_parameters(module)
         marked = deterministic_of(module)
         self._own = {n: p for n, p in module.named_parameters() if p.requires_grad}
         found = [
-            Variable(n, p.shape, prior, n not in marked and (random is None or random(n)))
+            Variable(
+                n,
+                p.shape,
+                prior(n) if callable(prior) else prior,
+                n not in marked and (random is None or random(n)),
+            )
             for n, p in self._own.items()
         ]
         super().__init__(module, found)
@@ -119,12 +127,7 @@ class PlainVariables(Variables):
 
     def log_stds(self, std: float, scale: bool) -> Tensor:
         """See :meth:`Variables.log_stds`."""
-        fan_in = _fan_in(self.module) if scale else {}
-        values = {
-            name: torch.full_like(p.detach(), math.log(std / math.sqrt(fan_in.get(name, 1))))
-            for name, p in self._own.items()
-        }
-        return self.random.flatten(values)
+        return self.random.flatten(initial_log_stds(self.module, self._own, std, scale))
 
     def show(self, values: Mapping[str, Tensor], log_stds: Mapping[str, Tensor]) -> None:
         """See :meth:`Variables.show`; a plain module has no place for ``log_stds``."""
@@ -134,7 +137,9 @@ class PlainVariables(Variables):
 
 
 def variables_of(
-    module: nn.Module, prior: Prior, random: Callable[[str], bool] | None = None
+    module: nn.Module,
+    prior: Prior | Callable[[str], Prior],
+    random: Callable[[str], bool] | None = None,
 ) -> Variables:
     """The variables of a plain module, or of one with torch_blue's ``VIModule`` in it.
 
@@ -142,15 +147,27 @@ def variables_of(
     ----------
     module, prior, random
         As of :class:`PlainVariables`, but ``random`` is by default all but the parameters of
-        normalisation layers, as in torch_blue. A ``VIModule`` brings its own.
+        normalisation layers, as in torch_blue. A ``VIModule`` brings its own, and beside it plain
+        parameters are random only if ``random`` says so.
     """
     torch_blue = sys.modules.get("torch_blue.vi")  # without it there is no module of its kind
     if torch_blue and any(isinstance(part, torch_blue.VIModule) for part in module.modules()):
         from hpcsamp.weights.torch_blue import TorchBlueVariables
 
-        return TorchBlueVariables(module)
+        return TorchBlueVariables(module, prior, random)
     norms = _norm_parameters(module)
     return PlainVariables(module, prior, random or (lambda name: name not in norms))
+
+
+def initial_log_stds(
+    module: nn.Module, parameters: Mapping[str, Tensor], std: float, scale: bool
+) -> dict[str, Tensor]:
+    """Initial logarithms of standard deviations, see :meth:`Variables.log_stds`."""
+    fan_in = _fan_in(module) if scale else {}
+    return {
+        name: torch.full_like(p.detach(), math.log(std / math.sqrt(fan_in.get(name, 1))))
+        for name, p in parameters.items()
+    }
 
 
 def _fan_in(module: nn.Module) -> dict[str, int]:
