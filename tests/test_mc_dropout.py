@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
+from draws_by_hand import mask
 from torch import nn
+from torch.nn import functional
+from torchvision.ops import StochasticDepth
 
 from hpcsamp import losses
 from hpcsamp.errors import UsageError
 from hpcsamp.methods import MCDropout
 from hpcsamp.models import MLP, ViT
+from hpcsamp.run import checkpoint
+from hpcsamp.streams import Purpose
 
 
 def normal(*shape, seed=5):
@@ -83,12 +89,11 @@ def test_the_fold_is_each_sample_alone(masks):
     """Against masks multiplied by hand, item by item, and their gradients."""
     method = MCDropout(network(), masks=masks, seed=2)
     net, index = network(), torch.arange(5)
-    _, drawn = method._masks.of(method._call, X, method._stream(range(3), 1, X, index))
-    drawn = list(drawn.values())
+    items = index if masks == "item" else None
     by_hand = []
     for s in range(3):
-        h = torch.tanh(net[0](X)) * drawn[0][s]
-        h = torch.tanh(net[3](h)) * drawn[1][s]
+        h = torch.tanh(net[0](X)) * mask(0.3, (8,), 2, 1, s, 0, items)
+        h = torch.tanh(net[3](h)) * mask(0.5, (6,), 2, 1, s, 1, items)
         by_hand.append(net[6](h))
     out = method(X, samples=range(3), step=1, index=index)
     assert torch.allclose(out, torch.stack(by_hand), rtol=1e-12)
@@ -227,10 +232,51 @@ def test_the_penalty_is_the_weight_decay_of_a_normal_prior():
     assert MCDropout(network()).penalty().item() == 0
 
 
-def test_the_module_alone_drops_nothing():
+def test_masks_are_those_of_prediction_in_a_module_that_is_in_evaluation_mode_again_after():
     net = network()
-    MCDropout(net).train()
-    assert torch.equal(net(X), net(X))
+    method = MCDropout(net, seed=2)
+    with method.predicting():
+        out = method(X, samples=range(2), step=7)
+        assert torch.equal(net(X), net(X))
+    h = torch.tanh(net[0](X)) * mask(0.3, (8,), 2, 0, 1, 0, purpose=Purpose.PREDICT_MODULE)
+    h = torch.tanh(net[3](h)) * mask(0.5, (6,), 2, 0, 1, 1, purpose=Purpose.PREDICT_MODULE)
+    assert torch.allclose(out[1], net[6](h), rtol=1e-12)
+
+
+class Anywhere(nn.Module):
+    """Drops in a function, in attention, between recurrent layers, and whole branches."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.up = nn.Linear(3, 4)
+        self.attention = nn.MultiheadAttention(4, 2, 0.3, batch_first=True)
+        self.recurrent = nn.GRU(4, 4, 2, dropout=0.4, batch_first=True)
+        self.depth = StochasticDepth(0.5, "row")
+        self.last = nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.up(x)[:, None].expand(-1, 3, -1)
+        x = x + self.depth(self.attention(x, x, x)[0])
+        return self.last(functional.dropout(self.recurrent(x)[0], 0.2, self.training)[:, -1])
+
+
+@pytest.mark.parametrize("masks", ["sample", "item"])
+def test_all_that_drops_in_training_masks_in_training_and_in_prediction(masks):
+    method = MCDropout(Anywhere().double(), masks=masks, seed=2)
+    index = torch.tensor([4, 0, 9, 2, 7])
+    for step, where in ((1, nullcontext()), (None, method.predicting())):
+        with where:
+            out = method(X, samples=range(6), step=step, index=index)
+            part = method(X[1:4], samples=range(3, 6), step=step, index=index[1:4])
+            assert torch.allclose(part, out[3:, 1:4], rtol=1e-10)
+            assert (out[0] - out[1]).abs().min() > 1e-6
+            same = method(X[:1].expand(5, 3), samples=range(2), step=step, index=index)
+            apart = (same[:, :1] - same).abs().max()
+            assert (apart < 1e-12) == (masks == "sample")
+    parts = method._places._layers
+    kinds = {type(p).__name__ for p in parts}
+    assert kinds == {"Anywhere", "GRU", "MultiheadAttention", "StochasticDepth"}
 
 
 @pytest.mark.parametrize(
@@ -241,35 +287,15 @@ def test_the_module_alone_drops_nothing():
         (lambda: MCDropout(network(), masks="items"), r"method.masks = 'items'"),
         (lambda: MCDropout(network(), prior_std=0.0), r"method.prior_std = 0.0"),
         (lambda: MCDropout(network(), samples_per_pass=0), r"method.samples_per_pass = 0"),
-        (lambda: MCDropout(nn.Linear(2, 2)), r"no nn\.Dropout layer and 1 nn\.Linear"),
-        (lambda: MCDropout(nn.Sequential(nn.AlphaDropout())), "does not leave units out"),
+        (
+            lambda: MCDropout(nn.Linear(3, 2).double())(X, samples=range(1)),
+            r"drops nothing in training and has 1 nn\.Linear",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(make, words):
     with pytest.raises(UsageError, match=words):
         make()
-
-
-def test_what_changes_from_call_to_call_is_refused():
-    class Fickle(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b, self.last = nn.Dropout(0.1), nn.Dropout(0.1), nn.Linear(3, 2)
-            self.first = True
-
-        def forward(self, x):
-            return self.last((self.a if self.first else self.b)(x))
-
-    net = Fickle()
-    method = MCDropout(net)
-    method(X.float(), samples=range(2))
-    net.first = False
-    with pytest.raises(UsageError, match="out of turn"):
-        method(X.float(), samples=range(2))
-    block = ViT((1, 4, 4), 3, patch=2, width=8, heads=2, layers=1, hidden=8, checkpoint=True)
-    out = MCDropout(block)(torch.zeros(2, 1, 4, 4), samples=range(1))
-    with pytest.raises(UsageError, match="checkpoint"):
-        out.sum().backward()
 
 
 @pytest.mark.parametrize(
@@ -282,3 +308,21 @@ def test_bad_arguments_are_one_line(setting, words, hpcsamp, small, tmp_path):
     assert done.code == 2
     assert len(done.errors) == 1
     assert words in done.errors[0]
+
+
+def test_a_run_whose_masks_came_from_other_streams_is_evaluated_and_does_not_go_on(
+    commands, hpcsamp, small, tmp_path
+):
+    run = tmp_path / "run"
+    sets = ["--set=method.name=mc_dropout", "--set=training.epochs=2"]
+    assert hpcsamp(1, "train", small, "--output", run, *sets).code == 0
+    for path in (run / "checkpoints").glob("*.pt"):
+        content = checkpoint.read(path)
+        checkpoint.save(path, {k: v for k, v in content.items() if k not in ("draws", "version")})
+    done = commands(1, ["evaluate", run], ["train", small, "--output", run, "--resume", *sets])
+    assert done.code == 1
+    lines = [
+        line for line in done.err.splitlines() if "the draws of MCDropout became others" in line
+    ]
+    assert "other samples of the same distribution" in lines[0]
+    assert "train anew into another --output" in lines[1]

@@ -308,10 +308,6 @@ def test_every_method_looks_at_its_module_in_training_and_in_prediction(x, name)
 def test_masks_of_dropout_layers_are_the_methods_own_draws(x, masks):
     fine = MCDropout(around(nn.Dropout(0.3)), masks=masks)
     assert fine(x, samples=range(3)).shape == (3, 9, 2)
-    attention = First(nn.MultiheadAttention(3, 1, 0.1, batch_first=True), 3)
-    other = MCDropout(around(nn.Sequential(nn.Dropout(0.3), attention)), masks=masks)
-    with pytest.raises(UsageError, match=r"1\.1\.layer, a MultiheadAttention, draws by itself"):
-        other(x, samples=range(3))
 
 
 def test_a_layer_stays_in_evaluation_mode_through_a_prediction_and_is_watched_when_it_leaves(x):

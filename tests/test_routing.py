@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from draws_by_hand import mask
 from torch import nn
 from torch.distributions import Bernoulli, Categorical, Exponential, Laplace, Normal
 from torch.nn import functional as F  # noqa: N812
@@ -13,10 +14,6 @@ from torchvision.ops import StochasticDepth
 
 from hpcsamp.generators import Generators
 from hpcsamp.methods import METHODS, Ensemble, MeanField
-from hpcsamp.streams import Purpose
-from hpcsamp.streams.branches import BRANCH
-from hpcsamp.streams.noise import name_of
-from hpcsamp.streams.places import GAMMA, mixed
 from hpcsamp.weights import refusals
 from hpcsamp.weights.attention import multi_head_attention
 
@@ -203,25 +200,6 @@ def test_a_draw_is_the_same_in_any_form_of_pass_and_in_any_batch(name):
 # Against formulas ------------------------------------------------------------------------------
 
 
-def branch(word, number):
-    """One arrow of :mod:`hpcsamp.streams.branches`, in whole numbers of Python."""
-    return mixed(word + (number + 1) * BRANCH)
-
-
-def masks_by_hand(rate, shape, seed, step, sample, call, index):
-    """What a dropout layer multiplies items by, element by element."""
-    level = round(rate * 65536)
-    out = torch.empty(len(index), *shape, dtype=torch.float64)
-    stream = branch(branch(name_of(seed, Purpose.MODULE, step), sample), call)
-    for row, item in enumerate(index.tolist()):
-        own = branch(stream, item)
-        for i in range(out[row].numel()):
-            bits = mixed(own + (i // 4 + 1) * GAMMA) >> 16 * (i % 4) & 0xFFFF
-            signed = bits - 65536 if bits >= 32768 else bits
-            out[row].view(-1)[i] = 0 if signed < level - 32768 else 65536 / (65536 - level)
-    return out
-
-
 @pytest.mark.parametrize("per_pass", [1, SAMPLES])
 def test_outputs_and_gradients_are_those_of_a_plain_loop_that_multiplies_by_the_masks(per_pass):
     def member(s):
@@ -233,8 +211,8 @@ def test_outputs_and_gradients_are_those_of_a_plain_loop_that_multiplies_by_the_
     y, (gradient,) = passed(method, method)
     for s in range(SAMPLES):
         net = member(s)
-        first = masks_by_hand(0.3, (6,), 8, 4, s, 0, INDEX)
-        last = masks_by_hand(0.1, (3,), 8, 4, s, 1, INDEX)
+        first = mask(0.3, (6,), 8, 4, s, 0, INDEX)
+        last = mask(0.1, (3,), 8, 4, s, 1, INDEX)
         plain = net[3](torch.tanh(net[0](X)) * first) * last
         assert torch.allclose(y[s], plain, rtol=1e-10, atol=1e-12)
         own = torch.autograd.grad(plain.square().sum(), list(net.parameters()))

@@ -54,6 +54,9 @@ class Method(Holding):
     draws_weights: ClassVar[bool] = False
     #: Whether its training draws noise of weights, so that a run goes on with the same form of it.
     trains_with_noise: bool = True
+    #: Which draws it has beside those of weights: one more when they become others, so that no run
+    #: goes on with other ones.
+    draws: ClassVar[int] = 1
     #: S of the predictive distribution if nobody says, for methods that can draw any number.
     usual_prediction_samples: ClassVar[int] = 32
 

@@ -9,24 +9,25 @@ for all samples; their masks are what is sampled.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, Self
+from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
 from hpcsamp.methods.base import Method
-from hpcsamp.methods.masks import Masks, Stream
+from hpcsamp.methods.masks import Places
 from hpcsamp.methods.passing import ALL
-from hpcsamp.streams import Purpose, key
-from hpcsamp.weights import Caller, Passes, PlainVariables, Put, evaluate
+from hpcsamp.weights import Caller, Masks, Passes, PlainVariables, Put, evaluate
 
 
 class MCDropout(Method):
     """Dropout whose masks are drawn for (seed, step, sample), in prediction for (seed, sample).
 
-    Masks apply where the module has ``nn.Dropout`` layers; in a module without any, to the inputs
-    of each ``nn.Linear`` but the first.
+    Masks apply wherever the module drops something in training: dropout layers and functions,
+    attention and recurrent dropout, stochastic depth; in a module without any, to the inputs of
+    each ``nn.Linear`` but the first. They apply in prediction, too.
 
     Parameters
     ----------
@@ -34,11 +35,12 @@ class MCDropout(Method):
         Any module whose first axis is the batch.
     rate
         Chance of a unit to be dropped, rounded to a multiple of 2**-16. Default: the layers' own;
-        0.1 in a module without dropout layers.
+        0.1 in a module that drops nothing by itself. Stochastic depth keeps its own rates.
     masks
-        ``"sample"``: one mask per sample and layer for all items and positions, i.e. a draw of a
-        sub-network. ``"item"``: a mask for each item, named by its position in its split, so that
-        it depends neither on the batch nor on the grid.
+        ``"sample"``: one mask per sample and call for all items and positions, i.e. a draw of a
+        sub-network; it has units (channels for ``nn.Dropout2d`` and its like, else places in the
+        last axis). ``"item"``: a mask of torch's kind for each item, named by its position in its
+        split, so that it depends neither on the batch nor on the grid.
     prior_std
         Standard deviation ``l`` of the prior of the weights, for a penalty of ``sum w^2 / (2 l^2)``
         nats (Gal and Ghahramani's weight decay; their factor of a layer's keep rate is left to
@@ -51,7 +53,7 @@ class MCDropout(Method):
     Attributes
     ----------
     module
-        The module; it drops nothing by itself.
+        The module.
 
     Raises
     ------
@@ -61,6 +63,7 @@ class MCDropout(Method):
 
     usual = Passes(ALL)
     trains_with_noise = False  # masks are the same bits everywhere
+    draws = 2  # from the streams of a module's own draws
 
     def __init__(
         self,
@@ -83,12 +86,11 @@ class MCDropout(Method):
         self.prior_std = prior_std
         self._put = Put(module)
         self._caller = Caller(module)
-        self._masks = Masks(self._put, rate, masks == "item")
+        self._places = Places(module)
+        self._how = Masks(rate, shared=masks == "sample")
         self._variables = PlainVariables(module)
-        self._keys: dict[bool, tuple[int]] = {}
         self.module = module
         self.autocast = autocast
-        self.train(self.training)
 
     @property
     def networks(self) -> list[nn.Module]:
@@ -110,38 +112,25 @@ class MCDropout(Method):
         index: Tensor | None = None,
     ) -> Tensor:
         """Outputs of some samples, see :meth:`Method.forward`."""
-        step = self.step if step is None else step
         outputs = []
         for chunk in self.chunks(samples, stacked):
             views = x[chunk.start - samples.start : chunk.stop - samples.start] if stacked else x
-            items = views[0] if stacked else views
-            stream = self._stream(chunk, step, items, index)
-            calls, masks = self._masks.of(self._call, items, stream)
-            with self._masks.applied(calls):
+            place = replace(self.place_of(chunk, step, index), masks=self._how)
+            self._places.find(self._call, views[0] if stacked else views, place.some([0]))
+            with self._places.masked():
                 y = evaluate(
                     self._put,
                     self._call,
-                    masks,
+                    {},
                     {},
                     views,
                     samples=len(chunk),
                     stacked=stacked,
                     strategy=self.passes.strategy,
+                    place=place,
                 )
             outputs.append(y)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-
-    def _stream(self, samples: range, step: int, x: Tensor, index: Tensor | None) -> Stream:
-        predict = self.in_prediction
-        name = (self.seed, Purpose.PREDICT if predict else Purpose.DROPOUT)
-        if not self._masks.per_item:
-            if predict not in self._keys:
-                self._keys[predict] = (key(*name),)
-            return Stream(self._keys[predict], samples, 0 if predict else step, more=not predict)
-        if index is None:
-            index = torch.arange(len(x), device=x.device)
-        counters = () if predict else (step,)
-        return Stream(tuple(key(*name, *counters, s) for s in samples), samples, index=index)
 
     def _call(self, x: Tensor) -> Tensor:
         if self.autocast is None:
@@ -170,9 +159,3 @@ class MCDropout(Method):
     def named_variational(self) -> Iterator[tuple[str, Tensor]]:
         """The weights of each layer."""
         yield from self._variables.means().items()
-
-    def train(self, mode: bool = True) -> Self:
-        """Training or evaluation mode, of the module too, but for its dropout layers."""
-        result = super().train(mode)
-        self._masks.silence()
-        return result

@@ -148,6 +148,7 @@ class Keeper:
                     f"checkpoint {path} was trained on dataset {content['dataset']}, "
                     f"{self.config.data.path} is {self.dataset}"
                 )
+            noise.check_draws(path, content, self.method)
             if self.method.trains_with_noise:
                 noise.check(path, content, form(self.topology.device))
             self._load(content["method"], content["optimizer"])
@@ -203,6 +204,7 @@ class Keeper:
             "run": self.folder.run,
             "method": method,
             "noise": form(self.topology.device),
+            "draws": self.method.draws,
             "passes": chosen.kept(self.method, self.topology),
             "optimizer": optimizer,
             "schedule": self.schedule.state_dict(),

@@ -9,6 +9,7 @@ from typing import Any
 
 from hpcsamp.errors import CheckpointError, UsageError
 from hpcsamp.grid import Topology, together
+from hpcsamp.methods import Method
 from hpcsamp.streams.noise import form
 
 
@@ -33,6 +34,33 @@ def check(path: Path, saved: Mapping[str, Any], now: str) -> None:
         raise CheckpointError(
             f"checkpoint {path} is of a run with {before} noise, this one would draw {now} noise, "
             f"which has other numbers; go on{where} with HPCSAMP_NOISE={before}"
+        )
+
+
+def check_draws(path: Path, saved: Mapping[str, Any], method: Method) -> None:
+    """Refuse to go on with other draws than the run had so far, e.g. of dropout masks.
+
+    Raises
+    ------
+    CheckpointError
+        If the checkpoint was written when the method still drew from other streams.
+    """
+    if saved.get("draws", 1) != method.draws:
+        raise CheckpointError(
+            f"checkpoint {path} was written before the draws of {type(method).__name__} became "
+            f"others (they were number {saved.get('draws', 1)}, are {method.draws}): evaluate and "
+            f"predict read it, but no run goes on from it with other noise; train anew into "
+            f"another --output"
+        )
+
+
+def draws_of_prediction(path: Path, saved: Mapping[str, Any], method: Method) -> None:
+    """Say on standard error if predictions are of other draws than those of the run."""
+    if saved.get("draws", 1) != method.draws:
+        sys.stderr.write(
+            f"hpcsamp: checkpoint {path} was written before the draws of {type(method).__name__} "
+            f"became others: predictions are of other samples of the same distribution than "
+            f"before\n"
         )
 
 

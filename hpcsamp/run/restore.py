@@ -94,6 +94,8 @@ def restore(
                 f"draws of weights have changed: predictions are of other samples of the same "
                 f"distribution than before\n"
             )
+        if topology.is_root:
+            noise.draws_of_prediction(path, saved, method)
         part = method.placement.part(saved["method"])
         if saved["version"] == checkpoint.UNSEALED:  # buffers and frozen parameters as built
             part = method.state_dict() | part

@@ -16,8 +16,8 @@ class Purpose(IntEnum):
 
     INITIAL = 1  # initial parameters: (), of a member (member,)
     NOISE = 2  # retired: weight noise in training from one generator for each (step, sample)
-    PREDICT = 3  # dropout masks in prediction: (), place sample; or (sample,), place item
-    DROPOUT = 4  # dropout masks: (), place step and sample; or (step, sample), place item
+    PREDICT = 3  # retired: dropout masks in prediction by place
+    DROPOUT = 4  # retired: dropout masks by place
     AUGMENT = 5  # augmentation: (epoch, item, sample)
     ORDER = 6  # order of items: (epoch, ...)
     SYNTHETIC = 7  # made-up data: (split, item)

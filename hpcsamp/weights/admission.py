@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hpcsamp.errors import HpcsampError
 from hpcsamp.weights.inputs import each, tensors
-from hpcsamp.weights.layers import followed
+from hpcsamp.weights.layers import Layer, followed
 from hpcsamp.weights.strategies import STRATEGIES, Chunk, NotPossibleError, Pass, loop
 from hpcsamp.weights.vectorised import refused_loops
 
@@ -75,7 +75,7 @@ def _wrong(
     run: Pass, chunk: Chunk, rows: list[int], truth: Tensor, gradients: list[Tensor]
 ) -> str | None:
     """What is wrong with a pass, if anything is."""
-    layers: list[str] = []
+    layers: list[Layer] = []
     try:
         with followed(chunk.put.module, layers):
             found = run(chunk)
@@ -98,7 +98,7 @@ def _wrong(
     return None
 
 
-def _at(layers: list[str]) -> str:
+def _at(layers: list[Layer]) -> str:
     return f"{layers[-1]}: " if layers else ""
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -154,8 +153,8 @@ def _chunk(
         raise UsageError(f"stacked inputs are for {len(x)} samples, there are {samples}")
     if place is not None and len(place.samples) != samples:
         raise UsageError(f"the place is of {len(place.samples)} samples, there are {samples}")
-    chunk = Chunk(put, call, sampled, shared, x, samples, stacked, place)
-    return chunk if place is None else replace(chunk, plan=known_plan(chunk))
+    plan = known_plan(put, call, sampled, shared, x, stacked, place)
+    return Chunk(put, call, sampled, shared, x, samples, stacked, place, plan)
 
 
 def _known(chunk: Chunk, strategy: str) -> Verdict:

@@ -6,9 +6,10 @@ any grid and in any form of pass. A route is a file and one line in :data:`.tabl
 """
 
 from hpcsamp.weights.routing.now import Now, Numbers, Route
-from hpcsamp.weights.routing.passes import alone, known_plan, routed
+from hpcsamp.weights.routing.passes import alone, known_plan, probed, routed
 from hpcsamp.weights.routing.plan import Call, OtherCallsError, Plan
 
 __all__ = [
-    "Call", "Now", "Numbers", "OtherCallsError", "Plan", "Route", "alone", "known_plan", "routed"
+    "Call", "Now", "Numbers", "OtherCallsError", "Plan", "Route", "alone", "known_plan",
+    "probed", "routed",
 ]  # fmt: skip

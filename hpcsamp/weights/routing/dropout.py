@@ -91,9 +91,10 @@ def _dropped(
     now: Now, name: str, x: Any, p: Any, training: bool, inplace: bool, lead: int, alpha: bool
 ) -> Any:
     """``x`` with a mask over its first ``lead`` axes."""
-    masks = now.place.masks
-    if masks is None and not training:
+    if not training:
         return NotImplemented
+    now.draws.mask()
+    masks = now.place.masks
     rate = float(p if masks is None or masks.rate is None else masks.rate)
     if not 0 <= rate <= 1:
         raise UsageError(f"dropout probability {rate} must be from 0 to 1")

@@ -33,6 +33,9 @@ class Draws(Protocol):
     ) -> Any:
         """See :meth:`Now.draw`."""
 
+    def mask(self) -> None:
+        """Note that a layer masks something, at whatever rate."""
+
 
 Route = Callable[..., Any]
 """Called like the function whose calls it takes, with :class:`Now` first.

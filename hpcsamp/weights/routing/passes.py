@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
 from hpcsamp.weights.inputs import each, signature
-from hpcsamp.weights.layers import followed
+from hpcsamp.weights.layers import Layer, followed
 from hpcsamp.weights.place import Place
+from hpcsamp.weights.put import Put
 from hpcsamp.weights.routing.forms import Alone, Form
 from hpcsamp.weights.routing.mode import Routing
 from hpcsamp.weights.routing.now import Now
@@ -50,7 +51,13 @@ def alone(chunk: Chunk, row: int, x: Any) -> Any:
     place = place.some([row])
     for own in (plan, None):
         # a layer that is left out by chance makes a pass with other calls: it is looked at itself
-        now = Now(place, Alone(), chunk.items, x.device, own or _probed(chunk, place, x))
+        now = Now(
+            place,
+            Alone(),
+            chunk.items,
+            x.device,
+            own or probed(chunk.put.module, chunk.call, place, x),
+        )
         try:
             with Routing(now, ROUTES):
                 return chunk.call(x)
@@ -62,40 +69,67 @@ def alone(chunk: Chunk, row: int, x: Any) -> Any:
     ) from error
 
 
-def known_plan(chunk: Chunk) -> Plan | None:
-    """What is known of the draws of a chunk's module, found by a probe if nothing is.
+def known_plan(
+    put: Put,
+    call: Callable[[Any], Any],
+    sampled: Mapping[str, Tensor],
+    shared: Mapping[str, Any],
+    x: Any,
+    stacked: bool,
+    place: Place | None,
+) -> Plan | None:
+    """What is known of the draws of a module, found by a probe if nothing is.
+
+    The arguments are those of a :class:`~hpcsamp.weights.strategies.chunk.Chunk`.
 
     Raises
     ------
     UsageError
         Naming a layer whose draws have no meaning for a batch of items.
     """
-    place = chunk.place
     if place is None:
         return None
-    x = chunk.x[0] if chunk.stacked else chunk.x
-    name = ("draws", *signature(x[:1]), x.device, place.prediction, place.masks, chunk.put.modes())
-    plan: Plan | None = chunk.put.known.get(name)
+    if isinstance(x, Tensor):
+        kind: Any = (x.shape[2 if stacked else 1 :], x.dtype)
+    else:
+        kind = signature((x[0] if stacked else x)[:1])
+    name = ("draws", kind, x.device, place.prediction, place.masks, put.modes())
+    plan: Plan | None = put.known.get(name)
     if plan is None:
-        values = {name: value[0] for name, value in chunk.sampled.items()}
-        with chunk.put(chunk.shared), chunk.put(values):
-            plan = chunk.put.known[name] = _probed(chunk, place.some([0]), x)
+        values = {name: value[0] for name, value in sampled.items()}
+        with put(shared), put(values):
+            plan = probed(put.module, call, place.some([0]), x[0] if stacked else x)
+        put.known[name] = plan
     return plan
 
 
-def _probed(chunk: Chunk, place: Place, x: Any) -> Plan:
-    """A plan from passes with two and with three of some items."""
+def probed(module: nn.Module, call: Callable[[Any], Any], place: Place, x: Any) -> Plan:
+    """What a module draws in a pass, from passes with two and with three of some items.
+
+    Parameters
+    ----------
+    module, call
+        The module, and what evaluates it as it is.
+    place
+        Of a single sample.
+    x
+        ``(B, ...)`` inputs.
+
+    Raises
+    ------
+    UsageError
+        Naming a layer whose draws have no meaning for a batch of items.
+    """
     place = replace(place, trial=True, index=None)
-    module = chunk.put.module
 
     def probe(items: Any) -> tuple[Probe, bool]:
-        layers: list[str] = []
+        layers: list[Layer] = []
         found = Probe(layers)
         now = Now(place, Alone(), len(items), x.device, found)
         quiet = torch.no_grad(), _buffers_kept(module), followed(module, layers)
         with quiet[0], quiet[1], quiet[2], Routing(now, ROUTES):
             try:
-                chunk.call(items)
+                call(items)
             except UsageError as e:
                 raise UsageError(f"{layers[-1]}: {e}" if layers else str(e)) from e
         return found, now.met
@@ -112,9 +146,9 @@ def _probed(chunk: Chunk, place: Place, x: Any) -> Plan:
                 f"{type(module).__name__} draws by itself, and takes {len(x)} items and not 2 or"
                 f" 3 ({str(e).splitlines()[0]:.120})"
             ) from e
-        return Plan((), met)
+        return Plan((), met, frozenset(whole.masking))
     calls: tuple[Call, ...] = compared(two, three) if two.seen or three.seen else ()
-    return Plan(calls, met)
+    return Plan(calls, met, frozenset(two.masking))
 
 
 def _some(x: Any, count: int) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from hpcsamp.errors import UsageError
+from hpcsamp.weights.layers import Layer
 from hpcsamp.weights.routing.now import Now, Numbers
 
 #: Numbers that are drawn ahead at most, as a step of a small network is soon over; and kept.
@@ -81,10 +82,13 @@ class Plan:
         What is known of them.
     needed
         Whether calls have to be routed at all.
+    masking
+        Names of the layers that mask something.
     """
 
     calls: tuple[Call, ...]
     needed: bool
+    masking: frozenset[str] = frozenset()
     _ahead: dict[Any, tuple[int, Tensor]] = field(default_factory=dict)
     _size: int = 0
 
@@ -103,6 +107,9 @@ class Plan:
             return now.form.without_items(self._once(now, at, call.shape, numbers, kept))
         values = numbers(now.item_keys(at), math.prod(call.shape))
         return now.form.with_items(call.spread(values), call.axis, folded)
+
+    def mask(self) -> None:
+        """See :meth:`.Draws.mask`."""
 
     def _shared(
         self, now: Now, at: int, call: Call, folded: bool, numbers: Numbers, kept: bool
@@ -151,23 +158,30 @@ class Probe:
     Attributes
     ----------
     layers
-        Names of the layers that are being evaluated.
+        Those that are being evaluated, the innermost last.
     seen
         Function, shape and layer of each call, and whether its numbers are of no single item.
+    masking
+        Names of the layers that mask something.
     """
 
-    layers: list[str]
+    layers: list[Layer]
     seen: list[tuple[str, tuple[int, ...], str, bool]] = field(default_factory=list)
+    masking: set[str] = field(default_factory=set)
 
     def draw(
         self, now: Now, name: str, shape: Sequence[int], numbers: Numbers, kept: bool, shared: bool
     ) -> Any:
         """See :meth:`Now.draw`."""
-        layer = self.layers[-1] if self.layers else ""
+        layer = str(self.layers[-1]) if self.layers else ""
         self.seen.append((name, tuple(shape), layer, getattr(numbers, "together", False)))
         at, now.calls = now.calls, now.calls + 1
         values = numbers(now.call_keys(at), math.prod(shape))
         return now.form.without_items(shaped(values, shape))
+
+    def mask(self) -> None:
+        """See :meth:`.Draws.mask`."""
+        self.masking.add(self.layers[-1].name if self.layers else "")
 
 
 def shaped(values: Tensor, shape: Sequence[int]) -> Tensor:

@@ -119,6 +119,7 @@ def bernoulli(now: Now, input: Any, p: Any = None, **named: Any) -> Any:
 
 def _chances(now: Now, name: str, like: Any) -> Any:
     """Uniform numbers; under Monte Carlo dropout one for each unit."""
+    now.draws.mask()
     masks = now.place.masks
     kind = like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32
     shared = masks is not None and masks.shared and len(like.shape) > 0
