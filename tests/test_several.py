@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -484,3 +485,35 @@ def test_half_precision_is_widened_and_whole_numbers_are_left_out():
     assert {n: tuple(t.shape) for n, t in method.split(y).items()} == {
         "0": (2, 6, 1), "1.0": (2, 6, 3)
     }  # fmt: skip
+
+
+class Letters(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.age = torch.nn.Embedding(11, 4), torch.nn.Linear(1, 4)
+        self.kind, self.size = torch.nn.Linear(4, CLASSES), torch.nn.Linear(4, 1)
+
+    def forward(self, input_ids, attention_mask, age):
+        there = attention_mask.to(age.dtype)[..., None]
+        z = (self.embed(input_ids) * there).sum(1) / there.sum(1) + self.age(age[:, None])
+        return {"kind": self.kind(z), "size": self.size(z)[:, 0]}
+
+
+def test_what_the_readme_says_of_several_inputs(tmp_path):
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    make, learn = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[1:3]
+    sentences_, labels = sentences()
+    sizes = np.linspace(0, 1, 24)
+    sizes[3], labels[5] = np.nan, -1
+    given = {
+        "sentences": sentences_, "labels": labels, "sizes": sizes, "ages": np.arange(24.0),
+        "weights": np.ones(24), "hs": hs, "N": 24, "collectives": None,
+    }  # fmt: skip
+    exec(make.replace("data/letters", str(tmp_path / "letters")), given)
+    torch.manual_seed(0)
+    given["method"] = MeanField(Letters(), seed=1)
+    with Loader(tmp_path / "letters", serial(), batch=8) as loader:
+        given["batch"] = next(iter(loader))
+        assert list(given["batch"].x) == ["input_ids", "age", "attention_mask"]
+        exec(learn, given)
+    assert np.isfinite(given["loss"].parts.data)
