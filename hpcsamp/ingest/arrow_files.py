@@ -53,7 +53,7 @@ def open_parquet(file: Path) -> tuple[Any, list[Piece]]:
     """The schema and the row groups of a parquet file."""
     import pyarrow.parquet as pq
 
-    opened = pq.ParquetFile(file, memory_map=True)
+    opened = pq.ParquetFile(file, memory_map=False)
 
     def group(number: int) -> Callable[[list[str]], Any]:
         return lambda columns: opened.read_row_group(number, columns=columns, use_threads=False)
@@ -68,18 +68,17 @@ def open_arrow(file: Path) -> tuple[Any, list[Piece]]:
     """The schema and the batches of a file in Arrow's IPC format (also feather), or of a stream."""
     import pyarrow as pa
 
-    mapped = pa.memory_map(str(file))
     with file.open("rb") as f:
         framed = f.read(6) == b"ARROW1"
     if framed:
-        opened = pa.ipc.open_file(mapped)
+        opened = pa.ipc.open_file(pa.OSFile(str(file)))
 
         def batch(number: int) -> Callable[[list[str]], Any]:
             return lambda columns: _table(opened.get_batch(number), columns)
 
         counts = [opened.get_batch(i).num_rows for i in range(opened.num_record_batches)]
         return opened.schema, [Piece(file, n, batch(i)) for i, n in enumerate(counts)]
-    stream = pa.ipc.open_stream(mapped)
+    stream = pa.ipc.open_stream(pa.memory_map(str(file)))
     batches = list(stream)  # views of the mapped file
 
     def held(number: int) -> Callable[[list[str]], Any]:
@@ -149,14 +148,20 @@ def files_of(path: Path, ending: str) -> dict[str, list[Path]]:
             f"{parted}: its folder is the value of a column, which is not read; write the table "
             "without partitions"
         )
-    words = [_WORD.match(f.name) for f in files]
-    if not all(words) or not any(w and WORDS[w[1].lower()] == "train" for w in words):
+    splits = split_of_names(files)
+    if splits is None:
         return {"train": files}
     by_split: dict[str, list[Path]] = {}
-    for file, word in zip(files, words, strict=True):
-        assert word is not None
-        by_split.setdefault(WORDS[word[1].lower()], []).append(file)
+    for file in files:
+        by_split.setdefault(splits[file], []).append(file)
     return by_split
+
+
+def split_of_names(files: Sequence[Path]) -> dict[Path, str] | None:
+    """The split that the name of each file begins with; ``None`` unless all do, one with train."""
+    words = [_WORD.match(file.name) for file in files]
+    found = {f: WORDS[w[1].lower()] for f, w in zip(files, words, strict=True) if w is not None}
+    return found if len(found) == len(files) and "train" in found.values() else None
 
 
 def _json(path: Path) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from hpcsamp.ingest.arrays import DEFAULT_FRACTIONS
 from hpcsamp.ingest.asked import Asked, NormalizeY, Part, SplitSeed
 from hpcsamp.ingest.choice import listed, short
 from hpcsamp.ingest.division import Rule
+from hpcsamp.ingest.mapped import take
 from hpcsamp.ingest.numbers import Notation, Numbers, numbers_or_words
 from hpcsamp.ingest.preparation import Preparation
 from hpcsamp.ingest.spool import Spool
@@ -202,9 +203,7 @@ def _rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Ascending rows of a mapped array; a slice of it where they are neighbours."""
     if not values.shape[1]:
         return np.empty((len(rows), 0), values.dtype)
-    if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
-        return np.ascontiguousarray(values[rows[0] : rows[-1] + 1])
-    return np.ascontiguousarray(values[rows])
+    return take(values, rows)
 
 
 def _check_header(path: Path, names: Sequence[str], delimiter: str) -> None:

@@ -1,0 +1,351 @@
+"""NetCDF files and zarr stores through xarray: variables as inputs and targets."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+
+from hpcsamp.data.manifest import ArraySpec
+from hpcsamp.data.shard import sha256
+from hpcsamp.errors import DataError, UsageError
+from hpcsamp.ingest.arrays import DEFAULT_FRACTIONS
+from hpcsamp.ingest.asked import Asked, Part, SplitSeed
+from hpcsamp.ingest.division import ROWS, Rule, divide
+from hpcsamp.ingest.grids import Stack, coordinates, plain, stack, units_of
+from hpcsamp.ingest.grids import select as selected
+from hpcsamp.ingest.labels import targets_of, unseen
+from hpcsamp.ingest.source import Source
+from hpcsamp.names import Task
+
+if TYPE_CHECKING:
+    import xarray
+
+Variables = Annotated[Sequence[str], Asked("Variable of x.", "--x")]
+Answers = Annotated[Sequence[str], Asked("Variable of y.", "--y")]
+Sample = Annotated[str, Asked("Dimension of the items.", "--sample")]
+Selection = Annotated[
+    Sequence[str], Asked("Part of a dimension: level=500,850 or latitude=30:60.", "--select")
+]
+Lead = Annotated[int, Asked("Items from x to y, of a forecast.", least=0)]
+Keep = Annotated[bool, Asked("Keep missing values (NaN) of y, which training leaves out.")]
+AnyTask = Annotated[Task, Asked("What y is.")]
+Normalize = Annotated[bool, Asked("Standardise targets in training.")]
+
+
+@dataclass
+class Gridded(Source):
+    """Items along a dimension of one or more datasets of xarray.
+
+    Attributes
+    ----------
+    parts
+        The datasets, one after the other along :attr:`sample`.
+    x_stack, y_stack
+        How variables become arrays.
+    rows
+        By split: positions of the inputs.
+    lead
+        Items from input to target.
+    labels
+        By split, for classification.
+    """
+
+    parts: list[xarray.Dataset] = field(default_factory=list)
+    x_stack: Stack | None = None
+    y_stack: Stack | None = None
+    rows: dict[str, np.ndarray] = field(default_factory=dict)
+    lead: int = 0
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def read(self, split: str, start: int, stop: int) -> Mapping[str, np.ndarray]:
+        """See :class:`Source`."""
+        assert self.x_stack is not None
+        assert self.y_stack is not None
+        rows = self.rows[split][start:stop]
+        found = {"x": read_rows(self.parts, self.x_stack, rows).astype(self.arrays["x"].dtype)}
+        if self.labels:
+            found["y"] = self.labels[split][start:stop]
+        else:
+            y = read_rows(self.parts, self.y_stack, rows + self.lead)
+            y = y.reshape(len(rows), *self.arrays["y"].shape)
+            found["y"] = y.astype(self.arrays["y"].dtype)
+        sample = self.x_stack.sample
+        if sample in self.coords:
+            values = np.concatenate([plain(part[sample])[0] for part in self.parts])
+            found[sample] = values[rows].astype(np.float64)
+        return found
+
+    def content(self) -> str:
+        """See :class:`Source`: of a store that is no local file, its axes, first and last items."""
+        if "sha256" in self.source:
+            return ""
+        found = hashlib.sha256()
+        for name in sorted(map(str, self.parts[0].coords)):
+            found.update(str(self.parts[0][name].values.tolist()).encode())
+        for split in self.splits:
+            for at in (0, self.splits[split] - 1):
+                for values in self.read(split, at, at + 1).values():
+                    found.update(np.ascontiguousarray(values).tobytes())
+        return found.hexdigest()
+
+
+def netcdf(
+    files: Annotated[Sequence[str | Path], Asked("Files, in order.", "files", kind=list[Path])],
+    x: Variables,
+    y: Answers,
+    *,
+    sample: Sample = "time",
+    select: Selection = (),
+    lead: Lead = 0,
+    task: AnyTask = "regression",
+    keep_missing: Keep = False,
+    fractions: Mapping[str, Part] = DEFAULT_FRACTIONS,
+    seed: SplitSeed = 0,
+    rule: Rule | None = None,
+    normalize_y: Normalize = False,
+) -> Gridded:
+    """NetCDF files, one after the other along the dimension of the items.
+
+    Parameters
+    ----------
+    files
+        Files with the same variables and grids.
+    x, y
+        Variables. They are stacked as channels; dimensions that not all of them have, such as
+        levels, become channels, too.
+    sample
+        Dimension of the items.
+    select
+        Parts of dimensions.
+    lead
+        Items from input to target.
+    task
+        What ``y`` is.
+    keep_missing
+        Whether targets may be missing.
+    fractions, seed, rule
+        How items are dealt to splits; a rule may name a coordinate of the items.
+    normalize_y
+        Standardise targets in training.
+
+    Raises
+    ------
+    UsageError
+        If a variable or dimension is not there.
+    DataError
+        If a file cannot be read, or files do not fit together.
+    """
+    import xarray
+
+    paths = [Path(f) for f in files]
+    parts = []
+    for path in paths:
+        try:
+            parts.append(xarray.open_dataset(path, cache=False))
+        except Exception as e:  # whatever a damaged file makes its reader raise
+            told = str(e).splitlines()[0] if str(e) else type(e).__name__
+            if "netCDF4" in str(e) or "engine" in str(e):
+                told = "no netCDF file, or h5netcdf is missing: pip install hpcsamp[weather]"
+            raise DataError(f"{path}: cannot be read: {told}") from None
+    source = {
+        "file": ", ".join(p.name for p in paths[:10]) + ", ..." * (len(paths) > 10),
+        "sha256": ", ".join(sha256(p) for p in paths),
+    }
+    return gridded(parts, [str(p) for p in paths], source, x, y, sample=sample, selection=select,
+                   lead=lead, task=task, keep_missing=keep_missing, fractions=fractions, seed=seed,
+                   rule=rule, normalize_y=normalize_y)  # fmt: skip
+
+
+def zarr(
+    store: Annotated[str, Asked("Zarr store: a folder or URL.", kind=str)],
+    x: Variables,
+    y: Answers,
+    *,
+    sample: Sample = "time",
+    select: Selection = (),
+    lead: Lead = 0,
+    task: AnyTask = "regression",
+    keep_missing: Keep = False,
+    fractions: Mapping[str, Part] = DEFAULT_FRACTIONS,
+    seed: SplitSeed = 0,
+    rule: Rule | None = None,
+    normalize_y: Normalize = False,
+) -> Gridded:
+    """A zarr store of xarray.
+
+    Parameters
+    ----------
+    store
+        A folder, or a URL that xarray can open.
+    x, y, sample, select, lead, task, keep_missing, fractions, seed, rule, normalize_y
+        As in :func:`netcdf`.
+
+    Raises
+    ------
+    UsageError
+        If a variable or dimension is not there.
+    DataError
+        If the store cannot be read.
+    """
+    import xarray
+
+    try:
+        opened = xarray.open_zarr(store, chunks=None)
+    except Exception as e:  # whatever a damaged store makes its reader raise
+        told = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise DataError(f"{store}: not a zarr store that can be opened: {told}") from None
+    return gridded([opened], [store], {"file": Path(store).name}, x, y, sample=sample,
+                   selection=select, lead=lead, task=task, keep_missing=keep_missing,
+                   fractions=fractions, seed=seed, rule=rule, normalize_y=normalize_y)  # fmt: skip
+
+
+def gridded(
+    parts: Sequence[xarray.Dataset],
+    files: Sequence[str],
+    source: dict[str, Any],
+    x: Sequence[str],
+    y: Sequence[str],
+    *,
+    sample: str,
+    selection: Sequence[str] = (),
+    lead: int = 0,
+    task: Task = "regression",
+    keep_missing: bool = False,
+    fractions: Mapping[str, float],
+    seed: int = 0,
+    rule: Rule | None = None,
+    normalize_y: bool = False,
+) -> Gridded:
+    """A source from datasets of xarray; see :func:`netcdf`."""
+    rule = rule or Rule()
+    if not x or not y:
+        raise UsageError(f"{files[0]}: --x and --y are needed, variables among "
+                         f"{', '.join(map(str, parts[0].data_vars))}")  # fmt: skip
+    chosen = [selected(part, selection, file) for part, file in zip(parts, files, strict=True)]
+    stacks = []
+    for part, file in zip(chosen, files, strict=True):
+        inputs = stack(part, x, sample, file)
+        stacks.append([inputs, stack(part, y, sample, file, inputs.grid)])
+    for part, file, own in zip(chosen, files, stacks, strict=True):
+        _alike(chosen[0], files[0], part, file, stacks[0], own, sample)
+    first = chosen[0]
+    x_stack, y_stack = stacks[0]
+    count = sum(part.sizes[sample] for part in chosen) - lead
+    if count < 1:
+        raise DataError(f"{files[0]}: {count + lead} items, and a lead of {lead}")
+
+    def along(name: str) -> np.ndarray:
+        if any(name not in part or part[name].dims != (sample,) for part in chosen):
+            raise UsageError(f"{files[0]} has no {name!r} along {sample!r}")
+        return np.concatenate([part[name].values for part in chosen])[:count]
+
+    labels: np.ndarray | None = None
+    notes: list[str] = []
+    found = None
+    if task == "classification":
+        if len(y) > 1 or y_stack.shape != (1,):
+            raise DataError(f"{files[0]}: labels are one number an item, not {y_stack.shape}")
+        values = read_rows(chosen, y_stack, np.arange(count) + lead)[:, 0]
+        found = targets_of({y[0]: values}, task, files[0])
+        labels, notes = found.values, found.notes
+    if rule.chronological is not None and lead > rule.gap:
+        rule = Rule(chronological=rule.chronological, gap=lead)  # no target in the next split
+    dealt, told = divide(count, fractions, seed, rule, along, labels=labels, where=files[0])
+    ordered = sample in first.coords and first[sample].dtype.kind == "M"
+    if ordered and not (rule.columns or rule.chronological == ROWS):
+        notes.append(
+            f"items are dealt to splits at random, though {sample} orders them; --chronological "
+            f"{sample} keeps splits apart in time"
+        )
+    scalar = y_stack.shape == (1,) and not y_stack.grid
+    kinds = [np.result_type(*(first[v].dtype for v in s.variables)) for s in (x_stack, y_stack)]
+    by_split = {} if labels is None else {s: labels[r] for s, r in dealt.items()}
+    return Gridded(
+        name=Path(files[0]).stem,
+        task=task,
+        classes=None if found is None else found.classes,
+        normalize_y=normalize_y and labels is None,
+        missing="nan" if keep_missing and labels is None else None,
+        arrays={
+            "x": ArraySpec.plan(x_stack.shape, _real(kinds[0]), names=x_stack.names,
+                                units=units_of(first, x_stack)),
+            "y": ArraySpec.plan(() if scalar else y_stack.shape,
+                                "<i8" if labels is not None else _real(kinds[1]),
+                                names=y_stack.names, units=units_of(first, y_stack)),
+        },
+        splits={s: len(rows) for s, rows in dealt.items()},
+        source=source,
+        meaning={"y": {"lead": f"{lead} items"}} if lead else {},
+        transforms=[*(f"selected {text}" for text in selection), *told,
+                    *([f"target {lead} items ahead"] if lead else [])],
+        coords=coordinates(first, x_stack, y_stack),
+        report=notes + unseen(by_split) if by_split else notes,
+        parts=list(chosen),
+        x_stack=x_stack,
+        y_stack=y_stack,
+        rows=dealt,
+        lead=lead,
+        labels=by_split,
+    )  # fmt: skip
+
+
+def read_rows(parts: Sequence[xarray.Dataset], stacked: Stack, rows: np.ndarray) -> np.ndarray:
+    """Ascending items of datasets that follow each other, shape ``(n, *shape)``.
+
+    Raises
+    ------
+    DataError
+        If they cannot be read.
+    """
+    found, begin = [], 0
+    for part in parts:
+        count = part.sizes[stacked.sample]
+        own = rows[(rows >= begin) & (rows < begin + count)] - begin
+        begin += count
+        if not len(own):
+            continue
+        near = own[-1] - own[0] == len(own) - 1
+        try:
+            found.append(stacked.read(part, slice(own[0], own[-1] + 1) if near else own))
+        except (OSError, ValueError, KeyError, RuntimeError) as e:
+            file = part.encoding.get("source", "store")
+            raise DataError(f"{file}: items {own[0]} to {own[-1]} cannot be read: {e}") from None
+    return np.concatenate(found)
+
+
+def _alike(
+    first: xarray.Dataset,
+    first_file: str,
+    part: xarray.Dataset,
+    file: str,
+    stacks: Sequence[Stack],
+    own: Sequence[Stack],
+    sample: str,
+) -> None:
+    """Refuse files with other variables, grids or units."""
+    for ours, theirs in zip(stacks, own, strict=True):
+        if (ours.names, ours.shape) != (theirs.names, theirs.shape):
+            raise DataError(
+                f"{file}: {theirs.variables[0]} has items {theirs.shape}, {first_file} has "
+                f"{ours.shape}" + ("" if ours.shape != theirs.shape else " with other names")
+            )
+        if units_of(first, ours) != units_of(part, theirs):
+            raise DataError(f"{file}: units are {units_of(part, theirs)!r}, those of {first_file} "
+                            f"{units_of(first, ours)!r}")  # fmt: skip
+        for dimension in ours.grid:
+            if dimension in first.coords and not np.array_equal(
+                first[dimension].values, part[dimension].values
+            ):
+                raise DataError(f"{file}: {dimension} has other values than in {first_file}")
+
+
+def _real(kind: np.dtype) -> np.dtype:
+    """The type in which numbers are stored."""
+    if kind.kind == "f":
+        return np.dtype("<f8" if kind.itemsize > 4 else "<f4")
+    return np.dtype("<f4" if kind.itemsize <= 2 else "<f8")
