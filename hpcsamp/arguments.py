@@ -83,7 +83,7 @@ def changes(key: str, table: Mapping[str, Any]) -> str:
     if known is not None:
         return known
     section, argument = split_key(key)[:2]
-    names = {s: table.get(s, {}).get("name") for s in (section, "loss")}
+    names = {s: table.get(s, {}).get(config.name_key(s)) for s in (section, "loss")}
     if section == "likelihood" and names["loss"] is not None and names[section] in LIKELIHOODS:
         read = "likelihood" in accepted(LOSSES.find(names["loss"]))
         return "weights" if read else "results"

@@ -57,6 +57,15 @@ LIKELIHOODS = Registry(
     base="hpcsamp.losses:Likelihood",
 )
 
+TASKS = Registry(
+    "task.kind",
+    {
+        "classification": "hpcsamp.tasks.classification:Classification",
+        "regression": "hpcsamp.tasks.regression:Regression",
+    },
+    base="hpcsamp.tasks:Task",
+)
+
 MODELS = Registry(
     "model.name",
     {

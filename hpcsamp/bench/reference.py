@@ -23,6 +23,7 @@ from hpcsamp.config import check
 from hpcsamp.run.assemble import Run
 from hpcsamp.run.shapes import Shapes
 from hpcsamp.streams import Purpose, numpy_generator
+from hpcsamp.tasks import Targets
 
 #: Sets of scikit-learn, by name, and what they are.
 SETS = {
@@ -160,8 +161,10 @@ def _method(name: str, data: Split, settings: Settings, seed: int) -> dict[str, 
     }
     if data.task == "regression":
         table["likelihood"] = {"name": "predicted_gaussian", "floor": 1e-3}
-    values = 1 if data.task == "regression" else data.classes
-    shapes = Shapes(data.x.shape[1:], (1,), 0, values)
+    regression = data.task == "regression"
+    shape_y = (1,) if regression else ()
+    targets = Targets(data.task, shape_y, None if regression else data.classes)
+    shapes = Shapes(data.x.shape[1:], shape_y, 0, targets)
     run = Run(check(table), shapes, range(s), torch.device("cpu"))
     made = run.method
     x, y = torch.from_numpy(data.x).float(), torch.from_numpy(data.y)

@@ -58,8 +58,9 @@ class Subject:
             ),
             self.shapes.batch(items, dtype=kind, device=device),
         )
-        if self.config.task == "classification":
-            y = torch.randint(0, self.shapes.values, (items,), generator=generator)
+        classes = self.shapes.targets.classes
+        if classes is not None:
+            y = torch.randint(0, classes, (items, *self.shapes.y), generator=generator)
             return x, y.to(device)
         return x, torch.randn(items, *self.shapes.y, generator=generator).to(device, kind)
 

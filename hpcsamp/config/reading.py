@@ -27,12 +27,23 @@ from hpcsamp.config.toml import (
     unwritable,
 )
 from hpcsamp.errors import UsageError
-from hpcsamp.names import LIKELIHOODS, LOSSES, METHODS, MODELS
+from hpcsamp.names import LIKELIHOODS, LOSSES, METHODS, MODELS, TASKS
 from hpcsamp.registry import Registry
 from hpcsamp.spelling import shown, suggest
 
 #: Tables whose further keys are the arguments of a class.
-CLASSES = {"model": MODELS, "method": METHODS, "loss": LOSSES, "likelihood": LIKELIHOODS}
+CLASSES = {
+    "task": TASKS,
+    "model": MODELS,
+    "method": METHODS,
+    "loss": LOSSES,
+    "likelihood": LIKELIHOODS,
+}
+
+
+def name_key(table: str) -> str:
+    """The key of a table of :data:`CLASSES` that names the class."""
+    return "kind" if table == "task" else "name"
 
 
 def parse_override(text: str) -> tuple[list[str], Any]:
@@ -65,6 +76,8 @@ def parse_override(text: str) -> tuple[list[str], Any]:
 def apply_overrides(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """A copy of a configuration table with ``--set`` values put in."""
     result = copy.deepcopy(dict(table))
+    if isinstance(result.get("task"), str):  # the short form, of which a key may be set
+        result["task"] = {"kind": result["task"]}
     for text in overrides:
         path, value = parse_override(text)
         try:
@@ -94,9 +107,14 @@ def check(table: Mapping[str, Any], source: str = "configuration") -> RunConfig:
         raise UsageError(f"{source}: {explain(e)}") from None
     for name, registry in CLASSES.items():
         _check_spelling(name, getattr(config, name), registry, source)
-    best, task = config.training.best, config.task
-    if best != "nll" and (best == "accuracy") != (task == "classification"):
-        raise UsageError(f'{source}: training.best = "{best}" is no metric of task = "{task}"')
+    best, kind = config.training.best, config.task.kind
+    if best != "nll" and kind is not None:  # opening a task takes seconds
+        known = TASKS.find(kind).best
+        if best not in known:
+            raise UsageError(
+                f'{source}: training.best = "{best}" is no metric of task = "{kind}"; there is '
+                f"{', '.join(known)}{suggest(best, known)}"
+            )
     if config.training.min_delta and config.training.patience is None:
         raise UsageError(
             f"{source}: training.min_delta = {config.training.min_delta} says what counts as an "
@@ -112,7 +130,8 @@ def _check_spelling(table: str, section: Any, registry: Registry, source: str) -
     """
     for key in section.model_extra:
         near = suggest(key, type(section).model_fields)
-        if near and section.name and not _takes(registry.find(section.name), key):
+        name = getattr(section, name_key(table))
+        if near and name and not _takes(registry.find(name), key):
             raise UsageError(f"{source}: unknown key '{table}.{key}'{near}")
 
 

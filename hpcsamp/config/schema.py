@@ -22,6 +22,7 @@ from hpcsamp.names import (
     MADE_UP,
     METHODS,
     MODELS,
+    TASKS,
     TRANSPORTS,
     Memory,
     Precision,
@@ -30,13 +31,30 @@ from hpcsamp.names import (
     Share,
     Shuffle,
     Strategy,
-    Task,
     Verify,
 )
 
 #: More samples, or more of anything else, than a run can have: a slip of the keyboard.
 SAMPLES = 10**6
 MOST = 10**9
+
+
+class TaskSection(Section):
+    """``[task]``: what the targets are; further keys are arguments of the task's class.
+
+    ``task = "regression"`` is short for a table with this kind alone.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    kind: Annotated[str, one_of(TASKS)] | None = Field(
+        None,
+        description="a registered task, or package.module:Class; without: that of the dataset",
+    )
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the task's class gets: it checks them."""
+        return dict(self.model_extra or {})
 
 
 class SyntheticSection(Section):
@@ -353,10 +371,11 @@ class TrainingSection(Section):
         description="steps between lines in metrics.jsonl",
         json_schema_extra=NOTHING,
     )
-    best: Literal["nll", "accuracy", "rmse"] = Field(
+    best: str = Field(
         "nll",
-        description="the metric of the validation items that decides which state is best.pt; rmse "
-        "in place of nll where the loss leaves samples alone, which have no density",
+        description="the metric of the validation items that decides which state is best.pt, one "
+        "of the task's; rmse in place of nll where the loss leaves samples alone, which have no "
+        "density",
     )
     patience: int | None = Field(
         None,
@@ -441,7 +460,7 @@ class RunConfig(Section):
     """A whole run."""
 
     seed: int = Field(1, ge=0, le=2**32 - 1)
-    task: Task = "classification"
+    task: TaskSection = TaskSection()
     data: DataSection
     augment: AugmentSection = AugmentSection()
     model: ModelSection
@@ -453,6 +472,11 @@ class RunConfig(Section):
     parallel: ParallelSection = ParallelSection()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
 
 
 def section(name: str) -> type[BaseModel] | None:
@@ -468,7 +492,7 @@ def changes(key: str) -> str | None:
     """
     table, _, name = key.partition(".")
     kind = section(table)
-    if kind is None:
+    if kind is None or not name:
         return "weights"
     known = kind.model_fields.get(name.split(".")[0])
     if known is None:

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from hpcsamp.data.manifest import ArraySpec, Manifest, Stats, read_manifest
-from hpcsamp.data.roles import Inputs, Kind, Several, Target, leading
+from hpcsamp.data.roles import Inputs, Kind, Target, leading
 from hpcsamp.data.shard import ShardReader, check_header, check_target
 from hpcsamp.errors import DataError
-from hpcsamp.names import Task
 
 SMALL_ITEM, SMALL_ARRAY = 64, 64 * 2**20
 """Bytes of an item and of a whole array up to which it is held in memory."""
@@ -141,12 +140,12 @@ class Dataset:
 
     @property
     def classes(self) -> int | None:
-        """Number of classes, or ``None`` for regression."""
+        """Number of classes, or ``None`` where targets are numbers."""
         return self.manifest.classes
 
     @property
-    def task(self) -> Task | Several:
-        """What the targets are: ``"classification"``, ``"regression"``, ...; or ``"several"``."""
+    def task(self) -> str:
+        """The kind of task that the set is made for."""
         return self.manifest.task
 
     @property

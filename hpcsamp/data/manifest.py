@@ -19,7 +19,6 @@ from hpcsamp.data.roles import (
     Kind,
     Missing,
     Part,
-    Several,
     Target,
     check_roles,
     kinds_of,
@@ -27,7 +26,7 @@ from hpcsamp.data.roles import (
 )
 from hpcsamp.errors import DataError
 from hpcsamp.files import write_whole
-from hpcsamp.names import Compression, Task
+from hpcsamp.names import Compression
 from hpcsamp.sealing import text
 
 SCHEMA = 3
@@ -234,7 +233,9 @@ class Manifest(Part):
     ----------
     uid
         Identity of the set, the same in every shard.
-    task, classes
+    task
+        The kind of task that the set is made for, see :mod:`hpcsamp.tasks`.
+    classes
         What ``y`` is: labels ``0 .. classes - 1``, or numbers (``classes`` is ``None``).
     class_names
         Of the classes, in the order of the labels; ``None`` if they have none.
@@ -264,7 +265,7 @@ class Manifest(Part):
     schema_version: int
     uid: str
     name: str
-    task: Task | Several
+    task: str
     classes: int | None = Field(None, ge=2)
     class_names: list[str] | None = None
     inputs: Inputs | dict[str, Kind] = "numbers"

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from hpcsamp.names import Task
+from hpcsamp.names import TASKS
 
 Inputs = Literal["numbers", "ids"]
 """What ``x`` is: measurements, or names of things by whole numbers, such as tokens of a text."""
@@ -53,7 +53,7 @@ class Target(Part):
         What stands for a value that is not known; ``None`` if all are.
     """
 
-    task: Task
+    task: str
     classes: int | None = Field(None, ge=2)
     class_names: list[str] | None = None
     normalize: bool = False
@@ -143,7 +143,10 @@ def check_roles(told: Described) -> None:
 
 
 def _check_target(name: str, target: Target, dtype: np.dtype) -> None:
-    if (target.task == "classification") != (target.classes is not None):
+    fault = TASKS.fault(target.task)
+    if fault:
+        raise ValueError(f"task is {target.task}: {fault}")
+    if target.task in TASKS and TASKS[target.task].labels != (target.classes is not None):
         raise ValueError(f"task is {target.task} but classes is {target.classes}")
     if target.class_names is not None and len(target.class_names) != target.classes:
         raise ValueError(f"{len(target.class_names)} names for {target.classes} classes")

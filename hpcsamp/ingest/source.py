@@ -12,10 +12,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from hpcsamp.data.manifest import ArraySpec
-from hpcsamp.data.roles import Inputs, Kind, Missing, Several, Target
+from hpcsamp.data.roles import Inputs, Kind, Missing, Target
 from hpcsamp.data.shard_writer import Coordinate
 from hpcsamp.errors import UsageError
-from hpcsamp.names import Task
 from hpcsamp.streams import Purpose, numpy_generator
 
 
@@ -51,7 +50,7 @@ class Source(ABC):
     shard_mb: ClassVar[float] = 256
 
     name: str
-    task: Task | Several
+    task: str
     arrays: dict[str, ArraySpec]
     splits: dict[str, int]
     classes: int | None = None

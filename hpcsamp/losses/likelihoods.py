@@ -30,9 +30,12 @@ class Likelihood(ABC):
         How many of these are not outputs of a network, but learnt beside it (:meth:`complete`).
     source
         Where the noise of an observation comes from, for the records of evaluations.
+    of_labels
+        Whether targets are labels of classes, else numbers.
     """
 
     parameters: int = 1
+    of_labels: bool = False
     beside: int = 0
     source: str = "the likelihood of the loss"
 
@@ -70,9 +73,27 @@ class Likelihood(ABC):
         """
         raise UsageError(f"a {type(self).__name__} likelihood has no mean and variance")
 
+    def log_probabilities(self, outputs: Tensor, target: Tensor, classes: int) -> Tensor:
+        """``(s, *target.shape, C)`` log probabilities of the labels ``0 .. C - 1``, in nats.
+
+        Of targets that are labels: each in turn is taken for the target.
+
+        Parameters
+        ----------
+        outputs, target
+            As in :meth:`log_prob`; of the target the shape alone matters.
+        classes
+            ``C``.
+        """
+        outputs = wide(outputs)
+        each = [self.of_values(outputs, torch.full_like(target, c)) for c in range(classes)]
+        return torch.stack(each, -1)
+
 
 class Categorical(Likelihood):
     """Class logits ``(s, B, ..., C)``, integer targets ``(B, ...)``: log softmax of the target."""
+
+    of_labels = True
 
     def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:
         """``(s, B, ...)`` log probabilities.
@@ -89,6 +110,10 @@ class Categorical(Likelihood):
             )
         index = target.expand(outputs.shape[:-1])[..., None]
         return F.log_softmax(outputs, dim=-1).gather(-1, index)[..., 0]
+
+    def log_probabilities(self, outputs: Tensor, target: Tensor, classes: int) -> Tensor:
+        """See :class:`Likelihood`."""
+        return F.log_softmax(wide(outputs), dim=-1)
 
 
 class Gaussian(Likelihood):

@@ -9,12 +9,10 @@ from hpcsamp import arguments as free
 from hpcsamp.config import LossSection
 from hpcsamp.errors import UsageError
 from hpcsamp.losses.base import DataLoss
-from hpcsamp.losses.likelihoods import Categorical, Likelihood
+from hpcsamp.losses.likelihoods import Likelihood
 from hpcsamp.losses.values import latitude_weights
-from hpcsamp.names import LIKELIHOODS, LOSSES
+from hpcsamp.names import LIKELIHOODS, LOSSES, TASKS
 from hpcsamp.spelling import hint
-
-_USUAL = {"classification": "categorical", "regression": "learned_gaussian"}
 
 
 def make_likelihood(
@@ -28,7 +26,7 @@ def make_likelihood(
     Parameters
     ----------
     task
-        ``"classification"`` or ``"regression"``: chooses the likelihood if none is named.
+        A key of ``TASKS`` or ``package.module:Class``: chooses the likelihood if none is named.
     loss, arguments, likelihood
         As in :func:`make`. A loss without a likelihood says itself what it leaves to evaluation
         (:meth:`DataLoss.predictive`), unless ``likelihood`` is given.
@@ -39,7 +37,7 @@ def make_likelihood(
         For an unknown name, argument or type.
     """
     kind = LOSSES.find(loss)
-    if likelihood or task == "classification" or _takes_likelihood(kind):
+    if likelihood or TASKS.find(task).labels or _takes_likelihood(kind):
         return _likelihood(kind, task, likelihood or {})
     own = {k: v for k, v in (arguments or {}).items() if k != "latitudes"}  # of no matter here
     return _construct(loss, kind, own).predictive()
@@ -141,7 +139,7 @@ def _check_keys(name: str, kind: type[DataLoss], own: Mapping[str, Any]) -> None
 
 def _name(kind: type[DataLoss], task: str, given: Mapping[str, Any]) -> str:
     """Name of the likelihood: as given, else the usual one; with a ``std``, noise is fixed."""
-    usual = kind.usual_likelihood or _USUAL[task]
+    usual = kind.usual_likelihood or TASKS.find(task).usual_likelihood
     if usual == "learned_gaussian" and "std" in given:
         usual = "gaussian"
     name: str = given.get("name", usual)
@@ -158,8 +156,8 @@ def _likelihood(kind: type[DataLoss], task: str, given: Mapping[str, Any]) -> Li
 def _check_task(name: str, task: str, likelihood: Likelihood | None, own: str | None) -> None:
     if likelihood is not None and own is not None and own not in LIKELIHOODS:
         return  # the user's, of classes or of values
-    classes = isinstance(likelihood, Categorical)
-    if classes != (task == "classification"):
+    classes = likelihood is not None and likelihood.of_labels
+    if classes != TASKS.find(task).labels:
         named = "" if likelihood is None else f" with a {type(likelihood).__name__} likelihood"
         of, has = ("classes", "values") if classes else ("values", "classes")
         raise UsageError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -175,11 +174,3 @@ def defaults(section: ModelSection) -> dict[str, Any]:
     kind = MODELS.find(section.name)
     told = {"in_shape", "outputs", *factory.guesses(kind), *section.SHARED}
     return free.defaults(kind, told)
-
-
-def output_size(task: str, classes: int | None, y_shape: tuple[int, ...]) -> int:
-    """Outputs per item that a dataset asks for."""
-    if task == "classification":
-        assert classes is not None
-        return classes
-    return math.prod(y_shape)

@@ -121,7 +121,7 @@ class Workload:
             ),
             x_bytes=float(shapes.batch_bytes(item)),
             stored_bytes=float(shapes.item_bytes),
-            values=shapes.target_values if config.task == "regression" else 1,
+            values=1 if run.task.labels else shapes.target_values,
             statistics=about.exchanges if about else (),
             gathers=about is not None and about.kind == "pairwise",
             views=config.augment.share if config.augment.active else "none",

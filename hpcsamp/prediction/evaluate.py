@@ -22,7 +22,6 @@ from hpcsamp.prediction.records import attributes, precision
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.sealing import edits
 from hpcsamp.tasks import items
-from hpcsamp.tasks.components import normal_components
 
 #: Predictions of every value are kept if all of them take no more than this; else numbers per item.
 KEEP_BYTES = 1 << 30
@@ -111,9 +110,10 @@ def _evaluate(
             "dtype": precision(posterior),
             "attributes": attributes(facts, dataset.uid),
         }
-        series = len(dataset.y_shape) == 1 and normal_components(posterior.likelihood)
+        task, view = posterior.run.task, evaluator.view(posterior.method)
+        series = len(dataset.y_shape) == 1 and task.has_quantiles(posterior.likelihood)
         quantiles = FAN if series else ()
-        described = (dataset, evaluator.coordinates, evaluator.units)
+        described = (task, view, dataset.count)
         plan = items.layout(*described, quantiles=quantiles, **options)
         if plan.bytes > KEEP_BYTES:
             quantiles = ()
@@ -149,15 +149,12 @@ def _make(place: Path) -> None:
 def _tell_apart(posterior: Posterior, found: Evaluation, strange: Dataset) -> dict[str, Any]:
     """Add the metrics of out-of-distribution items; histograms of the scores of both sets."""
     evaluator = posterior.evaluator(strange)
-    classes = posterior.trained.manifest.classes is not None
-    shape = None if classes else tuple(posterior.trained.manifest.arrays["y"].shape)
     try:
-        outside = evaluator.scores(posterior.method, shape)
-        resolution = evaluator.resolution
+        outside, resolution = evaluator.scores(posterior.method)
     finally:
         evaluator.close()
     histograms = {}
-    for name in ("total", "epistemic", *(["confidence"] if classes else [])):
+    for name in posterior.run.task.told_apart:
         a, b = found.scores[name], outside[name]
         found.metrics[f"ood_auroc_{name}"] = auroc(a, b, resolution=resolution)
         found.metrics[f"ood_fpr95_{name}"] = fpr_at(a, b, resolution=resolution)

@@ -4,78 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 
 from hpcsamp.collectives import Collectives
 from hpcsamp.data import Batch, Dataset, Loader
-from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology, together
 from hpcsamp.losses import Likelihood
 from hpcsamp.methods import Method
-from hpcsamp.metrics import (
-    ClassificationMetrics,
-    RegressionMetrics,
-    definitions,
-    risk_coverage,
-    selective,
-)
+from hpcsamp.metrics import definitions, risk_coverage, selective
 from hpcsamp.prediction.settling import settle
 from hpcsamp.run.assemble import Run
-from hpcsamp.tasks import items
-from hpcsamp.tasks.components import Samples, normal_components
+from hpcsamp.tasks import Found, Prediction, View
 from hpcsamp.tasks.coordinates import read_coordinates
-from hpcsamp.tasks.gathered import of_all_samples
-from hpcsamp.tasks.plausible import ConstantNormal, doubt
-from hpcsamp.tasks.predictive import predict_classes, predict_values, sample_counts
+from hpcsamp.tasks.outputs import local_outputs, sample_counts
 from hpcsamp.tasks.units import units_of
 from hpcsamp.watchdog import Phase, here
 
 #: Called with the positions of a batch's true items and their arrays by name.
 Sink = Callable[[np.ndarray, dict[str, np.ndarray]], None]
-#: Numbers per item that metrics of order need.
-SCORES = ("total", "epistemic", "confidence", "wrong")
-
 
 #: Of :attr:`Evaluation.rows`: what describes the rows.
 NOT_METRICS = ("name", "axis_units", "labels", "units")
 
 
 @dataclass
-class Evaluation:
+class Evaluation(Found):
     """What an evaluation found, the same on every rank.
 
     Attributes
     ----------
-    metrics
-        By name.
-    reliability
-        Bins of the diagrams, see the metrics' ``reliability``; with all metrics, the curve of risk
-        over coverage.
-    rows
-        Of values with several rows: ``name`` and ``axis_units`` of their axis, ``labels``,
-        ``units`` and metrics by name, a list each; else empty.
-    units
-        Unit of each metric that has one.
     definitions
         What each metric is.
-    unattained
-        Metrics that so few samples do not have, and why, by name.
-    doubt
-        Why the predictions of values are worse than none, in one line, or None.
     scores
-        Of all items ``(N,)`` float64 by name (:data:`SCORES`), if asked for.
+        Of all items ``(N,)`` float64 by name (:attr:`~hpcsamp.tasks.Task.scores`), if asked for.
     """
 
-    metrics: dict[str, float]
-    reliability: dict[str, list[float]]
-    rows: dict[str, Any] = field(default_factory=dict)
-    units: dict[str, str] = field(default_factory=dict)
     definitions: dict[str, str] = field(default_factory=dict)
-    unattained: dict[str, str] = field(default_factory=dict)
-    doubt: str | None = None
     scores: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -110,6 +76,8 @@ class Evaluator:
         self.dataset = dataset
         self.topology = topology
         self.collectives = collectives
+        self.task = run.task
+        self.targets = run.shapes.targets
         self.likelihood = likelihood
         self.samples = samples
         self.bins = c.evaluation.bins
@@ -146,26 +114,33 @@ class Evaluator:
         full
             Also what costs more than the sums: CRPS, and metrics of the order of items.
         sink, wanted
-            Who gets the arrays of each batch, and which, see :mod:`hpcsamp.tasks.items`. The
-            ranks of a sample group get the same, but for ``samples``.
+            Who gets the arrays of each batch, and which, see
+            :meth:`hpcsamp.tasks.Task.variables`. The ranks of a sample group get the same, but for
+            ``samples``.
         quantiles
             Levels.
         """
-        scores = np.zeros((len(SCORES), self.dataset.count)) if full else None
-        if self.dataset.classes is not None:
-            found = self._classes(method, self.dataset.classes, scores, sink, wanted)
-        else:
-            found = self._values(method, full, scores, sink, wanted, quantiles)
+        view = self.view(method)
+        tally = self.task.tally(view)
+        scores = self._no_scores() if full else None
+        for batch in self._batches(method):
+            p = self._predict(method, view, batch, batch.y, full, quantiles)
+            tally.update(p, batch.y, batch.weight, batch.mask)
+            if scores is not None:
+                self._keep(scores, batch, p)
+            if sink is not None:
+                _pass_on(sink, batch, p.arrays(wanted))
+        for state in tally.states:
+            self._sum(state)
+        result = tally.result(full)
+        found = Evaluation(**vars(result))
         if scores is not None:
             found.scores = self._gather(scores)
-            if self.dataset.classes is not None:
+            if "wrong" in found.scores:
                 scored = found.scores["confidence"]
-                curve = risk_coverage(found.scores["wrong"], scored, self.resolution)
+                curve = risk_coverage(found.scores["wrong"], scored, self.task.resolution(view))
                 found.metrics |= selective(curve)
                 found.reliability["risk"] = _thinned(curve)
-        else:
-            left_out = _ONLY_FULL if self.dataset.classes is None else ()
-            found.metrics = {k: v for k, v in found.metrics.items() if k not in left_out}
         found.metrics["items"] = found.metrics.pop("items")  # at the end
         found.definitions = definitions(
             [*found.metrics, *(k for k in found.rows if k not in NOT_METRICS)],
@@ -173,41 +148,49 @@ class Evaluator:
         )
         return found
 
-    def scores(
-        self, method: Method, target_shape: tuple[int, ...] | None = None
-    ) -> dict[str, np.ndarray]:
+    def scores(self, method: Method) -> tuple[dict[str, np.ndarray], float]:
         """Uncertainties of all items, whatever their targets are. Collective over the world.
 
-        Parameters
-        ----------
-        target_shape
-            Of an item that the method predicts; None for classes.
+        Returns
+        -------
+        scores, resolution
+            By name, ``(N,)`` each; below the resolution they are rounding.
         """
-        scores = np.zeros((len(SCORES), self.dataset.count))
+        view = self.view(method)
+        scores = self._no_scores()
         for batch in self._batches(method):
-            index = torch.from_numpy(batch.index).to(batch.device)
-            if target_shape is None:
-                p = predict_classes(method, batch.x, self.samples, self.collectives, index)
-                confidence = 1 - p.log_probabilities.exp().amax(1)
-                self._keep(scores, batch, p.total, p.total - p.aleatoric, confidence)
-            else:
-                y = batch.weight.new_zeros(len(batch), *target_shape)
-                v = predict_values(
-                    method, batch.x, y, self.samples, self.collectives, self.likelihood, index
-                )
-                self._keep(scores, batch, *(_mean(t) for t in (v.aleatoric + v.epistemic,
-                                                               v.epistemic)))  # fmt: skip
-        return self._gather(scores)
+            self._keep(scores, batch, self._predict(method, view, batch, None))
+        return self._gather(scores), self.task.resolution(view)
 
-    @property
-    def resolution(self) -> float:
-        """Below it the uncertainties of items are rounding: they are differences of larger numbers.
+    def view(self, method: Method) -> View:
+        """What is predicted, by whom, in which units. Collective over the sample group."""
+        return View(
+            self.targets,
+            self.likelihood,
+            self.samples,
+            sample_counts(method, self.samples, self.collectives),
+            self.collectives,
+            self.units,
+            self.coordinates,
+            self.weights,
+            self.bins,
+            self.dataset,
+        )
 
-        Of nats and probabilities 1e-13; of variances that of the targets times 1e-13.
-        """
-        if self.dataset.classes is not None:
-            return 1e-13
-        return 1e-13 * float(self.units.typical.min()) ** 2
+    def _predict(
+        self,
+        method: Method,
+        view: View,
+        batch: Batch,
+        target: torch.Tensor | None,
+        full: bool = False,
+        levels: Sequence[float] = (),
+    ) -> Prediction:
+        index = torch.from_numpy(batch.index).to(batch.device)
+        outputs = local_outputs(method, batch.x, self.samples, self.collectives, index)
+        y = view.blank(outputs) if target is None else target
+        mask = None if target is None else batch.mask
+        return self.task.predict(outputs, y, view, mask=mask, full=full, levels=levels)
 
     def close(self) -> None:
         """Let go of the files."""
@@ -227,132 +210,23 @@ class Evaluator:
                 settle(method, batch.x, mine, index, self.topology.world)
             yield batch
 
-    def _classes(
-        self,
-        method: Method,
-        classes: int,
-        scores: np.ndarray | None,
-        sink: Sink | None,
-        wanted: Collection[str],
-    ) -> Evaluation:
-        metrics = ClassificationMetrics(classes, self.bins)
-        for batch in self._batches(method):
-            index = torch.from_numpy(batch.index).to(batch.device)
-            p = predict_classes(method, batch.x, self.samples, self.collectives, index)
-            metrics.update(p.log_probabilities, batch.y, batch.weight, p.aleatoric)
-            if scores is not None:
-                best, predicted = p.log_probabilities.exp().max(1)
-                wrong = predicted != batch.y
-                self._keep(scores, batch, p.total, p.total - p.aleatoric, 1 - best, wrong)
-            if sink is not None:
-                _pass_on(sink, batch, items.of_classes(batch, p, wanted))
-        self._sum(metrics.state)
-        return Evaluation(metrics.compute(), metrics.reliability())
-
-    def _values(
-        self,
-        method: Method,
-        full: bool,
-        scores: np.ndarray | None,
-        sink: Sink | None,
-        wanted: Collection[str],
-        quantiles: Sequence[float],
-    ) -> Evaluation:
-        units, normal = self.units, normal_components(self.likelihood)
-        if quantiles and not normal:
-            raise UsageError(
-                f"quantiles are exact for mixtures of normal distributions, not of "
-                f"{type(self.likelihood).__name__}: leave them out (--quantiles none)"
-            )
-        metrics = RegressionMetrics(
-            rows=len(units.scale),
-            weights=self.weights,
-            scale=units.scale.tolist(),
-            mixed=units.mixed,
-            typical=units.typical.tolist(),
-            samples=self.samples,
-            alone=isinstance(self.likelihood, Samples),
-        )
-        counts = sample_counts(method, self.samples, self.collectives)
-        constant = ConstantNormal(self.dataset)
-        for batch in self._batches(method):
-            index = torch.from_numpy(batch.index).to(batch.device)
-            p = predict_values(
-                method, batch.x, batch.y, self.samples, self.collectives, self.likelihood, index
-            )
-            total = p.aleatoric + p.epistemic
-            crps, levels = of_all_samples(
-                p.own_means,
-                p.own_stds,
-                counts,
-                self.collectives,
-                target=batch.y if full and normal else None,
-                levels=quantiles,
-                alone=isinstance(self.likelihood, Samples),
-            )
-            metrics.update(
-                p.mean,
-                total,
-                batch.y,
-                batch.weight,
-                p.log_density,
-                pit=p.pit,
-                crps=crps,
-                epistemic=p.epistemic,
-            )
-            constant.update(batch.y, batch.weight)
-            if scores is not None:
-                self._keep(scores, batch, _mean(total), _mean(p.epistemic))
-            if sink is not None:
-                arrays = items.of_values(batch, p, units, self.weights, levels, wanted)
-                _pass_on(sink, batch, arrays)
-        self._sum(metrics.state)
-        self._sum(constant.state)
-        rows: dict[str, Any] = {}
-        if self.coordinates.axes and len(units.scale) > 1:
-            axis = self.coordinates.axes[0]
-            labels = [str(v) if axis.named else float(v) for v in axis.values]
-            rows = {"name": axis.name, "axis_units": axis.units, "labels": labels}
-            rows["units"] = units.by_row
-            rows |= metrics.by_row()
-        found = metrics.compute()
-        told = {k: units.overall for k in _IN_UNITS if k in found and units.overall}
-        return Evaluation(
-            found,
-            metrics.reliability(),
-            rows,
-            told,
-            unattained=metrics.unattained(),
-            doubt=doubt(found, constant.nll()),
-        )
-
     def _sum(self, state: torch.Tensor) -> None:
         if self.topology.data_size > 1:
             self.collectives.sum_(state, "data")
 
-    def _keep(self, scores: np.ndarray, batch: Batch, *values: torch.Tensor) -> None:
+    def _no_scores(self) -> dict[str, np.ndarray]:
+        return {name: np.zeros(self.dataset.count) for name in self.task.scores}
+
+    def _keep(self, scores: dict[str, np.ndarray], batch: Batch, p: Prediction) -> None:
         true = batch.true
-        for row, value in zip(scores, values, strict=False):
-            row[batch.index[true]] = value.double().cpu().numpy()[true]
+        for name, value in p.scores().items():
+            scores[name][batch.index[true]] = value.double().cpu().numpy()[true]
 
-    def _gather(self, scores: np.ndarray) -> dict[str, np.ndarray]:
+    def _gather(self, scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Scores of the items of all data groups: each item is of one group, the others add 0."""
-        whole = torch.from_numpy(scores)
+        whole = torch.from_numpy(np.stack(list(scores.values())))
         self._sum(whole)
-        return dict(zip(SCORES, whole.numpy(), strict=True))
-
-
-#: What validation after an epoch leaves out.
-_ONLY_FULL = (
-    "bias", "nll_physical", "spread_epistemic", "sharpness", "spread_skill", "coverage_80", "mace"
-)  # fmt: skip
-_IN_UNITS = (
-    "rmse", "mae", "bias", "crps", "spread", "spread_epistemic", "sharpness",
-)  # fmt: skip
-
-
-def _mean(variance: torch.Tensor) -> torch.Tensor:
-    return variance.double().flatten(1).mean(1) if variance.dim() > 1 else variance
+        return dict(zip(scores, whole.numpy(), strict=True))
 
 
 def _thinned(curve: np.ndarray, points: int = 200) -> list[float]:

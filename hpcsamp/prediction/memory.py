@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hpcsamp.data import Batch, Dataset
 from hpcsamp.data.batch import Converter
@@ -16,12 +15,10 @@ from hpcsamp.prediction.given import Given
 from hpcsamp.prediction.posterior import Posterior
 from hpcsamp.prediction.records import precision
 from hpcsamp.prediction.settling import settle
-from hpcsamp.tasks import items
-from hpcsamp.tasks.components import Samples
+from hpcsamp.tasks import View, items
 from hpcsamp.tasks.coordinates import Coordinates
-from hpcsamp.tasks.gathered import of_all_samples
 from hpcsamp.tasks.layout import Layout
-from hpcsamp.tasks.predictive import predict_classes, predict_values, sample_counts
+from hpcsamp.tasks.outputs import local_outputs, sample_counts
 from hpcsamp.tasks.units import units_of
 
 TARGETS = ("target", "error")
@@ -69,9 +66,21 @@ def predict_items(
     """
     dataset = posterior.trained.items(given.count)
     coordinates = Coordinates(posterior.trained.axes["y"])
-    units = units_of(dataset, coordinates)
+    area = coordinates.area_weights()
+    method, group, samples = posterior.method, posterior.collectives, posterior.samples
+    task = posterior.run.task
+    view = View(
+        posterior.run.shapes.targets,
+        posterior.likelihood,
+        samples,
+        sample_counts(method, samples, group),
+        group,
+        units_of(dataset, coordinates),
+        coordinates,
+        None if area is None else torch.as_tensor(area),
+    )
     layout = items.layout(
-        dataset, coordinates, units,
+        task, view, given.count,
         dtype=precision(posterior),
         quantiles=quantiles,
         samples=posterior.samples if keep_samples else 0,
@@ -79,8 +88,6 @@ def predict_items(
     for name in TARGETS:
         layout.variables.pop(name, None)
     values = {n: np.empty(layout.shape(n), v.dtype) for n, v in layout.variables.items()}
-    area = coordinates.area_weights()
-    weights = None if area is None else torch.as_tensor(area)
     size = min(batch or posterior.config.evaluation.batch, given.count)
     levels = tuple(quantiles)
     for number, part in enumerate(_batches(posterior, dataset, given, size)):
@@ -88,11 +95,9 @@ def predict_items(
         if number == 0 and -(-given.count // size) * posterior.samples >= WORTH:
             mine = range(posterior.samples)
             settle(posterior.method, part.x, mine, index, posterior.topology.world)
-        if dataset.classes is not None:
-            found = _of_classes(posterior, part, index, layout)
-        else:
-            found = _of_values(posterior, part, index, units, weights, levels, layout)
-        for name, array in found.items():
+        outputs = local_outputs(method, part.x, samples, group, index)
+        found = task.predict(outputs, view.blank(outputs), view, levels=levels)
+        for name, array in found.arrays(list(layout.variables)).items():
             values[name][part.index] = array
     return Predicted(layout, values)
 
@@ -106,35 +111,6 @@ def _batches(posterior: Posterior, dataset: Dataset, given: Given, size: int) ->
         raw = {name: values[own] for name, values in given.arrays.items()}
         raw |= {n: np.zeros((len(own), *spec.shape), spec.dtype) for n, spec in targets.items()}
         yield convert(Step(own, np.ones(len(own))), len(own), raw)
-
-
-def _of_classes(
-    posterior: Posterior, batch: Batch, index: Tensor, layout: Layout
-) -> dict[str, np.ndarray]:
-    p = predict_classes(posterior.method, batch.x, posterior.samples, posterior.collectives, index)
-    return items.of_classes(batch, p, list(layout.variables))
-
-
-def _of_values(
-    posterior: Posterior,
-    batch: Batch,
-    index: Tensor,
-    units: items.Units,
-    weights: Tensor | None,
-    levels: Sequence[float],
-    layout: Layout,
-) -> dict[str, np.ndarray]:
-    method, group, samples = posterior.method, posterior.collectives, posterior.samples
-    p = predict_values(method, batch.x, batch.y, samples, group, posterior.likelihood, index)
-    _, found = of_all_samples(
-        p.own_means,
-        p.own_stds,
-        sample_counts(method, samples, group),
-        group,
-        levels=levels,
-        alone=isinstance(posterior.likelihood, Samples),
-    )
-    return items.of_values(batch, p, units, weights, found, list(layout.variables))
 
 
 def predict_split(
@@ -156,7 +132,7 @@ def predict_split(
     evaluator = posterior.evaluator(dataset)
     try:
         layout = items.layout(
-            dataset, evaluator.coordinates, evaluator.units,
+            posterior.run.task, evaluator.view(posterior.method), dataset.count,
             dtype=precision(posterior),
             quantiles=quantiles,
             samples=posterior.samples if keep_samples else 0,

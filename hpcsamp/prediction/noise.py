@@ -21,7 +21,8 @@ from hpcsamp.losses import (
     log_mean_exp,
 )
 from hpcsamp.methods import Method
-from hpcsamp.tasks.predictive import local_outputs, predict_values
+from hpcsamp.tasks.outputs import local_outputs
+from hpcsamp.tasks.predictive import predict_values
 
 if TYPE_CHECKING:
     from hpcsamp.prediction.evaluator import Evaluator

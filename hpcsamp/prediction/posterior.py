@@ -58,7 +58,7 @@ class Posterior:
         self.likelihood: Likelihood = self.run.likelihood
         if isinstance(self.likelihood, FittedGaussian):
             self.likelihood = self._fitted()
-        self.noise = self._noise() if self.trained.manifest.classes is None else {}
+        self.noise = {} if self.run.task.labels else self._noise()
 
     def with_samples(self, samples: int | None) -> Self:
         """The same posterior with a predictive distribution of another number of samples.

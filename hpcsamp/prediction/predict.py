@@ -63,9 +63,9 @@ def predict(
         stack.callback(evaluator.close)
         facts = {"dataset": str(dataset.path), "split": dataset.split, **posterior.facts()}
         plan = items.layout(
-            dataset,
-            evaluator.coordinates,
-            evaluator.units,
+            posterior.run.task,
+            evaluator.view(posterior.method),
+            dataset.count,
             dtype=precision(posterior),
             quantiles=levels,
             samples=posterior.samples if keep_samples else 0,

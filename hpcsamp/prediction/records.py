@@ -7,7 +7,6 @@ from typing import Any
 
 from hpcsamp.prediction.posterior import Posterior
 from hpcsamp.sealing import text
-from hpcsamp.tasks.components import normal_components
 
 #: Quantiles of values if nobody names any.
 QUANTILES = (0.05, 0.5, 0.95)
@@ -15,9 +14,8 @@ QUANTILES = (0.05, 0.5, 0.95)
 
 def levels_of(posterior: Posterior, asked: Sequence[float] | None) -> tuple[float, ...]:
     """Levels of quantiles, where the predictive has them; None for :data:`QUANTILES`."""
-    if posterior.trained.manifest.classes is not None:
-        return ()
-    if not asked and not normal_components(posterior.likelihood):
+    task = posterior.run.task
+    if task.labels or (not asked and not task.has_quantiles(posterior.likelihood)):
         return ()
     return tuple(sorted(set(QUANTILES if asked is None else asked)))
 

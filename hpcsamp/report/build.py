@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from hpcsamp.errors import UsageError
 from hpcsamp.files import write_whole
 from hpcsamp.locks import locked
+from hpcsamp.names import TASKS
 from hpcsamp.report import page, style
 from hpcsamp.report.curves import learning_curves
 from hpcsamp.report.fans import forecast_fans
@@ -138,24 +139,21 @@ def _pictures(run: Run, items: int, *, alone: bool) -> list[tuple[str, str, str,
 
     Those that look at single items are left out where runs are compared.
     """
-    if run.setting("task") == "regression":
-        found: list[tuple[str, str, str, Diagram]] = [
-            ("coverage", "Coverage", page.COVERAGE, coverage_diagram),
-            ("spread", "Spread", page.SPREAD, spread_diagrams),
-            ("rows", "Errors by row", page.ROWS, row_errors),
-        ]
-        single: list[tuple[str, str, str, Diagram]] = [
-            ("forecasts", "Forecasts", page.FANS, forecast_fans),
-            ("maps", "Maps", page.MAPS, weather_maps),
-        ]
-    else:
-        found = [
-            ("reliability", "Reliability", page.RELIABILITY, reliability_diagram),
-            ("risk-coverage", "Risk and coverage", page.RISK, risk_coverage_curve),
-        ]
-        single = [
-            ("uncertain-items", "Most uncertain items", page.ITEMS,
-             lambda r, e: gallery(r, e, items)),
-        ]  # fmt: skip
-    found.append(("ood", "Strange items", page.OOD, ood_histograms))
-    return found + (single if alone else [])
+    known = {
+        "reliability": ("Reliability", page.RELIABILITY, reliability_diagram),
+        "risk-coverage": ("Risk and coverage", page.RISK, risk_coverage_curve),
+        "coverage": ("Coverage", page.COVERAGE, coverage_diagram),
+        "spread": ("Spread", page.SPREAD, spread_diagrams),
+        "rows": ("Errors by row", page.ROWS, row_errors),
+        "ood": ("Out-of-distribution items", page.OOD, ood_histograms),
+    }
+    single = {
+        "uncertain-items": (
+            "Most uncertain items", page.ITEMS, lambda r, e: gallery(r, e, items)
+        ),
+        "forecasts": ("Forecasts", page.FANS, forecast_fans),
+        "maps": ("Maps", page.MAPS, weather_maps),
+    }  # fmt: skip
+    parts = TASKS.find(run.kind).parts
+    found = [(name, *known[name]) for name in (*parts, "ood") if name in known]
+    return found + [(name, *single[name]) for name in parts if name in single and alone]

@@ -130,6 +130,12 @@ class Run:
         return value
 
     @property
+    def kind(self) -> str:
+        """The kind of task; in older configurations a word, not a table."""
+        told = self.setting("task", default="classification")
+        return str(told["kind"] if isinstance(told, dict) else told)
+
+    @property
     def temperature(self) -> float:
         """Factor of the KL; only 1 is the Bayes posterior."""
         return float(self.setting("loss", "temperature", default=1.0))

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from hpcsamp import losses, methods, models
+from hpcsamp import losses, methods, models, tasks
 from hpcsamp.config import RunConfig
 from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
@@ -15,7 +15,10 @@ from hpcsamp.grid import Topology
 from hpcsamp.losses import DataLoss, Likelihood
 from hpcsamp.methods import Method
 from hpcsamp.names import MODELS
+from hpcsamp.run.kind import kind_of, with_kind
 from hpcsamp.run.shapes import Shapes
+from hpcsamp.spelling import suggest
+from hpcsamp.tasks import TargetsError, Task
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 """Type of the weights and of a batch by ``training.precision``."""
@@ -41,7 +44,9 @@ class Run:
     Attributes
     ----------
     config, shapes, own
-        As given.
+        As given; the configuration has the dataset's kind of task where it leaves that open.
+    task
+        What the targets are, and what is predicted and measured of them.
     dtype
         Of weights and batches.
     likelihood
@@ -68,8 +73,11 @@ class Run:
     ) -> None:
         blank = device.type == "meta"
         precision = config.training.precision
-        self.config = config
+        self.config = config = with_kind(config, shapes.targets.kind)
         self.shapes = shapes
+        self.task: Task = task(config)
+        self.task.check(shapes.targets)
+        self._check_best()
         self.own = own
         self.dtype = DTYPES[precision]
         self.likelihood: Likelihood = likelihood(config)
@@ -98,12 +106,13 @@ class Run:
         UsageError
             If the dataset is for another task, or the model does not fit the data.
         """
-        if dataset.task != config.task:
+        own, shapes = topology.samples(config.method.samples), Shapes.of(dataset)
+        try:
+            return cls(config, shapes, own, topology.device, weigh=True)
+        except TargetsError as e:
             raise UsageError(
-                f'task = "{config.task}", but the dataset {dataset.path} is for {dataset.task}'
-            )
-        own = topology.samples(config.method.samples)
-        return cls(config, Shapes.of(dataset), own, topology.device, weigh=True)
+                f"{e}; the dataset {dataset.path} is for {shapes.targets.kind}"
+            ) from None
 
     @classmethod
     def blank(cls, config: RunConfig, shapes: Shapes, ranks: int = 1) -> Run:
@@ -114,13 +123,26 @@ class Run:
     @property
     def outputs(self) -> int:
         """Numbers that the likelihood reads of an item."""
-        return self.shapes.values * self.likelihood.parameters
+        return self.task.values(self.shapes.targets) * self.likelihood.parameters
+
+    def _check_best(self) -> None:
+        best, known = self.config.training.best, self.task.best
+        if best not in known:
+            raise UsageError(
+                f'training.best = "{best}" is no metric of task = "{self.task.kind}"; there is '
+                f"{', '.join(known)}{suggest(best, known)}"
+            )
+
+
+def task(config: RunConfig) -> Task:
+    """What the targets are, and what is predicted of them."""
+    return tasks.make(kind_of(config), config.task.arguments)
 
 
 def likelihood(config: RunConfig) -> Likelihood:
     """The observation model: what an output means."""
     return losses.make_likelihood(
-        config.task, config.loss.name, config.loss.arguments, config.likelihood.table
+        kind_of(config), config.loss.name, config.loss.arguments, config.likelihood.table
     )
 
 
@@ -138,8 +160,9 @@ def network(
     member, notes
         See :func:`hpcsamp.models.build`.
     """
+    config = with_kind(config, shapes.targets.kind)
     m, noise = config.model, likelihood(config)
-    outputs = shapes.values * (noise.parameters - noise.beside)
+    outputs = task(config).values(shapes.targets) * (noise.parameters - noise.beside)
     options, arguments = models.options_of(m, MODELS.find(m.name))
     made = models.build(
         m.name, arguments, shapes.x, outputs, config.seed, member,
@@ -168,4 +191,4 @@ def blank_network(config: RunConfig, shapes: Shapes, member: int | None = None) 
 def _data_loss(config: RunConfig, weigh: bool) -> DataLoss:
     c = config.loss
     arguments = {k: v for k, v in c.arguments.items() if weigh or k != "latitudes"}
-    return losses.make(c.name, config.task, arguments, config.likelihood.table)
+    return losses.make(c.name, kind_of(config), arguments, config.likelihood.table)

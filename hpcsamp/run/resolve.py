@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hpcsamp import losses, methods, models
+from hpcsamp import losses, methods, models, tasks
 from hpcsamp.config import RunConfig, check
 from hpcsamp.run.assemble import likelihood
+from hpcsamp.run.kind import kind_of
 
 
 def resolved(config: RunConfig) -> RunConfig:
@@ -15,7 +16,9 @@ def resolved(config: RunConfig) -> RunConfig:
     table = config.model_dump(exclude_none=True)
     table["model"] = models.defaults(config.model) | table["model"]
     table["method"] = methods.registry.defaults(config.method.name) | table["method"]
-    of_loss, outputs = losses.defaults(config.loss.name, config.task, config.likelihood.table)
+    kind = kind_of(config)
+    table["task"] = {"kind": kind} | tasks.defaults(kind) | table["task"]
+    of_loss, outputs = losses.defaults(config.loss.name, kind, config.likelihood.table)
     table["loss"] = of_loss | table["loss"]
     table["likelihood"] = outputs | table["likelihood"]
     return check(table)

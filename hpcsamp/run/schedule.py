@@ -9,6 +9,7 @@ import torch
 
 from hpcsamp.config import RunConfig
 from hpcsamp.errors import UsageError
+from hpcsamp.run.assemble import task
 from hpcsamp.run.optimizer import named
 
 
@@ -45,7 +46,7 @@ class Schedule:
         c, family = config.schedule, torch.optim.lr_scheduler
         self._steps: Any = None
         self._evaluations: Any = None
-        self._larger = config.training.best == "accuracy"
+        self._larger = task(config).best.get(config.training.best, 1) < 0
         total = config.training.epochs * steps_per_epoch
         warm = round(c.warmup_epochs * steps_per_epoch)
         said = getattr(optimizer, "own_schedule", None)

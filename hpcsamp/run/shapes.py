@@ -16,7 +16,8 @@ from hpcsamp.config import RunConfig
 from hpcsamp.data import Dataset
 from hpcsamp.data.manifest import NAME
 from hpcsamp.data.roles import Kind, kinds_of, targets_of
-from hpcsamp.models import Data, output_size
+from hpcsamp.models import Data
+from hpcsamp.tasks import Targets
 
 if TYPE_CHECKING:
     from hpcsamp.ingest import Source
@@ -32,8 +33,8 @@ class Shapes:
         Shapes of an item; by name if there are several inputs or targets.
     item_bytes
         Of an item on disk.
-    values
-        Classes, or values of a target.
+    targets
+        What is known of the targets.
     ids
         Whether inputs are ids.
     kinds
@@ -45,7 +46,7 @@ class Shapes:
     x: tuple[int, ...] | Mapping[str, tuple[int, ...]]
     y: tuple[int, ...] | Mapping[str, tuple[int, ...]]
     item_bytes: int
-    values: int
+    targets: Targets
     ids: bool = False
     kinds: Mapping[str, Kind] = field(default_factory=dict)
     mean: Any = field(default=None, compare=False, repr=False)
@@ -58,10 +59,6 @@ class Shapes:
         kinds, targets = kinds_of(told), targets_of(told)
         shapes = {name: tuple(spec.shape) for name, spec in told.arrays.items()}
         several = isinstance(told.inputs, dict)
-        sizes = {
-            name: output_size(target.task, target.classes, shapes[name])
-            for name, target in targets.items()
-        }
         mean, std = None, None
         if isinstance(data, Dataset) and not data.has_several_targets:
             mean, std = data.y_scale()
@@ -69,7 +66,7 @@ class Shapes:
             {name: shapes[name] for name in kinds} if several else shapes["x"],
             {name: shapes[name] for name in targets} if told.targets else shapes["y"],
             sum(spec.item_bytes for spec in told.arrays.values()),
-            sum(sizes.values()),
+            Targets.of(told),
             told.inputs == "ids",
             kinds if several else {},
             mean,
@@ -78,7 +75,7 @@ class Shapes:
 
     def batch(self, items: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Inputs of so many items, all 0: numbers of a type, ids, and flags."""
-        return Data(self.x, self.values, self.ids, self.kinds).batch(items, dtype, device)
+        return Data(self.x, 0, self.ids, self.kinds).batch(items, dtype, device)
 
     def batch_bytes(self, number: int) -> int:
         """Bytes of the inputs of an item in a batch, where a number has so many."""

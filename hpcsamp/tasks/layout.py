@@ -58,3 +58,13 @@ class Layout:
             int(np.prod(self.shape(name), dtype=np.int64)) * np.dtype(v.dtype).itemsize
             for name, v in self.variables.items()
         )
+
+
+def class_axis(classes: int) -> Variable:
+    """The axis of the classes, by their labels."""
+    return Variable(("class",), "<i8", "", "", np.arange(classes, dtype="<i8"))
+
+
+def sample_axis(samples: int) -> Variable:
+    """The axis of the weight samples."""
+    return Variable(("sample",), "<i8", "", "weight sample", np.arange(samples, dtype="<i8"))

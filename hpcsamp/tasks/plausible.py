@@ -35,12 +35,18 @@ class ConstantNormal:
         self._mean, self._std = map(torch.tensor, dataset.y_scale())
         self.state = torch.zeros(2, dtype=torch.float64)
 
-    def update(self, y: Tensor, weight: Tensor) -> None:
-        """Add the ``(B, ...)`` targets of a batch; items of weight 0 do not count."""
+    def update(self, y: Tensor, weight: Tensor, mask: Tensor | None = None) -> None:
+        """Add the ``(B, ...)`` targets of a batch.
+
+        Items of weight 0 do not count, nor do values for which ``mask`` is False.
+        """
+        known = (torch.ones_like(y, dtype=torch.bool) if mask is None else mask)[weight > 0].cpu()
         true = y[weight > 0].detach().double().cpu()
         square = ((true - self._mean) / self._std).square()
         each = 0.5 * (square + math.log(2 * math.pi)) + self._std.log()
-        self.state += torch.stack([each.sum(), each.new_tensor(float(len(true)))])
+        each = torch.where(known, each, 0.0)
+        items = known.reshape(len(known), -1).any(1).sum()
+        self.state += torch.stack([each.sum(), items.double()])
 
     def nll(self) -> float:
         """In nats per item."""

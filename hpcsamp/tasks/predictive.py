@@ -11,6 +11,7 @@ from hpcsamp.collectives import Collectives
 from hpcsamp.losses import Likelihood, Samples, centred_moments, log_mean_exp
 from hpcsamp.methods import Method
 from hpcsamp.tasks.components import distribution_function
+from hpcsamp.tasks.outputs import local_outputs
 
 
 @dataclass
@@ -20,13 +21,14 @@ class ClassPrediction:
     Attributes
     ----------
     log_probabilities
-        ``(B, C)``, log of the mean over all S samples of the class probabilities.
+        ``(B, ..., C)``, log of the mean over all S samples of the class probabilities; one
+        distribution for each value of a target.
     aleatoric
-        ``(B,)`` nats, mean over samples of each sample's entropy. The entropy of the mean is the
-        total uncertainty, the difference (the mutual information of label and weights) the
+        ``(B, ...)`` nats, mean over samples of each sample's entropy. The entropy of the mean is
+        the total uncertainty, the difference (the mutual information of label and weights) the
         epistemic one (Depeweg et al. 2018).
     own
-        ``(s, B, C)``, log probabilities of this rank's samples.
+        ``(s, B, ..., C)``, log probabilities of this rank's samples.
     """
 
     log_probabilities: Tensor
@@ -35,7 +37,7 @@ class ClassPrediction:
 
     @property
     def total(self) -> Tensor:
-        """``(B,)`` nats, entropy of the predictive distribution."""
+        """``(B, ...)`` nats, entropy of the predictive distribution."""
         return torch.special.entr(self.log_probabilities.exp()).sum(-1)
 
 
@@ -71,37 +73,8 @@ class ValuePrediction:
     own_stds: Tensor
 
 
-def local_outputs(
-    method: Method, x: Tensor, samples: int, group: Collectives, index: Tensor | None = None
-) -> Tensor:
-    """``(s, B, ...)`` outputs of this rank's share of ``samples`` prediction samples.
-
-    ``index``: ``(B,)`` positions of the items in their split, see :meth:`Method.forward`.
-    """
-    mine = method.prediction_share(samples, group.sample_size, group.sample_rank)
-    with torch.no_grad(), method.predicting():
-        return method(x, samples=mine, step=0, index=index)
-
-
-def sample_counts(method: Method, samples: int, group: Collectives) -> list[int]:
-    """How many prediction samples each rank of the sample group evaluates. Collective."""
-    mine = method.prediction_share(samples, group.sample_size, group.sample_rank)
-    counts = torch.zeros(group.sample_size, dtype=torch.float64)
-    counts[group.sample_rank] = len(mine)
-    if group.sample_size > 1:
-        group.sum_(counts, "sample")
-    return [int(n) for n in counts.tolist()]
-
-
-def predict_classes(
-    method: Method, x: Tensor, samples: int, group: Collectives, index: Tensor | None = None
-) -> ClassPrediction:
-    """Predictive class probabilities of ``(B, ...)`` inputs. Collective over the sample group.
-
-    ``index``: as in :func:`local_outputs`.
-    """
-    logits = local_outputs(method, x, samples, group, index)
-    log_p = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
+def class_prediction(log_p: Tensor, samples: int, group: Collectives) -> ClassPrediction:
+    """From log probabilities ``(s, B, ..., C)`` of this rank's samples. Collective."""
     entropy = torch.special.entr(log_p.exp()).sum(-1)
     return ClassPrediction(
         log_mean_exp(log_p, samples, group),
@@ -121,13 +94,30 @@ def predict_values(
 ) -> ValuePrediction:
     """Predictive moments of ``(B, ...)`` inputs, and where ``y`` lies in them. Collective.
 
-    ``index``: as in :func:`local_outputs`.
+    ``index``: as in :func:`~hpcsamp.tasks.outputs.local_outputs`.
     """
     outputs = local_outputs(method, x, samples, group, index)
+    return value_prediction(outputs, y, samples, group, likelihood)
+
+
+def value_prediction(
+    outputs: Tensor,
+    y: Tensor,
+    samples: int,
+    group: Collectives,
+    likelihood: Likelihood,
+    mask: Tensor | None = None,
+) -> ValuePrediction:
+    """From the outputs ``(s, B, ...)`` of this rank's samples. Collective.
+
+    ``mask``: False for values of ``y`` that are not known, which have no part in the density.
+    """
+    if mask is not None:
+        y = y.masked_fill(~mask, 0)
     means, noise = likelihood.moments(outputs, y)
     centre, shift, square = centred_moments(means, samples, group)
     alone = isinstance(likelihood, Samples)
-    density = likelihood.log_prob(outputs, y) if not alone else None
+    density = likelihood.log_prob(outputs, y, mask) if not alone else None
     return ValuePrediction(
         mean=centre + shift,
         aleatoric=group.sum_over_samples(noise.sum(0)) / samples,

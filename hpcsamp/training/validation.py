@@ -50,10 +50,11 @@ class Validation:
         if isinstance(evaluator.likelihood, losses.FittedGaussian):
             evaluator.likelihood = noise.fit(evaluator, self.method)
         found = evaluator.run(self.method)
-        if best == "nll" and isinstance(evaluator.likelihood, losses.Samples):  # no density
-            best = self.watched = "rmse"
+        known = evaluator.task.best
+        if best not in found.metrics:  # samples alone have no density
+            best = self.watched = next(name for name in known if name in found.metrics)
         self.metrics = found.metrics
-        return found, -found.metrics[best] if best == "accuracy" else found.metrics[best]
+        return found, known[best] * found.metrics[best]
 
     def close(self) -> None:
         """Close the files. Collective."""

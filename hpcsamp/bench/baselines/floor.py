@@ -74,7 +74,7 @@ def eager(config: RunConfig, topology: Topology) -> Training:
     update = optimizer(config, floor.parameters())
     x, y = next(feed.batches(config, torch.device("cpu")))
     x, items, samples = x.flatten(1), feed.size(config.data.path), config.method.samples
-    classes = config.task == "classification"
+    classes = config.task.kind == "classification"
     target = y.repeat(samples) if classes else y.flatten(1).expand(samples, len(y), -1)
 
     def step() -> None:

@@ -12,7 +12,7 @@ from hpcsamp import models
 from hpcsamp.config import RunConfig
 from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
-from hpcsamp.run.assemble import likelihood
+from hpcsamp.run.assemble import likelihood, task
 from hpcsamp.run.shapes import Shapes
 
 
@@ -43,7 +43,7 @@ def network(config: RunConfig, device: torch.device) -> nn.Module:
     """Fresh, the same as hpcsamp's; with its dropout where the method is Monte Carlo dropout."""
     with Dataset.open(config.data.path, "train") as dataset:
         shapes = Shapes.of(dataset)
-    outputs = shapes.values * likelihood(config).parameters
+    outputs = task(config).values(shapes.targets) * likelihood(config).parameters
     arguments = dict(config.model.arguments)
     if config.method.name == "mc_dropout":
         arguments["dropout"] = float(config.method.arguments.get("rate", 0.1))
@@ -60,7 +60,7 @@ def optimizer(config: RunConfig, parameters: Iterable[nn.Parameter]) -> torch.op
 
 def criterion(config: RunConfig) -> Callable[[Tensor, Tensor], Tensor]:
     """Loss of the outputs of one pass, or of their mean over samples."""
-    if config.task == "classification":
+    if config.task.kind == "classification":
         return nn.functional.cross_entropy
     if config.loss.name in ("mean_mse", "expected_nll"):
         return _squared_error

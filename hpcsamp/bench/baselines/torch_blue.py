@@ -96,7 +96,7 @@ def calling(math: bool) -> Iterator[None]:
 def _predictive(config: RunConfig) -> object:
     from torch_blue.vi.distributions import Categorical, MeanFieldNormal
 
-    return Categorical() if config.task == "classification" else MeanFieldNormal()
+    return Categorical() if config.task.kind == "classification" else MeanFieldNormal()
 
 
 def _step(config: RunConfig, topology: Topology, analytic: bool, math: bool = False) -> Training:

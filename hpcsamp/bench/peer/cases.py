@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import tomli_w
 
-from hpcsamp.data.manifest import Task
 from hpcsamp.errors import UsageError
 from hpcsamp.ingest.arrays import from_arrays
 from hpcsamp.ingest.build import build
+from hpcsamp.names import Task
 from hpcsamp.spelling import suggest
 
 ITEMS = 4096

@@ -1,0 +1,363 @@
+"""A kind of task: what targets are, what a network says of them, what is predicted and measured.
+
+A task of your own is a subclass of :class:`Task`, named in a configuration as
+``task.kind = "package.module:Class"``; usually one of an existing kind with some of its methods
+replaced::
+
+    class Ratings(Ordinal):                     # keys of [task] are arguments of the constructor
+        def tally(self, view):                  # what is measured
+            return RatingsTally(view)
+
+What is done with it, by a run and its evaluation::
+
+    task.check(targets)                         # does the set fit?
+    values = task.values(targets)               # numbers that a network must say of an item
+    prediction = task.predict(outputs, y, view) # of a batch, from the outputs of all samples
+    tally = task.tally(view)                    # metrics, as sums over a split
+    tally.update(prediction, y, weight, mask)
+    arrays = prediction.arrays(wanted)          # what a file of predictions holds of the batch
+    layout = task.variables(view, ...)          # names, axes and units of these arrays
+
+Where there are no targets, ``y`` is :meth:`View.blank`: arrays called ``target`` and ``error`` are
+of no use then, and the others do not depend on it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpcsamp.collectives import Collectives
+from hpcsamp.data import Dataset
+from hpcsamp.data.roles import targets_of
+from hpcsamp.errors import UsageError
+from hpcsamp.losses import Likelihood
+from hpcsamp.tasks.coordinates import Coordinates
+from hpcsamp.tasks.layout import Variable
+from hpcsamp.tasks.units import Units
+
+if TYPE_CHECKING:
+    from hpcsamp.data.manifest import Manifest
+
+ITEM = "index"
+"""Axis of the items in a file of predictions."""
+
+
+class TargetsError(UsageError):
+    """Targets of a set that are not what a task needs."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The targets of a set.
+
+    Attributes
+    ----------
+    kind
+        The task that the set is made for.
+    shape
+        Of the target of an item.
+    classes
+        ``C`` of labels ``0 .. C - 1``; None for numbers.
+    class_names
+        Of the classes, where the set has them.
+    names
+        Along the first axis of a target, where the set has them.
+    standardised
+        Whether batches hold them in standard deviations.
+    parts
+        Of a set with several targets, each by its name.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    classes: int | None = None
+    class_names: tuple[str, ...] | None = None
+    names: tuple[str, ...] = ()
+    standardised: bool = False
+    parts: Mapping[str, Targets] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, told: Manifest | Any) -> Targets:
+        """Of a manifest, or of a source that might become a set."""
+        parts = {}
+        for name, target in targets_of(told).items():
+            spec, named = told.arrays[name], target.class_names
+            parts[name] = cls(
+                target.task,
+                tuple(spec.shape),
+                target.classes,
+                None if named is None else tuple(named),
+                tuple(spec.names),
+                target.normalize,
+            )
+        return cls("several", (), parts=parts) if told.targets else parts["y"]
+
+    def __str__(self) -> str:
+        of = "numbers" if self.classes is None else f"labels of {self.classes} classes"
+        return f"{of} of shape {self.shape}"
+
+
+@dataclass(frozen=True)
+class View:
+    """Whose predictions are made, by whom, and in which units they are told.
+
+    Attributes
+    ----------
+    targets
+        What is predicted.
+    likelihood
+        The observation model: what outputs mean.
+    samples
+        ``S`` of the predictive distribution.
+    counts
+        Samples of each rank of the sample group.
+    group
+        Exchange with the other ranks of the sample group.
+    units, coordinates
+        Of the targets.
+    weights
+        Of the values of a target, by the area of grid cells; None for equal ones.
+    bins
+        Of calibration metrics.
+    dataset
+        The split that is evaluated; None where there are no targets.
+    """
+
+    targets: Targets
+    likelihood: Likelihood
+    samples: int
+    counts: Sequence[int]
+    group: Collectives
+    units: Units
+    coordinates: Coordinates
+    weights: Tensor | None = None
+    bins: int = 15
+    dataset: Dataset | None = None
+
+    def blank(self, outputs: Tensor) -> Tensor:
+        """Targets of the shape and type of true ones, for outputs ``(s, B, ...)``: zeros."""
+        kind = torch.float32 if outputs.dtype in (torch.bfloat16, torch.float16) else outputs.dtype
+        return torch.zeros(
+            outputs.shape[1],
+            *self.targets.shape,
+            dtype=kind if self.targets.classes is None else torch.int64,
+            device=outputs.device,
+        )
+
+
+@dataclass
+class Found:
+    """What a tally found.
+
+    Attributes
+    ----------
+    metrics
+        By name.
+    reliability
+        Bins of the diagrams by name.
+    rows
+        Of targets with several rows: ``name`` and ``axis_units`` of their axis, ``labels``,
+        ``units`` and metrics by name, a list each; else empty.
+    units
+        Unit of each metric that has one.
+    unattained
+        Metrics that so few samples do not have, and why, by name.
+    doubt
+        Why the predictions are worse than none, in one line, or None.
+    """
+
+    metrics: dict[str, float]
+    reliability: dict[str, Any] = field(default_factory=dict)
+    rows: dict[str, Any] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
+    unattained: dict[str, str] = field(default_factory=dict)
+    doubt: str | None = None
+
+
+class Prediction(ABC):
+    """The predictive distribution of a batch, the same on all ranks of a sample group."""
+
+    @abstractmethod
+    def lazy(self) -> Mapping[str, Callable[[], Tensor]]:
+        """What a file holds, ``(B, ...)`` each, made when called; ``samples`` are this rank's."""
+
+    @abstractmethod
+    def scores(self) -> Mapping[str, Tensor]:
+        """``(B,)`` each, one number per item: ``total`` and ``epistemic`` uncertainty.
+
+        Of tasks in which an item is right or wrong also ``confidence`` (1 minus it: larger is less
+        certain) and ``wrong``.
+        """
+
+    def arrays(self, wanted: Collection[str]) -> dict[str, np.ndarray]:
+        """The wanted arrays of the batch by name."""
+        return {k: make().cpu().numpy() for k, make in self.lazy().items() if k in wanted}
+
+
+class Tally(ABC):
+    """Metrics of a split as sums: of other ranks' items they are added."""
+
+    @property
+    @abstractmethod
+    def states(self) -> list[Tensor]:
+        """Flat float64 vectors on the CPU, to be summed over data groups in place."""
+
+    @abstractmethod
+    def update(
+        self, prediction: Any, target: Tensor, weight: Tensor, mask: Tensor | None = None
+    ) -> None:
+        """Add a batch.
+
+        Parameters
+        ----------
+        prediction
+            Of the task.
+        target
+            ``(B, ...)``.
+        weight
+            ``(B,)`` of items, 0 for padding.
+        mask
+            False for values that are not known, in the shape of the target.
+        """
+
+    @abstractmethod
+    def result(self, full: bool) -> Found:
+        """Metrics of all items so far.
+
+        Parameters
+        ----------
+        full
+            All of them; else those that are shown after an epoch.
+        """
+
+
+class Task(ABC):
+    """A kind of task, see the top of this file.
+
+    Attributes
+    ----------
+    kind
+        Its name in a configuration.
+    labels
+        Whether targets are labels ``0 .. C - 1``, else numbers.
+    usual_likelihood
+        Name of the likelihood where none is given.
+    best
+        Metrics by which states of a run can be compared: 1 where less is better, -1 where more is.
+    scores
+        Names of :meth:`Prediction.scores`.
+    told_apart
+        Those of them by which out-of-distribution items are told from others.
+    parts
+        Pictures of a report, by the names in :mod:`hpcsamp.report.build`.
+    """
+
+    kind: str = ""
+    labels: ClassVar[bool] = False
+    usual_likelihood: ClassVar[str]
+    best: ClassVar[Mapping[str, int]] = {"nll": 1}
+    scores: ClassVar[tuple[str, ...]] = ("total", "epistemic")
+    told_apart: ClassVar[tuple[str, ...]] = ("total", "epistemic")
+    parts: ClassVar[tuple[str, ...]] = ()
+
+    def check(self, targets: Targets) -> None:
+        """Refuse a set whose targets are of another kind.
+
+        Raises
+        ------
+        TargetsError
+            Beginning with the task.
+        """
+        if self.labels != (targets.classes is not None):
+            needs = "labels of classes" if self.labels else "numbers"
+            raise TargetsError(f"{self._said} needs {needs}, but targets are {targets}")
+
+    def check_values(self, y: np.ndarray, where: str) -> None:  # noqa: B027
+        """Refuse values that a target of this kind does not have; ``where`` begins the message.
+
+        Raises
+        ------
+        DataError
+            With the first one.
+        """
+
+    @abstractmethod
+    def values(self, targets: Targets) -> int:
+        """Numbers that a network must say of an item, for each parameter of the likelihood."""
+
+    @abstractmethod
+    def predict(
+        self,
+        outputs: Tensor,
+        target: Tensor,
+        view: View,
+        *,
+        mask: Tensor | None = None,
+        full: bool = False,
+        levels: Sequence[float] = (),
+    ) -> Prediction:
+        """The predictive distribution of a batch. Collective over the sample group.
+
+        Parameters
+        ----------
+        outputs
+            ``(s, B, ...)`` of this rank's samples.
+        target
+            ``(B, ...)``, or :meth:`View.blank`.
+        mask
+            False for values of the target that are not known, in its shape.
+        full
+            Also what costs more than sums over samples.
+        levels
+            Of quantiles, where there are any.
+        """
+
+    @abstractmethod
+    def tally(self, view: View) -> Tally:
+        """What is measured over a split, with nothing in it yet."""
+
+    @abstractmethod
+    def variables(
+        self, view: View, *, dtype: str, levels: Sequence[float], samples: int, values: bool
+    ) -> tuple[dict[str, Variable], dict[str, Variable]]:
+        """Axes and arrays of a file of predictions.
+
+        Parameters
+        ----------
+        dtype
+            Of what is predicted.
+        levels
+            Of quantiles.
+        samples
+            How many samples are kept; 0 for none.
+        values
+            Whether predictions of every value are kept, or (fields are large) one number per item
+            only.
+
+        Returns
+        -------
+        axes, arrays
+            By name; without the axis of the items.
+        """
+
+    def has_quantiles(self, likelihood: Likelihood) -> bool:
+        """Whether quantiles can be predicted."""
+        return False
+
+    def resolution(self, view: View) -> float:
+        """Below it the uncertainties of items are rounding: they are differences of larger numbers.
+
+        Nats and probabilities: 1e-13.
+        """
+        return 1e-13
+
+    @property
+    def _said(self) -> str:
+        return f'task = "{self.kind}"'

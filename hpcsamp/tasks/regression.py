@@ -1,0 +1,261 @@
+"""Numbers for each item: one, a row, a field."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpcsamp.errors import UsageError
+from hpcsamp.losses import Likelihood, Samples
+from hpcsamp.metrics import RegressionMetrics
+from hpcsamp.tasks.base import ITEM, Found, Prediction, Tally, Targets, Task, View
+from hpcsamp.tasks.components import normal_components
+from hpcsamp.tasks.gathered import of_all_samples
+from hpcsamp.tasks.layout import Variable, sample_axis
+from hpcsamp.tasks.plausible import ConstantNormal, doubt
+from hpcsamp.tasks.predictive import ValuePrediction, value_prediction
+
+#: What is left out after an epoch.
+_ONLY_FULL = (
+    "bias", "nll_physical", "spread_epistemic", "sharpness", "spread_skill", "coverage_80", "mace"
+)  # fmt: skip
+_IN_UNITS = (
+    "rmse", "mae", "bias", "crps", "spread", "spread_epistemic", "sharpness",
+)  # fmt: skip
+
+
+@dataclass
+class NumberPrediction(Prediction):
+    """Moments, quantiles and score of the predictive distribution of values.
+
+    Attributes
+    ----------
+    of
+        The distribution.
+    target
+        ``(B, ...)``.
+    view
+        In which units values are told.
+    crps
+        ``(B, ...)``, where it was asked for.
+    quantiles
+        ``(Q, B, ...)``.
+    """
+
+    of: ValuePrediction
+    target: Tensor
+    view: View
+    crps: Tensor | None
+    quantiles: Tensor
+
+    def lazy(self) -> Mapping[str, Callable[[], Tensor]]:
+        """See :class:`Prediction`; values are in the units of the target."""
+        p, units = self.of, self.view.units
+        total = p.aleatoric + p.epistemic
+        over_item = self._over_item
+        return {
+            "target": lambda: units.value(self.target),
+            "mean": lambda: units.value(p.mean),
+            "std": lambda: units.spread(total.double().sqrt()),
+            "std_aleatoric": lambda: units.spread(p.aleatoric.double().sqrt()),
+            "std_epistemic": lambda: units.spread(p.epistemic.double().clamp_min(0).sqrt()),
+            "total": lambda: over_item(total),
+            "aleatoric": lambda: over_item(p.aleatoric),
+            "epistemic": lambda: over_item(p.epistemic),
+            "error": lambda: over_item((p.mean - self.target).double().square()).sqrt(),
+            "quantiles": lambda: torch.stack([units.value(q) for q in self.quantiles], 1),
+            "samples": lambda: torch.stack([units.value(m) for m in p.own_means], 1),
+        }
+
+    def scores(self) -> Mapping[str, Tensor]:
+        """See :class:`Prediction`."""
+        p = self.of
+        return {"total": _mean(p.aleatoric + p.epistemic), "epistemic": _mean(p.epistemic)}
+
+    def _over_item(self, variance: Tensor) -> Tensor:
+        """``(B,)`` mean over the values of an item, in squared standard deviations."""
+        units, weights = self.view.units, self.view.weights
+        x = units.relative(units.relative(variance))
+        if weights is not None:
+            x = x * weights.to(x.device)
+        return x.flatten(1).mean(1) if x.dim() > 1 else x
+
+
+class NumberTally(Tally):
+    """Metrics of predictive distributions of values, and of a constant one to compare with."""
+
+    def __init__(self, view: View) -> None:
+        assert view.dataset is not None
+        units = view.units
+        self.view = view
+        self.metrics = RegressionMetrics(
+            rows=len(units.scale),
+            weights=view.weights,
+            scale=units.scale.tolist(),
+            mixed=units.mixed,
+            typical=units.typical.tolist(),
+            samples=view.samples,
+            alone=isinstance(view.likelihood, Samples),
+        )
+        self.constant = ConstantNormal(view.dataset)
+
+    @property
+    def states(self) -> list[Tensor]:
+        """See :class:`Tally`."""
+        return [self.metrics.state, self.constant.state]
+
+    def update(
+        self,
+        prediction: NumberPrediction,
+        target: Tensor,
+        weight: Tensor,
+        mask: Tensor | None = None,
+    ) -> None:
+        """See :class:`Tally`."""
+        p = prediction.of
+        self.metrics.update(
+            p.mean,
+            p.aleatoric + p.epistemic,
+            target,
+            weight,
+            p.log_density,
+            pit=p.pit,
+            crps=prediction.crps,
+            epistemic=p.epistemic,
+            known=mask,
+        )
+        self.constant.update(target, weight, mask)
+
+    def result(self, full: bool) -> Found:
+        """See :class:`Tally`."""
+        units, axes = self.view.units, self.view.coordinates.axes
+        rows: dict[str, Any] = {}
+        if axes and len(units.scale) > 1:
+            axis = axes[0]
+            labels = [str(v) if axis.named else float(v) for v in axis.values]
+            rows = {"name": axis.name, "axis_units": axis.units, "labels": labels}
+            rows["units"] = units.by_row
+            rows |= self.metrics.by_row()
+        found = self.metrics.compute()
+        told = {k: units.overall for k in _IN_UNITS if k in found and units.overall}
+        return Found(
+            {k: v for k, v in found.items() if full or k not in _ONLY_FULL},
+            self.metrics.reliability(),
+            rows,
+            told,
+            unattained=self.metrics.unattained(),
+            doubt=doubt(found, self.constant.nll()),
+        )
+
+
+class Regression(Task):
+    """Numbers of any shape for each item; what outputs mean is said by the likelihood."""
+
+    usual_likelihood = "learned_gaussian"
+    best: ClassVar[Mapping[str, int]] = {"nll": 1, "rmse": 1, "mae": 1, "crps": 1}
+    parts = ("coverage", "spread", "rows", "forecasts", "maps")
+
+    def values(self, targets: Targets) -> int:
+        """See :class:`Task`."""
+        return math.prod(targets.shape)
+
+    def predict(
+        self,
+        outputs: Tensor,
+        target: Tensor,
+        view: View,
+        *,
+        mask: Tensor | None = None,
+        full: bool = False,
+        levels: Sequence[float] = (),
+    ) -> NumberPrediction:
+        """See :class:`Task`."""
+        normal = normal_components(view.likelihood)
+        if levels and not normal:
+            raise UsageError(
+                f"quantiles are exact for mixtures of normal distributions, not of "
+                f"{type(view.likelihood).__name__}: leave them out (--quantiles none)"
+            )
+        p = value_prediction(outputs, target, view.samples, view.group, view.likelihood, mask)
+        crps, quantiles = of_all_samples(
+            p.own_means,
+            p.own_stds,
+            view.counts,
+            view.group,
+            target=target if full and normal else None,
+            levels=levels,
+            alone=isinstance(view.likelihood, Samples),
+        )
+        return NumberPrediction(p, target, view, crps, quantiles)
+
+    def tally(self, view: View) -> NumberTally:
+        """See :class:`Task`."""
+        return NumberTally(view)
+
+    def has_quantiles(self, likelihood: Likelihood) -> bool:
+        """See :class:`Task`."""
+        return normal_components(likelihood)
+
+    def resolution(self, view: View) -> float:
+        """See :class:`Task`: that of variances is relative to the variance of the targets."""
+        return 1e-13 * float(view.units.typical.min()) ** 2
+
+    def variables(
+        self, view: View, *, dtype: str, levels: Sequence[float], samples: int, values: bool
+    ) -> tuple[dict[str, Variable], dict[str, Variable]]:
+        """See :class:`Task`."""
+        units = view.units
+        scales: dict[str, Variable] = {}
+        what = "variance of values (in squared standard deviations), mean over an item"
+        made = {
+            "total": Variable((ITEM,), dtype, "", f"total uncertainty: predictive {what}"),
+            "aleatoric": Variable((ITEM,), dtype, "", f"aleatoric uncertainty: mean noise {what}"),
+            "epistemic": Variable(
+                (ITEM,), dtype, "", f"epistemic uncertainty: of the samples' means, {what}"
+            ),
+            "error": Variable(
+                (ITEM,), dtype, "", "root mean squared error of an item, standard deviations"
+            ),
+        }
+        if not values:
+            return scales, made
+        unit = "" if units.mixed else units.name
+        for axis in view.coordinates.axes:
+            kind = "<f8" if not axis.named else "O"
+            scales[axis.name] = Variable((axis.name,), kind, axis.units, "", axis.values)
+        place = (ITEM, *(a.name for a in view.coordinates.axes))
+        made |= {
+            "target": Variable(place, dtype, unit, "observed value"),
+            "mean": Variable(place, dtype, unit, "predictive mean"),
+            "std": Variable(place, dtype, unit, "predictive standard deviation with noise"),
+            "std_aleatoric": Variable(
+                place, dtype, unit, "root of the mean noise variance of the samples"
+            ),
+            "std_epistemic": Variable(
+                place, dtype, unit, "standard deviation of the samples' means"
+            ),
+        }
+        if levels:
+            at = np.asarray(levels, "<f8")
+            scales["quantile"] = Variable(("quantile",), "<f8", "", "probability", at)
+            made["quantiles"] = Variable(
+                (ITEM, "quantile", *place[1:]), dtype, unit,
+                "exact quantiles of the predictive mixture",
+            )  # fmt: skip
+        if samples:
+            scales["sample"] = sample_axis(samples)
+            made["samples"] = Variable(
+                (ITEM, "sample", *place[1:]), dtype, unit,
+                "mean of every weight sample, without noise",
+            )  # fmt: skip
+        return scales, made
+
+
+def _mean(variance: Tensor) -> Tensor:
+    return variance.double().flatten(1).mean(1) if variance.dim() > 1 else variance
