@@ -16,6 +16,7 @@ from torch import nn
 
 from hpcsamp.collectives.base import Collectives
 from hpcsamp.collectives.exchange import Exchange
+from hpcsamp.collectives.data_group import DataGroup
 from hpcsamp.collectives.replicas import make_alike
 from hpcsamp.collectives.updates import Updates, updates_of
 from hpcsamp.errors import UsageError
@@ -83,6 +84,7 @@ def distribute(
     _check_closure(optimizer, updates)
     trouble = _of_two_types(method) or updates.mismatch(optimizer, method)
     make_alike(method, optimizer, collectives, trouble, updates.placement)
+    method.join(DataGroup(collectives, method.placement.replicas))
     collectives.expect(updates.largest)
     made = Exchange(optimizer, collectives, method, clip, updates, compare_every)
     for before in {_newest_of(method), _newest_of(optimizer)} - {None}:

@@ -15,13 +15,13 @@ from hpcsamp.errors import UsageError
 from hpcsamp.grid import share
 from hpcsamp.grid.placement import REPLICATED, Replicated
 from hpcsamp.methods.accumulate import Accumulator
-from hpcsamp.methods.holding import Holding
 from hpcsamp.methods.observe import Observer
+from hpcsamp.methods.stepping import Stepping
 from hpcsamp.weights import Caller, Place, inputs_of, refusals
 from hpcsamp.weights.calling import Outputs
 
 
-class Method(Holding):
+class Method(Stepping):
     """A module as S functions, one per weight sample.
 
         outputs = method(x, samples=range(4, 8), step=t)      # (4, B, ...)
@@ -41,8 +41,6 @@ class Method(Holding):
 
     Attributes
     ----------
-    step
-        The step to draw for when a call does not say; :func:`hpcsamp.distribute` advances it.
     placement
         Where its weights live: all of them on every rank, or rows of its own samples.
     """
@@ -98,7 +96,6 @@ class Method(Holding):
     def __init__(self, seed: int, samples_per_pass: int | Literal["auto"] = "auto") -> None:
         super().__init__(samples_per_pass)
         self.seed = seed
-        self.step = 0
         self._in_prediction = False
         self._in_trial = False
         self._observer = Observer()

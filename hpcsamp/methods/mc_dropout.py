@@ -86,11 +86,15 @@ class MCDropout(Method):
         self.prior_std = prior_std
         self._put = Put(module)
         self._caller = Caller(module)
+        self._share_state([self._put])
         self._places = Places(module)
         self._how = Masks(rate, shared=masks == "sample")
         self._variables = PlainVariables(module)
         self.module = module
         self.autocast = autocast
+
+    def _holders(self) -> list[tuple[Put, None]]:
+        return [(self._put, None)]
 
     @property
     def networks(self) -> list[nn.Module]:

@@ -6,7 +6,7 @@ a sample group: a rank averages its members' gradients over the data group and s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Self
 
@@ -20,7 +20,7 @@ from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.copies import apart
 from hpcsamp.methods.showing import Showing
 from hpcsamp.methods.traces import Traces
-from hpcsamp.weights import Place, PlainVariables, Variables
+from hpcsamp.weights import Place, PlainVariables, Put, Variables
 from hpcsamp.weights.extra import extra_of, put_extra
 
 
@@ -86,6 +86,10 @@ class Members(Showing):
         self._link()
         self._accumulator: RowAccumulator | None = None
         self._predicted: int | None = None
+
+    def _holders(self) -> list[tuple[Put, Sequence[int] | None]]:
+        pairs = zip(self.members, self._variables, strict=True)
+        return [(variables.put, [member]) for member, variables in pairs]
 
     @classmethod
     def create(

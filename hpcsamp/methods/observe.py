@@ -3,7 +3,8 @@
 On any grid a run gives the same numbers only if an output depends on the item, the weights and what
 the method draws, and on nothing else: neither on passes before it nor on the other items of its
 batch. So the module is watched: what it holds and the states of the global generators before and
-after a pass, two equal passes, and a batch against its two halves. It is left as it was.
+after a pass, two equal passes, and a batch against its two halves. It is left as it was. What the
+forward pass may change is in :mod:`hpcsamp.methods.kept`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.generators import Generators
+from hpcsamp.methods.kept import Kept, called
 from hpcsamp.methods.recording import Evaluate, Record, hooked, recorded
 from hpcsamp.methods.traces import Traces
 from hpcsamp.weights import Inputs, inputs_of
@@ -64,9 +66,11 @@ class Observer:
         x, index = _some_items(x[0] if stacked else x, index)
         self._busy = True
         try:
+            kept = Kept(None if method.in_prediction else method.state)
 
             def evaluate(rows: slice, x: Tensor = x) -> Tensor:
                 y: Tensor = method(x[rows], samples=samples[:1], step=step, index=index[rows])
+                kept.note(method.state)
                 return y[0]
 
             with (
@@ -74,17 +78,24 @@ class Observer:
                 method.one_at_a_time(),  # values are looked at
                 _told_kind(network, x, lambda other: evaluate(slice(0, 1), other)),
             ):
-                watch(network, evaluate, len(x), _eps(method, x), _replaced(method, network))
+                own = _replaced(method, network)
+                watch(network, evaluate, len(x), _eps(method, x), own, kept)
         finally:
             self._busy = False
-        self._known.add(mode)
+            method.state.replayed = None
         if not method.in_prediction:
             with method.predicting():
                 self.look(method, x, method.some_prediction_sample(), step, False, index)
+        self._known.add(mode)
 
 
 def watch(
-    network: nn.Module, evaluate: Evaluate, items: int, eps: float, own: Sequence[nn.Parameter]
+    network: nn.Module,
+    evaluate: Evaluate,
+    items: int,
+    eps: float,
+    own: Sequence[nn.Parameter],
+    kept: Kept,
 ) -> None:
     """Refuse a module whose outputs depend on more than the item and the weights.
 
@@ -100,6 +111,8 @@ def watch(
         Precision of the numbers.
     own
         Parameters of the module that are not to be used, as the method puts others in their place.
+    kept
+        The state that the module may advance.
 
     Raises
     ------
@@ -112,13 +125,15 @@ def watch(
         with torch.no_grad():
             _check_axis(network, evaluate(everything), items)
             _check_generators(network, evaluate, everything, generators)
-            _check_tensors(network, first, Traces(network))
+            kept.find(network, first, Traces(network))
             first.put_back()
+            kept.replay()
             once, before = recorded(network, evaluate, everything), Traces(network)
             twice, after = recorded(network, evaluate, everything), Traces(network)
             _check_memory(network, before, after)
             _check_repeated(network, once, twice, min(256 * eps, math.sqrt(eps)))
             first.put_back()  # a cache that the other half has filled is another one
+            kept.replay(again=True)
             try:
                 halves = _in_halves(network, evaluate, items)
             except (RuntimeError, ValueError, IndexError) as e:
@@ -126,6 +141,7 @@ def watch(
                     f"{type(network).__name__} takes {items} items and not {items // 2} of them "
                     f"({_line(e)}); results must not depend on how items come in batches"
                 ) from e
+            kept.check(network)
             _check_coupling(network, evaluate, first, once, halves, math.sqrt(eps))
         if own:
             _check_own(network, evaluate(slice(0, 1)), own)
@@ -236,23 +252,10 @@ def _check_generators(
     if found:  # not by another thread
         name, moved = found[0]
         raise UsageError(
-            f"{_called(network, name)} draws by itself, from {' and '.join(moved)}, so that another"
+            f"{called(network, name)} draws by itself, from {' and '.join(moved)}, so that another"
             f" number of ranks would draw other numbers; set its rate of dropout to 0, or take the "
             f"noise out of its forward pass; the method mc_dropout draws the masks of nn.Dropout "
             f"layers for it"
-        )
-
-
-def _check_tensors(network: nn.Module, before: Traces, after: Traces) -> None:
-    changed = before.written(after)
-    if changed:
-        owner = changed[0][0]
-        names = ", ".join(key for name, key in changed if name == owner)
-        raise UsageError(
-            f"{_called(network, owner)} changes its {names} in the forward pass; samples and ranks "
-            f"would overwrite such state (running statistics, power iterations) for each other; "
-            f"use a layer without it, e.g. LayerNorm or GroupNorm instead of BatchNorm, or keep "
-            f"this one in evaluation mode"
         )
 
 
@@ -261,7 +264,7 @@ def _check_memory(network: nn.Module, before: Traces, after: Traces) -> None:
     if changed:
         name, key = changed[0]
         raise UsageError(
-            f"{_called(network, name)} changes its attribute {key} from one pass to the next "
+            f"{called(network, name)} changes its attribute {key} from one pass to the next "
             f"({_shown(before.values[changed[0]])}, then {_shown(after.values[changed[0]])}); a "
             f"forward pass must leave nothing behind, as how many there are depends on the number "
             f"of ranks"
@@ -273,7 +276,7 @@ def _check_repeated(network: nn.Module, once: Record, twice: Record, tolerance: 
     apart = max(once.apart(twice), found)
     if apart > tolerance:
         raise UsageError(
-            f"{_called(network, name)} gives other outputs when it is evaluated again with equal "
+            f"{called(network, name)} gives other outputs when it is evaluated again with equal "
             f"weights and inputs (they differ by {apart:.2g} of their size): it draws by itself or "
             f"keeps something from one pass to the next; take that out of its forward pass"
         )
@@ -300,10 +303,10 @@ def _check_coupling(
             break
     if apart > tolerance:
         raise UsageError(
-            f"{_called(network, where)} makes an item's outputs depend on the other items of its "
+            f"{called(network, where)} makes an item's outputs depend on the other items of its "
             f"batch (by {apart:.2g} of their size, between a batch and its halves), so that "
             f"results would depend on the number of ranks and on evaluation.batch; use a layer that"
-            f" treats each item alone, e.g. LayerNorm or GroupNorm instead of BatchNorm"
+            f" treats each item alone, or nn.BatchNorm, whose statistics are those of all ranks"
         )
 
 
@@ -331,13 +334,6 @@ def _check_own(network: nn.Module, output: Tensor, own: Sequence[nn.Parameter]) 
                 f"cannot be put in its place; use self.{found} in the forward pass"
             )
         nodes += [function for function, _ in node.next_functions]
-
-
-def _called(network: nn.Module, name: str) -> str:
-    if not name:
-        return type(network).__name__
-    part = dict(network.named_modules()).get(name)
-    return f"{name}, a {type(part).__name__}," if part is not None else name
 
 
 def _shown(content: Any) -> str:

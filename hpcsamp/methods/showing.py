@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hpcsamp.methods.base import Method
 from hpcsamp.methods.holding import in_parts
-from hpcsamp.weights import Caller, Place, Variables, evaluate
+from hpcsamp.weights import Caller, Place, Put, Variables, evaluate
 from hpcsamp.weights.extra import extra_of, put_extra
 
 
@@ -41,6 +41,10 @@ class Showing(Method):
         # in a list: the modules' parameters are views of this method's, and not registered
         self._variables = list(variables)
         self.autocast = autocast
+        self._share_state([v.put for v in self._variables])
+
+    def _holders(self) -> Sequence[tuple[Put, Sequence[int] | None]]:
+        return [(self.variables.put, None)]
 
     @property
     def networks(self) -> list[nn.Module]:

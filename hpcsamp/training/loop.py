@@ -279,7 +279,7 @@ class Trainer:
         """Numbers of one of this rank's samples, to find the one that broke."""
         place = sample - self.assembled.own.start
         x = x[place : place + 1] if stacked else x
-        with torch.no_grad():
+        with torch.no_grad(), self.method.trying():
             one = range(sample, sample + 1)
             return self.method(x, samples=one, step=step, stacked=stacked, index=index)
 

@@ -19,7 +19,7 @@ from hpcsamp.weights.inputs import signature
 from hpcsamp.weights.place import Place
 from hpcsamp.weights.put import Put
 from hpcsamp.weights.routing import OtherCallsError, known_plan
-from hpcsamp.weights.strategies import STRATEGIES, Chunk, loop
+from hpcsamp.weights.strategies import STRATEGIES, Chunk, Pass, loop
 
 
 def evaluate(
@@ -76,9 +76,10 @@ def evaluate(
     check_strategy(strategy)
     chunk = _chunk(put, call, sampled, shared, x, samples, stacked, place)
     if samples == 1 or strategy == "loop":
+        _agreed(chunk, loop.run)
         return loop.run(chunk)
     verdict = _known(chunk, strategy)
-    if verdict.run is not None:
+    if _agreed(chunk, verdict.run) and verdict.run is not None:
         try:
             return verdict.run(chunk)
         except OtherCallsError:  # each sample may draw in its own way
@@ -87,6 +88,34 @@ def evaluate(
         for reasons in _listening:
             reasons.append(verdict.reason or "")
     return loop.run(chunk)
+
+
+def _agreed(chunk: Chunk, run: Pass | None) -> bool:
+    """Whether the ranks of a data group evaluate a chunk in the same way, where they exchange batch
+    statistics in it: else each of its samples goes by itself.
+
+    Collective over the data group, then.
+
+    Raises
+    ------
+    UsageError
+        If they have other samples in the chunk.
+    """
+    state, place = chunk.put.state, chunk.place
+    if state is None or place is None or place.trial or place.prediction or not state.exchanges:
+        return True
+    ways = [way for forms in STRATEGIES.values() for way in forms]
+    way = ways.index(run) if run is not None else 0
+    mine = torch.tensor([way, chunk.samples, place.samples[0]], dtype=torch.float64)
+    assert state.group is not None
+    others = state.group.gathered(mine.to(chunk.x.device))
+    if (others[:, 1:] != others[0, 1:]).any():
+        spans = ", ".join(f"{int(k)} from {int(first)} on" for _, k, first in others.tolist())
+        raise UsageError(
+            f"the ranks of a data group evaluate other samples at once ({spans}), but normalise "
+            f"over the whole batch together; give all of them the same method.samples_per_pass"
+        )
+    return bool((others[:, 0] == way).all())
 
 
 _listening: list[list[str]] = []

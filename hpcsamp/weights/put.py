@@ -9,11 +9,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from hpcsamp.errors import UsageError
+
+if TYPE_CHECKING:
+    from hpcsamp.weights.state import State
 
 Place = tuple[dict[str, Any], str]
 """A module's own dictionary of parameters or buffers, and the key in it."""
@@ -36,6 +39,8 @@ class Put:
 
     Attributes
     ----------
+    state
+        That of the method that the module is evaluated for (:mod:`hpcsamp.weights.state`).
     known
         What was found out about strategies for this module, by sizes.
     """
@@ -43,6 +48,7 @@ class Put:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.known: dict[Any, Any] = {}
+        self.state: State | None = None
         self._parts = list(module.modules())
         self._places: dict[str, tuple[Place, ...]] = {}
         shared: dict[int, list[Place]] = {}
@@ -85,6 +91,18 @@ class Put:
             Where the module, or a hook of it, reads the value.
         """
         self._places[name] = ((held, key),)
+
+    def held(self, name: str) -> Any:
+        """What the module has under a name now."""
+        held, key = self.places(name)[0]
+        return held[key]
+
+    def name_of(self, value: object) -> str | None:
+        """The name under which the module has a value now; None if it has not."""
+        for name, places in self._places.items():
+            if any(held[key] is value for held, key in places):
+                return name
+        return None
 
     def modes(self) -> tuple[bool, ...]:
         """Which submodules are in training mode."""

@@ -14,7 +14,9 @@ from hpcsamp.streams import Purpose
 from hpcsamp.streams.branches import branches
 from hpcsamp.streams.noise import name_of
 from hpcsamp.streams.places import place_keys
+from hpcsamp.weights.carry import Carry
 from hpcsamp.weights.place import Place
+from hpcsamp.weights.put import Put
 from hpcsamp.weights.routing.forms import Form
 
 
@@ -64,6 +66,10 @@ class Now:
         How many calls have drawn so far.
     met
         Whether a call was routed that has to be in every form of pass.
+    put, carry
+        The module, and the state that the pass begins with and leaves; None where there is none.
+    normalised
+        How many calls have normalised over the batch so far.
     again
         Makes a block in which calls are routed as in the module: within a route they are not.
     """
@@ -75,6 +81,9 @@ class Now:
     draws: Draws
     calls: int = 0
     met: bool = False
+    put: Put | None = None
+    carry: Carry | None = None
+    normalised: int = 0
     again: Callable[[], AbstractContextManager[Any]] = nullcontext
     _keys: Tensor | None = field(default=None, repr=False)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
+from hpcsamp.weights.carry import Carry, carried
 from hpcsamp.weights.inputs import each, signature
 from hpcsamp.weights.layers import Layer, followed
 from hpcsamp.weights.place import Place
@@ -30,11 +31,29 @@ def routed(chunk: Chunk, form: Form, vmap: bool = False) -> Any:
 
     ``vmap``: whether the routes of :data:`.table.OF_VMAP` are on, too.
     """
-    others = OF_VMAP if vmap else {}
+    others, carry = OF_VMAP if vmap else {}, _carried(chunk, range(chunk.samples))
     if chunk.place is None or chunk.plan is None or not chunk.plan.needed:
-        return Routing(_nowhere(chunk, form), {}, others) if others else nullcontext()
+        mode: Any = Routing(_nowhere(chunk, form), {}, others) if others else nullcontext()
+        return mode if carry is None else _Both(carry, mode)
     now = Now(chunk.place, form, chunk.items, chunk.x.device, chunk.plan)
-    return Routing(now, ROUTES, others)
+    now.put, now.carry = chunk.put, carry
+    mode = Routing(now, ROUTES, others)
+    return mode if carry is None else _Both(carry, mode)
+
+
+class _Both:
+    """Two blocks, one within the other."""
+
+    def __init__(self, outer: Any, inner: Any) -> None:
+        self._outer, self._inner = outer, inner
+
+    def __enter__(self) -> None:
+        self._outer.__enter__()
+        self._inner.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._inner.__exit__(*error)
+        self._outer.__exit__(*error)
 
 
 def alone(chunk: Chunk, row: int, x: Any) -> Any:
@@ -47,7 +66,8 @@ def alone(chunk: Chunk, row: int, x: Any) -> Any:
     """
     plan, place = chunk.plan, chunk.place
     if place is None or plan is None or not plan.needed:
-        return chunk.call(x)
+        with _carried(chunk, [row]) or nullcontext():
+            return chunk.call(x)
     place = place.some([row])
     for own in (plan, None):
         # a layer that is left out by chance makes a pass with other calls: it is looked at itself
@@ -56,10 +76,11 @@ def alone(chunk: Chunk, row: int, x: Any) -> Any:
             Alone(),
             chunk.items,
             x.device,
-            own or probed(chunk.put.module, chunk.call, place, x),
+            own or probed(chunk.put.module, chunk.call, place, x, chunk.put),
         )
+        now.put, now.carry = chunk.put, _carried(chunk, [row])
         try:
-            with Routing(now, ROUTES):
+            with now.carry or nullcontext(), Routing(now, ROUTES):
                 return chunk.call(x)
         except OtherCallsError as e:
             error = e
@@ -67,6 +88,16 @@ def alone(chunk: Chunk, row: int, x: Any) -> Any:
         f"{type(chunk.put.module).__name__} draws by itself, and not the same for the same sample "
         f"({error}); its forward pass must make the same calls for any items"
     ) from error
+
+
+def _carried(chunk: Chunk, rows: Sequence[int]) -> Carry | None:
+    """What a pass over some samples of a chunk carries; None where there is no state."""
+    state, plan = chunk.put.state, chunk.plan
+    if chunk.place is None or state is None:
+        return None
+    if not state.changing and not (plan is not None and plan.needed):
+        return None
+    return carried(chunk.put, chunk.place.some(rows), chunk.sampled, rows, chunk.items)
 
 
 def known_plan(
@@ -98,12 +129,14 @@ def known_plan(
     if plan is None:
         values = {name: value[0] for name, value in sampled.items()}
         with put(shared), put(values):
-            plan = probed(put.module, call, place.some([0]), x[0] if stacked else x)
+            plan = probed(put.module, call, place.some([0]), x[0] if stacked else x, put)
         put.known[name] = plan
     return plan
 
 
-def probed(module: nn.Module, call: Callable[[Any], Any], place: Place, x: Any) -> Plan:
+def probed(
+    module: nn.Module, call: Callable[[Any], Any], place: Place, x: Any, put: Put | None = None
+) -> Plan:
     """What a module draws in a pass, from passes with two and with three of some items.
 
     Parameters
@@ -114,6 +147,8 @@ def probed(module: nn.Module, call: Callable[[Any], Any], place: Place, x: Any) 
         Of a single sample.
     x
         ``(B, ...)`` inputs.
+    put
+        Of the module, if it may keep state.
 
     Raises
     ------
@@ -126,8 +161,10 @@ def probed(module: nn.Module, call: Callable[[Any], Any], place: Place, x: Any) 
         layers: list[Layer] = []
         found = Probe(layers)
         now = Now(place, Alone(), len(items), x.device, found)
+        now.put, now.carry = put, None if put is None else carried(put, place, {}, [0], len(items))
         quiet = torch.no_grad(), _buffers_kept(module), followed(module, layers)
-        with quiet[0], quiet[1], quiet[2], Routing(now, ROUTES):
+        blocks = now.carry or nullcontext(), Routing(now, ROUTES)
+        with quiet[0], quiet[1], quiet[2], blocks[0], blocks[1]:
             try:
                 call(items)
             except UsageError as e:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from hpcsamp.weights.routing import attention, dropout, embedding, gumbel, random, recurrent
+from hpcsamp.weights.routing import (
+    attention,
+    dropout,
+    embedding,
+    gumbel,
+    normalisation,
+    random,
+    recurrent,
+)
 from hpcsamp.weights.routing.now import Route
 
 #: Routes that a module needs in every form of pass.
@@ -12,6 +20,7 @@ ROUTES: dict[Any, Route] = {
     **attention.ROUTES,
     **dropout.ROUTES,
     **gumbel.ROUTES,
+    **normalisation.ROUTES,
     **random.ROUTES,
     **recurrent.ROUTES,
 }

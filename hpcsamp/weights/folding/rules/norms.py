@@ -48,7 +48,7 @@ def group_norm(
     if not isinstance(x, Tensor):
         return NotImplemented
     y = F.group_norm(x, num_groups, eps=eps)
-    return scaled(fold, y, _of_channels(weight, y), _of_channels(bias, y))
+    return scaled(fold, y, of_channels(weight, y), of_channels(bias, y))
 
 
 def batch_norm(
@@ -67,7 +67,7 @@ def batch_norm(
     if training or not own or not isinstance(x, Tensor):
         return NotImplemented
     y = F.batch_norm(x, running_mean, running_var, eps=eps)
-    return scaled(fold, y, _of_channels(weight, y), _of_channels(bias, y))
+    return scaled(fold, y, of_channels(weight, y), of_channels(bias, y))
 
 
 def weight_norm(fold: Fold, v: Any, g: Any, dim: int = 0) -> Any:
@@ -79,7 +79,7 @@ def weight_norm(fold: Fold, v: Any, g: Any, dim: int = 0) -> Any:
     return Sampled(v.value * (g.value / norm), fold)
 
 
-def _of_channels(value: Any, x: Tensor) -> Any:
+def of_channels(value: Any, x: Tensor) -> Any:
     """``(C, 1, ...)``, to scale the second axis."""
     ones = [1] * (x.dim() - 2)
     if type(value) is Sampled:

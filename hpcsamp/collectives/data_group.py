@@ -1,0 +1,38 @@
+"""What a method needs of the other ranks while it evaluates samples."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from hpcsamp.collectives.base import Collectives
+from hpcsamp.grid import Over
+
+
+class DataGroup:
+    """The data group of this rank, see :class:`hpcsamp.weights.group.Group`.
+
+    Parameters
+    ----------
+    collectives
+        The transport.
+    replicas
+        Ranks that hold the same modules.
+    """
+
+    def __init__(self, collectives: Collectives, replicas: Over) -> None:
+        self._collectives, self._replicas = collectives, replicas
+        self.size, self.rank = collectives.data_size, collectives.data_rank
+
+    def gathered(self, x: Tensor) -> Tensor:
+        """Numbers of each rank of the data group."""
+        whole = self._collectives.gather(x[None], [1] * self.size, "data")
+        return whole
+
+    def sum_(self, x: Tensor) -> None:
+        """Sum over the data group, in place."""
+        self._collectives.sum_(x, "data")
+
+    def sum_replicas_(self, x: Tensor) -> None:
+        """Sum over the ranks that hold the same modules, in place."""
+        if self._collectives.size(self._replicas) > 1:
+            self._collectives.sum_(x, self._replicas)

@@ -1,0 +1,121 @@
+"""Which state a module may advance in its forward pass, found by watching a few passes.
+
+In training a buffer may change if what a batch leaves of it is the mean of what its halves leave:
+then it does not matter how a batch is divided among ranks (:mod:`hpcsamp.weights.state`). A running
+maximum, a variance or a cache is no such mean, unless its calls are those of batch normalisation,
+whose statistics are taken over all ranks. In prediction nothing may change.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpcsamp.errors import UsageError
+from hpcsamp.methods.traces import Traces
+from hpcsamp.weights.state import Replay, State
+
+
+class Kept:
+    """The state of a module while it is watched.
+
+    Parameters
+    ----------
+    state
+        Where buffers that change are noted; None in prediction.
+    """
+
+    def __init__(self, state: State | None) -> None:
+        self._state = state
+        self._notes: list[dict[str, Tensor]] = []
+        self._whole: dict[str, Tensor] = {}
+
+    def find(self, network: nn.Module, before: Traces, after: Traces) -> None:
+        """Note which buffers a pass has changed.
+
+        Raises
+        ------
+        UsageError
+            If it has changed anything that it may not.
+        """
+        for name, key in before.written(after):
+            full = f"{name}.{key}" if name else key
+            buffer = _buffer(network, full)
+            if self._state is None or buffer is None:
+                when = "in prediction" if self._state is None else "in the forward pass"
+                raise UsageError(
+                    f"{called(network, name)} changes its {key} {when}; samples and ranks would "
+                    f"overwrite it for each other; only buffers may change, and in training alone"
+                )
+            self._state.changing.add(full)
+
+    def replay(self, again: bool = False) -> None:
+        """Note the batch statistics of passes from here on; or use those that were noted."""
+        if self._state is None:
+            return
+        if not again:
+            self._state.replayed = Replay()
+        elif self._state.replayed is not None:
+            self._state.replayed.again = True
+            self._whole = self._notes[-1] if self._notes else {}
+            self._notes = []
+
+    def note(self, state: State) -> None:
+        """Called after each pass."""
+        self._notes.append(dict(state.seen))
+
+    def check(self, network: nn.Module) -> None:
+        """Compare what a batch has left with what its halves have left.
+
+        Raises
+        ------
+        UsageError
+            Naming a buffer that depends on how items come in batches.
+        """
+        if self._state is None:
+            return
+        late, early = self._notes[-2:]
+        for name, whole in self._whole.items():
+            if name not in late or name not in early:
+                continue  # a normalisation with statistics of the whole batch
+            start = _buffer(network, name)
+            if start is None or not _is_mean(start, whole[0], late[name][0], early[name][0]):
+                owner, _, key = name.rpartition(".")
+                raise UsageError(
+                    f"{called(network, owner)} changes its {key} in the forward pass, and for a "
+                    f"batch by something else than the mean over its halves (a maximum, a variance,"
+                    f" a number of items, a cache), so that it would depend on the number of ranks;"
+                    f" keep a mean over items, use nn.BatchNorm, or keep this layer in evaluation "
+                    f"mode"
+                )
+
+
+def _buffer(network: nn.Module, name: str) -> Tensor | None:
+    return dict(network.named_buffers(remove_duplicate=False)).get(name)
+
+
+def _is_mean(start: Tensor, whole: Tensor, a: Tensor, b: Tensor) -> bool:
+    """Whether a batch has left the mean of what its halves have left, as far as it has moved."""
+    if not whole.shape == a.shape == b.shape == start.shape:
+        return False
+    if not (whole.is_floating_point() or whole.is_complex()):
+        return torch.equal(whole, a) and torch.equal(whole, b)
+    eps = torch.finfo(whole.dtype).eps
+    kind: Any = torch.complex128 if whole.is_complex() else torch.float64
+    whole, a, b, start = (t.to(kind) for t in (whole, a, b, start))
+    limit = 1e-3 * _largest(whole - start) + 8 * eps * _largest(whole)
+    return _largest(whole - (a + b) / 2) <= limit
+
+
+def _largest(x: Tensor) -> float:
+    return float(x.abs().nan_to_num().max()) if x.numel() else 0.0
+
+
+def called(network: nn.Module, name: str) -> str:
+    """A submodule for a message, with its class."""
+    if not name:
+        return type(network).__name__
+    part = dict(network.named_modules()).get(name)
+    return f"{name}, a {type(part).__name__}," if part is not None else name

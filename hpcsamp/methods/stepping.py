@@ -1,0 +1,72 @@
+"""Steps of a method, between which the state of its modules advances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from hpcsamp.methods.holding import Holding
+from hpcsamp.weights import Put
+from hpcsamp.weights.group import Group
+from hpcsamp.weights.state import State
+
+
+class Stepping(Holding):
+    """A method that knows its step and the state that its modules keep from step to step.
+
+    Parameters
+    ----------
+    samples_per_pass
+        See :class:`~hpcsamp.methods.base.Method`.
+    """
+
+    def __init__(self, samples_per_pass: int | Literal["auto"] = "auto") -> None:
+        super().__init__(samples_per_pass)
+        self._step = 0
+        self._state = State()
+
+    @property
+    def state(self) -> State:
+        """What passes of the modules leave (:mod:`hpcsamp.weights.state`)."""
+        return self._state
+
+    @property
+    def step(self) -> int:
+        """The step to draw for when a call does not say; another one ends the step before.
+
+        :func:`hpcsamp.distribute` advances it. State that passes with gradients have left since the
+        last step then becomes that of the modules, which is collective where there are several
+        ranks.
+        """
+        return self._step
+
+    @step.setter
+    def step(self, step: int) -> None:
+        if step != self._step and self._state.pending:
+            self._state.advance(self._holders())
+        self._step = step
+
+    def join(self, group: Group) -> None:
+        """Have batch statistics and state in common with a data group.
+
+        Called by :func:`hpcsamp.distribute`; a single process needs no group.
+        """
+        self._state.group = group
+
+    @property
+    def batch_norm(self) -> Literal["batch", "frozen"]:
+        """By what batch normalisation goes in training: the batch, or its running statistics."""
+        return "frozen" if self._state.frozen else "batch"
+
+    @batch_norm.setter
+    def batch_norm(self, how: Literal["batch", "frozen"]) -> None:
+        self._state.frozen = how == "frozen"
+
+    def _share_state(self, puts: Sequence[Put]) -> None:
+        """Let the passes of some modules leave their state with this method."""
+        for put in puts:
+            put.state = self._state
+
+    def _holders(self) -> Sequence[tuple[Put, Sequence[int] | None]]:
+        """The modules, each with the samples that it is for; None for all."""
+        return ()

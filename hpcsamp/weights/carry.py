@@ -1,0 +1,127 @@
+"""A pass of a module that keeps state: it begins with that of the step and leaves the next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_batchedtensor
+
+from hpcsamp.weights.folding import Sampled
+from hpcsamp.weights.place import Place
+from hpcsamp.weights.put import Put
+from hpcsamp.weights.state import State
+from hpcsamp.weights.strategies.chunk import NotPossibleError
+
+
+def carried(
+    put: Put, place: Place, sampled: Mapping[str, Tensor], rows: Sequence[int], items: int
+) -> Carry | None:
+    """What a pass carries; None for a module that keeps no state. See :class:`Carry`."""
+    return None if put.state is None else Carry(put, put.state, place, sampled, rows, items)
+
+
+class Carry:
+    """The length of a pass over some samples of a chunk, whose values are in the module.
+
+    Within the block the module has copies of the state that it changes, so that what autograd has
+    seen stays as it was; at its end it has the state of the step again.
+
+    Parameters
+    ----------
+    put, state
+        The module, and where its state is kept.
+    place
+        Of the samples of the pass.
+    sampled, rows
+        ``(k, *shape)`` values by name, and which of the ``k`` are those of the pass.
+    items
+        Of the pass.
+
+    Raises
+    ------
+    NotPossibleError
+        If several samples would have to change the same numbers: they go one after the other.
+    """
+
+    def __init__(
+        self,
+        put: Put,
+        state: State,
+        place: Place,
+        sampled: Mapping[str, Tensor],
+        rows: Sequence[int],
+        items: int,
+    ) -> None:
+        self.state = state
+        self.prediction, self.trial = place.prediction, place.trial
+        self._put, self._sampled, self._rows, self._items = put, sampled, list(rows), items
+        self._samples = place.samples
+        self._left: dict[str, Tensor] = {}
+        self._begun: dict[str, tuple[Any, Any]] = {}
+
+    # What routes leave -------------------------------------------------------------------------
+
+    def now(self, name: str) -> Tensor:
+        """``(k, *shape)`` of a state, or ``(1, *shape)``, as a pass has left it so far."""
+        if name in self._left:
+            return self._left[name]
+        own = self._sampled.get(name)
+        found: Tensor = self._put.held(name)[None] if own is None else own[self._rows]
+        return found.detach()
+
+    def leave(self, name: str, value: Tensor) -> None:
+        """Let a state be ``(k, *shape)`` or ``(1, *shape)`` at the end of the pass."""
+        self._left[name] = value.detach()
+
+    # What the module does itself ---------------------------------------------------------------
+
+    def __enter__(self) -> Carry:
+        if self.prediction:
+            return self
+        put = self._put
+        for name in sorted(self.state.changing):
+            before = put.held(name)
+            if len(self._rows) > 1:
+                self._check_together(name, before)
+            self._begun[name] = (before, before.detach().clone())
+        for name, (_, copy) in self._begun.items():
+            for held, key in put.places(name):
+                held[key] = copy
+        return self
+
+    def _check_together(self, name: str, value: Any) -> None:
+        if (
+            type(value) is Sampled
+            or is_batchedtensor(value)
+            or value.is_floating_point()
+            or value.is_complex()
+        ):
+            raise NotPossibleError(f"the forward pass changes {name}, for each sample by itself")
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        put = self._put
+        for name, (before, copy) in self._begun.items():
+            found = [held[key] for held, key in put.places(name)]
+            for held, key in put.places(name):
+                held[key] = before
+            value = next((f for f in found if f is not copy), copy)
+            if type(value) is Sampled or is_batchedtensor(value):
+                raise NotPossibleError(f"the forward pass changes {name}, for each sample")
+            if name not in self._left:
+                self._left[name] = value.detach()[None]
+        self._begun.clear()
+        if error is not None or self.prediction:
+            return
+        if self.trial:
+            self.state.seen = dict(self._left)
+        elif torch.is_grad_enabled() and self._left:
+            self.state.keep(self._samples, self._left, self._items)

@@ -1,0 +1,107 @@
+"""Normalisation of ``k`` samples, each by the mean and variance of its whole batch."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from hpcsamp.weights.group import Group
+
+
+class Moments(NamedTuple):
+    """Mean and variance of each channel.
+
+    Attributes
+    ----------
+    mean, variance
+        ``(k, C)``; the variance is that of the batch itself, with divisor ``number``.
+    number
+        Values of a channel that they are of.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    number: float
+
+
+def moments(x: Tensor) -> Moments:
+    """Those of ``(k, B, C, ...)`` numbers, without gradient."""
+    x = x.detach()
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    variance, mean = torch.var_mean(wide, _axes(x), correction=0)
+    return Moments(mean, variance, x.numel() / max(1, x.shape[0] * x.shape[2]))
+
+
+def moments_over(group: Group, own: Moments) -> Moments:
+    """Those of the batches of a whole data group, in one exchange.
+
+    Counts, means and sums of centred squares combine by the formula of Chan, Golub and LeVeque
+    (1983): a plain sum of squares has no digits left where the mean is large.
+    """
+    count = torch.tensor([own.number], dtype=torch.float64, device=own.mean.device)
+    mean = own.mean.double().reshape(-1)
+    squares = own.variance.double().reshape(-1) * own.number
+    told = group.gathered(torch.cat([count, mean, squares]))
+    counts, means, squares = told[:, :1], *told[:, 1:].chunk(2, dim=1)
+    total = counts.sum()
+    mean = (counts * means).sum(0) / total
+    variance = (squares + counts * (means - mean).square()).sum(0) / total
+    kind, shape = own.mean.dtype, own.mean.shape
+    return Moments(mean.to(kind).view(shape), variance.to(kind).view(shape), float(total))
+
+
+def by_own_batch(x: Tensor, eps: float) -> Tensor:
+    """``(k, B, C, ...)`` numbers normalised by the moments of this batch, with gradient."""
+    if len(x) == 1:
+        return F.batch_norm(x[0], None, None, training=True, eps=eps)[None]
+    y = F.batch_norm(x.transpose(0, 1).flatten(1, 2), None, None, training=True, eps=eps)
+    return y.unflatten(1, (x.shape[0], x.shape[2])).transpose(0, 1)
+
+
+def by_moments(x: Tensor, found: Moments, eps: float) -> Tensor:
+    """``(k, B, C, ...)`` numbers normalised by given moments, which are constants."""
+    shape = (found.mean.shape[0], 1, found.mean.shape[1], *[1] * (x.dim() - 3))
+    scale = (found.variance + eps).rsqrt().view(shape)
+    return ((x - found.mean.view(shape)) * scale).to(x.dtype)
+
+
+def by_whole_batch(x: Tensor, found: Moments, eps: float, group: Group) -> Tensor:
+    """``(k, B, C, ...)`` numbers normalised by the moments of the batch of a data group.
+
+    The backward pass sums over the data group what the gradients of all items say of the moments.
+    These are true sums (law 2's identity is for sums over samples): with the gradient ``g`` of D
+    times the mean loss over groups,
+
+        dx = (g - mean(g) - y mean(g y)) / std,        means over the items of all groups.
+    """
+    y: Tensor = _OverGroup.apply(x, found, eps, group)
+    return y
+
+
+class _OverGroup(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, found: Moments, eps: float, group: Group) -> Tensor:
+        y = by_moments(x, found, eps)
+        ctx.save_for_backward(y, (found.variance + eps).rsqrt())
+        ctx.count, ctx.group = found.number, group
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        (g,) = grads
+        y, scale = ctx.saved_tensors
+        axes = _axes(y)
+        kind = torch.promote_types(y.dtype, torch.float32)
+        sums = torch.stack([g.sum(axes, dtype=kind), (g * y).sum(axes, dtype=kind)]).double()
+        ctx.group.sum_(sums)
+        shape = (y.shape[0], 1, y.shape[2], *[1] * (y.dim() - 3))
+        ones, own = (sums / ctx.count).to(kind).view(2, *shape)
+        return ((g - ones - y * own) * scale.view(shape)).to(g.dtype), None, None, None
+
+
+def _axes(x: Tensor) -> list[int]:
+    """All but those of samples and channels."""
+    return [1, *range(3, x.dim())]

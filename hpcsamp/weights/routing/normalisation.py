@@ -1,0 +1,249 @@
+"""Batch normalisation: of each sample by itself, over the whole batch of a step.
+
+Found by the calls a module makes (:func:`torch.nn.functional.batch_norm`, ``torch.batch_norm``, and
+instance normalisation that keeps running statistics), whatever the class of its layers. Forward and
+backward exchange sums over the data group, so that a batch in several parts is one batch. Trial
+passes take the statistics of their own items and exchange nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_batchedtensor
+from torch.nn import functional as F  # noqa: N812
+
+from hpcsamp.errors import UsageError
+from hpcsamp.weights.folding.rules.elementwise import scaled
+from hpcsamp.weights.folding.rules.norms import of_channels
+from hpcsamp.weights.group import Group
+from hpcsamp.weights.normalised import (
+    Moments,
+    by_moments,
+    by_own_batch,
+    by_whole_batch,
+    moments,
+    moments_over,
+)
+from hpcsamp.weights.routing.forms import Alone, Folded
+from hpcsamp.weights.routing.now import Now, Route
+from hpcsamp.weights.strategies.chunk import NotPossibleError
+
+
+def batch_norm(
+    now: Now,
+    input: Tensor,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """Batch normalisation by the statistics of the batch."""
+    carry = now.carry
+    if not training or carry is None:
+        return NotImplemented
+    kept = running_mean is not None and running_var is not None
+    if carry.state.frozen and kept:
+        return F.batch_norm(input, running_mean, running_var, weight, bias, eps=eps)
+    if carry.prediction or carry.state.frozen:
+        raise UsageError(
+            "it normalises by the batch in prediction, too, so that "
+            "results would depend on evaluation.batch; let it keep running statistics "
+            "(track_running_stats = True), or use a layer that treats each item alone"
+        )
+    names = [_name(now, value) for value in (running_mean, running_var)] if kept else []
+    statistics = partial(_statistics, now, names, momentum, weight)
+    if isinstance(now.form, Alone):
+        by = statistics(input[None])
+        if by.own:  # in one operation
+            return F.batch_norm(input, None, None, weight, bias, training=True, eps=eps)
+        return _scaled(now, by(input[None], eps)[0], weight, bias)
+    y = _of_samples(now, lambda x: statistics(x)(x, eps), input)
+    return _scaled(now, y, weight, bias)
+
+
+def _torch_batch_norm(
+    now: Now, input: Any, weight: Any, bias: Any, mean: Any, variance: Any, training: bool,
+    momentum: float, eps: float, cudnn_enabled: bool = True,
+) -> Any:  # fmt: skip
+    return batch_norm(now, input, mean, variance, weight, bias, training, momentum, eps)
+
+
+def instance_norm(
+    now: Now,
+    input: Tensor,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """Instance normalisation that keeps running statistics, the mean of those of the items."""
+    carry = now.carry
+    if running_mean is None or not use_input_stats or carry is None:
+        return NotImplemented
+    if carry.state.frozen:
+        return F.instance_norm(input, running_mean, running_var, weight, bias, False, eps=eps)
+    if not carry.prediction:
+        names = [_name(now, value) for value in (running_mean, running_var)]
+        _of_samples(now, partial(_noted_of_items, now, names, momentum), input.detach())
+    return F.instance_norm(input, None, None, weight, bias, True, eps=eps)
+
+
+def _torch_instance_norm(
+    now: Now, input: Any, weight: Any, bias: Any, mean: Any, variance: Any, use_input_stats: bool,
+    momentum: float, eps: float, cudnn_enabled: bool = True,
+) -> Any:  # fmt: skip
+    others = (use_input_stats, momentum, eps)
+    return instance_norm(now, input, mean, variance, weight, bias, *others)
+
+
+# Of k samples ------------------------------------------------------------------------------------
+
+
+class _By(NamedTuple):
+    """By which statistics a call normalises: those of its own items, or others."""
+
+    found: Moments
+    own: bool
+    group: Group | None = None
+
+    def __call__(self, x: Tensor, eps: float) -> Tensor:
+        """``(k, B, C, ...)`` normalised numbers."""
+        if self.own:
+            return by_own_batch(x, eps)
+        if self.group is not None:
+            return by_whole_batch(x, self.found, eps, self.group)
+        return by_moments(x, self.found, eps)
+
+
+def _statistics(now: Now, names: list[str], momentum: float, weight: Any, x: Tensor) -> _By:
+    """Those of ``(k, B, C, ...)`` numbers; notes them for the running statistics."""
+    carry = now.carry
+    assert carry is not None
+    state = carry.state
+    call, now.normalised = now.normalised, now.normalised + 1
+    state.calls = max(state.calls, now.normalised)
+    replay = state.replayed
+    if replay is not None and (noted := replay.at(call)) is not None:
+        return _By(Moments(noted[0], noted[1], 0.0), False)
+    found, group = moments(x), None if carry.trial else state.group
+    if group is not None and group.size > 1:
+        found = moments_over(group, found)
+    else:
+        group = None
+    if found.number <= 1 and not carry.trial:
+        raise UsageError(
+            f"{_whose(now, weight)} normalises over a batch with {found.number:.0f} value for each "
+            f"of its {x.shape[2]} channels; it needs at least 2: a larger data.batch, or "
+            f'model.batch_norm = "group" or "frozen"'
+        )
+    if replay is not None:
+        replay.note(found.mean, found.variance)
+    if names:
+        unbiased = found.variance * (found.number / max(found.number - 1, 1))
+        _advance(now, names, (found.mean, unbiased), momentum)
+    return _By(found, group is None and found.number > 1, group)
+
+
+def _noted_of_items(now: Now, names: list[str], momentum: float, x: Tensor) -> Tensor:
+    """Notes the mean over the items of their own statistics; returns nothing of use."""
+    variance, mean = torch.var_mean(x.double(), list(range(3, x.dim())))
+    _advance(now, names, (mean.mean(1), variance.mean(1)), momentum)
+    return x
+
+
+def _advance(now: Now, names: list[str], found: tuple[Tensor, Tensor], momentum: float) -> None:
+    assert now.carry is not None
+    for name, value in zip(names, found, strict=True):
+        before = now.carry.now(name)
+        mixed = before.double() * (1 - momentum) + value.double() * momentum
+        now.carry.leave(name, mixed.to(before.dtype))
+
+
+def _of_samples(now: Now, function: Callable[[Tensor], Tensor], x: Any) -> Any:
+    """A function of ``(k, B, ...)`` numbers of a tensor of the pass, in the form of the pass."""
+    if is_batchedtensor(x):
+        return _Vmapped.apply(x, function)
+    if isinstance(now.form, Folded):
+        fold = now.form.fold
+        if not isinstance(x, Tensor):
+            raise NotPossibleError("a normalisation of weights over the batch")
+        rows = fold.rows(x)
+        if rows is None or rows.axis:
+            raise NotPossibleError("a normalisation whose first axis is not the batch")
+        y = function(fold.out(x, rows))
+        return y.flatten(0, 1) if rows.folded else y[0]
+    return function(x[None])[0]
+
+
+class _Vmapped(torch.autograd.Function):
+    """A function of ``(k, B, ...)`` numbers, within ``torch.func.vmap``."""
+
+    @staticmethod
+    def forward(x: Any, function: Any) -> Any:
+        """Of one sample."""
+        return function(x[None])[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Keep nothing: autograd records what :meth:`vmap` does."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Tensor, function: Any) -> tuple[Tensor, int]:
+        """Of all samples."""
+        return function(x.movedim(in_dims[0], 0)), 0
+
+
+def _scaled(now: Now, y: Any, weight: Any, bias: Any) -> Any:
+    """``y * weight + bias``, of channels."""
+    if isinstance(now.form, Folded):
+        return scaled(now.form.fold, y, of_channels(weight, y), of_channels(bias, y))
+    ones = [1] * (y.dim() - 2)
+    if weight is None:
+        return y if bias is None else y + bias.reshape(-1, *ones)
+    weight = weight.reshape(-1, *ones)
+    return y * weight if bias is None else torch.addcmul(bias.reshape(-1, *ones), y, weight)
+
+
+# Names -------------------------------------------------------------------------------------------
+
+
+def _name(now: Now, value: Any) -> str:
+    assert now.put is not None
+    name = now.put.name_of(value)
+    if name is None:
+        raise UsageError(
+            f"{type(now.put.module).__name__} normalises by running statistics that are not among "
+            f"its buffers, so that no step could keep them; register_buffer makes them its own"
+        )
+    return name
+
+
+def _whose(now: Now, *values: Any) -> str:
+    """The layer that calls, as far as its parameters or buffers name it."""
+    assert now.put is not None
+    for value in values:
+        name = None if value is None else now.put.name_of(value)
+        if name is not None:
+            owner = name.rpartition(".")[0]
+            part = now.put.module.get_submodule(owner)
+            return f"{owner}, a {type(part).__name__}," if owner else type(part).__name__
+    return f"a batch normalisation of {type(now.put.module).__name__}"
+
+
+ROUTES: dict[Any, Route] = {
+    F.batch_norm: batch_norm,
+    torch.batch_norm: _torch_batch_norm,
+    F.instance_norm: instance_norm,
+    torch.instance_norm: _torch_instance_norm,
+}

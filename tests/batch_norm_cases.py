@@ -1,0 +1,154 @@
+"""Networks that keep state, trained on a grid of ranks and on one process: the worst differences.
+
+``python batch_norm_cases.py GRID...`` prints, for each grid (``samples`` of :func:`hs.init`), each
+case and each quantity, the largest relative difference over the ranks, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import torch
+from torch import nn
+
+import hpcsamp as hs
+from hpcsamp.collectives import Alone, distribute
+from hpcsamp.losses import ELBO, Categorical, ExpectedNLL, PredictiveNLL
+from hpcsamp.methods import SWAG, Ensemble, LastLayer, MeanField
+
+N, S, STEPS = 8, 5, 3
+X = torch.randn(N, 2, 5, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+Y = X.mean((1, 2, 3)).gt(0).long()
+
+
+class Residual(nn.Module):
+    """A block whose normalisation is called twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return torch.relu(x + self.norm(self.conv(self.norm(x))))
+
+
+class Seen(nn.Module):
+    """Keeps a running mean of what it sees, and the number of steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    def forward(self, x):
+        y = x + 0.1 * self.mean[:, None, None]
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean((0, 2, 3))
+            self.steps += 1
+        return y
+
+
+def resnet(seed: int = 1) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        Residual(),
+        nn.InstanceNorm2d(4, track_running_stats=True),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.BatchNorm1d(4, momentum=None, affine=False),
+        nn.Linear(4, 2),
+    ).double()
+
+
+def keeping(seed: int = 1) -> nn.Module:
+    """State that a module advances by itself, once for each sample."""
+    torch.manual_seed(seed)
+    spectral = nn.utils.parametrizations.spectral_norm
+    return nn.Sequential(
+        spectral(nn.Conv2d(2, 4, 3)), Seen(), nn.Flatten(), spectral(nn.Linear(36, 2))
+    ).double()
+
+
+METHODS = {
+    "mean_field": lambda net, own: MeanField(net(), initial_std=0.3),
+    "last_layer": lambda net, own: LastLayer(net(), initial_std=0.3),
+    "ensemble": lambda net, own: Ensemble(net, S, own),
+    "swag": lambda net, own: SWAG(net, S, own, prior_std=1.0),
+}
+#: Network, method, loss, memory, samples at once and strategy.
+CASES = {
+    "stream": (resnet, "mean_field", ExpectedNLL, "stream", 1, "loop"),
+    "keep": (resnet, "mean_field", PredictiveNLL, "keep", 2, "batched"),
+    "recompute": (resnet, "mean_field", PredictiveNLL, "recompute", 2, "vmap"),
+    "all at once": (resnet, "mean_field", PredictiveNLL, "keep", 5, "vmap"),
+    "last layer": (resnet, "last_layer", PredictiveNLL, "keep", 5, "auto"),
+    "ensemble": (resnet, "ensemble", ExpectedNLL, "stream", 2, "batched"),
+    "swag": (resnet, "swag", ExpectedNLL, "keep", 1, "loop"),
+    "state": (keeping, "mean_field", PredictiveNLL, "recompute", 2, "auto"),
+    "state of members": (keeping, "ensemble", ExpectedNLL, "stream", 1, "auto"),
+}
+
+
+def trained(case, c, own, cut=(0, N)):
+    """Losses, and the method after some steps with the items of a data group."""
+    net, method, loss, memory, chunk, strategy = CASES[case]
+    made = METHODS[method](net, own)
+    made.samples_per_pass, made.strategy = chunk, strategy
+    optimizer = distribute(torch.optim.SGD(made.parameters(), 0.1), c, made)
+    elbo = ELBO(loss(Categorical()), N, c, memory=memory)
+    part = slice(*cut)
+    losses = []
+    for _ in range(STEPS):
+        index = torch.arange(N)[part]
+        value = elbo(made, X[part], Y[part], samples=S, count=N / c.data_size, index=index)
+        value.backward()
+        losses.append(c.mean_over_data(value))
+        optimizer.step()
+        optimizer.zero_grad()
+    return losses, made
+
+
+def buffers_of(method):
+    """Buffers of the module of each sample that this rank has one for; of all, under None."""
+    samples = getattr(method, "members", [None])
+    return {s: dict(m.named_buffers()) for s, m in zip(samples, method.networks, strict=True)}
+
+
+def apart(a, b):
+    return float((a.double() - b.double()).abs().max() / b.double().abs().max().clamp(min=1e-30))
+
+
+def compared(case, topology, c):
+    own = topology.samples(S)
+    truth, serial = trained(case, Alone(), range(S))
+    cut = ([0, N], [0, 5, N])[c.data_size - 1]  # uneven
+    losses, method = trained(case, c, own, cut[c.data_rank : c.data_rank + 2])
+    weights = dict(serial.named_variational())
+    if hasattr(method, "members"):
+        weights = {n: w[own.start : own.stop] for n, w in weights.items()}
+    kept = buffers_of(serial)
+    return {
+        "loss": max(apart(a, b) for a, b in zip(losses, truth, strict=True)),
+        "weights": max(apart(w, weights[n]) for n, w in method.named_variational()),
+        "buffers": max(
+            apart(v, kept[s][n]) for s, own in buffers_of(method).items() for n, v in own.items()
+        ),
+    }
+
+
+if __name__ == "__main__":
+    found = {}
+    for grid in sys.argv[1:]:
+        topology = hs.init(int(grid) if grid.isdigit() else grid)
+        c = hs.choose(topology, "mpi")
+        for case in CASES:
+            everyone = topology.world.allgather(compared(case, topology, c))
+            worst = {k: max(one[k] for one in everyone) for k in everyone[0]}
+            found |= {f"{grid} {case} {k}": v for k, v in worst.items()}
+    if topology.rank == 0:
+        sys.stdout.write(json.dumps(found))

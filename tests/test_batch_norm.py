@@ -1,0 +1,127 @@
+"""Batch normalisation and other state: the same on any grid, and what plain torch has of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from batch_norm_cases import CASES, S, X, Y, keeping, resnet
+from conftest import launch
+from torch import nn
+
+from hpcsamp.collectives import Alone, distribute
+from hpcsamp.errors import UsageError
+from hpcsamp.losses import ELBO, Categorical, ExpectedNLL
+from hpcsamp.methods import Ensemble, MeanField
+
+SCRIPT = Path(__file__).parent / "batch_norm_cases.py"
+
+
+@pytest.mark.parametrize("grid", [(2, "none", "2"), (3, "3")], ids=["D=2, P=2", "P=3"])
+def test_loss_weights_and_running_statistics_are_those_of_one_process(grid):
+    ranks, *grids = grid
+    done = launch(ranks, str(SCRIPT), *grids, timeout=240)
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert len(found) == 3 * len(CASES) * len(grids)
+    assert {k: v for k, v in found.items() if v > 1e-10} == {}
+
+
+def alone(strategy="loop", chunk=1, net=resnet, lr=0.1):
+    method = MeanField(net(), initial_std=0.3, samples_per_pass=chunk)
+    method.strategy = strategy
+    optimizer = distribute(torch.optim.SGD(method.parameters(), lr), Alone(), method)
+    return method, optimizer
+
+
+def step(method, optimizer, samples=S):
+    ELBO(ExpectedNLL(Categorical()), 8)(method, X, Y, samples=samples).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("net", [resnet, keeping])
+@pytest.mark.parametrize(("strategy", "chunk"), [("loop", 1), ("auto", 2), ("vmap", 3)])
+def test_a_sample_is_what_plain_torch_makes_of_its_weights(net, strategy, chunk):
+    if net is keeping and strategy == "vmap":
+        return  # refused, see below
+    method, optimizer = alone(strategy, chunk, net)
+    weights = method.variables.random.named(method.draw(0, range(S)).detach())
+    fixed = {n: v.clone() for n, v in method._fixed_views().items()}
+    outputs, left = [], []
+    for s in range(S):
+        plain = net()
+        own = dict(plain.named_parameters())
+        for name, value in weights.items():
+            own[name].data = value[s]
+        for name, value in fixed.items():
+            own[name].data = value
+        outputs.append(plain(X))
+        left.append(dict(plain.named_buffers()))
+    assert torch.allclose(method(X, samples=range(S)), torch.stack(outputs), rtol=1e-10)
+    step(method, optimizer)
+    for name, buffer in method.module.named_buffers():
+        values = [own[name].double() for own in left]
+        mean = sum(values) / S
+        if name.endswith(("_u", "_v")):  # what power iterations keep has length one
+            mean = mean / mean.norm()
+        assert torch.allclose(buffer.double(), mean, rtol=1e-10, atol=1e-14), name
+
+
+def test_state_advances_once_a_step_whatever_is_evaluated_between():
+    (method, optimizer), (other, other_optimizer) = alone(), alone()
+    for _ in range(2):
+        step(method, optimizer)
+        with torch.no_grad():
+            other(X * 3, samples=range(2))  # e.g. to look at it
+        with other.predicting():
+            other(X[:1], samples=range(2))
+        ELBO(ExpectedNLL(Categorical()), 8)(other, X, Y, samples=S)  # a closure's first call
+        step(other, other_optimizer)
+    for name, buffer in method.module.named_buffers():
+        assert torch.equal(buffer, dict(other.module.named_buffers())[name]), name
+    assert int(method.module[1].num_batches_tracked) == 2
+
+
+def test_a_run_goes_on_to_the_bit():
+    for net in (resnet, keeping):
+        whole, optimizer = alone(net=net)
+        for _ in range(2):
+            step(whole, optimizer)
+        part, _ = alone(net=lambda net=net: net(7))
+        part.load_state_dict({k: v.clone() for k, v in whole.state_dict().items()})
+        again = distribute(torch.optim.SGD(part.parameters(), 0.1), Alone(), part)
+        part.step = whole.step
+        for _ in range(2):
+            step(whole, optimizer)
+            step(part, again)
+        one, other = whole.held(), part.held()
+        assert all(torch.equal(one[n], other[n]) for n in one)
+
+
+def test_frozen_statistics_stay_and_are_used_in_training():
+    method, optimizer = alone()
+    method.batch_norm = "frozen"
+    with torch.no_grad():
+        method.module[1].running_var.fill_(4.0)
+    half = method(X[:4], samples=range(2))
+    assert torch.allclose(method(X, samples=range(2))[:, :4], half, rtol=1e-12)
+    before = {n: b.clone() for n, b in method.module.named_buffers() if "running" in n}
+    step(method, optimizer)
+    after = dict(method.module.named_buffers())
+    assert all(torch.equal(after[n], b) for n, b in before.items())
+
+
+def test_what_cannot_be_is_refused_with_its_layer():
+    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    x = torch.randn(4, 3)
+    with pytest.raises(UsageError, match="1, a BatchNorm1d, normalises over a batch with 1 value"):
+        MeanField(net)(x[:1], samples=range(2))
+    net[1] = nn.BatchNorm1d(3, track_running_stats=False)
+    with pytest.raises(UsageError, match="1, a BatchNorm1d: it normalises by the batch in"):
+        Ensemble(net, 2)(x, samples=range(2))
+    method, _ = alone("vmap", 3, keeping)
+    with pytest.raises(UsageError, match=r"not possible: .* changes .* for each sample by itself"):
+        method(X, samples=range(3))
