@@ -116,7 +116,7 @@ def test_words_are_classes_and_ids(tmp_path, kind):
     assert source.report == ["column 'colour' has 3 ids"]
     manifest = build(source, tmp_path / "set")
     assert manifest.class_names == ["cat", "dog"]
-    assert manifest.source["preparation"][0] == {
+    assert manifest.source["preparation"]["features"][0] == {
         "column": "colour",
         "ids": ["blue", "green", "red"],
     }
@@ -261,7 +261,6 @@ def test_lists_are_vectors_and_decimals_are_numbers(tmp_path):
         ({"date": ["when=month"]}, ["'month'", "seconds, day, week"]),
         ({"date": ["speed=day"], "drop": ["when", "colour", "kind"]}, ["'speed'", "not times"]),
         ({"drop": ["nothing"]}, ["no column 'nothing'"]),
-        ({"ids": ["colour"], "drop": ["when", "kind"]}, ["beside numbers", "'grade'"]),
         ({"unit": ["speed"]}, ["COLUMN=UNIT"]),
         ({"onehot": ["load"]}, ["'load' is no feature"]),
     ],
@@ -308,3 +307,79 @@ def test_parquet_on_two_ranks_and_wrong_options_of_the_command(tmp_path, hpcsamp
     assert done.code == 2
     assert len(done.errors) == 1
     assert "'when' holds times" in done.errors[0]
+
+
+def test_numbers_beside_ids_and_images_are_inputs_by_name(tmp_path):
+    from hpcsamp.data import Loader
+    from hpcsamp.grid import init
+
+    data = frame()
+    data["trust"] = RNG.uniform(0.5, 2, COUNT).round(3)
+    path, read = written(tmp_path, data, "parquet")
+    how = Preparation(ids=["colour", "kind"], drop=["when"], weight="trust")
+    source = read(path, ["load"], preparation=how, fractions={})
+    manifest = build(source, tmp_path / "set")
+    assert manifest.kinds == {"numbers": "numbers", "ids": "ids"}
+    assert manifest.arrays["numbers"].names == ["grade", "speed", "patient"]
+    assert manifest.meaning["ids"]["ids of colour"] == "blue, green, red"
+    with Loader(
+        tmp_path / "set", init("world"), batch=COUNT, shuffle=False, normalize=False
+    ) as loader:
+        batch = next(iter(loader))
+    assert np.allclose(batch.x["numbers"][:, 1], data["speed"], rtol=1e-6)
+    assert np.array_equal(batch.x["ids"][:, 0], pd.Categorical(data["colour"]).codes)
+
+
+def test_targets_may_stay_missing(tmp_path):
+    data = frame()[["speed", "load", "kind"]]
+    data.loc[[5, 9], "load"] = np.nan
+    data.loc[[2], "speed"] = np.nan
+    data.loc[[3, 4], "kind"] = None
+    for kind in ("csv", "parquet"):
+        path, read = written(tmp_path, data, kind)
+        keep = Preparation(missing="keep", drop=["kind"])
+        source = read(path, ["load"], preparation=keep, fractions={})
+        manifest = build(source, tmp_path / kind)
+        assert manifest.missing == "nan"
+        x, y = Dataset.open(tmp_path / kind).read(range(COUNT))
+        assert np.array_equal(y, data["load"], equal_nan=True)
+        assert np.allclose(x[2], data["speed"].mean())
+        keep = Preparation(missing="keep", drop=["load"])
+        source = read(path, ["kind"], preparation=keep, fractions={}, task="classification")
+        manifest = build(source, tmp_path / f"{kind}-words")
+        assert (manifest.missing, manifest.class_names) == (-1, ["cat", "dog"])
+        y = Dataset.open(tmp_path / f"{kind}-words").read(range(6))[1]
+        assert y[3:5].tolist() == [-1, -1]
+
+
+def test_a_later_table_is_prepared_like_the_first(tmp_path):
+    data = frame()
+    path, read = written(tmp_path, data, "csv")
+    how = Preparation(onehot=["colour"], date=["when=day"], drop=["grade", "patient"],
+                      unit=["speed=m/s"])  # fmt: skip
+    first = build(read(path, ["kind"], preparation=how, task="classification"), tmp_path / "first")
+    later = data[:12].copy()
+    later["colour"], later["kind"], later["when"] = "red", "dog", data["when"][:12]
+    (tmp_path / "later").mkdir()
+    path, read = written(tmp_path / "later", later[later.columns[::-1]], "parquet")
+    like = Preparation(like=tmp_path / "first")
+    second = build(read(path, preparation=like, fractions={}), tmp_path / "second")
+    assert second.arrays["x"].names == first.arrays["x"].names
+    assert second.arrays["x"].units == first.arrays["x"].units
+    assert (second.classes, second.class_names) == (2, ["cat", "dog"])
+    x, y = Dataset.open(tmp_path / "second").read(range(12))
+    assert x[:, 2:5].tolist() == [[0, 0, 1]] * 12
+    assert y.tolist() == [1] * 12
+    for column, value, words in (
+        ("colour", "pink", ["'colour'", "'pink'", "blue, green, red"]),
+        ("kind", "hen", ["'kind'", "'hen'", "cat, dog"]),
+    ):
+        other = later.copy()
+        other.loc[3, column] = value
+        path, read = written(tmp_path / "later", other, "parquet")
+        with pytest.raises(DataError) as caught:
+            build(read(path, preparation=like, fractions={}), tmp_path / "third")
+        for word in words:
+            assert word in str(caught.value)
+    with pytest.raises(UsageError, match="tells what becomes"):
+        read(path, preparation=Preparation(like=tmp_path / "first", drop=["kind"]))

@@ -132,7 +132,7 @@ AnyTask = Annotated[Task | None, Asked("What y is; by default its type decides."
 
 def parquet(
     paths: Paths,
-    targets: Targets,
+    targets: Targets = (),
     *,
     features: Features = (),
     preparation: Preparation | None = None,
@@ -180,7 +180,7 @@ def parquet(
 
 def arrow(
     paths: Paths,
-    targets: Targets,
+    targets: Targets = (),
     *,
     features: Features = (),
     preparation: Preparation | None = None,

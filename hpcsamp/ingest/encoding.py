@@ -63,7 +63,7 @@ class Encoded(ABC):
         return dict.fromkeys(self.names, told) if told else {}
 
     @abstractmethod
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> str | dict[str, Any]:
         """What a later set needs in order to be encoded alike."""
 
 
@@ -94,9 +94,9 @@ class Number(Encoded):
             values = np.where(np.isnan(values), self.fill, values)
         return values[:, None]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> str | dict[str, Any]:
         """See :class:`Encoded`."""
-        return {"column": self.column} | ({} if self.fill is None else {"fill": self.fill})
+        return self.column if self.fill is None else {"column": self.column, "fill": self.fill}
 
 
 @dataclass
@@ -124,7 +124,7 @@ class Vector(Encoded):
         """See :class:`Encoded`."""
         return values.reshape(len(values), -1)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> str | dict[str, Any]:
         """See :class:`Encoded`."""
         return {"column": self.column, "width": self.width}
 
@@ -180,7 +180,7 @@ class Date(Encoded):
         """See :class:`Encoded`."""
         return {self.column: "seconds since 1970-01-01"} if "seconds" in self.how else {}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> str | dict[str, Any]:
         """See :class:`Encoded`."""
         return {"column": self.column, "date": "+".join(self.how)}
 
@@ -237,13 +237,15 @@ class Category(Encoded):
         """See :class:`Encoded`."""
         return {}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> str | dict[str, Any]:
         """See :class:`Encoded`."""
         return {"column": self.column, ("ids" if self.ids else "onehot"): self.words}
 
 
-def encoded_of(told: dict[str, Any]) -> Encoded:
+def encoded_of(told: str | dict[str, Any]) -> Encoded:
     """What :meth:`Encoded.describe` described."""
+    if isinstance(told, str):
+        return Number(told)
     column = told["column"]
     if "date" in told:
         return Date(column, tuple(told["date"].split("+")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from hpcsamp.data.shard import sha256
@@ -12,7 +13,8 @@ from hpcsamp.ingest.asked import Asked
 from hpcsamp.ingest.encoding import Category, Encoded, Number
 from hpcsamp.ingest.table import Table
 
-Missing = Literal["refuse", "drop", "mean"]
+How = Literal["refuse", "drop", "mean", "keep"]
+"""What is done with missing values."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,14 @@ class Preparation:
         number of the word.
     missing
         ``"refuse"`` rows in which a value is missing, ``"drop"`` them, or put the ``"mean"`` of
-        train in the place of a missing feature and drop rows whose target is missing.
+        train in the place of a missing feature and drop rows whose target is missing; ``"keep"``
+        does so but keeps those rows, which training and evaluation leave out where they lack.
     unit
         ``COLUMN=UNIT``.
+    weight
+        Column with a weight of each item.
+    like
+        A dataset folder whose columns, categories, classes and means are used.
     """
 
     drop: Annotated[Sequence[str], Asked("Column that is not used.", "--drop")] = ()
@@ -47,9 +54,14 @@ class Preparation:
         Sequence[str], Asked("Column of categories as ids, for an embedding.", "--ids")
     ] = ()
     missing: Annotated[
-        Missing, Asked("Rows with missing values: refuse, drop; or the mean of train (features).")
+        How,
+        Asked("Missing values: refuse; drop the rows; mean of train for features; keep targets."),
     ] = "refuse"
     unit: Annotated[Sequence[str], Asked("COLUMN=UNIT, such as load=MW.", "--unit")] = ()
+    weight: Annotated[str | None, Asked("Column with a weight of each item.")] = None
+    like: Annotated[
+        Path | None, Asked("Dataset whose columns, categories and classes are used.")
+    ] = None
 
 
 def units_line(names: Sequence[str], told: Mapping[str, str]) -> str:
@@ -88,9 +100,7 @@ def source_of(
     }
     for table in tables.values():
         told |= table.facts()
-    described = [f.describe() for f in encoded]
-    if any(type(f) is not Number or f.fill is not None for f in encoded):
-        told["preparation"] = described
+    told["preparation"] = {"features": [f.describe() for f in encoded], "targets": [*targets]}
     if len(tables) > 1:
         told["splits"] = {split: [f.name for f in t.files] for split, t in tables.items()}
     return told

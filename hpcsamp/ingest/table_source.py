@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from hpcsamp.data.manifest import ArraySpec, Inputs
+from hpcsamp.data.manifest import ArraySpec
+from hpcsamp.data.roles import WEIGHT, Inputs, Missing
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.choice import check_named, choose
 from hpcsamp.ingest.division import Rule, divide
-from hpcsamp.ingest.encoding import Category, Date, Encoded, Number, read_dates, read_units
+from hpcsamp.ingest.encoding import (
+    Category,
+    Date,
+    Encoded,
+    Number,
+    missing,
+    read_dates,
+    read_units,
+)
+from hpcsamp.ingest.groups import Group, groups_of
 from hpcsamp.ingest.labels import Targets, guess, targets_of, unseen
-from hpcsamp.ingest.picture_columns import images_of
+from hpcsamp.ingest.like import Like, read_like
 from hpcsamp.ingest.pictures import Pictures
 from hpcsamp.ingest.preparation import (
-    Missing,
+    How,
     Preparation,
     ids_of,
     source_of,
@@ -27,6 +37,9 @@ from hpcsamp.ingest.source import Source
 from hpcsamp.ingest.survey import Survey, blocks
 from hpcsamp.ingest.table import Role, Table
 from hpcsamp.names import Task
+
+UNKNOWN = -1
+"""Stands for a label that is not known."""
 
 
 @dataclass
@@ -39,10 +52,12 @@ class TableSource(Source):
         By split; a split without a table of its own takes rows of ``train``.
     rows
         By split: ascending rows of its table.
-    features
-        What becomes of the columns of ``x``.
+    groups
+        What becomes of the other columns.
     columns
         Of ``y``.
+    weights
+        Column of the weights of items, if there is one.
     labels
         By split: the labels of its rows, where ``y`` is not read from the table.
     pictures
@@ -51,8 +66,9 @@ class TableSource(Source):
 
     tables: dict[str, Table] = field(default_factory=dict)
     rows: dict[str, np.ndarray] = field(default_factory=dict)
-    features: list[Encoded] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)
+    weights: str | None = None
     labels: dict[str, np.ndarray] = field(default_factory=dict)
     pictures: Pictures = field(default_factory=Pictures)
 
@@ -61,28 +77,18 @@ class TableSource(Source):
         table = self.tables.get(split, self.tables["train"])
         rows = self.rows[split][start:stop]
         own = [] if split in self.labels else self.columns
-        values = table.read([*(f.column for f in self.features), *own], rows)
-        where = f"{table.path}: rows {rows[0]} to {rows[-1]}" if len(rows) else str(table.path)
-        kind, shape = self.arrays["x"].dtype, self.arrays["x"].shape
-        if table.pictures(self.features[0].column):
-            x = images_of(values[self.features[0].column], rows, table, self.pictures)
-            if list(x.shape[1:]) != shape:
-                raise DataError(f"{where}: images of {x.shape[1:]}, others {shape}; give --size")
-        else:
-            x = np.empty((len(rows), sum(len(f.names) for f in self.features)), kind)
-            at = 0
-            for feature in self.features:
-                width = len(feature.names)
-                x[:, at : at + width] = feature.encode(values[feature.column], where)
-                at += width
+        own = own if self.weights is None else [*own, self.weights]
+        columns = [f.column for group in self.groups for f in group.features]
+        values = table.read([*columns, *own], rows)
+        found = {g.name: g.of(values, rows, table, self.pictures) for g in self.groups}
         if split in self.labels:
-            y = self.labels[split][start:stop]
+            found["y"] = self.labels[split][start:stop]
         else:
             y = np.stack([values[name] for name in self.columns], axis=1)
-        return {
-            "x": x.reshape(len(rows), *shape),
-            "y": y.reshape(len(rows), *self.arrays["y"].shape),
-        }
+            found["y"] = y.reshape(len(rows), *self.arrays["y"].shape)
+        if self.weights is not None:
+            found[WEIGHT] = values[self.weights].astype(np.float64)
+        return found
 
 
 def from_tables(
@@ -124,29 +130,24 @@ def from_tables(
         Naming row and column of a value that cannot be used.
     """
     made, rule = preparation or Preparation(), rule or Rule()
-    first = tables["train"]
-    dates, units = read_dates(made.date), read_units(made.unit)
-    known = [*made.drop, *dates, *made.onehot, *made.ids]
-    asked = {*dates, *made.onehot, *made.ids}
-    away = [*made.drop, *(c for c in rule.columns if c not in asked)]
-    check_named(first.path, first.names, [*known, *units, *rule.columns])
-    chosen = choose(first.path, first.names, targets, features, away)
-    for column in asked:
-        if column not in chosen:
-            raise UsageError(f"column {column!r} is no feature, so it is not encoded")
-    encoded: list[Encoded] = []
-    for column in chosen:
-        if column in dates:
-            encoded.append(Date(column, dates[column]))
-        elif column in made.onehot or column in made.ids:
-            encoded.append(Category(column, ids=column in made.ids))
-        else:
-            encoded.append(Number(column))
+    first, units = tables["train"], read_units(made.unit)
+    like = None if made.like is None else read_like(made.like, targets, features)
+    if like is None:
+        check_named(first.path, first.names, [*units, *rule.columns])
+        encoded = _encoded(first, targets, features, made, rule)
+    else:
+        if made.drop or made.date or made.onehot or made.ids:
+            raise UsageError(f"--like {made.like} tells what becomes of the columns")
+        encoded, targets, task = like.features, like.targets, like.task
+        units = like.units | units
+        check_named(first.path, first.names, [*(f.column for f in encoded), *targets])
     roles: dict[str, Role] = {f.column: f.role for f in encoded}
     roles |= dict.fromkeys(targets, "number" if task == "regression" else "any")
     for column in rule.columns:
-        order: Role = "time" if column in dates else "any"
-        roles.setdefault(column, order)
+        roles.setdefault(column, "any")
+    if made.weight is not None:
+        check_named(first.path, first.names, [made.weight])
+        roles[made.weight] = "number"
     survey = Survey(encoded, targets)
     for table in tables.values():
         lacking = sorted(roles.keys() - set(table.names))
@@ -160,7 +161,7 @@ def from_tables(
     for at, (split, table) in enumerate(tables.items()):
         kept[split], line = _kept(table, survey, at, made.missing)
         report += line
-    found = _targets(tables, targets, kept, task)
+    found = _targets(tables, targets, kept, task, made.missing, like)
     train_labels = None if found is None else found.values[: len(kept["train"])]
     dealt, notes = divide(
         len(kept["train"]),
@@ -177,10 +178,14 @@ def from_tables(
     if found is not None:
         report += found.notes
         if found.classes is not None:
-            report += unseen(labels)
-    if made.missing == "mean":
+            report += unseen({s: v[v != UNKNOWN] for s, v in labels.items()})
+    if made.missing in ("mean", "keep") and like is None:
         _fill(encoded, first, rows["train"], survey)
-    x, inputs = _x(first, encoded, survey, units, pictures or Pictures(), rows["train"])
+    groups = groups_of(first, encoded, survey, units, pictures or Pictures(), rows["train"])
+    plain = [g.name for g in groups] == ["x"]
+    gap: Missing | None = None
+    if made.missing == "keep":
+        gap = "nan" if found is None else UNKNOWN
     report += ids_of(encoded)
     labelled = found.values if found is not None else None
     kind = labelled.dtype if labelled is not None else _target_kind(survey, targets)
@@ -192,23 +197,59 @@ def from_tables(
         task="regression" if found is None else found.task,
         classes=None if found is None else found.classes,
         class_names=_class_names(first, targets, found),
-        inputs=inputs,
+        inputs=_kind(groups[0]) if plain else {g.name: g.kind for g in groups},
         normalize_y=normalize_y and (found is None or found.classes is None),
+        missing=gap,
         arrays={
-            "x": x,
+            **{g.name: g.spec for g in groups},
             "y": ArraySpec.plan(shape, kind, names=names, units=units_line(targets, units)),
+            **({} if made.weight is None else {WEIGHT: ArraySpec.plan((), "<f8")}),
         },
         splits={s: len(rows[s]) for s in ("train", "valid", "test") if s in rows},
         source=source_of(tables, encoded, targets),
+        meaning={g.name: g.meaning() for g in groups if g.meaning()},
         transforms=[*notes, *transforms_of(encoded, made)],
         report=report,
         tables=dict(tables),
         rows=rows,
-        features=encoded,
+        groups=groups,
         columns=list(targets),
+        weights=made.weight,
         labels=labels,
         pictures=pictures or Pictures(),
     )
+
+
+def _kind(group: Group) -> Inputs:
+    return "ids" if group.kind == "ids" else "numbers"
+
+
+def _encoded(
+    table: Table,
+    targets: Sequence[str],
+    features: Sequence[str],
+    made: Preparation,
+    rule: Rule,
+) -> list[Encoded]:
+    """What becomes of the features, as it is asked for."""
+    dates = read_dates(made.date)
+    asked = {*dates, *made.onehot, *made.ids}
+    check_named(table.path, table.names, [*made.drop, *asked])
+    others = [*rule.columns, *([] if made.weight is None else [made.weight])]
+    away = [*made.drop, *(c for c in others if c not in asked)]
+    chosen = choose(table.path, table.names, targets, features, away)
+    for column in asked:
+        if column not in chosen:
+            raise UsageError(f"column {column!r} is no feature, so it is not encoded")
+    encoded: list[Encoded] = []
+    for column in chosen:
+        if column in dates:
+            encoded.append(Date(column, dates[column]))
+        elif column in made.onehot or column in made.ids:
+            encoded.append(Category(column, ids=column in made.ids))
+        else:
+            encoded.append(Number(column))
+    return encoded
 
 
 def _of_rule(table: Table, column: str, rows: np.ndarray, rule: Rule) -> np.ndarray:
@@ -219,7 +260,7 @@ def _of_rule(table: Table, column: str, rows: np.ndarray, rule: Rule) -> np.ndar
     return values
 
 
-def _kept(table: Table, survey: Survey, at: int, how: Missing) -> tuple[np.ndarray, list[str]]:
+def _kept(table: Table, survey: Survey, at: int, how: How) -> tuple[np.ndarray, list[str]]:
     """Rows of a table that are used, and a line on those that are not."""
     x, y = survey.lacking_x[at], survey.lacking_y[at]
     gone = x | y
@@ -228,9 +269,9 @@ def _kept(table: Table, survey: Survey, at: int, how: Missing) -> tuple[np.ndarr
         raise DataError(
             f"{table.path}: {table.row(row)}, column {survey.first[at]!r}: a value is missing, in "
             f"{int(gone.sum())} of {len(gone)} rows; --missing drop leaves the rows out, --missing "
-            "mean puts the mean of train in the place of features"
+            "mean puts the mean of train in the place of features, and keep keeps targets, too"
         )
-    gone = y if how == "mean" else gone
+    gone = {"mean": y, "keep": np.zeros(len(y), bool)}.get(how, gone)
     if not gone.any():
         return np.arange(len(gone)), []
     if gone.all():
@@ -244,7 +285,7 @@ def _kept(table: Table, survey: Survey, at: int, how: Missing) -> tuple[np.ndarr
 def _categories(survey: Survey) -> list[Encoded]:
     """The features with the categories that were found."""
     for feature in survey.features:
-        if isinstance(feature, Category):
+        if isinstance(feature, Category) and feature.words is None:
             words = survey.words.get(feature.column, set())
             whole = survey.kinds[feature.column].kind in "biuf"
             if not (feature.ids and whole):
@@ -257,6 +298,8 @@ def _targets(
     targets: Sequence[str],
     kept: Mapping[str, np.ndarray],
     task: Task | None,
+    how: How,
+    like: Like | None,
 ) -> Targets | None:
     """Labels of all tables one after the other; ``None`` for numbers, which are read in blocks."""
     first = tables["train"]
@@ -266,14 +309,19 @@ def _targets(
         name: np.concatenate([t.read([name], kept[s])[name] for s, t in tables.items()])
         for name in targets
     }
-    if task is None and columns[targets[0]].dtype.kind not in "OSU":
-        y = columns[targets[0]]
-        if (
-            first.class_names(targets[0]) is None
-            and guess(str(first.path), {"train": (y, y)}) == "regression"
-        ):
+    names = first.class_names(targets[0]) if like is None else like.class_names
+    y = columns[targets[0]]
+    known = ~missing(y) if how == "keep" and len(columns) == 1 else np.ones(len(y), bool)
+    if task is None and y.dtype.kind not in "OSU" and names is None:
+        of = y[known]
+        if guess(str(first.path), {"train": (of, of)}) == "regression":
             return None
-    return targets_of(columns, task, str(first.path), first.class_names(targets[0]))
+    found = targets_of({n: v[known] for n, v in columns.items()}, task, str(first.path), names)
+    if known.all():
+        return found
+    values = np.full(len(y), UNKNOWN, found.values.dtype)
+    values[known] = found.values
+    return replace(found, values=values)
 
 
 def _class_names(table: Table, targets: Sequence[str], found: Targets | None) -> list[str] | None:
@@ -311,48 +359,6 @@ def _fill(encoded: Sequence[Encoded], table: Table, rows: np.ndarray, survey: Su
         if not counts[i]:
             raise DataError(f"{table.path}: column {feature.column!r} has no values in train")
         feature.fill = float(sums[i] / counts[i])
-
-
-def _x(
-    table: Table,
-    encoded: Sequence[Encoded],
-    survey: Survey,
-    units: Mapping[str, str],
-    pictures: Pictures,
-    rows: np.ndarray,
-) -> tuple[ArraySpec, Inputs]:
-    """What ``x`` is."""
-    images = [f.column for f in encoded if table.pictures(f.column)]
-    if images:
-        if len(encoded) > 1:
-            raise UsageError(
-                f"{table.path}: column {images[0]!r} holds images; name it alone by --feature, "
-                f"or leave it out by --drop {images[0]}"
-            )
-        first = images_of(table.read(images, rows[:1])[images[0]], rows[:1], table, pictures)
-        return ArraySpec.plan(first.shape[1:], first.dtype), "numbers"
-    ids = [f.column for f in encoded if isinstance(f, Category) and f.ids]
-    if ids and len(ids) < len(encoded):
-        other = next(f.column for f in encoded if f.column not in ids)
-        raise UsageError(
-            f"{table.path}: column {ids[0]!r} would be ids beside numbers such as {other!r}; give "
-            f"--onehot {ids[0]}, or --ids for all columns"
-        )
-    names = [name for f in encoded for name in f.names]
-    if ids:
-        return ArraySpec.plan((len(names),), "<i8", names=names), "ids"
-    kind = np.result_type(*(f.kind(survey.kinds[f.column]) for f in encoded))
-    if kind.kind in "biu":
-        kind = np.dtype("f4" if kind.itemsize <= 2 else "f8")
-    kind = np.dtype("f4") if kind == np.dtype("f2") else kind
-    told: dict[str, str] = {}
-    for feature in encoded:
-        told |= feature.units(units.get(feature.column, ""))
-    alone = survey.shapes[encoded[0].column] if len(encoded) == 1 else ()
-    if len(alone) > 1:
-        return ArraySpec.plan(alone, kind, units=units.get(encoded[0].column, "")), "numbers"
-    line = units_line(names, told)
-    return ArraySpec.plan((len(names),), kind, names=names, units=line), "numbers"
 
 
 def _target_kind(survey: Survey, targets: Sequence[str]) -> np.dtype:

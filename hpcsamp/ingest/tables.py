@@ -235,7 +235,7 @@ def table(
     path: Annotated[str | Path, Asked("File to read.", "file", kind=Path)],
     targets: Annotated[
         Sequence[str], Asked("Column of y; may be given several times.", "--target")
-    ],
+    ] = (),
     *,
     features: Annotated[
         Sequence[str], Asked("Column of x; by default all that are no target.", "--feature")
