@@ -127,13 +127,13 @@ def test_the_number_of_outputs_is_guessed_where_nobody_says_it():
         (HF, VIT, IMAGE, False, "num_labels"),  # of its configuration
         ("torch.nn:LazyLinear", {}, (6,), False, "out_features"),
     ]:
-        notes: list[str] = []
+        notes: dict[str, None] = {}
         made(name, arguments, shape, 6, ids, notes)
         assert [n.split(":")[0] for n in notes] == [f"model.{guess} = 6"]
-    notes = []
+    notes = {}
     made(RESNET, {"num_classes": "@outputs"}, notes=notes)
     made(RESNET, notes=notes, head="fc")
-    assert notes == []
+    assert notes == {}
 
 
 def test_a_head_is_drawn_from_the_seed_and_the_rest_is_as_it_was():

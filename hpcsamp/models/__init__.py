@@ -13,7 +13,7 @@ from hpcsamp import arguments as free
 from hpcsamp.config import ModelSection
 from hpcsamp.errors import UsageError
 from hpcsamp.generators import lent
-from hpcsamp.models import factory, given, head, trial
+from hpcsamp.models import factory, given, head, pretrained, trial
 from hpcsamp.models.blank import blank
 from hpcsamp.models.factory import Data, Made, Shape
 from hpcsamp.models.learned_noise import LearnedNoise
@@ -29,7 +29,7 @@ from hpcsamp.weights.patterns import Which, matches
 
 __all__ = [
     "MLP", "MODELS", "Data", "LearnedNoise", "Options", "Swin", "ViT", "blank", "build",
-    "freeze", "options_of",
+    "freeze", "options_of", "pretrained",
 ]  # fmt: skip
 
 LAYERS = 5000
@@ -47,7 +47,7 @@ def build(
     ids: bool = False,
     kinds: Mapping[str, str] | None = None,
     options: Options | None = None,
-    notes: list[str] | None = None,
+    notes: dict[str, None] | None = None,
 ) -> nn.Module:
     """A network with initial parameters drawn from the seed.
 
@@ -98,7 +98,7 @@ def build(
         chooses = _tried(name, make, data, asked, repr(arguments))
     made = make()
     if made.guess and notes is not None:
-        notes.append(f"model.{made.guess} = {outputs}: as many outputs as the data ask for")
+        notes[f"model.{made.guess} = {outputs}: as many outputs as the data ask for"] = None
     if chooses:
         made.network.register_forward_hook(Chosen(f"model {name!r}", asked.output))
     return made.network

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hpcsamp import losses, methods, models, tasks
 from hpcsamp.config import RunConfig
@@ -37,6 +38,8 @@ class Run:
         Samples that this rank evaluates in training.
     device
         Where the parameters are; ``meta`` for a blank run, which has everything but numbers.
+    initial
+        Initial weights by name where they do not come from the seed, see :mod:`.initial`.
     weigh
         Whether a loss weighs the values of an item as configured. Without a dataset the latitudes
         that weights come from are not known, and they change neither shapes nor costs.
@@ -55,6 +58,8 @@ class Run:
         The loss of a batch's outputs, without the penalty.
     method
         The network under its method.
+    notes
+        Lines about what was done with the network without having been told.
 
     Raises
     ------
@@ -70,6 +75,7 @@ class Run:
         device: torch.device,
         *,
         weigh: bool = False,
+        initial: Mapping[str, Tensor] | None = None,
     ) -> None:
         blank = device.type == "meta"
         precision = config.training.precision
@@ -79,12 +85,15 @@ class Run:
         self.task.check(shapes.targets)
         self._check_best()
         self.own = own
+        self.notes: dict[str, None] = {}
         self.dtype = DTYPES[precision]
         self.likelihood: Likelihood = likelihood(config)
         self.data_loss: DataLoss = _data_loss(config, weigh)
         made = methods.make(
             config.method.name,
-            partial(blank_network if blank else network, config, shapes),
+            partial(blank_network, config, shapes)
+            if blank
+            else partial(network, config, shapes, initial=initial, notes=self.notes),
             config.method.arguments,
             samples=config.method.samples,
             own=own,
@@ -98,7 +107,13 @@ class Run:
         self.method: Method = made if blank else made.to(device=device, dtype=self.dtype)
 
     @classmethod
-    def of(cls, config: RunConfig, dataset: Dataset, topology: Topology) -> Run:
+    def of(
+        cls,
+        config: RunConfig,
+        dataset: Dataset,
+        topology: Topology,
+        initial: Mapping[str, Tensor] | None = None,
+    ) -> Run:
         """Of a configuration and its dataset, on this rank.
 
         Raises
@@ -108,7 +123,7 @@ class Run:
         """
         own, shapes = topology.samples(config.method.samples), Shapes.of(dataset)
         try:
-            return cls(config, shapes, own, topology.device, weigh=True)
+            return cls(config, shapes, own, topology.device, weigh=True, initial=initial)
         except TargetsError as e:
             raise UsageError(
                 f"{e}; the dataset {dataset.path} is for {shapes.targets.kind}"
@@ -151,14 +166,19 @@ def network(
     shapes: Shapes,
     member: int | None = None,
     *,
-    notes: list[str] | None = None,
+    initial: Mapping[str, Tensor] | None = None,
+    notes: dict[str, None] | None = None,
 ) -> nn.Module:
     """The network of a run with what its likelihood adds to it.
 
     Parameters
     ----------
-    member, notes
+    member
         See :func:`hpcsamp.models.build`.
+    initial
+        Initial weights by name, see :func:`hpcsamp.models.pretrained.put`.
+    notes
+        Gets lines about what was done without having been told.
     """
     config = with_kind(config, shapes.targets.kind)
     m, noise = config.model, likelihood(config)
@@ -168,6 +188,13 @@ def network(
         m.name, arguments, shapes.x, outputs, config.seed, member,
         ids=shapes.ids, kinds=shapes.kinds, options=options, notes=notes,
     )  # fmt: skip
+    if initial is not None:
+        source = str(options.weights)
+        line = models.pretrained.put(
+            made, initial, source, strict=options.strict, head=options.head
+        )
+        if line and notes is not None:
+            notes[line] = None
     models.freeze(made, options.freeze)
     mean, std = shapes.scale()
     return noise.complete(made, std, mean)

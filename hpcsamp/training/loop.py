@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -20,7 +21,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology, together
 from hpcsamp.losses import Parts
 from hpcsamp.planning import memory, network_memory
-from hpcsamp.run import health
+from hpcsamp.run import health, initial
 from hpcsamp.run.assemble import Run
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.run.keeper import Keeper
@@ -90,10 +91,12 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
     ) -> None:
         world = topology.world
-        with together(world):
-            self.config = config = resolved(config)
         self.topology = topology
         self.folder = RunFolder(output)
+        with together(world):
+            config = resolved(config)
+        config, weights = initial.identified(config, topology, self.folder, resume)
+        self.config = config
         self.times: list[float] = []
         self.ended = ""
         self._wishes = preemption.Wish.NONE
@@ -108,7 +111,10 @@ class Trainer:
                 folder = staged(config.data.path)
                 self.dataset = Dataset.open(folder, "train")
                 network_memory.check(config, self.dataset, topology)
-                self.assembled = Run.of(config, self.dataset, topology)
+                values = None if weights is None else initial.read(weights)
+                self.assembled = Run.of(config, self.dataset, topology, values)
+                if topology.is_root and not quiet:
+                    sys.stderr.writelines(f"hpcsamp: {line}\n" for line in self.assembled.notes)
                 self.method = self.assembled.method
                 asked = self.method.prediction_samples(config.evaluation.samples)
                 has_valid = "valid" in self.dataset.manifest.splits

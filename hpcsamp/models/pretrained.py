@@ -1,0 +1,168 @@
+"""Initial weights of a network from a file: safetensors, or tensors saved by torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpcsamp.errors import UsageError
+
+LISTED = 5
+"""Names of a kind that a message lists."""
+
+WITHIN = ("state_dict", "model_state_dict", "model", "module")
+"""Where programs put the weights in a file that holds more."""
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be read.
+    """
+    try:
+        with path.open("rb") as f:
+            return hashlib.file_digest(f, "sha256").hexdigest()
+    except OSError as e:
+        raise UsageError(f"model.weights = {str(path)!r} cannot be read: {e.strerror}") from e
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be read, or holds something else. Pickled objects are not opened.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return _safetensors(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except UsageError:
+        raise
+    except Exception as e:  # damage is reported as many kinds of errors
+        line = (str(e).strip().splitlines() or [""])[0][:200]
+        raise UsageError(
+            f"model.weights = {str(path)!r} cannot be read as tensors: {type(e).__name__}: {line}"
+        ) from e
+    for key in WITHIN:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not any(isinstance(v, Tensor) for v in content.values()):
+        raise UsageError(
+            f"model.weights = {str(path)!r} holds no tensors by name but a {type(content).__name__}"
+            f"; a state_dict is needed, or for the weights of a run its folder"
+        )
+    return {str(name): v for name, v in content.items() if isinstance(v, Tensor)}
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as e:
+        raise UsageError(
+            f"model.weights = {str(path)!r}: safetensors is not installed; pip install "
+            f"'hpcsamp[networks]'"
+        ) from e
+    tensors: dict[str, Tensor] = load_file(path)
+    return tensors
+
+
+def put(
+    network: nn.Module,
+    values: Mapping[str, Tensor],
+    source: str,
+    *,
+    strict: bool = True,
+    head: str | None = None,
+) -> str:
+    """Give a network initial weights.
+
+    Parameters
+    ----------
+    network
+        Its parameters and buffers get values in place.
+    values
+        Tensors by name. All may have a word such as ``module.`` before their names, or lack the
+        name of the part of the network that they are for.
+    source
+        Where they come from, for messages.
+    strict
+        Whether all names must be there and all shapes fit.
+    head
+        A layer that may differ, see :func:`.head.replace`.
+
+    Returns
+    -------
+    str
+        A line about what was not taken; empty if all was.
+
+    Raises
+    ------
+    UsageError
+        Listing what is missing, what is too much, and what has another shape.
+    """
+    own = {n: v for n, v in network.state_dict().items() if isinstance(v, Tensor)}
+    values = _aligned(values, own)
+    fits = {
+        n: v
+        for n, v in values.items()
+        if n in own and v.shape == own[n].shape and v.is_complex() == own[n].is_complex()
+    }
+    other = [
+        f"{n} {tuple(values[n].shape)} for {tuple(own[n].shape)}"
+        for n in values.keys() & own.keys() - fits.keys()
+    ]
+    # a counter that older files do not have
+    missing = [n for n in own if n not in values and (own[n].dim() or own[n].is_floating_point())]
+    kinds = {
+        "missing": _apart(missing, head), "unexpected": _apart(values.keys() - own.keys(), head),
+        "of another shape": _apart(other, head),
+    }  # fmt: skip
+    wrong = "; ".join(f"{what}: {_listed(found)}" for what, found in kinds.items() if found)
+    if not fits:
+        raise UsageError(f"model.weights = {source!r}: nothing fits the network; {wrong}")
+    if wrong and strict:
+        raise UsageError(
+            f"model.weights = {source!r} does not fit the network; {wrong}; set "
+            f"model.weights_strict = false to take what fits"
+        )
+    network.load_state_dict(fits, strict=False)
+    fresh = [n for n in own if n not in fits and own[n].is_floating_point()]
+    return f"model.weights: {_listed(fresh)} come from the seed, not from {source}" if fresh else ""
+
+
+def _apart(names: Collection[str], head: str | None) -> list[str]:
+    """Names outside the layer that may differ, sorted."""
+    return sorted(n for n in names if head is None or not n.startswith(f"{head}."))
+
+
+def _listed(names: Collection[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"{', '.join(names[:LISTED])}{more}"
+
+
+def _aligned(values: Mapping[str, Tensor], own: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """Values under those names of which most are the network's."""
+    return max(_renamed(values, own), key=lambda named: len(named.keys() & own.keys()))
+
+
+def _renamed(
+    values: Mapping[str, Tensor], own: Mapping[str, Any]
+) -> Iterator[Mapping[str, Tensor]]:
+    yield values
+    first = {name.partition(".")[0] for name in values}
+    if len(first) == 1:
+        start = f"{first.pop()}."
+        yield {name.removeprefix(start): v for name, v in values.items()}
+    for part in dict.fromkeys(name.partition(".")[0] for name in own):
+        yield {f"{part}.{name}": v for name, v in values.items()}

@@ -1,0 +1,124 @@
+"""Initial weights of a run: from a file, or the means of another run.
+
+Their checksum is kept with the configuration. The file is needed at the first start alone: a run
+that goes on has its weights in its checkpoints, and is compared by the checksum.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from hpcsamp import models
+from hpcsamp.config import RunConfig, check
+from hpcsamp.errors import UsageError
+from hpcsamp.grid import Topology, one_process, together
+from hpcsamp.models import LearnedNoise, pretrained
+from hpcsamp.names import MODELS
+from hpcsamp.run import checkpoint
+from hpcsamp.run.folder import RunFolder
+from hpcsamp.run.restore import restore
+
+
+class Source(NamedTuple):
+    """Where initial weights come from.
+
+    Attributes
+    ----------
+    path
+        A file with tensors, or a checkpoint.
+    run
+        The folder of the run that the checkpoint is of; None for a file.
+    """
+
+    path: Path
+    run: Path | None = None
+
+
+def identified(
+    config: RunConfig, topology: Topology, folder: RunFolder, resume: bool
+) -> tuple[RunConfig, Source | None]:
+    """The configuration with the checksum of its initial weights. Collective over the world.
+
+    Parameters
+    ----------
+    folder, resume
+        Of the run, and whether it goes on from a checkpoint.
+
+    Returns
+    -------
+    RunConfig
+        With ``model.weights_sha256`` if there is ``model.weights``.
+    Source
+        None where no weights are to be read.
+
+    Raises
+    ------
+    UsageError
+        If they cannot be read, or are not those that the configuration's own checksum is of; the
+        same on every rank.
+    """
+    weights = models.options_of(config.model, MODELS.find(config.model.name))[0].weights
+    if weights is None:
+        return config, None
+    with together(topology.world):
+        found: tuple[Source | None, str] = (None, "")
+        if topology.is_root:
+            found = _found(config, weights, folder, resume)
+    source, checksum = topology.world.bcast(found)
+    table = config.model_dump(exclude_none=True)
+    table["model"]["weights_sha256"] = checksum
+    return check(table), source
+
+
+def _found(
+    config: RunConfig, weights: str, folder: RunFolder, resume: bool
+) -> tuple[Source | None, str]:
+    goes_on = resume and checkpoint.latest(folder.checkpoints) is not None
+    if goes_on and not Path(weights).exists():
+        return None, str(folder.config().model.weights_sha256)
+    source = _source(weights)
+    checksum, told = pretrained.digest(source.path), config.model.weights_sha256
+    if told not in (None, checksum):
+        raise UsageError(
+            f"model.weights = {weights!r} has the SHA-256 {checksum[:12]}..., "
+            f"model.weights_sha256 is {told[:12]}...: it is another file, or was changed"
+        )
+    return None if goes_on else source, checksum
+
+
+def _source(weights: str) -> Source:
+    path = Path(weights)
+    if not path.exists():
+        raise UsageError(f"model.weights = {weights!r}: there is no such file, and no such run")
+    if not path.is_dir():
+        return Source(path)
+    newest = checkpoint.latest(RunFolder(path).checkpoints)
+    if newest is None:
+        raise UsageError(f"model.weights = {weights!r} is a folder without checkpoints of a run")
+    return Source(newest, path)
+
+
+def read(source: Source) -> dict[str, Tensor]:
+    """Initial weights by the names that they have in a network.
+
+    Raises
+    ------
+    HpcsampError
+        If they cannot be read, or a run has no single set of them.
+    """
+    if source.run is None:
+        return pretrained.read(source.path)
+    folder = RunFolder(source.run)
+    method = restore(folder, folder.config(), one_process("cpu"), which=str(source.path)).run.method
+    networks = method.networks
+    if len(networks) != 1:
+        raise UsageError(
+            f"model.weights = {str(source.run)!r}: that run has {len(networks)} networks and no "
+            f"mean of them; name a run of another method, or a file with the weights of one"
+        )
+    network: nn.Module = networks[0]
+    network = network.network if isinstance(network, LearnedNoise) else network
+    return {name: v.detach().clone() for name, v in network.state_dict().items()}
