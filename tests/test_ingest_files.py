@@ -297,3 +297,46 @@ def test_files_of_grids_that_do_not_fit(tmp_path):
             netcdf([tmp_path / "a.nc", tmp_path / f"{name}.nc"], ["t2m"], ["load"])
     with pytest.raises(HpcsampError, match="not a zarr store"):
         zarr(str(tmp_path / "none.zarr"), ["t2m"], ["load"])
+
+
+# Commands -----------------------------------------------------------------------------------------
+
+
+def test_a_file_without_its_command_is_answered_with_the_command(tmp_path):
+    from hpcsamp.cli import app
+
+    (tmp_path / "pets" / "cat").mkdir(parents=True)
+    (tmp_path / "pets" / "cat" / "1.png").touch()
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "state.json").touch()
+    (tmp_path / "empty").mkdir()
+    for name, command in (
+        ("a.csv", "ingest csv"),
+        ("a.PARQUET", "ingest parquet"),
+        ("a.nc", "ingest netcdf"),
+        ("store.zarr", "ingest zarr"),
+        ("pets", "ingest images"),
+        ("saved", "ingest arrow"),
+        ("empty", "there is digits, npz, npy, csv"),
+        ("cvs", "there is digits, npz, npy, csv"),
+    ):
+        with pytest.raises(HpcsampError) as caught:
+            app(["ingest", str(tmp_path / name), "--out", "x"], standalone_mode=False)
+        assert command in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["", "csv", "parquet", "images", "netcdf", "tar", "npy"])
+def test_help_waits_for_no_library(kind):
+    code = f"""
+import sys
+from hpcsamp.cli import app
+try:
+    app(["ingest", *{[kind] * bool(kind)!r}, "--help"], standalone_mode=False)
+except SystemExit:
+    pass
+slow = {{"torch", "pandas", "pyarrow", "xarray", "mpi4py", "transformers"}}
+assert not slow & set(sys.modules), slow & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert ("--out" if kind else "netcdf") in done.stdout

@@ -56,6 +56,11 @@ class Sets(TyperGroup):
         """
         fault = SETS.fault(name)
         if fault:
+            from hpcsamp.ingest.endings import command_for
+
+            command = command_for(name)
+            if command:
+                raise UsageError(f"ingest {shown(name)}: what reads it comes first: {command}")
             raise UsageError(f"ingest {shown(name)}: {fault}")
         return _Set(name, help=_first_line(SETS.place(name)) if name in SETS else None)
 

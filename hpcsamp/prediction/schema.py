@@ -85,6 +85,15 @@ def as_trained(
             raise DataError(
                 f"{dataset.path}: {of}{_task(given)}, the run was trained for {_task(target)}"
             )
+        if given.class_names and target.class_names and given.class_names != target.class_names:
+            pairs_of_names = zip(given.class_names, target.class_names, strict=True)
+            at, theirs_name, ours_name = next(
+                (i, a, b) for i, (a, b) in enumerate(pairs_of_names) if a != b
+            )
+            raise DataError(
+                f"{dataset.path}: class {at} of {name} is {theirs_name!r}, the run was trained on "
+                f"{ours_name!r}; ingest a table with --like"
+            )
     for name in names:
         _compare(f"{dataset.path}: {name}", _facts(told, name), _facts(trained, name))
         theirs_axes = read_axes(dataset.path, told, name)
