@@ -146,8 +146,8 @@ def _table(
 ) -> One:
     if not _has_columns(axes):
         raise DataError(
-            f"{where} is a table, but the inputs of the run's training set have no names of columns to "
-            "put it in order by: pass an array, e.g. table.to_numpy()"
+            f"{where} is a table, but the inputs of the run's training set have no names of columns"
+            " to put it in order by: pass an array, e.g. table.to_numpy()"
         )
     wanted = [str(v) for v in axes[0].values]
     named = {str(name): column for name, column in columns.items()}
@@ -157,7 +157,8 @@ def _table(
         parts = [f"lacks {_list(missing)}"] * bool(missing)
         parts += [f"has {_list(unknown)}, which the run does not know"] * bool(unknown)
         raise DataError(
-            f"{where} {' and '.join(parts)}; the columns of the run are {_list(wanted)}, in any order"
+            f"{where} {' and '.join(parts)}; the columns of the run are {_list(wanted)}, in any "
+            f"order"
         )
     found = [_column(f"column {name} of {where}", named[name]) for name in wanted]
     sizes = {len(column) for column in found}
@@ -295,8 +296,8 @@ def _typed(where: str, x: np.ndarray, spec: ArraySpec) -> np.ndarray:
         if wrong is not None and wrong.any():
             value = x[tuple(np.argwhere(wrong)[0])]
             raise DataError(
-                f"{where} holds {value:g}, the run was trained on {kind.name}: whole numbers from {low} "
-                f"to {high}"
+                f"{where} holds {value:g}, the run was trained on {kind.name}: whole numbers from "
+                f"{low} to {high}"
             )
     with np.errstate(over="ignore"):
         typed = np.ascontiguousarray(x, kind)
