@@ -236,3 +236,37 @@ def test_neither_mpi_nor_the_dataset_is_needed(runs, tmp_path):
     # a run from before this was kept finds its dataset
     (tmp_path / "moved" / "data.json").unlink()
     assert hs.load(tmp_path / "moved").predict(x).total.sum() == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("name", ["mean_field", "ensemble", "mc_dropout", "last_layer", "swag"])
+def test_single_samples(runs, name):
+    """A sample's network predicts what the posterior keeps of that sample."""
+    posterior = hs.load(runs / name)
+    x = items(posterior.config.data.path)[:30]
+    kept = posterior.predict(x, keep_samples=True).samples
+    mean, std = (np.asarray(v) for v in ms(posterior))
+    raw = (x - mean) / std
+    draws = posterior.sample(4)
+    for s, network in enumerate(posterior.modules(4)):
+        assert not network.training
+        outputs = network(torch.as_tensor(raw, dtype=posterior.run.dtype))
+        means = outputs.softmax(-1) if posterior.trained.manifest.classes else outputs[..., 0]
+        np.testing.assert_allclose(means.detach(), kept[:, s], rtol=1e-4, atol=1e-6)
+        own = dict(network.named_parameters())
+        for key, value in draws.items():
+            inner = key if key in own else f"network.{key}"
+            assert torch.equal(own[inner], value[s]), key
+    assert all(value.shape[0] == 4 for value in draws.values())
+    differ = {key for key, value in draws.items() if not torch.equal(value[0], value[1])}
+    assert bool(differ) == (name != "mc_dropout")
+    with torch.no_grad():  # nothing is shared
+        for p in network.parameters():
+            p.zero_()
+    np.testing.assert_allclose(posterior.predict(x, keep_samples=True).samples, kept, atol=1e-6)
+
+
+def ms(posterior):
+    stats = posterior.trained.manifest.stats["x"]
+    shape = (-1, *[1] * (len(posterior.run.shapes.x) - 1))
+    std = np.asarray(stats.std)
+    return np.reshape(stats.mean, shape), np.where(std > 0, std, 1).reshape(shape)

@@ -6,20 +6,22 @@ print(posterior.predict(x, samples=64))
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from torch import nn
+from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology, one_process
 from hpcsamp.models.given import offered
+from hpcsamp.prediction.draws import network_of, some_items, together_in_one, weights_of
 from hpcsamp.prediction.given import given
 from hpcsamp.prediction.memory import predict_items, predict_split
 from hpcsamp.prediction.posterior import Posterior
 from hpcsamp.prediction.records import attributes, levels_of
+from hpcsamp.run.assemble import network
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.run.restore import Restored, restore
 
@@ -169,6 +171,65 @@ class LoadedPosterior(Posterior):
             )
         found.layout.attributes.update(attributes(of.facts(), self.trained.manifest.uid))
         return labelled(found, items)
+
+    def sample(self, count: int) -> dict[str, Tensor]:
+        """Draws of the network's weights: those of the first of the prediction samples.
+
+        Parameters
+        ----------
+        count
+            How many.
+
+        Returns
+        -------
+        dict
+            ``(count, *shape)`` of each parameter by its name in the network. One that is the same
+            in all samples, as those of Monte Carlo dropout are, takes the memory of one.
+
+        Raises
+        ------
+        UsageError
+            If the method has fewer samples.
+        """
+        of, x = self._of(count)
+        draws = [weights_of(of.method, x, s) for s in range(count)]
+        names = dict(self._network().named_parameters())
+        return {name: together_in_one([d[name] for d in draws]) for name in names}
+
+    def module(self, sample: int) -> nn.Module:
+        """The network with the weights of one of the prediction samples, in evaluation mode.
+
+        It shares nothing with the posterior. Its inputs are standardised as those in training;
+        :meth:`to_torch` takes raw ones.
+
+        Raises
+        ------
+        UsageError
+            If there is no such sample.
+        """
+        if sample < 0:
+            raise UsageError(f"sample {sample}: samples are counted from 0")
+        of, x = self._of(sample + 1)
+        return network_of(of.method, self._network, x, sample)
+
+    def modules(self, count: int | None = None) -> Iterator[nn.Module]:
+        """The networks of the first prediction samples, one after the other."""
+        return (self.module(s) for s in range(self.samples if count is None else count))
+
+    def _of(self, count: int) -> tuple[Self, Any]:
+        """The posterior with so many samples at least, and some items for its network."""
+        if count < 1:
+            raise UsageError(f"{count} samples: at least 1 is needed")
+        of = self.with_samples(count) if count > self.samples else self
+        of.method.prediction_share(of.samples, 1, 0)  # members know their samples from it
+        zeros = self.run.shapes.batch(3, dtype=self.run.dtype, device=self.topology.device)
+        return of, some_items(zeros, self.config.seed)
+
+    def _network(self) -> nn.Module:
+        """A network of this run with any weights."""
+        with nullcontext() if self._module is None else offered(self._module):
+            made = network(self.config, self.run.shapes)
+        return made.to(device=self.topology.device, dtype=self.run.dtype)
 
 
 def check_levels(levels: Sequence[float] | None) -> None:

@@ -1,0 +1,160 @@
+"""Single samples of a posterior: their weights by name, and networks with these weights.
+
+The weights of a sample are what stands in the network while the method evaluates that sample. So
+they are those of any method, and those that predictions are made with.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpcsamp.errors import UsageError
+from hpcsamp.methods import Method
+from hpcsamp.streams import Purpose, torch_generator
+from hpcsamp.weights.calling import Caller
+from hpcsamp.weights.extra import extra_of, put_extra
+from hpcsamp.weights.inputs import Inputs, inputs_of
+
+CLOSE = 1e-3
+"""Largest difference, relative to the outputs, of a network and the sample it stands for."""
+
+
+def weights_of(method: Method, x: Any, sample: int) -> dict[str, Tensor]:
+    """Parameters and buffers of the network as they are when a prediction sample is evaluated.
+
+    Parameters
+    ----------
+    x
+        Some items.
+    sample
+        Which of the samples that :meth:`Method.prediction_share` was last called with.
+
+    Returns
+    -------
+    dict
+        Copies by name.
+    """
+    seen: dict[str, Tensor] = {}
+    with torch.no_grad(), method.predicting(), method.one_at_a_time():
+        network = method.network_of(sample)
+        if network is None:
+            raise UsageError(f"{type(method).__name__} has no network whose weights could be shown")
+        one = range(sample, sample + 1)
+        method(x, samples=one, step=0)  # the first time it looks at the module by other passes
+
+        def look(module: nn.Module, *_: Any) -> None:
+            seen.clear()
+            for named in (module.named_parameters(), module.named_buffers()):
+                seen.update((name, value.detach().clone()) for name, value in named)
+
+        hook = network.register_forward_pre_hook(look)
+        try:
+            method(x, samples=one, step=0)
+        finally:
+            hook.remove()
+    return seen
+
+
+def network_of(method: Method, make: Callable[[], nn.Module], x: Any, sample: int) -> nn.Module:
+    """A network of its own with the weights of a prediction sample, in evaluation mode.
+
+    Parameters
+    ----------
+    make
+        Makes the network of the run with any weights.
+    x
+        Some items, by which it is compared with the method's outputs.
+
+    Returns
+    -------
+    nn.Module
+        The network; or :class:`Evaluated` where a sample is more than the network's weights, as the
+        masks of Monte Carlo dropout are.
+    """
+    network = make()
+    source = method.network_of(sample)
+    put_extra(network, extra_of(source) if source is not None else {})
+    values = weights_of(method, x, sample)
+    with torch.no_grad():
+        for named in (network.named_parameters(), network.named_buffers()):
+            for name, value in named:
+                if name in values and value.shape == values[name].shape:
+                    value.copy_(values[name])
+    network.eval()
+    with torch.no_grad(), _in_full_precision(method):
+        with method.predicting():
+            expected = method(x, samples=range(sample, sample + 1), step=0)[0]
+        same = _close(Caller(network), x, expected)
+    return network if same else Evaluated(method, sample).eval()
+
+
+def _close(call: Callable[[Any], Tensor], x: Any, expected: Tensor) -> bool:
+    try:
+        got = call(x)
+    except UsageError:
+        return False
+    if got.shape != expected.shape:
+        return False
+    scale = expected.abs().amax().clamp_min(1e-6) if expected.numel() else 1.0
+    return bool(((got - expected).abs() <= CLOSE * scale).all())
+
+
+@contextmanager
+def _in_full_precision(method: Any) -> Iterator[None]:
+    """Compare in the precision of the weights: a network has no autocast of its own."""
+    before = getattr(method, "autocast", None)
+    if before is None:
+        yield
+        return
+    method.autocast = None
+    try:
+        yield
+    finally:
+        method.autocast = before
+
+
+class Evaluated(nn.Module):
+    """A prediction sample as its method evaluates it, where that is more than a network's weights.
+
+    Parameters
+    ----------
+    method
+        Of which a copy is kept.
+    sample
+        Which of its prediction samples.
+    """
+
+    def __init__(self, method: Method, sample: int) -> None:
+        super().__init__()
+        self.method = copy.deepcopy(method)
+        self.sample = sample
+
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
+        """Outputs of the sample."""
+        x = inputs_of(named) if named else inputs[0]
+        with self.method.predicting():
+            y: Tensor = self.method(x, samples=range(self.sample, self.sample + 1), step=0)[0]
+            return y
+
+
+def together_in_one(values: list[Tensor]) -> Tensor:
+    """``(k, ...)`` of tensors; with the memory of one where all are the same."""
+    if all(torch.equal(values[0], value) for value in values[1:]):
+        return values[0].expand(len(values), *values[0].shape)
+    return torch.stack(values)
+
+
+def some_items(x: Any, seed: int) -> Any:
+    """Inputs of zeros, with numbers of a normal distribution in the place of theirs."""
+    if isinstance(x, Inputs):
+        return x.map(lambda t: some_items(t, seed))
+    if not x.is_floating_point():
+        return x
+    source = torch_generator("cpu", seed, Purpose.SYNTHETIC)
+    return torch.randn(x.shape, generator=source, dtype=x.dtype).to(x.device)
