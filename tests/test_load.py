@@ -254,7 +254,7 @@ def test_single_samples(runs, name):
         np.testing.assert_allclose(means.detach(), kept[:, s], rtol=1e-4, atol=1e-6)
         own = dict(network.named_parameters())
         for key, value in draws.items():
-            inner = key if key in own else f"network.{key}"
+            inner = next(n for n in own if n.endswith(key))
             assert torch.equal(own[inner], value[s]), key
     assert all(value.shape[0] == 4 for value in draws.values())
     differ = {key for key, value in draws.items() if not torch.equal(value[0], value[1])}
