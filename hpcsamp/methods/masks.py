@@ -16,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from hpcsamp.errors import UsageError
 from hpcsamp.weights import Place
+from hpcsamp.weights.recomputation import standing
 from hpcsamp.weights.routing import probed
 
 #: Of the inputs of layers in a module that drops nothing by itself, unless another is given.
@@ -77,6 +78,11 @@ class Places:
     @contextmanager
     def masked(self) -> Iterator[None]:
         """Within the block the layers mask, in training and in prediction."""
+        with standing(self._masking):
+            yield
+
+    @contextmanager
+    def _masking(self) -> Iterator[None]:
         before, self._on = self._on, True
         try:
             with _training(self._layers or []):

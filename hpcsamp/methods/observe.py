@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.generators import Generators
+from hpcsamp.methods.graphs import check_backward, check_own
 from hpcsamp.methods.kept import Kept, called
 from hpcsamp.methods.recording import Evaluate, Record, hooked, recorded
 from hpcsamp.methods.traces import Traces
@@ -78,8 +79,8 @@ class Observer:
                 method.one_at_a_time(),  # values are looked at
                 _told_kind(network, x, lambda other: evaluate(slice(0, 1), other)),
             ):
-                own = _replaced(method, network)
-                watch(network, evaluate, len(x), _eps(method, x), own, kept)
+                own, learns = _replaced(method, network), not method.in_prediction
+                watch(network, evaluate, len(x), _eps(method, x), own, kept, learns)
         finally:
             self._busy = False
             method.state.replayed = None
@@ -96,6 +97,7 @@ def watch(
     eps: float,
     own: Sequence[nn.Parameter],
     kept: Kept,
+    learns: bool,
 ) -> None:
     """Refuse a module whose outputs depend on more than the item and the weights.
 
@@ -113,6 +115,8 @@ def watch(
         Parameters of the module that are not to be used, as the method puts others in their place.
     kept
         The state that the module may advance.
+    learns
+        Whether it is trained: its backward pass is watched, too.
 
     Raises
     ------
@@ -143,8 +147,10 @@ def watch(
                 ) from e
             kept.check(network)
             _check_coupling(network, evaluate, first, once, halves, math.sqrt(eps))
-        if own:
-            _check_own(network, evaluate(slice(0, 1)), own)
+        if learns:
+            output = evaluate(slice(0, 1))
+            check_own(network, output, own)
+            check_backward(network, output)
     finally:
         first.put_back()
         generators.put_back()
@@ -315,25 +321,6 @@ def _in_halves(network: nn.Module, evaluate: Evaluate, items: int, only: str = "
     middle = items // 2
     late = recorded(network, evaluate, slice(middle, items), only)
     return recorded(network, evaluate, slice(0, middle), only).followed_by(late)
-
-
-def _check_own(network: nn.Module, output: Tensor, own: Sequence[nn.Parameter]) -> None:
-    """Whether the graph of some outputs leads to parameters that were to be replaced."""
-    names = {id(p): n for n, p in network.named_parameters() if any(p is o for o in own)}
-    nodes, met = [output.grad_fn], set()
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in met:
-            continue
-        met.add(node)
-        found = names.get(id(getattr(node, "variable", None)))
-        if found is not None:
-            raise UsageError(
-                f"{type(network).__name__} uses its parameter {found} by something else than that "
-                f"name (a list, a view or a product made when it was built), where other weights "
-                f"cannot be put in its place; use self.{found} in the forward pass"
-            )
-        nodes += [function for function, _ in node.next_functions]
 
 
 def _shown(content: Any) -> str:

@@ -7,13 +7,15 @@ are found once, so that a pass through a small network costs a few dictionary en
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from hpcsamp.errors import UsageError
+from hpcsamp.weights import recomputation
 
 if TYPE_CHECKING:
     from hpcsamp.weights.state import State
@@ -143,6 +145,7 @@ class _Block:
         except BaseException:
             self._restore()
             raise
+        recomputation.begin(self._as_it_is)
 
     def __exit__(
         self,
@@ -150,7 +153,11 @@ class _Block:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        recomputation.end()
         self._restore()
+
+    def _as_it_is(self) -> Callable[[], _Block]:
+        return partial(_Block, self._put, self._values)
 
     def _restore(self) -> None:
         for held, key, value in reversed(self._before):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch.overrides import TorchFunctionMode
 
+from hpcsamp.weights import recomputation
 from hpcsamp.weights.routing.now import Now, Route
 
 
@@ -29,6 +31,20 @@ class Routing(TorchFunctionMode):
         super().__init__()
         self._now, self._routes, self._others = now, routes, others or {}
         now.again = lambda: self
+
+    def __enter__(self) -> Routing:
+        recomputation.begin(self._as_it_is)
+        mode: Routing = super().__enter__()
+        return mode
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        recomputation.end()
+
+    def _as_it_is(self) -> Callable[[], Routing]:
+        """What draws on from here, as often as it is made."""
+        now = replace(self._now)
+        return lambda: Routing(replace(now), self._routes, self._others)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
