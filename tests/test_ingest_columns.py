@@ -383,3 +383,36 @@ def test_a_later_table_is_prepared_like_the_first(tmp_path):
             assert word in str(caught.value)
     with pytest.raises(UsageError, match="tells what becomes"):
         read(path, preparation=Preparation(like=tmp_path / "first", drop=["kind"]))
+
+
+def test_a_killed_ingest_of_a_table_goes_on(tmp_path, monkeypatch):
+    from hpcsamp.ingest.build import _Writer
+
+    data = pd.DataFrame({f"c{i}": RNG.normal(size=30_000) for i in range(20)})
+    path, read = written(tmp_path, data, "parquet")
+
+    class Killed(BaseException):
+        """Like a signal: no handler of errors sees it."""
+
+    written_shards = []
+    act = _Writer.write
+
+    def dies(self, shard):
+        if len(written_shards) == 2:
+            raise Killed
+        act(self, shard)
+        written_shards.append(shard["number"])
+
+    with monkeypatch.context() as m:
+        m.setattr(_Writer, "write", dies)
+        with pytest.raises(Killed):
+            build(read(path, ["c1"]), tmp_path / "set", shard_bytes=10**6)
+    blocks = _Writer._blocks
+    monkeypatch.setattr(
+        _Writer, "_blocks", lambda *a: (written_shards.append(a[1]["number"]), blocks(*a))[1]
+    )
+    manifest = build(read(path, ["c1"]), tmp_path / "set", shard_bytes=10**6)
+    assert written_shards == list(range(len(manifest.shards)))
+    build(read(path, ["c1"]), tmp_path / "whole", shard_bytes=10**6)
+    for file in (tmp_path / "whole").iterdir():
+        assert file.read_bytes() == (tmp_path / "set" / file.name).read_bytes()

@@ -11,6 +11,7 @@ from data_sets import nothing_left
 from hpcsamp.data import Dataset
 from hpcsamp.errors import DataError, HpcsampError
 from hpcsamp.ingest import build
+from hpcsamp.ingest.division import Rule
 from hpcsamp.ingest.npz import npz
 from hpcsamp.ingest.numbers import Notation
 from hpcsamp.ingest.tables import table
@@ -403,3 +404,41 @@ def test_names_of_columns_and_classes_are_kept(tmp_path):
 def npz_of(folder, **arrays):
     np.savez(folder / "made.npz", **arrays)
     return npz(folder / "made.npz")
+
+
+def test_arrays_are_dealt_by_an_array_and_in_order(tmp_path):
+    np.savez(tmp_path / "a.npz", x=X, y=LABELS, who=np.arange(60) // 6)
+    source = npz(tmp_path / "a.npz", rule=Rule(group="who"))
+    x = {split: items["x"] for split, items in source.items.items()}
+    who = {s: {int(np.flatnonzero((row == X).all(1))[0]) // 6 for row in v} for s, v in x.items()}
+    assert sum(map(len, who.values())) == len(set.union(*who.values())) == 10
+    np.savez(tmp_path / "b.npz", x=X, y=LABELS)
+    late = npz(tmp_path / "b.npz", rule=Rule(chronological="rows", gap=1))
+    assert np.array_equal(late.items["test"]["x"], X[49:])
+    with pytest.raises(HpcsampError, match="no column 'who'"):
+        npz(tmp_path / "b.npz", rule=Rule(group="who"))
+
+
+@pytest.mark.parametrize("column", ["float", "time", "word"])
+def test_groups_and_times_fill_the_splits_that_were_asked_for(column):
+    from hpcsamp.ingest.division import divide
+
+    generator = np.random.default_rng(1)
+    number = generator.integers(0, 40, 500)
+    values = {
+        "float": number / 2,
+        "time": np.datetime64("2020-01-01") + number * np.timedelta64(1, "D"),
+        "word": np.asarray([f"p{n}" for n in number], object),
+    }[column]
+    parts, _ = divide(500, {"valid": 0.2, "test": 0.1}, 3, Rule(group="a"), lambda _: values)
+    found = {s: set(number[rows].tolist()) for s, rows in parts.items()}
+    assert sorted(np.concatenate(list(parts.values()))) == list(range(500))
+    assert sum(map(len, found.values())) == 40
+    sizes = {s: len(rows) / 500 for s, rows in parts.items()}
+    assert abs(sizes["valid"] - 0.2) < 0.05
+    assert abs(sizes["test"] - 0.1) < 0.05
+    if column != "word":
+        rule = Rule(chronological="a")
+        parts, _ = divide(500, {"valid": 0.2, "test": 0.1}, 3, rule, lambda _: values)
+        assert number[parts["train"]].max() < number[parts["valid"]].min()
+        assert number[parts["valid"]].max() < number[parts["test"]].min()

@@ -10,9 +10,10 @@ import numpy as np
 from hpcsamp.data.manifest import ArraySpec, Inputs
 from hpcsamp.data.roles import Missing
 from hpcsamp.data.shard import check_values
-from hpcsamp.errors import DataError
+from hpcsamp.errors import DataError, UsageError
+from hpcsamp.ingest.division import Rule, divide
 from hpcsamp.ingest.labels import Pairs, check_numbers, classes_of, guess, labels_of, unseen
-from hpcsamp.ingest.source import ArraySource, split_items
+from hpcsamp.ingest.source import ArraySource
 from hpcsamp.names import Task
 
 DEFAULT_FRACTIONS = {"valid": 0.1, "test": 0.2}
@@ -34,6 +35,8 @@ def from_arrays(
     descriptions: tuple[str, str] = ("", ""),
     names: tuple[Sequence[str], Sequence[str]] = ((), ()),
     missing: Missing | None = None,
+    rule: Rule | None = None,
+    columns: Mapping[str, np.ndarray] | None = None,
 ) -> ArraySource:
     """A source from ``(x, y)`` by split; ``train`` is dealt to the splits of ``fractions``.
 
@@ -50,6 +53,8 @@ def from_arrays(
         Of the rows of an item of ``x`` and of ``y``, such as the columns of a table.
     missing
         What stands in ``y`` for a value that is not known: ``"nan"``, or a number among labels.
+    rule, columns
+        How items are dealt to splits, where not at random, and the columns that it names.
 
     Raises
     ------
@@ -105,7 +110,20 @@ def from_arrays(
     if inputs == "ids" and kinds["x"].kind == "f":  # of signed and unsigned ones
         kinds["x"] = np.dtype("<i8")
     x, y = pairs["train"]
-    parts = split_items(len(x), fractions, labels=None if classes is None else y, seed=seed)
+    held = columns or {}
+    if rule is not None and [name for name in rule.columns if name not in held]:
+        raise UsageError(
+            f"{file}: has no column {rule.columns[0]!r}, only {', '.join(held) or 'x'}"
+        )
+    parts, dealt = divide(
+        len(x),
+        fractions,
+        seed,
+        rule,
+        lambda name: held[name],
+        labels=None if classes is None else y,
+        where=file,
+    )
     items = {
         split: {"x": x[rows].astype(kinds["x"]), "y": y[rows].astype(kinds["y"])}
         for split, rows in parts.items()
@@ -119,7 +137,6 @@ def from_arrays(
     if inputs == "ids":
         top = max(int(pair[0].max()) for pair in pairs.values())
         report.append(f"ids of x go up to {top}: an embedding needs at least {top + 1} rows")
-    told = ", ".join(f"{name} {part:g}" for name, part in fractions.items())
     return ArraySource(
         name=name,
         task=task,
@@ -136,7 +153,7 @@ def from_arrays(
         },
         splits={split: len(values["x"]) for split, values in items.items()},
         source=dict(source),
-        transforms=[*([f"random split, {told}, seed {seed}"] if fractions else []), *notes],
+        transforms=[*dealt, *notes],
         report=report,
         items=items,
     )

@@ -13,6 +13,7 @@ from hpcsamp.data.shard import sha256
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.arrays import DEFAULT_FRACTIONS, from_arrays
 from hpcsamp.ingest.asked import Asked, NormalizeY, Part, SplitSeed
+from hpcsamp.ingest.division import Rule
 from hpcsamp.ingest.pictures import Layout, channels_first
 from hpcsamp.ingest.source import ArraySource
 from hpcsamp.names import Task
@@ -21,11 +22,11 @@ ENDINGS = {"train": "", "valid": "_valid", "test": "_test"}
 NAMES = [f"{array}{ending}" for ending in ENDINGS.values() for array in "xy"]
 
 _KINDS = {
-    b"\x93NUMPY": "an .npy file, which holds one array; save x and y together by numpy.savez",
-    b"\x89HDF": "an HDF5 or netCDF file; save its arrays as x and y by numpy.savez",
-    b"CDF": "a netCDF file; save its arrays as x and y by numpy.savez",
-    b"PAR1": "a parquet file; save it as csv for hpcsamp ingest csv",
-    b"ARROW1": "an arrow file; save it as csv for hpcsamp ingest csv",
+    b"\x93NUMPY": "an .npy file, which hpcsamp ingest npy reads",
+    b"\x89HDF": "an HDF5 or netCDF file; hpcsamp ingest netcdf reads those that xarray does",
+    b"CDF": "a netCDF file, which hpcsamp ingest netcdf reads",
+    b"PAR1": "a parquet file, which hpcsamp ingest parquet reads",
+    b"ARROW1": "an arrow file, which hpcsamp ingest arrow reads",
 }
 _ZIP = b"PK"
 
@@ -42,6 +43,7 @@ def npz(
     ] = None,
     fractions: Mapping[str, Part] = DEFAULT_FRACTIONS,
     seed: SplitSeed = 0,
+    rule: Rule | None = None,
     normalize_y: NormalizeY = False,
 ) -> ArraySource:
     """An ``.npz`` file with ``x`` and ``y``, and perhaps ``x_valid, y_valid, x_test, y_test``.
@@ -62,6 +64,8 @@ def npz(
         Parts of ``x`` that become the splits the file does not bring itself.
     seed
         Of that split.
+    rule
+        How items are dealt, where not at random; its columns are other arrays of the file.
     normalize_y
         Standardise targets in training.
 
@@ -75,8 +79,9 @@ def npz(
     """
     path = Path(path)
     held = _arrays(path)
+    columns = rule.columns if rule is not None else []
     for name in held:
-        if name not in NAMES:
+        if name not in NAMES and name not in columns:
             raise DataError(
                 f"{path}: holds {name!r}, which has no meaning here; arrays may be called "
                 f"{', '.join(NAMES)}"
@@ -111,6 +116,8 @@ def npz(
         seed=seed,
         normalize_y=normalize_y,
         source={"file": path.name, "sha256": sha256(path)},
+        rule=rule,
+        columns={name: held[name] for name in columns if name in held},
     )
     if layout in ("hwc", "hw"):
         made.transforms.append(f"images of layout {layout} stored with their channels first")
