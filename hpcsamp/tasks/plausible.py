@@ -45,7 +45,7 @@ class ConstantNormal:
         square = ((true - self._mean) / self._std).square()
         each = 0.5 * (square + math.log(2 * math.pi)) + self._std.log()
         each = torch.where(known, each, 0.0)
-        items = known.reshape(len(known), -1).any(1).sum()
+        items = known.reshape(len(known), math.prod(known.shape[1:])).any(1).sum()
         self.state += torch.stack([each.sum(), items.double()])
 
     def nll(self) -> float:
