@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from batch_norm_cases import CASES, S, X, Y, keeping, resnet
@@ -15,6 +16,7 @@ from hpcsamp.collectives import Alone, distribute
 from hpcsamp.errors import UsageError
 from hpcsamp.losses import ELBO, Categorical, ExpectedNLL
 from hpcsamp.methods import Ensemble, MeanField
+from hpcsamp.models.norms import groups_of, to_groups
 
 SCRIPT = Path(__file__).parent / "batch_norm_cases.py"
 
@@ -125,3 +127,100 @@ def test_what_cannot_be_is_refused_with_its_layer():
     method, _ = alone("vmap", 3, keeping)
     with pytest.raises(UsageError, match=r"not possible: .* changes .* for each sample by itself"):
         method(X, samples=range(3))
+
+
+def test_batch_norm_becomes_group_norm_or_is_refused():
+    net = resnet()
+    scale = net[3].norm.weight
+    found = to_groups(net)
+    kinds = [type(m) for m in found.modules()]
+    assert nn.BatchNorm2d not in kinds
+    assert found[3].norm.weight is scale
+    alone, among = (found(X[rows])[0] for rows in (slice(1), slice(None)))
+    assert torch.allclose(alone, among, rtol=1e-12)
+    assert [groups_of(n) for n in (3, 4, 8, 12, 64, 96, 1024)] == [1, 1, 2, 3, 16, 24, 32]
+    assert isinstance(to_groups(nn.BatchNorm1d(8)), nn.GroupNorm)
+
+    class Activated(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x).relu()
+
+    with pytest.raises(UsageError, match="0, a Activated, does more than nn"):
+        to_groups(nn.Sequential(Activated(3)))
+    with pytest.raises(UsageError, match="Linear has no batch normalisation"):
+        to_groups(nn.Linear(3, 3))
+
+
+def test_a_batch_in_parts_is_refused_under_batch_norm():
+    for net in (resnet, keeping):
+        method, _ = alone(net=net)
+        loss = ELBO(ExpectedNLL(Categorical()), 8, accumulate=2)
+        with pytest.raises(UsageError, match="accumulate = 2 takes a batch in parts, but the net"):
+            loss(method, X, Y, samples=S)
+    method, _ = alone()
+    method.batch_norm = "frozen"
+    loss(method, X, Y, samples=S).backward()
+
+
+CODE = """
+from torch import nn
+
+def net(in_shape=(3,), outputs=2):
+    norms = [nn.BatchNorm1d(8), nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8))]
+    return nn.Sequential(nn.Linear(3, 8), *norms, nn.ReLU(), nn.Linear(8, outputs))
+"""
+
+
+def test_runs_with_batch_norm_are_the_same_on_a_grid_and_go_on(tmp_path, commands, monkeypatch):
+    (tmp_path / "ownnet.py").write_text(CODE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    x = torch.randn(60, 3, generator=torch.Generator().manual_seed(1)).numpy()
+    np.savez(tmp_path / "set.npz", x=x, y=x[:, :1], x_valid=x[:30], y_valid=x[:30, :1])
+    config = tmp_path / "run.toml"
+    config.write_text(
+        f"""task = "regression"
+[data]
+path = "{tmp_path / "set"}"
+batch = 20
+[model]
+name = "ownnet:net"
+[method]
+samples = 3
+[loss]
+name = "predictive_nll"
+memory = "recompute"
+[training]
+epochs = 2
+precision = "float64"
+"""
+    )
+    train = ["train", config, "--output"]
+    settings = {
+        "field": (),
+        "members": ("method.name=ensemble", "loss.name=expected_nll", "loss.memory=auto"),
+        "frozen": ("model.batch_norm=frozen",),
+        "group": ("model.batch_norm=group",),
+    }
+    runs = {name: [f"--set={s}" for s in own] for name, own in settings.items()}
+    done = commands(
+        1,
+        ["ingest", "npz", tmp_path / "set.npz", "--out", tmp_path / "set"],
+        *([*train, tmp_path / "1" / n, *own] for n, own in runs.items()),
+        [*train, tmp_path / "again", "--set=training.steps=4"],
+        [*train, tmp_path / "again", "--resume", "--set=training.steps=6"],
+    )
+    assert done.code == 0, done.err
+    apart = ["--set=parallel.samples=none", "--set=parallel.collectives=mpi"]
+    done = commands(2, *([*train, tmp_path / "2" / n, *own, *apart] for n, own in runs.items()))
+    assert done.code == 0, done.err
+    assert "1 normalisations over the batch of 2 data groups: 6 exchanges a step" in done.out
+
+    def read(name):
+        return json.loads((tmp_path / name / "summary.json").read_text())
+
+    for name in runs:
+        one, two = read(f"1/{name}")["metrics"], read(f"2/{name}")["metrics"]
+        assert one == pytest.approx(two, rel=1e-10, abs=1e-12), name
+    assert read("again")["parameters_sha256"] == read("1/field")["parameters_sha256"]
+    assert read("again")["metrics"] == pytest.approx(read("1/field")["metrics"], rel=1e-12)
+    assert read("1/frozen")["metrics"]["nll"] != read("1/field")["metrics"]["nll"]

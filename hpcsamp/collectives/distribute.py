@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from hpcsamp.collectives.base import Collectives
-from hpcsamp.collectives.exchange import Exchange
 from hpcsamp.collectives.data_group import DataGroup
+from hpcsamp.collectives.exchange import Exchange
 from hpcsamp.collectives.replicas import make_alike
 from hpcsamp.collectives.updates import Updates, updates_of
 from hpcsamp.errors import UsageError

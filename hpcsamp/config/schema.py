@@ -142,7 +142,7 @@ class ModelSection(Section):
 
     model_config = ConfigDict(extra="allow", frozen=True)
     SHARED: ClassVar[frozenset[str]] = frozenset(
-        {"head", "output", "weights", "weights_strict", "freeze"}
+        {"head", "output", "weights", "weights_strict", "freeze", "batch_norm"}
     )
     name: Annotated[str, one_of(MODELS)] = Field(
         description="a registered model, e.g. mlp or vit, or package.module:Class"
@@ -166,6 +166,11 @@ class ModelSection(Section):
     )
     freeze: Any = Field(
         None, description='parameters that are not trained, by patterns, e.g. ["layer1.*"]'
+    )
+    batch_norm: Any = Field(
+        None,
+        description="batch: normalise by the whole batch of a step, over all ranks (default); "
+        "frozen: by the running statistics; group: by group normalisation instead",
     )
 
     @property

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from hpcsamp.collectives import Alone, Collectives
+from hpcsamp.errors import UsageError
 from hpcsamp.grid import share
 from hpcsamp.losses.base import DataLoss
 from hpcsamp.losses.batch import Step
@@ -72,6 +73,8 @@ class Evaluation:
 
     def value(self, memory: Memory) -> Tensor:
         """Scalar, of which ``backward()`` may be called."""
+        if self.accumulate > 1 and torch.is_grad_enabled():
+            self._check_parts()
         whole = self.accumulate == 1 and (memory == "keep" or self._is_small(memory))
         if whole or not torch.is_grad_enabled():
             return self._keep()
@@ -85,6 +88,22 @@ class Evaluation:
             evaluate = self._keep_parts
         deferred: Tensor = _Deferred.apply(evaluate, *leaves)
         return deferred
+
+    def _check_parts(self) -> None:
+        """Whether a module may see its batch in parts.
+
+        Raises
+        ------
+        UsageError
+            If it takes statistics of the batch, or advances state by it.
+        """
+        self.method.observe(self.x, self.mine, self.step, stacked=self.stacked, index=self.index)
+        if self.method.state.whole:
+            raise UsageError(
+                f"accumulate = {self.accumulate} takes a batch in parts, but the network normalises"
+                f" over the whole batch, or keeps a mean over it: leave data.accumulate at 1, or "
+                f'set model.batch_norm = "frozen" or "group"'
+            )
 
     def _parts(self) -> list[Evaluation]:
         """The same of each part of the batch, divided by what the whole is divided by."""

@@ -49,7 +49,7 @@ class Kept:
                     f"{called(network, name)} changes its {key} {when}; samples and ranks would "
                     f"overwrite it for each other; only buffers may change, and in training alone"
                 )
-            self._state.changing.add(full)
+            self._state.changing[full] = buffer.is_floating_point() or buffer.is_complex()
 
     def replay(self, again: bool = False) -> None:
         """Note the batch statistics of passes from here on; or use those that were noted."""

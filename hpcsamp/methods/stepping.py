@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from hpcsamp.errors import UsageError
 from hpcsamp.methods.holding import Holding
 from hpcsamp.weights import Put
 from hpcsamp.weights.group import Group
-from hpcsamp.weights.state import State
+from hpcsamp.weights.state import NORMS, State
 
 
 class Stepping(Holding):
@@ -54,13 +55,19 @@ class Stepping(Holding):
         self._state.group = group
 
     @property
-    def batch_norm(self) -> Literal["batch", "frozen"]:
-        """By what batch normalisation goes in training: the batch, or its running statistics."""
-        return "frozen" if self._state.frozen else "batch"
+    def batch_norm(self) -> str:
+        """By what batch normalisation goes in training.
+
+        ``"batch"`` is the whole batch of a step, ``"frozen"`` the running statistics, and with
+        ``"group"`` there is to be none.
+        """
+        return self._state.norm
 
     @batch_norm.setter
-    def batch_norm(self, how: Literal["batch", "frozen"]) -> None:
-        self._state.frozen = how == "frozen"
+    def batch_norm(self, how: str) -> None:
+        if how not in NORMS:
+            raise UsageError(f"batch_norm = {how!r}; there is {', '.join(NORMS)}")
+        self._state.norm = how
 
     def _share_state(self, puts: Sequence[Put]) -> None:
         """Let the passes of some modules leave their state with this method."""

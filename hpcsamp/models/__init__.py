@@ -18,6 +18,7 @@ from hpcsamp.models.blank import blank
 from hpcsamp.models.factory import Data, Made, Shape
 from hpcsamp.models.learned_noise import LearnedNoise
 from hpcsamp.models.mlp import MLP
+from hpcsamp.models.norms import to_groups
 from hpcsamp.models.options import Options
 from hpcsamp.models.options import of as options_of
 from hpcsamp.models.swin import Swin
@@ -29,7 +30,7 @@ from hpcsamp.weights.patterns import Which, matches
 
 __all__ = [
     "MLP", "MODELS", "Data", "LearnedNoise", "Options", "Swin", "ViT", "blank", "build",
-    "freeze", "options_of", "pretrained",
+    "freeze", "options_of", "pretrained", "to_groups",
 ]  # fmt: skip
 
 LAYERS = 5000

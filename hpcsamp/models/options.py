@@ -15,6 +15,9 @@ from hpcsamp.spelling import shown
 FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 """Endings of files with weights."""
 
+NORMS = ("batch", "frozen", "group")
+"""What batch normalisation may be."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -32,6 +35,8 @@ class Options:
         Whether all names and shapes of these weights must fit.
     freeze
         Patterns of parameters that are not trained.
+    batch_norm
+        ``"batch"``, ``"frozen"`` or ``"group"``: by what batch normalisation goes in training.
     """
 
     head: str | None = None
@@ -39,6 +44,7 @@ class Options:
     weights: str | None = None
     strict: bool = True
     freeze: Sequence[str] = ()
+    batch_norm: str = "batch"
 
     @classmethod
     def split(
@@ -76,6 +82,8 @@ class Options:
         freeze = own.get("freeze", ())
         patterns = isinstance(freeze, list | tuple) and all(isinstance(p, str) for p in freeze)
         _check("freeze", freeze, patterns, 'a list of patterns, e.g. ["layer1.*"]')
+        norm = own.get("batch_norm", "batch")
+        _check("batch_norm", norm, norm in NORMS, "batch, frozen or group")
         return cls(**own, strict=strict), theirs
 
 

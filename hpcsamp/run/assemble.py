@@ -104,6 +104,8 @@ class Run:
         )
         if config.evaluation.samples_per_pass is not None:
             made.predict_per_pass(config.evaluation.samples_per_pass)
+        options, _ = models.options_of(config.model, MODELS.find(config.model.name))
+        made.batch_norm = options.batch_norm
         self.method: Method = made if blank else made.to(device=device, dtype=self.dtype)
 
     @classmethod
@@ -196,6 +198,8 @@ def network(
         if line and notes is not None:
             notes[line] = None
     models.freeze(made, options.freeze)
+    if options.batch_norm == "group":
+        made = models.to_groups(made)
     mean, std = shapes.scale()
     return noise.complete(made, std, mean)
 

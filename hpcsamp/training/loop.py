@@ -232,6 +232,8 @@ class Trainer:
         )  # fmt: skip
         if not known or method.passes.chunk > 1:
             self.reporter.say(f"training: {method.passes}")
+        for line in summary.normalising(method, self.topology, most):
+            self.reporter.say(line)
         return seconds
 
     def step(self, epoch: int, batch: Batch) -> None:

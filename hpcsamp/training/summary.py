@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING, Any
 
+from hpcsamp.grid import Topology
+from hpcsamp.methods import Method
 from hpcsamp.processes import peak_rss_mb
 from hpcsamp.run import health
 
@@ -32,6 +34,23 @@ def opening(trainer: Trainer) -> list[str]:
         + (f"; resumed after step {done}" if done else "")
     )
     return lines
+
+
+def normalising(method: Method, topology: Topology, most: int) -> list[str]:
+    """A line for people about a network that normalises over the batch of several ranks.
+
+    Parameters
+    ----------
+    most
+        Samples of a rank.
+    """
+    calls, chunk = method.state.calls, method.passes.chunk
+    if not method.state.exchanges:
+        return []
+    return [
+        f"{calls} normalisations over the batch of {topology.data_size} data groups: "
+        f"{2 * calls * -(-most // chunk)} exchanges a step beside the gradient"
+    ]
 
 
 def ending(trainer: Trainer) -> list[str]:

@@ -23,6 +23,9 @@ from torch import Tensor
 from hpcsamp.weights.group import Group
 from hpcsamp.weights.put import Put
 
+NORMS = ("batch", "frozen", "group")
+"""The whole batch of a step; the running statistics; group normalisation in its place."""
+
 #: Relative difference of two norms that are the same: initial vectors may be of less precision.
 SAME_NORM = 1e-5
 
@@ -48,9 +51,10 @@ class State:
     Attributes
     ----------
     changing
-        Names of constants that passes in training change, as far as they were observed.
-    frozen
-        Whether batch normalisation takes its running statistics in training, too.
+        Names of buffers that passes in training change, as far as they were observed, and whether
+        they are numbers, not integers.
+    norm
+        By what batch normalisation goes in training, one of :data:`NORMS`.
     group
         The other ranks; None where there are none.
     calls
@@ -62,8 +66,8 @@ class State:
     """
 
     def __init__(self) -> None:
-        self.changing: set[str] = set()
-        self.frozen = False
+        self.changing: dict[str, bool] = {}
+        self.norm = "batch"
         self.group: Group | None = None
         self.calls = 0
         self.seen: dict[str, Tensor] = {}
@@ -86,7 +90,12 @@ class State:
     def exchanges(self) -> bool:
         """Whether passes in training exchange statistics over a data group."""
         several = self.group is not None and self.group.size > 1
-        return several and self.calls > 0 and not self.frozen
+        return several and self.calls > 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether what a batch leaves or gives is that of no part of it."""
+        return self.calls > 0 or any(self.changing.values())
 
     @property
     def pending(self) -> bool:

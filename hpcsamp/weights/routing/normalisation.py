@@ -50,9 +50,11 @@ def batch_norm(
     if not training or carry is None:
         return NotImplemented
     kept = running_mean is not None and running_var is not None
-    if carry.state.frozen and kept:
+    if carry.state.norm == "frozen" and kept and not carry.prediction:
         return F.batch_norm(input, running_mean, running_var, weight, bias, eps=eps)
-    if carry.prediction or carry.state.frozen:
+    if carry.state.norm == "group":
+        raise UsageError('it normalises over the batch with model.batch_norm = "group"')
+    if carry.prediction or carry.state.norm == "frozen":
         raise UsageError(
             "it normalises by the batch in prediction, too, so that "
             "results would depend on evaluation.batch; let it keep running statistics "
@@ -91,7 +93,7 @@ def instance_norm(
     carry = now.carry
     if running_mean is None or not use_input_stats or carry is None:
         return NotImplemented
-    if carry.state.frozen:
+    if carry.state.norm == "frozen":
         return F.instance_norm(input, running_mean, running_var, weight, bias, False, eps=eps)
     if not carry.prediction:
         names = [_name(now, value) for value in (running_mean, running_var)]
