@@ -32,6 +32,7 @@ _HOME = {
     "Topology": "hpcsamp.grid",
     "choose": "hpcsamp.collectives",
     "distribute": "hpcsamp.collectives",
+    "fit": "hpcsamp.training.fit",
     "init": "hpcsamp.grid",
     "load": "hpcsamp.prediction.load",
 }

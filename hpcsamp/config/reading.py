@@ -185,6 +185,29 @@ def _put_in(table: dict[str, Any], values: Mapping[str, Any]) -> None:
             table[key] = value
 
 
+def read(name: str | Path) -> dict[str, Any]:
+    """The table of a configuration, unchecked: of a file, or of one that comes with the package.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be read.
+    """
+    path = Path(name)
+    if str(name) in named_configs() and not path.is_file():
+        text = (resources.files("hpcsamp") / "configs" / f"{name}.toml").read_text("utf-8")
+        table = parse_toml(text, str(name))
+    elif exists(path):
+        table = read_toml(path, "the configuration")
+    else:
+        known = ", ".join(named_configs())
+        raise UsageError(f"no configuration {name}: not a file, and not one of {known}")
+    if "format" in table:  # the config.toml of a run, taken for a new one
+        table.pop("format")
+        table.pop("run", None)
+    return table
+
+
 def load(
     name: str | Path, overrides: Sequence[str] = (), *, preset: str | None = None
 ) -> RunConfig:
@@ -204,18 +227,7 @@ def load(
     UsageError
         If it cannot be read, there is no such preset, or a key or value is wrong.
     """
-    path = Path(name)
-    if str(name) in named_configs() and not path.is_file():
-        text = (resources.files("hpcsamp") / "configs" / f"{name}.toml").read_text("utf-8")
-        table = parse_toml(text, str(name))
-    elif exists(path):
-        table = read_toml(path, "the configuration")
-    else:
-        known = ", ".join(named_configs())
-        raise UsageError(f"no configuration {name}: not a file, and not one of {known}")
-    if "format" in table:  # the config.toml of a run, taken for a new one
-        table.pop("format")
-        table.pop("run", None)
+    table = read(name)
     return check(apply_overrides(apply_preset(table, preset), overrides), str(name))
 
 

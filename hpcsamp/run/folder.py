@@ -82,7 +82,7 @@ class RunFolder:
         UsageError
             If it holds a run and ``resume`` was not asked for, or cannot be written.
         """
-        if self._begun() and not resume:
+        if self.begun() and not resume:
             raise UsageError(
                 f"{self.path} already holds a run; go on with it by --resume, or choose another "
                 f"--output"
@@ -104,7 +104,7 @@ class RunFolder:
             raise UsageError(f"cannot write the run folder {self.path}: {e.strerror}") from e
         self._run = run
 
-    def _begun(self) -> bool:
+    def begun(self) -> bool:
         """Whether a run has left more here than its configuration."""
         kept = (self.path / "metrics.jsonl", self.path / "summary.json")
         lines = any(p.exists() and p.stat().st_size > 0 for p in kept)

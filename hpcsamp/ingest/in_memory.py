@@ -1,0 +1,182 @@
+"""Data that a program has in memory, in whatever it holds them, as a source of a dataset."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from hpcsamp.data.manifest import Inputs
+from hpcsamp.errors import DataError, UsageError
+from hpcsamp.ingest.arrays import from_arrays
+from hpcsamp.ingest.labels import Pairs
+from hpcsamp.ingest.source import ArraySource
+from hpcsamp.names import Task
+from hpcsamp.spelling import shown
+
+KEYS = ("x", "y", "x_valid", "y_valid", "x_test", "y_test")
+"""Arrays of a dictionary."""
+
+FORMS = (
+    "(x, y); ((x, y), (x_valid, y_valid)); a dictionary of x, y, x_valid, y_valid ...; a torch "
+    "Dataset of (x, y); or a dataset folder"
+)
+
+
+def source_of(
+    data: Any,
+    *,
+    valid: Any = 0.1,
+    task: Task | None = None,
+    inputs: Inputs | None = None,
+    normalize_y: bool | None = None,
+    seed: int = 0,
+) -> ArraySource:
+    """A source from arrays, tensors, tables or a torch ``Dataset``.
+
+    Parameters
+    ----------
+    data
+        ``(x, y)``, a pair of such pairs (training and validation), a dictionary with ``x`` and
+        ``y`` and perhaps ``x_valid``, ``y_valid``, ``x_test``, ``y_test``, or a ``Dataset`` whose
+        items are ``(x, y)``. ``x`` has shape ``(n, ...)`` and ``y`` shape ``(n,)`` or ``(n, ...)``;
+        anything that NumPy takes for an array, such as a tensor or a table of numbers.
+    valid
+        ``(x, y)`` of the validation items, or the part of the training items that is held out,
+        where ``data`` has none.
+    task
+        ``None``: classification if ``y`` is a row of whole numbers in an integer type.
+    inputs
+        What whole numbers in ``x`` are: ``"ids"``, which networks get as they are, or
+        ``"numbers"``, which are standardised. ``None``: numbers, where the type leaves no doubt.
+    normalize_y
+        Standardise targets in training. ``None``: where they are floating-point values.
+    seed
+        Of the items that are held out.
+
+    Raises
+    ------
+    DataError, UsageError
+        If the data are of another form, or arrays do not fit together.
+    """
+    pairs, names = _pairs(data)
+    fractions: dict[str, float] = {}
+    if isinstance(valid, int | float) and not isinstance(valid, bool):
+        if "valid" not in pairs and valid:
+            fractions = {"valid": float(valid)}
+    elif valid is not None:
+        if "valid" in pairs:
+            raise UsageError("validation items are given twice: in data, and as valid")
+        pairs["valid"] = _pair(valid, "valid")
+    for split, (x, y) in pairs.items():
+        if x.ndim < 1 or y.ndim < 1 or len(x) != len(y) or not x.size or not y.size:
+            raise DataError(
+                f"x of {split} has shape {x.shape}, y has shape {y.shape}; both need the same "
+                f"number of items, at least 1"
+            )
+        if inputs is None and x.dtype.kind in "iu" and x.dtype != np.uint8:
+            raise UsageError(
+                f"x of {split} holds whole numbers ({x.dtype}): ids, such as tokens of a text, or "
+                f"numbers, such as counts? Say inputs='ids' (the network gets them as they are) or "
+                f"inputs='numbers' (they are standardised)"
+            )
+    if normalize_y is None:
+        normalize_y = task in (None, "regression") and pairs["train"][1].dtype.kind == "f"
+    try:
+        return from_arrays(
+            pairs,
+            name="arrays",
+            task=task,
+            inputs=inputs or "numbers",
+            fractions=fractions,
+            seed=seed,
+            normalize_y=normalize_y,
+            source={},
+            names=names,
+        )
+    except DataError as e:  # options of the command are arguments here
+        raise DataError(re.sub(r"--(\w+) (\w+)", r"\1='\2'", str(e))) from e
+
+
+def _pairs(data: Any) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], Any]:
+    """``(x, y)`` by split, and the names of columns of x and y."""
+    parts: dict[str, Any]
+    if isinstance(data, Mapping):
+        unknown = [k for k in data if k not in KEYS]
+        if unknown or "x" not in data or "y" not in data:
+            raise UsageError(
+                f"data is a dictionary of {', '.join(map(shown, data)) or 'nothing'}; its arrays "
+                f"are {', '.join(KEYS)}, and x and y are needed"
+            )
+        ends = {"train": "", "valid": "_valid", "test": "_test"}
+        parts = {
+            split: (data.get(f"x{end}"), data.get(f"y{end}"))
+            for split, end in ends.items()
+            if f"x{end}" in data or f"y{end}" in data
+        }
+    elif isinstance(data, tuple | list) and len(data) == 2:
+        both = all(isinstance(d, tuple | list) and len(d) == 2 and _has_shapes(d) for d in data)
+        parts = dict(zip(("train", "valid"), data, strict=True)) if both else {"train": data}
+    elif hasattr(data, "__getitem__") and hasattr(data, "__len__") and not hasattr(data, "shape"):
+        parts = {"train": _stacked(data)}
+    else:
+        raise UsageError(f"data is a {type(data).__name__}; it may be {FORMS}")
+    found: Pairs = {split: _pair(pair, split) for split, pair in parts.items()}
+    columns = tuple(_columns(part) for part in parts["train"])
+    return dict(found), columns
+
+
+def _pair(pair: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise UsageError(f"the {split} items are a {type(pair).__name__}; (x, y) is needed")
+    x, y = (_array(v, f"{n} of {split}") for v, n in zip(pair, "xy", strict=True))
+    return x, y
+
+
+def _array(value: Any, where: str) -> np.ndarray:
+    if value is None:
+        raise UsageError(f"{where} is missing")
+    if hasattr(value, "detach"):  # a tensor
+        value = value.detach().cpu()
+        if str(value.dtype) in ("torch.bfloat16", "torch.float16"):
+            value = value.float()
+        value = value.numpy()
+    try:
+        found = np.asarray(value)
+    except (TypeError, ValueError) as e:
+        raise UsageError(f"{where} cannot be made an array: {e}") from e
+    if found.dtype.kind == "O":
+        kinds = sorted({type(v).__name__ for v in found.reshape(-1)[:1000]})
+        raise DataError(f"{where} holds {', '.join(kinds)}; numbers are needed")
+    return found
+
+
+def _has_shapes(pair: Any) -> bool:
+    return all(hasattr(v, "shape") or hasattr(v, "__array__") for v in pair)
+
+
+def _stacked(data: Any) -> tuple[np.ndarray, np.ndarray]:
+    """All items of a torch ``Dataset``."""
+    items = [data[i] for i in range(len(data))]
+    for place, item in enumerate(items):
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            raise UsageError(
+                f"item {place} of data is a {type(item).__name__}; data may be {FORMS}"
+            )
+    if not items:
+        raise DataError("data has no items")
+    columns = []
+    for place, name in enumerate("xy"):
+        try:
+            columns.append(np.stack([_array(item[place], name) for item in items]))
+        except ValueError as e:
+            raise DataError(f"{name} of the items cannot be stacked: {e}") from e
+    return columns[0], columns[1]
+
+
+def _columns(value: Any) -> tuple[str, ...]:
+    """Names of the columns of a table."""
+    names = getattr(value, "columns", None)
+    return () if names is None else tuple(map(str, names))

@@ -1,0 +1,301 @@
+"""Train a network from Python in one call, alone or on every rank of a job.
+
+    posterior = hs.fit(module, (x, y), method="mean_field", epochs=20, samples=16, output="runs/a")
+
+It is what ``hpcsamp ingest`` and ``hpcsamp train`` do: the arrays become a dataset folder, the
+arguments a configuration, and the run folder is one like any other.
+"""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hpcsamp import config as configuration
+from hpcsamp.config import RunConfig, flatten, put
+from hpcsamp.config.reading import read
+from hpcsamp.data.manifest import Inputs, read_manifest
+from hpcsamp.errors import PreemptedError, UsageError
+from hpcsamp.grid import init, together
+from hpcsamp.ingest.build import build
+from hpcsamp.ingest.in_memory import source_of
+from hpcsamp.ingest.source import Source
+from hpcsamp.models.given import Network, layout_of, offered
+from hpcsamp.names import Task
+from hpcsamp.run.folder import RunFolder
+from hpcsamp.run.prepare import prepare
+from hpcsamp.runtime import mpi
+from hpcsamp.training.callbacks import Callback
+from hpcsamp.training.loop import Trainer
+from hpcsamp.watchdog import STALL
+from hpcsamp.watchdog.dog import Watchdog
+
+#: Items of a step where nobody says, unless there are fewer.
+BATCH = 64
+
+
+def fit(
+    module: Network | str | None,
+    data: Any,
+    *,
+    method: str | Mapping[str, Any] | None = None,
+    epochs: int | None = None,
+    samples: int | None = None,
+    task: Task | None = None,
+    valid: Any = 0.1,
+    inputs: Inputs | None = None,
+    normalize_y: bool | None = None,
+    output: str | Path | None = None,
+    resume: bool = False,
+    config: str | Path | Mapping[str, Any] | None = None,
+    callbacks: Sequence[Callback] = (),
+    quiet: bool = False,
+    **keys: Any,
+) -> Any:
+    """Train a Bayesian network; returns its posterior. Collective over all ranks of the job.
+
+    Under ``mpirun`` or ``srun`` the ranks share the work, with the same result; the data are needed
+    on rank 0 alone.
+
+    Parameters
+    ----------
+    module
+        An ``nn.Module``, which stays as it is: copies are trained that start from its parameters;
+        a function that makes one (such as its class), whose initial parameters are drawn from the
+        seed; or the name of a network, as ``model.name`` has it (None: that of ``config``).
+    data
+        ``(x, y)`` as arrays, tensors or tables of numbers, with items on the first axis;
+        ``((x, y), (x_valid, y_valid))``; a dictionary of ``x``, ``y``, ``x_valid``, ``y_valid``,
+        ...; a torch ``Dataset`` of ``(x, y)``; or a dataset folder. Inputs are standardised by the
+        training items.
+    method
+        ``method.name``, or a table with the method's arguments: ``{"name": "mean_field",
+        "prior_std": 1.0}``.
+    epochs, samples
+        ``training.epochs`` and ``method.samples``, S.
+    task
+        ``"classification"`` or ``"regression"``; without, the type of ``y`` decides, which is
+        printed.
+    valid
+        The part of the training items that is held out for validation, or ``(x, y)``.
+    inputs
+        Whether whole numbers in ``x`` are ``"ids"`` or ``"numbers"``.
+    normalize_y
+        Whether targets are standardised in training; predictions are in their units either way.
+        Without: where they are floating-point numbers and no likelihood is given.
+    output
+        The run folder; without, a temporary one that is removed when the process ends.
+    resume
+        Go on from the newest checkpoint in ``output``, if there is one. The module and the data
+        must be passed again.
+    config
+        A configuration, as a table, a file or the name of one of the package; arguments win over
+        it.
+    callbacks
+        Called in the course of the run, see :mod:`hpcsamp.training.callbacks`.
+    quiet
+        Print nothing.
+    keys
+        Any other keys of the configuration: ``seed=3``, ``optimizer={"lr": 1e-2}``, or dotted ones
+        by ``**{"optimizer.lr": 1e-2}``.
+
+    Returns
+    -------
+    Posterior
+        As from ``hs.load(output, module=module)``: of the best state where ``training.patience`` is
+        given, otherwise of the last.
+
+    Raises
+    ------
+    UsageError, DataError
+        If something does not fit, naming it; the same on every rank.
+    PreemptedError
+        If the run was interrupted (Ctrl-C, or the stop button of a notebook): a checkpoint has been
+        written, from which ``fit(..., output=output, resume=True)`` goes on.
+    """
+    world = mpi().COMM_WORLD
+    folder = RunFolder(_folder(output, world))
+    source, told = None, None
+    with together(world):
+        if world.Get_rank() == 0:
+            if folder.begun() and not resume:
+                raise UsageError(
+                    f"{folder.path} already holds a run; go on with it by resume=True, or choose "
+                    f"another output"
+                )
+            if not isinstance(data, str | Path):
+                scale = _scale(data, task, config, keys) if normalize_y is None else normalize_y
+                source = source_of(data, valid=valid, task=task, inputs=inputs, normalize_y=scale)
+                told = source.task, source.splits["train"]
+            else:
+                found = read_manifest(data)
+                told = found.task, found.splits["train"]
+    kind, items = world.bcast(told)
+    path = str(data) if isinstance(data, str | Path) else str(folder.path / "data")
+    given = nullcontext({"name": module}) if isinstance(module, str) else offered(module)
+    with given as table:
+        with together(world):
+            arguments = {"task": task, "epochs": epochs, "samples": samples, "method": method}
+            chosen = _configuration(config, keys, arguments, table, path, kind, items)
+        topology = init(chosen.parallel.samples, device=chosen.parallel.device)
+        world = topology.world
+        with together(world):
+            if source is not None:
+                _write(source, Path(path), resume)
+        chosen = prepare(chosen, None, world)
+        if topology.is_root and not quiet and source is not None:
+            _tell(source, task)
+        with _one_network(module, world), _readable(folder.path):
+            stall = chosen.training.stall if topology.size > 1 else 0.0
+            with (
+                Watchdog(world, stall, folder.path / STALL),
+                Trainer(
+                    chosen, topology, folder.path, resume, quiet=quiet, callbacks=callbacks
+                ) as trainer,
+            ):
+                trainer.run()
+                best = trainer.keeper.best_step >= 0
+    import hpcsamp
+
+    which = "best" if chosen.training.patience is not None and best else "last"
+    passed = {} if named else {"module": module}
+    return hpcsamp.load(folder.path, checkpoint=which, **passed)
+
+
+def _folder(output: str | Path | None, world: Any) -> Path:
+    """The run folder, the same on all ranks. Collective."""
+    made = None
+    with together(world):
+        if world.Get_rank() == 0:
+            if output is None:
+                made = tempfile.mkdtemp(prefix="hpcsamp-")
+                atexit.register(shutil.rmtree, made, ignore_errors=True)
+            else:
+                made = str(output)
+    return Path(world.bcast(made))
+
+
+def _configuration(
+    config: str | Path | Mapping[str, Any] | None,
+    keys: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+    model: Mapping[str, Any],
+    path: str,
+    task: str,
+    items: int,
+) -> RunConfig:
+    """The checked configuration of a call."""
+    if config is None:
+        table: dict[str, Any] = {}
+    elif isinstance(config, Mapping):
+        table = copy.deepcopy(dict(config))
+    else:
+        table = configuration.apply_preset(read(config), None)
+        for own in ("format", "run"):  # of the config.toml of a run
+            table.pop(own, None)
+    method = arguments["method"]
+    named = {
+        "task": arguments["task"] or table.get("task", task),
+        "training.epochs": arguments["epochs"],
+        "method": {"name": method} if isinstance(method, str) else method,
+        "method.samples": arguments["samples"],
+    }
+    try:
+        for key, value in (*keys.items(), *named.items()):
+            if value is not None:
+                _put(table, key, _plain(value))
+        others = table.get("model", {})
+        put(table, "model", {**others, **model})
+        put(table, "data.path", path)
+        if "batch" not in table["data"]:
+            put(table, "data.batch", min(BATCH, items))
+    except ValueError as e:
+        raise UsageError(f"hs.fit: {e}") from None
+    return configuration.check(table, "hs.fit")
+
+
+def _put(table: dict[str, Any], key: str, value: Any) -> None:
+    """Set a key; of a table its keys, so that others stay."""
+    if not isinstance(value, Mapping):
+        put(table, key, value)
+        return
+    for name, part in flatten(value).items():
+        put(table, f"{key}.{name}", part)
+
+
+def _plain(value: Any) -> Any:
+    """A value as TOML has it."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def _write(source: Source, path: Path, resume: bool) -> None:
+    """Write the arrays, unless they are there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        build(source, path, overwrite=not resume, waiting=lambda: None)
+    except UsageError as e:
+        if not resume or not path.is_dir():
+            raise
+        raise UsageError(
+            f"the data are others than those that the run was begun with, which are in {path}"
+        ) from e
+
+
+def _tell(source: Source, task: Task | None) -> None:
+    for line in source.report:
+        sys.stdout.write(f"data: {line}\n")
+    if task is None:
+        what = f"{source.classes} classes" if source.classes else "values"
+        sys.stdout.write(f"task: {source.task}, as y holds {what}; task=... says otherwise\n")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say of a run that is stopped how it goes on from Python."""
+    try:
+        yield
+    except PreemptedError as e:
+        told = PreemptedError(str(e).replace("--resume", f"output={str(path)!r}, resume=True"))
+        told.exit_code, told.agreed = e.exit_code, e.agreed
+        raise told from e
+
+
+@contextmanager
+def _one_network(module: Any, world: Any) -> Iterator[None]:
+    """Within the block all ranks offer the network of the first. Collective over the world."""
+    if not isinstance(module, nn.Module) or world.Get_size() == 1:
+        yield
+        return
+    layouts = world.allgather(layout_of(module))
+    with together(world):
+        for rank, layout in enumerate(layouts):
+            if layout != layouts[0]:
+                raise UsageError(
+                    f"ranks must pass the same network to hs.fit: its layers or shapes differ "
+                    f"between rank 0 ({layouts[0]}) and rank {rank} ({layout})"
+                )
+    own = module if world.Get_rank() == 0 else copy.deepcopy(module)
+    with torch.no_grad():
+        for tensor in (*own.parameters(), *own.buffers()):
+            first = world.bcast(tensor.detach().cpu() if world.Get_rank() == 0 else None)
+            if own is not module:
+                tensor.data.copy_(first)
+    with offered(own):
+        yield
