@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import atexit
 import copy
+import platform
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -134,16 +135,22 @@ def fit(
                     f"{folder.path} already holds a run; go on with it by resume=True, or choose "
                     f"another output"
                 )
-            if not isinstance(data, str | Path):
-                scale = _scale(data, task, config, keys) if normalize_y is None else normalize_y
-                source = source_of(data, valid=valid, task=task, inputs=inputs, normalize_y=scale)
-                told = source.task, source.splits["train"]
-            else:
+            path = str(data) if isinstance(data, str | Path) else str(folder.path / "data")
+            if isinstance(data, str | Path):
                 found = read_manifest(data)
-                told = found.task, found.splits["train"]
-    kind, items = world.bcast(told)
-    path = str(data) if isinstance(data, str | Path) else str(folder.path / "data")
-    given = nullcontext({"name": module}) if isinstance(module, str) else offered(module)
+                told = path, found.task, found.splits["train"]
+            else:
+                if any(key.split(".")[0] == "likelihood" for key in keys):
+                    normalize_y = bool(normalize_y)  # it may be one of counts
+                source = source_of(
+                    data, valid=valid, task=task, inputs=inputs, normalize_y=normalize_y
+                )
+                told = path, source.task, source.splits["train"]
+    path, kind, items = world.bcast(told)
+    named = module is None or isinstance(module, str)
+    given: Any = nullcontext({"name": module} if module else {})
+    if not named:
+        given = offered(cast(Network, module))
     with given as table:
         with together(world):
             arguments = {"task": task, "epochs": epochs, "samples": samples, "method": method}
@@ -175,8 +182,13 @@ def fit(
 
 def _folder(output: str | Path | None, world: Any) -> Path:
     """The run folder, the same on all ranks. Collective."""
-    made = None
+    made, nodes = None, set(world.allgather(platform.node()))
     with together(world):
+        if output is None and len(nodes) > 1:
+            raise UsageError(
+                f"hs.fit: ranks on {len(nodes)} nodes need a run folder that all of them see: say "
+                f"output=..."
+            )
         if world.Get_rank() == 0:
             if output is None:
                 made = tempfile.mkdtemp(prefix="hpcsamp-")

@@ -1,0 +1,205 @@
+"""``hs.fit``: the same as the commands, from Python; any data, any network; interrupted, resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import launch
+from torch import nn
+
+import hpcsamp as hs
+from hpcsamp.config.reading import read
+from hpcsamp.data.manifest import read_manifest
+from hpcsamp.errors import CheckpointError, DataError, PreemptedError, UsageError
+from hpcsamp.models import MLP
+from hpcsamp.training.callbacks import Callback
+
+G = np.random.default_rng(0)
+X = G.normal(size=(200, 3))
+LINE = X @ [1.0, 0.5, -1.0] + 0.1 * G.normal(size=200)
+CLASSES = (X[:, 0] > 0).astype(np.int64) + (X[:, 1] > 0)
+QUICK = {"epochs": 2, "samples": 2, "quiet": True, "method.samples_per_pass": 1}
+
+
+def net(outputs: int = 1) -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, outputs))
+
+
+def summary(run: Path) -> dict[str, object]:
+    return json.loads((Path(run) / "summary.json").read_text())
+
+
+def test_fit_is_train_by_configuration_to_the_last_bit(hpcsamp, small, digits, tmp_path):
+    assert hpcsamp(1, "train", small, "-o", tmp_path / "command").code == 0
+    table = read(small)
+    quiet = {"config": table, "quiet": True}
+    hs.fit("mlp", digits, output=tmp_path / "named", **quiet)
+    hs.fit(None, digits, output=tmp_path / "whole", config=small, quiet=True)
+    table = {k: v for k, v in table.items() if k != "model"}
+
+    def make(in_shape: tuple[int, ...], outputs: int) -> nn.Module:
+        return MLP(in_shape, outputs, hidden=[16])
+
+    posterior = hs.fit(make, digits, output=tmp_path / "made", config=table, quiet=True)
+    hashes = {
+        summary(tmp_path / run)["parameters_sha256"]
+        for run in ("command", "named", "whole", "made")
+    }
+    assert len(hashes) == 1
+    assert posterior.step == summary(tmp_path / "command")["steps"]
+
+
+PROGRAM = f"""
+import sys
+import torch
+import hpcsamp as hs
+from hpcsamp.runtime import mpi
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_fit import LINE, X, net
+module = net()
+rank = mpi().COMM_WORLD.Get_rank()
+if rank:  # every rank draws its own network, and the first has the data
+    module[0].weight.data.normal_()
+hs.fit(module, (X, LINE) if rank == 0 else None, output=sys.argv[1], epochs=3, samples=5,
+       callbacks=[], **{{"method.samples_per_pass": 1, "training.precision": "float64",
+       "parallel.samples": sys.argv[2], "data.accumulate": 3, "training.log_every": 1}})
+if len(sys.argv) > 3:
+    hs.fit(module if rank == 0 else torch.nn.Linear(3, 1), (X, LINE), epochs=1)
+"""
+
+
+def test_fit_on_two_ranks_is_fit_on_one(tmp_path):
+    runs = {"whole": (1, "node"), "samples": (2, "node"), "data": (2, "none")}
+    losses = {}
+    for name, (ranks, axis) in runs.items():
+        end = ["refused"] if name == "data" else []
+        done = launch(ranks, "-c", PROGRAM, str(tmp_path / name), axis, *end)
+        if end:
+            assert done.code == 2
+            (line,) = done.errors
+            assert "ranks must pass the same network to hs.fit: its layers or shapes" in line
+        else:
+            assert done.code == 0, done.err
+        assert "task: regression, as y holds values" in done.out
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        events = [json.loads(line) for line in lines]
+        losses[name] = [e["loss"] for e in events if e["event"] == "train"]
+        assert len(losses[name]) == 6
+    for found in losses.values():
+        assert found == pytest.approx(losses["whole"], rel=1e-10)
+
+
+class Interrupt(Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def after_step(self, at) -> None:
+        if at.step == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_interrupted_fit_goes_on(tmp_path):
+    module = net()
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    whole = hs.fit(module, (X, LINE), output=tmp_path / "whole", **QUICK)
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name])  # copies are trained
+    run = tmp_path / "parts"
+    words = rf"interrupted; 2 of 6 steps are done.*output='{re.escape(str(run))}', resume=True"
+    with pytest.raises(PreemptedError, match=words):
+        hs.fit(module, (X, LINE), output=run, callbacks=[Interrupt(1)], **QUICK)
+    with pytest.raises(UsageError, match="already holds a run; go on with it by resume=True"):
+        hs.fit(module, (X, LINE), output=run, **QUICK)
+    with pytest.raises(UsageError, match="data are others than those that the run was begun with"):
+        hs.fit(module, (X, LINE + 1), output=run, resume=True, **QUICK)
+    with pytest.raises(CheckpointError, match=r"another configuration: model.layout"):
+        hs.fit(net(2), (X, LINE), output=run, resume=True, **QUICK)
+    with torch.no_grad():
+        module[0].weight.zero_()  # the checkpoint has the weights
+    parts = hs.fit(module, (X, LINE), output=run, resume=True, **QUICK)
+    hashes = [summary(r)["parameters_sha256"] for r in (tmp_path / "whole", run)]
+    assert hashes[0] == hashes[1]
+    assert parts.step == whole.step == 6
+
+
+def test_a_network_that_was_passed_must_be_passed_again(hpcsamp, commands, tmp_path):
+    run = tmp_path / "run"
+    hs.fit(net(), (X, LINE), output=run, **QUICK)
+    for command in (["train", run / "config.toml", "-o", run, "--resume"], ["evaluate", run]):
+        done = hpcsamp(1, *command)
+        assert done.code == 2
+        (line,) = done.errors
+        assert 'model.name = "given": the network of this run, Sequential ' in line
+        assert "hs.fit(module, ..., resume=True)" in line
+
+
+def test_data_of_any_form(tmp_path, capsys):
+    pandas = pytest.importorskip("pandas")
+    frame, train = pandas.DataFrame(X, columns=["a", "b", "c"]), slice(150)
+    valid = slice(150, None)
+
+    class Items:
+        def __len__(self) -> int:
+            return len(X)
+
+        def __getitem__(self, i: int):
+            return torch.from_numpy(X[i]).bfloat16(), int(CLASSES[i])
+
+    forms = {
+        "frame": ((frame, pandas.Series(CLASSES)), 3, {"train": 180, "valid": 20}),
+        "tensors": ((torch.from_numpy(X), torch.from_numpy(LINE).float()), None, None),
+        "pairs": (((X[train], LINE[train]), (X[valid], LINE[valid])), None,
+                  {"train": 150, "valid": 50}),
+        "dictionary": ({"x": X[train], "y": CLASSES[train], "x_test": X[valid],
+                        "y_test": CLASSES[valid]}, 3, {"train": 135, "valid": 15, "test": 50}),
+        "items": (Items(), 3, None),
+    }  # fmt: skip
+    for name, (data, classes, splits) in forms.items():
+        quick = {**QUICK, "epochs": 1, "quiet": name != "frame"}
+        hs.fit(net(classes or 1), data, output=tmp_path / name, **quick)
+        made = read_manifest(tmp_path / name / "data")
+        assert made.classes == classes, name
+        assert made.normalize_y == (classes is None)
+        assert splits is None or made.splits == splits, name
+    assert "task: classification, as y holds 3 classes; task=... says" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("data", "more", "kind", "message"),
+    [
+        (X, {}, UsageError, "data is a ndarray; it may be (x, y)"),
+        ({"x": X, "targets": LINE}, {}, UsageError, "'targets'; its arrays are x, y, x_valid"),
+        ((X, LINE[:7]), {}, DataError, "x of train has shape (200, 3), y has shape (7,)"),
+        ((X, LINE), {"optimizer.lrr": 1}, UsageError, "optimizer.lrr"),
+        ((X, LINE), {"sed": 1}, UsageError, "sed"),
+        ((X, LINE), {"optimizer": 3}, UsageError, "optimizer"),
+        ((X.astype(int), LINE), {}, UsageError, "Say inputs='ids'"),
+        ((X, np.arange(200)), {}, DataError, "task='classification' or task='regression'"),
+        (((X, LINE), (X, LINE)), {"valid": (X, LINE)}, UsageError, "are given twice"),
+        ((X, np.array(["a"] * 200, object)), {}, DataError, "holds str; numbers are needed"),
+        ((X, LINE), {"callbacks": [print]}, UsageError, "no object of a subclass"),
+        ((X, LINE), {"method": {"name": "mean_field", "prior": 2}}, UsageError, "method.prior"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(data, more, kind, message, tmp_path):
+    with pytest.raises(kind) as error:
+        hs.fit(net(), data, output=tmp_path / "run", **{**QUICK, **more})
+    assert message in str(error.value)
+
+
+def test_without_an_output_the_run_is_temporary_and_patience_gives_the_best_state():
+    late = {"epochs": 40, "samples": 2, "quiet": True, "training.patience": 1}
+    posterior = hs.fit(net(), (X, LINE), **late, **{"training.min_delta": 1e3})
+    folder = posterior.restored.folder.path
+    found = summary(folder)
+    assert found["steps"] == 6
+    assert found["ended"].startswith("patience")
+    assert posterior.step == found["best_step"]
