@@ -382,6 +382,13 @@ class TrainingSection(Section):
         "of the task's; rmse in place of nll where the loss leaves samples alone, which have no "
         "density",
     )
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="decay of an exponential moving average of the weights, which evaluations and "
+        "predictions then use",
+    )
     patience: int | None = Field(
         None,
         ge=1,

@@ -99,7 +99,10 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False) -> list[Part]:
     parts = [
         Part("Python, torch, MPI", PROCESS, "fewer ranks a node"),
         Part("means and log standard deviations" if drawn else "parameters", trained),
-        Part("their gradient", trained),
+        Part(
+            "their gradient" + " and moving average" * bool(config.training.ema),
+            trained * (2 if config.training.ema else 1),
+        ),
         Part(
             f"state of {config.optimizer.name}" + (f", 1/{grid.sample_size}" * sharded),
             round(state / (grid.sample_size if sharded else 1)),

@@ -77,6 +77,7 @@ class Keeper:
         self.optimizer = optimisation.optimizer
         self.schedule = optimisation.schedule
         self.updates = optimisation.updates
+        self.average = optimisation.average
         self.topology = topology
         self.dataset = dataset
         self.saving = saving
@@ -151,6 +152,7 @@ class Keeper:
             noise.check_draws(path, content, self.method)
             if self.method.trains_with_noise:
                 noise.check(path, content, form(self.topology.device))
+            self.average.load(content.get("average"))
             self._load(content["method"], content["optimizer"])
             chosen.take(content, self.method, self.topology)
             self.schedule.load_state_dict(content["schedule"])
@@ -189,24 +191,27 @@ class Keeper:
         self.method.load_state_dict(self.method.placement.part(method))
         self.updates.load_state(self.optimizer, optimizer)
 
-    def _whole(self) -> tuple[Any, Any]:
-        """The state of method and optimiser, whole on rank 0. Collective over the world."""
-        method = self.method.placement.gather(self.method.state_dict(), self.topology)
-        return method, self.updates.whole_state(self.optimizer, self.topology)
-
-    def _content(self, method: Any, optimizer: Any) -> dict[str, Any]:
+    def _whole(self) -> dict[str, Any]:
+        """The states of method and optimiser, whole on rank 0. Collective over the world."""
+        average = self.average.whole_state(self.topology)
         return {
+            "method": self.method.placement.gather(self.method.state_dict(), self.topology),
+            "optimizer": self.updates.whole_state(self.optimizer, self.topology),
+            **({} if average is None else {"average": average}),
+        }
+
+    def _content(self, whole: dict[str, Any]) -> dict[str, Any]:
+        return {
+            **whole,
             "step": self.method.step,
             "best": self.best,
             "best_step": self.best_step,
             "config": resolve.table_of(self.config),
             "dataset": self.dataset,
             "run": self.folder.run,
-            "method": method,
             "noise": form(self.topology.device),
             "draws": self.method.draws,
             "passes": chosen.kept(self.method, self.topology),
-            "optimizer": optimizer,
             "schedule": self.schedule.state_dict(),
             "told": self.told,
             "callbacks": self.callbacks.state_dict(),
@@ -214,8 +219,8 @@ class Keeper:
 
     def _save(self, path: Path) -> None:
         here.at(Phase.CHECKPOINT, self.method.step)
-        method, optimizer = self._whole()
+        whole = self._whole()
         with self.saving(), together(self.topology.world):
             if self.topology.is_root:
                 self.folder.check()
-                checkpoint.save(path, self._content(method, optimizer))
+                checkpoint.save(path, self._content(whole))

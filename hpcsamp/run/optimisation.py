@@ -9,6 +9,7 @@ from hpcsamp.collectives import Collectives
 from hpcsamp.grid import Topology, together
 from hpcsamp.losses import ELBO, schedules
 from hpcsamp.run.assemble import Run
+from hpcsamp.run.average import Average
 from hpcsamp.run.optimizer import optimizer, updates
 from hpcsamp.run.schedule import Schedule
 
@@ -38,6 +39,8 @@ class Optimisation:
         Exchanges the gradients of all ranks.
     schedule
         Of the learning rate.
+    average
+        Of the weights, for evaluations.
     updates
         What of the parameters this rank updates.
 
@@ -80,6 +83,7 @@ class Optimisation:
                 accumulate=config.data.accumulate,
             )
             self.loss.check_samples(config.method.samples)
+            self.average = Average(method, config.training.ema)
             self.schedule = Schedule(config, self.optimizer, steps_per_epoch)
         exchange.distribute(
             self.optimizer,

@@ -96,7 +96,7 @@ def restore(
             )
         if topology.is_root:
             noise.draws_of_prediction(path, saved, method)
-        part = method.placement.part(saved["method"])
+        part = method.placement.part(saved.get("average", saved["method"]))
         if saved["version"] == checkpoint.UNSEALED:  # buffers and frozen parameters as built
             part = method.state_dict() | part
         method.load_state_dict(part)

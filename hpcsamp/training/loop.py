@@ -266,6 +266,7 @@ class Trainer:
         rate = made.optimizer.param_groups[0]["lr"]
         with here.part("optimiser"):
             made.optimizer.step()
+            made.average.update()
             made.optimizer.zero_grad()
             made.schedule.step()
         self.times.append(time.perf_counter() - began)
@@ -308,7 +309,8 @@ class Trainer:
         if self.validation is None:
             return
         first, step = not self.validation.metrics, self.method.step
-        found, score = self.validation.run()
+        with self.optimisation.average.in_place():
+            found, score = self.validation.run()
         score = self.topology.world.bcast(score)  # by which all ranks decide
         self.keeper.keep_best(score)
         if self.topology.is_root:
