@@ -120,8 +120,9 @@ def test_an_interrupted_fit_goes_on(tmp_path):
         hs.fit(module, (X, LINE), output=run, **QUICK)
     with pytest.raises(UsageError, match="data are others than those that the run was begun with"):
         hs.fit(module, (X, LINE + 1), output=run, resume=True, **QUICK)
+    other = nn.Sequential(nn.Linear(3, 7), nn.Tanh(), nn.Linear(7, 1))
     with pytest.raises(CheckpointError, match=r"another configuration: model.layout"):
-        hs.fit(net(2), (X, LINE), output=run, resume=True, **QUICK)
+        hs.fit(other, (X, LINE), output=run, resume=True, **QUICK)
     with torch.no_grad():
         module[0].weight.zero_()  # the checkpoint has the weights
     parts = hs.fit(module, (X, LINE), output=run, resume=True, **QUICK)
