@@ -8,7 +8,10 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
+import hpcsamp as hs
+from hpcsamp.collectives import Alone
 from hpcsamp.errors import UsageError
+from hpcsamp.losses import ELBO, Categorical, ExpectedNLL
 from hpcsamp.methods import METHODS
 from hpcsamp.models import ViT
 
@@ -118,3 +121,36 @@ def test_models_of_the_package_recompute_their_masks():
         found.append(torch.autograd.grad(y.square().sum(), list(made.parameters())))
     for a, b in zip(*found, strict=True):
         assert torch.allclose(a, b, rtol=1e-10, atol=1e-13)
+
+
+class Calls(nn.Module):
+    def __init__(self, block, call):
+        super().__init__()
+        self.block, self.call = block, call
+
+    def forward(self, x):
+        return self.call(self.block, x)
+
+
+def trained(call):
+    torch.manual_seed(1)
+    block = nn.Sequential(
+        nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3)), nn.BatchNorm1d(3), nn.Dropout(0.4)
+    )
+    net = nn.Sequential(Calls(block, CALLS[call]), nn.Linear(3, 2)).double()
+    made = METHODS["mean_field"].create(lambda _: net, 2, range(2))
+    made.samples_per_pass = 1
+    optimizer = hs.distribute(torch.optim.SGD(made.parameters(), 0.1), Alone(), made)
+    loss = ELBO(ExpectedNLL(Categorical()), 5)
+    for _ in range(2):
+        loss(made, X, torch.tensor([0, 1, 0, 1, 1]), samples=2).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return {name: b.clone() for name, b in net.named_buffers()} | {"mean": made.mean.detach()}
+
+
+def test_state_advances_once_whether_or_not_it_is_computed_again():
+    plain, again = trained("plain"), trained("checkpoint")
+    assert plain["0.block.1.num_batches_tracked"] == 2
+    for name, value in plain.items():
+        assert torch.allclose(again[name], value, rtol=1e-10, atol=1e-12), name

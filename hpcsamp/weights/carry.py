@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from types import TracebackType
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_batchedtensor
 
+from hpcsamp.weights import recomputation
 from hpcsamp.weights.folding import Sampled
 from hpcsamp.weights.place import Place
 from hpcsamp.weights.put import Put
@@ -62,6 +64,7 @@ class Carry:
         self._samples = place.samples
         self._left: dict[str, Tensor] = {}
         self._begun: dict[str, tuple[Any, Any]] = {}
+        self._again = False
 
     # What routes leave -------------------------------------------------------------------------
 
@@ -79,18 +82,27 @@ class Carry:
 
     # What the module does itself ---------------------------------------------------------------
 
+    def _as_it_is(self) -> Callable[[], Carry]:
+        """A pass that is computed again begins with the same state and leaves nothing."""
+
+        def again() -> Carry:
+            made = copy(self)
+            made._left, made._begun, made._again = dict(self._left), {}, True
+            return made
+
+        return again
+
     def __enter__(self) -> Carry:
-        if self.prediction:
-            return self
         put = self._put
-        for name in sorted(self.state.changing):
+        for name in [] if self.prediction else sorted(self.state.changing):
             before = put.held(name)
             if len(self._rows) > 1:
                 self._check_together(name, before)
             self._begun[name] = (before, before.detach().clone())
-        for name, (_, copy) in self._begun.items():
+        for name, (_, copied) in self._begun.items():
             for held, key in put.places(name):
-                held[key] = copy
+                held[key] = copied
+        recomputation.begin(self._as_it_is)
         return self
 
     def _check_together(self, name: str, value: Any) -> None:
@@ -108,18 +120,19 @@ class Carry:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        recomputation.end()
         put = self._put
-        for name, (before, copy) in self._begun.items():
+        for name, (before, copied) in self._begun.items():
             found = [held[key] for held, key in put.places(name)]
             for held, key in put.places(name):
                 held[key] = before
-            value = next((f for f in found if f is not copy), copy)
+            value = next((f for f in found if f is not copied), copied)
             if type(value) is Sampled or is_batchedtensor(value):
                 raise NotPossibleError(f"the forward pass changes {name}, for each sample")
             if name not in self._left:
                 self._left[name] = value.detach()[None]
         self._begun.clear()
-        if error is not None or self.prediction:
+        if error is not None or self.prediction or self._again:
             return
         if self.trial:
             self.state.seen = dict(self._left)
