@@ -94,3 +94,31 @@ class Reader(nn.Module):
         z = self.mix(self.embed(ids), src_key_padding_mask=src_key_padding_mask)
         there = (~src_key_padding_mask).to(z.dtype)[..., None]
         return self.head((z * there).sum(1) / there.sum(1))
+
+
+class OneOfPlants(nn.Module):
+    """Two inputs, one of the outputs: kinds, or sizes."""
+
+    def __init__(self, in_shape, outputs: int) -> None:
+        super().__init__()
+        assert dict(in_shape) == {"image": (2, 4, 5), "age": (3,)}
+        self.plants = Plants(double=False)
+        self.output = "kind" if outputs == CLASSES else "size"
+
+    def forward(self, image, age):
+        return self.plants(age, image)[self.output]
+
+
+def make_one(folder, target: str, rename: dict | None = None, **options) -> None:
+    """Write a set with one of the targets, and weights; arrays may be renamed."""
+    items, rename = plants(count=90), rename or {}
+    inputs = {rename.get(n, n): items[n] for n in ("image", "age")}
+    source = from_named(
+        {"train": (inputs, items[target])},
+        name=target,
+        missing={"y": -1 if target == "kind" else "nan"},
+        normalize=[] if target == "kind" else ["y"],
+        weights={"train": items["weight"]},
+        **options,
+    )
+    build(source, folder)

@@ -86,8 +86,8 @@ def _history(run: Run, split: str, index: np.ndarray, unit: str) -> np.ndarray |
 
     try:
         manifest = read_manifest(Path(run.setting("data", "path", default="")))
-        x = manifest.arrays["x"]
-        if len(x.shape) != 1 or not unit or x.units != unit:
+        x = manifest.arrays.get("x")
+        if x is None or len(x.shape) != 1 or not unit or x.units != unit:
             return None
         return read_inputs(run, split, index)
     except HpcsampError:

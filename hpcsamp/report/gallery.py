@@ -69,7 +69,7 @@ def most_uncertain(total: np.ndarray, items: int) -> np.ndarray:
 
 
 def read_inputs(run: Run, split: str, index: np.ndarray) -> np.ndarray:
-    """Inputs ``(n, ...)`` of the run's dataset by item index.
+    """Inputs ``(n, ...)`` of the run's dataset by item index; of several the one that is an image.
 
     Raises
     ------
@@ -85,9 +85,21 @@ def read_inputs(run: Run, split: str, index: np.ndarray) -> np.ndarray:
         )
     try:
         with Dataset.open(path, split) as dataset:
-            return dataset.read(index)[0]
+            found = dataset.read(index)[0]
+            return found if isinstance(found, np.ndarray) else _image_of(found)
     except HpcsampError as e:
         raise MissingMaterialError(str(e)) from e
+
+
+def _image_of(inputs: dict[str, np.ndarray]) -> np.ndarray:
+    """That one of several inputs that is an image."""
+    found = [name for name, x in inputs.items() if x.ndim == 4]
+    if len(found) != 1:
+        raise MissingMaterialError(
+            f"of the inputs {', '.join(inputs)} not one is an image, but "
+            f"{', '.join(found) or 'none'}"
+        )
+    return inputs[found[0]]
 
 
 def as_images(x: np.ndarray) -> np.ndarray:

@@ -68,7 +68,7 @@ class NumberPrediction(Prediction):
             "total": lambda: over_item(total),
             "aleatoric": lambda: over_item(p.aleatoric),
             "epistemic": lambda: over_item(p.epistemic),
-            "error": lambda: over_item((p.mean - self.target).double().square()).sqrt(),
+            "error": lambda: self._error().sqrt(),
             "quantiles": lambda: torch.stack([units.value(q) for q in self.quantiles], 1),
             "samples": lambda: torch.stack([units.value(m) for m in p.own_means], 1),
         }
@@ -80,10 +80,21 @@ class NumberPrediction(Prediction):
 
     def _over_item(self, variance: Tensor) -> Tensor:
         """``(B,)`` mean over the values of an item, in squared standard deviations."""
-        units, weights = self.view.units, self.view.weights
-        x = units.relative(units.relative(variance))
-        if weights is not None:
-            x = x * weights.to(x.device)
+        units = self.view.units
+        return self._mean_of_item(units.relative(units.relative(variance)))
+
+    def _error(self) -> Tensor:
+        """``(B,)`` mean squared error over the known values of an item; NaN if there are none."""
+        square, known = (self.of.mean - self.target).double().square(), ~self.target.isnan()
+        if known.all():
+            return self._over_item(square)
+        found = self._over_item(torch.where(known, square, 0.0))
+        return found / self._mean_of_item(known.double())
+
+    def _mean_of_item(self, x: Tensor) -> Tensor:
+        """``(B,)`` mean over values, weighted by the area of grid cells."""
+        if self.view.weights is not None:
+            x = x * self.view.weights.to(x.device)
         return x.flatten(1).mean(1) if x.dim() > 1 else x
 
 
