@@ -47,11 +47,15 @@ LOSSES = Registry(
 LIKELIHOODS = Registry(
     "likelihood.name",
     {
-        "categorical": "hpcsamp.losses.likelihoods:Categorical",
+        "categorical": "hpcsamp.losses.labels:Categorical",
+        "pixelwise": "hpcsamp.losses.labels:Pixelwise",
+        "bernoulli": "hpcsamp.losses.labels:Bernoulli",
+        "cumulative_logits": "hpcsamp.losses.labels:CumulativeLogits",
         "gaussian": "hpcsamp.losses.likelihoods:Gaussian",
         "learned_gaussian": "hpcsamp.losses.likelihoods:LearnedGaussian",
         "predicted_gaussian": "hpcsamp.losses.likelihoods:PredictedGaussian",
-        "poisson": "hpcsamp.losses.likelihoods:Poisson",
+        "poisson": "hpcsamp.losses.counts:Poisson",
+        "negative_binomial": "hpcsamp.losses.counts:NegativeBinomial",
         "student_t": "hpcsamp.losses.likelihoods:StudentT",
     },
     base="hpcsamp.losses:Likelihood",
@@ -62,6 +66,10 @@ TASKS = Registry(
     {
         "classification": "hpcsamp.tasks.classification:Classification",
         "regression": "hpcsamp.tasks.regression:Regression",
+        "multilabel": "hpcsamp.tasks.multilabel:Multilabel",
+        "segmentation": "hpcsamp.tasks.segmentation:Segmentation",
+        "counts": "hpcsamp.tasks.counts:Counts",
+        "ordinal": "hpcsamp.tasks.ordinal:Ordinal",
     },
     base="hpcsamp.tasks:Task",
 )
@@ -115,6 +123,10 @@ MADE_UP = Registry(
         "cifar10": "hpcsamp.ingest.synthetic:Cifar10",
         "entsoe": "hpcsamp.ingest.synthetic:Entsoe",
         "era5": "hpcsamp.ingest.synthetic:Era5",
+        "tags": "hpcsamp.ingest.made_up:Tags",
+        "blobs": "hpcsamp.ingest.made_up:Blobs",
+        "visits": "hpcsamp.ingest.made_up:Visits",
+        "ratings": "hpcsamp.ingest.made_up:Ratings",
     },
     base="hpcsamp.ingest.synthetic:Synthetic",
 )
@@ -129,7 +141,7 @@ SCHEDULERS = Registry(
     base="hpcsamp.campaign.schedulers:Scheduler",
 )
 
-Task = Literal["classification", "regression"]
+Task = Literal["classification", "regression", "multilabel", "segmentation", "counts", "ordinal"]
 Precision = Literal["float32", "float64", "bfloat16"]
 
 Strategy = Literal["auto", "loop", "vmap", "batched"]

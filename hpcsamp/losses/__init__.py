@@ -4,6 +4,7 @@ from hpcsamp.losses import schedules
 from hpcsamp.losses.about import About, Shared
 from hpcsamp.losses.base import DataLoss, LinearLoss, StatisticsLoss
 from hpcsamp.losses.beta import BetaNLL
+from hpcsamp.losses.counts import NegativeBinomial, Poisson
 from hpcsamp.losses.crps import CRPS
 from hpcsamp.losses.custom import Custom
 from hpcsamp.losses.document import render
@@ -12,14 +13,13 @@ from hpcsamp.losses.energy import EnergyScore
 from hpcsamp.losses.exactness import Exactness, check_exactness
 from hpcsamp.losses.expected import ExpectedNLL
 from hpcsamp.losses.importance import ImportanceWeightedELBO
+from hpcsamp.losses.labels import Bernoulli, Categorical, CumulativeLogits, Pixelwise
 from hpcsamp.losses.layers import LayerKL, kl_by_layer
 from hpcsamp.losses.likelihoods import (
-    Categorical,
     FittedGaussian,
     Gaussian,
     LearnedGaussian,
     Likelihood,
-    Poisson,
     PredictedGaussian,
     Samples,
     StudentT,
@@ -43,8 +43,10 @@ __all__ = [
     "LOSSES",
     "About",
     "AlphaDivergence",
+    "Bernoulli",
     "BetaNLL",
     "Categorical",
+    "CumulativeLogits",
     "Custom",
     "DataLoss",
     "EnergyScore",
@@ -60,7 +62,9 @@ __all__ = [
     "Likelihood",
     "LinearLoss",
     "MeanMSE",
+    "NegativeBinomial",
     "Parts",
+    "Pixelwise",
     "Poisson",
     "PredictedGaussian",
     "PredictiveNLL",

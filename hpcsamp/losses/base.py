@@ -28,6 +28,7 @@ from hpcsamp.collectives import Collectives
 from hpcsamp.errors import UsageError
 from hpcsamp.losses.about import About
 from hpcsamp.losses.batch import Step
+from hpcsamp.losses.class_weights import ClassWeights
 from hpcsamp.losses.likelihoods import Likelihood, Samples
 from hpcsamp.losses.values import fit_weight, over_values, wide
 
@@ -56,6 +57,8 @@ class DataLoss(ABC):
         The least S with which it says anything.
     likelihood
         The observation model, in losses that have one.
+    class_weights
+        Weights of values by their labels, or None.
     usual_likelihood
         Name of the likelihood it takes where none is named; None: the task's.
     """
@@ -67,6 +70,7 @@ class DataLoss(ABC):
     usual_likelihood: ClassVar[str | None] = None
     weights: Tensor | None = None
     likelihood: Likelihood
+    class_weights: ClassWeights | None = None
 
     def __init__(self, *, weights: Tensor | None = None) -> None:
         self.weights = weights
@@ -131,6 +135,9 @@ class DataLoss(ABC):
         weight = fit_weight(target, self.weights, mask)
         if weight is not None:  # 0 times NaN is NaN
             target = target.masked_fill(weight == 0, 0)
+        if self.class_weights is not None:
+            by_class = self.class_weights(target)
+            weight = by_class if weight is None else weight * by_class
         return target, weight
 
     @abstractmethod

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from hpcsamp.losses.about import About
 from hpcsamp.losses.base import LinearLoss
-from hpcsamp.losses.likelihoods import Likelihood
+from hpcsamp.losses.likelihoods import Likelihood, log_prob_of
 
 
 class ExpectedNLL(LinearLoss):
@@ -25,4 +25,4 @@ class ExpectedNLL(LinearLoss):
 
     def per_sample(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """``(s, B)`` negative log likelihoods."""
-        return -self.likelihood.log_prob(outputs, target, weight)
+        return -log_prob_of(self.likelihood, outputs, target, weight)

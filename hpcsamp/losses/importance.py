@@ -8,7 +8,7 @@ from hpcsamp.collectives import Collectives
 from hpcsamp.losses.about import About, Shared
 from hpcsamp.losses.base import DataLoss
 from hpcsamp.losses.batch import Step
-from hpcsamp.losses.likelihoods import Likelihood
+from hpcsamp.losses.likelihoods import Likelihood, log_prob_of
 from hpcsamp.losses.mixture import log_mean_exp
 from hpcsamp.losses.values import wide
 
@@ -58,7 +58,7 @@ class ImportanceWeightedELBO(DataLoss):
         weight: Tensor | None,
     ) -> Tensor:
         """``(B,)``, all the same, see :meth:`DataLoss.items`."""
-        log_p = self.likelihood.log_prob(outputs, target, weight).double().sum(-1)
+        log_p = log_prob_of(self.likelihood, outputs, target, weight).double().sum(-1)
         value = -log_mean_exp(log_p, samples, group) / len(target)
         return value.to(outputs.dtype).expand(len(target))
 
@@ -73,7 +73,7 @@ class ImportanceWeightedELBO(DataLoss):
         """Scalar; ``log_ratio`` is ``(s,)``, ``log q(w_s) - log p(w_s)``. Collective over all."""
         target, weight = self.fit(step.target, step.mask)
         # N times a mean: float32 would leave an error of 1e-7 N nats in the exponent
-        log_p = self.likelihood.log_prob(wide(outputs), target, weight).double()
+        log_p = log_prob_of(self.likelihood, wide(outputs), target, weight).double()
         log_weight = step.items * step.mean_over_data(step.mean(log_p))
         if log_ratio is not None:
             log_weight = log_weight - log_ratio

@@ -2,12 +2,16 @@
 
 The values of an item are independent given the output: their log densities are summed, with their
 weights. What a model's outputs mean is said by each class.
+
+Those of labels are in :mod:`.labels`, those of counts in :mod:`.counts`. One of your own needs
+``of_values``, or ``log_prob`` where an item is one event; ``moments`` where it has any.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
-from abc import ABC, abstractmethod
+from abc import ABC
 from typing import Any
 
 import torch
@@ -19,7 +23,7 @@ from hpcsamp.losses.values import fit_weight, like_target, over_values, wide
 from hpcsamp.models.learned_noise import LearnedNoise
 
 
-class Likelihood(ABC):
+class Likelihood(ABC):  # noqa: B024
     """``log p(target | output)``.
 
     Attributes
@@ -32,16 +36,34 @@ class Likelihood(ABC):
         Where the noise of an observation comes from, for the records of evaluations.
     of_labels
         Whether targets are labels of classes, else numbers.
+    joint
+        Whether the values of an item are one event, whose density under the predictive mixture is
+        the mean over samples of the product over values. Else each value (a pixel, a label) is an
+        event: the mean over samples is taken value by value, in losses and metrics alike.
     """
 
     parameters: int = 1
     of_labels: bool = False
+    joint: bool = True
     beside: int = 0
     source: str = "the likelihood of the loss"
 
-    @abstractmethod
+    def size(self, shape: tuple[int, ...], classes: int | None) -> int:
+        """Numbers that it reads of an item whose target has this shape, and C classes or none."""
+        return math.prod(shape) * (self.parameters if classes is None else classes)
+
     def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``(s, B, ...)`` log densities of the values, in nats."""
+        """``(s, B, ...)`` log densities of the values, in nats.
+
+        Raises
+        ------
+        UsageError
+            If the class has a density of whole items alone (:meth:`log_prob`).
+        """
+        raise UsageError(
+            f"the likelihood {type(self).__name__} has log_prob of whole items alone; weights, "
+            f"masks and mixtures of single values need its of_values(outputs, target)"
+        )
 
     def complete(self, network: nn.Module, std: Any, mean: Any) -> nn.Module:
         """A network with what is learnt beside it.
@@ -86,34 +108,28 @@ class Likelihood(ABC):
             ``C``.
         """
         outputs = wide(outputs)
-        each = [self.of_values(outputs, torch.full_like(target, c)) for c in range(classes)]
-        return torch.stack(each, -1)
+        of = self.log_prob if target.dim() == 1 else self.of_values
+        return torch.stack([of(outputs, torch.full_like(target, c)) for c in range(classes)], -1)
 
 
-class Categorical(Likelihood):
-    """Class logits ``(s, B, ..., C)``, integer targets ``(B, ...)``: log softmax of the target."""
+def log_prob_of(
+    likelihood: Likelihood, outputs: Tensor, target: Tensor, weight: Tensor | None
+) -> Tensor:
+    """:meth:`Likelihood.log_prob`, which one of a user's may have without weights.
 
-    of_labels = True
-
-    def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``(s, B, ...)`` log probabilities.
-
-        Raises
-        ------
-        UsageError
-            If the axes before the last are not those of the target.
-        """
-        if outputs.shape[1:-1] != target.shape:
-            raise UsageError(
-                f"class logits of shape {tuple(outputs.shape[1:])} need targets of shape "
-                f"{tuple(outputs.shape[1:-1])}, got {tuple(target.shape)}"
-            )
-        index = target.expand(outputs.shape[:-1])[..., None]
-        return F.log_softmax(outputs, dim=-1).gather(-1, index)[..., 0]
-
-    def log_probabilities(self, outputs: Tensor, target: Tensor, classes: int) -> Tensor:
-        """See :class:`Likelihood`."""
-        return F.log_softmax(wide(outputs), dim=-1)
+    Raises
+    ------
+    UsageError
+        If there are weights then.
+    """
+    if weight is None:
+        return likelihood.log_prob(outputs, target)
+    if len(inspect.signature(likelihood.log_prob).parameters) < 3:
+        raise UsageError(
+            f"the likelihood {type(likelihood).__name__} has log_prob(outputs, target), which "
+            f"knows nothing of weights or masks of values: define of_values instead"
+        )
+    return likelihood.log_prob(outputs, target, weight)
 
 
 class Gaussian(Likelihood):
@@ -128,7 +144,7 @@ class Gaussian(Likelihood):
     source = "fixed"
 
     def __init__(self, std: float = 1.0) -> None:
-        self.std = _positive("noise std of a Gaussian likelihood", std)
+        self.std = positive("noise std of a Gaussian likelihood", std)
 
     def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:
         """``(s, B, ...)`` log densities."""
@@ -157,7 +173,7 @@ class PredictedGaussian(Likelihood):
     source = "predicted by the network"
 
     def __init__(self, floor: float = 1e-6) -> None:
-        self.floor = _positive("floor of a predicted std", floor)
+        self.floor = positive("floor of a predicted std", floor)
 
     def mean_and_std(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """``(s, *target.shape)`` each."""
@@ -204,21 +220,6 @@ class LearnedGaussian(PredictedGaussian):
         return mean, log_std.exp()
 
 
-class Poisson(Likelihood):
-    """Counts: the outputs are log rates, ``log p = t y - exp(y) - log t!``."""
-
-    def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``(s, B, ...)`` log probabilities."""
-        log_rate = like_target(outputs, target)
-        counts = target.to(log_rate.dtype)
-        return counts * log_rate - log_rate.exp() - torch.lgamma(counts + 1)
-
-    def moments(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Both are the rate."""
-        rate = like_target(wide(outputs), target).exp()
-        return rate, rate
-
-
 class StudentT(Likelihood):
     """Student's t around the output: far outliers cost their logarithm, not their square.
 
@@ -231,8 +232,8 @@ class StudentT(Likelihood):
     """
 
     def __init__(self, df: float = 4.0, scale: float = 1.0) -> None:
-        self.df = _positive("df of a Student-t likelihood", df)
-        self.scale = _positive("scale of a Student-t likelihood", scale)
+        self.df = positive("df of a Student-t likelihood", df)
+        self.scale = positive("scale of a Student-t likelihood", scale)
 
     def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:
         """``(s, B, ...)`` log densities."""
@@ -311,7 +312,8 @@ def need_predicted(loss: str, likelihood: Likelihood | None) -> PredictedGaussia
     return likelihood
 
 
-def _positive(what: str, value: float) -> float:
+def positive(what: str, value: float) -> float:
+    """The value, refused unless it is a finite number above 0."""
     if not value > 0 or math.isinf(value):
         raise UsageError(f"the {what} must be a number > 0, got {value}")
     return float(value)

@@ -10,7 +10,8 @@ from hpcsamp.collectives import Collectives
 from hpcsamp.errors import UsageError
 from hpcsamp.losses.about import About, Shared
 from hpcsamp.losses.base import DataLoss
-from hpcsamp.losses.likelihoods import Likelihood, need_predicted
+from hpcsamp.losses.likelihoods import Likelihood, log_prob_of, need_predicted
+from hpcsamp.losses.values import over_values
 
 
 def log_mean_exp(log_p: Tensor, samples: int, group: Collectives) -> Tensor:
@@ -37,6 +38,9 @@ def log_mean_exp(log_p: Tensor, samples: int, group: Collectives) -> Tensor:
 
 class AlphaDivergence(DataLoss):
     """Black-box alpha energy: between the expected NLL (alpha to 0) and the predictive one (1).
+
+    Of a likelihood whose values are single events (:attr:`Likelihood.joint`), such as pixels, the
+    mean over samples is taken value by value: ``V`` times the bytes are exchanged.
 
     With the KL beside it this is the approximation of the energy by Li & Gal. Larger alpha covers
     more of the posterior's mass, smaller alpha seeks a mode.
@@ -81,8 +85,12 @@ class AlphaDivergence(DataLoss):
         weight: Tensor | None,
     ) -> Tensor:
         """``(B,)``, see :meth:`DataLoss.items`."""
-        log_p = self.likelihood.log_prob(outputs, target, weight)
-        return -log_mean_exp(self.alpha * log_p, samples, group) / self.alpha
+        if self.likelihood.joint and target.dim() > 1:
+            log_p = log_prob_of(self.likelihood, outputs, target, weight)
+            return -log_mean_exp(self.alpha * log_p, samples, group) / self.alpha
+        of = self.likelihood.log_prob if target.dim() == 1 else self.likelihood.of_values
+        each = -log_mean_exp(self.alpha * of(outputs, target), samples, group) / self.alpha
+        return over_values(each, weight)
 
 
 class PredictiveNLL(AlphaDivergence):

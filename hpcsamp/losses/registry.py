@@ -9,6 +9,7 @@ from hpcsamp import arguments as free
 from hpcsamp.config import LossSection
 from hpcsamp.errors import UsageError
 from hpcsamp.losses.base import DataLoss
+from hpcsamp.losses.class_weights import ClassWeights
 from hpcsamp.losses.likelihoods import Likelihood
 from hpcsamp.losses.values import latitude_weights
 from hpcsamp.names import LIKELIHOODS, LOSSES, TASKS
@@ -48,6 +49,7 @@ def make(
     task: str,
     arguments: Mapping[str, Any] | None = None,
     likelihood: Mapping[str, Any] | None = None,
+    class_weights: ClassWeights | None = None,
 ) -> DataLoss:
     """A data loss of a configuration.
 
@@ -62,6 +64,8 @@ def make(
     likelihood
         ``name`` of a likelihood, a key of ``LIKELIHOODS`` or ``package.module:Class``, and its
         arguments. A loss without a likelihood leaves that to evaluation.
+    class_weights
+        Weights of values by their labels.
 
     Raises
     ------
@@ -81,7 +85,9 @@ def make(
             f"{name} one: name one of "
             f"{', '.join(k for k, v in LIKELIHOODS.items() if v.parameters == 1)}"
         )
-    return _construct(name, kind, dict(arguments or {}), model)
+    made = _construct(name, kind, dict(arguments or {}), model)
+    made.class_weights = class_weights
+    return made
 
 
 def defaults(
@@ -150,6 +156,8 @@ def _likelihood(kind: type[DataLoss], task: str, given: Mapping[str, Any]) -> Li
     name = _name(kind, task, given)
     rest = {k: v for k, v in given.items() if k != "name"}
     made: Likelihood = free.construct("likelihood", name, LIKELIHOODS.find(name), rest)
+    if type(made).of_values is Likelihood.of_values and type(made).log_prob is Likelihood.log_prob:
+        raise UsageError(f"likelihood.name = {name!r} defines neither of_values nor log_prob")
     return made
 
 
