@@ -253,6 +253,10 @@ class Dataset:
         spec = self.manifest.arrays[array]
         return spec.item_bytes <= SMALL_ITEM and spec.item_bytes * self.count <= SMALL_ARRAY
 
+    def read_array(self, array: str, indices: np.ndarray) -> np.ndarray:
+        """Some items of one array, as :meth:`read`; shape ``(n, *item shape)``."""
+        return self._read(array, np.asarray(indices, np.int64))
+
     def read_all(self, array: str) -> np.ndarray:
         """A whole array, every chunk and every label checked; shape ``(count, *item shape)``.
 

@@ -72,11 +72,17 @@ class Synthetic(Source):
 
 @dataclass(frozen=True)
 class Shapes:
-    """Arrays of a made-up set: shape, type and units of ``x`` and of ``y``."""
+    """Arrays of a made-up set: shape, type and units of ``x`` and of ``y``; what ``y`` is.
+
+    ``task``: classification where there are classes, else regression.
+    """
 
     x: tuple[tuple[int, ...], str, str]
     y: tuple[tuple[int, ...], str, str]
     classes: int | None = None
+    task: str | None = None
+    class_names: tuple[str, ...] | None = None
+    names: tuple[str, ...] = ()
     coords: Mapping[str, Coordinate] = field(default_factory=dict)
 
 
@@ -199,13 +205,18 @@ def synthetic(
         raise UsageError(f"--items {items}: at least 10 are needed, to fill three splits")
     held = {name: int(items * part) for name, part in FRACTIONS.items()}
     shapes = kind.shapes(grid)
+    task = shapes.task or ("regression" if shapes.classes is None else "classification")
+    names = {"x": (), "y": shapes.names}
     return kind(
         name=f"synthetic-{like}",
-        task="regression" if shapes.classes is None else "classification",
+        task=task,
         classes=shapes.classes,
-        normalize_y=shapes.classes is None,
+        class_names=None if shapes.class_names is None else list(shapes.class_names),
+        normalize_y=task == "regression",
         arrays={
-            name: ArraySpec.plan(shape, dtype, compression=compression, units=units)
+            name: ArraySpec.plan(
+                shape, dtype, compression=compression, units=units, names=names[name]
+            )
             for name, (shape, dtype, units) in (("x", shapes.x), ("y", shapes.y))
         },
         splits={"train": items - sum(held.values()), **held},

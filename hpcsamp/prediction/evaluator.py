@@ -137,8 +137,9 @@ class Evaluator:
         if scores is not None:
             found.scores = self._gather(scores)
             if "wrong" in found.scores:
-                scored = found.scores["confidence"]
-                curve = risk_coverage(found.scores["wrong"], scored, self.task.resolution(view))
+                known = ~np.isnan(found.scores["wrong"])  # items whose label is
+                wrong, scored = (found.scores[k][known] for k in ("wrong", "confidence"))
+                curve = risk_coverage(wrong, scored, self.task.resolution(view))
                 found.metrics |= selective(curve)
                 found.reliability["risk"] = _thinned(curve)
         found.metrics["items"] = found.metrics.pop("items")  # at the end
@@ -146,6 +147,8 @@ class Evaluator:
             [*found.metrics, *(k for k in found.rows if k not in NOT_METRICS)],
             self.weights is not None,
         )
+        measured = {*found.metrics, *found.rows}
+        found.definitions |= {k: v for k, v in self.task.definitions.items() if k in measured}
         return found
 
     def scores(self, method: Method) -> tuple[dict[str, np.ndarray], float]:
@@ -220,7 +223,10 @@ class Evaluator:
     def _keep(self, scores: dict[str, np.ndarray], batch: Batch, p: Prediction) -> None:
         true = batch.true
         for name, value in p.scores().items():
-            scores[name][batch.index[true]] = value.double().cpu().numpy()[true]
+            each = value.double()
+            if name == "wrong" and batch.mask is not None:
+                each = each.masked_fill(~batch.mask, torch.nan)
+            scores[name][batch.index[true]] = each.cpu().numpy()[true]
 
     def _gather(self, scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Scores of the items of all data groups: each item is of one group, the others add 0."""

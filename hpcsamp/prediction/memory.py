@@ -21,7 +21,7 @@ from hpcsamp.tasks.layout import Layout
 from hpcsamp.tasks.outputs import local_outputs, sample_counts
 from hpcsamp.tasks.units import units_of
 
-TARGETS = ("target", "error")
+TARGETS = ("target", "error", "log_density")
 """What a file holds beside predictions, and items without targets do not have."""
 WORTH = 64
 """Passes of a batch from which on it pays to measure how samples are evaluated fastest."""

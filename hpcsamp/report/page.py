@@ -175,12 +175,14 @@ def _metrics(evaluations: Sequence[Evaluation | None]) -> list[Row]:
     present = [e.metrics for e in evaluations if e is not None]
     names = list(dict.fromkeys(name for m in present for name in m))
     units = {k: v for e in evaluations if e is not None for k, v in e.units.items()}
+    own = (e.definitions for e in evaluations if e is not None)
+    said = {**DESCRIPTIONS, **{k: v for of in own for k, v in of.items()}}
     rows = [
         (
             name,
             ["" if e is None or e.metrics.get(name) is None else _number(e.metrics[name])
              for e in evaluations],
-            DESCRIPTIONS.get(name, "") + (f" ({units[name]})" if name in units else ""),
+            said.get(name, "") + (f" ({units[name]})" if name in units else ""),
         )
         for name in names
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 
@@ -19,7 +20,7 @@ from hpcsamp.names import MODELS
 from hpcsamp.run.kind import kind_of, with_kind
 from hpcsamp.run.shapes import Shapes
 from hpcsamp.spelling import suggest
-from hpcsamp.tasks import TargetsError, Task
+from hpcsamp.tasks import Targets, TargetsError, Task
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 """Type of the weights and of a batch by ``training.precision``."""
@@ -88,7 +89,7 @@ class Run:
         self.notes: dict[str, None] = {}
         self.dtype = DTYPES[precision]
         self.likelihood: Likelihood = likelihood(config)
-        self.data_loss: DataLoss = _data_loss(config, weigh)
+        self.data_loss: DataLoss = _data_loss(config, self.task, shapes.targets, weigh)
         made = methods.make(
             config.method.name,
             partial(blank_network, config, shapes)
@@ -140,7 +141,8 @@ class Run:
     @property
     def outputs(self) -> int:
         """Numbers that the likelihood reads of an item."""
-        return self.task.values(self.shapes.targets) * self.likelihood.parameters
+        targets = self.shapes.targets
+        return self.likelihood.size(targets.shape, targets.classes)
 
     def _check_best(self) -> None:
         best, known = self.config.training.best, self.task.best
@@ -184,7 +186,9 @@ def network(
     """
     config = with_kind(config, shapes.targets.kind)
     m, noise = config.model, likelihood(config)
-    outputs = task(config).values(shapes.targets) * (noise.parameters - noise.beside)
+    targets = shapes.targets
+    beside = math.prod(targets.shape) * noise.beside
+    outputs = noise.size(targets.shape, targets.classes) - beside
     options, arguments = models.options_of(m, MODELS.find(m.name))
     made = models.build(
         m.name, arguments, shapes.x, outputs, config.seed, member,
@@ -219,7 +223,13 @@ def blank_network(config: RunConfig, shapes: Shapes, member: int | None = None) 
         return network(config, shapes, member).to("meta")
 
 
-def _data_loss(config: RunConfig, weigh: bool) -> DataLoss:
+def _data_loss(config: RunConfig, of_task: Task, targets: Targets, weigh: bool) -> DataLoss:
     c = config.loss
     arguments = {k: v for k, v in c.arguments.items() if weigh or k != "latitudes"}
-    return losses.make(c.name, kind_of(config), arguments, config.likelihood.table)
+    return losses.make(
+        c.name,
+        kind_of(config),
+        arguments,
+        config.likelihood.table,
+        of_task.class_weights(targets) if weigh else None,
+    )

@@ -11,7 +11,6 @@ replaced::
 What is done with it, by a run and its evaluation::
 
     task.check(targets)                         # does the set fit?
-    values = task.values(targets)               # numbers that a network must say of an item
     prediction = task.predict(outputs, y, view) # of a batch, from the outputs of all samples
     tally = task.tally(view)                    # metrics, as sums over a split
     tally.update(prediction, y, weight, mask)
@@ -38,6 +37,7 @@ from hpcsamp.data import Dataset
 from hpcsamp.data.roles import targets_of
 from hpcsamp.errors import UsageError
 from hpcsamp.losses import Likelihood
+from hpcsamp.losses.class_weights import ClassWeights
 from hpcsamp.tasks.coordinates import Coordinates
 from hpcsamp.tasks.layout import Variable
 from hpcsamp.tasks.units import Units
@@ -255,6 +255,8 @@ class Task(ABC):
         Names of :meth:`Prediction.scores`.
     told_apart
         Those of them by which out-of-distribution items are told from others.
+    definitions
+        What metrics are, where they are not what :mod:`hpcsamp.metrics.definitions` says.
     parts
         Pictures of a report, by the names in :mod:`hpcsamp.report.build`.
     """
@@ -265,6 +267,7 @@ class Task(ABC):
     best: ClassVar[Mapping[str, int]] = {"nll": 1}
     scores: ClassVar[tuple[str, ...]] = ("total", "epistemic")
     told_apart: ClassVar[tuple[str, ...]] = ("total", "epistemic")
+    definitions: ClassVar[Mapping[str, str]] = {}
     parts: ClassVar[tuple[str, ...]] = ()
 
     def check(self, targets: Targets) -> None:
@@ -288,9 +291,19 @@ class Task(ABC):
             With the first one.
         """
 
-    @abstractmethod
-    def values(self, targets: Targets) -> int:
-        """Numbers that a network must say of an item, for each parameter of the likelihood."""
+    def class_weights(self, targets: Targets) -> ClassWeights | None:
+        """Weights of values by their labels, for losses."""
+        return None
+
+    def balance(self, counts: Tensor) -> list[Any] | None:
+        """``class_weights = "balanced"`` in numbers; None where that is not asked for.
+
+        Parameters
+        ----------
+        counts
+            ``(*target.shape, C)``: how often each label occurs at each place of a target.
+        """
+        return None
 
     @abstractmethod
     def predict(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
-from hpcsamp.metrics import ClassificationMetrics
-from hpcsamp.tasks.base import ITEM, Found, Prediction, Tally, Targets, TargetsError, Task, View
-from hpcsamp.tasks.layout import Variable, class_axis, sample_axis
-from hpcsamp.tasks.predictive import ClassPrediction, class_prediction
+from hpcsamp.metrics import ClassificationMetrics, Confusion
+from hpcsamp.tasks.base import ITEM, Found, Prediction, Tally, Targets, TargetsError, View
+from hpcsamp.tasks.labels import CONFUSION, Labels, names_of
+from hpcsamp.tasks.layout import Variable, sample_axis
+from hpcsamp.tasks.predictive import ClassPrediction
 
 
 @dataclass
@@ -56,13 +57,16 @@ class LabelPrediction(Prediction):
 class LabelTally(Tally):
     """Metrics of class probabilities."""
 
-    def __init__(self, classes: int, bins: int) -> None:
+    def __init__(self, targets: Targets, bins: int) -> None:
+        classes = Labels.classes(targets)
         self.metrics = ClassificationMetrics(classes, bins)
+        self.confusion = Confusion(classes if classes <= CONFUSION else 1)
+        self.names = names_of(targets, classes)
 
     @property
     def states(self) -> list[Tensor]:
         """See :class:`Tally`."""
-        return [self.metrics.state]
+        return [self.metrics.state, self.confusion.state]
 
     def update(
         self,
@@ -75,23 +79,25 @@ class LabelTally(Tally):
         p = prediction.of
         known = weight if mask is None else weight * mask  # of weight 0: whatever the label is
         self.metrics.update(p.log_probabilities, target, known, p.aleatoric)
+        if self.metrics.classes <= CONFUSION:
+            self.confusion.update(p.log_probabilities.argmax(-1), target, known)
 
     def result(self, full: bool) -> Found:
         """See :class:`Tally`."""
-        return Found(self.metrics.compute(), self.metrics.reliability())
+        tables: dict[str, Any] = self.metrics.reliability()
+        if full and self.metrics.classes <= CONFUSION:
+            tables["confusion"] = self.confusion.table().tolist()
+            tables["class_names"] = self.names
+        return Found(self.metrics.compute(), tables)
 
 
-class Classification(Task):
+class Classification(Labels):
     """A label ``0 .. C - 1`` for each item; outputs are ``C`` logits."""
 
-    labels = True
     usual_likelihood = "categorical"
-    best: ClassVar[Mapping[str, int]] = {
-        "nll": 1, "accuracy": -1, "brier": 1, "ece": 1, "mace": 1,
-    }  # fmt: skip
     scores = ("total", "epistemic", "confidence", "wrong")
     told_apart = ("total", "epistemic", "confidence")
-    parts = ("reliability", "risk-coverage", "uncertain-items")
+    parts = ("reliability", "risk-coverage", "confusion", "uncertain-items")
 
     def check(self, targets: Targets) -> None:
         """See :class:`Task`."""
@@ -102,27 +108,27 @@ class Classification(Task):
                 'task.kind = "segmentation" has one for each pixel or step'
             )
 
-    def values(self, targets: Targets) -> int:
-        """See :class:`Task`."""
-        assert targets.classes is not None
-        return targets.classes
-
     def predict(
-        self, outputs: Tensor, target: Tensor, view: View, **others: Any
+        self,
+        outputs: Tensor,
+        target: Tensor,
+        view: View,
+        *,
+        mask: Tensor | None = None,
+        **others: Any,
     ) -> LabelPrediction:
         """See :class:`Task`."""
-        log_p = view.likelihood.log_probabilities(outputs, target, self.values(view.targets))
-        return LabelPrediction(class_prediction(log_p, view.samples, view.group), target)
+        return LabelPrediction(self.probabilities(outputs, target, view, mask), target)
 
     def tally(self, view: View) -> LabelTally:
         """See :class:`Task`."""
-        return LabelTally(self.values(view.targets), view.bins)
+        return LabelTally(view.targets, view.bins)
 
     def variables(
         self, view: View, *, dtype: str, levels: Sequence[float], samples: int, values: bool
     ) -> tuple[dict[str, Variable], dict[str, Variable]]:
         """See :class:`Task`."""
-        scales = {"class": class_axis(self.values(view.targets))}
+        scales = {"class": self.class_axis(view)}
         said = "uncertainty: "
         made = {
             "target": Variable((ITEM,), "<i8", "", "true class"),

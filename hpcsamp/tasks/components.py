@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hpcsamp.losses import Gaussian, Likelihood, Poisson, PredictedGaussian, Samples, StudentT
+from hpcsamp.losses import (
+    Gaussian,
+    Likelihood,
+    NegativeBinomial,
+    Poisson,
+    PredictedGaussian,
+    Samples,
+    StudentT,
+)
 from hpcsamp.losses.values import like_target, wide
 from hpcsamp.metrics.mixtures import normal_cdf
 
@@ -40,6 +48,21 @@ def distribution_function(
         z = (at - like_target(wide(outputs), target).double()) / likelihood.scale
         u = torch.from_numpy(special.stdtr(likelihood.df, z.cpu().numpy())).to(z.device)
         return u, u
+    if isinstance(likelihood, NegativeBinomial):
+        from scipy import special
+
+        mean = likelihood.moments(outputs, target)[0].double()
+        size = likelihood.size_of(outputs, target).double()
+        at = at.expand_as(mean)
+
+        def below(k: Tensor) -> Tensor:
+            """``P(value <= k)``; k = -1 has 0."""
+            part = special.betainc(
+                size.cpu(), k.cpu().clamp_min(0) + 1, (size / (size + mean)).cpu()
+            )
+            return torch.where(k >= 0, torch.as_tensor(part).to(k.device), 0.0)
+
+        return below(at - 1), below(at)
     if isinstance(likelihood, Poisson):
         rate = likelihood.moments(outputs, target)[0].double()
         at = at.expand_as(rate)

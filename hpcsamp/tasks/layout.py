@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,8 +61,10 @@ class Layout:
         )
 
 
-def class_axis(classes: int) -> Variable:
-    """The axis of the classes, by their labels."""
+def class_axis(classes: int, names: Sequence[str] | None = None) -> Variable:
+    """The axis of the classes, by their names or else their labels."""
+    if names is not None:
+        return Variable(("class",), "O", "", "", np.asarray(names, object))
     return Variable(("class",), "<i8", "", "", np.arange(classes, dtype="<i8"))
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hpcsamp.collectives import Collectives
 from hpcsamp.losses import Likelihood, Samples, centred_moments, log_mean_exp
+from hpcsamp.losses.likelihoods import log_prob_of
 from hpcsamp.methods import Method
 from hpcsamp.tasks.components import distribution_function
 from hpcsamp.tasks.outputs import local_outputs
@@ -117,7 +118,7 @@ def value_prediction(
     means, noise = likelihood.moments(outputs, y)
     centre, shift, square = centred_moments(means, samples, group)
     alone = isinstance(likelihood, Samples)
-    density = likelihood.log_prob(outputs, y, mask) if not alone else None
+    density = log_prob_of(likelihood, outputs, y, mask) if not alone else None
     return ValuePrediction(
         mean=centre + shift,
         aleatoric=group.sum_over_samples(noise.sum(0)) / samples,

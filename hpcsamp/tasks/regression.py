@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,12 +13,13 @@ from torch import Tensor
 from hpcsamp.errors import UsageError
 from hpcsamp.losses import Likelihood, Samples
 from hpcsamp.metrics import RegressionMetrics
-from hpcsamp.tasks.base import ITEM, Found, Prediction, Tally, Targets, Task, View
+from hpcsamp.tasks.base import ITEM, Found, Prediction, Tally, Task, View
 from hpcsamp.tasks.components import normal_components
 from hpcsamp.tasks.gathered import of_all_samples
 from hpcsamp.tasks.layout import Variable, sample_axis
 from hpcsamp.tasks.plausible import ConstantNormal, doubt
 from hpcsamp.tasks.predictive import ValuePrediction, value_prediction
+from hpcsamp.tasks.raw import RawPrediction, RawTally, has_moments, predict_raw, raw_variables
 
 #: What is left out after an epoch.
 _ONLY_FULL = (
@@ -166,15 +166,15 @@ class NumberTally(Tally):
 
 
 class Regression(Task):
-    """Numbers of any shape for each item; what outputs mean is said by the likelihood."""
+    """Numbers of any shape for each item; what outputs mean is said by the likelihood.
+
+    A likelihood without mean and variance, which has ``log_prob`` alone, is evaluated by its
+    density, and a file of predictions holds the outputs of the samples.
+    """
 
     usual_likelihood = "learned_gaussian"
     best: ClassVar[Mapping[str, int]] = {"nll": 1, "rmse": 1, "mae": 1, "crps": 1}
     parts = ("coverage", "spread", "rows", "forecasts", "maps")
-
-    def values(self, targets: Targets) -> int:
-        """See :class:`Task`."""
-        return math.prod(targets.shape)
 
     def predict(
         self,
@@ -185,8 +185,10 @@ class Regression(Task):
         mask: Tensor | None = None,
         full: bool = False,
         levels: Sequence[float] = (),
-    ) -> NumberPrediction:
+    ) -> NumberPrediction | RawPrediction:
         """See :class:`Task`."""
+        if not has_moments(view.likelihood):
+            return predict_raw(outputs, target, view, mask)
         normal = normal_components(view.likelihood)
         if levels and not normal:
             raise UsageError(
@@ -205,9 +207,9 @@ class Regression(Task):
         )
         return NumberPrediction(p, target, view, crps, quantiles)
 
-    def tally(self, view: View) -> NumberTally:
+    def tally(self, view: View) -> Tally:
         """See :class:`Task`."""
-        return NumberTally(view)
+        return NumberTally(view) if has_moments(view.likelihood) else RawTally()
 
     def has_quantiles(self, likelihood: Likelihood) -> bool:
         """See :class:`Task`."""
@@ -221,6 +223,8 @@ class Regression(Task):
         self, view: View, *, dtype: str, levels: Sequence[float], samples: int, values: bool
     ) -> tuple[dict[str, Variable], dict[str, Variable]]:
         """See :class:`Task`."""
+        if not has_moments(view.likelihood):
+            return raw_variables(view, dtype, samples)
         units = view.units
         scales: dict[str, Variable] = {}
         what = "variance of values (in squared standard deviations), mean over an item"

@@ -23,6 +23,7 @@ from hpcsamp.losses import Parts
 from hpcsamp.planning import memory, network_memory
 from hpcsamp.run import health, initial
 from hpcsamp.run.assemble import Run
+from hpcsamp.run.balance import balance
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.run.keeper import Keeper
 from hpcsamp.run.optimisation import Optimisation
@@ -93,6 +94,7 @@ class Trainer:
         world = topology.world
         self.topology = topology
         self.folder = RunFolder(output)
+        config = balance(config, world)
         with together(world):
             config = resolved(config)
         config, weights = initial.identified(config, topology, self.folder, resume)

@@ -12,7 +12,7 @@ from hpcsamp import models
 from hpcsamp.config import RunConfig
 from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
-from hpcsamp.run.assemble import likelihood, task
+from hpcsamp.run.assemble import likelihood
 from hpcsamp.run.shapes import Shapes
 
 
@@ -43,7 +43,7 @@ def network(config: RunConfig, device: torch.device) -> nn.Module:
     """Fresh, the same as hpcsamp's; with its dropout where the method is Monte Carlo dropout."""
     with Dataset.open(config.data.path, "train") as dataset:
         shapes = Shapes.of(dataset)
-    outputs = task(config).values(shapes.targets) * likelihood(config).parameters
+    outputs = likelihood(config).size(shapes.targets.shape, shapes.targets.classes)
     arguments = dict(config.model.arguments)
     if config.method.name == "mc_dropout":
         arguments["dropout"] = float(config.method.arguments.get("rate", 0.1))

@@ -1,0 +1,85 @@
+"""Counts for each item: whole numbers from 0 on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpcsamp.errors import DataError
+from hpcsamp.metrics.sums import Sums
+from hpcsamp.tasks.base import Found, Tally, Targets, TargetsError, View
+from hpcsamp.tasks.raw import RawTally, has_moments
+from hpcsamp.tasks.regression import NumberPrediction, NumberTally, Regression
+
+
+class CountTally(NumberTally):
+    """Metrics of values, and the deviance."""
+
+    def __init__(self, view: View) -> None:
+        super().__init__(view)
+        self.deviance = Sums(("items", "deviance"), {})
+
+    @property
+    def states(self) -> list[Tensor]:
+        """See :class:`Tally`."""
+        return [*super().states, self.deviance.state]
+
+    def update(
+        self,
+        prediction: NumberPrediction,
+        target: Tensor,
+        weight: Tensor,
+        mask: Tensor | None = None,
+    ) -> None:
+        """See :class:`Tally`."""
+        super().update(prediction, target, weight, mask)
+        each = weight.double().reshape(-1, *[1] * (target.dim() - 1)).expand(target.shape)
+        known = each > 0 if mask is None else (each > 0) & mask
+        t, m, w = target[known].double(), prediction.of.mean[known].double(), each[known]
+        gap = 2 * (torch.xlogy(t, t / m) - (t - m))
+        self.deviance.add({"items": w.sum(), "deviance": (w * gap).sum()}, {})
+
+    def result(self, full: bool) -> Found:
+        """See :class:`Tally`."""
+        found = super().result(full)
+        sums, _ = self.deviance.read()
+        found.metrics = {"deviance": sums["deviance"] / sums["items"]} | found.metrics
+        return found
+
+
+class Counts(Regression):
+    """Counts of any shape; outputs are log rates, or what the likelihood reads.
+
+    ``likelihood.name = "negative_binomial"`` is for counts with a variance above their mean.
+    """
+
+    usual_likelihood = "poisson"
+    best: ClassVar[Mapping[str, int]] = {**Regression.best, "deviance": 1}
+    definitions: ClassVar[Mapping[str, str]] = {
+        "deviance": "Poisson deviance of the predictive mean m: mean of 2 (t log(t / m) - t + m)",
+        "nll": "negative log predictive probability, nats per item",
+    }
+
+    def tally(self, view: View) -> Tally:
+        """See :class:`Task`."""
+        return CountTally(view) if has_moments(view.likelihood) else RawTally()
+
+    def check(self, targets: Targets) -> None:
+        """See :class:`Task`."""
+        super().check(targets)
+        if targets.standardised:
+            raise TargetsError(
+                f"{self._said} needs counts as they are, but targets are standardised; ingest the "
+                f"set without --normalize-y"
+            )
+
+    def check_values(self, y: np.ndarray, where: str) -> None:
+        """See :class:`Task`."""
+        known = y[~np.isnan(y)] if y.dtype.kind == "f" else y
+        wrong = known[(known < 0) | (known != np.floor(known))]
+        if wrong.size:
+            raise DataError(f"{where} holds {wrong[0]:g}; counts are whole numbers from 0 on")

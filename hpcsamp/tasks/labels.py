@@ -1,0 +1,104 @@
+"""What tasks of labels have in common: weights of classes, probabilities, and their axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from hpcsamp.errors import UsageError
+from hpcsamp.losses.class_weights import ClassWeights, balanced
+from hpcsamp.tasks.base import Targets, Task, View
+from hpcsamp.tasks.layout import Variable, class_axis
+from hpcsamp.tasks.predictive import ClassPrediction, class_prediction
+
+#: Classes up to which a confusion matrix is kept.
+CONFUSION = 512
+
+BALANCED = "balanced"
+
+
+class Labels(Task):
+    """Labels of ``C`` classes.
+
+    Parameters
+    ----------
+    class_weights
+        Factor of the loss of each class, or ``"balanced"``: ``N / (C n_c)`` from the training set,
+        by which each class has the same part. They are not normalised, and metrics know none.
+    """
+
+    labels = True
+    best: ClassVar[Mapping[str, int]] = {
+        "nll": 1, "accuracy": -1, "brier": 1, "ece": 1, "mace": 1,
+    }  # fmt: skip
+
+    def __init__(self, class_weights: list[float] | Literal["balanced"] | None = None) -> None:
+        self.weights: list[Any] | str | None = class_weights
+
+    def class_weights(self, targets: Targets) -> ClassWeights | None:
+        """See :class:`Task`.
+
+        Raises
+        ------
+        UsageError
+            If there are weights of another number of classes, one is negative, or they are not
+            known yet.
+        """
+        if self.weights is None:
+            return None
+        if isinstance(self.weights, str):
+            raise UsageError(
+                f'task.class_weights = "{self.weights}" is a list of numbers once the training set '
+                f"has been counted, which hpcsamp train does"
+            )
+        self._check_weights(self.weights, len(self._weighted(targets)), "classes")
+        return ClassWeights(self.weights)
+
+    def balance(self, counts: Tensor) -> list[Any] | None:
+        """See :class:`Task`: of all places of a target together."""
+        if self.weights != BALANCED:
+            return None
+        found: list[Any] = balanced(counts.reshape(-1, counts.shape[-1]).sum(0)).tolist()
+        return found
+
+    def probabilities(
+        self, outputs: Tensor, target: Tensor, view: View, mask: Tensor | None
+    ) -> ClassPrediction:
+        """Predictive class probabilities. Collective over the sample group."""
+        known = target if mask is None else target.masked_fill(~mask, 0)
+        classes = self.classes(view.targets)
+        log_p = view.likelihood.log_probabilities(outputs, known, classes)
+        return class_prediction(log_p, view.samples, view.group)
+
+    @staticmethod
+    def classes(targets: Targets) -> int:
+        """``C``."""
+        assert targets.classes is not None
+        return targets.classes
+
+    def class_axis(self, view: View) -> Variable:
+        """The axis of the classes, by name where they have one."""
+        return class_axis(self.classes(view.targets), view.targets.class_names)
+
+    def _weighted(self, targets: Targets) -> range:
+        """What has a weight each."""
+        return range(self.classes(targets))
+
+    def _check_weights(self, weights: list[Any], count: int, of: str) -> None:
+        if len(weights) != count:
+            raise UsageError(
+                f"task.class_weights has {len(weights)} numbers, the targets have {count} {of}"
+            )
+        table = torch.tensor(weights, dtype=torch.float64)
+        if not bool((table >= 0).all()) or not bool((table > 0).any()):
+            raise UsageError(
+                f"task.class_weights = {weights}: numbers from 0 on are needed, not all of them 0"
+            )
+
+
+def names_of(targets: Targets, classes: int) -> list[str]:
+    """Names of classes, their labels where they have none."""
+    return list(targets.class_names or map(str, range(classes)))

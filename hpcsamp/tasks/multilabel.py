@@ -1,0 +1,209 @@
+"""Several labels for each item, each 0 or 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpcsamp.losses.class_weights import ClassWeights, balanced
+from hpcsamp.metrics import MultilabelMetrics
+from hpcsamp.tasks.base import ITEM, Found, Prediction, Tally, Targets, TargetsError, View
+from hpcsamp.tasks.labels import BALANCED, Labels
+from hpcsamp.tasks.layout import Variable, sample_axis
+from hpcsamp.tasks.predictive import ClassPrediction
+
+
+@dataclass
+class MultilabelPrediction(Prediction):
+    """Probabilities of labels, and their uncertainty.
+
+    Attributes
+    ----------
+    of
+        The distribution of each label over 0 and 1.
+    target
+        ``(B, L)``.
+    """
+
+    of: ClassPrediction
+    target: Tensor
+
+    def lazy(self) -> Mapping[str, Callable[[], Tensor]]:
+        """See :class:`Prediction`."""
+        p, total = self.of, self.of.total
+        return {
+            "target": lambda: self.target,
+            "probabilities": lambda: p.log_probabilities[..., 1].exp(),
+            "label_total": lambda: total,
+            "label_aleatoric": lambda: p.aleatoric,
+            "label_epistemic": lambda: total - p.aleatoric,
+            "total": lambda: total.sum(-1),
+            "aleatoric": lambda: p.aleatoric.sum(-1),
+            "epistemic": lambda: (total - p.aleatoric).sum(-1),
+            "samples": lambda: p.own[..., 1].exp().movedim(0, 1),
+        }
+
+    def scores(self) -> Mapping[str, Tensor]:
+        """See :class:`Prediction`."""
+        total = self.of.total
+        return {"total": total.sum(-1), "epistemic": (total - self.of.aleatoric).sum(-1)}
+
+
+class MultilabelTally(Tally):
+    """Metrics of each label, and over all of them."""
+
+    def __init__(self, names: Sequence[str], bins: int) -> None:
+        self.names = list(names)
+        self.metrics = MultilabelMetrics(len(self.names), bins)
+
+    @property
+    def states(self) -> list[Tensor]:
+        """See :class:`Tally`."""
+        return [self.metrics.state]
+
+    def update(
+        self,
+        prediction: MultilabelPrediction,
+        target: Tensor,
+        weight: Tensor,
+        mask: Tensor | None = None,
+    ) -> None:
+        """See :class:`Tally`."""
+        p = prediction.of
+        self.metrics.update(p.log_probabilities, target, weight, p.aleatoric, mask)
+
+    def result(self, full: bool) -> Found:
+        """See :class:`Tally`."""
+        by_label = {k: v.tolist() for k, v in self.metrics.by_label().items()}
+        rows = {
+            "name": "label", "axis_units": "", "labels": self.names,
+            "units": [""] * len(self.names), **by_label,
+        }  # fmt: skip
+        return Found(self.metrics.compute(), dict(self.metrics.reliability()), rows)
+
+
+class Multilabel(Labels):
+    """Labels ``(L,)`` of 0 and 1; outputs are their logits.
+
+    The predictive distribution is that of each label by itself: losses, metrics and files know no
+    joint probability of several labels.
+
+    Parameters
+    ----------
+    class_weights
+        Factor of the loss of each label, or ``"balanced"``: ones and zeros of each label have the
+        same part; or a pair for each label, of 0 and of 1.
+    """
+
+    usual_likelihood = "bernoulli"
+    best: ClassVar[Mapping[str, int]] = {
+        "nll": 1, "accuracy": -1, "exact_match": -1, "f1": -1, "f1_micro": -1, "brier": 1, "ece": 1,
+    }  # fmt: skip
+    parts = ("reliability", "by-label")
+    definitions: ClassVar[Mapping[str, str]] = {
+        "accuracy": "fraction of labels that are right (predicted if the probability is above "
+        "1/2), mean over labels",
+        "exact_match": "fraction of items all of whose labels are right",
+        "f1": "F1 score of each label (0 where it neither occurs nor is predicted), mean over "
+        "labels",
+        "f1_micro": "F1 score of all labels together",
+        "nll": "negative log predictive probability, summed over the labels of an item, nats",
+        "brier": "mean squared difference of probability and label, 0 to 1, mean over labels",
+        "ece": "calibration error of the probability of a label: mean |probability - frequency| "
+        "over bins, weighted by items, mean over labels",
+        "entropy": "total uncertainty: sum of the entropies of the labels, nats",
+        "aleatoric": "aleatoric uncertainty: mean over samples of that sum, nats",
+        "prevalence": "fraction of items that have the label",
+    }
+
+    def __init__(
+        self,
+        class_weights: list[float] | list[list[float]] | Literal["balanced"] | None = None,
+    ) -> None:
+        super().__init__()
+        self.weights = class_weights
+
+    def check(self, targets: Targets) -> None:
+        """See :class:`Task`."""
+        super().check(targets)
+        if targets.classes != 2 or len(targets.shape) != 1:
+            raise TargetsError(
+                f"{self._said} needs labels 0 and 1 of shape (L,), but targets are {targets}"
+            )
+
+    def class_weights(self, targets: Targets) -> ClassWeights | None:
+        """See :class:`Labels`."""
+        if isinstance(self.weights, list) and self.weights:
+            self._check_weights(self.weights, targets.shape[0], "labels")
+            if isinstance(self.weights[0], int | float):
+                return ClassWeights([[w, w] for w in self.weights])
+            return ClassWeights(self.weights)
+        return super().class_weights(targets)
+
+    def balance(self, counts: Tensor) -> list[Any] | None:
+        """See :class:`Task`: of each label by itself."""
+        if self.weights != BALANCED:
+            return None
+        found: list[Any] = balanced(counts).tolist()
+        return found
+
+    def predict(
+        self,
+        outputs: Tensor,
+        target: Tensor,
+        view: View,
+        *,
+        mask: Tensor | None = None,
+        **others: Any,
+    ) -> MultilabelPrediction:
+        """See :class:`Task`."""
+        return MultilabelPrediction(self.probabilities(outputs, target, view, mask), target)
+
+    def tally(self, view: View) -> MultilabelTally:
+        """See :class:`Task`."""
+        return MultilabelTally(_names(view), view.bins)
+
+    def variables(
+        self, view: View, *, dtype: str, levels: Sequence[float], samples: int, values: bool
+    ) -> tuple[dict[str, Variable], dict[str, Variable]]:
+        """See :class:`Task`."""
+        scales = {"label": Variable(("label",), "O", "", "", np.asarray(_names(view), object))}
+        each, parts = (ITEM, "label"), ("total", "aleatoric", "epistemic")
+        made = {
+            "target": Variable(each, "<i8", "", "1: the item has the label"),
+            "probabilities": Variable(
+                each, dtype, "1", "predictive probability of the label, mean over the samples"
+            ),
+        }
+        for name, of in zip(parts, ("entropy", "mean entropy of the samples", "the difference"),
+                            strict=True):  # fmt: skip
+            made[f"label_{name}"] = Variable(each, dtype, "nat", f"{name} uncertainty: {of}")
+            made[name] = Variable(
+                (ITEM,), dtype, "nat", f"{name} uncertainty: {of}, summed over labels"
+            )
+        if samples:
+            scales["sample"] = sample_axis(samples)
+            made["samples"] = Variable(
+                (ITEM, "sample", "label"), dtype, "1", "probabilities of every weight sample"
+            )
+        return scales, made
+
+
+def _names(view: View) -> list[str]:
+    """Names of the labels: those of the axis, or of the targets, or their numbers."""
+    axes = view.coordinates.axes
+    if axes and axes[0].named:
+        return [str(v) for v in axes[0].values]
+    return list(view.targets.names) or [str(i) for i in range(view.targets.shape[0])]
+
+
+def counts_of(target: Tensor, classes: int) -> Tensor:
+    """``(*target.shape[1:], C)`` how often each label occurs at each place of ``(n, ...)``."""
+    flat = target.reshape(len(target), -1)
+    found = torch.stack([(flat == c).sum(0) for c in range(classes)], -1).double()
+    return found.reshape(*target.shape[1:], classes)

@@ -1,0 +1,62 @@
+"""One of several ordered classes for each item."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor
+
+from hpcsamp.metrics import OrdinalMetrics
+from hpcsamp.tasks.base import Found, View
+from hpcsamp.tasks.classification import Classification, LabelPrediction, LabelTally
+
+
+class RankTally(LabelTally):
+    """Metrics of classes, and of their distance."""
+
+    def __init__(self, view: View) -> None:
+        super().__init__(view.targets, view.bins)
+        self.ranks = OrdinalMetrics()
+
+    @property
+    def states(self) -> list[Tensor]:
+        """See :class:`Tally`."""
+        return [*super().states, self.ranks.state]
+
+    def update(
+        self,
+        prediction: LabelPrediction,
+        target: Tensor,
+        weight: Tensor,
+        mask: Tensor | None = None,
+    ) -> None:
+        """See :class:`Tally`."""
+        super().update(prediction, target, weight, mask)
+        known = weight if mask is None else weight * mask
+        self.ranks.update(prediction.of.log_probabilities, target, known)
+
+    def result(self, full: bool) -> Found:
+        """See :class:`Tally`."""
+        found = super().result(full)
+        found.metrics = self.ranks.compute() | found.metrics
+        return found
+
+
+class Ordinal(Classification):
+    """A rank ``0 .. C - 1`` for each item; outputs are ``C - 1`` cumulative logits.
+
+    See :class:`~hpcsamp.losses.CumulativeLogits`.
+    """
+
+    usual_likelihood = "cumulative_logits"
+    best: ClassVar[Mapping[str, int]] = {**Classification.best, "mae_rank": 1, "rps": 1}
+    definitions: ClassVar[Mapping[str, str]] = {
+        "mae_rank": "mean absolute difference of the true rank and the median of the predictive",
+        "rps": "ranked probability score: sum over thresholds of squared differences of the "
+        "predictive and the true cumulative distribution",
+    }
+
+    def tally(self, view: View) -> RankTally:
+        """See :class:`Task`."""
+        return RankTally(view)
