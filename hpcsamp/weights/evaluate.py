@@ -182,8 +182,19 @@ def _chunk(
         raise UsageError(f"stacked inputs are for {len(x)} samples, there are {samples}")
     if place is not None and len(place.samples) != samples:
         raise UsageError(f"the place is of {len(place.samples)} samples, there are {samples}")
+    sampled = {name: _pairs_together(value) for name, value in sampled.items()}
+    shared = {name: _pairs_together(value) for name, value in shared.items()}
     plan = known_plan(put, call, sampled, shared, x, stacked, place)
     return Chunk(put, call, sampled, shared, x, samples, stacked, place, plan)
+
+
+def _pairs_together(value: Any) -> Any:
+    """Values whose last axis may hold real and imaginary parts, such that ``view_as_complex`` takes
+    them: it wants pairs at even places, and a view of a flat vector lies anywhere."""
+    if not isinstance(value, Tensor) or value.shape[-1:] != (2,):
+        return value
+    odd = value.storage_offset() % 2 or any(stride % 2 for stride in value.stride()[:-1])
+    return value.clone(memory_format=torch.contiguous_format) if odd else value
 
 
 def _known(chunk: Chunk, strategy: str) -> Verdict:
