@@ -517,3 +517,27 @@ def test_what_the_readme_says_of_several_inputs(tmp_path):
         assert list(given["batch"].x) == ["input_ids", "age", "attention_mask"]
         exec(learn, given)
     assert np.isfinite(given["loss"].parts.data)
+
+
+def test_fit_takes_inputs_by_name():
+    items = plants()
+    x = {name: items[name] for name in ("image", "age")}
+    y = items["kind"].clip(0)
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.plants = Plants(double=False)
+
+        def forward(self, age, image):
+            return self.plants(age, image)["kind"]
+
+    options = {"epochs": 2, "samples": 2, "quiet": True, "valid": None}
+    source = from_named({"train": (x, y)}, name="arrays", fractions={})
+    found = [
+        hs.fit(Net(), data, **options).predict({n: v[:5] for n, v in x.items()}, samples=4)
+        for data in ((x, y), {"x": x, "y": y}, source)
+    ]
+    for other in found[1:]:
+        assert np.array_equal(found[0].probabilities, other.probabilities)

@@ -11,7 +11,7 @@ import numpy as np
 from hpcsamp.data.manifest import Inputs
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.arrays import from_arrays
-from hpcsamp.ingest.labels import Pairs
+from hpcsamp.ingest.named import from_named
 from hpcsamp.ingest.source import ArraySource
 from hpcsamp.names import Task
 from hpcsamp.spelling import shown
@@ -42,7 +42,9 @@ def source_of(
         ``(x, y)``, a pair of such pairs (training and validation), a dictionary with ``x`` and
         ``y`` and perhaps ``x_valid``, ``y_valid``, ``x_test``, ``y_test``, or a ``Dataset`` whose
         items are ``(x, y)``. ``x`` has shape ``(n, ...)`` and ``y`` shape ``(n,)`` or ``(n, ...)``;
-        anything that NumPy takes for an array, such as a tensor or a table of numbers.
+        anything that NumPy takes for an array, such as a tensor or a table of numbers. Several
+        inputs or targets are dictionaries of arrays by name. An :class:`ArraySource` is taken as it
+        is.
     valid
         ``(x, y)`` of the validation items, or the part of the training items that is held out,
         where ``data`` has none.
@@ -61,6 +63,8 @@ def source_of(
     DataError, UsageError
         If the data are of another form, or arrays do not fit together.
     """
+    if isinstance(data, ArraySource):
+        return data
     pairs, names = _pairs(data)
     fractions: dict[str, float] = {}
     if isinstance(valid, int | float) and not isinstance(valid, bool):
@@ -70,6 +74,8 @@ def source_of(
         if "valid" in pairs:
             raise UsageError("validation items are given twice: in data, and as valid")
         pairs["valid"] = _pair(valid, "valid")
+    if any(isinstance(values, dict) for pair in pairs.values() for values in pair):
+        return _named(pairs, task, inputs, normalize_y, fractions, seed)
     for split, (x, y) in pairs.items():
         if x.ndim < 1 or y.ndim < 1 or len(x) != len(y) or not x.size or not y.size:
             raise DataError(
@@ -100,7 +106,32 @@ def source_of(
         raise DataError(re.sub(r"--(\w+) (\w+)", r"\1='\2'", str(e))) from e
 
 
-def _pairs(data: Any) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], Any]:
+def _named(
+    pairs: Mapping[str, tuple[Any, Any]],
+    task: Task | None,
+    inputs: Inputs | None,
+    normalize_y: bool | None,
+    fractions: Mapping[str, float],
+    seed: int,
+) -> ArraySource:
+    """Of several inputs or targets by name, see :func:`~hpcsamp.ingest.named.from_named`."""
+    x, y = (
+        (v if isinstance(v, dict) else {n: v}) for v, n in zip(pairs["train"], "xy", strict=True)
+    )
+    told = {n: v for n, v in x.items() if v.dtype.kind in "iu" and v.dtype != np.uint8}
+    values = [n for n, v in y.items() if v.dtype.kind == "f" and task in (None, "regression")]
+    return from_named(
+        pairs,
+        name="arrays",
+        kinds={} if inputs is None else dict.fromkeys(told, inputs),
+        tasks={} if task is None else dict.fromkeys(y, task),
+        normalize=values if normalize_y is None else [*y] * normalize_y,
+        fractions=fractions,
+        seed=seed,
+    )
+
+
+def _pairs(data: Any) -> tuple[dict[str, tuple[Any, Any]], Any]:
     """``(x, y)`` by split, and the names of columns of x and y."""
     parts: dict[str, Any]
     if isinstance(data, Mapping):
@@ -123,16 +154,23 @@ def _pairs(data: Any) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], Any]:
         parts = {"train": _stacked(data)}
     else:
         raise UsageError(f"data is a {type(data).__name__}; it may be {FORMS}")
-    found: Pairs = {split: _pair(pair, split) for split, pair in parts.items()}
+    found = {split: _pair(pair, split) for split, pair in parts.items()}
     columns = tuple(_columns(part) for part in parts["train"])
-    return dict(found), columns
+    return found, columns
 
 
-def _pair(pair: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
+def _pair(pair: Any, split: str) -> tuple[Any, Any]:
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise UsageError(f"the {split} items are a {type(pair).__name__}; (x, y) is needed")
-    x, y = (_array(v, f"{n} of {split}") for v, n in zip(pair, "xy", strict=True))
+    x, y = (_arrays(v, f"{n} of {split}") for v, n in zip(pair, "xy", strict=True))
     return x, y
+
+
+def _arrays(value: Any, where: str) -> Any:
+    """An array, or a dictionary of them."""
+    if isinstance(value, Mapping):
+        return {str(n): _array(v, f"{n} in {where}") for n, v in value.items()}
+    return _array(value, where)
 
 
 def _array(value: Any, where: str) -> np.ndarray:
@@ -154,7 +192,9 @@ def _array(value: Any, where: str) -> np.ndarray:
 
 
 def _has_shapes(pair: Any) -> bool:
-    return all(hasattr(v, "shape") or hasattr(v, "__array__") for v in pair)
+    return all(
+        hasattr(v, "shape") or hasattr(v, "__array__") or isinstance(v, Mapping) for v in pair
+    )
 
 
 def _stacked(data: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -78,7 +78,9 @@ def fit(
     data
         ``(x, y)`` as arrays, tensors or tables of numbers, with items on the first axis;
         ``((x, y), (x_valid, y_valid))``; a dictionary of ``x``, ``y``, ``x_valid``, ``y_valid``,
-        ...; a torch ``Dataset`` of ``(x, y)``; or a dataset folder. Inputs are standardised by the
+        ...; a torch ``Dataset`` of ``(x, y)``; a dataset folder; or a source that
+        :func:`~hpcsamp.ingest.named.from_named` made. Several inputs are a dictionary of arrays by
+        name in the place of ``x``. Inputs are standardised by the
         training items.
     method
         ``method.name``, or a table with the method's arguments: ``{"name": "mean_field",
