@@ -109,6 +109,10 @@ class Converter:
 
         return _Scale(tensor(mean), tensor(1 / std))
 
+    def scale(self, array: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Mean and factor by which an array is standardised; None if it stays as it is."""
+        return self._scales.get(array)
+
     def __call__(self, own: Step, count: int, arrays: Mapping[str, np.ndarray]) -> Batch:
         """The batch of a rank from raw items, which are no longer needed afterwards.
 

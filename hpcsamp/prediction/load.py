@@ -28,6 +28,8 @@ from hpcsamp.run.restore import Restored, restore
 if TYPE_CHECKING:
     import xarray as xr
 
+    from hpcsamp.prediction.export import Predictive
+
 
 def load(
     folder: str | Path,
@@ -215,6 +217,32 @@ class LoadedPosterior(Posterior):
     def modules(self, count: int | None = None) -> Iterator[nn.Module]:
         """The networks of the first prediction samples, one after the other."""
         return (self.module(s) for s in range(self.samples if count is None else count))
+
+    def to_torch(self, samples: int = 16) -> Predictive:
+        """A module with raw inputs, whose outputs are a dictionary of predictions.
+
+        ``torch.export.export`` takes it; see :class:`~hpcsamp.prediction.export.Predictive`.
+
+        Raises
+        ------
+        UsageError
+            If the method has fewer samples, or they are more than networks with weights.
+        """
+        from hpcsamp.prediction.export import predictive
+
+        return predictive(self, samples)
+
+    def to_onnx(self, path: str | Path, samples: int = 16) -> Path:
+        """Write :meth:`to_torch` as an ONNX file, for any number of items; returns its path.
+
+        Raises
+        ------
+        UsageError
+            As :meth:`to_torch`; or if the packages of ``hpcsamp[export]`` are missing.
+        """
+        from hpcsamp.prediction.export import write_onnx
+
+        return write_onnx(self, path, samples)
 
     def _of(self, count: int) -> tuple[Self, Any]:
         """The posterior with so many samples at least, and some items for its network."""

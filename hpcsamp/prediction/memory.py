@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from hpcsamp.collectives import Collectives
 from hpcsamp.data import Batch, Dataset
 from hpcsamp.data.batch import Converter
 from hpcsamp.data.order import Step
@@ -23,6 +24,8 @@ from hpcsamp.tasks.units import units_of
 
 TARGETS = ("target", "error", "log_density")
 """What a file holds beside predictions, and items without targets do not have."""
+NOT_EXPORTED = (*TARGETS, "samples", "quantiles")
+"""What a file may hold beside the predictions of a batch as such."""
 WORTH = 64
 """Passes of a batch from which on it pays to measure how samples are evaluated fastest."""
 
@@ -65,20 +68,8 @@ def predict_items(
         Also keep what every weight sample predicts.
     """
     dataset = posterior.trained.items(given.count)
-    coordinates = Coordinates(posterior.trained.axes["y"])
-    area = coordinates.area_weights()
     method, group, samples = posterior.method, posterior.collectives, posterior.samples
-    task = posterior.run.task
-    view = View(
-        posterior.run.shapes.targets,
-        posterior.likelihood,
-        samples,
-        sample_counts(method, samples, group),
-        group,
-        units_of(dataset, coordinates),
-        coordinates,
-        None if area is None else torch.as_tensor(area),
-    )
+    task, view = posterior.run.task, view_of(posterior, dataset, group)
     layout = items.layout(
         task, view, given.count,
         dtype=precision(posterior),
@@ -100,6 +91,22 @@ def predict_items(
         for name, array in found.arrays(list(layout.variables)).items():
             values[name][part.index] = array
     return Predicted(layout, values)
+
+
+def view_of(posterior: Posterior, dataset: Dataset, group: Collectives) -> View:
+    """What is predicted of items without targets, by whom, in which units."""
+    coordinates = Coordinates(posterior.trained.axes["y"])
+    area = coordinates.area_weights()
+    return View(
+        posterior.run.shapes.targets,
+        posterior.likelihood,
+        posterior.samples,
+        sample_counts(posterior.method, posterior.samples, group),
+        group,
+        units_of(dataset, coordinates),
+        coordinates,
+        None if area is None else torch.as_tensor(area),
+    )
 
 
 def _batches(posterior: Posterior, dataset: Dataset, given: Given, size: int) -> Iterator[Batch]:

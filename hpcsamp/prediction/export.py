@@ -1,0 +1,174 @@
+"""A posterior as one module with raw inputs, for torch.export and ONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from hpcsamp.collectives import Alone
+from hpcsamp.data.batch import Converter
+from hpcsamp.errors import UsageError
+from hpcsamp.prediction.draws import Evaluated
+from hpcsamp.prediction.memory import NOT_EXPORTED, view_of
+from hpcsamp.weights.calling import Caller
+from hpcsamp.weights.inputs import inputs_of
+
+if TYPE_CHECKING:
+    from hpcsamp.prediction.load import LoadedPosterior
+
+
+class Predictive(nn.Module):
+    """The posterior predictive as a function of raw inputs.
+
+    ``forward(x)``, or of several inputs ``forward(first, second, ...)`` in the order of the
+    dataset, returns a dictionary: what ``posterior.predict`` returns of the items, but for
+    quantiles. Each sample is a network of its own; parameters that are the same in all of them are
+    there once.
+
+    Parameters
+    ----------
+    posterior
+        Whose method has ``samples`` samples.
+    networks
+        Of the samples, as :meth:`LoadedPosterior.module` makes them.
+
+    Attributes
+    ----------
+    inputs
+        Names of the inputs, in their order.
+    """
+
+    def __init__(self, posterior: LoadedPosterior, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        dataset = posterior.trained.items(1)
+        run = posterior.run
+        self._task, self._kinds = run.task, dict(dataset.kinds)
+        self._view = view_of(posterior, dataset, Alone())
+        self._dtype = run.dtype
+        self._several = dataset.has_several_inputs
+        self.inputs = tuple(self._kinds)
+        self.networks = nn.ModuleList(networks)
+        _share(self.networks)
+        convert = Converter(dataset, posterior.topology.device, run.dtype, normalize=True)
+        for name in self.inputs:
+            scale = convert.scale(name)
+            self.register_buffer(f"mean_{name}", scale and scale[0])
+            self.register_buffer(f"factor_{name}", scale and scale[1])
+        self._callers = [Caller(network) for network in self.networks]
+
+    def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
+        """Predictions of items ``(B, ...)`` by name."""
+        named = {n: self._standardised(n, x) for n, x in zip(self.inputs, inputs, strict=True)}
+        x: Any = inputs_of(named) if self._several else named["x"]
+        outputs = torch.stack([call(x) for call in self._callers])
+        prediction = self._task.predict(outputs, self._view.blank(outputs), self._view)
+        made = prediction.lazy().items()
+        return {name: make() for name, make in made if name not in NOT_EXPORTED}
+
+    def _standardised(self, name: str, x: Tensor) -> Tensor:
+        kind = self._kinds[name]
+        if kind in ("ids", "flags"):
+            return x.to(torch.int64 if kind == "ids" else torch.bool)
+        mean = getattr(self, f"mean_{name}")
+        if mean is None:
+            return x.to(self._dtype)
+        factor: Tensor = getattr(self, f"factor_{name}")
+        return ((x.to(mean.dtype) - mean) * factor).to(self._dtype)
+
+
+def _share(networks: nn.ModuleList) -> None:
+    """Let networks have those parameters and buffers once that are the same in all of them."""
+    first, *others = networks
+    for path, part in first.named_modules():
+        for kind in ("_parameters", "_buffers"):
+            for key, value in getattr(part, kind).items():
+                rest = [getattr(other.get_submodule(path), kind) for other in others]
+                if value is not None and all(
+                    key in own and own[key] is not None and torch.equal(own[key], value)
+                    for own in rest
+                ):
+                    for own in rest:
+                        own[key] = value
+
+
+def predictive(posterior: LoadedPosterior, samples: int) -> Predictive:
+    """The module of a posterior, in evaluation mode, with weights that are not trained.
+
+    Raises
+    ------
+    UsageError
+        If a sample is more than a network with weights of its own.
+    """
+    networks = [posterior.module(s) for s in range(samples)]
+    for network in networks:
+        if isinstance(network, Evaluated):
+            raise UsageError(
+                f"samples of method {posterior.config.method.name} are more than a network with "
+                f"weights of its own (they draw masks, or the network draws by itself): such a "
+                f"posterior cannot be exported; posterior.module(0) has one of them"
+            )
+    of = posterior.with_samples(samples) if samples != posterior.samples else posterior
+    made = Predictive(of, networks).eval().requires_grad_(False)
+    return made
+
+
+def example(posterior: LoadedPosterior, items: int = 2) -> tuple[Tensor, ...]:
+    """Raw inputs of the right shapes and types, all 0."""
+    dataset = posterior.trained.items(1)
+    arrays = dataset.manifest.arrays
+    kinds: Mapping[str, Any] = dataset.kinds
+    device = posterior.topology.device
+    made = []
+    for name in kinds:
+        kind = torch.bool if kinds[name] == "flags" else _type(arrays[name].dtype)
+        made.append(torch.zeros(items, *arrays[name].shape, dtype=kind, device=device))
+    return tuple(made)
+
+
+def _type(name: str) -> torch.dtype:
+    """Torch's type for one of NumPy's, with the byte order of this machine."""
+    import numpy as np
+
+    kind = np.dtype(name).newbyteorder("=")
+    return torch.from_numpy(np.zeros(1, kind)).dtype
+
+
+def write_onnx(posterior: LoadedPosterior, path: str | Path, samples: int) -> Path:
+    """Write the module of a posterior as an ONNX file; any number of items.
+
+    Raises
+    ------
+    UsageError
+        If the packages are missing (``pip install 'hpcsamp[export]'``), or the network has an
+        operation that the exporter does not know.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as e:
+        raise UsageError(f"{e}: to_onnx needs pip install 'hpcsamp[export]'") from None
+    module = predictive(posterior, samples)
+    inputs = example(posterior)
+    with torch.no_grad():
+        names = list(module(*inputs))
+    batch = torch.export.Dim("items")
+    try:
+        torch.onnx.export(
+            module,
+            inputs,
+            str(path),
+            dynamo=True,
+            verbose=False,
+            external_data=False,
+            input_names=list(module.inputs),
+            output_names=names,
+            dynamic_shapes=(tuple({0: batch} for _ in inputs),),
+        )
+    except torch.onnx.OnnxExporterError as e:
+        reason = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
+        raise UsageError(f"the network cannot be exported to ONNX: {reason}") from e
+    return Path(path)
