@@ -8,6 +8,7 @@ import sys
 
 import h5py
 import numpy as np
+import onnx.reference
 import pandas as pd
 import pytest
 import torch
@@ -205,6 +206,7 @@ ALONE = """
 import sys
 sys.modules["mpi4py"] = sys.modules["mpi4py.MPI"] = None
 import numpy as np
+import onnx.reference
 import hpcsamp as hs
 
 posterior = hs.load(sys.argv[1])
@@ -270,3 +272,55 @@ def ms(posterior):
     shape = (-1, *[1] * (len(posterior.run.shapes.x) - 1))
     std = np.asarray(stats.std)
     return np.reshape(stats.mean, shape), np.where(std > 0, std, 1).reshape(shape)
+
+
+@pytest.mark.parametrize("name", ["mean_field", "ensemble", "last_layer"])
+def test_exported_modules_take_raw_inputs(runs, tmp_path, name):
+    posterior = hs.load(runs / name)
+    x = items(posterior.config.data.path)[:11]
+    expected = posterior.predict(x, samples=4)
+    close = {"rtol": 0, "atol": 2e-6} if x.dtype == np.uint8 else {"rtol": 1e-9, "atol": 1e-9}
+    module = posterior.to_torch(4)
+    program = torch.export.export(
+        module, (torch.from_numpy(x),), dynamic_shapes=(({0: torch.export.Dim("items")},),)
+    )
+    path = posterior.to_onnx(tmp_path / "posterior.onnx", 4)
+    session = onnx.reference.ReferenceEvaluator(str(path))
+    for number in (11, 3):
+        some = x[:number]
+        answers = [module(torch.from_numpy(some)), program.module()(torch.from_numpy(some))]
+        answers.append(dict(zip(session.output_names, session.run(None, {"x": some}), strict=True)))
+        for answer in answers:
+            assert answer.keys() == {*expected.data_vars} - {"quantiles"}
+            for key, value in answer.items():
+                wanted = expected[key][:number]
+                np.testing.assert_allclose(np.asarray(value), wanted, **close, err_msg=key)
+
+
+def test_a_sample_that_is_more_than_weights_is_not_exported(runs):
+    with pytest.raises(UsageError, match="samples of method mc_dropout are more than"):
+        hs.load(runs / "mc_dropout").to_torch(2)
+
+
+@pytest.mark.parametrize("name", ["mean_field", "last_layer"])
+def test_inference_data(runs, name):
+    posterior = hs.load(runs / name)
+    tree = posterior.to_arviz(400, split="test")
+    draws = posterior.sample(400)
+    assert set(tree["posterior"].data_vars) == set(draws)
+    for key, value in draws.items():
+        assert np.array_equal(tree["posterior"][key][0], value)
+    observed = tree["observed_data"]["y"].values
+    with Dataset.open(posterior.config.data.path, "test") as found:
+        np.testing.assert_allclose(observed, found.read(range(found.count))[1], rtol=1e-6)
+    predictive = tree["posterior_predictive"]["y"].values[0]
+    found = posterior.predict(items(posterior.config.data.path), samples=400)
+    if name == "mean_field":
+        shares = np.stack([(predictive == c).mean(0) for c in range(10)], -1)
+        assert np.abs(shares - found.probabilities).max() < 5 * 0.5 / 20
+    else:
+        off = (predictive.mean(0) - found["mean"]) / (found["std"] / 20)
+        assert np.abs(off).max() < 5
+        assert np.abs(predictive.std(0) / found["std"] - 1).max() < 0.2
+    assert tree["log_likelihood"]["y"].shape == (1, 400, len(observed))
+    assert tree["posterior"].attrs["samples"] == 400

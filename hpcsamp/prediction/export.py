@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,18 +158,25 @@ def write_onnx(posterior: LoadedPosterior, path: str | Path, samples: int) -> Pa
         names = list(module(*inputs))
     batch = torch.export.Dim("items")
     try:
-        torch.onnx.export(
-            module,
-            inputs,
-            str(path),
-            dynamo=True,
-            verbose=False,
-            external_data=False,
-            input_names=list(module.inputs),
-            output_names=names,
-            dynamic_shapes=(tuple({0: batch} for _ in inputs),),
-        )
+        with warnings.catch_warnings():  # torch's exporter uses what torch has deprecated
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                module,
+                inputs,
+                str(path),
+                dynamo=True,
+                verbose=False,
+                external_data=False,
+                input_names=list(module.inputs),
+                output_names=names,
+                dynamic_shapes=(tuple({0: batch} for _ in inputs),),
+            )
     except torch.onnx.OnnxExporterError as e:
-        reason = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
-        raise UsageError(f"the network cannot be exported to ONNX: {reason}") from e
+        root: BaseException = e
+        while root.__cause__ is not None:
+            root = root.__cause__
+        reason = next((line for line in str(root).splitlines() if line.strip()), "")
+        raise UsageError(
+            f"the network cannot be exported to ONNX: {type(root).__name__}: {reason}"
+        ) from e
     return Path(path)

@@ -244,6 +244,37 @@ class LoadedPosterior(Posterior):
 
         return write_onnx(self, path, samples)
 
+    def to_arviz(
+        self,
+        samples: int | None = None,
+        *,
+        data: str | Path | None = None,
+        split: str | None = None,
+    ) -> Any:
+        """The posterior as ArviZ's inference data, an ``xarray.DataTree``.
+
+        ``posterior`` holds the draws of :meth:`sample`, as one chain. With a split also
+        ``observed_data``; ``log_likelihood`` of its items in the units of training, where there is
+        one; and, of labels and of normal observations, ``posterior_predictive`` with one
+        observation of each sample.
+
+        Parameters
+        ----------
+        samples
+            How many draws; None for :attr:`samples`.
+        data, split
+            A dataset folder (None for the run's own), and which of its splits. None for both: no
+            split.
+
+        Raises
+        ------
+        UsageError
+            If the method has another number of samples, or ``arviz-base`` is missing.
+        """
+        from hpcsamp.prediction.arviz import inference_data
+
+        return inference_data(self, samples, data, split)
+
     def _of(self, count: int) -> tuple[Self, Any]:
         """The posterior with so many samples at least, and some items for its network."""
         if count < 1:

@@ -120,6 +120,19 @@ def _batches(posterior: Posterior, dataset: Dataset, given: Given, size: int) ->
         yield convert(Step(own, np.ones(len(own))), len(own), raw)
 
 
+def batches_of(posterior: Posterior, dataset: Dataset) -> Iterator[Batch]:
+    """The items of a split with their targets, in order. Serial."""
+    device, dtype = posterior.topology.device, posterior.run.dtype
+    convert = Converter(dataset, device, dtype, normalize=True)
+    size = posterior.config.evaluation.batch
+    for start in range(0, dataset.count, size):
+        own = np.arange(start, min(start + size, dataset.count), dtype=np.int64)
+        raw: dict[str, np.ndarray] = {}
+        for values, only in zip(dataset.read(own), ("x", "y"), strict=True):
+            raw |= values if isinstance(values, dict) else {only: values}
+        yield convert(Step(own, np.ones(len(own))), len(own), raw)
+
+
 def predict_split(
     posterior: Posterior,
     dataset: Dataset,

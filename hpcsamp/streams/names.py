@@ -33,6 +33,7 @@ class Purpose(IntEnum):
     # by branches (see .branches), each with step, sample, call and, if it is of one, item
     MODULE = 16  # what a module draws by itself in training
     PREDICT_MODULE = 17  # what a module draws by itself in prediction, at step 0
+    OBSERVATIONS = 18  # observations drawn from the posterior predictive: (sample,)
 
 
 def key(seed: int, purpose: Purpose, *counters: int) -> int:
