@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -227,6 +229,28 @@ def test_an_argument_called_like_an_option_is_the_classs(tmp_path):
     for wrong in ({"head": 3}, {"freeze": "a"}, {"weights_strict": "no"}, {"output": True}):
         with pytest.raises(UsageError, match=f"model.{next(iter(wrong))} = "):
             Options.split(wrong, nn.Linear)
+
+
+def test_a_configuration_with_a_network_of_timm_is_counted_and_trained(commands, tmp_path):
+    sizes = ["--preset=small", "--set=data.path=synthetic", "--set=data.synthetic.items=100"]
+    done = commands(
+        1,
+        ["models", "timm-cifar10", *sizes, "--ranks=2", f"--json={tmp_path}/m.json"],
+        ["plan", "timm-cifar10", "--gpus-per-node=2"],
+        ["train", "timm-cifar10", *sizes, "--data=synthetic", "--output", tmp_path / "run"],
+        ["models", "torchvision.models:resnet1*"],
+        ["models"],
+        cwd=tmp_path,
+        timeout=120,
+    )
+    assert done.code == 0, done.err
+    found = json.loads((tmp_path / "m.json").read_text())
+    assert 10_000 < found["weights"] < found["trained"] < 2 * found["weights"]
+    assert "model.num_classes = 10" in done.err
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert 0 < summary["metrics"]["nll"] < 4
+    for word in ("torchvision.models:resnet18", "timm:create_model", "progress=True"):
+        assert word in done.out
 
 
 def test_guessed_names_are_arguments_that_the_class_has():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from hpcsamp.cli.output import show
 
 if TYPE_CHECKING:
     from hpcsamp.config import RunConfig
+    from hpcsamp.models.catalogue import Entry
     from hpcsamp.planning.memory import Grid
     from hpcsamp.run.shapes import Shapes
 
@@ -18,7 +20,11 @@ if TYPE_CHECKING:
 def models(
     config: Annotated[
         str | None,
-        typer.Argument(help="A TOML file, or the name of a configuration; none lists all."),
+        typer.Argument(
+            help="A TOML file, or the name of a configuration; or a module, such as "
+            "torchvision.models or transformers:ViT*, of which all networks are listed; none lists "
+            "what is registered."
+        ),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="One of the configuration's presets.")] = None,
     settings: Annotated[
@@ -41,6 +47,11 @@ def models(
     if config is None:
         _list(json_file)
         return
+    if _is_module(config):
+        from hpcsamp.models import catalogue
+
+        _show(catalogue.within(config), json_file)
+        return
     from hpcsamp import config as configuration
     from hpcsamp.planning import memory
     from hpcsamp.run.shapes import Shapes
@@ -51,19 +62,37 @@ def models(
     )
 
 
+def _is_module(name: str) -> bool:
+    """Whether a name is that of a Python module, and not of a configuration."""
+    from importlib.util import find_spec
+
+    from hpcsamp.config import exists, named_configs
+
+    if name in named_configs() or exists(Path(name)):
+        return False
+    path = name.partition(":")[0]
+    try:
+        return all(part.isidentifier() for part in path.split(".")) and find_spec(path) is not None
+    except (ImportError, ValueError):
+        return ":" in name
+
+
 def _list(json_file: Path | None) -> None:
-    import inspect
-
     from hpcsamp import config as configuration
-    from hpcsamp.models import MODELS
+    from hpcsamp.models import catalogue
 
-    rows = []
-    for name, kind in MODELS.items():
-        arguments = list(inspect.signature(kind).parameters)[2:]
-        about = (inspect.getdoc(kind) or "").split("\n")[0]
-        rows.append([name, about, ", ".join(arguments)])
-    show("", ["model", "what", "keys of [model]"], rows, json_file)
+    _show(catalogue.registered(), json_file)
     typer.echo(f"configurations: {', '.join(configuration.named_configs())}")
+    typer.echo("any other network by its place, e.g.")
+    width = max(len(name) for name, _ in catalogue.USUAL)
+    for name, about in catalogue.USUAL:
+        typer.echo(f"    {name:{width}}  {about}")
+    typer.echo("hpcsamp models MODULE lists those of a module, e.g. torchvision.models")
+
+
+def _show(entries: Sequence[Entry], json_file: Path | None) -> None:
+    rows = [[e.name, e.about, ", ".join(e.arguments)] for e in entries]
+    show("", ["model", "what", "keys of [model]"], rows, json_file)
 
 
 def _tell(run: RunConfig, shapes: Shapes, grid: Grid, json_file: Path | None) -> None:
