@@ -64,7 +64,7 @@ def _of_split(
             density.append(likelihood.log_prob(outputs, batch.y).double())
         if noise is not None:
             own = noise[:, index].to(outputs.device)
-            drawn.append(_drawn(of, view, outputs, batch.y, own))
+            drawn.append(_drawn(view, outputs, batch.y, own))
         observed.append(batch.y if labels else view.units.value(batch.y))
     groups: dict[str, Any] = {"observed_data": {"y": torch.cat(observed).cpu().numpy()}}
     if drawn:
@@ -89,10 +89,12 @@ def _noise(of: LoadedPosterior, view: View, items: int) -> Tensor:
     return torch.stack(rows)
 
 
-def _drawn(of: LoadedPosterior, view: View, outputs: Tensor, y: Tensor, noise: Tensor) -> Tensor:
+def _drawn(view: View, outputs: Tensor, y: Tensor, noise: Tensor) -> Tensor:
     """``(S, B, ...)`` observations, one of each sample."""
-    if of.run.task.labels:
-        log_p = view.likelihood.log_probabilities(outputs, y, of.run.task.values(view.targets))
+    classes = view.targets.classes
+    if classes is not None:
+        known = y.clamp(0, classes - 1)  # a label that is missing is drawn, too
+        log_p = view.likelihood.log_probabilities(outputs, known, classes)
         return (log_p.double() + noise).argmax(-1)
     mean, variance = view.likelihood.moments(outputs, y)
     values = mean.double() + variance.double().sqrt() * noise
