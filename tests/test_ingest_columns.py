@@ -416,3 +416,41 @@ def test_a_killed_ingest_of_a_table_goes_on(tmp_path, monkeypatch):
     build(read(path, ["c1"]), tmp_path / "whole", shard_bytes=10**6)
     for file in (tmp_path / "whole").iterdir():
         assert file.read_bytes() == (tmp_path / "set" / file.name).read_bytes()
+
+
+def tokenizer(folder):
+    """A small tokenizer as transformers saves it."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "the", "cat", "dog", "sleeps", "runs"])}
+    made = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    saved = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]")
+    saved.save_pretrained(folder)
+    return saved
+
+
+def test_texts_are_tokens_and_a_mask(tmp_path):
+    made = tokenizer(tmp_path / "words")
+    texts = ["the cat sleeps", "dog", "the dog runs the cat", "a cat"] * 5
+    data = pd.DataFrame({"text": texts, "kind": ["cat", "dog"] * 10})
+    for kind in ("csv", "parquet"):
+        path, read = written(tmp_path, data, kind)
+        how = Preparation(text="text", tokenizer=tmp_path / "words")
+        source = read(path, ["kind"], preparation=how, task="classification", fractions={})
+        manifest = build(source, tmp_path / kind)
+        assert manifest.kinds == {"input_ids": "ids", "attention_mask": "ids"}
+        items = source.read("train", 0, 20)
+        truth = made(texts, padding=True, return_tensors="np")
+        assert np.array_equal(items["input_ids"], truth["input_ids"])
+        assert np.array_equal(items["attention_mask"], truth["attention_mask"])
+        short = Preparation(text="text", tokenizer=tmp_path / "words", tokens=2)
+        cut = read(path, ["kind"], preparation=short, task="classification", fractions={})
+        assert np.array_equal(cut.read("train", 0, 1)["input_ids"], truth["input_ids"][:1, :2])
+        assert "10 texts were cut" in cut.report[-1]
+    with pytest.raises(UsageError, match="go together"):
+        table(tmp_path / "t.csv", ["kind"], preparation=Preparation(text="text"))
+    lost = Preparation(text="text", tokenizer=tmp_path)
+    with pytest.raises(UsageError, match=r"--tokenizer .* cannot be read"):
+        table(tmp_path / "t.csv", ["kind"], preparation=lost)

@@ -222,3 +222,42 @@ def test_images_from_the_command_line_on_two_ranks(tmp_path, hpcsamp):
     assert done.code == 1
     assert len(done.errors) == 1
     assert "dog/007.png" in done.errors[0]
+
+
+def test_masks_are_labels_of_pixels(tmp_path):
+    made = tree(tmp_path / "a", classes=["one"], each=6, shape=(6, 5, 3))
+    masks = {}
+    for file in made:
+        path = tmp_path / "masks" / file.relative_to(tmp_path / "a")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        masks[file] = RNG.integers(0, 4, (6, 5)).astype(np.uint8)
+        Image.fromarray(masks[file]).save(path)
+    source = images(tmp_path / "a", masks=tmp_path / "masks", class_name=["a", "b", "c", "d"])
+    assert (source.task, source.classes, source.arrays["y"].shape) == ("segmentation", 4, [6, 5])
+    y = source.read("train", 0, source.splits["train"])["y"]
+    assert np.array_equal(y, [masks[file] for file in source.files["train"]])
+    small = Pictures(size=(3, 3))
+    y = images(tmp_path / "a", masks=tmp_path / "masks", pictures=small).read("train", 0, 1)["y"]
+    first = Image.fromarray(masks[source.files["train"][0]]).resize((3, 3), Image.NEAREST)
+    assert np.array_equal(y[0], np.asarray(first))
+    path = next(iter(made))
+    mask = tmp_path / "masks" / path.relative_to(tmp_path / "a")
+    Image.fromarray(np.full((6, 5), 255, np.uint8)).save(mask)
+    held = images(tmp_path / "a", masks=tmp_path / "masks", ignore=255, fractions={})
+    assert (held.classes, held.missing) == (4, 255)
+    assert (held.read("train", 0, 1)["y"] == 255).all()
+    few = images(tmp_path / "a", masks=tmp_path / "masks", classes=4, fractions={})
+    with pytest.raises(HpcsampError, match=r"000.png: label 255"):
+        few.read("train", 0, 1)
+    for content, words in (
+        (np.zeros((5, 5), np.uint8), ["is 5 x 5, its image"]),
+        (np.zeros((6, 5, 3), np.uint8), ["its pixels are colours"]),
+    ):
+        Image.fromarray(content).save(mask)
+        with pytest.raises(HpcsampError) as caught:
+            images(tmp_path / "a", masks=tmp_path / "masks", fractions={}).read("train", 0, 1)
+        for word in [str(mask), *words]:
+            assert word in str(caught.value)
+    mask.unlink()
+    with pytest.raises(HpcsampError, match=r"000.png: has no mask"):
+        images(tmp_path / "a", masks=tmp_path / "masks")

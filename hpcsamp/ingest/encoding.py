@@ -58,6 +58,9 @@ class Encoded(ABC):
         """Which entries have no value, shape ``(n,)``."""
         return missing(values)
 
+    def look(self, values: np.ndarray) -> None:  # noqa: B027
+        """Called with all entries that are not missing, in blocks, before any is encoded."""
+
     def units(self, told: str) -> dict[str, str]:
         """Units by name of the numbers, of a column in units ``told``."""
         return dict.fromkeys(self.names, told) if told else {}
@@ -247,6 +250,11 @@ def encoded_of(told: str | dict[str, Any]) -> Encoded:
     if isinstance(told, str):
         return Number(told)
     column = told["column"]
+    if "tokens" in told:
+        raise UsageError(
+            f"--like: column {column!r} holds texts; give --text, --tokenizer and --tokens "
+            f"{told['tokens']} instead"
+        )
     if "date" in told:
         return Date(column, tuple(told["date"].split("+")))
     if "onehot" in told:

@@ -17,6 +17,7 @@ from hpcsamp.ingest.pictures import Pictures
 from hpcsamp.ingest.preparation import units_line
 from hpcsamp.ingest.survey import Survey
 from hpcsamp.ingest.table import Table
+from hpcsamp.ingest.texts import IDS, MASK, Text, TextMask
 
 
 @dataclass
@@ -76,6 +77,8 @@ class Group:
         """What numbers of categories stand for, beyond the names of the columns."""
         told = {}
         for feature in self.features:
+            if isinstance(feature, Text):
+                told[f"tokenizer of {feature.column}"] = feature.digest
             if isinstance(feature, Category) and feature.ids and feature.words is not None:
                 words = ", ".join(feature.words)
                 digest = hashlib.sha256(words.encode()).hexdigest()[:16]
@@ -115,6 +118,13 @@ def groups_of(
             first = images_of(table.read([column], rows[:1])[column], rows[:1], table, pictures)
             spec = ArraySpec.plan(first.shape[1:], first.dtype)
             found.append(Group(column, "numbers", spec, [feature]))
+        elif isinstance(feature, Text):
+            spec = ArraySpec.plan(
+                (feature.length,), "<i8", description=f"tokens of {feature.column}"
+            )
+            mask = TextMask(feature.column, feature)
+            found.append(Group(IDS, "ids", spec, [feature]))
+            found.append(Group(MASK, "ids", spec.model_copy(update={"description": ""}), [mask]))
         elif isinstance(feature, Category) and feature.ids:
             ids.append(feature)
         else:

@@ -40,7 +40,12 @@ class Labels:
 
 
 def read_labels(
-    path: Path, folder: Path, target: Sequence[str], rule: Rule | None, task: Task | None
+    path: Path,
+    folder: Path,
+    target: Sequence[str],
+    rule: Rule | None,
+    task: Task | None,
+    class_names: Sequence[str] = (),
 ) -> Labels:
     """Read labels of images.
 
@@ -52,7 +57,7 @@ def read_labels(
         Where the names of files begin.
     target
         Columns of labels; all that are neither the files nor named by the rule if empty.
-    rule, task
+    rule, task, class_names
         As in :func:`~hpcsamp.ingest.images.images`.
 
     Raises
@@ -105,7 +110,9 @@ def read_labels(
                 raise DataError(f"{path}: line {line}, column {name!r}: is empty")
         return numbers_or_words(cells)
 
-    found = targets_of({name: column(name) for name in chosen}, task, str(path))
+    found = targets_of(
+        {name: column(name) for name in chosen}, task, str(path), class_names or None
+    )
     return Labels(files, found, column)
 
 

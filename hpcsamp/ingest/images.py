@@ -74,7 +74,7 @@ class Images(Source):
                     f"{shape[0]} x {shape[1]}"
                 )
             if self.classes is not None:
-                check_labels(mask, self.classes, str(path))
+                check_labels(mask, self.classes, str(path), self.missing)
             y[i] = mask
         return y
 
@@ -113,8 +113,11 @@ def images(
     task: Annotated[Task | None, Asked("What labels are; by default their type decides.")] = None,
     classes: Annotated[int | None, Asked("Classes of masks.", least=2)] = None,
     class_name: Annotated[
-        Sequence[str], Asked("Name of a class of masks, in order.", "--class-name")
+        Sequence[str], Asked("Name of a class, in the order of the labels.", "--class-name")
     ] = (),
+    ignore: Annotated[
+        int | None, Asked("Number of pixels of masks that have no class, e.g. 255.", least=0)
+    ] = None,
     fractions: Mapping[str, Part] = DEFAULT_FRACTIONS,
     seed: SplitSeed = 0,
     rule: Rule | None = None,
@@ -141,8 +144,12 @@ def images(
         Columns of ``labels``.
     task
         What labels are. By default one column of words or of few whole numbers are classes.
-    classes, class_name
+    classes
         Of masks; by default the largest number of all masks tells how many there are.
+    class_name
+        Names of the classes of masks or labels, in order.
+    ignore
+        A number in masks that stands for no class: such pixels are missing.
     fractions, seed
         Of the random split, unless folders are named after splits.
     rule
@@ -161,11 +168,13 @@ def images(
     pictures = pictures or Pictures()
     if masks is not None and labels is not None:
         raise UsageError("--masks and --labels exclude each other; give one of them")
-    if (classes is not None or class_name) and masks is None:
-        raise UsageError("--classes and --class-name describe masks; give --masks, too")
+    if (classes is not None or ignore is not None) and masks is None:
+        raise UsageError("--classes and --ignore describe masks; give --masks, too")
+    if class_name and masks is None and labels is None:
+        raise UsageError(f"{folder}: its folders name the classes, so --class-name cannot")
     report: list[str] = []
     if labels is not None:
-        table = read_labels(Path(labels), folder, target, rule, task)
+        table = read_labels(Path(labels), folder, target, rule, task, class_name)
         items: list[tuple[str, Path, Any]] = [("train", file, None) for file in table.files]
         found, values = table.targets, table.columns
     else:
@@ -184,7 +193,7 @@ def images(
     mask_paths: list[Path] | None = None
     if masks is not None:
         mask_paths = [_mask_of(Path(masks), folder, file) for file in paths]
-        found = _mask_classes(pictures, mask_paths, classes, class_name)
+        found = _mask_classes(pictures, mask_paths, classes, class_name, ignore)
     elif found is None:
         found = class_folders(folder, items)
     report += found.notes
@@ -197,7 +206,7 @@ def images(
             seed,
             rule,
             values,
-            labels=per_image if found.classes is not None else None,
+            labels=per_image if found.classes is not None and found.values.ndim == 1 else None,
             where=str(labels or folder),
         )
     else:
@@ -218,6 +227,7 @@ def images(
         classes=found.classes,
         class_names=found.class_names,
         normalize_y=normalize_y and found.classes is None,
+        missing=ignore,
         arrays={
             "x": ArraySpec.plan(first.shape, first.dtype, names=COLOURS.get(len(first), ())),
             "y": ArraySpec.plan(height_width, found.values.dtype)
@@ -276,7 +286,11 @@ def _mask_of(masks: Path, folder: Path, image: Path) -> Path:
 
 
 def _mask_classes(
-    pictures: Pictures, masks: Sequence[Path], classes: int | None, names: Sequence[str]
+    pictures: Pictures,
+    masks: Sequence[Path],
+    classes: int | None,
+    names: Sequence[str],
+    ignore: int | None,
 ) -> Targets:
     """How many classes the pixels of all masks have."""
     if names and classes is None:
@@ -287,7 +301,10 @@ def _mask_classes(
         top = 0
         for path in masks:
             mask = pictures.read_mask(path, str(path), is_array(path))
-            top = max(top, int(mask.max()))
+            known = mask if ignore is None else mask[mask != ignore]
+            top = max(top, int(known.max())) if known.size else top
         classes = max(2, top + 1)
-    kind = np.uint8 if classes <= 256 else np.dtype("<i4")
+    if ignore is not None and ignore < classes:
+        raise UsageError(f"--ignore {ignore} is one of the {classes} classes")
+    kind = np.uint8 if max(classes - 1, ignore or 0) <= 255 else np.dtype("<i4")
     return Targets(np.empty(0, kind), SEGMENTATION, classes, list(names) or None)

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from hpcsamp.data.shard import check_labels, check_values
 from hpcsamp.errors import DataError
-from hpcsamp.names import Task
+from hpcsamp.names import TASKS, Task
 
 MANY = 1000
 """Classes from which on more than half of them must occur."""
 
 GUESSED = 50
 """Different whole numbers up to which ``y`` is taken as labels without a word from the user."""
+
+LABELLED = ("classification", "ordinal")
+"""Tasks whose targets are one class an item."""
+
+MULTILABEL: Any = "multilabel"
 
 Pairs = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
@@ -158,7 +164,7 @@ def targets_of(
         Numbers, or words in arrays of objects, each of shape ``(n,)``.
     task
         What they are; by default their types decide: words and whole numbers of few values are
-        classes.
+        classes, several columns of 0 and 1 are labels that may come together.
     where
         What messages begin with.
     class_names
@@ -169,30 +175,54 @@ def targets_of(
     DataError
         If a column does not hold what the task needs.
     """
+    kind: Any = task
+    names = list(columns)
     arrays = list(columns.values())
     text = [name for name, values in columns.items() if values.dtype.kind in "OSU"]
-    if text and (len(columns) > 1 or task not in (None, "classification")):
+    if text and (len(columns) > 1 or kind not in (None, *LABELLED)):
         shown = next(v for v in columns[text[0]].tolist() if v is not None)
         raise DataError(
             f"{where}: column {text[0]!r} holds text ({shown!r}), where "
             f"{task or 'several targets'} needs numbers"
         )
     if text:
-        codes, names = numbered(columns[text[0]], class_names, f"{where}: column {text[0]!r}")
-        return Targets(codes, "classification", len(names), names, list(columns))
+        if kind == "ordinal" and class_names is None:
+            raise DataError(
+                f"{where}: column {text[0]!r} holds words, whose order is not told; give "
+                "--class-name for each, the least one first"
+            )
+        codes, words = numbered(columns[text[0]], class_names, f"{where}: column {text[0]!r}")
+        return Targets(codes, kind or "classification", len(words), words, names)
     y = arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=1)
-    task = task or guess(where, {"train": (y, y)})
-    if task == "classification":
+    if kind == "multilabel" or (kind is None and len(arrays) > 1 and are_flags(arrays)):
+        for name, values in columns.items():
+            if not are_flags([values]):
+                raise DataError(f"{where}: column {name!r} holds more than 0 and 1, which labels "
+                                "that may come together are")  # fmt: skip
+        flags = np.stack(arrays, axis=1).astype("<i8")
+        return Targets(flags, MULTILABEL, 2, None, names)
+    kind = kind or guess(where, {"train": (y, y)})
+    if kind in LABELLED:
         y = labels_of(y, f"{where}: y")
         classes, notes = classes_of(where, {"train": y})
         if class_names is not None:
             check_labels(y, len(class_names), f"{where}: y")
             classes = len(class_names)
-        y = y.astype("<i8")
         told = None if class_names is None else [*class_names]
-        return Targets(y, task, classes, told, list(columns), notes)
+        return Targets(y.astype("<i8"), kind, classes, told, names, notes)
     check_numbers(y, f"{where}: y")
-    return Targets(y if y.dtype.kind == "f" else y.astype("<f8"), task, names=list(columns))
+    return Targets(y if y.dtype.kind == "f" else y.astype("<f8"), kind, names=names)
+
+
+def are_flags(columns: Sequence[np.ndarray]) -> bool:
+    """Whether columns hold nothing but 0 and 1, in types of whole numbers or as labels."""
+    return (
+        all(
+            values.dtype.kind in "biuf" and bool(np.isin(values, (0, 1)).all())
+            for values in columns
+        )
+        and "multilabel" in TASKS
+    )
 
 
 def numbered(

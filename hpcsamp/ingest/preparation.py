@@ -12,6 +12,7 @@ from hpcsamp.data.shard import sha256
 from hpcsamp.ingest.asked import Asked
 from hpcsamp.ingest.encoding import Category, Encoded, Number
 from hpcsamp.ingest.table import Table
+from hpcsamp.ingest.texts import Text
 
 How = Literal["refuse", "drop", "mean", "keep"]
 """What is done with missing values."""
@@ -36,6 +37,11 @@ class Preparation:
         does so but keeps those rows, which training and evaluation leave out where they lack.
     unit
         ``COLUMN=UNIT``.
+    text, tokenizer, tokens
+        A column of texts, the folder of its tokenizer and the number of tokens: the inputs
+        ``input_ids`` and ``attention_mask``.
+    class_name
+        Names of the classes of a target, in the order of its labels; by default words are sorted.
     weight
         Column with a weight of each item.
     like
@@ -58,6 +64,16 @@ class Preparation:
         Asked("Missing values: refuse; drop the rows; mean of train for features; keep targets."),
     ] = "refuse"
     unit: Annotated[Sequence[str], Asked("COLUMN=UNIT, such as load=MW.", "--unit")] = ()
+    text: Annotated[str | None, Asked("Column of texts that becomes token ids and a mask.")] = None
+    tokenizer: Annotated[Path | None, Asked("Folder of a tokenizer that transformers saved.")] = (
+        None
+    )
+    tokens: Annotated[
+        int | None, Asked("Tokens of a text; longer ones are cut. By default the longest.", least=1)
+    ] = None
+    class_name: Annotated[
+        Sequence[str], Asked("Name of a class, in the order of the labels.", "--class-name")
+    ] = ()
     weight: Annotated[str | None, Asked("Column with a weight of each item.")] = None
     like: Annotated[
         Path | None, Asked("Dataset whose columns, categories and classes are used.")
@@ -71,13 +87,17 @@ def units_line(names: Sequence[str], told: Mapping[str, str]) -> str:
     return ", ".join(f"{name} [{told[name]}]" for name in names if name in told)
 
 
-def ids_of(encoded: Sequence[Encoded]) -> list[str]:
-    """A line on each column of ids."""
-    return [
-        f"column {f.column!r} has {len(f.words)} ids"
-        for f in encoded
-        if isinstance(f, Category) and f.ids and f.words is not None
-    ]
+def lines_of(encoded: Sequence[Encoded]) -> list[str]:
+    """A line on each column of ids or texts."""
+    lines = []
+    for f in encoded:
+        if isinstance(f, Category) and f.ids and f.words is not None:
+            lines.append(f"column {f.column!r} has {len(f.words)} ids")
+        if isinstance(f, Text):
+            lines.append(
+                f"column {f.column!r} has {f.length} tokens a text; {f.cut} texts were cut"
+            )
+    return lines
 
 
 def transforms_of(encoded: Sequence[Encoded], made: Preparation) -> list[str]:

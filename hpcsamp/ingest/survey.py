@@ -84,6 +84,7 @@ class Survey:
                 gone = feature.missing(found)
                 lacking_x[rows] |= gone
                 first = min(first, _first(rows, gone, feature.column))
+                feature.look(found[~gone])
                 if isinstance(feature, Category):
                     self._categories(table, feature.column, found[~gone])
             for name in self.targets:
@@ -137,6 +138,8 @@ class Survey:
                 )
         if isinstance(feature, Date) and kind != "M":
             raise UsageError(f"{table.path}: column {column!r} holds {values.dtype}, not times")
+        if feature.role == "text" and kind != "O":
+            raise UsageError(f"{table.path}: column {column!r} holds {values.dtype}, not texts")
         if isinstance(feature, Category) and (values.ndim > 1 or kind not in "biufO"):
             raise UsageError(f"{table.path}: column {column!r} holds no words, but {values.dtype}")
         return feature

@@ -22,13 +22,13 @@ from hpcsamp.ingest.encoding import (
     read_units,
 )
 from hpcsamp.ingest.groups import Group, groups_of
-from hpcsamp.ingest.labels import Targets, guess, targets_of, unseen
+from hpcsamp.ingest.labels import Targets, are_flags, guess, targets_of, unseen
 from hpcsamp.ingest.like import Like, read_like
 from hpcsamp.ingest.pictures import Pictures
 from hpcsamp.ingest.preparation import (
     How,
     Preparation,
-    ids_of,
+    lines_of,
     source_of,
     transforms_of,
     units_line,
@@ -36,6 +36,7 @@ from hpcsamp.ingest.preparation import (
 from hpcsamp.ingest.source import Source
 from hpcsamp.ingest.survey import Survey, blocks
 from hpcsamp.ingest.table import Role, Table
+from hpcsamp.ingest.texts import read_tokenizer
 from hpcsamp.names import Task
 
 UNKNOWN = -1
@@ -142,7 +143,7 @@ def from_tables(
         units = like.units | units
         check_named(first.path, first.names, [*(f.column for f in encoded), *targets])
     roles: dict[str, Role] = {f.column: f.role for f in encoded}
-    roles |= dict.fromkeys(targets, "number" if task == "regression" else "any")
+    roles |= dict.fromkeys(targets, "number" if task in ("regression", "counts") else "any")
     for column in rule.columns:
         roles.setdefault(column, "any")
     if made.weight is not None:
@@ -161,7 +162,9 @@ def from_tables(
     for at, (split, table) in enumerate(tables.items()):
         kept[split], line = _kept(table, survey, at, made.missing)
         report += line
-    found = _targets(tables, targets, kept, task, made.missing, like)
+    found = _targets(
+        tables, targets, kept, task, made.missing, like, survey, made.class_name or None
+    )
     train_labels = None if found is None else found.values[: len(kept["train"])]
     dealt, notes = divide(
         len(kept["train"]),
@@ -169,7 +172,7 @@ def from_tables(
         seed,
         rule,
         lambda column: _of_rule(first, column, kept["train"], rule),
-        labels=train_labels if found is not None and found.classes is not None else None,
+        labels=train_labels if found is not None and found.values.ndim == 1 else None,
         where=str(first.path),
     )
     rows = {split: kept["train"][part] for split, part in dealt.items()}
@@ -186,7 +189,7 @@ def from_tables(
     gap: Missing | None = None
     if made.missing == "keep":
         gap = "nan" if found is None else UNKNOWN
-    report += ids_of(encoded)
+    report += lines_of(encoded)
     labelled = found.values if found is not None else None
     kind = labelled.dtype if labelled is not None else _target_kind(survey, targets)
     shapes = [survey.shapes[t] for t in targets]
@@ -194,7 +197,7 @@ def from_tables(
     names = list(targets) if len(targets) > 1 or not shape else []
     return TableSource(
         name=name,
-        task="regression" if found is None else found.task,
+        task=(task or "regression") if found is None else found.task,
         classes=None if found is None else found.classes,
         class_names=_class_names(first, targets, found),
         inputs=_kind(groups[0]) if plain else {g.name: g.kind for g in groups},
@@ -233,7 +236,9 @@ def _encoded(
 ) -> list[Encoded]:
     """What becomes of the features, as it is asked for."""
     dates = read_dates(made.date)
-    asked = {*dates, *made.onehot, *made.ids}
+    if (made.text is None) != (made.tokenizer is None):
+        raise UsageError("--text and --tokenizer go together: a column, and what makes its tokens")
+    asked = {*dates, *made.onehot, *made.ids, *([] if made.text is None else [made.text])}
     check_named(table.path, table.names, [*made.drop, *asked])
     others = [*rule.columns, *([] if made.weight is None else [made.weight])]
     away = [*made.drop, *(c for c in others if c not in asked)]
@@ -243,7 +248,9 @@ def _encoded(
             raise UsageError(f"column {column!r} is no feature, so it is not encoded")
     encoded: list[Encoded] = []
     for column in chosen:
-        if column in dates:
+        if column == made.text and made.tokenizer is not None:
+            encoded.append(read_tokenizer(column, made.tokenizer, made.tokens))
+        elif column in dates:
             encoded.append(Date(column, dates[column]))
         elif column in made.onehot or column in made.ids:
             encoded.append(Category(column, ids=column in made.ids))
@@ -300,19 +307,26 @@ def _targets(
     task: Task | None,
     how: How,
     like: Like | None,
+    survey: Survey,
+    names: Sequence[str] | None,
 ) -> Targets | None:
     """Labels of all tables one after the other; ``None`` for numbers, which are read in blocks."""
     first = tables["train"]
-    if task == "regression" or (task is None and len(targets) > 1):
+    if task in ("regression", "counts"):
+        return None
+    kinds = [survey.kinds[name] for name in targets]
+    if task is None and len(targets) > 1 and any(kind.kind not in "biu" for kind in kinds):
         return None
     columns = {
         name: np.concatenate([t.read([name], kept[s])[name] for s, t in tables.items()])
         for name in targets
     }
-    names = first.class_names(targets[0]) if like is None else like.class_names
+    names = names or (first.class_names(targets[0]) if like is None else like.class_names)
     y = columns[targets[0]]
     known = ~missing(y) if how == "keep" and len(columns) == 1 else np.ones(len(y), bool)
-    if task is None and y.dtype.kind not in "OSU" and names is None:
+    if task is None and len(targets) > 1 and not are_flags(list(columns.values())):
+        return None
+    if task is None and len(targets) == 1 and y.dtype.kind not in "OSU" and names is None:
         of = y[known]
         if guess(str(first.path), {"train": (of, of)}) == "regression":
             return None
