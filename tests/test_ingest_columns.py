@@ -454,3 +454,28 @@ def test_texts_are_tokens_and_a_mask(tmp_path):
     lost = Preparation(text="text", tokenizer=tmp_path)
     with pytest.raises(UsageError, match=r"--tokenizer .* cannot be read"):
         table(tmp_path / "t.csv", ["kind"], preparation=lost)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_every_kind_of_task_is_read_from_a_table(tmp_path, kind):
+    data = frame()[["speed", "grade"]]
+    data["hot"], data["wet"] = RNG.integers(0, 2, (2, COUNT))
+    data["mood"] = RNG.choice(["bad", "good", "fair"], COUNT)
+    path, read = written(tmp_path, data, kind)
+    how = {"features": ["speed"], "fractions": {}}
+    tags = build(read(path, ["hot", "wet"], task="multilabel", **how), tmp_path / "tags")
+    assert (tags.task, tags.arrays["y"].names) == ("multilabel", ["hot", "wet"])
+    y = Dataset.open(tmp_path / "tags").read(range(COUNT))[1]
+    assert np.array_equal(y, data[["hot", "wet"]])
+    counts = build(read(path, ["grade"], task="counts", **how), tmp_path / "counts")
+    assert (counts.task, counts.classes) == ("counts", None)
+    with pytest.raises(DataError, match="whose order is not told"):
+        read(path, ["mood"], task="ordinal", **how)
+    order = Preparation(class_name=["bad", "fair", "good"])
+    source = read(path, ["mood"], task="ordinal", preparation=order, **how)
+    moods = build(source, tmp_path / "moods")
+    assert (moods.task, moods.class_names) == ("ordinal", ["bad", "fair", "good"])
+    y = Dataset.open(tmp_path / "moods").read(range(COUNT))[1]
+    assert [order.class_name[i] for i in y] == data["mood"].tolist()
+    with pytest.raises(DataError, match="'grade' holds more than 0 and 1"):
+        read(path, ["hot", "grade"], task="multilabel", **how)

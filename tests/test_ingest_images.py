@@ -261,3 +261,27 @@ def test_masks_are_labels_of_pixels(tmp_path):
     mask.unlink()
     with pytest.raises(HpcsampError, match=r"000.png: has no mask"):
         images(tmp_path / "a", masks=tmp_path / "masks")
+
+
+def test_labels_that_come_together_and_masks_are_sets(tmp_path):
+    made = tree(tmp_path / "a", classes=["one"], each=8)
+    flags = RNG.integers(0, 2, (8, 3))
+    rows = [f"{p.relative_to(tmp_path / 'a')},{a},{b},{c}"
+            for p, (a, b, c) in zip(made, flags, strict=True)]  # fmt: skip
+    (tmp_path / "t.csv").write_text("\n".join(["file,hot,wet,dark", *rows]) + "\n")
+    manifest = build(
+        images(tmp_path / "a", labels=tmp_path / "t.csv", fractions={}), tmp_path / "tags"
+    )
+    assert (manifest.task, manifest.classes) == ("multilabel", 2)
+    assert manifest.arrays["y"].names == ["hot", "wet", "dark"]
+    assert np.array_equal(read(tmp_path / "tags")[1], flags)
+    for i, file in enumerate(made):
+        mask = np.full((6, 5), i % 3 if i else 255, np.uint8)
+        (tmp_path / "masks" / "one").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(tmp_path / "masks" / "one" / file.name)
+    source = images(tmp_path / "a", masks=tmp_path / "masks", ignore=255, fractions={},
+                    class_name=["sea", "land", "ice"])  # fmt: skip
+    manifest = build(source, tmp_path / "maps")
+    assert (manifest.task, manifest.missing) == ("segmentation", 255)
+    assert manifest.class_names == ["sea", "land", "ice"]
+    assert read(tmp_path / "maps")[1][:, 0, 0].tolist() == [255, 1, 2, 0, 1, 2, 0, 1]

@@ -24,8 +24,6 @@ from hpcsamp.ingest.source import Source
 from hpcsamp.ingest.trees import class_folders, images_in, some, split_folders
 from hpcsamp.names import Task
 
-SEGMENTATION: Any = "segmentation"
-
 COLOURS = {1: (), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alpha")}
 
 
@@ -307,4 +305,4 @@ def _mask_classes(
     if ignore is not None and ignore < classes:
         raise UsageError(f"--ignore {ignore} is one of the {classes} classes")
     kind = np.uint8 if max(classes - 1, ignore or 0) <= 255 else np.dtype("<i4")
-    return Targets(np.empty(0, kind), SEGMENTATION, classes, list(names) or None)
+    return Targets(np.empty(0, kind), "segmentation", classes, list(names) or None)

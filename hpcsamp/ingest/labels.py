@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from hpcsamp.data.shard import check_labels, check_values
 from hpcsamp.errors import DataError
-from hpcsamp.names import TASKS, Task
+from hpcsamp.names import Task
 
 MANY = 1000
 """Classes from which on more than half of them must occur."""
@@ -20,8 +19,6 @@ GUESSED = 50
 
 LABELLED = ("classification", "ordinal")
 """Tasks whose targets are one class an item."""
-
-MULTILABEL: Any = "multilabel"
 
 Pairs = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
@@ -175,7 +172,7 @@ def targets_of(
     DataError
         If a column does not hold what the task needs.
     """
-    kind: Any = task
+    kind = task
     names = list(columns)
     arrays = list(columns.values())
     text = [name for name, values in columns.items() if values.dtype.kind in "OSU"]
@@ -200,7 +197,7 @@ def targets_of(
                 raise DataError(f"{where}: column {name!r} holds more than 0 and 1, which labels "
                                 "that may come together are")  # fmt: skip
         flags = np.stack(arrays, axis=1).astype("<i8")
-        return Targets(flags, MULTILABEL, 2, None, names)
+        return Targets(flags, "multilabel", 2, None, names)
     kind = kind or guess(where, {"train": (y, y)})
     if kind in LABELLED:
         y = labels_of(y, f"{where}: y")
@@ -216,12 +213,8 @@ def targets_of(
 
 def are_flags(columns: Sequence[np.ndarray]) -> bool:
     """Whether columns hold nothing but 0 and 1, in types of whole numbers or as labels."""
-    return (
-        all(
-            values.dtype.kind in "biuf" and bool(np.isin(values, (0, 1)).all())
-            for values in columns
-        )
-        and "multilabel" in TASKS
+    return all(
+        values.dtype.kind in "biuf" and bool(np.isin(values, (0, 1)).all()) for values in columns
     )
 
 
