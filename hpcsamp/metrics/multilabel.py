@@ -109,7 +109,7 @@ class MultilabelMetrics(Sums):
         """``(L,)`` each; NaN for a label that is nowhere known."""
         each = dict(zip(_EACH, self.read()[1]["each"], strict=True))
         n, share = each["weight"], each["positive"] + each["predicted"]
-        count, confidence, positive = self.read()[1]["bins"]
+        _, confidence, positive = self.read()[1]["bins"]
         return {
             "accuracy": each["correct"] / n,
             "f1": torch.where(share > 0, 2 * each["both"] / share, 0.0).where(n > 0, torch.nan),

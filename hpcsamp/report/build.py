@@ -15,6 +15,7 @@ from hpcsamp.report import page, style
 from hpcsamp.report.curves import learning_curves
 from hpcsamp.report.fans import forecast_fans
 from hpcsamp.report.gallery import gallery
+from hpcsamp.report.labels import by_label, confusion_matrix, uncertain_maps
 from hpcsamp.report.maps import weather_maps
 from hpcsamp.report.records import (
     DoesNotApplyError,
@@ -142,6 +143,8 @@ def _pictures(run: Run, items: int, *, alone: bool) -> list[tuple[str, str, str,
     known = {
         "reliability": ("Reliability", page.RELIABILITY, reliability_diagram),
         "risk-coverage": ("Risk and coverage", page.RISK, risk_coverage_curve),
+        "confusion": ("Confusion matrix", page.CONFUSION, confusion_matrix),
+        "by-label": ("By label", page.BY_LABEL, by_label),
         "coverage": ("Coverage", page.COVERAGE, coverage_diagram),
         "spread": ("Spread", page.SPREAD, spread_diagrams),
         "rows": ("Errors by row", page.ROWS, row_errors),
@@ -151,6 +154,7 @@ def _pictures(run: Run, items: int, *, alone: bool) -> list[tuple[str, str, str,
         "uncertain-items": (
             "Most uncertain items", page.ITEMS, lambda r, e: gallery(r, e, items)
         ),
+        "uncertain-maps": ("Most uncertain images", page.UNCERTAIN_MAPS, uncertain_maps),
         "forecasts": ("Forecasts", page.FANS, forecast_fans),
         "maps": ("Maps", page.MAPS, weather_maps),
     }  # fmt: skip

@@ -51,6 +51,18 @@ RISK = (
     "Items are answered in the order of their largest probability. A flat curve means that "
     "confidence does not know which items are wrong."
 )
+CONFUSION = (
+    "Rows: the items (pixels) of a true class, their number in brackets; columns: the most "
+    "probable class of each."
+)
+BY_LABEL = (
+    "Each label by itself; it is predicted where its probability is above 1/2. ECE: mean distance "
+    "of probability and frequency over bins."
+)
+UNCERTAIN_MAPS = (
+    "Images with the largest mean entropy. The entropy of a pixel's predictive distribution is "
+    "drawn from 0 to the logarithm of the number of classes."
+)
 OOD = (
     "Uncertainties of the split's items and of those of another dataset. AUROC: how often a "
     "strange item is the more uncertain one of a pair; FPR95: which part of the strange items "
