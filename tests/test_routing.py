@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import launch
+from draw_cases import CASES as CASES_ON_A_GRID
 from draws_by_hand import mask
 from torch import nn
 from torch.distributions import Bernoulli, Categorical, Exponential, Laplace, Normal
@@ -17,6 +21,7 @@ from hpcsamp.methods import METHODS, Ensemble, MeanField
 from hpcsamp.weights import refusals
 from hpcsamp.weights.attention import multi_head_attention
 
+SCRIPT = Path(__file__).parent / "draw_cases.py"
 WIDTH, ITEMS, SAMPLES = 4, 5, 3
 
 
@@ -363,3 +368,13 @@ def test_the_module_keeps_its_buffers_while_its_draws_are_looked_for():
     method = MeanField(net)
     method.forward(X, samples=range(1))
     assert net[1].seen == 1
+
+
+@pytest.mark.parametrize("grid", [(2, "none", "2"), (3, "3")], ids=["D=2, P=2", "P=3"])
+def test_training_and_predictions_are_those_of_one_process(grid):
+    ranks, *grids = grid
+    done = launch(ranks, str(SCRIPT), *grids, timeout=240)
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert len(found) == 3 * len(CASES_ON_A_GRID) * len(grids)
+    assert {k: v for k, v in found.items() if v > 1e-10} == {}

@@ -1,0 +1,119 @@
+"""A network that draws by itself, trained on a grid and on one process: the worst differences.
+
+``python draw_cases.py GRID...`` prints, for each grid (``samples`` of :func:`hs.init`), each case
+and each quantity, the largest relative difference over the ranks, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+from torch.utils.checkpoint import checkpoint
+
+import hpcsamp as hs
+from hpcsamp.collectives import Alone, distribute
+from hpcsamp.losses import ELBO, Categorical, ExpectedNLL, PredictiveNLL
+from hpcsamp.methods import METHODS
+
+N, S, STEPS = 8, 5, 3
+X = torch.randn(N, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+Y = X.mean(1).gt(0).long()
+
+
+class Draws(nn.Module):
+    """Dropout of many kinds, noise, whole branches and whole layers left out."""
+
+    def __init__(self, seed: int = 1) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.up = nn.Linear(3, 8)
+        self.attention = nn.MultiheadAttention(4, 2, 0.2, batch_first=True)
+        self.recurrent = nn.GRU(4, 4, 2, dropout=0.3)
+        self.block = nn.Sequential(nn.Linear(4, 4), nn.RReLU(), nn.AlphaDropout(0.2))
+        self.last = nn.Linear(8, 2)
+
+    def forward(self, x):
+        x = self.up(F.dropout(x, 0.1, self.training)).unflatten(1, (2, 4))
+        branch = self.attention(x, x, x)[0]
+        if self.training:
+            branch = branch * x.new_empty(len(x), 1, 1).bernoulli_(0.7) / 0.7
+            x = x + 0.1 * torch.randn_like(x) + 0.1 * torch.randn(4, dtype=x.dtype)
+        x = x + branch
+        x = x + self.recurrent(x.transpose(0, 1))[0].transpose(0, 1)
+        if torch.is_grad_enabled():
+            return self.last((x + checkpoint(self.block, x, use_reentrant=False)).flatten(1))
+        return self.last((x + self.block(x)).flatten(1))
+
+
+#: Method, its arguments, loss, memory, samples at once and strategy.
+CASES = {
+    "stream": ("mean_field", {}, ExpectedNLL, "stream", 1, "loop"),
+    "keep": ("mean_field", {}, PredictiveNLL, "keep", 2, "batched"),
+    "recompute": ("mean_field", {"antithetic": True}, PredictiveNLL, "recompute", 2, "auto"),
+    "last layer": ("last_layer", {}, PredictiveNLL, "keep", 5, "auto"),
+    "ensemble": ("ensemble", {}, ExpectedNLL, "stream", 2, "batched"),
+    "swag": ("swag", {}, ExpectedNLL, "keep", 1, "loop"),
+    "masks": ("mc_dropout", {}, PredictiveNLL, "keep", "auto", "auto"),
+    "masks of items": ("mc_dropout", {"masks": "item"}, ExpectedNLL, "stream", 2, "batched"),
+}
+
+
+def trained(case, c, own, cut=(0, N)):
+    """Losses and predictions of a method after some steps with the items of a data group."""
+    name, arguments, loss, memory, chunk, strategy = CASES[case]
+    made = METHODS[name].create(
+        lambda s: Draws(1 if s is None else s).double(), S, own, **arguments
+    )
+    made.samples_per_pass, made.strategy = chunk, strategy
+    optimizer = distribute(torch.optim.SGD(made.parameters(), 0.1), c, made)
+    elbo = ELBO(loss(Categorical()), N, c, memory=memory)
+    part = slice(*cut)
+    losses = []
+    for _ in range(STEPS):
+        index = torch.arange(N)[part]
+        value = elbo(made, X[part], Y[part], samples=S, count=N / c.data_size, index=index)
+        value.backward()
+        losses.append(c.mean_over_data(value))
+        optimizer.step()
+        optimizer.zero_grad()
+    made.prediction_share(S, c.sample_size, c.sample_rank)
+    with torch.no_grad(), made.predicting():
+        index = torch.arange(N)[part]
+        return losses, made(X[part], samples=own, index=index), made
+
+
+def apart(a, b):
+    return float((a.double() - b.double()).abs().max() / b.double().abs().max().clamp(min=1e-30))
+
+
+def compared(case, topology, c):
+    own = topology.samples(S)
+    truth, predicted, serial = trained(case, Alone(), range(S))
+    cut = ([0, N], [0, 5, N])[c.data_size - 1]  # uneven
+    cut = cut[c.data_rank : c.data_rank + 2]
+    losses, part, method = trained(case, c, own, cut)
+    weights = dict(serial.named_variational())
+    if hasattr(method, "members"):
+        weights = {n: w[own.start : own.stop] for n, w in weights.items()}
+    return {
+        "loss": max(apart(a, b) for a, b in zip(losses, truth, strict=True)),
+        "weights": max(apart(w, weights[n]) for n, w in method.named_variational()),
+        "predictions": apart(part, predicted[own.start : own.stop, slice(*cut)]),
+    }
+
+
+if __name__ == "__main__":
+    found = {}
+    for grid in sys.argv[1:]:
+        topology = hs.init(int(grid) if grid.isdigit() else grid)
+        c = hs.choose(topology, "mpi")
+        for case in CASES:
+            everyone = topology.world.allgather(compared(case, topology, c))
+            worst = {k: max(one[k] for one in everyone) for k in everyone[0]}
+            found |= {f"{grid} {case} {k}": v for k, v in worst.items()}
+    if topology.rank == 0:
+        sys.stdout.write(json.dumps(found))
