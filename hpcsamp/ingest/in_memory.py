@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -30,7 +30,7 @@ def source_of(
     *,
     valid: Any = 0.1,
     task: Task | None = None,
-    inputs: Inputs | None = None,
+    inputs: Inputs | Mapping[str, Any] | None = None,
     normalize_y: bool | None = None,
     seed: int = 0,
 ) -> ArraySource:
@@ -52,7 +52,8 @@ def source_of(
         ``None``: classification if ``y`` is a row of whole numbers in an integer type.
     inputs
         What whole numbers in ``x`` are: ``"ids"``, which networks get as they are, or
-        ``"numbers"``, which are standardised. ``None``: numbers, where the type leaves no doubt.
+        ``"numbers"``, which are standardised. ``None``: numbers, where the type leaves no doubt. Of
+        several inputs a dictionary says it for each.
     normalize_y
         Standardise targets in training. ``None``: where they are floating-point values.
     seed
@@ -76,6 +77,8 @@ def source_of(
         pairs["valid"] = _pair(valid, "valid")
     if any(isinstance(values, dict) for pair in pairs.values() for values in pair):
         return _named(pairs, task, inputs, normalize_y, fractions, seed)
+    if isinstance(inputs, Mapping):
+        raise UsageError(f"inputs is a dictionary of {', '.join(inputs)}, but there is one input")
     for split, (x, y) in pairs.items():
         if x.ndim < 1 or y.ndim < 1 or len(x) != len(y) or not x.size or not y.size:
             raise DataError(
@@ -109,7 +112,7 @@ def source_of(
 def _named(
     pairs: Mapping[str, tuple[Any, Any]],
     task: Task | None,
-    inputs: Inputs | None,
+    inputs: Inputs | Mapping[str, Any] | None,
     normalize_y: bool | None,
     fractions: Mapping[str, float],
     seed: int,
@@ -119,11 +122,12 @@ def _named(
         (v if isinstance(v, dict) else {n: v}) for v, n in zip(pairs["train"], "xy", strict=True)
     )
     told = {n: v for n, v in x.items() if v.dtype.kind in "iu" and v.dtype != np.uint8}
+    kinds = inputs if isinstance(inputs, Mapping) else dict.fromkeys(told, inputs)
     values = [n for n, v in y.items() if v.dtype.kind == "f" and task in (None, "regression")]
     return from_named(
         pairs,
         name="arrays",
-        kinds={} if inputs is None else dict.fromkeys(told, inputs),
+        kinds={} if inputs is None else cast(Any, kinds),
         tasks={} if task is None else dict.fromkeys(y, task),
         normalize=values if normalize_y is None else [*y] * normalize_y,
         fractions=fractions,

@@ -55,7 +55,7 @@ def fit(
     samples: int | None = None,
     task: Task | None = None,
     valid: Any = 0.1,
-    inputs: Inputs | None = None,
+    inputs: Inputs | Mapping[str, Any] | None = None,
     normalize_y: bool | None = None,
     output: str | Path | None = None,
     resume: bool = False,
@@ -74,7 +74,8 @@ def fit(
     module
         An ``nn.Module``, which stays as it is: copies are trained that start from its parameters;
         a function that makes one (such as its class), whose initial parameters are drawn from the
-        seed; or the name of a network, as ``model.name`` has it (None: that of ``config``).
+        seed; or the name of a network, as ``model.name`` has it (None: that of ``config``). The
+        members of an ensemble need a function, to be made one by one.
     data
         ``(x, y)`` as arrays, tensors or tables of numbers, with items on the first axis;
         ``((x, y), (x_valid, y_valid))``; a dictionary of ``x``, ``y``, ``x_valid``, ``y_valid``,
@@ -93,7 +94,7 @@ def fit(
     valid
         The part of the training items that is held out for validation, or ``(x, y)``.
     inputs
-        Whether whole numbers in ``x`` are ``"ids"`` or ``"numbers"``.
+        Whether whole numbers in ``x`` are ``"ids"`` or ``"numbers"``; of several inputs by name.
     normalize_y
         Whether targets are standardised in training; predictions are in their units either way.
         Without: where they are floating-point numbers and no likelihood is given.
