@@ -173,6 +173,35 @@ def test_data_of_any_form(tmp_path, capsys):
     assert "task: classification, as y holds 3 classes; task=... says" in capsys.readouterr().out
 
 
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(5, 4), nn.Linear(7, 1)
+
+    def forward(self, word: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.cat([self.words(word), size], -1))
+
+
+def test_several_inputs_are_dictionaries(tmp_path):
+    x = {"word": G.integers(0, 5, 200), "size": X}
+    posterior = hs.fit(Two, (x, LINE), output=tmp_path / "run", inputs={"word": "ids"}, **QUICK)
+    found = posterior.predict({name: values[:4] for name, values in x.items()}, samples=8)
+    assert found["mean"].shape == (4,)
+    assert np.isfinite(found["mean"]).all()
+    with pytest.raises(UsageError, match=r"inputs = 'ids': of several inputs a dictionary"):
+        hs.fit(Two, (x, LINE), output=tmp_path / "other", inputs="ids", **QUICK)
+
+
+def test_members_of_an_ensemble_are_made_one_by_one(tmp_path):
+    """A function makes each; copies of one module would become one network, which is refused."""
+    many = {**QUICK, "method": "ensemble", "samples": 3}
+    posterior = hs.fit(lambda: nn.Linear(3, 1), (X, LINE), output=tmp_path / "run", **many)
+    weights = posterior.run.method.weights
+    assert len({tuple(row) for row in weights.tolist()}) == 3
+    with pytest.raises(UsageError, match=r"same network; give each initial weights"):
+        hs.fit(net(), (X, LINE), output=tmp_path / "copies", **many)
+
+
 @pytest.mark.parametrize(
     ("data", "more", "kind", "message"),
     [

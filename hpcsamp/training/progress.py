@@ -1,7 +1,10 @@
-"""What a person sees while a run goes on: a bar on a terminal, plain lines in a batch log."""
+"""What a person sees while a run goes on: a bar on a terminal or in a notebook, plain lines in a
+batch log.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from typing import Any
@@ -32,7 +35,7 @@ class Reporter:
     """
 
     def __init__(self, active: bool, total: int, done: int = 0) -> None:
-        watched = on_terminal()
+        watched = on_terminal() or _in_notebook()
         self._console = Console(quiet=not active, highlight=False, force_terminal=watched)
         self._total = total
         self._bar: Progress | None = None
@@ -74,3 +77,11 @@ class Reporter:
         """Leave the terminal as it was."""
         if self._bar is not None:
             self._bar.stop()
+
+
+def _in_notebook() -> bool:
+    """Whether this is the kernel of a notebook that can show a bar."""
+    shell = sys.modules.get("IPython")
+    running = shell.get_ipython() if shell is not None else None
+    kernel = type(running).__name__ == "ZMQInteractiveShell"
+    return kernel and importlib.util.find_spec("ipywidgets") is not None
