@@ -188,8 +188,8 @@ def test_several_inputs_are_dictionaries(tmp_path):
     found = posterior.predict({name: values[:4] for name, values in x.items()}, samples=8)
     assert found["mean"].shape == (4,)
     assert np.isfinite(found["mean"]).all()
-    with pytest.raises(UsageError, match=r"inputs = 'ids': of several inputs a dictionary"):
-        hs.fit(Two, (x, LINE), output=tmp_path / "other", inputs="ids", **QUICK)
+    with pytest.raises(DataError, match=r"word"):
+        hs.fit(Two, (x, LINE), output=tmp_path / "other", **QUICK)
 
 
 def test_members_of_an_ensemble_are_made_one_by_one(tmp_path):
