@@ -11,6 +11,7 @@ import sys
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import hpcsamp as hs
 from hpcsamp.collectives import Alone, distribute
@@ -74,6 +75,27 @@ def keeping(seed: int = 1) -> nn.Module:
     ).double()
 
 
+class Again(nn.Module):
+    """A part that is computed again in the backward pass."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part = part
+
+    def forward(self, x):
+        return checkpoint(self.part, x, use_reentrant=False)
+
+
+def again(net):
+    """A network whose middle is computed again."""
+
+    def made(seed: int = 1) -> nn.Module:
+        first, *middle, last = net(seed)
+        return nn.Sequential(first, Again(nn.Sequential(*middle)), last)
+
+    return made
+
+
 METHODS = {
     "mean_field": lambda net, own: MeanField(net(), initial_std=0.3),
     "last_layer": lambda net, own: LastLayer(net(), initial_std=0.3),
@@ -89,8 +111,9 @@ CASES = {
     "last layer": (resnet, "last_layer", PredictiveNLL, "keep", 5, "auto"),
     "ensemble": (resnet, "ensemble", ExpectedNLL, "stream", 2, "batched"),
     "swag": (resnet, "swag", ExpectedNLL, "keep", 1, "loop"),
+    "again": (again(resnet), "mean_field", PredictiveNLL, "keep", 2, "batched"),
     "state": (keeping, "mean_field", PredictiveNLL, "recompute", 2, "auto"),
-    "state of members": (keeping, "ensemble", ExpectedNLL, "stream", 1, "auto"),
+    "state of members": (again(keeping), "ensemble", ExpectedNLL, "stream", 1, "auto"),
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from batch_norm_cases import CASES, S, X, Y, keeping, resnet
+from batch_norm_cases import CASES, S, X, Y, again, keeping, resnet
 from conftest import launch
 from torch import nn
 
@@ -101,6 +101,17 @@ def test_a_run_goes_on_to_the_bit():
             step(part, again)
         one, other = whole.held(), part.held()
         assert all(torch.equal(one[n], other[n]) for n in one)
+
+
+@pytest.mark.parametrize("net", [resnet, keeping])
+def test_what_is_computed_again_advances_nothing(net):
+    found = []
+    for of in (net, again(net)):
+        method, optimizer = alone(net=of)
+        step(method, optimizer)
+        found.append((method.mean, [b for _, b in method.module.named_buffers()]))
+    assert torch.allclose(found[0][0], found[1][0], rtol=1e-12, atol=1e-14)
+    assert all(torch.equal(a, b) for a, b in zip(found[0][1], found[1][1], strict=True))
 
 
 def test_frozen_statistics_stay_and_are_used_in_training():

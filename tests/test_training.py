@@ -31,6 +31,7 @@ def parameters(run: Path) -> torch.Tensor:
 def assert_same(run: Path, reference: Path) -> None:
     assert losses(run) == pytest.approx(losses(reference), rel=1e-10)
     want = parameters(reference)
+    # of all together: one whose true gradient is zero has rounding for it, which Adam makes large
     assert (parameters(run) - want).norm() / want.norm() < 1e-10
 
 

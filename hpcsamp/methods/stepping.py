@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from hpcsamp.errors import UsageError
 from hpcsamp.methods.holding import Holding
@@ -68,6 +68,11 @@ class Stepping(Holding):
         if how not in NORMS:
             raise UsageError(f"batch_norm = {how!r}; there is {', '.join(NORMS)}")
         self._state.norm = how
+
+    def load_state_dict(self, *arguments: Any, **named: Any) -> Any:
+        """See :meth:`torch.nn.Module.load_state_dict`; what passes have left is forgotten."""
+        self._state.forget()
+        return super().load_state_dict(*arguments, **named)
 
     def _share_state(self, puts: Sequence[Put]) -> None:
         """Let the passes of some modules leave their state with this method."""
