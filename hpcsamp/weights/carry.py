@@ -65,6 +65,7 @@ class Carry:
         self._left: dict[str, Tensor] = {}
         self._begun: dict[str, tuple[Any, Any]] = {}
         self._again = False
+        self._start: dict[str, Tensor] = {}
 
     # What routes leave -------------------------------------------------------------------------
 
@@ -83,11 +84,13 @@ class Carry:
     # What the module does itself ---------------------------------------------------------------
 
     def _as_it_is(self) -> Callable[[], Carry]:
-        """A pass that is computed again begins with the same state and leaves nothing."""
+        """What is computed again begins with the state of now and leaves nothing."""
+        start = {name: self._put.held(name).detach().clone() for name in self._begun}
 
         def again() -> Carry:
             made = copy(self)
             made._left, made._begun, made._again = dict(self._left), {}, True
+            made._start = start
             return made
 
         return again
@@ -98,7 +101,7 @@ class Carry:
             before = put.held(name)
             if len(self._rows) > 1:
                 self._check_together(name, before)
-            self._begun[name] = (before, before.detach().clone())
+            self._begun[name] = (before, self._start.get(name, before).detach().clone())
         for name, (_, copied) in self._begun.items():
             for held, key in put.places(name):
                 held[key] = copied
