@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 import hpcsamp as hs
 from hpcsamp.collectives import Alone, distribute
 from hpcsamp.losses import ELBO, Categorical, ExpectedNLL, PredictiveNLL
-from hpcsamp.methods import SWAG, Ensemble, LastLayer, MeanField
+from hpcsamp.methods import SWAG, Ensemble, LastLayer, MCDropout, MeanField
 
 N, S, STEPS = 8, 5, 3
 X = torch.randn(N, 2, 5, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -76,6 +76,12 @@ def keeping(seed: int = 1) -> nn.Module:
     ).double()
 
 
+def dropping(seed: int = 1) -> nn.Module:
+    """A network with dropout, too."""
+    *body, head = resnet(seed)
+    return nn.Sequential(*body, nn.Dropout(0.3), head)
+
+
 class Again(nn.Module):
     """A part that is computed again in the backward pass."""
 
@@ -101,6 +107,7 @@ METHODS = {
     "mean_field": lambda net, own: MeanField(net(), initial_std=0.3),
     "last_layer": lambda net, own: LastLayer(net(), initial_std=0.3),
     "ensemble": lambda net, own: Ensemble(net, S, own),
+    "mc_dropout": lambda net, own: MCDropout(net()),
     "swag": lambda net, own: SWAG(net, S, own, prior_std=1.0),
 }
 #: Network, method, loss, memory, samples at once and strategy.
@@ -109,6 +116,7 @@ CASES = {
     "keep": (resnet, "mean_field", PredictiveNLL, "keep", 2, "batched"),
     "recompute": (resnet, "mean_field", PredictiveNLL, "recompute", 2, "vmap"),
     "all at once": (resnet, "mean_field", PredictiveNLL, "keep", 5, "vmap"),
+    "mc_dropout": (dropping, "mc_dropout", PredictiveNLL, "keep", 5, "auto"),
     "last layer": (resnet, "last_layer", PredictiveNLL, "keep", 5, "auto"),
     "ensemble": (resnet, "ensemble", ExpectedNLL, "stream", 2, "batched"),
     "swag": (resnet, "swag", ExpectedNLL, "keep", 1, "loop"),

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from hpcsamp.errors import UsageError
-from hpcsamp.weights import Place
+from hpcsamp.weights import Place, Put
 from hpcsamp.weights.recomputation import standing
 from hpcsamp.weights.routing import probed
 
@@ -28,12 +29,12 @@ class Places:
 
     Parameters
     ----------
-    module
-        Any module.
+    put
+        Of the module.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
+    def __init__(self, put: Put) -> None:
+        self._put, self._module = put, put.module
         self._layers: list[nn.Module] | None = None
         self._on = False
 
@@ -56,8 +57,9 @@ class Places:
         """
         if self._layers is not None:
             return
+        place = replace(place, prediction=False)  # the modes are those of training
         with _training(list(self._module.modules())):
-            found = probed(self._module, call, place, x).masking
+            found = probed(self._module, call, place, x, self._put).masking
         parts = dict(self._module.named_modules())
         self._layers = [parts[name] for name in sorted(found)]
         if not found:

@@ -87,7 +87,7 @@ class MCDropout(Method):
         self._put = Put(module)
         self._caller = Caller(module)
         self._share_state([self._put])
-        self._places = Places(module)
+        self._places = Places(self._put)
         self._how = Masks(rate, shared=masks == "sample")
         self._variables = PlainVariables(module)
         self.module = module
