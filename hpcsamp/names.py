@@ -101,6 +101,7 @@ SETS = Registry(  # what hpcsamp ingest reads
     {
         "digits": "hpcsamp.ingest.digits:digits",
         "npz": "hpcsamp.ingest.npz:npz",
+        "named": "hpcsamp.ingest.npz_named:named",
         "npy": "hpcsamp.ingest.npy:npy",
         "csv": "hpcsamp.ingest.tables:table",
         "parquet": "hpcsamp.ingest.arrow:parquet",

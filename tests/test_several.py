@@ -541,3 +541,29 @@ def test_fit_takes_inputs_by_name():
     ]
     for other in found[1:]:
         assert np.array_equal(found[0].probabilities, other.probabilities)
+
+
+def test_a_file_of_named_arrays_is_ingested(tmp_path):
+    from hpcsamp.ingest.npz_named import named
+
+    items = plants()
+    file = tmp_path / "plants.npz"
+    np.savez(file, **items, image_test=items["image"][:9], age_test=items["age"][:9],
+             kind_test=items["kind"][:9], size_test=items["size"][:9],
+             weight_test=items["weight"][:9])  # fmt: skip
+    options = {"weight": "weight", "missing_label": -1, "keep_missing": True, "fractions": {}}
+    made = build(named(file, ["kind", "size"], normalize=["size"], **options), tmp_path / "set")
+    assert made.splits == {"train": N, "test": 9}
+    assert made.targets["kind"].missing == -1
+    assert made.targets["size"].missing == "nan"
+    x, y = Dataset.open(tmp_path / "set", "test").read(range(9))
+    for name, found in (x | y).items():
+        assert np.array_equal(found, items[name][:9], equal_nan=found.dtype.kind == "f"), name
+    with pytest.raises(UsageError, match="--ids tokens; it holds image, age"):
+        named(file, ["kind"], ids=["tokens"], **options)
+    with pytest.raises(UsageError, match="which arrays are targets"):
+        named(file, **options)
+    one = {k: v for k, v in items.items() if k != "size"}
+    np.savez(tmp_path / "one.npz", **one)
+    only = named(tmp_path / "one.npz", ["kind"], weight="weight", missing_label=-1)
+    assert (only.task, only.classes, only.missing) == ("classification", CLASSES, -1)

@@ -78,13 +78,13 @@ def npz(
         If ``layout`` or ``inputs`` is needed, or ``layout`` does not fit.
     """
     path = Path(path)
-    held = _arrays(path)
+    held = read_arrays(path)
     columns = rule.columns if rule is not None else []
     for name in held:
         if name not in NAMES and name not in columns:
             raise DataError(
                 f"{path}: holds {name!r}, which has no meaning here; arrays may be called "
-                f"{', '.join(NAMES)}"
+                f"{', '.join(NAMES)} (several inputs or targets: hpcsamp ingest named)"
             )
     pairs: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for split, end in ENDINGS.items():
@@ -124,7 +124,14 @@ def npz(
     return made
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an ``.npz`` file by name.
+
+    Raises
+    ------
+    DataError
+        If it is none, or holds something else than plain arrays.
+    """
     try:
         with path.open("rb") as raw:
             head = raw.read(8)
