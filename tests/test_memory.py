@@ -16,6 +16,7 @@ from hpcsamp.planning import node_memory as machine
 from hpcsamp.planning.dry_run import LargestMemory, pass_bytes
 from hpcsamp.run.assemble import Run
 from hpcsamp.run.shapes import Shapes
+from hpcsamp.tasks import Targets
 
 
 def run(*settings, **tables):
@@ -208,7 +209,9 @@ def test_cached_files_of_a_control_group_give_way(tmp_path):
 def test_settings_that_save_memory_are_named():
     def saving(*settings, **tables):
         made = run(*settings, **tables)
-        return memory.saving(Run.blank(made, Shapes((3, 32, 32), (4,), 3072, 4)))
+        return memory.saving(
+            Run.blank(made, Shapes((3, 32, 32), (4,), 3072, Targets("regression", (4,))))
+        )
 
     assert saving() == 'saved by loss.memory = "stream"'
     assert saving("loss.memory=keep") == "nothing is done to save any"
