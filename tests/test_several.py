@@ -501,7 +501,9 @@ class Letters(torch.nn.Module):
 
 def test_what_the_readme_says_of_several_inputs(tmp_path):
     readme = (Path(__file__).parent.parent / "README.md").read_text()
-    make, learn = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[1:3]
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    make = next(code for code in blocks if "from_named(" in code)
+    learn = blocks[blocks.index(make) + 1]
     sentences_, labels = sentences()
     sizes = np.linspace(0, 1, 24)
     sizes[3], labels[5] = np.nan, -1

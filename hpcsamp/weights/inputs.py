@@ -111,7 +111,7 @@ register_pytree_node(
     Inputs,
     lambda x: (list(x.named.values()), tuple(x.named)),
     lambda values, names: Inputs(dict(zip(names, values, strict=True))),
-    serialized_type_name="hpcsamp.weights.inputs.Inputs",
+    serialized_type_name=f"{__name__}.Inputs",
 )
 
 
