@@ -306,6 +306,19 @@ def test_wrong_weights_shapes_and_counts_are_one_line():
     make("counts").check_values(np.array([0.0, np.nan, 3.0]), "y")
 
 
+def test_a_set_of_counts_holds_counts():
+    from hpcsamp.data.manifest import ArraySpec
+    from hpcsamp.ingest.checks import check_block
+    from hpcsamp.ingest.source import ArraySource
+
+    specs = {"x": ArraySpec.plan((2,), "<f4"), "y": ArraySpec.plan((), "<f4")}
+    source = ArraySource(name="s", task="counts", arrays=specs, splits={"train": 3})
+    block = {"x": np.zeros((3, 2), "f4"), "y": np.array([1, 2.5, 3], "f4")}
+    with pytest.raises(DataError, match=r"y holds 2.5; counts are whole numbers"):
+        check_block(source, block, "here")
+    check_block(source, block | {"y": np.array([1, 2, 3], "f4")}, "here")
+
+
 def test_every_kind_of_task_has_a_likelihood_of_its_own_kind():
     for name, kind in TASKS.items():
         usual = L.LIKELIHOODS[kind.usual_likelihood]

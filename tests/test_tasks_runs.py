@@ -92,3 +92,11 @@ def test_a_metric_of_another_task_is_refused_with_the_list(runs, hpcsamp, tmp_pa
     assert done.code == 2
     assert 'task = "counts" needs numbers' in done.err
     assert "is for multilabel" in done.err
+    config.write_text(
+        f'[data]\npath = "{tmp_path}/none"\nsynthetic = {{ like = "entsoe", items = 20 }}\n'
+        '[model]\nname = "mlp"\n'
+    )
+    done = hpcsamp(1, "train", config, "--data", "synthetic", "--set", "task=counts", "--output",
+                   tmp_path / "r")  # fmt: skip
+    assert done.code != 0
+    assert "counts are whole numbers from 0 on" in done.err

@@ -25,6 +25,7 @@ from hpcsamp.run import health, initial
 from hpcsamp.run.assemble import Run
 from hpcsamp.run.balance import balance
 from hpcsamp.run.folder import RunFolder
+from hpcsamp.run.foreign import check_values
 from hpcsamp.run.keeper import Keeper
 from hpcsamp.run.optimisation import Optimisation
 from hpcsamp.run.resolve import resolved
@@ -94,6 +95,7 @@ class Trainer:
         world = topology.world
         self.topology = topology
         self.folder = RunFolder(output)
+        check_values(config, world)
         config = balance(config, world)
         with together(world):
             config = resolved(config)
