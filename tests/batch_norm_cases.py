@@ -94,11 +94,11 @@ class Again(nn.Module):
 
 
 def again(net):
-    """A network whose middle is computed again."""
+    """A network each part of whose middle is computed again."""
 
     def made(seed: int = 1) -> nn.Module:
         first, *middle, last = net(seed)
-        return nn.Sequential(first, Again(nn.Sequential(*middle)), last)
+        return nn.Sequential(first, *(Again(part) for part in middle), last)
 
     return made
 
