@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -324,3 +325,16 @@ def test_inference_data(runs, name):
         assert np.abs(predictive.std(0) / found["std"] - 1).max() < 0.2
     assert tree["log_likelihood"]["y"].shape == (1, 400, len(observed))
     assert tree["posterior"].attrs["samples"] == 400
+
+
+def test_loading_is_measured(runs, tmp_path, hpcsamp):
+    """Numbers of a busy machine are no test; what is measured is there."""
+    report = tmp_path / "load.json"
+    done = hpcsamp(
+        1, "bench", "load", runs / "last_layer", "--items=20", "--samples=6", "--rounds=1",
+        "--json", report, timeout=120,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    found = json.loads(report.read_text())
+    assert all(len(found[name]) == 1 for name in ("predict", "first_answer", "import_torch"))
+    assert all(value > 0 for values in found.values() for value in values)

@@ -9,6 +9,7 @@ from hpcsamp.cli.bench_dropout import dropout
 from hpcsamp.cli.bench_exactness import exactness
 from hpcsamp.cli.bench_feed import feed
 from hpcsamp.cli.bench_gpu import gpu
+from hpcsamp.cli.bench_load import load
 from hpcsamp.cli.bench_reference import reference
 from hpcsamp.cli.bench_scaling import scaling
 from hpcsamp.cli.bench_step import step
@@ -25,5 +26,6 @@ for command in (
     dropout,
     calibrate,
     gpu,
+    load,
 ):
     app.command()(command)

@@ -1,0 +1,86 @@
+"""A finished run in Python: predictions against plain passes, the first answer against torch."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import hpcsamp
+from hpcsamp.prediction.export import example
+
+FIRST = """
+import sys
+import hpcsamp as hs
+from hpcsamp.prediction.export import example
+
+posterior = hs.load(sys.argv[1], device="cpu")
+x = example(posterior, 4)
+one = dict(zip(posterior.trained.manifest.kinds, x))
+posterior.predict(one if len(one) > 1 else one["x"])
+"""
+
+
+def predictions(run: Path, items: int, samples: int, rounds: int) -> list[float]:
+    """Time of ``predict`` over that of as many plain passes of the network, in turns.
+
+    Parameters
+    ----------
+    items
+        Of the inputs, which are all 0.
+    samples
+        Samples, and plain passes.
+
+    Returns
+    -------
+    list
+        A ratio of each round.
+    """
+    posterior = hpcsamp.load(run, device="cpu", samples=samples)
+    names = list(posterior.trained.manifest.kinds)
+    raw = dict(zip(names, example(posterior, items), strict=True))
+    x = raw if len(raw) > 1 else raw["x"]
+    network = posterior.module(0)
+    shapes, dtype = posterior.run.shapes, posterior.run.dtype
+    batch = shapes.batch(items, dtype=dtype, device=torch.device("cpu"))
+
+    def plain() -> None:
+        with torch.no_grad():
+            for _ in range(samples):
+                network(batch) if len(raw) == 1 else network(**batch.named)
+
+    def predict() -> None:
+        posterior.predict(x)
+
+    predict()
+    plain()
+    return [_seconds(predict) / _seconds(plain) for _ in range(rounds)]
+
+
+def first_answers(run: Path, rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds of fresh processes in turns: to a first prediction, and to import torch."""
+    answers, imports = [], []
+    for _ in range(rounds):
+        answers.append(_seconds(lambda: _fresh(FIRST, str(run))))
+        imports.append(_seconds(lambda: _fresh("import torch")))
+    return answers, imports
+
+
+def ratio(over: list[float], under: list[float]) -> float:
+    """Of the medians."""
+    return statistics.median(over) / statistics.median(under)
+
+
+def _fresh(code: str, *arguments: str) -> None:
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began

@@ -1,0 +1,40 @@
+"""``hpcsamp bench load``: predictions in Python, and the time to the first one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def load(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    items: Annotated[int, typer.Option(min=1, help="Items to predict.")] = 1000,
+    samples: Annotated[int, typer.Option(min=1, help="Samples, and plain passes.")] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 7,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the numbers here.")
+    ] = None,
+) -> None:
+    """Time hs.load(RUN).predict against plain passes, and a first answer against import torch."""
+    import statistics
+
+    from hpcsamp.bench.load import first_answers, predictions, ratio
+    from hpcsamp.cli.output import write_json
+    from hpcsamp.errors import UsageError
+
+    if not (run / "config.toml").is_file():
+        raise UsageError(f"{run} is not a run folder: it has no config.toml")
+    ratios = predictions(run, items, samples, rounds)
+    answers, imports = first_answers(run, rounds)
+    typer.echo(
+        f"predict {items} items with {samples} samples / {samples} plain passes: "
+        f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+    )
+    typer.echo(
+        f"first answer / import torch, fresh processes: {ratio(answers, imports):.2f} "
+        f"({statistics.median(answers):.2f} s / {statistics.median(imports):.2f} s)"
+    )
+    if json_file is not None:
+        write_json(json_file, {"predict": ratios, "first_answer": answers, "import_torch": imports})
