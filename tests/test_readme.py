@@ -15,8 +15,10 @@ from hpcsamp.cli import app
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
-def block(language):
-    return re.search(rf"```{language}\n(.*?)```", README, re.DOTALL)[1]
+def block(language, having=""):
+    """The first block of a language with some text in it."""
+    found = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return next(text for text in found if having in text)
 
 
 def test_the_shortest_configuration_is_one():
@@ -25,7 +27,11 @@ def test_the_shortest_configuration_is_one():
 
 def test_a_loop_of_ones_own_trains_the_same_network_on_any_ranks(script, digits, tmp_path):
     """Each process makes its network from a generator of its own, as people do."""
-    code = block("python").replace("data/digits", str(digits)).replace("range(10)", "range(2)")
+    code = (
+        block("python", "hs.distribute")
+        .replace("data/digits", str(digits))
+        .replace("range(10)", "range(2)")
+    )
     code = code.replace("batch=64, seed=1", "batch=64, seed=1, dtype=torch.float64")
     net = (
         "from hpcsamp.models import MLP\n"
