@@ -94,6 +94,7 @@ def summary(folder: Path, manifest: Manifest) -> dict[str, Any]:
 def tell(told: dict[str, Any]) -> None:
     """Lines and a table for people."""
     from hpcsamp.cli.output import show
+    from hpcsamp.ingest.choice import listed
 
     kind = _of_targets(told)
     kind += ", inputs are ids" if told["inputs"] == "ids" else ""
@@ -102,7 +103,10 @@ def tell(told: dict[str, Any]) -> None:
         "items": splits,
         "shards": f"{told['shard_count']}, {told['bytes'] / 1e6:,.1f} MB, schema "
         f"{told['schema_version']}, uid {told['uid']}",
-        "source": ", ".join(f"{k}: {v}" for k, v in told["source"].items()),
+        "source": ", ".join(
+            f"{k}: {v}" for k, v in told["source"].items() if not isinstance(v, dict)
+        ),
+        "classes": listed(told.get("class_names") or []),
         "licence": told["licence"],
         "transforms": "; ".join(told["transforms"]),
         "coords": ", ".join(f"{k} [{v}]" if v else k for k, v in told["coords"].items()),
@@ -124,6 +128,9 @@ def tell(told: dict[str, Any]) -> None:
         shape = " x ".join(map(str, spec["shape"])) or "number"
         rows.append([name, roles[name], shape, spec["dtype"], chunk, *values])
     show("", ["array", "is", "item", "type", "chunk", "mean", "std", "min", "max"], rows)
+    for name, spec in told["arrays"].items():
+        if spec["names"]:
+            typer.echo(f"names of {name}: {listed(spec['names'])}")
     for name, spec in told["arrays"].items():
         if spec["units"]:
             typer.echo(f"units of {name}: {spec['units']}")
