@@ -104,6 +104,16 @@ def test_ids_go_in_as_ids():
     assert network(torch.ones(2, 7, dtype=torch.int64)).shape == (2, 3)
 
 
+def test_labels_of_pixels_ask_for_a_channel_for_each_class():
+    name, notes = "torchvision.models.segmentation:lraspp_mobilenet_v3_large", {}
+    places, seen = 32 * 32, {"weights_backbone": None}
+    network = models.build(name, seen, IMAGE, 5 * places, 1, classes=5, notes=notes).eval()
+    assert network(torch.zeros(2, *IMAGE)).shape == (2, 5, 32, 32)
+    assert [n.split(":")[0] for n in notes] == ["model.num_classes = 5"]
+    with pytest.raises(UsageError, match=r"\(B, 5, \.\.\.\) with 1024 pixels"):
+        models.build(name, {**seen, "num_classes": 6}, IMAGE, 5 * places, 1, classes=5)
+
+
 def test_several_inputs_go_in_by_name():
     shapes, kinds = {"image": (3, 8, 8), "ids": (4,)}, {"image": "numbers", "ids": "ids"}
     arguments = {"channels": "@image.channels", "words": "@ids.length"}

@@ -47,6 +47,7 @@ def build(
     *,
     ids: bool = False,
     kinds: Mapping[str, str] | None = None,
+    classes: int | None = None,
     options: Options | None = None,
     notes: dict[str, None] | None = None,
 ) -> nn.Module:
@@ -69,6 +70,9 @@ def build(
         Which member of an ensemble it is for: each has initial parameters of its own.
     ids, kinds
         Whether inputs are ids; of several inputs what each of them is.
+    classes
+        Of each pixel or step, where these have labels: the outputs that ``@outputs``, a guessed
+        argument and the last layer stand for.
     options
         Which layer is replaced and which output is taken.
     notes
@@ -80,7 +84,8 @@ def build(
         For an unknown name or argument, or sizes that do not fit.
     """
     kind = MODELS.find(name)
-    data, asked = _data(in_shape, outputs, ids, kinds), options or Options()
+    data = _data(in_shape, outputs, ids, kinds)._replace(classes=classes)
+    asked = options or Options()
 
     def make() -> Made:
         # torch's initialisers draw from the global generator, those of the user perhaps from others
@@ -90,7 +95,7 @@ def build(
         ):
             made = factory.make(name, kind, arguments, data, asked.head is not None)
             if asked.head is not None:
-                head.replace(made.network, asked.head, outputs)
+                head.replace(made.network, asked.head, data.channels)
             trial.initialise(name, made.network, data)
         return made
 
@@ -99,7 +104,7 @@ def build(
         chooses = _tried(name, make, data, asked, repr(arguments))
     made = make()
     if made.guess and notes is not None:
-        notes[f"model.{made.guess} = {outputs}: as many outputs as the data ask for"] = None
+        notes[f"model.{made.guess} = {data.channels}: as many outputs as the data ask for"] = None
     if chooses:
         made.network.register_forward_hook(Chosen(f"model {name!r}", asked.output))
     return made.network

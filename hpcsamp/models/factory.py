@@ -47,12 +47,20 @@ class Data(NamedTuple):
         Whether inputs are ids.
     kinds
         Of several inputs what each of them is: ``numbers``, ``ids`` or ``flags``.
+    classes
+        Of each pixel or step, where these have labels; None elsewhere.
     """
 
     in_shape: Shape
     outputs: int
     ids: bool = False
     kinds: Mapping[str, str] = {}
+    classes: int | None = None
+
+    @property
+    def channels(self) -> int:
+        """Outputs of a last layer: classes where each pixel or step has them, else all outputs."""
+        return self.outputs if self.classes is None else self.classes
 
     def batch(self, items: int, dtype: torch.dtype, device: torch.device | None) -> Tensor:
         """Inputs of so many items, all 0: numbers of a type, ids, and flags."""
@@ -120,7 +128,7 @@ def make(
     told = head or "outputs" in program or words.outputs or any(k in given for k in SIZES)
     for guess in () if told else guesses(kind):
         try:
-            return Made(_call(name, kind, {**arguments, guess: data.outputs}, program), guess)
+            return Made(_call(name, kind, {**arguments, guess: data.channels}, program), guess)
         except UsageError:
             if guess in _named(kind):  # it does take it, so something else is wrong
                 raise
@@ -246,7 +254,7 @@ class Words:
                 found |= {f"{name}.in_shape": (list(one), one)}
         else:
             found = {"in_shape": (list(shape), shape), **_sizes(shape)}
-        return {"outputs": (self.data.outputs, shape), **found}
+        return {"outputs": (self.data.channels, shape), **found}
 
 
 def _sizes(shape: tuple[int, ...]) -> dict[str, tuple[int | None, tuple[int, ...]]]:

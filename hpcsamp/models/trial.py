@@ -154,13 +154,12 @@ def _compare(name: str, network: nn.Module, found: Tensor, data: Data, guess: st
     if not found.is_floating_point() and not found.is_complex():
         raise UsageError(f"{of} has outputs of {found.dtype}; numbers with a gradient are needed")
     size = found[0].numel()
-    # all numbers of an item, or those of each pixel or step, in the first axis or the last
-    if data.outputs in (size, *shape[1:2], *shape[2:][-1:]):
+    if data.outputs == size:
         return
     items = _items(data.in_shape)
     text = (
         f"{of} has outputs of shape ({', '.join(map(str, batch))}) for inputs of shape {items}, "
-        f"the data ask for (B, {data.outputs})"
+        f"the data ask for {_wanted(data)}"
     )
     if guess:
         text += f"; model.{guess} = {data.outputs} did not change that"
@@ -170,6 +169,13 @@ def _compare(name: str, network: nn.Module, found: Tensor, data: Data, guess: st
     raise UsageError(
         f"{text}; its last linear layers are {head.listed(network)}{layout_hint(data.in_shape)}"
     )
+
+
+def _wanted(data: Data) -> str:
+    if data.classes is None:
+        return f"(B, {data.outputs})"
+    places = data.outputs // data.classes
+    return f"(B, {data.classes}, ...) with {places} pixels or steps, {data.outputs} numbers an item"
 
 
 def initialise(name: str, network: nn.Module, data: Data) -> None:

@@ -192,7 +192,8 @@ def network(
     options, arguments = models.options_of(m, MODELS.find(m.name))
     made = models.build(
         m.name, arguments, shapes.x, outputs, config.seed, member,
-        ids=shapes.ids, kinds=shapes.kinds, options=options, notes=notes,
+        ids=shapes.ids, kinds=shapes.kinds, classes=_classes(shapes, outputs),
+        options=options, notes=notes,
     )  # fmt: skip
     if initial is not None:
         source = str(options.weights)
@@ -206,6 +207,13 @@ def network(
         made = models.to_groups(made)
     mean, std = shapes.scale()
     return noise.complete(made, std, mean)
+
+
+def _classes(shapes: Shapes, outputs: int) -> int | None:
+    """Classes of each pixel or step, if the outputs are one for each of these."""
+    places, classes = math.prod(shapes.targets.shape), shapes.targets.classes
+    each = bool(shapes.targets.shape) and classes is not None and classes > 1
+    return classes if each and classes is not None and places * classes == outputs else None
 
 
 def blank_network(config: RunConfig, shapes: Shapes, member: int | None = None) -> nn.Module:
