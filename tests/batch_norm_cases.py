@@ -11,6 +11,7 @@ import sys
 
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
 import hpcsamp as hs
@@ -64,6 +65,27 @@ def resnet(seed: int = 1) -> nn.Module:
         nn.BatchNorm1d(4, momentum=None, affine=False),
         nn.Linear(4, 2),
     ).double()
+
+
+class Standardised(nn.Conv2d):
+    """Normalises its weights, and its outputs of each item alone, by the function of batches."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes, bias=False)
+        self.gain = nn.Parameter(torch.ones(sizes[1]))
+
+    def forward(self, x):
+        rows = self.weight.reshape(1, len(self.weight), -1)
+        rows = F.batch_norm(rows, None, None, self.gain, training=True, momentum=0.0)
+        y = F.conv2d(x, rows.view_as(self.weight))
+        channels = F.batch_norm(y.reshape(1, -1, *y.shape[2:]), None, None, training=True)
+        return channels.view_as(y) + y
+
+
+def standardised(seed: int = 1) -> nn.Module:
+    torch.manual_seed(seed)
+    parts = [Standardised(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), Standardised(4, 3, 2)]
+    return nn.Sequential(*parts, nn.Flatten(), nn.Linear(12, 2)).double()
 
 
 def keeping(seed: int = 1) -> nn.Module:
@@ -121,6 +143,7 @@ CASES = {
     "ensemble": (resnet, "ensemble", ExpectedNLL, "stream", 2, "batched"),
     "swag": (resnet, "swag", ExpectedNLL, "keep", 1, "loop"),
     "again": (again(resnet), "mean_field", PredictiveNLL, "keep", 2, "batched"),
+    "standardised": (standardised, "mean_field", PredictiveNLL, "keep", 2, "auto"),
     "state": (keeping, "mean_field", PredictiveNLL, "recompute", 2, "auto"),
     "state of members": (again(keeping), "ensemble", ExpectedNLL, "stream", 1, "auto"),
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from batch_norm_cases import CASES, S, X, Y, again, keeping, resnet
+from batch_norm_cases import CASES, S, X, Y, again, keeping, resnet, standardised
 from conftest import launch
 from torch import nn
 
@@ -44,7 +44,7 @@ def step(method, optimizer, samples=S):
     optimizer.zero_grad()
 
 
-@pytest.mark.parametrize("net", [resnet, keeping])
+@pytest.mark.parametrize("net", [resnet, keeping, standardised])
 @pytest.mark.parametrize(("strategy", "chunk"), [("loop", 1), ("auto", 2), ("vmap", 3)])
 def test_a_sample_is_what_plain_torch_makes_of_its_weights(net, strategy, chunk):
     if net is keeping and strategy == "vmap":
@@ -133,7 +133,7 @@ def test_what_cannot_be_is_refused_with_its_layer():
     with pytest.raises(UsageError, match="1, a BatchNorm1d, normalises over a batch with 1 value"):
         MeanField(net)(x[:1], samples=range(2))
     net[1] = nn.BatchNorm1d(3, track_running_stats=False)
-    with pytest.raises(UsageError, match="1, a BatchNorm1d: it normalises by the batch in"):
+    with pytest.raises(UsageError, match="1, a BatchNorm1d, makes an item's outputs depend"):
         Ensemble(net, 2)(x, samples=range(2))
     method, _ = alone("vmap", 3, keeping)
     with pytest.raises(UsageError, match=r"not possible: .* changes .* for each sample by itself"):

@@ -170,7 +170,7 @@ REFUSED = {
     # items that influence each other
     "no running statistics": (
         lambda: nn.BatchNorm1d(3, track_running_stats=False),
-        "1, a BatchNorm1d: it normalises by the batch in prediction, too",
+        "1, a BatchNorm1d, makes an item's outputs depend",
     ),
     "of one's own": (lambda: Does(lambda _, x: x - x.mean(0)), "1, a Does, makes an item's"),
     "largest": (lambda: Does(lambda _, x: x / x.abs().max()), "1, a Does, makes an item's"),

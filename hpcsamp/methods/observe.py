@@ -312,7 +312,8 @@ def _check_coupling(
             f"{called(network, where)} makes an item's outputs depend on the other items of its "
             f"batch (by {apart:.2g} of their size, between a batch and its halves), so that "
             f"results would depend on the number of ranks and on evaluation.batch; use a layer that"
-            f" treats each item alone, or nn.BatchNorm, whose statistics are those of all ranks"
+            f" treats each item alone, or nn.BatchNorm with running statistics (track_running_stats"
+            f" = True), whose batches are those of all ranks"
         )
 
 

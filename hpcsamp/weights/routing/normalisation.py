@@ -49,16 +49,19 @@ def batch_norm(
     carry = now.carry
     if not training or carry is None:
         return NotImplemented
+    over = now.normalises(input.shape)
+    if over is None:  # it is being found out
+        return _scaled(now, by_moments(input[None], moments(input[None]), eps)[0], weight, bias)
+    if not over or carry.prediction:  # where items depend on each other is observed in prediction
+        return NotImplemented
     kept = running_mean is not None and running_var is not None
-    if carry.state.norm == "frozen" and kept and not carry.prediction:
+    if carry.state.norm == "frozen" and kept:
         return F.batch_norm(input, running_mean, running_var, weight, bias, eps=eps)
-    if carry.state.norm == "group":
-        raise UsageError('it normalises over the batch with model.batch_norm = "group"')
-    if carry.prediction or carry.state.norm == "frozen":
+    if carry.state.norm != "batch":
+        without = "" if kept else ", and has no running statistics (track_running_stats = True)"
         raise UsageError(
-            "it normalises by the batch in prediction, too, so that "
-            "results would depend on evaluation.batch; let it keep running statistics "
-            "(track_running_stats = True), or use a layer that treats each item alone"
+            f"{_whose(now, weight, running_mean)} normalises over the batch with "
+            f'model.batch_norm = "{carry.state.norm}"{without}'
         )
     names = [_name(now, value) for value in (running_mean, running_var)] if kept else []
     statistics = partial(_statistics, now, names, momentum, weight)

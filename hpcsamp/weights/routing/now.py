@@ -38,6 +38,9 @@ class Draws(Protocol):
     def mask(self) -> None:
         """Note that a layer masks something, at whatever rate."""
 
+    def normalises(self, at: int, shape: Sequence[int]) -> bool | None:
+        """See :meth:`Now.normalises`."""
+
 
 Route = Callable[..., Any]
 """Called like the function whose calls it takes, with :class:`Now` first.
@@ -68,8 +71,8 @@ class Now:
         Whether a call was routed that has to be in every form of pass.
     put, carry
         The module, and the state that the pass begins with and leaves; None where there is none.
-    normalised
-        How many calls have normalised over the batch so far.
+    normalising, normalised
+        How many calls of batch normalisation there were so far, and how many were over items.
     again
         Makes a block in which calls are routed as in the module: within a route they are not.
     """
@@ -83,6 +86,7 @@ class Now:
     met: bool = False
     put: Put | None = None
     carry: Carry | None = None
+    normalising: int = 0
     normalised: int = 0
     again: Callable[[], AbstractContextManager[Any]] = nullcontext
     _keys: Tensor | None = field(default=None, repr=False)
@@ -114,6 +118,14 @@ class Now:
             axis.
         """
         return self.draws.draw(self, name, shape, numbers, kept, shared)
+
+    def normalises(self, shape: Sequence[int]) -> bool | None:
+        """Whether the next call of batch normalisation is over items, with an input of this shape.
+
+        None while that is being found out.
+        """
+        at, self.normalising = self.normalising, self.normalising + 1
+        return self.draws.normalises(at, shape)
 
     def call_keys(self, call: int, steps: Sequence[int] | None = None) -> Tensor:
         """``(k,)`` keys of the streams of a call, or ``(steps, k)`` of those of several steps."""

@@ -16,6 +16,7 @@ from hpcsamp.weights.inputs import each, signature
 from hpcsamp.weights.layers import Layer, followed
 from hpcsamp.weights.place import Place
 from hpcsamp.weights.put import Put
+from hpcsamp.weights.routing.batches import normalised
 from hpcsamp.weights.routing.forms import Alone, Form
 from hpcsamp.weights.routing.mode import Routing
 from hpcsamp.weights.routing.now import Now
@@ -173,7 +174,7 @@ def probed(
 
     try:
         two, met = probe(_some(x, 2))
-        three, _ = probe(_some(x, 3)) if met else (two, met)
+        three, _ = probe(_some(x, 3)) if met or two.norms else (two, met)
     except UsageError:
         raise
     except Exception as e:
@@ -185,7 +186,7 @@ def probed(
             ) from e
         return Plan((), met, frozenset(whole.masking))
     calls: tuple[Call, ...] = compared(two, three) if two.seen or three.seen else ()
-    return Plan(calls, met, frozenset(two.masking))
+    return Plan(calls, met, frozenset(two.masking), normalised(two.norms, three.norms))
 
 
 def _some(x: Any, count: int) -> Any:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hpcsamp.errors import UsageError
 from hpcsamp.weights.layers import Layer
+from hpcsamp.weights.routing.batches import Normalised
 from hpcsamp.weights.routing.now import Now, Numbers
 
 #: Numbers that are drawn ahead at most, as a step of a small network is soon over; and kept.
@@ -84,11 +85,14 @@ class Plan:
         Whether calls have to be routed at all.
     masking
         Names of the layers that mask something.
+    norms
+        The calls of batch normalisation; None where all are taken for calls over items.
     """
 
     calls: tuple[Call, ...]
     needed: bool
     masking: frozenset[str] = frozenset()
+    norms: tuple[Normalised, ...] | None = None
     _ahead: dict[Any, tuple[int, Tensor]] = field(default_factory=dict)
     _size: int = 0
 
@@ -110,6 +114,14 @@ class Plan:
 
     def mask(self) -> None:
         """See :meth:`.Draws.mask`."""
+
+    def normalises(self, at: int, shape: Sequence[int]) -> bool:
+        """See :meth:`Now.normalises`."""
+        if self.norms is None:
+            return True
+        if at >= len(self.norms) or not self.norms[at].fits(shape):
+            raise OtherCallsError(f"batch_norm of shape {tuple(shape)}")
+        return self.norms[at].over
 
     def _shared(
         self, now: Now, at: int, call: Call, folded: bool, numbers: Numbers, kept: bool
@@ -163,11 +175,14 @@ class Probe:
         Function, shape and layer of each call, and whether its numbers are of no single item.
     masking
         Names of the layers that mask something.
+    norms
+        Shape and layer of each call of batch normalisation.
     """
 
     layers: list[Layer]
     seen: list[tuple[str, tuple[int, ...], str, bool]] = field(default_factory=list)
     masking: set[str] = field(default_factory=set)
+    norms: list[tuple[tuple[int, ...], str]] = field(default_factory=list)
 
     def draw(
         self, now: Now, name: str, shape: Sequence[int], numbers: Numbers, kept: bool, shared: bool
@@ -182,6 +197,10 @@ class Probe:
     def mask(self) -> None:
         """See :meth:`.Draws.mask`."""
         self.masking.add(self.layers[-1].name if self.layers else "")
+
+    def normalises(self, at: int, shape: Sequence[int]) -> None:
+        """See :meth:`Now.normalises`."""
+        self.norms.append((tuple(shape), str(self.layers[-1]) if self.layers else ""))
 
 
 def shaped(values: Tensor, shape: Sequence[int]) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from hpcsamp.weights.folding.fold import Fold
 from hpcsamp.weights.folding.rules.elementwise import scaled
 from hpcsamp.weights.folding.sampled import Sampled
+from hpcsamp.weights.normalised import by_own_batch
 
 
 def layer_norm(
@@ -62,7 +63,13 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Any:
-    """Batch norm in evaluation mode, with statistics that are the same for all samples."""
+    """Batch norm in evaluation mode, with statistics that are the same for all samples.
+
+    Of weights (weight standardisation) also by their own statistics.
+    """
+    if type(x) is Sampled and training and running_mean is None and running_var is None:
+        normed: Any = Sampled(by_own_batch(x.value, eps), fold)
+        return scaled(fold, normed, of_channels(weight, x), of_channels(bias, x))
     own = isinstance(running_mean, Tensor) and isinstance(running_var, Tensor)
     if training or not own or not isinstance(x, Tensor):
         return NotImplemented
@@ -79,7 +86,7 @@ def weight_norm(fold: Fold, v: Any, g: Any, dim: int = 0) -> Any:
     return Sampled(v.value * (g.value / norm), fold)
 
 
-def of_channels(value: Any, x: Tensor) -> Any:
+def of_channels(value: Any, x: Tensor | Sampled) -> Any:
     """``(C, 1, ...)``, to scale the second axis."""
     ones = [1] * (x.dim() - 2)
     if type(value) is Sampled:

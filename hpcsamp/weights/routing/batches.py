@@ -1,0 +1,63 @@
+"""Which calls of batch normalisation are over the items, found by passes with two and three items.
+
+Weights may be normalised by the same function (weight standardisation), and a normalisation of each
+item by itself may have the items among its channels: such a call has nothing of a batch, and torch
+does what it says. The shapes of the same call for two and for three items show it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hpcsamp.errors import UsageError
+
+
+class Normalised(NamedTuple):
+    """A call of batch normalisation.
+
+    Attributes
+    ----------
+    over
+        Whether values of several items are normalised together.
+    axes
+        Of its input.
+    channels
+        As many as its input has; None where the items are among them.
+    """
+
+    over: bool
+    axes: int
+    channels: int | None
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether a call with an input of this shape may be this one."""
+        return len(shape) == self.axes and self.channels in (None, shape[1])
+
+
+def normalised(
+    two: Sequence[tuple[Sequence[int], str]], three: Sequence[tuple[Sequence[int], str]]
+) -> tuple[Normalised, ...]:
+    """The calls of a pass from their shapes and layers in passes with two and with three items.
+
+    Raises
+    ------
+    UsageError
+        If there are other calls for other items, or one that has its items in two axes.
+    """
+    if len(two) != len(three):
+        raise UsageError(
+            f"the module normalises by batch_norm {len(two)} times for 2 items and {len(three)} "
+            f"times for 3; how often it does must not depend on the items"
+        )
+    return tuple(_call(a, b, layer) for (a, layer), (b, _) in zip(two, three, strict=True))
+
+
+def _call(two: Sequence[int], three: Sequence[int], layer: str) -> Normalised:
+    differ = [axis for axis, (a, b) in enumerate(zip(two, three, strict=False)) if a != b]
+    if len(two) != len(three) or (1 in differ and len(differ) > 1):
+        raise UsageError(
+            f"{layer or 'the module'} normalises an input of shape {tuple(two)} for 2 items and of "
+            f"shape {tuple(three)} for 3, of which no axis is that of the items"
+        )
+    return Normalised(bool(differ) and 1 not in differ, len(two), None if 1 in differ else two[1])
