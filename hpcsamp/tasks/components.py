@@ -58,9 +58,9 @@ def distribution_function(
         def below(k: Tensor) -> Tensor:
             """``P(value <= k)``; k = -1 has 0."""
             part = special.betainc(
-                size.cpu(), k.cpu().clamp_min(0) + 1, (size / (size + mean)).cpu()
+                *(t.cpu().numpy() for t in (size, k.clamp_min(0) + 1, size / (size + mean)))
             )
-            return torch.where(k >= 0, torch.as_tensor(part).to(k.device), 0.0)
+            return torch.where(k >= 0, torch.from_numpy(part).to(k.device), 0.0)
 
         return below(at - 1), below(at)
     if isinstance(likelihood, Poisson):
