@@ -109,3 +109,29 @@ print("imported:", [name for name in ("torch", "scipy", "sklearn") if name in sy
     assert done.code == 0, done.err
     assert "uncertain-items.png" in done.out
     assert "imported: []" in done.out
+
+
+def test_sets_are_made_and_reports_imported_without_torch(script, tmp_path):
+    rows = [f"{i},{i % 3}" for i in range(12)]
+    (tmp_path / "table.csv").write_text("\n".join(["a,visits", *rows]))
+    code = f"""
+import sys
+import hpcsamp.ingest.build
+import hpcsamp.report
+from hpcsamp.cli import app
+
+app(["ingest", "csv", "--help"], standalone_mode=False)
+made = {str(tmp_path / "made")!r}
+app(
+    ["ingest", "csv", {str(tmp_path / "table.csv")!r}, "--target", "visits", "--task", "counts",
+     "--out", made],
+    standalone_mode=False,
+)
+print("imported:", [name for name in ("torch", "scipy", "sklearn") if name in sys.modules])
+"""
+    done = script(1, code)
+    assert done.code == 0, done.err
+    assert "--target" in done.out
+    assert "imported: []" in done.out
+    manifest = (tmp_path / "made" / "manifest.json").read_text()
+    assert '"counts"' in manifest

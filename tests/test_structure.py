@@ -13,7 +13,7 @@ ROOT = Path(hpcsamp.__file__).parent
 
 #: Rooms from the ground up. Each has a level of its own, so no two can need each other.
 LEVELS = [
-    "errors", "spelling", "serial", "vision", "registry", "names", "files", "generators",
+    "errors", "spelling", "serial", "vision", "registry", "names", "kinds", "files", "generators",
     "processes", "watchdog", "streams", "provenance", "config", "arguments", "weights", "models",
     "locks", "sealing", "campaign", "launcher", "runtime", "grid", "methods", "collectives",
     "losses", "metrics", "data", "tasks", "ingest", "run", "prediction", "report", "planning",

@@ -12,6 +12,7 @@ from scipy import stats
 from sklearn import metrics as peers
 from torch.nn import functional as F  # noqa: N812
 
+from hpcsamp import kinds
 from hpcsamp import losses as L  # noqa: N812
 from hpcsamp.collectives import Alone
 from hpcsamp.errors import DataError, UsageError
@@ -324,3 +325,10 @@ def test_every_kind_of_task_has_a_likelihood_of_its_own_kind():
         usual = L.LIKELIHOODS[kind.usual_likelihood]
         assert usual.of_labels == kind.labels, name
         assert "nll" in kind.best
+
+
+def test_what_is_known_of_kinds_without_torch_is_what_their_classes_say():
+    assert kinds.PARTS.keys() == TASKS.keys()
+    for name, kind in TASKS.items():
+        assert kind.parts == kinds.parts_of(name)
+        assert kind.labels == (name in kinds.LABELS)

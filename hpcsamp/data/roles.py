@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from hpcsamp.kinds import LABELS
 from hpcsamp.names import TASKS
 
 Inputs = Literal["numbers", "ids"]
@@ -146,7 +147,7 @@ def _check_target(name: str, target: Target, dtype: np.dtype) -> None:
     fault = TASKS.fault(target.task)
     if fault:
         raise ValueError(f"task is {target.task}: {fault}")
-    if target.task in TASKS and TASKS[target.task].labels != (target.classes is not None):
+    if target.task in TASKS and (target.task in LABELS) != (target.classes is not None):
         raise ValueError(f"task is {target.task} but classes is {target.classes}")
     if target.class_names is not None and len(target.class_names) != target.classes:
         raise ValueError(f"{len(target.class_names)} names for {target.classes} classes")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, MutableMapping
 
 import numpy as np
 
-from hpcsamp import tasks
+from hpcsamp import kinds
 from hpcsamp.data.roles import WEIGHT, counted, kinds_of, targets_of
 from hpcsamp.data.shard import (
     check_flags,
@@ -18,7 +18,6 @@ from hpcsamp.data.shard import (
 from hpcsamp.data.stats import Moments, check_digits, check_largest, check_stats
 from hpcsamp.errors import DataError
 from hpcsamp.ingest.source import Source
-from hpcsamp.names import TASKS
 
 Block = Mapping[str, np.ndarray]
 
@@ -43,8 +42,7 @@ def check_block(source: Source, block: Block, where: str) -> None:
             check_labels(block[name], target.classes, at, target.missing)
         else:
             check_values(block[name], f"{where}: {name}", target.missing)
-        if target.task in TASKS:
-            tasks.make(target.task).check_values(block[name], f"{where}: {name}")
+        kinds.check_values(target.task, block[name], f"{where}: {name}")
     if WEIGHT in source.arrays:
         check_weights(block[WEIGHT], where)
     for name in counted(source):

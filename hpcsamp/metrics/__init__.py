@@ -6,13 +6,31 @@ scores of all items (one number per item, gathered); ``definitions`` says what e
 
 from __future__ import annotations
 
-from hpcsamp.metrics.classification import ClassificationMetrics
-from hpcsamp.metrics.confusion import Confusion
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from hpcsamp.metrics.definitions import DESCRIPTIONS, definitions
-from hpcsamp.metrics.multilabel import MultilabelMetrics
-from hpcsamp.metrics.ordinal import OrdinalMetrics
-from hpcsamp.metrics.ranking import auroc, fpr_at, risk_coverage, selective
-from hpcsamp.metrics.regression import RegressionMetrics
+
+if TYPE_CHECKING:
+    from hpcsamp.metrics.classification import ClassificationMetrics
+    from hpcsamp.metrics.confusion import Confusion
+    from hpcsamp.metrics.multilabel import MultilabelMetrics
+    from hpcsamp.metrics.ordinal import OrdinalMetrics
+    from hpcsamp.metrics.ranking import auroc, fpr_at, risk_coverage, selective
+    from hpcsamp.metrics.regression import RegressionMetrics
+
+# Imported on first use: a report reads definitions without torch.
+_HOME = {
+    "ClassificationMetrics": "classification",
+    "Confusion": "confusion",
+    "MultilabelMetrics": "multilabel",
+    "OrdinalMetrics": "ordinal",
+    "RegressionMetrics": "regression",
+    "auroc": "ranking",
+    "fpr_at": "ranking",
+    "risk_coverage": "ranking",
+    "selective": "ranking",
+}
 
 __all__ = [
     "DESCRIPTIONS",
@@ -27,3 +45,9 @@ __all__ = [
     "risk_coverage",
     "selective",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"hpcsamp.metrics.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'hpcsamp.metrics' has no attribute {name!r}")

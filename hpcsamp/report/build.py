@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from hpcsamp.errors import UsageError
 from hpcsamp.files import write_whole
+from hpcsamp.kinds import parts_of
 from hpcsamp.locks import locked
-from hpcsamp.names import TASKS
 from hpcsamp.report import page, style
 from hpcsamp.report.curves import learning_curves
 from hpcsamp.report.fans import forecast_fans
@@ -158,6 +158,6 @@ def _pictures(run: Run, items: int, *, alone: bool) -> list[tuple[str, str, str,
         "forecasts": ("Forecasts", page.FANS, forecast_fans),
         "maps": ("Maps", page.MAPS, weather_maps),
     }  # fmt: skip
-    parts = TASKS.find(run.kind).parts
+    parts = parts_of(run.kind)
     found = [(name, *known[name]) for name in (*parts, "ood") if name in known]
     return found + [(name, *single[name]) for name in parts if name in single and alone]

@@ -1,8 +1,24 @@
 """Kinds of tasks: what the targets of a set are, and what is predicted and measured of them."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from hpcsamp.names import TASKS
-from hpcsamp.tasks.base import Found, Prediction, Tally, Targets, TargetsError, Task, View
-from hpcsamp.tasks.making import defaults, make
+
+if TYPE_CHECKING:
+    from hpcsamp.tasks.base import Found, Prediction, Tally, Targets, TargetsError, Task, View
+    from hpcsamp.tasks.making import defaults, make
+
+# Imported on first use: a report and an ingest look kinds up without torch.
+_HOME = {
+    **dict.fromkeys(
+        ("Found", "Prediction", "Tally", "Targets", "TargetsError", "Task", "View"),
+        "hpcsamp.tasks.base",
+    ),
+    **dict.fromkeys(("defaults", "make"), "hpcsamp.tasks.making"),
+}
 
 __all__ = [
     "TASKS",
@@ -16,3 +32,9 @@ __all__ = [
     "defaults",
     "make",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'hpcsamp.tasks' has no attribute {name!r}")

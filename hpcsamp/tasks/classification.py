@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from hpcsamp.kinds import PARTS
 from hpcsamp.metrics import ClassificationMetrics, Confusion
 from hpcsamp.tasks.base import ITEM, Found, Prediction, Tally, Targets, TargetsError, View
 from hpcsamp.tasks.labels import CONFUSION, Labels, names_of
@@ -97,7 +98,7 @@ class Classification(Labels):
     usual_likelihood = "categorical"
     scores = ("total", "epistemic", "confidence", "wrong")
     told_apart = ("total", "epistemic", "confidence")
-    parts = ("reliability", "risk-coverage", "confusion", "uncertain-items")
+    parts = PARTS["classification"]
 
     def check(self, targets: Targets) -> None:
         """See :class:`Task`."""

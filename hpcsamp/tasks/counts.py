@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpcsamp.errors import DataError
+from hpcsamp.kinds import PARTS, whole_numbers
 from hpcsamp.metrics.sums import Sums
 from hpcsamp.tasks.base import Found, Tally, Targets, TargetsError, View
 from hpcsamp.tasks.raw import RawTally, has_moments
@@ -58,6 +58,7 @@ class Counts(Regression):
     """
 
     usual_likelihood = "poisson"
+    parts = PARTS["counts"]
     best: ClassVar[Mapping[str, int]] = {**Regression.best, "deviance": 1}
     definitions: ClassVar[Mapping[str, str]] = {
         "deviance": "Poisson deviance of the predictive mean m: mean of 2 (t log(t / m) - t + m)",
@@ -79,7 +80,4 @@ class Counts(Regression):
 
     def check_values(self, y: np.ndarray, where: str) -> None:
         """See :class:`Task`."""
-        known = y[~np.isnan(y)] if y.dtype.kind == "f" else y
-        wrong = known[(known < 0) | (known != np.floor(known))]
-        if wrong.size:
-            raise DataError(f"{where} holds {wrong[0]:g}; counts are whole numbers from 0 on")
+        whole_numbers(y, where)

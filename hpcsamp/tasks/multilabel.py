@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hpcsamp.kinds import PARTS
 from hpcsamp.losses.class_weights import ClassWeights, balanced
 from hpcsamp.metrics import MultilabelMetrics
 from hpcsamp.tasks.base import ITEM, Found, Prediction, Tally, Targets, TargetsError, View
@@ -104,7 +105,7 @@ class Multilabel(Labels):
     best: ClassVar[Mapping[str, int]] = {
         "nll": 1, "accuracy": -1, "exact_match": -1, "f1": -1, "f1_micro": -1, "brier": 1, "ece": 1,
     }  # fmt: skip
-    parts = ("reliability", "by-label")
+    parts = PARTS["multilabel"]
     definitions: ClassVar[Mapping[str, str]] = {
         "accuracy": "fraction of labels that are right (predicted if the probability is above "
         "1/2), mean over labels",

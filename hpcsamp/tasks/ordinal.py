@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from hpcsamp.kinds import PARTS
 from hpcsamp.metrics import OrdinalMetrics
 from hpcsamp.tasks.base import Found, View
 from hpcsamp.tasks.classification import Classification, LabelPrediction, LabelTally
@@ -50,6 +51,7 @@ class Ordinal(Classification):
     """
 
     usual_likelihood = "cumulative_logits"
+    parts = PARTS["ordinal"]
     best: ClassVar[Mapping[str, int]] = {**Classification.best, "mae_rank": 1, "rps": 1}
     definitions: ClassVar[Mapping[str, str]] = {
         "mae_rank": "mean absolute difference of the true rank and the median of the predictive",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hpcsamp.errors import UsageError
+from hpcsamp.kinds import PARTS
 from hpcsamp.losses import Likelihood, Samples
 from hpcsamp.metrics import RegressionMetrics
 from hpcsamp.tasks.base import ITEM, Found, Prediction, Tally, Task, View
@@ -174,7 +175,7 @@ class Regression(Task):
 
     usual_likelihood = "learned_gaussian"
     best: ClassVar[Mapping[str, int]] = {"nll": 1, "rmse": 1, "mae": 1, "crps": 1}
-    parts = ("coverage", "spread", "rows", "forecasts", "maps")
+    parts = PARTS["regression"]
 
     def predict(
         self,

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
+from hpcsamp.kinds import PARTS
 from hpcsamp.metrics import ClassificationMetrics, Confusion
 from hpcsamp.tasks.base import ITEM, Found, Prediction, Tally, Targets, TargetsError, View
 from hpcsamp.tasks.labels import Labels, names_of
@@ -109,7 +110,7 @@ class Segmentation(Labels):
 
     usual_likelihood = "pixelwise"
     best: ClassVar[Mapping[str, int]] = {**Labels.best, "iou": -1}
-    parts = ("reliability", "confusion", "uncertain-maps")
+    parts = PARTS["segmentation"]
     definitions: ClassVar[Mapping[str, str]] = {
         "accuracy": "fraction of pixels whose most probable class is right",
         "iou": "intersection over union of each class, mean over classes that occur or are "
