@@ -14,6 +14,7 @@ from hpcsamp.config import RunConfig
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology
 from hpcsamp.models.mlp import ACTIVATIONS
+from hpcsamp.run.kind import kind_of
 
 
 class Floor(nn.Module):
@@ -74,7 +75,7 @@ def eager(config: RunConfig, topology: Topology) -> Training:
     update = optimizer(config, floor.parameters())
     x, y = next(feed.batches(config, torch.device("cpu")))
     x, items, samples = x.flatten(1), feed.size(config.data.path), config.method.samples
-    classes = config.task.kind == "classification"
+    classes = kind_of(config) == "classification"
     target = y.repeat(samples) if classes else y.flatten(1).expand(samples, len(y), -1)
 
     def step() -> None:

@@ -13,6 +13,7 @@ from hpcsamp.config import RunConfig
 from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
 from hpcsamp.run.assemble import likelihood
+from hpcsamp.run.kind import kind_of
 from hpcsamp.run.shapes import Shapes
 
 
@@ -60,7 +61,7 @@ def optimizer(config: RunConfig, parameters: Iterable[nn.Parameter]) -> torch.op
 
 def criterion(config: RunConfig) -> Callable[[Tensor, Tensor], Tensor]:
     """Loss of the outputs of one pass, or of their mean over samples."""
-    if config.task.kind == "classification":
+    if kind_of(config) == "classification":
         return nn.functional.cross_entropy
     if config.loss.name in ("mean_mse", "expected_nll"):
         return _squared_error

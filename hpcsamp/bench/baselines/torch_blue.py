@@ -19,6 +19,7 @@ from hpcsamp.bench.baselines.network import Training, network, optimizer
 from hpcsamp.config import RunConfig
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology
+from hpcsamp.run.kind import kind_of
 
 
 def monte_carlo(config: RunConfig, topology: Topology) -> Training:
@@ -96,7 +97,7 @@ def calling(math: bool) -> Iterator[None]:
 def _predictive(config: RunConfig) -> object:
     from torch_blue.vi.distributions import Categorical, MeanFieldNormal
 
-    return Categorical() if config.task.kind == "classification" else MeanFieldNormal()
+    return Categorical() if kind_of(config) == "classification" else MeanFieldNormal()
 
 
 def _step(config: RunConfig, topology: Topology, analytic: bool, math: bool = False) -> Training:
