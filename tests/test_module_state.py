@@ -154,8 +154,8 @@ def holding(name, value, trained=True):
 
 @pytest.mark.parametrize("method", [MeanField, LastLayer, MCDropout, lambda m: Ensemble(m, 2)])
 def test_parameters_of_any_kind_are_right_or_refused(method):
-    with pytest.raises(UsageError, match=r"wave of Sequential is a complex parameter.*view_as_c"):
-        method(holding("wave", torch.ones(2, dtype=torch.cfloat)))
+    made = method(holding("wave", torch.full((2,), 1 + 2j))).double()
+    assert torch.equal(made.networks[0].wave.detach(), torch.full((2,), 1 + 2j).to(torch.cdouble))
     with pytest.raises(UsageError, match=r"0\.weight of Sequential has no shape yet"):
         method(nn.Sequential(nn.LazyLinear(3), nn.Dropout(0.1), nn.Linear(3, 2)))
     for value in (torch.ones(2, dtype=torch.cfloat), torch.arange(3), torch.tensor([True])):

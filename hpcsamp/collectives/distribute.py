@@ -106,7 +106,7 @@ def _newest_of(thing: Any) -> Exchange | None:
 
 def _of_two_types(method: Method) -> UsageError | None:
     """Whether the trained parameters are of one type on one device."""
-    kinds = {f"{p.dtype} on {p.device}" for p in method.parameters() if p.requires_grad}
+    kinds = {f"{p.dtype.to_real()} on {p.device}" for p in method.parameters() if p.requires_grad}
     if len(kinds) == 1:
         return None
     whose = type(method).__name__

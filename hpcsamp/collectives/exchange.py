@@ -233,7 +233,7 @@ class Exchange:
                 "unfrozen since hs.distribute(); make and distribute a new optimiser after that"
             )
         for p in self.gradient.parameters:
-            if (p.dtype, p.device) != (flat.dtype, flat.device):
+            if (p.dtype.to_real(), p.device) != (flat.dtype, flat.device):
                 return UsageError(
                     f"the method was {flat.dtype} on {flat.device} when hs.distribute() was called "
                     f"and is {p.dtype} on {p.device} now: convert it before its optimiser is made"

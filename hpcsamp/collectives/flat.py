@@ -7,28 +7,35 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from hpcsamp.weights.parts import complex_of, parts_of
+
 
 class FlatGradient:
     """The gradients of some parameters as views of one contiguous tensor.
 
     Autograd adds into existing ``.grad`` tensors in place, so as long as nobody replaces them the
-    exchange needs no copy.
+    exchange needs no copy. Of complex parameters the flat tensor holds real and imaginary parts;
+    they lie at even places in it, as torch wants them, behind a 0 where that is needed.
 
     Parameters
     ----------
     parameters
-        Parameters of one type and device.
+        Parameters of one type and device; complex ones of the same precision.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
-        first = self.parameters[0]
-        self.flat = torch.zeros(
-            sum(p.numel() for p in self.parameters), dtype=first.dtype, device=first.device
-        )
-        sizes = [p.numel() for p in self.parameters]
+        first, places, size = self.parameters[0], [], 0
+        for p in self.parameters:
+            size += size % 2 if p.is_complex() else 0
+            places.append(slice(size, size + parts_of(p).numel()))
+            size = places[-1].stop
+        self.flat = torch.zeros(size, dtype=first.dtype.to_real(), device=first.device)
         self._views = [
-            part.view_as(p) for part, p in zip(self.flat.split(sizes), self.parameters, strict=True)
+            (
+                complex_of(self.flat[place].view(-1, 2)) if p.is_complex() else self.flat[place]
+            ).view_as(p)
+            for place, p in zip(places, self.parameters, strict=True)
         ]
         self.zero()
 

@@ -108,8 +108,8 @@ class Divided(Updates):
 
     @property
     def contiguous(self) -> bool:
-        """Whether each part is one stretch of memory, as fused optimisers need it."""
-        return all(p.is_contiguous() for p in self._made)
+        """Whether each part is one stretch of real numbers, as fused optimisers need it."""
+        return all(p.is_contiguous() and not p.is_complex() for p in self._made)
 
     def _columns(self, p: Tensor) -> int:
         return p[0].numel() if self._rows else p.numel()

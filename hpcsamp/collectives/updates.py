@@ -40,6 +40,12 @@ def updates_of(method: Method, collectives: Collectives, sharded: bool = False) 
     """
     placement = method.placement
     if sharded:
+        for name, p in method.named_parameters():
+            if p.requires_grad and p.is_complex():
+                raise UsageError(
+                    f"{name} of the {type(method).__name__} is complex: the state of an optimiser "
+                    f"of complex parameters cannot be shared out; set optimizer.sharded = false"
+                )
         placement = placement.sharded(collectives.sample_rank, collectives.sample_size)
     return _KINDS[type(placement)](method.parameters(), collectives, placement)
 
@@ -73,8 +79,8 @@ class Updates:
 
     @property
     def contiguous(self) -> bool:
-        """Whether each part is one stretch of memory, as fused optimisers need it."""
-        return all(p.is_contiguous() for p in self.parts)
+        """Whether each part is one stretch of real numbers, as fused optimisers need it."""
+        return all(p.is_contiguous() and not p.is_complex() for p in self.parts)
 
     @property
     def largest(self) -> int:

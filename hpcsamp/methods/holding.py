@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hpcsamp.methods.passing import Passing
 from hpcsamp.methods.traces import Traces, content_of
+from hpcsamp.weights.parts import in_parts
 
 
 class Holding(Passing):
@@ -104,14 +105,3 @@ class Holding(Passing):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Move or convert; a complex tensor stays complex."""
         return super()._apply(in_parts(fn), recurse)
-
-
-def in_parts(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A conversion that is applied to real and imaginary parts, where torch drops the latter."""
-
-    def converted(t: Tensor) -> Tensor:
-        if not t.is_complex():
-            return fn(t)
-        return torch.view_as_complex(fn(torch.view_as_real(t.detach().resolve_conj())))
-
-    return converted

@@ -259,6 +259,8 @@ class ItemNoise(MeanField):
                 continue  # subclasses may use their weights otherwise, as attention's out_proj
             if any(owners[id(p)] > 1 for p in part.parameters(recurse=False)):
                 continue  # tied: used elsewhere, too
+            if any(p.is_complex() for p in part.parameters(recurse=False)):
+                continue  # its noise would be that of products of complex numbers
             bias = places.get(f"{name}bias")
             result[part] = Layer(part, len(result), places[f"{name}weight"], bias)
         return result

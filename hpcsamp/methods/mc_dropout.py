@@ -20,6 +20,7 @@ from hpcsamp.methods.base import Method
 from hpcsamp.methods.masks import Places
 from hpcsamp.methods.passing import ALL
 from hpcsamp.weights import Caller, Masks, Passes, PlainVariables, Put, evaluate
+from hpcsamp.weights.parts import parts_of
 
 
 class MCDropout(Method):
@@ -145,9 +146,10 @@ class MCDropout(Method):
     def penalty(self, part: int = 0, parts: int = 1) -> Tensor:
         """``sum w^2 / (2 prior_std^2)`` in nats, or its slice of each layer's weights."""
         if self.prior_std is None or not self._variables.random.names:
-            return next(self.module.parameters()).new_zeros(())
+            first = next(self.module.parameters())
+            return first.new_zeros((), dtype=first.dtype.to_real())
         own = dict(self.module.named_parameters())
-        decaying = [own[name] for name in self._variables.random.names]
+        decaying = [parts_of(own[name]) for name in self._variables.random.names]
         shares = (
             p.flatten()[p.numel() * part // parts : p.numel() * (part + 1) // parts]
             for p in decaying
@@ -162,4 +164,5 @@ class MCDropout(Method):
 
     def named_variational(self) -> Iterator[tuple[str, Tensor]]:
         """The weights of each layer."""
-        yield from self._variables.means().items()
+        own = dict(self.module.named_parameters())
+        yield from ((name, own[name].detach()) for name in self._variables.trained.names)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.methods.base import Method
-from hpcsamp.methods.holding import in_parts
 from hpcsamp.weights import Caller, Place, Put, Variables, evaluate
 from hpcsamp.weights.extra import extra_of, put_extra
+from hpcsamp.weights.parts import in_parts
 
 
 class Showing(Method):

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_iter
 
 from hpcsamp.weights.calling import Single
 from hpcsamp.weights.inputs import each, tensors
+from hpcsamp.weights.parts import complex_of, convert, parts_of
 
 SMALL = 250_000
 """Weights, and numbers of a batch, up to which a pass takes less time than the import of torch's
@@ -103,7 +104,8 @@ def pass_bytes(
         writes its weights out, and there is no autocast. A small network runs on zeros.
     """
     weights = sum(p.numel() for p in network.parameters())
-    network = Single(copy.deepcopy(network).to(dtype))
+    network = Single(copy.deepcopy(network))
+    convert(network, dtype)
     x = (
         x_shape(batch)
         if callable(x_shape)
@@ -130,7 +132,7 @@ def _largest(
     network: nn.Module, x: torch.Tensor, dtype: torch.dtype, autocast: torch.dtype | None
 ) -> int:
     held = dict(network.named_parameters())
-    sizes = [p.numel() for p in held.values()]
+    sizes = [parts_of(p).numel() for p in held.values()]
     flat = torch.zeros(sum(sizes), dtype=dtype, device=x.device, requires_grad=True)
     buffers = {
         name: torch.zeros(b.shape, dtype=b.dtype, device=x.device)
@@ -138,7 +140,10 @@ def _largest(
     }
     with LargestMemory(flat, *tensors(x), *buffers.values()) as memory:
         parts = zip(held.items(), flat.split(sizes), strict=True)
-        weights = {name: part.view(p.shape) for (name, p), part in parts}
+        weights = {
+            name: complex_of(part.view(*p.shape, 2)) if p.is_complex() else part.view(p.shape)
+            for (name, p), part in parts
+        }
         with torch.autocast("cpu", autocast, enabled=autocast is not None):
             y = functional_call(network, weights | buffers, (x,))
         upstream = torch.ones_like(y)

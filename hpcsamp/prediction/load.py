@@ -24,6 +24,7 @@ from hpcsamp.prediction.records import attributes, levels_of
 from hpcsamp.run.assemble import network
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.run.restore import Restored, restore
+from hpcsamp.weights.parts import convert
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -288,7 +289,8 @@ class LoadedPosterior(Posterior):
         """A network of this run with any weights."""
         with nullcontext() if self._module is None else offered(self._module):
             made = network(self.config, self.run.shapes)
-        return made.to(device=self.topology.device, dtype=self.run.dtype)
+        convert(made, self.run.dtype, self.topology.device)
+        return made
 
 
 def check_levels(levels: Sequence[float] | None) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from hpcsamp.errors import UsageError
 from hpcsamp.weights.admission import Verdict, tried
 from hpcsamp.weights.inputs import signature
+from hpcsamp.weights.parts import complex_of
 from hpcsamp.weights.place import Place
 from hpcsamp.weights.put import Put
 from hpcsamp.weights.routing import OtherCallsError, known_plan
@@ -44,7 +45,8 @@ def evaluate(
         Evaluates the module as it is, ``(B, ...)`` inputs to ``(B, ...)`` outputs; the values are
         in the module when it is called.
     sampled
-        ``(k, *shape)`` values by the name of a parameter or buffer, one for each sample.
+        ``(k, *shape)`` values by the name of a parameter or buffer, one for each sample; complex
+        ones as they are or as ``(k, *shape, 2)`` parts.
     shared
         ``shape`` values by name, the same for all samples.
     x
@@ -182,17 +184,22 @@ def _chunk(
         raise UsageError(f"stacked inputs are for {len(x)} samples, there are {samples}")
     if place is not None and len(place.samples) != samples:
         raise UsageError(f"the place is of {len(place.samples)} samples, there are {samples}")
-    sampled = {name: _pairs_together(value) for name, value in sampled.items()}
-    shared = {name: _pairs_together(value) for name, value in shared.items()}
+    sampled = {name: _as_held(put, name, value) for name, value in sampled.items()}
+    shared = {name: _as_held(put, name, value) for name, value in shared.items()}
     plan = known_plan(put, call, sampled, shared, x, stacked, place)
     return Chunk(put, call, sampled, shared, x, samples, stacked, place, plan)
 
 
-def _pairs_together(value: Any) -> Any:
-    """Values whose last axis may hold real and imaginary parts, such that ``view_as_complex`` takes
-    them: it wants pairs at even places, and a view of a flat vector lies anywhere."""
-    if not isinstance(value, Tensor) or value.shape[-1:] != (2,):
+def _as_held(put: Put, name: str, value: Any) -> Any:
+    """Values as the module has them: complex ones are given as ``(..., 2)`` parts.
+
+    Of a real parameter the last axis may hold such parts, too; then pairs are put at even places,
+    where a view of a flat vector need not lie, as ``view_as_complex`` in a module wants them there.
+    """
+    if not isinstance(value, Tensor) or value.is_complex() or value.shape[-1:] != (2,):
         return value
+    if name in put.pairs:
+        return complex_of(value)
     odd = value.storage_offset() % 2 or any(stride % 2 for stride in value.stride()[:-1])
     return value.clone(memory_format=torch.contiguous_format) if odd else value
 

@@ -45,6 +45,8 @@ class Put:
         That of the method that the module is evaluated for (:mod:`hpcsamp.weights.state`).
     known
         What was found out about strategies for this module, by sizes.
+    pairs
+        Names of complex parameters and buffers.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -66,6 +68,7 @@ class Put:
                     places.append((held, key))
         for name, which in names.items():
             self._places[name] = tuple(shared[which])
+        self.pairs = frozenset(name for name in names if self.held(name).is_complex())
 
     def __call__(self, values: Mapping[str, Any]) -> _Block:
         """A block in which the module has these values.

@@ -17,6 +17,7 @@ from torch_blue.vi.distributions import MeanFieldNormal, UniformPrior
 from hpcsamp.errors import UsageError
 from hpcsamp.weights.calling import Caller
 from hpcsamp.weights.layout import Density, Prior, Variable
+from hpcsamp.weights.parts import complex_of, parts_of
 from hpcsamp.weights.variables import (
     Variables,
     check_parameters,
@@ -94,7 +95,8 @@ class TorchBlueVariables(Variables):
         for n, p in self._fixed.items():
             drawn = random is not None and n not in marked and random(n)
             own = prior(n) if callable(prior) else prior
-            found.append(Variable(n, p.shape, own if drawn else None, drawn))
+            prior_of_it = own if drawn else None
+            found.append(Variable(n, parts_of(p).shape, prior_of_it, drawn, pairs=p.is_complex()))
         super().__init__(module, found)
         self.caller = Caller(module, _plain)
         for name, supplied in self._supplied.items():
@@ -106,7 +108,7 @@ class TorchBlueVariables(Variables):
 
     def means(self) -> dict[str, Tensor]:
         """See :meth:`Variables.means`."""
-        return {name: p.detach() for name, p in (self._mean | self._fixed).items()}
+        return {name: parts_of(p.detach()) for name, p in (self._mean | self._fixed).items()}
 
     def log_stds(self, std: float, scale: bool) -> Tensor:
         """See :meth:`Variables.log_stds`; of torch_blue's modules their own."""
@@ -117,7 +119,8 @@ class TorchBlueVariables(Variables):
         """See :meth:`Variables.show`."""
         for own, shown in (self._mean | self._fixed, values), (self._log_std, log_stds):
             for name in own.keys() & shown.keys():
-                own[name].data = shown[name].detach()
+                value = shown[name].detach()
+                own[name].data = complex_of(value) if own[name].is_complex() else value
 
 
 def _plain(y: Tensor) -> Tensor:

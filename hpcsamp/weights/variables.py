@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from hpcsamp.errors import UsageError
 from hpcsamp.weights.calling import Caller
 from hpcsamp.weights.layout import Layout, Prior, Variable
+from hpcsamp.weights.parts import complex_of, parts_of
 from hpcsamp.weights.put import Put
 
 
@@ -49,7 +50,7 @@ class Variables(ABC):
         self.module = module
         self.put = Put(module)
         self.caller = Caller(module)
-        self.trained = Layout(variables)
+        self.trained = Layout(variables, rows=True)
         self.random = Layout(v for v in variables if v.random)
         self.deterministic = Layout(v for v in variables if not v.random)
 
@@ -59,7 +60,10 @@ class Variables(ABC):
 
     @abstractmethod
     def means(self) -> dict[str, Tensor]:
-        """The module's present weights by name; of a random variable its mean."""
+        """The module's present weights by name; of a random variable its mean.
+
+        Of complex parameters ``(*shape, 2)`` parts, which are variables of their own.
+        """
 
     @abstractmethod
     def log_stds(self, std: float, scale: bool) -> Tensor:
@@ -84,7 +88,7 @@ class Variables(ABC):
 
 
 class PlainVariables(Variables):
-    """Those of any ``nn.Module``: its parameters.
+    """Those of any ``nn.Module``: its parameters, of complex ones real and imaginary parts.
 
     Parameters
     ----------
@@ -109,9 +113,10 @@ class PlainVariables(Variables):
         found = [
             Variable(
                 n,
-                p.shape,
+                parts_of(p).shape,
                 prior(n) if callable(prior) else prior,
                 n not in marked and (random is None or random(n)),
+                pairs=p.is_complex(),
             )
             for n, p in self._own.items()
         ]
@@ -123,7 +128,7 @@ class PlainVariables(Variables):
 
     def means(self) -> dict[str, Tensor]:
         """See :meth:`Variables.means`."""
-        return {name: p.detach() for name, p in self._own.items()}
+        return {name: parts_of(p.detach()) for name, p in self._own.items()}
 
     def log_stds(self, std: float, scale: bool) -> Tensor:
         """See :meth:`Variables.log_stds`."""
@@ -133,7 +138,8 @@ class PlainVariables(Variables):
         """See :meth:`Variables.show`; a plain module has no place for ``log_stds``."""
         own = dict(self.module.named_parameters())
         for name, value in values.items():
-            own[name].data = value.detach()
+            shown = value.detach()
+            own[name].data = complex_of(shown) if own[name].is_complex() else shown
 
 
 def variables_of(
@@ -165,7 +171,7 @@ def initial_log_stds(
     """Initial logarithms of standard deviations, see :meth:`Variables.log_stds`."""
     fan_in = _fan_in(module) if scale else {}
     return {
-        name: torch.full_like(p.detach(), math.log(std / math.sqrt(fan_in.get(name, 1))))
+        name: torch.full_like(parts_of(p.detach()), math.log(std / math.sqrt(fan_in.get(name, 1))))
         for name, p in parameters.items()
     }
 
@@ -223,10 +229,4 @@ def check_parameters(module: nn.Module) -> None:
             raise UsageError(
                 f"{name} of {type(module).__name__} has no shape yet; evaluate the lazy module "
                 f"with one batch before it is given to a method"
-            )
-        if p.requires_grad and p.is_complex():
-            raise UsageError(
-                f"{name} of {type(module).__name__} is a complex parameter; make it a real one "
-                f"with a last axis of 2, and use torch.view_as_complex(self.{name}) in the forward "
-                f"pass"
             )
