@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hpcsamp.errors import UsageError
 from hpcsamp.methods.mean_field import MeanField
 from hpcsamp.methods.passing import ALL
-from hpcsamp.models import LearnedNoise
+from hpcsamp.models import Wrapping
 from hpcsamp.weights import Passes
 
 
@@ -59,7 +59,7 @@ class LastLayer(MeanField):
         samples_per_pass: int | Literal["auto"] = "auto",
         autocast: torch.dtype | None = None,
     ) -> None:
-        wrapper = module if isinstance(module, LearnedNoise) else None
+        wrapper = module if isinstance(module, Wrapping) else None
         network = module if wrapper is None else wrapper.network
         linear = {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear)}
         named = {n: m for n, m in linear.items() if type(m) is nn.Linear}

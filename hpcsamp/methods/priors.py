@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from hpcsamp import arguments as free
 from hpcsamp.errors import UsageError
-from hpcsamp.models import LearnedNoise
+from hpcsamp.models import Wrapping
 from hpcsamp.registry import opened
 from hpcsamp.spelling import shown, suggest
 from hpcsamp.weights import Variables, variables_of
@@ -53,7 +53,7 @@ def chosen_variables(
     rules
         See :func:`by_pattern`.
     """
-    prefix = "network." if isinstance(module, LearnedNoise) else ""
+    prefix = "network." if isinstance(module, Wrapping) else ""
     first: dict[int, str] = {}  # a parameter that several names share has the first
     names = {
         n: first.setdefault(id(p), n)

@@ -16,11 +16,12 @@ from hpcsamp.generators import lent
 from hpcsamp.models import factory, given, head, pretrained, trial
 from hpcsamp.models.blank import blank
 from hpcsamp.models.factory import Data, Made, Shape
-from hpcsamp.models.learned_noise import LearnedNoise
+from hpcsamp.models.learned_noise import LearnedNoise, Wrapping
 from hpcsamp.models.mlp import MLP
 from hpcsamp.models.norms import to_groups
 from hpcsamp.models.options import Options
 from hpcsamp.models.options import of as options_of
+from hpcsamp.models.parted import Parted
 from hpcsamp.models.swin import Swin
 from hpcsamp.models.vit import ViT
 from hpcsamp.names import MODELS
@@ -29,8 +30,8 @@ from hpcsamp.weights.outputs import Chosen
 from hpcsamp.weights.patterns import Which, matches
 
 __all__ = [
-    "MLP", "MODELS", "Data", "LearnedNoise", "Options", "Swin", "ViT", "blank", "build",
-    "freeze", "options_of", "pretrained", "to_groups",
+    "MLP", "MODELS", "Data", "LearnedNoise", "Options", "Parted", "Swin", "ViT", "Wrapping",
+    "blank", "build", "freeze", "options_of", "pretrained", "to_groups",
 ]  # fmt: skip
 
 LAYERS = 5000
@@ -48,6 +49,7 @@ def build(
     ids: bool = False,
     kinds: Mapping[str, str] | None = None,
     classes: int | None = None,
+    parts: Mapping[str, int] | None = None,
     options: Options | None = None,
     notes: dict[str, None] | None = None,
 ) -> nn.Module:
@@ -73,6 +75,8 @@ def build(
     classes
         Of each pixel or step, where these have labels: the outputs that ``@outputs``, a guessed
         argument and the last layer stand for.
+    parts
+        Outputs per item for each of several targets by name.
     options
         Which layer is replaced and which output is taken.
     notes
@@ -84,7 +88,7 @@ def build(
         For an unknown name or argument, or sizes that do not fit.
     """
     kind = MODELS.find(name)
-    data = _data(in_shape, outputs, ids, kinds)._replace(classes=classes)
+    data = _data(in_shape, outputs, ids, kinds)._replace(classes=classes, parts=dict(parts or {}))
     asked = options or Options()
 
     def make() -> Made:

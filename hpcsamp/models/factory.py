@@ -49,6 +49,8 @@ class Data(NamedTuple):
         Of several inputs what each of them is: ``numbers``, ``ids`` or ``flags``.
     classes
         Of each pixel or step, where these have labels; None elsewhere.
+    parts
+        Numbers per item for each of several targets by name; empty if there is one.
     """
 
     in_shape: Shape
@@ -56,6 +58,7 @@ class Data(NamedTuple):
     ids: bool = False
     kinds: Mapping[str, str] = {}
     classes: int | None = None
+    parts: Mapping[str, int] = {}
 
     @property
     def channels(self) -> int:

@@ -15,7 +15,26 @@ FLOOR = 1e-5
 """Least standard deviation of the noise, in those of the targets: residuals may vanish."""
 
 
-class LearnedNoise(nn.Module):
+class Wrapping(nn.Module):
+    """A network and what is done with its outputs.
+
+    Attributes
+    ----------
+    network
+        The network, whose parameters have its own names after ``network.``.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    @property
+    def takes_inputs_of(self) -> nn.Module:
+        """Whose inputs it takes, see :class:`~hpcsamp.weights.calling.Caller`."""
+        return self.network
+
+
+class LearnedNoise(Wrapping):
     """A network with a learnt standard deviation of observation noise for each of its outputs.
 
         means = mean + std * network(x),        log stds = log(std) + log_std
@@ -46,7 +65,7 @@ class LearnedNoise(nn.Module):
     std: Tensor
 
     def __init__(self, network: nn.Module, std: Any, mean: Any = 0.0) -> None:
-        super().__init__()
+        super().__init__(network)
         at, scale = map(_numbers, (mean, std))
         if not (np.isfinite(at).all() and np.isfinite(scale).all() and (scale > 0).all()):
             raise UsageError(
@@ -56,16 +75,10 @@ class LearnedNoise(nn.Module):
             )
         if len({1, at.size, scale.size}) > 2:
             raise UsageError(f"LearnedNoise: {scale.size} values of std, {at.size} of mean")
-        self.network = network
         # in float64 until the module is converted: targets may be far from 0
         self.register_buffer("mean", torch.as_tensor(at), persistent=False)
         self.register_buffer("std", torch.as_tensor(scale), persistent=False)
         self.log_std = nn.Parameter(torch.zeros(max(at.size, scale.size)))
-
-    @property
-    def takes_inputs_of(self) -> nn.Module:
-        """Whose inputs it takes, see :class:`~hpcsamp.weights.calling.Caller`."""
-        return self.network
 
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
         """``(B, 2 V)``: means, then log standard deviations."""

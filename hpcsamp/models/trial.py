@@ -18,6 +18,7 @@ from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.models import head
 from hpcsamp.models.blank import blank
 from hpcsamp.models.factory import Data, Made, Shape, layout_hint
+from hpcsamp.models.parted import parted
 from hpcsamp.weights.calling import Caller, entries
 from hpcsamp.weights.outputs import tensor_of
 
@@ -62,6 +63,9 @@ def check(name: str, make: Callable[[], Made], data: Data, entry: str | None) ->
     except Exception:  # it may only be that it needs values
         network, guess = make()
         returned = _with_values(name, network, data)
+    if data.parts and entry is None:
+        parted(returned, data.parts, f"model {name!r}")
+        return False
     several = [t for _, t in entries(returned)]
     if entry is None and len(several) > 1 and _fills(several, data.outputs):
         return False  # all of them are wanted

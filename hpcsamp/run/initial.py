@@ -15,7 +15,7 @@ from hpcsamp import models
 from hpcsamp.config import RunConfig, check
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology, one_process, together
-from hpcsamp.models import LearnedNoise, pretrained
+from hpcsamp.models import Wrapping, pretrained
 from hpcsamp.names import MODELS
 from hpcsamp.run import checkpoint
 from hpcsamp.run.folder import RunFolder
@@ -120,5 +120,5 @@ def read(source: Source) -> dict[str, Tensor]:
             f"mean of them; name a run of another method, or a file with the weights of one"
         )
     network: nn.Module = networks[0]
-    network = network.network if isinstance(network, LearnedNoise) else network
+    network = network.network if isinstance(network, Wrapping) else network
     return {name: v.detach().clone() for name, v in network.state_dict().items()}

@@ -1,0 +1,95 @@
+"""A network with one output for each of several targets."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from hpcsamp.errors import UsageError
+from hpcsamp.models.learned_noise import Wrapping
+from hpcsamp.weights.calling import entries
+
+
+class Parted(Wrapping):
+    """A network whose outputs are matched with several targets.
+
+    Outputs that have the names of the targets are theirs; those of a tuple go to the targets in
+    order. A network that returns one tensor has one head for all of them: its outputs are split in
+    the order of the targets.
+
+    Parameters
+    ----------
+    network
+        Any module.
+    sizes
+        Numbers per item of each target's output by name.
+    behind
+        What takes the output of a target further, by name, such as a
+        :class:`~hpcsamp.models.LearnedNoise` of the identity.
+    """
+
+    def __init__(
+        self, network: nn.Module, sizes: Mapping[str, int], behind: Mapping[str, nn.Module]
+    ) -> None:
+        super().__init__(network)
+        self.sizes = dict(sizes)
+        self._names = list(behind)  # which need not be names that modules may have
+        self.behind = nn.ModuleList(behind.values())
+
+    def forward(self, *inputs: Any, **named: Any) -> dict[str, Tensor]:
+        """``(B, ...)`` of each target by its name."""
+        found = parted(self.network(*inputs, **named), self.sizes, type(self.network).__name__)
+        pairs = zip(self._names, self.behind, strict=True)
+        return found | {name: further(found[name]) for name, further in pairs}
+
+
+def parted(returned: Any, sizes: Mapping[str, int], of: str) -> dict[str, Tensor]:
+    """Outputs of a network by the names of the targets, in their order.
+
+    Parameters
+    ----------
+    returned
+        What it returned for a batch: a tensor, or tensors in a dictionary, tuple or dataclass.
+    sizes
+        Numbers per item that each target asks for.
+    of
+        Name of the network, for messages.
+
+    Raises
+    ------
+    UsageError
+        If names or sizes do not fit, with both.
+    """
+    found = dict(entries(returned))
+    asked = ", ".join(f"{name} {size}" for name, size in sizes.items())
+    if len(found) == 1 and not set(found) & set(sizes):
+        (one,) = found.values()
+        flat = one.flatten(1) if one.dim() > 1 else one[:, None]
+        if flat.shape[1] != sum(sizes.values()):
+            raise UsageError(
+                f"{of} has {flat.shape[1]} outputs per item, the targets ask for "
+                f"{sum(sizes.values())}: {asked}"
+            )
+        ends = itertools.accumulate(sizes.values())
+        return {
+            name: flat[:, end - size : end]
+            for (name, size), end in zip(sizes.items(), ends, strict=True)
+        }
+    there = ", ".join(f"{name} {tuple(t.shape[1:])}" for name, t in found.items()) or "none"
+    if set(sizes) <= set(found):
+        chosen = {name: found[name] for name in sizes}
+    elif len(found) == len(sizes) and all(name.isdecimal() for name in found):
+        chosen = dict(zip(sizes, found.values(), strict=True))
+    else:
+        raise UsageError(f"{of} has the outputs {there}; the targets ask for {asked}")
+    for name, t in chosen.items():
+        if t.shape[1:].numel() != sizes[name]:
+            raise UsageError(
+                f"{of}: the output for {name} has {t.shape[1:].numel()} numbers per item, of shape "
+                f"{tuple(t.shape[1:])}, the target asks for {sizes[name]} (outputs: {there}; asked "
+                f"for: {asked})"
+            )
+    return chosen
