@@ -59,6 +59,8 @@ class DataLoss(ABC):
         The observation model, in losses that have one.
     class_weights
         Weights of values by their labels, or None.
+    size
+        Numbers per item that outputs must have; None where the likelihood alone decides.
     usual_likelihood
         Name of the likelihood it takes where none is named; None: the task's.
     """
@@ -71,6 +73,7 @@ class DataLoss(ABC):
     weights: Tensor | None = None
     likelihood: Likelihood
     class_weights: ClassWeights | None = None
+    size: int | None = None
 
     def __init__(self, *, weights: Tensor | None = None) -> None:
         self.weights = weights
@@ -115,6 +118,12 @@ class DataLoss(ABC):
         UsageError
             If outputs, target and weights do not fit each other.
         """
+        numbers = outputs.shape[2:].numel()
+        if self.size is not None and numbers != self.size:
+            raise UsageError(
+                f"the network has {numbers} outputs per item, of shape {tuple(outputs.shape[2:])}; "
+                f"the labels of the set ask for {self.size}"
+            )
         target, weight = self.fit(target, mask)
         return self.items(wide(outputs), target, samples, group, weight)
 
