@@ -178,19 +178,19 @@ class Dataset:
         """Of ``y`` on train; ``None`` for labels."""
         return self.manifest.stats.get("y")
 
-    def y_scale(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of the targets of train, in the units of a batch.
+    def scale(self, target: str = "y") -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of a target over train, in the units of a batch.
 
         Float64, in the shape of a target; 0 and 1 where batches are standardised, or there are
         labels. What does not vary has the standard deviation 1.
         """
-        stats = self.y_stats
-        if stats is None or self.manifest.normalize_y:
-            return np.zeros(self.y_shape), np.ones(self.y_shape)
-        rows = (-1, *[1] * (len(self.y_shape) - 1)) if self.y_shape else ()
+        stats, shape = self.manifest.stats.get(target), tuple(self._only(target).shape)
+        if stats is None or self.targets[target].normalize:
+            return np.zeros(shape), np.ones(shape)
+        rows = (-1, *[1] * (len(shape) - 1)) if shape else ()
         mean, std = (np.asarray(v, np.float64).reshape(rows) for v in (stats.mean, stats.std))
         std = np.where(std > 0, std, 1.0)
-        return np.broadcast_to(mean, self.y_shape), np.broadcast_to(std, self.y_shape)
+        return np.broadcast_to(mean, shape), np.broadcast_to(std, shape)
 
     @cached_property
     def firsts(self) -> np.ndarray:

@@ -32,7 +32,7 @@ from hpcsamp.losses.mixture import (
 )
 from hpcsamp.losses.moments import GaussianMomentsNLL, MeanMSE, centred_moments
 from hpcsamp.losses.registry import defaults, make, make_likelihood
-from hpcsamp.losses.several import Several
+from hpcsamp.losses.several import Likelihoods, Several
 from hpcsamp.losses.values import latitude_weights, like_target, over_values
 from hpcsamp.names import LIKELIHOODS, LOSSES
 
@@ -60,6 +60,7 @@ __all__ = [
     "LayerKL",
     "LearnedGaussian",
     "Likelihood",
+    "Likelihoods",
     "LinearLoss",
     "MeanMSE",
     "NegativeBinomial",

@@ -1,4 +1,4 @@
-"""A weighted sum of losses, one for each of several targets."""
+"""Several targets: a weighted sum of losses, and an observation model of each."""
 
 from __future__ import annotations
 
@@ -11,6 +11,25 @@ from hpcsamp.collectives import Collectives
 from hpcsamp.errors import UsageError
 from hpcsamp.losses.base import DataLoss
 from hpcsamp.losses.batch import Step
+from hpcsamp.losses.likelihoods import Likelihood
+
+
+class Likelihoods(Likelihood):
+    """The observation models of several targets, each of which has outputs of its own.
+
+    Parameters
+    ----------
+    each
+        By the name of the target.
+
+    Attributes
+    ----------
+    each
+        As given.
+    """
+
+    def __init__(self, each: Mapping[str, Likelihood]) -> None:
+        self.each = dict(each)
 
 
 class Several(DataLoss):
@@ -101,6 +120,8 @@ class Several(DataLoss):
         UsageError
             If the outputs do not fit the losses, with both lists.
         """
+        if step.outputs is None and len(self.losses) == 1:
+            return dict.fromkeys(self.losses, outputs)
         if step.outputs is None:
             raise UsageError(
                 f"losses are of {', '.join(self.losses)}, but the network has one output; it must "

@@ -39,8 +39,9 @@ class Shapes:
         Whether inputs are ids.
     kinds
         Of several inputs what each of them is.
-    mean, std
-        Of the training targets, in the shape of a target; None for 0 and 1.
+    scales
+        Mean and standard deviation of the training targets by name, in the shape of a target; 0 and
+        1 where there are none.
     """
 
     x: tuple[int, ...] | Mapping[str, tuple[int, ...]]
@@ -49,8 +50,7 @@ class Shapes:
     targets: Targets
     ids: bool = False
     kinds: Mapping[str, Kind] = field(default_factory=dict)
-    mean: Any = field(default=None, compare=False, repr=False)
-    std: Any = field(default=None, compare=False, repr=False)
+    scales: Mapping[str, tuple[Any, Any]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, data: Dataset | Source) -> Shapes:
@@ -59,9 +59,6 @@ class Shapes:
         kinds, targets = kinds_of(told), targets_of(told)
         shapes = {name: tuple(spec.shape) for name, spec in told.arrays.items()}
         several = isinstance(told.inputs, dict)
-        mean, std = None, None
-        if isinstance(data, Dataset) and not data.has_several_targets:
-            mean, std = data.y_scale()
         return cls(
             {name: shapes[name] for name in kinds} if several else shapes["x"],
             {name: shapes[name] for name in targets} if told.targets else shapes["y"],
@@ -69,8 +66,7 @@ class Shapes:
             Targets.of(told),
             told.inputs == "ids",
             kinds if several else {},
-            mean,
-            std,
+            {name: data.scale(name) for name in targets} if isinstance(data, Dataset) else {},
         )
 
     def batch(self, items: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -121,9 +117,7 @@ class Shapes:
         with Dataset.open(path) as dataset:
             return cls.of(dataset)
 
-    def scale(self) -> tuple[Any, Any]:
-        """Mean and standard deviation of the targets, in the shape of one."""
-        return (
-            0.0 if self.mean is None else self.mean,
-            np.ones(self.y) if self.std is None else self.std,
-        )
+    def scale(self, target: str = "y") -> tuple[Any, Any]:
+        """Mean and standard deviation of a target, in its shape."""
+        shape = self.y[target] if isinstance(self.y, Mapping) else self.y
+        return self.scales.get(target, (0.0, np.ones(shape)))

@@ -44,6 +44,8 @@ from hpcsamp.tasks.units import Units
 
 if TYPE_CHECKING:
     from hpcsamp.data.manifest import Manifest
+    from hpcsamp.methods import Method
+    from hpcsamp.weights import Caller
 
 ITEM = "index"
 """Axis of the items in a file of predictions."""
@@ -100,6 +102,8 @@ class Targets:
         return cls("several", (), parts=parts) if told.targets else parts["y"]
 
     def __str__(self) -> str:
+        if self.parts:
+            return ", ".join(f"{name} ({part})" for name, part in self.parts.items())
         of = "numbers" if self.classes is None else f"labels of {self.classes} classes"
         return f"{of} of shape {self.shape}"
 
@@ -128,6 +132,13 @@ class View:
         Of calibration metrics.
     dataset
         The split that is evaluated; None where there are no targets.
+    target
+        Name of the target in the set.
+    parts
+        Of several targets, the view of each by its name.
+    method
+        Whose ``outputs`` say how those of several targets lie in one tensor: a method, or what
+        calls a network.
     """
 
     targets: Targets
@@ -140,9 +151,21 @@ class View:
     weights: Tensor | None = None
     bins: int = 15
     dataset: Dataset | None = None
+    target: str = "y"
+    parts: Mapping[str, View] = field(default_factory=dict)
+    method: Method | Caller | None = None
 
-    def blank(self, outputs: Tensor) -> Tensor:
-        """Targets of the shape and type of true ones, for outputs ``(s, B, ...)``: zeros."""
+    def names(self, array: str) -> list[str]:
+        """What an array of each target is called in files of predictions."""
+        return [f"{name}_{array}" for name in self.parts] or [array]
+
+    def blank(self, outputs: Tensor) -> Any:
+        """Targets of the shape and type of true ones, for outputs ``(s, B, ...)``: zeros.
+
+        A dictionary by name, if there are several.
+        """
+        if self.parts:
+            return {name: part.blank(outputs) for name, part in self.parts.items()}
         kind = torch.float32 if outputs.dtype in (torch.bfloat16, torch.float16) else outputs.dtype
         return torch.zeros(
             outputs.shape[1],
@@ -257,11 +280,14 @@ class Task(ABC):
         Those of them by which out-of-distribution items are told from others.
     definitions
         What metrics are, where they are not what :mod:`hpcsamp.metrics.definitions` says.
+    key
+        Of the table of a configuration that it comes from, for messages.
     parts
         Pictures of a report, by the names in :mod:`hpcsamp.report.build`.
     """
 
     kind: str = ""
+    key: str = "task"
     labels: ClassVar[bool] = False
     usual_likelihood: ClassVar[str]
     best: ClassVar[Mapping[str, int]] = {"nll": 1}
@@ -278,6 +304,8 @@ class Task(ABC):
         TargetsError
             Beginning with the task.
         """
+        if targets.parts:
+            raise TargetsError(f"{self._said} is of one target, the set has {targets}")
         if self.labels != (targets.classes is not None):
             needs = "labels of classes" if self.labels else "numbers"
             raise TargetsError(f"{self._said} needs {needs}, but targets are {targets}")
@@ -364,13 +392,23 @@ class Task(ABC):
         """Whether quantiles can be predicted."""
         return False
 
-    def resolution(self, view: View) -> float:
+    def is_series(self, view: View) -> bool:
+        """Whether a target is a row of values whose quantiles can be predicted."""
+        return len(view.targets.shape) == 1 and self.has_quantiles(view.likelihood)
+
+    def resolution(self, view: View, score: str = "") -> float:
         """Below it the uncertainties of items are rounding: they are differences of larger numbers.
 
         Nats and probabilities: 1e-13.
+
+        Parameters
+        ----------
+        score
+            Which of :attr:`scores`.
         """
         return 1e-13
 
     @property
     def _said(self) -> str:
-        return f'task = "{self.kind}"'
+        table = self.key if self.key == "task" else f"{self.key}.kind"
+        return f'{table} = "{self.kind}"'

@@ -80,16 +80,22 @@ class Coordinates:
         return None
 
 
-def read_coordinates(dataset: Dataset) -> Coordinates:
+def read_coordinates(dataset: Dataset, target: str = "y") -> Coordinates:
     """The coordinates of a split: axes from its first shard, values per item from all.
+
+    Parameters
+    ----------
+    target
+        Which of its targets the axes are of.
 
     Raises
     ------
     DataError
         If a shard cannot be read.
     """
+    y_shape = tuple(dataset.manifest.arrays[target].shape)
     if not dataset.shards:
-        return Coordinates(_axes(None, "y", dataset.y_shape))
+        return Coordinates(_axes(None, target, y_shape))
     per_item: dict[str, list[np.ndarray]] = {}
     units: dict[str, str] = {}
     axes: list[Axis] = []
@@ -99,7 +105,7 @@ def read_coordinates(dataset: Dataset) -> Coordinates:
         try:
             with h5py.File(path, "r", locking=False) as f:
                 if number == 0:
-                    axes = _in_order(_axes(f, "y", dataset.y_shape), dataset.order.get("y", {}))
+                    axes = _in_order(_axes(f, target, y_shape), dataset.order.get(target, {}))
                     shape = () if dataset.has_several_inputs else dataset.x_shape
                     all_x = _in_order(_axes(f, "x", shape), dataset.order.get("x", {}))
                     x_axes = [a for a in all_x if a.told]

@@ -51,8 +51,8 @@ class Labels(Task):
             return None
         if isinstance(self.weights, str):
             raise UsageError(
-                f'task.class_weights = "{self.weights}" is a list of numbers once the training set '
-                f"has been counted, which hpcsamp train does"
+                f'{self.key}.class_weights = "{self.weights}" is a list of numbers once the '
+                f"training set has been counted, which hpcsamp train does"
             )
         self._check_weights(self.weights, len(self._weighted(targets)), "classes")
         return ClassWeights(self.weights)
@@ -90,12 +90,14 @@ class Labels(Task):
     def _check_weights(self, weights: list[Any], count: int, of: str) -> None:
         if len(weights) != count:
             raise UsageError(
-                f"task.class_weights has {len(weights)} numbers, the targets have {count} {of}"
+                f"{self.key}.class_weights has {len(weights)} numbers, the targets have {count} "
+                f"{of}"
             )
         table = torch.tensor(weights, dtype=torch.float64)
         if not bool((table >= 0).all()) or not bool((table > 0).any()):
             raise UsageError(
-                f"task.class_weights = {weights}: numbers from 0 on are needed, not all of them 0"
+                f"{self.key}.class_weights = {weights}: numbers from 0 on are needed, not all of "
+                f"them 0"
             )
 
 

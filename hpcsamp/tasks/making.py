@@ -10,7 +10,7 @@ from hpcsamp.names import TASKS
 from hpcsamp.tasks.base import Task
 
 
-def make(kind: str, arguments: Mapping[str, Any] | None = None) -> Task:
+def make(kind: str, arguments: Mapping[str, Any] | None = None, key: str = "task") -> Task:
     """A task by its name.
 
     Parameters
@@ -19,14 +19,16 @@ def make(kind: str, arguments: Mapping[str, Any] | None = None) -> Task:
         A key of ``TASKS``, or a class of the user's own as ``package.module:Class``.
     arguments
         Of its constructor.
+    key
+        Of the table that they are from, for messages.
 
     Raises
     ------
     UsageError
         For an unknown name or argument, or one of another type.
     """
-    made: Task = free.construct("task", kind, TASKS.find(kind), arguments or {})
-    made.kind = kind
+    made: Task = free.construct(key, kind, TASKS.find(kind), arguments or {})
+    made.kind, made.key = kind, key
     return made
 
 

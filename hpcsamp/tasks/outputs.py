@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from hpcsamp.collectives import Collectives
 from hpcsamp.methods import Method
+from hpcsamp.weights import Caller
 
 
 def local_outputs(
@@ -19,6 +22,23 @@ def local_outputs(
     mine = method.prediction_share(samples, group.sample_size, group.sample_rank)
     with torch.no_grad(), method.predicting():
         return method(x, samples=mine, step=0, index=index)
+
+
+def split(outputs: Tensor, packed: Method | Caller, targets: Sequence[str]) -> dict[str, Tensor]:
+    """``(s, B, ...)`` outputs of each of several targets by its name.
+
+    Parameters
+    ----------
+    outputs
+        ``(s, B, n)``, of the last evaluation.
+    packed
+        What evaluated them, which knows how they lie in one tensor.
+    """
+    layout = packed.outputs
+    if layout is None and len(targets) == 1:
+        return {targets[0]: outputs}
+    assert layout is not None
+    return layout.split(outputs, targets)
 
 
 def sample_counts(method: Method, samples: int, group: Collectives) -> list[int]:

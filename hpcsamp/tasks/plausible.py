@@ -23,6 +23,8 @@ class ConstantNormal:
     ----------
     dataset
         The split that is evaluated, with the statistics of the training targets.
+    target
+        Which of its targets.
 
     Attributes
     ----------
@@ -31,8 +33,8 @@ class ConstantNormal:
         add up.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
-        self._mean, self._std = map(torch.tensor, dataset.y_scale())
+    def __init__(self, dataset: Dataset, target: str = "y") -> None:
+        self._mean, self._std = map(torch.tensor, dataset.scale(target))
         self.state = torch.zeros(2, dtype=torch.float64)
 
     def update(self, y: Tensor, weight: Tensor, mask: Tensor | None = None) -> None:

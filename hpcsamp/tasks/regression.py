@@ -115,7 +115,7 @@ class NumberTally(Tally):
             samples=view.samples,
             alone=isinstance(view.likelihood, Samples),
         )
-        self.constant = ConstantNormal(view.dataset)
+        self.constant = ConstantNormal(view.dataset, view.target)
 
     @property
     def states(self) -> list[Tensor]:
@@ -216,7 +216,7 @@ class Regression(Task):
         """See :class:`Task`."""
         return normal_components(likelihood)
 
-    def resolution(self, view: View) -> float:
+    def resolution(self, view: View, score: str = "") -> float:
         """See :class:`Task`: that of variances is relative to the variance of the targets."""
         return 1e-13 * float(view.units.typical.min()) ** 2
 

@@ -74,15 +74,15 @@ class Units:
         return torch.as_tensor(rows.reshape(shape), device=like.device)
 
 
-def units_of(dataset: Dataset, coordinates: Coordinates) -> Units:
-    """The units of a split's targets."""
-    rows = dataset.y_shape[0] if dataset.y_shape else 1
-    stats = dataset.y_stats
+def units_of(dataset: Dataset, coordinates: Coordinates, target: str = "y") -> Units:
+    """The units of one of a split's targets."""
+    spec, stats = dataset.manifest.arrays[target], dataset.manifest.stats.get(target)
+    rows = spec.shape[0] if spec.shape else 1
     std = np.ones(rows) if stats is None else np.broadcast_to(np.asarray(stats.std), (rows,))
     std = np.where(std > 0, std, 1.0)
     mean = np.zeros(rows) if stats is None else np.broadcast_to(np.asarray(stats.mean), (rows,))
-    standardised = dataset.manifest.normalize_y and stats is not None
-    told = dataset.manifest.arrays["y"].units
+    standardised = dataset.targets[target].normalize and stats is not None
+    told = spec.units
     first = coordinates.axes[0] if coordinates.axes else None
     mixed = first is not None and first.named
     each = [told] * rows
@@ -95,5 +95,5 @@ def units_of(dataset: Dataset, coordinates: Coordinates) -> Units:
         mixed=mixed,
         name=told,
         by_row=each,
-        axes=len(dataset.y_shape),
+        axes=len(spec.shape),
     )
