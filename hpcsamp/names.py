@@ -70,6 +70,7 @@ TASKS = Registry(
         "segmentation": "hpcsamp.tasks.segmentation:Segmentation",
         "counts": "hpcsamp.tasks.counts:Counts",
         "ordinal": "hpcsamp.tasks.ordinal:Ordinal",
+        "several": "hpcsamp.tasks.several:Several",
     },
     base="hpcsamp.tasks:Task",
 )

@@ -52,20 +52,22 @@ def evaluate(
 
 def _show(run: Path, result: dict[str, Any], explain: bool, json_file: Path | None) -> None:
     from hpcsamp.cli.output import Cell, show
-    from hpcsamp.prediction.evaluator import NOT_METRICS
+    from hpcsamp.prediction.evaluator import NOT_METRICS, by_target
 
     notes = [result["split"], f"{result['samples']} samples", result["checkpoint"]]
     if result["temperature"] != 1:
         notes.append(f"temperature {result['temperature']}")
     if "noise" in result:
-        std = result["noise"].get("std")
-        notes.append("noise" + ("" if std is None else f" std {std:.4g}"))
-        notes[-1] += f" ({result['noise']['source']})"
+        one = "source" in result["noise"]
+        for of, noise in {"": result["noise"]}.items() if one else result["noise"].items():
+            std = noise.get("std")
+            notes.append(f"noise of {of}".removesuffix(" of "))
+            notes[-1] += ("" if std is None else f" std {std:.4g}") + f" ({noise['source']})"
     said, units = result["definitions"], result["units"]
     table: list[list[Cell]] = []
     for name, value in result["metrics"].items():
         row: list[Cell] = [name, f"{value:.4f}" if abs(value) < 1e4 else f"{value:.6g}"]
-        if name == "items":
+        if name.rpartition("/")[2] == "items":
             row[1] = f"{value:.0f}"
         table.append([*row, units.get(name, ""), *([said.get(name, "")] if explain else [])])
     columns = ["metric", "value", "unit", *(["what it is"] if explain else [])]
@@ -79,8 +81,7 @@ def _show(run: Path, result: dict[str, Any], explain: bool, json_file: Path | No
     for why in sorted(set(result["unattained"].values())):
         left_out = ", ".join(k for k, v in result["unattained"].items() if v == why)
         print(f"not attained: {left_out} ({why})")
-    rows = result["rows"]
-    if rows:
+    for rows in by_target(result["rows"]):
         names = [k for k in rows if k not in NOT_METRICS]
         with_units = any(rows["units"])
         show(

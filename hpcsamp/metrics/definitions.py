@@ -69,6 +69,10 @@ WEIGHTED = "means over a grid are weighted by cos(latitude), with mean 1 (Weathe
 
 
 def definitions(names: Iterable[str], weighted: bool = False) -> dict[str, str]:
-    """What the named metrics are; ``weighted``: values are weighted by the area of grid cells."""
-    found = {name: DESCRIPTIONS[name] for name in names if name in DESCRIPTIONS}
+    """What the named metrics are; ``weighted``: values are weighted by the area of grid cells.
+
+    Those of one of several targets are called ``NAME/metric``.
+    """
+    pairs = ((name, DESCRIPTIONS.get(name.rpartition("/")[2])) for name in names)
+    found = {name: said for name, said in pairs if said is not None}
     return found | ({"weights": WEIGHTED} if weighted else {})

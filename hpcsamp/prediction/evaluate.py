@@ -111,8 +111,7 @@ def _evaluate(
             "attributes": attributes(facts, dataset.uid),
         }
         task, view = posterior.run.task, evaluator.view(posterior.method)
-        series = len(dataset.y_shape) == 1 and task.has_quantiles(posterior.likelihood)
-        quantiles = FAN if series else ()
+        quantiles = FAN if task.is_series(view) else ()
         described = (task, view, dataset.count)
         plan = items.layout(*described, quantiles=quantiles, **options)
         if plan.bytes > KEEP_BYTES:
@@ -156,8 +155,10 @@ def _tell_apart(posterior: Posterior, found: Evaluation, strange: Dataset) -> di
     histograms = {}
     for name in posterior.run.task.told_apart:
         a, b = found.scores[name], outside[name]
-        found.metrics[f"ood_auroc_{name}"] = auroc(a, b, resolution=resolution)
-        found.metrics[f"ood_fpr95_{name}"] = fpr_at(a, b, resolution=resolution)
+        of, _, score = name.rpartition("/")
+        of += "/" * bool(of)
+        found.metrics[f"{of}ood_auroc_{score}"] = auroc(a, b, resolution=resolution[name])
+        found.metrics[f"{of}ood_fpr95_{score}"] = fpr_at(a, b, resolution=resolution[name])
         finite = np.concatenate([a, b])
         finite = finite[np.isfinite(finite)]
         low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +18,9 @@ from hpcsamp.metrics import definitions, risk_coverage, selective
 from hpcsamp.prediction.settling import settle
 from hpcsamp.run.assemble import Run
 from hpcsamp.tasks import Found, Prediction, View
-from hpcsamp.tasks.coordinates import read_coordinates
+from hpcsamp.tasks.coordinates import Coordinates, read_coordinates
 from hpcsamp.tasks.outputs import local_outputs, sample_counts
-from hpcsamp.tasks.units import units_of
+from hpcsamp.tasks.views import view_of
 from hpcsamp.watchdog import Phase, here
 
 #: Called with the positions of a batch's true items and their arrays by name.
@@ -81,12 +82,11 @@ class Evaluator:
         self.likelihood = likelihood
         self.samples = samples
         self.bins = c.evaluation.bins
+        names, found = self.targets.parts or ["y"], None
         with together(topology.world):
-            found = read_coordinates(dataset) if topology.is_root else None
-        self.coordinates = topology.world.bcast(found)
-        self.units = units_of(dataset, self.coordinates)
-        area = self.coordinates.area_weights()
-        self.weights = None if area is None else torch.as_tensor(area)
+            if topology.is_root:
+                found = {name: read_coordinates(dataset, name) for name in names}
+        self.coordinates: dict[str, Coordinates] = topology.world.bcast(found)
         groups = topology.data_size
         self.loader = Loader(
             dataset,
@@ -136,49 +136,42 @@ class Evaluator:
         found = Evaluation(**vars(result))
         if scores is not None:
             found.scores = self._gather(scores)
-            if "wrong" in found.scores:
-                known = ~np.isnan(found.scores["wrong"])  # items whose label is
-                wrong, scored = (found.scores[k][known] for k in ("wrong", "confidence"))
-                curve = risk_coverage(wrong, scored, self.task.resolution(view))
-                found.metrics |= selective(curve)
-                found.reliability["risk"] = _thinned(curve)
+            for of in [k.removesuffix("wrong") for k in found.scores if _own(k) == "wrong"]:
+                known = ~np.isnan(found.scores[f"{of}wrong"])  # items whose label is
+                wrong, scored = (found.scores[f"{of}{k}"][known] for k in ("wrong", "confidence"))
+                curve = risk_coverage(wrong, scored, self.task.resolution(view, f"{of}confidence"))
+                found.metrics |= {f"{of}{k}": v for k, v in selective(curve).items()}
+                found.reliability[f"{of}risk"] = _thinned(curve)
         found.metrics["items"] = found.metrics.pop("items")  # at the end
         found.definitions = definitions(
-            [*found.metrics, *(k for k in found.rows if k not in NOT_METRICS)],
-            self.weights is not None,
+            [*found.metrics, *(k for k in found.rows if _own(k) not in NOT_METRICS)],
+            any(of.weights is not None for of in (view, *view.parts.values())),
         )
         measured = {*found.metrics, *found.rows}
         found.definitions |= {k: v for k, v in self.task.definitions.items() if k in measured}
         return found
 
-    def scores(self, method: Method) -> tuple[dict[str, np.ndarray], float]:
+    def scores(self, method: Method) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         """Uncertainties of all items, whatever their targets are. Collective over the world.
 
         Returns
         -------
         scores, resolution
-            By name, ``(N,)`` each; below the resolution they are rounding.
+            By name, ``(N,)`` each; what is below its resolution is rounding.
         """
         view = self.view(method)
         scores = self._no_scores()
         for batch in self._batches(method):
             self._keep(scores, batch, self._predict(method, view, batch, None))
-        return self._gather(scores), self.task.resolution(view)
+        return self._gather(scores), {k: self.task.resolution(view, k) for k in scores}
 
     def view(self, method: Method) -> View:
         """What is predicted, by whom, in which units. Collective over the sample group."""
-        return View(
-            self.targets,
-            self.likelihood,
-            self.samples,
-            sample_counts(method, self.samples, self.collectives),
-            self.collectives,
-            self.units,
-            self.coordinates,
-            self.weights,
-            self.bins,
-            self.dataset,
-        )
+        counts = sample_counts(method, self.samples, self.collectives)
+        return view_of(
+            method, self.targets, self.likelihood, self.dataset, self.coordinates, self.samples,
+            counts, self.collectives, bins=self.bins, measured=True,
+        )  # fmt: skip
 
     def _predict(
         self,
@@ -224,8 +217,10 @@ class Evaluator:
         true = batch.true
         for name, value in p.scores().items():
             each = value.double()
-            if name == "wrong" and batch.mask is not None:
-                each = each.masked_fill(~batch.mask, torch.nan)
+            of = name.rpartition("/")[0]
+            mask = batch.mask.get(of) if of and batch.mask is not None else batch.mask
+            if _own(name) == "wrong" and mask is not None:
+                each = each.masked_fill(~mask, torch.nan)
             scores[name][batch.index[true]] = each.cpu().numpy()[true]
 
     def _gather(self, scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -233,6 +228,22 @@ class Evaluator:
         whole = torch.from_numpy(np.stack(list(scores.values())))
         self._sum(whole)
         return dict(zip(scores, whole.numpy(), strict=True))
+
+
+def _own(name: str) -> str:
+    """A name without that of one of several targets before it."""
+    return name.rpartition("/")[2]
+
+
+def by_target(rows: dict[str, Any]) -> list[dict[str, Any]]:
+    """:attr:`Evaluation.rows` of each target that has any."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in rows.items():
+        name, _, own = key.rpartition("/")
+        found.setdefault(name, {})[own] = value
+    for name, of in found.items():
+        of["name"] = f"{name} {of['name']}".strip()
+    return list(found.values())
 
 
 def _thinned(curve: np.ndarray, points: int = 200) -> list[float]:

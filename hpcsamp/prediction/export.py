@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,9 @@ class Predictive(nn.Module):
             self.register_buffer(f"mean_{name}", scale and scale[0])
             self.register_buffer(f"factor_{name}", scale and scale[1])
         self._callers = [Caller(network) for network in self.networks]
+        if self._view.parts:
+            self._view = replace(self._view, method=self._callers[0])
+        self._left_out = {name for array in NOT_EXPORTED for name in self._view.names(array)}
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Predictions of items ``(B, ...)`` by name."""
@@ -68,7 +72,7 @@ class Predictive(nn.Module):
         outputs = torch.stack([call(x) for call in self._callers])
         prediction = self._task.predict(outputs, self._view.blank(outputs), self._view)
         made = prediction.lazy().items()
-        return {name: make() for name, make in made if name not in NOT_EXPORTED}
+        return {name: make() for name, make in made if name not in self._left_out}
 
     def _standardised(self, name: str, x: Tensor) -> Tensor:
         kind = self._kinds[name]

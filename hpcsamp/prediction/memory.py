@@ -16,11 +16,10 @@ from hpcsamp.prediction.given import Given
 from hpcsamp.prediction.posterior import Posterior
 from hpcsamp.prediction.records import precision
 from hpcsamp.prediction.settling import settle
-from hpcsamp.tasks import View, items
+from hpcsamp.tasks import View, items, views
 from hpcsamp.tasks.coordinates import Coordinates
 from hpcsamp.tasks.layout import Layout
 from hpcsamp.tasks.outputs import local_outputs, sample_counts
-from hpcsamp.tasks.units import units_of
 
 TARGETS = ("target", "error", "log_density")
 """What a file holds beside predictions, and items without targets do not have."""
@@ -76,8 +75,9 @@ def predict_items(
         quantiles=quantiles,
         samples=posterior.samples if keep_samples else 0,
     )  # fmt: skip
-    for name in TARGETS:
-        layout.variables.pop(name, None)
+    for what in TARGETS:
+        for name in view.names(what):
+            layout.variables.pop(name, None)
     values = {n: np.empty(layout.shape(n), v.dtype) for n, v in layout.variables.items()}
     size = min(batch or posterior.config.evaluation.batch, given.count)
     levels = tuple(quantiles)
@@ -95,18 +95,12 @@ def predict_items(
 
 def view_of(posterior: Posterior, dataset: Dataset, group: Collectives) -> View:
     """What is predicted of items without targets, by whom, in which units."""
-    coordinates = Coordinates(posterior.trained.axes["y"])
-    area = coordinates.area_weights()
-    return View(
-        posterior.run.shapes.targets,
-        posterior.likelihood,
-        posterior.samples,
-        sample_counts(posterior.method, posterior.samples, group),
-        group,
-        units_of(dataset, coordinates),
-        coordinates,
-        None if area is None else torch.as_tensor(area),
-    )
+    counts = sample_counts(posterior.method, posterior.samples, group)
+    coordinates = {name: Coordinates(posterior.trained.axes[name]) for name in dataset.targets}
+    return views.view_of(
+        posterior.method, posterior.run.shapes.targets, posterior.likelihood, dataset, coordinates,
+        posterior.samples, counts, group,
+    )  # fmt: skip
 
 
 def _batches(posterior: Posterior, dataset: Dataset, given: Given, size: int) -> Iterator[Batch]:

@@ -17,12 +17,14 @@ from hpcsamp.losses import (
     Gaussian,
     LearnedGaussian,
     Likelihood,
+    Likelihoods,
     Samples,
     log_mean_exp,
 )
 from hpcsamp.methods import Method
-from hpcsamp.tasks.outputs import local_outputs
-from hpcsamp.tasks.predictive import predict_values
+from hpcsamp.tasks import Targets
+from hpcsamp.tasks.outputs import local_outputs, split
+from hpcsamp.tasks.predictive import value_prediction
 
 if TYPE_CHECKING:
     from hpcsamp.prediction.evaluator import Evaluator
@@ -32,7 +34,7 @@ WIDTHS = np.geomspace(1e-3, 2, 41)
 
 
 def record(
-    likelihood: Likelihood, method: Method, inputs: Tensor, target: Tensor, samples: int,
+    likelihood: Likelihood, method: Method, inputs: Tensor, targets: Targets, samples: int,
     group: Collectives,
 ) -> dict[str, Any]:  # fmt: skip
     """The noise of observations and where it comes from, for the records of an evaluation.
@@ -41,18 +43,42 @@ def record(
 
     Parameters
     ----------
-    inputs, target
-        An item of any values, ``(1, ...)`` each: noise that is learnt is the same for all.
+    inputs
+        An item of any values, ``(1, ...)``: noise that is learnt is the same for all.
+    targets
+        What is predicted.
 
     Returns
     -------
     dict
         ``source``, and ``std`` where it is the same for all items: the root of its mean square over
-        samples and the values of an item, in the units of a batch.
+        samples and the values of an item, in the units of a batch. Of several targets such a
+        dictionary of each that has no labels, by name.
     """
+    each = {"y": (likelihood, targets)}
+    if isinstance(likelihood, Likelihoods):
+        each = {n: (of, targets.parts[n]) for n, of in likelihood.each.items()}
+    outputs: dict[str, Tensor] = {}
+    if any(isinstance(of, LearnedGaussian) for of, _ in each.values()):
+        outputs = split(local_outputs(method, inputs, samples, group), method, list(each))
+    told = {
+        name: _record(of, outputs.get(name), target, samples, group)
+        for name, (of, target) in each.items()
+        if target.classes is None
+    }
+    return told if isinstance(likelihood, Likelihoods) else told["y"]
+
+
+def _record(
+    likelihood: Likelihood, outputs: Tensor | None, target: Targets, samples: int,
+    group: Collectives,
+) -> dict[str, Any]:  # fmt: skip
+    """The noise of one target."""
     told: dict[str, Any] = {"source": likelihood.source}
     if isinstance(likelihood, LearnedGaussian):
-        found = predict_values(method, inputs, target, samples, group, likelihood)
+        assert outputs is not None
+        y = outputs.new_zeros(1, *target.shape)
+        found = value_prediction(outputs, y, samples, group, likelihood)
         told["std"] = float(found.aleatoric.double().mean().sqrt())
     elif isinstance(likelihood, Gaussian):
         told["std"] = likelihood.std
@@ -61,24 +87,50 @@ def record(
     return told
 
 
-def fit(evaluator: Evaluator, method: Method) -> FittedGaussian:
+def is_open(likelihood: Likelihood) -> bool:
+    """Whether a width is to be estimated, of any target."""
+    each = likelihood.each.values() if isinstance(likelihood, Likelihoods) else [likelihood]
+    return any(isinstance(of, FittedGaussian) for of in each)
+
+
+def fit(evaluator: Evaluator, method: Method) -> Likelihood:
+    """The likelihood of an evaluator with those widths that are open. Collective over the world."""
+    model = evaluator.likelihood
+    if not isinstance(model, Likelihoods):
+        return _fit(evaluator, method, "")
+    return Likelihoods(
+        {
+            name: _fit(evaluator, method, name) if isinstance(of, FittedGaussian) else of
+            for name, of in model.each.items()
+        }
+    )
+
+
+def _fit(evaluator: Evaluator, method: Method, target: str) -> FittedGaussian:
     """A normal likelihood whose width makes the targets of the evaluator's split most probable.
 
     The width minimises the ``nll`` of the predictive mixture, as the precision of Monte Carlo
     dropout is usually chosen (Gal & Ghahramani 2016, section 5.1): over :data:`WIDTHS` times the
     standard deviation of the target, then by the parabola through the best and its neighbours, in
-    the logarithm of the width. Collective over the world.
+    the logarithm of the width. ``target``: which of several targets, else empty.
     """
     group, samples = evaluator.collectives, evaluator.samples
-    typical = float(evaluator.units.typical.mean())
+    view = evaluator.view(method)
+    typical = float((view.parts[target] if target else view).units.typical.mean())
     widths = torch.as_tensor(WIDTHS * typical)
     total = torch.zeros(len(widths), dtype=torch.float64)
     for batch in evaluator.loader.epoch(0):
         index = torch.from_numpy(batch.index).to(batch.device)
         outputs = local_outputs(method, batch.x, samples, group, index)
-        means, _ = Samples().moments(outputs, batch.y)
-        square = (means.double() - batch.y).square().flatten(2).sum(2)  # (s, B)
-        values, at = batch.y[0].numel(), widths.to(square.device)[:, None]
+        y, mask = batch.y, batch.mask
+        if target:
+            outputs = split(outputs, method, list(batch.y))[target]
+            y, mask = y[target], None if mask is None else mask.get(target)
+        known = torch.ones_like(y, dtype=torch.bool) if mask is None else mask
+        y = y.masked_fill(~known, 0)
+        means, _ = Samples().moments(outputs, y)
+        square = ((means.double() - y).square() * known).flatten(2).sum(2)  # (s, B)
+        values, at = known.flatten(1).sum(1), widths.to(square.device)[:, None]
         each = -0.5 * square[:, None] / at**2 - values * at.log()
         density = log_mean_exp(each, samples, group)
         true = batch.weight > 0

@@ -6,14 +6,12 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import torch
-
 from hpcsamp import collectives as exchange
 from hpcsamp.data import Dataset
 from hpcsamp.data.manifest import read_manifest
 from hpcsamp.errors import DataError
 from hpcsamp.grid import Topology, together
-from hpcsamp.losses import FittedGaussian, Likelihood
+from hpcsamp.losses import Likelihood
 from hpcsamp.prediction import noise
 from hpcsamp.prediction.schema import as_trained
 from hpcsamp.run.restore import Restored
@@ -56,7 +54,7 @@ class Posterior:
     def _take_noise(self) -> None:
         """Fit the width of the noise if it is open, and record where it comes from."""
         self.likelihood: Likelihood = self.run.likelihood
-        if isinstance(self.likelihood, FittedGaussian):
+        if noise.is_open(self.likelihood):
             self.likelihood = self._fitted()
         self.noise = {} if self.run.task.labels else self._noise()
 
@@ -128,7 +126,7 @@ class Posterior:
             samples=self.samples,
         )  # fmt: skip
 
-    def _fitted(self) -> FittedGaussian:
+    def _fitted(self) -> Likelihood:
         split = "valid" if "valid" in self.trained.manifest.splits else "train"
         with together(self.topology.world):
             items = self.open(None, split)
@@ -141,5 +139,6 @@ class Posterior:
     def _noise(self) -> dict[str, Any]:
         shapes, device = self.run.shapes, self.topology.device
         x = shapes.batch(1, dtype=self.run.dtype, device=device)
-        y = torch.zeros(1, *shapes.y, dtype=self.run.dtype, device=device)
-        return noise.record(self.likelihood, self.method, x, y, self.samples, self.collectives)
+        return noise.record(
+            self.likelihood, self.method, x, shapes.targets, self.samples, self.collectives
+        )

@@ -152,7 +152,7 @@ def _sink(posterior: Posterior, file: ParallelFile) -> Sink:
         own = slice(part.start, part.stop)
         with together(topology.world):
             for name, values in arrays.items():
-                if name == "samples":
+                if file.layout.variables[name].dims[1:2] == ("sample",):
                     file.write(name, rows, values, within=slice(mine.start, mine.stop))
                 else:
                     file.write(name, rows[own], values[own])

@@ -28,10 +28,12 @@ def precision(posterior: Posterior) -> str:
 def attributes(facts: dict[str, Any], uid: str) -> dict[str, Any]:
     """Attributes of a file: numbers and text."""
     flat: dict[str, Any] = {}
-    for name, value in facts.items():
-        flat |= (
-            {f"{name}_{k}": v for k, v in value.items()}
-            if isinstance(value, dict)
-            else {name: value}
-        )
+    facts = dict(facts)
+    while facts:
+        name, value = next(iter(facts.items()))
+        del facts[name]
+        if isinstance(value, dict):
+            facts = {f"{name}_{k}": v for k, v in value.items()} | facts
+        else:
+            flat[name] = value
     return {**flat, "dataset_uid": uid, "format": text.FORMAT}

@@ -233,9 +233,10 @@ def _facts(manifest: Manifest, array: str) -> dict[str, str]:
     units = manifest.arrays[array].units
     each = dict(re.findall(r"(\S+) \[([^\]]*)\]", units))
     facts = {f"units of {name}": unit for name, unit in each.items()} or {"units": units}
-    targets = manifest.arrays["y"].names or manifest.source.get("targets")
-    if array == "y" and isinstance(targets, list) and not manifest.arrays["y"].shape:
-        facts["column"] = ", ".join(targets)
+    if array == "y":
+        targets = manifest.arrays["y"].names or manifest.source.get("targets")
+        if isinstance(targets, list) and not manifest.arrays["y"].shape:
+            facts["column"] = ", ".join(targets)
     return facts | manifest.meaning.get(array, {})
 
 

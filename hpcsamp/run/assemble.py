@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +15,15 @@ from hpcsamp.config import RunConfig
 from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology
-from hpcsamp.losses import DataLoss, Likelihood
+from hpcsamp.losses import DataLoss, Likelihood, Likelihoods
 from hpcsamp.methods import Method
 from hpcsamp.names import MODELS
-from hpcsamp.run.kind import kind_of, with_kind
+from hpcsamp.run.kind import SEVERAL, completed, kind_of, with_kind
 from hpcsamp.run.shapes import Shapes
 from hpcsamp.spelling import suggest
 from hpcsamp.tasks import Targets, TargetsError, Task
+from hpcsamp.tasks.several import Output
+from hpcsamp.tasks.several import Several as SeveralTargets
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 """Type of the weights and of a batch by ``training.precision``."""
@@ -80,7 +83,7 @@ class Run:
     ) -> None:
         blank = device.type == "meta"
         precision = config.training.precision
-        self.config = config = with_kind(config, shapes.targets.kind)
+        self.config = config = with_kind(config, shapes.targets)
         self.shapes = shapes
         self.task: Task = task(config)
         self.task.check(shapes.targets)
@@ -141,8 +144,7 @@ class Run:
     @property
     def outputs(self) -> int:
         """Numbers that the likelihood reads of an item."""
-        targets = self.shapes.targets
-        return self.likelihood.size(targets.shape, targets.classes)
+        return sum(_sizes(self.likelihood, self.shapes.targets).values())
 
     def _check_best(self) -> None:
         best, known = self.config.training.best, self.task.best
@@ -155,13 +157,25 @@ class Run:
 
 def task(config: RunConfig) -> Task:
     """What the targets are, and what is predicted of them."""
-    return tasks.make(kind_of(config), config.task.arguments)
+    return tasks.make(kind_of(config), completed(config).task.arguments)
 
 
 def likelihood(config: RunConfig) -> Likelihood:
-    """The observation model: what an output means."""
-    return losses.make_likelihood(
-        kind_of(config), config.loss.name, config.loss.arguments, config.likelihood.table
+    """The observation model: what an output means; of several targets that of each."""
+    loss, given = config.loss, config.likelihood.table
+    if kind_of(config) != SEVERAL:
+        return losses.make_likelihood(kind_of(config), loss.name, loss.arguments, given)
+    if given:
+        key = next(iter(given))
+        raise UsageError(
+            f"likelihood.{key}: there are several targets, each with a likelihood of its own: "
+            f"likelihood.{key} of [task.outputs.NAME]"
+        )
+    return Likelihoods(
+        {
+            of.name: losses.make_likelihood(of.kind, *of.loss_or(loss), of.likelihood)
+            for of in _outputs(config)
+        }
     )
 
 
@@ -184,16 +198,15 @@ def network(
     notes
         Gets lines about what was done without having been told.
     """
-    config = with_kind(config, shapes.targets.kind)
+    config = with_kind(config, shapes.targets)
     m, noise = config.model, likelihood(config)
-    targets = shapes.targets
-    beside = math.prod(targets.shape) * noise.beside
-    outputs = noise.size(targets.shape, targets.classes) - beside
+    sizes = _sizes(noise, shapes.targets, beside=False)
+    outputs = sum(sizes.values())
     options, arguments = models.options_of(m, MODELS.find(m.name))
     made = models.build(
         m.name, arguments, shapes.x, outputs, config.seed, member,
         ids=shapes.ids, kinds=shapes.kinds, classes=_classes(shapes, outputs),
-        options=options, notes=notes,
+        parts=sizes if shapes.targets.parts else None, options=options, notes=notes,
     )  # fmt: skip
     if initial is not None:
         source = str(options.weights)
@@ -205,8 +218,34 @@ def network(
     models.freeze(made, options.freeze)
     if options.batch_norm == "group":
         made = models.to_groups(made)
-    mean, std = shapes.scale()
-    return noise.complete(made, std, mean)
+    if not isinstance(noise, Likelihoods):
+        mean, std = shapes.scale()
+        return noise.complete(made, std, mean)
+    behind = {}
+    for name, of in noise.each.items():
+        mean, std = shapes.scale(name)
+        further = of.complete(nn.Identity(), std, mean)
+        if not isinstance(further, nn.Identity):
+            behind[name] = further
+    return models.Parted(made, sizes, behind)
+
+
+def _outputs(config: RunConfig) -> Sequence[Output]:
+    """What is asked for of each of several targets."""
+    made = task(config)
+    assert isinstance(made, SeveralTargets)
+    return list(made.outputs.values())
+
+
+def _sizes(noise: Likelihood, targets: Targets, *, beside: bool = True) -> dict[str, int]:
+    """Numbers that likelihoods read of an item by target, with what is learnt beside or without."""
+    pairs = {"y": (noise, targets)}
+    if isinstance(noise, Likelihoods):
+        pairs = {name: (of, targets.parts[name]) for name, of in noise.each.items()}
+    return {
+        name: of.size(t.shape, t.classes) - (0 if beside else math.prod(t.shape) * of.beside)
+        for name, (of, t) in pairs.items()
+    }
 
 
 def _classes(shapes: Shapes, outputs: int) -> int | None:
@@ -233,11 +272,29 @@ def blank_network(config: RunConfig, shapes: Shapes, member: int | None = None) 
 
 def _data_loss(config: RunConfig, of_task: Task, targets: Targets, weigh: bool) -> DataLoss:
     c = config.loss
-    arguments = {k: v for k, v in c.arguments.items() if weigh or k != "latitudes"}
-    return losses.make(
-        c.name,
-        kind_of(config),
-        arguments,
-        config.likelihood.table,
-        of_task.class_weights(targets) if weigh else None,
-    )
+    if not isinstance(of_task, SeveralTargets):
+        given = config.likelihood.table
+        return _loss(c.name, c.arguments, given, of_task, targets, weigh)
+    made = {
+        of.name: _loss(*of.loss_or(c), of.likelihood, of.task, targets.parts[of.name], weigh)
+        for of in of_task.outputs.values()
+    }
+    return losses.Several(made, {of.name: of.weight for of in of_task.outputs.values()})
+
+
+def _loss(
+    name: str,
+    arguments: Mapping[str, Any],
+    given: Mapping[str, Any],
+    of_task: Task,
+    targets: Targets,
+    weigh: bool,
+) -> DataLoss:
+    """The loss of one target; ``given`` is the table of its likelihood."""
+    own = {k: v for k, v in arguments.items() if weigh or k != "latitudes"}
+    weights = of_task.class_weights(targets) if weigh else None
+    made = losses.make(name, of_task.kind, own, given, weights)
+    if of_task.labels:  # with others than these, labels would be learnt all the same
+        noise = losses.make_likelihood(of_task.kind, name, own, given)
+        made.size = noise.size(targets.shape, targets.classes)
+    return made

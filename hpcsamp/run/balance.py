@@ -11,9 +11,10 @@ from hpcsamp import tasks
 from hpcsamp.config import RunConfig
 from hpcsamp.data import Dataset
 from hpcsamp.grid import together
-from hpcsamp.run.kind import kind_of
+from hpcsamp.run.kind import SEVERAL, completed, kind_of
 from hpcsamp.tasks import Targets
 from hpcsamp.tasks.multilabel import counts_of
+from hpcsamp.tasks.several import Several
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -35,24 +36,34 @@ def balance(config: RunConfig, comm: MPI.Comm) -> RunConfig:
     found = None
     with together(comm):
         if comm.Get_rank() == 0 and config.task.arguments:
+            config = completed(config)
             task = tasks.make(kind_of(config), config.task.arguments)
-            if task.balance(torch.ones(2, 2)) is not None:
+            each = {"y": task}
+            if isinstance(task, Several):
+                each = {name: of.task for name, of in task.outputs.items()}
+            open_ones = [n for n, of in each.items() if of.balance(torch.ones(2, 2)) is not None]
+            if open_ones:
                 with Dataset.open(config.data.path, "train") as dataset:
                     task.check(Targets.of(dataset.manifest))
-                    found = task.balance(_counts(dataset))
+                    found = {n: each[n].balance(_counts(dataset, n)) for n in open_ones}
     found = comm.bcast(found)
     if found is None:
         return config
-    table = {**config.task.model_dump(), "class_weights": found}
+    table = completed(config).task.model_dump()
+    for name, weights in found.items():
+        of = table["outputs"][name] if table["kind"] == SEVERAL else table
+        of["class_weights"] = weights
     return config.model_copy(update={"task": type(config.task).model_validate(table)})
 
 
-def _counts(dataset: Dataset) -> torch.Tensor:
-    """``(*y_shape, C)`` how often each label occurs; missing ones do not count."""
-    assert dataset.classes is not None
-    total = torch.zeros(*dataset.y_shape, dataset.classes, dtype=torch.float64)
+def _counts(dataset: Dataset, target: str) -> torch.Tensor:
+    """``(*shape, C)`` how often each label occurs; missing ones do not count."""
+    classes = dataset.targets[target].classes
+    assert classes is not None
+    shape = dataset.manifest.arrays[target].shape
+    total = torch.zeros(*shape, classes, dtype=torch.float64)
     for start in range(0, dataset.count, PIECE):
         rows = np.arange(start, min(start + PIECE, dataset.count))
-        y = torch.from_numpy(dataset.read_array("y", rows))
-        total += counts_of(y, dataset.classes)
+        y = torch.from_numpy(dataset.read_array(target, rows))
+        total += counts_of(y, classes)
     return total

@@ -10,8 +10,9 @@ from hpcsamp import tasks
 from hpcsamp.config import RunConfig
 from hpcsamp.data import Dataset
 from hpcsamp.grid import together
-from hpcsamp.run.kind import kind_of
+from hpcsamp.run.kind import completed, kind_of
 from hpcsamp.tasks import Task
+from hpcsamp.tasks.several import Several
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -32,15 +33,24 @@ def check_values(config: RunConfig, comm: MPI.Comm) -> None:
         With the first such value; the same on every rank.
     """
     with together(comm):
-        if comm.Get_rank() or config.task.kind is None:
+        if comm.Get_rank() or not (config.task.kind or config.task.arguments):
             return
+        config = completed(config)
         task = tasks.make(kind_of(config), config.task.arguments)
-        if type(task).check_values is Task.check_values:
+        each = {"y": task}
+        if isinstance(task, Several):
+            each = {name: of.task for name, of in task.outputs.items()}
+        picky = {n: of for n, of in each.items() if type(of).check_values is not Task.check_values}
+        if not picky:
             return
         with Dataset.open(config.data.path, "train") as dataset:
-            if dataset.task == task.kind or dataset.has_several_targets:
-                return
-            for start in range(0, dataset.count, PIECE):
-                rows = np.arange(start, min(start + PIECE, dataset.count))
-                where = f"{dataset.path}: y of items {rows[0]}-{rows[-1]} of train"
-                task.check_values(dataset.read_array("y", rows), where)
+            for name, of in picky.items():
+                if name in dataset.targets and dataset.targets[name].task != of.kind:
+                    _check(dataset, name, of)
+
+
+def _check(dataset: Dataset, target: str, task: Task) -> None:
+    for start in range(0, dataset.count, PIECE):
+        rows = np.arange(start, min(start + PIECE, dataset.count))
+        where = f"{dataset.path}: {target} of items {rows[0]}-{rows[-1]} of train"
+        task.check_values(dataset.read_array(target, rows), where)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hpcsamp import losses
 from hpcsamp.collectives import Collectives
 from hpcsamp.data import Dataset
 from hpcsamp.grid import Topology
@@ -47,7 +46,7 @@ class Validation:
         """What was found, and a score of it by which states are compared: less is better."""
         evaluator, best = self._evaluator, self.watched
         evaluator.samples = self.method.prediction_samples(self._asked)  # chains: it grows
-        if isinstance(evaluator.likelihood, losses.FittedGaussian):
+        if noise.is_open(evaluator.likelihood):
             evaluator.likelihood = noise.fit(evaluator, self.method)
         found = evaluator.run(self.method)
         known = evaluator.task.best
