@@ -23,6 +23,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "segmentation": ("reliability", "confusion", "uncertain-maps"),
     "counts": ("coverage", "spread", "rows", "forecasts", "maps"),
     "ordinal": ("reliability", "risk-coverage", "confusion", "uncertain-items"),
+    "several": (),  # those of each target
 }
 
 

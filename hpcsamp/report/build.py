@@ -121,13 +121,16 @@ def _write(
                     f"(hpcsamp evaluate {run.path} --split {split})"
                 )
                 continue
-            for name, title, caption, diagram in _pictures(run, items, alone=len(runs) == 1):
-                draw(
-                    f"{name}{suffix}",
-                    title + whose,
-                    caption,
-                    lambda r=run, e=evaluation, d=diagram: d(r, e),  # type: ignore[misc]
-                )
+            for target, kind in run.kinds.items():
+                of = evaluation.of_target(target) if target else evaluation
+                start, end = (f"{target}-", f": {target}") if target else ("", "")
+                for name, title, caption, diagram in _pictures(kind, items, alone=len(runs) == 1):
+                    draw(
+                        f"{start}{name}{suffix}",
+                        title + end + whose,
+                        caption,
+                        lambda r=run, e=of, d=diagram: d(r, e),  # type: ignore[misc]
+                    )
     write_whole(made.page, page.html(runs, evaluations, shown, made.notes))
     return made
 
@@ -135,7 +138,7 @@ def _write(
 Diagram = Callable[[Run, Evaluation], "Figure"]
 
 
-def _pictures(run: Run, items: int, *, alone: bool) -> list[tuple[str, str, str, Diagram]]:
+def _pictures(kind: str, items: int, *, alone: bool) -> list[tuple[str, str, str, Diagram]]:
     """File, title, caption and maker of every picture that an evaluation of this task may have.
 
     Those that look at single items are left out where runs are compared.
@@ -158,6 +161,6 @@ def _pictures(run: Run, items: int, *, alone: bool) -> list[tuple[str, str, str,
         "forecasts": ("Forecasts", page.FANS, forecast_fans),
         "maps": ("Maps", page.MAPS, weather_maps),
     }  # fmt: skip
-    parts = parts_of(run.kind)
+    parts = parts_of(kind)
     found = [(name, *known[name]) for name in (*parts, "ood") if name in known]
     return found + [(name, *single[name]) for name in parts if name in single and alone]

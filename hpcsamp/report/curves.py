@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -50,7 +50,8 @@ def learning_curves(runs: Sequence[Run]) -> Figure:
 
     With one run the loss is shown by its parts, with several the loss alone.
     """
-    panels = [p for p in PANELS if any(r.series("valid", k)[0].size for r in runs for k in p.keys)]
+    known = [*PANELS, *(_of_target(p, name) for name in _targets(runs) for p in PANELS)]
+    panels = [p for p in known if any(r.series("valid", k)[0].size for r in runs for k in p.keys)]
     trained = any(r.series("train", "loss")[0].size for r in runs)
     count = len(panels) + trained
     columns = min(2, count)
@@ -69,6 +70,16 @@ def learning_curves(runs: Sequence[Run]) -> Figure:
         style.heading(fig, f"Learning curves of {len(runs)} runs")
         fig.legend(handles=_run_handles(runs), loc="outside lower center", ncols=min(3, len(runs)))
     return fig
+
+
+def _targets(runs: Sequence[Run]) -> list[str]:
+    """Names of several targets."""
+    return list(dict.fromkeys(name for run in runs for name in run.kinds if name))
+
+
+def _of_target(panel: Panel, name: str) -> Panel:
+    keys = tuple(f"{name}/{key}" for key in panel.keys)
+    return replace(panel, title=f"{panel.title}: {name}", keys=keys)
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
@@ -164,7 +175,7 @@ def _metric(axes: Axes, panel: Panel, runs: Sequence[Run]) -> None:
     if len(panel.keys) > 1:
         colours = [style.BLUE, style.ORANGE] if len(runs) == 1 else [style.GREY, style.GREY]
         for key, line, colour in zip(panel.keys, _LINES, colours, strict=True):
-            axes.plot([], [], line, color=colour, label=_NAMES[key])
+            axes.plot([], [], line, color=colour, label=_NAMES[key.rpartition("/")[2]])
         axes.legend()
     axes.set(title=panel.title, xlabel="epoch", ylabel=panel.label)
     style.integer_steps(axes)

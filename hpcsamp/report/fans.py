@@ -33,14 +33,17 @@ def forecast_fans(run: Run, evaluation: Evaluation) -> Figure:
     with evaluation.open() as f:
         if "quantiles" not in f or f["quantiles"].ndim != 3:
             raise DoesNotApplyError(f"{run.name} does not predict series")
+        scale = f["target"].dims[1][0]
+        if scale.dtype.kind not in "iuf":
+            raise DoesNotApplyError(f"{run.name} predicts different quantities, not a series")
         rows, said = chosen(f["total"][:])
         order = np.argsort(rows)
         back = np.argsort(order)
         picked = rows[order].tolist()
         bands, truth = f["quantiles"][picked][back], f["target"][picked][back]
         levels, unit = f["quantile"][:], f["target"].attrs.get("units", "")
-        scale = f["target"].dims[1][0]
         steps, axis = scale[:].astype(float), scale.name.rpartition("/")[2]
+        axis = axis.removeprefix(f"{evaluation.target}_")
         axis_unit = scale.attrs.get("units", "")
         index = f["index"][:][rows]
         total = f["total"][:][rows]

@@ -8,7 +8,7 @@ import numpy as np
 
 from hpcsamp.report import style
 from hpcsamp.report.gallery import as_images, most_uncertain, read_inputs
-from hpcsamp.report.records import Evaluation, MissingMaterialError, Run
+from hpcsamp.report.records import DoesNotApplyError, Evaluation, MissingMaterialError, Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,9 +25,11 @@ def confusion_matrix(run: Run, evaluation: Evaluation) -> Figure:
 
     Raises
     ------
-    MissingMaterialError
-        If the evaluation has no such table.
+    DoesNotApplyError
+        If the evaluation has no such table, as of very many classes.
     """
+    if "confusion" not in evaluation.reliability:
+        raise DoesNotApplyError(f"{run.name} has no confusion matrix")
     (table,) = evaluation.bins("confusion")
     names = [str(name) for name in evaluation.reliability["class_names"]]
     total = table.sum(1, keepdims=True)

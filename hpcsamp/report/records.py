@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ class Evaluation:
         As in the JSON file; empty where an evaluation has none.
     owner
         Name of the run.
+    target
+        Of which of several targets it is; empty for a single one, or all of them.
     """
 
     split: str
@@ -56,10 +58,32 @@ class Evaluation:
     rows: dict[str, Any] = field(default_factory=dict)
     ood: dict[str, Any] = field(default_factory=dict)
     owner: str = ""
+    target: str = ""
+
+    def of_target(self, target: str) -> Evaluation:
+        """The same of one of several targets, whose numbers are called ``NAME/metric``."""
+
+        def own(table: dict[str, Any]) -> dict[str, Any]:
+            start = f"{target}/"
+            return {k.removeprefix(start): v for k, v in table.items() if k.startswith(start)}
+
+        scores = own(self.ood.get("scores", {}))
+        return replace(
+            self,
+            metrics=own(self.metrics),
+            reliability=own(self.reliability),
+            units=own(self.units),
+            definitions=own(self.definitions),
+            rows=own(self.rows),
+            ood={**self.ood, "scores": scores} if scores else {},
+            target=target,
+        )
 
     @contextmanager
     def open(self) -> Iterator[Any]:
         """The HDF5 file of the items, whose every byte is what was written for this run.
+
+        Of one of several targets its arrays, by their names without that of the target.
 
         Raises
         ------
@@ -73,7 +97,7 @@ class Evaluation:
         if self.items is None:
             raise MissingMaterialError(f"there is no evaluation/{self.split}.h5")
         with hdf5.opened(self.items, self.owner) as f:
-            yield f
+            yield OfTarget(f, self.target) if self.target else f
 
     def bins(self, *names: str) -> list[np.ndarray]:
         """Arrays of the reliability table; null is NaN.
@@ -89,6 +113,34 @@ class Evaluation:
                 f"(no {', '.join(sorted(missing))})"
             )
         return [np.asarray(self.reliability[name], float) for name in names]
+
+
+class OfTarget(Mapping[str, Any]):
+    """The arrays of one of several targets in a file of predictions, and those of all of them.
+
+    Parameters
+    ----------
+    file
+        The open file.
+    target
+        Name of the target.
+    """
+
+    def __init__(self, file: Mapping[str, Any], target: str) -> None:
+        start = f"{target}_"
+        self._file = file
+        own = {name.removeprefix(start): name for name in file if name.startswith(start)}
+        self._names = {name: name for name in file if name not in own} | own
+        self.attrs = file.attrs  # type: ignore[attr-defined]
+
+    def __getitem__(self, name: str) -> Any:
+        return self._file[self._names[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 @dataclass(frozen=True)
@@ -134,6 +186,13 @@ class Run:
         """The kind of task; in older configurations a word, not a table."""
         told = self.setting("task", default="classification")
         return str(told["kind"] if isinstance(told, dict) else told)
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The kind of each target by its name; that of a single one has none."""
+        if self.kind != "several":
+            return {"": self.kind}
+        return {name: of["kind"] for name, of in self.setting("task", "outputs").items()}
 
     @property
     def temperature(self) -> float:
