@@ -110,7 +110,7 @@ def check(table: Mapping[str, Any], source: str = "configuration") -> RunConfig:
     best, kind = config.training.best, config.task.kind
     if best != "nll" and kind is not None:  # opening a task takes seconds
         known = TASKS.find(kind).best
-        if known and best not in known:  # of several targets they are not known yet
+        if "/" not in best and best not in known:  # those of one of several are checked by a run
             raise UsageError(
                 f'{source}: training.best = "{best}" is no metric of task = "{kind}"; there is '
                 f"{', '.join(known)}{suggest(best, known)}"

@@ -85,7 +85,8 @@ class Evaluator:
         names, found = self.targets.parts or ["y"], None
         with together(topology.world):
             if topology.is_root:
-                found = {name: read_coordinates(dataset, name) for name in names}
+                known = [name for name in names if name in dataset.targets]  # if it is another set
+                found = {name: read_coordinates(dataset, name) for name in known}
         self.coordinates: dict[str, Coordinates] = topology.world.bcast(found)
         groups = topology.data_size
         self.loader = Loader(

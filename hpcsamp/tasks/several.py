@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from hpcsamp.config import LossSection
 from hpcsamp.errors import UsageError
+from hpcsamp.kinds import PARTS
 from hpcsamp.losses import Likelihood, Likelihoods
 from hpcsamp.tasks.base import ITEM, Found, Prediction, Tally, Targets, TargetsError, Task, View
 from hpcsamp.tasks.layout import Variable
@@ -161,11 +162,11 @@ class Several(Task):
     """
 
     usual_likelihood = "gaussian"
-    best: Mapping[str, int] = {}  # type: ignore[misc]  # known when the targets are
+    best: Mapping[str, int] = {"nll": 1}  # type: ignore[misc]  # more of each target
     scores: tuple[str, ...] = ()  # type: ignore[misc]
     told_apart: tuple[str, ...] = ()  # type: ignore[misc]
     definitions: Mapping[str, str] = {}  # type: ignore[misc]
-    parts: ClassVar[tuple[str, ...]] = ()
+    parts = PARTS["several"]
 
     def __init__(self, outputs: dict[str, dict[str, Any]] | None = None) -> None:
         self.outputs = {name: _output(name, table) for name, table in (outputs or {}).items()}

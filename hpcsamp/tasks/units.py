@@ -74,6 +74,10 @@ class Units:
         return torch.as_tensor(rows.reshape(shape), device=like.device)
 
 
+#: Of values that nothing is known of.
+NO_UNITS = Units(np.ones(1), np.zeros(1), np.ones(1), False, "", [""], 0)
+
+
 def units_of(dataset: Dataset, coordinates: Coordinates, target: str = "y") -> Units:
     """The units of one of a split's targets."""
     spec, stats = dataset.manifest.arrays[target], dataset.manifest.stats.get(target)

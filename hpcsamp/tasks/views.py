@@ -13,7 +13,7 @@ from hpcsamp.data import Dataset
 from hpcsamp.losses import Likelihood, Likelihoods
 from hpcsamp.tasks.base import Targets, View
 from hpcsamp.tasks.coordinates import Coordinates
-from hpcsamp.tasks.units import units_of
+from hpcsamp.tasks.units import NO_UNITS, units_of
 
 if TYPE_CHECKING:
     from hpcsamp.methods import Method
@@ -40,16 +40,18 @@ def view_of(
     method
         What evaluates the network.
     coordinates
-        Of each target by its name; ``y`` for a single one.
+        Of each target by its name; ``y`` for a single one. Those that the set does not have, as it
+        is another one, have none.
     measured
         Whether the targets are known, so that predictions can be compared with them.
     """
 
     def one(name: str, of: Targets, model: Likelihood) -> View:
-        at = coordinates[name]
+        at = coordinates.get(name, Coordinates([]))
         area = at.area_weights()
+        units = units_of(dataset, at, name) if name in dataset.targets else NO_UNITS
         return View(
-            of, model, samples, counts, group, units_of(dataset, at, name), at,
+            of, model, samples, counts, group, units, at,
             None if area is None else torch.as_tensor(area), bins,
             dataset if measured else None, name,
         )  # fmt: skip
