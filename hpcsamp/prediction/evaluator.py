@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -163,7 +163,8 @@ class Evaluator:
         view = self.view(method)
         scores = self._no_scores()
         for batch in self._batches(method):
-            self._keep(scores, batch, self._predict(method, view, batch, None))
+            p = self._predict(method, view, batch, None)
+            self._keep(scores, replace(batch, mask=None), p)
         return self._gather(scores), {k: self.task.resolution(view, k) for k in scores}
 
     def view(self, method: Method) -> View:
