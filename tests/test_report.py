@@ -89,11 +89,17 @@ def write_evaluation(path: Path, drop=(), ood=None):
     metrics.update(mean.log(), torch.as_tensor(target), aleatoric=aleatoric)
     place = path / "evaluation"
     place.mkdir()
+    table = np.zeros((CLASSES, CLASSES))
+    np.add.at(table, (target, mean.argmax(1).numpy()), 1)
+    tables = {
+        "risk": np.linspace(0, 0.1, 50).tolist(),
+        "confusion": table.tolist(),
+        "class_names": [str(c) for c in range(CLASSES)],
+    }
     (place / "test.json").write_text(
         json.dumps(
             {"split": "test", "samples": SAMPLES, "metrics": metrics.compute() | {"aurc": 0.01},
-             "reliability": metrics.reliability() | {"risk": np.linspace(0, 0.1, 50).tolist()},
-             "ood": ood or {}}
+             "reliability": metrics.reliability() | tables, "ood": ood or {}}
         )
     )  # fmt: skip
     arrays = {
@@ -167,7 +173,7 @@ def test_without_evaluation_or_dataset_one_line_says_what_is_left_out(tmp_path):
     write_evaluation(run)
     (tmp_path / "out" / "uncertain-items.png").write_bytes(b"of another time")
     made = build([run], tmp_path / "out")
-    drawn = ["learning-curves.png", "reliability.png", "risk-coverage.png"]
+    drawn = ["learning-curves.png", "reliability.png", "risk-coverage.png", "confusion.png"]
     assert [p.name for p in made.pictures] == drawn
     assert len(made.notes) == 1
     assert "the dataset no/such/set is not there" in made.notes[0]
