@@ -462,6 +462,20 @@ class EvaluationSection(Section):
         json_schema_extra=NOTHING,
     )
 
+    batch_norm: Literal["running", "estimated"] | None = Field(
+        None,
+        description="statistics of batch normalisation: the running ones, or estimated for each "
+        "prediction sample from the training set; without: estimated for swag alone",
+        json_schema_extra=RESULTS,
+    )
+    batch_norm_items: int = Field(
+        4096,
+        ge=1,
+        le=MOST,
+        description="items of the training set that they are estimated from",
+        json_schema_extra=RESULTS,
+    )
+
     @field_validator("samples_per_pass")
     @classmethod
     def _chunk(cls, value: Any) -> Any:

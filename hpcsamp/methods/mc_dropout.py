@@ -126,7 +126,7 @@ class MCDropout(Method):
                 y = evaluate(
                     self._put,
                     self._call,
-                    {},
+                    self._estimated(place),
                     {},
                     views,
                     samples=len(chunk),

@@ -227,6 +227,8 @@ class Members(Showing):
 
     def prediction_share(self, samples: int, parts: int, part: int) -> range:
         """Those of the members a rank holds: members share prediction samples out in order."""
+        if samples != self._predicted:
+            self.state.estimates.forget()  # a prediction sample is another member's now
         self._predicted = samples
         first, last = (share(samples, self.samples, m) for m in (self.members[0], self.members[-1]))
         return range(first.start, last.stop)

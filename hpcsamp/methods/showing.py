@@ -88,7 +88,7 @@ class Showing(Method):
             return evaluate(
                 variables.put,
                 variables.call,
-                sampled,
+                {**sampled, **self._estimated(place)},
                 shared,
                 x,
                 samples=samples,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from torch import Tensor
+
 from hpcsamp.errors import UsageError
 from hpcsamp.methods.holding import Holding
-from hpcsamp.weights import Put
+from hpcsamp.weights import Place, Put
 from hpcsamp.weights.group import Group
 from hpcsamp.weights.state import NORMS, State
 
@@ -45,6 +47,8 @@ class Stepping(Holding):
     def step(self, step: int) -> None:
         if step != self._step and self._state.pending:
             self._state.advance(self._holders())
+        if step != self._step:
+            self._state.estimates.forget()
         self._step = step
 
     def join(self, group: Group) -> None:
@@ -73,6 +77,15 @@ class Stepping(Holding):
         """See :meth:`torch.nn.Module.load_state_dict`; what passes have left is forgotten."""
         self._state.forget()
         return super().load_state_dict(*arguments, **named)
+
+    @property
+    def estimates_statistics(self) -> bool:
+        """Whether its predictions are of weights that no running statistics were kept of."""
+        return False
+
+    def _estimated(self, place: Place) -> dict[str, Tensor]:
+        """Running statistics of the samples of a pass where they have been estimated."""
+        return self._state.estimates.of_samples(place.samples) if place.prediction else {}
 
     def _share_state(self, puts: Sequence[Put]) -> None:
         """Let the passes of some modules leave their state with this method."""

@@ -122,6 +122,11 @@ class SWAG(Members):
             self.deviations[:, (count - 1) % self.rank].copy_(after)
         self.collected.fill_(count)
 
+    @property
+    def estimates_statistics(self) -> bool:
+        """See :attr:`.Stepping.estimates_statistics`; a draw is none of the weights on the path."""
+        return int(self.collected) > 1
+
     # Prediction --------------------------------------------------------------------------------
 
     def prediction_samples(self, asked: int | None) -> int:

@@ -78,7 +78,8 @@ def network_of(method: Method, make: Callable[[], nn.Module], x: Any, sample: in
         masks of Monte Carlo dropout are.
     """
     network = make()
-    source = method.network_of(sample)
+    with method.predicting():
+        source = method.network_of(sample)
     put_extra(network, extra_of(source) if source is not None else {})
     values = weights_of(method, x, sample)
     with torch.no_grad():

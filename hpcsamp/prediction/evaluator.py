@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from hpcsamp.losses import Likelihood
 from hpcsamp.methods import Method
 from hpcsamp.metrics import definitions, risk_coverage, selective
 from hpcsamp.prediction.settling import settle
+from hpcsamp.prediction.statistics import estimate
 from hpcsamp.run.assemble import Run
 from hpcsamp.tasks import Found, Prediction, View
 from hpcsamp.tasks.coordinates import Coordinates, read_coordinates
@@ -61,6 +63,8 @@ class Evaluator:
         The observation model, which may be replaced by one that was fitted.
     samples
         ``S`` of the predictive distribution, which may grow.
+    training_set
+        Opens the training set; None for that of the configuration.
     """
 
     def __init__(
@@ -72,8 +76,11 @@ class Evaluator:
         likelihood: Likelihood,
         *,
         samples: int,
+        training_set: Callable[[], Dataset] | None = None,
     ) -> None:
         c = run.config
+        self._run = run
+        self._training_set = training_set or partial(Dataset.open, c.data.path, "train")
         self.dataset = dataset
         self.topology = topology
         self.collectives = collectives
@@ -205,6 +212,9 @@ class Evaluator:
                 with together(self.topology.world), method.predicting():
                     method.observe(batch.x, mine, 0, index=index)
                     method.check_passes(batch.x, mine, index=index)
+                estimate(
+                    self._run, method, self.topology, c, self.samples, batch.x, self._training_set
+                )
                 settle(method, batch.x, mine, index, self.topology.world)
             yield batch
 

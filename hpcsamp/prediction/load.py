@@ -21,6 +21,7 @@ from hpcsamp.prediction.given import given
 from hpcsamp.prediction.memory import predict_items, predict_split
 from hpcsamp.prediction.posterior import Posterior
 from hpcsamp.prediction.records import attributes, levels_of
+from hpcsamp.prediction.statistics import estimate
 from hpcsamp.run.assemble import network
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.run.restore import Restored, restore
@@ -283,7 +284,10 @@ class LoadedPosterior(Posterior):
         of = self.with_samples(count) if count > self.samples else self
         of.method.prediction_share(of.samples, 1, 0)  # members know their samples from it
         zeros = self.run.shapes.batch(3, dtype=self.run.dtype, device=self.topology.device)
-        return of, some_items(zeros, self.config.seed)
+        x = some_items(zeros, self.config.seed)
+        of_run = self.run, of.method, self.topology, self.collectives
+        estimate(*of_run, of.samples, x, self.training_set)
+        return of, x
 
     def _network(self) -> nn.Module:
         """A network of this run with any weights."""

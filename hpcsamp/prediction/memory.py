@@ -16,6 +16,7 @@ from hpcsamp.prediction.given import Given
 from hpcsamp.prediction.posterior import Posterior
 from hpcsamp.prediction.records import precision
 from hpcsamp.prediction.settling import settle
+from hpcsamp.prediction.statistics import estimate
 from hpcsamp.tasks import View, items, views
 from hpcsamp.tasks.coordinates import Coordinates
 from hpcsamp.tasks.layout import Layout
@@ -83,6 +84,9 @@ def predict_items(
     levels = tuple(quantiles)
     for number, part in enumerate(_batches(posterior, dataset, given, size)):
         index = torch.from_numpy(part.index).to(part.device)
+        if number == 0:
+            of = posterior.run, method, posterior.topology, group, samples
+            estimate(*of, part.x, posterior.training_set)
         if number == 0 and -(-given.count // size) * posterior.samples >= WORTH:
             mine = range(posterior.samples)
             settle(posterior.method, part.x, mine, index, posterior.topology.world)

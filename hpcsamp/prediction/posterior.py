@@ -123,8 +123,12 @@ class Posterior:
 
         return Evaluator(
             self.run, dataset, self.topology, self.collectives, self.likelihood,
-            samples=self.samples,
+            samples=self.samples, training_set=self.training_set,
         )  # fmt: skip
+
+    def training_set(self) -> Dataset:
+        """That of the run; see :meth:`open`. Not collective."""
+        return self.open(None, "train")
 
     def _fitted(self) -> Likelihood:
         split = "valid" if "valid" in self.trained.manifest.splits else "train"

@@ -61,7 +61,7 @@ class Carry:
         self.state = state
         self.prediction, self.trial = place.prediction, place.trial
         self._put, self._sampled, self._rows, self._items = put, sampled, list(rows), items
-        self._samples = place.samples
+        self.samples = place.samples
         self._left: dict[str, Tensor] = {}
         self._begun: dict[str, tuple[Any, Any]] = {}
         self._again = False
@@ -140,4 +140,4 @@ class Carry:
         if self.trial:
             self.state.seen = dict(self._left)
         elif torch.is_grad_enabled() and self._left:
-            self.state.keep(self._samples, self._left, self._items)
+            self.state.keep(self.samples, self._left, self._items)

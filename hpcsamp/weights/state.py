@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hpcsamp.weights.estimates import Estimates
 from hpcsamp.weights.group import Group
 from hpcsamp.weights.put import Put
 
@@ -63,6 +64,8 @@ class State:
         What the last trial pass has left: ``(k, *shape)`` values by name.
     replayed
         Mean and variance of each normalisation of a pass, while such passes are compared.
+    estimates
+        Running statistics of prediction samples, in the place of those of the module.
     """
 
     def __init__(self) -> None:
@@ -72,6 +75,7 @@ class State:
         self.calls = 0
         self.seen: dict[str, Tensor] = {}
         self.replayed: Replay | None = None
+        self.estimates = Estimates()
         self._pending: dict[int, Left] = {}
 
     def keep(self, samples: Sequence[int], left: Mapping[str, Tensor], items: int) -> None:
@@ -105,6 +109,7 @@ class State:
     def forget(self) -> None:
         """Let go of what passes have left."""
         self._pending.clear()
+        self.estimates.forget()
 
     def advance(self, holders: Iterable[tuple[Put, Sequence[int] | None]]) -> None:
         """Bring together what the passes of a step have left. Collective over the replicas.

@@ -47,6 +47,9 @@ def batch_norm(
 ) -> Any:
     """Batch normalisation by the statistics of the batch."""
     carry = now.carry
+    if not training and (names := _estimated_names(now, running_mean, running_var)):
+        y = _of_samples(now, partial(_estimated, now, names, eps), input)
+        return _scaled(now, y, weight, bias)
     if not training or carry is None:
         return NotImplemented
     over = now.normalises(input.shape)
@@ -94,6 +97,9 @@ def instance_norm(
 ) -> Any:
     """Instance normalisation that keeps running statistics, the mean of those of the items."""
     carry = now.carry
+    if not use_input_stats and (names := _estimated_names(now, running_mean, running_var)):
+        _of_samples(now, partial(_noted_of_items, now, names, momentum), input.detach())
+        return F.instance_norm(input, None, None, weight, bias, True, eps=eps)
     if running_mean is None or not use_input_stats or carry is None:
         return NotImplemented
     if carry.state.norm == "frozen":
@@ -163,6 +169,9 @@ def _statistics(now: Now, names: list[str], momentum: float, weight: Any, x: Ten
 def _noted_of_items(now: Now, names: list[str], momentum: float, x: Tensor) -> Tensor:
     """Notes the mean over the items of their own statistics; returns nothing of use."""
     variance, mean = torch.var_mean(x.double(), list(range(3, x.dim())))
+    if now.carry is not None and now.carry.prediction:
+        _add(now, names, (mean.mean(1), variance.mean(1)))
+        return x
     _advance(now, names, (mean.mean(1), variance.mean(1)), momentum)
     return x
 
@@ -173,6 +182,34 @@ def _advance(now: Now, names: list[str], found: tuple[Tensor, Tensor], momentum:
         before = now.carry.now(name)
         mixed = before.double() * (1 - momentum) + value.double() * momentum
         now.carry.leave(name, mixed.to(before.dtype))
+
+
+def _estimated(now: Now, names: list[str], eps: float, x: Tensor) -> Tensor:
+    """``(k, B, C, ...)`` normalised by their batch, whose statistics are added."""
+    found = moments(x)
+    unbiased = found.variance * (found.number / max(found.number - 1, 1))
+    _add(now, names, (found.mean, unbiased))
+    return by_moments(x, found, eps)
+
+
+def _estimated_names(now: Now, *values: Any) -> list[str]:
+    """Names of running statistics that are being estimated; empty if these are not."""
+    if now.carry is None or not now.carry.prediction or now.put is None:
+        return []
+    estimates, module = now.carry.state.estimates, now.put.module
+    if not estimates.running or any(value is None for value in values):
+        return []
+    names = [now.put.name_of(value) for value in values]
+    return [name for name in names if name is not None and estimates.wants(module, name)]
+
+
+def _add(now: Now, names: list[str], found: tuple[Tensor, Tensor]) -> None:
+    carry = now.carry
+    assert carry is not None
+    if carry.trial:
+        return
+    for name, value in zip(names, found, strict=True):
+        carry.state.estimates.add(carry.samples, name, value, carry.now(name).dtype)
 
 
 def _of_samples(now: Now, function: Callable[[Tensor], Tensor], x: Any) -> Any:

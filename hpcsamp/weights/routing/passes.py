@@ -125,7 +125,9 @@ def known_plan(
         kind: Any = (x.shape[2 if stacked else 1 :], x.dtype)
     else:
         kind = signature((x[0] if stacked else x)[:1])
-    name = ("draws", kind, x.device, place.prediction, place.masks, put.modes())
+    name: Any = ("draws", kind, x.device, place.prediction, place.masks, put.modes())
+    if put.state is not None and put.state.estimates.running:
+        name = ("estimated", *name)
     plan: Plan | None = put.known.get(name)
     if plan is None:
         values = {name: value[0] for name, value in sampled.items()}

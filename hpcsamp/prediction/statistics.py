@@ -1,0 +1,151 @@
+"""Estimate the running statistics of batch normalisation for each prediction sample.
+
+A pass over a part of the training set gives each draw of weights its own (Maddox et al. 2019,
+section 3.2; :mod:`hpcsamp.weights.estimates`). Batches are whole ones of the training set, each
+evaluated by one data group, so that the statistics are the same on any grid. Items are as they are
+in the set, without augmentation.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from hpcsamp.collectives import Collectives
+from hpcsamp.data import Batch, Dataset
+from hpcsamp.data.batch import Converter
+from hpcsamp.data.order import Order, Step
+from hpcsamp.errors import DataError
+from hpcsamp.grid import Topology, together
+from hpcsamp.methods import Method
+from hpcsamp.run.assemble import Run
+from hpcsamp.weights import inputs_of
+from hpcsamp.weights.estimates import Estimates
+
+LARGEST = 256
+"""Items of a batch at most: one rank evaluates them at once, whatever the grid of training was."""
+
+
+def estimate(
+    run: Run,
+    method: Method,
+    topology: Topology,
+    collectives: Collectives,
+    samples: int,
+    x: Any,
+    training_set: Callable[[], Dataset],
+) -> None:
+    """Estimate statistics where that is wanted and not done yet. Collective over the world.
+
+    Parameters
+    ----------
+    samples
+        ``S`` of the predictive distribution.
+    x
+        Some items, by which it is found whether the network normalises over batches.
+    training_set
+        Opens it. Where it is not there, predictions are by the running statistics of training, and
+        a line says so.
+
+    Raises
+    ------
+    DataError
+        If it is not there and ``evaluation.batch_norm = "estimated"``.
+    """
+    asked = run.config.evaluation.batch_norm
+    wanted = method.estimates_statistics if asked is None else asked == "estimated"
+    estimates = method.state.estimates
+    mine = method.prediction_share(samples, collectives.sample_size, collectives.sample_rank)
+    if not wanted or method.batch_norm != "batch" or estimates.of == samples:
+        return
+    names = {network: _in_training(network) for network in method.networks}
+
+    def add(x: Any, index: torch.Tensor, samples: range) -> None:
+        with torch.no_grad(), method.predicting(), method.one_at_a_time():
+            method(x, samples=samples, step=0, index=index)
+
+    few = inputs_of(x)[:2]
+    with together(topology.world), estimates.estimating(names):
+        add(few, torch.arange(len(few), device=few.device), mine[:1])
+        met = estimates.met
+    found = _opened(training_set, topology, asked is not None) if met else None
+    with estimates.estimating(names):
+        if found is not None:
+            _pass(run, found, topology, estimates, lambda x, index: add(x, index, mine))
+        estimates.finish(samples, lambda x: _sum(x, topology, collectives))
+
+
+def _sum(x: torch.Tensor, topology: Topology, collectives: Collectives) -> None:
+    if topology.data_size > 1:
+        collectives.sum_(x, "data")
+
+
+def _in_training(network: nn.Module) -> frozenset[str]:
+    """Names of the buffers whose module is in training mode when the network is trained: one that
+    stays in evaluation mode was trained with the statistics that it has."""
+    parts = {n: m for n, m in network.named_modules() if m.training or not network.training}
+    return frozenset(
+        f"{name}.{key}" if name else key for name, part in parts.items() for key in part._buffers
+    )
+
+
+def _opened(
+    training_set: Callable[[], Dataset], topology: Topology, needed: bool
+) -> Dataset | None:
+    """The training set; None if a rank has not got it, and that is no error."""
+    found, reason = None, None
+    try:
+        found = training_set()
+    except (DataError, OSError) as e:
+        reason = (str(e).splitlines() or [type(e).__name__])[0]
+    reasons = [r for r in topology.world.allgather(reason) if r is not None]
+    if not reasons:
+        return found
+    if needed:
+        raise DataError(f'evaluation.batch_norm = "estimated" needs the training set: {reasons[0]}')
+    if topology.is_root:
+        print(
+            f"statistics of batch normalisation are the running ones of training, not estimated "
+            f"for each prediction sample, which needs the training set: {reasons[0]}",
+            file=sys.stderr,
+            flush=True,
+        )
+    return None
+
+
+def _pass(
+    run: Run,
+    dataset: Dataset,
+    topology: Topology,
+    estimates: Estimates,
+    add: Callable[[Any, torch.Tensor], None],
+) -> None:
+    """Evaluate batches, one of each round by each data group."""
+    c = run.config
+    size = min(c.data.batch, LARGEST, dataset.count)
+    count = max(1, min(dataset.count, c.evaluation.batch_norm_items) // size)
+    order = Order(dataset.count, size, seed=c.seed)
+    convert = Converter(dataset, topology.device, run.dtype, normalize=True)
+    with dataset:
+        for first in range(0, count, topology.data_size):
+            number = first + topology.data_rank
+            estimates.weight = float(number < count)  # in the last round some have none left
+            batch = _read(dataset, order.step(0, number % count), topology, convert)
+            index = torch.from_numpy(batch.index).to(batch.device)
+            with together(topology.world):
+                add(batch.x, index)
+
+
+def _read(dataset: Dataset, step: Step, topology: Topology, convert: Converter) -> Batch:
+    """A batch, read once in each sample group."""
+    raw: dict[str, Any] = {}
+    with together(topology.world):
+        if topology.sample_rank == 0:
+            for values, only in zip(dataset.read(step.items), ("x", "y"), strict=True):
+                raw |= values if isinstance(values, dict) else {only: values}
+    raw = topology.sample_comm.bcast(raw)
+    return convert(step, len(step.items), raw)
