@@ -156,7 +156,9 @@ def holding(name, value, trained=True):
 def test_parameters_of_any_kind_are_right_or_refused(method):
     made = method(holding("wave", torch.full((2,), 1 + 2j))).double()
     assert torch.equal(made.networks[0].wave.detach(), torch.full((2,), 1 + 2j).to(torch.cdouble))
-    with pytest.raises(UsageError, match=r"0\.weight of Sequential has no shape yet"):
+    with pytest.raises(
+        UsageError, match=r"0, a LazyLinear, has no shape yet \(weight\).*network\(x\)"
+    ):
         method(nn.Sequential(nn.LazyLinear(3), nn.Dropout(0.1), nn.Linear(3, 2)))
     for value in (torch.ones(2, dtype=torch.cfloat), torch.arange(3), torch.tensor([True])):
         made = method(holding("still", value, trained=False)).double()
@@ -259,3 +261,13 @@ precision = "float64"
     assert done.code == 0, done.err
     again = json.loads((tmp_path / "one" / "evaluation" / "valid.json").read_text())
     assert again["metrics"]["rmse"] == pytest.approx(one["metrics"]["rmse"], rel=1e-10)
+
+
+@pytest.mark.parametrize("method", [MCDropout, lambda m: Ensemble(m, 2)])
+def test_layers_that_draw_weights_themselves_are_named_with_the_method_that_takes_them(method):
+    vi = pytest.importorskip("torch_blue.vi")
+    parts = [nn.Linear(3, 3), nn.Dropout(0.1), vi.VILinear(3, 2)]
+    with pytest.raises(UsageError, match=r"2, a VILinear of torch_blue,.*'mean_field'"):
+        method(nn.Sequential(*parts))
+    with pytest.raises(UsageError, match=r"VISequential, a module of torch_blue,.*'mean_field'"):
+        method(vi.VISequential(nn.Linear(3, 3), nn.Dropout(0.1), nn.Linear(3, 2)))

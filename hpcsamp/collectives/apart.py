@@ -65,7 +65,8 @@ class Apart:
             UsageError(
                 f"the {len(found)} members of {name} start from equal weights and have equal "
                 f"gradients, so that all of them would become the same network; give each initial "
-                f"weights of its own, {name}(lambda s: network_of_member(s), ...)"
+                f"weights of its own, {name}(lambda s: network_of_member(s), ...), in hs.fit by a "
+                f"function that makes the network, hs.fit(lambda: Net(), ...)"
                 f"{', or prior_std and anchored=True' * hasattr(self.method, 'anchors')}"
             ),
             self.collectives,

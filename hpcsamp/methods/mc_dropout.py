@@ -85,12 +85,12 @@ class MCDropout(Method):
         if prior_std is not None and prior_std <= 0:
             raise UsageError(f"method.prior_std = {prior_std} must be greater than 0")
         self.prior_std = prior_std
+        self._variables = PlainVariables(module)
         self._put = Put(module)
         self._caller = Caller(module)
         self._share_state([self._put])
         self._places = Places(self._put)
         self._how = Masks(rate, shared=masks == "sample")
-        self._variables = PlainVariables(module)
         self.module = module
         self.autocast = autocast
 

@@ -7,6 +7,7 @@ import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -108,6 +109,7 @@ class PlainVariables(Variables):
         random: Callable[[str], bool] | None = None,
     ) -> None:
         check_parameters(module)
+        check_plain(module)
         marked = deterministic_of(module)
         self._own = {n: p for n, p in module.named_parameters() if p.requires_grad}
         found = [
@@ -156,13 +158,39 @@ def variables_of(
         normalisation layers, as in torch_blue. A ``VIModule`` brings its own, and beside it plain
         parameters are random only if ``random`` says so.
     """
-    torch_blue = sys.modules.get("torch_blue.vi")  # without it there is no module of its kind
-    if torch_blue and any(isinstance(part, torch_blue.VIModule) for part in module.modules()):
+    if _torch_blue_parts(module):
         from hpcsamp.weights.torch_blue import TorchBlueVariables
 
         return TorchBlueVariables(module, prior, random)
     norms = _norm_parameters(module)
     return PlainVariables(module, prior, random or (lambda name: name not in norms))
+
+
+def check_plain(module: nn.Module) -> None:
+    """Refuse torch_blue's modules, which draw weights, for methods that have other samples.
+
+    Raises
+    ------
+    UsageError
+        Naming the layer, and the methods that take it.
+    """
+    parts = _torch_blue_parts(module)
+    drawing = [(n, m) for n, m in parts if m.random_variables]  # the others are around them
+    for name, part in (drawing or parts)[:1]:
+        shown = f"{name}, a {type(part).__name__}" if name else f"{type(part).__name__}, a module"
+        raise UsageError(
+            f"{shown} of torch_blue, draws weights for several samples itself, and this method has "
+            f"samples of its own: method 'mean_field' (hs.MeanField) takes it, with its "
+            f"distributions and priors; for any other method take a plain layer of torch.nn in its "
+            f"place"
+        )
+
+
+def _torch_blue_parts(module: nn.Module) -> list[tuple[str, Any]]:
+    torch_blue = sys.modules.get("torch_blue.vi")  # without it there is no module of its kind
+    if torch_blue is None:
+        return []
+    return [(n, m) for n, m in module.named_modules() if isinstance(m, torch_blue.VIModule)]
 
 
 def initial_log_stds(
@@ -226,7 +254,10 @@ def check_parameters(module: nn.Module) -> None:
     """
     for name, p in itertools.chain(module.named_parameters(), module.named_buffers()):
         if is_lazy(p):
+            path, _, key = name.rpartition(".")
+            layer = type(module.get_submodule(path)).__name__
             raise UsageError(
-                f"{name} of {type(module).__name__} has no shape yet; evaluate the lazy module "
-                f"with one batch before it is given to a method"
+                f"{path or 'the module'}, a {layer}, has no shape yet ({key}): a method holds the "
+                f"weights from the start; call the network once on a batch, network(x), before it "
+                f"is given to a method (hs.fit does so itself)"
             )
