@@ -1,6 +1,6 @@
 """The grid of ranks: its axes, and where tensors live on it."""
 
-from hpcsamp.grid.agreement import together
+from hpcsamp.grid.agreement import one_first, together
 from hpcsamp.grid.axes import Axis, Topology, init, one_process
 from hpcsamp.grid.plan import (
     AXES,
@@ -20,6 +20,7 @@ __all__ = [
     "Over",
     "Topology",
     "init",
+    "one_first",
     "one_process",
     "plan_grid",
     "share",

@@ -47,3 +47,21 @@ def together(comm: MPI.Comm) -> Iterator[None]:
     agreed = kind(message)
     agreed.agreed = whole_job(comm)
     raise agreed from error
+
+
+@contextmanager
+def one_first(comm: MPI.Comm) -> Iterator[None]:
+    """Let the first rank run the block before the others do, whether it raises or not.
+
+    For what leaves files in a cache that the ranks have in common, such as a download. Collective
+    over ``comm``, and to be the first thing in a block of :func:`together`.
+    """
+    first = comm.Get_rank() == 0
+    if not first:
+        with here.waiting(Doing.AGREEMENT):
+            comm.bcast(None)
+    try:
+        yield
+    finally:
+        if first:
+            comm.bcast(None)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hpcsamp.config import RunConfig, check
 from hpcsamp.errors import CheckpointError
-from hpcsamp.grid import Topology, together
+from hpcsamp.grid import Topology, one_first, together
 from hpcsamp.run import checkpoint, chosen, noise, resolve
 from hpcsamp.run.assemble import Run
 from hpcsamp.run.folder import RunFolder
@@ -86,7 +86,9 @@ def restore(
                 f"checkpoint {path} was trained on dataset {saved['dataset']}, "
                 f"{trained.path} is {trained.manifest.uid}; name another set by --data"
             )
+    with together(topology.world), one_first(topology.node_comm):
         run = Run.of(config, trained.items(0), topology)
+    with together(topology.world):
         method = run.method
         if saved["version"] <= checkpoint.OTHER_DRAWS and method.draws_weights and topology.is_root:
             sys.stderr.write(

@@ -18,7 +18,7 @@ from hpcsamp.config import RunConfig, seconds
 from hpcsamp.data import Batch, Dataset
 from hpcsamp.data.staged import staged
 from hpcsamp.errors import UsageError
-from hpcsamp.grid import Topology, together
+from hpcsamp.grid import Topology, one_first, together
 from hpcsamp.losses import Parts
 from hpcsamp.planning import memory, network_memory
 from hpcsamp.run import health, initial
@@ -114,9 +114,12 @@ class Trainer:
             with together(world):
                 folder = staged(config.data.path)
                 self.dataset = Dataset.open(folder, "train")
+            # pretrained weights are fetched by one rank of a node, and found there by the others
+            with together(world), one_first(topology.node_comm):
                 network_memory.check(config, self.dataset, topology)
                 values = None if weights is None else initial.read(weights)
                 self.assembled = Run.of(config, self.dataset, topology, values)
+            with together(world):
                 if topology.is_root and not quiet:
                     sys.stderr.writelines(f"hpcsamp: {line}\n" for line in self.assembled.notes)
                 self.method = self.assembled.method
