@@ -59,6 +59,17 @@ def parts_of(kind: str) -> tuple[str, ...]:
     return parts
 
 
+def has_labels(kind: str) -> bool:
+    """Whether the targets of a task are labels, else numbers.
+
+    Raises
+    ------
+    UsageError
+        If there is no such kind.
+    """
+    return kind in LABELS or (kind not in PARTS and bool(TASKS.find(kind).labels))
+
+
 def check_values(kind: str, y: np.ndarray, where: str) -> None:
     """Refuse values that a target of a registered kind does not have.
 

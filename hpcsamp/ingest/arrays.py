@@ -14,6 +14,7 @@ from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.division import Rule, divide
 from hpcsamp.ingest.labels import Pairs, check_numbers, classes_of, guess, labels_of, unseen
 from hpcsamp.ingest.source import ArraySource
+from hpcsamp.kinds import has_labels
 from hpcsamp.names import Task
 
 DEFAULT_FRACTIONS = {"valid": 0.1, "test": 0.2}
@@ -62,7 +63,7 @@ def from_arrays(
         If types or shapes do not fit, a value is NaN or loses digits, or labels are no classes,
         naming the array.
     """
-    if missing is not None:
+    if missing is not None or (task is not None and task != "classification" and has_labels(task)):
         from hpcsamp.ingest.named import from_named
 
         made = from_named(
@@ -71,7 +72,7 @@ def from_arrays(
             source=source,
             kinds={"x": inputs},
             tasks={} if task is None else {"y": task},
-            missing={"y": missing},
+            missing={} if missing is None else {"y": missing},
             normalize=["y"] * normalize_y,
             names={"x": names[0], "y": names[1]},
             fractions=fractions,

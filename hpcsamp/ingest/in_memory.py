@@ -29,7 +29,7 @@ def source_of(
     data: Any,
     *,
     valid: Any = 0.1,
-    task: Task | None = None,
+    task: Task | Mapping[str, Task] | None = None,
     inputs: Inputs | Mapping[str, Any] | None = None,
     normalize_y: bool | None = None,
     seed: int = 0,
@@ -49,7 +49,9 @@ def source_of(
         ``(x, y)`` of the validation items, or the part of the training items that is held out,
         where ``data`` has none.
     task
-        ``None``: classification if ``y`` is a row of whole numbers in an integer type.
+        ``None``: classification if ``y`` is a row of whole numbers in an integer type, multilabel
+        if it has several columns of zeros and ones. Of several targets a dictionary may say it for
+        some.
     inputs
         What whole numbers in ``x`` are: ``"ids"``, which networks get as they are, or
         ``"numbers"``, which are standardised. ``None``: numbers, where the type leaves no doubt. Of
@@ -79,6 +81,9 @@ def source_of(
         return _named(pairs, task, inputs, normalize_y, fractions, seed)
     if isinstance(inputs, Mapping):
         raise UsageError(f"inputs is a dictionary of {', '.join(inputs)}, but there is one input")
+    if isinstance(task, Mapping):
+        raise UsageError(f"task is a dictionary of {', '.join(task)}, but there is one target")
+    task = task or _flags(pairs["train"][1])
     for split, (x, y) in pairs.items():
         if x.ndim < 1 or y.ndim < 1 or len(x) != len(y) or not x.size or not y.size:
             raise DataError(
@@ -109,9 +114,15 @@ def source_of(
         raise DataError(re.sub(r"--(\w+) (\w+)", r"\1='\2'", str(e))) from e
 
 
+def _flags(y: np.ndarray) -> Task | None:
+    """The task of columns of zeros and ones."""
+    some = y.ndim == 2 and y.shape[1] > 1 and y.dtype.kind in "biuf"
+    return "multilabel" if some and np.array_equal(np.unique(y), (0, 1)) else None
+
+
 def _named(
     pairs: Mapping[str, tuple[Any, Any]],
-    task: Task | None,
+    task: Task | Mapping[str, Task] | None,
     inputs: Inputs | Mapping[str, Any] | None,
     normalize_y: bool | None,
     fractions: Mapping[str, float],
@@ -123,12 +134,15 @@ def _named(
     )
     told = {n: v for n, v in x.items() if v.dtype.kind in "iu" and v.dtype != np.uint8}
     kinds = inputs if isinstance(inputs, Mapping) else dict.fromkeys(told, inputs)
-    values = [n for n, v in y.items() if v.dtype.kind == "f" and task in (None, "regression")]
+    given = dict(task) if isinstance(task, Mapping) else dict.fromkeys(y, task)
+    asked = {n: given.get(n) or _flags(v) for n, v in y.items()}
+    asked |= {n: t for n, t in given.items() if n not in y}  # refused by their names
+    values = [n for n, v in y.items() if v.dtype.kind == "f" and asked[n] in (None, "regression")]
     return from_named(
         pairs,
         name="arrays",
         kinds={} if inputs is None else cast(Any, kinds),
-        tasks={} if task is None else dict.fromkeys(y, task),
+        tasks={n: t for n, t in asked.items() if t is not None},
         normalize=values if normalize_y is None else [*y] * normalize_y,
         fractions=fractions,
         seed=seed,

@@ -15,6 +15,7 @@ from hpcsamp.ingest.arrays import DEFAULT_FRACTIONS, common_type
 from hpcsamp.ingest.labels import check_numbers, classes_of, guess, unseen
 from hpcsamp.ingest.padding import Mask, is_ragged, lengths_of, masks_by_name, padded
 from hpcsamp.ingest.source import ArraySource, split_items
+from hpcsamp.kinds import has_labels
 from hpcsamp.names import Task
 
 Values = Any
@@ -265,7 +266,8 @@ def _filled(
     lengths = {s: lengths_of(v, f"{file}: {name} of {s}") for s, v in parts.items()}
     longest = max(int(n.max()) for n in lengths.values())
     whole = all(np.asarray(v).dtype.kind in "biu" for held in parts.values() for v in held)
-    labels = tasks.get(name) == "classification" or (whole and tasks.get(name) is None)
+    task = tasks.get(name)
+    labels = (task is not None and has_labels(task)) or (whole and tasks.get(name) is None)
     fill = missing.setdefault(name, -1 if labels else "nan")
     return {s: padded(v, longest, np.nan if fill == "nan" else fill) for s, v in parts.items()}
 
@@ -289,7 +291,7 @@ def _target(
         if is_label:
             known = known[known != missing]
         task = guess(of, {"train": (known, known)})
-    if task != "classification":
+    if not has_labels(task):
         if is_label:
             raise DataError(f"{of}: {missing} stands for a missing label; among numbers NaN does")
         parts = {s: v if v.dtype.kind == "f" else v.astype(np.float64) for s, v in parts.items()}
@@ -299,7 +301,7 @@ def _target(
         where = f"{file}: {name} of {split}"
         if missing == "nan":
             raise DataError(f"{where}: a missing label is a whole number, e.g. -1, and not NaN")
-        if values.ndim == 2 and values.shape[1] == 1:
+        if values.ndim == 2 and values.shape[1] == 1 and task != "multilabel":
             values = values[:, 0]
         if values.dtype.kind == "f" and (values != np.floor(values)).any():
             raise DataError(f"{where}: labels are whole numbers")
@@ -308,6 +310,8 @@ def _target(
     if not seen["train"].size:
         raise DataError(f"{of}: no label of train is known")
     classes, notes = classes_of(of, {s: v.reshape(-1) for s, v in seen.items() if v.size})
+    if task == "multilabel" and classes > 2:
+        raise DataError(f"{of}: labels that may come together are 0 and 1, there is {classes - 1}")
     return Target(task=task, classes=classes, missing=missing), labels, notes
 
 

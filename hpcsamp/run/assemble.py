@@ -200,6 +200,8 @@ def network(
     """
     config = with_kind(config, shapes.targets)
     m, noise = config.model, likelihood(config)
+    if shapes.targets.parts:  # rather than that sizes do not fit
+        task(config).check(shapes.targets)
     sizes = _sizes(noise, shapes.targets, beside=False)
     outputs = sum(sizes.values())
     options, arguments = models.options_of(m, MODELS.find(m.name))

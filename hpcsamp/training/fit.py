@@ -35,6 +35,7 @@ from hpcsamp.ingest.source import Source
 from hpcsamp.models.given import Network, layout_of, offered
 from hpcsamp.names import Task
 from hpcsamp.run.folder import RunFolder
+from hpcsamp.run.kind import SEVERAL
 from hpcsamp.run.prepare import prepare
 from hpcsamp.runtime import mpi
 from hpcsamp.training.callbacks import Callback
@@ -53,7 +54,7 @@ def fit(
     method: str | Mapping[str, Any] | None = None,
     epochs: int | None = None,
     samples: int | None = None,
-    task: Task | None = None,
+    task: Task | Mapping[str, Task] | None = None,
     valid: Any = 0.1,
     inputs: Inputs | Mapping[str, Any] | None = None,
     normalize_y: bool | None = None,
@@ -81,16 +82,17 @@ def fit(
         ``((x, y), (x_valid, y_valid))``; a dictionary of ``x``, ``y``, ``x_valid``, ``y_valid``,
         ...; a torch ``Dataset`` of ``(x, y)``; a dataset folder; or a source that
         :func:`~hpcsamp.ingest.named.from_named` made. Several inputs are a dictionary of arrays by
-        name in the place of ``x``. Inputs are standardised by the
-        training items.
+        name in the place of ``x``, several targets one in the
+        place of ``y``. Inputs are standardised by the training items.
     method
         ``method.name``, or a table with the method's arguments: ``{"name": "mean_field",
         "prior_std": 1.0}``.
     epochs, samples
         ``training.epochs`` and ``method.samples``, S.
     task
-        ``"classification"`` or ``"regression"``; without, the type of ``y`` decides, which is
-        printed.
+        What ``y`` is, such as ``"classification"``, ``"regression"`` or ``"counts"``; of several
+        targets a dictionary by name. Without, ``y`` decides, which is printed: whole numbers are
+        classes, columns of zeros and ones labels that may come together, all others values.
     valid
         The part of the training items that is held out for validation, or ``(x, y)``.
     inputs
@@ -141,6 +143,11 @@ def fit(
             path = str(data) if isinstance(data, str | Path) else str(folder.path / "data")
             if isinstance(data, str | Path):
                 found = read_manifest(data)
+                if found.targets and isinstance(task, str):
+                    raise UsageError(
+                        f"task = {task!r}, but {data} has the targets {', '.join(found.targets)}: "
+                        f"give a dictionary by name, or nothing"
+                    )
                 told = path, found.task, found.splits["train"]
             else:
                 if any(key.split(".")[0] == "likelihood" for key in keys):
@@ -220,8 +227,16 @@ def _configuration(
         for own in ("format", "run"):  # of the config.toml of a run
             table.pop(own, None)
     method = arguments["method"]
+    asked = arguments["task"]
+    outputs = None
+    if task == SEVERAL:  # the set tells the kind of each
+        each = asked if isinstance(asked, Mapping) else {}
+        outputs, asked = {name: {"kind": kind} for name, kind in each.items()}, None
+    elif asked is None:
+        asked = table.get("task", task)
     named = {
-        "task": arguments["task"] or table.get("task", task),
+        "task": asked,
+        "task.outputs": outputs,
         "training.epochs": arguments["epochs"],
         "method": {"name": method} if isinstance(method, str) else method,
         "method.samples": arguments["samples"],
@@ -273,10 +288,13 @@ def _write(source: Source, path: Path, resume: bool) -> None:
         ) from e
 
 
-def _tell(source: Source, task: Task | None) -> None:
+def _tell(source: Source, task: Task | Mapping[str, Task] | None) -> None:
     for line in source.report:
         sys.stdout.write(f"data: {line}\n")
-    if task is None:
+    if source.targets:
+        told = ", ".join(f"{name} {of.task}" for name, of in source.targets.items())
+        sys.stdout.write(f"task: {told}; task={{name: ...}} says otherwise\n")
+    elif task is None:
         what = f"{source.classes} classes" if source.classes else "values"
         sys.stdout.write(f"task: {source.task}, as y holds {what}; task=... says otherwise\n")
 
