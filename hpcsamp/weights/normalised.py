@@ -53,6 +53,22 @@ def moments_over(group: Group, own: Moments) -> Moments:
     return Moments(mean.to(kind).view(shape), variance.to(kind).view(shape), float(total))
 
 
+def in_one(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Moments] | None:
+    """``(B, C, ...)`` numbers normalised by their own moments, and these, in one pass over them.
+
+    None where types are mixed, or a channel has a single value.
+    """
+    number = x.numel() / max(1, x.shape[1])
+    kinds = {t.dtype for t in (x, weight, bias) if t is not None}
+    if number <= 1 or kinds not in ({torch.float32}, {torch.float64}):
+        return None
+    mean, variance = x.new_zeros(2, x.shape[1]).unbind()  # torch leaves those of this batch there
+    y = F.batch_norm(x, mean, variance, weight, bias, training=True, momentum=1.0, eps=eps)
+    return y, Moments(mean[None], variance[None] * ((number - 1) / number), number)
+
+
 def by_own_batch(x: Tensor, eps: float) -> Tensor:
     """``(k, B, C, ...)`` numbers normalised by the moments of this batch, with gradient."""
     if len(x) == 1:

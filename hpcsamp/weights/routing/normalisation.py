@@ -26,6 +26,7 @@ from hpcsamp.weights.normalised import (
     by_moments,
     by_own_batch,
     by_whole_batch,
+    in_one,
     moments,
     moments_over,
 )
@@ -69,6 +70,10 @@ def batch_norm(
     names = [_name(now, value) for value in (running_mean, running_var)] if kept else []
     statistics = partial(_statistics, now, names, momentum, weight)
     if isinstance(now.form, Alone):
+        done = in_one(input, weight, bias, eps) if _for_itself(now) else None
+        if done is not None:
+            statistics(input[None], done[1])
+            return done[0]
         by = statistics(input[None])
         if by.own:  # in one operation
             return F.batch_norm(input, None, None, weight, bias, training=True, eps=eps)
@@ -137,8 +142,21 @@ class _By(NamedTuple):
         return by_moments(x, self.found, eps)
 
 
-def _statistics(now: Now, names: list[str], momentum: float, weight: Any, x: Tensor) -> _By:
-    """Those of ``(k, B, C, ...)`` numbers; notes them for the running statistics."""
+def _for_itself(now: Now) -> bool:
+    """Whether the next call normalises by the items of this pass alone."""
+    assert now.carry is not None
+    state = now.carry.state
+    several = state.group is not None and state.group.size > 1 and not now.carry.trial
+    return not several and (state.replayed is None or not state.replayed.again)
+
+
+def _statistics(
+    now: Now, names: list[str], momentum: float, weight: Any, x: Tensor, own: Moments | None = None
+) -> _By:
+    """Those of ``(k, B, C, ...)`` numbers; notes them for the running statistics.
+
+    ``own``: the moments of these numbers, where they are known.
+    """
     carry = now.carry
     assert carry is not None
     state = carry.state
@@ -147,7 +165,7 @@ def _statistics(now: Now, names: list[str], momentum: float, weight: Any, x: Ten
     replay = state.replayed
     if replay is not None and (noted := replay.at(call)) is not None:
         return _By(Moments(noted[0], noted[1], 0.0), False)
-    found, group = moments(x), None if carry.trial else state.group
+    found, group = own or moments(x), None if carry.trial else state.group
     if group is not None and group.size > 1:
         found = moments_over(group, found)
     else:
