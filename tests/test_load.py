@@ -71,9 +71,11 @@ def runs(tmp_path_factory, commands, digits):
         ("mc_dropout", CLASSES, own, 6),
         ("last_layer", VALUES, values, 6),
         ("swag", VALUES, values, 6),
+        ("fitted", VALUES.replace("expected_nll", "mean_mse"), values, 6),
     ):
         config = folder / f"{name}.toml"
-        config.write_text(text.format(data=data, method=name, samples=samples))
+        method = "mean_field" if name == "fitted" else name
+        config.write_text(text.format(data=data, method=method, samples=samples))
         run = folder / name
         lines += [
             ["train", config, "--output", run],
@@ -239,6 +241,33 @@ def test_neither_mpi_nor_the_dataset_is_needed(runs, tmp_path):
     # a run from before this was kept finds its dataset
     (tmp_path / "moved" / "data.json").unlink()
     assert hs.load(tmp_path / "moved").predict(x).total.sum() == pytest.approx(float(expected))
+
+
+def test_noise_that_is_estimated_after_training_is_kept_with_the_run(runs, tmp_path):
+    x = items(runs / "table")
+    shutil.copytree(runs / "fitted", tmp_path / "run")
+    kept = tmp_path / "run" / "noise.json"
+    before = json.loads(kept.read_text())
+    assert before.keys() >= {"60"}  # the last step
+    hidden = runs / "table.away"
+    (runs / "table").rename(hidden)
+    try:
+        posterior = hs.load(tmp_path / "run")
+        width = posterior.noise["std"]
+        assert before["60"]["y"]["std"] == width
+        std = posterior.predict(x).std_aleatoric
+        more = hs.load(tmp_path / "run", samples=9)  # whatever the number of samples
+        assert more.noise["std"] == posterior.with_samples(3).noise["std"] == width
+        kept.unlink()
+        with pytest.raises(DataError, match="table"):
+            hs.load(tmp_path / "run")
+    finally:
+        hidden.rename(runs / "table")
+    with h5py.File(runs / "fitted.h5") as f:
+        np.testing.assert_allclose(std, f["std_aleatoric"][:], rtol=1e-12)
+    # a run from before it was kept: estimated with the samples of the run, and kept
+    assert hs.load(tmp_path / "run", samples=9).noise["std"] == pytest.approx(width, rel=1e-10)
+    assert json.loads(kept.read_text())["60"]["y"]["std"] == pytest.approx(width, rel=1e-10)
 
 
 @pytest.mark.parametrize("name", ["mean_field", "ensemble", "mc_dropout", "last_layer", "swag"])

@@ -94,6 +94,8 @@ place, out, names, samples = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], 
 topology = init(int(samples) if samples.isdigit() else samples)
 for name in names.split(","):
     folder = RunFolder(place / name)
+    if topology.is_root:
+        (folder.path / "noise.json").unlink(missing_ok=True)  # each grid estimates it
     posterior = Posterior(restore(folder, folder.config(), topology), topology)
     ood = place / "other" if name == "classes" else None
     result = evaluate_run(posterior, ood=ood)

@@ -5,6 +5,7 @@ Which of these it is stands on the loss (:meth:`~hpcsamp.losses.base.DataLoss.pr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +28,10 @@ from hpcsamp.tasks.outputs import local_outputs, split
 from hpcsamp.tasks.predictive import value_prediction
 
 if TYPE_CHECKING:
+    from hpcsamp.data import Dataset, Manifest
+    from hpcsamp.grid import Topology
     from hpcsamp.prediction.evaluator import Evaluator
+    from hpcsamp.run.assemble import Run
 
 #: Standard deviations that are tried, in those of the target.
 WIDTHS = np.geomspace(1e-3, 2, 41)
@@ -87,22 +91,49 @@ def _record(
     return told
 
 
+def open_widths(likelihood: Likelihood) -> dict[str, FittedGaussian]:
+    """What is estimated after training, by the target's name; ``y`` if there is one target."""
+    each = likelihood.each if isinstance(likelihood, Likelihoods) else {"y": likelihood}
+    return {name: of for name, of in each.items() if isinstance(of, FittedGaussian)}
+
+
+def with_widths(likelihood: Likelihood, widths: Mapping[str, FittedGaussian]) -> Likelihood:
+    """A likelihood with the widths of :func:`open_widths` in their places."""
+    if not isinstance(likelihood, Likelihoods):
+        return widths["y"]
+    return Likelihoods({**likelihood.each, **widths})
+
+
 def is_open(likelihood: Likelihood) -> bool:
     """Whether a width is to be estimated, of any target."""
-    each = likelihood.each.values() if isinstance(likelihood, Likelihoods) else [likelihood]
-    return any(isinstance(of, FittedGaussian) for of in each)
+    return bool(open_widths(likelihood))
+
+
+def split_of(manifest: Manifest) -> str:
+    """The split on which noise is estimated: ``valid``, or ``train`` if there is none."""
+    return "valid" if "valid" in manifest.splits else "train"
+
+
+def fit_on(
+    run: Run, items: Dataset, topology: Topology, collectives: Collectives, samples: int
+) -> Likelihood:
+    """The estimate of :func:`fit` on a split of a set. Collective over the world."""
+    from hpcsamp.prediction.evaluator import Evaluator
+
+    evaluator = Evaluator(run, items, topology, collectives, run.likelihood, samples=samples)
+    try:
+        return fit(evaluator, run.method)
+    finally:
+        evaluator.close()
 
 
 def fit(evaluator: Evaluator, method: Method) -> Likelihood:
     """The likelihood of an evaluator with those widths that are open. Collective over the world."""
     model = evaluator.likelihood
-    if not isinstance(model, Likelihoods):
-        return _fit(evaluator, method, "")
-    return Likelihoods(
-        {
-            name: _fit(evaluator, method, name) if isinstance(of, FittedGaussian) else of
-            for name, of in model.each.items()
-        }
+    several = isinstance(model, Likelihoods)
+    names = open_widths(model)
+    return with_widths(
+        model, {name: _fit(evaluator, method, name if several else "") for name in names}
     )
 
 
@@ -129,12 +160,13 @@ def _fit(evaluator: Evaluator, method: Method, target: str) -> FittedGaussian:
         known = torch.ones_like(y, dtype=torch.bool) if mask is None else mask
         y = y.masked_fill(~known, 0)
         means, _ = Samples().moments(outputs, y)
-        square = ((means.double() - y).square() * known).flatten(2).sum(2)  # (s, B)
-        values, at = known.flatten(1).sum(1), widths.to(square.device)[:, None]
+        gap = (means.double() - y) * known
+        square = gap.square().reshape(*gap.shape[:2], -1).sum(2)  # (s, B)
+        values, at = known.reshape(len(known), -1).sum(1), widths.to(square.device)[:, None]
         each = -0.5 * square[:, None] / at**2 - values * at.log()
         density = log_mean_exp(each, samples, group)
         true = batch.weight > 0
-        total += density[:, true].sum(1).cpu()
+        total += (density * batch.weight)[:, true].sum(1).cpu()
     if evaluator.topology.data_size > 1:
         group.sum_(total, "data")
     found = evaluator.topology.world.bcast(_best(widths.log().numpy(), -total.numpy()))

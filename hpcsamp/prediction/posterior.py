@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,9 +12,10 @@ from hpcsamp.data import Dataset
 from hpcsamp.data.manifest import read_manifest
 from hpcsamp.errors import DataError
 from hpcsamp.grid import Topology, together
-from hpcsamp.losses import Likelihood
+from hpcsamp.losses import FittedGaussian, Likelihood
 from hpcsamp.prediction import noise
 from hpcsamp.prediction.schema import as_trained
+from hpcsamp.run import width
 from hpcsamp.run.restore import Restored
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ class Posterior:
     run, method, config, trained, samples
         Of the restored run.
     likelihood
-        The observation model; where its width is not learnt in training, it is fitted here.
+        The observation model. A width that is not learnt is estimated once for each checkpoint,
+        at the end of training or here, with ``evaluation.samples`` of the run.
     noise
         Where the noise of observations comes from, for records; empty for classes.
     """
@@ -49,13 +52,12 @@ class Posterior:
         self.trained = restored.trained
         self.samples = restored.samples
         self.collectives = exchange.choose(topology, "mpi")  # there is no gradient to exchange
-        self._take_noise()
-
-    def _take_noise(self) -> None:
-        """Fit the width of the noise if it is open, and record where it comes from."""
         self.likelihood: Likelihood = self.run.likelihood
         if noise.is_open(self.likelihood):
             self.likelihood = self._fitted()
+        self._record_noise()
+
+    def _record_noise(self) -> None:
         self.noise = {} if self.run.task.labels else self._noise()
 
     def with_samples(self, samples: int | None) -> Self:
@@ -78,7 +80,7 @@ class Posterior:
             return self
         other = copy.copy(self)
         other.samples = wanted
-        other._take_noise()
+        other._record_noise()
         return other
 
     def facts(self) -> dict[str, Any]:
@@ -131,14 +133,26 @@ class Posterior:
         return self.open(None, "train")
 
     def _fitted(self) -> Likelihood:
-        split = "valid" if "valid" in self.trained.manifest.splits else "train"
-        with together(self.topology.world):
-            items = self.open(None, split)
-        evaluator = self.evaluator(items)
-        try:
-            return noise.fit(evaluator, self.method)
-        finally:
-            evaluator.close()
+        folder, step, world = self.restored.folder, self.restored.step, self.topology.world
+        own = self.restored.checkpoint.resolve().parent == folder.checkpoints.resolve()
+        model, known, asked = self.run.likelihood, None, None
+        with together(world):
+            if self.topology.is_root:
+                kept = width.read(folder, step) if own else {}
+                same = kept.keys() == noise.open_widths(model).keys()
+                known = {n: (of.std, of.source) for n, of in kept.items()} if same else None
+                asked = folder.config().evaluation.samples
+        known, asked = world.bcast((known, asked))
+        if known is not None:
+            return noise.with_widths(model, {n: FittedGaussian(*of) for n, of in known.items()})
+        with together(world):
+            items = self.open(None, noise.split_of(self.trained.manifest))
+            samples = self.method.prediction_samples(asked)
+        found = noise.fit_on(self.run, items, self.topology, self.collectives, samples)
+        if own and self.topology.is_root:
+            with suppress(OSError):  # a folder that is only to be read: estimated again next time
+                width.keep(folder, step, noise.open_widths(found))
+        return found
 
     def _noise(self) -> dict[str, Any]:
         shapes, device = self.run.shapes, self.topology.device

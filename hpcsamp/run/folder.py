@@ -1,6 +1,7 @@
 """A run's folder: configuration, provenance, metrics, summary. Rank 0 writes it.
 
-config.toml  data.json  provenance.json  metrics.jsonl  checkpoints/  evaluation/  summary.json
+config.toml  data.json  noise.json  provenance.json  metrics.jsonl  checkpoints/  evaluation/
+summary.json
 
 All of them are sealed (:mod:`hpcsamp.sealing`) for this run, whose random name stands in
 ``config.toml``: a file of another run is refused.

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from hpcsamp.errors import CheckpointError
 from hpcsamp.grid import Topology, together
-from hpcsamp.run import checkpoint, chosen, noise, provenance, resolve
+from hpcsamp.run import checkpoint, chosen, noise, provenance, resolve, width
 from hpcsamp.run.assemble import Run
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.run.optimisation import Optimisation
@@ -118,6 +118,7 @@ class Keeper:
         with together(world):
             if root:
                 self.folder.forget_after(step)
+                width.forget_after(self.folder, step)
                 self.folder.add_start({**start, "step": step})
         return step
 

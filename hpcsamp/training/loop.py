@@ -30,7 +30,7 @@ from hpcsamp.run.keeper import Keeper
 from hpcsamp.run.optimisation import Optimisation
 from hpcsamp.run.resolve import resolved
 from hpcsamp.run.trained import Trained
-from hpcsamp.training import heap, preemption, summary
+from hpcsamp.training import heap, preemption, summary, width
 from hpcsamp.training.agreement import Agreement
 from hpcsamp.training.callbacks import Callback, Callbacks, Moment, callbacks_of
 from hpcsamp.training.feed import Feed
@@ -320,6 +320,7 @@ class Trainer:
             found, score = self.validation.run()
         score = self.topology.world.bcast(score)  # by which all ranks decide
         self.keeper.keep_best(score)
+        width.of_best(self)
         if self.topology.is_root:
             self.folder.log("valid", step=step, epoch=epoch, **found.metrics)
         self.reporter.evaluated("valid", epoch, step, found.metrics)
@@ -368,6 +369,7 @@ class Trainer:
     def _finish(self) -> dict[str, Any]:
         here.at(Phase.END)
         health.check_replicas(self.method, self.topology)
+        width.of_last(self)
         found = summary.closing(self)
         for line in summary.ending(self):
             self.reporter.say(line)

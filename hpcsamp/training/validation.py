@@ -5,6 +5,7 @@ from __future__ import annotations
 from hpcsamp.collectives import Collectives
 from hpcsamp.data import Dataset
 from hpcsamp.grid import Topology
+from hpcsamp.losses import Likelihood
 from hpcsamp.prediction import noise
 from hpcsamp.prediction.evaluator import Evaluation, Evaluator
 from hpcsamp.run.assemble import Run
@@ -35,12 +36,18 @@ class Validation:
     ) -> None:
         self.method = run.method
         self.metrics: dict[str, float] = {}
+        self.step = -1
         self._asked = run.config.evaluation.samples
         self.watched: str = run.config.training.best
         samples = run.method.prediction_samples(self._asked)
         self._evaluator = Evaluator(
             run, dataset, topology, collectives, run.likelihood, samples=samples
         )
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """The observation model; a width that is estimated, as in the last evaluation."""
+        return self._evaluator.likelihood
 
     def run(self) -> tuple[Evaluation, float]:
         """What was found, and a score of it by which states are compared: less is better."""
@@ -52,7 +59,7 @@ class Validation:
         known = evaluator.task.best
         if best not in found.metrics:  # samples alone have no density
             best = self.watched = next(name for name in known if name in found.metrics)
-        self.metrics = found.metrics
+        self.metrics, self.step = found.metrics, self.method.step
         return found, known[best] * found.metrics[best]
 
     def close(self) -> None:
