@@ -39,7 +39,7 @@ class ClassPrediction:
     @property
     def total(self) -> Tensor:
         """``(B, ...)`` nats, entropy of the predictive distribution."""
-        return torch.special.entr(self.log_probabilities.exp()).sum(-1)
+        return entropy(self.log_probabilities)
 
 
 @dataclass
@@ -74,12 +74,17 @@ class ValuePrediction:
     own_stds: Tensor
 
 
+def entropy(log_p: Tensor) -> Tensor:
+    """``(...)`` nats, entropy of distributions ``(..., C)`` from their log probabilities."""
+    least = torch.finfo(log_p.dtype).min  # the logarithm of 0, times 0, is 0
+    return -(log_p.exp() * log_p.clamp(min=least)).sum(-1)
+
+
 def class_prediction(log_p: Tensor, samples: int, group: Collectives) -> ClassPrediction:
     """From log probabilities ``(s, B, ..., C)`` of this rank's samples. Collective."""
-    entropy = torch.special.entr(log_p.exp()).sum(-1)
     return ClassPrediction(
         log_mean_exp(log_p, samples, group),
-        group.sum_over_samples(entropy.sum(0)) / samples,
+        group.sum_over_samples(entropy(log_p).sum(0)) / samples,
         log_p,
     )
 
