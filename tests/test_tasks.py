@@ -18,11 +18,13 @@ from hpcsamp.collectives import Alone
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.grid import share
 from hpcsamp.losses.class_weights import ClassWeights, balanced
+from hpcsamp.losses.labels import log_softmax
 from hpcsamp.metrics import Confusion, MultilabelMetrics, OrdinalMetrics
 from hpcsamp.names import TASKS
 from hpcsamp.tasks import Targets, make
 from hpcsamp.tasks.components import distribution_function
 from hpcsamp.tasks.multilabel import counts_of
+from hpcsamp.tasks.predictive import entropy
 
 S, B = 5, 7
 
@@ -332,3 +334,16 @@ def test_what_is_known_of_kinds_without_torch_is_what_their_classes_say():
     for name, kind in TASKS.items():
         assert kind.parts == kinds.parts_of(name)
         assert kind.labels == (name in kinds.LABELS)
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 3), (4, 6, 20), (4, 6, 2, 5, 3), (1, 6, 3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_softmax_and_entropy_are_torchs(shape, dtype):
+    logits = 30 * draw(*shape).to(dtype)
+    logits[0, 0], logits[0, 0, ..., 0] = -torch.inf, 0.0
+    close = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 1e-13, "atol": 0}
+    log_p = log_softmax(logits)
+    np.testing.assert_allclose(log_p, F.log_softmax(logits, -1), **close)
+    expected = torch.special.entr(log_p.double().exp()).sum(-1)
+    np.testing.assert_allclose(entropy(log_p), expected, rtol=1e-5, atol=1e-6)
+    assert (entropy(log_p)[0, 0] == 0).all()
