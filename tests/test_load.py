@@ -122,8 +122,24 @@ def test_predictions_are_those_of_the_command(runs, name, data):
     assert "item" not in one.dims
     np.testing.assert_allclose(one.total, found.total[7], **close)
     written = posterior.predict(runs / data, keep_samples=True)
-    xr.testing.assert_allclose(written.drop_vars(["target", "error"], errors="ignore"), found)
+    written = written.drop_vars(["target", "error"], errors="ignore")
+    xr.testing.assert_allclose(written, found, **close)
     assert name in repr(posterior)
+
+
+def test_weights_are_drawn_once_for_all_batches(runs, monkeypatch):
+    posterior = hs.load(runs / "mean_field")
+    x = items(runs / "digits")
+    expected = posterior.predict(x)  # how samples are evaluated is measured here
+    drawn, kind = [], type(posterior.method)
+    noise = kind.noise
+    monkeypatch.setattr(
+        kind, "noise", lambda m, step, s, *out: drawn.append(s) or noise(m, step, s, *out)
+    )
+    found = posterior.predict(x, batch=17)
+    assert [s for samples in drawn for s in samples] == list(range(6))
+    for key, values in found.data_vars.items():
+        np.testing.assert_allclose(values, expected[key], rtol=0, atol=1e-6)
 
 
 def test_tables_are_taken_by_the_names_of_their_columns(runs):

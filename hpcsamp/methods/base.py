@@ -352,6 +352,13 @@ class Method(Stepping):
         return self._in_prediction
 
     @contextmanager
+    def keeping_draws(self) -> Iterator[None]:
+        """Within the block, where no parameter may change, the last draw of weights is kept: a
+        chunk of samples goes over one batch after the other. For methods that draw weights.
+        """
+        yield
+
+    @contextmanager
     def predicting(self) -> Iterator[None]:
         """Draw from the streams of prediction, which do not depend on the step."""
         before, self._in_prediction = self._in_prediction, True

@@ -114,6 +114,8 @@ class MeanField(Showing):
         #: Variables with a prior that is known by its log density alone.
         self._others = [v for v in found.random.variables if isinstance(v.prior, Density)]
         self._accumulator: FlatAccumulator | None = None
+        #: Within :meth:`keeping_draws`: the last draw by step, samples and whether it predicts.
+        self._kept: dict[tuple[int, range, bool], Tensor] | None = None
         self._link()
 
     @property
@@ -133,7 +135,8 @@ class MeanField(Showing):
         """Outputs of some samples, see :meth:`Method.forward`."""
         step = self.step if step is None else step
         outputs, layout, shared = [], self.variables.random, self._fixed_views()
-        std = self.std() if self._accumulator is None else None  # an accumulator has its own
+        # once for all chunks; an accumulator has its own, and a draw that is kept needs none
+        std = self.std() if self._accumulator is None and self._kept is None else None
         for chunk in self.chunks(samples, stacked):
             views = x[chunk.start - samples.start : chunk.stop - samples.start] if stacked else x
             with here.part("draw"):
@@ -175,9 +178,24 @@ class MeanField(Showing):
 
         ``std``: :meth:`std`, if the caller has it already.
         """
+        name = (step, samples, self.in_prediction)
+        if self._kept is not None and name in self._kept:
+            return self._kept[name]
         std = self.std() if std is None else std
         weights: Tensor = Draw.apply(self.mean, self.log_std, std, self.noise(step, samples))
+        if self._kept is not None and not weights.requires_grad:
+            self._kept.clear()
+            self._kept[name] = weights
         return weights
+
+    @contextmanager
+    def keeping_draws(self) -> Iterator[None]:
+        """See :meth:`Method.keeping_draws`."""
+        self._kept = {}
+        try:
+            yield
+        finally:
+            self._kept = None
 
     @contextmanager
     def accumulating(self) -> Iterator[Accumulator]:

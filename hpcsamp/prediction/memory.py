@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from hpcsamp.prediction.statistics import estimate
 from hpcsamp.tasks import View, items, views
 from hpcsamp.tasks.coordinates import Coordinates
 from hpcsamp.tasks.layout import Layout
-from hpcsamp.tasks.outputs import local_outputs, sample_counts
+from hpcsamp.tasks.outputs import outputs_of, sample_counts
 
 TARGETS = ("target", "error", "log_density")
 """What a file holds beside predictions, and items without targets do not have."""
@@ -28,6 +29,9 @@ NOT_EXPORTED = (*TARGETS, "samples", "quantiles")
 """What a file may hold beside the predictions of a batch as such."""
 WORTH = 64
 """Passes of a batch from which on it pays to measure how samples are evaluated fastest."""
+
+ROOM = 128 << 20
+"""Bytes that the outputs of all samples may take where several batches go together."""
 
 
 @dataclass(frozen=True)
@@ -82,18 +86,27 @@ def predict_items(
     values = {n: np.empty(layout.shape(n), v.dtype) for n, v in layout.variables.items()}
     size = min(batch or posterior.config.evaluation.batch, given.count)
     levels = tuple(quantiles)
-    for number, part in enumerate(_batches(posterior, dataset, given, size)):
-        index = torch.from_numpy(part.index).to(part.device)
+    batches = _batches(posterior, dataset, given, size)
+    targets = posterior.run.shapes.targets
+    classes = max(of.classes or 2 for of in (*targets.parts.values(), targets))
+    each = posterior.run.shapes.target_values * classes
+    count = max(1, ROOM // (samples * each * 8 * size))
+    for number in itertools.count():
+        parts = list(itertools.islice(batches, count))
+        if not parts:
+            break
+        places = [torch.from_numpy(p.index).to(p.device) for p in parts]
         if number == 0:
             of = posterior.run, method, posterior.topology, group, samples
-            estimate(*of, part.x, posterior.training_set)
-        if number == 0 and -(-given.count // size) * posterior.samples >= WORTH:
-            mine = range(posterior.samples)
-            settle(posterior.method, part.x, mine, index, posterior.topology.world)
-        outputs = local_outputs(method, part.x, samples, group, index)
+            estimate(*of, parts[0].x, posterior.training_set)
+        if number == 0 and -(-given.count // size) * samples >= WORTH:
+            settle(method, parts[0].x, range(samples), places[0], posterior.topology.world)
+        inputs = [(p.x, index) for p, index in zip(parts, places, strict=True)]
+        outputs = outputs_of(method, inputs, samples, group)
         found = task.predict(outputs, view.blank(outputs), view, levels=levels)
+        rows = np.concatenate([p.index for p in parts])
         for name, array in found.arrays(list(layout.variables)).items():
-            values[name][part.index] = array
+            values[name][rows] = array
     return Predicted(layout, values)
 
 

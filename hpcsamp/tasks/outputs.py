@@ -24,6 +24,26 @@ def local_outputs(
         return method(x, samples=mine, step=0, index=index)
 
 
+def outputs_of(
+    method: Method, batches: Sequence[tuple[Tensor, Tensor]], samples: int, group: Collectives
+) -> Tensor:
+    """``(s, B, ...)`` outputs of this rank's share of the samples for the items of some batches.
+
+    The weights of a chunk of samples are drawn once for all batches.
+
+    Parameters
+    ----------
+    batches
+        Inputs and positions of the items of each, as in :func:`local_outputs`.
+    """
+    mine = method.prediction_share(samples, group.sample_size, group.sample_rank)
+    with torch.no_grad(), method.predicting(), method.keeping_draws():
+        return torch.cat([
+            torch.cat([method(x, samples=chunk, step=0, index=index) for x, index in batches], 1)
+            for chunk in method.chunks(mine)
+        ])  # fmt: skip
+
+
 def split(outputs: Tensor, packed: Method | Caller, targets: Sequence[str]) -> dict[str, Tensor]:
     """``(s, B, ...)`` outputs of each of several targets by its name.
 
