@@ -8,11 +8,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 import hpcsamp
+from hpcsamp.errors import DataError
 from hpcsamp.prediction.export import example
+from hpcsamp.prediction.load import LoadedPosterior
 
 FIRST = """
 import sys
@@ -32,7 +36,7 @@ def predictions(run: Path, items: int, samples: int, rounds: int) -> list[float]
     Parameters
     ----------
     items
-        Of the inputs, which are all 0.
+        Of the inputs: those of the run's set, repeated; all 0 where the set is not there.
     samples
         Samples, and plain passes.
 
@@ -42,8 +46,7 @@ def predictions(run: Path, items: int, samples: int, rounds: int) -> list[float]
         A ratio of each round.
     """
     posterior = hpcsamp.load(run, device="cpu", samples=samples)
-    names = list(posterior.trained.manifest.kinds)
-    raw = dict(zip(names, example(posterior, items), strict=True))
+    raw = _inputs(posterior, items)
     x = raw if len(raw) > 1 else raw["x"]
     network = posterior.module(0)
     shapes, dtype = posterior.run.shapes, posterior.run.dtype
@@ -60,6 +63,19 @@ def predictions(run: Path, items: int, samples: int, rounds: int) -> list[float]
     predict()
     plain()
     return [_seconds(predict) / _seconds(plain) for _ in range(rounds)]
+
+
+def _inputs(posterior: LoadedPosterior, count: int) -> dict[str, Any]:
+    names = list(posterior.trained.manifest.kinds)
+    try:
+        with posterior.open(None, None) as dataset:
+            found, _ = dataset.read(np.arange(min(count, dataset.count)))
+    except DataError:
+        return dict(zip(names, example(posterior, count), strict=True))
+    arrays = found if isinstance(found, dict) else {"x": found}
+    flags = {name for name, kind in posterior.trained.manifest.kinds.items() if kind == "flags"}
+    raw = {name: np.resize(arrays[name], (count, *arrays[name].shape[1:])) for name in names}
+    return {name: a.astype(bool) if name in flags else a for name, a in raw.items()}
 
 
 def first_answers(run: Path, rounds: int) -> tuple[list[float], list[float]]:
