@@ -98,12 +98,20 @@ def by_whole_batch(x: Tensor, found: Moments, eps: float, group: Group) -> Tenso
 
 
 class _OverGroup(torch.autograd.Function):
+    # in two parts, as it is also called within vmap, by what tells no samples apart yet
     @staticmethod
-    def forward(ctx: Any, x: Tensor, found: Moments, eps: float, group: Group) -> Tensor:
-        y = by_moments(x, found, eps)
-        ctx.save_for_backward(y, (found.variance + eps).rsqrt())
+    def forward(x: Tensor, found: Moments, eps: float, group: Group) -> Tensor:
+        return by_moments(x, found, eps)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _, found, eps, group = inputs
+        ctx.save_for_backward(output, (found.variance + eps).rsqrt())
         ctx.count, ctx.group = found.number, group
-        return y
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
+        raise NotImplementedError("samples are an axis of its inputs already")
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
