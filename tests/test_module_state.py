@@ -248,7 +248,7 @@ precision = "float64"
     refused = ["--set", "model.batch_norm=true"]
     done = commands(2, [*train, tmp_path / "two"], [*train, tmp_path / "bad", *refused])
     assert done.code == 2, done.err
-    lines = [line for line in done.err.splitlines() if "norm, a BatchNorm1d: it normalises" in line]
+    lines = [line for line in done.err.splitlines() if "norm, a BatchNorm1d, makes an item" in line]
     assert len(lines) == 1
     one, two = (json.loads((tmp_path / n / "summary.json").read_text()) for n in ("one", "two"))
     assert one["metrics"]["nll"] == pytest.approx(two["metrics"]["nll"], rel=1e-10)

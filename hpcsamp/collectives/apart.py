@@ -10,7 +10,7 @@ from hpcsamp.collectives.base import Collectives
 from hpcsamp.collectives.flat import FlatGradient
 from hpcsamp.collectives.sameness import agreed, hash_of
 from hpcsamp.errors import UsageError
-from hpcsamp.grid.placement import Rows
+from hpcsamp.grid.placement import rows_of
 from hpcsamp.methods.base import Method
 
 
@@ -27,14 +27,14 @@ class Apart:
 
     def __init__(self, method: Method, collectives: Collectives) -> None:
         self.method, self.collectives = method, collectives
-        placement = method.placement
+        rows = rows_of(method.placement)
         self._equal = False
-        if not isinstance(placement, Rows) or placement.total == 1 or method.trains_with_noise:
+        if rows is None or rows.total == 1 or method.trains_with_noise:
             return
         held = {**method.constants_to_keep(), **dict(method.named_variational())}
         own = {
             tuple(hash_of(value[row].reshape(-1)) for value in held.values())
-            for row in range(len(placement.held))
+            for row in range(len(rows.held))
         }
         everyone = collectives.tell(own, "sample")
         self._equal = len(set().union(*everyone)) == 1

@@ -20,7 +20,7 @@ from hpcsamp.collectives.flat import FlatGradient
 from hpcsamp.collectives.updates import Updates, ids, parameters_of
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology
-from hpcsamp.grid.placement import Rows
+from hpcsamp.grid.placement import rows_of
 from hpcsamp.methods.base import Method
 from hpcsamp.spelling import suggest
 
@@ -94,7 +94,7 @@ class Divided(Updates):
         self.whole, self.groups = whole, groups
         self.parameters = whole.parameters
         self.collectives, self.placement = whole.collectives, whole.placement
-        self._rows = isinstance(method.placement, Rows)
+        self._rows = rows_of(method.placement) is not None
         self._runs = list(self._divide(_claims(method, groups)))
         made = [self._part(self.parameters[run.parameter], run) for run in self._runs]
         self._made = [nn.Parameter(part) for part in made]

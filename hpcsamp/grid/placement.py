@@ -147,6 +147,11 @@ class Rows(Replicated):
         )
 
 
+def rows_of(placement: Replicated) -> Rows | None:
+    """The rows that a rank holds; None where samples have none of their own."""
+    return placement if isinstance(placement, Rows) else None
+
+
 @dataclass(frozen=True)
 class Shard(Replicated):
     """Flattened tensors in nearly equal contiguous parts, in the order of the sample ranks.
