@@ -190,7 +190,9 @@ FREE = {
         "steps", "evaluate_every", "checkpoint_every", "keep", "log_every", "memory_check",
         "time_limit", "time_margin", "stall", "patience", "min_delta", "callbacks",
     },
-    "evaluation": {"samples", "batch", "bins", "samples_per_pass"},
+    "evaluation": {
+        "batch_norm", "batch_norm_items", "samples", "batch", "bins", "samples_per_pass",
+    },
 }  # fmt: skip
 
 
