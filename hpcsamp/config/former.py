@@ -48,6 +48,8 @@ def renamed(key: str, loss: Any) -> str | None:
 
 def key_of_before(key: str) -> str:
     """The former key of one of today, the inverse of :func:`renamed`; another as it is."""
+    if key == "task.kind":  # was a string, then a table
+        return "task"
     table, *path = split_key(key)
     if table == "likelihood" and path:
         return join_key([*FORMER, *(["likelihood"] if path == ["name"] else path)])
