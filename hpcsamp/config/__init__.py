@@ -15,25 +15,20 @@ from hpcsamp.config.reading import (
     parse_override,
     to_toml,
 )
-from hpcsamp.config.schema import (
-    AugmentSection,
-    DataSection,
-    EvaluationSection,
-    LikelihoodSection,
-    LossSection,
-    MethodSection,
-    ModelSection,
-    OptimizerSection,
-    ParallelSection,
-    RunConfig,
-    ScheduleSection,
-    SyntheticSection,
-    TaskSection,
-    TrainingSection,
-    changes,
-    section,
-)
+from hpcsamp.config.schema import RunConfig, changes, section
 from hpcsamp.config.section import NOTHING, RESULTS, Section, one_of
+from hpcsamp.config.sections.augment import AugmentSection
+from hpcsamp.config.sections.data import DataSection, SyntheticSection
+from hpcsamp.config.sections.evaluation import EvaluationSection
+from hpcsamp.config.sections.likelihood import LikelihoodSection
+from hpcsamp.config.sections.loss import LossSection
+from hpcsamp.config.sections.method import MethodSection
+from hpcsamp.config.sections.model import ModelSection
+from hpcsamp.config.sections.optimizer import OptimizerSection
+from hpcsamp.config.sections.parallel import ParallelSection
+from hpcsamp.config.sections.schedule import ScheduleSection
+from hpcsamp.config.sections.task import TaskSection
+from hpcsamp.config.sections.training import TrainingSection
 from hpcsamp.config.tables import flatten, put, written
 from hpcsamp.config.toml import (
     exists,

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hpcsamp.config.schema import LossSection
+from hpcsamp.config.sections.loss import LossSection
 from hpcsamp.config.toml import join_key, split_key, split_pair, toml_value
 from hpcsamp.errors import UsageError
 from hpcsamp.names import LOSSES

@@ -21,6 +21,10 @@ from hpcsamp.registry import Registry
 RESULTS: dict[str, Any] = {"changes": "results"}
 NOTHING: dict[str, Any] = {"changes": "nothing"}
 
+#: More samples, or more of anything else, than a run can have: a slip of the keyboard.
+SAMPLES = 10**6
+MOST = 10**9
+
 
 class Section(BaseModel):
     """A table of the configuration: no unknown keys, no value of another type (``"3"`` is no
@@ -39,6 +43,17 @@ class Section(BaseModel):
         return result
 
 
+class OpenSection(Section):
+    """A table whose further keys are arguments of the class that it names."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the class gets: it checks them."""
+        return dict(self.model_extra or {})
+
+
 def one_of(registry: Registry) -> AfterValidator:
     """Check that a value is a name of a registry, a place, or one of its other words."""
 
@@ -49,3 +64,12 @@ def one_of(registry: Registry) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def per_pass(value: Any, most: int, said: str) -> Any:
+    """Check samples of a pass: ``"auto"``, or from 1 to ``most``, which messages call ``said``."""
+    count = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+    if value == "auto" or count:
+        return value
+    reason = f'must be "auto" or a whole number from 1 to {said}'
+    raise PydanticCustomError("kind", "{reason}", {"reason": reason})

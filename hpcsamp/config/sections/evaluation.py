@@ -1,0 +1,50 @@
+"""The predictive distribution that is evaluated."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from hpcsamp.config.section import MOST, NOTHING, RESULTS, SAMPLES, Section, per_pass
+
+
+class EvaluationSection(Section):
+    """``[evaluation]``: the posterior predictive."""
+
+    samples: int | None = Field(
+        None,
+        ge=1,
+        le=SAMPLES,
+        description="samples of the predictive distribution; without: as many as the method has, "
+        "32 where it can draw any number",
+        json_schema_extra=RESULTS,
+    )
+    batch: int = Field(256, ge=1, le=MOST, description="items at once", json_schema_extra=RESULTS)
+    bins: int = Field(
+        15, ge=2, le=10**5, description="bins of the calibration metrics", json_schema_extra=RESULTS
+    )
+    samples_per_pass: Any = Field(
+        None,
+        description='samples evaluated at once, or "auto"; without: as method.samples_per_pass',
+        json_schema_extra=NOTHING,
+    )
+
+    batch_norm: Literal["running", "estimated"] | None = Field(
+        None,
+        description="statistics of batch normalisation: the running ones, or estimated for each "
+        "prediction sample from the training set; without: estimated for swag alone",
+        json_schema_extra=RESULTS,
+    )
+    batch_norm_items: int = Field(
+        4096,
+        ge=1,
+        le=MOST,
+        description="items of the training set that they are estimated from",
+        json_schema_extra=RESULTS,
+    )
+
+    @field_validator("samples_per_pass")
+    @classmethod
+    def _chunk(cls, value: Any) -> Any:
+        return None if value is None else per_pass(value, SAMPLES, str(SAMPLES))
