@@ -122,7 +122,9 @@ class ArrowTable(Table):
 
 
 Paths = Annotated[Sequence[str | Path], Asked("Files or folders.", "files", kind=list[Path])]
-Targets = Annotated[Sequence[str], Asked("Column of y; may be given several times.", "--target")]
+Targets = Annotated[
+    Sequence[str], Asked("Column of y, or NAME=COLUMN,COLUMN of several.", "--target")
+]
 Features = Annotated[
     Sequence[str], Asked("Column of x; by default all that are no target.", "--feature")
 ]

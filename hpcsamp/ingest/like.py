@@ -9,7 +9,7 @@ from pathlib import Path
 from hpcsamp.data.manifest import Manifest, read_manifest
 from hpcsamp.errors import UsageError
 from hpcsamp.ingest.encoding import Encoded, encoded_of
-from hpcsamp.names import Task
+from hpcsamp.ingest.table_targets import Wanted, columns_of
 
 
 @dataclass(frozen=True)
@@ -21,17 +21,13 @@ class Like:
     features
         What became of its columns, with the categories and means that were found then.
     targets
-        Columns of ``y``.
-    task, class_names
-        What they are.
+        Their columns, and what they are.
     units
         By column.
     """
 
     features: list[Encoded]
-    targets: list[str]
-    task: Task
-    class_names: list[str] | None
+    targets: list[Wanted]
     units: dict[str, str]
 
 
@@ -43,7 +39,7 @@ def read_like(folder: Path, targets: Sequence[str], features: Sequence[str]) -> 
     folder
         The dataset.
     targets, features
-        Columns that were asked for, too.
+        What was asked for, too.
 
     Raises
     ------
@@ -52,21 +48,22 @@ def read_like(folder: Path, targets: Sequence[str], features: Sequence[str]) -> 
     """
     manifest: Manifest = read_manifest(folder)
     told = manifest.source.get("preparation")
-    if not isinstance(told, dict) or "y" not in manifest.arrays:
+    roles = manifest.targets_by_name
+    if not isinstance(told, dict) or not ({"y"} == set(roles) or isinstance(told["targets"], dict)):
         raise UsageError(f"--like {folder}: was not made from a table by this version of hpcsamp")
-    own = [str(name) for name in told["targets"]]
-    if features or (targets and list(targets) != own):
+    own = {"y": told["targets"]} if isinstance(told["targets"], list) else told["targets"]
+    columns = [str(column) for of in own.values() for column in of]
+    asked = [column for of in columns_of(columns, targets).values() for column in of]
+    if features or (targets and asked != columns):
         raise UsageError(
-            f"--like {folder} tells the columns, and its targets {', '.join(own)}; leave --feature "
-            "out, and other targets"
+            f"--like {folder} tells the columns, and its targets {', '.join(columns)}; leave "
+            "--feature out, and other targets"
         )
     units: dict[str, str] = {}
     for spec in manifest.arrays.values():
         units |= {name: u for name, u in zip(spec.names, spec.row_units, strict=False) if u}
-    return Like(
-        [encoded_of(f) for f in told["features"]],
-        own,
-        manifest.task,  # type: ignore[arg-type]
-        manifest.class_names,
-        units,
-    )
+    wanted = [
+        Wanted(name, list(of), roles[name].task, roles[name].class_names, len(own) == 1)  # type: ignore[arg-type]
+        for name, of in own.items()
+    ]
+    return Like([encoded_of(f) for f in told["features"]], wanted, units)

@@ -42,6 +42,9 @@ class Preparation:
         ``input_ids`` and ``attention_mask``.
     class_name
         Names of the classes of a target, in the order of its labels; by default words are sorted.
+        Of several targets ``TARGET=CLASS``.
+    target_task
+        ``TARGET=TASK`` for those of several targets that are not what ``task`` says.
     weight
         Column with a weight of each item.
     like
@@ -72,7 +75,11 @@ class Preparation:
         int | None, Asked("Tokens of a text; longer ones are cut. By default the longest.", least=1)
     ] = None
     class_name: Annotated[
-        Sequence[str], Asked("Name of a class, in the order of the labels.", "--class-name")
+        Sequence[str],
+        Asked("Name of a class, in the order of labels; TARGET=CLASS of several.", "--class-name"),
+    ] = ()
+    target_task: Annotated[
+        Sequence[str], Asked("TARGET=TASK of one of several targets.", "--target-task")
     ] = ()
     weight: Annotated[str | None, Asked("Column with a weight of each item.")] = None
     like: Annotated[
@@ -108,7 +115,9 @@ def transforms_of(encoded: Sequence[Encoded], made: Preparation) -> list[str]:
 
 
 def source_of(
-    tables: Mapping[str, Table], encoded: Sequence[Encoded], targets: Sequence[str]
+    tables: Mapping[str, Table],
+    encoded: Sequence[Encoded],
+    targets: Sequence[str] | Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
     """Where the rows came from, and how their columns were encoded."""
     files = [file for table in tables.values() for file in table.files]
@@ -120,7 +129,8 @@ def source_of(
     }
     for table in tables.values():
         told |= table.facts()
-    told["preparation"] = {"features": [f.describe() for f in encoded], "targets": [*targets]}
+    own = dict(targets) if isinstance(targets, Mapping) else [*targets]
+    told["preparation"] = {"features": [f.describe() for f in encoded], "targets": own}
     if len(tables) > 1:
         told["splits"] = {split: [f.name for f in t.files] for split, t in tables.items()}
     return told

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from hpcsamp.data.manifest import ArraySpec
-from hpcsamp.data.roles import WEIGHT, Inputs, Missing
+from hpcsamp.data.roles import RESERVED, WEIGHT, Inputs
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.choice import check_named, choose
 from hpcsamp.ingest.division import Rule, divide
@@ -17,13 +17,11 @@ from hpcsamp.ingest.encoding import (
     Date,
     Encoded,
     Number,
-    missing,
     read_dates,
     read_units,
 )
 from hpcsamp.ingest.groups import Group, groups_of
-from hpcsamp.ingest.labels import Targets, are_flags, guess, targets_of, unseen
-from hpcsamp.ingest.like import Like, read_like
+from hpcsamp.ingest.like import read_like
 from hpcsamp.ingest.pictures import Pictures
 from hpcsamp.ingest.preparation import (
     How,
@@ -31,16 +29,13 @@ from hpcsamp.ingest.preparation import (
     lines_of,
     source_of,
     transforms_of,
-    units_line,
 )
 from hpcsamp.ingest.source import Source
 from hpcsamp.ingest.survey import Survey, blocks
 from hpcsamp.ingest.table import Role, Table
+from hpcsamp.ingest.table_targets import NUMBERS, TableTarget, target_of, wanted_targets
 from hpcsamp.ingest.texts import read_tokenizer
 from hpcsamp.names import Task
-
-UNKNOWN = -1
-"""Stands for a label that is not known."""
 
 
 @dataclass
@@ -55,12 +50,10 @@ class TableSource(Source):
         By split: ascending rows of its table.
     groups
         What becomes of the other columns.
-    columns
-        Of ``y``.
+    aims
+        The targets.
     weights
         Column of the weights of items, if there is one.
-    labels
-        By split: the labels of its rows, where ``y`` is not read from the table.
     pictures
         How images in a column are read.
     """
@@ -68,25 +61,20 @@ class TableSource(Source):
     tables: dict[str, Table] = field(default_factory=dict)
     rows: dict[str, np.ndarray] = field(default_factory=dict)
     groups: list[Group] = field(default_factory=list)
-    columns: list[str] = field(default_factory=list)
+    aims: list[TableTarget] = field(default_factory=list)
     weights: str | None = None
-    labels: dict[str, np.ndarray] = field(default_factory=dict)
     pictures: Pictures = field(default_factory=Pictures)
 
     def read(self, split: str, start: int, stop: int) -> Mapping[str, np.ndarray]:
         """See :class:`Source`."""
         table = self.tables.get(split, self.tables["train"])
         rows = self.rows[split][start:stop]
-        own = [] if split in self.labels else self.columns
+        own = [column for target in self.aims for column in target.read_columns(split)]
         own = own if self.weights is None else [*own, self.weights]
         columns = [f.column for group in self.groups for f in group.features]
         values = table.read([*columns, *own], rows)
         found = {g.name: g.of(values, rows, table, self.pictures) for g in self.groups}
-        if split in self.labels:
-            found["y"] = self.labels[split][start:stop]
-        else:
-            y = np.stack([values[name] for name in self.columns], axis=1)
-            found["y"] = y.reshape(len(rows), *self.arrays["y"].shape)
+        found |= {t.name: t.of(split, start, stop, values) for t in self.aims}
         if self.weights is not None:
             found[WEIGHT] = values[self.weights].astype(np.float64)
         return found
@@ -112,14 +100,16 @@ def from_tables(
     ----------
     tables
         ``train``, and perhaps ``valid`` and ``test``.
-    targets, features
-        Columns of ``y`` and ``x``; without ``features`` all others.
+    targets
+        Columns of ``y``; or several targets, each ``NAME=COLUMN,COLUMN`` or a column.
+    features
+        Columns of ``x``; all others if empty.
     name
         Of the set.
     preparation
         What becomes of the columns.
     task
-        What ``y`` is; by default its type decides.
+        What targets are, but for those of ``preparation``; by default their types decide.
     fractions, seed, rule
         How ``train`` is dealt; see :func:`~hpcsamp.ingest.division.divide`.
 
@@ -134,22 +124,26 @@ def from_tables(
     first, units = tables["train"], read_units(made.unit)
     like = None if made.like is None else read_like(made.like, targets, features)
     if like is None:
+        wanted = wanted_targets(first.names, targets, task, made.target_task, made.class_name)
+        columns = [column for one in wanted for column in one.columns]
         check_named(first.path, first.names, [*units, *rule.columns])
-        encoded = _encoded(first, targets, features, made, rule)
+        encoded = _encoded(first, columns, features, made, rule)
     else:
-        if made.drop or made.date or made.onehot or made.ids:
+        if made.drop or made.date or made.onehot or made.ids or made.target_task or made.class_name:
             raise UsageError(f"--like {made.like} tells what becomes of the columns")
-        encoded, targets, task = like.features, like.targets, like.task
+        encoded, wanted = like.features, like.targets
+        columns = [column for one in wanted for column in one.columns]
         units = like.units | units
-        check_named(first.path, first.names, [*(f.column for f in encoded), *targets])
+        check_named(first.path, first.names, [*(f.column for f in encoded), *columns])
     roles: dict[str, Role] = {f.column: f.role for f in encoded}
-    roles |= dict.fromkeys(targets, "number" if task in ("regression", "counts") else "any")
+    for one in wanted:
+        roles |= dict.fromkeys(one.columns, "number" if one.task in NUMBERS else "any")
     for column in rule.columns:
         roles.setdefault(column, "any")
     if made.weight is not None:
         check_named(first.path, first.names, [made.weight])
         roles[made.weight] = "number"
-    survey = Survey(encoded, targets)
+    survey = Survey(encoded, columns)
     for table in tables.values():
         lacking = sorted(roles.keys() - set(table.names))
         if lacking:
@@ -162,63 +156,58 @@ def from_tables(
     for at, (split, table) in enumerate(tables.items()):
         kept[split], line = _kept(table, survey, at, made.missing)
         report += line
-    found = _targets(
-        tables, targets, kept, task, made.missing, like, survey, made.class_name or None
-    )
-    train_labels = None if found is None else found.values[: len(kept["train"])]
+    aims = [
+        target_of(one, tables, kept, survey, how=made.missing, normalize=normalize_y, units=units)
+        for one in wanted
+    ]
+    only = aims[0] if len(aims) == 1 else None
+    labels = None if only is None or only.values is None else only.values[: len(kept["train"])]
     dealt, notes = divide(
         len(kept["train"]),
         {s: part for s, part in fractions.items() if s not in tables},
         seed,
         rule,
         lambda column: _of_rule(first, column, kept["train"], rule),
-        labels=train_labels if found is not None and found.values.ndim == 1 else None,
+        labels=labels if labels is not None and labels.ndim == 1 else None,
         where=str(first.path),
     )
     rows = {split: kept["train"][part] for split, part in dealt.items()}
     rows |= {split: kept[split] for split in tables if split != "train"}
-    labels = {} if found is None else _deal(found.values, tables, kept, dealt)
-    if found is not None:
-        report += found.notes
-        if found.classes is not None:
-            report += unseen({s: v[v != UNKNOWN] for s, v in labels.items()})
+    for target in aims:
+        target.deal(tables, kept, dealt)
+        report += target.notes
     if made.missing in ("mean", "keep") and like is None:
         _fill(encoded, first, rows["train"], survey)
     groups = groups_of(first, encoded, survey, units, pictures or Pictures(), rows["train"])
     plain = [g.name for g in groups] == ["x"]
-    gap: Missing | None = None
-    if made.missing == "keep":
-        gap = "nan" if found is None else UNKNOWN
     report += lines_of(encoded)
-    labelled = found.values if found is not None else None
-    kind = labelled.dtype if labelled is not None else _target_kind(survey, targets)
-    shapes = [survey.shapes[t] for t in targets]
-    shape = [len(targets)] if len(targets) > 1 else list(shapes[0])
-    names = list(targets) if len(targets) > 1 or not shape else []
+    _check_names(first, aims, groups)
     return TableSource(
         name=name,
-        task=(task or "regression") if found is None else found.task,
-        classes=None if found is None else found.classes,
-        class_names=_class_names(first, targets, found),
+        task="several" if only is None else only.told.task,
+        classes=None if only is None else only.told.classes,
+        class_names=None if only is None else only.told.class_names,
         inputs=_kind(groups[0]) if plain else {g.name: g.kind for g in groups},
-        normalize_y=normalize_y and (found is None or found.classes is None),
-        missing=gap,
+        normalize_y=only is not None and only.told.normalize,
+        missing=None if only is None else only.told.missing,
+        targets={} if only is not None else {t.name: t.told for t in aims},
         arrays={
             **{g.name: g.spec for g in groups},
-            "y": ArraySpec.plan(shape, kind, names=names, units=units_line(targets, units)),
+            **{t.name: t.spec for t in aims},
             **({} if made.weight is None else {WEIGHT: ArraySpec.plan((), "<f8")}),
         },
         splits={s: len(rows[s]) for s in ("train", "valid", "test") if s in rows},
-        source=source_of(tables, encoded, targets),
+        source=source_of(
+            tables, encoded, {t.name: t.columns for t in aims} if only is None else columns
+        ),
         meaning={g.name: g.meaning() for g in groups if g.meaning()},
         transforms=[*notes, *transforms_of(encoded, made)],
         report=report,
         tables=dict(tables),
         rows=rows,
         groups=groups,
-        columns=list(targets),
+        aims=aims,
         weights=made.weight,
-        labels=labels,
         pictures=pictures or Pictures(),
     )
 
@@ -300,60 +289,14 @@ def _categories(survey: Survey) -> list[Encoded]:
     return survey.features
 
 
-def _targets(
-    tables: Mapping[str, Table],
-    targets: Sequence[str],
-    kept: Mapping[str, np.ndarray],
-    task: Task | None,
-    how: How,
-    like: Like | None,
-    survey: Survey,
-    names: Sequence[str] | None,
-) -> Targets | None:
-    """Labels of all tables one after the other; ``None`` for numbers, which are read in blocks."""
-    first = tables["train"]
-    if task in ("regression", "counts"):
-        return None
-    kinds = [survey.kinds[name] for name in targets]
-    if task is None and len(targets) > 1 and any(kind.kind not in "biu" for kind in kinds):
-        return None
-    columns = {
-        name: np.concatenate([t.read([name], kept[s])[name] for s, t in tables.items()])
-        for name in targets
-    }
-    names = names or (first.class_names(targets[0]) if like is None else like.class_names)
-    y = columns[targets[0]]
-    known = ~missing(y) if how == "keep" and len(columns) == 1 else np.ones(len(y), bool)
-    if task is None and len(targets) > 1 and not are_flags(list(columns.values())):
-        return None
-    if task is None and len(targets) == 1 and y.dtype.kind not in "OSU" and names is None:
-        of = y[known]
-        if guess(str(first.path), {"train": (of, of)}) == "regression":
-            return None
-    found = targets_of({n: v[known] for n, v in columns.items()}, task, str(first.path), names)
-    if known.all():
-        return found
-    values = np.full(len(y), UNKNOWN, found.values.dtype)
-    values[known] = found.values
-    return replace(found, values=values)
-
-
-def _class_names(table: Table, targets: Sequence[str], found: Targets | None) -> list[str] | None:
-    return None if found is None else found.class_names or table.class_names(targets[0])
-
-
-def _deal(
-    values: np.ndarray,
-    tables: Mapping[str, Table],
-    kept: Mapping[str, np.ndarray],
-    dealt: Mapping[str, np.ndarray],
-) -> dict[str, np.ndarray]:
-    """Labels by split."""
-    found, begin = {}, 0
-    for split in tables:
-        found[split] = values[begin : begin + len(kept[split])]
-        begin += len(kept[split])
-    return {**found, **{split: found["train"][part] for split, part in dealt.items()}}
+def _check_names(table: Table, targets: Sequence[TableTarget], groups: Sequence[Group]) -> None:
+    """Refuse targets that are called like an input, or like what a set holds beside them."""
+    for target in targets:
+        if target.name in RESERVED | {g.name for g in groups} or "/" in target.name:
+            raise UsageError(
+                f"{table.path}: a target cannot be called {target.name!r}; give --target "
+                f"NAME={','.join(target.columns)} with another name"
+            )
 
 
 def _fill(encoded: Sequence[Encoded], table: Table, rows: np.ndarray, survey: Survey) -> None:
@@ -373,8 +316,3 @@ def _fill(encoded: Sequence[Encoded], table: Table, rows: np.ndarray, survey: Su
         if not counts[i]:
             raise DataError(f"{table.path}: column {feature.column!r} has no values in train")
         feature.fill = float(sums[i] / counts[i])
-
-
-def _target_kind(survey: Survey, targets: Sequence[str]) -> np.dtype:
-    kind = np.result_type(*(survey.kinds[t] for t in targets))
-    return kind if kind.kind == "f" and kind.itemsize in (4, 8) else np.dtype("<f8")

@@ -234,7 +234,7 @@ def _is_number(cell: str) -> bool:
 def table(
     path: Annotated[str | Path, Asked("File to read.", "file", kind=Path)],
     targets: Annotated[
-        Sequence[str], Asked("Column of y; may be given several times.", "--target")
+        Sequence[str], Asked("Column of y, or NAME=COLUMN,COLUMN of several.", "--target")
     ] = (),
     *,
     features: Annotated[

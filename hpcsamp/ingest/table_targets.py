@@ -1,0 +1,295 @@
+"""Targets of a table: the columns of each, what they are, and their labels by split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import get_args
+
+import numpy as np
+
+from hpcsamp.data.manifest import ArraySpec
+from hpcsamp.data.roles import Target
+from hpcsamp.errors import DataError, UsageError
+from hpcsamp.ingest.choice import listed
+from hpcsamp.ingest.encoding import missing
+from hpcsamp.ingest.labels import Targets, are_flags, guess, targets_of, unseen
+from hpcsamp.ingest.preparation import How, units_line
+from hpcsamp.ingest.survey import Survey
+from hpcsamp.ingest.table import Table
+from hpcsamp.names import Task
+
+UNKNOWN = -1
+"""Stands for a label that is not known."""
+
+NUMBERS = ("regression", "counts")
+"""Tasks whose targets are read in blocks, as numbers."""
+
+
+@dataclass
+class Wanted:
+    """A target as it is asked for.
+
+    Attributes
+    ----------
+    name
+        Of the array.
+    columns
+        That it is made of.
+    task
+        What it is; by default its type decides.
+    class_names
+        Of its classes in their order; by default words are sorted.
+    alone
+        Whether it is the only target.
+    """
+
+    name: str
+    columns: list[str]
+    task: Task | None = None
+    class_names: list[str] | None = None
+    alone: bool = True
+
+
+def wanted_targets(
+    names: Sequence[str],
+    given: Sequence[str],
+    task: Task | None,
+    tasks: Sequence[str] = (),
+    class_names: Sequence[str] = (),
+) -> list[Wanted]:
+    """The targets that are asked for.
+
+    Parameters
+    ----------
+    names
+        Columns of the table.
+    given
+        Columns of the only target ``y``; or ``NAME=COLUMN,COLUMN`` and columns, each of which is a
+        target of its own.
+    task
+        What targets are.
+    tasks, class_names
+        ``NAME=TASK`` and ``NAME=CLASS`` of several targets; of one target the classes alone.
+
+    Raises
+    ------
+    UsageError
+        If an entry is not written so, or a name is not that of a target.
+    """
+    found = columns_of(names, given)
+    if len(found) == 1:
+        if tasks:
+            raise UsageError(f"--target-task {tasks[0]}: there is one target; give --task")
+        return [Wanted("y", next(iter(found.values())), task, [*class_names] or None)]
+    own: dict[str, Task] = {}
+    for text in tasks:
+        name, _, kind = text.partition("=")
+        if name not in found:
+            raise UsageError(f"--target-task {text}: the targets are {listed(list(found))}")
+        if kind not in get_args(Task):
+            raise UsageError(f"--target-task {text}: {kind!r} is none of {listed(get_args(Task))}")
+        own[name] = kind  # type: ignore[assignment]
+    classes: dict[str, list[str]] = {}
+    for text in class_names:
+        name, sign, word = text.partition("=")
+        if not sign or name not in found:
+            raise UsageError(
+                f"--class-name {text}: of several targets it is written TARGET=CLASS; they are "
+                f"{listed(list(found))}"
+            )
+        classes.setdefault(name, []).append(word)
+    return [Wanted(n, of, own.get(n, task), classes.get(n), False) for n, of in found.items()]
+
+
+def columns_of(names: Sequence[str], given: Sequence[str]) -> dict[str, list[str]]:
+    """Columns of each target by its name; see :func:`wanted_targets`."""
+    columns = set(names)
+    if all(text in columns or "=" not in text for text in given):
+        return {"y": list(given)}
+    found: dict[str, list[str]] = {}
+    for text in given:
+        name, sign, rest = text.partition("=")
+        if text in columns or not sign:
+            name, rest = text, text
+        if not name or not rest or not name.isprintable():
+            raise UsageError(f"--target {text}: written COLUMN, or NAME=COLUMN,COLUMN")
+        if name in found:
+            raise UsageError(f"--target {text}: there is a target {name!r} already")
+        found[name] = [rest] if rest in columns else rest.split(",")
+    return found
+
+
+@dataclass
+class TableTarget:
+    """A target of a table.
+
+    Attributes
+    ----------
+    name, columns
+        See :class:`Wanted`.
+    told
+        What it is.
+    spec
+        Shape and type of its array.
+    values
+        Labels of the rows of all tables that are used, one after the other; ``None`` for numbers,
+        which are read from the table.
+    labels
+        By split: the labels of its rows.
+    notes
+        Lines for the user.
+    """
+
+    name: str
+    columns: list[str]
+    told: Target
+    spec: ArraySpec
+    values: np.ndarray | None
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def read_columns(self, split: str) -> list[str]:
+        """Columns that :meth:`of` needs of a split."""
+        return [] if split in self.labels else self.columns
+
+    def of(
+        self, split: str, start: int, stop: int, columns: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        """The array of items ``start .. stop - 1`` of a split, of whose columns it is made."""
+        if split in self.labels:
+            return self.labels[split][start:stop]
+        y = np.stack([columns[name] for name in self.columns], axis=1)
+        return y.reshape(stop - start, *self.spec.shape)
+
+    def deal(
+        self,
+        tables: Mapping[str, Table],
+        kept: Mapping[str, np.ndarray],
+        dealt: Mapping[str, np.ndarray],
+    ) -> None:
+        """Deal the labels to the splits, as the rows that are used are."""
+        if self.values is None:
+            return
+        found, begin = {}, 0
+        for split in tables:
+            found[split] = self.values[begin : begin + len(kept[split])]
+            begin += len(kept[split])
+        self.labels = {**found, **{split: found["train"][part] for split, part in dealt.items()}}
+        if self.told.classes is not None:
+            self.notes += unseen({s: v[v != UNKNOWN] for s, v in self.labels.items()})
+
+
+def target_of(
+    wanted: Wanted,
+    tables: Mapping[str, Table],
+    kept: Mapping[str, np.ndarray],
+    survey: Survey,
+    *,
+    how: How,
+    normalize: bool,
+    units: Mapping[str, str],
+) -> TableTarget:
+    """What a target is, and its labels.
+
+    Parameters
+    ----------
+    wanted
+        As it is asked for.
+    tables, kept
+        By split: the table, and the rows that are used.
+    survey
+        What was found in the columns.
+    how
+        What is done with missing values.
+    normalize
+        Whether numbers are standardised in training.
+    units
+        Of columns.
+
+    Raises
+    ------
+    DataError
+        If columns do not hold what the task needs.
+    """
+    first, columns = tables["train"], wanted.columns
+    try:
+        found = _labels(wanted, tables, kept, survey, how)
+    except DataError as e:
+        if wanted.alone:
+            raise
+        told = str(e).replace("--task ", f"--target-task {wanted.name}=")
+        raise DataError(told.replace("--class-name", f"--class-name {wanted.name}=CLASS")) from None
+    shapes = [survey.shapes[c] for c in columns]
+    if len(columns) > 1 and any(shapes):
+        at = next(i for i, shape in enumerate(shapes) if shape)
+        raise DataError(
+            f"{first.path}: column {columns[at]!r} holds lists, which stand alone: "
+            f"--target {columns[at]}, or --target NAME={columns[at]} beside other targets"
+        )
+    shape = [len(columns)] if len(columns) > 1 else list(shapes[0])
+    kind = found.values.dtype if found is not None else _type(survey, columns)
+    named = len(columns) > 1 or not shape
+    task = found.task if found is not None else wanted.task or "regression"
+    classes = None if found is None else found.classes
+    gap: int | str | None = None
+    if how == "keep":
+        gap = "nan" if found is None else UNKNOWN
+    names = None if found is None else found.class_names or first.class_names(columns[0])
+    scaled = classes is None and (wanted.alone or task == "regression")
+    return TableTarget(
+        wanted.name,
+        columns,
+        Target.model_validate(
+            {"task": task, "classes": classes, "class_names": names, "missing": gap}
+            | {"normalize": normalize and scaled}
+        ),
+        ArraySpec.plan(
+            shape, kind, names=columns if named else [], units=units_line(columns, units)
+        ),
+        None if found is None else found.values,
+        notes=[] if found is None else found.notes,
+    )
+
+
+def _labels(
+    wanted: Wanted,
+    tables: Mapping[str, Table],
+    kept: Mapping[str, np.ndarray],
+    survey: Survey,
+    how: How,
+) -> Targets | None:
+    """Labels of all tables one after the other; ``None`` for numbers."""
+    first, task, targets = tables["train"], wanted.task, wanted.columns
+    if task in NUMBERS:
+        return None
+    kinds = [survey.kinds[name] for name in targets]
+    if task is None and len(targets) > 1 and any(kind.kind not in "biu" for kind in kinds):
+        return None
+    columns = {
+        name: np.concatenate([t.read([name], kept[s])[name] for s, t in tables.items()])
+        for name in targets
+    }
+    names = wanted.class_names or first.class_names(targets[0])
+    y = columns[targets[0]]
+    known = ~missing(y) if how == "keep" and len(columns) == 1 else np.ones(len(y), bool)
+    where = str(first.path) if wanted.alone else f"{first.path}: {wanted.name}"
+    if not known.any():
+        raise DataError(f"{where}: column {targets[0]!r} has no values")
+    if task is None and len(targets) > 1 and not are_flags(list(columns.values())):
+        return None
+    if task is None and len(targets) == 1 and y.dtype.kind not in "OSU" and names is None:
+        of = y[known]
+        if guess(where, {"train": (of, of)}) == "regression":
+            return None
+    found = targets_of({n: v[known] for n, v in columns.items()}, task, where, names)
+    if known.all():
+        return found
+    values = np.full(len(y), UNKNOWN, found.values.dtype)
+    values[known] = found.values
+    return replace(found, values=values)
+
+
+def _type(survey: Survey, columns: Sequence[str]) -> np.dtype:
+    kind = np.result_type(*(survey.kinds[c] for c in columns))
+    return kind if kind.kind == "f" and kind.itemsize in (4, 8) else np.dtype("<f8")
