@@ -1,0 +1,162 @@
+"""Parts of tensors: what a model rank holds of a whole one, and where that lies in it.
+
+Pure functions of shapes. A part is a box of the whole tensor; weights, gradients, their noise, and
+slabs of items are all addressed by it, so that each can be drawn, read or written by its own rank.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from hpcsamp.grid.plan import share
+
+Interval = tuple[int, int]
+"""First index and the one after the last."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A box of a whole tensor.
+
+    Attributes
+    ----------
+    shape
+        Of the whole tensor.
+    box
+        ``(start, stop)`` on each of its axes; an interval may be empty.
+    copies
+        On how many model ranks the same box lies.
+    first
+        Whether this rank is the first of those: it writes the box, and counts it in sums.
+
+    Raises
+    ------
+    ValueError
+        For a box that does not lie in the shape, with both.
+    """
+
+    shape: tuple[int, ...]
+    box: tuple[Interval, ...]
+    copies: int = 1
+    first: bool = True
+
+    def __post_init__(self) -> None:
+        inside = all(0 <= a <= b <= n for (a, b), n in zip(self.box, self.shape, strict=False))
+        if len(self.box) != len(self.shape) or not inside or self.copies < 1:
+            raise ValueError(
+                f"the box {self.box} on {self.copies} ranks is no part of a tensor of shape "
+                f"{self.shape}"
+            )
+
+    @classmethod
+    def whole(cls, shape: Sequence[int], copies: int = 1, first: bool = True) -> Part:
+        """All of a tensor."""
+        return cls(tuple(shape), tuple((0, n) for n in shape), copies, first)
+
+    @property
+    def local(self) -> tuple[int, ...]:
+        """Shape of what is held."""
+        return tuple(b - a for a, b in self.box)
+
+    @property
+    def size(self) -> int:
+        """Number of values held."""
+        return math.prod(self.local)
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """An index for the whole tensor."""
+        return tuple(slice(a, b) for a, b in self.box)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is missing."""
+        return self.local == self.shape
+
+    def runs(self) -> list[Interval]:
+        """Neighbours in the flattened whole: ``(start, stop)`` of each run, in order.
+
+        The values of the runs, one after the other, are those of the flattened part.
+        """
+        return list(self._runs())
+
+    def _runs(self) -> Iterator[Interval]:
+        if self.size == 0:
+            return
+        # axes from `inner` on are whole: together with the axis before them they are one run
+        inner = len(self.shape)
+        while inner and self.box[inner - 1] == (0, self.shape[inner - 1]):
+            inner -= 1
+        strides = [math.prod(self.shape[i + 1 :]) for i in range(len(self.shape))]
+        if inner == 0:
+            yield 0, math.prod(self.shape)
+            return
+        (a, b), stride = self.box[inner - 1], strides[inner - 1]
+        for index in itertools.product(*(range(*self.box[i]) for i in range(inner - 1))):
+            before = sum(i * s for i, s in zip(index, strides, strict=False))
+            yield before + a * stride, before + b * stride
+
+    def cut(self, whole: Tensor) -> Tensor:
+        """``(..., *local)`` this part of ``(..., *shape)`` values, as a view.
+
+        Raises
+        ------
+        ValueError
+            For a tensor of another shape, with both.
+        """
+        self._check(whole, self.shape, "whole")
+        return whole[(..., *self.slices)]
+
+    def put(self, whole: Tensor, part: Tensor) -> None:
+        """Write ``(..., *local)`` values at their place in ``(..., *shape)``, in place.
+
+        Raises
+        ------
+        ValueError
+            For tensors of other shapes, with both.
+        """
+        self._check(whole, self.shape, "whole")
+        self._check(part, self.local, "part")
+        whole[(..., *self.slices)] = part
+
+    @staticmethod
+    def _check(x: Tensor, shape: tuple[int, ...], word: str) -> None:
+        if tuple(x.shape[max(0, x.dim() - len(shape)) :]) != shape:
+            raise ValueError(
+                f"the {word} tensor is to have the shape (..., {', '.join(map(str, shape))}), got "
+                f"{tuple(x.shape)}"
+            )
+
+
+def bounds(length: int, parts: int, unit: int = 1) -> list[Interval]:
+    """Nearly equal intervals of an axis, in order.
+
+    Parameters
+    ----------
+    length
+        Of the axis, a multiple of ``unit``.
+    parts
+        How many intervals.
+    unit
+        Neighbours that are not parted, such as the numbers of one field.
+
+    Raises
+    ------
+    ValueError
+        If the length is no multiple of the unit, with both.
+    """
+    if length % unit:
+        raise ValueError(f"an axis of {length} is not made of units of {unit}")
+    shares = (share(length // unit, parts, i) for i in range(parts))
+    return [(s.start * unit, s.stop * unit) for s in shares]
+
+
+def within(outer: Interval, parts: int, index: int) -> Interval:
+    """The ``index``-th of nearly equal intervals of an interval."""
+    own = share(outer[1] - outer[0], parts, index)
+    return outer[0] + own.start, outer[0] + own.stop
