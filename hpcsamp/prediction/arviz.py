@@ -13,9 +13,9 @@ from hpcsamp.errors import UsageError
 from hpcsamp.prediction.memory import batches_of, view_of
 from hpcsamp.prediction.records import attributes
 from hpcsamp.streams import Purpose, torch_generator
-from hpcsamp.tasks.base import View
 from hpcsamp.tasks.components import Samples, normal_components
 from hpcsamp.tasks.outputs import local_outputs
+from hpcsamp.tasks.views import View
 
 if TYPE_CHECKING:
     from hpcsamp.prediction.load import LoadedPosterior

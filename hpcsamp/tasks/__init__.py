@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 from hpcsamp.names import TASKS
 
 if TYPE_CHECKING:
-    from hpcsamp.tasks.base import Found, Prediction, Tally, Targets, TargetsError, Task, View
+    from hpcsamp.tasks.base import Found, Prediction, Tally, Task
     from hpcsamp.tasks.making import defaults, make
+    from hpcsamp.tasks.targets import Targets, TargetsError
+    from hpcsamp.tasks.views import View
 
 # Imported on first use: a report and an ingest look kinds up without torch.
 _HOME = {
-    **dict.fromkeys(
-        ("Found", "Prediction", "Tally", "Targets", "TargetsError", "Task", "View"),
-        "hpcsamp.tasks.base",
-    ),
+    **dict.fromkeys(("Found", "Prediction", "Tally", "Task"), "hpcsamp.tasks.base"),
+    **dict.fromkeys(("Targets", "TargetsError"), "hpcsamp.tasks.targets"),
+    "View": "hpcsamp.tasks.views",
     **dict.fromkeys(("defaults", "make"), "hpcsamp.tasks.making"),
 }
 

@@ -26,153 +26,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from hpcsamp.collectives import Collectives
-from hpcsamp.data import Dataset
-from hpcsamp.data.roles import targets_of
-from hpcsamp.errors import UsageError
 from hpcsamp.losses import Likelihood
 from hpcsamp.losses.class_weights import ClassWeights
-from hpcsamp.tasks.coordinates import Coordinates
 from hpcsamp.tasks.layout import Variable
-from hpcsamp.tasks.units import Units
-
-if TYPE_CHECKING:
-    from hpcsamp.data.manifest import Manifest
-    from hpcsamp.methods import Method
-    from hpcsamp.weights import Caller
-
-ITEM = "index"
-"""Axis of the items in a file of predictions."""
-
-
-class TargetsError(UsageError):
-    """Targets of a set that are not what a task needs."""
-
-
-@dataclass(frozen=True)
-class Targets:
-    """The targets of a set.
-
-    Attributes
-    ----------
-    kind
-        The task that the set is made for.
-    shape
-        Of the target of an item.
-    classes
-        ``C`` of labels ``0 .. C - 1``; None for numbers.
-    class_names
-        Of the classes, where the set has them.
-    names
-        Along the first axis of a target, where the set has them.
-    standardised
-        Whether batches hold them in standard deviations.
-    parts
-        Of a set with several targets, each by its name.
-    """
-
-    kind: str
-    shape: tuple[int, ...]
-    classes: int | None = None
-    class_names: tuple[str, ...] | None = None
-    names: tuple[str, ...] = ()
-    standardised: bool = False
-    parts: Mapping[str, Targets] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, told: Manifest | Any) -> Targets:
-        """Of a manifest, or of a source that might become a set."""
-        parts = {}
-        for name, target in targets_of(told).items():
-            spec, named = told.arrays[name], target.class_names
-            parts[name] = cls(
-                target.task,
-                tuple(spec.shape),
-                target.classes,
-                None if named is None else tuple(named),
-                tuple(spec.names),
-                target.normalize,
-            )
-        return cls("several", (), parts=parts) if told.targets else parts["y"]
-
-    def __str__(self) -> str:
-        if self.parts:
-            return ", ".join(f"{name} ({part})" for name, part in self.parts.items())
-        of = "numbers" if self.classes is None else f"labels of {self.classes} classes"
-        return f"{of} of shape {self.shape}"
-
-
-@dataclass(frozen=True)
-class View:
-    """Whose predictions are made, by whom, and in which units they are told.
-
-    Attributes
-    ----------
-    targets
-        What is predicted.
-    likelihood
-        The observation model: what outputs mean.
-    samples
-        ``S`` of the predictive distribution.
-    counts
-        Samples of each rank of the sample group.
-    group
-        Exchange with the other ranks of the sample group.
-    units, coordinates
-        Of the targets.
-    weights
-        Of the values of a target, by the area of grid cells; None for equal ones.
-    bins
-        Of calibration metrics.
-    dataset
-        The split that is evaluated; None where there are no targets.
-    target
-        Name of the target in the set.
-    parts
-        Of several targets, the view of each by its name.
-    method
-        Whose ``outputs`` say how those of several targets lie in one tensor: a method, or what
-        calls a network.
-    """
-
-    targets: Targets
-    likelihood: Likelihood
-    samples: int
-    counts: Sequence[int]
-    group: Collectives
-    units: Units
-    coordinates: Coordinates
-    weights: Tensor | None = None
-    bins: int = 15
-    dataset: Dataset | None = None
-    target: str = "y"
-    parts: Mapping[str, View] = field(default_factory=dict)
-    method: Method | Caller | None = None
-
-    def names(self, array: str) -> list[str]:
-        """What an array of each target is called in files of predictions."""
-        return [f"{name}_{array}" for name in self.parts] or [array]
-
-    def blank(self, outputs: Tensor) -> Any:
-        """Targets of the shape and type of true ones, for outputs ``(s, B, ...)``: zeros.
-
-        A dictionary by name, if there are several.
-        """
-        if self.parts:
-            return {name: part.blank(outputs) for name, part in self.parts.items()}
-        kind = torch.float32 if outputs.dtype in (torch.bfloat16, torch.float16) else outputs.dtype
-        return torch.zeros(
-            outputs.shape[1],
-            *self.targets.shape,
-            dtype=kind if self.targets.classes is None else torch.int64,
-            device=outputs.device,
-        )
+from hpcsamp.tasks.targets import Targets, TargetsError
+from hpcsamp.tasks.views import View
 
 
 @dataclass

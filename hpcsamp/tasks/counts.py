@@ -11,9 +11,11 @@ from torch import Tensor
 
 from hpcsamp.kinds import PARTS, whole_numbers
 from hpcsamp.metrics.sums import Sums
-from hpcsamp.tasks.base import Found, Tally, Targets, TargetsError, View
+from hpcsamp.tasks.base import Found, Tally
 from hpcsamp.tasks.raw import RawTally, has_moments
 from hpcsamp.tasks.regression import NumberPrediction, NumberTally, Regression
+from hpcsamp.tasks.targets import Targets, TargetsError
+from hpcsamp.tasks.views import View
 
 
 class CountTally(NumberTally):

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from hpcsamp.tasks.base import ITEM, Task, View
-from hpcsamp.tasks.layout import Layout, Variable
+from hpcsamp.tasks.base import Task
+from hpcsamp.tasks.layout import ITEM, Layout, Variable
+from hpcsamp.tasks.views import View
 
 
 def layout(

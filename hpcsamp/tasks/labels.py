@@ -10,9 +10,11 @@ from torch import Tensor
 
 from hpcsamp.errors import UsageError
 from hpcsamp.losses.class_weights import ClassWeights, balanced
-from hpcsamp.tasks.base import Targets, Task, View
+from hpcsamp.tasks.base import Task
 from hpcsamp.tasks.layout import Variable, class_axis
 from hpcsamp.tasks.predictive import ClassPrediction, class_prediction
+from hpcsamp.tasks.targets import Targets
+from hpcsamp.tasks.views import View
 
 #: Classes up to which a confusion matrix is kept.
 CONFUSION = 512

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+ITEM = "index"
+"""Axis of the items in a file of predictions."""
+
 
 @dataclass(frozen=True)
 class Variable:

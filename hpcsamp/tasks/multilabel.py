@@ -13,10 +13,12 @@ from torch import Tensor
 from hpcsamp.kinds import PARTS
 from hpcsamp.losses.class_weights import ClassWeights, balanced
 from hpcsamp.metrics import MultilabelMetrics
-from hpcsamp.tasks.base import ITEM, Found, Prediction, Tally, Targets, TargetsError, View
+from hpcsamp.tasks.base import Found, Prediction, Tally
 from hpcsamp.tasks.labels import BALANCED, Labels
-from hpcsamp.tasks.layout import Variable, sample_axis
+from hpcsamp.tasks.layout import ITEM, Variable, sample_axis
 from hpcsamp.tasks.predictive import ClassPrediction
+from hpcsamp.tasks.targets import Targets, TargetsError
+from hpcsamp.tasks.views import View
 
 
 @dataclass

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from hpcsamp.kinds import PARTS
 from hpcsamp.metrics import OrdinalMetrics
-from hpcsamp.tasks.base import Found, View
+from hpcsamp.tasks.base import Found
 from hpcsamp.tasks.classification import Classification, LabelPrediction, LabelTally
+from hpcsamp.tasks.views import View
 
 
 class RankTally(LabelTally):

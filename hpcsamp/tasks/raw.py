@@ -13,8 +13,9 @@ from hpcsamp.losses import Likelihood, centred_moments, log_mean_exp
 from hpcsamp.losses.likelihoods import log_prob_of
 from hpcsamp.losses.values import wide
 from hpcsamp.metrics.sums import Sums, check_defined
-from hpcsamp.tasks.base import ITEM, Found, Prediction, Tally, View
-from hpcsamp.tasks.layout import Variable, sample_axis
+from hpcsamp.tasks.base import Found, Prediction, Tally
+from hpcsamp.tasks.layout import ITEM, Variable, sample_axis
+from hpcsamp.tasks.views import View
 
 
 def has_moments(likelihood: Likelihood) -> bool:

@@ -14,13 +14,14 @@ from hpcsamp.errors import UsageError
 from hpcsamp.kinds import PARTS
 from hpcsamp.losses import Likelihood, Samples
 from hpcsamp.metrics import RegressionMetrics
-from hpcsamp.tasks.base import ITEM, Found, Prediction, Tally, Task, View
+from hpcsamp.tasks.base import Found, Prediction, Tally, Task
 from hpcsamp.tasks.components import normal_components
 from hpcsamp.tasks.gathered import of_all_samples
-from hpcsamp.tasks.layout import Variable, sample_axis
+from hpcsamp.tasks.layout import ITEM, Variable, sample_axis
 from hpcsamp.tasks.plausible import ConstantNormal, doubt
 from hpcsamp.tasks.predictive import ValuePrediction, value_prediction
 from hpcsamp.tasks.raw import RawPrediction, RawTally, has_moments, predict_raw, raw_variables
+from hpcsamp.tasks.views import View
 
 #: What is left out after an epoch.
 _ONLY_FULL = (

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from hpcsamp.kinds import PARTS
 from hpcsamp.metrics import ClassificationMetrics, Confusion
-from hpcsamp.tasks.base import ITEM, Found, Prediction, Tally, Targets, TargetsError, View
+from hpcsamp.tasks.base import Found, Prediction, Tally
 from hpcsamp.tasks.labels import Labels, names_of
-from hpcsamp.tasks.layout import Variable, sample_axis
+from hpcsamp.tasks.layout import ITEM, Variable, sample_axis
 from hpcsamp.tasks.predictive import ClassPrediction
+from hpcsamp.tasks.targets import Targets, TargetsError
+from hpcsamp.tasks.views import View
 
 
 @dataclass

@@ -14,10 +14,12 @@ from hpcsamp.config import LossSection
 from hpcsamp.errors import UsageError
 from hpcsamp.kinds import PARTS
 from hpcsamp.losses import Likelihood, Likelihoods
-from hpcsamp.tasks.base import ITEM, Found, Prediction, Tally, Targets, TargetsError, Task, View
-from hpcsamp.tasks.layout import Variable
+from hpcsamp.tasks.base import Found, Prediction, Tally, Task
+from hpcsamp.tasks.layout import ITEM, Variable
 from hpcsamp.tasks.making import make
 from hpcsamp.tasks.outputs import split
+from hpcsamp.tasks.targets import Targets, TargetsError
+from hpcsamp.tasks.views import View
 
 #: Axes of a file that all targets have in common.
 SHARED = (ITEM, "sample", "quantile")
