@@ -14,12 +14,10 @@ from typing import Any
 
 import torch
 
-from hpcsamp import arguments as free
 from hpcsamp.config import RunConfig
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology, together
 from hpcsamp.methods import Method
-from hpcsamp.names import CALLBACKS
 from hpcsamp.spelling import shown
 
 
@@ -182,24 +180,6 @@ class Callbacks:
         for name, callback in self._named.items():
             if name in state:
                 callback.load_state_dict(state[name])
-
-
-def callbacks_of(config: RunConfig) -> list[Callback]:
-    """The callbacks that a configuration names.
-
-    Raises
-    ------
-    UsageError
-        For what is no callback, or wrong arguments.
-    """
-    found = []
-    for entry in config.training.callbacks:
-        table = {"name": entry} if isinstance(entry, str) else dict(entry)
-        name = table.pop("name", None)
-        kind = CALLBACKS.find(name)
-        made: Callback = free.construct("training.callbacks", str(name), kind, table)
-        found.append(made)
-    return found
 
 
 def _by_name(callbacks: Sequence[Callback]) -> dict[str, Callback]:

@@ -17,7 +17,6 @@ from hpcsamp import collectives as exchange
 from hpcsamp.config import RunConfig, seconds
 from hpcsamp.data import Batch, Dataset
 from hpcsamp.data.staged import staged
-from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology, one_first, together
 from hpcsamp.losses import Parts
 from hpcsamp.planning import memory, network_memory
@@ -32,10 +31,10 @@ from hpcsamp.run.resolve import resolved
 from hpcsamp.run.trained import Trained
 from hpcsamp.training import heap, preemption, summary, width
 from hpcsamp.training.agreement import Agreement
-from hpcsamp.training.callbacks import Callback, Callbacks, Moment, callbacks_of
+from hpcsamp.training.callbacks import Callback, Callbacks, Moment
 from hpcsamp.training.feed import Feed
-from hpcsamp.training.patience import Patience
 from hpcsamp.training.progress import Reporter
+from hpcsamp.training.steering import callbacks_of, check_watched
 from hpcsamp.training.validation import Validation
 from hpcsamp.watchdog import Phase, here
 from hpcsamp.weights import inputs_of
@@ -143,8 +142,8 @@ class Trainer:
             )
             self.memory = memory.check(self.assembled, topology)
             with together(world):
-                self._check_watched(has_valid)
-                self.callbacks = Callbacks([*self._named_callbacks(), *callbacks], topology)
+                check_watched(config, self.optimisation.schedule, self.dataset)
+                self.callbacks = Callbacks([*callbacks_of(config), *callbacks], topology)
             self.moment = Moment(
                 config, self.method, self.folder.path, topology.rank, self.steps,
                 self.steps_per_epoch, metric=config.training.best,
@@ -334,25 +333,6 @@ class Trainer:
             self._call("after_evaluation")
 
     # Callbacks ----------------------------------------------------------------------------------
-
-    def _check_watched(self, has_valid: bool) -> None:
-        """Is there something to evaluate, where the run is steered by evaluations?"""
-        c = self.config
-        needs = {
-            f"training.patience = {c.training.patience}": c.training.patience is not None,
-            f"schedule.name = {c.schedule.name!r}": self.optimisation.schedule.needs_metric,
-        }
-        for key, needed in needs.items():
-            if needed and not has_valid:
-                raise UsageError(
-                    f"{key} needs evaluations, but {self.dataset.path} has no valid split, only "
-                    f"{', '.join(self.dataset.manifest.splits)}"
-                )
-
-    def _named_callbacks(self) -> list[Callback]:
-        c = self.config.training
-        own = [] if c.patience is None else [Patience(c.patience, c.min_delta)]
-        return [*own, *callbacks_of(self.config)]
 
     def _call(self, verb: str) -> None:
         self.ended = self.callbacks.call(verb, self.moment) or self.ended

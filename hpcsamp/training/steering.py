@@ -1,0 +1,52 @@
+"""What a configuration lets steer a run: its callbacks, and the evaluations that they need."""
+
+from __future__ import annotations
+
+from hpcsamp import arguments
+from hpcsamp.config import RunConfig
+from hpcsamp.data import Dataset
+from hpcsamp.errors import UsageError
+from hpcsamp.names import CALLBACKS
+from hpcsamp.run.schedule import Schedule
+from hpcsamp.training.callbacks import Callback
+from hpcsamp.training.patience import Patience
+
+
+def callbacks_of(config: RunConfig) -> list[Callback]:
+    """The callbacks that a configuration asks for: early stopping, and those that it names.
+
+    Raises
+    ------
+    UsageError
+        For what is no callback, or wrong arguments.
+    """
+    c = config.training
+    found: list[Callback] = [] if c.patience is None else [Patience(c.patience, c.min_delta)]
+    for entry in c.callbacks:
+        table = {"name": entry} if isinstance(entry, str) else dict(entry)
+        name = table.pop("name", None)
+        kind = CALLBACKS.find(name)
+        made: Callback = arguments.construct("training.callbacks", str(name), kind, table)
+        found.append(made)
+    return found
+
+
+def check_watched(config: RunConfig, schedule: Schedule, dataset: Dataset) -> None:
+    """Check that there is something to evaluate where evaluations steer the run.
+
+    Raises
+    ------
+    UsageError
+        Naming the key that needs a ``valid`` split, and the splits that there are.
+    """
+    needs = {
+        f"training.patience = {config.training.patience}": config.training.patience is not None,
+        f"schedule.name = {config.schedule.name!r}": schedule.needs_metric,
+    }
+    splits = dataset.manifest.splits
+    for key, needed in needs.items():
+        if needed and "valid" not in splits:
+            raise UsageError(
+                f"{key} needs evaluations, but {dataset.path} has no valid split, only "
+                f"{', '.join(splits)}"
+            )
