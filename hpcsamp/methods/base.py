@@ -12,16 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
-from hpcsamp.grid import share
 from hpcsamp.grid.placement import REPLICATED, Replicated
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.observe import Observer
-from hpcsamp.methods.stepping import Stepping
+from hpcsamp.methods.predicting import Predicting
 from hpcsamp.weights import Caller, Place, inputs_of, refusals
 from hpcsamp.weights.calling import Outputs
 
 
-class Method(Stepping):
+class Method(Predicting):
     """A module as S functions, one per weight sample.
 
         outputs = method(x, samples=range(4, 8), step=t)      # (4, B, ...)
@@ -48,15 +47,11 @@ class Method(Stepping):
     placement: Replicated = REPLICATED
     #: Whether the first argument may also be a function that makes the network of a member.
     makes_networks: ClassVar[bool] = False
-    #: Whether its predictive distribution draws weights from a stream.
-    draws_weights: ClassVar[bool] = False
     #: Whether its training draws noise of weights, so that a run goes on with the same form of it.
     trains_with_noise: bool = True
     #: Which draws it has beside those of weights: one more when they become others, so that no run
     #: goes on with other ones.
     draws: ClassVar[int] = 1
-    #: S of the predictive distribution if nobody says, for methods that can draw any number.
-    usual_prediction_samples: ClassVar[int] = 32
 
     @classmethod
     def create(
@@ -96,7 +91,6 @@ class Method(Stepping):
     def __init__(self, seed: int, samples_per_pass: int | Literal["auto"] = "auto") -> None:
         super().__init__(samples_per_pass)
         self.seed = seed
-        self._in_prediction = False
         self._in_trial = False
         self._observer = Observer()
 
@@ -308,66 +302,3 @@ class Method(Stepping):
     def gradient_scale(self) -> float:
         """Factor from the loss's gradient to what the optimiser is to see."""
         return 1.0
-
-    # Prediction --------------------------------------------------------------------------------
-
-    def prediction_samples(self, asked: int | None) -> int:
-        """S of the predictive distribution.
-
-        Parameters
-        ----------
-        asked
-            How many are wanted; None for as many as is usual.
-
-        Raises
-        ------
-        UsageError
-            If the method has another number of them.
-        """
-        return self.usual_prediction_samples if asked is None else asked
-
-    def prediction_share(self, samples: int, parts: int, part: int) -> range:
-        """Which of the prediction samples a rank of a sample group evaluates.
-
-        Raises
-        ------
-        UsageError
-            If there are fewer than ranks.
-        """
-        if samples < parts:
-            raise UsageError(
-                f"the {samples} samples of the predictive distribution cannot be split over a "
-                f"sample group of P = {parts} ranks; set evaluation.samples to at least {parts}, "
-                f"or parallel.samples to a smaller group"
-            )
-        return share(samples, parts, part)
-
-    def some_prediction_sample(self) -> range:
-        """One of the prediction samples that this rank can evaluate."""
-        return range(1)
-
-    @property
-    def in_prediction(self) -> bool:
-        """Whether it is within :meth:`predicting`."""
-        return self._in_prediction
-
-    @contextmanager
-    def keeping_draws(self) -> Iterator[None]:
-        """Within the block, where no parameter may change, the last draw of weights is kept: a
-        chunk of samples goes over one batch after the other. For methods that draw weights.
-        """
-        yield
-
-    @contextmanager
-    def predicting(self) -> Iterator[None]:
-        """Draw from the streams of prediction, which do not depend on the step."""
-        before, self._in_prediction = self._in_prediction, True
-        parts = [m for network in (self, *self.networks) for m in network.modules()]
-        modes = [m.training for m in parts]
-        self.eval()
-        try:
-            yield
-        finally:
-            self._in_prediction = before
-            for part, mode in zip(parts, modes, strict=True):
-                part.training = mode  # each its own: a layer may be in evaluation mode for good

@@ -1,0 +1,91 @@
+"""Samples of the predictive distribution: how many, whose, and from which streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar, Literal
+
+from hpcsamp.errors import UsageError
+from hpcsamp.grid import share
+from hpcsamp.methods.stepping import Stepping
+
+
+class Predicting(Stepping):
+    """A method that knows the samples of its predictive distribution.
+
+    Parameters
+    ----------
+    samples_per_pass
+        See :class:`~hpcsamp.methods.base.Method`.
+    """
+
+    #: Whether its predictive distribution draws weights from a stream.
+    draws_weights: ClassVar[bool] = False
+    #: S of the predictive distribution if nobody says, for methods that can draw any number.
+    usual_prediction_samples: ClassVar[int] = 32
+
+    def __init__(self, samples_per_pass: int | Literal["auto"] = "auto") -> None:
+        super().__init__(samples_per_pass)
+        self._in_prediction = False
+
+    def prediction_samples(self, asked: int | None) -> int:
+        """S of the predictive distribution.
+
+        Parameters
+        ----------
+        asked
+            How many are wanted; None for as many as is usual.
+
+        Raises
+        ------
+        UsageError
+            If the method has another number of them.
+        """
+        return self.usual_prediction_samples if asked is None else asked
+
+    def prediction_share(self, samples: int, parts: int, part: int) -> range:
+        """Which of the prediction samples a rank of a sample group evaluates.
+
+        Raises
+        ------
+        UsageError
+            If there are fewer than ranks.
+        """
+        if samples < parts:
+            raise UsageError(
+                f"the {samples} samples of the predictive distribution cannot be split over a "
+                f"sample group of P = {parts} ranks; set evaluation.samples to at least {parts}, "
+                f"or parallel.samples to a smaller group"
+            )
+        return share(samples, parts, part)
+
+    def some_prediction_sample(self) -> range:
+        """One of the prediction samples that this rank can evaluate."""
+        return range(1)
+
+    @property
+    def in_prediction(self) -> bool:
+        """Whether it is within :meth:`predicting`."""
+        return self._in_prediction
+
+    @contextmanager
+    def keeping_draws(self) -> Iterator[None]:
+        """Within the block, where no parameter may change, the last draw of weights is kept: a
+        chunk of samples goes over one batch after the other. For methods that draw weights.
+        """
+        yield
+
+    @contextmanager
+    def predicting(self) -> Iterator[None]:
+        """Draw from the streams of prediction, which do not depend on the step."""
+        before, self._in_prediction = self._in_prediction, True
+        parts = [m for network in (self, *self.networks) for m in network.modules()]
+        modes = [m.training for m in parts]
+        self.eval()
+        try:
+            yield
+        finally:
+            self._in_prediction = before
+            for part, mode in zip(parts, modes, strict=True):
+                part.training = mode  # each its own: a layer may be in evaluation mode for good
