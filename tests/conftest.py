@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
@@ -10,11 +11,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from patience import patient
+from served import Server
 
 # One thread a rank: with more, every product waits for the core that other work has taken.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -70,7 +73,17 @@ def launch(
     cwd: Path | None = None,
     python: str | Path = sys.executable,
 ) -> Done:
-    """Run ``python ARGUMENTS`` on some ranks; a job that hangs fails the test."""
+    """Run ``python ARGUMENTS`` on some ranks; a job that hangs fails the test.
+
+    Commands of hpcsamp on one rank are forked from a process that has imported torch.
+    """
+    if ranks == 1 and arguments[:2] == ("-m", "hpcsamp") and str(python) == sys.executable:
+        served = server()
+        if served.serves(environment()):
+            code, out, err = served.run(arguments[2:], cwd, environment(), patient(timeout))
+            if code is None:
+                pytest.fail(f"{arguments} took more than {patient(timeout)} s\n{out}\n{err}")
+            return Done(code, out, err)
     mpirun = shutil.which("mpirun")
     if mpirun is None:
         pytest.skip("mpirun was not found")
@@ -93,6 +106,14 @@ def launch(
         out, err = process.communicate()
         pytest.fail(f"{command} took more than {patient(timeout)} s\n{out}\n{err}")
     return Done(process.returncode, out, err)
+
+
+@cache
+def server() -> Server:
+    """The one of this session."""
+    started = Server(environment())
+    atexit.register(started.close)
+    return started
 
 
 @pytest.fixture(scope="session")
