@@ -1,10 +1,11 @@
 #!/bin/bash
 # tests/run.sh [PYTEST ARGUMENTS]: style, types and tests, those under real MPI included.
 #
-#     bash tests/run.sh                 everything
+#     bash tests/run.sh                 everything, in two lanes side by side
 #     bash tests/run.sh -k losses       the tests of one room
 #
 # Limits are for hangs: HPCSAMP_TEST_PATIENCE (default 5) times what a quiet machine needs at most.
+# HPCSAMP_TEST_LANES (default 2): how many of them at once (tests/lanes.py).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=envs/local.sh
@@ -17,4 +18,7 @@ if command -v shellcheck >/dev/null; then # the summary of the tests says so if 
     find envs jobscripts tests/*.sh tests/slurm .ci -type f -print0 |
         xargs -0 grep -lZE '^#!/bin/(ba)?sh|^# shellcheck shell' | xargs -0 shellcheck -x
 fi
-exec python -m pytest "$@"
+if (($#)); then
+    exec python -m pytest "$@"
+fi
+exec python tests/lanes.py
