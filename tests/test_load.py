@@ -320,7 +320,7 @@ def ms(posterior):
     return np.reshape(stats.mean, shape), np.where(std > 0, std, 1).reshape(shape)
 
 
-@pytest.mark.parametrize("name", ["mean_field", "ensemble", "last_layer"])
+@pytest.mark.parametrize("name", ["mean_field", "ensemble", "last_layer", "mc_dropout"])
 def test_exported_modules_take_raw_inputs(runs, tmp_path, name):
     posterior = hs.load(runs / name)
     x = items(posterior.config.data.path)[:11]
@@ -341,11 +341,6 @@ def test_exported_modules_take_raw_inputs(runs, tmp_path, name):
             for key, value in answer.items():
                 wanted = expected[key][:number]
                 np.testing.assert_allclose(np.asarray(value), wanted, **close, err_msg=key)
-
-
-def test_a_sample_that_is_more_than_weights_is_not_exported(runs):
-    with pytest.raises(UsageError, match="samples of method mc_dropout are more than"):
-        hs.load(runs / "mc_dropout").to_torch(2)
 
 
 @pytest.mark.parametrize("name", ["mean_field", "last_layer"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -97,6 +97,30 @@ class Method(Predicting):
     def network_of(self, sample: int) -> nn.Module | None:
         """The wrapped module that evaluates a sample; None if there is none."""
         return self.networks[0] if self.networks else None
+
+    def drawing(
+        self, network: nn.Module, x: Any, sample: int
+    ) -> tuple[Place, Callable[[], AbstractContextManager[Any]]]:
+        """How a network with the weights of a prediction sample draws what else is in that sample.
+
+        Parameters
+        ----------
+        network
+            Another one than that of the method.
+        x
+            Some items.
+        sample
+            Which one.
+
+        Returns
+        -------
+        place
+            The name of its draws.
+        within
+            Makes a block in which it draws, as long as calls are routed.
+        """
+        with self.predicting():
+            return self.place_of(range(sample, sample + 1), 0, None), nullcontext
 
     def observe(
         self,

@@ -8,9 +8,10 @@ for all samples; their masks are what is sampled.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.methods.base import Method
 from hpcsamp.methods.masks import Places
 from hpcsamp.methods.passing import ALL
-from hpcsamp.weights import Caller, Masks, Passes, PlainVariables, Put, evaluate
+from hpcsamp.weights import Caller, Masks, Passes, Place, PlainVariables, Put, evaluate
 from hpcsamp.weights.parts import parts_of
 
 
@@ -107,6 +108,23 @@ class MCDropout(Method):
         """See :attr:`Method.callers`."""
         return [self._caller]
 
+    def observe(
+        self,
+        x: Tensor,
+        samples: range,
+        step: int | None = None,
+        *,
+        stacked: bool = False,
+        index: Tensor | None = None,
+    ) -> None:
+        """See :meth:`Method.observe`; the layers that mask are found before.
+
+        They are found in training mode, in which buffers are written to: not under observation.
+        """
+        place = replace(self.place_of(samples, step, index), masks=self._how)
+        self._places.find(self._call, x[0] if stacked else x, place.some([0]))
+        super().observe(x, samples, step, stacked=stacked, index=index)
+
     def forward(
         self,
         x: Tensor,
@@ -121,7 +139,6 @@ class MCDropout(Method):
         for chunk in self.chunks(samples, stacked):
             views = x[chunk.start - samples.start : chunk.stop - samples.start] if stacked else x
             place = replace(self.place_of(chunk, step, index), masks=self._how)
-            self._places.find(self._call, views[0] if stacked else views, place.some([0]))
             with self._places.masked():
                 y = evaluate(
                     self._put,
@@ -136,6 +153,15 @@ class MCDropout(Method):
                 )
             outputs.append(y)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def drawing(
+        self, network: nn.Module, x: Any, sample: int
+    ) -> tuple[Place, Callable[[], AbstractContextManager[Any]]]:
+        """See :meth:`Method.drawing`: the masks of the sample."""
+        place = replace(super().drawing(network, x, sample)[0], masks=self._how)
+        places = Places(Put(network))
+        places.find(Caller(network), x, place)
+        return place, places.masked
 
     def _call(self, x: Tensor) -> Tensor:
         if self.autocast is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,14 @@ import torch
 from torch import Tensor
 
 from hpcsamp.errors import UsageError
+from hpcsamp.losses.likelihoods import log_prob_of
 from hpcsamp.prediction.memory import batches_of, view_of
 from hpcsamp.prediction.records import attributes
 from hpcsamp.streams import Purpose, torch_generator
 from hpcsamp.tasks.components import Samples, normal_components
 from hpcsamp.tasks.outputs import local_outputs
+from hpcsamp.tasks.outputs import split as split_outputs
+from hpcsamp.tasks.several import in_file
 from hpcsamp.tasks.views import View
 
 if TYPE_CHECKING:
@@ -38,55 +42,91 @@ def inference_data(
     dims = {name: [f"{name} {i}" for i in range(len(shape))] for name, shape in shapes.items()}
     axes: dict[str, Any] = {}
     if data is not None or split is not None:
-        found, axes = _of_split(of, data, split)
+        found, axes, of_targets = _of_split(of, data, split)
+        twice = dims.keys() & of_targets.keys()
+        if twice:
+            raise UsageError(f"{min(twice)} is a target and a parameter of the network")
         groups |= found
-        dims["y"] = list(axes)
+        dims |= of_targets
     facts = attributes(of.facts(), of.trained.manifest.uid)
     return arviz_base.from_dict(groups, coords=axes, dims=dims, attrs=dict.fromkeys(groups, facts))
 
 
 def _of_split(
     of: LoadedPosterior, data: str | Path | None, split: str | None
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Groups of a split, and its axes: the items, then those of a target."""
+) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, list[str]]]:
+    """Groups of a split; its axes, the items and those of each target; and which a target has."""
     dataset = of.open(data, split)
-    if dataset.has_several_targets:
-        raise UsageError(f"{dataset.path} has several targets; to_arviz shows a split with one")
-    view = view_of(of, dataset, of.collectives)
-    labels, likelihood = of.run.task.labels, view.likelihood
-    alone = isinstance(likelihood, Samples)
-    noise = _noise(of, view, dataset.count) if labels or normal_components(likelihood) else None
-    observed, density, drawn = [], [], []
+    whole = view_of(of, dataset, of.collectives)
+    views = dict(whole.parts) or {"y": whole}
+    noise = _noise(of, views, dataset.count)
+    groups: dict[str, dict[str, list[Tensor]]] = {
+        "observed_data": {}, "posterior_predictive": {}, "log_likelihood": {}
+    }  # fmt: skip
+
+    def add(group: str, name: str, values: Tensor) -> None:
+        groups[group].setdefault(name, []).append(values)
+
     for batch in batches_of(of, dataset):
         index = torch.from_numpy(batch.index)
         outputs = local_outputs(of.method, batch.x, of.samples, of.collectives, index)
-        if not alone:
-            density.append(likelihood.log_prob(outputs, batch.y).double())
-        if noise is not None:
-            own = noise[:, index].to(outputs.device)
-            drawn.append(_drawn(view, outputs, batch.y, own))
-        observed.append(batch.y if labels else view.units.value(batch.y))
-    groups: dict[str, Any] = {"observed_data": {"y": torch.cat(observed).cpu().numpy()}}
-    if drawn:
-        groups["posterior_predictive"] = {"y": torch.cat(drawn, 1)[None].cpu().numpy()}
-    if density:
-        groups["log_likelihood"] = {"y": torch.cat(density, 1)[None].cpu().numpy()}
-    axes = {axis.name: axis.values for axis in view.coordinates.axes}
-    return groups, {"item": np.arange(dataset.count)} | axes
+        several = bool(whole.parts)
+        own = split_outputs(outputs, of.method, list(views)) if several else {"y": outputs}
+        for name, view in views.items():
+            y = batch.y[name] if several else batch.y
+            known = batch.mask.get(name) if several and batch.mask is not None else batch.mask
+            labels = view.targets.classes is not None
+            add("observed_data", name, y if labels else view.units.value(y))
+            if not isinstance(view.likelihood, Samples):
+                add("log_likelihood", name, _density(view, own[name], y, known))
+            if name in noise:
+                drawn = noise[name][:, index].to(outputs.device)
+                add("posterior_predictive", name, _drawn(view, own[name], y, drawn))
+    made = {}
+    for group, arrays in groups.items():
+        along = 0 if group == "observed_data" else 1
+        joined = {n: torch.cat(parts, along).cpu().numpy() for n, parts in arrays.items()}
+        if joined:
+            made[group] = joined if along == 0 else {n: v[None] for n, v in joined.items()}
+    axes, dims = {"item": np.arange(dataset.count)}, {}
+    for name, view in views.items():
+        named = {
+            in_file(name, axis.name) if whole.parts else axis.name: axis.values
+            for axis in view.coordinates.axes
+        }
+        dims[name] = ["item", *named]
+        axes |= named
+    return made, axes, dims
 
 
-def _noise(of: LoadedPosterior, view: View, items: int) -> Tensor:
-    """``(S, N, ...)`` normal numbers; of labels ``(S, N, ..., C)`` numbers of Gumbel's."""
-    shape, classes = (items, *view.targets.shape), view.targets.classes
-    rows = []
+def _noise(of: LoadedPosterior, views: Mapping[str, View], items: int) -> dict[str, Tensor]:
+    """``(S, N, ...)`` normal numbers of targets; of labels ``(S, N, ..., C)`` numbers of Gumbel's.
+
+    Of the targets whose observations can be drawn.
+    """
+    rows: dict[str, list[Tensor]] = {}
     for s in range(of.samples):
         source = torch_generator("cpu", of.config.seed, Purpose.OBSERVATIONS, s)
-        if classes is not None:
-            uniform = torch.rand(*shape, classes, generator=source, dtype=torch.float64)
-            rows.append(-(-uniform.clamp_min(1e-300).log()).log())
-        else:
-            rows.append(torch.randn(shape, generator=source, dtype=torch.float64))
-    return torch.stack(rows)
+        for name, view in views.items():
+            shape, classes = (items, *view.targets.shape), view.targets.classes
+            if classes is not None:
+                uniform = torch.rand(*shape, classes, generator=source, dtype=torch.float64)
+                drawn = -(-uniform.clamp_min(1e-300).log()).log()
+            elif normal_components(view.likelihood):
+                drawn = torch.randn(shape, generator=source, dtype=torch.float64)
+            else:
+                continue
+            rows.setdefault(name, []).append(drawn)
+    return {name: torch.stack(parts) for name, parts in rows.items()}
+
+
+def _density(view: View, outputs: Tensor, y: Tensor, known: Tensor | None) -> Tensor:
+    """``(S, B)`` log densities of the values that are known; NaN of an item without any."""
+    if known is None:
+        return view.likelihood.log_prob(outputs, y).double()
+    found = log_prob_of(view.likelihood, outputs, y.masked_fill(~known, 0), known.to(outputs.dtype))
+    some = known.reshape(len(known), -1).any(1)
+    return found.double().masked_fill(~some, torch.nan)
 
 
 def _drawn(view: View, outputs: Tensor, y: Tensor, noise: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ from hpcsamp.streams import Purpose, torch_generator
 from hpcsamp.weights.calling import Caller
 from hpcsamp.weights.extra import extra_of, put_extra
 from hpcsamp.weights.inputs import Inputs, inputs_of
+from hpcsamp.weights.routing import OtherCallsError
+from hpcsamp.weights.routing.fixed import Fixed
 
 CLOSE = 1e-3
 """Largest difference, relative to the outputs, of a network and the sample it stands for."""
@@ -74,8 +76,9 @@ def network_of(method: Method, make: Callable[[], nn.Module], x: Any, sample: in
     Returns
     -------
     nn.Module
-        The network; or :class:`Evaluated` where a sample is more than the network's weights, as the
-        masks of Monte Carlo dropout are.
+        The network; :class:`~hpcsamp.weights.routing.fixed.Fixed` where a sample is also what it
+        draws, the same for all items, as the masks of Monte Carlo dropout are; or
+        :class:`Evaluated` where it draws for each item.
     """
     network = make()
     with method.predicting():
@@ -91,8 +94,17 @@ def network_of(method: Method, make: Callable[[], nn.Module], x: Any, sample: in
     with torch.no_grad(), _in_full_precision(method):
         with method.predicting():
             expected = method(x, samples=range(sample, sample + 1), step=0)[0]
-        same = _close(Caller(network), x, expected)
-    return network if same else Evaluated(method, sample).eval()
+        if _close(Caller(network), x, expected):
+            return network
+        reason = ""
+        try:
+            place, within = method.drawing(network, x, sample)
+            fixed = Fixed(network, place, x, within).eval()
+            if _close(Caller(fixed), x, expected):
+                return fixed
+        except (UsageError, OtherCallsError) as e:
+            reason = str(e)
+    return Evaluated(method, sample, reason).eval()
 
 
 def _close(call: Callable[[Any], Tensor], x: Any, expected: Tensor) -> bool:
@@ -129,10 +141,13 @@ class Evaluated(nn.Module):
         Of which a copy is kept.
     sample
         Which of its prediction samples.
+    reason
+        Why no network stands for it, if that is known.
     """
 
-    def __init__(self, method: Method, sample: int) -> None:
+    def __init__(self, method: Method, sample: int, reason: str = "") -> None:
         super().__init__()
+        self.reason = reason
         self.method = copy.deepcopy(method)
         self.sample = sample
 

@@ -111,10 +111,11 @@ def predictive(posterior: LoadedPosterior, samples: int) -> Predictive:
     networks = [posterior.module(s) for s in range(samples)]
     for network in networks:
         if isinstance(network, Evaluated):
+            why = network.reason or "what the network draws by itself cannot be repeated"
             raise UsageError(
                 f"samples of method {posterior.config.method.name} are more than a network with "
-                f"weights of its own (they draw masks, or the network draws by itself): such a "
-                f"posterior cannot be exported; posterior.module(0) has one of them"
+                f"weights and masks of its own ({why}): such a posterior cannot be exported; "
+                f"posterior.module(0) has one of them"
             )
     of = posterior.with_samples(samples) if samples != posterior.samples else posterior
     made = Predictive(of, networks).eval().requires_grad_(False)

@@ -115,7 +115,8 @@ class Caller:
         """
         y: Any = self.returned(x)
         if not is_tensor_like(y):
-            return self._packed(y, len(x))
+            # what is exported takes any number of items, of which it must not ask
+            return self._packed(y, None if torch.compiler.is_exporting() else len(x))
         if self.outputs is not None:
             self.outputs = None
         self.time = next(_clock)
@@ -132,7 +133,7 @@ class Caller:
             by_name = self._by_name[names] = takes_by_name(self.module, names)
         return self.module(**x.named) if by_name else self.module(*x.named.values())
 
-    def _packed(self, y: Any, items: int) -> Tensor:
+    def _packed(self, y: Any, items: int | None) -> Tensor:
         found = dict(entries(y))
         kind = type(self.module).__name__
         if not found:
@@ -142,8 +143,12 @@ class Caller:
             )
         if not all(isinstance(t, Tensor) for t in found.values()):
             raise NotPossibleError("an output that has no items among several outputs")
-        rows = {len(t) if t.dim() else 0 for t in found.values()}
-        if rows != {items} and (len(rows) > 1 or not items or max(rows) % items):
+        rows = {len(t) if t.dim() else 0 for t in found.values() if items is not None}
+        if (
+            items is not None
+            and rows != {items}
+            and (len(rows) > 1 or not items or max(rows) % items)
+        ):
             name = next((n for n, t in found.items() if not t.dim() or len(t) != items), "")
             raise UsageError(
                 f"{kind}: its output {name} has the shape {tuple(found[name].shape)} for {items} "
@@ -163,7 +168,7 @@ class Caller:
         wide: Any = None
         for t in found.values():
             wide = t.dtype if wide is None else torch.promote_types(wide, t.dtype)
-        return torch.cat([plain(t).reshape(len(t), -1).to(wide) for t in found.values()], 1)
+        return torch.cat([plain(t).reshape(t.shape[0], -1).to(wide) for t in found.values()], 1)
 
 
 class Single(nn.Module):

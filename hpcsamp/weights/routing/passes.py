@@ -210,7 +210,8 @@ def _buffers_kept(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         for buffer, version, value in before:
-            if buffer._version != version:
+            # torch's batch normalisation writes without counting it
+            if buffer._version != version or not torch.equal(buffer, value):
                 buffer.copy_(value)
 
 

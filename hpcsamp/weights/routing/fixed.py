@@ -1,0 +1,130 @@
+"""A network whose draws are constants: one sample of it as a function of its inputs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpcsamp.errors import UsageError
+from hpcsamp.weights.calling import Caller
+from hpcsamp.weights.place import Place
+from hpcsamp.weights.routing import normalisation
+from hpcsamp.weights.routing.forms import Alone
+from hpcsamp.weights.routing.mode import Routing
+from hpcsamp.weights.routing.now import Now, Numbers
+from hpcsamp.weights.routing.passes import probed
+from hpcsamp.weights.routing.plan import OtherCallsError, Plan
+from hpcsamp.weights.routing.table import ROUTES
+
+#: What draws. Normalisation in prediction is torch's own.
+DRAWING = {call: route for call, route in ROUTES.items() if call not in normalisation.ROUTES}
+
+
+class Fixed(nn.Module):
+    """A network of which a sample's draws, which are the same for all items, are constants.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode.
+    place
+        Of the sample.
+    x
+        Some items.
+    within
+        Makes a block in which the network draws as it does in that sample.
+
+    Raises
+    ------
+    UsageError
+        If it draws for each item, naming the function.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        place: Place,
+        x: Any,
+        within: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self._place, self._within = place, within
+        call = Caller(network)
+        with torch.no_grad(), within():
+            noted = _Noted(probed(network, call, place, x))
+            with Routing(Now(place, Alone(), len(x), x.device, noted), DRAWING):
+                call(x)
+        self._count = len(noted.values)
+        for at, value in enumerate(noted.values):
+            self.register_buffer(f"draw_{at}", value.clone())
+
+    @property
+    def takes_inputs_of(self) -> nn.Module:
+        """See :class:`~hpcsamp.weights.calling.Caller`."""
+        return self.network
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """What the network returns."""
+        first = next(iter((*inputs, *named.values())))
+        draws = _Constants([getattr(self, f"draw_{at}") for at in range(self._count)])
+        now = Now(self._place, Alone(), first.shape[0], first.device, draws)
+        with self._within(), Routing(now, DRAWING):
+            return self.network(*inputs, **named)
+
+
+@dataclass
+class _Noted:
+    """Draws as a plan has them, and notes those that are the same for all items."""
+
+    plan: Plan
+    values: list[Tensor] = field(default_factory=list)
+
+    def draw(
+        self, now: Now, name: str, shape: Sequence[int], numbers: Numbers, kept: bool, shared: bool
+    ) -> Any:
+        """See :meth:`Now.draw`."""
+        if now.calls >= len(self.plan.calls):
+            raise OtherCallsError(name)
+        call = self.plan.calls[now.calls]
+        alike = shared and call.axis != len(call.shape) - 1
+        if call.axis is not None and not alike:
+            raise UsageError(f"{name} draws for each item")
+        found = self.plan.draw(now, name, shape, numbers, kept or alike, shared)
+        self.values.append(found)
+        return found if kept else found.expand(tuple(shape)).clone()
+
+    def mask(self) -> None:
+        """See :meth:`.Draws.mask`."""
+
+    def normalises(self, at: int, shape: Sequence[int]) -> bool:
+        """See :meth:`Now.normalises`."""
+        return False
+
+
+@dataclass
+class _Constants:
+    """Returns what was noted, call by call."""
+
+    values: Sequence[Tensor]
+
+    def draw(
+        self, now: Now, name: str, shape: Sequence[int], numbers: Numbers, kept: bool, shared: bool
+    ) -> Any:
+        """See :meth:`Now.draw`."""
+        if now.calls >= len(self.values):
+            raise UsageError(f"the network draws more than {len(self.values)} times for this input")
+        value, now.calls = self.values[now.calls], now.calls + 1
+        return value if kept else value.expand(tuple(shape)).clone()
+
+    def mask(self) -> None:
+        """See :meth:`.Draws.mask`."""
+
+    def normalises(self, at: int, shape: Sequence[int]) -> bool:
+        """See :meth:`Now.normalises`."""
+        return False
