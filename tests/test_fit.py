@@ -97,6 +97,63 @@ def test_fit_on_two_ranks_is_fit_on_one(tmp_path):
         assert found == pytest.approx(losses["whole"], rel=1e-10)
 
 
+def test_losses_and_likelihoods_are_given_by_name(tmp_path):
+    hashes = set()
+    for number, given in enumerate((
+        {"loss": "mean_mse"}, {"loss": {"name": "mean_mse"}}, {"config": {"loss": "mean_mse"}},
+    )):  # fmt: skip
+        run = hs.fit(net(), (X, LINE), output=tmp_path / str(number), **given, **QUICK)
+        hashes.add(summary(tmp_path / str(number))["parameters_sha256"])
+        assert run.config.loss.name == "mean_mse"
+    assert len(hashes) == 1
+    with pytest.raises(UsageError, match="'mean_mse'"):
+        hs.fit(net(), (X, LINE), loss="mean_mze", **QUICK)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"likelihood": "poisson"},
+        {"config": {"likelihood": "poisson"}},
+        {"config": {"task": {"kind": "regression"}, "likelihood": {"name": "poisson"}}},
+        {"config": {"task": "counts"}},
+        {"config": {"task": {"kind": "counts"}}},
+        {"task": "counts", "config": {"task": "regression"}},
+    ],
+)
+def test_a_configuration_tells_of_targets_what_arguments_tell(tmp_path, given):
+    counts = G.poisson(np.exp(X[:, 0])).astype(float)
+    posterior = hs.fit(net(), (X, counts), output=tmp_path / "run", **given, **QUICK)
+    told = read_manifest(tmp_path / "run" / "data")
+    kind = "counts" if "counts" in str(given) else "regression"
+    assert (told.task, told.normalize_y) == (kind, False)
+    assert type(posterior.likelihood).__name__ == "Poisson"
+
+
+def test_a_configuration_tells_of_several_targets_and_widths(tmp_path):
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.visits, self.size = nn.Linear(3, 1), nn.Linear(3, 1)
+
+        def forward(self, x):
+            return {"visits": self.visits(x), "size": self.size(x)}
+
+    y = {"visits": G.poisson(3, 200).astype(float), "size": LINE}
+    outputs = {"visits": {"likelihood": "poisson", "weight": 0.5}}
+    table = {"task": {"outputs": outputs}, "training": {"epochs": 1}}
+    hs.fit(Two, (X, y), config=table, task={"size": "regression"}, output=tmp_path / "two",
+           samples=2, quiet=True)  # fmt: skip
+    told = read_manifest(tmp_path / "two" / "data").targets
+    assert {n: t.normalize for n, t in told.items()} == {"visits": False, "size": True}
+    found = hs.load(tmp_path / "two", module=Two)
+    assert found.config.task.arguments["outputs"]["visits"]["weight"] == 0.5
+    wide = {"likelihood": "predicted_gaussian"}
+    posterior = hs.fit("mlp", (X, LINE), config=wide, **QUICK)
+    assert posterior.module(0)(torch.zeros(5, 3)).shape == (5, 2)
+    assert posterior.config.training.epochs == 2
+
+
 class Interrupt(Callback):
     def __init__(self, step: int) -> None:
         self.step = step

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -32,6 +32,7 @@ def source_of(
     task: Task | Mapping[str, Task] | None = None,
     inputs: Inputs | Mapping[str, Any] | None = None,
     normalize_y: bool | None = None,
+    modelled: Collection[str] = (),
     seed: int = 0,
 ) -> ArraySource:
     """A source from arrays, tensors, tables or a torch ``Dataset``.
@@ -58,6 +59,9 @@ def source_of(
         several inputs a dictionary says it for each.
     normalize_y
         Standardise targets in training. ``None``: where they are floating-point values.
+    modelled
+        Names of targets with a likelihood of their own, ``y`` of a single one: they are
+        standardised by ``normalize_y=True`` alone, as a likelihood may be one of counts.
     seed
         Of the items that are held out.
 
@@ -78,7 +82,7 @@ def source_of(
             raise UsageError("validation items are given twice: in data, and as valid")
         pairs["valid"] = _pair(valid, "valid")
     if any(isinstance(values, dict) for pair in pairs.values() for values in pair):
-        return _named(pairs, task, inputs, normalize_y, fractions, seed)
+        return _named(pairs, task, inputs, normalize_y, modelled, fractions, seed)
     if isinstance(inputs, Mapping):
         raise UsageError(f"inputs is a dictionary of {', '.join(inputs)}, but there is one input")
     if isinstance(task, Mapping):
@@ -97,7 +101,8 @@ def source_of(
                 f"inputs='numbers' (they are standardised)"
             )
     if normalize_y is None:
-        normalize_y = task in (None, "regression") and pairs["train"][1].dtype.kind == "f"
+        values = task in (None, "regression") and pairs["train"][1].dtype.kind == "f"
+        normalize_y = values and "y" not in modelled
     try:
         return from_arrays(
             pairs,
@@ -125,6 +130,7 @@ def _named(
     task: Task | Mapping[str, Task] | None,
     inputs: Inputs | Mapping[str, Any] | None,
     normalize_y: bool | None,
+    modelled: Collection[str],
     fractions: Mapping[str, float],
     seed: int,
 ) -> ArraySource:
@@ -137,7 +143,8 @@ def _named(
     given = dict(task) if isinstance(task, Mapping) else dict.fromkeys(y, task)
     asked = {n: given.get(n) or _flags(v) for n, v in y.items()}
     asked |= {n: t for n, t in given.items() if n not in y}  # refused by their names
-    values = [n for n, v in y.items() if v.dtype.kind == "f" and asked[n] in (None, "regression")]
+    floats = [n for n, v in y.items() if v.dtype.kind == "f" and asked[n] in (None, "regression")]
+    values = [n for n in floats if n not in modelled]
     return from_named(
         pairs,
         name="arrays",

@@ -19,13 +19,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import nn
 
-from hpcsamp import config as configuration
-from hpcsamp.config import RunConfig, flatten, put
-from hpcsamp.config.reading import read
 from hpcsamp.data.manifest import Inputs, read_manifest
 from hpcsamp.errors import PreemptedError, UsageError
 from hpcsamp.grid import init, together
@@ -35,16 +31,13 @@ from hpcsamp.ingest.source import Source
 from hpcsamp.models.given import Network, layout_of, offered
 from hpcsamp.names import Task
 from hpcsamp.run.folder import RunFolder
-from hpcsamp.run.kind import SEVERAL
 from hpcsamp.run.prepare import prepare
 from hpcsamp.runtime import mpi
+from hpcsamp.training.asked import asked_for, completed, modelled, tasks_of
 from hpcsamp.training.callbacks import Callback
 from hpcsamp.training.loop import Trainer
 from hpcsamp.watchdog import STALL
 from hpcsamp.watchdog.dog import Watchdog
-
-#: Items of a step where nobody says, unless there are fewer.
-BATCH = 64
 
 
 def fit(
@@ -113,8 +106,9 @@ def fit(
     quiet
         Print nothing.
     keys
-        Any other keys of the configuration: ``seed=3``, ``optimizer={"lr": 1e-2}``, or dotted ones
-        by ``**{"optimizer.lr": 1e-2}``.
+        Any other keys of the configuration: ``seed=3``, ``loss="mean_mse"``,
+        ``likelihood="student_t"``, ``optimizer={"lr": 1e-2}``, or dotted ones by
+        ``**{"optimizer.lr": 1e-2}``.
 
     Returns
     -------
@@ -133,6 +127,9 @@ def fit(
     world = mpi().COMM_WORLD
     folder = RunFolder(_folder(output, world))
     source, told = None, None
+    named = {"training.epochs": epochs, "method": method, "method.samples": samples}
+    with together(world):
+        asked = asked_for(config, keys | {k: v for k, v in named.items() if v is not None})
     with together(world):
         if world.Get_rank() == 0:
             if folder.begun() and not resume:
@@ -150,21 +147,19 @@ def fit(
                     )
                 told = path, found.task, found.splits["train"]
             else:
-                if any(key.split(".")[0] == "likelihood" for key in keys):
-                    normalize_y = bool(normalize_y)  # it may be one of counts
                 source = source_of(
-                    data, valid=valid, task=task, inputs=inputs, normalize_y=normalize_y
-                )
+                    data, valid=valid, task=tasks_of(asked) if task is None else task,
+                    inputs=inputs, normalize_y=normalize_y, modelled=modelled(asked),
+                )  # fmt: skip
                 told = path, source.task, source.splits["train"]
     path, kind, items = world.bcast(told)
-    named = module is None or isinstance(module, str)
-    given: Any = nullcontext({"name": module} if module else {})
-    if not named:
-        given = offered(cast(Network, module))
-    with given as table:
+    by_name = module is None or isinstance(module, str)
+    network: Any = nullcontext({"name": module} if module else {})
+    if not by_name:
+        network = offered(cast(Network, module))
+    with network as table:
         with together(world):
-            arguments = {"task": task, "epochs": epochs, "samples": samples, "method": method}
-            chosen = _configuration(config, keys, arguments, table, path, kind, items)
+            chosen = completed(asked, task, table, path, kind, items)
         topology = init(chosen.parallel.samples, device=chosen.parallel.device)
         world = topology.world
         with together(world):
@@ -186,7 +181,7 @@ def fit(
     import hpcsamp
 
     which = "best" if chosen.training.patience is not None and best else "last"
-    passed = {} if named else {"module": module}
+    passed = {} if by_name else {"module": module}
     return hpcsamp.load(folder.path, checkpoint=which, **passed)
 
 
@@ -206,73 +201,6 @@ def _folder(output: str | Path | None, world: Any) -> Path:
             else:
                 made = str(output)
     return Path(world.bcast(made))
-
-
-def _configuration(
-    config: str | Path | Mapping[str, Any] | None,
-    keys: Mapping[str, Any],
-    arguments: Mapping[str, Any],
-    model: Mapping[str, Any],
-    path: str,
-    task: str,
-    items: int,
-) -> RunConfig:
-    """The checked configuration of a call."""
-    if config is None:
-        table: dict[str, Any] = {}
-    elif isinstance(config, Mapping):
-        table = copy.deepcopy(dict(config))
-    else:
-        table = configuration.apply_preset(read(config), None)
-        for own in ("format", "run"):  # of the config.toml of a run
-            table.pop(own, None)
-    method = arguments["method"]
-    asked = arguments["task"]
-    outputs = None
-    if task == SEVERAL:  # the set tells the kind of each
-        each = asked if isinstance(asked, Mapping) else {}
-        outputs, asked = {name: {"kind": kind} for name, kind in each.items()}, None
-    elif asked is None:
-        asked = table.get("task", task)
-    named = {
-        "task": asked,
-        "task.outputs": outputs,
-        "training.epochs": arguments["epochs"],
-        "method": {"name": method} if isinstance(method, str) else method,
-        "method.samples": arguments["samples"],
-    }
-    try:
-        for key, value in (*keys.items(), *named.items()):
-            if value is not None:
-                _put(table, key, _plain(value))
-        others = table.get("model", {})
-        put(table, "model", {**others, **model})
-        put(table, "data.path", path)
-        if "batch" not in table["data"]:
-            put(table, "data.batch", min(BATCH, items))
-    except ValueError as e:
-        raise UsageError(f"hs.fit: {e}") from None
-    return configuration.check(table, "hs.fit")
-
-
-def _put(table: dict[str, Any], key: str, value: Any) -> None:
-    """Set a key; of a table its keys, so that others stay."""
-    if not isinstance(value, Mapping):
-        put(table, key, value)
-        return
-    for name, part in flatten(value).items():
-        put(table, f"{key}.{name}", part)
-
-
-def _plain(value: Any) -> Any:
-    """A value as TOML has it."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
-    return {k: _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
 def _write(source: Source, path: Path, resume: bool) -> None:
