@@ -41,19 +41,6 @@ class First(nn.Module):
         return self.layer(*[x[:, None]] * self.copies)[0][:, 0]
 
 
-class Packed(nn.Module):
-    """Sequences without padding."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.LSTM(3, 3, 2, dropout=0.1, batch_first=True)
-
-    def forward(self, x):
-        lengths = torch.ones(len(x), dtype=torch.int64)
-        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
-        return nn.utils.rnn.pad_packed_sequence(self.layer(packed)[0], batch_first=True)
-
-
 def drawing(value):
     def forward(self, x):
         return x + value(self, x)
@@ -111,9 +98,6 @@ REFUSED = {
     "one for each pair": (
         lambda: Does(lambda _, x: x + (torch.rand(len(x), len(x)) @ x)),
         r"1, a Does draws by rand numbers of shape \(2, 2\) for 2 items and",
-    ),
-    "packed": (
-        lambda: First(Packed()), "1.layer.layer, a LSTM: dropout between recurrent layers of packed"
     ),
     "an item less": (
         lambda: Does(lambda _, x: x + torch.rand(len(x) - 1, 3).sum(0)), "1, a Does draws by rand"

@@ -87,25 +87,29 @@ def _channels(alone: int) -> Route:
     return route
 
 
+def rate_of(now: Now, p: Any) -> tuple[int, bool]:
+    """Chance of a unit to be dropped, in 1 / LEVELS; and whether all items have one mask."""
+    now.draws.mask()
+    masks = now.place.masks
+    rate = float(p if masks is None or masks.rate is None else masks.rate)
+    if not 0 <= rate <= 1:
+        raise UsageError(f"dropout probability {rate} must be from 0 to 1")
+    return round(rate * LEVELS), masks is not None and masks.shared
+
+
 def _dropped(
     now: Now, name: str, x: Any, p: Any, training: bool, inplace: bool, lead: int, alpha: bool
 ) -> Any:
     """``x`` with a mask over its first ``lead`` axes."""
     if not training:
         return NotImplemented
-    now.draws.mask()
-    masks = now.place.masks
-    rate = float(p if masks is None or masks.rate is None else masks.rate)
-    if not 0 <= rate <= 1:
-        raise UsageError(f"dropout probability {rate} must be from 0 to 1")
-    level = round(rate * LEVELS)
+    level, shared = rate_of(now, p)
     if level == 0 or not x.numel():
         return x  # routed all the same: the rate may grow
     share = 1 - level / LEVELS  # kept
     a = math.sqrt(1 / ((ALPHA**2 * (1 - share) + 1) * share)) if alpha and share else 0.0
     value = a if alpha else 1 / share if share else 0.0
     kept = Kept(level, value, x.dtype if x.dtype.is_floating_point else torch.float32)
-    shared = masks is not None and masks.shared
     mask = now.draw(name, x.shape[:lead], kept, kept=True, shared=shared)
     if len(x.shape) > lead:
         mask = mask[(..., *[None] * (len(x.shape) - lead))]

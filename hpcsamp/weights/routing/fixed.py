@@ -60,7 +60,7 @@ class Fixed(nn.Module):
             noted = _Noted(probed(network, call, place, x))
             with Routing(Now(place, Alone(), len(x), x.device, noted), DRAWING):
                 call(x)
-        self._count = len(noted.values)
+        self._count, self._packs = len(noted.values), noted.packs
         for at, value in enumerate(noted.values):
             self.register_buffer(f"draw_{at}", value.clone())
 
@@ -72,7 +72,8 @@ class Fixed(nn.Module):
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """What the network returns."""
         first = next(iter((*inputs, *named.values())))
-        draws = _Constants([getattr(self, f"draw_{at}") for at in range(self._count)])
+        constants = [getattr(self, f"draw_{at}") for at in range(self._count)]
+        draws = _Constants(constants, self._packs)
         now = Now(self._place, Alone(), first.shape[0], first.device, draws)
         with self._within(), Routing(now, DRAWING):
             return self.network(*inputs, **named)
@@ -84,6 +85,11 @@ class _Noted:
 
     plan: Plan
     values: list[Tensor] = field(default_factory=list)
+
+    @property
+    def packs(self) -> bool:
+        """See :attr:`.Draws.packs`."""
+        return self.plan.packs
 
     def draw(
         self, now: Now, name: str, shape: Sequence[int], numbers: Numbers, kept: bool, shared: bool
@@ -112,6 +118,7 @@ class _Constants:
     """Returns what was noted, call by call."""
 
     values: Sequence[Tensor]
+    packs: bool
 
     def draw(
         self, now: Now, name: str, shape: Sequence[int], numbers: Numbers, kept: bool, shared: bool

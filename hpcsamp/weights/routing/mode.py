@@ -6,7 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from hpcsamp.weights import recomputation
 from hpcsamp.weights.routing.now import Now, Route
@@ -30,16 +34,27 @@ class Routing(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self._now, self._routes, self._others = now, routes, others or {}
+        self._listening: RemovableHandle | None = None
         now.again = lambda: self
 
     def __enter__(self) -> Routing:
         recomputation.begin(self._as_it_is)
+        if self._now.draws.packs:
+            self._listening = register_module_forward_pre_hook(self._note)
         mode: Routing = super().__enter__()
         return mode
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
+        if self._listening is not None:
+            self._listening.remove()
         recomputation.end()
+
+    def _note(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """Packed sequences tell whose the rows are, the functions that layers call do not."""
+        for value in inputs:
+            if isinstance(value, PackedSequence):
+                self._now.packed = value
 
     def _as_it_is(self) -> Callable[[], Routing]:
         """What draws on from here, as often as it is made."""

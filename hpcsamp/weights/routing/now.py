@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from hpcsamp.streams import Purpose
 from hpcsamp.streams.branches import branches
@@ -34,6 +35,10 @@ class Draws(Protocol):
         self, now: Now, name: str, shape: Sequence[int], numbers: Numbers, kept: bool, shared: bool
     ) -> Any:
         """See :meth:`Now.draw`."""
+
+    @property
+    def packs(self) -> bool:
+        """Whether layers may be given packed sequences."""
 
     def mask(self) -> None:
         """Note that a layer masks something, at whatever rate."""
@@ -73,6 +78,8 @@ class Now:
         The module, and the state that the pass begins with and leaves; None where there is none.
     normalising, normalised
         How many calls of batch normalisation there were so far, and how many were over items.
+    packed
+        The packed sequence that a layer was given last.
     again
         Makes a block in which calls are routed as in the module: within a route they are not.
     """
@@ -88,6 +95,7 @@ class Now:
     carry: Carry | None = None
     normalising: int = 0
     normalised: int = 0
+    packed: PackedSequence | None = None
     again: Callable[[], AbstractContextManager[Any]] = nullcontext
     _keys: Tensor | None = field(default=None, repr=False)
 

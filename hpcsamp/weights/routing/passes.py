@@ -160,7 +160,10 @@ def probed(
     """
     place = replace(place, trial=True, index=None)
 
+    packs = False
+
     def probe(items: Any) -> tuple[Probe, bool]:
+        nonlocal packs
         layers: list[Layer] = []
         found = Probe(layers)
         now = Now(place, Alone(), len(items), x.device, found)
@@ -172,6 +175,7 @@ def probed(
                 call(items)
             except UsageError as e:
                 raise UsageError(f"{layers[-1]}: {e}" if layers else str(e)) from e
+        packs = packs or now.packed is not None
         return found, now.met
 
     try:
@@ -186,9 +190,9 @@ def probed(
                 f"{type(module).__name__} draws by itself, and takes {len(x)} items and not 2 or"
                 f" 3 ({str(e).splitlines()[0]:.120})"
             ) from e
-        return Plan((), met, frozenset(whole.masking))
+        return Plan((), met, frozenset(whole.masking), packs=packs)
     calls: tuple[Call, ...] = compared(two, three) if two.seen or three.seen else ()
-    return Plan(calls, met, frozenset(two.masking), normalised(two.norms, three.norms))
+    return Plan(calls, met, frozenset(two.masking), normalised(two.norms, three.norms), packs)
 
 
 def _some(x: Any, count: int) -> Any:

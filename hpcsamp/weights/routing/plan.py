@@ -87,12 +87,15 @@ class Plan:
         Names of the layers that mask something.
     norms
         The calls of batch normalisation; None where all are taken for calls over items.
+    packs
+        Whether layers are given packed sequences.
     """
 
     calls: tuple[Call, ...]
     needed: bool
     masking: frozenset[str] = frozenset()
     norms: tuple[Normalised, ...] | None = None
+    packs: bool = False
     _ahead: dict[Any, tuple[int, Tensor]] = field(default_factory=dict)
     _size: int = 0
 
@@ -183,6 +186,7 @@ class Probe:
     seen: list[tuple[str, tuple[int, ...], str, bool]] = field(default_factory=list)
     masking: set[str] = field(default_factory=set)
     norms: list[tuple[tuple[int, ...], str]] = field(default_factory=list)
+    packs: bool = True
 
     def draw(
         self, now: Now, name: str, shape: Sequence[int], numbers: Numbers, kept: bool, shared: bool

@@ -1,18 +1,25 @@
 """Dropout between the layers of LSTM, GRU and plain recurrent networks.
 
 torch draws it within one function for all layers. Here each layer is a call of its own, and what
-goes from one to the next passes a mask.
+goes from one to the next passes a mask. Of packed sequences the mask of a row is named by its item
+and its time step, whatever the other sequences of the batch are.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hpcsamp.errors import UsageError
+from hpcsamp.streams.branches import branches
+from hpcsamp.weights.routing.dropout import LEVELS, Kept, rate_of
 from hpcsamp.weights.routing.dropout import dropout as masked
+from hpcsamp.weights.routing.forms import Alone
 from hpcsamp.weights.routing.now import Now, Route
+from hpcsamp.weights.strategies.chunk import NotPossibleError
 
 
 def _layers(function: Any) -> Route:
@@ -20,14 +27,10 @@ def _layers(function: Any) -> Route:
         packed = isinstance(third, (tuple, list)) and not isinstance(others[0], bool)
         if packed or not isinstance(third, (tuple, list)):
             start, weights, biased, layers, rate, train, *more = third, *others
-            if not train or rate == 0 or layers < 2:
-                return NotImplemented
-            raise UsageError(
-                "dropout between recurrent layers of packed sequences: what is drawn would depend "
-                "on the lengths of the other items; give padded sequences, or a rate of 0"
-            )
-        start, weights = second, third
-        biased, layers, rate, train, *more = others
+            before: tuple[Any, ...] = (second,)
+        else:
+            start, weights, before = second, third, ()
+            biased, layers, rate, train, *more = others
         if not train or rate == 0 or layers < 2:
             return NotImplemented
         ways = 2 if more[0] else 1
@@ -37,13 +40,49 @@ def _layers(function: Any) -> Route:
             rows = slice(layer * ways, (layer + 1) * ways)
             state = tuple(t[rows] for t in start) if states else start[rows]
             own = weights[layer * each : (layer + 1) * each]
-            x, *last = function(x, state, own, biased, 1, 0.0, train, *more)
+            x, *last = function(x, *before, state, own, biased, 1, 0.0, train, *more)
             ends.append(last)
             if layer < layers - 1:
-                x = masked(now, x, rate, True)
+                x = _packed(now, x, second, rate) if before else masked(now, x, rate, True)
         return x, *(torch.cat(parts) for parts in zip(*ends, strict=True))
 
     return route
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """Keys of streams, as what is drawn."""
+
+    def __call__(self, keys: Tensor, count: int) -> Tensor:
+        """See :class:`~hpcsamp.weights.routing.now.Numbers`."""
+        return branches(keys, torch.arange(count, device=keys.device))
+
+
+def _packed(now: Now, x: Tensor, sizes: Tensor, rate: float) -> Tensor:
+    """``(rows, features)`` of packed sequences with a mask, ``sizes`` of them at each time step."""
+    if not isinstance(now.form, Alone):
+        raise NotPossibleError("dropout between recurrent layers of packed sequences")
+    if now.packed is None or now.packed.batch_sizes is not sizes:
+        raise UsageError(
+            "dropout between recurrent layers of packed sequences that no layer was given, so that "
+            "the item of a row is not known; give a layer the packed sequence, or a rate of 0"
+        )
+    level, shared = rate_of(now, rate)
+    if level == 0 or not x.numel():
+        return x
+    kept = Kept(level, 1 / (1 - level / LEVELS) if level < LEVELS else 0.0, x.dtype)
+    count = sizes.to(x.device)
+    step = torch.arange(len(count), device=x.device).repeat_interleave(count)
+    item = torch.arange(len(step), device=x.device) - (count.cumsum(0) - count)[step]
+    if now.packed.sorted_indices is not None:
+        item = now.packed.sorted_indices[item]
+    items = int(sizes[0])
+    if shared:
+        mask = now.draw("dropout", (items, x.shape[1]), kept, kept=True, shared=True)
+        return x * mask.expand(items, -1)[item]
+    keys = now.draw("dropout of packed sequences", (items,), _Keys())
+    steps = branches(keys, torch.arange(len(count), device=x.device))
+    return x * kept(steps[item, step], x.shape[1])
 
 
 ROUTES: dict[Any, Route] = {
