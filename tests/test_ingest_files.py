@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 
+import h5py
 import numpy as np
 import pytest
 import xarray
@@ -236,6 +237,37 @@ def test_variables_of_xarray(tmp_path, engine):
         assert np.array_equal(opened["latitude"], chosen["latitude"])
         assert opened["latitude"].attrs["units"] == "degrees_north"
         assert np.array_equal(opened["time"].values, data["time"].values[at])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:zarr")
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_folder_of_zarr_is_known_by_its_content(tmp_path, version):
+    """A value in the middle makes another set, with a checksum of its own; what is not read does
+    not.
+    """
+
+    data = weather()[["t2m", "load"]]
+
+    def made(name, **changes):
+        data.assign(**changes).to_zarr(
+            tmp_path / name / "a.zarr", consolidated=version == 2, zarr_format=version
+        )
+        source = zarr(str(tmp_path / name / "a.zarr"), ["t2m"], ["t2m"], fractions={})
+        return build(source, tmp_path / name / "set")
+
+    other = data["t2m"].copy(deep=True)
+    other[20] = other[20] + 1
+    first, again, changed, unread = (
+        made("one"), made("two"), made("three", t2m=other), made("four", load=data["load"] + 1)
+    )  # fmt: skip
+    assert len(first.source["sha256"]) == 64
+    assert (again.uid, again.source) == (first.uid, first.source)
+    assert changed.source["sha256"] != first.source["sha256"]
+    assert changed.uid != first.uid
+    if version == 3:  # in version 2 the metadata of all variables are one file
+        assert unread.source["sha256"] == first.source["sha256"]
+    with h5py.File(tmp_path / "one" / "set" / first.shards[0].file) as f:
+        assert f.attrs["source_sha256"] == first.source["sha256"]
 
 
 def test_numbers_labels_and_missing_values_of_grids(tmp_path):

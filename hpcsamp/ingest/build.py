@@ -101,8 +101,9 @@ def build(
         raise DataError(f"{source.name}: {e}") from None
     shards = plan_shards(source, shard_bytes)
     with together(comm):  # read by one rank, since it may be a digest of many files
-        uid = identity(source, shards) if comm.Get_rank() == 0 else ""
-    uid = comm.bcast(uid)
+        content = source.content() if comm.Get_rank() == 0 else ""
+        uid = identity(source, shards, content) if comm.Get_rank() == 0 else ""
+    uid, content = comm.bcast((uid, content))
     with ExitStack() as stack:
         found, lock = None, None
         with together(comm):
@@ -112,7 +113,7 @@ def build(
                 if found is None:
                     _prepare(target, folder, uid, overwrite)
         found = comm.bcast(found)
-        return found or _write(source, target, folder, uid, shards, comm, progress, lock)
+        return found or _write(source, target, folder, uid, content, shards, comm, progress, lock)
 
 
 def _write(
@@ -120,6 +121,7 @@ def _write(
     target: Path,
     folder: Path,
     uid: str,
+    content: str,
     shards: list[dict[str, Any]],
     comm: MPI.Comm,
     progress: Callable[[int, int], None] | None,
@@ -127,7 +129,8 @@ def _write(
 ) -> Manifest:
     """``lock``: on rank 0."""
     rank, size = comm.Get_rank(), comm.Get_size()
-    writer = _Writer(source, folder, uid)
+    origin = ({"sha256": content} if content else {}) | source.source
+    writer = _Writer(source, folder, uid, origin)
     try:
         for first in range(0, len(shards), size):  # a round at a time, so that all stop together
             with together(comm):
@@ -144,7 +147,7 @@ def _write(
                 if first + rank < len(shards):
                     writer.finish(shards[first + rank], stats)
         with together(comm):
-            manifest = _manifest(source, uid, stats, [writer.entry(s) for s in shards])
+            manifest = _manifest(source, uid, origin, stats, [writer.entry(s) for s in shards])
         with together(comm):
             if lock is not None:
                 lock.check()
@@ -209,7 +212,11 @@ def _publish(manifest: Manifest, folder: Path, target: Path) -> None:
 
 
 def _manifest(
-    source: Source, uid: str, stats: Mapping[str, Stats], entries: list[ShardEntry]
+    source: Source,
+    uid: str,
+    origin: dict[str, Any],
+    stats: Mapping[str, Stats],
+    entries: list[ShardEntry],
 ) -> Manifest:
     return Manifest(
         schema_version=schema_of(source),
@@ -228,7 +235,7 @@ def _manifest(
         stats=dict(stats),
         coords={name: c.units for name, c in source.coords.items()},
         meaning=source.meaning,
-        source=source.source,
+        source=origin,
         licence=source.licence,
         transforms=source.transforms,
         created_by=f"hpcsamp {version('hpcsamp')}",
@@ -239,8 +246,8 @@ def _manifest(
 class _Writer:
     """One rank's hand in an ingest; what is done is noted in ``shard-NNNNN.json``."""
 
-    def __init__(self, source: Source, folder: Path, uid: str):
-        self.source, self.folder, self.uid = source, folder, uid
+    def __init__(self, source: Source, folder: Path, uid: str, origin: dict[str, Any]):
+        self.source, self.folder, self.uid, self.origin = source, folder, uid, origin
 
     def _note(self, shard: Mapping[str, Any]) -> Path:
         return (self.folder / shard_name(shard["number"])).with_suffix(".json")
@@ -271,7 +278,7 @@ class _Writer:
             **shard,
             created_by=f"hpcsamp {version('hpcsamp')}",
             versions=versions(),
-            source=self.source.source,
+            source=self.origin,
             licence=self.source.licence,
             transforms=self.source.transforms,
         )

@@ -34,8 +34,14 @@ def plan_shards(source: Source, shard_bytes: int) -> list[dict[str, Any]]:
     return shards
 
 
-def identity(source: Source, shards: list[dict[str, Any]]) -> str:
-    """The set's uid: the same content, made the same way, has the same one."""
+def identity(source: Source, shards: list[dict[str, Any]], content: str | None = None) -> str:
+    """The set's uid: the same content, made the same way, has the same one.
+
+    Parameters
+    ----------
+    content
+        :meth:`Source.content`, if it is known already.
+    """
     told = {
         "schema": 1,  # what items are has not changed since
         "name": source.name,
@@ -53,7 +59,7 @@ def identity(source: Source, shards: list[dict[str, Any]]) -> str:
         told["targets"] = {name: target.model_dump() for name, target in source.targets.items()}
     if source.missing is not None:
         told["missing"] = source.missing
-    content = source.content()
+    content = source.content() if content is None else content
     if content:
         told["content"] = content
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]

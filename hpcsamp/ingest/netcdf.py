@@ -53,6 +53,8 @@ class Gridded(Source):
         Items from input to target.
     labels
         By split, for classification.
+    store, unread
+        The local folder of a zarr store, and its variables that are not read.
     """
 
     parts: list[xarray.Dataset] = field(default_factory=list)
@@ -61,6 +63,8 @@ class Gridded(Source):
     rows: dict[str, np.ndarray] = field(default_factory=dict)
     lead: int = 0
     labels: dict[str, np.ndarray] = field(default_factory=dict)
+    store: Path | None = None
+    unread: frozenset[str] = frozenset()
 
     def read(self, split: str, start: int, stop: int) -> Mapping[str, np.ndarray]:
         """See :class:`Source`."""
@@ -81,17 +85,25 @@ class Gridded(Source):
         return found
 
     def content(self) -> str:
-        """See :class:`Source`: of a store that is no local file, its axes, first and last items."""
+        """See :class:`Source`: of a store in a local folder names and bytes of all files but those
+        of variables that are not read; of a distant one its axes, first and last items.
+        """
         if "sha256" in self.source:
             return ""
         found = hashlib.sha256()
+        if self.store is not None:
+            for path in sorted(p for p in self.store.rglob("*") if p.is_file()):
+                part = path.relative_to(self.store)
+                if part.parts[0] not in self.unread:
+                    found.update(f"{part.as_posix()}\0{sha256(path)}".encode())
+            return found.hexdigest()
         for name in sorted(map(str, self.parts[0].coords)):
             found.update(str(self.parts[0][name].values.tolist()).encode())
         for split in self.splits:
             for at in (0, self.splits[split] - 1):
                 for values in self.read(split, at, at + 1).values():
                     found.update(np.ascontiguousarray(values).tobytes())
-        return found.hexdigest()
+        return f"of axes, first and last items: {found.hexdigest()}"
 
 
 def netcdf(
@@ -199,9 +211,14 @@ def zarr(
     except Exception as e:  # whatever a damaged store makes its reader raise
         told = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise DataError(f"{store}: not a zarr store that can be opened: {told}") from None
-    return gridded([opened], [store], {"file": Path(store).name}, x, y, sample=sample,
-                   selection=select, lead=lead, task=task, keep_missing=keep_missing,
-                   fractions=fractions, seed=seed, rule=rule, normalize_y=normalize_y)  # fmt: skip
+    local = Path(store)
+    source = {"file": local.name, **({"sha256": sha256(local)} if local.is_file() else {})}
+    made = gridded([opened], [store], source, x, y, sample=sample, selection=select, lead=lead,
+                   task=task, keep_missing=keep_missing, fractions=fractions, seed=seed,
+                   rule=rule, normalize_y=normalize_y)  # fmt: skip
+    made.store = local if local.is_dir() else None
+    made.unread = frozenset(map(str, opened.data_vars)) - {*x, *y, *(rule.columns if rule else ())}
+    return made
 
 
 def gridded(
