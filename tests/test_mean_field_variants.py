@@ -12,8 +12,8 @@ from torch import nn
 from hpcsamp import losses
 from hpcsamp.collectives import Alone, distribute
 from hpcsamp.errors import UsageError
-from hpcsamp.methods import Flipout, LocalReparameterisation, MeanField
-from hpcsamp.models import ViT
+from hpcsamp.methods import METHODS, Flipout, LocalReparameterisation, MeanField
+from hpcsamp.models import MLP, ViT
 
 VARIANTS = [Flipout, LocalReparameterisation]
 
@@ -146,6 +146,21 @@ def test_a_transformer_trains_in_every_memory_mode(kind):
         found.append(torch.cat([p.grad for p in method.parameters()]))
     assert torch.allclose(found[1], found[0], rtol=1e-9, atol=1e-12)
     assert torch.allclose(found[2], found[0], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["mean_field", "mc_dropout", "last_layer"])
+def test_every_rank_of_a_large_sample_group_has_a_prediction_sample(name):
+    """Planned without ranks: S of the run is enough for any grid that may train it."""
+
+    def of_run(samples):
+        return METHODS[name].create(lambda _: MLP((3,), 2, hidden=[4]), samples, range(1))
+
+    method = of_run(48)
+    count = method.prediction_samples(None)
+    shares = [list(method.prediction_share(count, 48, rank)) for rank in range(48)]
+    assert shares == [[rank] for rank in range(48)]
+    assert of_run(5).prediction_samples(None) == 32
+    assert method.prediction_samples(7) == 7
 
 
 @pytest.mark.parametrize("kind", VARIANTS)

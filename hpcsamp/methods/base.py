@@ -71,6 +71,7 @@ class Method(Predicting):
         """
         kind: Any = cls  # a subclass, whose first argument is the module
         made: Self = kind(network(None), **arguments)
+        made.usual_prediction_samples = max(made.usual_prediction_samples, samples)
         return made
 
     def __new__(cls, *arguments: Any, **named: Any) -> Self:

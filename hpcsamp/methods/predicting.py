@@ -22,8 +22,10 @@ class Predicting(Stepping):
 
     #: Whether its predictive distribution draws weights from a stream.
     draws_weights: ClassVar[bool] = False
-    #: S of the predictive distribution if nobody says, for methods that can draw any number.
-    usual_prediction_samples: ClassVar[int] = 32
+    #: S of the predictive distribution if nobody says, for methods that can draw any number. A run
+    #: that is trained with more has as many: there is one for each rank of any legal grid, and the
+    #: number depends on no grid.
+    usual_prediction_samples: int = 32
 
     def __init__(self, samples_per_pass: int | Literal["auto"] = "auto") -> None:
         super().__init__(samples_per_pass)

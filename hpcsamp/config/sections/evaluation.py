@@ -17,7 +17,7 @@ class EvaluationSection(Section):
         ge=1,
         le=SAMPLES,
         description="samples of the predictive distribution; without: as many as the method has, "
-        "32 where it can draw any number",
+        "32, or method.samples if that is more, where it can draw any number",
         json_schema_extra=RESULTS,
     )
     batch: int = Field(256, ge=1, le=MOST, description="items at once", json_schema_extra=RESULTS)
