@@ -479,3 +479,68 @@ def test_every_kind_of_task_is_read_from_a_table(tmp_path, kind):
     assert [order.class_name[i] for i in y] == data["mood"].tolist()
     with pytest.raises(DataError, match="'grade' holds more than 0 and 1"):
         read(path, ["hot", "grade"], task="multilabel", **how)
+
+
+def test_columns_keep_apart_what_numbers_cannot_tell_apart(tmp_path):
+    """Ids of many digits and codes with leading zeros are categories of their own."""
+    for words in (
+        ["123456789012345678901", "123456789012345678902", "7"],
+        ["01", "1", "2"],
+        ["9007199254740993.0", "9007199254740993", "9007199254740992"],
+    ):
+        data = pd.DataFrame({"c": words * 4, "y": np.linspace(0.5, 3, 12)})
+        path, read = written(tmp_path, data, "csv")
+        made = read(path, ["y"], fractions={}, preparation=Preparation(onehot=["c"]))
+        assert made.arrays["x"].names == [f"c={w}" for w in sorted(words)]
+        assert whole(made)[0].sum(0).tolist() == [4, 4, 4]
+        labels = read(path, ["c"], fractions={}, task="classification")
+        assert labels.class_names == sorted(words)
+        assert whole(labels)[1].tolist() == [sorted(words).index(w) for w in words] * 4
+    path, read = written(tmp_path, data.assign(c=["+1", "1.0", "2"] * 4), "csv")
+    assert (
+        whole(read(path, ["c"], fractions={}, task="classification"))[1].tolist() == [1, 1, 2] * 4
+    )
+
+
+def test_labels_that_are_missing_are_no_class_and_stay_labels(tmp_path):
+    """Words for a missing value beside numbers in text, nulls beside whole numbers in parquet."""
+    x = np.linspace(0.5, 3, 12)
+    data = pd.DataFrame({"x": x, "y": ["0", "1", "NA"] * 4})
+    data.to_csv(tmp_path / "t.csv", index=False)
+    null = pa.array([0, 1, None] * 4)
+    pq.write_table(pa.table({"x": x, "y": null}), tmp_path / "t.parquet", row_group_size=5)
+    flags = null.cast(pa.bool_())
+    pq.write_table(pa.table({"x": x, "y": flags}), tmp_path / "flags.parquet")
+    for path, read, task in (
+        (tmp_path / "t.csv", table, "classification"),
+        ([tmp_path / "t.parquet"], parquet, None),
+        ([tmp_path / "flags.parquet"], parquet, None),
+    ):
+        with pytest.raises(DataError, match=r"column 'y': a value is missing, in 4 of 12 rows"):
+            read(path, ["y"], fractions={}, task=task)
+        for missing, expected in (("drop", [0, 1] * 4), ("keep", [0, 1, -1] * 4)):
+            made = read(
+                path, ["y"], fractions={}, task=task, preparation=Preparation(missing=missing)
+            )
+            assert (made.task, made.classes) == ("classification", 2)
+            assert whole(made)[1].tolist() == expected
+    data["y"] = ["None", "mild", "NA"] * 4  # beside words they are words
+    data.to_csv(tmp_path / "t.csv", index=False)
+    found = table(tmp_path / "t.csv", ["y"], fractions={}, task="classification")
+    assert found.class_names == ["NA", "None", "mild"]
+
+
+def test_what_numbers_the_rows_is_no_feature_and_times_are_no_target(tmp_path):
+    data = pd.DataFrame({"x": RNG.normal(size=12), "y": RNG.normal(size=12)})
+    data["when"] = pd.date_range("2020-01-01", periods=12)
+    for index in (RNG.permutation(12), pd.Index(RNG.normal(size=12), name="key")):
+        path, read = written(tmp_path, data.set_index(index), "parquet")
+        made = read(path, ["y"], fractions={}, preparation=Preparation(drop=["when"]))
+        name = "key" if getattr(index, "name", None) else "__index_level_0__"
+        assert made.arrays["x"].names == ["x"]
+        assert f"column {name!r} is the index of a pandas table" in made.report[0]
+        assert read(path, ["y"], features=[name], fractions={}).arrays["x"].names == [name]
+        rule = Rule(chronological=name)
+        assert read(path, ["y"], features=["x"], rule=rule).arrays["x"].names == ["x"]
+    with pytest.raises(UsageError, match=r"column 'when' holds times; a target is numbers"):
+        read(path, ["when"], features=["x"])

@@ -11,7 +11,13 @@ import numpy as np
 
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.arrays import DEFAULT_FRACTIONS
-from hpcsamp.ingest.arrow_columns import column_of, features_of, is_picture
+from hpcsamp.ingest.arrow_columns import (
+    column_of,
+    features_of,
+    index_of,
+    is_picture,
+    is_whole,
+)
 from hpcsamp.ingest.arrow_files import Piece, files_of, find, open_arrow, open_parquet, readable
 from hpcsamp.ingest.asked import Asked, NormalizeY, Part, SplitSeed
 from hpcsamp.ingest.division import Rule
@@ -115,6 +121,14 @@ class ArrowTable(Table):
         told = self._told.get(column)
         names = told.get("names") if isinstance(told, dict) else None
         return [str(name) for name in names] if names else None
+
+    def index(self) -> list[str]:
+        """See :class:`~hpcsamp.ingest.table.Table`: that of pandas."""
+        return [name for name in index_of(self._schema) if name in self.names]
+
+    def whole(self, column: str) -> bool:
+        """See :class:`~hpcsamp.ingest.table.Table`."""
+        return is_whole(self._schema.field(column).type)
 
     def pictures(self, column: str) -> bool:
         """See :class:`~hpcsamp.ingest.table.Table`."""

@@ -113,6 +113,13 @@ def is_bytes(kind: Any) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
+def is_whole(kind: Any) -> bool:
+    """Whether a type is that of whole numbers, or of true and false."""
+    import pyarrow as pa
+
+    return pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+
+
 def is_picture(kind: Any) -> bool:
     """Whether a type is that of encoded images."""
     import pyarrow as pa
@@ -151,3 +158,13 @@ def features_of(schema: Any) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def index_of(schema: Any) -> list[str]:
+    """Columns that were the index of a pandas table, as it noted them in a file."""
+    raw = (schema.metadata or {}).get(b"pandas")
+    try:
+        found = json.loads(raw)["index_columns"] if raw else []
+    except (ValueError, KeyError, TypeError):
+        return []
+    return [name for name in found if isinstance(name, str)]

@@ -177,16 +177,37 @@ class Numbers:
 
 
 def numbers_or_words(cells: Sequence[str]) -> np.ndarray:
-    """A column as int64 or float64 if all of its cells are numbers, else as words (objects)."""
-    if all(cell.isascii() and "_" not in cell for cell in cells):
-        for kind in (int, float):
-            try:
-                values = np.asarray([kind(cell) for cell in cells])
-            except ValueError:
-                continue
-            if values.dtype.kind in "if" and np.isfinite(values).all():
-                return values
-    return np.asarray(cells, object)
+    """A column as int64 or float64 if all of its cells are numbers, else as words (objects).
+
+    Cells are words, too, if numbers could not tell them apart: digits beyond those of the type, or
+    ``01`` beside ``1``.
+    """
+    words = np.asarray(cells, object)
+    if not all(cell.isascii() and "_" not in cell for cell in cells):
+        return words
+    for kind, held in ((int, np.int64), (float, np.float64)):
+        try:
+            numbers = [kind(cell) for cell in cells]
+            values = np.asarray(numbers, held)
+        except ValueError:
+            continue
+        except OverflowError:
+            return words
+        if not np.isfinite(values).all() or _merges(cells, values.tolist()):
+            return words
+        return values
+    return words
+
+
+def _merges(cells: Sequence[str], values: Sequence[float]) -> bool:
+    """Whether digits are lost, or codes with zeros before them become the number of another."""
+    bare = {cell: cell.strip().lstrip("+-") for cell in set(cells)}
+    if isinstance(next(iter(values), None), float):
+        for cell, value in zip(cells, values, strict=True):
+            if bare[cell].isdigit() and int(bare[cell]) != abs(int(value)):
+                return True
+    codes = any(len(text) > 1 and text[0] == "0" and text[1].isdigit() for text in bare.values())
+    return codes and len(set(values)) < len(bare)
 
 
 def _numbers(texts: Sequence[str]) -> list[float]:

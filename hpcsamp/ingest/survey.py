@@ -88,6 +88,10 @@ class Survey:
                 if isinstance(feature, Category):
                     self._categories(table, feature.column, found[~gone])
             for name in self.targets:
+                if values[name].dtype.kind == "M":
+                    raise UsageError(
+                        f"{table.path}: column {name!r} holds times; a target is numbers or classes"
+                    )
                 self._note(table, name, values[name], rows)
                 gone = missing(values[name])
                 lacking_y[rows] |= gone

@@ -81,6 +81,14 @@ class Table(ABC):
         """Names of the classes of a column of labels, where the file tells them."""
         return None
 
+    def index(self) -> list[str]:
+        """Columns that number or name the rows, and are features only if they are asked for."""
+        return []
+
+    def whole(self, column: str) -> bool:
+        """Whether a column is of whole numbers, though some may be missing."""
+        return False
+
     def pictures(self, column: str) -> bool:
         """Whether a column holds encoded images."""
         return False

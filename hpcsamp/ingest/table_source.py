@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -151,7 +151,7 @@ def from_tables(
         table.prepare(roles)
         survey.look(table)
     encoded = _categories(survey)
-    report = list(survey.suspicions)
+    report = [*_left_out(first, roles), *survey.suspicions]
     kept = {}
     for at, (split, table) in enumerate(tables.items()):
         kept[split], line = _kept(table, survey, at, made.missing)
@@ -229,7 +229,7 @@ def _encoded(
         raise UsageError("--text and --tokenizer go together: a column, and what makes its tokens")
     asked = {*dates, *made.onehot, *made.ids, *([] if made.text is None else [made.text])}
     check_named(table.path, table.names, [*made.drop, *asked])
-    others = [*rule.columns, *([] if made.weight is None else [made.weight])]
+    others = [*rule.columns, *([] if made.weight is None else [made.weight]), *table.index()]
     away = [*made.drop, *(c for c in others if c not in asked)]
     chosen = choose(table.path, table.names, targets, features, away)
     for column in asked:
@@ -246,6 +246,15 @@ def _encoded(
         else:
             encoded.append(Number(column))
     return encoded
+
+
+def _left_out(table: Table, used: Collection[str]) -> list[str]:
+    """A line on each column that numbers the rows and is not used."""
+    return [
+        f"column {name!r} is the index of a pandas table, and no feature unless --feature names it"
+        for name in table.index()
+        if name not in used
+    ]
 
 
 def _of_rule(table: Table, column: str, rows: np.ndarray, rule: Rule) -> np.ndarray:

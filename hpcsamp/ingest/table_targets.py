@@ -273,6 +273,9 @@ def _labels(
     names = wanted.class_names or first.class_names(targets[0])
     y = columns[targets[0]]
     known = ~missing(y) if how == "keep" and len(columns) == 1 else np.ones(len(y), bool)
+    whole = all(t.whole(targets[0]) for t in tables.values())
+    if whole and y.dtype.kind == "f" and not known.all():
+        columns[targets[0]] = y = np.where(known, y, 0).astype(np.int64)
     where = str(first.path) if wanted.alone else f"{first.path}: {wanted.name}"
     if not known.any():
         raise DataError(f"{where}: column {targets[0]!r} has no values")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from hpcsamp.errors import DataError, UsageError
-from hpcsamp.ingest.arrays import DEFAULT_FRACTIONS
+from hpcsamp.ingest.arrays import DEFAULT_FRACTIONS, EXACT
 from hpcsamp.ingest.asked import Asked, NormalizeY, Part, SplitSeed
 from hpcsamp.ingest.choice import listed, short
 from hpcsamp.ingest.division import Rule
@@ -33,7 +33,7 @@ BLOCK = 2**20
 MISSING = frozenset(
     {"", "-", "?", ".", "NA", "N/A", "NaN", "NULL", "None", "na", "n/a", "nan", "null", "none"}
 )
-"""Cells that stand for a missing number, where those are allowed."""
+"""Cells that stand for a missing number."""
 
 
 @contextmanager
@@ -189,14 +189,22 @@ class CsvTable(Table):
         return np.asarray(cells, np.int64).view("datetime64[ns]")
 
     def _lexicon(self, name: str) -> np.ndarray:
-        """Words of a column by code, the last for a missing one; numbers where all are some."""
+        """Words of a column by code, the last for a missing one; numbers where all are some.
+
+        Beside numbers alone, the words of :data:`MISSING` stand for a missing one.
+        """
         words = list(self._known[name])
-        if name in self._any and words:
-            found = numbers_or_words(words)
-            if found.dtype.kind in "if":
-                lacking = (self._spools[1].array()[:, self._words.index(name)] < 0).any()
-                return np.append(found, np.nan) if lacking else np.append(found, found[:1])
-        return np.asarray([*words, None], object)
+        known = [word for word in words if word not in MISSING]  # beside numbers alone
+        found = numbers_or_words(known) if name in self._any else np.asarray(known, object)
+        if not known or found.dtype.kind not in "if":
+            return np.asarray([*words, None], object)
+        codes = self._spools[1].array()[:, self._words.index(name)]
+        if len(known) == len(words) and not (codes < 0).any():
+            return np.append(found, found[:1])
+        if np.abs(found).max() > EXACT:
+            return np.asarray([*(w if w in known else None for w in words), None], object)
+        values = dict(zip(known, found.tolist(), strict=True))
+        return np.asarray([*(values.get(word, np.nan) for word in words), np.nan])
 
 
 def _rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
