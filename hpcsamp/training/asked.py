@@ -102,7 +102,9 @@ def completed(
     table = copy.deepcopy(dict(asked))
     try:
         if kind != SEVERAL:
-            put(table, "task", task or table.get("task", kind))
+            own = table.get("task")
+            told = dict(own) if isinstance(own, Mapping) else {"kind": own}
+            put(table, "task", {**told, "kind": task or told.get("kind") or kind})
         elif isinstance(task, Mapping):  # of the others the set tells the kind
             own = table.get("task")
             own = dict(own) if isinstance(own, Mapping) else {}
