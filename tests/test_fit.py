@@ -230,6 +230,55 @@ def test_data_of_any_form(tmp_path, capsys):
     assert "task: classification, as y holds 3 classes; task=... says" in capsys.readouterr().out
 
 
+def five() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Linear(5, 1)
+
+
+def test_what_a_table_tells_is_used_in_all_splits_and_in_predictions():
+    """Names, types and index of tables, not the places of columns, decide; words are classes."""
+    pandas, xarray = pytest.importorskip("pandas"), pytest.importorskip("xarray")
+    frame = pandas.DataFrame(X, columns=["a", "b", "c"]).assign(d=CLASSES > 0, e=CLASSES)
+    frame["e"] = frame["e"].astype("Int64")
+    numbers = frame.to_numpy(float)
+    plain = hs.fit(five(), ((numbers, LINE), (numbers[:50], LINE[:50])), **QUICK)
+    other = frame[["e", "c", "d", "a", "b"]]
+    named = hs.fit(five(), ((frame, LINE), (other[:50], LINE[:50])), **QUICK)
+    table = xarray.DataArray(numbers, dims=["at", "of"], coords={"of": list("abcde")})
+    labelled = hs.fit(five(), ((table, LINE), (table[:50, ::-1], LINE[:50])), **QUICK)
+    want = plain.predict(numbers, samples=4)["mean"].to_numpy()
+    for of, x in ((named, frame), (named, other), (labelled, table), (labelled, table[:, ::-1])):
+        assert np.allclose(of.predict(x, samples=4)["mean"], want, rtol=1e-6)
+        recorded = summary(of.restored.folder.path)["metrics"]
+        assert recorded["rmse"] == summary(plain.restored.folder.path)["metrics"]["rmse"]
+    words = np.array(["low", "mid", "high"])[CLASSES]
+    spoken = hs.fit(net(3), (X, words), **QUICK).predict(X[:3])
+    assert spoken["class"].values.tolist() == ["high", "low", "mid"]
+    rows = pandas.Series(LINE).sample(frac=1, random_state=1)
+    for x, y, message in (
+        (frame, rows, r"same rows in another order: row 0 is 0 in x and \d+ in y"),
+        (frame.assign(d="word"), LINE, r"column d of x of train is no number: 'word'"),
+        (frame.rename(columns={"b": "a"}), LINE, r"several columns of the name a"),
+    ):
+        with pytest.raises(DataError, match=message):
+            hs.fit(five(), (x, y), **QUICK)
+    with pytest.raises(DataError, match=r"x of valid has the columns a, b, c, d, z"):
+        hs.fit(five(), (frame, LINE), valid=(frame.rename(columns={"e": "z"}), LINE))
+    with pytest.raises(DataError, match=r"x is a masked array"):
+        plain.predict(np.ma.masked_greater(numbers, 1))
+
+
+def test_keys_of_the_task_are_kept_beside_its_kind():
+    kept = hs.fit(net(3), (X, CLASSES), **{**QUICK, "task.class_weights": [1.0, 2.0, 3.0]})
+    assert kept.config.task.model_dump() == {
+        "kind": "classification", "class_weights": [1.0, 2.0, 3.0]
+    }  # fmt: skip
+    table = {"config": {"task": {"class_weights": [0, 0, 0]}}}
+    for wrong, message in (({"task.class_weights": [1.0]}, "1 numbers, the"), (table, "all of")):
+        with pytest.raises(UsageError, match=message):
+            hs.fit(net(3), (X, CLASSES), **QUICK, **wrong)
+
+
 class Two(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -271,7 +320,12 @@ def test_members_of_an_ensemble_are_made_one_by_one(tmp_path):
         ((X.astype(int), LINE), {}, UsageError, "Say inputs='ids'"),
         ((X, np.arange(200)), {}, DataError, "task='classification' or task='regression'"),
         (((X, LINE), (X, LINE)), {"valid": (X, LINE)}, UsageError, "are given twice"),
-        ((X, np.array(["a"] * 200, object)), {}, DataError, "holds str; numbers are needed"),
+        ((X, np.array(["a"] * 200, object)), {}, DataError, "at least 2 classes are needed"),
+        ((X, np.array(["a", None] * 100, object)), {}, DataError, "holds NoneType, str; numbers"),
+        ((X, np.array(["a", "b"] * 100)), {"task": "ordinal"}, DataError, "order of classes"),
+        ((X, LINE), {"valid": (X, ["a"] * 200)}, DataError, "type <U1; numbers are needed"),
+        ((np.ma.masked_greater(X, 1), LINE), {}, DataError, "x of train is a masked array, "),
+        ((X, np.ma.masked_greater(LINE, 1)), {}, DataError, "y of train is a masked array, "),
         ((X, LINE), {"callbacks": [print]}, UsageError, "no object of a subclass"),
         ((X, LINE), {"method": {"name": "mean_field", "prior": 2}}, UsageError, "method.prior"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -11,6 +11,16 @@ import numpy as np
 from hpcsamp.data.manifest import Inputs
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.arrays import from_arrays
+from hpcsamp.ingest.in_python import (
+    check_rows,
+    columns_of,
+    in_order,
+    names_of,
+    plain,
+    table_of,
+    unmasked,
+)
+from hpcsamp.ingest.labels import numbered
 from hpcsamp.ingest.named import from_named
 from hpcsamp.ingest.source import ArraySource
 from hpcsamp.names import Task
@@ -50,9 +60,9 @@ def source_of(
         ``(x, y)`` of the validation items, or the part of the training items that is held out,
         where ``data`` has none.
     task
-        ``None``: classification if ``y`` is a row of whole numbers in an integer type, multilabel
-        if it has several columns of zeros and ones. Of several targets a dictionary may say it for
-        some.
+        ``None``: classification if ``y`` is a row of whole numbers in an integer type or of words,
+        multilabel if it has several columns of zeros and ones. Of several targets a dictionary may
+        say it for some.
     inputs
         What whole numbers in ``x`` are: ``"ids"``, which networks get as they are, or
         ``"numbers"``, which are standardised. ``None``: numbers, where the type leaves no doubt. Of
@@ -80,13 +90,17 @@ def source_of(
     elif valid is not None:
         if "valid" in pairs:
             raise UsageError("validation items are given twice: in data, and as valid")
-        pairs["valid"] = _pair(valid, "valid")
+        pairs["valid"] = _pair(valid, "valid", names)
     if any(isinstance(values, dict) for pair in pairs.values() for values in pair):
-        return _named(pairs, task, inputs, normalize_y, modelled, fractions, seed)
+        return _named(pairs, task, inputs, normalize_y, modelled, fractions, seed, names)
     if isinstance(inputs, Mapping):
         raise UsageError(f"inputs is a dictionary of {', '.join(inputs)}, but there is one input")
     if isinstance(task, Mapping):
         raise UsageError(f"task is a dictionary of {', '.join(task)}, but there is one target")
+    words: list[str] | None = None
+    if pairs["train"][1].dtype.kind in "OSU":
+        pairs, words = _numbered(pairs, task)
+        task = task or "classification"
     task = task or _flags(pairs["train"][1])
     for split, (x, y) in pairs.items():
         if x.ndim < 1 or y.ndim < 1 or len(x) != len(y) or not x.size or not y.size:
@@ -104,7 +118,7 @@ def source_of(
         values = task in (None, "regression") and pairs["train"][1].dtype.kind == "f"
         normalize_y = values and "y" not in modelled
     try:
-        return from_arrays(
+        made = from_arrays(
             pairs,
             name="arrays",
             task=task,
@@ -113,10 +127,45 @@ def source_of(
             seed=seed,
             normalize_y=normalize_y,
             source={},
-            names=names,
+            names=(names.get("x", ()), names.get("y", ())),
         )
+        made.class_names = words
+        return made
     except DataError as e:  # options of the command are arguments here
         raise DataError(re.sub(r"--(\w+) (\w+)", r"\1='\2'", str(e))) from e
+
+
+def _numbered(
+    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], task: Task | None
+) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list[str]]:
+    """Words in the place of labels as numbers, in the order of the alphabet, and the words.
+
+    Raises
+    ------
+    DataError
+        If the task has no classes, or their order matters.
+    """
+    y = {split: pair[1] for split, pair in pairs.items()}
+    if task not in (None, "classification"):
+        raise DataError(
+            f"y of train holds words, such as {str(y['train'].flat[0])!r}, where "
+            + (
+                "the order of classes matters: number them from 0"
+                if task == "ordinal"
+                else f"{task} needs numbers"
+            )
+        )
+    for split, values in y.items():
+        if values.ndim != 1 or values.dtype.kind not in "OSU":
+            raise DataError(
+                f"y of {split} is {values.dtype} of shape {values.shape}, where y of train holds "
+                "words; a word an item is needed"
+            )
+    whole = np.concatenate([values.astype(object) for values in y.values()])
+    codes, words = numbered(whole, None, "y")
+    ends = np.cumsum([len(values) for values in y.values()])[:-1]
+    of_split = np.split(codes, ends)
+    return {s: (pairs[s][0], of) for s, of in zip(y, of_split, strict=True)}, words
 
 
 def _flags(y: np.ndarray) -> Task | None:
@@ -133,6 +182,7 @@ def _named(
     modelled: Collection[str],
     fractions: Mapping[str, float],
     seed: int,
+    names: Mapping[str, Sequence[str]],
 ) -> ArraySource:
     """Of several inputs or targets by name, see :func:`~hpcsamp.ingest.named.from_named`."""
     x, y = (
@@ -151,13 +201,14 @@ def _named(
         kinds={} if inputs is None else cast(Any, kinds),
         tasks={n: t for n, t in asked.items() if t is not None},
         normalize=values if normalize_y is None else [*y] * normalize_y,
+        names=names,
         fractions=fractions,
         seed=seed,
     )
 
 
-def _pairs(data: Any) -> tuple[dict[str, tuple[Any, Any]], Any]:
-    """``(x, y)`` by split, and the names of columns of x and y."""
+def _pairs(data: Any) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[str, ...]]]:
+    """``(x, y)`` by split, and the names of columns of arrays that have some."""
     parts: dict[str, Any]
     if isinstance(data, Mapping):
         unknown = [k for k in data if k not in KEYS]
@@ -179,23 +230,40 @@ def _pairs(data: Any) -> tuple[dict[str, tuple[Any, Any]], Any]:
         parts = {"train": _stacked(data)}
     else:
         raise UsageError(f"data is a {type(data).__name__}; it may be {FORMS}")
-    found = {split: _pair(pair, split) for split, pair in parts.items()}
-    columns = tuple(_columns(part) for part in parts["train"])
-    return found, columns
+    columns = _columns(_both(parts["train"], "train"))
+    return {split: _pair(pair, split, columns) for split, pair in parts.items()}, columns
 
 
-def _pair(pair: Any, split: str) -> tuple[Any, Any]:
+def _both(pair: Any, split: str) -> tuple[Any, Any]:
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise UsageError(f"the {split} items are a {type(pair).__name__}; (x, y) is needed")
-    x, y = (_arrays(v, f"{n} of {split}") for v, n in zip(pair, "xy", strict=True))
-    return x, y
+    return pair[0], pair[1]
 
 
-def _arrays(value: Any, where: str) -> Any:
-    """An array, or a dictionary of them."""
-    if isinstance(value, Mapping):
-        return {str(n): _array(v, f"{n} in {where}") for n, v in value.items()}
-    return _array(value, where)
+def _pair(pair: Any, split: str, columns: Mapping[str, Sequence[str]]) -> tuple[Any, Any]:
+    """Arrays, whose columns are in the order of those of train."""
+    both = _both(pair, split)
+    check_rows(*both, split)
+    found = []
+    for value, name in zip(both, "xy", strict=True):
+        parts = value if isinstance(value, Mapping) else {name: value}
+        arrays = {}
+        for part, held in parts.items():
+            where = f"{name} of {split}" if held is value else f"{part} in {name} of {split}"
+            arrays[str(part)] = in_order(
+                _array(held, where), names_of(held), columns.get(str(part), ()), where
+            )
+        found.append(arrays if isinstance(value, Mapping) else arrays[name])
+    return found[0], found[1]
+
+
+def _columns(pair: tuple[Any, Any]) -> dict[str, tuple[str, ...]]:
+    """Names of the columns of each array that has some."""
+    found: dict[str, tuple[str, ...]] = {}
+    for value, name in zip(pair, "xy", strict=True):
+        parts = value if isinstance(value, Mapping) else {name: value}
+        found |= {str(part): names_of(held) for part, held in parts.items()}
+    return {name: columns for name, columns in found.items() if columns}
 
 
 def _array(value: Any, where: str) -> np.ndarray:
@@ -206,11 +274,16 @@ def _array(value: Any, where: str) -> np.ndarray:
         if str(value.dtype) in ("torch.bfloat16", "torch.float16"):
             value = value.float()
         value = value.numpy()
+    columns = None if isinstance(value, Mapping) else columns_of(value)
+    if columns is not None:
+        return table_of(where, columns)
     try:
-        found = np.asarray(value)
+        found = np.asarray(unmasked(where, value))
     except (TypeError, ValueError) as e:
         raise UsageError(f"{where} cannot be made an array: {e}") from e
-    if found.dtype.kind == "O":
+    found = plain(found) if found.dtype.kind == "O" else found
+    words = all(isinstance(v, str) for v in found.flat)
+    if found.dtype.kind == "O" and not (words and where.startswith("y of ")):
         kinds = sorted({type(v).__name__ for v in found.reshape(-1)[:1000]})
         raise DataError(f"{where} holds {', '.join(kinds)}; numbers are needed")
     return found
@@ -239,9 +312,3 @@ def _stacked(data: Any) -> tuple[np.ndarray, np.ndarray]:
         except ValueError as e:
             raise DataError(f"{name} of the items cannot be stacked: {e}") from e
     return columns[0], columns[1]
-
-
-def _columns(value: Any) -> tuple[str, ...]:
-    """Names of the columns of a table."""
-    names = getattr(value, "columns", None)
-    return () if names is None else tuple(map(str, names))

@@ -234,7 +234,9 @@ def numbered(
     found, inverse = np.unique(words.astype(str), return_inverse=True)
     if names is None:
         if len(found) < 2:
-            raise DataError(f"{where}: all items are {found[0]!r}; at least 2 classes are needed")
+            raise DataError(
+                f"{where}: all items are {str(found[0])!r}; at least 2 classes are needed"
+            )
         return inverse.astype("<i8"), [str(word) for word in found.tolist()]
     place = {name: i for i, name in enumerate(names)}
     unknown = [word for word in found.tolist() if word not in place]
