@@ -1,14 +1,12 @@
 """Items that are given in Python: arrays, tensors, tables and labelled arrays as raw inputs.
 
 What has names is put into the order of the run's training set by its names, or refused; what has
-none must have the run's shape. Nothing is imported for it: a table or a labelled array is known by
-what it can do, so that pandas and xarray are needed by those alone who use them.
+none must have the run's shape.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +15,11 @@ import torch
 
 from hpcsamp.data.manifest import ArraySpec
 from hpcsamp.errors import DataError
+from hpcsamp.ingest.in_python import columns_of, listed, row_labels, table_of, unmasked
+from hpcsamp.prediction.encoded import encode
 from hpcsamp.prediction.schema import order_of
 from hpcsamp.run.trained import Trained
 from hpcsamp.tasks.coordinates import Axis
-
-SHOWN = 5
-"""Names that a message lists at most."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,9 @@ def given(x: Any, trained: Trained) -> Given:
         ``(n, *shape)`` or ``shape`` (one item): a NumPy array or what becomes one, a tensor, an
         ``xarray.DataArray``; for inputs with named columns also a table (anything with ``columns``,
         a structured array, a dictionary of columns, an ``xarray.Dataset``) or one row of it (a
-        ``pandas.Series``). Of several inputs a dictionary of these by name.
+        ``pandas.Series``, a dictionary of values). Of several inputs a dictionary of these by name.
+        If the training set was made from a table with dates or categories, a table with the same
+        columns is encoded alike.
 
     Raises
     ------
@@ -76,14 +75,17 @@ def given(x: Any, trained: Trained) -> Given:
     """
     names = list(trained.manifest.kinds)
     several = isinstance(trained.manifest.inputs, dict)
-    if several:
-        parts = _columns(x)
+    row = _is_row(x)
+    encoded = encode(_as_table(x) if row else x, trained)
+    values: Mapping[str, Any] = {"x": x}
+    if encoded is not None:
+        values = encoded
+    elif several:
+        parts = columns_of(x)
         if parts is None or set(map(str, parts)) != set(names):
-            told = _list([str(n) for n in parts]) if parts is not None else type(x).__name__
-            raise DataError(f"x is {told}; the run takes a dictionary with {_list(names)}")
+            told = listed([str(n) for n in parts]) if parts is not None else type(x).__name__
+            raise DataError(f"x is {told}; the run takes a dictionary with {listed(names)}")
         values = {str(name): part for name, part in parts.items()}
-    else:
-        values = {"x": x}
     found = {name: _one(values[name], name, trained) for name in names}
     sizes = {name: len(one.values) for name, one in found.items()}
     first = found[names[0]]
@@ -93,21 +95,23 @@ def given(x: Any, trained: Trained) -> Given:
         )
         raise DataError(f"inputs have different numbers of items: {counts}")
     labels = next((one.labels for one in found.values() if one.labels is not None), None)
-    return Given({n: one.values for n, one in found.items()}, labels, first.single)
+    single = first.single
+    if encoded is not None:
+        labels, single = (None, True) if row else (row_labels(x), False)
+    return Given({n: one.values for n, one in found.items()}, labels, single)
 
 
 def _one(x: Any, name: str, trained: Trained) -> One:
     spec, axes = trained.manifest.arrays[name], trained.axes[name]
+    x = unmasked(name, x)
     if isinstance(x, Mapping) and set(x) == {"x"} and not _has_columns(axes):
         x = x["x"]
-    columns = _columns(x)
-    if columns is not None:
-        found = _table(name, columns, axes, _row_labels(x))
+    if _is_row(x):
+        found = One(_table(name, _as_table(x), axes, None).values, single=True)
+    elif (columns := columns_of(x)) is not None:
+        found = _table(name, columns, axes, row_labels(x))
     elif hasattr(x, "dims") and hasattr(x, "transpose"):
         found = _labelled(name, x, spec, axes)
-    elif _is_row(x):
-        row = {str(name): [value] for name, value in zip(x.index, x.array, strict=True)}
-        found = One(_table(name, row, axes, None).values, single=True)
     else:
         found = _array(name, x, spec)
     _check_shape(name, found.values, spec)
@@ -115,26 +119,6 @@ def _one(x: Any, name: str, trained: Trained) -> One:
 
 
 # Tables ---------------------------------------------------------------------------------------
-
-
-def _columns(x: Any) -> Mapping[Any, Any] | None:
-    """Columns by name of what has some, else None."""
-    if isinstance(x, Mapping) and not hasattr(x, "data_vars"):
-        return x
-    if isinstance(x, np.ndarray) and x.dtype.names:
-        return {name: x[name] for name in x.dtype.names}
-    if hasattr(x, "data_vars"):
-        return {name: x[name] for name in x.data_vars}
-    names = getattr(x, "column_names", None)  # arrow
-    if names is None:
-        names = getattr(x, "columns", None)  # pandas, polars
-    if names is None or isinstance(x, np.ndarray | torch.Tensor):
-        return None
-    names = list(names)
-    twice = sorted({str(n) for n in names if names.count(n) > 1})
-    if twice:
-        raise DataError(f"there are several columns of the name {', '.join(twice[:SHOWN])}")
-    return {name: x[name] for name in names}
 
 
 def _has_columns(axes: Sequence[Axis]) -> bool:
@@ -154,51 +138,26 @@ def _table(
     missing = [name for name in wanted if name not in named]
     unknown = [name for name in named if name not in wanted]
     if missing or unknown:
-        parts = [f"lacks {_list(missing)}"] * bool(missing)
-        parts += [f"has {_list(unknown)}, which the run does not know"] * bool(unknown)
+        parts = [f"lacks {listed(missing)}"] * bool(missing)
+        parts += [f"has {listed(unknown)}, which the run does not know"] * bool(unknown)
         raise DataError(
-            f"{where} {' and '.join(parts)}; the columns of the run are {_list(wanted)}, in any "
+            f"{where} {' and '.join(parts)}; the columns of the run are {listed(wanted)}, in any "
             f"order"
         )
-    found = [_column(f"column {name} of {where}", named[name]) for name in wanted]
-    sizes = {len(column) for column in found}
-    if len(sizes) > 1:
-        raise DataError(f"columns of {where} have {' and '.join(map(str, sorted(sizes)))} items")
-    return One(np.stack(found, 1), labels)
-
-
-def _column(where: str, column: Any) -> np.ndarray:
-    values = np.asarray(column)
-    if values.dtype.kind == "O" and not any(isinstance(v, str | bytes) for v in values.flat):
-        with suppress(TypeError, ValueError):  # numbers beside None, decimals, ...
-            values = values.astype(float)
-    if values.dtype.kind not in "biuf":
-        first = next((v for v in values.flat if not _is_number(v)), values.dtype)
-        raise DataError(f"{where} is no number: {str(first)!r:.40}")
-    if values.ndim != 1:
-        raise DataError(f"{where} has shape {values.shape}, a number an item is needed")
-    return values
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def _row_labels(x: Any) -> np.ndarray | None:
-    """The index of a table, where it is one of single values."""
-    index = getattr(x, "index", None)
-    if index is None or callable(index) or getattr(index, "nlevels", 1) != 1:
-        return None
-    return np.asarray(index)
+    return One(table_of(where, {name: named[name] for name in wanted}), labels)
 
 
 def _is_row(x: Any) -> bool:
     """Whether it is one row of a table: values with their names."""
+    if isinstance(x, Mapping) and not hasattr(x, "data_vars"):
+        return bool(x) and all(np.ndim(value) == 0 for value in x.values())
     return hasattr(x, "index") and hasattr(x, "array") and getattr(x, "ndim", 0) == 1
+
+
+def _as_table(row: Any) -> dict[str, list[Any]]:
+    """A table of one row."""
+    both = row.items() if isinstance(row, Mapping) else zip(row.index, row.array, strict=True)
+    return {str(name): [value] for name, value in both}
 
 
 # Arrays with dimensions -----------------------------------------------------------------------
@@ -210,6 +169,7 @@ def _labelled(where: str, x: Any, spec: ArraySpec, axes: Sequence[Axis]) -> One:
     if units and spec.units and units != spec.units and not _each_its_own(spec.units):
         raise DataError(f"units of {where} are {units!r}, the run was trained on {spec.units!r}")
     own = [axis.name for axis in axes if axis.told]
+    x = _by_entries(x, [axis for axis in axes if axis.told and axis.named])
     dims = [str(d) for d in x.dims]
     if all(name == f"dim_{i}" for i, name in enumerate(dims)):  # nobody has named them
         return _array(where, x.values, spec)
@@ -217,7 +177,7 @@ def _labelled(where: str, x: Any, spec: ArraySpec, axes: Sequence[Axis]) -> One:
         named = len(dims) - len(axes)
         if named not in (0, 1):
             raise DataError(
-                f"{where} has the dimensions {_list(dims)}, an item has {len(axes)} axes"
+                f"{where} has the dimensions {listed(dims)}, an item has {len(axes)} axes"
             )
         for name, axis in zip(dims[named:], axes, strict=True):
             if axis.told and name != axis.name:
@@ -228,8 +188,8 @@ def _labelled(where: str, x: Any, spec: ArraySpec, axes: Sequence[Axis]) -> One:
         others = [name for name in dims if name not in own]
         if missing or len(others) > 1:
             raise DataError(
-                f"{where} has the dimensions {_list(dims)}; those of an item of the run are "
-                f"{_list(own)}, and one more may count items"
+                f"{where} has the dimensions {listed(dims)}; those of an item of the run are "
+                f"{listed(own)}, and one more may count items"
             )
         order = [*others, *own]
     single = len(order) == len(axes)
@@ -246,6 +206,19 @@ def _labelled(where: str, x: Any, spec: ArraySpec, axes: Sequence[Axis]) -> One:
                 values = values.take(places, lead + i)
     labels = None if single or order[0] not in x.coords else np.asarray(x.coords[order[0]])
     return One(values[None] if single else values, labels, single)
+
+
+def _by_entries(x: Any, axes: Sequence[Axis]) -> Any:
+    """Dimensions of another name with the very entries of an axis of names get its name."""
+    for axis in axes:
+        if axis.name in x.dims:
+            continue
+        entries = sorted(map(str, axis.values))
+        for dim in x.dims:
+            if dim in x.coords and sorted(map(str, np.asarray(x.coords[dim]))) == entries:
+                x = x.rename({dim: axis.name})
+                break
+    return x
 
 
 def _each_its_own(units: str) -> bool:
@@ -304,8 +277,3 @@ def _typed(where: str, x: np.ndarray, spec: ArraySpec) -> np.ndarray:
     if kind.kind == "f" and not np.isfinite(typed).all():
         raise DataError(f"{where} holds {np.abs(x).max():g}, which is too large for {kind.name}")
     return typed
-
-
-def _list(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

@@ -1,0 +1,133 @@
+"""Tables with dates and categories as the numbers that they became when the training set was made.
+
+A set that was made from a table notes what became of its columns. A table with the same columns is
+encoded alike: categories by those of training, dates in UTC, missing numbers by the mean of train.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from hpcsamp.errors import DataError
+from hpcsamp.ingest.encoding import Category, Date, Encoded, Number, encoded_of
+from hpcsamp.ingest.in_python import columns_of, listed, numbers_of, plain
+from hpcsamp.run.trained import Trained
+
+FILLED = ("rows with missing values: mean", "rows with missing values: keep")
+"""Notes of sets in which a missing category is none of them."""
+
+
+def encode(x: Any, trained: Trained) -> dict[str, dict[str, np.ndarray]] | None:
+    """Numbers by column of each input, of a table with the columns that the training set had.
+
+    None if it is no such table: its columns are the inputs' own, or the set had none to encode.
+
+    Parameters
+    ----------
+    x
+        A table.
+
+    Raises
+    ------
+    DataError
+        If it lacks columns or has others, or a value of one cannot be encoded.
+    """
+    columns, features = columns_of(x), _features(trained)
+    if columns is None or features is None:
+        return None
+    told = {str(name): column for name, column in columns.items()}
+    own = {f.column: f for f in features}
+    plain_names = {name for f in features for name in f.names}
+    raw = any(f.column in told and _is_raw(told[f.column], f) for f in features)
+    if not raw or (plain_names != own.keys() and plain_names <= told.keys()):
+        return None
+    missing = [name for name in own if name not in told]
+    unknown = [name for name in told if name not in own]
+    if missing or unknown:
+        parts = [f"lacks {listed(missing)}"] * bool(missing)
+        parts += [f"has {listed(unknown)}, which the run does not know"] * bool(unknown)
+        raise DataError(
+            f"x {' and '.join(parts)}; the columns of the run are {listed(list(own))}, in any order"
+        )
+    if not all(len(column) for column in told.values()):
+        raise DataError("x has no items")
+    none = any(note in FILLED for note in trained.manifest.transforms)
+    made: dict[str, np.ndarray] = {}
+    for name, feature in own.items():
+        where = f"column {name} of x"
+        values = _values(where, told[name], feature)
+        if isinstance(feature, Category) and not none and feature.missing(values).any():
+            raise DataError(f"{where}: a category is missing")
+        made |= dict(zip(feature.names, feature.encode(values, "x").T, strict=True))
+    return {
+        name: {str(of): made[str(of)] for of in trained.axes[name][0].values}
+        for name in trained.manifest.kinds
+    }
+
+
+def _features(trained: Trained) -> list[Encoded] | None:
+    """What became of the columns of the training set; None where a table alone does not tell."""
+    told = trained.manifest.source.get("preparation")
+    if not isinstance(told, Mapping):
+        return None
+    of = told.get("features", [])
+    if any(isinstance(f, Mapping) and {"tokens", "width"} & f.keys() for f in of):
+        return None
+    features = [encoded_of(f) for f in of]
+    names = {name for f in features for name in f.names}
+    for name in trained.manifest.kinds:
+        axes = trained.axes[name]
+        if len(axes) != 1 or not axes[0].named or not {*map(str, axes[0].values)} <= names:
+            return None
+    return features
+
+
+def _is_raw(column: Any, feature: Encoded) -> bool:
+    """Whether a column is what the training set was made from, where its numbers look different."""
+    if isinstance(feature, Category) and feature.ids:  # ids have the name of the words' column
+        words = np.asarray(column)
+        return feature.words is not None and words.dtype.kind not in "biuf"
+    return type(feature) is not Number
+
+
+def _values(where: str, column: Any, feature: Encoded) -> np.ndarray:
+    if isinstance(feature, Date):
+        return _times(where, np.asarray(column))
+    if not isinstance(feature, Category):
+        return numbers_of(where, column)
+    values = np.asarray(column)
+    if values.dtype.kind == "O":
+        values = plain(values)
+    if values.dtype.kind in "SU":
+        values = values.astype(str).astype(object)
+    if values.dtype.kind == "O":
+        for value in values:
+            if not isinstance(value, str) and not _is_missing(value):
+                raise DataError(f"{where} holds words, and {value!r}")
+        return np.asarray([v if isinstance(v, str) else None for v in values], object)
+    return values
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether it stands for a missing word."""
+    return value is None or type(value).__name__ == "NAType" or value != value
+
+
+def _times(where: str, values: np.ndarray) -> np.ndarray:
+    """Times in UTC, ``datetime64[ns]``."""
+    if values.dtype.kind == "M":
+        return values.astype("datetime64[ns]")
+    found = []
+    for value in values.tolist():
+        try:
+            time = dt.datetime.fromisoformat(value) if isinstance(value, str) else value
+            if time.tzinfo is not None:
+                time = time.astimezone(dt.UTC).replace(tzinfo=None)
+            found.append(np.datetime64(time, "ns"))
+        except (AttributeError, TypeError, ValueError):
+            raise DataError(f"{where}: {str(value)!r:.40} is no time") from None
+    return np.asarray(found, "datetime64[ns]")
