@@ -269,7 +269,8 @@ def test_what_a_table_tells_is_used_in_all_splits_and_in_predictions():
 
 
 def test_keys_of_the_task_are_kept_beside_its_kind():
-    kept = hs.fit(net(3), (X, CLASSES), **{**QUICK, "task.class_weights": [1.0, 2.0, 3.0]})
+    more = {**QUICK, "task.class_weights": [1.0, 2.0, 3.0]}
+    kept = hs.fit(net(3), (X, CLASSES), task="classification", **more)
     assert kept.config.task.model_dump() == {
         "kind": "classification", "class_weights": [1.0, 2.0, 3.0]
     }  # fmt: skip

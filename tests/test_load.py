@@ -16,8 +16,10 @@ import torch
 import xarray as xr
 from conftest import environment
 from patience import patient
+from torch import nn
 
 import hpcsamp as hs
+from hpcsamp.cli import app
 from hpcsamp.data import Dataset
 from hpcsamp.errors import CheckpointError, DataError, UsageError
 
@@ -165,6 +167,95 @@ def test_tables_are_taken_by_the_names_of_their_columns(runs):
     np.testing.assert_allclose(row["mean"], expected["mean"][3], rtol=1e-12)
     two = posterior.predict(frame, quantiles=[0.9, 0.1])
     assert two["quantile"].values.tolist() == [0.1, 0.9]
+
+
+def raw_table():
+    rng = np.random.default_rng(1)
+    data = pd.DataFrame(
+        {
+            "when": pd.date_range("2020-01-01", periods=60, freq="7h"),
+            "colour": rng.choice(["red", "green", "blue"], 60),
+            "grade": rng.integers(1, 6, 60),
+            "speed": rng.normal(5, 2, 60).round(3),
+            "load": rng.normal(50, 9, 60).round(3),
+        }
+    )
+    data.loc[[3, 50], "speed"] = np.nan
+    return data
+
+
+@pytest.mark.parametrize("encoding", ["--onehot", "--ids"])
+def test_tables_are_encoded_as_the_training_set_was(tmp_path, encoding):
+    """Dates, categories and missing numbers as in the csv file; the numbers of the dataset's."""
+    data, made = raw_table(), tmp_path / "set"
+    data.to_csv(tmp_path / "raw.csv", index=False)
+    app(
+        ["ingest", "csv", str(tmp_path / "raw.csv"), "--target", "load", encoding, "colour",
+         "--onehot", "grade", "--date", "when=cyclical+seconds", "--missing", "mean",
+         "--chronological", "rows", "--out", str(made)],
+        standalone_mode=False,
+    )  # fmt: skip
+    quick = {"epochs": 1, "samples": 2, "quiet": True, "training.precision": "float64"}
+    posterior = hs.fit("mlp" if encoding == "--onehot" else WithIds, made, **quick)
+    raw = data.drop(columns="load")
+    rows = slice(42 + 6, 60)  # of test, which are the last
+    expected = posterior.predict(made, split="test")["mean"].to_numpy()
+    assert len(expected) == 12
+    late, zone = raw[rows], "America/New_York"
+    for given in (
+        late,
+        late[late.columns[::-1]],
+        dict(late),
+        late.astype({"when": str, "grade": float, "colour": "category"}),
+        late.assign(when=late.when.dt.tz_localize("UTC").dt.tz_convert(zone)),
+        late.astype({"grade": str, "colour": "string"}),
+    ):
+        found = posterior.predict(given)
+        np.testing.assert_allclose(found["mean"], expected, rtol=1e-12)
+    assert posterior.predict(late).item.values.tolist() == list(range(48, 60))
+    for one in (late.iloc[4], dict(late.iloc[4])):
+        found = posterior.predict(one)["mean"]
+        assert found.shape == ()
+        np.testing.assert_allclose(found, expected[4], rtol=1e-12)
+    for wrong, message in (
+        (late.assign(colour="pink"), "'pink' is not one of the categories that are known: blue"),
+        (late.assign(when=pd.NaT), "column 'when': a time is missing"),
+        (late.assign(when="soon"), "column when of x: 'soon' is no time"),
+        (late.assign(colour=3), "is not one of the categories|lacks"),
+        (late.drop(columns="speed"), "x lacks speed; the columns of the run are when, colour,"),
+        (data, "x has load, which the run does not know"),
+        (late[:0], "x has no items"),
+    ):
+        with pytest.raises(DataError, match=message):
+            posterior.predict(wrong)
+
+
+class WithIds(nn.Module):
+    def __init__(self, in_shape=None, outputs=1):
+        super().__init__()
+        self.words, self.head = nn.Embedding(3, 2), nn.Linear(15, outputs)
+
+    def forward(self, numbers, ids):
+        return self.head(torch.cat([numbers, self.words(ids[:, 0])], -1))
+
+
+def test_ids_beyond_the_table_of_a_network_and_modules_that_are_not_used(runs):
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.head = nn.Embedding(5, 2), nn.Linear(2, 1)
+
+        def forward(self, x):
+            return self.head(self.words(x).mean(1))
+
+    x = np.arange(40).reshape(20, 2) % 5
+    quick = {"epochs": 1, "samples": 2, "quiet": True}
+    posterior = hs.fit(Words, (x, np.arange(20.0)), inputs="ids", **quick)
+    for change, told in ((5, "ids of x are from 0 to 5"), (-1, "ids of x are from -1 to 4")):
+        with pytest.raises(DataError, match=f"the network does not take these items.*{told}"):
+            posterior.predict(np.where(x == 4, change, x) if change > 0 else np.r_[x, [[-1, 0]]])
+    with pytest.raises(UsageError, match=r'model.name = "mlp".*leave module= out'):
+        hs.load(runs / "last_layer", module=nn.Linear(3, 1))
 
 
 WRONG = [

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology, one_process
-from hpcsamp.models.given import offered
+from hpcsamp.models.given import NAME, offered
 from hpcsamp.prediction.draws import network_of, some_items, together_in_one, weights_of
 from hpcsamp.prediction.given import given
 from hpcsamp.prediction.memory import predict_items, predict_split
@@ -75,6 +75,11 @@ def load(
     if not found.path.is_dir():
         raise UsageError(f"there is no run folder {found.path}")
     config = found.config(settings)
+    if module is not None and config.model.name != NAME:
+        raise UsageError(
+            f'{found.path}: the network of this run is model.name = "{config.model.name}", which '
+            f"is made by its name; leave module= out"
+        )
     topology = one_process(device)
     which = str(checkpoint)
     if which not in ("last", "best") and not Path(which).is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from hpcsamp.collectives import Collectives
 from hpcsamp.data import Batch, Dataset
 from hpcsamp.data.batch import Converter
 from hpcsamp.data.order import Step
+from hpcsamp.errors import DataError
 from hpcsamp.prediction.given import Given
 from hpcsamp.prediction.posterior import Posterior
 from hpcsamp.prediction.records import precision
@@ -98,16 +100,39 @@ def predict_items(
         places = [torch.from_numpy(p.index).to(p.device) for p in parts]
         if number == 0:
             of = posterior.run, method, posterior.topology, group, samples
-            estimate(*of, parts[0].x, posterior.training_set)
+            with _ids_that_fit(posterior, given):
+                estimate(*of, parts[0].x, posterior.training_set)
         if number == 0 and -(-given.count // size) * samples >= WORTH:
             settle(method, parts[0].x, range(samples), places[0], posterior.topology.world)
         inputs = [(p.x, index) for p, index in zip(parts, places, strict=True)]
-        outputs = outputs_of(method, inputs, samples, group)
+        with _ids_that_fit(posterior, given):
+            outputs = outputs_of(method, inputs, samples, group)
         found = task.predict(outputs, view.blank(outputs), view, levels=levels)
         rows = np.concatenate([p.index for p in parts])
         for name, array in found.arrays(list(layout.variables)).items():
             values[name][rows] = array
     return Predicted(layout, values)
+
+
+@contextmanager
+def _ids_that_fit(posterior: Posterior, given: Given) -> Iterator[None]:
+    """Tell which ids items have, if the network looks one up that it does not have.
+
+    Raises
+    ------
+    DataError
+        With the range of the ids.
+    """
+    try:
+        yield
+    except IndexError as e:
+        ids = [n for n, kind in posterior.trained.manifest.kinds.items() if kind == "ids"]
+        if not ids:
+            raise
+        ranges = ", ".join(
+            f"ids of {n} are from {given.arrays[n].min()} to {given.arrays[n].max()}" for n in ids
+        )
+        raise DataError(f"the network does not take these items ({e}): {ranges}") from e
 
 
 def view_of(posterior: Posterior, dataset: Dataset, group: Collectives) -> View:
