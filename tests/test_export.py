@@ -73,6 +73,7 @@ def plain() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(20, 8), nn.ReLU(), nn.Linear(8, 2))
 
 
+@pytest.mark.filterwarnings("ignore:The tensor attributes .* were assigned:UserWarning")  # torch's
 @pytest.mark.parametrize(
     ("network", "method", "with_onnx"),
     [

@@ -13,6 +13,7 @@ from hpcsamp.config import load
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import init
 from hpcsamp.methods import SWAG
+from hpcsamp.tasks.outputs import local_outputs, outputs_of
 from hpcsamp.training.loop import train
 
 
@@ -67,6 +68,25 @@ def test_draws_have_the_mean_and_the_covariance_of_the_formula(rank):
     assert (np.abs(rows.mean(0) - method.mean[1].numpy()) / std).max() < 0.06
     assert (np.abs(np.cov(rows.T) - covariance) / np.outer(std, std)).max() < 0.08
     assert np.array_equal(method.prediction_rows(range(4500, 4501))[0], rows[500])  # counted
+
+
+def test_a_chunk_of_samples_is_drawn_once_for_several_batches(monkeypatch):
+    method, _ = walked(60, 5, start=0.5, every=3, rank=4, samples_per_pass=3)
+    own = method.prediction_share(8, 1, 0)
+    batches = [torch.randn(n, 2).double() for n in (4, 3, 5)]
+    drawn = []
+    draw = method._draw
+    monkeypatch.setattr(method, "_draw", lambda sample: (drawn.append(sample), draw(sample))[1])
+    group = Alone()
+    inputs = [(x, torch.arange(len(x))) for x in batches]
+    together = outputs_of(method, inputs, 8, group)
+    assert drawn[-8:] == list(own)  # the observer had some before
+    drawn.clear()
+    each = torch.cat([local_outputs(method, x, 8, group) for x in batches], 1)
+    assert len(drawn) == 24
+    assert torch.equal(together, each)
+    method.mean[0] += 1  # nothing is kept beyond
+    assert not torch.equal(outputs_of(method, inputs, 8, group), each)
 
 
 def test_a_far_mean_does_not_swallow_the_spread():

@@ -114,8 +114,6 @@ class MeanField(Showing):
         #: Variables with a prior that is known by its log density alone.
         self._others = [v for v in found.random.variables if isinstance(v.prior, Density)]
         self._accumulator: FlatAccumulator | None = None
-        #: Within :meth:`keeping_draws`: the last draw by step, samples and whether it predicts.
-        self._kept: dict[tuple[int, range, bool], Tensor] | None = None
         self._link()
 
     @property
@@ -178,24 +176,13 @@ class MeanField(Showing):
 
         ``std``: :meth:`std`, if the caller has it already.
         """
-        name = (step, samples, self.in_prediction)
-        if self._kept is not None and name in self._kept:
-            return self._kept[name]
-        std = self.std() if std is None else std
-        weights: Tensor = Draw.apply(self.mean, self.log_std, std, self.noise(step, samples))
-        if self._kept is not None and not weights.requires_grad:
-            self._kept.clear()
-            self._kept[name] = weights
-        return weights
 
-    @contextmanager
-    def keeping_draws(self) -> Iterator[None]:
-        """See :meth:`Method.keeping_draws`."""
-        self._kept = {}
-        try:
-            yield
-        finally:
-            self._kept = None
+        def drawn() -> Tensor:
+            own = self.std() if std is None else std
+            weights: Tensor = Draw.apply(self.mean, self.log_std, own, self.noise(step, samples))
+            return weights
+
+        return self.kept_draw((step, samples, self.in_prediction), drawn)
 
     @contextmanager
     def accumulating(self) -> Iterator[Accumulator]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, Self
 
 import torch
@@ -132,7 +133,9 @@ class Members(Showing):
         """Chunks of samples with their ``(k, n)`` weights."""
         chunks = self.chunks(samples)
         if self.in_prediction:
-            yield from ((chunk, self.prediction_rows(chunk)) for chunk in chunks)
+            for chunk in chunks:
+                name = (chunk, self._predicted)
+                yield chunk, self.kept_draw(name, partial(self.prediction_rows, chunk))
             return
         first = self.members.start
         if self._accumulator is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
 
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import share
@@ -30,6 +32,8 @@ class Predicting(Stepping):
     def __init__(self, samples_per_pass: int | Literal["auto"] = "auto") -> None:
         super().__init__(samples_per_pass)
         self._in_prediction = False
+        #: Within :meth:`keeping_draws`: the last draw by what it is a draw of.
+        self._kept: dict[tuple[Any, ...], Tensor] | None = None
 
     def prediction_samples(self, asked: int | None) -> int:
         """S of the predictive distribution.
@@ -74,9 +78,31 @@ class Predicting(Stepping):
     @contextmanager
     def keeping_draws(self) -> Iterator[None]:
         """Within the block, where no parameter may change, the last draw of weights is kept: a
-        chunk of samples goes over one batch after the other. For methods that draw weights.
+        chunk of samples goes over one batch after the other.
         """
-        yield
+        self._kept = {}
+        try:
+            yield
+        finally:
+            self._kept = None
+
+    def kept_draw(self, name: tuple[Any, ...], draw: Callable[[], Tensor]) -> Tensor:
+        """A draw, or what was kept of it; see :meth:`keeping_draws`.
+
+        Parameters
+        ----------
+        name
+            What it is a draw of.
+        draw
+            Draws; a draw with a gradient is not kept.
+        """
+        if self._kept is not None and name in self._kept:
+            return self._kept[name]
+        weights = draw()
+        if self._kept is not None and not weights.requires_grad:
+            self._kept.clear()
+            self._kept[name] = weights
+        return weights
 
     @contextmanager
     def predicting(self) -> Iterator[None]:
