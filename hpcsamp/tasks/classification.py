@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from hpcsamp.kinds import PARTS
 from hpcsamp.metrics import ClassificationMetrics, Confusion
-from hpcsamp.tasks.base import Found, Prediction, Tally
-from hpcsamp.tasks.labels import CONFUSION, Labels, names_of
+from hpcsamp.tasks.base import Found, Tally
+from hpcsamp.tasks.labels import CONFUSION, Labels, OfClasses, names_of
 from hpcsamp.tasks.layout import ITEM, Variable, sample_axis
-from hpcsamp.tasks.predictive import ClassPrediction
 from hpcsamp.tasks.targets import Targets, TargetsError
 from hpcsamp.tasks.views import View
 
 
-@dataclass
-class LabelPrediction(Prediction):
-    """Class probabilities of items, their uncertainty, and the labels.
-
-    Attributes
-    ----------
-    of
-        The distribution.
-    target
-        ``(B,)`` labels.
-    """
-
-    of: ClassPrediction
-    target: Tensor
+class LabelPrediction(OfClasses):
+    """Class probabilities ``(B, C)`` of items, their uncertainty, and labels ``(B,)``."""
 
     def lazy(self) -> Mapping[str, Callable[[], Tensor]]:
         """See :class:`Prediction`."""
@@ -101,6 +87,7 @@ class Classification(Labels):
     scores = ("total", "epistemic", "confidence", "wrong")
     told_apart = ("total", "epistemic", "confidence")
     parts = PARTS["classification"]
+    prediction = LabelPrediction
 
     def check(self, targets: Targets) -> None:
         """See :class:`Task`."""
@@ -110,18 +97,6 @@ class Classification(Labels):
                 f"{self._said} needs one label for each item, but targets are {targets}; "
                 'task.kind = "segmentation" has one for each pixel or step'
             )
-
-    def predict(
-        self,
-        outputs: Tensor,
-        target: Tensor,
-        view: View,
-        *,
-        mask: Tensor | None = None,
-        **others: Any,
-    ) -> LabelPrediction:
-        """See :class:`Task`."""
-        return LabelPrediction(self.probabilities(outputs, target, view, mask), target)
 
     def tally(self, view: View) -> LabelTally:
         """See :class:`Task`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from hpcsamp.errors import UsageError
 from hpcsamp.losses.class_weights import ClassWeights, balanced
-from hpcsamp.tasks.base import Task
+from hpcsamp.tasks.base import Prediction, Task
 from hpcsamp.tasks.layout import Variable, class_axis
 from hpcsamp.tasks.predictive import ClassPrediction, class_prediction
 from hpcsamp.tasks.targets import Targets
@@ -20,6 +21,22 @@ from hpcsamp.tasks.views import View
 CONFUSION = 512
 
 BALANCED = "balanced"
+
+
+@dataclass
+class OfClasses(Prediction):
+    """Class probabilities, their uncertainty, and the labels.
+
+    Attributes
+    ----------
+    of
+        The distributions, ``(B, ..., C)``.
+    target
+        ``(B, ...)`` labels.
+    """
+
+    of: ClassPrediction
+    target: Tensor
 
 
 class Labels(Task):
@@ -36,6 +53,8 @@ class Labels(Task):
     best: ClassVar[Mapping[str, int]] = {
         "nll": 1, "accuracy": -1, "brier": 1, "ece": 1, "mace": 1,
     }  # fmt: skip
+    #: What is predicted of a batch.
+    prediction: ClassVar[type[OfClasses]]
 
     def __init__(self, class_weights: list[float] | Literal["balanced"] | None = None) -> None:
         self.weights: list[Any] | str | None = class_weights
@@ -65,6 +84,18 @@ class Labels(Task):
             return None
         found: list[Any] = balanced(counts.reshape(-1, counts.shape[-1]).sum(0)).tolist()
         return found
+
+    def predict(
+        self,
+        outputs: Tensor,
+        target: Tensor,
+        view: View,
+        *,
+        mask: Tensor | None = None,
+        **others: Any,
+    ) -> OfClasses:
+        """See :class:`Task`."""
+        return self.prediction(self.probabilities(outputs, target, view, mask), target)
 
     def probabilities(
         self, outputs: Tensor, target: Tensor, view: View, mask: Tensor | None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -13,28 +12,15 @@ from torch import Tensor
 from hpcsamp.kinds import PARTS
 from hpcsamp.losses.class_weights import ClassWeights, balanced
 from hpcsamp.metrics import MultilabelMetrics
-from hpcsamp.tasks.base import Found, Prediction, Tally
-from hpcsamp.tasks.labels import BALANCED, Labels
+from hpcsamp.tasks.base import Found, Tally
+from hpcsamp.tasks.labels import BALANCED, Labels, OfClasses
 from hpcsamp.tasks.layout import ITEM, Variable, sample_axis
-from hpcsamp.tasks.predictive import ClassPrediction
 from hpcsamp.tasks.targets import Targets, TargetsError
 from hpcsamp.tasks.views import View
 
 
-@dataclass
-class MultilabelPrediction(Prediction):
-    """Probabilities of labels, and their uncertainty.
-
-    Attributes
-    ----------
-    of
-        The distribution of each label over 0 and 1.
-    target
-        ``(B, L)``.
-    """
-
-    of: ClassPrediction
-    target: Tensor
+class MultilabelPrediction(OfClasses):
+    """Probabilities ``(B, L, 2)`` of each label to be 0 and 1, and their uncertainty."""
 
     def lazy(self) -> Mapping[str, Callable[[], Tensor]]:
         """See :class:`Prediction`."""
@@ -108,6 +94,7 @@ class Multilabel(Labels):
         "nll": 1, "accuracy": -1, "exact_match": -1, "f1": -1, "f1_micro": -1, "brier": 1, "ece": 1,
     }  # fmt: skip
     parts = PARTS["multilabel"]
+    prediction = MultilabelPrediction
     definitions: ClassVar[Mapping[str, str]] = {
         "accuracy": "fraction of labels that are right (predicted if the probability is above "
         "1/2), mean over labels",
@@ -154,18 +141,6 @@ class Multilabel(Labels):
             return None
         found: list[Any] = balanced(counts).tolist()
         return found
-
-    def predict(
-        self,
-        outputs: Tensor,
-        target: Tensor,
-        view: View,
-        *,
-        mask: Tensor | None = None,
-        **others: Any,
-    ) -> MultilabelPrediction:
-        """See :class:`Task`."""
-        return MultilabelPrediction(self.probabilities(outputs, target, view, mask), target)
 
     def tally(self, view: View) -> MultilabelTally:
         """See :class:`Task`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,28 +10,15 @@ from torch import Tensor
 
 from hpcsamp.kinds import PARTS
 from hpcsamp.metrics import ClassificationMetrics, Confusion
-from hpcsamp.tasks.base import Found, Prediction, Tally
-from hpcsamp.tasks.labels import Labels, names_of
+from hpcsamp.tasks.base import Found, Tally
+from hpcsamp.tasks.labels import Labels, OfClasses, names_of
 from hpcsamp.tasks.layout import ITEM, Variable, sample_axis
-from hpcsamp.tasks.predictive import ClassPrediction
 from hpcsamp.tasks.targets import Targets, TargetsError
 from hpcsamp.tasks.views import View
 
 
-@dataclass
-class MapPrediction(Prediction):
-    """Class probabilities of every pixel, and their uncertainty.
-
-    Attributes
-    ----------
-    of
-        The distributions, ``(B, ..., C)``.
-    target
-        ``(B, ...)`` labels.
-    """
-
-    of: ClassPrediction
-    target: Tensor
+class MapPrediction(OfClasses):
+    """Class probabilities ``(B, ..., C)`` of every pixel, and their uncertainty."""
 
     def lazy(self) -> Mapping[str, Callable[[], Tensor]]:
         """See :class:`Prediction`."""
@@ -113,6 +99,7 @@ class Segmentation(Labels):
     usual_likelihood = "pixelwise"
     best: ClassVar[Mapping[str, int]] = {**Labels.best, "iou": -1}
     parts = PARTS["segmentation"]
+    prediction = MapPrediction
     definitions: ClassVar[Mapping[str, str]] = {
         "accuracy": "fraction of pixels whose most probable class is right",
         "iou": "intersection over union of each class, mean over classes that occur or are "
@@ -131,18 +118,6 @@ class Segmentation(Labels):
             raise TargetsError(
                 f"{self._said} needs a label for each pixel or step, but targets are {targets}"
             )
-
-    def predict(
-        self,
-        outputs: Tensor,
-        target: Tensor,
-        view: View,
-        *,
-        mask: Tensor | None = None,
-        **others: Any,
-    ) -> MapPrediction:
-        """See :class:`Task`."""
-        return MapPrediction(self.probabilities(outputs, target, view, mask), target)
 
     def tally(self, view: View) -> MapTally:
         """See :class:`Task`."""
