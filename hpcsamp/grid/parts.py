@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -74,6 +75,10 @@ class Part:
         return tuple(slice(a, b) for a, b in self.box)
 
     @property
+    def _index(self) -> tuple[Any, ...]:
+        return (..., *self.slices)
+
+    @property
     def is_whole(self) -> bool:
         """Whether nothing is missing."""
         return self.local == self.shape
@@ -110,7 +115,7 @@ class Part:
             For a tensor of another shape, with both.
         """
         self._check(whole, self.shape, "whole")
-        return whole[(..., *self.slices)]
+        return whole[self._index]
 
     def put(self, whole: Tensor, part: Tensor) -> None:
         """Write ``(..., *local)`` values at their place in ``(..., *shape)``, in place.
@@ -122,7 +127,7 @@ class Part:
         """
         self._check(whole, self.shape, "whole")
         self._check(part, self.local, "part")
-        whole[(..., *self.slices)] = part
+        whole[self._index] = part
 
     @staticmethod
     def _check(x: Tensor, shape: tuple[int, ...], word: str) -> None:
