@@ -247,9 +247,12 @@ def test_lists_are_vectors_and_decimals_are_numbers(tmp_path):
     assert x.shape == (10, 8)
     assert (x[:, 6] == 1.25).all()
     assert x[:, 7].tolist() == [1, 0] * 5
-    pq.write_table(pa.table({"v": [[1.0], [1.0, 2.0]], "y": [1.0, 2.0]}), tmp_path / "b.parquet")
-    with pytest.raises(DataError, match=r"column 'v': lists have different lengths: 1, and 2"):
-        parquet([tmp_path / "b.parquet"], ["y"], fractions={})
+    for rows in (2, 1):  # within a group of rows, and between two
+        ragged = pa.table({"v": [[1.0], [1.0, 2.0]], "y": [1.0, 2.0]})
+        pq.write_table(ragged, tmp_path / "b.parquet", row_group_size=rows)
+        words = r"column 'v': lists have different lengths: .*1.*, and .*2.*; pad them .*from_named"
+        with pytest.raises(DataError, match=words):
+            parquet([tmp_path / "b.parquet"], ["y"], fractions={})
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import numpy as np
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.arrays import DEFAULT_FRACTIONS
 from hpcsamp.ingest.arrow_columns import (
+    RAGGED,
     column_of,
     features_of,
     index_of,
@@ -102,7 +103,7 @@ class ArrowTable(Table):
             shapes = [part.shape[1:] for part in found]
             raise DataError(
                 f"{self.path}: column {name!r}: lists have different lengths: {shapes[0]}, and "
-                f"{next(s for s in shapes if s != shapes[0])}"
+                f"{next(s for s in shapes if s != shapes[0])}; {RAGGED}"
             )
         if len({part.dtype.kind == "O" for part in found}) > 1:
             raise DataError(f"{self.path}: column {name!r} has different types in its files")

@@ -12,6 +12,12 @@ from hpcsamp.ingest.encoding import as_words
 from hpcsamp.ingest.table import Role
 from hpcsamp.ingest.times import Times
 
+RAGGED = (
+    "pad them to one length, or pass them as lists of arrays to hpcsamp.ingest.named.from_named, "
+    "which pads sequences and makes their mask"
+)
+"""What can be done with lists of different lengths."""
+
 
 def column_of(values: Any, role: Role, where: str) -> np.ndarray:
     """A chunked array of Arrow, as :meth:`hpcsamp.ingest.table.Table.read` returns columns.
@@ -142,7 +148,7 @@ def _lists(values: Any, where: str) -> np.ndarray:
         at = int(np.flatnonzero(lengths != lengths[0])[0])
         raise DataError(
             f"{where}: lists have different lengths: {lengths[0]}, and {lengths[at]} "
-            f"{at} rows later"
+            f"{at} rows later; {RAGGED}"
         )
     inner = _column(values.flatten(), where)
     if inner.dtype.kind not in "biuf":
