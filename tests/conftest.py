@@ -139,6 +139,28 @@ def commands() -> Callable[..., Done]:
 
 
 @pytest.fixture(scope="session")
+def refusals() -> Callable[..., list[Done]]:
+    """``refusals(ranks, ["train", ...], ["predict", ...])``: what becomes of commands of which each
+    ends by an error that all ranks know of, so that one start of the ranks does for all.
+    """
+
+    def run(ranks: int, *lines: list[Any], **options: Any) -> list[Done]:
+        told = json.dumps([[str(a) for a in line] for line in lines])
+        program = Path(__file__).parent / "commands.py"
+        done = launch(ranks, "-m", "mpi4py", str(program), "--refused", told, **options)
+        assert done.code == 0, done.err
+        found = []
+        for of_ranks in json.loads(done.out):
+            codes, outs, errs = zip(*of_ranks, strict=True)
+            assert len(codes) == ranks
+            assert len(set(codes)) == 1, of_ranks
+            found.append(Done(codes[0], "".join(outs), "".join(errs)))
+        return found
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def script() -> Callable[..., Done]:
     """``script(ranks, code)``: Python code on some ranks."""
 

@@ -30,9 +30,7 @@ def refused(done, code, *words):
         (2, ["trainng.epochs=1"], ["trainng", "did you mean 'training"]),
         (1, ["model.hiden=[3]"], ["hiden", "did you mean 'hidden'"]),
         (1, ["optimizer.name=Adm"], ["did you mean 'Adam'"]),
-        (3, ["method.samples=2"], ["S = 2", "P = 3"]),
         (3, ["parallel.samples=none"], ["64", "3"]),
-        (3, ["parallel.samples=2"], ["2", "3"]),
         (1, ["model.name=vit", "model.hidden=8", "model.patch=3"], ["patch = 3", "8 x 8"]),
         (1, ["task=regression"], ["regression", "classification"]),
         (1, ["data.path=nowhere"], ["nowhere"]),
@@ -43,6 +41,15 @@ def test_configurations_that_do_not_fit(hpcsamp, small, tmp_path, ranks, setting
     done = hpcsamp(ranks, "train", small, "--output", tmp_path / "r", *sets, timeout=LIMIT)
     assert done.code in (1, 2)
     refused(done, 1 if "nowhere" in words else 2, *words)
+
+
+def test_more_ranks_than_fit(refusals, small, tmp_path):
+    train = ["train", small, "--output", tmp_path / "r"]
+    few, uneven = refusals(
+        3, [*train, "--set=method.samples=2"], [*train, "--set=parallel.samples=2"], timeout=LIMIT
+    )
+    refused(few, 2, "S = 2", "P = 3")
+    refused(uneven, 2, "2", "3")
 
 
 def test_wrong_arguments_are_said_once(hpcsamp):

@@ -298,16 +298,14 @@ def test_what_cannot_be_is_refused(make, words):
         make()
 
 
-@pytest.mark.parametrize(
-    ("setting", "words"),
-    [("method.rate=1.5", "method.rate = 1.5"), ("method.masks=rows", "method.masks = 'rows'")],
-)
-def test_bad_arguments_are_one_line(setting, words, hpcsamp, small, tmp_path):
-    sets = ["--set=method.name=mc_dropout", f"--set={setting}"]
-    done = hpcsamp(2, "train", small, "--output", tmp_path / "run", *sets)
-    assert done.code == 2
-    assert len(done.errors) == 1
-    assert words in done.errors[0]
+def test_bad_arguments_are_one_line(refusals, small, tmp_path):
+    bad = {"method.rate=1.5": "method.rate = 1.5", "method.masks=rows": "method.masks = 'rows'"}
+    train = ["train", small, "--output", tmp_path / "run", "--set=method.name=mc_dropout"]
+    found = refusals(2, *([*train, f"--set={setting}"] for setting in bad))
+    for done, words in zip(found, bad.values(), strict=True):
+        assert done.code == 2
+        assert len(done.errors) == 1
+        assert words in done.errors[0]
 
 
 def test_a_run_whose_masks_came_from_other_streams_is_evaluated_and_does_not_go_on(

@@ -63,16 +63,14 @@ def test_an_ensemble_has_its_members_and_no_other_number_of_samples():
         ensemble.prediction_samples(8)
 
 
-@pytest.mark.parametrize(
-    "settings", [("method.name=ensemble", "method.samples=2"), ("evaluation.samples=2",)]
-)
-def test_fewer_samples_than_ranks_are_refused(settings, hpcsamp, small, tmp_path):
-    sets = [f"--set={s}" for s in settings]
-    done = hpcsamp(3, "train", small, "--output", tmp_path / "run", *sets)
-    assert done.code == 2
-    assert len(done.errors) == 1
-    assert "2" in done.errors[0]
-    assert "3" in done.errors[0]
+def test_fewer_samples_than_ranks_are_refused(refusals, small, tmp_path):
+    train = ["train", small, "--output", tmp_path / "run"]
+    members = ["--set=method.name=ensemble", "--set=method.samples=2"]
+    for done in refusals(3, [*train, *members], [*train, "--set=evaluation.samples=2"]):
+        assert done.code == 2
+        assert len(done.errors) == 1
+        assert "2" in done.errors[0]
+        assert "3" in done.errors[0]
 
 
 @pytest.mark.parametrize("method", ["mean_field", "mc_dropout"])

@@ -359,30 +359,34 @@ def test_distribution_functions_of_every_likelihood():
 # Faults -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "words"),
-    [
-        (["classes", "--data", "{}/colours"], 1, "(3, 32, 32), the run was trained on (1, 8, 8)"),
-        (["classes", "--data", "{}/entsoe"], 1, "shape (96,), the run was trained on (1, 8, 8)"),
-        (["classes", "--split", "tset"], 1, "no split 'tset', only test, train, valid"),
-        (["series", "--quantiles", "0.5,1.5"], 2, "1.5 is not between 0 and 1"),
-        (["series", "--quantiles", "a"], 2, "numbers with commas"),
-        (["members", "--samples", "7"], 2, "7"),
-        (["digits"], 2, "is not a run folder"),
-        (["classes", "--out", "{}/there.h5"], 2, "there already; --overwrite"),
-        (["classes", "--out", "{}/no/such/p.h5"], 2, "there is no folder"),
-        (["classes", "--out", "{}/digits"], 2, "is a folder"),
-        (["classes", "--checkpoint", "none.pt"], 1, "no checkpoint none.pt"),
-    ],
-)
-def test_bad_input_is_one_line(runs, hpcsamp, tmp_path, arguments, code, words):
+REFUSED = [
+    (["classes", "--data", "{}/colours"], 1, "(3, 32, 32), the run was trained on (1, 8, 8)"),
+    (["classes", "--data", "{}/entsoe"], 1, "shape (96,), the run was trained on (1, 8, 8)"),
+    (["classes", "--split", "tset"], 1, "no split 'tset', only test, train, valid"),
+    (["series", "--quantiles", "0.5,1.5"], 2, "1.5 is not between 0 and 1"),
+    (["series", "--quantiles", "a"], 2, "numbers with commas"),
+    (["members", "--samples", "7"], 2, "7"),
+    (["digits"], 2, "is not a run folder"),
+    (["classes", "--out", "{}/there.h5"], 2, "there already; --overwrite"),
+    (["classes", "--out", "{}/no/such/p.h5"], 2, "there is no folder"),
+    (["classes", "--out", "{}/digits"], 2, "is a folder"),
+    (["classes", "--checkpoint", "none.pt"], 1, "no checkpoint none.pt"),
+]
+
+
+def test_bad_input_is_one_line(runs, hpcsamp, refusals, tmp_path):
     (runs / "there.h5").write_text("of somebody else")
-    run, *rest = (a.format(runs) for a in arguments)
-    out = [] if "--out" in rest else ["--out", tmp_path / "p.h5"]
-    done = hpcsamp(2, "predict", runs / run, *rest, *out, timeout=120)
-    assert done.code == code, done.err
-    assert len(done.errors) == 1, done.err
-    assert words in done.errors[0]
+    lines = []
+    for arguments, _, _ in REFUSED:
+        run, *rest = (a.format(runs) for a in arguments)
+        out = [] if "--out" in rest else ["--out", tmp_path / "p.h5"]
+        lines.append(["predict", runs / run, *rest, *out])
+    found = refusals(2, *lines, timeout=120)
+    found.append(hpcsamp(2, *lines[0], timeout=120))  # in a process of its own
+    for done, (_, code, words) in zip(found, [*REFUSED, REFUSED[0]], strict=True):
+        assert done.code == code, done.err
+        assert len(done.errors) == 1, done.err
+        assert words in done.errors[0]
     assert not list(tmp_path.iterdir())
     assert (runs / "there.h5").read_text() == "of somebody else"
 

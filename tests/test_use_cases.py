@@ -235,23 +235,24 @@ def test_swin_era5_small_on_synthetic_fields(hpcsamp, tmp_path):
     assert len(written["loss"]["latitudes"]) == 24
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["vit-cifar10", "--set=model.patch=3"], ["patch = 3", "8 x 8"]),
-        (["vit-cifar10", "--set=model.heads=5"], ["heads = 5", "192"]),
-        (["mlp-entsoe", "--set=method.name=mean_field"], ["regression", "classification"]),
-        (
-            ["swin-era5", "--set=task=classification", "--set=loss={}", "--set=likelihood={}"],
-            ["swin", "10 outputs", "8 x 8 = 64"],
-        ),
-        (["vit-cifar10", "--preset=tiny"], ["--preset tiny", "small, digits"]),
-    ],
-)
-def test_digits_for_something_they_do_not_fit(hpcsamp, digits, tmp_path, arguments, words):
+REFUSED = [
+    (["vit-cifar10", "--set=model.patch=3"], ["patch = 3", "8 x 8"]),
+    (["vit-cifar10", "--set=model.heads=5"], ["heads = 5", "192"]),
+    (["mlp-entsoe", "--set=method.name=mean_field"], ["regression", "classification"]),
+    (
+        ["swin-era5", "--set=task=classification", "--set=loss={}", "--set=likelihood={}"],
+        ["swin", "10 outputs", "8 x 8 = 64"],
+    ),
+    (["vit-cifar10", "--preset=tiny"], ["--preset tiny", "small, digits"]),
+]
+
+
+def test_digits_for_something_they_do_not_fit(refusals, digits, tmp_path):
     """Patch, heads, task, grid: one line, both numbers, on both ranks."""
-    done = hpcsamp(2, "train", *arguments, "--data", digits, "-o", tmp_path / "run")
-    assert done.code == 2, (done.code, done.err)
-    assert len(done.errors) == 1, done.err
-    for word in words:
-        assert word in done.errors[0]
+    rest = ["--data", digits, "-o", tmp_path / "run"]
+    found = refusals(2, *(["train", *arguments, *rest] for arguments, _ in REFUSED))
+    for done, (_, words) in zip(found, REFUSED, strict=True):
+        assert done.code == 2, (done.code, done.err)
+        assert len(done.errors) == 1, done.err
+        for word in words:
+            assert word in done.errors[0]
