@@ -42,8 +42,11 @@ __all__ = [*_HOME, *_ROOMS]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
-    if name in _ROOMS:
+    from hpcsamp.imports import without_collection
+
+    if name not in _HOME and name not in _ROOMS:
+        raise AttributeError(f"module 'hpcsamp' has no attribute {name!r}")
+    with without_collection():
+        if name in _HOME:
+            return getattr(importlib.import_module(_HOME[name]), name)
         return importlib.import_module(f"hpcsamp.{name}")
-    raise AttributeError(f"module 'hpcsamp' has no attribute {name!r}")

@@ -13,11 +13,11 @@ ROOT = Path(hpcsamp.__file__).parent
 
 #: Rooms from the ground up. Each has a level of its own, so no two can need each other.
 LEVELS = [
-    "errors", "spelling", "serial", "vision", "registry", "names", "kinds", "files", "generators",
-    "processes", "watchdog", "streams", "provenance", "config", "arguments", "launcher", "runtime",
-    "grid", "weights", "layers", "models", "locks", "sealing", "campaign", "methods", "collectives",
-    "losses", "metrics", "data", "tasks", "ingest", "run", "prediction", "report", "planning",
-    "training", "bench", "doctor", "cli", "__main__",
+    "errors", "imports", "spelling", "serial", "vision", "registry", "names", "kinds", "files",
+    "generators", "processes", "watchdog", "streams", "provenance", "config", "arguments",
+    "launcher", "runtime", "grid", "weights", "layers", "models", "locks", "sealing",
+    "campaign", "methods", "collectives", "losses", "metrics", "data", "tasks", "ingest", "run",
+    "prediction", "report", "planning", "training", "bench", "doctor", "cli", "__main__",
 ]  # fmt: skip
 LEVEL = {room: level for level, room in enumerate(LEVELS)}
 

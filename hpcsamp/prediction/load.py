@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology, one_process
+from hpcsamp.imports import without_collection
 from hpcsamp.models.given import NAME, offered
 from hpcsamp.prediction.draws import network_of, some_items, together_in_one, weights_of
 from hpcsamp.prediction.given import given
@@ -166,8 +167,8 @@ class LoadedPosterior(Posterior):
         if batch is not None and batch < 1:
             raise UsageError(f"batch = {batch} must be at least 1")
         of = self.with_samples(samples)
-        from hpcsamp.prediction.labelled import labelled
-
+        with without_collection():  # xarray imports pandas
+            from hpcsamp.prediction.labelled import labelled
         levels = levels_of(of, quantiles)
         items = None
         if isinstance(x, str | Path):
