@@ -32,7 +32,8 @@ def log_softmax(logits: Tensor) -> Tensor:
     """
     if logits.shape[-1] >= FEW or logits.dim() < 3 or logits.device.type != "cpu":
         return F.log_softmax(logits, dim=-1)
-    return F.log_softmax(logits.transpose(-1, -2).contiguous(), dim=-2).transpose(-1, -2)
+    log_p = F.log_softmax(logits.transpose(-1, -2).contiguous(), dim=-2)
+    return log_p.transpose(-1, -2).contiguous()  # reductions over samples want the usual order
 
 
 class _Noisy(Likelihood):

@@ -30,10 +30,26 @@ def log_mean_exp(log_p: Tensor, samples: int, group: Collectives) -> Tensor:
         ``(...)``. Two exchanges of that size: the maximum as a shift, then the sum. The mean of
         probabilities that are all exactly 0 is 0: its logarithm is minus infinity, not NaN.
     """
-    shift = group.max_over_samples(log_p.max(0).values)
+    each, shift = shifted_exp(log_p, group)
+    return log_of_sum(each, shift, samples, group)
+
+
+def shifted_exp(log_p: Tensor, group: Collectives) -> tuple[Tensor, Tensor]:
+    """``exp(log_p - shift)``, which does not underflow in the sum, and the shift ``(...)``.
+
+    Parameters
+    ----------
+    log_p
+        ``(s, ...)``, this rank's samples; the shift is the maximum over all samples of the group.
+    """
+    shift = group.max_over_samples(log_p.amax(0))
     shift = shift.masked_fill(shift.isinf(), 0)  # inf - inf is NaN
-    total = group.sum_over_samples((log_p - shift).exp().sum(0))
-    return total.log() + shift - math.log(samples)
+    return (log_p - shift).exp_(), shift
+
+
+def log_of_sum(each: Tensor, shift: Tensor, samples: int, group: Collectives) -> Tensor:
+    """``log (1/S sum_s exp log_p_s)`` from the results of :func:`shifted_exp`."""
+    return group.sum_over_samples(each.sum(0)).log() + shift - math.log(samples)
 
 
 class AlphaDivergence(DataLoss):

@@ -124,8 +124,13 @@ class Passing(nn.Module):
         }
 
     def take_choice(self, chosen: Mapping[str, Sequence[Any]]) -> None:
-        """Go on with what was chosen, unless something else is asked for by name."""
+        """Go on with what was chosen, unless something else is asked for by name.
+
+        Until prediction is measured it takes the choice of training, which is closer than none.
+        """
         if self._strategy == AUTO:
+            if NAMES[False] in chosen and self._asked[True] == AUTO:
+                self._passes[True] = Passes(*chosen[NAMES[False]])
             for where, name in NAMES.items():
                 if name in chosen and self._asked[where] == AUTO:
                     self._passes[where] = Passes(*chosen[name])

@@ -29,11 +29,11 @@ TARGETS = ("target", "error", "log_density")
 """What a file holds beside predictions, and items without targets do not have."""
 NOT_EXPORTED = (*TARGETS, "samples", "quantiles")
 """What a file may hold beside the predictions of a batch as such."""
-WORTH = 64
-"""Passes of a batch from which on it pays to measure how samples are evaluated fastest."""
-
 ROOM = 128 << 20
 """Bytes that the outputs of all samples may take where several batches go together."""
+CACHE = 1 << 20
+"""Bytes of outputs, in float64, that are summarised at once: what is made of them stays in the
+caches, and comes from memory that was just freed instead of pages that the kernel clears first."""
 
 
 @dataclass(frozen=True)
@@ -102,15 +102,18 @@ def predict_items(
             of = posterior.run, method, posterior.topology, group, samples
             with _ids_that_fit(posterior, given):
                 estimate(*of, parts[0].x, posterior.training_set)
-        if number == 0 and -(-given.count // size) * samples >= WORTH:
+        if number == 0 and posterior.passed.enough(-(-given.count // size) * samples):
             settle(method, parts[0].x, range(samples), places[0], posterior.topology.world)
         inputs = [(p.x, index) for p, index in zip(parts, places, strict=True)]
         with _ids_that_fit(posterior, given):
             outputs = outputs_of(method, inputs, samples, group)
-        found = task.predict(outputs, view.blank(outputs), view, levels=levels)
         rows = np.concatenate([p.index for p in parts])
-        for name, array in found.arrays(list(layout.variables)).items():
-            values[name][rows] = array
+        step = max(1, CACHE // (samples * each * 8))
+        for start in range(0, len(rows), step):
+            own = outputs[:, start : start + step]
+            found = task.predict(own, view.blank(own), view, levels=levels)
+            for name, array in found.arrays(list(layout.variables)).items():
+                values[name][rows[start : start + step]] = array
     return Predicted(layout, values)
 
 

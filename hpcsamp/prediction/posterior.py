@@ -15,6 +15,7 @@ from hpcsamp.grid import Topology, together
 from hpcsamp.losses import FittedGaussian, Likelihood
 from hpcsamp.prediction import noise
 from hpcsamp.prediction.schema import as_trained
+from hpcsamp.prediction.settling import Passed
 from hpcsamp.run import width
 from hpcsamp.run.restore import Restored
 
@@ -41,6 +42,8 @@ class Posterior:
         at the end of training or here, with ``evaluation.samples`` of the run.
     noise
         Where the noise of observations comes from, for records; empty for classes.
+    passed
+        Passes of predictions in memory.
     """
 
     def __init__(self, restored: Restored, topology: Topology) -> None:
@@ -51,6 +54,7 @@ class Posterior:
         self.config = restored.run.config
         self.trained = restored.trained
         self.samples = restored.samples
+        self.passed = Passed()
         self.collectives = exchange.choose(topology, "mpi")  # there is no gradient to exchange
         self.likelihood: Likelihood = self.run.likelihood
         if noise.is_open(self.likelihood):

@@ -12,6 +12,25 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 
+WORTH = 256
+"""Passes of a batch with one sample that cost about as much as the measurement."""
+
+
+class Passed:
+    """Counts passes, by which a process finds when a measurement pays.
+
+    A few predictions are over before it would be, so they are made in the way that is known.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def enough(self, more: int) -> bool:
+        """Whether to measure before ``more`` passes: the calls so far, with them, cost as much."""
+        self.count += more
+        return self.count >= WORTH
+
+
 def settle(
     method: Method, x: torch.Tensor, mine: range, index: torch.Tensor, world: MPI.Comm
 ) -> None:

@@ -37,11 +37,20 @@ def outputs_of(
         Inputs and positions of the items of each, as in :func:`local_outputs`.
     """
     mine = method.prediction_share(samples, group.sample_size, group.sample_rank)
+    count, found = sum(len(index) for _, index in batches), None
     with torch.no_grad(), method.predicting(), method.keeping_draws():
-        return torch.cat([
-            torch.cat([method(x, samples=chunk, step=0, index=index) for x, index in batches], 1)
-            for chunk in method.chunks(mine)
-        ])  # fmt: skip
+        done = 0
+        for chunk in method.chunks(mine):
+            first = 0
+            for x, index in batches:
+                y = method(x, samples=chunk, step=0, index=index)
+                if found is None:
+                    found = y.new_empty(len(mine), count, *y.shape[2:])
+                found[done : done + len(chunk), first : first + len(index)] = y
+                first += len(index)
+            done += len(chunk)
+    assert found is not None, "no samples, or no batches"
+    return found
 
 
 def split(outputs: Tensor, packed: Method | Caller, targets: Sequence[str]) -> dict[str, Tensor]:

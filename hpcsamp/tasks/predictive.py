@@ -10,6 +10,7 @@ from torch import Tensor
 from hpcsamp.collectives import Collectives
 from hpcsamp.losses import Likelihood, Samples, centred_moments, log_mean_exp
 from hpcsamp.losses.likelihoods import log_prob_of
+from hpcsamp.losses.mixture import log_of_sum, shifted_exp
 from hpcsamp.methods import Method
 from hpcsamp.tasks.components import distribution_function
 from hpcsamp.tasks.outputs import local_outputs
@@ -76,15 +77,21 @@ class ValuePrediction:
 
 def entropy(log_p: Tensor) -> Tensor:
     """``(...)`` nats, entropy of distributions ``(..., C)`` from their log probabilities."""
-    least = torch.finfo(log_p.dtype).min  # the logarithm of 0, times 0, is 0
-    return -(log_p.exp() * log_p.clamp(min=least)).sum(-1)
+    return -(log_p.exp() * _finite(log_p)).sum(-1)
+
+
+def _finite(log_p: Tensor) -> Tensor:
+    """Log probabilities, those of 0 as a number: times 0 it is 0."""
+    return log_p.clamp(min=torch.finfo(log_p.dtype).min)
 
 
 def class_prediction(log_p: Tensor, samples: int, group: Collectives) -> ClassPrediction:
     """From log probabilities ``(s, B, ..., C)`` of this rank's samples. Collective."""
+    each, shift = shifted_exp(log_p, group)  # both sums take the exponentials of one pass
+    entropies = -((each * _finite(log_p)).sum(0) * shift.exp()).sum(-1)
     return ClassPrediction(
-        log_mean_exp(log_p, samples, group),
-        group.sum_over_samples(entropy(log_p).sum(0)) / samples,
+        log_of_sum(each, shift, samples, group),
+        group.sum_over_samples(entropies) / samples,
         log_p,
     )
 
