@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import statistics
 import subprocess
 import sys
@@ -21,9 +22,10 @@ from hpcsamp.prediction.load import LoadedPosterior
 FIRST = """
 import sys
 import hpcsamp as hs
-from hpcsamp.prediction.export import example
 
 posterior = hs.load(sys.argv[1], device="cpu")
+from hpcsamp.prediction.export import example  # afterwards, as users do not import it
+
 x = example(posterior, 4)
 one = dict(zip(posterior.trained.manifest.kinds, x))
 posterior.predict(one if len(one) > 1 else one["x"])
@@ -79,11 +81,11 @@ def _inputs(posterior: LoadedPosterior, count: int) -> dict[str, Any]:
 
 
 def first_answers(run: Path, rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of fresh processes in turns: to a first prediction, and to import torch."""
+    """CPU seconds of fresh processes in turns: to a first prediction, and to import torch."""
     answers, imports = [], []
     for _ in range(rounds):
-        answers.append(_seconds(lambda: _fresh(FIRST, str(run))))
-        imports.append(_seconds(lambda: _fresh("import torch")))
+        answers.append(_fresh(FIRST, str(run)))
+        imports.append(_fresh("import torch"))
     return answers, imports
 
 
@@ -92,8 +94,11 @@ def ratio(over: list[float], under: list[float]) -> float:
     return statistics.median(over) / statistics.median(under)
 
 
-def _fresh(code: str, *arguments: str) -> None:
+def _fresh(code: str, *arguments: str) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _seconds(work: Callable[[], None]) -> float:

@@ -33,7 +33,7 @@ def load(
         f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
     )
     typer.echo(
-        f"first answer / import torch, fresh processes: {ratio(answers, imports):.2f} "
+        f"first answer / import torch, CPU time of fresh processes: {ratio(answers, imports):.2f} "
         f"({statistics.median(answers):.2f} s / {statistics.median(imports):.2f} s)"
     )
     if json_file is not None:
