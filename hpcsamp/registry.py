@@ -98,6 +98,8 @@ class Registry(Mapping[str, Any]):
                 if isinstance(e, ImportError | AttributeError)
                 else f"{type(e).__name__}: {e}"
             )
+            if isinstance(e, ModuleNotFoundError) and name.startswith(f"{e.name}:"):
+                why += ": neither in this folder, nor on PYTHONPATH, nor installed"
             raise UsageError(f"{self.key} = {name!r}: {why}") from e
         if self._base:
             self._check_kind(name, found)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -61,11 +63,20 @@ def _version(
         raise typer.Exit
 
 
+def _find_modules_here() -> None:
+    """Let a network in a file of the current folder be imported, after what is installed."""
+    with suppress(OSError):  # a folder that was removed
+        here = str(Path.cwd())
+        if not sys.flags.safe_path and here not in sys.path:
+            sys.path.append(here)
+
+
 def main() -> None:
     """Run a command; every failure is one line and an exit code (see :mod:`hpcsamp.errors`)."""
     from hpcsamp.launcher import ApartError, one_of_several
     from hpcsamp.runtime import end_job, mpi
 
+    _find_modules_here()
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -136,9 +136,12 @@ def _check_spelling(table: str, section: Any, registry: Registry, source: str) -
 
 
 def _takes(kind: Any, key: str) -> bool:
-    """Whether a class may have an argument of this name."""
+    """Whether a class, or that of its configuration, may have an argument of this name."""
     known = inspect.signature(kind).parameters
-    return key in known or any(p.kind is p.VAR_KEYWORD for p in known.values())
+    if key in known or any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        return True
+    theirs = getattr(kind, "config_class", None)  # of transformers' networks
+    return inspect.isclass(theirs) and _takes(theirs, key)
 
 
 def named_configs() -> list[str]:
