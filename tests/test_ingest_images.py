@@ -45,7 +45,7 @@ def test_a_tree_of_images_is_what_pil_reads(tmp_path):
     made = tree(tmp_path / "pets")
     (tmp_path / "pets" / "cat" / "notes.txt").write_text("x")
     source = images(tmp_path / "pets", seed=3)
-    assert source.report == [f"{tmp_path / 'pets'}: 1 files are no images: cat/notes.txt"]
+    assert source.report == [f"{tmp_path / 'pets'}: left out, not an image: cat/notes.txt"]
     manifest = build(source, tmp_path / "set")
     assert manifest.class_names == ["cat", "dog", "hen"]
     assert manifest.arrays["x"].shape == [3, 6, 5]

@@ -181,7 +181,7 @@ def images(
         for split, tree in trees.items():
             of_tree, skipped = images_in(tree)
             if skipped:
-                report.append(f"{tree}: {len(skipped)} files are no images: {some(skipped)}")
+                report.append(f"{tree}: left out, not an image: {some(skipped)}")
             items += [(split, file, tree) for file in of_tree]
         found, values = None, None
     if not items:
@@ -263,11 +263,11 @@ def _same(image: np.ndarray, like: np.ndarray, file: Path, first: Path) -> None:
         if image.shape[0] != like.shape[0]:
             raise DataError(
                 f"{file}: has {image.shape[0]} colour channels, {first} has {like.shape[0]}; "
-                "give --colour"
+                "give --colour rgb or --colour grey"
             )
         raise DataError(
             f"{file}: is {image.shape[1]} x {image.shape[2]}, {first} is {like.shape[1]} x "
-            f"{like.shape[2]}; give --size"
+            f"{like.shape[2]}; give --size HEIGHT WIDTH"
         )
     if image.dtype != like.dtype:
         raise DataError(f"{file}: holds {image.dtype}, {first} holds {like.dtype}")

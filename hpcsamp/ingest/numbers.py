@@ -21,6 +21,7 @@ _CHARACTERS = frozenset("0123456789+-.eE")
 _EXACT_DIGITS = 15
 _DOUBTFUL = re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}", re.ASCII)
 _GROUPED = re.compile(r"[+-]?\d{1,3}([ '.,\u00a0\u2009\u202f’]\d{3})+([.,]\d+)?", re.ASCII)
+_TIME = re.compile(r"\d[-./]\d{1,2}[-./]\d|\d:\d\d", re.ASCII)
 _MISSING = frozenset({"", "-", "na", "n/a", "n/e", "nan", "null", "none", "?", "."})
 
 
@@ -130,7 +131,7 @@ class Numbers:
             )
 
         for at in np.flatnonzero(~np.isfinite(values)).tolist():
-            raise fault(at, "is not a finite number" + _hint(cells[at]))
+            raise fault(at, "is not a finite number" + _hint(cells[at], self.names[at % width]))
         for at in np.flatnonzero(values == 0).tolist():
             if texts[at].lower().partition("e")[0].strip("+-0."):
                 raise fault(at, "is too small for a float64")
@@ -227,11 +228,19 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def _hint(cell: str) -> str:
+def _hint(cell: str, column: str) -> str:
+    """How such a cell can be read."""
     if cell.lower() in _MISSING:
         return "; fill in missing values, or leave the row out, or see --missing"
     if _GROUPED.fullmatch(cell) or re.fullmatch(r"[+-]?\d+,\d*", cell, re.ASCII):
         return "; --decimal and --thousands tell how numbers are written"
+    if _TIME.search(cell):
+        return f"; --date '{column}=cyclical' (with --date-format) reads a column of times"
+    if any(c.isalpha() for c in cell):
+        return (
+            f"; --onehot '{column}' or --ids '{column}' reads a column of categories, "
+            f"--drop '{column}' leaves it out"
+        )
     return ""
 
 

@@ -130,7 +130,10 @@ def from_tables(
         encoded = _encoded(first, columns, features, made, rule)
     else:
         if made.drop or made.date or made.onehot or made.ids or made.target_task or made.class_name:
-            raise UsageError(f"--like {made.like} tells what becomes of the columns")
+            raise UsageError(
+                f"--like {made.like} tells what becomes of the columns: leave out --drop, --date, "
+                f"--onehot, --ids, --target-task and --class-name"
+            )
         encoded, wanted = like.features, like.targets
         columns = [column for one in wanted for column in one.columns]
         units = like.units | units

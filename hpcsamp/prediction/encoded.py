@@ -129,5 +129,8 @@ def _times(where: str, values: np.ndarray) -> np.ndarray:
                 time = time.astimezone(dt.UTC).replace(tzinfo=None)
             found.append(np.datetime64(time, "ns"))
         except (AttributeError, TypeError, ValueError):
-            raise DataError(f"{where}: {str(value)!r:.40} is no time") from None
+            raise DataError(
+                f"{where}: {str(value)!r:.40} is no time of ISO 8601; convert the column first, "
+                f"e.g. by pandas.to_datetime(column, format=...)"
+            ) from None
     return np.asarray(found, "datetime64[ns]")
