@@ -18,6 +18,10 @@ from hpcsamp.errors import DataError
 LARGEST, SMALLEST = 1e100, 1e-100
 """Bounds of values and of standard deviations whose squares float64 holds with room to spare."""
 
+AT_ONCE = 4 * 2**20
+"""Values of an item whose moments are taken at once; of larger ones channel after channel, so that
+copies in float64 are of a part of it."""
+
 COARSE = 0.01
 """Largest step between neighbouring float32 numbers, in standard deviations."""
 
@@ -52,6 +56,8 @@ class Moments:
             Shape ``(n, C, ...)``: axis 1 holds the channels or features. Shape ``(n,)`` counts as
             one channel.
         """
+        if _large(values):
+            return _joined([cls.of(values[:, c : c + 1]) for c in range(values.shape[1])])
         flat = np.asarray(values, np.float64)
         flat = flat.reshape(len(flat), 1, -1) if flat.ndim == 1 else flat
         flat = flat.reshape(*flat.shape[:2], -1)
@@ -67,6 +73,8 @@ class Moments:
     @classmethod
     def of_known(cls, values: np.ndarray) -> Moments:
         """Moments of those values that are not NaN; ``values`` as in :meth:`of`."""
+        if _large(values):
+            return _joined([cls.of_known(values[:, c : c + 1]) for c in range(values.shape[1])])
         flat = np.asarray(values, np.float64)
         flat = flat.reshape(len(flat), 1, -1) if flat.ndim == 1 else flat
         flat = flat.reshape(*flat.shape[:2], -1)
@@ -123,6 +131,22 @@ class Moments:
         arrays = {k: np.asarray(told[k], np.float64) for k in ("mean", "m2", "low", "high")}
         count = np.asarray(told["count"], np.float64)
         return cls(count if count.ndim else int(told["count"]), **arrays)
+
+
+def _large(values: np.ndarray) -> bool:
+    """Whether this is one item that is better looked at channel by channel."""
+    return len(values) == 1 and values.ndim > 2 and values.shape[1] > 1 and values.size > AT_ONCE
+
+
+def _joined(channels: Sequence[Moments]) -> Moments:
+    """Moments of several channels from those of each."""
+    arrays = {
+        key: np.concatenate([getattr(m, key) for m in channels])
+        for key in ("mean", "m2", "low", "high")
+    }
+    counts = [m.count for m in channels]
+    each = isinstance(counts[0], np.ndarray)
+    return Moments(np.concatenate(counts) if each else counts[0], **arrays)
 
 
 def combine(parts: Iterable[Moments]) -> Moments:

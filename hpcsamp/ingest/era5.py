@@ -77,18 +77,20 @@ class Era5(Source):
         x = np.empty((len(at), *self.arrays["x"].shape), np.float32)
         y = np.empty((len(at), *self.arrays["y"].shape), np.float32)
         for i, t in enumerate(at.tolist()):
-            x[i, : len(VARIABLES)] = self._state(t)
+            self._state(t, x[i, : len(VARIABLES)])
             x[i, len(VARIABLES) : -4] = self._masks
             x[i, -4:] = features(self._latitude, self._longitude, self._time[t])
-            y[i] = self._state(t + self.ahead)
+            self._state(t + self.ahead, y[i])
         hours = (self._time[at] - EPOCH) / np.timedelta64(1, "h")
         return {"x": x, "y": y, "time": hours.astype(np.float64)}
 
-    def _state(self, t: int) -> np.ndarray:
-        """The 69 variables at one time, ``(69, latitudes, longitudes)``."""
-        surface = [self._load(name, time=t)[None] for name in SURFACE]
-        upper = [self._load(name, time=t, level=list(LEVELS)) for name in UPPER]
-        return np.concatenate([*surface, *upper])
+    def _state(self, t: int, out: np.ndarray) -> None:
+        """Put the 69 variables at one time into ``out``, ``(69, latitudes, longitudes)``."""
+        for place, name in enumerate(SURFACE):
+            out[place] = self._load(name, time=t)
+        for place, name in enumerate(UPPER):
+            first = len(SURFACE) + place * len(LEVELS)
+            out[first : first + len(LEVELS)] = self._load(name, time=t, level=list(LEVELS))
 
     def _load(self, name: str, *, time: int | None = None, level: Any = None) -> np.ndarray:
         assert self.store is not None
