@@ -23,6 +23,7 @@ def make(
     chunk_bytes: int = 1000,
     shard_bytes: int = 8000,
     seed: int = 0,
+    slabs="auto",
     comm=None,
 ) -> dict[str, np.ndarray]:
     """Write a set of random items with many small chunks and shards; the items of train."""
@@ -52,7 +53,7 @@ def make(
         source={"name": "random", "seed": seed},
         items=items,
     )
-    build(source, folder, comm=comm, shard_bytes=shard_bytes)
+    build(source, folder, comm=comm, shard_bytes=shard_bytes, slabs=slabs)
     return items["train"]
 
 

@@ -262,14 +262,14 @@ def test_faults_reach_all_ranks_as_one_line(mpi_ranks, comm, folder):
 def test_one_rank_that_raises_in_its_thread(mpi_ranks, comm, folder):
     for topology, reader in itertools.product((topology_of("world"), topology_of(2)), READERS):
         loader = Loader(folder / "images", topology, batch=8, reader=reader)
-        fill = loader._feed._prefetcher._fill
+        fill = loader._feeds[0]._prefetcher._fill
 
         def broken(epoch, step, slot, fill=fill):
             fill(epoch, step, slot)
             if comm.rank == 2 and step == 5:
                 raise OSError("the disk is gone")
 
-        loader._feed._prefetcher._fill = broken
+        loader._feeds[0]._prefetcher._fill = broken
         kind, message, _ = on_all(comm, lambda loader=loader: list(loader.epoch(0)))
         assert (kind, message) == (HpcsampError, "OSError: the disk is gone")
         loader.close()
@@ -311,7 +311,7 @@ def test_full_shared_memory(mpi_ranks, comm, folder, monkeypatch, caplog):
     slot = 16 * 3 * 5 * 2 * 4
     monkeypatch.setattr(ring, "shared_memory_free", lambda: int(2.5 * slot))
     with Loader(folder / "images", topology, batch=16, slots=4) as loader:
-        assert loader._feed._ring.slots == 2
+        assert loader._feeds[0]._ring.slots == 2
         assert len(list(loader)) == 12
     if comm.rank == 0:
         assert "2 batches instead of 4" in caplog.text
@@ -364,13 +364,13 @@ def test_tensors_are_the_users_own(tmp_path):
 def test_prefetching_hides_the_reads(tmp_path):
     make(tmp_path / "set")
     with Loader(tmp_path / "set", topology_of("world"), batch=8) as loader:
-        fill = loader._feed._prefetcher._fill
+        fill = loader._feeds[0]._prefetcher._fill
 
         def slow(*a):
             time.sleep(0.01)
             fill(*a)
 
-        loader._feed._prefetcher._fill = slow
+        loader._feeds[0]._prefetcher._fill = slow
         for number, _ in enumerate(loader.epoch(0)):
             if number == 0:
                 before = loader.waited

@@ -89,13 +89,20 @@ def _command(name: str) -> Any:
             float | None,
             typer.Option(min=0.001, help="Size a shard aims at, in MB; 256, of weather 512."),
         ] = None,
+        slabs: Annotated[
+            str,
+            typer.Option(
+                help="Store items in slabs: auto (items above 32 MiB), on, off, or the shape of a "
+                "slab, e.g. 6x720x120."
+            ),
+        ] = "auto",
         stall: Annotated[
             float,
             typer.Option(min=0, help="Seconds without a sign of life of a rank that end the job."),
         ] = DEFAULT,
         **given: Any,
     ) -> None:
-        run(lambda: source(**arguments(given)), out, overwrite, shard_mb, stall)
+        run(lambda: source(**arguments(given)), out, overwrite, shard_mb, stall, slabs)
 
     asked.insert(ingest)
     ingest.__doc__ = cleandoc(source.__doc__ or "").split("\n\n")[0]
@@ -119,7 +126,12 @@ def _first_line(place: str) -> str:
 
 
 def run(
-    make: Callable[[], Source], out: Path, overwrite: bool, shard_mb: float | None, stall: float
+    make: Callable[[], Source],
+    out: Path,
+    overwrite: bool,
+    shard_mb: float | None,
+    stall: float,
+    slabs: str = "auto",
 ) -> None:
     """Make a source on every rank and write it together."""
     from hpcsamp.grid import together
@@ -151,6 +163,7 @@ def run(
             comm=comm,
             shard_bytes=int((shard_mb or source.shard_mb) * 1e6),
             overwrite=overwrite,
+            slabs=slabs,
             progress=progress,
         )
     if root:

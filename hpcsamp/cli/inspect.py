@@ -123,6 +123,8 @@ def tell(told: dict[str, Any]) -> None:
         chunk = f"{spec['items_per_chunk']} items"
         if spec["shape"] and spec["rows_per_chunk"] < spec["shape"][0]:
             chunk = f"{spec['rows_per_chunk']} rows of 1 item"
+        if spec["slab"]:
+            chunk = f"slab of {' x '.join(map(str, spec['slab']))} of 1 item"
         if spec["compression"]:
             chunk += f", {spec['compression']}"
         shape = " x ".join(map(str, spec["shape"])) or "number"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hpcsamp.config import AugmentSection
     from hpcsamp.data.dataset import Dataset
     from hpcsamp.data.manifest import Stats
+    from hpcsamp.data.parts import Parts
     from hpcsamp.grid import Topology
 
 
@@ -101,19 +102,35 @@ class Augmentation:
 
     @classmethod
     def of(
-        cls, section: AugmentSection, dataset: Dataset, topology: Topology, *, seed: int
+        cls,
+        section: AugmentSection,
+        dataset: Dataset,
+        topology: Topology,
+        *,
+        seed: int,
+        parts: Parts | None = None,
     ) -> Augmentation | None:
         """What ``[augment]`` asks for on standardised inputs; ``None`` if nothing.
+
+        Parameters
+        ----------
+        parts
+            What this rank has of every item, where it is not all.
 
         Raises
         ------
         UsageError
             If items are not images or fields of shape ``(C, H, W)``, or ids; if it is not clear
-            which of several inputs is one.
+            which of several inputs is one; if values would move along an axis of which ranks have
+            parts.
         """
         if not section.active:
             return None
         name = image_of(section, dataset)
+        rows = slice(None)
+        if parts is not None:
+            _check_parts(section, dataset, name or "x", parts)
+            rows = parts.rows(name or "x")
         if name is not None:
             stats = dataset.manifest.stats[name]
             fields = [n for n in dataset.targets if len(dataset.manifest.arrays[n].shape) > 1]
@@ -124,7 +141,7 @@ class Augmentation:
                 )
             return cls(
                 **section.model_dump(exclude={"input"}), seed=seed, rank=topology.sample_rank,
-                fill=_black(stats),
+                fill=_black(stats)[rows],
             )  # fmt: skip
         if dataset.inputs == "ids":
             raise UsageError(
@@ -140,7 +157,7 @@ class Augmentation:
             **section.model_dump(exclude={"input"}),
             seed=seed,
             rank=topology.sample_rank,
-            fill=_black(dataset.stats),
+            fill=_black(dataset.stats)[rows],
         )
 
     def __call__(
@@ -301,6 +318,25 @@ class Augmentation:
                     items.append(item)
                 rows.append(torch.stack(items))
         return torch.stack(rows)
+
+
+def _check_parts(section: AugmentSection, dataset: Dataset, name: str, parts: Parts) -> None:
+    """Refuse to move values along an axis of which ranks have parts."""
+    moved = {"flip": {-1}, "shift": {-1}, "crop": {-2, -1}, "transforms": {-3, -2, -1}}
+    fields = [n for n in dataset.targets if len(dataset.manifest.arrays[n].shape) > 1]
+    for option, axes in moved.items():
+        if not getattr(section, option):
+            continue
+        for array in [name, *(fields if option == "shift" else ())]:
+            shape, box = dataset.manifest.arrays[array].shape, parts.boxes[array]
+            for axis in sorted(-i for i in range(1, len(shape) + 1)):
+                if axis in axes and box[axis] != (0, shape[axis]):
+                    start, stop = box[axis]
+                    raise UsageError(
+                        f"augment.{option} moves values along axis {len(shape) + axis} of {array}, "
+                        f"of which this rank has the part {start}:{stop} of {shape[axis]}; leave "
+                        f"it out, or let the model axis split another one"
+                    )
 
 
 def image_of(section: AugmentSection, dataset: Dataset) -> str | None:

@@ -11,6 +11,7 @@ import torch
 
 from hpcsamp.data.dataset import Dataset
 from hpcsamp.data.order import Step
+from hpcsamp.data.parts import Parts, parts_of
 from hpcsamp.data.roles import WEIGHT, Kind
 from hpcsamp.data.shard import check_labels
 
@@ -21,6 +22,8 @@ FAR, DECADES = 1000, 30
 @dataclass(frozen=True)
 class Batch:
     """What a rank works on in one step; ``x, y = batch`` unpacks it.
+
+    Where a loader was given parts, inputs, targets and masks are those parts of the items.
 
     Attributes
     ----------
@@ -78,10 +81,20 @@ class Converter:
         Of the tensors; labels and ids are int64.
     normalize
         Whether to standardise numbers.
+    parts
+        What raw items are; whole ones if not given.
     """
 
-    def __init__(self, dataset: Dataset, device: torch.device, dtype: torch.dtype, normalize: bool):
+    def __init__(
+        self,
+        dataset: Dataset,
+        device: torch.device,
+        dtype: torch.dtype,
+        normalize: bool,
+        parts: Parts | None = None,
+    ):
         self.dataset, self.device, self.dtype = dataset, device, dtype
+        self.parts = parts_of(None, dataset) if parts is None else parts
         scaled = [name for name, kind in dataset.kinds.items() if kind == "numbers"]
         scaled += [name for name, target in dataset.targets.items() if target.normalize]
         self._scales = {name: self._scale(name) for name in scaled} if normalize else {}
@@ -105,7 +118,8 @@ class Converter:
 
         def tensor(values: np.ndarray) -> torch.Tensor:
             dtype = torch.float64 if wide else self.dtype
-            return torch.as_tensor(values.reshape(shape), dtype=dtype, device=self.device)
+            own = values.reshape(shape)[self.parts.rows(array)] if spec.shape else values[0]
+            return torch.as_tensor(own, dtype=dtype, device=self.device)
 
         return _Scale(tensor(mean), tensor(1 / std))
 
@@ -185,7 +199,7 @@ class Converter:
         return values.to(self.dtype)
 
     def _ordered(self, array: str, values: torch.Tensor) -> torch.Tensor:
-        for axis, places in self.dataset.order.get(array, {}).items():
+        for axis, places in self.parts.order.get(array, {}).items():
             values = values.index_select(axis + 1, torch.as_tensor(places, device=values.device))
         return values
 

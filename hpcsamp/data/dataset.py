@@ -284,11 +284,8 @@ class Dataset:
                 chunk = g * spec.chunks_per_item + part
                 values = reader.read_chunk(array, chunk)
                 reader.check(array, chunk, values)
-                if spec.shape:
-                    at = reader.box(array, chunk)[1]
-                    out[rows, at] = values[within]
-                else:
-                    out[rows] = values[within]
+                at: tuple[Any, ...] = (rows, *reader.box(array, chunk)[1:])
+                out[at] = values[within]
         return out
 
     def close(self) -> None:

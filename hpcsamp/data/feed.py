@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ from hpcsamp.data.dataset import Dataset
 from hpcsamp.data.group import Group
 from hpcsamp.data.integrity import Checker
 from hpcsamp.data.order import Order
+from hpcsamp.data.parts import Parts, Sharing
 from hpcsamp.data.plan import ChunkTable, part_of
 from hpcsamp.data.prefetch import Prefetcher
 from hpcsamp.data.readers import Reader, make_reader
@@ -35,8 +36,10 @@ class Feed:
     ----------
     dataset
         The split.
-    names
-        Which arrays.
+    parts
+        What this rank needs of every item.
+    of
+        Which arrays, and who shares them.
     topology
         The grid.
     order
@@ -55,7 +58,8 @@ class Feed:
     def __init__(
         self,
         dataset: Dataset,
-        names: Iterable[str],
+        parts: Parts,
+        of: Sharing,
         topology: Topology,
         order: Order,
         reading: ReaderName,
@@ -63,9 +67,9 @@ class Feed:
         slots: int,
     ) -> None:
         self.dataset, self.topology, self.order = dataset, topology, order
-        self._tables = [ChunkTable(dataset, n) for n in names]
+        self._tables = [ChunkTable(dataset, n, parts.stored[n]) for n in of.names]
         self._items = order.batch // topology.data_size
-        self._group = Group(topology)
+        self._group = Group(topology, of.comm(topology), of.color(topology))
         self._reader: Reader = make_reader(reading, dataset, self._group)
         self._ring = self._make_ring(slots)
         self._checkers = self._make_checkers(verify)
@@ -83,7 +87,7 @@ class Feed:
 
     def _make_ring(self, slots: int) -> Ring:
         group = self._group
-        sizes = [-(-self._items * t.spec.item_bytes // 64) * 64 for t in self._tables]
+        sizes = [-(-self._items * t.item_bytes // 64) * 64 for t in self._tables]
         self._begins = np.cumsum([0, *sizes[:-1]]).tolist()
         shared = group.ring_comm.Get_size() > 1
         leads = shared and group.ring_comm.Get_rank() == 0
@@ -120,21 +124,28 @@ class Feed:
         views = self._views(slot)
         parts = [part_of(t, len(items), group.size, group.position) for t in self._tables]
         for table, part, out in zip(self._tables, parts, views, strict=True):
-            self._reader.fetch(table, items, part, out)
+            if table.item_bytes:  # else the part of these ranks is empty
+                self._reader.fetch(table, items, part, out)
         for checker, part, out in zip(self._checkers, parts, views, strict=False):
-            checker.check(items, part, out)
+            if checker.table.item_bytes:
+                checker.check(items, part, out)
 
     def _views(self, slot: np.ndarray) -> list[np.ndarray]:
         """The arrays of a slot, as bytes."""
         return [
-            slot[begin : begin + self._items * table.spec.item_bytes]
+            slot[begin : begin + self._items * table.item_bytes]
             for begin, table in zip(self._begins, self._tables, strict=True)
         ]
 
     def _exchange(self, slot: np.ndarray) -> None:
         """Bring the rows that other nodes of the group have read."""
         for table, out in zip(self._tables, self._views(slot), strict=True):
-            self._group.exchange(out, self._items * table.spec.rows, table.spec.row_bytes)
+            if not table.item_bytes:
+                continue
+            group = self._group
+            parts = [part_of(table, self._items, group.size, i) for i in group.firsts[:-1]]
+            cuts = [*(part.start for part in parts), self._items * table.rows]
+            group.exchange(out, cuts, table.row_bytes)
 
     # The loader's part --------------------------------------------------------------------------
 
@@ -161,7 +172,7 @@ class Feed:
         for _ in range(start, stop):
             slot = self._prefetcher.take(job)
             yield {
-                table.array: raw.view(table.spec.dtype).reshape(self._items, *table.spec.shape)
+                table.array: raw.view(table.spec.dtype).reshape(self._items, *table.shape)
                 for raw, table in zip(self._views(slot), self._tables, strict=True)
             }
             self._prefetcher.release()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hpcsamp.data.ring import wait
-from hpcsamp.grid import share
 from hpcsamp.serial import library, whole_job
 
 if TYPE_CHECKING:
@@ -18,22 +18,30 @@ if TYPE_CHECKING:
 
 
 class Group:
-    """A sample group as the loader sees it: one ring per node, communicators of its own.
+    """Ranks that share batches: one ring per node, communicators of its own.
 
     Collective over the world.
+
+    Parameters
+    ----------
+    topology
+        The grid.
+    comm
+        The ranks that share a batch: a sample group, and of its model ranks those that need the
+        same. It is freed with the group.
+    color
+        A number of the group, another one for each.
 
     Attributes
     ----------
     ring_comm
         Ranks of the group on this node.
-    sample_comm
+    comm
         All ranks of the group, for collective reads in the thread.
     leaders
         First ranks of all rings of the job; ``None`` on others, or if there is one ring alone.
     many
         Whether the job has several rings.
-    apart
-        Whether the job has several sample groups.
     spans
         Whether this group has several nodes.
     position, size
@@ -42,21 +50,20 @@ class Group:
         Whether the topology's ranks are all of the job.
     """
 
-    def __init__(self, topology: Topology):
+    def __init__(self, topology: Topology, comm: MPI.Comm, color: int):
         world, node = topology.world, topology.node_comm
         mpi = library(world)
         node_id = node.bcast(world.Get_rank())
-        self.sample_comm: MPI.Comm = topology.sample_comm.Dup()
-        self.ring_comm: MPI.Comm = self.sample_comm.Split(node_id, topology.sample_rank)
-        self.size = self.sample_comm.Get_size()
-        nodes = self.sample_comm.allgather(node_id)
+        self.comm = comm
+        self.ring_comm: MPI.Comm = comm.Split(node_id, comm.Get_rank())
+        self.size = comm.Get_size()
+        nodes = comm.allgather(node_id)
         by_node = sorted(range(self.size), key=lambda p: (nodes[p], p))
-        self.position = by_node.index(self.sample_comm.Get_rank())
+        self.position = by_node.index(comm.Get_rank())
         self._node_sizes = [nodes.count(n) for n in sorted(set(nodes))]
         self.spans = world.allreduce(len(set(nodes)) > 1, op=mpi.LOR)
         leads = self.ring_comm.Get_rank() == 0
         self.many = world.allreduce(int(leads)) > 1
-        self.apart = topology.data_size > 1
         self.whole = whole_job(world)
         self.leaders: MPI.Comm | None = None
         self._peers: MPI.Comm | None = None
@@ -64,33 +71,38 @@ class Group:
             found = world.Split(0 if leads else mpi.UNDEFINED, world.Get_rank())
             if leads:
                 self.leaders = found
-                self._peers = found.Split(topology.data_rank, node_id)
+                self._peers = found.Split(color, node_id)
 
-    def exchange(self, out: np.ndarray, rows: int, row_bytes: int) -> None:
+    @property
+    def firsts(self) -> list[int]:
+        """Positions of the first rank of each node, and the number of ranks."""
+        return np.concatenate([[0], np.cumsum(self._node_sizes)]).tolist()
+
+    def exchange(self, out: np.ndarray, cuts: Sequence[int], row_bytes: int) -> None:
         """Leaders of the nodes of a group: bring the rows that other nodes have fetched.
 
         Parameters
         ----------
         out
             An array of the batch as bytes, with this node's rows in place.
-        rows, row_bytes
-            Of the whole batch.
+        cuts
+            Rows of the batch at which those of each node begin, and their number.
+        row_bytes
+            Of a row.
         """
         if self._peers is None or self._peers.Get_size() == 1:
             return
         MPI = library(self._peers)  # noqa: N806
-        cuts = np.concatenate([[0], np.cumsum(self._node_sizes)])
-        starts = [share(rows, self.size, int(c)).start if c < self.size else rows for c in cuts]
-        counts = [stop - start for start, stop in pairwise(starts)]
+        counts = [stop - start for start, stop in pairwise(cuts)]
         row = MPI.BYTE.Create_contiguous(row_bytes).Commit()  # keeps counts below 2**31
         try:
-            request = self._peers.Iallgatherv(MPI.IN_PLACE, [out, counts, starts[:-1], row])
+            request = self._peers.Iallgatherv(MPI.IN_PLACE, [out, counts, cuts[:-1], row])
             wait(lambda: bool(request.Test()))
         finally:
             row.Free()
 
     def free(self) -> None:
         """Free the communicators; collective over the world."""
-        for comm in (self._peers, self.leaders, self.ring_comm, self.sample_comm):
+        for comm in (self._peers, self.leaders, self.ring_comm, self.comm):
             if comm is not None:
                 comm.Free()

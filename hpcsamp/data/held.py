@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hpcsamp.data.dataset import Dataset
+from hpcsamp.data.parts import Parts
 from hpcsamp.data.window import SHARED_MEMORY, Window, shared_memory_free
 from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.grid import together
@@ -33,6 +34,8 @@ class Held:
         Which arrays.
     topology
         The grid. Collective over the world.
+    parts
+        What this rank needs of every item. Memory holds all of them: the ranks of a node share it.
 
     Raises
     ------
@@ -40,7 +43,10 @@ class Held:
         The same on every rank: damage, or a node with too little shared memory.
     """
 
-    def __init__(self, dataset: Dataset, names: Iterable[str], topology: Topology) -> None:
+    def __init__(
+        self, dataset: Dataset, names: Iterable[str], topology: Topology, parts: Parts
+    ) -> None:
+        self._parts = parts
         world, node = topology.world, topology.node_comm
         MPI = library(world)  # noqa: N806
         specs = {name: dataset.manifest.arrays[name] for name in names}
@@ -82,8 +88,12 @@ class Held:
         self._window.sync()
 
     def rows(self, items: np.ndarray) -> dict[str, np.ndarray]:
-        """Copies of some items of each array."""
-        return {name: values[items] for name, values in self._arrays.items()}
+        """Copies of this rank's part of some items of each array."""
+        found = {}
+        for name, values in self._arrays.items():
+            at: tuple[Any, ...] = (items, *self._parts.slices(name))
+            found[name] = values[at]
+        return found
 
     def free(self) -> None:
         """Give the memory back; collective over the node."""

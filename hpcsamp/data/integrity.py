@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from hpcsamp.data.dataset import Dataset
@@ -69,8 +71,17 @@ class Checker:
             for chunk in np.unique(new).tolist():
                 self._check(chunk, None)
             return
-        each = np.arange(self.table.spec.chunks_per_item)
+        cutter = self.table.cutter
+        each = np.arange(self.table.spec.chunks_per_item) if cutter is None else cutter.parts
         if self.marks[chunks[:, None] + each].all():
+            return
+        if cutter is not None:
+            placed = self.table.placed(out)
+            for s in self.table.shares(items, part):
+                for cut in cutter.cuts(s.begin, s.end):
+                    chunk = s.chunk + cut.part
+                    if cut.begins and not self.marks[chunk]:
+                        self._check(chunk, placed[s.place][cut.at] if cut.whole else None)
             return
         requests = plan(self.table, items, part)
         begins = np.flatnonzero((requests.within == 0) & (self.marks[requests.chunk] == 0))
@@ -82,9 +93,9 @@ class Checker:
         shard = int(np.searchsorted(self.table.base, chunk, side="right") - 1)
         number = chunk - int(self.table.base[shard])
         reader = self.dataset.reader(shard)
-        items, rows = reader.box(self.table.array, number)
-        whole = (items.stop - items.start) * (rows.stop - rows.start) * self.table.spec.row_bytes
-        if fetched is None or len(fetched) != whole:
+        whole = math.prod(s.stop - s.start for s in reader.box(self.table.array, number))
+        size = whole * np.dtype(self.table.spec.dtype).itemsize
+        if fetched is None or fetched.nbytes != size:
             fetched = reader.read_chunk(self.table.array, number)
-        reader.check(self.table.array, number, fetched)
+        reader.check(self.table.array, number, np.ascontiguousarray(fetched))
         self.marks[chunk] = 1

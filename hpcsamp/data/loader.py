@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator
-from itertools import repeat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from hpcsamp.data.dataset import Dataset
 from hpcsamp.data.feed import Feed
 from hpcsamp.data.held import Held
 from hpcsamp.data.order import Order, Step, Tail, check_batch
+from hpcsamp.data.parts import Given, Sharing, parts_of, sharing
 from hpcsamp.data.readers import choose_reader
 from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.grid import together
@@ -34,9 +34,11 @@ class Loader:
 
     The global batch of a step is the same list of items on any grid. The ranks of a sample group
     get the identical part of it: each fetches 1/P of its bytes into a ring in shared memory, from a
-    prefetch thread; arrays with items of a few bytes, and all with ``reader="memory"``, are held in
-    memory that the ranks of a node share. Making, beginning an epoch and closing are collective; a
-    fault on one rank is raised on all of them, at the same batch.
+    prefetch thread. Model ranks may be given a part of every item each: those that need the same
+    share a ring, and no other bytes are read. Arrays with items of a few bytes, and all with
+    ``reader="memory"``, are held in memory that the ranks of a node share. Making, beginning an
+    epoch and closing are collective; a fault on one rank is raised on all of them, at the same
+    batch.
 
     Parameters
     ----------
@@ -61,9 +63,16 @@ class Loader:
         Type of numbers; labels and ids are int64, flags bool.
     slots
         Batches in the ring, where shared memory has room for them.
+    part
+        What this rank gets of every item, the same on all ranks with this one's place on the model
+        axis: a box of ``x``, or boxes by the names of inputs and targets, each a part that knows
+        its ``shape`` and ``box``, or a ``(start, stop)``, a slice or ``None`` for each axis of an
+        item. What is not named is whole. Boxes may overlap, or be empty.
 
     Attributes
     ----------
+    parts
+        The boxes of all arrays.
     order
         Which items a step has.
     waited
@@ -90,6 +99,7 @@ class Loader:
         normalize: bool = True,
         dtype: torch.dtype = torch.float32,
         slots: int = 3,
+        part: Given | None = None,
     ):
         self.topology, self.batch = topology, batch
         kind: Shuffle = shuffle if isinstance(shuffle, str) else "global" if shuffle else "none"
@@ -99,20 +109,28 @@ class Loader:
             chunks = opened.chunk_items if kind == "pool" else None
             self.order = Order(opened.count, batch, seed, kind, tail, chunks)
             reading = choose_reader(opened, reader)
-            self._convert = Converter(opened, topology.device, dtype, normalize)
+            self.parts = parts_of(part, opened)
+            self._convert = Converter(opened, topology.device, dtype, normalize, self.parts)
         self.dataset = opened
-        names = list(opened.manifest.arrays)
-        arrays = [n for n in names if reading == "memory" or opened.small(n)]
-        self._held = Held(opened, arrays, topology)
-        self._feed: Feed | None = None
-        if len(arrays) < len(names):
-            fed = [n for n in names if n not in arrays]
-            self._feed = Feed(opened, fed, topology, self.order, reading, verify, slots)
+        with together(topology.world):
+            shared, reads_more = sharing(self.parts, opened, topology)
+        held = [n for n in opened.manifest.arrays if reading == "memory" or opened.small(n)]
+        self._held = Held(opened, held, topology, self.parts)
+        self._feeds: list[Feed] = []
+        for of in shared:
+            fed = Sharing([n for n in of.names if n not in held], of.classes)
+            if fed.names:
+                self._feeds.append(
+                    Feed(opened, self.parts, fed, topology, self.order, reading, verify, slots)
+                )
+        self._alike = topology.data_size == 1 and all(set(of.classes) == {0} for of in shared)
         self._next_epoch = 0
         self._closed = False
         topology.world.Barrier()
         if topology.is_root:
             log.info("%s", self.describe())
+            for line in reads_more if self._feeds else ():
+                log.warning("%s", line)
 
     # The user's part ----------------------------------------------------------------------------
 
@@ -124,13 +142,16 @@ class Loader:
     @property
     def waited(self) -> float:
         """Seconds that this rank has waited for batches so far."""
-        return 0.0 if self._feed is None else self._feed.waited
+        return sum(feed.waited for feed in self._feeds)
 
     def describe(self) -> str:
         """One line: items, and how they come."""
         how = f"held in memory, {self._held.bytes / 1e6:.2f} MB a node"
-        if self._feed is not None:
-            how = self._feed.describe()
+        if self._feeds:
+            how = "; ".join(feed.describe() for feed in self._feeds)
+        cut = self.parts.cut(self.dataset)
+        if cut:
+            how += f", parts of {', '.join(cut)}"
         return f"{self.dataset.path} {self.dataset.split}: {self.dataset.count:,} items, {how}"
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -176,21 +197,24 @@ class Loader:
         if self._closed:
             raise UsageError("this loader is closed")
         stop = self.steps_per_epoch if stop is None else stop
-        none: Iterable[dict[str, np.ndarray]] = repeat({}, stop - start)
-        fed = none if self._feed is None else self._feed.run(epoch, start, stop)
-        for number, arrays in enumerate(fed, start):
+        fed = [feed.run(epoch, start, stop) for feed in self._feeds]
+        for number in range(start, stop):
+            arrays: dict[str, np.ndarray] = {}
+            for feed in fed:
+                arrays |= next(feed)
             whole = self.order.step(epoch, number)
             own = whole.part(self.topology.data_rank, self.topology.data_size)
-            arrays = {**arrays, **self._held.rows(own.items)}
-            yield own, whole.count, arrays
+            yield own, whole.count, arrays | self._held.rows(own.items)
+        for feed in fed:
+            next(feed, None)  # the last one is no longer needed
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
         for own, count, arrays in self.raw(epoch, start):
             try:
                 batch = self._convert(own, count, arrays)
             except HpcsampError as e:
-                # all ranks of a group look at the same bytes, and so fail alike
-                e.agreed = self.topology.data_size == 1 and whole_job(self.topology.world)
+                # ranks with the same items, all of them, look at the same bytes and so fail alike
+                e.agreed = self._alike and whole_job(self.topology.world)
                 raise
             yield batch
 
@@ -213,8 +237,8 @@ class Loader:
         self._closed = True
         error = sys.exception()
         alone = error is not None and not getattr(error, "agreed", False)
-        if self._feed is not None:
-            self._feed.close(alone and self.topology.size > 1)
+        for feed in self._feeds:
+            feed.close(alone and self.topology.size > 1)
         if alone and self.topology.size > 1:
             return
         self._held.free()

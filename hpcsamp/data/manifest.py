@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
+from hpcsamp.data import slabs
+from hpcsamp.data.offsets import Offsets
 from hpcsamp.data.roles import (
     Inputs,
     Kind,
@@ -29,44 +31,16 @@ from hpcsamp.files import write_whole
 from hpcsamp.names import Compression
 from hpcsamp.sealing import text
 
-SCHEMA = 3
-"""Version of the folder layout. In version 1 manifest and shards were not sealed; up to version 2
-there were the arrays ``x`` and ``y`` alone, without missing values, and such sets still have it."""
-PLAIN = 2
-SCHEMAS = (1, PLAIN, SCHEMA)
+PLAIN, NAMED, SCHEMA = 2, 3, 4
+"""Versions of the folder layout; a set has the lowest that describes it. In version 1 manifest and
+shards were not sealed; up to version 2 there were the arrays ``x`` and ``y`` alone, without missing
+values; up to version 3 no chunk was a slab of an item."""
+SCHEMAS = (1, PLAIN, NAMED, SCHEMA)
 """Versions that are read."""
 
 NAME = "manifest.json"
 CHUNK_BYTES = 2 * 2**20
 """Bytes a chunk aims at: within 1 to 4 MiB wherever items allow."""
-
-
-class Offsets(Part):
-    """File offsets of the chunks of one array in one shard, in chunk order.
-
-    Unfiltered chunks usually lie at equal distances and are told by ``start`` and ``step`` alone.
-    """
-
-    count: int = Field(ge=0)
-    start: int | None = None
-    step: int | None = None
-    listed: list[int] | None = None
-
-    @classmethod
-    def of(cls, offsets: Sequence[int]) -> Offsets:
-        """The shortest description of ``offsets``."""
-        values = np.asarray(offsets, np.int64)
-        steps = np.diff(values)
-        if len(values) and (len(steps) == 0 or (steps == steps[0]).all()):
-            step = int(steps[0]) if len(steps) else 0
-            return cls(count=len(values), start=int(values[0]), step=step)
-        return cls(count=len(values), listed=[int(v) for v in values])
-
-    def array(self) -> np.ndarray:
-        """The offsets in bytes, int64 of shape ``(count,)``."""
-        if self.listed is not None:
-            return np.asarray(self.listed, np.int64)
-        return (self.start or 0) + np.arange(self.count, dtype=np.int64) * (self.step or 0)
 
 
 def units_by_name(units: str, names: Sequence[str]) -> list[str]:
@@ -93,6 +67,10 @@ class ArraySpec(Part):
     items_per_chunk, rows_per_chunk
         A chunk holds that many whole items, or, of items too large for one chunk, that many rows of
         the first axis of one item (then ``items_per_chunk`` is 1).
+    slab
+        Shape of the part of one item that a chunk holds, of items that are cut along any of their
+        axes; then ``items_per_chunk`` is 1 and ``rows_per_chunk`` its first number. ``None``: a
+        chunk holds whole rows.
     compression
         ``None`` (chunks can be read at their offsets) or the name of an HDF5 filter.
     units, description
@@ -105,6 +83,7 @@ class ArraySpec(Part):
     dtype: str
     items_per_chunk: int = Field(ge=1)
     rows_per_chunk: int = Field(ge=1)
+    slab: list[int] | None = None
     compression: Compression | None = None
     units: str = ""
     description: str = ""
@@ -114,7 +93,32 @@ class ArraySpec(Part):
     def _named(self) -> ArraySpec:
         if self.names and len(self.names) != self.rows:
             raise ValueError(f"{len(self.names)} names for the {self.rows} rows of an item")
+        if self.slab is not None:
+            fits = len(self.slab) == len(self.shape) > 0 and all(
+                1 <= width <= n for width, n in zip(self.slab, self.shape, strict=True)
+            )
+            if not fits:
+                raise ValueError(f"slabs of {self.slab} do not fit items of {self.shape}")
+            if (self.items_per_chunk, self.rows_per_chunk) != (1, self.slab[0]):
+                raise ValueError(
+                    f"a slab of {self.slab} is no chunk of {self.items_per_chunk} items, "
+                    f"{self.rows_per_chunk} rows"
+                )
         return self
+
+    def in_slabs(
+        self, slab: Sequence[int] | None = None, chunk_bytes: int = CHUNK_BYTES
+    ) -> ArraySpec:
+        """The same array in slabs of a given shape, or of one that is chosen for its items.
+
+        An array whose items fit one chunk stays as it is.
+        """
+        if slab is None:
+            slab = slabs.choose_slab(self.shape, np.dtype(self.dtype).itemsize, chunk_bytes)
+        cut = [max(1, min(int(n), width)) for n, width in zip(self.shape, slab, strict=True)]
+        if cut == self.shape:
+            return self
+        return self.model_copy(update={"slab": cut, "items_per_chunk": 1, "rows_per_chunk": cut[0]})
 
     @property
     def row_units(self) -> list[str]:
@@ -137,14 +141,21 @@ class ArraySpec(Part):
         return self.rows * self.row_bytes
 
     @property
+    def part_shape(self) -> tuple[int, ...]:
+        """Shape of the part of each item that a chunk holds, ``()`` for numbers."""
+        if self.slab is not None or not self.shape:
+            return tuple(self.slab or ())
+        return (min(self.rows, self.rows_per_chunk), *self.shape[1:])
+
+    @property
     def chunks_per_item(self) -> int:
         """1, or the number of chunks that a large item is cut into."""
-        return -(-self.rows // self.rows_per_chunk)
+        return math.prod(slabs.grid_of(self.shape, self.part_shape))
 
     @property
     def chunk_bytes(self) -> int:
         """Bytes of a whole, unfiltered chunk."""
-        return self.items_per_chunk * min(self.rows, self.rows_per_chunk) * self.row_bytes
+        return self.items_per_chunk * math.prod(self.part_shape) * np.dtype(self.dtype).itemsize
 
     def chunk_count(self, items: int) -> int:
         """Number of chunks of a shard with ``items`` items."""

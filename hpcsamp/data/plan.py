@@ -7,16 +7,29 @@ splits evenly over eight ranks.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from hpcsamp.data.cuts import Cutter
 from hpcsamp.data.dataset import Dataset
+from hpcsamp.data.slabs import Box, shape_of, whole
 from hpcsamp.grid import share
 
 
 class ChunkTable:
     """Where the chunks of one array of a split lie, over all its shards.
+
+    Parameters
+    ----------
+    dataset
+        The split.
+    array
+        Its name.
+    box
+        What is wanted of every item; all of it if not given.
 
     Attributes
     ----------
@@ -26,15 +39,39 @@ class ChunkTable:
         Number of the first chunk of each shard, counted through the split; int64.
     offset
         File offset of every chunk; int64.
+    shape
+        Of what is wanted of an item. Its first axis are the rows.
+    cutter
+        How it is cut from chunks; ``None`` where all of the items is wanted and chunks hold whole
+        rows.
     """
 
-    def __init__(self, dataset: Dataset, array: str):
-        self.spec = dataset.manifest.arrays[array]
+    def __init__(self, dataset: Dataset, array: str, box: Box | None = None):
+        self.spec = spec = dataset.manifest.arrays[array]
         self.array = array
         self.firsts = dataset.firsts
         each = [s.chunks[array].array() for s in dataset.shards]
         self.base = np.concatenate([[0], np.cumsum([len(e) for e in each])]).astype(np.int64)
         self.offset = np.concatenate(each)
+        self.box = whole(spec.shape) if box is None else box
+        self.shape = shape_of(self.box)
+        plain = spec.slab is None and self.shape == tuple(spec.shape)
+        self.cutter = None if plain else Cutter(spec, self.box)
+
+    @property
+    def rows(self) -> int:
+        """Rows of what is wanted of an item. A row is never split between ranks."""
+        return self.shape[0] if self.shape else 1
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return math.prod(self.shape[1:]) * np.dtype(self.spec.dtype).itemsize
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of what is wanted of an item."""
+        return self.rows * self.row_bytes
 
     @property
     def count(self) -> int:
@@ -52,6 +89,52 @@ class ChunkTable:
         shard = np.searchsorted(self.firsts, items, side="right") - 1
         group = (items - self.firsts[shard]) // self.spec.items_per_chunk
         return self.base[shard] + group * self.spec.chunks_per_item
+
+    def shares(self, items: np.ndarray, part: range) -> Iterator[Share]:
+        """The items of which rows ``part`` of a batch have some, in the order of the files."""
+        own = range(part.start // self.rows, -(-part.stop // self.rows) if len(part) else 0)
+        wanted = np.asarray(items, np.int64)[own.start : own.stop]
+        shard = np.searchsorted(self.firsts, wanted, side="right") - 1
+        local = wanted - self.firsts[shard]
+        chunk = self.chunks_of(wanted)
+        for i in np.argsort(wanted, kind="stable").tolist():
+            place = own.start + i
+            yield Share(
+                place,
+                max(part.start - place * self.rows, 0),
+                min(part.stop - place * self.rows, self.rows),
+                int(shard[i]),
+                int(local[i]),
+                int(chunk[i]),
+            )
+
+    def placed(self, out: np.ndarray) -> np.ndarray:
+        """A batch's bytes as an array of shape ``(n, *shape)``, n being its items."""
+        return out.view(self.spec.dtype).reshape(-1, *self.shape)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a rank fetches of one item.
+
+    Attributes
+    ----------
+    place
+        Which item of the batch.
+    begin, end
+        Rows of what is wanted of it.
+    shard, local
+        Where it is: shard of the split, item of the shard.
+    chunk
+        Its first chunk, counted through the split.
+    """
+
+    place: int
+    begin: int
+    end: int
+    shard: int
+    local: int
+    chunk: int
 
 
 @dataclass(frozen=True)
@@ -112,10 +195,22 @@ class Requests:
 def part_of(table: ChunkTable, items: int, parts: int, index: int) -> range:
     """Rows of a batch of ``items`` items that the ``index``-th of ``parts`` ranks fetches.
 
-    Whole items where there are enough of them to be fair, else any rows.
+    Whole items where there are enough of them to be fair, else any rows; of items that are cut
+    from chunks the rows of whole chunks, so that no two ranks need the same one.
     """
-    rows = table.spec.rows
-    if items >= 4 * parts:
+    rows = table.rows
+    if not table.item_bytes:
+        return range(0)
+    if table.cutter is not None:
+        starts = table.cutter.starts
+        units = items * len(starts)
+        if units >= 4 * parts or units % parts == 0:
+            own = share(units, parts, index)
+            begin, end = (
+                at // len(starts) * rows + starts[at % len(starts)] for at in (own.start, own.stop)
+            )
+            return range(begin, end)
+    elif items >= 4 * parts:
         own = share(items, parts, index)
         return range(own.start * rows, own.stop * rows)
     return share(items * rows, parts, index)

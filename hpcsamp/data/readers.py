@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from hpcsamp.data.agreement import agree
+from hpcsamp.data.cuts import Cutter
 from hpcsamp.data.dataset import Dataset
-from hpcsamp.data.plan import ChunkTable, Requests, plan, runs
+from hpcsamp.data.plan import ChunkTable, Requests, Share, plan, runs
+from hpcsamp.data.slabs import shape_of, slab_box
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.names import ReaderName
 from hpcsamp.serial import Comm, library
@@ -72,10 +75,10 @@ def choose_reader(dataset: Dataset, wanted: ReaderName) -> ReaderName:
 
 def make_reader(name: ReaderName, dataset: Dataset, group: Group) -> Reader:
     """A reader by name, as :func:`choose_reader` gave it."""
-    if name == "collective" and isinstance(group.sample_comm, Comm):
+    if name == "collective" and isinstance(group.comm, Comm):
         name = choose_reader(dataset, "auto")  # without MPI there is nobody to read with
     if name == "collective":
-        return CollectiveReader(dataset, group.sample_comm)
+        return CollectiveReader(dataset, group.comm)
     return SerialReader(dataset) if name == "serial" else DirectReader(dataset)
 
 
@@ -131,6 +134,7 @@ class DirectReader(Reader):
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
         self._files: OrderedDict[int, int] = OrderedDict()
+        self._buffer = np.empty(0, np.uint8)
 
     def _file(self, shard: int) -> int:
         if shard in self._files:
@@ -147,6 +151,9 @@ class DirectReader(Reader):
 
     def fetch(self, table: ChunkTable, items: np.ndarray, part: range, out: np.ndarray) -> None:
         """See :class:`Reader`."""
+        if table.cutter is not None:
+            self._fetch_cuts(table, table.cutter, items, part, out)
+            return
         target = out.data
         preadv = os.preadv
         last, descriptor = -1, -1
@@ -157,6 +164,31 @@ class DirectReader(Reader):
             got = preadv(descriptor, (target[dest : dest + size],), offset)
             if got != size:
                 self._rest(shard, descriptor, target[dest : dest + size], offset, got)
+
+    def _fetch_cuts(
+        self, table: ChunkTable, cutter: Cutter, items: np.ndarray, part: range, out: np.ndarray
+    ) -> None:
+        """Fetch boxes of items, into the batch where a read is a part of it as it is."""
+        placed = table.placed(out)
+        for s in table.shares(items, part):
+            descriptor = self._file(s.shard)
+            inside = s.local % table.spec.items_per_chunk * table.spec.item_bytes
+            for cut in cutter.cuts(s.begin, s.end):
+                target = placed[s.place][cut.at]
+                offset = int(table.offset[s.chunk + cut.part]) + inside
+                for run in cut.runs:
+                    to = target[run.index]
+                    straight = run.exact and to.flags.c_contiguous
+                    raw = to.reshape(-1).view(np.uint8) if straight else self._room(run.size)
+                    self._rest(s.shard, descriptor, raw.data, offset + run.begin, 0)
+                    if not straight:
+                        to[...] = as_strided(raw.view(to.dtype), run.shape, run.strides)
+
+    def _room(self, size: int) -> np.ndarray:
+        """Bytes for a read from which values are taken."""
+        if len(self._buffer) < size:
+            self._buffer = np.empty(size, np.uint8)
+        return self._buffer[:size]
 
     def _rest(self, shard: int, descriptor: int, out: memoryview, offset: int, got: int) -> None:
         """A read may stop early (at 2 GiB, or on a signal) and must then go on."""
@@ -201,11 +233,25 @@ class SerialReader(Reader):
 
     def fetch(self, table: ChunkTable, items: np.ndarray, part: range, out: np.ndarray) -> None:
         """See :class:`Reader`."""
+        if table.cutter is not None:
+            self._fetch_cuts(table, table.cutter, items, part, out)
+            return
         r, row_bytes = plan(table, items, part), table.spec.row_bytes
         columns = (r.shard, r.chunk, r.within * row_bytes, r.dest, r.size)
         for shard, chunk, begin, dest, size in zip(*(c.tolist() for c in columns), strict=True):
             raw = self._chunk(table, shard, chunk)
             out[dest : dest + size] = raw[begin : begin + size]
+
+    def _fetch_cuts(
+        self, table: ChunkTable, cutter: Cutter, items: np.ndarray, part: range, out: np.ndarray
+    ) -> None:
+        spec, placed = table.spec, table.placed(out)
+        for s in table.shares(items, part):
+            for cut in cutter.cuts(s.begin, s.end):
+                raw = self._chunk(table, s.shard, s.chunk + cut.part)
+                shape = shape_of(slab_box(spec.shape, spec.part_shape, cut.part))
+                values = raw.view(spec.dtype).reshape(-1, *shape)
+                placed[s.place][cut.at] = values[s.local % spec.items_per_chunk][cut.inside]
 
     def close(self) -> None:
         """Forget the chunks; the files belong to the dataset."""
@@ -250,8 +296,11 @@ class CollectiveReader(Reader):
 
         Every rank reads from each shard that has an item of the batch, if only nothing.
         """
-        requests = plan(table, items, part)
         shards = np.unique(np.searchsorted(self.dataset.firsts, items, side="right") - 1)
+        if table.cutter is not None:
+            self._fetch_boxes(table, shards, list(table.shares(items, part)), out)
+            return
+        requests = plan(table, items, part)
         for shard in shards.tolist():
             own = np.flatnonzero(requests.shard == shard)
             self._fetch_shard(table, requests, own, shard, out)
@@ -280,6 +329,24 @@ class CollectiveReader(Reader):
         for i, box in zip(own.tolist(), back.reshape(-1).tolist(), strict=True):
             dest = int(r.dest[i])
             out[dest : dest + int(sizes[box])] = buffer[begin[box] : begin[box + 1]]
+
+    def _fetch_boxes(
+        self, table: ChunkTable, shards: np.ndarray, shares: list[Share], out: np.ndarray
+    ) -> None:
+        """Fetch boxes of items, one call an item, straight into the batch."""
+        MPI = library(self.comm)  # noqa: N806
+        box, placed = table.box, table.placed(out)
+        for shard in shards.tolist():
+            own = [s for s in shares if s.shard == shard]
+            dataset = self._file(shard)[table.array]
+            for call in range(self.comm.allreduce(len(own), op=MPI.MAX)):
+                if call >= len(own):
+                    self._read(dataset, None, np.empty(0, table.spec.dtype), shard)
+                    continue
+                s = own[call]
+                start = (s.local, box[0][0] + s.begin, *(a for a, _ in box[1:]))
+                count = (1, s.end - s.begin, *table.shape[1:])
+                self._read(dataset, (start, count), placed[s.place, s.begin : s.end], shard)
 
     def _read(self, dataset: h5py.Dataset, slab: Slab | None, out: np.ndarray, shard: int) -> None:
         """One collective call; a rank with nothing to read takes part in it."""

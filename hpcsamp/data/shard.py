@@ -14,6 +14,7 @@ import numpy as np
 
 from hpcsamp.data.manifest import Manifest, ShardEntry
 from hpcsamp.data.roles import Missing, Target
+from hpcsamp.data.slabs import shape_of, slab_box, slices
 from hpcsamp.errors import DataError
 from hpcsamp.sealing import DamagedError, regions
 
@@ -104,14 +105,13 @@ class ShardReader:
         """Close the file."""
         self._file.close()
 
-    def box(self, array: str, chunk: int) -> tuple[slice, slice]:
-        """Items and rows that a chunk holds."""
+    def box(self, array: str, chunk: int) -> tuple[slice, ...]:
+        """Items that a chunk holds, and the part of each along the axes of an item."""
         spec = self.manifest.arrays[array]
         item, part = divmod(chunk, spec.chunks_per_item)
         first = item * spec.items_per_chunk
         last = min(first + spec.items_per_chunk, self.entry.count)
-        row = part * spec.rows_per_chunk
-        return slice(first, last), slice(row, min(row + spec.rows_per_chunk, spec.rows))
+        return slice(first, last), *slices(slab_box(spec.shape, spec.part_shape, part))
 
     def read_chunk(self, array: str, chunk: int) -> np.ndarray:
         """Valid items of a chunk, contiguous.
@@ -122,24 +122,25 @@ class ShardReader:
             If it cannot be read or decompressed.
         """
         spec = self.manifest.arrays[array]
-        items, rows = self.box(array, chunk)
-        shape = (items.stop - items.start, *spec.shape)
-        if spec.shape:
-            shape = (shape[0], rows.stop - rows.start, *spec.shape[1:])
+        box = self.box(array, chunk)
+        shape = shape_of(tuple((s.start, s.stop) for s in box))
         out = np.empty(shape, spec.dtype)
         try:
-            source = (items, rows) if spec.shape else (items,)
-            self._file[array].read_direct(out, source_sel=source)
+            self._file[array].read_direct(out, source_sel=box)
         except (OSError, RuntimeError, KeyError) as e:
             raise DataError(
-                f"{self.path}: chunk {chunk} of {array} (items {self._where(items)}) "
-                f"cannot be read: {_first_line(e)}"
+                f"{self.path}: {self._where(array, chunk)} cannot be read: {_first_line(e)}"
             ) from e
         return out
 
-    def _where(self, items: slice) -> str:
-        first = self.entry.first
-        return f"{first + items.start}-{first + items.stop - 1} of {self.entry.split}"
+    def _where(self, array: str, chunk: int) -> str:
+        """A chunk, its items, and which slab of them it is."""
+        first, (items, *within) = self.entry.first, self.box(array, chunk)
+        told = f"items {first + items.start}-{first + items.stop - 1} of {self.entry.split}"
+        if self.manifest.arrays[array].slab is not None:
+            slab = ", ".join(f"{s.start}:{s.stop}" for s in within)
+            told = f"item {first + items.start} of {self.entry.split}, slab [{slab}]"
+        return f"chunk {chunk} of {array} ({told})"
 
     def crc(self, array: str) -> np.ndarray:
         """Recorded checksums of all chunks, uint32."""
@@ -161,8 +162,7 @@ class ShardReader:
             Naming file, chunk and items.
         """
         found, expected = zlib.crc32(values.data), int(self.crc(array)[chunk])
-        items, _ = self.box(array, chunk)
-        where = f"{self.path}: chunk {chunk} of {array} (items {self._where(items)})"
+        where = f"{self.path}: {self._where(array, chunk)}"
         if found != expected:
             raise DataError(
                 f"{where} is corrupt: its CRC-32 is {found:08x}, recorded was {expected:08x}"

@@ -19,8 +19,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hpcsamp.data.manifest import ArraySpec, Offsets, Stats
+from hpcsamp.data.manifest import ArraySpec, Stats
+from hpcsamp.data.offsets import Offsets
 from hpcsamp.data.sink import Sink
+from hpcsamp.data.slabs import slab_box, slices
 from hpcsamp.errors import DataError
 from hpcsamp.sealing import regions
 
@@ -149,8 +151,12 @@ def _fill(
         size = len(block[next(iter(arrays))])
         for name, spec in arrays.items():
             values = np.ascontiguousarray(block[name], dtype=spec.dtype)
-            f[name][done : done + size] = values
-            for chunk, piece in chunk_pieces(spec, done, values):
+            if spec.slab is None:
+                f[name][done : done + size] = values
+                pieces = chunk_pieces(spec, done, values)
+            else:
+                pieces = _write_slabs(f[name], spec, done, values)
+            for chunk, piece in pieces:
                 crcs[name][chunk] = zlib.crc32(piece, crcs[name][chunk])
         for name in per_item:
             f[name][done : done + size] = block[name]
@@ -164,7 +170,7 @@ def _fill(
     places = {name: _reserve(f, name, spec) for name, spec in arrays.items()}
     f.flush()
     sink.check()
-    return Written({name: _offsets(f[name]) for name in arrays}, places)
+    return Written({name: _offsets(f[name], spec) for name, spec in arrays.items()}, places)
 
 
 def _reserve(f: h5py.File, name: str, spec: ArraySpec) -> dict[str, int]:
@@ -178,9 +184,7 @@ def _reserve(f: h5py.File, name: str, spec: ArraySpec) -> dict[str, int]:
 
 
 def _create(f: h5py.File, name: str, spec: ArraySpec, count: int) -> None:
-    chunk = (min(spec.items_per_chunk, count), *spec.shape)
-    if spec.shape:
-        chunk = (chunk[0], min(spec.rows, spec.rows_per_chunk), *spec.shape[1:])
+    chunk = (min(spec.items_per_chunk, count), *spec.part_shape)
     dataset = f.create_dataset(
         name, (count, *spec.shape), spec.dtype, chunks=chunk, compression=spec.compression
     )
@@ -194,7 +198,7 @@ def _create(f: h5py.File, name: str, spec: ArraySpec, count: int) -> None:
 def chunk_pieces(
     spec: ArraySpec, first: int, values: np.ndarray
 ) -> Iterator[tuple[int, memoryview]]:
-    """``(chunk number, bytes)`` of items, cut where chunks end.
+    """``(chunk number, bytes)`` of items, cut where chunks of whole rows end.
 
     Parameters
     ----------
@@ -215,11 +219,34 @@ def chunk_pieces(
         begin = end
 
 
-def _offsets(dataset: h5py.Dataset) -> Offsets:
+def _write_slabs(
+    dataset: h5py.Dataset, spec: ArraySpec, first: int, values: np.ndarray
+) -> Iterator[tuple[int, memoryview]]:
+    """Write items slab by slab, with one slab in memory beside them; chunk numbers and bytes.
+
+    Unfiltered chunks are written as they will lie in the file, those at the end of an axis filled
+    up with zeros, so that the file depends on its items alone.
+    """
+    for i, item in enumerate(values):
+        for part in range(spec.chunks_per_item):
+            box = slab_box(spec.shape, spec.part_shape, part)
+            piece = np.ascontiguousarray(item[slices(box)])
+            if spec.compression:
+                dataset[first + i, *slices(box)] = piece
+            else:
+                full = piece
+                if piece.shape != spec.part_shape:
+                    full = np.zeros(spec.part_shape, piece.dtype)
+                    full[tuple(slice(n) for n in piece.shape)] = piece
+                dataset.id.write_direct_chunk((first + i, *(start for start, _ in box)), full.data)
+            yield (first + i) * spec.chunks_per_item + part, piece.reshape(-1).view(np.uint8).data
+
+
+def _offsets(dataset: h5py.Dataset, spec: ArraySpec) -> Offsets:
     """File offsets of all chunks in chunk order."""
     found = [dataset.id.get_chunk_info(i) for i in range(dataset.id.get_num_chunks())]
     found.sort(key=lambda info: info.chunk_offset)
-    return Offsets.of([info.byte_offset for info in found])
+    return Offsets.of([info.byte_offset for info in found], in_slabs=spec.slab is not None)
 
 
 def named_axes(

@@ -7,6 +7,7 @@ had finished; one that failed leaves nothing. One job at a time writes a set.
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,14 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpcsamp import serial
-from hpcsamp.data.manifest import (
-    NAME,
-    Manifest,
-    Offsets,
-    ShardEntry,
-    Stats,
-    read_manifest,
-)
+from hpcsamp.data.manifest import NAME, Manifest, ShardEntry, Stats, read_manifest
+from hpcsamp.data.offsets import Offsets
 from hpcsamp.data.roles import check_roles, counted, targets_of
 from hpcsamp.data.shard import sha256
 from hpcsamp.data.shard_writer import header, seal, shard_name, write_shard, write_stats
@@ -34,6 +29,7 @@ from hpcsamp.files import sync, write_whole
 from hpcsamp.grid import together
 from hpcsamp.ingest.checks import add_moments, check_block, check_moments
 from hpcsamp.ingest.identity import identity, plan_shards, schema_of, versions
+from hpcsamp.ingest.slabs import Slabs, in_slabs
 from hpcsamp.ingest.source import Source
 from hpcsamp.locks import Lock, locked
 from hpcsamp.sealing import text
@@ -56,6 +52,7 @@ def build(
     comm: MPI.Comm | None = None,
     shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
+    slabs: Slabs = "auto",
     progress: Callable[[int, int], None] | None = None,
     waiting: Callable[[], None] | None = None,
 ) -> Manifest:
@@ -73,6 +70,8 @@ def build(
         Size a shard aims at.
     overwrite
         Replace a dataset that is there.
+    slabs
+        Which arrays are stored in slabs of their items, see :func:`~hpcsamp.ingest.slabs.in_slabs`.
     progress
         Called on rank 0 with shards done and shards in all.
     waiting
@@ -87,7 +86,8 @@ def build(
     Raises
     ------
     UsageError
-        If the folder is there already, or another job is writing it and ``waiting`` is None.
+        If the folder is there already, another job is writing it and ``waiting`` is None, or slabs
+        do not fit the items.
     DataError
         If an item is not usable (NaN, label out of range) or cannot be read or written. Nothing is
         left behind.
@@ -99,6 +99,8 @@ def build(
         check_roles(source)
     except ValueError as e:
         raise DataError(f"{source.name}: {e}") from None
+    source = copy.copy(source)
+    source.arrays = in_slabs(source.arrays, slabs)
     shards = plan_shards(source, shard_bytes)
     with together(comm):  # read by one rank, since it may be a digest of many files
         content = source.content() if comm.Get_rank() == 0 else ""

@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hpcsamp.data.manifest import PLAIN, SCHEMA, ArraySpec
+from hpcsamp.data.manifest import NAMED, PLAIN, SCHEMA, ArraySpec
 from hpcsamp.data.roles import is_plain, leading
 from hpcsamp.grid import share
 from hpcsamp.ingest.source import Source
@@ -66,13 +66,17 @@ def identity(source: Source, shards: list[dict[str, Any]], content: str | None =
 
 
 def _told(spec: ArraySpec) -> dict[str, Any]:
-    """An array's description; names are left out where it has none, as before there were any."""
-    return spec.model_dump(exclude=set() if spec.names else {"names"})
+    """An array's description; names and slabs are left out where it has none, as before there were
+    any."""
+    none = {key for key in ("names", "slab") if not getattr(spec, key)}
+    return spec.model_dump(exclude=none)
 
 
 def schema_of(source: Source) -> int:
     """Version of the layout: a set in which there is nothing new has the one it always had."""
-    return PLAIN if is_plain(source) else SCHEMA
+    if any(spec.slab is not None for spec in source.arrays.values()):
+        return SCHEMA
+    return PLAIN if is_plain(source) else NAMED
 
 
 def versions() -> dict[str, str]:
