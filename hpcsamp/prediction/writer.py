@@ -20,10 +20,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from hpcsamp.data.slabs import Box, grid_of, shape_of
 from hpcsamp.errors import UsageError
 from hpcsamp.files import part_of, publish
 from hpcsamp.grid import Topology, together
 from hpcsamp.locks import Lock
+from hpcsamp.prediction.boxes import pieces, stored_bytes
 from hpcsamp.sealing import regions
 from hpcsamp.tasks.layout import Layout, Variable
 
@@ -79,13 +81,18 @@ class ParallelFile:
     def _create(self) -> dict[str, int]:
         try:
             free = shutil.disk_usage(self.path.parent).free
-            if free < self.layout.bytes:
+            needed = self.layout.bytes + sum(
+                _filling(self.layout, n) for n in self.layout.variables
+            )
+            if free < needed:
                 raise UsageError(
-                    f"{self.path} needs {self.layout.bytes / 1e9:.3g} GB, its disk has "
+                    f"{self.path} needs {needed / 1e9:.3g} GB, its disk has "
                     f"{free / 1e9:.3g} GB free"
                 )
             self._part.unlink(missing_ok=True)
-            with h5py.File(self._part, "w", driver="sec2", libver=("earliest", "v110")) as f:
+            slabs = any(v.slab is not None for v in self.layout.variables.values())
+            least = "v110" if slabs else "earliest"  # of which on there is an implicit index
+            with h5py.File(self._part, "w", driver="sec2", libver=(least, "v110")) as f:
                 return _make(f, self.layout)
         except OSError as e:
             raise UsageError(f"cannot write {self.path}: {e.strerror or e}") from e
@@ -110,6 +117,12 @@ class ParallelFile:
             If that fails, e.g. on a full disk.
         """
         shape = self.layout.shape(name)
+        if self.layout.variables[name].slab is not None:
+            spans = [(0, n) for n in shape[1:]]
+            if within is not None:
+                spans[0] = (within.start, within.stop)
+            self.write_box(name, rows, values, tuple(spans))
+            return
         dtype = np.dtype(self.layout.variables[name].dtype)
         values = np.ascontiguousarray(values, dtype)
         step = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
@@ -135,6 +148,37 @@ class ParallelFile:
                 self._open[name, at + size] = begun, crc
             else:
                 self._parts.append((at, size, max(step, size), pieces, crc))
+
+    def write_box(self, name: str, rows: np.ndarray, values: np.ndarray, box: Box) -> None:
+        """Write a box of some items of a variable; not collective. Boxes of ranks do not overlap.
+
+        Parameters
+        ----------
+        rows
+            ``(n,)`` positions on the first axis.
+        values
+            ``(n, *shape of the box)``.
+        box
+            ``(start, stop)`` for each axis but the first.
+
+        Raises
+        ------
+        UsageError
+            If that fails, e.g. on a full disk.
+        """
+        variable, shape = self.layout.variables[name], self.layout.shape(name)[1:]
+        dtype = np.dtype(variable.dtype)
+        assert values.shape == (len(rows), *shape_of(box)), (name, values.shape, box)
+        step = stored_bytes(shape, variable.slab, dtype.itemsize)
+        own = list(pieces(shape, variable.slab, box, dtype.itemsize)) if values.size else []
+        for row, item in zip(rows.tolist(), values, strict=True):
+            for piece in own:
+                raw = np.ascontiguousarray(item[piece.at], dtype).reshape(-1).view(np.uint8).data
+                at = self._offsets[name] + row * step + piece.offset
+                for i in range(piece.count):
+                    part = raw[i * piece.size : (i + 1) * piece.size]
+                    self._pwrite(part, at + i * piece.stride)
+                self._parts.append((at, piece.size, piece.stride, piece.count, zlib.crc32(raw)))
 
     def _pwrite(self, raw: memoryview, at: int) -> None:
         done = 0
@@ -206,7 +250,7 @@ def _make(f: h5py.File, layout: Layout) -> dict[str, int]:
         for i, dim in enumerate(variable.dims):
             data.dims[i].attach_scale(f[dim])
         if variable.values is None:
-            offsets[name] = data.id.get_offset()
+            offsets[name] = _offset(data, variable)
     f.flush()
     return {k: int(v) for k, v in offsets.items() if v is not None}
 
@@ -220,7 +264,10 @@ def _dataset(f: h5py.File, name: str, variable: Variable, shape: tuple[int, ...]
             data = f.create_dataset(name, data=values)
     else:
         plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        plan.set_layout(h5py.h5d.CONTIGUOUS)
+        if variable.slab is None:
+            plan.set_layout(h5py.h5d.CONTIGUOUS)
+        else:
+            plan.set_chunk((1, *variable.slab))
         plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
         kind = h5py.h5t.py_create(np.dtype(variable.dtype))
@@ -231,6 +278,32 @@ def _dataset(f: h5py.File, name: str, variable: Variable, shape: tuple[int, ...]
     if variable.description:
         data.attrs["long_name"] = variable.description
     return data
+
+
+def _offset(data: h5py.Dataset, variable: Variable) -> int | None:
+    """Where the values of an array begin."""
+    if variable.slab is None:
+        found: int | None = data.id.get_offset()
+        return found
+    if not data.size:
+        return None
+    grid = grid_of(data.shape, data.chunks)
+    ends = [tuple((n - 1) * w for n, w in zip(grid, data.chunks, strict=True)), (0,) * data.ndim]
+    last, first = (data.id.get_chunk_info_by_coord(at).byte_offset for at in ends)
+    size = int(np.prod(data.chunks)) * data.dtype.itemsize
+    if last - first != (int(np.prod(grid)) - 1) * size:
+        raise UsageError(f"this HDF5 does not store the slabs of {data.name} one after the other")
+    return int(first)
+
+
+def _filling(layout: Layout, name: str) -> int:
+    """Bytes by which the slabs of a variable are longer than its values."""
+    variable = layout.variables[name]
+    if variable.slab is None:
+        return 0
+    (count, *shape), size = layout.shape(name), np.dtype(variable.dtype).itemsize
+    more = stored_bytes(shape, variable.slab, size) - stored_bytes(shape, None, size)
+    return count * more
 
 
 def _known(scale: Variable) -> np.ndarray:

@@ -24,6 +24,9 @@ class Variable:
         The latter two become attributes.
     values
         What is known beforehand; None for what ranks write.
+    slab
+        Shape of the slabs in which an item is stored, one number for each axis but the first; None
+        if it is stored whole.
     """
 
     dims: tuple[str, ...]
@@ -31,6 +34,7 @@ class Variable:
     units: str = ""
     description: str = ""
     values: np.ndarray | None = None
+    slab: tuple[int, ...] | None = None
 
 
 @dataclass
