@@ -88,7 +88,7 @@ def test_huge_items_split_evenly_over_ranks():
         pass
 
     table = Table()
-    table.spec, table.rows, table.cutter = spec, spec.rows, None
+    table.spec, table.rows, table.cutter, table.item_bytes = spec, spec.rows, None, spec.item_bytes
     sizes = [len(part_of(table, 2, 8, r)) * spec.row_bytes for r in range(8)]
     assert max(sizes) == min(sizes) == 2 * spec.item_bytes // 8
 

@@ -91,6 +91,7 @@ def test_readers_fetch_any_box(name, tmp_path):
             for own in shares:
                 reader.fetch(table, wanted, own, out)
             assert np.array_equal(table.placed(out), truth), (box, ranks, reader.name)
+        assert np.array_equal(dataset.read_array("x", wanted, box), truth)
 
 
 def test_boxes_of_slabs_are_read_to_the_byte_and_of_others_cheaply():

@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 
 from hpcsamp.data.manifest import ArraySpec
-from hpcsamp.data.slabs import Box, meet, overlapping, shape_of, slab_box
+from hpcsamp.data.slabs import Box, meet, overlapping, shape_of, slab_box, slices
 
 GAP = 64 * 2**10
 """Bytes in a file that are skipped by beginning another read rather than read and dropped."""
@@ -113,11 +113,10 @@ class Cutter:
 
     def _cut(self, part: int, chunk: Box, common: Box) -> Cut:
         inside = tuple((a - c, b - c) for (a, b), (c, _) in zip(common, chunk, strict=True))
-        at = tuple((a - c, b - c) for (a, b), (c, _) in zip(common, self.box, strict=True))
         return Cut(
             part,
-            tuple(slice(*s) for s in inside),
-            tuple(slice(*s) for s in at),
+            slices(common, chunk),
+            slices(common, self.box),
             tuple(_runs(self.spec, inside)),
             common[0][0] == max(chunk[0][0], self.box[0][0]),
             common == chunk,

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from hpcsamp.data import slabs
 from hpcsamp.data.manifest import ArraySpec, Manifest, Stats, read_manifest
 from hpcsamp.data.roles import Inputs, Kind, Target, leading
 from hpcsamp.data.shard import ShardReader, check_header, check_target
+from hpcsamp.data.slabs import Box
 from hpcsamp.errors import DataError
 
 SMALL_ITEM, SMALL_ARRAY = 64, 64 * 2**20
@@ -253,9 +255,17 @@ class Dataset:
         spec = self.manifest.arrays[array]
         return spec.item_bytes <= SMALL_ITEM and spec.item_bytes * self.count <= SMALL_ARRAY
 
-    def read_array(self, array: str, indices: np.ndarray) -> np.ndarray:
-        """Some items of one array, as :meth:`read`; shape ``(n, *item shape)``."""
-        return self._read(array, np.asarray(indices, np.int64))
+    def read_array(
+        self, array: str, indices: np.ndarray | range, box: Box | None = None
+    ) -> np.ndarray:
+        """Some items of one array, as :meth:`read`, or a box of each; shape ``(n, *item shape)``.
+
+        Parameters
+        ----------
+        box
+            ``(start, stop)`` for each axis of an item; only chunks that overlap it are read.
+        """
+        return self._read(array, np.asarray(indices, np.int64), box)
 
     def read_all(self, array: str) -> np.ndarray:
         """A whole array, every chunk and every label checked; shape ``(count, *item shape)``.
@@ -270,9 +280,11 @@ class Dataset:
             check_target(values, self.targets[array], f"{self.path}: {array} of {self.split}")
         return values
 
-    def _read(self, array: str, wanted: np.ndarray) -> np.ndarray:
+    def _read(self, array: str, wanted: np.ndarray, box: Box | None = None) -> np.ndarray:
         spec = self.manifest.arrays[array]
-        out = np.empty((len(wanted), *spec.shape), spec.dtype)
+        own = slabs.whole(spec.shape) if box is None else box
+        parts = slabs.overlapping(spec.shape, spec.part_shape, own)
+        out = np.empty((len(wanted), *slabs.shape_of(own)), spec.dtype)
         shard = np.searchsorted(self.firsts, wanted, side="right") - 1
         local = wanted - self.firsts[shard]
         group = local // spec.items_per_chunk
@@ -280,12 +292,16 @@ class Dataset:
             reader = self.reader(s)
             rows = np.flatnonzero((shard == s) & (group == g))
             within = local[rows] - g * spec.items_per_chunk
-            for part in range(spec.chunks_per_item):
+            for part in parts:
                 chunk = g * spec.chunks_per_item + part
+                held = slabs.slab_box(spec.shape, spec.part_shape, part)
+                common = slabs.meet(held, own)
+                if common is None:
+                    continue
                 values = reader.read_chunk(array, chunk)
                 reader.check(array, chunk, values)
-                at: tuple[Any, ...] = (rows, *reader.box(array, chunk)[1:])
-                out[at] = values[within]
+                at: tuple[Any, ...] = (rows, *slabs.slices(common, own))
+                out[at] = values[(within, *slabs.slices(common, held))]
         return out
 
     def close(self) -> None:

@@ -27,9 +27,11 @@ def shape_of(box: Box) -> tuple[int, ...]:
     return tuple(stop - start for start, stop in box)
 
 
-def slices(box: Box) -> tuple[slice, ...]:
-    """A box as the indices of an array of one item."""
-    return tuple(slice(start, stop) for start, stop in box)
+def slices(box: Box, within: Box | None = None) -> tuple[slice, ...]:
+    """A box as the indices of an array of one item, or of an array of a box that holds it."""
+    if within is None:
+        return tuple(slice(start, stop) for start, stop in box)
+    return tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(box, within, strict=True))
 
 
 def meet(one: Box, other: Box) -> Box | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hpcsamp.data import Batch, Dataset, Loader
 from hpcsamp.data.augment import Augmentation, image_of
+from hpcsamp.data.parts import Given, parts_of
 from hpcsamp.grid import Topology, together
 from hpcsamp.run.assemble import Run
 from hpcsamp.watchdog import here
@@ -28,6 +29,8 @@ class Feed:
         The train split.
     topology
         The grid.
+    part
+        What this rank has of every item, see :class:`~hpcsamp.data.Loader`.
 
     Attributes
     ----------
@@ -35,12 +38,17 @@ class Feed:
         Batches of an epoch.
     """
 
-    def __init__(self, run: Run, dataset: Dataset, topology: Topology) -> None:
+    def __init__(
+        self, run: Run, dataset: Dataset, topology: Topology, part: Given | None = None
+    ) -> None:
         c = run.config
         self.run = run
         self.dataset = dataset
         with together(topology.world):
-            self._augmentation = Augmentation.of(c.augment, dataset, topology, seed=c.seed)
+            parts = parts_of(part, dataset)
+            self._augmentation = Augmentation.of(
+                c.augment, dataset, topology, seed=c.seed, parts=parts
+            )
             self._augmented = image_of(c.augment, dataset) if c.augment.active else None
         self._loader = Loader(
             dataset,
@@ -52,6 +60,7 @@ class Feed:
             verify=c.data.verify,
             slots=c.data.slots,
             dtype=run.dtype,
+            part=part,
         )
         self.steps_per_epoch = self._loader.steps_per_epoch
 
