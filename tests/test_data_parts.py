@@ -199,56 +199,53 @@ def test_joined_parts_are_the_batches_of_one_rank(mpi_ranks, comm, scratch):
              compression="gzip")  # fmt: skip
         make(scratch / "rows", shape=(9, 12), count=67, classes=None)
     comm.Barrier()
-    ways = [
-        ("slabs", "direct"), ("slabs", "serial"), ("slabs", "collective"), ("slabs", "memory"),
-        ("rows", "direct"), ("rows", "collective"), ("gzip", "auto"),
-    ]  # fmt: skip
+    options = {"batch": 14, "tail": "mask", "shuffle": "pool", "dtype": torch.float64}
+    truth = {}
+    for name in ("slabs", "gzip", "rows"):
+        with Loader(scratch / name, one_process("cpu"), **options) as alone:
+            start = alone.steps_per_epoch - 2  # the last one is padded
+            truth[name] = list(alone.epoch(3, start))
+    # with y whole, the ranks of a data group share it beside their own parts of x
+    some = [("slabs", "direct", True), ("slabs", "collective", True), ("slabs", "direct", False)]
+    more = [("slabs", "serial", True), ("slabs", "memory", True), ("rows", "direct", True),
+            ("rows", "collective", False), ("gzip", "auto", True)]  # fmt: skip
     for number, topology in enumerate(grids(comm)):
         model = topology.axis("model")
-        for name, reader in ways if number == 0 else ways[:3]:
+        for name, reader, both in some + more * (number == 0):
             dataset = Dataset.open(scratch / name)
             shapes = dataset.x_shape, dataset.y_shape
-            options = {"batch": 14, "tail": "mask", "shuffle": "pool", "dtype": torch.float64}
             exact, halo = boxes_for(model.rank, model.size, shapes)
-            # with y whole, the ranks of a data group share it beside their own parts of x
-            for boxes in (halo, {"x": exact["x"]}):
-                full = {n: tuple((0, k) for k in s) for n, s in zip("xy", shapes, strict=True)}
-                own = {**full, **boxes}
-                with (
-                    Loader(scratch / name, topology, reader=reader, part=boxes, **options) as parts,
-                    Loader(scratch / name, one_process("cpu"), reader="auto", **options) as alone,
-                ):
-                    start = alone.steps_per_epoch - 2  # the last one is padded
-                    whole = alone.epoch(3, start)
-                    for batch in parts.epoch(3, start):
-                        truth = next(whole)
-                        mine = share(14, topology.data_size, topology.data_rank)
-                        mine = slice(mine.start, mine.stop)
-                        assert batch.index.tolist() == truth.index[mine].tolist()
-                        assert torch.equal(batch.weight, truth.weight[mine])
-                        x, y = (
-                            t[(mine, *slices(own[n]))] for n, t in (("x", truth.x), ("y", truth.y))
-                        )
-                        assert torch.equal(batch.x, x), (name, reader, boxes)
-                        assert torch.equal(batch.y, y)
+            boxes = halo if both else {"x": exact["x"]}
+            own = {n: tuple((0, k) for k in s) for n, s in zip("xy", shapes, strict=True)} | boxes
+            mine = share(14, topology.data_size, topology.data_rank)
+            mine = slice(mine.start, mine.stop)
+            with Loader(scratch / name, topology, reader=reader, part=boxes, **options) as loader:
+                for batch, whole in zip(loader.epoch(3, start), truth[name], strict=True):
+                    assert batch.index.tolist() == whole.index[mine].tolist()
+                    assert torch.equal(batch.weight, whole.weight[mine])
+                    assert torch.equal(batch.x, whole.x[(mine, *slices(own["x"]))]), (name, reader)
+                    assert torch.equal(batch.y, whole.y[(mine, *slices(own["y"]))])
 
 
 @pytest.mark.mpi(ranks=[2, 4], timeout=90, unit="s")
 def test_every_byte_is_read_once_over_samples_and_model(mpi_ranks, comm, scratch):
     """Bytes as the kernel counts them, of aligned boxes, of halos, and of what all need whole."""
-    shape, batch = (8, 64, 96), 6
+    shape, batch = (8, 64, 96), 16
     if comm.rank == 0:
         make(scratch / "set", shape=shape, count=96, slabs="4x64x24", shard_bytes=2**21)
     comm.Barrier()
     item = int(np.prod(shape)) * 4
-    for topology, verify_ in itertools.product(grids(comm)[:2], ("off", "all")):
+    for topology in grids(comm)[:2]:
         model = topology.axis("model")
         half = [(0, 48), (48, 96)][model.rank]
         wide = [(0, 56), (40, 96)][model.rank]
-        for columns, amount in ((half, 1.0), (wide, 112 / 96), ((0, 96), 1.0)):
+        # of a halo the slabs that overlap it are read: 72 columns for 56
+        for columns, amount in ((half, 1.0), (wide, 144 / 96), ((0, 96), 1.0)):
             box = ((0, 8), (0, 64), columns)
             read = []
-            with Loader(scratch / "set", topology, batch=batch, verify=verify_, part=box) as loader:
+            checked = "off" if columns == wide else "all"  # those of its border are read again
+            options = {"batch": batch, "verify": checked}
+            with Loader(scratch / "set", topology, part=box, **options) as loader:
                 for epoch in range(2):
                     comm.Barrier()
                     before = requested()
@@ -257,9 +254,9 @@ def test_every_byte_is_read_once_over_samples_and_model(mpi_ranks, comm, scratch
                     read.append(requested() - before)
                 total = loader.steps_per_epoch * batch * item * amount
             second = np.asarray(comm.allgather(read[1]))
-            assert 1 <= second.sum() / total < 1.01, (columns, second)
+            assert 0.999 <= second.sum() / total < 1.01, (columns, second)
             assert second.max() <= 1.02 * total / comm.size  # 1/(D P M) on every rank
-            if columns != wide:  # of slabs that a box holds whole, checks read nothing again
+            if checked == "all":  # of slabs that a box holds whole, checks read nothing again
                 assert comm.allreduce(read[0]) < 1.05 * total + 2**20
 
 
@@ -268,9 +265,9 @@ def test_a_corrupt_slab_of_one_model_rank_is_told_by_all(mpi_ranks, comm, scratc
     if comm.rank == 0:
         make(scratch / "set", shape=(4, 30, 6), count=40, slabs="4x30x2")
         dataset = Dataset.open(scratch / "set")
-        entry = dataset.shards[0]
+        entry = next(s for s in dataset.shards if s.first + s.count > 2)
         with (scratch / "set" / entry.file).open("r+b") as f:  # the last slab of item 2
-            f.seek(int(entry.chunks["x"].array()[2 * 3 + 2]))
+            f.seek(int(entry.chunks["x"].array()[(2 - entry.first) * 3 + 2]))
             f.write(b"\xff")
     comm.Barrier()
     for topology, reader in itertools.product(grids(comm), ("direct", "collective")):

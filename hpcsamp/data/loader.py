@@ -120,8 +120,10 @@ class Loader:
         for of in shared:
             fed = Sharing([n for n in of.names if n not in held], of.classes)
             if fed.names:
+                # threads in collective calls of one HDF5 library, which has one lock, wait for ever
+                way = choose_reader(opened, "auto") if self._feeds else reading
                 self._feeds.append(
-                    Feed(opened, self.parts, fed, topology, self.order, reading, verify, slots)
+                    Feed(opened, self.parts, fed, topology, self.order, way, verify, slots)
                 )
         self._alike = topology.data_size == 1 and all(set(of.classes) == {0} for of in shared)
         self._next_epoch = 0
