@@ -1,6 +1,7 @@
-"""Embeddings with a padding row, whose gradient vmap gets wrong.
+"""Embeddings with a padding row, whose gradient vmap gets wrong, and those with sparse gradients.
 
 It does so where ids differ between samples (torch 2.13); here that row is left out of the graph.
+Weights of samples are parts of flat vectors, whose gradients are dense.
 """
 
 from __future__ import annotations
@@ -28,4 +29,22 @@ def embedding(
     return F.embedding(ids, weight, padding_idx, *others, **named)
 
 
+def _dense(function: Any, at: int) -> Route:
+    """``function`` without its argument ``sparse``, which is at some position."""
+
+    def route(now: Now, *args: Any, **named: Any) -> Any:
+        if not (named.get("sparse") or (len(args) > at and args[at])):
+            return NotImplemented
+        named.pop("sparse", None)
+        args = (*args[:at], *([False] if len(args) > at else []), *args[at + 1 :])
+        with now.again():
+            return function(*args, **named)
+
+    return route
+
+
+ROUTES: dict[Any, Route] = {
+    F.embedding: _dense(F.embedding, 6),
+    F.embedding_bag: _dense(F.embedding_bag, 7),
+}
 OF_VMAP: dict[Any, Route] = {F.embedding: embedding}

@@ -19,6 +19,7 @@ from hpcsamp.weights.routing.now import Route
 ROUTES: dict[Any, Route] = {
     **attention.ROUTES,
     **dropout.ROUTES,
+    **embedding.ROUTES,
     **gumbel.ROUTES,
     **normalisation.ROUTES,
     **random.ROUTES,
