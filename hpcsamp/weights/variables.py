@@ -252,6 +252,12 @@ def check_parameters(module: nn.Module) -> None:
     UsageError
         Naming the parameter.
     """
+    for path, part in module.named_modules():
+        if not isinstance(part._parameters, dict):
+            raise UsageError(
+                f"{path or 'the module'}, a {type(part).__name__}, is compiled: weights of a sample"
+                f" cannot be put in the place of its own; give the module as it was before"
+            )
     for name, p in itertools.chain(module.named_parameters(), module.named_buffers()):
         if is_lazy(p):
             path, _, key = name.rpartition(".")
