@@ -99,6 +99,8 @@ class Traces:
         mine = {k: v for k, v in vars(part).items() if k not in OF_EVERY_MODULE}
         self._undo.append(_reset_attributes(part, mine))
         for key, value in mine.items():
+            if type(value) is int and value == id(part):
+                continue  # an address, which is another one in each process
             self._value((name, prefix + key), value, DEPTH)
 
     def _value(self, place: Place, value: Any, depth: int) -> None:
