@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -171,6 +172,118 @@ REFUSED = {
 }  # fmt: skip
 
 
+class Backward(torch.autograd.Function):
+    """Nothing forwards; backwards what is asked for."""
+
+    @staticmethod
+    def forward(ctx, x, change):
+        ctx.change = change
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, g):
+        return ctx.change(g), None
+
+
+def backwards(change):
+    return lambda: Does(lambda _, x: Backward.apply(x, change))
+
+
+def hooked_weight():
+    layer = nn.Linear(3, 3)
+    layer.weight.register_hook(lambda g: g.clamp(-1, 1))
+    return layer
+
+
+def hooked_layer():
+    layer = nn.Linear(3, 3)
+    layer.register_full_backward_hook(lambda _, g, __: (g[0] / g[0].norm(),))
+    return layer
+
+
+def hooked_tensor(_, x):
+    if x.requires_grad:
+        x.register_hook(torch.sign)
+    return x.tanh()
+
+
+def renewed():
+    """Bounded in its data, as in some generative networks."""
+
+    def bounded(s, x):
+        s.w.data = s.w.data.clamp(-0.1, 0.1)
+        return x * s.w
+
+    return Does(bounded, w=nn.Parameter(torch.ones(3)))
+
+
+def listed_layer():
+    held = nn.Linear(3, 3)
+    return Does(lambda s, x: s.parts[0](x), parts=[held])
+
+
+def most_at_first(_, x):
+    """Of a batch, room for six."""
+    return torch.cat([x[:6], 0 * x[6:]])
+
+
+REFUSED |= {
+    # what works with weights of its own alone
+    "weights shrunk in place": (
+        lambda: Does(lambda s, x: x * s.w.data.mul_(0.9), w=nn.Parameter(torch.ones(3))),
+        r"1\.w writes to parameters|1, a Does, changes its w in the forward pass",
+    ),
+    "weights that are replaced": (renewed, "writes to parameters in the forward pass"),
+    "frozen on the way": (
+        lambda: Does(lambda s, x: x * s.w.requires_grad_(False), w=nn.Parameter(torch.ones(3))),
+        "1, a Does, fails with the weights of a sample in the place of its own",
+    ),
+    "rows of bounded length": (
+        lambda: Does(lambda s, x: x + s.rows(torch.arange(3))[:, 0],
+                     rows=nn.Embedding(3, 2, max_norm=0.5)),
+        "1.rows, a Embedding, (writes to parameters|fails with the weights of a sample)",
+    ),
+    # gradients
+    "frequent rows": (
+        lambda: Does(lambda s, x: x + s.rows(torch.arange(len(x)) % 2),
+                     rows=nn.Embedding(2, 3, scale_grad_by_freq=True)),
+        "lets the items of a batch influence each other's gradients",
+    ),
+    "normalised gradient": (
+        backwards(lambda g: g / g.norm()), "1, a Does, has a backward pass that is not linear in"
+    ),
+    "clipped gradient": (backwards(lambda g: g.clamp(-1e-3, 1e-3)), "not linear in the gradient"),
+    "gradient clipped far out": (backwards(lambda g: g.clamp(-1e4, 1e4)), "not linear in the"),
+    "noise on a gradient": (backwards(lambda g: g + torch.randn_like(g)), "linear.*, or draws"),
+    "gradient of a tensor's hook": (
+        lambda: Does(hooked_tensor), "Sequential has a backward pass that is not linear in"
+    ),
+    "gradient of a layer's hook": (hooked_layer, "1, a Linear, has a backward pass that is not"),
+    "gradients of other items": (
+        backwards(lambda g: g - g.mean(0)),
+        "1, a Does, lets the items of a batch influence each other's gradients",
+    ),
+    "a weight's hook": (hooked_weight, r"hook on the gradient of its parameter 1\.weight"),
+    "a layer in a list": (
+        listed_layer, r"uses 1\.parts, a tensor of shape \(3, 3\) that asks for gradients"
+    ),
+    # only where gradients are on
+    "with gradients": (
+        lambda: Does(lambda _, x: x - x.mean(0) if torch.is_grad_enabled() else x),
+        "1, a Does, makes an item's",
+    ),
+    "of what has gradients": (
+        lambda: Does(lambda _, x: x - x.mean(0) if x.requires_grad else x), "1, a Does, makes an"
+    ),
+    # only with many items
+    "room for six": (lambda: Does(most_at_first), "1, a Does, makes an item's"),
+    "six of a batch": (
+        lambda: Does(lambda _, x: x * (x[:, :1] >= x[:, 0].topk(min(6, len(x))).values[-1])),
+        "1, a Does, makes an item's",
+    ),
+}  # fmt: skip
+
+
 def around(layer):
     return nn.Sequential(nn.Linear(3, 3), layer, nn.Linear(3, 2))
 
@@ -192,7 +305,13 @@ def test_what_depends_on_more_than_weights_and_items_is_refused_and_left_as_it_w
         with pytest.raises(UsageError, match=words):
             made(x, samples=range(2))
     assert not generators.moved(Generators.now())
-    if name not in ("iterator", "a frozen parameter"):  # which only goes forwards, is not copied
+    # which only goes forwards, is not copied, is written to before it fails
+    if name not in (
+        "iterator",
+        "a frozen parameter",
+        "rows of bounded length",
+        "weights shrunk in place",
+    ):
         assert before.values == Traces(module).values
 
 
@@ -214,12 +333,31 @@ def cached(self, x):
     return x + self.cache
 
 
+def inner_gradient(_, x):
+    """A force, as the gradient of an energy."""
+    with torch.enable_grad():
+        x = x if x.requires_grad else x.detach().requires_grad_()
+        return torch.autograd.grad(x.pow(3).sum(), x, create_graph=True)[0]
+
+
 def reordered(_, x):
     """Items last on the way."""
     return x.T.contiguous()
 
 
 ALLOWED = {
+    "sparse gradient": lambda: Does(
+        lambda s, x: x + s.rows((x > 0).long()).mean(1), rows=nn.Embedding(2, 3, sparse=True)
+    ),
+    "sparse gradient of bags": lambda: Does(
+        lambda s, x: x + s.rows((x > 0).long()), rows=nn.EmbeddingBag(2, 3, sparse=True)
+    ),
+    "reversed gradient": backwards(torch.neg),
+    "scaled gradient": backwards(lambda g: g * torch.tensor([1.0, 2.0, 3.0])),
+    "straight through": lambda: Does(lambda _, x: x + (x.sign() - x).detach()),
+    "gradient within": lambda: Does(inner_gradient),
+    "half precision within": lambda: Does(lambda _, x: x.half().float()),
+    "nested": lambda: Does(lambda _, x: torch.nested.as_nested_tensor(x).to_padded_tensor(0.0)),
     "batch norm": lambda: nn.BatchNorm1d(3),
     "batch norm without momentum": lambda: nn.BatchNorm1d(3, momentum=None),
     "instance norm": lambda: nn.Sequential(
@@ -267,6 +405,7 @@ ALLOWED = {
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype")
 @pytest.mark.parametrize("name", ALLOWED)
 def test_functions_of_weights_and_items_run_and_nothing_is_changed_by_watching(x, name):
     first = around(ALLOWED[name]())
@@ -379,3 +518,68 @@ def test_watching_changes_no_number(x):
         outputs.append(torch.rand(2))
     assert torch.equal(outputs[0], outputs[2])
     assert torch.equal(outputs[1], outputs[3])
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("method", [MeanField, lambda m: Ensemble(m, 2), MCDropout])
+def test_a_part_that_is_compiled_by_torchscript_is_refused(method):
+    with pytest.raises(UsageError, match="1, a RecursiveScriptModule, is compiled"):
+        method(around(torch.jit.script(nn.Linear(3, 3))))
+
+
+def test_an_address_of_a_module_is_no_number_of_it():
+    """As what torch.compile returns holds one; ranks compare all numbers but those."""
+    method = MeanField(torch.compile(around(nn.Identity()), backend="eager"))
+    method.module.count = 3
+    kept = method.attributes()
+    assert kept["attribute 'count' of _orig_mod (0)"] == "3"
+    assert id(method.module) in vars(method.module).values()
+    assert repr(id(method.module)) not in kept.values()
+
+
+class Later(nn.Module):
+    """Counts steps, and does something else from one on."""
+
+    def __init__(self, do, start):
+        super().__init__()
+        self.do, self.start = do, start
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x):
+        if self.training:
+            self.steps += 1
+        return self.do(x) if self.training and self.steps > self.start else x
+
+
+@pytest.mark.parametrize("start", [1, 2, 3, 6])
+@pytest.mark.parametrize(
+    ("do", "words"),
+    [
+        (lambda x: x - x.mean(0), "1, a Later, makes an item's"),
+        (lambda x: x + float(np.random.rand()), "1, a Later, draws by itself, from NumPy's"),
+        (lambda x: F.dropout(x, 0.3), "1, a Later, draws by itself, from torch's"),
+    ],
+)
+def test_what_a_module_does_later_is_looked_at_again(x, do, words, start):
+    """At a step that is a power of two; the prediction does nothing of it."""
+    method = MeanField(around(Later(do, start)))
+
+    def train():
+        for step in range(9):
+            method.module[1].steps.fill_(step)
+            method.step = step
+            with torch.no_grad():
+                method(x, samples=range(2))
+
+    with pytest.raises(UsageError, match=words):
+        train()
+    assert method.step == next(s for s in (1, 2, 4, 8) if s >= start)
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_a_backward_pass_is_looked_at_however_gradients_are_summed(x, memory):
+    """Also where a method begins graphs of its own with the draws of a chunk."""
+    method = MeanField(around(backwards(torch.sign)()))
+    around_it = method.accumulating() if memory else nullcontext()
+    with around_it, pytest.raises(UsageError, match="not linear in the gradient"):
+        method(x, samples=range(2))

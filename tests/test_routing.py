@@ -282,7 +282,7 @@ def test_draws_have_their_moments_and_items_samples_and_steps_are_independent(na
 
 def test_alpha_dropout_keeps_mean_and_variance():
     x = torch.randn(2, 2000, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
-    net = Does(lambda s, y: F.alpha_dropout(x, 0.2, training=True) * s.w[0])
+    net = Does(lambda s, y: F.alpha_dropout(y, 0.2, training=True) * s.w[0])
     net.w = nn.Parameter(torch.ones(1, dtype=torch.float64))
     y = Ensemble(net, 40, seed=1)(x, samples=range(40))
     assert abs(y.mean() - x.mean()) < 0.02

@@ -22,7 +22,7 @@ def check_own(network: nn.Module, output: Tensor, own: Sequence[nn.Parameter]) -
         Naming the parameter.
     """
     names = {id(p): n for n, p in network.named_parameters() if any(p is o for o in own)}
-    for leaf in _leaves(output):
+    for leaf in leaves(output):
         found = names.get(id(leaf))
         if found is not None:
             raise UsageError(
@@ -49,12 +49,12 @@ def check_backward(network: nn.Module, output: Tensor) -> None:
         if not stands():
             found.append(name)
 
-    leaves = [leaf for leaf in _leaves(output) if leaf.requires_grad]
-    if not leaves:
+    wanted = [leaf for leaf in leaves(output) if leaf.requires_grad]
+    if not wanted:
         return
     total = output.real.sum() if output.is_complex() else output.sum()
     with hooked(network, begin, lambda *_: None):
-        torch.autograd.grad(total, leaves, allow_unused=True)
+        torch.autograd.grad(total, wanted, allow_unused=True)
     if found:
         part = dict(network.named_modules())[found[0]]
         name = f"{found[0]}, a {type(part).__name__}," if found[0] else type(part).__name__
@@ -64,7 +64,7 @@ def check_backward(network: nn.Module, output: Tensor) -> None:
         )
 
 
-def _leaves(output: Tensor) -> Iterator[Tensor]:
+def leaves(output: Tensor) -> Iterator[Tensor]:
     """The leaves of a graph."""
     nodes: list[Any] = [output.grad_fn]
     met: set[Any] = set()

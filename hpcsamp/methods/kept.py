@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
-from hpcsamp.methods.traces import Traces
+from hpcsamp.methods.recording import Evaluate, hooked
+from hpcsamp.methods.traces import Traces, content_of
 from hpcsamp.weights.state import Replay, State
 
 
@@ -90,6 +91,48 @@ class Kept:
                     f" keep a mean over items, use nn.BatchNorm, or keep this layer in evaluation "
                     f"mode"
                 )
+
+
+def check_written(network: nn.Module, evaluate: Evaluate, items: slice) -> None:
+    """Refuse a module whose forward pass writes to its parameters.
+
+    What it writes to are the weights of a sample: they would be changed as often as passes are
+    made, or be gone with the pass.
+
+    Raises
+    ------
+    UsageError
+        Naming the parameter, or the innermost submodule that writes to some.
+    """
+    found: list[str] = []
+    stack: list[dict[str, Any]] = []
+
+    def begin(name: str, _: Any) -> None:
+        stack.append(_contents(network.get_submodule(name), whole=not name))
+
+    def end(name: str, _: Any) -> None:
+        before, after = stack.pop(), _contents(network.get_submodule(name), whole=not name)
+        changed = [key for key, value in before.items() if after.get(key, value) != value]
+        if changed:
+            found.append(name if name or len(changed) > 1 else changed[0])
+
+    with hooked(network, begin, end):
+        evaluate(items)
+    if found:
+        raise UsageError(
+            f"{called(network, found[0])} writes to parameters in the forward pass, where the "
+            f"weights of a sample are in their place, so that it would depend on the number of "
+            f"passes; let it use a function of them (a parametrization, say), and leave them alone"
+        )
+
+
+def _contents(part: nn.Module, whole: bool) -> dict[str, Any]:
+    """What tells by name whether parameters are written to: counters, and values of the whole."""
+    return {
+        name: (p._version, content_of(p) if whole else None)
+        for name, p in part.named_parameters()
+        if not p.is_inference()
+    }
 
 
 def _buffer(network: nn.Module, name: str) -> Tensor | None:

@@ -3,27 +3,35 @@
 On any grid a run gives the same numbers only if an output depends on the item, the weights and what
 the method draws, and on nothing else: neither on passes before it nor on the other items of its
 batch. So the module is watched: what it holds and the states of the global generators before and
-after a pass, two equal passes, and a batch against its two halves. It is left as it was. What the
-forward pass may change is in :mod:`hpcsamp.methods.kept`.
+after a pass, two equal passes, and a batch against its two halves; first with a few items, then,
+for what begins with more of them only, with all of a batch. It is left as it was. What the
+forward pass may change is in :mod:`hpcsamp.methods.kept`, what the backward pass may do in
+:mod:`hpcsamp.methods.backward`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from hpcsamp.errors import HpcsampError, UsageError
+from hpcsamp.errors import UsageError
 from hpcsamp.generators import Generators
+from hpcsamp.methods.backward import (
+    check_gradients,
+    check_hooks,
+    check_unregistered,
+    lasting,
+)
+from hpcsamp.methods.failing import explained, line_of
 from hpcsamp.methods.graphs import check_backward, check_own
-from hpcsamp.methods.kept import Kept, called
+from hpcsamp.methods.kept import Kept, called, check_written
 from hpcsamp.methods.recording import Evaluate, Record, hooked, recorded
 from hpcsamp.methods.traces import Traces
-from hpcsamp.weights import Inputs, inputs_of
+from hpcsamp.weights import inputs_of
 from hpcsamp.weights.inputs import each, tensors
 
 if TYPE_CHECKING:
@@ -31,12 +39,15 @@ if TYPE_CHECKING:
 
 #: Items of a pass.
 ITEMS = 4
+#: Data groups whose items are looked at together, at most.
+GROUPS = 4
 
 
 class Observer:
     """Watches the module of a method once in training and once in prediction.
 
-    And again when submodules have changed between training and evaluation mode.
+    And again when submodules have changed between training and evaluation mode, and in training at
+    the first, second, fourth, ... step, as a module may count steps and do something else later.
     """
 
     def __init__(self) -> None:
@@ -61,15 +72,19 @@ class Observer:
         if parts is None:
             parts = self._parts[network] = list(network.modules())
         x = inputs_of(x, stacked)
-        mode = (method.in_prediction, *[part.training for part in parts])
+        counted = 0 if method.in_prediction else method.step.bit_length()
+        mode = (method.in_prediction, counted, *[part.training for part in parts])
         if mode in self._known or not _has_values(x):
             return
-        x, index = _some_items(x[0] if stacked else x, index)
+        x = x[0] if stacked else x
+        few, few_index = _some_items(x, index)
+        if index is None:
+            index = torch.arange(len(x), device=x.device)
         self._busy = True
         try:
             kept = Kept(None if method.in_prediction else method.state)
 
-            def evaluate(rows: slice, x: Tensor = x) -> Tensor:
+            def evaluate(rows: slice, x: Tensor = few, index: Tensor = few_index) -> Tensor:
                 y: Tensor = method(x[rows], samples=samples[:1], step=step, index=index[rows])
                 kept.note(method.state)
                 return y[0]
@@ -77,10 +92,14 @@ class Observer:
             with (
                 method.trying(),
                 method.one_at_a_time(),  # values are looked at
-                _told_kind(network, x, lambda other: evaluate(slice(0, 1), other)),
+                explained(network, few, lambda other: evaluate(slice(0, 1), other)),
             ):
-                own, learns = _replaced(method, network), not method.in_prediction
-                watch(network, evaluate, len(x), _eps(method, x), own, kept, learns)
+                trained = None if method.in_prediction else list(method.parameters())
+                own, eps = _replaced(method, network), _eps(method, few)
+                watch(network, evaluate, len(few), eps, own, kept, trained)
+                x, index = _of_all_groups(x, index, method)
+                if len(x) > len(few):
+                    watch_all(network, lambda rows: evaluate(rows, x, index), len(x), eps, kept)
         finally:
             self._busy = False
             method.state.replayed = None
@@ -97,7 +116,7 @@ def watch(
     eps: float,
     own: Sequence[nn.Parameter],
     kept: Kept,
-    learns: bool,
+    trained: Sequence[Tensor] | None,
 ) -> None:
     """Refuse a module whose outputs depend on more than the item and the weights.
 
@@ -115,8 +134,9 @@ def watch(
         Parameters of the module that are not to be used, as the method puts others in their place.
     kept
         The state that the module may advance.
-    learns
-        Whether it is trained: its backward pass is watched, too.
+    trained
+        What is trained by gradients: the backward pass is watched, too, and passes are those with
+        gradients on. None in prediction.
 
     Raises
     ------
@@ -126,7 +146,7 @@ def watch(
     generators, first = Generators.now(), Traces(network)
     everything = slice(0, items)
     try:
-        with torch.no_grad():
+        with torch.set_grad_enabled(trained is not None):
             _check_axis(network, evaluate(everything), items)
             _check_generators(network, evaluate, everything, generators)
             kept.find(network, first, Traces(network))
@@ -143,14 +163,61 @@ def watch(
             except (RuntimeError, ValueError, IndexError) as e:
                 raise UsageError(
                     f"{type(network).__name__} takes {items} items and not {items // 2} of them "
-                    f"({_line(e)}); results must not depend on how items come in batches"
+                    f"({line_of(e)}); results must not depend on how items come in batches"
                 ) from e
             kept.check(network)
             _check_coupling(network, evaluate, first, once, halves, math.sqrt(eps))
-        if learns:
-            output = evaluate(slice(0, 1))
-            check_own(network, output, own)
-            check_backward(network, output)
+            if trained is not None:
+                check_hooks(network, own)
+                first.put_back()
+                check_written(network, evaluate, everything)
+                outputs = evaluate(everything), evaluate(everything)
+                check_own(network, outputs[1], own)
+                check_unregistered(network, outputs, [*trained, *network.parameters()])
+                keys = lasting(outputs)
+                check_backward(network, outputs[1])
+                check_gradients(network, evaluate, items, keys, math.sqrt(eps))
+    finally:
+        first.put_back()
+        generators.put_back()
+
+
+def watch_all(network: nn.Module, evaluate: Evaluate, items: int, eps: float, kept: Kept) -> None:
+    """Refuse a module that lets the items of a whole batch influence each other.
+
+    A capacity, a number of neighbours or a virtual batch shows only where there are more of them.
+
+    Parameters
+    ----------
+    network, evaluate, items, eps, kept
+        As in :func:`watch`, with all items.
+
+    Raises
+    ------
+    UsageError
+        Naming the submodule.
+    """
+    generators, first = Generators.now(), Traces(network)
+    items, tolerance = items // 2 * 2, math.sqrt(eps)
+    try:
+        with torch.no_grad():
+            kept.replay()
+            whole = Record(evaluate(slice(0, items)).detach())
+            first.put_back()
+            kept.replay(again=True)
+            middle = items // 2
+            late, early = (evaluate(r) for r in (slice(middle, items), slice(0, middle)))
+            kept.check(network)
+            halves = Record(torch.cat([early, late]))
+            if whole.apart(halves) <= tolerance:
+                return
+            # where numbers have few digits, a unit of some item may be rounded to the other side
+            rows = [whole.rows(i).apart(halves.rows(i)) > tolerance for i in range(items)]
+            if eps < 1e-10 or sum(rows) > 1 + items // 50:
+                first.put_back()
+                once = recorded(network, evaluate, slice(0, items))
+                parts = _in_halves(network, evaluate, items)
+                _check_coupling(network, evaluate, first, once, parts, tolerance)
     finally:
         first.put_back()
         generators.put_back()
@@ -169,36 +236,12 @@ def _some_items(x: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor]:
     return x[rows], torch.arange(len(x), device=x.device)[rows] if index is None else index[rows]
 
 
-@contextmanager
-def _told_kind(
-    network: nn.Module, x: Tensor, evaluate: Callable[[Tensor], object]
-) -> Iterator[None]:
-    """Refuse numbers for a module that takes ids and the other way round: what fails with one kind
-    of inputs and runs with the other one."""
-    try:
-        yield
-    except HpcsampError:
-        raise
-    except Exception as e:
-        kinds = [p.dtype for p in network.parameters() if p.is_floating_point()]
-        named = x.named if isinstance(x, Inputs) else {"": x}
-        for name, t in named.items():
-            numbers = t.is_floating_point()
-            other = torch.int64 if numbers else (*kinds, torch.get_default_dtype())[0]
-            zeros = torch.zeros_like(t, dtype=other)
-            try:
-                with torch.no_grad():
-                    evaluate(inputs_of({**named, name: zeros}) if name else zeros)
-            except Exception:
-                continue
-            takes, given = ("ids", "numbers") if numbers else ("numbers", "ids")
-            of, how = f" for {name}" * bool(name), f"--inputs {takes}"
-            how = f"{name} as {takes}" if name else f"the inputs with {how}"
-            raise UsageError(
-                f"the network takes {takes} and not {given}{of} (of {t.dtype}: {_line(e)}); ingest "
-                f"{how}, or name another network"
-            ) from e
-        raise
+def _of_all_groups(x: Tensor, index: Tensor, method: Method) -> tuple[Tensor, Tensor]:
+    """As many items as a batch of few data groups has: what one rank would see shows on each."""
+    group = method.state.group
+    copies = 1 if group is None else min(group.size, GROUPS)
+    rows = torch.arange(len(x), device=x.device).repeat(copies)
+    return (x, index) if copies == 1 else (x[rows], index[rows])
 
 
 def _has_values(x: Tensor) -> bool:
@@ -326,7 +369,3 @@ def _in_halves(network: nn.Module, evaluate: Evaluate, items: int, only: str = "
 
 def _shown(content: Any) -> str:
     return content if isinstance(content, str) and len(content) < 40 else "one value"
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0][:120] or type(error).__name__

@@ -46,8 +46,14 @@ class Record:
             ]
         return Record(torch.cat([self.output, other.output]), calls)
 
+    def rows(self, item: int) -> Record:
+        """The output of one item."""
+        return Record(self.output[item : item + 1])
+
     def apart(self, other: Record) -> float:
         """How far the outputs of two passes are apart, as a part of the largest of them."""
+        if self.output.shape != other.output.shape:
+            return math.inf
         return difference([self.output], [other.output])
 
     def sorted_apart(self, other: Record) -> float:
@@ -73,7 +79,7 @@ class Record:
 
 
 def recorded(network: nn.Module, evaluate: Evaluate, items: slice, only: str = "") -> Record:
-    """A pass of some items.
+    """A pass of some items, without its graph.
 
     ``only``: record all numbers of this submodule and nothing of the others.
     """
@@ -89,7 +95,7 @@ def recorded(network: nn.Module, evaluate: Evaluate, items: slice, only: str = "
         calls.append((name, stack.pop(), list(_rows(output, count, most))))
 
     with hooked(network, begin, end, only):
-        output = evaluate(items)
+        output = evaluate(items).detach()
     return Record(output, calls)
 
 
@@ -128,6 +134,7 @@ def _rows(value: Any, items: int, most: int) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         if (
             value.is_floating_point()
+            and not value.is_nested  # whose items have sizes of their own
             and value.dim() > 0
             and len(value) > 0
             and len(value) % items == 0

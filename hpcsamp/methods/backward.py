@@ -1,0 +1,258 @@
+"""Whether the backward pass of a module is that of a function of each item.
+
+Gradients of ranks are summed. That is the gradient of the whole batch only if a backward pass is
+linear in what comes in, draws nothing, and treats each item by itself; an ``autograd.Function`` or
+a hook that clips or normalises gradients does not. Seen from outside: the gradient of twice the
+outputs is twice the gradient, and that of a batch the sum of those of its halves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hpcsamp.errors import UsageError
+from hpcsamp.methods.graphs import leaves
+from hpcsamp.methods.kept import called
+from hpcsamp.methods.recording import Evaluate, difference, hooked
+
+#: By how much gradients are scaled, to find limits of any size; the smaller one for narrow types.
+SCALES = (2.0**20, 2.0**4)
+
+
+Key = tuple[int, tuple[int, ...]]
+"""Address and shape of a tensor: a method may make its leaves anew, in the same memory."""
+
+
+class _Gradients(NamedTuple):
+    """Gradients of a pass.
+
+    ``parameters``: with respect to what is trained, by key. ``calls``: of the submodules in the
+    order in which they ended, with respect to their inputs and outputs that have the items in
+    front.
+    """
+
+    parameters: dict[Key, Tensor]
+    calls: list[tuple[str, list[Tensor], list[Tensor]]]
+
+
+def check_hooks(network: nn.Module, own: Sequence[nn.Parameter]) -> None:
+    """Refuse hooks on the gradients of parameters that are to be replaced: none would be called.
+
+    Raises
+    ------
+    UsageError
+        Naming the parameter.
+    """
+    ids = {id(p) for p in own}
+    for name, p in network.named_parameters():
+        if id(p) in ids and (p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None)):
+            raise UsageError(
+                f"{type(network).__name__} has a hook on the gradient of its parameter {name}, "
+                f"which would not be called: samples of the weights are evaluated in its place; "
+                f"freeze a parameter by requires_grad_(False), clip by optimizer.clip, and put a "
+                f"mask into the forward pass"
+            )
+
+
+def check_unregistered(
+    network: nn.Module, outputs: Sequence[Tensor], known: Sequence[Tensor]
+) -> None:
+    """Refuse tensors that ask for gradients and are none of the module's parameters.
+
+    Parameters
+    ----------
+    outputs
+        Of two passes: a leaf of both lives longer than a pass.
+    known
+        What is trained, and the module's own parameters.
+
+    Raises
+    ------
+    UsageError
+        Naming the attribute, where it is one.
+    """
+    ids = {id(p) for p in known}
+    first, second = ({id(t): t for t in leaves(y) if t.requires_grad} for y in outputs)
+    for key, leaf in first.items():
+        if key in second and key not in ids:
+            raise UsageError(
+                f"{type(network).__name__} uses {_where(network, leaf)}, a tensor of shape "
+                f"{tuple(leaf.shape)} that asks for gradients and is none of its parameters, so "
+                f"that it would be neither trained nor kept; make it an nn.Parameter, and put "
+                f"layers of a list into an nn.ModuleList (or requires_grad_(False))"
+            )
+
+
+def lasting(outputs: Sequence[Tensor]) -> set[Key]:
+    """What the graphs of two passes both lead to and ask for gradients of, by key."""
+    first, second = ({_key(t) for t in leaves(y) if t.requires_grad} for y in outputs)
+    return first & second
+
+
+def _key(leaf: Tensor) -> Key:
+    return leaf.data_ptr(), tuple(leaf.shape)
+
+
+def _where(network: nn.Module, leaf: Tensor) -> str:
+    for name, part in network.named_modules():
+        for key, value in vars(part).items():
+            full = f"{name}.{key}" if name else key
+            inner = list(value.values()) if isinstance(value, dict) else value
+            for one in inner if isinstance(inner, (list, tuple)) else [inner]:
+                own = one.parameters() if isinstance(one, nn.Module) else [one]
+                if key not in ("_parameters", "_modules") and any(p is leaf for p in own):
+                    return full
+    return "something from outside"
+
+
+def check_gradients(
+    network: nn.Module, evaluate: Evaluate, items: int, trained: Container[Key], tolerance: float
+) -> None:
+    """Refuse a backward pass that ranks and parts of a batch would change.
+
+    Parameters
+    ----------
+    network, evaluate
+        The module, and what evaluates it with the same draws each time, with gradients on.
+    items
+        How many there are, an even number.
+    trained
+        With respect to these, see :func:`lasting`.
+    tolerance
+        Relative difference that rounding may make.
+
+    Raises
+    ------
+    UsageError
+        Naming the submodule.
+    """
+    everything, middle = slice(0, items), items // 2
+
+    def whole(scale: float = 1.0, inner: bool = False) -> _Gradients:
+        return _gradients(network, evaluate, everything, trained, scale, inner)
+
+    def halves(inner: bool = False) -> _Gradients:
+        late, early = (
+            _gradients(network, evaluate, rows, trained, 1.0, inner)
+            for rows in (slice(middle, items), slice(0, middle))
+        )
+        return _together(early, late)
+
+    once = whole()
+    if not once.parameters:
+        return
+    for scale in SCALES:
+        more = whole(scale)
+        if _finite(more) or not _finite(once):
+            break
+    else:
+        return  # nothing can be said of numbers of such a type
+    apart = _apart(once, more)
+    if apart > tolerance:
+        name = _culprit(whole(inner=True), whole(scale, inner=True), tolerance)
+        raise UsageError(
+            f"{called(network, name)} has a backward pass that is not linear in the gradient of "
+            f"its outputs, or draws (gradients of outputs and of a multiple of them differ by "
+            f"{apart:.2g} of their size): what it clips, normalises or adds depends on how items "
+            f"come to ranks; take that out of its backward pass, and clip by optimizer.clip"
+        )
+    apart = _apart(once, halves())
+    if apart > tolerance:
+        name = _culprit(whole(inner=True), halves(inner=True), tolerance)
+        raise UsageError(
+            f"{called(network, name)} lets the items of a batch influence each other's gradients "
+            f"(by {apart:.2g} of their size, between a batch and its halves), so that results would"
+            f" depend on the number of ranks; treat each item alone in its backward pass"
+        )
+
+
+def _gradients(
+    network: nn.Module,
+    evaluate: Evaluate,
+    rows: slice,
+    trained: Container[Key],
+    scale: float,
+    inner: bool,
+) -> _Gradients:
+    """Of a weighted sum of outputs, divided by the factor that it was multiplied by."""
+    calls: list[tuple[str, list[Tensor], list[Tensor]]] = []
+    stack: list[list[Tensor]] = []
+    count = rows.stop - rows.start
+
+    def begin(_: str, inputs: Any) -> None:
+        stack.append(_with_items(inputs, count))
+
+    def end(name: str, output: Any) -> None:
+        calls.append((name, stack.pop(), _with_items(output, count)))
+
+    with hooked(network, begin, end, only="" if inner else " "):
+        y = evaluate(rows)
+    wanted = [t for t in leaves(y) if t.requires_grad and _key(t) in trained]
+    if not wanted:
+        return _Gradients({}, [])
+    flat = torch.view_as_real(y).flatten(1) if y.is_complex() else y.flatten(1)
+    numbers = torch.arange(rows.start * flat.shape[1], rows.stop * flat.shape[1], device=y.device)
+    total = (flat * numbers.cos().view(flat.shape).to(flat.dtype)).sum() * scale
+    within = [t for _, ins, outs in calls for t in (*ins, *outs)]
+    found = torch.autograd.grad(
+        total, [*wanted, *within], allow_unused=True, materialize_grads=True
+    )
+    found = tuple(torch.view_as_real(g) if g.is_complex() else g for g in found)
+    ends = iter(g.detach() / scale for g in found[len(wanted) :])
+    return _Gradients(
+        {_key(t): g.detach() / scale for t, g in zip(wanted, found, strict=False)},
+        [(name, [next(ends) for _ in i], [next(ends) for _ in o]) for name, i, o in calls],
+    )
+
+
+def _with_items(value: Any, items: int) -> list[Tensor]:
+    """Tensors with a gradient whose first axis is that of the batch."""
+    if isinstance(value, Tensor):
+        ok = value.requires_grad and value.dim() and not value.is_nested and len(value) == items
+        return [value] if ok else []
+    parts = value.values() if isinstance(value, dict) else value
+    if not isinstance(parts, (list, tuple, type({}.values()))):
+        return []
+    return [t for part in parts for t in _with_items(part, items)]
+
+
+def _together(early: _Gradients, late: _Gradients) -> _Gradients:
+    """The gradients of a batch from those of its halves."""
+    calls = [
+        (name, [torch.cat(p) for p in zip(a, c, strict=False)],
+         [torch.cat(p) for p in zip(b, d, strict=False)])
+        for (name, a, b), (_, c, d) in zip(early.calls, late.calls, strict=False)
+    ]  # fmt: skip
+    both = dict(early.parameters)
+    for key, gradient in late.parameters.items():
+        both[key] = both[key] + gradient if key in both else gradient
+    return _Gradients(both, calls)
+
+
+def _apart(one: _Gradients, other: _Gradients) -> float:
+    """Largest difference of gradients; of a parameter that was not reached it is 0."""
+    a, b = dict(one.parameters), dict(other.parameters)
+    for key in a.keys() | b.keys():
+        known = a.get(key, b.get(key))
+        assert known is not None
+        a.setdefault(key, torch.zeros_like(known))
+        b.setdefault(key, torch.zeros_like(known))
+    return difference(list(a.values()), [b[key] for key in a])
+
+
+def _finite(found: _Gradients) -> bool:
+    return all(bool(g.isfinite().all()) for g in found.parameters.values())
+
+
+def _culprit(one: _Gradients, other: _Gradients, tolerance: float) -> str:
+    """The innermost submodule at whose outputs gradients agree, and at whose inputs they do not."""
+    pairs = zip(one.calls, other.calls, strict=False)
+    for (name, ins, outs), (_, other_ins, other_outs) in pairs:
+        agree = difference(outs, other_outs) <= tolerance
+        if name and outs and agree and difference(ins, other_ins) > tolerance:
+            return name
+    return ""

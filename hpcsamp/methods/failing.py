@@ -1,0 +1,95 @@
+"""Why a pass of a module fails: by its inputs, or by the weights that a method puts into it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from hpcsamp.errors import HpcsampError, UsageError
+from hpcsamp.generators import Generators
+from hpcsamp.methods.kept import called
+from hpcsamp.weights import Caller, Inputs, inputs_of
+from hpcsamp.weights.layers import Layer, followed
+
+
+@contextmanager
+def explained(
+    network: nn.Module, x: Tensor, evaluate: Callable[[Tensor], object]
+) -> Iterator[None]:
+    """Within the block, a failing pass of a module is explained by what it does not fail with.
+
+    Ids for a module that takes numbers, and the other way round, fail with one kind of inputs and
+    run with the other one; a module that writes to its parameters runs by itself alone.
+
+    Parameters
+    ----------
+    network, x
+        The module, and ``(B, ...)`` inputs.
+    evaluate
+        Evaluates the module under its method.
+
+    Raises
+    ------
+    UsageError
+        Naming the inputs, or the submodule.
+    """
+    try:
+        yield
+    except HpcsampError:
+        raise
+    except Exception as e:
+        kinds = [p.dtype for p in network.parameters() if p.is_floating_point()]
+        named = x.named if isinstance(x, Inputs) else {"": x}
+        for name, t in named.items():
+            numbers = t.is_floating_point()
+            other = torch.int64 if numbers else (*kinds, torch.get_default_dtype())[0]
+            zeros = torch.zeros_like(t, dtype=other)
+            try:
+                with torch.no_grad():
+                    evaluate(inputs_of({**named, name: zeros}) if name else zeros)
+            except Exception:
+                continue
+            takes, given = ("ids", "numbers") if numbers else ("numbers", "ids")
+            of, how = f" for {name}" * bool(name), f"--inputs {takes}"
+            how = f"{name} as {takes}" if name else f"the inputs with {how}"
+            raise UsageError(
+                f"the network takes {takes} and not {given}{of} (of {t.dtype}: {line_of(e)}); "
+                f"ingest {how}, or name another network"
+            ) from e
+        if (where := _fails_replaced(network, x, evaluate)) is not None:
+            raise UsageError(
+                f"{called(network, where)} fails with the weights of a sample in the place of its "
+                f"own ({line_of(e)}); a forward pass must not write to its parameters, freeze them "
+                f"or ask what they are"
+            ) from e
+        raise
+
+
+def _fails_replaced(
+    network: nn.Module, x: Tensor, evaluate: Callable[[Tensor], object]
+) -> str | None:
+    """The submodule that fails under a method; None where the module by itself fails, too."""
+    layers: list[Layer] = []
+    generators = Generators.now()
+    try:
+        with torch.no_grad():
+            Caller(copy.deepcopy(network))(x)
+    except Exception:
+        return None
+    finally:
+        generators.put_back()
+    try:
+        with followed(network, layers):
+            evaluate(x)
+    except Exception:
+        return layers[-1].name if layers else ""
+    return ""
+
+
+def line_of(error: BaseException) -> str:
+    """The first line of an error."""
+    return (str(error).splitlines() or [""])[0][:120] or type(error).__name__
