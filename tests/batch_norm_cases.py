@@ -1,25 +1,20 @@
 """Networks that keep state, trained on a grid of ranks and on one process: the worst differences.
 
-``python batch_norm_cases.py GRID...`` prints, for each grid (``samples`` of :func:`hs.init`), each
-case and each quantity, the largest relative difference over the ranks, as JSON.
+See :mod:`on_grids`.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-
 import torch
+from on_grids import N, S, apart, items_of, main, train, trained_apart
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
-import hpcsamp as hs
-from hpcsamp.collectives import Alone, distribute
-from hpcsamp.losses import ELBO, Categorical, ExpectedNLL, PredictiveNLL
+from hpcsamp.collectives import Alone
+from hpcsamp.losses import ExpectedNLL, PredictiveNLL
 from hpcsamp.methods import SWAG, Ensemble, LastLayer, MCDropout, MeanField
 
-N, S, STEPS = 8, 5, 3
 X = torch.randn(N, 2, 5, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 Y = X.mean((1, 2, 3)).gt(0).long()
 
@@ -154,17 +149,7 @@ def trained(case, c, own, cut=(0, N)):
     net, method, loss, memory, chunk, strategy = CASES[case]
     made = METHODS[method](net, own)
     made.samples_per_pass, made.strategy = chunk, strategy
-    optimizer = distribute(torch.optim.SGD(made.parameters(), 0.1), c, made)
-    elbo = ELBO(loss(Categorical()), N, c, memory=memory)
-    part = slice(*cut)
-    losses = []
-    for _ in range(STEPS):
-        index = torch.arange(N)[part]
-        value = elbo(made, X[part], Y[part], samples=S, count=N / c.data_size, index=index)
-        value.backward()
-        losses.append(c.mean_over_data(value))
-        optimizer.step()
-        optimizer.zero_grad()
+    losses = train(made, loss, memory, c, X, Y, cut)
     return losses, made
 
 
@@ -174,22 +159,12 @@ def buffers_of(method):
     return {s: dict(m.named_buffers()) for s, m in zip(samples, method.networks, strict=True)}
 
 
-def apart(a, b):
-    return float((a.double() - b.double()).abs().max() / b.double().abs().max().clamp(min=1e-30))
-
-
 def compared(case, topology, c):
     own = topology.samples(S)
     truth, serial = trained(case, Alone(), range(S))
-    cut = ([0, N], [0, 5, N])[c.data_size - 1]  # uneven
-    losses, method = trained(case, c, own, cut[c.data_rank : c.data_rank + 2])
-    weights = dict(serial.named_variational())
-    if hasattr(method, "members"):
-        weights = {n: w[own.start : own.stop] for n, w in weights.items()}
+    losses, method = trained(case, c, own, items_of(c))
     kept = buffers_of(serial)
-    return {
-        "loss": max(apart(a, b) for a, b in zip(losses, truth, strict=True)),
-        "weights": max(apart(w, weights[n]) for n, w in method.named_variational()),
+    return trained_apart(losses, method, truth, serial, own) | {
         "buffers": max(
             apart(v, kept[s][n]) for s, own in buffers_of(method).items() for n, v in own.items()
         ),
@@ -197,13 +172,4 @@ def compared(case, topology, c):
 
 
 if __name__ == "__main__":
-    found = {}
-    for grid in sys.argv[1:]:
-        topology = hs.init(int(grid) if grid.isdigit() else grid)
-        c = hs.choose(topology, "mpi")
-        for case in CASES:
-            everyone = topology.world.allgather(compared(case, topology, c))
-            worst = {k: max(one[k] for one in everyone) for k in everyone[0]}
-            found |= {f"{grid} {case} {k}": v for k, v in worst.items()}
-    if topology.rank == 0:
-        sys.stdout.write(json.dumps(found))
+    main(CASES, compared)

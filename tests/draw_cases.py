@@ -1,25 +1,20 @@
 """A network that draws by itself, trained on a grid and on one process: the worst differences.
 
-``python draw_cases.py GRID...`` prints, for each grid (``samples`` of :func:`hs.init`), each case
-and each quantity, the largest relative difference over the ranks, as JSON.
+See :mod:`on_grids`.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-
 import torch
+from on_grids import N, S, apart, items_of, main, train, trained_apart
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
-import hpcsamp as hs
-from hpcsamp.collectives import Alone, distribute
-from hpcsamp.losses import ELBO, Categorical, ExpectedNLL, PredictiveNLL
+from hpcsamp.collectives import Alone
+from hpcsamp.losses import ExpectedNLL, PredictiveNLL
 from hpcsamp.methods import METHODS
 
-N, S, STEPS = 8, 5, 3
 X = torch.randn(N, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 Y = X.mean(1).gt(0).long()
 
@@ -69,51 +64,21 @@ def trained(case, c, own, cut=(0, N)):
         lambda s: Draws(1 if s is None else s).double(), S, own, **arguments
     )
     made.samples_per_pass, made.strategy = chunk, strategy
-    optimizer = distribute(torch.optim.SGD(made.parameters(), 0.1), c, made)
-    elbo = ELBO(loss(Categorical()), N, c, memory=memory)
-    part = slice(*cut)
-    losses = []
-    for _ in range(STEPS):
-        index = torch.arange(N)[part]
-        value = elbo(made, X[part], Y[part], samples=S, count=N / c.data_size, index=index)
-        value.backward()
-        losses.append(c.mean_over_data(value))
-        optimizer.step()
-        optimizer.zero_grad()
+    losses = train(made, loss, memory, c, X, Y, cut)
     made.prediction_share(S, c.sample_size, c.sample_rank)
     with torch.no_grad(), made.predicting():
-        index = torch.arange(N)[part]
-        return losses, made(X[part], samples=own, index=index), made
-
-
-def apart(a, b):
-    return float((a.double() - b.double()).abs().max() / b.double().abs().max().clamp(min=1e-30))
+        index = torch.arange(N)[slice(*cut)]
+        return losses, made(X[slice(*cut)], samples=own, index=index), made
 
 
 def compared(case, topology, c):
-    own = topology.samples(S)
+    own, cut = topology.samples(S), items_of(c)
     truth, predicted, serial = trained(case, Alone(), range(S))
-    cut = ([0, N], [0, 5, N])[c.data_size - 1]  # uneven
-    cut = cut[c.data_rank : c.data_rank + 2]
     losses, part, method = trained(case, c, own, cut)
-    weights = dict(serial.named_variational())
-    if hasattr(method, "members"):
-        weights = {n: w[own.start : own.stop] for n, w in weights.items()}
-    return {
-        "loss": max(apart(a, b) for a, b in zip(losses, truth, strict=True)),
-        "weights": max(apart(w, weights[n]) for n, w in method.named_variational()),
+    return trained_apart(losses, method, truth, serial, own) | {
         "predictions": apart(part, predicted[own.start : own.stop, slice(*cut)]),
     }
 
 
 if __name__ == "__main__":
-    found = {}
-    for grid in sys.argv[1:]:
-        topology = hs.init(int(grid) if grid.isdigit() else grid)
-        c = hs.choose(topology, "mpi")
-        for case in CASES:
-            everyone = topology.world.allgather(compared(case, topology, c))
-            worst = {k: max(one[k] for one in everyone) for k in everyone[0]}
-            found |= {f"{grid} {case} {k}": v for k, v in worst.items()}
-    if topology.rank == 0:
-        sys.stdout.write(json.dumps(found))
+    main(CASES, compared)
