@@ -16,6 +16,7 @@ from hpcsamp.errors import DataError, HpcsampError, UsageError
 from hpcsamp.ingest import build
 from hpcsamp.ingest.arrow import arrow, parquet
 from hpcsamp.ingest.division import Rule
+from hpcsamp.ingest.netcdf import netcdf
 from hpcsamp.ingest.preparation import Preparation
 from hpcsamp.ingest.tables import table
 
@@ -547,3 +548,22 @@ def test_what_numbers_the_rows_is_no_feature_and_times_are_no_target(tmp_path):
         assert read(path, ["y"], features=["x"], rule=rule).arrays["x"].names == ["x"]
     with pytest.raises(UsageError, match=r"column 'when' holds times; a target is numbers"):
         read(path, ["when"], features=["x"])
+
+
+def test_a_file_is_taken_once(tmp_path):
+    """Its items would be in train and in test; also where it is named in another way."""
+    data = pd.DataFrame({"x": RNG.normal(size=12), "y": RNG.normal(size=12)})
+    (csv, read_csv), (files, read) = (written(tmp_path, data, k) for k in ("csv", "parquet"))
+    (tmp_path / "link.csv").symlink_to(csv)
+    with pytest.raises(UsageError, match=r"t.parquet: is given twice, so its items would be"):
+        read([*files, tmp_path], ["y"])
+    with pytest.raises(UsageError, match=r"link.csv: is given twice"):
+        read_csv(csv, ["y"], test_file=tmp_path / "link.csv")
+    held = data.to_xarray().rename(index="time")
+    held = held.assign_coords(time=pd.date_range("2020-01-01", periods=12)).to_dataframe()
+    for name in ("a.nc", "b.nc"):
+        held.to_xarray().to_netcdf(tmp_path / name, engine="h5netcdf")
+    with pytest.raises(UsageError, match=r"a.nc: is given twice"):
+        netcdf([tmp_path / "a.nc", tmp_path / "a.nc"], ["x"], ["y"], sample="time")
+    twice = netcdf([tmp_path / "a.nc", tmp_path / "b.nc"], ["x"], ["y"], sample="time")
+    assert "12 of 24 items have a time that another one has, too" in twice.report

@@ -19,7 +19,7 @@ from hpcsamp.ingest.division import ROWS, Rule, divide
 from hpcsamp.ingest.grids import Stack, coordinates, plain, stack, units_of
 from hpcsamp.ingest.grids import select as selected
 from hpcsamp.ingest.labels import targets_of, unseen
-from hpcsamp.ingest.source import Source
+from hpcsamp.ingest.source import Source, check_once
 from hpcsamp.names import Task
 
 if TYPE_CHECKING:
@@ -243,6 +243,7 @@ def gridded(
     if not x or not y:
         raise UsageError(f"{files[0]}: --x and --y are needed, variables among "
                          f"{', '.join(map(str, parts[0].data_vars))}")  # fmt: skip
+    check_once(files)
     chosen = [selected(part, selection, file) for part, file in zip(parts, files, strict=True)]
     stacks = []
     for part, file in zip(chosen, files, strict=True):
@@ -279,6 +280,9 @@ def gridded(
             f"items are dealt to splits at random, though {sample} orders them; --chronological "
             f"{sample} keeps splits apart in time"
         )
+        again = count - len(np.unique(along(sample)))
+        if again:
+            notes.append(f"{again} of {count} items have a {sample} that another one has, too")
     scalar = y_stack.shape == (1,) and not y_stack.grid
     kinds = [np.result_type(*(first[v].dtype for v in s.variables)) for s in (x_stack, y_stack)]
     by_split = {} if labels is None else {s: labels[r] for s, r in dealt.items()}

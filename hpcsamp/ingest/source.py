@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -115,6 +116,22 @@ def digest(*arrays: np.ndarray) -> str:
         found.update(f"{values.dtype.str}{values.shape}".encode())
         found.update(np.ascontiguousarray(values).data)
     return found.hexdigest()
+
+
+def check_once(files: Iterable[str | Path]) -> None:
+    """Refuse a file that is given twice: its items would be in a split twice, or in two of them.
+
+    Raises
+    ------
+    UsageError
+        Naming it.
+    """
+    known: set[str] = set()
+    for file in files:
+        own = str(file) if "://" in str(file) else str(Path(file).resolve())
+        if own in known:
+            raise UsageError(f"{file}: is given twice, so its items would be in the set twice")
+        known.add(own)
 
 
 def check_fractions(fractions: Mapping[str, float]) -> None:

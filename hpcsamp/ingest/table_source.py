@@ -30,7 +30,7 @@ from hpcsamp.ingest.preparation import (
     source_of,
     transforms_of,
 )
-from hpcsamp.ingest.source import Source
+from hpcsamp.ingest.source import Source, check_once
 from hpcsamp.ingest.survey import Survey, blocks
 from hpcsamp.ingest.table import Role, Table
 from hpcsamp.ingest.table_targets import NUMBERS, TableTarget, target_of, wanted_targets
@@ -122,6 +122,7 @@ def from_tables(
     """
     made, rule = preparation or Preparation(), rule or Rule()
     first, units = tables["train"], read_units(made.unit)
+    check_once(file for table in tables.values() for file in table.files)
     like = None if made.like is None else read_like(made.like, targets, features)
     if like is None:
         wanted = wanted_targets(first.names, targets, task, made.target_task, made.class_name)

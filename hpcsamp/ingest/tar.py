@@ -22,7 +22,7 @@ from hpcsamp.ingest.images import COLOURS
 from hpcsamp.ingest.labels import targets_of, unseen
 from hpcsamp.ingest.numbers import numbers_or_words
 from hpcsamp.ingest.pictures import ENDINGS, Pictures
-from hpcsamp.ingest.source import Source
+from hpcsamp.ingest.source import Source, check_once
 from hpcsamp.names import Task
 
 
@@ -141,6 +141,7 @@ def tar(
     """
     pictures = pictures or Pictures()
     paths = [Path(f) for f in files]
+    check_once(paths)
     items: list[tuple[str, Member, dict[str, Member]]] = []
     splits = split_of_names(paths) or dict.fromkeys(paths, "train")
     for path in paths:
