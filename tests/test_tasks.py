@@ -23,6 +23,7 @@ from hpcsamp.metrics import Confusion, MultilabelMetrics, OrdinalMetrics
 from hpcsamp.names import TASKS
 from hpcsamp.tasks import Targets, make
 from hpcsamp.tasks.components import distribution_function
+from hpcsamp.tasks.counts import deviance
 from hpcsamp.tasks.multilabel import counts_of
 from hpcsamp.tasks.predictive import entropy
 
@@ -88,6 +89,15 @@ def test_cumulative_logits_are_differences_of_sigmoids_and_stay_finite():
     torch.testing.assert_close(found.exp(), edges.diff(dim=-1))
     far = torch.tensor([[[-900.0, 800.0, -700.0]]])
     assert L.CumulativeLogits().log_probabilities(far, labels(4, 1), 4).isfinite().all()
+
+
+def test_deviance_of_counts_is_that_of_scikit_learn_and_of_a_sure_zero_0():
+    target = torch.tensor([0.0, 1, 2, 7, 0], dtype=torch.float64)
+    mean = torch.tensor([0.3, 1, 0.1, 9, 2], dtype=torch.float64)
+    expected = peers.mean_poisson_deviance(target, mean)
+    assert float(deviance(target, mean).mean()) == pytest.approx(expected, rel=1e-12)
+    zero = torch.zeros(2)
+    assert deviance(torch.tensor([0.0, 3.0]), zero).tolist() == [0, math.inf]
 
 
 def test_counts_have_the_probabilities_and_moments_of_scipy():

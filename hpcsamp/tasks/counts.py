@@ -18,6 +18,11 @@ from hpcsamp.tasks.targets import Targets, TargetsError
 from hpcsamp.tasks.views import View
 
 
+def deviance(target: Tensor, mean: Tensor) -> Tensor:
+    """Poisson deviance of each count, ``2 (t log(t / m) - t + m)``; also where t or m are 0."""
+    return 2 * (torch.xlogy(target, target) - torch.xlogy(target, mean) - (target - mean))
+
+
 class CountTally(NumberTally):
     """Metrics of values, and the deviance."""
 
@@ -42,8 +47,7 @@ class CountTally(NumberTally):
         each = weight.double().reshape(-1, *[1] * (target.dim() - 1)).expand(target.shape)
         known = each > 0 if mask is None else (each > 0) & mask
         t, m, w = target[known].double(), prediction.of.mean[known].double(), each[known]
-        gap = 2 * (torch.xlogy(t, t / m) - (t - m))
-        self.deviance.add({"items": w.sum(), "deviance": (w * gap).sum()}, {})
+        self.deviance.add({"items": w.sum(), "deviance": (w * deviance(t, m)).sum()}, {})
 
     def result(self, full: bool) -> Found:
         """See :class:`Tally`."""
