@@ -1,0 +1,150 @@
+"""The model axis as layers see it: a grid of space x channels, and which network lies on it.
+
+The M ranks of a model group hold one network and one item in parts. Activations are tokens
+``(..., T, C)``: T places in space and C channels. M = 2 parts the channels, M = 4 both in halves;
+any other M parts the channels, if these divide, else space (:meth:`ModelAxis.fitted`).
+
+    M = 4    rank 0: first half of space, first half of the channels    rank 1: second half of them
+             rank 2: second half of space, first half of the channels   rank 3: second half of them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from hpcsamp import serial
+from hpcsamp.errors import UsageError
+from hpcsamp.grid import Axis
+from hpcsamp.layers.group import Counted, Group
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+Layout = tuple[int, int]
+"""Parts of space, parts of the channels."""
+
+
+class ModelAxis:
+    """The ranks that hold one network in parts, as a grid of space x channels.
+
+    Collective over them.
+
+    Parameters
+    ----------
+    comm
+        Their communicator.
+    layout
+        Parts of space and of the channels, whose product is the number of ranks; None:
+        :func:`usual`.
+    counted
+        Where exchanges are counted.
+
+    Attributes
+    ----------
+    space, channels
+        The ranks that differ from this one in their part of space, with the same channels; and
+        those with the same part of space and other channels.
+    alone
+        This rank by itself.
+    counted
+        What this rank has exchanged.
+    """
+
+    def __init__(
+        self, comm: MPI.Comm, layout: Layout | None = None, counted: Counted | None = None
+    ) -> None:
+        self.comm = comm
+        self.size: int = comm.Get_size()
+        self.rank: int = comm.Get_rank()
+        self.layout = usual(self.size) if layout is None else layout
+        if self.layout[0] * self.layout[1] != self.size:
+            raise UsageError(
+                f"{self.layout[0]} parts of space x {self.layout[1]} of the channels are not the "
+                f"{self.size} model ranks"
+            )
+        self.counted = Counted() if counted is None else counted
+        s, c = divmod(self.rank, self.layout[1])
+        self.space = Group(comm.Split(c, s), self.counted)
+        self.channels = Group(comm.Split(s, c), self.counted)
+        self.alone = Group(serial.COMM_SELF, self.counted)
+        self._fitted: dict[Layout, ModelAxis] = {self.layout: self}
+
+    @classmethod
+    def of(cls, axis: Axis, layout: Layout | None = None) -> ModelAxis:
+        """That of a grid: ``ModelAxis.of(topology.axis("model"))``. Collective over the axis."""
+        return cls(axis.comm, layout)
+
+    def laid_out(self, layout: Layout) -> ModelAxis:
+        """The same ranks in another grid, with the same count of exchanges. Collective."""
+        if layout not in self._fitted:
+            other = ModelAxis(self.comm, layout, self.counted)
+            other._fitted = self._fitted
+            self._fitted[layout] = other
+        return self._fitted[layout]
+
+    def fitted(self, name: str, channels: Mapping[str, int], space: Mapping[str, int]) -> ModelAxis:
+        """The same ranks in the first grid whose sides divide a network. Collective.
+
+        Parameters
+        ----------
+        name
+            Of the network or layer, for the message.
+        channels, space
+            What is parted along each side, by a name such as ``"channels"`` or ``"strips"``.
+
+        Raises
+        ------
+        UsageError
+            If no grid of that many ranks does, with the layer and the numbers.
+        """
+        for s, c in layouts(self.size):
+            if all(n % c == 0 for n in channels.values()) and all(
+                n % s == 0 for n in space.values()
+            ):
+                return self.laid_out((s, c))
+        told = [
+            " and ".join(f"{n} {word}" for word, n in each.items()) for each in (channels, space)
+        ]
+        raise UsageError(
+            f"{name}: parallel.model = {self.size} model ranks divide neither its {told[0]} nor "
+            f"its {told[1]}, nor does a product of two numbers that divide them"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ModelAxis:
+        """Copies of a network lie on the same ranks."""
+        return self
+
+
+def usual(size: int) -> Layout:
+    """1 x 1, 1 x 2, 2 x 2, else 1 x M."""
+    return (2, 2) if size == 4 else (1, size)
+
+
+def layouts(size: int) -> list[Layout]:
+    """All grids of so many ranks: the usual one, then those with most parts of the channels."""
+    rest = [(s, size // s) for s in range(1, size + 1) if size % s == 0]
+    return [usual(size), *(each for each in rest if each != usual(size))]
+
+
+ALONE = ModelAxis(serial.COMM_SELF)
+"""One rank, which holds all."""
+
+_current: ContextVar[ModelAxis] = ContextVar("model axis", default=ALONE)
+
+
+def current() -> ModelAxis:
+    """The model axis on which layers are built now."""
+    return _current.get()
+
+
+@contextmanager
+def along(axis: ModelAxis) -> Iterator[ModelAxis]:
+    """Build layers in parts over the ranks of a model axis; elsewhere they are the whole ones."""
+    token = _current.set(axis)
+    try:
+        yield axis
+    finally:
+        _current.reset(token)

@@ -1,0 +1,133 @@
+"""A layer whose parameters are held in parts, and which part of each a network holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hpcsamp.errors import UsageError
+from hpcsamp.grid.parts import Interval, Part, bounds, within
+from hpcsamp.layers.axis import ModelAxis, current
+from hpcsamp.layers.exchange import gather
+from hpcsamp.layers.group import Group
+from hpcsamp.layers.product import Split
+
+
+class Layer(nn.Module):
+    """A layer in parts over the current model axis (:func:`~hpcsamp.layers.along`).
+
+    Nothing is held twice: of a parameter that several ranks need, each holds a share, and they
+    gather it where it is used. Initial values are drawn whole and cut, so they are the same on any
+    number of ranks.
+
+    Attributes
+    ----------
+    axis
+        The model axis.
+    parts
+        Which part of each of its own parameters this rank holds, by name.
+    inputs_per_output
+        Fan in, for initial standard deviations; 1 for a layer with vectors only.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.axis: ModelAxis = current()
+        self.parts: dict[str, Part] = {}
+        self.inputs_per_output = 1
+
+    def hold(self, name: str, whole: Tensor, box: Sequence[Interval]) -> None:
+        """Register a parameter: a box of initial values that are the same on all ranks."""
+        part = Part(tuple(whole.shape), tuple(box))
+        own = part.cut(whole)
+        parameter = nn.Parameter(own if part.is_whole else own.clone())
+        parameter.part = part  # type: ignore[attr-defined]
+        self.parts[name] = part
+        self.register_parameter(name, parameter)
+
+
+class Divided:
+    """An axis of channels (or of places in space), parted over a group of ranks.
+
+    The weights that belong to a part of it are shared out once more over the ranks of the other
+    direction, which need the same ones.
+
+    Parameters
+    ----------
+    layer, word
+        Of what it is, for messages: the layer and e.g. ``"input channels"``.
+    length
+        Of the axis.
+    over, other
+        Ranks that have different parts of the axis, and those with the same part.
+    unit
+        Neighbours that are not parted.
+
+    Attributes
+    ----------
+    own, held
+        The interval of this rank's part, and its share of that.
+    split, shares
+        Of the axis over ``over``, and of this rank's part over ``other``.
+
+    Raises
+    ------
+    UsageError
+        If there are fewer units than ranks, with both numbers.
+    """
+
+    def __init__(
+        self, layer: str, word: str, length: int, over: Group, other: Group, unit: int = 1
+    ) -> None:
+        if length // unit < over.size:
+            raise UsageError(
+                f"{layer} has {length // unit} {word}, which {over.size} model ranks cannot part "
+                f"among them; use fewer model ranks (parallel.model)"
+            )
+        everyone = bounds(length, over.size, unit)
+        self.length = length
+        self.own = everyone[over.rank]
+        self.split = Split(over, tuple(b - a for a, b in everyone))
+        shares = [within(self.own, other.size, i) for i in range(other.size)]
+        self.held = shares[other.rank]
+        self.shares = Split(other, tuple(b - a for a, b in shares))
+
+    def whole_part(self, x: Tensor, dim: int = -1) -> Tensor:
+        """A parameter for the own part of the axis, of which this rank holds its share."""
+        return gather(x, dim, *self.shares)
+
+
+def uniform(shape: Sequence[int], inputs: int) -> Tensor:
+    """Initial values within ``+- 1 / sqrt(inputs)``, those of torch's linear layers."""
+    limit = 1 / math.sqrt(inputs)
+    return torch.empty(tuple(shape)).uniform_(-limit, limit)
+
+
+def parts_of(network: nn.Module) -> dict[str, Part]:
+    """Which part of each parameter of a network this rank holds, by qualified name.
+
+    Raises
+    ------
+    UsageError
+        For a network on several model ranks with parameters in a layer that has no parts, with
+        the layer's name.
+    """
+    found, size, plain = {}, 1, ""
+    for path, module in network.named_modules():
+        if isinstance(module, Layer):
+            size = max(size, module.axis.size)
+        for name, p in module.named_parameters(recurse=False):
+            if isinstance(module, Layer):
+                part = module.parts[name]
+            else:
+                part, plain = Part.whole(p.shape), plain or f"{path}, a {type(module).__name__}"
+            found[f"{path}.{name}" if path else name] = part
+    if size > 1 and plain:
+        raise UsageError(
+            f"{plain}, holds its weights whole and cannot lie in parts on {size} model ranks: "
+            f"build the network of the layers of hpcsamp.layers, or set parallel.model = 1"
+        )
+    return found

@@ -1,0 +1,176 @@
+"""A matrix product of operands in parts, with its exchanges under way while the own parts multiply.
+
+    y = scatter_sum(a @ gather(b))
+
+``b`` is gathered over one group of ranks, and the product is summed over another one, of which
+every rank keeps a part. There are two kinds:
+
+    INNER   rows of b are gathered, which are contracted with columns of a; columns of y are kept
+    OUTER   columns of b are gathered, which become columns of y; rows of y are kept
+
+Nothing that came from another rank is kept for the backward pass: b is gathered again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from hpcsamp.layers.exchange import Coming, Leaving, Lengths
+from hpcsamp.layers.group import Group
+
+
+class Kind(Enum):
+    """Which axis of ``b`` is gathered and which of ``y`` scattered, counted from the end."""
+
+    INNER = (-2, -1)
+    OUTER = (-1, -2)
+
+
+class Split(NamedTuple):
+    """How an axis is parted over the ranks of a group: the length of each rank's part."""
+
+    over: Group
+    lengths: Lengths
+
+    def slices(self) -> list[slice]:
+        """Each rank's part of the axis."""
+        stops = [sum(self.lengths[: i + 1]) for i in range(len(self.lengths))]
+        return [slice(b - n, b) for b, n in zip(stops, self.lengths, strict=True)]
+
+
+def product(a: Tensor, b: Tensor, gathered: Split, kept: Split, kind: Kind) -> Tensor:
+    """``scatter_sum(a @ gather(b))``.
+
+    One exchange forward for each group of more than one rank; backward one for the gradient of y
+    (if ``kept`` has several ranks), and two for b (if ``gathered`` has): b itself, where a has a
+    gradient, and the gradient of b, where that has one.
+
+    Parameters
+    ----------
+    a
+        ``(k, m, r)``: k products at once, with all rows and columns that this rank multiplies.
+    b
+        ``(k, r, n)``, along the gathered axis this rank's part.
+    gathered, kept
+        How the gathered axis of ``b`` and the scattered axis of ``y`` are parted.
+    kind
+        Which axes those are.
+
+    Returns
+    -------
+    Tensor
+        ``(k, m, n)``, along the scattered axis this rank's part.
+    """
+    if gathered.over.size == kept.over.size == 1:
+        return a @ b
+    if torch.is_autocast_enabled(a.device.type):
+        dtype = torch.get_autocast_dtype(a.device.type)
+        a, b = a.to(dtype), b.to(dtype)
+    y: Tensor = _Product.apply(a, b, gathered, kept, kind)
+    return y
+
+
+ALL = slice(None)
+Index = tuple[Any, ...]
+
+
+def _places(gathered: Split, kept: Split, kind: Kind) -> Callable[[int, int], tuple[Index, ...]]:
+    """Where the product for kept part p with gathered part q lies in a, in b_q, and in y_p."""
+    inner, ps, qs = kind is Kind.INNER, kept.slices(), gathered.slices()
+
+    def at(p: int, q: int) -> tuple[Index, ...]:
+        if inner:
+            return (..., ALL, qs[q]), (..., ALL, ps[p]), (..., ALL, ALL)
+        return (..., ps[p], ALL), (..., ALL, ALL), (..., ALL, qs[q])
+
+    return at
+
+
+def _add(out: Tensor, x: Tensor, y: Tensor, first: bool) -> None:
+    """``out += x @ y`` of ``k`` matrices; ``first``: there is nothing in it yet."""
+    if len(out) == 1:
+        out[0].addmm_(x[0], y[0], beta=0 if first else 1)
+    else:
+        out.baddbmm_(x, y, beta=0 if first else 1)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(a: Tensor, b: Tensor, gathered: Split, kept: Split, kind: Kind) -> Tensor:
+        along, across = kind.value
+        at, inner = _places(gathered, kept, kind), kind is Kind.INNER
+        width = b.shape[-1] if inner else sum(gathered.lengths)
+        shape = [len(a), a.shape[1], width]
+        bs = Coming(b, along, *gathered)
+        shape[across] = kept.lengths[kept.over.rank]
+        leaving = Leaving(shape, a, kept.over)
+        for p in leaving.order:
+            shape[across] = kept.lengths[p]
+            term = a.new_empty(shape)
+            for q in bs.order:
+                in_a, in_b, in_y = at(p, q)
+                _add(term[in_y], a[in_a], bs[q][in_b], not inner or q == bs.order[0])
+            leaving.put(p, term)
+        return leaving.sum()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        a, b, ctx.gathered, ctx.kept, ctx.kind = inputs
+        ctx.save_for_backward(a, b)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        a, b = ctx.saved_tensors
+        gathered, kept, (along, across) = ctx.gathered, ctx.kept, ctx.kind.value
+        of_a, of_b = ctx.needs_input_grad[:2]
+        at, inner = _places(gathered, kept, ctx.kind), ctx.kind is Kind.INNER
+        gs = Coming(g, across, *kept)
+        grad_a = torch.empty_like(a) if of_a else None
+        bs = Coming(b, along, *gathered) if of_a else None
+        p_own, q_own = kept.over.rank, gathered.over.rank
+
+        def add_a(p: int, q: int) -> None:
+            if grad_a is not None and bs is not None:
+                in_a, in_b, in_y = at(p, q)
+                first = p == p_own if inner else q == q_own
+                _add(grad_a[in_a], gs[p][in_y], bs[q][in_b].mT, first)
+
+        add_a(p_own, q_own)  # while everything else is under way
+        grad_b = None
+        if of_b:
+            leaving, shape = Leaving(b.shape, b, gathered.over), list(b.shape)
+            for q in leaving.order:
+                shape[along] = gathered.lengths[q]
+                term = b.new_empty(shape)
+                for p in gs.order:
+                    in_a, in_b, in_y = at(p, q)
+                    _add(term[in_b], a[in_a].mT, gs[p][in_y], inner or p == p_own)
+                leaving.put(q, term)
+            for_later = leaving
+        for p in gs.order:
+            for q in bs.order if bs is not None else ():
+                if (p, q) != (p_own, q_own):
+                    add_a(p, q)
+        if of_b:
+            grad_b = for_later.sum()
+        gs.wait()
+        return grad_a, grad_b, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, a: Tensor, b: Tensor, *rest: Any) -> tuple[Tensor, int]:
+        """All products of all samples at once."""
+        samples = info.batch_size
+
+        def spread(x: Tensor, dim: int | None) -> Tensor:
+            x = x.expand(samples, *x.shape) if dim is None else x.movedim(dim, 0)
+            return x.flatten(0, 1)
+
+        y = _Product.apply(spread(a, in_dims[0]), spread(b, in_dims[1]), *rest)
+        return y.unflatten(0, (samples, -1)), 0

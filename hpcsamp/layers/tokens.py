@@ -1,0 +1,136 @@
+"""Perceptron over the tokens: every channel's values at all places in space are mixed.
+
+Between its two products the hidden values lie in parts of the hidden rows, with all channels:
+ranks that differ in their channels exchange these before the first product and the terms of their
+sums after the second, so that each needs but its own part of both weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from hpcsamp.layers.layer import Divided, Layer, uniform
+from hpcsamp.layers.product import Kind, Split, product
+
+
+class _Tokens(Layer):
+    """What both products have in common: how tokens and hidden rows are parted.
+
+    The hidden rows are parted over the ranks of channels and then over those of space. Both
+    weights have the shape ``(hidden, tokens)``; a rank holds its part of hidden rows by channels,
+    and of these the columns of its part of space.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+
+    def __init__(self, tokens: int, hidden: int, unit: int, name: str) -> None:
+        super().__init__()
+        space, channels = self.axis.space, self.axis.channels
+        self._tokens = Divided(name, "tokens", tokens, space, channels, unit)
+        self._hidden = Divided(name, "hidden rows", hidden, channels, space)
+        self._box = (self._hidden.own, self._tokens.own)
+
+
+class TokensUp(_Tokens):
+    """``h = W x + b``, W of ``(hidden, tokens)``.
+
+    A rank gathers the other channels of its tokens, multiplies, and sends terms over space.
+
+    Parameters
+    ----------
+    tokens, hidden
+        Rows before and after.
+    unit
+        Neighbouring tokens that stay on one rank.
+    name
+        Of the layer, for messages.
+    """
+
+    def __init__(self, tokens: int, hidden: int, unit: int = 1, name: str = "tokens") -> None:
+        super().__init__(tokens, hidden, unit, name)
+        self.inputs_per_output = tokens
+        self.hold("weight", uniform((hidden, tokens), tokens), self._box)
+        self.hold("bias", uniform((hidden,), tokens), (self._hidden.held,))
+
+    def forward(self, x: Tensor, columns: Split) -> Tensor:
+        """``(own tokens, own columns)`` to ``(own hidden rows, columns)``.
+
+        ``columns``: of each rank of channels, its channels of all items.
+        """
+        y = product(self.weight[None], x[None], columns, self._hidden.shares, Kind.OUTER)[0]
+        return y + self.bias[:, None]
+
+
+class TokensDown(_Tokens):
+    """``y = W' h + b``, W of ``(hidden, tokens)``; parameters as of :class:`TokensUp`."""
+
+    def __init__(self, tokens: int, hidden: int, unit: int = 1, name: str = "tokens") -> None:
+        super().__init__(tokens, hidden, unit, name)
+        self.inputs_per_output = hidden
+        self.hold("weight", uniform((hidden, tokens), hidden), self._box)
+        self.hold("bias", uniform((tokens,), hidden), (self._tokens.held,))
+
+    def forward(self, h: Tensor, columns: Split) -> Tensor:
+        """``(own hidden rows, columns)`` to ``(own tokens, own columns)``."""
+        y = product(self.weight.mT[None], h[None], self._hidden.shares, columns, Kind.INNER)[0]
+        return y + self._tokens.whole_part(self.bias)[:, None]
+
+
+class TokenMLP(nn.Module):
+    """Perceptron over the tokens of every channel: up, activation, down.
+
+    On R ranks of channels and G of space, of N = items x own channels and numbers of B bytes, a
+    rank sends
+
+        forward    own tokens N (R - 1) B               own values to the other channels' ranks
+                   own hidden part (G - 1) / G N R B    terms of hidden rows, over space
+                   own hidden rows N R (G - 1) B        hidden rows, over space
+                   own tokens N (R - 1) B               terms of the outputs
+        backward   the same, and once more what the products gathered forward
+
+    in two exchanges forward and three backward for R > 1, two and three for G > 1, and one each
+    way for the bias of the outputs for R > 1.
+
+    Parameters
+    ----------
+    tokens, hidden, channels
+        Rows before and after, rows between, and channels.
+    unit
+        Neighbouring tokens that stay on one rank.
+    activation
+        Of single values.
+    name
+        Of the layer, for messages.
+    """
+
+    def __init__(
+        self,
+        tokens: int,
+        hidden: int,
+        channels: int,
+        unit: int = 1,
+        activation: Callable[[Tensor], Tensor] = F.gelu,
+        name: str = "tokens",
+    ) -> None:
+        super().__init__()
+        self.up = TokensUp(tokens, hidden, unit, f"{name}.up")
+        self.down = TokensDown(tokens, hidden, unit, f"{name}.down")
+        self.activation = activation
+        axis = self.up.axis
+        self._channels = Divided(name, "channels", channels, axis.channels, axis.space).split
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., own tokens, own channels)`` to the same."""
+        if self.up.axis.size == 1:
+            h = self.activation(F.linear(x.mT, self.up.weight, self.up.bias))
+            return (h @ self.down.weight + self.down.bias).mT
+        flat = x.flatten(0, -3).transpose(0, 1) if x.dim() > 2 else x[:, None]
+        tokens, items, channels = flat.shape
+        columns = self._channels._replace(lengths=tuple(items * n for n in self._channels.lengths))
+        h = self.activation(self.up(flat.reshape(tokens, -1), columns))
+        y = self.down(h, columns).view(tokens, items, channels).transpose(0, 1)
+        return y.reshape(x.shape)
