@@ -205,11 +205,17 @@ def initial_log_stds(
 
 
 def _fan_in(module: nn.Module) -> dict[str, int]:
-    """Inputs per output of each parameter's layer; 1 for a layer with vectors only (a norm)."""
+    """Inputs per output of each parameter's layer; 1 for a layer with vectors only (a norm).
+
+    A layer whose weights are not ``(outputs, inputs, ...)``, or a part of such, has the number in
+    an attribute ``inputs_per_output``.
+    """
     result = {}
     for path, part in module.named_modules():
         own = dict(part.named_parameters(recurse=False))
-        widest = max([1, *(math.prod(p.shape[1:]) for p in own.values() if p.dim() > 1)])
+        widest = getattr(part, "inputs_per_output", None)
+        if not isinstance(widest, int):
+            widest = max([1, *(math.prod(p.shape[1:]) for p in own.values() if p.dim() > 1)])
         for name in own:
             result[f"{path}.{name}" if path else name] = widest
     return result
