@@ -36,7 +36,7 @@ _HOME = {
     "init": "hpcsamp.grid",
     "load": "hpcsamp.prediction.load",
 }
-_ROOMS = ("collectives", "data", "losses", "methods", "models", "prediction", "training")
+_ROOMS = ("collectives", "data", "layers", "losses", "methods", "models", "prediction", "training")
 
 __all__ = [*_HOME, *_ROOMS]
 

@@ -81,6 +81,7 @@ MODELS = Registry(
         "mlp": "hpcsamp.models.mlp:MLP",
         "vit": "hpcsamp.models.vit:ViT",
         "swin": "hpcsamp.models.swin:Swin",
+        "mixer": "hpcsamp.models.mixer:Mixer",
         "given": "hpcsamp.models.given:given",
     },
 )

@@ -1,4 +1,4 @@
-"""Networks by name: ``mlp``, ``vit``, ``swin``, or anybody's as ``package.module:Class``."""
+"""Networks by name: those of this package, or anybody's as ``package.module:Class``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from hpcsamp.models import factory, given, head, pretrained, trial
 from hpcsamp.models.blank import blank
 from hpcsamp.models.factory import Data, Made, Shape
 from hpcsamp.models.learned_noise import LearnedNoise, Wrapping
+from hpcsamp.models.mixer import Mixer
 from hpcsamp.models.mlp import MLP
 from hpcsamp.models.norms import to_groups
 from hpcsamp.models.options import Options
@@ -30,8 +31,8 @@ from hpcsamp.weights.outputs import Chosen
 from hpcsamp.weights.patterns import Which, matches
 
 __all__ = [
-    "MLP", "MODELS", "Data", "LearnedNoise", "Options", "Parted", "Swin", "ViT", "Wrapping",
-    "blank", "build", "freeze", "options_of", "pretrained", "to_groups",
+    "MLP", "MODELS", "Data", "LearnedNoise", "Mixer", "Options", "Parted", "Swin", "ViT",
+    "Wrapping", "blank", "build", "freeze", "options_of", "pretrained", "to_groups",
 ]  # fmt: skip
 
 LAYERS = 5000

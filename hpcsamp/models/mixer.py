@@ -1,0 +1,210 @@
+"""A mixer of tokens and channels for weather, written once for one rank or several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from hpcsamp import layers
+from hpcsamp.config import NOTHING
+from hpcsamp.grid.parts import Part, bounds
+from hpcsamp.models.inputs import check_input, one_shape
+from hpcsamp.models.recompute import recomputed
+
+
+class Mixer(nn.Module):
+    """Weather mixer on a latitude-longitude grid: WeatherMixer, as Jigsaw trains it.
+
+    Each strip of longitudes at each latitude becomes a token of ``width`` channels. Blocks mix
+    first the tokens of every channel and then the channels of every token, by perceptrons of one
+    hidden layer behind a layer norm. Normalised tokens and embedding together are made fields again
+    by a transposed convolution, and these and the inputs are mapped to the outputs at each point.
+
+    Parameters of the full size, for 72 x 720 x 1440 in (69 variables and 3 masks) and
+    69 x 720 x 1440 out, ``C = 4320``, ``T = 720 * 1440 / 60 = 17280`` tokens::
+
+        strips to tokens     72 * 60 * C + C                       18,666,720
+        3 token mixers       3 * (2 * T * T / 2 + T / 2 + T)      895,872,960
+        3 channel mixers     3 * (2 * C * C + 2 * C)              112,000,320
+        7 layer norms        7 * 2 * C                                 60,480
+        tokens to strips     2 * C * 69 * 60 + 69                  35,769,669
+        fields to outputs    (72 + 69) * 69 + 69                        9,798
+        all                                                     1,062,379,947
+
+    60,480 of them belong to layer norms and stay deterministic, so mean-field VI trains
+    2 * 1,062,319,467 + 60,480 = 2,124,699,414 numbers.
+
+    On M model ranks (:func:`hpcsamp.layers.along`) each holds 1/M of the parameters, and of an item
+    a part of its fields and longitudes, see :meth:`input_part` and :meth:`output_part`. M = 2 parts
+    the channels and fields, M = 4 those and the longitudes in halves. Shares of fields may be
+    uneven; channels and strips are to divide.
+
+    Source: Kieckhefen et al. 2025 (Jigsaw, arXiv 2507.05753). Its layer norms are those of each
+    rank's part, these are those of the whole; its last layer takes no masks (207 weights less).
+
+    Parameters
+    ----------
+    in_shape
+        ``(fields, latitudes, longitudes)`` of an item.
+    outputs
+        Numbers per item: fields of ``latitudes x longitudes``.
+    strip
+        Longitudes of a token; they divide those of the grid.
+    width
+        ``C``.
+    blocks
+        How many.
+    tokens, channels
+        Hidden rows of the two perceptrons, as a multiple of the tokens and of ``width``.
+    checkpoint
+        Keep nothing of a block but its input and compute it again in the backward pass: much less
+        memory for a third more work.
+
+    Raises
+    ------
+    ValueError
+        If strips do not divide, or outputs are no fields, with both numbers.
+    UsageError
+        If channels and strips cannot be parted over the model ranks.
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        outputs: int,
+        strip: int = 60,
+        width: int = 4320,
+        blocks: int = 3,
+        tokens: float = 0.5,
+        channels: float = 1.0,
+        checkpoint: Annotated[bool, NOTHING] = False,
+    ) -> None:
+        super().__init__()
+        in_shape = one_shape(in_shape, "mixer")
+        fields, latitudes, longitudes = _checked(in_shape, outputs, strip, width, blocks)
+        count = latitudes * longitudes // strip
+        rows, wide = (
+            _hidden(n, f, of)
+            for n, f, of in ((count, tokens, "tokens"), (width, channels, "channels"))
+        )
+        self.in_shape = (fields, latitudes, longitudes)
+        self.out_shape = (outputs // (latitudes * longitudes), latitudes, longitudes)
+        self.checkpoint = checkpoint
+        self.axis = layers.current().fitted(
+            "mixer", {"channels": width, "hidden channels": wide}, {"strips": longitudes // strip}
+        )
+        with layers.along(self.axis):
+            self.embed = layers.StripEmbedding(fields, width, strip, "mixer.embed")
+            self.blocks = nn.ModuleList(
+                MixerBlock(count, rows, width, wide, latitudes, f"mixer.blocks.{i}")
+                for i in range(blocks)
+            )
+            self.norm = layers.LayerNorm(width, name="mixer.norm")
+            self.expand = layers.StripExpansion(
+                2 * width, self.out_shape[0], strip, latitudes, "mixer.expand"
+            )
+            self.last = layers.Joined((fields, self.out_shape[0]), self.out_shape[0], "mixer.last")
+        self._local = self.input_part(self.in_shape).local
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, fields, latitudes, longitudes)`` to the output fields, of both this rank's part."""
+        check_input(x, self._local, self)
+        keep = not (self.checkpoint and torch.is_grad_enabled())
+        embedded = tokens = self.embed(x)
+        for block in self.blocks:
+            tokens = block(tokens) if keep else recomputed(block, tokens)
+        # channel j of the tokens beside channel j of the embedding: a rank's are neighbours
+        both = torch.stack([self.norm(tokens), embedded], dim=-1).flatten(-2)
+        y: Tensor = self.last(x.movedim(1, -1), self.expand(both).movedim(1, -1))
+        return y.movedim(-1, 1)
+
+    def input_part(self, shape: Sequence[int]) -> Part:
+        """The fields and longitudes of an item that this rank computes on.
+
+        Parameters
+        ----------
+        shape
+            Of the input of an item.
+
+        Raises
+        ------
+        ValueError
+            For a shape that the network was not built for, with both.
+        """
+        return self._part(shape, self.in_shape)
+
+    def output_part(self, shape: Sequence[int]) -> Part:
+        """The fields and longitudes of an item's target that this rank has, as above."""
+        return self._part(shape, self.out_shape)
+
+    def _part(self, shape: Sequence[int], own: tuple[int, int, int]) -> Part:
+        if tuple(shape) != own:
+            raise ValueError(f"items of shape {tuple(shape)}, the mixer was built for {own}")
+        space, channels = self.axis.space, self.axis.channels
+        fields = bounds(own[0], channels.size)[channels.rank]
+        longitudes = bounds(own[2], space.size)[space.rank]
+        return Part(own, (fields, (0, own[1]), longitudes))
+
+
+class MixerBlock(nn.Module):
+    """Mix tokens, then channels: ``2 T r + r + T + 2 C w + w + C + 4 C`` parameters.
+
+    Parameters
+    ----------
+    tokens, rows
+        ``T``, and hidden rows ``r`` of their perceptron.
+    channels, wide
+        ``C``, and hidden channels ``w`` of their perceptron.
+    unit
+        Neighbouring tokens that stay on one rank.
+    name
+        Of the layer, for messages.
+    """
+
+    def __init__(
+        self, tokens: int, rows: int, channels: int, wide: int, unit: int, name: str
+    ) -> None:
+        super().__init__()
+        self.norm1 = layers.LayerNorm(channels, name=f"{name}.norm1")
+        self.tokens = layers.TokenMLP(tokens, rows, channels, unit, name=f"{name}.tokens")
+        self.norm2 = layers.LayerNorm(channels, name=f"{name}.norm2")
+        self.up = layers.Linear(channels, wide, name=f"{name}.up")
+        self.down = layers.Linear(wide, channels, name=f"{name}.down")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, own tokens, own channels)`` to the same."""
+        x = x + self.tokens(self.norm1(x))
+        y: Tensor = x + self.down(F.gelu(self.up(self.norm2(x))))
+        return y
+
+
+def _hidden(count: int, multiple: float, of: str) -> int:
+    found = round(count * multiple)
+    if not multiple > 0 or found < 1:
+        raise ValueError(f"{of} = {multiple}: hidden rows are to be a positive multiple of {count}")
+    return found
+
+
+def _checked(
+    in_shape: tuple[int, ...], outputs: int, strip: int, width: int, blocks: int
+) -> tuple[int, int, int]:
+    if len(in_shape) != 3:
+        raise ValueError(
+            f"items must be (fields, latitudes, longitudes), got {len(in_shape)} axes: {in_shape}"
+        )
+    for name, value, least in (("strip", strip, 1), ("width", width, 1), ("blocks", blocks, 0)):
+        if value < least:
+            raise ValueError(f"{name} = {value}: at least {least} is needed")
+    fields, latitudes, longitudes = in_shape
+    if longitudes % strip:
+        raise ValueError(f"strip = {strip} does not divide {longitudes} longitudes")
+    if outputs < 1 or outputs % (latitudes * longitudes):
+        raise ValueError(
+            f"{outputs} outputs are no fields of {latitudes} x {longitudes} = "
+            f"{latitudes * longitudes} values"
+        )
+    return fields, latitudes, longitudes
