@@ -9,14 +9,14 @@ from torch.nn import functional as F  # noqa: N812
 from hpcsamp import layers
 from hpcsamp.models import Mixer
 
-IN, OUT = (5, 6, 48), (9, 6, 48)
+IN, OUT = (8, 6, 48), (9, 6, 48)
 ITEM = 8  # bytes of float64
 
 
 def mixer(**arguments):
     """A small one in float64, the same whole network on any ranks."""
     torch.manual_seed(1)
-    options = {"strip": 3, "width": 24, "blocks": 2} | arguments
+    options = {"strip": 2, "width": 24, "blocks": 2} | arguments
     network = Mixer(IN, OUT[0] * OUT[1] * OUT[2], **options).double()
     return network
 

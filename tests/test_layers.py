@@ -16,6 +16,7 @@ from hpcsamp.grid.parts import bounds
 from hpcsamp.layers.exchange import gather, scatter_sum, shared, total
 from hpcsamp.layers.halo import halo
 from hpcsamp.layers.product import Kind, Split, product
+from hpcsamp.models import Mixer
 
 
 @pytest.mark.mpi(ranks=[2, 3, 4, 8], timeout=300, unit="s")
@@ -296,14 +297,16 @@ def attention_is_the_whole_one(axis):
 
 def what_does_not_divide_is_refused(axis):
     if axis.size == 3:
-        told = r"mixer: parallel.model = 3 .* 32 channels and 32 hidden channels nor its 16 strips"
+        told = "mixer: parallel.model = 3: .* 16 strips x its 32 channels and 32 hidden channels"
         with layers.along(axis), pytest.raises(UsageError, match=told):
-            mixer(width=32)
+            mixer(width=32, strip=3)
         with layers.along(axis):  # space is parted where channels do not divide
             assert mixer(width=32, strip=4).axis.layout == (3, 1)
     if axis.size == 8:
         with layers.along(axis):
             assert mixer(width=20).axis.layout == (2, 4)
+            four = Mixer((4, 6, 48), 9 * 6 * 48, strip=2, width=24)  # fields for four ranks
+            assert four.axis.layout == (2, 4)
             with pytest.raises(UsageError, match=r"gate has 4 inputs, which 8 model ranks"):
                 layers.Linear(4, 16, name="gate")
             with pytest.raises(UsageError, match=r"^1, a Conv1d, holds its weights whole"):

@@ -55,7 +55,7 @@ def test_the_mixer_has_the_papers_parameters():
     [
         ({"strip": 5}, ["strip = 5", "48 longitudes"]),
         ({"width": 0}, ["width = 0", "at least 1"]),
-        ({"tokens": 0.001}, ["tokens = 0.001", "96"]),
+        ({"tokens": 0.001}, ["tokens = 0.001", "144"]),
         ({"channels": -1.0}, ["channels = -1.0", "24"]),
     ],
 )
@@ -64,8 +64,8 @@ def test_bad_sizes_are_refused(arguments, words):
         mixer(**arguments)
     with pytest.raises(ValueError, match="10 outputs are no fields of 6 x 48 = 288"):
         Mixer(IN, 10, strip=4)
-    with pytest.raises(ValueError, match=r"\(5, 7, 48\).*\(5, 6, 48\)"):
-        mixer().input_part((5, 7, 48))
+    with pytest.raises(ValueError, match=r"\(8, 7, 48\).*\(8, 6, 48\)"):
+        mixer().input_part((8, 7, 48))
 
 
 def test_a_run_is_the_same_on_one_rank_and_two(hpcsamp, tmp_path):

@@ -85,8 +85,10 @@ class ModelAxis:
             self._fitted[layout] = other
         return self._fitted[layout]
 
-    def fitted(self, name: str, channels: Mapping[str, int], space: Mapping[str, int]) -> ModelAxis:
-        """The same ranks in the first grid whose sides divide a network. Collective.
+    def fitted(
+        self, name: str, channels: Mapping[str, int], space: Mapping[str, int], fields: int
+    ) -> ModelAxis:
+        """These ranks in a grid whose sides divide a network, in this one if it does. Collective.
 
         Parameters
         ----------
@@ -94,23 +96,25 @@ class ModelAxis:
             Of the network or layer, for the message.
         channels, space
             What is parted along each side, by a name such as ``"channels"`` or ``"strips"``.
+        fields
+            What is parted over the ranks of channels in nearly equal shares: at least one each.
 
         Raises
         ------
         UsageError
             If no grid of that many ranks does, with the layer and the numbers.
         """
-        for s, c in layouts(self.size):
-            if all(n % c == 0 for n in channels.values()) and all(
-                n % s == 0 for n in space.values()
-            ):
+        for s, c in (self.layout, *layouts(self.size)):
+            divides = [n % c == 0 for n in channels.values()] + [n % s == 0 for n in space.values()]
+            if c <= fields and all(divides):
                 return self.laid_out((s, c))
         told = [
             " and ".join(f"{n} {word}" for word, n in each.items()) for each in (channels, space)
         ]
         raise UsageError(
-            f"{name}: parallel.model = {self.size} model ranks divide neither its {told[0]} nor "
-            f"its {told[1]}, nor does a product of two numbers that divide them"
+            f"{name}: parallel.model = {self.size}: no grid of {self.size} ranks, in space x "
+            f"channels, divides its {told[1]} x its {told[0]}, with at least one of its {fields} "
+            f"fields for each rank of channels"
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ModelAxis:

@@ -95,7 +95,10 @@ class Mixer(nn.Module):
         self.out_shape = (outputs // (latitudes * longitudes), latitudes, longitudes)
         self.checkpoint = checkpoint
         self.axis = layers.current().fitted(
-            "mixer", {"channels": width, "hidden channels": wide}, {"strips": longitudes // strip}
+            "mixer",
+            {"channels": width, "hidden channels": wide},
+            {"strips": longitudes // strip},
+            min(fields, self.out_shape[0]),
         )
         with layers.along(self.axis):
             self.embed = layers.StripEmbedding(fields, width, strip, "mixer.embed")
