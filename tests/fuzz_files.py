@@ -86,7 +86,7 @@ def _run(folder: Path, seed: int) -> Built:
 
     comm = MPI.COMM_SELF
     topology = Topology(
-        plan_grid(["node"], "node"), comm, comm, tuple(Axis(n, comm) for n in AXES),
+        plan_grid(["node"], "node"), comm, comm, tuple(Axis(n, comm) for n in AXES), comm,
         torch.device("cpu"),
     )  # fmt: skip
     index = np.arange(40)

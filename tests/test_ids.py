@@ -64,7 +64,7 @@ def alone():
 
     comm = mpi().COMM_SELF
     return Topology(
-        plan_grid(["node"], "node"), comm, comm, tuple(Axis(n, comm) for n in AXES),
+        plan_grid(["node"], "node"), comm, comm, tuple(Axis(n, comm) for n in AXES), comm,
         torch.device("cpu"),
     )  # fmt: skip
 

@@ -42,16 +42,6 @@ def test_parts_cover_the_whole_once_and_runs_are_their_places(seed):
     assert torch.equal(back, whole)
 
 
-@pytest.mark.parametrize("copies", [2, 3])
-def test_copies_are_counted_once(copies):
-    cuts = bounds(10, 4)
-    parts = [
-        Part((10,), (c,), copies, first) for c in cuts for first in [True, *[False] * (copies - 1)]
-    ]
-    assert sum(p.size for p in parts if p.first) == 10
-    assert sum(p.size / p.copies for p in parts) == pytest.approx(10)
-
-
 def test_few_runs():
     assert Part((8, 5), ((2, 4), (0, 5))).runs() == [(10, 20)]
     assert Part.whole((4, 3, 2)).runs() == [(0, 24)]

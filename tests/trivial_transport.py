@@ -7,14 +7,14 @@ import functools
 import torch
 
 from hpcsamp.collectives import Collectives
+from hpcsamp.grid import OVERS
 
 
 class Trivial(Collectives):
     name = "trivial"
 
     def __init__(self, topology):
-        self.comms = {axis.name: axis.comm.Dup() for axis in topology.axes}
-        self.comms["world"] = topology.world.Dup()
+        self.comms = {over: topology.comm(over).Dup() for over in OVERS}
         self.sample_size, self.sample_rank = topology.sample_size, topology.sample_rank
         self.data_size, self.data_rank = topology.data_size, topology.data_rank
         self.rank, self.whole_job = topology.rank, True

@@ -45,11 +45,8 @@ def choose(topology: Topology, name: str = "auto") -> Collectives:
     Raises
     ------
     UsageError
-        If a transport is asked for by name and cannot be used, or the name is unknown, or the grid
-        has a model axis.
+        If a transport is asked for by name and cannot be used, or the name is unknown.
     """
-    if (model := topology.axis("model").size) > 1:
-        raise UsageError(f"no method is split over the {model} ranks of a model axis yet; use 1")
     if name != "auto":
         made: Collectives = TRANSPORTS.find(name)(topology)
         return made

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from hpcsamp.grid import Over
+from hpcsamp.grid.parts import Part
 
 
 class Collectives(ABC):
@@ -26,8 +27,8 @@ class Collectives(ABC):
     ----------
     name
         As in ``parallel.collectives``.
-    sample_size, sample_rank, data_size, data_rank
-        ``P`` and ``D``, and the place on their axes.
+    sample_size, sample_rank, data_size, data_rank, model_size, model_rank
+        ``P``, ``D`` and ``M``, and the place on their axes.
     rank
         World rank.
     whole_job
@@ -45,6 +46,8 @@ class Collectives(ABC):
     sample_rank: int = 0
     data_size: int = 1
     data_rank: int = 0
+    model_size: int = 1
+    model_rank: int = 0
     rank: int = 0
     whole_job: bool = False
     step_seconds: float | None = None
@@ -113,15 +116,20 @@ class Collectives(ABC):
 
     def size(self, over: Over) -> int:
         """How many ranks take part."""
-        if over == "world":
-            return self.sample_size * self.data_size
-        return {"sample": self.sample_size, "data": self.data_size}.get(over, 1)
+        if over in ("world", "replicas"):
+            models = self.model_size if over == "world" else 1
+            return self.sample_size * self.data_size * models
+        size: int = getattr(self, f"{over}_size")
+        return size
 
     def place(self, over: Over) -> int:
         """Which of them this rank is."""
         if over == "world":
             return self.rank
-        return {"sample": self.sample_rank, "data": self.data_rank}.get(over, 0)
+        if over == "replicas":
+            return self.data_rank * self.sample_size + self.sample_rank
+        place: int = getattr(self, f"{over}_rank")
+        return place
 
     # What everybody uses ----------------------------------------------------------------------
 
@@ -132,7 +140,7 @@ class Collectives(ABC):
         gradients of the ranks are those of their own samples, and their sum over the group is the
         gradient of the sequential algorithm.
         """
-        return _SumOverSamples.apply(x, self) if self.sample_size > 1 else x
+        return _SumOver.apply(x, self, "sample") if self.sample_size > 1 else x
 
     def max_over_samples(self, x: Tensor) -> Tensor:
         """Elementwise maximum over the sample group; not differentiable (used as a shift)."""
@@ -158,6 +166,26 @@ class Collectives(ABC):
         """
         return _GatherOverSamples.apply(x, counts, self) if self.sample_size > 1 else x
 
+    def sum_over_model(self, x: Tensor) -> Tensor:
+        """Sum over the ranks that hold the network, and its outputs, in parts; backward: identity.
+
+        As with :meth:`sum_over_samples`, each rank evaluates the whole loss and has the gradient of
+        its own part of the outputs.
+        """
+        return _SumOver.apply(x, self, "model") if self.model_size > 1 else x
+
+    def gather_over_model(self, x: Tensor, parts: Sequence[Part]) -> Tensor:
+        """The whole of what the model ranks have in parts; backward: the own part of the gradient.
+
+        Parameters
+        ----------
+        x
+            ``(..., *local)``, this rank's part.
+        parts
+            That of each model rank, in order.
+        """
+        return _GatherOverModel.apply(x, parts, self) if self.model_size > 1 else x
+
     def mean_over_data(self, x: Tensor) -> Tensor:
         """Mean over the data group, without gradient."""
         y = x.detach().clone(memory_format=torch.contiguous_format)
@@ -165,7 +193,7 @@ class Collectives(ABC):
             self.sum_(y, "data")
         return y / self.data_size
 
-    def reduce_gradient_(self, flat: Tensor, over: Over = "world") -> None:
+    def reduce_gradient_(self, flat: Tensor, over: Over = "replicas") -> None:
         """Sum over samples, mean over data: the sequential gradient from the ranks' gradients.
 
         Parameters
@@ -202,16 +230,16 @@ class Alone(Collectives):
         """This process is the first."""
 
 
-class _SumOverSamples(torch.autograd.Function):
+class _SumOver(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, collectives: Collectives) -> Tensor:
+    def forward(ctx: Any, x: Tensor, collectives: Collectives, over: Over) -> Tensor:
         y = x.detach().clone(memory_format=torch.contiguous_format)
-        collectives.sum_(y, "sample")
+        collectives.sum_(y, over)
         return y
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0], None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return grads[0], None, None
 
 
 class _GatherOverSamples(torch.autograd.Function):
@@ -224,3 +252,20 @@ class _GatherOverSamples(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         return grads[0][ctx.own], None, None
+
+
+class _GatherOverModel(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, parts: Sequence[Part], collectives: Collectives) -> Tensor:
+        ctx.own = parts[collectives.model_rank]
+        lead = x.shape[: x.dim() - len(ctx.own.shape)]
+        counts = [lead.numel() * part.size for part in parts]
+        flat = collectives.gather(x.detach().reshape(-1).contiguous(), counts, "model")
+        whole = x.new_empty((*lead, *ctx.own.shape))
+        for part, numbers in zip(parts, flat.split(counts), strict=True):
+            part.put(whole, numbers.view(*lead, *part.local))
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.own.cut(grads[0]), None, None

@@ -45,10 +45,13 @@ class FlatGradient:
         for p, view in zip(self.parameters, self._views, strict=True):
             p.grad = view
 
-    def clip_rows(self, largest: float) -> None:
-        """Bound the norm of each row over all parameters, whose first axis are members."""
+    def row_norms(self) -> Tensor:
+        """``(s,)`` norms of the rows over all parameters, whose first axis are members."""
         rows = torch.cat([view.flatten(1) for view in self._views], dim=1)
-        factors = factor(torch.linalg.vector_norm(rows, dim=1), largest)
+        return torch.linalg.vector_norm(rows, dim=1)
+
+    def scale_rows(self, factors: Tensor) -> None:
+        """Multiply each row by its factor of ``(s,)``."""
         for view in self._views:
             view.mul_(factors.view(-1, *[1] * (view.dim() - 1)))
 

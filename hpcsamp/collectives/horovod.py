@@ -85,17 +85,19 @@ class HorovodCollectives(MpiCollectives):
         self.least_bytes = least_bytes
         self._started = False
         self._is_needed = False
+        #: Horovod's process sets by those over whom gradients are summed.
+        self._sets: dict[Over, Any] = {}
 
-    def start(self, data_groups: bool = False) -> None:
+    def start(self, over: Over = "replicas") -> None:
         """Start Horovod with the cycle time that fits the slowest rank's step. Collective.
 
         It starts once in a process: who comes later finds it with the process sets that it has.
 
         Parameters
         ----------
-        data_groups
-            Whether gradients are summed over data groups, which then become process sets. (One that
-            equals the world would make Horovod fail, and is the global set.)
+        over
+            Ranks that gradients are summed over, which then become a process set. (One that equals
+            the world would make Horovod fail, and is the global set.)
 
         Raises
         ------
@@ -104,16 +106,14 @@ class HorovodCollectives(MpiCollectives):
         """
         from mpi4py import MPI
 
-        world, data, hvd = self._comms["world"], self._comms["data"], self._hvd
+        world, some, hvd = self._comms["world"], self._comms[over], self._hvd
         if not hvd.is_initialized():
             seconds = world.allreduce(self.step_seconds or 0.1, op=MPI.MAX)
             os.environ.setdefault("HOROVOD_CYCLE_TIME", f"{cycle_time(seconds) * 1e3:.3f}")
             # The stall check only ever warns unless it is told to end the job.
             os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", "600")
             os.environ.setdefault("HOROVOD_LOG_LEVEL", "error")
-            sets = []
-            if data_groups and 1 < self.data_size < world.size:
-                sets = [hvd.ProcessSet(data)]
+            sets = [hvd.ProcessSet(some)] if 1 < some.size < world.size else []
             hvd.init(comm=world, process_sets=sets)
             _process_sets.update({tuple(s.ranks): s for s in sets})
         with together(world):
@@ -123,9 +123,9 @@ class HorovodCollectives(MpiCollectives):
                     f"cannot be rank {world.rank} of {world.size} as well; use "
                     f'parallel.collectives = "mpi"'
                 )
-        ranks = tuple(data.allgather(world.rank))
+        ranks = tuple(some.allgather(world.rank))
         everyone = len(ranks) == world.size
-        self._data_set = hvd.global_process_set if everyone else _process_sets.get(ranks)
+        self._sets[over] = hvd.global_process_set if everyone else _process_sets.get(ranks)
         self._started = True
 
     def settings(self) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class HorovodCollectives(MpiCollectives):
     def sum_gradient_(self, x: Tensor, over: Over) -> None:
         """Sum over some ranks, in place."""
         if not self._started and (self._is_needed or not self._is_small(x)):
-            self.start(data_groups=over == "data")
+            self.start(over)
         ranks = None if self._is_small(x) else self._set_of(over)
         if ranks is None:  # or Horovod was started without them
             super().sum_gradient_(x, over)
@@ -158,9 +158,9 @@ class HorovodCollectives(MpiCollectives):
 
     def _set_of(self, over: Over) -> Any:
         """Horovod's process set of some ranks; None if there is none."""
-        if over == "world":
+        if self.size(over) == self.size("world"):
             return self._hvd.global_process_set
-        return self._data_set if over == "data" else None
+        return self._sets.get(over)
 
     def _is_small(self, x: Tensor) -> bool:
         return x.device.type == "cpu" and x.nbytes < self.least_bytes

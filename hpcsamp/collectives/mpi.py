@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hpcsamp.collectives.base import Collectives
-from hpcsamp.grid import Over, Topology
+from hpcsamp.grid import OVERS, Over, Topology
 from hpcsamp.serial import library, whole_job
 from hpcsamp.watchdog import Doing, here
 
@@ -29,10 +29,10 @@ class MpiCollectives(Collectives):
 
     def __init__(self, topology: Topology) -> None:
         # Own communicators: losses, optimiser and feed never meet on one.
-        self._comms: dict[Over, MPI.Comm] = {axis.name: axis.comm.Dup() for axis in topology.axes}
-        self._comms["world"] = topology.world.Dup()
+        self._comms: dict[Over, MPI.Comm] = {over: topology.comm(over).Dup() for over in OVERS}
         self.sample_size, self.sample_rank = topology.sample_size, topology.sample_rank
         self.data_size, self.data_rank = topology.data_size, topology.data_rank
+        self.model_size, self.model_rank = topology.model_size, topology.model_rank
         self.rank = topology.rank
         self.whole_job = whole_job(topology.world)
 

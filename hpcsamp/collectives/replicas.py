@@ -18,6 +18,7 @@ from hpcsamp.collectives.sameness import (
     settings_of,
 )
 from hpcsamp.errors import HpcsampError
+from hpcsamp.grid import Over
 from hpcsamp.grid.placement import Replicated
 from hpcsamp.methods.base import Method
 from hpcsamp.streams.noise import form
@@ -48,13 +49,18 @@ def make_alike(
         If ranks differ in anything else, or one of them is in trouble: on all of them.
     """
     held, over = method.held(), method.placement.replicas
+    of_replicas: list[tuple[dict[str, Any], Over]]
     facts: dict[str, Any] = {"optimizer": type(optimizer).__qualname__}
-    facts |= {f"method.{k}": v for k, v in settings_of(method).items()}
     facts |= hyperparameters(optimizer)
     facts |= {f"frozen {n!r}": not p.requires_grad for n, p in method.named_parameters()}
     forms = {f"shape of {name!r}": _form(x) for name, x in held.items()}
     states = _states(optimizer.state_dict()["state"], "optimizer.state")
-    of_replicas = [({**forms, **method.attributes()}, over), (states, updates.replicas)]
+    settings = {f"method.{k}": v for k, v in settings_of(method).items()}
+    of_replicas = [
+        (settings, "replicas"),
+        ({**forms, **method.attributes()}, over),
+        (states, updates.replicas),
+    ]
     compare_all(facts, of_replicas, collectives, trouble)
     for x in held.values():
         collectives.copy_first_(x, over)
@@ -113,11 +119,12 @@ class Replicas:
         c, method = self.collectives, self.method
         if c.size("world") == 1 and trouble is None:
             return float(broken)
-        facts = {"method.step": method.step, "method.seed": method.seed, **c.claims}
+        facts: dict[str, Any] = {"method.step": method.step, "method.seed": method.seed}
         facts["form of the noise (HPCSAMP_NOISE)"] = form(next(method.parameters()).device)
         facts |= hyperparameters(self.optimizer)
-        weights = [(self._weights(), method.placement.replicas)]
-        return compare_all(facts, weights, c, trouble, float(broken))
+        of_replicas: list[tuple[dict[str, Any], Over]]
+        of_replicas = [(c.claims, "replicas"), (self._weights(), method.placement.replicas)]
+        return compare_all(facts, of_replicas, c, trouble, float(broken))
 
     def _weights(self) -> dict[str, str]:
         turn = self.method.step // self.every % ROUND

@@ -90,7 +90,7 @@ def compare_all(
     """
     all_facts = dict(facts)
     for more, over in of_replicas:
-        if over == "world":
+        if collectives.size(over) == collectives.size("world"):
             all_facts |= more
         elif collectives.size(over) > 1:
             try:

@@ -97,7 +97,17 @@ class Updates:
     def clip(self, gradient: FlatGradient, largest: float) -> None:
         """Bound the norm of the gradient. Collective."""
         flat = gradient.flat
-        flat.mul_(factor(torch.linalg.vector_norm(flat), largest))
+        norm = self._whole_norm(torch.linalg.vector_norm(flat))
+        flat.mul_(factor(norm, largest))
+
+    def _whole_norm(self, norm: Tensor) -> Tensor:
+        """That of the whole network from that of this rank's part. Collective over the model group.
+
+        ``norm``: a scalar, or ``(s,)`` of rows.
+        """
+        if self.collectives.model_size == 1:
+            return norm
+        return self.collectives.sum_over_model(norm.square()).sqrt()
 
     def share(self) -> None:
         """Fill in what other ranks have updated. Collective."""
@@ -131,7 +141,9 @@ class Updates:
         return None
 
     def whole_state(self, optimizer: torch.optim.Optimizer, topology: Topology) -> dict[str, Any]:
-        """The optimiser's state for a checkpoint, whole on rank 0. Collective over the world."""
+        """The optimiser's state for a checkpoint, of all that the replicas hold together on rank 0
+        (of a network in parts, on the first ranks with each). Collective over the world.
+        """
         table = optimizer.state_dict()
         return {**table, "state": self.placement.gather(table["state"], topology)}
 
@@ -145,7 +157,7 @@ class OfRows(Updates):
 
     def clip(self, gradient: FlatGradient, largest: float) -> None:
         """Bound the norm of each member's gradient."""
-        gradient.clip_rows(largest)
+        gradient.scale_rows(factor(self._whole_norm(gradient.row_norms()), largest))
 
 
 class Shards(Updates):
@@ -199,7 +211,7 @@ class Shards(Updates):
         """Bound the norm of the whole gradient. Collective over the sample group."""
         square = sum(float(_gradient(p).double().square().sum()) for p in self.parts)
         total = self.collectives.sum_over_samples(torch.tensor(square, dtype=torch.float64))
-        bound = factor(total.sqrt(), largest)
+        bound = factor(self.collectives.sum_over_model(total).sqrt(), largest)
         for p in self.parts:
             _gradient(p).mul_(bound)
 

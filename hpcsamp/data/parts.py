@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from hpcsamp.data.cuts import Cutter
 from hpcsamp.data.dataset import Dataset
 from hpcsamp.data.slabs import Box, shape_of, slices, whole
 from hpcsamp.errors import UsageError
+from hpcsamp.grid.parts import Part
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -21,15 +22,7 @@ if TYPE_CHECKING:
 MORE = 1.1
 """Bytes read over bytes needed above which a user is told that another storage would read less."""
 
-
-class HasBox(Protocol):
-    """A part of an array that knows the shape of the whole."""
-
-    shape: tuple[int, ...]
-    box: tuple[tuple[int, int], ...]
-
-
-AnyBox = HasBox | Sequence[Any]
+AnyBox = Part | Sequence[Any]
 """A part, or a ``(start, stop)``, a slice or ``None`` (all of it) for each axis of an item."""
 
 Given = AnyBox | Mapping[str, AnyBox | None]

@@ -4,6 +4,7 @@ from hpcsamp.grid.agreement import one_first, together
 from hpcsamp.grid.axes import Axis, Topology, init, one_process
 from hpcsamp.grid.plan import (
     AXES,
+    OVERS,
     AxisName,
     Grid,
     Over,
@@ -14,6 +15,7 @@ from hpcsamp.grid.plan import (
 
 __all__ = [
     "AXES",
+    "OVERS",
     "Axis",
     "AxisName",
     "Grid",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hpcsamp import serial
 from hpcsamp.errors import UsageError
 from hpcsamp.grid.agreement import together
-from hpcsamp.grid.plan import AXES, AxisName, Grid, plan_grid, share_samples
+from hpcsamp.grid.plan import AXES, AxisName, Grid, Over, plan_grid, share_samples
 from hpcsamp.names import SampleAxis
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class Topology:
         subsystem's own (duplicated; never shared between threads).
     axes
         The axes data, sample and model.
+    replicas
+        Ranks that hold the same part of the network: the world, where none is in parts.
     device
         Where this rank computes.
     """
@@ -61,11 +63,18 @@ class Topology:
     world: MPI.Comm
     node_comm: MPI.Comm
     axes: tuple[Axis, Axis, Axis]
+    replicas: MPI.Comm
     device: torch.device
 
     def axis(self, name: AxisName) -> Axis:
         """One of the axes."""
         return self.axes[AXES.index(name)]
+
+    def comm(self, over: Over) -> MPI.Comm:
+        """The communicator of those that take part in an exchange."""
+        if over == "world":
+            return self.world
+        return self.replicas if over == "replicas" else self.axis(over).comm
 
     @property
     def rank(self) -> int:
@@ -106,6 +115,21 @@ class Topology:
     def data_rank(self) -> int:
         """Which of the D batches this rank works on, 0..D-1."""
         return self.axis("data").rank
+
+    @property
+    def model_comm(self) -> MPI.Comm:
+        """Ranks with other parts of the same network."""
+        return self.axis("model").comm
+
+    @property
+    def model_size(self) -> int:
+        """``M``."""
+        return self.grid.model_size
+
+    @property
+    def model_rank(self) -> int:
+        """Which part of the network this rank holds, 0..M-1."""
+        return self.axis("model").rank
 
     @property
     def is_root(self) -> bool:
@@ -177,8 +201,11 @@ def init(
         chosen = bind_device(device, node_comm.Get_rank())
     limit_threads(node_comm)
     reuse_freed_memory()
-    data, sample, model_axis = (Axis(name, _split(world, grid, name)) for name in AXES)
-    return Topology(grid, world, node_comm, (data, sample, model_axis), chosen)
+    data, sample, model_axis = (
+        Axis(name, _split(world, grid.along(name, world.Get_rank()))) for name in AXES
+    )
+    same = world if model == 1 else _split(world, grid.replicas(world.Get_rank()))
+    return Topology(grid, world, node_comm, (data, sample, model_axis), same, chosen)
 
 
 def one_process(device: str = "auto") -> Topology:
@@ -195,10 +222,9 @@ def one_process(device: str = "auto") -> Topology:
     comm = serial.COMM_SELF
     data, sample, model = (Axis(name, comm) for name in AXES)
     grid = plan_grid([serial.Get_processor_name()], "node", 1)
-    return Topology(grid, comm, comm, (data, sample, model), chosen)
+    return Topology(grid, comm, comm, (data, sample, model), comm, chosen)
 
 
-def _split(world: MPI.Comm, grid: Grid, axis: AxisName) -> MPI.Comm:
-    """Communicator of the ranks along an axis. Collective over the world."""
-    along = grid.along(axis, world.Get_rank())
-    return world.Split(along[0], along.index(world.Get_rank()))
+def _split(world: MPI.Comm, ranks: tuple[int, ...]) -> MPI.Comm:
+    """Communicator of this and other ranks, in their order. Collective over the world."""
+    return world.Split(ranks[0], ranks.index(world.Get_rank()))

@@ -30,10 +30,6 @@ class Part:
         Of the whole tensor.
     box
         ``(start, stop)`` on each of its axes; an interval may be empty.
-    copies
-        On how many model ranks the same box lies.
-    first
-        Whether this rank is the first of those: it writes the box, and counts it in sums.
 
     Raises
     ------
@@ -43,21 +39,16 @@ class Part:
 
     shape: tuple[int, ...]
     box: tuple[Interval, ...]
-    copies: int = 1
-    first: bool = True
 
     def __post_init__(self) -> None:
         inside = all(0 <= a <= b <= n for (a, b), n in zip(self.box, self.shape, strict=False))
-        if len(self.box) != len(self.shape) or not inside or self.copies < 1:
-            raise ValueError(
-                f"the box {self.box} on {self.copies} ranks is no part of a tensor of shape "
-                f"{self.shape}"
-            )
+        if len(self.box) != len(self.shape) or not inside:
+            raise ValueError(f"the box {self.box} is no part of a tensor of shape {self.shape}")
 
     @classmethod
-    def whole(cls, shape: Sequence[int], copies: int = 1, first: bool = True) -> Part:
+    def whole(cls, shape: Sequence[int]) -> Part:
         """All of a tensor."""
-        return cls(tuple(shape), tuple((0, n) for n in shape), copies, first)
+        return cls(tuple(shape), tuple((0, n) for n in shape))
 
     @property
     def local(self) -> tuple[int, ...]:
@@ -105,6 +96,14 @@ class Part:
         for index in itertools.product(*(range(*self.box[i]) for i in range(inner - 1))):
             before = sum(i * s for i, s in zip(index, strides, strict=False))
             yield before + a * stride, before + b * stride
+
+    def whole_of(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape ``(..., *shape)`` of the whole of which ``(..., *local)`` are held."""
+        return (*shape[: len(shape) - len(self.shape)], *self.shape)
+
+    def local_of(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape ``(..., *local)`` of what is held of ``(..., *shape)``."""
+        return (*shape[: len(shape) - len(self.shape)], *self.local)
 
     def cut(self, whole: Tensor) -> Tensor:
         """``(..., *local)`` this part of ``(..., *shape)`` values, as a view.

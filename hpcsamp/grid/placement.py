@@ -44,7 +44,7 @@ class Replicated:
     """
 
     axis: ClassVar[AxisName | None] = None
-    replicas: ClassVar[Over] = "world"
+    replicas: ClassVar[Over] = "replicas"
     partial: ClassVar[str] = ""
 
     def own(self, length: int) -> range:
@@ -92,7 +92,9 @@ class Replicated:
         return whole if self.axis is None else _each(whole, self._part)
 
     def gather(self, table: Any, topology: Topology) -> Any:
-        """The whole state on rank 0; elsewhere what is not the whole. Collective over the world.
+        """The state with all rows on rank 0; elsewhere what is not all. Collective over the world.
+
+        Of a network in parts, that of its part on each rank of the first model group.
 
         Parameters
         ----------
@@ -102,7 +104,7 @@ class Replicated:
         if self.axis is None:
             return table
         own = topology.axis(self.axis)
-        if any(a.rank for a in topology.axes if a is not own):
+        if any(a.rank for a in topology.axes if a.name not in (self.axis, "model")):
             return None  # others have the same
         return _each(table, lambda x: gather_rows(x, own.comm), lambda x: _joined(x, own.comm))
 

@@ -17,8 +17,10 @@ from hpcsamp.names import SampleAxis
 AxisName = Literal["data", "sample", "model"]
 AXES: tuple[AxisName, ...] = get_args(AxisName)
 
-#: Whose ranks take part in an exchange: all, or those along an axis through this rank.
-Over = AxisName | Literal["world"]
+#: Whose ranks take part in an exchange: all, those along an axis through this rank, or those that
+#: hold the same part of the network (along data and sample; all where no network is in parts).
+Over = AxisName | Literal["world", "replicas"]
+OVERS: tuple[Over, ...] = (*AXES, "world", "replicas")
 
 
 class Place(NamedTuple):
@@ -60,6 +62,11 @@ class Grid:
         """Number of ranks, ``D * P * M``."""
         return self.data_size * self.sample_size * self.model_size
 
+    @property
+    def replicas_size(self) -> int:
+        """Number of ranks with the same part of the network, ``D * P``."""
+        return self.data_size * self.sample_size
+
     def size(self, over: Over) -> int:
         """Number of ranks along an axis, or of all."""
         size: int = getattr(self, f"{over}_size")
@@ -71,6 +78,11 @@ class Grid:
             if rank in group:
                 return Place(d, *divmod(group.index(rank), self.model_size))
         raise UsageError(f"rank {rank} is not in a grid of {self.world_size} ranks")
+
+    def replicas(self, rank: int) -> tuple[int, ...]:
+        """World ranks of those that hold the same part of the network, in order."""
+        model = self.place(rank).model
+        return tuple(r for group in self.groups for r in group[model :: self.model_size])
 
     def along(self, axis: AxisName, rank: int) -> tuple[int, ...]:
         """World ranks of those that differ from a rank in their place on one axis, in order."""
