@@ -7,6 +7,7 @@ of the output, and everything is the sequential network's up to the order of sum
 
 from hpcsamp.layers.attention import Attention
 from hpcsamp.layers.axis import ALONE, ModelAxis, along, current
+from hpcsamp.layers.dropout import Dropout
 from hpcsamp.layers.exchange import gather, scatter_sum, shared, total
 from hpcsamp.layers.group import Counted, Exchange, Group
 from hpcsamp.layers.halo import halo
@@ -18,7 +19,8 @@ from hpcsamp.layers.strips import StripEmbedding, StripExpansion
 from hpcsamp.layers.tokens import TokenMLP, TokensDown, TokensUp
 
 __all__ = [
-    "ALONE", "Attention", "Counted", "Divided", "Exchange", "Group", "Joined", "Kind", "Layer",
+    "ALONE", "Attention", "Counted", "Divided", "Dropout", "Exchange", "Group", "Joined", "Kind",
+    "Layer",
     "LayerNorm", "Linear", "ModelAxis", "Split", "StripEmbedding", "StripExpansion", "TokenMLP",
     "TokensDown", "TokensUp", "along", "current", "gather", "halo", "parts_of", "product",
     "scatter_sum", "shared", "total",

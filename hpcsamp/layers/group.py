@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 
-@dataclass
+#: Tags that every MPI has.
+TAGS = 1 << 15
+
+
+@dataclass(slots=True, repr=False)  # no state of a network that could be taken for one
 class Counted:
     """What this rank has exchanged.
 
@@ -79,6 +83,8 @@ class Exchange:
         self._arriving: list[tuple[Tensor, Tensor]] = []
         self._kept: list[Tensor] = []
         group.counted.exchanges += 1
+        # what a pass that was broken off has left under way is never taken for a later message
+        self._tag = group.counted.exchanges % TAGS
 
     def send(self, x: Tensor, to: int) -> None:
         """Begin to send a tensor."""
@@ -86,7 +92,7 @@ class Exchange:
         self._kept.append(host)
         self._group.counted.bytes += host.numel() * host.element_size()
         for piece in _pieces(host):
-            self._requests.append(self._group.comm.Isend(piece, dest=to))
+            self._requests.append(self._group.comm.Isend(piece, dest=to, tag=self._tag))
             self._sizes.append(None)
 
     def receive(self, shape: Sequence[int], like: Tensor, source: int) -> Tensor:
@@ -95,7 +101,7 @@ class Exchange:
         host = found if found.device.type == "cpu" else torch.empty_like(found, device="cpu")
         self._arriving.append((found, host))
         for piece in _pieces(host):
-            self._requests.append(self._group.comm.Irecv(piece, source=source))
+            self._requests.append(self._group.comm.Irecv(piece, source=source, tag=self._tag))
             self._sizes.append(len(piece))
         return found
 

@@ -16,7 +16,8 @@ from hpcsamp.grid.placement import REPLICATED, Replicated
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.observe import Observer
 from hpcsamp.methods.predicting import Predicting
-from hpcsamp.weights import Caller, Place, inputs_of, refusals
+from hpcsamp.methods.spread import Spread
+from hpcsamp.weights import Caller, Pieces, Place, inputs_of, refusals
 from hpcsamp.weights.calling import Outputs
 
 
@@ -42,9 +43,12 @@ class Method(Predicting):
     ----------
     placement
         Where its weights live: all of them on every rank, or rows of its own samples.
+    spread
+        Which parts of an item the model ranks have; None where each rank sees whole items.
     """
 
     placement: Replicated = REPLICATED
+    spread: Spread | None = None
     #: Whether the first argument may also be a function that makes the network of a member.
     makes_networks: ClassVar[bool] = False
     #: Whether its training draws noise of weights, so that a run goes on with the same form of it.
@@ -270,6 +274,23 @@ class Method(Predicting):
     @abstractmethod
     def named_variational(self) -> Iterator[tuple[str, Tensor]]:
         """Every trained tensor in the shape and under the name of its layer."""
+
+    def pieces(self) -> Mapping[str, Pieces]:
+        """Of a network in parts: where the tensors of the method's state lie in those of the whole.
+
+        Raises
+        ------
+        UsageError
+            If the method cannot hold a network in parts.
+        """
+        raise UsageError(
+            f"a {type(self).__name__} cannot hold a network in parts; set parallel.model = 1, or "
+            f"take mean_field, ensemble or mc_dropout"
+        )
+
+    def named_pieces(self) -> Mapping[str, Pieces]:
+        """The same of :meth:`named_variational`."""
+        return {}
 
     @contextmanager
     def accumulating(self) -> Iterator[Accumulator]:

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from hpcsamp.errors import UsageError
 from hpcsamp.methods.members import Members
 from hpcsamp.streams import Purpose
-from hpcsamp.streams.noise import fill
 
 
 class Ensemble(Members):
@@ -61,8 +60,8 @@ class Ensemble(Members):
             if prior_std is None:
                 raise UsageError("method.anchored needs method.prior_std: anchors are draws of it")
             anchors = torch.empty_like(self.weights.detach())
-            n = anchors.shape[1]
-            fill(anchors, self.seed, Purpose.CENTRES, 0, self.members, n).mul_(prior_std)
+            self.layout.draw(anchors, self.seed, Purpose.CENTRES, 0, self.members)
+            anchors.mul_(prior_std)
         self.register_buffer("anchors", anchors, persistent=False)
         self.trains_with_noise = anchored
 

@@ -20,7 +20,16 @@ from hpcsamp.errors import UsageError
 from hpcsamp.methods.base import Method
 from hpcsamp.methods.masks import Places
 from hpcsamp.methods.passing import ALL
-from hpcsamp.weights import Caller, Masks, Passes, Place, PlainVariables, Put, evaluate
+from hpcsamp.weights import (
+    Caller,
+    Masks,
+    Passes,
+    Pieces,
+    Place,
+    PlainVariables,
+    Put,
+    evaluate,
+)
 from hpcsamp.weights.parts import parts_of
 
 
@@ -187,6 +196,14 @@ class MCDropout(Method):
         """See :meth:`Method.constants`: buffers that are not in the module's own state."""
         own = self.module.state_dict()
         return {n: b.detach() for n, b in self.module.named_buffers() if n not in own}
+
+    def pieces(self) -> dict[str, Pieces]:
+        """See :meth:`Method.pieces`."""
+        return {f"module.{name}": part for name, part in self.named_pieces().items()}
+
+    def named_pieces(self) -> dict[str, Pieces]:
+        """See :meth:`Method.named_pieces`."""
+        return {v.name: v.part for v in self._variables.trained.variables if v.part is not None}
 
     def named_variational(self) -> Iterator[tuple[str, Tensor]]:
         """The weights of each layer."""

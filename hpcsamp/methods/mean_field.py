@@ -24,8 +24,8 @@ from hpcsamp.methods.normal import Divergence, Draw, FlatAccumulator, LogRatio, 
 from hpcsamp.methods.priors import chosen_variables
 from hpcsamp.methods.showing import Showing
 from hpcsamp.streams import Purpose
-from hpcsamp.streams.noise import fill
 from hpcsamp.watchdog import here
+from hpcsamp.weights import Pieces
 from hpcsamp.weights.layout import Density, Variable
 
 
@@ -150,13 +150,13 @@ class MeanField(Showing):
 
     def noise(self, step: int, samples: range, out: Tensor | None = None) -> Tensor:
         """``(k, n)`` standard normal numbers of some samples, written to ``out`` if given."""
-        n = self.mean.numel()
+        layout = self.variables.random
         if out is None:
-            out = self.mean.new_empty(len(samples), n, requires_grad=False)
+            out = self.mean.new_empty(len(samples), layout.size, requires_grad=False)
         if self.in_prediction:
-            return fill(out, self.seed, Purpose.PREDICT_WEIGHTS, 0, samples, n)
+            return layout.draw(out, self.seed, Purpose.PREDICT_WEIGHTS, 0, samples)
         of = [self.partner(s)[0] for s in samples] if self._in_pairs else samples
-        fill(out, self.seed, Purpose.WEIGHTS, step, of, n)
+        layout.draw(out, self.seed, Purpose.WEIGHTS, step, of)
         if self._in_pairs:
             out[1 - samples.start % 2 :: 2].neg_()
         return out
@@ -279,6 +279,18 @@ class MeanField(Showing):
             yield f"{name}.log_std", log_std.detach()
         for name, value in self._fixed_views().items():
             yield name, value.detach()
+
+    def pieces(self) -> dict[str, Pieces]:
+        """See :meth:`Method.pieces`."""
+        found: dict[str, Pieces] = dict.fromkeys(("mean", "log_std"), self.variables.random)
+        return found if self.fixed is None else found | {"fixed": self.variables.deterministic}
+
+    def named_pieces(self) -> dict[str, Pieces]:
+        """See :meth:`Method.named_pieces`."""
+        of = {v.name: v.part for v in self.variables.trained.variables if v.part is not None}
+        drawn = set(self.variables.random.names)
+        ends = {name: (".mean", ".log_std") if name in drawn else ("",) for name in of}
+        return {name + end: part for name, part in of.items() for end in ends[name]}
 
     def _fixed_views(self) -> dict[str, Tensor]:
         return {} if self.fixed is None else self.variables.deterministic.named(self.fixed)

@@ -21,7 +21,7 @@ from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.copies import apart
 from hpcsamp.methods.showing import Showing
 from hpcsamp.methods.traces import Traces
-from hpcsamp.weights import Place, PlainVariables, Put, Variables
+from hpcsamp.weights import Pieces, Place, PlainVariables, Put, Variables
 from hpcsamp.weights.extra import extra_of, put_extra
 
 
@@ -254,6 +254,15 @@ class Members(Showing):
         """``(s, *shape)`` weights of each layer, of this rank's members."""
         yield from self.layout.named(self.weights.detach()).items()
 
+    def pieces(self) -> dict[str, Pieces]:
+        """See :meth:`Method.pieces`: what has a number for each weight."""
+        own = dict(self.state_dict())
+        return {n: self.layout for n, x in own.items() if _is_row(x, self.layout.size)}
+
+    def named_pieces(self) -> dict[str, Pieces]:
+        """See :meth:`Method.named_pieces`."""
+        return {v.name: v.part for v in self.layout.variables if v.part is not None}
+
     def constants(self) -> dict[str, Tensor]:
         """See :meth:`Method.constants`; of each member."""
         pairs = zip(self.members, self._variables, strict=True)
@@ -288,6 +297,10 @@ class Members(Showing):
         # a module that all members share shows the first one's
         for variables, row in reversed(list(zip(self._variables, self.weights.data, strict=True))):
             variables.show(self.layout.named(row), {})
+
+
+def _is_row(x: Any, size: int) -> bool:
+    return isinstance(x, Tensor) and x.dim() > 1 and x.shape[-1] == size
 
 
 class RowAccumulator(Accumulator):

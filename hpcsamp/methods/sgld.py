@@ -19,7 +19,6 @@ from hpcsamp.methods.eager import eager
 from hpcsamp.methods.members import Members
 from hpcsamp.methods.samplers import SGHMC, SGLD
 from hpcsamp.streams import Purpose
-from hpcsamp.streams.noise import fill
 
 
 class Chains(Members):
@@ -128,7 +127,7 @@ class Chains(Members):
         0 for weights without uncertainty, which follow the gradient alone.
         """
         rows = torch.empty_like(like)
-        fill(rows, self.seed, Purpose.CHAIN, self.step, self.members, rows.shape[1])
+        self.layout.draw(rows, self.seed, Purpose.CHAIN, self.step, self.members)
         return self.without_deterministic(rows)
 
     def after_step(self) -> None:

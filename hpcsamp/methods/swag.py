@@ -154,9 +154,8 @@ class SWAG(Members):
         if count < 2:
             return (self.mean if count else self.weights.detach())[row]
         mean, std = self.mean[row], (self.squares[row] / count).sqrt()
-        own, n = range(sample, sample + 1), mean.numel()
-        noise = torch.empty_like(mean)
-        fill(noise[None], self.seed, Purpose.PREDICT_WEIGHTS, 0, own, n)
+        own, noise = range(sample, sample + 1), torch.empty_like(mean)
+        self.layout.draw(noise[None], self.seed, Purpose.PREDICT_WEIGHTS, 0, own)
         self.without_deterministic(std)
         if not self.rank:
             return mean + std * noise

@@ -60,6 +60,8 @@ class Mixer(nn.Module):
         How many.
     tokens, channels
         Hidden rows of the two perceptrons, as a multiple of the tokens and of ``width``.
+    dropout
+        Rate at which the outputs of the perceptrons are dropped.
     checkpoint
         Keep nothing of a block but its input and compute it again in the backward pass: much less
         memory for a third more work.
@@ -81,6 +83,7 @@ class Mixer(nn.Module):
         blocks: int = 3,
         tokens: float = 0.5,
         channels: float = 1.0,
+        dropout: float = 0.0,
         checkpoint: Annotated[bool, NOTHING] = False,
     ) -> None:
         super().__init__()
@@ -103,7 +106,7 @@ class Mixer(nn.Module):
         with layers.along(self.axis):
             self.embed = layers.StripEmbedding(fields, width, strip, "mixer.embed")
             self.blocks = nn.ModuleList(
-                MixerBlock(count, rows, width, wide, latitudes, f"mixer.blocks.{i}")
+                MixerBlock(count, rows, width, wide, latitudes, dropout, f"mixer.blocks.{i}")
                 for i in range(blocks)
             )
             self.norm = layers.LayerNorm(width, name="mixer.norm")
@@ -164,12 +167,21 @@ class MixerBlock(nn.Module):
         ``C``, and hidden channels ``w`` of their perceptron.
     unit
         Neighbouring tokens that stay on one rank.
+    dropout
+        Rate.
     name
         Of the layer, for messages.
     """
 
     def __init__(
-        self, tokens: int, rows: int, channels: int, wide: int, unit: int, name: str
+        self,
+        tokens: int,
+        rows: int,
+        channels: int,
+        wide: int,
+        unit: int,
+        dropout: float,
+        name: str,
     ) -> None:
         super().__init__()
         self.norm1 = layers.LayerNorm(channels, name=f"{name}.norm1")
@@ -177,11 +189,12 @@ class MixerBlock(nn.Module):
         self.norm2 = layers.LayerNorm(channels, name=f"{name}.norm2")
         self.up = layers.Linear(channels, wide, name=f"{name}.up")
         self.down = layers.Linear(wide, channels, name=f"{name}.down")
+        self.dropout = layers.Dropout(dropout, tokens, channels, unit) if dropout else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, own tokens, own channels)`` to the same."""
-        x = x + self.tokens(self.norm1(x))
-        y: Tensor = x + self.down(F.gelu(self.up(self.norm2(x))))
+        x = x + self.dropout(self.tokens(self.norm1(x)))
+        y: Tensor = x + self.dropout(self.down(F.gelu(self.up(self.norm2(x)))))
         return y
 
 

@@ -5,6 +5,7 @@ from hpcsamp.weights.choice import Passes
 from hpcsamp.weights.evaluate import check_strategy, evaluate, refusal, refusals
 from hpcsamp.weights.inputs import Inputs, inputs_of
 from hpcsamp.weights.layout import Layout, Prior, Variable
+from hpcsamp.weights.pieces import Pieces
 from hpcsamp.weights.place import Masks, Place
 from hpcsamp.weights.put import Put
 from hpcsamp.weights.variables import PlainVariables, Variables, variables_of
@@ -15,6 +16,7 @@ __all__ = [
     "Layout",
     "Masks",
     "Passes",
+    "Pieces",
     "Place",
     "PlainVariables",
     "Prior",

@@ -220,9 +220,13 @@ def _known(chunk: Chunk, strategy: str) -> Verdict:
         *chunk.sampled,
     )
     if name not in known:
-        verdict = tried(chunk, "batched" if strategy == "auto" else strategy)
-        if strategy == "auto" and verdict.run is None:
-            verdict = tried(chunk, "vmap")
+        batched = strategy in ("auto", "batched")
+        if batched and chunk.put.parted:
+            verdict = Verdict(None, "the network is in parts over several ranks")
+        elif batched:
+            verdict = tried(chunk, "batched")
+        if not batched or (strategy == "auto" and verdict.run is None):
+            verdict = tried(chunk, "vmap" if batched else strategy)
         known[name] = verdict
     found: Verdict = known[name]
     return found

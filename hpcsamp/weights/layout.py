@@ -1,15 +1,24 @@
-"""Where named tensors lie in one flat vector: names, shapes, offsets and priors of variables."""
+"""Where named tensors lie in one flat vector: names, shapes, offsets and priors of variables.
+
+Of a network in parts (:mod:`hpcsamp.grid.parts`) a rank's vector holds its parts of the variables,
+one after the other, and the *whole* is the vector of the same network in one piece. Noise is named
+by places in the whole, and checkpoints hold the whole.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from math import prod
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from hpcsamp.grid.parts import Part
+from hpcsamp.streams import Purpose
+from hpcsamp.streams.noise import fill
 from hpcsamp.weights.parts import parts_of
 
 
@@ -54,6 +63,8 @@ class Variable:
         Place of its first number in the flat vector; set by :class:`Layout`.
     pairs
         Whether it is complex.
+    part
+        Which part of the whole tensor this rank has; None: all of it.
     """
 
     name: str
@@ -62,11 +73,22 @@ class Variable:
     random: bool = True
     offset: int = 0
     pairs: bool = False
+    part: Part | None = None
 
     @property
     def size(self) -> int:
-        """Number of scalar weights."""
+        """Number of scalar weights on this rank."""
         return self.shape.numel()
+
+    @property
+    def whole(self) -> int:
+        """Number of scalar weights of the whole tensor."""
+        return self.size if self.part is None else prod(self.part.shape)
+
+    @property
+    def runs(self) -> list[tuple[int, int]]:
+        """Start and stop of runs of the flattened whole that this rank has, in order."""
+        return [(0, self.size)] if self.part is None else self.part.runs()
 
     @property
     def place(self) -> slice:
@@ -90,20 +112,31 @@ class Layout:
     ----------
     variables, names, shapes, sizes
         Of the variables.
-    size
-        Length of the flat vector.
+    size, whole
+        Length of the flat vector, and of that of the whole network.
+    pieces
+        Neighbours that are neighbours in the whole, too: start, stop and start in the whole. One,
+        unless the network is in parts.
     rest
         How many numbers at its end are no variable's.
     """
 
     def __init__(self, variables: Iterable[Variable], rows: bool = False) -> None:
         self.variables: list[Variable] = []
-        self.size = 0
+        self.size = self.whole = 0
+        runs: list[tuple[int, int, int]] = []
         for variable in sorted(variables, key=lambda v: not v.pairs):
             self.variables.append(replace(variable, offset=self.size))
-            self.size += variable.size
+            for start, stop in variable.runs:
+                runs.append((self.size, self.size + stop - start, self.whole + start))
+                self.size += stop - start
+            self.whole += variable.whole
         self.rest = self.size % 2 if rows and any(v.pairs for v in self.variables) else 0
+        if self.rest:
+            runs.append((self.size, self.size + self.rest, self.whole))
         self.size += self.rest
+        self.whole += self.rest
+        self.pieces = _joined(runs)
         self.names = [v.name for v in self.variables]
         self.shapes = [v.shape for v in self.variables]
         self.sizes = [v.size for v in self.variables]
@@ -125,6 +158,34 @@ class Layout:
         found = [parts_of(values[name].detach()).flatten() for name in self.names]
         return torch.cat([*found, found[0].new_zeros(self.rest)] if self.rest else found)
 
+    def draw(
+        self, out: Tensor, seed: int, purpose: Purpose, step: int, samples: Sequence[int]
+    ) -> Tensor:
+        """Fill ``(k, size)`` with the noise of the variables (:func:`hpcsamp.streams.noise.fill`).
+
+        A part of a network has the noise of its places in the whole.
+        """
+        for start, stop, place in self.pieces:
+            fill(out[:, start:stop], seed, purpose, step, samples, self.whole, place)
+        return out
+
+    def whole_of(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of the whole of which this rank has ``(..., size)``."""
+        return (*shape[:-1], self.whole)
+
+    def local_of(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of what this rank has of ``(..., whole)``."""
+        return (*shape[:-1], self.size)
+
+    def put(self, whole: Tensor, flat: Tensor) -> None:
+        """Write ``(..., size)`` numbers of this layout where they belong in ``(..., whole)``."""
+        for start, stop, place in self.pieces:
+            whole[..., place : place + stop - start] = flat[..., start:stop]
+
+    def cut(self, whole: Tensor) -> Tensor:
+        """``(..., size)`` numbers of this layout out of ``(..., whole)``; a copy."""
+        return torch.cat([whole[..., at : at + b - a] for a, b, at in self.pieces], dim=-1)
+
     def runs(self, kind: Callable[[Variable], T]) -> list[tuple[int, int, T]]:
         """Start, stop and kind of runs of neighbours of the same kind: for most modules one."""
         result = []
@@ -132,3 +193,14 @@ class Layout:
             members = list(run)
             result.append((members[0].offset, members[-1].place.stop, found))
         return result
+
+
+def _joined(runs: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Runs with those joined that go on where the one before ends."""
+    found: list[tuple[int, int, int]] = []
+    for start, stop, place in runs:
+        if found and found[-1][2] + found[-1][1] - found[-1][0] == place:
+            found[-1] = (found[-1][0], stop, found[-1][2])
+        elif stop > start:
+            found.append((start, stop, place))
+    return found

@@ -16,6 +16,7 @@ from torch import nn
 
 from hpcsamp.errors import UsageError
 from hpcsamp.weights import recomputation
+from hpcsamp.weights.pieces import parts_in
 
 if TYPE_CHECKING:
     from hpcsamp.weights.state import State
@@ -47,6 +48,9 @@ class Put:
         What was found out about strategies for this module, by sizes.
     pairs
         Names of complex parameters and buffers.
+    parted
+        Whether the module is a part of a network over several ranks, which must then evaluate
+        samples in the same way: not in one that a coincidence of sizes on one of them excludes.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -68,6 +72,7 @@ class Put:
                     places.append((held, key))
         for name, which in names.items():
             self._places[name] = tuple(shared[which])
+        self.parted = not all(p.is_whole for p in parts_in(module).values())
         self.pairs = frozenset(name for name in names if self.held(name).is_complex())
 
     def __call__(self, values: Mapping[str, Any]) -> _Block:

@@ -17,6 +17,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.weights.calling import Caller
 from hpcsamp.weights.layout import Layout, Prior, Variable
 from hpcsamp.weights.parts import complex_of, parts_of
+from hpcsamp.weights.pieces import parts_in
 from hpcsamp.weights.put import Put
 
 
@@ -110,7 +111,7 @@ class PlainVariables(Variables):
     ) -> None:
         check_parameters(module)
         check_plain(module)
-        marked = deterministic_of(module)
+        marked, parts = deterministic_of(module), parts_in(module)
         self._own = {n: p for n, p in module.named_parameters() if p.requires_grad}
         found = [
             Variable(
@@ -119,6 +120,7 @@ class PlainVariables(Variables):
                 prior(n) if callable(prior) else prior,
                 n not in marked and (random is None or random(n)),
                 pairs=p.is_complex(),
+                part=parts.get(n),
             )
             for n, p in self._own.items()
         ]

@@ -18,6 +18,7 @@ from hpcsamp.streams.places import place_keys
 from hpcsamp.weights.carry import Carry
 from hpcsamp.weights.place import Place
 from hpcsamp.weights.put import Put
+from hpcsamp.weights.routing import slabs
 from hpcsamp.weights.routing.forms import Form
 
 
@@ -125,7 +126,8 @@ class Now:
             Whether all items and positions have the same numbers: one for each place in the last
             axis.
         """
-        return self.draws.draw(self, name, shape, numbers, kept, shared)
+        drawn = self.draws.draw(self, name, slabs.whole(shape), numbers, kept, shared)
+        return slabs.cut(drawn)
 
     def normalises(self, shape: Sequence[int]) -> bool | None:
         """Whether the next call of batch normalisation is over items, with an input of this shape.
