@@ -63,6 +63,10 @@ class DataLoss(ABC):
         Numbers per item that outputs must have; None where the likelihood alone decides.
     usual_likelihood
         Name of the likelihood it takes where none is named; None: the task's.
+    by_values
+        Whether all that it does with the values of an item, before
+        :func:`~hpcsamp.losses.values.over_values` sums over them, it does with each by itself: the
+        ranks of a model axis may then have some of them each. Else outputs are gathered first.
     """
 
     about: ClassVar[About | None] = None
@@ -70,6 +74,7 @@ class DataLoss(ABC):
     joint: bool = False
     least_samples: int = 1
     usual_likelihood: ClassVar[str | None] = None
+    by_values: ClassVar[bool] = False
     weights: Tensor | None = None
     likelihood: Likelihood
     class_weights: ClassWeights | None = None
@@ -79,6 +84,7 @@ class DataLoss(ABC):
         self.weights = weights
 
     def __init_subclass__(cls) -> None:
+        cls.by_values = vars(cls).get("by_values", False)  # of each class anew: it may do more
         if "about" in vars(cls) and cls.about is not None:
             cls.__doc__ = f"{(cls.__doc__ or '').rstrip()}\n\n{cls.about}"
 
@@ -148,6 +154,19 @@ class DataLoss(ABC):
             by_class = self.class_weights(target)
             weight = by_class if weight is None else weight * by_class
         return target, weight
+
+    @property
+    def takes_parts(self) -> bool:
+        """Whether outputs and targets may come in parts, each model rank with some of the values.
+
+        See :attr:`by_values`; a likelihood must treat each value by itself as well, and read one
+        number of it.
+        """
+        own: Likelihood | None = getattr(self, "likelihood", None)
+        plain = own is None or (
+            type(own).log_prob is Likelihood.log_prob and own.parameters == 1 and not own.of_labels
+        )
+        return type(self).by_values and plain and self.class_weights is None
 
     @abstractmethod
     def items(

@@ -40,6 +40,7 @@ class BetaNLL(LinearLoss):
         cost="S log densities",
         source="Seitzer et al. 2022, eq. 4",
     )
+    by_values = True
 
     def __init__(
         self,

@@ -40,6 +40,7 @@ class CRPS(DataLoss):
         cost="a sort, O(S log S) a value",
         source="Gneiting & Raftery 2007, eq. 21; Ferro 2014 (fair)",
     )
+    by_values = True
 
     def __init__(self, fair: bool = True, *, weights: Tensor | None = None) -> None:
         super().__init__(weights=weights)

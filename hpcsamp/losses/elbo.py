@@ -215,6 +215,13 @@ class ELBO:
             }
             compare({"step to draw for": step, **claims, **known}, c, "sample")
         ratio = None
+        if c.model_size > 1 and (self.data_loss.joint or self.kl == "monte_carlo"):
+            raise UsageError(
+                f"{'this loss' if self.data_loss.joint else 'Monte Carlo KL'} needs the densities "
+                f"of whole draws of weights, of which the {c.model_size} model ranks hold parts: "
+                f'take loss.kl = "analytic" and a loss without density ratios, or '
+                f"parallel.model = 1"
+            )
         if self.data_loss.joint:
             ratio = factor * method.log_ratio(mine, step)
             penalty = ratio.new_zeros(())
@@ -223,7 +230,7 @@ class ELBO:
         else:
             part = method.placement.penalty_share(c.sample_rank, c.sample_size)
             with here.part("penalty"):
-                penalty = method.penalty(*part) * (factor / self.items)
+                penalty = c.sum_over_model(method.penalty(*part) * (factor / self.items))
         data = Evaluation(
             self.data_loss, c, self.exact, method, x, stacked, index, undo, items, mine, samples,
             step, ratio, self.accumulate,

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -29,6 +30,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.grid import share
 from hpcsamp.losses.base import DataLoss
 from hpcsamp.losses.batch import Step
+from hpcsamp.losses.values import in_parts
 from hpcsamp.methods import Method
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.names import Memory
@@ -73,6 +75,10 @@ class Evaluation:
 
     def value(self, memory: Memory) -> Tensor:
         """Scalar, of which ``backward()`` may be called."""
+        with self._values():
+            return self._value(memory)
+
+    def _value(self, memory: Memory) -> Tensor:
         if self.accumulate > 1 and torch.is_grad_enabled():
             self._check_parts()
         whole = self.accumulate == 1 and (memory == "keep" or self._is_small(memory))
@@ -88,6 +94,12 @@ class Evaluation:
             evaluate = self._keep_parts
         deferred: Tensor = _Deferred.apply(evaluate, *leaves)
         return deferred
+
+    def _values(self) -> AbstractContextManager[None]:
+        """In which losses know whether this rank has all values of the outputs."""
+        if self.method.spread is not None and self.loss.takes_parts:
+            return in_parts(self.collectives)
+        return nullcontext()
 
     def _check_parts(self) -> None:
         """Whether a module may see its batch in parts.
@@ -147,6 +159,8 @@ class Evaluation:
             outputs = self.method(
                 x, samples=samples, step=self.step, stacked=self.stacked, index=self.index
             )
+        if self.method.spread is not None and not self.loss.takes_parts:
+            outputs = self.collectives.gather_over_model(outputs, self.method.spread.outputs)
         return outputs if self.undo is None else self.undo(outputs, samples=samples)
 
     def _part(self, outputs: Tensor, ratio: Tensor | None) -> Tensor:

@@ -18,6 +18,7 @@ class ExpectedNLL(LinearLoss):
         cost="S log densities",
         source="Blundell et al. 2015, eq. 2; the paper's Algorithms 1 and 2",
     )
+    by_values = True
 
     def __init__(self, likelihood: Likelihood, *, weights: Tensor | None = None) -> None:
         super().__init__(weights=weights)

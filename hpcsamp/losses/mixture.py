@@ -79,6 +79,7 @@ class AlphaDivergence(DataLoss):
         cost="S log densities",
         source="Hernández-Lobato et al. 2016, eq. 10; Li & Gal 2017, eq. 7",
     )
+    by_values = True
 
     def __init__(
         self, likelihood: Likelihood, alpha: float = 0.5, *, weights: Tensor | None = None
@@ -123,6 +124,7 @@ class PredictiveNLL(AlphaDivergence):
         cost="S log densities",
         source="the paper's section 4.1",
     )
+    by_values = True
 
     def __init__(self, likelihood: Likelihood, *, weights: Tensor | None = None) -> None:
         super().__init__(likelihood, 1.0, weights=weights)
@@ -151,6 +153,7 @@ class GaussianMixtureNLL(PredictiveNLL):
         cost="S log densities",
         source="Lakshminarayanan et al. 2017, section 2.4, unapproximated",
     )
+    by_values = True
 
     def __init__(
         self, likelihood: Likelihood | None = None, *, weights: Tensor | None = None

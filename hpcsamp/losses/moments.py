@@ -25,6 +25,7 @@ class MeanMSE(StatisticsLoss):
         cost="O(S) a value",
         source="the paper's section 4.1",
     )
+    by_values = True
     average = True
 
     def predictive(self) -> Likelihood:
@@ -93,6 +94,7 @@ class GaussianMomentsNLL(DataLoss):
         cost="O(S) a value",
         source="torch_blue's MeanFieldNormal; Chan, Golub & LeVeque 1983",
     )
+    by_values = True
     least_samples = 2
 
     def __init__(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from hpcsamp.collectives import Collectives
 from hpcsamp.errors import UsageError
 
 
@@ -96,6 +99,23 @@ def _check_fits(what: str, weights: Tensor, shape: tuple[int, ...]) -> None:
         raise UsageError(f"{what} of shape {tuple(weights.shape)} do not fit values {shape}")
 
 
+_parted: list[Collectives] = []
+
+
+@contextmanager
+def in_parts(collectives: Collectives) -> Iterator[None]:
+    """Within the block the values of an item are spread over the model ranks, each with its own.
+
+    :func:`over_values` then sums over all of them; a loss that is a function of such sums has the
+    whole value on every rank, and the gradient of the rank's own values.
+    """
+    _parted.append(collectives)
+    try:
+        yield
+    finally:
+        _parted.pop()
+
+
 def over_values(
     each: Tensor, weight: Tensor | None, *, average: bool = False, lead: int = 1
 ) -> Tensor:
@@ -124,7 +144,11 @@ def over_values(
             )
         each = each * weight
     each = each.reshape(*each.shape[:lead], -1)
-    return each.mean(-1) if average else each.sum(-1)
+    if not _parted:
+        return each.mean(-1) if average else each.sum(-1)
+    c, values = _parted[-1], float(each.shape[-1])
+    total = c.sum_over_model(each.sum(-1))
+    return total / c.total(np.array([values]), "model")[0] if average else total
 
 
 def latitude_weights(latitudes: Sequence[float]) -> Tensor:
