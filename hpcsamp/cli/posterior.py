@@ -52,7 +52,9 @@ def posterior_of(
     folder = RunFolder(run)
     with together(mpi().COMM_WORLD):
         config = folder.config(settings or ())
-    topology = init(config.parallel.samples, device=config.parallel.device)
+    topology = init(
+        config.parallel.samples, model=config.parallel.model, device=config.parallel.device
+    )
     from hpcsamp.prediction.posterior import Posterior
     from hpcsamp.run.restore import restore
     from hpcsamp.watchdog.dog import Watchdog

@@ -55,7 +55,7 @@ def train(
     with together(mpi().COMM_WORLD):
         limit = [f'training.time_limit="{time_limit}"'] if time_limit else []
         run = configuration.load(config, [*(settings or ()), *limit], preset=preset)
-    topology = init(run.parallel.samples, device=run.parallel.device)
+    topology = init(run.parallel.samples, model=run.parallel.model, device=run.parallel.device)
     from hpcsamp.run.prepare import prepare
     from hpcsamp.training.loop import train as train_run
     from hpcsamp.watchdog import STALL

@@ -21,7 +21,7 @@ from hpcsamp.prediction.statistics import estimate
 from hpcsamp.run.assemble import Run
 from hpcsamp.tasks import Found, Prediction, View
 from hpcsamp.tasks.coordinates import Coordinates, read_coordinates
-from hpcsamp.tasks.outputs import local_outputs, sample_counts
+from hpcsamp.tasks.outputs import inputs_for, local_outputs, sample_counts
 from hpcsamp.tasks.views import view_of
 from hpcsamp.watchdog import Phase, here
 
@@ -209,13 +209,12 @@ class Evaluator:
                 c = self.collectives
                 mine = method.prediction_share(self.samples, c.sample_size, c.sample_rank)
                 index = torch.from_numpy(batch.index).to(batch.device)
+                x = inputs_for(method, batch.x)
                 with together(self.topology.world), method.predicting():
-                    method.observe(batch.x, mine, 0, index=index)
-                    method.check_passes(batch.x, mine, index=index)
-                estimate(
-                    self._run, method, self.topology, c, self.samples, batch.x, self._training_set
-                )
-                settle(method, batch.x, mine, index, self.topology.world)
+                    method.observe(x, mine, 0, index=index)
+                    method.check_passes(x, mine, index=index)
+                estimate(self._run, method, self.topology, c, self.samples, x, self._training_set)
+                settle(method, x, mine, index, self.topology.world)
             yield batch
 
     def _sum(self, state: torch.Tensor) -> None:

@@ -15,8 +15,10 @@ from hpcsamp.config import RunConfig
 from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology
+from hpcsamp.layers import ALONE, ModelAxis, along, parts_of
 from hpcsamp.losses import DataLoss, Likelihood, Likelihoods
 from hpcsamp.methods import Method
+from hpcsamp.methods.spread import Spread
 from hpcsamp.names import MODELS
 from hpcsamp.run.kind import SEVERAL, completed, kind_of, with_kind
 from hpcsamp.run.shapes import Shapes
@@ -128,12 +130,46 @@ class Run:
             If the dataset is for another task, or the model does not fit the data.
         """
         own, shapes = topology.samples(config.method.samples), Shapes.of(dataset)
+        axis = ModelAxis.of(topology.axis("model")) if topology.model_size > 1 else ALONE
         try:
-            return cls(config, shapes, own, topology.device, weigh=True, initial=initial)
+            with along(axis):
+                made = cls(config, shapes, own, topology.device, weigh=True, initial=initial)
+            made._spread(axis)
+            return made
         except TargetsError as e:
             raise UsageError(
                 f"{e}; the dataset {dataset.path} is for {shapes.targets.kind}"
             ) from None
+
+    def _spread(self, axis: ModelAxis) -> None:
+        """Say how items lie on the model ranks. Collective over them.
+
+        Raises
+        ------
+        UsageError
+            If network, method or optimiser cannot be in parts.
+        """
+        if axis.size == 1:
+            return
+        network, groups = self.method.networks[0], self.config.optimizer.groups
+        parts_of(network)
+        inputs, outputs = (getattr(network, f"{end}put_part", None) for end in ("in", "out"))
+        if inputs is None or outputs is None or not isinstance(self.shapes.x, tuple):
+            raise UsageError(
+                f"parallel.model = {axis.size}: {type(network).__name__} says nothing of which "
+                f"parts of an item it takes and gives (input_part, output_part), as mixer does; "
+                f"set parallel.model = 1"
+            )
+        if groups:
+            raise UsageError(
+                f"optimizer.groups cannot be had with parallel.model = {axis.size} yet; leave one "
+                f"of them out"
+            )
+        self.method.pieces()
+        everyone = tuple(axis.comm.allgather(outputs(network.out_shape)))
+        self.method.spread = Spread(inputs(self.shapes.x), everyone, everyone[axis.rank])
+        if self.data_loss.takes_parts:
+            self.data_loss.weights = self.method.spread.of_weights(self.data_loss.weights)
 
     @classmethod
     def blank(cls, config: RunConfig, shapes: Shapes, ranks: int = 1) -> Run:

@@ -9,6 +9,7 @@ from torch import Tensor
 from hpcsamp.errors import DivergedError
 from hpcsamp.grid import Topology, together
 from hpcsamp.methods import Method
+from hpcsamp.run.parted import Parted
 
 
 def check_replicas(method: Method, topology: Topology) -> None:
@@ -25,9 +26,9 @@ def check_replicas(method: Method, topology: Topology) -> None:
     held = method.held() | method.extra_as_tensors()
     own = hashlib.sha256()
     _add_to_hash(own, held)
-    column = method.placement.column(topology)
+    column = (topology.model_rank, method.placement.column(topology))
     hashes = topology.world.allgather((column, own.hexdigest()))
-    first: dict[int, tuple[int, str]] = {}
+    first: dict[tuple[int, int], tuple[int, str]] = {}
     for rank, (kind, other) in enumerate(hashes):
         before, expected = first.setdefault(kind, (rank, other))
         if other == expected:
@@ -52,9 +53,11 @@ def _sha256(tensors: dict[str, Tensor]) -> str:
 
 def parameters_sha256(method: Method, topology: Topology) -> str:
     """Hash of the trained parameters, in name order, little-endian. Collective over the world."""
-    parameters = method.placement.gather(dict(method.named_variational()), topology)
+    own = method.placement.gather(dict(method.named_variational()), topology)
+    parameters = Parted(method, topology).whole(own)
     digest = hashlib.sha256()
     if topology.is_root:
+        assert parameters is not None
         _add_to_hash(digest, parameters)
     found: str = topology.world.bcast(digest.hexdigest())
     return found

@@ -15,6 +15,7 @@ from hpcsamp.run import checkpoint, chosen, noise, provenance, resolve, width
 from hpcsamp.run.assemble import Run
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.run.optimisation import Optimisation
+from hpcsamp.run.parted import Parted
 from hpcsamp.streams.noise import form
 from hpcsamp.watchdog import Phase, here
 
@@ -79,6 +80,7 @@ class Keeper:
         self.updates = optimisation.updates
         self.average = optimisation.average
         self.topology = topology
+        self.parted = Parted(self.method, topology)
         self.dataset = dataset
         self.saving = saving
         self.callbacks = callbacks
@@ -153,7 +155,7 @@ class Keeper:
             noise.check_draws(path, content, self.method)
             if self.method.trains_with_noise:
                 noise.check(path, content, form(self.topology.device))
-            self.average.load(content.get("average"))
+            self.average.load(content.get("average"), self.parted)
             self._load(content["method"], content["optimizer"])
             chosen.take(content, self.method, self.topology)
             self.schedule.load_state_dict(content["schedule"])
@@ -189,15 +191,20 @@ class Keeper:
 
     def _load(self, method: dict[str, Any], optimizer: dict[str, Any]) -> None:
         """Take this rank's part of the whole state."""
-        self.method.load_state_dict(self.method.placement.part(method))
-        self.updates.load_state(self.optimizer, optimizer)
+        own = self.parted.cut(method)
+        self.method.load_state_dict(self.method.placement.part(own))
+        state = self.parted.cut_of(self.updates.parameters, optimizer["state"])
+        self.updates.load_state(self.optimizer, {**optimizer, "state": state})
 
     def _whole(self) -> dict[str, Any]:
         """The states of method and optimiser, whole on rank 0. Collective over the world."""
-        average = self.average.whole_state(self.topology)
+        average = self.average.whole_state(self.parted, self.topology)
+        state = self.method.placement.gather(self.method.state_dict(), self.topology)
+        table = self.updates.whole_state(self.optimizer, self.topology)
+        parameters = self.updates.parameters
         return {
-            "method": self.method.placement.gather(self.method.state_dict(), self.topology),
-            "optimizer": self.updates.whole_state(self.optimizer, self.topology),
+            "method": self.parted.whole(state),
+            "optimizer": {**table, "state": self.parted.whole_of(parameters, table["state"])},
             **({} if average is None else {"average": average}),
         }
 

@@ -12,6 +12,7 @@ from hpcsamp.grid import Topology, one_first, together
 from hpcsamp.run import checkpoint, chosen, noise, resolve
 from hpcsamp.run.assemble import Run
 from hpcsamp.run.folder import RunFolder
+from hpcsamp.run.parted import Parted
 from hpcsamp.run.trained import Trained
 
 
@@ -88,6 +89,7 @@ def restore(
             )
     with together(topology.world), one_first(topology.node_comm):
         run = Run.of(config, trained.items(0), topology)
+    parted = Parted(run.method, topology)
     with together(topology.world):
         method = run.method
         if saved["version"] <= checkpoint.OTHER_DRAWS and method.draws_weights and topology.is_root:
@@ -98,7 +100,8 @@ def restore(
             )
         if topology.is_root:
             noise.draws_of_prediction(path, saved, method)
-        part = method.placement.part(saved.get("average", saved["method"]))
+        whole = saved.get("average", saved["method"])
+        part = method.placement.part(parted.cut(whole))
         if saved["version"] == checkpoint.UNSEALED:  # buffers and frozen parameters as built
             part = method.state_dict() | part
         method.load_state_dict(part)

@@ -21,7 +21,8 @@ def local_outputs(
     """
     mine = method.prediction_share(samples, group.sample_size, group.sample_rank)
     with torch.no_grad(), method.predicting():
-        return method(x, samples=mine, step=0, index=index)
+        y = method(inputs_for(method, x), samples=mine, step=0, index=index)
+    return _whole(method, y, group)
 
 
 def outputs_of(
@@ -43,14 +44,26 @@ def outputs_of(
         for chunk in method.chunks(mine):
             first = 0
             for x, index in batches:
-                y = method(x, samples=chunk, step=0, index=index)
+                y = method(inputs_for(method, x), samples=chunk, step=0, index=index)
                 if found is None:
                     found = y.new_empty(len(mine), count, *y.shape[2:])
                 found[done : done + len(chunk), first : first + len(index)] = y
                 first += len(index)
             done += len(chunk)
     assert found is not None, "no samples, or no batches"
-    return found
+    return _whole(method, found, group)
+
+
+def inputs_for(method: Method, x: Tensor) -> Tensor:
+    """What this rank's part of a network takes of whole inputs."""
+    return x if method.spread is None else method.spread.of_inputs(x)
+
+
+def _whole(method: Method, outputs: Tensor, group: Collectives) -> Tensor:
+    """Outputs of whole items, where a network in parts gives parts of them."""
+    if method.spread is None:
+        return outputs
+    return group.gather_over_model(outputs, method.spread.outputs)
 
 
 def split(outputs: Tensor, packed: Method | Caller, targets: Sequence[str]) -> dict[str, Tensor]:

@@ -60,7 +60,7 @@ class Agreement:
         data, penalty, *wanted = self._heard.tolist()
         if not math.isfinite(data + penalty):
             self._diverged(when, samples)
-        groups = self.topology.data_size
+        groups = self.topology.data_size * self.topology.model_size  # each has the whole loss
         wishes = Wish.NONE
         for wish, ranks in zip(Wish, wanted, strict=True):
             if ranks > 0:

@@ -29,8 +29,6 @@ class Feed:
         The train split.
     topology
         The grid.
-    part
-        What this rank has of every item, see :class:`~hpcsamp.data.Loader`.
 
     Attributes
     ----------
@@ -38,10 +36,8 @@ class Feed:
         Batches of an epoch.
     """
 
-    def __init__(
-        self, run: Run, dataset: Dataset, topology: Topology, part: Given | None = None
-    ) -> None:
-        c = run.config
+    def __init__(self, run: Run, dataset: Dataset, topology: Topology) -> None:
+        c, part = run.config, _part(run)
         self.run = run
         self.dataset = dataset
         with together(topology.world):
@@ -108,3 +104,12 @@ class Feed:
     def close(self) -> None:
         """Close the files and free the shared memory. Collective."""
         self._loader.close()
+
+
+def _part(run: Run) -> Given | None:
+    """What this rank has of every item; None for all of it."""
+    spread = run.method.spread
+    if spread is None:
+        return None
+    # outputs are gathered for a loss that cannot have them in parts
+    return {"x": spread.inputs, "y": spread.own if run.data_loss.takes_parts else None}

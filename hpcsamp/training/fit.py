@@ -160,7 +160,9 @@ def fit(
     with network as table:
         with together(world):
             chosen = completed(asked, task, table, path, kind, items)
-        topology = init(chosen.parallel.samples, device=chosen.parallel.device)
+        topology = init(
+            chosen.parallel.samples, model=chosen.parallel.model, device=chosen.parallel.device
+        )
         world = topology.world
         with together(world):
             if source is not None:

@@ -14,5 +14,11 @@ class ParallelSection(Section):
     """``[parallel]``: the grid. Nothing here changes what is computed (law 1)."""
 
     samples: SampleAxis = Field("node", json_schema_extra=NOTHING)
+    model: int = Field(
+        1,
+        ge=1,
+        description="ranks that hold one network and one item in parts (M)",
+        json_schema_extra=NOTHING,
+    )
     collectives: Annotated[str, one_of(TRANSPORTS)] = Field("auto", json_schema_extra=NOTHING)
     device: str = Field("auto", json_schema_extra=NOTHING)
