@@ -73,6 +73,8 @@ class Put:
         for name, which in names.items():
             self._places[name] = tuple(shared[which])
         self.parted = not all(p.is_whole for p in parts_in(module).values())
+        self._search: list[tuple[str, Place]] = []
+        self._last = 0
         self.pairs = frozenset(name for name in names if self.held(name).is_complex())
 
     def __call__(self, values: Mapping[str, Any]) -> _Block:
@@ -101,6 +103,7 @@ class Put:
             Where the module, or a hook of it, reads the value.
         """
         self._places[name] = ((held, key),)
+        self._search.clear()
 
     def held(self, name: str) -> Any:
         """What the module has under a name now."""
@@ -108,9 +111,22 @@ class Put:
         return held[key]
 
     def name_of(self, value: object) -> str | None:
-        """The name under which the module has a value now; None if it has not."""
-        for name, places in self._places.items():
-            if any(held[key] is value for held, key in places):
+        """The name under which the module has a value now; None if it has not.
+
+        The first name of a value that several share. Layers ask in the order of their names, so the
+        search goes on where the last one ended.
+        """
+        if not self._search:
+            first: dict[tuple[int, str], tuple[str, Place]] = {}
+            for name, places in self._places.items():
+                for held, key in places:
+                    first.setdefault((id(held), key), (name, (held, key)))
+            self._search = list(first.values())
+        count = len(self._search)
+        for at in itertools.chain(range(self._last, count), range(self._last)):
+            name, (held, key) = self._search[at]
+            if held[key] is value:
+                self._last = at
                 return name
         return None
 
