@@ -56,25 +56,38 @@ def moments_over(group: Group, own: Moments) -> Moments:
 def in_one(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Moments] | None:
-    """``(B, C, ...)`` numbers normalised by their own moments, and these, in one pass over them.
+    """``(k, B, C, ...)`` numbers normalised by their own moments, and these, in one pass over them.
+
+    ``weight``, ``bias``: ``(C,)``, of a single sample; None of several.
 
     None where types are mixed, or a channel has a single value.
     """
-    number = x.numel() / max(1, x.shape[1])
+    k, channels = x.shape[0], x.shape[2]
+    number = x.numel() / max(1, k * channels)
     kinds = {t.dtype for t in (x, weight, bias) if t is not None}
     if number <= 1 or kinds not in ({torch.float32}, {torch.float64}):
         return None
-    mean, variance = x.new_zeros(2, x.shape[1]).unbind()  # torch leaves those of this batch there
-    y = F.batch_norm(x, mean, variance, weight, bias, training=True, momentum=1.0, eps=eps)
-    return y, Moments(mean[None], variance[None] * ((number - 1) / number), number)
+    mean, variance = x.new_zeros(2, k * channels).unbind()  # torch leaves those of this batch there
+    y = F.batch_norm(
+        _as_channels(x), mean, variance, weight, bias, training=True, momentum=1.0, eps=eps
+    )
+    biased = variance * ((number - 1) / number)
+    return _as_samples(y, k), Moments(mean.view(k, -1), biased.view(k, -1), number)
 
 
 def by_own_batch(x: Tensor, eps: float) -> Tensor:
     """``(k, B, C, ...)`` numbers normalised by the moments of this batch, with gradient."""
-    if len(x) == 1:
-        return F.batch_norm(x[0], None, None, training=True, eps=eps)[None]
-    y = F.batch_norm(x.transpose(0, 1).flatten(1, 2), None, None, training=True, eps=eps)
-    return y.unflatten(1, (x.shape[0], x.shape[2])).transpose(0, 1)
+    return _as_samples(F.batch_norm(_as_channels(x), None, None, training=True, eps=eps), len(x))
+
+
+def _as_channels(x: Tensor) -> Tensor:
+    """``(B, k C, ...)`` numbers from ``(k, B, C, ...)`` ones."""
+    return x[0] if len(x) == 1 else x.transpose(0, 1).flatten(1, 2)
+
+
+def _as_samples(y: Tensor, k: int) -> Tensor:
+    """``(k, B, C, ...)`` numbers from ``(B, k C, ...)`` ones."""
+    return y[None] if k == 1 else y.unflatten(1, (k, -1)).transpose(0, 1)
 
 
 def by_moments(x: Tensor, found: Moments, eps: float) -> Tensor:

@@ -14,12 +14,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_batchedtensor
 from torch.nn import functional as F  # noqa: N812
 
 from hpcsamp.errors import UsageError
-from hpcsamp.weights.folding.rules.elementwise import scaled
-from hpcsamp.weights.folding.rules.norms import of_channels
 from hpcsamp.weights.group import Group
 from hpcsamp.weights.normalised import (
     Moments,
@@ -30,9 +27,9 @@ from hpcsamp.weights.normalised import (
     moments,
     moments_over,
 )
-from hpcsamp.weights.routing.forms import Alone, Folded
+from hpcsamp.weights.routing.forms import Alone
 from hpcsamp.weights.routing.now import Now, Route
-from hpcsamp.weights.strategies.chunk import NotPossibleError
+from hpcsamp.weights.routing.samples import of_samples, scaled_channels
 
 
 def batch_norm(
@@ -49,13 +46,14 @@ def batch_norm(
     """Batch normalisation by the statistics of the batch."""
     carry = now.carry
     if not training and (names := _estimated_names(now, running_mean, running_var)):
-        y = _of_samples(now, partial(_estimated, now, names, eps), input)
-        return _scaled(now, y, weight, bias)
+        y = of_samples(now, partial(_estimated, now, names, eps), input)
+        return scaled_channels(now, y, weight, bias)
     if not training or carry is None:
         return NotImplemented
     over = now.normalises(input.shape)
     if over is None:  # it is being found out
-        return _scaled(now, by_moments(input[None], moments(input[None]), eps)[0], weight, bias)
+        y = by_moments(input[None], moments(input[None]), eps)[0]
+        return scaled_channels(now, y, weight, bias)
     if not over or carry.prediction:  # where items depend on each other is observed in prediction
         return NotImplemented
     kept = running_mean is not None and running_var is not None
@@ -69,17 +67,18 @@ def batch_norm(
         )
     names = [_name(now, value) for value in (running_mean, running_var)] if kept else []
     statistics = partial(_statistics, now, names, momentum, weight)
-    if isinstance(now.form, Alone):
-        done = in_one(input, weight, bias, eps) if _for_itself(now) else None
-        if done is not None:
-            statistics(input[None], done[1])
-            return done[0]
-        by = statistics(input[None])
-        if by.own:  # in one operation
-            return F.batch_norm(input, None, None, weight, bias, training=True, eps=eps)
-        return _scaled(now, by(input[None], eps)[0], weight, bias)
-    y = _of_samples(now, lambda x: statistics(x)(x, eps), input)
-    return _scaled(now, y, weight, bias)
+    if not isinstance(now.form, Alone):
+        y = of_samples(now, partial(_normalised, now, statistics, eps), input)
+        return scaled_channels(now, y, weight, bias)
+    x = input[None]
+    done = in_one(x, weight, bias, eps) if _for_itself(now) else None
+    if done is not None:
+        statistics(x, done[1])
+        return done[0][0]
+    by = statistics(x)
+    if by.own:  # in one operation
+        return F.batch_norm(input, None, None, weight, bias, training=True, eps=eps)
+    return scaled_channels(now, by(x, eps)[0], weight, bias)
 
 
 def _torch_batch_norm(
@@ -103,7 +102,7 @@ def instance_norm(
     """Instance normalisation that keeps running statistics, the mean of those of the items."""
     carry = now.carry
     if not use_input_stats and (names := _estimated_names(now, running_mean, running_var)):
-        _of_samples(now, partial(_noted_of_items, now, names, momentum), input.detach())
+        of_samples(now, partial(_noted_of_items, now, names, momentum), input.detach())
         return F.instance_norm(input, None, None, weight, bias, True, eps=eps)
     if running_mean is None or not use_input_stats or carry is None:
         return NotImplemented
@@ -111,7 +110,7 @@ def instance_norm(
         return F.instance_norm(input, running_mean, running_var, weight, bias, False, eps=eps)
     if not carry.prediction:
         names = [_name(now, value) for value in (running_mean, running_var)]
-        _of_samples(now, partial(_noted_of_items, now, names, momentum), input.detach())
+        of_samples(now, partial(_noted_of_items, now, names, momentum), input.detach())
     return F.instance_norm(input, None, None, weight, bias, True, eps=eps)
 
 
@@ -148,6 +147,15 @@ def _for_itself(now: Now) -> bool:
     state = now.carry.state
     several = state.group is not None and state.group.size > 1 and not now.carry.trial
     return not several and (state.replayed is None or not state.replayed.again)
+
+
+def _normalised(now: Now, statistics: Callable[..., _By], eps: float, x: Tensor) -> Tensor:
+    """``(k, B, C, ...)`` normalised numbers, whose statistics are noted."""
+    done = in_one(x, None, None, eps) if _for_itself(now) else None
+    if done is None:
+        return statistics(x)(x, eps)
+    statistics(x, done[1])
+    return done[0]
 
 
 def _statistics(
@@ -198,7 +206,7 @@ def _advance(now: Now, names: list[str], found: tuple[Tensor, Tensor], momentum:
     assert now.carry is not None
     for name, value in zip(names, found, strict=True):
         before = now.carry.now(name)
-        mixed = before.double() * (1 - momentum) + value.double() * momentum
+        mixed = torch.lerp(before.double(), value.double(), momentum)
         now.carry.leave(name, mixed.to(before.dtype))
 
 
@@ -228,51 +236,6 @@ def _add(now: Now, names: list[str], found: tuple[Tensor, Tensor]) -> None:
         return
     for name, value in zip(names, found, strict=True):
         carry.state.estimates.add(carry.samples, name, value, carry.now(name).dtype)
-
-
-def _of_samples(now: Now, function: Callable[[Tensor], Tensor], x: Any) -> Any:
-    """A function of ``(k, B, ...)`` numbers of a tensor of the pass, in the form of the pass."""
-    if is_batchedtensor(x):
-        return _Vmapped.apply(x, function)
-    if isinstance(now.form, Folded):
-        fold = now.form.fold
-        if not isinstance(x, Tensor):
-            raise NotPossibleError("a normalisation of weights over the batch")
-        rows = fold.rows(x)
-        if rows is None or rows.axis:
-            raise NotPossibleError("a normalisation whose first axis is not the batch")
-        y = function(fold.out(x, rows))
-        return y.flatten(0, 1) if rows.folded else y[0]
-    return function(x[None])[0]
-
-
-class _Vmapped(torch.autograd.Function):
-    """A function of ``(k, B, ...)`` numbers, within ``torch.func.vmap``."""
-
-    @staticmethod
-    def forward(x: Any, function: Any) -> Any:
-        """Of one sample."""
-        return function(x[None])[0]
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Keep nothing: autograd records what :meth:`vmap` does."""
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, x: Tensor, function: Any) -> tuple[Tensor, int]:
-        """Of all samples."""
-        return function(x.movedim(in_dims[0], 0)), 0
-
-
-def _scaled(now: Now, y: Any, weight: Any, bias: Any) -> Any:
-    """``y * weight + bias``, of channels."""
-    if isinstance(now.form, Folded):
-        return scaled(now.form.fold, y, of_channels(weight, y), of_channels(bias, y))
-    ones = [1] * (y.dim() - 2)
-    if weight is None:
-        return y if bias is None else y + bias.reshape(-1, *ones)
-    weight = weight.reshape(-1, *ones)
-    return y * weight if bias is None else torch.addcmul(bias.reshape(-1, *ones), y, weight)
 
 
 # Names -------------------------------------------------------------------------------------------
