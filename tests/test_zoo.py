@@ -19,7 +19,8 @@ from hpcsamp.weights.parts import complex_of
 from hpcsamp.weights.place import Place
 
 SCRIPT = Path(__file__).parent / "zoo_cases.py"
-GRIDS = {"1": (1, "none"), "2 sample ranks": (2, "2"), "2 data groups": (2, "none"), "3": (3, "3")}
+#: Ranks of each job, and its grids by what their sample axis spans. Shares of 3 ranks are uneven.
+JOBS = {1: {"none": "1"}, 2: {"2": "2 sample ranks", "none": "2 data groups"}, 3: {"3": "3"}}
 METHODS = ("mean_field", "ensemble", "swag", "mc_dropout")
 
 #: Networks that drop nothing and have a single linear layer: nothing for mc_dropout to do.
@@ -44,11 +45,12 @@ Results = dict[tuple[str, str], Any]
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> dict[str, Results]:
     root, found = tmp_path_factory.mktemp("zoo"), {}
-    for grid, (ranks, span) in GRIDS.items():
-        file = root / f"{len(found)}.pt"
-        done = launch(ranks, str(SCRIPT), span, str(file), timeout=180)
+    for ranks, grids in JOBS.items():
+        file = root / f"{ranks}.pt"
+        done = launch(ranks, str(SCRIPT), ",".join(grids), str(file), timeout=180 * len(grids))
         assert done.code == 0, done.out[-2000:] + done.err[-2000:]
-        found[grid] = torch.load(file, weights_only=True)
+        results = torch.load(file, weights_only=True)
+        found |= {grid: results[span] for span, grid in grids.items()}
     return found
 
 
@@ -72,7 +74,7 @@ def test_every_grid_gives_the_same_or_refuses(name, kind, results):
             if isinstance(value, Tensor):
                 assert same(other["state"][key], value), (grid, key)
         assert other["resumed"], f"{grid}: went on to other bits"
-        assert other["of_batch"] < 1e-12, f"{grid}: outputs depend on the batch"
+    assert truth["of_batch"] < 1e-12, "outputs depend on the batch"
 
 
 def same(one: Tensor, other: Tensor) -> bool:
