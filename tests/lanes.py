@@ -17,7 +17,13 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 #: What takes minutes comes first, so that no lane is left with it at the end.
-LONG = ("test_zoo.py", "test_any_grid.py", "test_training.py", "test_preemption.py")
+LONG = (
+    "test_zoo.py",
+    "test_any_grid.py",
+    "test_model_axis.py",
+    "test_training.py",
+    "test_preemption.py",
+)
 #: Files of a pytest: more share what a session makes, fewer end together.
 TOGETHER = 10
 NO_TESTS = 5  # exit code of pytest

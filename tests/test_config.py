@@ -185,7 +185,7 @@ FREE = {
     "method": {"samples_per_pass", "strategy"},
     "loss": {"memory"},
     "optimizer": {"sharded"},
-    "parallel": {"samples", "collectives", "device"},
+    "parallel": {"samples", "model", "collectives", "device"},
     "training": {
         "steps", "evaluate_every", "checkpoint_every", "keep", "log_every", "memory_check",
         "time_limit", "time_margin", "stall", "patience", "min_delta", "callbacks",

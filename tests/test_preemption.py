@@ -112,7 +112,7 @@ def test_signals_are_noted_and_handlers_put_back():
 
 
 def test_all_wishes_are_heard():
-    topology = SimpleNamespace(world=MPI.COMM_SELF, rank=0, data_size=1)
+    topology = SimpleNamespace(world=MPI.COMM_SELF, rank=0, data_size=1, model_size=1)
     parts = Parts(1.0, 0.5)
     told = Agreement(topology, parts, Wish.USR2 | Wish.TIME).end("now", [])
     assert told == (parts, Wish.USR2 | Wish.TIME)
