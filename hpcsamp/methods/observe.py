@@ -46,8 +46,8 @@ GROUPS = 4
 class Observer:
     """Watches the module of a method once in training and once in prediction.
 
-    And again when submodules have changed between training and evaluation mode, and in training at
-    the first, second, fourth, ... step, as a module may count steps and do something else later.
+    And again when submodules have changed between training and evaluation mode, and in training
+    after 1, 4, 16, ... steps, as a module may count steps and do something else later.
     """
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Observer:
         if parts is None:
             parts = self._parts[network] = list(network.modules())
         x = inputs_of(x, stacked)
-        counted = 0 if method.in_prediction else method.step.bit_length()
+        counted = 0 if method.in_prediction else (method.step.bit_length() + 1) // 2
         mode = (method.in_prediction, counted, *[part.training for part in parts])
         if mode in self._known or not _has_values(x):
             return
