@@ -156,7 +156,7 @@ def replicas_are_compared_with_those_that_hold_the_same(grid):
     own = share(S, grid.sample_size, grid.sample_rank)
     for method in methods(own):
         placement = method.placement
-        over = grid.world if placement.replicas == "world" else grid.axis(placement.replicas).comm
+        over = grid.comm(placement.replicas)
         assert len(set(over.allgather(placement.column(grid)))) == 1
         check_replicas(method, grid)
     *everywhere, members = methods(own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -207,7 +208,10 @@ def zarr(
     import xarray
 
     try:
-        opened = xarray.open_zarr(store, chunks=None)
+        with warnings.catch_warnings():
+            # of a store whose metadata are in several files, which costs time and nothing else
+            warnings.filterwarnings("ignore", message=".*consolidated metadata")
+            opened = xarray.open_zarr(store, chunks=None)
     except Exception as e:  # whatever a damaged store makes its reader raise
         told = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise DataError(f"{store}: not a zarr store that can be opened: {told}") from None

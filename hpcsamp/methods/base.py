@@ -97,6 +97,8 @@ class Method(Predicting):
         super().__init__(samples_per_pass)
         self.seed = seed
         self._in_trial = False
+        #: Within :meth:`trying`, which looks at the same samples many times: noise by its name.
+        self._tried: tuple[Any, Tensor] | None = None
         self._observer = Observer()
 
     def network_of(self, sample: int) -> nn.Module | None:
@@ -321,6 +323,8 @@ class Method(Predicting):
             yield
         finally:
             self._in_trial = before
+            if not before:
+                self._tried = None
 
     # Around training ---------------------------------------------------------------------------
 

@@ -150,9 +150,19 @@ class MeanField(Showing):
 
     def noise(self, step: int, samples: range, out: Tensor | None = None) -> Tensor:
         """``(k, n)`` standard normal numbers of some samples, written to ``out`` if given."""
+        name = (step, samples, self.in_prediction)
+        if self._in_trial and out is None:
+            if self._tried is None or self._tried[0] != name:
+                self._tried = name, self._noise(step, samples, self._blank(samples))
+            return self._tried[1]
+        return self._noise(step, samples, self._blank(samples) if out is None else out)
+
+    def _blank(self, samples: range) -> Tensor:
+        n = self.variables.random.size
+        return self.mean.new_empty(len(samples), n, requires_grad=False)
+
+    def _noise(self, step: int, samples: range, out: Tensor) -> Tensor:
         layout = self.variables.random
-        if out is None:
-            out = self.mean.new_empty(len(samples), layout.size, requires_grad=False)
         if self.in_prediction:
             return layout.draw(out, self.seed, Purpose.PREDICT_WEIGHTS, 0, samples)
         of = [self.partner(s)[0] for s in samples] if self._in_pairs else samples

@@ -161,11 +161,14 @@ def difference(a: list[Tensor], b: list[Tensor], like: list[Tensor] | None = Non
     for one, other in zip(a, b, strict=False):
         if one.shape != other.shape:
             continue
-        x, y = one.double(), other.double()
-        if not torch.equal(x.isfinite(), y.isfinite()):
-            return math.inf
-        difference = _largest(x - y)
-        worst = max(worst, difference / scale if scale > 0 else difference)
+        x, y = (t if t.is_floating_point() or t.is_complex() else t.double() for t in (one, other))
+        apart = _bound(x - y)
+        if not math.isfinite(apart):  # or of numbers so large that their difference is none
+            x, y = (t.to(torch.promote_types(t.dtype, torch.float64)) for t in (x, y))
+            if not torch.equal(x.isfinite(), y.isfinite()):
+                return math.inf
+            apart = _largest(x - y)
+        worst = max(worst, apart / scale if scale > 0 else apart)
     return worst
 
 
@@ -174,5 +177,17 @@ def _sorted(values: list[Tensor]) -> list[Tensor]:
 
 
 def _largest(x: Tensor) -> float:
+    """Largest absolute value of the finite numbers."""
+    bound = _bound(x)
+    if math.isfinite(bound):
+        return bound
     finite = x[x.isfinite()]
     return float(finite.abs().max()) if finite.numel() else 0.0
+
+
+def _bound(x: Tensor) -> float:
+    """Largest absolute value in one look at the numbers; not finite if one of them is not."""
+    if not x.numel():
+        return 0.0
+    low, high = (x.abs() if x.is_complex() else x).aminmax()
+    return max(abs(float(low)), abs(float(high)), key=lambda v: (math.isnan(v), v))
