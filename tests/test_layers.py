@@ -264,6 +264,12 @@ def exchanges_are_counted(axis):
         assert found == (exchanges, ITEM * values), type(layer)
 
 
+@pytest.mark.parametrize("size", [2, 3, 4, 8])
+def test_exchanges_of_an_imagined_rank_are_counted(size):
+    for rank in (0, size - 1):
+        exchanges_are_counted(layers.imagined(size, rank))
+
+
 def attention_is_the_whole_one(axis):
     """Against torch's, and in parts."""
     width, heads, tokens, d = 24, 8, 9, 3

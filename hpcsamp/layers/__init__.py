@@ -11,6 +11,7 @@ from hpcsamp.layers.dropout import Dropout
 from hpcsamp.layers.exchange import gather, scatter_sum, shared, total
 from hpcsamp.layers.group import Counted, Exchange, Group
 from hpcsamp.layers.halo import halo
+from hpcsamp.layers.imagined import ImaginedAxis, imagined
 from hpcsamp.layers.layer import Divided, Layer, parts_of
 from hpcsamp.layers.linear import Joined, Linear
 from hpcsamp.layers.norm import LayerNorm
@@ -19,9 +20,8 @@ from hpcsamp.layers.strips import StripEmbedding, StripExpansion
 from hpcsamp.layers.tokens import TokenMLP, TokensDown, TokensUp
 
 __all__ = [
-    "ALONE", "Attention", "Counted", "Divided", "Dropout", "Exchange", "Group", "Joined", "Kind",
-    "Layer",
-    "LayerNorm", "Linear", "ModelAxis", "Split", "StripEmbedding", "StripExpansion", "TokenMLP",
-    "TokensDown", "TokensUp", "along", "current", "gather", "halo", "parts_of", "product",
-    "scatter_sum", "shared", "total",
+    "ALONE", "Attention", "Counted", "Divided", "Dropout", "Exchange", "Group", "ImaginedAxis",
+    "Joined", "Kind", "Layer", "LayerNorm", "Linear", "ModelAxis", "Split", "StripEmbedding",
+    "StripExpansion", "TokenMLP", "TokensDown", "TokensUp", "along", "current", "gather", "halo",
+    "imagined", "parts_of", "product", "scatter_sum", "shared", "total",
 ]  # fmt: skip

@@ -66,9 +66,7 @@ class ModelAxis:
                 f"{self.size} model ranks"
             )
         self.counted = Counted() if counted is None else counted
-        s, c = divmod(self.rank, self.layout[1])
-        self.space = Group(comm.Split(c, s), self.counted)
-        self.channels = Group(comm.Split(s, c), self.counted)
+        self.space, self.channels = self._directions(*divmod(self.rank, self.layout[1]))
         self.alone = Group(serial.COMM_SELF, self.counted)
         self._fitted: dict[Layout, ModelAxis] = {self.layout: self}
 
@@ -77,10 +75,15 @@ class ModelAxis:
         """That of a grid: ``ModelAxis.of(topology.axis("model"))``. Collective over the axis."""
         return cls(axis.comm, layout)
 
+    def _directions(self, s: int, c: int) -> tuple[Group, Group]:
+        """The ranks of this one's column and row of the grid, of space and of channels."""
+        space, channels = self.comm.Split(c, s), self.comm.Split(s, c)
+        return Group(space, self.counted), Group(channels, self.counted)
+
     def laid_out(self, layout: Layout) -> ModelAxis:
         """The same ranks in another grid, with the same count of exchanges. Collective."""
         if layout not in self._fitted:
-            other = ModelAxis(self.comm, layout, self.counted)
+            other = type(self)(self.comm, layout, self.counted)
             other._fitted = self._fitted
             self._fitted[layout] = other
         return self._fitted[layout]

@@ -69,8 +69,10 @@ def product(a: Tensor, b: Tensor, gathered: Split, kept: Split, kind: Kind) -> T
     """
     if gathered.over.size == kept.over.size == 1:
         return a @ b
-    if torch.is_autocast_enabled(a.device.type):
-        dtype = torch.get_autocast_dtype(a.device.type)
+    device = a.device.type
+    # there is none for tensors without values
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
         a, b = a.to(dtype), b.to(dtype)
     y: Tensor = _Product.apply(a, b, gathered, kept, kind)
     return y
