@@ -89,8 +89,9 @@ def test_the_model_axis_is_innermost(samples, model, sizes):
 @pytest.mark.parametrize(
     ("nodes", "samples", "model", "message"),
     [
-        (["a"] * 3, "world", 2, "a model axis of 2 ranks does not divide the 3 ranks"),
-        (["a"] * 3 + ["b"] * 3, "node", 2, "axis of 2 ranks does not divide the 3 ranks of node a"),
+        (["a"] * 3, "world", 2, "parallel.model = 2 does not divide the 3 ranks"),
+        (["a"] * 3 + ["b"] * 3, "node", 2, "model = 2 does not divide the 3 ranks of node a"),
+        (["a"] * 4 + ["b"] * 4, "node", 8, 'model = 8 is more than the 4 ranks of node a.*"world"'),
         (["a"] * 6, 2, 2, "samples = 2 groups of 2 model ranks does not divide .* 6"),
         (["a"], "node", 0, "got 0"),
         (["a"], "node", True, "got True"),

@@ -136,10 +136,9 @@ def plan_grid(nodes: Sequence[str], samples: SampleAxis = "node", model: int = 1
                 f"{small} has {sizes[small]} and {large} has {sizes[large]}; start equally many "
                 f"ranks on each node or give the size of a sample group as a number"
             )
-        _check_model(model, sizes[small], f"ranks of node {small}")
+        check_sizes(len(nodes), sizes[small], samples, model, f"node {small}")
         return Grid(tuple(tuple(ranks) for ranks in by_node.values()), model)
     in_node_order = [rank for ranks in by_node.values() for rank in ranks]
-    _check_model(model, len(nodes), "ranks")
     if samples == "world":
         size = len(nodes)
     elif samples == "none":
@@ -151,19 +150,48 @@ def plan_grid(nodes: Sequence[str], samples: SampleAxis = "node", model: int = 1
             f'parallel.samples must be "node", "world", "none" or a positive number, '
             f"got {samples!r}"
         )
-    if len(nodes) % size:
-        of_model = f" groups of {model} model ranks" if model > 1 else ""
-        raise UsageError(
-            f"parallel.samples = {samples}{of_model} does not divide the number of ranks, "
-            f"{len(nodes)}"
-        )
+    check_sizes(len(nodes), len(by_node[nodes[0]]), samples, model)
     groups = (in_node_order[i : i + size] for i in range(0, len(nodes), size))
     return Grid(tuple(map(tuple, groups)), model)
 
 
-def _check_model(model: int, ranks: int, which: str) -> None:
+def check_sizes(
+    ranks: int, per_node: int, samples: SampleAxis, model: int = 1, node: str = "a node"
+) -> None:
+    """Refuse axes whose sizes do not divide the number of ranks.
+
+    Parameters
+    ----------
+    ranks, per_node
+        Of the job, and of each node.
+    samples, model
+        As for :func:`plan_grid`.
+    node
+        Name of a node for the message.
+
+    Raises
+    ------
+    UsageError
+        With the numbers that do not go together.
+    """
+    if samples == "node":
+        if model > per_node:
+            raise UsageError(
+                f"parallel.model = {model} is more than the {per_node} ranks of {node}, within "
+                f'which a model group lies with parallel.samples = "node"; start more ranks on '
+                f"each node, or set parallel.samples to a number of sample ranks or to "
+                f'"world"'
+            )
+        ranks, where = per_node, f"ranks of {node}"
+    else:
+        where = "ranks"
     if ranks % model:
-        raise UsageError(f"a model axis of {model} ranks does not divide the {ranks} {which}")
+        raise UsageError(f"parallel.model = {model} does not divide the {ranks} {where}")
+    if isinstance(samples, int) and ranks % (samples * model):
+        of_model = f" groups of {model} model ranks" if model > 1 else ""
+        raise UsageError(
+            f"parallel.samples = {samples}{of_model} does not divide the number of ranks, {ranks}"
+        )
 
 
 def share(total: int, parts: int, index: int) -> range:
