@@ -8,7 +8,7 @@ from hpcsamp.losses.counts import NegativeBinomial, Poisson
 from hpcsamp.losses.crps import CRPS
 from hpcsamp.losses.custom import Custom
 from hpcsamp.losses.document import render
-from hpcsamp.losses.elbo import ELBO, Parts
+from hpcsamp.losses.elbo import ELBO, Parts, check_parts
 from hpcsamp.losses.energy import EnergyScore
 from hpcsamp.losses.exactness import Exactness, check_exactness
 from hpcsamp.losses.expected import ExpectedNLL
@@ -76,6 +76,7 @@ __all__ = [
     "StudentT",
     "centred_moments",
     "check_exactness",
+    "check_parts",
     "defaults",
     "kl_by_layer",
     "latitude_weights",

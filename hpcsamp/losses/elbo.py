@@ -215,13 +215,7 @@ class ELBO:
             }
             compare({"step to draw for": step, **claims, **known}, c, "sample")
         ratio = None
-        if c.model_size > 1 and (self.data_loss.joint or self.kl == "monte_carlo"):
-            raise UsageError(
-                f"{'this loss' if self.data_loss.joint else 'Monte Carlo KL'} needs the densities "
-                f"of whole draws of weights, of which the {c.model_size} model ranks hold parts: "
-                f'take loss.kl = "analytic" and a loss without density ratios, or '
-                f"parallel.model = 1"
-            )
+        check_parts(self.data_loss, self.kl, c.model_size)
         if self.data_loss.joint:
             ratio = factor * method.log_ratio(mine, step)
             penalty = ratio.new_zeros(())
@@ -270,6 +264,22 @@ class ELBO:
                 f"weights of items have shape {tuple(weight.shape)}, there are {len(y)} items; "
                 f"weights of values are given as mask"
             )
+
+
+def check_parts(data_loss: DataLoss, kl: str, model_size: int) -> None:
+    """Refuse a loss that needs the densities of whole draws, of which model ranks hold parts.
+
+    Raises
+    ------
+    UsageError
+        If there are several model ranks.
+    """
+    if model_size > 1 and (data_loss.joint or kl == "monte_carlo"):
+        raise UsageError(
+            f"{'this loss' if data_loss.joint else 'Monte Carlo KL'} needs the densities of whole "
+            f"draws of weights, of which the {model_size} model ranks hold parts: take loss.kl = "
+            f'"analytic" and a loss without density ratios, or parallel.model = 1'
+        )
 
 
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:

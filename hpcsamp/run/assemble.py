@@ -165,6 +165,7 @@ class Run:
                 f"optimizer.groups cannot be had with parallel.model = {axis.size} yet; leave one "
                 f"of them out"
             )
+        losses.check_parts(self.data_loss, self.config.loss.kl, axis.size)
         self.method.pieces()
         everyone = tuple(axis.comm.allgather(outputs(network.out_shape)))
         self.method.spread = Spread(inputs(self.shapes.x), everyone, everyone[axis.rank])
@@ -172,10 +173,21 @@ class Run:
             self.data_loss.weights = self.method.spread.of_weights(self.data_loss.weights)
 
     @classmethod
-    def blank(cls, config: RunConfig, shapes: Shapes, ranks: int = 1) -> Run:
-        """The largest part of a run on one of ``ranks`` that share its samples, without numbers."""
+    def blank(
+        cls, config: RunConfig, shapes: Shapes, ranks: int = 1, axis: ModelAxis = ALONE
+    ) -> Run:
+        """The largest part of a run on one of ``ranks`` that share its samples, without numbers.
+
+        Parameters
+        ----------
+        axis
+            The model ranks, such as :func:`hpcsamp.layers.imagined` ones.
+        """
         own = range(-(-config.method.samples // ranks))
-        return cls(config, shapes, own, torch.device("meta"))
+        with along(axis):
+            made = cls(config, shapes, own, torch.device("meta"))
+        made._spread(axis)
+        return made
 
     @property
     def outputs(self) -> int:
