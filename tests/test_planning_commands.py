@@ -35,9 +35,56 @@ def test_plan(hpcsamp, tmp_path):
     assert "<svg" in (tmp_path / "curve.svg").read_text()
 
 
+def test_plan_of_three_axes(hpcsamp, tmp_path):
+    told = tmp_path / "plan.json"
+    done = hpcsamp(
+        1, "plan", "mixer-era5", "--preset", "tiny", "--samples", 2, "--nodes", 2,
+        "--gpus-per-node", 4, "--json", told, "--curve", "--simulate",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "D x P x M" in done.out
+    found = json.loads(told.read_text())
+    grids = {(s["data_groups"], s["sample_ranks"], s["model_ranks"]) for s in found["splits"]}
+    assert grids == {(4, 2, 1), (2, 2, 2), (4, 1, 2), (1, 2, 4), (2, 1, 4), (1, 1, 8)}
+    by_model = {s["model_ranks"]: s for s in found["splits"] if s["sample_ranks"] == 1}
+    assert by_model[4]["phases"]["model exchange"] > 0
+    assert by_model[8]["memory_bytes"] < by_model[2]["memory_bytes"]
+    assert found["simulated"]["seconds_per_step"] == pytest.approx(
+        found["best"]["seconds_per_step"], rel=0.05
+    )
+
+
+def test_models_counts_the_memory_of_a_model_rank(tmp_path):
+    from typer.testing import CliRunner
+
+    from hpcsamp.cli import app
+
+    def models(*arguments):
+        whole = ["models", "mixer-era5", "--preset", "small", *arguments]
+        return CliRunner().invoke(app, whole, env={"COLUMNS": "120"})
+
+    found = {}
+    for m in (1, 2):
+        file = tmp_path / f"{m}.json"
+        done = models("--ranks", "4", "--set", f"parallel.model={m}", "--json", str(file))
+        assert done.exit_code == 0, done.output
+        assert ("on P = 2 ranks of M = 2 model ranks" in " ".join(done.output.split())) == (m == 2)
+        found[m] = json.loads(file.read_text())
+    assert found[1]["trained"] == found[2]["trained"]
+    means = {m: f["parts"][1]["bytes"] for m, f in found.items()}
+    assert means[2] == pytest.approx(means[1] / 2, rel=0.02)
+    refused = models("--ranks", "3", "--set", "parallel.model=2").exception
+    assert str(refused) == "parallel.model = 2 does not divide the 3 ranks"
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (["mixer-era5", "--preset", "tiny", "--set", "parallel.model=3"],
+         "parallel.model = 3 does not divide the 4 ranks"),
+        (["mixer-era5", "--preset", "tiny", "--nodes", "5", "--set", "parallel.model=5"],
+         "mixer: parallel.model = 5: no grid of 5 ranks"),
+        (["vit-cifar10", "--set", "parallel.model=2"], "parallel.model = 2: .* says nothing of which parts of an item"),
         (["vit-cifar10", "--site", "horeko"], "did you mean 'horeka'.*alps, frontier"),
         (["vit-cifar10", "--samples", "2", "--nodes", "64", "--batch", "100"],
          "no grid of 256 ranks: with S = 2 .* D = 128 data groups, and a batch of 100"),

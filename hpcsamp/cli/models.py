@@ -33,7 +33,10 @@ def models(
     data: Annotated[
         str | None, typer.Option(help="Dataset folder; by default data.path or the synthetic set.")
     ] = None,
-    ranks: Annotated[int, typer.Option(min=1, help="Ranks of a sample group (P).")] = 1,
+    ranks: Annotated[
+        int | None,
+        typer.Option(min=1, help="Ranks that share a batch, P x M (default: parallel.model)."),
+    ] = None,
     groups: Annotated[int, typer.Option(min=1, help="Data groups (D).")] = 1,
     per_node: Annotated[
         int | None, typer.Option(min=1, help="Ranks on a node; by default a sample group.")
@@ -53,13 +56,16 @@ def models(
         _show(catalogue.within(config), json_file)
         return
     from hpcsamp import config as configuration
+    from hpcsamp.grid import check_sizes
     from hpcsamp.planning import memory
     from hpcsamp.run.shapes import Shapes
 
     run = configuration.load(config, settings or (), preset=preset)
-    _tell(
-        run, Shapes.described(run, data), memory.Grid(ranks, groups, per_node or ranks), json_file
-    )
+    m = run.parallel.model
+    ranks = ranks or m
+    check_sizes(ranks, ranks, "world", m)
+    grid = memory.Grid(ranks // m, groups, per_node or ranks)
+    _tell(run, Shapes.described(run, data), grid, json_file)
 
 
 def _is_module(name: str) -> bool:
@@ -96,19 +102,23 @@ def _show(entries: Sequence[Entry], json_file: Path | None) -> None:
 
 
 def _tell(run: RunConfig, shapes: Shapes, grid: Grid, json_file: Path | None) -> None:
-    from hpcsamp.planning import memory
+    from hpcsamp.planning import memory, parted
     from hpcsamp.planning.node_memory import available
-    from hpcsamp.run.assemble import Run, blank_network
 
-    made = Run.blank(run, shapes, grid.sample_size)
-    network = blank_network(run, shapes)
+    m = run.parallel.model
+    made = parted.blank(run, shapes, grid.sample_size, m)
+    whole = made if m == 1 else parted.blank(run, shapes, grid.sample_size)
+    network, _ = parted.network(run, shapes)
     weights = sum(p.numel() for p in network.parameters())
-    trained = sum(p.numel() for p in made.method.parameters())
+    trained = sum(p.numel() for p in whole.method.parameters())
     shape = shapes.told(" x ")
     typer.echo(f"{run.model.name}: {shape} in, {made.outputs:,} numbers out")
     typer.echo(f"parameters of the network: {weights:,}")
     what = "means, standard deviations and deterministic ones" if trained > weights else "trained"
     typer.echo(f"parameters under {run.method.name} ({what}): {trained:,}")
+    if m > 1:
+        held = sum(p.numel() for p in made.method.parameters())
+        typer.echo(f"of these on each of {m} model ranks, at most: {held:,}")
     parts = memory.estimate(made, grid)
     total = sum(p.bytes for p in parts)
     rows: list[list[str | int | float | bool | None]] = [
@@ -120,8 +130,9 @@ def _tell(run: RunConfig, shapes: Shapes, grid: Grid, json_file: Path | None) ->
         ["available here", f"{available() / 1e9:.3f}", ""],
     ]
     title = (
-        f"Memory of a training step: S = {run.method.samples} on P = {grid.sample_size} ranks, "
-        f"batch {run.data.batch} on D = {grid.data_size}, {run.training.precision}"
+        f"Memory of a training step: S = {run.method.samples} on P = {grid.sample_size} ranks"
+        + f" of M = {m} model ranks" * (m > 1)
+        + f", batch {run.data.batch} on D = {grid.data_size}, {run.training.precision}"
     )
     show(
         title,

@@ -96,9 +96,9 @@ def plan(
         raise UsageError(f"both {config} and --model {model} are named: one of them")
     place = machine.load(site or ("local" if calibration else "horeka"))
     run, shapes = _run(name, samples, batch, preset, settings, data)
-    work, place, rates = _rates(run, shapes, place, calibration)
-    ranks = nodes * (per_node or place.per_node)
     each = per_node or place.per_node
+    ranks = nodes * each
+    work, place, rates = _rates(run, shapes, ranks, place, calibration)
     memory = _memory(run, shapes)
     ranked = choice.splits(work, ranks, each, place, rates, mode, memory)
     told = {
@@ -155,13 +155,13 @@ def _run(
 
 
 def _rates(
-    run: RunConfig, shapes: Shapes, place: Machine, calibration: Path | None
+    run: RunConfig, shapes: Shapes, ranks: int, place: Machine, calibration: Path | None
 ) -> tuple[Workload, Machine, Rates]:
     from hpcsamp.planning import calibration as measured
     from hpcsamp.planning.rates import estimated
     from hpcsamp.planning.workload import Workload
 
-    work = Workload.of(run, shapes)
+    work = Workload.on(run, shapes, ranks)
     if calibration is None:
         return work, place, estimated(place, work)
     found = measured.load(calibration)
@@ -177,20 +177,19 @@ def _memory(run: RunConfig, shapes: Shapes) -> Callable[[Layout, Workload], floa
     from functools import cache
 
     from hpcsamp import config as configuration
-    from hpcsamp.planning import memory
-    from hpcsamp.run.assemble import Run
+    from hpcsamp.planning import memory, parted
 
     def of(layout: Layout, work: Workload) -> float:
-        return parts(layout.sample_size, layout.data_size, layout.per_node, work.samples,
-                     work.batch)  # fmt: skip
+        return parts(layout.sample_size, layout.data_size, layout.model_size, layout.per_node,
+                     work.samples, work.batch)  # fmt: skip
 
     @cache
-    def parts(p: int, d: int, per_node: int, samples: int, batch: int) -> float:
+    def parts(p: int, d: int, m: int, per_node: int, samples: int, batch: int) -> float:
         table = run.model_dump(exclude_none=True)
         table["method"]["samples"], table["data"]["batch"] = samples, batch
         changed = configuration.check(table)
         grid = memory.Grid(p, d, per_node)
-        found = memory.estimate(Run.blank(changed, shapes, p), grid, rough=True)
+        found = memory.estimate(parted.blank(changed, shapes, p, m), grid, rough=True)
         return float(sum(part.bytes for part in found))
 
     return of
@@ -201,6 +200,7 @@ def _row(split: Split) -> dict[str, Any]:
     return {
         "data_groups": p.layout.data_size,
         "sample_ranks": p.layout.sample_size,
+        "model_ranks": p.layout.model_size,
         "samples_per_rank": p.samples,
         "items_per_rank": p.items,
         "seconds_per_step": p.seconds,
@@ -218,11 +218,13 @@ def _row(split: Split) -> dict[str, Any]:
 
 def _splits(told: dict[str, Any], ranked: list[Split], number: int) -> None:
     rows: list[list[Cell]] = []
+    parts = any(s.prediction.layout.model_size > 1 for s in ranked)
+    exchanges = ("model exchange",) * parts + ("statistics", "agreement", "gradient exchange")
+    after = ("optimiser", "waiting")
     for s in ranked:
         p = s.prediction
         compute = sum(p.phase(n) for n in ("augment", "draw", "forward+backward", "penalty"))
-        names = ("statistics", "agreement", "gradient exchange", "optimiser", "waiting")
-        shares = [p.phase("feed"), compute, *map(p.phase, names)]
+        shares = [p.phase("feed"), compute, *map(p.phase, exchanges), *map(p.phase, after)]
         rows.append(
             [
                 str(p.layout), p.samples, p.items, *(f"{1e3 * v:.3g}" for v in shares),
@@ -237,9 +239,9 @@ def _splits(told: dict[str, Any], ranked: list[Split], number: int) -> None:
         f"compute {told['origin']}; milliseconds of a step"
     )
     columns = [
-        "D x P", "samples", "items", "feed", "compute", "statistics", "agreement", "gradient",
-        "optimiser", "waiting", "step", "items/s", "samples/s", "speed-up", "efficiency",
-        "GB a rank",
+        "D x P" + " x M" * parts, "samples", "items", "feed", "compute", *("model",) * parts,
+        "statistics", "agreement", "gradient", *after, "step", "items/s", "samples/s", "speed-up",
+        "efficiency", "GB a rank",
     ]  # fmt: skip
     show(title, columns, rows)
     if number > len(ranked):
@@ -274,19 +276,22 @@ def _curve(
     from hpcsamp.planning import choice
 
     points = []
+    parts = len(work.model_sizes) > 1
     numbers = sorted({*(1 << i for i in range(nodes.bit_length()) if 1 << i <= nodes), nodes})
     for n in numbers:
         try:
             best = choice.splits(work, n * each, each, place, rates, mode)[0]
         except UsageError:
             continue  # no grid of so many ranks
-        points.append({"nodes": n, "ranks": n * each, **_row(best)})
+        grid = str(best.prediction.layout)
+        points.append({"nodes": n, "ranks": n * each, "grid": grid, **_row(best)})
     show(
         "the fastest split by nodes (memory not looked at)",
-        ["nodes", "ranks", "D x P", "ms a step", "items/s", "speed-up", "efficiency", ""],
+        ["nodes", "ranks", "D x P" + " x M" * parts, "ms a step", "items/s", "speed-up",
+         "efficiency", ""],
         [
             [
-                q["nodes"], q["ranks"], f"{q['data_groups']} x {q['sample_ranks']}",
+                q["nodes"], q["ranks"], q["grid"],
                 f"{1e3 * q['seconds_per_step']:.4g}", f"{q['items_per_second']:.4g}",
                 f"{q['speed_up']:.4g}", f"{q['efficiency']:.3f}",
                 "#" * round(40 * min(q["efficiency"], 1.0)),

@@ -38,27 +38,41 @@ class Split:
     fits: bool = True
 
 
-def layouts(ranks: int, per_node: int, samples: int, batch: int) -> list[Layout]:
-    """All grids that a run would accept: P divides the ranks, ``P <= S``, D divides the batch.
+def layouts(
+    ranks: int, per_node: int, samples: int, batch: int, models: Sequence[int] = (1,)
+) -> list[Layout]:
+    """All grids that a run would accept: P * M divides the ranks, ``P <= S``, D divides the batch.
 
-    S need not divide by P. From data parallelism (P = 1) to sampling parallelism (D = 1).
+    S need not divide by P. From data parallelism (P = 1) to sampling parallelism (D = 1), for each
+    of the sizes ``models`` of a model axis that the run may have.
 
     Raises
     ------
     UsageError
         If there is none, naming the numbers that do not go together.
     """
-    divisors = [p for p in range(1, min(ranks, samples) + 1) if ranks % p == 0]
-    found = [Layout(p, ranks // p, per_node) for p in divisors if batch % (ranks // p) == 0]
+    found = [
+        Layout(p, ranks // m // p, per_node, m)
+        for m in models
+        for p in _divisors(ranks // m, samples)
+        if ranks % m == 0 and batch % (ranks // m // p) == 0
+    ]
     if not found:
-        least = ranks // max(divisors)
+        m = max(m for m in models if ranks % m == 0)
+        largest = max(_divisors(ranks // m, samples))
+        least = ranks // m // largest
+        of_model = f" of M = {m} model ranks" if m > 1 else ""
         raise UsageError(
             f"no grid of {ranks} ranks: with S = {samples} samples a sample group has at most "
-            f"P = {max(divisors)} ranks, so at least D = {least} data groups, "
+            f"P = {largest} ranks{of_model}, so at least D = {least} data groups, "
             f"and a batch of {batch} items does not split over {least}; "
             f"change --batch to a multiple of {least}, --samples or --nodes"
         )
     return found
+
+
+def _divisors(ranks: int, most: int) -> list[int]:
+    return [p for p in range(1, min(ranks, most) + 1) if ranks % p == 0]
 
 
 def check(layout: Layout, samples: int) -> None:
@@ -70,7 +84,7 @@ def check(layout: Layout, samples: int) -> None:
         As :func:`hpcsamp.grid.plan_grid` and :func:`~hpcsamp.grid.share_samples`.
     """
     nodes = [f"node{rank // layout.per_node}" for rank in range(layout.ranks)]
-    grid = plan_grid(nodes, layout.sample_size)
+    grid = plan_grid(nodes, layout.sample_size, layout.model_size)
     share_samples(samples, grid.sample_size, 0)
 
 
@@ -121,7 +135,7 @@ def splits(
     on_ranks = loaded(work, ranks, mode)
     found = [
         judge(work, layout, machine, rates, mode, memory)
-        for layout in layouts(ranks, per_node, on_ranks.samples, on_ranks.batch)
+        for layout in layouts(ranks, per_node, on_ranks.samples, on_ranks.batch, work.model_sizes)
     ]
     return sorted(found, key=lambda s: (not s.fits, s.prediction.seconds))
 
@@ -153,6 +167,11 @@ def limits(split: Split) -> dict[str, float]:
     return dict(sorted(shares.items(), key=lambda s: -s[1]))
 
 
+def named(layout: Layout) -> str:
+    """A grid with the names of its axes, e.g. ``D x P = 2 x 4``."""
+    return f"D x P{' x M' * (layout.model_size > 1)} = {layout}"
+
+
 def verdict(ranked: Sequence[Split]) -> str:
     """One sentence: the best grid and what limits it."""
     best = ranked[0]
@@ -161,12 +180,12 @@ def verdict(ranked: Sequence[Split]) -> str:
         least = min(ranked, key=lambda s: s.memory or 0)
         assert least.memory is not None
         return (
-            f"memory limits: no split fits; the least, D x P = {least.prediction.layout}, needs "
+            f"memory limits: no split fits; the least, {named(least.prediction.layout)}, needs "
             f"{least.memory / 1e9:.1f} GB a rank (hpcsamp models shows what lowers it)"
         )
     (first, part), *others = limits(best).items()
     told = (
-        f"best: D x P = {p.layout}, limited by {first} ({part:.0%} of the step"
+        f"best: {named(p.layout)}, limited by {first} ({part:.0%} of the step"
         + (f"; next {others[0][0]}, {others[0][1]:.0%}" if others and others[0][1] > 0.005 else "")
         + ")"
     )
@@ -181,7 +200,7 @@ def verdict(ranked: Sequence[Split]) -> str:
         s = min(faster, key=lambda s: s.prediction.seconds)
         assert s.memory is not None
         told += (
-            f"; memory limits the choice: D x P = {s.prediction.layout} would take "
+            f"; memory limits the choice: {named(s.prediction.layout)} would take "
             f"{s.prediction.seconds:.3g} s, but needs {s.memory / 1e9:.1f} GB a rank"
         )
     return told

@@ -7,9 +7,10 @@ own counter, and every operation that makes a tensor by the bytes it reads and w
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -19,7 +20,17 @@ from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
 from hpcsamp.errors import UsageError
+from hpcsamp.layers import ALONE, ModelAxis
 from hpcsamp.weights.calling import Single
+
+
+def _added(_: Any, a: Any, b: Any, *, out_shape: Any, **__: Any) -> int:
+    """FLOP of ``out += a @ b``, of shapes."""
+    return int(2 * math.prod(a) * b[-1])
+
+
+IN_PLACE = {torch.ops.aten.addmm_: _added, torch.ops.aten.baddbmm_: _added}
+"""Products that torch's counter does not know."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +44,16 @@ class Counts:
         and write. Pairs ``(base, per_item)``.
     operations
         How many operations there are: launches on a GPU.
+    exchanges, sent
+        Of a network in parts: exchanges with the other model ranks, and the bytes that this rank
+        sends in them, a pair as above.
     """
 
     flops: tuple[float, float]
     moved: tuple[float, float]
     operations: int
+    exchanges: int = 0
+    sent: tuple[float, float] = (0.0, 0.0)
 
     def flops_of(self, items: int) -> float:
         """FLOP of a pass."""
@@ -46,6 +62,14 @@ class Counts:
     def moved_of(self, items: int) -> float:
         """Bytes of a pass."""
         return self.moved[0] + self.moved[1] * items
+
+    def sent_of(self, items: int) -> float:
+        """Bytes that a model rank sends to the others in a pass."""
+        return self.sent[0] + self.sent[1] * items
+
+
+EMPTY = ("aten::empty", "aten::new_empty")
+"""Beginnings of the names of operations that make memory and write nothing."""
 
 
 class Operations(TorchDispatchMode):
@@ -62,7 +86,8 @@ class Operations(TorchDispatchMode):
         made = [t for t in tree_iter(out) if isinstance(t, torch.Tensor)]
         storages = {t.untyped_storage()._cdata for t in given}
         own = any(t.untyped_storage()._cdata not in storages for t in made)
-        if own or func._schema.name.endswith("_"):  # not a view
+        name = func._schema.name
+        if (own and not name.startswith(EMPTY)) or name.endswith("_"):  # not a view
             self.number += 1
             self.moved += sum(t.numel() * t.element_size() for t in [*given, *made])
         return out
@@ -73,6 +98,7 @@ def count(
     x_shape: Sequence[int] | Callable[[int], torch.Tensor],
     item: int = 4,
     inputs: torch.dtype = torch.float32,
+    axis: ModelAxis = ALONE,
 ) -> Counts:
     """Counts of a network on the meta device; it stays as it is.
 
@@ -84,6 +110,9 @@ def count(
         Bytes of a number: 4, 8, or 2 where autocast halves what moves.
     inputs
         Type of the inputs.
+    axis
+        The imagined model axis along which the network was built, so that these are the counts of
+        one of its ranks.
 
     Raises
     ------
@@ -98,25 +127,47 @@ def count(
 
     single = Single(network)
     try:
-        (f2, m2, _), (f4, m4, operations) = (_once(single, batch(b)) for b in (2, 4))
+        two, four = (_once(single, batch(b), axis) for b in (2, 4))
     except Exception as e:  # a network of the user's own may look at values
         raise UsageError(
             f"{type(network).__name__} cannot be counted without values: {type(e).__name__}: {e}; "
             f"measure it with hpcsamp bench calibrate"
         ) from e
-    per_flop, per_byte = (f4 - f2) / 2, (m4 - m2) / 2 * item / 4
+
+    def pair(at_two: float, at_four: float, factor: float = 1.0) -> tuple[float, float]:
+        each = (at_four - at_two) / 2
+        return (at_two - 2 * each) * factor, each * factor
+
     return Counts(
-        (f2 - 2 * per_flop, per_flop),
-        (m2 * item / 4 - 2 * per_byte, per_byte),
-        operations,
+        pair(two.flops, four.flops),
+        pair(two.moved, four.moved, item / 4),
+        four.operations,
+        four.exchanges,
+        pair(two.sent, four.sent, item / 4),
     )
 
 
-def _once(network: nn.Module, x: torch.Tensor) -> tuple[float, float, int]:
+class _Found(NamedTuple):
+    flops: float
+    moved: float
+    operations: int
+    exchanges: int
+    sent: float
+
+
+def _once(network: nn.Module, x: torch.Tensor, axis: ModelAxis) -> _Found:
     network = copy.deepcopy(network)
     weights = {n: p.detach().requires_grad_() for n, p in network.named_parameters()}
     operations = Operations()
-    with FlopCounterMode(display=False) as flops, operations:
+    exchanges, sent = axis.counted.exchanges, axis.counted.bytes
+    flops = FlopCounterMode(display=False, custom_mapping=IN_PLACE)
+    with flops, operations:
         y = functional_call(network, weights, (x,))
         torch.autograd.grad(y, list(weights.values()), torch.ones_like(y), allow_unused=True)
-    return float(flops.get_total_flops()), float(operations.moved), operations.number
+    return _Found(
+        float(flops.get_total_flops()),
+        float(operations.moved),
+        operations.number,
+        axis.counted.exchanges - exchanges,
+        float(axis.counted.bytes - sent),
+    )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +23,8 @@ from hpcsamp.methods.eager import eager
 from hpcsamp.models import MODELS
 from hpcsamp.planning import dry_run
 from hpcsamp.planning.node_memory import available, held
-from hpcsamp.run.assemble import Run, blank_network
+from hpcsamp.planning.parted import Held, blank, inputs, network
+from hpcsamp.run.assemble import Run
 
 PROCESS = 450 * 2**20
 """Python, torch, HDF5 and MPI: what the smallest run takes (measured: 446 MiB)."""
@@ -60,7 +60,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Grid:
-    """The ranks: ``P`` of a sample group, ``D`` groups, and how many share a node's memory."""
+    """The ranks: ``P`` along the sample axis, ``D`` groups, and how many share a node's memory.
+
+    How many model ranks there are is a fact of the run, see :class:`~hpcsamp.planning.parted.Held`.
+    """
 
     sample_size: int = 1
     data_size: int = 1
@@ -80,6 +83,7 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False) -> list[Part]:
         Upper bounds will do, see :func:`~hpcsamp.planning.dry_run.pass_bytes`.
     """
     config, shapes, method = run.config, run.shapes, run.method
+    parted = Held.of(run)
     item = 8 if config.training.precision == "float64" else 4
     trained = item * sum(p.numel() for p in method.parameters())
     drawn = item * getattr(method, "log_std", torch.empty(0)).numel()
@@ -94,8 +98,10 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False) -> list[Part]:
     state = _state_factor(config) * trained
     sharded = config.optimizer.sharded
     views = mine if stacked else 1
-    x, y = shapes.batch_bytes(item), shapes.target_values * item
-    outputs = OUTPUT_COPIES * run.outputs * batch * item
+    x = round(shapes.batch_bytes(item) * parted.inputs)
+    y = round(shapes.target_values * item * parted.targets)
+    stored = round(parted.stored(shapes))
+    outputs = OUTPUT_COPIES * round(run.outputs * parted.outputs) * batch * item
     parts = [
         Part("Python, torch, MPI", PROCESS, "fewer ranks a node"),
         Part("means and log standard deviations" if drawn else "parameters", trained),
@@ -134,8 +140,8 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False) -> list[Part]:
         ),
         Part(
             f"batch and {config.data.slots} slots of the ring",
-            batch * (x * views + y) + config.data.slots * batch * shapes.item_bytes
-            // min(grid.sample_size, grid.per_node),
+            batch * (x * views + y) + config.data.slots * batch * stored
+            // max(1, min(grid.sample_size, grid.per_node // parted.size)),
             'augment.share = "all"' if views > 1 else "data.slots = 2",
         ),
     ]  # fmt: skip
@@ -193,6 +199,8 @@ def _look(run: Run, topology: Topology, least: float, ranks: int) -> tuple[str |
     a close look costs seconds.
     """
     grid = Grid(topology.sample_size, topology.data_size, topology.node_comm.Get_size())
+    if topology.model_size > 1:  # the fullest of these ranks; this one holds the first part
+        run = blank(run.config, run.shapes, topology.sample_size, topology.model_size)
     for rough in (True, False):
         parts = estimate(run, grid, rough=rough)
         needed = sum(p.bytes for p in parts)
@@ -239,11 +247,12 @@ def _mode(run: Run) -> str:
 def _pass(run: Run, batch: int, rough: bool) -> tuple[int, str]:
     """Measured; or 0, and why a network does not run without values."""
     config, shapes = run.config, run.shapes
-    network = blank_network(config, shapes)
+    spread = run.method.spread
+    made, _ = network(config, shapes, Held.of(run).size)
     try:
         found = dry_run.pass_bytes(
-            network,
-            partial(shapes.batch, dtype=run.dtype, device=torch.device("meta")),
+            made,
+            inputs(shapes, spread, run.dtype),
             batch,
             dtype=run.dtype,
             autocast=torch.bfloat16 if config.training.precision == "bfloat16" else None,

@@ -2,12 +2,14 @@
 
 With ``s = ceil(S/P)`` samples on the fullest rank and ``b = B/D`` items of a data group,
 
-    step = feed + augment + s (draw + pass(b)) + penalty/P + statistics + agreement
-           + gradient exchange + optimiser + waiting
+    step = feed + augment + s (draw + pass(b) + model exchange(b)) + penalty/P + statistics
+           + agreement + gradient exchange + optimiser + waiting
 
-in seconds; passes are those of :mod:`.rates`, exchanges those of :mod:`.network`, waiting that of
-:mod:`.jitter`. Reading happens beside the step in a prefetch thread: only what takes longer than
-the rest of the step is seen (:mod:`.simulate` goes through it step by step).
+in seconds. On M model ranks all of these are of one rank's part of the network and of an item, and
+it exchanges with the others of its model group within a pass. Passes are those of :mod:`.rates`,
+exchanges those of :mod:`.network`, waiting that of :mod:`.jitter`. Reading happens beside the step
+in a prefetch thread: only what takes longer than the rest of the step is seen (:mod:`.simulate`
+goes through it step by step).
 """
 
 from __future__ import annotations
@@ -21,13 +23,13 @@ from hpcsamp.planning import network
 from hpcsamp.planning.jitter import expected_maximum
 from hpcsamp.planning.machine import Machine
 from hpcsamp.planning.network import Cost, Spread
-from hpcsamp.planning.rates import By, Rates
+from hpcsamp.planning.rates import HOST_LINK, By, Rates
 from hpcsamp.planning.workload import Workload
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Ranks on nodes: ``D`` data groups of ``P`` sample ranks, filled node by node.
+    """Ranks on nodes: ``D`` data groups of ``P`` sample ranks of ``M``, filled node by node.
 
     Attributes
     ----------
@@ -35,16 +37,24 @@ class Layout:
         ``P`` and ``D``.
     per_node
         Ranks of a node; the last node may hold fewer.
+    model_size
+        ``M``.
     """
 
     sample_size: int = 1
     data_size: int = 1
     per_node: int = 1
+    model_size: int = 1
 
     @property
     def ranks(self) -> int:
-        """``D * P``."""
-        return self.sample_size * self.data_size
+        """``D * P * M``."""
+        return self.group_size * self.data_size
+
+    @property
+    def group_size(self) -> int:
+        """Ranks that share a batch, ``P * M``."""
+        return self.sample_size * self.model_size
 
     @property
     def nodes(self) -> int:
@@ -62,23 +72,46 @@ class Layout:
         return Spread(self.ranks, self.nodes, self.nodes)
 
     @property
+    def replicas(self) -> Spread:
+        """Where the ranks are that hold the same part of the network, one of each model group."""
+        if self.model_size == 1:
+            return self.world
+        ranks = self.sample_size * self.data_size
+        nodes = min(ranks, self.nodes)
+        at_once = -(-self.on_node * nodes // ranks)
+        return Spread(ranks, nodes, self.nodes, max(1, min(at_once, self.model_size)))
+
+    @property
+    def model_group(self) -> Spread:
+        """Where the ranks of the model group are that spans the most nodes."""
+        nodes = self._span(self.model_size)
+        return Spread(self.model_size, nodes, nodes, max(1, -(-self.on_node // self.model_size)))
+
+    @property
     def sample_group(self) -> Spread:
-        """Where the ranks of the sample group are that spans the most nodes."""
-        p, r = self.sample_size, self.per_node
-        starts = range(0, self.ranks, p) if r % p else range(1)
-        nodes = max((start + p - 1) // r - start // r for start in starts) + 1
-        at_once = max(1, -(-self.on_node // p))
-        return Spread(p, nodes, nodes, at_once)
+        """Where the ranks along the sample axis are, in the group that spans the most nodes."""
+        p, m = self.sample_size, self.model_size
+        nodes = self._span(self.group_size)
+        mine = min(p, nodes)  # a model group may span several nodes itself
+        groups = max(1, -(-self.on_node // self.group_size))
+        return Spread(p, mine, nodes, groups * min(m, self.on_node))
 
     @property
     def data_group(self) -> Spread:
         """Where the ranks of a data group are, one of each sample group."""
         nodes = min(self.data_size, self.nodes)
         at_once = -(-self.on_node * nodes // self.data_size) if self.data_size > 1 else 1
-        return Spread(self.data_size, nodes, self.nodes, max(1, min(at_once, self.sample_size)))
+        return Spread(self.data_size, nodes, self.nodes, max(1, min(at_once, self.group_size)))
+
+    def _span(self, size: int) -> int:
+        """Nodes of the group of so many neighbours that spans the most."""
+        r = self.per_node
+        starts = range(0, self.ranks, size) if r % size else range(1)
+        return max((start + size - 1) // r - start // r for start in starts) + 1
 
     def __str__(self) -> str:
-        return f"{self.data_size} x {self.sample_size}"
+        along_model = f" x {self.model_size}" if self.model_size > 1 else ""
+        return f"{self.data_size} x {self.sample_size}{along_model}"
 
 
 @dataclass(frozen=True)
@@ -137,6 +170,7 @@ class Prediction:
 
 AGREEMENT = 48
 """Bytes of what ranks tell each other of a step: two numbers of the loss, four wishes."""
+MODEL_EXCHANGE = "model exchange"
 COMPUTE = ("augment", "draw", "forward+backward", "penalty")
 """Phases of a rank's own core or device, before it meets the others."""
 
@@ -155,6 +189,9 @@ def predict(work: Workload, layout: Layout, machine: Machine, rates: Rates) -> P
     rates
         Of its ranks.
     """
+    if layout.model_size != work.model:
+        work = work.on_model_ranks(layout.model_size)
+        rates = rates.on(work)
     p, d = layout.sample_size, layout.data_size
     samples, items = -(-work.samples // p), -(-work.batch // d)
     crowd = rates.crowd if layout.on_node > 1 else 1.0
@@ -172,6 +209,7 @@ def predict(work: Workload, layout: Layout, machine: Machine, rates: Rates) -> P
     updated = trained / (p if work.sharded and not work.own else 1)
     phases = (
         *compute,
+        _between_parts(work, layout, machine, rates, samples, items, one.seconds * crowd),
         _statistics(work, layout, machine, rates, items),
         _exchange("agreement", network.allreduce(machine.network, layout.world, AGREEMENT),
                   rates.stage, layout.ranks),
@@ -197,10 +235,14 @@ def reading(work: Workload, layout: Layout, machine: Machine, items: int) -> flo
 
     The larger of what enters a node and what leaves the file system.
     """
-    batch = items * work.stored_bytes
-    groups = max(1, -(-layout.on_node // layout.sample_size))
+    batch = items * work.stored_bytes  # a model rank's part of each item
+    groups = max(1, -(-layout.on_node // layout.group_size))
+    here, all_parts = min(layout.model_size, layout.on_node), layout.model_size
     storage = machine.storage
-    return max(groups * batch / storage.node, layout.data_size * batch / storage.total)
+    return max(
+        groups * here * batch / storage.node,
+        layout.data_size * all_parts * batch / storage.total,
+    )
 
 
 def _taking(work: Workload, layout: Layout, rates: Rates, items: int) -> float:
@@ -208,6 +250,38 @@ def _taking(work: Workload, layout: Layout, rates: Rates, items: int) -> float:
     batch = items * work.stored_bytes
     own = batch / layout.sample_size * rates.read if rates.shares_core else 0.0
     return batch * rates.copy + own
+
+
+FORWARD_AGAIN = 1.5
+"""Exchanges of a pass that is made twice, over those of one: a backward pass has as many as a
+forward one, or more."""
+
+
+def _between_parts(
+    work: Workload, layout: Layout, machine: Machine, rates: Rates, samples: int, items: int,
+    one: float,
+) -> Phase:  # fmt: skip
+    """Exchanges of a model rank with the others of its group, in all passes of its samples.
+
+    What a rank sends is under way while it multiplies what it has itself: 1/M of a pass, in which
+    it costs nothing. From and to a GPU it is copied through the host before and after. Then the
+    sums over the values of items are put together, once a step.
+    """
+    m, counts = layout.model_size, work.counts
+    if m == 1:
+        return Phase(MODEL_EXCHANGE, 0.0, "latency")
+    again = FORWARD_AGAIN if work.recompute else 1.0
+    sent = again * counts.sent_of(items)
+    together = min(work.together or samples, samples)
+    cost = network.to_others(machine.network, layout.model_group, counts.exchanges, sent)
+    late = again * (cost.latency + counts.exchanges * rates.stage) / together
+    seen = max(0.0, cost.volume - one / m)
+    copied = 2 * sent / HOST_LINK if machine.device.kind == "gpu" else 0.0
+    sums = network.allreduce(machine.network, layout.model_group, samples * items * work.item)
+    volume = seen + copied
+    late, volume = samples * late + sums.latency + rates.stage, samples * volume + sums.volume
+    by: By = "latency" if late >= volume else "network"
+    return Phase(MODEL_EXCHANGE, late + volume, by, late, cost.way)
 
 
 def _statistics(
@@ -248,11 +322,12 @@ def _gradient(
     if work.own:
         ranks, cost = layout.data_size, network.allreduce(net, layout.data_group, size)
     elif work.sharded and layout.sample_size > 1:
-        ranks, group = layout.ranks, layout.sample_group
+        ranks, group = layout.ranks // layout.model_size, layout.sample_group
         cost = network.scatter_sum(net, group, size) + network.allgather(net, group, size)
         cost = cost + network.allreduce(net, layout.data_group, size / layout.sample_size)
     else:
-        ranks, cost = layout.ranks, network.allreduce(net, layout.world, size)
+        ranks = layout.ranks // layout.model_size
+        cost = network.allreduce(net, layout.replicas, size)
     cycle = 0.0
     on_host = machine.device.kind == "cpu"
     if size >= work.horovod_from if on_host else math.isfinite(work.horovod_from):
@@ -265,4 +340,4 @@ def _fullest(work: Workload, layout: Layout) -> int:
     """How many ranks have the most samples: the step waits for the slowest of these."""
     p = layout.sample_size
     shares = [len(share(work.samples, p, i)) for i in range(p)]
-    return layout.data_size * shares.count(max(shares))
+    return layout.data_size * shares.count(max(shares)) * layout.model_size

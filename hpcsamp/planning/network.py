@@ -249,5 +249,22 @@ def scatter_sum(network: Network, spread: Spread, size: float) -> Cost:
     )
 
 
+def to_others(network: Network, spread: Spread, number: int, size: float) -> Cost:
+    """``number`` exchanges of each rank with every other one, in which it sends ``size`` bytes.
+
+    Its messages of an exchange are under way at the same time. Those to other nodes share the
+    node's adapters with those of all its ranks.
+    """
+    if spread.ranks < 2:
+        return Cost()
+    inside = within(network)
+    if spread.nodes <= 1:
+        return Cost(number * inside.alpha, size * inside.beta, "neighbours")
+    away = (spread.ranks - spread.per_node) / (spread.ranks - 1)
+    link = between(network, spread, spread.at_once * spread.per_node, neighbours=False)
+    volume = size * ((1 - away) * inside.beta + away * link.beta)
+    return Cost(number * link.alpha, volume, "neighbours and other nodes")
+
+
 def _seconds(cost: Cost) -> float:
     return cost.seconds

@@ -6,8 +6,8 @@ from hpcsamp.config import RunConfig
 from hpcsamp.data import Dataset
 from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.grid import Topology
+from hpcsamp.planning import parted
 from hpcsamp.planning.node_memory import available
-from hpcsamp.run.assemble import blank_network
 from hpcsamp.run.shapes import Shapes
 
 
@@ -24,7 +24,7 @@ def check(config: RunConfig, dataset: Dataset, topology: Topology) -> None:
     if config.training.memory_check == "off":
         return
     try:
-        network = blank_network(config, Shapes.of(dataset))
+        network, _ = parted.network(config, Shapes.of(dataset), topology.model_size)
     except HpcsampError:
         raise
     except Exception:  # a network of the user's own that cannot be made without values

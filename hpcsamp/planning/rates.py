@@ -9,7 +9,7 @@ Everything elementwise takes the bytes it moves over the bandwidth of the memory
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from hpcsamp.planning.machine import Machine
@@ -96,6 +96,14 @@ class Rates:
     crowd: float = 1.0
     shares_core: bool = False
     passes: tuple[float, float] | None = None
+
+    def on(self, work: Workload) -> Rates:
+        """The same for a model rank's part of the work; measured passes by their arithmetic."""
+        if self.passes is None or self.work is work:
+            return replace(self, work=work)
+        part = work.counts.flops_of(1) / max(1.0, self.work.counts.flops_of(1))
+        base, per_item = self.passes
+        return replace(self, work=work, passes=(base * part, per_item * part))
 
     @property
     def elementwise(self) -> By:

@@ -14,7 +14,7 @@ import numpy as np
 from hpcsamp.grid import share
 from hpcsamp.planning import jitter
 from hpcsamp.planning.machine import Machine
-from hpcsamp.planning.model import COMPUTE, Prediction
+from hpcsamp.planning.model import COMPUTE, MODEL_EXCHANGE, Prediction
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,13 @@ def simulate(
         Standard deviation of a rank's compute over its mean (default: the machine's).
     """
     layout, work = prediction.layout, prediction.work
-    p, d = layout.sample_size, layout.data_size
+    p, d, m = layout.sample_size, layout.data_size, layout.model_size
     spread = machine.jitter if spread is None else spread
     shares = np.array([len(share(work.samples, p, i)) for i in range(p)]) / prediction.samples
     per_sample = prediction.phase("draw") + prediction.phase("forward+backward")
     if work.views == "sample":
         per_sample += prediction.phase("augment")
+    exchange = prediction.phase(MODEL_EXCHANGE) * shares  # the ranks of a model group are as one
     whole = sum(prediction.phase(name) for name in COMPUTE)
     compute = np.tile(whole - per_sample + per_sample * shares, (d, 1))  # (D, P)
     statistics = prediction.phase("statistics")
@@ -85,8 +86,8 @@ def simulate(
         taken[step % slots] = start + taking
         own = compute
         if spread:
-            own = compute * jitter.draw(generator, spread, (d, p))
-        done = (start + taking)[:, None] + own
+            own = compute * jitter.draw(generator, spread, (d, p, m)).max(axis=-1)
+        done = (start + taking)[:, None] + own + exchange
         groups = done.max(axis=1) + statistics
         last = float(groups.max()) + after
         if step >= 2 * slots:

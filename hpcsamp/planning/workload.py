@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +18,9 @@ from hpcsamp.losses import Shared
 from hpcsamp.methods import Method
 from hpcsamp.methods.passing import ALL
 from hpcsamp.names import Precision, Share
+from hpcsamp.planning import parted
 from hpcsamp.planning.counts import Counts, count
-from hpcsamp.run.assemble import Run, blank_network
+from hpcsamp.run.assemble import Run
 from hpcsamp.run.shapes import Shapes
 from hpcsamp.spelling import suggest
 
@@ -65,6 +67,13 @@ class Workload:
     horovod_from
         Bytes from which Horovod exchanges a gradient that lies in host memory (those on GPUs it
         always does); infinite without Horovod.
+    model
+        ``M``: ranks that hold the network in parts. Numbers, counts and bytes above are those of
+        the fullest of these ranks; ``values``, too.
+    model_sizes
+        All that ``M`` may be.
+    of_part
+        The same run with another ``M`` of these; None if there is no other.
     """
 
     name: str
@@ -88,18 +97,22 @@ class Workload:
     together: int = 1
     precision: Precision = "float32"
     horovod_from: float = 0.0
+    model: int = 1
+    model_sizes: tuple[int, ...] = (1,)
+    of_part: Callable[[int], Workload] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def of(cls, config: RunConfig, shapes: Shapes) -> Workload:
-        """Of a configuration and the shapes of its data.
+    def of(cls, config: RunConfig, shapes: Shapes, model: int = 1) -> Workload:
+        """Of a configuration and the shapes of its data, on the fullest of ``model`` ranks.
 
         Raises
         ------
         UsageError
             If model, method, loss and data do not fit, or the network cannot be counted.
         """
-        run = Run.blank(config, shapes)
-        method, network = run.method, blank_network(config, shapes)
+        run = parted.blank(config, shapes, model=model)
+        method, (network, axis) = run.method, parted.network(config, shapes, model)
+        held = parted.Held.of(run)
         precision = config.training.precision
         item = BYTES[precision]
         spread = getattr(method, "log_std", None)
@@ -116,12 +129,13 @@ class Workload:
             own=method.placement.replicas == "data",
             counts=count(
                 network,
-                partial(shapes.batch, dtype=torch.float32, device=torch.device("meta")),
+                parted.inputs(shapes, method.spread, torch.float32),
                 {"float32": 4, "float64": 8, "bfloat16": 2}[precision],
+                axis=axis,
             ),
-            x_bytes=float(shapes.batch_bytes(item)),
-            stored_bytes=float(shapes.item_bytes),
-            values=1 if run.task.labels else shapes.target_values,
+            x_bytes=shapes.batch_bytes(item) * held.inputs,
+            stored_bytes=held.stored(shapes),
+            values=1 if run.task.labels else round(shapes.target_values * held.outputs),
             statistics=about.exchanges if about else (),
             gathers=about is not None and about.kind == "pairwise",
             views=config.augment.share if config.augment.active else "none",
@@ -130,15 +144,42 @@ class Workload:
             recompute=config.loss.memory == "recompute",
             precision=precision,
             horovod_from=HOROVOD_FROM.get(config.parallel.collectives, math.inf),
+            model=model,
         )
 
+    @classmethod
+    def on(cls, config: RunConfig, shapes: Shapes, ranks: int) -> Workload:
+        """The same in one piece, with all that it may be in parts on some ranks.
+
+        Raises
+        ------
+        UsageError
+            If nothing fits, see also :func:`.parted.sizes`.
+        """
+        found = parted.sizes(config, shapes, ranks)
+        of_part = cache(partial(cls.of, config, shapes))
+        return replace(of_part(1), model_sizes=tuple(found), of_part=of_part)
+
+    def on_model_ranks(self, model: int) -> Workload:
+        """The run as the fullest of so many model ranks has it."""
+        if model == self.model:
+            return self
+        if self.of_part is None:
+            raise UsageError(f"{self.name} is planned for M = {self.model}, not for {model}")
+        return self.of_part(model)
+
     def scaled(self, **changes: Any) -> Workload:
-        """The same with e.g. other ``samples`` or ``batch``."""
-        return replace(self, **changes)
+        """The same with e.g. other ``samples`` or ``batch``, also in parts."""
+        of_part = self.of_part and cache(partial(_scaled, self.of_part, changes))
+        return replace(self, **changes, of_part=of_part)
 
     def without_feed(self) -> Workload:
         """The step from a batch that is there, as it is."""
-        return replace(self, stored_bytes=0.0, views="none")
+        return self.scaled(stored_bytes=0.0, views="none")
+
+
+def _scaled(of_part: Callable[[int], Workload], changes: Mapping[str, Any], model: int) -> Workload:
+    return of_part(model).scaled(**changes)
 
 
 def _together(method: Method) -> int:
