@@ -142,6 +142,20 @@ def test_the_job_and_its_grid():
     assert job.tasks_per_node({"SLURM_TASKS_PER_NODE": "4(x2),3"}) == [4, 4, 3]
     assert job.grid(two).found.startswith("2 data groups x 2 sample ranks: ")
     assert job.grid(places(1)).found.startswith("1 data group x 1 sample rank: ")
+    found = job.grid(two, model=2)
+    assert (found.status, found.found.split(":")[0]) == (
+        "ok",
+        "2 data groups x 1 sample rank x 2 model ranks",
+    )
+    assert "parallel.model may be 2 here" in job.grid(two).found
+    assert "parallel.model may be 2, 3 or 6 here" in job.grid(places(6, per_node=6)).found
+    assert "parallel.model" not in job.grid(places(1)).found
+    found = job.grid(two, model=4)
+    assert (found.status, found.found.split(":")[0]) == (
+        "warning",
+        "parallel.model = 4 does not divide the 2 ranks of a node",
+    )
+    assert "parallel.model = 2" in found.mend
     uneven = [*places(2), *(replace(p, rank=2, node=2, host="b") for p in places(1))]
     found = job.grid(uneven)
     assert (found.status, found.found.split(":")[0]) == (
@@ -251,7 +265,7 @@ def test_a_deadlock_is_reported_and_ends_the_job(tmp_path):
                 return Check("deadlock", "ok", "all came")
 
             later = lambda comm: Check("later", "ok", "")
-            hpcsamp.doctor.examine = lambda comm, say: examine(
+            hpcsamp.doctor.examine = lambda comm, model, say: examine(
                 comm, alone=(), limit=2, say=say,
                 together=(("deadlock", deadlock), ("later", later)),
             )
@@ -326,7 +340,7 @@ def test_alone_from_the_command_line(tmp_path):
 @pytest.mark.parametrize(("status", "code"), [("warning", 0), ("problem", 1)])
 def test_exit_code(monkeypatch, tmp_path, status, code):
     check = Check("x", status, "a thing", "a mend")
-    monkeypatch.setattr("hpcsamp.doctor.examine", lambda comm, say: Diagnosis([check]))
+    monkeypatch.setattr("hpcsamp.doctor.examine", lambda comm, model, say: Diagnosis([check]))
     app = Typer()
     app.command()(doctor)
     result = CliRunner().invoke(app, ["--json", str(tmp_path / "d.json")])

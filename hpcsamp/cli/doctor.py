@@ -18,6 +18,9 @@ LAST_RESORT = 900
 
 
 def doctor(
+    model: Annotated[
+        int, typer.Option(min=1, help="Show how ranks lie with parallel.model = M.")
+    ] = 1,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the same as JSON to this file.")
     ] = None,
@@ -50,11 +53,11 @@ def doctor(
             sys.stderr.write(f"\r\x1b[Kchecking {name} ..." if name else "\r\x1b[K")
             sys.stderr.flush()
 
-    found = examine(comm, say=say)
+    found = examine(comm, model=model, say=say)
     say("")
     try:
         if root:
-            _show(found, json_file)
+            _show(found, json_file, model)
     finally:
         if found.stuck:
             _leave(root)
@@ -63,7 +66,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _show(found: Diagnosis, json_file: Path | None) -> None:
+def _show(found: Diagnosis, json_file: Path | None, model: int = 1) -> None:
     from dataclasses import asdict
 
     from hpcsamp.cli.output import show, write_json
@@ -84,10 +87,19 @@ def _show(found: Diagnosis, json_file: Path | None) -> None:
         typer.echo()
         show(
             "",
-            ["rank", "host", "data group", "sample rank", "cores", "threads", "device"],
+            [
+                "rank",
+                "host",
+                "data group",
+                "sample rank",
+                *("model rank",) * (model > 1),
+                "cores",
+                "threads",
+                "device",
+            ],
             [
                 [p.rank, p.host, *at, spans(p.cores), p.threads, p.device]
-                for p, at in zip(found.places, _positions(found.places), strict=True)
+                for p, at in zip(found.places, _positions(found.places, model), strict=True)
             ],
         )
     warnings = sum(c.status == "warning" for c in found.checks)
@@ -103,16 +115,17 @@ def _show(found: Diagnosis, json_file: Path | None) -> None:
         write_json(json_file, data)
 
 
-def _positions(places: Sequence[RankPlace]) -> list[tuple[int | str, int | str]]:
-    """Place of every rank on the grid; dashes where the ranks make none."""
+def _positions(places: Sequence[RankPlace], model: int) -> list[tuple[int | str, ...]]:
+    """Place of every rank on the axes that are shown; dashes where the ranks make no grid."""
     from hpcsamp.doctor.job import plan
     from hpcsamp.errors import UsageError
 
+    axes = 3 if model > 1 else 2
     try:
-        grid = plan(places)
+        grid = plan(places, model)
     except UsageError:
-        return [("-", "-")] * len(places)
-    return [grid.place(p.rank)[:2] for p in places]
+        return [("-",) * axes] * len(places)
+    return [grid.place(p.rank)[:axes] for p in places]
 
 
 def _leave(root: bool) -> None:

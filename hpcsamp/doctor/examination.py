@@ -69,6 +69,7 @@ def examine(
     alone: Sequence[tuple[str, Callable[[], Check]]] = ALONE,
     together: Sequence[tuple[str, Callable[[Any], Check]]] = TOGETHER,
     limit: float = LIMIT,
+    model: int = 1,
     say: Callable[[str], None] = lambda name: None,
 ) -> Diagnosis:
     """Look at everything. Collective; the same answer on every rank, unless they are cut off.
@@ -83,6 +84,8 @@ def examine(
         Seconds a check may take; while it still reads files, or computes alone, up to
         :data:`~hpcsamp.doctor.check.PATIENCE` times that. Once one took longer on any rank, nothing
         that needs the other ranks is tried any more.
+    model
+        Size of the model axis of the grid that is told (``parallel.model``).
     say
         Told the name of each check before it begins.
     """
@@ -127,7 +130,7 @@ def examine(
         found.checks.append(ranks.threads(found.places, os.environ))
         found.checks.append(ranks.gpus(found.places))
         found.checks.append(job.allocation(found.places, os.environ))
-        found.checks.append(job.grid(found.places))
+        found.checks.append(job.grid(found.places, model))
     return found
 
 

@@ -55,34 +55,66 @@ def allocation(places: Sequence[RankPlace], environment: Mapping[str, str]) -> C
     return Check(name, "ok", told)
 
 
-def plan(places: Sequence[RankPlace]) -> Grid:
+def plan(places: Sequence[RankPlace], model: int = 1) -> Grid:
     """The grid of these ranks with ``parallel.samples = "node"``, the default.
+
+    Parameters
+    ----------
+    model
+        Size of the model axis, ``parallel.model``.
 
     Raises
     ------
     UsageError
-        If nodes hold different numbers of ranks.
+        If nodes hold different numbers of ranks, or M does not divide them.
     """
-    return plan_grid([str(p.node) for p in sorted(places, key=lambda p: p.rank)], "node")
+    return plan_grid([str(p.node) for p in sorted(places, key=lambda p: p.rank)], "node", model)
 
 
-def grid(places: Sequence[RankPlace]) -> Check:
-    """The grid that training makes of these ranks: D data groups x P sample ranks."""
+def grid(places: Sequence[RankPlace], model: int = 1) -> Check:
+    """The grid that training makes of these ranks: data groups x sample ranks x model ranks."""
     name = "grid"
-    try:
-        planned = plan(places)
-    except UsageError:
-        sizes = ", ".join(f"{n[0].host} {len(n)}" for n in nodes(places))
+    sizes = {len(n) for n in nodes(places)}
+    if len(sizes) > 1:
+        told = ", ".join(f"{n[0].host} {len(n)}" for n in nodes(places))
         return Check(
             name,
             "warning",
-            f'ranks per node differ ({sizes}): parallel.samples = "node" is refused',
+            f'ranks per node differ ({told}): parallel.samples = "node" is refused',
             "start equally many ranks on each node, or set parallel.samples to a number",
+        )
+    (each,) = sizes
+    possible = [m for m in range(2, each + 1) if each % m == 0]
+    try:
+        planned = plan(places, model)
+    except UsageError:
+        return Check(
+            name,
+            "warning",
+            f"parallel.model = {model} does not divide the {each} ranks of a node: "
+            f'parallel.samples = "node" is refused',
+            (f"parallel.model = {_listed(possible)}, " if possible else "")
+            + "another number of ranks on each node, or parallel.samples as a number",
         )
     d, p = planned.data_size, planned.sample_size
     how = "a batch for each node, its ranks split the samples" if d > 1 else "all share a batch"
+    if model > 1:
+        how += f", {model} neighbours hold the network in parts"
+    elif possible:
+        how += f"; parallel.model may be {_listed(possible)} here"
     return Check(
         name,
         "ok",
-        f"{d} data group{'s' * (d > 1)} x {p} sample rank{'s' * (p > 1)}: {how}; S at least {p}",
+        f"{_count(d, 'data group')} x {_count(p, 'sample rank')}"
+        + f" x {model} model ranks" * (model > 1)
+        + f": {how}; S at least {p}",
     )
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n > 1)}"
+
+
+def _listed(sizes: Sequence[int]) -> str:
+    *first, last = map(str, sizes)
+    return f"{', '.join(first)} or {last}" if first else last
