@@ -279,6 +279,51 @@ def test_wrong_resources_name_both_numbers(tmp_path, text, words):
         assert word in message
 
 
+def test_resources_know_the_model_axis(tmp_path):
+    points = campaign(
+        tmp_path,
+        """
+        [product]
+        "parallel.model" = [1, 2, 4]
+        [set]
+        "parallel.samples" = 2
+        [resources]
+        ranks = "2 * parallel.model"
+        ranks_per_node = 2
+        """,
+    ).points
+    assert [(p.shape.ranks, p.shape.nodes) for p in points] == [(2, 1), (4, 2), (8, 4)]
+
+
+@pytest.mark.parametrize(
+    ("samples", "model", "message"),
+    [
+        ("'node'", 3, "parallel.model = 3 does not divide the 4 ranks of a node"),
+        ("'node'", 8, "parallel.model = 8 is more than the 4 ranks of a node"),
+        ("'world'", 3, "parallel.model = 3 does not divide the 8 ranks"),
+        (
+            "3",
+            2,
+            "parallel.samples = 3 groups of 2 model ranks does not divide the number of ranks",
+        ),
+    ],
+)
+def test_ranks_that_the_model_axis_does_not_divide_are_refused(tmp_path, samples, model, message):
+    told = refused(
+        tmp_path,
+        f"[product]\n'parallel.model' = [1, {model}]\n[set]\n'parallel.samples' = {samples}\n"
+        "[resources]\nranks = 8\nranks_per_node = 4",
+    )
+    assert message in told
+    assert f"point 2 (parallel.model={model})" in told
+    excluded = campaign(
+        tmp_path,
+        f"exclude = ['parallel.model > 1']\n[product]\n'parallel.model' = [1, {model}]\n"
+        f"[set]\n'parallel.samples' = {samples}\n[resources]\nranks = 8\nranks_per_node = 4",
+    )
+    assert len(excluded.points) == 1
+
+
 # Names of points ----------------------------------------------------------------------------
 
 
@@ -304,6 +349,9 @@ def test_an_axis_makes_points_even_where_the_numbers_are_the_same(tmp_path):
 def test_where_the_grid_matters_it_is_part_of_the_name(tmp_path):
     per_rank = "[set]\n'augment.share' = 'rank'\n[resources]\nranks = %d"
     assert names(tmp_path, per_rank % 2) != names(tmp_path, per_rank % 4)
+    in_parts = per_rank.replace("[resources]", "'parallel.model' = %d\n[resources]")
+    assert names(tmp_path, in_parts % (1, 4)) == names(tmp_path, per_rank % 4)
+    assert names(tmp_path, in_parts % (2, 4)) != names(tmp_path, per_rank % 4)
 
 
 def test_a_dataset_counts_by_its_uid_not_its_path(tmp_path):

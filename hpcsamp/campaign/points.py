@@ -17,6 +17,7 @@ from hpcsamp.campaign.expressions import Expression, parse
 from hpcsamp.campaign.keys import defaults, is_key, is_neutral, no_key
 from hpcsamp.config import flatten, former, put
 from hpcsamp.errors import UsageError
+from hpcsamp.grid import check_sizes
 from hpcsamp.sealing.text import read_json
 from hpcsamp.spelling import hint, shown
 
@@ -184,15 +185,22 @@ class Campaign:
             if is_key(key):
                 settings[key] = value
                 _put(table, key, value)
+        where = f"{self.file}: point {number} ({describe(values)})"
         try:
             run = config.check(table)
         except UsageError as e:
             text = str(e).removeprefix("configuration: ")
-            raise UsageError(f"{self.file}: point {number} ({describe(values)}): {text}") from None
+            raise UsageError(f"{where}: {text}") from None
         shape = self._shape(known, asked)
         known = known.new_child({f"resources.{k}": getattr(shape, k) for k in _SHAPE})
         if any(e.value(known) for e in self._exclude):
             return None
+        parallel = run.parallel
+        if parallel.model > 1:  # rather than in the job
+            try:
+                check_sizes(shape.ranks, shape.ranks_per_node, parallel.samples, parallel.model)
+            except UsageError as e:
+                raise UsageError(f"{where}: {e}") from None
         return Point(
             number=number,
             name=self._name(run, shape, own, asked),
@@ -231,6 +239,7 @@ class Campaign:
         facts = {former.key_of_before(k): v for k, v in facts.items()}  # names do not change
         if run.augment.share == "rank" or not run.loss.exact:  # then the grid matters
             facts["grid"] = [shape.ranks, shape.ranks_per_node, str(run.parallel.samples)]
+            facts["grid"] += [run.parallel.model] * (run.parallel.model > 1)
         facts["dataset"] = self._dataset(path)
         facts["commands"] = self.spec.shell()
         text = json.dumps(facts, sort_keys=True, default=str)
