@@ -134,8 +134,10 @@ def test_communicators_follow_the_plan(mpi_ranks, comm):
             along = of_model.grid.along(axis.name, comm.Get_rank())
             assert tuple(axis.comm.allgather(comm.Get_rank())) == along
         assert of_model.describe().startswith("4 ranks = 2 batches x 1 sample rank x 2 model ranks")
-        with pytest.raises(UsageError, match="over the 2 ranks of a model axis"):
-            choose(of_model)
+        chosen = choose(of_model, "mpi")
+        found = (chosen.data_size, chosen.sample_size, chosen.model_size)
+        assert found == (of_model.data_size, of_model.sample_size, 2)
+        assert chosen.model_rank == of_model.model_rank
 
 
 @pytest.mark.mpi(ranks=3)
