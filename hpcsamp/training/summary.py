@@ -18,10 +18,12 @@ def opening(trainer: Trainer) -> list[str]:
     """Lines for people: the grid, the model, the loss and the length of the run."""
     c, done = trainer.config, trainer.done
     weights = sum(p.numel() for p in trainer.method.parameters())
+    m = trainer.topology.model_size
+    held = f" on the first of {m} model ranks" if m > 1 else ""
     lines = [
         f"{trainer.topology.describe()}; {trainer.collectives.name} exchanges gradients",
         f"{c.model.name}, {c.method.name}, S = {c.method.samples}, {weights:,} variational "
-        f"parameters; {c.loss.name}{'' if c.loss.exact else ' (per rank: approximate)'}, "
+        f"parameters{held}; {c.loss.name}{'' if c.loss.exact else ' (per rank: approximate)'}, "
         f"memory {trainer.optimisation.loss.memory}",
     ]
     if trainer.memory:
