@@ -170,7 +170,7 @@ def test_horovod_serves_who_comes_later(comm):
         assert of_all.tolist() == [6.0] * 3
         # two data groups are what it was started with, one of all ranks is always there; the
         # groups of one rank each have nothing to exchange
-        assert (c._data_set is None) == (split == "world")
+        assert (c._sets["data"] is None) == (split == "world")
 
 
 @pytest.mark.mpi(ranks=4, timeout=60, unit="s")

@@ -123,9 +123,10 @@ class HorovodCollectives(MpiCollectives):
                     f"cannot be rank {world.rank} of {world.size} as well; use "
                     f'parallel.collectives = "mpi"'
                 )
-        ranks = tuple(some.allgather(world.rank))
-        everyone = len(ranks) == world.size
-        self._sets[over] = hvd.global_process_set if everyone else _process_sets.get(ranks)
+        for each in ("data", "replicas"):  # of whom it was started with, in this or another run
+            ranks = tuple(self._comms[each].allgather(world.rank))
+            everyone = len(ranks) == world.size
+            self._sets[each] = hvd.global_process_set if everyone else _process_sets.get(ranks)
         self._started = True
 
     def settings(self) -> dict[str, Any]:
