@@ -11,6 +11,7 @@ from hpcsamp import losses
 from hpcsamp.collectives import Alone, distribute
 from hpcsamp.errors import UsageError
 from hpcsamp.methods import Ensemble
+from hpcsamp.names import METHODS
 
 
 def network(member: int) -> nn.Module:
@@ -91,3 +92,15 @@ def test_only_elementwise_optimisers_can_be_sharded(hpcsamp, small, tmp_path):
     done = hpcsamp(2, "train", small, "--output", tmp_path / "run", *sets)
     assert done.code == 2
     assert "Adafactor" in done.errors[0]
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_method_holds_parts_only_if_its_own_class_says_so(name):
+    """One that inherits from such a class may hold or draw more."""
+    kind = METHODS.find(name)
+    method = kind.__new__(kind)
+    if name in ("mean_field", "ensemble", "mc_dropout"):
+        method.check_parts()
+        return
+    with pytest.raises(UsageError, match=f"a {kind.__name__} cannot hold a network in parts"):
+        method.check_parts()

@@ -49,6 +49,9 @@ class Method(Predicting):
 
     placement: Replicated = REPLICATED
     spread: Spread | None = None
+    #: Whether model ranks may hold its network in parts; each class says so itself, as one that
+    #: inherits may hold or draw more.
+    in_parts: ClassVar[bool] = False
     #: Whether the first argument may also be a function that makes the network of a member.
     makes_networks: ClassVar[bool] = False
     #: Whether its training draws noise of weights, so that a run goes on with the same form of it.
@@ -289,6 +292,17 @@ class Method(Predicting):
             f"a {type(self).__name__} cannot hold a network in parts; set parallel.model = 1, or "
             f"take mean_field, ensemble or mc_dropout"
         )
+
+    def check_parts(self) -> None:
+        """Refuse to hold a network in parts, unless the class is known to do it exactly.
+
+        Raises
+        ------
+        UsageError
+            See :meth:`pieces`.
+        """
+        if not vars(type(self)).get("in_parts", False):
+            Method.pieces(self)
 
     def named_pieces(self) -> Mapping[str, Pieces]:
         """The same of :meth:`named_variational`."""

@@ -42,6 +42,7 @@ class Ensemble(Members):
         For anchors without a prior.
     """
 
+    in_parts = True
     anchors: Tensor | None
 
     def __init__(

@@ -73,6 +73,7 @@ class MCDropout(Method):
     """
 
     usual = Passes(ALL)
+    in_parts = True
     trains_with_noise = False  # masks are the same bits everywhere
     draws = 2  # from the streams of a module's own draws
 

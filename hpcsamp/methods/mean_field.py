@@ -76,6 +76,7 @@ class MeanField(Showing):
     """
 
     draws_weights = True
+    in_parts = True
 
     def __init__(
         self,

@@ -166,7 +166,7 @@ class Run:
                 f"of them out"
             )
         losses.check_parts(self.data_loss, self.config.loss.kl, axis.size)
-        self.method.pieces()
+        self.method.check_parts()
         everyone = tuple(axis.comm.allgather(outputs(network.out_shape)))
         self.method.spread = Spread(inputs(self.shapes.x), everyone, everyone[axis.rank])
         if self.data_loss.takes_parts:
