@@ -31,6 +31,8 @@ ITEMS = 100_000
 class Fixed:
     """A method whose outputs are given."""
 
+    spread = None
+
     def __init__(self, outputs):
         self.outputs = outputs
 

@@ -18,6 +18,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.methods.graphs import leaves
 from hpcsamp.methods.kept import called
 from hpcsamp.methods.recording import Evaluate, difference, hooked
+from hpcsamp.weights.parts import parts_of
 
 #: By how much gradients are scaled, to find limits of any size; the smaller one for narrow types.
 SCALES = (2.0**20, 2.0**4)
@@ -194,14 +195,14 @@ def _gradients(
     wanted = [t for t in leaves(y) if t.requires_grad and _key(t) in trained]
     if not wanted:
         return _Gradients({}, [])
-    flat = torch.view_as_real(y).flatten(1) if y.is_complex() else y.flatten(1)
+    flat = parts_of(y).flatten(1)
     numbers = torch.arange(rows.start * flat.shape[1], rows.stop * flat.shape[1], device=y.device)
     total = (flat * numbers.cos().view(flat.shape).to(flat.dtype)).sum() * scale
     within = [t for _, ins, outs in calls for t in (*ins, *outs)]
     found = torch.autograd.grad(
         total, [*wanted, *within], allow_unused=True, materialize_grads=True
     )
-    found = tuple(torch.view_as_real(g) if g.is_complex() else g for g in found)
+    found = tuple(parts_of(g) for g in found)
     ends = iter(g.detach() / scale for g in found[len(wanted) :])
     return _Gradients(
         {_key(t): g.detach() / scale for t, g in zip(wanted, found, strict=False)},

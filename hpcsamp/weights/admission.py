@@ -16,6 +16,7 @@ from torch import Tensor
 from hpcsamp.errors import HpcsampError
 from hpcsamp.weights.inputs import each, tensors
 from hpcsamp.weights.layers import Layer, followed
+from hpcsamp.weights.parts import parts_of
 from hpcsamp.weights.strategies import STRATEGIES, Chunk, NotPossibleError, Pass, loop
 from hpcsamp.weights.vectorised import refused_loops
 
@@ -110,7 +111,7 @@ def _gradients(outputs: Tensor, chunk: Chunk) -> list[Tensor]:
         return []
     count = torch.arange(outputs.numel(), device=outputs.device)
     value = outputs * count.cos().view(outputs.shape).to(outputs.dtype)
-    value = torch.view_as_real(value).sum() if value.is_complex() else value.sum()
+    value = parts_of(value).sum()
     # of a scalar: torch imports sympy for gradients of anything else
     found = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
     return list(found)

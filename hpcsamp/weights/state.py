@@ -22,6 +22,7 @@ from torch import Tensor
 
 from hpcsamp.weights.estimates import Estimates
 from hpcsamp.weights.group import Group
+from hpcsamp.weights.parts import parts_of
 from hpcsamp.weights.put import Put
 
 NORMS = ("batch", "frozen", "group")
@@ -214,5 +215,4 @@ def _is_real(x: Tensor) -> bool:
 
 
 def _flat(x: Tensor) -> Tensor:
-    x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
-    return x.detach().double().reshape(-1)
+    return parts_of(x).detach().double().reshape(-1)
