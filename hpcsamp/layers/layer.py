@@ -106,8 +106,13 @@ def uniform(shape: Sequence[int], inputs: int) -> Tensor:
     return torch.empty(tuple(shape)).uniform_(-limit, limit)
 
 
-def parts_of(network: nn.Module) -> dict[str, Part]:
+def parts_of(network: nn.Module, ranks: int = 1) -> dict[str, Part]:
     """Which part of each parameter of a network this rank holds, by qualified name.
+
+    Parameters
+    ----------
+    ranks
+        Model ranks that it is to lie on; those of its layers, if these are more.
 
     Raises
     ------
@@ -115,7 +120,7 @@ def parts_of(network: nn.Module) -> dict[str, Part]:
         For a network on several model ranks with parameters in a layer that has no parts, with
         the layer's name.
     """
-    found, size, plain = {}, 1, ""
+    found, size, plain = {}, ranks, ""
     for path, module in network.named_modules():
         if isinstance(module, Layer):
             size = max(size, module.axis.size)
@@ -123,11 +128,13 @@ def parts_of(network: nn.Module) -> dict[str, Part]:
             if isinstance(module, Layer):
                 part = module.parts[name]
             else:
-                part, plain = Part.whole(p.shape), plain or f"{path}, a {type(module).__name__}"
+                kind = type(module).__name__
+                part = Part.whole(p.shape)
+                plain = plain or (f"{path}, a {kind}," if path else f"{kind}, the network,")
             found[f"{path}.{name}" if path else name] = part
     if size > 1 and plain:
         raise UsageError(
-            f"{plain}, holds its weights whole and cannot lie in parts on {size} model ranks: "
+            f"{plain} holds its weights whole and cannot lie in parts on {size} model ranks: "
             f"build the network of the layers of hpcsamp.layers, or set parallel.model = 1"
         )
     return found
