@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 from data_sets import make
 from test_data_loader import requested
 
@@ -19,6 +20,7 @@ from hpcsamp.layers import ModelAxis, along
 from hpcsamp.models.given import offered
 from hpcsamp.prediction.evaluator import Evaluator
 from hpcsamp.run.assemble import Run
+from hpcsamp.weights.pieces import parts_in
 
 SHAPE = (64, 4, 10)
 COUNT = 28 * 8
@@ -89,9 +91,9 @@ def in_parts(in_shape, outputs):
 
 
 @pytest.mark.mpi(ranks=[2], timeout=60, unit="s")
-def test_networks_that_cannot_lie_in_parts_are_refused(mpi_ranks, comm, scratch):
+def test_networks_take_their_part_of_weights_or_are_refused(mpi_ranks, comm, scratch):
     topology = init("world", model=2, device="cpu")
-    run, _ = assembled(scratch, topology)
+    run, dataset = assembled(scratch, topology)
     assert run.method.networks[0].log_std.shape == (40,)  # of its 80 outputs
     assert not run.data_loss.takes_parts  # targets of 2 x 40, outputs of 2 x 4 x 10
     for settings, words in {
@@ -106,7 +108,13 @@ def test_networks_that_cannot_lie_in_parts_are_refused(mpi_ranks, comm, scratch)
         pytest.raises(UsageError, match=r"1 standard deviations, Mixer .* 80 outputs"),
     ):
         hs.LearnedNoise(in_parts(SHAPE, 80), 1.0)
-    whole = in_parts(SHAPE, 80)  # built before it is passed: each rank would have all of it
+    torch.manual_seed(1)
+    whole = in_parts(SHAPE, 80)
+    run = Run.of(run.config, dataset, topology, initial=whole.state_dict())
+    own = dict(run.method.networks[0].network.named_parameters())
+    for name, part in parts_in(run.method.networks[0].network).items():
+        assert torch.equal(own[name], part.cut(whole.get_parameter(name))), name
+    # built before it is passed: each rank would have all of it
     with offered(whole) as table, pytest.raises(UsageError, match="Mixer are 320 in all"):
         assembled(scratch, topology, f"model={{name='given', of='{table['of']}', "
                   f"layout='{table['layout']}'}}")  # fmt: skip
