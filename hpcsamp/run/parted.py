@@ -28,14 +28,18 @@ class Parted:
         Whose state is in parts where :meth:`hpcsamp.methods.Method.pieces` says so.
     topology
         The grid.
+    named
+        Whether tensors have the names of :meth:`~hpcsamp.methods.Method.named_variational`, some of
+        which are others in a state.
     """
 
-    def __init__(self, method: Method, topology: Topology) -> None:
+    def __init__(self, method: Method, topology: Topology, named: bool = False) -> None:
         self._names = {id(p): name for name, p in method.named_parameters()}
         self._comm = topology.model_comm
         self._ranks: list[Mapping[str, Pieces]] = [{}]
         if topology.model_size > 1:
-            self._ranks = self._comm.allgather({**method.pieces(), **method.named_pieces()})
+            own = method.named_pieces() if named else method.pieces()
+            self._ranks = self._comm.allgather(own)
         self._own = self._ranks[topology.model_rank]
         self._elsewhere = bool(topology.data_rank or topology.sample_rank)
 
