@@ -46,7 +46,7 @@ def evaluate(comm, grid: tuple[int, int, int], name: str):
     out = FOLDER / "evaluated" / "x".join(map(str, grid))
     if topology.is_root:
         out.mkdir(parents=True, exist_ok=True)
-    found = evaluate_run(posterior, ood=FOLDER / "data")
+    found = evaluate_run(posterior, ood=c.data.path)
     predict(posterior, out / f"{name}.h5", keep_samples=True)
     if topology.is_root:
         (out / f"{name}.json").write_text(json.dumps(found["metrics"]))

@@ -102,7 +102,7 @@ def test_evaluations_and_predictions_are_those_of_one_process(grid, name, folder
 @pytest.mark.parametrize("name", EVALUATED)
 def test_a_run_in_parts_opens_in_one_process(name, folder):
     posterior = hs.load(folder / "1x1x2" / name)
-    found = posterior.predict(folder / "data", split="test", keep_samples=True)
+    found = posterior.predict(Path(posterior.config.data.path), split="test", keep_samples=True)
     with h5py.File(folder / "evaluated" / "1x1x2" / f"{name}.h5") as f:
         assert f["samples"].shape[:2] == (f["mean"].shape[0], 4)
         for array in ("mean", "std", "std_epistemic", "quantiles", "samples"):
@@ -129,19 +129,18 @@ def test_commands_take_the_ranks_that_there_are(folder, tmp_path):
     run = folder / "1x1x2" / "mean_field"
     shutil.copytree(run, tmp_path / "run")
     told = {}
-    for ranks, settings in ((1, ()), (2, ())):
+    of = str(tmp_path / "run")
+    for ranks in (1, 2):
         out, file = tmp_path / f"{ranks}.json", tmp_path / f"{ranks}.h5"
-        of = (str(tmp_path / "run"), *settings)
-        done = launch(ranks, "-m", "hpcsamp", "evaluate", *of, "--json", str(out), timeout=100)
+        done = launch(ranks, "-m", "hpcsamp", "evaluate", of, "--json", str(out), timeout=100)
         assert done.code == 0, done.err
         assert ("the run's parallel.model = 2" in done.err) == (ranks == 1), done.err
         told[ranks] = json.loads(out.read_text())["metrics"]
-        data = ("--data", str(folder / "data"), "--out", str(file))
-        assert launch(ranks, "-m", "hpcsamp", "predict", *of, *data, timeout=100).code == 0
+        done = launch(ranks, "-m", "hpcsamp", "predict", of, "--out", str(file), timeout=100)
+        assert done.code == 0, done.err
     assert told[2] == pytest.approx(told[1], rel=1e-10, abs=1e-12)
     same_file(tmp_path / "2.h5", tmp_path / "1.h5")
-    again = (str(tmp_path / "run"), "--set", "parallel.model=2")
-    done = launch(1, "-m", "hpcsamp", "evaluate", *again)
+    done = launch(1, "-m", "hpcsamp", "evaluate", of, "--set", "parallel.model=2")
     assert done.code == 2
     assert "a model axis of 2 ranks does not divide the 1 ranks" in done.err
 
