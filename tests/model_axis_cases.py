@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 import sys
 import time
 from functools import partial
@@ -39,7 +40,7 @@ def run(comm, grid: tuple[int, int, int], settings: tuple[str, ...], folder: Pat
 
 
 def evaluate(comm, grid: tuple[int, int, int], name: str):
-    folder = RunFolder(FOLDER / "1x1x2" / name)
+    folder = RunFolder(FOLDER / "runs" / name)
     c = folder.config([f"parallel.samples={grid[1]}", f"parallel.model={grid[2]}"])
     topology = init(c.parallel.samples, model=c.parallel.model, comm=comm)
     posterior = Posterior(restore(folder, c, topology), topology)
@@ -70,6 +71,9 @@ def main() -> None:
         for name, settings in RUNS.items():
             if name == "mean_field" or grid in FEW:
                 on(ranks, partial(run, grid=grid, settings=settings, folder=folder / name))
+    if mpi().COMM_WORLD.rank == 0:
+        for name in EVALUATED:
+            shutil.copytree(FOLDER / "1x1x2" / name, FOLDER / "runs" / name)
     for grid, name in itertools.product(EVALUATIONS, EVALUATED):
         on(math.prod(grid), partial(evaluate, grid=grid, name=name))
     for i, (before, after) in enumerate(RESUMED):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import h5py
@@ -101,7 +100,7 @@ def test_evaluations_and_predictions_are_those_of_one_process(grid, name, folder
 
 @pytest.mark.parametrize("name", EVALUATED)
 def test_a_run_in_parts_opens_in_one_process(name, folder):
-    posterior = hs.load(folder / "1x1x2" / name)
+    posterior = hs.load(folder / "runs" / name)
     found = posterior.predict(Path(posterior.config.data.path), split="test", keep_samples=True)
     with h5py.File(folder / "evaluated" / "1x1x2" / f"{name}.h5") as f:
         assert f["samples"].shape[:2] == (f["mean"].shape[0], 4)
@@ -126,10 +125,7 @@ def same_file(own: Path, truth: Path) -> None:
 
 def test_commands_take_the_ranks_that_there_are(folder, tmp_path):
     """The model axis of a run is kept where the ranks allow it, and else left out with a line."""
-    run = folder / "1x1x2" / "mean_field"
-    shutil.copytree(run, tmp_path / "run")
-    told = {}
-    of = str(tmp_path / "run")
+    told, of = {}, str(folder / "runs" / "mean_field")
     for ranks in (1, 2):
         out, file = tmp_path / f"{ranks}.json", tmp_path / f"{ranks}.h5"
         done = launch(ranks, "-m", "hpcsamp", "evaluate", of, "--json", str(out), timeout=100)
