@@ -138,7 +138,7 @@ def test_commands_take_the_ranks_that_there_are(folder, tmp_path):
     same_file(tmp_path / "2.h5", tmp_path / "1.h5")
     done = launch(1, "-m", "hpcsamp", "evaluate", of, "--set", "parallel.model=2")
     assert done.code == 2
-    assert "a model axis of 2 ranks does not divide the 1 ranks" in done.err
+    assert "parallel.model = 2 is more than the 1 ranks of" in done.err
 
 
 def events(run: Path) -> dict[tuple[str, int], dict]:

@@ -14,6 +14,7 @@ from hpcsamp.layers.axis import ModelAxis, current
 from hpcsamp.layers.exchange import gather
 from hpcsamp.layers.group import Group
 from hpcsamp.layers.product import Split
+from hpcsamp.weights.pieces import parts_in
 
 
 class Layer(nn.Module):
@@ -120,18 +121,17 @@ def parts_of(network: nn.Module, ranks: int = 1) -> dict[str, Part]:
         For a network on several model ranks with parameters in a layer that has no parts, with
         the layer's name.
     """
-    found, size, plain = {}, ranks, ""
+    found, size, plain, held = {}, ranks, "", parts_in(network)
     for path, module in network.named_modules():
         if isinstance(module, Layer):
             size = max(size, module.axis.size)
         for name, p in module.named_parameters(recurse=False):
-            if isinstance(module, Layer):
-                part = module.parts[name]
-            else:
+            qualified = f"{path}.{name}" if path else name
+            part = held.get(qualified, Part.whole(p.shape))
+            if qualified not in held:
                 kind = type(module).__name__
-                part = Part.whole(p.shape)
                 plain = plain or (f"{path}, a {kind}," if path else f"{kind}, the network,")
-            found[f"{path}.{name}" if path else name] = part
+            found[qualified] = part
     if size > 1 and plain:
         raise UsageError(
             f"{plain} holds its weights whole and cannot lie in parts on {size} model ranks: "

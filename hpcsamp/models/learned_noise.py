@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from hpcsamp.errors import UsageError
 from hpcsamp.grid.parts import Flattened, Part
-from hpcsamp.layers import Layer
+from hpcsamp.layers import current
 
 FLOOR = 1e-5
 """Least standard deviation of the noise, in those of the targets: residuals may vanish."""
@@ -44,7 +44,7 @@ class Wrapping(nn.Module):
         return found
 
 
-class LearnedNoise(Wrapping, Layer):
+class LearnedNoise(Wrapping):
     """A network with a learnt standard deviation of observation noise for each of its outputs.
 
         means = mean + std * network(x),        log stds = log(std) + log_std
@@ -89,6 +89,7 @@ class LearnedNoise(Wrapping, Layer):
             raise UsageError(f"LearnedNoise: {scale.size} values of std, {at.size} of mean")
         count = max(at.size, scale.size)
         part = self._part(count)
+        self.parts: dict[str, Part] = {}  # of a network in parts: what this rank holds, by name
         # in float64 until the module is converted: targets may be far from 0
         for name, values in (("mean", at), ("std", scale)):
             buffer = torch.as_tensor(values)
@@ -110,7 +111,7 @@ class LearnedNoise(Wrapping, Layer):
         if count != values:
             raise UsageError(
                 f"LearnedNoise has {count} standard deviations, {type(self.network).__name__} in "
-                f"parts over {self.axis.size} model ranks has {values} outputs; each needs its own"
+                f"parts over {current().size} model ranks has {values} outputs; each needs its own"
             )
         return part
 

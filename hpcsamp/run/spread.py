@@ -7,7 +7,7 @@ import math
 from hpcsamp import models
 from hpcsamp.errors import UsageError
 from hpcsamp.grid.parts import Part
-from hpcsamp.layers import ModelAxis, parts_of
+from hpcsamp.layers import ImaginedAxis, ModelAxis, parts_of
 from hpcsamp.losses import DataLoss
 from hpcsamp.methods import Method
 from hpcsamp.methods.spread import Spread
@@ -54,7 +54,7 @@ def spread(method: Method, loss: DataLoss, shapes: Shapes, axis: ModelAxis, grou
     method.pieces()
     everyone = tuple(axis.comm.allgather(outputs(network.out_shape)))
     own, held = everyone[axis.rank], sum(part.size for part in everyone)
-    if held != math.prod(own.shape):
+    if held != math.prod(own.shape) and not isinstance(axis, ImaginedAxis):
         raise UsageError(
             f"{asked}: the parts of the {math.prod(own.shape)} outputs of {of} are {held} in all: "
             f"it was built in one piece; pass a function that makes it of the layers of "
