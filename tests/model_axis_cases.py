@@ -1,4 +1,4 @@
-"""Train a mixer on every grid with a model axis; each run leaves its folder.
+"""Train a mixer on every grid with a model axis, and evaluate it; each run leaves its folder.
 
     mpirun -n 8 python tests/model_axis_cases.py FOLDER
 
@@ -7,17 +7,25 @@ One job trains all of them, on as many of its ranks as the grid has; the others 
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
+import shutil
 import sys
 import time
 from functools import partial
 from pathlib import Path
 
-from model_axis_grids import FEW, GRIDS, RESUMED, RUNS, RUNS_RESUMED
+from model_axis_grids import EVALUATED, EVALUATIONS, FEW, GRIDS, RESUMED, RUNS, RUNS_RESUMED
 
 from hpcsamp import config
 from hpcsamp.grid import init
+from hpcsamp.prediction.evaluate import evaluate_run
+from hpcsamp.prediction.posterior import Posterior
+from hpcsamp.prediction.predict import predict
+from hpcsamp.run.folder import RunFolder
 from hpcsamp.run.prepare import prepare
+from hpcsamp.run.restore import restore
 from hpcsamp.runtime import mpi
 from hpcsamp.training.loop import train
 
@@ -29,6 +37,21 @@ def run(comm, grid: tuple[int, int, int], settings: tuple[str, ...], folder: Pat
     c = prepare(config.load(FOLDER / "run.toml", own), "synthetic", comm)
     topology = init(c.parallel.samples, model=c.parallel.model, comm=comm)
     train(c, topology, folder, resume)
+
+
+def evaluate(comm, grid: tuple[int, int, int], name: str):
+    folder = RunFolder(FOLDER / "runs" / name)
+    c = folder.config([f"parallel.samples={grid[1]}", f"parallel.model={grid[2]}"])
+    topology = init(c.parallel.samples, model=c.parallel.model, comm=comm)
+    posterior = Posterior(restore(folder, c, topology), topology)
+    out = FOLDER / "evaluated" / "x".join(map(str, grid))
+    if topology.is_root:
+        out.mkdir(parents=True, exist_ok=True)
+    found = evaluate_run(posterior, ood=c.data.path)
+    predict(posterior, out / f"{name}.h5", keep_samples=True)
+    if topology.is_root:
+        (out / f"{name}.json").write_text(json.dumps(found["metrics"]))
+        (folder.path / "evaluation" / "test.h5").rename(out / f"{name}-items.h5")
 
 
 def on(ranks: int, work) -> None:
@@ -48,6 +71,11 @@ def main() -> None:
         for name, settings in RUNS.items():
             if name == "mean_field" or grid in FEW:
                 on(ranks, partial(run, grid=grid, settings=settings, folder=folder / name))
+    if mpi().COMM_WORLD.rank == 0:
+        for name in EVALUATED:
+            shutil.copytree(FOLDER / "1x1x2" / name, FOLDER / "runs" / name)
+    for grid, name in itertools.product(EVALUATIONS, EVALUATED):
+        on(math.prod(grid), partial(evaluate, grid=grid, name=name))
     for i, (before, after) in enumerate(RESUMED):
         for name in RUNS_RESUMED:
             folder = FOLDER / "resumed" / str(i) / name

@@ -10,6 +10,10 @@ GRIDS = [
 #: The first is trained on every grid, the others on these.
 FEW = [(1, 1, 1), (1, 1, 2), (1, 1, 4), (1, 2, 2), (2, 1, 4)]
 MIXED = "loss.name=predictive_nll"
+#: The usual likelihood, whose widths are learnt.
+LEARNED = "likelihood={}"
+GROUPS = "optimizer.groups=[{pattern='*blocks.*', lr=3e-3}, {pattern='log_std', lr=2e-2}]"
+MORE_GROUPS = GROUPS[:-1] + ", {pattern='*embed*', of='mean', lr=2e-3}]"
 RUNS: dict[str, tuple[str, ...]] = {
     "mean_field": (),
     "clipped": ("optimizer.clip=0.5", "optimizer.sharded=true", "training.ema=0.9"),
@@ -20,13 +24,19 @@ RUNS: dict[str, tuple[str, ...]] = {
     "whole_outputs": ("loss.name=energy_score", "likelihood={}"),
     "widths": ("loss.name=expected_nll", "likelihood={name='predicted_gaussian'}"),
     "ensemble": ("method.name=ensemble", "method.prior_std=1.0", "optimizer.clip=0.5"),
-    "anchored": ("method.name=ensemble", "method.prior_std=1.0", "method.anchored=true", MIXED),
+    "anchored": (
+        "method.name=ensemble", "method.prior_std=1.0", "method.anchored=true", MIXED, LEARNED,
+    ),
     "masks": ("method.name=mc_dropout", "method.prior_std=1.0", "model.dropout=0.2"),
     "masks_of_items": (
         "method.name=mc_dropout", "method.masks=item", "model.dropout=0.2", "method.strategy=vmap",
+        LEARNED, GROUPS,
     ),
-    "noise_and_dropout": ("model.dropout=0.2",),
+    "noise_and_dropout": ("model.dropout=0.2", "optimizer.name=AdamW", LEARNED, MORE_GROUPS),
 }  # fmt: skip
 #: Begun on the first grid, gone on with on the second.
 RESUMED = [((1, 1, 2), (1, 1, 1)), ((1, 1, 1), (1, 2, 2)), ((1, 1, 4), (1, 1, 2))]
-RUNS_RESUMED = ("mean_field", "clipped", "ensemble", "masks")
+RUNS_RESUMED = ("noise_and_dropout", "clipped", "anchored", "masks_of_items")
+#: Evaluated, as they were trained on two model ranks, on these grids.
+EVALUATED = ("mean_field", "noise_and_dropout")
+EVALUATIONS = [(1, 1, 1), (1, 1, 2), (1, 2, 2), (2, 1, 2)]

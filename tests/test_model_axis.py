@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 from conftest import launch
-from model_axis_grids import FEW, GRIDS, RESUMED, RUNS, RUNS_RESUMED
+from model_axis_grids import EVALUATED, EVALUATIONS, FEW, GRIDS, RESUMED, RUNS, RUNS_RESUMED
+
+import hpcsamp as hs
+from hpcsamp.sealing import regions
 
 SCRIPT = Path(__file__).parent / "model_axis_cases.py"
 
@@ -78,6 +83,62 @@ def test_it_is_the_run_of_one_process(grid, run, folder):
         assert mine[key].shape == value.shape, key
         largest = float(value.abs().max()) if value.numel() else 0.0
         assert float((mine[key] - value).abs().max()) <= 1e-10 * max(largest, 1e-300), key
+
+
+@pytest.mark.parametrize("name", EVALUATED)
+@pytest.mark.parametrize("grid", ["x".join(map(str, grid)) for grid in EVALUATIONS[1:]])
+def test_evaluations_and_predictions_are_those_of_one_process(grid, name, folder):
+    own, truth = (folder / "evaluated" / each for each in (grid, "1x1x1"))
+    found, wanted = (json.loads((of / f"{name}.json").read_text()) for of in (own, truth))
+    assert {"nll", "rmse", "crps"} < wanted.keys()
+    assert any(key.startswith("ood_auroc") for key in wanted)
+    assert found == pytest.approx(wanted, rel=1e-10, abs=1e-12)
+    for file in (f"{name}.h5", f"{name}-items.h5"):
+        assert regions.check(own / file)
+        same_file(own / file, truth / file)
+
+
+@pytest.mark.parametrize("name", EVALUATED)
+def test_a_run_in_parts_opens_in_one_process(name, folder):
+    posterior = hs.load(folder / "runs" / name)
+    found = posterior.predict(Path(posterior.config.data.path), split="test", keep_samples=True)
+    with h5py.File(folder / "evaluated" / "1x1x2" / f"{name}.h5") as f:
+        assert f["samples"].shape[:2] == (f["mean"].shape[0], 4)
+        for array in ("mean", "std", "std_epistemic", "quantiles", "samples"):
+            expected = f[array][:]
+            assert np.abs(found[array].values - expected).max() <= 1e-10 * np.abs(expected).max()
+
+
+def same_file(own: Path, truth: Path) -> None:
+    with h5py.File(own) as a, h5py.File(truth) as b:
+        assert a.keys() == b.keys()
+        for array, expected in b.items():
+            values, wanted = a[array][()], expected[()]
+            if wanted.dtype.kind == "f":
+                scale = np.abs(wanted[np.isfinite(wanted)]).max(initial=1e-300)
+                close = np.abs(values - wanted) <= 1e-10 * scale
+                assert (close | (values == wanted) | np.isnan(wanted)).all(), array
+                assert (np.isnan(values) == np.isnan(wanted)).all(), array
+            else:
+                assert np.array_equal(values, wanted), array
+
+
+def test_commands_take_the_ranks_that_there_are(folder, tmp_path):
+    """The model axis of a run is kept where the ranks allow it, and else left out with a line."""
+    told, of = {}, str(folder / "runs" / "mean_field")
+    for ranks in (1, 2):
+        out, file = tmp_path / f"{ranks}.json", tmp_path / f"{ranks}.h5"
+        done = launch(ranks, "-m", "hpcsamp", "evaluate", of, "--json", str(out), timeout=100)
+        assert done.code == 0, done.err
+        assert ("the run's parallel.model = 2" in done.err) == (ranks == 1), done.err
+        told[ranks] = json.loads(out.read_text())["metrics"]
+        done = launch(ranks, "-m", "hpcsamp", "predict", of, "--out", str(file), timeout=100)
+        assert done.code == 0, done.err
+    assert told[2] == pytest.approx(told[1], rel=1e-10, abs=1e-12)
+    same_file(tmp_path / "2.h5", tmp_path / "1.h5")
+    done = launch(1, "-m", "hpcsamp", "evaluate", of, "--set", "parallel.model=2")
+    assert done.code == 2
+    assert "parallel.model = 2 is more than the 1 ranks of" in done.err
 
 
 def events(run: Path) -> dict[tuple[str, int], dict]:

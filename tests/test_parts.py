@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpcsamp.grid.parts import Part, bounds, within
+from hpcsamp.grid.parts import Flattened, Part, bounds, within
 
 
 def random_cut(rng):
@@ -82,3 +82,25 @@ def test_tensors_of_other_shapes_are_refused():
         part.put(torch.zeros(4, 3), torch.zeros(2, 2))
     with pytest.raises(ValueError, match=r"\(3,\)"):
         part.cut(torch.zeros(3))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_flattened_parts_are_the_same_numbers_in_one_axis(seed):
+    shape, parts = random_cut(random.Random(seed))
+    size = math.prod(shape)
+    whole = torch.arange(3 * size).view(3, size)  # with rows before it
+    back = torch.full_like(whole, -1)
+    for part in parts:
+        flat = Flattened(part.shape, part.box)
+        own = flat.cut(whole)
+        assert torch.equal(own, part.cut(whole.view(3, *shape)).flatten(1))
+        assert (flat.local, flat.size, flat.runs()) == ((part.size,), part.size, part.runs())
+        assert flat.is_whole == part.is_whole
+        assert flat.whole_of(own.shape) == whole.shape
+        assert flat.local_of(whole.shape) == own.shape
+        flat.put(back, own)
+    assert torch.equal(back, whole)
+    with pytest.raises(ValueError, match="whole"):
+        flat.cut(torch.zeros(size + 1))
+    with pytest.raises(ValueError, match="part"):
+        flat.put(torch.zeros(size), torch.zeros(flat.size + 1))

@@ -52,9 +52,20 @@ def posterior_of(
     folder = RunFolder(run)
     with together(mpi().COMM_WORLD):
         config = folder.config(settings or ())
+    model = config.parallel.model
+    asked = any(text.partition("=")[0].strip() == "parallel.model" for text in settings or ())
     topology = init(
-        config.parallel.samples, model=config.parallel.model, device=config.parallel.device
+        config.parallel.samples,
+        model=model,
+        fall_back=not asked,
+        device=config.parallel.device,
     )
+    if topology.model_size != model and topology.is_root:
+        typer.echo(
+            f"the run's parallel.model = {model} does not go with {topology.world.size} ranks: "
+            f"each holds the whole network (parallel.model = 1); numbers are the same",
+            err=True,
+        )
     from hpcsamp.prediction.posterior import Posterior
     from hpcsamp.run.restore import restore
     from hpcsamp.watchdog.dog import Watchdog

@@ -258,10 +258,10 @@ class _GatherOverModel(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, parts: Sequence[Part], collectives: Collectives) -> Tensor:
         ctx.own = parts[collectives.model_rank]
-        lead = x.shape[: x.dim() - len(ctx.own.shape)]
+        lead = x.shape[: x.dim() - len(ctx.own.local)]
         counts = [lead.numel() * part.size for part in parts]
         flat = collectives.gather(x.detach().reshape(-1).contiguous(), counts, "model")
-        whole = x.new_empty((*lead, *ctx.own.shape))
+        whole = x.new_empty(ctx.own.whole_of(x.shape))
         for part, numbers in zip(parts, flat.split(counts), strict=True):
             part.put(whole, numbers.view(*lead, *part.local))
         return whole

@@ -105,11 +105,19 @@ class Divided(Updates):
         for run, parameter in zip(self._runs, self._made, strict=True):
             tables[run.group]["params"].append(parameter)
         self.parts: Any = [table for table in tables if table["params"]]
+        in_order = sorted(self._runs, key=lambda run: run.group)
+        self.stepped = [(self.parameters[run.parameter], self._place_of(run)) for run in in_order]
 
     @property
     def contiguous(self) -> bool:
         """Whether each part is one stretch of real numbers, as fused optimisers need it."""
         return all(p.is_contiguous() and not p.is_complex() for p in self._made)
+
+    def _place_of(self, run: _Run) -> slice | None:
+        """Of :attr:`stepped`."""
+        if run.stop - run.start == self._columns(self.parameters[run.parameter]):
+            return None
+        return slice(run.start, run.stop)
 
     def _columns(self, p: Tensor) -> int:
         return p[0].numel() if self._rows else p.numel()

@@ -68,6 +68,9 @@ class Updates:
         Those that are trained.
     parts
         What the optimiser is built on.
+    stepped
+        What the optimiser's state is of, in the order of its numbers: a parameter, and which of its
+        last axis (of a matrix with rows of members: of its columns); None for all of it.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Updates:
         self.parameters = [p for p in parameters if p.requires_grad]
         self.parts = self.parameters
         self.collectives, self.placement = collectives, placement
+        self.stepped: list[tuple[nn.Parameter, slice | None]] = [(p, None) for p in self.parameters]
 
     @property
     def contiguous(self) -> bool:

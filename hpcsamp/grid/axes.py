@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -153,6 +155,7 @@ def init(
     samples: SampleAxis = "node",
     *,
     model: int = 1,
+    fall_back: bool = False,
     comm: MPI.Comm | None = None,
     device: str = "auto",
 ) -> Topology:
@@ -165,6 +168,8 @@ def init(
     ----------
     samples, model
         What the sample axis spans, and the size of the model axis, see :func:`plan_grid`.
+    fall_back
+        Take a model axis of one rank where these ranks allow that one and not ``model``.
     comm
         The ranks to use (default ``MPI.COMM_WORLD``; without mpi4py this process alone).
     device
@@ -197,14 +202,14 @@ def init(
                 f"({MPI.THREAD_MULTIPLE}) is needed because batches are prefetched in a thread; "
                 f"use an MPI built with thread support"
             )
-        grid = plan_grid(nodes, samples, model)
+        grid = _planned(nodes, samples, model, fall_back)
         chosen = bind_device(device, node_comm.Get_rank())
     limit_threads(node_comm)
     reuse_freed_memory()
     data, sample, model_axis = (
         Axis(name, _split(world, grid.along(name, world.Get_rank()))) for name in AXES
     )
-    same = world if model == 1 else _split(world, grid.replicas(world.Get_rank()))
+    same = world if grid.model_size == 1 else _split(world, grid.replicas(world.Get_rank()))
     return Topology(grid, world, node_comm, (data, sample, model_axis), same, chosen)
 
 
@@ -223,6 +228,17 @@ def one_process(device: str = "auto") -> Topology:
     data, sample, model = (Axis(name, comm) for name in AXES)
     grid = plan_grid([serial.Get_processor_name()], "node", 1)
     return Topology(grid, comm, comm, (data, sample, model), comm, chosen)
+
+
+def _planned(nodes: Sequence[str], samples: SampleAxis, model: int, fall_back: bool) -> Grid:
+    try:
+        return plan_grid(nodes, samples, model)
+    except UsageError:
+        if not fall_back or model == 1:
+            raise
+        with suppress(UsageError):
+            return plan_grid(nodes, samples, 1)
+        raise
 
 
 def _split(world: MPI.Comm, ranks: tuple[int, ...]) -> MPI.Comm:

@@ -137,6 +137,44 @@ class Part:
             )
 
 
+@dataclass(frozen=True)
+class Flattened(Part):
+    """A box of a tensor that is held flattened: ``(size,)`` numbers of ``(prod(shape),)``.
+
+    What reads and writes values sees one axis, in which the part is :meth:`Part.runs`.
+    """
+
+    @property
+    def local(self) -> tuple[int, ...]:
+        """Shape of what is held."""
+        return (math.prod(b - a for a, b in self.box),)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is missing."""
+        return self.size == math.prod(self.shape)
+
+    def whole_of(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape ``(..., prod(shape))`` of the whole of which ``(..., size)`` are held."""
+        return (*shape[:-1], math.prod(self.shape))
+
+    def local_of(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape ``(..., size)`` of what is held of ``(..., prod(shape))``."""
+        return (*shape[:-1], self.size)
+
+    def cut(self, whole: Tensor) -> Tensor:
+        """``(..., size)`` this part of ``(..., prod(shape))`` values; see :meth:`Part.cut`."""
+        self._check(whole, (math.prod(self.shape),), "whole")
+        return whole.unflatten(-1, self.shape)[self._index].reshape(self.local_of(whole.shape))
+
+    def put(self, whole: Tensor, part: Tensor) -> None:
+        """Write ``(..., size)`` values at their places in ``(..., prod(shape))``, in place."""
+        self._check(whole, (math.prod(self.shape),), "whole")
+        self._check(part, self.local, "part")
+        box = tuple(b - a for a, b in self.box)
+        whole.unflatten(-1, self.shape)[self._index] = part.unflatten(-1, box)
+
+
 def bounds(length: int, parts: int, unit: int = 1) -> list[Interval]:
     """Nearly equal intervals of an axis, in order.
 

@@ -14,6 +14,7 @@ from hpcsamp.layers.axis import ModelAxis, current
 from hpcsamp.layers.exchange import gather
 from hpcsamp.layers.group import Group
 from hpcsamp.layers.product import Split
+from hpcsamp.weights.pieces import parts_in
 
 
 class Layer(nn.Module):
@@ -106,8 +107,13 @@ def uniform(shape: Sequence[int], inputs: int) -> Tensor:
     return torch.empty(tuple(shape)).uniform_(-limit, limit)
 
 
-def parts_of(network: nn.Module) -> dict[str, Part]:
+def parts_of(network: nn.Module, ranks: int = 1) -> dict[str, Part]:
     """Which part of each parameter of a network this rank holds, by qualified name.
+
+    Parameters
+    ----------
+    ranks
+        Model ranks that it is to lie on; those of its layers, if these are more.
 
     Raises
     ------
@@ -115,19 +121,20 @@ def parts_of(network: nn.Module) -> dict[str, Part]:
         For a network on several model ranks with parameters in a layer that has no parts, with
         the layer's name.
     """
-    found, size, plain = {}, 1, ""
+    found, size, plain, held = {}, ranks, "", parts_in(network)
     for path, module in network.named_modules():
         if isinstance(module, Layer):
             size = max(size, module.axis.size)
         for name, p in module.named_parameters(recurse=False):
-            if isinstance(module, Layer):
-                part = module.parts[name]
-            else:
-                part, plain = Part.whole(p.shape), plain or f"{path}, a {type(module).__name__}"
-            found[f"{path}.{name}" if path else name] = part
+            qualified = f"{path}.{name}" if path else name
+            part = held.get(qualified, Part.whole(p.shape))
+            if qualified not in held:
+                kind = type(module).__name__
+                plain = plain or (f"{path}, a {kind}," if path else f"{kind}, the network,")
+            found[qualified] = part
     if size > 1 and plain:
         raise UsageError(
-            f"{plain}, holds its weights whole and cannot lie in parts on {size} model ranks: "
+            f"{plain} holds its weights whole and cannot lie in parts on {size} model ranks: "
             f"build the network of the layers of hpcsamp.layers, or set parallel.model = 1"
         )
     return found

@@ -67,6 +67,8 @@ class DataLoss(ABC):
         Whether all that it does with the values of an item, before
         :func:`~hpcsamp.losses.values.over_values` sums over them, it does with each by itself: the
         ranks of a model axis may then have some of them each. Else outputs are gathered first.
+    gathers
+        Whether outputs are gathered all the same, as targets do not have their shape.
     """
 
     about: ClassVar[About | None] = None
@@ -75,6 +77,7 @@ class DataLoss(ABC):
     least_samples: int = 1
     usual_likelihood: ClassVar[str | None] = None
     by_values: ClassVar[bool] = False
+    gathers: bool = False
     weights: Tensor | None = None
     likelihood: Likelihood
     class_weights: ClassWeights | None = None
@@ -160,13 +163,16 @@ class DataLoss(ABC):
         """Whether outputs and targets may come in parts, each model rank with some of the values.
 
         See :attr:`by_values`; a likelihood must treat each value by itself as well, and read one
-        number of it.
+        output of a network for it (what is learnt beside a network lies with the value).
         """
         own: Likelihood | None = getattr(self, "likelihood", None)
         plain = own is None or (
-            type(own).log_prob is Likelihood.log_prob and own.parameters == 1 and not own.of_labels
+            type(own).log_prob is Likelihood.log_prob
+            and own.parameters - own.beside == 1
+            and not own.of_labels
         )
-        return type(self).by_values and plain and self.class_weights is None
+        by_values = type(self).by_values and not self.gathers
+        return by_values and plain and self.class_weights is None
 
     @abstractmethod
     def items(

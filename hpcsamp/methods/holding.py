@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hpcsamp.methods.passing import Passing
 from hpcsamp.methods.traces import Traces, content_of
 from hpcsamp.weights.parts import in_parts
+from hpcsamp.weights.pieces import Pieces, parts_in
 
 
 class Holding(Passing):
@@ -43,6 +44,11 @@ class Holding(Passing):
     def constants_to_keep(self) -> dict[str, Tensor]:
         """The constants for checkpoints, not copied; members first, where there are members."""
         return self.constants()
+
+    def constant_pieces(self) -> dict[str, Pieces]:
+        """Of a network in parts: where constants of checkpoints lie in those of the whole."""
+        parts = parts_in(self.networks[0])
+        return {f"constants.{n}": parts[n] for n in self.constants_to_keep() if n in parts}
 
     def take_constants(self, kept: Mapping[str, Tensor]) -> None:
         """Give the module the constants of a checkpoint."""

@@ -31,6 +31,7 @@ from hpcsamp.weights import (
     evaluate,
 )
 from hpcsamp.weights.parts import parts_of
+from hpcsamp.weights.pieces import parts_in
 
 
 class MCDropout(Method):
@@ -200,7 +201,8 @@ class MCDropout(Method):
 
     def pieces(self) -> dict[str, Pieces]:
         """See :meth:`Method.pieces`."""
-        return {f"module.{name}": part for name, part in self.named_pieces().items()}
+        own = {f"module.{name}": part for name, part in parts_in(self.module).items()}
+        return own | self.constant_pieces()
 
     def named_pieces(self) -> dict[str, Pieces]:
         """See :meth:`Method.named_pieces`."""

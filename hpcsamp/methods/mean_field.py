@@ -294,7 +294,9 @@ class MeanField(Showing):
     def pieces(self) -> dict[str, Pieces]:
         """See :meth:`Method.pieces`."""
         found: dict[str, Pieces] = dict.fromkeys(("mean", "log_std"), self.variables.random)
-        return found if self.fixed is None else found | {"fixed": self.variables.deterministic}
+        if self.fixed is not None:
+            found["fixed"] = self.variables.deterministic
+        return found | self.constant_pieces()
 
     def named_pieces(self) -> dict[str, Pieces]:
         """See :meth:`Method.named_pieces`."""

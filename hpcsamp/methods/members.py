@@ -257,7 +257,10 @@ class Members(Showing):
     def pieces(self) -> dict[str, Pieces]:
         """See :meth:`Method.pieces`: what has a number for each weight."""
         own = dict(self.state_dict())
-        return {n: self.layout for n, x in own.items() if _is_row(x, self.layout.size)}
+        rows: dict[str, Pieces]
+        rows = {n: self.layout for n, x in own.items() if _is_row(x, self.layout.size)}
+        kept = {n: x for n, x in rows.items() if not n.startswith("constants.")}
+        return kept | self.constant_pieces()
 
     def named_pieces(self) -> dict[str, Pieces]:
         """See :meth:`Method.named_pieces`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from hpcsamp.errors import UsageError
+from hpcsamp.grid.parts import Flattened, Part
+from hpcsamp.layers import current
 
 FLOOR = 1e-5
 """Least standard deviation of the noise, in those of the targets: residuals may vanish."""
@@ -33,6 +36,13 @@ class Wrapping(nn.Module):
         """Whose inputs it takes, see :class:`~hpcsamp.weights.calling.Caller`."""
         return self.network
 
+    @property
+    def input_part(self) -> Callable[[Sequence[int]], Part]:
+        """Which part of an item this rank's part of the network takes, if it is one in parts."""
+        network: Any = self.network
+        found: Callable[[Sequence[int]], Part] = network.input_part
+        return found
+
 
 class LearnedNoise(Wrapping):
     """A network with a learnt standard deviation of observation noise for each of its outputs.
@@ -49,14 +59,16 @@ class LearnedNoise(Wrapping):
     Parameters
     ----------
     network
-        ``(B, ...)`` to ``(B, V)`` outputs, or any shape of V values an item.
+        ``(B, ...)`` to ``(B, V)`` outputs, or any shape of V values an item. Of one in parts over
+        model ranks each rank has the noise of its own values.
     std, mean
         Of the training targets: numbers, or an array of V values in the shape of a target.
 
     Raises
     ------
     UsageError
-        If a standard deviation is not greater than 0, or their number is not that of the outputs.
+        If a standard deviation is not greater than 0, or their number is not that of the outputs
+        (of a network in parts: already when it is made).
     """
 
     #: Names of parameters that methods are to optimise without a prior and never to draw.
@@ -75,10 +87,51 @@ class LearnedNoise(Wrapping):
             )
         if len({1, at.size, scale.size}) > 2:
             raise UsageError(f"LearnedNoise: {scale.size} values of std, {at.size} of mean")
+        count = max(at.size, scale.size)
+        part = self._part(count)
+        self.parts: dict[str, Part] = {}  # of a network in parts: what this rank holds, by name
         # in float64 until the module is converted: targets may be far from 0
-        self.register_buffer("mean", torch.as_tensor(at), persistent=False)
-        self.register_buffer("std", torch.as_tensor(scale), persistent=False)
-        self.log_std = nn.Parameter(torch.zeros(max(at.size, scale.size)))
+        for name, values in (("mean", at), ("std", scale)):
+            buffer = torch.as_tensor(values)
+            if not part.is_whole and len(buffer) == count:
+                buffer, self.parts[name] = part.cut(buffer), part
+            self.register_buffer(name, buffer, persistent=False)
+        self.log_std = nn.Parameter(torch.zeros(part.local))
+        self.parts["log_std"] = part
+
+    def _part(self, count: int) -> Part:
+        """Of standard deviations that this rank holds: those of its part of the outputs."""
+        network: Any = self.network
+        outputs = getattr(network, "output_part", None)
+        own = None if outputs is None else outputs(network.out_shape)
+        if own is None or own.is_whole:
+            return Part.whole((count,))
+        part = Flattened(own.shape, own.box)
+        (values,) = part.whole_of((part.size,))
+        if count != values:
+            raise UsageError(
+                f"LearnedNoise has {count} standard deviations, {type(self.network).__name__} in "
+                f"parts over {current().size} model ranks has {values} outputs; each needs its own"
+            )
+        return part
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """Of the means and log standard deviations of an item, before they are flattened."""
+        network: Any = self.network
+        return (2, *network.out_shape)
+
+    @property
+    def output_part(self) -> Callable[[Sequence[int]], Part]:
+        """Which part of its outputs this rank has: both numbers of the values of its part."""
+        network: Any = self.network
+        of_network: Callable[[Sequence[int]], Part] = network.output_part
+
+        def found(shape: Sequence[int]) -> Part:
+            own = of_network(shape[1:])
+            return Flattened((2, *own.shape), ((0, 2), *own.box))
+
+        return found
 
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
         """``(B, 2 V)``: means, then log standard deviations."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
+from hpcsamp.weights.pieces import parts_in
 
 LISTED = 5
 """Names of a kind that a message lists."""
@@ -91,8 +92,8 @@ def put(
     network
         Its parameters and buffers get values in place.
     values
-        Tensors by name. All may have a word such as ``module.`` before their names, or lack the
-        name of the part of the network that they are for.
+        Tensors of the whole network by name. All may have a word such as ``module.`` before their
+        names, or lack the name of the part of the network that they are for.
     source
         Where they come from, for messages.
     strict
@@ -111,7 +112,7 @@ def put(
         Listing what is missing, what is too much, and what has another shape.
     """
     own = {n: v for n, v in network.state_dict().items() if isinstance(v, Tensor)}
-    values = _aligned(values, own)
+    values = _in_parts(_aligned(values, own), network)
     fits = {
         n: v
         for n, v in values.items()
@@ -138,6 +139,15 @@ def put(
     network.load_state_dict(fits, strict=False)
     fresh = [n for n in own if n not in fits and own[n].is_floating_point()]
     return f"model.weights: {_listed(fresh)} come from the seed, not from {source}" if fresh else ""
+
+
+def _in_parts(values: Mapping[str, Tensor], network: nn.Module) -> Mapping[str, Tensor]:
+    """Of values of a whole network, those that a network in parts over model ranks has here."""
+    parts = {n: p for n, p in parts_in(network).items() if not p.is_whole}
+    return {
+        n: parts[n].cut(v).clone() if n in parts and v.shape == parts[n].shape else v
+        for n, v in values.items()
+    }
 
 
 def _apart(names: Collection[str], head: str | None) -> list[str]:

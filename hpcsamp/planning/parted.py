@@ -48,7 +48,7 @@ class Held:
             return cls()
         parted = run.data_loss.takes_parts  # others see whole outputs and targets
         inputs, outputs = (
-            part.size / math.prod(part.shape) for part in (spread.inputs, spread.own)
+            part.size / math.prod(part.shape) for part in (spread.inputs, spread.values)
         )
         own = outputs if parted else 1.0
         return cls(inputs, own, own, len(spread.outputs))

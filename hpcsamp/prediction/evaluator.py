@@ -21,7 +21,7 @@ from hpcsamp.prediction.statistics import estimate
 from hpcsamp.run.assemble import Run
 from hpcsamp.tasks import Found, Prediction, View
 from hpcsamp.tasks.coordinates import Coordinates, read_coordinates
-from hpcsamp.tasks.outputs import inputs_for, local_outputs, sample_counts
+from hpcsamp.tasks.outputs import local_outputs, parts_of_inputs, sample_counts
 from hpcsamp.tasks.views import view_of
 from hpcsamp.watchdog import Phase, here
 
@@ -104,6 +104,7 @@ class Evaluator:
             tail="mask",
             reader=c.data.reader,
             dtype=run.dtype,
+            part=parts_of_inputs(run.method),
         )
 
     def run(
@@ -209,11 +210,11 @@ class Evaluator:
                 c = self.collectives
                 mine = method.prediction_share(self.samples, c.sample_size, c.sample_rank)
                 index = torch.from_numpy(batch.index).to(batch.device)
-                x = inputs_for(method, batch.x)
+                x, of_training = batch.x, self._training_set
                 with together(self.topology.world), method.predicting():
                     method.observe(x, mine, 0, index=index)
                     method.check_passes(x, mine, index=index)
-                estimate(self._run, method, self.topology, c, self.samples, x, self._training_set)
+                estimate(self._run, method, self.topology, c, self.samples, x, of_training)
                 settle(method, x, mine, index, self.topology.world)
             yield batch
 

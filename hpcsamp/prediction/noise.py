@@ -24,7 +24,7 @@ from hpcsamp.losses import (
 )
 from hpcsamp.methods import Method
 from hpcsamp.tasks import Targets
-from hpcsamp.tasks.outputs import local_outputs, split
+from hpcsamp.tasks.outputs import inputs_for, local_outputs, split
 from hpcsamp.tasks.predictive import value_prediction
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ def record(
         each = {n: (of, targets.parts[n]) for n, of in likelihood.each.items()}
     outputs: dict[str, Tensor] = {}
     if any(isinstance(of, LearnedGaussian) for of, _ in each.values()):
-        outputs = split(local_outputs(method, inputs, samples, group), method, list(each))
+        x = inputs_for(method, inputs)
+        outputs = split(local_outputs(method, x, samples, group), method, list(each))
     told = {
         name: _record(of, outputs.get(name), target, samples, group)
         for name, (of, target) in each.items()

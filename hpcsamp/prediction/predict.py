@@ -141,19 +141,30 @@ def fill(
 
 
 def _sink(posterior: Posterior, file: ParallelFile) -> Sink:
-    """Each rank of a sample group writes its share of the group's items, and its own samples."""
+    """Each rank of a sample group writes its share of the group's items, and its own samples.
+
+    Model ranks have the same predictions of whole items, so they share the items out once more.
+    """
     topology = posterior.topology
+    model, ranks = topology.model_rank, topology.model_size
     mine = posterior.method.prediction_share(
         posterior.samples, topology.sample_size, topology.sample_rank
     )
 
     def write(rows: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
-        part = share(len(rows), topology.sample_size, topology.sample_rank)
-        own = slice(part.start, part.stop)
+        place = topology.sample_rank * ranks + model
+        own, of_samples = (
+            slice(part.start, part.stop)
+            for part in (
+                share(len(rows), topology.sample_size * ranks, place),
+                share(len(rows), ranks, model),
+            )
+        )
         with together(topology.world):
             for name, values in arrays.items():
                 if file.layout.variables[name].dims[1:2] == ("sample",):
-                    file.write(name, rows, values, within=slice(mine.start, mine.stop))
+                    within = slice(mine.start, mine.stop)
+                    file.write(name, rows[of_samples], values[of_samples], within=within)
                 else:
                     file.write(name, rows[own], values[own])
 

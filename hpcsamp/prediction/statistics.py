@@ -23,6 +23,7 @@ from hpcsamp.errors import DataError
 from hpcsamp.grid import Topology, together
 from hpcsamp.methods import Method
 from hpcsamp.run.assemble import Run
+from hpcsamp.tasks.outputs import inputs_for
 from hpcsamp.weights import inputs_of
 from hpcsamp.weights.estimates import Estimates
 
@@ -75,7 +76,11 @@ def estimate(
     found = _opened(training_set, topology, asked is not None) if met else None
     with estimates.estimating(names):
         if found is not None:
-            _pass(run, found, topology, estimates, lambda x, index: add(x, index, mine))
+
+            def add_whole(x: Any, index: torch.Tensor) -> None:
+                add(inputs_for(method, x), index, mine)
+
+            _pass(run, found, topology, estimates, add_whole)
         estimates.finish(samples, lambda x: _sum(x, topology, collectives))
 
 

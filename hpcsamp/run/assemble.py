@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -14,14 +15,14 @@ from hpcsamp import losses, methods, models, tasks
 from hpcsamp.config import RunConfig
 from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
-from hpcsamp.grid import Topology
-from hpcsamp.layers import ALONE, ModelAxis, along, parts_of
+from hpcsamp.grid import Topology, one_first
+from hpcsamp.layers import ALONE, ModelAxis, along
 from hpcsamp.losses import DataLoss, Likelihood, Likelihoods
 from hpcsamp.methods import Method
-from hpcsamp.methods.spread import Spread
 from hpcsamp.names import MODELS
 from hpcsamp.run.kind import SEVERAL, completed, kind_of, with_kind
 from hpcsamp.run.shapes import Shapes
+from hpcsamp.run.spread import spread
 from hpcsamp.spelling import suggest
 from hpcsamp.tasks import Targets, TargetsError, Task
 from hpcsamp.tasks.several import Output
@@ -142,35 +143,11 @@ class Run:
             ) from None
 
     def _spread(self, axis: ModelAxis) -> None:
-        """Say how items lie on the model ranks. Collective over them.
-
-        Raises
-        ------
-        UsageError
-            If network, method or optimiser cannot be in parts.
-        """
-        if axis.size == 1:
-            return
-        network, groups = self.method.networks[0], self.config.optimizer.groups
-        parts_of(network)
-        inputs, outputs = (getattr(network, f"{end}put_part", None) for end in ("in", "out"))
-        if inputs is None or outputs is None or not isinstance(self.shapes.x, tuple):
-            raise UsageError(
-                f"parallel.model = {axis.size}: {type(network).__name__} says nothing of which "
-                f"parts of an item it takes and gives (input_part, output_part), as mixer does; "
-                f"set parallel.model = 1"
-            )
-        if groups:
-            raise UsageError(
-                f"optimizer.groups cannot be had with parallel.model = {axis.size} yet; leave one "
-                f"of them out"
-            )
-        losses.check_parts(self.data_loss, self.config.loss.kl, axis.size)
-        self.method.check_parts()
-        everyone = tuple(axis.comm.allgather(outputs(network.out_shape)))
-        self.method.spread = Spread(inputs(self.shapes.x), everyone, everyone[axis.rank])
-        if self.data_loss.takes_parts:
-            self.data_loss.weights = self.method.spread.of_weights(self.data_loss.weights)
+        """Say how items lie on the model ranks, see :func:`.spread.spread`. Collective."""
+        if axis.size > 1:
+            groups = bool(self.config.optimizer.groups)
+            spread(self.method, self.data_loss, self.shapes, axis, groups)
+            losses.check_parts(self.data_loss, self.config.loss.kl, axis.size)
 
     @classmethod
     def blank(
@@ -201,6 +178,13 @@ class Run:
                 f'training.best = "{best}" is no metric of task = "{self.task.kind}"; there is '
                 f"{', '.join(known)}{suggest(best, known)}"
             )
+
+
+def in_turn(topology: Topology) -> AbstractContextManager[None]:
+    """In which :meth:`Run.of` makes a run: first on one rank of a node, which fetches what is
+    downloaded; on all at once where they make the parts of a network together.
+    """
+    return one_first(topology.node_comm) if topology.model_size == 1 else nullcontext()
 
 
 def task(config: RunConfig) -> Task:

@@ -133,6 +133,8 @@ class RunFolder:
     def config(self, settings: Sequence[str] = ()) -> RunConfig:
         """The resolved configuration of the run, for any grid: its own is not part of what it is.
 
+        Only the model axis stays that of the run, as the network may be too large for one rank.
+
         Parameters
         ----------
         settings
@@ -145,7 +147,8 @@ class RunFolder:
         """
         table = converted(self._table())
         table.pop("run", None)
-        anywhere = [f"parallel.{k}={v}" for k, v in ParallelSection().model_dump().items()]
+        usual = ParallelSection().model_dump(exclude={"model"})
+        anywhere = [f"parallel.{k}={v}" for k, v in usual.items()]
         overridden = apply_overrides(table, [*anywhere, *settings])
         return check(overridden, str(self.path / "config.toml"))
 

@@ -54,7 +54,7 @@ def _sha256(tensors: dict[str, Tensor]) -> str:
 def parameters_sha256(method: Method, topology: Topology) -> str:
     """Hash of the trained parameters, in name order, little-endian. Collective over the world."""
     own = method.placement.gather(dict(method.named_variational()), topology)
-    parameters = Parted(method, topology).whole(own)
+    parameters = Parted(method, topology, named=True).whole(own)
     digest = hashlib.sha256()
     if topology.is_root:
         assert parameters is not None

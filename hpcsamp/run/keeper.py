@@ -193,7 +193,7 @@ class Keeper:
         """Take this rank's part of the whole state."""
         own = self.parted.cut(method)
         self.method.load_state_dict(self.method.placement.part(own))
-        state = self.parted.cut_of(self.updates.parameters, optimizer["state"])
+        state = self.parted.cut_of(self.updates.stepped, optimizer["state"])
         self.updates.load_state(self.optimizer, {**optimizer, "state": state})
 
     def _whole(self) -> dict[str, Any]:
@@ -201,10 +201,12 @@ class Keeper:
         average = self.average.whole_state(self.parted, self.topology)
         state = self.method.placement.gather(self.method.state_dict(), self.topology)
         table = self.updates.whole_state(self.optimizer, self.topology)
-        parameters = self.updates.parameters
         return {
             "method": self.parted.whole(state),
-            "optimizer": {**table, "state": self.parted.whole_of(parameters, table["state"])},
+            "optimizer": {
+                **table,
+                "state": self.parted.whole_of(self.updates.stepped, table["state"]),
+            },
             **({} if average is None else {"average": average}),
         }
 

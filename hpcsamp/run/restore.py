@@ -8,9 +8,9 @@ from pathlib import Path
 
 from hpcsamp.config import RunConfig, check
 from hpcsamp.errors import CheckpointError
-from hpcsamp.grid import Topology, one_first, together
+from hpcsamp.grid import Topology, together
 from hpcsamp.run import checkpoint, chosen, noise, resolve
-from hpcsamp.run.assemble import Run
+from hpcsamp.run.assemble import Run, in_turn
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.run.parted import Parted
 from hpcsamp.run.trained import Trained
@@ -87,7 +87,7 @@ def restore(
                 f"checkpoint {path} was trained on dataset {saved['dataset']}, "
                 f"{trained.path} is {trained.manifest.uid}; name another set by --data"
             )
-    with together(topology.world), one_first(topology.node_comm):
+    with together(topology.world), in_turn(topology):
         run = Run.of(config, trained.items(0), topology)
     parted = Parted(run.method, topology)
     with together(topology.world):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hpcsamp.collectives import Collectives
+from hpcsamp.grid.parts import Part
 from hpcsamp.methods import Method
 from hpcsamp.weights import Caller
 
@@ -17,11 +18,22 @@ def local_outputs(
 ) -> Tensor:
     """``(s, B, ...)`` outputs of this rank's share of ``samples`` prediction samples.
 
-    ``index``: ``(B,)`` positions of the items in their split, see :meth:`Method.forward`.
+    Parameters
+    ----------
+    x
+        ``(B, ...)``, of a network in parts what this rank's part takes: a batch that was read in
+        parts (:func:`parts_of_inputs`), or :func:`inputs_for` whole ones.
+    index
+        ``(B,)`` positions of the items in their split, see :meth:`Method.forward`.
+
+    Returns
+    -------
+    Tensor
+        Outputs of whole items.
     """
     mine = method.prediction_share(samples, group.sample_size, group.sample_rank)
     with torch.no_grad(), method.predicting():
-        y = method(inputs_for(method, x), samples=mine, step=0, index=index)
+        y = method(x, samples=mine, step=0, index=index)
     return _whole(method, y, group)
 
 
@@ -44,7 +56,7 @@ def outputs_of(
         for chunk in method.chunks(mine):
             first = 0
             for x, index in batches:
-                y = method(inputs_for(method, x), samples=chunk, step=0, index=index)
+                y = method(x, samples=chunk, step=0, index=index)
                 if found is None:
                     found = y.new_empty(len(mine), count, *y.shape[2:])
                 found[done : done + len(chunk), first : first + len(index)] = y
@@ -57,6 +69,11 @@ def outputs_of(
 def inputs_for(method: Method, x: Tensor) -> Tensor:
     """What this rank's part of a network takes of whole inputs."""
     return x if method.spread is None else method.spread.of_inputs(x)
+
+
+def parts_of_inputs(method: Method) -> dict[str, Part] | None:
+    """What a loader is to read of the inputs of items for this rank; None for all of them."""
+    return None if method.spread is None else {"x": method.spread.inputs}
 
 
 def _whole(method: Method, outputs: Tensor, group: Collectives) -> Tensor:

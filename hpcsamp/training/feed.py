@@ -112,4 +112,4 @@ def _part(run: Run) -> Given | None:
     if spread is None:
         return None
     # outputs are gathered for a loss that cannot have them in parts
-    return {"x": spread.inputs, "y": spread.own if run.data_loss.takes_parts else None}
+    return {"x": spread.inputs, "y": spread.values if run.data_loss.takes_parts else None}

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,11 +17,11 @@ from hpcsamp import collectives as exchange
 from hpcsamp.config import RunConfig, seconds
 from hpcsamp.data import Batch, Dataset
 from hpcsamp.data.staged import staged
-from hpcsamp.grid import Topology, one_first, together
+from hpcsamp.grid import Topology, together
 from hpcsamp.losses import Parts
 from hpcsamp.planning import memory, network_memory
 from hpcsamp.run import health, initial
-from hpcsamp.run.assemble import Run
+from hpcsamp.run.assemble import Run, in_turn
 from hpcsamp.run.balance import balance
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.run.foreign import check_values
@@ -114,7 +114,7 @@ class Trainer:
                 folder = staged(config.data.path)
                 self.dataset = Dataset.open(folder, "train")
             # pretrained weights are fetched by one rank of a node, and found there by the others
-            with together(world), _in_turn(topology):
+            with together(world), in_turn(topology):
                 network_memory.check(config, self.dataset, topology)
                 values = None if weights is None else initial.read(weights)
                 self.assembled = Run.of(config, self.dataset, topology, values)
@@ -357,8 +357,3 @@ class Trainer:
             if self.topology.is_root:
                 self.folder.write_summary(found)
         return found
-
-
-def _in_turn(topology: Topology) -> AbstractContextManager[None]:
-    """One rank of a node before the others; not where the parts of a network are made together."""
-    return one_first(topology.node_comm) if topology.model_size == 1 else nullcontext()
