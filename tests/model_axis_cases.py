@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
 from model_axis_grids import FEW, GRIDS, RESUMED, RUNS, RUNS_RESUMED
+from on_ranks import on
 
 from hpcsamp import config
 from hpcsamp.grid import init
 from hpcsamp.run.prepare import prepare
-from hpcsamp.runtime import mpi
 from hpcsamp.training.loop import train
 
 FOLDER = Path(sys.argv[1])
@@ -29,17 +28,6 @@ def run(comm, grid: tuple[int, int, int], settings: tuple[str, ...], folder: Pat
     c = prepare(config.load(FOLDER / "run.toml", own), "synthetic", comm)
     topology = init(c.parallel.samples, model=c.parallel.model, comm=comm)
     train(c, topology, folder, resume)
-
-
-def on(ranks: int, work) -> None:
-    """Let the first ranks work while the others sleep: to wait within MPI takes a core."""
-    world = mpi().COMM_WORLD
-    comm = world.Split(int(world.rank >= ranks), world.rank)
-    if world.rank < ranks:
-        work(comm)
-    done = world.Ibarrier()
-    while not done.Test():
-        time.sleep(0.01)
 
 
 def main() -> None:

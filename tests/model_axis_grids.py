@@ -13,6 +13,7 @@ MIXED = "loss.name=predictive_nll"
 RUNS: dict[str, tuple[str, ...]] = {
     "mean_field": (),
     "clipped": ("optimizer.clip=0.5", "optimizer.sharded=true", "training.ema=0.9"),
+    "shares": ("optimizer.clip=0.5", "optimizer.sharded=weights", "training.ema=0.9"),
     "mixture": (MIXED, "loss.memory=recompute"),
     "moments": ("loss.name=gaussian_moments_nll", "likelihood={}"),
     "error": ("loss.name=mean_mse", "likelihood={}"),
