@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from on_ranks import on
-from shares_grids import GRIDS, RESUMED, RUNS
+from shares_grids import FEW, GRIDS, RESUMED, RUNS
 
 from hpcsamp import config
 from hpcsamp.grid import init
@@ -35,6 +35,8 @@ def main() -> None:
     sharing.STRETCH = gathering.STRETCH = 700
     for grid in GRIDS:
         for name, settings in RUNS.items():
+            if name != "stream" and grid not in FEW:
+                continue
             folder = FOLDER / "x".join(map(str, grid)) / name
             on(math.prod(grid), partial(run, grid=grid, settings=settings, folder=folder))
     for i, parts in enumerate(RESUMED):

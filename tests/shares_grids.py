@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 #: D, P. S = 5 on two ranks and on three is uneven.
 GRIDS = [(1, 1), (1, 2), (1, 3), (2, 2), (2, 3)]
+#: The first is trained on every grid, the others on these.
+FEW = [(1, 1), (2, 3)]
 MIXED = "loss.name=predictive_nll"
 RUNS: dict[str, tuple[str, ...]] = {
     "stream": ("model={name='vit',patch=4,width=8,heads=2,layers=1}",),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import launch
-from shares_grids import GRIDS, RESUMED, RUNS
+from shares_grids import FEW, GRIDS, RESUMED, RUNS
 from test_model_axis import checkpoint, events
 
 from hpcsamp.weights.layout import Layout, Variable
@@ -53,7 +53,11 @@ def folder(digits, tmp_path_factory) -> Path:
     return root
 
 
-CASES = [("x".join(map(str, grid)) + f"/{run}", run) for run in RUNS for grid in GRIDS[1:]]
+CASES = [
+    ("x".join(map(str, grid)) + f"/{run}", run)
+    for run in RUNS
+    for grid in (GRIDS if run == "stream" else FEW)[1:]
+]
 CASES += [(f"resumed/{i}", "clipped") for i in range(len(RESUMED))]
 
 
