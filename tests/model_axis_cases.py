@@ -12,11 +12,11 @@ import json
 import math
 import shutil
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
 from model_axis_grids import EVALUATED, EVALUATIONS, FEW, GRIDS, RESUMED, RUNS, RUNS_RESUMED
+from on_ranks import on
 
 from hpcsamp import config
 from hpcsamp.grid import init
@@ -52,17 +52,6 @@ def evaluate(comm, grid: tuple[int, int, int], name: str):
     if topology.is_root:
         (out / f"{name}.json").write_text(json.dumps(found["metrics"]))
         (folder.path / "evaluation" / "test.h5").rename(out / f"{name}-items.h5")
-
-
-def on(ranks: int, work) -> None:
-    """Let the first ranks work while the others sleep: to wait within MPI takes a core."""
-    world = mpi().COMM_WORLD
-    comm = world.Split(int(world.rank >= ranks), world.rank)
-    if world.rank < ranks:
-        work(comm)
-    done = world.Ibarrier()
-    while not done.Test():
-        time.sleep(0.01)
 
 
 def main() -> None:

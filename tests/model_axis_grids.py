@@ -17,6 +17,7 @@ MORE_GROUPS = GROUPS[:-1] + ", {pattern='*embed*', of='mean', lr=2e-3}]"
 RUNS: dict[str, tuple[str, ...]] = {
     "mean_field": (),
     "clipped": ("optimizer.clip=0.5", "optimizer.sharded=true", "training.ema=0.9"),
+    "shares": ("optimizer.clip=0.5", "optimizer.sharded=weights", "training.ema=0.9"),
     "mixture": (MIXED, "loss.memory=recompute"),
     "moments": ("loss.name=gaussian_moments_nll", "likelihood={}"),
     "error": ("loss.name=mean_mse", "likelihood={}"),
@@ -36,7 +37,7 @@ RUNS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 #: Begun on the first grid, gone on with on the second.
 RESUMED = [((1, 1, 2), (1, 1, 1)), ((1, 1, 1), (1, 2, 2)), ((1, 1, 4), (1, 1, 2))]
-RUNS_RESUMED = ("noise_and_dropout", "clipped", "anchored", "masks_of_items")
+RUNS_RESUMED = ("mean_field", "noise_and_dropout", "clipped", "anchored", "masks_of_items")
 #: Evaluated, as they were trained on two model ranks, on these grids.
 EVALUATED = ("mean_field", "noise_and_dropout")
 EVALUATIONS = [(1, 1, 1), (1, 1, 2), (1, 2, 2), (2, 1, 2)]

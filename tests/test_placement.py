@@ -13,7 +13,7 @@ import hpcsamp
 from hpcsamp.collectives import Alone, FlatGradient, choose, updates_of
 from hpcsamp.errors import CheckpointError, DivergedError, UsageError
 from hpcsamp.grid import init, share
-from hpcsamp.grid.placement import REPLICATED, Replicated, Rows, Shard
+from hpcsamp.grid.placement import REPLICATED, Replicated, Rows, Shard, Shares
 from hpcsamp.methods import Ensemble, MCDropout, MeanField, Method
 
 S, D = 5, 2  # samples, uneven on 2 and 3 ranks; batches of data, of which each rank has one or both
@@ -92,6 +92,10 @@ def what_is_gathered_is_whole(grid):
                     assert torch.equal(got, expected.resolve_conj()), (name, placement)
                 else:
                     assert got == expected
+    flat = {"mean": torch.arange(7.0), "constants.x": torch.arange(3.0)}
+    shares = Shares(Shard(p, ranks), ("mean",))
+    found = shares.gather(shares.part(flat), grid)
+    assert not grid.is_root or all(torch.equal(found[n], x) for n, x in flat.items())
     two = torch.arange(2.0)  # fewer rows than ranks
     found = Shard(p, ranks).gather({"x": Shard(p, ranks).part(two)}, grid)
     assert not grid.is_root or torch.equal(found["x"], two)
@@ -189,7 +193,7 @@ def test_against_one_process(mpi_ranks, comm):
 ROOT = Path(hpcsamp.__file__).parent
 #: What may know the kinds of placement, and rooms in which the words mean something else.
 KNOW = {ROOT / "grid/placement.py", ROOT / "collectives/updates.py"}
-KINDS = {"Replicated", "Rows", "Shard", "Shards", "OfRows", "Members"}
+KINDS = {"Replicated", "Rows", "Shard", "Shards", "Shares", "OfRows", "OfShares", "Members"}
 
 
 def asks(source: str) -> list[int]:

@@ -10,6 +10,7 @@ from hpcsamp.collectives.flat import FlatGradient
 from hpcsamp.collectives.groups import Divided, Group
 from hpcsamp.collectives.horovod import SMALL, HorovodCollectives
 from hpcsamp.collectives.mpi import MpiCollectives
+from hpcsamp.collectives.sample_group import SampleGroup
 from hpcsamp.collectives.updates import Shards, Updates, updates_of
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology
@@ -23,6 +24,7 @@ __all__ = [
     "FlatGradient",
     "Group",
     "MpiCollectives",
+    "SampleGroup",
     "Shards",
     "Updates",
     "choose",

@@ -8,7 +8,7 @@ own samples only. Gradients travel once per step over all ranks, as one flat ten
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -99,6 +99,18 @@ class Collectives(ABC):
         whole = x.clone()
         self.sum_(whole, over)
         return whole.split(list(counts))[self.place(over)].clone()
+
+    def begin_gather(self, x: Tensor, counts: Sequence[int], over: Over) -> Callable[[], Tensor]:
+        """Begin :meth:`gather` of a flat tensor, which may not change until it is over.
+
+        Returns
+        -------
+        Callable
+            Waits for the result and returns it. Exchanges over the same ranks that begin meanwhile
+            begin in the same order on all of them.
+        """
+        found = self.gather(x, counts, over)
+        return lambda: found
 
     def gather_(self, x: Tensor, counts: Sequence[int], over: Over) -> None:
         """Fill a flat tensor of which the r-th of some ranks has ``counts[r]``, in order."""

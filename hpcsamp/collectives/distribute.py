@@ -84,7 +84,7 @@ def distribute(
     _check_closure(optimizer, updates)
     trouble = _of_two_types(method) or updates.mismatch(optimizer, method)
     make_alike(method, optimizer, collectives, trouble, updates.placement)
-    method.join(DataGroup(collectives, method.placement.replicas))
+    method.join(DataGroup(collectives, method.placement.modules))
     collectives.expect(updates.largest)
     made = Exchange(optimizer, collectives, method, clip, updates, compare_every)
     for before in {_newest_of(method), _newest_of(optimizer)} - {None}:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,6 +60,19 @@ class MpiCollectives(Collectives):
         with here.waiting(Doing.EXCHANGE):
             self._comms[over].Allgatherv(mine, (everyone, sizes))
         return torch.from_numpy(everyone).to(device=x.device, dtype=x.dtype)
+
+    def begin_gather(self, x: Tensor, counts: Sequence[int], over: Over) -> Callable[[], Tensor]:
+        """Begin to concatenate flat tensors of some ranks."""
+        mine = _host(x)
+        everyone = np.empty(sum(counts), mine.dtype)
+        request = self._comms[over].Iallgatherv(mine, (everyone, list(counts)))
+
+        def found() -> Tensor:
+            with here.waiting(Doing.EXCHANGE):
+                request.Wait()
+            return torch.from_numpy(everyone).to(device=x.device, dtype=x.dtype)
+
+        return found
 
     def scatter_sum(self, x: Tensor, counts: Sequence[int], over: Over) -> Tensor:
         """Sum over some ranks, each its part."""

@@ -48,22 +48,26 @@ def make_alike(
     UsageError
         If ranks differ in anything else, or one of them is in trouble: on all of them.
     """
-    held, over = method.held(), method.placement.replicas
+    held, placement = method.held(), method.placement
     of_replicas: list[tuple[dict[str, Any], Over]]
     facts: dict[str, Any] = {"optimizer": type(optimizer).__qualname__}
     facts |= hyperparameters(optimizer)
     facts |= {f"frozen {n!r}": not p.requires_grad for n, p in method.named_parameters()}
-    forms = {f"shape of {name!r}": _form(x) for name, x in held.items()}
+    parts = {n for n in held if placement.over(n) == placement.replicas}
+    forms: dict[bool, dict[str, Any]] = {True: {}, False: {}}
+    for name, x in held.items():
+        forms[name in parts][f"shape of {name!r}"] = _form(x)
     states = _states(optimizer.state_dict()["state"], "optimizer.state")
     settings = {f"method.{k}": v for k, v in settings_of(method).items()}
     of_replicas = [
         (settings, "replicas"),
-        ({**forms, **method.attributes()}, over),
+        (forms[True], placement.replicas),
+        ({**forms[False], **method.attributes()}, placement.modules),
         (states, updates.replicas),
     ]
     compare_all(facts, of_replicas, collectives, trouble)
-    for x in held.values():
-        collectives.copy_first_(x, over)
+    for name, x in held.items():
+        collectives.copy_first_(x, placement.over(name))
 
 
 def hyperparameters(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -123,17 +127,27 @@ class Replicas:
         facts["form of the noise (HPCSAMP_NOISE)"] = form(next(method.parameters()).device)
         facts |= hyperparameters(self.optimizer)
         of_replicas: list[tuple[dict[str, Any], Over]]
-        of_replicas = [(c.claims, "replicas"), (self._weights(), method.placement.replicas)]
+        placement = method.placement
+        of_replicas = [
+            (c.claims, "replicas"),
+            (self._weights(), placement.replicas),
+            (self._constants(), placement.modules),
+        ]
         return compare_all(facts, of_replicas, c, trouble, float(broken))
 
+    @property
+    def _turn(self) -> int:
+        return self.method.step // self.every % ROUND
+
     def _weights(self) -> dict[str, str]:
-        turn = self.method.step // self.every % ROUND
-        window = self._windows[turn]
-        found = {name: hash_of(p.detach().reshape(-1)[part]) for name, p, part in window}
-        if turn == 0:
-            constants = self.method.constants().items()
-            found |= {f"{WEIGHTS}{name}": fingerprint(x) for name, x in constants}
-        return found
+        window = self._windows[self._turn]
+        return {name: hash_of(p.detach().reshape(-1)[part]) for name, p, part in window}
+
+    def _constants(self) -> dict[str, str]:
+        if self._turn:
+            return {}
+        constants = self.method.constants().items()
+        return {f"{WEIGHTS}{name}": fingerprint(x) for name, x in constants}
 
 
 def _form(x: Tensor) -> str:

@@ -88,8 +88,10 @@ def compare_all(
     facts, trouble, count
         As in :func:`compare`, which raises the same.
     """
-    all_facts = dict(facts)
+    all_facts, by_ranks = dict(facts), dict[Over, dict[str, Any]]()
     for more, over in of_replicas:
+        by_ranks.setdefault(over, {}).update(more)
+    for over, more in by_ranks.items():
         if collectives.size(over) == collectives.size("world"):
             all_facts |= more
         elif collectives.size(over) > 1:

@@ -5,13 +5,15 @@ hold are updated by all of them alike, rows of members by the ranks that have th
 rank of a sample group updates 1/P of the parameters (ZeRO stage 1; Rajbhandari et al. 2020): the
 gradient is summed and scattered over the group, each rank steps its part with an optimiser that
 knows nothing else, and the parts are gathered. That takes the bytes of one allreduce and 1/P of the
-optimiser's memory and time. It is exact for optimisers that treat each element alone (SGD, Adam and
+optimiser's memory and time. Where the weights themselves are in shares, each rank updates its own
+with a gradient that the backward pass has scattered (:mod:`hpcsamp.methods.sharing`). Either is
+exact for optimisers that treat each element alone (SGD, Adam and
 the like).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -21,7 +23,7 @@ from hpcsamp.collectives.base import Collectives
 from hpcsamp.collectives.flat import FlatGradient, factor
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology, share
-from hpcsamp.grid.placement import Replicated, Rows, Shard
+from hpcsamp.grid.placement import Replicated, Rows, Shard, Shares
 from hpcsamp.methods.base import Method
 
 
@@ -164,6 +166,25 @@ class OfRows(Updates):
         gradient.scale_rows(factor(self._whole_norm(gradient.row_norms()), largest))
 
 
+class OfShares(Updates):
+    """The shares of the weights that this rank holds, of gradients that are summed over samples."""
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], collectives: Collectives, placement: Shares
+    ) -> None:
+        super().__init__(parameters, collectives, placement.shard)
+
+    def clip(self, gradient: FlatGradient, largest: float) -> None:
+        """Bound the norm of the whole gradient. Collective over the sample group."""
+        square = gradient.flat.double().square().sum()
+        total = self.collectives.sum_over_samples(square)
+        gradient.flat.mul_(factor(self.collectives.sum_over_model(total).sqrt(), largest))
+
+    def check_closure(self) -> None:
+        """See :meth:`Updates.check_closure`."""
+        raise _no_closure()
+
+
 class Shards(Updates):
     """A rank's part of each flattened parameter.
 
@@ -226,7 +247,7 @@ class Shards(Updates):
 
     def check_closure(self) -> None:
         """See :meth:`Updates.check_closure`."""
-        raise UsageError("optimizer.step(closure) cannot be had with shards of the parameters")
+        raise _no_closure()
 
     def mismatch(self, optimizer: torch.optim.Optimizer, method: Method) -> UsageError | None:
         """See :meth:`Updates.mismatch`."""
@@ -258,10 +279,11 @@ class Shards(Updates):
         return table
 
 
-_KINDS: dict[type[Replicated], type[Updates]] = {
+_KINDS: dict[type[Replicated], Callable[..., Updates]] = {
     Replicated: Updates,
     Rows: OfRows,
     Shard: Shards,
+    Shares: OfShares,
 }
 
 
@@ -273,6 +295,10 @@ def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
 def ids(parameters: Iterable[nn.Parameter]) -> set[int]:
     """Identities of parameters, as tensors compare by value."""
     return {id(p) for p in parameters}
+
+
+def _no_closure() -> UsageError:
+    return UsageError("optimizer.step(closure) cannot be had with shards of the parameters")
 
 
 def _gradient(p: nn.Parameter) -> Tensor:

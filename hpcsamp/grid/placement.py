@@ -9,6 +9,7 @@ has the state of an optimiser; how gradients reach it is in :mod:`hpcsamp.collec
     Rows(own)    the first axis are samples, and a rank holds the rows of its own: the ranks of a
                  sample group hold different rows
     Shard(...)   one tensor that is cut, flattened, into nearly equal parts along the sample axis
+    Shares(...)  some tensors of a method are cut like this, the others are on every rank
 """
 
 from __future__ import annotations
@@ -50,6 +51,15 @@ class Replicated:
     def own(self, length: int) -> range:
         """Which of the ``length`` rows of a whole tensor this rank holds."""
         return range(length)
+
+    def over(self, name: str) -> Over:
+        """Ranks that hold the same numbers of a tensor of the method, by its name."""
+        return self.replicas
+
+    @property
+    def modules(self) -> Over:
+        """Ranks whose modules keep the same beside what is trained."""
+        return self.replicas
 
     def penalty_share(self, rank: int, ranks: int) -> tuple[int, int]:
         """``(part, parts)`` of the penalty of what it holds that this rank computes.
@@ -176,6 +186,57 @@ class Shard(Replicated):
 
     def _part(self, whole: Tensor) -> Tensor:
         return super()._part(whole.reshape(-1))
+
+
+@dataclass(frozen=True)
+class Shares(Replicated):
+    """Flat tensors of a method in shards, what else it holds on every rank.
+
+    Parameters
+    ----------
+    shard
+        Which of them this rank holds.
+    names
+        Of the tensors in shards, each of one axis.
+    """
+
+    shard: Shard
+    names: tuple[str, ...]
+    axis: ClassVar[AxisName | None] = "sample"
+    replicas: ClassVar[Over] = "data"
+    partial: ClassVar[str] = "a shard"
+
+    def own(self, length: int) -> range:
+        """Its share of a flat tensor."""
+        return self.shard.own(length)
+
+    def over(self, name: str) -> Over:
+        """See :meth:`Replicated.over`."""
+        return self.replicas if name in self.names else "replicas"
+
+    @property
+    def modules(self) -> Over:
+        """All: each evaluates the whole module."""
+        return "replicas"
+
+    def penalty_share(self, rank: int, ranks: int) -> tuple[int, int]:
+        """All of the penalty of its own part."""
+        return 0, 1
+
+    def sharded(self, rank: int, ranks: int) -> Replicated:
+        """The optimiser's state is where the weights are."""
+        return self
+
+    def part(self, whole: Any) -> Any:
+        """See :meth:`Replicated.part`; of a state of the method by name."""
+        return {n: self._part(x) if n in self.names else x for n, x in whole.items()}
+
+    def gather(self, table: Any, topology: Topology) -> Any:
+        """See :meth:`Replicated.gather`; of a state of the method by name."""
+        if any(a.rank for a in topology.axes if a.name not in (self.axis, "model")):
+            return None  # others have the same
+        comm = topology.axis("sample").comm
+        return {n: gather_rows(x, comm) if n in self.names else x for n, x in table.items()}
 
 
 class RowList(list[Any]):

@@ -16,7 +16,7 @@ has the same gradient, too.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -81,8 +81,9 @@ class Evaluation:
     def _value(self, memory: Memory) -> Tensor:
         if self.accumulate > 1 and torch.is_grad_enabled():
             self._check_parts()
+        shares = self.method.shared_out
         whole = self.accumulate == 1 and (memory == "keep" or self._is_small(memory))
-        if whole or not torch.is_grad_enabled():
+        if (whole and not shares) or not torch.is_grad_enabled():
             return self._keep()
         leaves: list[Tensor] = [p for p in self.method.parameters() if p.requires_grad]
         if self.ratio is not None:
@@ -90,7 +91,9 @@ class Evaluation:
         evaluate = self._recompute
         if memory == "stream":
             evaluate = self._stream
-        elif memory == "keep" and type(self.loss).of_step is DataLoss.of_step:  # a mean over items
+        elif memory == "keep" and (
+            self.accumulate == 1 or type(self.loss).of_step is DataLoss.of_step  # mean over items
+        ):
             evaluate = self._keep_parts
         deferred: Tensor = _Deferred.apply(evaluate, *leaves)
         return deferred
@@ -187,7 +190,7 @@ class Evaluation:
         values = []
         ranks = 1 if self.exact else self.collectives.sample_size
         samples = self.samples if self.exact else len(self.mine)
-        parts, chunks = self._parts(), self.method.chunks(self.mine, self.stacked)
+        parts, chunks = self._parts(), list(self.method.chunks(self.mine, self.stacked))
         with self.method.accumulating() as accumulator:
             for chunk, part in itertools.product(chunks, parts):
                 outputs = part._outputs(chunk)
@@ -196,23 +199,46 @@ class Evaluation:
                 with here.part("backward"):
                     accumulator.backward(value)
                 values.append(value.detach())
-        return sum(values[1:], values[0]), accumulator.gradients()
+            for _ in range(self._rounds_of_others(chunks) * len(parts)):
+                accumulator.skip()
+                accumulator.skip_backward()
+            return sum(values[1:], values[0]), accumulator.gradients()
 
     def _keep_parts(self) -> tuple[Tensor, list[Tensor | None]]:
-        values, accumulator = [], Accumulator(self.method.parameters())
-        for part in self._parts():
-            value = part._keep()
-            with here.part("backward"):
-                accumulator.backward(value)
-            values.append(value.detach())
-        return sum(values[1:], values[0]), accumulator.gradients()
+        values, chunks = [], list(self.method.chunks(self.mine, self.stacked))
+        with self._accumulating_all() as accumulator:
+            for part in self._parts():
+                outputs = part._outputs(self.mine)
+                for _ in range(self._rounds_of_others(chunks)):
+                    accumulator.skip()
+                value = part._part(outputs, self.ratio)
+                with here.part("backward"):
+                    accumulator.backward(value)
+                values.append(value.detach())
+            return sum(values[1:], values[0]), accumulator.gradients()
+
+    def _accumulating_all(self) -> AbstractContextManager[Accumulator]:
+        """What sums gradients of all samples at once."""
+        if self.method.shared_out:
+            return self.method.accumulating()
+        return nullcontext(Accumulator(self.method.parameters()))
+
+    def _rounds_of_others(self, chunks: Sequence[range]) -> int:
+        """Passes of other ranks in which this one has no samples, but shares of the weights."""
+        if not self.method.shared_out:
+            return 0
+        ranks = self.collectives.sample_size
+        most = max(len(share(self.samples, ranks, rank)) for rank in range(ranks))
+        return len(list(self.method.chunks(range(most), self.stacked))) - len(chunks)
 
     def _recompute(self) -> tuple[Tensor, list[Tensor | None]]:
         parts = self._parts()
         chunks = list(self.method.chunks(self.mine, self.stacked))
+        # whose weights are gathered: all samples in one call, in which ranks wait for each other
+        spans = [self.mine] if self.method.shared_out else chunks
         with torch.no_grad():
             outputs = torch.cat(
-                [torch.cat([part._outputs(chunk) for part in parts], 1) for chunk in chunks]
+                [torch.cat([part._outputs(span) for part in parts], 1) for span in spans]
             )
         leaves = [outputs.requires_grad_()]
         if self.ratio is not None:
@@ -228,7 +254,10 @@ class Evaluation:
                 outputs = part._outputs(chunk)
                 with here.part("backward"):
                     accumulator.backward(outputs, column[rows])
-        return value.detach(), [*rest, *accumulator.gradients()]
+            for _ in range(self._rounds_of_others(chunks) * len(parts)):
+                accumulator.skip()
+                accumulator.skip_backward()
+            return value.detach(), [*rest, *accumulator.gradients()]
 
 
 class _Deferred(torch.autograd.Function):

@@ -27,6 +27,12 @@ class Accumulator:
         """Add the gradient of ``value`` (times ``upstream``, if it is not a scalar)."""
         self._add(torch.autograd.grad(value, self.parameters, upstream, allow_unused=True))
 
+    def skip(self) -> None:
+        """Take part in the draw of other ranks of the sample group, without samples of its own."""
+
+    def skip_backward(self) -> None:
+        """Take part in their backward pass."""
+
     def _add(self, new: Sequence[Tensor | None]) -> None:
         for i, (total, gradient) in enumerate(zip(self._sums, new, strict=True)):
             if gradient is not None:

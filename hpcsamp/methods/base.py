@@ -15,13 +15,13 @@ from hpcsamp.errors import UsageError
 from hpcsamp.grid.placement import REPLICATED, Replicated
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.observe import Observer
-from hpcsamp.methods.predicting import Predicting
+from hpcsamp.methods.shareable import Shareable
 from hpcsamp.methods.spread import Spread
 from hpcsamp.weights import Caller, Pieces, Place, inputs_of, refusals
 from hpcsamp.weights.calling import Outputs
 
 
-class Method(Predicting):
+class Method(Shareable):
     """A module as S functions, one per weight sample.
 
         outputs = method(x, samples=range(4, 8), step=t)      # (4, B, ...)
@@ -99,7 +99,7 @@ class Method(Predicting):
     def __init__(self, seed: int, samples_per_pass: int | Literal["auto"] = "auto") -> None:
         super().__init__(samples_per_pass)
         self.seed = seed
-        self._in_trial = False
+        self._in_trial = self._made_up = False
         #: Within :meth:`trying`, which looks at the same samples many times: noise by its name.
         self._tried: tuple[Any, Tensor] | None = None
         self._observer = Observer()
@@ -330,14 +330,18 @@ class Method(Predicting):
         return Place(self.seed, 0 if predicts else step, samples, index, predicts, self._in_trial)
 
     @contextmanager
-    def trying(self) -> Iterator[None]:
-        """Within the block passes only find something out, see :attr:`.Place.trial`."""
-        before, self._in_trial = self._in_trial, True
+    def trying(self, *, made_up: bool = True) -> Iterator[None]:
+        """Within the block passes only find something out, see :attr:`.Place.trial`.
+
+        ``made_up``: whether any plausible weights will do, where a rank has not got them all.
+        """
+        before = self._in_trial, self._made_up
+        self._in_trial, self._made_up = True, made_up
         try:
             yield
         finally:
-            self._in_trial = before
-            if not before:
+            self._in_trial, self._made_up = before
+            if not before[0]:
                 self._tried = None
 
     # Around training ---------------------------------------------------------------------------

@@ -19,17 +19,21 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
+from hpcsamp.grid import share
 from hpcsamp.methods.accumulate import Accumulator
+from hpcsamp.methods.gathering import GatheredAccumulator
+from hpcsamp.methods.made_up import Drawn, Trial
+from hpcsamp.methods.mean_shares import MeanShares
 from hpcsamp.methods.normal import Divergence, Draw, FlatAccumulator, LogRatio, Span
 from hpcsamp.methods.priors import chosen_variables
-from hpcsamp.methods.showing import Showing
+from hpcsamp.methods.sharing import Drawing
 from hpcsamp.streams import Purpose
 from hpcsamp.watchdog import here
 from hpcsamp.weights import Pieces
 from hpcsamp.weights.layout import Density, Variable
 
 
-class MeanField(Showing):
+class MeanField(MeanShares):
     """Mean-field normal posterior over the weights of a module.
 
     Parameters
@@ -133,41 +137,69 @@ class MeanField(Showing):
     ) -> Tensor:
         """Outputs of some samples, see :meth:`Method.forward`."""
         step = self.step if step is None else step
-        outputs, layout, shared = [], self.variables.random, self._fixed_views()
-        # once for all chunks; an accumulator has its own, and a draw that is kept needs none
-        std = self.std() if self._accumulator is None and self._kept is None else None
-        for chunk in self.chunks(samples, stacked):
-            views = x[chunk.start - samples.start : chunk.stop - samples.start] if stacked else x
-            with here.part("draw"):
-                if self._accumulator is None:
-                    weights = layout.named(self.draw(step, chunk, std))
-                else:
-                    noise = self._accumulator.noise(len(chunk))
-                    weights = self._accumulator.draw(self.noise(step, chunk, noise))
-            place = self.place_of(chunk, step, index)
-            y = self._run(self.variables, weights, shared, views, len(chunk), stacked, place)
-            outputs.append(y)
+        outputs, chunks = [], list(self.chunks(samples, stacked))
+        with self._draws(step, len(chunks)) as draw:
+            for chunk in chunks:
+                lo, hi = chunk.start - samples.start, chunk.stop - samples.start
+                views = x[lo:hi] if stacked else x
+                with here.part("draw"):
+                    weights, shared = draw(chunk)
+                place = self.place_of(chunk, step, index)
+                y = self._run(self.variables, weights, shared, views, len(chunk), stacked, place)
+                outputs.append(y)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    def noise(self, step: int, samples: range, out: Tensor | None = None) -> Tensor:
-        """``(k, n)`` standard normal numbers of some samples, written to ``out`` if given."""
+    @contextmanager
+    def _draws(self, step: int, count: int) -> Iterator[Drawing]:
+        """What draws ``count`` chunks, one after the other."""
+        if self._sharing is not None:
+            learns = torch.is_grad_enabled()
+            if self._made_up:
+                yield partial(
+                    self._sharing.made_up.draw,
+                    step=step,
+                    learns=learns,
+                    predicts=self.in_prediction,
+                )
+            else:
+                yield from self._sharing.draws(self.mean, self.log_std, self.fixed, step, count)
+            return
+        layout, shared, accumulator = self.variables.random, self._fixed_views(), self._accumulator
+        # once for all chunks; an accumulator has its own, and a draw that is kept needs none
+        std = self.std() if accumulator is None and self._kept is None else None
+
+        def draw(chunk: range) -> Drawn:
+            if accumulator is None:
+                return layout.named(self.draw(step, chunk, std)), shared
+            noise = accumulator.noise(len(chunk))
+            return accumulator.draw(self.noise(step, chunk, noise)), shared
+
+        yield draw
+
+    def noise(self, step: int, samples: range, out: Tensor | None = None, first: int = 0) -> Tensor:
+        """``(k, n)`` standard normal numbers of some samples, written to ``out`` if given.
+
+        ``out``: ``(k, m)`` for those of the weights ``first ... first + m - 1``.
+        """
+        if out is not None:
+            return self._noise(step, samples, out, first)
         name = (step, samples, self.in_prediction)
-        if self._in_trial and out is None:
-            if self._tried is None or self._tried[0] != name:
-                self._tried = name, self._noise(step, samples, self._blank(samples))
-            return self._tried[1]
-        return self._noise(step, samples, self._blank(samples) if out is None else out)
+        if not self._in_trial:
+            return self._noise(step, samples, self._blank(samples))
+        if self._tried is None or self._tried[0] != name:
+            self._tried = name, self._noise(step, samples, self._blank(samples))
+        return self._tried[1]
 
     def _blank(self, samples: range) -> Tensor:
         n = self.variables.random.size
         return self.mean.new_empty(len(samples), n, requires_grad=False)
 
-    def _noise(self, step: int, samples: range, out: Tensor) -> Tensor:
+    def _noise(self, step: int, samples: range, out: Tensor, first: int = 0) -> Tensor:
         layout = self.variables.random
         if self.in_prediction:
-            return layout.draw(out, self.seed, Purpose.PREDICT_WEIGHTS, 0, samples)
+            return layout.draw(out, self.seed, Purpose.PREDICT_WEIGHTS, 0, samples, first)
         of = [self.partner(s)[0] for s in samples] if self._in_pairs else samples
-        layout.draw(out, self.seed, Purpose.WEIGHTS, step, of)
+        layout.draw(out, self.seed, Purpose.WEIGHTS, step, of, first)
         if self._in_pairs:
             out[1 - samples.start % 2 :: 2].neg_()
         return out
@@ -188,6 +220,8 @@ class MeanField(Showing):
         ``std``: :meth:`std`, if the caller has it already.
         """
 
+        self._check_whole()
+
         def drawn() -> Tensor:
             own = self.std() if std is None else std
             weights: Tensor = Draw.apply(self.mean, self.log_std, own, self.noise(step, samples))
@@ -198,6 +232,17 @@ class MeanField(Showing):
     @contextmanager
     def accumulating(self) -> Iterator[Accumulator]:
         """Sum gradients over chunks in two passes over the parameters a sample."""
+        if self._sharing is not None:
+            if self._made_up:
+                yield Trial(self._sharing.made_up)
+                return
+            own = GatheredAccumulator(self._sharing, self.mean, self.log_std, self.fixed)
+            self._sharing.accumulator = own
+            try:
+                yield own
+            finally:
+                self._sharing.accumulator = None
+            return
         self._accumulator = FlatAccumulator(
             self.mean, self.log_std, self.std(), self.fixed, self.variables.random
         )
@@ -230,9 +275,11 @@ class MeanField(Showing):
                 f"{v.name} has the prior {getattr(v.prior, 'name', '')}, whose KL has no formula: "
                 f'set loss.kl = "monte_carlo"'
             )
-        lo, hi = self.mean.numel() * part // parts, self.mean.numel() * (part + 1) // parts
+        own = share(self.mean.numel(), parts, part)
+        first = 0 if self._sharing is None else self._sharing.vector.own.start
+        lo, hi = first + own.start, first + own.stop
         spans = [
-            (max(start, lo), min(stop, hi), prior)
+            (max(start, lo) - first, min(stop, hi) - first, prior)
             for start, stop, prior in self._spans
             if start < hi and stop > lo
         ]
@@ -241,6 +288,7 @@ class MeanField(Showing):
 
     def penalties(self) -> dict[str, tuple[int, float]]:
         """Weights and KL of each variable that has one by formula; see :meth:`Method.penalties`."""
+        self._check_whole()
         result = {}
         for v in self.variables.random.variables:
             if isinstance(v.prior, Density):
@@ -255,6 +303,7 @@ class MeanField(Showing):
 
         The noise is drawn again, here and in the backward pass, rather than kept for S samples.
         """
+        self._check_whole()
         step = self.step if step is None else step
         noises = partial(self._noises, samples, step)
         value: Tensor = LogRatio.apply(self.mean, self.log_std, self.std(), noises, self._spans)
@@ -283,13 +332,8 @@ class MeanField(Showing):
 
     def named_variational(self) -> Iterator[tuple[str, Tensor]]:
         """``name.mean`` and ``name.log_std`` of each variable, then the deterministic ones."""
-        layout = self.variables.random
-        pairs = zip(layout.names, layout.views(self.mean), layout.views(self.log_std), strict=True)
-        for name, mean, log_std in pairs:
-            yield f"{name}.mean", mean.detach()
-            yield f"{name}.log_std", log_std.detach()
-        for name, value in self._fixed_views().items():
-            yield name, value.detach()
+        self._check_whole()
+        yield from self._named(dict(self.named_parameters())).items()
 
     def pieces(self) -> dict[str, Pieces]:
         """See :meth:`Method.pieces`."""
@@ -305,11 +349,26 @@ class MeanField(Showing):
         ends = {name: (".mean", ".log_std") if name in drawn else ("",) for name in of}
         return {name + end: part for name, part in of.items() for end in ends[name]}
 
+    def _named(self, flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Variational parameters by name from flat ones."""
+        means, log_stds = (self.variables.random.named(flat[n]) for n in ("mean", "log_std"))
+        found = {}
+        for name in means:
+            found[f"{name}.mean"] = means[name].detach()
+            found[f"{name}.log_std"] = log_stds[name].detach()
+        if "fixed" in flat:
+            fixed = self.variables.deterministic.named(flat["fixed"])
+            found |= {name: value.detach() for name, value in fixed.items()}
+        return found
+
     def _fixed_views(self) -> dict[str, Tensor]:
         return {} if self.fixed is None else self.variables.deterministic.named(self.fixed)
 
     def _link(self) -> None:
         layout = self.variables.random
+        if self._sharing is not None:
+            self._show_nothing()
+            return
         means = layout.named(self.mean.data) | self._fixed_views()
         self.variables.show(means, layout.named(self.log_std.data))
 

@@ -20,6 +20,7 @@ from hpcsamp.config import RunConfig
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology, together
 from hpcsamp.methods.eager import eager
+from hpcsamp.methods.sharing import STRETCH
 from hpcsamp.models import MODELS
 from hpcsamp.planning import dry_run
 from hpcsamp.planning.node_memory import available, held
@@ -34,6 +35,9 @@ KEPT_FREE = 0.15
 
 MARGIN = 0.9
 """Part of the memory there is that a run may ask for: others run on a machine as well."""
+
+STRETCHES = 8
+"""Stretches of gathered numbers at a time: two of means and deviations, what comes, noise, sums."""
 
 OUTPUT_COPIES = 4
 """Outputs, their gradient, and what a loss makes of them on the way."""
@@ -85,8 +89,8 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False) -> list[Part]:
     config, shapes, method = run.config, run.shapes, run.method
     parted = Held.of(run)
     item = 8 if config.training.precision == "float64" else 4
-    trained = item * sum(p.numel() for p in method.parameters())
-    drawn = item * getattr(method, "log_std", torch.empty(0)).numel()
+    trained = item * method.numbers
+    drawn = item * method.drawn_numbers
     mine = -(-config.method.samples // grid.sample_size)
     batch = -(-config.data.batch // grid.data_size)
     memory = _mode(run)
@@ -96,7 +100,9 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False) -> list[Part]:
     part = -(-batch // config.data.accumulate)
     pass_bytes, unknown = _pass(run, part, rough)
     state = _state_factor(config) * trained
-    sharded = config.optimizer.sharded
+    sharded = bool(config.optimizer.sharded)
+    shares = grid.sample_size if config.optimizer.sharded == "weights" else 1
+    of = f", 1/{shares}" * (shares > 1)
     views = mine if stacked else 1
     x = round(shapes.batch_bytes(item) * parted.inputs)
     y = round(shapes.target_values * item * parted.targets)
@@ -104,20 +110,30 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False) -> list[Part]:
     outputs = OUTPUT_COPIES * round(run.outputs * parted.outputs) * batch * item
     parts = [
         Part("Python, torch, MPI", PROCESS, "fewer ranks a node"),
-        Part("means and log standard deviations" if drawn else "parameters", trained),
+        Part(("means and log standard deviations" if drawn else "parameters") + of,
+             trained // shares),
         Part(
-            "their gradient" + " and moving average" * bool(config.training.ema),
-            trained * (2 if config.training.ema else 1),
+            "their gradient" + " and moving average" * bool(config.training.ema) + of,
+            trained * (2 if config.training.ema else 1) // shares,
         ),
         Part(
             f"state of {config.optimizer.name}" + (f", 1/{grid.sample_size}" * sharded),
             round(state / (grid.sample_size if sharded else 1)),
             _state_knob(config, grid, sharded) if state else "",
         ),
-        Part("gradients of the data term and of the KL" if drawn else "sum over samples",
-             trained + 2 * drawn),
+        Part(("gradients of the data term and of the KL" if drawn else "sum over samples") + of,
+             (trained + 2 * drawn) // shares),
     ]  # fmt: skip
-    if drawn:
+    if drawn and shares > 1:
+        fixed = trained - 2 * drawn  # gathered whole, with its gradient
+        parts.append(
+            Part(
+                "weights of the draws, and stretches of what is gathered",
+                drawn * together + drawn // shares + 2 * fixed + STRETCHES * STRETCH * item,
+                _together_knob(run, memory) if together > 1 else "",
+            )
+        )
+    elif drawn:
         parts.append(
             Part(
                 "standard deviations, and weights and noise of the draws",
@@ -231,11 +247,15 @@ def saving(run: Run) -> str:
         'training.precision = "bfloat16"': config.training.precision == "bfloat16",
         "model.checkpoint = true": bool(config.model.arguments.get("checkpoint")),
         f'loss.memory = "{_mode(run)}"': _mode(run) != "keep",
-        "optimizer.sharded = true": config.optimizer.sharded,
+        f"optimizer.sharded = {_written(config)}": config.optimizer.sharded,
         f"data.accumulate = {config.data.accumulate}": config.data.accumulate > 1,
     }
     names = [name for name, on in used.items() if on]
     return f"saved by {', '.join(names)}" if names else "nothing is done to save any"
+
+
+def _written(config: RunConfig) -> str:
+    return '"weights"' if config.optimizer.sharded == "weights" else "true"
 
 
 def _mode(run: Run) -> str:

@@ -139,7 +139,7 @@ class Workload:
             statistics=about.exchanges if about else (),
             gathers=about is not None and about.kind == "pairwise",
             views=config.augment.share if config.augment.active else "none",
-            sharded=config.optimizer.sharded,
+            sharded=bool(config.optimizer.sharded),
             together=_together(method),
             recompute=config.loss.memory == "recompute",
             precision=precision,

@@ -53,8 +53,10 @@ def _sha256(tensors: dict[str, Tensor]) -> str:
 
 def parameters_sha256(method: Method, topology: Topology) -> str:
     """Hash of the trained parameters, in name order, little-endian. Collective over the world."""
-    own = method.placement.gather(dict(method.named_variational()), topology)
-    parameters = Parted(method, topology, named=True).whole(own)
+    own = method.placement.gather(method.own_state(), topology)
+    elsewhere = own is None or any(a.rank for a in topology.axes if a.name != "model")
+    named = None if elsewhere else method.by_name(own)
+    parameters = Parted(method, topology, named=True).whole(named)
     digest = hashlib.sha256()
     if topology.is_root:
         assert parameters is not None

@@ -61,6 +61,10 @@ class Optimisation:
     ) -> None:
         config, method = run.config, run.method
         c = config.loss
+        if config.optimizer.sharded == "weights":
+            with together(topology.world):
+                method.check_shares()
+            method.share_out(exchange.SampleGroup(collectives))
         with together(topology.world):
             whole = config.training.epochs * steps_per_epoch  # also of a run that stops before
             method.begin(items, whole, steps_per_epoch)

@@ -32,7 +32,7 @@ def updates(config: RunConfig, method: Method, collectives: Collectives) -> Upda
         If groups do not fit the method or the optimiser.
     """
     c = config.optimizer
-    made = updates_of(method, collectives, c.sharded)
+    made = updates_of(method, collectives, bool(c.sharded))
     if not c.groups:
         return made
     if c.sharded:

@@ -238,14 +238,18 @@ class Trainer:
         )  # fmt: skip
         if not known or method.passes.chunk > 1:
             self.reporter.say(f"training: {method.passes}")
-        for line in summary.normalising(method, self.topology, most):
+        twice = self.optimisation.loss.memory == "recompute"
+        for line in (
+            *summary.normalising(method, self.topology, most),
+            *summary.gathering(method, self.topology, most, twice),
+        ):
             self.reporter.say(line)
         return seconds
 
     def step(self, epoch: int, batch: Batch) -> None:
         """Take a training step by a batch of an epoch."""
         config, method, made = self.config, self.method, self.optimisation
-        step, own = method.step, self.assembled.own
+        step = method.step
         began = time.perf_counter()
         x, stacked, undo = self.feed.augmented(epoch, batch)
         index = torch.from_numpy(batch.index).to(batch.device)
@@ -266,7 +270,7 @@ class Trainer:
             agreement = Agreement(self.topology, made.loss.parts, self.watch.wishes())
         with here.part("backward"):
             loss.backward()
-        outputs = ((s, self._outputs_of_sample(s, x, index, step, stacked)) for s in own)
+        outputs = self._outputs_by_sample(x, index, step, stacked)
         with here.part("agreement"):
             self._parts, self._wishes = agreement.end(f"step {step} (epoch {epoch})", outputs)
         rate = made.optimizer.param_groups[0]["lr"]
@@ -288,15 +292,17 @@ class Trainer:
             self.folder.log("train", step=step, epoch=epoch, **parts, seconds=self.times[-1])
         self.reporter.step(step, epoch, loss.total)
 
-    def _outputs_of_sample(
-        self, sample: int, x: torch.Tensor, index: torch.Tensor, step: int, stacked: bool
-    ) -> torch.Tensor:
-        """Numbers of one of this rank's samples, to find the one that broke."""
-        place = sample - self.assembled.own.start
-        x = x[place : place + 1] if stacked else x
-        with torch.no_grad(), self.method.trying():
-            one = range(sample, sample + 1)
-            return self.method(x, samples=one, step=step, stacked=stacked, index=index)
+    def _outputs_by_sample(
+        self, x: torch.Tensor, index: torch.Tensor, step: int, stacked: bool
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """Numbers of each of this rank's samples, to find the one that broke.
+
+        They are evaluated in one call, in which the ranks of a group may wait for each other.
+        """
+        own = self.assembled.own
+        with torch.no_grad(), self.method.trying(made_up=False):
+            found = self.method(x, samples=own, step=step, stacked=stacked, index=index)
+        yield from zip(own, found, strict=True)
 
     # Now and then -------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def opening(trainer: Trainer) -> list[str]:
     """Lines for people: the grid, the model, the loss and the length of the run."""
     c, done = trainer.config, trainer.done
-    weights = sum(p.numel() for p in trainer.method.parameters())
+    weights = trainer.method.numbers
     m = trainer.topology.model_size
     held = f" on the first of {m} model ranks" if m > 1 else ""
     lines = [
@@ -36,6 +36,25 @@ def opening(trainer: Trainer) -> list[str]:
         + (f"; resumed after step {done}" if done else "")
     )
     return lines
+
+
+def gathering(method: Method, topology: Topology, most: int, twice: bool) -> list[str]:
+    """A line for people about the exchanges of a step where ranks hold shares of the weights.
+
+    Parameters
+    ----------
+    most
+        Samples of a rank.
+    twice
+        Whether passes are made twice.
+    """
+    if not method.shared_out:
+        return []
+    rounds = len(list(method.chunks(range(most)))) * (2 if twice else 1)
+    return [
+        f"the weights are in shares of {topology.sample_size} ranks: a step has {2 * rounds} "
+        f"gathers, of {method.drawn_numbers:,} numbers each"
+    ]
 
 
 def normalising(method: Method, topology: Topology, most: int) -> list[str]:

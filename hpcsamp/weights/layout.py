@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, pairwise
 from math import prod
 from typing import TypeVar
 
@@ -96,6 +96,22 @@ class Variable:
         return slice(self.offset, self.offset + self.size)
 
 
+@dataclass(frozen=True)
+class Bundle:
+    """Neighbouring variables that are exchanged together.
+
+    Attributes
+    ----------
+    variables
+        In their order.
+    stretches
+        Start and stop in the flat vector of what is exchanged at once.
+    """
+
+    variables: list[Variable]
+    stretches: list[tuple[int, int]]
+
+
 class Layout:
     """Variables one after the other in a flat vector.
 
@@ -159,15 +175,44 @@ class Layout:
         return torch.cat([*found, found[0].new_zeros(self.rest)] if self.rest else found)
 
     def draw(
-        self, out: Tensor, seed: int, purpose: Purpose, step: int, samples: Sequence[int]
+        self,
+        out: Tensor,
+        seed: int,
+        purpose: Purpose,
+        step: int,
+        samples: Sequence[int],
+        first: int = 0,
     ) -> Tensor:
-        """Fill ``(k, size)`` with the noise of the variables (:func:`hpcsamp.streams.noise.fill`).
+        """Fill ``(k, m)`` with the noise of the numbers ``first ... first + m - 1`` of the vector
+        (:func:`hpcsamp.streams.noise.fill`).
 
         A part of a network has the noise of its places in the whole.
         """
+        last = first + out.shape[1]
         for start, stop, place in self.pieces:
-            fill(out[:, start:stop], seed, purpose, step, samples, self.whole, place)
+            lo, hi = max(start, first), min(stop, last)
+            if lo < hi:
+                own = out[:, lo - first : hi - first]
+                fill(own, seed, purpose, step, samples, self.whole, place + lo - start)
         return out
+
+    def bundles(self, size: int) -> list[Bundle]:
+        """The variables in order, as many together as have at most ``size`` numbers; a variable of
+        more is alone, in several stretches.
+        """
+        found: list[Bundle] = []
+        for v in self.variables:
+            last = found[-1] if found else None
+            if last is not None and v.place.stop - last.variables[0].offset <= size:
+                last.variables.append(v)
+                last.stretches[:] = [(last.stretches[0][0], v.place.stop)]
+                continue
+            cuts = [*range(v.offset, v.place.stop, size), v.place.stop]
+            found.append(Bundle([v], list(pairwise(cuts))))
+        if self.rest:
+            start, _ = found[-1].stretches[-1]
+            found[-1].stretches[-1] = (start, self.size)
+        return found
 
     def whole_of(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Shape of the whole of which this rank has ``(..., size)``."""

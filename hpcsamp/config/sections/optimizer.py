@@ -31,9 +31,10 @@ class OptimizerSection(OpenSection):
     name: str = "Adam"
     lr: float = Field(1e-3, gt=0)
     clip: float | None = Field(None, gt=0, description="largest norm of the gradient")
-    sharded: bool = Field(
+    sharded: bool | Literal["weights"] = Field(
         False,
-        description="each rank of a sample group keeps and updates 1/P of the state",
+        description="each rank of a sample group keeps and updates 1/P of the state; "
+        '"weights": of the weights and their gradient, too (mean_field)',
         json_schema_extra=NOTHING,
     )
 

@@ -1,0 +1,116 @@
+"""With its weights in shares of the ranks a run is that of one process (law 1)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import launch
+from shares_grids import FEW, GRIDS, RESUMED, RUNS
+from test_model_axis import checkpoint, events
+
+from hpcsamp.weights.layout import Layout, Variable
+
+SCRIPT = Path(__file__).parent / "shares_cases.py"
+
+RUN = """
+seed = 3
+[data]
+path = "{digits}"
+batch = 256
+[model]
+name = "mlp"
+hidden = [16]
+[method]
+name = "mean_field"
+samples = 5
+samples_per_pass = 1
+[loss]
+name = "expected_nll"
+[optimizer]
+lr = 5e-3
+sharded = "weights"
+[training]
+epochs = 2
+precision = "float64"
+log_every = 1
+[parallel]
+collectives = "mpi"
+[evaluation]
+samples = 5
+batch = 90
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(digits, tmp_path_factory) -> Path:
+    root: Path = tmp_path_factory.mktemp("shares")
+    (root / "run.toml").write_text(RUN.format(digits=digits))
+    done = launch(6, str(SCRIPT), str(root), timeout=300)
+    assert done.code == 0, done.out[-3000:] + done.err[-3000:]
+    return root
+
+
+CASES = [
+    ("x".join(map(str, grid)) + f"/{run}", run)
+    for run in RUNS
+    for grid in (GRIDS if run == "stream" else FEW)[1:]
+]
+CASES += [(f"resumed/{i}", "clipped") for i in range(len(RESUMED))]
+
+
+@pytest.mark.parametrize(("own", "run"), CASES)
+def test_it_is_the_run_of_one_process(own, run, folder):
+    found, wanted = events(folder / own), events(folder / "1x1" / run)
+    assert found.keys() == wanted.keys()
+    for at, expected in wanted.items():
+        for key, value in expected.items():
+            if isinstance(value, float) and key != "seconds":
+                assert found[at][key] == pytest.approx(value, rel=1e-10, abs=1e-12), (at, key)
+    mine, other = checkpoint(folder / own), checkpoint(folder / "1x1" / run)
+    assert mine.keys() == other.keys()
+    for key, value in other.items():
+        assert mine[key].shape == value.shape, key
+        largest = float(value.abs().max()) if value.numel() else 0.0
+        assert float((mine[key] - value).abs().max()) <= 1e-10 * max(largest, 1e-300), key
+
+
+def test_a_rank_holds_little_more_than_its_share():
+    """At most 0.35 of the memory at P = 4, where weights dominate."""
+    peaks = {}
+    for mode in ("false", "weights"):
+        done = launch(4, str(SCRIPT.with_name("shares_memory.py")), mode, timeout=120)
+        assert done.code == 0, done.err
+        peaks[mode] = float(done.out.split()[-1])
+    assert peaks["weights"] <= 0.35 * peaks["false"], peaks
+
+
+def test_what_cannot_be_in_shares_is_refused(refusals, small, tmp_path):
+    start = ["train", small, "--output", tmp_path / "run", "--set=optimizer.sharded=weights"]
+    cases = {
+        "method.name=flipout": "Flipout",
+        "method.name=ensemble": "Ensemble",
+        "loss.kl=monte_carlo": "Monte Carlo KL",
+        "optimizer.groups=[{pattern='layers.1.*'}]": "optimizer.groups",
+        "optimizer.name=Adafactor": "Adafactor",
+    }
+    found = refusals(2, *([*start, f"--set={setting}"] for setting in cases))
+    for done, word in zip(found, cases.values(), strict=True):
+        assert done.code == 2, done.err
+        assert len(done.errors) == 1, done.err
+        assert word in done.errors[0]
+
+
+def test_bundles_are_all_variables_in_order():
+    shapes = {"a": (2,), "b": (3, 4), "c": (1,), "d": (2, 2), "e": (30,)}
+    layout = Layout(Variable(n, torch.Size(shape)) for n, shape in shapes.items())
+    for size in (1, 3, 5, 14, 100):
+        bundles = layout.bundles(size)
+        assert [v.name for b in bundles for v in b.variables] == list(shapes)
+        stretches = [s for b in bundles for s in b.stretches]
+        assert stretches[0][0] == 0
+        assert stretches[-1][1] == layout.size
+        assert all(a[1] == b[0] for a, b in pairwise(stretches))
+        assert all(b - a <= size for a, b in stretches)
