@@ -16,6 +16,12 @@ def one_line(text: str) -> str:
     return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 400]} ... {plain[-300:]}"
 
 
+def described(error: BaseException) -> str:
+    """Type, text and notes of an error of another package, on one line."""
+    notes: list[str] = getattr(error, "__notes__", [])
+    return one_line("; ".join([f"{type(error).__name__}: {error}", *notes]))
+
+
 class HpcsampError(Exception):
     """A fault that is reported as one line. ``exit_code`` 1: something broke while running.
 

@@ -12,7 +12,7 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING
 
 from hpcsamp import launcher, serial
-from hpcsamp.errors import HpcsampError, UsageError, one_line
+from hpcsamp.errors import HpcsampError, UsageError, described, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -154,7 +154,7 @@ def end_job(error: BaseException, tb: TracebackType | None = None) -> int:
         if said is None or os.environ.get("HPCSAMP_TRACEBACK"):
             traceback.print_exception(type(error), error, tb or error.__traceback__)
         word = error.word if isinstance(error, HpcsampError) else "error"
-        sys.stderr.write(f"hpcsamp: {word}{where}: {repr(error) if said is None else said}\n")
+        sys.stderr.write(f"hpcsamp: {word}{where}: {described(error) if said is None else said}\n")
     sys.stdout.flush()
     sys.stderr.flush()
     if agreed and threading.current_thread() is threading.main_thread():

@@ -26,6 +26,7 @@ LONG = (
 )
 #: Files of a pytest: more share what a session makes, fewer end together.
 TOGETHER = 10
+SLOWEST = ("--durations=12", "--durations-min=8")
 NO_TESTS = 5  # exit code of pytest
 
 
@@ -40,7 +41,7 @@ def groups(files: list[Path]) -> list[list[Path]]:
 def run(files: list[Path]) -> tuple[int, str]:
     """Exit code and output of the tests of some files."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *map(str, files)],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *SLOWEST, *map(str, files)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

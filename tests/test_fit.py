@@ -17,7 +17,7 @@ from torch import nn
 import hpcsamp as hs
 from hpcsamp.config.reading import read
 from hpcsamp.data.manifest import read_manifest
-from hpcsamp.errors import CheckpointError, DataError, PreemptedError, UsageError
+from hpcsamp.errors import CheckpointError, DataError, HpcsampError, PreemptedError, UsageError
 from hpcsamp.models import MLP
 from hpcsamp.training.callbacks import Callback
 
@@ -297,6 +297,31 @@ def test_several_inputs_are_dictionaries(tmp_path):
     assert np.isfinite(found["mean"]).all()
     with pytest.raises(DataError, match=r"word"):
         hs.fit(Two, (x, LINE), output=tmp_path / "other", **QUICK)
+
+
+def test_an_only_target_may_have_a_name(tmp_path):
+    of = {
+        task: LINE if task == "regression" else CLASSES for task in ("regression", "classification")
+    }
+    for task, y in of.items():
+        network = net(1 if task == "regression" else 3)
+        given = {"task": task, "normalize_y": False}
+        named = hs.fit(network, (X, {"price": y}), output=tmp_path / task, **given, **QUICK)
+        alone = hs.fit(network, (X, y), **given, **QUICK)
+        assert torch.equal(named.run.method.mean, alone.run.method.mean)
+
+
+def test_what_a_layer_cannot_take_is_told_with_the_layer():
+    network = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(12, 3))
+    ids = np.zeros((200, 4), int)
+    ids[::2] = 7
+    expected = r"in 0, Embedding\(5, 3\), given int64 of shape \(\d+, 4\) from 0 to 7"
+    with pytest.raises(HpcsampError, match=expected):
+        hs.fit(network, (ids, CLASSES), inputs="ids", **QUICK)
+    ids[::2] = 4
+    posterior = hs.fit(network, (ids, CLASSES), inputs="ids", **QUICK)
+    with pytest.raises(DataError, match="ids of x are from 5 to 9"):
+        posterior.predict(ids[:3] + 5)
 
 
 def test_members_of_an_ensemble_are_made_one_by_one(tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from hpcsamp.errors import HpcsampError
+from hpcsamp.errors import HpcsampError, described
 from hpcsamp.serial import library, whole_job
 from hpcsamp.watchdog import Doing, here
 
@@ -40,7 +40,7 @@ def together(comm: MPI.Comm) -> Iterator[None]:
     if isinstance(error, HpcsampError):
         told: tuple[type[HpcsampError], str] | None = (type(error), str(error))
     elif error is not None:
-        told = (HpcsampError, f"{type(error).__name__}: {error}")
+        told = (HpcsampError, described(error))
     else:
         told = None
     kind, message = comm.bcast(told, root=first)

@@ -91,6 +91,7 @@ def source_of(
         if "valid" in pairs:
             raise UsageError("validation items are given twice: in data, and as valid")
         pairs["valid"] = _pair(valid, "valid", names)
+    pairs, names = _only_target(pairs, names)
     if any(isinstance(values, dict) for pair in pairs.values() for values in pair):
         return _named(pairs, task, inputs, normalize_y, modelled, fractions, seed, names)
     if isinstance(inputs, Mapping):
@@ -172,6 +173,19 @@ def _flags(y: np.ndarray) -> Task | None:
     """The task of columns of zeros and ones."""
     some = y.ndim == 2 and y.shape[1] > 1 and y.dtype.kind in "biuf"
     return "multilabel" if some and np.array_equal(np.unique(y), (0, 1)) else None
+
+
+def _only_target(
+    pairs: dict[str, tuple[Any, Any]], names: dict[str, tuple[str, ...]]
+) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[str, ...]]]:
+    """An only target in a dictionary as an array, whose name is that of its column."""
+    of = [y for _, y in pairs.values()]
+    if not all(isinstance(y, dict) and len(y) == 1 and y.keys() == of[0].keys() for y in of):
+        return pairs, names
+    (name,) = of[0]
+    columns = names.get(name) or ((name,) if of[0][name].shape[1:] in ((), (1,)) else ())
+    found = {split: (x, y[name]) for split, (x, y) in pairs.items()}
+    return found, {**names, "y": columns} if columns else names
 
 
 def _named(

@@ -72,7 +72,8 @@ def explained(
 def _fails_replaced(
     network: nn.Module, x: Tensor, evaluate: Callable[[Tensor], object]
 ) -> str | None:
-    """The submodule that fails under a method; None where the module by itself fails, too."""
+    """The submodule that fails under a method; None where the module by itself fails, too,
+    or it is not these inputs that fail."""
     layers: list[Layer] = []
     generators = Generators.now()
     try:
@@ -83,11 +84,11 @@ def _fails_replaced(
     finally:
         generators.put_back()
     try:
-        with followed(network, layers):
+        with torch.enable_grad(), followed(network, layers):
             evaluate(x)
     except Exception:
         return layers[-1].name if layers else ""
-    return ""
+    return None  # other inputs failed
 
 
 def line_of(error: BaseException) -> str:

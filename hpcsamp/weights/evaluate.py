@@ -16,6 +16,7 @@ from torch import Tensor
 from hpcsamp.errors import UsageError
 from hpcsamp.weights.admission import Verdict, tried
 from hpcsamp.weights.inputs import signature
+from hpcsamp.weights.layers import naming
 from hpcsamp.weights.parts import complex_of
 from hpcsamp.weights.place import Place
 from hpcsamp.weights.put import Put
@@ -76,8 +77,12 @@ def evaluate(
         draws have no meaning for a batch of items.
     """
     check_strategy(strategy)
-    chunk = _chunk(put, call, sampled, shared, x, samples, stacked, place)
-    if samples == 1 or strategy == "loop":
+    with naming(put.module):
+        return _by(strategy, _chunk(put, call, sampled, shared, x, samples, stacked, place))
+
+
+def _by(strategy: str, chunk: Chunk) -> Tensor:
+    if chunk.samples == 1 or strategy == "loop":
         _agreed(chunk, loop.run)
         return loop.run(chunk)
     verdict = _known(chunk, strategy)

@@ -1,12 +1,16 @@
-"""Which layer of a module is being evaluated, for messages that name it."""
+"""Which layer of a module is being evaluated, or has failed, for messages that name it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from hpcsamp.errors import HpcsampError
 
 
 class Layer(NamedTuple):
@@ -45,3 +49,46 @@ def followed(module: nn.Module, layers: list[Layer]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def naming(module: nn.Module) -> Iterator[None]:
+    """Add a note to an exception of a forward pass: the layer that raised it, and its inputs.
+
+    Read from the frames of the traceback, so that nothing is evaluated again, which on one rank of
+    several might wait for the others.
+    """
+    try:
+        yield
+    except HpcsampError:
+        raise
+    except Exception as e:
+        if not hasattr(e, "__notes__") and (note := _raised_in(e.__traceback__, module)):
+            e.add_note(note)
+        raise
+
+
+def _raised_in(trace: TracebackType | None, module: nn.Module) -> str | None:
+    names = {id(part): name for name, part in module.named_modules()}
+    found = None
+    while trace is not None:
+        here, trace = trace.tb_frame, trace.tb_next
+        if here.f_code.co_name == "_call_impl" and id(here.f_locals.get("self")) in names:
+            found = here.f_locals
+    if found is None:
+        return None
+    part, tensors = found["self"], [t for t in found.get("args", ()) if isinstance(t, Tensor)]
+    kind = " ".join(repr(part).split()) if not list(part.children()) else type(part).__name__
+    name = names[id(part)]
+    given = " and ".join(map(_shown, tensors))
+    return f"in {f'{name}, ' if name else ''}{kind:.120}" + (f", given {given}" if given else "")
+
+
+def _shown(t: Tensor) -> str:
+    """Shape and type of an input, and where ids lie."""
+    whole = not t.is_floating_point() and not t.is_complex() and t.dtype != torch.bool
+    try:
+        between = f" from {int(t.min())} to {int(t.max())}" if whole and t.numel() else ""
+    except RuntimeError:  # it has no values that can be read here
+        between = ""
+    return f"{str(t.dtype).removeprefix('torch.')} of shape {tuple(t.shape)}{between}"
