@@ -15,7 +15,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from model_axis_grids import EVALUATED, EVALUATIONS, FEW, GRIDS, RESUMED, RUNS, RUNS_RESUMED
+from model_axis_grids import EVALUATED, EVALUATIONS, GRIDS, RESUMED, RUNS, RUNS_RESUMED, trained
 from on_ranks import on
 
 from hpcsamp import config
@@ -57,23 +57,19 @@ def evaluate(comm, grid: tuple[int, int, int], name: str):
 def main() -> None:
     for grid in GRIDS:
         ranks, folder = math.prod(grid), FOLDER / "x".join(map(str, grid))
-        for name, settings in RUNS.items():
-            if name == "mean_field" or grid in FEW:
-                on(ranks, partial(run, grid=grid, settings=settings, folder=folder / name))
+        for name in trained(grid):
+            on(ranks, partial(run, grid=grid, settings=RUNS[name], folder=folder / name))
     if mpi().COMM_WORLD.rank == 0:
         for name in EVALUATED:
             shutil.copytree(FOLDER / "1x1x2" / name, FOLDER / "runs" / name)
     for grid, name in itertools.product(EVALUATIONS, EVALUATED):
         on(math.prod(grid), partial(evaluate, grid=grid, name=name))
-    for i, (before, after) in enumerate(RESUMED):
-        for name in RUNS_RESUMED:
-            folder = FOLDER / "resumed" / str(i) / name
-            first = (*RUNS[name], "training.steps=2")
-            on(math.prod(before), partial(run, grid=before, settings=first, folder=folder))
-            on(
-                math.prod(after),
-                partial(run, grid=after, settings=RUNS[name], folder=folder, resume=True),
-            )
+    for name in RUNS_RESUMED:
+        folder = FOLDER / "resumed" / name
+        for grid, steps in RESUMED.items():
+            settings = (*RUNS[name], f"training.steps={steps}")
+            again = partial(run, grid=grid, settings=settings, folder=folder, resume=steps > 1)
+            on(math.prod(grid), again)
 
 
 main()

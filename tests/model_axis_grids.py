@@ -8,7 +8,7 @@ GRIDS = [
     (1, 4, 2), (4, 1, 2), (1, 2, 4), (2, 1, 4),
 ]  # fmt: skip
 #: The first is trained on every grid, the others on these.
-FEW = [(1, 1, 1), (1, 1, 2), (1, 1, 4), (1, 2, 2), (2, 1, 4)]
+FEW = [(1, 1, 1), (1, 1, 4), (1, 2, 2)]
 MIXED = "loss.name=predictive_nll"
 #: The usual likelihood, whose widths are learnt.
 LEARNED = "likelihood={}"
@@ -35,9 +35,16 @@ RUNS: dict[str, tuple[str, ...]] = {
     ),
     "noise_and_dropout": ("model.dropout=0.2", "optimizer.name=AdamW", LEARNED, MORE_GROUPS),
 }  # fmt: skip
-#: Begun on the first grid, gone on with on the second.
-RESUMED = [((1, 1, 2), (1, 1, 1)), ((1, 1, 1), (1, 2, 2)), ((1, 1, 4), (1, 1, 2))]
+#: Begun on the first grid, gone on with on the others; steps that are done after each.
+RESUMED = {(1, 1, 1): 1, (1, 1, 4): 2, (1, 2, 2): 3, (1, 1, 2): 4}
 RUNS_RESUMED = ("mean_field", "noise_and_dropout", "clipped", "anchored", "masks_of_items")
 #: Evaluated, as they were trained on two model ranks, on these grids.
 EVALUATED = ("mean_field", "noise_and_dropout")
 EVALUATIONS = [(1, 1, 1), (1, 1, 2), (1, 2, 2), (2, 1, 2)]
+
+
+def trained(grid: tuple[int, int, int]) -> list[str]:
+    """What is trained on a grid, by name."""
+    if grid in FEW:
+        return [*RUNS]
+    return [*EVALUATED] if grid == (1, 1, 2) else ["mean_field"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import launch
-from model_axis_grids import EVALUATED, EVALUATIONS, FEW, GRIDS, RESUMED, RUNS, RUNS_RESUMED
+from model_axis_grids import EVALUATED, EVALUATIONS, GRIDS, RUNS_RESUMED, trained
 
 import hpcsamp as hs
 from hpcsamp.sealing import regions
@@ -61,11 +61,8 @@ def folder(tmp_path_factory) -> Path:
     return root
 
 
-CASES = [
-    ("x".join(map(str, grid)), run)
-    for run in RUNS
-    for grid in (GRIDS if run == "mean_field" else FEW)[1:]
-] + [(f"resumed/{i}", run) for i in range(len(RESUMED)) for run in RUNS_RESUMED]
+CASES = [("x".join(map(str, grid)), run) for grid in GRIDS[1:] for run in trained(grid)]
+CASES += [("resumed", run) for run in RUNS_RESUMED]
 
 
 @pytest.mark.parametrize(("grid", "run"), CASES)
