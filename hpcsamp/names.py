@@ -91,6 +91,7 @@ TRANSPORTS = Registry(
     {
         "horovod": "hpcsamp.collectives.horovod:HorovodCollectives",
         "mpi": "hpcsamp.collectives.mpi:MpiCollectives",
+        "torch": "hpcsamp.collectives.torch:TorchCollectives",
     },
     base="hpcsamp.collectives:Collectives",
     words=("auto",),

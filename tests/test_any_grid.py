@@ -52,7 +52,7 @@ RUNS: dict[str, tuple[str, ...]] = {
 #: are 1 in the reference run; here a clock finds them, or they are given.
 GRIDS: dict[str, tuple[int, tuple[str, ...]]] = {
     "2": (2, ("parallel.collectives=horovod", "method.samples_per_pass=auto")),
-    "3": (3, ("parallel.collectives=mpi", "method.samples_per_pass=2")),
+    "3": (3, ("parallel.collectives=torch", "method.samples_per_pass=2")),
     "4": (4, ("parallel.collectives=mpi", "method.samples_per_pass=5", "method.strategy=vmap")),
     "2x2": (4, ("parallel.samples=2", "parallel.collectives=horovod", "method.samples_per_pass=3")),
     "2x1": (2, ("parallel.samples=none", "parallel.collectives=mpi", "method.samples_per_pass=5")),

@@ -63,7 +63,7 @@ def test_exchanges(mpi_ranks, comm, monkeypatch):
     topology = init(2)
     ranks = torch.tensor(topology.grid.groups[topology.data_rank]).double()
     monkeypatch.setitem(TRANSPORTS._places, "trivial", "trivial_transport:Trivial")
-    for name in ("mpi", "horovod", "trivial"):
+    for name in ("mpi", "horovod", "torch", "trivial"):
         c = choose(topology, name)
         assert c.name == name
         mine = torch.full((3,), float(topology.rank)).double().requires_grad_()
@@ -90,6 +90,8 @@ def test_exchanges(mpi_ranks, comm, monkeypatch):
         whole[1:] = part[-1] if topology.sample_rank else 0
         c.gather_(whole, counts, "sample")
         assert whole.tolist() == [0, 4, 4]
+        begun = c.begin_gather(part, counts, "sample")
+        assert begun().tolist() == [0, 2, 4]
         assert c.total(np.ones(2), "data").tolist() == [topology.data_size] * 2
         assert c.tell(c.place("world"), "world") == list(range(mpi_ranks))
         whole.fill_(float(topology.rank))
@@ -133,7 +135,7 @@ def test_without_horovod_auto_says_so_and_uses_mpi(comm, monkeypatch, capfd):
     assert len(said.strip().splitlines()) <= 1
     with pytest.raises(UsageError, match="Horovod cannot be used"):
         choose(topology, "horovod")
-    with pytest.raises(UsageError, match="there is auto, horovod, mpi"):
+    with pytest.raises(UsageError, match="there is auto, horovod, mpi, torch"):
         choose(topology, "nccl")
 
 

@@ -41,8 +41,9 @@ def choose(topology: Topology, name: str = "auto") -> Collectives:
     ----------
     name
         One of :data:`hpcsamp.names.TRANSPORTS`, ``package.module:Class``, or ``"auto"``: Horovod
-        where there are several ranks and it works on all of them (gradients below a mebibyte by
-        MPI), else mpi4py, saying why in one line.
+        where there are several ranks and it works on all of them with their devices (gradients
+        below a mebibyte by MPI); else torch.distributed on GPUs and mpi4py on CPUs, with a line
+        that says why.
 
     Raises
     ------
@@ -56,6 +57,10 @@ def choose(topology: Topology, name: str = "auto") -> Collectives:
         try:
             return HorovodCollectives(topology, SMALL)
         except UsageError as e:
+            other = "mpi" if topology.device.type == "cpu" else "torch"
             if topology.is_root:
-                sys.stderr.write(f"hpcsamp: {e}; gradients are exchanged with mpi4py\n")
+                by = {"mpi": "mpi4py", "torch": "torch.distributed"}[other]
+                sys.stderr.write(f"hpcsamp: {e}; gradients are exchanged with {by}\n")
+            made = TRANSPORTS.find(other)(topology)
+            return made
     return MpiCollectives(topology)

@@ -80,7 +80,9 @@ class HorovodCollectives(MpiCollectives):
 
     def __init__(self, topology: Topology, least_bytes: int = 0) -> None:
         with together(topology.world):  # broken on one rank is broken for all
-            self._hvd = load()
+            self._hvd = hvd = load()
+            if topology.device.type == "cuda" and not (hvd.cuda_built() or hvd.rocm_built()):
+                raise UsageError("Horovod cannot be used (it was built without GPUs)")
         super().__init__(topology)
         self.least_bytes = least_bytes
         self._started = False
