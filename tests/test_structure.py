@@ -17,7 +17,7 @@ LEVELS = [
     "generators", "processes", "watchdog", "streams", "provenance", "config", "arguments",
     "launcher", "runtime", "grid", "weights", "layers", "models", "locks", "sealing",
     "campaign", "methods", "collectives", "losses", "metrics", "data", "tasks", "ingest", "run",
-    "prediction", "report", "planning", "training", "bench", "doctor", "cli", "__main__",
+    "project", "prediction", "report", "planning", "training", "bench", "doctor", "cli", "__main__",
 ]  # fmt: skip
 LEVEL = {room: level for level, room in enumerate(LEVELS)}
 

@@ -20,6 +20,7 @@ from hpcsamp.cli import (
     doctor,
     evaluate,
     ingest,
+    init,
     inspect,
     models,
     plan,
@@ -39,6 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("init")(init.init)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)

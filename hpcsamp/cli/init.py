@@ -1,0 +1,32 @@
+"""``hpcsamp init``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="The folder of the project; it must be new.")],
+    data: Annotated[
+        Path, typer.Option(help="The dataset folder, as hpcsamp ingest has written it.")
+    ],
+) -> None:
+    """Write a project for a dataset: a network of your own, its configuration, scripts and a test.
+
+    Every file is short and meant to be edited. The network fits the inputs and targets of the
+    dataset; bash run.sh in the folder trains it, evaluates it and draws a report.
+
+    Examples:
+
+        hpcsamp init mine --data data/digits && bash mine/run.sh
+
+        hpcsamp init loads --data data/entsoe
+    """
+    from hpcsamp.project import write
+
+    for path in write(folder, data):
+        typer.echo(path)
+    typer.echo(f"next: cd {folder} && bash run.sh        (and python -m pytest, sbatch job.sh)")

@@ -1,0 +1,1 @@
+"""Networks that a project begins with, one file for each kind of inputs."""

@@ -1,0 +1,149 @@
+"""A configuration for a dataset, where none is given: what usually works for data of its shape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpcsamp.config import toml_value
+from hpcsamp.data.manifest import Manifest, read_manifest
+from hpcsamp.errors import UsageError
+
+#: Steps of a training; less for fields, each step of which takes longer.
+STEPS, STEPS_OF_FIELDS = 1000, 300
+BATCH = 64
+#: Tokens of a transformer, at most.
+TOKENS = 64
+
+TEXT = """\
+# A first configuration for {path}: {items:,} training items.
+seed = 1
+
+[data]
+path = {quoted}
+batch = {batch}
+
+[model]
+{model}
+
+[method]
+name = "mean_field"         # a normal posterior over all weights
+samples = {samples}                # weight samples of a step
+prior_std = 0.5
+initial_std = 0.02
+
+[loss]
+name = "expected_nll"       # the negative ELBO, with the usual likelihood of the task
+kl_warmup_epochs = {warmup}
+
+[optimizer]
+name = "Adam"
+lr = 2e-3
+
+[schedule]
+name = "CosineAnnealingLR"
+warmup_epochs = 1
+
+[training]
+epochs = {epochs}
+evaluate_every = {every}
+
+[evaluation]
+samples = 32
+"""
+
+
+def usual(path: str | Path, model: Sequence[str] = (), named: str = "") -> str:
+    """A configuration for a dataset as TOML, with comments.
+
+    Parameters
+    ----------
+    path
+        The dataset folder.
+    model
+        Lines of ``[model]``; without, a network of the package that fits the inputs.
+    named
+        What the configuration calls the folder; without, ``path``.
+
+    Raises
+    ------
+    DataError
+        If there is no such dataset.
+    UsageError
+        If no network of the package takes such inputs.
+    """
+    manifest = read_manifest(path)
+    items = manifest.splits["train"]
+    batch = max(1, min(BATCH, items))
+    fields = fields_of(manifest) is not None
+    if fields:
+        batch = min(batch, 8)
+    steps = -(-items // batch)
+    epochs = min(200, max(2, round((STEPS_OF_FIELDS if fields else STEPS) / steps)))
+    return TEXT.format(
+        path=named or path,
+        quoted=toml_value(named or str(path)),
+        items=items,
+        batch=batch,
+        model="\n".join(model or network(manifest)),
+        samples=8 if fields else 16,
+        warmup=max(1, epochs // 3),
+        epochs=epochs,
+        every=max(1, epochs // 8),
+    )
+
+
+def input_shape(manifest: Manifest) -> tuple[int, ...] | None:
+    """Shape of an item of the only input, if that is numbers; None otherwise."""
+    plain = manifest.inputs == "numbers" or manifest.inputs == {"x": "numbers"}
+    return tuple(manifest.arrays["x"].shape) if plain else None
+
+
+def network(manifest: Manifest) -> list[str]:
+    """Lines of ``[model]``: a network of the package for the inputs of a dataset.
+
+    Raises
+    ------
+    UsageError
+        If they are ids, or several.
+    """
+    shape = input_shape(manifest)
+    if shape is None:
+        what = "ids" if manifest.inputs == "ids" else "several inputs"
+        raise UsageError(
+            f"{manifest.name} has {what}, which no network of the package takes: name one by "
+            f"--set model.name=..., or write a project with a network of your own by "
+            f"hpcsamp init DIR --data DATASET"
+        )
+    if fields_of(manifest) is not None:
+        strip = _largest(shape[2], 8)
+        return ['name = "mixer"', f"strip = {strip}", "width = 64", "blocks = 2"]
+    if len(shape) == 3 and (patch := _patch(shape)):
+        lines = ['name = "vit"', f"patch = {patch}", "width = 48"]
+        return [*lines, "heads = 3", "layers = 2", "hidden = 96"]
+    return ['name = "mlp"', "hidden = [64, 64]"]
+
+
+def fields_of(manifest: Manifest) -> int | None:
+    """Fields or classes of targets that lie on the grid of the inputs; None for other targets."""
+    shape = input_shape(manifest)
+    if manifest.targets or shape is None or len(shape) != 3:
+        return None
+    of = tuple(manifest.arrays["y"].shape)
+    if of[-2:] != shape[1:]:
+        return None
+    return manifest.classes or math.prod(of[:-2])
+
+
+def _patch(shape: Sequence[int]) -> int | None:
+    """Side of the smallest square patches of which an image has few enough."""
+    common = math.gcd(shape[1], shape[2])
+    sides = [p for p in range(1, common + 1) if common % p == 0]
+    few = [p for p in sides if shape[1] * shape[2] // p**2 <= TOKENS]
+    return few[0] if few and few[0] <= 32 else None
+
+
+def _largest(number: int, most: int) -> int:
+    """The largest divisor up to a bound."""
+    return next(d for d in range(most, 0, -1) if number % d == 0)
