@@ -190,11 +190,17 @@ def test_what_the_set_tells_need_not_be_said(place, tmp_path):
     [
         ({"model__name": "composite_sets:WrongHead"}, "kind has 4 numbers per item.*asks for 3"),
         ({"task__outputs": {"sze": {}}}, "the targets kind, size; did you mean 'size'"),
-        ({"task__outputs": {"kind": "regression"}}, "needs numbers, but targets are labels of 3"),
-        ({"task__outputs": {"size": {"weight": -1}}}, "size.weight = -1 must be a number from 0"),
+        (
+            {"task__outputs": {"kind": "regression"}},
+            "needs numbers, but the targets are labels of 3",
+        ),
+        (
+            {"task__outputs": {"size": {"weight": -1}}},
+            "size.weight = -1 must be a finite number of at least 0",
+        ),
         ({"task__outputs": {"kind": {"class_weights": [1.0]}}}, "kind.class_weights has 1 numbers"),
         ({"task__outputs": {"kind": {"std": 1}}}, "unknown key 'task.outputs.kind.std'"),
-        ({"task__kind": "regression"}, "unknown key|is of one target, the set has kind"),
+        ({"task__kind": "regression"}, "unknown key|takes one target, but the set has kind"),
         ({"likelihood__name": "gaussian"}, r"each with a likelihood of its own.*task.outputs"),
         ({"training__best": "kind/rmse"}, "there is nll, kind/nll"),
         ({"loss__name": "crps"}, "loss of values, but the targets of task = 'classification'"),

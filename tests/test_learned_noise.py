@@ -354,8 +354,8 @@ def test_the_default_is_right_where_targets_are_as_they_are(diabetes):
 
 def test_an_evaluation_that_is_worse_than_none_says_so_once(diabetes):
     place, done = diabetes
-    words = "90 % intervals hold .* of the values; the NLL of .* is worse than the 5.7"
-    lines = [line for line in (done.out + done.err).splitlines() if "intervals hold" in line]
+    words = "90 % intervals contain .* of the values; the NLL of .* is worse than the 5.7"
+    lines = [line for line in (done.out + done.err).splitlines() if "intervals contain" in line]
     assert len(lines) == 2  # of training's two evaluations the first, and that of evaluate
     for line, split in zip(sorted(lines), ("test", "valid"), strict=True):
         assert re.search(f"warning: {split}: {words}", line)

@@ -230,7 +230,7 @@ def test_infinite_scores_tie_and_undefined_ones_are_refused():
         lambda s: fpr_at(np.ones(2), s),
         lambda s: risk_coverage(np.ones(2), s),
     ):
-        with pytest.raises(DivergedError, match="scores are not numbers"):
+        with pytest.raises(DivergedError, match="scores are NaN"):
             call(np.array([0.5, math.nan]))
 
 

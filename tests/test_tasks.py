@@ -284,7 +284,7 @@ BAD = [
     ("multilabel", Targets("x", (), 2), "shape \\(L,\\)"),
     ("segmentation", Targets("x", (), 3), "each pixel"),
     ("classification", Targets("x", (4, 4), 3), "one label for each item"),
-    ("ordinal", Targets("x", (), None), "needs labels of classes"),
+    ("ordinal", Targets("x", (), None), "needs class labels"),
     ("counts", Targets("x", (), 3), "needs numbers"),
     ("counts", Targets("x", (), None, standardised=True), "standardised"),
     ("regression", Targets("x", (), 3), "needs numbers"),
@@ -299,11 +299,11 @@ def test_targets_of_another_kind_are_refused(kind, targets, words):
 
 def test_wrong_weights_shapes_and_counts_are_one_line():
     targets = Targets("classification", (), 3)
-    with pytest.raises(UsageError, match="has 2 numbers, the targets have 3 classes"):
+    with pytest.raises(UsageError, match="has 2 numbers, but the targets have 3 classes"):
         make("classification", {"class_weights": [1.0, 2.0]}).class_weights(targets)
-    with pytest.raises(UsageError, match="from 0 on"):
+    with pytest.raises(UsageError, match="must be numbers of at least 0"):
         make("classification", {"class_weights": [1.0, -2.0, 1.0]}).class_weights(targets)
-    with pytest.raises(UsageError, match="has 2 numbers, the targets have 3 labels"):
+    with pytest.raises(UsageError, match="has 2 numbers, but the targets have 3 labels"):
         make("multilabel", {"class_weights": [1.0, 2.0]}).class_weights(Targets("m", (3,), 2))
     with pytest.raises(UsageError, match=r"logits of shape \(C, 3, 5\).*likelihood.channels"):
         L.Pixelwise().of_values(draw(S, B, 3, 5, 4), labels(4, B, 3, 5))

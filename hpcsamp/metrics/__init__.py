@@ -1,7 +1,7 @@
-"""Metrics of the posterior predictive, exact for any split of items and samples over ranks.
+"""Metrics of the posterior predictive distribution, exact for any split of items over ranks.
 
-``classification`` and ``regression`` keep sums, which add up over ranks; ``ranking`` needs the
-scores of all items (one number per item, gathered); ``definitions`` says what each number is.
+``classification`` and ``regression`` keep sums, which are added over ranks; ``ranking`` needs the
+gathered scores of all items (one number per item); ``definitions`` defines each metric.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hpcsamp.metrics.ranking import auroc, fpr_at, risk_coverage, selective
     from hpcsamp.metrics.regression import RegressionMetrics
 
-# Imported on first use: a report reads definitions without torch.
+# Imported on first use, because reports read definitions without importing torch.
 _HOME = {
     "ClassificationMetrics": "classification",
     "Confusion": "confusion",

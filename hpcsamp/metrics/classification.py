@@ -1,4 +1,4 @@
-"""Metrics of predictive probabilities of classes."""
+"""Metrics of predictive class probabilities."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SCALARS = (
 
 
 class ClassificationMetrics(Sums):
-    """Metrics of predictive probabilities, and their calibration in equal-width bins.
+    """Metrics of predictive class probabilities, with calibration in equal-width bins.
 
     Confidence is the largest probability. Bins are ``[k/bins, (k+1)/bins)``, the last one closed.
     With ``c_k`` and ``a_k`` the mean confidence and accuracy of the ``n_k`` items of bin ``k``::
@@ -59,10 +59,10 @@ class ClassificationMetrics(Sums):
         target
             ``(B,)`` class labels, ``0 .. C-1``.
         weight
-            ``(B,)`` weights, 0 for padding; 1 for all if not given.
+            ``(B,)`` weights, 0 for padding; 1 for all items by default.
         aleatoric
-            ``(B,)``: mean over the samples of the entropy of each, in nats. Without it there is no
-            mutual information.
+            ``(B,)``: entropy of each sample's distribution in nats, averaged over samples. Without
+            it there is no mutual information.
 
         Raises
         ------
@@ -105,19 +105,20 @@ class ClassificationMetrics(Sums):
             sums["split_items"] = w.sum()
             sums["aleatoric"] = (w * each).sum()
             sums["mutual"] = (w * (entropy - each)).sum()
-        # Rounding may put a probability a hair above 1.
+        # rounding may lift a probability slightly above 1
         bin_of = (confidence.nan_to_num() * self.bins).long().clamp_(0, self.bins - 1)
         self.add(sums, {"bins": per_bin(bin_of, self.bins, w, w * confidence, correct)})
 
     def compute(self) -> dict[str, float]:
-        """The metrics of all items so far; the definitions say what each is.
+        """Compute the metrics of all items so far; see :mod:`hpcsamp.metrics.definitions`.
 
-        ``aleatoric`` and ``mutual_information`` are there if the updates gave ``aleatoric``.
+        ``aleatoric`` and ``mutual_information`` are included if ``aleatoric`` was passed to the
+        updates.
 
         Raises
         ------
         HpcsampError
-            If there were no items, or the probabilities of some are not numbers.
+            If there were no items, or some probabilities are NaN.
         """
         sums, tables = self.read()
         check_defined(sums)
@@ -140,13 +141,13 @@ class ClassificationMetrics(Sums):
         return result | {"items": sums["count"]}
 
     def reliability(self) -> dict[str, list[float]]:
-        """The calibration bins, for a reliability diagram.
+        """Return the calibration bins for a reliability diagram.
 
         Returns
         -------
         dict
-            ``edges`` (bins + 1), and per bin ``confidence`` and ``accuracy`` (means; NaN where
-            empty) and ``count`` (items).
+            ``edges`` (bins + 1), and for each bin ``confidence`` and ``accuracy`` (means; NaN if
+            the bin is empty) and ``count`` (items).
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Confusion matrix, and what follows from it."""
+"""Confusion matrix and intersection over union."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from hpcsamp.metrics.sums import Sums
 
 
 class Confusion(Sums):
-    """How often items of each class are predicted as each class.
+    """Confusion matrix: weight of the items of each true class by predicted class.
 
     Parameters
     ----------
     classes
-        ``C``.
+        Number of classes, ``C``.
     """
 
     def __init__(self, classes: int) -> None:
@@ -22,7 +22,7 @@ class Confusion(Sums):
         self.classes = classes
 
     def update(self, predicted: Tensor, target: Tensor, weight: Tensor) -> None:
-        """Add labels of any shape, with weights of that shape; those of weight 0 do not count."""
+        """Add labels and weights of the same, arbitrary shape; labels of weight 0 are ignored."""
         keep = weight > 0
         w, t, p = weight[keep].double(), target[keep].long(), predicted[keep].long()
         table = torch.zeros(self.classes**2, dtype=torch.float64, device=w.device)
@@ -30,14 +30,15 @@ class Confusion(Sums):
         self.add({"items": w.sum()}, {"counts": table})
 
     def table(self) -> Tensor:
-        """``(C, C)`` weights by true and predicted class."""
+        """Confusion matrix ``(C, C)``: weights by true and predicted class."""
         return self.read()[1]["counts"]
 
     def iou(self) -> Tensor:
-        """``(C,)`` intersection over union; NaN for classes that neither occur nor are predicted.
+        """Intersection over union of each class, ``(C,)``: its Jaccard index.
 
-        (The Jaccard index of each class: right ones over those that are of the class, or predicted
-        as it, or both.)
+        It is the number of correct predictions of a class divided by the number of items that have
+        the class, are predicted as it, or both; NaN for classes that neither occur nor are
+        predicted.
         """
         table = self.table()
         right = table.diagonal()

@@ -1,8 +1,8 @@
 """Mixtures of S normal distributions with equal weights: distribution function, quantiles, CRPS.
 
-A predictive distribution of a value is such a mixture if the likelihood is normal, each weight
-sample giving a mean and a standard deviation. A standard deviation of 0 is a point: the samples
-alone. Everything is elementwise over values, in float64; samples are on the first axis.
+The predictive distribution of a value is such a mixture if the likelihood is normal: each weight
+sample provides a mean and a standard deviation. A standard deviation of 0 is a point, as for
+samples alone. All functions work elementwise over values in float64; samples are on the first axis.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ import torch
 from torch import Tensor
 
 _ROOT_2PI = math.sqrt(2 * math.pi)
-#: Newton steps and halvings at most, and when a quantile is exact: relative to its bracket's ends.
+#: Largest number of Newton and bisection steps, and tolerance relative to the ends of the bracket.
 _STEPS, _EXACT = 200, 1e-12
-#: Components of a piece that is worked on at once.
+#: Number of components of a block that is processed at once.
 BLOCK = 1 << 16
 
 
 def normal_cdf(mean: Tensor, std: Tensor, at: Tensor) -> Tensor:
-    """``Phi((at - mean) / std)``; of a point 0, 1/2 or 1 below, at and above it."""
+    """Normal distribution function ``Phi((at - mean) / std)``; 1/2 at the mean if ``std`` is 0."""
     gap = at - mean
     point = torch.heaviside(gap, gap.new_full((), 0.5))
     return torch.where(std > 0, torch.special.ndtr(gap / std), point)
 
 
 def quantiles(mean: Tensor, std: Tensor, levels: Tensor) -> Tensor:
-    """Exact quantiles of mixtures: the roots of ``F(x) = level``.
+    """Compute exact quantiles of mixtures: the roots of ``F(x) = level``.
 
-    A quantile of a mixture lies between the least and the largest of its components'. Within this
-    bracket Newton's steps are taken, or a halving where a step would leave it
-    or is not half as long as the one before. Of points it is the
-    least sample with ``F >= level``, as for any empirical distribution; those of samples that are
-    a distribution by themselves are :func:`order_statistics`.
+    A quantile of a mixture lies between the smallest and the largest quantile of its components.
+    Within this bracket Newton steps are taken; the bracket is bisected where a step would leave it
+    or is more than half as long as the one before. The quantile of points is the smallest sample
+    with ``F >= level``, as for any empirical distribution. If the samples are themselves the
+    distribution, use :func:`order_statistics`.
 
     Parameters
     ----------
     mean, std
-        ``(S, ...)`` of the components.
+        ``(S, ...)`` means and standard deviations of the components.
     levels
-        ``(Q,)`` within 0 and 1.
+        ``(Q,)`` probabilities between 0 and 1.
 
     Returns
     -------
@@ -58,18 +58,18 @@ def quantiles(mean: Tensor, std: Tensor, levels: Tensor) -> Tensor:
 
 
 def order_statistics(samples: Tensor, levels: Tensor) -> Tensor:
-    """Quantiles of the distribution that S samples were drawn from.
+    """Estimate quantiles of the distribution that S samples were drawn from.
 
-    The k-th least of S exchangeable samples is the quantile of level ``k / (S + 1)``; between two
-    of them it is interpolated (Hyndman & Fan 1996, definition 6). Levels outside
-    ``1 / (S + 1) .. S / (S + 1)`` are beyond all samples: NaN.
+    The k-th smallest of S exchangeable samples is the quantile of level ``k / (S + 1)``; quantiles
+    between two of them are interpolated (Hyndman & Fan 1996, definition 6). Levels outside
+    ``1 / (S + 1) .. S / (S + 1)`` lie beyond all samples and are NaN.
 
     Parameters
     ----------
     samples
         ``(S, ...)``.
     levels
-        ``(Q,)`` within 0 and 1.
+        ``(Q,)`` probabilities between 0 and 1.
 
     Returns
     -------
@@ -91,7 +91,7 @@ def order_statistics(samples: Tensor, levels: Tensor) -> Tensor:
 
 
 def _blocks(samples: int, values: int) -> Iterator[slice]:
-    """Pieces whose components fit into a core's cache: many passes are made over each."""
+    """Yield blocks whose components fit into a core's cache, as each is passed over many times."""
     step = max(64, BLOCK // samples)
     for low in range(0, values, step):
         yield slice(low, low + step)
@@ -107,13 +107,13 @@ def _root(mean: Tensor, std: Tensor, level: Tensor) -> Tensor:
     for _ in range(_STEPS):
         gap = x - mean
         z = gap / std
-        # F(x), points at x counted whole
+        # F(x), with points at x counted in full
         up_to = torch.where(std > 0, torch.special.ndtr(z), (gap >= 0).double()).mean(0)
         density = torch.where(std > 0, torch.exp(-0.5 * z**2) / (std * _ROOT_2PI), 0.0).mean(0)
         reached = up_to >= level
         high, low = torch.where(reached, x, high), torch.where(reached, low, x)
         newton = x - (up_to - level) / density
-        # never where the density is 0, nor where the steps do not get smaller (they may cycle)
+        # no Newton step where the density is 0 or where steps do not shrink, as they may cycle
         inside = (newton > low) & (newton < high) & ((newton - x).abs() <= before / 2)
         new = torch.where(inside, newton, (low + high) / 2)
         before = (new - x).abs()
@@ -136,24 +136,24 @@ def _root(mean: Tensor, std: Tensor, level: Tensor) -> Tensor:
 
 
 def crps(mean: Tensor, std: Tensor, target: Tensor) -> Tensor:
-    """Continuous ranked probability score of mixtures, exact.
+    """Compute the exact continuous ranked probability score (CRPS) of mixtures.
 
     ``mean_i A(t - mu_i, s_i) - 1/2 mean_ij A(mu_i - mu_j, sqrt(s_i^2 + s_j^2))`` with
-    ``A(m, s) = 2 s phi(m / s) + m (2 Phi(m / s) - 1)``, which is ``|m|`` for points: the score of
-    the empirical distribution then (Grimit, Gneiting, Berrocal & Johnson 2006, eq. 5). Costs
-    ``S^2 / 2`` evaluations a value.
+    ``A(m, s) = 2 s phi(m / s) + m (2 Phi(m / s) - 1)``, which is ``|m|`` for points; it is then the
+    score of the empirical distribution (Grimit, Gneiting, Berrocal & Johnson 2006, eq. 5). It costs
+    ``S^2 / 2`` evaluations of A for each value.
 
     Parameters
     ----------
     mean, std
-        ``(S, ...)`` of the components.
+        ``(S, ...)`` means and standard deviations of the components.
     target
         ``(...)``.
 
     Returns
     -------
     Tensor
-        ``(...)`` float64, units of the target.
+        ``(...)`` float64, in units of the target.
     """
     shape = target.shape
     mean, std = mean.double().reshape(len(mean), -1), std.double().reshape(len(std), -1)

@@ -1,4 +1,4 @@
-"""Metrics of several labels at once, each 0 or 1."""
+"""Metrics of multi-label classification: several labels for each item, each 0 or 1."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _EACH = (
 
 
 class MultilabelMetrics(Sums):
-    """Metrics of the predictive probability ``p`` of each label, and means over the labels.
+    """Metrics of the predictive probability ``p`` of each label, and means over labels.
 
     A label is predicted if ``p > 1/2``. With ``c_k`` the mean ``p`` and ``a_k`` the fraction of
-    ones in bin k of ``p``, ``ece`` of a label is ``sum_k n_k / n |c_k - a_k|``. The F1 score of a
-    label that neither occurs nor is predicted is 0. Numbers over all labels are the plain means
-    over labels (macro), but ``nll``, the entropies and ``exact_match`` (all known labels of an item
-    are right), which are per item; ``f1_micro`` pools the labels.
+    ones in bin k of ``p``, the ``ece`` of a label is ``sum_k n_k / n |c_k - a_k|``. The F1 score of
+    a label that neither occurs nor is predicted is 0. Metrics over all labels are plain means over
+    labels (macro), except ``nll``, the entropies and ``exact_match`` (all known labels of an item
+    are predicted correctly), which are per item; ``f1_micro`` pools the labels.
 
     Parameters
     ----------
     labels
-        ``L``.
-    bins
-        Of the calibration.
+        Number of labels, ``L``.
+        bins
+            Number of calibration bins.
     """
 
     def __init__(self, labels: int, bins: int = 15) -> None:
@@ -51,15 +51,15 @@ class MultilabelMetrics(Sums):
         Parameters
         ----------
         log_probabilities
-            ``(B, L, 2)`` of 0 and 1, of the predictive mean.
-        target
-            ``(B, L)`` of 0 and 1.
+            ``(B, L, 2)``: logarithm of the predictive mean probability that a label is 0 and 1.
+            target
+                ``(B, L)`` labels, 0 or 1.
         weight
             ``(B,)`` weights of items, 0 for padding.
         aleatoric
-            ``(B, L)`` nats.
-        known
-            ``(B, L)``: False for labels that are not known, which count nowhere.
+            ``(B, L)`` nats, mean entropy of the samples.
+            known
+                ``(B, L)``: False for missing labels, which are ignored.
         """
         keep = weight > 0
         if known is not None:
@@ -72,19 +72,19 @@ class MultilabelMetrics(Sums):
         log_p = log_probabilities[keep].double()
         t = torch.where(there, target[keep], 0)
         p = log_p[..., 1].exp()
-        said, true = (p > 0.5).double(), t.double()
+        predicted, true = (p > 0.5).double(), t.double()
         parts = {
             "weight": torch.ones_like(p),
-            "correct": (said == true).double(),
+            "correct": (predicted == true).double(),
             "positive": true,
-            "predicted": said,
-            "both": said * true,
+            "predicted": predicted,
+            "both": predicted * true,
             "brier": (p - true).square(),
             "nll": -log_p.gather(-1, t[..., None].long())[..., 0],
             "entropy": torch.special.entr(log_p.exp()).sum(-1),
             "aleatoric": aleatoric[keep].double(),
         }
-        # a weight of 0 does not undo an infinite loss of a label that is not known
+        # a weight of 0 does not cancel the infinite loss of a missing label
         rows = [(each * torch.where(there, parts[n], 0.0)).sum(0) for n in _EACH]
         which = (p.nan_to_num() * self.bins).long().clamp_(0, self.bins - 1)
         place = which + self.bins * torch.arange(self.labels, device=w.device)
@@ -100,13 +100,13 @@ class MultilabelMetrics(Sums):
                 "items": w.sum(),
                 "count": keep.double().sum(),
                 "undefined": log_p.isnan().flatten(1).any(1).double().sum(),
-                "exact": (w * ((said == true) | ~there).all(1)).sum(),
+                "exact": (w * ((predicted == true) | ~there).all(1)).sum(),
             },
             {"each": torch.stack(rows), "bins": table},
         )
 
     def by_label(self) -> dict[str, Tensor]:
-        """``(L,)`` each; NaN for a label that is nowhere known."""
+        """Compute the metrics of each label, ``(L,)`` each; NaN for labels without values."""
         each = dict(zip(_EACH, self.read()[1]["each"], strict=True))
         n, share = each["weight"], each["positive"] + each["predicted"]
         _, confidence, positive = self.read()[1]["bins"]
@@ -120,12 +120,12 @@ class MultilabelMetrics(Sums):
         }
 
     def compute(self) -> dict[str, float]:
-        """The metrics of all items so far.
+        """Compute the metrics of all items so far.
 
         Raises
         ------
         HpcsampError
-            If there were no items, or the probabilities of some are not numbers.
+            If there were no items, or some probabilities are NaN.
         """
         sums, tables = self.read()
         check_defined(sums)
@@ -148,7 +148,7 @@ class MultilabelMetrics(Sums):
         }
 
     def reliability(self) -> Mapping[str, list[float]]:
-        """Calibration bins of all labels together, as those of classification."""
+        """Return the calibration bins of all labels together, in the format of classification."""
         count, confidence, positive = self.read()[1]["bins"].sum(1)
         return {
             "edges": torch.linspace(0, 1, self.bins + 1, dtype=torch.float64).tolist(),

@@ -9,23 +9,23 @@ from hpcsamp.metrics.sums import Sums
 
 
 class OrdinalMetrics(Sums):
-    """How far the predictive distribution of a rank is from the true one.
+    """Distance of the predictive distribution of a rank from the true rank: MAE and RPS.
 
     ``mae_rank`` is the mean of ``|m - t|`` with m the median of the predictive distribution (the
-    least rank with ``P(rank <= m) >= 1/2``), which minimises it. The ranked probability score is
-    ``sum_k (P(rank <= k) - [t <= k])^2``, k from 0 to C - 2 (Epstein 1969, without its division by
-    C - 1): the CRPS of a rank.
+    smallest rank with ``P(rank <= m) >= 1/2``), which minimises it. The ranked probability score is
+    ``sum_k (P(rank <= k) - [t <= k])^2``, k from 0 to C - 2 (Epstein 1969, without the division by
+    C - 1); it is the CRPS of a rank.
     """
 
     def __init__(self) -> None:
         super().__init__(("items", "absolute", "rps"), {})
 
     def update(self, log_probabilities: Tensor, target: Tensor, weight: Tensor) -> None:
-        """Add ``(B, C)`` predictions of ``(B,)`` ranks; items of weight 0 do not count."""
+        """Add predictions ``(B, C)`` of ranks ``(B,)``; items of weight 0 are ignored."""
         keep = weight > 0
         w, t = weight[keep].double(), target[keep].long()
         up_to = log_probabilities[keep].double().exp().cumsum(-1)
-        # rounding may leave the sum of half of the probabilities a hair below 1/2
+        # rounding may leave the sum of half of the probabilities slightly below 1/2
         median = (up_to < 0.5 - 1e-12).sum(-1)
         ranks = torch.arange(up_to.shape[-1], device=w.device)
         score = (up_to - (t[:, None] <= ranks).double())[:, :-1].square().sum(-1)
@@ -39,7 +39,7 @@ class OrdinalMetrics(Sums):
         )
 
     def compute(self) -> dict[str, float]:
-        """``mae_rank`` and ``rps``."""
+        """Compute ``mae_rank`` and ``rps``."""
         sums, _ = self.read()
         n = sums["items"]
         return {"mae_rank": sums["absolute"] / n, "rps": sums["rps"] / n}

@@ -1,10 +1,10 @@
-"""Calibration from where targets lie in their predictive distributions, jumps included.
+"""Probability integral transform (PIT): calibration of continuous and discrete predictions.
 
-``u`` of a value is the predictive distribution function at its target (the probability integral
-transform, PIT). Where the distribution is discrete (S samples alone, counts) the function jumps
-there, from ``low`` to ``high``, and ``u`` stands for a uniform draw between them. What is counted
-is the expectation over that draw, so a calibrated forecast has uniform ``u`` whatever S is (Czado,
-Gneiting & Held 2009, section 2). A continuous distribution has ``low is high``.
+The PIT ``u`` of a value is the predictive distribution function at its target. If the distribution
+is discrete (S samples alone, counts), the function jumps at the target from ``low`` to ``high``,
+and ``u`` is a uniform draw between them. The functions here compute expectations over that draw, so
+``u`` of a calibrated forecast is uniform for any S (Czado, Gneiting & Held 2009, section 2). For a
+continuous distribution, pass the same tensor twice (``low is high``).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def within(low: Tensor, high: Tensor, level: float) -> Tensor:
 
 
 def coverage(low: Tensor, high: Tensor, weight: Tensor, bins: int) -> Tensor:
-    """``(bins,)`` weight of the values within the central intervals of level ``1/bins .. 1``."""
-    if low is high:  # all at once: the first level that is not below that of the value
+    """Weight ``(bins,)`` of the values inside the central intervals of level ``1/bins .. 1``."""
+    if low is high:  # find the first level that is at least that of the value, for all at once
         edges = torch.arange(1, bins, dtype=torch.float64, device=low.device) / bins
         which = torch.bucketize((2 * low - 1).abs(), edges)
         return per_bin(which.flatten(), bins, weight.flatten())[0].cumsum(0)
@@ -33,7 +33,7 @@ def coverage(low: Tensor, high: Tensor, weight: Tensor, bins: int) -> Tensor:
 
 
 def histogram(low: Tensor, high: Tensor, weight: Tensor, bins: int) -> Tensor:
-    """``(bins,)`` weight of the values whose ``u`` lies in each of equal bins of 0 .. 1."""
+    """Weight ``(bins,)`` of the values whose ``u`` lies in each of the equal bins of 0 .. 1."""
     if low is high:
         which = (low * bins).long().clamp_(0, bins - 1)
         return per_bin(which.flatten(), bins, weight.flatten())[0]
@@ -42,7 +42,7 @@ def histogram(low: Tensor, high: Tensor, weight: Tensor, bins: int) -> Tensor:
 
 
 def _part(low: Tensor, high: Tensor, start: float, stop: float) -> Tensor:
-    """The part of each interval ``low .. high`` within ``start .. stop``; a point is in or out."""
+    """Fraction of each interval ``low .. high`` within ``start .. stop``; 0 or 1 for a point."""
     width = high - low
     shared = (high.clamp_max(stop) - low.clamp_min(start)).clamp_min(0)
     inside = (low >= start) & ((low < stop) | (low == stop) & (stop >= 1))

@@ -1,9 +1,9 @@
-"""Metrics of the order of items: they need the scores of all of them, one number per item.
+"""Metrics of the order of items: AUROC, FPR and risk-coverage; they need the scores of all items.
 
-Scores are compared to ten digits each: what differs by less is a tie, and ties count by their
-average, so that rounding (and with it the number of ranks) decides nothing. A score that is a
-difference of larger numbers has a ``resolution`` below which it is noise. Infinite scores are above
-(or below) all others and tie with each other; a score that is not a number has no place.
+Scores are compared to ten digits: scores that differ by less are tied, and ties are averaged, so
+that neither rounding nor the number of ranks changes a result. A score that is a difference of
+larger numbers has a ``resolution`` below which it is noise. Infinite scores are above (or below)
+all others and tie with each other; NaN scores are refused.
 """
 
 from __future__ import annotations
@@ -16,19 +16,17 @@ from hpcsamp.errors import DivergedError
 
 
 def _rounded(score: np.ndarray, resolution: float) -> np.ndarray:
-    """Scores to multiples of the resolution, and to 33 binary digits each.
+    """Round scores to multiples of the resolution, and to 33 binary digits each.
 
     Raises
     ------
     DivergedError
-        If some are not numbers.
+        If some scores are NaN.
     """
     score = np.array(score, np.float64)
     undefined = int(np.isnan(score).sum())
     if undefined:
-        raise DivergedError(
-            f"{undefined} of {score.size} scores are not numbers, and have no order"
-        )
+        raise DivergedError(f"{undefined} of {score.size} scores are NaN and cannot be ordered")
     near = np.abs(score) < resolution * 2.0**53  # the others have no digits below it
     score[near] = np.round(score[near] / resolution) * resolution
     mantissa, exponent = np.frexp(score)
@@ -36,17 +34,17 @@ def _rounded(score: np.ndarray, resolution: float) -> np.ndarray:
 
 
 def auroc(inside: np.ndarray, outside: np.ndarray, resolution: float = 0.0) -> float:
-    """Area under the ROC curve of telling two sets apart by a score.
+    """Area under the ROC curve (AUROC) of a score that separates outside from inside items.
 
     ``P(outside > inside) + P(outside = inside) / 2``, the Mann-Whitney statistic (Hanley & McNeil
-    1982): 1 if every outside item scores higher, 1/2 if the score says nothing.
+    1982): 1 if every outside item scores higher, 1/2 if the score carries no information.
 
     Parameters
     ----------
     inside, outside
         Scores ``(n,)`` and ``(m,)``; an outside item should have the larger one.
     resolution
-        Scores that round to the same multiple of it are ties; 0 for none.
+        Scores that round to the same multiple of it are tied; 0 for no rounding.
     """
     if not len(inside) or not len(outside):
         return math.nan
@@ -60,17 +58,17 @@ def auroc(inside: np.ndarray, outside: np.ndarray, resolution: float = 0.0) -> f
 def fpr_at(
     inside: np.ndarray, outside: np.ndarray, rate: float = 0.95, resolution: float = 0.0
 ) -> float:
-    """Fraction of outside items that pass where ``rate`` of the inside ones pass.
+    """False positive rate: fraction of outside items accepted where ``rate`` of inside items are.
 
-    An item passes if its score is at most the smallest threshold that lets ``rate`` of the inside
-    items pass (FPR at 95 % TPR, Hendrycks & Gimpel 2017; inside is the positive class).
+    An item is accepted if its score is at most the smallest threshold that accepts ``rate`` of the
+    inside items (FPR at 95 % TPR, Hendrycks & Gimpel 2017; inside is the positive class).
 
     Parameters
     ----------
     inside, outside
         Scores ``(n,)`` and ``(m,)``; an outside item should have the larger one.
     resolution
-        Scores that round to the same multiple of it are ties; 0 for none.
+        Scores that round to the same multiple of it are tied; 0 for no rounding.
     """
     if not len(inside) or not len(outside):
         return math.nan
@@ -81,23 +79,23 @@ def fpr_at(
 
 
 def risk_coverage(risk: np.ndarray, score: np.ndarray, resolution: float = 0.0) -> np.ndarray:
-    """Mean risk of the k items of the lowest score, for k = 1 .. n.
+    """Risk-coverage curve: mean risk of the k items with the lowest scores, for k = 1 .. n.
 
-    Within a tie the order is a matter of chance; its expectation is what counts.
+    The order within a tie is random, so the expectation over orders is returned.
 
     Parameters
     ----------
     risk
-        ``(n,)``, e.g. 1 for a wrong item and 0 for a right one.
+        ``(n,)``, e.g. 1 for a wrong prediction and 0 for a correct one.
     score
         ``(n,)`` uncertainties.
     resolution
-        Scores that round to the same multiple of it are ties; 0 for none.
+        Scores that round to the same multiple of it are tied; 0 for no rounding.
 
     Returns
     -------
     ndarray
-        ``(n,)``; the last one is the mean risk of all.
+        ``(n,)``; the last number is the mean risk of all items.
     """
     rounded = _rounded(score, resolution)
     _, tie, size = np.unique(rounded, return_inverse=True, return_counts=True)
@@ -106,12 +104,12 @@ def risk_coverage(risk: np.ndarray, score: np.ndarray, resolution: float = 0.0) 
 
 
 def selective(curve: np.ndarray) -> dict[str, float]:
-    """AURC (El-Yaniv & Wiener 2010; Geifman et al. 2019, eq. 3) and risks at coverages.
+    """Compute the AURC (El-Yaniv & Wiener 2010; Geifman et al. 2019, eq. 3) and risks at coverages.
 
     Parameters
     ----------
     curve
-        As :func:`risk_coverage` gives it.
+        As returned by :func:`risk_coverage`.
     """
     n = len(curve)
     at = {f"risk_{q}": float(curve[max(1, round(n * q / 100)) - 1]) for q in (50, 80, 90)}

@@ -15,44 +15,44 @@ from hpcsamp.metrics.sums import check_defined
 class RegressionMetrics(RegressionSums):
     """Errors, spread, calibration and scores of predictive distributions of values.
 
-    An item may hold many values (horizons, fields): all but the density are means over values,
-    sums being kept per **row** (position on the first axis of an item: a horizon, a variable), so
-    that the same numbers are known by row. With ``F`` the distribution function of the predictive
-    mixture, a value lies in the central interval of level ``q`` if and only if
+    An item may have many values (horizons, fields). All metrics except the density are means over
+    values. Sums are kept for each **row** (a position on the first axis of an item: a horizon, a
+    variable), so that the same metrics are available by row. With ``F`` the distribution function
+    of the predictive mixture, a value lies in the central interval of level ``q`` if and only if
     ``|2 F(t) - 1| <= q``; coverage is kept at the levels ``k / bins``. Where ``F`` jumps at the
-    target (samples alone, counts), a uniform draw between its two values stands for ``F(t)``, and
-    its expectation is what counts (Czado, Gneiting & Held 2009): calibrated forecasts then have the
-    nominal coverage for any S. The central interval from the k-th least to the k-th largest of S
-    samples has the level ``(S + 1 - 2 k) / (S + 1)``; between two such levels coverage is
-    interpolated, and above the largest, ``(S - 1) / (S + 1)``, S samples have none.
+    target (samples alone, counts), ``F(t)`` is replaced by a uniform draw between its two values,
+    and metrics are expectations over that draw (Czado, Gneiting & Held 2009): calibrated forecasts
+    then have the nominal coverage for any S. The central interval from the k-th smallest to the
+    k-th largest of S samples has the level ``(S + 1 - 2 k) / (S + 1)``. Coverage between two such
+    levels is interpolated; above the largest, ``(S - 1) / (S + 1)``, it is not defined.
 
     The spread-skill ratio is ``sqrt((S + 1) / S) * spread / rmse`` for samples alone, with
     ``spread`` the root of the mean unbiased variance (divided by S - 1): 1 for calibrated samples,
-    whatever S is (Fortin et al. 2014, eq. 15). Observation noise adds its variance to both, once:
+    for any S (Fortin et al. 2014, eq. 15). The variance of observation noise is added once:
     ``sqrt(mean(noise + (S + 1) / S * variance)) / rmse``.
 
     Parameters
     ----------
     bins
-        Levels of the calibration diagram, a multiple of 20 (so that 50, 80, 90, 95 % are among
-        them).
+        Number of levels of the calibration diagram, a multiple of 20 (so that the levels include
+        50, 80, 90 and 95 %).
     rows
         Length of the first axis of an item; 1 for items without axes.
     weights
-        Weight of every value of a row, broadcastable to an item's shape, such as that of the area
-        of a grid cell; only ratios count. Density and item count know no such weights.
+        Weight of every value of a row, such as the area of a grid cell; broadcasts to the shape of
+        an item. Only ratios matter. The density and the item count are not weighted.
     scale
-        ``(rows,)`` units of the target per unit of what :meth:`update` gets: the standard deviation
-        that a standardised target was divided by.
+        ``(rows,)`` units of the target per unit of the arguments of :meth:`update`: the standard
+        deviation that a standardised target was divided by.
     mixed
-        Whether rows are different quantities. Then numbers over all rows stay in units of the
-        ``scale`` (standard deviations), those by row are in units of their row.
+        Whether rows are different quantities. Metrics over all rows are then in units of the
+        ``scale`` (standard deviations), and metrics of a row are in units of that row.
     typical
-        ``(rows,)`` standard deviations of the target in the units of :meth:`update`: what
-        spreads are binned by. 1 if not given.
+        ``(rows,)`` standard deviations of the target in the units of :meth:`update`, by which
+        spreads are divided before they are binned. 1 by default.
     samples
-        S, of which the ``epistemic`` variances of :meth:`update` are the mean squares around the
-        mean. Not given: infinitely many.
+        S, the number of samples whose mean squares around their mean are the ``epistemic``
+        variances of :meth:`update`. Infinite by default.
     alone
         Whether the S samples alone are the predictive distribution, without noise.
 
@@ -63,9 +63,9 @@ class RegressionMetrics(RegressionSums):
     """
 
     def _by_row(self, scale: Tensor, over_rows: Tensor | None = None) -> dict[str, Tensor]:
-        """Means over items, in the units that ``scale`` leads to.
+        """Compute means over items, multiplied by ``scale`` (squared for variances).
 
-        ``over_rows``: what to divide by instead of the weight of each row.
+        ``over_rows``: divisor that replaces the weight of each row.
         """
         _, tables = self.read()
         rows = tables["rows"]
@@ -77,19 +77,19 @@ class RegressionMetrics(RegressionSums):
         return mean
 
     def compute(self) -> dict[str, float]:
-        """The metrics of all items so far; the definitions say what each is.
+        """Compute the metrics of all items so far; see :mod:`hpcsamp.metrics.definitions`.
 
-        ``nll`` and ``crps`` are there if the updates gave what they need.
+        ``nll`` and ``crps`` are included if the updates were passed ``log_density`` and ``crps``.
 
         Raises
         ------
         HpcsampError
-            If there were no items, or predictions of some are not numbers.
+            If there were no items, or some predictions are not finite numbers.
         """
         sums, _ = self.read()
         check_defined(sums)
         scale = torch.ones_like(self._scale) if self.mixed else self._scale
-        over = self._by_row(scale, self._known())  # the mean over rows is that over known values
+        over = self._by_row(scale, self._known())  # so that means over rows are over known values
         mean = {name: float(values.mean()) for name, values in over.items()}
         result = {
             "rmse": math.sqrt(mean["square"]),
@@ -119,7 +119,7 @@ class RegressionMetrics(RegressionSums):
         return result | {"items": sums["count"]}
 
     def unattained(self) -> dict[str, str]:
-        """Metrics that S samples do not have, and why, by name."""
+        """Return the metrics that S samples cannot have, by name, each with the reason."""
         why = (
             f"S = {self._samples} samples without noise have central intervals up to "
             f"{100 * self.attainable:.1f} %"
@@ -140,9 +140,9 @@ class RegressionMetrics(RegressionSums):
         return not (self._samples == 1 and sums["split_items"] > 0)
 
     def by_row(self) -> dict[str, list[float]]:
-        """RMSE, MAE, bias, CRPS, spread, spread-skill ratio and coverages of every row.
+        """Compute RMSE, MAE, bias, CRPS, spread, spread-skill ratio and coverages of every row.
 
-        In the units of the row. ``crps`` is there if the updates gave it.
+        Metrics are in the units of the row. ``crps`` is included if it was passed to the updates.
 
         Raises
         ------
@@ -169,16 +169,16 @@ class RegressionMetrics(RegressionSums):
         return {name: values.tolist() for name, values in result.items()}
 
     def reliability(self) -> dict[str, list[float]]:
-        """Tables for diagrams of calibration.
+        """Return the tables for calibration diagrams.
 
         Returns
         -------
         dict
             ``level`` (``1/bins .. 1``) and ``coverage``, the fraction of values inside (NaN for
-            levels that the samples do not attain); ``pit``, the fraction of values per bin of
-            ``F(target)``; ``spread``, ``error`` and ``share``: per bin of the predicted standard
-            deviation the RMSE that is expected of it (the numerator of the spread-skill ratio) and
-            the RMSE, both in standard deviations of the target, and the fraction of values there.
+            levels above those of the samples); ``pit``, the fraction of values in each bin of
+            ``F(target)``; ``spread``, ``error`` and ``share``: for each bin of the predicted
+            standard deviation the expected RMSE (the numerator of the spread-skill ratio) and the
+            RMSE, both in standard deviations of the target, and the fraction of values in the bin.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""What is summed over items to measure predictive distributions of values."""
+"""Sums over items from which the metrics of predictive distributions of values are computed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 from hpcsamp.metrics.pit import coverage, histogram, within
 from hpcsamp.metrics.sums import Sums, item_weights, per_bin
 
-#: Central intervals whose coverage is told, in per cent.
+#: Central intervals whose coverage is reported, in per cent.
 LEVELS = (50, 80, 90, 95)
-#: Bins of the histogram of the probability integral transform.
+#: Number of bins of the histogram of the probability integral transform.
 PIT_BINS = 20
 #: Bins of the predicted standard deviation: quarter octaves from 2**-10 to 2**2 standard
 #: deviations of the target.
@@ -29,7 +29,7 @@ ROWS = ("weight", "square", "absolute", "error", "variance", "expected", "episte
 
 
 class RegressionSums(Sums):
-    """Sums of errors, variances and scores by row, and of weights by level, bin and octave.
+    """Sums of errors, variances and scores by row, and of weights by level, PIT bin and spread.
 
     Parameters
     ----------
@@ -94,25 +94,26 @@ class RegressionSums(Sums):
         Parameters
         ----------
         mean, variance_total
-            ``(B, ...)``: moments of the predictive distribution, units of the target and their
-            square; the variance includes observation noise.
+            ``(B, ...)``: moments of the predictive distribution, in units of the target and squared
+            units; the variance includes observation noise.
         target
             ``(B, ...)``.
         weight
-            ``(B,)`` weights of items, 0 for padding; 1 for all if not given.
+            ``(B,)`` weights of items, 0 for padding; 1 for all items by default.
         log_density
             ``(B,)``: ``log mean_s p(target | sample s)`` of the predictive mixture, in nats, summed
             over the values of an item. Without it there is no ``nll``.
         pit
-            ``(B, ...)`` each: ``F`` of the predictive distribution just below the target and at it;
-            that of the normal distribution with its moments if not given.
-        crps
-            ``(B, ...)``: of each value, units of the target. Without it there is no ``crps``.
+            ``(B, ...)`` each: the predictive distribution function ``F`` just below the target and
+            at it; by default that of a normal distribution with the same moments.
+            crps
+                ``(B, ...)``: CRPS of each value, in units of the target. Without it there is no
+                ``crps``.
         epistemic
             ``(B, ...)``: the part of the variance that comes from the weights.
-        known
-            ``(B, ...)`` bool: False for values of the target that are not known. They count
-            nowhere, nor do items without a known value; ``log_density`` is that of known values.
+            known
+                ``(B, ...)`` bool: False for missing values of the target. They are ignored, as are
+                items without a known value; ``log_density`` is the density of the known values.
 
         Raises
         ------
@@ -138,7 +139,7 @@ class RegressionSums(Sums):
             return x[keep].double().reshape(len(w), self.rows, -1)
 
         mean, variance, truth = rowwise(mean), rowwise(variance_total), rowwise(target)
-        each = self._each(w, target)  # of every value: the sum of a row is the item's weight
+        each = self._each(w, target)  # weights of values; a row sums to the weight of the item
         if known is not None:
             known = known.reshape(truth.shape)
             each = each * known
@@ -146,7 +147,7 @@ class RegressionSums(Sums):
         error = mean - truth
         std = variance.sqrt()
         if pit is None:
-            z = torch.where(error == 0, 0.0, -error / std)  # a sure and right one has 0 / 0
+            z = torch.where(error == 0, 0.0, -error / std)  # 0 / 0 if certain and correct
             low = high = torch.special.ndtr(z)
         else:
             low = rowwise(pit[0])
@@ -163,7 +164,7 @@ class RegressionSums(Sums):
             "std": std,
         } | {f"coverage_{q}": within(low, high, q / 100) for q in LEVELS}
         if epistemic is not None:
-            # unbiased; a single sample has no variance that could be known
+            # unbiased; the variance of a single sample is not defined
             parts["epistemic"] = rowwise(epistemic) * _over(self._samples, self._samples - 1)
             parts["variance"] = variance - rowwise(epistemic) + parts["epistemic"]
             parts["expected"] = parts["variance"] + parts["epistemic"] / self._samples
@@ -213,7 +214,7 @@ class RegressionSums(Sums):
         )
 
     def _each(self, w: Tensor, target: Tensor) -> Tensor:
-        """``(B, rows, n)`` weights of values; those of a row of an item sum to the item's."""
+        """Weights of values, ``(B, rows, n)``; in each row they sum to the weight of the item."""
         shape = (1, *target.shape[1:])
         if self._weights is None:
             over = target.new_ones(shape, dtype=torch.float64)
@@ -223,7 +224,7 @@ class RegressionSums(Sums):
         return w[:, None, None] * (over / over.sum(2, keepdim=True))
 
     def _known(self) -> Tensor:
-        """Sum of the weights of all known values, as if an item had one in all."""
+        """Sum of the weights of all known values, divided by the number of rows."""
         return self.read()[1]["rows"][0].mean()
 
 

@@ -1,13 +1,13 @@
-"""Metrics as sums: accumulate on every rank, add the state vectors, compute once.
+"""Metrics kept as sums: accumulate on every rank, add the state vectors, compute once.
 
 Each metric keeps its sufficient statistics (counts, sums, sums per bin) in one flat float64
 vector, ``state``. Adding the vectors of several ranks gives the vector of all their items, so
 metrics over a cluster cost one small sum and equal those of a single process. Items of weight 0
-(the padding of a last batch) count nowhere, whatever they hold.
+(the padding of a last batch) are ignored, whatever values they have.
 
-torchmetrics defines the same numbers, and the tests hold these to its; it is not used here because
-it knows no item weights, accumulates in float32, and keeps every prediction for its calibration
-error, where 45 numbers do.
+torchmetrics defines the same metrics, and the tests compare with it. It is not used here because it
+has no item weights, accumulates in float32, and keeps every prediction for its calibration error,
+for which 45 numbers suffice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hpcsamp.errors import DivergedError, HpcsampError
 
 
 class Sums:
-    """Named sums, and named tables of sums, as views of one float64 vector.
+    """Named sums and named tables of sums, stored in one float64 vector.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class Sums:
     Attributes
     ----------
     state
-        Flat float64 on the CPU. Add other ranks' vectors to it in place.
+        Flat float64 vector on the CPU. Add the vectors of other ranks to it in place.
     """
 
     def __init__(self, scalars: tuple[str, ...], tables: Mapping[str, tuple[int, ...]]) -> None:
@@ -42,7 +42,7 @@ class Sums:
         self.state = torch.zeros(size, dtype=torch.float64)
 
     def add(self, sums: Mapping[str, Tensor], tables: Mapping[str, Tensor]) -> None:
-        """Add one batch: 0-d tensors and tables by name; what is not named gets nothing."""
+        """Add one batch: 0-d tensors and tables by name; names that are left out stay unchanged."""
         some = next(iter(sums.values()))
         zero = some.new_zeros((), dtype=torch.float64)
         parts = [torch.stack([sums.get(name, zero).double() for name in self._scalars])]
@@ -54,7 +54,7 @@ class Sums:
         self.state += torch.cat(parts).cpu()
 
     def read(self) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """The sums and the tables by name.
+        """Return the sums and the tables by name.
 
         Raises
         ------
@@ -64,7 +64,9 @@ class Sums:
         known = len(self._scalars)
         sums = dict(zip(self._scalars, self.state[:known].tolist(), strict=True))
         if not sums["items"] > 0:
-            raise HpcsampError("no items to compute metrics of: none was seen, or all had weight 0")
+            raise HpcsampError(
+                "no items to compute metrics of: none was added, or all had weight 0"
+            )
         sizes = [torch.Size(shape).numel() for shape in self._tables.values()]
         parts = self.state[known:].split(sizes) if sizes else ()
         tables = {
@@ -75,19 +77,19 @@ class Sums:
 
 
 def item_weights(weight: Tensor | None, target: Tensor) -> Tensor:
-    """``(B,)`` float64 weights; 1 for all if none are given."""
+    """Return the weights ``(B,)`` in float64; 1 for all items if ``weight`` is None."""
     if weight is None:
         return torch.ones(len(target), dtype=torch.float64, device=target.device)
     return weight.double()
 
 
 def check_defined(sums: Mapping[str, float]) -> None:
-    """Refuse predictions that are not numbers: every rank has the same sums, and raises.
+    """Refuse predictions that are NaN; every rank has the same sums, so all ranks raise.
 
     Raises
     ------
     DivergedError
-        If the sum ``undefined``, the number of such items, is not 0.
+        If the sum ``undefined``, the number of items with such predictions, is not 0.
     """
     if sums["undefined"] > 0:
         raise DivergedError(
@@ -97,6 +99,6 @@ def check_defined(sums: Mapping[str, float]) -> None:
 
 
 def per_bin(which: Tensor, bins: int, *weights: Tensor) -> Tensor:
-    """Sums of each of ``weights`` ``(n,)`` per bin number ``which`` ``(n,)``: ``(k, bins)``."""
+    """Sum each of ``weights`` ``(n,)`` by bin number ``which`` ``(n,)``: ``(k, bins)``."""
     table = torch.zeros(len(weights), bins, dtype=torch.float64, device=which.device)
     return table.index_add_(1, which, torch.stack(weights))

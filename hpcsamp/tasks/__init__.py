@@ -1,4 +1,4 @@
-"""Kinds of tasks: what the targets of a set are, and what is predicted and measured of them."""
+"""Kinds of tasks: what the targets are, which predictions are made, and which metrics they get."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hpcsamp.tasks.targets import Targets, TargetsError
     from hpcsamp.tasks.views import View
 
-# Imported on first use: a report and an ingest look kinds up without torch.
+# Imported on first use, because reports and ingests look up kinds without importing torch.
 _HOME = {
     **dict.fromkeys(("Found", "Prediction", "Tally", "Task"), "hpcsamp.tasks.base"),
     **dict.fromkeys(("Targets", "TargetsError"), "hpcsamp.tasks.targets"),

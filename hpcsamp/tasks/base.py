@@ -1,24 +1,24 @@
-"""A kind of task: what targets are, what a network says of them, what is predicted and measured.
+"""Base class of tasks: what the targets are, how they are predicted, and which metrics they get.
 
-A task of your own is a subclass of :class:`Task`, named in a configuration as
-``task.kind = "package.module:Class"``; usually one of an existing kind with some of its methods
-replaced::
+To add a task, write a subclass of :class:`Task` and name it in a configuration as
+``task.kind = "package.module:Class"``. Usually it is a subclass of an existing kind that overrides
+some of its methods::
 
     class Ratings(Ordinal):                     # keys of [task] are arguments of the constructor
-        def tally(self, view):                  # what is measured
+        def tally(self, view):                  # the metrics
             return RatingsTally(view)
 
-What is done with it, by a run and its evaluation::
+A run and its evaluation use a task as follows::
 
-    task.check(targets)                         # does the set fit?
+    task.check(targets)                         # refuse a set with other targets
     prediction = task.predict(outputs, y, view) # of a batch, from the outputs of all samples
     tally = task.tally(view)                    # metrics, as sums over a split
     tally.update(prediction, y, weight, mask)
-    arrays = prediction.arrays(wanted)          # what a file of predictions holds of the batch
+    arrays = prediction.arrays(wanted)          # arrays of the batch for a predictions file
     layout = task.variables(view, ...)          # names, axes and units of these arrays
 
-Where there are no targets, ``y`` is :meth:`View.blank`: arrays called ``target`` and ``error`` are
-of no use then, and the others do not depend on it.
+Where there are no targets, ``y`` is :meth:`View.blank`. The arrays ``target`` and ``error`` are
+then meaningless; the others do not depend on ``y``.
 """
 
 from __future__ import annotations
@@ -40,23 +40,24 @@ from hpcsamp.tasks.views import View
 
 @dataclass
 class Found:
-    """What a tally found.
+    """Metrics and tables computed by a tally.
 
     Attributes
     ----------
     metrics
-        By name.
-    reliability
-        Bins of the diagrams by name.
-    rows
-        Of targets with several rows: ``name`` and ``axis_units`` of their axis, ``labels``,
-        ``units`` and metrics by name, a list each; else empty.
+        Values by name.
+        reliability
+            Bins of the reliability diagrams by name.
+        rows
+            Metrics of each row, for targets with several rows: ``name`` and ``axis_units`` of their
+            axis, ``labels``, ``units`` and the metrics by name, each a list. Empty for other
+            targets.
     units
         Unit of each metric that has one.
     unattained
-        Metrics that so few samples do not have, and why, by name.
+        Metrics that need more samples than there are, by name, each with the reason.
     doubt
-        Why the predictions are worse than none, in one line, or None.
+        One line on why the predictions are worse than a constant distribution, or None.
     """
 
     metrics: dict[str, float]
@@ -72,28 +73,31 @@ class Prediction(ABC):
 
     @abstractmethod
     def lazy(self) -> Mapping[str, Callable[[], Tensor]]:
-        """What a file holds, ``(B, ...)`` each, made when called; ``samples`` are this rank's."""
+        """Arrays for a predictions file, ``(B, ...)`` each, as functions that compute them.
+
+        ``samples`` holds those of this rank.
+        """
 
     @abstractmethod
     def scores(self) -> Mapping[str, Tensor]:
-        """``(B,)`` each, one number per item: ``total`` and ``epistemic`` uncertainty.
+        """One number per item, ``(B,)`` each: ``total`` and ``epistemic`` uncertainty.
 
-        Of tasks in which an item is right or wrong also ``confidence`` (1 minus it: larger is less
-        certain) and ``wrong``.
+        Tasks in which a prediction is right or wrong add ``confidence`` (1 minus the confidence, so
+        that larger is less certain) and ``wrong``.
         """
 
     def arrays(self, wanted: Collection[str]) -> dict[str, np.ndarray]:
-        """The wanted arrays of the batch by name."""
+        """Compute the wanted arrays of the batch, by name."""
         return {k: make().cpu().numpy() for k, make in self.lazy().items() if k in wanted}
 
 
 class Tally(ABC):
-    """Metrics of a split as sums: of other ranks' items they are added."""
+    """Metrics of a split, kept as sums so that the sums of several ranks can be added."""
 
     @property
     @abstractmethod
     def states(self) -> list[Tensor]:
-        """Flat float64 vectors on the CPU, to be summed over data groups in place."""
+        """Flat float64 vectors on the CPU, which are summed over data groups in place."""
 
     @abstractmethod
     def update(
@@ -104,49 +108,50 @@ class Tally(ABC):
         Parameters
         ----------
         prediction
-            Of the task.
+            A prediction of the same task.
         target
             ``(B, ...)``.
         weight
-            ``(B,)`` of items, 0 for padding.
+            ``(B,)`` weights of the items, 0 for padding.
         mask
-            False for values that are not known, in the shape of the target.
+            False where a value of the target is missing; has the shape of the target.
         """
 
     @abstractmethod
     def result(self, full: bool) -> Found:
-        """Metrics of all items so far.
+        """Compute the metrics of all items added so far.
 
         Parameters
         ----------
         full
-            All of them; else those that are shown after an epoch.
+            Whether to return all metrics or only those that are shown after an epoch.
         """
 
 
 class Task(ABC):
-    """A kind of task, see the top of this file.
+    """Base class of tasks; see the top of this file.
 
     Attributes
     ----------
     kind
-        Its name in a configuration.
-    labels
-        Whether targets are labels ``0 .. C - 1``, else numbers.
-    usual_likelihood
-        Name of the likelihood where none is given.
-    best
-        Metrics by which states of a run can be compared: 1 where less is better, -1 where more is.
-    scores
-        Names of :meth:`Prediction.scores`.
-    told_apart
-        Those of them by which out-of-distribution items are told from others.
-    definitions
-        What metrics are, where they are not what :mod:`hpcsamp.metrics.definitions` says.
-    key
-        Of the table of a configuration that it comes from, for messages.
-    parts
-        Pictures of a report, by the names in :mod:`hpcsamp.report.build`.
+        Name of the task in a configuration.
+        labels
+            Whether targets are labels ``0 .. C - 1``; otherwise they are numbers.
+        usual_likelihood
+            Name of the default likelihood.
+        best
+            Metrics that can select the best state of a run: 1 if smaller is better, -1 if larger
+            is.
+        scores
+            Names of :meth:`Prediction.scores`.
+        told_apart
+            Scores that are used to detect out-of-distribution items.
+        definitions
+            Definitions of metrics that differ from those in :mod:`hpcsamp.metrics.definitions`.
+        key
+            Configuration table that the task comes from; used in messages.
+        parts
+            Figures of a report, by their names in :mod:`hpcsamp.report.build`.
     """
 
     kind: str = ""
@@ -160,39 +165,40 @@ class Task(ABC):
     parts: ClassVar[tuple[str, ...]] = ()
 
     def check(self, targets: Targets) -> None:
-        """Refuse a set whose targets are of another kind.
+        """Refuse a dataset whose targets do not fit the task.
 
         Raises
         ------
         TargetsError
-            Beginning with the task.
+            If they do not fit. The message begins with the task.
         """
         if targets.parts:
-            raise TargetsError(f"{self._said} is of one target, the set has {targets}")
+            raise TargetsError(f"{self._setting} takes one target, but the set has {targets}")
         if self.labels != (targets.classes is not None):
-            needs = "labels of classes" if self.labels else "numbers"
-            raise TargetsError(f"{self._said} needs {needs}, but targets are {targets}")
+            needs = "class labels" if self.labels else "numbers"
+            raise TargetsError(f"{self._setting} needs {needs}, but the targets are {targets}")
 
     def check_values(self, y: np.ndarray, where: str) -> None:  # noqa: B027
-        """Refuse values that a target of this kind does not have; ``where`` begins the message.
+        """Refuse target values that the task does not allow; the message begins with ``where``.
 
         Raises
         ------
         DataError
-            With the first one.
+            If there is such a value; the message has the first one.
         """
 
     def class_weights(self, targets: Targets) -> ClassWeights | None:
-        """Weights of values by their labels, for losses."""
+        """Return the factors of the loss for each label, or None if all are 1."""
         return None
 
     def balance(self, counts: Tensor) -> list[Any] | None:
-        """``class_weights = "balanced"`` in numbers; None where that is not asked for.
+        """Compute the numbers of ``class_weights = "balanced"``; None if that is not set.
 
         Parameters
         ----------
         counts
-            ``(*target.shape, C)``: how often each label occurs at each place of a target.
+            ``(*target.shape, C)``: number of occurrences of each label at each position of a
+            target.
         """
         return None
 
@@ -207,71 +213,71 @@ class Task(ABC):
         full: bool = False,
         levels: Sequence[float] = (),
     ) -> Prediction:
-        """The predictive distribution of a batch. Collective over the sample group.
+        """Compute the predictive distribution of a batch. Collective over the sample group.
 
         Parameters
         ----------
         outputs
-            ``(s, B, ...)`` of this rank's samples.
-        target
-            ``(B, ...)``, or :meth:`View.blank`.
-        mask
-            False for values of the target that are not known, in its shape.
-        full
-            Also what costs more than sums over samples.
-        levels
-            Of quantiles, where there are any.
+            ``(s, B, ...)`` outputs of this rank's samples.
+            target
+                ``(B, ...)``, or :meth:`View.blank`.
+            mask
+                False where a value of the target is missing; has the shape of the target.
+            full
+                Whether to compute also what costs more than sums over samples, such as the CRPS.
+            levels
+                Probabilities of the quantiles to compute.
         """
 
     @abstractmethod
     def tally(self, view: View) -> Tally:
-        """What is measured over a split, with nothing in it yet."""
+        """Return an empty tally for the metrics of a split."""
 
     @abstractmethod
     def variables(
         self, view: View, *, dtype: str, levels: Sequence[float], samples: int, values: bool
     ) -> tuple[dict[str, Variable], dict[str, Variable]]:
-        """Axes and arrays of a file of predictions.
+        """Describe the axes and arrays of a predictions file.
 
         Parameters
         ----------
         dtype
-            Of what is predicted.
-        levels
-            Of quantiles.
-        samples
-            How many samples are kept; 0 for none.
-        values
-            Whether predictions of every value are kept, or (fields are large) one number per item
-            only.
+            Type of the predicted arrays.
+            levels
+                Probabilities of the quantiles.
+            samples
+                Number of samples to store; 0 for none.
+            values
+                Whether to store predictions of every value. If False (fields are large), only one
+                number per item is stored.
 
         Returns
         -------
         axes, arrays
-            By name; without the axis of the items.
+            Variables by name, without the axis of the items.
         """
 
     def has_quantiles(self, likelihood: Likelihood) -> bool:
-        """Whether quantiles can be predicted."""
+        """Whether quantiles can be computed for this likelihood."""
         return False
 
     def is_series(self, view: View) -> bool:
-        """Whether a target is a row of values whose quantiles can be predicted."""
+        """Whether a target is one-dimensional and its quantiles can be computed."""
         return len(view.targets.shape) == 1 and self.has_quantiles(view.likelihood)
 
     def resolution(self, view: View, score: str = "") -> float:
-        """Below it the uncertainties of items are rounding: they are differences of larger numbers.
+        """Smallest uncertainty of an item that is not rounding error.
 
-        Nats and probabilities: 1e-13.
+        Uncertainties are differences of larger numbers. For nats and probabilities it is 1e-13.
 
         Parameters
         ----------
         score
-            Which of :attr:`scores`.
+            One of :attr:`scores`.
         """
         return 1e-13
 
     @property
-    def _said(self) -> str:
+    def _setting(self) -> str:
         table = self.key if self.key == "task" else f"{self.key}.kind"
         return f'{table} = "{self.kind}"'

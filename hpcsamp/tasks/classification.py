@@ -1,4 +1,4 @@
-"""One label of several classes for each item."""
+"""Classification: one class label for each item."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hpcsamp.tasks.views import View
 
 
 class LabelPrediction(OfClasses):
-    """Class probabilities ``(B, C)`` of items, their uncertainty, and labels ``(B,)``."""
+    """Class probabilities ``(B, C)``, their uncertainties, and the labels ``(B,)``."""
 
     def lazy(self) -> Mapping[str, Callable[[], Tensor]]:
         """See :class:`Prediction`."""
@@ -66,7 +66,7 @@ class LabelTally(Tally):
     ) -> None:
         """See :class:`Tally`."""
         p = prediction.of
-        known = weight if mask is None else weight * mask  # of weight 0: whatever the label is
+        known = weight if mask is None else weight * mask  # items of weight 0 may have any label
         self.metrics.update(p.log_probabilities, target, known, p.aleatoric)
         if self.metrics.classes <= CONFUSION:
             self.confusion.update(p.log_probabilities.argmax(-1), target, known)
@@ -81,7 +81,7 @@ class LabelTally(Tally):
 
 
 class Classification(Labels):
-    """A label ``0 .. C - 1`` for each item; outputs are ``C`` logits."""
+    """Classification: a label ``0 .. C - 1`` for each item; the outputs are ``C`` logits."""
 
     usual_likelihood = "categorical"
     scores = ("total", "epistemic", "confidence", "wrong")
@@ -94,8 +94,8 @@ class Classification(Labels):
         super().check(targets)
         if targets.shape:
             raise TargetsError(
-                f"{self._said} needs one label for each item, but targets are {targets}; "
-                'task.kind = "segmentation" has one for each pixel or step'
+                f"{self._setting} needs one label for each item, but the targets are {targets}; "
+                'task.kind = "segmentation" takes one label for each pixel or step'
             )
 
     def tally(self, view: View) -> LabelTally:
@@ -107,20 +107,18 @@ class Classification(Labels):
     ) -> tuple[dict[str, Variable], dict[str, Variable]]:
         """See :class:`Task`."""
         scales = {"class": self.class_axis(view)}
-        said = "uncertainty: "
         made = {
             "target": Variable((ITEM,), "<i8", "", "true class"),
             "probabilities": Variable(
                 (ITEM, "class"), dtype, "1", "predictive probability, mean over the samples"
             ),
-            "total": Variable((ITEM,), dtype, "nat", f"total {said}entropy of the predictive"),
-            "aleatoric": Variable(
-                (ITEM,), dtype, "nat", f"aleatoric {said}mean entropy of the samples"
-            ),
-            "epistemic": Variable(
-                (ITEM,), dtype, "nat", f"epistemic {said}mutual information of class and weights"
-            ),
         }
+        for name, description in (
+            ("total", "entropy of the predictive distribution"),
+            ("aleatoric", "mean entropy of the samples"),
+            ("epistemic", "mutual information of class and weights"),
+        ):
+            made[name] = Variable((ITEM,), dtype, "nat", f"{name} uncertainty: {description}")
         if samples:
             scales["sample"] = sample_axis(samples)
             made["samples"] = Variable(

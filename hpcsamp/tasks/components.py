@@ -1,4 +1,4 @@
-"""What one weight sample says of a value: the component of the predictive mixture."""
+"""Components of the predictive mixture: the distribution of a value given one weight sample."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from hpcsamp.metrics.mixtures import normal_cdf
 
 
 def normal_components(likelihood: Likelihood) -> bool:
-    """Whether a component is a normal distribution or a point, told by its two moments."""
+    """Whether a component is a normal distribution or a point, so that two moments determine it."""
     return isinstance(likelihood, Gaussian | PredictedGaussian | Samples)
 
 
 def distribution_function(
     likelihood: Likelihood, outputs: Tensor, target: Tensor
 ) -> tuple[Tensor, Tensor] | None:
-    """``P(value < target)`` and ``P(value <= target)`` given the output of each sample.
+    """Compute ``P(value < target)`` and ``P(value <= target)`` given the outputs of each sample.
 
     Returns
     -------
     tuple or None
         ``(s, *target.shape)`` float64 each, the same tensor twice if the distribution is
-        continuous. None if the distribution function of the likelihood is not known here.
+        continuous. None for likelihoods whose distribution function is not implemented.
     """
     at = target.double()
     if isinstance(likelihood, Samples):
@@ -56,7 +56,7 @@ def distribution_function(
         at = at.expand_as(mean)
 
         def below(k: Tensor) -> Tensor:
-            """``P(value <= k)``; k = -1 has 0."""
+            """``P(value <= k)``, which is 0 for k = -1."""
             part = special.betainc(
                 *(t.cpu().numpy() for t in (size, k.clamp_min(0) + 1, size / (size + mean)))
             )

@@ -1,4 +1,4 @@
-"""What the axes of a dataset's items are called and measured in, as its shards tell it."""
+"""Names, values and units of the axes of a dataset's items, read from its shards."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Axis:
     Attributes
     ----------
     name
-        Such as ``latitude``.
-    values
-        Numbers or strings, one per position.
-    units
-        Of numbers.
-    told
-        Whether the dataset has this coordinate; if not, positions are counted.
+        Name of the axis, such as ``latitude``.
+        values
+            Numbers or strings, one per position.
+        units
+            Unit of the numbers.
+        told
+            Whether the dataset has this coordinate. If not, the values are the positions 0, 1, ...
     """
 
     name: str
@@ -38,22 +38,22 @@ class Axis:
 
     @property
     def named(self) -> bool:
-        """Whether positions have names: different quantities, not points of one."""
+        """Whether positions have names: different quantities, not points along one axis."""
         return self.values.dtype.kind in "OSU"
 
 
 @dataclass(frozen=True)
 class Coordinates:
-    """Of one split.
+    """Coordinates of the items of one split.
 
     Attributes
     ----------
     axes
-        Of an item of ``y``, in order.
-    per_item
-        Values by name with one number per item, ``(N,)``, e.g. ``time``; and their units.
-    x_axes
-        Of an item of ``x``, those that the dataset tells.
+        Axes of an item of ``y``, in order.
+        per_item
+            Coordinates with one number per item, ``(N,)``, e.g. ``time``, by name with their units.
+        x_axes
+            Axes of an item of ``x`` for which the dataset has coordinates.
     """
 
     axes: list[Axis]
@@ -61,13 +61,14 @@ class Coordinates:
     x_axes: list[Axis] = field(default_factory=list)
 
     def axis(self, name: str) -> Axis | None:
-        """The axis of the targets with this name."""
+        """Return the axis of the targets with this name, or None."""
         return next((a for a in self.axes if a.name == name), None)
 
     def area_weights(self) -> np.ndarray | None:
-        """``cos(latitude)`` with mean 1 along the axis ``latitude`` of an item, or None.
+        """Return ``cos(latitude)`` with mean 1 along the axis ``latitude`` of an item, or None.
 
-        Broadcastable to an item of ``y``; the weights of WeatherBench (Rasp et al. 2020, eq. 2).
+        The array broadcasts to an item of ``y``. These are the weights of WeatherBench (Rasp et al.
+        2020, eq. 2).
         """
         for i, axis in enumerate(self.axes):
             if axis.name == "latitude":
@@ -81,12 +82,12 @@ class Coordinates:
 
 
 def read_coordinates(dataset: Dataset, target: str = "y") -> Coordinates:
-    """The coordinates of a split: axes from its first shard, values per item from all.
+    """Read the coordinates of a split: axes from its first shard, values per item from all shards.
 
     Parameters
     ----------
     target
-        Which of its targets the axes are of.
+        Name of the target whose axes are read.
 
     Raises
     ------
@@ -116,7 +117,7 @@ def read_coordinates(dataset: Dataset, target: str = "y") -> Coordinates:
                         per_item.setdefault(name, []).append(values[:])
                         units[name] = _text(values.attrs.get("units", ""))
         except (OSError, KeyError, RuntimeError) as e:
-            raise DataError(f"{path}: its coordinates cannot be read: {e}") from e
+            raise DataError(f"{path}: the coordinates cannot be read: {e}") from e
     return Coordinates(
         axes,
         {n: (np.concatenate(v), units[n]) for n, v in sorted(per_item.items())},
@@ -125,7 +126,7 @@ def read_coordinates(dataset: Dataset, target: str = "y") -> Coordinates:
 
 
 def read_axes(folder: Path, manifest: Manifest, array: str) -> list[Axis]:
-    """The axes of an array as the first shard of a set tells them, or its table's columns.
+    """Read the axes of an array from the first shard of a set, or from the columns of its table.
 
     Raises
     ------
@@ -140,15 +141,15 @@ def read_axes(folder: Path, manifest: Manifest, array: str) -> list[Axis]:
             with h5py.File(path, "r", locking=False) as f:
                 axes = _axes(f, array, shape)
         except (OSError, KeyError, RuntimeError) as e:
-            raise DataError(f"{path}: its coordinates cannot be read: {e}") from e
+            raise DataError(f"{path}: the coordinates cannot be read: {e}") from e
     columns = manifest.source.get({"x": "columns", "y": "targets"}.get(array, ""))
     if isinstance(columns, list) and [len(columns)] == list(shape) and not axes[0].told:
-        axes = [Axis(NAMED[array], np.asarray(columns))]  # of a set made before axes had names
+        axes = [Axis(NAMED[array], np.asarray(columns))]  # sets made before axes had names
     return axes
 
 
 def _in_order(axes: list[Axis], order: Mapping[int, np.ndarray]) -> list[Axis]:
-    """Axes as batches have them."""
+    """Reorder the values of axes as batches have them."""
     return [
         replace(a, values=a.values[order[i]]) if i in order and a.told else a
         for i, a in enumerate(axes)
@@ -156,7 +157,7 @@ def _in_order(axes: list[Axis], order: Mapping[int, np.ndarray]) -> list[Axis]:
 
 
 def _axes(f: h5py.File | None, array: str, shape: tuple[int, ...]) -> list[Axis]:
-    """The scales attached to the axes of an array; positions where there are none."""
+    """Return the scales attached to the axes of an array, or positions where there are none."""
     axes: list[Axis] = []
     for i, length in enumerate(shape):
         scales = list(f[array].dims[i + 1].values()) if f is not None else []

@@ -1,4 +1,4 @@
-"""Counts for each item: whole numbers from 0 on."""
+"""Counts: whole numbers 0, 1, 2, ... for each item."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from hpcsamp.tasks.views import View
 
 
 def deviance(target: Tensor, mean: Tensor) -> Tensor:
-    """Poisson deviance of each count, ``2 (t log(t / m) - t + m)``; also where t or m are 0."""
+    """Poisson deviance of each count, ``2 (t log(t / m) - t + m)``, with its limits at 0."""
     return 2 * (torch.xlogy(target, target) - torch.xlogy(target, mean) - (target - mean))
 
 
 class CountTally(NumberTally):
-    """Metrics of values, and the deviance."""
+    """Metrics of values and the Poisson deviance."""
 
     def __init__(self, view: View) -> None:
         super().__init__(view)
@@ -58,9 +58,9 @@ class CountTally(NumberTally):
 
 
 class Counts(Regression):
-    """Counts of any shape; outputs are log rates, or what the likelihood reads.
+    """Counts of any shape; the outputs are log rates, or the parameters of another likelihood.
 
-    ``likelihood.name = "negative_binomial"`` is for counts with a variance above their mean.
+    Use ``likelihood.name = "negative_binomial"`` for counts whose variance exceeds their mean.
     """
 
     usual_likelihood = "poisson"
@@ -80,8 +80,8 @@ class Counts(Regression):
         super().check(targets)
         if targets.standardised:
             raise TargetsError(
-                f"{self._said} needs counts as they are, but targets are standardised; ingest the "
-                f"set without --normalize-y"
+                f"{self._setting} needs counts that are not scaled, but the targets are "
+                f"standardised; ingest the set without --normalize-y"
             )
 
     def check_values(self, y: np.ndarray, where: str) -> None:

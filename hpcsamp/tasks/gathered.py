@@ -1,4 +1,4 @@
-"""Numbers that need all samples of a value at once: exact quantiles and scores of the mixture."""
+"""Exact quantiles and CRPS of the predictive mixture, which need all samples of a value at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hpcsamp.collectives import Collectives
 from hpcsamp.grid import share
 from hpcsamp.metrics.mixtures import crps, order_statistics, quantiles
 
-#: Components, over all samples, that are in memory at once.
+#: Number of components, over all samples, that are in memory at once.
 CHUNK = 1 << 22
 
 
@@ -25,7 +25,7 @@ def of_all_samples(
     levels: Sequence[float] = (),
     alone: bool = False,
 ) -> tuple[Tensor | None, Tensor]:
-    """CRPS and quantiles of the mixture of all samples of the group. Collective over it.
+    """Compute the CRPS and quantiles of the mixture of all samples. Collective over the group.
 
     Components are gathered in pieces of bounded size; each rank works on its share of a piece, and
     the results are summed, so memory does not grow with S and work is split P ways.
@@ -34,19 +34,21 @@ def of_all_samples(
     ----------
     means, stds
         ``(s, B, ...)`` components of this rank's samples.
-    counts
-        Samples of each rank of the group.
-    target
-        ``(B, ...)``, for the CRPS; None for none.
-    levels
-        ``Q`` probabilities of quantiles.
-    alone
-        Whether the samples alone are the distribution: quantiles are then their order statistics.
+        counts
+            Number of samples on each rank of the group.
+        target
+            ``(B, ...)`` targets for the CRPS; None if it is not needed.
+        levels
+            ``Q`` probabilities of the quantiles.
+        alone
+            Whether the samples alone are the distribution; quantiles are then their order
+            statistics.
 
     Returns
     -------
     tuple
-        ``(B, ...)`` and ``(Q, B, ...)``, float64, the same on all ranks of the group.
+        CRPS ``(B, ...)``, None without targets, and quantiles ``(Q, B, ...)``; float64, the same on
+        all ranks of the group.
     """
     shape, total = means.shape[1:], sum(counts)
     flat_means, flat_stds = (t.double().reshape(len(t), -1) for t in (means, stds))

@@ -1,4 +1,4 @@
-"""The layout of a file of predictions: what is kept of every item of a split."""
+"""The layout of a predictions file: the arrays stored for every item of a split."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def layout(
     values: bool = True,
     attributes: Mapping[str, Any] | None = None,
 ) -> Layout:
-    """The arrays of the predictions of ``count`` items.
+    """Lay out the arrays of a predictions file for ``count`` items.
 
     Parameters
     ----------
     dtype, quantiles, samples, values
         See :meth:`Task.variables`.
     attributes
-        Of the file.
+        Attributes of the file.
     """
     scales = {
         ITEM: Variable((ITEM,), "<i8", "", "position in the split", np.arange(count, dtype="<i8"))

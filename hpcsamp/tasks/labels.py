@@ -1,4 +1,4 @@
-"""What tasks of labels have in common: weights of classes, probabilities, and their axes."""
+"""Shared base of the tasks with class labels: class weights, probabilities and their axes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hpcsamp.tasks.predictive import ClassPrediction, class_prediction
 from hpcsamp.tasks.targets import Targets
 from hpcsamp.tasks.views import View
 
-#: Classes up to which a confusion matrix is kept.
+#: Largest number of classes for which a confusion matrix is kept.
 CONFUSION = 512
 
 BALANCED = "balanced"
@@ -25,12 +25,12 @@ BALANCED = "balanced"
 
 @dataclass
 class OfClasses(Prediction):
-    """Class probabilities, their uncertainty, and the labels.
+    """Class probabilities, their uncertainties, and the labels.
 
     Attributes
     ----------
     of
-        The distributions, ``(B, ..., C)``.
+        The predictive distributions, ``(B, ..., C)``.
     target
         ``(B, ...)`` labels.
     """
@@ -40,20 +40,21 @@ class OfClasses(Prediction):
 
 
 class Labels(Task):
-    """Labels of ``C`` classes.
+    """Base class of tasks whose targets are labels of ``C`` classes.
 
     Parameters
     ----------
     class_weights
         Factor of the loss of each class, or ``"balanced"``: ``N / (C n_c)`` from the training set,
-        by which each class has the same part. They are not normalised, and metrics know none.
+        which gives every class the same total weight. The factors are not normalised, and metrics
+        do not use them.
     """
 
     labels = True
     best: ClassVar[Mapping[str, int]] = {
         "nll": 1, "accuracy": -1, "brier": 1, "ece": 1, "mace": 1,
     }  # fmt: skip
-    #: What is predicted of a batch.
+    #: Class of the predictions of a batch.
     prediction: ClassVar[type[OfClasses]]
 
     def __init__(self, class_weights: list[float] | Literal["balanced"] | None = None) -> None:
@@ -65,21 +66,21 @@ class Labels(Task):
         Raises
         ------
         UsageError
-            If there are weights of another number of classes, one is negative, or they are not
-            known yet.
+            If the number of weights is not the number of classes, a weight is negative, all are 0,
+            or ``"balanced"`` has not been replaced by numbers yet.
         """
         if self.weights is None:
             return None
         if isinstance(self.weights, str):
             raise UsageError(
-                f'{self.key}.class_weights = "{self.weights}" is a list of numbers once the '
-                f"training set has been counted, which hpcsamp train does"
+                f'{self.key}.class_weights = "{self.weights}" becomes a list of numbers when '
+                f"hpcsamp train counts the labels of the training set; write numbers here"
             )
         self._check_weights(self.weights, len(self._weighted(targets)), "classes")
         return ClassWeights(self.weights)
 
     def balance(self, counts: Tensor) -> list[Any] | None:
-        """See :class:`Task`: of all places of a target together."""
+        """See :class:`Task`; all positions of a target are counted together."""
         if self.weights != BALANCED:
             return None
         found: list[Any] = balanced(counts.reshape(-1, counts.shape[-1]).sum(0)).tolist()
@@ -100,7 +101,7 @@ class Labels(Task):
     def probabilities(
         self, outputs: Tensor, target: Tensor, view: View, mask: Tensor | None
     ) -> ClassPrediction:
-        """Predictive class probabilities. Collective over the sample group."""
+        """Compute the predictive class probabilities. Collective over the sample group."""
         known = target if mask is None else target.masked_fill(~mask, 0)
         classes = self.classes(view.targets)
         log_p = view.likelihood.log_probabilities(outputs, known, classes)
@@ -108,32 +109,32 @@ class Labels(Task):
 
     @staticmethod
     def classes(targets: Targets) -> int:
-        """``C``."""
+        """Number of classes, ``C``."""
         assert targets.classes is not None
         return targets.classes
 
     def class_axis(self, view: View) -> Variable:
-        """The axis of the classes, by name where they have one."""
+        """Return the axis of the classes, with their names if the set has them."""
         return class_axis(self.classes(view.targets), view.targets.class_names)
 
     def _weighted(self, targets: Targets) -> range:
-        """What has a weight each."""
+        """Range of the labels that have a weight each."""
         return range(self.classes(targets))
 
     def _check_weights(self, weights: list[Any], count: int, of: str) -> None:
         if len(weights) != count:
             raise UsageError(
-                f"{self.key}.class_weights has {len(weights)} numbers, the targets have {count} "
-                f"{of}"
+                f"{self.key}.class_weights has {len(weights)} numbers, but the targets have "
+                f"{count} {of}"
             )
         table = torch.tensor(weights, dtype=torch.float64)
         if not bool((table >= 0).all()) or not bool((table > 0).any()):
             raise UsageError(
-                f"{self.key}.class_weights = {weights}: numbers from 0 on are needed, not all of "
-                f"them 0"
+                f"{self.key}.class_weights = {weights} must be numbers of at least 0, and at least "
+                f"one must be above 0"
             )
 
 
 def names_of(targets: Targets, classes: int) -> list[str]:
-    """Names of classes, their labels where they have none."""
+    """Return the names of the classes, or their labels if they have no names."""
     return list(targets.class_names or map(str, range(classes)))

@@ -1,4 +1,4 @@
-"""The arrays of a predictions file: names, axes, types, units and what they are."""
+"""The arrays of a predictions file: names, axes, types, units and descriptions."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any
 import numpy as np
 
 ITEM = "index"
-"""Axis of the items in a file of predictions."""
+"""Name of the axis of the items in a predictions file."""
 
 
 @dataclass(frozen=True)
 class Variable:
-    """An array of the file.
+    """An array of a predictions file.
 
     Attributes
     ----------
     dims
-        Names of its axes; those that ranks write have the items first.
-    dtype, units, description
-        The latter two become attributes.
-    values
-        What is known beforehand; None for what ranks write.
-    slab
-        Shape of the slabs in which an item is stored, one number for each axis but the first; None
-        if it is stored whole.
+        Names of its axes. The first axis of arrays that ranks write is that of the items.
+        dtype, units, description
+            Type of the values; unit and description, which become attributes.
+        values
+            Values known beforehand; None if the ranks write them.
+        slab
+            Shape of the slabs in which an item is stored, one number for each axis but the first;
+            None if an item is stored whole.
     """
 
     dims: tuple[str, ...]
@@ -39,16 +39,17 @@ class Variable:
 
 @dataclass
 class Layout:
-    """What a file holds.
+    """The axes, arrays and attributes of a predictions file.
 
     Attributes
     ----------
     scales
-        By name of the axis: a one-dimensional variable with its values. The first is the items'.
-    variables
-        By name.
-    attributes
-        Of the file.
+        A one-dimensional variable for each axis, by its name, with its values. The first is that of
+        the items.
+        variables
+            Arrays by name.
+        attributes
+            Attributes of the file.
     """
 
     scales: dict[str, Variable]
@@ -61,7 +62,7 @@ class Layout:
 
     @property
     def bytes(self) -> int:
-        """Of all variables."""
+        """Size of all variables in bytes."""
         return sum(
             int(np.prod(self.shape(name), dtype=np.int64)) * np.dtype(v.dtype).itemsize
             for name, v in self.variables.items()
@@ -69,12 +70,12 @@ class Layout:
 
 
 def class_axis(classes: int, names: Sequence[str] | None = None) -> Variable:
-    """The axis of the classes, by their names or else their labels."""
+    """Return the axis of the classes, with their names or, without names, their labels."""
     if names is not None:
         return Variable(("class",), "O", "", "", np.asarray(names, object))
     return Variable(("class",), "<i8", "", "", np.arange(classes, dtype="<i8"))
 
 
 def sample_axis(samples: int) -> Variable:
-    """The axis of the weight samples."""
+    """Return the axis of the weight samples."""
     return Variable(("sample",), "<i8", "", "weight sample", np.arange(samples, dtype="<i8"))

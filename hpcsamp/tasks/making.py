@@ -1,4 +1,4 @@
-"""Tasks from the table ``[task]`` of a configuration."""
+"""Construct tasks from the table ``[task]`` of a configuration."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from hpcsamp.tasks.base import Task
 
 
 def make(kind: str, arguments: Mapping[str, Any] | None = None, key: str = "task") -> Task:
-    """A task by its name.
+    """Construct a task by its name.
 
     Parameters
     ----------
     kind
         A key of ``TASKS``, or a class of the user's own as ``package.module:Class``.
     arguments
-        Of its constructor.
-    key
-        Of the table that they are from, for messages.
+        Arguments of its constructor.
+        key
+            Configuration table that the arguments come from; used in messages.
 
     Raises
     ------
     UsageError
-        For an unknown name or argument, or one of another type.
+        If the name or an argument is unknown, or an argument has the wrong type.
     """
     made: Task = free.construct(key, kind, TASKS.find(kind), arguments or {})
     made.kind, made.key = kind, key
@@ -33,5 +33,5 @@ def make(kind: str, arguments: Mapping[str, Any] | None = None, key: str = "task
 
 
 def defaults(kind: str) -> dict[str, Any]:
-    """Default values of the arguments of a task."""
+    """Return the default values of the arguments of a task."""
     return free.defaults(TASKS.find(kind))

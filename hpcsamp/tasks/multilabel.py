@@ -1,4 +1,4 @@
-"""Several labels for each item, each 0 or 1."""
+"""Multi-label classification: several labels for each item, each 0 or 1."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hpcsamp.tasks.views import View
 
 
 class MultilabelPrediction(OfClasses):
-    """Probabilities ``(B, L, 2)`` of each label to be 0 and 1, and their uncertainty."""
+    """Probabilities ``(B, L, 2)`` that each label is 0 or 1, and their uncertainties."""
 
     def lazy(self) -> Mapping[str, Callable[[], Tensor]]:
         """See :class:`Prediction`."""
@@ -44,7 +44,7 @@ class MultilabelPrediction(OfClasses):
 
 
 class MultilabelTally(Tally):
-    """Metrics of each label, and over all of them."""
+    """Metrics of each label and over all labels."""
 
     def __init__(self, names: Sequence[str], bins: int) -> None:
         self.names = list(names)
@@ -77,16 +77,16 @@ class MultilabelTally(Tally):
 
 
 class Multilabel(Labels):
-    """Labels ``(L,)`` of 0 and 1; outputs are their logits.
+    """Multi-label classification: labels ``(L,)`` of 0 and 1; the outputs are their logits.
 
-    The predictive distribution is that of each label by itself: losses, metrics and files know no
-    joint probability of several labels.
+    Each label has a predictive distribution by itself: losses, metrics and files do not contain
+    joint probabilities of several labels.
 
     Parameters
     ----------
     class_weights
-        Factor of the loss of each label, or ``"balanced"``: ones and zeros of each label have the
-        same part; or a pair for each label, of 0 and of 1.
+        Factor of the loss of each label; or a pair of factors for each label, for 0 and for 1; or
+        ``"balanced"``, which gives the ones and zeros of each label the same total weight.
     """
 
     usual_likelihood = "bernoulli"
@@ -96,9 +96,9 @@ class Multilabel(Labels):
     parts = PARTS["multilabel"]
     prediction = MultilabelPrediction
     definitions: ClassVar[Mapping[str, str]] = {
-        "accuracy": "fraction of labels that are right (predicted if the probability is above "
-        "1/2), mean over labels",
-        "exact_match": "fraction of items all of whose labels are right",
+        "accuracy": "fraction of labels predicted correctly (a label is predicted if its "
+        "probability is above 1/2), mean over labels",
+        "exact_match": "fraction of items with all labels predicted correctly",
         "f1": "F1 score of each label (0 where it neither occurs nor is predicted), mean over "
         "labels",
         "f1_micro": "F1 score of all labels together",
@@ -123,7 +123,7 @@ class Multilabel(Labels):
         super().check(targets)
         if targets.classes != 2 or len(targets.shape) != 1:
             raise TargetsError(
-                f"{self._said} needs labels 0 and 1 of shape (L,), but targets are {targets}"
+                f"{self._setting} needs labels 0 and 1 of shape (L,), but the targets are {targets}"
             )
 
     def class_weights(self, targets: Targets) -> ClassWeights | None:
@@ -136,7 +136,7 @@ class Multilabel(Labels):
         return super().class_weights(targets)
 
     def balance(self, counts: Tensor) -> list[Any] | None:
-        """See :class:`Task`: of each label by itself."""
+        """See :class:`Task`; each label is counted by itself."""
         if self.weights != BALANCED:
             return None
         found: list[Any] = balanced(counts).tolist()
@@ -158,8 +158,8 @@ class Multilabel(Labels):
                 each, dtype, "1", "predictive probability of the label, mean over the samples"
             ),
         }
-        for name, of in zip(parts, ("entropy", "mean entropy of the samples", "the difference"),
-                            strict=True):  # fmt: skip
+        descriptions = ("entropy", "mean entropy of the samples", "total minus aleatoric")
+        for name, of in zip(parts, descriptions, strict=True):
             made[f"label_{name}"] = Variable(each, dtype, "nat", f"{name} uncertainty: {of}")
             made[name] = Variable(
                 (ITEM,), dtype, "nat", f"{name} uncertainty: {of}, summed over labels"
@@ -173,7 +173,7 @@ class Multilabel(Labels):
 
 
 def _names(view: View) -> list[str]:
-    """Names of the labels: those of the axis, or of the targets, or their numbers."""
+    """Return the names of the labels from the axis or the targets, or else their numbers."""
     axes = view.coordinates.axes
     if axes and axes[0].named:
         return [str(v) for v in axes[0].values]
@@ -181,7 +181,7 @@ def _names(view: View) -> list[str]:
 
 
 def counts_of(target: Tensor, classes: int) -> Tensor:
-    """``(*target.shape[1:], C)`` how often each label occurs at each place of ``(n, ...)``."""
+    """Count each label at each position of targets ``(n, ...)``: ``(*target.shape[1:], C)``."""
     flat = target.reshape(len(target), -1)
     found = torch.stack([(flat == c).sum(0) for c in range(classes)], -1).double()
     return found.reshape(*target.shape[1:], classes)

@@ -1,4 +1,4 @@
-"""One of several ordered classes for each item."""
+"""Ordinal regression: one of several ordered classes for each item."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hpcsamp.tasks.views import View
 
 
 class RankTally(LabelTally):
-    """Metrics of classes, and of their distance."""
+    """Metrics of classes, and of the distance between predicted and true ranks."""
 
     def __init__(self, view: View) -> None:
         super().__init__(view.targets, view.bins)
@@ -46,7 +46,7 @@ class RankTally(LabelTally):
 
 
 class Ordinal(Classification):
-    """A rank ``0 .. C - 1`` for each item; outputs are ``C - 1`` cumulative logits.
+    """Ordinal regression: a rank ``0 .. C - 1`` for each item, from ``C - 1`` cumulative logits.
 
     See :class:`~hpcsamp.losses.CumulativeLogits`.
     """
@@ -55,8 +55,8 @@ class Ordinal(Classification):
     parts = PARTS["ordinal"]
     best: ClassVar[Mapping[str, int]] = {**Classification.best, "mae_rank": 1, "rps": 1}
     definitions: ClassVar[Mapping[str, str]] = {
-        "mae_rank": "mean absolute difference of the true rank and the median of the predictive",
-        "rps": "ranked probability score: sum over thresholds of squared differences of the "
+        "mae_rank": "mean absolute difference between the true rank and the predictive median",
+        "rps": "ranked probability score: sum over thresholds of squared differences between the "
         "predictive and the true cumulative distribution",
     }
 

@@ -1,4 +1,4 @@
-"""The outputs of prediction samples, and how many each rank of a sample group evaluates."""
+"""Evaluate prediction samples: outputs, and the share of each rank of a sample group."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from hpcsamp.weights import Caller
 def local_outputs(
     method: Method, x: Tensor, samples: int, group: Collectives, index: Tensor | None = None
 ) -> Tensor:
-    """``(s, B, ...)`` outputs of this rank's share of ``samples`` prediction samples.
+    """Evaluate this rank's share of ``samples`` prediction samples: outputs ``(s, B, ...)``.
 
     Parameters
     ----------
     x
-        ``(B, ...)``, of a network in parts what this rank's part takes: a batch that was read in
-        parts (:func:`parts_of_inputs`), or :func:`inputs_for` whole ones.
+        ``(B, ...)`` inputs. For a network in parts, the inputs of this rank's part: a batch read in
+        parts (see :func:`parts_of_inputs`), or :func:`inputs_for` of whole inputs.
     index
         ``(B,)`` positions of the items in their split, see :meth:`Method.forward`.
 
@@ -40,14 +40,14 @@ def local_outputs(
 def outputs_of(
     method: Method, batches: Sequence[tuple[Tensor, Tensor]], samples: int, group: Collectives
 ) -> Tensor:
-    """``(s, B, ...)`` outputs of this rank's share of the samples for the items of some batches.
+    """Evaluate this rank's share of the samples on several batches: outputs ``(s, B, ...)``.
 
     The weights of a chunk of samples are drawn once for all batches.
 
     Parameters
     ----------
     batches
-        Inputs and positions of the items of each, as in :func:`local_outputs`.
+        Inputs and item positions of each batch, as in :func:`local_outputs`.
     """
     mine = method.prediction_share(samples, group.sample_size, group.sample_rank)
     count, found = sum(len(index) for _, index in batches), None
@@ -67,31 +67,31 @@ def outputs_of(
 
 
 def inputs_for(method: Method, x: Tensor) -> Tensor:
-    """What this rank's part of a network takes of whole inputs."""
+    """Select the inputs of this rank's part of a network from whole inputs."""
     return x if method.spread is None else method.spread.of_inputs(x)
 
 
 def parts_of_inputs(method: Method) -> dict[str, Part] | None:
-    """What a loader is to read of the inputs of items for this rank; None for all of them."""
+    """Return the part of the inputs that a loader reads for this rank; None for whole inputs."""
     return None if method.spread is None else {"x": method.spread.inputs}
 
 
 def _whole(method: Method, outputs: Tensor, group: Collectives) -> Tensor:
-    """Outputs of whole items, where a network in parts gives parts of them."""
+    """Return outputs of whole items; those of a network in parts are gathered over model ranks."""
     if method.spread is None:
         return outputs
     return group.gather_over_model(outputs, method.spread.outputs)
 
 
 def split(outputs: Tensor, packed: Method | Caller, targets: Sequence[str]) -> dict[str, Tensor]:
-    """``(s, B, ...)`` outputs of each of several targets by its name.
+    """Split the outputs of several targets: ``(s, B, ...)`` of each, by its name.
 
     Parameters
     ----------
     outputs
-        ``(s, B, n)``, of the last evaluation.
-    packed
-        What evaluated them, which knows how they lie in one tensor.
+        ``(s, B, n)`` outputs of the last evaluation.
+        packed
+            The method or network caller that evaluated them; it knows the layout of the tensor.
     """
     layout = packed.outputs
     if layout is None and len(targets) == 1:
@@ -101,7 +101,7 @@ def split(outputs: Tensor, packed: Method | Caller, targets: Sequence[str]) -> d
 
 
 def sample_counts(method: Method, samples: int, group: Collectives) -> list[int]:
-    """How many prediction samples each rank of the sample group evaluates. Collective."""
+    """Return the number of prediction samples on each rank of the sample group. Collective."""
     mine = method.prediction_share(samples, group.sample_size, group.sample_rank)
     counts = torch.zeros(group.sample_size, dtype=torch.float64)
     counts[group.sample_rank] = len(mine)

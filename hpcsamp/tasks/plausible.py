@@ -1,4 +1,4 @@
-"""Is a predictive distribution of values better than none? A warning where it is not."""
+"""Warn where a predictive distribution is worse than a constant normal distribution."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from torch import Tensor
 from hpcsamp.data import Dataset
 
 LEAST_COVERAGE = 0.5
-"""Of 90 % intervals: with less, the spread of the predictions is not that of the targets."""
+"""Smallest plausible coverage of 90 % intervals; below it the predicted spread is too small."""
 
 
 class ConstantNormal:
-    """The NLL of a normal distribution that is the same for all items.
+    """NLL of a constant normal distribution, the same for all items, as a baseline.
 
-    Its mean and standard deviation are those of the training targets, value by value.
+    Its mean and standard deviation are those of the training targets, separately for each value.
 
     Parameters
     ----------
     dataset
-        The split that is evaluated, with the statistics of the training targets.
-    target
-        Which of its targets.
+        The split that is evaluated; it has the statistics of the training targets.
+        target
+            Name of the target.
 
     Attributes
     ----------
     state
         ``(2,)`` float64, sum of negative log densities and number of items; states of data groups
-        add up.
+        can be added.
     """
 
     def __init__(self, dataset: Dataset, target: str = "y") -> None:
@@ -40,7 +40,7 @@ class ConstantNormal:
     def update(self, y: Tensor, weight: Tensor, mask: Tensor | None = None) -> None:
         """Add the ``(B, ...)`` targets of a batch.
 
-        Items of weight 0 do not count, nor do values for which ``mask`` is False.
+        Items of weight 0 and values for which ``mask`` is False are ignored.
         """
         known = (torch.ones_like(y, dtype=torch.bool) if mask is None else mask)[weight > 0].cpu()
         true = y[weight > 0].detach().double().cpu()
@@ -51,25 +51,25 @@ class ConstantNormal:
         self.state += torch.stack([each.sum(), items.double()])
 
     def nll(self) -> float:
-        """In nats per item."""
+        """NLL in nats per item."""
         total, items = self.state.tolist()
         return float(total / items)
 
 
 def doubt(metrics: Mapping[str, float], constant_nll: float) -> str | None:
-    """One line on an evaluation that no one should rely on, else None.
+    """Return one line on why predictions should not be relied on, or None if they are plausible.
 
     Parameters
     ----------
     metrics
-        Of values; those that are missing are passed over.
-    constant_nll
-        Of a :class:`ConstantNormal`.
+        Metrics of values by name; missing ones are skipped.
+        constant_nll
+            NLL of a :class:`ConstantNormal`.
     """
     coverage, nll = metrics.get("coverage_90", math.nan), metrics.get("nll", math.nan)
     found = []
     if coverage < LEAST_COVERAGE:
-        found.append(f"90 % intervals hold {coverage:.1%} of the values")
+        found.append(f"90 % intervals contain {coverage:.1%} of the values")
     if nll > constant_nll:
         found.append(
             f"the NLL of {nll:.4g} is worse than the {constant_nll:.4g} of a normal distribution "

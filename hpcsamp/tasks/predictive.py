@@ -1,4 +1,4 @@
-"""The posterior predictive of a batch, from samples spread over the ranks of a sample group."""
+"""Posterior predictive distribution of a batch from samples spread over a sample group."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from hpcsamp.tasks.outputs import local_outputs
 
 @dataclass
 class ClassPrediction:
-    """The predictive distribution over classes.
+    """Predictive distribution over classes.
 
     Attributes
     ----------
     log_probabilities
-        ``(B, ..., C)``, log of the mean over all S samples of the class probabilities; one
+        ``(B, ..., C)``, log of the class probabilities averaged over all S samples; one
         distribution for each value of a target.
     aleatoric
-        ``(B, ...)`` nats, mean over samples of each sample's entropy. The entropy of the mean is
-        the total uncertainty, the difference (the mutual information of label and weights) the
-        epistemic one (Depeweg et al. 2018).
+        ``(B, ...)`` nats, entropy of each sample's distribution, averaged over samples. The entropy
+        of the mean is the total uncertainty; the difference, the mutual information of label and
+        weights, is the epistemic uncertainty (Depeweg et al. 2018).
     own
-        ``(s, B, ..., C)``, log probabilities of this rank's samples.
+        ``(s, B, ..., C)``, log probabilities under this rank's samples.
     """
 
     log_probabilities: Tensor
@@ -45,25 +45,27 @@ class ClassPrediction:
 
 @dataclass
 class ValuePrediction:
-    """The predictive distribution of real targets.
+    """Predictive distribution of real-valued targets.
 
     Attributes
     ----------
     mean
-        ``(B, ...)``.
-    aleatoric, epistemic
-        ``(B, ...)`` variances: mean of the samples' variances, variance of their means (law of
-        total variance; their sum is the predictive variance).
+        ``(B, ...)`` predictive mean.
+        aleatoric, epistemic
+            ``(B, ...)`` variances: the mean of the samples' variances and the variance of their
+            means. Their sum is the predictive variance (law of total variance).
     log_density
         ``(B,)`` nats, log density of the targets under the mixture of all S samples; None if the
-        samples alone are the distribution, which has no density then.
+        samples alone are the distribution, because it has no density then.
     pit
-        Two of ``(B, ...)``: the mixture's distribution function just below the targets and at them,
-        which differ where the distribution is discrete; None if it is not known. With samples
-        alone they are ``r / (S + 1)`` and ``(r + t + 1) / (S + 1)``, where r of S samples are below
-        the target and t equal to it: the rank of a target among S + 1 exchangeable draws.
+        Two tensors ``(B, ...)``: the distribution function of the mixture just below the targets
+        and at the targets, which differ if the distribution is discrete; None if it is not
+        implemented. With samples alone they are ``r / (S + 1)`` and ``(r + t + 1) / (S + 1)``,
+        where r of S samples are below the target and t equal it: the rank of the target among S + 1
+        exchangeable draws.
     own_means, own_stds
-        ``(s, B, ...)`` of this rank's samples: the components of the mixture.
+        ``(s, B, ...)`` means and standard deviations of this rank's samples, which are components
+        of the mixture.
     """
 
     mean: Tensor
@@ -76,18 +78,21 @@ class ValuePrediction:
 
 
 def entropy(log_p: Tensor) -> Tensor:
-    """``(...)`` nats, entropy of distributions ``(..., C)`` from their log probabilities."""
+    """Entropy in nats, ``(...)``, of distributions ``(..., C)`` from their log probabilities."""
     return -(log_p.exp() * _finite(log_p)).sum(-1)
 
 
 def _finite(log_p: Tensor) -> Tensor:
-    """Log probabilities, those of 0 as a number: times 0 it is 0."""
+    """Replace log probabilities of -inf by a finite number, so that 0 times it is 0."""
     return log_p.clamp(min=torch.finfo(log_p.dtype).min)
 
 
 def class_prediction(log_p: Tensor, samples: int, group: Collectives) -> ClassPrediction:
-    """From log probabilities ``(s, B, ..., C)`` of this rank's samples. Collective."""
-    each, shift = shifted_exp(log_p, group)  # both sums take the exponentials of one pass
+    """Average class probabilities over all samples. Collective.
+
+    ``log_p``: ``(s, B, ..., C)`` log probabilities under this rank's samples.
+    """
+    each, shift = shifted_exp(log_p, group)  # both sums use the exponentials of one pass
     entropies = -((each * _finite(log_p)).sum(0) * shift.exp()).sum(-1)
     return ClassPrediction(
         log_of_sum(each, shift, samples, group),
@@ -105,7 +110,7 @@ def predict_values(
     likelihood: Likelihood,
     index: Tensor | None = None,
 ) -> ValuePrediction:
-    """Predictive moments of ``(B, ...)`` inputs, and where ``y`` lies in them. Collective.
+    """Compute predictive moments for inputs ``(B, ...)``, log density and PIT of ``y``. Collective.
 
     ``index``: as in :func:`~hpcsamp.tasks.outputs.local_outputs`.
     """
@@ -121,9 +126,9 @@ def value_prediction(
     likelihood: Likelihood,
     mask: Tensor | None = None,
 ) -> ValuePrediction:
-    """From the outputs ``(s, B, ...)`` of this rank's samples. Collective.
+    """Compute the predictive distribution from this rank's outputs ``(s, B, ...)``. Collective.
 
-    ``mask``: False for values of ``y`` that are not known, which have no part in the density.
+    ``mask``: False where a value of ``y`` is missing; such values do not enter the density.
     """
     if mask is not None:
         y = y.masked_fill(~mask, 0)

@@ -1,4 +1,4 @@
-"""Predictions of a likelihood that has a density alone: the samples' outputs, and the score."""
+"""Predictions for a likelihood without moments: the samples' outputs and the log density."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from hpcsamp.tasks.views import View
 
 
 def has_moments(likelihood: Likelihood) -> bool:
-    """Whether a likelihood has a mean and a variance."""
+    """Whether a likelihood implements a mean and a variance."""
     return type(likelihood).moments is not Likelihood.moments
 
 
 @dataclass
 class RawPrediction(Prediction):
-    """Outputs of the samples, as they are.
+    """Unprocessed outputs of the samples.
 
     Attributes
     ----------
     mean, variance
-        ``(B, n)`` over samples.
-    log_density
-        ``(B,)`` nats, of the mixture of all samples.
-    own
-        ``(s, B, n)`` of this rank's samples.
+        ``(B, n)`` mean and variance of the outputs over samples.
+        log_density
+            ``(B,)`` nats, log density of the targets under the mixture of all samples.
+        own
+            ``(s, B, n)`` outputs of this rank's samples.
     """
 
     mean: Tensor
@@ -54,20 +54,20 @@ class RawPrediction(Prediction):
         }
 
     def scores(self) -> Mapping[str, Tensor]:
-        """See :class:`Prediction`: all that is known comes from the weights."""
+        """See :class:`Prediction`; both are the variance over samples, as noise has no moments."""
         return {"total": self.variance.mean(-1), "epistemic": self.variance.mean(-1)}
 
 
 def predict_raw(outputs: Tensor, target: Tensor, view: View, mask: Tensor | None) -> RawPrediction:
-    """From the outputs ``(s, B, ...)`` of this rank's samples. Collective."""
+    """Compute the prediction from this rank's outputs ``(s, B, ...)``. Collective."""
     outputs = wide(outputs)
     if mask is not None:
         target = target.masked_fill(~mask, 0)
     density = log_prob_of(view.likelihood, outputs, target, mask)
     if density.shape != outputs.shape[:2]:
         raise UsageError(
-            f"log_prob of {type(view.likelihood).__name__} must be of shape "
-            f"{tuple(outputs.shape[:2])}, (samples, items), it is {tuple(density.shape)}"
+            f"log_prob of {type(view.likelihood).__name__} must return shape "
+            f"{tuple(outputs.shape[:2])}, (samples, items), but it returned {tuple(density.shape)}"
         )
     flat = outputs.flatten(2) if outputs.dim() > 2 else outputs[..., None]
     centre, shift, square = centred_moments(flat, view.samples, view.group)
@@ -80,7 +80,7 @@ def predict_raw(outputs: Tensor, target: Tensor, view: View, mask: Tensor | None
 
 
 class RawTally(Tally):
-    """The score of a density."""
+    """Negative log density, averaged over items."""
 
     def __init__(self) -> None:
         self.sums = Sums(("items", "count", "undefined", "nll"), {})
@@ -118,19 +118,23 @@ class RawTally(Tally):
 def raw_variables(
     view: View, dtype: str, samples: int
 ) -> tuple[dict[str, Variable], dict[str, Variable]]:
-    """Axes and arrays of a file, see :meth:`Task.variables`."""
+    """Describe the axes and arrays of a predictions file, see :meth:`Task.variables`."""
     count = view.likelihood.size(view.targets.shape, view.targets.classes)
     at = np.arange(count, dtype="<i8")
-    scales = {"output": Variable(("output",), "<i8", "", "number read by the likelihood", at)}
+    scales = {"output": Variable(("output",), "<i8", "", "position of the network output", at)}
     place = (ITEM, "output")
     made = {
         "outputs": Variable(place, dtype, "", "outputs of the network, mean over the samples"),
-        "outputs_std": Variable(place, dtype, "", "their standard deviation over the samples"),
+        "outputs_std": Variable(
+            place, dtype, "", "outputs of the network, standard deviation over the samples"
+        ),
         "log_density": Variable(
             (ITEM,), dtype, "nat", "log density of the target under the predictive mixture"
         ),
         "total": Variable((ITEM,), dtype, "", "variance of the outputs, mean over them"),
-        "epistemic": Variable((ITEM,), dtype, "", "the same: of the noise no moments are known"),
+        "epistemic": Variable(
+            (ITEM,), dtype, "", "equal to total, because the likelihood has no noise variance"
+        ),
     }
     if samples:
         scales["sample"] = sample_axis(samples)

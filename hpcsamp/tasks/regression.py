@@ -1,4 +1,4 @@
-"""Numbers for each item: one, a row, a field."""
+"""Regression: numbers for each item, such as one value, a series or a field."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hpcsamp.tasks.predictive import ValuePrediction, value_prediction
 from hpcsamp.tasks.raw import RawPrediction, RawTally, has_moments, predict_raw, raw_variables
 from hpcsamp.tasks.views import View
 
-#: What is left out after an epoch.
+#: Metrics that are left out after an epoch.
 _ONLY_FULL = (
     "bias", "nll_physical", "spread_epistemic", "sharpness", "spread_skill", "coverage_80", "mace"
 )  # fmt: skip
@@ -34,20 +34,20 @@ _IN_UNITS = (
 
 @dataclass
 class NumberPrediction(Prediction):
-    """Moments, quantiles and score of the predictive distribution of values.
+    """Moments, quantiles and CRPS of the predictive distribution of values.
 
     Attributes
     ----------
     of
-        The distribution.
-    target
-        ``(B, ...)``.
-    view
-        In which units values are told.
-    crps
-        ``(B, ...)``, where it was asked for.
-    quantiles
-        ``(Q, B, ...)``.
+        The predictive distribution.
+        target
+            ``(B, ...)`` targets.
+        view
+            The view, which has the units of the target.
+        crps
+            ``(B, ...)``; None if it was not requested.
+        quantiles
+            ``(Q, B, ...)``.
     """
 
     of: ValuePrediction
@@ -57,7 +57,7 @@ class NumberPrediction(Prediction):
     quantiles: Tensor
 
     def lazy(self) -> Mapping[str, Callable[[], Tensor]]:
-        """See :class:`Prediction`; values are in the units of the target."""
+        """See :class:`Prediction`; values have the units of the target."""
         p, units = self.of, self.view.units
         total = p.aleatoric + p.epistemic
         over_item = self._over_item
@@ -81,12 +81,12 @@ class NumberPrediction(Prediction):
         return {"total": _mean(p.aleatoric + p.epistemic), "epistemic": _mean(p.epistemic)}
 
     def _over_item(self, variance: Tensor) -> Tensor:
-        """``(B,)`` mean over the values of an item, in squared standard deviations."""
+        """Mean variance over the values of each item, ``(B,)``, in squared standard deviations."""
         units = self.view.units
         return self._mean_of_item(units.relative(units.relative(variance)))
 
     def _error(self) -> Tensor:
-        """``(B,)`` mean squared error over the known values of an item; NaN if there are none."""
+        """Mean squared error over the known values of each item, ``(B,)``; NaN if none is known."""
         square, known = (self.of.mean - self.target).double().square(), ~self.target.isnan()
         if known.all():
             return self._over_item(square)
@@ -94,14 +94,14 @@ class NumberPrediction(Prediction):
         return found / self._mean_of_item(known.double())
 
     def _mean_of_item(self, x: Tensor) -> Tensor:
-        """``(B,)`` mean over values, weighted by the area of grid cells."""
+        """Mean over the values of each item, ``(B,)``, weighted by the area of grid cells."""
         if self.view.weights is not None:
             x = x * self.view.weights.to(x.device)
         return x.flatten(1).mean(1) if x.dim() > 1 else x
 
 
 class NumberTally(Tally):
-    """Metrics of predictive distributions of values, and of a constant one to compare with."""
+    """Metrics of predictive distributions, and of a constant distribution as a baseline."""
 
     def __init__(self, view: View) -> None:
         assert view.dataset is not None
@@ -168,10 +168,10 @@ class NumberTally(Tally):
 
 
 class Regression(Task):
-    """Numbers of any shape for each item; what outputs mean is said by the likelihood.
+    """Regression: numbers of any shape for each item; the likelihood defines what outputs mean.
 
-    A likelihood without mean and variance, which has ``log_prob`` alone, is evaluated by its
-    density, and a file of predictions holds the outputs of the samples.
+    A likelihood that implements ``log_prob`` but no mean and variance is evaluated by its log
+    density, and a predictions file contains the outputs of the samples.
     """
 
     usual_likelihood = "learned_gaussian"
@@ -194,7 +194,7 @@ class Regression(Task):
         normal = normal_components(view.likelihood)
         if levels and not normal:
             raise UsageError(
-                f"quantiles are exact for mixtures of normal distributions, not of "
+                f"quantiles can be computed for mixtures of normal distributions, not of "
                 f"{type(view.likelihood).__name__}: leave them out (--quantiles none)"
             )
         p = value_prediction(outputs, target, view.samples, view.group, view.likelihood, mask)
@@ -218,7 +218,7 @@ class Regression(Task):
         return normal_components(likelihood)
 
     def resolution(self, view: View, score: str = "") -> float:
-        """See :class:`Task`: that of variances is relative to the variance of the targets."""
+        """See :class:`Task`; for variances it is relative to the variance of the targets."""
         return 1e-13 * float(view.units.typical.min()) ** 2
 
     def variables(
@@ -234,7 +234,7 @@ class Regression(Task):
             "total": Variable((ITEM,), dtype, "", f"total uncertainty: predictive {what}"),
             "aleatoric": Variable((ITEM,), dtype, "", f"aleatoric uncertainty: mean noise {what}"),
             "epistemic": Variable(
-                (ITEM,), dtype, "", f"epistemic uncertainty: of the samples' means, {what}"
+                (ITEM,), dtype, "", f"epistemic uncertainty: of the sample means, {what}"
             ),
             "error": Variable(
                 (ITEM,), dtype, "", "root mean squared error of an item, standard deviations"
@@ -250,9 +250,9 @@ class Regression(Task):
         made |= {
             "target": Variable(place, dtype, unit, "observed value"),
             "mean": Variable(place, dtype, unit, "predictive mean"),
-            "std": Variable(place, dtype, unit, "predictive standard deviation with noise"),
+            "std": Variable(place, dtype, unit, "predictive standard deviation, noise included"),
             "std_aleatoric": Variable(
-                place, dtype, unit, "root of the mean noise variance of the samples"
+                place, dtype, unit, "square root of the mean noise variance of the samples"
             ),
             "std_epistemic": Variable(
                 place, dtype, unit, "standard deviation of the samples' means"

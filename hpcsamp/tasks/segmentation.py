@@ -1,4 +1,4 @@
-"""A label for each pixel of an image, or each step of a sequence."""
+"""Segmentation: a label for each pixel of an image, or for each step of a sequence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hpcsamp.tasks.views import View
 
 
 class MapPrediction(OfClasses):
-    """Class probabilities ``(B, ..., C)`` of every pixel, and their uncertainty."""
+    """Class probabilities ``(B, ..., C)`` of every pixel, and their uncertainties."""
 
     def lazy(self) -> Mapping[str, Callable[[], Tensor]]:
         """See :class:`Prediction`."""
@@ -42,7 +42,7 @@ class MapPrediction(OfClasses):
 
 
 class MapTally(Tally):
-    """Metrics of pixels, each of which counts by the weight of its item."""
+    """Metrics of pixels; each pixel has the weight of its item."""
 
     def __init__(self, targets: Targets, bins: int) -> None:
         classes = Labels.classes(targets)
@@ -90,10 +90,10 @@ class MapTally(Tally):
 
 
 class Segmentation(Labels):
-    """Labels ``(H, W)``, or of any shape; outputs are logits ``(C, H, W)``.
+    """Segmentation: labels ``(H, W)``, or of any shape; the outputs are logits ``(C, H, W)``.
 
-    The predictive distribution is that of each pixel by itself. Transformers and others with logits
-    ``(..., C)`` set ``likelihood.channels = "last"``.
+    Each pixel has a predictive distribution by itself. For networks with logits ``(..., C)``, such
+    as transformers, set ``likelihood.channels = "last"``.
     """
 
     usual_likelihood = "pixelwise"
@@ -101,7 +101,7 @@ class Segmentation(Labels):
     parts = PARTS["segmentation"]
     prediction = MapPrediction
     definitions: ClassVar[Mapping[str, str]] = {
-        "accuracy": "fraction of pixels whose most probable class is right",
+        "accuracy": "fraction of pixels whose most probable class is the true class",
         "iou": "intersection over union of each class, mean over classes that occur or are "
         "predicted",
         "nll": "negative log predictive probability, nats per pixel",
@@ -116,7 +116,8 @@ class Segmentation(Labels):
         super().check(targets)
         if not targets.shape:
             raise TargetsError(
-                f"{self._said} needs a label for each pixel or step, but targets are {targets}"
+                f"{self._setting} needs a label for each pixel or step, "
+                f"but the targets are {targets}"
             )
 
     def tally(self, view: View) -> MapTally:
@@ -130,7 +131,7 @@ class Segmentation(Labels):
         made = {
             name: Variable((ITEM,), dtype, "nat", f"{name} uncertainty: {of}, mean over pixels")
             for name, of in (
-                ("total", "entropy of the predictive"),
+                ("total", "entropy of the predictive distribution"),
                 ("aleatoric", "mean entropy of the samples"),
                 ("epistemic", "mutual information of class and weights"),
             )
@@ -154,7 +155,7 @@ class Segmentation(Labels):
                 (*place, "class"), dtype, "1", "predictive probability, mean over the samples"
             ),
             "pixel_total": Variable(
-                place, dtype, "nat", "total uncertainty: entropy of the predictive"
+                place, dtype, "nat", "total uncertainty: entropy of the predictive distribution"
             ),
             "pixel_epistemic": Variable(
                 place, dtype, "nat", "epistemic uncertainty: mutual information"
@@ -169,7 +170,7 @@ class Segmentation(Labels):
         return scales, made
 
 
-#: Names of the axes of a target that has none, by their number.
+#: Names of the axes of a target without named axes, by the number of axes.
 _AXES = {1: ["step"], 2: ["row", "column"], 3: ["plane", "row", "column"]} | {
     n: [f"axis{i + 1}" for i in range(n)] for n in range(4, 33)
 }

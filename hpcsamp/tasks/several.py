@@ -1,4 +1,4 @@
-"""Several targets of an item, each of a kind of its own."""
+"""Several targets for each item, each with its own task."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from hpcsamp.tasks.outputs import split
 from hpcsamp.tasks.targets import Targets, TargetsError
 from hpcsamp.tasks.views import View
 
-#: Axes of a file that all targets have in common.
+#: Axes of a predictions file that all targets share.
 SHARED = (ITEM, "sample", "quantile")
 
 
 @dataclass(frozen=True)
 class Output:
-    """What is asked for of one of several targets.
+    """Task, weight, likelihood and loss of one of several targets.
 
     Attributes
     ----------
     name
-        Of the target in the set.
-    task
-        Its kind.
-    weight
-        Factor of its loss.
-    likelihood
-        Name and arguments; empty for the usual one.
-    loss
-        Name and arguments; None for the loss of the run.
+        Name of the target in the set.
+        task
+            Task of the target.
+        weight
+            Factor of its loss.
+        likelihood
+            Name and arguments of its likelihood; empty for the default of the task.
+        loss
+            Name and arguments of its loss; None for the loss of the run.
     """
 
     name: str
@@ -51,11 +51,11 @@ class Output:
 
     @property
     def kind(self) -> str:
-        """Of the task."""
+        """Kind of the task."""
         return self.task.kind
 
     def loss_or(self, usual: LossSection) -> tuple[str, dict[str, Any]]:
-        """Name and arguments of its loss; those of the run where it has none of its own."""
+        """Return name and arguments of its loss; by default those of the run."""
         if self.loss is None:
             return usual.name, usual.arguments
         own = dict(self.loss)
@@ -64,7 +64,7 @@ class Output:
 
 @dataclass
 class SeveralPrediction(Prediction):
-    """The predictive distribution of each target by its name.
+    """Predictive distributions of several targets by name.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class SeveralPrediction(Prediction):
         }
 
     def scores(self) -> Mapping[str, Tensor]:
-        """See :class:`Prediction`; each has the name of the target before it."""
+        """See :class:`Prediction`; each name is preceded by that of the target."""
         return {f"{n}/{k}": v for n, of in self.each.items() for k, v in of.scores().items()}
 
     def arrays(self, wanted: Collection[str]) -> dict[str, np.ndarray]:
@@ -97,14 +97,14 @@ class SeveralPrediction(Prediction):
 
 
 class SeveralTally(Tally):
-    """The metrics of each target, as ``NAME/metric``, and the weighted sum of their NLL.
+    """Metrics of each target, named ``NAME/metric``, and the weighted sum of the NLLs.
 
     Parameters
     ----------
     each
-        By the name of the target.
-    weights
-        Factors of their losses.
+        Tallies by the name of the target.
+        weights
+            Factors of the losses by the name of the target.
     """
 
     def __init__(self, each: Mapping[str, Tally], weights: Mapping[str, float]) -> None:
@@ -148,19 +148,19 @@ class SeveralTally(Tally):
 
 
 class Several(Task):
-    """Several targets of an item, each of a kind of its own.
+    """Several targets for each item, each with its own task.
 
     Parameters
     ----------
     outputs
-        A table for each target by its name: ``kind``; ``weight``, the factor of its loss;
-        ``likelihood``, a name or a table; ``loss``, likewise, where it is not to be that of the
-        run; and the arguments of the kind. A set tells kinds itself.
+        A table for each target, by its name: ``kind``; ``weight``, the factor of its loss;
+        ``likelihood``, a name or a table; ``loss``, a name or a table, if it differs from the loss
+        of the run; and the arguments of the kind. The default kind comes from the dataset.
 
     Attributes
     ----------
     outputs
-        By the name of the target.
+        Settings of each target, by its name.
     """
 
     usual_likelihood = "gaussian"
@@ -177,18 +177,20 @@ class Several(Task):
         self.scores = tuple(_named(each, lambda task: dict.fromkeys(task.scores)))
         self.told_apart = tuple(_named(each, lambda task: dict.fromkeys(task.told_apart)))
         self.definitions = {
-            "nll": "sum over the targets of the nll of each, times its weight",
+            "nll": "sum over the targets of the nll of each target times its weight",
             **_named(each, lambda task: task.definitions),
         }
 
     def check(self, targets: Targets) -> None:
         """See :class:`Task`."""
         if not targets.parts:
-            raise TargetsError(f"{self._said} needs several targets by name, there is {targets}")
+            raise TargetsError(
+                f"{self._setting} needs several targets by name, but the set has one: {targets}"
+            )
         if set(self.outputs) != set(targets.parts):
             raise TargetsError(
-                f"{self._said}: task.outputs are {', '.join(self.outputs) or 'none'}, the targets "
-                f"are {', '.join(targets.parts)}"
+                f"{self._setting}: task.outputs has {', '.join(self.outputs) or 'no targets'}, but "
+                f"the set has {', '.join(targets.parts)}"
             )
         for name, of in self.outputs.items():
             of.task.check(targets.parts[name])
@@ -251,19 +253,19 @@ class Several(Task):
                 twice = (axes.keys() | made.keys()) & named.keys() - set(SHARED)
                 if twice:
                     raise UsageError(
-                        f"two targets have an array {min(twice)} in files of predictions: call "
-                        f"the target {name} something else"
+                        f"two targets would write an array {min(twice)} to a predictions file: "
+                        f"rename the target {name}"
                     )
                 all_of.update(named)
         return axes, made
 
     def has_quantiles(self, likelihood: Likelihood) -> bool:
-        """See :class:`Task`: whether one of the targets has."""
+        """See :class:`Task`; whether at least one target has quantiles."""
         assert isinstance(likelihood, Likelihoods)
         return any(self.outputs[n].task.has_quantiles(of) for n, of in likelihood.each.items())
 
     def is_series(self, view: View) -> bool:
-        """See :class:`Task`: whether one of the targets is."""
+        """See :class:`Task`; whether at least one target is a series."""
         return any(self.outputs[n].task.is_series(of) for n, of in view.parts.items())
 
     def resolution(self, view: View, score: str = "") -> float:
@@ -273,7 +275,7 @@ class Several(Task):
 
 
 def in_file(target: str, array: str) -> str:
-    """Name of an array of one of several targets in a file of predictions."""
+    """Name of an array of one of several targets in a predictions file."""
     return f"{target}_{array}"
 
 
@@ -286,22 +288,22 @@ def _named(each: Mapping[str, Task], what: Callable[[Task], Mapping[str, Any]]) 
 
 
 def _output(name: str, table: Mapping[str, Any]) -> Output:
-    """What a table ``[task.outputs.NAME]`` asks for."""
+    """Read a table ``[task.outputs.NAME]``."""
     key, rest = f"task.outputs.{name}", dict(table)
     kind = rest.pop("kind", None)
     if kind is None:
-        raise UsageError(f"{key}.kind is not given, and no set tells it")
+        raise UsageError(f"{key}.kind is missing, and the dataset does not define it: set it")
     if kind == "several":
-        raise UsageError(f'{key}.kind = "several": a target cannot be several in turn')
+        raise UsageError(f'{key}.kind = "several": a target cannot have several targets in turn')
     weight = rest.pop("weight", 1.0)
     number = isinstance(weight, int | float) and not isinstance(weight, bool)
     if not number or not 0 <= weight < math.inf:
-        raise UsageError(f"{key}.weight = {weight!r} must be a number from 0 on")
+        raise UsageError(f"{key}.weight = {weight!r} must be a finite number of at least 0")
     loss, likelihood = (
         {"name": given} if isinstance(given, str) else given
         for given in (rest.pop("loss", None), rest.pop("likelihood", {}))
     )
     for what, given in (("loss", loss or {}), ("likelihood", likelihood)):
         if not isinstance(given, Mapping):
-            raise UsageError(f"{key}.{what} = {given!r}: a name or a table is needed")
+            raise UsageError(f"{key}.{what} = {given!r} must be a name or a table")
     return Output(name, make(kind, rest, key), float(weight), likelihood, loss)

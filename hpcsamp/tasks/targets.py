@@ -1,4 +1,4 @@
-"""The targets of a set, as its manifest describes them."""
+"""The targets of a dataset, as its manifest describes them."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ if TYPE_CHECKING:
 
 
 class TargetsError(UsageError):
-    """Targets of a set that are not what a task needs."""
+    """Error raised if the targets of a dataset do not fit a task."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """The targets of a set.
+    """Description of the targets of a dataset.
 
     Attributes
     ----------
     kind
-        The task that the set is made for.
-    shape
-        Of the target of an item.
-    classes
-        ``C`` of labels ``0 .. C - 1``; None for numbers.
-    class_names
-        Of the classes, where the set has them.
-    names
-        Along the first axis of a target, where the set has them.
-    standardised
-        Whether batches hold them in standard deviations.
-    parts
-        Of a set with several targets, each by its name.
+        Task that the set was made for.
+        shape
+            Shape of the target of one item.
+        classes
+            Number of classes, ``C``, of labels ``0 .. C - 1``; None for numbers.
+        class_names
+            Names of the classes, if the set has them.
+        names
+            Names of the positions along the first axis of a target, if the set has them.
+        standardised
+            Whether batches contain the targets in standard deviations.
+        parts
+            The targets by name, if the set has several.
     """
 
     kind: str
@@ -48,11 +48,11 @@ class Targets:
     parts: Mapping[str, Targets] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, told: Manifest | Any) -> Targets:
-        """Of a manifest, or of a source that might become a set."""
+    def of(cls, described: Manifest | Any) -> Targets:
+        """Return the targets of a manifest, or of a source that can be ingested."""
         parts = {}
-        for name, target in targets_of(told).items():
-            spec, named = told.arrays[name], target.class_names
+        for name, target in targets_of(described).items():
+            spec, named = described.arrays[name], target.class_names
             parts[name] = cls(
                 target.task,
                 tuple(spec.shape),
@@ -61,7 +61,7 @@ class Targets:
                 tuple(spec.names),
                 target.normalize,
             )
-        return cls("several", (), parts=parts) if told.targets else parts["y"]
+        return cls("several", (), parts=parts) if described.targets else parts["y"]
 
     def __str__(self) -> str:
         if self.parts:

@@ -1,9 +1,9 @@
-"""From the units a network computes in to those of the target.
+"""Convert values from the units a network computes in to the units of the target.
 
-Where a dataset standardises its targets, errors, spreads and predictions are told in the units of
-the data: times the standard deviation of each row (horizon, variable), plus its mean. Where rows
-are different quantities, numbers over all rows stay in standard deviations, since kelvins and
-pascals have no common mean; those by row have their row's unit.
+Where a dataset standardises its targets, errors, spreads and predictions are reported in the units
+of the data: multiplied by the standard deviation of each row (horizon, variable), plus its mean.
+Where rows are different quantities, numbers over all rows stay in standard deviations, since
+kelvins and pascals have no common mean; numbers of one row have the unit of that row.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ STANDARD = "standard deviations"
 
 @dataclass(frozen=True)
 class Units:
-    """Of the targets of one dataset.
+    """Scale, shift and units of the targets of one dataset.
 
     Attributes
     ----------
     scale, shift
-        ``(rows,)`` float64: a value is ``scale * computed + shift``. 1 and 0 where nothing is
-        standardised.
+        ``(rows,)`` float64: a value is ``scale * computed + shift``. They are 1 and 0 if the
+        targets are not standardised.
     typical
         ``(rows,)`` standard deviation of the target in computed units.
     mixed
         Whether rows are different quantities.
     name
-        Unit of the target; of numbers over all rows see :attr:`overall`.
+        Unit of the target; for numbers over all rows see :attr:`overall`.
     by_row
         Unit of every row.
     axes
@@ -56,17 +56,17 @@ class Units:
         return STANDARD if self.mixed and not np.all(self.scale == 1) else self.name
 
     def value(self, computed: Tensor) -> Tensor:
-        """``(B, ...)`` values in the units of the target, float64."""
+        """Convert values ``(B, ...)`` to the units of the target, float64."""
         return computed.double() * self._shaped(self.scale, computed) + self._shaped(
             self.shift, computed
         )
 
     def spread(self, computed: Tensor) -> Tensor:
-        """``(B, ...)`` standard deviations in the units of the target, float64."""
+        """Convert standard deviations ``(B, ...)`` to the units of the target, float64."""
         return computed.double() * self._shaped(self.scale, computed)
 
     def relative(self, computed: Tensor) -> Tensor:
-        """``(B, ...)`` standard deviations, as multiples of those of the target, float64."""
+        """Divide standard deviations ``(B, ...)`` by those of the target, float64."""
         return computed.double() / self._shaped(self.typical, computed)
 
     def _shaped(self, rows: np.ndarray, like: Tensor) -> Tensor:
@@ -74,30 +74,30 @@ class Units:
         return torch.as_tensor(rows.reshape(shape), device=like.device)
 
 
-#: Of values that nothing is known of.
+#: Units of values without a known unit or scale.
 NO_UNITS = Units(np.ones(1), np.zeros(1), np.ones(1), False, "", [""], 0)
 
 
 def units_of(dataset: Dataset, coordinates: Coordinates, target: str = "y") -> Units:
-    """The units of one of a split's targets."""
+    """Return the units of one target of a split."""
     spec, stats = dataset.manifest.arrays[target], dataset.manifest.stats.get(target)
     rows = spec.shape[0] if spec.shape else 1
     std = np.ones(rows) if stats is None else np.broadcast_to(np.asarray(stats.std), (rows,))
     std = np.where(std > 0, std, 1.0)
     mean = np.zeros(rows) if stats is None else np.broadcast_to(np.asarray(stats.mean), (rows,))
     standardised = dataset.targets[target].normalize and stats is not None
-    told = spec.units
+    unit = spec.units
     first = coordinates.axes[0] if coordinates.axes else None
     mixed = first is not None and first.named
-    each = [told] * rows
+    each = [unit] * rows
     if mixed and first is not None:
-        each = units_by_name(told, [str(name) for name in first.values])
+        each = units_by_name(unit, [str(name) for name in first.values])
     return Units(
         scale=std.astype(float) if standardised else np.ones(rows),
         shift=mean.astype(float) if standardised else np.zeros(rows),
         typical=np.ones(rows) if standardised else std.astype(float),
         mixed=mixed,
-        name=told,
+        name=unit,
         by_row=each,
         axes=len(spec.shape),
     )

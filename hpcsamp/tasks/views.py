@@ -1,4 +1,4 @@
-"""The view of a split's targets, of one or of several."""
+"""Views: what a task needs to predict and evaluate the targets of a split."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class View:
-    """Whose predictions are made, by whom, and in which units they are told.
+    """What a task needs to predict and evaluate a split: targets, likelihood, samples and units.
 
     Attributes
     ----------
     targets
-        What is predicted.
-    likelihood
-        The observation model: what outputs mean.
-    samples
-        ``S`` of the predictive distribution.
-    counts
-        Samples of each rank of the sample group.
-    group
-        Exchange with the other ranks of the sample group.
-    units, coordinates
-        Of the targets.
-    weights
-        Of the values of a target, by the area of grid cells; None for equal ones.
-    bins
-        Of calibration metrics.
-    dataset
-        The split that is evaluated; None where there are no targets.
-    target
-        Name of the target in the set.
-    parts
-        Of several targets, the view of each by its name.
-    method
-        Whose ``outputs`` say how those of several targets lie in one tensor: a method, or what
-        calls a network.
+        Targets that are predicted.
+        likelihood
+            Observation model, which defines what outputs mean.
+        samples
+            Number of samples, ``S``, of the predictive distribution.
+        counts
+            Number of samples on each rank of the sample group.
+        group
+            Collectives of the sample group.
+        units, coordinates
+            Units and coordinates of the targets.
+        weights
+            Weights of the values of a target by the area of grid cells; None for equal weights.
+        bins
+            Number of bins of calibration metrics.
+        dataset
+            The split that is evaluated; None if there are no targets.
+        target
+            Name of the target in the set.
+        parts
+            For several targets, the view of each by its name.
+        method
+            Method or network caller whose ``outputs`` define how the outputs of several targets are
+            packed into one tensor.
     """
 
     targets: Targets
@@ -69,13 +69,13 @@ class View:
     method: Method | Caller | None = None
 
     def names(self, array: str) -> list[str]:
-        """What an array of each target is called in files of predictions."""
+        """Return the names of an array in a predictions file, one for each target."""
         return [f"{name}_{array}" for name in self.parts] or [array]
 
     def blank(self, outputs: Tensor) -> Any:
-        """Targets of the shape and type of true ones, for outputs ``(s, B, ...)``: zeros.
+        """Return zeros with the shape and type of targets, for outputs ``(s, B, ...)``.
 
-        A dictionary by name, if there are several.
+        For several targets it is a dictionary by name.
         """
         if self.parts:
             return {name: part.blank(outputs) for name, part in self.parts.items()}
@@ -101,17 +101,17 @@ def view_of(
     bins: int = 15,
     measured: bool = False,
 ) -> View:
-    """Whose predictions are made, by whom, and in which units.
+    """Build the view of a split.
 
     Parameters
     ----------
     method
-        What evaluates the network.
-    coordinates
-        Of each target by its name; ``y`` for a single one. Those that the set does not have, as it
-        is another one, have none.
-    measured
-        Whether the targets are known, so that predictions can be compared with them.
+        Method or network caller that evaluates the network.
+        coordinates
+            Coordinates of each target by its name, ``y`` for a single target. Targets that the
+            dataset does not have need none.
+        measured
+            Whether the targets are known, so that predictions can be compared with them.
     """
 
     def one(name: str, of: Targets, model: Likelihood) -> View:
