@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import math
 import os
 import shutil
 import signal
@@ -217,3 +218,33 @@ def small(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("config") / "small.toml"
     path.write_text(SMALL.format(digits=digits))
     return path
+
+
+@pytest.fixture(scope="session")
+def prepared(
+    digits: Path, tmp_path_factory: pytest.TempPathFactory, commands: Callable[..., Done]
+) -> Path:
+    """What the pages of the documentation find in their folder: the digits, a run on them, and a
+    table of a made-up electricity load.
+    """
+    folder = tmp_path_factory.mktemp("prepared")
+    shutil.copytree(digits, folder / "data" / "digits")
+    rows = ["time,region,temperature,load"]
+    for hour in range(480):
+        day, of_day = divmod(hour, 24)
+        warm = 12 + 6 * math.sin((of_day - 9) / 24 * 2 * math.pi) + 0.2 * day
+        load = 50 - warm + 8 * math.sin((of_day - 6) / 24 * 2 * math.pi) + (hour * 37 % 11) / 5
+        region = ("north", "south")[hour % 2]
+        rows.append(f"2024-01-{day + 1:02d} {of_day:02d}:00,{region},{warm:.2f},{load:.2f}")
+    (folder / "load.csv").write_text("\n".join(rows) + "\n")
+    settings = ("method.samples=4", "training.epochs=2", "evaluation.samples=8", "model.width=24")
+    added = [word for setting in settings for word in ("--set", setting)]
+    run = folder / "runs" / "four"
+    done = commands(
+        1,
+        ["train", "vit-digits", "--output", run, *added],
+        ["evaluate", run],
+        cwd=folder,
+    )
+    assert done.code == 0, done.err
+    return folder

@@ -84,7 +84,7 @@ class TokenMLP(nn.Module):
     """Perceptron over the tokens of every channel: up, activation, down.
 
     On R ranks of channels and G of space, of N = items x own channels and numbers of B bytes, a
-    rank sends
+    rank sends::
 
         forward    own tokens N (R - 1) B               own values to the other channels' ranks
                    own hidden part (G - 1) / G N R B    terms of hidden rows, over space
