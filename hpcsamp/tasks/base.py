@@ -46,12 +46,12 @@ class Found:
     ----------
     metrics
         Values by name.
-        reliability
-            Bins of the reliability diagrams by name.
-        rows
-            Metrics of each row, for targets with several rows: ``name`` and ``axis_units`` of their
-            axis, ``labels``, ``units`` and the metrics by name, each a list. Empty for other
-            targets.
+    reliability
+        Bins of the reliability diagrams by name.
+    rows
+        Metrics of each row, for targets with several rows: ``name`` and ``axis_units`` of their
+        axis, ``labels``, ``units`` and the metrics by name, each a list. Empty for other
+        targets.
     units
         Unit of each metric that has one.
     unattained
@@ -135,23 +135,23 @@ class Task(ABC):
     ----------
     kind
         Name of the task in a configuration.
-        labels
-            Whether targets are labels ``0 .. C - 1``; otherwise they are numbers.
-        usual_likelihood
-            Name of the default likelihood.
-        best
-            Metrics that can select the best state of a run: 1 if smaller is better, -1 if larger
-            is.
-        scores
-            Names of :meth:`Prediction.scores`.
-        told_apart
-            Scores that are used to detect out-of-distribution items.
-        definitions
-            Definitions of metrics that differ from those in :mod:`hpcsamp.metrics.definitions`.
-        key
-            Configuration table that the task comes from; used in messages.
-        parts
-            Figures of a report, by their names in :mod:`hpcsamp.report.build`.
+    labels
+        Whether targets are labels ``0 .. C - 1``; otherwise they are numbers.
+    usual_likelihood
+        Name of the default likelihood.
+    best
+        Metrics that can select the best state of a run: 1 if smaller is better, -1 if larger
+        is.
+    scores
+        Names of :meth:`Prediction.scores`.
+    told_apart
+        Scores that are used to detect out-of-distribution items.
+    definitions
+        Definitions of metrics that differ from those in :mod:`hpcsamp.metrics.definitions`.
+    key
+        Configuration table that the task comes from; used in messages.
+    parts
+        Figures of a report, by their names in :mod:`hpcsamp.report.build`.
     """
 
     kind: str = ""
@@ -219,14 +219,14 @@ class Task(ABC):
         ----------
         outputs
             ``(s, B, ...)`` outputs of this rank's samples.
-            target
-                ``(B, ...)``, or :meth:`View.blank`.
-            mask
-                False where a value of the target is missing; has the shape of the target.
-            full
-                Whether to compute also what costs more than sums over samples, such as the CRPS.
-            levels
-                Probabilities of the quantiles to compute.
+        target
+            ``(B, ...)``, or :meth:`View.blank`.
+        mask
+            False where a value of the target is missing; has the shape of the target.
+        full
+            Whether to compute also what costs more than sums over samples, such as the CRPS.
+        levels
+            Probabilities of the quantiles to compute.
         """
 
     @abstractmethod
@@ -243,13 +243,13 @@ class Task(ABC):
         ----------
         dtype
             Type of the predicted arrays.
-            levels
-                Probabilities of the quantiles.
-            samples
-                Number of samples to store; 0 for none.
-            values
-                Whether to store predictions of every value. If False (fields are large), only one
-                number per item is stored.
+        levels
+            Probabilities of the quantiles.
+        samples
+            Number of samples to store; 0 for none.
+        values
+            Whether to store predictions of every value. If False (fields are large), only one
+            number per item is stored.
 
         Returns
         -------
