@@ -29,7 +29,7 @@ GENERATED = ROOT / "docs" / "reference" / "generated"
 
 #: The files at the top, and all pages that people have written.
 PAGES = [
-    *(p for p in sorted(ROOT.glob("*.md")) if p.name != "README.md"),
+    *sorted(ROOT.glob("*.md")),
     *(p for p in sorted((ROOT / "docs").rglob("*.md")) if not p.is_relative_to(GENERATED)),
 ]
 #: Languages of blocks that are run, and of those that are not code of the reader's.

@@ -437,9 +437,9 @@ def test_campaigns_of_the_project_plan(path):
         assert len(Campaign(path, name).points) == len(made.points)
 
 
-def test_the_campaign_of_the_readme_plans(tmp_path):
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    text = readme.split("## Campaigns")[1].split("```toml\n")[1].split("```")[0]
+def test_the_campaign_of_the_guide_plans(tmp_path):
+    page = (Path(__file__).parent.parent / "docs" / "guides" / "campaigns.md").read_text()
+    text = page.split("```toml\n")[1].split("```")[0]
     (tmp_path / "sweep.toml").write_text(text)
     points = Campaign(tmp_path / "sweep.toml").points
     assert [p.shape.ranks for p in points] == [1] * 3 + [2] * 3 + [4] * 3

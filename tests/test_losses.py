@@ -668,14 +668,14 @@ def test_every_loss_says_what_it_is():
         assert len(cells) == 7
 
 
-def test_the_readme_has_the_table():
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    _, begin, rest = readme.partition("<!-- losses -->\n")
+def test_the_page_of_losses_has_the_table():
+    page = (Path(__file__).parents[1] / "docs" / "guides" / "losses.md").read_text()
+    _, begin, rest = page.partition("<!-- losses -->\n")
     section, end, _ = rest.partition("<!-- /losses -->")
     assert begin
     assert end
     wanted = L.table()
     assert section.strip() == wanted.strip(), (
         "put the output of `python -c 'import hpcsamp.losses as l; print(l.table())'` between the "
-        "markers in README.md"
+        "markers in docs/guides/losses.md"
     )

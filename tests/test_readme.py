@@ -1,34 +1,36 @@
-"""What the README says is true."""
+"""Statements of the README and of the pages of the documentation are true."""
 
 from __future__ import annotations
 
 import re
+import runpy
 import tomllib
-from pathlib import Path
 
+import pages
 import pytest
 import torch
 
 from hpcsamp import config
 from hpcsamp.cli import app
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+TEXTS = {str(page.relative_to(pages.ROOT)): page.read_text() for page in pages.PAGES}
 
 
-def block(language, having=""):
+def block(page, language, having=""):
     """The first block of a language with some text in it."""
-    found = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-    return next(text for text in found if having in text)
+    found = pages.blocks(pages.ROOT / page)
+    return next(b.code for b in found if b.language == language and having in b.code)
 
 
 def test_the_shortest_configuration_is_one():
-    assert config.check(tomllib.loads(block("toml"))).method.samples == 16
+    assert config.check(tomllib.loads(block("docs/quickstart.md", "toml"))).method.samples == 16
 
 
 def test_a_loop_of_ones_own_trains_the_same_network_on_any_ranks(script, digits, tmp_path):
     """Each process makes its network from a generator of its own, as people do."""
     code = (
-        block("python", "hs.distribute")
+        block("docs/guides/own-loop.md", "python", "hs.distribute")
+        .replace("from nets import Net\n", "")
         .replace("data/digits", str(digits))
         .replace("range(10)", "range(2)")
     )
@@ -56,13 +58,36 @@ def test_a_loop_of_ones_own_trains_the_same_network_on_any_ranks(script, digits,
         assert torch.allclose(both[0][name], x, rtol=1e-10, atol=1e-12), name
 
 
-def test_every_command_it_names_exists():
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_command_it_names_exists(page):
     known = {c.name for c in app.registered_commands} | {g.name for g in app.registered_groups}
-    named = set(re.findall(r"(?:`|^ +|-n \d )hpcsamp ([a-z]+)", README, re.MULTILINE))
-    assert {"train", "evaluate", "ingest", "inspect", "report", "doctor"} <= known
+    found = pages.blocks(pages.ROOT / page)
+    code = [re.sub(r"#.*", "", b.code) for b in found if b.language == "bash"]
+    code += re.findall(r"`[^`\n]+`", TEXTS[page])
+    named = {
+        name for text in code for name in re.findall(r"(?:^|[` ])hpcsamp ([a-z]+)\b", text, re.M)
+    }
     assert named <= known
 
 
-@pytest.mark.parametrize("path", re.findall(r"\]\(((?!http)[^)]+)\)", README))
-def test_links_lead_somewhere(path):
-    assert (Path(__file__).parent.parent / path).exists()
+def test_the_front_page_is_short_and_names_what_matters():
+    readme = TEXTS["README.md"]
+    assert len(readme.splitlines()) <= 130
+    assert {"train", "evaluate", "ingest", "report"} <= set(re.findall("hpcsamp ([a-z]+)", readme))
+
+
+@pytest.mark.parametrize(
+    ("page", "link"), [(name, link) for name in TEXTS for link in pages.links(pages.ROOT / name)]
+)
+def test_links_lead_somewhere(page, link):
+    """Anchors and generated pages are checked when the site is built."""
+    path = (pages.ROOT / page).parent / link.partition("#")[0]
+    assert path.exists() or pages.GENERATED in path.resolve().parents
+
+
+def test_the_drawings_are_those_of_their_script():
+    folder = pages.ROOT / "docs" / "drawings"
+    names = runpy.run_path(str(folder / "draw.py"))["DRAWINGS"]
+    assert {path.stem for path in folder.glob("*.svg")} == set(names)
+    for name, make in names.items():
+        assert (folder / f"{name}.svg").read_text() == str(make()), "run docs/drawings/draw.py"

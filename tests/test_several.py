@@ -499,8 +499,8 @@ class Letters(torch.nn.Module):
         return {"kind": self.kind(z), "size": self.size(z)[:, 0]}
 
 
-def test_what_the_readme_says_of_several_inputs(tmp_path):
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+def test_the_guide_to_several_inputs(tmp_path):
+    readme = (Path(__file__).parent.parent / "docs" / "guides" / "several.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     make = next(code for code in blocks if "from_named(" in code)
     learn = blocks[blocks.index(make) + 1]
