@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import types
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
@@ -112,8 +113,17 @@ def _toml(value: Any) -> str:
     return str(list(value) if isinstance(value, tuple) else value)
 
 
+def _plain_type(annotation: Any) -> Any:
+    """A type without what validates it."""
+    if get_origin(annotation) is Annotated:
+        return _plain_type(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return Union[tuple(_plain_type(part) for part in get_args(annotation))]  # noqa: UP007
+    return annotation
+
+
 def _type(field: Any) -> str:
-    found = inspect.formatannotation(field.annotation)
+    found = inspect.formatannotation(_plain_type(field.annotation))
     for old, new in (
         ("typing.", ""), ("hpcsamp.config.sections.", ""), ("NoneType", "none"), ("None", "none"),
         ("pathlib._local.", ""), ("pathlib.", ""), ("collections.abc.", ""),
