@@ -192,7 +192,7 @@ def test_callbacks_are_called_in_order_on_all_ranks(small, tmp_path):
     ("settings", "message"),
     [
         (["training.patience=0"], "training.patience"),
-        (["training.min_delta=0.1"], "min_delta = 0.1 says what counts as an improvement for"),
+        (["training.min_delta=0.1"], "min_delta = 0.1 has no effect without training.patience"),
         (["training.callbacks=['json:dumps']"], "is not a subclass of hpcsamp.training.callbacks"),
         (["training.callbacks=[{stop_at = 3}]"], "training.callbacks"),
         (["schedule.name=ReduceLROnPlateau", "schedule.mode=max"], "less is better: leave it out"),

@@ -138,7 +138,7 @@ def test_values_that_toml_or_a_shell_cannot_carry_are_refused_at_plan(campaign, 
 @pytest.mark.parametrize(
     ("tables", "words"),
     [
-        ("[derived]\n'model.x' = 'None'", "TOML has no such value"),
+        ("[derived]\n'model.x' = 'None'", "TOML has no null value"),
         ("[derived]\n'model.x' = '9 ** 30'", "64 bits"),
         ("[product]\nmodel.'a=b' = [1]", "'a=b' is not a key"),
         ("[set]\nmodel.'\\u0000' = 1", "is not a key"),

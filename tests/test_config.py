@@ -88,7 +88,7 @@ def test_the_best_state_is_chosen_by_a_metric_of_the_task(task, best):
     table = {"data": {"path": "d"}, "model": {"name": "mlp"}, "training": {"best": best}}
     assert config.check({**table, "task": task}).training.best == best
     other = "regression" if task == "classification" else "classification"
-    with pytest.raises(UsageError, match=f'training.best = "{best}" is no metric of'):
+    with pytest.raises(UsageError, match=f'training.best = "{best}" is not a metric of'):
         config.check({**table, "task": other})
 
 

@@ -105,11 +105,13 @@ def test_a_preset_replaces_keys_and_settings_win(own):
 
 
 def test_presets_that_are_none(own):
-    with pytest.raises(UsageError, match=r"--preset smal: there is small, odd; did you mean 'sm"):
+    with pytest.raises(
+        UsageError, match=r"--preset smal: the presets are small, odd; did you mean 'sm"
+    ):
         configuration.load(own, preset="smal")
-    with pytest.raises(UsageError, match=r"--preset small: there is none"):
+    with pytest.raises(UsageError, match=r"--preset small: there are no presets"):
         configuration.load("vit-digits", preset="small")
-    with pytest.raises(UsageError, match=r"preset: tables"):
+    with pytest.raises(UsageError, match=r"preset: expected tables"):
         configuration.apply_preset({"preset": {"small": 3}}, "small")
 
 

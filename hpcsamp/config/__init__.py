@@ -1,4 +1,7 @@
-"""The schema of a run: TOML in, checked values out. Unknown keys are errors with a suggestion."""
+"""The configuration of a run: its schema, and reading and checking of TOML.
+
+Unknown keys are errors with a suggestion.
+"""
 
 from hpcsamp.config.durations import seconds
 from hpcsamp.config.former import converted

@@ -1,10 +1,10 @@
-"""Durations as batch systems write them."""
+"""Parse durations in the notation of batch systems."""
 
 from __future__ import annotations
 
 
 def seconds(duration: str | float) -> float:
-    """Seconds of a duration as Slurm writes it.
+    """Convert a duration in Slurm's notation to seconds.
 
     Parameters
     ----------
@@ -15,7 +15,7 @@ def seconds(duration: str | float) -> float:
     Raises
     ------
     ValueError
-        If it is none of these, or not positive.
+        If the duration has none of these forms, or is not positive and finite.
     """
     text = str(duration).strip()
     days, dash, rest = text.rpartition("-")
@@ -33,6 +33,6 @@ def seconds(duration: str | float) -> float:
         total = whole * 86400 + parts[0] * 3600 + parts[1] * 60 + parts[2]
     if not 0 < total < float("inf"):
         raise ValueError(
-            f"{text!r} is not a duration: minutes, or e.g. 01:30:00 (hours:minutes:seconds)"
+            f"{text!r} is not a duration: write minutes, or e.g. 01:30:00 (hours:minutes:seconds)"
         )
     return total

@@ -1,8 +1,8 @@
-"""Keys of before, when ``[loss.arguments]`` held the arguments of the loss and of its likelihood,
-and mc_dropout had a ``fold`` of its own.
+"""Former configuration keys: the table ``[loss.arguments]`` and ``method.fold`` of mc_dropout.
 
-New configurations are refused with the keys of today spelled out; what a run has written before is
-converted as it is read.
+``[loss.arguments]`` held the arguments of both the loss and its likelihood. A new configuration
+with former keys is refused with a message that spells out the current ones; the configuration of
+an existing run is converted when it is read.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ FORMER = ("loss", "arguments")
 
 
 def is_former(key: str) -> bool:
-    """Whether a dotted key is one of ``[loss.arguments]``."""
+    """Whether a dotted key lies in ``[loss.arguments]``."""
     path = split_key(key)
     return path[:2] == FORMER and len(path) > 2
 
 
 def renamed(key: str, loss: Any) -> str | None:
-    """Today's key of a former one, e.g. ``likelihood.std``; None for a key that has not changed.
+    """The current key for a former key, e.g. ``likelihood.std``; None if the key has not changed.
 
     Parameters
     ----------
     key
-        Dotted.
+        A dotted key.
     loss
-        ``loss.name``, or None: which of the arguments are the loss's own depends on its class.
+        ``loss.name``, or None. The class of the loss decides which of the arguments belong to it.
     """
     if not is_former(key):
         return None
@@ -47,8 +47,8 @@ def renamed(key: str, loss: Any) -> str | None:
 
 
 def key_of_before(key: str) -> str:
-    """The former key of one of today, the inverse of :func:`renamed`; another as it is."""
-    if key == "task.kind":  # was a string, then a table
+    """The former key for a current key (inverse of :func:`renamed`); other keys are unchanged."""
+    if key == "task.kind":  # the task was a string before it became a table
         return "task"
     table, *path = split_key(key)
     if table == "likelihood" and path:
@@ -64,14 +64,14 @@ def check(table: Mapping[str, Any], source: str) -> None:
     Raises
     ------
     UsageError
-        With the keys to write instead.
+        If there are any; the message lists the keys to write instead.
     """
     loss, method = table.get("loss"), table.get("method")
     if isinstance(method, Mapping) and method.get("name") == "mc_dropout" and "fold" in method:
         raise UsageError(
             f"{source}: method.fold = {shown(method['fold'])}: write method.samples_per_pass, "
-            f"which is the number of samples of a pass for every method; without it the fastest "
-            f"is found by a short measurement"
+            f"the number of samples evaluated at once by any method; if it is left out, a short "
+            f"measurement finds the fastest number"
         )
     if not isinstance(loss, Mapping) or "arguments" not in loss:
         return
@@ -79,7 +79,7 @@ def check(table: Mapping[str, Any], source: str) -> None:
     if not isinstance(given, Mapping) or not given:
         raise UsageError(
             f"{source}: loss.arguments = {shown(given)}: leave it out; the arguments of the loss "
-            f"are keys of [loss], those of the likelihood keys of [likelihood]"
+            f"are now keys of [loss], those of the likelihood are keys of [likelihood]"
         )
     tables: dict[str, list[str]] = {"loss": [], "likelihood": []}
     for name, value in given.items():
@@ -87,24 +87,24 @@ def check(table: Mapping[str, Any], source: str) -> None:
         assert key is not None
         table_name, own = split_key(key)
         tables[table_name].append(f"{join_key([own])} = {_written(value)}")
-    said = " and ".join(f"[{name}] {', '.join(keys)}" for name, keys in tables.items() if keys)
-    raise UsageError(f"{source}: there is no [loss.arguments] any more: write {said}")
+    current = " and ".join(f"[{name}] {', '.join(keys)}" for name, keys in tables.items() if keys)
+    raise UsageError(f"{source}: [loss.arguments] no longer exists: write {current}")
 
 
 def check_overrides(overrides: Sequence[str], table: Mapping[str, Any]) -> None:
-    """Refuse ``--set`` of a former key.
+    """Refuse ``--set`` with a former key.
 
     Parameters
     ----------
     overrides
-        ``KEY=VALUE``.
+        Strings ``KEY=VALUE``.
     table
-        The configuration with all of them put in.
+        The configuration with all overrides applied.
 
     Raises
     ------
     UsageError
-        With the same in today's key.
+        If one of the keys is a former one; the message shows the option with the current key.
     """
     for text in overrides:
         key, value = split_pair(text) or ("", "")
@@ -114,7 +114,7 @@ def check_overrides(overrides: Sequence[str], table: Mapping[str, Any]) -> None:
 
 
 def converted(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a run, with the keys of today where it was written with former ones."""
+    """Convert the configuration of an existing run from former keys to current ones."""
     method = table.get("method")
     if isinstance(method, Mapping) and method.get("name") == "mc_dropout" and "fold" in method:
         table = {**table, "method": {k: v for k, v in method.items() if k != "fold"}}
@@ -132,7 +132,7 @@ def converted(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _own(loss: Any) -> set[str]:
-    """Arguments that a loss itself takes in a configuration."""
+    """Names of the configuration keys that a loss itself takes, without those of its likelihood."""
     names = set(inspect.signature(LOSSES.find(loss)).parameters)
     return names - {"likelihood"} | ({"latitudes"} if "weights" in names else set())
 

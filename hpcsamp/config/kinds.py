@@ -1,4 +1,4 @@
-"""Values of another kind than a key's: pydantic alone takes "no" for false and true for 1."""
+"""Check the types of values more strictly than pydantic, which takes "no" for false."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 
 def refused(given: Any, taken: Any) -> str:
-    """Why a value is refused although it can be converted; empty if it is not.
+    """Why a value is refused although pydantic can convert it; empty if it is accepted.
 
     Parameters
     ----------
     given
-        As it was written.
+        The value in the configuration.
     taken
-        What validation made of it: integers may have become floats, and lists tuples.
+        The value after validation: integers may have become floats, and lists tuples.
     """
     if not _finite(given):
         return "a finite number is needed"
@@ -40,5 +40,5 @@ def _same(given: Any, taken: Any) -> bool:
     if isinstance(given, list | tuple) and isinstance(taken, list | tuple):
         return all(map(_same, given, taken))
     if isinstance(given, float) and isinstance(taken, int):
-        return False  # 3.0 for a whole number
+        return False  # 3.0 where an integer is needed
     return all(isinstance(given, kind) == isinstance(taken, kind) for kind in (bool, str))

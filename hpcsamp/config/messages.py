@@ -1,4 +1,4 @@
-"""What to say about a wrong key or value."""
+"""Error messages for unknown configuration keys and invalid values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hpcsamp.spelling import hint, shown
 
 
 def known_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
-    """Dotted names of every key of the schema."""
+    """Dotted names of all keys of the schema."""
     names = []
     for name, field in section.model_fields.items():
         names.append(prefix + name)
@@ -20,7 +20,7 @@ def known_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def explain(error: ValidationError) -> str:
-    """All faults of a configuration in one line, each with its key and a mend."""
+    """Describe all faults of a configuration in one line, each with its key and how to mend it."""
     lines = []
     for fault in error.errors():
         name = ".".join(str(p) for p in fault["loc"] if p not in ("int", "float", "str"))

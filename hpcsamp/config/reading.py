@@ -1,4 +1,4 @@
-"""TOML in, checked values out; presets and overrides on the way."""
+"""Read a configuration from TOML, apply its preset and overrides, and check it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from hpcsamp.names import LIKELIHOODS, LOSSES, METHODS, MODELS, TASKS
 from hpcsamp.registry import Registry
 from hpcsamp.spelling import shown, suggest
 
-#: Tables whose further keys are the arguments of a class.
+#: Tables whose additional keys are arguments of a class, and the registry of these classes.
 CLASSES = {
     "task": TASKS,
     "model": MODELS,
@@ -42,17 +42,20 @@ CLASSES = {
 
 
 def name_key(table: str) -> str:
-    """The key of a table of :data:`CLASSES` that names the class."""
+    """The key that names the class in a table of :data:`CLASSES`."""
     return "kind" if table == "task" else "name"
 
 
 def parse_override(text: str) -> tuple[list[str], Any]:
-    """Path and value of one ``--set optimizer.lr=1e-3``; the value is TOML, or else a word.
+    """Parse one ``--set KEY=VALUE`` into the path of its key and its value.
+
+    The value is read as TOML if it is valid TOML, and as a plain string otherwise.
 
     Raises
     ------
     UsageError
-        If it is no ``KEY=VALUE``, or its value begins like TOML without being a value.
+        If the text is not ``KEY=VALUE``, or its value begins like TOML (a quote or a bracket) but
+        is not valid TOML.
     """
     pair = split_pair(text)
     if pair is None:
@@ -69,14 +72,14 @@ def parse_override(text: str) -> tuple[list[str], Any]:
     except (ValueError, RecursionError):  # a number of too many digits; lists in lists
         raise UsageError(f"--set {shown(text)}: the value is too large to be read") from None
     if table.keys() != {"v"}:
-        raise UsageError(f"--set {shown(text)}: one value is expected, on one line")
+        raise UsageError(f"--set {shown(text)}: expected a single value on one line")
     return path, table["v"]
 
 
 def apply_overrides(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A copy of a configuration table with ``--set`` values put in."""
+    """Apply ``--set`` options to a copy of a configuration table."""
     result = copy.deepcopy(dict(table))
-    if isinstance(result.get("task"), str):  # the short form, of which a key may be set
+    if isinstance(result.get("task"), str):  # the short form; an override may set task.KEY
         result["task"] = {"kind": result["task"]}
     for text in overrides:
         path, value = parse_override(text)
@@ -89,12 +92,12 @@ def apply_overrides(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[
 
 
 def check(table: Mapping[str, Any], source: str = "configuration") -> RunConfig:
-    """A checked configuration.
+    """Check a configuration table and return the configuration.
 
     Raises
     ------
     UsageError
-        Naming every wrong key, with a suggestion.
+        If a key or value is wrong; the message names every one of them, with a suggestion.
     """
     former.check(table, source)
     for key, value in flatten(table).items():
@@ -110,23 +113,23 @@ def check(table: Mapping[str, Any], source: str = "configuration") -> RunConfig:
     best, kind = config.training.best, config.task.kind
     if best != "nll" and kind is not None:  # opening a task takes seconds
         known = TASKS.find(kind).best
-        if "/" not in best and best not in known:  # those of one of several are checked by a run
+        if "/" not in best and best not in known:  # metrics of one of several targets: by the run
             raise UsageError(
-                f'{source}: training.best = "{best}" is no metric of task = "{kind}"; there is '
-                f"{', '.join(known)}{suggest(best, known)}"
+                f'{source}: training.best = "{best}" is not a metric of task = "{kind}"; choose '
+                f"one of {', '.join(known)}{suggest(best, known)}"
             )
     if config.training.min_delta and config.training.patience is None:
         raise UsageError(
-            f"{source}: training.min_delta = {config.training.min_delta} says what counts as an "
-            f"improvement for training.patience, which is not given"
+            f"{source}: training.min_delta = {config.training.min_delta} has no effect without "
+            f"training.patience: set training.patience as well, or leave training.min_delta out"
         )
     return config
 
 
 def _check_spelling(table: str, section: Any, registry: Registry, source: str) -> None:
-    """Refuse a key that is nearly one of the schema and no argument of the class.
+    """Refuse a misspelt key of the schema that is not an argument of the class.
 
-    Other arguments are checked where the class is made: opening it here would take seconds.
+    Other arguments are checked when the class is instantiated: importing it here takes seconds.
     """
     for key in section.model_extra:
         near = suggest(key, type(section).model_fields)
@@ -136,16 +139,16 @@ def _check_spelling(table: str, section: Any, registry: Registry, source: str) -
 
 
 def _takes(kind: Any, key: str) -> bool:
-    """Whether a class, or that of its configuration, may have an argument of this name."""
+    """Whether a class, or its configuration class, may take an argument of this name."""
     known = inspect.signature(kind).parameters
     if key in known or any(p.kind is p.VAR_KEYWORD for p in known.values()):
         return True
-    theirs = getattr(kind, "config_class", None)  # of transformers' networks
-    return inspect.isclass(theirs) and _takes(theirs, key)
+    config_class = getattr(kind, "config_class", None)  # of transformers' networks
+    return inspect.isclass(config_class) and _takes(config_class, key)
 
 
 def named_configs() -> list[str]:
-    """Configurations that come with the package."""
+    """Names of the configurations that come with the package."""
     folder = resources.files("hpcsamp") / "configs"
     return sorted(
         f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
@@ -153,14 +156,15 @@ def named_configs() -> list[str]:
 
 
 def apply_preset(table: Mapping[str, Any], preset: str | None) -> dict[str, Any]:
-    """A copy of a configuration table without its presets, one of which has its keys put in.
+    """Apply a preset to a copy of a configuration table and remove the presets from it.
 
     Parameters
     ----------
     table
-        As in the file; ``[preset.NAME]`` holds keys that replace those of the file, table by table.
+        The table of the file; ``[preset.NAME]`` holds keys that replace those of the file, table
+        by table.
     preset
-        Which one; None for none.
+        Name of the preset; None for none.
 
     Raises
     ------
@@ -170,12 +174,12 @@ def apply_preset(table: Mapping[str, Any], preset: str | None) -> dict[str, Any]
     result = copy.deepcopy(dict(table))
     presets = result.pop("preset", {})
     if not isinstance(presets, dict) or not all(isinstance(p, dict) for p in presets.values()):
-        raise UsageError("preset: tables [preset.NAME] are needed")
+        raise UsageError("preset: expected tables [preset.NAME]")
     if preset is None:
         return result
     if preset not in presets:
-        known = ", ".join(presets) or "none"
-        raise UsageError(f"--preset {preset}: there is {known}{suggest(preset, presets)}")
+        known = f"the presets are {', '.join(presets)}" if presets else "there are no presets"
+        raise UsageError(f"--preset {preset}: {known}{suggest(preset, presets)}")
     _put_in(result, presets[preset])
     return result
 
@@ -189,7 +193,7 @@ def _put_in(table: dict[str, Any], values: Mapping[str, Any]) -> None:
 
 
 def read(name: str | Path) -> dict[str, Any]:
-    """The table of a configuration, unchecked: of a file, or of one that comes with the package.
+    """Read the table of a configuration file, or of one that comes with the package, unchecked.
 
     Raises
     ------
@@ -204,8 +208,8 @@ def read(name: str | Path) -> dict[str, Any]:
         table = read_toml(path, "the configuration")
     else:
         known = ", ".join(named_configs())
-        raise UsageError(f"no configuration {name}: not a file, and not one of {known}")
-    if "format" in table:  # the config.toml of a run, taken for a new one
+        raise UsageError(f"no configuration {name}: it is neither a file nor one of {known}")
+    if "format" in table:  # the config.toml of a run, used for a new run
         table.pop("format")
         table.pop("run", None)
     return table
@@ -214,16 +218,16 @@ def read(name: str | Path) -> dict[str, Any]:
 def load(
     name: str | Path, overrides: Sequence[str] = (), *, preset: str | None = None
 ) -> RunConfig:
-    """Read a configuration: a file, or the name of one that comes with the package.
+    """Read and check a configuration: a file, or the name of one that comes with the package.
 
     Parameters
     ----------
     name
-        Path of a TOML file, or e.g. ``vit-digits``.
+        Path of a TOML file, or the name of a configuration, e.g. ``vit-digits``.
     overrides
-        ``KEY=VALUE`` strings, see :func:`parse_override`; they win over a preset.
+        Strings ``KEY=VALUE``, see :func:`parse_override`; they take precedence over a preset.
     preset
-        One of the file's presets, see :func:`apply_preset`.
+        Name of one of the file's presets, see :func:`apply_preset`.
 
     Raises
     ------
@@ -235,5 +239,5 @@ def load(
 
 
 def to_toml(config: RunConfig) -> str:
-    """The resolved configuration as TOML, every default written out."""
+    """Write a resolved configuration as TOML, with every default value."""
     return tomli_w.dumps(config.model_dump(exclude_none=True))

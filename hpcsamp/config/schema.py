@@ -1,4 +1,4 @@
-"""A whole run: its tables put together, and what each of their keys changes."""
+"""The schema of a whole run, and which results each of its keys affects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hpcsamp.config.sections.training import TrainingSection
 
 
 class RunConfig(Section):
-    """A whole run."""
+    """The configuration of a run; each field is a table of the TOML file."""
 
     seed: int = Field(1, ge=0, le=2**32 - 1)
     task: TaskSection = TaskSection()
@@ -45,15 +45,20 @@ class RunConfig(Section):
 
 
 def section(name: str) -> type[BaseModel] | None:
-    """The class of a table of the configuration; None if there is none of this name."""
+    """The class of a table of the configuration; None if there is no table of this name."""
     field = RunConfig.model_fields.get(name)
     kind = field.annotation if field is not None else None
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
 def changes(key: str) -> str | None:
-    """What a dotted key changes of a run: ``"weights"``, ``"results"`` or ``"nothing"``, as marked
-    on the field; None for an argument of a model, method, loss ..., whose class has the mark.
+    """What a dotted key of the configuration affects: the weights, the results or nothing.
+
+    Returns
+    -------
+    str or None
+        ``"weights"``, ``"results"`` or ``"nothing"``, as marked on the field. None for an argument
+        of a model, method, loss ...: its class holds the mark.
     """
     table, _, name = key.partition(".")
     kind = section(table)

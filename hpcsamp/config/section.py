@@ -1,4 +1,4 @@
-"""What every table of the configuration is, and the marks of its keys."""
+"""Base classes of the tables of the configuration, and marks for what a key affects."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from pydantic_core import PydanticCustomError
 from hpcsamp.config.kinds import refused
 from hpcsamp.registry import Registry
 
-#: Marks of a key that does not change the weights of a run: it may differ when a run goes on.
-#: ``RESULTS``: it does change what is evaluated, or how far a run goes; ``NOTHING``: not even that.
+#: Marks of keys that do not change the weights of a run, so they may differ when it is resumed.
+#: ``RESULTS``: the key affects what is evaluated or how long the run is; ``NOTHING``: neither.
 RESULTS: dict[str, Any] = {"changes": "results"}
 NOTHING: dict[str, Any] = {"changes": "nothing"}
 
-#: More samples, or more of anything else, than a run can have: a slip of the keyboard.
+#: Upper bounds of the number of samples and of other counts: a larger number is a typing error.
 SAMPLES = 10**6
 MOST = 10**9
 
 
 class Section(BaseModel):
-    """A table of the configuration: no unknown keys, no value of another type (``"3"`` is no
-    number, ``"no"`` is not false), immutable once read.
+    """A table of the configuration: immutable, with strict types and without unknown keys.
+
+    Values are not converted from other types: ``"3"`` is not a number and ``"no"`` is not false.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
@@ -44,18 +45,18 @@ class Section(BaseModel):
 
 
 class OpenSection(Section):
-    """A table whose further keys are arguments of the class that it names."""
+    """A table whose additional keys are arguments of the class that it names."""
 
     model_config = ConfigDict(extra="allow")
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What the class gets: it checks them."""
+        """Keyword arguments of the class, which checks them itself."""
         return dict(self.model_extra or {})
 
 
 def one_of(registry: Registry) -> AfterValidator:
-    """Check that a value is a name of a registry, a place, or one of its other words."""
+    """Validator: a value is a name in a registry, ``package.module:Class``, or a reserved word."""
 
     def check(value: str) -> str:
         fault = registry.fault(value)
@@ -66,10 +67,13 @@ def one_of(registry: Registry) -> AfterValidator:
     return AfterValidator(check)
 
 
-def per_pass(value: Any, most: int, said: str) -> Any:
-    """Check samples of a pass: ``"auto"``, or from 1 to ``most``, which messages call ``said``."""
+def per_pass(value: Any, most: int, most_text: str) -> Any:
+    """Check a number of samples per pass: ``"auto"``, or an integer from 1 to ``most``.
+
+    ``most_text`` is the upper bound as it is written in the error message.
+    """
     count = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
     if value == "auto" or count:
         return value
-    reason = f'must be "auto" or a whole number from 1 to {said}'
+    reason = f'must be "auto" or a whole number from 1 to {most_text}'
     raise PydanticCustomError("kind", "{reason}", {"reason": reason})

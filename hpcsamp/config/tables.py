@@ -1,4 +1,4 @@
-"""Nested tables and their dotted keys."""
+"""Convert between nested tables and dotted keys."""
 
 from __future__ import annotations
 
@@ -9,38 +9,39 @@ from hpcsamp.config.toml import join_key, split_key
 
 
 def flatten(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested tables as ``{"optimizer.lr": ...}``; an empty table is a value.
+    """Flatten nested tables to ``{"optimizer.lr": ...}``; an empty table counts as a value.
 
-    Names that TOML quotes are quoted in the keys, so that no two places have one key.
+    Names that need quotes in TOML are quoted in the keys, so every value has a key of its own.
     """
     return {join_key(path): value for path, value in _leaves(table, ())}
 
 
 def written(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The same of tables in which names may be dotted keys, as in ``"optimizer.lr" = [1e-3]``.
+    """Flatten tables whose names may be dotted keys themselves, as ``"optimizer.lr" = [1e-3]``.
 
     Raises
     ------
     ValueError
-        For a name that is not a key, one that is written twice, and a key within another's value.
+        If a name is not a valid key, a key is written twice, or a key lies within the value of
+        another.
     """
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for path, value in _leaves(table, ()):
         parts = tuple(part for name in path for part in split_key(name))
         key = join_key(parts)
-        if key in found:
+        if key in flat:
             raise ValueError(f"{key} is written twice")
-        found[key] = value
-    for key in found:
+        flat[key] = value
+    for key in flat:
         parts = split_key(key)
         for outer in (join_key(parts[:end]) for end in range(1, len(parts))):
-            if outer in found:
+            if outer in flat:
                 raise ValueError(f"{outer} is a value, and {key} lies within it")
-    return found
+    return flat
 
 
 def put(table: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key in nested tables, copying the tables on the way: others may share them.
+    """Set a dotted key in nested tables; inner tables are copied, as they may be shared.
 
     Raises
     ------
@@ -59,11 +60,11 @@ def put(table: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _leaves(table: Mapping[str, Any], path: Sequence[str]) -> list[tuple[tuple[str, ...], Any]]:
-    found: list[tuple[tuple[str, ...], Any]] = []
+    leaves: list[tuple[tuple[str, ...], Any]] = []
     for name, value in table.items():
         inside = (*path, str(name))
         if isinstance(value, Mapping) and value:
-            found += _leaves(value, inside)
+            leaves += _leaves(value, inside)
         else:
-            found.append((inside, value))
-    return found
+            leaves.append((inside, value))
+    return leaves

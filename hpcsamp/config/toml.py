@@ -1,4 +1,4 @@
-"""TOML as it is read from files, and as single lines that carry a key and its value losslessly."""
+"""Read TOML files, and write keys and values as single lines of TOML without loss."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from typing import Any
 from hpcsamp.errors import UsageError
 
 LARGEST = 16 * 2**20
-"""Bytes of a TOML file that is read."""
+"""Largest size of a TOML file, in bytes."""
 
 DEEPEST = 32
-"""Tables and lists within each other."""
+"""Largest depth of nested tables and lists."""
 
 _PART = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')"""
 _KEY = re.compile(rf"[ \t]*{_PART}([ \t]*\.[ \t]*{_PART})*[ \t]*")
 
 
 def exists(path: Path) -> bool:
-    """Whether there is such a file or folder; there is none of a name that cannot be one."""
+    """Whether a file or folder exists; False for a path that is not a valid one."""
     try:
         return path.exists()
-    except (OSError, ValueError):  # too long, no permission; a NUL
+    except (OSError, ValueError):  # too long or no permission; a NUL character
         return False
 
 
@@ -38,12 +38,12 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
     path
         The file.
     what
-        What it is called in messages, e.g. ``the campaign file``.
+        Name of the file in messages, e.g. ``the campaign file``.
 
     Raises
     ------
     UsageError
-        If it cannot be read, is not UTF-8 or not TOML; one line.
+        If the file cannot be read, is too large, or is not valid UTF-8 or TOML.
     """
     try:
         if path.exists() and not path.is_file():
@@ -52,7 +52,7 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
             content = f.read(LARGEST + 1)
     except OSError as e:
         raise UsageError(f"cannot read {what} {path}: {e.strerror}") from None
-    except ValueError as e:  # a NUL in the name
+    except ValueError as e:  # a NUL character in the name
         raise UsageError(f"cannot read {what} {path}: {e}") from None
     if len(content) > LARGEST:
         raise UsageError(f"{path}: {what} is larger than {LARGEST >> 20} MiB")
@@ -66,16 +66,16 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
 
 
 def parse_toml(text: str, name: str) -> dict[str, Any]:
-    """A table from its text.
+    """Parse the text of a TOML file called ``name`` in messages.
 
     Raises
     ------
     UsageError
-        If it is not TOML, or nested deeper than :data:`DEEPEST`.
+        If it is not valid TOML, or is nested deeper than :data:`DEEPEST`.
     """
     try:
         table = tomllib.loads(text)
-    except ValueError as e:  # TOMLDecodeError is one; so is a number of too many digits
+    except ValueError as e:  # includes TOMLDecodeError, and numbers with too many digits
         raise UsageError(f"{name} is not valid TOML: {e}") from None
     except RecursionError:
         table = None
@@ -91,12 +91,12 @@ def parse_toml(text: str, name: str) -> dict[str, Any]:
 
 @lru_cache(10_000)
 def split_key(text: str) -> tuple[str, ...]:
-    """Parts of a dotted key, e.g. ``model.hidden`` or ``model."a.b"``.
+    """Split a dotted key into its parts, e.g. ``model.hidden`` or ``model."a.b"``.
 
     Raises
     ------
     ValueError
-        If TOML has no such key.
+        If the text is not a valid TOML key.
     """
     if not _KEY.fullmatch(text):
         raise ValueError(f"{text!r} is not a key")
@@ -109,12 +109,12 @@ def split_key(text: str) -> tuple[str, ...]:
 
 
 def join_key(parts: Sequence[str]) -> str:
-    """The dotted key with these parts, quoted where TOML wants it; ASCII."""
+    """Join parts to a dotted key in ASCII, with quotes where TOML needs them."""
     return ".".join(map(_key_part, parts))
 
 
 def split_pair(text: str) -> tuple[str, str] | None:
-    """Key and value of ``KEY=VALUE``, where the key may hold ``=`` in quotes; None for another."""
+    """Split ``KEY=VALUE``, where a quoted key may contain ``=``; None for any other text."""
     key = _KEY.match(text)
     if key is None or text[key.end() : key.end() + 1] != "=":
         return None
@@ -122,12 +122,12 @@ def split_pair(text: str) -> tuple[str, str] | None:
 
 
 def toml_value(value: Any) -> str:
-    """A value as it stands in TOML, on one line of ASCII: no shell, locale or terminal alters it.
+    """Write a value as TOML on one line of ASCII, which no shell, locale or terminal alters.
 
     Raises
     ------
     TypeError
-        For a value that TOML has not, such as None.
+        For a value that TOML cannot express, such as None.
     """
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -144,24 +144,24 @@ def toml_value(value: Any) -> str:
 
 
 def unwritable(value: Any) -> str:
-    """Why TOML cannot hold a value, or a run cannot use it; empty if it can."""
+    """Why a value cannot be written in TOML or used by a run; empty if it can."""
     if isinstance(value, bool | float):
         return ""
     if isinstance(value, int):
-        return "" if -(2**63) <= value < 2**63 else "integers have 64 bits"
+        return "" if -(2**63) <= value < 2**63 else "integers must fit in 64 bits"
     if isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError:
-            return "holds bytes that are not UTF-8"
-        return "holds a NUL character" if "\0" in value else ""
+            return "contains bytes that are not UTF-8"
+        return "contains a NUL character" if "\0" in value else ""
     if isinstance(value, Mapping):
         return next(filter(None, (unwritable(p) for pair in value.items() for p in pair)), "")
     if isinstance(value, list | tuple):
         return next(filter(None, map(unwritable, value)), "")
     if value is None:
-        return "TOML has no such value; leave the key out"
-    return f"a {type(value).__name__}, which no key takes; write it in quotes"
+        return "TOML has no null value; leave the key out"
+    return f"no key takes a {type(value).__name__}; write it in quotes"
 
 
 @lru_cache(10_000)
@@ -170,7 +170,7 @@ def _key_part(name: str) -> str:
 
 
 def _string(text: str) -> str:
-    """A basic string: JSON's, but for characters beyond 16 bits, which TOML writes as ``\\U``."""
+    """A TOML basic string: as in JSON, except that characters beyond 16 bits are ``\\U``."""
     return '"' + "".join(
         json.dumps(c)[1:-1] if ord(c) < 0x10000 else f"\\U{ord(c):08x}" for c in text
     ) + '"'  # fmt: skip

@@ -1,1 +1,1 @@
-"""The tables of a configuration, a file each: keys, types, defaults, meaning, and marks."""
+"""The tables of a configuration, one per file: keys, types, defaults, descriptions and marks."""

@@ -1,4 +1,4 @@
-"""Random views of the training items."""
+"""The table ``[augment]``: data augmentation."""
 
 from __future__ import annotations
 
@@ -11,23 +11,27 @@ from hpcsamp.names import Share
 
 
 class AugmentSection(Section):
-    """``[augment]``: random views of the training items, keyed per item and sample."""
+    """``[augment]``: data augmentation, drawn for each item and weight sample."""
 
     crop: int = Field(0, ge=0, le=10**5, description="pixels of zero padding before a random crop")
     flip: bool = Field(False, description="mirror left to right, with probability 1/2")
     shift: bool = Field(False, description="periodic shift along the last axis (longitude)")
     transforms: list[dict[str, Any]] = Field(
         default_factory=list,
-        description='torchvision.transforms.v2 by name, e.g. {name = "RandomRotation", ...}',
+        description="transforms of torchvision.transforms.v2 with their arguments, "
+        'e.g. {name = "RandomRotation", degrees = 10}',
     )
     share: Share = Field(
-        "sample", description="who sees a view of its own; rank depends on the number of ranks"
+        "sample",
+        description="what gets an augmentation of its own; with rank the results depend on the "
+        "number of ranks",
     )
     input: str | None = Field(
-        None, description="which of several inputs; by default the only one that is an image"
+        None,
+        description="name of the input that is augmented; default: the only one that is an image",
     )
 
     @property
     def active(self) -> bool:
-        """Whether there is anything to do."""
+        """Whether any augmentation is configured."""
         return bool(self.crop or self.flip or self.shift or self.transforms)

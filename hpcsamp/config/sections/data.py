@@ -1,4 +1,4 @@
-"""What a run learns from, and how it is fed."""
+"""The table ``[data]``: the dataset, its batches and how it is read."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from hpcsamp.names import MADE_UP, ReaderName, Shuffle, Verify
 
 
 class SyntheticSection(Section):
-    """``[data.synthetic]``: the made-up set that ``--data synthetic`` stands for."""
+    """``[data.synthetic]``: the synthetic dataset that ``--data synthetic`` generates."""
 
     like: Annotated[str, one_of(MADE_UP)] = Field(
-        description="set to resemble, e.g. era5, or package.module:Class"
+        description="dataset to imitate, e.g. era5, or package.module:Class"
     )
-    items: int = Field(1000, ge=10, le=MOST, description="in all splits together")
-    seed: int = Field(0, ge=0, description="of the data")
+    items: int = Field(1000, ge=10, le=MOST, description="number of items, in all splits together")
+    seed: int = Field(0, ge=0, description="seed of the generated data")
     grid: tuple[int, int] | None = Field(
-        None, description="latitudes and longitudes, where they are not to be era5's 121 and 240"
+        None,
+        description="numbers of latitudes and longitudes; default: those of era5, 121 and 240",
     )
 
 
 class DataSection(Section):
-    """``[data]``: what is learnt from and how it is fed."""
+    """``[data]``: the dataset, its batches and how it is read."""
 
     path: str = Field(
         description="dataset folder, as written by hpcsamp ingest", json_schema_extra=RESULTS
@@ -34,30 +35,33 @@ class DataSection(Section):
         1,
         ge=1,
         le=MOST,
-        description="parts that the batch of a data group is taken in, one after the other: the "
-        "step is the same, its activations are those of one part",
+        description="number of parts in which the batch of a data group is processed one after "
+        "the other: the gradient is the same, with the activations of one part in memory at a time",
         json_schema_extra=NOTHING,
     )
     reader: ReaderName = Field(
         "auto",
-        description="how shards are read; memory: once, and held on every node",
+        description="how shards are read; memory: once, then kept in the memory of every node",
         json_schema_extra=NOTHING,
     )
     shuffle: bool | Shuffle = Field(
-        True, description="a new order every epoch, drawn from the seed; pool keeps reads local"
+        True,
+        description="draw a new order of the items every epoch, from the seed; pool: items that "
+        "are read together lie close together in the files",
     )
     verify: Verify = Field(
         "all",
-        description="which chunks have their checksum compared on first read",
+        description="which chunks have their checksum verified when they are first read",
         json_schema_extra=NOTHING,
     )
     slots: int = Field(
         3,
         ge=2,
         le=64,
-        description="batches that are prefetched, plus one",
+        description="buffers for batches: one is in use while the others are prefetched",
         json_schema_extra=NOTHING,
     )
     synthetic: SyntheticSection | None = Field(
-        None, description="what --data synthetic makes; a run's own config.toml has none"
+        None,
+        description="dataset that --data synthetic generates; not written to a run's config.toml",
     )

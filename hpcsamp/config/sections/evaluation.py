@@ -1,4 +1,4 @@
-"""The predictive distribution that is evaluated."""
+"""The table ``[evaluation]``: the posterior predictive distribution and its metrics."""
 
 from __future__ import annotations
 
@@ -10,37 +10,39 @@ from hpcsamp.config.section import MOST, NOTHING, RESULTS, SAMPLES, Section, per
 
 
 class EvaluationSection(Section):
-    """``[evaluation]``: the posterior predictive."""
+    """``[evaluation]``: the posterior predictive distribution and its metrics."""
 
     samples: int | None = Field(
         None,
         ge=1,
         le=SAMPLES,
-        description="samples of the predictive distribution; without: as many as the method has, "
-        "32, or method.samples if that is more, where it can draw any number",
+        description="samples of the predictive distribution; default: all that the method has, "
+        "or the larger of 32 and method.samples if the method can draw any number",
         json_schema_extra=RESULTS,
     )
-    batch: int = Field(256, ge=1, le=MOST, description="items at once", json_schema_extra=RESULTS)
+    batch: int = Field(
+        256, ge=1, le=MOST, description="items evaluated at once", json_schema_extra=RESULTS
+    )
     bins: int = Field(
         15, ge=2, le=10**5, description="bins of the calibration metrics", json_schema_extra=RESULTS
     )
     samples_per_pass: Any = Field(
         None,
-        description='samples evaluated at once, or "auto"; without: as method.samples_per_pass',
+        description='samples evaluated at once, or "auto"; default: method.samples_per_pass',
         json_schema_extra=NOTHING,
     )
 
     batch_norm: Literal["running", "estimated"] | None = Field(
         None,
-        description="statistics of batch normalisation: the running ones, or estimated for each "
-        "prediction sample from the training set; without: estimated for swag alone",
+        description="statistics of batch normalisation: the running ones, or estimated from the "
+        "training set for each prediction sample; default: estimated for swag, running otherwise",
         json_schema_extra=RESULTS,
     )
     batch_norm_items: int = Field(
         4096,
         ge=1,
         le=MOST,
-        description="items of the training set that they are estimated from",
+        description="number of training items from which batch statistics are estimated",
         json_schema_extra=RESULTS,
     )
 

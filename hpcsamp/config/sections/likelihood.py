@@ -1,4 +1,4 @@
-"""What an output means."""
+"""The table ``[likelihood]``: the distribution of a target given the network's output."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from hpcsamp.names import LIKELIHOODS
 
 
 class LikelihoodSection(OpenSection):
-    """``[likelihood]``: what an output means; further keys are arguments of its class, e.g.
-    ``std = 0.2`` of known noise.
+    """``[likelihood]``: the distribution of a target given the network's output.
+
+    Additional keys are arguments of its class, e.g. ``std = 0.2`` for known noise.
     """
 
     name: Annotated[str, one_of(LIKELIHOODS)] | None = Field(
         None,
-        description="a registered likelihood, or package.module:Class; without: the usual one of "
+        description="a registered likelihood, or package.module:Class; default: the usual one for "
         "the task and the loss",
     )
 
     @property
     def table(self) -> dict[str, Any]:
-        """What is given of name and arguments; empty where nothing is."""
+        """The name and arguments that are set; empty if none are."""
         return self.model_dump(exclude_none=True)

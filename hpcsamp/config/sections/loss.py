@@ -1,4 +1,4 @@
-"""What is minimised."""
+"""The table ``[loss]``: the loss function."""
 
 from __future__ import annotations
 
@@ -11,21 +11,32 @@ from hpcsamp.names import KL, LOSSES, Memory
 
 
 class LossSection(OpenSection):
-    """``[loss]``: what is minimised; further keys are arguments of the loss's class."""
+    """``[loss]``: the loss function; additional keys are arguments of its class."""
 
     name: Annotated[str, one_of(LOSSES)] = Field(
         "expected_nll", description="a registered loss, or package.module:Class"
     )
-    exact: bool = Field(True, description="false: the paper's averaging of per-rank losses")
-    temperature: float = Field(1.0, ge=0, description="factor of the KL; 1 is Bayes")
+    exact: bool = Field(
+        True,
+        description="true: the loss of all samples together; false: the average of the losses of "
+        "the ranks, as in the paper",
+    )
+    temperature: float = Field(
+        1.0, ge=0, description="factor of the KL term; 1 is the Bayesian posterior"
+    )
     kl_warmup_epochs: float = Field(
-        0.0, ge=0, le=MOST, description="the KL's factor grows from 0 over these"
+        0.0,
+        ge=0,
+        le=MOST,
+        description="epochs over which the factor of the KL term grows from 0 to its value",
     )
     kl: KL = Field(
-        "analytic", description="the KL by formula, or from the log densities of the draws"
+        "analytic",
+        description="compute the KL term by formula, or estimate it from the log densities of the "
+        "weight samples",
     )
     memory: Memory = Field(
         "auto",
-        description="which activations are kept for the backward pass",
+        description="which activations are kept in memory for the backward pass",
         json_schema_extra=NOTHING,
     )

@@ -1,4 +1,4 @@
-"""How weights are sampled."""
+"""The table ``[method]``: the method of Bayesian inference, and how its samples are evaluated."""
 
 from __future__ import annotations
 
@@ -11,22 +11,28 @@ from hpcsamp.names import METHODS, Strategy
 
 
 class MethodSection(OpenSection):
-    """``[method]``: how weights are sampled; further keys are arguments of the method's class."""
+    """``[method]``: how weights are sampled; additional keys are arguments of the class."""
 
     name: Annotated[str, one_of(METHODS)] = Field(
         "mean_field",
         description="a registered method, e.g. mean_field or ensemble, or package.module:Class",
     )
     samples: int = Field(
-        16, ge=1, le=SAMPLES, description="S, weight samples per step over a sample group"
+        16,
+        ge=1,
+        le=SAMPLES,
+        description="weight samples per step (S), distributed over the ranks of a sample group",
     )
     samples_per_pass: Any = Field(
         "auto",
-        description='samples evaluated at once, or "auto": what a short measurement finds fastest',
+        description='samples evaluated at once; "auto": the number that a short measurement finds '
+        "to be the fastest",
         json_schema_extra=NOTHING,
     )
     strategy: Strategy = Field(
-        "auto", description="how they are evaluated at once", json_schema_extra=NOTHING
+        "auto",
+        description="how several samples are evaluated at once",
+        json_schema_extra=NOTHING,
     )
 
     @field_validator("samples_per_pass")
@@ -37,5 +43,5 @@ class MethodSection(OpenSection):
 
     @property
     def chunk(self) -> int:
-        """Samples evaluated at once, 1 where that is to be measured."""
+        """Samples evaluated at once; 1 if the number is to be measured."""
         return 1 if self.samples_per_pass == "auto" else int(self.samples_per_pass)

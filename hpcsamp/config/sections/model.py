@@ -1,4 +1,4 @@
-"""Which network is trained."""
+"""The table ``[model]``: the network, its output layer and its initial weights."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hpcsamp.names import MODELS
 
 
 class ModelSection(OpenSection):
-    """``[model]``: a network by name and its arguments.
+    """``[model]``: the network, by name; additional keys are arguments of its class.
 
-    Where the class has an argument that is called like one of the :attr:`SHARED` keys, it is that
+    If the class has an argument with the name of one of the :attr:`SHARED` keys, the key sets that
     argument.
     """
 
@@ -24,10 +24,13 @@ class ModelSection(OpenSection):
         description="a registered model, e.g. mlp or vit, or package.module:Class"
     )
     head: Any = Field(
-        None, description="layer that is replaced by one with the outputs that the data ask for"
+        None,
+        description="name of the layer that is replaced by one with as many outputs as the "
+        "dataset needs",
     )
     output: Any = Field(
-        None, description="which of several tensors that the network returns, e.g. logits"
+        None,
+        description="name of the tensor to use if the network returns several, e.g. logits",
     )
     weights: Any = Field(
         None,
@@ -35,22 +38,25 @@ class ModelSection(OpenSection):
         json_schema_extra=NOTHING,
     )
     weights_sha256: str | None = Field(
-        None, description="checksum of these weights, written by the run"
+        None, description="SHA-256 checksum of the file model.weights, written by the run"
     )
     weights_strict: Any = Field(
-        None, description="false: names and shapes of model.weights need not all fit the network"
+        None,
+        description="false: load those of model.weights that fit the network by name and shape, "
+        "and ignore the others",
     )
     freeze: Any = Field(
-        None, description='parameters that are not trained, by patterns, e.g. ["layer1.*"]'
+        None,
+        description='patterns of the names of parameters that are not trained, e.g. ["layer1.*"]',
     )
     batch_norm: Any = Field(
         None,
-        description="batch: normalise by the whole batch of a step, over all ranks (default); "
-        "frozen: by the running statistics; group: by group normalisation instead",
+        description="batch: normalise over the whole batch of a step, across all ranks (default); "
+        "frozen: by the running statistics; group: replace it by group normalisation",
     )
 
     @property
     def shared(self) -> dict[str, Any]:
-        """Given keys that may be arguments of the class."""
+        """The shared keys that are set, which may be arguments of the class."""
         given = {key: getattr(self, key) for key in sorted(self.SHARED)}
         return {key: value for key, value in given.items() if value is not None}

@@ -1,4 +1,4 @@
-"""The optimiser, and groups of parameters with settings of their own."""
+"""The table ``[optimizer]``: the optimiser, and parameter groups with settings of their own."""
 
 from __future__ import annotations
 
@@ -10,41 +10,43 @@ from hpcsamp.config.section import NOTHING, OpenSection
 
 
 class GroupSection(OpenSection):
-    """One of ``[[optimizer.groups]]``: parameters with settings of their own."""
+    """One of ``[[optimizer.groups]]``: a parameter group with settings of its own."""
 
-    pattern: str = Field("*", min_length=1, description="names of parameters, e.g. head.*")
+    pattern: str = Field(
+        "*", min_length=1, description="pattern of the names of the parameters, e.g. head.*"
+    )
     of: Literal["mean", "log_std"] | None = Field(
-        None, description="only the means or standard deviations of random weights"
+        None, description="restrict the group to the means or standard deviations of the weights"
     )
     lr: float | None = Field(None, ge=0, description="learning rate, instead of optimizer.lr")
 
     @property
     def options(self) -> dict[str, Any]:
-        """What is different from the optimiser's own settings."""
+        """Settings of this group that replace those of ``[optimizer]``."""
         own = {} if self.lr is None else {"lr": self.lr}
         return {**own, **(self.model_extra or {})}
 
 
 class OptimizerSection(OpenSection):
-    """``[optimizer]``: any optimiser of ``torch.optim``, with its arguments."""
+    """``[optimizer]``: any optimiser of ``torch.optim``; additional keys are its arguments."""
 
     name: str = "Adam"
     lr: float = Field(1e-3, gt=0)
-    clip: float | None = Field(None, gt=0, description="largest norm of the gradient")
+    clip: float | None = Field(None, gt=0, description="clip the gradient to this norm")
     sharded: bool | Literal["weights"] = Field(
         False,
-        description="each rank of a sample group keeps and updates 1/P of the state; "
-        '"weights": of the weights and their gradient, too (mean_field)',
+        description="true: each rank of a sample group keeps and updates 1/P of the optimiser "
+        'state; "weights": also 1/P of the weights and their gradient (mean_field)',
         json_schema_extra=NOTHING,
     )
 
     groups: list[GroupSection] = Field(
         default_factory=list,
-        description="parameters with a learning rate, weight decay ... of their own, by patterns "
-        "of their names",
+        description="parameter groups with a learning rate, weight decay ... of their own, "
+        "selected by patterns of names",
     )
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Everything but the fields above: passed to the optimiser."""
+        """Keyword arguments of the optimiser: the learning rate and all additional keys."""
         return {"lr": self.lr, **(self.model_extra or {})}

@@ -1,4 +1,4 @@
-"""The grid of ranks."""
+"""The table ``[parallel]``: the grid of ranks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from hpcsamp.names import TRANSPORTS, SampleAxis
 
 
 class ParallelSection(Section):
-    """``[parallel]``: the grid. Nothing here changes what is computed (law 1)."""
+    """``[parallel]``: the grid of ranks, which does not change the results (law 1)."""
 
     samples: SampleAxis = Field("node", json_schema_extra=NOTHING)
     model: int = Field(
         1,
         ge=1,
-        description="ranks that hold one network and one item in parts (M)",
+        description="model ranks (M): ranks that share one network and process an item in parts",
         json_schema_extra=NOTHING,
     )
     collectives: Annotated[str, one_of(TRANSPORTS)] = Field("auto", json_schema_extra=NOTHING)

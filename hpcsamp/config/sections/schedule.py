@@ -1,4 +1,4 @@
-"""The learning rate over the course of a run."""
+"""The table ``[schedule]``: the learning rate over the course of a run."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from hpcsamp.config.section import MOST, OpenSection
 
 
 class ScheduleSection(OpenSection):
-    """``[schedule]``: any schedule of ``torch.optim.lr_scheduler``, stepped once per step."""
+    """``[schedule]``: any schedule of ``torch.optim.lr_scheduler``, advanced after every step."""
 
     name: str = "none"
     warmup_epochs: float = Field(
-        0.0, ge=0, le=MOST, description="linear growth of the learning rate"
+        0.0,
+        ge=0,
+        le=MOST,
+        description="epochs over which the learning rate grows linearly from 0",
     )

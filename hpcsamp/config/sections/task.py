@@ -1,4 +1,4 @@
-"""Which task a run is of."""
+"""The table ``[task]``: classification, regression or another task."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from hpcsamp.names import TASKS
 
 
 class TaskSection(OpenSection):
-    """``[task]``: what the targets are; further keys are arguments of the task's class.
+    """``[task]``: the kind of targets; additional keys are arguments of the task's class.
 
-    ``task = "regression"`` is short for a table with this kind alone.
+    ``task = "regression"`` is short for a table with this kind and no arguments.
     """
 
     kind: Annotated[str, one_of(TASKS)] | None = Field(
         None,
-        description="a registered task, or package.module:Class; without: that of the dataset",
+        description="a registered task, or package.module:Class; default: the task of the dataset",
     )
