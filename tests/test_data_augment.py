@@ -69,7 +69,7 @@ def test_a_loss_of_forecasts_shifted_back_is_that_of_shifted_targets():
 
 def test_forecasts_without_rows_of_that_width_cannot_come_back():
     augment = Augmentation(shift=True)
-    with pytest.raises(UsageError, match=r"7 outputs of an item .* 10 values"):
+    with pytest.raises(UsageError, match=r"7 outputs for an item, .* 10 longitudes"):
         augment.undo(torch.zeros(3, 6, 7), INDEX, epoch=0, samples=SAMPLES, width=10)
     outputs = torch.zeros(3, 6, 7)
     plain = Augmentation(flip=True)
@@ -134,7 +134,7 @@ def test_torchvision_transforms_are_keyed_and_leave_the_global_generator_alone()
 
 
 def test_unknown_transforms_are_refused():
-    with pytest.raises(UsageError, match="'Blurr' is no transform"):
+    with pytest.raises(UsageError, match="'Blurr' is not a transform"):
         Augmentation(transforms=[{"name": "Blurr"}])
     with pytest.raises(UsageError, match="RandomRotation"):
         Augmentation(transforms=[{"name": "RandomRotation", "degree": 3}])

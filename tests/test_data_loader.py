@@ -297,7 +297,7 @@ def test_wrong_use_is_refused_on_all_ranks(mpi_ranks, comm, folder):
         left = loader.epoch(0)
         next(left)
         next(loader.epoch(1))
-        with pytest.raises(UsageError, match="given up"):
+        with pytest.raises(UsageError, match="abandoned"):
             next(left)
         with pytest.raises(UsageError, match="same batches"):
             next(loader.epoch(4 + comm.rank))

@@ -121,5 +121,5 @@ def test_bad_batches_are_refused_with_both_numbers():
         Order(50, 64)
     with pytest.raises(UsageError, match=r"step 9 is outside an epoch of 5 steps"):
         Order(50, 10).step(0, 9)
-    with pytest.raises(UsageError, match=r"chunks hold 40 items, the split has 50"):
+    with pytest.raises(UsageError, match=r"the chunks hold 40 items, but the split has 50"):
         Order(50, 10, shuffle="pool", chunks=np.array([40]))

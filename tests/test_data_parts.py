@@ -281,7 +281,7 @@ def test_a_corrupt_slab_of_one_model_rank_is_told_by_all(mpi_ranks, comm, scratc
         loader.close()
     topology = grids(comm)[0]
     box = (None, None, (comm.rank % 3, 6))  # other parts at the same place of the model axis
-    with pytest.raises(UsageError, match=r"rank \d wants .* have the same parts"):
+    with pytest.raises(UsageError, match=r"rank \d needs .* must have the same part"):
         Loader(scratch / "set", topology, batch=4, part=box)
 
 

@@ -283,7 +283,7 @@ def test_numbers_labels_and_missing_values_of_grids(tmp_path):
     data["load"][3] = np.nan
     data.to_netcdf(tmp_path / "b.nc", engine="h5netcdf")
     path = [tmp_path / "b.nc"]
-    with pytest.raises(HpcsampError, match=r"b.nc: .*y holds 1 values that are NaN"):
+    with pytest.raises(HpcsampError, match=r"b.nc: .*y: 1 of \d+ values are NaN"):
         build(netcdf(path, ["z"], ["load"], fractions={}), tmp_path / "set")
     build(netcdf(path, ["z"], ["load"], fractions={}, keep_missing=True), tmp_path / "set")
     assert np.isnan(Dataset.open(tmp_path / "set").read([3])[1]).all()

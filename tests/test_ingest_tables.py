@@ -392,7 +392,7 @@ def test_names_of_columns_and_classes_are_kept(tmp_path):
     assert one.arrays["y"].names == ["u"]
     source = npz_of(tmp_path, x=X, y=LABELS)
     source.class_names = ["dog", "cat"]
-    with pytest.raises(HpcsampError, match="2 names for 3 classes"):
+    with pytest.raises(HpcsampError, match="there are 2 names for 3 classes"):
         build(source, tmp_path / "pets")
     source.class_names = ["dog", "cat", "hen"]
     build(source, tmp_path / "pets")

@@ -1,4 +1,4 @@
-"""Datasets on disk and batches in memory: read once per sample group."""
+"""Datasets on disk, and a loader of batches that reads each batch once per sample group."""
 
 from __future__ import annotations
 

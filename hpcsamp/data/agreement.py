@@ -1,7 +1,7 @@
-"""Agreement between threads of several ranks: one fails, all fail, with the same line.
+"""Raise an error of one rank's prefetch thread on all ranks, with the same message.
 
-Like :func:`hpcsamp.grid.together`, but it does not spin while it waits: the cores belong to the
-main threads.
+Like :func:`hpcsamp.grid.together`, but without spinning while it waits: the main threads need the
+cores.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
 
 def told(error: BaseException) -> tuple[str, str]:
-    """Kind and message of an error, for other ranks."""
+    """Class name and message of an error, to be sent to other ranks."""
     if isinstance(error, HpcsampError):
         return type(error).__name__, str(error)
     return "HpcsampError", f"{type(error).__name__}: {error}"
 
 
 def rebuilt(kind: str, message: str) -> HpcsampError:
-    """An error of another rank."""
-    found: HpcsampError = getattr(errors, kind)(message)
-    return found
+    """Recreate an error of another rank from its class name and message."""
+    error: HpcsampError = getattr(errors, kind)(message)
+    return error
 
 
 def agree(comm: MPI.Comm, error: BaseException | None) -> HpcsampError | None:
-    """The error of the lowest rank that has one, on every rank. Collective.
+    """Return the error of the lowest rank that has one, on every rank; None if there is no error.
 
-    Costs one integer while all is well.
+    Collective. Exchanges a single integer if there is no error.
     """
     MPI = library(comm)  # noqa: N806
     anywhere = np.zeros(1, np.int32)

@@ -1,9 +1,10 @@
-"""Random views of training items, after the batch is shared: vectorised, keyed, reproducible.
+"""Data augmentation on the device, with a random view for every item and weight sample.
 
-Every draw is a function of (seed, epoch, item, sample) alone, neither of the grid nor of the batch
-that an item came in, nor of what was drawn before. Crops, flips and shifts are our own
-because torchvision draws once per batch; with the same offsets they equal its functional ones. The
-paper augments per GPU (``share = "rank"``, section 6.1) and compares with ``"all"``.
+Every draw is a function of (seed, epoch, item, sample) alone: it does not depend on the grid, on
+the batch of the item, or on earlier draws. Crops, flips and shifts are implemented here because
+torchvision draws once per batch; with the same offsets they equal torchvision's functional
+transforms. The paper augments per GPU (``share = "rank"``, section 6.1) and compares with
+``"all"``.
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ if TYPE_CHECKING:
 
 
 TOP, LEFT, FLIP, SHIFT, TRANSFORM = range(5)
-"""What a draw is for; part of the results."""
+"""Purposes of the draws; the numbers are part of the results."""
 
 
 @dataclass(frozen=True)
 class Offsets:
-    """What was drawn, int64 arrays of shape ``(views, B)``.
+    """Random numbers drawn for a batch, int64 arrays of shape ``(views, B)``.
 
     Attributes
     ----------
     top, left
         Corner of the crop in the padded image, ``0 .. 2 * crop``.
     flip
-        1 where mirrored.
+        1 if the item is mirrored.
     shift
         Columns by which the last axis is rolled to the right.
     """
@@ -57,30 +58,31 @@ class Augmentation:
     Parameters
     ----------
     crop
-        Pixels of padding on each side before a crop to the old size; 0 for none.
+        Pixels of padding on each side before a crop to the original size; 0 for no crop.
     flip
         Mirror the last axis with probability 1/2.
     shift
-        Roll the last axis (longitude) by a random number of columns. Where targets are fields, too,
-        the outputs are rolled back (:meth:`undo`).
+        Roll the last axis (longitude) by a random number of columns. If the targets are fields,
+        too, the outputs are rolled back (:meth:`undo`).
     transforms
-        ``torchvision.transforms.v2`` by name and arguments, e.g.
-        ``{"name": "RandomRotation", "degrees": 9}``, or callables. Applied item by item.
+        Transforms of ``torchvision.transforms.v2`` by name and arguments, e.g.
+        ``{"name": "RandomRotation", "degrees": 9}``, or callables. Applied to each item separately.
     share
-        ``"sample"``: each weight sample sees a view of its own. ``"rank"``: the samples of a rank
-        share one (depends on the number of ranks, as the paper's). ``"all"``: one view for all.
+        ``"sample"``: each weight sample has a view of its own. ``"rank"``: the samples of a rank
+        share a view, so results depend on the number of ranks, as in the paper. ``"all"``: all
+        samples share a view.
     seed
         The run's seed.
     rank
-        Place in the sample group, for ``share = "rank"``.
+        Rank in the sample group, for ``share = "rank"``.
     fill
-        Value of the padding, a number or one per channel; where inputs are standardised, that of
-        black is ``-mean / std``.
+        Value of the padding, a number or one per channel. Black is ``-mean / std`` if inputs are
+        standardised.
 
     Raises
     ------
     UsageError
-        If a transform is unknown or does not take its arguments.
+        If a transform is unknown or its arguments are invalid.
     """
 
     def __init__(
@@ -110,19 +112,24 @@ class Augmentation:
         seed: int,
         parts: Parts | None = None,
     ) -> Augmentation | None:
-        """What ``[augment]`` asks for on standardised inputs; ``None`` if nothing.
+        """Build the augmentation that ``[augment]`` configures for standardised inputs.
 
         Parameters
         ----------
         parts
-            What this rank has of every item, where it is not all.
+            The part of every item that this rank holds; None if it holds whole items.
+
+        Returns
+        -------
+        Augmentation or None
+            None if no augmentation is configured.
 
         Raises
         ------
         UsageError
-            If items are not images or fields of shape ``(C, H, W)``, or ids; if it is not clear
-            which of several inputs is one; if values would move along an axis of which ranks have
-            parts.
+            If items are ids or do not have the shape ``(C, H, W)``; if it is ambiguous which of
+            several inputs to augment; if values would move along an axis that is split between
+            ranks.
         """
         if not section.active:
             return None
@@ -136,8 +143,8 @@ class Augmentation:
             fields = [n for n in dataset.targets if len(dataset.manifest.arrays[n].shape) > 1]
             if section.shift and dataset.has_several_targets and fields:
                 raise UsageError(
-                    f"augment.shift moves fields, and the outputs of {', '.join(fields)} could not "
-                    f"be moved back among several targets; leave it out"
+                    f"augment.shift: the outputs for {', '.join(fields)} cannot be shifted back if "
+                    f"there are several targets; leave augment.shift out"
                 )
             return cls(
                 **section.model_dump(exclude={"input"}), seed=seed, rank=topology.sample_rank,
@@ -163,7 +170,7 @@ class Augmentation:
     def __call__(
         self, x: torch.Tensor, index: np.ndarray, *, epoch: int, samples: range
     ) -> torch.Tensor:
-        """Views of a batch.
+        """Augment a batch.
 
         Parameters
         ----------
@@ -172,9 +179,9 @@ class Augmentation:
         index
             Their positions in the split, shape ``(B,)``.
         epoch
-            Counted from 0.
+            Epoch, counted from 0.
         samples
-            Which weight samples the views are for.
+            The weight samples for which views are made.
 
         Returns
         -------
@@ -192,39 +199,39 @@ class Augmentation:
     def undo(
         self, outputs: torch.Tensor, index: np.ndarray, *, epoch: int, samples: range, width: int
     ) -> torch.Tensor:
-        """Forecasts for shifted inputs, shifted back, so that they are for the items as they were.
+        """Shift the outputs for shifted inputs back, so that they fit the original targets.
 
-        A loss then needs one target for all samples. It is the same as shifting the targets for
-        every loss that treats all longitudes alike: values change places, none changes. And where a
-        loss compares samples place by place (mixtures, moments, pairs), they are compared at the
-        same place on Earth, which they would not be in frames shifted apart.
+        A loss then needs one target for all samples. For a loss that treats all longitudes alike,
+        this equals shifting the targets, because values only change places. A loss that compares
+        samples grid point by grid point (mixtures, moments, pairs) then compares them at the same
+        place on Earth.
 
         Parameters
         ----------
         outputs
-            ``(len(samples), B, ..., width)``, or with the values of an item in one axis, whose
-            fields are ``width`` columns wide. Differentiable.
+            Shape ``(len(samples), B, ..., width)``, or with all values of an item in one axis.
+            Differentiable.
         index, epoch, samples
-            As in the call that made the views.
+            As in the call that augmented the inputs.
         width
             Columns (longitudes) of a field.
 
         Returns
         -------
         torch.Tensor
-            Of the shape of ``outputs``.
+            The shape of ``outputs``.
 
         Raises
         ------
         UsageError
-            If the values of an item are no rows of that width.
+            If the number of outputs of an item is not a multiple of ``width``.
         """
         if not self.shift:
             return outputs
         if outputs[0, 0].numel() % width:
             raise UsageError(
-                f"augment.shift: {outputs[0, 0].numel()} outputs of an item are no fields with "
-                f"rows of {width} values"
+                f"augment.shift: the network has {outputs[0, 0].numel()} outputs for an item, "
+                f"which is not a multiple of the {width} longitudes of the inputs; leave it out"
             )
         drawn = self.offsets(index, epoch, samples, width).shift
         drawn = np.broadcast_to(drawn, (len(samples), len(index)))
@@ -234,7 +241,7 @@ class Augmentation:
         return torch.take_along_dim(rows, at, dim=-1).view(outputs.shape)
 
     def offsets(self, index: np.ndarray, epoch: int, samples: range, width: int) -> Offsets:
-        """What is drawn for a batch of items of some width; see :class:`Offsets`."""
+        """Draw the random numbers for a batch of items of some width; see :class:`Offsets`."""
         views = self._views(samples)
 
         def draw(purpose: int, count: int) -> np.ndarray:
@@ -249,7 +256,7 @@ class Augmentation:
         )
 
     def _views(self, samples: range) -> np.ndarray:
-        """Keys of the views to make: samples, this rank, or one for all."""
+        """Counters of the views: one per sample, this rank's, or a single one for all."""
         if self.share == "all":
             return np.zeros(1, np.uint64)
         if self.share == "rank":
@@ -265,7 +272,7 @@ class Augmentation:
     def _uniform(
         self, index: np.ndarray, epoch: int, views: np.ndarray, purpose: int, count: int
     ) -> np.ndarray:
-        """Whole numbers ``0 .. count - 1``, int64 of shape ``(views, B)``."""
+        """Uniform integers ``0 .. count - 1``, int64 of shape ``(views, B)``."""
         if count == 1:
             return np.zeros((len(views), len(index)), np.int64)
         top = (self._bits(index, epoch, views, purpose) >> np.uint64(11)).astype(np.float64)
@@ -302,8 +309,10 @@ class Augmentation:
     def _transformed(
         self, x: torch.Tensor, index: np.ndarray, epoch: int, views: np.ndarray
     ) -> torch.Tensor:
-        """torchvision draws from torch's own generator: it gets a seed per item and view, and its
-        state back afterwards."""
+        """Apply torchvision's transforms with a seed for each item and view.
+
+        They draw from torch's global generator, whose state is restored afterwards.
+        """
         seeds = self._bits(index, epoch, views, TRANSFORM) >> np.uint64(1)
         devices = [x.device] if x.device.type == "cuda" else []
         rows = []
@@ -321,7 +330,7 @@ class Augmentation:
 
 
 def _check_parts(section: AugmentSection, dataset: Dataset, name: str, parts: Parts) -> None:
-    """Refuse to move values along an axis of which ranks have parts."""
+    """Refuse to move values along an axis that is split between ranks."""
     moved = {"flip": {-1}, "shift": {-1}, "crop": {-2, -1}, "transforms": {-3, -2, -1}}
     fields = [n for n in dataset.targets if len(dataset.manifest.arrays[n].shape) > 1]
     for option, axes in moved.items():
@@ -335,17 +344,17 @@ def _check_parts(section: AugmentSection, dataset: Dataset, name: str, parts: Pa
                     raise UsageError(
                         f"augment.{option} moves values along axis {len(shape) + axis} of {array}, "
                         f"of which this rank has the part {start}:{stop} of {shape[axis]}; leave "
-                        f"it out, or let the model axis split another one"
+                        f"it out, or let the model ranks split another axis"
                     )
 
 
 def image_of(section: AugmentSection, dataset: Dataset) -> str | None:
-    """Which of several inputs is augmented; None where there is one input.
+    """Name of the input that is augmented; None if the dataset has only one input.
 
     Raises
     ------
     UsageError
-        If none or more than one could be, or the one that is named could not, with the names.
+        If no input or more than one can be augmented, or the named input cannot.
     """
     if not dataset.has_several_inputs:
         if section.input not in (None, "x"):
@@ -357,15 +366,15 @@ def image_of(section: AugmentSection, dataset: Dataset) -> str | None:
         return able[0]
     if section.input not in able:
         raise UsageError(
-            f"augment.input = {section.input!r}; of the inputs of {dataset.path} "
-            f"({', '.join(dataset.kinds)}) those of shape (channels, height, width) can be "
+            f"augment.input = {section.input!r}: among the inputs of {dataset.path} "
+            f"({', '.join(dataset.kinds)}) only those of shape (channels, height, width) can be "
             f"augmented: {', '.join(able) or 'none'}"
         )
     return section.input
 
 
 def _black(stats: Stats) -> list[float]:
-    """Black in standardised channels."""
+    """The value of black in each standardised channel."""
     mean, std = np.asarray(stats.mean), np.asarray(stats.std)
     fill: list[float] = (-mean / np.where(std > 0, std, 1.0)).tolist()
     return fill
@@ -380,21 +389,21 @@ def _mix(bits: np.ndarray) -> np.ndarray:
         return bits ^ (bits >> np.uint64(31))
 
 
-def _transform(told: Any) -> Any:
-    """A transform from its name and arguments."""
-    if callable(told):
-        return told
+def _transform(entry: Any) -> Any:
+    """Make a transform from its name and arguments; a callable is returned unchanged."""
+    if callable(entry):
+        return entry
     from hpcsamp.vision import torchvision
 
     v2 = torchvision().transforms.v2
-    arguments = dict(told)
+    arguments = dict(entry)
     name = str(arguments.pop("name", ""))
-    found = getattr(v2, name, None)
-    if not isinstance(found, type) or not issubclass(found, v2.Transform):
+    kind = getattr(v2, name, None)
+    if not isinstance(kind, type) or not issubclass(kind, v2.Transform):
         raise UsageError(
-            f"augment.transforms: {name!r} is no transform of torchvision.transforms.v2"
+            f"augment.transforms: {name!r} is not a transform of torchvision.transforms.v2"
         )
     try:
-        return found(**arguments)
+        return kind(**arguments)
     except (TypeError, ValueError) as e:
         raise UsageError(f"augment.transforms: {name}: {e}") from e

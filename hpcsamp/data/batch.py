@@ -1,4 +1,4 @@
-"""A batch, and how raw items become one: device, type, statistics of train."""
+"""A batch of tensors, and its conversion from raw items: device, dtype, standardisation."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from hpcsamp.data.roles import WEIGHT, Kind
 from hpcsamp.data.shard import check_labels
 
 FAR, DECADES = 1000, 30
-"""From these on (mean over standard deviation, decades of the latter) float32 would lose digits."""
+"""Limits of mean / std, and of the decades of std, beyond which float32 loses digits."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a rank works on in one step; ``x, y = batch`` unpacks it.
+    """The items that a rank processes in one step; ``x, y = batch`` unpacks it.
 
-    Where a loader was given parts, inputs, targets and masks are those parts of the items.
+    If the loader was given parts, inputs, targets and masks hold only those parts of the items.
 
     Attributes
     ----------
     x
         Inputs, shape ``(B, *x_shape)``, on the rank's device: numbers, int64 ids, or flags (bool).
-        Of several inputs a dictionary by name.
+        A dictionary by name if there are several inputs.
     y
-        Targets, shape ``(B, *y_shape)``: int64 labels or numbers. Of several a dictionary by name.
-        A missing value is NaN, or what the set has for a missing label.
+        Targets, shape ``(B, *y_shape)``: int64 labels or numbers. A dictionary by name if there are
+        several targets. A missing value is NaN, or the number that marks a missing label.
     index
         Positions in the split, int64 array of shape ``(B,)``.
     weight
-        0 for padding, and for items 1 or their weight, shape ``(B,)``. The weights of a set are
-        divided by their mean over train.
+        Weights of the items, shape ``(B,)``: 0 for padding, 1 if the dataset has no weights. The
+        weights of a dataset are divided by their mean over train.
     count
-        Items of the step over all data groups, padding not counted: the divisor of a mean.
+        Items of the step over all data groups without padding: the divisor of a mean.
     mask
-        Bool in the shape of ``y``, by name if there are several: whether a value is known; ``None``
-        if the set has no missing values. It is the ``mask`` of a loss.
+        Bool in the shape of ``y``, by name if there are several targets: whether a value is known;
+        ``None`` if the dataset has no missing values. It is the ``mask`` argument of a loss.
     true
         Bool of shape ``(B,)``: False for padding.
     """
@@ -57,7 +57,7 @@ class Batch:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """Device of the tensors."""
         return self.weight.device
 
     def __iter__(self) -> Iterator[Any]:
@@ -68,21 +68,21 @@ class Batch:
 
 
 class Converter:
-    """Raw items to tensors of this rank's own.
+    """Convert raw items, which ranks share, to tensors that belong to this rank.
 
-    On a GPU the raw bytes are copied on a stream of their own, beside the compute of the step
-    before, and converted there.
+    On a GPU the raw bytes are copied on a separate stream, concurrently with the computations of
+    the previous step, and converted on the GPU.
 
     Parameters
     ----------
     dataset
-        Whose statistics and classes.
+        Dataset whose statistics and classes are used.
     device, dtype
-        Of the tensors; labels and ids are int64.
+        Device and dtype of the tensors; labels and ids are int64.
     normalize
         Whether to standardise numbers.
     parts
-        What raw items are; whole ones if not given.
+        The parts of the items that the raw arrays hold; default: whole items.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Converter:
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def _scale(self, array: str) -> _Scale:
-        """Mean and 1/std of every channel, shaped to broadcast over items; constants become 0."""
+        """Mean and 1/std of each channel, shaped to broadcast over items; a constant becomes 0."""
         stats, spec = self.dataset.manifest.stats[array], self.dataset.manifest.arrays[array]
         mean, std = np.asarray(stats.mean), np.asarray(stats.std)
         std = np.where(std > 0, std, 1.0)
@@ -124,11 +124,11 @@ class Converter:
         return _Scale(tensor(mean), tensor(1 / std))
 
     def scale(self, array: str) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Mean and factor by which an array is standardised; None if it stays as it is."""
+        """Mean and factor with which an array is standardised; None if it is not standardised."""
         return self._scales.get(array)
 
     def __call__(self, own: Step, count: int, arrays: Mapping[str, np.ndarray]) -> Batch:
-        """The batch of a rank from raw items, which are no longer needed afterwards.
+        """Convert raw items to a batch; the raw items may be overwritten afterwards.
 
         Parameters
         ----------
@@ -178,7 +178,7 @@ class Converter:
         return self._ordered(name, moved.to(torch.int64 if kind == "ids" else torch.bool))
 
     def _move(self, raw: np.ndarray) -> torch.Tensor:
-        """A tensor on the device that shares nothing with ``raw``."""
+        """Copy an array to a tensor on the device; the copy shares no memory with ``raw``."""
         if self._copies is None:
             return torch.from_numpy(raw).clone()
         with torch.cuda.stream(self._copies):
@@ -188,7 +188,7 @@ class Converter:
         compute = torch.cuda.current_stream(self.device)
         compute.wait_event(done)
         moved.record_stream(compute)
-        done.synchronize()  # waits for the copy alone; the compute of the last step goes on
+        done.synchronize()  # waits for the copy only; the computations of the last step go on
         return moved
 
     def _number(self, array: str, raw: torch.Tensor) -> torch.Tensor:
@@ -205,7 +205,7 @@ class Converter:
 
 
 class _Scale(NamedTuple):
-    """How an array is standardised: in the type of these, before it becomes that of the batch."""
+    """Mean and factor of an array's standardisation, which is computed in their dtype."""
 
     mean: torch.Tensor
     factor: torch.Tensor

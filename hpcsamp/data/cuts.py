@@ -1,8 +1,8 @@
-"""What a box of an item is read as: the chunks that overlap it, and the bytes within each.
+"""Plan the reads for a box of an item: the overlapping chunks, and the byte ranges within each.
 
-From a chunk that lies inside the box every byte is needed. Of others the bytes from the first value
-needed to the last are read at once, unless what lies between two of them is worth a read of its
-own; so chunks that are no slabs of a box can be read too, only more of them.
+A chunk that lies inside the box is read whole. From other chunks, the bytes from the first to the
+last value needed are read at once, unless the gap between two values is large enough for another
+read. So chunks of any shape can be read, but more bytes than needed if they do not fit the box.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hpcsamp.data.manifest import ArraySpec
 from hpcsamp.data.slabs import Box, meet, overlapping, shape_of, slab_box, slices
 
 GAP = 64 * 2**10
-"""Bytes in a file that are skipped by beginning another read rather than read and dropped."""
+"""Smallest gap in a file, in bytes, that is skipped by a new read instead of read and dropped."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Run:
     Attributes
     ----------
     index
-        Where its values are along the first axes of the cut.
+        Index of its values along the first axes of the cut.
     begin, size
-        Bytes from the beginning of the item's part of the chunk.
+        First byte and number of bytes, from the beginning of the item's part of the chunk.
     shape, strides
-        Of the values within these bytes, strides in bytes.
+        Shape and strides (in bytes) of the needed values within these bytes.
     """
 
     index: tuple[int, ...]
@@ -43,26 +43,26 @@ class Run:
 
     @property
     def exact(self) -> bool:
-        """Whether all of its bytes are values of the box."""
+        """Whether all bytes of the read are values of the box."""
         return self.size == math.prod(self.shape) * self.strides[-1]
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What a chunk has of a box of an item.
+    """The intersection of a chunk with a box of an item.
 
     Attributes
     ----------
     part
-        Which chunk of the item.
+        Number of the chunk within the item.
     inside, at
-        Where it is in the item's part of the chunk, and in the box.
+        Slices of the intersection in the item's part of the chunk, and in the box.
     runs
-        How it is read.
+        The reads that fetch it.
     begins
-        Whether it has the first row that the box has of this chunk.
+        Whether it contains the first row of the box that lies in this chunk.
     whole
-        Whether it is all of the chunk.
+        Whether it is the whole chunk.
     """
 
     part: int
@@ -74,21 +74,21 @@ class Cut:
 
 
 class Cutter:
-    """Cuts of one array for one box.
+    """Intersections of one box with the chunks of an array.
 
     Parameters
     ----------
     spec
         The array.
     box
-        What is needed of every item.
+        The box of every item that is needed.
 
     Attributes
     ----------
     parts
-        Chunks of an item that overlap the box, int64.
+        Numbers of the chunks of an item that overlap the box, int64.
     starts
-        Rows of the box at which other chunks begin, from 0 on.
+        Rows of the box at which chunks begin, the first of which is 0.
     """
 
     def __init__(self, spec: ArraySpec, box: Box):
@@ -124,7 +124,7 @@ class Cutter:
 
     @property
     def ratio(self) -> float:
-        """Bytes of a file that are read, over bytes of the box."""
+        """Ratio of the bytes read from a file to the bytes of the box."""
         size = np.dtype(self.spec.dtype).itemsize
         cuts = self.cuts(0, shape_of(self.box)[0])
         if self.spec.compression:
@@ -136,11 +136,14 @@ class Cutter:
 
 
 def _runs(spec: ArraySpec, inside: Box) -> Iterator[Run]:
-    """Reads of a box of an item's part of a chunk, whose rows lie as those of a full chunk."""
+    """Plan the reads for a box within an item's part of a chunk.
+
+    The rows of a partial chunk at the end of an item are laid out as in a full chunk.
+    """
     size = np.dtype(spec.dtype).itemsize
     full, shape = spec.part_shape, shape_of(inside)
     strides = [size * math.prod(full[axis + 1 :]) for axis in range(len(full))]
-    # bytes from the first to the last value over the axes from each on
+    # extent[a]: bytes from the first to the last value along axes a, a + 1, ...
     extent = [size] * (len(full) + 1)
     for axis in reversed(range(len(full))):
         extent[axis] = extent[axis + 1] + (shape[axis] - 1) * strides[axis]

@@ -1,4 +1,4 @@
-"""A dataset folder, opened: one split of it, checked against its manifest."""
+"""Open one split of a dataset folder and read items, with checks against the manifest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hpcsamp.data.slabs import Box
 from hpcsamp.errors import DataError
 
 SMALL_ITEM, SMALL_ARRAY = 64, 64 * 2**20
-"""Bytes of an item and of a whole array up to which it is held in memory."""
+"""Largest item and largest whole array, in bytes, of an array that is held in memory."""
 
 
 class Dataset:
@@ -32,15 +32,15 @@ class Dataset:
     split
         ``"train"``, ``"valid"``, ``"test"``, ...
     manifest
-        All that is known of the set.
+        The description of the dataset.
     shards
         The shards of this split, in item order.
     order
-        By array and axis of an item: at which position each of its entries lies on disk, where a
-        batch is to have them in another order. A :class:`~hpcsamp.data.Loader` follows it,
-        :meth:`read` does not.
+        By array and axis of an item: the position on disk of each entry along that axis, if batches
+        are to have another order. A :class:`~hpcsamp.data.Loader` follows it, :meth:`read` does
+        not.
     notes
-        Lines for the person who uses the split.
+        Messages for the user of the split.
     """
 
     def __init__(self, path: str | Path, split: str, manifest: Manifest):
@@ -56,13 +56,13 @@ class Dataset:
 
     @classmethod
     def open(cls, path: str | Path, split: str = "train") -> Dataset:
-        """Open a split: reads the manifest and compares it with the shards' headers.
+        """Open a split: read the manifest and compare it with the headers of the shards.
 
         Raises
         ------
         DataError
-            If the folder is not a dataset, or a shard is missing, truncated, of another set, or
-            disagrees with the manifest; one line that names the file and both numbers.
+            If the folder is not a dataset, or a shard is missing, truncated, of another dataset, or
+            disagrees with the manifest. The message names the file and both numbers.
         """
         dataset = cls(path, split, read_manifest(path))
         for entry in dataset.shards:
@@ -73,48 +73,48 @@ class Dataset:
         return self.count
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{name} {spec.shape}" for name, spec in self.manifest.arrays.items())
-        return f"<{self.path} {self.split}: {self.count} items, {told}>"
+        arrays = ", ".join(f"{name} {spec.shape}" for name, spec in self.manifest.arrays.items())
+        return f"<{self.path} {self.split}: {self.count} items, {arrays}>"
 
     @property
     def count(self) -> int:
-        """N, items of the split."""
+        """Number of items in the split (N)."""
         return self.manifest.splits[self.split]
 
     @property
     def in_shape(self) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
-        """Shape of one input item; by name if there are several inputs."""
+        """Shape of the input of one item; a dictionary by name if there are several inputs."""
         shapes = {name: tuple(self.manifest.arrays[name].shape) for name in self.kinds}
         return shapes if self.has_several_inputs else shapes["x"]
 
     @property
     def kinds(self) -> dict[str, Kind]:
-        """What each input is, in the order in which a network gets them."""
+        """Kind of each input by name, in the order of the network's arguments."""
         return self.manifest.kinds
 
     @property
     def targets(self) -> dict[str, Target]:
-        """What each target is by name."""
+        """Description of each target by name."""
         return self.manifest.targets_by_name
 
     @property
     def has_several_inputs(self) -> bool:
-        """Whether inputs have names, and batches a dictionary of them."""
+        """Whether inputs have names and batches hold a dictionary of them."""
         return isinstance(self.manifest.inputs, dict)
 
     @property
     def has_several_targets(self) -> bool:
-        """Whether targets have names, and batches a dictionary of them."""
+        """Whether targets have names and batches hold a dictionary of them."""
         return bool(self.manifest.targets)
 
     @property
     def x_shape(self) -> tuple[int, ...]:
-        """Shape of one input, where there is one.
+        """Shape of the only input of an item.
 
         Raises
         ------
         DataError
-            If there are several.
+            If there are several inputs.
         """
         return tuple(self._only("x").shape)
 
@@ -122,69 +122,73 @@ class Dataset:
         if array not in self.manifest.arrays:
             what = "inputs" if array == "x" else "targets"
             names = self.kinds if array == "x" else self.targets
-            raise DataError(f"{self.path} has the {what} {', '.join(names)}; one is needed here")
+            raise DataError(
+                f"{self.path} has the {what} {', '.join(names)}; exactly one is needed here"
+            )
         return self.manifest.arrays[array]
 
     @property
     def y_shape(self) -> tuple[int, ...]:
-        """Shape of one target, where there is one; ``()`` for a label."""
+        """Shape of the only target of an item; ``()`` for a label."""
         return tuple(self._only("y").shape)
 
     @property
     def x_dtype(self) -> np.dtype:
-        """Type of inputs on disk."""
+        """Data type of the only input on disk."""
         return np.dtype(self._only("x").dtype)
 
     @property
     def y_dtype(self) -> np.dtype:
-        """Type of targets on disk."""
+        """Data type of the only target on disk."""
         return np.dtype(self._only("y").dtype)
 
     @property
     def classes(self) -> int | None:
-        """Number of classes, or ``None`` where targets are numbers."""
+        """Number of classes, or ``None`` if targets are numbers."""
         return self.manifest.classes
 
     @property
     def task(self) -> str:
-        """The kind of task that the set is made for."""
+        """The kind of task for which the dataset was made."""
         return self.manifest.task
 
     @property
     def inputs(self) -> Inputs | dict[str, Kind]:
-        """What ``x`` is: ``"numbers"`` or ``"ids"``; of several inputs what each of them is."""
+        """Kind of the input, ``"numbers"`` or ``"ids"``; the kinds by name of several inputs."""
         return self.manifest.inputs
 
     @property
     def uid(self) -> str:
-        """Identity of the set."""
+        """Unique identifier of the dataset."""
         return self.manifest.uid
 
     @property
     def stats(self) -> Stats:
-        """Of ``x`` on train, per channel or feature, in the units of the data.
+        """Statistics of ``x`` over train, per channel or feature, in the units of the data.
 
         Raises
         ------
         DataError
-            If inputs are ids.
+            If inputs are ids, or there are several inputs.
         """
         if self.has_several_inputs:
             self._only("x")
         if self.inputs == "ids":
-            raise DataError(f"{self.path}: its inputs are ids, which have no mean and no deviation")
+            raise DataError(
+                f"{self.path}: its inputs are ids, which have no mean and standard deviation"
+            )
         return self.manifest.stats["x"]
 
     @property
     def y_stats(self) -> Stats | None:
-        """Of ``y`` on train; ``None`` for labels."""
+        """Statistics of ``y`` over train; ``None`` for labels."""
         return self.manifest.stats.get("y")
 
     def scale(self, target: str = "y") -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of a target over train, in the units of a batch.
 
-        Float64, in the shape of a target; 0 and 1 where batches are standardised, or there are
-        labels. What does not vary has the standard deviation 1.
+        Float64, in the shape of a target; 0 and 1 if batches are standardised or targets are
+        labels. The standard deviation of a constant is 1.
         """
         stats, shape = self.manifest.stats.get(target), tuple(self._only(target).shape)
         if stats is None or self.targets[target].normalize:
@@ -196,14 +200,14 @@ class Dataset:
 
     @cached_property
     def firsts(self) -> np.ndarray:
-        """First item of every shard, and ``count`` at the end; int64."""
+        """First item of every shard, followed by ``count``; int64."""
         return np.asarray([s.first for s in self.shards] + [self.count], np.int64)
 
     @cached_property
     def chunk_items(self) -> np.ndarray:
-        """Items of every chunk of ``x``, in item order (what the pool shuffle permutes).
+        """Number of items in every chunk of ``x``, in item order, for the pool shuffle.
 
-        Of several inputs those of the one with the largest items.
+        If there are several inputs, the chunks are those of the input with the largest items.
         """
         each = self.manifest.arrays[leading(self.manifest)].items_per_chunk
         parts = []
@@ -213,14 +217,14 @@ class Dataset:
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
     def reader(self, shard: int) -> ShardReader:
-        """Decoded chunks of the ``shard``-th shard of this split."""
+        """Reader of the decoded chunks of shard number ``shard`` of this split."""
         if shard not in self._readers:
             entry = self.shards[shard]
             self._readers[shard] = ShardReader(self.path / entry.file, self.manifest, entry)
         return self._readers[shard]
 
     def read(self, indices: np.ndarray | list[int] | range) -> tuple[Any, Any]:
-        """Items by position in the split, as they are on disk; every chunk read is checked.
+        """Read items by position in the split, as they are on disk, and check every chunk read.
 
         Parameters
         ----------
@@ -230,8 +234,8 @@ class Dataset:
         Returns
         -------
         tuple
-            ``x`` of shape ``(n, *x_shape)`` and ``y`` of shape ``(n, *y_shape)``; of several a
-            dictionary of such arrays.
+            ``x`` of shape ``(n, *x_shape)`` and ``y`` of shape ``(n, *y_shape)``; a dictionary of
+            such arrays if there are several inputs or targets.
 
         Raises
         ------
@@ -241,8 +245,8 @@ class Dataset:
         wanted = np.asarray(indices, np.int64)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= self.count):
             raise DataError(
-                f"{self.path}: items {wanted.min()}..{wanted.max()} were asked for, "
-                f"{self.split} has {self.count}"
+                f"{self.path}: items {wanted.min()}..{wanted.max()} were requested, but "
+                f"{self.split} has {self.count} items"
             )
         x, y = ({name: self._read(name, wanted) for name in n} for n in (self.kinds, self.targets))
         return (
@@ -258,17 +262,19 @@ class Dataset:
     def read_array(
         self, array: str, indices: np.ndarray | range, box: Box | None = None
     ) -> np.ndarray:
-        """Some items of one array, as :meth:`read`, or a box of each; shape ``(n, *item shape)``.
+        """Read some items of one array, or a box of each; shape ``(n, *item shape)``.
 
         Parameters
         ----------
+        indices
+            Positions in the split, as for :meth:`read`.
         box
             ``(start, stop)`` for each axis of an item; only chunks that overlap it are read.
         """
         return self._read(array, np.asarray(indices, np.int64), box)
 
     def read_all(self, array: str) -> np.ndarray:
-        """A whole array, every chunk and every label checked; shape ``(count, *item shape)``.
+        """Read a whole array and check all chunks and labels; shape ``(count, *item shape)``.
 
         Raises
         ------
@@ -305,7 +311,7 @@ class Dataset:
         return out
 
     def close(self) -> None:
-        """Close all files."""
+        """Close all open shards."""
         for reader in self._readers.values():
             reader.close()
         self._readers.clear()

@@ -1,4 +1,4 @@
-"""The feed of a sample group: each rank fetches a part of every batch into a ring they share."""
+"""Feed of a sample group: each rank reads a part of every batch into a shared ring buffer."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ class Feed:
     dataset
         The split.
     parts
-        What this rank needs of every item.
+        The parts of every item that this rank needs.
     of
-        Which arrays, and who shares them.
+        The arrays, and the ranks that share them.
     topology
         The grid.
     order
-        Which items a step has.
+        The order of the items: which of them are in a step.
     reading
-        As :func:`~hpcsamp.data.readers.choose_reader` gave it.
+        Name of the reader, as returned by :func:`~hpcsamp.data.readers.choose_reader`.
     verify, slots
         See :class:`~hpcsamp.data.Loader`.
 
     Raises
     ------
     UsageError
-        The same on every rank, if shared memory has no room for two batches.
+        On every rank, if shared memory has no room for two batches.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Feed:
             agree=self._reader.agree if self._reader.collective else None,
             whole=self._group.whole,
         )
-        # a thread must not outlive MPI; a feed nobody closed is stopped, though not freed
+        # the thread must not outlive MPI: a feed that was not closed is stopped at exit
         atexit.register(self._prefetcher.stop, 10.0)
 
     def _make_ring(self, slots: int) -> Ring:
@@ -94,7 +94,7 @@ class Feed:
         room = fit(self.topology.node_comm, self.topology.world, sum(sizes), slots, leads)
         if room.slots < slots and self.topology.is_root:
             log.warning(
-                "shared memory has %.0f MB free: the ring gets %d batches instead of %d",
+                "shared memory has %.0f MB free: the ring holds %d batches instead of %d",
                 room.free / 1e6,
                 room.slots,
                 slots,
@@ -115,30 +115,30 @@ class Feed:
             checkers.append(Checker(self.dataset, table, marks, *place, verify == "sampled"))
         return checkers
 
-    # The thread's part --------------------------------------------------------------------------
+    # Called by the prefetch thread ---------------------------------------------------------------
 
     def _fill(self, epoch: int, step: int, slot: np.ndarray) -> None:
-        """Fetch this rank's part of a batch into a slot, and verify what is new in it."""
+        """Read this rank's part of a batch into a slot, and verify chunks on their first read."""
         group, d = self._group, self.topology
         items = self.order.step(epoch, step).part(d.data_rank, d.data_size).items
         views = self._views(slot)
         parts = [part_of(t, len(items), group.size, group.position) for t in self._tables]
         for table, part, out in zip(self._tables, parts, views, strict=True):
-            if table.item_bytes:  # else the part of these ranks is empty
+            if table.item_bytes:  # otherwise the part of these ranks is empty
                 self._reader.fetch(table, items, part, out)
         for checker, part, out in zip(self._checkers, parts, views, strict=False):
             if checker.table.item_bytes:
                 checker.check(items, part, out)
 
     def _views(self, slot: np.ndarray) -> list[np.ndarray]:
-        """The arrays of a slot, as bytes."""
+        """The arrays in a slot, as bytes."""
         return [
             slot[begin : begin + self._items * table.item_bytes]
             for begin, table in zip(self._begins, self._tables, strict=True)
         ]
 
     def _exchange(self, slot: np.ndarray) -> None:
-        """Bring the rows that other nodes of the group have read."""
+        """Receive the rows that other nodes of the group have read, and send this node's rows."""
         for table, out in zip(self._tables, self._views(slot), strict=True):
             if not table.item_bytes:
                 continue
@@ -147,7 +147,7 @@ class Feed:
             cuts = [*(part.start for part in parts), self._items * table.rows]
             group.exchange(out, cuts, table.row_bytes)
 
-    # The loader's part --------------------------------------------------------------------------
+    # Called by the loader ------------------------------------------------------------------------
 
     @property
     def waited(self) -> float:
@@ -155,7 +155,7 @@ class Feed:
         return self._prefetcher.waited
 
     def describe(self) -> str:
-        """How batches are read, and the ring."""
+        """Describe how batches are read and the size of the ring, for the log."""
         group, ring = self._group, self._ring
         return (
             f"read {self._reader.name}{', exchanged between nodes' if group.spans else ''}, ring "
@@ -164,9 +164,9 @@ class Feed:
         )
 
     def run(self, epoch: int, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
-        """This data group's part of steps ``start .. stop - 1``, array by array.
+        """Yield this data group's arrays of steps ``start .. stop - 1``, by name.
 
-        What is yielded lies in the ring: shared, and valid until the next one is asked for.
+        The arrays are views of the shared ring and stay valid until the next step is requested.
         """
         job = self._prefetcher.begin(epoch, start, stop)
         for _ in range(start, stop):
@@ -178,18 +178,18 @@ class Feed:
             self._prefetcher.release()
 
     def close(self, alone: bool) -> None:
-        """Stop the thread, close the files, free the ring. Collective, unless ``alone``.
+        """Stop the thread, close the files and free the ring. Collective, unless ``alone``.
 
         Raises
         ------
         HpcsampError
-            If the thread hangs in a read.
+            If the thread does not stop because it hangs in a read.
         """
         atexit.unregister(self._prefetcher.stop)
         if alone:
             return
         if not self._prefetcher.stop(60):
-            raise HpcsampError("the prefetch thread hangs in a read that other ranks have left")
+            raise HpcsampError("the prefetch thread hangs in a read that the other ranks have left")
         self._reader.close()
         self._ring.free()
         self._group.free()
@@ -200,4 +200,6 @@ def _pin(memory: np.ndarray) -> None:
     address, size = memory.__array_interface__["data"][0], memory.nbytes
     code = int(torch.cuda.cudart().cudaHostRegister(address, size, 0))
     if code != 0:
-        log.warning("the ring could not be pinned (CUDA error %d): copies will be slower", code)
+        log.warning(
+            "the memory of batches could not be pinned (CUDA error %d): copies will be slower", code
+        )

@@ -1,4 +1,4 @@
-"""Who shares a ring, who leads it, and how the rings of a job talk to each other."""
+"""Communicators of the ranks that share batches, and the exchange of batches between nodes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Group:
-    """Ranks that share batches: one ring per node, communicators of its own.
+    """Ranks that share batches, with one ring buffer per node and their own communicators.
 
     Collective over the world.
 
@@ -27,27 +27,27 @@ class Group:
     topology
         The grid.
     comm
-        The ranks that share a batch: a sample group, and of its model ranks those that need the
-        same. It is freed with the group.
+        The ranks that share a batch: those of a sample group whose model ranks need the same parts.
+        It is freed with the group.
     color
-        A number of the group, another one for each.
+        A number that differs between groups.
 
     Attributes
     ----------
     ring_comm
         Ranks of the group on this node.
     comm
-        All ranks of the group, for collective reads in the thread.
+        All ranks of the group, for collective reads in the prefetch thread.
     leaders
-        First ranks of all rings of the job; ``None`` on others, or if there is one ring alone.
+        First ranks of all rings of the job; ``None`` on other ranks, or if there is only one ring.
     many
         Whether the job has several rings.
     spans
-        Whether this group has several nodes.
+        Whether any group of the job spans several nodes.
     position, size
-        This rank's place among the ranks that fetch a batch, ordered by node.
+        This rank's position among the ranks that read a batch (ordered by node), and their number.
     whole
-        Whether the topology's ranks are all of the job.
+        Whether the topology contains all ranks of the job.
     """
 
     def __init__(self, topology: Topology, comm: MPI.Comm, color: int):
@@ -68,27 +68,27 @@ class Group:
         self.leaders: MPI.Comm | None = None
         self._peers: MPI.Comm | None = None
         if self.many:
-            found = world.Split(0 if leads else mpi.UNDEFINED, world.Get_rank())
+            leaders = world.Split(0 if leads else mpi.UNDEFINED, world.Get_rank())
             if leads:
-                self.leaders = found
-                self._peers = found.Split(color, node_id)
+                self.leaders = leaders
+                self._peers = leaders.Split(color, node_id)
 
     @property
     def firsts(self) -> list[int]:
-        """Positions of the first rank of each node, and the number of ranks."""
+        """Positions of the first rank of each node, followed by the number of ranks."""
         return np.concatenate([[0], np.cumsum(self._node_sizes)]).tolist()
 
     def exchange(self, out: np.ndarray, cuts: Sequence[int], row_bytes: int) -> None:
-        """Leaders of the nodes of a group: bring the rows that other nodes have fetched.
+        """Exchange the rows that the nodes of a group have read. Called by the leaders of nodes.
 
         Parameters
         ----------
         out
             An array of the batch as bytes, with this node's rows in place.
         cuts
-            Rows of the batch at which those of each node begin, and their number.
+            First row of each node in the batch, followed by the number of rows.
         row_bytes
-            Of a row.
+            Bytes of a row.
         """
         if self._peers is None or self._peers.Get_size() == 1:
             return

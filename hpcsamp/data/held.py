@@ -1,4 +1,4 @@
-"""Arrays held in memory for the whole run: read once per job, kept once per node."""
+"""Arrays held in shared memory for the whole run: read once per job, stored once per node."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ if TYPE_CHECKING:
     from hpcsamp.grid import Topology
 
 PIECE = 2**30
-"""Bytes of one broadcast; MPI counts to 2**31."""
+"""Bytes of one broadcast; counts in MPI are below 2**31."""
 
 
 class Held:
-    """Arrays of a split in memory that the ranks of a node share.
+    """Arrays of a split in memory that the ranks of a node share. Collective over the world.
 
-    Rank 0 reads and checks them, the first ranks of the other nodes get them from it.
+    Rank 0 reads and checks them and broadcasts them to the first ranks of the other nodes.
 
     Parameters
     ----------
     dataset
         The split.
     names
-        Which arrays.
+        Names of the arrays.
     topology
-        The grid. Collective over the world.
+        The grid.
     parts
-        What this rank needs of every item. Memory holds all of them: the ranks of a node share it.
+        The parts of every item that this rank needs. Memory holds whole items, since the ranks of
+        a node share it.
 
     Raises
     ------
     DataError, UsageError
-        The same on every rank: damage, or a node with too little shared memory.
+        On every rank, if the data are damaged or a node has too little shared memory.
     """
 
     def __init__(
@@ -58,9 +59,9 @@ class Held:
                     f"{SHARED_MEMORY} on {MPI.Get_processor_name()} has "
                     f"{shared_memory_free() / 1e6:,.1f} MB free, but holding "
                     f"{', '.join(sizes)} of {dataset.path} needs {self.bytes / 1e6:,.1f} MB; "
-                    f'choose data.reader = "auto" or mount it larger'
+                    f'choose data.reader = "auto" or mount a larger {SHARED_MEMORY}'
                 )
-        world.Barrier()  # nobody allocates before all have looked
+        world.Barrier()  # no rank allocates before all have read the free memory
         shared = node if sizes else MPI.COMM_SELF
         self._window = Window(shared, sum(-(-size // 64) * 64 for size in sizes.values()))
         self._arrays: dict[str, np.ndarray] = {}
@@ -88,14 +89,14 @@ class Held:
         self._window.sync()
 
     def rows(self, items: np.ndarray) -> dict[str, np.ndarray]:
-        """Copies of this rank's part of some items of each array."""
-        found = {}
+        """Copy this rank's part of some items of each array."""
+        copies = {}
         for name, values in self._arrays.items():
             at: tuple[Any, ...] = (items, *self._parts.slices(name))
-            found[name] = values[at]
-        return found
+            copies[name] = values[at]
+        return copies
 
     def free(self) -> None:
-        """Give the memory back; collective over the node."""
+        """Free the shared memory; collective over the node."""
         self._arrays = {}
         self._window.free()

@@ -1,4 +1,4 @@
-"""Checksums on first read: each chunk once, by one rank of the group, before its batch is used."""
+"""Verify the checksum of each chunk once, on first read, by one rank of the group."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from hpcsamp.data.dataset import Dataset
 from hpcsamp.data.plan import ChunkTable, plan
 
 SAMPLED = 16
-"""``verify = "sampled"`` checks one chunk in this many."""
+"""``verify = "sampled"`` verifies one chunk out of this many."""
 
 
 class Checker:
-    """Verifies the chunks of one array as they are first touched.
+    """Verify the chunks of one array when they are first used, before the batch is.
 
-    Small items: many batches touch a chunk, so it is read whole once, by rank ``chunk % size``.
-    Large items: a chunk belongs to one item, and the rank that fetches its beginning checks it,
-    from what it has just fetched if that is all of the chunk.
+    A chunk of small items is used by many batches, so it is read whole once, by rank
+    ``chunk % size``. A chunk of a large item belongs to that item, and the rank that fetches its
+    beginning verifies it, without a second read if it has fetched the whole chunk.
 
     Parameters
     ----------
     dataset, table
-        The split and where its chunks lie.
+        The split and the positions of its chunks.
     marks
-        One byte per chunk, seen by all ranks of the group: 1 once verified.
+        One byte per chunk, shared by all ranks of the group: 1 for a verified chunk.
     rank, size
-        This rank's place in the group.
+        Rank in the group, and its size.
     sampled
-        Check one chunk in :data:`SAMPLED` (always the same ones): the others are marked at once.
+        Verify one chunk out of :data:`SAMPLED` (always the same ones); the others are marked as
+        verified at once.
     """
 
     def __init__(
@@ -49,21 +50,21 @@ class Checker:
             marks[(mixed >> np.uint64(32)) % np.uint64(SAMPLED) != 0] = 1
 
     def check(self, items: np.ndarray, part: range, out: np.ndarray) -> None:
-        """Verify what a batch touches for the first time.
+        """Verify the chunks that a batch uses for the first time.
 
         Parameters
         ----------
         items
             Positions in the split of the whole batch.
         part
-            Rows of it that this rank has fetched.
+            Rows of the batch that this rank has fetched.
         out
             The batch's array as bytes, with this rank's part in place.
 
         Raises
         ------
         DataError
-            Naming file, chunk and items.
+            If a checksum differs; the message names the file, the chunk and the items.
         """
         chunks = self.table.chunks_of(items)
         if self.table.spec.items_per_chunk > 1:

@@ -1,4 +1,4 @@
-"""The loader: batches, read once per sample group, in an order that knows no grid."""
+"""Data loader: batches read once per sample group, in an order that does not depend on the grid."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ log = logging.getLogger(__name__)
 class Loader:
     """Batches of a split for every rank of a grid.
 
-    The global batch of a step is the same list of items on any grid. The ranks of a sample group
-    get the identical part of it: each fetches 1/P of its bytes into a ring in shared memory, from a
-    prefetch thread. Model ranks may be given a part of every item each: those that need the same
-    share a ring, and no other bytes are read. Arrays with items of a few bytes, and all with
-    ``reader="memory"``, are held in memory that the ranks of a node share. Making, beginning an
-    epoch and closing are collective; a fault on one rank is raised on all of them, at the same
-    batch.
+    The global batch of a step is the same list of items on any grid. All P ranks of a sample group
+    get the same part of it: a prefetch thread of each rank reads 1/P of the bytes into a ring
+    buffer in shared memory. Each model rank may need only a part of every item: ranks that need the
+    same part share a ring, and no other bytes are read. Arrays with items of a few bytes, and all
+    arrays with ``reader="memory"``, are held in memory that the ranks of a node share. Creating a
+    loader, starting an epoch and closing are collective; an error on one rank is raised on all of
+    them, at the same batch.
 
     Parameters
     ----------
@@ -47,41 +47,43 @@ class Loader:
     topology
         The grid.
     batch
-        Items of a step over all D data groups; D must divide it.
+        Items of a step over all D data groups; must be a multiple of D.
     split
-        Which split to open, if ``dataset`` is a path.
+        Split to open, if ``dataset`` is a path.
     seed, shuffle, tail
         See :class:`~hpcsamp.data.order.Order`; ``shuffle=True`` is ``"global"``.
     reader
         ``"auto"``, or one of :mod:`hpcsamp.data.readers`.
     verify
-        Which chunks have their checksum compared on first read.
+        Which chunks have their checksum verified when they are first read: ``"all"``, ``"sampled"``
+        or ``"off"``.
     normalize
-        Subtract the mean and divide by the standard deviation of train: of inputs that are numbers,
-        and of targets where the set says so (``manifest.normalize_y``).
+        Whether to subtract the mean over train and divide by the standard deviation: for inputs
+        that are numbers, and for targets if the dataset is made so (``manifest.normalize_y``).
     dtype
-        Type of numbers; labels and ids are int64, flags bool.
+        Data type of numbers; labels and ids are int64, flags bool.
     slots
-        Batches in the ring, where shared memory has room for them.
+        Batches in the ring, if shared memory has room for them.
     part
-        What this rank gets of every item, the same on all ranks with this one's place on the model
-        axis: a box of ``x``, or boxes by the names of inputs and targets, each a part that knows
-        its ``shape`` and ``box``, or a ``(start, stop)``, a slice or ``None`` for each axis of an
-        item. What is not named is whole. Boxes may overlap, or be empty.
+        The part of every item that this rank gets, which must be the same on all ranks with the
+        same position on the model axis: a box of ``x``, or boxes by the names of inputs and
+        targets. A box is an object with ``shape`` and ``box``, or a sequence with ``(start,
+        stop)``, a slice or ``None`` for each axis of an item. Arrays without a box are read whole.
+        Boxes may overlap or be empty.
 
     Attributes
     ----------
     parts
         The boxes of all arrays.
     order
-        Which items a step has.
+        The order of the items: which of them are in a step.
     waited
         Seconds that this rank has waited for batches so far.
 
     Raises
     ------
     DataError, UsageError
-        The same on every rank.
+        On every rank, with the same message.
     """
 
     def __init__(
@@ -120,7 +122,7 @@ class Loader:
         for of in shared:
             fed = Sharing([n for n in of.names if n not in held], of.classes)
             if fed.names:
-                # threads in collective calls of one HDF5 library, which has one lock, wait for ever
+                # two threads in collective calls of HDF5, which has one lock, would deadlock
                 way = choose_reader(opened, "auto") if self._feeds else reading
                 self._feeds.append(
                     Feed(opened, self.parts, fed, topology, self.order, way, verify, slots)
@@ -134,11 +136,11 @@ class Loader:
             for line in reads_more if self._feeds else ():
                 log.warning("%s", line)
 
-    # The user's part ----------------------------------------------------------------------------
+    # Public --------------------------------------------------------------------------------------
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of an epoch."""
+        """Number of steps in an epoch."""
         return self.order.steps
 
     @property
@@ -147,8 +149,8 @@ class Loader:
         return sum(feed.waited for feed in self._feeds)
 
     def describe(self) -> str:
-        """One line: items, and how they come."""
-        how = f"held in memory, {self._held.bytes / 1e6:.2f} MB a node"
+        """Describe the split and how it is read, in one line for the log."""
+        how = f"held in memory, {self._held.bytes / 1e6:.2f} MB per node"
         if self._feeds:
             how = "; ".join(feed.describe() for feed in self._feeds)
         cut = self.parts.cut(self.dataset)
@@ -157,21 +159,21 @@ class Loader:
         return f"{self.dataset.path} {self.dataset.split}: {self.dataset.count:,} items, {how}"
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Batches of an epoch, from any step on, at no cost for the steps before.
+        """Batches of an epoch from any step on; earlier steps are skipped without reading them.
 
-        All ranks ask for the same. Beginning another epoch gives this one up.
+        Collective, with the same arguments on all ranks. Starting another epoch ends this one.
 
         Parameters
         ----------
         epoch
-            Counted from 0.
+            Epoch, counted from 0.
         start
-            First step, ``0 .. steps_per_epoch`` (the last gives no batch).
+            First step, ``0 .. steps_per_epoch`` (the latter yields no batch).
 
         Raises
         ------
         UsageError, DataError
-            The same on every rank.
+            On every rank, with the same message.
         """
         if epoch < 0 or not 0 <= start <= self.steps_per_epoch:
             raise UsageError(
@@ -182,19 +184,20 @@ class Loader:
     def raw(
         self, epoch: int, start: int = 0, stop: int | None = None
     ) -> Iterator[tuple[Step, int, dict[str, np.ndarray]]]:
-        """What the ring holds, without copies: for those who convert items themselves.
+        """Raw batches in shared memory, without copies, for code that converts items itself.
 
         Parameters
         ----------
         epoch, start, stop
-            Steps ``start .. stop - 1`` (default: to the end of the epoch).
+            Steps ``start .. stop - 1`` of an epoch (default: to its end).
 
         Yields
         ------
         tuple
-            This data group's part of the step; the step's true items over all groups; the arrays
-            by name as they are on disk, shared with the other ranks and valid until the next one
-            is asked for: read, do not write.
+            This data group's part of the step; the number of items of the step over all groups
+            without padding; the arrays by name as they are on disk. The arrays are shared with the
+            other ranks: they must not be written to, and are valid until the next step is
+            requested.
         """
         if self._closed:
             raise UsageError("this loader is closed")
@@ -208,20 +211,20 @@ class Loader:
             own = whole.part(self.topology.data_rank, self.topology.data_size)
             yield own, whole.count, arrays | self._held.rows(own.items)
         for feed in fed:
-            next(feed, None)  # the last one is no longer needed
+            next(feed, None)  # releases the last batch
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
         for own, count, arrays in self.raw(epoch, start):
             try:
                 batch = self._convert(own, count, arrays)
             except HpcsampError as e:
-                # ranks with the same items, all of them, look at the same bytes and so fail alike
+                # if all ranks have the same items, they convert the same bytes and all fail
                 e.agreed = self._alike and whole_job(self.topology.world)
                 raise
             yield batch
 
     def __iter__(self) -> Iterator[Batch]:
-        """Epochs 0, 1, 2, ... on successive iterations."""
+        """Batches of epoch 0 in the first iteration, of epoch 1 in the second, and so on."""
         self._next_epoch += 1
         return self.epoch(self._next_epoch - 1)
 
@@ -229,10 +232,10 @@ class Loader:
         return self.steps_per_epoch
 
     def close(self) -> None:
-        """Stop the thread, close the files, free the shared memory. Collective, and safe to repeat.
+        """Stop the threads, close the files and free the shared memory. Collective and idempotent.
 
-        While an exception that the other ranks have not been told of is on its way, they will not
-        come here: then only what concerns this rank alone is done.
+        If this rank is handling an exception that the other ranks do not know of, they do not get
+        here: then nothing collective is done.
         """
         if self._closed:
             return

@@ -1,7 +1,7 @@
-"""The manifest: what a dataset folder holds, and where every chunk of it lies.
+"""The manifest of a dataset folder: its arrays, splits, shards and statistics.
 
-A folder is a dataset if and only if it holds a valid ``manifest.json``; it is written last. What it
-says of the shards (counts, sizes, uid) is compared with the shards themselves when a set is opened.
+A folder is a dataset if and only if it contains a valid ``manifest.json``, which is written last.
+Its entries on shards (counts, sizes, uid) are compared with the shards when a dataset is opened.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ from hpcsamp.names import Compression
 from hpcsamp.sealing import text
 
 PLAIN, NAMED, SCHEMA = 2, 3, 4
-"""Versions of the folder layout; a set has the lowest that describes it. In version 1 manifest and
-shards were not sealed; up to version 2 there were the arrays ``x`` and ``y`` alone, without missing
-values; up to version 3 no chunk was a slab of an item."""
+"""Versions of the folder layout; a dataset has the lowest version that can describe it. Version 1
+has no seals; version 2 has seals; version 3 adds named inputs and targets and missing values;
+version 4 adds chunks that are slabs of an item."""
 SCHEMAS = (1, PLAIN, NAMED, SCHEMA)
-"""Versions that are read."""
+"""Versions that can be read."""
 
 NAME = "manifest.json"
 CHUNK_BYTES = 2 * 2**20
-"""Bytes a chunk aims at: within 1 to 4 MiB wherever items allow."""
+"""Target size of a chunk in bytes; chunks have 1 to 4 MiB if the shape of the items allows it."""
 
 
 def units_by_name(units: str, names: Sequence[str]) -> list[str]:
-    """Units of named rows, of ``"load [MW], speed [m/s]"`` or of one unit for all.
+    """Units of named rows, from ``"load [MW], speed [m/s]"`` or from one unit for all rows.
 
-    A name with ``@``, as of a variable at a level, has the unit of what is before it.
+    A name with ``@``, such as that of a variable at a level, has the unit of the name before it.
     """
     if not units.endswith("]"):
         return [units] * len(names)
     parts = (part.rpartition(" [") for part in units[:-1].split("], "))
-    told = {name: unit for name, _, unit in parts}
-    return [told.get(name, told.get(name.partition("@")[0], "")) for name in names]
+    known = {name: unit for name, _, unit in parts}
+    return [known.get(name, known.get(name.partition("@")[0], "")) for name in names]
 
 
 class ArraySpec(Part):
-    """One array of the items (``x``, ``y``, ...).
+    """Shape, type and chunks of one array of the items (``x``, ``y``, ...).
 
     Attributes
     ----------
@@ -65,18 +65,18 @@ class ArraySpec(Part):
     dtype
         NumPy name of a little-endian type, e.g. ``"<f4"``.
     items_per_chunk, rows_per_chunk
-        A chunk holds that many whole items, or, of items too large for one chunk, that many rows of
-        the first axis of one item (then ``items_per_chunk`` is 1).
+        A chunk holds ``items_per_chunk`` whole items. If an item is too large for one chunk,
+        ``items_per_chunk`` is 1 and a chunk holds ``rows_per_chunk`` rows of its first axis.
     slab
-        Shape of the part of one item that a chunk holds, of items that are cut along any of their
-        axes; then ``items_per_chunk`` is 1 and ``rows_per_chunk`` its first number. ``None``: a
-        chunk holds whole rows.
+        Shape of the part of an item that a chunk holds, if items are cut along several axes; then
+        ``items_per_chunk`` is 1 and ``rows_per_chunk`` is the first number of the shape. ``None``:
+        a chunk holds whole rows.
     compression
         ``None`` (chunks can be read at their offsets) or the name of an HDF5 filter.
     units, description
-        For people. Where rows have names, units may be told by name: ``"load [MW], speed [m/s]"``.
+        Text for reports. If rows have names, each may have a unit: ``"load [MW], speed [m/s]"``.
     names
-        Of the rows, such as the columns of a table; of a number its own name alone. May be empty.
+        Names of the rows, such as the columns of a table; a number has a single name. May be empty.
     """
 
     shape: list[int]
@@ -92,26 +92,28 @@ class ArraySpec(Part):
     @model_validator(mode="after")
     def _named(self) -> ArraySpec:
         if self.names and len(self.names) != self.rows:
-            raise ValueError(f"{len(self.names)} names for the {self.rows} rows of an item")
+            raise ValueError(f"there are {len(self.names)} names for {self.rows} rows of an item")
         if self.slab is not None:
             fits = len(self.slab) == len(self.shape) > 0 and all(
                 1 <= width <= n for width, n in zip(self.slab, self.shape, strict=True)
             )
             if not fits:
-                raise ValueError(f"slabs of {self.slab} do not fit items of {self.shape}")
+                raise ValueError(
+                    f"slabs of shape {self.slab} do not fit items of shape {self.shape}"
+                )
             if (self.items_per_chunk, self.rows_per_chunk) != (1, self.slab[0]):
                 raise ValueError(
-                    f"a slab of {self.slab} is no chunk of {self.items_per_chunk} items, "
-                    f"{self.rows_per_chunk} rows"
+                    f"a slab of shape {self.slab} does not fit items_per_chunk = "
+                    f"{self.items_per_chunk} and rows_per_chunk = {self.rows_per_chunk}"
                 )
         return self
 
     def in_slabs(
         self, slab: Sequence[int] | None = None, chunk_bytes: int = CHUNK_BYTES
     ) -> ArraySpec:
-        """The same array in slabs of a given shape, or of one that is chosen for its items.
+        """The same array with chunks that are slabs, of a given shape or of one chosen for it.
 
-        An array whose items fit one chunk stays as it is.
+        An array whose items fit into one chunk is returned unchanged.
         """
         if slab is None:
             slab = slabs.choose_slab(self.shape, np.dtype(self.dtype).itemsize, chunk_bytes)
@@ -127,7 +129,7 @@ class ArraySpec(Part):
 
     @property
     def rows(self) -> int:
-        """Rows of one item: the length of its first axis. A row is never split between ranks."""
+        """Number of rows of an item: the length of its first axis."""
         return self.shape[0] if self.shape else 1
 
     @property
@@ -142,19 +144,19 @@ class ArraySpec(Part):
 
     @property
     def part_shape(self) -> tuple[int, ...]:
-        """Shape of the part of each item that a chunk holds, ``()`` for numbers."""
+        """Shape of the part of each item that a chunk holds; ``()`` for numbers."""
         if self.slab is not None or not self.shape:
             return tuple(self.slab or ())
         return (min(self.rows, self.rows_per_chunk), *self.shape[1:])
 
     @property
     def chunks_per_item(self) -> int:
-        """1, or the number of chunks that a large item is cut into."""
+        """Number of chunks into which a large item is cut; 1 for other items."""
         return math.prod(slabs.grid_of(self.shape, self.part_shape))
 
     @property
     def chunk_bytes(self) -> int:
-        """Bytes of a whole, unfiltered chunk."""
+        """Bytes of a full, uncompressed chunk."""
         return self.items_per_chunk * math.prod(self.part_shape) * np.dtype(self.dtype).itemsize
 
     def chunk_count(self, items: int) -> int:
@@ -175,7 +177,7 @@ class ArraySpec(Part):
     ) -> ArraySpec:
         """Choose chunks: whole items up to ``chunk_bytes``, large items cut along their first axis.
 
-        A chunk never holds parts of two items, so that reading an item touches its own bytes alone.
+        A chunk of a cut item holds no parts of other items, so only its own bytes are read.
         """
         shape = [int(n) for n in shape]
         kind = np.dtype(dtype).newbyteorder("<")
@@ -201,18 +203,18 @@ class ArraySpec(Part):
 
 
 class ShardEntry(Part):
-    """One shard file.
+    """Entry of one shard file in the manifest.
 
     Attributes
     ----------
     file
         Name within the folder.
     split, first, count
-        It holds items ``first .. first + count - 1`` of its split.
+        The shard holds items ``first .. first + count - 1`` of its split.
     size, sha256
-        Of the whole file.
+        Size in bytes and checksum of the whole file.
     chunks
-        Where the chunks of each array lie.
+        Offsets of the chunks of each array.
     """
 
     file: str = Field(pattern=r"^[^/\\\x00]*[^/\\\x00.][^/\\\x00]*$")
@@ -227,50 +229,52 @@ class ShardEntry(Part):
 class Stats(Part):
     """Statistics of one array over the train split, per channel or feature (float64).
 
-    ``mean`` and the others have the length of the first axis of an item, or one entry for numbers.
+    Each list has the length of the first axis of an item, or one entry if items are numbers.
     """
 
     mean: list[float]
     std: list[float]
     min: list[float]
     max: list[float]
-    count: int = Field(description="values per channel that the statistics were taken over")
+    count: int = Field(
+        description="number of values per channel over which the statistics were taken"
+    )
 
 
 class Manifest(Part):
-    """``manifest.json``.
+    """The content of ``manifest.json``.
 
     Attributes
     ----------
     uid
-        Identity of the set, the same in every shard.
+        Unique identifier of the dataset, the same in every shard.
     task
-        The kind of task that the set is made for, see :mod:`hpcsamp.tasks`.
+        The kind of task for which the dataset was made, see :mod:`hpcsamp.tasks`.
     classes
-        What ``y`` is: labels ``0 .. classes - 1``, or numbers (``classes`` is ``None``).
+        Number of classes if ``y`` holds labels ``0 .. classes - 1``; ``None`` for numbers.
     class_names
-        Of the classes, in the order of the labels; ``None`` if they have none.
+        Names of the classes, in the order of the labels; ``None`` if they have none.
     inputs
-        What ``x`` is; of several inputs what each of them is by name, in the order in which a
-        network gets them. Ids and flags have no statistics; networks get them as they are.
+        Kind of ``x``; for several inputs their kinds by name, in the order of the network's
+        arguments. Ids and flags have no statistics and are passed to networks unchanged.
     normalize_y
         Whether targets are standardised for training (their statistics are in ``stats["y"]``).
     missing
-        What stands in ``y`` for a value that is not known: ``"nan"``, or a number among labels.
+        Mark of a missing value in ``y``: ``"nan"``, or a number among labels.
     targets
-        Of several targets what each of them is by name; then there is no ``y``, and ``task`` is
+        Descriptions of several targets by name; then there is no ``y``, and ``task`` is
         ``"several"``.
     arrays
-        ``x`` and ``y``, or inputs and targets by name; perhaps ``weight``, one of each item.
+        ``x`` and ``y``, or inputs and targets by name; optionally ``weight``, a number per item.
     splits
-        Items of each split.
+        Number of items of each split.
     coords
-        Names and units of coordinates that the shards hold.
+        Names and units of the coordinates in the shards.
     meaning
-        By array what its numbers are, beyond shape and coordinates, such as the lead time of a
-        forecast: sets that differ in it cannot stand in for each other.
+        What the numbers of each array mean beyond shape and coordinates, such as the lead time of a
+        forecast. Datasets that differ in it are not interchangeable.
     source, licence, transforms
-        Where the data came from and what was done to it, in order.
+        Origin of the data and the transforms applied to it, in order.
     """
 
     schema_version: int
@@ -297,10 +301,10 @@ class Manifest(Part):
 
     @model_validator(mode="after")
     def _agrees(self) -> Manifest:
-        """Counts, order and chunk numbers agree with each other."""
+        """Check that counts, the order of shards and numbers of chunks are consistent."""
         if self.schema_version not in SCHEMAS:
             raise ValueError(
-                f"schema version is {self.schema_version}, this hpcsamp reads "
+                f"the schema version is {self.schema_version}, this hpcsamp reads "
                 f"{', '.join(map(str, SCHEMAS[:-1]))} and {SCHEMA}"
             )
         check_roles(self)
@@ -312,26 +316,27 @@ class Manifest(Part):
                 raise ValueError(f"{s.file} begins at item {s.first}, expected {seen[s.split]}")
             seen[s.split] += s.count
             for name, spec in self.arrays.items():
-                told, expected = s.chunks[name].count, spec.chunk_count(s.count)
-                if told != expected:
+                listed, expected = s.chunks[name].count, spec.chunk_count(s.count)
+                if listed != expected:
                     raise ValueError(
-                        f"{s.file} has {told} chunks of {name} for {s.count} items, not {expected}"
+                        f"{s.file} has {listed} chunks of {name} for {s.count} items, "
+                        f"expected {expected}"
                     )
         for split, count in self.splits.items():
             if seen[split] != count:
                 raise ValueError(
-                    f"split {split!r} counts {count} items, its shards hold {seen[split]}"
+                    f"split {split!r} has {count} items, but its shards hold {seen[split]}"
                 )
         return self
 
     @property
     def kinds(self) -> dict[str, Kind]:
-        """What each input is by name, in the order in which a network gets them."""
+        """Kind of each input by name, in the order of the network's arguments."""
         return kinds_of(self)
 
     @property
     def targets_by_name(self) -> dict[str, Target]:
-        """What each target is, also if there is one only."""
+        """Description of each target by name, also if there is only one."""
         return targets_of(self)
 
     def of_split(self, split: str) -> list[ShardEntry]:
@@ -339,7 +344,7 @@ class Manifest(Part):
         return [s for s in self.shards if s.split == split]
 
     def write(self, folder: Path) -> None:
-        """Write ``manifest.json`` so that it is there whole or not at all."""
+        """Write ``manifest.json`` atomically."""
         table = self.model_dump(mode="json", exclude_defaults=True)
         write_whole(folder / NAME, text.to_json(table))
 
@@ -350,7 +355,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     Raises
     ------
     DataError
-        If there is none, it is not JSON, or what it says does not agree with itself.
+        If there is no manifest, or it is not valid JSON, damaged or inconsistent.
     """
     path = Path(folder) / NAME
     if not path.is_file():

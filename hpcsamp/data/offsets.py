@@ -1,4 +1,4 @@
-"""Where the chunks of an array lie in a shard, told shortly."""
+"""Compact description of the file offsets of the chunks of an array."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from hpcsamp.data.roles import Part
 class Offsets(Part):
     """File offsets of the chunks of one array in one shard, in chunk order.
 
-    Unfiltered chunks usually lie at equal distances and are told by ``start`` and ``step`` alone;
-    the slabs of an item do, which are told as ``runs`` of start, step and count.
+    Uncompressed chunks usually lie at equal distances and are described by ``start`` and ``step``;
+    chunks that are slabs are described by ``runs`` of (start, step, count); any others are
+    ``listed``.
     """
 
     count: int = Field(ge=0)
@@ -25,7 +26,7 @@ class Offsets(Part):
 
     @classmethod
     def of(cls, offsets: Sequence[int], *, in_slabs: bool = False) -> Offsets:
-        """The shortest description of ``offsets``, by runs only where chunks are slabs."""
+        """The shortest description of ``offsets``; runs are used only if chunks are slabs."""
         values = np.asarray(offsets, np.int64)
         steps = np.diff(values)
         if len(values) and (len(steps) == 0 or (steps == steps[0]).all()):
@@ -48,12 +49,12 @@ class Offsets(Part):
 
 
 def _runs(values: np.ndarray) -> list[tuple[int, int, int]]:
-    """Start, step and count of numbers at equal distances, one run after the other."""
-    found, begin, steps = [], 0, np.diff(values)
+    """Split numbers into runs at equal distances: start, step and count of each run."""
+    runs, begin, steps = [], 0, np.diff(values)
     while begin < len(values):
         other = np.flatnonzero(steps[begin:] != steps[begin : begin + 1])
         count = int(other[0]) + 1 if len(other) else len(values) - begin
         step = int(steps[begin]) if count > 1 else 0
-        found.append((int(values[begin]), step, count))
+        runs.append((int(values[begin]), step, count))
         begin += count
-    return found
+    return runs

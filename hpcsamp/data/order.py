@@ -1,10 +1,11 @@
-"""The order of items: a pure function of (seed, epoch), the same on any grid, entered at any step.
+"""Shuffling: the order of items is a function of (seed, epoch), the same on any grid of ranks.
 
 ``"global"``: one permutation of all items per epoch. ``"pool"``: the chunks of the files are
-permuted, dealt to K canonical streams, and items are shuffled within pools of W successive chunks
-of a stream, so that only ``K * W`` chunks are in use at a time. The global batch of a step is the
-concatenation of ``batch / K`` items of each stream; data group ``d`` of ``D`` takes the ``d``-th
-contiguous part of it. Neither P nor D enters, and nothing but (seed, epoch, step) is state.
+permuted and divided into K canonical streams, and items are shuffled within pools of W successive
+chunks of a stream, so that only ``K * W`` chunks are in use at a time. The global batch of a step
+is the concatenation of ``batch / K`` items of each stream; data group ``d`` of ``D`` takes the
+``d``-th contiguous part of it. The order depends on neither P nor D, it can be entered at any step,
+and its only state is (seed, epoch, step).
 """
 
 from __future__ import annotations
@@ -23,30 +24,30 @@ from hpcsamp.streams import Purpose, numpy_generator
 Tail = Literal["drop", "mask"]
 
 STREAMS = 16
-"""Most canonical streams of the pool shuffle; part of the results, never a function of D."""
+"""Largest number of streams of the pool shuffle; part of the results, never a function of D."""
 
 
 KEPT = 128
-"""Steps that are remembered: a prefetch thread and its consumer ask for the same ones."""
+"""Number of steps that are cached: a prefetch thread and its consumer request the same ones."""
 
 
 def stream_count(batch: int) -> int:
-    """Streams of the pool shuffle: as many as divide the batch, up to :data:`STREAMS`."""
+    """Number of streams of the pool shuffle: the largest divisor of the batch and of STREAMS."""
     return math.gcd(batch, STREAMS)
 
 
 def check_batch(batch: int, data_groups: int) -> None:
-    """Refuse a batch that does not split over the data groups.
+    """Refuse a batch that cannot be divided evenly among the data groups.
 
     Raises
     ------
     UsageError
-        Naming both numbers.
+        If the number of items is not a multiple of the number of data groups.
     """
     if batch < 1 or batch % data_groups:
         raise UsageError(
-            f"a batch of {batch} items does not split over D = {data_groups} data groups; "
-            f"choose a multiple of {data_groups}"
+            f"a batch of {batch} items cannot be divided evenly among D = {data_groups} data "
+            f"groups; choose a multiple of {data_groups}"
         )
 
 
@@ -59,7 +60,7 @@ class Step:
     items
         Positions in the split, int64 of shape ``(batch,)``.
     weight
-        1 for items, 0 for padding, float64 of shape ``(batch,)``.
+        1 for items and 0 for padding, float64 of shape ``(batch,)``.
     """
 
     items: np.ndarray
@@ -67,23 +68,23 @@ class Step:
 
     @property
     def count(self) -> int:
-        """Items of the step that are no padding."""
+        """Number of items in the step, without padding."""
         return int(self.weight.sum())
 
     def part(self, index: int, parts: int) -> Step:
-        """What data group ``index`` of ``parts`` works on."""
+        """The part of the step that data group ``index`` of ``parts`` processes."""
         own = share(len(self.items), parts, index)
         return Step(self.items[own.start : own.stop], self.weight[own.start : own.stop])
 
 
 @dataclass
 class Order:
-    """All epochs of a split.
+    """The order of the items of a split, for all epochs.
 
     Parameters
     ----------
     count
-        Items of the split.
+        Number of items in the split.
     batch
         Items of a step over all data groups.
     seed
@@ -91,17 +92,17 @@ class Order:
     shuffle
         ``"global"``, ``"pool"`` or ``"none"``.
     tail
-        ``"drop"``: every step is full, up to ``batch - 1`` items sit out an epoch. ``"mask"``:
-        every item comes once, and the last step is filled up with items of weight 0.
+        ``"drop"``: every step is full, and up to ``batch - 1`` items are left out of an epoch.
+        ``"mask"``: every item is used once, and the last step is padded with items of weight 0.
     chunks
-        Items of each chunk of the files, in item order (``"pool"`` only).
+        Number of items in each chunk of the files, in item order (``"pool"`` only).
     pool
-        Chunks of a pool, ``W``.
+        Number of chunks in a pool (W).
 
     Raises
     ------
     UsageError
-        If there are fewer items than a full batch needs, or the chunks do not add up.
+        If there are fewer items than a full batch needs, or the chunks do not hold ``count`` items.
     """
 
     count: int
@@ -122,23 +123,23 @@ class Order:
             )
         if self.shuffle == "pool" and (self.chunks is None or self.chunks.sum() != self.count):
             total = None if self.chunks is None else int(self.chunks.sum())
-            raise UsageError(f"chunks hold {total} items, the split has {self.count}")
+            raise UsageError(f"the chunks hold {total} items, but the split has {self.count}")
 
     @property
     def streams(self) -> int:
-        """K."""
+        """Number of streams (K)."""
         return stream_count(self.batch) if self.shuffle == "pool" else 1
 
     @property
     def steps(self) -> int:
-        """Steps of an epoch."""
+        """Number of steps in an epoch."""
         each = self.batch // self.streams
         if self.tail == "drop":
             return self.count // self.streams // each
         return math.ceil(math.ceil(self.count / self.streams) / each)
 
     def epoch(self, number: int) -> Epoch:
-        """The order of one epoch (the last two asked for are kept)."""
+        """The order of one epoch (the last two requested are cached)."""
         if number not in self._epochs:
             kind = PoolEpoch if self.shuffle == "pool" else Epoch
             while len(self._epochs) > 1:
@@ -147,12 +148,12 @@ class Order:
         return self._epochs[number]
 
     def step(self, epoch: int, step: int) -> Step:
-        """The global batch of a step, whatever came before (the last few are kept).
+        """The global batch of any step; earlier steps are not needed (the last few are cached).
 
         Raises
         ------
         UsageError
-            If the epoch has no such step.
+            If the step is outside the epoch.
         """
         if not 0 <= step < self.steps:
             raise UsageError(f"step {step} is outside an epoch of {self.steps} steps")
@@ -171,15 +172,15 @@ class Order:
                 own = np.concatenate([own, np.resize(first, each - len(own))])
             items.append(own)
             weights.append(weight)
-        found = Step(np.concatenate(items), np.concatenate(weights))
+        batch = Step(np.concatenate(items), np.concatenate(weights))
         if len(self._steps) >= KEPT:
             self._steps.pop(next(iter(self._steps)), None)
-        self._steps[epoch, step] = found
-        return found
+        self._steps[epoch, step] = batch
+        return batch
 
 
 class Epoch:
-    """One epoch with a single stream: a permutation of all items, or none."""
+    """One epoch with a single stream: a permutation of all items, or their original order."""
 
     def __init__(self, order: Order, number: int):
         if order.shuffle == "none":
@@ -194,7 +195,7 @@ class Epoch:
 
 
 class PoolEpoch(Epoch):
-    """One epoch of the pool shuffle. Only pools that are asked for are drawn."""
+    """One epoch of the pool shuffle. A pool is drawn when it is first requested."""
 
     def __init__(self, order: Order, number: int):
         if order.chunks is None:
@@ -210,7 +211,7 @@ class PoolEpoch(Epoch):
         self._pools: dict[int, tuple[int, int, np.ndarray]] = {}
 
     def bounds(self, index: int) -> tuple[int, int]:
-        """Where a stream lies in the row of permuted chunks: sizes differ by at most one."""
+        """Begin and end of a stream in the permuted items; lengths differ by at most 1."""
         own = share(self.order.count, self.order.streams, index)
         return own.start, own.stop
 
@@ -227,7 +228,7 @@ class PoolEpoch(Epoch):
         return np.concatenate(pieces) if pieces else np.empty(0, np.int64)
 
     def _pool(self, index: int, position: int) -> tuple[int, int, np.ndarray]:
-        """The pool of a stream that holds a position: where it begins and ends, and its items."""
+        """The pool of a stream that contains a position: its begin, end and items."""
         kept = self._pools.get(index)
         if kept is not None and kept[0] <= position < kept[1]:
             return kept
@@ -241,7 +242,7 @@ class PoolEpoch(Epoch):
         ends = np.minimum(self._end[chunks], high)
         lengths = np.maximum(ends - begins, 0)
         starts = self._first[chunks] + begins - self._begin[chunks]
-        # arange(start, start + length) of every chunk, one after the other
+        # arange(start, start + length) of each chunk, concatenated
         offsets = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         items = np.repeat(starts, lengths) + offsets
         generator = numpy_generator(self.order.seed, Purpose.ORDER, self.number, 1, index, number)

@@ -1,4 +1,4 @@
-"""Parts of items: what each model rank is given of a batch, and which ranks need the same."""
+"""Parts of items: the box of each array that a model rank reads, and which ranks share a box."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ if TYPE_CHECKING:
     from hpcsamp.grid import Topology
 
 MORE = 1.1
-"""Bytes read over bytes needed above which a user is told that another storage would read less."""
+"""Ratio of bytes read to bytes needed above which a warning suggests other chunks."""
 
 AnyBox = Part | Sequence[Any]
-"""A part, or a ``(start, stop)``, a slice or ``None`` (all of it) for each axis of an item."""
+"""A part, or for each axis of an item ``(start, stop)``, a slice or ``None`` (the whole axis)."""
 
 Given = AnyBox | Mapping[str, AnyBox | None]
-"""A box of the only input, or boxes by the name of their array."""
+"""A box of the only input, or boxes by the names of arrays."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The boxes of a rank.
+    """The boxes of all arrays that a rank reads.
 
     Attributes
     ----------
     boxes
-        By array: what a batch has of every item, in the order in which a network sees its axes.
+        By array: the part of every item in a batch, in the order of entries that a network gets.
     stored
-        The same as places on disk.
+        By array: the box on disk that contains it.
     order
-        By array and axis: at which position of what is read each entry of a batch is, where that
-        is another order.
+        By array and axis: position of each entry of the batch in what is read, if the order on disk
+        differs.
     """
 
     boxes: dict[str, Box]
@@ -49,35 +49,37 @@ class Parts:
     order: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
 
     def slices(self, array: str) -> tuple[slice, ...]:
-        """What to take of an item as it is on disk."""
+        """Slices of an item on disk that are read."""
         return slices(self.stored[array])
 
     def rows(self, array: str) -> slice:
-        """Rows of an array (channels, features) that a batch has; all of one without axes."""
+        """Rows (channels, features) of an array in a batch; all of them if items have no axes."""
         box = self.boxes[array]
         return slice(*box[0]) if box else slice(None)
 
     def cut(self, dataset: Dataset) -> list[str]:
-        """Names of the arrays of which a batch has less than all."""
+        """Names of the arrays of which a batch holds only a part."""
         arrays = dataset.manifest.arrays
         return [n for n, box in self.boxes.items() if shape_of(box) != tuple(arrays[n].shape)]
 
 
 def parts_of(given: Given | None, dataset: Dataset) -> Parts:
-    """The boxes that a rank was given, checked; arrays that are not named are whole.
+    """Check the boxes that a rank was given; arrays without a box are read whole.
 
     Raises
     ------
     UsageError
-        Naming the array, the axis and both numbers.
+        If a box does not fit its array; the message names the array, the axis and both numbers.
     """
     arrays = dataset.manifest.arrays
     boxes = {name: whole(spec.shape) for name, spec in arrays.items()}
-    for name, told in _by_name(given, dataset).items():
+    for name, box_given in _by_name(given, dataset).items():
         if name not in arrays:
-            raise UsageError(f"part of {name!r}: {dataset.path} has the arrays {', '.join(arrays)}")
-        if told is not None:
-            boxes[name] = _box(name, told, tuple(arrays[name].shape))
+            raise UsageError(
+                f"part of {name!r}: {dataset.path} has only the arrays {', '.join(arrays)}"
+            )
+        if box_given is not None:
+            boxes[name] = _box(name, box_given, tuple(arrays[name].shape))
     stored, order = {}, {}
     for name, box in boxes.items():
         stored[name], moved = _on_disk(box, dataset.order.get(name, {}))
@@ -93,19 +95,25 @@ def _by_name(given: Given | None, dataset: Dataset) -> Mapping[str, AnyBox | Non
         return given
     if dataset.has_several_inputs:
         raise UsageError(
-            f"{dataset.path} has the inputs {', '.join(dataset.kinds)}: give their parts by name"
+            f"{dataset.path} has the inputs {', '.join(dataset.kinds)}: pass their parts as a "
+            f"dictionary by name"
         )
     return {"x": given}
 
 
-def _box(name: str, told: AnyBox, shape: tuple[int, ...]) -> Box:
-    of = getattr(told, "shape", None)
+def _box(name: str, given: AnyBox, shape: tuple[int, ...]) -> Box:
+    of = getattr(given, "shape", None)
     if of is not None and tuple(of) != shape:
-        raise UsageError(f"part of {name}: it is one of {tuple(of)}, items are {shape}")
-    axes: list[Any] = list(told if isinstance(told, Sequence) else told.box)
+        raise UsageError(
+            f"part of {name}: it is a part of items of shape {tuple(of)}, but items have the shape "
+            f"{shape}"
+        )
+    axes: list[Any] = list(given if isinstance(given, Sequence) else given.box)
     if len(axes) != len(shape):
-        raise UsageError(f"part of {name}: {len(axes)} axes were given, items are {shape}")
-    found = []
+        raise UsageError(
+            f"part of {name}: it has {len(axes)} axes, but items have the shape {shape}"
+        )
+    box = []
     for axis, (want, length) in enumerate(zip(axes, shape, strict=True)):
         if isinstance(want, slice) and want.step in (None, 1):
             want = (want.start or 0, length if want.stop is None else want.stop)
@@ -113,19 +121,19 @@ def _box(name: str, told: AnyBox, shape: tuple[int, ...]) -> Box:
             start, stop = (0, length) if want is None else (int(want[0]), int(want[1]))
         except (TypeError, ValueError, IndexError):
             raise UsageError(
-                f"part of {name}: {want!r} for axis {axis} is no start and stop"
+                f"part of {name}: {want!r} for axis {axis} is not a pair (start, stop)"
             ) from None
         if not 0 <= start <= stop <= length:
             raise UsageError(
                 f"part of {name}: {start}:{stop} is not within axis {axis}, whose length is "
                 f"{length}"
             )
-        found.append((start, stop))
-    return tuple(found)
+        box.append((start, stop))
+    return tuple(box)
 
 
 def _on_disk(box: Box, order: Mapping[int, np.ndarray]) -> tuple[Box, dict[int, np.ndarray]]:
-    """The box that holds all entries of a box on disk, and where they are in it."""
+    """The box on disk that contains all entries of a box, and their positions in it."""
     stored, moved = list(box), {}
     for axis, places in order.items():
         own = np.asarray(places, np.int64)[slice(*box[axis])]
@@ -137,46 +145,46 @@ def _on_disk(box: Box, order: Mapping[int, np.ndarray]) -> tuple[Box, dict[int, 
 
 @dataclass(frozen=True)
 class Sharing:
-    """Arrays that the same ranks share.
+    """Arrays that are shared by the same ranks.
 
     Attributes
     ----------
     names
-        The arrays.
+        Names of the arrays.
     classes
-        By model rank: model ranks with the same number have the same boxes of them.
+        A number for each model rank: those with the same number need the same boxes of the arrays.
     """
 
     names: list[str]
     classes: tuple[int, ...]
 
     def color(self, topology: Topology) -> int:
-        """A number that the ranks which share a batch of these arrays have in common."""
+        """A number that is the same on all ranks which share a batch of these arrays."""
         model = topology.axis("model")
         return topology.data_rank * model.size + self.classes[model.rank]
 
     def comm(self, topology: Topology) -> MPI.Comm:
-        """Communicator of these ranks, sample ranks in order. Collective over the world."""
+        """Communicator of these ranks, ordered by sample rank. Collective over the world."""
         model = topology.axis("model")
         key = topology.sample_rank * model.size + model.rank
         return topology.world.Split(self.color(topology), key)
 
 
 def sharing(parts: Parts, dataset: Dataset, topology: Topology) -> tuple[list[Sharing], list[str]]:
-    """Who shares which arrays: ranks of a data group that need the same box of them.
+    """Find the ranks of a data group that need the same box of an array, and so can share it.
 
-    Collective over the world, and not to be within a block that fails on some ranks alone.
+    Collective over the world.
 
     Returns
     -------
     tuple
-        The groups of arrays, the same on every rank, and a line for each array of which more is
+        The groups of arrays, the same on every rank, and a warning for each array of which more is
         read than needed.
 
     Raises
     ------
     UsageError
-        On all ranks, if two with the same place on the model axis want different parts.
+        On all ranks, if two ranks with the same model rank need different parts.
     """
     names, model = list(dataset.manifest.arrays), topology.axis("model")
     everyone = topology.world.allgather((model.rank, parts.stored))
@@ -186,19 +194,19 @@ def sharing(parts: Parts, dataset: Dataset, topology: Topology) -> tuple[list[Sh
         for name in names:
             if known[name] != stored[name]:
                 raise UsageError(
-                    f"part of {name}: rank {rank} wants {stored[name]}, another rank at place "
-                    f"{place} of the model axis {known[name]}; the ranks of a sample group and of "
-                    f"a data group have the same parts"
+                    f"part of {name}: rank {rank} needs {stored[name]}, but another rank with the "
+                    f"model rank {place} needs {known[name]}; all ranks with the same model rank "
+                    f"must have the same part"
                 )
-    found: dict[tuple[int, ...], list[str]] = {}
+    groups: dict[tuple[int, ...], list[str]] = {}
     for name in names:
         boxes = [by_model[m][name] for m in range(model.size)]
-        found.setdefault(tuple(boxes.index(box) for box in boxes), []).append(name)
+        groups.setdefault(tuple(boxes.index(box) for box in boxes), []).append(name)
     more = []
     for name in names:
         line = _reads_more(name, dataset, {by_model[m][name] for m in by_model})
         more += [line] if line else []
-    return [Sharing(of, classes) for classes, of in found.items()], more
+    return [Sharing(of, classes) for classes, of in groups.items()], more
 
 
 def _reads_more(name: str, dataset: Dataset, boxes: set[Box]) -> str:
@@ -208,6 +216,7 @@ def _reads_more(name: str, dataset: Dataset, boxes: set[Box]) -> str:
     if ratio < MORE:
         return ""
     return (
-        f"{dataset.path}: chunks of {name} are no slabs of the parts that are read, so "
-        f"{ratio:.1f} times as many bytes are read as needed; hpcsamp ingest --slabs stores others"
+        f"{dataset.path}: the chunks of {name} do not fit the parts that are read, so "
+        f"{ratio:.1f} times as many bytes are read as needed; choose other chunks with hpcsamp "
+        f"ingest --slabs"
     )

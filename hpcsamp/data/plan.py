@@ -1,8 +1,8 @@
-"""Which bytes of which files make a rank's part of a batch: pure planning, no file is touched.
+"""Plan which bytes of which files a rank reads for its part of a batch, without opening files.
 
-A batch of ``b`` items of an array is a row of ``b * rows`` rows (the first axis of the items); the
-ranks that share it take contiguous parts of that row, so that a batch of two huge items still
-splits evenly over eight ranks.
+A batch of ``b`` items of an array is a sequence of ``b * rows`` rows (the first axis of the items).
+The ranks that share it read contiguous parts of that sequence, so that even a batch of two huge
+items is divided evenly among eight ranks.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from hpcsamp.grid import share
 
 
 class ChunkTable:
-    """Where the chunks of one array of a split lie, over all its shards.
+    """Positions of the chunks of one array of a split in all its shards.
 
     Parameters
     ----------
     dataset
         The split.
     array
-        Its name.
+        Name of the array.
     box
-        What is wanted of every item; all of it if not given.
+        The box of every item that is needed; default: whole items.
 
     Attributes
     ----------
@@ -40,10 +40,10 @@ class ChunkTable:
     offset
         File offset of every chunk; int64.
     shape
-        Of what is wanted of an item. Its first axis are the rows.
+        Shape of the box. The first axis holds the rows.
     cutter
-        How it is cut from chunks; ``None`` where all of the items is wanted and chunks hold whole
-        rows.
+        Intersections of the box with the chunks; ``None`` if whole items are needed and chunks hold
+        whole rows.
     """
 
     def __init__(self, dataset: Dataset, array: str, box: Box | None = None):
@@ -60,7 +60,7 @@ class ChunkTable:
 
     @property
     def rows(self) -> int:
-        """Rows of what is wanted of an item. A row is never split between ranks."""
+        """Number of rows of an item's box. A row is never divided between ranks."""
         return self.shape[0] if self.shape else 1
 
     @property
@@ -70,28 +70,28 @@ class ChunkTable:
 
     @property
     def item_bytes(self) -> int:
-        """Bytes of what is wanted of an item."""
+        """Bytes of an item's box."""
         return self.rows * self.row_bytes
 
     @property
     def count(self) -> int:
-        """Chunks of the split."""
+        """Number of chunks in the split."""
         return int(self.base[-1])
 
     def place(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Shard and file offset of whole items (of arrays whose chunks hold whole items)."""
+        """Shard and file offset of whole items, for arrays whose chunks hold whole items."""
         shard = np.searchsorted(self.firsts, items, side="right") - 1
         group, inside = np.divmod(items - self.firsts[shard], self.spec.items_per_chunk)
         return shard, self.offset[self.base[shard] + group] + inside * self.spec.item_bytes
 
     def chunks_of(self, items: np.ndarray) -> np.ndarray:
-        """The (first) chunk of every item, counted through the split; int64 of shape ``(b,)``."""
+        """The first chunk of every item, counted through the split; int64 of shape ``(b,)``."""
         shard = np.searchsorted(self.firsts, items, side="right") - 1
         group = (items - self.firsts[shard]) // self.spec.items_per_chunk
         return self.base[shard] + group * self.spec.chunks_per_item
 
     def shares(self, items: np.ndarray, part: range) -> Iterator[Share]:
-        """The items of which rows ``part`` of a batch have some, in the order of the files."""
+        """Yield the items that rows ``part`` of a batch belong to, in the order of the files."""
         own = range(part.start // self.rows, -(-part.stop // self.rows) if len(part) else 0)
         wanted = np.asarray(items, np.int64)[own.start : own.stop]
         shard = np.searchsorted(self.firsts, wanted, side="right") - 1
@@ -109,24 +109,24 @@ class ChunkTable:
             )
 
     def placed(self, out: np.ndarray) -> np.ndarray:
-        """A batch's bytes as an array of shape ``(n, *shape)``, n being its items."""
+        """View the bytes of a batch of n items as an array of shape ``(n, *shape)``."""
         return out.view(self.spec.dtype).reshape(-1, *self.shape)
 
 
 @dataclass(frozen=True)
 class Share:
-    """What a rank fetches of one item.
+    """The rows of one item that a rank reads.
 
     Attributes
     ----------
     place
-        Which item of the batch.
+        Position of the item in the batch.
     begin, end
-        Rows of what is wanted of it.
+        Rows ``begin .. end - 1`` of the item's box.
     shard, local
-        Where it is: shard of the split, item of the shard.
+        Shard of the split, and position of the item in the shard.
     chunk
-        Its first chunk, counted through the split.
+        First chunk of the item, counted through the split.
     """
 
     place: int
@@ -139,28 +139,28 @@ class Share:
 
 @dataclass(frozen=True)
 class Requests:
-    """Pieces to fetch, each inside one chunk, ordered by their place in the files.
+    """Pieces to read, each within one chunk, ordered by their position in the files.
 
     Attributes (int64, one entry per piece)
     ---------------------------------------
     shard
-        Which shard of the split.
+        Number of the shard in the split.
     chunk
-        Which chunk, counted through the split.
+        Number of the chunk, counted through the split.
     local
-        Which item of the shard.
+        Position of the item in the shard.
     row
         First row of the item.
     rows
         Number of rows.
     within
-        First row counted from the beginning of the chunk.
+        First row, counted from the beginning of the chunk.
     offset
-        Place in the file, bytes.
+        Offset in the file, in bytes.
     dest
-        Place in the batch's array, bytes.
+        Offset in the batch's array, in bytes.
     size
-        Bytes.
+        Number of bytes.
     """
 
     shard: np.ndarray
@@ -177,7 +177,7 @@ class Requests:
         return len(self.shard)
 
     def runs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """``shard, offset, dest, size`` with neighbours in file and batch joined."""
+        """``shard, offset, dest, size`` of the reads; adjacent pieces are joined to one read."""
         if not len(self):
             return self.shard, self.offset, self.dest, self.size
         joined = (
@@ -193,10 +193,11 @@ class Requests:
 
 
 def part_of(table: ChunkTable, items: int, parts: int, index: int) -> range:
-    """Rows of a batch of ``items`` items that the ``index``-th of ``parts`` ranks fetches.
+    """Rows of a batch of ``items`` items that rank ``index`` of ``parts`` ranks reads.
 
-    Whole items where there are enough of them to be fair, else any rows; of items that are cut
-    from chunks the rows of whole chunks, so that no two ranks need the same one.
+    Ranks read whole items if there are enough of them for an even division, and any rows otherwise.
+    If only boxes of items are read, ranks read the rows of whole chunks, so that no chunk is needed
+    by two ranks.
     """
     rows = table.rows
     if not table.item_bytes:
@@ -219,9 +220,10 @@ def part_of(table: ChunkTable, items: int, parts: int, index: int) -> range:
 def runs(
     table: ChunkTable, items: np.ndarray, part: range
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """``shard, offset, dest, size`` of what to read for rows ``part`` of a batch.
+    """``shard, offset, dest, size`` of the reads for rows ``part`` of a batch.
 
-    As :meth:`Requests.runs` of :func:`plan`, at a fraction of its cost where items are whole.
+    The result equals :meth:`Requests.runs` of :func:`plan`, at a fraction of the cost if items are
+    whole.
     """
     spec = table.spec
     if spec.chunks_per_item > 1 or part.start % spec.rows or part.stop % spec.rows or not part:
@@ -242,12 +244,12 @@ def runs(
 
 
 def plan(table: ChunkTable, items: np.ndarray, part: range) -> Requests:
-    """What to fetch for rows ``part`` of a batch.
+    """Plan the pieces to read for rows ``part`` of a batch.
 
     Parameters
     ----------
     table
-        Where the array's chunks lie.
+        Positions of the array's chunks.
     items
         Positions in the split of the whole batch, shape ``(b,)``.
     part

@@ -1,9 +1,9 @@
-"""The prefetch thread: fills the ring ahead of the steps, and agrees on faults before a publish.
+"""Prefetch thread: reads batches into the ring ahead of the steps, and propagates read errors.
 
-A group on one node needs no message at all: the counters of the ring say everything. Where the job
-has several rings (several groups, or a group that spans nodes), the first rank of each ring talks
-to the others': a fault of one becomes the fault of all at the same batch, and a group that spans
-nodes exchanges what its nodes have read.
+A group on one node needs no messages: the counters of the ring suffice. If the job has several
+rings (several groups, or a group that spans nodes), the first ranks of the rings exchange messages:
+an error on one rank is raised on all of them at the same batch, and the nodes of a group exchange
+the rows that they have read.
 """
 
 from __future__ import annotations
@@ -38,33 +38,34 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 GRACE = 2.0
-"""Seconds that ranks wait, once one has failed, for the others to say whether they have too."""
+"""Seconds that ranks wait, once one has failed, for the others to finish the batch or to fail."""
 
 
 class Fill(Protocol):
-    """Puts a rank's part of the batch of ``(epoch, step)`` into a slot."""
+    """Function that reads a rank's part of the batch of ``(epoch, step)`` into a slot."""
 
     def __call__(self, epoch: int, step: int, slot: np.ndarray) -> None:
-        """Fetch, in the thread."""
+        """Read the part; called in the prefetch thread."""
 
 
 @dataclass
 class Job:
-    """A run of successive batches: those of an epoch from some step on.
+    """The batches of an epoch from some step on, which the thread reads one after the other.
 
     Attributes
     ----------
     number
-        Jobs are counted, so that ranks can tell whether they are at the same one.
+        Number of the job; ranks compare it to check that they are at the same job.
     epoch, start
-        What was asked for.
+        Epoch and first step.
     first, last
-        Numbers of its batches in the ring: ``first .. last - 1``.
+        Numbers of the job's batches in the ring: ``first .. last - 1``.
     limit
-        Set when it is given up: the thread stops before this batch, on every rank the same.
+        Set when the job is abandoned: the thread stops before this batch, the same on every rank.
     room, ready
-        Tokens between the two threads of a rank: slots it has left, batches whose own part is
-        there. So a thread sleeps while it waits for its own rank, and polls for others alone.
+        Tokens between the two threads of a rank, for free slots and for batches of which this rank
+        has read its part. A thread sleeps while it waits for its own rank and polls only for
+        others.
     """
 
     number: int
@@ -79,26 +80,27 @@ class Job:
 
 
 class Prefetcher:
-    """One rank's thread and its view of the ring.
+    """The prefetch thread of one rank, and this rank's access to the ring.
 
     Parameters
     ----------
     ring
-        Shared with the other ranks of the group on this node.
+        The ring, shared with the other ranks of the group on this node.
     fill
-        Fetches this rank's part, in the thread.
+        Reads this rank's part of a batch; called in the thread.
     leaders
         First ranks of all rings of the job, if there are several; ``None`` on other ranks.
     many
         Whether there are several rings.
     exchange
-        Called by leaders before a publish: brings the parts that other nodes have read.
+        Receives the parts that other nodes have read; called by leaders before a batch is
+        published.
     agree
         Called by every thread after ``fill`` with its error, for readers whose calls are
-        collective: makes all of the group fail or none.
+        collective: makes all ranks of the group fail if one has.
     whole
-        Whether the ranks of the loader are all of the job: then a fault that all of them have been
-        told of ends the job by returning, else by aborting.
+        Whether the loader's ranks are all ranks of the job: then an error that all of them know of
+        ends the job normally; otherwise it must be aborted.
     """
 
     def __init__(
@@ -120,10 +122,10 @@ class Prefetcher:
         self._stopped = False
         self.waited = 0.0
 
-    # The consumer's side, in the main thread ----------------------------------------------------
+    # Called in the main thread -------------------------------------------------------------------
 
     def begin(self, epoch: int, start: int, stop: int) -> Job:
-        """Start to prefetch steps ``start .. stop - 1``; what was going on is given up.
+        """Start to prefetch steps ``start .. stop - 1``, and abandon the current job.
 
         Raises
         ------
@@ -154,12 +156,14 @@ class Prefetcher:
         Raises
         ------
         HpcsampError
-            The same on all ranks that wait for this batch: what kept one of them from fetching.
+            On all ranks that wait for this batch, if one of them could not read its part.
         UsageError
             If ranks of the group are at different steps.
         """
         if job is not self._job:
-            raise UsageError("these batches were given up when another epoch was begun")
+            raise UsageError(
+                "the batches of this iterator were abandoned when another epoch was started"
+            )
         number, begun = self._taken, time.perf_counter()
         if number == job.first:
             self._check_same(job)
@@ -179,18 +183,18 @@ class Prefetcher:
                 job.ready.get(timeout=0.5)
                 break
             except Empty:
-                if self._lost(number):  # our own thread may hang in a collective read
+                if self._lost(number):  # this rank's thread may hang in a collective read
                     break
         wait(partial(self._published if self._many else self._filled, number))
 
     def release(self) -> None:
-        """The batch last taken is no longer needed in the ring."""
+        """Free the slot of the batch that was taken last."""
         self._taken += 1
         self.ring.post(TAKEN, self._taken)
         self._job.room.put(None)
 
     def stop(self, timeout: float | None = None) -> bool:
-        """End the thread, at the same batch on all ranks. Whether it has ended."""
+        """Stop the thread, at the same batch on all ranks; return whether it has stopped."""
         self._stopped = True
         if self._error is None:
             self._give_up(timeout)
@@ -204,7 +208,7 @@ class Prefetcher:
         return thread is None or not thread.is_alive()
 
     def _give_up(self, timeout: float | None = None) -> int:
-        """Let the thread come to its end; the number of the next batch, the same on all ranks."""
+        """Abandon the job and wait for the thread; return the next batch, the same on all ranks."""
         job = self._job
         job.limit = min(job.last, self._taken + self.ring.slots)
         job.room.put(None)
@@ -213,39 +217,39 @@ class Prefetcher:
         return job.limit
 
     def _failed(self, number: int) -> np.ndarray:
-        """Which ranks could not fetch this batch, or one before."""
+        """Whether each rank has failed to read this batch or an earlier one."""
         faults = self.ring.counters[FAULT]
         return (faults > 0) & (faults <= number + 1)
 
     def _filled(self, number: int) -> bool:
-        """All parts of a batch are there, or never will be."""
+        """Whether all parts of a batch have been read, or never will be."""
         return self.ring.least(FILLED) > number or self._lost(number)
 
     def _published(self, number: int) -> bool:
-        """The leader has published a batch, or never will."""
-        told = self.ring.counters
-        if told[PUBLISHED, 0] > number:
+        """Whether the leader has published a batch, or never will."""
+        counters = self.ring.counters
+        if counters[PUBLISHED, 0] > number:
             return True
-        return bool(told[FAULT, 0] and self._failed(number)[0]) or self._closed(number)
+        return bool(counters[FAULT, 0] and self._failed(number)[0]) or self._closed(number)
 
     def _lost(self, number: int) -> bool:
-        """Some rank cannot fetch this batch, or has left before it did."""
+        """Whether a rank has failed to read this batch, or has closed its loader before it did."""
         if not self.ring.counters[FAULT : CLOSED + 1].any():
             return False
         return bool(self._failed(number).any()) or self._closed(number)
 
     def _closed(self, number: int) -> bool:
-        """Whether a rank has left before it filled its part."""
+        """Whether a rank has closed its loader before it read its part of the batch."""
         counters = self.ring.counters
         closed = counters[CLOSED] > 0
         return bool(closed.any() and (closed & (counters[FILLED] <= number)).any())
 
     def _check_same(self, job: Job) -> None:
-        """All ranks of the ring ask for the same batches."""
+        """Check that all ranks of the ring request the same batches."""
         counters = self.ring.counters
         wait(lambda: bool((counters[JOB] >= job.number).all()) or self._closed(job.first))
-        told = [tuple(row) for row in counters[[JOB, EPOCH, START]].T.tolist()]
-        for rank, (number, epoch, start) in enumerate(told):
+        requested = [tuple(row) for row in counters[[JOB, EPOCH, START]].T.tolist()]
+        for rank, (number, epoch, start) in enumerate(requested):
             if number == job.number and (epoch, start) != (job.epoch, job.start):
                 raise UsageError(
                     f"ranks of a sample group must load the same batches, but rank "
@@ -254,7 +258,7 @@ class Prefetcher:
                 )
 
     def _fault(self, number: int) -> HpcsampError | None:
-        """The group's (or job's) fault at this batch: that of the lowest rank that has one."""
+        """The error of the group (or job) at this batch: that of the lowest rank that has one."""
         ring = self.ring
         filled = ring.counters[FILLED]
         if self._failed(number).any() and not self._many:
@@ -268,7 +272,7 @@ class Prefetcher:
         ranks = range(1) if self._many else range(ring.size)
         error = self._lowest(number, ranks)
         if error is not None:
-            # a thread that hangs in a collective read can only be aborted
+            # if a thread hangs in a collective read, the job can only be aborted
             known = self._many or bool(((filled > number) | self._failed(number)).all())
             error.agreed = known and self._whole
         elif self._closed(number):
@@ -276,11 +280,11 @@ class Prefetcher:
         return error
 
     def _lowest(self, number: int, ranks: range) -> HpcsampError | None:
-        """What the lowest of some ranks says it failed with."""
-        found = (self.ring.fault(number, rank) for rank in ranks)
-        return next((rebuilt(*f) for f in found if f is not None), None)
+        """The error of the lowest of some ranks that has one; None if none has."""
+        faults = (self.ring.fault(number, rank) for rank in ranks)
+        return next((rebuilt(*f) for f in faults if f is not None), None)
 
-    # The thread's side ---------------------------------------------------------------------------
+    # Called in the prefetch thread ---------------------------------------------------------------
 
     def _run(self, job: Job) -> None:
         ring = self.ring
@@ -288,7 +292,7 @@ class Prefetcher:
             job.room.get()
             if job.limit is not None and number >= job.limit:
                 return
-            wait(partial(self._free, number))  # until all have taken what is in the slot
+            wait(partial(self._free, number))  # until all ranks have taken the slot's last batch
             error: BaseException | None = None
             try:
                 step = job.start + number - job.first
@@ -306,7 +310,7 @@ class Prefetcher:
                 ring.post(FILLED, number + 1)
             job.ready.put(None)
             if self._agree is not None and self._many and error is None:
-                # the leader may stop here for the sake of another group: do not read on alone
+                # the leader may stop because another group has failed: do not read on without it
                 wait(partial(self._published, number))
                 if self._failed(number)[0]:
                     return
@@ -314,11 +318,11 @@ class Prefetcher:
                 return
 
     def _free(self, number: int) -> bool:
-        """Whether all ranks have taken what was in a batch's slot."""
+        """Whether all ranks have taken the previous batch in a batch's slot."""
         return self.ring.least(TAKEN) > number - self.ring.slots
 
     def _publish(self, number: int, error: BaseException | None) -> BaseException | None:
-        """A leader's end of a batch: wait for its ring, agree with the others, exchange, tell."""
+        """Publish a batch as a leader: wait for the ring, agree with other leaders, exchange."""
         assert self._leaders is not None
         ring = self.ring
         if error is None:

@@ -1,10 +1,12 @@
-"""Ways to fetch pieces of a batch from the shards, behind one verb: ``fetch``.
+"""Readers of shards: direct, serial and collective reads of a rank's part of a batch.
 
-``direct``: positional reads at the chunk offsets of the manifest; any number of ranks, unfiltered
-data. ``serial``: HDF5 chunk by chunk; also compressed data. ``collective``: MPI-IO collective HDF5
-reads on the group's communicator, for file systems that like few large requests.
+``direct``: positional reads at the chunk offsets in the manifest; any number of ranks, uncompressed
+data. ``serial``: HDF5 reads chunk by chunk; also for compressed data. ``collective``: collective
+HDF5 reads through MPI-IO on the group's communicator, for file systems that prefer few large
+requests.
 
-A set that is smaller than memory by far needs none of them: see :mod:`hpcsamp.data.held`.
+A dataset that is much smaller than memory can be held there instead: see
+:mod:`hpcsamp.data.held`.
 """
 
 from __future__ import annotations
@@ -34,10 +36,10 @@ if TYPE_CHECKING:
     from hpcsamp.data.group import Group
 
 OPEN_FILES = 128
-"""Shards that a rank keeps open at a time."""
+"""Largest number of shards that a rank keeps open."""
 
 CHUNK_CACHE_BYTES = 64 * 2**20
-"""Decoded chunks that the serial reader keeps."""
+"""Bytes of decoded chunks that the serial reader caches."""
 
 
 Slab = tuple[tuple[int, ...], tuple[int, ...]]
@@ -45,23 +47,24 @@ Slab = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def choose_reader(dataset: Dataset, wanted: ReaderName) -> ReaderName:
-    """Which reader a split gets: the one asked for if it can serve, else the fastest that can.
+    """Resolve the configured reader for a split.
 
-    ``"auto"`` is ``direct`` for unfiltered chunks and ``serial`` for compressed ones. A group that
-    spans nodes exchanges what its nodes have read whatever the reader is; ``"broadcast"`` names
-    that and chooses as ``"auto"`` does. ``"memory"`` stays what it is: no reader, but
+    ``"auto"`` is ``direct`` for uncompressed chunks and ``serial`` for compressed ones.
+    ``"broadcast"`` is the same as ``"auto"``: with any reader, the nodes of a group exchange the
+    rows that they have read. ``"memory"`` is returned unchanged: it stands for
     :class:`~hpcsamp.data.held.Held`.
 
     Raises
     ------
     UsageError
-        If the reader asked for cannot read this set, or this h5py is not parallel.
+        If the requested reader cannot read this dataset, or needs an h5py that was built with MPI.
     """
     filters = {s.compression for s in dataset.manifest.arrays.values() if s.compression}
     if wanted == "direct" and filters:
         raise UsageError(
-            f'data.reader = "direct" reads unfiltered chunks, but those of {dataset.path} are '
-            f'compressed ({", ".join(sorted(filters))}); choose "serial" or "auto"'
+            f'data.reader = "direct" can only read uncompressed chunks, but those of '
+            f"{dataset.path} are compressed ({', '.join(sorted(filters))}); choose "
+            f'"serial" or "auto"'
         )
     if wanted == "collective" and not h5py.get_config().mpi:
         raise UsageError(
@@ -74,23 +77,24 @@ def choose_reader(dataset: Dataset, wanted: ReaderName) -> ReaderName:
 
 
 def make_reader(name: ReaderName, dataset: Dataset, group: Group) -> Reader:
-    """A reader by name, as :func:`choose_reader` gave it."""
+    """Make a reader from its name as returned by :func:`choose_reader`."""
     if name == "collective" and isinstance(group.comm, Comm):
-        name = choose_reader(dataset, "auto")  # without MPI there is nobody to read with
+        name = choose_reader(dataset, "auto")  # there are no other ranks without MPI
     if name == "collective":
         return CollectiveReader(dataset, group.comm)
     return SerialReader(dataset) if name == "serial" else DirectReader(dataset)
 
 
 class Reader(ABC):
-    """What fetches.
+    """Base class of readers.
 
     Attributes
     ----------
     name
-        As in the configuration.
+        Value of ``data.reader`` in the configuration.
     collective
-        Whether all ranks of the group must take part in every call, and so :meth:`agree`.
+        Whether all ranks of the group must take part in every call; then they also call
+        :meth:`agree`.
     """
 
     name: str
@@ -98,27 +102,27 @@ class Reader(ABC):
 
     @abstractmethod
     def fetch(self, table: ChunkTable, items: np.ndarray, part: range, out: np.ndarray) -> None:
-        """Put a part of a batch at its place.
+        """Read this rank's part of a batch into the batch's array.
 
         Parameters
         ----------
         table
-            The array's chunks.
+            Positions of the array's chunks.
         items
             Positions in the split of the whole batch.
         part
-            Rows of the batch that this rank fetches, see :func:`~hpcsamp.data.plan.part_of`.
+            Rows of the batch that this rank reads, see :func:`~hpcsamp.data.plan.part_of`.
         out
-            The whole batch's array as bytes, uint8; only the part is written.
+            The array of the whole batch as bytes, uint8; only the part is written.
 
         Raises
         ------
         DataError
-            Naming the shard.
+            If a shard cannot be read; the message names it.
         """
 
     def agree(self, error: BaseException | None) -> BaseException | None:
-        """Make all ranks of the group fail if one has."""
+        """Return the error of any rank of the group on all its ranks, if reads are collective."""
         return error
 
     @abstractmethod
@@ -127,7 +131,7 @@ class Reader(ABC):
 
 
 class DirectReader(Reader):
-    """Positional reads (``preadv``) straight into the batch."""
+    """Positional reads (``preadv``) directly into the batch."""
 
     name = "direct"
 
@@ -168,7 +172,7 @@ class DirectReader(Reader):
     def _fetch_cuts(
         self, table: ChunkTable, cutter: Cutter, items: np.ndarray, part: range, out: np.ndarray
     ) -> None:
-        """Fetch boxes of items, into the batch where a read is a part of it as it is."""
+        """Read boxes of items, directly into the batch if a read is contiguous there."""
         placed = table.placed(out)
         for s in table.shares(items, part):
             descriptor = self._file(s.shard)
@@ -185,20 +189,20 @@ class DirectReader(Reader):
                         to[...] = as_strided(raw.view(to.dtype), run.shape, run.strides)
 
     def _room(self, size: int) -> np.ndarray:
-        """Bytes for a read from which values are taken."""
+        """Buffer for a read of which only some values are needed."""
         if len(self._buffer) < size:
             self._buffer = np.empty(size, np.uint8)
         return self._buffer[:size]
 
     def _rest(self, shard: int, descriptor: int, out: memoryview, offset: int, got: int) -> None:
-        """A read may stop early (at 2 GiB, or on a signal) and must then go on."""
+        """Complete a read that has returned ``got`` bytes: it may stop at 2 GiB or on a signal."""
         while got < len(out):
             more = os.preadv(descriptor, (out[got:],), offset + got)
             if more == 0:
                 path = self.dataset.path / self.dataset.shards[shard].file
                 raise DataError(
-                    f"{path}: truncated: {len(out)} bytes at {offset} were asked for, "
-                    f"the file gave {got}"
+                    f"{path} is truncated: {len(out)} bytes were requested at offset {offset}, "
+                    f"but only {got} could be read"
                 )
             got += more
 
@@ -209,7 +213,7 @@ class DirectReader(Reader):
 
 
 class SerialReader(Reader):
-    """HDF5 reads of whole chunks, decompressed, the last ones kept."""
+    """HDF5 reads of whole chunks, decompressed; the last ones are cached."""
 
     name = "serial"
 
@@ -254,20 +258,20 @@ class SerialReader(Reader):
                 placed[s.place][cut.at] = values[s.local % spec.items_per_chunk][cut.inside]
 
     def close(self) -> None:
-        """Forget the chunks; the files belong to the dataset."""
+        """Clear the cache; the files belong to the dataset."""
         self._kept.clear()
         self._bytes = 0
 
 
 class CollectiveReader(Reader):
-    """MPI-IO collective HDF5 reads: all ranks of a group take part in every call.
+    """Collective HDF5 reads through MPI-IO: all ranks of a group take part in every call.
 
     Parameters
     ----------
     dataset
         The split.
     comm
-        The group's communicator, used by nothing else while a fetch is going on.
+        The group's communicator, which must not be used otherwise during a read.
     """
 
     name = "collective"
@@ -276,7 +280,7 @@ class CollectiveReader(Reader):
     def __init__(self, dataset: Dataset, comm: MPI.Comm):
         self.dataset, self.comm = dataset, comm
         self._files: dict[int, h5py.File] = {}
-        # true collective transfer: `with dataset.collective: dataset[...]` is not (h5py 3.16)
+        # `with dataset.collective: dataset[...]` is not a collective transfer (h5py 3.16)
         self._transfer = h5py.h5p.create(h5py.h5p.DATASET_XFER)
         self._transfer.set_dxpl_mpio(h5py.h5fd.MPIO_COLLECTIVE)
 
@@ -294,7 +298,8 @@ class CollectiveReader(Reader):
     def fetch(self, table: ChunkTable, items: np.ndarray, part: range, out: np.ndarray) -> None:
         """See :class:`Reader`; collective over the group.
 
-        Every rank reads from each shard that has an item of the batch, if only nothing.
+        Every rank takes part in the reads of each shard with items of the batch, even if it reads
+        nothing itself.
         """
         shards = np.unique(np.searchsorted(self.dataset.firsts, items, side="right") - 1)
         if table.cutter is not None:
@@ -310,14 +315,14 @@ class CollectiveReader(Reader):
     ) -> None:
         MPI = library(self.comm)  # noqa: N806
         spec = table.spec
-        # Each piece once, in file order; neighbours together.
+        # Each piece is read once, in file order; neighbours are joined.
         pieces = np.stack([r.local[own], r.row[own], r.rows[own]], axis=1)
         boxes, back = np.unique(pieces, axis=0, return_inverse=True)
         sizes = boxes[:, 2] * spec.row_bytes
         begin = np.concatenate([[0], np.cumsum(sizes)])
         buffer = np.empty(int(begin[-1]), np.uint8)
         slabs = _slabs(boxes, tuple(spec.shape))
-        # Every rank makes as many calls as the one with most pieces. A read of one regular slab
+        # All ranks make as many calls as the one with the most pieces. A read of one regular slab
         # into memory of the same shape takes HDF5's fast path; a union costs 50 ns per element.
         calls = self.comm.allreduce(len(slabs), op=MPI.MAX)
         dataset, done = self._file(shard)[table.array], 0
@@ -333,7 +338,7 @@ class CollectiveReader(Reader):
     def _fetch_boxes(
         self, table: ChunkTable, shards: np.ndarray, shares: list[Share], out: np.ndarray
     ) -> None:
-        """Fetch boxes of items, one call an item, straight into the batch."""
+        """Read boxes of items directly into the batch, with one call per item."""
         MPI = library(self.comm)  # noqa: N806
         box, placed = table.box, table.placed(out)
         for shard in shards.tolist():
@@ -349,7 +354,7 @@ class CollectiveReader(Reader):
                 self._read(dataset, (start, count), placed[s.place, s.begin : s.end], shard)
 
     def _read(self, dataset: h5py.Dataset, slab: Slab | None, out: np.ndarray, shard: int) -> None:
-        """One collective call; a rank with nothing to read takes part in it."""
+        """Make one collective call; a rank with nothing to read passes ``slab = None``."""
         file_space = dataset.id.get_space()
         if slab is None:
             file_space.select_none()
@@ -366,7 +371,7 @@ class CollectiveReader(Reader):
             raise DataError(f"{path}: cannot be read: {e}") from e
 
     def agree(self, error: BaseException | None) -> BaseException | None:
-        """Collective over the group: the others' next read would wait for a rank that failed."""
+        """Make all ranks of the group fail if one has: its next read would block the others."""
         return agree(self.comm, error)
 
     def close(self) -> None:
@@ -376,7 +381,7 @@ class CollectiveReader(Reader):
 
 
 def _slabs(boxes: np.ndarray, shape: tuple[int, ...]) -> list[Slab]:
-    """Hyperslabs ``(start, count)`` of ``(item, row, rows)`` boxes, neighbouring items joined."""
+    """Hyperslabs ``(start, count)`` of ``(item, row, rows)`` boxes; neighbours are joined."""
     slabs: list[Slab] = []
     whole = shape[0] if shape else 1
     first, last = 0, 0

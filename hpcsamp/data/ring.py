@@ -1,10 +1,10 @@
-"""A ring of batches in shared memory: the ranks of a group on one node fill each slot together.
+"""Ring buffer of batches in shared memory; the ranks of a group on a node fill each slot together.
 
-Every rank has counters in the same MPI shared-memory window. A rank that has put its part
-of batch ``n`` into slot ``n % slots`` raises its own ``FILLED``; the batch is there once all have,
-and its slot is free again once all have raised ``TAKEN``. Nobody writes another's counters, so
-there is neither a lock nor a message: ``Win.Sync`` orders memory before a counter is raised and
-after it was seen.
+Every rank has counters in the same MPI shared-memory window. A rank that has written its part of
+batch ``n`` into slot ``n % slots`` increments its ``FILLED``; the batch is complete once all ranks
+have, and the slot is free again once all have incremented ``TAKEN``. A rank writes only its own
+counters, so neither locks nor messages are needed: ``Win.Sync`` orders memory before a counter is
+incremented and after it was read.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ FILLED, TAKEN, JOB, EPOCH, START, PUBLISHED, FAULT, CLOSED = range(8)
 """Rows of the counters; each has one int64 per rank."""
 
 TEXT_BYTES = 1024
-"""Room for what went wrong on a rank."""
+"""Bytes for the error of a rank."""
 
-# Gives the core to another rank, and (through ctypes) the interpreter to another thread.
+# Yields the core to another rank, and (through ctypes) the interpreter to another thread.
 _give_way = ctypes.CDLL(None).sched_yield
 
 
 def wait(done: Callable[[], bool]) -> None:
-    """Poll until something is done: eagerly at first, then with pauses of at most 1 ms.
+    """Poll until a condition holds: at first without pauses, then with pauses of at most 1 ms.
 
     Parameters
     ----------
     done
-        Cheap and free of side effects.
+        The condition: cheap and without side effects.
     """
     for _ in range(50):
         if done():
@@ -55,16 +55,16 @@ def wait(done: Callable[[], bool]) -> None:
 
 @dataclass(frozen=True)
 class Room:
-    """What a ring needs and what there is.
+    """Shared memory that the rings of a node need, and the memory that is free.
 
     Attributes
     ----------
     slots
-        Slots that fit.
+        Number of slots of each ring that fit into shared memory.
     needed
-        Bytes of shared memory that the rings of this node take with these slots.
+        Bytes of shared memory that the rings of this node need with these slots.
     free
-        Bytes there were.
+        Free bytes before the rings are allocated.
     """
 
     slots: int
@@ -73,7 +73,7 @@ class Room:
 
 
 def fit(node_comm: MPI.Comm, world: MPI.Comm, slot_bytes: int, slots: int, leads: bool) -> Room:
-    """How many slots every ring of the job can have. Collective.
+    """Compute how many slots the rings of the job can have. Collective.
 
     Parameters
     ----------
@@ -82,14 +82,14 @@ def fit(node_comm: MPI.Comm, world: MPI.Comm, slot_bytes: int, slots: int, leads
     slot_bytes
         Bytes of one slot of this rank's ring.
     slots
-        Slots wanted.
+        Requested number of slots.
     leads
         Whether this rank allocates a ring in shared memory for its group.
 
     Raises
     ------
     UsageError
-        On every rank, if not even two slots fit somewhere.
+        On every rank, if a node has no room for two slots.
     """
     MPI = library(world)  # noqa: N806
     each = node_comm.allreduce(slot_bytes if leads else 0)
@@ -97,32 +97,32 @@ def fit(node_comm: MPI.Comm, world: MPI.Comm, slot_bytes: int, slots: int, leads
     fits = slots if each * slots <= free * 0.95 else int(free * 0.95 // each)
     fewest, _ = world.allreduce((fits, world.Get_rank()), op=MPI.MINLOC)
     if fewest < 2:
-        told = None
+        message = None
         if fits == fewest:
-            told = (
+            message = (
                 f"{SHARED_MEMORY} on {MPI.Get_processor_name()} has {free / 1e6:,.1f} MB free, but "
                 f"two batches of its sample groups need {2 * each / 1e6:,.1f} MB; "
-                "choose a smaller data.batch or mount it larger"
+                f"choose a smaller data.batch or mount a larger {SHARED_MEMORY}"
             )
-        error = UsageError(next(t for t in world.allgather(told) if t))
+        error = UsageError(next(m for m in world.allgather(message) if m))
         error.agreed = whole_job(world)
         raise error
     return Room(fewest, each * fewest, free)
 
 
 class Ring:
-    """Slots, counters and flags that the ranks of ``comm`` (all on one node) share.
+    """Slots, counters and marks that the ranks of ``comm`` (all on one node) share. Collective.
 
     Parameters
     ----------
     comm
-        The ranks; a ring of one rank uses its own memory. Collective.
+        The ranks; a ring of one rank uses private memory.
     slot_bytes
         Bytes of a slot.
     slots
         Number of slots.
     marks
-        Number of one-byte marks that all ranks see (chunks that were verified).
+        Number of one-byte marks, one for each chunk: whether it was verified.
     """
 
     def __init__(self, comm: MPI.Comm, slot_bytes: int, slots: int, marks: int):
@@ -135,7 +135,7 @@ class Ring:
         self._window = Window(comm, head + slots * self.slot_bytes)
         raw = self._window.memory
         self.counters = raw[:rows].view(np.int64).reshape(8, self.size)
-        self._rows = [row.data for row in self.counters]  # cheaper to look at than arrays
+        self._rows = [row.data for row in self.counters]  # faster to read than arrays
         self._texts = raw[rows : rows + texts].reshape(self.size, TEXT_BYTES)
         self.marks = raw[rows + texts : rows + texts + marks]
         self.memory = raw[head:]
@@ -146,7 +146,7 @@ class Ring:
         self.sync()
 
     def sync(self) -> None:
-        """Order memory: before raising a counter, and after seeing one raised."""
+        """Memory barrier, before incrementing a counter and after reading an incremented one."""
         self._window.sync()
 
     def slot(self, number: int) -> np.ndarray:
@@ -155,18 +155,18 @@ class Ring:
         return self.memory[begin : begin + self.slot_bytes]
 
     def post(self, row: int, value: int) -> None:
-        """Set one of this rank's counters, after everything written before it."""
+        """Set one of this rank's counters, after all earlier writes have become visible."""
         self.sync()
         self._rows[row][self.rank] = value
         self.sync()
 
     def least(self, row: int) -> int:
-        """The smallest of all ranks' counters."""
+        """The smallest value of a counter over all ranks."""
         return min(self._rows[row])
 
-    def fail(self, number: int, told: tuple[str, str]) -> None:
-        """Tell the others that batch ``number`` cannot be had, and why: kind and message."""
-        kind, message = told
+    def fail(self, number: int, error: tuple[str, str]) -> None:
+        """Report that reading batch ``number`` failed, with the kind and message of the error."""
+        kind, message = error
         raw = json.dumps([kind, message])
         while len(raw.encode()) > TEXT_BYTES:
             message = message[: len(message) - 64] + "..."
@@ -177,7 +177,7 @@ class Ring:
         self.post(FAULT, number + 1)
 
     def fault(self, number: int, rank: int) -> tuple[str, str] | None:
-        """What went wrong on a rank at batch ``number`` or before."""
+        """Kind and message of a rank's error at batch ``number`` or before; None if it has none."""
         failed = int(self.counters[FAULT, rank])
         if not 0 < failed <= number + 1:
             return None
@@ -186,5 +186,5 @@ class Ring:
         return kind, message
 
     def free(self) -> None:
-        """Give the memory back; collective over the ring."""
+        """Free the memory; collective over the ring."""
         self._window.free()

@@ -1,7 +1,7 @@
-"""What each array of a set is for: an input of the network, a target, or the weight of items.
+"""Roles of the arrays of a dataset: inputs of the network, targets, and weights of items.
 
-A set with one input and one target has the arrays ``x`` and ``y``. Several of either have the names
-that their maker gave them, and networks and losses know them by these names.
+A dataset with one input and one target has the arrays ``x`` and ``y``. Several inputs or targets
+have the names that were given when the dataset was made; networks and losses use these names.
 """
 
 from __future__ import annotations
@@ -16,42 +16,44 @@ from hpcsamp.kinds import LABELS
 from hpcsamp.names import TASKS
 
 Inputs = Literal["numbers", "ids"]
-"""What ``x`` is: measurements, or names of things by whole numbers, such as tokens of a text."""
+"""Kind of ``x``: measurements, or integers that identify things, such as tokens of a text."""
 
 Kind = Literal["numbers", "values", "ids", "flags"]
-"""What one of several inputs is: ``numbers`` are standardised, ``values`` are numbers that are not,
-``flags`` are true or false, such as a mask of padding."""
+"""Kind of one of several inputs: ``numbers`` are standardised, ``values`` are numbers that are not,
+``ids`` are integers that identify things, ``flags`` are true or false, such as a padding mask."""
 
 Several = Literal["several"]
-"""The task of a set with several targets, each of which has its own."""
+"""The task of a dataset with several targets, each of which has a task of its own."""
 
 Missing = int | Literal["nan"]
-"""What stands for a value that is not known: NaN among numbers, a whole number among labels."""
+"""Mark of a missing value: NaN among numbers, an integer among labels."""
 
 WEIGHT = "weight"
-"""Name of the array with a weight for each item."""
+"""Name of the array with the weight of each item."""
 
 RESERVED = {WEIGHT, "index", "coords", "stats", "integrity"}
-"""Names in a shard that inputs and targets cannot have."""
+"""Names that inputs and targets cannot have, because a shard uses them otherwise."""
 
 
 class Part(BaseModel):
-    """A part of the manifest: unknown keys are errors, nothing changes once read."""
+    """Base class of the parts of the manifest: immutable, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Target(Part):
-    """One array of targets.
+    """Description of one array of targets.
 
     Attributes
     ----------
-    task, classes, class_names
-        Labels ``0 .. classes - 1``, or numbers (``classes`` is ``None``).
+    task
+        The kind of task.
+    classes, class_names
+        Number and names of the classes of labels ``0 .. classes - 1``; ``None`` for numbers.
     normalize
-        Whether it is standardised for training.
+        Whether the target is standardised for training.
     missing
-        What stands for a value that is not known; ``None`` if all are.
+        Mark of a missing value; ``None`` if all values are known.
     """
 
     task: str
@@ -62,85 +64,93 @@ class Target(Part):
 
 
 Described = Any
-"""A manifest, or a source that becomes one: both have ``task``, ``classes``, ``class_names``,
-``inputs``, ``normalize_y``, ``missing``, ``targets`` and ``arrays``."""
+"""A manifest, or a data source for which one will be written: both have ``task``, ``classes``,
+``class_names``, ``inputs``, ``normalize_y``, ``missing``, ``targets`` and ``arrays``."""
 
 
-def kinds_of(told: Described) -> dict[str, Kind]:
-    """What each input is, in the order in which a network gets them."""
-    return dict(told.inputs) if isinstance(told.inputs, dict) else {"x": told.inputs}
+def kinds_of(data: Described) -> dict[str, Kind]:
+    """Kind of each input by name, in the order of the network's arguments."""
+    return dict(data.inputs) if isinstance(data.inputs, dict) else {"x": data.inputs}
 
 
-def targets_of(told: Described) -> dict[str, Target]:
-    """The targets by name."""
-    if told.targets:
-        return dict(told.targets)
+def targets_of(data: Described) -> dict[str, Target]:
+    """Description of each target by name; a single target is called ``y``."""
+    if data.targets:
+        return dict(data.targets)
     return {
         "y": Target.model_construct(
-            task=told.task,
-            classes=told.classes,
-            class_names=told.class_names,
-            normalize=told.normalize_y,
-            missing=told.missing,
+            task=data.task,
+            classes=data.classes,
+            class_names=data.class_names,
+            normalize=data.normalize_y,
+            missing=data.missing,
         )
     }
 
 
-def counted(told: Described) -> list[str]:
-    """Names of the arrays of numbers, which have statistics."""
-    numbers = [name for name, kind in kinds_of(told).items() if kind == "numbers"]
-    values = [name for name, target in targets_of(told).items() if target.classes is None]
-    return numbers + values + [WEIGHT] * (WEIGHT in told.arrays)
+def counted(data: Described) -> list[str]:
+    """Names of the arrays of numbers, for which statistics are computed."""
+    numbers = [name for name, kind in kinds_of(data).items() if kind == "numbers"]
+    values = [name for name, target in targets_of(data).items() if target.classes is None]
+    return numbers + values + [WEIGHT] * (WEIGHT in data.arrays)
 
 
-def leading(told: Described) -> str:
-    """The input with the largest items, by whose chunks items are shuffled and shards are cut."""
-    return max(kinds_of(told), key=lambda name: told.arrays[name].item_bytes)
+def leading(data: Described) -> str:
+    """The input with the largest items, whose chunks determine shuffling and the size of shards."""
+    return max(kinds_of(data), key=lambda name: data.arrays[name].item_bytes)
 
 
-def is_plain(told: Described) -> bool:
-    """Whether there are the arrays ``x`` and ``y`` alone, and all targets are known."""
+def is_plain(data: Described) -> bool:
+    """Whether the only arrays are ``x`` and ``y``, without missing targets."""
     return (
-        not isinstance(told.inputs, dict)
-        and not told.targets
-        and told.missing is None
-        and (WEIGHT not in told.arrays)
+        not isinstance(data.inputs, dict)
+        and not data.targets
+        and data.missing is None
+        and (WEIGHT not in data.arrays)
     )
 
 
-def check_roles(told: Described) -> None:
-    """Check that roles and arrays agree.
+def check_roles(data: Described) -> None:
+    """Check that roles and arrays are consistent.
 
     Raises
     ------
     ValueError
-        Naming the array.
+        If they are not; the message names the array.
     """
-    kinds, targets = kinds_of(told), targets_of(told)
-    names = {*kinds, *targets} | {WEIGHT} & set(told.arrays)
-    if set(told.arrays) != names:
-        raise ValueError(f"arrays are {_listed(told.arrays)}, expected {_listed(names)}")
+    kinds, targets = kinds_of(data), targets_of(data)
+    names = {*kinds, *targets} | {WEIGHT} & set(data.arrays)
+    if set(data.arrays) != names:
+        raise ValueError(f"the arrays are {_listed(data.arrays)}, expected {_listed(names)}")
     for name in (*kinds, *targets):
         if name in RESERVED or "/" in name or not name:
             raise ValueError(f"{name!r} cannot be the name of an input or a target")
     both = set(kinds) & set(targets)
     if both:
-        raise ValueError(f"{_listed(both)} cannot be an input and a target")
-    if (isinstance(told.inputs, dict) and not kinds) or (told.task == "several") != bool(
-        told.targets
+        raise ValueError(f"{_listed(both)} cannot be both an input and a target")
+    if (isinstance(data.inputs, dict) and not kinds) or (data.task == "several") != bool(
+        data.targets
     ):
-        raise ValueError(f"task is {told.task}, inputs are {_listed(kinds)}, targets "
-                         f"{_listed(told.targets)}")  # fmt: skip
+        raise ValueError(f"the task is {data.task}, but the inputs are {_listed(kinds)} and the "
+                         f"targets {_listed(data.targets)}")  # fmt: skip
     for name, kind in kinds.items():
-        dtype = np.dtype(told.arrays[name].dtype)
+        dtype = np.dtype(data.arrays[name].dtype)
         if kind == "ids" and dtype.kind not in "iu":
-            raise ValueError(f"inputs are ids, but {name} is {told.arrays[name].dtype}")
+            raise ValueError(
+                f"{name} holds ids, which must be integers, but its type is "
+                f"{data.arrays[name].dtype}"
+            )
         if kind == "flags" and dtype != np.uint8:
-            raise ValueError(f"{name} holds flags, but is {told.arrays[name].dtype}")
+            raise ValueError(
+                f"{name} holds flags, which must be uint8, but its type is "
+                f"{data.arrays[name].dtype}"
+            )
     for name, target in targets.items():
-        _check_target(name, target, np.dtype(told.arrays[name].dtype))
-    if WEIGHT in told.arrays and told.arrays[WEIGHT].shape:
-        raise ValueError(f"weights of items are numbers, not {told.arrays[WEIGHT].shape}")
+        _check_target(name, target, np.dtype(data.arrays[name].dtype))
+    if WEIGHT in data.arrays and data.arrays[WEIGHT].shape:
+        raise ValueError(
+            f"the weight of an item must be a number, but its shape is {data.arrays[WEIGHT].shape}"
+        )
 
 
 def _check_target(name: str, target: Target, dtype: np.dtype) -> None:
@@ -150,20 +160,20 @@ def _check_target(name: str, target: Target, dtype: np.dtype) -> None:
     if target.task in TASKS and (target.task in LABELS) != (target.classes is not None):
         raise ValueError(f"task is {target.task} but classes is {target.classes}")
     if target.class_names is not None and len(target.class_names) != target.classes:
-        raise ValueError(f"{len(target.class_names)} names for {target.classes} classes")
+        raise ValueError(f"there are {len(target.class_names)} names for {target.classes} classes")
     if target.missing == "nan" and dtype.kind != "f":
-        raise ValueError(f"{name} is {dtype}, which has no NaN for missing values")
+        raise ValueError(f"the type of {name} is {dtype}, which has no NaN to mark missing values")
     if isinstance(target.missing, int) and (
         target.classes is None or 0 <= target.missing < target.classes
     ):
         raise ValueError(
-            f"{name}: {target.missing} stands for a missing label, but there are "
-            f"{target.classes} classes; among numbers NaN stands for it"
+            f"{name}: {target.missing} marks a missing label, but there are {target.classes} "
+            f"classes; choose a number that is not a label, or NaN if targets are numbers"
         )
 
 
 def known(values: np.ndarray, missing: Missing | None) -> np.ndarray | None:
-    """Where the values of a target are known, bool in their shape; ``None`` if all are."""
+    """Whether each value of a target is known, bool in its shape; ``None`` if all must be."""
     if missing is None:
         return None
     return ~np.isnan(values) if missing == "nan" else values != missing

@@ -1,6 +1,6 @@
-"""One shard, read: its header against the manifest, its chunks against their checksums.
+"""Read shards: compare headers with the manifest and chunks with their checksums.
 
-What a shard holds is told in :mod:`hpcsamp.data.shard_writer`.
+The content of a shard is described in :mod:`hpcsamp.data.shard_writer`.
 """
 
 from __future__ import annotations
@@ -22,22 +22,26 @@ from hpcsamp.sealing import DamagedError, regions
 def check_header(folder: Path, manifest: Manifest, entry: ShardEntry) -> None:
     """Compare a shard's size, seal, attributes, shapes and statistics with the manifest.
 
-    Cheap: all but its items is read.
+    This is fast because items are not read.
 
     Raises
     ------
     DataError
-        Naming the file and both values.
+        If they differ; the message names the file and both values.
     """
     path = folder / entry.file
     try:
         size = path.stat().st_size
     except OSError as e:
-        raise DataError(f"{path}: the manifest lists this shard, but: {e.strerror}") from None
+        raise DataError(
+            f"{path}: the manifest lists this shard, but it cannot be read: {e.strerror}"
+        ) from None
     if size != entry.size:
-        raise DataError(f"{path}: {size} bytes, the manifest says {entry.size}")
+        raise DataError(f"{path} has {size} bytes, but {entry.size} according to the manifest")
     if path.resolve().parent != folder.resolve():
-        raise DataError(f"{path}: this shard lies outside its dataset, in {path.resolve().parent}")
+        raise DataError(
+            f"{path}: this shard is a link out of its dataset, to {path.resolve().parent}"
+        )
     try:
         if not regions.check(path) and manifest.schema_version > 1:
             raise DamagedError("its seal is missing")
@@ -45,7 +49,7 @@ def check_header(folder: Path, manifest: Manifest, entry: ShardEntry) -> None:
         raise DataError(f"{path} is damaged: {_first_line(e)}") from None
     try:
         with h5py.File(path, "r", locking=False) as f:
-            told = {
+            values = {
                 "schema_version": (f.attrs.get("schema_version"), manifest.schema_version),
                 "dataset_uid": (f.attrs.get("dataset_uid"), manifest.uid),
                 "split": (f.attrs.get("split"), entry.split),
@@ -54,21 +58,21 @@ def check_header(folder: Path, manifest: Manifest, entry: ShardEntry) -> None:
             }
             for name, spec in manifest.arrays.items():
                 if name not in f:
-                    raise DataError(f"{path}: holds no array {name!r}")
-                told[f"shape of {name}"] = (f[name].shape, (entry.count, *spec.shape))
-                told[f"type of {name}"] = (f[name].dtype.str, np.dtype(spec.dtype).str)
+                    raise DataError(f"{path} has no array {name!r}")
+                values[f"shape of {name}"] = (f[name].shape, (entry.count, *spec.shape))
+                values[f"type of {name}"] = (f[name].dtype.str, np.dtype(spec.dtype).str)
             for name, stats in manifest.stats.items():
                 group = f.get(f"stats/{name}")
                 mean = None if group is None else group["mean"][()].tolist()
                 std = None if group is None else group["std"][()].tolist()
-                told[f"mean of {name} on train"] = (mean, stats.mean)
-                told[f"std of {name} on train"] = (std, stats.std)
+                values[f"mean of {name} over train"] = (mean, stats.mean)
+                values[f"std of {name} over train"] = (std, stats.std)
     except (OSError, KeyError, RuntimeError, ValueError) as e:
-        raise DataError(f"{path}: not a readable HDF5 shard: {_first_line(e)}") from e
-    for what, (found, expected) in told.items():
+        raise DataError(f"{path} is not a readable HDF5 shard: {_first_line(e)}") from e
+    for what, (found, expected) in values.items():
         if found != expected:
             raise DataError(
-                f"{path}: {what} is {_short(found)}, the manifest says {_short(expected)}"
+                f"{path}: {what} is {_short(found)}, but {_short(expected)} in the manifest"
                 + ("; this shard belongs to another dataset" if what == "dataset_uid" else "")
             )
 
@@ -83,14 +87,14 @@ def _first_line(error: BaseException) -> str:
 
 
 class ShardReader:
-    """Chunks of one shard, decoded, by number: for checks, and for compressed data.
+    """Read decoded chunks of one shard by number, for checks and for compressed data.
 
     Parameters
     ----------
     path
         The shard.
     manifest, entry
-        What is known of it.
+        The manifest, and the shard's entry in it.
     """
 
     def __init__(self, path: Path, manifest: Manifest, entry: ShardEntry):
@@ -98,7 +102,7 @@ class ShardReader:
         try:
             self._file = h5py.File(path, "r", locking=False, rdcc_nbytes=0)
         except OSError as e:
-            raise DataError(f"{path}: cannot be opened: {_first_line(e)}") from None
+            raise DataError(f"{path} cannot be opened: {_first_line(e)}") from None
         self._crc: dict[str, np.ndarray] = {}
 
     def close(self) -> None:
@@ -106,7 +110,7 @@ class ShardReader:
         self._file.close()
 
     def box(self, array: str, chunk: int) -> tuple[slice, ...]:
-        """Items that a chunk holds, and the part of each along the axes of an item."""
+        """Slices of a chunk: its items, and the part of each along the axes of an item."""
         spec = self.manifest.arrays[array]
         item, part = divmod(chunk, spec.chunks_per_item)
         first = item * spec.items_per_chunk
@@ -114,12 +118,12 @@ class ShardReader:
         return slice(first, last), *slices(slab_box(spec.shape, spec.part_shape, part))
 
     def read_chunk(self, array: str, chunk: int) -> np.ndarray:
-        """Valid items of a chunk, contiguous.
+        """Read the items of a chunk into a contiguous array.
 
         Raises
         ------
         DataError
-            If it cannot be read or decompressed.
+            If the chunk cannot be read or decompressed.
         """
         spec = self.manifest.arrays[array]
         box = self.box(array, chunk)
@@ -134,13 +138,13 @@ class ShardReader:
         return out
 
     def _where(self, array: str, chunk: int) -> str:
-        """A chunk, its items, and which slab of them it is."""
+        """Describe a chunk and its items for messages."""
         first, (items, *within) = self.entry.first, self.box(array, chunk)
-        told = f"items {first + items.start}-{first + items.stop - 1} of {self.entry.split}"
+        content = f"items {first + items.start}-{first + items.stop - 1} of {self.entry.split}"
         if self.manifest.arrays[array].slab is not None:
             slab = ", ".join(f"{s.start}:{s.stop}" for s in within)
-            told = f"item {first + items.start} of {self.entry.split}, slab [{slab}]"
-        return f"chunk {chunk} of {array} ({told})"
+            content = f"item {first + items.start} of {self.entry.split}, slab [{slab}]"
+        return f"chunk {chunk} of {array} ({content})"
 
     def crc(self, array: str) -> np.ndarray:
         """Recorded checksums of all chunks, uint32."""
@@ -154,18 +158,18 @@ class ShardReader:
         return self._crc[array]
 
     def check(self, array: str, chunk: int, values: np.ndarray) -> None:
-        """Compare a chunk's bytes with its checksum, and look for NaN and impossible labels.
+        """Compare a chunk's bytes with its checksum, and refuse NaN and infinity.
 
         Raises
         ------
         DataError
-            Naming file, chunk and items.
+            If the chunk is corrupt; the message names the file, the chunk and its items.
         """
         found, expected = zlib.crc32(values.data), int(self.crc(array)[chunk])
         where = f"{self.path}: {self._where(array, chunk)}"
         if found != expected:
             raise DataError(
-                f"{where} is corrupt: its CRC-32 is {found:08x}, recorded was {expected:08x}"
+                f"{where} is corrupt: its CRC-32 is {found:08x}, but {expected:08x} was recorded"
             )
         dtype = np.dtype(self.manifest.arrays[array].dtype)
         target = self.manifest.targets_by_name.get(array)
@@ -174,12 +178,12 @@ class ShardReader:
 
 
 def check_values(values: np.ndarray, where: str, missing: Missing | None = None) -> None:
-    """Refuse NaN and infinity; NaN not where it stands for a missing value.
+    """Refuse NaN and infinity; NaN is accepted if it marks missing values.
 
     Raises
     ------
     DataError
-        Beginning with ``where``, with the number of such values.
+        If there are such values; the message begins with ``where`` and has their number.
     """
     if values.dtype.kind != "f":
         return
@@ -188,7 +192,7 @@ def check_values(values: np.ndarray, where: str, missing: Missing | None = None)
         fine |= np.isnan(values)
     if not fine.all():
         bad = int((~fine).sum())
-        raise DataError(f"{where} holds {bad} values that are NaN or infinite, of {values.size}")
+        raise DataError(f"{where}: {bad} of {values.size} values are NaN or infinite")
 
 
 def check_ids(values: np.ndarray, where: str) -> None:
@@ -197,12 +201,12 @@ def check_ids(values: np.ndarray, where: str) -> None:
     Raises
     ------
     DataError
-        Beginning with ``where``, with the first one.
+        If there are any; the message begins with ``where`` and has the first one.
     """
     if values.size and int(values.min()) < 0:
         raise DataError(
-            f"{where} holds the id {int(values[values < 0][0])}; ids count from 0 (give padding an "
-            "id of its own), and measurements are ingested with --inputs numbers"
+            f"{where}: the id {int(values[values < 0][0])} is negative, but ids count from 0 (give "
+            "padding an id of its own); if these are measurements, ingest with --inputs numbers"
         )
 
 
@@ -212,19 +216,21 @@ def check_flags(values: np.ndarray, where: str) -> None:
     Raises
     ------
     DataError
-        Beginning with ``where``, with the first one.
+        If there are any; the message begins with ``where`` and has the first one.
     """
     if values.size and int(values.max()) > 1:
-        raise DataError(f"{where} holds the flag {int(values[values > 1][0])}, which is 0 or 1")
+        raise DataError(
+            f"{where}: the flag {int(values[values > 1][0])} is invalid; flags are 0 or 1"
+        )
 
 
 def check_target(values: np.ndarray, target: Target, where: str) -> None:
-    """Refuse labels out of range, and numbers that are NaN or infinite and not missing.
+    """Refuse labels out of range, and numbers that are NaN or infinite but not marked as missing.
 
     Raises
     ------
     DataError
-        Beginning with ``where``.
+        If there are any; the message begins with ``where``.
     """
     if target.classes is None:
         check_values(values, where, target.missing)
@@ -233,30 +239,31 @@ def check_target(values: np.ndarray, target: Target, where: str) -> None:
 
 
 def check_weights(values: np.ndarray, where: str) -> None:
-    """Refuse weights of items that are negative or not numbers.
+    """Refuse weights of items that are negative, NaN or infinite.
 
     Raises
     ------
     DataError
-        Beginning with ``where``, with the first one.
+        If there are any; the message begins with ``where`` and has the first one.
     """
     check_values(values, where)
     if values.size and values.min() < 0:
         raise DataError(
             f"{where}: the weight {float(values[values < 0][0]):g} is negative; weights of items "
-            f"are from 0 on"
+            f"must be 0 or larger"
         )
 
 
 def check_labels(
     values: np.ndarray, classes: int, where: str, missing: Missing | None = None
 ) -> None:
-    """Refuse labels outside ``0 .. classes - 1`` that do not stand for missing ones.
+    """Refuse labels outside ``0 .. classes - 1`` that do not mark missing labels.
 
     Raises
     ------
     DataError
-        Beginning with ``where``, with the label and the number of classes.
+        If there are any; the message begins with ``where`` and has the label and the number of
+        classes.
     """
     if values.size and (int(values.min()) < 0 or int(values.max()) >= classes):
         wrong = (values < 0) | (values >= classes)
@@ -272,7 +279,7 @@ def check_labels(
 
 
 def sha256(path: Path) -> str:
-    """Of a whole file."""
+    """SHA-256 checksum of a file, in hexadecimal."""
     import hashlib
 
     with path.open("rb") as f:

@@ -1,10 +1,10 @@
-"""One shard, written: an HDF5 file that anybody can read.
+"""Write shards: HDF5 files that any HDF5 or netCDF library can read.
 
-Contents: ``/x`` and ``/y``, or whatever else the arrays are called; ``/index`` (position in the
-split), coordinates as dimension scales (also under ``/coords``),
-``/stats/{x,y}/{mean,std,min,max,count}`` of the train split (NaN where an array has none: labels),
-``/integrity/{x,y}_crc32`` (one CRC-32 per chunk, over its decoded items); root attributes as in
-:func:`header`.
+Contents: the arrays ``/x`` and ``/y``, or others by their names; ``/index`` (position in the
+split); coordinates as dimension scales (also under ``/coords``);
+``/stats/{x,y}/{mean,std,min,max,count}`` over the train split (NaN for arrays without statistics,
+such as labels); ``/integrity/{x,y}_crc32`` (one CRC-32 per chunk, over its decoded items); root
+attributes as in :func:`header`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from hpcsamp.errors import DataError
 from hpcsamp.sealing import regions
 
 NAMED = {"x": "feature", "y": "target"}
-"""What the names of an array's rows are called in its shards."""
+"""Name of the coordinate that holds the names of an array's rows."""
 
 ATTRIBUTE_BYTES = 8192
-"""Text that an attribute holds at most."""
+"""Largest length of the text of an attribute, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class Coordinate:
     Attributes
     ----------
     values
-        Shape ``(length of the axis,)``; numbers or strings. Empty for one that is per item, whose
-        values come with the items.
+        Numbers or strings, shape ``(length of the axis,)``. Empty for a coordinate with one value
+        per item, whose values come with the items.
     units
-        For numbers, e.g. ``degrees_north`` or ``hours since 1900-01-01``.
+        Unit of numbers, e.g. ``degrees_north`` or ``hours since 1900-01-01``.
     axis
         Axis of the item (0 is the first after the item axis), or ``None`` for one value per item.
     arrays
-        Which arrays have it: ``("x",)``, ``("y",)`` or both.
+        Names of the arrays that have the coordinate: ``("x",)``, ``("y",)`` or both.
     """
 
     values: np.ndarray
@@ -58,7 +58,7 @@ class Coordinate:
 
 @dataclass(frozen=True)
 class Written:
-    """Where things lie in a new shard.
+    """File offsets in a new shard.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class Written:
 
 
 def shard_name(number: int) -> str:
-    """``shard-00000.h5`` and so on."""
+    """File name of a shard, e.g. ``shard-00000.h5``."""
     return f"shard-{number:05d}.h5"
 
 
@@ -86,30 +86,29 @@ def write_shard(
     coords: Mapping[str, Coordinate],
     class_names: Mapping[str, Sequence[str]] | None = None,
 ) -> Written:
-    """Write the items of one shard, with places for the statistics.
+    """Write the items of one shard, and reserve space for the statistics.
 
     Parameters
     ----------
     path
-        A name nobody else reads yet.
+        The new file; no other process may read it yet.
     arrays
-        What ``x`` and ``y`` are.
+        Shapes and types of the arrays.
     blocks
-        Items in order, in blocks of any length: arrays ``x``, ``y`` and per-item coordinates by
-        name.
+        Items in order, in blocks of any length: arrays and per-item coordinates by name.
     count
-        Number of items that the blocks hold together.
+        Number of items in all blocks together.
     attributes
         Root attributes, see :func:`header`.
     coords
         Coordinates by name.
     class_names
-        Of the labels by array, where they have any.
+        Names of the classes, by array of labels.
 
     Returns
     -------
     Written
-        Where things lie in the file.
+        File offsets of chunks and statistics.
 
     Raises
     ------
@@ -163,7 +162,7 @@ def _fill(
         done += size
         sink.check()
     if done != count:
-        raise DataError(f"{sink.path.name}: its source gave {done} items, expected {count}")
+        raise DataError(f"{sink.path.name}: the source yielded {done} items, expected {count}")
     for name, found in crcs.items():
         f.create_dataset(f"integrity/{name}_crc32", data=np.asarray(found, "<u4"))
     _scales(f, arrays, coords)
@@ -174,7 +173,7 @@ def _fill(
 
 
 def _reserve(f: h5py.File, name: str, spec: ArraySpec) -> dict[str, int]:
-    """Datasets for statistics, full of NaN; their file offsets."""
+    """Create datasets for the statistics, filled with NaN; return their file offsets."""
     places = {}
     for key in Stats.model_fields:
         shape = () if key == "count" else (spec.rows,)
@@ -198,12 +197,12 @@ def _create(f: h5py.File, name: str, spec: ArraySpec, count: int) -> None:
 def chunk_pieces(
     spec: ArraySpec, first: int, values: np.ndarray
 ) -> Iterator[tuple[int, memoryview]]:
-    """``(chunk number, bytes)`` of items, cut where chunks of whole rows end.
+    """Cut items into the pieces that lie in each chunk; yields ``(chunk number, bytes)``.
 
     Parameters
     ----------
     first
-        Item of the shard at which ``values`` begins, anywhere in a chunk.
+        Position in the shard of the first item of ``values``, anywhere in a chunk.
     values
         Contiguous items, shape ``(n, *spec.shape)``.
     """
@@ -222,10 +221,10 @@ def chunk_pieces(
 def _write_slabs(
     dataset: h5py.Dataset, spec: ArraySpec, first: int, values: np.ndarray
 ) -> Iterator[tuple[int, memoryview]]:
-    """Write items slab by slab, with one slab in memory beside them; chunk numbers and bytes.
+    """Write items slab by slab and yield chunk numbers and bytes; one slab is copied at a time.
 
-    Unfiltered chunks are written as they will lie in the file, those at the end of an axis filled
-    up with zeros, so that the file depends on its items alone.
+    Uncompressed chunks are written directly, and smaller ones at the end of an axis are padded with
+    zeros, so that the file depends on its items alone.
     """
     for i, item in enumerate(values):
         for part in range(spec.chunks_per_item):
@@ -244,15 +243,15 @@ def _write_slabs(
 
 def _offsets(dataset: h5py.Dataset, spec: ArraySpec) -> Offsets:
     """File offsets of all chunks in chunk order."""
-    found = [dataset.id.get_chunk_info(i) for i in range(dataset.id.get_num_chunks())]
-    found.sort(key=lambda info: info.chunk_offset)
-    return Offsets.of([info.byte_offset for info in found], in_slabs=spec.slab is not None)
+    chunks = [dataset.id.get_chunk_info(i) for i in range(dataset.id.get_num_chunks())]
+    chunks.sort(key=lambda info: info.chunk_offset)
+    return Offsets.of([info.byte_offset for info in chunks], in_slabs=spec.slab is not None)
 
 
 def named_axes(
     arrays: Mapping[str, ArraySpec], coords: Mapping[str, Coordinate]
 ) -> dict[str, Coordinate]:
-    """Coordinates for the rows that have names, beside those that a source gives itself."""
+    """Coordinates with the names of rows, for arrays without a coordinate along their rows."""
     found = {}
     for array, spec in arrays.items():
         own = any(c.axis == 0 and array in c.arrays for c in coords.values())
@@ -265,7 +264,7 @@ def named_axes(
 def _scales(
     f: h5py.File, arrays: Mapping[str, ArraySpec], coords: Mapping[str, Coordinate]
 ) -> None:
-    """Coordinates as HDF5 dimension scales in the root, where netCDF readers look for them."""
+    """Write coordinates as HDF5 dimension scales in the root, where netCDF readers expect them."""
     folder = f.create_group("coords")
     f["index"].make_scale("item")
     f["index"].attrs["long_name"] = "position in the split"
@@ -290,12 +289,12 @@ def _scales(
 def write_stats(
     path: Path, stats: Mapping[str, Stats], places: Mapping[str, Mapping[str, int]]
 ) -> None:
-    """Fill in ``/stats``, which are known only once every train shard is written.
+    """Write ``/stats`` into a shard, after all shards of train have been written.
 
     Raises
     ------
     DataError
-        If that fails.
+        If the shard cannot be written.
     """
     try:
         with path.open("r+b") as f:
@@ -308,13 +307,14 @@ def write_stats(
 
 
 def seal(path: Path, arrays: Iterable[str] = ("x", "y")) -> None:
-    """Append the seal of a finished shard: all but the chunks of its arrays, which have their own
-    checksums.
+    """Append the seal to a finished shard.
+
+    It covers all bytes except the chunks of the arrays, which have checksums of their own.
 
     Raises
     ------
     DataError
-        If that fails.
+        If the shard cannot be written.
     """
     try:
         with h5py.File(path, "r", locking=False) as f:
@@ -362,7 +362,7 @@ def header(
 
 
 def _attribute(value: Any) -> Any:
-    """A value for an attribute, of which HDF5 holds at most 64 KiB; the manifest has all of it."""
+    """Shorten a value for an attribute, which HDF5 limits to 64 KiB; the manifest holds it all."""
     if len(json.dumps(value)) <= ATTRIBUTE_BYTES:
         return value
     return f"{len(value)} entries, see manifest.json"

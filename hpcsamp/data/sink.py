@@ -1,4 +1,4 @@
-"""A file that HDF5 writes through, so that a full disk is one error and not a crash."""
+"""File object through which HDF5 writes, so that a full disk raises an error instead of a crash."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from hpcsamp.errors import DataError
 
 
 class Sink:
-    """A file that HDF5 writes through.
+    """File object through which HDF5 writes.
 
-    HDF5 1.10 cannot close a file whose disk is full: it fails again at every later attempt and
-    crashes when the interpreter ends. So it is never told: what cannot be written is dropped, and
-    :meth:`check` raises the first error between two calls of the library.
+    HDF5 1.10 cannot close a file on a full disk: every later attempt fails and the interpreter
+    crashes when it exits. So write errors are hidden from HDF5: data that cannot be written are
+    dropped, and :meth:`check` raises the first error between two calls of the library.
 
     Parameters
     ----------
     path
-        The file; replaced if it is there.
+        The file; an existing one is replaced.
 
     Raises
     ------
     DataError
-        If it cannot be made.
+        If the file cannot be created.
     """
 
     def __init__(self, path: Path):
@@ -37,18 +37,18 @@ class Sink:
             raise DataError(f"{path}: cannot write: {e.strerror}") from e
 
     def check(self) -> None:
-        """Raise what went wrong so far.
+        """Raise the first write error so far.
 
         Raises
         ------
         DataError
-            If the disk is full, or whatever else the system says.
+            If a write has failed, e.g. because the disk is full.
         """
         if self._error is not None:
             raise DataError(f"{self.path}: cannot write: {self._error.strerror}") from self._error
 
     def sync(self) -> None:
-        """Have everything on the disk, or raise."""
+        """Write everything to the disk, or raise :class:`DataError`."""
         self.check()
         try:
             os.fsync(self._file.fileno())
@@ -60,20 +60,20 @@ class Sink:
         """Close the file."""
         self._file.close()
 
-    # What HDF5 calls -----------------------------------------------------------------------------
+    # Called by HDF5 ------------------------------------------------------------------------------
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place; the end is where it would be had everything been written."""
+        """Set the position; the end of the file includes data that could not be written."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._end}[whence]
         self._at = base + offset
         return self._at
 
     def tell(self) -> int:
-        """Where the next call reads or writes."""
+        """Return the position of the next read or write."""
         return self._at
 
     def write(self, data: Any) -> int:
-        """Write at the place; after an error, only pretend to."""
+        """Write at the position; after an error the data are dropped."""
         raw = memoryview(data).cast("B")
         done = 0
         while self._error is None and done < len(raw):
@@ -86,13 +86,13 @@ class Sink:
         return len(raw)
 
     def read(self, size: int = -1) -> bytes:
-        """Read from the place on."""
+        """Read bytes from the position."""
         out = bytearray(max(0, self._end - self._at) if size < 0 else size)
         self.readinto(out)
         return bytes(out)
 
     def readinto(self, data: Any) -> int:
-        """Read from the place; zeros where nothing was written."""
+        """Read into a buffer from the position; bytes that were never written are zero."""
         out = memoryview(data).cast("B")
         out[:] = bytes(len(out))
         got = os.preadv(self._file.fileno(), [out], self._at)
@@ -100,7 +100,7 @@ class Sink:
         return max(got, len(out))
 
     def truncate(self, size: int | None = None) -> int:
-        """Set the length."""
+        """Set the length of the file."""
         self._end = self._at if size is None else size
         if self._error is None:
             try:
@@ -110,4 +110,4 @@ class Sink:
         return self._end
 
     def flush(self) -> None:
-        """Nothing is kept back."""
+        """Do nothing: writes are not buffered."""

@@ -1,7 +1,7 @@
-"""Boxes of one item: slabs that large items are stored in, and parts that ranks read.
+"""Boxes within an item: slabs in which large items are stored, and parts that ranks read.
 
-A box has a ``(start, stop)`` for each axis of an item. A slab is the shape of the boxes that an
-item is cut into for storage; they form a regular grid, counted in C order, and the last ones along
+A box has a ``(start, stop)`` for each axis of an item. A slab is the shape of the boxes into which
+an item is cut for storage; these form a regular grid, numbered in C order, and the last ones along
 an axis may be smaller.
 """
 
@@ -14,30 +14,31 @@ from itertools import product
 Box = tuple[tuple[int, int], ...]
 
 SPLITS = (2, 3, 4)
-"""Model ranks at whose borders slabs end, where the length of an axis allows it."""
+"""Numbers of model ranks whose parts should consist of whole slabs, if the axis length allows it.
+"""
 
 
 def whole(shape: Sequence[int]) -> Box:
-    """The box that is all of an item."""
+    """The box that contains a whole item."""
     return tuple((0, int(n)) for n in shape)
 
 
 def shape_of(box: Box) -> tuple[int, ...]:
-    """Shape of what is in a box."""
+    """Shape of a box."""
     return tuple(stop - start for start, stop in box)
 
 
 def slices(box: Box, within: Box | None = None) -> tuple[slice, ...]:
-    """A box as the indices of an array of one item, or of an array of a box that holds it."""
+    """Slices of a box in an item, or in the box ``within``, which contains it."""
     if within is None:
         return tuple(slice(start, stop) for start, stop in box)
     return tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(box, within, strict=True))
 
 
 def meet(one: Box, other: Box) -> Box | None:
-    """What two boxes have in common; ``None`` if it is nothing."""
-    found = tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(one, other, strict=True))
-    return found if all(a < b for a, b in found) else None
+    """Intersection of two boxes; ``None`` if it is empty."""
+    common = tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(one, other, strict=True))
+    return common if all(a < b for a, b in common) else None
 
 
 def grid_of(shape: Sequence[int], slab: Sequence[int]) -> tuple[int, ...]:
@@ -46,7 +47,7 @@ def grid_of(shape: Sequence[int], slab: Sequence[int]) -> tuple[int, ...]:
 
 
 def slab_box(shape: Sequence[int], slab: Sequence[int], number: int) -> Box:
-    """The box of the ``number``-th slab of an item."""
+    """The box of slab ``number`` of an item."""
     at: list[int] = []
     for count in reversed(grid_of(shape, slab)):
         number, place = divmod(number, count)
@@ -57,7 +58,7 @@ def slab_box(shape: Sequence[int], slab: Sequence[int], number: int) -> Box:
 
 
 def overlapping(shape: Sequence[int], slab: Sequence[int], box: Box) -> list[int]:
-    """Numbers of the slabs that have something of a box, ascending."""
+    """Numbers of the slabs that overlap a box, in ascending order."""
     grid = grid_of(shape, slab)
     spans = [
         range(start // width, -(-stop // width))
@@ -68,20 +69,20 @@ def overlapping(shape: Sequence[int], slab: Sequence[int], box: Box) -> list[int
 
 
 def choose_slab(shape: Sequence[int], itemsize: int, aim: int) -> tuple[int, ...]:
-    """Shape of slabs for a large item: near ``aim`` bytes, at most twice as many.
+    """Choose the shape of the slabs for a large item: about ``aim`` bytes, at most twice as many.
 
-    The first axis (variables) and the last (longitudes) are cut, into parts of equal length where
-    there are such, so that the slabs of 2, 3 or 4 model ranks which divide either axis end where
-    those of the storage do. The axes between are cut only if that is not enough.
+    The first axis (variables) and the last (longitudes) are cut, into parts of equal length if
+    possible, so that the parts of 2, 3 or 4 model ranks along either axis consist of whole slabs.
+    The axes between them are cut only if that is not enough.
 
     Parameters
     ----------
     shape
-        Of an item.
+        Shape of an item.
     itemsize
         Bytes of a value.
     aim
-        Bytes that a slab aims at.
+        Target size of a slab, in bytes.
     """
     slab = [int(n) for n in shape]
     if not slab or math.prod(slab) * itemsize <= 2 * aim:
@@ -111,7 +112,7 @@ def choose_slab(shape: Sequence[int], itemsize: int, aim: int) -> tuple[int, ...
 
 
 def _counts(length: int) -> list[int]:
-    """Into how many parts an axis may be cut: equal ones, or else powers of two."""
+    """Numbers of parts into which an axis may be cut: its divisors, and powers of two."""
     found = {
         k for d in range(1, math.isqrt(length) + 1) if length % d == 0 for k in (d, length // d)
     }
@@ -119,7 +120,7 @@ def _counts(length: int) -> list[int]:
 
 
 def _aligned(length: int, count: int) -> int:
-    """In how many of the :data:`SPLITS` equal parts of an axis are whole slabs."""
+    """For how many of the :data:`SPLITS` the equal parts of an axis consist of whole slabs."""
     if count == length:
         return len(SPLITS)
     if length % count:

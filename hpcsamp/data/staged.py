@@ -1,6 +1,6 @@
-"""A copy of a dataset on the node's own disk, made by a job script, to read in its place.
+"""Staged datasets: read a copy on the node's local disk that a job script has made.
 
-The run still names the original: the copy is gone when the job is.
+The run records the path of the original, because the copy is removed when the job ends.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ VARIABLE = "HPCSAMP_STAGED_DATA"
 
 
 def staged(path: str | Path, environment: Mapping[str, str] = os.environ) -> Path:
-    """The folder to read for a dataset: its staged copy if a job script made one, or itself.
+    """The folder from which to read a dataset: its staged copy if there is one, or the original.
 
     Raises
     ------
@@ -28,5 +28,7 @@ def staged(path: str | Path, environment: Mapping[str, str] = os.environ) -> Pat
         return Path(path)
     there, here = read_manifest(path).uid, read_manifest(copy).uid
     if there != here:
-        raise DataError(f"{VARIABLE}={copy} is dataset {here}, but {path} is {there}")
+        raise DataError(
+            f"{VARIABLE}={copy} is a copy of dataset {here}, but {path} is dataset {there}"
+        )
     return Path(copy)

@@ -1,7 +1,8 @@
-"""Statistics per channel, from parts that never meet: exact to rounding at any mean.
+"""Mean, standard deviation, minimum and maximum per channel, from parts on different ranks.
 
-Parts are combined by the pairwise update of Chan, Golub and LeVeque (1979); a sum of squares would
-lose everything at mean 300 and standard deviation 1e-3.
+Parts are combined by the pairwise update of Chan, Golub and LeVeque (1979), which is exact to
+rounding at any mean; a sum of squares would lose all digits at mean 300 and standard deviation
+1e-3.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from hpcsamp.data.manifest import Stats
 from hpcsamp.errors import DataError
 
 LARGEST, SMALLEST = 1e100, 1e-100
-"""Bounds of values and of standard deviations whose squares float64 holds with room to spare."""
+"""Bounds of values and of standard deviations whose squares are well within float64."""
 
 AT_ONCE = 4 * 2**20
-"""Values of an item whose moments are taken at once; of larger ones channel after channel, so that
-copies in float64 are of a part of it."""
+"""Largest number of values of an item whose moments are computed at once; larger items are
+processed channel by channel, so that float64 copies hold only a part of them."""
 
 COARSE = 0.01
 """Largest step between neighbouring float32 numbers, in standard deviations."""
@@ -33,11 +34,12 @@ class Moments:
     Attributes
     ----------
     count
-        Values per channel: a number, or a float64 array of shape ``(channels,)`` where values are
-        missing.
+        Number of values per channel: an integer, or a float64 array of shape ``(channels,)`` if
+        values may be missing.
     mean, m2, low, high
-        float64 of shape ``(channels,)``; ``m2`` is the sum of squared deviations from ``mean``. Of
-        a channel without values they are 0, and ``low`` is infinity and ``high`` minus infinity.
+        float64 of shape ``(channels,)``; ``m2`` is the sum of squared deviations from ``mean``. For
+        a channel without values, ``mean`` and ``m2`` are 0, ``low`` is infinity and ``high`` minus
+        infinity.
     """
 
     count: Any
@@ -48,13 +50,13 @@ class Moments:
 
     @classmethod
     def of(cls, values: np.ndarray) -> Moments:
-        """Moments of items.
+        """Compute the moments of items.
 
         Parameters
         ----------
         values
-            Shape ``(n, C, ...)``: axis 1 holds the channels or features. Shape ``(n,)`` counts as
-            one channel.
+            Shape ``(n, C, ...)``: axis 1 holds the channels or features. Shape ``(n,)`` is treated
+            as one channel.
         """
         if _large(values):
             return _joined([cls.of(values[:, c : c + 1]) for c in range(values.shape[1])])
@@ -63,16 +65,16 @@ class Moments:
         flat = flat.reshape(*flat.shape[:2], -1)
         low, high = flat.min(axis=(0, 2)), flat.max(axis=(0, 2))
         count = flat.shape[0] * flat.shape[2]
-        with np.errstate(over="ignore", invalid="ignore"):  # looked at by check_stats
+        with np.errstate(over="ignore", invalid="ignore"):  # check_stats refuses the result
             mean = flat.mean(axis=(0, 2))
             apart = flat - mean[:, None]
-            rest = apart.mean(axis=(0, 2))  # what rounding left of the mean
+            rest = apart.mean(axis=(0, 2))  # rounding error of the mean
             m2 = (apart**2).sum(axis=(0, 2)) - count * rest**2
         return cls(count, np.clip(mean + rest, low, high), np.maximum(m2, 0), low, high)
 
     @classmethod
     def of_known(cls, values: np.ndarray) -> Moments:
-        """Moments of those values that are not NaN; ``values`` as in :meth:`of`."""
+        """Compute the moments of the values that are not NaN; ``values`` as in :meth:`of`."""
         if _large(values):
             return _joined([cls.of_known(values[:, c : c + 1]) for c in range(values.shape[1])])
         flat = np.asarray(values, np.float64)
@@ -106,9 +108,9 @@ class Moments:
         )
 
     def stats(self) -> Stats:
-        """Mean, standard deviation (population; 0 exactly for a constant), minimum, maximum.
+        """Mean, standard deviation (population; exactly 0 for a constant), minimum and maximum.
 
-        Where values are missing, the count is that of the channel with the fewest.
+        If values are missing, the count is that of the channel with the fewest values.
         """
         constant = self.low == self.high
         return Stats(
@@ -120,26 +122,26 @@ class Moments:
         )
 
     def to_json(self) -> dict[str, object]:
-        """For a note between two passes over the data."""
+        """Convert to a JSON object, which is stored between two passes over the data."""
         return {"count": np.asarray(self.count).tolist()} | {
             k: getattr(self, k).tolist() for k in ("mean", "m2", "low", "high")
         }
 
     @classmethod
-    def from_json(cls, told: dict) -> Moments:
-        """What :meth:`to_json` wrote."""
-        arrays = {k: np.asarray(told[k], np.float64) for k in ("mean", "m2", "low", "high")}
-        count = np.asarray(told["count"], np.float64)
-        return cls(count if count.ndim else int(told["count"]), **arrays)
+    def from_json(cls, table: dict) -> Moments:
+        """Convert from a JSON object, the inverse of :meth:`to_json`."""
+        arrays = {k: np.asarray(table[k], np.float64) for k in ("mean", "m2", "low", "high")}
+        count = np.asarray(table["count"], np.float64)
+        return cls(count if count.ndim else int(table["count"]), **arrays)
 
 
 def _large(values: np.ndarray) -> bool:
-    """Whether this is one item that is better looked at channel by channel."""
+    """Whether this is a single large item, which is processed channel by channel."""
     return len(values) == 1 and values.ndim > 2 and values.shape[1] > 1 and values.size > AT_ONCE
 
 
 def _joined(channels: Sequence[Moments]) -> Moments:
-    """Moments of several channels from those of each."""
+    """Concatenate the moments of channels."""
     arrays = {
         key: np.concatenate([getattr(m, key) for m in channels])
         for key in ("mean", "m2", "low", "high")
@@ -150,7 +152,7 @@ def _joined(channels: Sequence[Moments]) -> Moments:
 
 
 def combine(parts: Iterable[Moments]) -> Moments:
-    """Moments of everything, added in the order given (so the same on any number of ranks)."""
+    """Combine the moments of parts in the given order, so that the ranks do not change it."""
     parts = iter(parts)
     total = next(parts)
     for part in parts:
@@ -166,12 +168,12 @@ def check_largest(values: np.ndarray, names: Sequence[str], where: str) -> None:
     values
         Items, shape ``(n, C, ...)`` or ``(n,)``.
     names
-        Of the channels, if they have any.
+        Names of the channels; may be empty.
 
     Raises
     ------
     DataError
-        With the channel and the value.
+        If there are any; the message has the channel and the value.
     """
     if values.dtype.kind != "f" or values.dtype.itemsize <= 4 or not values.size:
         return
@@ -179,8 +181,8 @@ def check_largest(values: np.ndarray, names: Sequence[str], where: str) -> None:
         at = np.argwhere(np.abs(values) > LARGEST)[0]
         name = _channel(names, int(at[1]) if len(at) > 1 else 0)
         raise DataError(
-            f"{where}: {name} holds {values[tuple(at)]:g}; numbers up to {LARGEST:g} can be used: "
-            "rescale"
+            f"{where}: {name} holds {values[tuple(at)]:g}, but numbers can be at most {LARGEST:g}: "
+            "rescale the data"
         )
 
 
@@ -190,36 +192,37 @@ def check_stats(stats: Stats, names: Sequence[str], where: str) -> None:
     Parameters
     ----------
     names
-        Of the channels, if they have any.
+        Names of the channels; may be empty.
 
     Raises
     ------
     DataError
-        Naming the first such channel and its range.
+        If there are any; the message names the first such channel and its range.
     """
     mean, std, low, high = (np.asarray(v) for v in (stats.mean, stats.std, stats.min, stats.max))
     largest = np.maximum(np.abs(low), np.abs(high))
     far = ~np.isfinite(mean) | ~np.isfinite(std) | (largest > LARGEST)
     close = (low < high) & ~(std > SMALLEST)
     for bad, fault in (
-        (far, f"numbers up to {LARGEST:g} can be standardised"),
-        (close, f"numbers with a standard deviation from {SMALLEST:g} on can be standardised"),
+        (far, f"to be standardised, numbers can be at most {LARGEST:g}"),
+        (close, f"to be standardised, their standard deviation must be at least {SMALLEST:g}"),
     ):
         if bad.any():
             at = int(np.flatnonzero(bad)[0])
             raise DataError(
                 f"{where}: {_channel(names, at)} holds values from {low[at]:g} to {high[at]:g}; "
-                f"{fault}: rescale"
+                f"{fault}: rescale the data"
             )
 
 
 def check_digits(stats: Stats, names: Sequence[str], where: str) -> None:
-    """Refuse targets that lose their variation in float32, should they not be standardised.
+    """Refuse targets whose variation float32 cannot resolve unless they are standardised.
 
     Raises
     ------
     DataError
-        Naming the first such channel, its size and its standard deviation.
+        If there are any; the message has the first such channel, its largest value and its
+        standard deviation.
     """
     std = np.asarray(stats.std)
     largest = np.maximum(np.abs(stats.min), np.abs(stats.max))
@@ -230,7 +233,7 @@ def check_digits(stats: Stats, names: Sequence[str], where: str) -> None:
         at = int(np.flatnonzero(bad)[0])
         raise DataError(
             f"{where}: {_channel(names, at)} reaches {largest[at]:g} with a standard deviation of "
-            f"{std[at]:g}, which float32 does not resolve; give --normalize-y"
+            f"{std[at]:g}, which float32 cannot resolve; use --normalize-y"
         )
 
 

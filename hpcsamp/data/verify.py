@@ -1,4 +1,4 @@
-"""Read every byte of a dataset and name what is wrong, in parallel."""
+"""Verify a dataset in parallel: read every byte and list all damaged shards and chunks."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Findings:
-    """What a verification read and found.
+    """Result of a verification.
 
     Attributes
     ----------
     shards, chunks, size
-        Read, and their bytes.
+        Numbers of shards, chunks and bytes that were read.
     bad
-        One line for every bad shard or chunk, in shard order.
+        One message for every bad shard or chunk, in shard order.
     """
 
     shards: int = 0
@@ -35,7 +35,7 @@ class Findings:
 def verify(folder: str | Path, manifest: Manifest, comm: MPI.Intracomm) -> Findings:
     """Check headers, hashes, checksums, labels and values of all shards.
 
-    Collective over ``comm``: each rank takes every P-th shard; all get the same findings.
+    Collective over ``comm``: each of P ranks reads every P-th shard; all return the same findings.
     """
     own: list[tuple[int, Findings]] = []
     for number in range(comm.Get_rank(), len(manifest.shards), comm.Get_size()):
@@ -50,7 +50,7 @@ def verify(folder: str | Path, manifest: Manifest, comm: MPI.Intracomm) -> Findi
 
 
 def verify_shard(folder: Path, manifest: Manifest, entry: ShardEntry) -> Findings:
-    """Check one shard; every bad chunk has its own line."""
+    """Check one shard; every bad chunk has a message of its own."""
     found = Findings(shards=1, size=entry.size)
     try:
         check_header(folder, manifest, entry)
@@ -71,11 +71,12 @@ def verify_shard(folder: Path, manifest: Manifest, entry: ShardEntry) -> Finding
             except DataError as e:
                 found.bad.append(str(e))
     reader.close()
-    if not found.bad:  # a chunk's own line says more than the hash of the file
-        told = sha256(folder / entry.file)
-        if told != entry.sha256:
+    if not found.bad:  # messages on chunks are more precise than the hash of the file
+        digest = sha256(folder / entry.file)
+        if digest != entry.sha256:
             found.bad.append(
-                f"{folder / entry.file}: its SHA-256 is {told[:16]}..., the manifest says "
-                f"{entry.sha256[:16]}..., though all chunks are intact (a changed header)"
+                f"{folder / entry.file}: its SHA-256 is {digest[:16]}..., but "
+                f"{entry.sha256[:16]}... in the manifest, although all chunks are intact (a "
+                f"changed header)"
             )
     return found

@@ -1,4 +1,4 @@
-"""Memory that the ranks of a node share: an MPI shared-memory window, seen as bytes."""
+"""Shared memory of the ranks of a node: an MPI shared-memory window as an array of bytes."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ if TYPE_CHECKING:
 
 PAGE = 4096
 SHARED_MEMORY = "/dev/shm"
-"""Where MPI implementations on Linux put shared windows."""
+"""The file system in which MPI implementations on Linux create shared windows."""
 
 
 def shared_memory_free() -> int:
-    """Free bytes of shared memory on this node; a write beyond them would be a bus error."""
+    """Free bytes of shared memory on this node; using more would cause a bus error."""
     try:
-        found = os.statvfs(SHARED_MEMORY)
+        status = os.statvfs(SHARED_MEMORY)
     except OSError:
-        return 2**62  # not Linux: the window's own allocation will tell
-    return found.f_bavail * found.f_frsize
+        return 2**62  # not Linux: the allocation of the window will fail if memory is short
+    return status.f_bavail * status.f_frsize
 
 
 class Window:
-    """Bytes that all ranks of ``comm`` see; a single rank has them to itself.
+    """Bytes that all ranks of ``comm`` share; a single rank uses private memory. Collective.
 
     Parameters
     ----------
     comm
-        The ranks, all on one node. Collective.
+        The ranks, all on one node.
     size
-        Bytes, the same on all ranks.
+        Number of bytes, the same on all ranks.
 
     Attributes
     ----------
     memory
-        uint8 of shape ``(size,)``, from the beginning of a page: what a GPU driver pins. Not
-        initialised.
+        uint8 of shape ``(size,)``, not initialised. It begins at a page, so that a GPU driver can
+        pin it.
     """
 
     def __init__(self, comm: MPI.Comm, size: int) -> None:
         self._window: MPI.Win | None = None
-        total = size + PAGE  # a window begins anywhere
+        total = size + PAGE  # a window may begin anywhere in a page
         if comm.Get_size() == 1:
             raw = np.empty(total, np.uint8)
         else:
@@ -58,12 +58,12 @@ class Window:
         self.memory = raw[start : start + size]
 
     def sync(self) -> None:
-        """Order memory: after writing, before others are told; and after one was told."""
+        """Memory barrier: call it after writing, before notifying others, and once notified."""
         if self._window is not None:
             self._window.Sync()
 
     def free(self) -> None:
-        """Give the memory back; collective."""
+        """Free the memory; collective."""
         if self._window is not None:
             self._window.Unlock_all()
             self._window.Free()
