@@ -167,7 +167,7 @@ def test_without_evaluation_or_dataset_one_line_says_what_is_left_out(tmp_path):
     made = build([run], tmp_path / "out")
     assert [p.name for p in made.pictures] == ["learning-curves.png"]
     assert made.notes == [
-        f"calibration: no evaluation of test yet (hpcsamp evaluate {run} --split test)"
+        f"calibration: test has not been evaluated (hpcsamp evaluate {run} --split test)"
     ]
     assert made.notes[0] in made.page.read_text()
     write_evaluation(run)
@@ -176,7 +176,7 @@ def test_without_evaluation_or_dataset_one_line_says_what_is_left_out(tmp_path):
     drawn = ["learning-curves.png", "reliability.png", "risk-coverage.png", "confusion.png"]
     assert [p.name for p in made.pictures] == drawn
     assert len(made.notes) == 1
-    assert "the dataset no/such/set is not there" in made.notes[0]
+    assert "the dataset no/such/set does not exist" in made.notes[0]
     assert not (tmp_path / "out" / "uncertain-items.png").exists()
 
 
@@ -225,8 +225,8 @@ def test_regression(tmp_path):
         json.dumps({"split": "test", "samples": 8, "metrics": {}, "reliability": None})
     )
     made = build([run], tmp_path / "out")
-    assert made.notes[0].startswith("coverage: no reliability bins in evaluation/test.json")
-    assert made.notes[1].startswith("spread: no reliability bins in evaluation/test.json")
+    assert made.notes[0].startswith("coverage: evaluation/test.json holds no reliability bins")
+    assert made.notes[1].startswith("spread: evaluation/test.json holds no reliability bins")
 
 
 def test_the_last_line_of_a_step_counts(tmp_path):

@@ -1,4 +1,4 @@
-"""Pictures and a page from the record of a run."""
+"""Reports of runs: figures and an HTML page, drawn from the files in run folders."""
 
 from __future__ import annotations
 

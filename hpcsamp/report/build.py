@@ -1,4 +1,4 @@
-"""A report: every picture that the runs have material for, and a page with the tables."""
+"""Build a report: all figures for which the runs hold the data, and an HTML page with tables."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Made:
-    """What a report wrote.
+    """Files of a report.
 
     Attributes
     ----------
     page
-        ``index.html``.
+        Path of ``index.html``.
     pictures
-        PNG files, in the order of the page.
+        Paths of the PNG files, in the order of the page.
     notes
-        What was left out and why, one line each.
+        Figures that were left out, each with the reason in one line.
     """
 
     page: Path
@@ -55,23 +55,23 @@ class Made:
 def build(
     paths: Sequence[str | Path], out: str | Path, *, split: str = "test", items: int = 24
 ) -> Made:
-    """Draw a report of one run, or one that compares several.
+    """Write a report of one run, or a report that compares several runs.
 
     Parameters
     ----------
     paths
         Run folders.
     out
-        Folder of the report; made if it is not there. Files of an earlier report are replaced.
+        Folder of the report; created if needed. Files of an earlier report are replaced.
     split
-        Which evaluation to show.
+        Split whose evaluation is shown.
     items
-        How many of the most uncertain items to show.
+        Number of the most uncertain items to show.
 
     Raises
     ------
     UsageError
-        If a run folder is not there or damaged, or the report cannot be written.
+        If a run folder is missing or damaged, or the report cannot be written.
     """
     runs = [read_run(path) for path in paths]
     evaluations = [run.evaluation(split) for run in runs]
@@ -96,7 +96,7 @@ def _write(
 
     def draw(name: str, title: str, caption: str, make: Callable[[], Figure]) -> None:
         file = folder / f"{name}.png"
-        file.unlink(missing_ok=True)  # a picture of an earlier report must not pass for this one's
+        file.unlink(missing_ok=True)  # do not leave a figure of an earlier report in the folder
         try:
             made.pictures.append(style.save(make(), file))
         except DoesNotApplyError:
@@ -117,7 +117,7 @@ def _write(
             whose, suffix = ("", "") if len(runs) == 1 else (f" of {run.name}", f"-{i}")
             if evaluation is None:
                 made.notes.append(
-                    f"calibration{whose}: no evaluation of {split} yet "
+                    f"calibration{whose}: {split} has not been evaluated "
                     f"(hpcsamp evaluate {run.path} --split {split})"
                 )
                 continue
@@ -139,9 +139,9 @@ Diagram = Callable[[Run, Evaluation], "Figure"]
 
 
 def _pictures(kind: str, items: int, *, alone: bool) -> list[tuple[str, str, str, Diagram]]:
-    """File, title, caption and maker of every picture that an evaluation of this task may have.
+    """File name, title, caption and drawing function of each figure for a kind of task.
 
-    Those that look at single items are left out where runs are compared.
+    Figures of single items are left out if several runs are compared.
     """
     known = {
         "reliability": ("Reliability", page.RELIABILITY, reliability_diagram),
@@ -162,5 +162,5 @@ def _pictures(kind: str, items: int, *, alone: bool) -> list[tuple[str, str, str
         "maps": ("Maps", page.MAPS, weather_maps),
     }  # fmt: skip
     parts = parts_of(kind)
-    found = [(name, *known[name]) for name in (*parts, "ood") if name in known]
-    return found + [(name, *single[name]) for name in parts if name in single and alone]
+    figures = [(name, *known[name]) for name in (*parts, "ood") if name in known]
+    return figures + [(name, *single[name]) for name in parts if name in single and alone]

@@ -1,4 +1,4 @@
-"""Learning curves: the loss by its parts over steps, validation metrics over epochs."""
+"""Learning curves: the training loss and its terms over steps, validation metrics over epochs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Panel:
-    """What one set of axes shows: metrics of ``valid`` lines that share a unit."""
+    """One panel of the figure: validation metrics that share a unit."""
 
     title: str
     label: str
     keys: tuple[str, ...]
-    level: float | None = None  # where the metric ought to be
+    level: float | None = None  # ideal value of the metric
 
 
 PANELS = (
@@ -41,14 +41,14 @@ _NAMES = {
     "rmse": "RMSE",
     "mae": "MAE",
 }
-#: Training lines above which a smoothed curve is laid over the single values.
+#: Number of training steps above which a running mean is drawn over the single values.
 SMOOTH_FROM = 80
 
 
 def learning_curves(runs: Sequence[Run]) -> Figure:
-    """Learning curves of one run, or of several over each other.
+    """Draw the learning curves of one run, or those of several runs in the same panels.
 
-    With one run the loss is shown by its parts, with several the loss alone.
+    For one run the loss is shown with its terms, for several runs the loss only.
     """
     known = [*PANELS, *(_of_target(p, name) for name in _targets(runs) for p in PANELS)]
     panels = [p for p in known if any(r.series("valid", k)[0].size for r in runs for k in p.keys)]
@@ -73,7 +73,7 @@ def learning_curves(runs: Sequence[Run]) -> Figure:
 
 
 def _targets(runs: Sequence[Run]) -> list[str]:
-    """Names of several targets."""
+    """Names of the targets of runs with several targets."""
     return list(dict.fromkeys(name for run in runs for name in run.kinds if name))
 
 
@@ -83,14 +83,14 @@ def _of_target(panel: Panel, name: str) -> Panel:
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred running mean over ``window`` values, over fewer at the ends; same shape."""
+    """Centred running mean over ``window`` values, or fewer at the ends; same shape."""
     kernel = np.ones(window)
     total = np.convolve(values, kernel, "same")
     return total / np.convolve(np.ones_like(values), kernel, "same")
 
 
 def _parts(axes: Axes, runs: Sequence[Run]) -> None:
-    """Loss, data term and penalty of one run."""
+    """Draw the loss, the data term and the KL term of one run."""
     run = runs[0]
     penalty = "KL term" if run.temperature == 1 else f"{run.temperature:g} × KL term"
     parts = [
@@ -118,7 +118,7 @@ def _losses(axes: Axes, runs: Sequence[Run]) -> None:
 
 
 def _run_handles(runs: Sequence[Run]) -> list[Line2D]:
-    """One legend entry per run, with what must be known of it."""
+    """One legend entry per run, with its caveats."""
     from matplotlib.lines import Line2D
 
     return [
@@ -136,7 +136,7 @@ def _run_handles(runs: Sequence[Run]) -> list[Line2D]:
 def _noisy(
     axes: Axes, steps: np.ndarray, values: np.ndarray, colour: str, line: str, label: str
 ) -> None:
-    """Single values; where there are many, pale behind their running mean."""
+    """Draw single values, and their running mean if there are many."""
     if len(values) < SMOOTH_FROM:
         axes.plot(steps, values, line, color=colour, label=label)
         return
@@ -154,7 +154,7 @@ def _loss_axes(axes: Axes, drawn: Sequence[np.ndarray]) -> None:
 
 
 def _metric(axes: Axes, panel: Panel, runs: Sequence[Run]) -> None:
-    """One validation metric, or two of the same unit, by epoch."""
+    """Draw one validation metric over epochs, or two with the same unit."""
     for i, run in enumerate(runs):
         for key, line in zip(panel.keys, _LINES, strict=False):
             epochs, values = run.series("valid", key, axis="epoch")

@@ -1,4 +1,4 @@
-"""Forecasts of a series: what was known, the quantile bands, what came to be."""
+"""Forecasts of time series: history, predicted quantile bands and observed values."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Where in the order of uncertainty the items are taken from.
+#: Quantiles of the uncertainty at which items are shown, and their names.
 PLACES = ((0.05, "low"), (0.5, "median"), (0.95, "high"))
 PER_PLACE = 2
 
 
 def forecast_fans(run: Run, evaluation: Evaluation) -> Figure:
-    """Two forecasts each of low, median and high uncertainty.
+    """Draw forecasts of low, median and high uncertainty, two of each.
 
     Raises
     ------
     MissingMaterialError
-        If there are no quantiles of series.
+        If the evaluation holds no quantiles of time series.
     """
     if evaluation.items is None:
         raise MissingMaterialError(f"{run.path} has no evaluation/{evaluation.split}.h5")
     with evaluation.open() as f:
         if "quantiles" not in f or f["quantiles"].ndim != 3:
-            raise DoesNotApplyError(f"{run.name} does not predict series")
+            raise DoesNotApplyError(f"{run.name} does not predict time series")
         scale = f["target"].dims[1][0]
         if scale.dtype.kind not in "iuf":
-            raise DoesNotApplyError(f"{run.name} predicts different quantities, not a series")
-        rows, said = chosen(f["total"][:])
+            raise DoesNotApplyError(f"{run.name} predicts different quantities, not a time series")
+        rows, names = chosen(f["total"][:])
         order = np.argsort(rows)
         back = np.argsort(order)
         picked = rows[order].tolist()
@@ -55,7 +55,7 @@ def forecast_fans(run: Run, evaluation: Evaluation) -> Figure:
     for i, axes in enumerate(np.ravel(grid)):
         past = None if history is None else history[i]
         _fan(axes, steps, bands[i], levels, truth[i], past)
-        axes.set_title(f"{said[i]} uncertainty, item {index[i]}", fontsize=9.5)
+        axes.set_title(f"{names[i]} uncertainty, item {index[i]}", fontsize=9.5)
         axes.text(0.985, 0.03, f"mean variance {total[i]:.3g}", transform=axes.transAxes,
                   ha="right", va="bottom", fontsize=7.5, color=style.GREY)  # fmt: skip
     for axes in grid[:, 0]:
@@ -69,20 +69,20 @@ def forecast_fans(run: Run, evaluation: Evaluation) -> Figure:
 
 
 def chosen(total: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Rows of items around three places in the order of their uncertainty, and their names."""
+    """Choose items around three quantiles of the uncertainty; return rows and quantile names."""
     order = np.argsort(total, kind="stable")
-    rows, said = [], []
+    rows, names = [], []
     for place, name in PLACES:
         middle = round(place * (len(order) - 1))
         first = min(max(0, middle - PER_PLACE // 2), max(0, len(order) - PER_PLACE))
         for k in range(PER_PLACE):
             rows.append(int(order[min(first + k, len(order) - 1)]))
-            said.append(name)
-    return np.array(rows), said
+            names.append(name)
+    return np.array(rows), names
 
 
 def _history(run: Run, split: str, index: np.ndarray, unit: str) -> np.ndarray | None:
-    """Inputs that are the past of the target: a series in the same unit."""
+    """Past values of the target: the inputs, if they are a series in the unit of the target."""
     from pathlib import Path
 
     from hpcsamp.data.manifest import read_manifest

@@ -1,4 +1,4 @@
-"""The test images a run is least sure of, each with what it said and how its doubt divides."""
+"""Gallery of the most uncertain test images: prediction, aleatoric and epistemic uncertainty."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ COLUMNS = 8
 
 
 def gallery(run: Run, evaluation: Evaluation, items: int = 24) -> Figure:
-    """The ``items`` most uncertain images of a split, by the entropy of their prediction.
+    """Draw the ``items`` images of a split whose predictions have the largest entropy.
 
-    Above each image the true and the predicted class; below it a bar of the total uncertainty, from
-    0 to ``log C`` nats, divided into its aleatoric and its epistemic part.
+    Above each image are the true and the predicted class. The bar below it shows the total
+    uncertainty, from 0 to ``log C`` nats, divided into an aleatoric and an epistemic part.
 
     Raises
     ------
     MissingMaterialError
-        If the run does not classify images, or its items or its dataset are not there.
+        If the run does not classify images, or its evaluated items or its dataset are missing.
     """
     if evaluation.items is None:
         raise MissingMaterialError(f"{run.path} has no evaluation/{evaluation.split}.h5")
     with evaluation.open() as f:
         wanted = {"index", "target", "probabilities", "total", "epistemic"}
         if "probabilities" not in f:
-            raise MissingMaterialError(f"{run.name} does not classify")
+            raise MissingMaterialError(f"{run.name} is not a classification run")
         if missing := wanted - set(f):
             raise MissingMaterialError(f"{evaluation.items} lacks {', '.join(sorted(missing))}")
         total = f["total"][:]
@@ -64,53 +64,55 @@ def gallery(run: Run, evaluation: Evaluation, items: int = 24) -> Figure:
 
 
 def most_uncertain(total: np.ndarray, items: int) -> np.ndarray:
-    """Rows of the largest values of ``total`` ``(N,)``, largest first; ties in order of row."""
+    """Rows of the largest values of ``total`` ``(N,)``, largest first; ties in order of rows."""
     return np.argsort(-total, kind="stable")[:items]
 
 
 def read_inputs(run: Run, split: str, index: np.ndarray) -> np.ndarray:
-    """Inputs ``(n, ...)`` of the run's dataset by item index; of several the one that is an image.
+    """Read inputs ``(n, ...)`` from the run's dataset by item index.
+
+    If there are several inputs, the one that is an image is returned.
 
     Raises
     ------
     MissingMaterialError
-        If the dataset is not where the configuration says, or cannot be read.
+        If the dataset is not at the path in the configuration, or cannot be read.
     """
     from hpcsamp.data import Dataset
 
     path = Path(run.setting("data", "path", default=""))
     if not path.is_dir():
         raise MissingMaterialError(
-            f"the dataset {path} is not there (paths count from the current folder)"
+            f"the dataset {path} does not exist (paths are relative to the current folder)"
         )
     try:
         with Dataset.open(path, split) as dataset:
-            found = dataset.read(index)[0]
-            return found if isinstance(found, np.ndarray) else _image_of(found)
+            inputs = dataset.read(index)[0]
+            return inputs if isinstance(inputs, np.ndarray) else _image_of(inputs)
     except HpcsampError as e:
         raise MissingMaterialError(str(e)) from e
 
 
 def _image_of(inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """That one of several inputs that is an image."""
-    found = [name for name, x in inputs.items() if x.ndim == 4]
-    if len(found) != 1:
+    """The only one of several inputs that is an image."""
+    images = [name for name, x in inputs.items() if x.ndim == 4]
+    if len(images) != 1:
         raise MissingMaterialError(
-            f"of the inputs {', '.join(inputs)} not one is an image, but "
-            f"{', '.join(found) or 'none'}"
+            f"exactly one of the inputs {', '.join(inputs)} must be an image, but the images are: "
+            f"{', '.join(images) or 'none'}"
         )
-    return inputs[found[0]]
+    return inputs[images[0]]
 
 
 def as_images(x: np.ndarray) -> np.ndarray:
-    """Inputs as pictures: ``(n, H, W)`` grey or ``(n, H, W, 3)`` colour, from 0 to 1.
+    """Convert inputs to grey ``(n, H, W)`` or colour images ``(n, H, W, 3)`` with values in [0, 1].
 
-    The range of all values together becomes 0..1, so brightness can be compared between items.
+    All items are scaled together, so their brightness can be compared.
 
     Raises
     ------
     MissingMaterialError
-        If one item is not of shape ``(H, W)``, ``(1 or 3, H, W)`` or ``(H, W, 1 or 3)``.
+        If the shape of an item is not ``(H, W)``, ``(1 or 3, H, W)`` or ``(H, W, 1 or 3)``.
     """
     shape = x.shape[1:]
     if len(shape) == 3 and shape[0] in (1, 3):
@@ -132,11 +134,11 @@ def _frame(axes: Axes) -> None:
 
 
 def _verdict(axes: Axes, target: int, probabilities: np.ndarray) -> None:
-    """``3 → 8  61 %`` with a cross if wrong."""
-    said = int(probabilities.argmax())
-    right = said == target
+    """Write the true and the predicted class above an image: ``3 → 8  ✗``."""
+    predicted = int(probabilities.argmax())
+    right = predicted == target
     axes.set_title(
-        f"{target} → {said}  {'✓' if right else '✗'}",
+        f"{target} → {predicted}  {'✓' if right else '✗'}",
         fontsize=9,
         loc="center",
         pad=3,
@@ -145,7 +147,7 @@ def _verdict(axes: Axes, target: int, probabilities: np.ndarray) -> None:
 
 
 def _doubt(axes: Axes, total: float, epistemic: float, classes: int) -> None:
-    """The bar: aleatoric, then epistemic, over a pale track to ``log C``."""
+    """Draw the bar of aleatoric and epistemic uncertainty on a background from 0 to ``log C``."""
     axes.barh(0, math.log(classes), color=style.PALE, height=1)
     axes.barh(0, total - epistemic, color=style.SKY, height=1)
     axes.barh(0, epistemic, left=total - epistemic, color=style.INK, height=1)

@@ -1,4 +1,4 @@
-"""Labels in a report: confusion matrix, a table of several labels, maps of uncertain pixels."""
+"""Figures of classification: confusion matrix, metrics by label, maps of uncertain pixels."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Classes up to which a confusion matrix has names and numbers.
+#: Largest number of classes for which a confusion matrix shows names and numbers.
 NAMED = 20
-#: Images of a picture of maps.
+#: Number of images in a figure of maps.
 SHOWN = 4
 
 
 def confusion_matrix(run: Run, evaluation: Evaluation) -> Figure:
-    """How often each class is predicted, of the items (or pixels) of each true class.
+    """Draw the confusion matrix: how often each class is predicted for items of each true class.
 
     Raises
     ------
     DoesNotApplyError
-        If the evaluation has no such table, as of very many classes.
+        If the evaluation has no confusion matrix, e.g. because there are too many classes.
     """
     if "confusion" not in evaluation.reliability:
         raise DoesNotApplyError(f"{run.name} has no confusion matrix")
@@ -55,7 +55,7 @@ def confusion_matrix(run: Run, evaluation: Evaluation) -> Figure:
 
 
 def by_label(run: Run, evaluation: Evaluation) -> Figure:
-    """F1 score, accuracy and calibration error of each label.
+    """Draw the F1 score, accuracy and calibration error of each label.
 
     Raises
     ------
@@ -83,12 +83,12 @@ def by_label(run: Run, evaluation: Evaluation) -> Figure:
 
 
 def uncertain_maps(run: Run, evaluation: Evaluation) -> Figure:
-    """The most uncertain images: input, true and predicted classes, entropy of each pixel.
+    """Draw the most uncertain images: input, true and predicted classes, entropy of each pixel.
 
     Raises
     ------
     MissingMaterialError
-        If the items, their maps or the dataset are not there, or the inputs are no images.
+        If the evaluated items, their maps or the dataset are missing, or inputs are not images.
     """
     if evaluation.items is None:
         raise MissingMaterialError(f"{run.path} has no evaluation/{evaluation.split}.h5")
@@ -96,7 +96,7 @@ def uncertain_maps(run: Run, evaluation: Evaluation) -> Figure:
         if missing := {"index", "target", "predicted", "pixel_total"} - set(f):
             raise MissingMaterialError(f"{evaluation.items} lacks {', '.join(sorted(missing))}")
         if f["predicted"].ndim != 3:
-            raise MissingMaterialError("targets are not maps of two axes")
+            raise MissingMaterialError("the targets are not two-dimensional maps")
         rows = most_uncertain(f["total"][:], SHOWN)
         order = np.argsort(rows)  # HDF5 reads rows in ascending order
         back = np.argsort(order)
@@ -108,9 +108,9 @@ def uncertain_maps(run: Run, evaluation: Evaluation) -> Figure:
     fig = style.figure(7.6, 1.9 * len(rows) + 1.0, dense=True)
     grid = fig.subplots(len(rows), 4, squeeze=False)
     for line, parts in enumerate(zip(images, target, predicted, doubt, strict=True)):
-        image, true, said, entropy = parts
+        image, true, guess, entropy = parts
         _map(grid[line, 0], image, "input" if line == 0 else "", cmap="gray_r")
-        for column, (values, title) in enumerate(((true, "true"), (said, "predicted")), start=1):
+        for column, (values, title) in enumerate(((true, "true"), (guess, "predicted")), start=1):
             _map(
                 grid[line, column], values, title if line == 0 else "", cmap="viridis", vmin=0,
                 vmax=classes - 1,

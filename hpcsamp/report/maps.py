@@ -1,4 +1,4 @@
-"""Maps of predicted fields: mean, truth, error and spread of one item."""
+"""Maps of predicted fields: predictive mean, truth, error and spread of one item."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Variables that are shown if they are there; else the first ones.
+#: Variables that are shown if the dataset has them; otherwise the first ones.
 USUAL = ("2m_temperature", "geopotential@500", "10m_u_component_of_wind")
 SHOWN = 3
 
 
 def weather_maps(run: Run, evaluation: Evaluation) -> Figure:
-    """Mean, truth, error and spread of the item of median uncertainty, a row per variable.
+    """Draw mean, truth, error and spread of the item of median uncertainty, a row per variable.
 
     Raises
     ------
     MissingMaterialError
-        If there are no fields over latitude and longitude.
+        If the evaluation holds no fields over latitude and longitude.
     """
     if evaluation.items is None:
         raise MissingMaterialError(f"{run.path} has no evaluation/{evaluation.split}.h5")
@@ -33,7 +33,8 @@ def weather_maps(run: Run, evaluation: Evaluation) -> Figure:
             raise DoesNotApplyError(f"{run.name} does not predict fields")
         if "mean" not in f:
             raise MissingMaterialError(
-                f"the fields are too large to be kept by an evaluation (hpcsamp predict {run.path})"
+                f"the fields were too large to be saved by the evaluation; save them with "
+                f"hpcsamp predict {run.path}"
             )
         order = np.argsort(f["total"][:], kind="stable")
         row = int(order[(len(order) - 1) // 2])
@@ -47,17 +48,17 @@ def weather_maps(run: Run, evaluation: Evaluation) -> Figure:
     labels = evaluation.rows.get("labels", [])
     fig = style.figure(13.2, 2.15 * len(names) + 0.9)
     grid = fig.subplots(len(names), 4, squeeze=False, sharex=True, sharey=True)
-    for r, (name, found) in enumerate(zip(names, fields, strict=True)):
-        error = found["mean"] - found["target"]
-        both = np.stack([found["mean"], found["target"]])
+    for r, (name, field) in enumerate(zip(names, fields, strict=True)):
+        error = field["mean"] - field["target"]
+        both = np.stack([field["mean"], field["target"]])
         low, high = np.percentile(both, [0.5, 99.5])
         size = float(np.percentile(abs(error), 99.5)) or 1.0
         unit = units[labels.index(name)] if name in labels else ""
         for c, (title, values, look) in enumerate((
-            ("mean", found["mean"], {"cmap": "viridis", "vmin": low, "vmax": high}),
-            ("truth", found["target"], {"cmap": "viridis", "vmin": low, "vmax": high}),
+            ("mean", field["mean"], {"cmap": "viridis", "vmin": low, "vmax": high}),
+            ("truth", field["target"], {"cmap": "viridis", "vmin": low, "vmax": high}),
             ("error (mean − truth)", error, {"cmap": "RdBu_r", "vmin": -size, "vmax": size}),
-            ("spread (std)", found["std"], {"cmap": "magma_r", "vmin": 0}),
+            ("spread (std)", field["std"], {"cmap": "magma_r", "vmin": 0}),
         )):  # fmt: skip
             axes = grid[r, c]
             _map(fig, axes, longitude, latitude, values, look, unit if c in (1, 2, 3) else "")
@@ -71,7 +72,7 @@ def weather_maps(run: Run, evaluation: Evaluation) -> Figure:
 
 
 def _coordinates(run: Run) -> set[str]:
-    """Names of the coordinates of the run's dataset; none if it is not there."""
+    """Names of the coordinates of the run's dataset; empty if the dataset is missing."""
     from pathlib import Path
 
     from hpcsamp.data.manifest import read_manifest
@@ -107,7 +108,7 @@ def _map(
 
 
 def _variables(f: Any) -> tuple[list[str], list[tuple[int, ...]]]:
-    """Names of the variables to show, and where their fields lie in an item."""
+    """Names of the variables to show, and the indices of their fields within an item."""
     if f["mean"].ndim == 3:
         return ["value"], [()]
     scale = f["mean"].dims[1][0]

@@ -1,4 +1,4 @@
-"""The page of a report: plain HTML beside its pictures, nothing fetched from elsewhere."""
+"""The HTML page of a report: plain HTML next to the figures, without external resources."""
 
 from __future__ import annotations
 
@@ -10,68 +10,69 @@ from typing import Any
 from hpcsamp.report.records import Evaluation, Run
 
 CURVES = (
-    "The training loss is the data term plus the KL term (as weighted at that step, warm-up and "
-    "temperature included), per item. Thick lines are running means of the pale ones. Validation "
-    "metrics are those of the posterior predictive."
+    "The training loss is the data term plus the KL term (with its weight at that step, including "
+    "warm-up and temperature), per item. Thick lines are running means of the pale ones. "
+    "Validation metrics are those of the posterior predictive distribution."
 )
 CURVES_OF_SEVERAL = (
-    "Training losses are data term plus weighted KL term, per item; thick lines are running means. "
-    "Losses of different kinds or temperatures cannot be compared with each other; validation "
-    "metrics can."
+    "Training losses are the data term plus the weighted KL term, per item; thick lines are "
+    "running means. Losses of different kinds or temperatures cannot be compared with each other; "
+    "validation metrics can."
 )
 RELIABILITY = (
-    "Dots: accuracy of the items in a confidence bin at their mean confidence, with 95 % Wilson "
-    "intervals; bars to the diagonal are the calibration gaps. ECE weights the gaps by items; MACE "
-    "is their plain mean over non-empty bins, so that a bin of one item counts as much as a full "
-    "one."
+    "Dots: accuracy of the items in a confidence bin against their mean confidence, with 95 % "
+    "Wilson intervals; bars to the diagonal are the calibration gaps. ECE weights the gaps by the "
+    "number of items; MACE is their unweighted mean over non-empty bins, so that a bin with one "
+    "item counts as much as a full one."
 )
 COVERAGE = (
-    "Fraction of values inside the central interval of each level of the predictive mixture; MACE "
-    "is the mean distance from the diagonal."
+    "Fraction of values inside the central interval of the predictive distribution, for each "
+    "nominal level; MACE is the mean distance from the diagonal."
 )
 SPREAD = (
     "Left: the predictive distribution function at the targets (probability integral transform): "
     "flat if calibrated, U-shaped if overconfident, humped if underconfident. Right: values binned "
-    "by their predicted standard deviation, with the root mean squared error there; dots are as "
-    "large as their share of values."
+    "by their predicted standard deviation, with the root mean squared error in each bin; the "
+    "area of a dot is proportional to the number of values."
 )
 ROWS = (
-    "By horizon: errors of the predictive mean, the spread, and the CRPS. By variable: spread "
-    "over RMSE, with the RMSE in its unit beside the name."
+    "By horizon: errors of the predictive mean, the spread, and the CRPS. By variable: the ratio "
+    "of spread to RMSE, with the RMSE in the unit of the variable next to its name."
 )
 FANS = (
     "Items around the 5th, 50th and 95th percentile of uncertainty. Bands are central intervals "
-    "of the predictive mixture."
+    "of the predictive distribution."
 )
 MAPS = (
-    "Colours of mean and truth share their limits; those of the error are centred at 0. The spread "
-    "is the predictive standard deviation, noise and weights."
+    "The colour scales of mean and truth are the same; that of the error is centred at 0. The "
+    "spread is the predictive standard deviation, which includes noise and the uncertainty of the "
+    "weights."
 )
 RISK = (
     "Items are answered in the order of their largest probability. A flat curve means that "
-    "confidence does not know which items are wrong."
+    "the confidence does not indicate which items are wrong."
 )
 CONFUSION = (
-    "Rows: the items (pixels) of a true class, their number in brackets; columns: the most "
-    "probable class of each."
+    "Rows: true class, with the number of its items (or pixels) in brackets; columns: predicted "
+    "class, the most probable one."
 )
 BY_LABEL = (
-    "Each label by itself; it is predicted where its probability is above 1/2. ECE: mean distance "
-    "of probability and frequency over bins."
+    "Metrics of each label; a label is predicted if its probability is above 1/2. ECE: mean "
+    "distance between probability and frequency over bins."
 )
 UNCERTAIN_MAPS = (
-    "Images with the largest mean entropy. The entropy of a pixel's predictive distribution is "
-    "drawn from 0 to the logarithm of the number of classes."
+    "Images with the largest mean entropy. The colour scale of the entropy of a pixel's predictive "
+    "distribution is from 0 to the logarithm of the number of classes."
 )
 OOD = (
-    "Uncertainties of the split's items and of those of another dataset. AUROC: how often a "
-    "strange item is the more uncertain one of a pair; FPR95: which part of the strange items "
-    "passes where 95 % of the others pass."
+    "Uncertainties of the items of the split and of those of another dataset. AUROC: probability "
+    "that an out-of-distribution item is more uncertain than an item of the split; FPR95: fraction "
+    "of out-of-distribution items that are accepted if 95 % of the items of the split are."
 )
 ITEMS = (
-    "Sorted by total uncertainty, the entropy of the posterior predictive. Aleatoric: mean entropy "
-    "of the weight samples' predictions. Epistemic: the rest, the mutual information of prediction "
-    "and weights."
+    "Sorted by total uncertainty, the entropy of the posterior predictive distribution. Aleatoric: "
+    "mean entropy of the predictions of the weight samples. Epistemic: the difference, which is "
+    "the mutual information of prediction and weights."
 )
 
 _STYLE = """
@@ -81,7 +82,7 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; } th, td { text-align: left; padding: .2rem 1.2rem .2rem 0;
        border-bottom: 1px solid #e5e5e5; vertical-align: top; }
 td.n { font-variant-numeric: tabular-nums; }
-td.said { color: #666; }
+td.description { color: #666; }
 figure { margin: 0; } img { max-width: 100%; height: auto; }
 figcaption { color: #555; max-width: 46rem; }
 .caveat { border-left: 4px solid #D55E00; padding-left: .8rem; }
@@ -91,7 +92,7 @@ figcaption { color: #555; max-width: 46rem; }
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of the page: file name within the folder, heading, caption."""
+    """A figure of the page: file name within the folder, heading and caption."""
 
     file: str
     title: str
@@ -104,16 +105,16 @@ def html(
     pictures: Sequence[Picture],
     notes: Sequence[str],
 ) -> str:
-    """The whole page.
+    """The HTML of the whole page.
 
     Parameters
     ----------
     runs, evaluations
         The runs, and the evaluation of each or ``None``.
     pictures
-        In order.
+        Figures, in order.
     notes
-        What was left out.
+        Lines on figures that were left out.
     """
     title = runs[0].name if len(runs) == 1 else "Runs " + ", ".join(r.name for r in runs)
     body = [f"<h1>{escape(title)}</h1>"]
@@ -121,7 +122,7 @@ def html(
         if run.caveats:
             whose = "" if len(runs) == 1 else f"{run.name}: "
             body.append(f'<p class="caveat">{escape(whose + ", ".join(run.caveats))}: the results '
-                        f"below are not those of the exact Bayes posterior.</p>")  # fmt: skip
+                        f"below are not those of the exact Bayesian posterior.</p>")  # fmt: skip
     body.append(_table("Run", [r.name for r in runs], _facts(runs)))
     if metrics := _metrics(evaluations):
         first = next(e for e in evaluations if e is not None)
@@ -145,14 +146,14 @@ def html(
     )
 
 
-Row = tuple[str, list[str], str]  # name, a cell per run, what it is
+Row = tuple[str, list[str], str]  # name, a cell per run, description
 
 
 def _facts(runs: Sequence[Run]) -> list[Row]:
-    """What was run, and how fast."""
+    """Rows on the configuration and the performance of the runs."""
 
-    def row(name: str, cells: list[Any], said: str = "") -> Row:
-        return name, ["" if c is None else _number(c) for c in cells], said
+    def row(name: str, cells: list[Any], description: str = "") -> Row:
+        return name, ["" if c is None else _number(c) for c in cells], description
 
     s = [r.summary for r in runs]
     rows = [
@@ -160,16 +161,16 @@ def _facts(runs: Sequence[Run]) -> list[Row]:
         row("data", [r.setting("data", "path") for r in runs]),
         row("method", [r.setting("method", "name") for r in runs]),
         row("loss", [r.setting("loss", "name") for r in runs]),
-        row("temperature", [r.temperature for r in runs], "factor of the KL; 1 is Bayes"),
+        row("temperature", [r.temperature for r in runs], "factor of the KL term; 1 is Bayes"),
         row("weight samples S", [r.setting("method", "samples") for r in runs], "per step"),
-        row("batch", [r.setting("data", "batch") for r in runs], "items per step, all ranks"),
+        row("batch", [r.setting("data", "batch") for r in runs], "items per step over all ranks"),
         row("seed", [r.setting("seed") for r in runs]),
         row("steps", [r.get("steps") for r in s]),
         row("ranks", [_grid(r) for r in s], "data groups × sample ranks"),
         row("seconds per step", [r.get("seconds_per_step") for r in s], "median"),
         row("items per second", [r.get("items_per_second") for r in s]),
         row("peak memory", [r.get("peak_rss_mb") for r in s], "MB, largest rank"),
-        row("parameters", [(r.get("parameters_sha256") or "")[:16] for r in s], "SHA-256, begin"),
+        row("parameters", [(r.get("parameters_sha256") or "")[:16] for r in s], "begin of SHA-256"),
     ]
     return [r for r in rows if any(r[1])]
 
@@ -188,19 +189,19 @@ def _metrics(evaluations: Sequence[Evaluation | None]) -> list[Row]:
     names = list(dict.fromkeys(name for m in present for name in m))
     units = {k: v for e in evaluations if e is not None for k, v in e.units.items()}
     own = (e.definitions for e in evaluations if e is not None)
-    said = {**DESCRIPTIONS, **{k: v for of in own for k, v in of.items()}}
+    meaning = {**DESCRIPTIONS, **{k: v for of in own for k, v in of.items()}}
     rows = [
         (
             name,
             ["" if e is None or e.metrics.get(name) is None else _number(e.metrics[name])
              for e in evaluations],
-            said.get(name, "") + (f" ({units[name]})" if name in units else ""),
+            meaning.get(name, "") + (f" ({units[name]})" if name in units else ""),
         )
         for name in names
     ]  # fmt: skip
     if present:
         samples = [str(e.samples) if e is not None else "" for e in evaluations]
-        rows.append(("samples", samples, "weight samples of the posterior predictive"))
+        rows.append(("samples", samples, "weight samples of the predictive distribution"))
     return rows
 
 
@@ -209,16 +210,16 @@ def _table(heading: str, runs: Sequence[str], rows: Sequence[Row]) -> str:
     if len(runs) > 1:
         cells = "".join(f"<th>{escape(name)}</th>" for name in runs)
         lines.append(f"<tr><th></th>{cells}<th></th></tr>")
-    for name, values, said in rows:
+    for name, values, description in rows:
         cells = "".join(f'<td class="n">{escape(value)}</td>' for value in values)
-        cells += f'<td class="said">{escape(said)}</td>'
+        cells += f'<td class="description">{escape(description)}</td>'
         lines.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
     inside = "\n".join(lines)
     return f'<h2>{escape(heading)}</h2>\n<div class="tables"><table>\n{inside}\n</table></div>'
 
 
 def _number(value: Any) -> str:
-    """Four digits of a fraction; whole numbers as they are."""
+    """Format a number: four significant digits, or all digits of an integer."""
     if isinstance(value, float):
         return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
     return str(value)

@@ -1,7 +1,7 @@
-"""A run folder, read for a report.
+"""Read the files of a run folder for a report.
 
-The configuration is read as plain TOML, not by today's schema: a report of an old run must not fail
-because a key has since been renamed.
+The configuration is read as plain TOML and not checked against the schema, so that a report of an
+old run does not fail because a key has since been renamed.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from hpcsamp.sealing import text
 
 
 class MissingMaterialError(HpcsampError):
-    """A picture that a run has no material for; the message says what is missing."""
+    """A figure cannot be drawn because data are missing; the message names them."""
 
 
 class DoesNotApplyError(MissingMaterialError):
-    """A picture that a run of this kind never has: not worth a line."""
+    """A figure that does not exist for this kind of run, and is left out without a note."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluated split.
+    """The evaluation of one split.
 
     Attributes
     ----------
@@ -39,13 +39,13 @@ class Evaluation:
         As in ``evaluation/SPLIT.json``; the metrics are those of
         :data:`hpcsamp.metrics.DESCRIPTIONS`.
     items
-        ``evaluation/SPLIT.h5``, where one item's numbers are, or ``None``.
+        Path of ``evaluation/SPLIT.h5``, which holds the numbers of single items, or ``None``.
     units, definitions, rows, ood
-        As in the JSON file; empty where an evaluation has none.
+        As in the JSON file; empty if the evaluation has none.
     owner
         Name of the run.
     target
-        Of which of several targets it is; empty for a single one, or all of them.
+        Name of the target, if this is the evaluation of one of several; otherwise empty.
     """
 
     split: str
@@ -61,7 +61,7 @@ class Evaluation:
     target: str = ""
 
     def of_target(self, target: str) -> Evaluation:
-        """The same of one of several targets, whose numbers are called ``NAME/metric``."""
+        """The evaluation of one of several targets, whose metrics are called ``NAME/metric``."""
 
         def own(table: dict[str, Any]) -> dict[str, Any]:
             start = f"{target}/"
@@ -81,42 +81,43 @@ class Evaluation:
 
     @contextmanager
     def open(self) -> Iterator[Any]:
-        """The HDF5 file of the items, whose every byte is what was written for this run.
+        """Open the HDF5 file of the items, after checking its seal.
 
-        Of one of several targets its arrays, by their names without that of the target.
+        For the evaluation of one of several targets, the names of its arrays are given without the
+        name of the target.
 
         Raises
         ------
         DataError
-            If it is not.
+            If the file is damaged, or was written for another run.
         MissingMaterialError
-            If there is none.
+            If there is no such file.
         """
         from hpcsamp.sealing import hdf5
 
         if self.items is None:
-            raise MissingMaterialError(f"there is no evaluation/{self.split}.h5")
+            raise MissingMaterialError(f"evaluation/{self.split}.h5 does not exist")
         with hdf5.opened(self.items, self.owner) as f:
             yield OfTarget(f, self.target) if self.target else f
 
     def bins(self, *names: str) -> list[np.ndarray]:
-        """Arrays of the reliability table; null is NaN.
+        """Arrays of the reliability table; null is read as NaN.
 
         Raises
         ------
         MissingMaterialError
-            If the evaluation has no such table.
+            If the evaluation does not have all of them.
         """
         if missing := set(names) - set(self.reliability):
             raise MissingMaterialError(
-                f"no reliability bins in evaluation/{self.split}.json "
-                f"(no {', '.join(sorted(missing))})"
+                f"evaluation/{self.split}.json holds no reliability bins "
+                f"({', '.join(sorted(missing))})"
             )
         return [np.asarray(self.reliability[name], float) for name in names]
 
 
 class OfTarget(Mapping[str, Any]):
-    """The arrays of one of several targets in a file of predictions, and those of all of them.
+    """View of a file of predictions with the arrays of one of several targets, and common ones.
 
     Parameters
     ----------
@@ -145,7 +146,7 @@ class OfTarget(Mapping[str, Any]):
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder.
+    """The content of a run folder.
 
     Attributes
     ----------
@@ -154,11 +155,11 @@ class Run:
     config
         ``config.toml`` as a table.
     events
-        The lines of ``metrics.jsonl``, in the order they were written.
+        The lines of ``metrics.jsonl``, in the order in which they were written.
     summary
-        ``summary.json``; empty while the run goes on.
+        ``summary.json``; empty until the run has finished.
     owner
-        Name of the run, which its files are sealed for.
+        Name of the run, for which its files are sealed.
     """
 
     path: Path
@@ -169,7 +170,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The folder's name."""
+        """Name of the folder."""
         return self.path.resolve().name
 
     def setting(self, *keys: str, default: Any = None) -> Any:
@@ -183,35 +184,35 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """The kind of task; in older configurations a word, not a table."""
-        told = self.setting("task", default="classification")
-        return str(told["kind"] if isinstance(told, dict) else told)
+        """The kind of task, which is a string in older configurations and a table in newer ones."""
+        task = self.setting("task", default="classification")
+        return str(task["kind"] if isinstance(task, dict) else task)
 
     @property
     def kinds(self) -> dict[str, str]:
-        """The kind of each target by its name; that of a single one has none."""
+        """The kind of task of each target by name; the name of a single target is empty."""
         if self.kind != "several":
             return {"": self.kind}
         return {name: of["kind"] for name, of in self.setting("task", "outputs").items()}
 
     @property
     def temperature(self) -> float:
-        """Factor of the KL; only 1 is the Bayes posterior."""
+        """Factor of the KL term; 1 is the Bayesian posterior."""
         return float(self.setting("loss", "temperature", default=1.0))
 
     @cached_property
     def caveats(self) -> list[str]:
-        """What a reader must know beside every result of this run; often nothing."""
-        found = []
+        """Caveats that are reported with every result of this run; often none."""
+        caveats = []
         if self.temperature != 1:
-            found.append(f"temperature {self.temperature:g}")
+            caveats.append(f"temperature {self.temperature:g}")
         if self.setting("loss", "exact", default=True) is False:
-            found.append("approximate loss (exact = false)")
-        return found
+            caveats.append("approximate loss (exact = false)")
+        return caveats
 
     @property
     def title(self) -> str:
-        """One line for pictures: the name, what was learnt, and the caveats."""
+        """Title of figures: the name of the run, its model and dataset, and the caveats."""
         model = self.setting("model", "name", default="model")
         data = Path(self.setting("data", "path", default="data")).name
         parts = [f"{model} on {data}"]
@@ -221,18 +222,18 @@ class Run:
         return f"{self.name}: {', '.join(parts + self.caveats)}"
 
     def series(self, event: str, key: str, axis: str = "step") -> tuple[np.ndarray, np.ndarray]:
-        """A value over steps or epochs.
+        """A logged value over steps or epochs.
 
-        A resumed run may have written a step twice: the last line counts.
+        A resumed run may have written a step twice: then the last line is used.
 
         Parameters
         ----------
         event
-            ``"train"``, ``"valid"``, ...
+            Kind of the lines: ``"train"``, ``"valid"``, ...
         key
-            The value, e.g. ``"loss"``. Lines without it are left out; null is NaN.
+            Name of the value, e.g. ``"loss"``. Lines without it are skipped; null is read as NaN.
         axis
-            ``"step"``, or ``"epoch"``: the number of finished epochs.
+            ``"step"``, or ``"epoch"`` for the number of finished epochs.
 
         Returns
         -------
@@ -249,12 +250,12 @@ class Run:
         return np.array(positions, float), np.array([last[p] for p in positions], float)
 
     def evaluation(self, split: str) -> Evaluation | None:
-        """The evaluation of a split, or ``None`` if there is none yet.
+        """Read the evaluation of a split; ``None`` if it has not been evaluated yet.
 
         Raises
         ------
         DataError, UsageError
-            If its file is damaged, or has not what is needed.
+            If its file is damaged or incomplete.
         """
         file = self.path / "evaluation" / f"{split}.json"
         if not file.exists():
@@ -278,16 +279,16 @@ class Run:
 
 
 def read_run(path: str | Path) -> Run:
-    """Read a run folder; one that is still running will do.
+    """Read a run folder; the run may still be in progress.
 
     Raises
     ------
     DataError, UsageError
-        If it is not there, or has no configuration or no line of metrics, or one is damaged.
+        If the folder does not exist, has no configuration or no metrics yet, or a file is damaged.
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise UsageError(f"no run folder {folder}")
+        raise UsageError(f"there is no run folder {folder}")
     if not (folder / "config.toml").is_file():
         raise UsageError(f"{folder} is not a run folder: it has no config.toml")
     config = text.read_toml(folder / "config.toml", None)
@@ -303,10 +304,10 @@ def read_run(path: str | Path) -> Run:
 
 
 def _events(file: Path, owner: str) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl``; a last one cut off by a kill is left out."""
+    """Read the lines of ``metrics.jsonl`` without a last line that is incomplete after a kill."""
     events, torn = text.read_lines(file, owner, unsealed=not owner)
     if torn:
-        sys.stderr.write(f"hpcsamp: the last line of {file} was cut off, it is left out\n")
+        sys.stderr.write(f"hpcsamp: the last line of {file} is incomplete and was skipped\n")
     if not events:
-        raise UsageError(f"{file.parent} has nothing to report yet: no lines in {file.name}")
+        raise UsageError(f"{file.parent} has nothing to report yet: {file.name} has no lines")
     return events

@@ -1,4 +1,4 @@
-"""Calibration of one evaluation: reliability diagram (classes), coverage of intervals (values)."""
+"""Calibration figures: reliability diagram of classes, coverage of intervals of values."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def reliability_diagram(run: Run, evaluation: Evaluation) -> Figure:
-    """Accuracy against confidence per bin, and below it how many items each bin holds.
+    """Draw accuracy against confidence by bin, and below it the fraction of items in each bin.
 
-    Whiskers are 95 % Wilson intervals of the accuracy: bins of a few items scatter by chance.
+    Error bars are 95 % Wilson intervals of the accuracy, since bins with few items scatter.
     """
     edges, count, confidence, accuracy = evaluation.bins("edges", "count", "confidence", "accuracy")
     filled = count > 0
@@ -54,14 +54,14 @@ def reliability_diagram(run: Run, evaluation: Evaluation) -> Figure:
         fig,
         run.title,
         f"{evaluation.split}, {count.sum():.0f} items, {evaluation.samples} weight samples",
-        _told(evaluation, accuracy="accuracy", ece="ECE", mace="MACE (bin-unweighted)"),
+        _line(evaluation, accuracy="accuracy", ece="ECE", mace="MACE (bin-unweighted)"),
     )
     return fig
 
 
 def coverage_diagram(run: Run, evaluation: Evaluation) -> Figure:
-    """How many values the central predictive intervals hold, against how many they should."""
-    nominal, observed = evaluation.bins("level", "coverage")  # the last level, 1, holds all
+    """Draw the observed coverage of central predictive intervals against their nominal level."""
+    nominal, observed = evaluation.bins("level", "coverage")  # the last level is 1
     fig = style.figure(4.7, 4.9)
     axes = fig.subplots()
     axes.plot([0, 1], [0, 1], color=style.GREY, linewidth=1, linestyle="--")
@@ -79,13 +79,13 @@ def coverage_diagram(run: Run, evaluation: Evaluation) -> Figure:
         fig,
         run.title,
         f"{evaluation.split}, {evaluation.samples} weight samples",
-        _told(evaluation, rmse="RMSE", nll="NLL", coverage_90="90 % interval holds"),
+        _line(evaluation, rmse="RMSE", nll="NLL", coverage_90="coverage of 90 % intervals"),
     )
     return fig
 
 
-def _told(evaluation: Evaluation, **names: str) -> str:
-    """Some of the metrics in one line, those that are there."""
+def _line(evaluation: Evaluation, **names: str) -> str:
+    """Write the given metrics in one line, without those that the evaluation does not have."""
     known = {key: evaluation.metrics.get(key) for key in names}
     return ", ".join(f"{names[k]} {v:.3f}" for k, v in known.items() if v is not None)
 
@@ -96,14 +96,14 @@ def wilson(p: np.ndarray, n: np.ndarray, z: float = 1.96) -> tuple[np.ndarray, n
     Parameters
     ----------
     p, n
-        Observed proportions and numbers of trials (> 0), same shape.
+        Observed proportions and numbers of trials (> 0), of the same shape.
     z
         Standard normal quantile; 1.96 for 95 %.
 
     Returns
     -------
     tuple of ndarray
-        Lower and upper ends; they enclose ``p``.
+        Lower and upper ends, which enclose ``p``.
     """
     centre = p + z**2 / (2 * n)
     half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))

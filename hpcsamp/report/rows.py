@@ -1,4 +1,4 @@
-"""Errors by horizon or by variable."""
+"""Figure of errors by forecast horizon or by variable."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 def row_errors(run: Run, evaluation: Evaluation) -> Figure:
-    """RMSE and spread of each horizon as curves, or of each variable as bars.
+    """Draw RMSE and spread over horizons as curves, or the spread-skill ratio by variable as bars.
 
-    Variables have units of their own: bars show the spread-skill ratio, and the RMSE stands in its
-    unit beside the name.
+    Since variables have different units, the RMSE of each is written with its unit next to its
+    name.
 
     Raises
     ------
     DoesNotApplyError
-        If the evaluation has no rows.
+        If the evaluation has no metrics by row.
     """
     rows = evaluation.rows
     if not rows:
@@ -35,7 +35,7 @@ def _horizons(run: Run, evaluation: Evaluation, rows: dict[str, Any]) -> Figure:
     name, unit = rows["name"], next(iter(rows["units"]), "")
     fig = style.figure(6.4, 3.8)
     axes = fig.subplots()
-    for key, said, colour, marker in (
+    for key, label, colour, marker in (
         ("rmse", "RMSE of the mean", style.ORANGE, "s"),
         ("spread", "predictive spread", style.BLUE, "o"),
         ("mae", "MAE of the mean", style.AMBER, "^"),
@@ -43,7 +43,7 @@ def _horizons(run: Run, evaluation: Evaluation, rows: dict[str, Any]) -> Figure:
     ):
         if key in rows:
             values = np.asarray(rows[key], float)
-            axes.plot(at, values, color=colour, marker=marker, label=said)
+            axes.plot(at, values, color=colour, marker=marker, label=label)
     axes.set_ylim(bottom=0)
     axes.set(
         xlabel="position in the target" if name == "value" else _with_unit(name, evaluation),
@@ -62,7 +62,7 @@ def _with_unit(name: str, evaluation: Evaluation) -> str:
 def _variables(run: Run, evaluation: Evaluation, rows: dict[str, Any]) -> Figure:
     labels, units = rows["labels"], rows["units"]
     if "spread_skill" not in rows:
-        raise MissingMaterialError("one weight sample has no spread to compare with errors")
+        raise MissingMaterialError("a single weight sample has no spread to compare with errors")
     rmse, skill = np.asarray(rows["rmse"], float), np.asarray(rows["spread_skill"], float)
     columns = 1 if len(labels) <= 24 else 3 if len(labels) > 48 else 2
     per = -(-len(labels) // columns)
@@ -74,17 +74,19 @@ def _variables(run: Run, evaluation: Evaluation, rows: dict[str, Any]) -> Figure
         place = np.arange(len(part))
         axes.barh(place, skill[part], color=style.BLUE, alpha=0.65, height=0.72)
         axes.axvline(1, color=style.GREY, linewidth=1, linestyle="--")
-        said = [f"{labels[i]}\u2002{_short(rmse[i])}{' ' * bool(units[i])}{units[i]}" for i in part]
-        axes.set_yticks(place, said, fontsize=7)
+        ticks = [
+            f"{labels[i]}\u2002{_short(rmse[i])}{' ' * bool(units[i])}{units[i]}" for i in part
+        ]
+        axes.set_yticks(place, ticks, fontsize=7)
         axes.set(xlim=(0, top), ylim=(per - 0.4, -0.6), xlabel="spread-skill ratio")
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
     style.heading(
         fig,
         run.title,
-        f"{evaluation.split}: RMSE of each variable beside its name"
+        f"{evaluation.split}: RMSE of each variable next to its name"
         + (", weighted by area" if "weights" in evaluation.definitions else "")
-        + "; bars: 1 if the spread is as large as the error",
+        + "; bars are 1 if the spread is as large as the error",
     )
     return fig
 

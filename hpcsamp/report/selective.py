@@ -1,4 +1,4 @@
-"""What uncertainties are good for: leaving doubtful items out, and telling strange ones apart."""
+"""Selective prediction and out-of-distribution detection: risk-coverage curve and histograms."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hpcsamp.report.records import DoesNotApplyError, Evaluation, Run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Below so many strange items two bins are drawn as one.
+#: Number of out-of-distribution items below which bins are merged in pairs.
 FEW = 400
 _SCORES = {
     "total": "total uncertainty",
@@ -22,12 +22,12 @@ _SCORES = {
 
 
 def risk_coverage_curve(run: Run, evaluation: Evaluation) -> Figure:
-    """Error rate of the most confident items, over how many of them are answered.
+    """Draw the error rate of the most confident items over the fraction that is answered.
 
     Raises
     ------
     MissingMaterialError
-        If the evaluation has no such curve.
+        If the evaluation has no risk-coverage curve.
     """
     (risk,) = evaluation.bins("risk")
     coverage = np.arange(1, len(risk) + 1) / len(risk)
@@ -35,8 +35,8 @@ def risk_coverage_curve(run: Run, evaluation: Evaluation) -> Figure:
     axes = fig.subplots()
     axes.axhline(risk[-1], color=style.GREY, linewidth=1, linestyle="--")
     axes.annotate(
-        "all items, or left out at random", (0.02, risk[-1]), ha="left", va="bottom", fontsize=8.5,
-        color=style.GREY,
+        "all items, or items chosen at random", (0.02, risk[-1]), ha="left", va="bottom",
+        fontsize=8.5, color=style.GREY,
     )  # fmt: skip
     axes.plot(coverage, risk, color=style.BLUE)
     axes.fill_between(coverage, 0, risk, color=style.BLUE, alpha=0.12, linewidth=0)
@@ -47,19 +47,19 @@ def risk_coverage_curve(run: Run, evaluation: Evaluation) -> Figure:
         xlim=(0, 1), ylim=(0, top if top > 0 else 1), ylabel="error rate of the answered items",
         xlabel="coverage: fraction of items answered, most confident first",
     )  # fmt: skip
-    told = f"{evaluation.split}, {evaluation.samples} samples"
-    told += f", area under the curve (AURC) {aurc:.4f}" if aurc is not None else ""
-    style.heading(fig, run.title, told)
+    line = f"{evaluation.split}, {evaluation.samples} samples"
+    line += f", area under the curve (AURC) {aurc:.4f}" if aurc is not None else ""
+    style.heading(fig, run.title, line)
     return fig
 
 
 def ood_histograms(run: Run, evaluation: Evaluation) -> Figure:
-    """Distributions of each uncertainty over the split and over the out-of-distribution items.
+    """Draw histograms of each uncertainty over the split and over out-of-distribution items.
 
     Raises
     ------
     DoesNotApplyError
-        If the evaluation was not asked about any.
+        If no out-of-distribution items were evaluated.
     """
     ood = evaluation.ood
     if not ood:
@@ -69,25 +69,27 @@ def ood_histograms(run: Run, evaluation: Evaluation) -> Figure:
     scores = ood["scores"]
     fig = style.figure(4.0 * len(scores), 3.5)
     grid = fig.subplots(1, len(scores), squeeze=False)[0]
-    for axes, (name, found) in zip(grid, scores.items(), strict=True):
-        edges = np.asarray(found["edges"])
+    for axes, (name, histogram) in zip(grid, scores.items(), strict=True):
+        edges = np.asarray(histogram["edges"])
         for key, colour, label in (
             ("inside", style.BLUE, evaluation.split),
             ("outside", style.ORANGE, ood["dataset"].rstrip("/").rpartition("/")[2]),
         ):
-            count = np.asarray(found[key], float)
+            count = np.asarray(histogram[key], float)
             if ood["items"] < FEW and len(count) % 2 == 0:
-                edges, count = np.asarray(found["edges"])[::2], count[::2] + count[1::2]
+                edges, count = np.asarray(histogram["edges"])[::2], count[::2] + count[1::2]
             axes.stairs(count / count.sum(), edges, color=colour, linewidth=1.6, label=label)
             axes.stairs(count / count.sum(), edges, color=colour, alpha=0.18, fill=True)
-        told = [
-            f"{said} {evaluation.metrics[key]:.3f}"
-            for said, key in (("AUROC", f"ood_auroc_{name}"), ("FPR95", f"ood_fpr95_{name}"))
+        title = [
+            f"{metric} {evaluation.metrics[key]:.3f}"
+            for metric, key in (("AUROC", f"ood_auroc_{name}"), ("FPR95", f"ood_fpr95_{name}"))
             if evaluation.metrics.get(key) is not None
         ]
-        axes.set(title=", ".join(told), xlabel=_SCORES.get(name, name))
+        axes.set(title=", ".join(title), xlabel=_SCORES.get(name, name))
         axes.set_ylim(bottom=0)
     grid[0].set_ylabel("fraction of items per bin")
     grid[0].legend()
-    style.heading(fig, run.title, f"{evaluation.split} and {ood['items']} strange items")
+    style.heading(
+        fig, run.title, f"{evaluation.split} and {ood['items']} out-of-distribution items"
+    )
     return fig

@@ -1,4 +1,4 @@
-"""Whether the spread of a predictive distribution is right: PIT histogram, spread against error."""
+"""Calibration of the predictive spread: PIT histogram, and error against spread."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from hpcsamp.report.records import Evaluation, MissingMaterialError, Run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Bins with less than this part of the values are not drawn: chance rules them.
+#: Bins with a smaller fraction of the values are not drawn, because they scatter too much.
 LEAST_SHARE = 1e-3
 
 
 def spread_diagrams(run: Run, evaluation: Evaluation) -> Figure:
-    """Left: where targets lie in their predictive distributions. Right: RMSE against spread.
+    """Draw the PIT histogram of the targets (left) and RMSE against spread (right).
 
     Raises
     ------
     MissingMaterialError
-        If the evaluation has no such tables.
+        If the evaluation does not hold both tables.
     """
     pit, spread, error, share = evaluation.bins("pit", "spread", "error", "share")
     fig = style.figure(9.4, 4.1)
@@ -40,7 +40,7 @@ def spread_diagrams(run: Run, evaluation: Evaluation) -> Figure:
     )  # fmt: skip
     keep = (share >= LEAST_SHARE) & (spread > 0) & (error > 0)
     if not keep.any():
-        raise MissingMaterialError("no spread above 0 to compare with errors")
+        raise MissingMaterialError("there is no spread above 0 to compare with errors")
     spread, error, share = spread[keep], error[keep], share[keep]
     both = np.concatenate([spread, error])
     ends = np.array([both.min() / 1.25, both.max() * 1.25])
@@ -60,21 +60,21 @@ def spread_diagrams(run: Run, evaluation: Evaluation) -> Figure:
     )  # fmt: skip
     _plain_ticks(right)
     metrics = evaluation.metrics
-    told = [
-        f"{said} {metrics[key]:.3g}"
-        for key, said in (("spread_skill", "spread-skill ratio"), ("mace", "MACE of coverage"))
+    values = [
+        f"{name} {metrics[key]:.3g}"
+        for key, name in (("spread_skill", "spread-skill ratio"), ("mace", "MACE of coverage"))
         if metrics.get(key) is not None
     ]
     style.heading(
         fig,
         run.title,
-        ", ".join([evaluation.split, *told]) + "; right: in standard deviations of the target",
+        ", ".join([evaluation.split, *values]) + "; right: in standard deviations of the target",
     )
     return fig
 
 
 def _plain_ticks(axes: object) -> None:
-    """Few ticks, written as numbers: a range of less than a decade has no powers of ten."""
+    """Write few ticks as plain numbers, since the range may contain no power of ten."""
     from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     for axis in (axes.xaxis, axes.yaxis):  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
-"""How pictures look: one place for colours, fonts, sizes and titles.
+"""Style of figures: colours, fonts, sizes and titles.
 
-Colours are those of Okabe and Ito (2008), which people with any common colour vision can tell
-apart; line styles or markers say the same a second time.
+Colours are those of Okabe and Ito (2008), which can be distinguished with any common colour vision;
+line styles or markers distinguish curves as well.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 PINK, SKY, AMBER = "#CC79A7", "#56B4E9", "#E69F00"
 INK, GREY, PALE = "#222222", "#777777", "#DDDDDD"
-#: One per run, in order; repeats after seven.
+#: Colours of runs, in order; they repeat after seven.
 RUNS = (BLUE, ORANGE, GREEN, PINK, SKY, AMBER, INK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -55,15 +55,15 @@ _RC: Any = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Within it, new figures have this package's look; nothing is changed outside."""
+    """Context manager in which new figures have this package's style."""
     with mpl.rc_context(_RC):
         yield
 
 
 def figure(width: float, height: float, dense: bool = False) -> Figure:
-    """An empty figure of that many inches, drawn to files alone (no display is touched).
+    """An empty figure of the given size in inches, for files only (no display is needed).
 
-    With ``dense``, rows of axes stand close to each other.
+    With ``dense``, there is little space between rows of axes.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -76,20 +76,20 @@ def figure(width: float, height: float, dense: bool = False) -> Figure:
 
 
 def heading(fig: Figure, *lines: str) -> None:
-    """A title of several lines at the left of the figure; what is too long goes on below."""
+    """Set a left-aligned title with several lines; long lines are wrapped."""
     characters = int(fig.get_figwidth() * 12.5)
     text = "\n".join(textwrap.fill(line, characters) for line in lines)
     fig.suptitle(text, x=0.012, ha="left", fontsize=10.5, color=INK, linespacing=1.4)
 
 
 def integer_steps(axes: Axes) -> None:
-    """Ticks of the horizontal axis at whole numbers: there is no half epoch to evaluate."""
+    """Place the ticks of the horizontal axis at integers, as for epochs and steps."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
 def save(fig: Figure, path: Path) -> Path:
-    """Write a PNG."""
+    """Write a figure as PNG."""
     fig.savefig(path, facecolor="white")
     return path

@@ -1,4 +1,4 @@
-"""The paper's figures and table, from records of runs and of ``hpcsamp bench scaling``."""
+"""Figures and table of the paper, from run folders and records of ``hpcsamp bench scaling``."""
 
 from __future__ import annotations
 

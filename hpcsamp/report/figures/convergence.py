@@ -23,7 +23,7 @@ K = TypeVar("K", str, tuple[str, int])
 
 
 def ranks_of(run: Run) -> tuple[str, int]:
-    """Strategy and number of ranks, from the summary."""
+    """Strategy and number of ranks of a run, from its summary."""
     s = run.summary
     if "world_size" not in s:
         raise MissingMaterialError(f"{run.path} has no summary.json yet")
@@ -31,12 +31,15 @@ def ranks_of(run: Run) -> tuple[str, int]:
 
 
 def batch_of(run: Run) -> int:
-    """Items of a step over all data groups."""
+    """Global batch of a run: items per step over all data groups."""
     return int(run.setting("data", "batch", default=64))
 
 
 def by_batch(runs: Sequence[Run], metric: str, over: str, title: str) -> Figure:
-    """A panel per global batch; colours are strategies, lines numbers of ranks (Figures 5, 7)."""
+    """Draw a panel per global batch; colours are strategies, line styles are numbers of ranks.
+
+    Figures 5 and 7.
+    """
     batches = sorted({batch_of(r) for r in runs})
     fig = style.figure(4.9 * min(2, len(batches)), 3.6 * -(-len(batches) // 2) + 0.8)
     rows = -(-len(batches) // 2)
@@ -57,17 +60,17 @@ def by_batch(runs: Sequence[Run], metric: str, over: str, title: str) -> Figure:
 
 
 def by_share(runs: Sequence[Run], metric: str, over: str, title: str) -> Figure:
-    """One panel; a curve per way to augment (Figure 6)."""
-    said = {
+    """Draw one panel with a curve for each kind of augmentation (Figure 6)."""
+    kinds = {
         "all": ("the same view for all samples", style.BLUE),
-        "rank": ("every rank views of its own", style.ORANGE),
-        "sample": ("every sample views of its own", style.GREEN),
+        "rank": ("a view for each rank", style.ORANGE),
+        "sample": ("a view for each sample", style.GREEN),
     }
     fig = style.figure(6.4, 3.9)
     axes = fig.subplots()
     for share, several in _together(runs, _share).items():
-        label, colour = said[share]
-        line = LINES[list(said).index(share)]
+        label, colour = kinds[share]
+        line = LINES[list(kinds).index(share)]
         _draw(axes, several, metric, over, colour, line, _of(label, several))
     axes.set(ylabel=LABELS[metric])
     axes.legend()
@@ -76,7 +79,7 @@ def by_share(runs: Sequence[Run], metric: str, over: str, title: str) -> Figure:
 
 
 def by_strategy(runs: Sequence[Run], metric: str, over: str, title: str) -> Figure:
-    """One panel; colours are global batches, lines strategies (Figure 8)."""
+    """Draw one panel; colours are global batches, line styles are strategies (Figure 8)."""
     fig = style.figure(6.4, 4.2)
     axes = fig.subplots()
     batches = sorted({batch_of(r) for r in runs})
@@ -100,17 +103,18 @@ def _share(run: Run) -> str:
 
 
 def _together(runs: Sequence[Run], key: Callable[[Run], K]) -> dict[K, list[Run]]:
-    """Runs that differ in their seeds alone."""
-    found: dict[K, list[Run]] = defaultdict(list)
+    """Group runs that differ only in their seeds."""
+    groups: dict[K, list[Run]] = defaultdict(list)
     for run in runs:
-        found[key(run)].append(run)
-    return dict(sorted(found.items(), key=lambda item: item[0]))
+        groups[key(run)].append(run)
+    return dict(sorted(groups.items(), key=lambda item: item[0]))
 
 
 def series(run: Run, metric: str, over: str) -> tuple[np.ndarray, np.ndarray]:
-    """A metric over ``"epoch"``, or over ``"time"``: seconds of the training steps until then.
+    """A validation metric over ``"epoch"``, or over ``"time"``, the training time in seconds.
 
-    Evaluations and checkpoints are not in that time; it is steps times their median.
+    The time is the number of steps times their median duration, without evaluations and
+    checkpoints.
     """
     if over == "epoch":
         return run.series("valid", metric, "epoch")
@@ -130,14 +134,14 @@ def _draw(
     line: str,
     label: str,
 ) -> None:
-    """The mean over seeds, and their range as a band where there are several."""
+    """Draw the mean over seeds, and their range as a band if there are several."""
     drawn = [series(run, metric, over) for run in runs]
     length = min(len(x) for x, _ in drawn)
     if not length:
-        raise MissingMaterialError(f"{runs[0].path} has no {metric} of a validation")
+        raise MissingMaterialError(f"{runs[0].path} has no validation with the metric {metric}")
     x = np.mean([x[:length] for x, _ in drawn], axis=0)
     y = np.array([y[:length] for _, y in drawn])
-    above = 2 + LINES.index(line) / len(LINES)  # broken lines do not hide what lies below
+    above = 2 + LINES.index(line) / len(LINES)  # broken lines on top, so that both can be seen
     axes.plot(x, y.mean(0), line, color=colour, label=label, zorder=above)
     if len(drawn) > 1:
         axes.fill_between(x, y.min(0), y.max(0), color=colour, alpha=0.15, linewidth=0)

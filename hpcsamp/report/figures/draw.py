@@ -1,4 +1,4 @@
-"""A figure of the paper by its number: which material it takes, and who draws it."""
+"""Draw a figure of the paper by its number, from run folders or scaling records."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kind:
-    """A figure: its title, and what draws it from paths."""
+    """A figure: its title, and the function that draws it from paths."""
 
     title: str
     make: Callable[[Sequence[Path], str], Figure]
 
 
 def _scaling(paths: Sequence[Path], title: str) -> Figure:
-    found = sources.scaling_records(paths)
-    models = list(dict.fromkeys(str(r["model"]) for r in found))
+    records = sources.scaling_records(paths)
+    models = list(dict.fromkeys(str(r["model"]) for r in records))
     if len(models) > 1:
-        raise UsageError(f"records of several models ({', '.join(models)}): name those of one")
-    return scaling.scaling(found, title)
+        raise UsageError(
+            f"the records are of several models ({', '.join(models)}): give the paths of one model"
+        )
+    return scaling.scaling(records, title)
 
 
 def _runs(paths: Sequence[Path], title: str, draw: Callable[..., Figure]) -> Figure:
@@ -62,12 +64,12 @@ TABLE = "table1"
 
 
 def figure_of(paths: Sequence[Path]) -> str | None:
-    """The figure that a campaign file is for, by its name; None for everything else."""
+    """The figure of a campaign file called ``figureN.toml`` or ``table1.toml``; None for others."""
     if len(paths) == 1 and paths[0].suffix == ".toml":
         if paths[0].stem == TABLE:
             return TABLE
-        found = re.fullmatch(r"figure(\d+)", paths[0].stem)
-        return found[1] if found else None
+        match = re.fullmatch(r"figure(\d+)", paths[0].stem)
+        return match[1] if match else None
     return None
 
 
@@ -81,20 +83,20 @@ def draw(name: str, paths: Sequence[Path], out: Path) -> list[Path]:
     paths
         Run folders, campaigns, files or folders of scaling records.
     out
-        Folder, made if it is not there.
+        Folder of the figure; created if needed.
 
     Returns
     -------
     list of Path
-        What was written.
+        The files that were written.
 
     Raises
     ------
     UsageError
-        If there is no such figure, or no material for it.
+        If there is no such figure, or the data for it are missing.
     """
     if name not in (*FIGURES, TABLE):
-        raise UsageError(f"--figure {name}: there is {', '.join([*FIGURES, TABLE])}")
+        raise UsageError(f"--figure {name}: choose one of {', '.join([*FIGURES, TABLE])}")
     try:
         if name == TABLE:
             made = table.calibration(sources.runs(paths))

@@ -1,7 +1,7 @@
-"""Figures 4, 9 and 10: speed-up of fixed work, efficiency of work that grows with the ranks.
+"""Figures 4, 9 and 10: strong scaling (speed-up) and weak scaling (efficiency).
 
-``S(p) = T1(n) / Tp(n)`` and ``E(p) = T1(n) / Tp(n p)`` (the paper's section 6), with ``T`` the time
-of an epoch.
+``S(p) = T1(n) / Tp(n)`` and ``E(p) = T1(n) / Tp(n p)`` (section 6 of the paper), where ``T`` is the
+time of an epoch.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ MARKS = {"sampling": "o", "data": "s", "hybrid": "^"}
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a figure.
+    """One curve of a figure.
 
     Attributes
     ----------
     grid, mode
-        Of the records.
+        Kind of grid and mode of the records.
     ranks, values
-        ``p``, and speed-up or efficiency there; from one rank on.
+        Numbers of ranks p, beginning with one rank, and the speed-up or efficiency at each.
     low, high
-        Range over rounds.
+        Range of the values over rounds.
     """
 
     grid: str
@@ -44,16 +44,16 @@ class Curve:
 
 
 def curves(records: Sequence[dict[str, Any]]) -> list[Curve]:
-    """Every grid and mode of one workload, by what its records say of S and batch.
+    """Compute the curves of all grids and modes of one workload from S and batch of its records.
 
     Raises
     ------
     MissingMaterialError
-        If one rank was not measured.
+        If there is no record of one rank, or none of several ranks.
     """
     alone = [r for r in records if r["world_size"] == 1]
     if not alone:
-        raise MissingMaterialError("no record of one rank, which everything is compared with")
+        raise MissingMaterialError("there is no record of one rank, the baseline of all others")
     found = []
     for mode in ("fixed", "fixed-growing-batch", "proportional"):
         for grid in COLOURS:
@@ -70,12 +70,12 @@ def curves(records: Sequence[dict[str, Any]]) -> list[Curve]:
                 ones = (1.0,)
                 found.append(Curve(grid, mode, (1, *at), ones + middle, ones + low, ones + high))
     if not found:
-        raise MissingMaterialError("nothing was measured on more than one rank")
+        raise MissingMaterialError("there is no record of more than one rank")
     return found
 
 
 def _base(r: dict[str, Any], alone: Sequence[dict[str, Any]], mode: str) -> dict[str, Any] | None:
-    """The record of one rank that a record is compared with in a mode, or None."""
+    """The record of one rank that is the baseline of a record in a mode; None if there is none."""
     if r.get("mode") and r["mode"] != mode:
         return None
     p = r["world_size"]
@@ -100,7 +100,7 @@ def _measure(base: dict[str, Any], r: dict[str, Any], mode: str) -> tuple[float,
 
 
 def scaling(records: Sequence[dict[str, Any]], title: str) -> Figure:
-    """Speed-up above, efficiency below, each with its ideal; one of them if there is but one."""
+    """Draw speed-up (above) and efficiency (below) with their ideals, or the one that exists."""
     found = curves(records)
     speed = [c for c in found if c.mode != "proportional"]
     efficient = [c for c in found if c.mode == "proportional"]

@@ -1,4 +1,4 @@
-"""Where a figure's material lies: run folders, campaigns, files of scaling records."""
+"""Find the data of a figure: run folders, campaigns, or files of scaling records."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from hpcsamp.report.records import Run, read_run
 from hpcsamp.sealing import text
 
 RECORDS = ("scaling*.jsonl", "scaling.json")
-"""What ``hpcsamp bench scaling`` writes into a folder, and with ``--inside``."""
+"""Patterns of the files that ``hpcsamp bench scaling`` writes, without and with ``--inside``."""
 
 
 def folders(paths: Sequence[Path]) -> list[Path]:
-    """Folders of runs or points: a campaign (file or folder) stands for those of its points.
+    """Expand paths to run folders: a campaign (file or folder) stands for the runs of its points.
 
     Raises
     ------
     UsageError
-        If there is nothing at a path.
+        If a path does not exist.
     """
     found: list[Path] = []
     for path in paths:
@@ -29,14 +29,16 @@ def folders(paths: Sequence[Path]) -> list[Path]:
 
             path = Campaign(path).folder
         if not path.exists():
-            raise UsageError(f"nothing at {path}: no run, no campaign, no records")
+            raise UsageError(
+                f"{path} does not exist: expected a run folder, a campaign or scaling records"
+            )
         points = path / "points"
         found += sorted(p for p in points.iterdir() if p.is_dir()) if points.is_dir() else [path]
     return found
 
 
 def scaling_records(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Records of ``hpcsamp bench scaling``.
+    """Read the records of ``hpcsamp bench scaling``.
 
     Raises
     ------
@@ -50,12 +52,14 @@ def scaling_records(paths: Sequence[Path]) -> list[dict[str, Any]]:
     found = [r for file in files for r in _lines(file) if r.get("event") == "scaling"]
     if not found:
         places = ", ".join(map(str, paths))
-        raise UsageError(f"no records of hpcsamp bench scaling in {places}; --out writes them")
+        raise UsageError(
+            f"there are no records of hpcsamp bench scaling in {places}; write them with --out"
+        )
     return found
 
 
 def runs(paths: Sequence[Path]) -> list[Run]:
-    """Runs with at least one validation.
+    """Read the runs that have at least one validation.
 
     Raises
     ------
@@ -69,12 +73,12 @@ def runs(paths: Sequence[Path]) -> list[Run]:
     ]
     found = [run for run in read if any(e.get("event") == "valid" for e in run.events)]
     if not found:
-        raise UsageError(f"no run with a validation in {', '.join(map(str, paths))}")
+        raise UsageError(f"there is no run with a validation in {', '.join(map(str, paths))}")
     return found
 
 
 def strategy(sample_size: int, data_size: int) -> str:
-    """How ranks were used."""
+    """Name of the parallelism of a grid: sampling, data, hybrid or one rank."""
     if sample_size * data_size == 1:
         return "one rank"
     if data_size == 1:
@@ -85,5 +89,7 @@ def strategy(sample_size: int, data_size: int) -> str:
 def _lines(file: Path) -> list[dict[str, Any]]:
     found, torn = text.read_lines(file)
     if torn or not found:
-        raise UsageError(f"{file} holds no records" if not torn else f"{file}: its end is missing")
+        raise UsageError(
+            f"{file} holds no records" if not torn else f"{file}: the last line is incomplete"
+        )
     return found

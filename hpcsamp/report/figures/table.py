@@ -17,7 +17,7 @@ NAMES = {"data": "data parallelism", "sampling": "sampling parallelism"}
 
 @dataclass(frozen=True)
 class Table:
-    """Means over seeds, ``None`` where there is no run."""
+    """Means over seeds by strategy and global batch; ``None`` if there is no run."""
 
     batches: tuple[int, ...]
     rows: dict[str, tuple[float | None, ...]]
@@ -25,17 +25,17 @@ class Table:
     seeds: int
 
     def markdown(self) -> str:
-        """For people."""
+        """The table in Markdown."""
         head = ["method / global batch", *map(str, self.batches)]
         lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
         for name, values in self.rows.items():
             cells = ["" if v is None else f"{v:.4f}" for v in values]
             lines.append(f"| {' | '.join([name, *cells])} |")
-        said = f"MACE (less is better) on {self.split}, mean over {self.seeds} seed"
-        return f"{said}{'s' * (self.seeds > 1)}\n\n" + "\n".join(lines) + "\n"
+        title = f"MACE (lower is better) on {self.split}, mean over {self.seeds} seed"
+        return f"{title}{'s' * (self.seeds > 1)}\n\n" + "\n".join(lines) + "\n"
 
     def csv(self) -> str:
-        """For programs."""
+        """The table as CSV."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["method", *self.batches])
@@ -45,12 +45,14 @@ class Table:
 
 
 def calibration(runs: Sequence[Run], split: str = "test") -> Table:
-    """MACE of the evaluation of a split; of the last validation where there is none.
+    """Compute the table of MACE from the evaluations of a split.
+
+    If not all runs were evaluated, the last validations are used instead.
 
     Raises
     ------
     MissingMaterialError
-        If no run has it.
+        If no run has the metric.
     """
     found: dict[tuple[str, int], list[float]] = {}
     evaluated = all(run.evaluation(split) is not None for run in runs)
@@ -60,7 +62,9 @@ def calibration(runs: Sequence[Run], split: str = "test") -> Table:
         if metrics.get("mace") is not None:
             found.setdefault((ranks_of(run)[0], batch_of(run)), []).append(float(metrics["mace"]))
     if not found:
-        raise MissingMaterialError("no run has a MACE; they are those of classifiers, evaluated")
+        raise MissingMaterialError(
+            "no run has the metric mace, which is computed when a classifier is evaluated"
+        )
     batches = tuple(sorted({batch for _, batch in found}))
     rows = {
         NAMES.get(name, name): tuple(
