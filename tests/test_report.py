@@ -285,7 +285,7 @@ def test_titles_state_what_is_not_plain_bayes(tmp_path):
             lambda run: (run / "summary.json").write_text("{"),
             "summary.json is damaged",
         ),
-        (lambda run: (run / "summary.json").write_text("[]"), "it holds no JSON object"),
+        (lambda run: (run / "summary.json").write_text("[]"), "it does not hold a JSON object"),
         (
             lambda run: (run / "evaluation" / "test.json").write_text('{"split": "test"}'),
             "test.json lacks 'samples'",

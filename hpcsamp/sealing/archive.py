@@ -1,9 +1,9 @@
-"""Seal of a zip file as ``torch.save`` writes it.
+"""Seal of a zip file that ``torch.save`` has written.
 
-Torch stores a CRC-32 of every record in the list of records and compares none of them. Here they
-are compared. All other bytes (the list itself, headers, padding, the order of the records) are
-covered by a SHA-256 in the comment of the zip file, so that sealing costs nothing that grows with
-the size of the records.
+Torch stores a CRC-32 of every record in the list of records but does not verify them; here they are
+verified. All other bytes (the list itself, headers, padding, the order of the records) are covered
+by a SHA-256 in the comment of the zip file, so that the cost of sealing does not grow with the size
+of the records.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hpcsamp.sealing.errors import DamagedError
 MARK = b"hpcsamp-seal:"
 COMMENT_BYTES = len(MARK) + 64
 HEADER_BYTES = 30
-"""Of the fixed part of the header in front of a record."""
+"""Bytes of the fixed part of the header before a record."""
 
 
 def seal(f: IO[bytes]) -> None:
@@ -29,12 +29,12 @@ def seal(f: IO[bytes]) -> None:
     Parameters
     ----------
     f
-        Open for reading and writing (``"w+b"``), at its end.
+        The file, open for reading and writing (``"w+b"``) and positioned at its end.
 
     Raises
     ------
     OSError
-        If it cannot be written.
+        If the file cannot be written.
     """
     f.seek(-2, 2)  # the length of the comment ends the file
     f.write(COMMENT_BYTES.to_bytes(2, "little") + MARK + bytes(64))
@@ -47,20 +47,20 @@ def seal(f: IO[bytes]) -> None:
 
 
 def check(path: Path) -> bool:
-    """Compare the checksums of an archive: those of its records, and its seal if it has one.
+    """Verify the checksums of an archive: those of its records, and its seal if it has one.
 
     Returns
     -------
     bool
-        Whether it is sealed.
+        Whether the archive is sealed.
 
     Raises
     ------
     DamagedError
-        If a byte of it has changed since it was written. Of an archive without a seal this is
-        known of its records alone.
+        If any byte has changed since the archive was written; without a seal, only changes of
+        records are detected.
     OSError
-        If it cannot be read.
+        If the file cannot be read.
     """
     with path.open("rb") as f:
         try:
@@ -70,18 +70,18 @@ def check(path: Path) -> bool:
                 places = _places(content, records)
                 for record, place in zip(records, places, strict=True):
                     if zlib.crc32(memoryview(content)[place.start : place.stop]) != record.CRC:
-                        raise DamagedError(f"record {record.filename} has another checksum")
+                        raise DamagedError(f"the checksum of record {record.filename} differs")
                 if not comment.startswith(MARK):
                     return False
                 if comment[len(MARK) :] != _digest(content, places):
-                    raise DamagedError("its list of records has another checksum")
+                    raise DamagedError("the checksum of its list of records differs")
         except (ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as e:
-            raise DamagedError(str(e) or "it is no archive") from None
+            raise DamagedError(str(e) or "it is not a zip archive") from None
     return True
 
 
 def _places(content: mmap.mmap, records: list[zipfile.ZipInfo]) -> list[range]:
-    """Where the bytes of each record lie."""
+    """Byte range of each record in the file."""
     places = []
     for record in records:
         at = record.header_offset
@@ -91,16 +91,16 @@ def _places(content: mmap.mmap, records: list[zipfile.ZipInfo]) -> list[range]:
         )
         stop = start + record.compress_size
         if record.compress_type != zipfile.ZIP_STORED or not 0 <= start <= stop <= len(content):
-            raise DamagedError(f"record {record.filename} does not lie in the file")
+            raise DamagedError(f"record {record.filename} lies outside the file")
         places.append(range(start, stop))
     return places
 
 
 def _digest(content: mmap.mmap, places: list[range]) -> bytes:
     """Hexadecimal SHA-256 of all bytes but the records and the seal itself."""
-    found, done = hashlib.sha256(), 0
+    digest, done = hashlib.sha256(), 0
     for place in sorted(places, key=lambda p: (p.start, p.stop)):
-        found.update(content[done : place.start])
+        digest.update(content[done : place.start])
         done = max(done, place.stop)
-    found.update(content[done : len(content) - COMMENT_BYTES])
-    return found.hexdigest().encode()
+    digest.update(content[done : len(content) - COMMENT_BYTES])
+    return digest.hexdigest().encode()

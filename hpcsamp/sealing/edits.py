@@ -1,7 +1,7 @@
-"""Whether files that were edited after they were written are taken as they are.
+"""Accept or refuse sealed files that were edited after they were written.
 
-By default they are refused. ``--accept-edits`` of a command allows them for its process, and what
-was taken is recorded with the results.
+By default they are refused. The option ``--accept-edits`` of a command accepts them in its process,
+and the accepted files are recorded with the results.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ _taken: list[str] | None = None
 
 
 class EditedError(DataError):
-    """A sealed text file whose content is not what was written."""
+    """A sealed text file whose content has changed since it was written."""
 
 
 def accept(allowed: bool) -> None:
-    """Allow or refuse edited files from now on, and forget those that were taken."""
+    """Accept or refuse edited files from now on, and clear the list of accepted files."""
     global _taken
     _taken = [] if allowed else None
 
 
 def taken() -> list[str]:
-    """Edited files that were read since :func:`accept`, in order."""
+    """Edited files that have been accepted since :func:`accept` was called, in order."""
     return list(_taken or ())
 
 
 def found(path: Path, where: str = "") -> None:
-    """Called by readers for a file whose seal does not match its content.
+    """Handle a file whose seal does not match its content; called by readers.
 
     Raises
     ------
     EditedError
-        Unless edits are accepted.
+        Unless edited files are accepted.
     """
     if _taken is None:
         raise EditedError(
-            f"{path}{where} is not what hpcsamp wrote there: it was edited, damaged or comes from "
-            f"another run; put the original back, or take it as it is with --accept-edits"
+            f"{path}{where} is not what hpcsamp wrote: it was edited, damaged or copied from "
+            f"another run; restore the original, or accept the file as it is with --accept-edits"
         )
     if str(path) not in _taken:
         _taken.append(str(path))

@@ -1,4 +1,4 @@
-"""What a reader of a sealed file raises."""
+"""The error that readers of sealed files raise."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from hpcsamp.errors import DataError
 
 
 class DamagedError(DataError):
-    """A file whose content is not what was written: the message is the reason, without the name
-    of the file.
+    """The content of a file has changed since it was written.
+
+    The message is the reason, without the name of the file.
     """

@@ -1,4 +1,4 @@
-"""Open an HDF5 file that is sealed for a run."""
+"""Open sealed HDF5 files of a run."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from hpcsamp.sealing.errors import DamagedError
 
 @contextmanager
 def opened(path: Path, owner: str | None = None) -> Iterator[h5py.File]:
-    """A file whose every byte is what was written.
+    """Verify the seal of an HDF5 file and open it.
 
     Parameters
     ----------
     owner
-        Name of the run that it must be of; empty for one from before files were sealed, None for
-        any.
+        Name of the run to which the file must belong; empty for a run without seals, written by an
+        older version; None for any run.
 
     Raises
     ------
     DataError
-        If it cannot be read, was changed, or is of another run.
+        If the file cannot be read, has changed, or belongs to another run.
     """
     try:
         sealed = regions.check(path)
@@ -34,7 +34,7 @@ def opened(path: Path, owner: str | None = None) -> Iterator[h5py.File]:
             if not sealed and (owner or text.VERSION in f.attrs):
                 raise DamagedError("its seal is missing")
             if owner is not None and f.attrs.get("run", "") != owner:
-                raise DamagedError("it is of another run")
+                raise DamagedError("it belongs to another run")
             yield f
     except (DamagedError, OSError, RuntimeError) as e:
         reason = str(e).split("\n")[0]

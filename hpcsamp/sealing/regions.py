@@ -1,9 +1,9 @@
-"""Seal of a binary file whose parts are written by several processes: HDF5 files.
+"""Seal of HDF5 files whose parts are written by several processes.
 
-At the end of the file, where HDF5 does not look, stand the places of its parts with a CRC-32 of
-each, and a SHA-256 over all bytes outside them and over the list itself. So names, attributes and
-axes are covered as well as values, a rank needs no other's bytes, and any reader of HDF5 opens the
-file as it is.
+The seal is appended at the end of the file, which HDF5 ignores: the positions of the parts, a
+CRC-32 of each, and a SHA-256 over this list and all bytes outside the parts. So names, attributes
+and axes are covered as well as values, a rank needs only its own parts, and any HDF5 library can
+open the file.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ MARK = b"hpcsamp-seal:"
 PLACE = np.dtype(
     [("offset", "<i8"), ("size", "<i8"), ("stride", "<i8"), ("count", "<i8"), ("crc", "<u4")]
 )
-"""A part: ``count`` pieces of ``size`` bytes, each ``stride`` bytes after the one before."""
+"""A part: ``count`` pieces of ``size`` bytes at distances of ``stride`` bytes."""
 _FOOT = len(MARK) + 1 + 8 + 64  # mark, whether parts are checked, number of places, digest
 
 
 def places(rows: Sequence[tuple[int, int, int, int, int]]) -> np.ndarray:
-    """A list of parts."""
+    """Convert rows (offset, size, stride, count, crc) to an array of parts."""
     return np.array(list(rows), PLACE)
 
 
 def seal(path: Path, parts: np.ndarray, *, checked: bool = True) -> None:
-    """Append the seal to a file whose parts are written.
+    """Append the seal to a file after its parts have been written.
 
     Parameters
     ----------
     parts
-        Of type :data:`PLACE`, of all processes.
+        The parts of all processes, of type :data:`PLACE`.
     checked
-        False: the parts have checksums of their own within the file, theirs here are 0.
+        False if the parts have checksums elsewhere in the file; then those in ``parts`` are 0.
 
     Raises
     ------
     OSError
-        If it cannot be written.
+        If the file cannot be written.
     """
     parts = np.sort(parts, order="offset")
     with path.open("r+b") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -58,20 +58,20 @@ def seal(path: Path, parts: np.ndarray, *, checked: bool = True) -> None:
 
 
 def check(path: Path) -> bool:
-    """Compare the checksums of a file.
+    """Verify the checksums of a file.
 
     Returns
     -------
     bool
-        Whether it is sealed.
+        Whether the file is sealed.
 
     Raises
     ------
     DamagedError
-        If a byte of it has changed since it was written; of parts that have checksums of their own
-        this is not looked at.
+        If any byte has changed since the file was written; parts that have checksums elsewhere in
+        the file are not verified.
     OSError
-        If it cannot be read.
+        If the file cannot be read.
     """
     with path.open("rb") as f:
         if f.seek(0, 2) < _FOOT:
@@ -87,27 +87,27 @@ def check(path: Path) -> bool:
                 raise DamagedError("its seal does not fit it")
             parts = np.frombuffer(content[end : end + number * PLACE.itemsize], PLACE)
             if foot[-64:] != _digest(content, end, parts, bool(checked)):
-                raise DamagedError("its header, attributes or axes have another checksum")
+                raise DamagedError("the checksum of its header, attributes and axes differs")
             for part in parts if checked else ():
                 if _crc(content, part) != part["crc"]:
-                    raise DamagedError(f"the part at byte {part['offset']} has another checksum")
+                    raise DamagedError(f"the checksum of the part at byte {part['offset']} differs")
     return True
 
 
 def _crc(content: mmap.mmap, part: np.void) -> int:
     size, stride, offset = int(part["size"]), int(part["stride"]), int(part["offset"])
-    found, view = 0, memoryview(content)
+    crc, view = 0, memoryview(content)
     try:
         for at in range(offset, offset + stride * int(part["count"]), stride):
-            found = zlib.crc32(view[at : at + size], found)
+            crc = zlib.crc32(view[at : at + size], crc)
     finally:
         view.release()
-    return found
+    return crc
 
 
 def _digest(content: mmap.mmap, end: int, parts: np.ndarray, checked: bool) -> bytes:
     """Hexadecimal SHA-256 of the list of parts and of all bytes outside them."""
-    found = hashlib.sha256(parts.tobytes() + bytes([checked]))
+    digest = hashlib.sha256(parts.tobytes() + bytes([checked]))
     inside = np.zeros(0, "<i8")
     starts, stops = [inside], [inside]
     for part in parts[(parts["offset"] >= 0) & (parts["size"] >= 0) & (parts["count"] > 0)]:
@@ -121,7 +121,7 @@ def _digest(content: mmap.mmap, end: int, parts: np.ndarray, checked: bool) -> b
     done = 0
     for a, b in zip(start[order].tolist(), stop[order].tolist(), strict=True):
         if done < a:
-            found.update(content[done : min(a, end)])
+            digest.update(content[done : min(a, end)])
         done = max(done, b)
-    found.update(content[min(done, end) : end])
-    return found.hexdigest().encode()
+    digest.update(content[min(done, end) : end])
+    return digest.hexdigest().encode()

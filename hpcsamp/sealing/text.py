@@ -1,11 +1,11 @@
-"""Sealed JSON, JSON lines and TOML.
+"""Read and write sealed JSON, JSON lines and TOML.
 
-The seal is a part of a SHA-256 over the content in a canonical form, so blanks and the order of
-keys are of no matter. It is computed together with the ``owner`` of the file (the run, the
-campaign): a file of another owner does not fit. A whole file also has a key ``format``. A file with
-neither was written before files were sealed; one that has lost its seal alone is refused.
+The seal is a part of a SHA-256 over the content in a canonical form, so white space and the order
+of keys do not matter. It covers the ``owner`` of the file (the run, the campaign), so that a file
+of another owner is refused. A sealed file also has a key ``format``. A file with neither key was
+written before files were sealed; a file that has ``format`` but no seal is refused.
 
-The seal of a line covers the seal of the line before: lines cannot be left out or change places.
+The seal of a line covers the seal of the previous line, so lines cannot be removed or reordered.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ FORMAT = 2
 SEAL, VERSION = "seal", "format"
 _COMMENT = "# seal: "
 _TAIL = 1 << 20
-"""Bytes that the last line of a file is looked for in."""
+"""Number of bytes at the end of a file in which its last line is searched."""
 
 
 def checksum(table: Mapping[str, Any], owner: str = "") -> str:
-    """Seal of a content, without its own key."""
+    """Compute the seal of a table, ignoring a seal that it already has."""
     content = {k: v for k, v in table.items() if k != SEAL}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(f"{owner}\n{text}".encode()).hexdigest()[:16]
 
 
 def owner_of(folder: Path) -> str:
-    """Owner of the files of a submission: its place in the campaign."""
+    """Owner of the files of a submission: the last parts of its path in the campaign."""
     return "/".join(folder.absolute().parts[-3:])
 
 
 def to_json(table: Mapping[str, Any], owner: str = "") -> str:
-    """Text of a sealed JSON file."""
+    """Write a table as the text of a sealed JSON file."""
     whole = {VERSION: FORMAT, **table}
     return json.dumps({**whole, SEAL: checksum(whole, owner)}, indent=1) + "\n"
 
 
 def to_lines(tables: Iterable[Mapping[str, Any]], owner: str = "") -> str:
-    """Text of sealed lines of JSON."""
+    """Write tables as sealed lines of JSON."""
     lines, before = [], owner
     for table in tables:
         before = checksum(table, before)
@@ -59,12 +59,12 @@ def to_lines(tables: Iterable[Mapping[str, Any]], owner: str = "") -> str:
 
 
 def append_line(path: Path, table: Mapping[str, Any], owner: str = "") -> None:
-    """Append a sealed line; one that a kill has cut off before is removed.
+    """Append a sealed line; an incomplete last line, left by a killed process, is removed.
 
     Raises
     ------
     OSError
-        If it cannot be written.
+        If the file cannot be written.
     """
     with path.open("a+b") as f:
         end = f.seek(0, os.SEEK_END)
@@ -80,7 +80,7 @@ def append_line(path: Path, table: Mapping[str, Any], owner: str = "") -> None:
 
 
 def to_toml(table: Mapping[str, Any], owner: str = "") -> str:
-    """Text of a sealed TOML file: the seal is a comment at its end."""
+    """Write a table as the text of a sealed TOML file; the seal is a comment at its end."""
     whole = {VERSION: FORMAT, **table}
     text = tomli_w.dumps(whole)
     return f"{text}\n{_COMMENT}{checksum(tomllib.loads(text), owner)}\n"
@@ -89,20 +89,21 @@ def to_toml(table: Mapping[str, Any], owner: str = "") -> str:
 def read_json(
     path: Path, owner: str = "", *, unsealed: Callable[[Mapping[str, Any]], bool] | bool = True
 ) -> dict[str, Any]:
-    """Content of a JSON file, without ``format`` and ``seal``.
+    """Read a sealed JSON file; the result does not contain ``format`` and ``seal``.
 
     Parameters
     ----------
     owner
-        That it was written for.
+        Owner for which the file was written.
     unsealed
-        Whether a file that was written before files were sealed will do; or how its content tells.
+        Whether a file from before files were sealed is accepted, or a function that decides this
+        from the content.
 
     Raises
     ------
     DataError
-        If it cannot be read, is no JSON object, or is not what was written (unless edits are
-        accepted, see :mod:`.edits`).
+        If the file cannot be read, does not hold a JSON object, or has changed since it was written
+        (unless edits are accepted, see :mod:`.edits`).
     """
     table = parse(_read(path), path)
     old = unsealed(table) if callable(unsealed) else unsealed
@@ -113,24 +114,24 @@ def read_json(
 def read_lines(
     path: Path, owner: str = "", *, unsealed: bool = True
 ) -> tuple[list[dict[str, Any]], bool]:
-    """Content of a file of JSON lines; empty if there is none.
+    """Read a file of sealed JSON lines; the result is empty if the file does not exist.
 
     Returns
     -------
     lines
-        Without ``seal`` and ``format``.
+        The tables, without ``seal`` and ``format``.
     torn
-        Whether a last line that a kill cut off was left out.
+        Whether the last line is incomplete, as after a kill, and was skipped.
 
     Raises
     ------
     DataError
-        As :func:`read_json`, with the number of the line.
+        As :func:`read_json`; the message has the number of the line.
     """
     if not path.exists():
         return [], False
     lines = _read(path).split("\n")
-    found: list[dict[str, Any]] = []
+    tables: list[dict[str, Any]] = []
     before = owner
     for number, line in enumerate(lines, start=1):
         where = f", line {number} of {len(lines)},"
@@ -140,19 +141,19 @@ def read_lines(
         except DataError:
             if number < len(lines):
                 raise
-            return found, line != ""  # the last one: a whole line ends with a newline
+            return tables, line != ""  # the last line: a complete line ends with a newline
         before = str(table.get(SEAL, ""))
-        found.append({k: v for k, v in table.items() if k not in (SEAL, VERSION)})
-    return found, False
+        tables.append({k: v for k, v in table.items() if k not in (SEAL, VERSION)})
+    return tables, False
 
 
 def read_toml(path: Path, owner: str | None = "", *, unsealed: bool = True) -> dict[str, Any]:
-    """Content of a TOML file, as :func:`read_json`.
+    """Read a sealed TOML file; parameters and errors as for :func:`read_json`.
 
     Parameters
     ----------
     owner
-        None: that of the key ``run`` in the file itself.
+        Owner of the file; None for the one in its own key ``run``.
     """
     text = _read(path)
     try:
@@ -166,19 +167,19 @@ def read_toml(path: Path, owner: str | None = "", *, unsealed: bool = True) -> d
 
 
 def parse(text: str, path: Path, where: str = "") -> dict[str, Any]:
-    """A JSON object.
+    """Parse a JSON object.
 
     Raises
     ------
     DataError
-        Naming the file.
+        If the text is not a JSON object; the message names the file.
     """
     try:
         table = json.loads(text)
     except (ValueError, RecursionError) as e:
         raise DataError(f"{path}{where} is damaged: not valid JSON: {_reason(e)}") from None
     if not isinstance(table, dict):
-        raise DataError(f"{path}{where} is damaged: it holds no JSON object")
+        raise DataError(f"{path}{where} is damaged: it does not hold a JSON object")
     return table
 
 
