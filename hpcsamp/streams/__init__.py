@@ -1,7 +1,7 @@
-"""Counter-based randomness: every draw is a pure function of what it is for.
+"""Counter-based random numbers: every draw is a pure function of seed, purpose and counters.
 
-A stream is named by (seed, purpose, counters...), never by a rank and never by how much was drawn
-before, so a run draws the same numbers on any grid and after any restart (law 1).
+A stream is identified by (seed, purpose, counters...), and depends neither on the rank nor on
+earlier draws, so a run draws the same numbers on any grid and after any restart (law 1).
 """
 
 from hpcsamp.streams.names import Purpose, key, numpy_generator, torch_generator

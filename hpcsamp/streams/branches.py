@@ -1,10 +1,10 @@
-"""Streams that branch: a stream for every call of a sample, and one in it for every item.
+"""Branching streams: a random stream for every call of a sample, and a sub-stream for every item.
 
     key of a run  ->  of a step  ->  of a sample  ->  of a call  ->  of an item  ->  its numbers
 
-Each arrow is the hash of SplitMix64 (:mod:`.places`), so all branches are had at once by tensor
-operations, with the same bits on every kind of device, and no number depends on how many there are
-of anything.
+Each arrow is the hash of SplitMix64 (:mod:`.places`), so all branches are computed at once by
+tensor operations, with the same bits on every kind of device. No number depends on the numbers of
+steps, samples, calls or items.
 """
 
 from __future__ import annotations
@@ -14,28 +14,31 @@ from torch import Tensor
 
 from hpcsamp.streams.places import GAMMA, mix_, normal_pairs, signed
 
-#: Odd, and another one than that of the numbers of a stream.
+#: Increment of branches: odd, and different from the increment of numbers in a stream.
 BRANCH = 0xD1B5_4A32_D192_ED03
 
 
 def branches(keys: Tensor, numbers: Tensor) -> Tensor:
-    """``(..., n)`` int64 keys of the branches ``numbers``, ``(n,)`` int64 >= 0, of each stream."""
+    """Keys of branches of each stream, int64 of shape ``(..., n)``.
+
+    ``numbers``: numbers of the branches, int64 >= 0 of shape ``(n,)``.
+    """
     return mix_(keys[..., None] + numbers.add(1).mul_(signed(BRANCH)))
 
 
 def words(keys: Tensor, count: int) -> Tensor:
-    """``(..., count)`` int64, all 64 bits random: the first numbers of each stream."""
+    """The first ``count`` numbers of each stream, int64 with 64 random bits; ``(..., count)``."""
     own = torch.arange(1, count + 1, dtype=torch.int64, device=keys.device)
     return mix_(keys[..., None] + own.mul_(signed(GAMMA)))
 
 
 def levels(keys: Tensor, count: int) -> Tensor:
-    """``(..., count)`` int16, all 16 bits random."""
+    """Random int16 numbers with 16 random bits, shape ``(..., count)``."""
     return words(keys, -(-count // 4)).view(torch.int16)[..., :count]
 
 
 def uniform(keys: Tensor, count: int, dtype: torch.dtype) -> Tensor:
-    """``(..., count)`` uniform numbers from 0 to below 1, of as many bits as the type has."""
+    """Uniform numbers in [0, 1) with all bits of the dtype's mantissa, shape ``(..., count)``."""
     kind = dtype if dtype in (torch.float32, torch.float64) else torch.float32
     digits = round(1 - torch.log2(torch.tensor(torch.finfo(dtype).eps)).item())
     bits = words(keys, count)
@@ -44,7 +47,7 @@ def uniform(keys: Tensor, count: int, dtype: torch.dtype) -> Tensor:
 
 
 def normal(keys: Tensor, count: int, dtype: torch.dtype) -> Tensor:
-    """``(..., count)`` standard normal numbers."""
+    """Standard normal numbers, shape ``(..., count)``."""
     kind = dtype if dtype in (torch.float32, torch.float64) else torch.float32
     pairs = torch.stack(normal_pairs(words(keys, -(-count // 2)), kind), dim=-1)
     return pairs.flatten(-2)[..., :count].to(dtype)

@@ -1,4 +1,4 @@
-"""What streams are for, their keys, and generators at the start of a stream."""
+"""Purposes of random streams, keys of streams, and generators at the start of a stream."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ if TYPE_CHECKING:
 
 
 class Purpose(IntEnum):
-    """What a stream is for. The numbers are part of the results: never renumber."""
+    """Purpose of a random stream. The numbers are part of the results: never renumber them."""
 
-    INITIAL = 1  # initial parameters: (), of a member (member,)
+    INITIAL = 1  # initial parameters: (); of an ensemble member: (member,)
     NOISE = 2  # retired: weight noise in training from one generator for each (step, sample)
     PREDICT = 3  # retired: dropout masks in prediction by place
     DROPOUT = 4  # retired: dropout masks by place
     AUGMENT = 5  # augmentation: (epoch, item, sample)
     ORDER = 6  # order of items: (epoch, ...)
-    SYNTHETIC = 7  # made-up data: (split, item)
-    SPLIT = 8  # items dealt to train, valid and test: ()
-    ITEM = 9  # noise of items in training: (step, sample), apart by layer, place item
+    SYNTHETIC = 7  # synthetic data: (split, item)
+    SPLIT = 8  # random division of items into train, valid and test: ()
+    ITEM = 9  # noise of items in training: (step, sample), separate by layer; place: item
     ANCHOR = 10  # retired: centres of the priors of an ensemble from one generator each
-    # by place (see .noise), each with the step and the samples named
+    # by place (see .noise), with these steps and samples:
     WEIGHTS = 11  # weight noise in training: step, sample
     PREDICT_WEIGHTS = 12  # weight noise in evaluation and prediction: 0, sample
-    CHAIN = 13  # what moves a Markov chain: step, chain
+    CHAIN = 13  # noise of a Markov chain: step, chain
     CENTRES = 14  # centres of the priors of an ensemble: 0, member
-    FACTORS = 15  # factors of the deviations that a sample of swag is made of: 0, sample
-    # by branches (see .branches), each with step, sample, call and, if it is of one, item
-    MODULE = 16  # what a module draws by itself in training
-    PREDICT_MODULE = 17  # what a module draws by itself in prediction, at step 0
+    FACTORS = 15  # factors of the deviations that make up a sample of swag: 0, sample
+    # by branches (see .branches): step, sample, call and, for draws of an item, item
+    MODULE = 16  # draws of a module itself in training
+    PREDICT_MODULE = 17  # draws of a module itself in prediction, at step 0
     OBSERVATIONS = 18  # observations drawn from the posterior predictive: (sample,)
 
 
 def key(seed: int, purpose: Purpose, *counters: int) -> int:
-    """A 64-bit key for a stream.
+    """Compute the 64-bit key of a stream.
 
     Parameters
     ----------
     seed
         The run's seed, >= 0.
     purpose
-        What the numbers are for.
+        Purpose of the random numbers.
     counters
         Non-negative integers: step, sample, epoch, item, as listed at :class:`Purpose`.
     """
@@ -62,12 +62,12 @@ def torch_generator(
 ) -> torch.Generator:
     """A torch generator at the start of a stream.
 
-    CPU and GPU generators differ, so numbers agree between ranks and restarts on one kind of
-    device, not between kinds.
+    CPU and GPU generators differ, so numbers agree between ranks and restarts on the same kind of
+    device, but not between kinds.
 
-    torch's CPU generator looks at the low 32 bits of its seed alone, so the last counter (the
-    sample) is added with an odd factor: the samples of a step can then never share a seed, where
-    hashed seeds would meet once in 2**32 / S**2 steps.
+    torch's CPU generator uses only the low 32 bits of its seed, so the last counter (the sample) is
+    added with an odd factor: then two samples of a step never have the same seed, whereas hashed
+    seeds would collide once in 2**32 / S**2 steps.
     """
     import torch
 

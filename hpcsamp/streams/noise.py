@@ -1,17 +1,17 @@
-"""Standard normal noise of weights, named by its place: (seed, purpose, step, sample, block).
+"""Standard normal noise of weights, a function of (seed, purpose, step, sample, block).
 
-Blocks have fixed bounds in the global order of the weights, which depend on their number n alone,
-so that any owner of a block draws it by itself:
+Blocks have fixed bounds in the global order of the weights, which depend only on their number n, so
+that any rank can draw a block on its own:
 
 - n > BLOCK: block b of a sample covers its weights ``b * BLOCK ... (b + 1) * BLOCK - 1``;
-- else a block covers ``BLOCK // n`` samples, one row after the other, so that all samples of a
-  small network come in one call.
+- otherwise a block covers ``BLOCK // n`` samples, one row after the other, so that all samples of a
+  small network are drawn in one call.
 
-There are two forms of the numbers. The *native* one, of torch's CPU generator, is the default on
-CPUs. The *portable* one is a counter and a hash (:mod:`.places`): its random bits are the same on
-every kind of device and its normal numbers agree to rounding; it is the only one on GPUs. The
-environment variable ``HPCSAMP_NOISE=portable`` selects it on CPUs, too, e.g. to compare them with
-GPUs.
+There are two forms of noise. The *native* form, from torch's CPU generator, is the default on CPUs.
+The *portable* form is computed from a counter and a hash (:mod:`.places`): its random bits are the
+same on every kind of device and its normal numbers agree to rounding. It is the only form on GPUs;
+the environment variable ``HPCSAMP_NOISE=portable`` selects it on CPUs as well, e.g. to compare them
+with GPUs.
 """
 
 from __future__ import annotations
@@ -29,32 +29,33 @@ from hpcsamp.streams.names import Purpose, key
 from hpcsamp.streams.places import GAMMA, mix_, mixed, normal_pairs, signed
 from hpcsamp.watchdog import here
 
-#: Numbers of a block: they stay in the cache while they are drawn. Part of the results.
+#: Numbers in a block, which fit into the cache while they are drawn. Part of the results.
 BLOCK = 1 << 15
-#: Seeds of neighbouring blocks are this far apart; odd, so that 2**32 blocks have as many seeds.
+#: Distance of the seeds of neighbouring blocks; odd, so that 2**32 blocks have different seeds.
 STRIDE = 0x9E37_79B9
-#: torch draws 16 normal numbers at a time: multiples of it are beginnings of the same stream.
+#: torch draws 16 normal numbers at a time: only prefixes of such lengths are of the same stream.
 GROUP = 16
-#: Pairs of portable numbers that are computed at once, which bounds the memory for their bits.
+#: Pairs of portable numbers computed at once, which limits the memory for their bits.
 PAIRS = 1 << 22
 
 FORMS = ("native", "portable")
 
 
 def form(device: torch.device) -> str:
-    """``"native"`` or ``"portable"``: which numbers are drawn on a kind of device.
+    """The form of noise on a kind of device: ``"native"`` or ``"portable"``.
 
     Raises
     ------
     UsageError
-        If the environment asks for a form that there is not, or not on this device.
+        If ``HPCSAMP_NOISE`` is neither, or is not available on this device.
     """
     asked = os.environ.get("HPCSAMP_NOISE") or ("native" if device.type == "cpu" else "portable")
     if asked not in FORMS:
-        raise UsageError(f"HPCSAMP_NOISE = {asked!r}; there is {', '.join(FORMS)}")
+        raise UsageError(f"HPCSAMP_NOISE = {asked!r}: choose one of {', '.join(FORMS)}")
     if asked == "native" and device.type not in ("cpu", "meta"):
         raise UsageError(
-            f"HPCSAMP_NOISE = 'native' is the noise of CPUs; on {device.type} there is 'portable'"
+            f"HPCSAMP_NOISE = 'native' is only available on CPUs; on {device.type} choose "
+            f"'portable'"
         )
     return asked
 
@@ -73,14 +74,17 @@ def fill(
     Parameters
     ----------
     out
-        ``(k, m)``: row i has that of the weights ``first ... first + m - 1`` of ``samples[i]``.
-        The numbers are those of float64 or float32; other types get the latter, rounded.
+        ``(k, m)``: row i gets the noise of the weights ``first ... first + m - 1`` of
+        ``samples[i]``. Numbers are drawn in float64 or float32; other types get the latter,
+        rounded.
     seed, purpose, step
-        Of the stream.
+        Identify the stream.
     samples
         ``k`` numbers of samples.
     n
-        How many weights there are, >= ``first + m``.
+        Number of all weights, >= ``first + m``.
+    first
+        First weight.
 
     Returns
     -------
@@ -90,7 +94,7 @@ def fill(
     Raises
     ------
     UsageError
-        If the samples have more than 2**32 blocks, which torch's CPU generator cannot tell apart.
+        If the samples have more than 2**32 blocks, for which torch's CPU generator has no seeds.
     """
     k, m = out.shape
     n, first = int(n), int(first)
@@ -108,8 +112,8 @@ def fill(
     blocks = -(-n // BLOCK)  # of a sample; 1 where a block has several samples
     if (max(samples) + 1) * blocks > 1 << 32:
         raise UsageError(
-            f"{max(samples) + 1} samples of {n} weights have {(max(samples) + 1) * blocks} blocks "
-            f"of noise; at most {1 << 32} have seeds of their own"
+            f"{max(samples) + 1} samples of {n} weights need {(max(samples) + 1) * blocks} blocks "
+            f"of noise, but there are seeds for at most {1 << 32} blocks"
         )
     with here.part("draw"):
         if n <= BLOCK:
@@ -133,7 +137,7 @@ def name_of(seed: int, purpose: Purpose, step: int) -> int:
 
 
 class _Generator(threading.local):
-    """torch's CPU generator at the start of a block, and the numbers drawn of the last one."""
+    """torch's CPU generator for the current block, and the numbers already drawn from it."""
 
     def __init__(self) -> None:
         self._generator = torch.Generator(device="cpu")
@@ -142,7 +146,7 @@ class _Generator(threading.local):
         self._drawn = 0
 
     def fill(self, out: Tensor, name: int, index: int) -> None:
-        """Fill ``(c * BLOCK,)`` numbers, those of ``c`` whole blocks."""
+        """Fill a tensor of shape ``(c * BLOCK,)`` with the numbers of ``c`` whole blocks."""
         self._last, generator = None, self._generator
         for block in out.split(BLOCK):
             generator.manual_seed(_seed(name, index))
@@ -150,9 +154,10 @@ class _Generator(threading.local):
             index += 1
 
     def first(self, count: int, kind: torch.dtype, name: int, index: int) -> Tensor:
-        """``(count,)`` the first numbers of a block; valid until the next call.
+        """The first ``count`` numbers of a block; valid until the next call.
 
-        Samples of a small network that are evaluated one by one draw on where the last one ended.
+        If samples of a small network are evaluated one by one, drawing continues where the last
+        call ended.
         """
         this = (_seed(name, index), kind)
         if self._last != this:
@@ -171,12 +176,12 @@ _generator = _Generator()
 
 
 def _seed(name: int, index: int) -> int:
-    """torch's CPU generator looks at 32 bits of a seed: those of a step's blocks differ."""
+    """Seed of a block: torch's CPU generator uses 32 bits, which differ between a step's blocks."""
     return (name + index * STRIDE) & 0xFFFF_FFFF
 
 
 def _fill_rows(out: Tensor, name: int, samples: Sequence[int], n: int, first: int) -> None:
-    """Several samples lie in a block."""
+    """Fill rows if several samples share a block."""
     per_block, kind, last = BLOCK // n, _kind(out), first + out.shape[1]
     in_order = isinstance(samples, range) and samples.step == 1
     done = 0
@@ -190,9 +195,9 @@ def _fill_rows(out: Tensor, name: int, samples: Sequence[int], n: int, first: in
 
 
 def _fill_blocks(out: Tensor, name: int, samples: Sequence[int], n: int, first: int) -> None:
-    """A sample has several blocks, of which those are drawn that are asked for."""
+    """Fill rows if a sample has several blocks; only the blocks needed are drawn."""
     kind, last, blocks = _kind(out), first + out.shape[1], -(-n // BLOCK)
-    # bounds of what is asked for, and of the whole blocks in it
+    # bounds of the whole blocks within first ... last - 1
     lo, hi = -(-first // BLOCK) * BLOCK, last // BLOCK * BLOCK
     if lo >= hi or out.dtype != kind or out.stride(1) != 1:
         lo = hi = first
@@ -211,7 +216,7 @@ def _fill_blocks(out: Tensor, name: int, samples: Sequence[int], n: int, first: 
 
 
 def _pieces(start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """What lies of ``start ... stop - 1`` in each block."""
+    """Split ``start ... stop - 1`` at the bounds of blocks."""
     while start < stop:
         end = min((start // BLOCK + 1) * BLOCK, stop)
         yield start, end
@@ -226,7 +231,10 @@ def _kind(out: Tensor) -> torch.dtype:
 
 
 def _fill_portable(out: Tensor, name: int, samples: Sequence[int], n: int, first: int) -> Tensor:
-    """Weights 2j and 2j + 1 of sample s have the numbers of counter ``s * ceil(n / 2) + j``."""
+    """Fill rows with portable noise.
+
+    Weights 2j and 2j + 1 of sample s get the two numbers of counter ``s * ceil(n / 2) + j``.
+    """
     last = first + out.shape[1]
     if isinstance(samples, range) and samples.step == 1:  # nothing is copied to the device
         own = torch.arange(samples.start, samples.stop, device=out.device)

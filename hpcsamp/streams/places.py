@@ -1,9 +1,9 @@
-"""Streams with places: random bits and normal numbers of many places at once.
+"""Random bits and normal numbers at many places of a stream, computed by tensor operations.
 
-Where thousands of items (or samples) need a few numbers each, a generator for each would take
-longer than the numbers. SplitMix64 (Steele, Lea and Flood 2014) is a counter and a hash: its n-th
-number is had without those before, so that all places are computed at once by tensor operations,
-with the same bits on every kind of device.
+If thousands of items (or samples) need a few numbers each, creating a generator for each would take
+longer than drawing. SplitMix64 (Steele, Lea and Flood 2014) hashes a counter: its n-th number does
+not need the previous ones, so the numbers of all places are computed at once, with the same bits on
+every kind of device.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _MIX = ((30, 0xBF58_476D_1CE4_E5B9), (27, 0x94D0_49BB_1331_11EB))
 
 
 def signed(word: int) -> int:
-    """The same 64 bits as torch's int64 has them."""
+    """Interpret 64 bits as a signed integer, as in torch's int64."""
     return (word & 0xFFFF_FFFF_FFFF_FFFF ^ 1 << 63) - (1 << 63)
 
 
 def mixed(word: int) -> int:
-    """The hash of SplitMix64 of 64 bits."""
+    """SplitMix64 hash of a 64-bit integer."""
     word &= 0xFFFF_FFFF_FFFF_FFFF
     for shift, factor in _MIX:
         word = (word ^ word >> shift) * factor & 0xFFFF_FFFF_FFFF_FFFF
@@ -31,16 +31,16 @@ def mixed(word: int) -> int:
 
 
 def mix_(z: Tensor) -> Tensor:
-    """The same of int64 numbers, in place."""
+    """SplitMix64 hash of a tensor of int64 numbers, in place."""
     for shift, factor in _MIX:
-        z ^= (z >> shift).bitwise_and_((1 << 64 - shift) - 1)  # int64 shifts its sign in
+        z ^= (z >> shift).bitwise_and_((1 << 64 - shift) - 1)  # clears the sign bits shifted in
         z *= signed(factor)
     z ^= (z >> 31).bitwise_and_((1 << 33) - 1)
     return z
 
 
 def normal_pairs(bits: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Two standard normal numbers of each 64 random bits (Box and Muller 1958).
+    """Two standard normal numbers from each 64 random bits (Box and Muller 1958).
 
     ``dtype``: float32 or float64.
     """
@@ -51,26 +51,26 @@ def normal_pairs(bits: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def place_keys(keys: Sequence[int], device: torch.device | str) -> Tensor:
-    """``(k,)`` int64: keys of streams (:func:`~hpcsamp.streams.key`) for :func:`place_bits`."""
+    """Keys of streams (:func:`~hpcsamp.streams.key`) for :func:`place_bits`, int64 ``(k,)``."""
     return torch.tensor([signed(k) for k in keys], dtype=torch.int64, device=device)
 
 
 def place_bits(keys: Tensor, places: Tensor, count: int) -> Tensor:
-    """Random bits for places of streams.
+    """Random bits at places of streams.
 
     Parameters
     ----------
     keys
-        ``(...)`` int64 from :func:`place_keys`. Works under ``torch.func.vmap`` over them.
+        int64 of shape ``(...)`` from :func:`place_keys`. May be mapped by ``torch.func.vmap``.
     places
-        ``(B,)`` int64 >= 0: positions of items in their split, or samples.
+        int64 >= 0 of shape ``(B,)``: positions of items in their split, or numbers of samples.
     count
-        Numbers for each place.
+        Number of random numbers for each place.
 
     Returns
     -------
     Tensor
-        ``(..., B, count)`` int64, all 64 bits random. Place ``b`` has the numbers
+        int64 of shape ``(..., B, count)`` with 64 random bits. Place ``b`` gets the numbers
         ``b * count ... (b + 1) * count - 1`` of SplitMix64 seeded with the key.
     """
     first = places.mul(count).add_(1).mul_(signed(GAMMA))
@@ -80,7 +80,7 @@ def place_bits(keys: Tensor, places: Tensor, count: int) -> Tensor:
 
 
 def place_normals(keys: Tensor, places: Tensor, count: int, dtype: torch.dtype) -> Tensor:
-    """``(..., B, count)`` standard normal numbers for places (Box and Muller 1958).
+    """Standard normal numbers at places, shape ``(..., B, count)`` (Box and Muller 1958).
 
     Parameters as for :func:`place_bits`; ``dtype`` float32 or float64.
     """
