@@ -245,7 +245,7 @@ def stopped(
     )
     assert done.code == 0, done.err
     assert Dataset.open(folder / "images", "train").count // 64 == 6
-    assert "a rank without a sign of life for 600 s ends the job" in done.out
+    assert "the job ends if a rank gives no sign of life for 600 s" in done.out
     jobs = Stopped(folder, small, folder / "run")
     yield jobs
     jobs.end()
@@ -267,7 +267,7 @@ def test_in_a_file_system_that_hangs(stopped):
     line, rank = stopped.told("hung", stopped.folder / "hung" / "stall.json")
     assert (rank["rank"], rank["kind"]) == (1, "stuck")
     assert re.search(r"reading batch \d of epoch 1", rank["last_seen"])
-    assert "lives but does nothing for" in line
+    assert "is alive but has done nothing for" in line
 
 
 def test_in_the_middle_of_a_checkpoint(stopped, hpcsamp, small):

@@ -1,8 +1,8 @@
-"""The watchdog: no rank is waited for without end.
+"""Watchdog: end a job when one of its ranks hangs, and report which rank and where.
 
-Every rank notes where it is (:data:`here`). A thread of each rank tells the others that it lives,
-through shared memory within a node and by messages between nodes. Once a rank gives no sign of life
-for too long, those that can still speak name it, write a stall file, and end the job
+Every rank records what it is doing (:data:`here`). A thread of each rank sends signs of life to the
+others, through shared memory within a node and by messages between nodes. If a rank gives no sign
+of life for too long, the others report it, write a stall file and end the job
 (:class:`~hpcsamp.watchdog.dog.Watchdog`).
 """
 

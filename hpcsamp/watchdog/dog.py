@@ -1,4 +1,4 @@
-"""The thread of each rank that ends a job which waits for a rank without end."""
+"""The watchdog thread of each rank, which ends a job if one of its ranks hangs."""
 
 from __future__ import annotations
 
@@ -23,25 +23,26 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 GRACE = 5.0
-"""Seconds that the other ranks leave the lowest one to speak."""
+"""Seconds for which the other ranks wait for the lowest one to report a stall."""
 
 
 class Watchdog:
-    """Watches all ranks while it is entered. Entering is collective, and so is leaving in order.
+    """Context manager that watches all ranks. Entering is collective, and so is a normal exit.
 
-    A rank is to blame if nothing was heard of it for ``stall`` seconds (it was stopped, its node
-    is lost), or if one of its threads should work and has not used its core for as long (a file
-    system that hangs). Ranks that wait for it are not. The time grows to three times the longest
-    after which a rank has gone on. For a rank that was suspended itself no time has passed.
+    A rank has stalled if no sign of life was received from it for ``seconds`` (it was stopped, or
+    its node is lost), or if one of its threads should be working but has not used its core for that
+    long (a file system hangs). Ranks that wait for it have not stalled. The time limit grows to
+    three times the longest pause after which a rank has continued. Time during which this rank was
+    suspended itself does not count.
 
     Parameters
     ----------
     comm
         The ranks.
     seconds
-        Time without a sign of life; 0 (or an infinite time) for no watchdog.
+        Time limit without a sign of life; 0 or infinity disables the watchdog.
     file
-        The stall file.
+        Path of the stall file.
     """
 
     def __init__(self, comm: MPI.Comm, seconds: float, file: Path) -> None:
@@ -80,22 +81,23 @@ class Watchdog:
         self._thread.join()
         here.live_in(None)
         if error is not None and not getattr(error, "agreed", False):
-            return  # the others do not come here: the job is about to be aborted
+            return  # the other ranks do not get here: the job is about to be aborted
         until = time.monotonic() + max(self.seconds, GRACE)
         while not self._table.settle():
             if time.monotonic() > until:
-                raise HpcsampError("a rank did not come to the end of the command")
+                raise HpcsampError("a rank did not reach the end of the command")
             time.sleep(1e-3)
         self._table.close()
         self._comm.Free()
 
     def describe(self) -> str:
-        """For people: what will happen when."""
+        """Describe the settings of the watchdog in one line, for the log."""
         if self._thread is None:
-            return "a rank that hangs is waited for without end (training.stall = 0)"
+            return "no watchdog: if a rank hangs, the others wait forever (training.stall = 0)"
         beyond = len(self._places) - len(self._table.known)
-        return f"a rank without a sign of life for {self.seconds:g} s ends the job" + (
-            f"; {beyond} ranks of other nodes are not watched, as this MPI lets no thread send"
+        return f"the job ends if a rank gives no sign of life for {self.seconds:g} s" + (
+            f"; {beyond} ranks on other nodes are not watched, because this MPI does not support "
+            f"calls from threads"
             if beyond
             else ""
         )
@@ -105,7 +107,7 @@ class Watchdog:
         row = self._table.mine
         while not self._ended.wait(self._tick):
             now = time.monotonic()
-            if now - last > 3 * self._tick:  # this process was suspended, not the others slow
+            if now - last > 3 * self._tick:  # this process was suspended, the others are not slow
                 self._witness.shift(now - last)
                 self._signs.shift(now - last)
                 suspected = now
@@ -122,18 +124,18 @@ class Watchdog:
                 self._end(blame)
 
     def _speaks(self, blame: list[Blame]) -> bool:
-        """Whether this rank is the lowest that lives."""
+        """Whether this rank is the lowest one that is alive, which reports the stall."""
         stopped = {b.rank for b in blame if b.kind == "stopped"}
         alive = [r for r in self._table.known if r not in stopped]
         return bool(alive) and alive[0] == self._comm.Get_rank()
 
     def _end(self, blame: list[Blame]) -> None:
         rows = self._witness.rows
-        told = stall.record(blame, rows, self._places, self._witness.limit(self.seconds))
+        record = stall.record(blame, rows, self._places, self._witness.limit(self.seconds))
         message = stall.line(blame, rows, self._places)
-        stall.end(message, self.file, told, self._abort)
+        stall.end(message, self.file, record, self._abort)
 
     def _abort(self) -> None:
         if self._messages:
             library(self._whole).COMM_WORLD.Abort(1)
-        os._exit(1)  # its launcher ends the others
+        os._exit(1)  # the launcher ends the other ranks

@@ -1,6 +1,7 @@
-"""Signs of life of the threads of this process: a thread that works uses its core.
+"""Detect whether the threads of this process are working, from the CPU time that they use.
 
-One that hangs in a file system does not; nor does one that waits, which is recognised by its phase.
+A thread that hangs in a file system uses no CPU time; nor does one that waits for other ranks,
+which is recognised by its row of :mod:`.whereabouts`.
 """
 
 from __future__ import annotations
@@ -13,23 +14,24 @@ from pathlib import Path
 from hpcsamp.watchdog.whereabouts import DOING, LONGEST, PASSED, QUIET, READS, Whereabouts
 
 LEAST = 1e-4
-"""Part of the time for which a thread that works uses a core, at least: copying 1 MB/s takes more,
-and a system call that is tried again and again takes less."""
+"""Smallest fraction of the time for which a working thread uses a core: copying 1 MB/s takes more,
+and a system call that is repeatedly retried takes less."""
 
 
 def busy(thread: int) -> float:
-    """Seconds for which a thread of this process has used a core.
+    """CPU time in seconds that a thread of this process has used.
 
-    Where the system does not tell, it is a number that grows: nothing can be said of the thread.
+    If the system does not provide it, the current time is returned, so that the thread appears to
+    be working.
     """
     folder = Path(f"/proc/self/task/{thread}")
     for file, seconds in (("schedstat", _of_schedstat), ("stat", _of_stat)):
         try:
-            found = seconds((folder / file).read_text())
+            used = seconds((folder / file).read_text())
         except (OSError, ValueError, IndexError):
             continue
-        if found > 0:
-            return found
+        if used > 0:
+            return used
     return time.monotonic()
 
 
@@ -43,14 +45,14 @@ def _of_stat(text: str) -> float:
 
 
 class Signs:
-    """Looks, at every tick, for how long a thread that should work has given no sign of it.
+    """Measure, at every tick, for how long a thread that should be working has done nothing.
 
     Parameters
     ----------
     where
-        The process's whereabouts, whose ``QUIET`` and ``LONGEST`` are set.
+        The row of this process, whose columns ``QUIET`` and ``LONGEST`` are set.
     now
-        Seconds of any clock.
+        Current time in seconds, of any clock.
     """
 
     def __init__(self, where: Whereabouts, now: float) -> None:
@@ -61,11 +63,11 @@ class Signs:
         self._last = {"main": now, "reader": now}
 
     def shift(self, seconds: float) -> None:
-        """The process was suspended for so long."""
+        """Discount time for which the process was suspended."""
         self._last = {name: then + seconds for name, then in self._last.items()}
 
     def look(self, now: float) -> None:
-        """Set ``QUIET`` and ``LONGEST``."""
+        """Check the threads and set ``QUIET`` and ``LONGEST``."""
         row = self._where.row
         passed, self._passed = row[PASSED] != self._passed, row[PASSED]
         working = {"main": not row[DOING], "reader": bool(row[READS])}

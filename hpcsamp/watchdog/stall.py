@@ -1,4 +1,4 @@
-"""What becomes of a job that stalls: a line, a stall file, and the end of all ranks."""
+"""End a job that has stalled: print an error message, write the stall file, end all ranks."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from hpcsamp.watchdog.whereabouts import describe
 
 STALL = "stall.json"
 DEFAULT = 600.0
-"""Seconds without a sign of life after which a job is ended, unless told."""
+"""Default number of seconds without a sign of life after which a job is ended."""
 
-#: Seconds for which the stall file may take to be written, and the job to end.
+#: Largest number of seconds for writing the stall file, and for ending the job.
 PATIENCE = 10.0
 
 _SIGNS = {
     "stopped": "gives no sign of life",
-    "stuck": "lives but does nothing",
-    "waiting": "waits like all others, and has come least far,",
+    "stuck": "is alive but has done nothing",
+    "waiting": "waits, as all ranks do, and is the furthest behind,",
 }
 
 
 def line(blame: Sequence[Blame], rows: Sequence[Sequence[int]], places: Sequence[Any]) -> str:
-    """One line for people.
+    """Describe the stalled ranks in one line.
 
     Parameters
     ----------
     rows
-        Of all ranks, see :mod:`~hpcsamp.watchdog.whereabouts`.
+        Rows of all ranks, see :mod:`~hpcsamp.watchdog.whereabouts`.
     places
-        Host and pid of every rank.
+        Host and process id of every rank.
     """
     shown = [
         f"rank {b.rank} (process {places[b.rank][1]} on {places[b.rank][0]}) {_SIGNS[b.kind]} for "
@@ -53,10 +53,10 @@ def line(blame: Sequence[Blame], rows: Sequence[Sequence[int]], places: Sequence
 def record(
     blame: Sequence[Blame], rows: Sequence[Sequence[int]], places: Sequence[Any], limit: float
 ) -> dict[str, Any]:
-    """What the stall file says.
+    """The content of the stall file.
 
-    ``exclude`` names, with commas, the hosts that a requeued job should avoid: none if all ranks
-    are to blame or none in particular, because then it is not the nodes.
+    ``exclude`` lists the hosts that a requeued job should avoid, separated by commas. It is empty
+    if all ranks have stalled or all wait for each other, because then the nodes are not the cause.
     """
     hosts = sorted({places[b.rank][0] for b in blame})
     anybody = len(blame) == len(rows) or any(b.kind == "waiting" for b in blame)
@@ -82,34 +82,34 @@ def record(
     }
 
 
-def write(path: Path, told: dict[str, Any]) -> None:
-    """Write a stall file; ``count`` in it is how often this has happened there.
+def write(path: Path, record: dict[str, Any]) -> None:
+    """Write a stall file; its ``count`` is the number of stalls so far.
 
     Raises
     ------
     OSError
-        If that cannot be done.
+        If the file cannot be written.
     """
     count = 0
     with suppress(OSError, ValueError, KeyError, TypeError):
         count = int(json.loads(path.read_text())["count"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps({**told, "count": count + 1}, indent=1) + "\n")
+    write_whole(path, json.dumps({**record, "count": count + 1}, indent=1) + "\n")
 
 
-def end(message: str, path: Path, told: dict[str, Any], abort: Any) -> None:
-    """Say what has happened, write it down, and end the job. Does not return.
+def end(message: str, path: Path, record: dict[str, Any], abort: Any) -> None:
+    """Print the message, write the stall file, and end the job. Does not return.
 
-    A file system that hangs may be why: nothing here waits for it for long.
+    The cause may be a hanging file system, so each of these has a time limit.
     """
 
-    def tell() -> None:
+    def report() -> None:
         sys.stderr.write(f"hpcsamp: error: {message}; the job is ended, see {path}\n")
         sys.stderr.flush()
         with suppress(OSError):
-            write(path, told)
+            write(path, record)
 
-    for work in (tell, abort):
+    for work in (report, abort):
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         thread.join(PATIENCE)

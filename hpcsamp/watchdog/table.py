@@ -1,8 +1,8 @@
-"""The rows of all ranks: shared memory within a node, messages between nodes.
+"""Exchange the rows of all ranks, through shared memory within a node and messages between nodes.
 
-At each tick a rank sends its table to one rank of another node, in turn; the newer row wins. So all
-know of all after a few ticks, however many they are, and nothing waits for a rank that is stopped:
-one that has not received the last message gets no other one.
+At each tick a rank sends its table to one rank of another node, in turn; newer rows replace older
+ones. So all ranks know the rows of all others after a few ticks, for any number of ranks. Nothing
+waits for a stopped rank: no message is sent to a rank that has not received the previous one.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ ROW = 8 * COLUMNS
 
 
 class Table:
-    """The rows of all ranks as this one knows them. Making it is collective.
+    """The rows of all ranks, as far as this rank knows them. Creating it is collective.
 
     Parameters
     ----------
     comm
-        The ranks; nobody else uses this communicator.
+        The ranks; this communicator must not be used otherwise.
     messages
-        Whether a thread may send messages. Without, a rank knows of those of its node alone.
+        Whether a thread may send messages. If not, a rank knows only the rows of its node.
 
     Attributes
     ----------
     rows
         int64 of shape ``(ranks, COLUMNS)``.
     known
-        The ranks of which something can be known.
+        The ranks whose rows can be known.
     mine
-        This rank's row, in the memory that its node shares.
+        This rank's row, in the shared memory of its node.
     """
 
     def __init__(self, comm: MPI.Comm, messages: bool) -> None:
@@ -67,7 +67,7 @@ class Table:
         self._heard = np.empty_like(self.rows)
 
     def exchange(self) -> None:
-        """Take what the node shares and what others have sent; send to one rank."""
+        """Update the rows from shared memory and messages, and send them to one rank."""
         self.rows[self._near] = self._node
         self.receive()
         self._sent = {r: s for r, s in self._sent.items() if not s[0].Test()}
@@ -75,21 +75,21 @@ class Table:
             self._turn = (self._turn + 1) % len(self._far)
             peer = self._far[self._turn]
             if peer not in self._sent:
-                told = self.rows.copy()
-                self._sent[peer] = self._comm.Issend(told, peer), told
+                message = self.rows.copy()
+                self._sent[peer] = self._comm.Issend(message, peer), message
 
     def receive(self) -> None:
-        """Take what others have sent."""
+        """Receive the messages that have arrived."""
         while self._far and self._comm.Iprobe():
             self._comm.Recv(self._heard)
             newer = self._heard[:, BEAT] > self.rows[:, BEAT]
             self.rows[newer] = self._heard[newer]
 
     def settle(self) -> bool:
-        """Have all messages arrive at the end; not done until it returns True. Collective.
+        """Wait for all messages to arrive at the end; call it until it returns True. Collective.
 
-        (Hoefler, Siebert and Lumsdaine 2010: a barrier that is entered when one's own messages
-        have arrived, and left when everybody's have.)
+        Uses the non-blocking barrier of Hoefler, Siebert and Lumsdaine (2010): a rank enters it
+        when its own messages have arrived, and leaves it when those of all ranks have.
         """
         self.receive()
         if self._barrier is None and all(s[0].Test() for s in self._sent.values()):
@@ -100,7 +100,7 @@ class Table:
     _barrier: MPI.Request | None = None
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Release the shared memory."""
         self.mine.release()
         del self._node
         assert self._map is not None
@@ -109,9 +109,9 @@ class Table:
 
 
 def _shared(node: MPI.Comm) -> mmap.mmap | None:
-    """Memory for a row of each rank of a node; None if they cannot share any. Collective."""
+    """Allocate shared memory for the rows of a node; None if that is impossible. Collective."""
     MPI = library(node)  # noqa: N806
-    name, found = "", None
+    name, memory = "", None
     size = node.Get_size() * ROW
     if node.Get_rank() == 0:
         with suppress(OSError):
@@ -121,9 +121,9 @@ def _shared(node: MPI.Comm) -> mmap.mmap | None:
             os.close(file)
     name = node.bcast(name)
     with suppress(OSError, ValueError), open(name, "r+b") as f:
-        found = mmap.mmap(f.fileno(), size)
-    everyone = node.allreduce(found is not None, op=MPI.LAND)
+        memory = mmap.mmap(f.fileno(), size)
+    everyone = node.allreduce(memory is not None, op=MPI.LAND)
     if name and node.Get_rank() == 0:
         with suppress(OSError):
             Path(name).unlink()
-    return found if everyone else None
+    return memory if everyone else None

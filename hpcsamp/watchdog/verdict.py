@@ -1,4 +1,4 @@
-"""Who is to blame if a job does not go on: pure functions of what one rank has seen of all."""
+"""Decide which ranks have stalled, from the rows of all ranks that one rank has received."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from hpcsamp.watchdog.whereabouts import BEAT, COLUMNS, DOING, LONGEST, PASSED, 
 
 Kind = Literal["stopped", "stuck", "waiting"]
 PATIENCE = 3.0
-"""A rank may be quiet for so many times as long as the longest time after which one went on."""
+"""The time limit is at least this multiple of the longest pause after which a rank continued."""
 
 
 @dataclass(frozen=True)
 class Blame:
-    """A rank that the others wait for.
+    """A stalled rank, for which the others wait.
 
     Attributes
     ----------
     rank, seconds
-        Which, and since when.
+        The rank, and the number of seconds since it stalled.
     kind
-        ``stopped``: it gives no sign of life at all. ``stuck``: its watchdog ticks, but a thread
-        that should work does nothing, as in a file system that hangs. ``waiting``: all wait for
-        each other, and this one has come least far.
+        ``stopped``: it gives no sign of life at all. ``stuck``: its watchdog is running, but a
+        thread that should be working does nothing, e.g. because a file system hangs. ``waiting``:
+        all ranks wait for each other, and this one is the furthest behind.
     """
 
     rank: int
@@ -33,14 +33,14 @@ class Blame:
 
 
 class Witness:
-    """What one rank has seen of all ranks, and when.
+    """The rows of all ranks that one rank has received, and the times at which they changed.
 
     Parameters
     ----------
     ranks
-        How many there are.
+        Number of ranks.
     now
-        Seconds of any clock.
+        Current time in seconds, of any clock.
     """
 
     def __init__(self, ranks: int, now: float) -> None:
@@ -50,12 +50,12 @@ class Witness:
         self._longest = 0.0
 
     def shift(self, seconds: float) -> None:
-        """This rank was suspended for so long: for it, no time has passed."""
+        """Discount time for which this rank was suspended."""
         self._heard = [then + seconds for then in self._heard]
         self._passed = [then + seconds for then in self._passed]
 
     def see(self, rank: int, row: Sequence[int], now: float) -> None:
-        """A rank's row as it is now, or as it was last reported."""
+        """Record the current, or last reported, row of a rank."""
         old = self.rows[rank]
         if row[BEAT] > old[BEAT]:
             self._longest = max(self._longest, now - self._heard[rank])
@@ -66,23 +66,23 @@ class Witness:
             self.rows[rank] = list(row)
 
     def limit(self, stall: float) -> float:
-        """Seconds for which a rank may give no sign of life: more than it ever took one."""
+        """Time limit in seconds: ``stall``, or more if ranks have paused and continued before."""
         longest = max(self._longest, *(row[LONGEST] / 1000 for row in self.rows))
         return max(stall, PATIENCE * longest)
 
     def silent(self, rank: int, now: float) -> float:
-        """Seconds since a rank was heard of last."""
+        """Seconds since the last sign of life of a rank."""
         return now - self._heard[rank]
 
     def verdict(self, watched: Sequence[int], stall: float, now: float) -> list[Blame]:
-        """The ranks that the others wait for; none if all is well, as far as is known.
+        """The stalled ranks; empty if none has stalled, as far as this rank knows.
 
         Parameters
         ----------
         watched
-            The ranks of which anything can be known.
+            The ranks whose rows can be known.
         stall
-            Seconds, see :meth:`limit`.
+            Time limit in seconds, see :meth:`limit`.
         """
         limit = self.limit(stall)
         blame = []

@@ -1,8 +1,8 @@
-"""Where a rank is: a few numbers that its threads set on their way, cheap enough for every step.
+"""Record what a rank is doing: a few numbers set by its threads, cheap enough for every step.
 
-The numbers are a row of a table that the ranks of a node share, so what a rank did last is known
-even if it was stopped in the middle of it. Who measures a step listens to its parts
-(:meth:`Whereabouts.listening`), which cost next to nothing while nobody does.
+The numbers are a row of a table that the ranks of a node share, so the last action of a rank is
+known even if it was stopped in the middle of it. A listener (:meth:`Whereabouts.listening`) can
+measure the parts of a step; without a listener they cost next to nothing.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Literal
 
 COLUMNS = 10
 BEAT, PASSED, PHASE, NUMBER, DOING, READS, EPOCH, BATCH, QUIET, LONGEST = range(COLUMNS)
-"""Columns of a row, int64. ``BEAT`` counts the ticks of the rank's watchdog, ``PASSED`` the places
-that its threads passed. ``QUIET`` is for how many milliseconds a thread that should work has done
-nothing, ``LONGEST`` for how many one did so and then went on."""
+"""Columns of a row, int64. ``BEAT`` counts the ticks of the rank's watchdog, ``PASSED`` the points
+that its threads have passed. ``QUIET`` is the time in milliseconds for which a thread that should
+be working has done nothing, ``LONGEST`` the longest such time after which one continued."""
 
 
 class Phase(IntEnum):
-    """What a rank works at; with a number, see :data:`_TEXTS`."""
+    """Phase of a rank's work; some have a number, see :data:`_TEXTS`."""
 
     START = 0
     STEP = 1
@@ -32,7 +32,7 @@ class Phase(IntEnum):
 
 
 class Doing(IntEnum):
-    """What the main thread waits for, within its phase."""
+    """What the main thread waits for within its phase, or that it works."""
 
     WORK = 0
     AGREEMENT = 1
@@ -44,10 +44,10 @@ Part = Literal[
     "feed", "augment", "draw", "forward", "backward", "penalty", "agreement", "exchange",
     "optimiser",
 ]  # fmt: skip
-"""What the main thread does in a training step; parts lie within each other."""
+"""A part of a training step in the main thread; parts may be nested."""
 
 Listener = Callable[[Part], AbstractContextManager[None]]
-"""Makes the context that a part is done in."""
+"""Returns the context in which a part is executed."""
 
 _PARTS: dict[Doing, Part] = {
     Doing.AGREEMENT: "agreement",
@@ -70,7 +70,7 @@ _WAITS = {
 
 
 def describe(row: Sequence[int]) -> str:
-    """A row for people: ``step 12, in an exchange``."""
+    """Describe a row in words, e.g. ``step 12, in an exchange``."""
     text = _TEXTS[Phase(row[PHASE])].format(row[NUMBER]) + _WAITS.get(Doing(row[DOING]), "")
     if row[READS]:
         text += f", reading batch {row[BATCH]} of epoch {row[EPOCH]}"
@@ -78,7 +78,7 @@ def describe(row: Sequence[int]) -> str:
 
 
 class _Waiting(AbstractContextManager[None]):
-    """Some times a step, so without the cost of a generator."""
+    """Context of waiting; a class, because a generator would be too slow several times a step."""
 
     __slots__ = ("_before", "_doing", "_row")
 
@@ -106,7 +106,7 @@ def _heard(*contexts: AbstractContextManager[None]) -> Iterator[None]:
 
 
 class Whereabouts:
-    """This process's row. Its main thread and its reading thread call the methods."""
+    """The row of this process, which its main thread and its reading thread set."""
 
     def __init__(self) -> None:
         self._main = threading.main_thread().ident
@@ -115,31 +115,31 @@ class Whereabouts:
         self.row = memoryview(bytearray(8 * COLUMNS)).cast("q")
 
     def live_in(self, row: memoryview | None) -> None:
-        """Keep the numbers in this row, from its start; None keeps them in private memory."""
+        """Store the numbers in this row, after clearing it; None for private memory."""
         if row is None:
             row = memoryview(bytearray(8 * COLUMNS)).cast("q")
         row[:] = memoryview(bytearray(8 * COLUMNS)).cast("q")
         self.row = row
 
     def at(self, phase: Phase, number: int = 0) -> None:
-        """The main thread begins something."""
+        """Record that the main thread begins a phase."""
         row = self.row
         row[PHASE], row[NUMBER] = phase, number
         row[PASSED] += 1
 
     def goes_on(self) -> None:
-        """A thread that works, or waits for another job, shows that it lives."""
+        """Give a sign of life from a thread that works or waits for another job."""
         self.row[PASSED] += 1
 
     def waiting(self, doing: Doing) -> AbstractContextManager[None]:
-        """The main thread waits for other ranks, or for its reading thread."""
+        """Context in which the main thread waits for other ranks or for its reading thread."""
         if threading.get_ident() != self._main:
             return _NOTHING
         waiting = _Waiting(self.row, doing)
         return waiting if self._listener is None else _heard(waiting, self.part(_PARTS[doing]))
 
     def part(self, part: Part) -> AbstractContextManager[None]:
-        """The main thread does a part of a training step."""
+        """Context in which the main thread executes a part of a training step."""
         listener = self._listener
         if listener is None or threading.get_ident() != self._main:
             return _NOTHING
@@ -147,7 +147,7 @@ class Whereabouts:
 
     @contextmanager
     def listening(self, listener: Listener) -> Iterator[None]:
-        """Within the block, each part of a step is done in a context of the listener's."""
+        """Context in which each part of a step is executed in a context of the listener."""
         before, self._listener = self._listener, listener
         try:
             yield
@@ -156,7 +156,7 @@ class Whereabouts:
 
     @contextmanager
     def reading(self, epoch: int, batch: int) -> Iterator[None]:
-        """The reading thread reads a batch."""
+        """Context in which the reading thread reads a batch."""
         self.reader = threading.get_native_id()
         row = self.row
         row[EPOCH], row[BATCH], row[READS] = epoch, batch, 1
@@ -168,4 +168,4 @@ class Whereabouts:
 
 
 here = Whereabouts()
-"""Of this process. Like its signal handlers it is one, whatever runs in it."""
+"""The whereabouts of this process; there is only one, as with signal handlers."""
