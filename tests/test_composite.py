@@ -252,7 +252,7 @@ def test_fit_takes_several_targets_and_tells_what_they_are(capsys):
     assert found["tags_probabilities"].shape == (5, 3)
     assert (found["visits_mean"] > 0).all()
     assert abs(float(found["size_mean"].mean()) - 100) < 40
-    with pytest.raises(DataError, match="'vists'; there is tags, visits, size"):
+    with pytest.raises(DataError, match="'vists'; it may be tags, visits, size"):
         hs.fit(Branches, (x, y), task={"vists": "counts"}, **options)
 
 

@@ -256,8 +256,8 @@ def test_what_a_table_tells_is_used_in_all_splits_and_in_predictions():
     assert spoken["class"].values.tolist() == ["high", "low", "mid"]
     rows = pandas.Series(LINE).sample(frac=1, random_state=1)
     for x, y, message in (
-        (frame, rows, r"same rows in another order: row 0 is 0 in x and \d+ in y"),
-        (frame.assign(d="word"), LINE, r"column d of x of train is no number: 'word'"),
+        (frame, rows, r"same rows in different orders: row 0 is 0 in x and \d+ in y"),
+        (frame.assign(d="word"), LINE, r"column d of x of train is not a number: 'word'"),
         (frame.rename(columns={"b": "a"}), LINE, r"several columns of the name a"),
     ):
         with pytest.raises(DataError, match=message):
@@ -339,20 +339,20 @@ def test_members_of_an_ensemble_are_made_one_by_one(tmp_path):
     ("data", "more", "kind", "message"),
     [
         (X, {}, UsageError, "data is a ndarray; it may be (x, y)"),
-        ({"x": X, "targets": LINE}, {}, UsageError, "'targets'; its arrays are x, y, x_valid"),
+        ({"x": X, "targets": LINE}, {}, UsageError, "'targets'; its keys may be x, y, x_valid"),
         ((X, LINE[:7]), {}, DataError, "x of train has shape (200, 3), y has shape (7,)"),
         ((X, LINE), {"optimizer.lrr": 1}, UsageError, "optimizer.lrr"),
         ((X, LINE), {"sed": 1}, UsageError, "sed"),
         ((X, LINE), {"optimizer": 3}, UsageError, "optimizer"),
-        ((X.astype(int), LINE), {}, UsageError, "Say inputs='ids'"),
+        ((X.astype(int), LINE), {}, UsageError, "Pass inputs='ids'"),
         ((X, np.arange(200)), {}, DataError, "task='classification' or task='regression'"),
         (((X, LINE), (X, LINE)), {"valid": (X, LINE)}, UsageError, "are given twice"),
         ((X, np.array(["a"] * 200, object)), {}, DataError, "at least 2 classes are needed"),
-        ((X, np.array(["a", None] * 100, object)), {}, DataError, "holds NoneType, str; numbers"),
+        ((X, np.array(["a", None] * 100, object)), {}, DataError, "of type NoneType, str, but"),
         ((X, np.array(["a", "b"] * 100)), {"task": "ordinal"}, DataError, "order of classes"),
-        ((X, LINE), {"valid": (X, ["a"] * 200)}, DataError, "type <U1; numbers are needed"),
-        ((np.ma.masked_greater(X, 1), LINE), {}, DataError, "x of train is a masked array, "),
-        ((X, np.ma.masked_greater(LINE, 1)), {}, DataError, "y of train is a masked array, "),
+        ((X, LINE), {"valid": (X, ["a"] * 200)}, DataError, "type <U1, but numbers are needed"),
+        ((np.ma.masked_greater(X, 1), LINE), {}, DataError, "x of train is a masked array in "),
+        ((X, np.ma.masked_greater(LINE, 1)), {}, DataError, "y of train is a masked array in "),
         ((X, LINE), {"callbacks": [print]}, UsageError, "no object of a subclass"),
         ((X, LINE), {"method": {"name": "mean_field", "prior": 2}}, UsageError, "method.prior"),
     ],

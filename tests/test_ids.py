@@ -76,7 +76,8 @@ def sets(folder):
     x = np.c_[x, x.sum(1) % MANY].astype("i4")
     np.savez(folder / "a.npz", x=x, y=x[:, :1] / MANY + 0.1 * g.normal(size=(100, 1)))
     ids = npz(folder / "a.npz", inputs="ids")
-    assert ids.report == [f"ids of x go up to {MANY - 1}: an embedding needs at least {MANY} rows"]
+    largest = f"the largest id of x is {MANY - 1}"
+    assert ids.report == [f"{largest}: an embedding needs at least {MANY} rows"]
     for inputs in ("ids", "numbers"):
         build(npz(folder / "a.npz", inputs=inputs), folder / inputs)
     return folder / "ids", folder / "numbers"

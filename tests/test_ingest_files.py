@@ -49,7 +49,7 @@ def test_mapped_arrays(tmp_path):
     for name, array, words in (
         ("x", np.ones((50, 5, 6, 3), "u1"), ["--layout hwc"]),
         ("x", np.ones((50, 2), int), ["--inputs ids"]),
-        ("x", np.full((50, 2), 2**60), ["beyond 2**53"]),
+        ("x", np.full((50, 2), 2**60), ["above 2**53"]),
         ("y", y[:-1], ["(50, 4)", "(49,)"]),
         ("y", np.array([{}] * 50), ["not a readable array"]),
         ("x", np.full((50, 4), np.nan), ["NaN"]),
@@ -59,7 +59,7 @@ def test_mapped_arrays(tmp_path):
         np.save(folder / "x.npy", x)
         np.save(folder / "y.npy", y)
         np.save(folder / f"{name}.npy", array)
-        inputs = "numbers" if "beyond 2**53" in words else None
+        inputs = "numbers" if "above 2**53" in words else None
         with pytest.raises(HpcsampError) as caught:
             build(npy(folder, inputs=inputs), tmp_path / "out")
         assert nothing_left(tmp_path / "out")
@@ -145,8 +145,8 @@ def test_archives_of_images_in_order(tmp_path):
         ([("a.png", b"x"), ("a.cls", b"1"), ("b.cls", b"1")], ["b has a label but no image"]),
         ([("a.png", b"x"), ("a.jpg", b"x"), ("a.cls", b"1")], ["a has 2 images"]),
         ([("a.png", b"x"), ("a.json", b'{"k": 1, "l": 2}')], ["--label", "k, l"]),
-        ([("a.png", b"x"), ("a.json", b"{")], ["is no JSON"]),
-        ([("a.txt", b"x")], ["holds no images"]),
+        ([("a.png", b"x"), ("a.json", b"{")], ["is not valid JSON"]),
+        ([("a.txt", b"x")], ["has no images"]),
         ([("a.png", b"x"), ("a.cls", b"1"), ("b.png", b"x"), ("b.cls", b"0")], ["not a readable"]),
     ],
 )
@@ -293,14 +293,14 @@ def test_numbers_labels_and_missing_values_of_grids(tmp_path):
     ("options", "words"),
     [
         ({"x": ["w"]}, ["no variable 'w'", "t2m"]),
-        ({"x": ["part"]}, ["part holds", "numbers"]),
+        ({"x": ["part"]}, ["part has type", "numbers"]),
         ({"y": ["mask"]}, ["mask has no dimension 'time'"]),
         ({"sample": "step"}, ["no dimension 'step'", "latitude"]),
         ({"select": ["level=700"]}, ["700.0 is not among", "1000.0"]),
         ({"select": ["latitude=70:80"]}, ["leaves nothing", "30.0 to 60.0"]),
         ({"select": ["height=1"]}, ["--select height=1", "level"]),
         ({"lead": 40}, ["a lead of 40"]),
-        ({"task": "classification"}, ["one number an item"]),
+        ({"task": "classification"}, ["one label for each item"]),
     ],
 )
 def test_wrong_options_of_grids(tmp_path, options, words):
@@ -322,14 +322,14 @@ def test_files_of_grids_that_do_not_fit(tmp_path):
     warm.to_netcdf(tmp_path / "c.nc", engine="h5netcdf")
     (tmp_path / "d.nc").write_bytes((tmp_path / "a.nc").read_bytes()[:5000])
     for name, words in (
-        ("b", "latitude has other values"),
+        ("b", "values of latitude differ"),
         ("c", "units are 'C'"),
         ("d", "cannot be read"),
         ("e", "cannot be read"),
     ):
         with pytest.raises(HpcsampError, match=f"{name}.nc: {words}"):
             netcdf([tmp_path / "a.nc", tmp_path / f"{name}.nc"], ["t2m"], ["load"])
-    with pytest.raises(HpcsampError, match="not a zarr store"):
+    with pytest.raises(HpcsampError, match="cannot be opened as a zarr store"):
         zarr(str(tmp_path / "none.zarr"), ["t2m"], ["load"])
 
 

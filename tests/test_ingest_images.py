@@ -45,7 +45,8 @@ def test_a_tree_of_images_is_what_pil_reads(tmp_path):
     made = tree(tmp_path / "pets")
     (tmp_path / "pets" / "cat" / "notes.txt").write_text("x")
     source = images(tmp_path / "pets", seed=3)
-    assert source.report == [f"{tmp_path / 'pets'}: left out, not an image: cat/notes.txt"]
+    line = "files that are not images are left out: cat/notes.txt"
+    assert source.report == [f"{tmp_path / 'pets'}: {line}"]
     manifest = build(source, tmp_path / "set")
     assert manifest.class_names == ["cat", "dog", "hen"]
     assert manifest.arrays["x"].shape == [3, 6, 5]
@@ -92,7 +93,7 @@ def test_sizes_and_colours_are_asked_for(tmp_path):
     path = tmp_path / "a" / "hen" / "000.png"
     large = Image.fromarray(picture(9, 8, 3))
     large.save(path)
-    with pytest.raises(HpcsampError, match=r"000.png: is 9 x 8, .* is 6 x 5; give --size"):
+    with pytest.raises(HpcsampError, match=r"000.png is 9 x 8, .* is 6 x 5; give --size"):
         build(images(tmp_path / "a", fractions={}), tmp_path / "set")
     assert nothing_left(tmp_path / "set")
     source = images(tmp_path / "a", fractions={}, pictures=Pictures(size=(4, 3)))
@@ -103,7 +104,7 @@ def test_sizes_and_colours_are_asked_for(tmp_path):
     ]
     assert np.array_equal(x, np.moveaxis(truth, -1, 1))
     large.resize((5, 6)).convert("L").save(path)
-    with pytest.raises(HpcsampError, match=r"000.png: has 1 colour channels.*give --colour"):
+    with pytest.raises(HpcsampError, match=r"000.png has 1 colour channels.*give --colour"):
         images(tmp_path / "a", fractions={}).read("train", 0, 6)
     grey = images(tmp_path / "a", fractions={}, pictures=Pictures(colour="grey"))
     assert grey.arrays["x"].shape == [1, 6, 5]
@@ -160,10 +161,10 @@ def spoil(kind, folder):
     ("kind", "words"),
     [
         ("cut", ["001.png", "not a readable image", "truncated"]),
-        ("text", ["001.png", "no known format"]),
-        ("empty", ["001.png", "no known format"]),
-        ("frames", ["002.tiff", "holds 3 images"]),
-        ("class", ["eel", "holds no images"]),
+        ("text", ["001.png", "unknown format"]),
+        ("empty", ["001.png", "unknown format"]),
+        ("frames", ["002.tiff", "has 3 images"]),
+        ("class", ["eel", "has no images"]),
         ("loose", ["001.png", "--labels FILE", "--masks"]),
         ("pickle", ["001.npy", "not a readable array"]),
         ("cmyk", ["001.jpg", "CMYK", "--colour"]),
@@ -194,13 +195,13 @@ def test_labels_come_from_a_table(tmp_path):
     assert (ages.task, ages.arrays["y"].names) == ("regression", ["age"])
     assert ages.read("train", 2, 3)["y"].tolist() == [2 / 7]
     assert images(tmp_path / "a", labels=table, target=["kind"]).classes == 3
-    with pytest.raises(HpcsampError, match="column 'word' holds text"):
+    with pytest.raises(HpcsampError, match="column 'word' has text"):
         images(tmp_path / "a", labels=table)
     table.write_text(table.read_text() + "cat/000.png,1,1,x,p1\n")
-    with pytest.raises(HpcsampError, match=r"line 14: .*000.png was already in line 2"):
+    with pytest.raises(HpcsampError, match=r"line 14: .*000.png is already listed in line 2"):
         images(tmp_path / "a", labels=table, target=["word"])
     table.write_text("filename,kind\ncat/999.png,1\n")
-    with pytest.raises(HpcsampError, match=r"line 2: there is no image .*999.png"):
+    with pytest.raises(HpcsampError, match=r"line 2: the image .*999.png does not exist"):
         images(tmp_path / "a", labels=table)
 
 
@@ -250,8 +251,8 @@ def test_masks_are_labels_of_pixels(tmp_path):
     with pytest.raises(HpcsampError, match=r"000.png: label 255"):
         few.read("train", 0, 1)
     for content, words in (
-        (np.zeros((5, 5), np.uint8), ["is 5 x 5, its image"]),
-        (np.zeros((6, 5, 3), np.uint8), ["its pixels are colours"]),
+        (np.zeros((5, 5), np.uint8), ["is 5 x 5, but its image"]),
+        (np.zeros((6, 5, 3), np.uint8), ["the pixels are colours"]),
     ):
         Image.fromarray(content).save(mask)
         with pytest.raises(HpcsampError) as caught:
@@ -259,7 +260,7 @@ def test_masks_are_labels_of_pixels(tmp_path):
         for word in [str(mask), *words]:
             assert word in str(caught.value)
     mask.unlink()
-    with pytest.raises(HpcsampError, match=r"000.png: has no mask"):
+    with pytest.raises(HpcsampError, match=r"000.png has no mask"):
         images(tmp_path / "a", masks=tmp_path / "masks")
 
 

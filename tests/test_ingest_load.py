@@ -101,7 +101,7 @@ def test_open_power_system_data_and_files_that_overlap(tmp_path):
     source = entsoe([tmp_path / "b.csv", tmp_path / "a.csv"])
     assert source.read("train", 5, 6)["x"][0].tolist() == [40005 + i for i in range(96)]
     (tmp_path / "b.csv").write_text("\n".join([lines[0], *lines[1000:]]))
-    with pytest.raises(DataError, match="comes twice"):
+    with pytest.raises(DataError, match="occurs twice"):
         entsoe([tmp_path / "a.csv", tmp_path / "b.csv"])
 
 
@@ -136,9 +136,9 @@ def test_times_are_in_the_zone_of_the_header(tmp_path, column, hours):
     [
         ('"Time (GMT+5)","Actual Total Load [MW]"', {}, ["GMT+5", "UTC", "CET/CEST"]),
         ('"Time (CET/EEST)","Actual Total Load [MW]"', {}, ["CET/EEST"]),
-        ('"Time (UTC)","Actual Total Load [GW]"', {}, ["GW", "MW are needed"]),
+        ('"Time (UTC)","Actual Total Load [GW]"', {}, ["GW", "MW is needed"]),
         ('"Time (UTC)","Actual Total Load A","Actual Total Load B"', {}, ["2 columns"]),
-        ('"Time (UTC)","Actual Total Load [MW]"', {"step": 60}, ["every 60 min", "made up"]),
+        ('"Time (UTC)","Actual Total Load [MW]"', {"step": 60}, ["every 60 min", "not invented"]),
         (
             '"Time (UTC)","Actual Total Load [MW]"',
             {"form": "%d.%m.%Y %H:%M (CEST)"},

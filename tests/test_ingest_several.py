@@ -103,7 +103,7 @@ class Heads(nn.Module):
         (["a=load", "b=kind"], [], ["'kind'", "'cat' is not a finite number"]),
         (["a=load", "b=kind"], ["--target-task=c=counts"], ["c=counts", "a, b"]),
         (["a=load", "b=kind"], ["--target-task=b=words"], ["'words'", "classification"]),
-        (["a=load", "b=speed"], ["--target-task=b=classification"], ["b", "no label"]),
+        (["a=load", "b=speed"], ["--target-task=b=classification"], ["b", "not a label"]),
         (["a=load", "b=kind"], ["--target-task=b=ordinal"], ["--class-name b=CLASS"]),
         (["a=load", "b=grade"], ["--class-name=low"], ["--class-name low", "TARGET=CLASS"]),
         (["load"], ["--target-task=load=counts"], ["one target", "--task"]),

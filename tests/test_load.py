@@ -218,7 +218,7 @@ def test_tables_are_encoded_as_the_training_set_was(tmp_path, encoding):
         assert found.shape == ()
         np.testing.assert_allclose(found, expected[4], rtol=1e-12)
     for wrong, message in (
-        (late.assign(colour="pink"), "'pink' is not one of the categories that are known: blue"),
+        (late.assign(colour="pink"), "'pink' is not one of the categories blue"),
         (late.assign(when=pd.NaT), "column 'when': a time is missing"),
         (late.assign(when="soon"), "column when of x: 'soon' is no time"),
         (late.assign(colour=3), "is not one of the categories|lacks"),
@@ -272,7 +272,7 @@ WRONG = [
         lambda x: (
             pd.DataFrame(x, columns=NAMES).astype({"a": object}).replace({"a": {x[0, 0]: "?"}})
         ),
-        "column a of x is no number: '[?]'",
+        "column a of x is not a number: '[?]'",
     ),
     (
         "table",

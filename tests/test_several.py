@@ -124,9 +124,9 @@ def test_a_set_of_x_and_y_is_as_it_was(tmp_path):
     ("change", "line"),
     [
         ({"train": ({"a": np.ones((4, 2)), "b": np.ones((3, 2))}, np.ones(4))},
-         "train has 4 items of a and 3 of b"),
+         "train has 4 items of a, but 3 of b"),
         ({"train": ({"a": np.ones(4), "b": np.arange(4)}, np.ones(4))},
-         "b holds whole numbers .*ids.*or numbers"),
+         "b has whole numbers .*ids.*or numbers"),
         ({"train": ({"a": np.ones(4), "b": np.ones(4)}, np.ones(4)),
           "test": ({"a": np.ones(4)}, np.ones(4))}, "test has the arrays a, train a, b"),
         ({"train": ({"a": np.ones(4), "index": np.ones(4)}, np.ones(4))},
@@ -561,9 +561,9 @@ def test_a_file_of_named_arrays_is_ingested(tmp_path):
     x, y = Dataset.open(tmp_path / "set", "test").read(range(9))
     for name, found in (x | y).items():
         assert np.array_equal(found, items[name][:9], equal_nan=found.dtype.kind == "f"), name
-    with pytest.raises(UsageError, match="--ids tokens; it holds image, age"):
+    with pytest.raises(UsageError, match="--ids tokens is not one of its arrays image, age"):
         named(file, ["kind"], ids=["tokens"], **options)
-    with pytest.raises(UsageError, match="which arrays are targets"):
+    with pytest.raises(UsageError, match="give the arrays that are targets"):
         named(file, **options)
     one = {k: v for k, v in items.items() if k != "size"}
     np.savez(tmp_path / "one.npz", **one)

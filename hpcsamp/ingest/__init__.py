@@ -1,4 +1,4 @@
-"""Raw data into dataset folders. One source a file; :func:`build` writes any of them."""
+"""Ingest raw data into dataset folders: a source for each file format, written by :func:`build`."""
 
 from hpcsamp.ingest.build import build
 from hpcsamp.ingest.source import Source

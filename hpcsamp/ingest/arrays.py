@@ -1,4 +1,4 @@
-"""Arrays in memory as a source: one type that holds all splits exactly, classes that occur."""
+"""Build a source from arrays in memory: choose one exact type for all splits and find classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hpcsamp.names import Task
 DEFAULT_FRACTIONS = {"valid": 0.1, "test": 0.2}
 
 EXACT = 2**53
-"""Whole numbers up to this one are exact in float64, in which statistics are taken."""
+"""Largest whole number up to which all are exact in float64, the type of statistics."""
 
 
 def from_arrays(
@@ -39,29 +39,29 @@ def from_arrays(
     rule: Rule | None = None,
     columns: Mapping[str, np.ndarray] | None = None,
 ) -> ArraySource:
-    """A source from ``(x, y)`` by split; ``train`` is dealt to the splits of ``fractions``.
+    """Build a source from ``(x, y)`` by split; ``fractions`` of ``train`` are held out.
 
     Parameters
     ----------
     pairs
         ``x`` of shape ``(n, ...)`` and ``y`` of shape ``(n,)`` or ``(n, ...)``. Each is stored in
-        the smallest type that holds the values of all splits exactly.
-    task
-        ``None``: classification if ``y`` is a row of whole numbers in an integer type.
-    inputs
-        What ``x`` is.
-    names
-        Of the rows of an item of ``x`` and of ``y``, such as the columns of a table.
-    missing
-        What stands in ``y`` for a value that is not known: ``"nan"``, or a number among labels.
-    rule, columns
-        How items are dealt to splits, where not at random, and the columns that it names.
+        the smallest type that represents the values of all splits exactly.
+        task
+            ``None``: classification if ``y`` is one-dimensional and has an integer type.
+        inputs
+            Kind of ``x``.
+        names
+            Names of the rows of an item of ``x`` and of ``y``, such as the columns of a table.
+        missing
+            Marker of missing values in ``y``: ``"nan"``, or an integer for labels.
+        rule, columns
+            How items are split, if not at random, and the columns that the rule names.
 
     Raises
     ------
     DataError
-        If types or shapes do not fit, a value is NaN or loses digits, or labels are no classes,
-        naming the array.
+        If types or shapes do not fit, a value is NaN or loses digits, or labels are not valid
+        classes. The message names the array.
     """
     if missing is not None or (task is not None and task != "classification" and has_labels(task)):
         from hpcsamp.ingest.named import from_named
@@ -95,11 +95,11 @@ def from_arrays(
         first = pairs["train"][place].shape[1:]
         for where, values in parts.items():
             if values.shape[1:] != first:
-                raise DataError(f"{where} has items {values.shape[1:]}, train {first}")
+                raise DataError(f"{where} has items of shape {values.shape[1:]}, but train {first}")
             check_numbers(values, where)
             check_values(values, where)
             if array == "x" and inputs == "ids" and values.dtype.kind not in "iu":
-                raise DataError(f"{where} is {values.dtype}; ids are of an integer type")
+                raise DataError(f"{where} has type {values.dtype}; ids need an integer type")
         kinds[array] = common_type(parts)
     classes: int | None = None
     notes: list[str] = []
@@ -108,14 +108,12 @@ def from_arrays(
         kinds["y"] = np.dtype("<i8")
     elif kinds["y"].kind != "f":
         kinds["y"] = np.dtype("<f8")
-    if inputs == "ids" and kinds["x"].kind == "f":  # of signed and unsigned ones
+    if inputs == "ids" and kinds["x"].kind == "f":  # promoted from signed and unsigned types
         kinds["x"] = np.dtype("<i8")
     x, y = pairs["train"]
     held = columns or {}
     if rule is not None and [name for name in rule.columns if name not in held]:
-        raise UsageError(
-            f"{file}: has no column {rule.columns[0]!r}, only {', '.join(held) or 'x'}"
-        )
+        raise UsageError(f"{file} has no column {rule.columns[0]!r}, only {', '.join(held) or 'x'}")
     parts, dealt = divide(
         len(x),
         fractions,
@@ -137,7 +135,7 @@ def from_arrays(
     report = list(notes)
     if inputs == "ids":
         top = max(int(pair[0].max()) for pair in pairs.values())
-        report.append(f"ids of x go up to {top}: an embedding needs at least {top + 1} rows")
+        report.append(f"the largest id of x is {top}: an embedding needs at least {top + 1} rows")
     return ArraySource(
         name=name,
         task=task,
@@ -161,17 +159,17 @@ def from_arrays(
 
 
 def common_type(parts: Mapping[str, np.ndarray]) -> np.dtype:
-    """The type that arrays are stored in together: that of NumPy's promotion.
+    """Return the common type in which arrays are stored, by NumPy's promotion.
 
     Parameters
     ----------
     parts
-        Arrays by what messages call them.
+        Arrays by their names in messages.
 
     Raises
     ------
     DataError
-        If a value would change by it, naming array and value.
+        If the type would change a value; the message has array and value.
     """
     found = np.result_type(*(values.dtype for values in parts.values()))
     if found.kind == "b":
@@ -184,14 +182,14 @@ def common_type(parts: Mapping[str, np.ndarray]) -> np.dtype:
         if changed.any():
             value = values[changed].reshape(-1)[0]
             raise DataError(
-                f"{where}: {value} in {values.dtype} is not exact in {found}, the type that all "
-                "splits have in common; store them in one type"
+                f"{where}: {value} in {values.dtype} is not exact in {found}, the common type of "
+                "all splits; store them in one type"
             )
         if values.dtype.kind in "iu" and values.size:
             top = max(abs(int(values.min())), abs(int(values.max())))
             if top > EXACT:
                 raise DataError(
-                    f"{where}: {top} is beyond 2**53, where whole numbers lose digits in float64; "
+                    f"{where}: {top} is above 2**53, where whole numbers lose digits in float64; "
                     "subtract an offset, or number them"
                 )
     return found.newbyteorder("<")

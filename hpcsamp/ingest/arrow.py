@@ -1,4 +1,4 @@
-"""Parquet and Arrow files, and folders of HuggingFace's datasets."""
+"""Ingest parquet and Arrow files, and folders of HuggingFace's datasets."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from hpcsamp.names import Task
 
 
 class ArrowTable(Table):
-    """Rows of parquet or Arrow files, one after the other; one piece is held at a time.
+    """Concatenated rows of parquet or Arrow files; one piece is in memory at a time.
 
     Parameters
     ----------
     path
-        For messages.
-    files
-        In order; all have the same columns.
-    open_file
-        The schema and the pieces of a file.
+        File or folder, for messages.
+        files
+            Files in order; all have the same columns.
+        open_file
+            Function that returns the schema and the pieces of a file.
     """
 
     def __init__(
@@ -59,16 +59,16 @@ class ArrowTable(Table):
             if schema is not None and found.names != schema.names:
                 other = sorted(set(found.names) ^ set(schema.names)) or found.names
                 raise DataError(
-                    f"{file}: has other columns than {self.files[0]}: {', '.join(other[:5])}"
+                    f"{file} has other columns than {self.files[0]}: {', '.join(other[:5])}"
                 )
             schema = found if schema is None else schema
             self._pieces += [piece for piece in pieces if piece.count]
         self._schema = schema
         self.names = list(schema.names)
-        self._told = features_of(schema)
+        self._features = features_of(schema)
         self._ends = np.cumsum([piece.count for piece in self._pieces]).tolist()
         if not self._pieces:
-            raise DataError(f"{path}: has no rows")
+            raise DataError(f"{path} has no rows")
 
     def prepare(self, roles: Mapping[str, Role]) -> None:
         """See :class:`~hpcsamp.ingest.table.Table`."""
@@ -106,7 +106,7 @@ class ArrowTable(Table):
                 f"{next(s for s in shapes if s != shapes[0])}; {RAGGED}"
             )
         if len({part.dtype.kind == "O" for part in found}) > 1:
-            raise DataError(f"{self.path}: column {name!r} has different types in its files")
+            raise DataError(f"{self.path}: column {name!r} has different types in different files")
         return found[0] if len(found) == 1 else np.concatenate(found)
 
     def _load(self, at: int, columns: tuple[str, ...]) -> Any:
@@ -118,13 +118,13 @@ class ArrowTable(Table):
         return self._held[2]
 
     def class_names(self, column: str) -> list[str] | None:
-        """See :class:`~hpcsamp.ingest.table.Table`: of a ``ClassLabel`` of datasets."""
-        told = self._told.get(column)
-        names = told.get("names") if isinstance(told, dict) else None
+        """See :class:`~hpcsamp.ingest.table.Table`; names of a ``ClassLabel`` of datasets."""
+        feature = self._features.get(column)
+        names = feature.get("names") if isinstance(feature, dict) else None
         return [str(name) for name in names] if names else None
 
     def index(self) -> list[str]:
-        """See :class:`~hpcsamp.ingest.table.Table`: that of pandas."""
+        """See :class:`~hpcsamp.ingest.table.Table`; the index of a pandas table."""
         return [name for name in index_of(self._schema) if name in self.names]
 
     def whole(self, column: str) -> bool:
@@ -138,13 +138,13 @@ class ArrowTable(Table):
 
 Paths = Annotated[Sequence[str | Path], Asked("Files or folders.", "files", kind=list[Path])]
 Targets = Annotated[
-    Sequence[str], Asked("Column of y, or NAME=COLUMN,COLUMN of several.", "--target")
+    Sequence[str], Asked("Column of y; for several targets NAME=COLUMN,COLUMN.", "--target")
 ]
 Features = Annotated[
-    Sequence[str], Asked("Column of x; by default all that are no target.", "--feature")
+    Sequence[str], Asked("Column of x; by default all that are not targets.", "--feature")
 ]
 OfSplit = Annotated[Path | None, Asked("File or folder of this split.")]
-AnyTask = Annotated[Task | None, Asked("What y is; by default its type decides.")]
+AnyTask = Annotated[Task | None, Asked("Task; by default it follows from the type of y.")]
 
 
 def parquet(
@@ -162,22 +162,22 @@ def parquet(
     rule: Rule | None = None,
     normalize_y: NormalizeY = False,
 ) -> TableSource:
-    """Parquet files; one row group is held in memory at a time.
+    """Read parquet files; one row group is in memory at a time.
 
     Parameters
     ----------
     paths
-        Files, or folders of ``*.parquet``, whose names may begin with their split.
-    targets, features
-        Columns of ``y`` and of ``x``: numbers, lists of them, words, times, encoded images.
-    preparation
-        What becomes of columns of times and categories, and of missing values.
-    pictures
-        How images in a column are read.
-    task
-        What ``y`` is. By default words and whole numbers of few values are classes.
-    fractions, seed, rule
-        How rows are dealt to the splits that have no files of their own.
+        Files, or folders of ``*.parquet`` files, whose names may begin with their split.
+        targets, features
+            Columns of ``y`` and ``x``: numbers, lists of numbers, words, times or encoded images.
+        preparation
+            How columns of times and categories are encoded, and how missing values are treated.
+        pictures
+            How images in a column are read.
+        task
+            Task of ``y``. By default words and whole numbers with few different values are classes.
+        fractions, seed, rule
+            How rows are divided among splits without files.
     valid_file, test_file
         Files of these splits.
     normalize_y
@@ -186,9 +186,9 @@ def parquet(
     Raises
     ------
     UsageError
-        If a column is not there, or it is not told what becomes of it.
+        If a column does not exist, or needs an option that says how to encode it.
     DataError
-        Naming file, row and column of what cannot be used.
+        If a value cannot be used; the message has file, row and column.
     """
     return _read("parquet", open_parquet, ".parquet", paths, valid_file, test_file, targets,
                  features=features, preparation=preparation, pictures=pictures, task=task,
@@ -210,14 +210,15 @@ def arrow(
     rule: Rule | None = None,
     normalize_y: NormalizeY = False,
 ) -> TableSource:
-    """Arrow files (IPC, feather), or a folder that HuggingFace's datasets saved.
+    """Read Arrow files (IPC, feather), or a folder that HuggingFace's datasets saved.
 
-    Names of classes and images are taken from what datasets noted; a file is mapped, not read.
+    Names of classes and columns of images come from the metadata of datasets; files are
+    memory-mapped.
 
     Parameters
     ----------
     paths
-        Files, or folders: with ``state.json``, with ``dataset_dict.json``, or of ``*.arrow``.
+        Files, or folders with ``state.json``, ``dataset_dict.json`` or ``*.arrow`` files.
     targets, features, preparation, pictures, task, fractions, seed, rule, normalize_y
         As in :func:`parquet`.
     valid_file, test_file
@@ -226,9 +227,9 @@ def arrow(
     Raises
     ------
     UsageError
-        If a column is not there, or it is not told what becomes of it.
+        If a column does not exist, or needs an option that says how to encode it.
     DataError
-        Naming file, row and column of what cannot be used.
+        If a value cannot be used; the message has file, row and column.
     """
     return _read("arrow", open_arrow, ".arrow", paths, valid_file, test_file, targets,
                  features=features, preparation=preparation, pictures=pictures, task=task,
@@ -253,8 +254,9 @@ def _read(
     for split, path in (("valid", valid_file), ("test", test_file)):
         if path is not None:
             if split in files:
-                raise UsageError(f"{paths[0]} has a split {split} already; --{split}-file is "
-                                 "one too many")  # fmt: skip
+                raise UsageError(
+                    f"{paths[0]} has a split {split} already; leave out --{split}-file"
+                )
             files[split] = files_of(Path(path), ending)["train"]
     tables: dict[str, Table] = {
         split: ArrowTable(files[split][0] if len(files[split]) == 1 else Path(paths[0]),

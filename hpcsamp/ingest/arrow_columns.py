@@ -1,4 +1,4 @@
-"""Columns of Arrow as arrays of NumPy."""
+"""Convert Arrow columns to NumPy arrays."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ RAGGED = (
     "pad them to one length, or pass them as lists of arrays to hpcsamp.ingest.named.from_named, "
     "which pads sequences and makes their mask"
 )
-"""What can be done with lists of different lengths."""
+"""Advice for lists of different lengths, for messages."""
 
 
 def column_of(values: Any, role: Role, where: str) -> np.ndarray:
-    """A chunked array of Arrow, as :meth:`hpcsamp.ingest.table.Table.read` returns columns.
+    """Convert an Arrow array to what :meth:`hpcsamp.ingest.table.Table.read` returns.
 
     Parameters
     ----------
     values
         ``pyarrow.ChunkedArray`` or ``pyarrow.Array``.
     role
-        What it is used as.
-    where
-        What messages begin with: file and column.
+        Role of the column.
+        where
+            Beginning of messages: file and column.
 
     Raises
     ------
     DataError
-        If its type has no numbers, words, times or images, or lists differ in length.
+        If its type is not numbers, words, times or images, or lists have different lengths.
     """
     import pyarrow as pa
 
@@ -59,7 +59,7 @@ def _column(values: Any, where: str) -> np.ndarray:
 
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
-        if isinstance(values, pa.ChunkedArray):  # several chunks of a type that cannot be one
+        if isinstance(values, pa.ChunkedArray):  # chunks of some types stay several
             values = pa.concat_arrays(values.chunks)
     kind = values.type
     if isinstance(kind, pa.BaseExtensionType):
@@ -74,13 +74,13 @@ def _column(values: Any, where: str) -> np.ndarray:
         values, kind = values.cast(pa.float64()), pa.float64()
     if pa.types.is_integer(kind):
         if values.null_count:
-            values = values.cast(pa.float64())  # refuses those that would lose digits
+            values = values.cast(pa.float64())  # raises if digits would be lost
         return values.to_numpy(zero_copy_only=False)
     if pa.types.is_floating(kind):
         return values.to_numpy(zero_copy_only=False)
     if pa.types.is_date(kind):
         values, kind = values.cast(pa.timestamp("s")), pa.timestamp("s")
-    if pa.types.is_timestamp(kind):  # those with a zone are stored in UTC
+    if pa.types.is_timestamp(kind):  # times with a zone are stored in UTC
         return values.cast(pa.timestamp("ns", kind.tz)).to_numpy(zero_copy_only=False)
     if pa.types.is_duration(kind):
         seconds = values.cast(pa.duration("ns")).to_numpy(zero_copy_only=False)
@@ -93,11 +93,11 @@ def _column(values: Any, where: str) -> np.ndarray:
         return np.asarray([*values.to_pylist(), None], object)[:-1]
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         return np.asarray([*values.field("bytes").to_pylist(), None], object)[:-1]
-    raise DataError(f"{where}: holds {kind}, which has no numbers; choose others by --feature")
+    raise DataError(f"{where}: type {kind} is not numeric; choose other columns with --feature")
 
 
 def is_text(kind: Any) -> bool:
-    """Whether a type is that of words."""
+    """Whether a type is text."""
     import pyarrow as pa
 
     view = getattr(pa.types, "is_string_view", lambda kind: False)
@@ -105,7 +105,7 @@ def is_text(kind: Any) -> bool:
 
 
 def is_list(kind: Any) -> bool:
-    """Whether a type is that of lists."""
+    """Whether a type is a list."""
     import pyarrow as pa
 
     fixed = pa.types.is_fixed_size_list(kind)
@@ -113,21 +113,21 @@ def is_list(kind: Any) -> bool:
 
 
 def is_bytes(kind: Any) -> bool:
-    """Whether a type is that of bytes, such as encoded images."""
+    """Whether a type is bytes, such as encoded images."""
     import pyarrow as pa
 
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
 def is_whole(kind: Any) -> bool:
-    """Whether a type is that of whole numbers, or of true and false."""
+    """Whether a type is integer or boolean."""
     import pyarrow as pa
 
     return pa.types.is_integer(kind) or pa.types.is_boolean(kind)
 
 
 def is_picture(kind: Any) -> bool:
-    """Whether a type is that of encoded images."""
+    """Whether a type is encoded images."""
     import pyarrow as pa
 
     if pa.types.is_struct(kind):
@@ -137,12 +137,12 @@ def is_picture(kind: Any) -> bool:
 
 
 def _lists(values: Any, where: str) -> np.ndarray:
-    """Lists of equal lengths as one array, ``(rows, length, ...)``."""
+    """Convert lists of equal lengths to one array, ``(rows, length, ...)``."""
     import pyarrow.compute as pc
 
     if values.null_count:
         at = int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0])
-        raise DataError(f"{where}: list {at} of those read is missing")
+        raise DataError(f"{where}: the list in row {at} of the piece is missing")
     lengths = pc.list_value_length(values).to_numpy(zero_copy_only=False)
     if len(lengths) and (lengths != lengths[0]).any():
         at = int(np.flatnonzero(lengths != lengths[0])[0])
@@ -152,12 +152,12 @@ def _lists(values: Any, where: str) -> np.ndarray:
         )
     inner = _column(values.flatten(), where)
     if inner.dtype.kind not in "biuf":
-        raise DataError(f"{where}: lists of {values.type.value_type} have no numbers")
+        raise DataError(f"{where}: lists of {values.type.value_type} are not numeric")
     return inner.reshape(len(values), int(lengths[0]) if len(lengths) else 0, *inner.shape[1:])
 
 
 def features_of(schema: Any) -> dict[str, Any]:
-    """What HuggingFace's datasets noted of the columns of a file; empty where there is nothing."""
+    """Return the column features that HuggingFace's datasets stored in a file; empty if none."""
     raw = (schema.metadata or {}).get(b"huggingface")
     try:
         found = json.loads(raw)["info"]["features"] if raw else {}
@@ -167,7 +167,7 @@ def features_of(schema: Any) -> dict[str, Any]:
 
 
 def index_of(schema: Any) -> list[str]:
-    """Columns that were the index of a pandas table, as it noted them in a file."""
+    """Return the columns that pandas stored as the index of a table."""
     raw = (schema.metadata or {}).get(b"pandas")
     try:
         found = json.loads(raw)["index_columns"] if raw else []

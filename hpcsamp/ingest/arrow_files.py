@@ -1,4 +1,4 @@
-"""Files of parquet and Arrow: which there are, and the pieces that are read at a time."""
+"""Find and open parquet and Arrow files, and read them in pieces."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _WORD = re.compile(rf"({'|'.join(sorted(WORDS, key=len, reverse=True))})(?=[-_.]
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows that are read together: a row group of parquet, a batch of Arrow.
+    """Rows that are read together: a row group of a parquet file or a batch of an Arrow file.
 
     Attributes
     ----------
     file
-        It lies in.
-    count
-        Rows.
-    load
-        Reads columns by name.
+        File of the rows.
+        count
+            Number of rows.
+        load
+            Function that reads columns by name.
     """
 
     file: Path
@@ -37,7 +37,7 @@ class Piece:
 
 @contextmanager
 def readable(file: Path) -> Iterator[None]:
-    """Turn whatever a damaged file makes Arrow raise into one line."""
+    """Turn errors that Arrow raises for damaged files into a DataError of one line."""
     import pyarrow as pa
 
     try:
@@ -45,12 +45,12 @@ def readable(file: Path) -> Iterator[None]:
     except DataError:
         raise
     except (OSError, pa.ArrowException, ValueError, KeyError, MemoryError) as e:
-        told = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise DataError(f"{file}: cannot be read: {told}") from None
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise DataError(f"{file}: cannot be read: {reason}") from None
 
 
 def open_parquet(file: Path) -> tuple[Any, list[Piece]]:
-    """The schema and the row groups of a parquet file."""
+    """Open a parquet file: return its schema and row groups."""
     import pyarrow.parquet as pq
 
     opened = pq.ParquetFile(file, memory_map=False)
@@ -58,14 +58,15 @@ def open_parquet(file: Path) -> tuple[Any, list[Piece]]:
     def group(number: int) -> Callable[[list[str]], Any]:
         return lambda columns: opened.read_row_group(number, columns=columns, use_threads=False)
 
-    told = opened.metadata
+    metadata = opened.metadata
     return opened.schema_arrow, [
-        Piece(file, told.row_group(i).num_rows, group(i)) for i in range(told.num_row_groups)
+        Piece(file, metadata.row_group(i).num_rows, group(i))
+        for i in range(metadata.num_row_groups)
     ]
 
 
 def open_arrow(file: Path) -> tuple[Any, list[Piece]]:
-    """The schema and the batches of a file in Arrow's IPC format (also feather), or of a stream."""
+    """Open a file or stream in Arrow's IPC format (or feather): return its schema and batches."""
     import pyarrow as pa
 
     with file.open("rb") as f:
@@ -94,59 +95,59 @@ def _table(batch: Any, columns: list[str]) -> Any:
 
 
 def find(paths: Sequence[Path], ending: str) -> dict[str, list[Path]]:
-    """Files by split.
+    """Find the files of each split.
 
     Parameters
     ----------
     paths
-        Files, or folders: of files whose names may begin with a split (``train-00000.parquet``),
-        or as ``datasets`` saves them.
-    ending
-        Of the files of a folder.
+        Files, or folders. Files of a folder may have names that begin with a split
+        (``train-00000.parquet``); folders saved by ``datasets`` are recognised.
+        ending
+            Ending of the files of a folder.
 
     Raises
     ------
     DataError
-        If a folder holds no such files.
+        If a folder has no such files.
     """
     found: dict[str, list[Path]] = {}
     for path in paths:
         for split, files in files_of(path, ending).items():
             found.setdefault(split, []).extend(files)
     if "train" not in found:
-        raise DataError(f"{paths[0]}: has files of {', '.join(found)}, but none of train")
+        raise DataError(f"{paths[0]} has files of {', '.join(found)}, but none of train")
     return found
 
 
 def files_of(path: Path, ending: str) -> dict[str, list[Path]]:
-    """Files of one path by split; see :func:`find`."""
+    """Find the files of one path by split; see :func:`find`."""
     if not path.is_dir():
         if not path.exists():
             raise DataError(f"{path}: no such file")
         return {"train": [path]}
-    told = _json(path / "dataset_dict.json")
-    if told is not None:
-        parts = {str(name): path / str(name) for name in told.get("splits", [])}
-        strange = [name for name in parts if name.lower() not in WORDS]
-        if strange:
+    listed = _json(path / "dataset_dict.json")
+    if listed is not None:
+        parts = {str(name): path / str(name) for name in listed.get("splits", [])}
+        unknown = [name for name in parts if name.lower() not in WORDS]
+        if unknown:
             raise DataError(
-                f"{path}: its split {strange[0]!r} is none of {', '.join(WORDS)}; give the folders "
+                f"{path}: the split {unknown[0]!r} is none of {', '.join(WORDS)}; give the folders "
                 "of single splits"
             )
         return {WORDS[n.lower()]: files_of(part, ending)["train"] for n, part in parts.items()}
     state = _json(path / "state.json")
     if state is not None:
         if state.get("_indices_data_files") or state.get("_indices_files"):
-            raise DataError(f"{path}: is a selection of rows; save it after flatten_indices()")
+            raise DataError(f"{path} is a selection of rows; save it again after flatten_indices()")
         return {"train": [path / str(f["filename"]) for f in state.get("_data_files", [])]}
     files = sorted(f for f in path.rglob(f"*{ending}") if not f.name.startswith((".", "_")))
     if not files:
-        raise DataError(f"{path}: holds no files *{ending}")
+        raise DataError(f"{path} has no files *{ending}")
     parted = next((f for f in files if any("=" in p for p in f.relative_to(path).parts[:-1])), None)
     if parted is not None:
         raise DataError(
-            f"{parted}: its folder is the value of a column, which is not read; write the table "
-            "without partitions"
+            f"{parted}: partitioned tables, whose folders are values of a column, are not read; "
+            "write the table without partitions"
         )
     splits = split_of_names(files)
     if splits is None:
@@ -158,7 +159,7 @@ def files_of(path: Path, ending: str) -> dict[str, list[Path]]:
 
 
 def split_of_names(files: Sequence[Path]) -> dict[Path, str] | None:
-    """The split that the name of each file begins with; ``None`` unless all do, one with train."""
+    """Return the split that each file name begins with; ``None`` unless all do, one with train."""
     words = [_WORD.match(file.name) for file in files]
     found = {f: WORDS[w[1].lower()] for f, w in zip(files, words, strict=True) if w is not None}
     return found if len(found) == len(files) and "train" in found.values() else None
@@ -168,7 +169,7 @@ def _json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        told = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
     except (ValueError, OSError) as e:
         raise DataError(f"{path}: cannot be read: {e}") from None
-    return told if isinstance(told, dict) else None
+    return content if isinstance(content, dict) else None

@@ -1,4 +1,4 @@
-"""What ``hpcsamp ingest`` asks for: marks in the annotations of a source's arguments."""
+"""Annotations that turn the arguments of a source into options of ``hpcsamp ingest``."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from typing import Annotated, Any
 
 @dataclass(frozen=True)
 class Asked:
-    """How ``hpcsamp ingest`` asks for an argument of a source, in its annotation:
-    ``Annotated[int, Asked("Hours between items.", least=1)]``.
+    """Option of ``hpcsamp ingest`` for an argument of a source, given in its annotation.
+
+    For example ``Annotated[int, Asked("Hours between items.", least=1)]``.
 
     Attributes
     ----------
     help
-        Its line of ``--help``.
-    option
-        Name of the option, where it is not that of the argument.
-    least, most
-        Bounds of a number.
-    kind
-        Type of what is written, where it is not that of the argument.
+        Line of ``--help``.
+        option
+            Name of the option, if it differs from that of the argument.
+        least, most
+            Bounds of a number.
+        kind
+            Type of the value on the command line, if it differs from that of the argument.
     """
 
     help: str
@@ -30,7 +31,7 @@ class Asked:
     kind: Any = None
 
 
-#: Parts of the items that are held out.
-Part = Annotated[float, Asked("Part of the items held out as this split.", least=0, most=1)]
+#: Fraction of the items that is held out.
+Part = Annotated[float, Asked("Fraction of the items held out as this split.", least=0, most=1)]
 NormalizeY = Annotated[bool, Asked("Standardise targets in training.")]
 SplitSeed = Annotated[int, Asked("Seed of the random split.", least=0)]

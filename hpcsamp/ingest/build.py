@@ -1,8 +1,8 @@
-"""Write a source into a dataset folder: in parallel, resumable, whole or not at all.
+"""Write a source into a dataset folder: in parallel, resumable, complete or not at all.
 
-Everything is written into a hidden folder beside the target (``.NAME.partial``), which becomes the
-target by one rename once its manifest is there. A job that was killed goes on from the shards it
-had finished; one that failed leaves nothing. One job at a time writes a set.
+All files are written into a hidden folder beside the target (``.NAME.partial``), which is renamed
+to the target after its manifest has been written. A job that was killed resumes after the shards it
+had finished; a job that failed leaves nothing behind. Only one job at a time writes a dataset.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 SHARD_BYTES = 256 * 2**20
-"""Bytes a shard aims at."""
+"""Target size of a shard in bytes."""
 
 BLOCK_BYTES = 32 * 2**20
-"""Bytes read from the source at a time."""
+"""Number of bytes read from the source at a time."""
 
 
 def build(
@@ -61,36 +61,36 @@ def build(
     Parameters
     ----------
     source
-        The same on every rank.
-    out
-        The folder to make.
-    comm
-        Ranks that share the work (default: this one alone).
-    shard_bytes
-        Size a shard aims at.
-    overwrite
-        Replace a dataset that is there.
+        The source; the same on every rank.
+        out
+            The folder to write.
+        comm
+            Ranks that share the work (default: only this one).
+        shard_bytes
+            Target size of a shard in bytes.
+        overwrite
+            Replace an existing dataset.
     slabs
         Which arrays are stored in slabs of their items, see :func:`~hpcsamp.ingest.slabs.in_slabs`.
     progress
-        Called on rank 0 with shards done and shards in all.
-    waiting
-        Called on rank 0 if another job is writing the folder, which is then waited for; the very
-        same set is then taken as it is.
+        Called on rank 0 with the number of finished shards and of all shards.
+        waiting
+            Called on rank 0 if another job is writing the folder. The function then waits for that
+            job and, if it wrote the same dataset, returns its manifest.
 
     Returns
     -------
     Manifest
-        Of the finished set, on every rank.
+        Manifest of the finished dataset, on every rank.
 
     Raises
     ------
     UsageError
-        If the folder is there already, another job is writing it and ``waiting`` is None, or slabs
+        If the folder exists already, another job is writing it and ``waiting`` is None, or slabs
         do not fit the items.
-    DataError
-        If an item is not usable (NaN, label out of range) or cannot be read or written. Nothing is
-        left behind.
+        DataError
+            If an item cannot be used (NaN, label out of range), read or written. Nothing is left
+            behind.
     """
     comm = comm or serial.COMM_SELF
     target = Path(out)
@@ -102,7 +102,7 @@ def build(
     source = copy.copy(source)
     source.arrays = in_slabs(source.arrays, slabs)
     shards = plan_shards(source, shard_bytes)
-    with together(comm):  # read by one rank, since it may be a digest of many files
+    with together(comm):  # on one rank only, since it may be a digest of many files
         content = source.content() if comm.Get_rank() == 0 else ""
         uid = identity(source, shards, content) if comm.Get_rank() == 0 else ""
     uid, content = comm.bcast((uid, content))
@@ -129,12 +129,12 @@ def _write(
     progress: Callable[[int, int], None] | None,
     lock: Lock | None,
 ) -> Manifest:
-    """``lock``: on rank 0."""
+    """Write all shards and publish the folder; ``lock`` is given on rank 0."""
     rank, size = comm.Get_rank(), comm.Get_size()
     origin = ({"sha256": content} if content else {}) | source.source
     writer = _Writer(source, folder, uid, origin)
     try:
-        for first in range(0, len(shards), size):  # a round at a time, so that all stop together
+        for first in range(0, len(shards), size):  # in rounds, so that all ranks stop together
             with together(comm):
                 if lock is not None:
                     lock.check()
@@ -163,7 +163,7 @@ def _write(
 
 @contextmanager
 def _alone(target: Path, waiting: Callable[[], None] | None) -> Iterator[Lock]:
-    """While this process is the only one that writes a dataset folder."""
+    """Hold the lock of a dataset folder, so that no other process writes it."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -173,7 +173,7 @@ def _alone(target: Path, waiting: Callable[[], None] | None) -> Iterator[Lock]:
 
 
 def _found(target: Path, uid: str) -> Manifest | None:
-    """The manifest of a folder that holds this very set."""
+    """Return the manifest of a folder that already has this dataset, or None."""
     if not (target / NAME).is_file():
         return None
     manifest = read_manifest(target)
@@ -183,12 +183,12 @@ def _found(target: Path, uid: str) -> Manifest | None:
 def _prepare(target: Path, folder: Path, uid: str, overwrite: bool) -> None:
     if target.exists():
         if not target.is_dir() or (any(target.iterdir()) and not (target / NAME).is_file()):
-            raise UsageError(f"{target} is there and is not a dataset; choose another name")
+            raise UsageError(f"{target} exists and is not a dataset; choose another name")
         if (target / NAME).is_file() and not overwrite:
-            raise UsageError(f"{target} is a dataset already; choose another name or --overwrite")
+            raise UsageError(f"{target} is already a dataset; choose another name or --overwrite")
     note = folder / "uid"
     if folder.exists() and (not note.is_file() or note.read_bytes() != uid.encode()):
-        shutil.rmtree(folder)  # left by an ingest of something else
+        shutil.rmtree(folder)  # left by the ingest of another source
     try:
         folder.mkdir(parents=True, exist_ok=True)
         note.write_text(uid)
@@ -197,7 +197,7 @@ def _prepare(target: Path, folder: Path, uid: str, overwrite: bool) -> None:
 
 
 def _publish(manifest: Manifest, folder: Path, target: Path) -> None:
-    """Make the finished folder the dataset: the manifest last, then one rename."""
+    """Turn the finished folder into the dataset: write the manifest last, then rename it once."""
     for note in [*folder.glob("shard-*.json"), folder / "uid"]:
         note.unlink()
     manifest.write(folder)
@@ -246,7 +246,7 @@ def _manifest(
 
 
 class _Writer:
-    """One rank's hand in an ingest; what is done is noted in ``shard-NNNNN.json``."""
+    """One rank's part of an ingest; finished work is recorded in ``shard-NNNNN.json``."""
 
     def __init__(self, source: Source, folder: Path, uid: str, origin: dict[str, Any]):
         self.source, self.folder, self.uid, self.origin = source, folder, uid, origin
@@ -257,11 +257,11 @@ class _Writer:
     def _read(self, shard: Mapping[str, Any]) -> dict[str, Any]:
         return text.read_json(self._note(shard), self.uid, unsealed=False)
 
-    def _tell(self, shard: Mapping[str, Any], told: Mapping[str, Any]) -> None:
-        write_whole(self._note(shard), text.to_json(told, self.uid))
+    def _record(self, shard: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        write_whole(self._note(shard), text.to_json(facts, self.uid))
 
     def _done(self, shard: Mapping[str, Any]) -> bool:
-        """Whether an earlier run has written a shard; one whose note is damaged is done again."""
+        """Whether an earlier run has written a shard; with a damaged note it is written again."""
         try:
             self._read(shard)
         except DataError:
@@ -269,7 +269,7 @@ class _Writer:
         return True
 
     def write(self, shard: Mapping[str, Any]) -> None:
-        """First pass: the items, unless an earlier run has written them."""
+        """First pass: write the items of a shard, unless an earlier run has written them."""
         if self._done(shard):
             return
         path = self.folder / shard_name(shard["number"])
@@ -297,7 +297,7 @@ class _Writer:
                 if target.class_names is not None
             },
         )
-        self._tell(
+        self._record(
             shard,
             {
                 "chunks": {name: offsets.model_dump() for name, offsets in written.chunks.items()},
@@ -309,7 +309,7 @@ class _Writer:
     def _blocks(
         self, shard: Mapping[str, Any], moments: dict[str, Moments]
     ) -> Iterator[Mapping[str, np.ndarray]]:
-        """Items of a shard, checked; their moments are gathered on the way."""
+        """Yield the items of a shard after checking them, and collect their moments."""
         source, split, first = self.source, shard["split"], shard["first"]
         item_bytes = sum(spec.item_bytes for spec in source.arrays.values())
         size = max(1, BLOCK_BYTES // item_bytes)
@@ -324,7 +324,7 @@ class _Writer:
             yield block
 
     def stats(self, shards: list[dict[str, Any]]) -> dict[str, Stats]:
-        """Statistics of train over all shards, added in shard order."""
+        """Compute the statistics of train over all shards, added in shard order."""
         notes = [self._read(s)["moments"] for s in shards if s["split"] == "train"]
         if not notes:
             raise DataError(f"{self.source.name} has no items in train")
@@ -336,27 +336,27 @@ class _Writer:
         return {name: moments.stats() for name, moments in found.items()}
 
     def finish(self, shard: Mapping[str, Any], stats: Mapping[str, Stats]) -> None:
-        """Second pass: statistics, and the hash of the finished file."""
+        """Second pass: write statistics into a shard, and hash the finished file."""
         here.at(Phase.SHARD, shard["number"])
-        told = self._read(shard)
-        if "sha256" in told:
+        facts = self._read(shard)
+        if "sha256" in facts:
             return
         path = self.folder / shard_name(shard["number"])
-        write_stats(path, stats, told["stats"])
+        write_stats(path, stats, facts["stats"])
         seal(path, self.source.arrays)
         sync(path)
-        told |= {"sha256": sha256(path), "size": path.stat().st_size}
-        self._tell(shard, told)
+        facts |= {"sha256": sha256(path), "size": path.stat().st_size}
+        self._record(shard, facts)
 
     def entry(self, shard: Mapping[str, Any]) -> ShardEntry:
-        """What the manifest says of a finished shard."""
-        told = self._read(shard)
+        """Return the manifest entry of a finished shard."""
+        facts = self._read(shard)
         return ShardEntry(
             file=shard_name(shard["number"]),
             split=shard["split"],
             first=shard["first"],
             count=shard["count"],
-            size=told["size"],
-            sha256=told["sha256"],
-            chunks={name: Offsets(**o) for name, o in told["chunks"].items()},
+            size=facts["size"],
+            sha256=facts["sha256"],
+            chunks={name: Offsets(**o) for name, o in facts["chunks"].items()},
         )

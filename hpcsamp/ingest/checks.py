@@ -1,4 +1,4 @@
-"""Check the items of a source as they are written, and gather their moments."""
+"""Check the items of a source while they are written, and accumulate their moments."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Block = Mapping[str, np.ndarray]
 
 
 def check_block(source: Source, block: Block, where: str) -> None:
-    """Refuse items that are not usable.
+    """Refuse items that cannot be used: NaN, infinity, labels or ids out of range.
 
     Raises
     ------
     DataError
-        Naming the items, beginning with ``where``, and the array.
+        If there is such an item; the message begins with ``where`` and names the array.
     """
     for name, kind in kinds_of(source).items():
         check_values(block[name], f"{where}: {name}")
@@ -50,7 +50,7 @@ def check_block(source: Source, block: Block, where: str) -> None:
 
 
 def add_moments(source: Source, block: Block, moments: MutableMapping[str, Moments]) -> None:
-    """Add a block of train to the moments of the arrays of numbers; missing values are left out."""
+    """Add a block of train to the moments of numeric arrays; missing values are ignored."""
     targets = targets_of(source)
     for name in counted(source):
         missing = name in targets and targets[name].missing is not None
@@ -64,7 +64,7 @@ def check_moments(source: Source, moments: Mapping[str, Moments]) -> None:
     Raises
     ------
     DataError
-        Naming the array and its column.
+        If statistics are not finite or undefined; the message names the array and its column.
     """
     targets = targets_of(source)
     for name, found in moments.items():
@@ -73,7 +73,7 @@ def check_moments(source: Source, moments: Mapping[str, Moments]) -> None:
         unknown = np.flatnonzero(np.asarray(found.count) == 0)
         if len(unknown):
             of = names[unknown[0]] if unknown[0] < len(names) else f"channel {unknown[0]}"
-            raise DataError(f"{where}: {of} has no value that is known")
+            raise DataError(f"{where}: all values of {of} are missing")
         values = found.stats()
         check_stats(values, names, where)
         if name == WEIGHT and not values.mean[0] > 0:
@@ -83,6 +83,6 @@ def check_moments(source: Source, moments: Mapping[str, Moments]) -> None:
 
 
 def columns(source: Source, array: str) -> list[str]:
-    """Names of the columns of a table."""
-    told: list[str] = source.source.get({"x": "columns", "y": "targets"}.get(array, ""), [])
-    return told or source.arrays[array].names
+    """Return the names of the columns of an array."""
+    recorded: list[str] = source.source.get({"x": "columns", "y": "targets"}.get(array, ""), [])
+    return recorded or source.arrays[array].names

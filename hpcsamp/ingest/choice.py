@@ -1,4 +1,4 @@
-"""Which columns of a table are inputs and which are targets."""
+"""Choose which columns of a table are features and which are targets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from hpcsamp.errors import DataError, UsageError
 
 SHOWN = 20
-"""Column names that a message lists at most."""
+"""Largest number of column names that a message lists."""
 
 
 def choose(
@@ -19,44 +19,44 @@ def choose(
     features: Sequence[str] = (),
     without: Sequence[str] = (),
 ) -> list[str]:
-    """The features: all columns that are no targets, unless some are named.
+    """Return the features: all columns that are not targets, unless features are named.
 
     Parameters
     ----------
     path
-        Of the table, for messages.
-    names
-        Its columns.
-    targets, features
-        Those that were asked for.
-    without
-        Columns that are features only if they are named.
+        File of the table, for messages.
+        names
+            Columns of the table.
+        targets, features
+            Columns that the user named.
+        without
+            Columns that are features only if they are named.
 
     Raises
     ------
     UsageError
-        If a column is not there or named twice, or none is left for a side.
-    DataError
-        If chosen columns have no name, or the same one.
+        If a column does not exist or is named twice, or no target or feature is left.
+        DataError
+            If a chosen column has no name, or two have the same name.
     """
     check_named(path, names, [*targets, *features, *without])
     count = Counter(names)
     if not targets:
-        raise UsageError(f"--target is needed: one or more of {listed(names)}")
+        raise UsageError(f"give --target: one or more of the columns {listed(names)}")
     wanted = set(targets)
     chosen = list(features) or [n for n in names if n not in wanted and n not in set(without)]
     if not chosen:
-        raise UsageError(f"{path}: all of its columns are targets, none is left for x")
+        raise UsageError(f"{path}: all columns are targets, so none is left for x")
     for name, times in Counter([*chosen, *targets]).items():
         if not name:
             raise DataError(
-                f"{path}: column {names.index('') + 1} has no name; name it, or the others by "
-                "--feature"
+                f"{path}: column {names.index('') + 1} has no name; name it in the file, or choose "
+                "the other columns with --feature"
             )
         if count[name] > 1:
             at = [i + 1 for i, other in enumerate(names) if other == name]
             raise DataError(
-                f"{path}: columns {', '.join(map(str, at[:SHOWN]))} are all called {name!r}; "
+                f"{path}: columns {', '.join(map(str, at[:SHOWN]))} all have the name {name!r}; "
                 "names must differ"
             )
         if times > 1:
@@ -64,7 +64,7 @@ def choose(
             where = "more than once" if name not in set(features) else where
             raise UsageError(f"column {name!r} is named {where}")
         if not name.isprintable():
-            raise DataError(f"{path}: the name {name!r} holds signs that cannot be printed")
+            raise DataError(f"{path}: the name {name!r} has characters that cannot be printed")
     return chosen
 
 
@@ -74,7 +74,7 @@ def check_named(path: Path, names: Sequence[str], asked: Sequence[str]) -> None:
     Raises
     ------
     UsageError
-        Naming the first one.
+        If there is such a column; the message names the first one.
     """
     known = set(names)
     for name in asked:
@@ -83,11 +83,11 @@ def check_named(path: Path, names: Sequence[str], asked: Sequence[str]) -> None:
 
 
 def short(text: str) -> str:
-    """At most 60 signs of a text."""
+    """Shorten a text to at most 60 characters."""
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names for a message."""
+    """Join names for a message; long lists are shortened."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return short(", ".join(names[:SHOWN])) + more if more else ", ".join(names)

@@ -1,7 +1,7 @@
-"""CIFAR-10 (Krizhevsky 2009) from its official archives, python or binary version.
+"""Ingest CIFAR-10 (Krizhevsky 2009) from its official archives, python or binary version.
 
-The archive's MD5 is compared before anything of it is unpacked; nothing is written to disk, and of
-the python version only plain arrays are unpickled.
+The MD5 of the archive is checked before anything is unpacked, and nothing is written to disk. Only
+plain arrays of the python version are unpickled.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ MD5 = {
     "c58f30108f718f92721af3b95e74349a": "python",
     "c32a1d4ab5d03f1284b67883e8d87530": "binary",
 }
-"""Of ``cifar-10-python.tar.gz`` and ``cifar-10-binary.tar.gz``."""
+"""MD5 of ``cifar-10-python.tar.gz`` and ``cifar-10-binary.tar.gz``."""
 
 VALID = 0.1
-"""Part of the training images that is held out, as in the paper (section 5.2)."""
+"""Fraction of the training images that is held out, as in the paper (section 5.2)."""
 
 _RECORD = 1 + 3 * 32 * 32
 _HARMLESS = {
@@ -46,19 +46,19 @@ def cifar10(
     *,
     md5: dict[str, str] = MD5,
 ) -> ArraySource:
-    """CIFAR-10 as ``(3, 32, 32)`` uint8 images: 45,000 train, 5,000 valid, 10,000 test.
+    """Read CIFAR-10 as ``(3, 32, 32)`` uint8 images: 45,000 train, 5,000 valid, 10,000 test.
 
     Parameters
     ----------
     archive
         One of the official archives.
     md5
-        Archives that are trusted, by MD5, and their version.
+        Version of each trusted archive by its MD5.
 
     Raises
     ------
     DataError
-        If the archive is another one, has a path outside its folder, or lacks a batch.
+        If the archive is not trusted, has a path outside its folder, or lacks a batch.
     """
     path = Path(archive)
     try:
@@ -68,7 +68,7 @@ def cifar10(
         raise DataError(f"{path}: cannot be read: {e.strerror}") from None
     if found not in md5:
         raise DataError(
-            f"{path}: its MD5 is {found}, that of the official archives {' or '.join(md5)}"
+            f"{path}: the MD5 is {found}, but official archives have {' or '.join(md5)}"
         )
     members = read_archive(path)
     read = _python if md5[found] == "python" else _binary
@@ -99,7 +99,7 @@ def cifar10(
 
 
 def read_archive(path: Path) -> dict[str, bytes]:
-    """Plain files of a tar archive by base name, in memory.
+    """Read the plain files of a tar archive into memory, by base name.
 
     Raises
     ------
@@ -113,15 +113,15 @@ def read_archive(path: Path) -> dict[str, bytes]:
             for member in archive:
                 name = PurePosixPath(member.name)
                 if name.is_absolute() or ".." in name.parts:
-                    raise DataError(f"{path}: holds {member.name!r}, a path outside its folder")
+                    raise DataError(f"{path}: {member.name!r} is a path outside its folder")
                 if not (member.isfile() or member.isdir()):
-                    raise DataError(f"{path}: holds {member.name!r}, which is no plain file")
+                    raise DataError(f"{path}: {member.name!r} is not a plain file")
                 if member.isfile():
                     stream = archive.extractfile(member)
                     assert stream is not None
                     found[name.name] = stream.read()
     except (tarfile.TarError, EOFError, zlib.error, OSError) as e:
-        raise DataError(f"{path}: not a whole archive: {e}") from None
+        raise DataError(f"{path}: the archive is damaged or incomplete: {e}") from None
     return found
 
 
@@ -135,8 +135,8 @@ def _binary(path: Path, members: dict[str, bytes], name: str) -> tuple[np.ndarra
 
 def _python(path: Path, members: dict[str, bytes], name: str) -> tuple[np.ndarray, np.ndarray]:
     try:
-        told = _Plain(io.BytesIO(_member(path, members, name)), encoding="bytes").load()
-        return _checked(path, name, np.asarray(told[b"data"]), np.asarray(told[b"labels"]))
+        batch = _Plain(io.BytesIO(_member(path, members, name)), encoding="bytes").load()
+        return _checked(path, name, np.asarray(batch[b"data"]), np.asarray(batch[b"labels"]))
     except (pickle.UnpicklingError, KeyError, TypeError, ValueError, EOFError) as e:
         raise DataError(f"{path}: {name} is not a batch of CIFAR-10: {e}") from None
 
@@ -145,21 +145,21 @@ def _checked(
     path: Path, name: str, images: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     if images.shape != (len(labels), _RECORD - 1):
-        raise DataError(f"{path}: {name} has images {images.shape} for {len(labels)} labels")
+        raise DataError(f"{path}: {name} has images {images.shape}, but {len(labels)} labels")
     check_labels(labels, 10, f"{path}: {name}")
     return images.reshape(-1, 3, 32, 32).astype(np.uint8), labels.astype(np.int64)
 
 
 def _member(path: Path, members: dict[str, bytes], name: str) -> bytes:
     if name not in members:
-        raise DataError(f"{path}: has no {name}, only {', '.join(sorted(members))}")
+        raise DataError(f"{path} has no {name}, only {', '.join(sorted(members))}")
     return members[name]
 
 
 class _Plain(pickle.Unpickler):
-    """Arrays, lists, dicts and strings; anything else is refused."""
+    """Unpickler of arrays, lists, dicts and strings that refuses anything else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _HARMLESS:
-            raise pickle.UnpicklingError(f"{module}.{name} has no place in a batch")
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a batch")
         return super().find_class(module, name)

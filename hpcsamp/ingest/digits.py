@@ -14,9 +14,9 @@ FRACTIONS = {"valid": 0.1, "test": 0.2}
 
 
 def digits() -> ArraySource:
-    """Digits as ``(1, 8, 8)`` uint8 images with values 0..16 and a fixed, stratified split.
+    """Return the digits as ``(1, 8, 8)`` uint8 images with values 0..16 and a fixed split.
 
-    70% train, 10% valid, 20% test, the same on every machine.
+    The stratified split has 70% train, 10% valid and 20% test items, the same on every machine.
     """
     from sklearn.datasets import load_digits
 

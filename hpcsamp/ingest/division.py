@@ -1,4 +1,4 @@
-"""How items are dealt to train, valid and test: at random, by a column, in time, by groups."""
+"""Split items into train, valid and test: at random, by a column, in time order, by groups."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ WORDS = {
     "test": "test",
     "testing": "test",
 }
-"""Names of splits that folders and columns use, and what they are called in a dataset."""
+"""Names of splits in folders and columns, and the name of the split in a dataset."""
 
 ROWS = "rows"
-"""The word for the order in which items come."""
+"""Value of ``chronological`` that stands for the order of the rows."""
 
 Values = Callable[[str], np.ndarray]
-"""A column by name: shape ``(items,)``; numbers, times or text."""
+"""Function that returns a column by name: shape ``(items,)``; numbers, times or text."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How items are dealt to splits, where they are not dealt at random one by one.
+    """How items are split, if not individually at random.
 
     Attributes
     ----------
     split_column
         A column that names the split of each item.
     chronological
-        A column of times or numbers, or ``"rows"``: the first items are train, then come valid and
-        test. Items of the same time are never in two splits.
+        A column of times or numbers, or ``"rows"``: the first items are train, followed by valid
+        and test. Items of the same time are never in different splits.
     gap
-        Items left out before valid and before test, with ``chronological``.
-    group
-        A column; all items that have the same value are in one split.
+        Number of items left out before valid and before test, with ``chronological``.
+        group
+            A column; all items with the same value are in the same split.
 
     Raises
     ------
     UsageError
-        If rules exclude each other.
+        If more than one rule is given.
     """
 
     split_column: Annotated[
@@ -59,28 +59,30 @@ class Rule:
     ] = None
     chronological: Annotated[
         str | None,
-        Asked("Deal items in the order of this column, or of the rows with 'rows': train first."),
+        Asked("Split items in the order of this column, or of the rows with 'rows': train first."),
     ] = None
     gap: Annotated[int, Asked("Items left out between splits of --chronological.", least=0)] = 0
-    group: Annotated[str | None, Asked("Column whose equal values are never in two splits.")] = None
+    group: Annotated[
+        str | None, Asked("Column of groups; items of a group are always in the same split.")
+    ] = None
 
     def __post_init__(self) -> None:
-        told = {
+        options = {
             "--split-column": self.split_column,
             "--chronological": self.chronological,
             "--group": self.group,
         }
-        given = [option for option, value in told.items() if value is not None]
+        given = [option for option, value in options.items() if value is not None]
         if len(given) > 1:
             raise UsageError(f"{given[0]} and {given[1]} exclude each other; give one of them")
         if self.gap and self.chronological is None:
-            raise UsageError("--gap needs --chronological, whose splits it sets apart")
+            raise UsageError("--gap needs --chronological: it separates splits in time order")
 
     @property
     def columns(self) -> list[str]:
-        """Columns that are read for it."""
-        told = (self.split_column, self.chronological, self.group)
-        return [name for name in told if name is not None and name != ROWS]
+        """Names of the columns that the rule needs."""
+        columns = (self.split_column, self.chronological, self.group)
+        return [name for name in columns if name is not None and name != ROWS]
 
 
 def divide(
@@ -93,44 +95,44 @@ def divide(
     labels: np.ndarray | None = None,
     where: str = "items",
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Deal items to splits.
+    """Split items into train, valid and test.
 
     Parameters
     ----------
     count
-        Items.
-    fractions
-        Part of each split but ``train``, which gets the rest.
-    seed
-        Of random splits.
-    rule
-        How to deal; at random if ``None``.
-    values
-        Reads a column that the rule names.
-    labels
-        Classes, shape ``(count,)``: random splits have of each its proportion.
-    where
-        What messages begin with.
+        Number of items.
+        fractions
+            Fraction of each split except ``train``, which gets the rest.
+        seed
+            Seed of random splits.
+        rule
+            How to split; at random if ``None``.
+        values
+            Function that returns a column named by the rule.
+        labels
+            Classes, shape ``(count,)``, to stratify random splits.
+        where
+            Beginning of messages.
 
     Returns
     -------
     parts
         Ascending item numbers of every split that is not empty.
     notes
-        What was done, for the list of transforms.
+        Descriptions of the split, for the list of transforms.
 
     Raises
     ------
     UsageError
-        If the fractions leave nothing for ``train``, or there is no such column.
-    DataError
-        If a column does not serve: a value is missing, or names no split; or a split stays empty.
+        If the fractions leave nothing for ``train``, or a column does not exist.
+        DataError
+            If a value of the column is missing or does not name a split, or a split is empty.
     """
     check_fractions(fractions)
-    told = ", ".join(f"{name} {part:g}" for name, part in fractions.items())
+    shares = ", ".join(f"{name} {part:g}" for name, part in fractions.items())
     rule = rule or Rule()
     if rule.columns and values is None:
-        raise UsageError(f"{where}: there are no columns, so no {rule.columns[0]!r}")
+        raise UsageError(f"{where} has no columns, so column {rule.columns[0]!r} cannot split it")
     if rule.split_column is not None:
         assert values is not None
         parts = by_column(values(rule.split_column), rule.split_column, where)
@@ -139,21 +141,21 @@ def divide(
         order = rule.chronological
         keys = None if order == ROWS or values is None else values(order)
         parts = in_time(count, fractions, keys, rule.gap, f"{where}: column {order!r}")
-        note = f"split in the order of {order}, {told}" + (f", gap {rule.gap}" * bool(rule.gap))
+        note = f"split in the order of {order}, {shares}" + (f", gap {rule.gap}" * bool(rule.gap))
     elif rule.group is not None:
         assert values is not None
         parts = by_group(values(rule.group), fractions, seed, f"{where}: column {rule.group!r}")
-        note = f"random split by groups of {rule.group}, {told}, seed {seed}"
+        note = f"random split by groups of {rule.group}, {shares}, seed {seed}"
     else:
         parts = split_items(count, fractions, labels=labels, seed=seed)
-        note = f"random split, {told}, seed {seed}" if fractions else ""
+        note = f"random split, {shares}, seed {seed}" if fractions else ""
     if "train" not in parts:
-        raise DataError(f"{where}: {count} items, none of which is in train")
+        raise DataError(f"{where}: none of the {count} items is in train")
     return parts, [note] if note else []
 
 
 def by_column(values: np.ndarray, column: str, where: str) -> dict[str, np.ndarray]:
-    """Items by the split that a column names."""
+    """Split items by a column with the names of the splits."""
     where = f"{where}: column {column!r}"
     _whole(values, where)
     kinds, inverse = np.unique(values.astype(str), return_inverse=True)
@@ -163,7 +165,7 @@ def by_column(values: np.ndarray, column: str, where: str) -> dict[str, np.ndarr
         if name is None:
             at = int(np.flatnonzero(values.astype(str) == kind)[0])
             raise DataError(
-                f"{where}: {kind!r} of item {at} names no split; it may be {', '.join(WORDS)}"
+                f"{where}: {kind!r} of item {at} is not a split; it may be {', '.join(WORDS)}"
             )
         names.append(name)
     of_item = np.asarray(names)[inverse]
@@ -173,11 +175,11 @@ def by_column(values: np.ndarray, column: str, where: str) -> dict[str, np.ndarr
 def in_time(
     count: int, fractions: Mapping[str, float], keys: np.ndarray | None, gap: int, where: str
 ) -> dict[str, np.ndarray]:
-    """The first items for train, the next for each other split; equal keys stay together."""
+    """Split items in order: train first, then each other split; equal keys stay together."""
     if keys is None:
         keys = np.arange(count)
     if keys.dtype.kind not in "biufM":
-        raise DataError(f"{where} holds text; numbers or times order items: see --date")
+        raise DataError(f"{where} has text, but items are ordered by numbers or times: see --date")
     _whole(keys, where)
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
@@ -194,7 +196,7 @@ def in_time(
             if begin >= end:
                 raise DataError(
                     f"{where}: {name} would have no items: {last} ends with item {low} of {count}, "
-                    f"the gap is {gap}, the next split begins with item {end}"
+                    f"the gap is {gap}, and the next split begins with item {end}"
                 )
             parts[name] = np.sort(order[begin:end])
             last = name
@@ -205,14 +207,16 @@ def in_time(
 def by_group(
     values: np.ndarray, fractions: Mapping[str, float], seed: int, where: str
 ) -> dict[str, np.ndarray]:
-    """Whole groups in random order, each to the split that lacks the largest part of its items."""
+    """Assign whole groups in random order, each to the split that is farthest from its quota."""
     _whole(values, where)
     keys = values.astype(str) if values.dtype.kind == "O" else values
     kinds, inverse, sizes = np.unique(keys, return_inverse=True, return_counts=True)
     wanted = {"train": 1 - sum(fractions.values()), **fractions}
     quota = {name: part * len(values) for name, part in wanted.items() if part > 0}
     if len(kinds) < len(quota):
-        raise DataError(f"{where}: {len(kinds)} groups for the {len(quota)} splits {list(quota)}")
+        raise DataError(
+            f"{where}: {len(kinds)} groups are too few for the {len(quota)} splits {list(quota)}"
+        )
     held = dict.fromkeys(quota, 0)
     home = np.empty(len(kinds), dtype="U16")
     shuffled = numpy_generator(seed, Purpose.SPLIT).permutation(len(kinds)).tolist()
@@ -237,4 +241,4 @@ def _whole(values: np.ndarray, where: str) -> None:
         return
     if bad.any():
         at = int(np.flatnonzero(bad)[0])
-        raise DataError(f"{where} has no value for item {at}; every item needs one to be dealt")
+        raise DataError(f"{where} has no value for item {at}; the split needs one for every item")

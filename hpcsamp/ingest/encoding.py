@@ -1,4 +1,4 @@
-"""Columns of a table as numbers: dates, categories, missing values, vectors."""
+"""Encode columns of a table as numbers: dates, categories, missing values, vectors."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.table import Role
 
 DAY = 86_400.0
-"""Seconds."""
+"""Length of a day in seconds."""
 
 PERIODS = {"day": DAY, "week": 7 * DAY}
-"""Cycles of a fixed length, in seconds; a year has the length of its own days."""
+"""Cycles of fixed length, in seconds; the length of a year depends on its number of days."""
 
 HOW = ("seconds", "day", "week", "year", "cyclical")
-"""What ``--date COLUMN=HOW`` makes of times; several are joined by ``+``."""
+"""Encodings of times for ``--date COLUMN=HOW``; several are joined by ``+``."""
 
 
 @dataclass
 class Encoded(ABC):
-    """One column and the numbers that it becomes.
+    """Base class of encodings: one column and the numbers that it becomes.
 
     Attributes
     ----------
     column
-        Its name in the table.
+        Name of the column in the table.
     """
 
     column: str
@@ -38,46 +38,46 @@ class Encoded(ABC):
     @property
     @abstractmethod
     def names(self) -> list[str]:
-        """Of the numbers."""
+        """Names of the numbers."""
 
     @abstractmethod
     def kind(self, found: np.dtype) -> np.dtype:
-        """The type of the numbers, of a column of type ``found``."""
+        """Return the type of the numbers for a column of type ``found``."""
 
     @abstractmethod
     def encode(self, values: np.ndarray, where: str) -> np.ndarray:
-        """Numbers of shape ``(n, len(names))``.
+        """Encode values as numbers of shape ``(n, len(names))``.
 
         Raises
         ------
         DataError
-            Beginning with ``where``, for a value that has none.
+            If a value cannot be encoded; the message begins with ``where``.
         """
 
     def missing(self, values: np.ndarray) -> np.ndarray:
-        """Which entries have no value, shape ``(n,)``."""
+        """Return which entries have no value, shape ``(n,)``."""
         return missing(values)
 
     def look(self, values: np.ndarray) -> None:  # noqa: B027
-        """Called with all entries that are not missing, in blocks, before any is encoded."""
+        """Examine values; called with all known entries, in blocks, before any is encoded."""
 
-    def units(self, told: str) -> dict[str, str]:
-        """Units by name of the numbers, of a column in units ``told``."""
-        return dict.fromkeys(self.names, told) if told else {}
+    def units(self, unit: str) -> dict[str, str]:
+        """Return the units of the numbers by name, for a column in units ``unit``."""
+        return dict.fromkeys(self.names, unit) if unit else {}
 
     @abstractmethod
     def describe(self) -> str | dict[str, Any]:
-        """What a later set needs in order to be encoded alike."""
+        """Describe the encoding, so that a later dataset can be encoded in the same way."""
 
 
 @dataclass
 class Number(Encoded):
-    """A column of numbers as it is.
+    """A column of numbers, unchanged.
 
     Attributes
     ----------
     fill
-        Stands in for missing values.
+        Replacement of missing values.
     """
 
     fill: float | None = None
@@ -104,12 +104,12 @@ class Number(Encoded):
 
 @dataclass
 class Vector(Encoded):
-    """A column of equally long lists of numbers.
+    """A column of lists of numbers, all of the same length.
 
     Attributes
     ----------
     width
-        Length of each.
+        Length of the lists.
     """
 
     width: int = 1
@@ -134,12 +134,12 @@ class Vector(Encoded):
 
 @dataclass
 class Date(Encoded):
-    """A column of times as seconds or as parts of cycles.
+    """A column of times, encoded as seconds or as phases of cycles.
 
     Attributes
     ----------
     how
-        Of :data:`HOW`, without ``cyclical``.
+        Encodings, a part of :data:`HOW` without ``cyclical``.
     """
 
     how: tuple[str, ...] = ("seconds",)
@@ -179,7 +179,7 @@ class Date(Encoded):
             found += [np.sin(2 * np.pi * turn), np.cos(2 * np.pi * turn)]
         return np.stack(found, axis=1)
 
-    def units(self, told: str) -> dict[str, str]:
+    def units(self, unit: str) -> dict[str, str]:
         """See :class:`Encoded`."""
         return {self.column: "seconds since 1970-01-01"} if "seconds" in self.how else {}
 
@@ -190,15 +190,15 @@ class Date(Encoded):
 
 @dataclass
 class Category(Encoded):
-    """A column of words: one number of 0 and 1 for each (one-hot), or the number of the word.
+    """A column of categories, encoded one-hot or as ids.
 
     Attributes
     ----------
     words
-        All that occur, sorted; whole numbers as text. Of ids that are whole numbers already:
-        ``None``.
-    ids
-        Whether words are numbered.
+        All words that occur, sorted; whole numbers as text. ``None`` for ids that are already whole
+        numbers.
+        ids
+            Whether words are numbered.
     """
 
     words: list[str] | None = None
@@ -228,15 +228,15 @@ class Category(Encoded):
             if word not in place:
                 known = ", ".join(self.words[:20]) + ", ..." * (len(self.words) > 20)
                 raise DataError(
-                    f"{where}, column {self.column!r}: {word!r} is not one of the categories that "
-                    f"are known: {known}"
+                    f"{where}, column {self.column!r}: {word!r} is not one of the categories "
+                    f"{known}"
                 )
         codes[~lacking] = np.asarray([place[w] for w in found.tolist()], np.int64)[inverse]
         if self.ids:
             return codes[:, None]
         return (codes[:, None] == np.arange(len(self.words))).astype(np.uint8)
 
-    def units(self, told: str) -> dict[str, str]:
+    def units(self, unit: str) -> dict[str, str]:
         """See :class:`Encoded`."""
         return {}
 
@@ -245,29 +245,29 @@ class Category(Encoded):
         return {"column": self.column, ("ids" if self.ids else "onehot"): self.words}
 
 
-def encoded_of(told: str | dict[str, Any]) -> Encoded:
-    """What :meth:`Encoded.describe` described."""
-    if isinstance(told, str):
-        return Number(told)
-    column = told["column"]
-    if "tokens" in told:
+def encoded_of(described: str | dict[str, Any]) -> Encoded:
+    """Restore an encoding from the result of :meth:`Encoded.describe`."""
+    if isinstance(described, str):
+        return Number(described)
+    column = described["column"]
+    if "tokens" in described:
         raise UsageError(
-            f"--like: column {column!r} holds texts; give --text, --tokenizer and --tokens "
-            f"{told['tokens']} instead"
+            f"--like: column {column!r} has texts; give --text, --tokenizer and --tokens "
+            f"{described['tokens']} instead"
         )
-    if "date" in told:
-        return Date(column, tuple(told["date"].split("+")))
-    if "onehot" in told:
-        return Category(column, told["onehot"])
-    if "ids" in told:
-        return Category(column, told["ids"], ids=True)
-    if "width" in told:
-        return Vector(column, told["width"])
-    return Number(column, told.get("fill"))
+    if "date" in described:
+        return Date(column, tuple(described["date"].split("+")))
+    if "onehot" in described:
+        return Category(column, described["onehot"])
+    if "ids" in described:
+        return Category(column, described["ids"], ids=True)
+    if "width" in described:
+        return Vector(column, described["width"])
+    return Number(column, described.get("fill"))
 
 
 def missing(values: np.ndarray) -> np.ndarray:
-    """Which entries have no value: NaN, NaT, ``None``; shape ``(n,)``."""
+    """Return which entries have no value (NaN, NaT, ``None``), shape ``(n,)``."""
     if values.dtype.kind == "f":
         return np.isnan(values.reshape(len(values), -1)).any(1)
     if values.dtype.kind == "M":
@@ -278,49 +278,49 @@ def missing(values: np.ndarray) -> np.ndarray:
 
 
 def as_words(values: np.ndarray) -> np.ndarray:
-    """Words of a column; of whole numbers their digits."""
+    """Convert a column to words; whole numbers become their digits."""
     if values.dtype.kind == "f" and (values == np.floor(values)).all():
         values = values.astype(np.int64)
     return values.astype(str)
 
 
 def read_dates(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """``COLUMN=HOW`` by column.
+    """Parse ``COLUMN=HOW``, the encodings of times by column.
 
     Raises
     ------
     UsageError
-        If it is not told what becomes of a column.
+        If an encoding is missing or unknown.
     """
     found = {}
     for text in given:
         column, sign, how = text.rpartition("=")
         if not sign:
             raise UsageError(
-                f"--date {text}: what becomes of it? Give --date {text}=cyclical (sine and cosine "
-                f"of day, week and year), or {text}=seconds, or parts such as {text}=day+year"
+                f"--date {text} has no encoding; give --date {text}=cyclical (sine and cosine of "
+                f"day, week and year), or {text}=seconds, or parts such as {text}=day+year"
             )
         parts: list[str] = []
         for part in how.split("+"):
             if part not in HOW:
-                raise UsageError(f"--date {text}: {part!r} is none of {', '.join(HOW)}")
+                raise UsageError(f"--date {text}: {part!r} is not one of {', '.join(HOW)}")
             parts += ["day", "week", "year"] if part == "cyclical" else [part]
         found[column] = tuple(dict.fromkeys(parts))
     return found
 
 
 def read_units(given: Sequence[str]) -> dict[str, str]:
-    """``COLUMN=UNIT`` by column.
+    """Parse ``COLUMN=UNIT``, the units by column.
 
     Raises
     ------
     UsageError
-        If it is not written so.
+        If an entry has another form.
     """
     found = {}
     for text in given:
         column, sign, unit = text.rpartition("=")
         if not sign or not unit or any(c in unit for c in "[]"):
-            raise UsageError(f"--unit {text}: written COLUMN=UNIT, such as load=MW")
+            raise UsageError(f"--unit {text} must be COLUMN=UNIT, such as load=MW")
         found[column] = unit
     return found

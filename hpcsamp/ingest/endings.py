@@ -1,4 +1,4 @@
-"""Which command reads a file or folder, told from its name and what it holds."""
+"""Find the ingest command that reads a file or folder, from file endings."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ ENDINGS = {
     ".tif": "images",
     ".tiff": "images",
 }
-"""Command by ending."""
+"""Ingest command for each file ending."""
 
 LOOKED = 1000
-"""Files of a folder that are looked at."""
+"""Largest number of files of a folder that are examined."""
 
 
 def command_for(path: str) -> str:
-    """The command that reads a file or folder; empty if nothing tells.
+    """Return the ingest command that reads a file or folder; empty if none is known.
 
-    ``hpcsamp ingest parquet data/`` for a folder of parquet files, say. Nothing is opened.
+    For example ``hpcsamp ingest parquet data/`` for a folder of parquet files. No file is opened.
     """
     place = Path(path)
     try:

@@ -1,7 +1,8 @@
-"""Electricity load of Germany at 15 minutes: 24 hours in, the next 6 out (paper, section 5.3).
+"""Ingest the electricity load of Germany: predict 6 hours from 24 hours (paper, section 5.3).
 
-Reads csv of the ENTSO-E transparency platform ("Total Load", one file per year) and of Open Power
-System Data (``time_series_15min_singleindex.csv``). Everything is put on a gapless UTC axis first.
+The load has a value every 15 minutes. The source reads csv files of the ENTSO-E transparency
+platform ("Total Load", one file per year) and of Open Power System Data
+(``time_series_15min_singleindex.csv``). All values are first placed on a gapless UTC time axis.
 """
 
 from __future__ import annotations
@@ -24,23 +25,23 @@ from hpcsamp.ingest.source import Source, check_fractions
 
 INPUTS, TARGETS = 96, 24
 FILL = 4
-"""Longest gap, in values, that is interpolated; windows never touch longer ones."""
+"""Longest gap, in values, that is interpolated; windows never overlap longer gaps."""
 
 
 @dataclass
 class Series:
-    """Load on a gapless axis.
+    """Load on a gapless time axis.
 
     Attributes
     ----------
     start
         First time, minutes since 1970-01-01 UTC.
     load
-        MW, one value per quarter of an hour; NaN inside gaps longer than :data:`FILL`.
-    filled
-        Values that were interpolated.
-    report
-        What was found and done.
+        MW, one value per quarter of an hour; NaN in gaps longer than :data:`FILL`.
+        filled
+            Number of interpolated values.
+        report
+            Lines on the gaps and how they were treated.
     """
 
     start: int
@@ -51,14 +52,14 @@ class Series:
 
 @dataclass
 class Windows(Source):
-    """Windows of a series that touch no gap.
+    """Windows of a series that overlap no gap.
 
     Attributes
     ----------
     series
         The load.
     begin
-        By split: where each window begins in the series.
+        Position in the series at which each window of a split begins.
     """
 
     series: Series | None = None
@@ -79,28 +80,28 @@ def entsoe(
     valid: Part = 0.1,
     test: Part = 0.1,
     fill: Annotated[
-        float, Asked("Largest part of the values to interpolate.", least=0, most=1)
+        float, Asked("Largest fraction of the values to interpolate.", least=0, most=1)
     ] = 0.01,
     notation: Notation | None = None,
 ) -> Windows:
-    """Windows of 96 values in and 24 out, one beginning at every quarter of an hour.
+    """Read windows of 96 input and 24 target values, one starting at every quarter of an hour.
 
     Parameters
     ----------
     files
         Csv files, in any order.
     valid, test
-        Last parts of the time axis; no window crosses from one part to the next.
-    fill
-        Largest part of the values that may be interpolated.
+        Fractions of the time axis at its end; no window crosses from one split to the next.
+        fill
+            Largest fraction of the values that may be interpolated.
     notation
         How numbers are written.
 
     Raises
     ------
     DataError
-        Naming file and line, if a number or a time is not one, or the time axis is broken; or if
-        the values have another distance in time, or too many are missing.
+        If a number or time cannot be parsed or the time axis is broken, with file and line; or if
+        the time step is not 15 minutes, or too many values are missing.
     """
     check_fractions({"valid": valid, "test": test})
     paths = [Path(f) for f in files]
@@ -109,8 +110,8 @@ def entsoe(
     if series.filled > fill * len(series.load):
         raise DataError(
             f"{', '.join(p.name for p in paths)}: {series.filled} of {len(series.load)} values "
-            f"({series.filled / len(series.load):.1%}) are missing in short gaps; at most "
-            f"{fill:.1%} are interpolated, see --fill"
+            f"({series.filled / len(series.load):.1%}) are missing in short gaps, but at most "
+            f"{fill:.1%} may be interpolated; see --fill"
         )
     good = np.isfinite(series.load)
     length = INPUTS + TARGETS
@@ -127,7 +128,7 @@ def entsoe(
             begin[split] = starts[whole]
         low = high
     if "train" not in begin:
-        raise DataError(f"{paths[0]}: {len(good)} values leave no window of {length} for train")
+        raise DataError(f"{paths[0]}: {len(good)} values have no window of {length} for train")
     if lost:
         series.report.append(f"{lost} of {kept + lost} windows touch a long gap and are left out")
     return Windows(
@@ -154,17 +155,17 @@ def entsoe(
 
 
 def horizons() -> dict[str, Coordinate]:
-    """How far ahead each value of a target lies, in minutes after the last value of the input."""
+    """Coordinate of the target values: lead time in minutes after the last input value."""
     return {"horizon": Coordinate(15.0 * np.arange(1, TARGETS + 1), "min", 0, ("y",))}
 
 
 def on_axis(rows: Sequence[Row]) -> Series:
-    """Rows in time order on a gapless axis; short gaps are interpolated, all are reported.
+    """Place rows in time order on a gapless axis; interpolate short gaps and report all gaps.
 
     Raises
     ------
     DataError
-        If a time comes twice.
+        If a time occurs twice.
     """
     first, last = rows[0].minute, rows[-1].minute
     load = np.full((last - first) // QUARTER + 1, np.nan)
@@ -173,7 +174,7 @@ def on_axis(rows: Sequence[Row]) -> Series:
         at = (row.minute - first) // QUARTER
         if seen[at]:
             raise DataError(
-                f"{row.where}: the time axis is broken: {show_minute(row.minute)} comes twice"
+                f"{row.where}: the time axis is broken: {show_minute(row.minute)} occurs twice"
             )
         seen[at], load[at] = True, row.load
     report = [f"{len(rows)} rows from {show_minute(first)} to {show_minute(last)} UTC"]

@@ -1,6 +1,7 @@
-"""ERA5 from WeatherBench 2 (Rasp et al. 2024): a zarr store at 1.5 degrees into items.
+"""Ingest ERA5 from WeatherBench 2 (Rasp et al. 2024): a zarr store at 1.5 degrees.
 
-The paper's task (section 5.4): three-hourly states, 69 variables six hours ahead.
+The task is that of the paper (section 5.4): from three-hourly states, predict 69 variables six
+hours ahead.
 """
 
 from __future__ import annotations
@@ -42,18 +43,18 @@ LEVEL_UNITS = {"hPa", "mbar", "mb", "millibar", "millibars"}
 
 @dataclass
 class Era5(Source):
-    """States of a zarr store and the states some hours later.
+    """Pairs of states of a zarr store: a state and the state some hours later.
 
     Attributes
     ----------
     store
         The opened store.
     first
-        By split: index on the time axis of each item's input.
+        For each split, the index of each item's input on the time axis.
     ahead
-        Steps of the time axis between input and target.
+        Number of time steps between input and target.
     scales
-        Factor and shift of each variable to the units that are stored.
+        Factor and shift that convert each variable to the stored units.
     """
 
     shard_mb: ClassVar[float] = 512
@@ -68,7 +69,7 @@ class Era5(Source):
         self._latitude = self.store["latitude"].values
         self._longitude = self.store["longitude"].values
         self._time = self.store["time"].values.astype("datetime64[h]")
-        # the poles and the direction of latitude as in the store; rows are latitudes
+        # poles and direction of latitude stay as in the store; rows are latitudes
         self._masks = np.stack([self._load(name) for name in MASKS])
 
     def read(self, split: str, start: int, stop: int) -> Mapping[str, np.ndarray]:
@@ -85,7 +86,7 @@ class Era5(Source):
         return {"x": x, "y": y, "time": hours.astype(np.float64)}
 
     def _state(self, t: int, out: np.ndarray) -> None:
-        """Put the 69 variables at one time into ``out``, ``(69, latitudes, longitudes)``."""
+        """Read the 69 variables at one time into ``out``, ``(69, latitudes, longitudes)``."""
         for place, name in enumerate(SURFACE):
             out[place] = self._load(name, time=t)
         for place, name in enumerate(UPPER):
@@ -115,14 +116,14 @@ class Era5(Source):
 def era5(
     store: Annotated[str | Path, Asked("WeatherBench 2 zarr store: a folder or URL.", kind=str)],
     *,
-    start: Annotated[str | None, Asked("First time, e.g. 1980-01-01.")] = None,
-    stop: Annotated[str | None, Asked("Last time, e.g. 2020-12-31.")] = None,
-    every: Annotated[int, Asked("Hours between items.", least=1)] = 3,
+    start: Annotated[str | None, Asked("First time to use, e.g. 1980-01-01.")] = None,
+    stop: Annotated[str | None, Asked("Last time to use, e.g. 2020-12-31.")] = None,
+    every: Annotated[int, Asked("Hours between successive items.", least=1)] = 3,
     lead: Annotated[int, Asked("Hours from input to target.", least=1)] = 6,
     valid: Part = 0.1,
     test: Part = 0.1,
 ) -> Era5:
-    """A WeatherBench 2 zarr store.
+    """Read ERA5 from a WeatherBench 2 zarr store.
 
     Parameters
     ----------
@@ -135,14 +136,14 @@ def era5(
     lead
         Hours from input to target.
     valid, test
-        Last parts of the time axis; no item's target lies in the next part.
+        Fractions of the time axis at its end; targets of a split do not reach into the next one.
 
     Raises
     ------
     DataError
-        If the store cannot be opened, or lacks a variable, a level or regular times.
-    UsageError
-        If the hours do not fit its time axis.
+        If the store cannot be opened, lacks a variable or a level, or its times are not regular.
+        UsageError
+            If ``every`` or ``lead`` does not fit the time axis.
     """
     import xarray
 
@@ -150,33 +151,31 @@ def era5(
     try:
         opened = xarray.open_zarr(store, chunks=None)
     except (OSError, ValueError, KeyError) as e:
-        raise DataError(f"{store}: not a zarr store that can be opened: {e}") from e
+        raise DataError(f"{store}: cannot be opened as a zarr store: {e}") from e
     for name in ("time", "latitude", "longitude", "level"):
         if name not in opened.coords:
-            raise DataError(f"{store}: has no coordinate {name!r}, only {sorted(opened.coords)}")
+            raise DataError(f"{store} has no coordinate {name!r}, only {sorted(opened.coords)}")
     for name in (*SURFACE, *UPPER, *MASKS):
         if name not in opened:
-            raise DataError(
-                f"{store}: has no variable {name!r}; it holds {sorted(opened.data_vars)}"
-            )
+            raise DataError(f"{store} has no variable {name!r}, only {sorted(opened.data_vars)}")
     missing = sorted(set(LEVELS) - {int(v) for v in opened["level"].values})
     if missing:
-        raise DataError(f"{store}: has no pressure levels {missing} hPa")
+        raise DataError(f"{store} lacks the pressure levels {missing} hPa")
     scales, notes = _units(str(store), opened)
     if opened["time"].dtype.kind != "M":
-        raise DataError(f"{store}: its times have type {opened['time'].dtype}, not datetime64")
+        raise DataError(f"{store}: times have type {opened['time'].dtype}, not datetime64")
     try:
         opened = opened.sel(time=slice(start, stop))
     except (ValueError, KeyError, TypeError) as e:
         if not opened.indexes["time"].is_monotonic_increasing:
             raise DataError(f"{store}: the time axis is broken: times do not increase") from None
         raise UsageError(
-            f"--start {start} --stop {stop}: not times that {store} has: {e}"
+            f"--start {start} --stop {stop} cannot select times of {store}: {e}"
         ) from None
     firsts, ahead = _items(str(store), opened["time"].values, every, lead, valid, test)
     shape = (len(opened["latitude"]), len(opened["longitude"]))
     times = opened["time"].values
-    told = _identity(opened, scales)
+    digest = _identity(opened, scales)
     return Era5(
         name="era5",
         task="regression",
@@ -190,7 +189,7 @@ def era5(
             "name": "ERA5 (ECMWF), WeatherBench 2",
             "url": URL,
             "file": str(store),
-            "sha256": told,
+            "sha256": digest,
             "first_time": str(times[0]),
             "last_time": str(times[-1]),
         },
@@ -212,24 +211,24 @@ def era5(
 
 
 def _units(store: str, opened: xarray.Dataset) -> tuple[dict[str, tuple[float, float]], list[str]]:
-    """Conversion of each variable to the units of the set, and notes on it for the user."""
+    """Return the unit conversion of each variable, and notes on conversions for the user."""
     scales: dict[str, tuple[float, float]] = {}
     converted, silent = [], []
     for name in UNITS:
-        told = opened[name].attrs.get("units")
-        if told is None:
+        unit = opened[name].attrs.get("units")
+        if unit is None:
             silent.append(name)
             scales[name] = (1.0, 0.0)
             continue
         try:
-            scales[name] = conversion(name, str(told))
+            scales[name] = conversion(name, str(unit))
         except DataError as e:
             raise DataError(f"{store}: {e}") from None
         if scales[name] != (1.0, 0.0):
-            converted.append(f"{name} from {told}")
+            converted.append(f"{name} from {unit}")
     level = str(opened["level"].attrs.get("units", "hPa"))
     if level not in LEVEL_UNITS:
-        raise DataError(f"{store}: level has units {level!r}; hPa are needed")
+        raise DataError(f"{store}: level has units {level!r}, but hPa is needed")
     notes = [f"units converted: {', '.join(converted)}"] if converted else []
     if silent:
         notes.append(f"no units told, those of ERA5 assumed: {', '.join(silent)}")
@@ -237,7 +236,7 @@ def _units(store: str, opened: xarray.Dataset) -> tuple[dict[str, tuple[float, f
 
 
 def _identity(opened: xarray.Dataset, scales: Mapping[str, tuple[float, float]]) -> str:
-    """A digest of the axes, the units and one state: what a changed store differs in."""
+    """Digest of the axes, the units and one state, to recognise a changed store."""
     found = hashlib.sha256(json.dumps(scales, sort_keys=True).encode())
     for name in ("time", "latitude", "longitude"):
         found.update(np.ascontiguousarray(opened[name].values).tobytes())
@@ -250,24 +249,27 @@ def _identity(opened: xarray.Dataset, scales: Mapping[str, tuple[float, float]])
 def _items(
     store: str, times: np.ndarray, every: int, lead: int, valid: float, test: float
 ) -> tuple[dict[str, np.ndarray], int]:
-    """Index of each item's input by split, and steps from input to target."""
+    """Return the index of each item's input by split, and the steps from input to target."""
     whole = times.astype("datetime64[h]")
     if len(whole) < 2:
-        raise DataError(f"{store}: {len(whole)} times were selected, at least 2 are needed")
+        raise DataError(f"{store}: {len(whole)} times are selected, but at least 2 are needed")
     if (whole != times).any():
         at = int(np.flatnonzero(whole != times)[0])
-        raise DataError(f"{store}: time {times[at].astype('datetime64[s]')} is not at a full hour")
+        raise DataError(f"{store}: time {times[at].astype('datetime64[s]')} is not a full hour")
     hours = (whole - EPOCH).astype(np.int64)
     steps = np.diff(hours)
     if (steps != steps[0]).any() or steps[0] < 1:
         at = int(np.flatnonzero(steps != steps[0])[0]) if (steps != steps[0]).any() else 0
         raise DataError(
-            f"{store}: the time axis is broken after {times[at].astype('datetime64[h]')}: "
-            f"{steps[at]} h to the next time, {steps[0]} h before"
+            f"{store}: the time axis is broken after {times[at].astype('datetime64[h]')}: the next "
+            f"time is {steps[at]} h later, but earlier steps are {steps[0]} h"
         )
     step = int(steps[0])
     if every % step or lead % step:
-        raise UsageError(f"{store} has a time every {step} h; every {every} h, lead {lead} h")
+        raise UsageError(
+            f"{store} has a time every {step} h; --every {every} and --lead {lead} must be "
+            f"multiples of it"
+        )
     ahead = lead // step
     ends = {"train": 1 - valid - test, "valid": 1 - test, "test": 1.0}
     firsts, begin = {}, 0
@@ -278,5 +280,5 @@ def _items(
         if len(rows):
             firsts[split] = rows
     if "train" not in firsts:
-        raise DataError(f"{store}: {len(hours)} times leave no item for train")
+        raise DataError(f"{store}: {len(hours)} times are too few for an item in train")
     return firsts, ahead

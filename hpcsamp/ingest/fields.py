@@ -1,8 +1,8 @@
-"""The weather task of the paper (section 5.4): channels, coordinates and derived features.
+"""Weather task of the paper (section 5.4): channels, coordinates and derived features.
 
-An item's input has 76 channels on the 1.5 degree grid (121 latitudes, 240 longitudes): the 69
-variables of Pangu-Weather (Bi et al. 2023), its three constant masks, and four features that tell
-place and time. Its target are the 69 variables six hours later.
+The input of an item has 76 channels on the 1.5 degree grid (121 latitudes, 240 longitudes): the 69
+variables of Pangu-Weather (Bi et al. 2023), its three constant masks, and four features that encode
+place and time. The target is the 69 variables six hours later.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ SPELLINGS = {
     "kg kg**-1": ("kg kg**-1", "kg kg-1", "kg kg^-1", "kg/kg", "1"),
     "1": ("1", "", "~", "(0 - 1)", "0 - 1", "dimensionless", "Dimensionless", "fraction"),
 }
-"""How files write each unit."""
+"""Spellings of each unit in files."""
 
 CONVERSIONS: dict[str, dict[str, tuple[float, float]]] = {
     "K": dict.fromkeys(("degC", "deg_C", "°C", "C", "celsius", "Celsius"), (1.0, 273.15)),
@@ -66,7 +66,7 @@ CONVERSIONS: dict[str, dict[str, tuple[float, float]]] = {
     "m s**-1": dict.fromkeys(("km h**-1", "km h-1", "km/h"), (1 / 3.6, 0.0)),
     "1": {"%": (0.01, 0.0), "percent": (0.01, 0.0)},
 }
-"""Factor and shift from other units."""
+"""Factor and shift that convert other units."""
 
 VARIABLES = (*SURFACE, *(f"{name}@{level}" for name in UPPER for level in LEVELS))
 """The 69 predicted channels, ``name@hPa`` on pressure levels."""
@@ -79,32 +79,32 @@ TIME_UNITS = "hours since 1900-01-01"
 
 
 def units_of(names: tuple[str, ...]) -> str:
-    """Units of channels, as one line."""
+    """Return the units of channels in one line."""
     seen = dict.fromkeys(name.split("@")[0] for name in names)
     return ", ".join(f"{name} [{UNITS.get(name, '1')}]" for name in seen)
 
 
-def conversion(name: str, told: str) -> tuple[float, float]:
-    """Factor and shift from the units of a file to :data:`UNITS`.
+def conversion(name: str, unit: str) -> tuple[float, float]:
+    """Return factor and shift that convert the units of a file to :data:`UNITS`.
 
     Raises
     ------
     DataError
-        If the units are not known for this variable.
+        If the units are unknown for this variable.
     """
     wanted = UNITS[name]
-    plain = told.strip()
+    plain = unit.strip()
     if plain in SPELLINGS[wanted] or (name == "soil_type" and plain in SPELLINGS["1"]):
         return 1.0, 0.0
     known = CONVERSIONS.get(wanted, {})
     if name == "soil_type" or plain not in known:
         others = f" (or {', '.join(known)}, which are converted)" if known else ""
-        raise DataError(f"{name} has units {told!r}; {wanted} is needed{others}")
+        raise DataError(f"{name} has units {unit!r}, but {wanted} is needed{others}")
     return known[plain]
 
 
 def field_coordinates(latitude: np.ndarray, longitude: np.ndarray) -> dict[str, Coordinate]:
-    """Coordinates of the weather set: channels by name, latitude, longitude, and time per item."""
+    """Return the coordinates of the weather set: channels, latitude, longitude and time."""
     both = ("x", "y")
     return {
         "channel": Coordinate(np.asarray(CHANNELS), axis=0),
@@ -116,10 +116,10 @@ def field_coordinates(latitude: np.ndarray, longitude: np.ndarray) -> dict[str, 
 
 
 def features(latitude: np.ndarray, longitude: np.ndarray, time: np.datetime64) -> np.ndarray:
-    """Place and time as smooth fields, float64 of shape ``(4, latitudes, longitudes)``.
+    """Encode place and time as smooth fields, float64 of shape ``(4, latitudes, longitudes)``.
 
-    Longitude with the time of day: cosine and sine of the local solar time. Latitude with the day
-    of the year: sine of the latitude times cosine and sine of the season.
+    Longitude and time of day are encoded as cosine and sine of the local solar time; latitude and
+    day of the year as sine of the latitude times cosine and sine of the season.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Variables of xarray datasets as arrays of items: which axes there are, and what is on them."""
+"""Stack variables of xarray datasets into arrays of items, with their axes and coordinates."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stack:
-    """Variables that become one array: channels first, then the axes that all have in common.
+    """Variables stacked into one array: channels first, then the axes that all variables share.
 
     Attributes
     ----------
     variables
-        Their names.
-    sample
-        Dimension of the items.
-    grid
-        Dimensions that all have, in the order of the first one.
-    names
-        Of the channels: a variable, or ``variable@level`` for each entry of its other dimensions.
-    shape
-        Of an item.
+        Names of the variables.
+        sample
+            Dimension along which items lie.
+        grid
+            Dimensions that all variables share, in the order of the first variable.
+        names
+            Names of the channels: a variable, or ``variable@level`` for each entry of its other
+            dimensions.
+        shape
+            Shape of an item.
     """
 
     variables: list[str]
@@ -41,7 +42,7 @@ class Stack:
     shape: tuple[int, ...]
 
     def read(self, opened: xarray.Dataset, items: slice | np.ndarray) -> np.ndarray:
-        """Items of a dataset, shape ``(n, *shape)``."""
+        """Read items of a dataset, shape ``(n, *shape)``."""
         parts = []
         count = len(range(*items.indices(opened.sizes[self.sample]))) if isinstance(
             items, slice) else len(items)  # fmt: skip
@@ -52,7 +53,7 @@ class Stack:
             if self.sample in found.dims:
                 found = found.isel({self.sample: items})
                 values = found.transpose(self.sample, *other, *self.grid).values
-            else:  # a field that does not change
+            else:  # a constant field
                 values = found.transpose(*other, *self.grid).values[None]
                 values = np.broadcast_to(values, (count, *values.shape[1:]))
             parts.append(values.reshape(count, -1, *grid))
@@ -66,14 +67,14 @@ def stack(
     file: str,
     order: Sequence[str] = (),
 ) -> Stack:
-    """How variables become one array; axes in ``order`` come first, in that order.
+    """Plan how variables are stacked; axes in ``order`` come first, in that order.
 
     Raises
     ------
     UsageError
-        If a variable or the dimension of the items is not there.
-    DataError
-        If a variable holds no numbers.
+        If a variable or the dimension of the items does not exist.
+        DataError
+            If a variable is not numeric.
     """
     if sample not in opened.dims:
         raise UsageError(
@@ -86,7 +87,7 @@ def stack(
                 f"{file} has no variable {name!r}, only {', '.join(map(str, opened.data_vars))}"
             )
         if opened[name].dtype.kind not in "biuf":
-            raise DataError(f"{file}: {name} holds {opened[name].dtype}; numbers are needed")
+            raise DataError(f"{file}: {name} has type {opened[name].dtype}, but numbers are needed")
     if all(sample not in opened[name].dims for name in variables):
         raise UsageError(f"{file}: {variables[0]} has no dimension {sample!r}, so it has no items")
     dims = [[str(d) for d in opened[name].dims if d != sample] for name in variables]
@@ -98,7 +99,7 @@ def stack(
         labels = [_labels(opened, d) for d in other]
         names += [f"{name}@{','.join(which)}" if which else name for which in product(*labels)]
     if len(variables) == 1 and len(grid) == 1 and len(dims[0]) == 1:
-        # one variable along one axis: a vector, whose entries the coordinate names
+        # one variable along one axis is a vector, whose entries are named by the coordinate
         return Stack(list(variables), sample, [], [
             f"{variables[0]}@{label}" for label in _labels(opened, grid[0])
         ], (opened.sizes[grid[0]],))  # fmt: skip
@@ -113,7 +114,7 @@ def _labels(opened: xarray.Dataset, dimension: str) -> list[str]:
 
 
 def coordinates(opened: xarray.Dataset, x: Stack, y: Stack) -> dict[str, Coordinate]:
-    """The coordinates of the grids of ``x`` and of ``y``, and of the items."""
+    """Return the coordinates of the grids of ``x`` and ``y``, and of the items."""
     found: dict[str, Coordinate] = {}
     for array, stacked in (("x", x), ("y", y)):
         for axis, dimension in enumerate(stacked.grid, 1):
@@ -133,7 +134,7 @@ def coordinates(opened: xarray.Dataset, x: Stack, y: Stack) -> dict[str, Coordin
 
 
 def plain(values: xarray.DataArray) -> tuple[np.ndarray, str]:
-    """A coordinate as numbers or words, and its units; times in seconds since 1970."""
+    """Convert a coordinate to numbers or words with units; times become seconds since 1970."""
     found = values.values
     if found.dtype.kind == "M":
         seconds = found.astype("datetime64[ns]").astype(np.int64) / 1e9
@@ -146,29 +147,29 @@ def plain(values: xarray.DataArray) -> tuple[np.ndarray, str]:
 
 
 def units_of(opened: xarray.Dataset, stacked: Stack) -> str:
-    """Units of the channels as one line."""
-    told = {name: str(opened[name].attrs.get("units", "")) for name in stacked.variables}
-    told = {name: unit.translate({91: "(", 93: ")"}) for name, unit in told.items() if unit}
+    """Return the units of the channels in one line."""
+    units = {name: str(opened[name].attrs.get("units", "")) for name in stacked.variables}
+    units = {name: unit.translate({91: "(", 93: ")"}) for name, unit in units.items() if unit}
     if len(stacked.variables) == 1:
-        return next(iter(told.values()), "")
-    return ", ".join(f"{name} [{unit}]" for name, unit in told.items())
+        return next(iter(units.values()), "")
+    return ", ".join(f"{name} [{unit}]" for name, unit in units.items())
 
 
 def select(opened: xarray.Dataset, given: Sequence[str], file: str) -> xarray.Dataset:
-    """A part of a dataset by ``DIMENSION=VALUES``: ``level=500,850`` or ``latitude=30:60``.
+    """Select a part of a dataset by ``DIMENSION=VALUES``: ``level=500,850`` or ``latitude=30:60``.
 
-    Values are those of the coordinate, or positions if there is none; both ends of a range count.
+    Values are those of the coordinate, or positions without one; ranges include both ends.
 
     Raises
     ------
     UsageError
-        If there is no such dimension, or nothing is left of it.
+        If a dimension does not exist, or nothing is left of it.
     """
     for text in given:
         dimension, sign, what = text.partition("=")
         if not sign or dimension not in opened.dims:
             raise UsageError(
-                f"--select {text}: written DIMENSION=VALUES or DIMENSION=FIRST:LAST; {file} has "
+                f"--select {text} must be DIMENSION=VALUES or DIMENSION=FIRST:LAST; {file} has "
                 f"the dimensions {', '.join(map(str, opened.dims))}"
             )
         labels: Any = (
@@ -207,7 +208,7 @@ def _value(text: str, kind: np.dtype) -> Any:
 
 
 def _place(labels: np.ndarray, value: Any) -> int:
-    """Where a label is; of numbers the one that is equal but for rounding."""
+    """Return the position of a label; numbers are compared up to rounding."""
     close = np.isclose(labels.astype(float), value) if labels.dtype.kind in "biuf" else None
     at = np.flatnonzero(labels == value if close is None else close)
     if not len(at):

@@ -1,4 +1,4 @@
-"""The columns of a table as inputs: one array of numbers or of ids, or several by name."""
+"""Group the columns of a table into inputs: an array of numbers or ids, or several by name."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from hpcsamp.ingest.texts import IDS, MASK, Text, TextMask
 
 @dataclass
 class Group:
-    """One input.
+    """Columns of a table that become one input.
 
     Attributes
     ----------
     name
-        Of the array.
-    kind
-        What it is.
-    spec
-        Its shape and type.
-    features
-        The columns that it is made of.
+        Name of the array.
+        kind
+            Kind of the input.
+        spec
+            Shape and type of the array.
+        features
+            Encoded columns that it consists of.
     """
 
     name: str
@@ -48,12 +48,12 @@ class Group:
         table: Table,
         pictures: Pictures,
     ) -> np.ndarray:
-        """The array of some rows, shape ``(n, *spec.shape)``.
+        """Return the array of some rows, shape ``(n, *spec.shape)``.
 
         Raises
         ------
         DataError
-            For an image of another size, or a value that is no number.
+            If an image has another size, or a value cannot be encoded.
         """
         where = f"{table.path}: rows {rows[0]} to {rows[-1]}"
         column = self.features[0].column
@@ -61,8 +61,8 @@ class Group:
             found = images_of(values[column], rows, table, pictures)
             if list(found.shape[1:]) != self.spec.shape:
                 raise DataError(
-                    f"{where}: images are {found.shape[1:]}, others {tuple(self.spec.shape)}; "
-                    "give --size"
+                    f"{where}: images have shape {found.shape[1:]}, but others have "
+                    f"{tuple(self.spec.shape)}; give --size"
                 )
             return found
         found = np.empty((len(rows), sum(len(f.names) for f in self.features)), self.spec.dtype)
@@ -74,17 +74,17 @@ class Group:
         return found.reshape(len(rows), *self.spec.shape)
 
     def meaning(self) -> dict[str, str]:
-        """What numbers of categories stand for, beyond the names of the columns."""
-        told = {}
+        """Describe the meaning of category and token ids, for the manifest."""
+        found = {}
         for feature in self.features:
             if isinstance(feature, Text):
-                told[f"tokenizer of {feature.column}"] = feature.digest
+                found[f"tokenizer of {feature.column}"] = feature.digest
             if isinstance(feature, Category) and feature.ids and feature.words is not None:
                 words = ", ".join(feature.words)
                 digest = hashlib.sha256(words.encode()).hexdigest()[:16]
                 short = words if len(words) < 200 else f"{len(feature.words)} words, {digest}"
-                told[f"ids of {feature.column}"] = short
-        return told
+                found[f"ids of {feature.column}"] = short
+        return found
 
 
 def groups_of(
@@ -95,20 +95,20 @@ def groups_of(
     pictures: Pictures,
     rows: np.ndarray,
 ) -> list[Group]:
-    """The inputs: ``x``, or ``numbers``, ``ids`` and each column of images by its name.
+    """Group encoded columns into inputs: ``x``, or ``numbers``, ``ids`` and images by column.
 
     Parameters
     ----------
     table
-        Of train.
-    encoded
-        What becomes of the columns.
-    survey
-        What was found in them.
-    units
-        Of columns.
-    rows
-        Of train; the first one tells the size of images.
+        Table of train.
+        encoded
+            Encoded columns.
+        survey
+            Types and shapes found in the columns.
+        units
+            Units by column.
+        rows
+            Rows of train; the first one determines the size of images.
     """
     found: list[Group] = []
     numbers, ids = [], []
@@ -146,10 +146,10 @@ def _numbers(features: Sequence[Encoded], survey: Survey, units: Mapping[str, st
     if kind.kind in "biu":
         kind = np.dtype("f4" if kind.itemsize <= 2 else "f8")
     kind = np.dtype("f4") if kind == np.dtype("f2") else kind
-    told: dict[str, str] = {}
+    unit_by_name: dict[str, str] = {}
     for feature in features:
-        told |= feature.units(units.get(feature.column, ""))
+        unit_by_name |= feature.units(units.get(feature.column, ""))
     alone = survey.shapes[features[0].column] if len(features) == 1 else ()
     if len(alone) > 1:
         return ArraySpec.plan(alone, kind, units=units.get(features[0].column, ""))
-    return ArraySpec.plan((len(names),), kind, names=names, units=units_line(names, told))
+    return ArraySpec.plan((len(names),), kind, names=names, units=units_line(names, unit_by_name))

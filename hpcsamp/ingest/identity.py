@@ -1,4 +1,4 @@
-"""What a source becomes: its shards, the identity and layout of the set, and what wrote it."""
+"""Plan the shards of a source, and compute the identity and schema version of its dataset."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from hpcsamp.ingest.source import Source
 
 
 def plan_shards(source: Source, shard_bytes: int) -> list[dict[str, Any]]:
-    """``number, split, first, count`` of every shard: near ``shard_bytes``, equal within a split,
-    cut at chunk boundaries."""
+    """Plan shards: ``number, split, first, count`` of each.
+
+    Shards have about ``shard_bytes``, equal sizes within a split, and end at chunk boundaries.
+    """
     item_bytes = sum(spec.item_bytes for spec in source.arrays.values())
     step = source.arrays[leading(source)].items_per_chunk
     shards: list[dict[str, Any]] = []
@@ -35,52 +37,51 @@ def plan_shards(source: Source, shard_bytes: int) -> list[dict[str, Any]]:
 
 
 def identity(source: Source, shards: list[dict[str, Any]], content: str | None = None) -> str:
-    """The set's uid: the same content, made the same way, has the same one.
+    """Return the uid of a dataset; the same content, made the same way, has the same uid.
 
     Parameters
     ----------
     content
-        :meth:`Source.content`, if it is known already.
+        Result of :meth:`Source.content`, if it is known already.
     """
-    told = {
-        "schema": 1,  # what items are has not changed since
+    facts = {
+        "schema": 1,  # the meaning of items has not changed since
         "name": source.name,
-        "arrays": {name: _told(spec) for name, spec in source.arrays.items()},
+        "arrays": {name: _described(spec) for name, spec in source.arrays.items()},
         "source": source.source,
         "transforms": source.transforms,
         "shards": shards,
     }
     if source.inputs != "numbers":
-        given = source.inputs  # the order of several is part of the set
-        told["inputs"] = list(given.items()) if isinstance(given, dict) else given
+        given = source.inputs  # the order of several inputs is part of the identity
+        facts["inputs"] = list(given.items()) if isinstance(given, dict) else given
     if source.class_names is not None:
-        told["class_names"] = source.class_names
+        facts["class_names"] = source.class_names
     if source.targets:
-        told["targets"] = {name: target.model_dump() for name, target in source.targets.items()}
+        facts["targets"] = {name: target.model_dump() for name, target in source.targets.items()}
     if source.missing is not None:
-        told["missing"] = source.missing
+        facts["missing"] = source.missing
     content = source.content() if content is None else content
     if content:
-        told["content"] = content
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
+        facts["content"] = content
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _told(spec: ArraySpec) -> dict[str, Any]:
-    """An array's description; names and slabs are left out where it has none, as before there were
-    any."""
+def _described(spec: ArraySpec) -> dict[str, Any]:
+    """Describe an array; empty names and slabs are left out, as in sets made without them."""
     none = {key for key in ("names", "slab") if not getattr(spec, key)}
     return spec.model_dump(exclude=none)
 
 
 def schema_of(source: Source) -> int:
-    """Version of the layout: a set in which there is nothing new has the one it always had."""
+    """Return the schema version: the oldest that can describe the dataset."""
     if any(spec.slab is not None for spec in source.arrays.values()):
         return SCHEMA
     return PLAIN if is_plain(source) else NAMED
 
 
 def versions() -> dict[str, str]:
-    """Of everything that had a hand in the files."""
+    """Return the versions of the packages that write the files."""
     return {
         "hpcsamp": version("hpcsamp"),
         "h5py": h5py.version.version,

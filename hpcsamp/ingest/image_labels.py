@@ -1,4 +1,4 @@
-"""Labels of images in a csv file: a column of file names, and columns of what they show."""
+"""Read labels of images from a csv file: a column of file names, and columns of labels."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from hpcsamp.ingest.tables import text_of
 from hpcsamp.names import Task
 
 FILES = ("file", "filename", "file_name", "image", "path")
-"""Names of the column that names the images."""
+"""Recognised names of the column with the file names of the images."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What a csv file tells of images.
+    """Labels of images, read from a csv file.
 
     Attributes
     ----------
     files
-        The images.
-    targets
-        Their labels or numbers.
-    columns
-        Other columns by name, for rules that deal items to splits.
+        Files of the images.
+        targets
+            Their labels or numbers.
+        columns
+            Function that returns other columns by name, for rules that split the items.
     """
 
     files: list[Path]
@@ -47,37 +47,38 @@ def read_labels(
     task: Task | None,
     class_names: Sequence[str] = (),
 ) -> Labels:
-    """Read labels of images.
+    """Read the labels of images from a csv file.
 
     Parameters
     ----------
     path
         The csv file.
     folder
-        Where the names of files begin.
-    target
-        Columns of labels; all that are neither the files nor named by the rule if empty.
+        Folder that file names are relative to.
+        target
+            Columns of labels. By default all columns except the file names and those of the rule.
     rule, task, class_names
         As in :func:`~hpcsamp.ingest.images.images`.
 
     Raises
     ------
     UsageError
-        If a column is not there.
-    DataError
-        Naming the line of an image that is not there, or comes twice, or of a damaged row.
+        If a column does not exist.
+        DataError
+            If an image does not exist or is listed twice, or a row is damaged; the message has the
+            line.
     """
     with text_of(path) as lines:
         header = [cell.strip() for cell in next(lines, [])]
         if len(header) < 2 or len(set(header)) < len(header):
-            raise DataError(f"{path}: needs a header of at least two columns with different names")
+            raise DataError(f"{path}: needs a header with at least two columns of different names")
         rows, numbers = [], []
         for cells in lines:
             if not cells:
                 continue
             if len(cells) != len(header):
                 raise DataError(
-                    f"{path}: line {lines.line_num} has {len(cells)} cells, the header has "
+                    f"{path}: line {lines.line_num} has {len(cells)} cells, but the header has "
                     f"{len(header)}"
                 )
             rows.append([cell.strip() for cell in cells])
@@ -99,7 +100,7 @@ def read_labels(
     for cells, line in zip(rows, numbers, strict=True):
         file = _image(folder, cells[place[named]], f"{path}: line {line}")
         if file in seen:
-            raise DataError(f"{path}: line {line}: {file} was already in line {seen[file]}")
+            raise DataError(f"{path}: line {line}: {file} is already listed in line {seen[file]}")
         seen[file] = line
         files.append(file)
 
@@ -107,7 +108,7 @@ def read_labels(
         cells = [row[place[name]] for row in rows]
         for cell, line in zip(cells, numbers, strict=True):
             if not cell:
-                raise DataError(f"{path}: line {line}, column {name!r}: is empty")
+                raise DataError(f"{path}: line {line}, column {name!r}: the cell is empty")
         return numbers_or_words(cells)
 
     found = targets_of(
@@ -123,4 +124,4 @@ def _image(folder: Path, name: str, where: str) -> Path:
             if not ending and file.suffix.lower() not in ENDINGS:
                 continue
             return file
-    raise DataError(f"{where}: there is no image {folder / name}")
+    raise DataError(f"{where}: the image {folder / name} does not exist")

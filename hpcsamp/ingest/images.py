@@ -1,4 +1,4 @@
-"""Folders of images: the class of an image is its folder, a row of a table, or a mask."""
+"""Ingest folders of images; targets are the folder names, the rows of a csv file, or masks."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ COLOURS = {1: (), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alph
 
 @dataclass
 class Images(Source):
-    """Images in files, decoded when they are read.
+    """Images in files, which are decoded when they are read.
 
     Attributes
     ----------
     folder
-        Where names in messages begin.
-    pictures
-        How images are read.
-    files
-        By split: the images in order.
-    targets
-        By split: labels or numbers of the images; or their masks.
+        Folder that file names are relative to in the digest of the contents.
+        pictures
+            How images are read.
+        files
+            Files of the images of each split, in order.
+        held_targets
+            Labels or numbers of the images of each split, or files of their masks.
     """
 
     folder: Path = Path()
@@ -68,7 +68,7 @@ class Images(Source):
             mask = self.pictures.read_mask(path, str(path), is_array(path))
             if list(mask.shape) != shape:
                 raise DataError(
-                    f"{path}: is {' x '.join(map(str, mask.shape))}, its image {file} is "
+                    f"{path} is {' x '.join(map(str, mask.shape))}, but its image {file} is "
                     f"{shape[0]} x {shape[1]}"
                 )
             if self.classes is not None:
@@ -77,7 +77,7 @@ class Images(Source):
         return y
 
     def content(self) -> str:
-        """See :class:`Source`: names and bytes of all files, and the targets."""
+        """See :class:`Source`; the digest covers names and bytes of all files, and the targets."""
         found = hashlib.sha256()
         for split in self.splits:
             targets = self.held_targets[split]
@@ -103,28 +103,29 @@ def images(
     ] = None,
     labels: Annotated[
         str | Path | None,
-        Asked("Csv file of a column 'file' and columns of labels or numbers.", kind=Path),
+        Asked("Csv file with a column 'file' and columns of labels or numbers.", kind=Path),
     ] = None,
     target: Annotated[
-        Sequence[str], Asked("Column of --labels; by default all that are read.", "--target")
+        Sequence[str], Asked("Target column of --labels; by default all other columns.", "--target")
     ] = (),
-    task: Annotated[Task | None, Asked("What labels are; by default their type decides.")] = None,
-    classes: Annotated[int | None, Asked("Classes of masks.", least=2)] = None,
+    task: Annotated[Task | None, Asked("Task; by default it follows from the type of y.")] = None,
+    classes: Annotated[int | None, Asked("Number of classes of masks.", least=2)] = None,
     class_name: Annotated[
         Sequence[str], Asked("Name of a class, in the order of the labels.", "--class-name")
     ] = (),
     ignore: Annotated[
-        int | None, Asked("Number of pixels of masks that have no class, e.g. 255.", least=0)
+        int | None, Asked("Value of mask pixels without a class, e.g. 255.", least=0)
     ] = None,
     fractions: Mapping[str, Part] = DEFAULT_FRACTIONS,
     seed: SplitSeed = 0,
     rule: Rule | None = None,
     normalize_y: NormalizeY = False,
 ) -> Images:
-    """A folder of images: png, jpeg, tiff and others that PIL reads, or .npy arrays.
+    """Read a folder of images: png, jpeg, tiff and other formats of PIL, or .npy arrays.
 
-    FOLDER/CLASS/..., or FOLDER/{train,valid,test}/CLASS/..., where the name of a folder is a class;
-    or images with ``--labels`` or ``--masks``. Images are turned as their EXIF orientation tells.
+    Images are in FOLDER/CLASS/... or FOLDER/{train,valid,test}/CLASS/..., where folders are named
+    after classes; or they come with ``--labels`` or ``--masks``. Images are rotated to their EXIF
+    orientation.
 
     Parameters
     ----------
@@ -133,43 +134,46 @@ def images(
     pictures
         How images are read.
     masks
-        A folder that has for every image a mask of the same relative name (any ending): the number
-        of a class in every pixel.
-    labels
-        A csv file. Its column ``file`` (or ``filename``, ``image``, ``path``, else the first one)
-        names images relative to ``folder``.
+        A folder with a mask for every image, under the same relative name (any ending). Each pixel
+        of a mask is the number of a class.
+        labels
+            A csv file. Its column ``file`` (or ``filename``, ``image``, ``path``, else the first
+            one) has file names of images relative to ``folder``.
     target
-        Columns of ``labels``.
-    task
-        What labels are. By default one column of words or of few whole numbers are classes.
-    classes
-        Of masks; by default the largest number of all masks tells how many there are.
-    class_name
-        Names of the classes of masks or labels, in order.
-    ignore
-        A number in masks that stands for no class: such pixels are missing.
-    fractions, seed
-        Of the random split, unless folders are named after splits.
-    rule
-        Another way to deal items to splits; its columns are those of ``labels``.
+        Columns of ``labels`` that are targets.
+        task
+            Task of the labels. By default a column of words or of few different whole numbers is
+            classification.
+        classes
+            Number of classes of masks; by default the largest pixel value of all masks plus 1.
+        class_name
+            Names of the classes of masks or labels, in order.
+        ignore
+            Value of mask pixels without a class, which count as missing.
+        fractions, seed
+            Fractions and seed of the random split, unless folders are named after splits.
+        rule
+            Another way to split items; its columns are those of ``labels``.
     normalize_y
         Standardise targets in training.
 
     Raises
     ------
     UsageError
-        If it is not told what the targets are.
-    DataError
-        If a folder holds no images, an image has no label or mask, or cannot be read.
+        If options exclude each other or do not fit the folder.
+        DataError
+            If a folder has no images, or an image has no label or mask or cannot be read.
     """
     folder = Path(folder)
     pictures = pictures or Pictures()
     if masks is not None and labels is not None:
         raise UsageError("--masks and --labels exclude each other; give one of them")
     if (classes is not None or ignore is not None) and masks is None:
-        raise UsageError("--classes and --ignore describe masks; give --masks, too")
+        raise UsageError("--classes and --ignore describe masks: give --masks, too")
     if class_name and masks is None and labels is None:
-        raise UsageError(f"{folder}: its folders name the classes, so --class-name cannot")
+        raise UsageError(
+            f"{folder}: classes are named after its folders, so leave out --class-name"
+        )
     report: list[str] = []
     if labels is not None:
         table = read_labels(Path(labels), folder, target, rule, task, class_name)
@@ -181,11 +185,11 @@ def images(
         for split, tree in trees.items():
             of_tree, skipped = images_in(tree)
             if skipped:
-                report.append(f"{tree}: left out, not an image: {some(skipped)}")
+                report.append(f"{tree}: files that are not images are left out: {some(skipped)}")
             items += [(split, file, tree) for file in of_tree]
         found, values = None, None
     if not items:
-        raise DataError(f"{folder}: holds no images ({', '.join(ENDINGS)})")
+        raise DataError(f"{folder} has no images ({', '.join(ENDINGS)})")
     paths = [file for _, file, _ in items]
     of_split = np.asarray([split for split, _, _ in items])
     mask_paths: list[Path] | None = None
@@ -209,7 +213,10 @@ def images(
         )
     else:
         if rule is not None and (rule.columns or rule.chronological):
-            raise UsageError(f"{folder}: its folders name the splits; no other rule can")
+            raise UsageError(
+                f"{folder}: its folders define the splits, so leave out --split-column, "
+                f"--chronological and --group"
+            )
         parts = {
             split: np.flatnonzero(of_split == split) for split in dict.fromkeys(of_split.tolist())
         }
@@ -254,7 +261,7 @@ def images(
 
 
 def is_array(file: Path) -> bool:
-    """Whether a file holds an array of NumPy."""
+    """Whether a file is a NumPy array, from its ending."""
     return file.suffix.lower() == ".npy"
 
 
@@ -262,25 +269,25 @@ def _same(image: np.ndarray, like: np.ndarray, file: Path, first: Path) -> None:
     if image.shape != like.shape:
         if image.shape[0] != like.shape[0]:
             raise DataError(
-                f"{file}: has {image.shape[0]} colour channels, {first} has {like.shape[0]}; "
+                f"{file} has {image.shape[0]} colour channels, but {first} has {like.shape[0]}; "
                 "give --colour rgb or --colour grey"
             )
         raise DataError(
-            f"{file}: is {image.shape[1]} x {image.shape[2]}, {first} is {like.shape[1]} x "
+            f"{file} is {image.shape[1]} x {image.shape[2]}, but {first} is {like.shape[1]} x "
             f"{like.shape[2]}; give --size HEIGHT WIDTH"
         )
     if image.dtype != like.dtype:
-        raise DataError(f"{file}: holds {image.dtype}, {first} holds {like.dtype}")
+        raise DataError(f"{file} has type {image.dtype}, but {first} has {like.dtype}")
 
 
 def _mask_of(masks: Path, folder: Path, image: Path) -> Path:
-    """The mask of an image: the same relative name, with any ending."""
+    """Find the mask of an image: the file with the same relative name and any ending."""
     relative = image.relative_to(folder)
     for ending in (image.suffix, *ENDINGS):
         path = (masks / relative).with_suffix(ending)
         if path.is_file():
             return path
-    raise DataError(f"{image}: has no mask {(masks / relative).with_suffix('')}.*")
+    raise DataError(f"{image} has no mask {(masks / relative).with_suffix('')}.*")
 
 
 def _mask_classes(
@@ -290,7 +297,7 @@ def _mask_classes(
     names: Sequence[str],
     ignore: int | None,
 ) -> Targets:
-    """How many classes the pixels of all masks have."""
+    """Find the number of classes of the pixels of all masks."""
     if names and classes is None:
         classes = len(names)
     if names and len(names) != classes:
@@ -303,6 +310,6 @@ def _mask_classes(
             top = max(top, int(known.max())) if known.size else top
         classes = max(2, top + 1)
     if ignore is not None and ignore < classes:
-        raise UsageError(f"--ignore {ignore} is one of the {classes} classes")
+        raise UsageError(f"--ignore {ignore} must not be one of the {classes} classes")
     kind = np.uint8 if max(classes - 1, ignore or 0) <= 255 else np.dtype("<i4")
     return Targets(np.empty(0, kind), "segmentation", classes, list(names) or None)

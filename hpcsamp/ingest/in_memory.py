@@ -1,4 +1,4 @@
-"""Data that a program has in memory, in whatever it holds them, as a source of a dataset."""
+"""Build a source from data in memory: arrays, tensors, tables, dictionaries or torch datasets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from hpcsamp.names import Task
 from hpcsamp.spelling import shown
 
 KEYS = ("x", "y", "x_valid", "y_valid", "x_test", "y_test")
-"""Arrays of a dictionary."""
+"""Names of the arrays in a dictionary."""
 
 FORMS = (
     "(x, y); ((x, y), (x_valid, y_valid)); a dictionary of x, y, x_valid, y_valid ...; a torch "
@@ -45,40 +45,41 @@ def source_of(
     modelled: Collection[str] = (),
     seed: int = 0,
 ) -> ArraySource:
-    """A source from arrays, tensors, tables or a torch ``Dataset``.
+    """Build a source from arrays, tensors, tables or a torch ``Dataset``.
 
     Parameters
     ----------
     data
         ``(x, y)``, a pair of such pairs (training and validation), a dictionary with ``x`` and
-        ``y`` and perhaps ``x_valid``, ``y_valid``, ``x_test``, ``y_test``, or a ``Dataset`` whose
-        items are ``(x, y)``. ``x`` has shape ``(n, ...)`` and ``y`` shape ``(n,)`` or ``(n, ...)``;
-        anything that NumPy takes for an array, such as a tensor or a table of numbers. Several
-        inputs or targets are dictionaries of arrays by name. An :class:`ArraySource` is taken as it
-        is.
-    valid
-        ``(x, y)`` of the validation items, or the part of the training items that is held out,
-        where ``data`` has none.
-    task
-        ``None``: classification if ``y`` is a row of whole numbers in an integer type or of words,
-        multilabel if it has several columns of zeros and ones. Of several targets a dictionary may
-        say it for some.
-    inputs
-        What whole numbers in ``x`` are: ``"ids"``, which networks get as they are, or
-        ``"numbers"``, which are standardised. ``None``: numbers, where the type leaves no doubt. Of
-        several inputs a dictionary says it for each.
-    normalize_y
-        Standardise targets in training. ``None``: where they are floating-point values.
-    modelled
-        Names of targets with a likelihood of their own, ``y`` of a single one: they are
-        standardised by ``normalize_y=True`` alone, as a likelihood may be one of counts.
-    seed
-        Of the items that are held out.
+        ``y`` and optionally ``x_valid``, ``y_valid``, ``x_test``, ``y_test``, or a ``Dataset``
+        whose items are ``(x, y)``. ``x`` has shape ``(n, ...)`` and ``y`` shape ``(n,)`` or
+        ``(n, ...)``; both may be anything that NumPy converts to an array, such as a tensor or a
+        table of numbers. Several inputs or targets are dictionaries of arrays by name. An
+        :class:`ArraySource` is returned unchanged.
+        valid
+            ``(x, y)`` of the validation items, or the fraction of the training items to hold out if
+            ``data`` has no validation items.
+        task
+            ``None``: classification if ``y`` is one-dimensional and has whole numbers of an integer
+            type or words, multilabel if it has several columns of zeros and ones, else regression.
+            For several targets, a dictionary by name, which may leave out targets.
+        inputs
+            Meaning of whole numbers in ``x``: ``"ids"``, which are not standardised, or
+            ``"numbers"``, which are. ``None``: numbers, unless the type leaves it open. For several
+            inputs, a dictionary by name.
+        normalize_y
+            Standardise targets in training. ``None``: standardise floating-point targets.
+        modelled
+            Names of targets for which the user chose a likelihood (``y`` for a single target). They
+            are standardised only with ``normalize_y=True``, because the likelihood may be one of
+            counts.
+        seed
+            Seed of the choice of held-out items.
 
     Raises
     ------
     DataError, UsageError
-        If the data are of another form, or arrays do not fit together.
+        If the data have another form, or arrays do not fit together.
     """
     if isinstance(data, ArraySource):
         return data
@@ -89,7 +90,7 @@ def source_of(
             fractions = {"valid": float(valid)}
     elif valid is not None:
         if "valid" in pairs:
-            raise UsageError("validation items are given twice: in data, and as valid")
+            raise UsageError("validation items are given twice: in data and as valid")
         pairs["valid"] = _pair(valid, "valid", names)
     pairs, names = _only_target(pairs, names)
     if any(isinstance(values, dict) for pair in pairs.values() for values in pair):
@@ -111,9 +112,9 @@ def source_of(
             )
         if inputs is None and x.dtype.kind in "iu" and x.dtype != np.uint8:
             raise UsageError(
-                f"x of {split} holds whole numbers ({x.dtype}): ids, such as tokens of a text, or "
-                f"numbers, such as counts? Say inputs='ids' (the network gets them as they are) or "
-                f"inputs='numbers' (they are standardised)"
+                f"x of {split} has whole numbers ({x.dtype}): ids, such as tokens of a text, or "
+                f"numbers, such as counts? Pass inputs='ids' (not standardised) or "
+                f"inputs='numbers' (standardised)"
             )
     if normalize_y is None:
         values = task in (None, "regression") and pairs["train"][1].dtype.kind == "f"
@@ -132,24 +133,24 @@ def source_of(
         )
         made.class_names = words
         return made
-    except DataError as e:  # options of the command are arguments here
+    except DataError as e:  # turn options of the command into arguments
         raise DataError(re.sub(r"--(\w+) (\w+)", r"\1='\2'", str(e))) from e
 
 
 def _numbered(
     pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], task: Task | None
 ) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list[str]]:
-    """Words in the place of labels as numbers, in the order of the alphabet, and the words.
+    """Replace words by labels in alphabetical order; return them with the words.
 
     Raises
     ------
     DataError
-        If the task has no classes, or their order matters.
+        If the task has no classes, or the order of classes matters.
     """
     y = {split: pair[1] for split, pair in pairs.items()}
     if task not in (None, "classification"):
         raise DataError(
-            f"y of train holds words, such as {str(y['train'].flat[0])!r}, where "
+            f"y of train has words, such as {str(y['train'].flat[0])!r}, but "
             + (
                 "the order of classes matters: number them from 0"
                 if task == "ordinal"
@@ -159,8 +160,8 @@ def _numbered(
     for split, values in y.items():
         if values.ndim != 1 or values.dtype.kind not in "OSU":
             raise DataError(
-                f"y of {split} is {values.dtype} of shape {values.shape}, where y of train holds "
-                "words; a word an item is needed"
+                f"y of {split} has type {values.dtype} and shape {values.shape}, but y of train "
+                "has words; one word for each item is needed"
             )
     whole = np.concatenate([values.astype(object) for values in y.values()])
     codes, words = numbered(whole, None, "y")
@@ -170,7 +171,7 @@ def _numbered(
 
 
 def _flags(y: np.ndarray) -> Task | None:
-    """The task of columns of zeros and ones."""
+    """Return multilabel for several columns of zeros and ones, else None."""
     some = y.ndim == 2 and y.shape[1] > 1 and y.dtype.kind in "biuf"
     return "multilabel" if some and np.array_equal(np.unique(y), (0, 1)) else None
 
@@ -178,7 +179,7 @@ def _flags(y: np.ndarray) -> Task | None:
 def _only_target(
     pairs: dict[str, tuple[Any, Any]], names: dict[str, tuple[str, ...]]
 ) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[str, ...]]]:
-    """An only target in a dictionary as an array, whose name is that of its column."""
+    """Replace a dictionary with a single target by its array, and name its column after it."""
     of = [y for _, y in pairs.values()]
     if not all(isinstance(y, dict) and len(y) == 1 and y.keys() == of[0].keys() for y in of):
         return pairs, names
@@ -198,15 +199,15 @@ def _named(
     seed: int,
     names: Mapping[str, Sequence[str]],
 ) -> ArraySource:
-    """Of several inputs or targets by name, see :func:`~hpcsamp.ingest.named.from_named`."""
+    """Build a source of several inputs or targets, see :func:`~hpcsamp.ingest.named.from_named`."""
     x, y = (
         (v if isinstance(v, dict) else {n: v}) for v, n in zip(pairs["train"], "xy", strict=True)
     )
-    told = {n: v for n, v in x.items() if v.dtype.kind in "iu" and v.dtype != np.uint8}
-    kinds = inputs if isinstance(inputs, Mapping) else dict.fromkeys(told, inputs)
+    whole = {n: v for n, v in x.items() if v.dtype.kind in "iu" and v.dtype != np.uint8}
+    kinds = inputs if isinstance(inputs, Mapping) else dict.fromkeys(whole, inputs)
     given = dict(task) if isinstance(task, Mapping) else dict.fromkeys(y, task)
     asked = {n: given.get(n) or _flags(v) for n, v in y.items()}
-    asked |= {n: t for n, t in given.items() if n not in y}  # refused by their names
+    asked |= {n: t for n, t in given.items() if n not in y}  # from_named refuses unknown names
     floats = [n for n, v in y.items() if v.dtype.kind == "f" and asked[n] in (None, "regression")]
     values = [n for n in floats if n not in modelled]
     return from_named(
@@ -222,14 +223,14 @@ def _named(
 
 
 def _pairs(data: Any) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[str, ...]]]:
-    """``(x, y)`` by split, and the names of columns of arrays that have some."""
+    """Return ``(x, y)`` by split, and the column names of arrays that have names."""
     parts: dict[str, Any]
     if isinstance(data, Mapping):
         unknown = [k for k in data if k not in KEYS]
         if unknown or "x" not in data or "y" not in data:
             raise UsageError(
-                f"data is a dictionary of {', '.join(map(shown, data)) or 'nothing'}; its arrays "
-                f"are {', '.join(KEYS)}, and x and y are needed"
+                f"data is a dictionary of {', '.join(map(shown, data)) or 'nothing'}; its keys may "
+                f"be {', '.join(KEYS)}, and x and y are needed"
             )
         ends = {"train": "", "valid": "_valid", "test": "_test"}
         parts = {
@@ -250,12 +251,12 @@ def _pairs(data: Any) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[str, 
 
 def _both(pair: Any, split: str) -> tuple[Any, Any]:
     if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise UsageError(f"the {split} items are a {type(pair).__name__}; (x, y) is needed")
+        raise UsageError(f"the {split} items are a {type(pair).__name__}, but must be (x, y)")
     return pair[0], pair[1]
 
 
 def _pair(pair: Any, split: str, columns: Mapping[str, Sequence[str]]) -> tuple[Any, Any]:
-    """Arrays, whose columns are in the order of those of train."""
+    """Convert a pair to arrays whose columns have the same order as in train."""
     both = _both(pair, split)
     check_rows(*both, split)
     found = []
@@ -272,7 +273,7 @@ def _pair(pair: Any, split: str, columns: Mapping[str, Sequence[str]]) -> tuple[
 
 
 def _columns(pair: tuple[Any, Any]) -> dict[str, tuple[str, ...]]:
-    """Names of the columns of each array that has some."""
+    """Return the column names of each array that has names."""
     found: dict[str, tuple[str, ...]] = {}
     for value, name in zip(pair, "xy", strict=True):
         parts = value if isinstance(value, Mapping) else {name: value}
@@ -294,12 +295,12 @@ def _array(value: Any, where: str) -> np.ndarray:
     try:
         found = np.asarray(unmasked(where, value))
     except (TypeError, ValueError) as e:
-        raise UsageError(f"{where} cannot be made an array: {e}") from e
+        raise UsageError(f"{where} cannot be converted to an array: {e}") from e
     found = plain(found) if found.dtype.kind == "O" else found
     words = all(isinstance(v, str) for v in found.flat)
     if found.dtype.kind == "O" and not (words and where.startswith("y of ")):
         kinds = sorted({type(v).__name__ for v in found.reshape(-1)[:1000]})
-        raise DataError(f"{where} holds {', '.join(kinds)}; numbers are needed")
+        raise DataError(f"{where} has values of type {', '.join(kinds)}, but numbers are needed")
     return found
 
 
@@ -310,7 +311,7 @@ def _has_shapes(pair: Any) -> bool:
 
 
 def _stacked(data: Any) -> tuple[np.ndarray, np.ndarray]:
-    """All items of a torch ``Dataset``."""
+    """Stack all items of a torch ``Dataset``."""
     items = [data[i] for i in range(len(data))]
     for place, item in enumerate(items):
         if not isinstance(item, tuple | list) or len(item) != 2:

@@ -1,7 +1,7 @@
-"""What Python programs hold, as arrays of numbers: tables, columns, labelled and masked arrays.
+"""Convert Python objects to arrays of numbers: tables, columns, labelled and masked arrays.
 
-Nothing is imported for it: a table or a labelled array is known by what it can do, so that pandas
-and xarray are needed by those alone who use them.
+Tables and labelled arrays are recognised by their attributes, so that pandas and xarray need not be
+imported or installed.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import numpy as np
 from hpcsamp.errors import DataError
 
 EXACT = 2**53
-"""Whole numbers up to this one are exact in float64."""
+"""Largest whole number up to which all are exact in float64."""
 
 SHOWN = 5
-"""Names that a message lists at most."""
+"""Largest number of names that a message lists."""
 
 
 def columns_of(x: Any) -> Mapping[Any, Any] | None:
-    """Columns by name of what has some, else None.
+    """Return the columns of a table by name, or None if the object is not a table.
 
     Raises
     ------
     DataError
-        If several have the same name.
+        If several columns have the same name.
     """
     if isinstance(x, Mapping) and not hasattr(x, "data_vars"):
         return x
@@ -43,35 +43,35 @@ def columns_of(x: Any) -> Mapping[Any, Any] | None:
     names = list(names)
     twice = sorted({str(n) for n in names if names.count(n) > 1})
     if twice:
-        raise DataError(f"there are several columns of the name {', '.join(twice[:SHOWN])}")
+        raise DataError(f"several columns have the name {', '.join(twice[:SHOWN])}")
     return {name: x[name] for name in names}
 
 
 def names_of(x: Any) -> tuple[str, ...]:
-    """Names of the columns of a table or of a labelled array ``(n, columns)``; empty without any.
+    """Return the column names of a table or labelled array ``(n, columns)``; empty if it has none.
 
     Raises
     ------
     DataError
-        If several have the same name.
+        If several columns have the same name.
     """
     if isinstance(x, Mapping) and not hasattr(x, "data_vars"):
         return ()
     if hasattr(x, "dims") and hasattr(x, "coords") and not hasattr(x, "data_vars"):
         if len(x.dims) != 2 or x.dims[1] not in x.coords:
             return ()
-        told = np.asarray(x.coords[x.dims[1]])
-        return tuple(map(str, told.tolist())) if told.dtype.kind in "OSU" else ()
+        labels = np.asarray(x.coords[x.dims[1]])
+        return tuple(map(str, labels.tolist())) if labels.dtype.kind in "OSU" else ()
     return tuple(map(str, columns_of(x) or ()))
 
 
 def numbers_of(where: str, column: Any) -> np.ndarray:
-    """A column of numbers, shape ``(n,)``; NaN where one is missing.
+    """Convert a column to numbers, shape ``(n,)``; missing values become NaN.
 
     Raises
     ------
     DataError
-        Beginning with ``where``, if it holds anything else.
+        If it has values that are not numbers; the message begins with ``where``.
     """
     values = np.asarray(unmasked(where, column))
     if values.dtype.kind == "O":
@@ -80,16 +80,16 @@ def numbers_of(where: str, column: Any) -> np.ndarray:
         first = next((v for v in values.flat if not _is_number(v)), None)
         of = "" if isinstance(first, str | bytes) else f"{type(first).__name__} "
         shown = values.dtype if first is None else f"{of}{str(first)!r:.40}"
-        raise DataError(f"{where} is no number: {shown}")
+        raise DataError(f"{where} is not a number: {shown}")
     if values.ndim != 1:
-        raise DataError(f"{where} has shape {values.shape}, a number an item is needed")
+        raise DataError(f"{where} has shape {values.shape}; one number for each item is needed")
     return values
 
 
 def plain(values: np.ndarray) -> np.ndarray:
-    """An array of objects as numbers, if they are some: bools, whole numbers, or floats.
+    """Convert an array of objects to bools, whole numbers or floats if all objects are numbers.
 
-    ``None`` and other signs for what is missing become NaN; words stay words.
+    ``None`` and other markers of missing values become NaN. Arrays of words are returned unchanged.
     """
     kinds = {type(v) for v in values.flat}
     if any(issubclass(kind, str | bytes) for kind in kinds):
@@ -107,17 +107,17 @@ def plain(values: np.ndarray) -> np.ndarray:
 
 
 def table_of(where: str, columns: Mapping[Any, Any]) -> np.ndarray:
-    """Columns of numbers as one array, ``(n, columns)``.
+    """Stack columns of numbers into one array, ``(n, columns)``.
 
     Raises
     ------
     DataError
-        Naming the column that holds anything else, or is of another length.
+        If a column has values that are not numbers, or another length; the message names it.
     """
     found = {name: numbers_of(f"column {name} of {where}", c) for name, c in columns.items()}
     sizes = sorted({len(column) for column in found.values()})
     if len(sizes) > 1:
-        raise DataError(f"columns of {where} have {' and '.join(map(str, sizes))} items")
+        raise DataError(f"columns of {where} have unequal lengths: {' and '.join(map(str, sizes))}")
     if not found:
         return np.empty((0, 0))
     table = np.stack(list(found.values()), 1)
@@ -126,32 +126,32 @@ def table_of(where: str, columns: Mapping[Any, Any]) -> np.ndarray:
             top = max(abs(int(column.min())), abs(int(column.max())))
             if top > EXACT:
                 raise DataError(
-                    f"column {name} of {where}: {top} is beyond 2**53, where whole numbers lose "
-                    "digits beside floats; subtract an offset"
+                    f"column {name} of {where}: {top} is above 2**53, where whole numbers lose "
+                    "digits when stored with floats; subtract an offset"
                 )
     return table
 
 
 def unmasked(where: str, x: Any) -> Any:
-    """What is no masked array, or masks nothing.
+    """Return the values of a masked array without masked values; other objects are unchanged.
 
     Raises
     ------
     DataError
-        If values are masked: what lies below the mask stands for nothing.
+        If values are masked, because values under a mask have no meaning.
     """
     if isinstance(x, np.ma.MaskedArray):
         hidden = int(np.ma.count_masked(x))
         if hidden:
             raise DataError(
-                f"{where} is a masked array, {hidden} of its {x.size} values are masked"
+                f"{where} is a masked array in which {hidden} of {x.size} values are masked"
             )
         return x.data
     return x
 
 
 def row_labels(x: Any) -> np.ndarray | None:
-    """The index of a table or column, where it is one of single values."""
+    """Return the index of a table or column, or None if it has none or a MultiIndex."""
     index = getattr(x, "index", None)
     if index is None or callable(index) or getattr(index, "nlevels", 1) != 1:
         return None
@@ -159,12 +159,12 @@ def row_labels(x: Any) -> np.ndarray | None:
 
 
 def check_rows(x: Any, y: Any, where: str) -> None:
-    """Refuse a table and a column with the same rows in another order.
+    """Refuse a table and a column whose rows have the same index in different orders.
 
     Raises
     ------
     DataError
-        Naming the first row that differs.
+        If the orders differ; the message has the first row that differs.
     """
     one, other = row_labels(x), row_labels(y)
     if one is None or other is None or len(one) != len(other):
@@ -173,32 +173,32 @@ def check_rows(x: Any, y: Any, where: str) -> None:
     if len(differ) and sorted(map(str, one.tolist())) == sorted(map(str, other.tolist())):
         at = int(differ[0])
         raise DataError(
-            f"x and y of {where} have the same rows in another order: row {at} is {one[at]} in x "
-            f"and {other[at]} in y; sort both alike"
+            f"x and y of {where} have the same rows in different orders: row {at} is {one[at]} in "
+            f"x and {other[at]} in y; sort both the same way"
         )
 
 
 def in_order(values: np.ndarray, names: Sequence[str], wanted: Sequence[str], where: str) -> Any:
-    """Columns in the order that is wanted.
+    """Reorder columns to the wanted order.
 
     Raises
     ------
     DataError
-        If there are others.
+        If the names of the columns differ.
     """
     if tuple(names) == tuple(wanted) or not names or not wanted:
         return values
     if sorted(names) != sorted(wanted):
-        strange = [n for n in names if n not in wanted] or [n for n in wanted if n not in names]
+        unmatched = [n for n in names if n not in wanted] or [n for n in wanted if n not in names]
         raise DataError(
-            f"{where} has the columns {listed(names)}, those of train are {listed(wanted)}: "
-            f"{strange[0]} is not in both"
+            f"{where} has the columns {listed(names)}, but train has {listed(wanted)}: "
+            f"{unmatched[0]} is not in both"
         )
     return values[:, [names.index(n) for n in wanted]]
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names for a message."""
+    """Join names for a message; long lists are shortened."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 

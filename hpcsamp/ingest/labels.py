@@ -1,4 +1,4 @@
-"""Labels: what numbers or words are classes, and which of them occur."""
+"""Class labels: recognise them among numbers and words, and find which classes occur."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from hpcsamp.errors import DataError
 from hpcsamp.names import Task
 
 MANY = 1000
-"""Classes from which on more than half of them must occur."""
+"""Number of classes above which more than half of the classes must occur."""
 
 GUESSED = 50
-"""Different whole numbers up to which ``y`` is taken as labels without a word from the user."""
+"""Largest number of different whole numbers for which ``y`` is taken as labels by default."""
 
 LABELLED = ("classification", "ordinal")
-"""Tasks whose targets are one class an item."""
+"""Tasks whose targets are one class for each item."""
 
 Pairs = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 def check_numbers(values: np.ndarray, where: str) -> None:
-    """Refuse what is no number.
+    """Refuse arrays that are not numeric.
 
     Raises
     ------
     DataError
-        Beginning with ``where``, with the type.
+        If the type is not numeric; the message begins with ``where``.
     """
     if values.dtype.kind not in "biuf":
-        raise DataError(f"{where} has type {values.dtype}; numbers are needed")
+        raise DataError(f"{where} has type {values.dtype}, but numbers are needed")
 
 
 def guess(file: str, pairs: Pairs) -> Task:
-    """What ``y`` is, where its type and shape leave no doubt.
+    """Guess the task from type and shape of ``y``.
 
     Raises
     ------
     DataError
-        If they leave it open.
+        If they are ambiguous.
     """
     y = pairs["train"][1]
     if y.dtype.kind not in "biu":
         return "regression"
     if y.ndim == 2 and y.shape[1] == 1:
         raise DataError(
-            f"{file}: y holds whole numbers of shape {y.shape}: labels or amounts? "
+            f"{file}: y has whole numbers of shape {y.shape}: labels or amounts? "
             "Give --task classification or --task regression"
         )
     if y.ndim != 1:
@@ -56,40 +56,40 @@ def guess(file: str, pairs: Pairs) -> Task:
     different = len(np.unique(y))
     if different > GUESSED and different > len(y) / 10:
         raise DataError(
-            f"{file}: y holds {different} different whole numbers in {len(y)} items: labels or "
+            f"{file}: y has {different} different whole numbers in {len(y)} items: labels or "
             "amounts? Give --task classification or --task regression"
         )
     return "classification"
 
 
 def labels_of(y: np.ndarray, where: str) -> np.ndarray:
-    """Labels of shape ``(n,)``.
+    """Return labels of shape ``(n,)``.
 
     Raises
     ------
     DataError
-        If values are no whole numbers.
+        If values are not whole numbers, or the shape does not fit.
     """
     check_numbers(y, where)
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim != 1:
-        raise DataError(f"{where}: labels of shape (n,) are needed, not {y.shape}")
+        raise DataError(f"{where}: labels must have shape (n,), not {y.shape}")
     check_values(y, where)
     broken = y != np.floor(y) if y.dtype.kind == "f" else np.zeros(len(y), bool)
     if broken.any():
         at = int(np.flatnonzero(broken)[0])
-        raise DataError(f"{where}: {y[at]} at position {at} is no label; whole numbers are needed")
+        raise DataError(f"{where}: {y[at]} at position {at} is not a label, a whole number")
     return y
 
 
 def classes_of(file: str, labels: Mapping[str, np.ndarray]) -> tuple[int, list[str]]:
-    """Number of classes, and notes on them for the user.
+    """Return the number of classes, and notes on them for the user.
 
     Raises
     ------
     DataError
-        If labels are negative, or most of many classes occur nowhere.
+        If labels are negative, or there are many classes of which most do not occur.
     """
     top = max(int(y.max()) for y in labels.values())
     classes = max(2, top + 1)
@@ -108,13 +108,13 @@ def classes_of(file: str, labels: Mapping[str, np.ndarray]) -> tuple[int, list[s
 
 
 def unseen(labels: Mapping[str, np.ndarray]) -> list[str]:
-    """Classes that training never sees."""
+    """Return notes on classes of other splits that train does not have."""
     known = set(np.unique(labels["train"]).tolist())
     found = []
     for split, y in labels.items():
-        strange = sorted(set(np.unique(y).tolist()) - known)
-        if strange:
-            found.append(f"classes of {split} that train does not have: {_some(strange)}")
+        extra = sorted(set(np.unique(y).tolist()) - known)
+        if extra:
+            found.append(f"classes of {split} that train does not have: {_some(extra)}")
     return found
 
 
@@ -125,16 +125,16 @@ def _some(numbers: list[int]) -> str:
 
 @dataclass(frozen=True)
 class Targets:
-    """Targets of items, and what they are.
+    """Targets of items, with their task and classes.
 
     Attributes
     ----------
     values
-        Shape ``(n,)`` of one column, ``(n, columns)`` of several.
+        Shape ``(n,)`` for one column, ``(n, columns)`` for several.
     task, classes, class_names
         See :class:`~hpcsamp.data.manifest.Manifest`.
     names
-        Of the columns.
+        Names of the columns.
     notes
         Lines for the user.
     """
@@ -153,24 +153,24 @@ def targets_of(
     where: str,
     class_names: Sequence[str] | None = None,
 ) -> Targets:
-    """Targets from columns of numbers or of words.
+    """Convert columns of numbers or words to targets.
 
     Parameters
     ----------
     columns
         Numbers, or words in arrays of objects, each of shape ``(n,)``.
     task
-        What they are; by default their types decide: words and whole numbers of few values are
-        classes, several columns of 0 and 1 are labels that may come together.
-    where
-        What messages begin with.
-    class_names
-        Of the classes, in order, where they are known; words are numbered by them.
+        Task; by default it follows from the types: words and whole numbers with few different
+        values are classes, several columns of 0 and 1 are multilabel.
+        where
+            Beginning of messages.
+        class_names
+            Names of the classes in order, if known; words are numbered in this order.
 
     Raises
     ------
     DataError
-        If a column does not hold what the task needs.
+        If the values of a column do not fit the task.
     """
     kind = task
     names = list(columns)
@@ -179,14 +179,14 @@ def targets_of(
     if text and (len(columns) > 1 or kind not in (None, *LABELLED)):
         shown = next(v for v in columns[text[0]].tolist() if v is not None)
         raise DataError(
-            f"{where}: column {text[0]!r} holds text ({shown!r}), where "
-            f"{task or 'several targets'} needs numbers"
+            f"{where}: column {text[0]!r} has text ({shown!r}), but "
+            f"{task or 'a task with several columns'} needs numbers"
         )
     if text:
         if kind == "ordinal" and class_names is None:
             raise DataError(
-                f"{where}: column {text[0]!r} holds words, whose order is not told; give "
-                "--class-name for each, the least one first"
+                f"{where}: the order of the words in column {text[0]!r} is unknown; give "
+                "--class-name for each, the lowest class first"
             )
         codes, words = numbered(columns[text[0]], class_names, f"{where}: column {text[0]!r}")
         return Targets(codes, kind or "classification", len(words), words, names)
@@ -194,8 +194,8 @@ def targets_of(
     if kind == "multilabel" or (kind is None and len(arrays) > 1 and are_flags(arrays)):
         for name, values in columns.items():
             if not are_flags([values]):
-                raise DataError(f"{where}: column {name!r} holds more than 0 and 1, which labels "
-                                "that may come together are")  # fmt: skip
+                raise DataError(f"{where}: column {name!r} has other values than 0 and 1, the "
+                                "labels of multilabel targets")  # fmt: skip
         flags = np.stack(arrays, axis=1).astype("<i8")
         return Targets(flags, "multilabel", 2, None, names)
     kind = kind or guess(where, {"train": (y, y)})
@@ -205,14 +205,14 @@ def targets_of(
         if class_names is not None:
             check_labels(y, len(class_names), f"{where}: y")
             classes = len(class_names)
-        told = None if class_names is None else [*class_names]
-        return Targets(y.astype("<i8"), kind, classes, told, names, notes)
+        known = None if class_names is None else [*class_names]
+        return Targets(y.astype("<i8"), kind, classes, known, names, notes)
     check_numbers(y, f"{where}: y")
     return Targets(y if y.dtype.kind == "f" else y.astype("<f8"), kind, names=names)
 
 
 def are_flags(columns: Sequence[np.ndarray]) -> bool:
-    """Whether columns hold nothing but 0 and 1, in types of whole numbers or as labels."""
+    """Whether columns have no values but 0 and 1."""
     return all(
         values.dtype.kind in "biuf" and bool(np.isin(values, (0, 1)).all()) for values in columns
     )
@@ -221,12 +221,12 @@ def are_flags(columns: Sequence[np.ndarray]) -> bool:
 def numbered(
     words: np.ndarray, names: Sequence[str] | None, where: str
 ) -> tuple[np.ndarray, list[str]]:
-    """Words as numbers from 0, and the words in that order: sorted, unless it is given.
+    """Number words from 0, sorted or in the given order; return the numbers and the words.
 
     Raises
     ------
     DataError
-        If a word is missing, is none of those that are given, or there is only one.
+        If a word is missing or is not one of the given words, or there is only one.
     """
     lacking = [i for i, word in enumerate(words.tolist()) if word is None]
     if lacking:
@@ -235,7 +235,7 @@ def numbered(
     if names is None:
         if len(found) < 2:
             raise DataError(
-                f"{where}: all items are {str(found[0])!r}; at least 2 classes are needed"
+                f"{where}: all items are {str(found[0])!r}, but at least 2 classes are needed"
             )
         return inverse.astype("<i8"), [str(word) for word in found.tolist()]
     place = {name: i for i, name in enumerate(names)}

@@ -1,4 +1,4 @@
-"""Prepare a table like that of an earlier dataset, for a network that was trained on it."""
+"""Encode a table like that of an earlier dataset, for a network that was trained on it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from hpcsamp.ingest.table_targets import Wanted, columns_of
 
 @dataclass(frozen=True)
 class Like:
-    """How an earlier set was made.
+    """How the table of an earlier dataset was encoded.
 
     Attributes
     ----------
     features
-        What became of its columns, with the categories and means that were found then.
-    targets
-        Their columns, and what they are.
-    units
-        By column.
+        Encoded columns, with the categories and means of the earlier dataset.
+        targets
+            Columns and tasks of the targets.
+        units
+            Units by column.
     """
 
     features: list[Encoded]
@@ -32,32 +32,32 @@ class Like:
 
 
 def read_like(folder: Path, targets: Sequence[str], features: Sequence[str]) -> Like:
-    """How the table of a dataset was prepared.
+    """Read from a dataset how its table was encoded.
 
     Parameters
     ----------
     folder
-        The dataset.
-    targets, features
-        What was asked for, too.
+        Folder of the dataset.
+        targets, features
+            Columns that the user named in addition.
 
     Raises
     ------
     UsageError
-        If it was not made from a table, or other columns were asked for.
+        If it was not made from a table, or the user named other columns.
     """
     manifest: Manifest = read_manifest(folder)
-    told = manifest.source.get("preparation")
+    made = manifest.source.get("preparation")
     roles = manifest.targets_by_name
-    if not isinstance(told, dict) or not ({"y"} == set(roles) or isinstance(told["targets"], dict)):
-        raise UsageError(f"--like {folder}: was not made from a table by this version of hpcsamp")
-    own = {"y": told["targets"]} if isinstance(told["targets"], list) else told["targets"]
+    if not isinstance(made, dict) or not ({"y"} == set(roles) or isinstance(made["targets"], dict)):
+        raise UsageError(f"--like {folder}: the dataset was not made from a table by this version")
+    own = {"y": made["targets"]} if isinstance(made["targets"], list) else made["targets"]
     columns = [str(column) for of in own.values() for column in of]
     asked = [column for of in columns_of(columns, targets).values() for column in of]
     if features or (targets and asked != columns):
         raise UsageError(
-            f"--like {folder} tells the columns, and its targets {', '.join(columns)}; leave "
-            "--feature out, and other targets"
+            f"--like {folder} defines the columns, and its targets are {', '.join(columns)}; "
+            "leave out --feature and other targets"
         )
     units: dict[str, str] = {}
     for spec in manifest.arrays.values():
@@ -66,4 +66,4 @@ def read_like(folder: Path, targets: Sequence[str], features: Sequence[str]) -> 
         Wanted(name, list(of), roles[name].task, roles[name].class_names, len(own) == 1)  # type: ignore[arg-type]
         for name, of in own.items()
     ]
-    return Like([encoded_of(f) for f in told["features"]], wanted, units)
+    return Like([encoded_of(f) for f in made["features"]], wanted, units)

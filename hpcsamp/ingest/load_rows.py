@@ -1,4 +1,4 @@
-"""Rows of electricity load from csv files: local times to UTC minutes, text to MW."""
+"""Read electricity load from csv files: convert local times to UTC minutes and text to MW."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ QUARTER = 15  # minutes
 OPSD_TIME, OPSD_LOAD = "utc_timestamp", "DE_load_actual_entsoe_transparency"
 EMPTY = {"", "-", "n/e", "N/A", "nan"}
 ZONES = {"WET": 0, "CET": 1, "EET": 2}
-"""Hours ahead of UTC in winter of zones with European summer time."""
+"""Winter offset from UTC, in hours, of zones with European summer time."""
 START = dt.datetime(1970, 1, 1)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One value: its time in minutes since 1970-01-01 UTC, MW (NaN if missing), and its line."""
+    """One value: minutes since 1970-01-01 UTC, load in MW (NaN if missing), and its line."""
 
     minute: int
     load: float
@@ -33,12 +33,13 @@ class Row:
 
 
 def read_rows(path: Path, notation: Notation | None = None) -> list[Row]:
-    """All rows of a csv file, in file order, with increasing times.
+    """Read all rows of a csv file, in file order, with increasing times.
 
     Raises
     ------
     DataError
-        Naming file and line.
+        If a row cannot be read, or times do not increase in steps of 15 minutes; the message has
+        file and line.
     """
     with text_of(path) as lines:
         header = [name.strip() for name in next(lines, [])]
@@ -62,12 +63,12 @@ def read_rows(path: Path, notation: Notation | None = None) -> list[Row]:
             )
         rows.append(Row(at, load, where))
     if not rows:
-        raise DataError(f"{path}: has no rows")
+        raise DataError(f"{path} has no rows")
     steps = Counter(after.minute - before.minute for before, after in pairwise(rows))
     if steps and steps.most_common(1)[0][0] != QUARTER:
         raise DataError(
-            f"{path}: has a value every {steps.most_common(1)[0][0]} min; one every {QUARTER} min "
-            "is needed, those between would be made up"
+            f"{path} has a value every {steps.most_common(1)[0][0]} min, but one every {QUARTER} "
+            "min is needed; values are not invented"
         )
     return rows
 
@@ -75,22 +76,25 @@ def read_rows(path: Path, notation: Notation | None = None) -> list[Row]:
 def _cells(
     path: Path, header: Sequence[str], lines: Iterator[list[str]], at: tuple[int, int]
 ) -> Iterator[tuple[int, str, str]]:
-    """Line, time and load of every row."""
+    """Yield line, time and load of every row."""
     for number, cells in enumerate(lines, 2):
         if len(cells) <= max(at):
             raise DataError(
-                f"{path}: line {number}: has {len(cells)} cells, the header has {len(header)}"
+                f"{path}: line {number} has {len(cells)} cells, but the header has {len(header)}"
             )
         yield number, cells[at[0]], cells[at[1]]
 
 
 Minute = Callable[[str, int, str], int | None]
-"""A cell, the minute before and the line to a minute; None for an hour that clocks skip."""
+"""Function of a cell, the previous minute and the line that returns a minute.
+
+It returns None for an hour that clocks skip.
+"""
 
 
 def _opsd(path: Path, header: Sequence[str]) -> tuple[int, int, Minute]:
     if OPSD_LOAD not in header:
-        raise DataError(f"{path}: has no column {OPSD_LOAD!r}")
+        raise DataError(f"{path} has no column {OPSD_LOAD!r}")
     return header.index(OPSD_TIME), header.index(OPSD_LOAD), _utc
 
 
@@ -103,39 +107,39 @@ def _utc(text: str, last: int, where: str) -> int | None:
 
 
 def _transparency(path: Path, header: Sequence[str]) -> tuple[int, int, Minute]:
-    """Columns of time and load, and how times are read."""
+    """Return the columns of time and load, and the function that parses times."""
     times = [n for n, name in enumerate(header) if name.startswith(("Time (", "MTU ("))]
     loads = [n for n, name in enumerate(header) if name.startswith("Actual Total Load")]
     if not times or not loads:
         raise DataError(
-            f"{path}: has no columns 'Time (...)' and 'Actual Total Load ...', only "
+            f"{path} has no columns 'Time (...)' and 'Actual Total Load ...', only "
             f"{', '.join(header[:20])[:300]}"
         )
     if len(loads) > 1:
-        raise DataError(f"{path}: has {len(loads)} columns 'Actual Total Load ...'; keep one")
+        raise DataError(f"{path} has {len(loads)} columns 'Actual Total Load ...'; keep one")
     unit = re.search(r"\[(.*?)\]", header[loads[0]])
     if unit is not None and unit[1] != "MW":
-        raise DataError(f"{path}: column {header[loads[0]]!r} is in {unit[1]}; MW are needed")
+        raise DataError(f"{path}: column {header[loads[0]]!r} is in {unit[1]}, but MW is needed")
     return times[0], loads[0], _zone(path, header[times[0]])
 
 
 def _zone(path: Path, column: str) -> Minute:
-    """How times of a column such as ``Time (CET/CEST)`` are read."""
-    told = column.partition("(")[2].rstrip(") ")
-    winter = told.partition("/")[0].strip()
+    """Return the function that parses times of a column such as ``Time (CET/CEST)``."""
+    zone = column.partition("(")[2].rstrip(") ")
+    winter = zone.partition("/")[0].strip()
     hours = ZONES.get(winter)
     summer = f"{winter[:1]}EST"
-    utc = told == "UTC"
-    if not utc and (hours is None or told.replace(" ", "") not in (winter, f"{winter}/{summer}")):
+    utc = zone == "UTC"
+    if not utc and (hours is None or zone.replace(" ", "") not in (winter, f"{winter}/{summer}")):
         known = ", ".join(f"{name}/{name[0]}EST" for name in ZONES)
-        raise DataError(f"{path}: column {column!r} has times of {told}; UTC, {known} can be read")
+        raise DataError(f"{path}: column {column!r} has times of {zone}; UTC, {known} can be read")
 
     def minute(cell: str, last: int, where: str) -> int | None:
-        """The hour that summer time skips is none, the one it repeats comes twice."""
+        """Parse a time; the hour that summer time skips is None, the repeated hour occurs twice."""
         text = cell.split(" - ")[0]
         mark = re.search(r"\((.*?)\)", text)
         if mark is not None and mark[1] not in (("UTC",) if utc else (winter, summer)):
-            raise DataError(f"{where}: {text!r} is not in {told}, as the header has it")
+            raise DataError(f"{where}: {text!r} is not in {zone}, the time zone of the header")
         local = _local_time(text, where)
         if utc:
             return _minute(local, where)
@@ -143,7 +147,7 @@ def _zone(path: Path, column: str) -> Minute:
         if mark is not None:
             return standard - 60 if mark[1] == summer else standard
         choices = [m for m, s in ((standard - 60, True), (standard, False)) if is_summer(m) == s]
-        # of the hour that comes twice, the first is summer time
+        # the first occurrence of the repeated hour is summer time
         return next((m for m in choices if m > last), choices[-1] if choices else None)
 
     return minute
@@ -178,5 +182,5 @@ def _minute(time: dt.datetime, where: str) -> int:
 
 
 def show_minute(minute: int) -> str:
-    """A minute as date and time."""
+    """Format a minute as date and time."""
     return (START + dt.timedelta(minutes=minute)).strftime("%Y-%m-%d %H:%M")

@@ -1,4 +1,4 @@
-"""Small made-up sets for each kind of task, so that every kind can be tried."""
+"""Small synthetic datasets for each kind of task, to try every kind."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hpcsamp.ingest.synthetic import Item, Shapes, Synthetic
 
 
 class Tags(Synthetic):
-    """Four labels at once of 8 numbers, each label by a noisy sum of two of them."""
+    """Four labels for 8 numbers; each label depends on a noisy sum of two of the numbers."""
 
     @classmethod
     def shapes(cls, grid: tuple[int, int] | None) -> Shapes:
@@ -26,7 +26,7 @@ class Tags(Synthetic):
 
 
 class Blobs(Synthetic):
-    """(1, 16, 16) images with a disc and a square in noise; a label for each pixel."""
+    """(1, 16, 16) images of a disc and a square in noise, with a label for each pixel."""
 
     @classmethod
     def shapes(cls, grid: tuple[int, int] | None) -> Shapes:
@@ -51,7 +51,7 @@ class Blobs(Synthetic):
 
 
 class Visits(Synthetic):
-    """Counts by 5 numbers, with a variance above their mean."""
+    """Counts that depend on 5 numbers, with a variance above their mean."""
 
     @classmethod
     def shapes(cls, grid: tuple[int, int] | None) -> Shapes:
@@ -67,7 +67,7 @@ class Visits(Synthetic):
 
 
 class Ratings(Synthetic):
-    """One of five ordered ratings by 6 numbers."""
+    """One of five ordered ratings that depends on 6 numbers."""
 
     @classmethod
     def shapes(cls, grid: tuple[int, int] | None) -> Shapes:

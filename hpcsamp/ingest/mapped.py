@@ -1,4 +1,4 @@
-"""Arrays in files that are mapped and not read."""
+"""Memory-mapped arrays in ``.npy`` files."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ import numpy as np
 from hpcsamp.errors import DataError
 
 EXACT = 2**53
-"""Whole numbers up to this one are exact in float64."""
+"""Largest whole number up to which all are exact in float64."""
 
 BLOCK_BYTES = 16 * 2**20
-"""Bytes of a mapped array that are looked at together."""
+"""Number of bytes of a mapped array that are examined at a time."""
 
 
 def mapped(file: Path) -> np.ndarray:
-    """An array of numbers in a file, mapped and not read.
+    """Memory-map an array of numbers in a file.
 
     Raises
     ------
     DataError
-        If it is not readable, or holds no numbers.
+        If the file cannot be read, or the array is not numeric.
     """
     try:
         found = np.load(file, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"{file}: no such file") from None
-    except Exception as e:  # whatever a damaged file makes NumPy raise
+    except Exception as e:  # NumPy raises many kinds of errors for damaged files
         raise DataError(f"{file}: not a readable array: {e}") from None
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "biuf":
-        raise DataError(f"{file}: holds {getattr(found, 'dtype', 'several arrays')}; one array of "
+        raise DataError(f"{file} has {getattr(found, 'dtype', 'several arrays')}, but one array of "
                         "numbers is needed")  # fmt: skip
     return found
 
 
 def take(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Ascending rows of a mapped array, in memory."""
+    """Read ascending rows of a mapped array into memory."""
     near = len(rows) and rows[-1] - rows[0] == len(rows) - 1
     found = np.array(values[rows[0] : rows[-1] + 1] if near else values[rows])
     release(values)
@@ -45,19 +45,19 @@ def take(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def release(values: np.ndarray) -> None:
-    """Give the pages of a mapped array back, which otherwise count as memory of the process."""
+    """Release the pages of a mapped array, which otherwise count as memory of the process."""
     pages = getattr(values, "_mmap", None)
     if pages is not None and hasattr(mmap, "MADV_DONTNEED"):
         pages.madvise(mmap.MADV_DONTNEED)
 
 
 def check_exact(values: np.ndarray, file: Path) -> None:
-    """Refuse whole numbers that float64 does not hold, looking at blocks of rows.
+    """Refuse whole numbers that are not exact in float64, examining blocks of rows.
 
     Raises
     ------
     DataError
-        With the first such number.
+        If there is such a number; the message has the largest of its block.
     """
     if values.dtype.kind not in "iu" or values.dtype.itemsize < 8:
         return
@@ -68,6 +68,6 @@ def check_exact(values: np.ndarray, file: Path) -> None:
         release(values)
         if top > EXACT:
             raise DataError(
-                f"{file}: {top} is beyond 2**53, where whole numbers lose digits in float64; "
+                f"{file}: {top} is above 2**53, where whole numbers lose digits in float64; "
                 "subtract an offset, or number them"
             )

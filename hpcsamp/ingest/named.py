@@ -1,4 +1,4 @@
-"""Several inputs and targets in memory as a source: arrays by name, for networks that take them."""
+"""Build a source from several inputs and targets in memory, given as arrays by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hpcsamp.kinds import has_labels
 from hpcsamp.names import Task
 
 Values = Any
-"""An array ``(n, ...)``, or a list with an array ``(steps, ...)`` of its own length per item."""
+"""An array ``(n, ...)``, or a list with an array ``(steps, ...)`` of any length for each item."""
 
 BySplit = Mapping[str, np.ndarray]
 
@@ -41,7 +41,7 @@ def from_named(
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     seed: int = 0,
 ) -> ArraySource:
-    """A source from inputs and targets by split; ``train`` is dealt to the splits of ``fractions``.
+    """Build a source from inputs and targets by split; ``fractions`` of ``train`` are held out.
 
     ::
 
@@ -51,34 +51,35 @@ def from_named(
     Parameters
     ----------
     pairs
-        Inputs and targets of each split. Several are a dictionary, in the order in which a network
-        gets them; a single one is an array, and called ``x`` or ``y``.
-    kinds
-        What inputs are: ``"numbers"`` (standardised), ``"values"`` (numbers as they are), ``"ids"``
-        or ``"flags"``. By default floats and bytes are numbers, bools flags, and sequences of
-        floats of unequal length values; other whole numbers need to be told.
-    tasks
-        What targets are; by default their type decides.
-    missing
-        What stands for a value of a target that is not known: ``"nan"``, or a number among labels.
-    masks
-        By the name of an input whose items are of unequal length: the input that tells where they
-        end, by its name or a :class:`~hpcsamp.ingest.padding.Mask`. Targets of unequal length need
-        none: what is beyond their end is missing.
-    weights
-        ``(n,)`` weights of the items by split, from 0 on.
-    normalize
-        Targets that are standardised for training.
-    class_names
-        Of the classes of a target.
-    names, units
-        Of the rows of an array, such as the columns of a table.
+        Inputs and targets of each split. Several are a dictionary, in the order in which the
+        network takes them; a single one is an array, and is called ``x`` or ``y``.
+        kinds
+            Kind of each input: ``"numbers"`` (standardised), ``"values"`` (numbers that are not
+            standardised), ``"ids"`` or ``"flags"``. By default floats and bytes are numbers, bools
+            are flags, and float sequences of unequal length are values. Other integer inputs need a
+            kind.
+        tasks
+            Task of each target; by default it follows from its type.
+        missing
+            Marker of missing values of a target: ``"nan"``, or an integer for labels.
+        masks
+            For each input with items of unequal length: the input that marks where they end, by its
+            name or as a :class:`~hpcsamp.ingest.padding.Mask`. Targets of unequal length need no
+            mask: values beyond their end are missing.
+        weights
+            Non-negative weights of the items, ``(n,)``, by split.
+        normalize
+            Targets that are standardised in training.
+        class_names
+            Names of the classes of each target.
+        names, units
+            Names and units of the rows of each array, such as the columns of a table.
 
     Raises
     ------
     DataError
-        If types or shapes do not fit, a value is NaN or infinite, or labels are no classes, naming
-        the array.
+        If types or shapes do not fit, a value is NaN or infinite, or labels are not valid classes.
+        The message names the array.
     """
     source = dict(source or {})
     file = str(source.get("file", name))
@@ -93,13 +94,15 @@ def from_named(
     for what, of_arrays, known in asked:
         for key in of_arrays or ():
             if key not in known:
-                raise DataError(f"{file}: {what} of {key!r}; there is {', '.join(known)}")
+                raise DataError(
+                    f"{file}: {what} has the unknown name {key!r}; it may be {', '.join(known)}"
+                )
     inputs, found_kinds = _inputs(x, kinds, masks_by_name(masks or {}), file)
     targets: dict[str, dict[str, np.ndarray]] = {}
-    told: dict[str, Target] = {}
+    descriptions: dict[str, Target] = {}
     notes: list[str] = []
     for array, parts in y.items():
-        target, targets[array], said = _target(
+        target, targets[array], target_notes = _target(
             _filled(parts, array, missing, tasks, file),
             array,
             tasks.get(array),
@@ -110,10 +113,11 @@ def from_named(
         known_names = list((class_names or {}).get(array, ())) or None
         if known_names is not None and len(known_names) != target.classes:
             raise DataError(
-                f"{file}: {len(known_names)} names for the {target.classes} classes of {array}"
+                f"{file}: {len(known_names)} class names are given for the {target.classes} "
+                f"classes of {array}"
             )
-        told[array] = target.model_copy(update={"class_names": known_names})
-        notes += said
+        descriptions[array] = target.model_copy(update={"class_names": known_names})
+        notes += target_notes
     arrays = inputs | targets
     if weights is not None:
         arrays[WEIGHT] = {split: np.asarray(w, np.float64) for split, w in weights.items()}
@@ -124,7 +128,7 @@ def from_named(
         n: _spec(parts, f"{file}: {n}", (names or {}).get(n, ()), (units or {}).get(n, ""))
         for n, parts in arrays.items()
     }
-    only = next(iter(told.values())) if len(told) == 1 else None
+    only = next(iter(descriptions.values())) if len(descriptions) == 1 else None
     labels = None
     if only is not None and only.classes is not None and only.missing is None:
         first = next(iter(targets.values()))["train"]
@@ -135,7 +139,7 @@ def from_named(
     items |= {s: {n: p[s] for n, p in arrays.items()} for s in pairs if s != "train"}
     items = {split: {n: v.astype(specs[n].dtype) for n, v in held.items()}
              for split, held in items.items()}  # fmt: skip
-    for n, target in told.items():
+    for n, target in descriptions.items():
         if target.classes is not None and target.missing is None:
             notes += unseen({split: held[n] for split, held in items.items()})
     divided = ", ".join(f"{split} {part:g}" for split, part in fractions.items())
@@ -148,7 +152,7 @@ def from_named(
         inputs=found_kinds["x"] if plain else found_kinds,  # type: ignore[arg-type]
         normalize_y=only is not None and only.normalize,
         missing=None if only is None else only.missing,
-        targets={} if only is not None else told,
+        targets={} if only is not None else descriptions,
         arrays=specs,
         splits={split: len(next(iter(held.values()))) for split, held in items.items()},
         source=source,
@@ -159,22 +163,22 @@ def from_named(
 
 
 def _by_array(parts: Mapping[str, Any], alone: str, file: str) -> dict[str, dict[str, Values]]:
-    """Values by array and split; a single array, also in a dictionary, is called ``alone``.
+    """Group values by array and split; a single array, also in a dictionary, is called ``alone``.
 
     Raises
     ------
     DataError
-        If splits have other arrays than train.
+        If a split does not have the same arrays as train.
     """
     if "train" not in parts:
-        raise DataError(f"{file}: there is no train among the splits {', '.join(parts) or 'none'}")
+        raise DataError(f"{file}: the split train is missing among {', '.join(parts) or 'none'}")
     named = {s: dict(p) if isinstance(p, Mapping) else {alone: p} for s, p in parts.items()}
     names = list(named["train"])
     for split, held in named.items():
         if set(held) != set(names) or not names:
             raise DataError(
-                f"{file}: {split} has the arrays {', '.join(map(str, held)) or 'none'}, train "
-                f"{', '.join(map(str, names)) or 'none'}"
+                f"{file}: {split} has the arrays {', '.join(map(str, held)) or 'none'}, but train "
+                f"has {', '.join(map(str, names)) or 'none'}"
             )
     found = {str(n): {split: held[n] for split, held in named.items()} for n in names}
     if len(names) == 1 and (alone == "y" or not _needs_name(found[str(names[0])])):
@@ -183,7 +187,7 @@ def _by_array(parts: Mapping[str, Any], alone: str, file: str) -> dict[str, dict
 
 
 def _needs_name(parts: Mapping[str, Values]) -> bool:
-    """Whether an only input comes with a mask, and so is not the only one."""
+    """Whether a single input needs a mask, which becomes a second input."""
     return any(is_ragged(values) for values in parts.values())
 
 
@@ -193,7 +197,7 @@ def _inputs(
     masks: Mapping[str, Mask],
     file: str,
 ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Kind]]:
-    """Arrays of the inputs by split, with masks of those that were padded; what each is."""
+    """Return the arrays of the inputs by split, with masks of padded ones, and their kinds."""
     arrays: dict[str, dict[str, np.ndarray]] = {}
     found: dict[str, Kind] = {}
     of_masks: dict[str, tuple[Mask, dict[str, np.ndarray]]] = {}
@@ -208,13 +212,13 @@ def _inputs(
             if mask is None:
                 raise DataError(
                     f"{file}: {name} has items of {low} to {longest} steps; name the input that "
-                    f'tells the network where they end, masks={{{name!r}: "attention_mask"}}'
+                    f'marks where they end, such as masks={{{name!r}: "attention_mask"}}'
                 )
             before = of_masks.setdefault(mask.name, (mask, lengths))
             if before[0] != mask or any((before[1][s] != n).any() for s, n in lengths.items()):
                 raise DataError(
-                    f"{file}: the mask {mask.name} of {name} is also that of an input with items "
-                    f"of other lengths"
+                    f"{file}: the mask {mask.name} of {name} is also the mask of an input whose "
+                    f"items have other lengths"
                 )
             held = {s: padded(v, longest, 0) for s, v in parts.items()}
         else:
@@ -227,18 +231,18 @@ def _inputs(
         arrays[name] = held
     for name, (mask, lengths) in of_masks.items():
         if name in arrays:
-            raise DataError(f"{file}: the mask {name} is an input already")
+            raise DataError(f"{file}: the mask {name} has the name of an input; rename it")
         longest = max(int(n.max()) for n in lengths.values())
         arrays[name] = {s: mask.of(n, longest) for s, n in lengths.items()}
         found[name] = "flags" if mask.is_bool else "ids"
     for name, kind in found.items():
         types = {v.dtype.kind for v in arrays[name].values()}
         if kind == "ids" and not types <= {"i", "u"}:
-            raise DataError(f"{file}: {name} is {arrays[name]['train'].dtype}; ids are of an "
+            raise DataError(f"{file}: {name} has type {arrays[name]['train'].dtype}; ids need an "
                             f"integer type")  # fmt: skip
         if kind == "flags" and not types <= {"b", "u", "i"}:
-            raise DataError(f"{file}: {name} is {arrays[name]['train'].dtype}; flags are of type "
-                            f"bool")  # fmt: skip
+            raise DataError(f"{file}: {name} has type {arrays[name]['train'].dtype}; flags need "
+                            f"type bool")  # fmt: skip
     return arrays, found
 
 
@@ -247,8 +251,8 @@ def _kind(name: str, values: np.ndarray, ragged: bool, file: str) -> Kind:
         return "flags"
     if values.dtype.kind in "iu" and values.dtype != np.uint8:
         raise DataError(
-            f"{file}: {name} holds whole numbers ({values.dtype}): ids, such as tokens of a text, "
-            f'or numbers, such as counts? Say kinds={{{name!r}: "ids"}} or "numbers"'
+            f"{file}: {name} has whole numbers ({values.dtype}): ids, such as tokens of a text, or "
+            f'numbers, such as counts? Pass kinds={{{name!r}: "ids"}} or "numbers"'
         )
     return "values" if ragged else "numbers"  # statistics would count the padding
 
@@ -260,7 +264,7 @@ def _filled(
     tasks: Mapping[str, Task],
     file: str,
 ) -> dict[str, np.ndarray]:
-    """A target by split; beyond the end of a sequence it is missing, as ``missing`` then tells."""
+    """Pad a target by split; values beyond the end of a sequence are missing, see ``missing``."""
     if not any(is_ragged(values) for values in parts.values()):
         return {split: np.asarray(values) for split, values in parts.items()}
     lengths = {s: lengths_of(v, f"{file}: {name} of {s}") for s, v in parts.items()}
@@ -280,7 +284,7 @@ def _target(
     normalize: bool,
     file: str,
 ) -> tuple[Target, dict[str, np.ndarray], list[str]]:
-    """What a target is, its values, and notes for the user."""
+    """Return the description of a target, its values by split, and notes for the user."""
     of = file if name == "y" else f"{file}: {name}"
     for split, values in parts.items():
         check_numbers(values, f"{file}: {name} of {split}")
@@ -293,61 +297,63 @@ def _target(
         task = guess(of, {"train": (known, known)})
     if not has_labels(task):
         if is_label:
-            raise DataError(f"{of}: {missing} stands for a missing label; among numbers NaN does")
+            raise DataError(
+                f"{of}: missing = {missing} marks missing labels; missing numbers are marked by NaN"
+            )
         parts = {s: v if v.dtype.kind == "f" else v.astype(np.float64) for s, v in parts.items()}
         return Target(task=task, normalize=normalize, missing=missing), parts, []
     labels = {}
     for split, values in parts.items():
         where = f"{file}: {name} of {split}"
         if missing == "nan":
-            raise DataError(f"{where}: a missing label is a whole number, e.g. -1, and not NaN")
+            raise DataError(f"{where}: a missing label must be a whole number, e.g. -1, not NaN")
         if values.ndim == 2 and values.shape[1] == 1 and task != "multilabel":
             values = values[:, 0]
         if values.dtype.kind == "f" and (values != np.floor(values)).any():
-            raise DataError(f"{where}: labels are whole numbers")
+            raise DataError(f"{where}: labels must be whole numbers")
         labels[split] = values.astype(np.int64)
     seen = {s: v[v != missing] if is_label else v for s, v in labels.items()}
     if not seen["train"].size:
-        raise DataError(f"{of}: no label of train is known")
+        raise DataError(f"{of}: all labels of train are missing")
     classes, notes = classes_of(of, {s: v.reshape(-1) for s, v in seen.items() if v.size})
     if task == "multilabel" and classes > 2:
-        raise DataError(f"{of}: labels that may come together are 0 and 1, there is {classes - 1}")
+        raise DataError(f"{of}: multilabel targets must be 0 or 1, but there is {classes - 1}")
     return Target(task=task, classes=classes, missing=missing), labels, notes
 
 
 def _counts(arrays: Mapping[str, BySplit], splits: list[str], file: str) -> dict[str, int]:
-    """Items of each split.
+    """Return the number of items of each split.
 
     Raises
     ------
     DataError
-        If arrays of a split have different numbers of items, naming two of them.
+        If arrays of a split have different numbers of items; the message names two arrays.
     """
     found: dict[str, int] = {}
     for split in splits:
         first = ""
         for name, parts in arrays.items():
             if split not in parts:
-                raise DataError(f"{file}: there are no {name}s of {split}")
+                raise DataError(f"{file}: {name} is missing for {split}")
             values = parts[split]
             if values.ndim < 1 or not len(values):
                 raise DataError(f"{file}: {name} of {split} has no items")
             first = first or name
             if found.setdefault(split, len(values)) != len(values):
                 raise DataError(
-                    f"{file}: {split} has {found[split]} items of {first} and {len(values)} of "
+                    f"{file}: {split} has {found[split]} items of {first}, but {len(values)} of "
                     f"{name}"
                 )
             if values.shape[1:] != parts["train"].shape[1:]:
                 raise DataError(
-                    f"{file}: {name} of {split} has items {values.shape[1:]}, train "
-                    f"{parts['train'].shape[1:]}"
+                    f"{file}: {name} of {split} has items of shape {values.shape[1:]}, but train "
+                    f"has {parts['train'].shape[1:]}"
                 )
     return found
 
 
 def _spec(parts: BySplit, where: str, names: Sequence[str], units: str) -> ArraySpec:
-    """The smallest type that holds the values of all splits."""
+    """Plan an array with the smallest type that represents the values of all splits."""
     held = {f"{where} of {s}": values for s, values in parts.items()}
     return ArraySpec.plan(
         parts["train"].shape[1:], common_type(held), names=list(names), units=units

@@ -1,4 +1,4 @@
-"""NetCDF files and zarr stores through xarray: variables as inputs and targets."""
+"""Ingest NetCDF files and zarr stores through xarray: variables become inputs and targets."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ from hpcsamp.names import Task
 if TYPE_CHECKING:
     import xarray
 
-Variables = Annotated[Sequence[str], Asked("Variable of x.", "--x")]
-Answers = Annotated[Sequence[str], Asked("Variable of y.", "--y")]
-Sample = Annotated[str, Asked("Dimension of the items.", "--sample")]
+Variables = Annotated[Sequence[str], Asked("Variable of the inputs x.", "--x")]
+Answers = Annotated[Sequence[str], Asked("Variable of the targets y.", "--y")]
+Sample = Annotated[str, Asked("Dimension along which items lie.", "--sample")]
 Selection = Annotated[
     Sequence[str], Asked("Part of a dimension: level=500,850 or latitude=30:60.", "--select")
 ]
-Lead = Annotated[int, Asked("Items from x to y, of a forecast.", least=0)]
-Keep = Annotated[bool, Asked("Keep missing values (NaN) of y, which training leaves out.")]
-AnyTask = Annotated[Task, Asked("What y is.")]
+Lead = Annotated[int, Asked("Lead of a forecast: number of items from x to y.", least=0)]
+Keep = Annotated[bool, Asked("Keep missing values (NaN) of y; training ignores them.")]
+AnyTask = Annotated[Task, Asked("Task of the targets y.")]
 Normalize = Annotated[bool, Asked("Standardise targets in training.")]
 
 
 @dataclass
 class Gridded(Source):
-    """Items along a dimension of one or more datasets of xarray.
+    """Items along one dimension of one or more xarray datasets.
 
     Attributes
     ----------
     parts
-        The datasets, one after the other along :attr:`sample`.
-    x_stack, y_stack
-        How variables become arrays.
-    rows
-        By split: positions of the inputs.
-    lead
-        Items from input to target.
-    labels
-        By split, for classification.
-    store, unread
-        The local folder of a zarr store, and its variables that are not read.
+        The datasets, concatenated along the dimension of the items.
+        x_stack, y_stack
+            How variables are stacked into arrays.
+        rows
+            Positions of the inputs of each split.
+        lead
+            Number of items from input to target.
+        labels
+            Labels of each split, for classification.
+        store, unread
+            The local folder of a zarr store, and its variables that are not read.
     """
 
     parts: list[xarray.Dataset] = field(default_factory=list)
@@ -86,8 +86,10 @@ class Gridded(Source):
         return found
 
     def content(self) -> str:
-        """See :class:`Source`: of a store in a local folder names and bytes of all files but those
-        of variables that are not read; of a distant one its axes, first and last items.
+        """See :class:`Source`.
+
+        For a store in a local folder the digest covers names and bytes of all files except those of
+        unread variables; for a remote store it covers the axes, first and last items.
         """
         if "sha256" in self.source:
             return ""
@@ -108,7 +110,7 @@ class Gridded(Source):
 
 
 def netcdf(
-    files: Annotated[Sequence[str | Path], Asked("Files, in order.", "files", kind=list[Path])],
+    files: Annotated[Sequence[str | Path], Asked("Files in order.", "files", kind=list[Path])],
     x: Variables,
     y: Answers,
     *,
@@ -122,36 +124,37 @@ def netcdf(
     rule: Rule | None = None,
     normalize_y: Normalize = False,
 ) -> Gridded:
-    """NetCDF files, one after the other along the dimension of the items.
+    """Read NetCDF files, concatenated along the dimension of the items.
 
     Parameters
     ----------
     files
         Files with the same variables and grids.
     x, y
-        Variables. They are stacked as channels; dimensions that not all of them have, such as
-        levels, become channels, too.
+        Names of variables. They are stacked as channels; dimensions that not all variables have,
+        such as levels, become channels, too.
     sample
-        Dimension of the items.
-    select
-        Parts of dimensions.
-    lead
-        Items from input to target.
-    task
-        What ``y`` is.
-    keep_missing
-        Whether targets may be missing.
-    fractions, seed, rule
-        How items are dealt to splits; a rule may name a coordinate of the items.
+        Dimension along which items lie.
+        select
+            Parts of dimensions to use, such as ``level=500,850``.
+        lead
+            Number of items from input to target.
+        task
+            Task of the targets.
+        keep_missing
+            Whether targets may be missing.
+        fractions, seed, rule
+            How items are split into train, valid and test; a rule may name a coordinate of the
+            items.
     normalize_y
         Standardise targets in training.
 
     Raises
     ------
     UsageError
-        If a variable or dimension is not there.
+        If a variable or dimension does not exist.
     DataError
-        If a file cannot be read, or files do not fit together.
+        If a file cannot be read, or files have different variables, grids or units.
     """
     import xarray
 
@@ -160,11 +163,11 @@ def netcdf(
     for path in paths:
         try:
             parts.append(xarray.open_dataset(path, cache=False))
-        except Exception as e:  # whatever a damaged file makes its reader raise
-            told = str(e).splitlines()[0] if str(e) else type(e).__name__
+        except Exception as e:  # readers raise many kinds of errors for damaged files
+            reason = str(e).splitlines()[0] if str(e) else type(e).__name__
             if "netCDF4" in str(e) or "engine" in str(e):
-                told = "no netCDF file, or h5netcdf is missing: pip install hpcsamp[weather]"
-            raise DataError(f"{path}: cannot be read: {told}") from None
+                reason = "no netCDF file, or h5netcdf is missing: pip install hpcsamp[weather]"
+            raise DataError(f"{path}: cannot be read: {reason}") from None
     source = {
         "file": ", ".join(p.name for p in paths[:10]) + ", ..." * (len(paths) > 10),
         "sha256": ", ".join(sha256(p) for p in paths),
@@ -189,7 +192,7 @@ def zarr(
     rule: Rule | None = None,
     normalize_y: Normalize = False,
 ) -> Gridded:
-    """A zarr store of xarray.
+    """Read a zarr store with xarray.
 
     Parameters
     ----------
@@ -201,7 +204,7 @@ def zarr(
     Raises
     ------
     UsageError
-        If a variable or dimension is not there.
+        If a variable or dimension does not exist.
     DataError
         If the store cannot be read.
     """
@@ -209,12 +212,12 @@ def zarr(
 
     try:
         with warnings.catch_warnings():
-            # of a store whose metadata are in several files, which costs time and nothing else
+            # metadata in several files only cost time
             warnings.filterwarnings("ignore", message=".*consolidated metadata")
             opened = xarray.open_zarr(store, chunks=None)
-    except Exception as e:  # whatever a damaged store makes its reader raise
-        told = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise DataError(f"{store}: not a zarr store that can be opened: {told}") from None
+    except Exception as e:  # readers raise many kinds of errors for damaged stores
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise DataError(f"{store}: cannot be opened as a zarr store: {reason}") from None
     local = Path(store)
     source = {"file": local.name, **({"sha256": sha256(local)} if local.is_file() else {})}
     made = gridded([opened], [store], source, x, y, sample=sample, selection=select, lead=lead,
@@ -242,10 +245,10 @@ def gridded(
     rule: Rule | None = None,
     normalize_y: bool = False,
 ) -> Gridded:
-    """A source from datasets of xarray; see :func:`netcdf`."""
+    """Build a source from xarray datasets; see :func:`netcdf`."""
     rule = rule or Rule()
     if not x or not y:
-        raise UsageError(f"{files[0]}: --x and --y are needed, variables among "
+        raise UsageError(f"{files[0]}: give --x and --y, each a variable among "
                          f"{', '.join(map(str, parts[0].data_vars))}")  # fmt: skip
     check_once(files)
     chosen = [selected(part, selection, file) for part, file in zip(parts, files, strict=True)]
@@ -259,11 +262,11 @@ def gridded(
     x_stack, y_stack = stacks[0]
     count = sum(part.sizes[sample] for part in chosen) - lead
     if count < 1:
-        raise DataError(f"{files[0]}: {count + lead} items, and a lead of {lead}")
+        raise DataError(f"{files[0]}: {count + lead} items are too few for a lead of {lead}")
 
     def along(name: str) -> np.ndarray:
         if any(name not in part or part[name].dims != (sample,) for part in chosen):
-            raise UsageError(f"{files[0]} has no {name!r} along {sample!r}")
+            raise UsageError(f"{files[0]} has no variable or coordinate {name!r} along {sample!r}")
         return np.concatenate([part[name].values for part in chosen])[:count]
 
     labels: np.ndarray | None = None
@@ -271,22 +274,25 @@ def gridded(
     found = None
     if task == "classification":
         if len(y) > 1 or y_stack.shape != (1,):
-            raise DataError(f"{files[0]}: labels are one number an item, not {y_stack.shape}")
+            raise DataError(
+                f"{files[0]}: classification needs one label for each item, but y has shape "
+                f"{y_stack.shape}"
+            )
         values = read_rows(chosen, y_stack, np.arange(count) + lead)[:, 0]
         found = targets_of({y[0]: values}, task, files[0])
         labels, notes = found.values, found.notes
     if rule.chronological is not None and lead > rule.gap:
         rule = Rule(chronological=rule.chronological, gap=lead)  # no target in the next split
-    dealt, told = divide(count, fractions, seed, rule, along, labels=labels, where=files[0])
+    dealt, split_notes = divide(count, fractions, seed, rule, along, labels=labels, where=files[0])
     ordered = sample in first.coords and first[sample].dtype.kind == "M"
     if ordered and not (rule.columns or rule.chronological == ROWS):
         notes.append(
-            f"items are dealt to splits at random, though {sample} orders them; --chronological "
+            f"items are split at random, although {sample} orders them; --chronological "
             f"{sample} keeps splits apart in time"
         )
         again = count - len(np.unique(along(sample)))
         if again:
-            notes.append(f"{again} of {count} items have a {sample} that another one has, too")
+            notes.append(f"{again} of {count} items have the same {sample} as another item")
     scalar = y_stack.shape == (1,) and not y_stack.grid
     kinds = [np.result_type(*(first[v].dtype for v in s.variables)) for s in (x_stack, y_stack)]
     by_split = {} if labels is None else {s: labels[r] for s, r in dealt.items()}
@@ -306,7 +312,7 @@ def gridded(
         splits={s: len(rows) for s, rows in dealt.items()},
         source=source,
         meaning={"y": {"lead": f"{lead} items"}} if lead else {},
-        transforms=[*(f"selected {text}" for text in selection), *told,
+        transforms=[*(f"selected {text}" for text in selection), *split_notes,
                     *([f"target {lead} items ahead"] if lead else [])],
         coords=coordinates(first, x_stack, y_stack),
         report=notes + unseen(by_split) if by_split else notes,
@@ -320,12 +326,12 @@ def gridded(
 
 
 def read_rows(parts: Sequence[xarray.Dataset], stacked: Stack, rows: np.ndarray) -> np.ndarray:
-    """Ascending items of datasets that follow each other, shape ``(n, *shape)``.
+    """Read items by ascending position in concatenated datasets, shape ``(n, *shape)``.
 
     Raises
     ------
     DataError
-        If they cannot be read.
+        If items cannot be read.
     """
     found, begin = [], 0
     for part in parts:
@@ -352,25 +358,25 @@ def _alike(
     own: Sequence[Stack],
     sample: str,
 ) -> None:
-    """Refuse files with other variables, grids or units."""
+    """Refuse files whose variables, grids or units differ from those of the first file."""
     for ours, theirs in zip(stacks, own, strict=True):
         if (ours.names, ours.shape) != (theirs.names, theirs.shape):
             raise DataError(
-                f"{file}: {theirs.variables[0]} has items {theirs.shape}, {first_file} has "
-                f"{ours.shape}" + ("" if ours.shape != theirs.shape else " with other names")
+                f"{file}: {theirs.variables[0]} has items of shape {theirs.shape}, {first_file} "
+                f"has {ours.shape}" + ("" if ours.shape != theirs.shape else " with other names")
             )
         if units_of(first, ours) != units_of(part, theirs):
-            raise DataError(f"{file}: units are {units_of(part, theirs)!r}, those of {first_file} "
+            raise DataError(f"{file}: units are {units_of(part, theirs)!r}, but {first_file} has "
                             f"{units_of(first, ours)!r}")  # fmt: skip
         for dimension in ours.grid:
             if dimension in first.coords and not np.array_equal(
                 first[dimension].values, part[dimension].values
             ):
-                raise DataError(f"{file}: {dimension} has other values than in {first_file}")
+                raise DataError(f"{file}: values of {dimension} differ from those in {first_file}")
 
 
 def _real(kind: np.dtype) -> np.dtype:
-    """The type in which numbers are stored."""
+    """Return the type in which numbers are stored."""
     if kind.kind == "f":
         return np.dtype("<f8" if kind.itemsize > 4 else "<f4")
     return np.dtype("<f4" if kind.itemsize <= 2 else "<f8")

@@ -1,4 +1,4 @@
-"""Arrays in ``.npy`` files, mapped: sets that are larger than memory."""
+"""Ingest memory-mapped ``.npy`` files, which may be larger than memory."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from hpcsamp.names import Task
 
 @dataclass
 class Mapped(Source):
-    """Rows of mapped arrays.
+    """Items that are rows of memory-mapped arrays.
 
     Attributes
     ----------
     held
-        By split: ``x`` and ``y`` of the file that its rows are in.
-    rows
-        By split: ascending rows of its file.
+        ``x`` and ``y`` of the files that contain the rows of each split.
+        rows
+            Ascending row numbers of each split in its files.
     layout
         Axes of an image in ``x``.
     """
@@ -54,43 +54,43 @@ class Mapped(Source):
 
 def npy(
     folder: Annotated[
-        str | Path, Asked("Folder of x.npy and y.npy, or x.npy.", "folder", kind=Path)
+        str | Path, Asked("Folder with x.npy and y.npy, or the file of x.", "folder", kind=Path)
     ],
     *,
     targets: Annotated[
-        str | Path | None, Asked("File of y, if x is a file.", "--targets", kind=Path)
+        str | Path | None, Asked("File of y, if a file of x is given.", "--targets", kind=Path)
     ] = None,
-    task: Annotated[Task | None, Asked("What y is; by default its type decides.")] = None,
+    task: Annotated[Task | None, Asked("Task; by default it follows from the type of y.")] = None,
     layout: Annotated[
         Layout | None, Asked("Axes of an image in x: channels first, last, or none.")
     ] = None,
     inputs: Annotated[
-        Inputs | None, Asked("What whole numbers in x are; numbers are standardised.")
+        Inputs | None, Asked("Kind of whole numbers in x; numbers are standardised.")
     ] = None,
     fractions: Mapping[str, Part] = DEFAULT_FRACTIONS,
     seed: SplitSeed = 0,
     rule: Rule | None = None,
     normalize_y: NormalizeY = False,
 ) -> Mapped:
-    """Arrays ``x.npy`` and ``y.npy`` (and perhaps ``x_valid.npy``, ...), never held in memory.
+    """Read ``x.npy`` and ``y.npy`` (and optionally ``x_valid.npy``, ...), memory-mapped.
 
     Parameters
     ----------
     folder
-        The folder, or the file of ``x``.
-    targets
-        The file of ``y``, if ``folder`` is a file.
+        Folder of the files, or the file of ``x``.
+        targets
+            File of ``y``, if ``folder`` is a file.
     task, layout, inputs, fractions, seed, normalize_y
         As in :func:`~hpcsamp.ingest.npz.npz`.
     rule
-        How rows are dealt to splits, where not at random: ``rows`` alone can order them.
+        How rows are split, if not at random; as there are no columns, only ``rows`` orders them.
 
     Raises
     ------
     UsageError
-        If ``layout`` or ``inputs`` is needed, or ``layout`` does not fit.
-    DataError
-        If a file is not readable, or arrays do not fit together.
+        If ``layout`` or ``inputs`` must be given, or ``layout`` does not fit.
+        DataError
+            If a file cannot be read, or arrays do not fit together.
     """
     folder = Path(folder)
     files = _files(folder, None if targets is None else Path(targets))
@@ -104,18 +104,18 @@ def npy(
             )
         if inputs is None and x.dtype.kind in "iu" and x.dtype != np.uint8:
             raise UsageError(
-                f"{x_file}: holds whole numbers ({x.dtype}): ids, such as tokens of a text, or "
-                "numbers, such as counts? Give --inputs ids (networks get them as they are) or "
-                "--inputs numbers (they are standardised)"
+                f"{x_file} has whole numbers ({x.dtype}): ids, such as tokens of a text, or "
+                "numbers, such as counts? Give --inputs ids (not standardised) or --inputs numbers "
+                "(standardised)"
             )
         if inputs == "ids" and x.dtype.kind not in "iu":
-            raise DataError(f"{x_file}: is {x.dtype}; ids are of an integer type")
+            raise DataError(f"{x_file} has type {x.dtype}; ids need an integer type")
         first = held.get("train", (x, y))
         for file, values, like in ((x_file, x, first[0]), (y_file, y, first[1])):
             if values.shape[1:] != like.shape[1:] or values.dtype != like.dtype:
                 raise DataError(
-                    f"{file} has items {values.shape[1:]} of {values.dtype}, train has "
-                    f"{like.shape[1:]} of {like.dtype}"
+                    f"{file} has items of shape {values.shape[1:]} and type {values.dtype}, but "
+                    f"train has {like.shape[1:]} and {like.dtype}"
                 )
         held[split] = (x, y)
     x, y = held["train"]
@@ -130,7 +130,7 @@ def npy(
     if task == "classification":
         labels = {s: labels_of(np.asarray(b), str(files[s][1])) for s, (_, b) in held.items()}
         classes, notes = classes_of(str(folder), labels)
-    parts, told = divide(
+    parts, split_notes = divide(
         len(x),
         {name: part for name, part in fractions.items() if name not in held},
         seed,
@@ -160,7 +160,7 @@ def npy(
             "sha256": ", ".join(sha256(f) for pair in files.values() for f in pair),
         },
         transforms=[
-            *told,
+            *split_notes,
             *([f"images of layout {layout} stored with their channels first"] if layout else []),
             *notes,
         ],
@@ -172,24 +172,24 @@ def npy(
 
 
 def _files(folder: Path, targets: Path | None) -> dict[str, tuple[Path, Path]]:
-    """Files of ``x`` and ``y`` by split."""
+    """Return the files of ``x`` and ``y`` by split."""
     if folder.is_dir():
         if targets is not None:
             raise UsageError(
-                f"{folder} is a folder, whose y.npy is read; --targets goes with a file"
+                f"{folder} is a folder, so its y.npy is read; give --targets only with a file"
             )
         found = {s: (folder / f"x{e}.npy", folder / f"y{e}.npy") for s, e in ENDINGS.items()}
         return {
             s: pair for s, pair in found.items() if s == "train" or any(f.exists() for f in pair)
         }
     if targets is None:
-        raise UsageError(f"{folder}: which file holds y? Give --targets, or a folder of x.npy and "
+        raise UsageError(f"{folder}: give the file of y as --targets, or a folder with x.npy and "
                          "y.npy")  # fmt: skip
     return {"train": (folder, targets)}
 
 
 def x_type(kind: np.dtype, inputs: Inputs | None) -> np.dtype:
-    """The type in which inputs are stored."""
+    """Return the type in which inputs are stored."""
     if inputs == "ids":
         return np.dtype("<i8") if kind.itemsize == 8 else kind
     if kind.kind == "b":

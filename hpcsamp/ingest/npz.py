@@ -1,4 +1,4 @@
-"""Read arrays from ``.npz`` files."""
+"""Ingest ``.npz`` files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMES = [f"{array}{ending}" for ending in ENDINGS.values() for array in "xy"]
 
 _KINDS = {
     b"\x93NUMPY": "an .npy file, which hpcsamp ingest npy reads",
-    b"\x89HDF": "an HDF5 or netCDF file; hpcsamp ingest netcdf reads those that xarray does",
+    b"\x89HDF": "an HDF5 or netCDF file; hpcsamp ingest netcdf reads those that xarray can open",
     b"CDF": "a netCDF file, which hpcsamp ingest netcdf reads",
     b"PAR1": "a parquet file, which hpcsamp ingest parquet reads",
     b"ARROW1": "an arrow file, which hpcsamp ingest arrow reads",
@@ -34,48 +34,47 @@ _ZIP = b"PK"
 def npz(
     path: Annotated[str | Path, Asked("File to read.", "file", kind=Path)],
     *,
-    task: Annotated[Task | None, Asked("What y is; by default its type decides.")] = None,
+    task: Annotated[Task | None, Asked("Task; by default it follows from the type of y.")] = None,
     layout: Annotated[
         Layout | None, Asked("Axes of an image in x: channels first, last, or none.")
     ] = None,
     inputs: Annotated[
-        Inputs | None, Asked("What whole numbers in x are; numbers are standardised.")
+        Inputs | None, Asked("Kind of whole numbers in x; numbers are standardised.")
     ] = None,
     fractions: Mapping[str, Part] = DEFAULT_FRACTIONS,
     seed: SplitSeed = 0,
     rule: Rule | None = None,
     normalize_y: NormalizeY = False,
 ) -> ArraySource:
-    """An ``.npz`` file with ``x`` and ``y``, and perhaps ``x_valid, y_valid, x_test, y_test``.
+    """Read an ``.npz`` file with ``x`` and ``y``, optionally also ``x_valid``, ``y_valid``, ...
 
     Parameters
     ----------
     path
         The file. ``x`` has shape ``(n, ...)``, ``y`` shape ``(n,)`` or ``(n, ...)``.
     task
-        ``None``: classification if ``y`` is a row of whole numbers in an integer type.
-    layout
-        Axes of an item of ``x`` that is an image; it is stored with its channels first.
-    inputs
-        What whole numbers in ``x`` are: ids, which networks get as they are, or numbers, which are
-        standardised. ``None``: numbers, where the type (``uint8``, ``bool``, floats) leaves no
-        doubt.
-    fractions
-        Parts of ``x`` that become the splits the file does not bring itself.
-    seed
-        Of that split.
-    rule
-        How items are dealt, where not at random; its columns are other arrays of the file.
+        ``None``: classification if ``y`` is one-dimensional and has an integer type.
+        layout
+            Axes of images in ``x``, which are stored with channels first.
+        inputs
+            Kind of whole numbers in ``x``: ids, which are not standardised, or numbers, which are.
+            ``None``: numbers if the type (``uint8``, ``bool``, floats) is unambiguous.
+        fractions
+            Fractions of ``x`` that become the splits that the file does not have.
+        seed
+            Seed of the random split.
+        rule
+            How items are split, if not at random; its columns are other arrays of the file.
     normalize_y
         Standardise targets in training.
 
     Raises
     ------
     DataError
-        If the file is not readable, lacks an array or holds another one, or arrays do not fit
+        If the file cannot be read, lacks an array or has an unknown one, or arrays do not fit
         together.
-    UsageError
-        If ``layout`` or ``inputs`` is needed, or ``layout`` does not fit.
+        UsageError
+            If ``layout`` or ``inputs`` must be given, or ``layout`` does not fit.
     """
     path = Path(path)
     held = read_arrays(path)
@@ -83,8 +82,8 @@ def npz(
     for name in held:
         if name not in NAMES and name not in columns:
             raise DataError(
-                f"{path}: holds {name!r}, which has no meaning here; arrays may be called "
-                f"{', '.join(NAMES)} (several inputs or targets: hpcsamp ingest named)"
+                f"{path} has an unknown array {name!r}; arrays may be called "
+                f"{', '.join(NAMES)} (for several inputs or targets use hpcsamp ingest named)"
             )
     pairs: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for split, end in ENDINGS.items():
@@ -92,9 +91,7 @@ def npz(
         if x is None and y is None and end:
             continue
         if x is None or y is None:
-            raise DataError(
-                f"{path}: holds {sorted(held)}, but no {'x' if x is None else 'y'}{end}"
-            )
+            raise DataError(f"{path} has {sorted(held)}, but no {'x' if x is None else 'y'}{end}")
         if x.ndim < 1 or y.ndim < 1 or len(x) != len(y) or not x.size or not y.size:
             raise DataError(
                 f"{path}: x{end} has shape {x.shape}, y{end} has shape {y.shape}; "
@@ -102,9 +99,9 @@ def npz(
             )
         if inputs is None and x.dtype.kind in "iu" and x.dtype != np.uint8:
             raise UsageError(
-                f"{path}: x{end} holds whole numbers ({x.dtype}): ids, such as tokens of a text, "
-                "or numbers, such as counts? Give --inputs ids (networks get them as they are) or "
-                "--inputs numbers (they are standardised)"
+                f"{path}: x{end} has whole numbers ({x.dtype}): ids, such as tokens of a text, "
+                "or numbers, such as counts? Give --inputs ids (not standardised) or "
+                "--inputs numbers (standardised)"
             )
         pairs[split] = (channels_first(x, layout, f"{path}: x{end}"), y)
     made = from_arrays(
@@ -125,12 +122,12 @@ def npz(
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an ``.npz`` file by name.
+    """Read all arrays of an ``.npz`` file by name.
 
     Raises
     ------
     DataError
-        If it is none, or holds something else than plain arrays.
+        If it is not an ``.npz`` file, or has anything but plain arrays.
     """
     try:
         with path.open("rb") as raw:
@@ -149,5 +146,5 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path}: an array does not fit in memory: {e}") from None
     except OSError as e:
         raise DataError(f"{path}: cannot be read: {e.strerror or e}") from None
-    except Exception as e:  # whatever a damaged archive makes zipfile, zlib and NumPy raise
+    except Exception as e:  # zipfile, zlib and NumPy raise many kinds of errors for damaged files
         raise DataError(f"{path}: not an .npz file of plain arrays: {e}") from None

@@ -1,4 +1,4 @@
-"""Read several inputs and targets, by the names of their arrays, from an ``.npz`` file."""
+"""Ingest an ``.npz`` file with several inputs or targets, given by the names of their arrays."""
 
 from __future__ import annotations
 
@@ -25,48 +25,48 @@ def named(
         Sequence[str], Asked("Array of a target; may be given several times.", "--target")
     ] = (),
     *,
-    ids: Annotated[Sequence[str], Asked("Input of ids, such as tokens.", "--ids")] = (),
+    ids: Annotated[Sequence[str], Asked("Input with ids, such as tokens.", "--ids")] = (),
     numbers: Annotated[
-        Sequence[str], Asked("Input of whole numbers to be standardised.", "--numbers")
+        Sequence[str], Asked("Input with whole numbers to standardise.", "--numbers")
     ] = (),
     values: Annotated[
-        Sequence[str], Asked("Input of numbers that stay as they are.", "--values")
+        Sequence[str], Asked("Input with numbers that are not standardised.", "--values")
     ] = (),
     weight: Annotated[str | None, Asked("Array with the weights of the items.")] = None,
-    missing_label: Annotated[int | None, Asked("Number that stands for a missing label.")] = None,
-    keep_missing: Annotated[bool, Asked("NaN in a target stands for a missing value.")] = False,
+    missing_label: Annotated[int | None, Asked("Number that marks a missing label.")] = None,
+    keep_missing: Annotated[bool, Asked("NaN in a target marks a missing value.")] = False,
     normalize: Annotated[
-        Sequence[str], Asked("Target to be standardised in training.", "--normalize")
+        Sequence[str], Asked("Target to standardise in training.", "--normalize")
     ] = (),
     fractions: Mapping[str, Part] = DEFAULT_FRACTIONS,
     seed: SplitSeed = 0,
 ) -> ArraySource:
-    """An ``.npz`` file with several inputs or targets, whose arrays are called as they are there.
+    """Read an ``.npz`` file with several inputs or targets, under the names of its arrays.
 
     Parameters
     ----------
     path
-        The file. Arrays have the shape ``(n, ...)``; those of other splits end in ``_valid`` and
-        ``_test``.
+        The file. Arrays have shape ``(n, ...)``; names of arrays of other splits end in ``_valid``
+        and ``_test``.
     targets
         Arrays that are targets; all others are inputs, in the order of the file.
     ids, numbers, values
-        What inputs are, see :func:`~hpcsamp.ingest.named.from_named`.
+        Kinds of inputs, see :func:`~hpcsamp.ingest.named.from_named`.
     weight
         Array with the weights of the items.
     missing_label, keep_missing
-        What stands for a missing value of a target.
+        Markers of missing values of targets.
     normalize
         Targets that are standardised in training.
     fractions, seed
-        Parts of the items that become the splits the file does not bring itself, and their seed.
+        Fractions of the items that become the splits the file does not have, and their seed.
 
     Raises
     ------
     DataError
-        If the file is not readable, or arrays do not fit together.
-    UsageError
-        For a name that the file does not have, or no target.
+        If the file cannot be read, or arrays do not fit together.
+        UsageError
+            If the file does not have a named array, or no target is given.
     """
     path = Path(path)
     held = read_arrays(path)
@@ -84,17 +84,19 @@ def named(
     ):  # fmt: skip
         for name in names:
             if name not in first:
-                raise UsageError(f"{path}: {option} {name}; it holds {', '.join(first)}")
+                raise UsageError(
+                    f"{path}: {option} {name} is not one of its arrays {', '.join(first)}"
+                )
             if kind is not None:
                 kinds[name] = kind  # type: ignore[assignment]
     if not targets:
-        raise UsageError(f"{path}: which arrays are targets? Give --target; it holds "
+        raise UsageError(f"{path}: give the arrays that are targets as --target, among "
                          f"{', '.join(first)}")  # fmt: skip
     pairs = {}
     for split, arrays in splits.items():
         lacking = [t for t in targets if t not in arrays]
         if lacking:
-            raise DataError(f"{path}: there is no {lacking[0]}{ENDINGS[split]}")
+            raise DataError(f"{path} has no array {lacking[0]}{ENDINGS[split]}")
         inputs = {n: v for n, v in arrays.items() if n not in targets and n != weight}
         pairs[split] = (inputs, {t: arrays[t] for t in targets})
     missing: dict[str, Missing] = {}
@@ -104,7 +106,7 @@ def named(
             missing[name] = missing_label
         elif not labels and keep_missing:
             missing[name] = "nan"
-    if len(targets) == 1:  # it is called y
+    if len(targets) == 1:  # a single target is called y
         missing = dict(zip("y", missing.values(), strict=False))
         normalize = ["y"] if normalize else []
     return from_named(
@@ -121,7 +123,7 @@ def named(
 
 
 def _split_of(name: str, held: Mapping[str, np.ndarray]) -> str:
-    """Of which split an array is: of another one only if train has an array of that name."""
+    """Return the split of an array: not train only if train has the array without the ending."""
     for split, end in ENDINGS.items():
         if end and name.endswith(end) and name.removesuffix(end) in held:
             return split

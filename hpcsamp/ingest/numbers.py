@@ -1,7 +1,7 @@
-"""Numbers written as text: one strict grammar, and what a point means, decided by whole columns.
+"""Parse numbers written as text with a strict grammar; whole columns decide what a point means.
 
-Python's ``float`` reads ``1_000``, ``nan`` and digits of any script; a table that holds those was
-not meant as numbers, or was meant otherwise.
+Python's ``float`` also accepts ``1_000``, ``nan`` and digits of any script. In a table such cells
+are probably not numbers, or mean something else, so they are refused.
 """
 
 from __future__ import annotations
@@ -32,30 +32,29 @@ class Notation:
     Attributes
     ----------
     decimal
-        ``"."`` or ``","``; ``None`` for a point, unless columns leave open what points mean.
-    thousands
-        What separates groups of three digits; ``""`` if nothing does.
+        Decimal separator, ``"."`` or ``","``. ``None`` stands for a point, and a column in which
+        points may also separate thousands is refused.
+        thousands
+            Separator of groups of three digits; ``""`` for none.
 
     Raises
     ------
     UsageError
-        If both are the same, or one is no such sign.
+        If both are the same, or one is not a valid separator.
     """
 
     decimal: Annotated[str | None, Asked("Decimal separator, '.' or ','; by default '.'.")] = None
-    thousands: Annotated[str, Asked("What separates thousands, e.g. '.'.")] = ""
+    thousands: Annotated[str, Asked("Thousands separator, e.g. '.'.")] = ""
 
     def __post_init__(self) -> None:
         if self.decimal not in (None, ".", ","):
-            raise UsageError(f"--decimal {self.decimal!r}: it is '.' or ','")
+            raise UsageError(f"--decimal {self.decimal!r} must be '.' or ','")
         if len(self.thousands) > 1 or (self.thousands and self.thousands in "0123456789+-eE"):
             raise UsageError(
-                f"--thousands {self.thousands!r}: one sign is needed, such as '.' or ','"
+                f"--thousands {self.thousands!r} must be one character, such as '.' or ','"
             )
         if self.thousands and self.thousands == self.point:
-            raise UsageError(
-                f"--decimal and --thousands are both {self.point!r}; give the other one, too"
-            )
+            raise UsageError(f"--decimal and --thousands are both {self.point!r}, but must differ")
 
     @property
     def point(self) -> str:
@@ -63,7 +62,7 @@ class Notation:
         return self.decimal or ("," if self.thousands == "." else ".")
 
     def plain(self, cell: str) -> str:
-        """A cell in Python's notation; ``""`` if it is not in this one."""
+        """Convert a cell to Python's notation; ``""`` if it does not follow this notation."""
         if self.thousands and self.thousands in cell:
             group, point = re.escape(self.thousands), re.escape(self.point)
             if not re.fullmatch(rf"[+-]?\d{{1,3}}({group}\d{{3}})+({point}\d*)?", cell, re.ASCII):
@@ -75,18 +74,18 @@ class Notation:
 
 
 class Numbers:
-    """Rows of cells to rows of numbers, block by block.
+    """Parser of rows of cells to rows of numbers, block by block.
 
     Parameters
     ----------
     path
         The file, for messages.
     names
-        Of the columns.
-    notation
-        How numbers are written.
-    missing
-        Cells that stand for a missing value, which becomes NaN.
+        Names of the columns.
+        notation
+            How numbers are written.
+        missing
+            Cells that mark a missing value, which becomes NaN.
     """
 
     def __init__(
@@ -102,19 +101,19 @@ class Numbers:
         self._clear: set[int] = set()
 
     def read(self, rows: Sequence[Sequence[str]], lines: Sequence[int]) -> np.ndarray:
-        """A block of rows as float64 of shape ``(rows, columns)``.
+        """Parse a block of rows to float64 of shape ``(rows, columns)``.
 
         Parameters
         ----------
         rows
-            Cells, one per column.
-        lines
-            Line of the file that each row is from.
+            Cells of each row, one per column.
+            lines
+                Line number of each row in the file.
 
         Raises
         ------
         DataError
-            Naming line and column of the first cell that is not a number.
+            If a cell is not a number; the message has line and column of the first one.
         """
         width = len(self.names)
         cells = [cell.strip(" \t") for row in rows for cell in row]
@@ -145,12 +144,12 @@ class Numbers:
         return values.reshape(len(rows), width)
 
     def finish(self) -> None:
-        """Called once after the last block.
+        """Check the separators; called once after the last block.
 
         Raises
         ------
         DataError
-            If points may be decimal points or separate thousands, and nothing in the file decides.
+            If points may be decimal points or thousands separators, and no cell decides which.
         """
         for column, (cell, line) in sorted(self._doubts.items()):
             if column not in self._clear:
@@ -161,9 +160,9 @@ class Numbers:
                 )
 
     def _look(self, texts: Sequence[str], lines: Sequence[int]) -> None:
-        """Note which columns decide that their points are decimal points, and which leave it open.
+        """Record which columns show that points are decimal points, and which leave it open.
 
-        A number without a separator that could have one decides, too.
+        A number of four or more digits without a separator shows that thousands are not separated.
         """
         width = len(self.names)
         for at, text in enumerate(texts):
@@ -178,10 +177,10 @@ class Numbers:
 
 
 def numbers_or_words(cells: Sequence[str]) -> np.ndarray:
-    """A column as int64 or float64 if all of its cells are numbers, else as words (objects).
+    """Convert a column to int64 or float64 if all cells are numbers, else to words (objects).
 
-    Cells are words, too, if numbers could not tell them apart: digits beyond those of the type, or
-    ``01`` beside ``1``.
+    Cells also stay words if different cells would become the same number: digits beyond those of
+    the type, or ``01`` beside ``1``.
     """
     words = np.asarray(cells, object)
     if not all(cell.isascii() and "_" not in cell for cell in cells):
@@ -201,7 +200,7 @@ def numbers_or_words(cells: Sequence[str]) -> np.ndarray:
 
 
 def _merges(cells: Sequence[str], values: Sequence[float]) -> bool:
-    """Whether digits are lost, or codes with zeros before them become the number of another."""
+    """Whether digits are lost, or codes with leading zeros become the number of another code."""
     bare = {cell: cell.strip().lstrip("+-") for cell in set(cells)}
     if isinstance(next(iter(values), None), float):
         for cell, value in zip(cells, values, strict=True):
@@ -212,7 +211,7 @@ def _merges(cells: Sequence[str], values: Sequence[float]) -> bool:
 
 
 def _numbers(texts: Sequence[str]) -> list[float]:
-    """NaN for what is no number."""
+    """Convert texts to numbers, NaN for texts that are not numbers."""
     if _CHARACTERS.issuperset("".join(texts)):
         try:
             return [float(text) for text in texts]
@@ -229,11 +228,11 @@ def _number(text: str) -> float:
 
 
 def _hint(cell: str, column: str) -> str:
-    """How such a cell can be read."""
+    """Advise how a cell that is not a number can be read."""
     if cell.lower() in _MISSING:
-        return "; fill in missing values, or leave the row out, or see --missing"
+        return "; fill in missing values, leave the row out, or see --missing"
     if _GROUPED.fullmatch(cell) or re.fullmatch(r"[+-]?\d+,\d*", cell, re.ASCII):
-        return "; --decimal and --thousands tell how numbers are written"
+        return "; give the separators of numbers as --decimal and --thousands"
     if _TIME.search(cell):
         return f"; --date '{column}=cyclical' (with --date-format) reads a column of times"
     if any(c.isalpha() for c in cell):

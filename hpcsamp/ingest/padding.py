@@ -1,4 +1,4 @@
-"""Sequences of unequal length, padded to one length beside a mask that tells where they end."""
+"""Pad sequences of unequal length to one length, with a mask that marks where they end."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ import numpy as np
 from hpcsamp.errors import DataError
 
 Ragged = Sequence[np.ndarray]
-"""Arrays ``(steps, ...)`` of unequal length, one for each item."""
+"""Arrays ``(steps, ...)`` of unequal lengths, one for each item."""
 
 
 @dataclass(frozen=True)
 class Mask:
-    """The input that tells a network which steps of a sequence are padding.
+    """Mask: the input that marks which steps of a sequence are padding.
 
     Attributes
     ----------
     name
-        As the network calls it.
-    padding
-        Whether True stands for padding, as in torch's ``src_key_padding_mask``, or for a step of
-        the sequence, as in the ``attention_mask`` of transformers. Default: the former for a name
-        with ``padding`` in it.
-    flags
-        Whether it is bool; else int64 numbers 0 and 1. Default: bool if True stands for padding.
+        Name of the argument of the network.
+        padding
+            Whether True marks padding, as in torch's ``src_key_padding_mask``, or a step of the
+            sequence, as in the ``attention_mask`` of transformers. Default: the former if the name
+            contains ``padding``.
+        flags
+            Whether the mask is bool; otherwise it has int64 numbers 0 and 1. Default: bool if True
+            marks padding.
     """
 
     name: str
@@ -35,46 +36,46 @@ class Mask:
 
     @property
     def tells_padding(self) -> bool:
-        """Whether True stands for padding."""
+        """Whether True marks padding."""
         return "padding" in self.name if self.padding is None else self.padding
 
     @property
     def is_bool(self) -> bool:
-        """Whether it is bool."""
+        """Whether the mask is bool."""
         return self.tells_padding if self.flags is None else self.flags
 
     def of(self, lengths: np.ndarray, longest: int) -> np.ndarray:
-        """``(n, longest)`` mask of sequences of these lengths."""
+        """Return the mask ``(n, longest)`` of sequences with these lengths."""
         there = np.arange(longest) < lengths[:, None]
         found = ~there if self.tells_padding else there
         return found if self.is_bool else found.astype(np.int64)
 
 
 def is_ragged(values: object) -> bool:
-    """Whether items come in a list, each with an array of its own length."""
+    """Whether items are a list of arrays, which may have unequal lengths."""
     return isinstance(values, (list, tuple)) or (
         isinstance(values, np.ndarray) and values.dtype == object
     )
 
 
 def lengths_of(items: Ragged, where: str) -> np.ndarray:
-    """``(n,)`` steps of each sequence.
+    """Return the number of steps of each sequence, ``(n,)``.
 
     Raises
     ------
     DataError
-        If an item is no sequence, has no step, or other shapes of steps than the first one.
+        If an item is not a sequence, has no steps, or steps of another shape than the first item.
     """
     arrays = [np.asarray(item) for item in items]
     if not arrays:
         raise DataError(f"{where} has no items")
     for i, array in enumerate(arrays):
         if array.ndim < 1 or array.dtype.kind not in "biuf":
-            raise DataError(f"{where}: item {i} is no sequence of numbers ({array.dtype})")
+            raise DataError(f"{where}: item {i} is not a sequence of numbers ({array.dtype})")
         if array.shape[1:] != arrays[0].shape[1:]:
             raise DataError(
-                f"{where}: the steps of item {i} have shape {array.shape[1:]}, those of item 0 "
-                f"{arrays[0].shape[1:]}"
+                f"{where}: steps of item {i} have shape {array.shape[1:]}, but those of item 0 "
+                f"have {arrays[0].shape[1:]}"
             )
         if not len(array):
             raise DataError(f"{where}: item {i} has no steps; at least one is needed")
@@ -82,7 +83,7 @@ def lengths_of(items: Ragged, where: str) -> np.ndarray:
 
 
 def padded(items: Ragged, longest: int, fill: float) -> np.ndarray:
-    """``(n, longest, ...)`` sequences, with ``fill`` after their ends."""
+    """Pad sequences to ``(n, longest, ...)`` with ``fill`` after their ends."""
     arrays = [np.asarray(item) for item in items]
     kind = np.result_type(*arrays, *([np.float64] if np.isnan(fill) else []))
     out = np.full((len(arrays), longest, *arrays[0].shape[1:]), fill, kind)
@@ -92,5 +93,5 @@ def padded(items: Ragged, longest: int, fill: float) -> np.ndarray:
 
 
 def masks_by_name(masks: Mapping[str, str | Mask]) -> dict[str, Mask]:
-    """The masks of padded arrays by the name of the array."""
+    """Return the masks of padded arrays by the name of the array."""
     return {n: Mask(m) if isinstance(m, str) else m for n, m in masks.items()}

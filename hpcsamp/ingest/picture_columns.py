@@ -1,4 +1,4 @@
-"""Encoded images in a column of a table."""
+"""Decode images in a column of a table."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from hpcsamp.ingest.table import Table
 
 
 def images_of(values: np.ndarray, rows: np.ndarray, table: Table, pictures: Pictures) -> np.ndarray:
-    """Images of a column of encoded ones, shape ``(n, C, H, W)``.
+    """Decode a column of images, shape ``(n, C, H, W)``.
 
     Raises
     ------
     DataError
-        Naming the row of an image that cannot be read, or has another size or kind.
+        If an image is missing, cannot be read, or has another size or type; the message has its
+        row.
     """
     found: list[np.ndarray] = []
     for row, data in zip(rows.tolist(), values.tolist(), strict=True):
         where = f"{table.path}: {table.row(row)}"
         if data is None:
-            raise DataError(f"{where}: has no image")
+            raise DataError(f"{where} has no image")
         image = pictures.read(data, where)
         if found and (image.shape, image.dtype) != (found[0].shape, found[0].dtype):
             raise DataError(
-                f"{where}: its image is {image.shape} {image.dtype}, others are {found[0].shape} "
-                f"{found[0].dtype}; give --size and --colour"
+                f"{where}: the image is {image.shape} {image.dtype}, but others are "
+                f"{found[0].shape} {found[0].dtype}; give --size and --colour"
             )
         found.append(image)
     return np.stack(found)

@@ -1,4 +1,4 @@
-"""Images of files and archives as arrays with their channels first."""
+"""Decode images of files and archives into arrays with channels first."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.asked import Asked
 
 Layout = Literal["chw", "hwc", "hw"]
-"""Axes of an image: channels first, channels last, none."""
+"""Axes of an image: channels first, channels last, or no channels."""
 
 Colour = Literal["grey", "rgb"]
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".pgm", ".ppm",
            ".npy")  # fmt: skip
-"""Files that are taken for images."""
+"""File endings of images."""
 
 _CHANNELS = (1, 3, 4)
 _PLAIN = {"L": "grey", "RGB": "rgb", "RGBA": "rgba", "I;16": "grey", "I": "grey", "F": "grey"}
 _CONVERTED = {"1": "L", "P": "RGB", "I;16B": "I;16", "I;16L": "I;16"}
-"""Modes of PIL that are stored otherwise, without loss."""
+"""PIL modes that are converted to another mode without loss."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,11 @@ class Pictures:
     Attributes
     ----------
     size
-        Height and width that all images are resized to (bilinear, antialiased); ``None`` keeps
-        them as they are, and refuses images of different sizes.
-    colour
-        What images are converted to; ``None`` keeps them, and refuses grey ones beside coloured.
+        Height and width that all images are resized to (bilinear, antialiased). With ``None`` they
+        are not resized, and images of different sizes are refused.
+        colour
+            Colour mode that images are converted to. With ``None`` they are not converted, and grey
+            images beside coloured ones are refused.
     layout
         Axes of images in ``.npy`` files.
     """
@@ -52,24 +53,24 @@ class Pictures:
 
     def __post_init__(self) -> None:
         if self.size is not None and min(self.size) < 1:
-            raise UsageError(f"--size {self.size[0]} {self.size[1]}: at least 1 x 1 is needed")
+            raise UsageError(f"--size {self.size[0]} {self.size[1]}: both must be at least 1")
 
     def read(self, data: Path | bytes, where: str, npy: bool = False) -> np.ndarray:
-        """One image, shape ``(C, H, W)``, in the type of its file.
+        """Decode one image, shape ``(C, H, W)``, in the type of its file.
 
         Parameters
         ----------
         data
             A file, or its content.
         where
-            What messages call it.
-        npy
-            Whether it is an array of NumPy.
+            Name of the image in messages.
+            npy
+                Whether it is a NumPy array.
 
         Raises
         ------
         DataError
-            If it is not a readable image, or holds several.
+            If it is not a readable image, or the file has several images.
         """
         if npy:
             return self._array(data, where)
@@ -80,7 +81,7 @@ class Pictures:
             image = _convert(image, self.colour, where)
         if image.mode not in _PLAIN:
             raise DataError(
-                f"{where}: its colours are {image.mode}; give --colour grey or --colour rgb"
+                f"{where}: the colour mode is {image.mode}; give --colour grey or --colour rgb"
             )
         if self.size is not None and (image.height, image.width) != self.size:
             image = _resized(image, self.size, smooth=True)
@@ -95,24 +96,24 @@ class Pictures:
             values = values[None]
         values = channels_first(values[None], self.layout, where)[0]
         if values.ndim != 3:
-            raise DataError(f"{where}: has shape {values.shape}; an image has two or three axes")
+            raise DataError(f"{where} has shape {values.shape}; an image has two or three axes")
         if self.colour is not None and values.shape[0] != (1 if self.colour == "grey" else 3):
-            raise DataError(f"{where}: has {values.shape[0]} channels, and --colour {self.colour} "
+            raise DataError(f"{where} has {values.shape[0]} channels, but --colour {self.colour} "
                             "does not convert arrays")  # fmt: skip
         if self.size is not None and values.shape[1:] != self.size:
             raise DataError(
-                f"{where}: is {values.shape[1]} x {values.shape[2]}, and --size does not resize "
-                f"arrays to {self.size[0]} x {self.size[1]}"
+                f"{where} has {values.shape[1]} x {values.shape[2]} pixels, but --size does not "
+                f"resize arrays to {self.size[0]} x {self.size[1]}"
             )
         return values
 
     def read_mask(self, data: Path | bytes, where: str, npy: bool = False) -> np.ndarray:
-        """The classes of an image's pixels, shape ``(H, W)``, in the type of their file.
+        """Read a mask, the classes of the pixels of an image: shape ``(H, W)``, type of the file.
 
         Raises
         ------
         DataError
-            If it is not readable, or its pixels are colours and not whole numbers.
+            If it is not readable, or its pixels are colours instead of whole numbers.
         """
         if npy:
             values = _plain_array(data, where)
@@ -120,7 +121,7 @@ class Pictures:
             values = values[..., 0] if values.ndim == 3 and values.shape[-1] == 1 else values
             if values.ndim != 2 or values.dtype.kind not in "biu":
                 raise DataError(
-                    f"{where}: has shape {values.shape} and type {values.dtype}; a mask has two "
+                    f"{where} has shape {values.shape} and type {values.dtype}; a mask needs two "
                     "axes and whole numbers"
                 )
             return values
@@ -128,8 +129,8 @@ class Pictures:
         image = _upright(image)
         if image.mode not in ("1", "L", "P", "I;16", "I;16B", "I"):
             raise DataError(
-                f"{where}: its pixels are colours ({image.mode}); a mask holds the number of a "
-                "class in each pixel"
+                f"{where}: the pixels are colours ({image.mode}); each pixel of a mask must be the "
+                "number of a class"
             )
         if self.size is not None and (image.height, image.width) != self.size:
             image = _resized(image, self.size, smooth=False)
@@ -137,12 +138,12 @@ class Pictures:
 
 
 def opened(data: Path | bytes, where: str) -> Any:
-    """A decoded image of PIL.
+    """Decode an image with PIL.
 
     Raises
     ------
     DataError
-        If there is none, or more than one.
+        If it is not readable, the file has several images, or decoding would lose bits.
     """
     from PIL import Image
 
@@ -150,29 +151,29 @@ def opened(data: Path | bytes, where: str) -> Any:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
             frames = getattr(image, "n_frames", 1)
             if frames > 1:
-                raise DataError(f"{where}: holds {frames} images; one a file is needed")
+                raise DataError(f"{where} has {frames} images; a file must have one")
             deep = any(";16" in str(tile[3]) for tile in image.tile)
             if deep and image.mode in ("RGB", "RGBA", "LA"):
                 raise DataError(
-                    f"{where}: has 16 bits for each colour, of which 8 would be lost; store it as "
+                    f"{where} has 16 bits for each colour, of which 8 would be lost; store it as "
                     ".npy"
                 )
             image.load()
             return image
     except DataError:
         raise
-    except Exception as e:  # whatever a damaged file makes its decoder raise
-        told = "no known format" if type(e).__name__ == "UnidentifiedImageError" else str(e)
-        raise DataError(f"{where}: not a readable image: {told}") from None
+    except Exception as e:  # decoders raise many kinds of errors for damaged files
+        reason = "unknown format" if type(e).__name__ == "UnidentifiedImageError" else str(e)
+        raise DataError(f"{where}: not a readable image: {reason}") from None
 
 
 def _upright(image: Any) -> Any:
-    """Turned as its EXIF orientation tells."""
+    """Rotate or flip an image to its EXIF orientation."""
     from PIL import ImageOps
 
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # notes of a camera that cannot be read leave the image as it is
+    except Exception:  # with unreadable EXIF data the image is not rotated
         return image
 
 
@@ -180,9 +181,9 @@ def _convert(image: Any, colour: Colour, where: str) -> Any:
     if image.mode in ("I", "F", "I;16") and colour == "grey":
         return image
     if image.mode in ("I", "F", "I;16"):
-        raise DataError(f"{where}: its grey values have more than 8 bits; --colour rgb loses them")
+        raise DataError(f"{where}: --colour rgb would lose bits: grey values have more than 8 bits")
     if image.mode == "LAB":
-        raise DataError(f"{where}: its colours are LAB, which are not converted to {colour}")
+        raise DataError(f"{where}: the colour mode LAB cannot be converted to {colour}")
     return image.convert("L" if colour == "grey" else "RGB")
 
 
@@ -200,7 +201,7 @@ def _resized(image: Any, size: tuple[int, int], smooth: bool) -> Any:
 def _plain_array(data: Path | bytes, where: str) -> np.ndarray:
     try:
         values = np.load(io.BytesIO(data) if isinstance(data, bytes) else data, allow_pickle=False)
-    except Exception as e:  # whatever a damaged file makes NumPy raise
+    except Exception as e:  # NumPy raises many kinds of errors for damaged files
         raise DataError(f"{where}: not a readable array: {e}") from None
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf" or not values.size:
         raise DataError(f"{where}: not an array of numbers")
@@ -208,17 +209,17 @@ def _plain_array(data: Path | bytes, where: str) -> np.ndarray:
 
 
 def channels_first(x: np.ndarray, layout: Layout | None, where: str) -> np.ndarray:
-    """Items with their channels on the first axis.
+    """Move the channels of items to the first axis.
 
     Raises
     ------
     UsageError
-        If the items look like images with channels elsewhere, or ``layout`` does not fit.
+        If the items look like images with channels on another axis, or ``layout`` does not fit.
     """
     item = x.shape[1:]
     axes = {"chw": 3, "hwc": 3, "hw": 2}
     if layout is not None and len(item) != axes[layout]:
-        raise UsageError(f"{where} has items {item}, which --layout {layout} does not fit")
+        raise UsageError(f"{where} has items of shape {item}, which --layout {layout} does not fit")
     if layout == "hwc":
         return np.moveaxis(x, -1, 1)
     if layout == "hw":
@@ -226,13 +227,13 @@ def channels_first(x: np.ndarray, layout: Layout | None, where: str) -> np.ndarr
     if layout is None:
         if len(item) == 3 and item[-1] in _CHANNELS and item[0] not in _CHANNELS:
             raise UsageError(
-                f"{where} has items {item}: {item[-1]} channels at the end, or {item[0]} channels "
-                f"of {item[1]} x {item[2]}? Give --layout hwc or --layout chw"
+                f"{where} has items of shape {item}: {item[-1]} channels on the last axis, or "
+                f"{item[0]} channels of {item[1]} x {item[2]}? Give --layout hwc or --layout chw"
             )
         if len(item) == 2 and x.dtype == np.uint8 and min(item) > 4:
             raise UsageError(
-                f"{where} has items {item} of bytes: images without channels, or {item[0]} "
-                f"channels of {item[1]} values? Give --layout hw, or store them as numbers of "
+                f"{where} has items of shape {item} and type uint8: images without channels, or "
+                f"{item[0]} channels of {item[1]} values? Give --layout hw, or store them in "
                 "another type"
             )
     return x

@@ -1,4 +1,4 @@
-"""Which arrays of a source are stored in slabs of their items."""
+"""Decide which arrays of a source are stored in slabs of their items."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from hpcsamp.data.manifest import ArraySpec
 from hpcsamp.errors import UsageError
 
 FROM_BYTES = 32 * 2**20
-"""Bytes of an item above which it is stored in slabs if nothing else is asked for."""
+"""Size of an item in bytes above which it is stored in slabs by default."""
 
 Slabs = str | Sequence[int]
 """``"auto"``, ``"on"``, ``"off"`` or the shape of a slab, also as ``"6x720x120"``."""
 
 
 def in_slabs(arrays: Mapping[str, ArraySpec], wanted: Slabs = "auto") -> dict[str, ArraySpec]:
-    """Arrays as they are to be stored.
+    """Set the slabs in which arrays are stored.
 
     Parameters
     ----------
     arrays
-        As the source describes them.
+        Arrays as the source describes them.
     wanted
-        ``"auto"``: slabs for arrays whose items have more than :data:`FROM_BYTES`. ``"on"``: for
-        all whose items do not fit one chunk. ``"off"``: for none. A shape, one number for each
-        axis of an item: for all arrays with that many axes, cut to their shape.
+        ``"auto"``: slabs for arrays whose items have more than :data:`FROM_BYTES`. ``"on"``: slabs
+        for all arrays whose items do not fit one chunk. ``"off"``: no slabs. A shape with one
+        number for each axis of an item: slabs of this shape, cut to the items, for all arrays
+        with that many axes.
 
     Raises
     ------
@@ -43,13 +44,13 @@ def in_slabs(arrays: Mapping[str, ArraySpec], wanted: Slabs = "auto") -> dict[st
         shape = []
     if not shape or min(shape) < 1:
         raise UsageError(
-            f'slabs = {wanted!r}: "auto", "on", "off" or a positive number for each axis of an '
-            "item, such as 6x720x120"
+            f'slabs = {wanted!r} must be "auto", "on", "off" or a positive number for each axis of '
+            "an item, such as 6x720x120"
         )
     if all(len(spec.shape) != len(shape) for spec in arrays.values()):
-        told = ", ".join(f"{name} {tuple(spec.shape)}" for name, spec in arrays.items())
+        items = ", ".join(f"{name} {tuple(spec.shape)}" for name, spec in arrays.items())
         raise UsageError(
-            f"slabs of {len(shape)} axes, {tuple(shape)}, fit none of the items: {told}"
+            f"slabs of {len(shape)} axes, {tuple(shape)}, fit none of the items: {items}"
         )
     return {
         name: spec.in_slabs(shape) if len(spec.shape) == len(shape) else spec

@@ -1,4 +1,4 @@
-"""What a source of data tells and gives, and the splits that sources without their own get."""
+"""Base class of data sources, and random splits for sources without their own splits."""
 
 from __future__ import annotations
 
@@ -21,33 +21,34 @@ from hpcsamp.streams import Purpose, numpy_generator
 
 @dataclass
 class Source(ABC):
-    """A set of items that can be read by split and range, by any rank.
+    """Base class of data sources: items that any rank can read by split and range.
 
-    Subclasses provide :meth:`read`; the rest is description.
+    Subclasses implement :meth:`read`; the attributes describe the items.
 
     Attributes
     ----------
     name
-        Short name of the set.
+        Short name of the dataset.
     task, classes, class_names, inputs, normalize_y, missing, targets
         See :class:`~hpcsamp.data.manifest.Manifest`.
     arrays
-        ``x`` and ``y``, or inputs and targets by name.
-    splits
-        Items of each split, in the order in which shards are numbered.
-    source
-        Where it came from: ``url``, ``file``, ``sha256``, ... Part of the set's identity.
+        Arrays by name: ``x`` and ``y``, or several inputs and targets.
+        splits
+            Number of items of each split, in the order in which shards are numbered.
+        source
+            Origin of the data: ``url``, ``file``, ``sha256``, ... It is part of the dataset's
+            identity.
     meaning
         See :class:`~hpcsamp.data.manifest.Manifest`.
     licence, transforms
-        Terms of use; what was done to the data, in order.
-    coords
-        Coordinates, see :class:`~hpcsamp.data.shard.Coordinate`.
-    report
-        Lines for the person who ingests (gaps filled, rows dropped).
+        Terms of use; processing steps of the data, in order.
+        coords
+            Coordinates, see :class:`~hpcsamp.data.shard.Coordinate`.
+        report
+            Lines that the ingest command prints (gaps filled, rows dropped).
     """
 
-    #: Size that a shard aims at, in MB.
+    #: Target size of a shard, in MB.
     shard_mb: ClassVar[float] = 256
 
     name: str
@@ -69,16 +70,16 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, split: str, start: int, stop: int) -> Mapping[str, np.ndarray]:
-        """Items ``start .. stop - 1`` of a split: all arrays, and per-item coordinates, by name.
+        """Read items ``start .. stop - 1`` of a split: arrays and per-item coordinates by name.
 
         Raises
         ------
         DataError
-            If they cannot be read, naming file, item or variable.
+            If they cannot be read; the message has the file, item or variable.
         """
 
     def content(self) -> str:
-        """A digest of the items, if :attr:`source` and the shapes do not tell which they are."""
+        """Return a digest of the items, or "" if :attr:`source` and the shapes identify them."""
         return ""
 
 
@@ -89,7 +90,7 @@ class ArraySource(Source):
     Attributes
     ----------
     items
-        By split: ``x``, ``y`` and per-item coordinates.
+        ``x``, ``y`` and per-item coordinates of each split.
     """
 
     items: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
@@ -99,7 +100,7 @@ class ArraySource(Source):
         return {name: values[start:stop] for name, values in self.items[split].items()}
 
     def content(self) -> str:
-        """See :class:`Source`: arrays in memory may be any, unless their file is known."""
+        """See :class:`Source`; arrays in memory are digested unless they come from a known file."""
         if "sha256" in self.source:
             return ""
         items = (values for split in self.splits for _, values in sorted(self.items[split].items()))
@@ -110,7 +111,7 @@ class ArraySource(Source):
 
 
 def digest(*arrays: np.ndarray) -> str:
-    """SHA-256 over types, shapes and bytes of arrays."""
+    """Return the SHA-256 of types, shapes and bytes of arrays."""
     found = hashlib.sha256()
     for values in arrays:
         found.update(f"{values.dtype.str}{values.shape}".encode())
@@ -119,28 +120,28 @@ def digest(*arrays: np.ndarray) -> str:
 
 
 def check_once(files: Iterable[str | Path]) -> None:
-    """Refuse a file that is given twice: its items would be in a split twice, or in two of them.
+    """Refuse a file that is given twice, because its items would be in the dataset twice.
 
     Raises
     ------
     UsageError
-        Naming it.
+        If a file is given twice; the message names it.
     """
     known: set[str] = set()
     for file in files:
         own = str(file) if "://" in str(file) else str(Path(file).resolve())
         if own in known:
-            raise UsageError(f"{file}: is given twice, so its items would be in the set twice")
+            raise UsageError(f"{file} is given twice, so its items would be in the set twice")
         known.add(own)
 
 
 def check_fractions(fractions: Mapping[str, float]) -> None:
-    """Refuse parts of the items that are negative or leave nothing for ``train``.
+    """Refuse fractions of splits that are negative or leave nothing for ``train``.
 
     Raises
     ------
     UsageError
-        With the parts and their sum.
+        If they are; the message has the fractions and their sum.
     """
     total = sum(fractions.values())
     if not (total < 1 and all(part >= 0 for part in fractions.values())):
@@ -157,18 +158,18 @@ def split_items(
     labels: np.ndarray | None = None,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Deal items to splits at random; of each class in proportion, if there are labels.
+    """Split items at random, stratified by class if there are labels.
 
     Parameters
     ----------
     count
-        Items.
-    fractions
-        Part of each split but ``train``, which gets the rest.
+        Number of items.
+        fractions
+            Fraction of each split except ``train``, which gets the rest.
     labels
         Classes, shape ``(count,)``, or ``None``.
     seed
-        The same seed gives the same splits.
+        Seed of the random permutation.
 
     Returns
     -------

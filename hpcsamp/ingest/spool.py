@@ -1,4 +1,4 @@
-"""Rows of a text file that were read once, on disk while they are needed: memory stays small."""
+"""Temporary array on disk for the rows of a text file, which is parsed once in little memory."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hpcsamp.errors import DataError
 
 
 class Spool:
-    """An array that grows by blocks of rows, in a file without a name.
+    """An array that grows by blocks of rows, stored in an anonymous temporary file.
 
     Parameters
     ----------
     width
-        Columns.
-    dtype
-        Of the numbers.
+        Number of columns.
+        dtype
+            Type of the numbers.
     """
 
     def __init__(self, width: int, dtype: str):
@@ -33,24 +33,25 @@ class Spool:
         return self._rows
 
     def append(self, block: np.ndarray) -> None:
-        """Add rows, shape ``(n, width)``.
+        """Append rows, shape ``(n, width)``.
 
         Raises
         ------
         DataError
-            If the disk is full.
+            If the file cannot be written, for example because the disk is full.
         """
         try:
             self._file.write(np.ascontiguousarray(block, self.dtype).data)
         except OSError as e:
             raise DataError(
-                f"{tempfile.gettempdir()}: cannot write: {e.strerror}; TMPDIR names another place"
+                f"{tempfile.gettempdir()} cannot be written to: {e.strerror}; set TMPDIR to "
+                f"another folder"
             ) from None
         self._rows += len(block)
         self._map = None
 
     def array(self) -> np.ndarray:
-        """All rows, shape ``(rows, width)``, mapped from the disk."""
+        """Return all rows, shape ``(rows, width)``, memory-mapped."""
         if self._map is None:
             self._file.flush()
             shape = (self._rows, self.width)

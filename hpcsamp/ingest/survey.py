@@ -1,4 +1,4 @@
-"""One pass over the rows of a table: types, categories, missing values, columns rarely meant."""
+"""Survey a table in one pass: types, categories, missing values and suspicious columns."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from hpcsamp.ingest.encoding import Category, Date, Encoded, Number, Vector, as_
 from hpcsamp.ingest.table import Table
 
 CELLS = 2**20
-"""Cells read at a time."""
+"""Number of cells read at a time."""
 
 EXACT = 2**53
-"""Whole numbers up to this one are exact in float64."""
+"""Largest whole number up to which all are exact in float64."""
 
 MANY = 10_000
-"""Categories that a column may have."""
+"""Largest number of categories of a column."""
 
 
 @dataclass
 class Survey:
-    """What was found in one or more tables.
+    """Types, categories and missing values found in one or more tables.
 
     Attributes
     ----------
     features
-        What becomes of each column of ``x``; numbers that are lists become vectors.
+        Encoding of each column of ``x``; columns of lists of numbers become vectors.
     targets
         Columns of ``y``.
     kinds
@@ -36,11 +36,11 @@ class Survey:
     shapes
         Shape of an entry of each column.
     words
-        Categories of each column that has some.
-    lacking_x, lacking_y
-        Per table: rows in which a feature or a target is missing.
-    first
-        Per table: column in which the first value is missing.
+        Categories of each categorical column.
+        lacking_x, lacking_y
+            For each table, the rows in which a feature or a target is missing.
+        first
+            For each table, the column of the first missing value.
     suspicions
         Lines for the user.
     """
@@ -61,9 +61,9 @@ class Survey:
         Raises
         ------
         UsageError
-            If it is not told what becomes of a column.
-        DataError
-            Naming row and column of a value that cannot be used.
+            If a column needs an option that says how to encode it.
+            DataError
+                If a value cannot be used; the message has its row and column.
         """
         columns = [*(f.column for f in self.features), *self.targets]
         lacking_x = np.zeros(table.count, bool)
@@ -90,7 +90,7 @@ class Survey:
             for name in self.targets:
                 if values[name].dtype.kind == "M":
                     raise UsageError(
-                        f"{table.path}: column {name!r} holds times; a target is numbers or classes"
+                        f"{table.path}: column {name!r} has times; targets are numbers or classes"
                     )
                 self._note(table, name, values[name], rows)
                 gone = missing(values[name])
@@ -113,8 +113,8 @@ class Survey:
         if table.count >= 10:
             for name in sorted(counting):
                 self.suspicions.append(
-                    f"column {name!r} counts the rows; name the other columns by --feature unless "
-                    "it is a measurement"
+                    f"column {name!r} counts the rows; unless it is a measurement, choose the "
+                    "other columns with --feature"
                 )
         for name, target in sorted(equal):
             if varies:
@@ -124,78 +124,78 @@ class Survey:
         self.first.append(first[1])
 
     def _typed(self, table: Table, feature: Encoded, values: np.ndarray) -> Encoded:
-        """A feature, if its column can become what was asked for."""
+        """Check that a column can be encoded as requested; return the encoding."""
         column, kind = feature.column, values.dtype.kind
         if type(feature) is Number and values.ndim > 1:
             feature = Vector(column, int(np.prod(values.shape[1:])))
         if isinstance(feature, Number | Vector):
             if kind == "M":
                 raise UsageError(
-                    f"{table.path}: column {column!r} holds times; give --date {column}=cyclical "
+                    f"{table.path}: column {column!r} has times; give --date {column}=cyclical "
                     f"or {column}=seconds, or --drop {column}"
                 )
             if kind not in "biuf":
                 shown = next((v for v in values.tolist() if v is not None), None)
                 raise UsageError(
-                    f"{table.path}: column {column!r} holds text ({str(shown)[:40]!r}); give "
+                    f"{table.path}: column {column!r} has text ({str(shown)[:40]!r}); give "
                     f"--onehot {column}, --ids {column} or --drop {column}"
                 )
         if isinstance(feature, Date) and kind != "M":
-            raise UsageError(f"{table.path}: column {column!r} holds {values.dtype}, not times")
+            raise UsageError(f"{table.path}: column {column!r} has {values.dtype}, not times")
         if feature.role == "text" and kind != "O":
-            raise UsageError(f"{table.path}: column {column!r} holds {values.dtype}, not texts")
+            raise UsageError(f"{table.path}: column {column!r} has {values.dtype}, not texts")
         if isinstance(feature, Category) and (values.ndim > 1 or kind not in "biufO"):
-            raise UsageError(f"{table.path}: column {column!r} holds no words, but {values.dtype}")
+            raise UsageError(f"{table.path}: column {column!r} has {values.dtype}, not categories")
         return feature
 
     def _note(self, table: Table, name: str, values: np.ndarray, rows: np.ndarray) -> None:
-        """Type and shape of a column; infinity and inexact whole numbers are refused."""
+        """Record type and shape of a column; refuse infinity and inexact whole numbers."""
         if values.dtype.kind == "f" and np.isinf(values).any():
             at = int(np.flatnonzero(np.isinf(values).reshape(len(values), -1).any(1))[0])
             raise DataError(
-                f"{table.path}: {table.row(int(rows[at]))}, column {name!r}: is infinite"
+                f"{table.path}: {table.row(int(rows[at]))}, column {name!r}: the value is infinite"
             )
         if values.dtype.kind in "iu" and values.dtype.itemsize == 8 and values.size:
             top = max(abs(int(values.min())), abs(int(values.max())))
             if top > EXACT:
                 raise DataError(
-                    f"{table.path}: column {name!r}: {top} is beyond 2**53, where whole numbers "
+                    f"{table.path}: column {name!r}: {top} is above 2**53, where whole numbers "
                     "lose digits in float64; subtract an offset, or give --ids or --drop"
                 )
         shape = values.shape[1:]
         if self.shapes.setdefault(name, shape) != shape:
             raise DataError(
-                f"{table.path}: {table.row(int(rows[0]))}, column {name!r}: has lists of shape "
-                f"{shape}, others have {self.shapes[name]}"
+                f"{table.path}: {table.row(int(rows[0]))}, column {name!r}: lists have shape "
+                f"{shape}, but others have {self.shapes[name]}"
             )
         known = self.kinds.get(name, values.dtype)
         if (known.kind in "biuf") != (values.dtype.kind in "biuf"):
-            raise DataError(f"{table.path}: column {name!r} holds {values.dtype}, and {known}")
+            raise DataError(f"{table.path}: column {name!r} has both {values.dtype} and {known}")
         self.kinds[name] = np.result_type(known, values.dtype) if known.kind != "O" else known
 
     def _categories(self, table: Table, name: str, values: np.ndarray) -> None:
         if values.dtype.kind == "f" and (values != np.floor(values)).any():
             raise DataError(
-                f"{table.path}: column {name!r} holds {values[values != np.floor(values)][0]}; "
-                "categories are words or whole numbers"
+                f"{table.path}: column {name!r} has {values[values != np.floor(values)][0]}, but "
+                "categories must be words or whole numbers"
             )
         words = self.words.setdefault(name, set())
         words.update(np.unique(as_words(values)).tolist())
         if len(words) > MANY and values.dtype.kind == "O":
             raise DataError(
-                f"{table.path}: column {name!r} has more than {MANY} different words; it is no "
-                f"category: --drop {name}"
+                f"{table.path}: column {name!r} has more than {MANY} different words, too many for "
+                f"categories: give --drop {name}"
             )
 
 
 def blocks(count: int, width: int) -> list[np.ndarray]:
-    """Row numbers of a table, in blocks of about :data:`CELLS`."""
+    """Divide the row numbers of a table into blocks of about :data:`CELLS` cells."""
     step = max(1, CELLS // max(1, width))
     return [np.arange(i, min(i + step, count)) for i in range(0, count, step)]
 
 
 def _first(rows: np.ndarray, gone: np.ndarray, name: str) -> tuple[int, str]:
-    """The first row in which a column has no value, and its name."""
+    """Return the first row in which a column has no value, and the name of the column."""
     at = np.flatnonzero(gone)[:1]
     return (int(rows[at[0]]), name) if len(at) else (2**62, name)
 

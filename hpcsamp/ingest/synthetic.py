@@ -1,6 +1,6 @@
-"""Made-up data in the shape of the real sets, so that everything can be tried without a download.
+"""Synthetic data in the shape of the real datasets, to try everything without a download.
 
-Each item is a function of (seed, split, item): any rank can make any part.
+Each item is a function of (seed, split, item), so any rank can generate any part.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ SPLITS = {"train": 0, "valid": 1, "test": 2}
 LATITUDES, LONGITUDES = 121, 240
 
 Item = tuple[np.ndarray, Any]
-"""Input and target."""
+"""Input and target of one item."""
 
 
 @dataclass
 class Synthetic(Source):
-    """Items drawn from the stream of their own number. One subclass a set that they resemble.
+    """Base class of synthetic datasets; each item is drawn from its own random stream.
 
     Attributes
     ----------
     seed
-        Of the data.
+        Seed of the data.
     """
 
     seed: int = 0
-    #: Least latitudes and longitudes, for fields; None where there is no grid.
+    #: Smallest number of latitudes and longitudes of fields; None for data without a grid.
     least_grid: ClassVar[int | None] = None
 
     @classmethod
     @abstractmethod
     def shapes(cls, grid: tuple[int, int] | None) -> Shapes:
-        """What the arrays are, on another grid than the usual one if asked."""
+        """Return the shapes of the arrays, on the default grid if ``grid`` is None."""
 
     @abstractmethod
     def item(self, split: str, item: int) -> Item:
-        """One item, a function of its number and the seed."""
+        """Generate one item, a function of its number and the seed."""
 
     def read(self, split: str, start: int, stop: int) -> Mapping[str, np.ndarray]:
         """See :class:`Source`."""
@@ -66,15 +66,15 @@ class Synthetic(Source):
         return found
 
     def generator(self, split: str, item: int) -> np.random.Generator:
-        """The stream of an item."""
+        """Return the random generator of an item."""
         return numpy_generator(self.seed, Purpose.SYNTHETIC, SPLITS[split], item)
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Arrays of a made-up set: shape, type and units of ``x`` and of ``y``; what ``y`` is.
+    """Arrays of a synthetic dataset: shape, type and units of ``x`` and ``y``, and the task.
 
-    ``task``: classification where there are classes, else regression.
+    The default ``task`` is classification if there are classes, else regression.
     """
 
     x: tuple[tuple[int, ...], str, str]
@@ -87,7 +87,7 @@ class Shapes:
 
 
 class Cifar10(Synthetic):
-    """(3, 32, 32) uint8 images of 10 classes: a bright spot in noise, whose place is the class."""
+    """(3, 32, 32) uint8 images of a bright spot in noise; its position is one of 10 classes."""
 
     shape: ClassVar[tuple[int, ...]] = (3, 32, 32)
     top: ClassVar[int] = 255
@@ -111,14 +111,14 @@ class Cifar10(Synthetic):
 
 
 class Digits(Cifar10):
-    """The same as (1, 8, 8) images with values to 16."""
+    """Images like :class:`Cifar10`, but (1, 8, 8) with values up to 16."""
 
     shape = (1, 8, 8)
     top = 16
 
 
 class Entsoe(Synthetic):
-    """A daily wave of load in MW, with noise: 96 values in, 24 out."""
+    """Load in MW with a daily cycle and noise: 96 input values, 24 target values."""
 
     @classmethod
     def shapes(cls, grid: tuple[int, int] | None) -> Shapes:
@@ -135,8 +135,9 @@ class Entsoe(Synthetic):
 
 
 class Era5(Synthetic):
-    """Waves along longitude, one of its own per channel, and the same six hours later: float32
-    fields, 76 in and 69 out, usually of (121, 240) points.
+    """Waves along longitude, a different one in each channel, and their state six hours later.
+
+    Fields are float32 with 76 input and 69 target channels, by default on (121, 240) points.
     """
 
     least_grid = 2
@@ -166,43 +167,45 @@ class Era5(Synthetic):
 
 
 def synthetic(
-    like: Annotated[str, Asked(f"Set to resemble: {', '.join(MADE_UP)}.", "--like")],
-    items: Annotated[int, Asked("In all splits together.", "--items", least=10)],
+    like: Annotated[str, Asked(f"Dataset to imitate: {', '.join(MADE_UP)}.", "--like")],
+    items: Annotated[int, Asked("Number of items in all splits together.", "--items", least=10)],
     *,
-    seed: Annotated[int, Asked("Of the data.", least=0)] = 0,
-    compression: Annotated[Compression | None, Asked("Filter of the chunks.")] = None,
+    seed: Annotated[int, Asked("Seed of the data.", least=0)] = 0,
+    compression: Annotated[Compression | None, Asked("Compression filter of the chunks.")] = None,
     grid: Annotated[
         tuple[int, int] | None,
-        Asked("Latitudes and longitudes of era5, e.g. 24 48 (default: 121 240)."),
+        Asked("Number of latitudes and longitudes of era5, e.g. 24 48 (default: 121 240)."),
     ] = None,
 ) -> Synthetic:
-    """Made-up items in the shape of a real set, to try and time everything without a download.
+    """Generate synthetic items in the shape of a real dataset, to try and time without a download.
 
-    80% train, 10% valid, 10% test.
+    The splits have 80% train, 10% valid and 10% test items.
 
     Parameters
     ----------
     like
         A key of ``MADE_UP``, or a subclass of :class:`Synthetic` as ``package.module:Class``.
     items
-        In all splits together, at least 10.
-    seed
-        Of the data.
-    compression
-        Filter of the chunks.
-    grid
-        Latitudes and longitudes of fields, where they are not to be the usual ones.
+        Number of items in all splits together, at least 10.
+        seed
+            Seed of the data.
+        compression
+            Compression filter of the chunks.
+        grid
+            Number of latitudes and longitudes of fields, if not the default.
 
     Raises
     ------
     UsageError
-        If there are too few items, or a grid for something without one.
+        If there are too few items, or a grid is given for data without a grid.
     """
     kind: type[Synthetic] = MADE_UP.find(like)
     if grid is not None and (kind.least_grid is None or min(grid) < kind.least_grid):
-        raise UsageError(f"a grid of {grid[0]} x {grid[1]} for {like}: era5 has one, from 2 x 2")
+        raise UsageError(
+            f"--grid {grid[0]} {grid[1]} for {like}: only era5 has a grid, of at least 2 x 2"
+        )
     if items < 10:
-        raise UsageError(f"--items {items}: at least 10 are needed, to fill three splits")
+        raise UsageError(f"--items {items}: at least 10 are needed to fill three splits")
     held = {name: int(items * part) for name, part in FRACTIONS.items()}
     shapes = kind.shapes(grid)
     task = shapes.task or ("regression" if shapes.classes is None else "classification")

@@ -1,4 +1,4 @@
-"""What the readers of tables have in common: columns by name, rows in any ascending choice."""
+"""Base class of table readers: columns by name, at any ascending row numbers."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import numpy as np
 from hpcsamp.ingest.times import Times
 
 Role = Literal["number", "text", "time", "any"]
-"""What a column is used as: numbers, words, times, or whatever it holds."""
+"""Use of a column: numbers, words, times, or any type."""
 
 
 class Table(ABC):
-    """Rows and named columns of one or more files.
+    """Base class of tables: rows and named columns of one or more files.
 
     Attributes
     ----------
     path
-        Of the file or folder, for messages.
-    names
-        Columns in order.
-    files
-        Files that hold the rows.
+        File or folder, for messages.
+        names
+            Names of the columns, in order.
+        files
+            Files that contain the rows.
     """
 
     path: Path
@@ -34,65 +34,65 @@ class Table(ABC):
 
     @abstractmethod
     def prepare(self, roles: Mapping[str, Role]) -> None:
-        """Called once before columns are read, with all columns that will be.
+        """Prepare the table; called once before columns are read, with all columns to read.
 
         Raises
         ------
         DataError
-            If a column cannot be read in its role, naming row or type.
-        UsageError
-            If an option is needed.
+            If a column cannot be read in its role; the message has its row or type.
+            UsageError
+                If an option is needed.
         """
 
     @property
     @abstractmethod
     def count(self) -> int:
-        """Rows; known once columns are prepared."""
+        """Number of rows; known after :meth:`prepare`."""
 
     @abstractmethod
     def read(self, columns: Sequence[str], rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Columns at ascending row numbers.
+        """Read columns at ascending row numbers.
 
         Returns
         -------
         dict
-            By name, with ``len(rows)`` entries: numbers of any type (NaN where one is missing),
-            words in an array of objects (``None``), times in ``datetime64[ns]`` (NaT, UTC), or
-            arrays of one shape in ``(len(rows), ...)``.
+            Columns by name, with ``len(rows)`` entries: numbers of any type (missing: NaN), words
+            in an array of objects (missing: ``None``), times in UTC as ``datetime64[ns]`` (missing:
+            NaT), or arrays of equal shapes, ``(len(rows), ...)``.
         """
 
     def row(self, number: int) -> str:
-        """What messages call a row."""
+        """Name of a row in messages."""
         return f"row {number}"
 
     def times(self, column: str, words: np.ndarray) -> np.ndarray:
-        """Words of a column as times.
+        """Parse the words of a column as times.
 
         Raises
         ------
         DataError
-            Naming row and column of one that is none.
+            If a word is not a time; the message has row and column.
         """
         times = Times(self.path)
         cells = [times.read(word or "", at, column) for at, word in enumerate(words.tolist())]
         return np.asarray(cells, np.int64).view("datetime64[ns]")
 
     def class_names(self, column: str) -> list[str] | None:
-        """Names of the classes of a column of labels, where the file tells them."""
+        """Return the class names of a column of labels, if the file has them."""
         return None
 
     def index(self) -> list[str]:
-        """Columns that number or name the rows, and are features only if they are asked for."""
+        """Return the columns that number or name rows; they are features only if named."""
         return []
 
     def whole(self, column: str) -> bool:
-        """Whether a column is of whole numbers, though some may be missing."""
+        """Whether a column has whole numbers, of which some may be missing."""
         return False
 
     def pictures(self, column: str) -> bool:
-        """Whether a column holds encoded images."""
+        """Whether a column has encoded images."""
         return False
 
     def facts(self) -> dict[str, Any]:
-        """What else belongs to the identity of the rows."""
+        """Return further facts that belong to the identity of the rows."""
         return {}

@@ -1,4 +1,4 @@
-"""Tables of every format as a source: chosen columns, encoded, dealt to splits, read in blocks."""
+"""Build a source from tables of any format: choose, encode and split; rows are read in blocks."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ from hpcsamp.names import Task
 
 @dataclass
 class TableSource(Source):
-    """Rows of tables.
+    """Items that are rows of tables.
 
     Attributes
     ----------
     tables
-        By split; a split without a table of its own takes rows of ``train``.
-    rows
-        By split: ascending rows of its table.
-    groups
-        What becomes of the other columns.
-    aims
-        The targets.
-    weights
-        Column of the weights of items, if there is one.
-    pictures
-        How images in a column are read.
+        Tables by split; a split without its own table takes rows of ``train``.
+        rows
+            Ascending row numbers of each split in its table.
+        groups
+            Inputs that the columns become.
+        aims
+            Targets.
+        weights
+            Column with the weights of the items, if there is one.
+        pictures
+            How images in a column are read.
     """
 
     tables: dict[str, Table] = field(default_factory=dict)
@@ -94,31 +94,32 @@ def from_tables(
     rule: Rule | None = None,
     normalize_y: bool = False,
 ) -> TableSource:
-    """A source from tables by split; ``train`` is dealt to the splits that have none.
+    """Build a source from tables by split; splits without a table are taken from ``train``.
 
     Parameters
     ----------
     tables
-        ``train``, and perhaps ``valid`` and ``test``.
-    targets
-        Columns of ``y``; or several targets, each ``NAME=COLUMN,COLUMN`` or a column.
-    features
-        Columns of ``x``; all others if empty.
-    name
-        Of the set.
-    preparation
-        What becomes of the columns.
-    task
-        What targets are, but for those of ``preparation``; by default their types decide.
-    fractions, seed, rule
-        How ``train`` is dealt; see :func:`~hpcsamp.ingest.division.divide`.
+        Tables of ``train`` and optionally ``valid`` and ``test``.
+        targets
+            Columns of ``y``; or several targets, each ``NAME=COLUMN,COLUMN`` or a column.
+        features
+            Columns of ``x``; by default all other columns.
+        name
+            Name of the set.
+        preparation
+            How columns are encoded.
+        task
+            Task of the targets that ``preparation`` does not list; by default it follows from their
+            type.
+        fractions, seed, rule
+            How ``train`` is split; see :func:`~hpcsamp.ingest.division.divide`.
 
     Raises
     ------
     UsageError
-        If a column is not there, or it is not told what becomes of it.
-    DataError
-        Naming row and column of a value that cannot be used.
+        If a column does not exist, or needs an option that says how to encode it.
+        DataError
+            If a value cannot be used; the message has its row and column.
     """
     made, rule = preparation or Preparation(), rule or Rule()
     first, units = tables["train"], read_units(made.unit)
@@ -132,7 +133,7 @@ def from_tables(
     else:
         if made.drop or made.date or made.onehot or made.ids or made.target_task or made.class_name:
             raise UsageError(
-                f"--like {made.like} tells what becomes of the columns: leave out --drop, --date, "
+                f"--like {made.like} defines how columns are encoded: leave out --drop, --date, "
                 f"--onehot, --ids, --target-task and --class-name"
             )
         encoded, wanted = like.features, like.targets
@@ -151,7 +152,7 @@ def from_tables(
     for table in tables.values():
         lacking = sorted(roles.keys() - set(table.names))
         if lacking:
-            raise DataError(f"{table.path}: has no column {lacking[0]!r}, {first.path} has one")
+            raise DataError(f"{table.path} has no column {lacking[0]!r}, but {first.path} has one")
         table.prepare(roles)
         survey.look(table)
     encoded = _categories(survey)
@@ -188,13 +189,13 @@ def from_tables(
     _check_names(first, aims, groups)
     return TableSource(
         name=name,
-        task="several" if only is None else only.told.task,
-        classes=None if only is None else only.told.classes,
-        class_names=None if only is None else only.told.class_names,
+        task="several" if only is None else only.target.task,
+        classes=None if only is None else only.target.classes,
+        class_names=None if only is None else only.target.class_names,
         inputs=_kind(groups[0]) if plain else {g.name: g.kind for g in groups},
-        normalize_y=only is not None and only.told.normalize,
-        missing=None if only is None else only.told.missing,
-        targets={} if only is not None else {t.name: t.told for t in aims},
+        normalize_y=only is not None and only.target.normalize,
+        missing=None if only is None else only.target.missing,
+        targets={} if only is not None else {t.name: t.target for t in aims},
         arrays={
             **{g.name: g.spec for g in groups},
             **{t.name: t.spec for t in aims},
@@ -227,10 +228,10 @@ def _encoded(
     made: Preparation,
     rule: Rule,
 ) -> list[Encoded]:
-    """What becomes of the features, as it is asked for."""
+    """Choose the encoding of each feature as the options ask for."""
     dates = read_dates(made.date)
     if (made.text is None) != (made.tokenizer is None):
-        raise UsageError("--text and --tokenizer go together: a column, and what makes its tokens")
+        raise UsageError("give --text, a column, and --tokenizer, its tokenizer, together")
     asked = {*dates, *made.onehot, *made.ids, *([] if made.text is None else [made.text])}
     check_named(table.path, table.names, [*made.drop, *asked])
     others = [*rule.columns, *([] if made.weight is None else [made.weight]), *table.index()]
@@ -238,7 +239,7 @@ def _encoded(
     chosen = choose(table.path, table.names, targets, features, away)
     for column in asked:
         if column not in chosen:
-            raise UsageError(f"column {column!r} is no feature, so it is not encoded")
+            raise UsageError(f"column {column!r} is not a feature, so it cannot be encoded")
     encoded: list[Encoded] = []
     for column in chosen:
         if column == made.text and made.tokenizer is not None:
@@ -253,16 +254,16 @@ def _encoded(
 
 
 def _left_out(table: Table, used: Collection[str]) -> list[str]:
-    """A line on each column that numbers the rows and is not used."""
+    """Return a line on each pandas index column that is not used."""
     return [
-        f"column {name!r} is the index of a pandas table, and no feature unless --feature names it"
+        f"column {name!r} is the index of a pandas table and is left out; --feature includes it"
         for name in table.index()
         if name not in used
     ]
 
 
 def _of_rule(table: Table, column: str, rows: np.ndarray, rule: Rule) -> np.ndarray:
-    """A column that deals rows to splits; words that give an order are times."""
+    """Read the column of a split rule; text columns that order rows are parsed as times."""
     values = table.read([column], rows)[column]
     if column == rule.chronological and values.dtype.kind == "O":
         return table.times(column, values)
@@ -270,29 +271,29 @@ def _of_rule(table: Table, column: str, rows: np.ndarray, rule: Rule) -> np.ndar
 
 
 def _kept(table: Table, survey: Survey, at: int, how: How) -> tuple[np.ndarray, list[str]]:
-    """Rows of a table that are used, and a line on those that are not."""
+    """Return the rows of a table that are used, and a line on those that are left out."""
     x, y = survey.lacking_x[at], survey.lacking_y[at]
     gone = x | y
     if how == "refuse" and gone.any():
         row = int(np.flatnonzero(gone)[0])
         raise DataError(
-            f"{table.path}: {table.row(row)}, column {survey.first[at]!r}: a value is missing, in "
-            f"{int(gone.sum())} of {len(gone)} rows; --missing drop leaves the rows out, --missing "
-            "mean puts the mean of train in the place of features, and keep keeps targets, too"
+            f"{table.path}: {table.row(row)}, column {survey.first[at]!r}: a value is missing (in "
+            f"{int(gone.sum())} of {len(gone)} rows); --missing drop leaves these rows out, mean "
+            "replaces missing features by the mean of train, keep also keeps missing targets"
         )
     gone = {"mean": y, "keep": np.zeros(len(y), bool)}.get(how, gone)
     if not gone.any():
         return np.arange(len(gone)), []
     if gone.all():
-        raise DataError(f"{table.path}: a value is missing in each of its {len(gone)} rows")
+        raise DataError(f"{table.path}: each of the {len(gone)} rows has a missing value")
     return np.flatnonzero(~gone), [
-        f"{int(gone.sum())} of {len(gone)} rows are left out, a value is missing; the first is "
+        f"{int(gone.sum())} of {len(gone)} rows have missing values and are left out; the first is "
         f"{table.row(int(np.flatnonzero(gone)[0]))}"
     ]
 
 
 def _categories(survey: Survey) -> list[Encoded]:
-    """The features with the categories that were found."""
+    """Return the features, with the categories that were found in their columns."""
     for feature in survey.features:
         if isinstance(feature, Category) and feature.words is None:
             words = survey.words.get(feature.column, set())
@@ -303,7 +304,7 @@ def _categories(survey: Survey) -> list[Encoded]:
 
 
 def _check_names(table: Table, targets: Sequence[TableTarget], groups: Sequence[Group]) -> None:
-    """Refuse targets that are called like an input, or like what a set holds beside them."""
+    """Refuse targets that have the name of an input or a reserved name."""
     for target in targets:
         if target.name in RESERVED | {g.name for g in groups} or "/" in target.name:
             raise UsageError(
@@ -313,7 +314,7 @@ def _check_names(table: Table, targets: Sequence[TableTarget], groups: Sequence[
 
 
 def _fill(encoded: Sequence[Encoded], table: Table, rows: np.ndarray, survey: Survey) -> None:
-    """Means over train for numbers of which one is missing anywhere."""
+    """Set the fill value of numeric features with missing values to their mean over train."""
     numbers = [f for f in encoded if type(f) is Number and survey.kinds[f.column].kind == "f"]
     sums, counts = np.zeros(len(numbers)), np.zeros(len(numbers), np.int64)
     lacks = np.zeros(len(numbers), bool)

@@ -1,4 +1,4 @@
-"""Targets of a table: the columns of each, what they are, and their labels by split."""
+"""Targets of a table: their columns, tasks and labels by split."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from hpcsamp.ingest.table import Table
 from hpcsamp.names import Task
 
 UNKNOWN = -1
-"""Stands for a label that is not known."""
+"""Marker of a missing label."""
 
 NUMBERS = ("regression", "counts")
-"""Tasks whose targets are read in blocks, as numbers."""
+"""Tasks whose targets are numbers and are read in blocks."""
 
 
 @dataclass
 class Wanted:
-    """A target as it is asked for.
+    """A requested target.
 
     Attributes
     ----------
     name
-        Of the array.
-    columns
-        That it is made of.
-    task
-        What it is; by default its type decides.
-    class_names
-        Of its classes in their order; by default words are sorted.
-    alone
-        Whether it is the only target.
+        Name of the array.
+        columns
+            Columns that it consists of.
+        task
+            Task; by default it follows from the type of the columns.
+        class_names
+            Names of its classes in order; by default words are sorted.
+        alone
+            Whether it is the only target.
     """
 
     name: str
@@ -58,29 +58,29 @@ def wanted_targets(
     tasks: Sequence[str] = (),
     class_names: Sequence[str] = (),
 ) -> list[Wanted]:
-    """The targets that are asked for.
+    """Parse the options that define targets.
 
     Parameters
     ----------
     names
         Columns of the table.
     given
-        Columns of the only target ``y``; or ``NAME=COLUMN,COLUMN`` and columns, each of which is a
-        target of its own.
-    task
-        What targets are.
-    tasks, class_names
-        ``NAME=TASK`` and ``NAME=CLASS`` of several targets; of one target the classes alone.
+        Columns of the single target ``y``; or, for several targets, ``NAME=COLUMN,COLUMN`` or a
+        column for each.
+        task
+            Task of the targets.
+        tasks, class_names
+            ``NAME=TASK`` and ``NAME=CLASS`` for several targets; for one target the classes alone.
 
     Raises
     ------
     UsageError
-        If an entry is not written so, or a name is not that of a target.
+        If an option has another form, or a name is not that of a target.
     """
     found = columns_of(names, given)
     if len(found) == 1:
         if tasks:
-            raise UsageError(f"--target-task {tasks[0]}: there is one target; give --task")
+            raise UsageError(f"--target-task {tasks[0]}: there is only one target; give --task")
         return [Wanted("y", next(iter(found.values())), task, [*class_names] or None)]
     own: dict[str, Task] = {}
     for text in tasks:
@@ -95,7 +95,7 @@ def wanted_targets(
         name, sign, word = text.partition("=")
         if not sign or name not in found:
             raise UsageError(
-                f"--class-name {text}: of several targets it is written TARGET=CLASS; they are "
+                f"--class-name {text} must be TARGET=CLASS, because there are several targets: "
                 f"{listed(list(found))}"
             )
         classes.setdefault(name, []).append(word)
@@ -103,7 +103,7 @@ def wanted_targets(
 
 
 def columns_of(names: Sequence[str], given: Sequence[str]) -> dict[str, list[str]]:
-    """Columns of each target by its name; see :func:`wanted_targets`."""
+    """Return the columns of each target by its name; see :func:`wanted_targets`."""
     columns = set(names)
     if all(text in columns or "=" not in text for text in given):
         return {"y": list(given)}
@@ -113,7 +113,7 @@ def columns_of(names: Sequence[str], given: Sequence[str]) -> dict[str, list[str
         if text in columns or not sign:
             name, rest = text, text
         if not name or not rest or not name.isprintable():
-            raise UsageError(f"--target {text}: written COLUMN, or NAME=COLUMN,COLUMN")
+            raise UsageError(f"--target {text} must be COLUMN, or NAME=COLUMN,COLUMN")
         if name in found:
             raise UsageError(f"--target {text}: there is a target {name!r} already")
         found[name] = [rest] if rest in columns else rest.split(",")
@@ -128,35 +128,35 @@ class TableTarget:
     ----------
     name, columns
         See :class:`Wanted`.
-    told
-        What it is.
-    spec
-        Shape and type of its array.
-    values
-        Labels of the rows of all tables that are used, one after the other; ``None`` for numbers,
-        which are read from the table.
-    labels
-        By split: the labels of its rows.
+    target
+        Description of the target for the manifest.
+        spec
+            Shape and type of its array.
+        values
+            Labels of the used rows of all tables, concatenated; ``None`` for numbers, which are
+            read from the table.
+        labels
+            Labels of the rows of each split.
     notes
         Lines for the user.
     """
 
     name: str
     columns: list[str]
-    told: Target
+    target: Target
     spec: ArraySpec
     values: np.ndarray | None
     labels: dict[str, np.ndarray] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def read_columns(self, split: str) -> list[str]:
-        """Columns that :meth:`of` needs of a split."""
+        """Return the columns of a split that :meth:`of` needs."""
         return [] if split in self.labels else self.columns
 
     def of(
         self, split: str, start: int, stop: int, columns: Mapping[str, np.ndarray]
     ) -> np.ndarray:
-        """The array of items ``start .. stop - 1`` of a split, of whose columns it is made."""
+        """Return the array of items ``start .. stop - 1`` of a split from their columns."""
         if split in self.labels:
             return self.labels[split][start:stop]
         y = np.stack([columns[name] for name in self.columns], axis=1)
@@ -168,7 +168,7 @@ class TableTarget:
         kept: Mapping[str, np.ndarray],
         dealt: Mapping[str, np.ndarray],
     ) -> None:
-        """Deal the labels to the splits, as the rows that are used are."""
+        """Split the labels in the same way as the used rows."""
         if self.values is None:
             return
         found, begin = {}, 0
@@ -176,7 +176,7 @@ class TableTarget:
             found[split] = self.values[begin : begin + len(kept[split])]
             begin += len(kept[split])
         self.labels = {**found, **{split: found["train"][part] for split, part in dealt.items()}}
-        if self.told.classes is not None:
+        if self.target.classes is not None:
             self.notes += unseen({s: v[v != UNKNOWN] for s, v in self.labels.items()})
 
 
@@ -190,27 +190,27 @@ def target_of(
     normalize: bool,
     units: Mapping[str, str],
 ) -> TableTarget:
-    """What a target is, and its labels.
+    """Build a target: its task, array and labels.
 
     Parameters
     ----------
     wanted
-        As it is asked for.
-    tables, kept
-        By split: the table, and the rows that are used.
-    survey
-        What was found in the columns.
-    how
-        What is done with missing values.
-    normalize
-        Whether numbers are standardised in training.
-    units
-        Of columns.
+        The requested target.
+        tables, kept
+            Table of each split, and its used rows.
+        survey
+            Types and shapes found in the columns.
+        how
+            How missing values are treated.
+        normalize
+            Whether numbers are standardised in training.
+        units
+            Units by column.
 
     Raises
     ------
     DataError
-        If columns do not hold what the task needs.
+        If the values of the columns do not fit the task.
     """
     first, columns = tables["train"], wanted.columns
     try:
@@ -218,13 +218,13 @@ def target_of(
     except DataError as e:
         if wanted.alone:
             raise
-        told = str(e).replace("--task ", f"--target-task {wanted.name}=")
-        raise DataError(told.replace("--class-name", f"--class-name {wanted.name}=CLASS")) from None
+        line = str(e).replace("--task ", f"--target-task {wanted.name}=")
+        raise DataError(line.replace("--class-name", f"--class-name {wanted.name}=CLASS")) from None
     shapes = [survey.shapes[c] for c in columns]
     if len(columns) > 1 and any(shapes):
         at = next(i for i, shape in enumerate(shapes) if shape)
         raise DataError(
-            f"{first.path}: column {columns[at]!r} holds lists, which stand alone: "
+            f"{first.path}: column {columns[at]!r} has lists, so it must be a target alone: "
             f"--target {columns[at]}, or --target NAME={columns[at]} beside other targets"
         )
     shape = [len(columns)] if len(columns) > 1 else list(shapes[0])
@@ -259,7 +259,7 @@ def _labels(
     survey: Survey,
     how: How,
 ) -> Targets | None:
-    """Labels of all tables one after the other; ``None`` for numbers."""
+    """Return the labels of all tables, concatenated; ``None`` for numbers."""
     first, task, targets = tables["train"], wanted.task, wanted.columns
     if task in NUMBERS:
         return None

@@ -1,4 +1,4 @@
-"""Tables of numbers in text: csv files with a header line."""
+"""Ingest csv files with a header line."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from hpcsamp.ingest.times import Times
 from hpcsamp.names import Task
 
 DELIMITERS = {"\\t": "\t", "tab": "\t", "space": " "}
-"""Words for delimiters that a shell makes hard to write."""
+"""Names of delimiters that are hard to write in a shell."""
 
 BLOCK = 2**20
-"""Cells held as text at a time."""
+"""Number of cells held as text at a time."""
 
 MISSING = frozenset(
     {"", "-", "?", ".", "NA", "N/A", "NaN", "NULL", "None", "na", "n/a", "nan", "null", "none"}
 )
-"""Cells that stand for a missing number."""
+"""Cells that mark a missing number."""
 
 
 @contextmanager
 def text_of(path: Path, delimiter: str = ",") -> Iterator[Any]:
-    """The lines of a csv file as lists of cells.
+    """Open a csv file and read its lines as lists of cells.
 
     Raises
     ------
@@ -51,27 +51,27 @@ def text_of(path: Path, delimiter: str = ",") -> Iterator[Any]:
     except OSError as e:
         raise DataError(f"{path}: cannot be read: {e.strerror}") from None
     except UnicodeDecodeError as e:
-        raise DataError(f"{path}: not a table of text: {e}; save it as UTF-8") from None
+        raise DataError(f"{path}: not a text table: {e}; save it as UTF-8") from None
     except csv.Error as e:
-        raise DataError(f"{path}: not a table of text: {e}") from None
+        raise DataError(f"{path}: not a text table: {e}") from None
 
 
 class CsvTable(Table):
-    """A csv file with a header line. Its columns are read once, into files on disk.
+    """A csv file with a header line; its columns are parsed once into temporary files.
 
     Parameters
     ----------
     path
         The file.
     delimiter
-        Between cells.
-    notation
-        How numbers are written.
-    date_format
-        How times are written, as in ``strptime``; by default as in ISO 8601.
-    gaps
-        Whether empty cells and the words of :data:`MISSING` stand for missing numbers; if not they
-        are refused.
+        Delimiter of cells.
+        notation
+            How numbers are written.
+        date_format
+            Format of times as in ``strptime``; by default ISO 8601.
+        gaps
+            Whether empty cells and the words of :data:`MISSING` mark missing numbers; if not, they
+            are refused.
     """
 
     def __init__(
@@ -125,8 +125,8 @@ class CsvTable(Table):
                     continue
                 if len(cells) != width or (self._trailing and cells[-1].strip()):
                     raise DataError(
-                        f"{self.path}: line {lines.line_num} has {len(cells)} cells, the header "
-                        f"has {len(self.names)}"
+                        f"{self.path}: line {lines.line_num} has {len(cells)} cells, but the "
+                        f"header has {len(self.names)}"
                         f"{' and a delimiter at its end' if self._trailing else ''}"
                     )
                 rows.append([cells[i] for i in at])
@@ -141,7 +141,7 @@ class CsvTable(Table):
             raise DataError(f"{self.path}: has a header line but no rows")
 
     def _keep(self, numbers: Numbers, rows: list[list[str]], lines: list[int]) -> None:
-        """A block of rows into the spools."""
+        """Parse a block of rows and append it to the spools."""
         first, second = len(self._numbers), len(self._numbers) + len(self._words)
         if first:
             self._spools[0].append(numbers.read([row[:first] for row in rows], lines))
@@ -189,12 +189,12 @@ class CsvTable(Table):
         return np.asarray(cells, np.int64).view("datetime64[ns]")
 
     def _lexicon(self, name: str) -> np.ndarray:
-        """Words of a column by code, the last for a missing one; numbers where all are some.
+        """Return the words of a column by code, with a missing value last; numbers if all are.
 
-        Beside numbers alone, the words of :data:`MISSING` stand for a missing one.
+        The words of :data:`MISSING` mark missing values if all other words are numbers.
         """
         words = list(self._known[name])
-        known = [word for word in words if word not in MISSING]  # beside numbers alone
+        known = [word for word in words if word not in MISSING]
         found = numbers_or_words(known) if name in self._any else np.asarray(known, object)
         if not known or found.dtype.kind not in "if":
             return np.asarray([*words, None], object)
@@ -208,7 +208,7 @@ class CsvTable(Table):
 
 
 def _rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Ascending rows of a mapped array; a slice of it where they are neighbours."""
+    """Read ascending rows of a mapped array; consecutive rows are a slice."""
     if not values.shape[1]:
         return np.empty((len(rows), 0), values.dtype)
     return take(values, rows)
@@ -216,18 +216,18 @@ def _rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def _check_header(path: Path, names: Sequence[str], delimiter: str) -> None:
     if not any(names):
-        raise DataError(f"{path}: empty; a header line and rows of numbers are needed")
+        raise DataError(f"{path} is empty; a header line and rows are needed")
     if len(names) == 1:
         other = next((d for d in (";", "\t", "|", ",") if d in names[0]), None)
         if other is not None:
             raise DataError(
-                f"{path}: {delimiter!r} leaves one column, {short(names[0])!r}; "
+                f"{path}: the delimiter {delimiter!r} finds one column, {short(names[0])!r}; "
                 f"give --delimiter {other!r}"
             )
     if all(_is_number(name) for name in names):
         raise DataError(
-            f"{path}: its first line holds numbers ({listed(names)}); a line with the names of "
-            "the columns is needed"
+            f"{path}: the first line has numbers ({listed(names)}), but must have the names of "
+            "the columns"
         )
 
 
@@ -242,19 +242,19 @@ def _is_number(cell: str) -> bool:
 def table(
     path: Annotated[str | Path, Asked("File to read.", "file", kind=Path)],
     targets: Annotated[
-        Sequence[str], Asked("Column of y, or NAME=COLUMN,COLUMN of several.", "--target")
+        Sequence[str], Asked("Column of y; for several targets NAME=COLUMN,COLUMN.", "--target")
     ] = (),
     *,
     features: Annotated[
-        Sequence[str], Asked("Column of x; by default all that are no target.", "--feature")
+        Sequence[str], Asked("Column of x; by default all that are not targets.", "--feature")
     ] = (),
-    delimiter: Annotated[str, Asked("Between cells: ',', ';', '\\t' ...")] = ",",
+    delimiter: Annotated[str, Asked("Delimiter of cells: ',', ';', '\\t' ...")] = ",",
     notation: Notation | None = None,
     date_format: Annotated[
-        str | None, Asked("How times are written, e.g. '%d.%m.%Y %H:%M'; by default ISO 8601.")
+        str | None, Asked("Format of times, e.g. '%d.%m.%Y %H:%M'; by default ISO 8601.")
     ] = None,
     preparation: Preparation | None = None,
-    task: Annotated[Task, Asked("What y is.")] = "regression",
+    task: Annotated[Task, Asked("Task of the targets y.")] = "regression",
     fractions: Mapping[str, Part] = DEFAULT_FRACTIONS,
     valid_file: Annotated[Path | None, Asked("File of the split valid.")] = None,
     test_file: Annotated[Path | None, Asked("File of the split test.")] = None,
@@ -262,43 +262,43 @@ def table(
     rule: Rule | None = None,
     normalize_y: NormalizeY = False,
 ) -> TableSource:
-    """A CSV file with a header line.
+    """Read a csv file with a header line.
 
     Parameters
     ----------
     path
         The file.
     targets
-        Column or columns of ``y``; one gives ``y`` of shape ``()``. For classification they may
-        hold words.
-    features
-        Columns of ``x``, all others if empty.
-    delimiter
-        Between cells: one sign, or one of the words :data:`DELIMITERS`.
-    notation
-        How numbers are written.
-    date_format
-        How times are written, as in ``strptime``.
-    preparation
-        What becomes of columns of dates and categories, and of missing values.
+        Column or columns of ``y``; with one column ``y`` has shape ``()``. For classification a
+        column may have words.
+        features
+            Columns of ``x``; by default all others.
+        delimiter
+            Delimiter of cells: one character, or one of the names in :data:`DELIMITERS`.
+        notation
+            How numbers are written.
+        date_format
+            Format of times, as in ``strptime``.
+        preparation
+            How columns of dates and categories are encoded, and how missing values are treated.
     task, fractions, seed, normalize_y
         As in :func:`~hpcsamp.ingest.npz.npz`.
     valid_file, test_file
-        Files of these splits; ``path`` is dealt to the others.
-    rule
-        How rows are dealt to splits, where not at random.
+        Files of these splits; ``path`` is divided among the others.
+        rule
+            How rows are split, if not at random.
 
     Raises
     ------
     UsageError
-        If a column is not there, or is named twice, or it is not told what becomes of it.
-    DataError
-        Naming line and column of a cell that is no number.
+        If a column does not exist, is named twice, or needs an option that says how to encode it.
+        DataError
+            If a cell is not a number; the message has its line and column.
     """
     sign = DELIMITERS.get(delimiter, delimiter)
     if len(sign) != 1 or sign in '\r\n"' or sign.isalnum():
         raise UsageError(
-            f"--delimiter {delimiter!r}: one sign is needed, such as ',' or ';' or '\\t'"
+            f"--delimiter {delimiter!r} must be one character, such as ',' or ';' or '\\t'"
         )
     gaps = preparation is not None and preparation.missing != "refuse"
     files = {"train": path, "valid": valid_file, "test": test_file}

@@ -1,4 +1,4 @@
-"""Archives of images as webdataset writes them: NAME.jpg beside NAME.cls or NAME.json."""
+"""Ingest tar archives of images in webdataset format: NAME.jpg with NAME.cls or NAME.json."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Member:
     archive
         The archive.
     name
-        In it.
-    offset, size
-        Its bytes.
+        Name in the archive.
+        offset, size
+            Position and number of its bytes.
     """
 
     archive: Path
@@ -47,37 +47,37 @@ class Member:
 
     @property
     def where(self) -> str:
-        """What messages call it."""
+        """Name of the file in messages."""
         return f"{self.archive}: {self.name}"
 
     def bytes(self) -> bytes:
-        """Its content.
+        """Read the content of the file.
 
         Raises
         ------
         DataError
-            If the archive ends before.
+            If the archive is truncated.
         """
         with self.archive.open("rb") as f:
             f.seek(self.offset)
             found = f.read(self.size)
         if len(found) < self.size:
-            raise DataError(f"{self.where}: the archive ends inside it")
+            raise DataError(f"{self.where}: the archive ends inside this file")
         return found
 
 
 @dataclass
 class Archives(Source):
-    """Images in archives, decoded when they are read.
+    """Images in archives, which are decoded when they are read.
 
     Attributes
     ----------
     pictures
         How images are read.
     members
-        By split: the images in order.
-    values
-        By split: their targets.
+        Images of each split, in order.
+        values
+            Targets of each split.
     """
 
     pictures: Pictures = field(default_factory=Pictures)
@@ -92,7 +92,7 @@ class Archives(Source):
             image = _image(self.pictures, member)
             if image.shape != x[i].shape or image.dtype != x.dtype:
                 raise DataError(
-                    f"{member.where}: its image is {image.shape} {image.dtype}, the first is "
+                    f"{member.where}: the image is {image.shape} {image.dtype}, but the first is "
                     f"{x[i].shape} {x.dtype}; give --size and --colour"
                 )
             x[i] = image
@@ -100,44 +100,44 @@ class Archives(Source):
 
 
 def tar(
-    files: Annotated[Sequence[str | Path], Asked("Archives, in order.", "files", kind=list[Path])],
+    files: Annotated[Sequence[str | Path], Asked("Archives in order.", "files", kind=list[Path])],
     *,
     pictures: Pictures | None = None,
     label: Annotated[
-        Sequence[str], Asked("Key of NAME.json that is a target; NAME.cls needs none.", "--label")
+        Sequence[str], Asked("Target key of NAME.json; NAME.cls needs none.", "--label")
     ] = (),
-    task: Annotated[Task | None, Asked("What labels are; by default their type decides.")] = None,
+    task: Annotated[Task | None, Asked("Task; by default it follows from the type of y.")] = None,
     fractions: Mapping[str, Part] = DEFAULT_FRACTIONS,
     seed: SplitSeed = 0,
     rule: Rule | None = None,
     normalize_y: NormalizeY = False,
 ) -> Archives:
-    """Tar archives of images as webdataset writes them: NAME.jpg beside NAME.cls or NAME.json.
+    """Read tar archives of images in webdataset format: NAME.jpg with NAME.cls or NAME.json.
 
-    Archives are not unpacked. If the names of all begin with a split (``train-000.tar``), these are
-    the splits.
+    Archives are not unpacked. If all names of archives begin with a split (``train-000.tar``), they
+    define the splits.
 
     Parameters
     ----------
     files
-        Archives without compression.
+        Uncompressed archives.
     pictures
         How images are read.
     label
         Keys of ``NAME.json`` that are targets.
     task
-        What targets are. By default words and whole numbers of few values are classes.
-    fractions, seed, rule
-        How items are dealt to splits.
+        Task. By default words and whole numbers with few different values are classes.
+        fractions, seed, rule
+            How items are split.
     normalize_y
         Standardise targets in training.
 
     Raises
     ------
     UsageError
-        If it is not told which key of a json file is the target.
-    DataError
-        Naming archive and member of what cannot be used.
+        If the target key of json files is ambiguous.
+        DataError
+            If a file cannot be used; the message has the archive and the file.
     """
     pictures = pictures or Pictures()
     paths = [Path(f) for f in files]
@@ -147,7 +147,7 @@ def tar(
     for path in paths:
         items += [(splits[path], image, beside) for image, beside in _items(path)]
     if not items:
-        raise DataError(f"{paths[0]}: holds no images ({', '.join(ENDINGS)})")
+        raise DataError(f"{paths[0]} has no images ({', '.join(ENDINGS)})")
     columns: dict[str, list[Any]] = {}
     for _, image, beside in items:
         for name, value in _labels(image, beside, label).items():
@@ -157,7 +157,10 @@ def tar(
     of_split = np.asarray([split for split, _, _ in items])
     if len(set(splits.values())) > 1:
         if rule is not None and (rule.columns or rule.chronological):
-            raise UsageError(f"{paths[0]}: names of archives name the splits; no other rule can")
+            raise UsageError(
+                f"{paths[0]}: names of archives define the splits, so leave out --split-column, "
+                f"--chronological and --group"
+            )
         parts = {s: np.flatnonzero(of_split == s) for s in ("train", "valid", "test")}
         parts = {s: rows for s, rows in parts.items() if len(rows)}
         notes = ["splits as the archives are named"]
@@ -203,7 +206,7 @@ def tar(
 
 
 def _items(path: Path) -> list[tuple[Member, dict[str, Member]]]:
-    """Images of an archive, each with the files of the same name."""
+    """Return the images of an archive, each with the other files of the same name."""
     groups: dict[str, dict[str, Member]] = {}
     try:
         with tarfile.open(path, "r:") as archive:
@@ -211,21 +214,21 @@ def _items(path: Path) -> list[tuple[Member, dict[str, Member]]]:
                 if info.isdir():
                     continue
                 if not info.isreg() or info.issparse():
-                    raise DataError(f"{path}: {info.name} is no plain file")
+                    raise DataError(f"{path}: {info.name} is not a plain file")
                 folder, _, name = info.name.rpartition("/")
                 key, dot, ending = name.partition(".")
                 if not key or not dot:
                     continue
                 group = groups.setdefault(f"{folder}/{key}", {})
                 if ending.lower() in group:
-                    raise DataError(f"{path}: {info.name} comes twice")
+                    raise DataError(f"{path}: {info.name} occurs twice")
                 group[ending.lower()] = Member(path, info.name, info.offset_data, info.size)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (tarfile.TarError, OSError, EOFError) as e:
-        told = "; unpack compressed archives first" if path.suffix in (".gz", ".xz", ".bz2", ".tgz",
+        hint = "; unpack compressed archives first" if path.suffix in (".gz", ".xz", ".bz2", ".tgz",
                                                                        ".zst") else ""  # fmt: skip
-        raise DataError(f"{path}: not a whole tar archive: {e}{told}") from None
+        raise DataError(f"{path}: not a complete tar archive: {e}{hint}") from None
     found = []
     for key, group in groups.items():
         images = [ending for ending in group if f".{ending}" in ENDINGS]
@@ -241,49 +244,51 @@ def _items(path: Path) -> list[tuple[Member, dict[str, Member]]]:
 
 
 def _labels(image: Member, beside: Mapping[str, Member], keys: Sequence[str]) -> dict[str, Any]:
-    """The targets of an item by name."""
+    """Return the targets of an item by name."""
     if not keys:
         if "cls" in beside:
             text = beside["cls"].bytes().decode("utf-8", "replace").strip()
             return {"cls": text}
-        told = _json(beside, image)
-        usual = [k for k in ("label", "cls", "class", "target") if k in told]
+        values = _json(beside, image)
+        usual = [k for k in ("label", "cls", "class", "target") if k in values]
         if len(usual) != 1:
             raise UsageError(
-                f"{beside['json'].where}: which key is the target? Give --label, one of "
-                f"{', '.join(list(told)[:20])}"
+                f"{beside['json'].where}: the target is ambiguous; give its key as --label, one of "
+                f"{', '.join(list(values)[:20])}"
             )
-        return {usual[0]: told[usual[0]]}
-    told = _json(beside, image)
+        return {usual[0]: values[usual[0]]}
+    values = _json(beside, image)
     for key in keys:
-        if key not in told:
+        if key not in values:
             raise DataError(
-                f"{beside['json'].where}: has no {key!r}, only {', '.join(list(told)[:20])}"
+                f"{beside['json'].where} has no key {key!r}, only {', '.join(list(values)[:20])}"
             )
-    return {key: told[key] for key in keys}
+    return {key: values[key] for key in keys}
 
 
 def _json(beside: Mapping[str, Member], image: Member) -> dict[str, Any]:
     if "json" not in beside:
-        raise DataError(f"{image.where}: has no label, neither .cls nor .json")
+        raise DataError(f"{image.where} has no label, neither .cls nor .json")
     try:
         found = json.loads(beside["json"].bytes())
     except ValueError as e:
-        raise DataError(f"{beside['json'].where}: is no JSON: {e}") from None
+        raise DataError(f"{beside['json'].where} is not valid JSON: {e}") from None
     if not isinstance(found, dict):
-        raise DataError(f"{beside['json'].where}: is no table of keys and values")
+        raise DataError(f"{beside['json'].where} is not a JSON object of keys and values")
     return found
 
 
 def _column(
     name: str, values: list[Any], items: Sequence[tuple[str, Member, dict[str, Member]]]
 ) -> np.ndarray:
-    """Targets of all items as numbers, or words."""
+    """Convert the targets of all items to numbers or words."""
     for value, (_, image, _) in zip(values, items, strict=False):
         if not isinstance(value, str | int | float) or value == "":
-            raise DataError(f"{image.where}: its {name} is {str(value)[:40]!r}, no number or word")
+            raise DataError(f"{image.where}: {name} is {str(value)[:40]!r}, not a number or word")
     if len(values) < len(items):
-        raise DataError(f"{items[0][1].archive}: {len(values)} of {len(items)} items have {name}")
+        raise DataError(
+            f"{items[0][1].archive}: only {len(values)} of {len(items)} items have {name}"
+        )
     if all(isinstance(value, str) for value in values):
         return numbers_or_words(values)
     if any(isinstance(value, str) for value in values):

@@ -1,4 +1,4 @@
-"""A column of texts as token ids and a mask, by a tokenizer of HuggingFace on disk."""
+"""Encode a column of texts as token ids and a mask with a HuggingFace tokenizer on disk."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from hpcsamp.ingest.encoding import Encoded
 from hpcsamp.ingest.table import Role
 
 IDS, MASK = "input_ids", "attention_mask"
-"""Names of the inputs, those that networks of transformers take."""
+"""Names of the inputs, as networks of the transformers library expect them."""
 
 
 @dataclass
 class Text(Encoded):
-    """Texts as ids, padded behind to one length.
+    """A column of texts as token ids, padded at the end to one length.
 
     Attributes
     ----------
     tokenizer
-        Of transformers.
-    digest
-        Of its files.
-    length
-        Tokens of every item: as asked, or those of the longest text.
-    asked
-        Whether the length was asked for, so that longer texts are cut.
-    cut
-        Texts that were cut.
+        Tokenizer of the transformers library.
+        digest
+            Digest of its files.
+        length
+            Tokens of every item: the requested number, or that of the longest text.
+        asked
+            Whether the length was requested, so that longer texts are truncated.
+        cut
+            Number of truncated texts.
     """
 
     tokenizer: Any = None
@@ -53,7 +53,7 @@ class Text(Encoded):
         return np.dtype("i8")
 
     def look(self, values: np.ndarray) -> None:
-        """Find the longest text, unless a length was asked for; count those that are cut."""
+        """Find the longest text or, if a length was requested, count the truncated texts."""
         lengths = [len(ids) for ids in self._ids(values)]
         if self.asked:
             self.cut += sum(n > self.length for n in lengths)
@@ -66,7 +66,7 @@ class Text(Encoded):
         return list(self.tokenizer([str(v) for v in values.tolist()])["input_ids"])
 
     def both(self, values: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:
-        """Ids and mask, int64 of shape ``(n, length)``; the mask is 1 where there is a token.
+        """Encode texts as ids and mask, int64 of shape ``(n, length)``; the mask is 1 for tokens.
 
         Raises
         ------
@@ -79,10 +79,10 @@ class Text(Encoded):
             pad = self.tokenizer.pad_token_id
             ids = np.full((len(values), self.length), 0 if pad is None else pad, np.int64)
             mask = np.zeros((len(values), self.length), np.int64)
-            told = self.tokenizer(
+            encoded = self.tokenizer(
                 [str(v) for v in values.tolist()], truncation=True, max_length=self.length
             )
-            for row, tokens in enumerate(told["input_ids"]):
+            for row, tokens in enumerate(encoded["input_ids"]):
                 ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
             self._last = (values, (ids, mask))
         found: tuple[np.ndarray, np.ndarray] = self._last[1]
@@ -99,7 +99,7 @@ class Text(Encoded):
 
 @dataclass
 class TextMask(Encoded):
-    """Where the ids of a text are tokens and not padding.
+    """Mask of a text: 1 where its ids are tokens, 0 where they are padding.
 
     Attributes
     ----------
@@ -128,24 +128,24 @@ class TextMask(Encoded):
 
 
 def read_tokenizer(column: str, folder: Path, tokens: int | None) -> Text:
-    """A column of texts and the tokenizer in a folder.
+    """Load the tokenizer of a column of texts from a folder.
 
     Raises
     ------
     UsageError
-        If there is none, or transformers is not installed.
+        If there is no tokenizer, or transformers is not installed.
     """
     try:
         from transformers import AutoTokenizer
     except ImportError:
         raise UsageError("--tokenizer needs transformers: pip install hpcsamp[networks]") from None
     if not folder.is_dir():
-        raise UsageError(f"--tokenizer {folder}: no such folder; it holds tokenizer.json")
+        raise UsageError(f"--tokenizer {folder}: no such folder; give one with tokenizer.json")
     try:
         found = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except Exception as e:  # whatever damaged files make it raise
-        told = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise UsageError(f"--tokenizer {folder}: cannot be read: {told}") from None
+    except Exception as e:  # it raises many kinds of errors for damaged files
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise UsageError(f"--tokenizer {folder}: cannot be read: {reason}") from None
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         if file.is_file() and file.name.startswith(("tokenizer", "vocab", "merges", "special",

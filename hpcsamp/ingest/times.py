@@ -1,4 +1,4 @@
-"""Times written as text."""
+"""Parse times written as text."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from hpcsamp.errors import DataError
 
 EPOCH = dt.datetime(1970, 1, 1)
 FIRST, LAST = dt.datetime(1678, 1, 1), dt.datetime(2262, 1, 1)
-"""Times that nanoseconds since 1970 in 64 bits can hold."""
+"""Range of times that 64-bit nanoseconds since 1970 can represent."""
 
 MISSING_TIME = int(np.datetime64("NaT", "ns").astype(np.int64))
 
 
 class Times:
-    """Cells as nanoseconds since 1970-01-01; those with an offset or zone in UTC.
+    """Parser of text cells to nanoseconds since 1970-01-01; times with a zone are converted to UTC.
 
     Parameters
     ----------
     path
         The file, for messages.
     form
-        As in ``strptime``; ``None`` for ISO 8601.
+        Format of the times as in ``strptime``; ``None`` for ISO 8601.
     """
 
     def __init__(self, path: object, form: str | None = None):
@@ -31,12 +31,13 @@ class Times:
         self._aware: dict[str, bool] = {}
 
     def read(self, cell: str, line: int, column: str) -> int:
-        """One cell; NaT for an empty one.
+        """Parse one cell; an empty cell is NaT.
 
         Raises
         ------
         DataError
-            Naming line and column of a cell that is no time, or has a zone where others have none.
+            If a cell is not a time, or some cells of a column have a time zone and others do not;
+            the message has line and column.
         """
         text = cell.strip()
         if not text:
@@ -48,13 +49,13 @@ class Times:
             else:
                 time = dt.datetime.fromisoformat(text)
         except ValueError:
-            told = f"is not written as {self.form!r}" if self.form else "is no time of ISO 8601"
-            hint = "" if self.form else "; --date-format tells how times are written"
-            raise DataError(f"{where}: {text[:40]!r} {told}{hint}") from None
+            fault = f"does not match {self.form!r}" if self.form else "is not an ISO 8601 time"
+            hint = "" if self.form else "; give the format of the times as --date-format"
+            raise DataError(f"{where}: {text[:40]!r} {fault}{hint}") from None
         aware = time.tzinfo is not None
         if self._aware.setdefault(column, aware) != aware:
             raise DataError(f"{where}: {text!r} has {'a' if aware else 'no'} time zone, unlike "
-                            "those before")  # fmt: skip
+                            "earlier times of the column")  # fmt: skip
         if aware:
             time = time.astimezone(dt.UTC).replace(tzinfo=None)
         if not FIRST <= time < LAST:

@@ -1,4 +1,4 @@
-"""Trees of images: folders named after splits and classes."""
+"""Find images in trees of folders that are named after splits and classes."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from hpcsamp.ingest.pictures import ENDINGS
 
 
 def split_folders(folder: Path) -> dict[str, Path]:
-    """Folders of splits; the whole folder as train if it has none.
+    """Return the folders of the splits; if there are none, the whole folder as train.
 
     Raises
     ------
     DataError
-        If it cannot be read, or two folders would be one split.
+        If the folder cannot be read, or two folders stand for the same split.
     """
     try:
         names = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
     except OSError as e:
         raise DataError(f"{folder}: cannot be read: {e.strerror}") from None
-    told = {name: WORDS[name.lower()] for name in names if name.lower() in WORDS}
-    if "train" not in told.values() or len(told) < len(names):
+    splits = {name: WORDS[name.lower()] for name in names if name.lower() in WORDS}
+    if "train" not in splits.values() or len(splits) < len(names):
         return {"train": folder}
-    for split in told.values():
-        twice = [name for name, s in told.items() if s == split]
+    for split in splits.values():
+        twice = [name for name, s in splits.items() if s == split]
         if len(twice) > 1:
             raise DataError(f"{folder}: {' and '.join(twice)} would both be the split {split}")
     order = ("train", "valid", "test")
-    return {split: folder / name for split in order for name, s in told.items() if s == split}
+    return {split: folder / name for split in order for name, s in splits.items() if s == split}
 
 
 def images_in(folder: Path) -> tuple[list[Path], list[str]]:
-    """Images below a folder, in the order of their names, and other files."""
+    """Return the images below a folder, sorted by name, and the names of other files."""
     found: list[Path] = []
     skipped: list[str] = []
     seen = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         at = Path(place).stat()
         key = (at.st_dev, at.st_ino)
-        if key in seen:  # links can make circles
+        if key in seen:  # links can be circular
             folders.clear()
             continue
         seen.add(key)
@@ -62,36 +62,36 @@ def images_in(folder: Path) -> tuple[list[Path], list[str]]:
 
 
 def class_folders(folder: Path, items: Sequence[tuple[str, Path, Any]]) -> Targets:
-    """Labels from the first folder below each tree.
+    """Return labels from the names of the first folders below each tree.
 
     Parameters
     ----------
     items
-        Split, file and tree of every image.
+        Split, file and tree of each image.
 
     Raises
     ------
     UsageError
-        If an image lies in no folder of a class.
-    DataError
-        If a folder is empty, or there is one class only.
+        If an image is not in the folder of a class.
+        DataError
+            If a folder is empty, or there is only one class.
     """
     classes = []
     for _, file, tree in items:
         parts = file.relative_to(tree).parts
         if len(parts) < 2:
             raise UsageError(
-                f"{file}: lies in no folder named after its class; give --labels FILE or --masks "
+                f"{file} is not in a folder named after its class; give --labels FILE or --masks "
                 "FOLDER for other targets"
             )
         classes.append(parts[0])
     for tree in {tree for _, _, tree in items}:
         empty = _empty(tree)
         if empty:
-            raise DataError(f"{empty}: is named like a class, but holds no images")
+            raise DataError(f"{empty} is the folder of a class, but has no images")
     names = sorted(set(classes))
     if len(names) < 2:
-        raise DataError(f"{folder}: has one class, {names[0]!r}; at least 2 folders are needed")
+        raise DataError(f"{folder} has one class, {names[0]!r}, but at least 2 are needed")
     place = {name: i for i, name in enumerate(names)}
     return Targets(
         np.asarray([place[c] for c in classes], "<i8"), "classification", len(names), names
@@ -111,5 +111,5 @@ def _names_in(folder: Path) -> Iterator[str]:
 
 
 def some(names: Sequence[str]) -> str:
-    """The first names of a list."""
+    """Join the first names of a list for a message."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

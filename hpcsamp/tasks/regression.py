@@ -156,12 +156,12 @@ class NumberTally(Tally):
             rows["units"] = units.by_row
             rows |= self.metrics.by_row()
         found = self.metrics.compute()
-        told = {k: units.overall for k in _IN_UNITS if k in found and units.overall}
+        units_by_metric = {k: units.overall for k in _IN_UNITS if k in found and units.overall}
         return Found(
             {k: v for k, v in found.items() if full or k not in _ONLY_FULL},
             self.metrics.reliability(),
             rows,
-            told,
+            units_by_metric,
             unattained=self.metrics.unattained(),
             doubt=doubt(found, self.constant.nll()),
         )
