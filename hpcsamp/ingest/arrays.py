@@ -46,16 +46,16 @@ def from_arrays(
     pairs
         ``x`` of shape ``(n, ...)`` and ``y`` of shape ``(n,)`` or ``(n, ...)``. Each is stored in
         the smallest type that represents the values of all splits exactly.
-        task
-            ``None``: classification if ``y`` is one-dimensional and has an integer type.
-        inputs
-            Kind of ``x``.
-        names
-            Names of the rows of an item of ``x`` and of ``y``, such as the columns of a table.
-        missing
-            Marker of missing values in ``y``: ``"nan"``, or an integer for labels.
-        rule, columns
-            How items are split, if not at random, and the columns that the rule names.
+    task
+        ``None``: classification if ``y`` is one-dimensional and has an integer type.
+    inputs
+        Kind of ``x``.
+    names
+        Names of the rows of an item of ``x`` and of ``y``, such as the columns of a table.
+    missing
+        Marker of missing values in ``y``: ``"nan"``, or an integer for labels.
+    rule, columns
+        How items are split, if not at random, and the columns that the rule names.
 
     Raises
     ------

@@ -36,10 +36,10 @@ class ArrowTable(Table):
     ----------
     path
         File or folder, for messages.
-        files
-            Files in order; all have the same columns.
-        open_file
-            Function that returns the schema and the pieces of a file.
+    files
+        Files in order; all have the same columns.
+    open_file
+        Function that returns the schema and the pieces of a file.
     """
 
     def __init__(
@@ -168,16 +168,16 @@ def parquet(
     ----------
     paths
         Files, or folders of ``*.parquet`` files, whose names may begin with their split.
-        targets, features
-            Columns of ``y`` and ``x``: numbers, lists of numbers, words, times or encoded images.
-        preparation
-            How columns of times and categories are encoded, and how missing values are treated.
-        pictures
-            How images in a column are read.
-        task
-            Task of ``y``. By default words and whole numbers with few different values are classes.
-        fractions, seed, rule
-            How rows are divided among splits without files.
+    targets, features
+        Columns of ``y`` and ``x``: numbers, lists of numbers, words, times or encoded images.
+    preparation
+        How columns of times and categories are encoded, and how missing values are treated.
+    pictures
+        How images in a column are read.
+    task
+        Task of ``y``. By default words and whole numbers with few different values are classes.
+    fractions, seed, rule
+        How rows are divided among splits without files.
     valid_file, test_file
         Files of these splits.
     normalize_y

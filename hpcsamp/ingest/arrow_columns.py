@@ -28,8 +28,8 @@ def column_of(values: Any, role: Role, where: str) -> np.ndarray:
         ``pyarrow.ChunkedArray`` or ``pyarrow.Array``.
     role
         Role of the column.
-        where
-            Beginning of messages: file and column.
+    where
+        Beginning of messages: file and column.
 
     Raises
     ------

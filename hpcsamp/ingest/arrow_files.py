@@ -24,10 +24,10 @@ class Piece:
     ----------
     file
         File of the rows.
-        count
-            Number of rows.
-        load
-            Function that reads columns by name.
+    count
+        Number of rows.
+    load
+        Function that reads columns by name.
     """
 
     file: Path
@@ -102,8 +102,8 @@ def find(paths: Sequence[Path], ending: str) -> dict[str, list[Path]]:
     paths
         Files, or folders. Files of a folder may have names that begin with a split
         (``train-00000.parquet``); folders saved by ``datasets`` are recognised.
-        ending
-            Ending of the files of a folder.
+    ending
+        Ending of the files of a folder.
 
     Raises
     ------

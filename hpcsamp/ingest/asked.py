@@ -16,12 +16,12 @@ class Asked:
     ----------
     help
         Line of ``--help``.
-        option
-            Name of the option, if it differs from that of the argument.
-        least, most
-            Bounds of a number.
-        kind
-            Type of the value on the command line, if it differs from that of the argument.
+    option
+        Name of the option, if it differs from that of the argument.
+    least, most
+        Bounds of a number.
+    kind
+        Type of the value on the command line, if it differs from that of the argument.
     """
 
     help: str

@@ -62,21 +62,21 @@ def build(
     ----------
     source
         The source; the same on every rank.
-        out
-            The folder to write.
-        comm
-            Ranks that share the work (default: only this one).
-        shard_bytes
-            Target size of a shard in bytes.
-        overwrite
-            Replace an existing dataset.
+    out
+        The folder to write.
+    comm
+        Ranks that share the work (default: only this one).
+    shard_bytes
+        Target size of a shard in bytes.
+    overwrite
+        Replace an existing dataset.
     slabs
         Which arrays are stored in slabs of their items, see :func:`~hpcsamp.ingest.slabs.in_slabs`.
     progress
         Called on rank 0 with the number of finished shards and of all shards.
-        waiting
-            Called on rank 0 if another job is writing the folder. The function then waits for that
-            job and, if it wrote the same dataset, returns its manifest.
+    waiting
+        Called on rank 0 if another job is writing the folder. The function then waits for that job
+        and, if it wrote the same dataset, returns its manifest.
 
     Returns
     -------
@@ -88,9 +88,9 @@ def build(
     UsageError
         If the folder exists already, another job is writing it and ``waiting`` is None, or slabs
         do not fit the items.
-        DataError
-            If an item cannot be used (NaN, label out of range), read or written. Nothing is left
-            behind.
+    DataError
+        If an item cannot be used (NaN, label out of range), read or written. Nothing is left
+        behind.
     """
     comm = comm or serial.COMM_SELF
     target = Path(out)

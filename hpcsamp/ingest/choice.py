@@ -25,19 +25,19 @@ def choose(
     ----------
     path
         File of the table, for messages.
-        names
-            Columns of the table.
-        targets, features
-            Columns that the user named.
-        without
-            Columns that are features only if they are named.
+    names
+        Columns of the table.
+    targets, features
+        Columns that the user named.
+    without
+        Columns that are features only if they are named.
 
     Raises
     ------
     UsageError
         If a column does not exist or is named twice, or no target or feature is left.
-        DataError
-            If a chosen column has no name, or two have the same name.
+    DataError
+        If a chosen column has no name, or two have the same name.
     """
     check_named(path, names, [*targets, *features, *without])
     count = Counter(names)

@@ -45,8 +45,8 @@ class Rule:
         and test. Items of the same time are never in different splits.
     gap
         Number of items left out before valid and before test, with ``chronological``.
-        group
-            A column; all items with the same value are in the same split.
+    group
+        A column; all items with the same value are in the same split.
 
     Raises
     ------
@@ -101,18 +101,18 @@ def divide(
     ----------
     count
         Number of items.
-        fractions
-            Fraction of each split except ``train``, which gets the rest.
-        seed
-            Seed of random splits.
-        rule
-            How to split; at random if ``None``.
-        values
-            Function that returns a column named by the rule.
-        labels
-            Classes, shape ``(count,)``, to stratify random splits.
-        where
-            Beginning of messages.
+    fractions
+        Fraction of each split except ``train``, which gets the rest.
+    seed
+        Seed of random splits.
+    rule
+        How to split; at random if ``None``.
+    values
+        Function that returns a column named by the rule.
+    labels
+        Classes, shape ``(count,)``, to stratify random splits.
+    where
+        Beginning of messages.
 
     Returns
     -------
@@ -125,8 +125,8 @@ def divide(
     ------
     UsageError
         If the fractions leave nothing for ``train``, or a column does not exist.
-        DataError
-            If a value of the column is missing or does not name a split, or a split is empty.
+    DataError
+        If a value of the column is missing or does not name a split, or a split is empty.
     """
     check_fractions(fractions)
     shares = ", ".join(f"{name} {part:g}" for name, part in fractions.items())

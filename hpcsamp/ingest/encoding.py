@@ -197,8 +197,8 @@ class Category(Encoded):
     words
         All words that occur, sorted; whole numbers as text. ``None`` for ids that are already whole
         numbers.
-        ids
-            Whether words are numbered.
+    ids
+        Whether words are numbered.
     """
 
     words: list[str] | None = None

@@ -38,10 +38,10 @@ class Series:
         First time, minutes since 1970-01-01 UTC.
     load
         MW, one value per quarter of an hour; NaN in gaps longer than :data:`FILL`.
-        filled
-            Number of interpolated values.
-        report
-            Lines on the gaps and how they were treated.
+    filled
+        Number of interpolated values.
+    report
+        Lines on the gaps and how they were treated.
     """
 
     start: int
@@ -92,8 +92,8 @@ def entsoe(
         Csv files, in any order.
     valid, test
         Fractions of the time axis at its end; no window crosses from one split to the next.
-        fill
-            Largest fraction of the values that may be interpolated.
+    fill
+        Largest fraction of the values that may be interpolated.
     notation
         How numbers are written.
 

@@ -142,8 +142,8 @@ def era5(
     ------
     DataError
         If the store cannot be opened, lacks a variable or a level, or its times are not regular.
-        UsageError
-            If ``every`` or ``lead`` does not fit the time axis.
+    UsageError
+        If ``every`` or ``lead`` does not fit the time axis.
     """
     import xarray
 

@@ -24,15 +24,15 @@ class Stack:
     ----------
     variables
         Names of the variables.
-        sample
-            Dimension along which items lie.
-        grid
-            Dimensions that all variables share, in the order of the first variable.
-        names
-            Names of the channels: a variable, or ``variable@level`` for each entry of its other
-            dimensions.
-        shape
-            Shape of an item.
+    sample
+        Dimension along which items lie.
+    grid
+        Dimensions that all variables share, in the order of the first variable.
+    names
+        Names of the channels: a variable, or ``variable@level`` for each entry of its other
+        dimensions.
+    shape
+        Shape of an item.
     """
 
     variables: list[str]
@@ -73,8 +73,8 @@ def stack(
     ------
     UsageError
         If a variable or the dimension of the items does not exist.
-        DataError
-            If a variable is not numeric.
+    DataError
+        If a variable is not numeric.
     """
     if sample not in opened.dims:
         raise UsageError(

@@ -28,12 +28,12 @@ class Group:
     ----------
     name
         Name of the array.
-        kind
-            Kind of the input.
-        spec
-            Shape and type of the array.
-        features
-            Encoded columns that it consists of.
+    kind
+        Kind of the input.
+    spec
+        Shape and type of the array.
+    features
+        Encoded columns that it consists of.
     """
 
     name: str
@@ -101,14 +101,14 @@ def groups_of(
     ----------
     table
         Table of train.
-        encoded
-            Encoded columns.
-        survey
-            Types and shapes found in the columns.
-        units
-            Units by column.
-        rows
-            Rows of train; the first one determines the size of images.
+    encoded
+        Encoded columns.
+    survey
+        Types and shapes found in the columns.
+    units
+        Units by column.
+    rows
+        Rows of train; the first one determines the size of images.
     """
     found: list[Group] = []
     numbers, ids = [], []

@@ -28,10 +28,10 @@ class Labels:
     ----------
     files
         Files of the images.
-        targets
-            Their labels or numbers.
-        columns
-            Function that returns other columns by name, for rules that split the items.
+    targets
+        Their labels or numbers.
+    columns
+        Function that returns other columns by name, for rules that split the items.
     """
 
     files: list[Path]
@@ -55,8 +55,8 @@ def read_labels(
         The csv file.
     folder
         Folder that file names are relative to.
-        target
-            Columns of labels. By default all columns except the file names and those of the rule.
+    target
+        Columns of labels. By default all columns except the file names and those of the rule.
     rule, task, class_names
         As in :func:`~hpcsamp.ingest.images.images`.
 
@@ -64,9 +64,9 @@ def read_labels(
     ------
     UsageError
         If a column does not exist.
-        DataError
-            If an image does not exist or is listed twice, or a row is damaged; the message has the
-            line.
+    DataError
+        If an image does not exist or is listed twice, or a row is damaged; the message has the
+        line.
     """
     with text_of(path) as lines:
         header = [cell.strip() for cell in next(lines, [])]

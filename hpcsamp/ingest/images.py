@@ -35,12 +35,12 @@ class Images(Source):
     ----------
     folder
         Folder that file names are relative to in the digest of the contents.
-        pictures
-            How images are read.
-        files
-            Files of the images of each split, in order.
-        held_targets
-            Labels or numbers of the images of each split, or files of their masks.
+    pictures
+        How images are read.
+    files
+        Files of the images of each split, in order.
+    held_targets
+        Labels or numbers of the images of each split, or files of their masks.
     """
 
     folder: Path = Path()
@@ -136,24 +136,24 @@ def images(
     masks
         A folder with a mask for every image, under the same relative name (any ending). Each pixel
         of a mask is the number of a class.
-        labels
-            A csv file. Its column ``file`` (or ``filename``, ``image``, ``path``, else the first
-            one) has file names of images relative to ``folder``.
+    labels
+        A csv file. Its column ``file`` (or ``filename``, ``image``, ``path``, else the first one)
+        has file names of images relative to ``folder``.
     target
         Columns of ``labels`` that are targets.
-        task
-            Task of the labels. By default a column of words or of few different whole numbers is
-            classification.
-        classes
-            Number of classes of masks; by default the largest pixel value of all masks plus 1.
-        class_name
-            Names of the classes of masks or labels, in order.
-        ignore
-            Value of mask pixels without a class, which count as missing.
-        fractions, seed
-            Fractions and seed of the random split, unless folders are named after splits.
-        rule
-            Another way to split items; its columns are those of ``labels``.
+    task
+        Task of the labels. By default a column of words or of few different whole numbers is
+        classification.
+    classes
+        Number of classes of masks; by default the largest pixel value of all masks plus 1.
+    class_name
+        Names of the classes of masks or labels, in order.
+    ignore
+        Value of mask pixels without a class, which count as missing.
+    fractions, seed
+        Fractions and seed of the random split, unless folders are named after splits.
+    rule
+        Another way to split items; its columns are those of ``labels``.
     normalize_y
         Standardise targets in training.
 
@@ -161,8 +161,8 @@ def images(
     ------
     UsageError
         If options exclude each other or do not fit the folder.
-        DataError
-            If a folder has no images, or an image has no label or mask or cannot be read.
+    DataError
+        If a folder has no images, or an image has no label or mask or cannot be read.
     """
     folder = Path(folder)
     pictures = pictures or Pictures()

@@ -56,25 +56,24 @@ def source_of(
         ``(n, ...)``; both may be anything that NumPy converts to an array, such as a tensor or a
         table of numbers. Several inputs or targets are dictionaries of arrays by name. An
         :class:`ArraySource` is returned unchanged.
-        valid
-            ``(x, y)`` of the validation items, or the fraction of the training items to hold out if
-            ``data`` has no validation items.
-        task
-            ``None``: classification if ``y`` is one-dimensional and has whole numbers of an integer
-            type or words, multilabel if it has several columns of zeros and ones, else regression.
-            For several targets, a dictionary by name, which may leave out targets.
-        inputs
-            Meaning of whole numbers in ``x``: ``"ids"``, which are not standardised, or
-            ``"numbers"``, which are. ``None``: numbers, unless the type leaves it open. For several
-            inputs, a dictionary by name.
-        normalize_y
-            Standardise targets in training. ``None``: standardise floating-point targets.
-        modelled
-            Names of targets for which the user chose a likelihood (``y`` for a single target). They
-            are standardised only with ``normalize_y=True``, because the likelihood may be one of
-            counts.
-        seed
-            Seed of the choice of held-out items.
+    valid
+        ``(x, y)`` of the validation items, or the fraction of the training items to hold out if
+        ``data`` has no validation items.
+    task
+        ``None``: classification if ``y`` is one-dimensional and has whole numbers of an integer
+        type or words, multilabel if it has several columns of zeros and ones, else regression. For
+        several targets, a dictionary by name, which may leave out targets.
+    inputs
+        Meaning of whole numbers in ``x``: ``"ids"``, which are not standardised, or ``"numbers"``,
+        which are. ``None``: numbers, unless the type leaves it open. For several inputs, a
+        dictionary by name.
+    normalize_y
+        Standardise targets in training. ``None``: standardise floating-point targets.
+    modelled
+        Names of targets for which the user chose a likelihood (``y`` for a single target). They are
+        standardised only with ``normalize_y=True``, because the likelihood may be one of counts.
+    seed
+        Seed of the choice of held-out items.
 
     Raises
     ------

@@ -162,10 +162,10 @@ def targets_of(
     task
         Task; by default it follows from the types: words and whole numbers with few different
         values are classes, several columns of 0 and 1 are multilabel.
-        where
-            Beginning of messages.
-        class_names
-            Names of the classes in order, if known; words are numbered in this order.
+    where
+        Beginning of messages.
+    class_names
+        Names of the classes in order, if known; words are numbered in this order.
 
     Raises
     ------

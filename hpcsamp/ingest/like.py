@@ -20,10 +20,10 @@ class Like:
     ----------
     features
         Encoded columns, with the categories and means of the earlier dataset.
-        targets
-            Columns and tasks of the targets.
-        units
-            Units by column.
+    targets
+        Columns and tasks of the targets.
+    units
+        Units by column.
     """
 
     features: list[Encoded]
@@ -38,8 +38,8 @@ def read_like(folder: Path, targets: Sequence[str], features: Sequence[str]) -> 
     ----------
     folder
         Folder of the dataset.
-        targets, features
-            Columns that the user named in addition.
+    targets, features
+        Columns that the user named in addition.
 
     Raises
     ------

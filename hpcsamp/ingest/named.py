@@ -53,27 +53,26 @@ def from_named(
     pairs
         Inputs and targets of each split. Several are a dictionary, in the order in which the
         network takes them; a single one is an array, and is called ``x`` or ``y``.
-        kinds
-            Kind of each input: ``"numbers"`` (standardised), ``"values"`` (numbers that are not
-            standardised), ``"ids"`` or ``"flags"``. By default floats and bytes are numbers, bools
-            are flags, and float sequences of unequal length are values. Other integer inputs need a
-            kind.
-        tasks
-            Task of each target; by default it follows from its type.
-        missing
-            Marker of missing values of a target: ``"nan"``, or an integer for labels.
-        masks
-            For each input with items of unequal length: the input that marks where they end, by its
-            name or as a :class:`~hpcsamp.ingest.padding.Mask`. Targets of unequal length need no
-            mask: values beyond their end are missing.
-        weights
-            Non-negative weights of the items, ``(n,)``, by split.
-        normalize
-            Targets that are standardised in training.
-        class_names
-            Names of the classes of each target.
-        names, units
-            Names and units of the rows of each array, such as the columns of a table.
+    kinds
+        Kind of each input: ``"numbers"`` (standardised), ``"values"`` (numbers that are not
+        standardised), ``"ids"`` or ``"flags"``. By default floats and bytes are numbers, bools are
+        flags, and float sequences of unequal length are values. Other integer inputs need a kind.
+    tasks
+        Task of each target; by default it follows from its type.
+    missing
+        Marker of missing values of a target: ``"nan"``, or an integer for labels.
+    masks
+        For each input with items of unequal length: the input that marks where they end, by its
+        name or as a :class:`~hpcsamp.ingest.padding.Mask`. Targets of unequal length need no mask:
+        values beyond their end are missing.
+    weights
+        Non-negative weights of the items, ``(n,)``, by split.
+    normalize
+        Targets that are standardised in training.
+    class_names
+        Names of the classes of each target.
+    names, units
+        Names and units of the rows of each array, such as the columns of a table.
 
     Raises
     ------

@@ -46,16 +46,16 @@ class Gridded(Source):
     ----------
     parts
         The datasets, concatenated along the dimension of the items.
-        x_stack, y_stack
-            How variables are stacked into arrays.
-        rows
-            Positions of the inputs of each split.
-        lead
-            Number of items from input to target.
-        labels
-            Labels of each split, for classification.
-        store, unread
-            The local folder of a zarr store, and its variables that are not read.
+    x_stack, y_stack
+        How variables are stacked into arrays.
+    rows
+        Positions of the inputs of each split.
+    lead
+        Number of items from input to target.
+    labels
+        Labels of each split, for classification.
+    store, unread
+        The local folder of a zarr store, and its variables that are not read.
     """
 
     parts: list[xarray.Dataset] = field(default_factory=list)
@@ -135,17 +135,16 @@ def netcdf(
         such as levels, become channels, too.
     sample
         Dimension along which items lie.
-        select
-            Parts of dimensions to use, such as ``level=500,850``.
-        lead
-            Number of items from input to target.
-        task
-            Task of the targets.
-        keep_missing
-            Whether targets may be missing.
-        fractions, seed, rule
-            How items are split into train, valid and test; a rule may name a coordinate of the
-            items.
+    select
+        Parts of dimensions to use, such as ``level=500,850``.
+    lead
+        Number of items from input to target.
+    task
+        Task of the targets.
+    keep_missing
+        Whether targets may be missing.
+    fractions, seed, rule
+        How items are split into train, valid and test; a rule may name a coordinate of the items.
     normalize_y
         Standardise targets in training.
 

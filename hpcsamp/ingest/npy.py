@@ -32,8 +32,8 @@ class Mapped(Source):
     ----------
     held
         ``x`` and ``y`` of the files that contain the rows of each split.
-        rows
-            Ascending row numbers of each split in its files.
+    rows
+        Ascending row numbers of each split in its files.
     layout
         Axes of an image in ``x``.
     """
@@ -78,8 +78,8 @@ def npy(
     ----------
     folder
         Folder of the files, or the file of ``x``.
-        targets
-            File of ``y``, if ``folder`` is a file.
+    targets
+        File of ``y``, if ``folder`` is a file.
     task, layout, inputs, fractions, seed, normalize_y
         As in :func:`~hpcsamp.ingest.npz.npz`.
     rule
@@ -89,8 +89,8 @@ def npy(
     ------
     UsageError
         If ``layout`` or ``inputs`` must be given, or ``layout`` does not fit.
-        DataError
-            If a file cannot be read, or arrays do not fit together.
+    DataError
+        If a file cannot be read, or arrays do not fit together.
     """
     folder = Path(folder)
     files = _files(folder, None if targets is None else Path(targets))

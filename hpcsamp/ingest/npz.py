@@ -54,17 +54,17 @@ def npz(
         The file. ``x`` has shape ``(n, ...)``, ``y`` shape ``(n,)`` or ``(n, ...)``.
     task
         ``None``: classification if ``y`` is one-dimensional and has an integer type.
-        layout
-            Axes of images in ``x``, which are stored with channels first.
-        inputs
-            Kind of whole numbers in ``x``: ids, which are not standardised, or numbers, which are.
-            ``None``: numbers if the type (``uint8``, ``bool``, floats) is unambiguous.
-        fractions
-            Fractions of ``x`` that become the splits that the file does not have.
-        seed
-            Seed of the random split.
-        rule
-            How items are split, if not at random; its columns are other arrays of the file.
+    layout
+        Axes of images in ``x``, which are stored with channels first.
+    inputs
+        Kind of whole numbers in ``x``: ids, which are not standardised, or numbers, which are.
+        ``None``: numbers if the type (``uint8``, ``bool``, floats) is unambiguous.
+    fractions
+        Fractions of ``x`` that become the splits that the file does not have.
+    seed
+        Seed of the random split.
+    rule
+        How items are split, if not at random; its columns are other arrays of the file.
     normalize_y
         Standardise targets in training.
 
@@ -73,8 +73,8 @@ def npz(
     DataError
         If the file cannot be read, lacks an array or has an unknown one, or arrays do not fit
         together.
-        UsageError
-            If ``layout`` or ``inputs`` must be given, or ``layout`` does not fit.
+    UsageError
+        If ``layout`` or ``inputs`` must be given, or ``layout`` does not fit.
     """
     path = Path(path)
     held = read_arrays(path)

@@ -65,8 +65,8 @@ def named(
     ------
     DataError
         If the file cannot be read, or arrays do not fit together.
-        UsageError
-            If the file does not have a named array, or no target is given.
+    UsageError
+        If the file does not have a named array, or no target is given.
     """
     path = Path(path)
     held = read_arrays(path)

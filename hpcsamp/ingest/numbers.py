@@ -34,8 +34,8 @@ class Notation:
     decimal
         Decimal separator, ``"."`` or ``","``. ``None`` stands for a point, and a column in which
         points may also separate thousands is refused.
-        thousands
-            Separator of groups of three digits; ``""`` for none.
+    thousands
+        Separator of groups of three digits; ``""`` for none.
 
     Raises
     ------
@@ -82,10 +82,10 @@ class Numbers:
         The file, for messages.
     names
         Names of the columns.
-        notation
-            How numbers are written.
-        missing
-            Cells that mark a missing value, which becomes NaN.
+    notation
+        How numbers are written.
+    missing
+        Cells that mark a missing value, which becomes NaN.
     """
 
     def __init__(
@@ -107,8 +107,8 @@ class Numbers:
         ----------
         rows
             Cells of each row, one per column.
-            lines
-                Line number of each row in the file.
+        lines
+            Line number of each row in the file.
 
         Raises
         ------

@@ -21,13 +21,13 @@ class Mask:
     ----------
     name
         Name of the argument of the network.
-        padding
-            Whether True marks padding, as in torch's ``src_key_padding_mask``, or a step of the
-            sequence, as in the ``attention_mask`` of transformers. Default: the former if the name
-            contains ``padding``.
-        flags
-            Whether the mask is bool; otherwise it has int64 numbers 0 and 1. Default: bool if True
-            marks padding.
+    padding
+        Whether True marks padding, as in torch's ``src_key_padding_mask``, or a step of the
+        sequence, as in the ``attention_mask`` of transformers. Default: the former if the name
+        contains ``padding``.
+    flags
+        Whether the mask is bool; otherwise it has int64 numbers 0 and 1. Default: bool if True
+        marks padding.
     """
 
     name: str

@@ -36,9 +36,9 @@ class Pictures:
     size
         Height and width that all images are resized to (bilinear, antialiased). With ``None`` they
         are not resized, and images of different sizes are refused.
-        colour
-            Colour mode that images are converted to. With ``None`` they are not converted, and grey
-            images beside coloured ones are refused.
+    colour
+        Colour mode that images are converted to. With ``None`` they are not converted, and grey
+        images beside coloured ones are refused.
     layout
         Axes of images in ``.npy`` files.
     """
@@ -64,8 +64,8 @@ class Pictures:
             A file, or its content.
         where
             Name of the image in messages.
-            npy
-                Whether it is a NumPy array.
+        npy
+            Whether it is a NumPy array.
 
         Raises
         ------

@@ -26,30 +26,29 @@ class Preparation:
     ----------
     drop
         Columns to leave out.
-        date
-            ``COLUMN=HOW`` for columns of times; see :data:`~hpcsamp.ingest.encoding.HOW`.
-        onehot, ids
-            Columns of words or whole numbers: ``onehot`` columns become a 0 or 1 for each category,
-            ``ids`` columns the number of the category.
-        missing
-            ``"refuse"`` or ``"drop"`` rows with missing values; ``"mean"`` replaces missing
-            features by their mean over train and drops rows with missing targets; ``"keep"``
-            replaces features in the same way but keeps missing targets, which training and
-            evaluation ignore.
+    date
+        ``COLUMN=HOW`` for columns of times; see :data:`~hpcsamp.ingest.encoding.HOW`.
+    onehot, ids
+        Columns of words or whole numbers: ``onehot`` columns become a 0 or 1 for each category,
+        ``ids`` columns the number of the category.
+    missing
+        ``"refuse"`` or ``"drop"`` rows with missing values; ``"mean"`` replaces missing features by
+        their mean over train and drops rows with missing targets; ``"keep"`` replaces features in
+        the same way but keeps missing targets, which training and evaluation ignore.
     unit
         ``COLUMN=UNIT``, the units of columns.
-        text, tokenizer, tokens
-            A column of texts, the folder of its tokenizer and the number of tokens. The column
-            becomes the inputs ``input_ids`` and ``attention_mask``.
-        class_name
-            Names of the classes of a target, in the order of its labels; by default words are
-            sorted. With several targets, ``TARGET=CLASS``.
-        target_task
-            ``TARGET=TASK`` for those of several targets whose task is not ``task``.
-        weight
-            Column with the weight of each item.
-        like
-            A dataset folder whose columns, categories, classes and means are reused.
+    text, tokenizer, tokens
+        A column of texts, the folder of its tokenizer and the number of tokens. The column becomes
+        the inputs ``input_ids`` and ``attention_mask``.
+    class_name
+        Names of the classes of a target, in the order of its labels; by default words are sorted.
+        With several targets, ``TARGET=CLASS``.
+    target_task
+        ``TARGET=TASK`` for those of several targets whose task is not ``task``.
+    weight
+        Column with the weight of each item.
+    like
+        A dataset folder whose columns, categories, classes and means are reused.
     """
 
     drop: Annotated[Sequence[str], Asked("Column to leave out.", "--drop")] = ()

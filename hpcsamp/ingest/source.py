@@ -33,19 +33,18 @@ class Source(ABC):
         See :class:`~hpcsamp.data.manifest.Manifest`.
     arrays
         Arrays by name: ``x`` and ``y``, or several inputs and targets.
-        splits
-            Number of items of each split, in the order in which shards are numbered.
-        source
-            Origin of the data: ``url``, ``file``, ``sha256``, ... It is part of the dataset's
-            identity.
+    splits
+        Number of items of each split, in the order in which shards are numbered.
+    source
+        Origin of the data: ``url``, ``file``, ``sha256``, ... It is part of the dataset's identity.
     meaning
         See :class:`~hpcsamp.data.manifest.Manifest`.
     licence, transforms
         Terms of use; processing steps of the data, in order.
-        coords
-            Coordinates, see :class:`~hpcsamp.data.shard.Coordinate`.
-        report
-            Lines that the ingest command prints (gaps filled, rows dropped).
+    coords
+        Coordinates, see :class:`~hpcsamp.data.shard.Coordinate`.
+    report
+        Lines that the ingest command prints (gaps filled, rows dropped).
     """
 
     #: Target size of a shard, in MB.
@@ -164,8 +163,8 @@ def split_items(
     ----------
     count
         Number of items.
-        fractions
-            Fraction of each split except ``train``, which gets the rest.
+    fractions
+        Fraction of each split except ``train``, which gets the rest.
     labels
         Classes, shape ``(count,)``, or ``None``.
     seed

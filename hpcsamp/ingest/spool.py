@@ -18,8 +18,8 @@ class Spool:
     ----------
     width
         Number of columns.
-        dtype
-            Type of the numbers.
+    dtype
+        Type of the numbers.
     """
 
     def __init__(self, width: int, dtype: str):

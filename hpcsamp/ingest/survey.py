@@ -37,10 +37,10 @@ class Survey:
         Shape of an entry of each column.
     words
         Categories of each categorical column.
-        lacking_x, lacking_y
-            For each table, the rows in which a feature or a target is missing.
-        first
-            For each table, the column of the first missing value.
+    lacking_x, lacking_y
+        For each table, the rows in which a feature or a target is missing.
+    first
+        For each table, the column of the first missing value.
     suspicions
         Lines for the user.
     """
@@ -62,8 +62,8 @@ class Survey:
         ------
         UsageError
             If a column needs an option that says how to encode it.
-            DataError
-                If a value cannot be used; the message has its row and column.
+        DataError
+            If a value cannot be used; the message has its row and column.
         """
         columns = [*(f.column for f in self.features), *self.targets]
         lacking_x = np.zeros(table.count, bool)

@@ -187,12 +187,12 @@ def synthetic(
         A key of ``MADE_UP``, or a subclass of :class:`Synthetic` as ``package.module:Class``.
     items
         Number of items in all splits together, at least 10.
-        seed
-            Seed of the data.
-        compression
-            Compression filter of the chunks.
-        grid
-            Number of latitudes and longitudes of fields, if not the default.
+    seed
+        Seed of the data.
+    compression
+        Compression filter of the chunks.
+    grid
+        Number of latitudes and longitudes of fields, if not the default.
 
     Raises
     ------

@@ -22,10 +22,10 @@ class Table(ABC):
     ----------
     path
         File or folder, for messages.
-        names
-            Names of the columns, in order.
-        files
-            Files that contain the rows.
+    names
+        Names of the columns, in order.
+    files
+        Files that contain the rows.
     """
 
     path: Path
@@ -40,8 +40,8 @@ class Table(ABC):
         ------
         DataError
             If a column cannot be read in its role; the message has its row or type.
-            UsageError
-                If an option is needed.
+        UsageError
+            If an option is needed.
         """
 
     @property

@@ -46,16 +46,16 @@ class TableSource(Source):
     ----------
     tables
         Tables by split; a split without its own table takes rows of ``train``.
-        rows
-            Ascending row numbers of each split in its table.
-        groups
-            Inputs that the columns become.
-        aims
-            Targets.
-        weights
-            Column with the weights of the items, if there is one.
-        pictures
-            How images in a column are read.
+    rows
+        Ascending row numbers of each split in its table.
+    groups
+        Inputs that the columns become.
+    aims
+        Targets.
+    weights
+        Column with the weights of the items, if there is one.
+    pictures
+        How images in a column are read.
     """
 
     tables: dict[str, Table] = field(default_factory=dict)
@@ -100,26 +100,26 @@ def from_tables(
     ----------
     tables
         Tables of ``train`` and optionally ``valid`` and ``test``.
-        targets
-            Columns of ``y``; or several targets, each ``NAME=COLUMN,COLUMN`` or a column.
-        features
-            Columns of ``x``; by default all other columns.
-        name
-            Name of the set.
-        preparation
-            How columns are encoded.
-        task
-            Task of the targets that ``preparation`` does not list; by default it follows from their
-            type.
-        fractions, seed, rule
-            How ``train`` is split; see :func:`~hpcsamp.ingest.division.divide`.
+    targets
+        Columns of ``y``; or several targets, each ``NAME=COLUMN,COLUMN`` or a column.
+    features
+        Columns of ``x``; by default all other columns.
+    name
+        Name of the set.
+    preparation
+        How columns are encoded.
+    task
+        Task of the targets that ``preparation`` does not list; by default it follows from their
+        type.
+    fractions, seed, rule
+        How ``train`` is split; see :func:`~hpcsamp.ingest.division.divide`.
 
     Raises
     ------
     UsageError
         If a column does not exist, or needs an option that says how to encode it.
-        DataError
-            If a value cannot be used; the message has its row and column.
+    DataError
+        If a value cannot be used; the message has its row and column.
     """
     made, rule = preparation or Preparation(), rule or Rule()
     first, units = tables["train"], read_units(made.unit)

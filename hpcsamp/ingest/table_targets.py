@@ -34,14 +34,14 @@ class Wanted:
     ----------
     name
         Name of the array.
-        columns
-            Columns that it consists of.
-        task
-            Task; by default it follows from the type of the columns.
-        class_names
-            Names of its classes in order; by default words are sorted.
-        alone
-            Whether it is the only target.
+    columns
+        Columns that it consists of.
+    task
+        Task; by default it follows from the type of the columns.
+    class_names
+        Names of its classes in order; by default words are sorted.
+    alone
+        Whether it is the only target.
     """
 
     name: str
@@ -67,10 +67,10 @@ def wanted_targets(
     given
         Columns of the single target ``y``; or, for several targets, ``NAME=COLUMN,COLUMN`` or a
         column for each.
-        task
-            Task of the targets.
-        tasks, class_names
-            ``NAME=TASK`` and ``NAME=CLASS`` for several targets; for one target the classes alone.
+    task
+        Task of the targets.
+    tasks, class_names
+        ``NAME=TASK`` and ``NAME=CLASS`` for several targets; for one target the classes alone.
 
     Raises
     ------
@@ -130,13 +130,13 @@ class TableTarget:
         See :class:`Wanted`.
     target
         Description of the target for the manifest.
-        spec
-            Shape and type of its array.
-        values
-            Labels of the used rows of all tables, concatenated; ``None`` for numbers, which are
-            read from the table.
-        labels
-            Labels of the rows of each split.
+    spec
+        Shape and type of its array.
+    values
+        Labels of the used rows of all tables, concatenated; ``None`` for numbers, which are read
+        from the table.
+    labels
+        Labels of the rows of each split.
     notes
         Lines for the user.
     """
@@ -196,16 +196,16 @@ def target_of(
     ----------
     wanted
         The requested target.
-        tables, kept
-            Table of each split, and its used rows.
-        survey
-            Types and shapes found in the columns.
-        how
-            How missing values are treated.
-        normalize
-            Whether numbers are standardised in training.
-        units
-            Units by column.
+    tables, kept
+        Table of each split, and its used rows.
+    survey
+        Types and shapes found in the columns.
+    how
+        How missing values are treated.
+    normalize
+        Whether numbers are standardised in training.
+    units
+        Units by column.
 
     Raises
     ------

@@ -65,13 +65,13 @@ class CsvTable(Table):
         The file.
     delimiter
         Delimiter of cells.
-        notation
-            How numbers are written.
-        date_format
-            Format of times as in ``strptime``; by default ISO 8601.
-        gaps
-            Whether empty cells and the words of :data:`MISSING` mark missing numbers; if not, they
-            are refused.
+    notation
+        How numbers are written.
+    date_format
+        Format of times as in ``strptime``; by default ISO 8601.
+    gaps
+        Whether empty cells and the words of :data:`MISSING` mark missing numbers; if not, they are
+        refused.
     """
 
     def __init__(
@@ -271,29 +271,29 @@ def table(
     targets
         Column or columns of ``y``; with one column ``y`` has shape ``()``. For classification a
         column may have words.
-        features
-            Columns of ``x``; by default all others.
-        delimiter
-            Delimiter of cells: one character, or one of the names in :data:`DELIMITERS`.
-        notation
-            How numbers are written.
-        date_format
-            Format of times, as in ``strptime``.
-        preparation
-            How columns of dates and categories are encoded, and how missing values are treated.
+    features
+        Columns of ``x``; by default all others.
+    delimiter
+        Delimiter of cells: one character, or one of the names in :data:`DELIMITERS`.
+    notation
+        How numbers are written.
+    date_format
+        Format of times, as in ``strptime``.
+    preparation
+        How columns of dates and categories are encoded, and how missing values are treated.
     task, fractions, seed, normalize_y
         As in :func:`~hpcsamp.ingest.npz.npz`.
     valid_file, test_file
         Files of these splits; ``path`` is divided among the others.
-        rule
-            How rows are split, if not at random.
+    rule
+        How rows are split, if not at random.
 
     Raises
     ------
     UsageError
         If a column does not exist, is named twice, or needs an option that says how to encode it.
-        DataError
-            If a cell is not a number; the message has its line and column.
+    DataError
+        If a cell is not a number; the message has its line and column.
     """
     sign = DELIMITERS.get(delimiter, delimiter)
     if len(sign) != 1 or sign in '\r\n"' or sign.isalnum():

@@ -36,8 +36,8 @@ class Member:
         The archive.
     name
         Name in the archive.
-        offset, size
-            Position and number of its bytes.
+    offset, size
+        Position and number of its bytes.
     """
 
     archive: Path
@@ -76,8 +76,8 @@ class Archives(Source):
         How images are read.
     members
         Images of each split, in order.
-        values
-            Targets of each split.
+    values
+        Targets of each split.
     """
 
     pictures: Pictures = field(default_factory=Pictures)
@@ -127,8 +127,8 @@ def tar(
         Keys of ``NAME.json`` that are targets.
     task
         Task. By default words and whole numbers with few different values are classes.
-        fractions, seed, rule
-            How items are split.
+    fractions, seed, rule
+        How items are split.
     normalize_y
         Standardise targets in training.
 
@@ -136,8 +136,8 @@ def tar(
     ------
     UsageError
         If the target key of json files is ambiguous.
-        DataError
-            If a file cannot be used; the message has the archive and the file.
+    DataError
+        If a file cannot be used; the message has the archive and the file.
     """
     pictures = pictures or Pictures()
     paths = [Path(f) for f in files]

@@ -25,14 +25,14 @@ class Text(Encoded):
     ----------
     tokenizer
         Tokenizer of the transformers library.
-        digest
-            Digest of its files.
-        length
-            Tokens of every item: the requested number, or that of the longest text.
-        asked
-            Whether the length was requested, so that longer texts are truncated.
-        cut
-            Number of truncated texts.
+    digest
+        Digest of its files.
+    length
+        Tokens of every item: the requested number, or that of the longest text.
+    asked
+        Whether the length was requested, so that longer texts are truncated.
+    cut
+        Number of truncated texts.
     """
 
     tokenizer: Any = None

@@ -73,8 +73,8 @@ def class_folders(folder: Path, items: Sequence[tuple[str, Path, Any]]) -> Targe
     ------
     UsageError
         If an image is not in the folder of a class.
-        DataError
-            If a folder is empty, or there is only one class.
+    DataError
+        If a folder is empty, or there is only one class.
     """
     classes = []
     for _, file, tree in items:

@@ -27,8 +27,8 @@ class MultilabelMetrics(Sums):
     ----------
     labels
         Number of labels, ``L``.
-        bins
-            Number of calibration bins.
+    bins
+        Number of calibration bins.
     """
 
     def __init__(self, labels: int, bins: int = 15) -> None:
@@ -52,14 +52,14 @@ class MultilabelMetrics(Sums):
         ----------
         log_probabilities
             ``(B, L, 2)``: logarithm of the predictive mean probability that a label is 0 and 1.
-            target
-                ``(B, L)`` labels, 0 or 1.
+        target
+            ``(B, L)`` labels, 0 or 1.
         weight
             ``(B,)`` weights of items, 0 for padding.
         aleatoric
             ``(B, L)`` nats, mean entropy of the samples.
-            known
-                ``(B, L)``: False for missing labels, which are ignored.
+        known
+            ``(B, L)``: False for missing labels, which are ignored.
         """
         keep = weight > 0
         if known is not None:

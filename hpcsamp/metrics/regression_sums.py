@@ -106,14 +106,14 @@ class RegressionSums(Sums):
         pit
             ``(B, ...)`` each: the predictive distribution function ``F`` just below the target and
             at it; by default that of a normal distribution with the same moments.
-            crps
-                ``(B, ...)``: CRPS of each value, in units of the target. Without it there is no
-                ``crps``.
+        crps
+            ``(B, ...)``: CRPS of each value, in units of the target. Without it there is no
+            ``crps``.
         epistemic
             ``(B, ...)``: the part of the variance that comes from the weights.
-            known
-                ``(B, ...)`` bool: False for missing values of the target. They are ignored, as are
-                items without a known value; ``log_density`` is the density of the known values.
+        known
+            ``(B, ...)`` bool: False for missing values of the target. They are ignored, as are
+            items without a known value; ``log_density`` is the density of the known values.
 
         Raises
         ------

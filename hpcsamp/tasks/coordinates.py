@@ -23,12 +23,12 @@ class Axis:
     ----------
     name
         Name of the axis, such as ``latitude``.
-        values
-            Numbers or strings, one per position.
-        units
-            Unit of the numbers.
-        told
-            Whether the dataset has this coordinate. If not, the values are the positions 0, 1, ...
+    values
+        Numbers or strings, one per position.
+    units
+        Unit of the numbers.
+    told
+        Whether the dataset has this coordinate. If not, the values are the positions 0, 1, ...
     """
 
     name: str
@@ -50,10 +50,10 @@ class Coordinates:
     ----------
     axes
         Axes of an item of ``y``, in order.
-        per_item
-            Coordinates with one number per item, ``(N,)``, e.g. ``time``, by name with their units.
-        x_axes
-            Axes of an item of ``x`` for which the dataset has coordinates.
+    per_item
+        Coordinates with one number per item, ``(N,)``, e.g. ``time``, by name with their units.
+    x_axes
+        Axes of an item of ``x`` for which the dataset has coordinates.
     """
 
     axes: list[Axis]

@@ -34,15 +34,14 @@ def of_all_samples(
     ----------
     means, stds
         ``(s, B, ...)`` components of this rank's samples.
-        counts
-            Number of samples on each rank of the group.
-        target
-            ``(B, ...)`` targets for the CRPS; None if it is not needed.
-        levels
-            ``Q`` probabilities of the quantiles.
-        alone
-            Whether the samples alone are the distribution; quantiles are then their order
-            statistics.
+    counts
+        Number of samples on each rank of the group.
+    target
+        ``(B, ...)`` targets for the CRPS; None if it is not needed.
+    levels
+        ``Q`` probabilities of the quantiles.
+    alone
+        Whether the samples alone are the distribution; quantiles are then their order statistics.
 
     Returns
     -------

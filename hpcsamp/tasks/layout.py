@@ -20,13 +20,13 @@ class Variable:
     ----------
     dims
         Names of its axes. The first axis of arrays that ranks write is that of the items.
-        dtype, units, description
-            Type of the values; unit and description, which become attributes.
-        values
-            Values known beforehand; None if the ranks write them.
-        slab
-            Shape of the slabs in which an item is stored, one number for each axis but the first;
-            None if an item is stored whole.
+    dtype, units, description
+        Type of the values; unit and description, which become attributes.
+    values
+        Values known beforehand; None if the ranks write them.
+    slab
+        Shape of the slabs in which an item is stored, one number for each axis but the first; None
+        if an item is stored whole.
     """
 
     dims: tuple[str, ...]
@@ -46,10 +46,10 @@ class Layout:
     scales
         A one-dimensional variable for each axis, by its name, with its values. The first is that of
         the items.
-        variables
-            Arrays by name.
-        attributes
-            Attributes of the file.
+    variables
+        Arrays by name.
+    attributes
+        Attributes of the file.
     """
 
     scales: dict[str, Variable]

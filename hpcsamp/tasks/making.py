@@ -19,8 +19,8 @@ def make(kind: str, arguments: Mapping[str, Any] | None = None, key: str = "task
         A key of ``TASKS``, or a class of the user's own as ``package.module:Class``.
     arguments
         Arguments of its constructor.
-        key
-            Configuration table that the arguments come from; used in messages.
+    key
+        Configuration table that the arguments come from; used in messages.
 
     Raises
     ------

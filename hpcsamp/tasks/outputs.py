@@ -90,8 +90,8 @@ def split(outputs: Tensor, packed: Method | Caller, targets: Sequence[str]) -> d
     ----------
     outputs
         ``(s, B, n)`` outputs of the last evaluation.
-        packed
-            The method or network caller that evaluated them; it knows the layout of the tensor.
+    packed
+        The method or network caller that evaluated them; it knows the layout of the tensor.
     """
     layout = packed.outputs
     if layout is None and len(targets) == 1:

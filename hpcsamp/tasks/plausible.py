@@ -23,8 +23,8 @@ class ConstantNormal:
     ----------
     dataset
         The split that is evaluated; it has the statistics of the training targets.
-        target
-            Name of the target.
+    target
+        Name of the target.
 
     Attributes
     ----------
@@ -63,8 +63,8 @@ def doubt(metrics: Mapping[str, float], constant_nll: float) -> str | None:
     ----------
     metrics
         Metrics of values by name; missing ones are skipped.
-        constant_nll
-            NLL of a :class:`ConstantNormal`.
+    constant_nll
+        NLL of a :class:`ConstantNormal`.
     """
     coverage, nll = metrics.get("coverage_90", math.nan), metrics.get("nll", math.nan)
     found = []

@@ -51,9 +51,9 @@ class ValuePrediction:
     ----------
     mean
         ``(B, ...)`` predictive mean.
-        aleatoric, epistemic
-            ``(B, ...)`` variances: the mean of the samples' variances and the variance of their
-            means. Their sum is the predictive variance (law of total variance).
+    aleatoric, epistemic
+        ``(B, ...)`` variances: the mean of the samples' variances and the variance of their means.
+        Their sum is the predictive variance (law of total variance).
     log_density
         ``(B,)`` nats, log density of the targets under the mixture of all S samples; None if the
         samples alone are the distribution, because it has no density then.

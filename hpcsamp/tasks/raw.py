@@ -31,10 +31,10 @@ class RawPrediction(Prediction):
     ----------
     mean, variance
         ``(B, n)`` mean and variance of the outputs over samples.
-        log_density
-            ``(B,)`` nats, log density of the targets under the mixture of all samples.
-        own
-            ``(s, B, n)`` outputs of this rank's samples.
+    log_density
+        ``(B,)`` nats, log density of the targets under the mixture of all samples.
+    own
+        ``(s, B, n)`` outputs of this rank's samples.
     """
 
     mean: Tensor

@@ -40,14 +40,14 @@ class NumberPrediction(Prediction):
     ----------
     of
         The predictive distribution.
-        target
-            ``(B, ...)`` targets.
-        view
-            The view, which has the units of the target.
-        crps
-            ``(B, ...)``; None if it was not requested.
-        quantiles
-            ``(Q, B, ...)``.
+    target
+        ``(B, ...)`` targets.
+    view
+        The view, which has the units of the target.
+    crps
+        ``(B, ...)``; None if it was not requested.
+    quantiles
+        ``(Q, B, ...)``.
     """
 
     of: ValuePrediction

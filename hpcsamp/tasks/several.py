@@ -33,14 +33,14 @@ class Output:
     ----------
     name
         Name of the target in the set.
-        task
-            Task of the target.
-        weight
-            Factor of its loss.
-        likelihood
-            Name and arguments of its likelihood; empty for the default of the task.
-        loss
-            Name and arguments of its loss; None for the loss of the run.
+    task
+        Task of the target.
+    weight
+        Factor of its loss.
+    likelihood
+        Name and arguments of its likelihood; empty for the default of the task.
+    loss
+        Name and arguments of its loss; None for the loss of the run.
     """
 
     name: str
@@ -103,8 +103,8 @@ class SeveralTally(Tally):
     ----------
     each
         Tallies by the name of the target.
-        weights
-            Factors of the losses by the name of the target.
+    weights
+        Factors of the losses by the name of the target.
     """
 
     def __init__(self, each: Mapping[str, Tally], weights: Mapping[str, float]) -> None:

@@ -25,18 +25,18 @@ class Targets:
     ----------
     kind
         Task that the set was made for.
-        shape
-            Shape of the target of one item.
-        classes
-            Number of classes, ``C``, of labels ``0 .. C - 1``; None for numbers.
-        class_names
-            Names of the classes, if the set has them.
-        names
-            Names of the positions along the first axis of a target, if the set has them.
-        standardised
-            Whether batches contain the targets in standard deviations.
-        parts
-            The targets by name, if the set has several.
+    shape
+        Shape of the target of one item.
+    classes
+        Number of classes, ``C``, of labels ``0 .. C - 1``; None for numbers.
+    class_names
+        Names of the classes, if the set has them.
+    names
+        Names of the positions along the first axis of a target, if the set has them.
+    standardised
+        Whether batches contain the targets in standard deviations.
+    parts
+        The targets by name, if the set has several.
     """
 
     kind: str

@@ -29,29 +29,29 @@ class View:
     ----------
     targets
         Targets that are predicted.
-        likelihood
-            Observation model, which defines what outputs mean.
-        samples
-            Number of samples, ``S``, of the predictive distribution.
-        counts
-            Number of samples on each rank of the sample group.
-        group
-            Collectives of the sample group.
-        units, coordinates
-            Units and coordinates of the targets.
-        weights
-            Weights of the values of a target by the area of grid cells; None for equal weights.
-        bins
-            Number of bins of calibration metrics.
-        dataset
-            The split that is evaluated; None if there are no targets.
-        target
-            Name of the target in the set.
-        parts
-            For several targets, the view of each by its name.
-        method
-            Method or network caller whose ``outputs`` define how the outputs of several targets are
-            packed into one tensor.
+    likelihood
+        Observation model, which defines what outputs mean.
+    samples
+        Number of samples, ``S``, of the predictive distribution.
+    counts
+        Number of samples on each rank of the sample group.
+    group
+        Collectives of the sample group.
+    units, coordinates
+        Units and coordinates of the targets.
+    weights
+        Weights of the values of a target by the area of grid cells; None for equal weights.
+    bins
+        Number of bins of calibration metrics.
+    dataset
+        The split that is evaluated; None if there are no targets.
+    target
+        Name of the target in the set.
+    parts
+        For several targets, the view of each by its name.
+    method
+        Method or network caller whose ``outputs`` define how the outputs of several targets are
+        packed into one tensor.
     """
 
     targets: Targets
@@ -107,11 +107,11 @@ def view_of(
     ----------
     method
         Method or network caller that evaluates the network.
-        coordinates
-            Coordinates of each target by its name, ``y`` for a single target. Targets that the
-            dataset does not have need none.
-        measured
-            Whether the targets are known, so that predictions can be compared with them.
+    coordinates
+        Coordinates of each target by its name, ``y`` for a single target. Targets that the dataset
+        does not have need none.
+    measured
+        Whether the targets are known, so that predictions can be compared with them.
     """
 
     def one(name: str, of: Targets, model: Likelihood) -> View:
