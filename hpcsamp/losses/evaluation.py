@@ -199,6 +199,7 @@ class Evaluation:
                 with here.part("backward"):
                     accumulator.backward(value)
                 values.append(value.detach())
+                del outputs, value  # their graph holds the weights of a chunk
             for _ in range(self._rounds_of_others(chunks) * len(parts)):
                 accumulator.skip()
                 accumulator.skip_backward()
@@ -215,6 +216,7 @@ class Evaluation:
                 with here.part("backward"):
                     accumulator.backward(value)
                 values.append(value.detach())
+                del outputs, value
             return sum(values[1:], values[0]), accumulator.gradients()
 
     def _accumulating_all(self) -> AbstractContextManager[Accumulator]:
@@ -254,6 +256,7 @@ class Evaluation:
                 outputs = part._outputs(chunk)
                 with here.part("backward"):
                     accumulator.backward(outputs, column[rows])
+                del outputs
             for _ in range(self._rounds_of_others(chunks) * len(parts)):
                 accumulator.skip()
                 accumulator.skip_backward()

@@ -6,7 +6,9 @@ finishes; see :mod:`hpcsamp.methods.sharing`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,26 +18,49 @@ from hpcsamp.methods.made_up import Drawn
 from hpcsamp.methods.sharing import STRETCH, Sharing
 from hpcsamp.weights.layout import Bundle
 
+Deliver = Callable[[Tensor], None]
+"""Takes a gradient."""
+
 
 class Chunk:
-    """Samples of a round: their leaves by name, none in a round of other ranks."""
+    """Samples of a round and their gradients so far; none in a round of other ranks."""
 
-    def __init__(self, step: int, samples: range, leaves: dict[str, Tensor]) -> None:
-        self.step, self.samples, self.leaves = step, samples, leaves
-        self.arrived: set[int] = set()
+    def __init__(self, step: int, samples: range) -> None:
+        self.step, self.samples = step, samples
+        self._found: dict[str, Tensor] = {}
+
+    def put(self, name: str, gradient: Tensor) -> None:
+        """Gradient of a variable."""
+        self._found[name] = gradient
 
     def has(self, bundle: Bundle) -> bool:
         """Whether all gradients of a bundle are there."""
-        names = [v.name for v in bundle.variables]
-        return all(n in self.leaves and id(self.leaves[n]) in self.arrived for n in names)
+        return all(v.name in self._found for v in bundle.variables)
 
     def take(self, name: str, size: int) -> Tensor | None:
         """``(k, size)`` gradient of a variable, which is forgotten; None without any."""
-        leaf = self.leaves.get(name)
-        if leaf is None or leaf.grad is None:
-            return None
-        found, leaf.grad = leaf.grad.reshape(-1, size), None
-        return found
+        found = self._found.pop(name, None)
+        return None if found is None else found.reshape(-1, size)
+
+
+class _Tapped(torch.autograd.Function):
+    """A variable's draws, whose gradient goes to ``deliver`` as soon as it is complete.
+
+    A leaf would keep a gradient of its own, copied if it is laid out otherwise. ``anchor``: a leaf
+    that is there to be differentiated with respect to, as the draws are not.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, draws: Tensor, anchor: Tensor, deliver: Deliver) -> Tensor:
+        """The draws."""
+        ctx.deliver = deliver
+        return draws.view_as(draws)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None]:
+        """Deliver the gradient."""
+        ctx.deliver(grads[0])
+        return None, grads[0].new_zeros(()), None
 
 
 class GatheredAccumulator(Accumulator):
@@ -69,8 +94,8 @@ class GatheredAccumulator(Accumulator):
         self._fixed = sharing.whole_fixed(None if fixed is None else fixed.detach())
         if fixed is not None and self._fixed is not None:
             self._fixed.requires_grad_(fixed.requires_grad)
-        self._chunks: list[Chunk] = []
-        self.bundles = sharing.bundles
+        self._waiting: list[tuple[Chunk, Bundle]] = []
+        self._anchor = self._mean.new_zeros(()).requires_grad_()
 
     def draw(self, step: int, samples: range) -> Drawn:
         """``(k, *shape)`` weights and fixed parameters by name. Collective over the group.
@@ -79,41 +104,48 @@ class GatheredAccumulator(Accumulator):
         """
         sharing = self._sharing
         flat = sharing.drawn(self._mean, self._log_std, step, samples)
-        leaves = {n: v.detach().requires_grad_() for n, v in sharing.random.named(flat).items()}
-        self._chunks.append(Chunk(step, samples, leaves))
-        return leaves, {} if self._fixed is None else sharing.fixed.named(self._fixed)
+        chunk = Chunk(step, samples)
+        self._expect(chunk)
+        weights = {
+            name: _Tapped.apply(draws, self._anchor, partial(self._arrived, chunk, name))
+            for name, draws in sharing.random.named(flat).items()
+        }
+        return weights, {} if self._fixed is None else sharing.fixed.named(self._fixed)
 
     def skip(self) -> None:
         """See :meth:`Accumulator.skip`."""
         self._sharing.drawn(self._mean, self._log_std, 0, range(0))
-        self._chunks.append(Chunk(0, range(0), {}))
+        self._expect(Chunk(0, range(0)))
 
     def skip_backward(self) -> None:
         """See :meth:`Accumulator.skip_backward`."""
-        self._backward(lambda leaves: None)
+        self._finish()
 
     def backward(self, value: Tensor, upstream: Tensor | None = None) -> None:
         """Add the gradient of the chunks drawn since the last one. Collective over the group."""
         fixed = [] if self._fixed is None or not self._fixed.requires_grad else [self._fixed]
+        torch.autograd.backward(value, upstream, inputs=[self._anchor, *fixed])
+        self._finish()
 
-        def run(leaves: list[Tensor]) -> None:
-            torch.autograd.backward(value, upstream, inputs=[*leaves, *fixed])
+    # The bundles of chunks are scattered in one order on all ranks, as they become complete: from
+    # the last chunk and bundle to the first, which is that in which gradients mostly arrive.
 
-        self._backward(run)
+    def _expect(self, chunk: Chunk) -> None:
+        """The next backward pass is of this chunk, too."""
+        self._waiting += [(chunk, bundle) for bundle in self._sharing.bundles]
 
-    def _backward(self, run: Callable[[list[Tensor]], None]) -> None:
-        queue = Queue(self, self._chunks)
-        leaves = [leaf for chunk in self._chunks for leaf in chunk.leaves.values()]
-        hooks = [leaf.register_post_accumulate_grad_hook(queue.arrived) for leaf in leaves]
-        self._chunks = []
-        try:
-            run(leaves)
-            queue.finish()
-        finally:
-            for hook in hooks:
-                hook.remove()
+    def _arrived(self, chunk: Chunk, name: str, gradient: Tensor) -> None:
+        """A variable has its gradient."""
+        chunk.put(name, gradient)
+        while self._waiting and self._waiting[-1][0].has(self._waiting[-1][1]):
+            self._scatter(*self._waiting.pop())
 
-    def scatter(self, chunk: Chunk, bundle: Bundle) -> None:
+    def _finish(self) -> None:
+        """The backward pass is over: no more gradients will come."""
+        while self._waiting:
+            self._scatter(*self._waiting.pop())
+
+    def _scatter(self, chunk: Chunk, bundle: Bundle) -> None:
         """Add the gradients of a chunk's bundle to the shares of all ranks, and let them go."""
         sharing, k = self._sharing, len(chunk.samples)
         found = [chunk.take(v.name, v.size) for v in bundle.variables]
@@ -148,31 +180,3 @@ class GatheredAccumulator(Accumulator):
         for start in range(0, len(whole), STRETCH):
             self._sharing.fixed_vector.scatter(whole[start : start + STRETCH], start, shares)
         return [*own, shares]
-
-
-class Queue:
-    """The bundles of some chunks, scattered in one order on all ranks as they become complete.
-
-    From the last chunk and bundle to the first: that in which gradients mostly arrive.
-    """
-
-    def __init__(self, accumulator: GatheredAccumulator, chunks: Sequence[Chunk]) -> None:
-        self._scatter = accumulator.scatter
-        bundles = accumulator.bundles
-        self._waiting = [(chunk, bundle) for chunk in chunks for bundle in bundles]
-        self._owner = {id(leaf): chunk for chunk in chunks for leaf in chunk.leaves.values()}
-
-    def arrived(self, leaf: Tensor) -> None:
-        """A leaf has its gradient."""
-        chunk = self._owner[id(leaf)]
-        chunk.arrived.add(id(leaf))
-        while self._waiting:
-            chunk, bundle = self._waiting[-1]
-            if not chunk.has(bundle):
-                return
-            self._scatter(*self._waiting.pop())
-
-    def finish(self) -> None:
-        """The backward pass is over: no more gradients will come."""
-        while self._waiting:
-            self._scatter(*self._waiting.pop())

@@ -147,6 +147,7 @@ class MeanField(MeanShares):
                 place = self.place_of(chunk, step, index)
                 y = self._run(self.variables, weights, shared, views, len(chunk), stacked, place)
                 outputs.append(y)
+                del weights, shared, y  # before the next ones are drawn
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     @contextmanager

@@ -80,10 +80,12 @@ class Vector:
         first, last = max(start, self.own.start), min(stop, self.own.stop)
         return slice(first - self.own.start, max(first, last) - self.own.start)
 
-    def begin(self, own: Tensor, start: int, stop: int) -> Callable[[], Tensor]:
-        """Begin to gather a stretch. Collective."""
-        counts = self._counts(start, stop)
-        return self._group.begin_gather(own[self.within(start, stop)], counts)
+    def begin(
+        self, own: Tensor, start: int, stop: int, change: Callable[[Tensor], Tensor] | None = None
+    ) -> Callable[[], Tensor]:
+        """Begin to gather a stretch, whose numbers ranks may change first. Collective."""
+        mine, counts = own[self.within(start, stop)], self._counts(start, stop)
+        return self._group.begin_gather(mine if change is None else change(mine), counts)
 
     def scatter(self, whole: Tensor, start: int, into: Tensor) -> None:
         """Add the sum over the ranks of a stretch to the shares. Collective."""
@@ -147,13 +149,15 @@ class Sharing:
             This rank's shares.
         """
         weights = mean.new_empty(len(samples), self.random.size)
-        std = log_std.exp()
         stretches = [s for bundle in self.bundles for s in bundle.stretches]
-        coming = [self.vector.begin(own, *stretches[0]) for own in (mean, std)]
+        # of standard deviations there is never more than what is on its way
+        begin = self.vector.begin
+        coming = [begin(mean, *stretches[0]), begin(log_std, *stretches[0], torch.exp)]
         for i, (start, stop) in enumerate(stretches):
             there = coming
             if i + 1 < len(stretches):
-                coming = [self.vector.begin(own, *stretches[i + 1]) for own in (mean, std)]
+                after = stretches[i + 1]
+                coming = [begin(mean, *after), begin(log_std, *after, torch.exp)]
             centre, width = (found() for found in there)
             if samples:
                 out = self.noise(

@@ -167,7 +167,10 @@ def content_of(value: Tensor | np.ndarray) -> Any:
     data: Any
     try:
         if isinstance(value, Tensor):
-            plain = value.detach().resolve_conj().resolve_neg().cpu().contiguous()
+            plain = value.detach()
+            if plain.numel() > 1 and not any(plain.stride()):  # one number, expanded
+                plain = plain[(0,) * plain.dim()]
+            plain = plain.resolve_conj().resolve_neg().cpu().contiguous()
             data = plain.reshape(-1).view(torch.uint8).numpy()
         else:
             data = np.ascontiguousarray(value).reshape(-1).view(np.uint8)

@@ -7,6 +7,7 @@ import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import Any
 
 import torch
@@ -136,7 +137,13 @@ class PlainVariables(Variables):
 
     def log_stds(self, std: float, scale: bool) -> Tensor:
         """See :meth:`Variables.log_stds`."""
-        return self.random.flatten(initial_log_stds(self.module, self._own, std, scale))
+        own = [parts_of(self._own[name].detach()) for name in self.random.names]
+        kind = reduce(torch.promote_types, (p.dtype for p in own))
+        flat = own[0].new_zeros(self.random.size, dtype=kind)
+        values = initial_log_stds(self.module, self._own, std, scale)
+        for name, x in self.random.named(flat).items():
+            x.copy_(values[name])
+        return flat
 
     def show(self, values: Mapping[str, Tensor], log_stds: Mapping[str, Tensor]) -> None:
         """See :meth:`Variables.show`; a plain module has no place for ``log_stds``."""
@@ -198,12 +205,17 @@ def _torch_blue_parts(module: nn.Module) -> list[tuple[str, Any]]:
 def initial_log_stds(
     module: nn.Module, parameters: Mapping[str, Tensor], std: float, scale: bool
 ) -> dict[str, Tensor]:
-    """Initial logarithms of standard deviations, see :meth:`Variables.log_stds`."""
+    """Initial logarithms of standard deviations, see :meth:`Variables.log_stds`.
+
+    Each is one number, expanded to the shape.
+    """
     fan_in = _fan_in(module) if scale else {}
-    return {
-        name: torch.full_like(parts_of(p.detach()), math.log(std / math.sqrt(fan_in.get(name, 1))))
-        for name, p in parameters.items()
-    }
+    found = {}
+    for name, p in parameters.items():
+        like = parts_of(p.detach())
+        value = math.log(std / math.sqrt(fan_in.get(name, 1)))
+        found[name] = like.new_full((), value).expand(like.shape)
+    return found
 
 
 def _fan_in(module: nn.Module) -> dict[str, int]:
