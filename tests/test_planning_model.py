@@ -125,6 +125,13 @@ def test_sharded_optimisers_and_own_parameters():
     # four at once through two adapters
     expected = 2 * (3 * 1e-6 + 0.75 * 4e6 / 1e11) + 5e-6 + 1e6 * 2 / 1e10
     assert shared.phase("gradient exchange") == pytest.approx(expected)
+    # in shares of the weights, S = 16 on four ranks: 4 samples are 4 rounds one by one, 2 in pairs
+    across = 5e-6 + 1e6 * 2 / 1e10
+    for together, again, exchanges in (1, False, 8), (2, False, 4), (1, True, 12), (0, False, 2):
+        of = replace(work, sharded=True, shares=True, together=together, recompute=again)
+        found = predict(of, layout, place, rates(of, place))
+        in_group = exchanges * (3 * 1e-6 + 0.75 * 4e6 / 1e11)
+        assert found.phase("gradient exchange") == pytest.approx(in_group + across)
     own = replace(work, own=True)
     alone = predict(own, Layout(4, 1, 4), place, rates(own, place))
     assert alone.phase("gradient exchange") == 0  # nothing crosses the sample axis

@@ -213,7 +213,7 @@ def predict(work: Workload, layout: Layout, machine: Machine, rates: Rates) -> P
         _statistics(work, layout, machine, rates, items),
         _exchange("agreement", network.allreduce(machine.network, layout.world, AGREEMENT),
                   rates.stage, layout.ranks),
-        _gradient(work, layout, machine, trained, busy),
+        _gradient(work, layout, machine, trained, samples, busy),
         Phase("optimiser", updated * rates.update * crowd, "optimiser"),
         Phase("waiting", expected_maximum(busy, machine.jitter, _fullest(work, layout)) - busy,
               "waiting"),
@@ -310,10 +310,12 @@ def _exchange(name: str, cost: Cost, stage: float, ranks: int) -> Phase:
 
 
 def _gradient(
-    work: Workload, layout: Layout, machine: Machine, trained: float, busy: float
+    work: Workload, layout: Layout, machine: Machine, trained: float, samples: int, busy: float
 ) -> Phase:
     """The gradient's exchange: over the world; over data groups where samples have their own
-    parameters; in parts over sample groups where the optimiser is sharded.
+    parameters; in parts over sample groups where the optimiser is sharded. Where the weights are in
+    shares, means and deviations are gathered for each chunk of samples, and its gradients
+    scattered: ``ceil(samples / k)`` rounds, with another gather of each if it is recomputed.
 
     Horovod looks for tensors once a cycle: a gradient waits for one, and each takes a little
     compute (:func:`hpcsamp.collectives.horovod.cycle_time`).
@@ -323,7 +325,14 @@ def _gradient(
         ranks, cost = layout.data_size, network.allreduce(net, layout.data_group, size)
     elif work.sharded and layout.sample_size > 1:
         ranks, group = layout.ranks // layout.model_size, layout.sample_group
-        cost = network.scatter_sum(net, group, size) + network.allgather(net, group, size)
+        scattered = network.scatter_sum(net, group, size)
+        gathered = network.allgather(net, group, size)
+        rounds = -(-samples // (work.together or samples)) if work.shares else 1
+        cost = Cost()
+        for _ in range(rounds):
+            cost = cost + scattered + gathered
+            if work.shares and work.recompute:
+                cost = cost + gathered
         cost = cost + network.allreduce(net, layout.data_group, size / layout.sample_size)
     else:
         ranks = layout.ranks // layout.model_size

@@ -60,6 +60,9 @@ class Workload:
         ``"sample"``.
     sharded, recompute
         ``optimizer.sharded``; whether passes are made twice to save memory.
+    shares
+        Whether the sample ranks hold a share of the weights each (``optimizer.sharded =
+        "weights"``), which are then gathered for each pass.
     together
         Samples of a rank that are evaluated in one pass; 0: all.
     precision
@@ -94,6 +97,7 @@ class Workload:
     views: Share | Literal["none"] = "none"
     sharded: bool = False
     recompute: bool = False
+    shares: bool = False
     together: int = 1
     precision: Precision = "float32"
     horovod_from: float = 0.0
@@ -140,6 +144,7 @@ class Workload:
             gathers=about is not None and about.kind == "pairwise",
             views=config.augment.share if config.augment.active else "none",
             sharded=bool(config.optimizer.sharded),
+            shares=config.optimizer.sharded == "weights",
             together=_together(method),
             recompute=config.loss.memory == "recompute",
             precision=precision,
