@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 
+import pytest
+from conftest import launch as on_ranks
+
 from hpcsamp import processes
 from hpcsamp.bench import launch
 
@@ -60,3 +63,19 @@ def test_peak_memory_is_that_of_the_process_itself():
     assert small < 300
     assert 190 < large - small < 230
     assert processes.peak_rss_mb() > 400
+
+
+def test_memory_of_steps_is_measured_beside_its_prediction(tmp_path):
+    file = tmp_path / "found.json"
+    done = on_ranks(
+        2, "-m", "hpcsamp", "bench", "memory", "mixer-era5", "--preset", "tiny", "--steps=1",
+        "--set=parallel.model=2", "--json", str(file), timeout=120,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "measured / predicted" in done.out
+    found = json.loads(file.read_text())
+    assert found["grid"] == [1, 1, 2]
+    assert found["predicted"] == pytest.approx(sum(found["parts"].values()) / 2**20)
+    assert len(found["building"]) == len(found["stepping"]) == 2
+    # of a network this small nearly all is what Python and its libraries take
+    assert all(0.5 < size / found["predicted"] < 1.2 for size in found["stepping"])

@@ -10,6 +10,7 @@ from hpcsamp.cli.bench_exactness import exactness
 from hpcsamp.cli.bench_feed import feed
 from hpcsamp.cli.bench_gpu import gpu
 from hpcsamp.cli.bench_load import load
+from hpcsamp.cli.bench_memory import memory
 from hpcsamp.cli.bench_reference import reference
 from hpcsamp.cli.bench_scaling import scaling
 from hpcsamp.cli.bench_step import step
@@ -27,5 +28,6 @@ for command in (
     calibrate,
     gpu,
     load,
+    memory,
 ):
     app.command()(command)
