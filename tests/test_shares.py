@@ -103,6 +103,13 @@ def test_what_cannot_be_in_shares_is_refused(refusals, small, tmp_path):
         assert word in done.errors[0]
 
 
+def test_a_layer_that_fails_on_one_rank_ends_the_job():
+    """Also in the middle of a step, while others wait for its share of the weights."""
+    done = launch(2, str(SCRIPT.with_name("shares_failing.py")), timeout=60)
+    assert done.code != 0
+    assert "this layer has failed" in done.err
+
+
 def test_bundles_are_all_variables_in_order():
     shapes = {"a": (2,), "b": (3, 4), "c": (1,), "d": (2, 2), "e": (30,)}
     layout = Layout(Variable(n, torch.Size(shape)) for n, shape in shapes.items())
