@@ -128,7 +128,7 @@ def test_a_set_of_x_and_y_is_as_it_was(tmp_path):
         ({"train": ({"a": np.ones(4), "b": np.arange(4)}, np.ones(4))},
          "b has whole numbers .*ids.*or numbers"),
         ({"train": ({"a": np.ones(4), "b": np.ones(4)}, np.ones(4)),
-          "test": ({"a": np.ones(4)}, np.ones(4))}, "test has the arrays a, train a, b"),
+          "test": ({"a": np.ones(4)}, np.ones(4))}, "test has the arrays a, but train has a, b"),
         ({"train": ({"a": np.ones(4), "index": np.ones(4)}, np.ones(4))},
          "'index' cannot be the name"),
         ({"train": ({"a": np.ones(4), "b": [np.ones(2), np.ones(3)] * 2}, np.ones(4))},
