@@ -107,8 +107,8 @@ def test_the_command_measures_and_records(hpcsamp, tmp_path):
         (["--ranks=2"], "--ranks does not apply"),
         (["--full"], "--full does not apply"),
         (["--data=synthetic"], "--data does not apply"),
-        (["--batch=5000"], "--batch 5000: the data of --against numpyro have 4096 items"),
-        (["--against=numpyro,plain"], "measured by itself"),
+        (["--batch=5000"], "--batch 5000: --against numpyro has only 4096 items of data"),
+        (["--against=numpyro,plain"], "measured alone"),
     ],
 )
 def test_what_does_not_apply_is_refused_before_anything_is_built(arguments, said, capsys):

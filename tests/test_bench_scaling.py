@@ -233,7 +233,7 @@ def test_bench_scaling_inside_measures_the_job_it_is_in(hpcsamp, small, tmp_path
     found = json.loads((tmp_path / "scaling.json").read_text())
     assert (found["grid"], found["world_size"], found["data_group_size"]) == ("data", 2, 2)
     assert (found["samples"], found["batch"], found["round_steps"]) == (6, 64, 2)
-    assert done.out.count("s an epoch") == 1
+    assert done.out.count("s per epoch") == 1
 
 
 @pytest.mark.parametrize(

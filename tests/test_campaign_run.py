@@ -288,7 +288,7 @@ def test_cancelled_points_are_gone_on_with(case):
     counts = case.survey().counts()
     assert not {"running", "queued"} & set(counts)
     assert counts["interrupted"] == 3
-    assert "nothing waits or runs" in case("cancel")
+    assert "no job is waiting or running" in case("cancel")
     case.go()
     case("resume")
     assert case.wait() == {"done": 23, "failed": 1}

@@ -192,7 +192,7 @@ def test_constant_columns_are_told_and_have_no_spread(tmp_path, capsys):
     rows = "".join(f"{i % 7 + 0.5},0.1,{i % 5}\n" for i in range(60))
     (tmp_path / "t.csv").write_text(f"a,b,c\n{rows}")
     assert ingest(tmp_path, "csv", tmp_path / "t.csv", "--target=c") is None
-    assert "constant in train, so without information: b of x" in capsys.readouterr().out
+    assert "constant in train, so they carry no information: b of x" in capsys.readouterr().out
     stats = Dataset.open(tmp_path / "set").stats
     assert (stats.std[1], stats.mean[1]) == (0, 0.1)  # no rounding that would be divided by
 

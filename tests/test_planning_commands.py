@@ -120,7 +120,7 @@ def test_check_of_records(tmp_path):
     found = json.loads(out.read_text())
     assert found["held_back"]["points"] == len(fit.hold_back(points())[1])
     assert 0 < found["held_back"]["median"] < 0.03
-    assert "held-back points: median" in result.output
+    assert "held-out points: median" in result.output
 
 
 def test_calibrate(hpcsamp, tmp_path):

@@ -364,7 +364,7 @@ REFUSED = [
     (["classes", "--data", "{}/entsoe"], 1, "shape (96,), the run was trained on (1, 8, 8)"),
     (["classes", "--split", "tset"], 1, "no split 'tset', only test, train, valid"),
     (["series", "--quantiles", "0.5,1.5"], 2, "1.5 is not between 0 and 1"),
-    (["series", "--quantiles", "a"], 2, "numbers with commas"),
+    (["series", "--quantiles", "a"], 2, "must be numbers separated by commas"),
     (["members", "--samples", "7"], 2, "7"),
     (["digits"], 2, "is not a run folder"),
     (["classes", "--out", "{}/there.h5"], 2, "there already; --overwrite"),

@@ -1,7 +1,7 @@
 """The command line: ``hpcsamp COMMAND``, one file per command.
 
-Command modules import what they need inside their functions, so that ``--help`` answers at once and
-without MPI.
+Command modules import heavy packages inside their functions, so that ``--help`` prints at once and
+does not start MPI.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from hpcsamp.cli import (
 )
 from hpcsamp.errors import UsageError
 
-#: What typer raises for wrong arguments. It comes from click, or from typer's own copy of click.
+#: Exception that typer raises for wrong arguments: click's, or that of typer's own copy of click.
 typer_usage_error: type[Any] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="hpcsamp",
-    help="Sampling parallelism for Bayesian neural networks, on Horovod and MPI.",
+    help="Train Bayesian neural networks on a cluster by sampling parallelism (Horovod and MPI).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -66,28 +66,28 @@ def _version(
 
 
 def _find_modules_here() -> None:
-    """Let a network in a file of the current folder be imported, after what is installed."""
-    with suppress(OSError):  # a folder that was removed
+    """Make modules in the current folder importable, after all installed packages."""
+    with suppress(OSError):  # the current folder was removed
         here = str(Path.cwd())
         if not sys.flags.safe_path and here not in sys.path:
             sys.path.append(here)
 
 
 def main() -> None:
-    """Run a command; every failure is one line and an exit code (see :mod:`hpcsamp.errors`)."""
+    """Run a command; a failure prints one line and sets the exit code, see hpcsamp.errors."""
     from hpcsamp.launcher import ApartError, one_of_several
     from hpcsamp.runtime import end_job, mpi
 
     _find_modules_here()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be valid UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
     except typer.Abort:
         code = 130
     except typer_usage_error as e:
-        # The same mistake on every rank: said once, by rank 0. Only MPI knows who that is.
-        if not e.format_message():  # a group without a command: its help was shown
+        # Every rank has the same wrong arguments: rank 0 reports them, and only MPI knows the rank.
+        if not e.format_message():  # a group without a command has printed its help
             sys.exit(UsageError.exit_code)
         error = UsageError(e.format_message())
         error.agreed = True

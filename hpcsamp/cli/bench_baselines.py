@@ -1,4 +1,4 @@
-"""``hpcsamp bench baselines``: beside what people would use instead."""
+"""``hpcsamp bench baselines``: compare training steps with those of other libraries."""
 
 from __future__ import annotations
 
@@ -13,48 +13,49 @@ def baselines(
     workload: Annotated[
         str,
         typer.Option(
-            help="vit-cifar10 (the default), mlp-entsoe or vit-digits; against numpyro: networks "
-            "by their widths, with commas."
+            help="vit-cifar10 (the default), mlp-entsoe or vit-digits; with --against numpyro: "
+            "networks by their widths, separated by commas."
         ),
     ] = "",
     against: Annotated[
         str,
         typer.Option(
-            help="Baselines, with commas (default: those of the method; see --list); or numpyro, "
-            "by itself."
+            help="Baselines, separated by commas (default: those of the method, see --list); or "
+            "numpyro alone."
         ),
     ] = "",
     ranks: Annotated[
-        int | None, typer.Option(min=1, help="Ranks of what runs on several (default: 2).")
+        int | None, typer.Option(min=1, help="Ranks of the parallel variants (default: 2).")
     ] = None,
     full: Annotated[
-        bool, typer.Option("--full", help="The figure's sizes instead of those for two cores.")
+        bool, typer.Option("--full", help="Use the paper's sizes, not those for two cores.")
     ] = False,
-    rounds: Annotated[int, typer.Option(min=1, help="Counted rounds, after one.")] = 5,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of a round.")] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="S.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Items of a step.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds, after one warm-up round.")] = 5,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps per round.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Weight samples S.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Items per step.")] = None,
     bfloat16: Annotated[
         bool | None,
         typer.Option(
             "--bfloat16/--no-bfloat16",
-            help="hpcsamp in bfloat16, too, where it may (default: yes).",
+            help="Also time hpcsamp in bfloat16 if the machine supports it (default: yes).",
         ),
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a key; repeatable.")
+        list[str] | None, typer.Option("--set", help="Set a key; repeatable.")
     ] = None,
     data: Annotated[str, typer.Option(help='Dataset folder, or "synthetic" (the default).')] = "",
-    listed: Annotated[bool, typer.Option("--list", help="Say which baselines there are.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder for the records.")] = None,
+    listed: Annotated[bool, typer.Option("--list", help="List the baselines and exit.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder to write the records to.")] = None,
 ) -> None:
-    """Time whole training steps of hpcsamp and of what people would use instead, in turns.
+    """Time whole training steps of hpcsamp and of its baselines, in alternating rounds.
 
-    Same network, batches and optimiser; one thread a rank; feed and augmentation are in the step,
-    torch's DataLoader and torchvision's for the baselines. Peak memory is that of the largest rank.
+    All use the same network, batches and optimiser, and one thread per rank. A step includes
+    reading and augmenting the batch; the baselines use torch's DataLoader and torchvision for it.
+    Peak memory is that of the largest rank.
 
-    Against numpyro small networks are timed on one core, in an environment for NumPyro that is
-    built in HPCSAMP_CACHE the first time.
+    With --against numpyro, small networks are timed on one core. The environment for NumPyro is
+    built in HPCSAMP_CACHE on first use.
     """
     from hpcsamp import config as configuration
     from hpcsamp.bench import records, versus
@@ -69,14 +70,14 @@ def baselines(
 
     if listed:
         rows = [[name, about(name)] for name in BASELINES]
-        rows.append([PEER, "NumPyro's SVI on one core, with networks of its own."])
-        show("", ["baseline", "what"], rows)
+        rows.append([PEER, "NumPyro's SVI on one core, on its own set of networks."])
+        show("", ["baseline", "description"], rows)
         return
     names = [name.strip() for name in against.split(",") if name.strip()]
     if PEER in names:
         if names != [PEER]:
             raise UsageError(
-                f"--against {against}: numpyro is measured by itself, on networks of its own"
+                f"--against {against}: numpyro is measured alone, on its own set of networks"
             )
         unused = {
             "full": full,
@@ -96,7 +97,9 @@ def baselines(
     for name in names:
         if name not in BASELINES:
             known = [*BASELINES, PEER]
-            raise UsageError(f"--against {name}: there is {', '.join(known)}{suggest(name, known)}")
+            raise UsageError(
+                f"--against {name}: choose from {', '.join(known)}{suggest(name, known)}"
+            )
     if size.samples < ranks:
         raise UsageError(f"--samples {size.samples} cannot be split over --ranks {ranks}")
     experiment = Experiment(
@@ -109,8 +112,8 @@ def baselines(
     first = measured[0]
     show(
         f"{experiment.model}, S = {size.samples}, batch {size.batch}: whole steps with feed, "
-        f"{first['threads']} thread a rank, {first['machine']['cpu']}",
-        ["variant", "ranks", "ms a step", "least", "most", "MiB a rank"],
+        f"{first['threads']} thread per rank, {first['machine']['cpu']}",
+        ["variant", "ranks", "ms per step", "min", "max", "MiB per rank"],
         [
             [
                 r["label"],
@@ -122,8 +125,8 @@ def baselines(
         ],
     )
     show(
-        f"ratios of times, medians of {rounds} rounds; hpcsamp's peak memory over theirs",
-        ["what", "ratio", "least", "most", "memory"],
+        f"ratios of times, medians of {rounds} rounds; memory: hpcsamp's peak over the baseline's",
+        ["variants", "ratio", "min", "max", "memory"],
         [
             [
                 row["what"],

@@ -9,23 +9,28 @@ import typer
 
 
 def dropout(
-    samples: Annotated[int, typer.Option(min=1, help="S, dropout masks.")] = 16,
+    samples: Annotated[int, typer.Option(min=1, help="Number of dropout masks S.")] = 16,
     batch: Annotated[
-        list[int] | None, typer.Option(min=1, help="Items; may be said again. Default: 64, 256.")
+        list[int] | None,
+        typer.Option(min=1, help="Items per step; repeatable (default: 64 and 256)."),
     ] = None,
     ranks: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Ranks to start, if mpirun did not; may be said again: 1, 2, 4."),
+        typer.Option(
+            min=1, help="Ranks to start, unless run under mpirun; repeatable (default: 1, 2, 4)."
+        ),
     ] = None,
-    repeat: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 7,
-    masks: Annotated[str, typer.Option(help="sample or item, as method.masks.")] = "sample",
+    repeat: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 7,
+    masks: Annotated[str, typer.Option(help="method.masks: sample or item.")] = "sample",
     collectives: Annotated[str, typer.Option(help="auto, horovod or mpi.")] = "auto",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the table here.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the table to this JSON file.")
+    ] = None,
 ) -> None:
     """Time Monte Carlo dropout against plain passes over a batch S/P times as large.
 
-    The paper's network for time series, one thread a rank; all ranks work at once, the variants
-    take turns.
+    Uses the paper's network for time series and one thread per rank. All ranks work at the same
+    time; the variants alternate.
     """
     import tempfile
 
@@ -36,7 +41,7 @@ def dropout(
 
     batches = batch or [64, 256]
     if masks not in ("sample", "item"):
-        raise UsageError(f"--masks {masks!r}: there is sample, item")
+        raise UsageError(f"--masks {masks!r}: choose from sample, item")
     if one_of_several():
         _measured(samples, batches, repeat, masks, collectives, json_file)
         return
@@ -86,7 +91,7 @@ def _show(rows: list[dict[str, Any]], json_file: Path | None) -> None:
     from hpcsamp.bench.dropout import RATIOS
     from hpcsamp.cli.output import show
 
-    def said(ratio: dict[str, float]) -> str:
+    def text(ratio: dict[str, float]) -> str:
         return f"{ratio['median']:.3f} ({ratio['min']:.2f}-{ratio['max']:.2f})"
 
     show(
@@ -98,7 +103,7 @@ def _show(rows: list[dict[str, Any]], json_file: Path | None) -> None:
                 row["ranks"],
                 row["batch"],
                 f"{row['seconds']['plain pass'] * 1e3:.2f}",
-                *(said(row[label]) for label in RATIOS),
+                *(text(row[label]) for label in RATIOS),
             ]
             for row in rows
         ],

@@ -1,4 +1,4 @@
-"""``hpcsamp bench exactness``: how far the paper's averaging of losses is off."""
+"""``hpcsamp bench exactness``: gradient error of averaging local losses over ranks."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ import typer
 
 
 def exactness(
-    samples: Annotated[int, typer.Option(min=2, help="S, weight samples.")] = 16,
-    batch: Annotated[int, typer.Option(min=1, help="Items.")] = 8,
+    samples: Annotated[int, typer.Option(min=2, help="Weight samples S.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, help="Items per step.")] = 8,
     std: Annotated[
         float, typer.Option(min=1e-6, help="Posterior standard deviation of the weights.")
     ] = 0.05,
     model: Annotated[str, typer.Option(help="vit, mlp or both.")] = "both",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the table here.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the table to this JSON file.")
+    ] = None,
 ) -> None:
-    """How far loss.exact = false is off as the number of ranks grows, for each loss.
+    """Measure the gradient error of loss.exact = false against the number of ranks, per loss.
 
-    Relative difference of the data term's gradient with respect to the parameters. The ranks of the
-    job share the work; for as many, the difference is measured in real steps, too.
+    The error is the relative difference of the data term's gradient with respect to the parameters.
+    The ranks of the job share the work; for their number the error is also measured in real steps.
     """
     from hpcsamp import choose
     from hpcsamp.bench.exactness import LOSSES, Work, compare
@@ -29,7 +31,7 @@ def exactness(
     from hpcsamp.grid import init
 
     if model not in (*LOSSES, "both"):
-        raise UsageError(f"--model {model!r}: there is {', '.join(LOSSES)}, both")
+        raise UsageError(f"--model {model!r}: choose from {', '.join(LOSSES)}, both")
     topology = init("world", device="cpu")
     topology.samples(samples)
     collectives = choose(topology, "mpi")

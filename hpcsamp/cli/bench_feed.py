@@ -1,4 +1,4 @@
-"""``hpcsamp bench feed``: what it costs to have a batch on all ranks."""
+"""``hpcsamp bench feed``: time and bytes to bring a batch to all ranks."""
 
 from __future__ import annotations
 
@@ -13,24 +13,31 @@ def feed(
     like: Annotated[
         Literal["cifar10", "era5", "both"], typer.Option(help="Items to resemble.")
     ] = "both",
-    ranks: Annotated[int, typer.Option(min=1, help="Ranks to start, if mpirun did not.")] = 4,
-    batch: Annotated[int, typer.Option(min=0, help="Items of a step; 0: 1024 and 8.")] = 0,
-    repeat: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 7,
+    ranks: Annotated[int, typer.Option(min=1, help="Ranks to start, unless run under mpirun.")] = 4,
+    batch: Annotated[
+        int, typer.Option(min=0, help="Items per step; 0: 1024 (cifar10) and 8 (era5).")
+    ] = 0,
+    repeat: Annotated[int, typer.Option(min=1, help="Rounds; the median is reported.")] = 7,
     collective: Annotated[
-        bool, typer.Option("--collective/--no-collective", help="Time collective reads, too.")
+        bool, typer.Option("--collective/--no-collective", help="Also time collective reads.")
     ] = True,
     cold: Annotated[
-        bool, typer.Option("--cold/--no-cold", help="Also with the page cache dropped.")
+        bool, typer.Option("--cold/--no-cold", help="Also time reads with an empty page cache.")
     ] = True,
     models: Annotated[
-        bool, typer.Option("--models/--no-models", help="Also with the paper's models on top.")
+        bool,
+        typer.Option(
+            "--models/--no-models", help="Also time training steps of the paper's models."
+        ),
     ] = True,
     data: Annotated[
-        Path | None, typer.Option(help="Folder for the made-up sets (default: a temporary one).")
+        Path | None, typer.Option(help="Folder for the synthetic sets (default: a temporary one).")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the table here.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the table to this JSON file.")
+    ] = None,
 ) -> None:
-    """Compare ways to bring one batch to all ranks: duplicated reads, a broadcast, and ours."""
+    """Compare ways to bring a batch to all ranks: duplicate reads, a broadcast, and hpcsamp's."""
     from hpcsamp.bench.feed import BATCH, LIKES, Case, hidden, made_up, measure
     from hpcsamp.bench.launch import launch
     from hpcsamp.launcher import one_of_several
@@ -70,7 +77,7 @@ def feed(
 
 
 def report(results: dict[str, Any], json_file: Path | None) -> None:
-    """Tables for people, JSON for others."""
+    """Print the results as tables and write them as JSON."""
     from hpcsamp.cli.output import show, write_json
 
     for case in results["cases"]:
@@ -87,20 +94,20 @@ def report(results: dict[str, Any], json_file: Path | None) -> None:
             for name, c in case["feeders"].items()
         ]
         show(
-            f"{case['case']}: {case['batch']} items, {case['batch_bytes'] / 1e6:.2f} MB a step, "
-            f"{results['ranks']} ranks; ratios to the best duplicated read",
-            ["feeder", "ms a step", "ratio", "CPU ms", "ratio", "bytes read", "read calls"],
+            f"{case['case']}: {case['batch']} items, {case['batch_bytes'] / 1e6:.2f} MB per step, "
+            f"{results['ranks']} ranks; ratios to the fastest duplicate read",
+            ["feeder", "ms per step", "ratio", "CPU ms", "ratio", "bytes read", "read calls"],
             rows,
         )
         for h in case.get("hidden", []):
             typer.echo(
-                f"  behind {1e3 * h['compute']:.2f} ms of compute: {h['hidden']:.1%} of the feed "
-                f"is hidden, the loop waits {h['waited']:.1%} of the time"
+                f"  with {1e3 * h['compute']:.2f} ms of compute per step: {h['hidden']:.1%} of the "
+                f"feed is hidden, the loop waits {h['waited']:.1%} of the time"
             )
     if results["models"]:
         show(
-            "with training steps on top",
-            ["model", "step ms", "waits for data"],
+            "feed while training",
+            ["model", "ms per step", "waiting for data"],
             [
                 [m["model"], f"{1e3 * m['step_seconds']:.1f}", f"{m['waited']:.2%}"]
                 for m in results["models"]

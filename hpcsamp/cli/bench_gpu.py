@@ -12,20 +12,23 @@ def gpu(
     workload: Annotated[
         str, typer.Option(help="vit-cifar10, mlp-entsoe, swin-era5 or vit-digits.")
     ] = "vit-cifar10",
-    samples: Annotated[int, typer.Option(min=1, help="S.")] = 16,
-    batch: Annotated[int | None, typer.Option(min=1, help="Items of a step.")] = None,
-    ranks: Annotated[int, typer.Option(min=1, help="Ranks that share the GPU, for one row.")] = 2,
-    rounds: Annotated[int, typer.Option(min=1, help="Counted rounds, after one.")] = 5,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of a round.")] = 20,
+    samples: Annotated[int, typer.Option(min=1, help="Weight samples S.")] = 16,
+    batch: Annotated[int | None, typer.Option(min=1, help="Items per step.")] = None,
+    ranks: Annotated[
+        int, typer.Option(min=1, help="Ranks that share the GPU in the row with several ranks.")
+    ] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds, after one warm-up round.")] = 5,
+    steps: Annotated[int, typer.Option(min=1, help="Steps per round.")] = 20,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a key; repeatable.")
+        list[str] | None, typer.Option("--set", help="Set a key; repeatable.")
     ] = None,
     data: Annotated[str, typer.Option(help='Dataset folder, or "synthetic".')] = "synthetic",
-    out: Annotated[Path | None, typer.Option(help="Folder for the records.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write the records to.")] = None,
 ) -> None:
     """Time whole training steps on one GPU: vectorised samples, bfloat16, several ranks on it.
 
-    Beside plain passes and torch_blue on the same GPU. Without a GPU: one line, exit code 2.
+    Plain passes and torch_blue are timed on the same GPU. Without a GPU, the command exits with
+    code 2.
     """
     from hpcsamp.bench import gpu as bench
     from hpcsamp.bench import records
@@ -39,7 +42,7 @@ def gpu(
     show(
         f"{workload}, S = {samples}, batch {first['batch']} on one {first['machine']['gpu']}: "
         f"whole steps with feed, medians of {rounds} rounds",
-        ["variant", "ranks", "ms a step", "over one sample at a time"],
+        ["variant", "ranks", "ms per step", "speed-up over one sample at a time"],
         [
             [
                 r["label"], r["world_size"], f"{1e3 * r['seconds_per_step']:.4g}",

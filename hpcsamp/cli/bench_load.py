@@ -1,4 +1,4 @@
-"""``hpcsamp bench load``: predictions in Python, and the time to the first one."""
+"""``hpcsamp bench load``: time of predictions from Python, and of the first one."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import typer
 def load(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     items: Annotated[int, typer.Option(min=1, help="Items to predict.")] = 1000,
-    samples: Annotated[int, typer.Option(min=1, help="Samples, and plain passes.")] = 64,
+    samples: Annotated[int, typer.Option(min=1, help="Weight samples, and plain passes.")] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 7,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the numbers here.")
+        Path | None, typer.Option("--json", help="Also write the numbers to this JSON file.")
     ] = None,
 ) -> None:
-    """Time hs.load(RUN).predict against plain passes, and a first answer against import torch."""
+    """Time hs.load(RUN).predict against plain passes, and the first one against import torch."""
     import statistics
 
     from hpcsamp.bench.load import first_answers, predictions, ratio
@@ -33,7 +33,7 @@ def load(
         f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
     )
     typer.echo(
-        f"first answer / import torch, CPU time of fresh processes: {ratio(answers, imports):.2f} "
+        f"first prediction / import torch, CPU time of processes: {ratio(answers, imports):.2f} "
         f"({statistics.median(answers):.2f} s / {statistics.median(imports):.2f} s)"
     )
     if json_file is not None:

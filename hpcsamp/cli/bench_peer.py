@@ -1,4 +1,4 @@
-"""``hpcsamp bench baselines --against numpyro``: its table and records."""
+"""``hpcsamp bench baselines --against numpyro``: table and records."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def numpyro(
     out: Path | None,
     unused: Mapping[str, bool],
 ) -> None:
-    """Time the training step of small networks beside NumPyro's.
+    """Time the training step of small networks against NumPyro's.
 
     Parameters
     ----------
     workload
-        Networks by their widths, with commas; empty for all.
+        Networks by their widths, separated by commas; empty for all.
     samples, batch, steps
-        Instead of those of the networks.
+        Values that replace those of the networks.
     unused
-        Options that do not apply here by name, and whether they were given.
+        Names of the options that do not apply here, and whether each was given.
     """
     from hpcsamp.bench import records
     from hpcsamp.bench.peer import compare, environment
@@ -52,7 +52,7 @@ def numpyro(
         for case in find(workload)
     ]
     if batch is not None and batch > ITEMS:
-        raise UsageError(f"--batch {batch}: the data of --against numpyro have {ITEMS} items")
+        raise UsageError(f"--batch {batch}: --against numpyro has only {ITEMS} items of data")
     python = environment.build(environment.folder(), lambda line: typer.echo(f"hpcsamp: {line}"))
     measured: list[dict[str, Any]] = []
     rows: list[list[str | int]] = []
@@ -70,8 +70,8 @@ def numpyro(
     versions = measured[1]["versions"]
     show(
         f"training steps over those of NumPyro {versions['numpyro']} (jax {versions['jax']}), one "
-        f"core, {rounds} rounds in turns, {measured[0]['machine']['cpu']}",
-        ["network", "batch", "S", "what", "ms", "NumPyro's ms", "ratio", "least", "most"],
+        f"core, {rounds} alternating rounds, {measured[0]['machine']['cpu']}",
+        ["network", "batch", "S", "variant", "ms", "NumPyro ms", "ratio", "min", "max"],
         rows,
     )
     if out is not None:

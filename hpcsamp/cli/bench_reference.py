@@ -1,4 +1,4 @@
-"""``hpcsamp bench reference``: held-out likelihood beside scikit-learn's models."""
+"""``hpcsamp bench reference``: compare held-out likelihood with scikit-learn's models."""
 
 from __future__ import annotations
 
@@ -9,20 +9,24 @@ import typer
 
 
 def reference(
-    seeds: Annotated[int, typer.Option(min=1, help="Splits and initial weights, from seed 0.")] = 5,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Number of seeds, each with its own split and weights.")
+    ] = 5,
     sets: Annotated[
-        list[str] | None, typer.Option("--data", help="One of the sets; may be repeated.")
+        list[str] | None, typer.Option("--data", help="Dataset; repeatable (default: all).")
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option("--model", help="One of the models; may be repeated.")
+        list[str] | None, typer.Option("--model", help="Model; repeatable (default: all).")
     ] = None,
-    ranks: Annotated[int, typer.Option(min=1, help="Ranks to start, if mpirun did not.")] = 2,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the table here.")] = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Ranks to start, unless run under mpirun.")] = 2,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the table to this JSON file.")
+    ] = None,
 ) -> None:
-    """Held-out likelihood of the methods beside scikit-learn's models, on its three small sets.
+    """Compare the held-out likelihood of the methods with scikit-learn's models on small datasets.
 
-    Same splits for all; the ranks of the job share the fits out, one thread each. Starts its own
-    ranks unless mpirun did.
+    All models use the same splits of scikit-learn's three datasets. The ranks of the job share the
+    fits, one thread each. The command starts its own ranks unless it runs under mpirun.
     """
     from hpcsamp.bench.launch import launch
     from hpcsamp.bench.reference import SETS, models_of
@@ -38,7 +42,7 @@ def reference(
         for name in names:
             if name not in known:
                 raise UsageError(
-                    f"{option} {name!r}{suggest(name, known)}; there is {', '.join(known)}"
+                    f"{option} {name!r}{suggest(name, known)}; choose from {', '.join(known)}"
                 )
     if ranks > 1 and not one_of_several():
         arguments = ["bench", "reference", "--seeds", str(seeds)]
@@ -61,29 +65,29 @@ def _measured_reference(
     topology = init("world", device="cpu")
     torch.set_num_threads(1)
     todo = [f for f in fits(sets, list(range(seeds))) if not only or f.model in only]
-    mine: dict[Fit, dict[str, float]] = {}
+    local: dict[Fit, dict[str, float]] = {}
     with together(topology.world):
         for fit in todo[topology.rank :: topology.size]:
-            mine[fit] = fit.run()
-    every = topology.world.allgather(mine)
+            local[fit] = fit.run()
+    every = topology.world.allgather(local)
     if topology.is_root:
         found = {fit: part[fit] for fit in todo for part in every if fit in part}
         rows = table(found)
 
-        def said(row: dict[str, Any], metric: str, digits: int) -> str | None:
+        def text(row: dict[str, Any], metric: str, digits: int) -> str | None:
             value = row.get(metric)
             return value and f"{value['mean']:.{digits}f} +- {value['std']:.{digits}f}"
 
         show(
             f"test items (20 %), {seeds} splits and seeds, mean +- standard deviation over them",
-            ["set", "model", "NLL (nats an item)", "RMSE", "accuracy", "seconds"],
+            ["dataset", "model", "NLL (nats per item)", "RMSE", "accuracy", "seconds"],
             [
                 [
                     row["set"],
                     row["model"],
-                    said(row, "nll", 3),
-                    said(row, "rmse", 2),
-                    said(row, "accuracy", 3),
+                    text(row, "nll", 3),
+                    text(row, "rmse", 2),
+                    text(row, "accuracy", 3),
                     f"{row['seconds']['mean']:.1f}",
                 ]
                 for row in rows

@@ -1,4 +1,4 @@
-"""``hpcsamp bench scaling``: the paper's scaling figures, measured."""
+"""``hpcsamp bench scaling``: measure the scaling figures of the paper."""
 
 from __future__ import annotations
 
@@ -24,45 +24,48 @@ def scaling(
     workload: Annotated[
         str, typer.Option(help="vit-cifar10, mlp-entsoe, swin-era5 or vit-digits.")
     ] = "vit-cifar10",
-    ranks: Annotated[str, typer.Option(help="Numbers of ranks, with commas.")] = "1,2",
+    ranks: Annotated[str, typer.Option(help="Numbers of ranks, separated by commas.")] = "1,2",
     small: Annotated[
-        bool, typer.Option("--small", help="For two cores; otherwise the figure's sizes.")
+        bool, typer.Option("--small", help="Use sizes for two cores, not the figure's sizes.")
     ] = False,
     mode: Annotated[
         ScalingMode,
-        typer.Option(help="S and batch fixed; batch grows with the ranks; S does."),
+        typer.Option(help="Keep S and batch fixed, or let the batch or S grow with the ranks."),
     ] = "fixed",
     grids: Annotated[
         str,
-        typer.Option(help="Of sampling, data, hybrid, with commas (default: the figure's)."),
+        typer.Option(help="sampling, data, hybrid, separated by commas (default: the figure's)."),
     ] = "",
-    rounds: Annotated[int, typer.Option(min=1, help="Counted rounds, after one.")] = 5,
-    steps: Annotated[int | None, typer.Option(min=0, help="Steps of a round; 0: an epoch.")] = None,
-    samples: Annotated[
-        int | None, typer.Option(min=1, help="S; of a rank where it grows with the ranks.")
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds, after one warm-up round.")] = 5,
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="Steps per round; 0 for a whole epoch.")
     ] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Items of a step.")] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Weight samples S; samples per rank with --mode proportional."),
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Items per step.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a key; repeatable.")
+        list[str] | None, typer.Option("--set", help="Set a key; repeatable.")
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help='Dataset folder (default: "synthetic"; with --inside data.path).'),
+        typer.Option(help='Dataset folder (default: "synthetic"; with --inside: data.path).'),
     ] = None,
     inside: Annotated[
         bool,
         typer.Option("--inside", help="Measure one configuration on the ranks of this job."),
     ] = False,
     config: Annotated[
-        str | None, typer.Option(help="With --inside: the configuration, as hpcsamp train has it.")
+        str | None, typer.Option(help="With --inside: the configuration, as for hpcsamp train.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the records.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write the records to.")] = None,
 ) -> None:
-    """Time whole training steps on more and more ranks; speed-up, or efficiency where S grows.
+    """Time whole training steps on growing numbers of ranks: speed-up, or efficiency if S grows.
 
-    Starts its own jobs on this machine, one thread a rank, and lets them take turns. With --inside
-    it measures the one configuration that mpirun or srun has started it for, e.g. as a point of a
-    campaign, and writes one record.
+    The command starts its own jobs on this machine, one thread per rank, in alternating rounds.
+    With --inside it measures one configuration on the ranks started by mpirun or srun, e.g. as a
+    point of a campaign, and writes one record.
     """
     from hpcsamp.bench.workloads import find
 
@@ -91,7 +94,7 @@ def scaling(
     for note in notes:
         typer.echo(f"left out: {note}")
     if out is not None:
-        path = out / f"scaling-{workload}-{mode}.jsonl"  # a figure takes several, from one folder
+        path = out / f"scaling-{workload}-{mode}.jsonl"  # a figure reads several from one folder
         records.write(path, measured)
         typer.echo(f"records in {path}")
 
@@ -116,8 +119,8 @@ def _inside(
         return
     typer.echo(
         f"{found['world_size']} ranks, {found['grid']}, S = {found['samples']}, batch "
-        f"{found['batch']}: {found['seconds_per_step']:.4g} s a step, "
-        f"{found['seconds_per_epoch']:.4g} s an epoch"
+        f"{found['batch']}: {found['seconds_per_step']:.4g} s per step, "
+        f"{found['seconds_per_epoch']:.4g} s per epoch"
     )
     if out is not None:
         records.write(out / "scaling.json", [found])
@@ -131,7 +134,9 @@ def _numbers(option: str, text: str) -> list[int]:
     except ValueError:
         found = []
     if not found or min(found) < 1:
-        raise UsageError(f"{option} {text!r}: positive numbers with commas are needed, e.g. 1,2")
+        raise UsageError(
+            f"{option} {text!r}: must be positive numbers separated by commas, e.g. 1,2"
+        )
     return found
 
 
@@ -143,7 +148,8 @@ def _grids(text: str, mode: str) -> list[str]:
     found = text.split(",") if text else ["sampling"] if mode == "proportional" else list(GRIDS)
     for grid in found:
         if grid not in GRIDS:
-            raise UsageError(f"--grids {grid}: there is {', '.join(GRIDS)}{suggest(grid, GRIDS)}")
+            known = ", ".join(GRIDS)
+            raise UsageError(f"--grids {grid}: choose from {known}{suggest(grid, GRIDS)}")
     return found
 
 
@@ -151,7 +157,7 @@ def _title(experiment: Experiment, measured: list[dict[str, Any]]) -> str:
     first = measured[0]
     return (
         f"{experiment.model}, {experiment.mode}: whole steps with feed, {first['threads']} thread "
-        f"a rank, {first['machine']['cpu']}; medians of {len(first['rounds'])} rounds, and range"
+        f"per rank, {first['machine']['cpu']}; medians and ranges of {len(first['rounds'])} rounds"
     )
 
 
@@ -172,8 +178,8 @@ def _table(rows: list[dict[str, Any]], measure: str) -> tuple[list[str], list[li
             ]
         )  # fmt: skip
     columns = [
-        "grid", "S", "batch", "ms a step", "s an epoch", measure, "range", "ideal", "MiB a rank",
-        *phases,
+        "grid", "S", "batch", "ms per step", "s per epoch", measure, "range", "ideal",
+        "MiB per rank", *phases,
     ]  # fmt: skip
     return columns, lines
 

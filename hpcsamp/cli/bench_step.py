@@ -1,4 +1,4 @@
-"""``hpcsamp bench step``: a step without its feed, against plain passes and torch_blue."""
+"""``hpcsamp bench step``: compare a training step with plain passes and torch_blue."""
 
 from __future__ import annotations
 
@@ -10,24 +10,28 @@ import typer
 
 def step(
     model: Annotated[
-        str, typer.Option(help="vit or mlp at the paper's sizes, or package.module:Class.")
+        str, typer.Option(help="vit or mlp in the paper's sizes, or package.module:Class.")
     ] = "vit",
-    samples: Annotated[int, typer.Option(min=1, help="S, weight samples.")] = 16,
-    batch: Annotated[int, typer.Option(min=1, help="Items.")] = 32,
-    ranks: Annotated[int, typer.Option(min=1, help="Ranks to start, if mpirun did not.")] = 2,
-    repeat: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 5,
+    samples: Annotated[int, typer.Option(min=1, help="Weight samples S.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, help="Items per step.")] = 32,
+    ranks: Annotated[int, typer.Option(min=1, help="Ranks to start, unless run under mpirun.")] = 2,
+    repeat: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 5,
     loss: Annotated[str, typer.Option(help="Data loss.")] = "expected_nll",
     baseline: Annotated[
-        bool, typer.Option("--baseline/--no-baseline", help="Run torch_blue, too.")
+        bool, typer.Option("--baseline/--no-baseline", help="Also time torch_blue.")
     ] = True,
     memory: Annotated[
-        bool, typer.Option("--memory/--no-memory", help="Measure peak memory at S and at 1, too.")
+        bool,
+        typer.Option("--memory/--no-memory", help="Also measure peak memory with S samples and 1."),
     ] = True,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the table here.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the table to this JSON file.")
+    ] = None,
 ) -> None:
-    """Time a training step: against S plain passes, on all ranks against one, against torch_blue.
+    """Time a training step against S plain passes, on all ranks and on one, and against torch_blue.
 
-    One thread a rank; the variants take turns in one run. Starts its own ranks unless mpirun did.
+    Reading the batch is not included. One thread per rank; the variants alternate in one run. The
+    command starts its own ranks unless it runs under mpirun.
     """
     from hpcsamp.bench.launch import launch
     from hpcsamp.bench.step import SHAPES
@@ -36,7 +40,7 @@ def step(
     from hpcsamp.names import MODELS
 
     MODELS.find(model)
-    baseline = baseline and model in SHAPES  # torch_blue has no rule for batch statistics
+    baseline = baseline and model in SHAPES  # torch_blue does not support batch statistics
     if samples < ranks and not one_of_several():
         raise UsageError(f"--samples {samples} cannot be split over --ranks {ranks}")
     if not one_of_several():
@@ -96,7 +100,7 @@ def _measured_step(
             rows.append([label, f"{peaks[samples] / peaks[1]:.3f}", "", ""])
         times = ", ".join(f"{k} {v:.3f} s" for k, v in found["seconds"].items())
         show(
-            f"{model}, S = {samples}, batch {batch}, {found['threads']} thread a rank; {times}",
+            f"{model}, S = {samples}, batch {batch}, {found['threads']} thread per rank; {times}",
             ["ratio", "median", "min", "max"],
             rows,
             json_file=json_file,

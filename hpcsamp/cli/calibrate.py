@@ -1,4 +1,4 @@
-"""``hpcsamp bench calibrate``: what ``hpcsamp plan`` wants to know of a machine."""
+"""``hpcsamp bench calibrate``: measure the machine constants that ``hpcsamp plan`` uses."""
 
 from __future__ import annotations
 
@@ -11,28 +11,38 @@ import typer
 def calibrate(
     configs: Annotated[
         list[str] | None,
-        typer.Argument(help="CONFIG or CONFIG:PRESET to measure (default: small ViT and MLP)."),
+        typer.Argument(
+            help="Configurations to measure, as CONFIG or CONFIG:PRESET (default: a small ViT and "
+            "MLP)."
+        ),
     ] = None,
-    ranks: Annotated[int, typer.Option(min=1, help="Ranks to start, if mpirun did not.")] = 2,
-    batches: Annotated[str, typer.Option(help="Items of the passes that are timed.")] = "8,32,96",
+    ranks: Annotated[int, typer.Option(min=1, help="Ranks to start, unless run under mpirun.")] = 2,
+    batches: Annotated[
+        str, typer.Option(help="Batch sizes of the timed passes, separated by commas.")
+    ] = "8,32,96",
     check: Annotated[
-        bool, typer.Option("--check", help="Time whole steps as well, and compare.")
+        bool, typer.Option("--check", help="Also time whole steps and report the model's error.")
     ] = False,
-    check_samples: Annotated[str, typer.Option(help="S of these steps.")] = "2,4,8,16",
-    check_batches: Annotated[str, typer.Option(help="Their items.")] = "16,64",
-    repeat: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 5,
+    check_samples: Annotated[
+        str, typer.Option(help="Weight samples S of the steps of --check.")
+    ] = "2,4,8,16",
+    check_batches: Annotated[
+        str, typer.Option(help="Batch sizes of the steps of --check.")
+    ] = "16,64",
+    repeat: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 5,
     collectives: Annotated[str, typer.Option(help="auto, horovod or mpi.")] = "auto",
-    output: Annotated[Path, typer.Option("--output", "-o", help="The calibration.")] = Path(
-        "calibration.json"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write the calibration to.")
+    ] = Path("calibration.json"),
     records: Annotated[
-        Path | None, typer.Option(help="Write the whole steps here, for hpcsamp plan --check.")
+        Path | None,
+        typer.Option(help="File to write the steps of --check to, for hpcsamp plan --check."),
     ] = None,
 ) -> None:
     """Measure the constants of the performance model on this machine, and with --check its error.
 
-    One thread a rank. Starts its own ranks unless mpirun did. The steps of --check enter no
-    constant.
+    One thread per rank. The command starts its own ranks unless it runs under mpirun. The steps of
+    --check are not used to fit the constants.
     """
     from hpcsamp.bench.launch import launch
     from hpcsamp.launcher import one_of_several
@@ -68,15 +78,15 @@ def calibrate(
     save(output, found)
     link = found.link
     show(
-        f"constants of {found.machine['cpu']}, {found.ranks} ranks; in {output}",
-        ["what", "value", "unit"],
+        f"constants of {found.machine['cpu']}, {found.ranks} ranks; written to {output}",
+        ["constant", "value", "unit"],
         [
             *_of_models(found),
-            ["draw", f"{1e9 * found.draw:.3g}", "ns a weight and sample"],
-            ["penalty", f"{1e9 * found.penalty:.3g}", "ns a weight"],
-            ["optimiser", f"{1e9 * found.update:.3g}", "ns a number"],
-            ["augment", f"{1e9 * found.augment:.3g}", "ns a byte"],
-            ["read", f"{1e9 * found.read:.3g}", "ns a byte"],
+            ["draw", f"{1e9 * found.draw:.3g}", "ns per weight and sample"],
+            ["penalty", f"{1e9 * found.penalty:.3g}", "ns per weight"],
+            ["optimiser", f"{1e9 * found.update:.3g}", "ns per parameter"],
+            ["augment", f"{1e9 * found.augment:.3g}", "ns per byte"],
+            ["read", f"{1e9 * found.read:.3g}", "ns per byte"],
             ["agreement", f"{1e6 * found.agreement:.3g}", "us"],
             ["link, latency", f"{1e6 * link.alpha:.3g}" if link else None, "us"],
             ["link, bandwidth", f"{1e-9 * link.bandwidth:.3g}" if link else None, "GB/s"],
@@ -86,8 +96,8 @@ def calibrate(
     )
     if found.disturbed > QUIET:
         typer.echo(
-            f"hpcsamp: warning: ranks waited for a core {found.disturbed:.0%} of the time, because "
-            f"of other processes; measure again on a quiet machine",
+            f"hpcsamp: warning: other processes kept the ranks waiting for a core "
+            f"{found.disturbed:.0%} of the time; measure again on a quiet machine",
             err=True,
         )
     if check:
@@ -97,12 +107,12 @@ def calibrate(
 
 
 def _numbers(name: str, text: str) -> list[int]:
-    """``8,32`` as numbers.
+    """Parse positive numbers such as ``8,32``.
 
     Raises
     ------
     UsageError
-        If they are none, or not positive.
+        If the text is anything else.
     """
     from hpcsamp.errors import UsageError
 
@@ -111,7 +121,9 @@ def _numbers(name: str, text: str) -> list[int]:
     except ValueError:
         found = []
     if not found or min(found) < 1:
-        raise UsageError(f"{name} {text!r}: positive numbers with commas are needed, e.g. 8,32")
+        raise UsageError(
+            f"{name} {text!r}: must be positive numbers separated by commas, e.g. 8,32"
+        )
     return found
 
 
@@ -119,9 +131,9 @@ def _of_models(found: Any) -> list[list[Any]]:
     rows = []
     for m in found.models:
         rows += [
-            [f"{m.name}, a pass", f"{1e3 * m.base:.3g} + {1e3 * m.per_item:.3g} b", "ms"],
-            [f"{m.name}, a step", f"{1e3 * m.overhead:.3g}", "ms"],
-            [f"{m.name}, all ranks at once", f"{m.crowd:.3f}", "times as long"],
+            [f"{m.name}, pass of b items", f"{1e3 * m.base:.3g} + {1e3 * m.per_item:.3g} b", "ms"],
+            [f"{m.name}, overhead of a step", f"{1e3 * m.overhead:.3g}", "ms"],
+            [f"{m.name}, all ranks at the same time", f"{m.crowd:.3f}", "times as long"],
             [f"{m.name}, error of the fit", f"{100 * m.error:.2g}", "%"],
         ]
     return rows
@@ -134,7 +146,7 @@ def _compare(steps: list[dict[str, Any]]) -> None:
     points = [p for p in map(fit.point, steps) if p is not None]
     error = fit.errors([r["predicted"] for r in steps], points)
     show(
-        "whole training steps, of which no constant knows",
+        "whole training steps that were not used to fit the constants",
         ["model", "S", "batch", "ranks", "measured ms", "predicted ms", "error %"],
         [
             [
@@ -146,6 +158,6 @@ def _compare(steps: list[dict[str, Any]]) -> None:
         ],
     )  # fmt: skip
     typer.echo(
-        f"error on {error['points']} held-back points: median {error['median']:.1%}, largest "
+        f"error on {error['points']} held-out points: median {error['median']:.1%}, largest "
         f"{error['max']:.1%}"
     )

@@ -1,4 +1,4 @@
-"""``hpcsamp campaign``: many runs from one file."""
+"""``hpcsamp campaign``: plan, submit and collect many runs described by one file."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ if TYPE_CHECKING:
     from hpcsamp.campaign.submit import Submitted
 
 app = typer.Typer(
-    help="Many runs from one file: plan, render, submit, status, resume, collect.",
+    help="Plan, submit and collect many runs that are described by one campaign file.",
     no_args_is_help=True,
 )
 
 File = Annotated[Path, typer.Argument(metavar="CAMPAIGN", help="The campaign file.")]
 SiteName = Annotated[
-    str | None, typer.Option("--site", help="Another site than the file's, e.g. local.")
+    str | None, typer.Option("--site", help="Site to use in place of the file's, e.g. local.")
 ]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the table here.")]
-All = Annotated[bool, typer.Option("--all", help="Show every point, however many.")]
+Json = Annotated[
+    Path | None, typer.Option("--json", help="Also write the table to this JSON file.")
+]
+All = Annotated[bool, typer.Option("--all", help="Show all points, not only the first 50.")]
 Offline = Annotated[
-    bool, typer.Option("--offline", help="Do not ask the scheduler what waits and runs.")
+    bool, typer.Option("--offline", help="Do not query the scheduler for waiting and running jobs.")
 ]
 SHOWN = 50
-"""Points that a table shows unless all are asked for."""
+"""Number of points shown in a table without ``--all``."""
 
 
 def _load(file: Path, site: str | None = None) -> Campaign:
@@ -50,7 +52,7 @@ def plan(
     json_file: Json = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Show the points, what they need, and the core-hours at most."""
+    """Show the points, the resources they need, and the largest number of core-hours."""
     from hpcsamp.campaign.resources import Shape
     from hpcsamp.cli.output import Cell, show
 
@@ -71,7 +73,7 @@ def plan(
     typer.echo("")
     show(
         "",
-        ["points", "resources of each", "core-hours at most"],
+        ["points", "resources per point", "max. core-hours"],
         [[n, s.describe(), round(n * s.core_hours, 3)] for s, n in sorted(by_shape.items())],
         json_file=json_file,
         data=[
@@ -80,7 +82,7 @@ def plan(
         ],
     )
     hours = sum(p.shape.core_hours for p in points)
-    typer.echo(f"{len(points)} points, at most {hours:.6g} core-hours; in {made.folder}")
+    typer.echo(f"{len(points)} points, at most {hours:.6g} core-hours; folder {made.folder}")
 
 
 @app.command()
@@ -88,14 +90,14 @@ def render(
     campaign: File,
     site: SiteName = None,
     out: Annotated[
-        Path | None, typer.Option(help="Scripts of all points into this folder, to look at.")
+        Path | None, typer.Option(help="Write the scripts of all points to this folder instead.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Write over scripts that were edited by hand.")
+        bool, typer.Option("--force", help="Overwrite scripts that were edited by hand.")
     ] = False,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Write the job scripts that submit would submit: read them, edit them, run them by hand."""
+    """Write the job scripts that submit would submit, to read, edit or run by hand."""
     from hpcsamp.campaign import render as rendering
     from hpcsamp.campaign.status import Survey
     from hpcsamp.campaign.store import Store
@@ -120,7 +122,7 @@ def render(
             state = store.load()
             missing = [s.point for s in Survey(made, state).of("missing")]
             if not missing:
-                typer.echo("nothing to render: every point was started; --out DIR renders all")
+                typer.echo("nothing to render: all points were started; --out DIR renders them all")
                 return
             rendered = render_next(made, store, state, missing, "discard" if force else "refuse")
         jobs, folder = rendered.jobs, rendered.folder
@@ -131,22 +133,22 @@ def render(
 
 @app.command()
 def submit(campaign: File, site: SiteName = None, accept_edits: AcceptEdits = False) -> None:
-    """Submit the points that were never started, and return at once."""
+    """Submit the points that were never started, and return without waiting for them."""
     from hpcsamp.campaign import submit as submission
 
     made = _load(campaign, site)
-    _tell(submission.submit(made, ["missing"], accept_edits=accept_edits), "was never started")
+    _report(submission.submit(made, ["missing"], accept_edits=accept_edits), "was never started")
 
 
 @app.command()
 def resume(
     campaign: File,
     site: SiteName = None,
-    time: Annotated[str | None, typer.Option(help="Another limit of time, e.g. 02:00:00.")] = None,
-    memory: Annotated[str | None, typer.Option(help="Another memory of a node, e.g. 16G.")] = None,
+    time: Annotated[str | None, typer.Option(help="New time limit, e.g. 02:00:00.")] = None,
+    memory: Annotated[str | None, typer.Option(help="New memory per node, e.g. 16G.")] = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Submit what is missing, failed or interrupted; points go on from their checkpoints."""
+    """Submit missing, failed and interrupted points; they continue from their checkpoints."""
     from hpcsamp.campaign import submit as submission
 
     made = _load(campaign, site)
@@ -157,7 +159,7 @@ def resume(
         time=time,
         memory=memory,
     )
-    _tell(done, "is missing, failed or interrupted")
+    _report(done, "is missing, failed or interrupted")
 
 
 @app.command()
@@ -169,7 +171,7 @@ def status(
     json_file: Json = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Show how many points are in which state, and which."""
+    """Show the state of the points, and why failed ones have failed."""
     from hpcsamp.campaign.status import WORDS, Survey
     from hpcsamp.campaign.store import Store
     from hpcsamp.cli.output import show
@@ -185,7 +187,7 @@ def status(
     reasons = survey.reasons([s for s in shown if s.word in ("failed", "interrupted")])
     show(
         "",
-        ["point", "folder", *made.points[0].values, "state", "why"],
+        ["point", "folder", *made.points[0].values, "state", "reason"],
         [
             [
                 s.point.number,
@@ -212,17 +214,17 @@ def status(
     )
     if len(shown) < len(survey.points):
         typer.echo(f"{len(survey.points) - len(shown)} points are not shown (--all shows them)")
-    said = ", ".join(f"{counts[w]} {w}" for w in WORDS if counts[w])
-    typer.echo(f"{len(survey.points)} points: {said}")
+    by_state = ", ".join(f"{counts[w]} {w}" for w in WORDS if counts[w])
+    typer.echo(f"{len(survey.points)} points: {by_state}")
 
 
 @app.command()
 def cancel(campaign: File, site: SiteName = None, accept_edits: AcceptEdits = False) -> None:
-    """End everything of the campaign that waits or runs; resume goes on with it."""
+    """Cancel all waiting and running jobs of the campaign; resume continues them later."""
     from hpcsamp.campaign.submit import cancel as end
 
     ended = end(_load(campaign, site))
-    typer.echo(f"cancelled {', '.join(ended)}" if ended else "nothing waits or runs")
+    typer.echo(f"cancelled {', '.join(ended)}" if ended else "no job is waiting or running")
 
 
 @app.command()
@@ -236,7 +238,7 @@ def collect(
     offline: Offline = False,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Put the results of all finished points into one table; name those that have none."""
+    """Write the results of all finished points to one table; list the points without results."""
     from hpcsamp.campaign import collect as collecting
 
     made = _load(campaign, site)
@@ -244,7 +246,7 @@ def collect(
     with _or_offline():
         result = collecting.collect(made, ask_scheduler=not offline)
     collecting.write(path, result)
-    typer.echo(f"{len(result.rows)} rows of {len(made.points)} points, {path}")
+    typer.echo(f"{len(result.rows)} rows of {len(made.points)} points, written to {path}")
     for name, why in result.left_out.items():
         typer.echo(f"no result: {name}: {why}")
 
@@ -253,31 +255,31 @@ def collect(
 def verify(
     campaign: File,
     point: Annotated[
-        str | None, typer.Argument(help="Number of a point, or its folder's name.")
+        str | None, typer.Argument(help="Number of a point, or the name of its folder.")
     ] = None,
     site: SiteName = None,
-    random: Annotated[bool, typer.Option("--random", help="Any point that is done.")] = False,
+    random: Annotated[bool, typer.Option("--random", help="Choose a finished point.")] = False,
     ranks: Annotated[
-        int | None, typer.Option(min=1, help="On so many ranks, instead of the point's own.")
+        int | None, typer.Option(min=1, help="Number of ranks (default: the point's).")
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(min=0, help="Relative difference of metrics on another grid.")
+        float, typer.Option(min=0, help="Allowed relative difference of metrics on another grid.")
     ] = 1e-3,
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the folder of the second run.")
     ] = False,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Run a finished point a second time, here and now, and say whether the numbers agree."""
+    """Run a finished point again on this machine and check that the numbers agree."""
     from hpcsamp.campaign import verify as verifying
     from hpcsamp.cli.output import show
     from hpcsamp.errors import HpcsampError
 
     made = _load(campaign, site)
     chosen = verifying.choose(made, point, random)
-    typer.echo(f"point {chosen.number}, {chosen.name}: runs again")
+    typer.echo(f"point {chosen.number}, {chosen.name}: running again")
     found = verifying.verify(made, chosen, ranks=ranks, tolerance=tolerance, keep=keep)
-    show("", ["number", "then", "now"], [list(row) for row in found.rows])
+    show("", ["result", "first run", "second run"], [list(row) for row in found.rows])
     if not found.agrees:
         raise HpcsampError(f"point {chosen.number}, {chosen.name} does not agree: {found.verdict}")
     typer.echo(f"point {chosen.number}, {chosen.name} agrees: {found.verdict}")
@@ -288,7 +290,7 @@ def check(
     point: Annotated[Path, typer.Argument(help="Folder of a point.")],
     wanted: Annotated[list[str], typer.Argument(metavar="PRODUCT", help="Its product files.")],
 ) -> None:
-    """For job scripts: check the product files of a point, and print their signature."""
+    """Check the product files of a point and print their signature (for job scripts)."""
     from hpcsamp.campaign import products
 
     products.check(point, wanted)
@@ -297,16 +299,16 @@ def check(
 
 @contextmanager
 def _or_offline() -> Iterator[None]:
-    """A scheduler that does not answer need not be asked."""
+    """Add the hint ``--offline`` to errors of the scheduler."""
     from hpcsamp.campaign.schedulers import SchedulerError
 
     try:
         yield
     except SchedulerError as e:
-        raise SchedulerError(f"{e}; --offline shows what is known without it") from e
+        raise SchedulerError(f"{e}; --offline works without the scheduler") from e
 
 
-def _tell(done: Submitted, which: str) -> None:
+def _report(done: Submitted, which: str) -> None:
     if not done.points:
         typer.echo(f"nothing to submit: no point {which}")
         return

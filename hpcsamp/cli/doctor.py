@@ -12,23 +12,24 @@ if TYPE_CHECKING:
 
     from hpcsamp.doctor import Diagnosis, RankPlace
 
-#: Seconds after which the process ends whatever happens: some calls hold Python's lock. Longer
+#: Seconds after which the process ends in any case: a hanging call may hold Python's lock. Longer
 #: than a check and the answers of the other ranks may take (hpcsamp.doctor.examination).
 LAST_RESORT = 900
 
 
 def doctor(
     model: Annotated[
-        int, typer.Option(min=1, help="Show how ranks lie with parallel.model = M.")
+        int, typer.Option(min=1, help="Show the grid of ranks for parallel.model = M.")
     ] = 1,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the same as JSON to this file.")
+        Path | None, typer.Option("--json", help="Also write the results to this JSON file.")
     ] = None,
 ) -> None:
-    """Check what works on this machine and say how to mend what does not.
+    """Check the installation, MPI and this machine, and print how to mend each fault.
 
-    Alone it looks at the installation; under mpirun or srun also at the ranks together: start it
-    the way you start your training. Exit code 1 if something does not work; warnings are no fault.
+    One process checks the installation. Under mpirun or srun the ranks are checked together as
+    well: start the command the way you start your training. The exit code is 1 if a check fails;
+    warnings do not count.
     """
     import faulthandler
     import sys
@@ -76,7 +77,7 @@ def _show(found: Diagnosis, json_file: Path | None, model: int = 1) -> None:
     colour = {"ok": "", "warning": "yellow", "problem": "bold red"}
     show(
         "",
-        ["check", "state", "found"],
+        ["check", "status", "result"],
         [
             [c.name, c.status, f"{c.found}\nmend: {c.mend}" if c.mend else c.found]
             for c in found.checks
@@ -116,7 +117,7 @@ def _show(found: Diagnosis, json_file: Path | None, model: int = 1) -> None:
 
 
 def _positions(places: Sequence[RankPlace], model: int) -> list[tuple[int | str, ...]]:
-    """Place of every rank on the axes that are shown; dashes where the ranks make no grid."""
+    """Return each rank's position on the axes shown; dashes if the ranks do not form a grid."""
     from hpcsamp.doctor.job import plan
     from hpcsamp.errors import UsageError
 
@@ -129,9 +130,9 @@ def _positions(places: Sequence[RankPlace], model: int) -> list[tuple[int | str,
 
 
 def _leave(root: bool) -> None:
-    """End the job at once: a call that never returns would hold up every other way out.
+    """End the job at once, because a call that never returns blocks every regular exit.
 
-    Rank 0 does it after it has printed; the others only if it does not come to that.
+    Rank 0 does so after it has printed the results; the others only if rank 0 fails to.
     """
     import os
     import sys

@@ -21,23 +21,25 @@ from hpcsamp.cli.posterior import (
 
 def evaluate(
     run: Run,
-    split: Annotated[str, typer.Option(help="Which split to evaluate.")] = "test",
+    split: Annotated[str, typer.Option(help="Split to evaluate.")] = "test",
     data: Data = None,
     ood: Annotated[
         Path | None,
-        typer.Option(help="Out-of-distribution dataset: do uncertainties tell its items apart?"),
+        typer.Option(help="Out-of-distribution dataset: measure how well uncertainty detects it."),
     ] = None,
     samples: Samples = None,
     checkpoint: Checkpoint = "last",
     explain: Annotated[
-        bool, typer.Option("--explain", help="Say what each number is, and how it is defined.")
+        bool, typer.Option("--explain", help="Add a column with the definition of each metric.")
     ] = False,
     settings: Settings = None,
     stall: Stall = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the table here.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the metrics to this JSON file.")
+    ] = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Evaluate the posterior predictive of a run: alone, or on every rank under mpirun or srun."""
+    """Evaluate the posterior predictive of a run, in one process or on all ranks under mpirun."""
     from hpcsamp.watchdog import STALL
 
     with posterior_of(run, settings, samples, checkpoint, stall, run / STALL) as posterior:
@@ -63,24 +65,25 @@ def _show(run: Path, result: dict[str, Any], explain: bool, json_file: Path | No
             std = noise.get("std")
             notes.append(f"noise of {of}".removesuffix(" of "))
             notes[-1] += ("" if std is None else f" std {std:.4g}") + f" ({noise['source']})"
-    said, units = result["definitions"], result["units"]
+    definitions, units = result["definitions"], result["units"]
     table: list[list[Cell]] = []
     for name, value in result["metrics"].items():
         row: list[Cell] = [name, f"{value:.4f}" if abs(value) < 1e4 else f"{value:.6g}"]
         if name.rpartition("/")[2] == "items":
             row[1] = f"{value:.0f}"
-        table.append([*row, units.get(name, ""), *([said.get(name, "")] if explain else [])])
-    columns = ["metric", "value", "unit", *(["what it is"] if explain else [])]
+        defined = [definitions.get(name, "")] if explain else []
+        table.append([*row, units.get(name, ""), *defined])
+    columns = ["metric", "value", "unit", *(["definition"] if explain else [])]
     if not any(row[2] for row in table):
         columns.remove("unit")
         table = [row[:2] + row[3:] for row in table]
     title = f"{run}: {', '.join(notes)}"
-    if "weights" in said:
-        title += f"; {said['weights']}"
+    if "weights" in definitions:
+        title += f"; {definitions['weights']}"
     show(title, columns, table, json_file=json_file, data=result)
     for why in sorted(set(result["unattained"].values())):
         left_out = ", ".join(k for k, v in result["unattained"].items() if v == why)
-        print(f"not attained: {left_out} ({why})")
+        print(f"not computed: {left_out} ({why})")
     for rows in by_target(result["rows"]):
         names = [k for k in rows if k not in NOT_METRICS]
         with_units = any(rows["units"])

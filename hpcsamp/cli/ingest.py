@@ -1,6 +1,6 @@
-"""``hpcsamp ingest SOURCE --out DIR``: raw data into a dataset folder, also under mpirun.
+"""``hpcsamp ingest SOURCE --out DIR``: convert raw data to a dataset folder, also under mpirun.
 
-A command's options are the arguments of its source that have a mark (:mod:`hpcsamp.ingest.asked`).
+The options of a command are the marked arguments of its source (:mod:`hpcsamp.ingest.asked`).
 """
 
 from __future__ import annotations
@@ -27,32 +27,30 @@ if TYPE_CHECKING:
 
 
 class _Set(TyperCommand):
-    """The command of a set, which imports its source when it is used: a list of them waits for
-    none.
-    """
+    """Command of a set; it imports its source only when it is run, so that listing sets is fast."""
 
     def make_context(
         self, info_name: Any, args: list[str], parent: Any = None, **extra: Any
     ) -> Any:
-        """Parse what was given, with the options of the source."""
+        """Parse the arguments with the options of the source."""
         command = _command(str(info_name))
         return command.make_context(info_name, args, parent, **extra)
 
 
 class Sets(TyperGroup):
-    """The registered sets, and anybody's own as ``package.module:function``."""
+    """Registered sets, and any other source as ``package.module:function``."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Names of the registered ones."""
+        """Return the names of the registered sets."""
         return list(SETS)
 
     def get_command(self, ctx: Any, name: str) -> Any:
-        """The command of a set.
+        """Return the command of a set.
 
         Raises
         ------
         UsageError
-            If there is none of this name.
+            If there is no set of this name.
         """
         fault = SETS.fault(name)
         if fault:
@@ -60,13 +58,13 @@ class Sets(TyperGroup):
 
             command = command_for(name)
             if command:
-                raise UsageError(f"ingest {shown(name)}: what reads it comes first: {command}")
+                raise UsageError(f"ingest {shown(name)}: name the source first: {command}")
             raise UsageError(f"ingest {shown(name)}: {fault}")
         return _Set(name, help=_first_line(SETS.place(name)) if name in SETS else None)
 
 
 app = typer.Typer(
-    cls=Sets, help="Write raw data into a dataset folder of HDF5 shards.", no_args_is_help=True
+    cls=Sets, help="Convert raw data to a dataset folder of HDF5 shards.", no_args_is_help=True
 )
 
 
@@ -76,18 +74,18 @@ def _sets() -> None:
 
 
 def _command(name: str) -> Any:
-    """The command of a set, from the signature of its source."""
+    """Build the command of a set from the signature of its source."""
     from hpcsamp.cli.signature import ask
 
     source: Callable[..., Source] = SETS.find(name)
     asked, arguments = ask(source)
 
     def ingest(
-        out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
-        overwrite: Annotated[bool, typer.Option(help="Replace a dataset that is there.")] = False,
+        out: Annotated[Path, typer.Option("--out", "-o", help="Dataset folder to create.")],
+        overwrite: Annotated[bool, typer.Option(help="Replace an existing dataset.")] = False,
         shard_mb: Annotated[
             float | None,
-            typer.Option(min=0.001, help="Size a shard aims at, in MB; 256, of weather 512."),
+            typer.Option(min=0.001, help="Target size of a shard in MB (256; for weather 512)."),
         ] = None,
         slabs: Annotated[
             str,
@@ -98,7 +96,9 @@ def _command(name: str) -> Any:
         ] = "auto",
         stall: Annotated[
             float,
-            typer.Option(min=0, help="Seconds without a sign of life of a rank that end the job."),
+            typer.Option(
+                min=0, help="End the job if a rank makes no progress for so many seconds."
+            ),
         ] = DEFAULT,
         **given: Any,
     ) -> None:
@@ -112,7 +112,7 @@ def _command(name: str) -> Any:
 
 
 def _first_line(place: str) -> str:
-    """First line of the documentation of a function of this package, which is not imported."""
+    """Return the first docstring line of a function in this package without importing it."""
     module, _, name = place.partition(":")
     package, *path = module.split(".")
     spec = find_spec(package)
@@ -133,7 +133,7 @@ def run(
     stall: float,
     slabs: str = "auto",
 ) -> None:
-    """Make a source on every rank and write it together."""
+    """Create the source on every rank and write its dataset with all ranks."""
     from hpcsamp.grid import together
     from hpcsamp.runtime import install_excepthook, mpi
     from hpcsamp.watchdog import STALL
@@ -147,7 +147,7 @@ def run(
     with Watchdog(comm, stall, out.parent / f"{out.name}.{STALL}"):
         with together(comm):
             if shard_mb is not None and not math.isfinite(shard_mb):
-                raise UsageError(f"--shard-mb {shard_mb}: a finite number is needed")
+                raise UsageError(f"--shard-mb {shard_mb}: must be a finite number")
             source = make()
         if root:
             for line in source.report:
@@ -175,7 +175,7 @@ def run(
 
 
 def constants(manifest: Manifest) -> list[str]:
-    """A line for inputs and targets that do not vary in train."""
+    """Name the inputs and targets that are constant in the training split."""
     lines = []
     for array, spec in manifest.arrays.items():
         stats, names = manifest.stats.get(array), spec.names
@@ -183,5 +183,7 @@ def constants(manifest: Manifest) -> list[str]:
         if flat:
             shown = ", ".join(names[i] if i < len(names) else f"channel {i}" for i in flat[:10])
             more = f" and {len(flat) - 10} more" if len(flat) > 10 else ""
-            lines.append(f"constant in train, so without information: {shown}{more} of {array}")
+            lines.append(
+                f"constant in train, so they carry no information: {shown}{more} of {array}"
+            )
     return lines

@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    folder: Annotated[Path, typer.Argument(help="Dataset folder, or a file of predictions.")],
+    folder: Annotated[Path, typer.Argument(help="Dataset folder, or a prediction file.")],
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read everything and name each bad chunk.")
+        bool, typer.Option("--verify", help="Read everything and list corrupt chunks.")
     ] = False,
     to_json: Annotated[
-        Path | None, typer.Option("--json", help="Write the same as JSON to this file.")
+        Path | None, typer.Option("--json", help="Also write the description to this JSON file.")
     ] = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Describe a dataset folder, or check a file of predictions.
+    """Describe a dataset folder, or check the seal of a prediction file.
 
-    With --verify, read all of the folder (in parallel under mpirun).
+    With --verify, read the whole dataset and check every checksum (in parallel under mpirun).
     """
     from hpcsamp.cli.output import write_json
     from hpcsamp.errors import DataError
@@ -43,19 +43,19 @@ def inspect(
 
     with together(comm):
         manifest = read_manifest(folder)
-    told = summary(folder, manifest)
+    description = summary(folder, manifest)
     if comm.Get_rank() == 0:
-        tell(told)
+        tell(description)
     found = None
     if verify:
         found = checks.verify(folder, manifest, comm)
-        told["verify"] = vars(found)
+        description["verify"] = vars(found)
     else:
         with together(comm):
             for entry in manifest.shards[comm.Get_rank() :: comm.Get_size()]:
                 check_header(folder, manifest, entry)
     if comm.Get_rank() == 0 and to_json:
-        write_json(to_json, told)
+        write_json(to_json, description)
     if found is None:
         return
     if comm.Get_rank() == 0:
@@ -63,25 +63,25 @@ def inspect(
             typer.echo(line)
         typer.echo(
             f"read {found.shards} shards, {found.chunks} chunks, {found.size / 1e6:,.1f} MB: "
-            + (f"{len(found.bad)} bad" if found.bad else "all intact")
+            + (f"{len(found.bad)} corrupt" if found.bad else "all intact")
         )
     with together(comm):
         if found.bad:
-            raise DataError(f"{folder}: {len(found.bad)} shards or chunks are bad")
+            raise DataError(f"{folder}: {len(found.bad)} shards or chunks are corrupt")
 
 
 def _inspect_file(path: Path) -> None:
-    """Check the seal of a file of predictions and list its arrays."""
+    """Check the seal of a prediction file and list its arrays."""
     from hpcsamp.sealing import hdf5
 
     with hdf5.opened(path) as f:
         for name, array in f.items():
             typer.echo(f"{name:16} {array.dtype.str:6} {array.shape}")
-    typer.echo(f"{path} is what hpcsamp wrote")
+    typer.echo(f"{path} is intact: unchanged since hpcsamp wrote it")
 
 
 def summary(folder: Path, manifest: Manifest) -> dict[str, Any]:
-    """What ``--json`` writes."""
+    """Return the content of ``--json``."""
     return {
         "path": str(folder),
         "bytes": sum(s.size for s in manifest.shards),
@@ -91,34 +91,34 @@ def summary(folder: Path, manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def tell(told: dict[str, Any]) -> None:
-    """Lines and a table for people."""
+def tell(info: dict[str, Any]) -> None:
+    """Print the description as lines and a table."""
     from hpcsamp.cli.output import show
     from hpcsamp.ingest.choice import listed
 
-    kind = _of_targets(told)
-    kind += ", inputs are ids" if told["inputs"] == "ids" else ""
-    splits = ", ".join(f"{name} {count:,}" for name, count in told["splits"].items())
+    kind = _of_targets(info)
+    kind += ", inputs are ids" if info["inputs"] == "ids" else ""
+    splits = ", ".join(f"{name} {count:,}" for name, count in info["splits"].items())
     lines = {
         "items": splits,
-        "shards": f"{told['shard_count']}, {told['bytes'] / 1e6:,.1f} MB, schema "
-        f"{told['schema_version']}, uid {told['uid']}",
+        "shards": f"{info['shard_count']}, {info['bytes'] / 1e6:,.1f} MB, schema "
+        f"{info['schema_version']}, uid {info['uid']}",
         "source": ", ".join(
-            f"{k}: {v}" for k, v in told["source"].items() if not isinstance(v, dict)
+            f"{k}: {v}" for k, v in info["source"].items() if not isinstance(v, dict)
         ),
-        "classes": listed(told.get("class_names") or []),
-        "licence": told["licence"],
-        "transforms": "; ".join(told["transforms"]),
-        "coords": ", ".join(f"{k} [{v}]" if v else k for k, v in told["coords"].items()),
+        "classes": listed(info.get("class_names") or []),
+        "licence": info["licence"],
+        "transforms": "; ".join(info["transforms"]),
+        "coords": ", ".join(f"{k} [{v}]" if v else k for k, v in info["coords"].items()),
     }
-    typer.echo(f"{told['name']} ({told['path']}): {kind}")
+    typer.echo(f"{info['name']} ({info['path']}): {kind}")
     for label, text in lines.items():
         if text:
             typer.echo(f"{label:10s} {text}")
     rows = []
-    roles = _roles(told)
-    for name, spec in told["arrays"].items():
-        stats = told["stats"].get(name)
+    roles = _roles(info)
+    for name, spec in info["arrays"].items():
+        stats = info["stats"].get(name)
         values = [_span(stats[key]) if stats else "" for key in ("mean", "std", "min", "max")]
         chunk = f"{spec['items_per_chunk']} items"
         if spec["shape"] and spec["rows_per_chunk"] < spec["shape"][0]:
@@ -127,39 +127,37 @@ def tell(told: dict[str, Any]) -> None:
             chunk = f"slab of {' x '.join(map(str, spec['slab']))} of 1 item"
         if spec["compression"]:
             chunk += f", {spec['compression']}"
-        shape = " x ".join(map(str, spec["shape"])) or "number"
+        shape = " x ".join(map(str, spec["shape"])) or "scalar"
         rows.append([name, roles[name], shape, spec["dtype"], chunk, *values])
-    show("", ["array", "is", "item", "type", "chunk", "mean", "std", "min", "max"], rows)
-    for name, spec in told["arrays"].items():
+    show("", ["array", "role", "item", "dtype", "chunk", "mean", "std", "min", "max"], rows)
+    for name, spec in info["arrays"].items():
         if spec["names"]:
             typer.echo(f"names of {name}: {listed(spec['names'])}")
-    for name, spec in told["arrays"].items():
+    for name, spec in info["arrays"].items():
         if spec["units"]:
             typer.echo(f"units of {name}: {spec['units']}")
 
 
-def _of_targets(told: dict[str, Any]) -> str:
-    if not told["targets"]:
-        return _of_target(told)
-    return "; ".join(f"{name}: {_of_target(t)}" for name, t in told["targets"].items())
+def _of_targets(info: dict[str, Any]) -> str:
+    if not info["targets"]:
+        return _of_target(info)
+    return "; ".join(f"{name}: {_of_target(t)}" for name, t in info["targets"].items())
 
 
-def _of_target(told: dict[str, Any]) -> str:
-    kind = told["task"] + (f", {told['classes']} classes" if told["classes"] else "")
-    missing = told["missing"]
+def _of_target(info: dict[str, Any]) -> str:
+    kind = info["task"] + (f", {info['classes']} classes" if info["classes"] else "")
+    missing = info["missing"]
     return str(kind) + ("" if missing is None else f", missing values are {missing}")
 
 
-def _roles(told: dict[str, Any]) -> dict[str, str]:
-    """What each array is."""
-    inputs = told["inputs"] if isinstance(told["inputs"], dict) else {"x": told["inputs"]}
+def _roles(info: dict[str, Any]) -> dict[str, str]:
+    """Return the role of each array: input, target or item weight."""
+    inputs = info["inputs"] if isinstance(info["inputs"], dict) else {"x": info["inputs"]}
     roles = {name: f"input, {kind}" for name, kind in inputs.items()}
-    return {name: roles.get(name, "target") for name in told["arrays"]} | {
-        "weight": "weight of items"
-    }
+    return {name: roles.get(name, "target") for name in info["arrays"]} | {"weight": "item weight"}
 
 
 def _span(values: list[float]) -> str:
-    """One number, or the range over channels."""
+    """Format one number, or its range over channels."""
     low, high = min(values), max(values)
     return f"{low:.4g}" if low == high else f"{low:.4g} .. {high:.4g}"

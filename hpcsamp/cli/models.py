@@ -1,4 +1,4 @@
-"""``hpcsamp models``: which networks there are, and what a run of one needs of memory."""
+"""``hpcsamp models``: list the networks, or report a run's parameter count and memory."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def models(
     config: Annotated[
         str | None,
         typer.Argument(
-            help="A TOML file, or the name of a configuration; or a module, such as "
-            "torchvision.models or transformers:ViT*, of which all networks are listed; none lists "
-            "what is registered."
+            help="A TOML file or the name of a configuration, to count its parameters and memory; "
+            "or a module, e.g. torchvision.models or transformers:ViT*, to list its networks. "
+            "Without an argument the registered networks are listed."
         ),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="One of the configuration's presets.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a key; repeatable.")
+        list[str] | None, typer.Option("--set", help="Set a key; repeatable.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Dataset folder; by default data.path or the synthetic set.")
+        str | None, typer.Option(help="Dataset folder (default: data.path or the synthetic set).")
     ] = None,
     ranks: Annotated[
         int | None,
@@ -39,13 +39,15 @@ def models(
     ] = None,
     groups: Annotated[int, typer.Option(min=1, help="Data groups (D).")] = 1,
     per_node: Annotated[
-        int | None, typer.Option(min=1, help="Ranks on a node; by default a sample group.")
+        int | None, typer.Option(min=1, help="Ranks per node (default: one sample group).")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write it here.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the table to this JSON file.")
+    ] = None,
 ) -> None:
-    """List the networks, or count a run's parameters and the memory of a training step.
+    """List the networks, or report the parameters of a run and the memory of a training step.
 
-    Nothing is trained and nothing large is allocated.
+    Trains nothing and allocates no large arrays.
     """
     if config is None:
         _list(json_file)
@@ -65,11 +67,11 @@ def models(
     ranks = ranks or m
     check_sizes(ranks, ranks, "world", m)
     grid = memory.Grid(ranks // m, groups, per_node or ranks)
-    _tell(run, Shapes.described(run, data), grid, json_file)
+    _report(run, Shapes.described(run, data), grid, json_file)
 
 
 def _is_module(name: str) -> bool:
-    """Whether a name is that of a Python module, and not of a configuration."""
+    """Whether a name belongs to a Python module and not to a configuration."""
     from importlib.util import find_spec
 
     from hpcsamp.config import exists, named_configs
@@ -89,19 +91,19 @@ def _list(json_file: Path | None) -> None:
 
     _show(catalogue.registered(), json_file)
     typer.echo(f"configurations: {', '.join(configuration.named_configs())}")
-    typer.echo("any other network by its place, e.g.")
+    typer.echo("any other network by its import path, e.g.")
     width = max(len(name) for name, _ in catalogue.USUAL)
     for name, about in catalogue.USUAL:
         typer.echo(f"    {name:{width}}  {about}")
-    typer.echo("hpcsamp models MODULE lists those of a module, e.g. torchvision.models")
+    typer.echo("hpcsamp models MODULE lists the networks of a module, e.g. torchvision.models")
 
 
 def _show(entries: Sequence[Entry], json_file: Path | None) -> None:
     rows = [[e.name, e.about, ", ".join(e.arguments)] for e in entries]
-    show("", ["model", "what", "keys of [model]"], rows, json_file)
+    show("", ["model", "description", "keys of [model]"], rows, json_file)
 
 
-def _tell(run: RunConfig, shapes: Shapes, grid: Grid, json_file: Path | None) -> None:
+def _report(run: RunConfig, shapes: Shapes, grid: Grid, json_file: Path | None) -> None:
     from hpcsamp.planning import memory, parted
     from hpcsamp.planning.node_memory import available
 
@@ -114,20 +116,20 @@ def _tell(run: RunConfig, shapes: Shapes, grid: Grid, json_file: Path | None) ->
     shape = shapes.told(" x ")
     typer.echo(f"{run.model.name}: {shape} in, {made.outputs:,} numbers out")
     typer.echo(f"parameters of the network: {weights:,}")
-    what = "means, standard deviations and deterministic ones" if trained > weights else "trained"
+    what = "means, standard deviations, deterministic weights" if trained > weights else "trained"
     typer.echo(f"parameters under {run.method.name} ({what}): {trained:,}")
     if m > 1:
         held = sum(p.numel() for p in made.method.parameters())
-        typer.echo(f"of these on each of {m} model ranks, at most: {held:,}")
+        typer.echo(f"of these on one of {m} model ranks, at most: {held:,}")
     parts = memory.estimate(made, grid)
     total = sum(p.bytes for p in parts)
     rows: list[list[str | int | float | bool | None]] = [
         [p.name, f"{p.bytes / 1e9:.3f}", p.knob] for p in parts
     ]
     rows += [
-        ["a rank", f"{total / 1e9:.3f}", ""],
-        [f"a node of {grid.per_node}", f"{total * grid.per_node / 1e9:.3f}", ""],
-        ["available here", f"{available() / 1e9:.3f}", ""],
+        ["one rank", f"{total / 1e9:.3f}", ""],
+        [f"one node of {grid.per_node} ranks", f"{total * grid.per_node / 1e9:.3f}", ""],
+        ["available on this machine", f"{available() / 1e9:.3f}", ""],
     ]
     title = (
         f"Memory of a training step: S = {run.method.samples} on P = {grid.sample_size} ranks"
@@ -136,7 +138,7 @@ def _tell(run: RunConfig, shapes: Shapes, grid: Grid, json_file: Path | None) ->
     )
     show(
         title,
-        ["part", "GB a rank", "lowered by"],
+        ["part", "GB per rank", "reduced by"],
         rows,
         json_file,
         {

@@ -13,19 +13,19 @@ def _accept(context: typer.Context, allowed: bool) -> bool:
 
     edits.accept(allowed)
     if allowed:
-        context.call_on_close(_tell)
+        context.call_on_close(_report)
     return allowed
 
 
-def _tell() -> None:
-    """Name the edited files that were read, once, by rank 0."""
+def _report() -> None:
+    """Print the names of the edited files that were read, on rank 0 only."""
     from hpcsamp.sealing import edits
     from hpcsamp.serial import running
 
     if running().COMM_WORLD.Get_rank() > 0:
         return
     for name in edits.taken():
-        sys.stderr.write(f"hpcsamp: {name} was edited, and is taken as it is\n")
+        sys.stderr.write(f"hpcsamp: {name} was edited and is accepted as it is\n")
 
 
 AcceptEdits = Annotated[
@@ -33,6 +33,6 @@ AcceptEdits = Annotated[
     typer.Option(
         "--accept-edits",
         callback=_accept,
-        help="Take files that were edited since they were written as they are.",
+        help="Accept files of hpcsamp that were edited after they were written.",
     ),
 ]

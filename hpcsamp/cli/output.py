@@ -1,4 +1,4 @@
-"""What commands print: a table for people, and the same as JSON with ``--json FILE``."""
+"""Output of commands: tables on the screen, and the same data as JSON with ``--json FILE``."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ def show(
     data: Any = None,
     styles: Sequence[str] | None = None,
 ) -> None:
-    """Print a table, and write the same as JSON if a file is given.
+    """Print a table, and write its data as JSON if a file is given.
 
-    On a terminal it is a rich table whose long cells fold; elsewhere (a batch log, a pipe) plain
-    aligned columns. Nothing is ever cut off.
+    On a terminal it is a rich table that wraps long cells; elsewhere (a batch log, a pipe) it is
+    plain aligned columns. No cell is ever truncated.
 
     Parameters
     ----------
     title
-        One line above the table; empty for none.
+        One line above the table; empty for no title.
     columns
-        Headings.
+        Column headings.
     rows
-        Cells. Columns that hold nothing but numbers are aligned to the right.
+        Cells. Columns that contain only numbers are aligned to the right.
     json_file
-        Where to write ``data``, see :func:`write_json`.
+        File to write ``data`` to, see :func:`write_json`.
     data
-        What to write; by default one object per row with the columns as keys.
+        Data of the JSON file; by default one object per row with the columns as keys.
     styles
-        A rich style per row, e.g. ``"red"``; used on terminals alone, so it must not be the only
-        place where something is said.
+        A rich style per row, e.g. ``"red"``. Styles are used on terminals only, so a style must not
+        be the only carrier of any information.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def show(
 
 
 def cell(value: Cell) -> str:
-    """A value as people read it: four digits of a float, yes and no, nothing for None."""
+    """Format a cell: four significant digits of a float, yes or no, empty text for None."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -76,7 +76,7 @@ def cell(value: Cell) -> str:
 def plain(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]
 ) -> str:
-    """Aligned columns without lines; a cell with line breaks becomes several lines."""
+    """Format a table as aligned columns; a cell with line breaks takes several lines."""
     blocks = [[c.splitlines() or [""] for c in row] for row in [columns, *rows]]
     widths = [max(len(line) for b in blocks for line in b[c]) for c in range(len(columns))]
     lines = [title] if title else []
@@ -92,7 +92,7 @@ def plain(
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write strict JSON: numbers that are not finite become null.
+    """Write strict JSON; numbers that are not finite become null.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def _print_rich(
 
 
 def _is_number(value: Cell) -> bool:
-    """Whether a cell reads as a number (or is empty): ``3``, ``0.25``, ``"1.7e-3"``."""
+    """Whether a cell is empty or a number: ``3``, ``0.25``, ``"1.7e-3"``."""
     if value is None or value == "":
         return True
     try:

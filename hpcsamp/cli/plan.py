@@ -1,4 +1,4 @@
-"""``hpcsamp plan``: what a run would take on ranks that are not there yet."""
+"""``hpcsamp plan``: predict time, memory and speed-up of a run on other numbers of ranks."""
 
 from __future__ import annotations
 
@@ -28,60 +28,68 @@ MOST_SIMULATED = 100_000
 def plan(
     config: Annotated[
         str | None,
-        typer.Argument(help="A TOML file, the name of a configuration, or of a model."),
+        typer.Argument(help="A TOML file, or the name of a configuration or a model."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The same as an option.")] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="S (default: method.samples).")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The configuration or model, in place of the argument.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Weight samples S (default: method.samples).")
+    ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Items of a step over all data groups.")
+        int | None, typer.Option(min=1, help="Items per step over all data groups.")
     ] = None,
-    nodes: Annotated[int, typer.Option(min=1, help="Nodes.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Number of nodes.")] = 1,
     per_node: Annotated[
         int | None,
         typer.Option(
-            "--gpus-per-node", "--ranks-per-node", min=1, help="Ranks of a node (default: site's)."
+            "--gpus-per-node", "--ranks-per-node", min=1, help="Ranks per node (default: site's)."
         ),
     ] = None,
     site: Annotated[
-        str | None, typer.Option(help="A place that is known, or a TOML file (default: horeka).")
+        str | None, typer.Option(help="A known site, or a TOML file (default: horeka).")
     ] = None,
     mode: Annotated[
         Growth,
         typer.Option(
-            help="S and batch fixed; batch growing with the ranks; or S growing with them."
+            help="Keep S and batch fixed, or let the batch or S grow with the number of ranks."
         ),
     ] = "fixed",
     preset: Annotated[str | None, typer.Option(help="One of the configuration's presets.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a key; repeatable.")
+        list[str] | None, typer.Option("--set", help="Set a key; repeatable.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Dataset folder; by default data.path or the synthetic set.")
+        str | None, typer.Option(help="Dataset folder (default: data.path or the synthetic set).")
     ] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="Constants measured by hpcsamp bench calibrate.")
+        Path | None, typer.Option(help="File of constants measured by hpcsamp bench calibrate.")
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Splits to show.")] = 8,
+    top: Annotated[int, typer.Option(min=1, help="Number of grids to show.")] = 8,
     curve: Annotated[
-        bool, typer.Option("--curve", help="The best split on 1, 2, 4 ... nodes, too.")
+        bool, typer.Option("--curve", help="Also show the fastest grid on 1, 2, 4 ... nodes.")
     ] = False,
     picture: Annotated[
-        Path | None, typer.Option(help="Draw that curve into this file (.svg, .png, .pdf).")
+        Path | None, typer.Option(help="Draw the scaling curve to this file (.svg, .png, .pdf).")
     ] = None,
     simulate: Annotated[
-        bool, typer.Option("--simulate", help="Go through steps rank by rank, with jitter.")
+        bool, typer.Option("--simulate", help="Also simulate steps rank by rank, with jitter.")
     ] = False,
     check: Annotated[
         Path | None,
-        typer.Option(help="Measured steps to compare with: fits constants, checks the rest."),
+        typer.Option(
+            help="File of measured steps: fit the constants to some, report the error on the rest."
+        ),
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write it here.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the prediction to this JSON file.")
+    ] = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Predict time, memory and speed-up on every grid of some ranks; say the best and its limit.
+    """Predict time, memory and speed-up on every grid of ranks; report the fastest and its limit.
 
-    Nothing is trained. Numbers are estimated from what is published of a site, unless measured ones
-    are given by --calibration.
+    Trains nothing. Predictions use the published figures of a site, or with --calibration the
+    constants measured on a machine.
     """
     if check is not None:
         _check(check, json_file)
@@ -93,7 +101,7 @@ def plan(
     if name is None:
         raise UsageError("nothing to plan: name a configuration or a model, e.g. vit-cifar10")
     if model and config:
-        raise UsageError(f"both {config} and --model {model} are named: one of them")
+        raise UsageError(f"both {config} and --model {model} are named: name only one of them")
     place = machine.load(site or ("local" if calibration else "horeka"))
     run, shapes = _run(name, samples, batch, preset, settings, data)
     each = per_node or place.per_node
@@ -101,7 +109,7 @@ def plan(
     work, place, rates = _rates(run, shapes, ranks, place, calibration)
     memory = _memory(run, shapes)
     ranked = choice.splits(work, ranks, each, place, rates, mode, memory)
-    told = {
+    result = {
         "model": name,
         "site": place.name,
         "device": place.device.name,
@@ -119,20 +127,20 @@ def plan(
         "verdict": choice.verdict(ranked),
         "limits": choice.limits(ranked[0]),
     }
-    _splits(told, ranked[:top], len(ranked))
-    typer.echo(told["verdict"])
+    _splits(result, ranked[:top], len(ranked))
+    typer.echo(result["verdict"])
     if simulate:
-        told["simulated"] = _simulate(ranked[0], place)
+        result["simulated"] = _simulate(ranked[0], place)
     if curve or picture is not None:
-        told["curve"] = _curve(work, nodes, each, place, rates, mode)
+        result["curve"] = _curve(work, nodes, each, place, rates, mode)
     if picture is not None:
         from hpcsamp.planning.picture import draw
 
-        draw(told, picture)
+        draw(result, picture)
     if json_file is not None:
         from hpcsamp.cli.output import write_json
 
-        write_json(json_file, told)
+        write_json(json_file, result)
 
 
 def _run(
@@ -173,7 +181,7 @@ def _rates(
 
 
 def _memory(run: RunConfig, shapes: Shapes) -> Callable[[Layout, Workload], float]:
-    """Bytes of a rank on a grid, as ``hpcsamp models`` counts them; each grid is looked at once."""
+    """Return a function for the bytes per rank on a grid, counted as ``hpcsamp models`` does."""
     from functools import cache
 
     from hpcsamp import config as configuration
@@ -216,7 +224,7 @@ def _row(split: Split) -> dict[str, Any]:
     }
 
 
-def _splits(told: dict[str, Any], ranked: list[Split], number: int) -> None:
+def _splits(result: dict[str, Any], ranked: list[Split], number: int) -> None:
     rows: list[list[Cell]] = []
     parts = any(s.prediction.layout.model_size > 1 for s in ranked)
     exchanges = ("model exchange",) * parts + ("statistics", "agreement", "gradient exchange")
@@ -234,18 +242,18 @@ def _splits(told: dict[str, Any], ranked: list[Split], number: int) -> None:
             ]
         )  # fmt: skip
     title = (
-        f"{told['model']} on {told['nodes']} nodes of {told['site']} ({told['device']}), "
-        f"{told['ranks']} ranks, S = {told['samples']}, batch {told['batch']}, {told['mode']}; "
-        f"compute {told['origin']}; milliseconds of a step"
+        f"{result['model']} on {result['nodes']} nodes of {result['site']} ({result['device']}), "
+        f"{result['ranks']} ranks, S = {result['samples']}, batch {result['batch']}, "
+        f"{result['mode']}; compute {result['origin']}; milliseconds per step"
     )
     columns = [
         "D x P" + " x M" * parts, "samples", "items", "feed", "compute", *("model",) * parts,
         "statistics", "agreement", "gradient", *after, "step", "items/s", "samples/s", "speed-up",
-        "efficiency", "GB a rank",
+        "efficiency", "GB per rank",
     ]  # fmt: skip
     show(title, columns, rows)
     if number > len(ranked):
-        typer.echo(f"{number - len(ranked)} more splits: --top {number}")
+        typer.echo(f"{number - len(ranked)} more grids: --top {number} shows them")
 
 
 def _simulate(split: Split, place: Machine) -> dict[str, float]:
@@ -254,13 +262,14 @@ def _simulate(split: Split, place: Machine) -> dict[str, float]:
 
     ranks = split.prediction.layout.ranks
     if ranks > MOST_SIMULATED:
-        raise UsageError(f"--simulate takes at most {MOST_SIMULATED} ranks, there are {ranks}")
+        raise UsageError(f"--simulate takes at most {MOST_SIMULATED} ranks, not {ranks}")
     found = simulate(split.prediction, place)
     low, high = min(found.seconds), max(found.seconds)
     typer.echo(
-        f"simulated, {len(found.seconds)} steps of {ranks} ranks: {1e3 * found.mean:.4g} ms a step "
-        f"({1e3 * low:.4g} to {1e3 * high:.4g}; formula {1e3 * split.prediction.seconds:.4g}), "
-        f"{found.waiting:.1%} waiting for others, {found.starved:.1%} for a batch"
+        f"simulated {len(found.seconds)} steps of {ranks} ranks: {1e3 * found.mean:.4g} ms per "
+        f"step ({1e3 * low:.4g} to {1e3 * high:.4g}; formula "
+        f"{1e3 * split.prediction.seconds:.4g}), "
+        f"{found.waiting:.1%} waiting for ranks, {found.starved:.1%} waiting for a batch"
     )
     return {
         "seconds_per_step": found.mean,
@@ -282,12 +291,12 @@ def _curve(
         try:
             best = choice.splits(work, n * each, each, place, rates, mode)[0]
         except UsageError:
-            continue  # no grid of so many ranks
+            continue  # no grid has this number of ranks
         grid = str(best.prediction.layout)
         points.append({"nodes": n, "ranks": n * each, "grid": grid, **_row(best)})
     show(
-        "the fastest split by nodes (memory not looked at)",
-        ["nodes", "ranks", "D x P" + " x M" * parts, "ms a step", "items/s", "speed-up",
+        "fastest grid for each number of nodes (memory is not checked)",
+        ["nodes", "ranks", "D x P" + " x M" * parts, "ms per step", "items/s", "speed-up",
          "efficiency", ""],
         [
             [
@@ -311,7 +320,7 @@ def _check(path: Path, json_file: Path | None) -> None:
     error = fit.errors(predicted, held)
     own = fit.errors([found.predict(p) for p in fitted], fitted)
     show(
-        f"held-back points of {path}; constants fitted to {len(fitted)} others",
+        f"held-out points of {path}; constants fitted to {len(fitted)} other points",
         ["model", "S", "batch", "D x P", "measured ms", "predicted ms", "error %"],
         [
             [
@@ -324,7 +333,7 @@ def _check(path: Path, json_file: Path | None) -> None:
         {"held_back": error, "fitted": own, "constants": vars(found)},
     )  # fmt: skip
     typer.echo(
-        f"error on {error['points']} held-back points: median {error['median']:.1%}, largest "
-        f"{error['max']:.1%} (fitted points: median {own['median']:.1%}); several ranks slow "
-        f"compute by {found.crowd:.2f}"
+        f"error on {error['points']} held-out points: median {error['median']:.1%}, largest "
+        f"{error['max']:.1%} (fitted points: median {own['median']:.1%}); compute takes "
+        f"{found.crowd:.2f} times as long when all ranks work"
     )

@@ -1,4 +1,4 @@
-"""What commands that predict with a run share: their options, and the run on this job's ranks."""
+"""Options of the commands that predict with a run, and loading of the run on the job's ranks."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ if TYPE_CHECKING:
 
 Run = Annotated[Path, typer.Argument(help="Run folder.")]
 Data = Annotated[
-    Path | None, typer.Option(help="Another dataset of the same meaning (default: the run's own).")
+    Path | None, typer.Option(help="Another dataset with the same schema (default: the run's).")
 ]
 Samples = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Samples of the predictive (default: evaluation.samples, else the method's)"
+        min=1, help="Number of weight samples (default: evaluation.samples, else method.samples)."
     ),
 ]
-Checkpoint = Annotated[str, typer.Option(help='"last", "best", or the path of a checkpoint.')]
+Checkpoint = Annotated[
+    str, typer.Option(help='Checkpoint to load: "last", "best", or the path of one.')
+]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="Change a key, e.g. data.path=...")
+    list[str] | None, typer.Option("--set", help="Set a key, e.g. data.path=...; repeatable.")
 ]
 Stall = Annotated[
     float | None,
     typer.Option(
         min=0,
-        help="Seconds without a sign of life of a rank that end the job (default: the run's).",
+        help="End the job if a rank makes no progress for so many seconds (default: the run's).",
     ),
 ]
 
@@ -44,7 +46,7 @@ def posterior_of(
     stall: float | None,
     stall_file: Path,
 ) -> Iterator[Posterior]:
-    """A run on the ranks of this job, watched within the block. Collective."""
+    """Load a run on the ranks of this job and watch them for stalls in the block. Collective."""
     from hpcsamp.grid import init, together
     from hpcsamp.run.folder import RunFolder
     from hpcsamp.runtime import mpi
@@ -62,8 +64,8 @@ def posterior_of(
     )
     if topology.model_size != model and topology.is_root:
         typer.echo(
-            f"the run's parallel.model = {model} does not go with {topology.world.size} ranks: "
-            f"each holds the whole network (parallel.model = 1); numbers are the same",
+            f"the run's parallel.model = {model} does not fit {topology.world.size} ranks: each "
+            f"rank holds the whole network (parallel.model = 1); the numbers are the same",
             err=True,
         )
     from hpcsamp.prediction.posterior import Posterior

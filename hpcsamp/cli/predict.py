@@ -24,31 +24,31 @@ def predict(
     out: Annotated[Path, typer.Option("--out", "-o", help="HDF5 file to write.")],
     data: Data = None,
     split: Annotated[
-        str | None, typer.Option(help="Which split (default: test, or the first there is).")
+        str | None, typer.Option(help="Split to predict (default: test, else the first one).")
     ] = None,
     samples: Samples = None,
     quantiles: Annotated[
         str | None,
-        typer.Option(help='Of values, e.g. 0.05,0.5,0.95 (the default); "none" for none.'),
+        typer.Option(help='Quantiles of real targets (default: 0.05,0.5,0.95), or "none".'),
     ] = None,
     keep_samples: Annotated[
-        bool, typer.Option("--keep-samples", help="Also write what every weight sample says.")
+        bool, typer.Option("--keep-samples", help="Also write the output of each weight sample.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the file if it is there.")
+        bool, typer.Option("--overwrite", help="Replace the file if it exists.")
     ] = False,
     checkpoint: Checkpoint = "last",
     settings: Settings = None,
     stall: Stall = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write what was done, with metrics, here.")
+        Path | None, typer.Option("--json", help="Also write a summary with metrics to this file.")
     ] = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Write the posterior predictive of every item to one HDF5 file, that xarray opens.
+    """Write the posterior predictive of every item to one HDF5 file that xarray can open.
 
-    Alone, or on every rank under mpirun or srun: samples are split over sample groups, items over
-    data groups, and all ranks write.
+    Runs in one process, or on all ranks under mpirun or srun: the ranks of a sample group share the
+    weight samples, data groups share the items, and all ranks write.
     """
     from hpcsamp.cli.output import write_json
     from hpcsamp.grid import together
@@ -82,7 +82,7 @@ def predict(
 
 
 def _levels(text: str | None) -> list[float] | None:
-    """``0.05,0.5`` as numbers within 0 and 1."""
+    """Parse quantile levels such as ``0.05,0.5``, each between 0 and 1."""
     from hpcsamp.errors import UsageError
 
     if text is None:
@@ -92,7 +92,9 @@ def _levels(text: str | None) -> list[float] | None:
     try:
         levels = [float(part) for part in text.split(",")]
     except ValueError:
-        raise UsageError(f"--quantiles {text!r}: numbers with commas are needed") from None
+        raise UsageError(
+            f"--quantiles {text!r}: must be numbers separated by commas, e.g. 0.05,0.5,0.95"
+        ) from None
     for level in levels:
         if not 0 < level < 1:
             raise UsageError(f"--quantiles {text!r}: {level:g} is not between 0 and 1")

@@ -13,29 +13,31 @@ from hpcsamp.cli.options import AcceptEdits
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN", help="Run folder, several are compared; or a campaign."),
+        typer.Argument(
+            metavar="RUN", help="One run folder, several to compare, or a campaign file."
+        ),
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="Where to draw (default: RUN/report; needed to compare runs)."),
+        typer.Option(help="Output folder (default: RUN/report; required for several runs)."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Which evaluation to show.")] = "test",
+    split: Annotated[str, typer.Option(help="Split whose evaluation is shown.")] = "test",
     items: Annotated[
-        int, typer.Option(min=1, help="How many of the most uncertain items to show.")
+        int, typer.Option(min=1, help="Number of the most uncertain items to show.")
     ] = 24,
     figure: Annotated[
         str | None,
-        typer.Option(help="A figure of the paper instead: 4 to 10, or table1."),
+        typer.Option(help="Draw a figure of the paper instead: 4 to 10, or table1."),
     ] = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Draw learning curves, calibration and the most uncertain items of a run, with a page.
+    """Write a page with learning curves, calibration and the most uncertain items of a run.
 
-    Several runs share one page: their learning curves are laid over each other and their metrics
-    stand side by side. What a run does not have yet is left out, with a line that says so.
+    Several runs share one page: their learning curves are drawn in the same axes and their metrics
+    side by side. Results that a run does not have yet are left out and listed.
 
-    With --figure, or for a campaign file that is named after one, a figure of the paper is drawn
-    from runs, campaigns, or records of hpcsamp bench scaling.
+    With --figure, or for a campaign file named after a figure, a figure of the paper is drawn from
+    runs, campaigns, or records of hpcsamp bench scaling.
     """
     from hpcsamp.errors import UsageError
     from hpcsamp.report import build, figures
@@ -47,7 +49,7 @@ def report(
         return
 
     if out is None and len(runs) > 1:
-        raise UsageError("several runs are compared: say where to draw with --out DIR")
+        raise UsageError("comparing several runs needs an output folder: add --out DIR")
     made = build(runs, out or runs[0] / "report", split=split, items=items)
     for line in made.notes:
         typer.echo(f"left out: {line}")

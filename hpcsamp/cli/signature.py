@@ -1,4 +1,4 @@
-"""Options of a command from the signature of the function that it calls."""
+"""Build the options of a command from the signature of the function that it calls."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Arguments = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 @dataclass
 class Options:
-    """Parameters that a command takes beside its own."""
+    """Parameters to add to those of a command."""
 
     parameters: list[inspect.Parameter]
 
     def insert(self, command: Callable[..., None]) -> None:
-        """Put them in the place of a function's ``**given``, those that are required first."""
+        """Replace the ``**given`` of a command by these parameters, required ones first."""
         own = list(inspect.signature(command, eval_str=True).parameters.values())[:-1]
         named = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
         whole = [*self.parameters, *named]
@@ -31,17 +31,17 @@ class Options:
 
 
 def ask(function: Callable[..., Any]) -> tuple[Options, Arguments]:
-    """Options for the marked arguments of a function.
+    """Build options for the marked arguments of a function.
 
-    An argument that is a mapping with a default has an option for each key, one that is a dataclass
-    one for each field.
+    An argument that is a mapping with a default gets one option per key, an argument that is a
+    dataclass one option per field.
 
     Returns
     -------
     options
-        For a command.
+        Options to insert into a command.
     arguments
-        Makes the arguments of the function from the values of the options.
+        Function that builds the arguments of ``function`` from the values of the options.
     """
     hints = get_type_hints(function, include_extras=True)
     parameters: list[inspect.Parameter] = []

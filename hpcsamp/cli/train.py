@@ -12,41 +12,41 @@ from hpcsamp.cli.options import AcceptEdits
 
 def train(
     config: Annotated[
-        str, typer.Argument(help="A TOML file, or the name of a configuration of the package.")
+        str, typer.Argument(help="A TOML file, or the name of a packaged configuration.")
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Run folder (default: runs/ and the config's name)."),
+        typer.Option("--output", "-o", help="Run folder (default: runs/NAME of the config)."),
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Change a key, e.g. --set optimizer.lr=1e-3; repeatable."),
+        typer.Option("--set", help="Set a key, e.g. --set optimizer.lr=1e-3; repeatable."),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help='Dataset folder, or "synthetic": made up, beside data.path.'),
+        typer.Option(help='Dataset folder; "synthetic" generates a set next to data.path.'),
     ] = None,
     preset: Annotated[
         str | None, typer.Option(help="One of the configuration's presets, e.g. small.")
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on from the newest checkpoint, if there is one."),
+        typer.Option("--resume", help="Continue from the newest checkpoint, if there is one."),
     ] = False,
     time_limit: Annotated[
         str | None,
         typer.Option(
             envvar="HPCSAMP_TIME_LIMIT",
-            help="Stop with a checkpoint and exit code 75 before so much time is over: minutes or "
-            "HH:MM:SS. The end of a Slurm job is known without.",
+            help="Write a checkpoint and exit with code 75 before this time limit is reached: "
+            "minutes or HH:MM:SS. The time limit of a Slurm job is detected automatically.",
         ),
     ] = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Train a Bayesian network: alone, or on every rank under mpirun or srun.
+    """Train a Bayesian neural network in one process, or on all ranks under mpirun or srun.
 
-    Ranks form a grid of sample groups (same batch, other weight samples) and data groups (same
-    samples, other data); the result does not depend on the grid.
+    Ranks form a grid of sample groups (same batch, different weight samples) and data groups (same
+    samples, different data); the result does not depend on the grid.
     """
     from hpcsamp import config as configuration
     from hpcsamp.grid import init, together
@@ -72,6 +72,6 @@ def train(
         seconds = summary["seconds_per_step"]
         typer.echo(
             f"done: {summary['steps']} steps"
-            + (f", {seconds:.3f} s a step" if seconds else "")
+            + (f", {seconds:.3f} s per step" if seconds else "")
             + f", parameters {summary['parameters_sha256'][:12]}; {folder}/summary.json"
         )
