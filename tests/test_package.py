@@ -143,6 +143,6 @@ def test_the_doctor_misses_a_part_of_the_package(installed, tmp_path):
     assert done.code == 1, done.out + done.err
     found = next(line for line in done.out.splitlines() if line.startswith("package "))
     assert "hpcsamp/campaign/sites/lumi.toml cannot be read: No such file" in found
-    assert "hpcsamp/report/maps.py is not what was installed" in found
+    assert "hpcsamp/report/maps.py was changed after the installation" in found
     assert "there is no hpcsamp.training" in found
     assert done.out.count("problems: 1") == 1

@@ -1,4 +1,4 @@
-"""What works on this machine, and how to mend what does not."""
+"""Checks of the installation and the machine, with advice how to mend each fault."""
 
 from __future__ import annotations
 

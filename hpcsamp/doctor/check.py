@@ -1,4 +1,4 @@
-"""One finding, how the findings of ranks become one, and how a check is kept from hanging."""
+"""The result of one check, merging of results over ranks, and calls with a time limit."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ Status = Literal["ok", "warning", "problem"]
 _ORDER: tuple[Status, ...] = ("ok", "warning", "problem")
 Result = TypeVar("Result")
 
-#: How many times the limit a call may take that makes progress.
+#: A call that makes progress may take this many times the limit.
 PATIENCE = 5
 
 
 @dataclass(frozen=True)
 class Check:
-    """What was found.
+    """Result of one check.
 
     Attributes
     ----------
     name
-        What was looked at.
+        The thing that was checked.
     status
-        ``"ok"``; ``"warning"``: works, but slower or with less; ``"problem"``: does not work.
+        ``"ok"``; ``"warning"``: works, but slower or with fewer features; ``"problem"``: does not
+        work.
     found
-        What is there or what is wrong, one line.
+        One line: what was found, or what is wrong.
     mend
-        What to do about it; empty if ok.
+        How to mend it; empty if ok.
     """
 
     name: str
@@ -40,7 +41,7 @@ class Check:
 
 
 def merge(checks: Sequence[Check]) -> Check:
-    """One finding from those of all ranks (in rank order): the worst, saying whose it is."""
+    """Merge the results of all ranks (in rank order) into the worst one, with its ranks."""
     worst = max(checks, key=lambda c: _ORDER.index(c.status))
     if all(c == worst for c in checks):
         return worst
@@ -49,12 +50,12 @@ def merge(checks: Sequence[Check]) -> Check:
 
 
 def name_ranks(ranks: Sequence[int]) -> str:
-    """``rank 3``, ``ranks 0-2, 5``."""
+    """Format ranks for messages: ``rank 3``, ``ranks 0-2, 5``."""
     return f"rank{'s' * (len(ranks) > 1)} {spans(ranks)}"
 
 
 def spans(numbers: Sequence[int]) -> str:
-    """Ascending numbers in short: ``0-3, 8``."""
+    """Format numbers as ranges: ``0-3, 8``."""
     runs: list[list[int]] = []
     for n in sorted(numbers):
         if runs and n == runs[-1][1] + 1:
@@ -65,7 +66,7 @@ def spans(numbers: Sequence[int]) -> str:
 
 
 class NoAnswerError(Exception):
-    """A call that was still running when its time was over. Its thread is left behind."""
+    """Raised when a call does not return within its time limit. Its thread keeps running."""
 
 
 @dataclass
@@ -75,13 +76,13 @@ class _Call:
 
 
 def reads() -> tuple[int, ...]:
-    """Counts that grow while this process reads from a file system or maps a library."""
+    """Return counters that grow while this process reads files or maps a library."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_inblock, used.ru_majflt
 
 
 def work() -> tuple[int, ...]:
-    """Counts that grow while this process reads, or computes for more than moments."""
+    """Return counters that grow while this process reads files or computes."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return *reads(), int(10 * (used.ru_utime + used.ru_stime))
 
@@ -91,27 +92,27 @@ def bounded(
     seconds: float,
     progress: Callable[[], object] | None = None,
 ) -> Result:
-    """Call a function, but wait no longer than that.
+    """Call a function with a time limit.
 
-    A call into MPI or a driver cannot be interrupted, so it runs in a daemon thread, which a hang
-    leaves behind: end the process soon after.
+    A call into MPI or a driver cannot be interrupted, so it runs in a daemon thread. After a hang
+    the thread keeps running: end the process soon.
 
     Parameters
     ----------
     function
-        What to call.
+        Function to call.
     seconds
-        How long to wait.
+        Time limit in seconds.
     progress
-        If it is given, the time begins anew whenever its value changes, :data:`PATIENCE` times at
-        most: importing torch takes minutes where the file system is cold and the machine loaded.
+        If given, the time restarts whenever its value changes, up to :data:`PATIENCE` times the
+        limit in all: importing torch takes minutes on a cold file system and a loaded machine.
 
     Raises
     ------
     NoAnswerError
-        If the time is over.
+        If the function does not return in time.
     BaseException
-        What the function raised.
+        Any exception of the function.
     """
     call = _Call()
 
@@ -131,7 +132,7 @@ def bounded(
         if progress and (current := progress()) != seen and now < began + PATIENCE * seconds:
             seen, since = current, now
     if thread.is_alive():
-        more = f", though it went on until {since - began:.0f} s" if since > began else ""
+        more = f", although it made progress until {since - began:.0f} s" if since > began else ""
         raise NoAnswerError(f"no answer within {seconds:g} s{more}")
     if call.error is not None:
         raise call.error

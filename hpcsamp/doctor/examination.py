@@ -1,4 +1,4 @@
-"""The examination: every check in turn, on every rank, none of them longer than it may."""
+"""Run all checks in turn on every rank, each with a time limit."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from hpcsamp.doctor.ranks import RankPlace
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-#: Seconds that a check may take, or that it may do nothing: importing torch may take minutes.
+#: Seconds that a check may take without progress; importing torch may take minutes.
 LIMIT = 60.0
 
-#: Name and function of what each rank does alone, and of what all do together.
+#: Names and functions of the checks that each rank runs alone, and of the collective ones.
 ALONE: tuple[tuple[str, Callable[[], Check]], ...] = (
     ("Python", software.python),
     ("packages", software.packages),
@@ -41,16 +41,16 @@ TOGETHER: tuple[tuple[str, Callable[[Any], Check]], ...] = (
 
 @dataclass
 class Diagnosis:
-    """What was found.
+    """Results of all checks.
 
     Attributes
     ----------
     checks
-        One per thing looked at, over all ranks.
+        One result per check, merged over all ranks.
     places
-        Where the ranks run, in order; empty if that could not be found out.
+        Where the ranks run, in rank order; empty if this could not be determined.
     stuck
-        Whether a call never came back: the process must then end without waiting for its threads.
+        Whether a call never returned: the process must then end without waiting for its threads.
     """
 
     checks: list[Check] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Diagnosis:
 
     @property
     def healthy(self) -> bool:
-        """No problem was found; warnings may have been."""
+        """Whether there is no problem; there may be warnings."""
         return all(c.status != "problem" for c in self.checks)
 
 
@@ -72,43 +72,43 @@ def examine(
     model: int = 1,
     say: Callable[[str], None] = lambda name: None,
 ) -> Diagnosis:
-    """Look at everything. Collective; the same answer on every rank, unless they are cut off.
+    """Run all checks. Collective; returns the same results on every rank that can be reached.
 
     Parameters
     ----------
     comm
-        The ranks.
+        Communicator of the ranks.
     alone, together
-        What to look at: names and functions.
+        Names and functions of the checks of each rank, and of the collective checks.
     limit
-        Seconds a check may take; while it still reads files, or computes alone, up to
-        :data:`~hpcsamp.doctor.check.PATIENCE` times that. Once one took longer on any rank, nothing
-        that needs the other ranks is tried any more.
+        Seconds a check may take, or up to :data:`~hpcsamp.doctor.check.PATIENCE` times that while
+        it reads files or, for a check of one rank, computes. After a timeout on any rank the
+        remaining collective checks are skipped.
     model
-        Size of the model axis of the grid that is told (``parallel.model``).
+        Size of the model axis of the grid that is reported (``parallel.model``).
     say
-        Told the name of each check before it begins.
+        Called with the name of each check before it starts.
     """
-    # One communicator to check with, and one for the answers: a rank that failed must not meet the
-    # others within the check.
+    # Checks and results use different communicators: the results of a rank whose check failed must
+    # not be matched with messages of the same check on other ranks.
     answers, examined = comm.Dup(), comm.Dup()
     found = Diagnosis()
 
     def look(name: str, function: Callable[[], Check], joint: bool) -> None:
         say(name)
         try:
-            # Ranks that wait for each other in vain compute: MPI polls.
-            mine = bounded(function, limit, reads if joint else work)
+            # CPU time is no progress in a collective check: MPI polls while ranks wait in vain.
+            result = bounded(function, limit, reads if joint else work)
         except NoAnswerError as e:
             found.stuck = True
-            mine = Check(name, "problem", str(e), _HANG if joint else _STILL)
+            result = Check(name, "problem", str(e), _HANG if joint else _STILL)
         except Exception as e:
             text = " ".join(str(e).split()) or "no message"
-            mine = Check(name, "problem", f"{type(e).__name__}: {text}", software.SET_UP)
-        # Another rank may take as long as it may longer.
-        told = bounded(lambda: answers.allgather((mine, found.stuck)), (PATIENCE + 2) * limit)
-        found.stuck = any(stuck for _, stuck in told)
-        found.checks.append(merge([check for check, _ in told]))
+            result = Check(name, "problem", f"{type(e).__name__}: {text}", software.SET_UP)
+        # Wait for as long as the check may take on the slowest rank.
+        results = bounded(lambda: answers.allgather((result, found.stuck)), (PATIENCE + 2) * limit)
+        found.stuck = any(stuck for _, stuck in results)
+        found.checks.append(merge([check for check, _ in results]))
 
     def places() -> Check:
         found.places = ranks.here(examined)
@@ -120,7 +120,9 @@ def examine(
         collective = [(name, lambda f=f: f(examined)) for name, f in together]
         for name, function in [*collective, ("cores", places)]:
             if found.stuck:
-                found.checks.append(Check(name, "problem", "not tried after that", ""))
+                found.checks.append(
+                    Check(name, "problem", "skipped, because an earlier check did not return", "")
+                )
             else:
                 look(name, function, joint=True)
     except NoAnswerError as e:
@@ -135,7 +137,7 @@ def examine(
 
 
 _STILL = (
-    "this needs no other rank: look for a file system or driver that does not answer "
+    "this check involves no other rank: look for a file system or driver that does not respond "
     "(python -X importtime -c 'import torch' shows where Python waits)"
 )
-_HANG = "ranks wait for each other: check network and MPI (try --mca btl self,vader,tcp)"
+_HANG = "ranks wait for each other: check the network and MPI (try --mca btl self,vader,tcp)"

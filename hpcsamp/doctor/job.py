@@ -1,4 +1,4 @@
-"""The job that the ranks are in: what the scheduler gave, and the grid that comes of it."""
+"""Checks of the batch job: the scheduler's allocation and the grid that training would use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hpcsamp.grid import Grid, plan_grid
 
 
 def scheduler(environment: Mapping[str, str]) -> str:
-    """``"Slurm job 7"``, ``"PBS job 7.host"`` or ``""``."""
+    """Name the batch job: ``"Slurm job 7"``, ``"PBS job 7.host"``, or ``""`` outside of one."""
     for variable, name in (("SLURM_JOB_ID", "Slurm"), ("PBS_JOBID", "PBS")):
         if environment.get(variable):
             return f"{name} job {environment[variable]}"
@@ -20,7 +20,7 @@ def scheduler(environment: Mapping[str, str]) -> str:
 
 
 def tasks_per_node(environment: Mapping[str, str]) -> list[int]:
-    """Tasks that Slurm planned on each node: ``4(x2),3`` are 4, 4 and 3; empty without Slurm."""
+    """Number of tasks Slurm planned on each node: ``4(x2),3`` is 4, 4, 3; empty without Slurm."""
     found: list[int] = []
     for part in environment.get("SLURM_TASKS_PER_NODE", "").split(","):
         match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
@@ -30,33 +30,34 @@ def tasks_per_node(environment: Mapping[str, str]) -> list[int]:
 
 
 def allocation(places: Sequence[RankPlace], environment: Mapping[str, str]) -> Check:
-    """Whether the ranks fill what the scheduler gave."""
+    """Check that the ranks use all nodes and tasks that the scheduler has allocated."""
     name, job = "job", scheduler(environment)
     if not job:
         return Check(name, "ok", "none: not started by Slurm or PBS")
     here = len(nodes(places))
     given = int(environment.get("SLURM_JOB_NUM_NODES", "0") or 0) or here
     planned = tasks_per_node(environment)
-    told = f"{job}, {len(places)} ranks on {here} of {given} nodes"
+    layout = f"{job}, {len(places)} ranks on {here} of {given} nodes"
     if here < given:
         return Check(
             name,
             "warning",
-            f"{told}: {given - here} idle",
-            "start ranks on every node, or ask for fewer: srun, or mpirun --map-by ppr:N:node",
+            f"{layout}: {given - here} idle",
+            "start ranks on every node (srun, or mpirun --map-by ppr:N:node), or request fewer "
+            "nodes",
         )
     if planned and sum(planned) > len(places):
         return Check(
             name,
             "warning",
-            f"{told}, {sum(planned)} tasks were asked for: {sum(planned) - len(places)} are idle",
-            "srun without -n starts all of them",
+            f"{layout}, {sum(planned)} tasks were requested: {sum(planned) - len(places)} are idle",
+            "use srun without -n, which starts all of them",
         )
-    return Check(name, "ok", told)
+    return Check(name, "ok", layout)
 
 
 def plan(places: Sequence[RankPlace], model: int = 1) -> Grid:
-    """The grid of these ranks with ``parallel.samples = "node"``, the default.
+    """Plan the grid of these ranks with ``parallel.samples = "node"``, the default.
 
     Parameters
     ----------
@@ -66,22 +67,22 @@ def plan(places: Sequence[RankPlace], model: int = 1) -> Grid:
     Raises
     ------
     UsageError
-        If nodes hold different numbers of ranks, or M does not divide them.
+        If nodes have different numbers of ranks, or M does not divide that number.
     """
     return plan_grid([str(p.node) for p in sorted(places, key=lambda p: p.rank)], "node", model)
 
 
 def grid(places: Sequence[RankPlace], model: int = 1) -> Check:
-    """The grid that training makes of these ranks: data groups x sample ranks x model ranks."""
+    """Check the grid that training would use: data groups x sample ranks x model ranks."""
     name = "grid"
     sizes = {len(n) for n in nodes(places)}
     if len(sizes) > 1:
-        told = ", ".join(f"{n[0].host} {len(n)}" for n in nodes(places))
+        counts = ", ".join(f"{n[0].host} {len(n)}" for n in nodes(places))
         return Check(
             name,
             "warning",
-            f'ranks per node differ ({told}): parallel.samples = "node" is refused',
-            "start equally many ranks on each node, or set parallel.samples to a number",
+            f'ranks per node differ ({counts}): parallel.samples = "node" is refused',
+            "start the same number of ranks on each node, or set parallel.samples to a number",
         )
     (each,) = sizes
     possible = [m for m in range(2, each + 1) if each % m == 0]
@@ -93,13 +94,13 @@ def grid(places: Sequence[RankPlace], model: int = 1) -> Check:
             "warning",
             f"parallel.model = {model} does not divide the {each} ranks of a node: "
             f'parallel.samples = "node" is refused',
-            (f"parallel.model = {_listed(possible)}, " if possible else "")
-            + "another number of ranks on each node, or parallel.samples as a number",
+            (f"set parallel.model = {_listed(possible)}, " if possible else "")
+            + "start another number of ranks on each node, or set parallel.samples to a number",
         )
     d, p = planned.data_size, planned.sample_size
-    how = "a batch for each node, its ranks split the samples" if d > 1 else "all share a batch"
+    how = "each node has a batch, its ranks share the samples" if d > 1 else "all share a batch"
     if model > 1:
-        how += f", {model} neighbours hold the network in parts"
+        how += f", {model} neighbours hold parts of the network"
     elif possible:
         how += f"; parallel.model may be {_listed(possible)} here"
     return Check(
@@ -107,7 +108,7 @@ def grid(places: Sequence[RankPlace], model: int = 1) -> Check:
         "ok",
         f"{_count(d, 'data group')} x {_count(p, 'sample rank')}"
         + f" x {model} model ranks" * (model > 1)
-        + f": {how}; S at least {p}",
+        + f": {how}; S must be at least {p}",
     )
 
 

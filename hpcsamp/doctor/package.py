@@ -1,7 +1,7 @@
-"""Check that the package is whole: its files are those installed, and its imports of itself work.
+"""Check that the package is complete: files are unchanged and internal imports work.
 
-Commands import most modules when they are called, so a module that is missing would otherwise be
-noticed by the first training run.
+Commands import most modules only when they are called, so a missing module would otherwise show
+up in the first training run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NAME = "hpcsamp"
 
 
 def whole() -> Check:
-    """Every recorded file is there unchanged, and all that modules import of each other exists."""
+    """Check that all installed files are unchanged and all imports within the package work."""
     name, root = "package", Path(hpcsamp.__file__).parent
     wrong = list(dict.fromkeys([*_damaged(root), *_missing(root)]))
     if wrong:
@@ -34,13 +34,13 @@ def whole() -> Check:
             f"install hpcsamp again in this environment (it is imported from {root})",
         )
     modules = sum(1 for _ in root.rglob("*.py"))
-    return Check(name, "ok", f"{modules} modules are there and import, from {root}")
+    return Check(name, "ok", f"all {modules} modules in {root} can be imported")
 
 
 def _damaged(root: Path) -> Iterator[str]:
-    """Files of the package that differ from what the installation recorded.
+    """Yield faults of files that differ from the record of the installation.
 
-    An editable installation records none of them.
+    An editable installation has no record of the package's files.
     """
     try:
         files = metadata.files(NAME) or []
@@ -59,28 +59,28 @@ def _damaged(root: Path) -> Iterator[str]:
             yield f"{file} cannot be read: {e.strerror}"
             continue
         if base64.urlsafe_b64encode(digest).decode().rstrip("=") != file.hash.value:
-            yield f"{file} is not what was installed"
+            yield f"{file} was changed after the installation"
 
 
 def _missing(root: Path) -> Iterator[str]:
-    """What modules import of the package, at their top or in a function, and do not get."""
+    """Yield failing imports within the package, at the top of modules and in functions."""
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
         if parts[-1] == "__main__":
-            continue  # it would run a command
-        own = ".".join([NAME, *parts]).removesuffix(".__init__")
+            continue  # importing it would run a command
+        importer = ".".join([NAME, *parts]).removesuffix(".__init__")
         try:
             imports = sorted(_imports(ast.parse(path.read_bytes())))
         except SyntaxError as e:
-            yield f"{own}: {e.msg}, line {e.lineno}"
+            yield f"{importer}: {e.msg}, line {e.lineno}"
             continue
-        yield from _import(own, own)
+        yield from _import(importer, importer)
         for module, attribute in imports:
-            yield from _import(module, own, attribute)
+            yield from _import(module, importer, attribute)
 
 
 def _imports(tree: ast.Module) -> set[tuple[str, str]]:
-    """Modules of the package that a file imports, and the names that it takes from them."""
+    """Return the modules of the package that a file imports, with the imported names."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and _ours(node.module or ""):
@@ -88,7 +88,7 @@ def _imports(tree: ast.Module) -> set[tuple[str, str]]:
         elif isinstance(node, ast.Import):
             found |= {(alias.name, "") for alias in node.names if _ours(alias.name)}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            # a class or a folder that is named by "hpcsamp.room.module:Class"
+            # a class or a folder named by a string such as "hpcsamp.room.module:Class"
             named = re.fullmatch(rf"({NAME}(?:\.\w+)+)(?::(\w+))?", node.value)
             found |= {(named[1], named[2] or "")} if named else set()
     return found
@@ -105,7 +105,7 @@ def _import(module: str, by: str, attribute: str = "") -> Iterator[str]:
         if attribute and not hasattr(found, attribute):
             importlib.import_module(f"{module}.{attribute}")
     except ModuleNotFoundError as e:
-        if _ours(e.name or ""):  # a dependency is the business of another check
+        if _ours(e.name or ""):  # another check reports missing dependencies
             yield f"there is no {e.name}{for_whom if e.name == module else f' (needed by {by})'}"
     except Exception as e:
         yield f"{module}{for_whom}: {type(e).__name__}: {' '.join(str(e).split())}"

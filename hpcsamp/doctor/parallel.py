@@ -1,4 +1,4 @@
-"""Checks of MPI and Horovod, by using them."""
+"""Checks that use MPI and Horovod and verify the results."""
 
 from __future__ import annotations
 
@@ -16,32 +16,35 @@ LEVELS = ("SINGLE", "FUNNELED", "SERIALIZED", "MULTIPLE")
 
 
 def library(comm: MPI.Comm) -> Check:
-    """Which MPI, and how many ranks; that the launcher agrees was seen when MPI started."""
+    """Report the MPI library and the number of ranks.
+
+    That the launcher agrees with this number was checked when MPI started.
+    """
     MPI = serial.library(comm)  # noqa: N806
-    told = MPI.Get_library_version().strip("\0 \n").split("\n")[0].split(",")[0]
+    version = MPI.Get_library_version().strip("\0 \n").split("\n")[0].split(",")[0]
     size = comm.Get_size()
     if MPI is serial:
-        return Check("MPI", "warning", told, "for several ranks: pip install 'hpcsamp[mpi]'")
-    ranks = f"{size} ranks" if size > 1 else "1 rank (start me under mpirun to check more)"
-    return Check("MPI", "ok", f"{told}, {ranks}")
+        return Check("MPI", "warning", version, "for several ranks: pip install 'hpcsamp[mpi]'")
+    ranks = f"{size} ranks" if size > 1 else "1 rank (start doctor under mpirun to check more)"
+    return Check("MPI", "ok", f"{version}, {ranks}")
 
 
 def thread_level(comm: MPI.Comm) -> Check:
-    """Batches are prefetched in a thread that communicates."""
+    """Check that threads may call MPI: a thread that communicates prefetches batches."""
     MPI = serial.library(comm)  # noqa: N806
     level = MPI.Query_thread()
     if level < MPI.THREAD_MULTIPLE:
         return Check(
             "MPI threads",
             "problem",
-            f"MPI_THREAD_{LEVELS[level]}, hpcsamp needs MPI_THREAD_MULTIPLE",
-            "use an MPI that was built with thread support",
+            f"MPI_THREAD_{LEVELS[level]}, but hpcsamp needs MPI_THREAD_MULTIPLE",
+            "use an MPI library that was built with thread support",
         )
     return Check("MPI threads", "ok", f"MPI_THREAD_{LEVELS[level]}")
 
 
 def allreduce(comm: MPI.Comm) -> Check:
-    """A sum over all ranks is right; how long a small one takes."""
+    """Check that a sum over all ranks is correct, and time a small one."""
     import numpy as np
 
     MPI = serial.library(comm)  # noqa: N806
@@ -59,13 +62,13 @@ def allreduce(comm: MPI.Comm) -> Check:
             "MPI allreduce",
             "problem",
             f"1 + ... + {size} over the ranks gave {total[0]:g}, not {size * (size + 1) // 2}",
-            "this MPI does not work here; try --mca pml ob1 (Open MPI), or another MPI",
+            "this MPI does not work here; try --mca pml ob1 (Open MPI), or another MPI library",
         )
-    return Check("MPI allreduce", "ok", f"right; 8 bytes in {median * 1e6:.0f} µs (median)")
+    return Check("MPI allreduce", "ok", f"correct; 8 bytes in {median * 1e6:.0f} µs (median)")
 
 
 def yielding(comm: MPI.Comm) -> Check:
-    """Whether a waiting rank gives its core away (Open MPI)."""
+    """Check that a waiting rank yields its core (Open MPI)."""
     MPI = serial.library(comm)  # noqa: N806
     name, variable = "waiting ranks", "OMPI_MCA_mpi_yield_when_idle"
     if "Open MPI" not in MPI.Get_library_version():
@@ -75,28 +78,30 @@ def yielding(comm: MPI.Comm) -> Check:
             name,
             "warning",
             f"{variable}=0: a waiting rank keeps its core busy, which Horovod's thread and other "
-            "ranks want",
-            f"unset {variable} or set it to 1, unless cores are plenty",
+            "ranks need",
+            f"unset {variable} or set it to 1, unless there are more cores than ranks and threads",
         )
-    return Check(name, "ok", f"give their core away ({variable}={os.environ.get(variable)})")
+    return Check(name, "ok", f"yield their core ({variable}={os.environ.get(variable)})")
 
 
 def horovod(comm: MPI.Comm) -> Check:
-    """A gradient-like sum through Horovod is right. Leaves Horovod running."""
+    """Check that a sum through Horovod, as of gradients, is correct. Leaves Horovod running."""
     name = "Horovod"
-    instead = "training uses mpi4py instead; to build it: source envs/local.sh"
+    instead = "training uses mpi4py instead; to build Horovod: source envs/local.sh"
     os.environ.setdefault("HOROVOD_LOG_LEVEL", "error")
     if isinstance(comm, serial.Comm):
-        return Check(name, "ok", "not used by one process without MPI")
+        return Check(name, "ok", "not needed by one process without MPI")
     try:
         import horovod
         import horovod.torch as hvd
     except Exception as e:  # a broken build fails in many ways: ImportError, OSError, ...
-        # Every rank must know before any of them waits for the others.
+        # All ranks must know of the failure before any of them waits for the others.
         comm.allreduce(1)
-        return Check(name, "warning", f"does not import ({type(e).__name__}: {_line(e)})", instead)
+        return Check(
+            name, "warning", f"cannot be imported ({type(e).__name__}: {_line(e)})", instead
+        )
     if comm.allreduce(0):
-        return Check(name, "warning", "does not import on another rank", instead)
+        return Check(name, "warning", "cannot be imported on another rank", instead)
     if not hvd.mpi_built():
         return Check(name, "warning", f"{horovod.__version__}, built without MPI", instead)
     import torch
@@ -118,11 +123,12 @@ def horovod(comm: MPI.Comm) -> Check:
         return Check(
             name,
             "warning",
-            f"{horovod.__version__} works, but was built without NCCL: gradients go over the host",
+            f"{horovod.__version__} works, but was built without NCCL: gradients pass through the "
+            f"host",
             "build it with HOROVOD_GPU_OPERATIONS=NCCL where NCCL is installed",
         )
     transports = "MPI and NCCL" if nccl else "MPI"
-    return Check(name, "ok", f"{horovod.__version__}, {transports}; allreduce is right")
+    return Check(name, "ok", f"{horovod.__version__}, {transports}; allreduce is correct")
 
 
 def _line(error: BaseException) -> str:

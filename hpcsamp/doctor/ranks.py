@@ -1,6 +1,6 @@
-"""Where every rank runs, and what follows from it: cores, binding, threads, GPUs.
+"""Checks of where the ranks run: cores, binding, threads, GPUs.
 
-:func:`here` looks; everything else is a pure function of what the ranks saw.
+:func:`here` collects the facts of all ranks; all other functions are pure functions of them.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RankPlace:
-    """One rank.
+    """Where one rank runs.
 
     Attributes
     ----------
     rank, host
-        Number and node name.
+        Rank and host name.
     node
-        Lowest rank of the same node (the domain of shared memory).
+        Lowest rank on the same node (the domain of shared memory).
     cores
-        Cores it may run on.
+        Cores that the rank may run on.
     launcher_cores
-        Cores its launcher may run on, if that can be told: more than the rank's own means that the
-        launcher bound it.
+        Cores that its launcher may run on, if known; if there are more than the rank's own, the
+        launcher has bound the rank.
     threads
-        Compute threads that a training here would use.
+        Compute threads that training would use here.
     gpus
-        What this process sees, by unique name.
+        GPUs that this process sees, by unique name.
     device
-        What it would compute on: ``"cpu"`` or one of ``gpus``.
+        Device that training would use: ``"cpu"`` or one of ``gpus``.
     """
 
     rank: int
@@ -52,7 +52,7 @@ class RankPlace:
 
 
 def here(comm: MPI.Comm) -> list[RankPlace]:
-    """The places of all ranks, in order. Collective."""
+    """Return where all ranks run, in rank order. Collective."""
     import torch
 
     from hpcsamp.runtime import bind_device, limit_threads
@@ -84,12 +84,12 @@ def here(comm: MPI.Comm) -> list[RankPlace]:
 def _affinity(process: int) -> tuple[int, ...]:
     try:
         return tuple(sorted(os.sched_getaffinity(process)))
-    except OSError:  # another user's, or gone
+    except OSError:  # the process belongs to another user, or has ended
         return ()
 
 
 def nodes(places: Sequence[RankPlace]) -> list[list[RankPlace]]:
-    """The ranks of each node."""
+    """Group the ranks by node."""
     found: dict[int, list[RankPlace]] = {}
     for place in places:
         found.setdefault(place.node, []).append(place)
@@ -97,7 +97,7 @@ def nodes(places: Sequence[RankPlace]) -> list[list[RankPlace]]:
 
 
 def cores(places: Sequence[RankPlace]) -> Check:
-    """Enough cores for the ranks of every node, and none left idle by binding."""
+    """Check that every node has a core for each rank, and that binding leaves no core idle."""
     name = "cores"
     for node in nodes(places):
         host, ranks = node[0].host, len(node)
@@ -116,7 +116,7 @@ def cores(places: Sequence[RankPlace]) -> Check:
                 name,
                 "warning",
                 f"{host}: {ranks} ranks share {_count(len(usable), 'core')}",
-                f"fine for trying things out; for speed start at most {len(usable)} ranks here",
+                f"fine for tests; for speed start at most {len(usable)} ranks on this node",
             )
         if launcher > usable:
             return Check(
@@ -127,11 +127,11 @@ def cores(places: Sequence[RankPlace]) -> Check:
                 "mpirun --bind-to none (or --map-by slot:PE=N), or srun --cpus-per-task=N",
             )
     fewest = min(len(set().union(*(p.cores for p in n))) / len(n) for n in nodes(places))
-    return Check(name, "ok", f"{_count(len(places), 'rank')}, at least {fewest:g} cores for each")
+    return Check(name, "ok", f"{_count(len(places), 'rank')}, at least {fewest:g} cores per rank")
 
 
 def threads(places: Sequence[RankPlace], environment: Mapping[str, str]) -> Check:
-    """No more compute threads than cores."""
+    """Check that there are no more compute threads than cores."""
     name = "threads"
     for node in nodes(places):
         usable = set().union(*(p.cores for p in node))
@@ -142,32 +142,33 @@ def threads(places: Sequence[RankPlace], environment: Mapping[str, str]) -> Chec
                 "warning",
                 f"{node[0].host}: {len(node)} ranks with {total} threads on "
                 f"{_count(len(usable), 'core')}",
-                f"OMP_NUM_THREADS={max(1, len(usable) // len(node))}, or unset it: the cores are "
-                "then shared out",
+                f"set OMP_NUM_THREADS={max(1, len(usable) // len(node))}, or unset it: hpcsamp "
+                "then divides the cores among the ranks",
             )
     each = sorted({p.threads for p in places})
-    source = "OMP_NUM_THREADS" if "OMP_NUM_THREADS" in environment else "the cores shared out"
+    source = "OMP_NUM_THREADS" if "OMP_NUM_THREADS" in environment else "cores / ranks"
     return Check(name, "ok", f"{spans(each)} per rank ({source})")
 
 
 def gpus(places: Sequence[RankPlace], devices: Path = Path("/dev")) -> Check:
-    """Every rank of a node computes on a GPU of its own."""
+    """Check that every rank of a node has its own GPU."""
     name = "GPU"
     if not any(p.gpus for p in places):
         if (devices / "nvidiactl").exists() or (devices / "kfd").exists():
             return Check(
                 name,
                 "warning",
-                "this node has one, but torch does not see it",
-                "install a torch build for it; look at CUDA_VISIBLE_DEVICES and the job's request",
+                "this node has a GPU, but torch does not see it",
+                "install a torch build for this GPU; check CUDA_VISIBLE_DEVICES and that the job "
+                "requests GPUs",
             )
-        return Check(name, "ok", "none, computing on the CPU")
+        return Check(name, "ok", "none: training uses the CPU")
     if without := [p.rank for p in places if not p.gpus]:
         return Check(
             name,
             "problem",
-            f"{name_ranks(without)} see no GPU, others do",
-            "ask the launcher for a GPU per task (--gpus-per-task 1)",
+            f"{name_ranks(without)} see no GPU, other ranks do",
+            "request one GPU per task from the launcher (--gpus-per-task 1)",
         )
     for node in nodes(places):
         users: dict[str, list[int]] = {}
@@ -178,10 +179,10 @@ def gpus(places: Sequence[RankPlace], devices: Path = Path("/dev")) -> Check:
                 return Check(
                     name,
                     "warning",
-                    f"{name_ranks(ranks)} of {node[0].host} share {device}: NCCL refuses that",
+                    f"{name_ranks(ranks)} on {node[0].host} share {device}: NCCL refuses that",
                     "start one rank per GPU, or give each task its own (--gpus-per-task 1)",
                 )
-    return Check(name, "ok", f"one for each of {_count(len(places), 'rank')}: {places[0].device}")
+    return Check(name, "ok", f"one per rank, {_count(len(places), 'rank')}: {places[0].device}")
 
 
 def _count(n: int, what: str) -> str:

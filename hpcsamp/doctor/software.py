@@ -1,4 +1,4 @@
-"""Checks of what is installed: Python, packages, torch and what stands on it. Each rank alone."""
+"""Checks of the installed software: Python, packages, torch. Each rank runs them alone."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 from hpcsamp.doctor.check import Check
 
 SET_UP = "source envs/local.sh (or install hpcsamp again in this environment)"
-#: Flags of /proc/cpuinfo of processors that multiply bfloat16 themselves (x86, Arm).
+#: Flags in /proc/cpuinfo of processors with bfloat16 instructions (x86, Arm).
 BF16_FLAGS = {"amx_bf16", "avx512_bf16", "avx_ne_convert", "bf16", "svebf16"}
 
 
 def python() -> Check:
-    """Interpreter and package."""
+    """Report the versions of hpcsamp and Python."""
     where = Path(sys.prefix).name
     found = (
         f"hpcsamp {metadata.version('hpcsamp')}, Python {platform.python_version()} in {where}, "
@@ -26,7 +26,7 @@ def python() -> Check:
 
 
 def versions() -> dict[str, str | None]:
-    """Installed versions of hpcsamp's dependencies and Horovod; ``None`` where missing."""
+    """Return the installed versions of hpcsamp's dependencies and Horovod; ``None`` if missing."""
     from packaging.requirements import Requirement
 
     names = [Requirement(line).name for line in _required()]
@@ -34,7 +34,7 @@ def versions() -> dict[str, str | None]:
 
 
 def packages() -> Check:
-    """Every dependency is there in a version that will do."""
+    """Check that all dependencies are installed in the required versions."""
     from packaging.requirements import Requirement
 
     wrong = []
@@ -44,14 +44,14 @@ def packages() -> Check:
         if version is None:
             wrong.append(f"{requirement.name} is missing")
         elif not requirement.specifier.contains(version, prereleases=True):
-            wrong.append(f"{requirement.name} is {version}, needed is {requirement.specifier}")
+            wrong.append(f"{requirement.name} is {version}, but must be {requirement.specifier}")
     if wrong:
         return Check("packages", "problem", "; ".join(wrong), SET_UP)
-    return Check("packages", "ok", f"all {len(required)} dependencies in versions that fit")
+    return Check("packages", "ok", f"all {len(required)} dependencies in the required versions")
 
 
 def torch() -> Check:
-    """Torch imports and multiplies."""
+    """Check that torch can be imported and multiplies correctly."""
     import torch
 
     kind = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
@@ -65,25 +65,25 @@ def torch() -> Check:
 
 
 def bfloat16() -> Check:
-    """Whether ``training.precision = "bfloat16"`` is worth while here."""
+    """Check whether ``training.precision = "bfloat16"`` is faster on this machine."""
     import torch
 
     name = "bfloat16"
     if torch.cuda.is_available():
         if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Check(name, "ok", "the GPU computes in bfloat16")
+            return Check(name, "ok", "the GPU supports bfloat16")
     elif native := sorted(BF16_FLAGS & cpu_flags()):
-        return Check(name, "ok", f"the processor computes in bfloat16 ({', '.join(native)})")
+        return Check(name, "ok", f"the processor supports bfloat16 ({', '.join(native)})")
     return Check(
         name,
         "warning",
-        "only emulated here, slower than float32",
+        "only emulated on this machine, slower than float32",
         'keep training.precision = "float32" on this machine',
     )
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
-    """Features of the first processor, as Linux names them; empty elsewhere."""
+    """Return the feature flags of the first processor on Linux; empty on other systems."""
     if not cpuinfo.is_file():
         return set()
     for line in cpuinfo.read_text().splitlines():
@@ -94,16 +94,16 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
 
 
 def torch_blue() -> Check:
-    """torch_blue's layers and distributions import."""
+    """Check that torch_blue's layers and distributions can be imported."""
     from torch_blue.vi import VILinear
     from torch_blue.vi.distributions import MeanFieldNormal
 
-    layers = f"{VILinear.__name__}, {MeanFieldNormal.__name__} and the others import"
+    layers = f"{VILinear.__name__}, {MeanFieldNormal.__name__} and others can be imported"
     return Check("torch_blue", "ok", f"{metadata.version('torch_blue')}, {layers}")
 
 
 def torchvision() -> Check:
-    """It pairs with torch; its compiled operators may be for another build of torch."""
+    """Check that torchvision matches torch; its compiled operators may not fit this build."""
     import torch
 
     name, version = "torchvision", _version("torchvision")
@@ -116,8 +116,8 @@ def torchvision() -> Check:
         return Check(
             name,
             "warning",
-            f"{version} was made for {pinned[0]}, torch is {torch.__version__}",
-            "install the torchvision that pairs with this torch (0.28 with 2.13)",
+            f"{version} was built for {pinned[0]}, but torch is {torch.__version__}",
+            "install the torchvision version for this torch (0.28 for 2.13)",
         )
     try:
         for library in Path(spec.origin).parent.glob("_C*.so"):
@@ -129,7 +129,7 @@ def torchvision() -> Check:
 
 
 def _required() -> list[str]:
-    """Requirement strings of hpcsamp itself, without extras."""
+    """Return the requirements of hpcsamp without its extras."""
     return [line for line in metadata.requires("hpcsamp") or [] if "extra ==" not in line]
 
 

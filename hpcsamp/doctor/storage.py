@@ -1,4 +1,4 @@
-"""Checks of what data comes through: parallel HDF5, the file system, shared memory."""
+"""Checks of parallel HDF5, the file system and shared memory."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ IO_MODES = {
     3: "partly independently",
     4: "collectively",
 }
-#: File systems that several nodes share, where readers should not lock files.
+#: File systems shared by several nodes, where readers should not lock files.
 SHARED = {"lustre", "gpfs", "beegfs", "nfs", "nfs4", "cephfs", "ceph", "wekafs", "panfs", "dvs",
           "fuse.glusterfs", "smb3", "cifs"}  # fmt: skip
 SMALL_SHARED_MEMORY = 256 * 2**20
 
 
 def parallel_hdf5(comm: MPI.Comm) -> Check:
-    """Ranks read a file together, each its own rows, and MPI-IO really did it collectively."""
+    """Check that ranks read a file collectively, and that MPI-IO really did so."""
     import h5py
 
     MPI = serial.library(comm)  # noqa: N806
     name = "parallel HDF5"
-    told = f"h5py {h5py.__version__}, HDF5 {h5py.version.hdf5_version}"
+    versions = f"h5py {h5py.__version__}, HDF5 {h5py.version.hdf5_version}"
     parallel = bool(h5py.get_config().mpi) and MPI is not serial
     if not comm.allreduce(parallel, op=MPI.LAND):
         return Check(
             name,
             "warning",
-            f"{told}, built without MPI",
-            'every reader but "collective" works; to build it: source envs/local.sh',
+            f"{versions}, built without MPI",
+            'all readers except "collective" work; to build h5py with MPI: source envs/local.sh',
         )
     path, where = _temporary(comm)
     try:
@@ -56,31 +56,31 @@ def parallel_hdf5(comm: MPI.Comm) -> Check:
         return Check(
             name,
             "problem",
-            f"{told}: a collective read in {where} gave other numbers than were written",
-            "try OMPI_MCA_io=romio321 (Open MPI) or another file system; use "
-            'data.reader = "direct" meanwhile',
+            f"{versions}: a collective read in {where} returned wrong numbers",
+            "try OMPI_MCA_io=romio321 (Open MPI) or another file system; until then use "
+            'data.reader = "direct"',
         )
     if mode in (0, 1, 3):
         return Check(
             name,
             "warning",
-            f"{told}: right, but a collective read was done {IO_MODES[mode]}",
-            "needs HDF5 1.10.2 or newer with working MPI-IO; other readers do not",
+            f"{versions}: correct, but a collective read was done {IO_MODES[mode]}",
+            "collective reads need HDF5 1.10.2 or newer with working MPI-IO; other readers do not",
         )
-    how = "collectively" if mode is not None else "(HDF5 cannot be asked whether collectively)"
-    return Check(name, "ok", f"{told}: read together in {where}, {how}")
+    how = "collectively" if mode is not None else "(HDF5 does not report whether collectively)"
+    return Check(name, "ok", f"{versions}: all ranks read in {where}, {how}")
 
 
 def _temporary(comm: MPI.Comm) -> tuple[str, str]:
-    """A small file that rank 0 has written: its path and what to call its place. Collective.
+    """Write a small file on rank 0; return its path and a name for its folder. Collective.
 
-    In the current folder, which all nodes share and which is what will be used; if that cannot be
-    written, in the folder for temporary files.
+    The file is in the current folder, which all nodes share and which runs will use; if that is
+    not writable, in the folder for temporary files.
     """
     import h5py
     import numpy as np
 
-    told: tuple[str, str] | OSError | None = None
+    written: tuple[str, str] | OSError | None = None
     if comm.Get_rank() == 0:
         for folder, where in ((Path.cwd(), "this folder"), (tempfile.gettempdir(), "TMPDIR")):
             path = Path(folder) / f".hpcsamp-doctor-{os.getpid()}.h5"
@@ -89,18 +89,18 @@ def _temporary(comm: MPI.Comm) -> tuple[str, str]:
                     rows = np.arange(8.0 * comm.Get_size()).reshape(-1, 8)
                     f.create_dataset("x", data=rows, chunks=(1, 8))
             except OSError as e:
-                told = e
+                written = e
             else:
-                told = str(path), where
+                written = str(path), where
                 break
-    told = comm.bcast(told)
-    if not isinstance(told, tuple):
-        raise OSError(f"cannot write a file to read: {told}")
-    return told
+    written = comm.bcast(written)
+    if not isinstance(written, tuple):
+        raise OSError(f"cannot write a test file: {written}")
+    return written
 
 
 def _collective_read(comm: MPI.Comm, path: str) -> tuple[bool, int | None]:
-    """Whether this rank's row came back right, and how MPI-IO read it (None: not known)."""
+    """Return whether this rank's row is correct, and how MPI-IO read it (None if unknown)."""
     import h5py
     import numpy as np
     from h5py import h5fd, h5p, h5s
@@ -119,9 +119,9 @@ def _collective_read(comm: MPI.Comm, path: str) -> tuple[bool, int | None]:
 
 
 def _actual_mode(transfer: h5py.h5p.PropDXID) -> int | None:
-    """What H5Pget_mpio_actual_io_mode says of the last transfer; h5py does not offer it.
+    """Call H5Pget_mpio_actual_io_mode for the last transfer, which h5py does not wrap.
 
-    The library is the one that h5py has loaded into this process.
+    The function is taken from the HDF5 library that h5py has loaded into this process.
     """
     for line in Path("/proc/self/maps").read_text().splitlines():
         file = line.split()[-1]
@@ -138,25 +138,26 @@ def _actual_mode(transfer: h5py.h5p.PropDXID) -> int | None:
 
 
 def file_system() -> Check:
-    """What the current folder lies on, and whether HDF5 would lock files there."""
+    """Check the file system of the current folder, and whether HDF5 would lock files there."""
     kind = file_system_of(Path.cwd(), Path("/proc/mounts"))
     name, version = serial.running().get_vendor()
     return locking(kind, os.environ, f"{name} {version[0]}")
 
 
 def locking(kind: str, environment: Mapping[str, str], mpi_library: str = "") -> Check:
-    """Readers should not lock files on a file system that nodes share; on Lustre, Open MPI 4 reads
-    collectively at its best with ROMIO (open-mpi/ompi issue 9479).
+    """Check the settings for a file system: no locks if nodes share it, ROMIO on Lustre.
+
+    On Lustre, collective reads of Open MPI 4 are fastest with ROMIO (open-mpi/ompi issue 9479).
     """
     name = "file system"
     setting = environment.get("HDF5_USE_FILE_LOCKING", "")
     off = setting.upper() in ("FALSE", "0", "BEST_EFFORT")
-    told = f"HDF5_USE_FILE_LOCKING={setting}" if setting else "HDF5 locks files"
+    locks = f"HDF5_USE_FILE_LOCKING={setting}" if setting else "HDF5 locks files"
     if kind in SHARED and not off:
         return Check(
             name,
             "warning",
-            f"{kind}, which nodes share, and {told}: opening may fail or be slow",
+            f"{kind}, which is shared by nodes, and {locks}: opening files may fail or be slow",
             "export HDF5_USE_FILE_LOCKING=FALSE",
         )
     if (
@@ -167,14 +168,14 @@ def locking(kind: str, environment: Mapping[str, str], mpi_library: str = "") ->
         return Check(
             name,
             "warning",
-            f"lustre, {told}, and Open MPI 4's own MPI-IO (OMPIO), which is slow there",
+            f"lustre, {locks}, and Open MPI 4's own MPI-IO (OMPIO), which is slow on Lustre",
             "export OMPI_MCA_io=romio321",
         )
-    return Check(name, "ok", f"{kind} in this folder, {told}")
+    return Check(name, "ok", f"{kind} in this folder, {locks}")
 
 
 def file_system_of(path: Path, mounts: Path) -> str:
-    """Type of the file system that holds an absolute path, from a table like ``/proc/mounts``."""
+    """Return the type of the file system of an absolute path, from a file like /proc/mounts."""
     best, kind = -1, "unknown"
     for line in mounts.read_text().splitlines() if mounts.is_file() else []:
         # Spaces in a mount point are written as \040.
@@ -185,23 +186,23 @@ def file_system_of(path: Path, mounts: Path) -> str:
 
 
 def shared_memory() -> Check:
-    """Room for the ring of batches that the ranks of a node share."""
+    """Check the free shared memory for the ring of batches that the ranks of a node share."""
     from hpcsamp.data.window import shared_memory_free
 
     return room(shared_memory_free())
 
 
 def room(free: int) -> Check:
-    """A finding from the free bytes of shared memory."""
+    """Return the result for a number of free bytes of shared memory."""
     name, mib = "shared memory", free / 2**20
     slots = 3
     if free < SMALL_SHARED_MEMORY:
         return Check(
             name,
             "warning",
-            f"{mib:,.0f} MiB free: batches over {mib / slots:,.0f} MiB per node do not fit a ring "
-            f"of {slots}",
-            "in a container give it --shm-size (Docker) or --ipc=host; else choose a smaller batch",
+            f"{mib:,.0f} MiB free: batches of more than {mib / slots:,.0f} MiB per node do not fit "
+            f"a ring of {slots}",
+            "start a container with --shm-size (Docker) or --ipc=host; else choose a smaller batch",
         )
     return Check(
         name, "ok", f"{mib / 1024:,.1f} GiB free, for batches up to {mib / slots / 1024:,.1f} GiB"
