@@ -1,6 +1,6 @@
 """hpcsamp: sampling parallelism for Bayesian neural networks, on Horovod and MPI.
 
-For people who have their own training loop::
+To use it in your own training loop::
 
     import hpcsamp as hs
 
@@ -14,7 +14,7 @@ For people who have their own training loop::
         optimizer.step()
         optimizer.zero_grad()
 
-For people with a finished run, on any computer and without MPI::
+To predict with a finished run, on any computer and without MPI::
 
     posterior = hs.load("runs/a")
     print(posterior.predict(x, samples=64))

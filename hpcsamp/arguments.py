@@ -1,8 +1,8 @@
-"""Free arguments of a configuration's table, checked against what a class takes.
+"""Check the keys of a configuration table against the signature of the class that it names.
 
-Tables such as ``[model]`` and ``[method]`` pass their keys on to a class that the schema does not
-know. Names and types are compared with the class's signature, so that a slip is found before the
-run and named by its key.
+Tables such as ``[model]`` and ``[method]`` pass their keys to a class that the schema does not
+know. Names and types are compared with the signature of the class, so that a mistake is reported
+by its key before the run starts.
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ from hpcsamp.names import LIKELIHOODS, LOSSES
 from hpcsamp.spelling import hint, shown, suggest
 
 ALIKE = 0.85
-"""Likeness of an argument to a known one from which it is a slip, where others are passed on."""
+"""Similarity to a known argument from which an unknown one counts as misspelt, if the class takes
+arguments of any name."""
 
 
 def accepted(kind: Callable[..., Any], but: Collection[str] = ()) -> dict[str, inspect.Parameter]:
-    """Named parameters that a configuration may set, by name.
+    """Return the named parameters that a configuration may set.
 
     Parameters
     ----------
     kind
-        A class or function.
+        Class or function.
     but
-        Names that are set by the program.
+        Names of parameters that the program sets.
     """
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {n: p for n, p in _parameters(kind).items() if n not in but and p.kind in named}
 
 
 def open_ended(kind: Callable[..., Any]) -> bool:
-    """Whether a class or function takes arguments of any name, to pass them on."""
+    """Whether a class or function accepts arguments of any name."""
     parameters = _parameters(kind)
     ends = [p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()]
     return any(ends) or not _has_signature(kind)
@@ -60,22 +61,22 @@ def _has_signature(kind: Callable[..., Any]) -> bool:
 
 
 def defaults(kind: Callable[..., Any], but: Collection[str] = ()) -> dict[str, Any]:
-    """Values of a class's arguments if nobody says, as far as a configuration could say them."""
+    """Default values of a class's arguments that can be written in TOML."""
     plain = (bool, int, float, str, list, tuple)
     return {n: p.default for n, p in accepted(kind, but).items() if isinstance(p.default, plain)}
 
 
 def changes(key: str, table: Mapping[str, Any]) -> str:
-    """What a dotted key changes of a run: ``"weights"``, ``"results"`` or ``"nothing"``.
+    """Return what a dotted key changes in a run: ``"weights"``, ``"results"`` or ``"nothing"``.
 
-    As marked on the field of the schema, or else in the annotation of the argument, such as
-    ``checkpoint: Annotated[bool, NOTHING]``. Beside a loss that has no likelihood, the arguments of
-    a likelihood are read by evaluations alone.
+    The effect is marked on the field of the schema, or in the annotation of the argument, e.g.
+    ``checkpoint: Annotated[bool, NOTHING]``. If the loss has no likelihood, only evaluations use
+    the arguments of the likelihood.
 
     Parameters
     ----------
     key
-        Of the resolved configuration.
+        Key of the resolved configuration.
     table
         The configuration, which names the classes.
     """
@@ -103,14 +104,14 @@ def check(
     given: Mapping[str, Any],
     but: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The given arguments, with the types that the class says.
+    """Check arguments against a class and convert them to the annotated types.
 
     Parameters
     ----------
     section
         Table of the configuration, for messages.
     name
-        The registered name of the class, for messages.
+        Registered name of the class, for messages.
     kind, but
         As in :func:`accepted`.
     given
@@ -119,7 +120,7 @@ def check(
     Raises
     ------
     UsageError
-        For a name that the class does not take, or a value of another type.
+        If the class does not accept a name, or a value has another type.
     """
     known = accepted(kind, but)
     hints = _hints(kind)
@@ -129,7 +130,7 @@ def check(
     if taken:
         raise UsageError(
             f"{name} has an argument {taken[0]!r}, but {section}.{taken[0]} is a key of its own: "
-            f"call the argument something else"
+            f"rename the argument"
         )
     result = {}
     for argument, value in given.items():
@@ -149,7 +150,7 @@ def check(
 
 
 def _fixed(section: str) -> set[str]:
-    """Keys of a table that never are arguments of its class."""
+    """Return the keys of a table that are never passed to its class."""
     table = config.section(section)
     if table is None:
         return set()
@@ -164,14 +165,14 @@ def construct(
     *first: Any,
     **others: Any,
 ) -> Any:
-    """Call a class with checked arguments beside the program's own.
+    """Create an object from the program's arguments and checked arguments of the configuration.
 
     Parameters
     ----------
     section, name, kind, given
         As in :func:`check`.
     first, others
-        What the program passes.
+        Arguments that the program passes.
 
     Raises
     ------
@@ -184,12 +185,12 @@ def construct(
 
 
 def called(section: str, name: str, kind: Callable[..., Any], *first: Any, **others: Any) -> Any:
-    """Call a class; whatever it raises becomes one line.
+    """Call a class and report any exception as one line.
 
     Raises
     ------
     UsageError
-        If the class refuses values (``TypeError``, ``ValueError`` ...), or fails.
+        If the class refuses a value (``TypeError``, ``ValueError`` ...), or fails.
     """
     try:
         return kind(*first, **others)
@@ -203,7 +204,7 @@ def called(section: str, name: str, kind: Callable[..., Any], *first: Any, **oth
 
 
 def _meant(error: Exception) -> str:
-    """A suggestion for an argument that a class did not know which another one called."""
+    """Suggest a name for an unexpected argument in a call that the class made."""
     found = re.search(r"(\w+)(?:\.__init__)?\(\) got an unexpected .*argument '(\w+)'", str(error))
     trace = error.__traceback__
     while found and trace is not None and trace.tb_next is not None:
@@ -218,12 +219,12 @@ def _meant(error: Exception) -> str:
 def _hints(kind: Callable[..., Any]) -> dict[str, Any]:
     try:
         return get_type_hints(kind.__init__ if inspect.isclass(kind) else kind, include_extras=True)
-    except (NameError, TypeError):  # annotations that exist for the type checker alone
+    except (NameError, TypeError):  # annotations that only a type checker can resolve
         return {}
 
 
 def _usual(default: Any) -> Any:
-    """The type of an argument without annotation, from its default; None if that says nothing."""
+    """Infer the type of an argument without annotation from its default; None if unknown."""
     if isinstance(default, bool | str):
         return type(default)
     return int | float if isinstance(default, int | float) else None
@@ -235,7 +236,7 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
         try:
             adapter: TypeAdapter[Any] = TypeAdapter(hint)
             result = adapter.validate_python(value)
-        except PydanticSchemaGenerationError:  # a type of the class's own, e.g. float | Tensor
+        except PydanticSchemaGenerationError:  # a type that pydantic does not know: float | Tensor
             pass
         except ValidationError as e:
             reason = e.errors()[0]["msg"]

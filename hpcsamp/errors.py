@@ -1,14 +1,16 @@
-"""What can go wrong, by who can mend it: one line each, and the exit code that goes with it."""
+"""Errors that are reported as one line, and their exit codes."""
 
 from __future__ import annotations
 
 LONGEST = 1900
-"""Characters of a line about an error."""
+"""Most characters of an error line."""
 
 
 def one_line(text: str) -> str:
-    """A text on one line that a terminal shows as it is: line breaks become blanks, other control
-    characters, and bytes that are not UTF-8, their escapes. A very long one loses its middle.
+    """Convert a text to one printable line.
+
+    Line breaks become blanks; other control characters and bytes that are not UTF-8 become escape
+    sequences. The middle of a very long text is cut out.
     """
     plain = " ".join(text.splitlines()) if not text.isprintable() else text
     if not plain.isprintable():
@@ -17,16 +19,16 @@ def one_line(text: str) -> str:
 
 
 def described(error: BaseException) -> str:
-    """Type, text and notes of an error of another package, on one line."""
+    """Return type, text and notes of another package's error on one line."""
     notes: list[str] = getattr(error, "__notes__", [])
     return one_line("; ".join([f"{type(error).__name__}: {error}", *notes]))
 
 
 class HpcsampError(Exception):
-    """A fault that is reported as one line. ``exit_code`` 1: something broke while running.
+    """Base class of errors that are reported as one line; exit code 1, a failure at run time.
 
-    ``word`` is what the line calls it. ``agreed`` is set once every rank of the job has been told
-    (:func:`~hpcsamp.grid.together`): the job then ends by returning, not by ``MPI_Abort``.
+    ``word`` is the first word of that line. ``agreed`` is set once every rank of the job knows the
+    error (:func:`~hpcsamp.grid.together`): the job then ends by returning, not by ``MPI_Abort``.
     """
 
     exit_code = 1
@@ -38,26 +40,27 @@ class HpcsampError(Exception):
 
 
 class UsageError(HpcsampError):
-    """The command, the configuration or the layout asked for is wrong: exit code 2."""
+    """Raised if the command, the configuration or the requested grid is wrong; exit code 2."""
 
     exit_code = 2
 
 
 class DataError(HpcsampError):
-    """A dataset, shard, manifest or item that cannot be used: names the file and both numbers."""
+    """Raised if a dataset, shard or item cannot be used; names the file and both numbers."""
 
 
 class CheckpointError(HpcsampError):
-    """A checkpoint that is truncated, foreign or of another configuration."""
+    """Raised if a checkpoint is truncated, foreign or of another configuration."""
 
 
 class DivergedError(HpcsampError):
-    """A loss that is not finite, or replicas that no longer hold the same parameters."""
+    """Raised if the loss is not finite, or replicas no longer hold the same parameters."""
 
 
 class PreemptedError(HpcsampError):
-    """Not a fault: the run was asked to stop and has written a checkpoint. Exit code 75
-    (``EX_TEMPFAIL``: run me again), or 130 if a person interrupted it.
+    """Raised when a run was asked to stop and has written a checkpoint; this is not a fault.
+
+    Exit code 75 (``EX_TEMPFAIL``: run the command again), or 130 if a person interrupted it.
     """
 
     exit_code = 75

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent. Those that several processes write: see locks."""
+"""Write files atomically: a file is either whole or absent. For several writers, see locks."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 
 def sync(path: Path) -> None:
-    """Have a file or folder on the disk before anything refers to it.
+    """Flush a file or folder to disk, before anything refers to it.
 
     Raises
     ------
     OSError
-        If it cannot be.
+        If the flush fails.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -25,30 +25,30 @@ def sync(path: Path) -> None:
 
 
 def part_of(path: Path) -> Path:
-    """Where a file is written before it takes its place: beside it, ``.NAME.part``."""
+    """Return the temporary path of a file while it is written: ``.NAME.part`` in its folder."""
     return path.with_name(f".{path.name}.part")
 
 
 def publish(part: Path, path: Path) -> None:
-    """Give a finished file its name, where it replaces an older one; all of it is on disk then.
+    """Flush a finished file to disk and rename it, replacing an older file of this name.
 
     Raises
     ------
     OSError
-        If that is not possible; the old one is still there.
+        If that fails; the older file is then unchanged.
     """
     sync(part)
     part.replace(path)
     try:
-        sync(path.parent)  # the new name must survive, too
+        sync(path.parent)  # the new name must survive a crash as well
     except OSError as e:
-        if e.errno != errno.EINVAL:  # a file system that cannot do this for folders
+        if e.errno != errno.EINVAL:  # a file system that cannot flush folders
             raise
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Write a file so that it is either the old one or the new one, whatever happens.
+    """Replace a file atomically: whatever happens, either the old or the new file is there.
 
         with whole(path) as part:
             ...  # write the file `part`
@@ -56,8 +56,8 @@ def whole(path: Path) -> Iterator[Path]:
     Raises
     ------
     OSError
-        If it cannot be written (a full quota, no permission); the old one is still there, as after
-        any other exception.
+        If it cannot be written (a full quota, no permission). The old file is then unchanged, as
+        after any other exception.
     """
     part = part_of(path.with_name(f"{path.name}.{os.getpid()}"))
     try:
@@ -70,12 +70,12 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text as a :func:`whole` file; in UTF-8, whatever the locale.
+    """Write a text atomically (:func:`whole`), in UTF-8 for any locale.
 
     Raises
     ------
     OSError
-        If it cannot be written; the old one is still there.
+        If it cannot be written; the old file is then unchanged.
     """
     with whole(path) as part:
         part.write_text(text, encoding="utf-8", errors="surrogateescape")

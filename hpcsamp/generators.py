@@ -1,7 +1,7 @@
-"""The global generators of torch, NumPy and Python, which no result may depend on.
+"""Save, seed and watch the global random generators of torch, NumPy and Python.
 
-They are lent to code that knows no other way to draw (initialisers), or watched, to find code that
-draws from them where a number would then depend on the grid.
+No result may depend on them. They are seeded for code that cannot draw from anything else
+(initialisers), and watched to find code whose results would depend on the grid.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Generators:
-    """The states of all of them at some time.
+    """States of all global generators at one time.
 
     Attributes
     ----------
     states
-        By name.
+        States by the name of the generator.
     """
 
     states: dict[str, Any]
 
     @classmethod
     def now(cls) -> Generators:
-        """Their present states."""
+        """Return the current states."""
         states = {
             "torch's global generator": torch.get_rng_state(),
             "NumPy's global generator": np.random.get_state(),
@@ -43,7 +43,7 @@ class Generators:
         return cls(states)
 
     def put_back(self) -> None:
-        """Put them into these states."""
+        """Restore these states."""
         cpu, numpy, python, *gpu = self.states.values()
         torch.set_rng_state(cpu)
         np.random.set_state(numpy)
@@ -52,7 +52,7 @@ class Generators:
             torch.cuda.set_rng_state(gpu[0])
 
     def moved(self, later: Generators) -> list[str]:
-        """Names of those that something was drawn from since."""
+        """Return the names of the generators that were drawn from between two states."""
         return [
             name
             for name, state in self.states.items()
@@ -69,9 +69,9 @@ def _content(state: Any) -> Any:
 
 @contextmanager
 def lent(seed: int) -> Iterator[None]:
-    """Seed them within the block; afterwards they are as they were.
+    """Seed the global generators within the block and restore their states afterwards.
 
-    ``seed``: of 32 bits.
+    ``seed``: a number of 32 bits.
     """
     before = Generators.now()
     torch.manual_seed(seed)

@@ -1,6 +1,6 @@
-"""What readers of files need to know of a kind of task, without torch.
+"""Properties of the kinds of tasks that can be read without importing torch.
 
-Ingest and reports look up the registered kinds here; the class of a user's own kind is imported.
+Ingest and reports look up the registered kinds here; the class of a user-defined kind is imported.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import numpy as np
 from hpcsamp.errors import DataError
 from hpcsamp.names import TASKS
 
-#: Kinds whose targets are labels ``0 .. C - 1``; those of the others are numbers.
+#: Kinds whose targets are labels ``0 .. C - 1``; the targets of all others are numbers.
 LABELS = frozenset({"classification", "multilabel", "segmentation", "ordinal"})
 
-#: Pictures of a report, by the names in :mod:`hpcsamp.report.build`.
+#: Pictures of a report for each kind, by their names in :mod:`hpcsamp.report.build`.
 PARTS: Mapping[str, tuple[str, ...]] = {
     "classification": ("reliability", "risk-coverage", "confusion", "uncertain-items"),
     "regression": ("coverage", "spread", "rows", "forecasts", "maps"),
@@ -23,30 +23,30 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "segmentation": ("reliability", "confusion", "uncertain-maps"),
     "counts": ("coverage", "spread", "rows", "forecasts", "maps"),
     "ordinal": ("reliability", "risk-coverage", "confusion", "uncertain-items"),
-    "several": (),  # those of each target
+    "several": (),  # each target has the pictures of its own kind
 }
 
 
 def whole_numbers(y: np.ndarray, where: str) -> None:
-    """Refuse counts that are negative or have a fraction; ``where`` begins the message.
+    """Check that counts are whole numbers and not negative; ``where`` begins the message.
 
     Raises
     ------
     DataError
-        With the first one.
+        Naming the first wrong value.
     """
     known = y[~np.isnan(y)] if y.dtype.kind == "f" else y
     wrong = known[(known < 0) | (known != np.floor(known))]
     if wrong.size:
-        raise DataError(f"{where} holds {wrong[0]:g}; counts are whole numbers from 0 on")
+        raise DataError(f"{where} holds {wrong[0]:g}; counts must be whole numbers, 0 or more")
 
 
-#: What values of a target must be, of the kinds that restrict them.
+#: Checks of target values, for the kinds that restrict them.
 VALUES: Mapping[str, Callable[[np.ndarray, str], None]] = {"counts": whole_numbers}
 
 
 def parts_of(kind: str) -> tuple[str, ...]:
-    """Pictures of a report on a task.
+    """Return the names of the pictures in a report on a task.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def parts_of(kind: str) -> tuple[str, ...]:
 
 
 def has_labels(kind: str) -> bool:
-    """Whether the targets of a task are labels, else numbers.
+    """Whether the targets of a task are labels, and not numbers.
 
     Raises
     ------
@@ -71,12 +71,12 @@ def has_labels(kind: str) -> bool:
 
 
 def check_values(kind: str, y: np.ndarray, where: str) -> None:
-    """Refuse values that a target of a registered kind does not have.
+    """Check that target values are valid for a registered kind.
 
     Raises
     ------
     DataError
-        With the first one, beginning with ``where``.
+        Naming the first invalid value; the message begins with ``where``.
     """
     if kind in VALUES:
         VALUES[kind](y, where)

@@ -1,8 +1,8 @@
-"""How this process was started, by the variables that launchers leave, and whether MPI agrees.
+"""Detect the launcher (mpirun, srun ...) from environment variables and check that MPI agrees.
 
-A launcher that MPI does not understand starts N processes of which each takes itself for the only
-one: N runs of one rank in one folder. So what the launcher states is compared with what MPI found,
-by :func:`start`, before anything else is done.
+If MPI does not support the launcher, each of N processes sees itself as the only one: N runs of
+one rank would write to one folder. :func:`start` therefore compares the launcher's number of
+processes with MPI's before anything else happens.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from hpcsamp.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Number of processes, by launcher: Open MPI, MPICH and PALS and PMI-2, MVAPICH, jsrun.
+#: Variables with the number of processes: Open MPI, MPICH and PALS and PMI-2, MVAPICH, jsrun.
 SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "JSM_NAMESPACE_SIZE")
-#: Rank of this process. Those of Slurm come last: mpirun starts its daemons by srun.
+#: Variables with the rank of this process, except Slurm's: mpirun starts its daemons with srun.
 RANKS = (
     "OMPI_COMM_WORLD_RANK",
     "PMI_RANK",
@@ -29,15 +29,15 @@ RANKS = (
     "MV2_COMM_WORLD_RANK",
     "JSM_NAMESPACE_RANK",
 )
-#: Prefixes of the variables by which a process finds the others.
+#: Prefixes of the variables that a process uses to contact the others.
 _CONTACT = ("PMI_", "PMIX_", "PALS_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "JSM_")
 
 
 class ApartError(UsageError):
-    """The launcher started several processes that MPI did not bring together.
+    """Raised if the launcher started several processes that MPI did not connect.
 
-    Raised by each of them, which know nothing of each other: ``rank`` is what the launcher calls
-    this one, and the first reports it.
+    Every process raises it, because they cannot communicate; ``rank`` is the launcher's number of
+    this process, and the first one prints the error.
     """
 
     agreed = True
@@ -48,7 +48,7 @@ class ApartError(UsageError):
 
 
 def name(environment: Mapping[str, str]) -> str:
-    """What started the ranks, for people."""
+    """Name the launcher of the ranks and its batch job for messages."""
     for variable, launcher in (
         ("OMPI_COMM_WORLD_SIZE", "mpirun (Open MPI)"),
         ("MPI_LOCALNRANKS", "mpiexec (MPICH)"),
@@ -62,15 +62,15 @@ def name(environment: Mapping[str, str]) -> str:
 
 
 def one_of_several(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether mpirun, srun or the like started this process as a rank."""
+    """Whether a launcher such as mpirun or srun started this process as a rank."""
     return any(v in environment for v in RANKS) or step_tasks(environment) > 1
 
 
 def step_tasks(environment: Mapping[str, str]) -> int:
-    """Tasks of the Slurm step that this process is one of; 0 outside of a step.
+    """Number of tasks of the Slurm step that this process belongs to; 0 outside of a step.
 
-    A batch script is in none. Of a step with a terminal (``srun --pty``) the first task alone goes
-    on, and the parts of a heterogeneous job count theirs alone.
+    A batch script belongs to no step. In a step with a terminal (``srun --pty``) only the first
+    task runs, and each component of a heterogeneous job counts only its own tasks.
     """
     tasks = environment.get("SLURM_STEP_NUM_TASKS", "")
     if not tasks.isdigit() or "SLURM_HET_SIZE" in environment:
@@ -79,35 +79,36 @@ def step_tasks(environment: Mapping[str, str]) -> int:
 
 
 def stated(environment: Mapping[str, str]) -> set[int]:
-    """Numbers of processes that launchers state; empty if none does.
+    """Return the numbers of processes that launchers report; empty if none does.
 
-    Those of mpirun come before those of Slurm: in an allocation mpirun is a step of one task a
-    node.
+    mpirun's number takes precedence over Slurm's: in an allocation mpirun is a step with one task
+    per node.
     """
     inner = {int(environment[v]) for v in SIZES if environment.get(v, "").isdigit()}
     return inner or {step_tasks(environment)} - {0}
 
 
 def check(environment: Mapping[str, str], size: int, library: str = "this MPI") -> None:
-    """Compare the launcher's number of processes with that of MPI.
+    """Compare the launcher's number of processes with MPI's.
 
     Raises
     ------
     ApartError
-        If no launcher stated that number.
+        If the launchers report other numbers than MPI.
     """
-    told = stated(environment)
-    if not told or size in told:
+    counts = stated(environment)
+    if not counts or size in counts:
         return
-    count = max(told)
+    count = max(counts)
     if not any(v.startswith(_CONTACT) for v in environment):
         raise ApartError(
-            f"srun started {count} processes that know nothing of each other: it offers no PMI",
+            f"srun started {count} processes that cannot find each other, because it offers no PMI",
             "srun --mpi=pmix (srun --mpi=list shows what Slurm was built with), or mpirun inside "
-            "of the allocation; SLURM_STEP_NUM_TASKS=1 for processes that are meant to run apart",
+            "the allocation; set SLURM_STEP_NUM_TASKS=1 for processes that are meant to be "
+            "independent",
             _rank(environment),
         )
-    each = "each sees itself alone" if size == 1 else f"MPI joins {size} of them"
+    each = "each sees only itself" if size == 1 else f"MPI connects {size} of them"
     raise ApartError(
         f"the launcher started {count} processes, but {each} ({library})",
         "the mpirun of the MPI that mpi4py uses; with Slurm srun --mpi=pmix",
@@ -116,25 +117,25 @@ def check(environment: Mapping[str, str], size: int, library: str = "this MPI") 
 
 
 def _rank(environment: Mapping[str, str]) -> int:
-    """What the launcher calls this process."""
+    """Return the launcher's rank of this process."""
     ranks = (environment.get(v, "") for v in (*RANKS, "SLURM_PROCID"))
     return int(next((rank for rank in ranks if rank.isdigit()), 0))
 
 
 def check_alone(environment: Mapping[str, str], reason: str) -> None:
-    """Refuse to be one of several processes without mpi4py.
+    """Refuse to run as one of several processes without mpi4py.
 
     Parameters
     ----------
     reason
-        Why mpi4py cannot be imported.
+        Reason why mpi4py cannot be imported.
 
     Raises
     ------
     ApartError
-        If a launcher started several, or may have.
+        If a launcher started several processes, or may have done so.
     """
-    part = {"SLURM_HET_SIZE", "SLURM_STEP_ID"} <= environment.keys()  # of a heterogeneous job
+    part = {"SLURM_HET_SIZE", "SLURM_STEP_ID"} <= environment.keys()  # a heterogeneous job
     several = one_of_several(environment) or part
     if max(stated(environment), default=2 if several else 1) == 1:
         return
@@ -147,19 +148,19 @@ def check_alone(environment: Mapping[str, str], reason: str) -> None:
 
 
 def start(MPI: ModuleType) -> None:  # noqa: N803
-    """Initialise MPI unless that was done, and compare it with the launcher.
+    """Initialise MPI unless it is initialised, and compare its number of ranks with the launcher's.
 
     Raises
     ------
     ApartError
-        If they disagree on the number of ranks.
+        If MPI and the launcher disagree on the number of ranks.
     """
     library = MPI.Get_library_version().strip("\0 \n").split("\n")[0].split(",")[0]
     if not MPI.Is_initialized():
         hidden = False
         if "Open MPI" in library and not any(v.startswith(_CONTACT) for v in os.environ):
-            # Open MPI ends a Slurm task without PMI, with a page of text from each. Other
-            # libraries may have PMI-1 from Slurm, which needs no variables.
+            # Open MPI aborts in a Slurm task without PMI, and every task prints a page of text.
+            # Other libraries may use Slurm's PMI-1, which needs no variables.
             check(os.environ, 1, library)
             hidden = True
         with _outside_of_a_step(os.environ, hidden):
@@ -169,7 +170,7 @@ def start(MPI: ModuleType) -> None:  # noqa: N803
 
 @contextmanager
 def _outside_of_a_step(environment: MutableMapping[str, str], hide: bool) -> Iterator[None]:
-    """Hide from Open MPI that this process, a task alone, is one of Slurm's."""
+    """Hide from Open MPI that this process, the only task of its step, belongs to a Slurm step."""
     names = ("SLURM_STEPID", "SLURM_STEP_ID") if hide else ()
     kept = {v: environment.pop(v) for v in names if v in environment}
     try:

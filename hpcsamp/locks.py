@@ -1,13 +1,13 @@
-"""Locks: one process at a time writes something, on any file system, whatever became of the last.
+"""Lock files: only one process at a time writes something, on any file system, also after crashes.
 
-A lock is a file that is made exclusively, names its holder, and is touched by it every few seconds;
-so it needs nothing that NFS or Lustre may lack. A holder that has ended on this machine, or was
-started again by its batch system, is replaced at once; one on another machine when it gave no sign
-of life for :data:`LEASE` seconds. Ages are differences of times that the file server has stamped,
-never of the clocks of two machines.
+A lock is a file that is created exclusively and names its holder, which touches it every few
+seconds; it needs no feature that NFS or Lustre may lack. A holder that has ended on this machine,
+or was requeued by its batch system, is replaced at once; a holder on another machine after it has
+not touched its lock for :data:`LEASE` seconds. Ages are differences of time stamps of the file
+server, never of the clocks of two machines.
 
-A holder that was suspended for longer than that may have been replaced. It must not write on:
-:meth:`Lock.check` raises then.
+A holder that was suspended for longer may have been replaced and must not continue to write:
+:meth:`Lock.check` then raises an error.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from hpcsamp.processes import ended, job, machine, started
 from hpcsamp.watchdog import here
 
 BEAT = 5.0
-"""Seconds between two signs of life."""
+"""Seconds after which a holder touches its lock again."""
 
 LEASE = 120.0
-"""Seconds without one after which a holder counts as ended."""
+"""Seconds without a touch after which a holder counts as ended."""
 
-#: Also counts the time for which the machine was suspended.
+#: A clock that also counts the time for which the machine was suspended.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -44,7 +44,7 @@ def _now() -> float:
 
 @dataclass(frozen=True)
 class Holder:
-    """Who has a lock: what its file says."""
+    """The process that holds a lock, as its file names it."""
 
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
     host: str = field(default_factory=socket.gethostname)
@@ -56,12 +56,12 @@ class Holder:
     since: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M:%S"))
 
     def describe(self) -> str:
-        """For people."""
+        """Describe the holder for messages."""
         of_job = f" of job {self.job}" if self.job else ""
         return f"process {self.pid} on {self.host}{of_job}"
 
     def over(self, mine: Holder) -> bool:
-        """Whether this holder has ended for sure, seen from another process."""
+        """Whether this holder has certainly ended, seen from another process."""
         if self.machine and self.machine == mine.machine and ended(self.pid, self.started):
             return True
         requeued = self.restart != mine.restart or (
@@ -70,7 +70,7 @@ class Holder:
         return bool(self.job) and self.job == mine.job and requeued
 
     def runs_here(self, mine: Holder) -> bool:
-        """Whether this holder is a process of this machine that runs."""
+        """Whether this holder is a process on this machine."""
         return bool(self.machine) and self.machine == mine.machine
 
 
@@ -87,29 +87,29 @@ class Lock:
         self._thread.start()
 
     def check(self) -> None:
-        """To be called before writing: is the lock still this process's?
+        """Check before writing that this process still holds the lock.
 
         Raises
         ------
         HpcsampError
-            If another process has taken it, because this one was suspended.
+            If another process has taken the lock, because this one was suspended.
         """
         if not self.held():
             raise HpcsampError(
-                f"{self.what} is no longer this process's to write: {self._lost} while this one "
-                f"gave no sign of life; nothing more was written"
+                f"this process no longer holds the lock of {self.what}: {self._lost} while this "
+                f"process was suspended; nothing more was written"
             )
 
     def held(self) -> bool:
-        """Whether the lock is still this process's."""
+        """Whether this process still holds the lock."""
         if not self._lost and _now() - self._seen > 1.0:
             self._look()
         return not self._lost
 
     def release(self) -> None:
-        """Remove the file, if it is still this process's."""
+        """Remove the lock file, if this process still holds it."""
         self._ended.set()
-        self._thread.join(BEAT)  # it may hang in a file system that does
+        self._thread.join(BEAT)  # the thread may hang in the file system
         self._look()
         if not self._lost:
             with suppress(OSError):
@@ -129,7 +129,7 @@ class Lock:
         except FileNotFoundError:
             self._lost = f"its lock {self.path} was removed"
         except OSError:
-            return  # it is not known
+            return  # the state of the lock is unknown
         else:
             if found is None or found.token != self.holder.token:
                 who = found.describe() if found else "another process"
@@ -139,21 +139,21 @@ class Lock:
 
 @contextmanager
 def locked(path: Path, what: object, waiting: Callable[[], None] | None = None) -> Iterator[Lock]:
-    """Be the only process that writes something.
+    """Hold a lock within the block, so that this is the only process that writes something.
 
     Parameters
     ----------
     path
-        The lock file; its folder is there. It is removed at the end.
+        Lock file in an existing folder. It is removed at the end.
     what
-        What is written, for messages.
+        Name of the thing that is written, for messages.
     waiting
-        Called once if another process has it, which is then waited for.
+        Called once if another process holds the lock; the call then waits for that process.
 
     Raises
     ------
     UsageError
-        If another process has it and ``waiting`` is None, or the file cannot be made.
+        If another process holds the lock and ``waiting`` is None, or the file cannot be created.
     """
     mine = Holder()
     try:
@@ -173,7 +173,7 @@ def _take(path: Path, what: object, mine: Holder, waiting: Callable[[], None] | 
         return file
     ahead = _server_time(path, mine) - _now()
     first: tuple[str, float] | None = None
-    told, pause = False, 0.005
+    reported, pause = False, 0.005
     while True:
         try:
             found, beat = _read(path), path.stat().st_mtime
@@ -190,12 +190,12 @@ def _take(path: Path, what: object, mine: Holder, waiting: Callable[[], None] | 
                 lives = found.runs_here(mine) or beat > first[1]
                 if lives and waiting is None:
                     raise UsageError(_refusal(what, found, age))
-                if not told and waiting is not None:
+                if not reported and waiting is not None:
                     waiting()
-                elif not told and age > 3 * BEAT:
+                elif not reported and age > 3 * BEAT:
                     sys.stderr.write(f"hpcsamp: waiting: {_refusal(what, found, age)}\n")
-                told = told or waiting is not None or age > 3 * BEAT
-        here.goes_on()  # this job lives, and so does the other one or it is replaced
+                reported = reported or waiting is not None or age > 3 * BEAT
+        here.goes_on()  # waiting is no stall: the holder is alive, or will be replaced
         time.sleep(pause)
         pause = min(2 * pause, 0.2)
         file = _make(path, mine)
@@ -207,17 +207,17 @@ def _refusal(what: object, found: Holder, age: float) -> str:
     quiet = ""
     if age > 3 * BEAT:
         quiet = (
-            f", last sign of life {age:.0f} s ago (after {LEASE:.0f} s without one it counts as "
+            f", last sign of life {age:.0f} s ago (without one for {LEASE:.0f} s it counts as "
             f"ended)"
         )
     return (
-        f"{what} is being written by {found.describe()} since {found.since}{quiet}; wait for its "
-        f"end"
+        f"{what} is being written by {found.describe()} since {found.since}{quiet}; wait until it "
+        f"ends"
     )
 
 
 def _make(path: Path, holder: Holder) -> int | None:
-    """A new lock file; None if there is one."""
+    """Create a lock file and return its descriptor; None if it exists."""
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:
@@ -233,13 +233,14 @@ def _make(path: Path, holder: Holder) -> int | None:
 
 
 def _replace(path: Path, old: Holder | None, mine: Holder) -> int | None:
-    """Take the place of a holder that has ended; None if another process was faster.
+    """Replace a holder that has ended; return None if another process was faster.
 
-    Only one at a time may replace a given holder, so none replaces one that has just done so.
+    Only one process at a time may replace a given holder, so that no process replaces one that has
+    just become the holder.
     """
     claim = path.with_name(f"{path.name}.{old.token if old else 'unreadable'}")
     file = _make(claim, mine)
-    if file is None:  # who claimed it may have ended, too
+    if file is None:  # the process that made the claim may have ended as well
         with suppress(FileNotFoundError):
             if _server_time(path, mine) - claim.stat().st_mtime > LEASE:
                 claim.unlink()
@@ -256,21 +257,21 @@ def _replace(path: Path, old: Holder | None, mine: Holder) -> int | None:
 
 
 def _read(path: Path) -> Holder | None:
-    """The holder that a lock file names; None if it cannot be read (yet)."""
+    """Read the holder from a lock file; None if it cannot be read (yet)."""
     try:
-        told = json.loads(path.read_bytes())
+        table = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
         return None
-    if not isinstance(told, dict) or told.keys() != Holder.__dataclass_fields__.keys():
+    if not isinstance(table, dict) or table.keys() != Holder.__dataclass_fields__.keys():
         return None
-    texts = {k: v for k, v in told.items() if k != "pid" and v is not None}
-    if not isinstance(told["pid"], int) or not all(isinstance(v, str) for v in texts.values()):
+    texts = {k: v for k, v in table.items() if k != "pid" and v is not None}
+    if not isinstance(table["pid"], int) or not all(isinstance(v, str) for v in texts.values()):
         return None
-    return Holder(**told)
+    return Holder(**table)
 
 
 def _server_time(path: Path, mine: Holder) -> float:
-    """What time it is for the machine that keeps the files."""
+    """Return the current time of the file server."""
     probe = path.with_name(f"{path.name}.{mine.token}")
     file = os.open(probe, os.O_RDWR | os.O_CREAT, 0o644)
     try:

@@ -1,8 +1,8 @@
-"""What a configuration can name, of each kind: the one list that the schema, the commands and the
-rooms read.
+"""Registry of all methods, losses, likelihoods, tasks, networks, transports, sets and schedulers
+that a configuration can name.
 
-A new method, loss, likelihood, network, transport, scheduler or set is a file of its own and one
-line here. Nothing is imported before it is used.
+A new member of any kind is a file of its own and one line here. A class is imported when it is
+first used.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ TRANSPORTS = Registry(
 
 CALLBACKS = Registry("training.callbacks", {}, base="hpcsamp.training.callbacks:Callback")
 
-SETS = Registry(  # what hpcsamp ingest reads
+SETS = Registry(  # sources of hpcsamp ingest
     "ingest",
     {
         "digits": "hpcsamp.ingest.digits:digits",
@@ -164,6 +164,6 @@ Memory = Literal["auto", "keep", "stream", "recompute"]
 # grid
 SampleAxis = Literal["node", "world", "none"] | int
 
-# planning and benchmarks: S and batch fixed; the batch grows with the ranks; or S does
+# planning and benchmarks: S and batch fixed, or the batch or S growing with the ranks
 Growth = Literal["fixed", "growing", "proportional"]
 ScalingMode = Literal["fixed", "fixed-growing-batch", "proportional"]

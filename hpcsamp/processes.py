@@ -1,4 +1,4 @@
-"""Processes, named so that another one can tell later whether they still run; and their jobs."""
+"""Identify processes, so that another process can check later whether they still run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pathlib import Path
 
 
 def started(pid: int) -> str | None:
-    """When a process started, in clock ticks: with the pid this names it for good. None if it has
-    ended.
+    """Return the start time of a process in clock ticks; None if it has ended.
+
+    With the pid, the start time identifies a process uniquely.
     """
     try:
         facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -22,10 +23,10 @@ def started(pid: int) -> str | None:
 
 
 def peak_rss_mb() -> float:
-    """Peak resident memory of this process so far, in MiB.
+    """Return the peak resident memory of this process so far, in MiB.
 
-    Not what ``getrusage`` reports where the system tells more: on Linux that starts at the resident
-    size of the process that started this one.
+    On Linux it is read from ``/proc``: the value of ``getrusage`` there starts at the resident size
+    of the parent process.
     """
     with suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -35,9 +36,9 @@ def peak_rss_mb() -> float:
 
 
 def machine() -> str:
-    """This boot of this machine and its namespace of pids: where a pid names one process.
+    """Identify the machine, its boot and the pid namespace, within which a pid is unique.
 
-    Empty where the system does not tell.
+    Empty if the system does not provide this.
     """
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -46,7 +47,7 @@ def machine() -> str:
 
 
 def ended(pid: int, start: str | None) -> bool:
-    """Whether a process of this machine has ended: there is none of this pid, or it is another.
+    """Whether a process on this machine has ended: its pid is unused or belongs to another process.
 
     A process of another user that the system hides counts as running.
     """
@@ -61,7 +62,7 @@ def ended(pid: int, start: str | None) -> bool:
 
 
 def job(environment: Mapping[str, str]) -> tuple[str, str]:
-    """The batch job of this process and its how-manieth start, as far as the scheduler tells."""
+    """Return the batch job of this process and its restart count, empty if unknown."""
     for name in ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "FLUX_JOB_ID"):
         if environment.get(name):
             restart = environment.get("SLURM_RESTART_COUNT", "0") if "SLURM" in name else ""

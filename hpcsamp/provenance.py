@@ -1,4 +1,4 @@
-"""What is known of a program without its ranks: commit, packages, modules."""
+"""Provenance of the software: git commit, installed packages, environment modules."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from pathlib import Path
 
 @cache
 def packages() -> dict[str, str]:
-    """Version of every installed package; of two of a name the one that is imported."""
+    """Return the version of every installed package; of duplicates, the one that is imported."""
     found: dict[str, str] = {}
     for distribution in metadata.distributions():
-        about = distribution.metadata  # parsed anew each time
-        if "Name" in about and "Version" in about:  # the rest of a removed one may have neither
+        about = distribution.metadata  # parsed at each access
+        if "Name" in about and "Version" in about:  # remains of a removed package may have neither
             found.setdefault(about["Name"], about["Version"])
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
 def modules(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Environment modules that are loaded."""
+    """Return the loaded environment modules."""
     return [m for m in environment.get("LOADEDMODULES", "").split(":") if m]
 
 
 def git_diff(folder: Path) -> tuple[str, bytes] | None:
-    """Commit and uncommitted difference of the checkout that ``folder``, a package, belongs to.
+    """Return the commit and the uncommitted diff of the git checkout that tracks a package folder.
 
-    None if there is no such checkout. An environment within the checkout of something else does
-    not belong to it: its files are not tracked there.
+    None if there is no such checkout. A package installed in an environment inside an unrelated
+    checkout is not tracked by it.
     """
 
     def git(*arguments: str) -> bytes:
@@ -50,7 +50,7 @@ def git_diff(folder: Path) -> tuple[str, bytes] | None:
 
 
 def git_state(folder: Path) -> dict[str, str] | None:
-    """Commit and hash of the uncommitted difference, empty if there is none; or None."""
+    """Return the commit and the hash of the uncommitted diff (empty without one), or None."""
     found = git_diff(folder)
     if found is None:
         return None

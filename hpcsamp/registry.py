@@ -1,8 +1,8 @@
-"""Classes that a configuration names, imported when asked for: registered ones, or anybody's
-own as ``package.module:Class``.
+"""Look up classes by the names in a configuration: registered names, or any other class as
+``package.module:Class``.
 
-A registry holds places, not classes, so that names can be checked and listed without importing
-what they stand for. To register a class is one line of :mod:`hpcsamp.names`.
+A registry holds import paths, not classes, so that names can be checked and listed without
+importing anything. One line in :mod:`hpcsamp.names` registers a class.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class Registry(Mapping[str, Any]):
     Parameters
     ----------
     key
-        Key of the configuration that names them, for messages: ``loss.name``.
+        Configuration key that holds the name, for messages: ``loss.name``.
     places
-        ``package.module:Class`` by name.
+        Import paths ``package.module:Class`` by name.
     base
-        Place of the class that all derive from; empty where any callable will do.
+        Import path of the common base class; empty if any callable is allowed.
     words
-        What may stand in the key beside names, as ``auto``.
+        Values of the key that are not names, e.g. ``auto``.
     """
 
     def __init__(
@@ -52,38 +52,39 @@ class Registry(Mapping[str, Any]):
         return name in self._places
 
     def place(self, name: str) -> str:
-        """Where a registered class is, ``package.module:Class``."""
+        """Return the import path ``package.module:Class`` of a registered name."""
         return self._places[name]
 
     def add(self, name: str, place: str) -> None:
-        """Register ``package.module:Class`` under a name, which none has yet.
+        """Register ``package.module:Class`` under a new name.
 
         Raises
         ------
         ValueError
-            If the name is taken, or would be read as a place.
+            If the name is taken, or contains a colon.
         """
         if name in self._places or ":" in name:
             raise ValueError(f"{self.key}: {name!r} cannot be registered as {place}")
         self._places[name] = place
 
     def fault(self, name: Any) -> str:
-        """Why a name cannot stand in the key, with what may; empty if it is registered, or written
-        as a place. Nothing is imported.
+        """Explain why a name is not valid and list the valid ones; empty if it is valid.
+
+        A name is valid if it is registered or written as an import path. Nothing is imported.
         """
         if isinstance(name, str) and (name in self._places or ":" in name):
             return ""
         near = suggest(name, [*self.words, *self._places]) if isinstance(name, str) else ""
         known = ", ".join((*self.words, *self._places))
-        return f"there is {known}, or your own as package.module:Class{near}"
+        return f"choose from {known}, or your own as package.module:Class{near}"
 
     def find(self, name: Any) -> Any:
-        """The class or function with a registered name, or at a place.
+        """Return the class or function with a registered name or at an import path.
 
         Raises
         ------
         UsageError
-            If there is none, it cannot be imported, or it is not of the kind that the key takes.
+            If there is none, it cannot be imported, or the key does not accept its kind.
         """
         fault = self.fault(name)
         if fault:
@@ -92,19 +93,19 @@ class Registry(Mapping[str, Any]):
             return self[name]
         try:
             found = opened(name)
-        except Exception as e:  # whatever a module of the user's raises when it is imported
+        except Exception as e:  # importing a user's module may raise anything
             why = (
                 str(e)
                 if isinstance(e, ImportError | AttributeError)
                 else f"{type(e).__name__}: {e}"
             )
             if isinstance(e, ModuleNotFoundError) and name.startswith(f"{e.name}:"):
-                why += ": neither in this folder, nor on PYTHONPATH, nor installed"
+                why += ": it is neither in this folder, nor on PYTHONPATH, nor installed"
             raise UsageError(f"{self.key} = {name!r}: {why}") from e
         if self._base:
             self._check_kind(name, found)
         elif not callable(found):
-            raise UsageError(f"{self.key} = {name!r} is no class or function: {shown(found)}")
+            raise UsageError(f"{self.key} = {name!r} is not a class or function: {shown(found)}")
         return found
 
     def _check_kind(self, name: str, found: Any) -> None:
@@ -112,27 +113,27 @@ class Registry(Mapping[str, Any]):
         if not (inspect.isclass(found) and issubclass(found, base)):
             of = self._base.replace(":", ".")
             raise UsageError(f"{self.key} = {name!r} is not a subclass of {of}")
-        # torch's modules have no metaclass that would know
+        # torch's modules have no ABCMeta that would collect abstract methods
         missing = [
-            own
-            for own in dir(found)
-            if getattr(inspect.getattr_static(found, own), "__isabstractmethod__", False)
+            member
+            for member in dir(found)
+            if getattr(inspect.getattr_static(found, member), "__isabstractmethod__", False)
         ]
         if missing:
             raise UsageError(f"{self.key} = {name!r} does not define {', '.join(missing)}")
 
 
 def opened(place: str) -> Any:
-    """The class or function at ``package.module:Class``; one within a class is ``Class.name``.
+    """Import the object at ``package.module:Class``; an attribute of a class is ``Class.name``.
 
     Raises
     ------
     ImportError, AttributeError
-        If there is none.
+        If there is no such object.
     """
     module, _, name = place.partition(":")
     if not module or not name:
-        raise ImportError("a place is written package.module:Class")
+        raise ImportError("an import path must be written package.module:Class")
     found = import_module(module)
     for part in name.split("."):
         if not hasattr(found, part):
@@ -144,5 +145,5 @@ def opened(place: str) -> Any:
 
 
 def public(holder: Any) -> list[str]:
-    """Names of a module or class that are for others to use."""
+    """Return the public names of a module or class."""
     return [name for name in dir(holder) if not name.startswith("_")]

@@ -1,4 +1,4 @@
-"""What a process does once at its start: MPI, threads, device, and how it ends when it fails."""
+"""Start and end of a process: MPI, threads, device, and the report of an error."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ if TYPE_CHECKING:
 
 
 def mpi() -> ModuleType:
-    """``mpi4py.MPI``, initialised before anything else (Horovod, h5py) can do it differently.
+    """Return ``mpi4py.MPI``, initialised before Horovod or h5py can initialise it differently.
 
-    Where it cannot be imported, a process that no launcher started as one of several has
-    :mod:`hpcsamp.serial` instead.
+    If mpi4py cannot be imported, a process that was started alone gets :mod:`hpcsamp.serial`
+    instead.
 
-    A rank that waits for others yields its core: on CPUs the ranks and Horovod's thread share them.
+    A rank that waits for others yields its core, because on CPUs the ranks share the cores with
+    Horovod's thread.
 
     Raises
     ------
     ApartError
-        If MPI did not find the ranks that the launcher started, or cannot be imported by them.
+        If MPI does not see the ranks that the launcher started, or they cannot import mpi4py.
     """
     os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
     try:
@@ -39,7 +40,7 @@ def mpi() -> ModuleType:
 
             mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
         from mpi4py import MPI
-    except (ImportError, RuntimeError) as e:  # RuntimeError: it finds no MPI library
+    except (ImportError, RuntimeError) as e:  # RuntimeError: mpi4py finds no MPI library
         launcher.check_alone(os.environ, one_line(str(e)))
         return serial
     launcher.start(MPI)
@@ -47,21 +48,21 @@ def mpi() -> ModuleType:
 
 
 def thread_share(mine: set[int], all_on_node: list[set[int]]) -> int:
-    """Compute threads for a rank: its cores, divided by the ranks that may run on them too.
+    """Number of compute threads of a rank: its cores divided by the ranks that share them.
 
     Parameters
     ----------
     mine
-        Cores this rank may use.
+        Cores that this rank may use.
     all_on_node
-        The same of every rank of the node, this one included.
+        Cores that each rank of the node may use, this rank included.
     """
     sharing = sum(1 for cores in all_on_node if cores & mine)
     return max(1, len(mine) // max(1, sharing))
 
 
 def limit_threads(node_comm: MPI.Comm) -> int:
-    """Give each rank its part of the cores, unless ``OMP_NUM_THREADS`` says otherwise.
+    """Limit torch to a fair share of the cores, unless ``OMP_NUM_THREADS`` is set.
 
     Collective over the node. Returns the number of threads in use.
     """
@@ -75,15 +76,15 @@ def limit_threads(node_comm: MPI.Comm) -> int:
 
 
 def bind_device(device: str, local_rank: int) -> torch.device:
-    """The device of this rank.
+    """Return the device of this rank and make it current.
 
-    Some sites show each task one GPU, others all of the node's: with one visible it is
-    ``cuda:0``, with several ``cuda:local_rank``.
+    Some sites show one GPU to each task, others all GPUs of the node: if one is visible, the rank
+    uses ``cuda:0``, if several are, ``cuda:local_rank``.
 
     Raises
     ------
     UsageError
-        If a GPU is asked for that this process does not see.
+        If the requested GPU is not visible to this process.
     """
     import torch
 
@@ -95,19 +96,21 @@ def bind_device(device: str, local_rank: int) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError as e:
-        raise UsageError(f"parallel.device = {device!r} is not a device: auto, cpu, cuda") from e
+        raise UsageError(
+            f"parallel.device = {device!r} is not a device: choose auto, cpu or cuda"
+        ) from e
     if chosen.type == "cuda":
         if not visible or (chosen.index or 0) >= visible:
-            raise UsageError(f"{device} was asked for, but this process sees {visible} GPUs")
+            raise UsageError(f"{device} was requested, but this process sees {visible} GPUs")
         torch.cuda.set_device(chosen)
     return chosen
 
 
 def on_terminal() -> bool:
-    """Whether a person watches standard output.
+    """Whether standard output is shown on a terminal.
 
-    mpirun gives its ranks a terminal of their own whatever becomes of their output, so under it the
-    question is asked of mpirun.
+    mpirun gives each rank a pseudo-terminal even if their output goes to a file, so under mpirun
+    its own standard output is checked.
     """
     if not sys.stdout.isatty():
         return False
@@ -121,10 +124,10 @@ def on_terminal() -> bool:
 
 
 def reuse_freed_memory() -> None:
-    """Let the allocator keep what is freed, instead of returning it to the kernel each time.
+    """Let the allocator keep freed memory instead of returning it to the kernel.
 
-    A step frees and allocates the same large tensors over and over; getting fresh pages for each
-    took 4 % of a step. glibc only; elsewhere nothing happens.
+    Every step frees and allocates the same large tensors; obtaining new pages for them took 4 % of
+    a step. Works with glibc only and has no effect elsewhere.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -136,38 +139,38 @@ def reuse_freed_memory() -> None:
 
 
 def end_job(error: BaseException, tb: TracebackType | None = None) -> int:
-    """Report an error and, where other ranks do not know of it yet, end the whole job.
+    """Report an error and, if other ranks do not know of it, end the whole job.
 
-    Returns the exit code if this process may simply return. An error that all ranks agreed on is
-    printed by rank 0 alone; any other is printed by the rank that has it, and then ``MPI_Abort``
-    ends the others, which would wait for ever.
+    Returns the exit code if this process may simply return. Rank 0 prints an error that all ranks
+    know. Any other error is printed by the rank on which it occurred, which then calls
+    ``MPI_Abort``, because the other ranks would wait forever.
     """
     world = serial.running().COMM_WORLD
     rank, size = world.rank, world.size
-    said = _what_a_user_can_mend(error)
+    line = _line(error)
     code = error.exit_code if isinstance(error, HpcsampError) else 1
     agreed = isinstance(error, HpcsampError) and error.agreed
     if isinstance(error, launcher.ApartError):
         rank = error.rank
     if not agreed or rank == 0:
         where = f" [rank {rank} of {size}]" if size > 1 and not agreed else ""
-        if said is None or os.environ.get("HPCSAMP_TRACEBACK"):
+        if line is None or os.environ.get("HPCSAMP_TRACEBACK"):
             traceback.print_exception(type(error), error, tb or error.__traceback__)
         word = error.word if isinstance(error, HpcsampError) else "error"
-        sys.stderr.write(f"hpcsamp: {word}{where}: {described(error) if said is None else said}\n")
+        sys.stderr.write(f"hpcsamp: {word}{where}: {described(error) if line is None else line}\n")
     sys.stdout.flush()
     sys.stderr.flush()
     if agreed and threading.current_thread() is threading.main_thread():
-        # The first rank that ends makes its launcher send SIGTERM to the others: the job's exit
-        # code would be that of a killed one.
+        # When the first rank ends, its launcher sends SIGTERM to the others, and the job would
+        # have the exit code of a killed rank.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if size > 1 and not agreed:
         world.Abort(code)
     return code
 
 
-def _what_a_user_can_mend(error: BaseException) -> str | None:
-    """The line about an error of a file or of memory as well as of the package; None for a bug."""
+def _line(error: BaseException) -> str | None:
+    """Return the line for an error of the package, of a file or of memory; None for a bug."""
     if isinstance(error, HpcsampError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
@@ -179,14 +182,14 @@ def _what_a_user_can_mend(error: BaseException) -> str | None:
 
 
 def install_excepthook() -> None:
-    """Make an uncaught exception on one rank end the job on all of them."""
+    """Make an uncaught exception on one rank end the job on all ranks."""
 
     def hook(kind: type[BaseException], error: BaseException, tb: TracebackType | None) -> None:
         if issubclass(kind, KeyboardInterrupt):
             sys.__excepthook__(kind, error, tb)
             return
         code = end_job(error, tb)
-        if code != 1:  # a hook cannot choose the exit status, and 1 is Python's own
+        if code != 1:  # a hook cannot set the exit status; Python's default is 1
             os._exit(code)
 
     sys.excepthook = hook

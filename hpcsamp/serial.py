@@ -1,7 +1,7 @@
-"""MPI of one process, in pure Python: the part of mpi4py's interface that this package uses.
+"""MPI for one process in pure Python: the part of mpi4py's interface that this package uses.
 
-Rooms ask :func:`library` for the MPI of the communicator in their hands instead of importing
-mpi4py, so what works on many ranks works without MPI on one.
+Modules call :func:`library` with their communicator instead of importing mpi4py, so that code for
+many ranks also runs in one process without MPI.
 """
 
 from __future__ import annotations
@@ -15,109 +15,109 @@ IN_PLACE: Any = object()
 UNDEFINED = -32766
 COMM_TYPE_SHARED = 0
 THREAD_SINGLE, THREAD_FUNNELED, THREAD_SERIALIZED, THREAD_MULTIPLE = range(4)
-#: Reductions over one process are what it has, whichever they are.
+#: Every reduction over one process returns its input.
 SUM, MIN, MAX, LAND, LOR, MINLOC, MAXLOC = "SUM", "MIN", "MAX", "LAND", "LOR", "MINLOC", "MAXLOC"
 
 
 class Request:
-    """An exchange that is over when it begins."""
+    """A request that is complete from the start."""
 
     def Test(self) -> bool:  # noqa: N802
-        """Whether it is over."""
+        """Whether the request is complete: always."""
         return True
 
     def Wait(self) -> bool:  # noqa: N802
-        """Wait for its end."""
+        """Return at once."""
         return True
 
 
 class Comm:
-    """A communicator of one process; methods are those of ``mpi4py.MPI.Comm``.
+    """A communicator of one process, with methods of ``mpi4py.MPI.Comm``.
 
-    What one process has no use for (messages to another rank) is not there.
+    Methods that need another rank, such as sending messages, are missing.
     """
 
     rank, size = 0, 1
 
     def Get_rank(self) -> int:  # noqa: N802
-        """0."""
+        """Return 0."""
         return 0
 
     def Get_size(self) -> int:  # noqa: N802
-        """1."""
+        """Return 1."""
         return 1
 
     def Dup(self) -> Comm:  # noqa: N802
-        """Another one."""
+        """Return a new communicator."""
         return Comm()
 
     def Split(self, color: int = 0, key: int = 0) -> Comm | None:  # noqa: N802
-        """Another one; None for :data:`UNDEFINED`."""
+        """Return a new communicator, or None for :data:`UNDEFINED`."""
         return None if color == UNDEFINED else Comm()
 
     def Split_type(self, split_type: int, key: int = 0) -> Comm:  # noqa: N802
-        """Another one."""
+        """Return a new communicator."""
         return Comm()
 
     def Free(self) -> None:  # noqa: N802
-        """Nothing is held."""
+        """Do nothing: there are no resources to free."""
 
     def Barrier(self) -> None:  # noqa: N802
-        """Nobody is waited for."""
+        """Return at once."""
 
     def Ibarrier(self) -> Request:  # noqa: N802
-        """Nobody is waited for."""
+        """Return a complete request."""
         return Request()
 
     def Iprobe(self, *_: Any) -> bool:  # noqa: N802
-        """Nobody sends."""
+        """Return False: there is no other rank to send a message."""
         return False
 
     def Abort(self, errorcode: int = 1) -> None:  # noqa: N802
-        """End this process."""
+        """End this process with an exit code."""
         os._exit(errorcode)
 
     def bcast(self, obj: Any, root: int = 0) -> Any:
-        """The object."""
+        """Return the object."""
         return obj
 
     def gather(self, obj: Any, root: int = 0) -> list[Any]:
-        """The object, in a list."""
+        """Return a list of the object."""
         return [obj]
 
     def allgather(self, obj: Any) -> list[Any]:
-        """The object, in a list."""
+        """Return a list of the object."""
         return [obj]
 
     def allreduce(self, obj: Any, op: Any = SUM) -> Any:
-        """The object."""
+        """Return the object."""
         return obj
 
     def Bcast(self, buffer: Any, root: int = 0) -> None:  # noqa: N802
-        """The buffer stays as it is."""
+        """Leave the buffer unchanged."""
 
     def Allreduce(self, send: Any, receive: Any, op: Any = SUM) -> None:  # noqa: N802
-        """Copy, unless it is in place."""
+        """Copy ``send`` to ``receive``, unless the call is in place."""
         _copy(send, receive)
 
     def Iallreduce(self, send: Any, receive: Any, op: Any = SUM) -> Request:  # noqa: N802
-        """Copy, unless it is in place."""
+        """Copy ``send`` to ``receive``, unless the call is in place."""
         _copy(send, receive)
         return Request()
 
     def Allgatherv(self, send: Any, receive: Any) -> None:  # noqa: N802
-        """Copy, unless it is in place."""
+        """Copy ``send`` to ``receive``, unless the call is in place."""
         _copy(send, receive)
 
     def Reduce_scatter(  # noqa: N802
         self, send: Any, receive: Any, recvcounts: Any = None, op: Any = SUM
     ) -> None:
-        """Copy, unless it is in place."""
+        """Copy ``send`` to ``receive``, unless the call is in place."""
         _copy(send, receive)
 
 
 def _copy(send: Any, receive: Any) -> None:
-    """``receive`` is an array, or one in a tuple with counts."""
+    """Copy ``send`` to ``receive``, an array or a tuple of an array and counts."""
     if send is not IN_PLACE:
         into = receive[0] if isinstance(receive, tuple | list) else receive
         into.reshape(-1)[:] = send.reshape(-1)
@@ -128,42 +128,42 @@ COMM_SELF: Any = COMM_WORLD
 
 
 def Is_initialized() -> bool:  # noqa: N802
-    """There is nothing to initialise."""
+    """Return True: there is nothing to initialise."""
     return True
 
 
 def Is_finalized() -> bool:  # noqa: N802
-    """There is nothing to finalise."""
+    """Return False: there is nothing to finalise."""
     return False
 
 
 def Query_thread() -> int:  # noqa: N802
-    """Threads never meet another process."""
+    """Return ``THREAD_MULTIPLE``: any thread may call this module."""
     return THREAD_MULTIPLE
 
 
 def Get_processor_name() -> str:  # noqa: N802
-    """Name of the host."""
+    """Return the host name."""
     return platform.node()
 
 
 def Get_library_version() -> str:  # noqa: N802
-    """For records."""
+    """Return the text that stands for the MPI library in records."""
     return "none: one process without MPI"
 
 
 def Get_version() -> tuple[int, int]:  # noqa: N802
-    """Of no standard."""
+    """Return the version of the MPI standard: none, (0, 0)."""
     return 0, 0
 
 
 def get_vendor() -> tuple[str, tuple[int, int, int]]:
-    """Of nobody."""
+    """Return name and version of the MPI library: none."""
     return "none", (0, 0, 0)
 
 
 def library(comm: Any) -> Any:
-    """The MPI that a communicator is of: this module, or ``mpi4py.MPI``."""
+    """Return the MPI module of a communicator: this module, or ``mpi4py.MPI``."""
     if isinstance(comm, Comm):
         return sys.modules[__name__]
     from mpi4py import MPI
@@ -172,13 +172,13 @@ def library(comm: Any) -> Any:
 
 
 def running() -> Any:
-    """``mpi4py.MPI`` while it runs in this process, else this module."""
+    """Return ``mpi4py.MPI`` while it is initialised in this process, else this module."""
     MPI = sys.modules.get("mpi4py.MPI")  # noqa: N806
     alive = MPI is not None and MPI.Is_initialized() and not MPI.Is_finalized()
     return MPI if alive else sys.modules[__name__]
 
 
 def whole_job(comm: Any) -> bool:
-    """Whether the ranks of a communicator are all of the job."""
+    """Whether a communicator holds all ranks of the job."""
     size: int = running().COMM_WORLD.Get_size()
     return bool(comm.Get_size() == size)

@@ -1,4 +1,4 @@
-"""Names and values in messages: what is shown of them, and what was perhaps meant."""
+"""Format values in messages, and suggest names for misspelt ones."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterable
 from typing import Any
 
 NEAR = 0.7
-"""Least similarity of a name that is suggested, 1 for an equal one."""
+"""Smallest similarity of a suggested name; 1 for equal names."""
 
 LISTED = 40
-"""Most names that a message lists."""
+"""Largest number of names in a message."""
 
 SHOWN = 200
-"""Most characters of a value that a message shows."""
+"""Largest number of characters of a value in a message."""
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it: cut where it is long."""
+    """Format a value for a message; a long one is truncated."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # more digits than Python prints; deeply nested
@@ -26,10 +26,10 @@ def shown(value: Any) -> str:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean 'lr'?`` for the known name nearest in spelling or meaning, or nothing.
+    """Return ``; did you mean 'lr'?`` for the known name closest in spelling or meaning, or "".
 
-    Keys are compared by their last parts: one of the same table comes first, then the right key in
-    the wrong table.
+    Keys are compared by their last parts: a key of the same table is preferred to one of another
+    table.
     """
     section, _, last = name.rpartition(".")
     best = (0.0, "")
@@ -43,19 +43,21 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """A suggestion for an unknown key, or else the keys of its table."""
+    """Return a suggestion for an unknown key, or else list the keys of its table."""
     known = list(known)
     section, dot, _ = name.rpartition(".")
     listed = [k for k in known if dot and k.rpartition(".")[0] == section]
     listed = listed or [k for k in known if "." not in k]
     more = f" and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
-    there = f"; there is {', '.join(listed[:LISTED])}{more}" if listed else "; there is none"
-    return suggest(name, known) or there
+    choices = f"; choose from {', '.join(listed[:LISTED])}{more}" if listed else "; none is known"
+    return suggest(name, known) or choices
 
 
 def _likeness(one: str, other: str) -> float:
-    """From 0 to 1, by spelling; or by meaning, where one has the other's words or is its initials:
-    ``batch_size`` and ``batch``, ``learning_rate`` and ``lr``.
+    """Return the similarity of two names, from 0 to 1, by spelling or meaning.
+
+    Names have similar meanings if one contains the words of the other (``batch_size``, ``batch``)
+    or consists of its initials (``learning_rate``, ``lr``).
     """
     words, others = one.lower().split("_"), other.lower().split("_")
     spelt = difflib.SequenceMatcher(None, one.lower(), other.lower()).ratio()

@@ -1,9 +1,10 @@
-"""torchvision, importable beside any torch.
+"""Import torchvision with any build of torch.
 
-torchvision from the package index is built for CUDA. Beside a CPU torch its compiled operations do
-not load, and its import then ends in ``operator torchvision::nms does not exist``, because Python
-code refers to their schemas. Declaring the schemas is enough for transforms, datasets and models.
-(``envs/local.sh`` installs a torchvision that declares them; others are helped here.)
+torchvision from the package index is built for CUDA. With a CPU build of torch its compiled
+operators do not load, and the import fails with ``operator torchvision::nms does not exist``,
+because Python code refers to their schemas. Declaring the schemas is enough for transforms,
+datasets and models. (``envs/local.sh`` installs a torchvision that declares them; this module does
+so for other environments.)
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 def import_module(name: str) -> ModuleType:
-    """``importlib.import_module`` for modules that may import torchvision, e.g. ``timm``.
+    """Import a module that may import torchvision, e.g. ``timm``.
 
     Parameters
     ----------
     name
-        Of the module.
+        Name of the module.
     """
     try:
         return importlib.import_module(name)
@@ -38,7 +39,7 @@ def import_module(name: str) -> ModuleType:
 
 @cache
 def torchvision() -> ModuleType:
-    """The package, with ``transforms.v2`` loaded.
+    """Import torchvision with ``transforms.v2``.
 
     Raises
     ------
@@ -49,14 +50,14 @@ def torchvision() -> ModuleType:
         import_module("torchvision.transforms.v2")
     except ModuleNotFoundError as e:
         raise ImportError(
-            "torchvision is not installed; data augmentation by transforms needs it"
+            "torchvision is not installed, but data augmentation by transforms needs it"
         ) from e
     return import_module("torchvision")
 
 
 @cache
 def _declared() -> torch.library.Library:
-    """The library that holds the schemas; they live as long as it does."""
+    """Declare the schemas; they exist as long as the returned library."""
     import torch
 
     library = torch.library.Library("torchvision", "DEF")

@@ -135,7 +135,7 @@ def test_without_horovod_auto_says_so_and_uses_mpi(comm, monkeypatch, capfd):
     assert len(said.strip().splitlines()) <= 1
     with pytest.raises(UsageError, match="Horovod cannot be used"):
         choose(topology, "horovod")
-    with pytest.raises(UsageError, match="there is auto, horovod, mpi, torch"):
+    with pytest.raises(UsageError, match="choose from auto, horovod, mpi, torch"):
         choose(topology, "nccl")
 
 

@@ -265,15 +265,15 @@ def test_one_file_and_one_line_or_a_place_alone(package):
 @pytest.mark.parametrize(
     ("kind", "name", "words"),
     [
-        ("METHODS", "jitterd", "method.name = 'jitterd': there is mean_field"),
+        ("METHODS", "jitterd", "method.name = 'jitterd': choose from mean_field"),
         ("METHODS", "mine.method:Jitter", "has no attribute 'Jitter'"),
         ("METHODS", "mine.loss:Absolute", "not a subclass of hpcsamp.methods.Method"),
         ("METHODS", "hpcsamp.methods.item_noise:ItemNoise", "does not define perturbation"),
         ("SCHEDULERS", "mine.scheduler:Scheduler", "does not define cancel, limits, live, submit"),
-        ("SETS", "mine.rings:np", "is no class or function"),
+        ("SETS", "mine.rings:np", "is not a class or function"),
         ("LOSSES", "mine.broken:Loss", "ZeroDivisionError: division by zero"),
         ("LIKELIHOODS", ":Laplace", "package.module:Class"),
-        ("TRANSPORTS", 3, "parallel.collectives = 3: there is auto, horovod, mpi"),
+        ("TRANSPORTS", 3, "parallel.collectives = 3: choose from auto, horovod, mpi"),
     ],
 )
 def test_what_cannot_be_opened_is_refused_in_one_line(package, kind, name, words):

@@ -201,7 +201,7 @@ REFUSED = [
     ("torch.nn:Linear", {"in_features": "@features"}, {}, (3, 2), ["(3, 2)", "shapes"]),
     (f"{__name__}:ready_made", {}, {}, (4,), ["makes a dict"]),
     (f"{__name__}:INSTANCE", {}, {}, (3,), ["seed", "class or function"]),
-    ("math:pi", {}, {}, (4,), ["no class or function"]),
+    ("math:pi", {}, {}, (4,), ["not a class or function"]),
 ]  # fmt: skip
 
 

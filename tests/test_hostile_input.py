@@ -60,9 +60,9 @@ def test_errors_of_files_and_of_memory_are_one_line(capsys, error, line):
     [
         ("data.batch_size", "did you mean 'data.batch'"),
         ("optimizer.learning_rate", "unknown"),
-        ("data.colour", "there is data.path, data.batch"),
-        ("training.quux", "there is training.epochs"),
-        ("zzz", "there is seed, task, data"),
+        ("data.colour", "choose from data.path, data.batch"),
+        ("training.quux", "choose from training.epochs"),
+        ("zzz", "choose from seed, task, data"),
         ("evaluation.samplse", "did you mean 'evaluation.samples'"),
     ],
 )

@@ -351,8 +351,8 @@ def test_a_file_without_its_command_is_answered_with_the_command(tmp_path):
         ("store.zarr", "ingest zarr"),
         ("pets", "ingest images"),
         ("saved", "ingest arrow"),
-        ("empty", "there is digits, npz, named, npy, csv"),
-        ("cvs", "there is digits, npz, named, npy, csv"),
+        ("empty", "choose from digits, npz, named, npy, csv"),
+        ("cvs", "choose from digits, npz, named, npy, csv"),
     ):
         with pytest.raises(HpcsampError) as caught:
             app(["ingest", str(tmp_path / name), "--out", "x"], standalone_mode=False)

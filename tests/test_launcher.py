@@ -42,9 +42,9 @@ def test_no_false_alarm(variables, size):
 @pytest.mark.parametrize(
     ("variables", "size", "message"),
     [
-        (STEP, 1, "srun started 4 processes that know nothing of each other: it offers no PMI"),
+        (STEP, 1, "srun started 4 processes that cannot find each other, because it offers no PMI"),
         (STEP | {"PMI_NO_FORK": "1"}, 1, "the launcher started 4 processes, but each sees"),
-        (MPIRUN, 1, "the launcher started 4 processes, but each sees itself alone (Some MPI)"),
+        (MPIRUN, 1, "the launcher started 4 processes, but each sees only itself (Some MPI)"),
         (MPIRUN, 2, "the launcher started 4 processes, but MPI joins 2 of them (Some MPI)"),
         ({"PMI_SIZE": "3", "PMI_RANK": "2"}, 1, "the launcher started 3 processes"),
         ({"MV2_COMM_WORLD_SIZE": "3"}, 1, "the launcher started 3 processes"),
@@ -104,7 +104,7 @@ def test_every_parallel_command_notices(arguments, tmp_path):
     out, err, _ = done[0]
     assert out == ""
     assert len(err.splitlines()) == 1
-    assert "the launcher started 2 processes, but each sees itself alone" in err
+    assert "the launcher started 2 processes, but each sees only itself" in err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -172,7 +172,7 @@ def test_a_suspended_holder_notices_that_it_was_replaced(tmp_path, monkeypatch):
         out, err = holder.communicate("write\n", timeout=patient(60))
         assert out == ""
         last = err.splitlines()[-1]
-        assert "the thing is no longer this process's to write: process" in last
+        assert "this process no longer holds the lock of the thing: process" in last
         lock.check()
     assert not list(tmp_path.iterdir())
 

@@ -559,7 +559,7 @@ def test_what_a_loss_says_of_noise_is_inherited(name, arguments, kind, source):
         (
             "expected_nll",
             {"likelihood.name": ["gaussian"]},
-            "likelihood.name = .*: there is categorical",
+            "likelihood.name = .*: choose from categorical",
         ),
         ("beta_nll", {"beta": "0.5"}, "loss.beta = '0.5': a number is needed"),
         ("crps", {"latitudes": [True, 2]}, "latitudes = .*degrees are needed"),

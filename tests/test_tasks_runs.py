@@ -99,4 +99,4 @@ def test_a_metric_of_another_task_is_refused_with_the_list(runs, hpcsamp, tmp_pa
     done = hpcsamp(1, "train", config, "--data", "synthetic", "--set", "task=counts", "--output",
                    tmp_path / "r")  # fmt: skip
     assert done.code != 0
-    assert "counts are whole numbers from 0 on" in done.err
+    assert "counts must be whole numbers, 0 or more" in done.err

@@ -99,7 +99,7 @@ def test_srun_without_pmi(slurm, small, digits, tmp_path):
     job = slurm.sbatch(script, *SHAPE, f"--output={out}")
     assert slurm.wait(job, 120) == "COMPLETED"
     told = out.read_text()
-    found = "srun started 4 processes that know nothing of each other: it offers no PMI"
+    found = "srun started 4 processes that cannot find each other, because it offers no PMI"
     assert told.count(found) == len(lines), told
     assert told.count("hpcsamp: error") == len(lines) - 1  # the doctor's is in its table
     assert re.findall(r"^ended with (\d)", told, re.M) == ["2", "2", "1"]
