@@ -187,11 +187,11 @@ def test_a_folder_adds_nothing_to_a_header(tmp_path, folder):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ('header = ["rm -rf x"]', 'begins with "#"'),
+        ('header = ["rm -rf x"]', 'must begin with "#"'),
         ('header = ["#a\\nrm -rf x"]', "one line"),
         ('header = ["#a\\rrm"]', "one line"),
         ("header = [\"#{{ '\\\\n' }}rm\"]", "one line"),
-        ("header = [\"{{ 'rm' }} #\"]", 'begins with "#"'),
+        ("header = [\"{{ 'rm' }} #\"]", 'must begin with "#"'),
         ('launcher = "srun\\nrm x"', "one line"),
         ("gpu_option = \"--gres={{ 'a --uid' }}\"\nresources = {gpus = 1}", "one option"),
         ('setup = ["a\\rb"]', "control characters"),

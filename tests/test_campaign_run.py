@@ -479,7 +479,7 @@ def test_edits_are_written_over_if_told(submitted):
     script.write_text(fresh + "exit 3\n")
     text = submitted.file.read_text()
     submitted.file.write_text(text.replace("seed = [1, 3]", "seed = [1, 3, 5]"))
-    assert "has changed since" in submitted("submit", "--accept-edits", code=2)
+    assert "have changed since it was rendered" in submitted("submit", "--accept-edits", code=2)
     submitted.file.write_text(text)
     submitted("render", "--force")
     unharmed(submitted, submitted.state())
@@ -576,11 +576,11 @@ def test_two_commands_at_once(submitted):
 
 
 def test_tables_that_cannot_be_written(submitted, tmp_path):
-    assert "expected a name that ends in .csv" in submitted("collect", "--out", "x.xls", code=2)
+    assert "the name must end in .csv" in submitted("collect", "--out", "x.xls", code=2)
     (tmp_path / "file").touch()
     assert "cannot write" in submitted("collect", "--out", tmp_path / "file" / "x.csv", code=2)
     assert "there is no point '99'" in submitted("verify", "99", code=2)
-    assert "say which point" in submitted("verify", code=2)
+    assert "name a point by its number" in submitted("verify", code=2)
 
 
 def test_parquet_where_pyarrow_is(submitted, tmp_path):

@@ -1,4 +1,4 @@
-"""Axes: ``[product]``, ``[zip]`` and ``[[list]]`` make the combinations of a campaign."""
+"""Axes of a campaign: combinations of ``[product]``, ``[zip]`` and ``[[list]]``."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ RESOURCES = tuple(
 Values = dict[str, Any]
 
 MOST = 100_000
-"""Combinations of a campaign, before any is excluded."""
+"""Largest number of combinations of a campaign, before exclusions."""
 
 LONGEST = 100_000
-"""Characters of a value in TOML: Linux passes no longer argument to a command."""
+"""Largest number of characters of a value in TOML: Linux limits the arguments of a command."""
 
 
 def combinations(spec: CampaignFile) -> Iterator[Values]:
-    """Every combination, the last axis fastest: the product over all axes.
+    """Yield all combinations, i.e. the product over all axes; the last axis varies fastest.
 
-    A key of ``[product]`` is an axis; all of ``[zip]`` together are one, and so is ``[[list]]``.
-    A campaign without axes has one point.
+    Each key of ``[product]`` is an axis; all keys of ``[zip]`` together are one axis, and so is
+    ``[[list]]``. A campaign without axes has one point.
     """
     for parts in itertools.product(*_axes(spec)):
         merged: Values = {}
@@ -41,17 +41,17 @@ def combinations(spec: CampaignFile) -> Iterator[Values]:
 
 
 def count(spec: CampaignFile) -> int:
-    """How many combinations there are."""
+    """Return the number of combinations."""
     return math.prod(len(axis) for axis in _axes(spec))
 
 
 def check(spec: CampaignFile) -> None:
-    """Every axis names a key, once, and has values that a configuration can hold.
+    """Check that each axis names a key, only once, with values that a configuration can hold.
 
     Raises
     ------
     UsageError
-        Naming the axis, with a suggestion; for more than :data:`MOST` combinations.
+        Naming the wrong axis, with a suggestion; also for more than :data:`MOST` combinations.
     """
     seen: dict[str, str] = {}
     for table, keys in (
@@ -72,19 +72,19 @@ def check(spec: CampaignFile) -> None:
         parts = split_key(inner)
         for outer in (join_key(parts[:n]) for n in range(1, len(parts))):
             if outer in seen or outer in derived:
-                raise UsageError(f"{outer} is an axis or derived, and {inner} lies within it")
+                raise UsageError(f"{outer} is an axis or derived, and {inner} is a part of it")
     number = count(spec)
     if number > MOST:
-        raise UsageError(f"there are {number:.6g} combinations, at most {MOST} are planned")
+        raise UsageError(f"there are {number:.6g} combinations, but at most {MOST} are allowed")
 
 
 def read(table: str, content: dict[str, Any]) -> dict[str, Any]:
-    """A table of the campaign file by dotted keys.
+    """Return a table of the campaign file by dotted keys.
 
     Raises
     ------
     UsageError
-        For a name that is no key, and one that is written twice.
+        If a name is not a key, or is written twice.
     """
     try:
         return written(content)
@@ -99,8 +99,8 @@ def _axes(spec: CampaignFile) -> list[list[Values]]:
     together = {k: _listed("zip", k, v) for k, v in read("zip", spec.together).items()}
     lengths = {k: len(v) for k, v in together.items()}
     if len(set(lengths.values())) > 1:
-        said = ", ".join(f"{k} {n}" for k, n in lengths.items())
-        raise UsageError(f"[zip] lists must be of one length, these are not: {said}")
+        listed = ", ".join(f"{k} {n}" for k, n in lengths.items())
+        raise UsageError(f"[zip] lists must have the same length, but have {listed}")
     if together:
         names = list(together)
         axes.append(
@@ -128,6 +128,6 @@ def _listed(table: str, key: str, values: Any) -> list[Any]:
 def _check_value(table: str, key: str, value: Any) -> None:
     reason = unwritable(value)
     if not reason and len(toml_value(value)) > LONGEST:
-        reason = f"a value of more than {LONGEST} characters does not go through a command line"
+        reason = f"a value of more than {LONGEST} characters does not fit on a command line"
     if reason:
         raise UsageError(f"[{table}] {key} = {shown(value)}: {reason}")

@@ -1,6 +1,6 @@
-"""Arithmetic whose results are small: what a file asks for must not take all time or memory.
+"""Arithmetic with bounded results, so that a file cannot use up all time or memory.
 
-Sizes are compared before anything is computed, so that ``9**9**9`` costs as little as ``9**9``.
+Sizes are checked before anything is computed, so that ``9**9**9`` is refused at once.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 BITS = 1024
-"""Of a whole number: as large as the largest float."""
+"""Largest size of a whole number in bits; the largest float has as many."""
 
 LENGTH = 2000
-"""Characters of a text, and items of a list with all lists in it."""
+"""Largest number of characters of a text, and of items of a list including nested lists."""
 
 DIGITS = 100
-"""Places that are rounded to, and widths that are formatted to."""
+"""Largest number of decimal places in rounding, and largest width in formatting."""
 
 _PLAIN: dict[str, Callable[[Any, Any], Any]] = {
     "+": operator.add,
@@ -33,14 +33,14 @@ OPERATORS = tuple(_PLAIN)
 
 
 def operate(sign: str, left: Any, right: Any) -> Any:
-    """``left sign right``.
+    """Compute ``left sign right``.
 
     Raises
     ------
     ValueError
-        If the result would be larger than the bounds of this file.
+        If the result would exceed the bounds of this file.
     ArithmeticError, TypeError
-        As Python does.
+        As in Python.
     """
     if sign == "**" and _whole(left) and _whole(right):
         bits = left.bit_length() * max(right, 0) if abs(left) > 1 else 1
@@ -48,7 +48,7 @@ def operate(sign: str, left: Any, right: Any) -> Any:
         bits = left.bit_length() + right.bit_length()
     else:
         bits = 0
-    if bits > 4 * BITS:  # an upper bound; the result itself is looked at below
+    if bits > 4 * BITS:  # an upper bound; the result itself is checked below
         raise ValueError(f"the result has more than {BITS} bits")
     if sign == "*" and _sized(left) != _sized(right):
         content, times = (left, right) if _sized(left) else (right, left)
@@ -62,12 +62,12 @@ def operate(sign: str, left: Any, right: Any) -> Any:
 
 
 def bounded(value: Any) -> Any:
-    """The value itself.
+    """Return the value if it is within the bounds of this file.
 
     Raises
     ------
     ValueError
-        If it is larger than the bounds of this file.
+        If it exceeds them.
     """
     if _whole(value) and value.bit_length() > BITS:
         raise ValueError(f"the result has more than {BITS} bits")
@@ -77,7 +77,7 @@ def bounded(value: Any) -> Any:
 
 
 def size(value: Any) -> int:
-    """Characters of a text; items of a list and of the lists in it."""
+    """Count the characters of a text, or the items of a list and of the lists in it."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, list | tuple):

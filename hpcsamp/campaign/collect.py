@@ -1,4 +1,4 @@
-"""All results of a campaign in one table: csv, parquet or HDF5."""
+"""Collect the results of a campaign in one table: csv, parquet or HDF5."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ SUMMARY = (
     "peak_rss_mb",
     "parameters_sha256",
 )
-"""What is taken of ``summary.json``, beside the metrics of the last validation."""
+"""Keys taken from ``summary.json``, in addition to the metrics of the last validation."""
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Results:
-    """A table.
+    """Results of a campaign as a table.
 
     Attributes
     ----------
     rows
-        One per finished point: number, folder, axes, then what the products say.
+        One row per finished point: number, folder, axes, then the content of its products.
     left_out
-        Why a point has no row, by what names it.
+        Reasons why points have no row, by the description of the point.
     """
 
     rows: list[Row]
@@ -51,7 +51,7 @@ class Results:
 
     @property
     def columns(self) -> list[str]:
-        """Columns of all rows, in order of appearance."""
+        """Columns of all rows, in the order in which they first appear."""
         return list(dict.fromkeys(c for row in self.rows for c in row))
 
 
@@ -61,10 +61,10 @@ def collect(campaign: Campaign, ask_scheduler: bool = True) -> Results:
     Parameters
     ----------
     campaign
-        Whose.
+        The campaign.
     ask_scheduler
-        Whether the scheduler says which of the others wait or run; what is collected does not
-        depend on it.
+        Whether to ask the scheduler which unfinished points wait or run; the collected results do
+        not depend on it.
 
     Raises
     ------
@@ -93,16 +93,16 @@ def collect(campaign: Campaign, ask_scheduler: bool = True) -> Results:
 
 
 def write(path: Path, results: Results) -> None:
-    """Write a table by the suffix of its name; whole or not at all.
+    """Write a table atomically, in the format given by the suffix of the file name.
 
     Raises
     ------
     UsageError
-        For another suffix, a missing library, or a file that cannot be written.
+        If the suffix is unknown, a library is missing, or the file cannot be written.
     """
     writers = {".csv": _csv, ".parquet": _parquet, ".h5": _hdf5, ".hdf5": _hdf5}
     if path.suffix not in writers:
-        raise UsageError(f"--out {path}: expected a name that ends in .csv, .parquet or .h5")
+        raise UsageError(f"--out {path}: the name must end in .csv, .parquet or .h5")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.with_name(f".{path.name}.lock"), path), whole(path) as part:
@@ -138,7 +138,7 @@ def _reach_name(reach: Reach) -> str:
 
 
 def _first_epoch(folder: Path, reach: Reach) -> int | None:
-    """Epochs until a metric gets there, counted from 1; None if it never does."""
+    """Return the first epoch in which a metric reaches the value, from 1; None if it never does."""
     owner = products.owner(folder)
     for event in text.read_lines(folder / "metrics.jsonl", owner, unsealed=not owner)[0]:
         value = event.get(reach.metric)
@@ -150,7 +150,7 @@ def _first_epoch(folder: Path, reach: Reach) -> int | None:
 
 
 def _commit(folder: Path) -> str | None:
-    """The commit that a point ran with; with a plus where code was not committed."""
+    """Return the commit that a point ran with, followed by + if there were uncommitted changes."""
     if not (folder / "provenance.json").exists():
         return None
     starts = products.read(folder, "provenance.json").get("starts")
@@ -170,7 +170,7 @@ def _values(point: Point) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Lists and tables of axes as text: a cell holds one thing."""
+    """Convert lists and tables to text, because a cell holds a single value."""
     return json.dumps(value) if _nested(value) else value
 
 
@@ -197,7 +197,7 @@ def _parquet(path: Path, results: Results) -> None:
 
 
 def _hdf5(path: Path, results: Results) -> None:
-    """One dataset a column, all of the same length; text as UTF-8, absent numbers as NaN."""
+    """Write one dataset per column, all of one length; text as UTF-8, missing numbers as NaN."""
     import h5py
 
     with h5py.File(path, "w") as f:

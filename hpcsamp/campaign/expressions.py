@@ -1,4 +1,4 @@
-"""Expressions in campaign files, e.g. ``0.001 * data.batch / 64``: arithmetic over keys."""
+"""Arithmetic expressions over keys in campaign files, e.g. ``0.001 * data.batch / 64``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.spelling import hint, shown
 
 LONGEST = 1000
-"""Characters of an expression."""
+"""Largest number of characters of an expression."""
 
 _BINARY: dict[type[ast.operator], str] = {
     ast.Add: "+",
@@ -43,24 +43,24 @@ _COMPARED: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.NotIn: lambda a, b: a not in b,
 }
 
-#: Works a part of an expression out, for given keys.
+#: Function that evaluates a part of an expression for given values of keys.
 _Part = Callable[[Mapping[str, Any]], Any]
 
 
 @dataclass(frozen=True)
 class Expression:
-    """A checked expression.
+    """A parsed and checked expression.
 
     Attributes
     ----------
     text
-        As it was written.
+        Text of the expression.
     where
-        The key that it stands under, for messages.
+        Key under which it is written, for messages.
     names
         Keys that it refers to.
     function
-        From the values of keys to the value.
+        Function from the values of these keys to the value of the expression.
     """
 
     text: str
@@ -69,13 +69,13 @@ class Expression:
     function: _Part
 
     def value(self, values: Mapping[str, Any]) -> Any:
-        """The value for given keys; lists where the expression has tuples.
+        """Evaluate the expression for given values of keys; a tuple becomes a list.
 
         Raises
         ------
         UsageError
-            For a key that has no value, arithmetic that fails or grows too large
-            (:mod:`.bounded`), and a result that a configuration cannot hold.
+            If a key has no value, the arithmetic fails or exceeds its bounds (:mod:`.bounded`), or
+            a configuration cannot hold the result.
         """
         for name in self.names:
             if name not in values:
@@ -95,7 +95,7 @@ class Expression:
 
 
 def parse(text: str, where: str, known: Iterable[str] | None = None) -> Expression:
-    """Check an expression and make it ready.
+    """Parse and check an expression.
 
     Parameters
     ----------
@@ -104,23 +104,23 @@ def parse(text: str, where: str, known: Iterable[str] | None = None) -> Expressi
         ``a if b else c``, keys such as ``data.batch``, and the functions in
         :data:`~.bounded.FUNCTIONS`.
     where
-        The key that it stands under, for messages.
+        Key under which it is written, for messages.
     known
-        Names that it may refer to; None leaves that to :meth:`Expression.value`.
+        Names that it may refer to; if None, :meth:`Expression.value` checks the names.
 
     Raises
     ------
     UsageError
-        For anything else.
+        If the text is anything else.
     """
     if len(text) > LONGEST:
-        raise UsageError(f"{where}: an expression of more than {LONGEST} characters")
+        raise UsageError(f"{where}: the expression has more than {LONGEST} characters")
     reader = _Reader(text, where)
     try:
         function = reader.read(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
         reason = e.msg if isinstance(e, SyntaxError) else e or "it is nested too deeply"
-        raise UsageError(f'{where} = "{text}" is no expression: {reason}') from None
+        raise UsageError(f'{where} = "{text}" is not an expression: {reason}') from None
     if known is not None:
         listed = list(known)
         for name in reader.names:
@@ -132,7 +132,7 @@ def parse(text: str, where: str, known: Iterable[str] | None = None) -> Expressi
 
 
 class _Reader:
-    """Turns the tree of an expression into functions, and refuses what is not arithmetic."""
+    """Compile the syntax tree of an expression to functions; refuse anything but arithmetic."""
 
     def __init__(self, text: str, where: str) -> None:
         self.text = text
@@ -172,7 +172,7 @@ class _Reader:
             known = ", ".join(FUNCTIONS)
             self._refuse(f"{ast.unparse(node.func)!r} is not one of the functions {known}")
         if node.keywords:
-            self._refuse("functions take no keywords")
+            self._refuse("functions take no keyword arguments")
         assert isinstance(node.func, ast.Name)
         function = FUNCTIONS[node.func.id]
         arguments = [self.read(a) for a in node.args]

@@ -1,4 +1,4 @@
-"""Keys of the configuration as campaign files name them: which there are."""
+"""Keys of the configuration that campaign files may name."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hpcsamp.spelling import hint
 
 @cache
 def fixed_keys() -> tuple[str, ...]:
-    """Every key of the schema that holds a value."""
+    """Return all keys of the schema that hold a value."""
     sections = {n for n in RunConfig.model_fields if section(n)}
     return tuple(k for k in known_keys(RunConfig) if k not in sections)
 
 
 @cache
 def open_tables() -> tuple[str, ...]:
-    """Tables whose further keys are passed on, e.g. ``model.`` and ``loss.``."""
+    """Return the tables that may have further keys, e.g. ``model.`` and ``loss.``."""
     sections = {n: section(n) for n in RunConfig.model_fields}
     return tuple(
         f"{n}." for n, s in sections.items() if s and s.model_config.get("extra") == "allow"
@@ -35,21 +35,21 @@ def is_key(name: str) -> bool:
 
 
 def no_key(name: str, others: Sequence[str] = ()) -> str:
-    """Why a name is no key, and what to write instead.
+    """Return the message for a name that is not a key, with a suggestion.
 
     Parameters
     ----------
     others
-        Names that may stand there beside the keys.
+        Names that are allowed besides the keys.
     """
     today = former.renamed(name, None)
     instead = f"; write {today}" if today else hint(name, [*fixed_keys(), *others])
-    return f"{name!r} is no key of the configuration{instead}"
+    return f"{name!r} is not a key of the configuration{instead}"
 
 
 @cache
 def defaults() -> dict[str, Any]:
-    """Default of every key that has one."""
+    """Return the default values of all keys that have one."""
     table = RunConfig.model_validate({"data": {"path": ""}, "model": {"name": "mlp"}})
     flat = flatten(table.model_dump(mode="json"))
     return {k: v for k, v in flat.items() if k not in ("data.path", "model.name")}
@@ -57,7 +57,9 @@ def defaults() -> dict[str, Any]:
 
 @cache
 def is_neutral(name: str) -> bool:
-    """Whether a key of the schema leaves the numbers of a finished run as they are (law 1): two
-    points that differ in nothing else are the same point, unless it is an axis of the campaign.
+    """Whether a key of the schema has no influence on the numbers of a finished run.
+
+    Two points that differ only in such keys are the same point, unless the key is an axis of the
+    campaign.
     """
     return changes(name) == "nothing"

@@ -1,7 +1,7 @@
-"""What may stand in lines of a job script: a word of a header must not add an option or a line.
+"""Validate words and lines of job scripts, so that a word in a header cannot add an option.
 
-Slurm and PBS read the lines ``#SBATCH`` and ``#PBS`` themselves: blanks, quotes and ``#`` end a
-word there, and ``%`` and ``^`` mean something in the names of logs.
+Slurm and PBS parse the lines ``#SBATCH`` and ``#PBS`` themselves: blanks, quotes and ``#`` end a
+word there, and ``%`` and ``^`` have a meaning in the names of logs.
 """
 
 from __future__ import annotations
@@ -17,81 +17,81 @@ _PATH = r"/[\w/.,+@=~-]*"
 
 
 def word(text: str) -> str:
-    """A word, such as the name of a partition or a module; or nothing.
+    """Check a word, such as the name of a partition or a module; it may be empty.
 
     Raises
     ------
     ValueError
-        If it is none.
+        If the text is not a word.
     """
     if text and not re.fullmatch(_WORD, text):
-        raise ValueError("one word of letters, digits and _.,:+@/=- is expected")
+        raise ValueError("must be one word of letters, digits and _.,:+@/=-")
     return text
 
 
 def option(text: str) -> str:
-    """One option, such as ``--gres=gpu:4``; or nothing.
+    """Check an option, such as ``--gres=gpu:4``; it may be empty.
 
     Raises
     ------
     ValueError
-        If it is none.
+        If the text is not one option.
     """
     if text and not re.fullmatch(_OPTION, text):
-        raise ValueError("one option is expected, e.g. --gres=gpu:4")
+        raise ValueError("must be one option, e.g. --gres=gpu:4")
     return text
 
 
 def comment(text: str) -> str:
-    """One line of a header.
+    """Check a line of a header.
 
     Raises
     ------
     ValueError
-        If it is a command, or more than a line.
+        If it is a command, or more than one line.
     """
     if not text.startswith("#"):
-        raise ValueError('a line of a header begins with "#"; commands belong into setup')
+        raise ValueError('a header line must begin with "#"; commands belong in site.setup')
     return single(text)
 
 
 def single(text: str) -> str:
-    """One line.
+    """Check that a text is one line.
 
     Raises
     ------
     ValueError
-        If it is more than one, or holds control characters.
+        If there are several lines, or control characters.
     """
     if not text.replace("\t", " ").isprintable():
-        raise ValueError("one line without control characters is expected")
+        raise ValueError("must be one line without control characters")
     return text
 
 
 def shell(text: str) -> str:
-    """One or more lines of shell.
+    """Check one or more lines of shell code.
 
     Raises
     ------
     ValueError
-        If it holds control characters.
+        If there are control characters.
     """
     if not text.replace("\t", " ").replace("\n", " ").isprintable():
-        raise ValueError("lines without control characters are expected")
+        raise ValueError("must not contain control characters")
     return text
 
 
 def path_in_header(path: Path) -> str:
-    """A path that a scheduler reads in a script's header.
+    """Check and return a path for the header of a job script.
 
     Raises
     ------
     UsageError
-        If the scheduler would read something else.
+        If the scheduler cannot read the path in a header.
     """
     if not re.fullmatch(_PATH, str(path)):
         raise UsageError(
-            f"the scheduler cannot read {one_line(str(path))!r} in the header of a script: "
-            f"letters, digits and /_.,+@=~- only; choose another folder"
+            f"the scheduler cannot read {one_line(str(path))!r} in the header of a script: a path "
+            f"may contain letters, digits and /_.,+@=~- only; choose another folder"
         )
     return str(path)

@@ -1,7 +1,8 @@
-"""Placeholders such as ``{{ ranks }}`` in lines of a site: numbers and conditions, no programs.
+"""Fill in placeholders such as ``{{ ranks }}`` in the lines of a site.
 
-Lines are rendered in Jinja's sandbox. Beyond that, loops, calls and attributes are refused before
-anything runs, and arithmetic is that of :mod:`.bounded`: a line takes neither long nor much room.
+Lines are rendered in Jinja's sandbox and may contain numbers and conditions only: loops, calls and
+attributes are refused before anything runs. Arithmetic has the bounds of :mod:`.bounded`, so that a
+line needs little time and memory.
 """
 
 from __future__ import annotations
@@ -35,21 +36,21 @@ _FILTERS = ("abs", "float", "int", "lower", "max", "min", "round", "sum", "upper
 
 
 def fill(lines: Sequence[str], facts: Mapping[str, Any], where: str) -> list[str]:
-    """Put numbers into lines of a site.
+    """Fill in the placeholders of lines of a site.
 
     Raises
     ------
     UsageError
-        For a placeholder that does not exist, and anything that is not a number or a condition.
+        If a placeholder does not exist, or is not a number or a condition.
     """
     found = []
     for line in lines:
         try:
             found.append(_fill(line, facts))
         except (jinja2.TemplateError, ArithmeticError, TypeError, ValueError, SyntaxError) as e:
-            raise UsageError(f"site.{where}: {e}; there is {', '.join(facts)}") from None
+            raise UsageError(f"site.{where}: {e}; choose from {', '.join(facts)}") from None
         except (RecursionError, MemoryError):
-            raise UsageError(f"site.{where}: a template that is nested too deeply") from None
+            raise UsageError(f"site.{where}: the template is nested too deeply") from None
     return found
 
 

@@ -1,4 +1,4 @@
-"""From a campaign file to its points: configuration, resources, and the name of each."""
+"""Compute the points of a campaign file: configuration, resources and name of each point."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class Point:
     Attributes
     ----------
     number
-        Place in the plan, from 1.
+        Position in the plan, from 1.
     name
-        Hash of what determines the numbers it will give; names its folder.
+        Hash of everything that determines the results; also the name of its folder.
     values
         Axes and derived names with their values: the columns of every table.
     settings
         Keys of the configuration that differ from the base.
     shape
-        Resources.
+        Resources of the point.
     seed
         Seed of the run.
     """
@@ -53,21 +53,21 @@ class Point:
 
 
 class Campaign:
-    """A campaign file with everything that it refers to.
+    """A campaign file with its base configuration, site and points.
 
     Parameters
     ----------
     file
         The campaign file.
     site_name
-        Another site than the file says.
+        Site to use in place of the file's.
     datasets
-        Uids of datasets by path, known from earlier; used where a dataset is not there now.
+        Known uids of datasets by path; used if a dataset is not available now.
 
     Raises
     ------
     UsageError
-        One line that names the key.
+        If a key or value is wrong; the message names the key.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Campaign:
         self.base = self._read_base()
         given = self.spec.site
         if site_name is not None and site_name != given.get("name"):
-            given = {"name": site_name}  # what was said of one place does not hold at another
+            given = {"name": site_name}  # settings of one site do not hold at another
         self.site = site.load(given, self.root)
         self.known_datasets = dict(datasets or {})
         axes.check(self.spec)
@@ -95,7 +95,7 @@ class Campaign:
         Raises
         ------
         UsageError
-            For a value that the configuration refuses, and for two points that are the same.
+            If the configuration refuses a value, or two points are the same.
         """
         found: dict[str, Point] = {}
         number = 0
@@ -112,12 +112,12 @@ class Campaign:
                 )
             found[point.name] = point
         if not found:
-            raise UsageError(f"{self.file}: every combination is excluded, there are no points")
+            raise UsageError(f"{self.file}: all combinations are excluded, there are no points")
         return list(found.values())
 
     @cached_property
     def datasets(self) -> dict[str, str]:
-        """Uid by path, of the datasets that the points use as far as they are known."""
+        """Uids by path of the datasets that the points use, as far as they are known."""
         _ = self.points
         return self.known_datasets
 
@@ -140,7 +140,7 @@ class Campaign:
         derived = []
         for key, text in axes.read("derived", self.spec.derived).items():
             if not is_key(key) and not key.isidentifier():
-                raise UsageError(f"{self.file}: [derived] {no_key(key)}, and it is no plain name")
+                raise UsageError(f"{self.file}: [derived] {no_key(key)}, nor a plain name")
             derived.append((key, parse(str(text), f"[derived] {key}")))
         return derived
 
@@ -148,7 +148,7 @@ class Campaign:
         given = {**self.site.resources, **self.spec.resources}
         listed = given.pop("when", [])
         if not isinstance(listed, list):
-            raise UsageError(f"{self.file}: resources.when is written [[resources.when]]")
+            raise UsageError(f"{self.file}: resources.when must be written [[resources.when]]")
         cases = []
         for case in listed:
             case = dict(case)
@@ -162,7 +162,7 @@ class Campaign:
         for key in given:
             if key not in _WHEN:
                 raise UsageError(f"{self.file}: unknown key 'resources.{key}'{hint(key, _WHEN)}")
-        written = ("time", "memory")  # words of their own unless they contain a key
+        written = ("time", "memory")  # values such as 01:00:00, unless they contain a key
         return {
             k: parse(v, f"resources.{k}")
             if isinstance(v, str) and (k not in written or "." in v)
@@ -196,7 +196,7 @@ class Campaign:
         if any(e.value(known) for e in self._exclude):
             return None
         parallel = run.parallel
-        if parallel.model > 1:  # rather than in the job
+        if parallel.model > 1:  # report it now rather than in the job
             try:
                 check_sizes(shape.ranks, shape.ranks_per_node, parallel.samples, parallel.model)
             except UsageError as e:
@@ -236,8 +236,8 @@ class Campaign:
         path = table.pop("data.path", "")
         facts = {k: v for k, v in table.items() if not is_neutral(k)}
         facts |= {k: v for k, v in values.items() if is_neutral(k) and is_key(k)} | asked
-        facts = {former.key_of_before(k): v for k, v in facts.items()}  # names do not change
-        if run.augment.share == "rank" or not run.loss.exact:  # then the grid matters
+        facts = {former.key_of_before(k): v for k, v in facts.items()}  # keeps names of old points
+        if run.augment.share == "rank" or not run.loss.exact:  # results depend on the grid
             facts["grid"] = [shape.ranks, shape.ranks_per_node, str(run.parallel.samples)]
             facts["grid"] += [run.parallel.model] * (run.parallel.model > 1)
         facts["dataset"] = self._dataset(path)
@@ -248,7 +248,7 @@ class Campaign:
     def _dataset(self, path: str) -> str:
         if path not in self._uids:
             manifest = self.root / path / "manifest.json"
-            uid = self.known_datasets.get(path, path)  # if it is not there now
+            uid = self.known_datasets.get(path, path)  # if the dataset is not available now
             if manifest.is_file():
                 uid = self.known_datasets[path] = str(read_json(manifest).get("uid", path))
             self._uids[path] = uid
@@ -282,7 +282,7 @@ _SHAPE = ("ranks", "nodes", "ranks_per_node", "cores", "gpus")
 
 
 def describe(values: Mapping[str, Any]) -> str:
-    """Values on one line, e.g. ``optimizer.lr=0.001, seed=2``."""
+    """Format values on one line, e.g. ``optimizer.lr=0.001, seed=2``."""
     return ", ".join(f"{k}={_short(v)}" for k, v in values.items()) or "no axes"
 
 
@@ -292,12 +292,12 @@ def _short(value: Any) -> str:
 
 
 def find(points: list[Point], text: str) -> Point:
-    """The point with this number or beginning of a name.
+    """Find a point by its number or the beginning of its name.
 
     Raises
     ------
     UsageError
-        If there is none, or more than one.
+        If no point matches, or more than one.
     """
     if text.isdigit() and 1 <= int(text) <= len(points):
         return points[int(text) - 1]
@@ -305,7 +305,9 @@ def find(points: list[Point], text: str) -> Point:
     if len(matches) == 1:
         return matches[0]
     if matches:
-        raise UsageError(f"{text!r} begins the names of {len(matches)} points")
+        raise UsageError(
+            f"the names of {len(matches)} points begin with {text!r}: write more of it"
+        )
     raise UsageError(
-        f"there is no point {text!r}: say a number from 1 to {len(points)}, or a folder's name"
+        f"there is no point {text!r}: use a number from 1 to {len(points)} or the name of a folder"
     )

@@ -1,4 +1,4 @@
-"""A finished point: its product files exist and check."""
+"""Check and read the product files of a point, which show that it is finished."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from hpcsamp.sealing import text
 
 
 def signature(folder: str, products: Sequence[str]) -> str | None:
-    """A short hash of the sizes and times of the product files; None if one is missing or empty.
+    """Hash the sizes and times of the product files; None if one is missing or empty.
 
-    One file-system call a product, and none of their content: what was checked once need not be
-    read again as long as this stays the same.
+    This needs one file-system call per product and does not read any content: products that were
+    checked once need not be read again as long as their signature is the same.
     """
     facts = []
     for product in products:
@@ -32,15 +32,15 @@ def signature(folder: str, products: Sequence[str]) -> str | None:
 
 
 def check(folder: Path, products: Sequence[str]) -> None:
-    """Read the products and see that they are whole.
+    """Read the product files and check that they are complete.
 
-    ``summary.json`` must say as many steps as were planned and hold the hash of the parameters;
-    other JSON files must parse; of others it is known only that they are not empty.
+    ``summary.json`` must contain the planned number of steps and the hash of the parameters; other
+    JSON files must be valid; all other files must not be empty.
 
     Raises
     ------
     DataError
-        Naming the file and what is wrong with it.
+        Naming the file and its fault.
     """
     for product in products:
         path = folder / product
@@ -57,12 +57,12 @@ def check(folder: Path, products: Sequence[str]) -> None:
 
 
 def read(folder: Path, product: str) -> dict[str, Any]:
-    """A JSON product of a point.
+    """Read a JSON product of a point.
 
     Raises
     ------
     DataError
-        If it is not what was written.
+        If it was changed since it was written.
     """
     run = owner(folder)
     own = product in ("summary.json", "provenance.json") or product.startswith("evaluation/")
@@ -70,12 +70,12 @@ def read(folder: Path, product: str) -> dict[str, Any]:
 
 
 def owner(folder: Path) -> str:
-    """Name of the run in a folder, which its files are sealed for; empty where there is none.
+    """Return the name of the run in a folder, which is part of its files' seals; empty if none.
 
     Raises
     ------
     DataError
-        If its configuration is not what was written.
+        If its configuration was changed since it was written.
     """
     file = folder / "config.toml"
     return str(text.read_toml(file, None).get("run", "")) if file.is_file() else ""
@@ -86,6 +86,6 @@ def _check_summary(path: Path, content: dict[str, Any]) -> None:
     if not isinstance(steps, int) or steps < 1:
         raise DataError(f"{path} is damaged: steps = {steps}")
     if planned is not None and steps != planned and not content.get("ended"):
-        raise DataError(f"{path} says {steps} of {planned} steps: the run is not finished")
+        raise DataError(f"{path} has {steps} of {planned} steps: the run is not finished")
     if not re.fullmatch(r"[0-9a-f]{64}", str(content.get("parameters_sha256"))):
-        raise DataError(f"{path} is damaged: it holds no hash of the parameters")
+        raise DataError(f"{path} is damaged: the hash of the parameters is missing")

@@ -1,4 +1,4 @@
-"""Where a submission came from, stamped when it is handed to the scheduler."""
+"""Record the provenance of a submission: command, commit, packages, environment, datasets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hpcsamp.files import write_whole
 from hpcsamp.sealing import edits
 from hpcsamp.sealing.text import to_json
 
-#: Variables that change what a job does, by the beginnings of their names. Others stay private.
+#: Prefixes of the environment variables that are recorded, because they influence a job.
 ENVIRONMENT = (
     "CONDA_DEFAULT_ENV",
     "CUDA_",
@@ -56,18 +56,18 @@ def stamp(
     hashes: Mapping[str, str],
     edited: Sequence[str],
 ) -> None:
-    """Write ``provenance.json``, ``campaign.toml`` and ``diff.patch`` of code not committed.
+    """Write ``provenance.json``, ``campaign.toml`` and the uncommitted changes as ``diff.patch``.
 
     Parameters
     ----------
     folder
         Folder of the submission.
     points
-        What is submitted.
+        Points that are submitted.
     hashes
         sha256 of every script and table.
     edited
-        Those that were edited by hand.
+        Names of the scripts and tables that were edited by hand.
     """
     git = origin.git_diff(Path(hpcsamp.__file__).parent)
     diff = git[1] if git else b""
@@ -98,7 +98,7 @@ def stamp(
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Variables that are recorded: those of :data:`ENVIRONMENT` that hold no secret."""
+    """Return the variables to record: those of :data:`ENVIRONMENT` that hold no secret."""
     return {
         k: v
         for k, v in sorted(variables.items())

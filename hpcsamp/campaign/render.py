@@ -1,6 +1,6 @@
-"""Job scripts: one array per resource shape, as plain bash that people read, edit and run by hand.
+"""Render job scripts: one job array per resource shape, in plain bash to read, edit or run by hand.
 
-Deterministic: the same points give the same text, so that two renderings can be compared.
+Rendering is deterministic: the same points give the same text, so that renderings can be compared.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Job:
     shape
         Resources of each point.
     points
-        In the order of the table's lines.
+        Points in the order of the lines of the table.
     """
 
     script: str
@@ -47,12 +47,12 @@ class Job:
 
 
 def arrays(points: Sequence[Point], site: Site, largest: int) -> list[Job]:
-    """Job arrays for some points: by resource shape, cut where an array would be too large.
+    """Group points into job arrays by resource shape, and split arrays that are too large.
 
     Parameters
     ----------
     largest
-        Most points of an array; 0: no limit.
+        Largest number of points in an array; 0: no limit.
     """
     by_shape: dict[Shape, list[Point]] = {}
     for point in points:
@@ -75,12 +75,12 @@ def arrays(points: Sequence[Point], site: Site, largest: int) -> list[Job]:
 
 
 def files(campaign: Campaign, jobs: Sequence[Job], submission: Path) -> dict[str, str]:
-    """Text of every file of a submission, by name.
+    """Render all files of a submission; return their texts by name.
 
     Parameters
     ----------
     submission
-        Absolute path of the folder that they will lie in.
+        Absolute path of the folder that will hold the files.
     """
     texts = {"base.toml": tomli_w.dumps(campaign.base)}
     for job in jobs:
@@ -90,7 +90,7 @@ def files(campaign: Campaign, jobs: Sequence[Job], submission: Path) -> dict[str
 
 
 def table(points: Sequence[Point]) -> str:
-    """One line a point: its name, and ``KEY=VALUE`` of every setting, between tabs."""
+    """Write one line per point: its name and ``KEY=VALUE`` of each setting, separated by tabs."""
     lines = []
     for point in points:
         fields = [f"{k}={toml_value(v)}" for k, v in point.settings.items()]
@@ -99,7 +99,7 @@ def table(points: Sequence[Point]) -> str:
 
 
 def script(campaign: Campaign, job: Job, submission: Path, folder: Path | None = None) -> str:
-    """Text of a job script."""
+    """Render a job script."""
     site, shape = campaign.site, job.shape
     facts: dict[str, Any] = {
         "ranks": shape.ranks,
@@ -114,7 +114,7 @@ def script(campaign: Campaign, job: Job, submission: Path, folder: Path | None =
     }
     launch = site.launch
     if launch == LAUNCHERS["mpirun"] and shape.ranks == 1:
-        launch = ""  # alone; and mpirun is often not there on a laptop
+        launch = ""  # one process needs no mpirun, which a laptop may not have
     env = site.environment(campaign.root)
     scheduler = SCHEDULERS.find(site.scheduler)
     if scheduler.reads_header:
@@ -137,7 +137,7 @@ def script(campaign: Campaign, job: Job, submission: Path, folder: Path | None =
         modules=site.modules,
         setup=fill(site.setup, facts, "setup"),
         launch=fill([launch], facts, "launcher")[0],
-        # srun's steps are sent signals by Slurm itself; otherwise the batch shell hands them on
+        # Slurm sends signals to steps of srun itself; otherwise the batch shell forwards them
         steps_get_signals=launch.split()[:1] == ["srun"],
         commands=campaign.spec.shell(),
         products=campaign.spec.files(),
@@ -155,13 +155,13 @@ def script(campaign: Campaign, job: Job, submission: Path, folder: Path | None =
     try:
         return _environment().from_string(scheduler.template).render(**facts_of_job)
     except jinja2.TemplateError as e:
-        raise UsageError(f"site.scheduler = {site.scheduler!r}: its template: {e}") from e
+        raise UsageError(f"site.scheduler = {site.scheduler!r}: template error: {e}") from e
 
 
 def _filled(
     texts: Sequence[str], facts: dict[str, Any], where: str, check: Callable[[str], str]
 ) -> list[str]:
-    """Lines with numbers put in, which are still what they have to be."""
+    """Fill in placeholders and check that the resulting lines are still valid."""
     filled = fill(texts, facts, where)
     try:
         return [check(text) for text in filled]
@@ -170,12 +170,12 @@ def _filled(
 
 
 def job_name(campaign: str, submission: Path, script: str) -> str:
-    """Name of a job, by which it is found again: e.g. ``sweep-0002-00``."""
+    """Return the name of a job, which identifies it at the scheduler, e.g. ``sweep-0002-00``."""
     return f"{campaign}-{submission.name}-{script.split('.')[0].removeprefix('job-')}"
 
 
 def log_stem(script: str) -> str:
-    """Logs of ``job-00.sbatch`` are ``log-00-0.txt``, ``log-00-1.txt`` ..."""
+    """Return the stem of log names: logs of ``job-00.sbatch`` are ``log-00-0.txt`` ..."""
     return script.split(".")[0].replace("job-", "log-")
 
 

@@ -1,4 +1,4 @@
-"""What a point needs of the machine: ranks, nodes, GPUs, cores, time and memory."""
+"""Resources of a point: ranks, nodes, GPUs, cores, time and memory."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ MOST = {
     "minutes": 10**7,
     "memory": 10**9,
 }
-"""More than any machine has: a slip of the keyboard. Memory in MiB."""
+"""Largest values, more than any machine has; a larger one is a typing error. Memory in MiB."""
 
 
 @dataclass(frozen=True, order=True)
 class Shape:
-    """Resources of one point. Points of one shape become one job array.
+    """Resources of one point. Points with equal resources become one job array.
 
     Attributes
     ----------
     ranks, nodes
-        MPI ranks in all, and the nodes that they run on.
+        Total number of MPI ranks, and of nodes.
     cores
-        Cores of a rank.
+        Cores per rank.
     gpus
-        GPUs of a node.
+        GPUs per node.
     minutes
-        Limit of wall-clock time.
+        Wall-clock time limit in minutes.
     memory
-        MiB of a node; 0 leaves it to the scheduler.
+        Memory per node in MiB; 0 for the default of the scheduler.
     """
 
     ranks: int = 1
@@ -53,22 +53,22 @@ class Shape:
 
     @property
     def ranks_per_node(self) -> int:
-        """Ranks of a node; of the fullest, where they do not divide."""
+        """Ranks per node; the largest number, if the nodes have different ones."""
         return -(-self.ranks // self.nodes)
 
     @property
     def core_hours(self) -> float:
-        """Core-hours of one point, if it takes all its time."""
+        """Core-hours of one point that uses its whole time limit."""
         return self.ranks * self.cores * self.minutes / 60
 
     @property
     def time(self) -> str:
-        """The limit as ``hours:minutes:seconds``."""
+        """The time limit as ``hours:minutes:seconds``."""
         whole = round(self.minutes * 60)
         return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
     def describe(self) -> str:
-        """One line for people, e.g. ``4 ranks on 2 nodes, 8 cores each, 01:00:00``."""
+        """Describe the resources on one line: ``4 ranks on 2 nodes, 8 cores a rank, 01:00:00``."""
         parts = [
             f"{self.ranks} rank{'s' * (self.ranks > 1)} on {self.nodes} "
             f"node{'s' * (self.nodes > 1)}",
@@ -81,7 +81,7 @@ class Shape:
         return ", ".join([*parts, self.time])
 
     def more(self, time: str | None, memory: str | None) -> Shape:
-        """The same with another time or memory, where given."""
+        """Return the same resources with another time or memory, if given."""
         changed = self
         if time is not None:
             changed = replace(changed, minutes=minutes(time, "--time"))
@@ -91,7 +91,7 @@ class Shape:
 
 
 def shape(given: Mapping[str, Any]) -> Shape:
-    """Resources from their keys; any two of ranks, nodes and ranks_per_node tell the third.
+    """Read resources from their keys; any two of ranks, nodes, ranks_per_node determine the third.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def shape(given: Mapping[str, Any]) -> Shape:
         nodes = -(-ranks // each) if each else 1
     if each is not None and (ranks > nodes * each or ranks <= (nodes - 1) * each):
         raise UsageError(
-            f"resources: {ranks} ranks do not lie on {nodes} nodes with {each} ranks_per_node"
+            f"resources: {ranks} ranks do not fit {nodes} nodes with {each} ranks_per_node"
         )
     if ranks < nodes:
         raise UsageError(f"resources: {ranks} ranks cannot use {nodes} nodes")
@@ -125,7 +125,7 @@ def shape(given: Mapping[str, Any]) -> Shape:
 
 
 def minutes(value: Any, where: str) -> float:
-    """Minutes of a duration, see :func:`hpcsamp.config.seconds`."""
+    """Convert a duration to minutes, see :func:`hpcsamp.config.seconds`."""
     try:
         found = seconds(value) / 60
     except (TypeError, ValueError) as e:
@@ -135,13 +135,13 @@ def minutes(value: Any, where: str) -> float:
 
 
 def mebibytes(value: Any, where: str) -> int:
-    """MiB of ``"8G"``, ``"500M"``, ``"1T"`` or a number of MiB."""
+    """Convert ``"8G"``, ``"500M"``, ``"1T"`` or a number of MiB to MiB."""
     pattern = r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([MGT]?)(?:i?B)?"
     match = isinstance(value, int | float | str) and re.fullmatch(
         pattern, shown(value).strip("'\" "), re.IGNORECASE
     )
     if not match:
-        raise UsageError(f"{where} = {shown(value)}: expected e.g. 8G or 500M")
+        raise UsageError(f"{where} = {shown(value)}: must be a size, e.g. 8G or 500M")
     found = round(float(match[1]) * _UNITS[match[2].upper()])
     _check_most(found, where, "memory")
     return found
@@ -152,9 +152,9 @@ def _whole(value: Any, where: str, least: int) -> int | None:
         return None
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or value != int(value):
-        raise UsageError(f"{where} = {shown(value)}: expected a whole number")
+        raise UsageError(f"{where} = {shown(value)}: must be a whole number")
     if value < least:
-        raise UsageError(f"{where} = {shown(value)}: at least {least}")
+        raise UsageError(f"{where} = {shown(value)}: must be at least {least}")
     _check_most(value, where, where.rpartition(".")[2])
     return int(value)
 
@@ -162,4 +162,4 @@ def _whole(value: Any, where: str, least: int) -> int | None:
 def _check_most(value: float, where: str, what: str) -> None:
     if value > MOST[what]:
         unit = {"minutes": " minutes", "memory": " MiB"}.get(what, "")
-        raise UsageError(f"{where} = {shown(value)}{unit}: at most {MOST[what]}{unit}")
+        raise UsageError(f"{where} = {shown(value)}{unit}: must be at most {MOST[what]}{unit}")

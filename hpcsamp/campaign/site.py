@@ -1,7 +1,7 @@
-"""Where a campaign runs: scheduler, launcher, environment and header lines of one place.
+"""Site of a campaign: scheduler, launcher, environment and header lines.
 
-What is known of centres comes with the package as ``sites/NAME.toml``; the ``[site]`` of a campaign
-overrides any of it.
+Presets for computing centres are packaged as ``sites/NAME.toml``; the ``[site]`` table of a
+campaign overrides any of their keys.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Shell = Annotated[str, AfterValidator(lines.shell)]
 Comment = Annotated[str, AfterValidator(lines.comment)]
 
 MOST = 10**6
-"""Seconds, points or cores: more is a slip of the keyboard."""
+"""Largest number of seconds, points or cores; a larger one is a typing error."""
 
 LAUNCHERS = {
     "none": "",
@@ -38,25 +38,29 @@ LAUNCHERS = {
 
 
 class Site(BaseModel):
-    """``[site]``. Strings of ``launcher``, ``header``, ``before_modules``, ``setup`` ... may use
-    ``{{ ranks }}``, ``{{ nodes }}``, ``{{ ranks_per_node }}``, ``{{ cores }}``, ``{{ gpus }}``.
+    """Table ``[site]`` of a campaign file.
+
+    Strings of ``launcher``, ``header``, ``before_modules``, ``setup`` ... may use ``{{ ranks }}``,
+    ``{{ nodes }}``, ``{{ ranks_per_node }}``, ``{{ cores }}``, ``{{ gpus }}``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    name: str = Field("local", description="a file of sites/, or a TOML file of yours")
+    name: str = Field("local", description="a preset, or your own TOML file")
     description: str = ""
-    page: str = Field("", description="the centre's page that the preset follows")
-    tried: bool = Field(False, description="whether the preset was run at that place")
+    page: str = Field("", description="documentation of the centre that the preset follows")
+    tried: bool = Field(False, description="whether the preset was tested at that centre")
     scheduler: Annotated[str, one_of(SCHEDULERS)] = Field(
         "local", description="slurm, pbs, local, or your own as package.module:Class"
     )
     launcher: Single = Field("mpirun", description="srun, mpirun, mpiexec, none, or a command line")
-    env: Single = Field("", description="a file that job scripts source, relative to the root")
-    before_modules: list[Shell] = Field([], description="lines before modules are loaded")
+    env: Single = Field("", description="file that job scripts source, relative to the root")
+    before_modules: list[Shell] = Field([], description="lines that run before modules are loaded")
     modules: list[Word] = Field([], description="environment modules, loaded in this order")
-    setup: list[Shell] = Field([], description="lines after that, before the first command")
+    setup: list[Shell] = Field(
+        [], description="lines that run after modules are loaded, before the first command"
+    )
     header: list[Comment] = Field(
-        [], description="further lines of the header, written out in full"
+        [], description="additional lines of the header, complete with #SBATCH or #PBS"
     )
     partition: Word = ""
     account: Word = ""
@@ -65,37 +69,40 @@ class Site(BaseModel):
         0,
         ge=0,
         le=MOST,
-        description="points of an array (locally: of a submission) that run at once; 0: no limit",
+        description="points of an array (local scheduler: of a submission) that run at the same "
+        "time; 0: no limit",
     )
-    max_array: int = Field(0, ge=0, le=MOST, description="largest array; 0: ask the scheduler")
-    gpu_option: Single = Field("--gres=gpu:{{ gpus }}", description="how Slurm is asked for GPUs")
+    max_array: int = Field(
+        0, ge=0, le=MOST, description="largest job array; 0: limit of the scheduler"
+    )
+    gpu_option: Single = Field("--gres=gpu:{{ gpus }}", description="Slurm option to request GPUs")
     cpus_per_core: int = Field(1, ge=1, le=64, description="hardware threads that count as CPUs")
     chunk: Single = Field(
         "ncpus={{ ranks_per_node * cores }}:mpiprocs={{ ranks_per_node }}:ompthreads={{ cores }}"
         "{% if gpus %}:ngpus={{ gpus }}{% endif %}{% if memory %}:mem={{ memory }}mb{% endif %}",
-        description="what PBS is asked for of each node",
+        description="resources of each node requested from PBS",
     )
     cores: int = Field(
         0, ge=0, le=MOST, description="cores that the local scheduler may use; 0: all"
     )
     signal: int = Field(
-        120, ge=0, le=MOST, description="seconds before the limit that USR2 is sent"
+        120, ge=0, le=MOST, description="seconds before the time limit at which USR2 is sent"
     )
-    requeue: bool = Field(True, description="points that stop early (exit 75) are started again")
+    requeue: bool = Field(True, description="restart points that stop early (exit code 75)")
     timeout: float = Field(
-        30, gt=0, le=MOST, description="seconds that the scheduler has to answer"
+        30, gt=0, le=MOST, description="seconds to wait for an answer of the scheduler"
     )
     resources: dict[str, Any] = Field(default_factory=dict, description="defaults of [resources]")
 
     @property
     def launch(self) -> str:
-        """The launcher's command line, with placeholders."""
+        """Command line of the launcher, with placeholders."""
         return LAUNCHERS.get(self.launcher, self.launcher)
 
     def environment(self, root: Path) -> Path | None:
-        """The file that scripts source, or None.
+        """Return the file that job scripts source, or None.
 
-        It is looked for from the campaign's root, then beside the package (its ``envs/``).
+        The path is relative to the campaign's root, or else to the checkout of the package.
 
         Raises
         ------
@@ -109,14 +116,14 @@ class Site(BaseModel):
             if place.is_file():
                 return place.resolve()
         raise UsageError(
-            f'site.env = "{self.env}": there is no file {places[0]}; the files of envs/ come with '
-            f'the checkout or the source distribution: name one of yours, or "" if the '
-            f"environment of the submission is the one to use"
+            f'site.env = "{self.env}": there is no file {places[0]}; the files of envs/ are part '
+            f"of the checkout and the source distribution only: name a file of your own, or write "
+            f'"" to use the environment of the submission'
         )
 
 
 def names() -> list[str]:
-    """Sites that come with the package."""
+    """Return the names of the packaged sites."""
     folder = resources.files("hpcsamp.campaign") / "sites"
     return sorted(
         f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
@@ -124,7 +131,7 @@ def names() -> list[str]:
 
 
 def load(given: dict[str, Any], root: Path) -> Site:
-    """The site of a campaign: a preset, and what the campaign says above it.
+    """Load the site of a campaign: a preset, overridden by the keys of the campaign.
 
     Raises
     ------
@@ -141,8 +148,8 @@ def load(given: dict[str, Any], root: Path) -> Site:
     else:
         known = names()
         raise UsageError(
-            f"site.name = {shown(name)}: no such site{suggest(name, known)}; there are "
-            f"{', '.join(known)}, or name a TOML file of yours"
+            f"site.name = {shown(name)}: no such site{suggest(name, known)}; choose from "
+            f"{', '.join(known)}, or name your own TOML file"
         )
     try:
         return Site.model_validate({**preset, **given})

@@ -1,4 +1,4 @@
-"""The campaign file: what it may say, and how it is read."""
+"""Schema and reader of the campaign file."""
 
 from __future__ import annotations
 
@@ -17,60 +17,64 @@ EVALUATE = 'launch hpcsamp evaluate "$point" --split %s'
 
 
 class Reach(BaseModel):
-    """``[[collect.reach]]``: the first epoch in which a metric is at least (or most) so much."""
+    """``[[collect.reach]]``: the first epoch in which a metric reaches a value."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     metric: str = Field(description="e.g. accuracy")
     value: float
-    event: str = Field("valid", description="which lines of metrics.jsonl")
-    below: bool = Field(False, description="at most, instead of at least, the value")
+    event: str = Field("valid", description="event of the lines of metrics.jsonl to search")
+    below: bool = Field(False, description="the metric must be at most the value, not at least")
 
 
 class Collect(BaseModel):
-    """``[collect]``: columns beside those of the products."""
+    """``[collect]``: additional columns of the table of results."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     reach: list[Reach] = []
 
 
 class CampaignFile(BaseModel):
-    """A campaign file. Relative paths count from ``root``."""
+    """A campaign file. Paths are relative to ``root``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    name: str = Field("", description="default: the file's name")
-    config: str = Field(description="base configuration: a TOML file, or one of the package")
+    name: str = Field("", description="name of the campaign (default: name of the file)")
+    config: str = Field(description="base configuration: a TOML file or a packaged configuration")
     preset: str | None = Field(None, description="preset of the base configuration")
-    root: str = Field(".", description="folder that paths count from, seen from the file's own")
-    folder: str = Field("", description="where everything is kept; default campaigns/NAME")
+    root: str = Field(".", description="folder of relative paths, relative to the campaign file")
+    folder: str = Field("", description="folder of the campaign (default: campaigns/NAME)")
     fixed: dict[str, Any] = Field(
-        default_factory=dict, alias="set", description="keys changed for all points"
+        default_factory=dict, alias="set", description="keys set for all points"
     )
-    product: dict[str, Any] = Field(default_factory=dict, description="every combination")
+    product: dict[str, Any] = Field(
+        default_factory=dict, description="lists of values; all combinations are points"
+    )
     together: dict[str, Any] = Field(
         default_factory=dict, alias="zip", description="lists that advance together"
     )
     listed: list[dict[str, Any]] = Field(
-        default_factory=list, alias="list", description="tables, one by one"
+        default_factory=list, alias="list", description="combinations, one table each"
     )
-    exclude: list[str] = Field([], description="combinations left out, as expressions")
+    exclude: list[str] = Field(
+        [], description="expressions; combinations where one is true are skipped"
+    )
     derived: dict[str, Any] = Field(
-        default_factory=dict, description="keys, or names of your own, by expression"
+        default_factory=dict, description="keys or new names with expressions for their values"
     )
     resources: dict[str, Any] = Field(default_factory=dict)
     site: dict[str, Any] = Field(default_factory=dict)
     evaluate: str = Field("test", description="split to evaluate after training; empty: none")
-    commands: list[str] = Field([], description="shell lines of a point, instead of the usual")
-    results: list[str] = Field([], description="files that a finished point has")
+    commands: list[str] = Field([], description="shell lines that replace train and evaluate")
+    results: list[str] = Field([], description="product files of a finished point")
     collect: Collect = Collect()
 
     def shell(self) -> tuple[str, ...]:
-        """Commands of a point."""
+        """Return the shell commands of a point."""
         if self.commands:
             return tuple(self.commands)
         return (TRAIN, EVALUATE % self.evaluate) if self.evaluate else (TRAIN,)
 
     def files(self) -> tuple[str, ...]:
-        """Product files of a point, in its folder."""
+        """Return the product files of a point, relative to its folder."""
         if self.results:
             return tuple(self.results)
         if self.evaluate and not self.commands:
@@ -84,7 +88,7 @@ def read(path: Path) -> CampaignFile:
     Raises
     ------
     UsageError
-        If it cannot be read, or a key or value is wrong; one line.
+        If it cannot be read, or a key or value is wrong.
     """
     table = read_toml(path, "the campaign file")
     table.setdefault("name", path.stem)
@@ -96,19 +100,19 @@ def read(path: Path) -> CampaignFile:
     for key, text, what in (("name", spec.name, "jobs"), ("evaluate", spec.evaluate, "a split")):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", text) and (text or key == "name"):
             raise UsageError(
-                f'{path}: {key} = {shown(text)}: letters, digits, "-", "_" and "." only, at most '
-                f"100: it names {what}"
+                f'{path}: {key} = {shown(text)}: at most 100 letters, digits, "-", "_" and "." are '
+                f"allowed, because it names {what}"
             )
     for product in spec.files():
         if Path(product).is_absolute() or ".." in Path(product).parts:
             raise UsageError(
-                f"{path}: results = {shown(product)} lies outside of the point's folder"
+                f"{path}: results = {shown(product)} is outside the folder of the point"
             )
         if not product.isprintable() or product.startswith("-") or not product:
-            raise UsageError(f"{path}: results = {shown(product)} is no name of a file")
+            raise UsageError(f"{path}: results = {shown(product)} is not a file name")
     for key, text in (("root", spec.root), ("folder", spec.folder), ("config", spec.config)):
         if not text.isprintable():
-            raise UsageError(f"{path}: {key} = {shown(text)} is no name of a file")
+            raise UsageError(f"{path}: {key} = {shown(text)} is not a file name")
     return spec
 
 

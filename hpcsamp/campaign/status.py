@@ -1,7 +1,7 @@
-"""What every point of a campaign does now.
+"""State of each point of a campaign: missing, queued, running, done, failed or interrupted.
 
-The scheduler knows what waits and runs, marks tell how the rest ended, and a point is done only if
-its product files are what they were when the job checked them.
+The scheduler knows the waiting and running jobs, marks record how all others ended, and a point is
+done only if its product files are the same as when the job checked them.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ WORDS: tuple[Word, ...] = ("missing", "queued", "running", "done", "failed", "in
 
 @dataclass(frozen=True)
 class PointStatus:
-    """A point and what it does.
+    """State of one point.
 
     Attributes
     ----------
     point
         The point.
     word
-        ``missing``: never started. ``interrupted``: started, and ended without saying how.
+        Its state. ``missing``: never started. ``interrupted``: started, and ended without a mark.
     why
-        For failed ones: the exit code, or what is wrong with the products.
+        If failed, the exit code or the fault of the product files.
     """
 
     point: Point
@@ -52,8 +52,8 @@ class Survey:
     state
         Its submissions.
     ask_scheduler
-        Whether to ask for what waits and runs; otherwise such points count as missing or
-        interrupted.
+        Whether to ask the scheduler for waiting and running jobs; otherwise their points count as
+        missing or interrupted.
     """
 
     def __init__(self, campaign: Campaign, state: State, ask_scheduler: bool = True) -> None:
@@ -67,20 +67,20 @@ class Survey:
         self.points = [self._status(p, marks.get(p.name), folders) for p in campaign.points]
 
     def counts(self) -> Counter[Word]:
-        """How many points are in each state."""
+        """Return the number of points in each state."""
         return Counter(s.word for s in self.points)
 
     def of(self, *words: Word) -> list[PointStatus]:
-        """Points in these states."""
+        """Return the points in these states."""
         return [s for s in self.points if s.word in words]
 
     def log(self, point: Point) -> Path | None:
-        """The log of the newest submission that holds a point."""
+        """Return the log of a point in the newest submission that contains it."""
         found = self.element(point)
         return found[1] if found else None
 
     def element(self, point: Point) -> tuple[Element, Path] | None:
-        """The newest job element that was to run a point, and its log."""
+        """Return the newest array element of a point, and its log."""
         for submission in reversed(self.state.submissions):
             for record in submission.jobs:
                 index = self._places(submission, record).get(point.name)
@@ -90,7 +90,7 @@ class Survey:
         return None
 
     def reasons(self, points: Sequence[PointStatus]) -> dict[str, str]:
-        """One line a point on why it failed or was interrupted, from its log and the scheduler."""
+        """Explain in one line why each point failed, from its log and the scheduler."""
         elements = {s.point.name: self.element(s.point) for s in points}
         ended: dict[Element, str] = {}
         for kind in {s.scheduler for s in self.state.submissions}:
@@ -98,7 +98,7 @@ class Survey:
                 r.job for s in self.state.submissions if s.scheduler == kind for r in s.jobs
             }
             ended |= make(self.campaign.site, kind).ended(sorted(j for j in asked if j))
-        told = {}
+        reasons = {}
         for status in points:
             element = elements[status.point.name]
             parts = [status.why]
@@ -106,13 +106,13 @@ class Survey:
                 if status.word == "interrupted":
                     parts.append(ended.get(element[0], ""))
                 parts.append(_last_error(element[1]))
-            told[status.point.name] = ": ".join(p for p in parts if p) or "it left no word"
-        return told
+            reasons[status.point.name] = ": ".join(p for p in parts if p) or "no reason is recorded"
+        return reasons
 
     # ------------------------------------------------------------------------------------------
 
     def _live(self) -> dict[str, Word]:
-        """By name of a point, what schedulers say of those that wait or run."""
+        """Ask the schedulers for the states of waiting and running points, by name."""
         found: dict[str, Word] = {}
         for kind in {s.scheduler for s in self.state.submissions}:
             records = [
@@ -137,7 +137,7 @@ class Survey:
         if kind == "done":
             if point.name in folders and products.signature(folder, wanted) == detail:
                 return PointStatus(point, "done")
-            fault = _fault(Path(folder), wanted)  # they have changed since: look closer
+            fault = _fault(Path(folder), wanted)  # the files have changed: read them
             if not fault:
                 return PointStatus(point, "done")
         live = self.live.get(point.name)
@@ -155,7 +155,7 @@ class Survey:
         return PointStatus(point, "missing")
 
     def _places(self, submission: Submission, record: JobRecord) -> dict[str, int]:
-        """Index in an array by name of a point."""
+        """Return the index in the array of each point, by name."""
         key = (submission.number, record.table)
         if key not in self._tables:
             members = self.store.members(submission, record)
@@ -172,7 +172,7 @@ def _fault(folder: Path, wanted: Sequence[str]) -> str:
 
 
 def _last_error(log: Path) -> str:
-    """What hpcsamp said last in a log, or else its last line."""
+    """Return the last message of hpcsamp in a log, or else the last line."""
     try:
         with log.open("rb") as f:
             f.seek(0, 2)

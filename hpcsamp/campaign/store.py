@@ -1,12 +1,12 @@
-"""What a campaign keeps on disk, and how it is kept whole.
+"""Folder of a campaign and its state file.
 
     campaign.json      the submissions: which job ran which table of points
     submissions/0001/  job scripts, tables, base configuration, provenance, logs
     points/HASH/       run folders
-    marks/HASH.STATE   one empty file a point: running, stopped, failed.CODE or done.SIGNATURE
+    marks/HASH.STATE   one empty file per point: running, stopped, failed.CODE or done.SIGNATURE
 
-A mark's name is changed by the job itself, so that one listing of ``marks/`` tells of thousands of
-points without touching their folders.
+A job renames the marks of its points, so that one listing of ``marks/`` shows the states of
+thousands of points without reading their folders.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ VERSION = 1
 
 
 class JobRecord(BaseModel):
-    """One job array of a submission: hashes of its script and its table of points as submitted.
+    """One job array of a submission, with the hashes of its script and its table of points.
 
-    ``job`` is None until the scheduler has taken it.
+    ``job`` is None until the scheduler has accepted it.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -47,7 +47,7 @@ class JobRecord(BaseModel):
 
 
 class Submission(BaseModel):
-    """What was handed to a scheduler in one go."""
+    """Job arrays that were submitted together."""
 
     model_config = ConfigDict(extra="forbid")
     number: int
@@ -56,7 +56,7 @@ class Submission(BaseModel):
 
 
 class State(BaseModel):
-    """``campaign.json``."""
+    """Content of ``campaign.json``."""
 
     model_config = ConfigDict(extra="forbid")
     version: int = VERSION
@@ -65,12 +65,12 @@ class State(BaseModel):
 
 
 class Store:
-    """The folder of a campaign.
+    """Folder of a campaign.
 
     Parameters
     ----------
     folder
-        Where it is, or will be.
+        Path of the folder, which need not exist yet.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -80,15 +80,15 @@ class Store:
 
     @property
     def file(self) -> Path:
-        """The state file."""
+        """Path of the state file."""
         return self.folder / "campaign.json"
 
     def submission(self, number: int) -> Path:
-        """Folder of a submission, counted from 1."""
+        """Return the folder of a submission, counted from 1."""
         return self.folder / "submissions" / f"{number:04d}"
 
     def load(self) -> State:
-        """The state; a fresh one where there is none.
+        """Read the state; return an empty one if there is no file.
 
         Raises
         ------
@@ -105,16 +105,16 @@ class Store:
         except ValidationError as e:
             raise DataError(f"{self.file} is damaged: {e.errors()[0]['msg']}") from None
         if state.version != VERSION:
-            raise DataError(f"{self.file} has version {state.version}, this is {VERSION}")
+            raise DataError(f"{self.file} has version {state.version}, but must have {VERSION}")
         return state
 
     def save(self, state: State) -> None:
-        """Write the state, whole or not at all.
+        """Write the state atomically.
 
         Raises
         ------
         UsageError
-            If it cannot be written; the old one is still there.
+            If it cannot be written; the old state is then unchanged.
         """
         with self.writing():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -122,24 +122,24 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Say in one line that something cannot be written here: a quota, no permission."""
+        """Report in one line that a file cannot be written (a full quota, no permission)."""
         try:
             yield
         except OSError as e:
             where = e.filename or self.folder
             raise UsageError(
-                f"cannot write {where}: {e.strerror}; nothing was submitted by this, and the "
-                f"campaign is as it was"
+                f"cannot write {where}: {e.strerror}; nothing was submitted, and the campaign is "
+                f"unchanged"
             ) from e
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Only one command at a time changes a campaign.
+        """Lock the campaign, so that only one command changes it at a time.
 
         Raises
         ------
         UsageError
-            If another one is at it.
+            If another command holds the lock.
         """
         with self.writing():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -149,10 +149,10 @@ class Store:
     # Points -----------------------------------------------------------------------------------
 
     def read_marks(self) -> dict[str, str]:
-        """Mark of every point that has one: one listing.
+        """Read the marks of all points with one listing.
 
-        After a node failed between two renames a point may have two; the better one counts, and is
-        checked against the products in any case.
+        If a node failed between two renames, a point may have two marks; the better one counts,
+        and it is checked against the product files in any case.
         """
         order = ("done", "running", "stopped", "failed")
         found: dict[str, str] = {}
@@ -167,16 +167,16 @@ class Store:
         return found
 
     def read_folders(self) -> set[str]:
-        """Names of the points that have a folder: one listing."""
+        """Read the names of all points that have a folder with one listing."""
         return set(_listing(self.points))
 
     def members(self, submission: Submission, record: JobRecord) -> list[str]:
-        """Names of the points of an array, by the index of its elements.
+        """Return the names of the points of an array, in the order of its elements.
 
         Raises
         ------
         DataError
-            If the table cannot be read, or is not what was submitted.
+            If the table cannot be read, or was changed since it was submitted.
         """
         path = self.submission(submission.number) / record.table
         try:
@@ -192,6 +192,6 @@ class Store:
 
 def _listing(folder: Path) -> list[str]:
     try:
-        return os.listdir(folder)  # noqa: PTH208 - names alone, as few calls as there can be
+        return os.listdir(folder)  # noqa: PTH208 - only names, with as few calls as possible
     except FileNotFoundError:
         return []

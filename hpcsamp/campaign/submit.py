@@ -1,4 +1,4 @@
-"""Rendering into the campaign's folder, and submission: nothing twice, nothing half."""
+"""Render, submit and cancel the jobs of a campaign, so that no job is submitted twice or lost."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ RENDERED = "rendered.json"
 
 @dataclass(frozen=True)
 class Rendered:
-    """A submission on disk that no scheduler has seen yet.
+    """A submission whose files were rendered, but not submitted yet.
 
     Attributes
     ----------
     number, folder
-        Of the submission.
+        Number and folder of the submission.
     jobs
-        Its arrays.
+        Its job arrays.
     hashes
-        sha256 of every file as it lies there.
+        sha256 of every file on disk.
     edited
-        Files that were changed by hand since they were rendered.
+        Files that were edited by hand after they were rendered.
     """
 
     number: int
@@ -47,14 +47,14 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Submitted:
-    """What was submitted.
+    """Result of a submission.
 
     Attributes
     ----------
     points
-        The points, none if there was nothing to do.
+        Submitted points; empty if there were none to submit.
     jobs
-        Identifiers of the arrays.
+        Identifiers of the job arrays.
     folder
         Folder of the submission.
     """
@@ -76,14 +76,14 @@ def render_next(
     Parameters
     ----------
     edits
-        What becomes of scripts that were edited since they were rendered: ``"refuse"``,
-        ``"accept"`` (they stay as they are) or ``"discard"``.
+        Treatment of scripts that were edited after they were rendered: ``"refuse"``, ``"accept"``
+        (keep them) or ``"discard"``.
 
     Raises
     ------
     UsageError
-        For edited scripts (unless told), limits that the scheduler does not allow, a missing
-        environment file, or files that cannot be written.
+        If scripts were edited and ``edits`` is ``"refuse"``, the scheduler does not allow a limit,
+        the environment file is missing, or files cannot be written.
     """
     scheduler = make(campaign.site)
     limits = scheduler.limits()
@@ -101,12 +101,12 @@ def render_next(
     if edited and edits == "refuse":
         raise UsageError(
             f"{folder / edited[0]} was edited since it was rendered: submit it as it is with "
-            f"--accept-edits, or render it anew with hpcsamp campaign render --force"
+            f"--accept-edits, or render it again with hpcsamp campaign render --force"
         )
     if edited and edits == "accept" and recorded != fresh:
         raise UsageError(
-            f"{folder / edited[0]} was edited, but what is to be submitted has changed since it "
-            f"was rendered: render it anew with hpcsamp campaign render --force"
+            f"{folder / edited[0]} was edited, but the points to submit have changed since it was "
+            f"rendered: render it again with hpcsamp campaign render --force"
         )
     with store.writing():
         folder.mkdir(parents=True, exist_ok=True)
@@ -131,8 +131,9 @@ def submit(
 ) -> Submitted:
     """Submit the points that are in some states.
 
-    The intent is on disk before the scheduler is asked, and each identifier as soon as it is known;
-    if it cannot be written down, the job is cancelled. So a campaign never forgets a job.
+    The submission is recorded before the scheduler is called, and each job identifier as soon as
+    it is known; if it cannot be recorded, the job is cancelled. A campaign therefore never loses a
+    job.
 
     Parameters
     ----------
@@ -141,12 +142,12 @@ def submit(
     accept_edits
         Submit scripts that were edited by hand as they are.
     time, memory
-        Other limits than those of the plan.
+        Limits that replace those of the plan.
 
     Raises
     ------
     HpcsampError
-        One line; the campaign is as it was.
+        If the submission fails; the campaign is then unchanged.
     """
     store = Store(campaign.folder)
     with store.lock():
@@ -192,7 +193,7 @@ def submit(
             try:
                 store.save(state)
             except HpcsampError:
-                scheduler.cancel([identifier])  # rather no job than one that nobody knows of
+                scheduler.cancel([identifier])  # no job is better than an unrecorded one
                 records[job.script].job = None
                 raise
             taken.append(identifier)
@@ -212,7 +213,7 @@ def submit(
 
 
 def cancel(campaign: Campaign) -> list[str]:
-    """End everything of a campaign that waits or runs; returns the jobs."""
+    """Cancel all waiting and running jobs of a campaign; return their identifiers."""
     state = Store(campaign.folder).load()
     ended = []
     for kind in sorted({s.scheduler for s in state.submissions}):
@@ -225,7 +226,7 @@ def cancel(campaign: Campaign) -> list[str]:
 
 
 def _mend(campaign: Campaign, state: State, store: Store) -> State:
-    """After a submission that was killed: find the jobs that it could not note any more."""
+    """After a submission was killed, find the jobs that it had submitted but not recorded."""
     changed = False
     for submission in state.submissions:
         folder = store.submission(submission.number)
@@ -242,21 +243,21 @@ def _mend(campaign: Campaign, state: State, store: Store) -> State:
 
 
 def _restore(store: Store, state: State) -> None:
-    with suppress(HpcsampError):  # else the intent stays, and the next command looks for its job
+    with suppress(HpcsampError):  # otherwise the next command looks for unrecorded jobs
         store.save(state)
 
 
 def _recorded(folder: Path) -> dict[str, str]:
-    """Hashes of the files of a submission as they were rendered; none if there are none yet."""
+    """Return the hashes of the files of a submission as rendered; empty before rendering."""
     path = folder / RENDERED
     if not path.exists():
         return {}
     table = sealed.read_json(path, sealed.owner_of(folder), unsealed=bool)
-    files = table.get("files", table)  # the table itself, before files were sealed
+    files = table.get("files", table)  # former files are the table itself, without a seal
     if not isinstance(files, dict) or any(
         not isinstance(v, str) or Path(k).name != k for k, v in files.items()
     ):
-        raise DataError(f"{path} is damaged: it holds no hashes of files")
+        raise DataError(f"{path} is damaged: the hashes of files are missing or wrong")
     return files
 
 

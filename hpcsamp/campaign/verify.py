@@ -1,4 +1,4 @@
-"""Run a finished point a second time and compare the numbers."""
+"""Run a finished point again and compare the numbers."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from hpcsamp.campaign.status import Survey
 from hpcsamp.campaign.store import Store
 from hpcsamp.errors import DataError, HpcsampError, UsageError
 
-#: Where a configuration has the samples of a pass, by what they are evaluated for.
+#: Configuration keys for the number of samples per pass.
 CHUNKS = {"training": "method.samples_per_pass", "prediction": "evaluation.samples_per_pass"}
-#: Settings under which a run chooses by itself.
+#: Values of these keys for which a run chooses the number itself.
 FREE = (None, "auto")
 GRID = ("world_size", "sample_group_size", "data_group_size")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a second run gave the same.
+    """Comparison of two runs of a point.
 
     Attributes
     ----------
     agrees
-        The answer.
+        Whether the runs agree.
     verdict
-        In words.
+        The result in words.
     rows
-        ``(number, then, now)``.
+        Rows of a table: ``(name, value of the first run, value of the second run)``.
     """
 
     agrees: bool
@@ -50,12 +50,12 @@ class Verdict:
 
 
 def choose(campaign: Campaign, text: str | None, random: bool) -> Point:
-    """The point to verify.
+    """Choose the point to verify.
 
     Raises
     ------
     UsageError
-        If it is not done, or none is.
+        If the point is not done, or no point is.
     """
     survey = Survey(campaign, Store(campaign.folder).load(), ask_scheduler=False)
     done = [s.point for s in survey.of("done")]
@@ -63,7 +63,7 @@ def choose(campaign: Campaign, text: str | None, random: bool) -> Point:
         raise UsageError("no point is done yet: there is nothing to verify")
     if text is None:
         if not random:
-            raise UsageError("say which point: its number, its folder's name, or --random")
+            raise UsageError("name a point by its number or its folder, or add --random")
         return secrets.choice(done)
     point = find(campaign.points, text)
     if point not in done:
@@ -79,14 +79,14 @@ def verify(
     tolerance: float = 1e-3,
     keep: bool = False,
 ) -> Verdict:
-    """Run a point again in a scratch folder of the campaign, and compare.
+    """Run a point again in a scratch folder of the campaign and compare the results.
 
-    In a job of the scheduler it is launched as the campaign's jobs are, elsewhere by mpirun.
+    Inside a batch job it is launched like the jobs of the campaign, elsewhere by mpirun.
 
     Parameters
     ----------
     ranks
-        Another number of ranks than the point's own.
+        Number of ranks, if different from the point's.
     tolerance
         Largest relative difference of a metric on another grid; on the same grid the parameters
         must be equal to the bit.
@@ -107,7 +107,7 @@ def verify(
 
 
 def _chunks(folder: Path) -> dict[str, int]:
-    """Samples that a run found best to evaluate at once, by key: float sums depend on them."""
+    """Return the numbers of samples per pass that a run chose, on which float sums depend."""
     try:
         chosen = products.read(folder, "summary.json")["passes"]
         return {CHUNKS[what]: int(chunk) for what, (chunk, _) in chosen.items()}
@@ -136,7 +136,9 @@ def compare(then: Path, now: Path, wanted: tuple[str, ...], tolerance: float) ->
             if difference > worst:
                 worst, where = difference, f"{Path(name).stem}.{key}"
     near = worst <= tolerance
-    differ = f"{where} differs by {worst:.2g} of its size" if where else "all metrics are equal"
+    differ = (
+        f"{where} has a relative difference of {worst:.2g}" if where else "all metrics are equal"
+    )
     if "summary.json" not in wanted:
         return Verdict(near, differ, rows)
     a, b = products.read(then, "summary.json"), products.read(now, "summary.json")
@@ -162,7 +164,7 @@ def _difference(x: Any, y: Any) -> float:
 
 
 def _news(then: Path, now: Path) -> str:
-    """What else differs between the starts of two runs: versions, code, machine."""
+    """List differences of versions, code and machine between two runs."""
     try:
         a, b = (products.read(f, "provenance.json")["starts"][-1] for f in (then, now))
     except (DataError, LookupError, TypeError):
@@ -203,13 +205,13 @@ def _run(campaign: Campaign, point: Point, scratch: Path) -> None:
             env={k: v for k, v in clean(os.environ).items() if not k.endswith("ARRAY_TASK_ID")},
         )
     if done.returncode:
-        last = (log.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
-        raise HpcsampError(f"the second run ended with {done.returncode}: {last}")
+        last = (log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1]
+        raise HpcsampError(f"the second run failed with exit code {done.returncode}: {last}")
 
 
 @contextmanager
 def _scratch(folder: Path, keep: bool) -> Iterator[Path]:
-    """A folder on the file system of the campaign, which all nodes see."""
+    """Create a scratch folder on the file system of the campaign, which all nodes see."""
     try:
         path = Path(tempfile.mkdtemp(prefix="verify-", dir=folder))
     except OSError as e:
