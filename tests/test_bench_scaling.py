@@ -192,7 +192,7 @@ def test_a_job_that_ends_is_named_with_its_reason():
 
 def test_a_job_that_does_not_answer_is_given_up():
     code = "import time; time.sleep(60)"
-    with pytest.raises(HpcsampError, match=r"mute has not answered for 1 s"):
+    with pytest.raises(HpcsampError, match=r"mute did not answer within 1 s"):
         Turns([Job("mute", 1, ["-c", code], {}, timeout=1)])
 
 
@@ -239,7 +239,7 @@ def test_bench_scaling_inside_measures_the_job_it_is_in(hpcsamp, small, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--workload=vit"], "--workload vit: there is vit-cifar10"),
+        (["--workload=vit"], "--workload vit: choose from vit-cifar10"),
         (["--grids=sample"], "did you mean 'sampling'"),
         (["--ranks=1,x"], "--ranks '1,x'"),
     ],

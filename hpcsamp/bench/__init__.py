@@ -1,1 +1,1 @@
-"""Measured experiments. Each is a command, never a timed test."""
+"""Benchmarks. Each is a command of ``hpcsamp bench``; tests never depend on measured times."""

@@ -1,8 +1,9 @@
-"""``hpcsamp bench calibrate``: the constants of the performance model, measured on this machine.
+"""``hpcsamp bench calibrate``: measure the constants of the performance model on this machine.
 
-Everything takes turns in rounds, so that a machine whose speed drifts does so for all, and medians
-count. Where a rank is measured alone, the others sleep; where all are, they begin together. Whole
-training steps, which nothing is fitted to, are measured in the same rounds to check the model.
+All measurements alternate in rounds, so that a drift in the speed of the machine affects all of
+them equally, and medians are used. While one rank is measured, the others sleep; measurements on
+all ranks start at the same time. Whole training steps, which no constant is fitted to, are measured
+in the same rounds to check the model.
 """
 
 from __future__ import annotations
@@ -31,24 +32,24 @@ from hpcsamp.ingest.synthetic import synthetic
 from hpcsamp.planning.calibration import Calibration
 
 MODELS = ("vit-cifar10:small", "mlp-entsoe:small")
-"""Configurations and presets that are measured if none are named."""
+"""Configurations and presets that are measured by default."""
 
 SAMPLES = (1, 2, 5)
 SIZES = (16, 4096, 65_536, 1 << 20, 4 << 20, 16 << 20)
-"""Bytes of the allreduces."""
+"""Sizes of the timed allreduces in bytes."""
 
 MORE = 3
-"""Times as many rounds as asked for, where others disturb."""
+"""Largest number of rounds, as a multiple of the requested one, if other processes disturb."""
 
 FEED_ITEMS, FEED_BATCH = 4096, 256
 
 
 def rounds(measures: Sequence[Measure], topology: Topology, repeat: int) -> None:
-    """Time everything in turn; the first round warms up. Collective over the world.
+    """Time all measurements in turn after a warm-up round. Collective over the world.
 
-    Where all work, the slowest rank's time counts; the mean of the ranks' where they do not meet
-    (``crowd``): the model adds the waiting by itself. What was disturbed by other processes is
-    timed again, in at most ``MORE`` times as many rounds.
+    If all ranks work, the time of the slowest rank counts, or the mean over the ranks if they do
+    not synchronise (``crowd``), because the model adds the waiting time itself. Measurements that
+    other processes have disturbed are repeated, in up to ``MORE`` times as many rounds.
     """
     missing = list(range(len(measures)))
     for number in range(MORE * repeat + 1):
@@ -74,7 +75,7 @@ def rounds(measures: Sequence[Measure], topology: Topology, repeat: int) -> None
 
 
 def _timed(measure: Measure, device: torch.device) -> tuple[float, float]:
-    """Seconds of a call, and the part of them that a thread of this rank waited for a core."""
+    """Return the seconds of a call, and the fraction in which this rank waited for a core."""
     waited, began = _waited(), time.perf_counter()
     for _ in range(measure.times):
         measure.run()
@@ -85,18 +86,18 @@ def _timed(measure: Measure, device: torch.device) -> tuple[float, float]:
 
 
 def _waited() -> float:
-    """Seconds that this rank's threads were ready to run and had no core, as Linux counts them."""
+    """Return the seconds in which threads of this rank were ready but had no core (Linux)."""
     total = 0
     for thread in Path("/proc/self/task").glob("*/schedstat"):
         try:
             total += int(thread.read_text().split()[1])
         except (OSError, IndexError, ValueError):
-            continue  # it has ended, or this system does not count
+            continue  # the thread has ended, or the system has no such counter
     return total * 1e-9
 
 
 def often(seconds: float, topology: Topology) -> int:
-    """Calls that take about 20 ms, the same on all ranks."""
+    """Return the number of calls that take about 20 ms, the same on all ranks."""
     return int(topology.world.bcast(max(1, min(200, round(0.02 / max(seconds, 1e-6))))))
 
 
@@ -108,23 +109,24 @@ def measure(
     *,
     collectives_name: str = "auto",
 ) -> tuple[Calibration | None, list[dict[str, Any]]]:
-    """Measure the constants, and whole steps to check them by. Collective over the world.
+    """Measure the constants, and whole steps to check them. Collective over the world.
 
     Parameters
     ----------
     names
         ``CONFIG`` or ``CONFIG:PRESET``.
     batches
-        Items of the passes that constants are fitted to.
+        Batch sizes of the passes that the constants are fitted to.
     checked
-        ``(S, batch)`` of the whole steps, each on one rank and on all.
+        ``(S, batch)`` of the whole steps, each timed on one rank and on all ranks.
     repeat
-        Rounds that count.
+        Number of timed rounds.
 
     Returns
     -------
     tuple
-        On rank 0 the calibration and a record of every checked step; None and nothing elsewhere.
+        On rank 0 the calibration and a record of each checked step; elsewhere None and an empty
+        list.
     """
     topology = init("world")
     subjects = [Subject.of(name) for name in names]
@@ -135,13 +137,13 @@ def measure(
     def add(run: Callable[[], Any], *what: Any, together: bool = False) -> None:
         began = time.perf_counter()
         if together or topology.is_root:
-            run()  # the first call may set up
+            run()  # the first call may include initialisation
             began = time.perf_counter()
             run()
         times = often(time.perf_counter() - began, topology)
         measures.append(Measure(what, run, together, times))
 
-    # Horovod's thread, once started, disturbs whatever does not need it: what does comes last
+    # Horovod's thread, once started, disturbs other measurements: those that need it come last
     later: list[Callable[[], None]] = []
     transport.step_seconds = 0.05
     for subject in subjects:
@@ -187,8 +189,8 @@ def _bound(function: Callable[[Tensor, Tensor], None], x: Tensor, y: Tensor) -> 
 
 
 def _small_parts(subject: Subject, step: Step, add: Callable[..., None]) -> None:
-    """Draws, penalty and optimiser of a model, on their own."""
-    method: Any = step.method  # of a kind that draws
+    """Measure the draws, the penalty and the optimiser of a model separately."""
+    method: Any = step.method  # a method that draws weights
     if subject.work.drawn:
         std, trained = method.std(), [p for p in method.parameters() if p.requires_grad]
 
@@ -207,7 +209,7 @@ def _small_parts(subject: Subject, step: Step, add: Callable[..., None]) -> None
 def _exchanges(
     topology: Topology, transport: Collectives, add: Callable[..., None]
 ) -> list[Callable[[], None]]:
-    """Allreduces of all ranks, by MPI alone; returned: how to add the transport's own."""
+    """Measure allreduces with plain MPI; return a function that adds those of the transport."""
     if topology.size < 2:
         return []
     plain = MpiCollectives(topology)
@@ -225,7 +227,7 @@ def _exchanges(
 
 
 class _Feed:
-    """An image set as large as the cache of a core, read by all ranks."""
+    """Measure reading of an image set as large as the cache of a core, on all ranks."""
 
     def __init__(self, folder: Path, topology: Topology) -> None:
         target = folder / "feed"
@@ -251,11 +253,11 @@ class _Feed:
         self._epoch += 1
 
     def copy(self) -> None:
-        """A batch out of shared memory onto the device, converted."""
+        """Copy a batch from shared memory to the device and convert it."""
         torch.from_numpy(self.slot).to(self.x.device, copy=True).mul_(1.0)
 
     def augment(self) -> None:
-        """Views of a batch."""
+        """Augment a batch."""
         self.augmentation(self.x, self.index, epoch=0, samples=range(1))
 
     def close(self) -> None:

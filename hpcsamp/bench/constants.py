@@ -1,4 +1,4 @@
-"""From times to constants of the performance model, and to records of what they predict."""
+"""Fit the constants of the performance model to measured times, and record its predictions."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from hpcsamp.planning.model import Layout, predict
 from hpcsamp.planning.workload import Workload
 
 QUIET = 0.03
-"""Part of a time that may be lost to other processes before it no longer counts."""
+"""Largest fraction of a measured time that may be lost to other processes."""
 
 VECTOR = SMALL // 4
-"""Numbers of the gradient by which the transport is compared with MPI alone: a smaller one would
-not take it."""
+"""Size of the gradient, in numbers, with which the transport is compared with plain MPI: a smaller
+gradient would not use the transport."""
 
 
 @dataclass
 class Measure:
-    """Something to time.
+    """A measurement.
 
     Attributes
     ----------
     what
-        Its kind and numbers, e.g. ``("gradient", "vit", 4, 32)``.
+        Its kind and parameters, e.g. ``("gradient", "vit", 4, 32)``.
     run
-        Does it; on all ranks if ``together``, else on rank 0 alone.
+        Function to time; called on all ranks if ``together``, else on rank 0 only.
     times
-        Calls in a row that one time is of (the mean), for what is short.
+        Number of consecutive calls per time, which is their mean; more than one for short calls.
     seconds, lost
-        Of each round; and the part of it that a rank was ready to run and had no core, because
-        other processes had.
+        Time in each round, and the fraction of it in which a rank was ready to run but other
+        processes occupied the cores.
     """
 
     what: tuple[Any, ...]
@@ -54,18 +54,18 @@ class Measure:
 
     @property
     def undisturbed(self) -> int:
-        """How many times count."""
+        """Return the number of times that are used."""
         return sum(lost <= QUIET for lost in self.lost)
 
     @property
     def counted(self) -> list[float]:
-        """Times in which the ranks had their cores; or the three least disturbed."""
+        """Return the undisturbed times, or else the three least disturbed ones."""
         ordered = sorted(zip(self.lost, self.seconds, strict=True))
         return [t for _, t in ordered[: max(self.undisturbed, 3)]]
 
     @property
     def disturbed(self) -> float:
-        """Part of the counted times, at most, that a rank waited for a core."""
+        """Return the largest fraction of the times used in which a rank waited for a core."""
         return sorted(self.lost)[: len(self.counted)][-1]
 
     @property
@@ -76,7 +76,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Feed:
-    """What was fed: steps of an epoch, bytes of a batch in its file, bytes of its views."""
+    """Sizes of the feed: steps per epoch, bytes of a batch in its file and after augmentation."""
 
     steps: int
     batch_bytes: int
@@ -90,7 +90,7 @@ def constants(
     feed: Feed,
     transport: Collectives,
 ) -> Calibration:
-    """The calibration; ``feed`` says what its times are of."""
+    """Compute the calibration; ``feed`` holds the sizes that its feed times refer to."""
     found = {m.what: m for m in measures}
     draw = _per(subjects, found, "draw", lambda w: w.drawn)
     penalty = _per(subjects, found, "penalty", lambda w: w.drawn)
@@ -157,7 +157,7 @@ def _per(
     what: str,
     numbers: Callable[[Workload], int],
 ) -> float:
-    """Seconds per number, from the model that has the most of them."""
+    """Return the seconds per number, from the model with the most numbers."""
     having = [s for s in subjects if (what, s.name) in found]
     if not having:
         return 0.0
@@ -166,7 +166,7 @@ def _per(
 
 
 def _slope(points: Sequence[tuple[int, float]]) -> float:
-    """Seconds per number, beside seconds that are the same for any; neither is negative."""
+    """Fit seconds per number and a constant offset in seconds; neither is negative."""
     rows = np.array([[float(n), 1.0] for n, _ in points])
     if len({n for n, _ in points}) < 2:
         rows = rows[:, :1]
@@ -175,12 +175,12 @@ def _slope(points: Sequence[tuple[int, float]]) -> float:
 
 
 def _cycle(transport: Collectives) -> float:
-    """Seconds of Horovod's cycle."""
+    """Return Horovod's cycle time in seconds."""
     return float(transport.settings().get("cycle_milliseconds") or 0.0) / 1e3
 
 
 def _jitter(measures: Sequence[Measure]) -> float:
-    """Standard deviation of a time over its median, from absolute deviations (robust)."""
+    """Estimate the relative standard deviation of a time from absolute deviations (robust)."""
     off = [abs(t / m.median - 1) for m in measures for t in m.counted if len(m.counted) > 2]
     return 1.4826 * statistics.median(off) if off else 0.0
 
@@ -191,7 +191,7 @@ def records(
     found: Calibration,
     transport: Collectives,
 ) -> list[dict[str, Any]]:
-    """Every whole step with what the constants say of it."""
+    """Return the record of each whole step with its predicted time."""
     site = machine.load("local")
     site = site.model_copy(
         update={"network": site.network.model_copy(update={"cycle": _cycle(transport)})}

@@ -1,7 +1,7 @@
-"""Monte Carlo dropout, with samples folded into the batch, against plain passes over such a batch.
+"""Time Monte Carlo dropout with samples folded into the batch against plain passes of that batch.
 
-The paper's network for time series (section 5.3) on all ranks of the job, which work at the same
-time. Variants take turns, so a machine whose speed drifts does so for all of them.
+Uses the paper's network for time series (section 5.3) on all ranks of the job, which work at the
+same time. Variants alternate, so that a drift in the speed of the machine affects all equally.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ RATIOS = {
     "training step": ("masked step", "plain step"),
     "step / pass": ("masked step", "plain pass"),
 }
-"""The ratios by name: which variant over which."""
+"""Reported ratios: the variants in numerator and denominator, by name."""
 
 
 def variants(
     samples: int, batch: int, masks: str, collectives: Collectives
 ) -> dict[str, Callable[[], None]]:
-    """What is timed, by name.
+    """Return the functions to time, by name.
 
     ``plain pass``: forward and backward pass of the network over this rank's share of S times the
-    batch. ``plain step``: the same, the exchange of the gradient, and Adam. ``masked pass`` and
-    ``masked step``: Monte Carlo dropout in their stead, the exact loss over the group included in
-    the latter (``mean_mse``).
+    batch. ``plain step``: the same with the exchange of the gradient and Adam. ``masked pass`` and
+    ``masked step``: the same with Monte Carlo dropout, and in the step with the exact loss over the
+    group (``mean_mse``).
     """
     mine = share(samples, collectives.sample_size, collectives.sample_rank)
     generator = torch_generator("cpu", 1, Purpose.SYNTHETIC)
@@ -52,7 +52,7 @@ def variants(
     network = _network()
     plain = torch.optim.Adam(network.parameters(), fused=True)
     gradient = FlatGradient(network.parameters())
-    # the passes alone have no exchange at their end
+    # passes are timed without the exchange that ends a step
     passing, method = (
         MCDropout(_network(), rate=RATE, masks=masks, seed=1)  # type: ignore[arg-type]
         for _ in range(2)
@@ -101,21 +101,21 @@ def compare(
     Parameters
     ----------
     repeat
-        Counted rounds, after one that warms up. A round of a variant is some 50 ms of it.
+        Timed rounds, after one warm-up round. A round of a variant takes about 50 ms.
     transport
-        As ``parallel.collectives``.
+        Transport, as in ``parallel.collectives``.
 
     Returns
     -------
     list
-        For each batch: medians of the seconds by variant, and of the ratios with their range; those
-        of the slowest rank.
+        For each batch: medians of the seconds by variant, and of the ratios with their range, for
+        the slowest rank.
     """
     collectives = hs.choose(topology, transport)
     found = []
     for batch in batches:
         work = variants(samples, batch, masks, collectives)
-        if collectives.step_seconds is None:  # as a run does before its first exchange
+        if collectives.step_seconds is None:  # a run sets this before its first exchange
             _timed(work["plain pass"], 3, topology)
             collectives.step_seconds = _timed(work["plain pass"], 3, topology)
         seconds: dict[str, list[float]] = {name: [] for name in work}
@@ -152,7 +152,7 @@ def _mse(found: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _timed(step: Callable[[], None], count: int, topology: Topology) -> float:
-    """Seconds a step, of the slowest rank."""
+    """Return the seconds per step of the slowest rank."""
     topology.world.Barrier()
     began = time.perf_counter()
     for _ in range(count):

@@ -1,9 +1,9 @@
-"""How far averaging per-rank losses (``loss.exact = false``) is off, as the number of ranks grows.
+"""Gradient error of averaging per-rank losses (``loss.exact = false``) by the number of ranks.
 
-The gradient of the data term with respect to the parameters, of the whole sample group at once
-against the mean over P ranks that each know their own S/P samples. The ranks of any P are imagined:
-a split is a matter of which outputs a loss is shown. For P = the ranks of this job the same number
-is measured as well, by two real steps.
+Compares the gradient of the data term with respect to the parameters, computed for the whole sample
+group, with the mean over P ranks that each know only their own S/P samples. The ranks are
+simulated, because a split only determines which outputs a loss reads. For P = number of ranks of
+this job, the error is also measured with two real steps.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hpcsamp.losses import ELBO, DataLoss
 from hpcsamp.models import build
 from hpcsamp.streams import Purpose, torch_generator
 
-#: What is compared, by model: the paper's image classifier and its regression on time series.
+#: Losses to compare, by model: the paper's image classifier and its regression on time series.
 TASKS = {"vit": "classification", "mlp": "regression"}
 LOSSES = {
     "vit": ("expected_nll", "predictive_nll", "alpha_divergence"),
@@ -43,16 +43,16 @@ LOSSES = {
 
 @dataclass
 class Work:
-    """What is evaluated.
+    """A model and the sizes at which it is evaluated.
 
     Attributes
     ----------
     model
-        ``vit`` or ``mlp``, at the paper's sizes.
+        ``vit`` or ``mlp``, in the paper's sizes.
     samples, batch
         ``S`` and ``B``.
     std
-        Posterior standard deviation of every weight, which says how far samples are apart.
+        Posterior standard deviation of every weight, which determines how much samples differ.
     """
 
     model: str
@@ -61,7 +61,7 @@ class Work:
     std: float
 
     def method(self, loss: DataLoss) -> hs.MeanField:
-        """The model with as many outputs as the loss reads."""
+        """Build the model with the number of outputs that the loss reads."""
         outputs = OUTPUTS * getattr(loss, "likelihood", _PLAIN).parameters
         network = build(self.model, {}, SHAPES[self.model], outputs, seed=1)
         return hs.MeanField(network, prior_std=0.2, initial_std=self.std, seed=1)
@@ -79,14 +79,14 @@ _PLAIN = losses.Gaussian()
 
 
 def compare(work: Work, name: str, collectives: Collectives) -> dict[str, Any]:
-    """One loss of one model. Collective over the sample group, whose ranks share the work.
+    """Compute the errors for one loss and model. Collective; the sample group shares the work.
 
     Returns
     -------
     dict
-        ``splits``: by P, a power of 2 up to S, the relative difference of the approximation's
-        gradient; None where the loss needs more samples than a rank has. ``values``: the same of
-        the loss itself. ``measured``: the gradient's for the P of this job, by real steps.
+        ``splits``: relative error of the approximate gradient, by P (powers of 2 up to S); None if
+        the loss needs more samples than a rank has. ``values``: relative error of the loss itself.
+        ``measured``: relative error of the gradient for the P of this job, from real steps.
     """
     task = TASKS[work.model]
     usual = losses.defaults(name, task, {})[1].get("name")
@@ -123,7 +123,7 @@ def compare(work: Work, name: str, collectives: Collectives) -> dict[str, Any]:
 
 
 def _averaged(loss: DataLoss, outputs: Tensor, y: Tensor, ranks: int) -> tuple[float, Tensor]:
-    """Mean over ranks of the losses of their own samples, and its gradient by the outputs."""
+    """Return the mean over ranks of the losses of their own samples, and its output gradient."""
     leaf = outputs.detach().requires_grad_()
     value = torch.zeros((), dtype=torch.float64)
     for rank in range(ranks):
@@ -137,7 +137,7 @@ def _averaged(loss: DataLoss, outputs: Tensor, y: Tensor, ranks: int) -> tuple[f
 def _pull_back(
     method: hs.MeanField, x: Tensor, mine: range, upstreams: list[Tensor], group: Collectives
 ) -> Tensor:
-    """``(len(upstreams), n)`` gradients by the parameters, one forward pass per sample."""
+    """Return ``(len(upstreams), n)`` parameter gradients, from one forward pass per sample."""
     parameters = list(method.parameters())
     total = torch.zeros(len(upstreams), sum(p.numel() for p in parameters))
     for s in mine:
@@ -155,7 +155,7 @@ def _pull_back(
 def _real(
     work: Work, loss: DataLoss, x: Tensor, y: Tensor, collectives: Collectives, exact: bool
 ) -> Tensor:
-    """The gradient of a real step on the ranks of this job, without the KL."""
+    """Return the gradient of a real step on the ranks of this job, without the KL term."""
     method = work.method(loss)
     gradient = FlatGradient(method.parameters())
     elbo = ELBO(loss, ITEMS, collectives, temperature=0.0, exact=exact)

@@ -1,8 +1,8 @@
-"""``hpcsamp bench feed``: what it costs to have the same batch on all ranks of a group.
+"""``hpcsamp bench feed``: time and bytes to bring the same batch to all ranks of a group.
 
-All feeders take turns in one run, on the same steps. Seconds are wall time per step until every
-rank has every batch; CPU seconds, requested bytes and read calls are of all ranks together, the
-bytes as the kernel counts them (``/proc/self/io``).
+All feeders alternate in one run and read the same steps. Seconds are wall time per step until every
+rank has the batch; CPU seconds, requested bytes and read calls are sums over all ranks, the bytes
+as counted by the kernel (``/proc/self/io``).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STEPS = {"cifar10": 19, "era5": 6}
 
 @dataclass(frozen=True)
 class Case:
-    """What is read, and how."""
+    """Items, order and cache state of one measurement."""
 
     like: str
     shuffle: str
@@ -44,7 +44,7 @@ class Case:
 
 @dataclass
 class Cost:
-    """Of one round: per step, all ranks together (but for ``seconds``)."""
+    """Costs of one round per step, summed over all ranks except for ``seconds``."""
 
     seconds: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Cost:
 
 
 def made_up(like: str, folder: Path, topology: Topology) -> Dataset:
-    """A synthetic set; the weather-like one with 17.7 MB an item, as the paper says."""
+    """Write a synthetic set; items of the weather-like one have 17.7 MB, as in the paper."""
     from hpcsamp.data.dataset import Dataset
     from hpcsamp.data.manifest import ArraySpec
     from hpcsamp.ingest import build
@@ -75,19 +75,19 @@ def made_up(like: str, folder: Path, topology: Topology) -> Dataset:
 
 
 def requested() -> tuple[int, int]:
-    """Bytes and calls of this process's reads, as the kernel counts them."""
+    """Return the bytes and calls of this process's reads, as counted by the kernel."""
     told = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(told["rchar"]), int(told["syscr"])
 
 
 def cpu_seconds() -> float:
-    """User and system time of this process, all threads."""
+    """Return user and system time of all threads of this process."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 
 
 def drop_cache(dataset: Dataset) -> None:
-    """Have the files' pages dropped, so that the next read goes to the disk."""
+    """Drop the files from the page cache, so that the next read accesses the disk."""
     for shard in dataset.shards:
         descriptor = os.open(dataset.path / shard.file, os.O_RDONLY)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -97,7 +97,7 @@ def drop_cache(dataset: Dataset) -> None:
 def measure(
     case: Case, dataset: Dataset, topology: Topology, repeat: int, collective: bool
 ) -> dict[str, Any]:
-    """All feeders in turn, on the same steps. Collective over the world."""
+    """Measure all feeders in turn on the same steps. Collective over the world."""
     from hpcsamp.bench.feeders import DuplicatedPositional, DuplicatedRuns, RootBroadcast, Shared
     from hpcsamp.data.order import Order
 
@@ -136,7 +136,7 @@ def measure(
 
 
 def timed(run: Callable[[], None], steps: int, topology: Topology, cost: Cost) -> None:
-    """Run on all ranks and add what it cost, per step."""
+    """Run a feeder on all ranks and add its costs per step."""
     world = topology.world
     world.Barrier()
     bytes_before, calls_before = requested()
@@ -152,7 +152,7 @@ def timed(run: Callable[[], None], steps: int, topology: Topology, cost: Cost) -
 
 
 def hidden(case: dict[str, Any], dataset: Dataset, topology: Topology) -> list[dict[str, float]]:
-    """How much of the feed vanishes behind compute of a given length (busy on every rank)."""
+    """Measure the fraction of the feed that overlaps with compute of a given length."""
     from hpcsamp.data.loader import Loader
 
     alone = case["feeders"]["hpcsamp, direct"]["seconds"]
@@ -179,7 +179,7 @@ def hidden(case: dict[str, Any], dataset: Dataset, topology: Topology) -> list[d
 
 
 def busy(seconds: float) -> None:
-    """Compute for a while, as a step on a CPU does (the interpreter is free in between)."""
+    """Compute for a while like a step on a CPU, which releases the interpreter in between."""
     import torch
 
     a, end = torch.ones(128, 128), time.perf_counter() + seconds

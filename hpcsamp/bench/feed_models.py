@@ -1,4 +1,4 @@
-"""Whether a training loop waits for its batches: the paper's ViT, and its small MLP."""
+"""Measure how long a training loop waits for its batches, for the paper's ViT and small MLP."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hpcsamp.ingest.synthetic import synthetic
 if TYPE_CHECKING:
     from hpcsamp.grid import Topology
 
-#: set, its size, model, loss, items of a step, steps that are timed
+#: dataset, its size, model, loss, items per step, number of timed steps
 LOOPS: tuple[tuple[Any, int, str, str, int, int], ...] = (
     ("cifar10", 2000, "vit", "expected_nll", 32, 3),
     ("entsoe", 20_000, "mlp", "mean_mse", 64, 200),
@@ -25,7 +25,7 @@ SAMPLES = 16
 
 
 def waits(folder: Path, topology: Topology) -> list[dict[str, Any]]:
-    """Part of the time that the loop waits for data, per model. Collective over the world."""
+    """Return the fraction of time that the loop waits for data, per model. Collective."""
     found = []
     for like, items, model, loss_name, batch, steps in LOOPS:
         path = folder / f"feed-loop-{like}"
@@ -39,7 +39,7 @@ def waits(folder: Path, topology: Topology) -> list[dict[str, Any]]:
 def loop(
     loader: Loader, model: str, loss_name: str, steps: int, topology: Topology
 ) -> dict[str, float]:
-    """Train for some steps and count the waiting, on all ranks."""
+    """Train for some steps and measure the waiting time, on all ranks."""
     dataset = loader.dataset
     outputs = dataset.classes or sum(dataset.y_shape)
     network = hs.models.build(model, {}, dataset.x_shape, outputs, seed=1)

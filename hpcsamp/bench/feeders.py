@@ -1,6 +1,6 @@
-"""Ways to bring the same batch to all ranks of a group: what others do, well written, and ours.
+"""Ways to bring the same batch to all ranks of a group: the usual ones and hpcsamp's.
 
-Each feeder takes the same steps of the same order and leaves every rank with all items of the batch
+Each feeder reads the same steps of the same order; afterwards every rank has all items of the batch
 in memory, in the order of the batch.
 """
 
@@ -31,15 +31,15 @@ class Feeder(ABC):
 
     @abstractmethod
     def run(self, epoch: int, start: int, stop: int) -> None:
-        """Bring batches ``start .. stop - 1`` of an epoch, one after the other."""
+        """Bring batches ``start .. stop - 1`` of an epoch to all ranks, one after the other."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of files."""
+        """Close all files."""
 
 
 class ItemFeeder(Feeder):
-    """Brings batches by the positions of their items.
+    """Base class of feeders that read a batch by the positions of its items.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class ItemFeeder(Feeder):
 
     def __init__(self, dataset: Dataset, order: Order):
         self.dataset, self.order = dataset, order
-        # labels are held in memory by all of them, as by ours
+        # all feeders keep labels in memory, as hpcsamp does
         self.tables = [ChunkTable(dataset, a) for a in ("x", "y") if not dataset.small(a)]
         self.out = [np.zeros(order.batch * t.spec.item_bytes, np.uint8) for t in self.tables]
 
@@ -62,7 +62,7 @@ class ItemFeeder(Feeder):
 
     @abstractmethod
     def bring(self, items: np.ndarray) -> None:
-        """Bring one batch."""
+        """Bring one batch to all ranks."""
 
     def close(self) -> None:
         """See :class:`Feeder`."""
@@ -70,7 +70,7 @@ class ItemFeeder(Feeder):
 
 
 class DuplicatedRuns(ItemFeeder):
-    """Every rank reads all of the batch with h5py, one read per run of neighbouring rows."""
+    """Every rank reads the whole batch with h5py, with one read per run of neighbouring rows."""
 
     name = "duplicated, h5py per run"
 
@@ -111,7 +111,7 @@ class DuplicatedRuns(ItemFeeder):
 
 
 class DuplicatedPositional(ItemFeeder):
-    """Every rank reads all of the batch by positional reads at the chunk offsets."""
+    """Every rank reads the whole batch with positional reads at the chunk offsets."""
 
     name = "duplicated, positional"
 
@@ -131,7 +131,7 @@ class DuplicatedPositional(ItemFeeder):
 
 
 class RootBroadcast(DuplicatedPositional):
-    """Rank 0 reads all of the batch by positional reads and broadcasts it."""
+    """Rank 0 reads the whole batch with positional reads and broadcasts it."""
 
     name = "rank 0 reads, broadcast"
 
@@ -153,7 +153,7 @@ class RootBroadcast(DuplicatedPositional):
 
 
 class Shared(Feeder):
-    """Ours: every rank fetches its part into the ring, from its prefetch thread."""
+    """hpcsamp's feed: the prefetch thread of every rank reads its part into the shared ring."""
 
     def __init__(self, dataset: Dataset, order: Order, topology: Topology, reader: ReaderName):
         self.name = f"hpcsamp, {reader}"

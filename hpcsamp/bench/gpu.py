@@ -1,7 +1,7 @@
-"""The training step on one GPU: how many samples at once, in which precision, by how many ranks.
+"""Time the training step on one GPU for several chunk sizes, precisions and numbers of ranks.
 
-Several ranks on one GPU exchange gradients with MPI (NCCL refuses to serve them). This has been
-written for a machine with a GPU and is tested without one as far as that goes.
+Several ranks on one GPU exchange gradients with MPI, because NCCL does not support this. The code
+was written for a machine with a GPU; tests without one cover it as far as possible.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ from hpcsamp.errors import UsageError
 
 
 def check() -> None:
-    """Whether there is a GPU.
+    """Check that there is a GPU.
 
     Raises
     ------
     UsageError
-        If this process sees none.
+        If this process sees no GPU.
     """
     import torch
 
     if not torch.cuda.is_available():
-        raise UsageError("bench gpu needs a GPU, and this process sees none")
+        raise UsageError("bench gpu needs a GPU, but this process sees none")
 
 
 def variants(experiment: Experiment, samples: int, batch: int, ranks: int) -> list[Variant]:
-    """One sample at a time, chunks of samples vectorised, bfloat16, several ranks; baselines."""
+    """Return the variants: one sample at a time, vectorised chunks, bfloat16, several ranks, and
+    the baselines."""
     one = Point(1, "alone", 1, samples, batch)
     several = Point(ranks, "sampling", ranks, samples, batch)
     made = [_with(experiment.variant(one, label="one sample at a time"))]
@@ -63,7 +64,7 @@ def measure(
     settings: tuple[str, ...],
     data: str,
 ) -> list[dict[str, Any]]:
-    """Records of all variants, in turns."""
+    """Measure all variants in turn and return their records."""
     found = find(workload)
     size = replace(found.full, steps=steps)
     experiment = Experiment(workload, found, size, "fixed", settings, data)

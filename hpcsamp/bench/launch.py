@@ -1,4 +1,4 @@
-"""Starts a benchmark's own ranks when nobody else did."""
+"""Start the ranks of a benchmark that was not started by mpirun."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hpcsamp.errors import HpcsampError, UsageError
 
 
 def launch(ranks: int, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Run ``hpcsamp ARGUMENTS`` on some ranks of this machine and wait.
+    """Run ``hpcsamp ARGUMENTS`` on some ranks of this machine and wait until it ends.
 
     Raises
     ------
@@ -27,16 +27,16 @@ def launch(ranks: int, arguments: Sequence[str], environment: Mapping[str, str])
     command = [mpirun, "-n", str(ranks), sys.executable, "-m", "hpcsamp", *arguments]
     done = subprocess.run(command, env={**os.environ, **environment}, check=False)
     if done.returncode:
-        raise HpcsampError(f"{ranks} ranks ended with exit code {done.returncode}")
+        raise HpcsampError(f"{ranks} ranks failed with exit code {done.returncode}")
 
 
 def peak_rss_mb_of(code: str, environment: Mapping[str, str]) -> float:
-    """Peak resident memory of a process of its own that runs some Python, in MiB.
+    """Run Python code in a separate process and return its peak resident memory in MiB.
 
     Raises
     ------
     HpcsampError
-        If it fails.
+        If the process fails.
     """
     told = f"{code}; from hpcsamp.processes import peak_rss_mb; print(peak_rss_mb())"
     done = subprocess.run(
@@ -47,5 +47,5 @@ def peak_rss_mb_of(code: str, environment: Mapping[str, str]) -> float:
         check=False,
     )
     if done.returncode:
-        raise HpcsampError(f"python -c {code!r} ended with exit code {done.returncode}")
+        raise HpcsampError(f"python -c {code!r} failed with exit code {done.returncode}")
     return float(done.stdout.split()[-1])

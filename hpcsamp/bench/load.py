@@ -1,4 +1,4 @@
-"""A finished run in Python: predictions against plain passes, the first answer against torch."""
+"""Time predictions of ``hs.load`` against plain passes, and the first one against import torch."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ posterior.predict(one if len(one) > 1 else one["x"])
 
 
 def predictions(run: Path, items: int, samples: int, rounds: int) -> list[float]:
-    """Time of ``predict`` over that of as many plain passes of the network, in turns.
+    """Measure the time of ``predict`` over that of the same number of plain passes, in turns.
 
     Parameters
     ----------
     items
-        Of the inputs: those of the run's set, repeated; all 0 where the set is not there.
+        Number of inputs: items of the run's dataset, repeated; zeros if the dataset is missing.
     samples
-        Samples, and plain passes.
+        Number of weight samples, and of plain passes.
 
     Returns
     -------
     list
-        A ratio of each round.
+        The ratio in each round.
     """
     posterior = hpcsamp.load(run, device="cpu", samples=samples)
     raw = _inputs(posterior, items)
@@ -81,7 +81,7 @@ def _inputs(posterior: LoadedPosterior, count: int) -> dict[str, Any]:
 
 
 def first_answers(run: Path, rounds: int) -> tuple[list[float], list[float]]:
-    """CPU seconds of fresh processes in turns: to a first prediction, and to import torch."""
+    """Return CPU seconds of new processes: until a first prediction, and to import torch."""
     answers, imports = [], []
     for _ in range(rounds):
         answers.append(_fresh(FIRST, str(run)))
@@ -90,7 +90,7 @@ def first_answers(run: Path, rounds: int) -> tuple[list[float], list[float]]:
 
 
 def ratio(over: list[float], under: list[float]) -> float:
-    """Of the medians."""
+    """Return the ratio of the medians."""
     return statistics.median(over) / statistics.median(under)
 
 

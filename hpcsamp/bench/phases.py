@@ -1,6 +1,6 @@
-"""Where the time of a training step goes: a timer that listens to its parts.
+"""Time the phases of a training step.
 
-A part's time is its own: what another one takes within it is not counted twice.
+The time of a phase that runs within another one is not counted twice.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from hpcsamp.watchdog import Part
 
-#: Phases in the order of a step: its parts, and what is in none of them.
+#: Phases in the order of a step, and the rest of its time.
 NAMES = (*get_args(Part), "other")
 
 
@@ -25,7 +25,7 @@ class Phases:
     Parameters
     ----------
     device
-        Where it computes; a GPU is waited for at each end of a phase.
+        Device of the step; on a GPU, each phase ends with a synchronisation.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -35,7 +35,7 @@ class Phases:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Add the block's own time to a phase."""
+        """Add the time of the block, without nested phases, to a phase."""
         if self._wait is not None:
             self._wait()
         self._within.append(0.0)

@@ -1,23 +1,23 @@
-"""Records of scaling experiments: one JSON object a line, for people, ``report`` and ``plan``.
+"""Records of scaling experiments, one JSON object per line, read by ``report`` and ``plan``.
 
 Each line is one configuration, sealed (:mod:`hpcsamp.sealing.text`), with:
 
     event                    "scaling" or "baseline"
-    workload, model          name of the workload, and CONFIG[:PRESET] (what ``hpcsamp plan`` knows)
-    mode, grid, label        how it scales, null for a single configuration; alone, sampling, data
-                             or hybrid; its row of the table
+    workload, model          name of the workload, and CONFIG[:PRESET], as in ``hpcsamp plan``
+    mode, grid, label        scaling mode, null for a single configuration; alone, sampling, data
+                             or hybrid; row of the table
     variant                  "hpcsamp", or a baseline
     world_size, sample_group_size, data_group_size, nodes      ranks, P, D, nodes
-    samples, batch, items    S, items of a step over all data groups, N
-    steps_per_epoch          of a whole epoch (steps of a round: ``round_steps``)
-    rounds                   seconds of a step in each round; of the slowest rank
-    seconds_per_step         their median (``spread``: least and most)
-    seconds_per_epoch        of all N items, in seconds
-    phases                   seconds of a step by phase on rank 0, median over rounds
-    peak_rss_mb              of each rank, in MiB
-    trained                  numbers in the gradient
-    collectives, threads, device, precision    transport with its settings; of a rank
-    machine, versions, commit, date, command   where, with what, when, how
+    samples, batch, items    S, items per step over all data groups, N
+    steps_per_epoch          steps of a whole epoch (steps of a round: ``round_steps``)
+    rounds                   seconds per step of the slowest rank in each round
+    seconds_per_step         their median (``spread``: minimum and maximum)
+    seconds_per_epoch        seconds for all N items
+    phases                   seconds per step by phase on rank 0, median over rounds
+    peak_rss_mb              peak memory of each rank, in MiB
+    trained                  size of the gradient
+    collectives, threads, device, precision    transport with its settings; settings of a rank
+    machine, versions, commit, date, command   provenance
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.files import write_whole
 from hpcsamp.sealing import text
 
-#: Packages whose versions matter to a time.
+#: Packages whose versions influence the measured times.
 PACKAGES = ("hpcsamp", "torch", "torch_blue", "horovod", "mpi4py", "numpy", "h5py")
 
 
@@ -58,7 +58,7 @@ def surroundings(device: str = "cpu") -> dict[str, Any]:
 
 
 def timed(rounds: Sequence[float], items: int, batch: int) -> dict[str, Any]:
-    """What a record says of its rounds."""
+    """Return the fields of a record that are computed from its rounds."""
     median = statistics.median(rounds)
     return {
         "rounds": list(rounds),
@@ -69,13 +69,13 @@ def timed(rounds: Sequence[float], items: int, batch: int) -> dict[str, Any]:
 
 
 def phases(watched: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Median over rounds of each phase."""
+    """Return the median over rounds of each phase."""
     found = [w for w in watched if w]
     return {name: statistics.median(w[name] for w in found) for name in (found[0] if found else ())}
 
 
 def write(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Write the lines, the whole file or nothing.
+    """Write the records to a file atomically.
 
     Raises
     ------

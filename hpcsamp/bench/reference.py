@@ -1,8 +1,9 @@
-"""Held-out likelihood on three small real sets, beside models that scikit-learn users know.
+"""Compare the held-out likelihood with scikit-learn's models on three small real datasets.
 
-All are fitted to the same training items (80 %) and judged on the same test items, standardised by
-the training items. The networks are one hidden layer of 50, trained by the package's own losses and
-optimisers; their settings were chosen on splits of other seeds than those that are reported.
+All models are fitted to the same training items (80 %) and evaluated on the same test items,
+standardised with the training items. The networks have one hidden layer of 50 units and are trained
+with the package's losses and optimisers; their settings were chosen on splits of seeds that are not
+reported.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from hpcsamp.run.shapes import Shapes
 from hpcsamp.streams import Purpose, numpy_generator
 from hpcsamp.tasks import Targets
 
-#: Sets of scikit-learn, by name, and what they are.
+#: Datasets of scikit-learn and their tasks, by name.
 SETS = {
     "diabetes": "regression",
     "breast_cancer": "classification",
@@ -36,20 +37,20 @@ HIDDEN, PREDICTIONS = 50, 64
 
 @dataclass(frozen=True)
 class Settings:
-    """How a method is trained.
+    """Training settings of a method.
 
     Attributes
     ----------
     epochs, lr
         Passes over the training items, and the (first) learning rate.
     optimizer
-        Of ``torch.optim``, or the method's own.
+        Name in ``torch.optim``, or the method's own optimiser.
     cosine
         Whether the learning rate falls to zero along a cosine.
     arguments
-        Of the method.
+        Arguments of the method.
     samples
-        ``S``, in training.
+        Weight samples ``S`` in training.
     dropout
         Rate of the network's dropout layers.
     """
@@ -121,7 +122,7 @@ class Split:
 
 
 def split(name: str, seed: int) -> Split:
-    """A set dealt into 80 % for training and 20 % for the test; classes in proportion."""
+    """Split a dataset into 80 % training and 20 % test items, stratified by class."""
     from sklearn import datasets
     from sklearn.model_selection import train_test_split
 
@@ -143,7 +144,7 @@ def split(name: str, seed: int) -> Split:
 
 
 def method(name: str, data: Split, settings: Settings, seed: int) -> dict[str, float]:
-    """Train a method on a split and judge it on the test items."""
+    """Train a method on a split and evaluate it on the test items."""
     with torch.random.fork_rng(devices=[]):
         return _method(name, data, settings, seed)
 
@@ -213,11 +214,11 @@ def _accuracy(probabilities: Tensor, y: Tensor) -> float:
     return float((probabilities.argmax(-1) == y).double().mean())
 
 
-# The references --------------------------------------------------------------------------------
+# Reference models ------------------------------------------------------------------------------
 
 
 def references(task: str) -> dict[str, Callable[[int], Any]]:
-    """Models of scikit-learn by name, each made from a seed."""
+    """Return functions that create scikit-learn's models from a seed, by name."""
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
     from sklearn.linear_model import BayesianRidge, LogisticRegression
@@ -236,7 +237,7 @@ def references(task: str) -> dict[str, Callable[[int], Any]]:
 
 
 def reference(name: str, data: Split, seed: int) -> dict[str, float]:
-    """Fit a model of scikit-learn and judge it on the test items."""
+    """Fit a scikit-learn model and evaluate it on the test items."""
     model = references(data.task)[name](seed)
     model.fit(data.x, data.y)
     y = torch.from_numpy(data.y_test)
@@ -250,19 +251,19 @@ def reference(name: str, data: Split, seed: int) -> dict[str, float]:
     return {"nll": float(-density.mean()) + math.log(data.unit), "rmse": rmse}
 
 
-# All of it -------------------------------------------------------------------------------------
+# All fits --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Fit:
-    """One fit: a set, a split, a model."""
+    """One fit: a dataset, a split and a model."""
 
     data: str
     model: str
     seed: int
 
     def run(self) -> dict[str, float]:
-        """Test metrics, and the seconds it took."""
+        """Fit and return the test metrics and the seconds."""
         began = time.perf_counter()
         dealt = split(self.data, self.seed)
         if self.model in METHODS:
@@ -273,17 +274,17 @@ class Fit:
 
 
 def models_of(name: str) -> list[str]:
-    """All that a set is fitted by, the references first."""
+    """Return the names of all models for a dataset, reference models first."""
     return [*references(SETS[name]), *METHODS]
 
 
 def fits(sets: list[str], seeds: list[int]) -> list[Fit]:
-    """All fits that are to be made."""
+    """Return all fits of some datasets and seeds."""
     return [Fit(name, model, seed) for name in sets for model in models_of(name) for seed in seeds]
 
 
 def table(found: Mapping[Fit, Mapping[str, float]]) -> list[dict[str, Any]]:
-    """Mean and standard deviation over seeds of each metric, by set and model."""
+    """Return mean and standard deviation over seeds of each metric, by dataset and model."""
     rows: list[dict[str, Any]] = []
     for name, model in dict.fromkeys((fit.data, fit.model) for fit in found):
         own = [v for fit, v in found.items() if (fit.data, fit.model) == (name, model)]

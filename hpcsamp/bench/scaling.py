@@ -1,9 +1,10 @@
-"""``hpcsamp bench scaling``: whole training steps on more and more ranks, and what they say.
+"""``hpcsamp bench scaling``: speed-up and efficiency of whole training steps over ranks.
 
-Feed, augmentation, forward, backward, exchange, agreement and optimiser are in a step; evaluation
-and checkpoints are not. The paper's measures (section 6): speed-up ``S(p) = T1(n) / Tp(n)`` of a
-fixed task, efficiency ``E(p) = T1(n) / Tp(n p)`` of one that grows with the ranks. Where the batch
-grows with the ranks, ``T`` is the time of an epoch, whose items are the same.
+A step includes feed, augmentation, forward and backward pass, exchange, agreement and optimiser,
+but no evaluation and no checkpoint. The measures are those of the paper (section 6): speed-up
+``S(p) = T1(n) / Tp(n)`` of a fixed task, efficiency ``E(p) = T1(n) / Tp(n p)`` of a task that grows
+with the ranks. If the batch grows with the ranks, ``T`` is the time of an epoch, which always has
+the same items.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from hpcsamp.bench.workloads import Point, Size, Workload
 from hpcsamp.names import ScalingMode
 
 WATCHED = 3
-"""Rounds timed by phase."""
+"""Number of rounds that are timed by phase."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ class Experiment:
     Attributes
     ----------
     workload, name, size
-        What is trained.
+        The workload, its name and its size.
     mode
-        What grows with the ranks.
+        Scaling mode: which quantity grows with the ranks.
     settings
-        Further keys of the configuration, for all points.
+        Additional keys of the configuration, for all points.
     data
         Dataset folder, ``"synthetic"``, or None for that of the configuration.
     """
@@ -54,7 +55,7 @@ class Experiment:
         return ":".join(filter(None, (self.workload.config, self.size.preset)))
 
     def variant(self, point: Point, name: str = OURS, label: str | None = None) -> Variant:
-        """A point as a job."""
+        """Return the variant for a point."""
         return Variant(
             name=name,
             label=label or point.label,
@@ -68,7 +69,7 @@ class Experiment:
 
 
 def measure(experiment: Experiment, points: Sequence[Point], rounds: int) -> list[dict[str, Any]]:
-    """Take turns on this machine; a record of each point."""
+    """Measure all points in alternating rounds on this machine; return a record of each."""
     with Turns(experiment.variant(p).job() for p in points) as turns:
         found = turns.rounds("round", rounds, warm=1)
         watched = turns.rounds("watch", min(rounds, WATCHED))
@@ -87,7 +88,7 @@ def record(
     watched: Sequence[dict[str, float]],
     told: dict[str, Any],
 ) -> dict[str, Any]:
-    """A line of the file, but for machine and versions."""
+    """Return a record without machine and versions."""
     return {
         "event": "scaling",
         "workload": experiment.name,
@@ -108,7 +109,7 @@ def record(
 
 
 def inside(variant: Variant, rounds: int, workload: str) -> dict[str, Any] | None:
-    """Measure one configuration on the ranks of this job; the record, on rank 0. Collective."""
+    """Measure one configuration on this job; return its record on rank 0. Collective."""
     with ExitStack() as stack:
         config, topology = prepared(variant)
         runner = Ours(config, topology, variant.steps, stack)
@@ -125,7 +126,7 @@ def inside(variant: Variant, rounds: int, workload: str) -> dict[str, Any] | Non
         "event": "scaling",
         "workload": workload,
         "model": ":".join(filter(None, (variant.config, variant.preset))),
-        "mode": None,  # whoever compares it with others knows
+        "mode": None,  # known only when records are compared
         "grid": grid,
         "label": variant.label,
         "variant": OURS,
@@ -143,9 +144,10 @@ def inside(variant: Variant, rounds: int, workload: str) -> dict[str, Any] | Non
 
 
 def compared(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each record beside that of one rank: the paper's measure, its ideal and its spread.
+    """Compare each record with that of one rank: the paper's measure, its ideal and its range.
 
-    Rounds are compared one by one where both have as many (they took turns), else medians.
+    If both have the same number of rounds, which then alternated, rounds are compared one by one,
+    else medians.
     """
     alone = next((r for r in found if r["world_size"] == 1), None)
     rows = []
@@ -165,7 +167,7 @@ def compared(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _work(r: dict[str, Any], alone: dict[str, Any]) -> tuple[float, float]:
-    """Factor from a ratio of step times to the measure, and the measure's ideal."""
+    """Return the factor from a ratio of step times to the measure, and the ideal measure."""
     if r["mode"] == "proportional":
         return 1.0, 1.0
     return r["batch"] / alone["batch"], float(r["world_size"])

@@ -1,9 +1,9 @@
-"""The training step, against what people would use instead, interleaved in one run.
+"""Time the training step against plain passes and torch_blue, interleaved in one run.
 
-All variants do the same work: S samples of one batch, gradient of the negative ELBO, and (but for
-the plain passes, which are the floor) the optimiser. On rank 0 alone: the plain passes, torch_blue,
-and hpcsamp on one rank; on all ranks: hpcsamp in sampling mode. The variants take turns, so a
-machine whose speed drifts does so for all of them.
+All variants do the same work: S samples of one batch, the gradient of the negative ELBO and, except
+for the plain passes, which are the lower bound, the optimiser. Plain passes, torch_blue and hpcsamp
+on one rank run on rank 0; hpcsamp in sampling mode runs on all ranks. Variants alternate, so that a
+drift in the speed of the machine affects all of them equally.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hpcsamp.losses import ELBO
 from hpcsamp.models import build
 from hpcsamp.streams import Purpose, torch_generator
 
-#: Input shapes of the models' data sets in the paper; of any other network, those of CIFAR-10.
+#: Input shapes of the models' datasets in the paper; any other network gets those of CIFAR-10.
 SHAPES: dict[str, tuple[int, ...]] = {"vit": (3, 32, 32), "mlp": (96,)}
 CIFAR, OUTPUTS = (3, 32, 32), 10
 ITEMS = 45_000
@@ -33,7 +33,7 @@ ITEMS = 45_000
 
 @dataclass
 class Work:
-    """What every variant computes."""
+    """Model and sizes that all variants share."""
 
     model: str
     samples: int
@@ -41,7 +41,7 @@ class Work:
     loss: str
 
     def network(self) -> nn.Module:
-        """A fresh network, the same each time."""
+        """Create the network, with the same weights each time."""
         return build(self.model, {}, self.shape, OUTPUTS, seed=1)
 
     @property
@@ -58,7 +58,7 @@ class Work:
 
 
 def plain_passes(work: Work, passes: int) -> Callable[[], None]:
-    """Forward-backward passes of the deterministic network: the floor."""
+    """Forward and backward passes of the deterministic network: the lower bound."""
     network, (x, y) = work.network(), work.data()
 
     def step() -> None:
@@ -88,7 +88,7 @@ def ours(work: Work, collectives: Collectives, memory: str = "auto") -> Callable
 
 
 def torch_blue(work: Work) -> Callable[[], None]:
-    """torch_blue's own vectorised model with its Monte Carlo KL."""
+    """torch_blue's vectorised model with its Monte Carlo KL."""
     from torch_blue.vi import KullbackLeiblerLoss
     from torch_blue.vi.distributions import Categorical
     from torch_blue.vi.utils.convert import convert_to_vimodule
@@ -109,7 +109,7 @@ def torch_blue(work: Work) -> Callable[[], None]:
 
 
 def wait_for(request: Any) -> None:
-    """Wait for an MPI request without spinning: the rank that is measured needs the core."""
+    """Wait for an MPI request without spinning, because the measured rank needs the core."""
     while not request.Test():
         time.sleep(0.01)
 
@@ -120,14 +120,14 @@ def compare(work: Work, topology: Topology, repeat: int, baseline: bool) -> dict
     Parameters
     ----------
     repeat
-        Counted rounds, after one that warms up.
+        Timed rounds, after one warm-up round.
     baseline
-        Whether to run torch_blue, which takes the most memory and time.
+        Whether to time torch_blue, which needs the most memory and time.
 
     Returns
     -------
     dict
-        Median seconds by variant, and the ratios with their rounds.
+        Median seconds by variant, and the ratios of all rounds.
     """
     alone: dict[str, Callable[[], None]] = {}
     if topology.is_root:
@@ -136,7 +136,7 @@ def compare(work: Work, topology: Topology, repeat: int, baseline: bool) -> dict
         if baseline:
             alone["torch_blue"] = torch_blue(work)
     collectives = hs.choose(topology)
-    # what the cores give when all of them compute: the floor of a step on all ranks
+    # plain passes on all cores at the same time: the lower bound of a step on all ranks
     own = len(topology.samples(work.samples))
     together = {"plain on all ranks": plain_passes(work, own), "all ranks": ours(work, collectives)}
     seconds: dict[str, list[float]] = {name: [] for name in [*alone, *together]}
@@ -165,7 +165,7 @@ def compare(work: Work, topology: Topology, repeat: int, baseline: bool) -> dict
 
 
 def ratio(found: dict[str, Any], above: str, below: str) -> dict[str, float] | None:
-    """Median, least and most of the rounds' ratios."""
+    """Return median, minimum and maximum of the ratios over rounds."""
     rounds = found["rounds"]
     if not rounds.get(above) or not rounds.get(below):
         return None
@@ -180,7 +180,7 @@ def _timed(step: Callable[[], None]) -> float:
 
 
 def one_step_for_memory(model: str, samples: int, batch: int, loss: str, memory: str) -> None:
-    """Two steps and out: what a process that is watched for its memory runs."""
+    """Run two steps, in a process whose peak memory is measured."""
     torch.set_num_threads(1)
     step = ours(Work(model, samples, batch, loss), Alone(), memory)
     step()

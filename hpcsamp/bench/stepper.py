@@ -1,4 +1,4 @@
-"""Steps of a trainer that are taken when one likes: the training loop itself, to be timed."""
+"""Run a few steps of the real training loop at a time, to time them."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from hpcsamp.watchdog import here
 
 
 class Stepper:
-    """All that ``hpcsamp train`` does between two evaluations, a few steps at a time.
+    """Training loop of ``hpcsamp train`` between two evaluations, a few steps at a time.
 
-    Collective over the world, as are all methods.
+    Creating it and all its methods are collective over the world.
 
     Parameters
     ----------
     config
-        The checked configuration, whose data are there.
+        Checked configuration, whose data exist.
     topology
         The grid.
     stack
-        Closes what was opened.
+        Exit stack that closes open files.
     """
 
     def __init__(self, config: RunConfig, topology: Topology, stack: ExitStack) -> None:
@@ -44,7 +44,7 @@ class Stepper:
         self._next = self._forever()
 
     def take(self, count: int) -> float:
-        """Take some steps, feed and all; seconds of a step, the mean, of the slowest rank."""
+        """Run some steps with their feed; return the mean seconds per step of the slowest rank."""
         self._start()
         began = time.perf_counter()
         for epoch, batch in itertools.islice(self._next, count):
@@ -52,7 +52,7 @@ class Stepper:
         return self._took(began) / count
 
     def take_watched(self, count: int) -> dict[str, float]:
-        """Take some steps; seconds of a step by phase, the mean, on this rank."""
+        """Run some steps; return the mean seconds per step by phase on this rank."""
         phases = Phases(self.topology.device)
         with here.listening(phases.timed):
             took = self.take(count)
@@ -78,7 +78,7 @@ class Stepper:
             torch.cuda.synchronize()
 
     def facts(self) -> dict[str, Any]:
-        """What was measured, for the record."""
+        """Return the fields of a record that describe the measured step."""
         trainer = self.trainer
         return {
             "sample_group_size": self.topology.sample_size,

@@ -1,4 +1,4 @@
-"""Training steps to be timed: a configuration on inputs made up in the shapes of its data."""
+"""Training steps to time: a configuration with random inputs in the shapes of its data."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from hpcsamp.training.agreement import Agreement
 from hpcsamp.weights.inputs import each
 
 ITEMS, STEPS_PER_EPOCH = 45_000, 100
-"""N of the losses, and by what schedules count."""
+"""Number of training items N, for losses and schedules."""
 
 
 @dataclass
 class Subject:
-    """A configuration whose step is measured, with inputs made up in the shapes of its data."""
+    """A configuration whose step is measured, with random inputs in the shapes of its data."""
 
     name: str
     config: RunConfig
@@ -34,12 +34,12 @@ class Subject:
 
     @classmethod
     def of(cls, name: str) -> Subject:
-        """``CONFIG`` or ``CONFIG:PRESET``.
+        """Load ``CONFIG`` or ``CONFIG:PRESET``.
 
         Raises
         ------
         UsageError
-            If there is no such configuration, or it does not say what its data look like.
+            If there is no such configuration, or it does not describe its data.
         """
         path, _, preset = name.partition(":")
         config = configuration.load(path, preset=preset or None)
@@ -66,7 +66,7 @@ class Subject:
 
 
 class Step:
-    """A training step without its feed, on one rank or on all."""
+    """A training step without its feed, on one rank or on all ranks."""
 
     def __init__(
         self, subject: Subject, samples: int, collectives: Collectives, topology: Topology
@@ -83,7 +83,7 @@ class Step:
         self.method, self.loss, self.optimizer = run.method, made.loss, made.optimizer
 
     def whole(self, x: Tensor, y: Tensor) -> None:
-        """All that the training loop does between two batches."""
+        """Do everything that the training loop does between two batches."""
         loss = self._loss(x, y)
         agreement = Agreement(self.topology, self.loss.parts) if self.many else None
         loss.backward()
@@ -93,7 +93,7 @@ class Step:
         self.optimizer.zero_grad()
 
     def update(self) -> None:
-        """The optimiser alone."""
+        """Run the optimiser only."""
         self.optimizer.step()
 
     def _loss(self, x: Tensor, y: Tensor) -> Tensor:

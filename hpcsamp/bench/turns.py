@@ -1,8 +1,8 @@
-"""Variants of an experiment that take turns, each a job of its own.
+"""Run the variants of an experiment as separate MPI jobs in alternating rounds.
 
-Every variant is an MPI job with processes, memory and Horovod of its own, so that nothing of one is
-measured in another. While it is not its turn, a job is stopped (SIGSTOP): no thread of it takes a
-core. All go through the same rounds, so a machine whose speed drifts does so for all of them.
+Every variant has its own processes, memory and Horovod, so that variants do not influence each
+other. A job is stopped (SIGSTOP) while another one is measured, so that none of its threads uses a
+core. All jobs run the same rounds, so that a drift in the speed of the machine affects all equally.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from typing import IO, Any
 from hpcsamp.errors import HpcsampError, UsageError
 
 MARK = "@hpcsamp "
-"""Begins a line of a job's rank 0 that is meant for the one who gives the turns."""
+"""Prefix of lines on which rank 0 of a job answers the process that controls the rounds."""
 
 
 class Job:
-    """One variant: ranks that wait for their turn.
+    """The MPI job of one variant, which is stopped between its rounds.
 
     Parameters
     ----------
     name
-        For messages.
+        Name for messages.
     ranks
-        How many.
+        Number of ranks.
     arguments
-        Of ``python``; the program serves turns, see :mod:`hpcsamp.bench.worker`.
+        Arguments of ``python``; the program is a worker, see :mod:`hpcsamp.bench.worker`.
     environment
-        Set beside the present one.
+        Additional environment variables.
     timeout
-        Longest time of a turn, in seconds.
+        Time limit of a round in seconds.
     python
-        Another interpreter, to be started without MPI as the only process.
+        Another interpreter, which is started without MPI as the only process.
     core
-        The one core that all processes of the job may use (default: as this process).
+        The only core that the processes of the job may use (default: those of this process).
     """
 
     def __init__(
@@ -68,9 +68,9 @@ class Job:
         self._buffer = b""
 
     def start(self) -> dict[str, Any]:
-        """Start the ranks and wait until all is built; what the job says of itself.
+        """Start the ranks, wait until they are ready, and return the job's description of itself.
 
-        It sleeps from then on.
+        The job is then stopped until its first round.
 
         Raises
         ------
@@ -94,7 +94,7 @@ class Job:
         return hello
 
     def turn(self, word: str) -> dict[str, Any]:
-        """Have the job do something, alone on the machine."""
+        """Let the job execute a command while all other jobs are stopped."""
         self._signal(signal.SIGCONT)
         assert self._process is not None
         assert self._process.stdin is not None
@@ -109,13 +109,13 @@ class Job:
         return answer
 
     def close(self) -> None:
-        """End it, whatever it does."""
+        """End the job, whatever it does."""
         process, self._process = self._process, None
         if process is None:
             return
         self._send(process, signal.SIGCONT)
         try:
-            process.communicate(timeout=10)  # rank 0 reads that there is nothing more to do
+            process.communicate(timeout=10)  # rank 0 reads the end of its input
         except subprocess.TimeoutExpired:
             self._send(process, signal.SIGKILL)
             process.kill()
@@ -131,7 +131,7 @@ class Job:
         return [mpirun, "-n", str(self._ranks), sys.executable]
 
     def _prepare(self) -> None:
-        """Runs in the new process before the program does."""
+        """Prepare the new process before the program starts in it."""
         _end_with_parent()
         if self._core is not None:
             os.sched_setaffinity(0, {self._core})
@@ -165,7 +165,7 @@ class Job:
                     return told
                 continue
             if not select.select([source], [], [], max(0.0, end - time.monotonic()))[0]:
-                raise HpcsampError(f"{self.name} has not answered for {self.timeout:g} s")
+                raise HpcsampError(f"{self.name} did not answer within {self.timeout:g} s")
             more = os.read(source, 1 << 16)
             if not more:
                 raise self._failed()
@@ -177,13 +177,14 @@ class Job:
         self._errors.seek(0)
         lines = [line for line in self._errors.read().splitlines() if line.strip()]
         said = [line for line in lines if line.startswith("hpcsamp:")] or lines[-1:]
-        why = said[0].removeprefix("hpcsamp: error: ") if said else "without a word"
-        return HpcsampError(f"{self.name} ended with exit code {self._process.returncode}: {why}")
+        why = said[0].removeprefix("hpcsamp: error: ") if said else "no message"
+        return HpcsampError(f"{self.name} failed with exit code {self._process.returncode}: {why}")
 
 
 def _end_with_parent() -> None:
-    """Have the kernel end mpirun, and it its ranks, should this process be killed: they may be
-    stopped then, and would stay for ever.
+    """Let the kernel end mpirun, and mpirun its ranks, if this process is killed.
+
+    The ranks may be stopped at that time and would otherwise stay forever.
     """
     set_death_signal = 1  # PR_SET_PDEATHSIG of sys/prctl.h
     with suppress(OSError, AttributeError):
@@ -191,13 +192,13 @@ def _end_with_parent() -> None:
 
 
 class Turns:
-    """Jobs that are measured together.
+    """Jobs that are measured in alternating rounds.
 
     Parameters
     ----------
     jobs
-        In the order of their turns. One is started when the one before is ready: they do not
-        compete while they build, and what the first one makes (data) the others find.
+        Jobs in the order of their rounds. Each job is started when the previous one is ready, so
+        that they do not compete during start-up and can use data that the first one has created.
     """
 
     def __init__(self, jobs: Iterable[Job]) -> None:
@@ -212,7 +213,7 @@ class Turns:
             raise
 
     def rounds(self, word: str, count: int, warm: int = 0) -> list[list[dict[str, Any]]]:
-        """So many rounds, after some that warm up; for each job its answers."""
+        """Run rounds after the warm-up rounds; return the answers of each job."""
         answers: list[list[dict[str, Any]]] = [[] for _ in self.jobs]
         for number in range(warm + count):
             for job, own in zip(self.jobs, answers, strict=True):
@@ -222,7 +223,7 @@ class Turns:
         return answers
 
     def end(self) -> list[dict[str, Any]]:
-        """What each job says at its end."""
+        """Return the final answer of each job."""
         return [job.turn("end") for job in self.jobs]
 
     def __enter__(self) -> Turns:

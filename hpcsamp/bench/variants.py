@@ -1,4 +1,4 @@
-"""What takes turns: a way to train a configuration on some ranks, as one line of JSON."""
+"""Variants of a benchmark: a way to train a configuration on some ranks, as one line of JSON."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Variant:
     name
         ``hpcsamp``, or one of :data:`hpcsamp.bench.baselines.BASELINES`.
     label
-        Its row of the table.
+        Its row in the table.
     config, preset, settings
         The configuration, as ``hpcsamp train`` takes it.
     ranks
@@ -36,7 +36,7 @@ class Variant:
     data
         Dataset folder, ``"synthetic"``, or None for ``data.path``.
     steps
-        Steps of a round; 0 for an epoch.
+        Steps per round; 0 for an epoch.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Variant:
     steps: int = 1
 
     def job(self, threads: int = 1, core: int | None = None) -> Job:
-        """Start it; ``core``: see :class:`Job`."""
+        """Start the job of the variant; ``core``: see :class:`Job`."""
         arguments = ["-m", "hpcsamp.bench.worker", json.dumps(asdict(self))]
         environment = {"OMP_NUM_THREADS": str(threads)}
         if core is not None:
@@ -58,7 +58,7 @@ class Variant:
 
 
 class Runner(Protocol):
-    """What :func:`hpcsamp.bench.worker.serve` calls, on all ranks."""
+    """Interface that :func:`hpcsamp.bench.worker.serve` calls on all ranks."""
 
     def about(self) -> dict[str, Any]:
         """Facts of the record."""
@@ -69,12 +69,12 @@ class Runner(Protocol):
         ...
 
     def watch(self) -> dict[str, Any]:
-        """Seconds of a step by phase; empty where there is nothing to look into."""
+        """Seconds per step by phase; empty if phases are not measured."""
         ...
 
 
 def prepared(variant: Variant) -> tuple[RunConfig, Topology]:
-    """Configuration, data and grid of a variant, as ``hpcsamp train`` has them. Collective."""
+    """Return configuration, data and grid of a variant as in ``hpcsamp train``. Collective."""
     from hpcsamp.grid import init, together
     from hpcsamp.run.prepare import prepare
     from hpcsamp.runtime import mpi
@@ -94,7 +94,7 @@ def runner_of(variant: Variant, stack: ExitStack) -> Runner:
     from hpcsamp.bench.baselines import BASELINES
 
     training = BASELINES[variant.name](config, topology)
-    # after a fault the job is ended instead: closing may wait for a rank that does not come
+    # after an error the job is ended instead, because closing might wait for a failed rank
     stack.push(lambda kind, *_: training.close() if kind is None else None)
     return Theirs(training, topology, variant.steps)
 
@@ -128,7 +128,7 @@ class Theirs:
         self.training, self.topology, self.steps = training, topology, max(1, steps)
 
     def about(self) -> dict[str, Any]:
-        """Threads, device, how many numbers are trained."""
+        """Return the numbers of threads and trained parameters, and the device."""
         import torch
 
         return {

@@ -1,4 +1,4 @@
-"""``hpcsamp bench baselines``: hpcsamp and what people would use instead, in turns, in one run."""
+"""``hpcsamp bench baselines``: time hpcsamp and its baselines in alternating rounds."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from hpcsamp.bench.turns import Turns
 from hpcsamp.bench.variants import OURS, Variant
 from hpcsamp.bench.workloads import Point
 
-#: Baselines that need all ranks; the others take one.
+#: Baselines that run on all ranks; the others run on one.
 TOGETHER = ("ddp_sampling", "ddp_sampling_math", "ddp_data")
-#: Compared unless others are named, by method. The whole table takes minutes on two cores.
+#: Baselines of each method that are timed by default; this takes minutes on two cores.
 USUAL = {
     "mean_field": ("plain", "torch_blue", "ddp_sampling", "ddp_data"),
     "mc_dropout": ("plain", "ddp_sampling", "ddp_data"),
@@ -26,7 +26,7 @@ ONE, ALL, SHARE, HALF = "1 rank", "all ranks", "1 rank, its share of S", "1 rank
 def variants(
     experiment: Experiment, ranks: int, names: Sequence[str], bfloat16: bool
 ) -> list[Variant]:
-    """All that is measured: hpcsamp on one rank and on all, and the baselines."""
+    """Return the variants to measure: hpcsamp on one rank and on all, and the baselines."""
     size = experiment.size
     one = Point(1, "alone", 1, size.samples, size.batch)
     every = Point(ranks, "sampling", ranks, size.samples, size.batch)
@@ -45,7 +45,7 @@ def variants(
 
 
 def measure(experiment: Experiment, chosen: Sequence[Variant], rounds: int) -> list[dict[str, Any]]:
-    """Take turns; a record of each variant."""
+    """Measure all variants in alternating rounds; return a record of each."""
     with Turns(v.job() for v in chosen) as turns:
         found = turns.rounds("round", rounds, warm=1)
         watched = turns.rounds("watch", min(rounds, WATCHED))
@@ -80,7 +80,7 @@ def _number(variant: Variant, key: str) -> int:
 
 
 def table(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows: what is compared, the ratio of times by rounds, that of peak memory."""
+    """Return the rows of the table: variants, ratio of times over rounds, ratio of peak memory."""
     by = {r["label"]: r for r in found}
     one, every = by[ONE], by.get(ALL)
     rows = []
@@ -126,7 +126,7 @@ def _peak(record: dict[str, Any]) -> float:
 
 
 def has_bfloat16() -> bool:
-    """Whether this processor multiplies matrices in bfloat16."""
+    """Whether this processor has bfloat16 instructions."""
     try:
         flags = Path("/proc/cpuinfo").read_text().split()
     except OSError:

@@ -1,8 +1,8 @@
 """A job of :mod:`hpcsamp.bench.turns`: ``python -m hpcsamp.bench.worker VARIANT-AS-JSON``.
 
-Rank 0 reads a word from its standard input, all ranks do what it says, and rank 0 answers in one
-line: ``round`` (some steps, timed), ``watch`` (some steps, timed by phase), ``end``. The others
-sleep until rank 0 has read something.
+Rank 0 reads a command from its standard input, all ranks execute it, and rank 0 answers in one
+line: ``round`` (time some steps), ``watch`` (time some steps by phase), ``end``. The other ranks
+sleep until rank 0 has read a command.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 def serve(comm: MPI.Comm, runner: Any, about: dict[str, Any]) -> None:
-    """Take turns until told to end. Collective.
+    """Execute commands until ``end``. Collective.
 
     Parameters
     ----------
     runner
-        Has ``round()`` and ``watch()``, for all ranks; the answers of rank 0 count.
+        Object with ``round()`` and ``watch()``, called on all ranks; rank 0's results are sent.
     about
-        What to say before the first turn.
+        Answer that is sent before the first command.
     """
     pids = comm.gather(os.getpid())
     _say(comm, {**about, "pids": pids})
@@ -54,7 +54,7 @@ def _say(comm: MPI.Comm, told: dict[str, Any]) -> None:
 
 
 def main(text: str) -> None:
-    """Build the variant on all ranks and serve."""
+    """Build the variant on all ranks and execute commands."""
     from hpcsamp.bench.variants import Variant, runner_of
     from hpcsamp.runtime import mpi
 

@@ -1,4 +1,4 @@
-"""The paper's workloads at the sizes of its scaling figures, and small for two cores."""
+"""Workloads of the paper in the sizes of its scaling figures, and in small sizes for two cores."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ GRIDS = ("sampling", "data", "hybrid")
 
 @dataclass(frozen=True)
 class Size:
-    """How much of it.
+    """Size of a workload.
 
     Attributes
     ----------
     samples
-        ``S`` where it is fixed.
+        Weight samples ``S`` if they are fixed.
     per_rank
-        Samples of a rank where ``S`` grows with the ranks.
+        Weight samples per rank if ``S`` grows with the ranks.
     batch
-        Items of a step (global; of one rank where the batch grows).
+        Items per step; items per rank and step if the batch grows with the ranks.
     proportional_batch
-        The same where ``S`` grows.
+        Items per step if ``S`` grows with the ranks.
     steps
-        Steps of a round; 0 for an epoch.
+        Steps per round; 0 for an epoch.
     settings
-        Further keys of the configuration.
+        Additional keys of the configuration.
     preset
-        Of the configuration.
+        Preset of the configuration.
     """
 
     samples: int
@@ -45,14 +45,14 @@ class Size:
 
 @dataclass(frozen=True)
 class Workload:
-    """A configuration of the package, full (a figure of the paper) and small."""
+    """A packaged configuration in the size of the paper's figure, and in a small size."""
 
     config: str
     full: Size
     small: Size
 
 
-#: Sizes of Figures 4, 9 and 10. Small ones keep the paper's networks but for the SWIN transformer.
+#: Sizes of Figures 4, 9 and 10. Small sizes use the paper's networks, except for SWIN.
 WORKLOADS = {
     "vit-cifar10": Workload(
         "vit-cifar10",
@@ -78,16 +78,16 @@ WORKLOADS = {
 
 
 def find(name: str) -> Workload:
-    """A workload by name.
+    """Return a workload by name.
 
     Raises
     ------
     UsageError
-        If there is none.
+        If there is no workload of this name.
     """
     if name not in WORKLOADS:
         raise UsageError(
-            f"--workload {name}: there is {', '.join(WORKLOADS)}{suggest(name, WORKLOADS)}"
+            f"--workload {name}: choose from {', '.join(WORKLOADS)}{suggest(name, WORKLOADS)}"
         )
     return WORKLOADS[name]
 
@@ -112,7 +112,7 @@ class Point:
 
     @property
     def label(self) -> str:
-        """For people."""
+        """Label of the point in tables."""
         return "1 rank" if self.ranks == 1 else f"{self.ranks} ranks, {self.grid}"
 
     def settings(self) -> tuple[str, ...]:
@@ -127,11 +127,11 @@ class Point:
 def points(
     size: Size, mode: ScalingMode, ranks: Sequence[int], grids: Sequence[str]
 ) -> tuple[list[Point], list[str]]:
-    """The configurations of an experiment, the smallest first, and why others are left out.
+    """Return the points of an experiment, smallest first, and why others are left out.
 
-    One rank is always measured: everything is compared with it. With one rank all grids are the
-    same, and a hybrid needs four ranks at least: ``P`` is the largest power of two up to the root
-    of the ranks, as nodes and GPUs of a node would be.
+    One rank is always measured, because all points are compared with it. On one rank all grids are
+    the same, and a hybrid grid needs at least four ranks: ``P`` is the largest power of two up to
+    the square root of the number of ranks, as for nodes with several GPUs.
     """
     batch = size.proportional_batch if mode == "proportional" else size.batch
     samples = size.per_rank if mode == "proportional" else size.samples
@@ -158,7 +158,7 @@ def _hybrid(ranks: int) -> int:
 
 def _fault(ranks: int, own: int, samples: int, batch: int, grid: str) -> str:
     if grid == "hybrid" and own == 1:
-        return "a hybrid needs both axes to have several ranks, so four of them at least"
+        return "a hybrid grid needs several ranks on both axes, i.e. at least four ranks"
     if samples < own:
         return f"S = {samples} samples cannot be split over {own} ranks"
     if batch % (ranks // own):

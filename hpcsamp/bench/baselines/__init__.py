@@ -1,7 +1,7 @@
-"""What people would use instead, on the same batches, with the same optimiser.
+"""Baselines: training steps of other libraries on the same batches with the same optimiser.
 
-A baseline is a function of configuration and grid; its training step has feed and all.
-Each is written as a careful user of its library would write it.
+A baseline is a function of configuration and grid; its training step includes the feed. Each one is
+written as a careful user of its library would write it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ BASELINES: dict[str, Baseline] = {
     "ddp_sampling_math": ddp.sampling_by_products,
     "ddp_data": ddp.data,
 }
-"""By name; the first line of each one's docstring says what it is."""
+"""Baselines by name; the first line of each docstring is its description."""
 
 
 def about(name: str) -> str:
-    """One line."""
+    """Describe a baseline in one line."""
     return (BASELINES[name].__doc__ or "").split("\n")[0]

@@ -1,4 +1,4 @@
-"""torch's DistributedDataParallel: the paper's way to split samples, and data parallelism."""
+"""Baselines with torch's DistributedDataParallel: the paper's sample split and data parallelism."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hpcsamp.grid import Topology, share
 
 
 def sampling(config: RunConfig, topology: Topology) -> Training:
-    """DDP in the paper's way: every rank S/P samples of a batch it loads itself."""
+    """DDP as in the paper: every rank computes S/P samples of a batch that it loads itself."""
     own = len(share(config.method.samples, topology.size, topology.rank))
     return _step(config, topology, own, 0, 1)
 
@@ -35,7 +35,7 @@ def data(config: RunConfig, topology: Topology) -> Training:
 
 
 def join(topology: Topology) -> None:
-    """torch's process group over the ranks of MPI: gloo on CPUs, NCCL on GPUs. Collective."""
+    """Create torch's process group over the MPI ranks: gloo on CPUs, NCCL on GPUs. Collective."""
     import socket
 
     store_host = topology.world.bcast(socket.gethostname() if topology.is_root else None)

@@ -1,7 +1,7 @@
 """The feed of the baselines: torch's DataLoader and torchvision's transforms, on every rank.
 
-The set lies in memory, as torchvision's CIFAR-10 does; every rank loads, transforms and converts
-its own copy of a batch, item by item. Batches are the very ones that hpcsamp trains on.
+The dataset is in memory, like torchvision's CIFAR-10; every rank loads, transforms and converts its
+own copy of a batch, item by item. The batches are the same as those of hpcsamp.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Items(TorchDataset[tuple[Tensor, Tensor]]):
 
 
 def _moments(stats: Any, like: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation, to be broadcast over an item: per channel or per value."""
+    """Return mean and standard deviation per channel or value, to broadcast over an item."""
     mean, std = (
         torch.as_tensor(np.asarray(v), dtype=torch.float32) for v in (stats.mean, stats.std)
     )
@@ -66,7 +66,7 @@ def _moments(stats: Any, like: np.ndarray) -> tuple[Tensor, Tensor]:
 def batches(
     config: RunConfig, device: torch.device, part: int = 0, parts: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches for ever; ``part`` of ``parts`` of each."""
+    """Yield batches forever: part ``part`` of ``parts`` of each batch."""
     with Dataset.open(config.data.path, "train") as dataset:
         items = Items(dataset, config.augment.crop, config.augment.flip)
         order = Order(dataset.count, config.data.batch, config.seed, "global")

@@ -1,4 +1,4 @@
-"""What torch itself takes for mean field on a multilayer perceptron, with nothing around it."""
+"""Lower bound of mean-field VI on a multilayer perceptron in torch, without any framework."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from hpcsamp.run.kind import kind_of
 
 
 class Floor(nn.Module):
-    """A normal distribution of each weight in two flat tensors, all samples at once.
+    """Normal distributions of all weights in two flat tensors; evaluates all samples at once.
 
     Parameters
     ----------
     layers
-        The linear layers, whose weights are the initial means.
+        Linear layers, whose weights are the initial means.
     activation
-        Between them.
+        Activation between the layers.
     prior_std, initial_std
         Standard deviations of the prior ``N(0, prior_std)`` and of the initial posterior.
     """
@@ -61,7 +61,7 @@ class Floor(nn.Module):
 
 
 def eager(config: RunConfig, topology: Topology) -> Training:
-    """The floor of mean field on an MLP: one baddbmm a layer, on one batch over and over."""
+    """Lower bound of mean field on an MLP: one baddbmm per layer, always on the same batch."""
     if config.method.name != "mean_field" or config.model.name != "mlp":
         raise UsageError(
             f"eager_floor is mean_field on mlp, not {config.method.name} on {config.model.name}"

@@ -23,16 +23,16 @@ def _nothing() -> None:
 
 @dataclass
 class Training:
-    """A baseline at work.
+    """A baseline that is ready to train.
 
     Attributes
     ----------
     network
-        What is trained.
+        Network that is trained.
     step
-        Takes one training step, feed and all.
+        Function that runs one training step including its feed.
     close
-        Ends what the baseline started beside the interpreter's own threads. Collective.
+        Function that ends threads and processes of the baseline. Collective.
     """
 
     network: nn.Module
@@ -41,7 +41,7 @@ class Training:
 
 
 def network(config: RunConfig, device: torch.device) -> nn.Module:
-    """Fresh, the same as hpcsamp's; with its dropout where the method is Monte Carlo dropout."""
+    """Create hpcsamp's network, with dropout if the method is Monte Carlo dropout."""
     with Dataset.open(config.data.path, "train") as dataset:
         shapes = Shapes.of(dataset)
     outputs = likelihood(config).size(shapes.targets.shape, shapes.targets.classes)
@@ -53,7 +53,7 @@ def network(config: RunConfig, device: torch.device) -> nn.Module:
 
 
 def optimizer(config: RunConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The configuration's, fused as hpcsamp's is."""
+    """Create the optimiser of the configuration, fused as in hpcsamp."""
     kind = getattr(torch.optim, config.optimizer.name)
     made: torch.optim.Optimizer = kind(parameters, **config.optimizer.arguments, fused=True)
     return made
@@ -65,7 +65,7 @@ def criterion(config: RunConfig) -> Callable[[Tensor, Tensor], Tensor]:
         return nn.functional.cross_entropy
     if config.loss.name in ("mean_mse", "expected_nll"):
         return _squared_error
-    raise UsageError(f"loss.name = {config.loss.name!r}: no baseline is written for it")
+    raise UsageError(f"loss.name = {config.loss.name!r}: no baseline implements this loss")
 
 
 def _squared_error(outputs: Tensor, target: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The floor: as many passes of the plain network as there are samples."""
+"""Lower bound: as many passes of the plain network as there are samples."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""torch_blue, as its documentation has it: the module converted, all samples vectorised by vmap.
+"""torch_blue as in its documentation: a converted module, all samples vectorised with vmap.
 
-``scaled_dot_product_attention`` has no batching rule for its fused CPU kernel: under vmap it runs
-sample by sample in a slow loop, with a warning. Who knows torch well asks for its mathematical
-form, which vectorises (``..._math``).
+The fused CPU kernel of ``scaled_dot_product_attention`` has no batching rule: under vmap it runs
+sample by sample in a slow loop, with a warning. The variants ``..._math`` request its mathematical
+form, which vectorises.
 """
 
 from __future__ import annotations
@@ -56,18 +56,18 @@ def one_by_one(config: RunConfig, topology: Topology) -> Training:
 
 
 def converted(config: RunConfig, device: torch.device) -> nn.Module:
-    """The configuration's network as a torch_blue module.
+    """Convert the network of the configuration to a torch_blue module.
 
     Raises
     ------
     UsageError
-        If the method is not its own.
+        If torch_blue does not implement the method.
     """
     from torch_blue.vi.distributions import MeanFieldNormal
     from torch_blue.vi.utils.convert import convert_to_vimodule
 
     if config.method.name != "mean_field":
-        raise UsageError(f"torch_blue does mean-field VI, not method {config.method.name!r}")
+        raise UsageError(f"torch_blue implements mean-field VI, not method {config.method.name!r}")
     net = network(config, device)
     prior = MeanFieldNormal(0.0, float(config.method.arguments.get("prior_std", 0.2)))
     convert_to_vimodule(net, prior=prior)
@@ -75,7 +75,7 @@ def converted(config: RunConfig, device: torch.device) -> nn.Module:
 
 
 def likelihood_loss(config: RunConfig) -> nn.Module:
-    """Its negative ELBO with Monte Carlo KL."""
+    """Return torch_blue's negative ELBO with Monte Carlo KL."""
     from torch_blue.vi import KullbackLeiblerLoss
 
     made: nn.Module = KullbackLeiblerLoss(
@@ -86,7 +86,7 @@ def likelihood_loss(config: RunConfig) -> nn.Module:
 
 @contextmanager
 def calling(math: bool) -> Iterator[None]:
-    """Without the warnings of vmap's missing rules; ``math``: with attention that has one."""
+    """Suppress warnings of missing vmap rules; ``math``: use attention in the form that has one."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH) if math else nullcontext():

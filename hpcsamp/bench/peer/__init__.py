@@ -1,1 +1,1 @@
-"""NumPyro as a peer: the training step of small networks beside XLA's, on one core."""
+"""Comparison with NumPyro: the training step of small networks on one core."""

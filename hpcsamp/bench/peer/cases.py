@@ -1,7 +1,7 @@
-"""The networks on which the peer is measured, and their data and configuration for hpcsamp.
+"""Networks of the comparison with NumPyro, their data, and their configuration for hpcsamp.
 
-Weights have the prior ``N(0, prior_std)``; regressions have normal noise of known standard
-deviation. Both sides compute in float32 and update with Adam.
+Weights have the prior ``N(0, prior_std)``; regressions have normal noise with a known standard
+deviation. Both libraries compute in float32 and update with Adam.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ ITEMS = 4096
 
 @dataclass(frozen=True)
 class Case:
-    """A multilayer perceptron and what a step of it takes.
+    """A multilayer perceptron and the sizes of its training step.
 
     Attributes
     ----------
     widths
-        Of the input, the hidden layers and the output.
+        Widths of the input, the hidden layers and the output.
     activation
         ``tanh`` or ``relu``.
     task
         ``classification`` (the last width is the number of classes) or ``regression``.
     batch, samples
-        Items and weight samples of a step.
+        Items and weight samples per step.
     steps
-        Steps of a round.
+        Steps per round.
     prior_std, noise_std, initial_std
         Standard deviations of the prior, of the observations of a regression, and of the initial
         posterior.
     lr
-        Of Adam.
+        Learning rate of Adam.
     """
 
     widths: tuple[int, ...]
@@ -59,7 +59,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """The widths, as ``13-50-1``."""
+        """Name made of the widths, e.g. ``13-50-1``."""
         return "-".join(map(str, self.widths))
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
@@ -71,13 +71,13 @@ class Case:
         return x, draw.standard_normal((ITEMS, self.widths[-1]), np.float32)
 
     def write(self, folder: Path) -> tuple[Path, Path]:
-        """Make the configuration and the data of both sides in an empty folder.
+        """Write the configuration and the data of both libraries to an empty folder.
 
         Returns
         -------
         tuple
-            The configuration of hpcsamp, whose dataset lies beside it, and an ``.npz`` file with
-            the batch ``x``, ``y`` of the peer.
+            The configuration for hpcsamp, with its dataset in the same folder, and an ``.npz`` file
+            with the batch ``x``, ``y`` for NumPyro.
         """
         x, y = self.arrays()
         source = from_arrays(
@@ -132,18 +132,18 @@ CASES = {
 
 
 def find(names: str) -> list[Case]:
-    """Cases by name, with commas; all of them for an empty string.
+    """Return cases by their names, separated by commas; all for an empty string.
 
     Raises
     ------
     UsageError
-        If there is none of a name.
+        If there is no case of a name.
     """
     wanted = [name.strip() for name in names.split(",")] if names else list(CASES)
     for name in wanted:
         if name not in CASES:
             raise UsageError(
-                f"--workload {name}: against numpyro there is {', '.join(CASES)}"
+                f"--workload {name}: with --against numpyro choose from {', '.join(CASES)}"
                 f"{suggest(name, CASES)}"
             )
     return [CASES[name] for name in wanted]

@@ -1,7 +1,7 @@
-"""``hpcsamp bench baselines --against numpyro``: steps of hpcsamp and of its peer, in turns.
+"""``hpcsamp bench baselines --against numpyro``: steps of hpcsamp and NumPyro in turns.
 
-Every variant runs on the same single core with one thread, in a process of its own; hpcsamp's step
-is that of ``hpcsamp train``, feed, agreement and log included.
+Every variant runs on the same single core with one thread in its own process; hpcsamp's step is
+that of ``hpcsamp train``, including feed, agreement and log.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ XLA = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 
 def peer_job(case: Case, batch: Path, python: Path, core: int | None) -> Job:
-    """NumPyro on one core, ready to take turns."""
+    """Create the job of NumPyro on one core."""
     environment = {
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
@@ -41,23 +41,23 @@ def peer_job(case: Case, batch: Path, python: Path, core: int | None) -> Job:
 def measure(
     case: Case, folder: Path, python: Path, settings: Sequence[str], rounds: int
 ) -> list[dict[str, Any]]:
-    """Take turns; a record of hpcsamp, of the peer, and of the floor of torch.
+    """Measure hpcsamp, NumPyro and torch's lower bound in turns; return a record of each.
 
     Parameters
     ----------
     folder
-        Empty; for the data and the configuration.
+        Empty folder for the data and the configuration.
     python
-        The peer's interpreter.
+        Interpreter of NumPyro's environment.
     settings
-        Keys of hpcsamp's configuration to change.
+        Keys of hpcsamp's configuration to set.
     rounds
-        Counted ones, after one that warms up.
+        Timed rounds, after one warm-up round.
 
     Raises
     ------
     HpcsampError
-        If a variant fails, or does not run on the core that it was given.
+        If a variant fails, or does not run on the core that was assigned to it.
     """
     config, batch = case.write(folder)
     core = min(os.sched_getaffinity(0))
@@ -93,7 +93,7 @@ def measure(
 
 
 def ratio(found: Sequence[dict[str, Any]], above: str, below: str) -> dict[str, float]:
-    """Median, least and most over rounds of the ratio of the times of two variants."""
+    """Return median, minimum and maximum over rounds of the ratio of two variants' times."""
     rounds = {record["variant"]: record["rounds"] for record in found}
     values = [a / b for a, b in zip(rounds[above], rounds[below], strict=True)]
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}

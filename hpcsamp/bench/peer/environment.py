@@ -1,7 +1,8 @@
-"""The peer's own virtual environment, built when it is first needed.
+"""Virtual environment of NumPyro, built when it is first needed.
 
-It lies in the cache (``HPCSAMP_CACHE``, as that of ``envs/``), named by what it is made of, and is
-whole once it holds a file ``complete``. pip fetches, so that a site's pip configuration holds.
+It is in the cache (``HPCSAMP_CACHE``, like the environments of ``envs/``), named by a hash of its
+contents, and complete once it contains a file ``complete``. pip downloads the packages, so that the
+pip configuration of a site is used.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ STAMP = "complete"
 
 
 def folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where the environment is, or would be."""
+    """Return the folder of the environment, which need not exist yet."""
     home = environment.get("XDG_CACHE_HOME") or "~/.cache"
     cache = Path(environment.get("HPCSAMP_CACHE") or f"{home}/hpcsamp").expanduser()
     made_of = f"{sys.version} {platform.machine()} {REQUIREMENTS.read_text()}"
@@ -31,45 +32,45 @@ def folder(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def python(place: Path) -> Path:
-    """The interpreter of an environment."""
+    """Return the interpreter of an environment."""
     return place / "bin" / "python"
 
 
 def is_built(place: Path) -> bool:
-    """Whether an environment is whole."""
+    """Whether an environment is complete."""
     return (place / STAMP).is_file() and python(place).exists()
 
 
 def build(place: Path, say: Callable[[str], None]) -> Path:
-    """Build the environment unless it is there; one process at a time does.
+    """Build the environment unless it exists; only one process builds it at a time.
 
     Parameters
     ----------
     say
-        Is called with lines for the user before what takes long.
+        Called with lines for the user before long operations.
 
     Returns
     -------
     Path
-        Its interpreter.
+        Interpreter of the environment.
 
     Raises
     ------
     UsageError
         If the cache cannot be written.
     HpcsampError
-        If a package cannot be fetched, with pip's own reason and the log.
+        If a package cannot be downloaded; the message has pip's reason and the path of the log.
     """
     if is_built(place):
         return python(place)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise UsageError(f"HPCSAMP_CACHE: {place.parent} cannot be made: {e.strerror}") from e
+        raise UsageError(f"HPCSAMP_CACHE: cannot create {place.parent}: {e.strerror}") from e
     lock = place.with_name(f"{place.name}.lock")
     with locked(lock, place, lambda: say(f"another process is building {place}; waiting for it")):
         if not is_built(place):
-            say(f"building the peer's environment {place} (about 0.7 GB, once)")
+            say(f"building the environment of NumPyro in {place} (about 0.7 GB, only once)")
             _build(place)
     return python(place)
 
@@ -96,7 +97,7 @@ def _build(place: Path) -> None:
 
 
 def _reason(log: Path) -> str:
-    """pip's first error, else its last line."""
+    """Return pip's first error, or else its last line."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR")]
     return [*errors[:1], *lines[-1:], "without a message"][0].removeprefix("ERROR: ")

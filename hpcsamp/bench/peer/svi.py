@@ -1,11 +1,12 @@
-"""NumPyro's stochastic variational inference as its careful user would write it.
+"""NumPyro's stochastic variational inference, written as its careful user would.
 
-``python -I svi.py CASE-AS-JSON``, in the environment of :mod:`hpcsamp.bench.peer.environment`. It
-imports nothing of hpcsamp, and answers the words of :mod:`hpcsamp.bench.worker` in the same way:
-``round`` (some steps, timed), ``draws`` (the loss with the weights it was computed from), ``end``.
+``python -I svi.py CASE-AS-JSON`` runs in the environment of :mod:`hpcsamp.bench.peer.environment`.
+It does not import hpcsamp, and answers commands like :mod:`hpcsamp.bench.worker`: ``round`` (time
+some steps), ``draws`` (a loss and the weights it was computed from), ``end``.
 
-A normal distribution of its own for every weight (AutoNormal), all samples vectorised
-(``vectorize_particles=True``), Adam, one compiled update. The batch lies on the device.
+Every weight has its own normal distribution (AutoNormal), all samples are vectorised
+(``vectorize_particles=True``), and an update with Adam is one compiled function. The batch is on
+the device.
 """
 
 import json
@@ -46,7 +47,7 @@ class Inference:
         self.update = jax.jit(self.svi.update)
 
     def model(self, x: Any, y: Any) -> None:
-        """Normal prior of every weight, and the likelihood of all N items from those of a batch."""
+        """Normal prior of each weight, and the likelihood of a batch scaled to all N items."""
         import jax
         import numpyro
         import numpyro.distributions as dist
@@ -81,7 +82,7 @@ class Inference:
         return {"seconds": (time.perf_counter() - began) / self.case["steps"]}
 
     def draws(self) -> dict[str, Any]:
-        """The loss of the batch, the weights of its samples, and their densities' parameters."""
+        """Return the loss of the batch, its weight samples and their densities' parameters."""
         import jax
         from numpyro import handlers
 
@@ -128,7 +129,7 @@ def say(told: dict[str, Any]) -> None:
 
 
 def main(text: str) -> None:
-    """Compile, then take turns until told to end."""
+    """Compile the update, then execute commands until ``end``."""
     inference = Inference(json.loads(text))
     inference.round()
     say({"pids": [os.getpid()]})
