@@ -241,9 +241,9 @@ BROKEN = {
     "an error": ("sys.exit('sbatch: error: Batch job submission failed:\\n  QOSMaxSubmit')",
                  "sbatch failed with 1: sbatch: error: Batch job submission failed: QOSMaxSubmit"),
     "silence": ("import time; time.sleep(60)", "sbatch did not answer within 0.5 s"),
-    "nonsense": ("print('moo')", "sbatch gave no job number but 'moo'"),
-    "nothing": ("", "sbatch gave no job number but ''"),
-    "a crash": ("import os; os.kill(os.getpid(), 11)", "sbatch failed with -11: it said nothing"),
+    "nonsense": ("print('moo')", "sbatch returned 'moo' in place of a job number"),
+    "nothing": ("", "sbatch returned '' in place of a job number"),
+    "a crash": ("import os; os.kill(os.getpid(), 11)", "sbatch failed with -11: no message"),
 }  # fmt: skip
 
 

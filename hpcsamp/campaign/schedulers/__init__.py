@@ -10,6 +10,6 @@ __all__ = ["Element", "Limits", "Scheduler", "SchedulerError", "make"]
 
 
 def make(site: Site, name: str | None = None) -> Scheduler:
-    """The scheduler of a site, or another one by its name."""
+    """Create the scheduler of a site, or another one by its name."""
     made: Scheduler = SCHEDULERS.find(name or site.scheduler)(site)
     return made

@@ -1,4 +1,4 @@
-"""What campaigns ask of a scheduler."""
+"""Base class of the schedulers of campaigns."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ Live = Literal["queued", "running"]
 
 
 class SchedulerError(HpcsampError):
-    """The scheduler answered with an error, or not at all."""
+    """Raised if a scheduler answers with an error, or not at all."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the scheduler allows.
+    """Limits of a scheduler.
 
     Attributes
     ----------
     array
-        Most elements of an array; 0: no limit.
+        Largest number of elements of an array; 0: no limit.
     minutes
-        Longest time by partition, infinite where there is no limit; empty: not known.
+        Time limits by partition in minutes, infinite for no limit; empty if unknown.
     default
-        The partition of jobs that name none.
+        Partition of jobs that do not name one.
     nodes
-        Most nodes of a job by partition; empty: not known.
+        Largest number of nodes of a job by partition; empty if unknown.
     """
 
     array: int
@@ -52,16 +52,16 @@ class Scheduler(ABC):
     Parameters
     ----------
     site
-        Where it runs.
+        Site of the scheduler.
     """
 
-    #: What a partition is called there.
+    #: The scheduler's word for a partition.
     partition_word: ClassVar[str] = "partition"
-    #: How the names of its job scripts end.
+    #: File name suffix of job scripts.
     suffix: ClassVar[str] = "sh"
-    #: Its job scripts: a Jinja template that extends ``job.sh.j2`` and fills its blocks.
+    #: Jinja template of job scripts, which extends ``job.sh.j2`` and fills its blocks.
     template: ClassVar[str] = '{% extends "job.sh.j2" %}'
-    #: Whether it reads the header of a script itself, so that paths there are restricted.
+    #: Whether the scheduler parses the header of a script, which restricts the paths there.
     reads_header: ClassVar[bool] = True
 
     def __init__(self, site: Site) -> None:
@@ -69,55 +69,55 @@ class Scheduler(ABC):
 
     @abstractmethod
     def limits(self) -> Limits:
-        """What the scheduler allows."""
+        """Return the limits of the scheduler."""
 
     @abstractmethod
     def submit(self, jobs: Sequence[Job], folder: Path, taken: Callable[[Job, str], None]) -> None:
-        """Hand job arrays over.
+        """Submit job arrays.
 
         Parameters
         ----------
         jobs
-            Their scripts lie in ``folder``.
+            Job arrays, whose scripts are in ``folder``.
         folder
             Folder of the submission.
         taken
-            Called with each job and its identifier as soon as the scheduler has it.
+            Called with each job and its identifier as soon as the scheduler has accepted it.
 
         Raises
         ------
         SchedulerError
-            If it does not take one; those before are running.
+            If the scheduler refuses a job; the previous ones are then submitted.
         """
 
     @abstractmethod
     def live(self, jobs: Sequence[str]) -> dict[Element, Live]:
-        """Elements of these jobs that wait or run."""
+        """Return the elements of some jobs that wait or run."""
 
     def ended(self, jobs: Sequence[str]) -> dict[Element, str]:
-        """Why elements ended, in the scheduler's words, e.g. ``TIMEOUT``; what is still known."""
+        """Return why elements ended, e.g. ``TIMEOUT``, as far as the scheduler still knows."""
         return {}
 
     def find(self, name: str, script: Path) -> str | None:
-        """The identifier of a job that waits or runs, by its name or script; None if there is none.
+        """Find a waiting or running job by its name or script; return its identifier or None.
 
-        For submissions that were killed before they could note what the scheduler answered.
+        Needed after a submission was killed before it could record the scheduler's answer.
         """
         return None
 
     @abstractmethod
     def cancel(self, jobs: Sequence[str]) -> None:
-        """End these jobs."""
+        """Cancel some jobs."""
 
-    # For those that are programs --------------------------------------------------------------
+    # For schedulers with command-line programs -------------------------------------------------
 
     def ask(self, *command: str) -> str:
-        """Standard output of one of the scheduler's commands.
+        """Run a command of the scheduler and return its standard output.
 
         Raises
         ------
         SchedulerError
-            One line: if it is not there, fails, or does not answer in time.
+            If the command does not exist, fails, or does not answer in time.
         """
         program = shutil.which(command[0])
         if program is None:
@@ -141,33 +141,31 @@ class Scheduler(ABC):
         except OSError as e:
             raise SchedulerError(f"{command[0]} could not be started: {e.strerror}") from None
         if done.returncode:
-            said = " ".join((done.stderr or done.stdout).split()) or "it said nothing"
-            raise SchedulerError(f"{command[0]} failed with {done.returncode}: {said}")
+            message = " ".join((done.stderr or done.stdout).split()) or "no message"
+            raise SchedulerError(f"{command[0]} failed with {done.returncode}: {message}")
         return done.stdout
 
 
 def clean(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what would change a submission silently, or make MPI believe that
-    it is a rank.
-    """
+    """Remove variables that would change a submission silently or start MPI as a rank."""
     foreign = ("SBATCH_", "OMPI_COMM", "PMIX_", "PMI_", "OPAL_")
     return {k: v for k, v in environment.items() if not k.startswith(foreign)}
 
 
 def check_limits(jobs: Sequence[Job], site: Site, limits: Limits, word: str) -> None:
-    """Refuse what the scheduler would, before anything is submitted.
+    """Check jobs against the limits of the scheduler before anything is submitted.
 
     Raises
     ------
     UsageError
-        For a partition that does not exist, or a time or nodes that it does not allow.
+        If the partition does not exist, or does not allow the time or the number of nodes.
     """
     if not limits.minutes:
         return
     allowed = ", ".join(f"{n} {_minutes(m)}" for n, m in limits.minutes.items())
     if site.partition and site.partition not in limits.minutes:
         raise UsageError(
-            f'site.partition = "{site.partition}": there is no such {word}; there are '
+            f'site.partition = "{site.partition}": there is no such {word}; choose from '
             f"{', '.join(limits.minutes)}"
         )
     name = site.partition or limits.default

@@ -1,6 +1,7 @@
-"""No scheduler: points run on this machine, as many at once as its cores allow.
+"""Local scheduler: points run on this machine, as many at the same time as its cores allow.
 
-A runner (:mod:`.runner`) is left behind, which survives the shell and ends with the last point.
+A background process (:mod:`.runner`) starts the points; it survives the shell and ends with the
+last point.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ class Local(Scheduler):
     reads_header = False
 
     def limits(self) -> Limits:
-        """There are none."""
+        """Return no limits."""
         return Limits(0, {})
 
     def submit(self, jobs: Sequence[Job], folder: Path, taken: Callable[[Job, str], None]) -> None:
-        """Leave a runner behind that starts one point after the other."""
+        """Start a background runner that starts one point after the other."""
         cores = self.site.cores or len(os.sched_getaffinity(0))
         queue = {
             "cores": cores,
@@ -77,12 +78,12 @@ class Local(Scheduler):
                 said = (folder / "runner.txt").read_text(errors="replace").strip().splitlines()
                 raise SchedulerError(f"the runner did not start: {said[-1] if said else folder}")
             time.sleep(0.02)
-        process.returncode = 0  # it is left behind on purpose: nobody here waits for it
+        process.returncode = 0  # the runner continues in the background: do not wait for it
         for job in jobs:
             taken(job, str(folder / job.script))
 
     def live(self, jobs: Sequence[str]) -> dict[Element, Live]:
-        """By what the runners of these jobs have written, if they are alive."""
+        """Read the state files of the runners that are alive."""
         found: dict[Element, Live] = {}
         for folder in {Path(j).parent for j in jobs}:
             state = _alive(folder)
@@ -98,11 +99,11 @@ class Local(Scheduler):
         return {e: live for e, live in found.items() if e[0] in set(jobs)}
 
     def find(self, name: str, script: Path) -> str | None:
-        """By the runner of the script's folder."""
+        """Find a job by the runner of its folder."""
         return str(script) if _alive(script.parent) is not None else None
 
     def cancel(self, jobs: Sequence[str]) -> None:
-        """End the runners of these jobs, and with them their points, which get time to save."""
+        """Stop the runners of some jobs and their points, which have time to write a checkpoint."""
         ending = []
         for folder in {Path(j).parent for j in jobs}:
             state = _alive(folder)
@@ -118,13 +119,13 @@ class Local(Scheduler):
 
 
 def _alive(folder: Path) -> dict | None:
-    """State of the runner of a submission, None if it has ended."""
+    """Return the state of the runner of a submission; None if it has ended."""
     if not (folder / STATE).exists():
         return None
     try:
         state = text.read_json(folder / STATE, text.owner_of(folder), unsealed=False)
         return state if started(state["pid"]) == state["started"] else None
     except DataError:
-        if not (folder / STATE).exists():  # it has just ended
+        if not (folder / STATE).exists():  # the runner has just ended
             return None
         raise

@@ -17,14 +17,14 @@ _RUNNING, _QUEUED = set("RESU"), set("QHWTM")
 
 
 class PBS(Scheduler):
-    """PBS by its commands."""
+    """PBS, used through its commands."""
 
     partition_word = "queue"
     suffix = "pbs"
     template = '{% extends "pbs.j2" %}'
 
     def limits(self) -> Limits:
-        """What ``qstat`` says of the server and of the queues."""
+        """Read the limits of the server and of the queues from ``qstat``."""
         server = self._json("-Bf", "Server")
         array, default = 0, ""
         for facts in server.values():
@@ -37,15 +37,15 @@ class PBS(Scheduler):
         return Limits(self.site.max_array or array or 10000, minutes, default)
 
     def submit(self, jobs: Sequence[Job], folder: Path, taken: Callable[[Job, str], None]) -> None:
-        """One ``qsub`` an array; of a single point it is an ordinary job."""
+        """Submit each array with ``qsub``; an array of one point is an ordinary job."""
         for job in jobs:
             out = self.ask("qsub", str(folder / job.script)).strip()
             if not re.match(r"\d+(\[\])?(\.|$)", out):
-                raise SchedulerError(f"qsub gave no job identifier but {out!r}")
+                raise SchedulerError(f"qsub returned {out!r} in place of a job identifier")
             taken(job, out)
 
     def live(self, jobs: Sequence[str]) -> dict[Element, Live]:
-        """By ``qstat -t``, which lists the elements of arrays."""
+        """Read the states of array elements from ``qstat -t``."""
         return {
             e: "running" if state in _RUNNING else "queued"
             for e, (state, _) in self._elements(jobs).items()
@@ -53,7 +53,7 @@ class PBS(Scheduler):
         }
 
     def ended(self, jobs: Sequence[str]) -> dict[Element, str]:
-        """By ``qstat -x``, as long as the server keeps the history of jobs."""
+        """Read exit codes from ``qstat -x``, as long as the server keeps the job history."""
         return {
             e: f"exit status {status}"
             for e, (state, status) in self._elements(jobs).items()
@@ -61,12 +61,12 @@ class PBS(Scheduler):
         }
 
     def find(self, name: str, script: Path) -> str | None:
-        """By the job's name."""
+        """Find a job by its name with ``qselect``."""
         found = self.ask("qselect", "-N", name).split()
         return found[0] if found else None
 
     def cancel(self, jobs: Sequence[str]) -> None:
-        """By ``qdel``."""
+        """Cancel jobs with ``qdel``."""
         if jobs:
             self.ask("qdel", *jobs)
 
@@ -79,13 +79,13 @@ class PBS(Scheduler):
             job = wanted.get(_number(name))
             match = re.match(r"\d+\[(\d*)\]", name)
             if job is None or (match and not match[1]):
-                continue  # of others, or an array as a whole
+                continue  # another job, or an array as a whole
             index = int(match[1]) if match else 0
             found[job, index] = (str(facts.get("job_state", "?")), facts.get("Exit_status"))
         return found
 
     def _jobs(self, jobs: Sequence[str]) -> dict[str, Any]:
-        """What ``qstat`` says of jobs; it fails if it has forgotten one of those asked for."""
+        """Read jobs from ``qstat``, without those it no longer knows, for which it would fail."""
         asked = list(jobs)
         while asked:
             try:
@@ -104,7 +104,7 @@ class PBS(Scheduler):
         try:
             return dict(json.loads(text).get(part, {}))
         except (ValueError, AttributeError, TypeError) as e:
-            raise SchedulerError(f"qstat {options[0]} gave no valid JSON: {e}") from None
+            raise SchedulerError(f"qstat {options[0]} returned invalid JSON: {e}") from None
 
 
 def _number(job: str) -> str:

@@ -1,8 +1,8 @@
-"""The local scheduler's runner: ``python -m hpcsamp.campaign.schedulers.runner FOLDER``.
+"""Runner of the local scheduler: ``python -m hpcsamp.campaign.schedulers.runner FOLDER``.
 
-Starts the points of one submission in order, as many at once as there are cores for and ``at_once``
-allows; starts those again that stop early (exit 75); ends when there is nothing left to do. TERM
-ends it: points get time for a checkpoint.
+Starts the points of one submission in order, as many at the same time as the cores and ``at_once``
+allow, restarts points that stop early (exit code 75), and ends with the last point. On TERM it
+stops its points, which have time to write a checkpoint.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hpcsamp.sealing import text
 QUEUE, STATE = "local.json", "local-state.json"
 AGAIN = 75
 STARTS = 100
-"""Starts of a point at most: one that always stops early must not go on for ever."""
+"""Largest number of starts of a point, so that one that always stops early is given up."""
 
 GRACE = 20.0
 """Seconds that points have to stop when the runner ends."""
@@ -34,7 +34,7 @@ Place = tuple[int, int]  # array, index
 
 
 class Runner:
-    """Works through the queue of one submission.
+    """Runs the points of one submission.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class Runner:
         self.stopping = False
 
     def run(self) -> None:
-        """Until all is done, or TERM."""
+        """Run until all points have ended, or TERM is received."""
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._note()
@@ -105,7 +105,7 @@ class Runner:
                 start_new_session=True,
                 preexec_fn=_end_with_parent,
             )
-        # training stops by itself before the limit; what does not is ended
+        # training stops itself before the limit; anything else is killed
         self.deadline[place] = time.monotonic() + array["seconds"] + GRACE
 
     def _look(self) -> bool:
@@ -124,7 +124,7 @@ class Runner:
 
     def _end_all(self) -> None:
         for process in self.running.values():
-            process.terminate()  # the script hands it on
+            process.terminate()  # the script forwards the signal
         end = time.monotonic() + GRACE
         for process in self.running.values():
             try:
@@ -150,7 +150,7 @@ class Runner:
         }
         try:
             write_whole(self.folder / STATE, text.to_json(state, text.owner_of(self.folder)))
-        except OSError as e:  # a full quota: points go on, and their marks tell
+        except OSError as e:  # a full quota: points continue, and marks record their states
             print(f"cannot write {STATE}: {e.strerror}", flush=True)
 
 

@@ -17,13 +17,13 @@ _LIVE = _RUNNING | _QUEUED | {"COMPLETING"}
 
 
 class Slurm(Scheduler):
-    """Slurm by its commands."""
+    """Slurm, used through its commands."""
 
     suffix = "sbatch"
     template = '{% extends "slurm.j2" %}'
 
     def limits(self) -> Limits:
-        """MaxArraySize, and what ``sinfo`` says of the partitions."""
+        """Read MaxArraySize from ``scontrol``, and the limits of partitions from ``sinfo``."""
         config = self.ask("scontrol", "show", "config")
         match = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.MULTILINE)
         array = int(match[1]) if match else 1001  # Slurm's default
@@ -39,16 +39,16 @@ class Slurm(Scheduler):
         return Limits(self.site.max_array or array, minutes, default, nodes)
 
     def submit(self, jobs: Sequence[Job], folder: Path, taken: Callable[[Job, str], None]) -> None:
-        """One ``sbatch`` an array."""
+        """Submit each array with ``sbatch``."""
         for job in jobs:
             out = self.ask("sbatch", "--parsable", str(folder / job.script))
             number = out.strip().splitlines()[-1].split(";")[0] if out.strip() else ""
             if not number.isdigit():
-                raise SchedulerError(f"sbatch gave no job number but {out.strip()!r}")
+                raise SchedulerError(f"sbatch returned {out.strip()!r} in place of a job number")
             taken(job, number)
 
     def live(self, jobs: Sequence[str]) -> dict[Element, Live]:
-        """By ``squeue`` of the user: asked for a job that has ended, it fails."""
+        """Read the user's jobs from ``squeue``, which fails if asked for a job that has ended."""
         wanted = set(jobs)
         found: dict[Element, Live] = {}
         for line in self.ask("squeue", "--me", "-h", "-r", "-o", "%F|%K|%T").splitlines():
@@ -62,7 +62,7 @@ class Slurm(Scheduler):
         return found
 
     def ended(self, jobs: Sequence[str]) -> dict[Element, str]:
-        """By ``sacct``; where there is no accounting by ``scontrol``, as long as it remembers."""
+        """Read end states from ``sacct``, or without accounting from ``scontrol``."""
         if not jobs:
             return {}
         try:
@@ -74,7 +74,7 @@ class Slurm(Scheduler):
         for job in jobs:
             try:
                 out = self.ask("scontrol", "-o", "show", "job", job)
-            except SchedulerError:  # forgotten
+            except SchedulerError:  # Slurm no longer knows the job
                 continue
             for line in out.splitlines():
                 facts = dict(re.findall(r"(\S+?)=(\S*)", line))
@@ -83,12 +83,12 @@ class Slurm(Scheduler):
         return found
 
     def find(self, name: str, script: Path) -> str | None:
-        """By the job's name."""
+        """Find a job by its name with ``squeue``."""
         found = self.ask("squeue", "--me", "-h", "-o", "%F", "--name", name).split()
         return found[0] if found else None
 
     def cancel(self, jobs: Sequence[str]) -> None:
-        """By ``scancel``."""
+        """Cancel jobs with ``scancel``."""
         if jobs:
             self.ask("scancel", *jobs)
 

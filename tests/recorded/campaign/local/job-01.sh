@@ -10,31 +10,31 @@ submission=/home/user/project/campaigns/sweep/submissions/0001
 config=$submission/base.toml
 index=${1:?which line of points-01.tsv, from 0?}
 
-# A line of the table: the name of the point, and what it changes in the base configuration.
+# One line of the table: the name of the point and its changes to the base configuration.
 IFS=$'\t' read -r -a fields < <(sed -n "$((index + 1))p" "$submission/points-01.tsv")
 name=${fields[0]}
 point=$campaign/points/$name
 settings=()
 for field in "${fields[@]:1}"; do settings+=(--set "$field"); done
-export HPCSAMP_END_TIME=$(($(date +%s) + 7200)) # training stops before
+export HPCSAMP_END_TIME=$(($(date +%s) + 7200)) # training stops before this time
 
-# What the point does is the name of an empty file: one listing of marks/ tells of all points.
+# The name of an empty file holds the state of the point: one listing of marks/ shows all points.
 mark() {
     local before=
     if [ -r "$point/.mark" ]; then before=$(<"$point/.mark"); fi
     if [ -z "$before" ] || ! mv -f "$campaign/marks/$name.$before" "$campaign/marks/$name.$1" 2>/dev/null; then
-        : >"$campaign/marks/$name.$1" || echo "campaign: cannot note that $name is $1" >&2
+        : >"$campaign/marks/$name.$1" || echo "campaign: cannot record that $name is $1" >&2
     fi
     printf '%s' "$1" >"$point/.mark" || true
 }
 
-# A rank hung if the run's stall file is another one; who is started again, thrice at most, is not
-# started on the nodes that it names.
+# A new stall file means that a rank hung; the point is then restarted, at most three times, without
+# the nodes that the file names.
 stall() { cksum 2>/dev/null <"$point/stall.json" || true; }
 of_stall() { grep -oP "^ \"$1\": \"?\K[^\"]*[^\",]" "$point/stall.json" || true; }
 stalled=$(stall)
 
-# A command ended with this code: 75 is early, with a checkpoint.
+# Called with the exit code of a command that failed; 75: it stopped early with a checkpoint.
 cancelled=
 stop() {
     local code=$1 exclude=
@@ -47,12 +47,12 @@ stop() {
         exit "$code"
     fi
     mark stopped
-    # whoever started this script starts it again
+    # the runner starts this script again
     exit "$code"
 }
 
-# Starts a command on the ranks of the point. In the background: bash runs no trap while it waits
-# for a command in the foreground.
+# Run a command on the ranks of the point, in the background, because bash runs no trap while it
+# waits for a command in the foreground.
 launched=
 told=
 launch() {
@@ -61,7 +61,7 @@ launch() {
     mpirun -n 2 -N 1 "$@" &
     launched=$!
     wait "$launched" || code=$?
-    while [ -n "$told" ]; do # a trap ended wait, perhaps before the command ended
+    while [ -n "$told" ]; do # a trap interrupted wait, perhaps before the command ended
         told=
         again=0
         wait "$launched" 2>/dev/null || again=$?
