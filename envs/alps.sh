@@ -2,19 +2,19 @@
 # envs/alps.sh: Alps at CSCS, four GH200 a node.
 #
 # Follows https://docs.cscs.ch/running/slurm/ and /software/communication/nccl/.
-# Not run there: written from that page. Tested with stub commands (tests/test_envs.py).
+# Not run on this system: written from that page, tested with stub commands (tests/test_envs.py).
 #
 #     HPCSAMP_SITE=alps sbatch --account=ACCOUNT --uenv=prgenv-gnu/24.11 --view=default \
 #         --ntasks-per-node=4 --cpus-per-task=72 jobscripts/slurm/train.sbatch CONFIG RUN
 
 # shellcheck source=envs/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh" || return 1
-# A user environment takes the place of modules: it brings MPI, HDF5, CUDA and Python.
+# A user environment replaces modules: it provides MPI, HDF5, CUDA and Python.
 if [ -z "${UENV_VIEW:-}${UENV_MOUNT_LIST:-}" ]; then
     _hpcsamp_fail "no uenv is loaded: sbatch --uenv=prgenv-gnu/24.11 --view=default, or uenv start --view=default prgenv-gnu/24.11"
     return 1
 fi
-# GPU-aware MPI beside NCCL can wait for ever there.
+# GPU-aware MPI together with NCCL can deadlock on this system.
 export MPICH_GPU_SUPPORT_ENABLED=0
 export HPCSAMP_MPI=pmix
 export NCCL_NET="AWS Libfabric" NCCL_NET_GDR_LEVEL=PHB NCCL_CROSS_NIC=1 FI_CXI_DEFAULT_CQ_SIZE=131072

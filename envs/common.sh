@@ -1,19 +1,19 @@
 # shellcheck shell=bash
-# envs/common.sh: the recipe that every file in envs/ shares. Sourced by them, not by people.
+# envs/common.sh: functions that all files in envs/ share. Do not source it directly.
 #
-#     hpcsamp_modules NAME...   load environment modules, also where no login shell has set them up
+#     hpcsamp_modules NAME...   load environment modules, also in shells that are not login shells
 #     hpcsamp_environment       build what is missing (on a login node) and activate it
-#     hpcsamp_one_machine       Open MPI on a desk or in a container
+#     hpcsamp_one_machine       settings of Open MPI on a workstation or in a container
 #
-# A site file sets what is special about its place, loads its modules and calls
-# hpcsamp_environment. In a batch job nothing is built or fetched: compute nodes often reach no
-# network, and a hundred jobs must not build a hundred times. Knobs: see envs/local.sh.
+# A site file sets the site's own settings, loads its modules and calls hpcsamp_environment. In a
+# batch job nothing is built or downloaded: compute nodes often have no network access, and a hundred
+# jobs must not build a hundred times. Settings: see envs/local.sh.
 
 _hpcsamp_say() { printf 'hpcsamp: %s\n' "$*"; }
 _hpcsamp_fail() { printf 'hpcsamp: %s\n' "$*" >&2; return 1; }
 
 _hpcsamp_settings() {
-    # the default of another checkout that was sourced before is not what was asked for here
+    # ignore the default of another checkout that was sourced before
     [ "${HPCSAMP_VENV:-}" != "${HPCSAMP_ROOT:-}/.venv" ] || unset HPCSAMP_VENV
     HPCSAMP_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd) || return 1
     : "${HPCSAMP_CACHE:=${XDG_CACHE_HOME:-$HOME/.cache}/hpcsamp}"
@@ -27,7 +27,7 @@ _hpcsamp_settings() {
         HPCSAMP_TORCHVISION HPCSAMP_TORCH_INDEX HPCSAMP_HOROVOD
 }
 
-# The prefix of an HDF5 that was built with MPI, or nothing.
+# Print the prefix of an HDF5 installation that was built with MPI, or nothing.
 _hpcsamp_find_hdf5() {
     local d compiler
     for d in "${HDF5_DIR:-}" "${HDF5_ROOT:-}" "${CONDA_PREFIX:-}" \
@@ -51,7 +51,7 @@ sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' 2>/de
         || echo Python-headers-and-venv
 }
 
-# MPI, parallel HDF5, a compiler and Python headers: from apt where that is ours to use.
+# Install MPI, parallel HDF5, a compiler and Python headers with apt, if that is permitted.
 _hpcsamp_system() {
     local missing as_root=()
     missing=$(_hpcsamp_missing | tr '\n' ' ')
@@ -80,7 +80,7 @@ _hpcsamp_system() {
 
 _hpcsamp_hash() { sha256sum | cut -c 1-12; }
 
-# What the compiled wheels depend on ...
+# Settings that the compiled wheels depend on ...
 _hpcsamp_built_key() {
     {
         "$HPCSAMP_PYTHON" -c 'import sys, platform; print(sys.version, platform.machine())'
@@ -92,7 +92,7 @@ _hpcsamp_built_key() {
     } 2>/dev/null | _hpcsamp_hash
 }
 
-# ... and what the fetched ones do.
+# ... and those that the downloaded ones depend on.
 _hpcsamp_fetched_key() {
     {
         "$HPCSAMP_PYTHON" -c 'import sys, platform; print(sys.version, platform.machine())'
@@ -104,7 +104,7 @@ _hpcsamp_fetched_key() {
 _hpcsamp_environment() {
     local fetched built key log started=$SECONDS
     fetched=$(_hpcsamp_fetched_key) built=$(_hpcsamp_built_key)
-    # an environment that was installed by another recipe is installed anew, from the same wheels
+    # an environment that another version of this recipe installed is reinstalled from the same wheels
     key=$fetched-$built-$(sed -n '/^patch_.*() {/,$p' "$HPCSAMP_ROOT/envs/build_wheels.sh" | _hpcsamp_hash)
     [ "$(cat "$HPCSAMP_VENV/.hpcsamp-key" 2>/dev/null)" != "$key" ] || return 0
     mkdir -p "$HPCSAMP_CACHE" "$(dirname "$HPCSAMP_VENV")" || return 1
@@ -127,13 +127,13 @@ _hpcsamp_exports() {
         # shellcheck source=/dev/null
         source "$HPCSAMP_VENV/bin/activate" || return 1
     fi
-    # Without compiled files every rank would compile torch anew at every start: seconds each.
+    # Without compiled files every rank would compile torch at every start, which takes seconds.
     unset PYTHONDONTWRITEBYTECODE
     # Readers on network file systems: the shards are never written while they are read.
     export HDF5_USE_FILE_LOCKING=FALSE
 }
 
-# More ranks than cores are fine, no rank is pinned on top of another, and root may.
+# Allow more ranks than cores, do not pin ranks to the same core, and allow root.
 hpcsamp_one_machine() {
     if [ "$(id -u)" = 0 ]; then
         export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
@@ -145,8 +145,8 @@ hpcsamp_one_machine() {
 
 _hpcsamp_in_job() { [ -n "${SLURM_JOB_ID:-}${PBS_JOBID:-}" ]; }
 
-# A batch script is no login shell: `module` has to be brought in first. The files of some centres
-# do not pass `set -u`.
+# A batch script is not a login shell: `module` must be defined first. The files of some centres fail
+# under `set -u`.
 _hpcsamp_find_module() {
     ! command -v module >/dev/null 2>&1 || return 0
     local file nounset=0
@@ -164,7 +164,7 @@ _hpcsamp_find_module() {
         _hpcsamp_fail "there is no module command on $(hostname); set HPCSAMP_SITE to another file of envs/, e.g. local"
 }
 
-# hpcsamp_modules NAME...: load modules in this order; one line and failure if one is not there.
+# hpcsamp_modules NAME...: load modules in this order; print one line and fail if one does not exist.
 hpcsamp_modules() {
     local name told nounset=0 failed=0
     _hpcsamp_find_module || return 1

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# envs/conda.sh: MPI, parallel HDF5, compilers and Python from conda-forge, where a machine has none.
+# envs/conda.sh: MPI, parallel HDF5, compilers and Python from conda-forge, for machines without.
 #
-#     source envs/conda.sh        # conda, mamba or micromamba; makes the environment "hpcsamp" once
+#     source envs/conda.sh        # conda, mamba or micromamba; creates the environment "hpcsamp" once
 #
 # Horovod and h5py are then built by the same recipe as everywhere, against conda's MPI. On a
 # cluster prefer its own MPI: conda's does not know the network (unless the external Open MPI of
@@ -20,7 +20,7 @@ _hpcsamp_conda() {
         tool=
     done
     [ -n "$tool" ] || { _hpcsamp_fail "there is no conda, mamba or micromamba here"; return 1; }
-    # activation is a shell function, which no batch job has
+    # activation is a shell function, which is not defined in batch jobs
     if [ "$tool" = micromamba ]; then
         eval "$(micromamba shell hook --shell bash)"
     else

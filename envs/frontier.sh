@@ -2,7 +2,7 @@
 # envs/frontier.sh: Frontier at Oak Ridge (OLCF), eight GCDs (four MI250X) a node.
 #
 # Follows https://docs.olcf.ornl.gov/systems/frontier_user_guide.html and /software/python/pytorch_frontier.html.
-# Not run there: written from that page. Tested with stub commands (tests/test_envs.py).
+# Not run on this system: written from that page, tested with stub commands (tests/test_envs.py).
 #
 #     HPCSAMP_SITE=frontier sbatch --account=ACCOUNT --constraint=nvme --ntasks-per-node=8 \
 #         --gpus-per-task=1 --cpus-per-task=7 jobscripts/slurm/train.sbatch CONFIG RUN

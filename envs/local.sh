@@ -3,8 +3,8 @@
 #
 #     source envs/local.sh
 #
-# Idempotent. The first time it installs what is missing and builds Horovod and parallel h5py
-# (a few minutes); after that it only checks a stamp. Knobs, all optional:
+# Idempotent. The first time it installs missing packages and builds Horovod and parallel h5py, which
+# takes a few minutes; later it only checks a stamp. Settings, all optional:
 #
 #   HPCSAMP_CACHE        where wheels are kept             (default ${XDG_CACHE_HOME:-~/.cache}/hpcsamp)
 #   HPCSAMP_VENV         the virtual environment           (default .venv in the checkout)

@@ -2,18 +2,18 @@
 # envs/lumi.sh: LUMI-G at CSC, eight GCDs (four MI250X) a node.
 #
 # Follows https://docs.lumi-supercomputer.eu/runjobs/scheduled-jobs/lumig-job/ (GPU and CPU binding).
-# Not run there: written from that page. Tested with stub commands (tests/test_envs.py).
+# Not run on this system: written from that page, tested with stub commands (tests/test_envs.py).
 #
 #     HPCSAMP_SITE=lumi sbatch --account=ACCOUNT --partition=standard-g --gpus-per-node=8 \
 #         --ntasks-per-node=8 --cpus-per-task=7 jobscripts/slurm/train.sbatch CONFIG RUN
 #
-# Lustre there suffers from many small files: LUMI asks for a container (envs/hpcsamp.def) in place
-# of a virtual environment where it grows large.
+# Many small files slow down Lustre: LUMI asks users to replace large virtual environments by a
+# container (envs/hpcsamp.def).
 
 # shellcheck source=envs/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh" || return 1
 hpcsamp_modules LUMI/24.03 partition/G PrgEnv-gnu rocm cray-hdf5-parallel cray-python || return 1
-# The torch for ROCm of the package index; Horovod moves gradients by MPI over the host.
+# torch for ROCm from the package index; Horovod exchanges gradients with MPI through the host.
 export HPCSAMP_TORCH_INDEX=${HPCSAMP_TORCH_INDEX:-https://download.pytorch.org/whl/rocm6.2}
 export MPICH_GPU_SUPPORT_ENABLED=0
 export HPCSAMP_MPI= # srun's default fits Cray MPICH

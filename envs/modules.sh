@@ -7,9 +7,9 @@
 #
 # HPCSAMP_MODULES names the modules in the order in which they are loaded: a compiler, an MPI with
 # thread support, an HDF5 built with that MPI, Python 3.11 or newer, on GPU nodes CUDA, cuDNN, NCCL.
-# List what loads before what it brings in (`module spider hdf5` says). If one of them is the
+# List a module before those that it makes available (see `module spider hdf5`). If one of them is the
 # modulefile of envs/modulefiles, the environment that it activates is used.
-# Run for real: on a two-node Slurm with environment modules 5 (tests/slurm).
+# Tested on a two-node Slurm cluster with environment modules 5 (tests/slurm).
 
 # shellcheck source=envs/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh" || return 1

@@ -1,8 +1,8 @@
 #!/bin/bash
-# envs/own_gpu.sh [--reverse] COMMAND...: show a rank its own GPU only, then become the command.
+# envs/own_gpu.sh [--reverse] COMMAND...: show only its own GPU to a rank, then run the command.
 #
-# For launchers that show every rank all of them. --reverse: rank 0 takes the last GPU (on some
-# nodes the last one is nearest to the first cores).
+# For launchers that show all GPUs to every rank. --reverse: rank 0 uses the last GPU, which on some
+# nodes is closest to the first cores.
 set -euo pipefail
 reverse=0
 if [ "${1:-}" = --reverse ]; then reverse=1 && shift; fi

@@ -2,7 +2,7 @@
 # envs/perlmutter.sh: Perlmutter at NERSC, four A100 a node.
 #
 # Follows https://docs.nersc.gov/systems/perlmutter/running-jobs/ and /development/languages/python/.
-# Not run there: written from that page. Tested with stub commands (tests/test_envs.py).
+# Not run on this system: written from that page, tested with stub commands (tests/test_envs.py).
 #
 #     HPCSAMP_SITE=perlmutter sbatch --account=ACCOUNT --constraint=gpu --qos=regular \
 #         --ntasks-per-node=4 --gpus-per-task=1 --cpus-per-task=32 jobscripts/slurm/train.sbatch CONFIG RUN

@@ -2,7 +2,7 @@
 # envs/polaris.sh: Polaris at Argonne (ALCF), four A100 a node, PBS.
 #
 # Follows https://docs.alcf.anl.gov/polaris/running-jobs/ and /polaris/data-science/frameworks/.
-# Not run there: written from that page. Tested with stub commands (tests/test_envs.py).
+# Not run on this system: written from that page, tested with stub commands (tests/test_envs.py).
 #
 #     qsub -A ACCOUNT -q prod -l select=2:ncpus=64:mpiprocs=4:ompthreads=16 \
 #         -l filesystems=home:eagle -v HPCSAMP_SITE=polaris,CONFIG=...,RUN=... jobscripts/pbs/train.pbs

@@ -1,33 +1,33 @@
 # shellcheck shell=bash
-# jobscripts/lib.sh: what the job scripts share. Sourced after a file of envs/.
+# jobscripts/lib.sh: functions shared by the job scripts. Sourced after a file of envs/.
 #
-#     hpcsamp_layout            RANKS, RANKS_PER_NODE, NODES, CORES of a rank, from the allocation
-#     hpcsamp_deadline          tells the run when the job will be ended
-#     hpcsamp_told              what runs where, into the job's log
-#     hpcsamp_stage FOLDER      shards to the nodes' own disks, which the run then reads
-#     hpcsamp_unstage           give the disks back
-#     hpcsamp_run COMMAND       on all ranks, by srun, mpirun or mpiexec; signals are passed on
-#     hpcsamp_scaling ...       the same training on 1, 2, 4 ... RANKS, a table of the times
-#     hpcsamp_watch RUN         notes the run's stall file, before hpcsamp_run
-#     hpcsamp_again CODE        75 (stopped early with a checkpoint) or a new stall file (a rank hung):
-#                               put the job back in the queue, on other nodes than those that hung
+#     hpcsamp_layout            set RANKS, RANKS_PER_NODE, NODES, CORES per rank, from the allocation
+#     hpcsamp_deadline          pass the end time of the job to the run
+#     hpcsamp_told              log the job, its ranks, commit and modules
+#     hpcsamp_stage FOLDER      copy shards to the nodes' own disks, from which the run then reads
+#     hpcsamp_unstage           delete the copies
+#     hpcsamp_run COMMAND       run on all ranks with srun, mpirun or mpiexec; forward signals
+#     hpcsamp_scaling ...       train on 1, 2, 4 ... RANKS and print a table of the times
+#     hpcsamp_watch RUN         remember the run's stall file, before hpcsamp_run
+#     hpcsamp_again CODE        after 75 (stopped early with a checkpoint) or a new stall file (a rank
+#                               hung), put the job back in the queue without the nodes that hung
 #
-# Knobs, from the environment or a file of envs/:
+# Settings, from the environment or a file of envs/:
 #
-#   HPCSAMP_LAUNCHER   srun, mpirun (Open MPI) or mpiexec (PALS, MPICH): how ranks are started
-#   HPCSAMP_BIND       cores (default where every rank has cores of its own) or none
-#   HPCSAMP_MPI        srun's --mpi (default pmix for Open MPI; empty: the site's own default)
-#   HPCSAMP_LAUNCH     further options of the launcher, a bash array
-#   HPCSAMP_WRAPPER    a command before the ranks' command, e.g. one that picks a GPU, an array
-#   HPCSAMP_LOCAL      a folder on the nodes' own disks; set it to have shards staged there
-#   HPCSAMP_REQUEUES   how often a job goes back in the queue (default 100)
-#   HPCSAMP_STALLS     how often a run may stall and go back in the queue (default 3)
+#   HPCSAMP_LAUNCHER   launcher of the ranks: srun, mpirun (Open MPI) or mpiexec (PALS, MPICH)
+#   HPCSAMP_BIND       cores (default if every rank has its own cores) or none
+#   HPCSAMP_MPI        srun's --mpi (default pmix for Open MPI; empty: the default of the site)
+#   HPCSAMP_LAUNCH     additional options of the launcher, a bash array
+#   HPCSAMP_WRAPPER    command that wraps the ranks' command, e.g. to select a GPU, a bash array
+#   HPCSAMP_LOCAL      folder on the nodes' own disks; if set, shards are copied there
+#   HPCSAMP_REQUEUES   how often a job may go back to the queue (default 100)
+#   HPCSAMP_STALLS     how often a run may stall and go back to the queue (default 3)
 
 declare -a HPCSAMP_LAUNCH HPCSAMP_WRAPPER
 
 _hpcsamp_log() { printf 'hpcsamp: %s\n' "$*"; }
 
-# Threads of a core, where the scheduler counts hardware threads as CPUs; else 1.
+# Hardware threads per core if the scheduler counts them as CPUs; else 1.
 _hpcsamp_threads_per_cpu() {
     local node total per_core cores
     node=$(scontrol -o show node "${SLURMD_NODENAME:-$(hostname -s)}" 2>/dev/null) || { echo 1; return; }
@@ -43,13 +43,13 @@ hpcsamp_layout() {
         NODES=$SLURM_JOB_NUM_NODES
         RANKS=${RANKS:-${SLURM_NTASKS:-$NODES}}
         RANKS_PER_NODE=$(((RANKS + NODES - 1) / NODES))
-        # what was asked for a task, or else the node's share: "8(x2)" are 8 CPUs on 2 nodes
+        # CPUs requested per task, or else a share of the node's: "8(x2)" is 8 CPUs on 2 nodes
         cpus=${SLURM_JOB_CPUS_PER_NODE%%[!0-9]*}
         cpus=${SLURM_CPUS_PER_TASK:-$((cpus / RANKS_PER_NODE))}
         CPUS=$((cpus > 0 ? cpus : 1))
         CORES=$((CPUS / $(_hpcsamp_threads_per_cpu)))
     elif [ -n "${PBS_NODEFILE:-}" ]; then
-        # a line per rank (mpiprocs), or one per node: then RANKS_PER_NODE says
+        # one line per rank (mpiprocs), or one per node, and then RANKS_PER_NODE is set
         NODES=$(sort -u "$PBS_NODEFILE" | wc -l)
         RANKS_PER_NODE=${RANKS_PER_NODE:-$(($(wc -l <"$PBS_NODEFILE") / NODES))}
         RANKS=${RANKS:-$((NODES * RANKS_PER_NODE))}
@@ -65,7 +65,7 @@ hpcsamp_layout() {
     : "${HPCSAMP_LAUNCHER:=$([ -n "${SLURM_JOB_ID:-}" ] && echo srun || echo mpirun)}"
 }
 
-# Newer Slurm tells by itself (SLURM_JOB_END_TIME).
+# Recent versions of Slurm set SLURM_JOB_END_TIME themselves.
 hpcsamp_deadline() {
     local end hours minutes seconds
     if [ -n "${SLURM_JOB_ID:-}" ] && [ -z "${SLURM_JOB_END_TIME:-}" ]; then
@@ -90,7 +90,7 @@ hpcsamp_told() {
     _hpcsamp_log "commit $commit; modules ${LOADEDMODULES:-none}; $(command -v hpcsamp)"
 }
 
-# hpcsamp_launch RANKS COMMAND...: the launcher's command line for so many ranks, into LAUNCH.
+# hpcsamp_launch RANKS COMMAND...: set LAUNCH to the launcher's command line for these ranks.
 hpcsamp_launch() {
     local ranks=$1 bind=${HPCSAMP_BIND:-} per_node pmi
     shift
@@ -98,12 +98,12 @@ hpcsamp_launch() {
     LAUNCH=("$HPCSAMP_LAUNCHER" -n "$ranks")
     case $HPCSAMP_LAUNCHER in
         srun)
-            # Since 22.05 steps do not inherit --cpus-per-task.
+            # Since Slurm 22.05, steps do not inherit --cpus-per-task.
             LAUNCH+=(--nodes="$(((ranks + RANKS_PER_NODE - 1) / RANKS_PER_NODE))" --cpus-per-task="$CPUS")
             LAUNCH+=(--cpu-bind="${bind:-cores}" --kill-on-bad-exit=1)
             pmi=${HPCSAMP_MPI-}
             if [ -z "${HPCSAMP_MPI+set}" ] && command -v ompi_info >/dev/null && srun --mpi=list 2>&1 | grep -qw pmix; then
-                pmi=pmix # what Open MPI speaks
+                pmi=pmix # the interface that Open MPI uses
             fi
             if [ -n "$pmi" ]; then LAUNCH+=(--mpi="$pmi"); fi
             ;;
@@ -125,8 +125,8 @@ hpcsamp_launch() {
 }
 
 # hpcsamp_run COMMAND...: run it on all RANKS and return its exit code. The launcher runs in the
-# background, because bash runs no trap while it waits for a command in the foreground. srun's
-# ranks get their signals from Slurm itself; mpirun passes on what it is sent.
+# background, because bash runs no trap while it waits for a command in the foreground. The ranks
+# of srun get their signals from Slurm; mpirun forwards the signals that it receives.
 hpcsamp_run() {
     local code=0 child
     hpcsamp_launch "$RANKS" "$@" || return
@@ -143,7 +143,7 @@ hpcsamp_run() {
     # shellcheck disable=SC2064
     trap "kill -USR2 $child" USR2
     wait "$child" || code=$?
-    while kill -0 "$child" 2>/dev/null; do # a trap ends wait
+    while kill -0 "$child" 2>/dev/null; do # a trap interrupts wait
         code=0
         wait "$child" || code=$?
     done
@@ -151,7 +151,7 @@ hpcsamp_run() {
     return "$code"
 }
 
-# _hpcsamp_each_node COMMAND...: once on every node.
+# _hpcsamp_each_node COMMAND...: run a command once on every node.
 _hpcsamp_each_node() {
     case $HPCSAMP_LAUNCHER in
         srun) srun --mpi=none --nodes="$NODES" --ntasks="$NODES" --ntasks-per-node=1 "$@" ;;
@@ -160,9 +160,9 @@ _hpcsamp_each_node() {
     esac
 }
 
-# hpcsamp_stage FOLDER: copy a dataset to HPCSAMP_LOCAL of every node, once per node, and have every
-# checksum compared there. The run reads the copy, or, said loudly, the original if any node could
-# not; what it records is the original's path.
+# hpcsamp_stage FOLDER: copy a dataset to HPCSAMP_LOCAL once per node and compare every checksum
+# there. The run reads the copy, or, after a warning, the original if copying failed on any node; it
+# records the path of the original.
 hpcsamp_stage() {
     [ -n "${HPCSAMP_LOCAL:-}" ] || return 0
     local began=$SECONDS
@@ -172,11 +172,11 @@ hpcsamp_stage() {
         export HPCSAMP_STAGED_DATA
         _hpcsamp_log "staged $1 to $HPCSAMP_STAGED_DATA on $NODES nodes in $((SECONDS - began)) s, every checksum compared"
     else
-        _hpcsamp_log "WARNING: $1 could not be staged to every node: reading it where it is" >&2
+        _hpcsamp_log "WARNING: $1 could not be staged to every node: reading the original" >&2
     fi
 }
 
-# Give the disks back, as far as the job still has its nodes.
+# Delete the copies on all nodes that the job still has.
 hpcsamp_unstage() {
     if [ -n "${HPCSAMP_STAGED:-}" ]; then _hpcsamp_each_node rm -rf "$HPCSAMP_STAGED" || true; fi
 }
@@ -184,7 +184,7 @@ hpcsamp_unstage() {
 # One attribute of this job, e.g. Resource_List.walltime; PBS folds long lines.
 _hpcsamp_pbs() { qstat -f "$PBS_JOBID" 2>/dev/null | sed -e ':a' -e 'N' -e '$!ba' -e 's/\n\t//g' | sed -n "s/^ *$1 = //p"; }
 
-# Only operators may rerun a PBS job; it can submit its like: same queue, resources and variables.
+# Only operators may rerun a PBS job; submit a copy with the same queue, resources and variables.
 _hpcsamp_qsub_again() {
     local options=() name value kept
     for name in queue:-q Account_Name:-A Job_Name:-N; do
@@ -200,7 +200,7 @@ _hpcsamp_qsub_again() {
         "$HPCSAMP_ROOT/jobscripts/pbs/train.pbs")
 }
 
-# hpcsamp_watch RUN: what is in the run's stall file now, so that a new one is noticed.
+# hpcsamp_watch RUN: remember the content of the run's stall file, to detect a new one.
 hpcsamp_watch() {
     HPCSAMP_STALL=$1/stall.json
     _HPCSAMP_STALL=$(_hpcsamp_mark)
@@ -208,9 +208,9 @@ hpcsamp_watch() {
 _hpcsamp_mark() { cksum 2>/dev/null <"$HPCSAMP_STALL" || true; }
 _hpcsamp_stall() { grep -oP "^ \"$1\": \"?\K[^\"]*[^\",]" "$HPCSAMP_STALL" || true; }
 
-# hpcsamp_again CODE: 75, or a new stall file whatever the code (srun may hide it), puts the job back
-# in the queue; it then resumes, without the nodes that hung. Not one that is being cancelled, and
-# not for ever.
+# hpcsamp_again CODE: put the job back in the queue after code 75, or after any code if there is a new
+# stall file (srun may hide the code); the job then resumes without the nodes that hung. A job that is
+# being cancelled is not requeued, and the number of requeues is limited.
 hpcsamp_again() {
     local starts=$((${SLURM_RESTART_COUNT:-${HPCSAMP_RESTARTS:-0}} + 1)) exclude='' stalls job before ended=''
     local why="stopped early with a checkpoint"
@@ -235,7 +235,7 @@ hpcsamp_again() {
         _hpcsamp_log "$why: requeued"
         before=$(grep -oP '\bExcNodeList=\K[^ (]+' <<<"$job" || true)
         trap 'ended=1' TERM
-        ( # only a job in the queue can exclude nodes, and Slurm ends this script then
+        ( # only a job in the queue can exclude nodes, and requeuing ends this script
             trap '' TERM
             scontrol requeue "$SLURM_JOB_ID"
             if [ -z "$exclude" ]; then exit; fi
@@ -245,8 +245,8 @@ hpcsamp_again() {
     fi
 }
 
-# hpcsamp_scaling CONFIG FOLDER STEPS [OPTIONS]: FOLDER/scaling.csv; a size that fails is said and
-# left out.
+# hpcsamp_scaling CONFIG FOLDER STEPS [OPTIONS]: write FOLDER/scaling.csv; a number of ranks that fails
+# is reported and left out.
 hpcsamp_scaling() {
     local config=$1 folder=$2 steps=$3 all=$RANKS sizes=() n
     shift 3

@@ -1,9 +1,9 @@
 #!/bin/bash
-# jobscripts/quickstart.sh: from nothing to a Bayesian vision transformer and its report.
+# jobscripts/quickstart.sh: install, train a Bayesian vision transformer and write its report.
 #
-# Sets the environment up, turns scikit-learn's handwritten digits into HDF5 shards, trains with
-# S = 16 weight samples split over 4 MPI ranks, evaluates on held-out digits and draws a report.
-# Knobs: RANKS (4), OUT (runs/quickstart), and those of envs/local.sh.
+# Sets up the environment, converts scikit-learn's handwritten digits to HDF5 shards, trains with
+# S = 16 weight samples shared by 4 MPI ranks, evaluates on held-out digits and writes a report.
+# Settings: RANKS (4), OUT (runs/quickstart), and those of envs/local.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=envs/local.sh

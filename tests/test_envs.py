@@ -48,7 +48,7 @@ def test_polaris(site):
 def test_a_site_says_what_it_follows_and_that_it_was_not_run(name):
     head = (ROOT / "envs" / f"{name}.sh").read_text().split("\nsource")[0]
     assert re.search(r"^# Follows https://", head, re.M)
-    assert "# Not run there" in head
+    assert "# Not run on this system" in head
 
 
 def test_alps_without_a_user_environment(site):

@@ -252,7 +252,7 @@ def test_a_staged_copy_is_whole_or_absent(digits, tmp_path):
         f.write(bytes([byte[0] ^ 1]))
     done = stage(damaged, tmp_path / "other")
     assert done.returncode == 1
-    assert "is not whole" in done.stderr
+    assert "is not complete" in done.stderr
     assert not (tmp_path / "other").exists()
     assert not list(tmp_path.glob("other*"))
     done = stage(tmp_path, tmp_path / "third")

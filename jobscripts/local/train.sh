@@ -3,10 +3,10 @@
 #
 #     bash jobscripts/local/train.sh CONFIG RUN [OPTIONS OF hpcsamp train]
 #
-# RANKS (default: the cores of this machine) ranks share them. Run it again to go on where it
-# stopped: Ctrl-C under mpirun leaves a second for a checkpoint, `kill -USR2` of this script takes
-# the time it needs. HPCSAMP_TIME_LIMIT ends it in time. HPCSAMP_SITE: a file of envs/ (default
-# local).
+# RANKS is the number of ranks (default: the number of cores). Run the script again to continue a
+# run that was stopped: after Ctrl-C, mpirun leaves one second for a checkpoint; after `kill -USR2`
+# of this script the run has the time it needs. HPCSAMP_TIME_LIMIT stops it before a time limit.
+# HPCSAMP_SITE: a file of envs/ (default local).
 set -euo pipefail
 HPCSAMP_ROOT=${HPCSAMP_ROOT:-$(cd "$(dirname "$0")/../.." && pwd)}
 export HPCSAMP_ROOT

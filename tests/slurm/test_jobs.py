@@ -48,7 +48,7 @@ def test_staging_that_fails_is_said_and_the_run_goes_on(slurm, small, digits, tm
     )
     assert slurm.wait(job, 120) == "COMPLETED"
     out = (tmp_path / "out").read_text()
-    assert f"WARNING: {digits} could not be staged to every node: reading it where it is" in out
+    assert f"WARNING: {digits} could not be staged to every node: reading the original" in out
 
 
 def test_scaling(slurm, small, tmp_path):
