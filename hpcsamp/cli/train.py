@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hpcsamp.cli.options import AcceptEdits
+from hpcsamp.errors import UsageError
+
+if TYPE_CHECKING:
+    from hpcsamp.config import RunConfig
 
 
 def train(
     config: Annotated[
-        str, typer.Argument(help="A TOML file, or the name of a packaged configuration.")
-    ],
+        str | None,
+        typer.Argument(
+            help="A TOML file, or the name of a packaged configuration. Without one, a "
+            "configuration is chosen that fits the dataset of --data."
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Run folder (default: runs/NAME of the config)."),
@@ -41,27 +49,44 @@ def train(
             "minutes or HH:MM:SS. The time limit of a Slurm job is detected automatically.",
         ),
     ] = None,
+    print_config: Annotated[
+        bool,
+        typer.Option("--print-config", help="Print the configuration as TOML and exit."),
+    ] = False,
     accept_edits: AcceptEdits = False,
 ) -> None:
     """Train a Bayesian neural network in one process, or on all ranks under mpirun or srun.
 
     Ranks form a grid of sample groups (same batch, different weight samples) and data groups (same
     samples, different data); the result does not depend on the grid.
+
+    Examples:
+
+        hpcsamp train --data data/digits
+
+        mpirun -n 4 hpcsamp train vit-digits --set optimizer.lr=1e-3
     """
-    from hpcsamp import config as configuration
     from hpcsamp.grid import init, together
     from hpcsamp.runtime import mpi
 
-    with together(mpi().COMM_WORLD):
+    world = mpi().COMM_WORLD
+    with together(world):
         limit = [f'training.time_limit="{time_limit}"'] if time_limit else []
-        run = configuration.load(config, [*(settings or ()), *limit], preset=preset)
+        run, name, text = _load(config, data, [*(settings or ()), *limit], preset)
+    if print_config:
+        if world.Get_rank() == 0:
+            typer.echo(text, nl=False)
+        return
     topology = init(run.parallel.samples, model=run.parallel.model, device=run.parallel.device)
+    if config is None and topology.is_root:
+        typer.echo(f"no configuration was given; this one was chosen for {data}:\n")
+        typer.echo("".join(f"    {line}".rstrip() + "\n" for line in text.splitlines()))
+        typer.echo(f"to change it: hpcsamp train --data {data} --print-config > mine.toml")
     from hpcsamp.run.prepare import prepare
     from hpcsamp.training.loop import train as train_run
     from hpcsamp.watchdog import STALL
     from hpcsamp.watchdog.dog import Watchdog
 
-    name = "-".join([Path(config).stem, *([preset] if preset else [])])
     folder = output or Path("runs") / name
     with Watchdog(topology.world, run.training.stall, folder / STALL) as watchdog:
         if topology.is_root:
@@ -75,3 +100,30 @@ def train(
             + (f", {seconds:.3f} s per step" if seconds else "")
             + f", parameters {summary['parameters_sha256'][:12]}; {folder}/summary.json"
         )
+
+
+def _load(
+    config: str | None, data: str | None, overrides: list[str], preset: str | None
+) -> tuple[RunConfig, str, str]:
+    """The configuration of a run, what the run is called, and the configuration as TOML."""
+    from hpcsamp import config as configuration
+    from hpcsamp.run.prepare import SYNTHETIC
+    from hpcsamp.run.usual import usual
+
+    if config is not None:
+        if data is not None and data != SYNTHETIC:
+            overrides = [*overrides, f"data.path={configuration.toml_value(data)}"]
+        run = configuration.load(config, overrides, preset=preset)
+        name = "-".join([Path(config).stem, *([preset] if preset else [])])
+        return run, name, configuration.to_toml(run)
+    if data is None or data == SYNTHETIC:
+        raise UsageError(
+            "name a configuration (hpcsamp train vit-digits) or a dataset folder (hpcsamp train "
+            "--data DIR)"
+        )
+    if preset is not None:
+        raise UsageError(f"--preset {preset} is for a configuration that has presets; name one")
+    text = usual(data)
+    table = configuration.apply_overrides(configuration.parse_toml(text, data), overrides)
+    run = configuration.check(table, f"the configuration for {data}")
+    return run, Path(data).resolve().name, configuration.to_toml(run) if overrides else text
