@@ -13,7 +13,10 @@ MIXED = "loss.name=predictive_nll"
 RUNS: dict[str, tuple[str, ...]] = {
     "stream": ("model={name='vit',patch=4,width=8,heads=2,layers=1}",),
     "clipped": ("optimizer.clip=0.1", "training.ema=0.9", "method.antithetic=true"),
-    "keep": (MIXED, "method.samples_per_pass=2"),
+    "keep": (
+        MIXED, "method.samples_per_pass=2",
+        "method.priors=[{pattern='layers.1.*', mean=0.1, std=0.4}]",
+    ),
     "recompute": (MIXED, "loss.memory=recompute", "data.accumulate=2"),
     "views": ("augment.crop=1", "method.samples_per_pass=auto"),
     "fixed": ("method.bayesian=['layers.1.*']", "optimizer={name='SGD',momentum=0.9}"),
