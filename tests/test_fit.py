@@ -258,7 +258,7 @@ def test_what_a_table_tells_is_used_in_all_splits_and_in_predictions():
     for x, y, message in (
         (frame, rows, r"same rows in different orders: row 0 is 0 in x and \d+ in y"),
         (frame.assign(d="word"), LINE, r"column d of x of train is not a number: 'word'"),
-        (frame.rename(columns={"b": "a"}), LINE, r"several columns of the name a"),
+        (frame.rename(columns={"b": "a"}), LINE, r"several columns have the name a"),
     ):
         with pytest.raises(DataError, match=message):
             hs.fit(five(), (x, y), **QUICK)

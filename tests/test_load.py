@@ -266,7 +266,7 @@ WRONG = [
     ("table", lambda x: x.astype(str), "the run takes numbers"),
     ("table", lambda x: [[1.0, 2.0, 3.0], [1.0]], "no array of numbers"),
     ("table", lambda x: pd.DataFrame(x, columns=["a", "b", "d"]), "x lacks c and has d, which"),
-    ("table", lambda x: pd.DataFrame(x, columns=["a", "b", "b"]), "several columns have the name b"),
+    ("table", lambda x: pd.DataFrame(x, columns=["a", "b", "b"]), "columns have the name b"),
     (
         "table",
         lambda x: (
