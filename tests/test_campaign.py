@@ -92,7 +92,7 @@ def test_combinations_are_excluded(tmp_path):
         ("[product]\nsamples = [1]", ["samples", "method.samples"]),
         ("[zip]\nbatch = [1]", ["batch", "data.batch"]),
         ("[[list]]\nsed = 1", ["sed", "did you mean 'seed'"]),
-        ("[product]\ndata = [1]", ["'data' is no key"]),
+        ("[product]\ndata = [1]", ["'data' is not a key"]),
         ("[product]\nseed = 3", ["seed = 3", "a list"]),
         ("[product]\nseed = []", ["at least one value"]),
         ("[product]\nseed = [1]\n[zip]\nseed = [1]", ["seed", "both"]),
