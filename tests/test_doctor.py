@@ -81,7 +81,7 @@ def test_threads():
     assert on_ranks.threads(places(4, threads=2), {}).found == "2 per rank (cores / ranks)"
     wild = on_ranks.threads(places(4, threads=8), {"OMP_NUM_THREADS": "8"})
     assert wild.found == "node0: 4 ranks with 32 threads on 8 cores"
-    assert wild.mend.startswith("OMP_NUM_THREADS=2")
+    assert wild.mend.startswith("set OMP_NUM_THREADS=2")
     # More ranks than cores is said once, by `cores`.
     assert on_ranks.threads(places(16), {}).status == "ok"
 
@@ -94,7 +94,7 @@ def test_gpus(tmp_path):
     assert on_ranks.gpus(places(8, per_node=4, gpus=four), tmp_path).status == "ok"
     shared = on_ranks.gpus(places(5, gpus=four), tmp_path)
     assert shared.status == "warning"
-    assert shared.found.startswith("ranks 0, 4 of node0 share a")
+    assert shared.found.startswith("ranks 0, 4 on node0 share a")
     some = on_ranks.gpus([*places(1, gpus=four), *places(2)[1:]], tmp_path)
     assert (some.status, some.found) == ("problem", "rank 1 see no GPU, other ranks do")
 
@@ -186,7 +186,7 @@ def test_missing_and_old_packages(monkeypatch):
     found = packages()
     assert found.status == "problem"
     assert "no-such-package-here is missing" in found.found
-    assert "needed is >=99" in found.found
+    assert "must be >=99" in found.found
     assert "torch" not in found.found
     assert "scipy" not in found.found
 
