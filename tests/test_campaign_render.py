@@ -81,7 +81,7 @@ class Torn(Slurm):
 
 def test_a_template_that_is_none_is_refused_in_one_line(tmp_path):
     campaign = made(tmp_path, "slurm", 'scheduler = "test_campaign_render:Torn"')
-    with pytest.raises(UsageError, match=r"site.scheduler = 'test_campaign_render:Torn': template error"):
+    with pytest.raises(UsageError, match=r"site.scheduler = 'test_campaign_render:Torn': template"):
         files(campaign)
 
 
