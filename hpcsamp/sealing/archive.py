@@ -12,6 +12,7 @@ import hashlib
 import mmap
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
@@ -21,6 +22,8 @@ MARK = b"hpcsamp-seal:"
 COMMENT_BYTES = len(MARK) + 64
 HEADER_BYTES = 30
 """Bytes of the fixed part of the header before a record."""
+PORTION = 8 << 20
+"""Bytes that are read at once."""
 
 
 def seal(f: IO[bytes]) -> None:
@@ -46,6 +49,68 @@ def seal(f: IO[bytes]) -> None:
     f.seek(0, 2)
 
 
+class Records:
+    """The records of an archive, whose checksums are compared as they are needed.
+
+    Parameters
+    ----------
+    path
+        Of the archive.
+
+    Attributes
+    ----------
+    sealed
+        Whether it has a seal. That has been compared then, so that all bytes beside those of the
+        records are what was written.
+    names, places
+        Of the records: where the bytes of each lie in the file.
+
+    Raises
+    ------
+    DamagedError
+        If it is no archive, or not the one that was sealed.
+    OSError
+        If it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._checked: set[int] = set()
+        with path.open("rb") as f:
+            try:
+                with zipfile.ZipFile(f) as z:
+                    records, comment = z.infolist(), z.comment
+                with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                    self.places = _places(content, records)
+                    self.sealed = comment.startswith(MARK)
+                    if self.sealed and comment[len(MARK) :] != _digest(content, self.places):
+                        raise DamagedError("its list of records has another checksum")
+            except (ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as e:
+                raise DamagedError(str(e) or "it is no archive") from None
+        self.names = [record.filename for record in records]
+        self._sums = [record.CRC for record in records]
+
+    def check(self, numbers: Iterable[int] | None = None) -> None:
+        """Compare the checksums of some records with their bytes, once; None: of all.
+
+        Raises
+        ------
+        DamagedError
+            If a byte of one of them has changed since it was written.
+        OSError
+            If it cannot be read.
+        """
+        wanted = range(len(self.names)) if numbers is None else numbers
+        left = [i for i in wanted if i not in self._checked]
+        if not left:
+            return
+        with self.path.open("rb", buffering=0) as f:
+            for i in left:
+                if _crc(f, self.places[i]) != self._sums[i]:
+                    raise DamagedError(f"record {self.names[i]} has another checksum")
+        self._checked.update(left)
+
+
 def check(path: Path) -> bool:
     """Verify the checksums of an archive: those of its records, and its seal if it has one.
 
@@ -62,6 +127,7 @@ def check(path: Path) -> bool:
     OSError
         If the file cannot be read.
     """
+<<<<<<< HEAD
     with path.open("rb") as f:
         try:
             with zipfile.ZipFile(f) as z:
@@ -78,6 +144,23 @@ def check(path: Path) -> bool:
         except (ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as e:
             raise DamagedError(str(e) or "it is not a zip archive") from None
     return True
+=======
+    records = Records(path)
+    records.check()
+    return records.sealed
+
+
+def _crc(f: IO[bytes], place: range) -> int:
+    """CRC-32 of some bytes of a file, of which a few MB are in memory at a time."""
+    f.seek(place.start)
+    found, left = 0, len(place)
+    while left:
+        read = f.read(min(left, PORTION))
+        if not read:
+            raise DamagedError("the file ends within a record")
+        found, left = zlib.crc32(read, found), left - len(read)
+    return found
+>>>>>>> 8d161c0 (sealing: checksums of an archive's records are compared as they are needed, a few MB at a time)
 
 
 def _places(content: mmap.mmap, records: list[zipfile.ZipInfo]) -> list[range]:
