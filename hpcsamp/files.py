@@ -24,6 +24,21 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_names(folder: Path) -> None:
+    """Have the names of files in a folder on the disk, where its file system can do this.
+
+    Raises
+    ------
+    OSError
+        If it fails.
+    """
+    try:
+        sync(folder)
+    except OSError as e:
+        if e.errno != errno.EINVAL:
+            raise
+
+
 def part_of(path: Path) -> Path:
     """Return the temporary path of a file while it is written: ``.NAME.part`` in its folder."""
     return path.with_name(f".{path.name}.part")
@@ -39,11 +54,7 @@ def publish(part: Path, path: Path) -> None:
     """
     sync(part)
     part.replace(path)
-    try:
-        sync(path.parent)  # the new name must survive a crash as well
-    except OSError as e:
-        if e.errno != errno.EINVAL:  # a file system that cannot flush folders
-            raise
+    sync_names(path.parent)  # the new name must survive, too
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from hpcsamp.planning import calibration, fit
 from hpcsamp.prediction.writer import ParallelFile
 from hpcsamp.processes import started
 from hpcsamp.report.records import read_run
-from hpcsamp.run import checkpoint
+from hpcsamp.run import checkpoint, retention
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.sealing import hdf5, text
 from hpcsamp.tasks.coordinates import read_coordinates
@@ -132,7 +132,7 @@ def _run(folder: Path, seed: int) -> Built:
         return found
 
     def newest() -> Any:
-        path, _ = checkpoint.newest_whole(run.checkpoints)
+        path, _ = retention.newest_whole(run.checkpoints)
         if path is None:
             raise CheckpointError("there is none")
         return state()

@@ -168,14 +168,8 @@ main()
             "in the loss",
         ),
         ("data.batch", "Converter", "_move", 1, "OSError('in the loader')", "in the loader"),
-        (
-            "run.keeper",
-            "Keeper",
-            "_content",
-            0,
-            "OSError('in the checkpoint')",
-            "in the checkpoint",
-        ),
+        ("run.keeper", "Keeper", "_taken", 1, "OSError('in the state')", "in the state"),
+        ("run.keeper", "Keeper", "_content", 0, "OSError('in the rest')", "in the rest"),
     ],
 )
 def test_one_rank_that_raises_ends_the_job(

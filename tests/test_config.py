@@ -187,8 +187,8 @@ FREE = {
     "optimizer": {"sharded"},
     "parallel": {"samples", "model", "collectives", "device"},
     "training": {
-        "steps", "evaluate_every", "checkpoint_every", "keep", "log_every", "memory_check",
-        "time_limit", "time_margin", "stall", "patience", "min_delta", "callbacks",
+        "steps", "evaluate_every", "checkpoint_every", "checkpoint_behind", "keep", "log_every",
+        "memory_check", "time_limit", "time_margin", "stall", "patience", "min_delta", "callbacks",
     },
     "evaluation": {
         "batch_norm", "batch_norm_items", "samples", "batch", "bins", "samples_per_pass",

@@ -76,7 +76,7 @@ def test_groups_are_those_of_separate_tensors(name, kind):
         reference.step()
         for n, p in apart.items():
             assert torch.allclose(named[n], p, rtol=1e-12, atol=1e-14), n
-    state = parts.whole_state(made, init())
+    state = made.state_dict()
     assert len(state["state"]) == len([p for g in made.param_groups for p in g["params"]])
 
 

@@ -13,6 +13,7 @@ from conftest import launch
 from model_axis_grids import EVALUATED, EVALUATIONS, GRIDS, RUNS_RESUMED, trained
 
 import hpcsamp as hs
+from hpcsamp.run import checkpoint as saved
 from hpcsamp.sealing import regions
 
 SCRIPT = Path(__file__).parent / "model_axis_cases.py"
@@ -144,8 +145,7 @@ def events(run: Path) -> dict[tuple[str, int], dict]:
 
 
 def checkpoint(run: Path) -> dict[str, torch.Tensor]:
-    path = max((run / "checkpoints").glob("step-*.pt"))
-    found = torch.load(path, weights_only=True)
+    found = saved.read(saved.latest(run / "checkpoints"))
     return dict(tensors({k: found[k] for k in ("method", "optimizer", "average") if k in found}))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hpcsamp.collectives import Alone, FlatGradient, choose, updates_of
 from hpcsamp.errors import CheckpointError, DivergedError, UsageError
 from hpcsamp.grid import init, share
 from hpcsamp.grid.placement import REPLICATED, Replicated, Rows, Shard, Shares
+from hpcsamp.grid.runs import Runs, cover
 from hpcsamp.methods import Ensemble, MCDropout, MeanField, Method
 
 S, D = 5, 2  # samples, uneven on 2 and 3 ranks; batches of data, of which each rank has one or both
@@ -38,31 +40,32 @@ def methods(own: range) -> list[Method]:
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 7])
 def test_the_parts_of_all_ranks_are_the_whole(ranks):
-    whole = {"a": torch.arange(10.0).view(5, 2), "n": 3, "list": [torch.arange(5)]}
-    rows = [Rows(share(5, ranks, r), 5).part(whole) for r in range(ranks)]
-    assert torch.equal(torch.cat([part["a"] for part in rows]), whole["a"])
-    assert torch.equal(torch.cat([part["list"][0] for part in rows]), torch.arange(5))
-    shards = [Shard(r, ranks).part(whole) for r in range(ranks)]
-    assert torch.equal(torch.cat([part["a"] for part in shards]), whole["a"].flatten())
-    assert {part["n"] for part in (*rows, *shards)} == {3}
-    assert REPLICATED.part(whole) is whole
+    everything = Runs.whole((5, 2))
+    for kind in (lambda r: Rows(share(5, ranks, r), 5), lambda r: Shard(r, ranks)):
+        places = [kind(r).place(everything) for r in range(ranks)]
+        assert cover(places)
+        for r, runs in enumerate(places):
+            shape = kind(r).held_of((5, 2), runs.size)
+            assert math.prod(shape) == runs.size
+            assert kind(r).whole_of(shape, (5, 2)) == (5, 2)
+    row = Rows(range(1, 3), 5)
+    assert held(row, torch.arange(10.0).view(5, 2)).tolist() == [[2, 3], [4, 5]]
+    assert REPLICATED.place(everything) is everything
 
 
-def test_a_part_is_a_copy():
-    whole = torch.zeros(4)
-    Shard(0, 2).part({"x": whole})["x"].fill_(1)
-    assert not whole.any()
-
-
-def test_tensors_without_axes_are_everybodys():
-    step = {"step": torch.tensor(7.0)}
-    for placement in (REPLICATED, Rows(range(1, 2), 3), Shard(1, 2)):
-        assert placement.part(step)["step"] == 7
+def held(placement, whole):
+    """What a rank holds of a whole tensor; numbers without axes are everybody's."""
+    if not isinstance(whole, torch.Tensor) or whole.dim() == 0:
+        return whole
+    runs = placement.place(Runs.whole(whole.shape))
+    flat = whole.reshape(-1)
+    flat = torch.cat([flat[:0], *(flat[a:b] for a, b in runs.bounds.tolist())])
+    return flat.reshape(placement.held_of(whole.shape, runs.size))
 
 
 def test_rows_of_another_number_of_members_are_refused():
     with pytest.raises(CheckpointError, match="4 rows of state, but 3 members"):
-        Rows(range(1), 3).part({"x": torch.zeros(4, 2)})
+        Rows(range(1), 3).place(Runs.whole((4, 2)))
 
 
 def test_what_optimisers_share_out():
@@ -82,7 +85,8 @@ def what_is_gathered_is_whole(grid):
     whole |= {"turned": torch.arange(3.0 * S).view(3, S).T, "step": torch.tensor(2.0), "n": "text"}
     whole |= {"empty": torch.zeros(S, 0), "few": torch.arange(S) + torch.tensor(1j).conj()}
     for placement in (REPLICATED, Rows(share(S, ranks, p), S), Shard(p, ranks)):
-        found = placement.gather({"state": {0: placement.part(whole)}}, grid)
+        own = {name: held(placement, x) for name, x in whole.items()}
+        found = placement.gather({"state": {0: own}}, grid)
         if grid.is_root:
             for name, expected in whole.items():
                 got = found["state"][0][name]
@@ -94,10 +98,10 @@ def what_is_gathered_is_whole(grid):
                     assert got == expected
     flat = {"mean": torch.arange(7.0), "constants.x": torch.arange(3.0)}
     shares = Shares(Shard(p, ranks), ("mean",))
-    found = shares.gather(shares.part(flat), grid)
+    found = shares.gather({n: held(shares.of(n), x) for n, x in flat.items()}, grid)
     assert not grid.is_root or all(torch.equal(found[n], x) for n, x in flat.items())
     two = torch.arange(2.0)  # fewer rows than ranks
-    found = Shard(p, ranks).gather({"x": Shard(p, ranks).part(two)}, grid)
+    found = Shard(p, ranks).gather({"x": held(Shard(p, ranks), two)}, grid)
     assert not grid.is_root or torch.equal(found["x"], two)
 
 
@@ -132,7 +136,7 @@ def gradients_and_their_clipping_are_those_of_one_process(grid, sharded):
         bound = (0.5 / (flat.norm(dim=1) + 1e-6)).clamp(max=1)
         for (n, p), part in zip(mine.named_parameters(), updates.parts, strict=True):
             expected = bound[:, None] * wanted[n].reshape(len(flat), -1)
-            expected = updates.placement.part(expected.reshape(serial.get_parameter(n).shape))
+            expected = held(updates.placement, expected.reshape(serial.get_parameter(n).shape))
             assert torch.allclose(part.grad.reshape(-1), expected.reshape(-1), rtol=1e-12), n
             part.data.copy_(part.grad)
             p.grad = None
@@ -141,7 +145,7 @@ def gradients_and_their_clipping_are_those_of_one_process(grid, sharded):
             expected = (bound[:, None] * wanted[n].reshape(len(flat), -1)).view(
                 serial.get_parameter(n).shape
             )
-            assert torch.allclose(p, mine.placement.part(expected), rtol=1e-12), n
+            assert torch.allclose(p, held(mine.placement, expected), rtol=1e-12), n
 
 
 def shares_of_the_penalty_add_up(grid):

@@ -265,11 +265,11 @@ def test_stops_anywhere_are_seamless(script, small, reference, tmp_path):
         from hpcsamp.training import preemption
         from hpcsamp.training.loop import train
 
-        save = checkpoint.save
-        def interrupted(path, content):
+        write = checkpoint.write
+        def interrupted(f, content):
             for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGINT):
                 os.kill(os.getpid(), number)
-            save(path, content)
+            write(f, content)
             for number in (signal.SIGTERM, signal.SIGINT):
                 os.kill(os.getpid(), number)
 
@@ -278,7 +278,7 @@ def test_stops_anywhere_are_seamless(script, small, reference, tmp_path):
                 self.asked = getattr(self, "asked", 0) + 1
                 noted = super().wishes()
                 if self.asked == stop:
-                    checkpoint.save = interrupted
+                    checkpoint.write = interrupted
                     return preemption.Wish.USR2
                 return noted
 
@@ -286,7 +286,7 @@ def test_stops_anywhere_are_seamless(script, small, reference, tmp_path):
         run = config.load({str(small)!r})
         topology = init(run.parallel.samples)
         for stop, step in ((7, 7), (12, 19), (18, 37), (99, 38)):
-            checkpoint.save = save
+            checkpoint.write = write
             try:
                 train(run, topology, {str(tmp_path / "run")!r}, resume=True)
                 assert stop == 99

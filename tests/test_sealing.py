@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hpcsamp.errors import CheckpointError
-from hpcsamp.run import checkpoint
+from hpcsamp.run import checkpoint, retention
 
 
 def test_no_bit_of_a_checkpoint_may_change(tmp_path):
@@ -30,25 +30,25 @@ def test_no_bit_of_a_checkpoint_may_change(tmp_path):
 
 
 def test_a_run_goes_on_from_the_newest_whole_checkpoint(tmp_path, monkeypatch):
-    assert checkpoint.newest_whole(tmp_path) == (None, {})
+    assert retention.newest_whole(tmp_path) == (None, {})
     paths = [checkpoint.step_path(tmp_path, step) for step in (1, 2, 3)]
     for path in paths:
         checkpoint.save(path, {"step": 1})
-    assert checkpoint.newest_whole(tmp_path) == (paths[2], {})
+    assert retention.newest_whole(tmp_path) == (paths[2], {})
     for path in paths[1:]:
         path.write_bytes(path.read_bytes()[:-9])
-    found, damaged = checkpoint.newest_whole(tmp_path)
+    found, damaged = retention.newest_whole(tmp_path)
     assert found == paths[0]
     assert list(damaged) == [paths[2], paths[1]]
     torch.save({"version": 1, "step": 1}, paths[0])
     with pytest.raises(CheckpointError, match="format version 1, which has no seal"):
-        checkpoint.newest_whole(tmp_path)
+        retention.newest_whole(tmp_path)
     with monkeypatch.context() as older:
         older.setattr(checkpoint, "VERSION", 2)
         checkpoint.save(paths[0], {"step": 1})
     assert checkpoint.read(paths[0]) == {"version": 2, "step": 1}
     with pytest.raises(CheckpointError, match="version 2, since when the draws of weights have ch"):
-        checkpoint.newest_whole(tmp_path)
+        retention.newest_whole(tmp_path)
     paths[0].unlink()
     with pytest.raises(CheckpointError, match="no other of the 2 checkpoints is whole"):
-        checkpoint.newest_whole(tmp_path)
+        retention.newest_whole(tmp_path)

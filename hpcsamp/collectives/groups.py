@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from hpcsamp.collectives.flat import FlatGradient
 from hpcsamp.collectives.updates import Updates, ids, parameters_of
 from hpcsamp.errors import UsageError
-from hpcsamp.grid import Topology
 from hpcsamp.grid.placement import rows_of
 from hpcsamp.methods.base import Method
 from hpcsamp.spelling import suggest
@@ -197,14 +196,6 @@ class Divided(Updates):
             if made.untyped_storage().data_ptr() != p.untyped_storage().data_ptr():
                 return UsageError("the method's storage was replaced since its groups were made")
         return None
-
-    def whole_state(self, optimizer: torch.optim.Optimizer, topology: Topology) -> dict[str, Any]:
-        """See :meth:`Updates.whole_state`."""
-        return self.whole.whole_state(optimizer, topology)
-
-    def load_state(self, optimizer: torch.optim.Optimizer, whole: dict[str, Any]) -> None:
-        """See :meth:`Updates.load_state`."""
-        self.whole.load_state(optimizer, whole)
 
 
 def _claims(method: Method, groups: Sequence[Group]) -> list[tuple[Tensor, int, str]]:

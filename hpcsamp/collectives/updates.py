@@ -14,7 +14,6 @@ the like).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from hpcsamp.collectives.base import Collectives
 from hpcsamp.collectives.flat import FlatGradient, factor
 from hpcsamp.errors import UsageError
-from hpcsamp.grid import Topology, share
+from hpcsamp.grid import share
 from hpcsamp.grid.placement import Replicated, Rows, Shard, Shares
 from hpcsamp.methods.base import Method
 
@@ -146,17 +145,6 @@ class Updates:
         """What was changed since, so that the update would not arrive."""
         return None
 
-    def whole_state(self, optimizer: torch.optim.Optimizer, topology: Topology) -> dict[str, Any]:
-        """The optimiser's state for a checkpoint, of all that the replicas hold together on rank 0
-        (of a network in parts, on the first ranks with each). Collective over the world.
-        """
-        table = optimizer.state_dict()
-        return {**table, "state": self.placement.gather(table["state"], topology)}
-
-    def load_state(self, optimizer: torch.optim.Optimizer, whole: dict[str, Any]) -> None:
-        """Take this rank's part of the optimiser's state in a checkpoint."""
-        optimizer.load_state_dict({**whole, "state": self.placement.part(whole["state"])})
-
 
 class OfRows(Updates):
     """Rows of members, each of which is trained by itself."""
@@ -267,16 +255,6 @@ class Shards(Updates):
         if all(a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr() for a, b in pairs):
             return None
         return UsageError("the method's storage was replaced since its shards were made")
-
-    def whole_state(self, optimizer: torch.optim.Optimizer, topology: Topology) -> dict[str, Any]:
-        """See :meth:`Updates.whole_state`; in the shapes of the parameters."""
-        table = super().whole_state(optimizer, topology)
-        for i, of_one in (table["state"] or {}).items():
-            shape = self.parameters[i].shape
-            for name, x in of_one.items():
-                if isinstance(x, Tensor) and x.dim() > 0:
-                    of_one[name] = x.view(shape)
-        return table
 
 
 _KINDS: dict[type[Replicated], Callable[..., Updates]] = {

@@ -1,9 +1,10 @@
 """Where tensors live on the grid, and what follows from it.
 
 A placement is the one answer to: which ranks hold the same numbers, which rows of a whole tensor a
-rank has, how a state is gathered for a checkpoint and taken from one, and which share of a penalty
-a rank computes. The weights of a method have one (:attr:`hpcsamp.methods.Method.placement`), and so
-has the state of an optimiser; how gradients reach it is in :mod:`hpcsamp.collectives.updates`.
+rank has, where these lie in the whole (for checkpoints), how they are gathered, and which share of
+a penalty a rank computes. The weights of a method have one
+(:attr:`hpcsamp.methods.Method.placement`), and so has the state of an optimiser; how gradients
+reach it is in :mod:`hpcsamp.collectives.updates`.
 
     Replicated   every rank holds all of it
     Rows(own)    the first axis are samples, and a rank holds the rows of its own: the ranks of a
@@ -14,7 +15,7 @@ has the state of an optimiser; how gradients reach it is in :mod:`hpcsamp.collec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,6 +25,7 @@ from hpcsamp.errors import CheckpointError, UsageError
 from hpcsamp.grid.axes import Topology
 from hpcsamp.grid.gathering import gather_rows
 from hpcsamp.grid.plan import AxisName, Over, share
+from hpcsamp.grid.runs import Runs
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -42,11 +44,14 @@ class Replicated:
         compared with one another.
     partial
         What of the weights an optimiser sees, for messages; empty if all.
+    flattened
+        Whether tensors are cut anywhere, without regard to their axes.
     """
 
     axis: ClassVar[AxisName | None] = None
     replicas: ClassVar[Over] = "replicas"
     partial: ClassVar[str] = ""
+    flattened: ClassVar[bool] = False
 
     def own(self, length: int) -> range:
         """Which of the ``length`` rows of a whole tensor this rank holds."""
@@ -85,21 +90,35 @@ class Replicated:
         """The same number on ranks that hold the same."""
         return 0 if self.axis is None else topology.axis(self.axis).rank
 
-    def part(self, whole: Any) -> Any:
-        """What this rank holds of a whole state.
+    def of(self, name: str) -> Replicated:
+        """Where a tensor of a method's state lives, by its name."""
+        return self
+
+    def place(self, everything: Runs) -> Runs:
+        """Where the numbers lie that this rank holds.
 
         Parameters
         ----------
-        whole
-            Nested dictionaries and lists of tensors and numbers. Numbers and tensors without axes
-            are the same on all ranks.
+        everything
+            Where those lie that the ranks along :attr:`axis` hold together.
 
         Raises
         ------
         CheckpointError
-            If the state is not of as many rows as there should be.
+            If there are not as many rows as there should be.
         """
-        return whole if self.axis is None else _each(whole, self._part)
+        return everything
+
+    def whole_of(self, held: Sequence[int], full: Sequence[int]) -> tuple[int, ...]:
+        """Shape of what the ranks along :attr:`axis` hold together, of which this one has ``held``.
+
+        ``full``: the shape that a tensor has which is cut flattened.
+        """
+        return tuple(held)
+
+    def held_of(self, shape: Sequence[int], size: int) -> tuple[int, ...]:
+        """Shape of the ``size`` numbers that this rank holds of a tensor of a shape."""
+        return tuple(shape)
 
     def gather(self, table: Any, topology: Topology) -> Any:
         """The state with all rows on rank 0; elsewhere what is not all. Collective over the world.
@@ -109,7 +128,8 @@ class Replicated:
         Parameters
         ----------
         table
-            As in :meth:`part`, of the same form on all ranks.
+            Nested dictionaries and lists of tensors and numbers, of the same form on all ranks.
+            Numbers and tensors without axes are the same on all ranks.
         """
         if self.axis is None:
             return table
@@ -117,10 +137,6 @@ class Replicated:
         if any(a.rank for a in topology.axes if a.name not in (self.axis, "model")):
             return None  # others have the same
         return _each(table, lambda x: gather_rows(x, own.comm), lambda x: _joined(x, own.comm))
-
-    def _part(self, whole: Tensor) -> Tensor:
-        own = self.own(len(whole))
-        return whole[own.start : own.stop].clone()
 
 
 @dataclass(frozen=True)
@@ -146,6 +162,20 @@ class Rows(Replicated):
         if length != self.total:
             raise CheckpointError(f"there are {length} rows of state, but {self.total} members")
         return self.held
+
+    def place(self, everything: Runs) -> Runs:
+        """See :meth:`Replicated.place`: rows are cut along the first axis."""
+        own = self.own(everything.shape[0])
+        row = everything.size // self.total
+        return everything.within(own.start * row, own.stop * row)
+
+    def whole_of(self, held: Sequence[int], full: Sequence[int]) -> tuple[int, ...]:
+        """With the rows of all members."""
+        return (self.total, *held[1:])
+
+    def held_of(self, shape: Sequence[int], size: int) -> tuple[int, ...]:
+        """With the rows of its own members."""
+        return (len(self.held), *shape[1:])
 
     def penalty_share(self, rank: int, ranks: int) -> tuple[int, int]:
         """All of the penalty of its own rows."""
@@ -179,13 +209,24 @@ class Shard(Replicated):
     axis: ClassVar[AxisName | None] = "sample"
     replicas: ClassVar[Over] = "data"
     partial: ClassVar[str] = "a shard"
+    flattened: ClassVar[bool] = True
 
     def own(self, length: int) -> range:
         """Its share of a flattened tensor."""
         return share(length, self.ranks, self.rank)
 
-    def _part(self, whole: Tensor) -> Tensor:
-        return super()._part(whole.reshape(-1))
+    def place(self, everything: Runs) -> Runs:
+        """See :meth:`Replicated.place`: the flattened tensor is cut."""
+        own = self.own(everything.size)
+        return everything.within(own.start, own.stop)
+
+    def whole_of(self, held: Sequence[int], full: Sequence[int]) -> tuple[int, ...]:
+        """The full shape."""
+        return tuple(full)
+
+    def held_of(self, shape: Sequence[int], size: int) -> tuple[int, ...]:
+        """A shard has one axis."""
+        return (size,)
 
 
 @dataclass(frozen=True)
@@ -212,7 +253,11 @@ class Shares(Replicated):
 
     def over(self, name: str) -> Over:
         """See :meth:`Replicated.over`."""
-        return self.replicas if name in self.names else "replicas"
+        return self.of(name).replicas
+
+    def of(self, name: str) -> Replicated:
+        """See :meth:`Replicated.of`."""
+        return self.shard if name in self.names else REPLICATED
 
     @property
     def modules(self) -> Over:
@@ -226,10 +271,6 @@ class Shares(Replicated):
     def sharded(self, rank: int, ranks: int) -> Replicated:
         """The optimiser's state is where the weights are."""
         return self
-
-    def part(self, whole: Any) -> Any:
-        """See :meth:`Replicated.part`; of a state of the method by name."""
-        return {n: self._part(x) if n in self.names else x for n, x in whole.items()}
 
     def gather(self, table: Any, topology: Topology) -> Any:
         """See :meth:`Replicated.gather`; of a state of the method by name."""

@@ -15,12 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from hpcsamp.errors import UsageError
-from hpcsamp.grid import Topology
 from hpcsamp.methods import Method
-from hpcsamp.run.parted import Parted
 
 
 class Average:
@@ -77,24 +74,10 @@ class Average:
             with torch.no_grad():
                 torch._foreach_copy_(tensors, weights)
 
-    def whole_state(self, parted: Parted, topology: Topology) -> Any:
-        """The method's state with the average in it, whole on rank 0; None without an average.
-
-        Collective over the world.
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take the average from a state of the method. The method's weights are overwritten: load
+        them afterwards.
         """
-        if self.decay is None:
-            return None
-        with self.in_place():
-            state = self.method.placement.gather(self.method.state_dict(), topology)
-            whole = parted.whole(state)
-            return tree_map_only(Tensor, torch.clone, whole) if topology.is_root else None
-
-    def load(self, whole: Mapping[str, Any] | None, parted: Parted) -> None:
-        """Take the average from a checkpoint. The method's weights are overwritten: load them
-        afterwards.
-        """
-        if self.decay is None or whole is None:
-            return
-        self.method.load_state_dict(self.method.placement.part(parted.cut(whole)))
+        self.method.load_state_dict(state)
         for average, tensor in zip(self._averages, self._tensors(), strict=True):
             average.copy_(tensor)

@@ -4,34 +4,50 @@
 stands, its configuration and the dataset's uid. All draws are counted (law 1), so nothing of the
 random state has to be kept, and a run may go on on another number of ranks.
 
-Since format version 2 they are sealed (:mod:`hpcsamp.sealing.archive`), and since version 3 noise
-of weights is drawn by place (:mod:`hpcsamp.streams.noise`). Older checkpoints can be evaluated, but
-no run goes on from them.
+There are as many files as ranks that write (:mod:`hpcsamp.run.taken`): beside the first one those
+of other ranks, ``step-00000100.pt.1f2e3d4c.3``, named for one writing of it and the rank. They
+count for nothing until the first file refers to them, which appears last and at once
+(:mod:`hpcsamp.run.writing`). :mod:`hpcsamp.run.saved` reads them.
+
+Since format version 2 they are sealed (:mod:`hpcsamp.sealing.archive`), since version 3 noise of
+weights is drawn by place (:mod:`hpcsamp.streams.noise`), and those of several files are of version
+4. Checkpoints older than version 3 can be evaluated, but no run goes on from them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from hpcsamp.arguments import changes
-from hpcsamp.config import converted
 from hpcsamp.errors import CheckpointError
 from hpcsamp.files import whole
-from hpcsamp.sealing import DamagedError, archive
+from hpcsamp.run.saved import VERSION, Saved
+from hpcsamp.sealing import archive
 
-VERSION = 3
-UNSEALED = 1
-"""The last format version without a seal."""
-OTHER_DRAWS = 2
-"""The last format version of runs whose weights were drawn from other streams."""
+
+def write(f: IO[bytes], content: Mapping[str, Any]) -> None:
+    """Write a file of a checkpoint with its seal.
+
+    Parameters
+    ----------
+    f
+        Open for reading and writing (``"w+b"``), at its start.
+
+    Raises
+    ------
+    OSError, RuntimeError
+        If it cannot be written; ``torch.save`` raises the latter on a full disk.
+    """
+    torch.save(dict(content), f)
+    archive.seal(f)
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint so that it appears under its name only when it is whole and on disk.
+    """Write a checkpoint of one file, which appears under its name when it is whole and on disk.
 
     Raises
     ------
@@ -40,133 +56,38 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
     """
     try:
         with whole(path) as part, part.open("w+b") as f:
-            torch.save({"version": VERSION, **content}, f)
-            archive.seal(f)
-    except (OSError, RuntimeError) as e:  # torch.save raises RuntimeError on a full disk
+            write(f, {"version": VERSION, **content})
+    except (OSError, RuntimeError) as e:
         raise CheckpointError(f"cannot write checkpoint {path}: {e}") from e
 
 
-def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint whose every byte is what was written.
+def read(path: Path) -> dict[str, Any]:
+    """Read all of a checkpoint, of which every byte is what was written.
 
     Returns
     -------
     dict
-        What was saved, and its format ``version``. In :data:`UNSEALED` only the tensors and the
-        outline of the rest have been compared with their checksums.
+        What was saved, with the whole states, and its format ``version``. Of a checkpoint without
+        a seal only the tensors and the outline of the rest are compared with their checksums.
 
     Raises
     ------
     CheckpointError
         If it is missing, damaged, or of another format version.
     """
-    if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint {path}")
-    try:
-        sealed = archive.check(path)
-        content = torch.load(path, map_location=device, weights_only=True)
-    except DamagedError as e:
-        raise _damaged(path, e) from None
-    except Exception as e:  # torch reports damage as RuntimeError, EOFError, UnpicklingError ...
-        raise _damaged(path, str(e).split("\n")[0] or type(e).__name__) from e
-    found = content.get("version") if isinstance(content, dict) else None
-    if found not in (UNSEALED, OTHER_DRAWS, VERSION):
-        raise CheckpointError(f"checkpoint {path} has format version {found}, this is {VERSION}")
-    if found != UNSEALED and not sealed:
-        raise _damaged(path, "its seal is missing")
-    return {**content, **({"config": converted(content["config"])} if "config" in content else {})}
-
-
-def _version(path: Path) -> Any:
-    """The format version of a whole checkpoint, without reading its tensors."""
-    try:
-        return torch.load(path, map_location="meta", mmap=True, weights_only=True)["version"]
-    except Exception as e:
-        raise _damaged(path, str(e).split("\n")[0] or type(e).__name__) from e
-
-
-def _damaged(path: Path, reason: object) -> CheckpointError:
-    size = path.stat().st_size if path.exists() else 0
-    return CheckpointError(
-        f"checkpoint {path} ({size} bytes) is damaged ({reason}); train --resume goes on from the "
-        f"newest whole one, evaluate and predict read another by --checkpoint"
-    )
+    saved = Saved(path)
+    saved.check([0, *saved.ranks])
+    return saved.content | saved.states()
 
 
 def step_path(folder: Path, step: int) -> Path:
-    """File of the checkpoint after ``step`` steps."""
+    """First file of the checkpoint after ``step`` steps."""
     return folder / f"step-{step:08d}.pt"
 
 
 def latest(folder: Path) -> Path | None:
     """The newest checkpoint, or None."""
     return max(folder.glob("step-*.pt"), default=None)
-
-
-def newest_whole(folder: Path) -> tuple[Path | None, dict[Path, str]]:
-    """Find the checkpoint that a run goes on from.
-
-    Returns
-    -------
-    path
-        None if there are no checkpoints at all.
-    damaged
-        What is wrong with each newer one.
-
-    Raises
-    ------
-    CheckpointError
-        If there are checkpoints and none is whole, or the newest whole one is of a format without
-        a seal or of a run with other draws.
-    """
-    damaged: dict[Path, str] = {}
-    for path in sorted(folder.glob("step-*.pt"), reverse=True):
-        try:
-            version = _version(path) if archive.check(path) else read(path)["version"]
-        except (CheckpointError, DamagedError, OSError) as e:
-            damaged[path] = str(e if isinstance(e, CheckpointError) else _damaged(path, e))
-            continue
-        if version == UNSEALED:
-            raise CheckpointError(
-                f"checkpoint {path} has format version {UNSEALED}, which has no seal: evaluate and "
-                f"predict read it, but no run goes on from it; train anew into another --output"
-            )
-        if version == OTHER_DRAWS:
-            raise CheckpointError(
-                f"checkpoint {path} has format version {OTHER_DRAWS}, since when the draws of "
-                f"weights have changed: evaluate and predict read it, but no run goes on from it "
-                f"with other noise; train anew into another --output"
-            )
-        return path, damaged
-    if damaged:
-        raise CheckpointError(
-            f"{next(iter(damaged.values()))}; no other of the {len(damaged)} checkpoints is whole: "
-            f"remove {folder} to begin again"
-        )
-    return None, damaged
-
-
-def put_aside(path: Path) -> Path:
-    """Rename a damaged checkpoint, so that it is no longer taken for one.
-
-    Raises
-    ------
-    CheckpointError
-        If it cannot be renamed.
-    """
-    aside = path.with_name(f"{path.name}.damaged")
-    try:
-        return path.replace(aside)
-    except OSError as e:
-        raise CheckpointError(f"cannot rename the damaged checkpoint {path}: {e.strerror}") from e
-
-
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the ``keep`` newest, and leftovers of writes that were killed."""
-    for old in sorted(folder.glob("step-*.pt"))[:-keep]:
-        old.unlink(missing_ok=True)
-    for part in folder.glob(".*.part"):
-        part.unlink(missing_ok=True)
 
 
 def check_config(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from hpcsamp.errors import DivergedError
 from hpcsamp.grid import Topology, together
 from hpcsamp.methods import Method
-from hpcsamp.run.parted import Parted
+from hpcsamp.run import parted
 
 
 def check_replicas(method: Method, topology: Topology) -> None:
@@ -55,12 +55,11 @@ def parameters_sha256(method: Method, topology: Topology) -> str:
     """Hash of the trained parameters, in name order, little-endian. Collective over the world."""
     own = method.placement.gather(method.own_state(), topology)
     elsewhere = own is None or any(a.rank for a in topology.axes if a.name != "model")
-    named = None if elsewhere else method.by_name(own)
-    parameters = Parted(method, topology, named=True).whole(named)
     digest = hashlib.sha256()
-    if topology.is_root:
-        assert parameters is not None
-        _add_to_hash(digest, parameters)
+    if not elsewhere:
+        parameters = parted.whole(method, topology, method.by_name(own))
+        if topology.is_root:
+            _add_to_hash(digest, parameters)
     found: str = topology.world.bcast(digest.hexdigest())
     return found
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
-from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from hpcsamp.errors import CheckpointError
 from hpcsamp.grid import Topology, together
-from hpcsamp.run import checkpoint, chosen, noise, provenance, resolve, width
+from hpcsamp.run import checkpoint, chosen, noise, provenance, resolve, retention, width
 from hpcsamp.run.assemble import Run
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.run.optimisation import Optimisation
-from hpcsamp.run.parted import Parted
+from hpcsamp.run.places import Key, Places
+from hpcsamp.run.saved import Saved
+from hpcsamp.run.taken import Taken
+from hpcsamp.run.writing import Writing
 from hpcsamp.streams.noise import form
 from hpcsamp.watchdog import Phase, here
 
@@ -28,6 +33,16 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
+
+
+class Timed(Protocol):
+    """What is told of checkpoints, to stop a run in time."""
+
+    def saving(self) -> AbstractContextManager[object]:
+        """Makes a context in which no signal interrupts the writing of a checkpoint."""
+
+    def wrote(self, seconds: float) -> None:
+        """A checkpoint took so long, from its begin until it was on the disk."""
 
 
 class Keeper:
@@ -45,16 +60,16 @@ class Keeper:
         The grid.
     dataset
         Its uid: parameters are those of one dataset.
-    saving
-        Makes a context in which no signal interrupts the writing of a checkpoint.
+    watch
+        Is told of checkpoints.
     callbacks
         What else has a state.
 
     Attributes
     ----------
     saved
-        Step of the newest checkpoint, -1 if there is none. Known, not looked up: a shared file
-        system shows ranks the folder as it was at different times.
+        Step of the newest checkpoint, which may be on its way; -1 if there is none. Known, not
+        looked up: a shared file system shows ranks the folder as it was at different times.
     best, best_step
         Score of the best evaluation so far, of which less is better, and its step.
     told
@@ -69,7 +84,7 @@ class Keeper:
         optimisation: Optimisation,
         topology: Topology,
         dataset: str,
-        saving: Callable[[], AbstractContextManager[object]],
+        watch: Timed,
         callbacks: Stateful,
     ) -> None:
         self.folder = folder
@@ -80,14 +95,16 @@ class Keeper:
         self.updates = optimisation.updates
         self.average = optimisation.average
         self.topology = topology
-        self.parted = Parted(self.method, topology)
+        self.places = Places(self.method, topology, self.updates)
         self.dataset = dataset
-        self.saving = saving
+        self.watch = watch
         self.callbacks = callbacks
         self.saved = -1
         self.best = math.inf
         self.best_step = -1
         self.told = -1
+        self._writing: Writing | None = None
+        self._buffers: dict[Key, Tensor] = {}
 
     def claim(self, stack: ExitStack, resume: bool) -> int:
         """Make the folder this run's until the stack is closed.
@@ -116,6 +133,7 @@ class Keeper:
         with together(world):
             if root:
                 self.folder.prepare(self.config, resume)
+                retention.prune(self.folder.checkpoints, self.config.training.keep)
         start = provenance.collect(self.topology, self.config.seed)
         with together(world):
             if root:
@@ -134,16 +152,14 @@ class Keeper:
         CheckpointError
             If none is whole, or it is of a run that computes something else; the same on all ranks.
         """
-        # One rank looks: a shared file system may show others an older folder.
-        with together(self.topology.world):
-            found: tuple[Path | None, dict[Path, str]] = (None, {})
-            if self.topology.is_root:
-                found = checkpoint.newest_whole(self.folder.checkpoints)
-        path, damaged = self.topology.world.bcast(found)
+        world = self.topology.world
+        with together(world):
+            path, damaged = retention.newest_whole(self.folder.checkpoints, world)
         if path is None:
             return 0
-        with together(self.topology.world):
-            content = checkpoint.read(path, self.topology.device)
+        with together(world):
+            saved = Saved(path)
+            content = saved.content
             before, now = resolve.table_of(content["config"]), resolve.table_of(self.config)
             checkpoint.check_config(path, before, now)
             checkpoint.check_run(path, content, self.folder.run)
@@ -155,8 +171,10 @@ class Keeper:
             noise.check_draws(path, content, self.method)
             if self.method.trains_with_noise:
                 noise.check(path, content, form(self.topology.device))
-            self.average.load(content.get("average"), self.parted)
-            self._load(content["method"], content["optimizer"])
+            if self.average.decay is not None and "average" in saved:
+                self.average.load(saved.state("average", self.places))
+            self.method.load_state_dict(saved.state("method", self.places))
+            self.optimizer.load_state_dict(saved.state("optimizer", self.places))
             chosen.take(content, self.method, self.topology)
             self.schedule.load_state_dict(content["schedule"])
             self.told = content.get("told", -1)
@@ -165,54 +183,89 @@ class Keeper:
             self.method.step = self.saved = content["step"]
             if self.topology.is_root:
                 for newer, reason in damaged.items():
-                    aside = checkpoint.put_aside(newer)
+                    aside = retention.put_aside(newer)
                     sys.stderr.write(
                         f"hpcsamp: {reason}; it is now {aside.name}, going on from {path.name}\n"
                     )
         return self.saved
 
     def keep(self) -> Path:
-        """The checkpoint of this step, written unless it is there; old ones go."""
+        """The checkpoint of this step, begun unless it is there; :meth:`finish` waits for it."""
         step = self.method.step
         path = checkpoint.step_path(self.folder.checkpoints, step)
         if self.saved != step:
-            self._save(path)
+            self._begin(path)
             self.saved = step
-            if self.topology.is_root:
-                self.folder.check()
-                checkpoint.prune(self.folder.checkpoints, self.config.training.keep)
         return path
 
     def keep_best(self, score: float) -> None:
         """Keep this step's state apart if its score is the least so far."""
         if score < self.best:
             self.best, self.best_step = score, self.method.step
-            self._save(self.folder.checkpoints / "best.pt")
+            self._begin(self.folder.checkpoints / "best.pt")
 
-    def _load(self, method: dict[str, Any], optimizer: dict[str, Any]) -> None:
-        """Take this rank's part of the whole state."""
-        own = self.parted.cut(method)
-        self.method.load_state_dict(self.method.placement.part(own))
-        state = self.parted.cut_of(self.updates.stepped, optimizer["state"])
-        self.updates.load_state(self.optimizer, {**optimizer, "state": state})
+    @property
+    def writing(self) -> bool:
+        """Whether this rank still writes a checkpoint."""
+        return self._writing is not None and self._writing.busy
 
-    def _whole(self) -> dict[str, Any]:
-        """The states of method and optimiser, whole on rank 0. Collective over the world."""
-        average = self.average.whole_state(self.parted, self.topology)
-        state = self.method.placement.gather(self.method.state_dict(), self.topology)
-        table = self.updates.whole_state(self.optimizer, self.topology)
+    def finish(self) -> None:
+        """Wait for the checkpoint that is on its way; old ones go when it is there.
+
+        Raises
+        ------
+        CheckpointError
+            If it cannot be written; the same on all ranks.
+        """
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return
+        here.at(Phase.CHECKPOINT, self.saved)
+        with self.watch.saving():
+            writing.end(self.folder.check)
+            self.watch.wrote(writing.seconds)
+            with together(self.topology.world):
+                if self.topology.is_root:
+                    retention.prune(self.folder.checkpoints, self.config.training.keep)
+
+    def give_up(self) -> None:
+        """Leave the checkpoint that is on its way. Not collective: for a rank that fails alone."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.give_up()
+
+    def _begin(self, path: Path) -> None:
+        """Take the state of this step, and begin to write it."""
+        self.finish()
+        here.at(Phase.CHECKPOINT, self.method.step)
+        behind, root, world = self._behind, self.topology.is_root, self.topology.world
+        with self.watch.saving():
+            with together(world):
+                if root:
+                    self.folder.check()
+                taken = self._taken(self._buffers if behind else None)
+                content = copy.deepcopy(self._content()) if root else None
+            self._writing = Writing(path, taken, content, world)
+        if not behind:
+            self.finish()
+
+    @property
+    def _behind(self) -> bool:
+        return self.config.training.checkpoint_behind
+
+    def _taken(self, buffers: dict[Key, Tensor] | None) -> Taken:
+        """What this rank writes. Not collective."""
+        taken = Taken(self.places, buffers)
+        taken.add("method", self.method.state_dict())
+        taken.add("optimizer", self.optimizer.state_dict())
+        if self.average.decay is not None:
+            with self.average.in_place():
+                taken.add("average", self.method.state_dict(), passing=True)
+        return taken
+
+    def _content(self) -> dict[str, Any]:
+        """Everything but the states."""
         return {
-            "method": self.parted.whole(state),
-            "optimizer": {
-                **table,
-                "state": self.parted.whole_of(self.updates.stepped, table["state"]),
-            },
-            **({} if average is None else {"average": average}),
-        }
-
-    def _content(self, whole: dict[str, Any]) -> dict[str, Any]:
-        return {
-            **whole,
             "step": self.method.step,
             "best": self.best,
             "best_step": self.best_step,
@@ -226,11 +279,3 @@ class Keeper:
             "told": self.told,
             "callbacks": self.callbacks.state_dict(),
         }
-
-    def _save(self, path: Path) -> None:
-        here.at(Phase.CHECKPOINT, self.method.step)
-        whole = self._whole()
-        with self.saving(), together(self.topology.world):
-            if self.topology.is_root:
-                self.folder.check()
-                checkpoint.save(path, self._content(whole))

@@ -12,7 +12,8 @@ from hpcsamp.grid import Topology, together
 from hpcsamp.run import checkpoint, chosen, noise, resolve
 from hpcsamp.run.assemble import Run, in_turn
 from hpcsamp.run.folder import RunFolder
-from hpcsamp.run.parted import Parted
+from hpcsamp.run.places import Places
+from hpcsamp.run.saved import OTHER_DRAWS, UNSEALED, Saved
 from hpcsamp.run.trained import Trained
 
 
@@ -70,11 +71,12 @@ def restore(
         path = _checkpoint(folder, which) if topology.is_root else None
     path = topology.world.bcast(path)
     with together(topology.world):
-        saved = checkpoint.read(path, topology.device)
-        if saved["version"] == checkpoint.UNSEALED and topology.is_root:
+        opened = Saved(path)
+        saved = opened.content
+        if saved["version"] == UNSEALED and topology.is_root:
             sys.stderr.write(
                 f"hpcsamp: checkpoint {path} was written before files were sealed (format version "
-                f"{checkpoint.UNSEALED}): damage to it may go unnoticed\n"
+                f"{UNSEALED}): damage to it may go unnoticed\n"
             )
         config = resolve.of_version(config, saved["version"])
         before = resolve.of_version(check(saved["config"], "checkpoint"), saved["version"])
@@ -89,10 +91,10 @@ def restore(
             )
     with together(topology.world), in_turn(topology):
         run = Run.of(config, trained.items(0), topology)
-    parted = Parted(run.method, topology)
+    places = Places(run.method, topology)
     with together(topology.world):
         method = run.method
-        if saved["version"] <= checkpoint.OTHER_DRAWS and method.draws_weights and topology.is_root:
+        if saved["version"] <= OTHER_DRAWS and method.draws_weights and topology.is_root:
             sys.stderr.write(
                 f"hpcsamp: checkpoint {path} has format version {saved['version']}, since when the "
                 f"draws of weights have changed: predictions are of other samples of the same "
@@ -100,9 +102,8 @@ def restore(
             )
         if topology.is_root:
             noise.draws_of_prediction(path, saved, method)
-        whole = saved.get("average", saved["method"])
-        part = method.placement.part(parted.cut(whole))
-        if saved["version"] == checkpoint.UNSEALED:  # buffers and frozen parameters as built
+        part = opened.state("average" if "average" in opened else "method", places)
+        if saved["version"] == UNSEALED:  # buffers and frozen parameters as built
             part = method.state_dict() | part
         method.load_state_dict(part)
         method.step = saved["step"]

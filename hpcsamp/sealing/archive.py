@@ -84,9 +84,9 @@ class Records:
                     self.places = _places(content, records)
                     self.sealed = comment.startswith(MARK)
                     if self.sealed and comment[len(MARK) :] != _digest(content, self.places):
-                        raise DamagedError("its list of records has another checksum")
+                        raise DamagedError("the checksum of its list of records differs")
             except (ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as e:
-                raise DamagedError(str(e) or "it is no archive") from None
+                raise DamagedError(str(e) or "it is not a zip archive") from None
         self.names = [record.filename for record in records]
         self._sums = [record.CRC for record in records]
 
@@ -107,7 +107,7 @@ class Records:
         with self.path.open("rb", buffering=0) as f:
             for i in left:
                 if _crc(f, self.places[i]) != self._sums[i]:
-                    raise DamagedError(f"record {self.names[i]} has another checksum")
+                    raise DamagedError(f"the checksum of record {self.names[i]} differs")
         self._checked.update(left)
 
 
@@ -127,24 +127,6 @@ def check(path: Path) -> bool:
     OSError
         If the file cannot be read.
     """
-<<<<<<< HEAD
-    with path.open("rb") as f:
-        try:
-            with zipfile.ZipFile(f) as z:
-                records, comment = z.infolist(), z.comment
-            with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                places = _places(content, records)
-                for record, place in zip(records, places, strict=True):
-                    if zlib.crc32(memoryview(content)[place.start : place.stop]) != record.CRC:
-                        raise DamagedError(f"the checksum of record {record.filename} differs")
-                if not comment.startswith(MARK):
-                    return False
-                if comment[len(MARK) :] != _digest(content, places):
-                    raise DamagedError("the checksum of its list of records differs")
-        except (ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as e:
-            raise DamagedError(str(e) or "it is not a zip archive") from None
-    return True
-=======
     records = Records(path)
     records.check()
     return records.sealed
@@ -160,7 +142,6 @@ def _crc(f: IO[bytes], place: range) -> int:
             raise DamagedError("the file ends within a record")
         found, left = zlib.crc32(read, found), left - len(read)
     return found
->>>>>>> 8d161c0 (sealing: checksums of an archive's records are compared as they are needed, a few MB at a time)
 
 
 def _places(content: mmap.mmap, records: list[zipfile.ZipInfo]) -> list[range]:

@@ -103,6 +103,7 @@ class Trainer:
         self.times: list[float] = []
         self.ended = ""
         self._wishes = preemption.Wish.NONE
+        self._written = False  # a checkpoint by all ranks, as they agreed in the last step
         self._parts = Parts()  # of the loss of the last step
         limit = config.training.time_limit
         end = preemption.deadline(seconds(limit) if limit is not None else None, os.environ)
@@ -150,7 +151,7 @@ class Trainer:
             )  # fmt: skip
             self.keeper = Keeper(
                 self.folder, self.assembled, self.optimisation, topology, self.dataset.uid,
-                self.watch.saving, self.callbacks,
+                self.watch, self.callbacks,
             )  # fmt: skip
             self.validation: Validation | None = None
             if valid is not None:
@@ -171,7 +172,11 @@ class Trainer:
         self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
-        self._open.__exit__(kind, error, trace)
+        with self._open:
+            if error is None or getattr(error, "agreed", False):  # all ranks come here
+                self.keeper.finish()
+            else:
+                self.keeper.give_up()
 
     def run(self) -> dict[str, Any]:
         """Train to the end; returns the summary.
@@ -206,6 +211,7 @@ class Trainer:
             if self.ended:
                 break
         self.keeper.keep()
+        self.keeper.finish()
         self._call("end")
         return self._finish()
 
@@ -267,12 +273,17 @@ class Trainer:
             whole=False,
         )
         with here.part("agreement"):
-            agreement = Agreement(self.topology, made.loss.parts, self.watch.wishes())
+            wishes = self.watch.wishes()
+            if self.keeper.writing:
+                wishes |= preemption.Wish.WRITING
+            agreement = Agreement(self.topology, made.loss.parts, wishes)
         with here.part("backward"):
             loss.backward()
         outputs = self._outputs_by_sample(x, index, step, stacked)
         with here.part("agreement"):
-            self._parts, self._wishes = agreement.end(f"step {step} (epoch {epoch})", outputs)
+            self._parts, wishes = agreement.end(f"step {step} (epoch {epoch})", outputs)
+            self._written = preemption.Wish.WRITING not in wishes
+            self._wishes = wishes & ~preemption.Wish.WRITING
         rate = made.optimizer.param_groups[0]["lr"]
         with here.part("optimiser"):
             made.optimizer.step()
@@ -307,7 +318,9 @@ class Trainer:
     # Now and then -------------------------------------------------------------------------------
 
     def _keep(self, epoch: int) -> None:
-        """Write a checkpoint, if it is time for one."""
+        """Begin a checkpoint, if it is time for one; the one before is there once all wrote it."""
+        if self._written:
+            self.keeper.finish()
         step, every = self.method.step, self.config.training.checkpoint_every
         last = step == (epoch + 1) * self.steps_per_epoch
         if (every and step % every == 0) or (last and not every):
@@ -348,6 +361,7 @@ class Trainer:
     def _stop(self) -> None:
         """The ranks have agreed to stop after this step."""
         step, path = self.method.step, self.keeper.keep()
+        self.keeper.finish()
         if self.topology.is_root:
             self.folder.log("stopped", step=step, reason=preemption.reason(self._wishes))
         raise preemption.stopped(self._wishes, step, self.steps, path)

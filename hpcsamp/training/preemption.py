@@ -39,6 +39,8 @@ class Wish(IntFlag):
     TERM = 2
     INT = 4
     TIME = 8
+    WRITING = 16
+    """No wish to stop: a checkpoint is on its way to the disk."""
 
 
 _WISH = {signal.SIGUSR2: Wish.USR2, signal.SIGTERM: Wish.TERM, signal.SIGINT: Wish.INT}
@@ -130,7 +132,11 @@ class Watch:
             yield
         finally:
             self._saving = False
-            self._checkpoint = max(self._checkpoint, self._clock() - began)
+            self.wrote(self._clock() - began)
+
+    def wrote(self, seconds: float) -> None:
+        """A checkpoint took so long, from its begin until it was on the disk."""
+        self._checkpoint = max(self._checkpoint, seconds)
 
 
 def stopped(wishes: int, step: int, steps: int, checkpoint: object) -> PreemptedError:

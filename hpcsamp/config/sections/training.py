@@ -36,6 +36,12 @@ class TrainingSection(Section):
         description="steps between checkpoints; 0: every epoch",
         json_schema_extra=NOTHING,
     )
+    checkpoint_behind: bool = Field(
+        True,
+        description="write checkpoints behind the next steps, from a copy of the state in memory; "
+        "false: training waits, and needs no memory for a copy",
+        json_schema_extra=NOTHING,
+    )
     keep: int = Field(
         2, ge=1, le=MOST, description="checkpoints kept beside the best", json_schema_extra=NOTHING
     )

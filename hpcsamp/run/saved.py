@@ -1,0 +1,248 @@
+"""A checkpoint that is opened: a rank reads of it what it holds, on any grid.
+
+The first file has everything that is small, and says where the numbers of all files lie
+(``places``); files beside it hold the pieces of other ranks. What is read is compared with its
+checksums, record by record.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hpcsamp.config import converted
+from hpcsamp.errors import CheckpointError
+from hpcsamp.grid.runs import Runs
+from hpcsamp.run.places import Key, Places, named
+from hpcsamp.sealing import DamagedError, archive
+
+UNSEALED = 1
+"""The last format version without a seal."""
+OTHER_DRAWS = 2
+"""The last format version of runs whose weights were drawn from other streams."""
+VERSION = 3
+"""Of a checkpoint that is one file."""
+SEVERAL = 4
+"""Of a checkpoint of several files."""
+
+STATES = ("method", "optimizer", "average")
+"""What is in pieces."""
+
+
+def file_of(path: Path, token: str, rank: int) -> Path:
+    """A file beside the first one: ``step-00000100.pt.1f2e3d4c.3``."""
+    return path.with_name(f"{path.name}.{token}.{rank}")
+
+
+class Saved:
+    """A checkpoint whose small values are read, and whose numbers are read where they are needed.
+
+    Parameters
+    ----------
+    path
+        Its first file.
+
+    Attributes
+    ----------
+    content
+        What was saved, but for the states; and its format ``version``.
+    token
+        Name of the writing that its files are of; empty if it is one file.
+    ranks
+        Those that have written a file beside the first.
+
+    Raises
+    ------
+    CheckpointError
+        If it is missing, damaged, or of another format version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            raise CheckpointError(f"there is no checkpoint {path}")
+        first = _File(path)
+        found = first.content.get("version") if isinstance(first.content, dict) else None
+        if found not in (UNSEALED, OTHER_DRAWS, VERSION, SEVERAL):
+            raise CheckpointError(
+                f"checkpoint {path} has format version {found}, this is {SEVERAL}"
+            )
+        if found != UNSEALED and not first.records.sealed:
+            raise damaged(path, "its seal is missing")
+        table: dict[str, Any] = first.content
+        self.content = {k: v for k, v in table.items() if k not in (*STATES, "files", "places")}
+        first.check(self.content, table.get("places"))
+        if "config" in table:
+            self.content["config"] = converted(table["config"])
+        self._states = {name: table[name] for name in STATES if name in table}
+        several = table if found == SEVERAL else {}
+        self._places: dict[Key, tuple[Any, dict[int, Tensor]]] = several.get("places", {})
+        self.token, self.ranks = several.get("files", ("", []))
+        self._files = {0: first}
+
+    def __contains__(self, state: str) -> bool:
+        """Whether a state was saved."""
+        return state in self._states
+
+    def state(self, name: str, places: Places | None = None) -> dict[str, Any]:
+        """A state, or what this rank holds of it; copies.
+
+        Parameters
+        ----------
+        places
+            What this rank holds; None for the whole.
+
+        Raises
+        ------
+        CheckpointError
+            If what is read is damaged, or does not fit.
+        """
+        taken: dict[str, Any] = self._take((name,), self._states[name], places)
+        return taken
+
+    def states(self) -> dict[str, Any]:
+        """All states, whole."""
+        return {name: self.state(name) for name in self._states}
+
+    def check(self, ranks: Iterable[int]) -> None:
+        """Compare all checksums of the files of some ranks.
+
+        Raises
+        ------
+        CheckpointError
+            If one of them is damaged or missing.
+        """
+        for rank in ranks:
+            self._file(rank).check_all()
+
+    def _take(self, key: Key, x: Any, places: Places | None) -> Any:
+        if isinstance(x, Mapping):
+            return {k: self._take((*key, k), v, places) for k, v in x.items()}
+        if isinstance(x, list):
+            return [self._take((*key, i), v, places) for i, v in enumerate(x)]
+        if not isinstance(x, Tensor):
+            return x
+        if x.dim() == 0:
+            x = self._number(0, key, x).clone()
+            return x if places is None else x.to(places.topology.device)
+        if key in self._places:
+            shape, written = self._places[key]
+            pieces = {r: Runs(tuple(shape), bounds.numpy()) for r, bounds in written.items()}
+        else:
+            shape, pieces = x.shape, {0: Runs.whole(x.shape)}
+        own, local = (Runs.whole(shape), tuple(shape)) if places is None else places.own(key, shape)
+        found = x.new_empty(own.size)
+        got = 0
+        for rank, runs in pieces.items():
+            source = None
+            for at, to, n in runs.meeting(own):
+                if source is None:
+                    source = self._number(rank, key, x).reshape(-1)
+                found[to : to + n] = source[at : at + n]
+                got += n
+        if got != own.size or math.prod(local) != got:
+            raise damaged(self.path, f"{named(key)} has {got} of {own.size} numbers")
+        return found.view(local).to("cpu" if places is None else places.topology.device)
+
+    def _number(self, rank: int, key: Key, x: Tensor) -> Tensor:
+        """The numbers of a tensor that a rank has written, compared with their checksum."""
+        file = self._file(rank)
+        piece = x if rank == 0 else file.content["pieces"].get(key)
+        if not isinstance(piece, Tensor):
+            raise damaged(file.path, f"{named(key)} is missing")
+        file.check(piece, told=named(key))
+        return piece
+
+    def _file(self, rank: int) -> _File:
+        if rank not in self._files:
+            path = file_of(self.path, self.token, rank)
+            if not path.is_file():
+                raise damaged(self.path, f"its file {path.name} is missing")
+            file = _File(path)
+            told = file.content.get("part") if isinstance(file.content, dict) else None
+            if not file.records.sealed or told != (self.token, rank):
+                raise damaged(path, "it is none of the files of this checkpoint")
+            self._files[rank] = file
+        return self._files[rank]
+
+
+class _File:
+    """A file whose tensors are read where they are needed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.records = archive.Records(path)
+            names = self.records.names
+            self.records.check(i for i, name in enumerate(names) if not _holds_numbers(name))
+            self.content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        except (DamagedError, OSError) as e:
+            raise damaged(path, e) from None
+        except Exception as e:  # torch reports damage by errors of many kinds
+            raise damaged(path, str(e).split("\n")[0] or type(e).__name__) from e
+        places = self.records.places
+        self._numbers = sorted(
+            (places[i].start, i) for i, n in enumerate(names) if _holds_numbers(n) and places[i]
+        )
+        # the file is mapped to memory as a whole, from the first record of numbers on known
+        first = min((_address(x) for x in _tensors(self.content)), default=0)
+        self._base = first - self._numbers[0][0] if self._numbers else 0
+
+    def check(self, *values: Any, told: str = "") -> None:
+        """Compare the checksums of tensors in tables."""
+        starts = [start for start, _ in self._numbers]
+        for value in values:
+            for x in _tensors(value):
+                at = _address(x) - self._base
+                found = bisect.bisect_right(starts, at) - 1
+                record = self._numbers[found][1] if found >= 0 else -1
+                inside = record >= 0 and at + _bytes(x) <= self.records.places[record].stop
+                self._compare([record] if inside else None, told)
+
+    def check_all(self) -> None:
+        """Compare all checksums."""
+        self._compare(None, "")
+
+    def _compare(self, records: list[int] | None, told: str) -> None:
+        try:
+            self.records.check(records)
+        except (DamagedError, OSError) as e:
+            raise damaged(self.path, f"{told}: {e}" if told else e) from None
+
+
+def damaged(path: Path, reason: object) -> CheckpointError:
+    """The error for a file that is not what was written."""
+    size = path.stat().st_size if path.exists() else 0
+    return CheckpointError(
+        f"checkpoint {path} ({size} bytes) is damaged ({reason}); train --resume goes on from the "
+        f"newest whole one, evaluate and predict read another by --checkpoint"
+    )
+
+
+def _holds_numbers(record: str) -> bool:
+    return "/data/" in record
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors with numbers in nested tables."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for one in value:
+            yield from _tensors(one)
+    elif isinstance(value, Tensor) and _bytes(value):
+        yield value
+
+
+def _address(x: Tensor) -> int:
+    return x.untyped_storage().data_ptr()
+
+
+def _bytes(x: Tensor) -> int:
+    return x.untyped_storage().nbytes()
