@@ -143,9 +143,10 @@ def test_a_damaged_piece_is_named(folder, tmp_path):
     whole = beside.read_bytes()
     place = whole.index(np.ascontiguousarray(half(path)).tobytes())
     flipped(beside, place + 11)
-    with pytest.raises(CheckpointError, match=f"{beside.name}.*damaged.*checksum of record .* differs"):
+    named = f"{beside.name}.*damaged"
+    with pytest.raises(CheckpointError, match=f"{named}.*checksum of record .* differs"):
         checkpoint.read(path)
-    with pytest.raises(CheckpointError, match=f"{beside.name}.*damaged .method.mean: the checksum of record"):
+    with pytest.raises(CheckpointError, match=f"{named} .method.mean: the checksum of record"):
         Saved(path).state("method")
     found, damaged = retention.newest_whole(path.parent)
     assert found < path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from hpcsamp.cli.bench_baselines import baselines
+from hpcsamp.cli.bench_checkpoint import checkpoint
 from hpcsamp.cli.bench_dropout import dropout
 from hpcsamp.cli.bench_exactness import exactness
 from hpcsamp.cli.bench_feed import feed
@@ -29,5 +30,6 @@ for command in (
     gpu,
     load,
     memory,
+    checkpoint,
 ):
     app.command()(command)

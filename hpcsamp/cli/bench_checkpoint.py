@@ -1,0 +1,42 @@
+"""``hpcsamp bench checkpoint``: does a checkpoint fit into the time that a job has left?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def checkpoint(
+    folder: Annotated[Path, typer.Argument(help="A folder of the file system to measure.")],
+    gigabytes: Annotated[float, typer.Option(min=1e-3, help="GB of a checkpoint to write.")] = 1.0,
+    whole: Annotated[float, typer.Option(min=1e-3, help="GB that are to fit.")] = 25.0,
+    window: Annotated[float, typer.Option(min=1e-3, help="Seconds there are for them.")] = 120.0,
+    sharded: Annotated[bool, typer.Option(help="With optimizer.sharded = true.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 5,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the table here.")] = None,
+) -> None:
+    """Time the writing of checkpoints, alone or under mpirun, and how long training stops for one.
+
+    The checkpoint is that of a mean-field network with Adam, which all ranks write together.
+    """
+    from hpcsamp.bench.checkpoint import lines, rates, stops
+    from hpcsamp.cli.output import write_json
+    from hpcsamp.errors import UsageError
+    from hpcsamp.grid import init, together
+
+    topology = init("world")
+    with together(topology.world):
+        if not folder.is_dir():
+            raise UsageError(f"there is no folder {folder}")
+    size, ranks = int(gigabytes * 1e9), topology.size
+    own = rates(folder, size // ranks, rounds, topology)
+    stopped = stops(folder, size, rounds, sharded, topology)
+    found = {"rates": topology.world.gather(own), "stops": topology.world.gather(stopped)}
+    with together(topology.world):
+        if topology.is_root:
+            for line in lines(found, size, int(whole * 1e9), window, ranks):
+                typer.echo(line)
+            if json_file is not None:
+                write_json(json_file, {"ranks": ranks, "bytes": size, **found})
