@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpcsamp.grid.parts import Flattened, Part, bounds, within
+from hpcsamp.grid.parts import Flattened, Merged, Part, bounds, within
 
 
 def random_cut(rng):
@@ -104,3 +104,27 @@ def test_flattened_parts_are_the_same_numbers_in_one_axis(seed):
         flat.cut(torch.zeros(size + 1))
     with pytest.raises(ValueError, match="part"):
         flat.put(torch.zeros(size), torch.zeros(flat.size + 1))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_merged_parts_are_the_same_numbers_with_fewer_axes(seed):
+    shape, parts = random_cut(random.Random(seed))
+    shape, parts = (2, *shape), [Part((2, *p.shape), ((0, 2), *p.box)) for p in parts]
+    held = (2 * shape[1], *shape[2:])
+    whole = torch.arange(3 * math.prod(shape)).view(3, *held)  # with rows before it
+    back = torch.full_like(whole, -1)
+    for part in parts:
+        merged = Merged(part.shape, part.box)
+        own = merged.cut(whole)
+        assert torch.equal(own, part.cut(whole.view(3, *shape)).flatten(1, 2))
+        assert (merged.size, merged.runs()) == (part.size, part.runs())
+        assert merged.local == own.shape[1:]
+        assert merged.is_whole == part.is_whole
+        assert merged.whole_of(own.shape) == whole.shape
+        assert merged.local_of(whole.shape) == own.shape
+        merged.put(back, own)
+    assert torch.equal(back, whole)
+    with pytest.raises(ValueError, match="whole"):
+        merged.cut(torch.zeros(3, *shape))
+    with pytest.raises(ValueError, match="part"):
+        merged.put(whole, torch.zeros(3, *own.shape[1:], 1))

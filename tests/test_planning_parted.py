@@ -249,3 +249,13 @@ def test_sizes_that_do_not_divide(ranks, each, samples, model, message):
         check_sizes(ranks, each, samples, model)
     with pytest.raises(UsageError, match=message.replace("a node", "node n0")):
         plan_grid(nodes, samples, model)
+
+
+def test_grids_of_a_vit_are_those_between_which_augmentation_moves_nothing():
+    run, shapes = described(name="vit-cifar10", preset="small")  # 3 heads; crops move rows
+    assert parted.sizes(run, shapes, 12) == [1, 3]
+    run, shapes = described("augment.crop=0", name="vit-cifar10", preset="small")
+    assert parted.sizes(run, shapes, 12) == [1, 2, 3, 4, 6, 12]
+    asked, _ = described("parallel.model=2", name="vit-cifar10", preset="small")
+    with pytest.raises(UsageError, match=r"augment.crop moves .* axis 1 of x, .* 16:32 of 32"):
+        parted.sizes(asked, shapes, 2)

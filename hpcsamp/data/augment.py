@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from hpcsamp.data.slabs import Box
 from hpcsamp.errors import UsageError
 from hpcsamp.names import Share
 from hpcsamp.streams import Purpose, key
@@ -331,21 +332,43 @@ class Augmentation:
 
 def _check_parts(section: AugmentSection, dataset: Dataset, name: str, parts: Parts) -> None:
     """Refuse to move values along an axis that is split between ranks."""
+    arrays = dataset.manifest.arrays
+    fields = [n for n in dataset.targets if len(arrays[n].shape) > 1]
+    for array in [name, *fields]:
+        check_box(section, array, arrays[array].shape, parts.boxes[array], array != name)
+
+
+def check_box(
+    section: AugmentSection, array: str, shape: Sequence[int], box: Box, of_targets: bool = False
+) -> None:
+    """Refuse to move values along an axis of which a rank has a part.
+
+    Parameters
+    ----------
+    section
+        What is asked for.
+    array, shape, box
+        Which array, the shape of an item's, and what the rank has of it.
+    of_targets
+        Whether it is one of targets, which are moved by shifts alone.
+
+    Raises
+    ------
+    UsageError
+        Naming the key, the axis and the part.
+    """
     moved = {"flip": {-1}, "shift": {-1}, "crop": {-2, -1}, "transforms": {-3, -2, -1}}
-    fields = [n for n in dataset.targets if len(dataset.manifest.arrays[n].shape) > 1]
     for option, axes in moved.items():
-        if not getattr(section, option):
+        if not getattr(section, option) or (of_targets and option != "shift"):
             continue
-        for array in [name, *(fields if option == "shift" else ())]:
-            shape, box = dataset.manifest.arrays[array].shape, parts.boxes[array]
-            for axis in sorted(-i for i in range(1, len(shape) + 1)):
-                if axis in axes and box[axis] != (0, shape[axis]):
-                    start, stop = box[axis]
-                    raise UsageError(
-                        f"augment.{option} moves values along axis {len(shape) + axis} of {array}, "
-                        f"of which this rank has the part {start}:{stop} of {shape[axis]}; leave "
-                        f"it out, or let the model ranks split another axis"
-                    )
+        for axis in sorted(-i for i in range(1, len(shape) + 1)):
+            if axis in axes and box[axis] != (0, shape[axis]):
+                start, stop = box[axis]
+                raise UsageError(
+                    f"augment.{option} moves values along axis {len(shape) + axis} of {array}, "
+                    f"of which this rank has the part {start}:{stop} of {shape[axis]}; leave "
+                    f"it out, or let the model ranks split another axis"
+                )
 
 
 def image_of(section: AugmentSection, dataset: Dataset) -> str | None:

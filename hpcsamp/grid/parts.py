@@ -138,41 +138,72 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Flattened(Part):
+class Merged(Part):
+    """A box of a tensor whose first axes are held as one: ``(k n, ...)`` for ``(k, n, ...)``.
+
+    So a rank can have its own rows of each of k blocks, such as queries, keys and values.
+
+    Attributes
+    ----------
+    merged
+        How many axes are held as one; -1: all of them.
+    """
+
+    merged: int = 2
+
+    def _held(self, lengths: Sequence[int]) -> tuple[int, ...]:
+        n = len(lengths) if self.merged < 0 else self.merged
+        return (math.prod(lengths[:n]), *lengths[n:])
+
+    @property
+    def _box(self) -> tuple[int, ...]:
+        return tuple(b - a for a, b in self.box)
+
+    @property
+    def local(self) -> tuple[int, ...]:
+        """Shape of what is held."""
+        return self._held(self._box)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is missing."""
+        return self._box == self.shape
+
+    def whole_of(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of the whole of which ``(..., *local)`` are held, its axes merged as well."""
+        whole = self._held(self.shape)
+        return (*shape[: len(shape) - len(whole)], *whole)
+
+    def local_of(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape ``(..., *local)`` of what is held of such a whole."""
+        own = self.local
+        return (*shape[: len(shape) - len(own)], *own)
+
+    def cut(self, whole: Tensor) -> Tensor:
+        """``(..., *local)`` this part of the whole; see :meth:`Part.cut`. A copy, if need be."""
+        return self._apart(whole)[self._index].reshape(self.local_of(whole.shape))
+
+    def put(self, whole: Tensor, part: Tensor) -> None:
+        """Write ``(..., *local)`` values at their places in the whole, in place."""
+        self._check(part, self.local, "part")
+        apart = part.reshape(*part.shape[: part.dim() - len(self.local)], *self._box)
+        self._apart(whole)[self._index] = apart
+
+    def _apart(self, whole: Tensor) -> Tensor:
+        held = self._held(self.shape)
+        self._check(whole, held, "whole")
+        n = len(self.shape) - len(held) + 1
+        return whole.unflatten(-len(held), self.shape[:n])
+
+
+@dataclass(frozen=True)
+class Flattened(Merged):
     """A box of a tensor that is held flattened: ``(size,)`` numbers of ``(prod(shape),)``.
 
     What reads and writes values sees one axis, in which the part is :meth:`Part.runs`.
     """
 
-    @property
-    def local(self) -> tuple[int, ...]:
-        """Shape of what is held."""
-        return (math.prod(b - a for a, b in self.box),)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether nothing is missing."""
-        return self.size == math.prod(self.shape)
-
-    def whole_of(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Shape ``(..., prod(shape))`` of the whole of which ``(..., size)`` are held."""
-        return (*shape[:-1], math.prod(self.shape))
-
-    def local_of(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Shape ``(..., size)`` of what is held of ``(..., prod(shape))``."""
-        return (*shape[:-1], self.size)
-
-    def cut(self, whole: Tensor) -> Tensor:
-        """``(..., size)`` this part of ``(..., prod(shape))`` values; see :meth:`Part.cut`."""
-        self._check(whole, (math.prod(self.shape),), "whole")
-        return whole.unflatten(-1, self.shape)[self._index].reshape(self.local_of(whole.shape))
-
-    def put(self, whole: Tensor, part: Tensor) -> None:
-        """Write ``(..., size)`` values at their places in ``(..., prod(shape))``, in place."""
-        self._check(whole, (math.prod(self.shape),), "whole")
-        self._check(part, self.local, "part")
-        box = tuple(b - a for a, b in self.box)
-        whole.unflatten(-1, self.shape)[self._index] = part.unflatten(-1, box)
+    merged: int = -1
 
 
 def bounds(length: int, parts: int, unit: int = 1) -> list[Interval]:

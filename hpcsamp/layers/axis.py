@@ -10,7 +10,7 @@ any other M parts the channels, if these divide, else space (:meth:`ModelAxis.fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from hpcsamp import serial
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import Axis
+from hpcsamp.grid.parts import Part, bounds
 from hpcsamp.layers.group import Counted, Group
 
 if TYPE_CHECKING:
@@ -88,8 +89,34 @@ class ModelAxis:
             self._fitted[layout] = other
         return self._fitted[layout]
 
+    def part(
+        self,
+        shape: Sequence[int],
+        channels: int | None = None,
+        space: int | None = None,
+        unit: int = 1,
+    ) -> Part:
+        """This rank's part of a tensor: what a network's ``input_part`` and ``output_part`` return.
+
+        Parameters
+        ----------
+        shape
+            Of the whole, such as an item.
+        channels, space
+            Axes that are parted, in nearly equal shares, over the ranks of channels and of space;
+            None: every rank has all of it.
+        unit
+            Neighbours along the axis of space that stay on one rank.
+        """
+        box = [(0, n) for n in shape]
+        if channels is not None:
+            box[channels] = bounds(shape[channels], self.channels.size)[self.channels.rank]
+        if space is not None:
+            box[space] = bounds(shape[space], self.space.size, unit)[self.space.rank]
+        return Part(tuple(shape), tuple(box))
+
     def fitted(
-        self, name: str, channels: Mapping[str, int], space: Mapping[str, int], fields: int
+        self, name: str, channels: Mapping[str, int], space: Mapping[str, int], fields: int = 0
     ) -> ModelAxis:
         """These ranks in a grid whose sides divide a network, in this one if it does. Collective.
 
@@ -100,7 +127,8 @@ class ModelAxis:
         channels, space
             What is parted along each side, by a name such as ``"channels"`` or ``"strips"``.
         fields
-            What is parted over the ranks of channels in nearly equal shares: at least one each.
+            What is parted over the ranks of channels in nearly equal shares, at least one each; 0
+            for a network that parts none.
 
         Raises
         ------
@@ -109,15 +137,15 @@ class ModelAxis:
         """
         for s, c in (self.layout, *layouts(self.size)):
             divides = [n % c == 0 for n in channels.values()] + [n % s == 0 for n in space.values()]
-            if c <= fields and all(divides):
+            if (not fields or c <= fields) and all(divides):
                 return self.laid_out((s, c))
         told = [
             " and ".join(f"{n} {word}" for word, n in each.items()) for each in (channels, space)
         ]
+        more = f", with at least one of its {fields} fields for each rank of channels"
         raise UsageError(
             f"{name}: parallel.model = {self.size}: no grid of {self.size} ranks, in space x "
-            f"channels, divides its {told[1]} x its {told[0]}, with at least one of its {fields} "
-            f"fields for each rank of channels"
+            f"channels, divides its {told[1]} x its {told[0]}{more * bool(fields)}"
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ModelAxis:

@@ -49,6 +49,30 @@ def halo(x: Tensor, dim: int, before: int, after: int, over: Group) -> Tensor:
     return y
 
 
+def rolled(x: Tensor, dim: int, shift: int, over: Group) -> Tensor:
+    """``torch.roll`` of the whole, of which each rank has a part, along the axis that is parted.
+
+    Sends ``|shift|`` values along the axis, in one exchange each way.
+
+    Parameters
+    ----------
+    x, dim, over
+        As for :func:`halo`.
+    shift
+        By how many places values move on; negative: back.
+
+    Raises
+    ------
+    ValueError
+        For a shift of more values than a part has, with both numbers.
+    """
+    if over.size == 1:
+        return torch.roll(x, shift, from_end(dim))
+    if shift >= 0:
+        return halo(x, dim, shift, 0, over).narrow(dim, 0, x.shape[dim])
+    return halo(x, dim, 0, -shift, over).narrow(dim, -shift, x.shape[dim])
+
+
 def _neighbours(over: Group) -> tuple[int, int]:
     return (over.rank - 1) % over.size, (over.rank + 1) % over.size
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
-from hpcsamp.grid.parts import Interval, Part, bounds, within
+from hpcsamp.grid.parts import Interval, Merged, Part, bounds, within
 from hpcsamp.layers.axis import ModelAxis, current
 from hpcsamp.layers.exchange import gather
 from hpcsamp.layers.group import Group
@@ -40,9 +40,17 @@ class Layer(nn.Module):
         self.parts: dict[str, Part] = {}
         self.inputs_per_output = 1
 
-    def hold(self, name: str, whole: Tensor, box: Sequence[Interval]) -> None:
-        """Register a parameter: a box of initial values that are the same on all ranks."""
-        part = Part(tuple(whole.shape), tuple(box))
+    def hold(self, name: str, whole: Tensor, box: Sequence[Interval], blocks: int = 1) -> None:
+        """Register a parameter: a box of initial values that are the same on all ranks.
+
+        With several blocks of the first axis, the box is that of each of them.
+        """
+        rows, *others = whole.shape
+        part = (
+            Part((rows, *others), tuple(box))
+            if blocks == 1
+            else Merged((blocks, rows // blocks, *others), ((0, blocks), *box))
+        )
         own = part.cut(whole)
         parameter = nn.Parameter(own if part.is_whole else own.clone())
         parameter.part = part  # type: ignore[attr-defined]

@@ -69,13 +69,19 @@ def product(a: Tensor, b: Tensor, gathered: Split, kept: Split, kind: Kind) -> T
     """
     if gathered.over.size == kept.over.size == 1:
         return a @ b
+    a, b = in_autocast(a, b)
+    y: Tensor = _Product.apply(a, b, gathered, kept, kind)
+    return y
+
+
+def in_autocast(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Operands of a product in the type of autocast, where that is on."""
     device = a.device.type
     # there is none for tensors without values
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
-        a, b = a.to(dtype), b.to(dtype)
-    y: Tensor = _Product.apply(a, b, gathered, kept, kind)
-    return y
+        return a.to(dtype), b.to(dtype)
+    return a, b
 
 
 ALL = slice(None)

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
+from hpcsamp.methods.base import Method
 from hpcsamp.methods.mean_field import MeanField
 from hpcsamp.methods.passing import ALL
 from hpcsamp.models import Wrapping
 from hpcsamp.weights import Passes
+from hpcsamp.weights.pieces import parts_in
 
 
 class LastLayer(MeanField):
@@ -64,6 +66,8 @@ class LastLayer(MeanField):
         linear = {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear)}
         named = {n: m for n, m in linear.items() if type(m) is nn.Linear}
         if not named:
+            if not all(part.is_whole for part in parts_in(network).values()):
+                Method.pieces(self)  # refuses it
             raise UsageError(f"method 'last_layer': {type(network).__name__} has no nn.Linear")
         if layer is not None and layer not in named:
             raise UsageError(f"method.layer = {layer!r}; there is {', '.join(map(repr, named))}")

@@ -66,11 +66,20 @@ class Places:
             self._take_inputs()
 
     def _take_inputs(self) -> None:
+        of = type(self._module).__name__
+        if self._put.parted:
+            self._layers = None
+            raise UsageError(
+                f"method 'mc_dropout': {of} drops nothing in training, and inputs of linear layers "
+                f"that lie in parts on model ranks cannot be dropped in its place: let the network "
+                f"drop units (hpcsamp.layers.Dropout; model.dropout of vit, swin and mixer), or "
+                f"set parallel.model = 1"
+            )
         linear = [m for m in self._module.modules() if isinstance(m, nn.Linear)]
         if len(linear) < 2:
             self._layers = None
             raise UsageError(
-                f"method 'mc_dropout': {type(self._module).__name__} drops nothing in training and "
+                f"method 'mc_dropout': {of} drops nothing in training and "
                 f"has {len(linear)} nn.Linear, of which the second and later would have their "
                 f"inputs dropped; put nn.Dropout where units are to be dropped"
             )

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from hpcsamp.layers import Split, gather
+
 FEW = 32
 """Tokens up to which plain products are faster on CPUs than torch's fused kernel.
 
@@ -16,7 +18,9 @@ same, 128 take 1.8 times as long.
 """
 
 
-def attend(projections: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+def attend(
+    projections: Tensor, heads: int, mask: Tensor | None = None, tokens: Split | None = None
+) -> Tensor:
     """Every token's mean of the values, weighted by how its query fits their keys.
 
     Parameters
@@ -28,20 +32,25 @@ def attend(projections: Tensor, heads: int, mask: Tensor | None = None) -> Tenso
     mask
         Broadcastable to ``(N, heads, tokens, tokens)``: whether a token sees another, or numbers to
         add to how they fit.
+    tokens
+        How the tokens lie on the ranks of space, where each has some of them: keys and values of
+        all are gathered, in one exchange each way.
 
     Returns
     -------
     Tensor
         ``(N, tokens, width)``.
     """
-    count, tokens, three = projections.shape
+    count, own, three = projections.shape
     width = three // 3
-    q, k, v = projections.view(count, tokens, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
-    if q.device.type == "cpu" and (tokens <= FEW or q.dtype == torch.bfloat16):
+    q, k, v = projections.view(count, own, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+    if tokens is not None and tokens.over.size > 1:
+        k, v = gather(torch.stack([k, v]), -2, *tokens)
+    if q.device.type == "cpu" and (k.shape[-2] <= FEW or q.dtype == torch.bfloat16):
         y = _by_products(q, k, v, mask)
     else:
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return y.transpose(1, 2).reshape(count, tokens, width)
+    return y.transpose(1, 2).reshape(count, own, width)
 
 
 def _by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from hpcsamp.errors import UsageError
+from hpcsamp.layers import Layer
 from hpcsamp.spelling import suggest
 
 CONVOLUTIONS: dict[type[nn.Module], type[nn.Module]] = {
@@ -48,6 +49,11 @@ def replace(network: nn.Module, name: str, outputs: int) -> str:
     inner = [n for n in layers(network) if n == name or n.startswith(f"{name}.") or not name]
     if not inner:
         kind = type(known[name]).__name__
+        if isinstance(known[name], Layer) and known[name].axis.size > 1:
+            raise UsageError(
+                f"model.head = {name!r} is a {kind} in parts on {known[name].axis.size} model "
+                f"ranks, which cannot be replaced; leave model.head out, or set parallel.model = 1"
+            )
         raise UsageError(
             f"model.head = {name!r} is a {kind}, neither a linear layer or convolution nor a block "
             f"with one; the last linear layers of {of} are {listed(network)}"

@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from hpcsamp import layers
 from hpcsamp.config import NOTHING
-from hpcsamp.grid.parts import Part, bounds
+from hpcsamp.grid.parts import Part
 from hpcsamp.models.inputs import check_input, one_shape
 from hpcsamp.models.recompute import recomputed
 
@@ -150,10 +150,7 @@ class Mixer(nn.Module):
     def _part(self, shape: Sequence[int], own: tuple[int, int, int]) -> Part:
         if tuple(shape) != own:
             raise ValueError(f"items of shape {tuple(shape)}, the mixer was built for {own}")
-        space, channels = self.axis.space, self.axis.channels
-        fields = bounds(own[0], channels.size)[channels.rank]
-        longitudes = bounds(own[2], space.size)[space.rank]
-        return Part(own, (fields, (0, own[1]), longitudes))
+        return self.axis.part(own, channels=0, space=2)
 
 
 class MixerBlock(nn.Module):
@@ -189,7 +186,8 @@ class MixerBlock(nn.Module):
         self.norm2 = layers.LayerNorm(channels, name=f"{name}.norm2")
         self.up = layers.Linear(channels, wide, name=f"{name}.up")
         self.down = layers.Linear(wide, channels, name=f"{name}.down")
-        self.dropout = layers.Dropout(dropout, tokens, channels, unit) if dropout else nn.Identity()
+        own = layers.current().part((tokens, channels), channels=1, space=0, unit=unit)
+        self.dropout = layers.Dropout(dropout, own) if dropout else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, own tokens, own channels)`` to the same."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
+from hpcsamp.grid.parts import Part
 from hpcsamp.weights.pieces import parts_in
 
 LISTED = 5
@@ -145,9 +146,13 @@ def _in_parts(values: Mapping[str, Tensor], network: nn.Module) -> Mapping[str, 
     """Of values of a whole network, those that a network in parts over model ranks has here."""
     parts = {n: p for n, p in parts_in(network).items() if not p.is_whole}
     return {
-        n: parts[n].cut(v).clone() if n in parts and v.shape == parts[n].shape else v
+        n: parts[n].cut(v).clone() if n in parts and _is_whole(v, parts[n]) else v
         for n, v in values.items()
     }
+
+
+def _is_whole(value: Tensor, part: Part) -> bool:
+    return tuple(value.shape) == part.whole_of(part.local)
 
 
 def _apart(names: Collection[str], head: str | None) -> list[str]:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from hpcsamp import layers
 from hpcsamp.config import NOTHING
+from hpcsamp.grid.parts import Part
 from hpcsamp.models.inputs import check_input, one_shape
 from hpcsamp.models.recompute import recomputed
 from hpcsamp.models.windows import Block, Downsample, Grid, Upsample
@@ -43,6 +45,12 @@ class Swin(nn.Module):
     trains 2 * 103,494,849 + 48,600 = 207,038,298 numbers. The paper's "over 200 million" therefore
     counts means and standard deviations.
 
+    On M model ranks (:func:`hpcsamp.layers.along`) each holds 1/M of the parameters and of the
+    activations: its heads, hidden units, channels and fields on the ranks of channels, and its
+    longitudes, in whole windows of both grids, on those of space. M = 4 parts both in halves, any
+    other M the heads, where these divide; else longitudes are parted in as few parts as possible.
+    See :meth:`input_part` and :meth:`output_part`; shares of fields may be uneven.
+
     Source: the paper, section 5.4; Liu et al. 2021 (shifted windows); Bi et al. 2023 and To et al.
     2024 (down- and upsampling, the skip, two-dimensional windows).
 
@@ -65,6 +73,8 @@ class Swin(nn.Module):
         padded.
     relative_bias
         Whether attention learns a bias for the offset of two tokens in a window.
+    dropout
+        Rate at which the outputs of attention and perceptrons are dropped.
     checkpoint
         Keep nothing of a block but its input and compute it again in the backward pass: much less
         memory for a third more work.
@@ -73,6 +83,8 @@ class Swin(nn.Module):
     ------
     ValueError
         If patches, windows or heads do not divide, or outputs are no fields, naming both numbers.
+    UsageError
+        If heads, windows and fields cannot be parted over the model ranks.
     """
 
     def __init__(
@@ -85,6 +97,7 @@ class Swin(nn.Module):
         blocks: Sequence[int] = (6, 4, 6),
         window: Sequence[int] = (8, 12),
         relative_bias: bool = False,
+        dropout: float = 0.0,
         checkpoint: Annotated[bool, NOTHING] = False,
     ) -> None:
         super().__init__()
@@ -96,31 +109,46 @@ class Swin(nn.Module):
                 f"{outputs} outputs are no fields of {latitudes} x {longitudes} = "
                 f"{latitudes * longitudes} values"
             )
-        fine, coarse = _grids(latitudes, longitudes, patch, (window[0], window[1]))
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout = {dropout}: a rate from 0 to below 1 is needed")
+        tall, wide = window
+        columns = _columns(longitudes, patch, (tall, wide))
         for name, count, w in (("first", heads[0], width), ("second", heads[1], 2 * width)):
             if w % count:
                 raise ValueError(f"heads = {count} ({name} stage) do not divide the width {w}")
         self.in_shape = (channels, latitudes, longitudes)
+        self.out_shape = (outputs // (latitudes * longitudes), latitudes, longitudes)
         self.latitudes, self.patch, self.checkpoint = latitudes, patch, checkpoint
-        self.fields = outputs // (latitudes * longitudes)
-        self.fine, self.coarse = fine, coarse
+        self.fields = self.out_shape[0]
+        self.axis = layers.current().fitted(
+            "swin",
+            {"heads of the first stage": heads[0], "of the second": heads[1]},
+            {"columns of windows at half resolution": columns // 2 // wide},
+            min(channels, self.fields),
+        )
+        grids = _grids(latitudes, columns, patch, (tall, wide), self.axis.space.size)
+        self.fine, self.coarse = fine, coarse = grids
 
-        def stage(grid: Grid, width: int, heads: int, count: int) -> nn.ModuleList:
+        def stage(grid: Grid, width: int, heads: int, count: int, name: str) -> nn.ModuleList:
             return nn.ModuleList(
-                Block(grid, width, heads, bool(i % 2), relative_bias) for i in range(count)
+                Block(grid, width, heads, bool(i % 2), relative_bias, dropout, f"swin.{name}.{i}")
+                for i in range(count)
             )
 
-        self.patches = nn.Conv2d(channels, width, patch, stride=patch)
-        self.before = stage(fine, width, heads[0], blocks[0])
-        self.downsample = Downsample(fine, width)
-        self.between = stage(coarse, 2 * width, heads[1], blocks[1])
-        self.upsample = Upsample(width)
-        self.after = stage(fine, width, heads[0], blocks[2])
-        self.recover = nn.ConvTranspose2d(2 * width, self.fields, patch, stride=patch)
+        with layers.along(self.axis):
+            self.patches = layers.patches(channels, width, patch, name="swin.patches")
+            self.before = stage(fine, width, heads[0], blocks[0], "before")
+            self.downsample = Downsample(fine, width, "swin.downsample")
+            self.between = stage(coarse, 2 * width, heads[1], blocks[1], "between")
+            self.upsample = Upsample(width, "swin.upsample")
+            self.after = stage(fine, width, heads[0], blocks[2], "after")
+            # channels of the skip beside those of the tokens
+            self.recover = layers.unpatched(2 * width, self.fields, patch, 2, "swin.recover")
+        self._local = self.input_part(self.in_shape).local
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, channels, latitudes, longitudes)`` to ``(B, fields, latitudes, longitudes)``."""
-        check_input(x, self.in_shape, self)
+        """``(B, channels, latitudes, longitudes)`` to fields, of both this rank's part."""
+        check_input(x, self._local, self)
         x = F.pad(x, (0, 0, 0, self.fine.real * self.patch - self.latitudes))
         tokens = self.patches(x).permute(0, 2, 3, 1)
         tokens = F.pad(tokens, (0, 0, 0, 0, 0, self.fine.rows - self.fine.real))
@@ -137,6 +165,30 @@ class Swin(nn.Module):
             x = block(x) if keep else recomputed(block, x)
         return x
 
+    def input_part(self, shape: Sequence[int]) -> Part:
+        """The fields and longitudes of an item that this rank computes on.
+
+        Parameters
+        ----------
+        shape
+            Of the input of an item.
+
+        Raises
+        ------
+        ValueError
+            For a shape that the network was not built for, with both.
+        """
+        return self._part(shape, self.in_shape)
+
+    def output_part(self, shape: Sequence[int]) -> Part:
+        """The fields and longitudes of an item's target that this rank has, as above."""
+        return self._part(shape, self.out_shape)
+
+    def _part(self, shape: Sequence[int], own: tuple[int, ...]) -> Part:
+        if tuple(shape) != own:
+            raise ValueError(f"items of shape {tuple(shape)}, the swin was built for {own}")
+        return self.axis.part(own, channels=0, space=2)
+
 
 def _check_lengths(
     in_shape: Sequence[int], heads: Sequence[int], blocks: Sequence[int], window: Sequence[int]
@@ -151,10 +203,8 @@ def _check_lengths(
             raise ValueError(f"{name} = {list(values)}: {count} positive numbers are needed")
 
 
-def _grids(
-    latitudes: int, longitudes: int, patch: int, window: tuple[int, int]
-) -> tuple[Grid, Grid]:
-    """The grids of tokens at the first and at half resolution."""
+def _columns(longitudes: int, patch: int, window: tuple[int, int]) -> int:
+    """Columns of tokens of the whole grid at the first resolution."""
     if longitudes % patch:
         raise ValueError(f"patch = {patch} does not divide {longitudes} longitudes")
     columns = longitudes // patch
@@ -166,9 +216,16 @@ def _grids(
                 f"window = {list(window)}: {window[1]} columns do not divide the {width} of the "
                 f"{name} stage's grid"
             )
+    return columns
+
+
+def _grids(
+    latitudes: int, columns: int, patch: int, window: tuple[int, int], parts: int
+) -> tuple[Grid, Grid]:
+    """The grids of tokens at the first and at half resolution, over so many parts of space."""
     real = -(-latitudes // patch)
     rows = -(-real // (2 * window[0])) * 2 * window[0]
     return (
-        Grid(rows, columns, real, window),
-        Grid(rows // 2, columns // 2, -(-real // 2), window),
+        Grid(rows, columns, real, window, parts),
+        Grid(rows // 2, columns // 2, -(-real // 2), window, parts),
     )

@@ -1,7 +1,8 @@
 """Try a network with two blank items before anything is made of it.
 
 What it returns is compared with what the data ask for, so that a network that does not fit is
-refused at the start, with both shapes side by side.
+refused at the start, with both shapes side by side. The network is tried in one piece, also where
+it will lie in parts over model ranks: blank items are whole ones, and nothing is exchanged.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from hpcsamp.errors import HpcsampError, UsageError
+from hpcsamp.layers import ALONE, along, current
 from hpcsamp.models import head
 from hpcsamp.models.blank import blank
 from hpcsamp.models.factory import Data, Made, Shape, layout_hint
@@ -56,13 +58,14 @@ def check(name: str, make: Callable[[], Made], data: Data, entry: str | None) ->
     UsageError
         If it does not run, or has other outputs; naming layers.
     """
-    try:
-        with blank():
+    with along(ALONE):
+        try:
+            with blank():
+                network, guess = make()
+                returned = evaluate(network, blank_items(data, network))
+        except Exception:  # it may only be that it needs values
             network, guess = make()
-            returned = evaluate(network, blank_items(data, network))
-    except Exception:  # it may only be that it needs values
-        network, guess = make()
-        returned = _with_values(name, network, data)
+            returned = _with_values(name, network, data)
     if data.parts and entry is None:
         parted(returned, data.parts, f"model {name!r}")
         return False
@@ -183,6 +186,25 @@ def _wanted(data: Data) -> str:
 
 
 def initialise(name: str, network: nn.Module, data: Data) -> None:
-    """Give lazy layers their shapes and initial weights by a pass with two blank items."""
-    if any(is_lazy(p) for p in (*network.parameters(), *network.buffers())):
+    """Give lazy layers their shapes and initial weights by a pass with two blank items.
+
+    Raises
+    ------
+    UsageError
+        On several model ranks, of which none has whole items, with the name of the layer.
+    """
+    lazy = (
+        (path, part)
+        for path, part in network.named_modules()
+        for p in (*part._parameters.values(), *part._buffers.values())
+        if p is not None and is_lazy(p)
+    )
+    for path, part in lazy:
+        if current().size > 1:
+            raise UsageError(
+                f"{path or 'the network'}, a {type(part).__name__}, gets its shape from the first "
+                f"batch and cannot lie in parts on {current().size} model ranks: build the network "
+                f"of the layers of hpcsamp.layers, or set parallel.model = 1"
+            )
         _with_values(name, network, data)
+        return

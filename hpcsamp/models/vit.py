@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from hpcsamp import layers as parted
 from hpcsamp.config import NOTHING
+from hpcsamp.grid.parts import Interval, Part, bounds
 from hpcsamp.models.attention import attend
 from hpcsamp.models.inputs import check_input, one_shape
 from hpcsamp.models.recompute import recomputed
 
 
-class ViT(nn.Module):
+class ViT(parted.Layer):
     """Vision transformer with a class token and pre-norm encoder layers.
 
     The defaults are the paper's for CIFAR-10: 4x4 patches, width 192, 3 heads, 6 layers, 768 hidden
@@ -36,6 +38,13 @@ class ViT(nn.Module):
     convolutions); they are the means of a mean-field posterior. The paper's standard deviations
     "scaled inversely with the layer width" are ``method.scale_std = true``.
 
+    On M model ranks (:func:`hpcsamp.layers.along`) each holds 1/M of the parameters and of the
+    activations: its heads, hidden units and channels on the ranks of channels, and its rows of
+    patches on those of space, the first of which has the class token, too. M = 4 parts heads and
+    rows in halves, any other M the heads, where these divide; else rows are parted in as few parts
+    as possible. Of an image a rank has its rows, with all channels and columns; of the outputs
+    nearly 1/M.
+
     Source: Dosovitskiy et al. 2021.
 
     Parameters
@@ -50,6 +59,8 @@ class ViT(nn.Module):
         Width of the embedding; divided by ``heads``.
     heads, layers, hidden
         Attention heads, encoder layers, hidden units of each layer's MLP.
+    dropout
+        Rate at which the outputs of attention and MLPs are dropped.
     checkpoint
         Keep nothing of a layer but its input and compute it again in the backward pass: less memory
         for a third more work.
@@ -58,7 +69,12 @@ class ViT(nn.Module):
     ------
     ValueError
         If patches or heads do not divide, naming both numbers.
+    UsageError
+        If heads and rows of patches cannot be parted over the model ranks.
     """
+
+    token: nn.Parameter
+    positions: nn.Parameter
 
     def __init__(
         self,
@@ -69,6 +85,7 @@ class ViT(nn.Module):
         heads: int = 3,
         layers: int = 6,
         hidden: int = 768,
+        dropout: float = 0.0,
         checkpoint: Annotated[bool, NOTHING] = False,
     ) -> None:
         super().__init__()
@@ -80,43 +97,133 @@ class ViT(nn.Module):
             raise ValueError(f"patch = {patch} does not divide images of {rows} x {columns}")
         if width % heads:
             raise ValueError(f"heads = {heads} do not divide width = {width}")
-        tokens = (rows // patch) * (columns // patch)
-        self.in_shape, self.checkpoint = (channels, rows, columns), checkpoint
-        self.patches = nn.Conv2d(channels, width, patch, stride=patch)
-        # in place, which needs no more than C++ on the meta device (see models.blank)
-        self.token = nn.Parameter(torch.empty(1, 1, width).normal_().mul_(0.02))
-        self.positions = nn.Parameter(torch.empty(1, tokens + 1, width).normal_().mul_(0.02))
-        self.encoder = nn.Sequential(*(Layer(width, heads, hidden) for _ in range(layers)))
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, outputs)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout = {dropout}: a rate from 0 to below 1 is needed")
+        lines, each = rows // patch, columns // patch
+        self.in_shape, self.out_shape = (channels, rows, columns), (outputs,)
+        self.checkpoint, self.patch = checkpoint, patch
+        self.axis = parted.current().fitted("vit", {"heads": heads}, {"rows of patches": lines})
+        space, over = self.axis.space, self.axis.channels
+        self._split, own = _tokens(lines, each, space)
+        with parted.along(self.axis):
+            self.patches = parted.patches(channels, width, patch, True, "vit.patches")
+            part = self.axis.part((1, 1, width), channels=2).box[2]
+            self.inputs_per_output = (1 + lines * each) * width
+            # in place, which needs no more than C++ on the meta device (see models.blank)
+            token = torch.empty(1, 1, width).normal_().mul_(0.02)
+            self.hold("token", token, ((0, 1), (0, int(space.rank == 0)), part))
+            positions = torch.empty(1, 1 + lines * each, width).normal_().mul_(0.02)
+            self.hold("positions", positions, ((0, 1), own, part))
+            place = Part((1 + lines * each, width), (own, part))
+            self.encoder = nn.Sequential(
+                *(
+                    Layer(width, heads // over.size, hidden, dropout, self._split, place, name)
+                    for name in (f"vit.encoder.{i}" for i in range(layers))
+                )
+            )
+            self.norm = parted.layer_norm(width, name="vit.norm")
+            self.head = parted.last_linear(width, outputs, "vit.head")
+            self._outputs = parted.outputs_of(outputs)
+        self._local = self.input_part(self.in_shape).local
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, H, W)`` images to ``(B, outputs)`` logits."""
-        check_input(x, self.in_shape, self)
+        """``(B, C, H, W)`` images to ``(B, outputs)`` logits, of both this rank's part."""
+        check_input(x, self._local, self)
         tokens = self.patches(x).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.token.expand(len(x), -1, -1), tokens], dim=1) + self.positions
         keep = not (self.checkpoint and torch.is_grad_enabled())
         for layer in self.encoder:
             tokens = layer(tokens) if keep else recomputed(layer, tokens)
-        y: Tensor = self.head(self.norm(tokens[:, 0]))
+        y: Tensor = self.head(self.norm(self._first(tokens)))
         return y
+
+    def _first(self, tokens: Tensor) -> Tensor:
+        """``(B, own channels)`` of the class token, on all ranks of space."""
+        over = self._split.over
+        if over.size == 1:
+            return tokens[:, 0]
+        own = tokens[:, : int(over.rank == 0)]
+        return parted.gather(own, -2, over, (1, *[0] * (over.size - 1)))[:, 0]
+
+    def input_part(self, shape: Sequence[int]) -> Part:
+        """The rows of an image that this rank computes on.
+
+        Parameters
+        ----------
+        shape
+            Of an image.
+
+        Raises
+        ------
+        ValueError
+            For a shape that the network was not built for, with both.
+        """
+        if tuple(shape) != self.in_shape:
+            raise ValueError(
+                f"images of shape {tuple(shape)}, the ViT was built for {self.in_shape}"
+            )
+        return self.axis.part(shape, space=1, unit=self.patch)
+
+    def output_part(self, shape: Sequence[int]) -> Part:
+        """The outputs of an image that this rank has; ``shape`` is ``(outputs,)``."""
+        return Part(tuple(shape), (self._outputs,))
+
+
+def _tokens(lines: int, each: int, space: parted.Group) -> tuple[parted.Split, Interval]:
+    """How class token and patches lie on the ranks of space, and the interval of this rank's."""
+    ends = [(a and 1 + a * each, 1 + b * each) for a, b in bounds(lines, space.size)]
+    return parted.Split(space, tuple(b - a for a, b in ends)), ends[space.rank]
 
 
 class Layer(nn.Module):
-    """Pre-norm encoder layer: self-attention, then a two-layer perceptron, each with a residual."""
+    """Pre-norm encoder layer: self-attention, then a two-layer perceptron, each with a residual.
 
-    def __init__(self, width: int, heads: int, hidden: int) -> None:
+    Parameters
+    ----------
+    width, hidden
+        Channels of a token, and hidden units of the perceptron.
+    heads
+        Attention heads of this rank.
+    dropout
+        Rate.
+    tokens
+        How the tokens lie on the ranks of space.
+    place
+        Which part of the tokens and channels this rank has.
+    name
+        Of the layer, for messages.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        dropout: float,
+        tokens: parted.Split,
+        place: Part,
+        name: str,
+    ) -> None:
         super().__init__()
-        self.heads = heads
-        self.norm1 = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.norm2 = nn.LayerNorm(width)
-        self.up = nn.Linear(width, hidden)
-        self.down = nn.Linear(hidden, width)
+        self.heads, self._tokens = heads, tokens
+        self.norm1 = parted.layer_norm(width, name=f"{name}.norm1")
+        self.qkv = parted.linear(width, 3 * width, out_blocks=3, name=f"{name}.qkv")
+        self.out = parted.linear(width, width, name=f"{name}.out")
+        self.norm2 = parted.layer_norm(width, name=f"{name}.norm2")
+        self.up = parted.linear(width, hidden, name=f"{name}.up")
+        self.down = parted.linear(hidden, width, name=f"{name}.down")
+        self._drop: nn.Module | None = None
+        if dropout:
+            self._drop = parted.Dropout(dropout, place)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, tokens, width)`` to the same."""
-        x = x + self.out(attend(self.qkv(self.norm1(x)), self.heads))
-        y: Tensor = x + self.down(F.gelu(self.up(self.norm2(x))))
+        """``(B, own tokens, own channels)`` to the same."""
+        x = x + self._dropped(self.out(self._attend(self.qkv(self.norm1(x)))))
+        y: Tensor = x + self._dropped(self.down(F.gelu(self.up(self.norm2(x)))))
         return y
+
+    def _attend(self, projections: Tensor) -> Tensor:
+        return attend(projections, self.heads, tokens=self._tokens)
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return x if self._drop is None else self._drop(x)

@@ -4,6 +4,10 @@ Tokens are ``(B, rows, columns, width)``. A shifted block rolls them, by half a 
 The roll wraps: eastwards that is what the Earth does, so nothing is masked there; over the poles
 it is not, so a mask keeps tokens of the first and of the last rows apart. Rows beyond the last
 latitude (the grid is padded to whole windows) attend to nothing but each other.
+
+Over model ranks (:func:`hpcsamp.layers.along`) columns lie on those of space, in whole windows, and
+heads, channels and hidden units on those of channels. A shifted block exchanges half a window of
+columns with the neighbours to the west and to the east.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from hpcsamp import layers
 from hpcsamp.models.attention import attend
 
 
@@ -53,15 +58,21 @@ class Grid(nn.Module):
         Rows that are not padding.
     window
         Rows and columns of a window.
+    parts
+        Over how many ranks of space the columns are parted, in whole windows. The masks are those
+        of the whole grid all the same, as buffers belong to the state of a run.
     """
 
     plain: Tensor | None
     shifted: Tensor | None
     keep: Tensor
 
-    def __init__(self, rows: int, columns: int, real: int, window: tuple[int, int]) -> None:
+    def __init__(
+        self, rows: int, columns: int, real: int, window: tuple[int, int], parts: int = 1
+    ) -> None:
         super().__init__()
-        self.rows, self.columns, self.real, self.window = rows, columns, real, window
+        self.rows, self.columns, self.real, self.window = rows, columns // parts, real, window
+        self.parts_of_space = parts
         per_row = columns // window[1]
         for name, shift in (("plain", 0), ("shifted", window[0] // 2)):
             mask = row_mask(rows, real, window, shift)
@@ -72,8 +83,12 @@ class Grid(nn.Module):
         self.register_buffer("keep", keep, persistent=False)
 
     def mask(self, shifted: bool) -> Tensor | None:
-        """``(windows, 1, T, T)``, or None if every token of a window sees every other."""
-        return self.shifted if shifted else self.plain
+        """``(own windows, 1, T, T)``, or None if every token of a window sees every other."""
+        mask = self.shifted if shifted else self.plain
+        if mask is None or self.parts_of_space == 1:
+            return mask
+        own = self.columns // self.window[1]  # all windows of a row have the same mask
+        return mask.unflatten(0, (-1, own * self.parts_of_space))[:, :own].flatten(0, 1)
 
     def cut(self, x: Tensor) -> Tensor:
         """``(B, rows, columns, n)`` to windows ``(B * windows, T, n)``, row by row of windows."""
@@ -92,7 +107,7 @@ class Grid(nn.Module):
         return x if self.real == self.rows else torch.where(self.keep, x, 0)
 
 
-class Block(nn.Module):
+class Block(layers.Layer):
     """Pre-norm transformer block whose attention stays within windows (Liu et al. 2021).
 
     ``12 w^2 + 13 w`` parameters for a width ``w``: ``3 w^2 + 3 w`` of queries, keys and values,
@@ -110,48 +125,79 @@ class Block(nn.Module):
         Whether windows are shifted by half of their size.
     relative_bias
         Learn a number for each head and each offset of two tokens within a window.
+    dropout
+        Rate at which the outputs of attention and perceptron are dropped.
+    name
+        Of the layer, for messages.
     """
 
     offset: Tensor
+    bias: nn.Parameter | None
 
     def __init__(
-        self, grid: Grid, width: int, heads: int, shifted: bool, relative_bias: bool
+        self,
+        grid: Grid,
+        width: int,
+        heads: int,
+        shifted: bool,
+        relative_bias: bool,
+        dropout: float = 0.0,
+        name: str = "block",
     ) -> None:
         super().__init__()
         self._grid = [grid]  # in a list: the stage registers it, once
-        self.heads, self.shifted = heads, shifted
+        axis = self.axis
+        self.heads, self.shifted = heads // axis.channels.size, shifted
         a, b = grid.window
         self.shift = (a // 2, b // 2) if shifted else (0, 0)
-        self.norm1 = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.norm2 = nn.LayerNorm(width)
-        self.up = nn.Linear(width, 4 * width)
-        self.down = nn.Linear(4 * width, width)
-        self.bias: nn.Parameter | None = None
-        if relative_bias:
+        self.norm1 = layers.layer_norm(width, name=f"{name}.norm1")
+        self.qkv = layers.linear(width, 3 * width, out_blocks=3, name=f"{name}.qkv")
+        self.out = layers.linear(width, width, name=f"{name}.out")
+        self.norm2 = layers.layer_norm(width, name=f"{name}.norm2")
+        self.up = layers.linear(width, 4 * width, name=f"{name}.up")
+        self.down = layers.linear(4 * width, width, name=f"{name}.down")
+        self._drop: nn.Module | None = None
+        if dropout:
+            columns = grid.columns * axis.space.size
+            place = axis.part((grid.rows, columns, width), channels=2, space=1, unit=b)
+            self._drop = layers.Dropout(dropout, place)
+        if not relative_bias:
+            self.bias = None
+        else:
             places = (2 * a - 1) * (2 * b - 1)
-            self.bias = nn.Parameter(torch.empty(places, heads).normal_().mul_(0.02))
+            self.inputs_per_output = heads
+            self._heads = layers.Divided(name, "heads", heads, axis.channels, axis.space)
+            whole = torch.empty(places, heads).normal_().mul_(0.02)
+            self.hold("bias", whole, ((0, places), self._heads.held))
             at = torch.stack(torch.meshgrid(torch.arange(a), torch.arange(b), indexing="ij"))
             offset = at.flatten(1)[:, :, None] - at.flatten(1)[:, None, :]
             index = (offset[0] + a - 1) * (2 * b - 1) + offset[1] + b - 1
             self.register_buffer("offset", index, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, rows, columns, width)`` to the same."""
-        x = x + self._attend(self.norm1(x))
-        y: Tensor = x + self.down(F.gelu(self.up(self.norm2(x))))
+        """``(B, rows, own columns, own channels)`` to the same."""
+        x = x + self._dropped(self._attend(self.norm1(x)))
+        y: Tensor = x + self._dropped(self.down(F.gelu(self.up(self.norm2(x)))))
         return y
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return x if self._drop is None else self._drop(x)
 
     def _attend(self, x: Tensor) -> Tensor:
         grid = self._grid[0]
         if self.shifted:
-            x = torch.roll(x, (-self.shift[0], -self.shift[1]), (1, 2))
+            x = self._rolled(x, -self.shift[0], -self.shift[1])
         windows = grid.cut(x)
         projections = self.qkv(windows)
         mask = self._mask(len(windows), projections.dtype)
         x = grid.join(self.out(attend(projections, self.heads, mask)))
-        return torch.roll(x, self.shift, (1, 2)) if self.shifted else x
+        return self._rolled(x, *self.shift) if self.shifted else x
+
+    def _rolled(self, x: Tensor, rows: int, columns: int) -> Tensor:
+        over = self.axis.space
+        if over.size == 1:
+            return torch.roll(x, (rows, columns), (1, 2))
+        return layers.rolled(torch.roll(x, rows, 1), -2, columns, over)
 
     def _mask(self, count: int, dtype: torch.dtype) -> Tensor | None:
         """What attention gets for ``count`` windows: bool, or numbers to add."""
@@ -160,7 +206,8 @@ class Block(nn.Module):
             mask = mask.repeat(count // len(mask), 1, 1, 1)
         if self.bias is None:
             return mask
-        bias = self.bias[self.offset].permute(2, 0, 1)[None].to(dtype)
+        own = self._heads.whole_part(self.bias)
+        bias = own[self.offset].permute(2, 0, 1)[None].to(dtype)
         if mask is None:
             return bias.expand(count, -1, -1, -1)
         return torch.where(mask, bias, -torch.inf)
@@ -172,11 +219,11 @@ class Downsample(nn.Module):
     ``8 w + 8 w^2`` parameters.
     """
 
-    def __init__(self, grid: Grid, width: int) -> None:
+    def __init__(self, grid: Grid, width: int, name: str = "downsample") -> None:
         super().__init__()
         self._grid = [grid]
-        self.norm = nn.LayerNorm(4 * width)
-        self.reduce = nn.Linear(4 * width, 2 * width, bias=False)
+        self.norm = layers.layer_norm(4 * width, 4, f"{name}.norm")
+        self.reduce = layers.linear(4 * width, 2 * width, False, 4, 1, f"{name}.reduce")
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, rows, columns, w)`` to ``(B, rows / 2, columns / 2, 2 w)``."""
@@ -192,11 +239,11 @@ class Upsample(nn.Module):
     ``8 w^2 + 2 w + w^2`` parameters, ``w`` the width that comes out.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, name: str = "upsample") -> None:
         super().__init__()
-        self.expand = nn.Linear(2 * width, 4 * width, bias=False)
-        self.norm = nn.LayerNorm(width)
-        self.mix = nn.Linear(width, width, bias=False)
+        self.expand = layers.linear(2 * width, 4 * width, False, 1, 4, f"{name}.expand")
+        self.norm = layers.layer_norm(width, name=f"{name}.norm")
+        self.mix = layers.linear(width, width, False, name=f"{name}.mix")
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, rows, columns, 2 w)`` to ``(B, 2 rows, 2 columns, w)``."""

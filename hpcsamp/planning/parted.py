@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.config import RunConfig
+from hpcsamp.data.augment import check_box
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import check_sizes
 from hpcsamp.layers import Layer, ModelAxis, along, imagined
@@ -67,9 +68,16 @@ def blank(config: RunConfig, shapes: Shapes, ranks: int = 1, model: int = 1) -> 
     Raises
     ------
     UsageError
-        If network, method or loss cannot be in parts on so many model ranks.
+        If network, method or loss cannot be in parts on so many model ranks, or augmentation would
+        move values between these.
     """
-    return Run.blank(config, shapes, ranks, imagined(model))
+    run = Run.blank(config, shapes, ranks, imagined(model))
+    spread = run.method.spread
+    if spread is not None and config.augment.active:
+        check_box(config.augment, "x", spread.inputs.shape, spread.inputs.box)
+        if isinstance(shapes.y, tuple) and run.data_loss.takes_parts:
+            check_box(config.augment, "y", shapes.y, spread.values.box, True)
+    return run
 
 
 def network(config: RunConfig, shapes: Shapes, model: int = 1) -> tuple[nn.Module, ModelAxis]:

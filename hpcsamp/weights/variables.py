@@ -236,11 +236,12 @@ def _fan_in(module: nn.Module) -> dict[str, int]:
 
 
 def _norm_parameters(module: nn.Module) -> set[str]:
+    """Names of those of normalisation layers: torch's, and others with ``normalises = True``."""
     kinds = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
     return {
         f"{path}.{name}" if path else name
         for path, part in module.named_modules()
-        if isinstance(part, kinds)
+        if isinstance(part, kinds) or getattr(part, "normalises", False) is True
         for name, _ in part.named_parameters(recurse=False)
     }
 
