@@ -11,6 +11,7 @@ from hpcsamp.cli.bench_feed import feed
 from hpcsamp.cli.bench_gpu import gpu
 from hpcsamp.cli.bench_load import load
 from hpcsamp.cli.bench_memory import memory
+from hpcsamp.cli.bench_model_axis import model_axis
 from hpcsamp.cli.bench_reference import reference
 from hpcsamp.cli.bench_scaling import scaling
 from hpcsamp.cli.bench_step import step
@@ -29,5 +30,6 @@ for command in (
     gpu,
     load,
     memory,
+    model_axis,
 ):
     app.command()(command)
