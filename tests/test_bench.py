@@ -79,3 +79,26 @@ def test_memory_of_steps_is_measured_beside_its_prediction(tmp_path):
     assert len(found["building"]) == len(found["stepping"]) == 2
     # of a network this small nearly all is what Python and its libraries take
     assert all(0.5 < size / found["predicted"] < 1.2 for size in found["stepping"])
+
+
+def test_bench_model_axis_counts_what_a_step_exchanges(hpcsamp, tmp_path):
+    sizes = ("data.synthetic.grid=[8, 16]", "model.width=16", "model.blocks=1", "data.batch=3")
+    done = hpcsamp(
+        1, "bench", "model-axis", "--repeat=1", *(f"--set={s}" for s in sizes),
+        "--json", tmp_path / "axis.json", timeout=120,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "step / floor, CPU seconds" in done.out
+    assert "through shared memory" in done.out
+    found = json.loads((tmp_path / "axis.json").read_text())
+    assert found["exchanges"] == found["expected_exchanges"] == [2 * (15 + 8)] * 2
+    assert found["bytes"] == found["expected_bytes"]
+    assert found["ratio"]["min"] > 0
+    assert found["products"] > 0
+
+
+def test_bench_model_axis_refuses_samples_that_the_floor_cannot_share(hpcsamp):
+    done = hpcsamp(2, "bench", "model-axis", "--samples=3")
+    assert done.code == 2
+    assert "--samples 3" in done.err
+    assert "multiple of 2" in done.err

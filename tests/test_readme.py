@@ -76,6 +76,20 @@ def test_the_front_page_is_short_and_names_what_matters():
     assert {"train", "evaluate", "ingest", "report"} <= set(re.findall("hpcsamp ([a-z]+)", readme))
 
 
+def test_the_network_in_parts_is_one():
+    """On one of four imagined model ranks it takes and returns the parts that it states."""
+    from hpcsamp import layers
+
+    names: dict = {}
+    exec(block("docs/guides/model-axis.md", "python", "input_part"), names)
+    with layers.along(layers.imagined(4)):
+        network = names["Points"]((7, 3, 8), 5 * 3 * 8)
+    held = network.input_part((7, 3, 8)).local
+    assert held == (4, 3, 4)
+    assert network(torch.ones(2, *held)).shape == (2, *network.output_part((5, 3, 8)).local)
+    layers.parts_of(network)
+
+
 @pytest.mark.parametrize(
     ("page", "link"), [(name, link) for name in TEXTS for link in pages.links(pages.ROOT / name)]
 )

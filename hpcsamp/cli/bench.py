@@ -12,6 +12,7 @@ from hpcsamp.cli.bench_feed import feed
 from hpcsamp.cli.bench_gpu import gpu
 from hpcsamp.cli.bench_load import load
 from hpcsamp.cli.bench_memory import memory
+from hpcsamp.cli.bench_model_axis import model_axis
 from hpcsamp.cli.bench_reference import reference
 from hpcsamp.cli.bench_scaling import scaling
 from hpcsamp.cli.bench_step import step
@@ -31,5 +32,6 @@ for command in (
     load,
     memory,
     checkpoint,
+    model_axis,
 ):
     app.command()(command)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpcsamp import errors
-from hpcsamp.data.ring import wait
 from hpcsamp.errors import HpcsampError
+from hpcsamp.grid.polling import wait
 from hpcsamp.serial import library
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpcsamp.data.ring import wait
+from hpcsamp.grid.polling import wait
 from hpcsamp.serial import library, whole_job
 
 if TYPE_CHECKING:

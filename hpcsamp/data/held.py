@@ -9,9 +9,9 @@ import numpy as np
 
 from hpcsamp.data.dataset import Dataset
 from hpcsamp.data.parts import Parts
-from hpcsamp.data.window import SHARED_MEMORY, Window, shared_memory_free
 from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.grid import together
+from hpcsamp.grid.window import SHARED_MEMORY, Window, shared_memory_free
 from hpcsamp.serial import library
 
 if TYPE_CHECKING:

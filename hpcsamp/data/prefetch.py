@@ -29,9 +29,9 @@ from hpcsamp.data.ring import (
     START,
     TAKEN,
     Ring,
-    wait,
 )
 from hpcsamp.errors import HpcsampError, UsageError
+from hpcsamp.grid.polling import wait
 from hpcsamp.watchdog import Doing, here
 
 if TYPE_CHECKING:

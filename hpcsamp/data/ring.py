@@ -9,17 +9,14 @@ incremented and after it was read.
 
 from __future__ import annotations
 
-import ctypes
 import json
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpcsamp.data.window import PAGE, SHARED_MEMORY, Window, shared_memory_free
 from hpcsamp.errors import UsageError
+from hpcsamp.grid.window import PAGE, SHARED_MEMORY, Window, shared_memory_free
 from hpcsamp.serial import library, whole_job
 
 if TYPE_CHECKING:
@@ -30,27 +27,6 @@ FILLED, TAKEN, JOB, EPOCH, START, PUBLISHED, FAULT, CLOSED = range(8)
 
 TEXT_BYTES = 1024
 """Bytes for the error of a rank."""
-
-# Yields the core to another rank, and (through ctypes) the interpreter to another thread.
-_give_way = ctypes.CDLL(None).sched_yield
-
-
-def wait(done: Callable[[], bool]) -> None:
-    """Poll until a condition holds: at first without pauses, then with pauses of at most 1 ms.
-
-    Parameters
-    ----------
-    done
-        The condition: cheap and without side effects.
-    """
-    for _ in range(50):
-        if done():
-            return
-        _give_way()
-    pause = 5e-5
-    while not done():
-        time.sleep(pause)
-        pause = min(pause * 1.25, 1e-3)
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,7 @@ def file_system_of(path: Path, mounts: Path) -> str:
 
 def shared_memory() -> Check:
     """Check the free shared memory for the ring of batches that the ranks of a node share."""
-    from hpcsamp.data.window import shared_memory_free
+    from hpcsamp.grid.window import shared_memory_free
 
     return room(shared_memory_free())
 

@@ -148,6 +148,36 @@ class ModelAxis:
             f"channels, divides its {told[1]} x its {told[0]}{more * bool(fields)}"
         )
 
+    def describe(self, device: str = "cpu") -> str:
+        """How the ranks exchange, for people; empty for one rank.
+
+        Parameters
+        ----------
+        device
+            Type of the device on which they compute.
+        """
+        ways = {
+            word: device == "cpu" and group.mailbox is not None
+            for word, group in (("space", self.space), ("channels", self.channels))
+            if group.size > 1
+        }
+        by, through = "by MPI", "through shared memory"
+        if len(set(ways.values())) < 2:
+            told = [through if all(ways.values()) else by]
+        else:
+            told = [f"{through if near else by} over {word}" for word, near in ways.items()]
+        return f"model ranks exchange {', '.join(told)}" if ways else ""
+
+    def free(self) -> None:
+        """Give shared memory and communicators back; what lies on the axis is of no use then.
+
+        Collective. Those of other grids of the same ranks are freed with it.
+        """
+        for axis in self._fitted.values():
+            axis.space.free()
+            axis.channels.free()
+        self._fitted.clear()
+
     def __deepcopy__(self, memo: dict[int, Any]) -> ModelAxis:
         """Copies of a network lie on the same ranks."""
         return self

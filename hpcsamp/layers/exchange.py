@@ -15,7 +15,8 @@ the outputs every rank knows, every rank gets the gradient of its own parts of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,7 +45,8 @@ def gather(x: Tensor, dim: int, over: Group, lengths: Sequence[int] | None = Non
     """
     if over.size == 1:
         return x
-    return _Gather.apply(x, from_end(dim), over, _lengths(x, dim, over, lengths, "own"))
+    where = (from_end(dim), over, _lengths(x, dim, over, lengths, "own"))
+    return linear(x, *_both(_gathered, _scattered, where))
 
 
 def scatter_sum(x: Tensor, dim: int, over: Group, lengths: Sequence[int] | None = None) -> Tensor:
@@ -59,17 +61,18 @@ def scatter_sum(x: Tensor, dim: int, over: Group, lengths: Sequence[int] | None 
     """
     if over.size == 1:
         return x
-    return _ScatterSum.apply(x, from_end(dim), over, _lengths(x, dim, over, lengths, "whole"))
+    where = (from_end(dim), over, _lengths(x, dim, over, lengths, "whole"))
+    return linear(x, *_both(_scattered, _gathered, where))
 
 
 def total(x: Tensor, over: Group) -> Tensor:
     """The sum over the ranks, on each of them, the same to the bit."""
-    return x if over.size == 1 else _Total.apply(x, over)
+    return x if over.size == 1 else linear(x, *_both(_totalled, _totalled, (over,)))
 
 
 def shared(x: Tensor, over: Group) -> Tensor:
     """A parameter that all ranks of the group hold; its gradient is the sum of theirs."""
-    return x if over.size == 1 else _Shared.apply(x, over)
+    return x if over.size == 1 else linear(x, _same, partial(_totalled, over=over))
 
 
 def from_end(dim: int) -> int:
@@ -98,6 +101,8 @@ def _lengths(x: Tensor, dim: int, over: Group, lengths: Sequence[int] | None, ki
 class Coming:
     """Parts of the others, under way to this rank; the own part is there at once.
 
+    To be closed when the parts of the others are no longer read.
+
     Parameters
     ----------
     x
@@ -107,31 +112,36 @@ class Coming:
     """
 
     def __init__(self, x: Tensor, dim: int, over: Group, lengths: Lengths) -> None:
-        self._parts = {over.rank: x}
+        self._own, self._over = x, over
+        self._others: dict[int, Tensor] | None = None
         self._exchange: Exchange | None = None
         self.order = [over.rank, *over.others]
         if over.size == 1:
             return
-        self._exchange = over.begin()
-        shape = list(x.shape)
+        exchange = self._exchange = over.begin(x, resized(x.shape, dim, max(lengths)))
         for rank in over.others:
-            shape[dim] = lengths[rank]
-            self._parts[rank] = self._exchange.receive(shape, x, rank)
-        for rank in over.others:
-            self._exchange.send(x, rank)
-        self._own = over.rank
+            exchange.receive(resized(x.shape, dim, lengths[rank]), rank)
+        exchange.send(x, *over.others)
 
     def __getitem__(self, rank: int) -> Tensor:
         """The part of a rank; waits for those of all others if it is not the own one."""
-        if self._exchange is not None and rank != self._own:
-            self.wait()
-        return self._parts[rank]
+        if rank == self._over.rank:
+            return self._own
+        if self._others is None:
+            assert self._exchange is not None
+            self._others = dict(zip(self._over.others, self._exchange.wait(), strict=True))
+        return self._others[rank]
 
-    def wait(self) -> None:
-        """Wait for all of them."""
+    def all(self) -> list[Tensor]:
+        """The parts in the order of the ranks."""
+        return [self[rank] for rank in range(self._over.size)]
+
+    def close(self) -> None:
+        """The parts of the others are no longer read; waits for them if they never were."""
         if self._exchange is not None:
-            self._exchange.wait()
-            self._exchange = None
+            self[self._over.others[0]]
+            self._exchange.close()
+            self._others = self._exchange = None
 
 
 class Leaving:
@@ -139,116 +149,138 @@ class Leaving:
 
     Parameters
     ----------
-    shape
-        Of the own sum.
     like
-        A tensor of its type and device.
-    over
-        The ranks.
+        A tensor of the type and device of the terms.
+    shape
+        Of the whole terms; its length along ``dim`` does not matter.
+    dim, over, lengths
+        As for :func:`scatter_sum`.
     """
 
-    def __init__(self, shape: Sequence[int], like: Tensor, over: Group) -> None:
-        self._over = over
-        self._terms: dict[int, Tensor] = {}
-        self._exchange = over.begin() if over.size > 1 else None
+    def __init__(
+        self, like: Tensor, shape: Sequence[int], dim: int, over: Group, lengths: Lengths
+    ) -> None:
+        self._like, self._over = like, over
+        self._shapes = [resized(shape, dim, length) for length in lengths]
+        self._own: Tensor | None = None
+        self._made: Tensor | None = None
+        self._exchange: Exchange | None = None
         self.order = [*over.others, over.rank]
-        for rank in over.others if self._exchange else ():
-            self._terms[rank] = self._exchange.receive(shape, like, rank)  # type: ignore[union-attr]
+        if over.size == 1:
+            return
+        # the rank with the shortest part sends most
+        shortest = min(range(over.size), key=lengths.__getitem__)
+        most = [shape for rank, shape in enumerate(self._shapes) if rank != shortest]
+        self._exchange = over.begin(like, *most)
+        for rank in over.others:
+            self._exchange.receive(self._shapes[over.rank], rank)
+
+    def room(self, rank: int) -> Tensor:
+        """A tensor without values for the term of the sum of a rank."""
+        if rank == self._over.rank or self._exchange is None:
+            self._made = self._like.new_empty(self._shapes[rank])
+            return self._made
+        return self._exchange.room(self._shapes[rank])
 
     def put(self, rank: int, term: Tensor) -> None:
         """This rank's term of the sum of a rank, its own last."""
         if rank == self._over.rank:
-            self._terms[rank] = term
+            self._own = term
         elif self._exchange is not None:
             self._exchange.send(term, rank)
 
     def sum(self) -> Tensor:
         """The own sum, in the order of the ranks."""
+        assert self._own is not None
         if self._exchange is None:
-            return self._terms[self._over.rank]
-        self._exchange.wait()
-        first, second, *rest = (self._terms[rank] for rank in range(self._over.size))
-        found = first + second
-        for term in rest:
-            found += term
+            return self._own
+        terms = dict(zip(self._over.others, self._exchange.wait(), strict=True))
+        terms[self._over.rank] = self._own
+        into = self._made if self._own is self._made and self._over.rank < 2 else None
+        found = summed([terms[rank] for rank in range(self._over.size)], into)
+        self._exchange.close()
         return found
 
 
-class _Gather(torch.autograd.Function):
+def resized(shape: Sequence[int], dim: int, length: int) -> list[int]:
+    """A shape with another length of an axis."""
+    found = list(shape)
+    found[dim] = length
+    return found
+
+
+def summed(terms: Sequence[Tensor], into: Tensor | None = None) -> Tensor:
+    """The sum of two tensors or more, one after the other; ``into`` may be one of these two."""
+    first, second, *rest = terms
+    found = torch.add(first, second, out=into)
+    for term in rest:
+        found += term
+    return found
+
+
+Linear = Callable[[Tensor], Tensor]
+
+
+class _Map(torch.autograd.Function):
+    """A linear map of a tensor, and its transpose for the backward pass."""
+
     @staticmethod
-    def forward(x: Tensor, dim: int, over: Group, lengths: Lengths) -> Tensor:
-        coming = Coming(x, dim, over, lengths)
-        return torch.cat([coming[rank] for rank in range(over.size)], dim)
+    def forward(x: Tensor, there: Linear, back: Linear) -> Tensor:
+        return there(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.dim, ctx.over, ctx.lengths = inputs
+        _, ctx.there, ctx.back = inputs
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None]:
-        return _ScatterSum.apply(g, ctx.dim, ctx.over, ctx.lengths), None, None, None
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        return _Map.apply(g, ctx.back, ctx.there), None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, x: Tensor, *rest: Any) -> tuple[Tensor, int]:
-        return _Gather.apply(x.movedim(in_dims[0], 0), *rest), 0
+        return _Map.apply(x.movedim(in_dims[0], 0), *rest), 0
 
 
-class _ScatterSum(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor, dim: int, over: Group, lengths: Lengths) -> Tensor:
-        parts = x.split(list(lengths), dim)
-        leaving = Leaving(parts[over.rank].shape, x, over)
-        for rank in leaving.order:
-            leaving.put(rank, parts[rank])
-        return leaving.sum()
+def linear(x: Tensor, there: Linear, back: Linear) -> Tensor:
+    """A linear map of the parts of all ranks, with its exact transpose.
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.dim, ctx.over, ctx.lengths = inputs
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None]:
-        return _Gather.apply(g, ctx.dim, ctx.over, ctx.lengths), None, None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, x: Tensor, *rest: Any) -> tuple[Tensor, int]:
-        return _ScatterSum.apply(x.movedim(in_dims[0], 0), *rest), 0
+    Parameters
+    ----------
+    x
+        This rank's part.
+    there, back
+        The map and its transpose, as exchanges of this rank's part; axes are counted from the end.
+    """
+    y: Tensor = _Map.apply(x, there, back)
+    return y
 
 
-class _Total(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor, over: Group) -> Tensor:
-        leaving = Leaving(x.shape, x, over)
-        for rank in leaving.order:
-            leaving.put(rank, x)
-        return leaving.sum()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.over = inputs
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        return _Total.apply(g, ctx.over), None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, x: Tensor, over: Group) -> tuple[Tensor, int]:
-        return _Total.apply(x.movedim(in_dims[0], 0), over), 0
+def _both(there: Callable[..., Tensor], back: Callable[..., Tensor], where: Any) -> list[Linear]:
+    return [lambda x: there(x, *where), lambda x: back(x, *where)]
 
 
-class _Shared(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor, over: Group) -> Tensor:
-        return x.view_as(x)
+def _gathered(x: Tensor, dim: int, over: Group, lengths: Lengths) -> Tensor:
+    coming = Coming(x, dim, over, lengths)
+    found = torch.cat(coming.all(), dim)
+    coming.close()
+    return found
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.over = inputs
 
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        return _Total.apply(g, ctx.over), None
+def _scattered(x: Tensor, dim: int, over: Group, lengths: Lengths) -> Tensor:
+    parts = x.split(list(lengths), dim)
+    leaving = Leaving(x, x.shape, dim, over, lengths)
+    for rank in leaving.order:
+        leaving.put(rank, parts[rank])
+    return leaving.sum()
 
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, x: Tensor, over: Group) -> tuple[Tensor, int]:
-        return _Shared.apply(x.movedim(in_dims[0], 0), over), 0
+
+def _totalled(x: Tensor, over: Group) -> Tensor:
+    whole = x[None]
+    coming = Coming(whole, 0, over, (1,) * over.size)
+    found = summed(coming.all())[0]
+    coming.close()
+    return found
+
+
+def _same(x: Tensor) -> Tensor:
+    return x.view_as(x)

@@ -6,12 +6,10 @@ windows on a latitude-longitude grid do.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from hpcsamp.layers.exchange import from_end
+from hpcsamp.layers.exchange import from_end, linear, resized
 from hpcsamp.layers.group import Group
 
 
@@ -45,8 +43,11 @@ def halo(x: Tensor, dim: int, before: int, after: int, over: Group) -> Tensor:
     if over.size == 1:
         n = x.shape[dim]
         return torch.cat([x.narrow(dim, n - before, before), x, x.narrow(dim, 0, after)], dim)
-    y: Tensor = _Halo.apply(x, dim, before, after, over)
-    return y
+    return linear(
+        x,
+        lambda part: _with_neighbours(part, dim, before, after, over),
+        lambda part: _folded(part, dim, before, after, over),
+    )
 
 
 def rolled(x: Tensor, dim: int, shift: int, over: Group) -> Tensor:
@@ -77,63 +78,35 @@ def _neighbours(over: Group) -> tuple[int, int]:
     return (over.rank - 1) % over.size, (over.rank + 1) % over.size
 
 
-def _shape(x: Tensor, dim: int, length: int) -> list[int]:
-    shape = list(x.shape)
-    shape[dim] = length
-    return shape
+def _with_neighbours(x: Tensor, dim: int, before: int, after: int, over: Group) -> Tensor:
+    previous, following = _neighbours(over)
+    n = x.shape[dim]
+    of_left, of_right = resized(x.shape, dim, before), resized(x.shape, dim, after)
+    exchange = over.begin(x, of_left, of_right)
+    # of two ranks the neighbours are the same: messages come in the order they are sent in
+    exchange.receive(of_right, following)
+    exchange.receive(of_left, previous)
+    exchange.send(x.narrow(dim, 0, after), previous)
+    exchange.send(x.narrow(dim, n - before, before), following)
+    right, left = exchange.wait()
+    found = torch.cat([left, x, right], dim)
+    exchange.close()
+    return found
 
 
-class _Halo(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor, dim: int, before: int, after: int, over: Group) -> Tensor:
-        previous, following = _neighbours(over)
-        exchange, n = over.begin(), x.shape[dim]
-        # of two ranks the neighbours are the same: messages come in the order they are sent in
-        right = exchange.receive(_shape(x, dim, after), x, following)
-        left = exchange.receive(_shape(x, dim, before), x, previous)
-        exchange.send(x.narrow(dim, 0, after), previous)
-        exchange.send(x.narrow(dim, n - before, before), following)
-        exchange.wait()
-        return torch.cat([left, x, right], dim)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, *ctx.rest = inputs
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None, None]:
-        return _Folded.apply(g, *ctx.rest), None, None, None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, x: Tensor, *rest: Any) -> tuple[Tensor, int]:
-        return _Halo.apply(x.movedim(in_dims[0], 0), *rest), 0
-
-
-class _Folded(torch.autograd.Function):
-    """The transpose of :class:`_Halo`: what lies in a halo is added where it came from."""
-
-    @staticmethod
-    def forward(g: Tensor, dim: int, before: int, after: int, over: Group) -> Tensor:
-        previous, following = _neighbours(over)
-        exchange, n = over.begin(), g.shape[dim] - before - after
-        last = exchange.receive(_shape(g, dim, before), g, following)
-        first = exchange.receive(_shape(g, dim, after), g, previous)
-        exchange.send(g.narrow(dim, 0, before), previous)
-        exchange.send(g.narrow(dim, before + n, after), following)
-        exchange.wait()
-        x = g.narrow(dim, before, n).clone()
-        x.narrow(dim, n - before, before).add_(last)
-        x.narrow(dim, 0, after).add_(first)
-        return x
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, *ctx.rest = inputs
-
-    @staticmethod
-    def backward(ctx: Any, x: Tensor) -> tuple[Tensor, None, None, None, None]:
-        return _Halo.apply(x, *ctx.rest), None, None, None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, g: Tensor, *rest: Any) -> tuple[Tensor, int]:
-        return _Folded.apply(g.movedim(in_dims[0], 0), *rest), 0
+def _folded(g: Tensor, dim: int, before: int, after: int, over: Group) -> Tensor:
+    """The transpose: what lies in a halo is added where it came from."""
+    previous, following = _neighbours(over)
+    n = g.shape[dim] - before - after
+    of_left, of_right = resized(g.shape, dim, before), resized(g.shape, dim, after)
+    exchange = over.begin(g, of_left, of_right)
+    exchange.receive(of_left, following)
+    exchange.receive(of_right, previous)
+    exchange.send(g.narrow(dim, 0, before), previous)
+    exchange.send(g.narrow(dim, before + n, after), following)
+    last, first = exchange.wait()
+    x = g.narrow(dim, before, n).clone()
+    x.narrow(dim, n - before, before).add_(last)
+    x.narrow(dim, 0, after).add_(first)
+    exchange.close()
+    return x

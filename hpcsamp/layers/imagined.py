@@ -44,21 +44,23 @@ class Imagined(serial.Comm):
 class ImaginedExchange(Exchange):
     """An exchange that is counted and brings zeros."""
 
-    def send(self, x: Tensor, to: int) -> None:
-        """Count a tensor."""
-        self._group.counted.bytes += x.numel() * x.element_size()
+    def _send(self, x: Tensor, to: Sequence[int]) -> None:
+        """Nobody receives it."""
 
-    def receive(self, shape: Sequence[int], like: Tensor, source: int) -> Tensor:
-        """Zeros of the type of another tensor."""
-        return like.new_zeros(tuple(shape))
+    def wait(self) -> list[Tensor]:
+        """Zeros."""
+        return [self._like.new_zeros(shape) for shape, _ in self._expected]
 
 
 class ImaginedGroup(Group):
     """The ranks along a direction of an imagined axis."""
 
-    def begin(self) -> Exchange:
+    __slots__ = ()
+
+    def begin(self, like: Tensor, *shapes: Sequence[int]) -> Exchange:
         """A new exchange."""
-        return ImaginedExchange(self)
+        self.counted.exchanges += 1
+        return ImaginedExchange(self, like)
 
 
 class ImaginedAxis(ModelAxis):

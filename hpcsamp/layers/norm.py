@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 
 from hpcsamp.layers.blocks import in_blocks_of, in_order
-from hpcsamp.layers.exchange import gather
+from hpcsamp.layers.exchange import Coming, gather, summed
 from hpcsamp.layers.layer import Divided, Layer
+from hpcsamp.layers.product import Split
 
 
 class LayerNorm(Layer):
@@ -58,11 +60,70 @@ class LayerNorm(Layer):
         weight, bias = (self._own(p) for p in (self.weight, self.bias))
         if self.axis.channels.size == 1:
             return F.layer_norm(x, (self.channels,), weight, bias, self.eps)
-        own = torch.var_mean(x, -1, correction=0)
-        everyone = gather(torch.stack(own, -1)[..., None, :], -2, self.axis.channels)
-        variances, means = everyone[..., 0], everyone[..., 1]
-        counts = means.new_tensor(in_blocks_of(self._divided.split, self.blocks).lengths)
-        overall = (means * counts).sum(-1, keepdim=True) / self.channels
-        squares = counts * (variances + (means - overall).square())
-        scale = (squares.sum(-1, keepdim=True) / self.channels + self.eps).rsqrt()
-        return torch.addcmul(bias, (x - overall) * scale, weight)
+        x = x.to(weight.dtype)
+        split = in_blocks_of(self._divided.split, self.blocks)
+        flat = x.reshape(1, -1, x.shape[-1])
+        y: Tensor = _Norm.apply(flat, weight[None], bias[None], split, self.eps)[0]
+        return y.view(x.shape)
+
+
+class _Norm(torch.autograd.Function):
+    """``(s, n, c)`` own channels of n tokens, and weight and bias ``(s, c)`` of them."""
+
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor, bias: Tensor, split: Split, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        # normalised by the own channels alone first, in one pass over them
+        tiny = torch.finfo(x.dtype).tiny
+        normal, mean, inverse = torch.native_layer_norm(x, x.shape[-1:], None, None, tiny)
+        coming = Coming(
+            torch.cat([mean, inverse], -1)[..., None, :], -2, split.over, (1,) * split.over.size
+        )
+        means, inverses = torch.cat(coming.all(), -2).unbind(-1)
+        coming.close()
+        counts = means.new_tensor(split.lengths)
+        total = counts.sum()
+        overall = (means * counts).sum(-1, keepdim=True) / total
+        squares = counts * (inverses.pow(-2) + (means - overall).square())
+        scale = (squares.sum(-1, keepdim=True) / total + eps).rsqrt()
+        torch.addcmul((mean - overall) * scale, normal, scale / inverse, out=normal)
+        return torch.addcmul(bias[:, None], normal, weight[:, None]), normal, scale
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, weight, _, ctx.split, _ = inputs
+        _, normal, scale = output
+        ctx.mark_non_differentiable(normal, scale)
+        ctx.save_for_backward(normal, scale, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        normal, scale, weight = ctx.saved_tensors
+        column, over = weight[..., None], ctx.split.over
+        product = g * normal
+        # sums over the channels of g w and g w normal, of this rank and then of all
+        own = torch.cat([g @ column, product @ column], -1)
+        coming = Coming(own[..., None, :], -2, over, (1,) * over.size)
+        of_weight, of_bias = product.sum(1), g.sum(1)
+        torch.mul(g, weight[:, None], out=product)
+        sums = summed([part[..., 0, :] for part in coming.all()]) / -sum(ctx.split.lengths)
+        coming.close()
+        product.addcmul_(normal, sums[..., 1:])
+        return torch.addcmul(sums[..., :1] * scale, product, scale), of_weight, of_bias, None, None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Any, x: Tensor, weight: Tensor, bias: Tensor, *rest: Any
+    ) -> tuple[tuple[Tensor, ...], tuple[int, int, int]]:
+        """Samples beside those that there are."""
+        many = info.batch_size
+
+        def beside(t: Tensor, dim: int | None) -> Tensor:
+            t = t.expand(many, *t.shape) if dim is None else t.movedim(dim, 0)
+            return t.flatten(0, 1)
+
+        operands = (beside(t, d) for t, d in zip((x, weight, bias), in_dims[:3], strict=True))
+        found = _Norm.apply(*operands, *rest)
+        return tuple(t.unflatten(0, (many, -1)) for t in found), (0, 0, 0)

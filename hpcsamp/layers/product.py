@@ -114,17 +114,16 @@ class _Product(torch.autograd.Function):
         along, across = kind.value
         at, inner = _places(gathered, kept, kind), kind is Kind.INNER
         width = b.shape[-1] if inner else sum(gathered.lengths)
-        shape = [len(a), a.shape[1], width]
+        shape = (len(a), a.shape[1], width)
         bs = Coming(b, along, *gathered)
-        shape[across] = kept.lengths[kept.over.rank]
-        leaving = Leaving(shape, a, kept.over)
+        leaving = Leaving(a, shape, across, *kept)
         for p in leaving.order:
-            shape[across] = kept.lengths[p]
-            term = a.new_empty(shape)
+            term = leaving.room(p)
             for q in bs.order:
                 in_a, in_b, in_y = at(p, q)
                 _add(term[in_y], a[in_a], bs[q][in_b], not inner or q == bs.order[0])
             leaving.put(p, term)
+        bs.close()
         return leaving.sum()
 
     @staticmethod
@@ -151,24 +150,24 @@ class _Product(torch.autograd.Function):
                 _add(grad_a[in_a], gs[p][in_y], bs[q][in_b].mT, first)
 
         add_a(p_own, q_own)  # while everything else is under way
-        grad_b = None
+        grad_b = leaving = None
         if of_b:
-            leaving, shape = Leaving(b.shape, b, gathered.over), list(b.shape)
+            leaving = Leaving(b, b.shape, along, *gathered)
             for q in leaving.order:
-                shape[along] = gathered.lengths[q]
-                term = b.new_empty(shape)
+                term = leaving.room(q)
                 for p in gs.order:
                     in_a, in_b, in_y = at(p, q)
                     _add(term[in_b], a[in_a].mT, gs[p][in_y], inner or p == p_own)
                 leaving.put(q, term)
-            for_later = leaving
         for p in gs.order:
             for q in bs.order if bs is not None else ():
                 if (p, q) != (p_own, q_own):
                     add_a(p, q)
-        if of_b:
-            grad_b = for_later.sum()
-        gs.wait()
+        if bs is not None:
+            bs.close()
+        gs.close()
+        if leaving is not None:
+            grad_b = leaving.sum()
         return grad_a, grad_b, None, None, None
 
     @staticmethod

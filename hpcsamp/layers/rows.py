@@ -201,7 +201,7 @@ class _Rows(torch.autograd.Function):
                 term = xs[p] @ ws[q][..., columns[p]].mT
                 out.copy_(term) if p == xs.order[0] else out.add_(term)
         for coming in (xs, ws):
-            coming.wait()
+            coming.close()
         return y
 
     @staticmethod
@@ -220,19 +220,19 @@ class _Rows(torch.autograd.Function):
         xs = Coming(x, -1, *ctx.inputs) if of_w else None
         grad_x = grad_w = None
         if ws is not None:
-            leaving = Leaving(x.shape, x, ctx.inputs.over)
+            leaving = Leaving(x, x.shape, -1, *ctx.inputs)
             whole = torch.cat([ws[q] for q in range(len(places))], -2)
             for p in leaving.order:
                 leaving.put(p, (g @ whole[..., columns[p]]).contiguous())
             grad_x = leaving.sum()
-            ws.wait()
+            ws.close()
         if xs is not None:
-            leaving = Leaving(weight.shape, weight, ctx.shares.over)
+            leaving = Leaving(weight, weight.shape, -2, *ctx.shares)
             whole = torch.cat([xs[p] for p in range(len(columns))], -1)
             for q in leaving.order:
                 leaving.put(q, g[..., places[q]].mT @ whole)
             grad_w = leaving.sum()
-            xs.wait()
+            xs.close()
         return grad_x, grad_w, None, None
 
     @staticmethod

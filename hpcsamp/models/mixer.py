@@ -43,6 +43,17 @@ class Mixer(nn.Module):
     the channels and fields, M = 4 those and the longitudes in halves. Shares of fields may be
     uneven; channels and strips are to divide.
 
+    On M ranks of channels, each with ``c = C / M`` channels, ``w`` hidden ones and ``o`` of the
+    output fields, a pass of N items, forward and backward, has ``15 b + 8`` exchanges for b blocks,
+    in which a rank sends so many numbers::
+
+        strips to tokens     (M - 1) 2 N T c
+        b token mixers       b (M - 1) (5 N T c + 2 T / M)
+        b channel mixers     b (M - 1) 2 N T (w + c)
+        2 b + 1 layer norms  (2 b + 1) (M - 1) 4 N T
+        tokens to strips     N P (F - o + (M - 1) o)        P points, F output fields
+        fields to outputs    N P (F - o + (M - 1) o)
+
     Source: Kieckhefen et al. 2025 (Jigsaw, arXiv 2507.05753). Its layer norms are those of each
     rank's part, these are those of the whole; its last layer takes no masks (207 weights less).
 

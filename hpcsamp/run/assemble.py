@@ -67,6 +67,8 @@ class Run:
         The network under its method.
     notes
         Lines about what was done with the network without having been told.
+    axis
+        The model ranks that hold the network in parts.
 
     Raises
     ------
@@ -93,6 +95,7 @@ class Run:
         self._check_best()
         self.own = own
         self.notes: dict[str, None] = {}
+        self.axis = ALONE
         self.dtype = DTYPES[precision]
         self.likelihood: Likelihood = likelihood(config)
         self.data_loss: DataLoss = _data_loss(config, self.task, shapes.targets, weigh)
@@ -135,12 +138,18 @@ class Run:
         try:
             with along(axis):
                 made = cls(config, shapes, own, topology.device, weigh=True, initial=initial)
+            made.axis = axis
             made._spread(axis)
             return made
         except TargetsError as e:
             raise UsageError(
                 f"{e}; the dataset {dataset.path} is for {shapes.targets.kind}"
             ) from None
+
+    def free(self) -> None:
+        """Give back what the model ranks share; the run is over. Collective."""
+        if self.axis is not ALONE:
+            self.axis.free()
 
     def _spread(self, axis: ModelAxis) -> None:
         """Say how items lie on the model ranks, see :func:`.spread.spread`. Collective."""

@@ -119,6 +119,7 @@ class Trainer:
                 network_memory.check(config, self.dataset, topology)
                 values = None if weights is None else initial.read(weights)
                 self.assembled = Run.of(config, self.dataset, topology, values)
+            stack.push(self._free)
             with together(world):
                 if topology.is_root and not quiet:
                     sys.stderr.writelines(f"hpcsamp: {line}\n" for line in self.assembled.notes)
@@ -177,6 +178,11 @@ class Trainer:
                 self.keeper.finish()
             else:
                 self.keeper.give_up()
+
+    def _free(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Free what all ranks free together; those of a run that failed are not all here."""
+        if kind is None:
+            self.assembled.free()
 
     def run(self) -> dict[str, Any]:
         """Train to the end; returns the summary.

@@ -28,6 +28,8 @@ def opening(trainer: Trainer) -> list[str]:
     ]
     if trainer.memory:
         lines.append(trainer.memory)
+    if m > 1:
+        lines.append(trainer.assembled.axis.describe(trainer.topology.device.type))
     if c.loss.temperature != 1:
         lines.append(f"temperature {c.loss.temperature}: not the Bayes posterior")
     lines.append(

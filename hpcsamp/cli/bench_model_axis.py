@@ -1,0 +1,71 @@
+"""``hpcsamp bench model-axis``: a step of a network in parts against its products alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def model_axis(
+    ranks: Annotated[int, typer.Option(min=2, help="M, ranks to start if mpirun did not.")] = 2,
+    samples: Annotated[int, typer.Option(min=1, help="S, a multiple of M.")] = 2,
+    repeat: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 5,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a key; repeatable.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the table here.")] = None,
+) -> None:
+    """Time a training step of a mixer on M model ranks against 1/M of its products on all cores.
+
+    Also counts what a step exchanges, beside the arithmetic in the mixer's documentation. One
+    thread a rank; step and floor take turns in one job.
+    """
+    from hpcsamp.bench.launch import launch
+    from hpcsamp.launcher import one_of_several
+
+    if not one_of_several():
+        arguments = ["bench", "model-axis", "--samples", str(samples), "--repeat", str(repeat)]
+        arguments += [f"--set={s}" for s in settings or ()]
+        arguments += ["--json", str(json_file)] if json_file else []
+        launch(ranks, arguments, {"OMP_NUM_THREADS": "1"})
+        return
+    _measured(samples, repeat, settings or [], json_file)
+
+
+def _measured(samples: int, repeat: int, settings: list[str], json_file: Path | None) -> None:
+    import torch
+
+    from hpcsamp.bench.model_axis import compare
+    from hpcsamp.bench.phases import NAMES
+    from hpcsamp.cli.output import show
+
+    torch.set_num_threads(1)
+    found = compare(samples, repeat, settings)
+    if found is None:
+        return
+    rows = [
+        [f"step / floor, {word}", *(f"{found[key][k]:.3f}" for k in ("median", "min", "max"))]
+        for word, key in (("seconds", "ratio"), ("CPU seconds", "cpu_ratio"))
+    ]
+    for name in NAMES:
+        spent = sorted(phases[name] / found["seconds"]["step"] for phases in found["phases"])
+        if spent[-1] >= 0.001:
+            middle = sum(spent) / len(spent)
+            rows.append([f"{name} / step", *(f"{v:.3f}" for v in (middle, spent[0], spent[-1]))])
+    for word in ("exchanges", "bytes"):
+        sent, expected = found[word], found[f"expected_{word}"]
+        for rank, (a, b) in enumerate(zip(sent, expected, strict=True)):
+            rows.append([f"{word} of rank {rank}: counted, by arithmetic", f"{a:,}", f"{b:,}", ""])
+    show(
+        f"mixer, M = {found['ranks']}, S = {found['samples']}, batch {found['batch']}, "
+        f"{found['products'] / 1e9:.0f} GFLOP of products a step; step "
+        f"{found['seconds']['step']:.2f} s (CPU {found['cpu_seconds']['step']:.2f} s), floor "
+        f"{found['seconds']['floor']:.2f} s (CPU {found['cpu_seconds']['floor']:.2f} s); "
+        f"{found['how']}",
+        ["", "median", "min", "max"],
+        rows,
+        json_file=json_file,
+        data=found,
+    )
