@@ -583,3 +583,25 @@ def test_a_backward_pass_is_looked_at_however_gradients_are_summed(x, memory):
     around_it = method.accumulating() if memory else nullcontext()
     with around_it, pytest.raises(UsageError, match="not linear in the gradient"):
         method(x, samples=range(2))
+
+
+@pytest.mark.parametrize(
+    ("amplified", "coupled", "fault"),
+    [
+        (1e4, 1e-7, None),
+        (1e4, 3e-3, "depend on the other items"),
+        (1e7, 1e-6, "amplifies rounding: inputs of shape (3,) that differ in their last digit"),
+    ],
+)
+def test_what_only_amplifies_rounding_depends_on_no_other_item(amplified, coupled, fault):
+    """Items depend on the size of their batch, in one case by as little as rounding."""
+    torch.manual_seed(0)
+    chaotic = Does(lambda self, x: torch.sin(amplified * (x + coupled * (len(x) > 5))))
+    method = MeanField(nn.Sequential(nn.Linear(3, 4), chaotic, nn.Linear(4, 2)), initial_std=1e-3)
+    x = torch.randn(8, 3)
+    if fault is None:
+        method.observe(x, range(1))
+        return
+    with pytest.raises(UsageError) as error:
+        method.observe(x, range(1))
+    assert fault in str(error.value)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
+from hpcsamp.methods.failing import DependsError
 from hpcsamp.methods.graphs import leaves
 from hpcsamp.methods.kept import called
 from hpcsamp.methods.recording import Evaluate, difference, hooked
@@ -155,19 +156,21 @@ def check_gradients(
     apart = _apart(once, more)
     if apart > tolerance:
         name = _culprit(whole(inner=True), whole(scale, inner=True), tolerance)
-        raise UsageError(
+        raise DependsError(
             f"{called(network, name)} has a backward pass that is not linear in the gradient of "
             f"its outputs, or draws (gradients of outputs and of a multiple of them differ by "
             f"{apart:.2g} of their size): what it clips, normalises or adds depends on how items "
-            f"come to ranks; take that out of its backward pass, and clip by optimizer.clip"
+            f"come to ranks; take that out of its backward pass, and clip by optimizer.clip",
+            apart,
         )
     apart = _apart(once, halves())
     if apart > tolerance:
         name = _culprit(whole(inner=True), halves(inner=True), tolerance)
-        raise UsageError(
+        raise DependsError(
             f"{called(network, name)} lets the items of a batch influence each other's gradients "
             f"(by {apart:.2g} of their size, between a batch and its halves), so that results would"
-            f" depend on the number of ranks; treat each item alone in its backward pass"
+            f" depend on the number of ranks; treat each item alone in its backward pass",
+            apart,
         )
 
 

@@ -16,6 +16,20 @@ from hpcsamp.weights import Caller, Inputs, inputs_of
 from hpcsamp.weights.layers import Layer, followed
 
 
+class DependsError(UsageError):
+    """An item's results depend on the others of its batch, or rounding makes it look so.
+
+    Parameters
+    ----------
+    apart
+        By what part of their size.
+    """
+
+    def __init__(self, text: str, apart: float) -> None:
+        super().__init__(text)
+        self.apart = apart
+
+
 @contextmanager
 def explained(
     network: nn.Module, x: Tensor, evaluate: Callable[[Tensor], object]

@@ -33,6 +33,12 @@ class Kept:
         self._notes: list[dict[str, Tensor]] = []
         self._whole: dict[str, Tensor] = {}
 
+    def begin(self) -> None:
+        """Forget what was noted."""
+        self._notes, self._whole = [], {}
+        if self._state is not None:
+            self._state.replayed = None
+
     def find(self, network: nn.Module, before: Traces, after: Traces) -> None:
         """Note which buffers a pass has changed.
 

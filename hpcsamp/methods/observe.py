@@ -12,7 +12,8 @@ forward pass may change is in :mod:`hpcsamp.methods.kept`, what the backward pas
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +27,7 @@ from hpcsamp.methods.backward import (
     check_unregistered,
     lasting,
 )
-from hpcsamp.methods.failing import explained, line_of
+from hpcsamp.methods.failing import DependsError, explained, line_of
 from hpcsamp.methods.graphs import check_backward, check_own
 from hpcsamp.methods.kept import Kept, called, check_written
 from hpcsamp.methods.recording import Evaluate, Record, hooked, recorded
@@ -37,6 +38,8 @@ from hpcsamp.weights.inputs import each, tensors
 if TYPE_CHECKING:
     from hpcsamp.methods.base import Method
 
+#: Rounding within layers, as a multiple of what that of the inputs comes to; and what is too much.
+AMPLIFIED, COARSE = 16, 0.1
 #: Items of a pass.
 ITEMS = 4
 #: Data groups whose items are looked at together, at most.
@@ -96,10 +99,31 @@ class Observer:
             ):
                 trained = None if method.in_prediction else list(method.parameters())
                 own, eps = _replaced(method, network), _eps(method, few)
-                watch(network, evaluate, len(few), eps, own, kept, trained)
-                x, index = _of_all_groups(x, index, method)
-                if len(x) > len(few):
-                    watch_all(network, lambda rows: evaluate(rows, x, index), len(x), eps, kept)
+                many, many_index = _of_all_groups(x, index, method)
+                of_many = partial(evaluate, x=many, index=many_index)
+
+                def watched(of: Evaluate, items: int, rounding: float) -> None:
+                    kept.begin()
+                    watch(network, of, items, eps, own, kept, trained, rounding)
+                    if len(many) > items + 1:
+                        watch_all(network, of_many, len(many), eps, kept, rounding)
+
+                least = math.sqrt(eps)
+                try:
+                    watched(evaluate, len(few), least)
+                except DependsError as e:
+                    if least > COARSE / 2:  # numbers of so few digits do not tell
+                        raise
+                    rounding = _rounding(network, evaluate, few, eps, kept)
+                    if rounding <= least or e.apart > rounding:
+                        raise
+                    if rounding <= COARSE:
+                        watched(evaluate, len(few), rounding)
+                    else:  # few items are harder to normalise than many
+                        rounding = max(least, _rounding(network, of_many, many, eps, kept))
+                        if rounding > COARSE:
+                            raise UsageError(_ill(network, rounding, few)) from e
+                        watched(of_many, len(many) // 2 * 2, rounding)
         finally:
             self._busy = False
             method.state.replayed = None
@@ -117,6 +141,7 @@ def watch(
     own: Sequence[nn.Parameter],
     kept: Kept,
     trained: Sequence[Tensor] | None,
+    rounding: float,
 ) -> None:
     """Refuse a module whose outputs depend on more than the item and the weights.
 
@@ -137,6 +162,8 @@ def watch(
     trained
         What is trained by gradients: the backward pass is watched, too, and passes are those with
         gradients on. None in prediction.
+    rounding
+        Relative difference that rounding may make between a batch and its halves.
 
     Raises
     ------
@@ -166,7 +193,7 @@ def watch(
                     f"({line_of(e)}); results must not depend on how items come in batches"
                 ) from e
             kept.check(network)
-            _check_coupling(network, evaluate, first, once, halves, math.sqrt(eps))
+            _check_coupling(network, evaluate, first, once, halves, rounding)
             if trained is not None:
                 check_hooks(network, own)
                 first.put_back()
@@ -176,20 +203,22 @@ def watch(
                 check_unregistered(network, outputs, [*trained, *network.parameters()])
                 keys = lasting(outputs)
                 check_backward(network, outputs[1])
-                check_gradients(network, evaluate, items, keys, math.sqrt(eps))
+                check_gradients(network, evaluate, items, keys, rounding)
     finally:
         first.put_back()
         generators.put_back()
 
 
-def watch_all(network: nn.Module, evaluate: Evaluate, items: int, eps: float, kept: Kept) -> None:
+def watch_all(
+    network: nn.Module, evaluate: Evaluate, items: int, eps: float, kept: Kept, rounding: float
+) -> None:
     """Refuse a module that lets the items of a whole batch influence each other.
 
     A capacity, a number of neighbours or a virtual batch shows only where there are more of them.
 
     Parameters
     ----------
-    network, evaluate, items, eps, kept
+    network, evaluate, items, eps, kept, rounding
         As in :func:`watch`, with all items.
 
     Raises
@@ -198,7 +227,7 @@ def watch_all(network: nn.Module, evaluate: Evaluate, items: int, eps: float, ke
         Naming the submodule.
     """
     generators, first = Generators.now(), Traces(network)
-    items, tolerance = items // 2 * 2, math.sqrt(eps)
+    items, tolerance = items // 2 * 2, rounding
     try:
         with torch.no_grad():
             kept.replay()
@@ -351,13 +380,55 @@ def _check_coupling(
             apart, where = max(apart, found), name
             break
     if apart > tolerance:
-        raise UsageError(
+        raise DependsError(
             f"{called(network, where)} makes an item's outputs depend on the other items of its "
             f"batch (by {apart:.2g} of their size, between a batch and its halves), so that "
             f"results would depend on the number of ranks and on evaluation.batch; use a layer that"
             f" treats each item alone, or nn.BatchNorm with running statistics (track_running_stats"
-            f" = True), whose batches are those of all ranks"
+            f" = True), whose batches are those of all ranks",
+            apart,
         )
+
+
+def _rounding(
+    network: nn.Module, evaluate: Callable[..., Tensor], x: Tensor, eps: float, kept: Kept
+) -> float:
+    """Relative difference that rounding makes in outputs: several times that which inputs make
+    that differ in their last digit.
+
+    A normalisation divides by what is left of values that are nearly equal, such as those of a map
+    of one pixel; a network of many of them amplifies rounding until it is seen.
+    """
+
+    def shaken(t: Tensor) -> Tensor:
+        if not (t.is_floating_point() or t.is_complex()):
+            return t
+        signs = torch.arange(t.numel(), device=t.device).cos().sign().view(t.shape)
+        return t * (1 + eps * signs).to(t.dtype)
+
+    generators, first = Generators.now(), Traces(network)
+    everything = slice(0, len(x))
+    try:
+        with torch.no_grad():
+            kept.begin()
+            kept.replay()
+            once = Record(evaluate(everything).detach())
+            first.put_back()
+            kept.replay(again=True)
+            return AMPLIFIED * once.apart(Record(evaluate(everything, x=each(shaken, x)).detach()))
+    finally:
+        first.put_back()
+        generators.put_back()
+
+
+def _ill(network: nn.Module, rounding: float, x: Tensor) -> str:
+    shapes = ", ".join(str(tuple(t.shape[1:])) for t in tensors(x))
+    return (
+        f"{type(network).__name__} amplifies rounding: inputs of shape {shapes} that differ in "
+        f"their last digit change its outputs by {rounding / AMPLIFIED:.2g} of their size, so that "
+        f"results would depend on the number of ranks and on the machine; set training.precision = "
+        f'"float64", take larger inputs or batches, or set model.batch_norm = "group" or "frozen"'
+    )
 
 
 def _in_halves(network: nn.Module, evaluate: Evaluate, items: int, only: str = "") -> Record:
