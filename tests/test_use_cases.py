@@ -162,7 +162,7 @@ def test_data_that_are_not_there(tmp_path):
 
 
 def test_a_grid_is_for_fields_only():
-    with pytest.raises(UsageError, match=r"24 x 48 for cifar10"):
+    with pytest.raises(UsageError, match="--grid 24 48 for cifar10: only era5 has a grid"):
         synthetic("cifar10", 20, grid=(24, 48))
 
 
