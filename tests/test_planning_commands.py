@@ -10,6 +10,8 @@ from planning_cases import points, record
 from hpcsamp.errors import UsageError
 from hpcsamp.planning import calibration, fit
 
+AXES = ("data_groups", "sample_ranks", "model_ranks")
+
 
 def test_plan(hpcsamp, tmp_path):
     told = tmp_path / "plan.json"
@@ -21,8 +23,9 @@ def test_plan(hpcsamp, tmp_path):
     assert "compute estimated" in done.out
     assert "best: D x P" in done.out
     found = json.loads(told.read_text())
-    grids = {(s["data_groups"], s["sample_ranks"]) for s in found["splits"]}
-    assert grids == {(1, 8), (2, 4), (4, 2)}
+    grids = {tuple(s[of] for of in AXES) for s in found["splits"]}
+    assert {(d, p) for d, p, m in grids if m == 1} == {(1, 8), (2, 4), (4, 2)}
+    assert {d * p * m for d, p, m in grids} == {8}
     best = found["best"]
     assert sum(best["phases"].values()) == pytest.approx(best["seconds_per_step"])
     assert best["seconds_per_step"] == min(s["seconds_per_step"] for s in found["splits"])
@@ -84,8 +87,10 @@ def test_models_counts_the_memory_of_a_model_rank(tmp_path):
          "parallel.model = 3 does not divide the 4 ranks"),
         (["mixer-era5", "--preset", "tiny", "--nodes", "5", "--set", "parallel.model=5"],
          "mixer: parallel.model = 5: no grid of 5 ranks"),
+        (["mlp-entsoe", "--set", "parallel.model=2"],
+         "layers.1, a Linear, holds its weights whole and cannot lie in parts on 2 model ranks"),
         (["vit-cifar10", "--set", "parallel.model=2"],
-         "parallel.model = 2: .* says nothing of which parts of an item"),
+         r"augment\.crop moves values along axis 1 of x, of which this rank has the part 16:32"),
         (["vit-cifar10", "--site", "horeko"], "did you mean 'horeka'.*alps, frontier"),
         (["vit-cifar10", "--samples", "2", "--nodes", "64", "--batch", "100"],
          "no grid of 256 ranks: with S = 2 .* D = 128 data groups, and a batch of 100"),

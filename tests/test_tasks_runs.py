@@ -87,7 +87,7 @@ def test_a_metric_of_another_task_is_refused_with_the_list(runs, hpcsamp, tmp_pa
     config.write_text(f'[data]\npath = "{data}"\n[model]\nname = "mlp"\n')
     done = hpcsamp(1, "train", config, "--set", "training.best=iou", "--output", tmp_path / "r")
     assert done.code == 2
-    assert 'no metric of task = "multilabel"; there is nll, accuracy, exact_match' in done.err
+    assert 'is not a metric of task = "multilabel"; choose one of nll, accuracy' in done.err
     done = hpcsamp(1, "train", config, "--set", "task=counts", "--output", tmp_path / "r")
     assert done.code == 2
     assert 'task = "counts" needs numbers' in done.err
