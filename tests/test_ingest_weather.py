@@ -92,9 +92,7 @@ def test_bad_weather(tmp_path):
         era5(tmp_path / "c.zarr", every=3)
     truth["2m_temperature"][4, 1, 1] = np.nan
     truth.to_zarr(tmp_path / "e.zarr", zarr_format=2, consolidated=True)
-    with pytest.raises(
-        DataError, match=r"e.zarr: items 0-\d+ of train: x: 1 of \d+ values are"
-    ):
+    with pytest.raises(DataError, match=r"e.zarr: items 0-\d+ of train: x: 1 of \d+ values are"):
         build(era5(tmp_path / "e.zarr", every=12), tmp_path / "set")
     assert nothing_left(tmp_path / "set")
 
