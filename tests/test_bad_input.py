@@ -53,7 +53,7 @@ def test_more_ranks_than_fit(refusals, small, tmp_path):
 
 
 def test_wrong_arguments_are_said_once(hpcsamp):
-    refused(hpcsamp(2, "train", timeout=LIMIT), 2, "argument", "config")
+    refused(hpcsamp(2, "train", timeout=LIMIT), 2, "a configuration", "--data DIR")
 
 
 def test_an_output_that_cannot_be_written(hpcsamp, small, tmp_path):

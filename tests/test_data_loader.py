@@ -290,7 +290,7 @@ def test_wrong_use_is_refused_on_all_ranks(mpi_ranks, comm, folder):
     comm.Barrier()
     kind, message, _ = on_all(comm, lambda: Loader(folder / "gzip", topology, batch=8))
     assert kind is DataError
-    assert "shard-00001.h5: 3000 bytes" in message
+    assert "shard-00001.h5 has 3000 bytes" in message
     with Loader(folder / "images", topology, batch=8) as loader:
         with pytest.raises(UsageError, match="epoch 0 step 99"):
             loader.epoch(0, 99)

@@ -267,7 +267,7 @@ def test_a_run_reads_the_staged_copy(digits, tmp_path):
     assert staged(digits, {"HPCSAMP_STAGED_DATA": str(copy)}) == copy
     manifest = sealed.read_json(copy / "manifest.json")
     (copy / "manifest.json").write_text(sealed.to_json({**manifest, "uid": "other"}))
-    with pytest.raises(DataError, match=r"copy is dataset other, but .*digits is"):
+    with pytest.raises(DataError, match=r"copy is a copy of dataset other, but .*digits is"):
         staged(digits, {"HPCSAMP_STAGED_DATA": str(copy)})
 
 

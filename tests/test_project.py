@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import environment
 
 from hpcsamp import config
 from hpcsamp.config.toml import parse_toml
@@ -124,12 +125,13 @@ def test_the_test_and_the_scripts_of_a_project_run(sets, tmp_path):
     )
     test = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
-        cwd=folder, capture_output=True, text=True, timeout=300,
+        cwd=folder, capture_output=True, text=True, timeout=300, env=environment(),
     )  # fmt: skip
     assert "1 passed" in test.stdout, test.stdout
     done = subprocess.run(
-        ["bash", "run.sh"], cwd=folder, capture_output=True, text=True, timeout=300
-    )
+        ["bash", "run.sh"],
+        cwd=folder, capture_output=True, text=True, timeout=300, env=environment(),
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (folder / "runs" / "first" / "report" / "index.html").is_file()
     for script in ("run.sh", "job.sh"):
