@@ -36,7 +36,7 @@ def test_npz_brings_its_own_test_split(tmp_path):
         ({"x": np.ones((3, 2)), "y": np.ones(4)}, ["(3, 2)", "(4,)"]),
         (
             {"x": np.array([1, np.nan, 3.0]), "y": np.ones(3)},
-            ["x of train", "1 of 3 values", "NaN"],
+            ["x of train", "1 of 3", "NaN"],
         ),
         ({"x": np.ones(3), "y": np.array([0, -1, 2])}, ["label -1", "position 1"]),
         ({"x": np.array(["a", "b"]), "y": np.ones(2)}, ["numbers are needed"]),
