@@ -605,3 +605,17 @@ def test_what_only_amplifies_rounding_depends_on_no_other_item(amplified, couple
     with pytest.raises(UsageError) as error:
         method.observe(x, range(1))
     assert fault in str(error.value)
+
+
+def test_where_rounding_is_amplified_everything_else_is_still_checked():
+    def clipped(self, x):
+        if x.requires_grad:
+            x.register_hook(lambda g: g.clamp(-0.1, 0.1))
+        return x * 1.0
+
+    torch.manual_seed(0)
+    chaotic = Does(lambda self, x: torch.sin(1e4 * (x + 1e-7 * (len(x) > 3))))
+    layers = nn.Linear(3, 4), chaotic, Does(clipped), nn.Linear(4, 2)
+    method = MeanField(nn.Sequential(*layers), initial_std=1e-3)
+    with pytest.raises(UsageError, match="a backward pass that is not linear"):
+        method.observe(torch.randn(8, 3), range(1))
