@@ -187,7 +187,7 @@ def test_pbs_limits_of_queues(pbs):
 @pytest.mark.parametrize("text", ["{", "[]", '{"Server": 3}'])
 def test_pbs_answers_that_are_no_json(pbs, text):
     pbs.stub("qstat", f"print('{text}')")
-    assert "qstat -Bf gave no valid JSON" in pbs.refused(SchedulerError)
+    assert "qstat -Bf returned invalid JSON" in pbs.refused(SchedulerError)
 
 
 # Slurm ------------------------------------------------------------------------------------------

@@ -312,10 +312,10 @@ def test_everything_works_on_two_ranks(comm, monkeypatch, tmp_path):
     assert list(by_name) == NAMES
     assert found.healthy, found.checks
     assert "2 ranks" in by_name["MPI"].found
-    assert "right" in by_name["MPI allreduce"].found
+    assert "correct" in by_name["MPI allreduce"].found
     hdf5 = by_name["parallel HDF5"]
     if "without MPI" not in hdf5.found:
-        assert "read together in this folder, collectively" in hdf5.found
+        assert "all ranks read in this folder, collectively" in hdf5.found
         # It can tell: the same read, not collective.
         monkeypatch.setattr(h5fd, "MPIO_COLLECTIVE", h5fd.MPIO_INDEPENDENT)
         independent = parallel_hdf5(comm)

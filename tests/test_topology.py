@@ -141,7 +141,8 @@ def test_communicators_follow_the_plan(mpi_ranks, comm):
 
 
 @pytest.mark.mpi(ranks=3)
-def test_ranks_fail_together_with_the_same_line(comm):
+def test_ranks_fail_together_with_the_same_line(comm, monkeypatch):
+    from hpcsamp import errors
     from hpcsamp.grid import together
 
     def fail_on_rank_1():
@@ -154,5 +155,19 @@ def test_ranks_fail_together_with_the_same_line(comm):
     assert str(e.value) == "only rank 1 saw this"
     assert isinstance(e.value, UsageError)
     assert e.value.agreed
+
+    class ApartError(UsageError):
+        """An error that holds more than its message."""
+
+        def __init__(self, text, apart):
+            super().__init__(text)
+            self.apart = apart
+
+    monkeypatch.setattr(errors, "ApartError", ApartError, raising=False)
+    ApartError.__module__, ApartError.__qualname__ = "hpcsamp.errors", "ApartError"
+    with pytest.raises(ApartError, match="too far") as e, together(comm):
+        if comm.Get_rank() == 2:
+            raise ApartError("too far", 0.5)
+    assert e.value.apart == 0.5
     with together(comm):  # and go on together
         pass

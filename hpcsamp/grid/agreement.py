@@ -38,14 +38,15 @@ def together(comm: MPI.Comm) -> Iterator[None]:
     if first == size:
         return
     if isinstance(error, HpcsampError):
-        told: tuple[type[HpcsampError], str] | None = (type(error), str(error))
+        sent: tuple[type[HpcsampError], str, dict[str, object]] | None
+        sent = (type(error), str(error), vars(error))
     elif error is not None:
-        told = (HpcsampError, described(error))
+        sent = (HpcsampError, described(error), {})
     else:
-        told = None
-    kind, message = comm.bcast(told, root=first)
-    agreed = kind(message)
-    agreed.agreed = whole_job(comm)
+        sent = None
+    kind, message, attributes = comm.bcast(sent, root=first)
+    agreed = kind.__new__(kind, message)  # `__init__` may want more than the message
+    vars(agreed).update(attributes, agreed=whole_job(comm))
     raise agreed from error
 
 
