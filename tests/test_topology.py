@@ -165,9 +165,14 @@ def test_ranks_fail_together_with_the_same_line(comm, monkeypatch):
 
     monkeypatch.setattr(errors, "ApartError", ApartError, raising=False)
     ApartError.__module__, ApartError.__qualname__ = "hpcsamp.errors", "ApartError"
-    with pytest.raises(ApartError, match="too far") as e, together(comm):
-        if comm.Get_rank() == 2:
-            raise ApartError("too far", 0.5)
+
+    def fail_on_rank_2():
+        with together(comm):
+            if comm.Get_rank() == 2:
+                raise ApartError("too far", 0.5)
+
+    with pytest.raises(ApartError, match="too far") as e:
+        fail_on_rank_2()
     assert e.value.apart == 0.5
     with together(comm):  # and go on together
         pass
