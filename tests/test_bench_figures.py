@@ -132,7 +132,7 @@ def test_figures_of_a_campaign_are_drawn(runs, tmp_path, figure):
     assert made.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("figure", ["4", "9", "10"])
+@pytest.mark.parametrize("figure", ["4", "9", "10", "mixer"])
 def test_figures_of_records_are_drawn(tmp_path, figure):
     (tmp_path / "scaling.jsonl").write_text("\n".join(map(json.dumps, RECORDS)))
     (made,) = draw(figure, [tmp_path], tmp_path / "out")
@@ -159,12 +159,32 @@ def test_report_draws_a_figure_or_says_why_not(hpcsamp, runs, tmp_path):
     assert len(done.errors) == 1
 
 
-NAMES = [*(f"figure{n}" for n in range(4, 11)), "table1"]
+def test_model_ranks_have_curves_of_their_own():
+    records = [
+        _record(1, "alone", 2, 4, 1.0),
+        _record(2, "sampling", 4, 4, 1.25),
+        _record(2, "model", 4, 4, 1.0) | {"model_group_size": 2},
+        _record(4, "sampling", 8, 4, 2.0) | {"model_group_size": 2},
+    ]
+    found = {c.label: c.values for c in scaling.curves(records)}
+    assert found == {
+        "sampling": (1.0, 0.8),
+        "sampling, M = 2": (1.0, 0.5),
+        "model, M = 2": (1.0, 1.0),
+    }
+    fig = scaling.scaling(records, "mixer", published=True)
+    labels = [text.get_text() for text in fig.axes[-1].get_legend().get_texts()]
+    assert sum("Jigsaw" in label for label in labels) == 3
+    assert "sampling, M = 2" in labels
+
+
+NAMES = [*(f"figure{n}" for n in range(4, 11)), "table1", "figure-mixer"]
 
 
 def test_a_campaign_says_which_figure_it_is_for():
     assert figure_of([CAMPAIGNS / "figure4.toml"]) == "4"
     assert figure_of([CAMPAIGNS / "small" / "table1.toml"]) == "table1"
+    assert figure_of([CAMPAIGNS / "figure-mixer.toml"]) == "mixer"
     assert figure_of([CAMPAIGNS / "example.toml"]) is None
 
 
@@ -174,15 +194,18 @@ def test_campaigns_have_the_points_of_their_figure(folder, name):
     campaign = Campaign(folder / f"{name}.toml")
     points = campaign.points
     assert campaign.spec.name.endswith("-small") == (folder.name == "small")
-    if name in ("figure4", "figure9", "figure10"):  # each is compared with one rank
+    if name in ("figure4", "figure9", "figure10", "figure-mixer"):  # compared with one rank
         records = [
             _record(
                 p.shape.ranks,
-                sources.strategy(*_grid(p)).replace("one rank", "alone"),
+                sources.strategy(*_grid(p)).replace(
+                    "one rank", "alone" if p.shape.ranks == 1 else "model"
+                ),
                 p.settings["method.samples"],
                 p.settings.get("data.batch", 1),
                 1.0,
             )
+            | {"model_group_size": p.settings.get("parallel.model", 1)}
             for p in points
         ]
         drawn = scaling.curves(records)
@@ -192,6 +215,8 @@ def test_campaigns_have_the_points_of_their_figure(folder, name):
         assert modes == (
             {"proportional"}
             if name == "figure10"
+            else {"fixed", "proportional"}
+            if name == "figure-mixer"
             else {"fixed", "fixed-growing-batch", "proportional"}
         )
     elif name != "figure6":
@@ -200,7 +225,7 @@ def test_campaigns_have_the_points_of_their_figure(folder, name):
 
 
 def _grid(point) -> tuple[int, int]:
-    ranks = point.shape.ranks
+    ranks = point.shape.ranks // point.settings.get("parallel.model", 1)
     own = point.settings.get("parallel.samples", "world")
     p = {"world": ranks, "none": 1, "node": point.shape.ranks_per_node}.get(own, own)
     return p, ranks // p

@@ -49,6 +49,18 @@ def test_points_that_cannot_be_split_are_left_out_with_the_numbers():
     ]
 
 
+def test_points_of_model_ranks_have_the_grids_of_their_groups():
+    found, notes = points(SIZE, "proportional", [2, 3, 4], ["sampling", "data"], [1, 2])
+    assert [p for p in found if p.model_size == 2] == [
+        Point(2, "model", 1, 4, 8, 2),
+        Point(4, "sampling", 2, 8, 8, 2),
+        Point(4, "data", 1, 8, 8, 2),
+    ]
+    assert found[-2].label == "4 ranks, sampling, M = 2"
+    assert "parallel.model=2" in found[-1].settings()
+    assert "3 ranks, M = 2: 2 model ranks do not divide 3" in notes
+
+
 def _record(ranks, mode, batch, rounds):
     return {
         "world_size": ranks, "mode": mode, "batch": batch, "rounds": rounds,

@@ -38,6 +38,25 @@ def test_a_disturbed_point_does_little_harm():
     )  # 0.08 with plain squares
 
 
+def test_constants_of_model_ranks_are_found_again():
+    """Points in one piece, on two model ranks, and these beside sample ranks."""
+    truth = fit.Fitted({"mixer": (3e-3, 0.02, 0.1)}, {("mixer", 2): (4e-3, 0.01)}, 5e-6, 1e-9, 1.1)
+    cases = [
+        fit.Point("mixer", s, b, p, d, 0.0, 100_000 // m, m)
+        for p, d, m in ((1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (2, 1, 2))
+        for s in (2, 4, 8)
+        for b in (2, 4, 8)
+    ]
+    made = [replace(p, seconds=truth.predict(p)) for p in cases]
+    fitted, held = fit.hold_back(made)
+    assert {p.model_size for p in held} == {1, 2}
+    found = fit.fit(fitted)
+    assert found.parts["mixer", 2] == pytest.approx((4e-3, 0.01), rel=0.02)
+    assert fit.errors([found.predict(p) for p in held], held)["max"] < 0.01
+    with pytest.raises(UsageError, match="no points to fit on 4 parts"):
+        found.predict(replace(made[0], model_size=4))
+
+
 def test_a_link_is_found_again():
     sizes = [16, 1024, 65536, 1e6, 1e7]
     for ranks in (2, 8):
@@ -64,6 +83,8 @@ def test_records_of_scaling_experiments_are_read(tmp_path):
             "step_seconds": 0.5}  # fmt: skip
     path.write_text(json.dumps(line) + "\n")
     assert fit.read(path) == [fit.Point("vit", 8, 4, 3, 2, 0.5)]
+    path.write_text(json.dumps(line | {"model_group_size": 2}) + "\n")
+    assert fit.read(path) == [fit.Point("vit", 8, 4, 3, 1, 0.5, model_size=2)]
 
 
 @pytest.mark.parametrize(

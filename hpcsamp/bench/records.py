@@ -4,10 +4,11 @@ Each line is one configuration, sealed (:mod:`hpcsamp.sealing.text`), with:
 
     event                    "scaling" or "baseline"
     workload, model          name of the workload, and CONFIG[:PRESET], as in ``hpcsamp plan``
-    mode, grid, label        scaling mode, null for a single configuration; alone, sampling, data
-                             or hybrid; row of the table
+    mode, grid, label        scaling mode, null for a single configuration; alone, sampling, data,
+                             hybrid or model; row of the table
     variant                  "hpcsamp", or a baseline
-    world_size, sample_group_size, data_group_size, nodes      ranks, P, D, nodes
+    world_size, nodes        ranks, nodes
+    sample_group_size, data_group_size, model_group_size       P, D, M
     samples, batch, items    S, items per step over all data groups, N
     steps_per_epoch          steps of a whole epoch (steps of a round: ``round_steps``)
     rounds                   seconds per step of the slowest rank in each round

@@ -19,7 +19,8 @@ from hpcsamp.bench import records
 from hpcsamp.bench.turns import Turns
 from hpcsamp.bench.variants import OURS, Ours, Variant, prepared
 from hpcsamp.bench.worker import peak_rss_mb
-from hpcsamp.bench.workloads import Point, Size, Workload
+from hpcsamp.bench.workloads import MODEL, Point, Size, Workload
+from hpcsamp.grid import Topology
 from hpcsamp.names import ScalingMode
 
 WATCHED = 3
@@ -119,8 +120,7 @@ def inside(variant: Variant, rounds: int, workload: str) -> dict[str, Any] | Non
         peak = topology.world.gather(peak_rss_mb())
     if not topology.is_root:
         return None
-    p, d = topology.sample_size, topology.data_size
-    grid = "alone" if p * d == 1 else "sampling" if d == 1 else "data" if p == 1 else "hybrid"
+    grid = _grid(topology)
     batch = config.data.batch
     return {
         "event": "scaling",
@@ -141,6 +141,13 @@ def inside(variant: Variant, rounds: int, workload: str) -> dict[str, Any] | Non
         "peak_rss_mb": peak,
         **records.surroundings(topology.device.type),
     }
+
+
+def _grid(topology: Topology) -> str:
+    p, d = topology.sample_size, topology.data_size
+    if p * d == 1:
+        return "alone" if topology.size == 1 else MODEL
+    return "sampling" if d == 1 else "data" if p == 1 else "hybrid"
 
 
 def compared(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

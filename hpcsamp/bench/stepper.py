@@ -83,6 +83,7 @@ class Stepper:
         return {
             "sample_group_size": self.topology.sample_size,
             "data_group_size": self.topology.data_size,
+            "model_group_size": self.topology.model_size,
             "steps_per_epoch": self.steps_per_epoch,
             "items": trainer.dataset.count,
             "trained": sum(p.numel() for p in trainer.method.parameters()),

@@ -82,7 +82,7 @@ def prepared(variant: Variant) -> tuple[RunConfig, Topology]:
     world = mpi().COMM_WORLD
     with together(world):
         run = configuration.load(variant.config, variant.settings, preset=variant.preset)
-    topology = init(run.parallel.samples, device=run.parallel.device)
+    topology = init(run.parallel.samples, model=run.parallel.model, device=run.parallel.device)
     return prepare(run, variant.data, topology.world), topology
 
 

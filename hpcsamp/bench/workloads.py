@@ -10,6 +10,8 @@ from hpcsamp.names import ScalingMode
 from hpcsamp.spelling import suggest
 
 GRIDS = ("sampling", "data", "hybrid")
+MODEL = "model"
+"""The grid of a single model group: the ranks share neither samples nor data."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Workload:
     small: Size
 
 
-#: Sizes of Figures 4, 9 and 10. Small sizes use the paper's networks, except for SWIN.
+#: Sizes of Figures 4, 9 and 10, and of the mixer, which the paper does not have. Small sizes use
+#: the same networks, except for SWIN and the mixer.
 WORKLOADS = {
     "vit-cifar10": Workload(
         "vit-cifar10",
@@ -68,6 +71,24 @@ WORKLOADS = {
         "swin-era5",
         Size(16, 2, 1, 1, 0),
         Size(8, 2, 2, 2, 2, (), "small"),
+    ),
+    "mixer-era5": Workload(
+        "mixer-era5",
+        Size(16, 1, 1, 1, 4),
+        Size(
+            4,
+            2,
+            4,
+            4,
+            1,
+            (
+                "model.strip=4",
+                "model.width=256",
+                "model.blocks=2",
+                "method.samples_per_pass=1",
+                "data.synthetic={items=20, grid=[32, 256]}",
+            ),
+        ),
     ),
     "vit-digits": Workload(
         "vit-digits",
@@ -99,9 +120,11 @@ class Point:
     Attributes
     ----------
     grid
-        ``alone`` (one rank), or one of :data:`GRIDS`.
+        ``alone`` (one rank), one of :data:`GRIDS`, or :data:`MODEL`.
     sample_size
-        ``P``; ``D`` is ``ranks / P``.
+        ``P``; ``D`` is ``ranks / (P M)``.
+    model_size
+        ``M``.
     """
 
     ranks: int
@@ -109,11 +132,13 @@ class Point:
     sample_size: int
     samples: int
     batch: int
+    model_size: int = 1
 
     @property
     def label(self) -> str:
         """Label of the point in tables."""
-        return "1 rank" if self.ranks == 1 else f"{self.ranks} ranks, {self.grid}"
+        parts = f", M = {self.model_size}" if self.model_size > 1 else ""
+        return "1 rank" if self.ranks == 1 else f"{self.ranks} ranks, {self.grid}{parts}"
 
     def settings(self) -> tuple[str, ...]:
         """Keys of the configuration."""
@@ -121,17 +146,23 @@ class Point:
             f"method.samples={self.samples}",
             f"data.batch={self.batch}",
             f"parallel.samples={self.sample_size}",
+            f"parallel.model={self.model_size}",
         )
 
 
 def points(
-    size: Size, mode: ScalingMode, ranks: Sequence[int], grids: Sequence[str]
+    size: Size,
+    mode: ScalingMode,
+    ranks: Sequence[int],
+    grids: Sequence[str],
+    models: Sequence[int] = (1,),
 ) -> tuple[list[Point], list[str]]:
     """Return the points of an experiment, smallest first, and why others are left out.
 
     One rank is always measured, because all points are compared with it. On one rank all grids are
     the same, and a hybrid grid needs at least four ranks: ``P`` is the largest power of two up to
-    the square root of the number of ranks, as for nodes with several GPUs.
+    the square root of the number of ranks, as for nodes with several GPUs. On each number of model
+    ranks M in ``models``, the grids are those of the model groups; a single group has one grid.
     """
     batch = size.proportional_batch if mode == "proportional" else size.batch
     samples = size.per_rank if mode == "proportional" else size.samples
@@ -139,13 +170,19 @@ def points(
     for count in sorted({*ranks} - {1}):
         s = samples * count if mode == "proportional" else samples
         b = batch * count if mode == "fixed-growing-batch" else batch
-        for grid in grids:
-            own = {"sampling": count, "data": 1, "hybrid": _hybrid(count)}[grid]
-            why = _fault(count, own, s, b, grid)
-            if why:
-                notes.append(f"{count} ranks, {grid}: {why}")
-            else:
-                found.append(Point(count, grid, own, s, b))
+        for m in models:
+            groups, rest = divmod(count, m)
+            if rest or not groups:
+                notes.append(f"{count} ranks, M = {m}: {m} model ranks do not divide {count}")
+                continue
+            for grid in grids if groups > 1 else (MODEL,):
+                own = {"sampling": groups, "hybrid": _hybrid(groups)}.get(grid, 1)
+                point = Point(count, grid, own, s, b, m)
+                why = _fault(groups, own, s, b, grid)
+                if why:
+                    notes.append(f"{point.label}: {why}")
+                else:
+                    found.append(point)
     return found, notes
 
 
@@ -156,11 +193,11 @@ def _hybrid(ranks: int) -> int:
     return own
 
 
-def _fault(ranks: int, own: int, samples: int, batch: int, grid: str) -> str:
+def _fault(groups: int, own: int, samples: int, batch: int, grid: str) -> str:
     if grid == "hybrid" and own == 1:
         return "a hybrid grid needs several ranks on both axes, i.e. at least four ranks"
     if samples < own:
         return f"S = {samples} samples cannot be split over {own} ranks"
-    if batch % (ranks // own):
-        return f"a batch of {batch} cannot be split evenly over {ranks // own} data groups"
+    if batch % (groups // own):
+        return f"a batch of {batch} cannot be split evenly over {groups // own} data groups"
     return ""

@@ -27,7 +27,7 @@ from hpcsamp.errors import DataError, HpcsampError, UsageError
 CHUNKS = {"training": "method.samples_per_pass", "prediction": "evaluation.samples_per_pass"}
 #: Values of these keys for which a run chooses the number itself.
 FREE = (None, "auto")
-GRID = ("world_size", "sample_group_size", "data_group_size")
+GRID = ("world_size", "sample_group_size", "data_group_size", "model_group_size")
 
 
 @dataclass(frozen=True)

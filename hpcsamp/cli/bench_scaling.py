@@ -22,7 +22,7 @@ MEASURES = {
 
 def scaling(
     workload: Annotated[
-        str, typer.Option(help="vit-cifar10, mlp-entsoe, swin-era5 or vit-digits.")
+        str, typer.Option(help="vit-cifar10, mlp-entsoe, swin-era5, mixer-era5, vit-digits.")
     ] = "vit-cifar10",
     ranks: Annotated[str, typer.Option(help="Numbers of ranks, separated by commas.")] = "1,2",
     small: Annotated[
@@ -36,6 +36,12 @@ def scaling(
         str,
         typer.Option(help="sampling, data, hybrid, separated by commas (default: the figure's)."),
     ] = "",
+    model_ranks: Annotated[
+        str,
+        typer.Option(
+            help="Numbers of model ranks M, separated by commas, each with all grids of its groups."
+        ),
+    ] = "1",
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds, after one warm-up round.")] = 5,
     steps: Annotated[
         int | None, typer.Option(min=0, help="Steps per round; 0 for a whole epoch.")
@@ -87,7 +93,8 @@ def scaling(
     experiment = scaling.Experiment(
         workload, found, size, mode, tuple(settings or ()), data or "synthetic"
     )
-    chosen, notes = points(size, mode, _numbers("--ranks", ranks), _grids(grids, mode))
+    models = _numbers("--model-ranks", model_ranks)
+    chosen, notes = points(size, mode, _numbers("--ranks", ranks), _grids(grids, mode), models)
     measured = scaling.measure(experiment, chosen, rounds)
     rows = scaling.compared(measured)
     show(_title(experiment, measured), *_table(rows, MEASURES[mode]))

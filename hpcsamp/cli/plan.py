@@ -321,16 +321,16 @@ def _check(path: Path, json_file: Path | None) -> None:
     own = fit.errors([found.predict(p) for p in fitted], fitted)
     show(
         f"held-out points of {path}; constants fitted to {len(fitted)} other points",
-        ["model", "S", "batch", "D x P", "measured ms", "predicted ms", "error %"],
+        ["model", "S", "batch", "D x P x M", "measured ms", "predicted ms", "error %"],
         [
             [
-                p.model, p.samples, p.batch, f"{p.data_size} x {p.sample_size}",
+                p.model, p.samples, p.batch, f"{p.data_size} x {p.sample_size} x {p.model_size}",
                 f"{1e3 * p.seconds:.3f}", f"{1e3 * t:.3f}", f"{100 * (t / p.seconds - 1):+.1f}",
             ]
             for p, t in zip(held, predicted, strict=True)
         ],
         json_file,
-        {"held_back": error, "fitted": own, "constants": vars(found)},
+        {"held_back": error, "fitted": own, "constants": found.as_dict()},
     )  # fmt: skip
     typer.echo(
         f"error on {error['points']} held-out points: median {error['median']:.1%}, largest "

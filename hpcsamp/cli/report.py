@@ -27,7 +27,9 @@ def report(
     ] = 24,
     figure: Annotated[
         str | None,
-        typer.Option(help="Draw a figure of the paper instead: 4 to 10, or table1."),
+        typer.Option(
+            help="Draw a figure of the paper instead: 4 to 10, or table1; mixer: model ranks."
+        ),
     ] = None,
     accept_edits: AcceptEdits = False,
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from pydantic import BaseModel, ValidationError
 
 from hpcsamp.config.schema import RunConfig
@@ -13,9 +15,9 @@ def known_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
     names = []
     for name, field in section.model_fields.items():
         names.append(prefix + name)
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            names += known_keys(kind, f"{prefix}{name}.")
+        for kind in (field.annotation, *get_args(field.annotation)):  # a table, or one or None
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                names += known_keys(kind, f"{prefix}{name}.")
     return names
 
 

@@ -3,11 +3,13 @@
 For points of one machine the model is linear in its constants but for one, the factor ``c`` that
 compute takes longer by where several ranks of a node work:
 
-    T = c (o + a s + d s b) + lg p alpha + 2 (p-1)/p m beta
+    T = c (o + a s + d s b) / M + (e s + f s b) [M > 1] + lg p alpha + 2 (p-1)/p m beta
 
-with ``o, a, d`` of each model, ``alpha, beta`` common, ``s = ceil(S/P)`` samples and ``b = B/D``
-items of a rank, ``m`` bytes of gradient, ``p`` ranks. Constants are not negative; what is minimised
-is the relative error, with Huber's weights (1964), so that a disturbed point does little harm.
+with ``o, a, d`` of each model, ``e, f`` of each model in M parts (exchanges of its passes, and what
+is not divided), ``alpha, beta`` common, ``s = ceil(S/P)`` samples and ``b = B/D`` items of a rank,
+``m`` bytes of the gradient of a rank's part, which ``p = P D`` ranks exchange. Constants are not
+negative. The fit minimises the relative error with Huber's weights (1964), so that a disturbed
+point does little harm.
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ class Point:
     seconds
         Of a step, median.
     trained
-        Numbers in the gradient.
+        Numbers in the gradient of a rank.
+    model_size
+        ``M``.
     """
 
     model: str
@@ -57,11 +61,17 @@ class Point:
     data_size: int
     seconds: float
     trained: int = 0
+    model_size: int = 1
+
+    @property
+    def replicas(self) -> int:
+        """Ranks that exchange a gradient, ``P * D``."""
+        return self.sample_size * self.data_size
 
     @property
     def ranks(self) -> int:
-        """``P * D``."""
-        return self.sample_size * self.data_size
+        """``P * D * M``."""
+        return self.replicas * self.model_size
 
     @property
     def own(self) -> tuple[int, float]:
@@ -73,10 +83,13 @@ NAMES: dict[str, tuple[str, ...]] = {
     "model": ("model", "workload"),
     "sample_size": ("sample_group_size", "sample_size"),
     "data_size": ("data_group_size", "data_size"),
+    "model_size": ("model_group_size", "model_size"),
     "ranks": ("world_size", "ranks"),
     "seconds": ("seconds_per_step", "step_seconds"),
 }
 """How records call what a point has: as ``summary.json`` does, or as scaling experiments do."""
+
+NEEDED = ("model", "sample_size", "data_size", "ranks", "seconds")
 
 
 def read(path: Path) -> list[Point]:
@@ -94,7 +107,7 @@ def read(path: Path) -> list[Point]:
     if not found:
         raise UsageError(
             f"--check {path}: none of {len(records)} records has samples, batch, "
-            f"{', '.join(n[0] for n in NAMES.values())}; write some by "
+            f"{', '.join(NAMES[n][0] for n in NEEDED)}; write some by "
             f"hpcsamp bench calibrate --check --records"
         )
     return found
@@ -127,14 +140,17 @@ def point(record: dict[str, Any]) -> Point | None:
     try:
         sample_size = int(get("sample_size"))
         several = any(n in record for n in NAMES["data_size"])
+        in_parts = any(n in record for n in NAMES["model_size"])
+        model_size = int(get("model_size") if in_parts else 1)
         return Point(
             str(get("model")),
             int(record["samples"]),
             int(record["batch"]),
             sample_size,
-            int(get("data_size") if several else get("ranks") // sample_size),
+            int(get("data_size") if several else get("ranks") // (sample_size * model_size)),
             float(get("seconds")),
             int(record.get("trained", 0)),
+            model_size,
         )
     except (KeyError, TypeError, ValueError, StopIteration, ZeroDivisionError, OverflowError):
         return None
@@ -145,9 +161,10 @@ def hold_back(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
 
     In the order of samples and batch; first and last of each are fitted.
     """
-    kinds: dict[tuple[str, int, int], list[Point]] = {}
+    kinds: dict[tuple[str, int, int, int], list[Point]] = {}
     for point in sorted(points, key=lambda p: (p.samples, p.batch)):
-        kinds.setdefault((point.model, point.sample_size, point.data_size), []).append(point)
+        kind = (point.model, point.sample_size, point.data_size, point.model_size)
+        kinds.setdefault(kind, []).append(point)
     fitted: list[Point] = []
     held: list[Point] = []
     for several in kinds.values():
@@ -158,12 +175,29 @@ def hold_back(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
 
 @dataclass(frozen=True)
 class Fitted:
-    """Constants: per model ``(o, a, d)`` in seconds, ``alpha``, ``beta``, and the factor."""
+    """The constants of a machine, in seconds.
+
+    Attributes
+    ----------
+    models
+        ``(o, a, d)`` of each model.
+    parts
+        ``(e, f)`` of each model on M model ranks, by ``(model, M)``.
+    alpha, beta
+        Of the link, seconds and seconds per byte.
+    crowd
+        ``c``.
+    """
 
     models: dict[str, tuple[float, float, float]]
+    parts: dict[tuple[str, int], tuple[float, float]]
     alpha: float
     beta: float
     crowd: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the constants by name; those of parts by ``"model, M = 2"``."""
+        return vars(self) | {"parts": {f"{n}, M = {m}": v for (n, m), v in self.parts.items()}}
 
     def predict(self, point: Point) -> float:
         """Seconds of a step.
@@ -171,14 +205,19 @@ class Fitted:
         Raises
         ------
         UsageError
-            For a model that was not fitted.
+            For a model, or a number of model ranks, that was not fitted.
         """
         if point.model not in self.models:
             raise UsageError(
                 f"model {point.model} has no points to fit; there is {', '.join(self.models)}"
             )
-        values = [v for c in self.models.values() for v in c] + [self.alpha, self.beta]
-        return float(_row(point, list(self.models), self.crowd) @ np.array(values))
+        if point.model_size > 1 and (point.model, point.model_size) not in self.parts:
+            raise UsageError(
+                f"model {point.model} has no points to fit on {point.model_size} parts"
+            )
+        constants = (*self.models.values(), *self.parts.values(), (self.alpha, self.beta))
+        row = _row(point, list(self.models), list(self.parts), self.crowd)
+        return float(row @ np.concatenate(constants))
 
 
 def fit(points: Sequence[Point]) -> Fitted:
@@ -194,15 +233,26 @@ def fit(points: Sequence[Point]) -> Fitted:
         number = sum(p.model == name for p in points)
         if number < 3:
             raise UsageError(f"model {name} has 3 constants and {number} points to fit them to")
+    parts = sorted({(p.model, p.model_size) for p in points if p.model_size > 1})
     many = any(p.ranks > 1 for p in points)
     trials = []
     for crowd in np.linspace(1.0, 2.0, 41) if many else [1.0]:
-        rows = np.array([_row(p, names, float(crowd)) for p in points])
+        rows = np.array([_row(p, names, parts, float(crowd)) for p in points])
         found, error = robust(rows, np.array([p.seconds for p in points]))
         trials.append((error, float(crowd), found))
     _, crowd, found = min(trials, key=lambda t: t[:2])
-    triples = {n: tuple(float(v) for v in found[3 * i : 3 * i + 3]) for i, n in enumerate(names)}
-    return Fitted(triples, float(found[-2]), float(found[-1]), crowd)  # type: ignore[arg-type]
+    of_models, rest = np.split(found, [3 * len(names)])
+    of_parts, (alpha, beta) = rest[:-2].reshape(-1, 2), rest[-2:]
+    return Fitted(
+        {
+            n: (o, a, d)
+            for n, (o, a, d) in zip(names, of_models.reshape(-1, 3).tolist(), strict=True)
+        },
+        {k: (e, f) for k, (e, f) in zip(parts, of_parts.tolist(), strict=True)},
+        float(alpha),
+        float(beta),
+        crowd,
+    )
 
 
 def robust(rows: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, float]:
@@ -253,14 +303,18 @@ def link(ranks: int, sizes: Sequence[float], seconds: Sequence[float]) -> tuple[
     return float(found[0]), float(found[1])
 
 
-def _row(point: Point, names: list[str], crowd: float) -> np.ndarray:
-    samples, items = point.own
-    factor = crowd if point.ranks > 1 else 1.0
-    row = np.zeros(3 * len(names) + 2)
+def _row(point: Point, names: list[str], parts: list[tuple[str, int]], crowd: float) -> np.ndarray:
+    """What the constants are multiplied by, in the order of :class:`Fitted`."""
+    (samples, items), m = point.own, point.model_size
+    factor = (crowd if point.ranks > 1 else 1.0) / m
+    row = np.zeros(3 * len(names) + 2 * len(parts) + 2)
     first = 3 * names.index(point.model)
     row[first : first + 3] = factor, factor * samples, factor * samples * items
-    row[-2] = doubling_allreduce(point.ranks, 0, Link(1, 0)).latency
-    row[-1] = ring_allreduce(point.ranks, 4.0 * point.trained, Link(0, 1)).volume
+    if m > 1:
+        first = 3 * len(names) + 2 * parts.index((point.model, m))
+        row[first : first + 2] = samples, samples * items
+    row[-2] = doubling_allreduce(point.replicas, 0, Link(1, 0)).latency
+    row[-1] = ring_allreduce(point.replicas, 4.0 * point.trained, Link(0, 1)).volume
     return row
 
 

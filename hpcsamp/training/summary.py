@@ -100,6 +100,7 @@ def closing(trainer: Trainer) -> dict[str, Any]:
         "world_size": t.size,
         "sample_group_size": t.sample_size,
         "data_group_size": t.data_size,
+        "model_group_size": t.model_size,
         "collectives": trainer.collectives.settings(),
         "method": c.method.name,
         "passes": trainer.method.choice(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,14 +27,14 @@ class Kind:
     make: Callable[[Sequence[Path], str], Figure]
 
 
-def _scaling(paths: Sequence[Path], title: str) -> Figure:
+def _scaling(paths: Sequence[Path], title: str, published: bool = False) -> Figure:
     records = sources.scaling_records(paths)
     models = list(dict.fromkeys(str(r["model"]) for r in records))
     if len(models) > 1:
         raise UsageError(
             f"the records are of several models ({', '.join(models)}): give the paths of one model"
         )
-    return scaling.scaling(records, title)
+    return scaling.scaling(records, title, published)
 
 
 def _runs(paths: Sequence[Path], title: str, draw: Callable[..., Figure]) -> Figure:
@@ -59,18 +58,25 @@ FIGURES = {
     "8": Kind("Figure 8: NLL over epochs", _of_runs(convergence.by_strategy, "nll")),
     "9": Kind("Figure 9: scaling of the MLP", _scaling),
     "10": Kind("Figure 10: scaling of the SWIN transformer", _scaling),
+    "mixer": Kind(
+        "Scaling of the weather mixer over three axes", partial(_scaling, published=True)
+    ),
 }
 TABLE = "table1"
 
 
 def figure_of(paths: Sequence[Path]) -> str | None:
-    """The figure of a campaign file called ``figureN.toml`` or ``table1.toml``; None for others."""
+    """Return the figure of a campaign that is named after it (``figure4.toml``), else None."""
     if len(paths) == 1 and paths[0].suffix == ".toml":
-        if paths[0].stem == TABLE:
-            return TABLE
-        match = re.fullmatch(r"figure(\d+)", paths[0].stem)
-        return match[1] if match else None
+        return {_stem(name): name for name in (*FIGURES, TABLE)}.get(paths[0].stem)
     return None
+
+
+def _stem(name: str) -> str:
+    """Return the name of a figure's files."""
+    if name == TABLE:
+        return name
+    return f"figure{name}" if name.isdigit() else f"figure-{name}"
 
 
 def draw(name: str, paths: Sequence[Path], out: Path) -> list[Path]:
@@ -111,7 +117,7 @@ def draw(name: str, paths: Sequence[Path], out: Path) -> list[Path]:
             figure = kind.make(paths, kind.title)
             out.mkdir(parents=True, exist_ok=True)
             with locked(out / ".lock", out):
-                return [style.save(figure, out / f"figure{name}.png")]
+                return [style.save(figure, out / f"{_stem(name)}.png")]
     except MissingMaterialError as e:
         raise UsageError(f"--figure {name}: {e}") from None
     except OSError as e:

@@ -1,4 +1,4 @@
-"""Figures 4, 9 and 10: strong scaling (speed-up) and weak scaling (efficiency).
+"""Figures 4, 9 and 10, and of model ranks: strong scaling (speed-up), weak scaling (efficiency).
 
 ``S(p) = T1(n) / Tp(n)`` and ``E(p) = T1(n) / Tp(n p)`` (section 6 of the paper), where ``T`` is the
 time of an epoch.
@@ -17,8 +17,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = {"sampling": style.BLUE, "data": style.ORANGE, "hybrid": style.GREEN}
-MARKS = {"sampling": "o", "data": "s", "hybrid": "^"}
+COLOURS = {
+    "sampling": style.BLUE, "data": style.ORANGE, "hybrid": style.GREEN, "model": style.PINK,
+}  # fmt: skip
+MARKS = {"sampling": "o", "data": "s", "hybrid": "^", "model": "D"}
+LINES = {1: "-", 2: "--", 4: "-."}
+"""By model ranks, where records of several M are drawn together."""
+
+JIGSAW = {1: (0.66, 0.51), 2: (0.90, 0.68), 4: (0.94, 0.72)}
+"""Published weak-scaling efficiencies of WeatherMixer in M parts, on 8 and on 256 GPUs (A100).
+
+Source: Kieckhefen et al. 2025 (arXiv 2507.05753). Its instances share data, not samples.
+"""
+
+JIGSAW_RANKS = (8, 256)
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,8 @@ class Curve:
         Numbers of ranks p, beginning with one rank, and the speed-up or efficiency at each.
     low, high
         Range of the values over rounds.
+    model_size
+        Model ranks M of each point but the first.
     """
 
     grid: str
@@ -41,6 +55,12 @@ class Curve:
     values: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
+    model_size: int = 1
+
+    @property
+    def label(self) -> str:
+        """Grid, and M if there are several model ranks."""
+        return self.grid if self.model_size == 1 else f"{self.grid}, M = {self.model_size}"
 
 
 def curves(records: Sequence[dict[str, Any]]) -> list[Curve]:
@@ -56,10 +76,10 @@ def curves(records: Sequence[dict[str, Any]]) -> list[Curve]:
         raise MissingMaterialError("there is no record of one rank, the baseline of all others")
     found = []
     for mode in ("fixed", "fixed-growing-batch", "proportional"):
-        for grid in COLOURS:
+        for m, grid in _kinds(records):
             points: dict[int, tuple[float, float, float]] = {}
             for r in records:
-                if r["grid"] != grid:
+                if (_model_size(r), r["grid"]) != (m, grid):
                     continue
                 base = _base(r, alone, mode)
                 if base is not None:
@@ -68,10 +88,19 @@ def curves(records: Sequence[dict[str, Any]]) -> list[Curve]:
                 at = sorted(points)
                 middle, low, high = zip(*(points[p] for p in at), strict=True)
                 ones = (1.0,)
-                found.append(Curve(grid, mode, (1, *at), ones + middle, ones + low, ones + high))
+                found.append(Curve(grid, mode, (1, *at), ones + middle, ones + low, ones + high, m))
     if not found:
         raise MissingMaterialError("there is no record of more than one rank")
     return found
+
+
+def _model_size(r: dict[str, Any]) -> int:
+    return int(r.get("model_group_size", 1))  # former records have none
+
+
+def _kinds(records: Sequence[dict[str, Any]]) -> list[tuple[int, str]]:
+    """M and grid of the curves, in the order of the legend."""
+    return [(m, grid) for m in sorted({_model_size(r) for r in records}) for grid in COLOURS]
 
 
 def _base(r: dict[str, Any], alone: Sequence[dict[str, Any]], mode: str) -> dict[str, Any] | None:
@@ -99,8 +128,18 @@ def _measure(base: dict[str, Any], r: dict[str, Any], mode: str) -> tuple[float,
     return middle, low, high
 
 
-def scaling(records: Sequence[dict[str, Any]], title: str) -> Figure:
-    """Draw speed-up (above) and efficiency (below) with their ideals, or the one that exists."""
+def scaling(records: Sequence[dict[str, Any]], title: str, published: bool = False) -> Figure:
+    """Draw speed-up (above) and efficiency (below) with their ideals, or the one that exists.
+
+    Parameters
+    ----------
+    records
+        Of one workload.
+    title
+        Heading of the figure.
+    published
+        Whether to draw the published efficiencies of Jigsaw beside these.
+    """
     found = curves(records)
     speed = [c for c in found if c.mode != "proportional"]
     efficient = [c for c in found if c.mode == "proportional"]
@@ -110,7 +149,7 @@ def scaling(records: Sequence[dict[str, Any]], title: str) -> Figure:
     if speed:
         _speed_up(axes[0], speed)
     if efficient:
-        _efficiency(axes[-1], efficient)
+        _efficiency(axes[-1], efficient, published)
     first = records[0]
     gpu = first.get("machine", {}).get("gpu")
     place = gpu or first.get("machine", {}).get("cpu", "")
@@ -123,7 +162,9 @@ def _speed_up(axes: Axes, found: Sequence[Curve]) -> None:
     axes.plot(ranks, ranks, "--", color=style.GREY, linewidth=1, label="ideal")
     batches = {"fixed": "same global batch", "fixed-growing-batch": "batch grows with ranks"}
     for c in found:
-        _line(axes, c, f"{c.grid}, {batches[c.mode]}", ":" if c.mode == "fixed" else "-")
+        several = any(d.model_size > 1 for d in found)
+        line = LINES.get(c.model_size, ":") if several else ":" if c.mode == "fixed" else "-"
+        _line(axes, c, f"{c.label}, {batches[c.mode]}", line)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     axes.set(title="Speed-up, S fixed", xlabel="ranks", ylabel="T₁(n) / Tₚ(n)")
@@ -132,11 +173,16 @@ def _speed_up(axes: Axes, found: Sequence[Curve]) -> None:
     axes.legend()
 
 
-def _efficiency(axes: Axes, found: Sequence[Curve]) -> None:
-    ranks = sorted({p for c in found for p in c.ranks})
+def _efficiency(axes: Axes, found: Sequence[Curve], published: bool) -> None:
+    ranks = sorted({p for c in found for p in c.ranks} | set(JIGSAW_RANKS if published else ()))
     axes.axhline(1, color=style.GREY, linewidth=1, linestyle="--", label="ideal")
     for c in found:
-        _line(axes, c, c.grid, "-")
+        _line(axes, c, c.label, LINES.get(c.model_size, ":"))
+    for m, values in JIGSAW.items() if published else ():
+        axes.plot(
+            JIGSAW_RANKS, values, LINES[m], marker="x", color=style.GREY,
+            label=f"Jigsaw, {m}-way, data parallel (published, A100)",
+        )  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.set(title="Efficiency, S grows with the ranks", xlabel="ranks", ylabel="T₁(n) / Tₚ(n·p)")
     axes.set_ylim(0, max(1.1, *(max(c.high) for c in found)) * 1.02)
