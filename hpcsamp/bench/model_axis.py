@@ -49,8 +49,8 @@ SETTINGS = (
     "training.epochs=1000000",
     "training.log_every=1000000",
 )
-"""4,096 tokens of 1,024 channels, four times as many as channels as in the full size: on two cores a
-step takes seconds, and most of it is products."""
+"""4,096 tokens of 1,024 channels, four times as many as channels, as in the full size: on two cores
+a step takes seconds, and most of it is products."""
 
 
 @dataclass(frozen=True)
