@@ -92,6 +92,7 @@ TRANSPORTS = Registry(
         "horovod": "hpcsamp.collectives.horovod:HorovodCollectives",
         "mpi": "hpcsamp.collectives.mpi:MpiCollectives",
         "torch": "hpcsamp.collectives.torch:TorchCollectives",
+        "none": "hpcsamp.collectives.base:Alone",
     },
     base="hpcsamp.collectives:Collectives",
     words=("auto",),

@@ -45,11 +45,16 @@ def test_configurations_that_do_not_fit(hpcsamp, small, tmp_path, ranks, setting
 
 def test_more_ranks_than_fit(refusals, small, tmp_path):
     train = ["train", small, "--output", tmp_path / "r"]
-    few, uneven = refusals(
-        3, [*train, "--set=method.samples=2"], [*train, "--set=parallel.samples=2"], timeout=LIMIT
+    few, uneven, alone = refusals(
+        3,
+        [*train, "--set=method.samples=2"],
+        [*train, "--set=parallel.samples=2"],
+        [*train, "--set=parallel.collectives=none"],
+        timeout=LIMIT,
     )
     refused(few, 2, "S = 2", "P = 3")
     refused(uneven, 2, "2", "3")
+    refused(alone, 2, '"none" is for one rank', "there are 3")
 
 
 def test_wrong_arguments_are_said_once(hpcsamp):

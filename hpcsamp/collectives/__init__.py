@@ -35,32 +35,43 @@ __all__ = [
 
 
 def choose(topology: Topology, name: str = "auto") -> Collectives:
-    """The transport to use. Collective over the world.
+    """Choose the transport. Collective over the world.
 
     Parameters
     ----------
     name
-        One of :data:`hpcsamp.names.TRANSPORTS`, ``package.module:Class``, or ``"auto"``: Horovod
-        where there are several ranks and it works on all of them with their devices (gradients
-        below a mebibyte by MPI); else torch.distributed on GPUs and mpi4py on CPUs, with a line
-        that says why.
+        One of :data:`hpcsamp.names.TRANSPORTS`, ``package.module:Class``, or ``"auto"``: for
+        several ranks Horovod, if it works on all of them and was built for their devices (gradients
+        below a mebibyte by MPI); else torch.distributed on GPUs, if each rank has its own, and
+        mpi4py otherwise. If it is not Horovod, rank 0 writes one line that says why.
 
     Raises
     ------
     UsageError
-        If a transport is asked for by name and cannot be used, or the name is unknown.
+        If the name is unknown, or the named transport cannot be used.
     """
     if name != "auto":
-        made: Collectives = TRANSPORTS.find(name)(topology)
-        return made
-    if topology.size > 1:
+        named: Collectives = TRANSPORTS.find(name)(topology)
+        return named
+    if topology.size == 1:
+        return Alone(topology)
+    made, why = _first(topology)
+    if why and topology.is_root:
+        by = {"mpi": "mpi4py", "torch": "torch.distributed"}[made.name]
+        sys.stderr.write(f"hpcsamp: {'; '.join(why)}; gradients are exchanged with {by}\n")
+    return made
+
+
+def _first(topology: Topology) -> tuple[Collectives, list[str]]:
+    """The first transport that can be used, and why those before it cannot."""
+    why: list[str] = []
+    try:
+        return HorovodCollectives(topology, SMALL), why
+    except UsageError as e:
+        why.append(str(e))
+    if topology.device.type != "cpu":
         try:
-            return HorovodCollectives(topology, SMALL)
+            return TRANSPORTS.find("torch")(topology), why
         except UsageError as e:
-            other = "mpi" if topology.device.type == "cpu" else "torch"
-            if topology.is_root:
-                by = {"mpi": "mpi4py", "torch": "torch.distributed"}[other]
-                sys.stderr.write(f"hpcsamp: {e}; gradients are exchanged with {by}\n")
-            made = TRANSPORTS.find(other)(topology)
-            return made
-    return MpiCollectives(topology)
+            why.append(str(e))
+    return MpiCollectives(topology), why

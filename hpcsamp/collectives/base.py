@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpcsamp.grid import Over
+from hpcsamp.errors import UsageError
+from hpcsamp.grid import Over, Topology, together
 from hpcsamp.grid.parts import Part
+from hpcsamp.serial import whole_job
 
 
 class Collectives(ABC):
@@ -220,9 +222,31 @@ class Collectives(ABC):
 
 
 class Alone(Collectives):
-    """One process: every exchange is the identity. What serial code and tests use."""
+    """One process: every exchange is the identity, and no MPI library is needed.
+
+    Parameters
+    ----------
+    topology
+        The grid, which must be of one rank; None if there is none.
+
+    Raises
+    ------
+    UsageError
+        If there are other ranks.
+    """
 
     name = "none"
+
+    def __init__(self, topology: Topology | None = None) -> None:
+        if topology is None:
+            return
+        with together(topology.world):
+            if topology.size > 1:
+                raise UsageError(
+                    f'parallel.collectives = "none" is for one rank, but there are '
+                    f"{topology.size}: choose auto, horovod, mpi or torch"
+                )
+        self.whole_job = whole_job(topology.world)
 
     def sum_(self, x: Tensor, over: Over) -> None:
         """Nothing to add."""

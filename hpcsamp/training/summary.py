@@ -20,8 +20,10 @@ def opening(trainer: Trainer) -> list[str]:
     weights = trainer.method.numbers
     m = trainer.topology.model_size
     held = f" on the first of {m} model ranks" if m > 1 else ""
+    several = trainer.topology.size > 1
     lines = [
-        f"{trainer.topology.describe()}; {trainer.collectives.name} exchanges gradients",
+        trainer.topology.describe()
+        + (f"; {trainer.collectives.name} exchanges gradients" if several else ""),
         f"{c.model.name}, {c.method.name}, S = {c.method.samples}, {weights:,} variational "
         f"parameters{held}; {c.loss.name}{'' if c.loss.exact else ' (per rank: approximate)'}, "
         f"memory {trainer.optimisation.loss.memory}",
