@@ -11,7 +11,7 @@ import traceback
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING
 
-from hpcsamp import launcher, serial
+from hpcsamp import devices, launcher, serial
 from hpcsamp.errors import HpcsampError, UsageError, described, one_line
 
 if TYPE_CHECKING:
@@ -78,31 +78,29 @@ def limit_threads(node_comm: MPI.Comm) -> int:
 def bind_device(device: str, local_rank: int) -> torch.device:
     """Return the device of this rank and make it current.
 
-    Some sites show one GPU to each task, others all GPUs of the node: if one is visible, the rank
-    uses ``cuda:0``, if several are, ``cuda:local_rank``.
+    See :func:`hpcsamp.devices.choose`. Warnings are written by the first rank of a node.
 
     Raises
     ------
     UsageError
-        If the requested GPU is not visible to this process.
+        If the requested GPU is not visible to this process, or does not work.
     """
     import torch
 
-    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device == "auto":
-        device = "cuda" if visible else "cpu"
-    if device == "cuda" and visible:
-        device = f"cuda:{0 if visible == 1 else local_rank % visible}"
+    seen = devices.observe() if device == "auto" or device.startswith("cuda") else devices.Seen()
     try:
-        chosen = torch.device(device)
+        torch.device("cpu" if device == "auto" else device)
     except RuntimeError as e:
         raise UsageError(
             f"parallel.device = {device!r} is not a device: choose auto, cpu or cuda"
         ) from e
+    name, warning = devices.choose(device, local_rank, seen)
+    if warning and local_rank == 0:
+        sys.stderr.write(f"hpcsamp: {warning}\n")
+    chosen = torch.device(name)
     if chosen.type == "cuda":
-        if not visible or (chosen.index or 0) >= visible:
-            raise UsageError(f"{device} was requested, but this process sees {visible} GPUs")
         torch.cuda.set_device(chosen)
+        devices.try_out(chosen)
     return chosen
 
 

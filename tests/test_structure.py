@@ -15,7 +15,7 @@ ROOT = Path(hpcsamp.__file__).parent
 LEVELS = [
     "errors", "imports", "spelling", "serial", "vision", "registry", "names", "kinds", "files",
     "generators", "processes", "watchdog", "streams", "provenance", "config", "arguments",
-    "launcher", "runtime", "grid", "weights", "layers", "models", "locks", "sealing",
+    "launcher", "devices", "runtime", "grid", "weights", "layers", "models", "locks", "sealing",
     "campaign", "methods", "collectives", "losses", "metrics", "data", "tasks", "ingest", "run",
     "project", "prediction", "report", "planning", "training", "bench", "doctor", "cli", "__main__",
 ]  # fmt: skip

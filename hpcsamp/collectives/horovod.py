@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from hpcsamp import devices
 from hpcsamp.collectives.mpi import MpiCollectives
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import Over, Topology, together
@@ -83,6 +84,10 @@ class HorovodCollectives(MpiCollectives):
             self._hvd = hvd = load()
             if topology.device.type == "cuda" and not (hvd.cuda_built() or hvd.rocm_built()):
                 raise UsageError("Horovod cannot be used (it was built without GPUs)")
+        shared = devices.sharing(topology.world.allgather(devices.used(topology.device)))
+        with together(topology.world):
+            if shared and hvd.nccl_built():
+                raise UsageError(f"Horovod cannot be used (with NCCL, because {shared})")
         super().__init__(topology)
         self.least_bytes = least_bytes
         self._started = False

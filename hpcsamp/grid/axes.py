@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hpcsamp import serial
+from hpcsamp import devices, serial
 from hpcsamp.errors import UsageError
 from hpcsamp.grid.agreement import together
 from hpcsamp.grid.plan import AXES, AxisName, Grid, Over, plan_grid, share_samples
@@ -204,6 +204,9 @@ def init(
             )
         grid = _planned(nodes, samples, model, fall_back)
         chosen = bind_device(device, node_comm.Get_rank())
+    used = world.allgather(devices.used(chosen))
+    with together(world):
+        devices.alike(used)
     limit_threads(node_comm)
     reuse_freed_memory()
     data, sample, model_axis = (

@@ -1,0 +1,259 @@
+"""Choose the device of a rank from what this process observes of GPUs.
+
+:func:`observe` collects the facts; :func:`choose` and :func:`alike` are pure functions of them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from hpcsamp.errors import UsageError, one_line
+
+if TYPE_CHECKING:
+    import torch
+
+Vendor = Literal["", "nvidia", "amd"]
+
+#: Environment variables that select the GPUs which a process sees, by vendor of the GPU.
+SELECTS: dict[Vendor, tuple[str, ...]] = {
+    "nvidia": ("CUDA_VISIBLE_DEVICES",),
+    "amd": ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"),
+}
+CPU = 'to use the CPU, set parallel.device = "cpu" (device="cpu" in Python)'
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a process observes of GPUs.
+
+    Attributes
+    ----------
+    visible
+        Number of GPUs that torch sees.
+    built
+        Vendor whose GPUs this torch was built for; empty for a CPU build.
+    files
+        Device files of GPUs that this process can open, by vendor.
+    selects
+        Environment variables of :data:`SELECTS` that are set, with their values.
+    reason
+        Why torch sees no GPU, in the words of torch or the driver; empty if it sees some.
+    """
+
+    visible: int = 0
+    built: Vendor = ""
+    files: Mapping[Vendor, Sequence[str]] = field(default_factory=dict)
+    selects: Mapping[str, str] = field(default_factory=dict)
+    reason: str = ""
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the environment hides all GPUs, as an empty value, -1 or NoDevFiles do."""
+        values = [self.selects[v] for v in SELECTS[self.built or "nvidia"] if v in self.selects]
+        return any(not re.match(r"\s*(\d|GPU-|MIG-)", value) for value in values)
+
+
+def observe(devices: Path = Path("/dev"), kfd: Path = Path("/sys/class/kfd/kfd")) -> Seen:
+    """Return what this process sees of GPUs.
+
+    Parameters
+    ----------
+    devices, kfd
+        Folder of device files, and the folder in which the driver of AMD describes its GPUs.
+    """
+    import torch
+
+    built: Vendor = "amd" if torch.version.hip else "nvidia" if torch.version.cuda else ""
+    names = {name for of_vendor in SELECTS.values() for name in of_vendor}
+    selects = {name: os.environ[name] for name in sorted(names) if name in os.environ}
+    reason = ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a driver that is too old; the reason says so
+        visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if built and not visible:
+            try:
+                torch.cuda.init()
+            except Exception as e:  # torch raises several types
+                reason = one_line(str(e))
+    files = {} if visible else _files(devices, kfd)
+    return Seen(visible, built, files, selects, reason)
+
+
+def _files(devices: Path, kfd: Path) -> dict[Vendor, list[str]]:
+    """Device files of GPUs, by vendor. A batch system may forbid to open those of other jobs."""
+    found: dict[Vendor, list[str]] = {}
+    nvidia = [str(path) for path in sorted(devices.glob("nvidia[0-9]*")) if _opens(path)]
+    if nvidia:
+        found["nvidia"] = nvidia
+    # a node of the topology with compute units is a GPU, one without is a processor
+    gpus = [p for p in kfd.glob("topology/nodes/*/gpu_id") if _number(p)]
+    if gpus and _opens(devices / "kfd"):
+        found["amd"] = [str(devices / "kfd")]
+    return found
+
+
+def _opens(path: Path) -> bool:
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+def _number(path: Path) -> int:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def choose(device: str, local_rank: int, seen: Seen) -> tuple[str, str]:
+    """Choose a device.
+
+    Parameters
+    ----------
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+    local_rank
+        Number of this rank on its node. Some sites show one GPU to each task, others all GPUs of
+        the node: if one is visible, the rank uses ``cuda:0``, if several are, ``cuda:local_rank``.
+    seen
+        What this process observes.
+
+    Returns
+    -------
+    tuple
+        The device, and a warning for the user or an empty string.
+
+    Raises
+    ------
+    UsageError
+        If the requested GPU is not visible, or there is a GPU that torch was built for and cannot
+        use, and the CPU was not asked for.
+    """
+    if device == "auto":
+        if not seen.visible:
+            return "cpu", _unused(seen)
+        device = "cuda"
+    if device == "cuda" and seen.visible:
+        device = f"cuda:{0 if seen.visible == 1 else local_rank % seen.visible}"
+    kind, _, index = device.partition(":")
+    if kind == "cuda" and int(index or 0) >= seen.visible:
+        why = f": {seen.reason}" if seen.reason else ""
+        if not seen.built:
+            why = ": this torch is a CPU build"
+        raise UsageError(
+            f"{device} was requested, but this process sees {seen.visible} GPUs{_set(seen)}{why}"
+        )
+    return device, ""
+
+
+def _unused(seen: Seen) -> str:
+    """Refuse a GPU that is there and cannot be used; a warning if torch was not built for it."""
+    if seen.hidden or not seen.files:
+        return ""
+    if seen.built in seen.files:
+        there = ", ".join(seen.files[seen.built])
+        raise UsageError(
+            f"there is a GPU ({there}) that torch cannot use{_set(seen)}: "
+            f"{seen.reason or 'torch sees none'}; {CPU}"
+        )
+    vendor, there = next((v, ", ".join(files)) for v, files in seen.files.items())
+    build = f"one for GPUs of {seen.built}" if seen.built else "a CPU build"
+    return (
+        f"there is a GPU of {vendor} ({there}), but this torch is {build}: computing on the CPU; "
+        f"{CPU} without this line"
+    )
+
+
+def _set(seen: Seen) -> str:
+    """The variables that select GPUs, as they are set."""
+    values = [f"{name}={value}" for name, value in seen.selects.items()]
+    return f" (with {', '.join(values)})" if values else ""
+
+
+@dataclass(frozen=True)
+class Used:
+    """Device that a rank uses.
+
+    Attributes
+    ----------
+    kind
+        ``"cpu"`` or ``"cuda"``.
+    host
+        Name of the rank's computer.
+    gpu
+        Unique name of its GPU; empty for the CPU.
+    """
+
+    kind: str
+    host: str
+    gpu: str = ""
+
+
+def alike(used: Sequence[Used]) -> None:
+    """Check that all ranks compute on devices of one kind, because their generators differ.
+
+    Parameters
+    ----------
+    used
+        Devices of all ranks, in rank order.
+
+    Raises
+    ------
+    UsageError
+        Naming two ranks with different kinds of devices.
+    """
+    first = used[0]
+    for rank, one in enumerate(used):
+        if one.kind != first.kind:
+            (gpu, a), (cpu, b) = sorted(((0, first), (rank, one)), key=lambda r: r[1].kind == "cpu")
+            raise UsageError(
+                f"rank {gpu} on {a.host} has a GPU, but rank {cpu} on {b.host} has none: request a "
+                f'GPU for each task (srun --gpus-per-task=1), or set parallel.device = "cpu"'
+            )
+
+
+def sharing(used: Sequence[Used]) -> str:
+    """Describe two ranks that use the same GPU; empty if each rank has its own."""
+    first: dict[str, int] = {}
+    for rank, one in enumerate(used):
+        if one.gpu and first.setdefault(one.gpu, rank) != rank:
+            return f"ranks {first[one.gpu]} and {rank} on {one.host} share a GPU"
+    return ""
+
+
+def used(device: torch.device) -> Used:
+    """Return the device of this rank for the comparison with other ranks."""
+    import torch
+
+    gpu = ""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        host = os.uname().nodename
+        gpu = str(getattr(properties, "uuid", f"{host}/{device.index or 0}"))
+    return Used(device.type, os.uname().nodename, gpu)
+
+
+def try_out(device: torch.device) -> None:
+    """Run a small operation on a device and check its result.
+
+    Raises
+    ------
+    UsageError
+        If the driver or torch cannot compute there, e.g. without kernels for this card.
+    """
+    import torch
+
+    try:
+        found = float(torch.ones(2, device=device).add_(1).sum())
+    except RuntimeError as e:
+        raise UsageError(f"{device} cannot be used: {one_line(str(e))}; {CPU}") from e
+    if found != 4:
+        raise UsageError(f"{device} cannot be used: 2 + 2 gave {found:g}; {CPU}")
