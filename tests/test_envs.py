@@ -95,6 +95,11 @@ def test_a_job_builds_nothing(site, tmp_path):
 # Who sees which GPU -------------------------------------------------------------------------------
 
 
+SHOW = "env | grep VISIBLE_DEVICES | sort"
+AMD = {"HPCSAMP_VENDOR": "amd"}
+ALL = "0,1,2,3"
+
+
 @pytest.mark.parametrize(
     ("variables", "options", "gpu"),
     [
@@ -102,20 +107,63 @@ def test_a_job_builds_nothing(site, tmp_path):
         ({"SLURM_LOCALID": "0", "OMPI_COMM_WORLD_LOCAL_RANK": "3"}, (), "3"),
         ({"PMI_LOCAL_RANK": "1"}, ("--reverse",), "2"),
         ({"PALS_LOCAL_RANKID": "5"}, (), "1"),
+        ({"SLURM_LOCALID": "1", "CUDA_VISIBLE_DEVICES": "4,6"}, (), "6"),
+        ({"SLURM_LOCALID": "3", "CUDA_VISIBLE_DEVICES": "GPU-8f"}, (), "GPU-8f"),
+        ({"SLURM_LOCALID": "3", "ROCR_VISIBLE_DEVICES": "3"}, (), "3"),
+        # with both set to 3, ROCm would look for the fourth of one GPU
+        ({**AMD, "SLURM_LOCALID": "3"}, (), "3"),
+        ({**AMD, "SLURM_LOCALID": "3", "CUDA_VISIBLE_DEVICES": ALL}, (), "3"),
+        ({**AMD, "SLURM_LOCALID": "1", "HIP_VISIBLE_DEVICES": "4,5"}, (), "5"),
+        (
+            {
+                **AMD, "SLURM_LOCALID": "1", "ROCR_VISIBLE_DEVICES": "6,7",
+                "CUDA_VISIBLE_DEVICES": "0,1",
+            },
+            (),
+            "7",
+        ),
+        ({**AMD, "SLURM_LOCALID": "0", "ROCR_VISIBLE_DEVICES": ALL}, ("--reverse",), "3"),
     ],
-)
-def test_own_gpu(variables, options, gpu, site):
-    show = "echo $CUDA_VISIBLE_DEVICES $ROCR_VISIBLE_DEVICES"
-    done = site.run(
-        ROOT / "envs" / "own_gpu.sh", *options, "bash", "-c", show, HPCSAMP_GPUS="4", **variables
-    )
-    assert done.stdout == f"{gpu} {gpu}\n", done.stderr
+)  # fmt: skip
+def test_own_gpu_sets_one_variable(variables, options, gpu, site):
+    given = {"HPCSAMP_GPUS": "4", "HPCSAMP_VENDOR": "nvidia"} | variables
+    done = site.run(ROOT / "envs" / "own_gpu.sh", *options, "bash", "-c", SHOW, **given)
+    own = "CUDA" if given["HPCSAMP_VENDOR"] == "nvidia" else "ROCR"
+    assert done.stdout == f"{own}_VISIBLE_DEVICES={gpu}\n", done.stderr
 
 
-def test_own_gpu_without_a_launcher(site):
+def test_own_gpu_counts_those_of_the_node(site, tmp_path):
+    dev, kfd = tmp_path / "dev", tmp_path / "kfd"
+    dev.mkdir()
+    where = {"HPCSAMP_DEV": str(dev), "HPCSAMP_KFD": str(kfd), "SLURM_LOCALID": "4"}
+
+    def run(**more):
+        return site.run(ROOT / "envs" / "own_gpu.sh", "bash", "-c", SHOW, **(where | more))
+
+    assert run().stdout == ""  # a node without GPUs
+    for node, number in enumerate(("0", "0", "5161", "9801", "33")):  # two processors
+        folder = kfd / "topology" / "nodes" / str(node)
+        folder.mkdir(parents=True)
+        (folder / "gpu_id").write_text(f"{number}\n")
+    assert run().stdout == "ROCR_VISIBLE_DEVICES=1\n"
+    for name in ("nvidia0", "nvidia1", "nvidiactl"):
+        (dev / name).touch()
+    assert run().stdout == "CUDA_VISIBLE_DEVICES=0\n"
+    assert run(HPCSAMP_VENDOR="amd").stdout == "ROCR_VISIBLE_DEVICES=1\n"
+
+
+def test_own_gpu_without_a_launcher_or_a_driver(site, tmp_path):
     done = site.run(ROOT / "envs" / "own_gpu.sh", "true")
     assert done.returncode == 1
-    assert "which rank" in done.stderr
+    assert "rank on this node" in done.stderr
+    nothing = {"HPCSAMP_DEV": str(tmp_path), "HPCSAMP_KFD": str(tmp_path), "SLURM_LOCALID": "0"}
+    for more, words in (
+        ({"HPCSAMP_GPUS": "4"}, "set HPCSAMP_VENDOR=nvidia or amd"),
+        ({"HPCSAMP_VENDOR": "intel"}, "must be nvidia or amd, not intel"),
+    ):
+        done = site.run(ROOT / "envs" / "own_gpu.sh", "true", **nothing, **more)
+        assert done.returncode == 1
+        assert words in done.stderr
 
 
 # Where the system brings nothing ------------------------------------------------------------------
