@@ -124,7 +124,7 @@ def test_without_the_training_set_the_running_statistics_are_used_and_a_line_say
     shutil.move(run / "set", run / "away")
     try:
         kept = hs.load(run / "run").predict(raw, keep_samples=True).samples
-        assert capsys.readouterr().err.count("are the running ones of training") == 1
+        assert capsys.readouterr().err.count("uses the running statistics of training") == 1
         np.testing.assert_allclose(kept, predicted(run, "running"), rtol=1e-10, atol=1e-12)
         asked = hs.load(run / "run", settings=["evaluation.batch_norm=estimated"])
         with pytest.raises(DataError, match=r"evaluation.batch_norm = .estimated. needs the train"):

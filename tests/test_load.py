@@ -220,7 +220,7 @@ def test_tables_are_encoded_as_the_training_set_was(tmp_path, encoding):
     for wrong, message in (
         (late.assign(colour="pink"), "'pink' is not one of the categories blue"),
         (late.assign(when=pd.NaT), "column 'when': a time is missing"),
-        (late.assign(when="soon"), "column when of x: 'soon' is no time"),
+        (late.assign(when="soon"), "column when of x: 'soon' is not an ISO 8601 time"),
         (late.assign(colour=3), "is not one of the categories|lacks"),
         (late.drop(columns="speed"), "x lacks speed; the columns of the run are when, colour,"),
         (data, "x has load, which the run does not know"),
@@ -252,7 +252,7 @@ def test_ids_beyond_the_table_of_a_network_and_modules_that_are_not_used(runs):
     quick = {"epochs": 1, "samples": 2, "quiet": True}
     posterior = hs.fit(Words, (x, np.arange(20.0)), inputs="ids", **quick)
     for change, told in ((5, "ids of x are from 0 to 5"), (-1, "ids of x are from -1 to 4")):
-        with pytest.raises(DataError, match=f"the network does not take these items.*{told}"):
+        with pytest.raises(DataError, match=f"the network does not accept these items.*{told}"):
             posterior.predict(np.where(x == 4, change, x) if change > 0 else np.r_[x, [[-1, 0]]])
     with pytest.raises(UsageError, match=r'model.name = "mlp".*leave module= out'):
         hs.load(runs / "last_layer", module=nn.Linear(3, 1))
@@ -264,7 +264,7 @@ WRONG = [
     ("table", lambda x: x[:0], "x has no items"),
     ("table", lambda x: np.where(x == x[5, 1], np.nan, x), r"item 5 has nan at \(1,\)"),
     ("table", lambda x: x.astype(str), "the run takes numbers"),
-    ("table", lambda x: [[1.0, 2.0, 3.0], [1.0]], "no array of numbers"),
+    ("table", lambda x: [[1.0, 2.0, 3.0], [1.0]], "not an array of numbers"),
     ("table", lambda x: pd.DataFrame(x, columns=["a", "b", "d"]), "x lacks c and has d, which"),
     ("table", lambda x: pd.DataFrame(x, columns=["a", "b", "b"]), "columns have the name b"),
     (
@@ -279,12 +279,12 @@ WRONG = [
         lambda x: xr.DataArray(x, dims=("n", "feature"), coords={"feature": ["a", "b", "z"]}),
         "feature 'z' is not in the run's training set",
     ),
-    ("table", lambda x: xr.DataArray(x, dims=("n", "column")), "those of an item of the run are"),
+    ("table", lambda x: xr.DataArray(x, dims=("n", "column")), "an item of the run has the dimensions"),
     ("digits", lambda x: x.transpose(0, 2, 3, 1), r"\(359, 8, 8, 1\).*\(items, 1, 8, 8\)"),
     ("digits", lambda x: x / 16.0, "trained on uint8: whole numbers from 0 to 255"),
     ("digits", lambda x: x.astype(int) - 1, "x holds -1, the run was trained on uint8"),
-    ("digits", lambda x: pd.DataFrame(x.reshape(len(x), -1)), "have no names of columns"),
-    ("digits", lambda x: {"y": x}, "have no names of columns"),
+    ("digits", lambda x: pd.DataFrame(x.reshape(len(x), -1)), "has no column names"),
+    ("digits", lambda x: {"y": x}, "has no column names"),
 ]
 
 

@@ -84,7 +84,7 @@ def test_sets_without_names_are_not_taken_for_sets_with_them(tmp_path):
         )
         build(made, tmp_path / name)
     for one, other in ((tmp_path / "plain", trained), (trained, tmp_path / "plain")):
-        with pytest.raises(DataError, match=r"no names or coordinates.*begins with a, b, c"):
+        with pytest.raises(DataError, match=r"names or coordinates cannot be compared.*begins with a, b, c"):
             fits(one, other)
     assert not fits(tmp_path / "same", tmp_path / "plain").notes
     (note,) = fits(tmp_path / "far", tmp_path / "plain").notes
@@ -141,7 +141,7 @@ def test_axes_in_another_order_are_put_in_order(fields):
             {"target_channel": lambda v: np.where(v == "2m_temperature", "dew_point", v)},
             ["y: target_channel 'dew_point'", "'2m_temperature'"],
         ),
-        ({"meaning": {"y": {"lead": "12 h"}}}, ["y: lead is '12 h'", "not told"]),
+        ({"meaning": {"y": {"lead": "12 h"}}}, ["y: lead is '12 h'", "not given"]),
     ],
 )
 def test_other_axes_are_refused(fields, changes, words):

@@ -215,7 +215,7 @@ def test_mpirun_passes_usr2_on_and_one_job_writes_a_run(commands, small, tmp_pat
     (line,) = done.errors
     assert f"{run} is being written by process {holder} on {socket.gethostname()} since" in line
     assert (run / "evaluation" / "test.json").exists()  # that is nobody else's
-    assert "metrics.jsonl gets no line of this evaluation" in done.err
+    assert "this evaluation was not added to metrics.jsonl" in done.err
     os.kill(job.pid, signal.SIGUSR2)
     _, err = job.communicate(timeout=patient(60))
     assert job.returncode == 75, err

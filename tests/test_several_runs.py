@@ -175,7 +175,7 @@ def test_metrics_leave_missing_targets_out_and_weigh_items(alone, place):
             {"rename": {"image": "picture"}},
             "inputs picture, age, the run was trained on image, age",
         ),
-        ({"units": {"age": "months"}}, "age: units is 'months', the run was trained on not told"),
+        ({"units": {"age": "months"}}, "age: units is 'months', the run was trained on not given"),
         ({"kinds": {"age": "values"}}, "age holds values, the run was trained on numbers"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A posterior as ArviZ's inference data: draws of weights, and a split as the model sees it."""
+"""Convert a posterior to ArviZ's InferenceData: draws of weights, and predictions of a split."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def inference_data(
         found, axes, of_targets = _of_split(of, data, split)
         twice = dims.keys() & of_targets.keys()
         if twice:
-            raise UsageError(f"{min(twice)} is a target and a parameter of the network")
+            raise UsageError(f"{min(twice)} is the name of both a target and a parameter")
         groups |= found
         dims |= of_targets
     facts = attributes(of.facts(), of.trained.manifest.uid)
@@ -55,7 +55,7 @@ def inference_data(
 def _of_split(
     of: LoadedPosterior, data: str | Path | None, split: str | None
 ) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, list[str]]]:
-    """Groups of a split; its axes, the items and those of each target; and which a target has."""
+    """Return the groups of a split, coordinates of its axes, and dimensions of each target."""
     dataset = of.open(data, split)
     whole = view_of(of, dataset, of.collectives)
     views = dict(whole.parts) or {"y": whole}
@@ -100,9 +100,10 @@ def _of_split(
 
 
 def _noise(of: LoadedPosterior, views: Mapping[str, View], items: int) -> dict[str, Tensor]:
-    """``(S, N, ...)`` normal numbers of targets; of labels ``(S, N, ..., C)`` numbers of Gumbel's.
+    """Noise for drawing observations: ``(S, N, ...)`` standard normal numbers of each target of
+    values, ``(S, N, ..., C)`` standard Gumbel numbers of each target of labels.
 
-    Of the targets whose observations can be drawn.
+    Targets whose observations cannot be drawn are left out.
     """
     rows: dict[str, list[Tensor]] = {}
     for s in range(of.samples):
@@ -121,7 +122,7 @@ def _noise(of: LoadedPosterior, views: Mapping[str, View], items: int) -> dict[s
 
 
 def _density(view: View, outputs: Tensor, y: Tensor, known: Tensor | None) -> Tensor:
-    """``(S, B)`` log densities of the values that are known; NaN of an item without any."""
+    """``(S, B)`` log densities of the known values; NaN for items without a known value."""
     if known is None:
         return view.likelihood.log_prob(outputs, y).double()
     found = log_prob_of(view.likelihood, outputs, y.masked_fill(~known, 0), known.to(outputs.dtype))
@@ -130,10 +131,10 @@ def _density(view: View, outputs: Tensor, y: Tensor, known: Tensor | None) -> Te
 
 
 def _drawn(view: View, outputs: Tensor, y: Tensor, noise: Tensor) -> Tensor:
-    """``(S, B, ...)`` observations, one of each sample."""
+    """Draw ``(S, B, ...)`` observations, one from each sample."""
     classes = view.targets.classes
     if classes is not None:
-        known = y.clamp(0, classes - 1)  # a label that is missing is drawn, too
+        known = y.clamp(0, classes - 1)  # a missing label is drawn as well
         log_p = view.likelihood.log_probabilities(outputs, known, classes)
         return (log_p.double() + noise).argmax(-1)
     mean, variance = view.likelihood.moments(outputs, y)

@@ -1,10 +1,10 @@
-"""Boxes of items in a file: where their values lie, for arrays stored whole or in slabs.
+"""Locate the values of a box of items in a file, for arrays stored whole or in slabs.
 
-An array in slabs is chunked, unfiltered and allocated when it is made, so that HDF5 keeps no index
-of its chunks: they follow each other in C order, those at the end of an axis as long as the others
-(HDF5 file format, fixed dimensions with early allocation: "implicit index"). So a rank writes its
-own slab of an item by positional writes, with any build of h5py, and slabs of two ranks do not mix
-in the file.
+An array in slabs is chunked, unfiltered and allocated when it is created, so HDF5 keeps no index
+of its chunks: they are stored one after the other in C order, and those at the end of an axis are
+as long as the others (HDF5 file format, fixed dimensions with early allocation: "implicit index").
+Therefore a rank can write its own slab of an item with positional writes and any build of h5py, and
+slabs of two ranks never overlap in the file.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from hpcsamp.data.slabs import Box, grid_of, meet, overlapping, slab_box
 
 @dataclass(frozen=True)
 class Piece:
-    """Values of a box at equal distances in a file.
+    """Values of a box that are evenly spaced in a file.
 
     Attributes
     ----------
     offset
-        Bytes from the beginning of the item.
+        Bytes from the start of the item.
     size, stride, count
-        ``count`` times ``size`` bytes, each ``stride`` bytes after the one before.
+        ``count`` blocks of ``size`` bytes; each block starts ``stride`` bytes after the previous
+        one.
     at
-        Which values of the box they are.
+        Index of these values in the box.
     """
 
     offset: int
@@ -40,7 +41,7 @@ class Piece:
 
 
 def stored_bytes(shape: Sequence[int], slab: Sequence[int] | None, itemsize: int) -> int:
-    """Bytes that an item takes in the file, those at the ends of axes included."""
+    """Bytes of an item in the file, including the padding at the ends of axes."""
     if slab is None:
         return math.prod(shape) * itemsize
     return math.prod(grid_of(shape, slab)) * math.prod(slab) * itemsize
@@ -49,18 +50,18 @@ def stored_bytes(shape: Sequence[int], slab: Sequence[int] | None, itemsize: int
 def pieces(
     shape: Sequence[int], slab: Sequence[int] | None, box: Box, itemsize: int
 ) -> Iterator[Piece]:
-    """Where the values of a box of an item are.
+    """Yield the positions in the file of the values of a box of an item.
 
     Parameters
     ----------
     shape
-        Of an item.
+        Shape of an item.
     slab
-        Shape of the slabs that it is stored in; ``None``: it is stored whole.
+        Shape of the slabs in which it is stored; ``None`` if it is stored whole.
     box
-        What is written.
+        Box to be written.
     itemsize
-        Bytes of a value.
+        Bytes per value.
     """
     full = tuple(shape if slab is None else slab)
     strides = [math.prod(full[axis + 1 :]) * itemsize for axis in range(len(full))]
@@ -74,7 +75,7 @@ def pieces(
         starts = [a - b for (a, _), (b, _) in zip(common, box, strict=True)]
         first = number * math.prod(full) * itemsize
         first += sum(b * s for b, s in zip(begins, strides, strict=True))
-        inner = len(full) - 1  # from this axis on values are neighbours
+        inner = len(full) - 1  # values are contiguous from this axis on
         while inner > 0 and counts[inner] == full[inner]:
             inner -= 1
         size = counts[inner] * strides[inner] if full else itemsize

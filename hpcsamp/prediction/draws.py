@@ -1,7 +1,7 @@
-"""Single samples of a posterior: their weights by name, and networks with these weights.
+"""Individual samples of a posterior: their weights by name, and networks with these weights.
 
-The weights of a sample are what stands in the network while the method evaluates that sample. So
-they are those of any method, and those that predictions are made with.
+The weights of a sample are those that the network holds while the method evaluates this sample. So
+they can be read for any method, and are exactly those used for predictions.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from hpcsamp.weights.routing import OtherCallsError
 from hpcsamp.weights.routing.fixed import Fixed
 
 CLOSE = 1e-3
-"""Largest difference, relative to the outputs, of a network and the sample it stands for."""
+"""Largest difference between a network and the sample it represents, relative to the outputs."""
 
 
 def weights_of(method: Method, x: Any, sample: int) -> dict[str, Tensor]:
-    """Parameters and buffers of the network as they are when a prediction sample is evaluated.
+    """Return the network's parameters and buffers during the evaluation of a prediction sample.
 
     Parameters
     ----------
     x
         Some items.
     sample
-        Which of the samples that :meth:`Method.prediction_share` was last called with.
+        Number of the sample, among those for which :meth:`Method.prediction_share` was last called.
 
     Returns
     -------
     dict
-        Copies by name.
+        Copies of the tensors by name.
     """
     seen: dict[str, Tensor] = {}
     with torch.no_grad(), method.predicting(), method.one_at_a_time():
         network = method.network_of(sample)
         if network is None:
-            raise UsageError(f"{type(method).__name__} has no network whose weights could be shown")
+            raise UsageError(f"{type(method).__name__} has no network with weights to return")
         one = range(sample, sample + 1)
-        method(x, samples=one, step=0)  # the first time it looks at the module by other passes
+        method(x, samples=one, step=0)  # the first call also inspects the module, with other passes
 
         def look(module: nn.Module, *_: Any) -> None:
             seen.clear()
@@ -64,21 +64,21 @@ def weights_of(method: Method, x: Any, sample: int) -> dict[str, Tensor]:
 
 
 def network_of(method: Method, make: Callable[[], nn.Module], x: Any, sample: int) -> nn.Module:
-    """A network of its own with the weights of a prediction sample, in evaluation mode.
+    """Return a separate network with the weights of a prediction sample, in evaluation mode.
 
     Parameters
     ----------
     make
-        Makes the network of the run with any weights.
+        Creates the network of the run with arbitrary weights.
     x
-        Some items, by which it is compared with the method's outputs.
+        Some items, for which its outputs are compared with those of the method.
 
     Returns
     -------
     nn.Module
-        The network; :class:`~hpcsamp.weights.routing.fixed.Fixed` where a sample is also what it
-        draws, the same for all items, as the masks of Monte Carlo dropout are; or
-        :class:`Evaluated` where it draws for each item.
+        The network; or :class:`~hpcsamp.weights.routing.fixed.Fixed` if a sample also includes
+        random draws that are the same for all items, such as the masks of Monte Carlo dropout; or
+        :class:`Evaluated` if it draws separately for each item.
     """
     network = make()
     with method.predicting():
@@ -120,7 +120,7 @@ def _close(call: Callable[[Any], Tensor], x: Any, expected: Tensor) -> bool:
 
 @contextmanager
 def _in_full_precision(method: Any) -> Iterator[None]:
-    """Compare in the precision of the weights: a network has no autocast of its own."""
+    """Compute in the precision of the weights in the block: a network has no autocast itself."""
     before = getattr(method, "autocast", None)
     if before is None:
         yield
@@ -133,16 +133,16 @@ def _in_full_precision(method: Any) -> Iterator[None]:
 
 
 class Evaluated(nn.Module):
-    """A prediction sample as its method evaluates it, where that is more than a network's weights.
+    """A prediction sample evaluated by its method, if it is more than a network with weights.
 
     Parameters
     ----------
     method
-        Of which a copy is kept.
+        Method; a copy is kept.
     sample
-        Which of its prediction samples.
+        Number of the prediction sample.
     reason
-        Why no network stands for it, if that is known.
+        Why no network can represent it, if known.
     """
 
     def __init__(self, method: Method, sample: int, reason: str = "") -> None:
@@ -152,7 +152,7 @@ class Evaluated(nn.Module):
         self.sample = sample
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
-        """Outputs of the sample."""
+        """Return the outputs of the sample."""
         x = inputs_of(named) if named else inputs[0]
         with self.method.predicting():
             y: Tensor = self.method(x, samples=range(self.sample, self.sample + 1), step=0)[0]
@@ -160,14 +160,14 @@ class Evaluated(nn.Module):
 
 
 def together_in_one(values: list[Tensor]) -> Tensor:
-    """``(k, ...)`` of tensors; with the memory of one where all are the same."""
+    """Stack tensors to ``(k, ...)``; if all are equal, expand one of them without copying."""
     if all(torch.equal(values[0], value) for value in values[1:]):
         return values[0].expand(len(values), *values[0].shape)
     return torch.stack(values)
 
 
 def some_items(x: Any, seed: int) -> Any:
-    """Inputs of zeros, with numbers of a normal distribution in the place of theirs."""
+    """Replace floating-point inputs by standard normal numbers; return all others unchanged."""
     if isinstance(x, Inputs):
         return x.map(lambda t: some_items(t, seed))
     if not x.is_floating_point():

@@ -1,7 +1,7 @@
-"""Tables with dates and categories as the numbers that they became when the training set was made.
+"""Encode tables with dates and categories in the same way as the training set of a run.
 
-A set that was made from a table notes what became of its columns. A table with the same columns is
-encoded alike: categories by those of training, dates in UTC, missing numbers by the mean of train.
+A dataset made from a table records how its columns were encoded. A table with the same columns is
+encoded alike: categories by those of training, dates in UTC, missing numbers by the training mean.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ from hpcsamp.ingest.in_python import columns_of, listed, numbers_of, plain
 from hpcsamp.run.trained import Trained
 
 FILLED = ("rows with missing values: mean", "rows with missing values: keep")
-"""Notes of sets in which a missing category is none of them."""
+"""Notes of datasets in which a missing category is encoded as none of the categories."""
 
 
 def encode(x: Any, trained: Trained) -> dict[str, dict[str, np.ndarray]] | None:
-    """Numbers by column of each input, of a table with the columns that the training set had.
+    """Encode a table with the columns of the training set: numbers by column for each input.
 
-    None if it is no such table: its columns are the inputs' own, or the set had none to encode.
+    Returns None if it is not such a table: its columns are the inputs' own, or the training set had
+    no columns to encode.
 
     Parameters
     ----------
     x
-        A table.
+        Table.
 
     Raises
     ------
     DataError
-        If it lacks columns or has others, or a value of one cannot be encoded.
+        If it lacks columns or has others, or a value cannot be encoded.
     """
     columns, features = columns_of(x), _features(trained)
     if columns is None or features is None:
@@ -70,7 +71,7 @@ def encode(x: Any, trained: Trained) -> dict[str, dict[str, np.ndarray]] | None:
 
 
 def _features(trained: Trained) -> list[Encoded] | None:
-    """What became of the columns of the training set; None where a table alone does not tell."""
+    """How columns of the training set were encoded; None if a table does not determine it."""
     told = trained.manifest.source.get("preparation")
     if not isinstance(told, Mapping):
         return None
@@ -87,8 +88,8 @@ def _features(trained: Trained) -> list[Encoded] | None:
 
 
 def _is_raw(column: Any, feature: Encoded) -> bool:
-    """Whether a column is what the training set was made from, where its numbers look different."""
-    if isinstance(feature, Category) and feature.ids:  # ids have the name of the words' column
+    """Whether a column holds the original values, which differ from the encoded numbers."""
+    if isinstance(feature, Category) and feature.ids:  # ids keep the name of the column of words
         words = np.asarray(column)
         return feature.words is not None and words.dtype.kind not in "biuf"
     return type(feature) is not Number
@@ -107,18 +108,18 @@ def _values(where: str, column: Any, feature: Encoded) -> np.ndarray:
     if values.dtype.kind == "O":
         for value in values:
             if not isinstance(value, str) and not _is_missing(value):
-                raise DataError(f"{where} holds words, and {value!r}")
+                raise DataError(f"{where} must hold words, but has {value!r}")
         return np.asarray([v if isinstance(v, str) else None for v in values], object)
     return values
 
 
 def _is_missing(value: Any) -> bool:
-    """Whether it stands for a missing word."""
+    """Whether a value stands for a missing word."""
     return value is None or type(value).__name__ == "NAType" or value != value
 
 
 def _times(where: str, values: np.ndarray) -> np.ndarray:
-    """Times in UTC, ``datetime64[ns]``."""
+    """Convert times to UTC, ``datetime64[ns]``."""
     if values.dtype.kind == "M":
         return values.astype("datetime64[ns]")
     found = []
@@ -130,7 +131,7 @@ def _times(where: str, values: np.ndarray) -> np.ndarray:
             found.append(np.datetime64(time, "ns"))
         except (AttributeError, TypeError, ValueError):
             raise DataError(
-                f"{where}: {str(value)!r:.40} is no time of ISO 8601; convert the column first, "
+                f"{where}: {str(value)!r:.40} is not an ISO 8601 time; convert the column first, "
                 f"e.g. by pandas.to_datetime(column, format=...)"
             ) from None
     return np.asarray(found, "datetime64[ns]")

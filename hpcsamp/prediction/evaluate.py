@@ -1,4 +1,4 @@
-"""Evaluation of a finished (or stopped) run on a split: metrics, and a file of its items."""
+"""Evaluate a finished (or stopped) run on a split: compute metrics, write a file of its items."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from hpcsamp.run.folder import RunFolder
 from hpcsamp.sealing import edits
 from hpcsamp.tasks import items
 
-#: Predictions of every value are kept if all of them take no more than this; else numbers per item.
+#: If predictions of all values need more bytes than this, only numbers per item are kept.
 KEEP_BYTES = 1 << 30
-#: Quantiles kept of series, for pictures of forecasts.
+#: Quantiles of series that are kept for plots of forecasts.
 FAN = (0.05, 0.25, 0.5, 0.75, 0.95)
 #: Bins of the histograms of scores.
 HISTOGRAM = 40
-#: Seconds for which an evaluation waits for another one to note its metrics.
+#: Seconds that an evaluation waits for another one to finish writing its metrics.
 PATIENCE = 3.0
 
 
@@ -45,20 +45,20 @@ def evaluate_run(
     Parameters
     ----------
     data, split
-        See :meth:`Posterior.open`. With ``data`` the files are called ``NAME-SPLIT``.
+        See :meth:`Posterior.open`. With ``data`` the files are named ``NAME-SPLIT``.
     ood
-        Another dataset with inputs of the same shape: how well uncertainties tell its items from
-        those of the split.
+        Another dataset with inputs of the same shape, whose items are out of distribution: metrics
+        then include how well uncertainties distinguish its items from those of the split.
 
     Returns
     -------
     dict
-        What was written to the JSON file.
+        Content of the JSON file.
 
     Raises
     ------
     DataError, UsageError
-        If a set does not fit, or the files cannot be written; the same on every rank.
+        If a dataset does not fit, or the files cannot be written; the same on every rank.
     """
     world, root = posterior.topology.world, posterior.topology.is_root
     folder = posterior.restored.folder
@@ -102,7 +102,7 @@ def evaluate_run(
 def _evaluate(
     posterior: Posterior, dataset: Dataset, file: Path, lock: Lock | None
 ) -> tuple[Evaluation, dict[str, Any]]:
-    """Evaluate a split into a file; what was found, and what must be known of it."""
+    """Evaluate a split into a file; return the results and the facts recorded with them."""
     evaluator = posterior.evaluator(dataset)
     facts = {"dataset": str(dataset.path), "split": dataset.split, **posterior.facts()}
     try:
@@ -124,16 +124,16 @@ def _evaluate(
 
 
 def _log(folder: RunFolder, split: str, **values: Any) -> None:
-    """Note the metrics with those of the run, unless they are being written by its training."""
+    """Append the metrics to those of the run, unless its training is writing them."""
     end = time.monotonic() + PATIENCE
     while True:
         try:
             with folder.writing():
                 folder.log(split, **values)
             return
-        except UsageError as e:  # another evaluation is done at once
+        except UsageError as e:  # another evaluation writes, which takes a moment
             if time.monotonic() > end:
-                sys.stderr.write(f"hpcsamp: metrics.jsonl gets no line of this evaluation: {e}\n")
+                sys.stderr.write(f"hpcsamp: this evaluation was not added to metrics.jsonl: {e}\n")
                 return
         time.sleep(0.1)
 
@@ -146,7 +146,7 @@ def _make(place: Path) -> None:
 
 
 def _tell_apart(posterior: Posterior, found: Evaluation, strange: Dataset) -> dict[str, Any]:
-    """Add the metrics of out-of-distribution items; histograms of the scores of both sets."""
+    """Add metrics of out-of-distribution detection; return histograms of all scores."""
     evaluator = posterior.evaluator(strange)
     try:
         outside, resolution = evaluator.scores(posterior.method)

@@ -1,4 +1,4 @@
-"""A pass over a whole split: samples over sample groups, items over data groups."""
+"""Evaluate a whole split: samples divided over sample groups, items over data groups."""
 
 from __future__ import annotations
 
@@ -25,23 +25,24 @@ from hpcsamp.tasks.outputs import local_outputs, parts_of_inputs, sample_counts
 from hpcsamp.tasks.views import view_of
 from hpcsamp.watchdog import Phase, here
 
-#: Called with the positions of a batch's true items and their arrays by name.
+#: Called with the positions of a batch's items (without padding) and their arrays by name.
 Sink = Callable[[np.ndarray, dict[str, np.ndarray]], None]
 
-#: Of :attr:`Evaluation.rows`: what describes the rows.
+#: Entries of :attr:`Evaluation.rows` that describe the rows.
 NOT_METRICS = ("name", "axis_units", "labels", "units")
 
 
 @dataclass
 class Evaluation(Found):
-    """What an evaluation found, the same on every rank.
+    """Results of an evaluation, the same on every rank.
 
     Attributes
     ----------
     definitions
-        What each metric is.
+        Definition of each metric.
     scores
-        Of all items ``(N,)`` float64 by name (:attr:`~hpcsamp.tasks.Task.scores`), if asked for.
+        Scores of all items, ``(N,)`` float64 by name (:attr:`~hpcsamp.tasks.Task.scores`), if
+        requested.
     """
 
     definitions: dict[str, str] = field(default_factory=dict)
@@ -49,22 +50,22 @@ class Evaluation(Found):
 
 
 class Evaluator:
-    """Evaluates a method on one split, as often as asked.
+    """Evaluates a method on one split; may be called repeatedly.
 
     Parameters
     ----------
     run
-        Whose method is evaluated. ``evaluation.batch`` items are evaluated at once over all data
-        groups, rounded up to a multiple of D (no item is left out or counted twice, so the metrics
-        do not depend on it).
+        Run whose method is evaluated. All data groups together evaluate ``evaluation.batch`` items
+        at a time, rounded up to a multiple of D (no item is omitted or counted twice, so the
+        metrics do not depend on it).
     dataset
-        The split.
+        Split to evaluate.
     likelihood
-        The observation model, which may be replaced by one that was fitted.
+        Observation model; it may be replaced by one that was fitted.
     samples
-        ``S`` of the predictive distribution, which may grow.
+        ``S`` of the predictive distribution; it may grow.
     training_set
-        Opens the training set; None for that of the configuration.
+        Function that opens the training set; None for that of the configuration.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Evaluator:
         names, found = self.targets.parts or ["y"], None
         with together(topology.world):
             if topology.is_root:
-                known = [name for name in names if name in dataset.targets]  # if it is another set
+                known = [name for name in names if name in dataset.targets]  # of another dataset
                 found = {name: read_coordinates(dataset, name) for name in known}
         self.coordinates: dict[str, Coordinates] = topology.world.bcast(found)
         groups = topology.data_size
@@ -116,18 +117,18 @@ class Evaluator:
         wanted: Collection[str] = (),
         quantiles: Sequence[float] = (),
     ) -> Evaluation:
-        """Evaluate. Collective over the world.
+        """Evaluate the split. Collective over the world.
 
         Parameters
         ----------
         full
-            Also what costs more than the sums: CRPS, and metrics of the order of items.
+            Also compute metrics beyond simple sums: CRPS, and metrics that sort the items.
         sink, wanted
-            Who gets the arrays of each batch, and which, see
-            :meth:`hpcsamp.tasks.Task.variables`. The ranks of a sample group get the same, but for
-            ``samples``.
+            Function that receives the arrays of each batch, and their names, see
+            :meth:`hpcsamp.tasks.Task.variables`. All ranks of a sample group receive the same
+            arrays, except for ``samples``.
         quantiles
-            Levels.
+            Levels of the quantiles.
         """
         view = self.view(method)
         tally = self.task.tally(view)
@@ -146,7 +147,7 @@ class Evaluator:
         if scores is not None:
             found.scores = self._gather(scores)
             for of in [k.removesuffix("wrong") for k in found.scores if _own(k) == "wrong"]:
-                known = ~np.isnan(found.scores[f"{of}wrong"])  # items whose label is
+                known = ~np.isnan(found.scores[f"{of}wrong"])  # items with a known label
                 wrong, scored = (found.scores[f"{of}{k}"][known] for k in ("wrong", "confidence"))
                 curve = risk_coverage(wrong, scored, self.task.resolution(view, f"{of}confidence"))
                 found.metrics |= {f"{of}{k}": v for k, v in selective(curve).items()}
@@ -161,12 +162,13 @@ class Evaluator:
         return found
 
     def scores(self, method: Method) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """Uncertainties of all items, whatever their targets are. Collective over the world.
+        """Compute the uncertainties of all items without using targets. Collective over the world.
 
         Returns
         -------
         scores, resolution
-            By name, ``(N,)`` each; what is below its resolution is rounding.
+            Dictionaries by name: ``(N,)`` scores; and the size below which differences are
+            rounding.
         """
         view = self.view(method)
         scores = self._no_scores()
@@ -176,7 +178,7 @@ class Evaluator:
         return self._gather(scores), {k: self.task.resolution(view, k) for k in scores}
 
     def view(self, method: Method) -> View:
-        """What is predicted, by whom, in which units. Collective over the sample group."""
+        """Describe what is predicted and in which units. Collective over the sample group."""
         counts = sample_counts(method, self.samples, self.collectives)
         return view_of(
             method, self.targets, self.likelihood, self.dataset, self.coordinates, self.samples,
@@ -199,7 +201,7 @@ class Evaluator:
         return self.task.predict(outputs, y, view, mask=mask, full=full, levels=levels)
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         self.loader.close()
 
     def _batches(self, method: Method) -> Iterator[Batch]:
@@ -236,19 +238,19 @@ class Evaluator:
             scores[name][batch.index[true]] = each.cpu().numpy()[true]
 
     def _gather(self, scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Scores of the items of all data groups: each item is of one group, the others add 0."""
+        """Scores of the items of all data groups; each item belongs to one group, others add 0."""
         whole = torch.from_numpy(np.stack(list(scores.values())))
         self._sum(whole)
         return dict(zip(scores, whole.numpy(), strict=True))
 
 
 def _own(name: str) -> str:
-    """A name without that of one of several targets before it."""
+    """Name of a metric without the name of its target in front."""
     return name.rpartition("/")[2]
 
 
 def by_target(rows: dict[str, Any]) -> list[dict[str, Any]]:
-    """:attr:`Evaluation.rows` of each target that has any."""
+    """Entries of :attr:`Evaluation.rows` for each target that has any."""
     found: dict[str, dict[str, Any]] = {}
     for key, value in rows.items():
         name, _, own = key.rpartition("/")
@@ -259,13 +261,13 @@ def by_target(rows: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _thinned(curve: np.ndarray, points: int = 200) -> list[float]:
-    """A curve over 1/n .. 1 at no more than so many equally spaced places."""
+    """Evaluate a curve over 1/n .. 1 at up to ``points`` equally spaced positions."""
     n = len(curve)
     count = min(n, points)
     return [float(curve[max(1, round(n * (k + 1) / count)) - 1]) for k in range(count)]
 
 
 def _pass_on(sink: Sink, batch: Batch, arrays: dict[str, np.ndarray]) -> None:
-    """Without the padding of a last batch."""
+    """Call the sink without the padding of a last batch."""
     true = batch.true
     sink(batch.index[true], {k: v[true] for k, v in arrays.items()})

@@ -1,4 +1,4 @@
-"""A posterior as one module with raw inputs, for torch.export and ONNX."""
+"""A posterior as one module that takes raw inputs, for torch.export and ONNX."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 class Predictive(nn.Module):
     """The posterior predictive as a function of raw inputs.
 
-    ``forward(x)``, or of several inputs ``forward(first, second, ...)`` in the order of the
-    dataset, returns a dictionary: what ``posterior.predict`` returns of the items, but for
-    quantiles. Each sample is a network of its own; parameters that are the same in all of them are
-    there once.
+    ``forward(x)``, or ``forward(first, second, ...)`` for several inputs in the order of the
+    dataset, returns a dictionary of the arrays that ``posterior.predict`` returns, without
+    quantiles. Each sample is a separate network; parameters that are equal in all of them are
+    stored once.
 
     Parameters
     ----------
     posterior
-        Whose method has ``samples`` samples.
+        Posterior whose method has ``samples`` samples.
     networks
-        Of the samples, as :meth:`LoadedPosterior.module` makes them.
+        Networks of the samples, as :meth:`LoadedPosterior.module` returns them.
 
     Attributes
     ----------
     inputs
-        Names of the inputs, in their order.
+        Names of the inputs, in order.
     """
 
     def __init__(self, posterior: LoadedPosterior, networks: Sequence[nn.Module]) -> None:
@@ -66,7 +66,7 @@ class Predictive(nn.Module):
         self._left_out = {name for array in NOT_EXPORTED for name in self._view.names(array)}
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
-        """Predictions of items ``(B, ...)`` by name."""
+        """Return predictions of items ``(B, ...)`` by name."""
         named = {n: self._standardised(n, x) for n, x in zip(self.inputs, inputs, strict=True)}
         x: Any = inputs_of(named) if self._several else named["x"]
         outputs = torch.stack([call(x) for call in self._callers])
@@ -86,7 +86,7 @@ class Predictive(nn.Module):
 
 
 def _share(networks: nn.ModuleList) -> None:
-    """Let networks have those parameters and buffers once that are the same in all of them."""
+    """Store parameters and buffers once if they are equal in all networks."""
     first, *others = networks
     for path, part in first.named_modules():
         for kind in ("_parameters", "_buffers"):
@@ -101,21 +101,21 @@ def _share(networks: nn.ModuleList) -> None:
 
 
 def predictive(posterior: LoadedPosterior, samples: int) -> Predictive:
-    """The module of a posterior, in evaluation mode, with weights that are not trained.
+    """Create the module of a posterior, in evaluation mode, with parameters that are not trained.
 
     Raises
     ------
     UsageError
-        If a sample is more than a network with weights of its own.
+        If a sample cannot be represented by a network with its own weights.
     """
     networks = [posterior.module(s) for s in range(samples)]
     for network in networks:
         if isinstance(network, Evaluated):
-            why = network.reason or "what the network draws by itself cannot be repeated"
+            why = network.reason or "the network's own random draws cannot be repeated"
             raise UsageError(
-                f"samples of method {posterior.config.method.name} are more than a network with "
-                f"weights and masks of its own ({why}): such a posterior cannot be exported; "
-                f"posterior.module(0) has one of them"
+                f"samples of method {posterior.config.method.name} cannot be represented by "
+                f"networks with weights and masks ({why}), so this posterior cannot be exported; "
+                f"posterior.module(0) returns one sample"
             )
     of = posterior.with_samples(samples) if samples != posterior.samples else posterior
     made = Predictive(of, networks).eval().requires_grad_(False)
@@ -123,7 +123,7 @@ def predictive(posterior: LoadedPosterior, samples: int) -> Predictive:
 
 
 def example(posterior: LoadedPosterior, items: int = 2) -> tuple[Tensor, ...]:
-    """Raw inputs of the right shapes and types, all 0."""
+    """Return raw inputs of the right shapes and types, all 0."""
     dataset = posterior.trained.items(1)
     arrays = dataset.manifest.arrays
     kinds: Mapping[str, Any] = dataset.kinds
@@ -136,7 +136,7 @@ def example(posterior: LoadedPosterior, items: int = 2) -> tuple[Tensor, ...]:
 
 
 def _type(name: str) -> torch.dtype:
-    """Torch's type for one of NumPy's, with the byte order of this machine."""
+    """Torch's type for a NumPy type in this machine's byte order."""
     import numpy as np
 
     kind = np.dtype(name).newbyteorder("=")
@@ -144,13 +144,13 @@ def _type(name: str) -> torch.dtype:
 
 
 def write_onnx(posterior: LoadedPosterior, path: str | Path, samples: int) -> Path:
-    """Write the module of a posterior as an ONNX file; any number of items.
+    """Write the module of a posterior as an ONNX file for any number of items.
 
     Raises
     ------
     UsageError
-        If the packages are missing (``pip install 'hpcsamp[export]'``), or the network has an
-        operation that the exporter does not know.
+        If packages are missing (``pip install 'hpcsamp[export]'``), or the exporter does not
+        support an operation of the network.
     """
     try:
         import onnx  # noqa: F401
@@ -163,7 +163,7 @@ def write_onnx(posterior: LoadedPosterior, path: str | Path, samples: int) -> Pa
         names = list(module(*inputs))
     batch = torch.export.Dim("items")
     try:
-        with warnings.catch_warnings():  # torch's exporter uses what torch has deprecated
+        with warnings.catch_warnings():  # torch's exporter calls deprecated functions of torch
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 module,

@@ -1,7 +1,7 @@
-"""Items that are given in Python: arrays, tensors, tables and labelled arrays as raw inputs.
+"""Convert items passed in Python (arrays, tensors, tables, labelled arrays) to raw inputs.
 
-What has names is put into the order of the run's training set by its names, or refused; what has
-none must have the run's shape.
+Named columns or dimensions are put into the order of the run's training set, or refused; data
+without names must have the run's shape.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Given:
     Attributes
     ----------
     arrays
-        ``(n, *shape)`` of each input by name, in the type of the run's dataset.
+        Each input by name, ``(n, *shape)``, in the type of the run's dataset.
     labels
-        ``(n,)`` names of the items, such as a table's index; None if they have none.
+        Names of the items, ``(n,)``, such as a table's index; None if they have none.
     single
-        Whether one item was given, without an axis of items.
+        Whether a single item was passed, without an axis of items.
     """
 
     arrays: dict[str, np.ndarray]
@@ -48,7 +48,7 @@ class Given:
 
 @dataclass(frozen=True)
 class One:
-    """What was given of one input: ``(n, *shape)``, labels of the items, and whether it was one."""
+    """One input: ``(n, *shape)`` values, labels of the items, whether it is a single item."""
 
     values: np.ndarray
     labels: np.ndarray | None = None
@@ -56,22 +56,23 @@ class One:
 
 
 def given(x: Any, trained: Trained) -> Given:
-    """Raw items as a run's dataset would hold them.
+    """Convert items to the form in which the run's dataset would hold them.
 
     Parameters
     ----------
     x
-        ``(n, *shape)`` or ``shape`` (one item): a NumPy array or what becomes one, a tensor, an
-        ``xarray.DataArray``; for inputs with named columns also a table (anything with ``columns``,
-        a structured array, a dictionary of columns, an ``xarray.Dataset``) or one row of it (a
-        ``pandas.Series``, a dictionary of values). Of several inputs a dictionary of these by name.
-        If the training set was made from a table with dates or categories, a table with the same
-        columns is encoded alike.
+        ``(n, *shape)`` or ``shape`` (one item): a NumPy array or something convertible to one, a
+        tensor, or an ``xarray.DataArray``; for inputs with named columns also a table (anything
+        with ``columns``, a structured array, a dictionary of columns, an ``xarray.Dataset``) or one
+        row of it (a ``pandas.Series``, a dictionary of values). For several inputs, a dictionary of
+        these by name. If the training set was made from a table with dates or categories, a table
+        with the same columns is encoded alike.
 
     Raises
     ------
     DataError
-        If names, dimensions, coordinates, units, shape, type or values are not those of the run.
+        If names, dimensions, coordinates, units, shape, type or values differ from those of the
+        run.
     """
     names = list(trained.manifest.kinds)
     several = isinstance(trained.manifest.inputs, dict)
@@ -130,8 +131,8 @@ def _table(
 ) -> One:
     if not _has_columns(axes):
         raise DataError(
-            f"{where} is a table, but the inputs of the run's training set have no names of columns"
-            " to put it in order by: pass an array, e.g. table.to_numpy()"
+            f"{where} is a table, but the run's training set has no column names by which to "
+            "order it: pass an array, e.g. table.to_numpy()"
         )
     wanted = [str(v) for v in axes[0].values]
     named = {str(name): column for name, column in columns.items()}
@@ -148,14 +149,14 @@ def _table(
 
 
 def _is_row(x: Any) -> bool:
-    """Whether it is one row of a table: values with their names."""
+    """Whether this is one row of a table: values with their names."""
     if isinstance(x, Mapping) and not hasattr(x, "data_vars"):
         return bool(x) and all(np.ndim(value) == 0 for value in x.values())
     return hasattr(x, "index") and hasattr(x, "array") and getattr(x, "ndim", 0) == 1
 
 
 def _as_table(row: Any) -> dict[str, list[Any]]:
-    """A table of one row."""
+    """Convert a row to a table of one row."""
     both = row.items() if isinstance(row, Mapping) else zip(row.index, row.array, strict=True)
     return {str(name): [value] for name, value in both}
 
@@ -164,16 +165,16 @@ def _as_table(row: Any) -> dict[str, list[Any]]:
 
 
 def _labelled(where: str, x: Any, spec: ArraySpec, axes: Sequence[Axis]) -> One:
-    """An ``xarray.DataArray``: dimensions by name, coordinates and units as the run's."""
+    """Convert an ``xarray.DataArray``: check and order dimensions, coordinates and units."""
     units = str(x.attrs.get("units", ""))
     if units and spec.units and units != spec.units and not _each_its_own(spec.units):
         raise DataError(f"units of {where} are {units!r}, the run was trained on {spec.units!r}")
     own = [axis.name for axis in axes if axis.told]
     x = _by_entries(x, [axis for axis in axes if axis.told and axis.named])
     dims = [str(d) for d in x.dims]
-    if all(name == f"dim_{i}" for i, name in enumerate(dims)):  # nobody has named them
+    if all(name == f"dim_{i}" for i, name in enumerate(dims)):  # xarray's default names
         return _array(where, x.values, spec)
-    if len(own) < len(axes):  # axes without names are taken in their order
+    if len(own) < len(axes):  # unnamed axes are matched by their order
         named = len(dims) - len(axes)
         if named not in (0, 1):
             raise DataError(
@@ -188,8 +189,8 @@ def _labelled(where: str, x: Any, spec: ArraySpec, axes: Sequence[Axis]) -> One:
         others = [name for name in dims if name not in own]
         if missing or len(others) > 1:
             raise DataError(
-                f"{where} has the dimensions {listed(dims)}; those of an item of the run are "
-                f"{listed(own)}, and one more may count items"
+                f"{where} has the dimensions {listed(dims)}; an item of the run has the dimensions "
+                f"{listed(own)}, and one more dimension may count items"
             )
         order = [*others, *own]
     single = len(order) == len(axes)
@@ -209,7 +210,7 @@ def _labelled(where: str, x: Any, spec: ArraySpec, axes: Sequence[Axis]) -> One:
 
 
 def _by_entries(x: Any, axes: Sequence[Axis]) -> Any:
-    """Dimensions of another name with the very entries of an axis of names get its name."""
+    """Rename dimensions whose entries are exactly those of a named axis of the run."""
     for axis in axes:
         if axis.name in x.dims:
             continue
@@ -222,7 +223,7 @@ def _by_entries(x: Any, axes: Sequence[Axis]) -> Any:
 
 
 def _each_its_own(units: str) -> bool:
-    """Whether units are those of several quantities: ``t [K], z [m]``."""
+    """Whether units are those of several quantities, e.g. ``t [K], z [m]``."""
     return "[" in units
 
 
@@ -236,7 +237,7 @@ def _array(where: str, x: Any, spec: ArraySpec) -> One:
     try:
         values = np.asarray(x)
     except ValueError as e:  # rows of different lengths
-        raise DataError(f"{where} is no array of numbers: {e}") from None
+        raise DataError(f"{where} is not an array of numbers: {e}") from None
     if values.dtype.kind not in "biuf":
         raise DataError(f"{where} is {values.dtype}, the run takes numbers: {type(x).__name__}")
     single = values.shape == tuple(spec.shape)
@@ -255,13 +256,13 @@ def _check_shape(where: str, x: np.ndarray, spec: ArraySpec) -> None:
 
 
 def _typed(where: str, x: np.ndarray, spec: ArraySpec) -> np.ndarray:
-    """In the type of the run's dataset, which holds the same numbers."""
+    """Convert to the type of the run's dataset, without changing any number."""
     kind = np.dtype(spec.dtype)
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         item = np.argwhere(~np.isfinite(x))[0]
         at = tuple(int(i) for i in item[1:])
         raise DataError(
-            f"{where}: item {int(item[0])} has {x[tuple(item)]} at {at}, numbers are needed"
+            f"{where}: item {int(item[0])} has {x[tuple(item)]} at {at}; finite numbers are needed"
         )
     if kind.kind in "iub":
         low, high = (0, 1) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)

@@ -1,4 +1,4 @@
-"""Predictions as an ``xarray.Dataset``: dimensions, coordinates, units and where they come from."""
+"""Predictions as an ``xarray.Dataset``: dimensions, coordinates, units and provenance."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hpcsamp.tasks.layout import Variable
 
 
 def labelled(found: Predicted, given: Given | None) -> xr.Dataset:
-    """Predictions with their labels.
+    """Return predictions as a labelled dataset.
 
     Parameters
     ----------
     given
-        What was predicted; None for a split of a dataset.
+        Items that were predicted; None for a split of a dataset.
     """
     layout = found.layout
     coordinates: dict[str, Any] = {}

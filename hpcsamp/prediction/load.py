@@ -1,4 +1,4 @@
-"""A finished run in Python, without MPI::
+"""Load a finished run in Python, without MPI::
 
 posterior = hs.load("runs/a")
 print(posterior.predict(x, samples=64))
@@ -43,23 +43,24 @@ def load(
     module: nn.Module | Callable[..., nn.Module] | None = None,
     settings: Sequence[str] = (),
 ) -> LoadedPosterior:
-    """Open a finished (or stopped) run in this process alone. MPI is not started.
+    """Open a finished (or stopped) run in this process only. MPI is not started.
 
-    The dataset is not needed: the run's folder keeps what predictions need of it.
+    The dataset is not needed: the run folder contains everything that predictions need.
 
     Parameters
     ----------
     folder
-        The run's folder.
+        Run folder.
     checkpoint
         ``"last"``, ``"best"``, or the path of a checkpoint.
     device
         ``"auto"`` (a GPU if this process sees one), ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
     samples
-        ``S`` of the predictive distribution where a call does not say; None for
-        ``evaluation.samples``, or as many as the method has or usually draws.
+        Default ``S`` of predictions; None for ``evaluation.samples``, or else the number of samples
+        that the method holds or usually draws.
     module
-        The network of a run to which it was passed (``hs.fit(module, ...)``), or what makes it.
+        Network of a run to which it was passed (``hs.fit(module, ...)``), or a function that
+        creates it.
     settings
         ``"KEY=VALUE"`` changes of the configuration, such as ``"data.path=..."``.
 
@@ -70,7 +71,7 @@ def load(
     Raises
     ------
     UsageError, CheckpointError, DataError
-        If the folder holds no run, or it cannot be restored.
+        If the folder contains no run, or the run cannot be restored.
     """
     found = RunFolder(folder)
     if not found.path.is_dir():
@@ -79,7 +80,7 @@ def load(
     if module is not None and config.model.name != NAME:
         raise UsageError(
             f'{found.path}: the network of this run is model.name = "{config.model.name}", which '
-            f"is made by its name; leave module= out"
+            f"is built by name; leave module= out"
         )
     topology = one_process(device)
     which = str(checkpoint)
@@ -92,14 +93,14 @@ def load(
 
 
 class LoadedPosterior(Posterior):
-    """The posterior of a run, in this process alone; see :func:`load`.
+    """The posterior of a run, in this process only; see :func:`load`.
 
     Attributes
     ----------
     samples
-        ``S`` of predictions where a call does not say.
+        Default ``S`` of predictions.
     step, checkpoint
-        Where the weights come from.
+        Step and file of the checkpoint that holds the weights.
     """
 
     def __init__(
@@ -131,37 +132,39 @@ class LoadedPosterior(Posterior):
         keep_samples: bool = False,
         split: str | None = None,
     ) -> xr.Dataset:
-        """The posterior predictive of items, in the units of the data.
+        """Predict items: the posterior predictive in the units of the data.
 
         Parameters
         ----------
         x
-            Raw inputs: see :func:`hpcsamp.prediction.given.given`; or the path of a dataset folder.
+            Raw inputs (see :func:`hpcsamp.prediction.given.given`), or the path of a dataset
+            folder.
         samples
-            Samples of the predictive distribution; None for :attr:`samples`.
+            Number of samples of the predictive distribution; None for :attr:`samples`.
         quantiles
-            Levels, for values; None for 5, 50 and 95 % where the predictive has quantiles.
+            Levels, for targets that are values; None for 5, 50 and 95 % if quantiles are available.
         batch
-            Items that are evaluated at once; None for ``evaluation.batch``.
+            Number of items evaluated at once; None for ``evaluation.batch``.
         keep_samples
-            Also return what every weight sample predicts.
+            Also return the prediction of each weight sample.
         split
-            Of a dataset folder; None for ``test``, or the first there is.
+            Split of a dataset folder; None for ``test``, or the first split if there is no
+            ``test``.
 
         Returns
         -------
         xarray.Dataset
-            The arrays that ``hpcsamp predict`` writes, with the items along ``item``. Of values
-            ``mean``, ``std``, ``std_aleatoric``, ``std_epistemic`` and ``quantiles``, of classes
-            ``probabilities``; ``total``, ``aleatoric`` and ``epistemic`` uncertainty of each item.
-            Where a single item was given there is no axis ``item``.
+            The arrays that ``hpcsamp predict`` writes, with items along ``item``. For values:
+            ``mean``, ``std``, ``std_aleatoric``, ``std_epistemic`` and ``quantiles``. For classes:
+            ``probabilities``, and ``total``, ``aleatoric`` and ``epistemic`` uncertainty of each
+            item. If a single item was passed, there is no axis ``item``.
 
         Raises
         ------
         DataError
-            If names, shape, type, units or coordinates of ``x`` are not those of the run.
+            If names, shape, type, units or coordinates of ``x`` differ from those of the run.
         UsageError
-            If the method has another number of samples, or a level is not within 0 and 1.
+            If the method cannot draw this number of samples, or a level is not between 0 and 1.
         """
         check_levels(quantiles)
         if batch is not None and batch < 1:
@@ -183,18 +186,18 @@ class LoadedPosterior(Posterior):
         return labelled(found, items)
 
     def sample(self, count: int) -> dict[str, Tensor]:
-        """Draws of the network's weights: those of the first of the prediction samples.
+        """Draw weights of the network: those of the first prediction samples.
 
         Parameters
         ----------
         count
-            How many.
+            Number of draws.
 
         Returns
         -------
         dict
-            ``(count, *shape)`` of each parameter by its name in the network. One that is the same
-            in all samples, as those of Monte Carlo dropout are, takes the memory of one.
+            Each parameter by its name in the network, ``(count, *shape)``. A parameter that is
+            equal in all samples, as with Monte Carlo dropout, takes the memory of one.
 
         Raises
         ------
@@ -207,10 +210,10 @@ class LoadedPosterior(Posterior):
         return {name: together_in_one([d[name] for d in draws]) for name in names}
 
     def module(self, sample: int) -> nn.Module:
-        """The network with the weights of one of the prediction samples, in evaluation mode.
+        """Return the network with the weights of one prediction sample, in evaluation mode.
 
-        It shares nothing with the posterior. Its inputs are standardised as those in training;
-        :meth:`to_torch` takes raw ones.
+        It shares no memory with the posterior. Its inputs must be standardised as in training;
+        :meth:`to_torch` returns a module that takes raw inputs.
 
         Raises
         ------
@@ -223,30 +226,31 @@ class LoadedPosterior(Posterior):
         return network_of(of.method, self._network, x, sample)
 
     def modules(self, count: int | None = None) -> Iterator[nn.Module]:
-        """The networks of the first prediction samples, one after the other."""
+        """Yield the networks of the first prediction samples."""
         return (self.module(s) for s in range(self.samples if count is None else count))
 
     def to_torch(self, samples: int = 16) -> Predictive:
-        """A module with raw inputs, whose outputs are a dictionary of predictions.
+        """Return a module that takes raw inputs and returns a dictionary of predictions.
 
-        ``torch.export.export`` takes it; see :class:`~hpcsamp.prediction.export.Predictive`.
+        It can be passed to ``torch.export.export``; see
+        :class:`~hpcsamp.prediction.export.Predictive`.
 
         Raises
         ------
         UsageError
-            If the method has fewer samples, or they are more than networks with weights.
+            If the method has fewer samples, or a sample cannot be represented by a network.
         """
         from hpcsamp.prediction.export import predictive
 
         return predictive(self, samples)
 
     def to_onnx(self, path: str | Path, samples: int = 16) -> Path:
-        """Write :meth:`to_torch` as an ONNX file, for any number of items; returns its path.
+        """Write :meth:`to_torch` as an ONNX file for any number of items; return its path.
 
         Raises
         ------
         UsageError
-            As :meth:`to_torch`; or if the packages of ``hpcsamp[export]`` are missing.
+            As for :meth:`to_torch`; or if the packages of ``hpcsamp[export]`` are missing.
         """
         from hpcsamp.prediction.export import write_onnx
 
@@ -259,36 +263,36 @@ class LoadedPosterior(Posterior):
         data: str | Path | None = None,
         split: str | None = None,
     ) -> Any:
-        """The posterior as ArviZ's inference data, an ``xarray.DataTree``.
+        """Return the posterior as ArviZ's InferenceData, an ``xarray.DataTree``.
 
-        ``posterior`` holds the draws of :meth:`sample`, as one chain. With a split also
-        ``observed_data``; ``log_likelihood`` of its items in the units of training, where there is
-        one; and, of labels and of normal observations, ``posterior_predictive`` with one
-        observation of each sample.
+        ``posterior`` contains the draws of :meth:`sample`, as one chain. With a split, the result
+        also contains ``observed_data``; ``log_likelihood`` of its items in the units of training,
+        if the predictive has a density; and, for labels and normal observations,
+        ``posterior_predictive`` with one observation drawn from each sample.
 
         Parameters
         ----------
         samples
-            How many draws; None for :attr:`samples`.
+            Number of draws; None for :attr:`samples`.
         data, split
-            A dataset folder (None for the run's own), and which of its splits. None for both: no
-            split.
+            A dataset folder (None for the run's own), and one of its splits. If both are None, no
+            split is evaluated.
 
         Raises
         ------
         UsageError
-            If the method has another number of samples, or ``arviz-base`` is missing.
+            If the method cannot draw this number of samples, or ``arviz-base`` is missing.
         """
         from hpcsamp.prediction.arviz import inference_data
 
         return inference_data(self, samples, data, split)
 
     def _of(self, count: int) -> tuple[Self, Any]:
-        """The posterior with so many samples at least, and some items for its network."""
+        """The posterior with at least ``count`` samples, and some items for its network."""
         if count < 1:
             raise UsageError(f"{count} samples: at least 1 is needed")
         of = self.with_samples(count) if count > self.samples else self
-        of.method.prediction_share(of.samples, 1, 0)  # members know their samples from it
+        of.method.prediction_share(of.samples, 1, 0)  # ensembles need it to know their samples
         zeros = self.run.shapes.batch(3, dtype=self.run.dtype, device=self.topology.device)
         x = some_items(zeros, self.config.seed)
         of_run = self.run, of.method, self.topology, self.collectives
@@ -296,7 +300,7 @@ class LoadedPosterior(Posterior):
         return of, x
 
     def _network(self) -> nn.Module:
-        """A network of this run with any weights."""
+        """Create a network of this run with arbitrary weights."""
         with nullcontext() if self._module is None else offered(self._module):
             made = network(self.config, self.run.shapes)
         convert(made, self.run.dtype, self.topology.device)
@@ -304,12 +308,12 @@ class LoadedPosterior(Posterior):
 
 
 def check_levels(levels: Sequence[float] | None) -> None:
-    """Refuse quantiles at levels that are none.
+    """Refuse levels of quantiles that are not between 0 and 1.
 
     Raises
     ------
     UsageError
-        Naming the level.
+        Naming the first wrong level.
     """
     for level in levels or ():
         if not 0 < level < 1:

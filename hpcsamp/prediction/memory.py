@@ -1,4 +1,4 @@
-"""Predictions of items in memory: the arrays that a predictions file would hold of them."""
+"""Predict items in memory: the arrays that a predictions file would contain."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from hpcsamp.tasks.layout import Layout
 from hpcsamp.tasks.outputs import outputs_of, sample_counts
 
 TARGETS = ("target", "error", "log_density")
-"""What a file holds beside predictions, and items without targets do not have."""
+"""Variables of a file that need targets."""
 NOT_EXPORTED = (*TARGETS, "samples", "quantiles")
-"""What a file may hold beside the predictions of a batch as such."""
+"""Variables of a file that are not written for a batch of items alone."""
 ROOM = 128 << 20
-"""Bytes that the outputs of all samples may take where several batches go together."""
+"""Largest number of bytes of the outputs of all samples of batches evaluated together."""
 CACHE = 1 << 20
-"""Bytes of outputs, in float64, that are summarised at once: what is made of them stays in the
-caches, and comes from memory that was just freed instead of pages that the kernel clears first."""
+"""Bytes of outputs, in float64, that are summarised at once: intermediate results then stay in the
+caches and reuse memory that was just freed, instead of new pages that the kernel must clear."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Predicted:
     Attributes
     ----------
     layout
-        Of the arrays.
+        Layout of the arrays.
     values
-        Arrays by the names of the layout's variables.
+        Arrays by the names of the variables in the layout.
     """
 
     layout: Layout
@@ -65,13 +65,13 @@ def predict_items(
     Parameters
     ----------
     given
-        The items.
+        Items to predict.
     batch
-        Items that are evaluated at once; None for ``evaluation.batch``.
+        Number of items evaluated at once; None for ``evaluation.batch``.
     quantiles
-        Levels, for values.
+        Levels of the quantiles, for targets that are values.
     keep_samples
-        Also keep what every weight sample predicts.
+        Also keep the prediction of each weight sample.
     """
     dataset = posterior.trained.items(given.count)
     method, group, samples = posterior.method, posterior.collectives, posterior.samples
@@ -119,7 +119,7 @@ def predict_items(
 
 @contextmanager
 def _ids_that_fit(posterior: Posterior, given: Given) -> Iterator[None]:
-    """Tell which ids items have, if the network looks one up that it does not have.
+    """If the network looks up an id that it does not have, report the range of the items' ids.
 
     Raises
     ------
@@ -135,11 +135,11 @@ def _ids_that_fit(posterior: Posterior, given: Given) -> Iterator[None]:
         ranges = ", ".join(
             f"ids of {n} are from {given.arrays[n].min()} to {given.arrays[n].max()}" for n in ids
         )
-        raise DataError(f"the network does not take these items ({e}): {ranges}") from e
+        raise DataError(f"the network does not accept these items ({e}): {ranges}") from e
 
 
 def view_of(posterior: Posterior, dataset: Dataset, group: Collectives) -> View:
-    """What is predicted of items without targets, by whom, in which units."""
+    """Describe what is predicted of items without targets, and in which units."""
     counts = sample_counts(posterior.method, posterior.samples, group)
     coordinates = {name: Coordinates(posterior.trained.axes[name]) for name in dataset.targets}
     return views.view_of(
@@ -160,7 +160,7 @@ def _batches(posterior: Posterior, dataset: Dataset, given: Given, size: int) ->
 
 
 def batches_of(posterior: Posterior, dataset: Dataset) -> Iterator[Batch]:
-    """The items of a split with their targets, in order. Serial."""
+    """Yield batches of the items of a split with their targets, in order. Serial."""
     device, dtype = posterior.topology.device, posterior.run.dtype
     convert = Converter(dataset, device, dtype, normalize=True)
     size = posterior.config.evaluation.batch
@@ -184,9 +184,9 @@ def predict_split(
     Parameters
     ----------
     dataset
-        As :meth:`Posterior.open` opens it.
+        Split opened by :meth:`Posterior.open`.
     quantiles, keep_samples
-        As in :func:`predict_items`.
+        As for :func:`predict_items`.
     """
     evaluator = posterior.evaluator(dataset)
     try:

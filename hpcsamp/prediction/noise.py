@@ -1,6 +1,6 @@
-"""Observation noise: what evaluations record of it, and its estimate where a loss leaves it open.
+"""Observation noise: record it in evaluations, and estimate it if the loss does not determine it.
 
-Which of these it is stands on the loss (:meth:`~hpcsamp.losses.base.DataLoss.predictive`).
+The loss decides which of the two applies (:meth:`~hpcsamp.losses.base.DataLoss.predictive`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from hpcsamp.prediction.evaluator import Evaluator
     from hpcsamp.run.assemble import Run
 
-#: Standard deviations that are tried, in those of the target.
+#: Candidate standard deviations, in units of the target's standard deviation.
 WIDTHS = np.geomspace(1e-3, 2, 41)
 
 
@@ -41,23 +41,23 @@ def record(
     likelihood: Likelihood, method: Method, inputs: Tensor, targets: Targets, samples: int,
     group: Collectives,
 ) -> dict[str, Any]:  # fmt: skip
-    """The noise of observations and where it comes from, for the records of an evaluation.
+    """Describe the observation noise and its source, for the records of an evaluation.
 
     Collective over the sample group.
 
     Parameters
     ----------
     inputs
-        An item of any values, ``(1, ...)``: noise that is learnt is the same for all.
+        One item of any values, ``(1, ...)``: learnt noise is the same for all items.
     targets
-        What is predicted.
+        Targets that are predicted.
 
     Returns
     -------
     dict
-        ``source``, and ``std`` where it is the same for all items: the root of its mean square over
-        samples and the values of an item, in the units of a batch. Of several targets such a
-        dictionary of each that has no labels, by name.
+        ``source``, and ``std`` if it is the same for all items: the root mean square over samples
+        and the values of an item, in the units of a batch. For several targets, one such dictionary
+        by name for each target that is not a label.
     """
     each = {"y": (likelihood, targets)}
     if isinstance(likelihood, Likelihoods):
@@ -78,7 +78,7 @@ def _record(
     likelihood: Likelihood, outputs: Tensor | None, target: Targets, samples: int,
     group: Collectives,
 ) -> dict[str, Any]:  # fmt: skip
-    """The noise of one target."""
+    """Describe the noise of one target."""
     told: dict[str, Any] = {"source": likelihood.source}
     if isinstance(likelihood, LearnedGaussian):
         assert outputs is not None
@@ -93,32 +93,32 @@ def _record(
 
 
 def open_widths(likelihood: Likelihood) -> dict[str, FittedGaussian]:
-    """What is estimated after training, by the target's name; ``y`` if there is one target."""
+    """Noise to be estimated after training, by the target's name; ``y`` if there is one target."""
     each = likelihood.each if isinstance(likelihood, Likelihoods) else {"y": likelihood}
     return {name: of for name, of in each.items() if isinstance(of, FittedGaussian)}
 
 
 def with_widths(likelihood: Likelihood, widths: Mapping[str, FittedGaussian]) -> Likelihood:
-    """A likelihood with the widths of :func:`open_widths` in their places."""
+    """Return a likelihood with these widths in place of those of :func:`open_widths`."""
     if not isinstance(likelihood, Likelihoods):
         return widths["y"]
     return Likelihoods({**likelihood.each, **widths})
 
 
 def is_open(likelihood: Likelihood) -> bool:
-    """Whether a width is to be estimated, of any target."""
+    """Whether the noise of any target has to be estimated."""
     return bool(open_widths(likelihood))
 
 
 def split_of(manifest: Manifest) -> str:
-    """The split on which noise is estimated: ``valid``, or ``train`` if there is none."""
+    """The split on which noise is estimated: ``valid``, or ``train`` without a ``valid`` split."""
     return "valid" if "valid" in manifest.splits else "train"
 
 
 def fit_on(
     run: Run, items: Dataset, topology: Topology, collectives: Collectives, samples: int
 ) -> Likelihood:
-    """The estimate of :func:`fit` on a split of a set. Collective over the world."""
+    """Estimate the noise by :func:`fit` on a split of a dataset. Collective over the world."""
     from hpcsamp.prediction.evaluator import Evaluator
 
     evaluator = Evaluator(run, items, topology, collectives, run.likelihood, samples=samples)
@@ -129,7 +129,7 @@ def fit_on(
 
 
 def fit(evaluator: Evaluator, method: Method) -> Likelihood:
-    """The likelihood of an evaluator with those widths that are open. Collective over the world."""
+    """Return the likelihood with its open widths estimated. Collective over the world."""
     model = evaluator.likelihood
     several = isinstance(model, Likelihoods)
     names = open_widths(model)
@@ -139,12 +139,12 @@ def fit(evaluator: Evaluator, method: Method) -> Likelihood:
 
 
 def _fit(evaluator: Evaluator, method: Method, target: str) -> FittedGaussian:
-    """A normal likelihood whose width makes the targets of the evaluator's split most probable.
+    """Fit the width of a normal likelihood by maximum likelihood on the evaluator's split.
 
     The width minimises the ``nll`` of the predictive mixture, as the precision of Monte Carlo
-    dropout is usually chosen (Gal & Ghahramani 2016, section 5.1): over :data:`WIDTHS` times the
-    standard deviation of the target, then by the parabola through the best and its neighbours, in
-    the logarithm of the width. ``target``: which of several targets, else empty.
+    dropout is usually chosen (Gal & Ghahramani 2016, section 5.1): first over :data:`WIDTHS` times
+    the standard deviation of the target, then with a parabola through the best candidate and its
+    neighbours in the logarithm of the width. ``target``: name of one of several targets, or empty.
     """
     group, samples = evaluator.collectives, evaluator.samples
     view = evaluator.view(method)
@@ -175,7 +175,7 @@ def _fit(evaluator: Evaluator, method: Method, target: str) -> FittedGaussian:
 
 
 def _best(x: np.ndarray, y: np.ndarray) -> float:
-    """``exp`` of where the parabola through the least of ``y`` and its neighbours is least."""
+    """``exp`` of the minimum of the parabola through the smallest ``y`` and its neighbours."""
     k = int(np.argmin(y))
     if k in (0, len(y) - 1):
         return float(np.exp(x[k]))

@@ -1,4 +1,4 @@
-"""The posterior predictive of a finished (or stopped) run, on this grid."""
+"""The posterior predictive distribution of a finished (or stopped) run, on this grid."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ if TYPE_CHECKING:
 
 
 class Posterior:
-    """What predictions with a restored run need. Collective over the world.
+    """Everything that predictions with a restored run need. Collective over the world.
 
     Parameters
     ----------
     restored
-        The run with the parameters of a checkpoint.
+        Run with the parameters of a checkpoint.
     topology
-        The grid.
+        Grid of ranks.
 
     Attributes
     ----------
     run, method, config, trained, samples
-        Of the restored run.
+        Attributes of the restored run.
     likelihood
-        The observation model. A width that is not learnt is estimated once for each checkpoint,
-        at the end of training or here, with ``evaluation.samples`` of the run.
+        Observation model. A width that is not learnt is estimated once per checkpoint, at the end
+        of training or here, with ``evaluation.samples`` of the run.
     noise
-        Where the noise of observations comes from, for records; empty for classes.
+        Source of the observation noise, for records; empty for labels.
     passed
-        Passes of predictions in memory.
+        Number of passes made for predictions in memory.
     """
 
     def __init__(self, restored: Restored, topology: Topology) -> None:
@@ -65,19 +65,19 @@ class Posterior:
         self.noise = {} if self.run.task.labels else self._noise()
 
     def with_samples(self, samples: int | None) -> Self:
-        """The same posterior with a predictive distribution of another number of samples.
+        """Return the same posterior with another number of samples of the predictive distribution.
 
         Collective over the world.
 
         Parameters
         ----------
         samples
-            None for as many as before.
+            Number of samples; None for the present number.
 
         Raises
         ------
         UsageError
-            If the method has another number of them.
+            If the method cannot draw this number of samples.
         """
         wanted = self.samples if samples is None else self.method.prediction_samples(samples)
         if wanted == self.samples:
@@ -88,7 +88,7 @@ class Posterior:
         return other
 
     def facts(self) -> dict[str, Any]:
-        """What must be known of every result, for records."""
+        """Facts recorded with every result: run, checkpoint, step, samples, method, noise."""
         return {
             "run": self.restored.folder.run,
             "checkpoint": self.restored.checkpoint.name,
@@ -102,14 +102,14 @@ class Posterior:
     def open(
         self, data: str | Path | None, split: str | None, inputs_only: bool = False
     ) -> Dataset:
-        """A split of a dataset that fits; of the run's own if ``data`` is None.
+        """Open a split of a dataset that fits the run; of the run's own if ``data`` is None.
 
-        Without a name it is ``test``, or the first one if there is no ``test``. Not collective.
+        The default split is ``test``, or the first one if there is no ``test``. Not collective.
 
         Raises
         ------
         DataError
-            If there is no such split, or its numbers mean something else.
+            If there is no such split, or its numbers have another meaning.
         """
         path = Path(data if data is not None else self.config.data.path)
         if split is None:
@@ -119,12 +119,12 @@ class Posterior:
         if data is None and opened.uid != self.trained.manifest.uid:
             raise DataError(
                 f"{path} is dataset {opened.uid}, the run was trained on "
-                f"{self.trained.manifest.uid}; name another set by --data"
+                f"{self.trained.manifest.uid}; choose another dataset with --data"
             )
         return as_trained(opened, self.trained, inputs_only=inputs_only)
 
     def evaluator(self, dataset: Dataset) -> Evaluator:
-        """An evaluator of a split. Collective over the world."""
+        """Create an evaluator of a split. Collective over the world."""
         from hpcsamp.prediction.evaluator import Evaluator
 
         return Evaluator(
@@ -133,7 +133,7 @@ class Posterior:
         )  # fmt: skip
 
     def training_set(self) -> Dataset:
-        """That of the run; see :meth:`open`. Not collective."""
+        """Open the training set of the run; see :meth:`open`. Not collective."""
         return self.open(None, "train")
 
     def _fitted(self) -> Likelihood:
@@ -154,7 +154,7 @@ class Posterior:
             samples = self.method.prediction_samples(asked)
         found = noise.fit_on(self.run, items, self.topology, self.collectives, samples)
         if own and self.topology.is_root:
-            with suppress(OSError):  # a folder that is only to be read: estimated again next time
+            with suppress(OSError):  # in a read-only folder it is estimated again next time
                 width.keep(folder, step, noise.open_widths(found))
         return found
 

@@ -1,4 +1,4 @@
-"""Predictions of a run for a dataset, written in parallel to one file."""
+"""Predict a dataset with a run; all ranks write to one file."""
 
 from __future__ import annotations
 
@@ -37,19 +37,20 @@ def predict(
     data, split
         See :meth:`Posterior.open`.
     quantiles
-        Levels within 0 and 1; None for 5, 50 and 95 % where the predictive has quantiles.
+        Levels between 0 and 1; None for 5, 50 and 95 % if quantiles are available.
     keep_samples
-        Also write what every weight sample says.
+        Also write the prediction of each weight sample.
 
     Returns
     -------
     dict
-        What was predicted, with the metrics (a dataset has targets).
+        Facts of the predictions, and the metrics (a dataset has targets).
 
     Raises
     ------
     DataError, UsageError
-        If the set does not fit, or the file cannot be written; on every rank, and no file is left.
+        If the dataset does not fit, or the file cannot be written; on every rank. No file is left
+        then.
     """
     world = posterior.topology.world
     with together(world):
@@ -84,17 +85,17 @@ def predict(
 
 
 def alone(stack: ExitStack, topology: Topology, what: Path) -> Lock | None:
-    """Be the only job that writes a file until the stack is closed. Collective over the world.
+    """Lock a file for this job until the stack is closed. Collective over the world.
 
     Returns
     -------
     Lock or None
-        On rank 0: the lock, to be checked before what was written gets its name.
+        On rank 0, the lock; check it before the file gets its final name.
 
     Raises
     ------
     UsageError
-        If another job writes it, or its folder cannot be written to; on all ranks.
+        If another job writes the file, or its folder is not writable; on all ranks.
     """
     with together(topology.world):
         if not topology.is_root:
@@ -113,12 +114,12 @@ def fill(
     *,
     full: bool = False,
 ) -> Evaluation:
-    """Evaluate a split, every item's predictions going into a file. Collective over the world.
+    """Evaluate a split and write predictions of all items to a file. Collective over the world.
 
     Parameters
     ----------
     lock
-        Of the file, see :func:`alone`.
+        Lock of the file, see :func:`alone`.
     """
     file = ParallelFile(out, plan, posterior.topology, overwrite=overwrite, lock=lock)
     try:
@@ -141,9 +142,9 @@ def fill(
 
 
 def _sink(posterior: Posterior, file: ParallelFile) -> Sink:
-    """Each rank of a sample group writes its share of the group's items, and its own samples.
+    """Create a sink by which each rank of a sample group writes its share of items and own samples.
 
-    Model ranks have the same predictions of whole items, so they share the items out once more.
+    Model ranks hold the same predictions of whole items, so they divide the items once more.
     """
     topology = posterior.topology
     model, ranks = topology.model_rank, topology.model_size

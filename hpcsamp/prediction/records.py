@@ -1,4 +1,4 @@
-"""What a file or arrays of predictions hold: quantiles, type and attributes."""
+"""Common properties of prediction files and arrays: quantiles, type and attributes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from hpcsamp.prediction.posterior import Posterior
 from hpcsamp.sealing import text
 
-#: Quantiles of values if nobody names any.
+#: Default quantiles of values.
 QUANTILES = (0.05, 0.5, 0.95)
 
 
 def levels_of(posterior: Posterior, asked: Sequence[float] | None) -> tuple[float, ...]:
-    """Levels of quantiles, where the predictive has them; None for :data:`QUANTILES`."""
+    """Levels of quantiles if the predictive has quantiles; None for :data:`QUANTILES`."""
     task = posterior.run.task
     if task.labels or (not asked and not task.has_quantiles(posterior.likelihood)):
         return ()
@@ -21,12 +21,12 @@ def levels_of(posterior: Posterior, asked: Sequence[float] | None) -> tuple[floa
 
 
 def precision(posterior: Posterior) -> str:
-    """Type of what is written."""
+    """Type of the written values."""
     return "<f8" if posterior.config.training.precision == "float64" else "<f4"
 
 
 def attributes(facts: dict[str, Any], uid: str) -> dict[str, Any]:
-    """Attributes of a file: numbers and text."""
+    """Attributes of a file as numbers and text."""
     flat: dict[str, Any] = {}
     facts = dict(facts)
     while facts:

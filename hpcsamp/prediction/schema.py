@@ -1,4 +1,4 @@
-"""Another dataset for a trained network: does it mean the same, in which order and units?"""
+"""Check that another dataset fits a trained network: names, order, units and coordinates."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from hpcsamp.run.trained import Trained
 from hpcsamp.tasks.coordinates import Axis, read_axes
 
 FAR = 3
-"""Distance of means, in standard deviations, from which inputs are reported as unlike."""
+"""Difference of means, in standard deviations, from which inputs are reported as unlike."""
 
 CLOSE = 1e-6
-"""Relative difference of coordinates that are taken as equal."""
+"""Relative difference up to which coordinates count as equal."""
 
 
 def as_trained(
@@ -28,30 +28,30 @@ def as_trained(
     *,
     inputs_only: bool = False,
 ) -> Dataset:
-    """A dataset as the network saw its own: standardised by the statistics of *its* training set.
+    """Prepare a dataset for a network: standardise it by the statistics of the *training* set.
 
-    Names, units and coordinates must be those of the training set; where they only come in another
-    order, :attr:`~hpcsamp.data.Dataset.order` puts them into that of the training set, and a note
-    tells so.
+    Names, units and coordinates must be those of the training set. If only their order differs,
+    :attr:`~hpcsamp.data.Dataset.order` restores the order of the training set, and a note reports
+    it.
 
     Parameters
     ----------
     dataset
-        An opened split of any set; it is changed.
+        An opened split of any dataset; it is modified.
     of_run
-        The set that the network was trained on.
+        Dataset that the network was trained on.
     inputs_only
-        Whether targets may be of another kind (out-of-distribution items).
+        Whether targets may differ (for out-of-distribution items).
 
     Returns
     -------
     Dataset
-        The same one.
+        The same object.
 
     Raises
     ------
     DataError
-        If shape, type, kind of inputs, task, names, units or coordinates differ, with both.
+        If shape, type, kind of inputs, task, names, units or coordinates differ; names both values.
     """
     told, trained = dataset.manifest, of_run.manifest
     if told.uid == trained.uid:
@@ -108,7 +108,7 @@ def as_trained(
                 )
     if not inputs_only and not dataset.order:
         dataset.notes += [f"{dataset.path}: {line}" for line in _unlike(told, trained)]
-    # the order of inputs is the network's, what stands for a missing value the set's own
+    # inputs are ordered as for the network; missing values are marked as in this dataset
     ours_of_names = {name: trained.stats[name] for name in names if name in trained.stats}
     update: dict[str, object] = {
         "stats": {**told.stats, **ours_of_names},
@@ -125,7 +125,7 @@ def as_trained(
 
 
 def _check_names(dataset: Dataset, trained: Manifest, inputs_only: bool) -> None:
-    """Refuse a set with other inputs or targets than those of training, with both lists."""
+    """Refuse a dataset with other inputs or targets than those of training; list both."""
     told = dataset.manifest
     pairs: list[tuple[str, Iterable[str], Iterable[str]]] = [("inputs", told.kinds, trained.kinds)]
     if not inputs_only:
@@ -139,8 +139,8 @@ def _check_names(dataset: Dataset, trained: Manifest, inputs_only: bool) -> None
 
 
 def _unlike(told: Manifest, trained: Manifest) -> list[str]:
-    """A line if inputs are distributed unlike those of training: all that can be seen of sets
-    without names."""
+    """Report inputs with another distribution than in training, the only possible check if datasets
+    have no names."""
     for name, kind in trained.kinds.items():
         if kind == "numbers":
             found = _unlike_array(told, trained, name)
@@ -172,15 +172,15 @@ def order_of(where: str, theirs: Axis, ours: Axis) -> np.ndarray | None:
     Raises
     ------
     DataError
-        If the axes hold other entries, naming the first.
+        If the axes hold different entries; names the first.
     """
     if not theirs.told and not ours.told:
         return None
     if theirs.told != ours.told:
         named, which = (theirs, "it") if theirs.told else (ours, "the run's training set")
         raise DataError(
-            f"{where} has no names or coordinates to compare: only {which} tells a {named.name}, "
-            f"which begins with {_show(named.values[:3])}; make both sets in the same way"
+            f"{where}: names or coordinates cannot be compared, because only {which} has a "
+            f"{named.name}, which begins with {_show(named.values[:3])}; make both sets alike"
         )
     for what in ("name", "units"):
         a, b = getattr(theirs, what), getattr(ours, what)
@@ -229,7 +229,7 @@ def _refuse(where: str, theirs: Axis, ours: Axis) -> None:
 
 
 def _facts(manifest: Manifest, array: str) -> dict[str, str]:
-    """What an array's numbers are beside its axes: units, and what its manifest tells."""
+    """Describe an array beyond its axes: its units, and other facts from its manifest."""
     units = manifest.arrays[array].units
     each = dict(re.findall(r"(\S+) \[([^\]]*)\]", units))
     facts = {f"units of {name}": unit for name, unit in each.items()} or {"units": units}
@@ -248,7 +248,7 @@ def _compare(where: str, theirs: dict[str, str], ours: dict[str, str]) -> None:
 
 
 def _told(value: str) -> str:
-    return repr(value) if value else "not told"
+    return repr(value) if value else "not given"
 
 
 def _show(values: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""How prediction samples are evaluated: chosen once, the same on all ranks."""
+"""Choose how prediction samples are evaluated: once, and the same on all ranks."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 
 WORTH = 256
-"""Passes of a batch with one sample that cost about as much as the measurement."""
+"""Number of passes of one sample over a batch that cost about as much as the measurement."""
 
 
 class Passed:
-    """Counts passes, by which a process finds when a measurement pays.
+    """Counts passes to decide when a measurement pays off.
 
-    A few predictions are over before it would be, so they are made in the way that is known.
+    A few predictions finish sooner than the measurement would, so they use the default way.
     """
 
     def __init__(self) -> None:
         self.count = 0
 
     def enough(self, more: int) -> bool:
-        """Whether to measure before ``more`` passes: the calls so far, with them, cost as much."""
+        """Whether to measure before ``more`` passes: all passes together cost as much."""
         self.count += more
         return self.count >= WORTH
 
@@ -34,12 +34,12 @@ class Passed:
 def settle(
     method: Method, x: torch.Tensor, mine: range, index: torch.Tensor, world: MPI.Comm
 ) -> None:
-    """Measure what is fastest, unless that is known. Collective over the world.
+    """Measure which way is fastest, unless it is known. Collective over the world.
 
     Parameters
     ----------
     x, index
-        A batch, and where its items are in their split.
+        A batch, and the positions of its items in their split.
     mine
         Prediction samples of this rank.
     """

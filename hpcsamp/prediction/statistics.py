@@ -1,9 +1,9 @@
 """Estimate the running statistics of batch normalisation for each prediction sample.
 
-A pass over a part of the training set gives each draw of weights its own (Maddox et al. 2019,
-section 3.2; :mod:`hpcsamp.weights.estimates`). Batches are whole ones of the training set, each
-evaluated by one data group, so that the statistics are the same on any grid. Items are as they are
-in the set, without augmentation.
+A pass over part of the training set computes statistics for each draw of weights (Maddox et al.
+2019, section 3.2; :mod:`hpcsamp.weights.estimates`). Batches are whole batches of the training set,
+each evaluated by one data group, so the statistics are the same on any grid. Items are used without
+augmentation.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from hpcsamp.weights import inputs_of
 from hpcsamp.weights.estimates import Estimates
 
 LARGEST = 256
-"""Items of a batch at most: one rank evaluates them at once, whatever the grid of training was."""
+"""Largest number of items in a batch: one rank evaluates them at once, whatever the grid."""
 
 
 def estimate(
@@ -40,22 +40,22 @@ def estimate(
     x: Any,
     training_set: Callable[[], Dataset],
 ) -> None:
-    """Estimate statistics where that is wanted and not done yet. Collective over the world.
+    """Estimate the statistics if this is requested and not done yet. Collective over the world.
 
     Parameters
     ----------
     samples
         ``S`` of the predictive distribution.
     x
-        Some items, by which it is found whether the network normalises over batches.
+        Some items, to find out whether the network normalises over batches.
     training_set
-        Opens it. Where it is not there, predictions are by the running statistics of training, and
-        a line says so.
+        Function that opens the training set. If it is not available, predictions use the running
+        statistics of training, and a line reports this.
 
     Raises
     ------
     DataError
-        If it is not there and ``evaluation.batch_norm = "estimated"``.
+        If it is not available and ``evaluation.batch_norm = "estimated"``.
     """
     asked = run.config.evaluation.batch_norm
     wanted = method.estimates_statistics if asked is None else asked == "estimated"
@@ -90,8 +90,8 @@ def _sum(x: torch.Tensor, topology: Topology, collectives: Collectives) -> None:
 
 
 def _in_training(network: nn.Module) -> frozenset[str]:
-    """Names of the buffers whose module is in training mode when the network is trained: one that
-    stays in evaluation mode was trained with the statistics that it has."""
+    """Names of the buffers whose modules are in training mode during training; a module that stays
+    in evaluation mode was trained with the statistics that it holds."""
     parts = {n: m for n, m in network.named_modules() if m.training or not network.training}
     return frozenset(
         f"{name}.{key}" if name else key for name, part in parts.items() for key in part._buffers
@@ -101,7 +101,7 @@ def _in_training(network: nn.Module) -> frozenset[str]:
 def _opened(
     training_set: Callable[[], Dataset], topology: Topology, needed: bool
 ) -> Dataset | None:
-    """The training set; None if a rank has not got it, and that is no error."""
+    """The training set; None if a rank cannot open it and this is not an error."""
     found, reason = None, None
     try:
         found = training_set()
@@ -114,8 +114,8 @@ def _opened(
         raise DataError(f'evaluation.batch_norm = "estimated" needs the training set: {reasons[0]}')
     if topology.is_root:
         print(
-            f"statistics of batch normalisation are the running ones of training, not estimated "
-            f"for each prediction sample, which needs the training set: {reasons[0]}",
+            f"batch normalisation uses the running statistics of training: an estimate for "
+            f"each prediction sample needs the training set: {reasons[0]}",
             file=sys.stderr,
             flush=True,
         )
@@ -129,7 +129,7 @@ def _pass(
     estimates: Estimates,
     add: Callable[[Any, torch.Tensor], None],
 ) -> None:
-    """Evaluate batches, one of each round by each data group."""
+    """Evaluate batches, one per data group in each round."""
     c = run.config
     size = min(c.data.batch, LARGEST, dataset.count)
     count = max(1, min(dataset.count, c.evaluation.batch_norm_items) // size)
@@ -138,7 +138,7 @@ def _pass(
     with dataset:
         for first in range(0, count, topology.data_size):
             number = first + topology.data_rank
-            estimates.weight = float(number < count)  # in the last round some have none left
+            estimates.weight = float(number < count)  # some groups have no batch in the last round
             batch = _read(dataset, order.step(0, number % count), topology, convert)
             index = torch.from_numpy(batch.index).to(batch.device)
             with together(topology.world):
@@ -146,7 +146,7 @@ def _pass(
 
 
 def _read(dataset: Dataset, step: Step, topology: Topology, convert: Converter) -> Batch:
-    """A batch, read once in each sample group."""
+    """Read a batch, once in each sample group."""
     raw: dict[str, Any] = {}
     with together(topology.world):
         if topology.sample_rank == 0:

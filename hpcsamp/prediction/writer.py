@@ -1,11 +1,11 @@
-"""One HDF5 file written by all ranks, that netCDF readers (xarray) open as it is.
+"""One HDF5 file written by all ranks, which netCDF readers (xarray) can open.
 
-Rank 0 makes the file with plain HDF5: every array contiguous and allocated, axes and coordinates as
-dimension scales, units and descriptions as attributes. Then each rank writes the rows of its own
-items at their offsets in the file, with positional writes, and no HDF5 library in between. So
-writing is parallel with any build of h5py, and cannot meet the collective reads of the prefetch
-thread, which deadlock with collective writes of the main thread even on other communicators. The
-file has a name of its own until it is whole.
+Rank 0 creates the file with plain HDF5: every array is contiguous and allocated, axes and
+coordinates are dimension scales, units and descriptions are attributes. Then each rank writes the
+rows of its items at their offsets in the file, with positional writes and without the HDF5 library.
+So writing is parallel with any build of h5py, and cannot deadlock with the collective reads of the
+prefetch thread, as collective HDF5 writes of the main thread do even on another communicator. The
+file has a temporary name until it is complete.
 """
 
 from __future__ import annotations
@@ -31,21 +31,22 @@ from hpcsamp.tasks.layout import Layout, Variable
 
 
 class ParallelFile:
-    """A file that all ranks write. Making and :meth:`finish` are collective.
+    """A file that all ranks write. The constructor and :meth:`finish` are collective.
 
     Parameters
     ----------
     path
-        The final name.
+        Final name.
     overwrite
-        Whether a file of this name may be replaced.
+        Whether an existing file of this name may be replaced.
     lock
-        On rank 0: that of the file. A job that has lost it neither names nor removes anything.
+        On rank 0, the lock of the file. A job that lost the lock neither renames nor removes
+        anything.
 
     Raises
     ------
     UsageError
-        If there is a file already, the disk has no room, or it cannot be written; on all ranks.
+        If the file exists, the disk is full, or it cannot be written; on all ranks.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class ParallelFile:
         self.path, self.layout, self.topology = path, layout, topology
         self._part = part_of(path)
         self._file = -1
-        self._parts: list[tuple[int, int, int, int, int]] = []  # strided ones
+        self._parts: list[tuple[int, int, int, int, int]] = []  # strided blocks
         self._open: dict[tuple[str, int], tuple[int, int]] = {}  # start and CRC by name and end
         offsets: dict[str, int] = {}
         with together(topology.world):
@@ -74,8 +75,8 @@ class ParallelFile:
                 self._file = os.open(self._part, os.O_WRONLY)
             except OSError as e:
                 raise UsageError(
-                    f"{self._part}: {e.strerror}; all ranks write it, so it must be on a file "
-                    f"system that all nodes share"
+                    f"{self._part}: {e.strerror}; all ranks write this file, so it must be on a "
+                    f"file system that all nodes share"
                 ) from e
 
     def _create(self) -> dict[str, int]:
@@ -91,7 +92,7 @@ class ParallelFile:
                 )
             self._part.unlink(missing_ok=True)
             slabs = any(v.slab is not None for v in self.layout.variables.values())
-            least = "v110" if slabs else "earliest"  # of which on there is an implicit index
+            least = "v110" if slabs else "earliest"  # the implicit index exists since 1.10
             with h5py.File(self._part, "w", driver="sec2", libver=(least, "v110")) as f:
                 return _make(f, self.layout)
         except OSError as e:
@@ -109,12 +110,12 @@ class ParallelFile:
         values
             ``(n, ...)``.
         within
-            Part of the second axis that the values are of; all of it if not given.
+            Range of the second axis that the values cover; all of it by default.
 
         Raises
         ------
         UsageError
-            If that fails, e.g. on a full disk.
+            If writing fails, e.g. because the disk is full.
         """
         shape = self.layout.shape(name)
         if self.layout.variables[name].slab is not None:
@@ -141,7 +142,7 @@ class ParallelFile:
             for i in range(pieces):
                 self._pwrite(raw[i * size : (i + 1) * size], at + i * step)
             key, begun, crc = (name, at), at, 0
-            if pieces == 1 and (name, at) in self._open:  # it goes on where a part ended
+            if pieces == 1 and (name, at) in self._open:  # continues where an earlier part ended
                 begun, crc = self._open.pop(key)
             crc = zlib.crc32(raw, crc)
             if pieces == 1:
@@ -164,7 +165,7 @@ class ParallelFile:
         Raises
         ------
         UsageError
-            If that fails, e.g. on a full disk.
+            If writing fails, e.g. because the disk is full.
         """
         variable, shape = self.layout.variables[name], self.layout.shape(name)[1:]
         dtype = np.dtype(variable.dtype)
@@ -189,10 +190,10 @@ class ParallelFile:
             raise UsageError(f"cannot write {self.path}: {e.strerror}") from e
 
     def finish(self) -> None:
-        """Have the file on disk under its name, sealed. Collective."""
+        """Complete and seal the file and give it its final name. Collective."""
         with together(self.topology.world):
             try:
-                if not self.topology.is_root:  # rank 0 does when it has sealed the file
+                if not self.topology.is_root:  # rank 0 flushes it after sealing
                     os.fsync(self._file)
                 self._close()
             except OSError as e:
@@ -210,7 +211,7 @@ class ParallelFile:
                     raise UsageError(f"cannot write {self.path}: {e.strerror}") from e
 
     def abandon(self) -> None:
-        """Leave nothing behind; not collective."""
+        """Remove the incomplete file; not collective."""
         self._close()
         if self.topology.is_root and (self._lock is None or self._lock.held()):
             self._part.unlink(missing_ok=True)
@@ -222,17 +223,17 @@ class ParallelFile:
 
 
 def check_target(path: Path, overwrite: bool) -> None:
-    """Refuse a place that a file cannot be written to.
+    """Check that a file can be written at a path.
 
     Raises
     ------
     UsageError
-        If there is a file already, or no folder for it, or one that may not be written.
+        If the file exists, or its folder does not exist or is not writable.
     """
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name a file")
     if path.exists() and not overwrite:
-        raise UsageError(f"{path} is there already; --overwrite replaces it")
+        raise UsageError(f"{path} already exists; --overwrite replaces it")
     if not path.parent.is_dir():
         raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
@@ -281,7 +282,7 @@ def _dataset(f: h5py.File, name: str, variable: Variable, shape: tuple[int, ...]
 
 
 def _offset(data: h5py.Dataset, variable: Variable) -> int | None:
-    """Where the values of an array begin."""
+    """Position of the first value of an array in the file."""
     if variable.slab is None:
         found: int | None = data.id.get_offset()
         return found
@@ -297,7 +298,7 @@ def _offset(data: h5py.Dataset, variable: Variable) -> int | None:
 
 
 def _filling(layout: Layout, name: str) -> int:
-    """Bytes by which the slabs of a variable are longer than its values."""
+    """Bytes of padding in the slabs of a variable."""
     variable = layout.variables[name]
     if variable.slab is None:
         return 0
@@ -312,7 +313,7 @@ def _known(scale: Variable) -> np.ndarray:
 
 
 def _runs(rows: np.ndarray) -> Sequence[tuple[int, int]]:
-    """Where rows that follow each other begin and end."""
+    """Start and stop of each run of consecutive rows."""
     cuts = np.flatnonzero(np.diff(rows) != 1) + 1
     ends = [0, *cuts.tolist(), len(rows)]
     return [(a, b) for a, b in pairwise(ends) if b > a]
