@@ -77,5 +77,5 @@ def test_runs_evaluate_the_average_on_any_grid_and_resume_to_the_bit(
 
 def test_methods_with_a_path_of_their_own_have_no_average(small, tmp_path):
     settings = ["method.name=swag", "method.start=0.5", "method.rank=2", "training.ema=0.9"]
-    with pytest.raises(UsageError, match=r"training.ema = 0.9: SWAG gathers its own draws"):
+    with pytest.raises(UsageError, match=r"training.ema = 0.9: SWAG predicts from weights"):
         Trainer(configuration.load(small, settings), init(), tmp_path / "run")

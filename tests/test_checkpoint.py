@@ -156,7 +156,7 @@ def test_a_damaged_piece_is_named(folder, tmp_path):
         checkpoint.read(path)
     other = next(p for p in path.parent.iterdir() if p.name.startswith(found.name + "."))
     shutil.copy(other, beside)
-    with pytest.raises(CheckpointError, match="none of the files of this checkpoint"):
+    with pytest.raises(CheckpointError, match="it does not belong to this checkpoint"):
         checkpoint.read(path)
 
 

@@ -157,7 +157,7 @@ def trained(run: Path) -> list[float]:
         (["optimizer.groups=[{pattern='layers.1.*'}]", "optimizer.sharded=true"], "sharded"),
         (["optimizer.groups=[{pattern='layers.1.*'}]", "method.name=sgld",
           "optimizer.name=SGLD", "method.prior_std=1.0", "schedule.name=none"],
-         "moves all weights by one rate"),
+         "updates all weights with one rate"),
         (["optimizer.groups=[{pattern='layers.1.*', lr=0.1}]", "schedule.name=OneCycleLR",
           "schedule.max_lr=0.1"], "sets the rates of all groups to 0.004, but they are 0.005, 0.1"),
     ],

@@ -377,7 +377,7 @@ def test_a_run_of_version_1_is_evaluated_with_the_noise_it_was_trained_with(diab
     shutil.copy(place / "run.toml", run / "config.toml")
     done = hpcsamp(1, "evaluate", run)
     assert done.code == 0, done.err
-    told = done.err.count("format version 1, since when the draws of weights have changed")
+    told = done.err.count("format version 1; the draws of weights have changed")
     assert told == 1
     found, wanted = evaluation(run), evaluation(place / "fixed")
     assert found["noise"] == wanted["noise"]

@@ -279,7 +279,7 @@ WRONG = [
         lambda x: xr.DataArray(x, dims=("n", "feature"), coords={"feature": ["a", "b", "z"]}),
         "feature 'z' is not in the run's training set",
     ),
-    ("table", lambda x: xr.DataArray(x, dims=("n", "column")), "an item of the run has the dimensions"),
+    ("table", lambda x: xr.DataArray(x, dims=("n", "column")), "of the run has the dimensions"),
     ("digits", lambda x: x.transpose(0, 2, 3, 1), r"\(359, 8, 8, 1\).*\(items, 1, 8, 8\)"),
     ("digits", lambda x: x / 16.0, "trained on uint8: whole numbers from 0 to 255"),
     ("digits", lambda x: x.astype(int) - 1, "x holds -1, the run was trained on uint8"),

@@ -320,7 +320,7 @@ def test_a_run_whose_masks_came_from_other_streams_is_evaluated_and_does_not_go_
     done = commands(1, ["evaluate", run], ["train", small, "--output", run, "--resume", *sets])
     assert done.code == 1
     lines = [
-        line for line in done.err.splitlines() if "the draws of MCDropout became others" in line
+        line for line in done.err.splitlines() if "the random draws of MCDropout changed" in line
     ]
     assert "other samples of the same distribution" in lines[0]
-    assert "train anew into another --output" in lines[1]
+    assert "train again with another --output" in lines[1]

@@ -367,7 +367,7 @@ REFUSED = [
     (["series", "--quantiles", "a"], 2, "must be numbers separated by commas"),
     (["members", "--samples", "7"], 2, "7"),
     (["digits"], 2, "is not a run folder"),
-    (["classes", "--out", "{}/there.h5"], 2, "there already; --overwrite"),
+    (["classes", "--out", "{}/there.h5"], 2, "already exists; --overwrite"),
     (["classes", "--out", "{}/no/such/p.h5"], 2, "there is no folder"),
     (["classes", "--out", "{}/digits"], 2, "is a folder"),
     (["classes", "--checkpoint", "none.pt"], 1, "no checkpoint none.pt"),

@@ -174,7 +174,7 @@ WRONG = [
     (lambda p: torch.save([1, 2], p), {}, ["holds no tensors by name but a list"]),
     (lambda p: torch.save(Plain(3), p), {}, ["cannot be read as tensors"]),
     (broken, {}, ["cannot be read as tensors"]),
-    (lambda p: p.mkdir(), {}, ["a folder without checkpoints"]),
+    (lambda p: p.mkdir(), {}, ["a folder, but contains no checkpoints"]),
 ]  # fmt: skip
 
 

@@ -99,7 +99,7 @@ def test_what_no_network_of_the_package_takes_is_refused(name, sets, hpcsamp):
         usual(sets / name)
     done = hpcsamp(1, "train", "--data", str(sets / name))
     assert done.code == 2
-    assert "no network of the package takes" in done.err
+    assert "no network of the package accepts" in done.err
 
 
 def test_a_project_is_not_written_over_another(sets, tmp_path, hpcsamp):

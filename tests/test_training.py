@@ -205,10 +205,10 @@ def test_a_run_stops_after_so_many_steps_and_goes_on(hpcsamp, small, tmp_path, m
         other.setenv("HPCSAMP_NOISE", "portable")
         done = hpcsamp(1, "train", small, "--output", parts, "--resume")
         assert done.code == 1
-        assert "a run with native noise, this one would draw portable noise" in done.err
+        assert "a run with native noise, but this one would draw portable noise" in done.err
         done = hpcsamp(1, "evaluate", parts)
         assert done.code == 0, done.err
-        assert done.err.count("native noise, here it is portable: predictions are of oth") == 1
+        assert done.err.count("native noise, this machine draws portable noise") == 1
     differ = "os.environ['HPCSAMP_NOISE'] = forms[int(os.environ['OMPI_COMM_WORLD_RANK'])]"
     run = (
         f"from hpcsamp.cli import main; sys.argv = ['hpcsamp', 'evaluate', {str(parts)!r}]; main()"
@@ -217,7 +217,7 @@ def test_a_run_stops_after_so_many_steps_and_goes_on(hpcsamp, small, tmp_path, m
     done = launch(2, "-c", job)
     assert done.code == 2
     assert done.errors == [
-        "hpcsamp: error: ranks must have the same form of the noise (HPCSAMP_NOISE), which is "
+        "hpcsamp: error: all ranks must use the same form of noise (HPCSAMP_NOISE), which is "
         "native on rank 0 and portable on rank 1"
     ]
     assert hpcsamp(1, "train", small, "--output", parts, "--resume").code == 0

@@ -151,7 +151,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
 
 def test_data_that_are_not_there(tmp_path):
     run = synthetic_run(tmp_path, like="entsoe")
-    with pytest.raises(DataError, match=r"real is no dataset.*--data synthetic"):
+    with pytest.raises(DataError, match=r"real is not a dataset.*--data synthetic"):
         prepare(run, None, MPI.COMM_SELF)
     plain = configuration.check({"data": {"path": "d"}, "model": {"name": "mlp"}})
     with pytest.raises(UsageError, match=r"\[data.synthetic\]"):

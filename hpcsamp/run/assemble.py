@@ -1,4 +1,4 @@
-"""From a configuration to the objects of a run: the one place that makes them."""
+"""Build all objects of a run from a configuration; nothing else constructs them."""
 
 from __future__ import annotations
 
@@ -29,51 +29,51 @@ from hpcsamp.tasks.several import Output
 from hpcsamp.tasks.several import Several as SeveralTargets
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
-"""Type of the weights and of a batch by ``training.precision``."""
+"""Type of the weights and of a batch for each ``training.precision``."""
 
 
 class Run:
-    """The network of a configuration under its sampling method, its loss and its likelihood.
+    """The network of a configuration with its sampling method, its loss and its likelihood.
 
     Parameters
     ----------
     config
         The checked configuration.
     shapes
-        Of the data.
+        Shapes of the data.
     own
         Samples that this rank evaluates in training.
     device
-        Where the parameters are; ``meta`` for a blank run, which has everything but numbers.
+        Device of the parameters; ``meta`` for a blank run, whose tensors have no values.
     initial
-        Initial weights by name where they do not come from the seed, see :mod:`.initial`.
+        Initial weights by name if they do not come from the seed, see :mod:`.initial`.
     weigh
-        Whether a loss weighs the values of an item as configured. Without a dataset the latitudes
-        that weights come from are not known, and they change neither shapes nor costs.
+        Whether the loss weights the values of an item as configured. Without a dataset, the
+        latitudes from which weights are computed are unknown; they affect neither shapes nor costs.
 
     Attributes
     ----------
     config, shapes, own
-        As given; the configuration has the dataset's kind of task where it leaves that open.
+        As passed; if the configuration names no kind of task, it has that of the dataset.
     task
-        What the targets are, and what is predicted and measured of them.
+        What the targets are, how they are predicted, and which metrics are computed.
     dtype
-        Of weights and batches.
+        Type of weights and batches.
     likelihood
-        The observation model: what an output means.
+        Observation model: the meaning of the outputs.
     data_loss
-        The loss of a batch's outputs, without the penalty.
+        Loss of a batch's outputs, without the penalty.
     method
-        The network under its method.
+        The network with its sampling method.
     notes
-        Lines about what was done with the network without having been told.
+        Lines about decisions that were made automatically for this network.
     axis
-        The model ranks that hold the network in parts.
+        Model ranks that hold the network in parts.
 
     Raises
     ------
     UsageError
-        If model, method, loss and data do not fit.
+        If model, method, loss and data do not fit together.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Run:
         topology: Topology,
         initial: Mapping[str, Tensor] | None = None,
     ) -> Run:
-        """Of a configuration and its dataset, on this rank.
+        """Build the run of a configuration and its dataset on this rank.
 
         Raises
         ------
@@ -147,12 +147,12 @@ class Run:
             ) from None
 
     def free(self) -> None:
-        """Give back what the model ranks share; the run is over. Collective."""
+        """Free the memory that model ranks share, at the end of the run. Collective."""
         if self.axis is not ALONE:
             self.axis.free()
 
     def _spread(self, axis: ModelAxis) -> None:
-        """Say how items lie on the model ranks, see :func:`.spread.spread`. Collective."""
+        """Divide items over the model ranks, see :func:`.spread.spread`. Collective."""
         if axis.size > 1:
             groups = bool(self.config.optimizer.groups)
             spread(self.method, self.data_loss, self.shapes, axis, groups)
@@ -162,12 +162,12 @@ class Run:
     def blank(
         cls, config: RunConfig, shapes: Shapes, ranks: int = 1, axis: ModelAxis = ALONE
     ) -> Run:
-        """The largest part of a run on one of ``ranks`` that share its samples, without numbers.
+        """Build the largest part of a run on one of ``ranks`` ranks, without values.
 
         Parameters
         ----------
         axis
-            The model ranks, such as :func:`hpcsamp.layers.imagined` ones.
+            Model ranks, such as those of :func:`hpcsamp.layers.imagined`.
         """
         own = range(-(-config.method.samples // ranks))
         with along(axis):
@@ -177,32 +177,33 @@ class Run:
 
     @property
     def outputs(self) -> int:
-        """Numbers that the likelihood reads of an item."""
+        """Number of outputs per item that the likelihood reads."""
         return sum(_sizes(self.likelihood, self.shapes.targets).values())
 
     def _check_best(self) -> None:
         best, known = self.config.training.best, self.task.best
         if best not in known:
             raise UsageError(
-                f'training.best = "{best}" is no metric of task = "{self.task.kind}"; there is '
+                f'training.best = "{best}" is not a metric of task = "{self.task.kind}"; choose '
+                f"from "
                 f"{', '.join(known)}{suggest(best, known)}"
             )
 
 
 def in_turn(topology: Topology) -> AbstractContextManager[None]:
-    """In which :meth:`Run.of` makes a run: first on one rank of a node, which fetches what is
-    downloaded; on all at once where they make the parts of a network together.
+    """Context in which :meth:`Run.of` builds a run: first on one rank of a node, which downloads
+    what is missing; on all ranks at once if they create a network in parts together.
     """
     return one_first(topology.node_comm) if topology.model_size == 1 else nullcontext()
 
 
 def task(config: RunConfig) -> Task:
-    """What the targets are, and what is predicted of them."""
+    """The task of a configuration: what the targets are, and how they are predicted."""
     return tasks.make(kind_of(config), completed(config).task.arguments)
 
 
 def likelihood(config: RunConfig) -> Likelihood:
-    """The observation model: what an output means; of several targets that of each."""
+    """The observation model of a configuration; with several targets, one for each."""
     loss, given = config.loss, config.likelihood.table
     if kind_of(config) != SEVERAL:
         return losses.make_likelihood(kind_of(config), loss.name, loss.arguments, given)
@@ -228,20 +229,20 @@ def network(
     initial: Mapping[str, Tensor] | None = None,
     notes: dict[str, None] | None = None,
 ) -> nn.Module:
-    """The network of a run with what its likelihood adds to it.
+    """Build the network of a run with the layers that its likelihood adds.
 
     Parameters
     ----------
     member
-        See :func:`hpcsamp.models.build`.
+        Member of an ensemble, see :func:`hpcsamp.models.build`.
     initial
         Initial weights by name, see :func:`hpcsamp.models.pretrained.put`.
     notes
-        Gets lines about what was done without having been told.
+        Receives lines about decisions that were made automatically.
     """
     config = with_kind(config, shapes.targets)
     m, noise = config.model, likelihood(config)
-    if shapes.targets.parts:  # rather than that sizes do not fit
+    if shapes.targets.parts:  # a clearer error than sizes that do not match
         task(config).check(shapes.targets)
     sizes = _sizes(noise, shapes.targets, beside=False)
     outputs = sum(sizes.values())
@@ -274,14 +275,14 @@ def network(
 
 
 def _outputs(config: RunConfig) -> Sequence[Output]:
-    """What is asked for of each of several targets."""
+    """The configured output of each of several targets."""
     made = task(config)
     assert isinstance(made, SeveralTargets)
     return list(made.outputs.values())
 
 
 def _sizes(noise: Likelihood, targets: Targets, *, beside: bool = True) -> dict[str, int]:
-    """Numbers that likelihoods read of an item by target, with what is learnt beside or without."""
+    """Outputs per item that the likelihood of each target reads, with or without learnt noise."""
     pairs = {"y": (noise, targets)}
     if isinstance(noise, Likelihoods):
         pairs = {name: (of, targets.parts[name]) for name, of in noise.each.items()}
@@ -292,14 +293,14 @@ def _sizes(noise: Likelihood, targets: Targets, *, beside: bool = True) -> dict[
 
 
 def _classes(shapes: Shapes, outputs: int) -> int | None:
-    """Classes of each pixel or step, if the outputs are one for each of these."""
+    """Number of classes per pixel or step, if the outputs are class scores for each of these."""
     places, classes = math.prod(shapes.targets.shape), shapes.targets.classes
     each = bool(shapes.targets.shape) and classes is not None and classes > 1
     return classes if each and classes is not None and places * classes == outputs else None
 
 
 def blank_network(config: RunConfig, shapes: Shapes, member: int | None = None) -> nn.Module:
-    """The network of a run on the meta device.
+    """Build the network of a run on the meta device.
 
     Raises
     ------
@@ -309,7 +310,7 @@ def blank_network(config: RunConfig, shapes: Shapes, member: int | None = None) 
     try:
         with models.blank():
             return network(config, shapes, member)
-    except UsageError:  # some cannot be made without values
+    except UsageError:  # some networks cannot be created without values
         return network(config, shapes, member).to("meta")
 
 
@@ -333,11 +334,11 @@ def _loss(
     targets: Targets,
     weigh: bool,
 ) -> DataLoss:
-    """The loss of one target; ``given`` is the table of its likelihood."""
+    """Build the loss of one target; ``given`` is the configuration table of its likelihood."""
     own = {k: v for k, v in arguments.items() if weigh or k != "latitudes"}
     weights = of_task.class_weights(targets) if weigh else None
     made = losses.make(name, of_task.kind, own, given, weights)
-    if of_task.labels:  # with others than these, labels would be learnt all the same
+    if of_task.labels:  # other likelihoods would treat labels as numbers without an error
         noise = losses.make_likelihood(of_task.kind, name, own, given)
         made.size = noise.size(targets.shape, targets.classes)
     return made

@@ -1,10 +1,10 @@
-"""An exponential moving average of the weights, used in evaluation and prediction.
+"""Exponential moving average of the weights, used in evaluation and prediction.
 
     a_t = decay a_(t-1) + (1 - decay) w_t,   divided by 1 - decay^t
 
-The division, as in Adam's moments, leaves no trace of where the average began: after the first step
-it is the weights themselves. (Polyak and Juditsky 1992; Kingma and Ba 2015, section 3.) What a
-module keeps beside its weights in floating point, such as running statistics, is averaged, too.
+Dividing as in Adam's moments removes the influence of the initial value: after the first step the
+average equals the weights (Polyak and Juditsky 1992; Kingma and Ba 2015, section 3). Floating-point
+buffers of a module, such as running statistics, are averaged as well.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from hpcsamp.methods import Method
 
 
 class Average:
-    """The moving average of what the outputs of a method depend on.
+    """Moving average of all tensors that the outputs of a method depend on.
 
     Parameters
     ----------
     method
-        Whose weights are averaged.
+        Method whose weights are averaged.
     decay
-        Of the average, from above 0 to below 1; None for no average, with which nothing here does
-        anything.
+        Decay of the average, between 0 and 1 (both excluded); None for no average: then all methods
+        do nothing.
 
     Raises
     ------
     UsageError
-        For a method that makes its predictions from the path of its weights by itself.
+        If the method already predicts from the trajectory of its weights.
     """
 
     def __init__(self, method: Method, decay: float | None) -> None:
         if decay is not None and type(method).after_step is not Method.after_step:
             raise UsageError(
-                f"training.ema = {decay}: {type(method).__name__} gathers its own draws along the "
-                f"path of the weights, so that an average of them would not be used; leave it out"
+                f"training.ema = {decay}: {type(method).__name__} predicts from weights that it "
+                f"collects during training, so an average of them would not be used; leave it out"
             )
         self.method, self.decay = method, decay
         self._averages = [t.clone() for t in self._tensors()] if decay is not None else []
@@ -51,7 +51,7 @@ class Average:
         return [t.data for t in held if t.is_floating_point() or t.is_complex()]
 
     def update(self) -> None:
-        """After each step, when ``method.step`` has been advanced."""
+        """Update the average after each step, when ``method.step`` has been incremented."""
         if self.decay is None:
             return
         weight = (1 - self.decay) / (1 - self.decay**self.method.step)
@@ -60,7 +60,7 @@ class Average:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within the block the method has the average in the place of its weights."""
+        """Within the block, the method holds the average instead of its weights."""
         if self.decay is None or self.method.step == 0:
             yield
             return
@@ -75,8 +75,8 @@ class Average:
                 torch._foreach_copy_(tensors, weights)
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take the average from a state of the method. The method's weights are overwritten: load
-        them afterwards.
+        """Load the average from a state of the method. This overwrites the method's weights, so
+        load them afterwards.
         """
         self.method.load_state_dict(state)
         for average, tensor in zip(self._averages, self._tensors(), strict=True):

@@ -1,4 +1,4 @@
-"""Weights of classes from how often they occur in the training set."""
+"""Class weights from the frequency of classes in the training set."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from hpcsamp.tasks.several import Several
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-#: Items of a piece that is counted at once.
+#: Number of items whose labels are counted at once.
 PIECE = 4096
 
 
 def balance(config: RunConfig, comm: MPI.Comm) -> RunConfig:
-    """A configuration with numbers for ``task.class_weights = "balanced"``. Collective.
+    """Replace ``task.class_weights = "balanced"`` in a configuration by numbers. Collective.
 
     Rank 0 reads the labels of the training set.
 
     Raises
     ------
     DataError, UsageError
-        If the set cannot be read; the same on every rank.
+        If the dataset cannot be read; the same on every rank.
     """
     found = None
     with together(comm):
@@ -57,7 +57,7 @@ def balance(config: RunConfig, comm: MPI.Comm) -> RunConfig:
 
 
 def _counts(dataset: Dataset, target: str) -> torch.Tensor:
-    """``(*shape, C)`` how often each label occurs; missing ones do not count."""
+    """Count how often each label occurs, ``(*shape, C)``; missing labels do not count."""
     classes = dataset.targets[target].classes
     assert classes is not None
     shape = dataset.manifest.arrays[target].shape

@@ -1,17 +1,18 @@
-"""Checkpoints: whole or absent, without pickles, enough to go on exactly.
+"""Write and read checkpoints, which are whole or absent and contain no pickled code.
 
-``checkpoints/step-00000100.pt`` holds the parameters, the optimiser, the schedule, where the run
-stands, its configuration and the dataset's uid. All draws are counted (law 1), so nothing of the
-random state has to be kept, and a run may go on on another number of ranks.
+``checkpoints/step-00000100.pt`` holds the parameters, the optimiser, the schedule, the progress of
+the run, its configuration and the uid of the dataset. All random draws are identified by counters
+(law 1), so no state of a generator has to be saved, and a run can be resumed on another number of
+ranks.
 
-There are as many files as ranks that write (:mod:`hpcsamp.run.taken`): beside the first one those
-of other ranks, ``step-00000100.pt.1f2e3d4c.3``, named for one writing of it and the rank. They
-count for nothing until the first file refers to them, which appears last and at once
-(:mod:`hpcsamp.run.writing`). :mod:`hpcsamp.run.saved` reads them.
+There are as many files as ranks that write (:mod:`hpcsamp.run.taken`): the first file, and for each
+other rank a file such as ``step-00000100.pt.1f2e3d4c.3``, named by a random token of this writing
+and the rank. These are ignored until the first file refers to them, which appears last and
+atomically (:mod:`hpcsamp.run.writing`). :mod:`hpcsamp.run.saved` reads them.
 
-Since format version 2 they are sealed (:mod:`hpcsamp.sealing.archive`), since version 3 noise of
-weights is drawn by place (:mod:`hpcsamp.streams.noise`), and those of several files are of version
-4. Checkpoints older than version 3 can be evaluated, but no run goes on from them.
+Since format version 2 checkpoints are sealed (:mod:`hpcsamp.sealing.archive`), since version 3
+weight noise is drawn by place (:mod:`hpcsamp.streams.noise`); checkpoints of several files have
+version 4. Checkpoints older than version 3 can be evaluated, but not resumed.
 """
 
 from __future__ import annotations
@@ -35,24 +36,24 @@ def write(f: IO[bytes], content: Mapping[str, Any]) -> None:
     Parameters
     ----------
     f
-        Open for reading and writing (``"w+b"``), at its start.
+        File open for reading and writing (``"w+b"``), at its start.
 
     Raises
     ------
     OSError, RuntimeError
-        If it cannot be written; ``torch.save`` raises the latter on a full disk.
+        If it cannot be written; ``torch.save`` raises RuntimeError on a full disk.
     """
     torch.save(dict(content), f)
     archive.seal(f)
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint of one file, which appears under its name when it is whole and on disk.
+    """Write a checkpoint of one file atomically.
 
     Raises
     ------
     CheckpointError
-        If it cannot be written; what was there before is unharmed.
+        If it cannot be written; an existing file is then unchanged.
     """
     try:
         with whole(path) as part, part.open("w+b") as f:
@@ -62,13 +63,13 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read all of a checkpoint, of which every byte is what was written.
+    """Read a whole checkpoint and verify its checksums.
 
     Returns
     -------
     dict
-        What was saved, with the whole states, and its format ``version``. Of a checkpoint without
-        a seal only the tensors and the outline of the rest are compared with their checksums.
+        Saved content with the whole states, and the format ``version``. In a checkpoint without a
+        seal, only the tensors and the structure of the rest are protected by checksums.
 
     Raises
     ------
@@ -81,22 +82,22 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def step_path(folder: Path, step: int) -> Path:
-    """First file of the checkpoint after ``step`` steps."""
+    """Path of the first file of the checkpoint after ``step`` steps."""
     return folder / f"step-{step:08d}.pt"
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest checkpoint, or None."""
+    """Path of the newest checkpoint, or None."""
     return max(folder.glob("step-*.pt"), default=None)
 
 
 def check_config(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to go on from a checkpoint of a run that computes something else.
+    """Refuse to resume a run if its configuration would change the results.
 
     Raises
     ------
     CheckpointError
-        Naming the first key that differs and both values.
+        Naming the first key that differs, with both values.
     """
     before, after = flatten(saved), flatten(now)
     for name in sorted(before.keys() | after.keys()):
@@ -110,12 +111,12 @@ def check_config(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -
 
 
 def check_run(path: Path, saved: Mapping[str, Any], run: str) -> None:
-    """Refuse a checkpoint that lies in the folder of another run, or under another step's name.
+    """Refuse a checkpoint in the folder of another run, or with the file name of another step.
 
     Raises
     ------
     CheckpointError
-        Naming both.
+        Naming both runs or steps.
     """
     if saved.get("run", run) != run:
         raise CheckpointError(
@@ -126,7 +127,7 @@ def check_run(path: Path, saved: Mapping[str, Any], run: str) -> None:
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as ``{"optimizer.lr": ...}``."""
+    """Flatten nested tables to dotted keys, e.g. ``{"optimizer.lr": ...}``."""
     out: dict[str, Any] = {}
     for name, value in table.items():
         if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
-"""How samples are evaluated, in a checkpoint: what a clock chose is used again, to the last bit.
+"""Store how samples are evaluated in checkpoints, so that a resumed run is equal to the last bit.
 
-It is used again where the same number of ranks shares the samples, on the same kind of device;
-elsewhere another chunk may be faster, and is measured.
+The choice depends on timings. It is reused with the same number of ranks per sample group on the
+same kind of device; elsewhere another choice may be faster, so it is measured again.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from hpcsamp.methods import Method
 
 
 def kept(method: Method, topology: Topology) -> dict[str, Any]:
-    """The choice of a method, and where it was measured."""
+    """The choice of a method, and the kind of place where it was measured."""
     return {**method.choice(), "on": _place(topology)}
 
 
 def take(content: Mapping[str, Any], method: Method, topology: Topology) -> None:
-    """Let a method go on with the choice in a checkpoint, if it was measured in such a place."""
+    """Apply the choice in a checkpoint to a method, if it was measured in a place of this kind."""
     passes = content.get("passes", {})
     if passes.get("on") == _place(topology):
         method.take_choice(passes)

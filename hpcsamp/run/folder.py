@@ -1,9 +1,9 @@
-"""A run's folder: configuration, provenance, metrics, summary. Rank 0 writes it.
+"""The folder of a run: configuration, provenance, metrics, summary. Rank 0 writes it.
 
 config.toml  data.json  noise.json  provenance.json  metrics.jsonl  checkpoints/  evaluation/
 summary.json
 
-All of them are sealed (:mod:`hpcsamp.sealing`) for this run, whose random name stands in
+All files are sealed (:mod:`hpcsamp.sealing`) for this run, whose random name is stored in
 ``config.toml``: a file of another run is refused.
 """
 
@@ -25,12 +25,12 @@ from hpcsamp.sealing import edits, text
 
 
 class RunFolder:
-    """The files of one run.
+    """Read and write the files of one run.
 
     Parameters
     ----------
     path
-        The folder.
+        Path of the folder.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -45,12 +45,12 @@ class RunFolder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Be the only process that writes this run; the folder is made if it is not there.
+        """Lock the run for writing within the block; the folder is created if needed.
 
         Raises
         ------
         UsageError
-            If another process does, or the folder cannot be written.
+            If another process holds the lock, or the folder is not writable.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -61,44 +61,44 @@ class RunFolder:
                 yield
         finally:
             self._lock = None
-            with suppress(OSError):  # a run that was refused leaves no folder
+            with suppress(OSError):  # a refused run leaves no empty folder
                 self.path.rmdir()
 
     def check(self) -> None:
-        """Before anything is written: is this process still the one that may?
+        """Check before each write that this process still holds the lock.
 
         Raises
         ------
         HpcsampError
-            If it was suspended and another one has gone on.
+            If this process was suspended and another one has taken the lock.
         """
         if self._lock is not None:
             self._lock.check()
 
     def prepare(self, config: RunConfig, resume: bool) -> None:
-        """Make the folder ready to be written.
+        """Prepare the folder for a run and write its configuration.
 
         Raises
         ------
         UsageError
-            If it holds a run and ``resume`` was not asked for, or cannot be written.
+            If it contains a run and ``resume`` is not set, or it cannot be written.
         """
         if self.begun() and not resume:
             raise UsageError(
-                f"{self.path} already holds a run; go on with it by --resume, or choose another "
+                f"{self.path} already holds a run; continue it with --resume, or choose another "
                 f"--output"
             )
         known = resume and (self.path / "config.toml").exists()
         if known and not self.run:
             raise UsageError(
-                f"{self.path} was begun before files were sealed: no run goes on from it; train "
-                f"anew into another --output"
+                f"{self.path} was begun before files were sealed and cannot be resumed; train "
+                f"again with another --output"
             )
         run = self.run if known else secrets.token_hex(8)
         table = {"run": run, **config.model_dump(mode="json", exclude_none=True)}
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            if not known:  # of a run that was refused before its first step
+            if not known:  # left by a run that was refused before its first step
                 (self.path / "provenance.json").unlink(missing_ok=True)
             write_whole(self.path / "config.toml", text.to_toml(table, run))
         except OSError as e:
@@ -106,19 +106,19 @@ class RunFolder:
         self._run = run
 
     def begun(self) -> bool:
-        """Whether a run has left more here than its configuration."""
+        """Whether the folder contains more of a run than its configuration."""
         kept = (self.path / "metrics.jsonl", self.path / "summary.json")
         lines = any(p.exists() and p.stat().st_size > 0 for p in kept)
         return lines or any(self.checkpoints.glob("*"))
 
     @property
     def run(self) -> str:
-        """Name of the run, for which its files are sealed; empty for one from before seals.
+        """Name of the run for which its files are sealed; empty if it is older than seals.
 
         Raises
         ------
         DataError
-            If ``config.toml`` is not what was written.
+            If ``config.toml`` was changed after it was written.
         """
         if self._run is None:
             known = (self.path / "config.toml").is_file()
@@ -131,19 +131,19 @@ class RunFolder:
         return text.read_toml(self.path / "config.toml", None)
 
     def config(self, settings: Sequence[str] = ()) -> RunConfig:
-        """The resolved configuration of the run, for any grid: its own is not part of what it is.
+        """Read the configuration of the run, without its grid, which may change.
 
-        Only the model axis stays that of the run, as the network may be too large for one rank.
+        Only the size of the model axis is kept, as the network may be too large for one rank.
 
         Parameters
         ----------
         settings
-            ``KEY=VALUE`` changes, those of the grid included.
+            ``KEY=VALUE`` changes, including those of the grid.
 
         Raises
         ------
         DataError
-            If ``config.toml`` is not what was written.
+            If ``config.toml`` was changed after it was written.
         """
         table = converted(self._table())
         table.pop("run", None)
@@ -153,21 +153,21 @@ class RunFolder:
         return check(overridden, str(self.path / "config.toml"))
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
-        """Write a sealed file of this run; numbers that are not finite become null."""
+        """Write a sealed JSON file of this run; numbers that are not finite become null."""
         write_whole(self.path / name, text.to_json(_strict(content), self.run))
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Read a file of this run.
+        """Read a JSON file of this run.
 
         Raises
         ------
         DataError
-            If it is not what was written.
+            If it was changed after it was written.
         """
         return text.read_json(self.path / name, self.run, unsealed=not self.run)
 
     def add_start(self, provenance: dict[str, Any]) -> None:
-        """Append one start (the first, or a resumption) to ``provenance.json``."""
+        """Append one start (the first one, or a resumption) to ``provenance.json``."""
         self.check()
         known = (self.path / "provenance.json").exists()
         starts = self.read_json("provenance.json").get("starts") if known else []
@@ -178,10 +178,10 @@ class RunFolder:
         self.write_json("provenance.json", {"starts": [*starts, provenance]})
 
     def forget_after(self, step: int) -> None:
-        """Drop metrics of later steps: the run goes on from a checkpoint of ``step``.
+        """Remove metrics of steps after ``step``, where the run resumes.
 
-        An evaluation after that very step goes, too: it is newer than the checkpoint and is done
-        again.
+        An evaluation after exactly this step is removed as well: it is newer than the checkpoint
+        and will be repeated.
         """
         self.check()
         kept = [
@@ -192,7 +192,7 @@ class RunFolder:
         write_whole(self.path / "metrics.jsonl", text.to_lines(kept, self.run))
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``; a last line cut off by a kill is left out, and said.
+        """Yield the lines of ``metrics.jsonl``; skip and report a last line cut off by a kill.
 
         Raises
         ------
@@ -202,7 +202,7 @@ class RunFolder:
         file = self.path / "metrics.jsonl"
         lines, torn = text.read_lines(file, self.run, unsealed=not self.run)
         if torn:
-            sys.stderr.write(f"hpcsamp: the last line of {file} was cut off, it is left out\n")
+            sys.stderr.write(f"hpcsamp: the last line of {file} was cut off and is ignored\n")
         yield from lines
 
     def log(self, event: str, **values: Any) -> None:
@@ -217,7 +217,7 @@ class RunFolder:
 
 
 def _strict(value: Any) -> Any:
-    """JSON has no NaN: such numbers become null."""
+    """Replace numbers that JSON cannot represent, such as NaN, by null."""
     if isinstance(value, dict):
         return {k: _strict(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Targets of a set that was made for another kind of task than the run's."""
+"""Check targets of a dataset that was made for another kind of task than the run's."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from hpcsamp.tasks.several import Several
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-#: Items of a piece that is looked at once.
+#: Number of items whose targets are checked at once.
 PIECE = 4096
 
 
 def check_values(config: RunConfig, comm: MPI.Comm) -> None:
-    """Refuse values that the run's kind of task does not have, such as 2.5 among counts.
+    """Refuse target values that are invalid for the run's kind of task, such as 2.5 among counts.
 
-    A set that was made for this kind has been checked when it was made. Collective; rank 0 reads
-    the targets for training.
+    A dataset made for this kind was checked when it was made. Collective; rank 0 reads the training
+    targets.
 
     Raises
     ------
     DataError
-        With the first such value; the same on every rank.
+        Naming the first invalid value; the same on every rank.
     """
     with together(comm):
         if comm.Get_rank() or not (config.task.kind or config.task.arguments):

@@ -1,4 +1,4 @@
-"""Is the run still a run? All ranks hold the same."""
+"""Check that replicas of the parameters are identical on all ranks."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from hpcsamp.run import parted
 
 
 def check_replicas(method: Method, topology: Topology) -> None:
-    """Replicas must be equal to the bit. Collective over the world.
+    """Check that replicas are equal to the last bit. Collective over the world.
 
-    Replicas are all ranks, or those of a data group where every sample has parameters of its own.
-    Compared is all that outputs depend on: also frozen parameters and buffers.
+    Replicas are all ranks, or those of a data group if every sample has its own parameters. All
+    tensors that the outputs depend on are compared, including frozen parameters and buffers.
 
     Raises
     ------
     DivergedError
-        Naming the first rank that differs from the first of its kind, and in what, on all ranks.
+        Naming the first rank that differs, the rank it was compared with, and the tensor; on all
+        ranks.
     """
     held = method.held() | method.extra_as_tensors()
     own = hashlib.sha256()
@@ -40,8 +41,8 @@ def check_replicas(method: Method, topology: Topology) -> None:
             a, b = each[before], each[rank]
             name = next(n for n in {**a, **b} if a.get(n) != b.get(n))
             raise DivergedError(
-                f"replicas differ at step {method.step}: rank {before} holds another {name} than "
-                f"rank {rank} ({a.get(name, 'none')[:12]}, {b.get(name, 'none')[:12]})"
+                f"replicas differ at step {method.step}: {name} differs between rank {before} "
+                f"and rank {rank} ({a.get(name, 'none')[:12]}, {b.get(name, 'none')[:12]})"
             )
 
 

@@ -1,7 +1,7 @@
-"""Initial weights of a run: from a file, or the means of another run.
+"""Initial weights of a run from a file, or from the means of another run.
 
-Their checksum is kept with the configuration. The file is needed at the first start alone: a run
-that goes on has its weights in its checkpoints, and is compared by the checksum.
+The configuration records their checksum. The file is only needed at the first start: a resumed run
+loads its weights from a checkpoint and compares the checksum.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from hpcsamp.run.restore import restore
 
 
 class Source(NamedTuple):
-    """Where initial weights come from.
+    """The source of initial weights.
 
     Attributes
     ----------
     path
-        A file with tensors, or a checkpoint.
+        File with tensors, or checkpoint.
     run
-        The folder of the run that the checkpoint is of; None for a file.
+        Folder of the run to which the checkpoint belongs; None for a file.
     """
 
     path: Path
@@ -40,25 +40,25 @@ class Source(NamedTuple):
 def identified(
     config: RunConfig, topology: Topology, folder: RunFolder, resume: bool
 ) -> tuple[RunConfig, Source | None]:
-    """The configuration with the checksum of its initial weights. Collective over the world.
+    """Add the checksum of the initial weights to the configuration. Collective over the world.
 
     Parameters
     ----------
     folder, resume
-        Of the run, and whether it goes on from a checkpoint.
+        Folder of the run, and whether to resume it from a checkpoint.
 
     Returns
     -------
     RunConfig
-        With ``model.weights_sha256`` if there is ``model.weights``.
+        With ``model.weights_sha256`` if ``model.weights`` is set.
     Source
-        None where no weights are to be read.
+        None if no weights have to be read.
 
     Raises
     ------
     UsageError
-        If they cannot be read, or are not those that the configuration's own checksum is of; the
-        same on every rank.
+        If they cannot be read, or their checksum differs from that in the configuration; the same
+        on every rank.
     """
     weights = models.options_of(config.model, MODELS.find(config.model.name))[0].weights
     if weights is None:
@@ -83,7 +83,7 @@ def _found(
     checksum, told = pretrained.digest(source.path), config.model.weights_sha256
     if told not in (None, checksum):
         raise UsageError(
-            f"model.weights = {weights!r} has the SHA-256 {checksum[:12]}..., "
+            f"model.weights = {weights!r} has the SHA-256 {checksum[:12]}..., but "
             f"model.weights_sha256 is {told[:12]}...: it is another file, or was changed"
         )
     return None if goes_on else source, checksum
@@ -92,22 +92,22 @@ def _found(
 def _source(weights: str) -> Source:
     path = Path(weights)
     if not path.exists():
-        raise UsageError(f"model.weights = {weights!r}: there is no such file, and no such run")
+        raise UsageError(f"model.weights = {weights!r}: there is no such file or run folder")
     if not path.is_dir():
         return Source(path)
     newest = checkpoint.latest(RunFolder(path).checkpoints)
     if newest is None:
-        raise UsageError(f"model.weights = {weights!r} is a folder without checkpoints of a run")
+        raise UsageError(f"model.weights = {weights!r} is a folder, but contains no checkpoints")
     return Source(newest, path)
 
 
 def read(source: Source) -> dict[str, Tensor]:
-    """Initial weights by the names that they have in a network.
+    """Read initial weights, with the names that they have in a network.
 
     Raises
     ------
     HpcsampError
-        If they cannot be read, or a run has no single set of them.
+        If they cannot be read, or a run has more than one network.
     """
     if source.run is None:
         return pretrained.read(source.path)
@@ -116,8 +116,8 @@ def read(source: Source) -> dict[str, Tensor]:
     networks = method.networks
     if len(networks) != 1:
         raise UsageError(
-            f"model.weights = {str(source.run)!r}: that run has {len(networks)} networks and no "
-            f"mean of them; name a run of another method, or a file with the weights of one"
+            f"model.weights = {str(source.run)!r}: this run has {len(networks)} networks and no "
+            f"mean of them; name a run of another method, or a file with the weights of one network"
         )
     network: nn.Module = networks[0]
     network = network.network if isinstance(network, Wrapping) else network

@@ -1,4 +1,4 @@
-"""The keeper of a run: holds its folder, writes its checkpoints, puts the newest back in place."""
+"""Manage the folder of a run: lock it, write its checkpoints, restore the newest one."""
 
 from __future__ import annotations
 
@@ -26,55 +26,55 @@ from hpcsamp.watchdog import Phase, here
 
 
 class Stateful(Protocol):
-    """What has a state to be kept."""
+    """An object with a state that is part of checkpoints."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Tables, lists, tensors, numbers and strings."""
+        """Return the state: tables, lists, tensors, numbers and strings."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Restore a state."""
 
 
 class Timed(Protocol):
-    """What is told of checkpoints, to stop a run in time."""
+    """An object notified of checkpoints, which a run needs time for before it stops."""
 
     def saving(self) -> AbstractContextManager[object]:
-        """Makes a context in which no signal interrupts the writing of a checkpoint."""
+        """Return a context in which no signal interrupts the writing of a checkpoint."""
 
     def wrote(self, seconds: float) -> None:
-        """A checkpoint took so long, from its begin until it was on the disk."""
+        """Report the seconds from the begin of a checkpoint until it was on disk."""
 
 
 class Keeper:
-    """Everything that a checkpoint holds, and where checkpoints lie.
+    """Writes and restores everything that a checkpoint contains.
 
-    Collective over the world, as are all methods.
+    The constructor and all methods are collective over the world.
 
     Parameters
     ----------
     folder
-        Of the run.
+        Folder of the run.
     run, optimisation
-        Whose state is kept. A checkpoint holds it whole, whatever the grid.
+        Objects whose state is saved. A checkpoint contains the whole state, whatever the grid.
     topology
-        The grid.
+        Grid of ranks.
     dataset
-        Its uid: parameters are those of one dataset.
+        Uid of the dataset to which the parameters belong.
     watch
-        Is told of checkpoints.
+        Object that is notified of checkpoints.
     callbacks
-        What else has a state.
+        Further object with a state.
 
     Attributes
     ----------
     saved
-        Step of the newest checkpoint, which may be on its way; -1 if there is none. Known, not
-        looked up: a shared file system shows ranks the folder as it was at different times.
+        Step of the newest checkpoint, which may still be written; -1 if there is none. It is
+        tracked, not looked up: a shared file system may show ranks different states of the folder.
     best, best_step
-        Score of the best evaluation so far, of which less is better, and its step.
+        Score of the best evaluation so far (lower is better), and its step.
     told
-        Step whose evaluation schedule and callbacks have been told of; one that is done again when
-        a run goes on is not told twice.
+        Last step whose evaluation was passed to the schedule and the callbacks; if a resumed run
+        repeats an evaluation, they are not notified again.
     """
 
     def __init__(
@@ -107,28 +107,28 @@ class Keeper:
         self._buffers: dict[Key, Tensor] = {}
 
     def claim(self, stack: ExitStack, resume: bool) -> int:
-        """Make the folder this run's until the stack is closed.
+        """Lock the folder for this run until the stack is closed.
 
         Parameters
         ----------
         resume
-            Whether to go on from the newest checkpoint.
+            Whether to resume from the newest checkpoint.
 
         Returns
         -------
         int
-            Steps that the run has done before.
+            Number of steps that the run has already done.
 
         Raises
         ------
         CheckpointError, UsageError
-            If the folder is another run's, or cannot be written; the same on all ranks.
+            If the folder belongs to another run, or cannot be written; the same on all ranks.
         """
         world, root = self.topology.world, self.topology.is_root
         with together(world):
             if root:
                 stack.enter_context(self.folder.writing())
-        # before anything is written: a run that is refused leaves its folder as it was
+        # before anything is written, so that a refused run leaves its folder unchanged
         step = self.restore() if resume else 0
         with together(world):
             if root:
@@ -143,14 +143,14 @@ class Keeper:
         return step
 
     def restore(self) -> int:
-        """Put the newest whole checkpoint in place; returns its step, 0 if there is none.
+        """Restore the newest whole checkpoint; return its step, 0 if there is none.
 
-        Newer ones that are damaged are renamed, and said on standard error.
+        Newer checkpoints that are damaged are renamed and reported on standard error.
 
         Raises
         ------
         CheckpointError
-            If none is whole, or it is of a run that computes something else; the same on all ranks.
+            If none is whole, or its configuration would change the results; the same on all ranks.
         """
         world = self.topology.world
         with together(world):
@@ -185,12 +185,13 @@ class Keeper:
                 for newer, reason in damaged.items():
                     aside = retention.put_aside(newer)
                     sys.stderr.write(
-                        f"hpcsamp: {reason}; it is now {aside.name}, going on from {path.name}\n"
+                        f"hpcsamp: {reason}; it was renamed to {aside.name}, and the run resumes "
+                        f"from {path.name}\n"
                     )
         return self.saved
 
     def keep(self) -> Path:
-        """The checkpoint of this step, begun unless it is there; :meth:`finish` waits for it."""
+        """Begin a checkpoint of this step unless it exists; :meth:`finish` waits for it."""
         step = self.method.step
         path = checkpoint.step_path(self.folder.checkpoints, step)
         if self.saved != step:
@@ -199,18 +200,18 @@ class Keeper:
         return path
 
     def keep_best(self, score: float) -> None:
-        """Keep this step's state apart if its score is the least so far."""
+        """Save this step as the best state if its score is the lowest so far."""
         if score < self.best:
             self.best, self.best_step = score, self.method.step
             self._begin(self.folder.checkpoints / "best.pt")
 
     @property
     def writing(self) -> bool:
-        """Whether this rank still writes a checkpoint."""
+        """Whether this rank is still writing a checkpoint."""
         return self._writing is not None and self._writing.busy
 
     def finish(self) -> None:
-        """Wait for the checkpoint that is on its way; old ones go when it is there.
+        """Wait until the current checkpoint is on disk, then remove old ones.
 
         Raises
         ------
@@ -229,13 +230,13 @@ class Keeper:
                     retention.prune(self.folder.checkpoints, self.config.training.keep)
 
     def give_up(self) -> None:
-        """Leave the checkpoint that is on its way. Not collective: for a rank that fails alone."""
+        """Abandon the current checkpoint. Not collective: for a rank that fails alone."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.give_up()
 
     def _begin(self, path: Path) -> None:
-        """Take the state of this step, and begin to write it."""
+        """Copy the state of this step and begin to write it."""
         self.finish()
         here.at(Phase.CHECKPOINT, self.method.step)
         behind, root, world = self._behind, self.topology.is_root, self.topology.world
@@ -254,7 +255,7 @@ class Keeper:
         return self.config.training.checkpoint_behind
 
     def _taken(self, buffers: dict[Key, Tensor] | None) -> Taken:
-        """What this rank writes. Not collective."""
+        """The part of the state that this rank writes. Not collective."""
         taken = Taken(self.places, buffers)
         taken.add("method", self.method.state_dict())
         taken.add("optimizer", self.optimizer.state_dict())
@@ -264,7 +265,7 @@ class Keeper:
         return taken
 
     def _content(self) -> dict[str, Any]:
-        """Everything but the states."""
+        """Content of a checkpoint except for the states."""
         return {
             "step": self.method.step,
             "best": self.best,

@@ -1,4 +1,4 @@
-"""The kind of task of a run: as configured, else that of its dataset."""
+"""Determine the kind of task of a run: from its configuration, or else from its dataset."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpcsamp.spelling import suggest
 from hpcsamp.tasks import Targets
 
 SEVERAL = "several"
-"""The kind of a set with several targets, each of which has its own."""
+"""Kind of a dataset with several targets, each of which has its own kind."""
 
 
 def kind_of(config: RunConfig) -> str:
@@ -22,7 +22,7 @@ def kind_of(config: RunConfig) -> str:
     Raises
     ------
     DataError
-        If neither the configuration nor a dataset says what it is.
+        If neither the configuration nor a dataset determines it.
     """
     if config.task.kind is not None:
         return config.task.kind
@@ -30,12 +30,12 @@ def kind_of(config: RunConfig) -> str:
 
 
 def completed(config: RunConfig) -> RunConfig:
-    """The configuration with a kind of task, of several targets with one for each.
+    """Complete the kind of task in a configuration; with several targets, that of each target.
 
     Raises
     ------
     DataError, UsageError
-        If neither the configuration nor a dataset says what it is, or they name other targets.
+        If neither the configuration nor a dataset determines it, or they name different targets.
     """
     kind, outputs = config.task.kind, config.task.arguments.get("outputs", {})
     whole = outputs and all(
@@ -47,12 +47,12 @@ def completed(config: RunConfig) -> RunConfig:
 
 
 def with_kind(config: RunConfig, targets: Targets) -> RunConfig:
-    """The configuration with the kind of task of a set, as far as it has none.
+    """Add the kind of task of a dataset to a configuration that does not name one.
 
     Raises
     ------
     UsageError
-        If it names targets that the set does not have.
+        If it names targets that the dataset does not have.
     """
     kind = config.task.kind or targets.kind
     table: dict[str, Any] = {**config.task.model_dump(), "kind": kind}
@@ -62,17 +62,17 @@ def with_kind(config: RunConfig, targets: Targets) -> RunConfig:
 
 
 def _outputs(given: Any, targets: Targets) -> dict[str, Any]:
-    """The tables of all targets in the order of the set, each with a kind and a weight."""
+    """Tables of all targets in the order of the dataset, each with a kind and a weight."""
     if not isinstance(given, dict):
-        raise UsageError(f"task.outputs = {given!r}: tables [task.outputs.NAME] are needed")
+        raise UsageError(f"task.outputs = {given!r}: must be tables [task.outputs.NAME]")
     for name, of in given.items():
         if name not in targets.parts:
             raise UsageError(
-                f"task.outputs.{name}: the set has the targets {', '.join(targets.parts)}"
+                f"task.outputs.{name}: the dataset has the targets {', '.join(targets.parts)}"
                 f"{suggest(name, targets.parts)}"
             )
         if not isinstance(of, dict | str):
-            raise UsageError(f"task.outputs.{name} = {of!r}: a table is needed, or a kind of task")
+            raise UsageError(f"task.outputs.{name} = {of!r}: must be a table or a kind of task")
     named = {n: {"kind": of} if isinstance(of, str) else of for n, of in given.items()}
     return {
         name: {"kind": part.kind, "weight": 1.0, **named.get(name, {})}
@@ -81,7 +81,7 @@ def _outputs(given: Any, targets: Targets) -> dict[str, Any]:
 
 
 def _told(config: RunConfig) -> Any:
-    """The manifest of the dataset, or the source of a made-up one that is not there yet."""
+    """The manifest of the dataset, or the source of a synthetic one that does not exist yet."""
     made_up, path = config.data.synthetic, config.data.path
     if made_up is not None and not Path(path, NAME).is_file():
         return synthetic(made_up.like, made_up.items, seed=made_up.seed, grid=made_up.grid)

@@ -1,4 +1,4 @@
-"""The form of noise of a run: which numbers it draws, see :mod:`hpcsamp.streams.noise`."""
+"""Check that a resumed run draws the same noise as before, see :mod:`hpcsamp.streams.noise`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hpcsamp.streams.noise import form
 
 
 def check(path: Path, saved: Mapping[str, Any], now: str) -> None:
-    """Refuse to go on with noise of another form than the run had so far.
+    """Refuse to resume with another form of noise than before.
 
     Parameters
     ----------
     path, saved
-        The checkpoint, and what is in it.
+        Checkpoint and its content.
     now
-        The form on this rank's device.
+        Form of noise on this rank's device.
 
     Raises
     ------
@@ -32,40 +32,40 @@ def check(path: Path, saved: Mapping[str, Any], now: str) -> None:
     if before != now:
         where = " on CPUs" if before == "native" else ""
         raise CheckpointError(
-            f"checkpoint {path} is of a run with {before} noise, this one would draw {now} noise, "
-            f"which has other numbers; go on{where} with HPCSAMP_NOISE={before}"
+            f"checkpoint {path} is of a run with {before} noise, but this one would draw {now} "
+            f"noise, which differs; resume{where} with HPCSAMP_NOISE={before}"
         )
 
 
 def check_draws(path: Path, saved: Mapping[str, Any], method: Method) -> None:
-    """Refuse to go on with other draws than the run had so far, e.g. of dropout masks.
+    """Refuse to resume if the method's random draws have changed, e.g. of dropout masks.
 
     Raises
     ------
     CheckpointError
-        If the checkpoint was written when the method still drew from other streams.
+        If the checkpoint was written when the method drew from other streams.
     """
     if saved.get("draws", 1) != method.draws:
         raise CheckpointError(
-            f"checkpoint {path} was written before the draws of {type(method).__name__} became "
-            f"others (they were number {saved.get('draws', 1)}, are {method.draws}): evaluate and "
-            f"predict read it, but no run goes on from it with other noise; train anew into "
+            f"checkpoint {path} was written before the random draws of {type(method).__name__} "
+            f"changed (version {saved.get('draws', 1)}, now {method.draws}): evaluate and "
+            f"predict can read it, but training cannot resume from it; train again with "
             f"another --output"
         )
 
 
 def draws_of_prediction(path: Path, saved: Mapping[str, Any], method: Method) -> None:
-    """Say on standard error if predictions are of other draws than those of the run."""
+    """Report on standard error if predictions use other draws than those of the run."""
     if saved.get("draws", 1) != method.draws:
         sys.stderr.write(
-            f"hpcsamp: checkpoint {path} was written before the draws of {type(method).__name__} "
-            f"became others: predictions are of other samples of the same distribution than "
-            f"before\n"
+            f"hpcsamp: checkpoint {path} was written before the random draws of "
+            f"{type(method).__name__} changed: predictions use other samples of the same "
+            f"distribution than before\n"
         )
 
 
 def of_prediction(path: Path, saved: Mapping[str, Any], topology: Topology) -> None:
-    """Say it if predictions are of other draws than those of the run. Collective over the world.
+    """Report if predictions use other noise than the run. Collective over the world.
 
     Raises
     ------
@@ -79,12 +79,12 @@ def of_prediction(path: Path, saved: Mapping[str, Any], topology: Topology) -> N
         for rank, other in enumerate(forms):
             if other != forms[0]:
                 raise UsageError(
-                    f"ranks must have the same form of the noise (HPCSAMP_NOISE), which is "
+                    f"all ranks must use the same form of noise (HPCSAMP_NOISE), which is "
                     f"{forms[0]} on rank 0 and {other} on rank {rank}"
                 )
     before = saved.get("noise", now)
     if before != now and topology.is_root:
         sys.stderr.write(
-            f"hpcsamp: checkpoint {path} is of a run with {before} noise, here it is {now}: "
-            f"predictions are of other samples of the same distribution\n"
+            f"hpcsamp: checkpoint {path} is of a run with {before} noise, this machine draws {now} "
+            f"noise: predictions use other samples of the same distribution\n"
         )

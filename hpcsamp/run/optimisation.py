@@ -1,4 +1,4 @@
-"""What trains a run: its loss with the penalty, its optimiser, and the schedule of that."""
+"""The optimisation of a run: loss with penalty, optimiser, and learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from hpcsamp.run.average import Average
 from hpcsamp.run.optimizer import optimizer, updates
 from hpcsamp.run.schedule import Schedule
 
-#: Steps between comparisons of ranks, which every evaluation compares whole.
+#: Steps between comparisons of replicas; each evaluation compares all of their tensors.
 COMPARE_EVERY = 16
 
 
 class Optimisation:
-    """The loss, the optimiser and the schedule of a run. Collective over the world.
+    """Loss, optimiser and schedule of a run. Collective over the world.
 
     Parameters
     ----------
     run
-        What is trained.
+        Run to be trained.
     topology, collectives
-        The grid, and the exchange between its ranks.
+        Grid, and transport between its ranks.
     items
-        ``N``, the number of training items.
+        ``N``, number of training items.
     steps_per_epoch
-        By which schedules and warm-ups count.
+        Unit of schedules and warm-ups.
 
     Attributes
     ----------
     loss
         Data term and penalty, see :class:`~hpcsamp.losses.ELBO`.
     optimizer
-        Exchanges the gradients of all ranks.
+        Optimiser that exchanges the gradients of all ranks.
     schedule
-        Of the learning rate.
+        Schedule of the learning rate.
     average
-        Of the weights, for evaluations.
+        Average of the weights, for evaluations.
     updates
-        What of the parameters this rank updates.
+        Part of the parameters that this rank updates.
 
     Raises
     ------
     UsageError
-        If loss, method, optimiser and schedule do not fit; the same on every rank.
+        If loss, method, optimiser and schedule do not fit together; the same on every rank.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class Optimisation:
                 method.check_shares()
             method.share_out(exchange.SampleGroup(collectives))
         with together(topology.world):
-            whole = config.training.epochs * steps_per_epoch  # also of a run that stops before
+            whole = config.training.epochs * steps_per_epoch  # even if the run stops earlier
             method.begin(items, whole, steps_per_epoch)
             method.check_loss(c.name, run.data_loss.linear)
             if c.kl == "monte_carlo" or run.data_loss.joint:
-                with torch.no_grad():  # have its draws a density at all?
+                with torch.no_grad():  # do its draws have a density?
                     method.log_ratio(run.own[:1], 0)
             self.updates = updates(config, method, collectives)
             self.optimizer = optimizer(config, method, self.updates)

@@ -1,4 +1,4 @@
-"""The optimiser of a run, by its name in ``torch.optim``."""
+"""Create the optimiser of a run by its name in ``torch.optim``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hpcsamp.methods import Method
 from hpcsamp.methods.eager import eager
 from hpcsamp.spelling import suggest
 
-#: Optimisers that treat each element alone, so that a part can be updated without the rest.
+#: Optimisers that treat each element separately, so that a part can be updated without the rest.
 ELEMENTWISE = {
     "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop",
     "SGD",
@@ -24,7 +24,7 @@ ELEMENTWISE = {
 
 
 def updates(config: RunConfig, method: Method, collectives: Collectives) -> Updates:
-    """What of a method this rank updates, in the groups of the configuration.
+    """The part of a method's parameters that this rank updates, in the configured groups.
 
     Raises
     ------
@@ -37,49 +37,49 @@ def updates(config: RunConfig, method: Method, collectives: Collectives) -> Upda
         return made
     if c.sharded:
         raise UsageError(
-            "optimizer.groups cannot be had with optimizer.sharded, whose parts are cut anywhere"
+            "optimizer.groups cannot be combined with optimizer.sharded, which cuts groups apart"
         )
     if method.optimizers:
         raise UsageError(
-            f"optimizer.groups cannot be had with {c.name} of method {config.method.name!r}, which "
-            f"moves all weights by one rate"
+            f"optimizer.groups cannot be combined with {c.name} of method {config.method.name!r}, "
+            f"which updates all weights with one rate"
         )
     groups = [Group(g.pattern, g.of, _options(config, g.options)) for g in c.groups]
     return Divided(made, method, groups)
 
 
 def _options(config: RunConfig, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a group, checked against those that the optimiser has for each group."""
+    """Settings of a group, checked against those that the optimiser accepts for each group."""
     name = config.optimizer.name
     kind = _kind(torch.optim, torch.optim.Optimizer, "optimizer", name)
-    probe = kind([torch.nn.Parameter(torch.zeros(1))])  # its defaults; lr is checked by itself
+    probe = kind([torch.nn.Parameter(torch.zeros(1))])  # for its defaults; lr is checked separately
     own = {"foreach", "fused", "capturable", "differentiable", "maximize"}
     known = {key for key in probe.defaults if key not in own}
     for key in given:
         if key not in known:
             raise UsageError(
-                f"unknown key 'optimizer.groups.{key}' for {name}{suggest(key, known)}; a group "
-                f"has pattern, of, {', '.join(sorted(known))}"
+                f"unknown key 'optimizer.groups.{key}' for {name}{suggest(key, known)}; the keys "
+                f"of a group are pattern, of, {', '.join(sorted(known))}"
             )
     return free.check("optimizer.groups", name, kind, given)
 
 
 def optimizer(config: RunConfig, method: Method, parts: Updates) -> torch.optim.Optimizer:
-    """An optimiser of ``torch.optim``, or the method's own, by its name; fused where it can be.
+    """Create an optimiser of ``torch.optim``, or one of the method, by name; fused if possible.
 
-    The parameters are few flat tensors, so a fused update is one pass over memory (Adam of 5.4
-    million parameters on a CPU: 6 ms for 34 ms).
+    The parameters are a few flat tensors, so a fused update is one pass over memory (Adam with 5.4
+    million parameters on a CPU: 6 ms instead of 34 ms).
 
     Parameters
     ----------
     parts
-        What of the method this rank updates.
+        Part of the method's parameters that this rank updates.
 
     Raises
     ------
     UsageError
-        For an unknown name or argument, one that does not suit the method, or
-        ``optimizer.sharded`` where it cannot be had.
+        For an unknown name or argument, an optimiser that does not suit the method, or
+        ``optimizer.sharded`` with an optimiser that does not support it.
     """
     c = config.optimizer
     own = method.optimizers
@@ -90,8 +90,8 @@ def optimizer(config: RunConfig, method: Method, parts: Updates) -> torch.optim.
         )
     if c.sharded and c.name not in ELEMENTWISE:
         raise UsageError(
-            f"optimizer.sharded cannot be had with {c.name}, which looks at whole tensors; "
-            f"with {', '.join(sorted(ELEMENTWISE))} it can"
+            f"optimizer.sharded cannot be combined with {c.name}, which needs whole tensors; "
+            f"it works with {', '.join(sorted(ELEMENTWISE))}"
         )
     parameters = parts.parts
     if own:
@@ -108,7 +108,7 @@ def optimizer(config: RunConfig, method: Method, parts: Updates) -> torch.optim.
 
 
 def named(room: Any, base: type, section: str, name: str, first: Any, arguments: Any) -> Any:
-    """An object of one of torch's classes, by the name in a table of the configuration."""
+    """Create an object of one of torch's classes, named in a table of the configuration."""
     kind = _kind(room, base, section, name)
     return free.construct(section, name, kind, arguments, first)
 

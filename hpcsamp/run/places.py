@@ -1,8 +1,8 @@
-"""Where what a rank holds of a run's state lies in the whole, and which rank writes it.
+"""Locate the values that a rank holds within the whole state, and choose which rank writes them.
 
-The state is that of the method and that of its optimiser. Model ranks hold parts of a network,
-sample ranks rows of members or shards (:mod:`hpcsamp.grid.placement`), and ranks beyond that the
-same; a checkpoint holds each number once.
+The state consists of that of the method and that of its optimiser. Model ranks hold parts of a
+network, sample ranks hold rows of members or shards (:mod:`hpcsamp.grid.placement`), and the
+remaining ranks hold copies; a checkpoint stores each number once.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from hpcsamp.collectives import Updates
 
 Key = tuple[Any, ...]
-"""Where a value stands in a nested table: the keys on the way, such as ``("mean",)``."""
+"""Position of a value in a nested table: the keys that lead to it, such as ``("mean",)``."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value of the state lies.
+    """Location of a value within the whole state.
 
     Attributes
     ----------
     runs
-        What this rank holds of the whole.
+        Positions in the whole tensor of the numbers that this rank holds.
     copy, copies
-        Which of how many ranks this one is that hold the same.
+        Index of this rank among the ranks with the same numbers, and their number.
     """
 
     runs: Runs
@@ -48,16 +48,16 @@ class Place:
 
 @dataclass(frozen=True)
 class _Of:
-    """What is known of a value beside its shape.
+    """Properties of a value beyond its shape.
 
     Attributes
     ----------
     placement
-        Along the sample axis.
+        Placement along the sample axis.
     pieces
-        Along the model axis, if it is in parts.
+        Pieces along the model axis, if it is in parts.
     full
-        Shape of what a shard is of, on this model rank.
+        Full shape of a tensor in shards, on this model rank.
     """
 
     placement: Replicated
@@ -66,16 +66,16 @@ class _Of:
 
 
 class Places:
-    """The places of a state's values. Collective over the world when it is made.
+    """Locations of all values of a state. The constructor is collective over the world.
 
     Parameters
     ----------
     method
-        Whose state it is.
+        Method whose state is located.
     topology
-        The grid.
+        Grid of ranks.
     updates
-        Of the optimiser, if its state is asked for.
+        Updates of the optimiser, if its state is needed.
     """
 
     def __init__(self, method: Method, topology: Topology, updates: Updates | None = None) -> None:
@@ -89,12 +89,12 @@ class Places:
         self._lengths = {name: sum(of[name] for of in each) for name in shards}
 
     def of(self, key: Key, x: Any) -> Place | None:
-        """The place of a value of this rank's; None for what is the same everywhere.
+        """Location of a value of this rank; None if the value is the same on all ranks.
 
         Parameters
         ----------
         key
-            Its first one says of what: ``"optimizer"``, or a state of the method.
+            Its first entry names the state: ``"optimizer"``, or a state of the method.
         """
         if isinstance(x, RowList):
             rows = Runs.whole(self.placement.whole_of((len(x),), ()))
@@ -107,13 +107,13 @@ class Places:
         found = self._place(self._everything(key, whole, of), of.placement, of.pieces is not None)
         if found.runs.size != x.numel():
             raise CheckpointError(
-                f"{named(key)} has {x.numel()} numbers on rank {self.topology.rank}, its place in "
-                f"the whole {found.runs.size}"
+                f"{named(key)} has {x.numel()} numbers on rank {self.topology.rank}, but "
+                f"{found.runs.size} in the whole state"
             )
         return found
 
     def own(self, key: Key, whole: Sequence[int]) -> tuple[Runs, tuple[int, ...]]:
-        """What this rank is to hold of a tensor of a shape: where it lies, and its shape here."""
+        """Where this rank's part of a tensor of shape ``whole`` lies, and the shape of the part."""
         of = self._of(key, None)
         everything = self._everything(key, tuple(whole), of)
         runs = of.placement.place(everything)
@@ -134,14 +134,14 @@ class Places:
         return _Of(self.updates.placement, _some(self._pieces.get(name), columns), whole)
 
     def _everything(self, key: Key, whole: tuple[int, ...], of: _Of) -> Runs:
-        """Where those numbers lie that this rank's model part has."""
+        """Positions of the numbers that belong to this rank's model part."""
         if of.pieces is None:
             return Runs.whole(whole)
         runs, shape = _runs_of(of.pieces)
         if whole[len(whole) - len(shape) :] != shape:
             raise CheckpointError(
-                f"{named(key)} has the shape ({', '.join(map(str, whole))}), the network has "
-                f"{', '.join(map(str, shape))} there"
+                f"{named(key)} has the shape ({', '.join(map(str, whole))}), but the network needs "
+                f"({', '.join(map(str, shape))})"
             )
         return Runs.repeated(whole, runs, math.prod(shape))
 
@@ -156,7 +156,7 @@ class Places:
 
 
 def _some(pieces: Pieces | None, columns: slice | None) -> Pieces | None:
-    """Where the variables in some columns of a flat vector lie among those of the whole."""
+    """Positions, in the whole vector, of the variables in some columns of a flat vector."""
     if columns is None or not isinstance(pieces, Layout):
         return pieces
     own = range(columns.start, columns.stop)
@@ -164,7 +164,7 @@ def _some(pieces: Pieces | None, columns: slice | None) -> Pieces | None:
 
 
 def _runs_of(pieces: Pieces) -> tuple[list[tuple[int, int]], tuple[int, ...]]:
-    """Runs of the flattened whole, and the last axes of the shape that this is of."""
+    """Runs of the flattened whole, and the trailing axes of the shape to which they refer."""
     if isinstance(pieces, Layout):
         return [(at, at + b - a) for a, b, at in pieces.pieces], (pieces.whole,)
     assert isinstance(pieces, Part)
@@ -172,5 +172,5 @@ def _runs_of(pieces: Pieces) -> tuple[list[tuple[int, int]], tuple[int, ...]]:
 
 
 def named(key: Key) -> str:
-    """For people: ``optimizer.state.0.exp_avg``."""
+    """Format a key for messages: ``optimizer.state.0.exp_avg``."""
     return ".".join(map(str, key))

@@ -1,4 +1,4 @@
-"""What a configuration leaves to the data: which set, made up if asked for, and its latitudes."""
+"""Complete a configuration from its data: choose or create the dataset, read its latitudes."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 SYNTHETIC = "synthetic"
-"""Says in the place of a dataset's folder that one is to be made up."""
+"""Value that requests a synthetic dataset in place of a dataset folder."""
 
 FROM_DATA = "data"
-"""Says in the place of latitudes that they are the dataset's."""
+"""Value that requests the latitudes of the dataset."""
 
 
 def prepare(config: RunConfig, data: str | None, comm: MPI.Comm) -> RunConfig:
-    """A configuration whose data are there and which needs nothing more of them. Collective.
+    """Return a configuration whose dataset exists and whose latitudes are numbers. Collective.
 
     Parameters
     ----------
     config
-        The checked configuration, the same on every rank.
+        Checked configuration, the same on every rank.
     data
-        A dataset folder instead of ``data.path``; ``"synthetic"`` for the set that
-        ``data.synthetic`` describes, which is made beside ``data.path`` unless it is there already.
+        Dataset folder that replaces ``data.path``; ``"synthetic"`` for the dataset described by
+        ``data.synthetic``, which is created beside ``data.path`` unless it exists.
     comm
         The ranks; rank 0 writes.
 
     Returns
     -------
     RunConfig
-        With the folder in ``data.path``, no ``data.synthetic``, and numbers for
+        With the folder in ``data.path``, without ``data.synthetic``, and with numbers for
         ``loss.latitudes = "data"``.
 
     Raises
     ------
     UsageError
-        If the configuration does not say what to make up.
+        If the configuration does not describe a synthetic dataset.
     DataError
         If there is no such dataset, or it has no latitudes.
     """
@@ -64,8 +64,8 @@ def prepare(config: RunConfig, data: str | None, comm: MPI.Comm) -> RunConfig:
                 make(section, Path(path))
         elif not Path(path, NAME).is_file() and config.data.synthetic is not None:
             raise DataError(
-                f"{path} is no dataset; make one by hpcsamp ingest, name one by --data, or try "
-                f"--data {SYNTHETIC}"
+                f"{path} is not a dataset; make one with hpcsamp ingest, name one with --data, or "
+                f"try --data {SYNTHETIC}"
             )
     with together(comm):
         told = None
@@ -81,12 +81,12 @@ def prepare(config: RunConfig, data: str | None, comm: MPI.Comm) -> RunConfig:
 
 
 def source_of(section: SyntheticSection) -> Synthetic:
-    """The made-up set of a configuration; nothing is drawn yet."""
+    """The source of the synthetic dataset of a configuration; nothing is drawn yet."""
     return synthetic(section.like, section.items, seed=section.seed, grid=section.grid)
 
 
 def synthetic_folder(path: str, section: SyntheticSection) -> Path:
-    """Beside the dataset it stands for: ``data/synthetic-era5-40-24x48``."""
+    """Folder of a synthetic dataset beside the real one: ``data/synthetic-era5-40-24x48``."""
     parts = ["synthetic", section.like.replace(":", "-"), str(section.items)]
     parts += [f"{section.grid[0]}x{section.grid[1]}"] if section.grid else []
     parts += [f"seed{section.seed}"] if section.seed else []
@@ -95,12 +95,12 @@ def synthetic_folder(path: str, section: SyntheticSection) -> Path:
 
 
 def make(section: SyntheticSection, folder: Path) -> None:
-    """Write a made-up set, unless the folder holds the very one.
+    """Write a synthetic dataset, unless the folder already contains it.
 
     Raises
     ------
     UsageError
-        If it holds something else.
+        If the folder contains another dataset.
     """
     source = source_of(section)
     if (folder / NAME).is_file():
@@ -108,8 +108,8 @@ def make(section: SyntheticSection, folder: Path) -> None:
         found = read_manifest(folder).uid
         if found != wanted:
             raise UsageError(
-                f"{folder} holds dataset {found}, this configuration's synthetic one is {wanted}; "
-                f"remove the folder to have it made again"
+                f"{folder} holds dataset {found}, but the configuration describes {wanted}; remove "
+                f"the folder to create it again"
             )
         return
     build(source, folder, waiting=partial(_say_waiting, folder))
@@ -120,7 +120,7 @@ def _say_waiting(folder: Path) -> None:
 
 
 def latitudes(path: str | Path) -> list[float]:
-    """The latitudes of a dataset's fields, in degrees.
+    """Latitudes of a dataset's fields, in degrees.
 
     Raises
     ------
@@ -137,13 +137,13 @@ def latitudes(path: str | Path) -> list[float]:
         with h5py.File(Path(path) / manifest.shards[0].file, "r", driver="sec2") as f:
             return [float(v) for v in f["coords/latitude"][:]]
     except (OSError, KeyError) as e:
-        raise DataError(f"{path}: latitudes cannot be read: {e}") from e
+        raise DataError(f"{path}: cannot read latitudes: {e}") from e
 
 
 def _section(config: RunConfig) -> SyntheticSection:
     if config.data.synthetic is None:
         raise UsageError(
-            f"--data {SYNTHETIC}: the configuration does not say what to make up; give it "
+            f"--data {SYNTHETIC}: the configuration describes no synthetic dataset; add "
             f"[data.synthetic] with like = one of {', '.join(MADE_UP)}, and items"
         )
     return config.data.synthetic

@@ -1,4 +1,4 @@
-"""Where a run came from: code, packages, machine, command. Written before the first step."""
+"""Provenance of a run: code, packages, machine, command. Recorded before the first step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hpcsamp.serial import library
 
 
 def collect(topology: Topology, seed: int) -> dict[str, Any]:
-    """Everything known about this start. Collective over the world; the same on every rank.
+    """Collect the provenance of this start. Collective over the world; the same on every rank.
 
     Returns
     -------

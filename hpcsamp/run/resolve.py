@@ -1,4 +1,4 @@
-"""Configurations with every default written out, for records and their comparison."""
+"""Write out all defaults of a configuration, for records and comparisons."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hpcsamp.run.kind import SEVERAL, completed, kind_of
 
 
 def resolved(config: RunConfig) -> RunConfig:
-    """The configuration with the arguments of model, method, loss and likelihood written out."""
+    """Configuration with the arguments of model, method, loss and likelihood written out."""
     table = config.model_dump(exclude_none=True)
     table["model"] = models.defaults(config.model) | table["model"]
     table["method"] = methods.registry.defaults(config.method.name) | table["method"]
@@ -21,7 +21,7 @@ def resolved(config: RunConfig) -> RunConfig:
     table["task"] = {"kind": kind} | tasks.defaults(kind) | config.task.model_dump()
     of_loss, noise = losses.defaults(config.loss.name, kind, config.likelihood.table)
     if kind == SEVERAL:
-        noise = {}  # each has its own
+        noise = {}  # each target has its own
         outputs = config.task.arguments.get("outputs", {})
         table["task"]["outputs"] = {name: _output(of, config) for name, of in outputs.items()}
     table["loss"] = of_loss | table["loss"]
@@ -30,7 +30,7 @@ def resolved(config: RunConfig) -> RunConfig:
 
 
 def _output(given: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
-    """The table of one of several targets with the arguments of its classes written out."""
+    """Table of one of several targets with the arguments of its classes written out."""
     kind, own = given["kind"], given.get("loss")
     loss = {"name": own} if isinstance(own, str) else own
     name = config.loss.name if loss is None else loss.get("name", config.loss.name)
@@ -46,9 +46,9 @@ def _output(given: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
 
 
 def of_version(config: RunConfig, version: int) -> RunConfig:
-    """A configuration with those defaults written out that differed in a version of checkpoints.
+    """Write out the defaults that were different in an older version of checkpoints.
 
-    In version 1 the noise of a regression had the standard deviation 1 unless another was given.
+    In version 1, the noise of a regression had standard deviation 1 unless another was given.
     """
     if version > 1 or not isinstance(likelihood(config), losses.LearnedGaussian):
         return config
@@ -58,14 +58,14 @@ def of_version(config: RunConfig, version: int) -> RunConfig:
 
 
 def table_of(config: RunConfig | Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration for checkpoints and their comparison.
+    """Table of a configuration for checkpoints and their comparison.
 
-    What an older version did not know has today's defaults: a new key is no other configuration.
+    Keys unknown to an older version get today's defaults, so a new key is not a difference.
 
     Parameters
     ----------
     config
-        Of a run, or the table of a checkpoint.
+        Configuration of a run, or the table in a checkpoint.
     """
     run = config if isinstance(config, RunConfig) else check(config, "checkpoint")
     return resolved(run).model_dump(mode="json", exclude_none=True)

@@ -1,4 +1,4 @@
-"""A run as a checkpoint left it, ready to predict on any grid."""
+"""Restore a run from a checkpoint, ready to predict on any grid."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from hpcsamp.run.trained import Trained
 
 @dataclass(frozen=True)
 class Restored:
-    """A run with the parameters of a checkpoint, and where these come from.
+    """A run with the parameters of a checkpoint.
 
     Attributes
     ----------
     run
-        On this rank.
+        Run on this rank.
     folder
-        Of the run.
+        Folder of the run.
     trained
-        The set it was trained on: its statistics standardise all inputs.
+        Training set, whose statistics standardise all inputs.
     checkpoint, step
-        Where the parameters come from.
+        Checkpoint of the parameters, and its step.
     samples
         ``S`` of the predictive distribution.
     """
@@ -51,21 +51,22 @@ def restore(
     samples: int | None = None,
     which: str = "last",
 ) -> Restored:
-    """A run with the parameters of a checkpoint. Collective over the world.
+    """Restore a run with the parameters of a checkpoint. Collective over the world.
 
     Parameters
     ----------
     samples
-        ``S`` of the predictive distribution; None for as many as the method has or usually draws.
+        ``S`` of the predictive distribution; None for the number that the method holds or usually
+        draws.
     which
         ``"last"``, ``"best"``, or the path of a checkpoint.
 
     Raises
     ------
     CheckpointError, DataError, UsageError
-        If there is no checkpoint or it is of another configuration, neither the run's folder nor
-        its dataset tells what it was trained on, or the samples do not go over the ranks; the same
-        on every rank.
+        If there is no checkpoint or its configuration differs, if neither the run folder nor its
+        dataset describes the training set, or if the samples cannot be divided over the ranks; the
+        same on every rank.
     """
     with together(topology.world):
         path = _checkpoint(folder, which) if topology.is_root else None
@@ -76,7 +77,7 @@ def restore(
         if saved["version"] == UNSEALED and topology.is_root:
             sys.stderr.write(
                 f"hpcsamp: checkpoint {path} was written before files were sealed (format version "
-                f"{UNSEALED}): damage to it may go unnoticed\n"
+                f"{UNSEALED}): damage may go unnoticed\n"
             )
         config = resolve.of_version(config, saved["version"])
         before = resolve.of_version(check(saved["config"], "checkpoint"), saved["version"])
@@ -87,7 +88,7 @@ def restore(
         if saved["dataset"] != trained.manifest.uid:
             raise CheckpointError(
                 f"checkpoint {path} was trained on dataset {saved['dataset']}, "
-                f"{trained.path} is {trained.manifest.uid}; name another set by --data"
+                f"{trained.path} is {trained.manifest.uid}; choose another dataset with --data"
             )
     with together(topology.world), in_turn(topology):
         run = Run.of(config, trained.items(0), topology)
@@ -96,14 +97,14 @@ def restore(
         method = run.method
         if saved["version"] <= OTHER_DRAWS and method.draws_weights and topology.is_root:
             sys.stderr.write(
-                f"hpcsamp: checkpoint {path} has format version {saved['version']}, since when the "
-                f"draws of weights have changed: predictions are of other samples of the same "
+                f"hpcsamp: checkpoint {path} has format version {saved['version']}; the draws of "
+                f"weights have changed since then: predictions use other samples of the same "
                 f"distribution than before\n"
             )
         if topology.is_root:
             noise.draws_of_prediction(path, saved, method)
         part = opened.state("average" if "average" in opened else "method", places)
-        if saved["version"] == UNSEALED:  # buffers and frozen parameters as built
+        if saved["version"] == UNSEALED:  # buffers and frozen parameters as they were built
             part = method.state_dict() | part
         method.load_state_dict(part)
         method.step = saved["step"]

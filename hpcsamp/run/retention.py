@@ -1,4 +1,4 @@
-"""Which checkpoints of a folder are kept, and which of them a run goes on from."""
+"""Decide which checkpoints of a folder are kept, and from which one a run resumes."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from hpcsamp.serial import Comm
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-#: The ranks of a process that is alone.
+#: Communicator of a single process.
 ALONE: Any = Comm()
 
-#: Of a file beside the first of a checkpoint, see :func:`hpcsamp.run.saved.file_of`.
+#: Suffix of the further files of a checkpoint, see :func:`hpcsamp.run.saved.file_of`.
 BESIDE = re.compile(r"(?P<first>.+\.pt)\.(?P<token>[0-9a-f]{8})\.(?P<rank>[0-9]+)")
 
 
 def newest_whole(folder: Path, world: MPI.Comm = ALONE) -> tuple[Path | None, dict[Path, str]]:
-    """Find the checkpoint that a run goes on from. Collective over ``world``.
+    """Find the newest whole checkpoint, from which a run resumes. Collective over ``world``.
 
-    The ranks share the reading of its files. One rank looks which there are: a shared file system
-    may show others an older folder.
+    The ranks divide the reading of its files. Only one rank lists the folder, because a shared file
+    system may show other ranks an older state.
 
     Returns
     -------
     path
         None if there are no checkpoints at all.
     damaged
-        What is wrong with each newer one.
+        The reason for each newer checkpoint that is damaged.
 
     Raises
     ------
     CheckpointError
-        If there are checkpoints and none is whole, or the newest whole one is of a format without
-        a seal or of a run with other draws; the same on all ranks.
+        If there are checkpoints but none is whole, or the newest whole one has a format without a
+        seal or other random draws; the same on all ranks.
     """
     rank, size = world.Get_rank(), world.Get_size()
     paths: list[Path] = []
@@ -54,7 +54,7 @@ def newest_whole(folder: Path, world: MPI.Comm = ALONE) -> tuple[Path | None, di
             saved.check([0, *saved.ranks][rank::size])
         except CheckpointError as e:
             reason = str(e)
-        except Exception as e:  # whatever it is: the others wait for what this rank has found
+        except Exception as e:  # any error: the other ranks wait for this rank's result
             reason = str(damaged(path, e))
         reason = next((told for told in world.allgather(reason) if told), None)
         if reason is not None:
@@ -63,25 +63,26 @@ def newest_whole(folder: Path, world: MPI.Comm = ALONE) -> tuple[Path | None, di
         if version == UNSEALED:
             raise CheckpointError(
                 f"checkpoint {path} has format version {UNSEALED}, which has no seal: evaluate and "
-                f"predict read it, but no run goes on from it; train anew into another --output"
+                f"predict can read it, but training cannot resume from it; train again with "
+                f"another --output"
             )
         if version == OTHER_DRAWS:
             raise CheckpointError(
-                f"checkpoint {path} has format version {OTHER_DRAWS}, since when the draws of "
-                f"weights have changed: evaluate and predict read it, but no run goes on from it "
-                f"with other noise; train anew into another --output"
+                f"checkpoint {path} has format version {OTHER_DRAWS}; the draws of weights have "
+                f"changed since then: evaluate and predict can read it, but training cannot resume "
+                f"from it; train again with another --output"
             )
         return path, wrong
     if wrong:
         raise CheckpointError(
-            f"{next(iter(wrong.values()))}; no other of the {len(wrong)} checkpoints is whole: "
-            f"remove {folder} to begin again"
+            f"{next(iter(wrong.values()))}; none of the {len(wrong)} checkpoints is whole: "
+            f"remove {folder} to start again"
         )
     return None, wrong
 
 
 def put_aside(path: Path) -> Path:
-    """Rename the first file of a damaged checkpoint, so that it is no longer taken for one.
+    """Rename the first file of a damaged checkpoint, so that it no longer counts as one.
 
     Raises
     ------
@@ -96,12 +97,12 @@ def put_aside(path: Path) -> Path:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all but the ``keep`` newest, and what was left of writes that were killed.
+    """Remove all but the ``keep`` newest checkpoints, and remains of writes that were killed.
 
-    To be called by the process that may write the run, while no rank writes.
+    Call it in the process that may write the run, while no rank is writing.
     """
     for old in sorted(folder.glob("step-*.pt"))[:-keep]:
-        old.unlink(missing_ok=True)  # its other files are left over then
+        old.unlink(missing_ok=True)  # makes its other files remains
     for part in folder.glob(".*.part"):
         part.unlink(missing_ok=True)
     tokens: dict[str, str | None] = {}
@@ -117,7 +118,7 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def _token(first: Path) -> str | None:
-    """Of which writing the files of a checkpoint are; empty if of none, None if it is not known."""
+    """Token of the files of a checkpoint; empty for a single file, None if it cannot be read."""
     aside = first.with_name(f"{first.name}.damaged")
     if not first.exists():
         return None if aside.exists() else ""

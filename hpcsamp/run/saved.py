@@ -1,7 +1,7 @@
-"""A checkpoint that is opened: a rank reads of it what it holds, on any grid.
+"""Read checkpoints: each rank reads the values that it needs, on any grid.
 
-The first file has everything that is small, and says where the numbers of all files lie
-(``places``); files beside it hold the pieces of other ranks. What is read is compared with its
+The first file contains all small values and an index of the numbers in all files (``places``);
+further files contain the pieces of other ranks. Everything that is read is compared with its
 checksums, record by record.
 """
 
@@ -25,37 +25,37 @@ from hpcsamp.sealing import DamagedError, archive
 UNSEALED = 1
 """The last format version without a seal."""
 OTHER_DRAWS = 2
-"""The last format version of runs whose weights were drawn from other streams."""
+"""The last format version in which weights were drawn from other streams."""
 VERSION = 3
-"""Of a checkpoint that is one file."""
+"""Format version of a checkpoint of one file."""
 SEVERAL = 4
-"""Of a checkpoint of several files."""
+"""Format version of a checkpoint of several files."""
 
 STATES = ("method", "optimizer", "average")
-"""What is in pieces."""
+"""States that are stored in pieces."""
 
 
 def file_of(path: Path, token: str, rank: int) -> Path:
-    """A file beside the first one: ``step-00000100.pt.1f2e3d4c.3``."""
+    """Path of the file of another rank: ``step-00000100.pt.1f2e3d4c.3``."""
     return path.with_name(f"{path.name}.{token}.{rank}")
 
 
 class Saved:
-    """A checkpoint whose small values are read, and whose numbers are read where they are needed.
+    """An open checkpoint: small values are read at once, large ones on request.
 
     Parameters
     ----------
     path
-        Its first file.
+        Path of its first file.
 
     Attributes
     ----------
     content
-        What was saved, but for the states; and its format ``version``.
+        Saved content without the states, and the format ``version``.
     token
-        Name of the writing that its files are of; empty if it is one file.
+        Token in the names of its files; empty if it is one file.
     ranks
-        Those that have written a file beside the first.
+        Ranks that wrote further files.
 
     Raises
     ------
@@ -71,7 +71,8 @@ class Saved:
         found = first.content.get("version") if isinstance(first.content, dict) else None
         if found not in (UNSEALED, OTHER_DRAWS, VERSION, SEVERAL):
             raise CheckpointError(
-                f"checkpoint {path} has format version {found}, this is {SEVERAL}"
+                f"checkpoint {path} has format version {found}, but this program reads up to "
+                f"{SEVERAL}"
             )
         if found != UNSEALED and not first.records.sealed:
             raise damaged(path, "its seal is missing")
@@ -87,31 +88,31 @@ class Saved:
         self._files = {0: first}
 
     def __contains__(self, state: str) -> bool:
-        """Whether a state was saved."""
+        """Whether the checkpoint contains a state."""
         return state in self._states
 
     def state(self, name: str, places: Places | None = None) -> dict[str, Any]:
-        """A state, or what this rank holds of it; copies.
+        """Return a copy of a state, or of this rank's part of it.
 
         Parameters
         ----------
         places
-            What this rank holds; None for the whole.
+            Locations of this rank's part; None for the whole.
 
         Raises
         ------
         CheckpointError
-            If what is read is damaged, or does not fit.
+            If the values read are damaged or do not fit.
         """
         taken: dict[str, Any] = self._take((name,), self._states[name], places)
         return taken
 
     def states(self) -> dict[str, Any]:
-        """All states, whole."""
+        """Return all states, whole."""
         return {name: self.state(name) for name in self._states}
 
     def check(self, ranks: Iterable[int]) -> None:
-        """Compare all checksums of the files of some ranks.
+        """Verify all checksums of the files of some ranks.
 
         Raises
         ------
@@ -151,7 +152,7 @@ class Saved:
         return found.view(local).to("cpu" if places is None else places.topology.device)
 
     def _number(self, rank: int, key: Key, x: Tensor) -> Tensor:
-        """The numbers of a tensor that a rank has written, compared with their checksum."""
+        """The numbers of a tensor that a rank wrote, verified by their checksum."""
         file = self._file(rank)
         piece = x if rank == 0 else file.content["pieces"].get(key)
         if not isinstance(piece, Tensor):
@@ -167,13 +168,13 @@ class Saved:
             file = _File(path)
             told = file.content.get("part") if isinstance(file.content, dict) else None
             if not file.records.sealed or told != (self.token, rank):
-                raise damaged(path, "it is none of the files of this checkpoint")
+                raise damaged(path, "it does not belong to this checkpoint")
             self._files[rank] = file
         return self._files[rank]
 
 
 class _File:
-    """A file whose tensors are read where they are needed."""
+    """A file whose tensors are read on request."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -184,18 +185,18 @@ class _File:
             self.content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         except (DamagedError, OSError) as e:
             raise damaged(path, e) from None
-        except Exception as e:  # torch reports damage by errors of many kinds
+        except Exception as e:  # torch reports damage by many kinds of errors
             raise damaged(path, str(e).split("\n")[0] or type(e).__name__) from e
         places = self.records.places
         self._numbers = sorted(
             (places[i].start, i) for i, n in enumerate(names) if _holds_numbers(n) and places[i]
         )
-        # the file is mapped to memory as a whole, from the first record of numbers on known
+        # the whole file is mapped into memory; the first record of numbers locates all of them
         first = min((_address(x) for x in _tensors(self.content)), default=0)
         self._base = first - self._numbers[0][0] if self._numbers else 0
 
     def check(self, *values: Any, told: str = "") -> None:
-        """Compare the checksums of tensors in tables."""
+        """Verify the checksums of tensors in tables."""
         starts = [start for start, _ in self._numbers]
         for value in values:
             for x in _tensors(value):
@@ -206,7 +207,7 @@ class _File:
                 self._compare([record] if inside else None, told)
 
     def check_all(self) -> None:
-        """Compare all checksums."""
+        """Verify all checksums."""
         self._compare(None, "")
 
     def _compare(self, records: list[int] | None, told: str) -> None:
@@ -217,11 +218,11 @@ class _File:
 
 
 def damaged(path: Path, reason: object) -> CheckpointError:
-    """The error for a file that is not what was written."""
+    """Create the error for a damaged file."""
     size = path.stat().st_size if path.exists() else 0
     return CheckpointError(
-        f"checkpoint {path} ({size} bytes) is damaged ({reason}); train --resume goes on from the "
-        f"newest whole one, evaluate and predict read another by --checkpoint"
+        f"checkpoint {path} ({size} bytes) is damaged ({reason}); train --resume continues from "
+        f"the newest whole one, evaluate and predict read another one with --checkpoint"
     )
 
 
@@ -230,7 +231,7 @@ def _holds_numbers(record: str) -> bool:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors with numbers in nested tables."""
+    """Yield all tensors with numbers in nested tables."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):

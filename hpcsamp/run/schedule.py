@@ -1,4 +1,4 @@
-"""The schedule of the learning rate, by its name in ``torch.optim.lr_scheduler``."""
+"""Create the learning-rate schedule by its name in ``torch.optim.lr_scheduler``."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from hpcsamp.run.optimizer import named
 
 
 class Schedule:
-    """A schedule counted in steps, or in evaluations where it needs a metric.
+    """A learning-rate schedule that advances per step, or per evaluation if it needs a metric.
 
-    ``T_max``, ``total_steps`` and ``total_iters`` are the whole run unless given. A warm-up grows
-    the learning rate linearly from near zero before the schedule begins; beside a schedule that
-    needs a metric it multiplies the rate.
+    ``T_max``, ``total_steps`` and ``total_iters`` default to the whole run. A warm-up increases the
+    learning rate linearly from near zero before the schedule begins; with a schedule that needs a
+    metric, its factor multiplies the rate.
 
     Parameters
     ----------
     config
-        Its ``schedule``, and the length of the run.
+        Configuration with ``schedule`` and the length of the run.
     optimizer
-        Whose rates change.
+        Optimiser whose learning rates change.
     steps_per_epoch
-        By which the length counts.
+        Number of steps per epoch, the unit of lengths.
 
     Attributes
     ----------
     needs_metric
-        Whether there is a part of it that waits for evaluations, such as ``ReduceLROnPlateau``.
+        Whether part of it waits for evaluations, as ``ReduceLROnPlateau`` does.
 
     Raises
     ------
     UsageError
-        For an unknown name or argument, or an optimiser that has a schedule of its own.
+        For an unknown name or argument, or an optimiser with its own schedule.
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class Schedule:
                     mode = arguments.setdefault("mode", "max" if self._larger else "min")
                     if mode != ("max" if self._larger else "min"):
                         raise UsageError(
-                            f"schedule.mode = {mode!r}, but of training.best = "
-                            f"{config.training.best!r} {'more' if self._larger else 'less'} is "
-                            f"better: leave it out"
+                            f"schedule.mode = {mode!r} contradicts training.best = "
+                            f"{config.training.best!r}, of which "
+                            f"{'more' if self._larger else 'less'} is better: leave it out"
                         )
             before = [group["lr"] for group in optimizer.param_groups]
             made = named(family, family.LRScheduler, "schedule", c.name, optimizer, arguments)
@@ -86,28 +86,28 @@ class Schedule:
 
     @property
     def needs_metric(self) -> bool:
-        """See the class."""
+        """Whether part of the schedule waits for evaluations."""
         return self._evaluations is not None
 
     def step(self) -> None:
-        """After a step of the optimiser."""
+        """Advance after a step of the optimiser."""
         if self._steps is not None:
             self._steps.step()
 
     def evaluated(self, score: float) -> None:
-        """After an evaluation. ``score``: of the metric ``training.best``; less is better."""
+        """Advance after an evaluation with a score of ``training.best``; lower is better."""
         if self._evaluations is not None:
             self._evaluations.step(-score if self._larger else score)
 
     def state_dict(self) -> dict[str, Any] | None:
-        """For checkpoints."""
+        """Return the state for checkpoints."""
         steps = None if self._steps is None else self._steps.state_dict()
         if self._evaluations is None:
             return steps
         return {"steps": steps, "evaluations": self._evaluations.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
-        """From a checkpoint."""
+        """Restore the state from a checkpoint."""
         if self._evaluations is not None and state is not None:
             self._evaluations.load_state_dict(state["evaluations"])
             state = state["steps"]
@@ -116,7 +116,7 @@ class Schedule:
 
 
 def _needs_metric(kind: Any) -> bool:
-    """Whether a schedule's steps take something that has no default."""
+    """Whether the ``step`` method of a schedule requires an argument."""
     parameters = list(inspect.signature(kind.step).parameters.values())[1:]
     return any(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
 
@@ -124,12 +124,12 @@ def _needs_metric(kind: Any) -> bool:
 def _check_rates(
     name: str, before: list[Any], optimizer: torch.optim.Optimizer, arguments: dict[str, Any]
 ) -> None:
-    """Refuse a schedule that replaces the different rates of groups by one."""
+    """Refuse a schedule that overwrites the different rates of groups with one rate."""
     after = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
     by_group = any(isinstance(v, list) and len(v) == len(after) for v in arguments.values())
     if len(set(before)) > 1 and after != before and not by_group:
         raise UsageError(
             f"schedule.name = {name!r} sets the rates of all groups to {after[0]:g}, but they are "
-            f"{', '.join(f'{rate:g}' for rate in before)} by optimizer.lr and optimizer.groups: "
+            f"{', '.join(f'{rate:g}' for rate in before)} in optimizer.lr and optimizer.groups: "
             f"give its rates as lists of {len(after)} numbers, one for each group"
         )

@@ -1,4 +1,4 @@
-"""What a network and a memory estimate must know of a dataset: the shapes of its items."""
+"""Shapes of a dataset's items, which networks and memory estimates need to know."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shapes:
-    """The items of a dataset, without their numbers.
+    """Shapes and types of the items of a dataset, without their values.
 
     Attributes
     ----------
     x, y
         Shapes of an item; by name if there are several inputs or targets.
     item_bytes
-        Of an item on disk.
+        Bytes of an item on disk.
     targets
-        What is known of the targets.
+        Properties of the targets.
     ids
         Whether inputs are ids.
     kinds
-        Of several inputs what each of them is.
+        Kind of each of several inputs.
     scales
-        Mean and standard deviation of the training targets by name, in the shape of a target; 0 and
-        1 where there are none.
+        Mean and standard deviation of the training targets by name, in the shape of a target;
+        0 and 1 if they are unknown.
     """
 
     x: tuple[int, ...] | Mapping[str, tuple[int, ...]]
@@ -54,7 +54,7 @@ class Shapes:
 
     @classmethod
     def of(cls, data: Dataset | Source) -> Shapes:
-        """Of a dataset, or of a source that might become one."""
+        """Shapes of a dataset, or of a source from which one can be made."""
         told = data.manifest if isinstance(data, Dataset) else data
         kinds, targets = kinds_of(told), targets_of(told)
         shapes = {name: tuple(spec.shape) for name, spec in told.arrays.items()}
@@ -70,11 +70,11 @@ class Shapes:
         )
 
     def batch(self, items: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Inputs of so many items, all 0: numbers of a type, ids, and flags."""
+        """Create inputs of ``items`` items, all 0: numbers of type ``dtype``, ids, and flags."""
         return Data(self.x, 0, self.ids, self.kinds).batch(items, dtype, device)
 
     def batch_bytes(self, number: int) -> int:
-        """Bytes of the inputs of an item in a batch, where a number has so many."""
+        """Bytes of the inputs of an item in a batch, if a floating-point number has ``number``."""
         size = {"numbers": number, "values": number, "ids": 8, "flags": 1}
         if isinstance(self.x, Mapping):
             return sum(math.prod(s) * size[self.kinds[name]] for name, s in self.x.items())
@@ -82,12 +82,12 @@ class Shapes:
 
     @property
     def target_values(self) -> int:
-        """Values of the targets of an item."""
+        """Number of values in the targets of an item."""
         shapes = self.y.values() if isinstance(self.y, Mapping) else [self.y]
         return sum(math.prod(shape) for shape in shapes)
 
     def told(self, between: str) -> str:
-        """The shape of the inputs in words."""
+        """Format the shape of the inputs."""
         if isinstance(self.x, Mapping):
             parts = (f"{name} {between.join(map(str, s))}" for name, s in self.x.items())
             return ", ".join(parts)
@@ -95,12 +95,12 @@ class Shapes:
 
     @classmethod
     def described(cls, config: RunConfig, data: str | None = None) -> Shapes:
-        """Of the dataset of a configuration, or of the set that it describes if there is none yet.
+        """Shapes of the configured dataset, or of the synthetic one if it does not exist yet.
 
         Parameters
         ----------
         data
-            Another folder than ``data.path``; ``"synthetic"`` for what is described.
+            Folder that replaces ``data.path``; ``"synthetic"`` for the described dataset.
 
         Raises
         ------
@@ -112,7 +112,7 @@ class Shapes:
         path = data or config.data.path
         if config.data.synthetic is not None and not Path(path, NAME).is_file():
             if data not in (None, SYNTHETIC):
-                Dataset.open(path)  # says what is wrong with it
+                Dataset.open(path)  # raises an error that explains why it cannot be opened
             return cls.of(source_of(config.data.synthetic))
         with Dataset.open(path) as dataset:
             return cls.of(dataset)

@@ -1,6 +1,6 @@
-"""What a rank writes of a run's state: its own numbers, as they are at a step.
+"""Select and copy the part of a run's state that a rank writes to a checkpoint.
 
-Ranks that hold the same share the writing of what is large; what is small is written by the first
+Ranks with the same numbers share the writing of large tensors; small ones are written by the first
 of them, so that a small run has one file.
 """
 
@@ -18,7 +18,7 @@ from hpcsamp.grid.placement import RowList
 from hpcsamp.grid.runs import Runs
 from hpcsamp.run.places import Key, Place, Places
 
-#: Bytes of a tensor from which on ranks that hold the same write a share of it each.
+#: Size in bytes from which ranks that hold the same tensor each write a share of it.
 LARGE = 16 << 20
 
 
@@ -28,23 +28,23 @@ class Taken:
     Parameters
     ----------
     places
-        Where values lie.
+        Locations of the values.
     buffers
-        Memory for copies by key, kept from one step to the next: the system clears new memory
-        first, which takes several times as long as a copy. None to copy nothing that can be written
-        as it lies; the state must not change then until it is written.
+        Memory for copies by key, reused at the next checkpoint: the system clears new memory first,
+        which takes several times as long as a copy. With None, tensors that can be written directly
+        are not copied; the state must not change until it is written.
 
     Attributes
     ----------
     tables
-        The states by name, with this rank's numbers where numbers are.
+        The states by name, with this rank's numbers in place of whole tensors.
     pieces
-        These numbers by key: flat ones, but for tensors that are whole.
+        These numbers by key: flat, except for tensors that are whole.
     runs
-        Where they lie.
+        Their positions in the whole tensors.
     lists
-        Entries of lists with one for each row, with the number of the first; of the first ranks
-        that hold them.
+        Entries of lists with one entry per row, with the number of the first; only on the first
+        rank that holds them.
     """
 
     def __init__(self, places: Places, buffers: dict[Key, Tensor] | None) -> None:
@@ -55,14 +55,14 @@ class Taken:
         self.lists: dict[Key, tuple[int, list[Any]]] = {}
 
     def add(self, name: str, state: Mapping[str, Any], *, passing: bool = False) -> None:
-        """Take a state.
+        """Take the numbers of a state.
 
         Parameters
         ----------
         name
             ``"method"``, ``"optimizer"`` or ``"average"``.
         passing
-            Whether its tensors will be others at once, so that they are copied in any case.
+            Whether its tensors are about to change, so that they must be copied.
         """
         self.tables[name] = self._take((name,), state, passing)
 
@@ -100,7 +100,7 @@ class Taken:
 
 
 def _own(x: Tensor, place: Place) -> range:
-    """Which of the numbers that this rank holds it writes."""
+    """The range of the numbers held by this rank that it writes."""
     if x.nbytes >= LARGE:
         return share(x.numel(), place.copies, place.copy)
     return range(x.numel()) if place.copy == 0 else range(0)

@@ -1,8 +1,8 @@
-"""The set that a run was trained on, as far as predictions need it: kept in the run's folder.
+"""The description of the training set in the run folder, as far as predictions need it.
 
-``data.json`` holds the manifest without its shards, and what the axes of an item are called and
-measured in. With it a run can be evaluated on another set, and predict for arrays, where its own
-dataset folder is gone.
+``data.json`` contains the manifest without its shards, and names and units of the axes of an item.
+With it, a run can be evaluated on another dataset and predict arrays when its own dataset folder no
+longer exists.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ NAME = "data.json"
 
 @dataclass(frozen=True)
 class Trained:
-    """What is known of a training set.
+    """Description of a training set.
 
     Attributes
     ----------
     path
-        Where the set was.
+        Former path of the dataset.
     manifest
-        Of the set; without shards and items if it comes from a run's folder.
+        Manifest of the dataset; without shards and items if it was read from a run folder.
     axes
-        Of an item of each array.
+        Axes of an item of each array.
     """
 
     path: Path
@@ -45,7 +45,7 @@ class Trained:
 
     @classmethod
     def of(cls, path: str | Path, manifest: Manifest | None = None) -> Trained:
-        """Of a dataset folder.
+        """Describe a dataset folder.
 
         Raises
         ------
@@ -58,12 +58,12 @@ class Trained:
 
     @classmethod
     def read(cls, folder: RunFolder, config: RunConfig) -> Trained:
-        """Of a run; from its dataset folder if it was begun before this was kept.
+        """Read the description from a run folder; from the dataset folder if the run is older.
 
         Raises
         ------
         DataError
-            If what was kept is damaged, or there is neither.
+            If the file is damaged, or there is neither a file nor a dataset folder.
         """
         if not (folder.path / NAME).is_file():
             return cls.of(config.data.path)
@@ -78,7 +78,7 @@ class Trained:
             raise DataError(f"{folder.path / NAME} cannot be used: {type(e).__name__}") from e
 
     def keep(self, folder: RunFolder) -> None:
-        """Write it into a run's folder."""
+        """Write the description to a run folder."""
         bare = self.manifest.model_copy(
             update={"shards": [], "splits": dict.fromkeys(self.manifest.splits, 0)}
         )
@@ -92,7 +92,7 @@ class Trained:
         )
 
     def items(self, count: int) -> Dataset:
-        """A split of so many items that are in no file."""
+        """A split of ``count`` items that are not in any file."""
         manifest = self.manifest.model_copy(update={"shards": [], "splits": {"items": count}})
         return Dataset(self.path, "items", manifest)
 

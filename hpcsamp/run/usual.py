@@ -1,4 +1,4 @@
-"""A configuration for a dataset, where none is given: what usually works for data of its shape."""
+"""Write a first configuration for a dataset, with settings that usually work for its shapes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from hpcsamp.config import toml_value
 from hpcsamp.data.manifest import Manifest, read_manifest
 from hpcsamp.errors import UsageError
 
-#: Steps of a training; less for fields, each step of which takes longer.
+#: Number of training steps; fewer for fields, whose steps take longer.
 STEPS, STEPS_OF_FIELDS = 1000, 300
 BATCH = 64
-#: Tokens of a transformer, at most.
+#: Largest number of tokens of a transformer.
 TOKENS = 64
 
 TEXT = """\
@@ -55,23 +55,23 @@ samples = 32
 
 
 def usual(path: str | Path, model: Sequence[str] = (), named: str = "") -> str:
-    """A configuration for a dataset as TOML, with comments.
+    """Return a configuration for a dataset as TOML text with comments.
 
     Parameters
     ----------
     path
         The dataset folder.
     model
-        Lines of ``[model]``; without, a network of the package that fits the inputs.
+        Lines of ``[model]``; by default, a network of the package that fits the inputs.
     named
-        What the configuration calls the folder; without, ``path``.
+        Name of the folder in the configuration; by default ``path``.
 
     Raises
     ------
     DataError
         If there is no such dataset.
     UsageError
-        If no network of the package takes such inputs.
+        If no network of the package accepts such inputs.
     """
     manifest = read_manifest(path)
     items = manifest.splits["train"]
@@ -95,25 +95,25 @@ def usual(path: str | Path, model: Sequence[str] = (), named: str = "") -> str:
 
 
 def input_shape(manifest: Manifest) -> tuple[int, ...] | None:
-    """Shape of an item of the only input, if that is numbers; None otherwise."""
+    """Shape of an item if there is one input of numbers; None otherwise."""
     plain = manifest.inputs == "numbers" or manifest.inputs == {"x": "numbers"}
     return tuple(manifest.arrays["x"].shape) if plain else None
 
 
 def network(manifest: Manifest) -> list[str]:
-    """Lines of ``[model]``: a network of the package for the inputs of a dataset.
+    """Lines of ``[model]`` for a network of the package that fits the inputs of a dataset.
 
     Raises
     ------
     UsageError
-        If they are ids, or several.
+        If the inputs are ids, or there are several.
     """
     shape = input_shape(manifest)
     if shape is None:
         what = "ids" if manifest.inputs == "ids" else "several inputs"
         raise UsageError(
-            f"{manifest.name} has {what}, which no network of the package takes: name one by "
-            f"--set model.name=..., or write a project with a network of your own by "
+            f"{manifest.name} has {what}, which no network of the package accepts: name one with "
+            f"--set model.name=..., or create a project with your own network with "
             f"hpcsamp init DIR --data DATASET"
         )
     if fields_of(manifest) is not None:
@@ -126,7 +126,7 @@ def network(manifest: Manifest) -> list[str]:
 
 
 def fields_of(manifest: Manifest) -> int | None:
-    """Fields or classes of targets that lie on the grid of the inputs; None for other targets."""
+    """Fields or classes of targets on the grid of the inputs; None for other targets."""
     shape = input_shape(manifest)
     if manifest.targets or shape is None or len(shape) != 3:
         return None
@@ -137,7 +137,7 @@ def fields_of(manifest: Manifest) -> int | None:
 
 
 def _patch(shape: Sequence[int]) -> int | None:
-    """Side of the smallest square patches of which an image has few enough."""
+    """Side of the smallest square patches that divide an image into few enough patches."""
     common = math.gcd(shape[1], shape[2])
     sides = [p for p in range(1, common + 1) if common % p == 0]
     few = [p for p in sides if shape[1] * shape[2] // p**2 <= TOKENS]
@@ -145,5 +145,5 @@ def _patch(shape: Sequence[int]) -> int | None:
 
 
 def _largest(number: int, most: int) -> int:
-    """The largest divisor up to a bound."""
+    """The largest divisor of ``number`` that is at most ``most``."""
     return next(d for d in range(most, 0, -1) if number % d == 0)

@@ -1,8 +1,8 @@
-"""The width of noise that is estimated after training, kept in the run's folder.
+"""Store the width of noise that is estimated after training in the run folder.
 
-``noise.json`` holds it by the step of the checkpoint with whose weights it was estimated, and by
-the name of the target (``y`` if there is one). A target has one width for each checkpoint, whatever
-the number of samples of a later evaluation, and predictions need no dataset.
+``noise.json`` contains it by the step of the checkpoint for which it was estimated and by the name
+of the target (``y`` if there is one target). Each target has one width per checkpoint, whatever the
+number of samples of a later evaluation, so predictions need no dataset.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ NAME = "noise.json"
 
 
 def read(folder: RunFolder, step: int) -> dict[str, FittedGaussian]:
-    """The estimates for the checkpoint of a step, by target; empty if there are none.
+    """Read the estimates for the checkpoint of a step, by target; empty if there are none.
 
     Raises
     ------
     DataError
-        If the file is not what was written.
+        If the file was changed after it was written.
     """
     if not (folder.path / NAME).is_file():
         return {}
@@ -42,7 +42,7 @@ def keep(
     Parameters
     ----------
     alone
-        Whether those of other steps go.
+        Whether to remove the estimates of other steps.
     """
     there = not alone and (folder.path / NAME).is_file()
     others = folder.read_json(NAME) if there else {}
@@ -51,7 +51,7 @@ def keep(
 
 
 def forget_after(folder: RunFolder, step: int) -> None:
-    """Drop estimates of later steps: the run goes on from a checkpoint of ``step``."""
+    """Remove estimates of steps after ``step``, where the run resumes."""
     path: Path = folder.path / NAME
     if not step:
         path.unlink(missing_ok=True)

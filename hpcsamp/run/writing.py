@@ -1,12 +1,11 @@
-"""A checkpoint on its way to the disk, while the run goes on.
+"""Write a checkpoint in the background, while the run continues.
 
-    begin    the ranks tell the first one where their numbers lie, and each starts a thread
-    write    each thread writes a file of its own and has it on the disk (fsync)
-    end      once all ranks have, the first one gives its file the name of the checkpoint
+    begin    the first rank learns where the numbers of all ranks lie, each starts a thread
+    write    each thread writes its own file and flushes it to disk (fsync)
+    end      after all ranks have done so, the first one renames its file to the checkpoint's name
 
-Until then the checkpoint is absent, and the one before it is what it was: a rank that is killed or
-whose disk is full leaves files that nothing refers to. They are removed by the next run in the
-folder.
+Until then the checkpoint is absent and the previous one unchanged: a rank that is killed or has a
+full disk leaves files to which nothing refers. The next run in the folder removes them.
 """
 
 from __future__ import annotations
@@ -36,27 +35,27 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 NICE = 10
-"""What the writing thread lets others go before it, where they want the same core."""
+"""Niceness of the writing thread, so that other threads on the same core go first."""
 
 
 class Writing:
-    """One checkpoint, from its begin to its end. Collective over the world, as is :meth:`end`.
+    """One checkpoint, from its begin to its end. Constructor and :meth:`end` are collective.
 
     Parameters
     ----------
     path
-        Of its first file.
+        Path of its first file.
     taken
-        What this rank writes.
+        Numbers that this rank writes.
     content
-        On rank 0: everything else.
+        On rank 0, everything else.
     world
         The ranks.
 
     Raises
     ------
     CheckpointError
-        If what the ranks write is not the whole; the same on all ranks.
+        If the numbers of all ranks do not make up the whole state; the same on all ranks.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class Writing:
         self._written = 0
         root = world.Get_rank() == 0
         token: str = world.bcast(secrets.token_hex(4) if root else "")
-        alike: dict[bytes, Runs] = {}  # many tensors lie alike: their runs travel once
+        alike: dict[bytes, Runs] = {}  # equal positions of many tensors are sent once
         partly = {
             key: alike.setdefault(runs.bounds.tobytes() + repr(runs.shape).encode(), runs)
             for key, runs in taken.runs.items()
@@ -91,32 +90,32 @@ class Writing:
             )
             try:
                 self._thread.start()
-            except RuntimeError as e:  # no more threads for this user
+            except RuntimeError as e:  # this user cannot start more threads
                 self._error, self._thread = e, None
 
     @property
     def busy(self) -> bool:
-        """Whether this rank still writes."""
+        """Whether this rank is still writing."""
         return self._thread is not None and self._thread.is_alive()
 
     @property
     def seconds(self) -> float:
-        """How long this rank has written, from the begin on."""
+        """Seconds that this rank has been writing."""
         return self._ended - self._began
 
     def end(self, check: Callable[[], None]) -> None:
-        """Wait for the files of all ranks, and make them the checkpoint.
+        """Wait for the files of all ranks and complete the checkpoint.
 
         Parameters
         ----------
         check
-            Called on rank 0 before: raises if this process may not write here any more.
+            Called on rank 0 before that; raises if this process may no longer write here.
 
         Raises
         ------
         CheckpointError
-            If a rank could not write its file; no rank's is left then, and the checkpoints that
-            were there are unharmed. The same on all ranks.
+            If a rank could not write its file; then the files of all ranks are removed and earlier
+            checkpoints are unchanged. The same on all ranks.
         """
         self._wait()
         try:
@@ -139,7 +138,7 @@ class Writing:
             raise
 
     def give_up(self) -> None:
-        """Leave no file of this rank's, where the ranks cannot agree any more. Not collective."""
+        """Remove this rank's file if the ranks can no longer agree. Not collective."""
         self._wait()
         self._remove()
 
@@ -148,7 +147,7 @@ class Writing:
         while self.busy:
             assert self._thread is not None
             self._thread.join(1.0)
-            if self._written != seen:  # a disk that hangs is one that the watchdog is to see
+            if self._written != seen:  # if the disk hangs, the watchdog must notice
                 seen = self._written
                 here.goes_on()
 
@@ -157,7 +156,7 @@ class Writing:
             self.file.unlink(missing_ok=True)
 
     def _write(self, table: Mapping[str, Any]) -> None:
-        with suppress(OSError, AttributeError):  # threads have it each on Linux
+        with suppress(OSError, AttributeError):  # on Linux, niceness is set per thread
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         try:
             with self.file.open("w+b") as f:
@@ -176,7 +175,7 @@ class Writing:
 
 
 class _Watched:
-    """A file of which is known that it grows, and why it does not: torch does not say that."""
+    """A file object that records progress and the first error, which torch does not report."""
 
     def __init__(self, f: IO[bytes], writing: Writing) -> None:
         self._f, self._wrote = f, writing._wrote
@@ -200,7 +199,7 @@ def _whole(
     taken: Taken,
     everyone: list[tuple[dict[Key, Runs], dict[Key, tuple[int, list[Any]]]]],
 ) -> dict[str, Any]:
-    """The states in the first file, and where the numbers of all files lie."""
+    """The states in the first file, and the positions of the numbers in all files."""
     pieces: dict[Key, dict[int, Runs]] = {key: {} for key in taken.runs}
     lists: dict[Key, list[tuple[int, list[Any]]]] = {}
     for rank, (runs, rows) in enumerate(everyone):
@@ -212,9 +211,9 @@ def _whole(
         shape = taken.runs[key].shape if key in taken.runs else next(iter(written.values())).shape
         if key not in taken.runs or not cover(written.values() or [Runs.of(shape, [])]):
             raise CheckpointError(
-                f"cannot write checkpoint {path}: what the ranks hold of {named(key)} is not the "
-                f"whole ({sum(own.size for own in written.values())} of numbers of the shape "
-                f"{shape})"
+                f"cannot write checkpoint {path}: the ranks hold "
+                f"{sum(own.size for own in written.values())} numbers of {named(key)}, which "
+                f"do not make up its shape {shape}"
             )
     tables: dict[str, Any] = dict(taken.tables)
     for key, found in lists.items():
@@ -222,7 +221,7 @@ def _whole(
     several = {key: written for key, written in pieces.items() if set(written) - {0}}
     if not several:
         return {"version": VERSION, **tables}
-    same: dict[bytes, torch.Tensor] = {}  # as above, for the file
+    same: dict[bytes, torch.Tensor] = {}  # as above, within the file
 
     def bounds(runs: Runs) -> torch.Tensor:
         return same.setdefault(runs.bounds.tobytes(), torch.from_numpy(runs.bounds))
