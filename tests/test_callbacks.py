@@ -219,5 +219,5 @@ def test_a_state_that_cannot_be_read_back_is_refused():
 
     with pytest.raises(UsageError, match=r"the state of .*Odd 1 holds a \w*Path; a checkpoint"):
         Callbacks([Odd()], init()).state_dict()
-    with pytest.raises(UsageError, match=r"no object of a subclass of hpcsamp"):
+    with pytest.raises(UsageError, match=r"not an instance of a subclass of hpcsamp"):
         Callbacks([Odd], init())

@@ -173,9 +173,9 @@ def test_an_interrupted_fit_goes_on(tmp_path):
     words = rf"interrupted; 2 of 4 steps are done.*output='{re.escape(str(run))}', resume=True"
     with pytest.raises(PreemptedError, match=words):
         hs.fit(module, (X, LINE), output=run, callbacks=[Interrupt(1)], **QUICK)
-    with pytest.raises(UsageError, match="already holds a run; go on with it by resume=True"):
+    with pytest.raises(UsageError, match="already holds a run; continue it with resume=True"):
         hs.fit(module, (X, LINE), output=run, **QUICK)
-    with pytest.raises(UsageError, match="data are others than those that the run was begun with"):
+    with pytest.raises(UsageError, match="data differ from those with which the run was begun"):
         hs.fit(module, (X, LINE + 1), output=run, resume=True, **QUICK)
     other = nn.Sequential(nn.Linear(3, 7), nn.Tanh(), nn.Linear(7, 1))
     with pytest.raises(CheckpointError, match=r"another configuration: model.layout"):
@@ -353,7 +353,7 @@ def test_members_of_an_ensemble_are_made_one_by_one(tmp_path):
         ((X, LINE), {"valid": (X, ["a"] * 200)}, DataError, "type <U1, but numbers are needed"),
         ((np.ma.masked_greater(X, 1), LINE), {}, DataError, "x of train is a masked array in "),
         ((X, np.ma.masked_greater(LINE, 1)), {}, DataError, "y of train is a masked array in "),
-        ((X, LINE), {"callbacks": [print]}, UsageError, "no object of a subclass"),
+        ((X, LINE), {"callbacks": [print]}, UsageError, "not an instance of a subclass"),
         ((X, LINE), {"method": {"name": "mean_field", "prior": 2}}, UsageError, "method.prior"),
     ],
 )

@@ -116,7 +116,7 @@ def test_the_file_is_not_needed_to_go_on_and_another_one_is_refused(tmp_path, da
     torch.save({k: v + 1 for k, v in state.items()}, path)
     with pytest.raises(CheckpointError, match=r"model.weights_sha256 was"):
         run(tmp_path / "a", data, model, resume=True)
-    with pytest.raises(UsageError, match=r"has the SHA-256 .*, model.weights_sha256 is aaaa"):
+    with pytest.raises(UsageError, match=r"has the SHA-256 .*, but model.weights_sha256 is aaaa"):
         run(tmp_path / "b", data, {**model, "weights_sha256": "a" * 64})
     path.unlink()
     gone_on = run(tmp_path / "a", data, model, resume=True)

@@ -1,1 +1,1 @@
-"""Training: the loop, the agreement of the ranks on a step, preemption, progress."""
+"""Training: the loop, agreement of the ranks in each step, preemption, progress."""

@@ -1,7 +1,7 @@
-"""The one small exchange of a step: what the loss was, whether it is finite, who wants to stop.
+"""The only small exchange of a training step: value of the loss, and requests to stop the run.
 
-It is under way while this rank computes its gradients, so nobody waits for a message: what is left
-of it is the time by which ranks are apart.
+It proceeds while this rank computes its gradients, so ranks do not wait for the message itself,
+only for ranks that are late.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from hpcsamp.watchdog import Doing, here
 
 
 class Agreement:
-    """What the ranks say to each other about a step. Collective over the world, as is :meth:`end`.
+    """The exchange of all ranks about a step. Constructor and :meth:`end` are collective.
 
     Parameters
     ----------
     topology
-        The grid.
+        Grid of ranks.
     mine
-        This rank's parts of the loss, which add up over the sample group.
+        This rank's parts of the loss, which are summed over the sample group.
     wishes
-        What this rank wishes.
+        Requests of this rank, such as to stop.
     """
 
     def __init__(self, topology: Topology, mine: Parts, wishes: Wish = Wish.NONE) -> None:
@@ -40,20 +40,20 @@ class Agreement:
         self._request = topology.world.Iallreduce(self._told, self._heard)
 
     def end(self, when: str, samples: Iterable[tuple[int, Tensor]]) -> tuple[Parts, Wish]:
-        """The loss of the step and the union of all ranks' wishes, the same on all of them.
+        """Return the loss of the step and the union of all requests, the same on all ranks.
 
         Parameters
         ----------
         when
-            For the message, e.g. ``step 12 (epoch 1)``.
+            Description of the step for messages, e.g. ``step 12 (epoch 1)``.
         samples
-            ``(sample, numbers)`` of this rank; looked through only if something is wrong, to say
-            which sample it was.
+            ``(sample, numbers)`` of this rank; only read if the loss is not finite, to find the
+            sample.
 
         Raises
         ------
         DivergedError
-            If the loss of any rank is not finite: naming step, rank and sample, on all ranks.
+            If the loss of any rank is not finite, naming step, rank and sample; on all ranks.
         """
         with here.waiting(Doing.AGREEMENT):
             self._request.Wait()
@@ -76,12 +76,14 @@ class Agreement:
                         f"the loss is not finite at {when}: rank {rank}, sample {sample}; lower "
                         f"optimizer.lr, clip gradients (optimizer.clip), or look at the data"
                     )
-        # every sample's outputs are finite: it is the loss or the penalty itself
+        # the outputs of all samples are finite: the loss or the penalty itself is not
         mine = self.mine.data + self.mine.penalty
         with together(self.topology.world):
             if not math.isfinite(mine):
                 raise DivergedError(
-                    f"the loss is not finite at {when}: {mine} on rank {rank}, though the outputs "
-                    f"of all samples are"
+                    f"the loss is not finite at {when}: {mine} on rank {rank}, although the "
+                    f"outputs of all samples are finite"
                 )
-        raise DivergedError(f"the loss is not finite at {when}, though that of every rank is")
+        raise DivergedError(
+            f"the loss is not finite at {when}, although it is finite on every rank"
+        )

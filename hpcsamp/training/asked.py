@@ -1,4 +1,4 @@
-"""What a call of ``hs.fit`` asks for, as the configuration of a run."""
+"""Convert the arguments of ``hs.fit`` to the configuration of a run."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from hpcsamp.config.reading import read
 from hpcsamp.errors import UsageError
 from hpcsamp.run.kind import SEVERAL
 
-#: Items of a step where nobody says, unless there are fewer.
+#: Default number of items per step, unless the dataset has fewer.
 BATCH = 64
-#: Tables of the configuration of which the name alone may be given.
+#: Tables of the configuration that may be replaced by the name alone.
 SHORT = ("loss", "likelihood", "method", "model", "optimizer")
 
 
 def asked_for(
     config: str | Path | Mapping[str, Any] | None, keys: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The configuration as far as a call tells it: ``config``, and keys that win over it.
+    """Merge ``config`` with the keys of a call, which take precedence.
 
     Raises
     ------
     UsageError
-        If a key cannot be put into the tables of ``config``.
+        If a key does not fit into the tables of ``config``.
     """
     if config is None:
         table: dict[str, Any] = {}
@@ -38,7 +38,7 @@ def asked_for(
         table |= {key: {"name": table[key]} for key in SHORT if isinstance(table.get(key), str)}
     else:
         table = configuration.apply_preset(read(config), None)
-        for own in ("format", "run"):  # of the config.toml of a run
+        for own in ("format", "run"):  # keys of the config.toml of a run
             table.pop(own, None)
     try:
         for key, value in keys.items():
@@ -51,7 +51,7 @@ def asked_for(
 
 
 def _outputs(table: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The tables of several targets by name, as far as they are given."""
+    """The given tables of several targets by name."""
     task = table.get("task")
     found = task.get("outputs") if isinstance(task, Mapping) else None
     named = found if isinstance(found, Mapping) else {}
@@ -60,7 +60,7 @@ def _outputs(table: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def tasks_of(table: Mapping[str, Any]) -> Any:
-    """What a configuration tells of the kind of targets."""
+    """The kinds of targets that a configuration names."""
     task = table.get("task")
     kinds = {n: of["kind"] for n, of in _outputs(table).items() if "kind" in of}
     kind = task.get("kind") if isinstance(task, Mapping) else task
@@ -68,7 +68,7 @@ def tasks_of(table: Mapping[str, Any]) -> Any:
 
 
 def modelled(table: Mapping[str, Any]) -> list[str]:
-    """Targets with a likelihood of their own."""
+    """Names of the targets that have their own likelihood."""
     found = [name for name, of in _outputs(table).items() if of.get("likelihood")]
     return [*found, *(["y"] if table.get("likelihood") else [])]
 
@@ -81,23 +81,23 @@ def completed(
     kind: str,
     items: int,
 ) -> RunConfig:
-    """The checked configuration of a call.
+    """Return the complete, checked configuration of a call.
 
     Parameters
     ----------
     asked
-        See :func:`asked_for`.
+        Result of :func:`asked_for`.
     task
-        As it was passed: of several targets a dictionary.
+        Argument ``task``; a dictionary for several targets.
     model
-        Keys of ``[model]`` that stand for a network that was passed.
+        Keys of ``[model]`` that represent a network passed as an object.
     path, kind, items
-        Of the dataset: its folder, its task, and the items of train.
+        Properties of the dataset: folder, task, and number of training items.
 
     Raises
     ------
     UsageError
-        If it is not one.
+        If the result is not a valid configuration.
     """
     table = copy.deepcopy(dict(asked))
     try:
@@ -105,7 +105,7 @@ def completed(
             own = table.get("task")
             told = dict(own) if isinstance(own, Mapping) else {"kind": own}
             put(table, "task", {**told, "kind": task or told.get("kind") or kind})
-        elif isinstance(task, Mapping):  # of the others the set tells the kind
+        elif isinstance(task, Mapping):  # the kinds of the others are those of the dataset
             own = table.get("task")
             own = dict(own) if isinstance(own, Mapping) else {}
             each = {n: {**_outputs(table).get(n, {}), "kind": of} for n, of in task.items()}
@@ -121,7 +121,7 @@ def completed(
 
 
 def _put(table: dict[str, Any], key: str, value: Any) -> None:
-    """Set a key; of a table its keys, so that others stay."""
+    """Set a key; merge a table, so that its other keys are kept."""
     if not isinstance(value, Mapping):
         put(table, key, value)
         return
@@ -130,7 +130,7 @@ def _put(table: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A value as TOML has it."""
+    """Convert a value to a type that TOML supports."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, Path):

@@ -1,8 +1,8 @@
-"""Code of the user's own that is called in the course of a run.
+"""Call user code in the course of a run.
 
 ``training.callbacks = ["package.module:Class"]`` names subclasses of :class:`Callback`, or tables
 ``{name = "package.module:Class", argument = ...}``; ``hs.fit(..., callbacks=[...])`` takes objects.
-Early stopping is one, too (:mod:`.patience`).
+Early stopping is a callback, too (:mod:`.patience`).
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from hpcsamp.spelling import shown
 
 @dataclass
 class Moment:
-    """What a callback sees of the run. To read, but for :meth:`stop`.
+    """The state of a run that callbacks may read; :meth:`stop` ends the run.
 
     Attributes
     ----------
     config, method
-        Of the run. The weights may be looked at in any way; a change must be the same on all ranks.
+        Configuration and method. Weights may be read; any change must be the same on all ranks.
     folder
-        Of the run; only rank 0 should write there.
+        Folder of the run; only rank 0 should write to it.
     rank
-        This rank.
+        Number of this rank.
     steps, steps_per_epoch
-        Of the whole run, and of an epoch.
+        Total number of steps of the run, and steps per epoch.
     step, epoch
-        Steps done, and the epoch (from 0) of the last one.
+        Number of steps done, and the epoch (from 0) of the last one.
     loss, data, penalty
-        Of the last step, over all ranks; NaN before the first.
+        Loss of the last step and its two terms, over all ranks; NaN before the first step.
     lr
-        Learning rate of the last step, of the first group of parameters.
+        Learning rate of the first parameter group in the last step.
     metrics
-        Of the last evaluation, the same on all ranks; empty before the first.
+        Metrics of the last evaluation, the same on all ranks; empty before the first.
     metric, score
-        Name of the one of ``training.best``, and its value with the sign by which less is better.
+        Name of the metric ``training.best``, and its value with the sign for which lower is better.
     """
 
     config: RunConfig
@@ -66,69 +66,69 @@ class Moment:
 
     @property
     def is_root(self) -> bool:
-        """Whether this is rank 0, which prints and writes."""
+        """Whether this is rank 0, the only rank that prints and writes."""
         return self.rank == 0
 
     def stop(self, reason: str) -> None:
-        """End the run after this call, on all ranks, whichever of them asks for it.
+        """End the run after this call on all ranks; any rank may request it.
 
         Parameters
         ----------
         reason
-            For people and for ``summary.json``.
+            Reason that is printed and written to ``summary.json``.
         """
         self._reason = self._reason or reason
 
 
 class Callback:
-    """Called by a run on every rank, in the order of the configuration.
+    """Base class of callbacks, which are called on every rank in the order of the configuration.
 
-    Subclasses override what they need. What raises on one rank ends the run on all of them with one
-    line. The methods must not communicate between ranks. ``after_step`` costs two exchanges of a
-    number a step; the others are called now and then.
+    Subclasses override the methods that they need. An exception on one rank ends the run on all of
+    them with one line. The methods must not communicate between ranks. ``after_step`` costs two
+    exchanges of a number per step; the others are called less often.
     """
 
     def begin(self, at: Moment) -> None:
-        """Before the first step of this start; after a state has been loaded."""
+        """Called before the first step of this start, after a state has been restored."""
 
     def after_step(self, at: Moment) -> None:
-        """After each step of the optimiser."""
+        """Called after each step of the optimiser."""
 
     def after_evaluation(self, at: Moment) -> None:
-        """After each evaluation of the valid split, once for each."""
+        """Called once after each evaluation of the ``valid`` split."""
 
     def end(self, at: Moment) -> None:
-        """After the last step, before ``summary.json`` is written. Not of a run that is
-        interrupted, which goes on later.
+        """Called after the last step, before ``summary.json`` is written; not if the run was
+        interrupted and will be resumed.
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint should hold: tables, lists, tensors, numbers and strings.
+        """Return the state for checkpoints: tables, lists, tensors, numbers and strings.
 
-        That of rank 0 is kept.
+        The state of rank 0 is saved.
         """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` had returned."""
+        """Restore a state that :meth:`state_dict` returned."""
 
 
 class Callbacks:
-    """The callbacks of a run. Collective over the world, as is :meth:`call`.
+    """All callbacks of a run. The constructor and :meth:`call` are collective over the world.
 
     Parameters
     ----------
     callbacks
-        In the order in which they are called.
+        Callbacks in the order in which they are called.
     topology
-        The grid.
+        Grid of ranks.
     """
 
     def __init__(self, callbacks: Sequence[Callback], topology: Topology) -> None:
         for callback in callbacks:
             if not isinstance(callback, Callback):
                 raise UsageError(
-                    f"training.callbacks: {shown(callback)} is no object of a subclass of "
+                    f"training.callbacks: {shown(callback)} is not an instance of a subclass of "
                     f"hpcsamp.training.callbacks.Callback"
                 )
         self._named = _by_name(callbacks)
@@ -139,12 +139,12 @@ class Callbacks:
         }
 
     def call(self, verb: str, at: Moment) -> str:
-        """Call all that override a method; returns why the run is to end, empty if it is not.
+        """Call a method of all callbacks that override it; return why the run ends, or "".
 
         Raises
         ------
         HpcsampError
-            On all ranks, if one of them raises on any.
+            If a callback raises on any rank; on all ranks.
         """
         called = self._calls[verb]
         if not called:
@@ -161,29 +161,29 @@ class Callbacks:
         return next(filter(None, self._world.allgather(at._reason)), "")
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of each that has one, by name."""
+        """Return the states of all callbacks that have one, by name."""
         found = {}
         for name, callback in self._named.items():
             state = callback.state_dict()
             fault = _not_plain(state)
             if fault:
                 raise UsageError(
-                    f"training.callbacks: the state of {name} holds {fault}; a checkpoint holds "
-                    f"tables, lists, tensors, numbers and strings"
+                    f"training.callbacks: the state of {name} contains {fault}; a checkpoint can "
+                    f"hold tables, lists, tensors, numbers and strings"
                 )
             if state:
                 found[name] = state
         return found
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state; a callback that is new begins anew."""
+        """Restore the states; a callback without a saved state starts anew."""
         for name, callback in self._named.items():
             if name in state:
                 callback.load_state_dict(state[name])
 
 
 def _by_name(callbacks: Sequence[Callback]) -> dict[str, Callback]:
-    """By class, numbered where there are several of one."""
+    """Callbacks by class name, numbered if there are several of one class."""
     found: dict[str, Callback] = {}
     for callback in callbacks:
         kind = f"{type(callback).__module__}:{type(callback).__qualname__}"
@@ -195,7 +195,7 @@ def _by_name(callbacks: Sequence[Callback]) -> dict[str, Callback]:
 
 
 def _not_plain(state: Any) -> str:
-    """What of a state cannot be read back without running code of others; empty if all can."""
+    """The type in a state that could not be read without running foreign code, or ""."""
     if isinstance(state, Mapping):
         keys = (_not_plain(k) for k in state)
         return next(filter(None, (*keys, *map(_not_plain, state.values()))), "")

@@ -1,4 +1,4 @@
-"""What a training step is fed with: batches of the train split, augmented."""
+"""Supply a training run with batches of the train split, with augmentation."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from hpcsamp.weights import inputs_of
 
 
 class Feed:
-    """The batches of a run. Collective over the world, as are all methods but :meth:`augmented`.
+    """The batches of a run. All methods but :meth:`augmented` are collective over the world.
 
     Parameters
     ----------
     run
-        What is trained; ``data`` and ``augment`` of its configuration say how it is fed.
+        Run whose configuration (``data`` and ``augment``) defines the batches.
     dataset
         The train split.
     topology
-        The grid.
+        Grid of ranks.
 
     Attributes
     ----------
     steps_per_epoch
-        Batches of an epoch.
+        Number of batches per epoch.
     """
 
     def __init__(self, run: Run, dataset: Dataset, topology: Topology) -> None:
@@ -61,7 +61,7 @@ class Feed:
         self.steps_per_epoch = self._loader.steps_per_epoch
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from one of its steps on."""
+        """Yield the batches of an epoch, beginning with step ``start``."""
         read = self._loader.epoch(epoch, start)
         while True:
             with here.part("feed"):
@@ -71,14 +71,14 @@ class Feed:
             yield batch
 
     def augmented(self, epoch: int, batch: Batch) -> tuple[Tensor, bool, Any]:
-        """Inputs, whether they have a sample axis, and how outputs come back to the targets."""
+        """Inputs, whether they have a sample axis, and the map of outputs back to the targets."""
         if self._augmentation is None:
             return inputs_of(batch.x), False, None
         stacked, own = self.run.config.augment.share != "all", self.run.own
         with here.part("augment"):
             x = batch.x if self._augmented is None else batch.x[self._augmented]
             x = self._augmentation(x, batch.index, epoch=epoch, samples=own)
-        if self._augmented is not None:  # the others are the same for all samples
+        if self._augmented is not None:  # other augmentations are the same for all samples
             others = {n: t.expand(len(own), *t.shape) if stacked else t for n, t in batch.x.items()}
             x = inputs_of(others | {self._augmented: x}, stacked)
         undo = None
@@ -107,9 +107,9 @@ class Feed:
 
 
 def _part(run: Run) -> Given | None:
-    """What this rank has of every item; None for all of it."""
+    """The part of every item on this rank; None for whole items."""
     spread = run.method.spread
     if spread is None:
         return None
-    # outputs are gathered for a loss that cannot have them in parts
+    # outputs are gathered if the loss does not accept them in parts
     return {"x": spread.inputs, "y": spread.values if run.data_loss.takes_parts else None}

@@ -2,8 +2,8 @@
 
     posterior = hs.fit(module, (x, y), method="mean_field", epochs=20, samples=16, output="runs/a")
 
-It is what ``hpcsamp ingest`` and ``hpcsamp train`` do: the arrays become a dataset folder, the
-arguments a configuration, and the run folder is one like any other.
+This does what ``hpcsamp ingest`` and ``hpcsamp train`` do: the arrays are written to a dataset
+folder, the arguments become a configuration, and the result is an ordinary run folder.
 """
 
 from __future__ import annotations
@@ -58,18 +58,18 @@ def fit(
     quiet: bool = False,
     **keys: Any,
 ) -> Any:
-    """Train a Bayesian network; returns its posterior. Collective over all ranks of the job.
+    """Train a Bayesian network and return its posterior. Collective over all ranks of the job.
 
-    Under ``mpirun`` or ``srun`` the ranks share the work, with the same result; the data are needed
-    on rank 0 alone.
+    Under ``mpirun`` or ``srun`` the ranks share the work, with the same result; only rank 0 needs
+    the data.
 
     Parameters
     ----------
     module
-        An ``nn.Module``, which stays as it is: copies are trained that start from its parameters;
-        a function that makes one (such as its class), whose initial parameters are drawn from the
-        seed; or the name of a network, as ``model.name`` has it (None: that of ``config``). The
-        members of an ensemble need a function, to be made one by one.
+        An ``nn.Module``, which is not modified: copies that start from its parameters are trained;
+        a function that creates one (such as its class), whose initial parameters are drawn from the
+        seed; or the name of a network for ``model.name`` (None: that of ``config``). An ensemble
+        needs a function, which creates each member.
     data
         ``(x, y)`` as arrays, tensors or tables of numbers, with items on the first axis;
         ``((x, y), (x_valid, y_valid))``; a dictionary of ``x``, ``y``, ``x_valid``, ``y_valid``,
@@ -83,46 +83,47 @@ def fit(
     epochs, samples
         ``training.epochs`` and ``method.samples``, S.
     task
-        What ``y`` is, such as ``"classification"``, ``"regression"`` or ``"counts"``; of several
-        targets a dictionary by name. Without, ``y`` decides, which is printed: whole numbers are
-        classes, columns of zeros and ones labels that may come together, all others values.
+        Kind of targets, such as ``"classification"``, ``"regression"`` or ``"counts"``; for several
+        targets, a dictionary by name. The default depends on ``y`` and is printed: whole numbers
+        are classes, columns of zeros and ones are labels that may occur together, all others are
+        values.
     valid
-        The part of the training items that is held out for validation, or ``(x, y)``.
+        Fraction of the training items that is held out for validation, or ``(x, y)``.
     inputs
-        Whether whole numbers in ``x`` are ``"ids"`` or ``"numbers"``; of several inputs by name.
+        Whether whole numbers in ``x`` are ``"ids"`` or ``"numbers"``; for several inputs, by name.
     normalize_y
-        Whether targets are standardised in training; predictions are in their units either way.
-        Without: where they are floating-point numbers and no likelihood is given.
+        Whether targets are standardised in training; predictions are in the original units in any
+        case. By default, floating-point targets are standardised unless a likelihood is given.
     output
-        The run folder; without, a temporary one that is removed when the process ends.
+        Run folder; by default, a temporary one that is removed when the process ends.
     resume
-        Go on from the newest checkpoint in ``output``, if there is one. The module and the data
+        Resume from the newest checkpoint in ``output``, if there is one. The module and the data
         must be passed again.
     config
-        A configuration, as a table, a file or the name of one of the package; arguments win over
-        it.
+        Configuration as a table, a file, or the name of one in the package; arguments take
+        precedence over it.
     callbacks
-        Called in the course of the run, see :mod:`hpcsamp.training.callbacks`.
+        Objects that are called in the course of the run, see :mod:`hpcsamp.training.callbacks`.
     quiet
-        Print nothing.
+        Whether to print nothing.
     keys
-        Any other keys of the configuration: ``seed=3``, ``loss="mean_mse"``,
-        ``likelihood="student_t"``, ``optimizer={"lr": 1e-2}``, or dotted ones by
+        Further keys of the configuration: ``seed=3``, ``loss="mean_mse"``,
+        ``likelihood="student_t"``, ``optimizer={"lr": 1e-2}``, or dotted keys such as
         ``**{"optimizer.lr": 1e-2}``.
 
     Returns
     -------
     Posterior
-        As from ``hs.load(output, module=module)``: of the best state where ``training.patience`` is
-        given, otherwise of the last.
+        As from ``hs.load(output, module=module)``: of the best state if ``training.patience`` is
+        set, otherwise of the last state.
 
     Raises
     ------
     UsageError, DataError
-        If something does not fit, naming it; the same on every rank.
+        If arguments do not fit together, naming the argument; the same on every rank.
     PreemptedError
-        If the run was interrupted (Ctrl-C, or the stop button of a notebook): a checkpoint has been
-        written, from which ``fit(..., output=output, resume=True)`` goes on.
+        If the run was interrupted (Ctrl-C, or the stop button of a notebook). A checkpoint was
+        written then, from which ``fit(..., output=output, resume=True)`` resumes.
     """
     world = mpi().COMM_WORLD
     folder = RunFolder(_folder(output, world))
@@ -134,7 +135,7 @@ def fit(
         if world.Get_rank() == 0:
             if folder.begun() and not resume:
                 raise UsageError(
-                    f"{folder.path} already holds a run; go on with it by resume=True, or choose "
+                    f"{folder.path} already holds a run; continue it with resume=True, or choose "
                     f"another output"
                 )
             path = str(data) if isinstance(data, str | Path) else str(folder.path / "data")
@@ -143,7 +144,7 @@ def fit(
                 if found.targets and isinstance(task, str):
                     raise UsageError(
                         f"task = {task!r}, but {data} has the targets {', '.join(found.targets)}: "
-                        f"give a dictionary by name, or nothing"
+                        f"pass a dictionary by name, or leave task out"
                     )
                 told = path, found.task, found.splits["train"]
             else:
@@ -188,13 +189,13 @@ def fit(
 
 
 def _folder(output: str | Path | None, world: Any) -> Path:
-    """The run folder, the same on all ranks. Collective."""
+    """Return the run folder, the same on all ranks. Collective."""
     made, nodes = None, set(world.allgather(platform.node()))
     with together(world):
         if output is None and len(nodes) > 1:
             raise UsageError(
-                f"hs.fit: ranks on {len(nodes)} nodes need a run folder that all of them see: say "
-                f"output=..."
+                f"hs.fit: ranks on {len(nodes)} nodes need a run folder that all of them share: "
+                f"pass output=..."
             )
         if world.Get_rank() == 0:
             if output is None:
@@ -206,7 +207,7 @@ def _folder(output: str | Path | None, world: Any) -> Path:
 
 
 def _write(source: Source, path: Path, resume: bool) -> None:
-    """Write the arrays, unless they are there."""
+    """Write the arrays, unless they were written before."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         build(source, path, overwrite=not resume, waiting=lambda: None)
@@ -214,7 +215,7 @@ def _write(source: Source, path: Path, resume: bool) -> None:
         if not resume or not path.is_dir():
             raise
         raise UsageError(
-            f"the data are others than those that the run was begun with, which are in {path}"
+            f"the data differ from those with which the run was begun, which are in {path}"
         ) from e
 
 
@@ -223,15 +224,15 @@ def _tell(source: Source, task: Task | Mapping[str, Task] | None) -> None:
         sys.stdout.write(f"data: {line}\n")
     if source.targets:
         told = ", ".join(f"{name} {of.task}" for name, of in source.targets.items())
-        sys.stdout.write(f"task: {told}; task={{name: ...}} says otherwise\n")
+        sys.stdout.write(f"task: {told}; change it with task={{name: ...}}\n")
     elif task is None:
         what = f"{source.classes} classes" if source.classes else "values"
-        sys.stdout.write(f"task: {source.task}, as y holds {what}; task=... says otherwise\n")
+        sys.stdout.write(f"task: {source.task}, as y holds {what}; change it with task=...\n")
 
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Say of a run that is stopped how it goes on from Python."""
+    """Rephrase the error of an interrupted run for Python: how to resume it."""
     try:
         yield
     except PreemptedError as e:
@@ -242,7 +243,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _one_network(module: Any, world: Any) -> Iterator[None]:
-    """Within the block all ranks offer the network of the first. Collective over the world."""
+    """Within the block, all ranks use the network of rank 0. Collective over the world."""
     if not isinstance(module, nn.Module) or world.Get_size() == 1:
         yield
         return

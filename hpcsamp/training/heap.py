@@ -1,12 +1,12 @@
-"""Memory of one step for the next: keep glibc from giving freed tensors back to the system.
+"""Keep freed memory for the next step, instead of letting glibc return it to the system.
 
-By default it unmaps large blocks as they are freed. A step then gets nearly all its activations
-page by page from the kernel, which clears each page first, and several ranks of a node do so at the
-same time: 100,000 page faults a step of a small vision transformer, 4 % of its time with one rank
-and more with two.
+By default glibc unmaps large blocks when they are freed. A step then obtains nearly all its
+activations page by page from the kernel, which clears each page first, and several ranks of a node
+do so at the same time: 100,000 page faults per step of a small vision transformer, 4 % of its time
+with one rank and more with two.
 
-All threads share one heap: what one has freed would not serve another, and the peak of a run would
-depend on which thread came first (1.1 to 1.5 GB for the same run).
+All threads share one heap: otherwise a block freed by one thread would not serve another, and the
+peak memory of a run would depend on which thread came first (1.1 to 1.5 GB for the same run).
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import ctypes
 import os
 from collections.abc import Mapping
 
-#: Numbers of malloc.h.
+#: Parameters of mallopt in malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
-#: The largest block that glibc can be told to take from its heap; larger ones still come and go.
+#: The largest block that glibc can take from its heap; larger ones are still unmapped.
 LARGEST = 32 << 20
 
 
 def keep(environment: Mapping[str, str] = os.environ) -> bool:
-    """Have freed blocks of up to 32 MiB kept for reuse by any thread, for the rest of this process.
+    """Make glibc keep freed blocks of up to 32 MiB for reuse by any thread of this process.
 
-    Nothing is changed where the user has chosen: another allocator is preloaded, or malloc is tuned
-    by ``MALLOC_*_`` or ``GLIBC_TUNABLES``.
+    Nothing changes if the user has preloaded another allocator, or tuned malloc with ``MALLOC_*_``
+    or ``GLIBC_TUNABLES``.
 
     Returns
     -------
     bool
-        Whether they are; not so with another libc.
+        Whether the blocks are kept; always False with another libc.
     """
     chosen = any(name.startswith("MALLOC_") for name in environment)
     if chosen or environment.get("GLIBC_TUNABLES") or environment.get("LD_PRELOAD"):

@@ -1,4 +1,4 @@
-"""The training loop: everything that happens between a configuration and a summary."""
+"""The training loop, from a configuration to a summary."""
 
 from __future__ import annotations
 
@@ -43,38 +43,38 @@ from hpcsamp.weights import inputs_of
 def train(
     config: RunConfig, topology: Topology, output: str | Path, resume: bool = False
 ) -> dict[str, Any]:
-    """Train a run to its end; returns its summary. See :class:`Trainer`. Collective."""
+    """Train a run to its end and return its summary. See :class:`Trainer`. Collective."""
     with Trainer(config, topology, output, resume) as trainer:
         return trainer.run()
 
 
 class Trainer:
-    """One run on one grid, ready to take its next step.
+    """Trains one run on one grid.
 
-    Collective over the world, as are all methods. To be used in a ``with`` block, at whose end all
-    that was opened is closed.
+    The constructor and all methods are collective over the world. Use it in a ``with`` block, at
+    whose end all resources are closed.
 
     Parameters
     ----------
     config
-        The checked configuration, the same on every rank.
+        Checked configuration, the same on every rank.
     topology
-        The grid.
+        Grid of ranks.
     output
         Run folder.
     resume
-        Go on from the newest checkpoint, if there is one.
+        Whether to resume from the newest checkpoint, if there is one.
     quiet
-        Whether nothing is printed on the way.
+        Whether to print nothing during the run.
     callbacks
-        Beside those of the configuration, after which they are called.
+        Further callbacks, called after those of the configuration.
 
     Attributes
     ----------
     config
-        With every default written out.
+        Configuration with every default written out.
     steps, steps_per_epoch, done
-        Of the whole run; of an epoch; before this start.
+        Steps of the whole run; of an epoch; and before this start.
     times
         Seconds of each step since this start.
     ended
@@ -103,8 +103,8 @@ class Trainer:
         self.times: list[float] = []
         self.ended = ""
         self._wishes = preemption.Wish.NONE
-        self._written = False  # a checkpoint by all ranks, as they agreed in the last step
-        self._parts = Parts()  # of the loss of the last step
+        self._written = False  # whether all ranks wrote the checkpoint, as agreed in the last step
+        self._parts = Parts()  # loss of the last step
         limit = config.training.time_limit
         end = preemption.deadline(seconds(limit) if limit is not None else None, os.environ)
         with ExitStack() as stack:
@@ -114,7 +114,7 @@ class Trainer:
             with together(world):
                 folder = staged(config.data.path)
                 self.dataset = Dataset.open(folder, "train")
-            # pretrained weights are fetched by one rank of a node, and found there by the others
+            # one rank of a node downloads pretrained weights, and the others find them in the cache
             with together(world), in_turn(topology):
                 network_memory.check(config, self.dataset, topology)
                 values = None if weights is None else initial.read(weights)
@@ -126,7 +126,7 @@ class Trainer:
                 self.method = self.assembled.method
                 asked = self.method.prediction_samples(config.evaluation.samples)
                 has_valid = "valid" in self.dataset.manifest.splits
-                if has_valid:  # can these ranks evaluate them? rather now than after an epoch
+                if has_valid:  # fail now rather than after an epoch if these ranks cannot evaluate
                     self.method.prediction_share(asked, topology.sample_size, topology.sample_rank)
                 valid = Dataset.open(folder, "valid") if has_valid else None
             self.feed = Feed(self.assembled, self.dataset, topology)
@@ -174,31 +174,31 @@ class Trainer:
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
         with self._open:
-            if error is None or getattr(error, "agreed", False):  # all ranks come here
+            if error is None or getattr(error, "agreed", False):  # then all ranks arrive here
                 self.keeper.finish()
             else:
                 self.keeper.give_up()
 
     def _free(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Free what all ranks free together; those of a run that failed are not all here."""
+        """Free what all ranks must free together; after a failure some of them may be missing."""
         if kind is None:
             self.assembled.free()
 
     def run(self) -> dict[str, Any]:
-        """Train to the end; returns the summary.
+        """Train to the end and return the summary.
 
         Raises
         ------
         PreemptedError
-            On all ranks, if a signal or the time limit asked for an early end; a checkpoint is
-            written then.
+            If a signal or the time limit requested an early end; a checkpoint was written then. On
+            all ranks.
         """
         for line in summary.opening(self):
             self.reporter.say(line)
         done, per_epoch = self.done, self.steps_per_epoch
         self.moment.step, self.moment.epoch = done, max(0, done - 1) // per_epoch
         self._call("begin")
-        if done and done % per_epoch == 0:  # it may have been stopped before this
+        if done and done % per_epoch == 0:  # the run may have been stopped before this evaluation
             self._validate(done // per_epoch - 1)
         first = done // per_epoch
         last = -(-self.steps // per_epoch) if done < self.steps and not self.ended else first
@@ -212,7 +212,7 @@ class Trainer:
                 if self._wishes:
                     self._stop()
             if self.method.step < (epoch + 1) * per_epoch:
-                break  # stopped in mid-epoch
+                break  # stopped within the epoch
             self._validate(epoch)
             if self.ended:
                 break
@@ -224,7 +224,7 @@ class Trainer:
     # Steps --------------------------------------------------------------------------------------
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from a step of it on; before the first, a step is measured."""
+        """Yield the batches of an epoch from a step on; time a step before the first one."""
         here.at(Phase.STEP, self.method.step + 1)
         for batch in self.feed.batches(epoch, start):
             if self.collectives.step_seconds is None:
@@ -233,10 +233,10 @@ class Trainer:
             here.at(Phase.STEP, self.method.step + 1)
 
     def _settle(self, epoch: int, batch: Batch) -> float:
-        """Look at the module, choose how samples are evaluated; seconds of compute in a step."""
+        """Inspect the module, choose how to evaluate samples; return the compute time of a step."""
         world, method, own = self.topology.world, self.method, self.assembled.own
         x, stacked, _ = self.feed.augmented(epoch, batch)
-        # a pass is one of a part of the batch, where it is taken in parts
+        # in chunked evaluation, a pass covers a part of the batch
         first = slice(-(-len(batch.index) // self.config.data.accumulate))
         x = x[:, first] if stacked else x[first]
         index = torch.from_numpy(batch.index[first]).to(batch.device)
@@ -259,7 +259,7 @@ class Trainer:
         return seconds
 
     def step(self, epoch: int, batch: Batch) -> None:
-        """Take a training step by a batch of an epoch."""
+        """Take one training step with a batch of an epoch."""
         config, method, made = self.config, self.method, self.optimisation
         step = method.step
         began = time.perf_counter()
@@ -312,7 +312,7 @@ class Trainer:
     def _outputs_by_sample(
         self, x: torch.Tensor, index: torch.Tensor, step: int, stacked: bool
     ) -> Iterator[tuple[int, torch.Tensor]]:
-        """Numbers of each of this rank's samples, to find the one that broke.
+        """Yield the outputs of each of this rank's samples, to find the one that is not finite.
 
         They are evaluated in one call, in which the ranks of a group may wait for each other.
         """
@@ -321,10 +321,10 @@ class Trainer:
             found = self.method(x, samples=own, step=step, stacked=stacked, index=index)
         yield from zip(own, found, strict=True)
 
-    # Now and then -------------------------------------------------------------------------------
+    # Checkpoints and evaluations ----------------------------------------------------------------
 
     def _keep(self, epoch: int) -> None:
-        """Begin a checkpoint, if it is time for one; the one before is there once all wrote it."""
+        """Begin a checkpoint if it is due; the previous one is complete once all ranks wrote it."""
         if self._written:
             self.keeper.finish()
         step, every = self.method.step, self.config.training.checkpoint_every
@@ -333,7 +333,7 @@ class Trainer:
             self.keeper.keep()
 
     def _validate(self, epoch: int) -> None:
-        """After an epoch, if it is one to evaluate after."""
+        """Evaluate after an epoch, if an evaluation is due."""
         if (epoch + 1) % self.config.training.evaluate_every:
             return
         health.check_replicas(self.method, self.topology)
@@ -342,7 +342,7 @@ class Trainer:
         first, step = not self.validation.metrics, self.method.step
         with self.optimisation.average.in_place():
             found, score = self.validation.run()
-        score = self.topology.world.bcast(score)  # by which all ranks decide
+        score = self.topology.world.bcast(score)  # decisions must be the same on all ranks
         self.keeper.keep_best(score)
         width.of_best(self)
         if self.topology.is_root:
@@ -365,7 +365,7 @@ class Trainer:
     # The end ------------------------------------------------------------------------------------
 
     def _stop(self) -> None:
-        """The ranks have agreed to stop after this step."""
+        """Stop after this step, as the ranks have agreed."""
         step, path = self.method.step, self.keeper.keep()
         self.keeper.finish()
         if self.topology.is_root:

@@ -9,17 +9,17 @@ from hpcsamp.training.callbacks import Callback, Moment
 
 
 class Patience(Callback):
-    """End a run after so many evaluations without improvement of the metric ``training.best``.
+    """End a run after several evaluations without improvement of the metric ``training.best``.
 
-    A score that is not a number is no improvement. The count is part of checkpoints, so that a run
-    that goes on ends where it would have ended.
+    A score that is NaN counts as no improvement. The count is part of checkpoints, so a resumed run
+    ends where it would have ended without the interruption.
 
     Parameters
     ----------
     evaluations
-        Without improvement, after which the run ends.
+        Number of evaluations without improvement after which the run ends.
     least
-        By how much the metric must be better than the best one to count as improved, in its units.
+        Smallest improvement over the best value that counts, in units of the metric.
     """
 
     def __init__(self, evaluations: int, least: float = 0.0) -> None:
@@ -29,7 +29,7 @@ class Patience(Callback):
         self.waited = 0
 
     def begin(self, at: Moment) -> None:
-        """A run that was over stays so, unless it is given more patience."""
+        """End a run that was already over, unless it now has more patience."""
         self._look(at)
 
     def after_evaluation(self, at: Moment) -> None:
@@ -49,10 +49,10 @@ class Patience(Callback):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Best metric so far, its step, and evaluations since."""
+        """Return the best metric so far, its step, and the evaluations since."""
         return {"best": self.best, "best_step": self.best_step, "waited": self.waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the count."""
         self.best, self.best_step = state["best"], state["best_step"]
         self.waited = state["waited"]

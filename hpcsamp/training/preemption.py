@@ -1,16 +1,17 @@
-"""Stopping in time: a signal or the end of the job's time is noticed, checkpointed, and told.
+"""Preemption: on a signal or near the time limit, write a checkpoint and exit with code 75.
 
-A signal handler only notes which signal came. Every step each rank says what it wishes
-(:meth:`Watch.wishes`), the ranks agree on the union of that in the exchange that a step has anyway
-(:class:`~hpcsamp.training.agreement.Agreement`), so all of them stop after the same step, write the
-checkpoint and end with :class:`~hpcsamp.errors.PreemptedError`: exit code 75, "run me again".
+A signal handler only records which signal arrived. In every step, each rank states whether it wants
+to stop (:meth:`Watch.wishes`), and the ranks agree on the union of these wishes in the exchange
+that a step needs anyway (:class:`~hpcsamp.training.agreement.Agreement`). So all of them stop after
+the same step, write the checkpoint and raise :class:`~hpcsamp.errors.PreemptedError`: exit code 75,
+"run again".
 
 ======== =========================================================================================
-SIGUSR2  what batch systems are asked to send before the end (``sbatch --signal=USR2@120``; not
-         USR1, which NCCL uses): stop with a checkpoint, 75
+SIGUSR2  sent by batch systems before the end if requested (``sbatch --signal=USR2@120``; not USR1,
+         which NCCL uses): stop with a checkpoint, 75
 SIGTERM  preemption, ``scancel``: the same; before the first step it ends the process at once
-SIGINT   a person: stop with a checkpoint, 130 (a batch script does not requeue that); a second one
-         does not wait for the step, but for a checkpoint that is being written
+SIGINT   a person: stop with a checkpoint, 130 (which a batch script does not requeue); a second one
+         does not wait for the step, only for a checkpoint that is being written
 time     the deadline is near: stop with a checkpoint, 75
 ======== =========================================================================================
 """
@@ -32,7 +33,7 @@ from hpcsamp.errors import PreemptedError
 
 
 class Wish(IntFlag):
-    """Why a rank wants to stop; a bit each, so that wishes of ranks can be united."""
+    """Reasons of a rank to stop, one bit each, so that those of all ranks can be united."""
 
     NONE = 0
     USR2 = 1
@@ -40,7 +41,7 @@ class Wish(IntFlag):
     INT = 4
     TIME = 8
     WRITING = 16
-    """No wish to stop: a checkpoint is on its way to the disk."""
+    """Not a reason to stop: a checkpoint is still being written."""
 
 
 _WISH = {signal.SIGUSR2: Wish.USR2, signal.SIGTERM: Wish.TERM, signal.SIGINT: Wish.INT}
@@ -53,20 +54,20 @@ _TOLD = {
 
 
 class Watch:
-    """Notices signals and the deadline while it is entered; the handlers are put back after.
+    """Watches signals and the deadline within a ``with`` block, then restores the handlers.
 
-    Outside of the main thread Python allows no handlers: then only the deadline is watched.
+    Outside of the main thread Python allows no handlers, so only the deadline is watched.
 
     Parameters
     ----------
     deadline
         Unix time in seconds at which the job will be ended, or None.
     margin
-        Seconds that must at least be left for stopping. It grows with what the run is seen to need:
-        twice its slowest checkpoint and its longest stretch between two steps. A margin beyond a
-        quarter of the time that is left at the start would leave no time to work, and is cut.
+        Smallest number of seconds to reserve for stopping. It grows with the observed times: twice
+        the slowest checkpoint plus the longest time between two steps. It is limited to a quarter
+        of the time that remains at the start, so that some time is left to work.
     clock
-        Unix time.
+        Function that returns the Unix time.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Watch:
         self._clock = clock
         self._least = min(margin, max(0.0, (self.deadline - clock()) / 4))
         self._noted = Wish.NONE
-        self._asked: float | None = None  # when wishes were asked for last: training has begun
+        self._asked: float | None = None  # time of the last call of wishes, None before training
         self._gap = 0.0
         self._checkpoint = 0.0
         self._saving = False
@@ -102,7 +103,7 @@ class Watch:
         self._before.clear()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGTERM and self._asked is None:  # there is nothing to lose yet
+        if number == signal.SIGTERM and self._asked is None:  # no progress can be lost yet
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
@@ -112,11 +113,11 @@ class Watch:
             raise KeyboardInterrupt
 
     def needed(self) -> float:
-        """Seconds that stopping takes, by what was seen so far; at least the margin."""
+        """Seconds needed to stop, estimated from observed times; at least the margin."""
         return max(self._least, 2 * (self._checkpoint + self._gap))
 
     def wishes(self) -> Wish:
-        """What this rank wishes now. To be asked once a step."""
+        """Return this rank's reasons to stop; call it once per step."""
         now = self._clock()
         if self._asked is not None:
             self._gap = max(self._gap, now - self._asked)
@@ -126,7 +127,7 @@ class Watch:
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """A checkpoint is being written: it is timed, and no signal interrupts it."""
+        """Time the writing of a checkpoint, which no signal interrupts."""
         began, self._saving = self._clock(), True
         try:
             yield
@@ -135,25 +136,25 @@ class Watch:
             self.wrote(self._clock() - began)
 
     def wrote(self, seconds: float) -> None:
-        """A checkpoint took so long, from its begin until it was on the disk."""
+        """Record the seconds from the begin of a checkpoint until it was on disk."""
         self._checkpoint = max(self._checkpoint, seconds)
 
 
 def stopped(wishes: int, step: int, steps: int, checkpoint: object) -> PreemptedError:
-    """The error that ends a run which the ranks agreed to stop, the same on every rank.
+    """Create the error that ends a run which the ranks agreed to stop, the same on every rank.
 
     Parameters
     ----------
     wishes
-        The union of the ranks' wishes, not empty.
+        Union of the ranks' wishes, not empty.
     step, steps
-        Steps done, and steps of the whole run.
+        Number of steps done, and of the whole run.
     checkpoint
-        What was written.
+        Checkpoint that was written.
     """
     agreed = Wish(wishes)
     error = PreemptedError(
-        f"{reason(agreed)}; {step} of {steps} steps are done and in {checkpoint}; go on with "
+        f"{reason(agreed)}; {step} of {steps} steps are done and in {checkpoint}; resume with "
         f"--resume"
     )
     if Wish.INT in agreed:
@@ -163,14 +164,14 @@ def stopped(wishes: int, step: int, steps: int, checkpoint: object) -> Preempted
 
 
 def reason(wishes: int) -> str:
-    """Why, for people: ``SIGUSR2``, ``SIGTERM, the time limit is near``."""
+    """Format the reasons: ``SIGUSR2``, ``SIGTERM, the time limit is near``."""
     return ", ".join(text for wish, text in _TOLD.items() if wish in Wish(wishes))
 
 
 def deadline(
     limit: float | None, environment: Mapping[str, str], now: float | None = None
 ) -> float | None:
-    """When the job will be ended: the earliest of what is known, as Unix time; None if nothing is.
+    """Unix time at which the job will be ended: the earliest known limit; None if none is known.
 
     Parameters
     ----------
@@ -180,11 +181,11 @@ def deadline(
         ``SLURM_JOB_END_TIME`` (Slurm 22.05 and newer) and ``HPCSAMP_END_TIME`` (job scripts set it
         for other schedulers) are Unix times.
     now
-        Unix time (default: the clock's).
+        Unix time (default: the system clock).
     """
     now = time.time() if now is None else now
     ends = [] if limit is None else [now + limit]
     for variable in ("SLURM_JOB_END_TIME", "HPCSAMP_END_TIME"):
-        if environment.get(variable, "").isdigit():  # Slurm says it in words where there is none
+        if environment.get(variable, "").isdigit():  # Slurm sets a word if there is no limit
             ends.append(float(environment[variable]))
     return min(ends, default=None)

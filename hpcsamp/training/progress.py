@@ -1,6 +1,4 @@
-"""What a person sees while a run goes on: a bar on a terminal or in a notebook, plain lines in a
-batch log.
-"""
+"""Progress display of a run: a bar on a terminal or in a notebook, lines in a batch log."""
 
 from __future__ import annotations
 
@@ -22,16 +20,16 @@ from hpcsamp.runtime import on_terminal
 
 
 class Reporter:
-    """Prints from rank 0; silent on the others.
+    """Prints progress on rank 0; silent on the others.
 
     Parameters
     ----------
     active
         Whether this rank prints.
     total
-        Steps of the whole run.
+        Number of steps of the whole run.
     done
-        Steps done before this start.
+        Number of steps done before this start.
     """
 
     def __init__(self, active: bool, total: int, done: int = 0) -> None:
@@ -54,7 +52,7 @@ class Reporter:
             self._bar.start()
 
     def step(self, step: int, epoch: int, loss: float) -> None:
-        """One step is done. A batch log gets a line now and then."""
+        """Report a step. In a batch log, a line is printed only now and then."""
         if self._bar is not None:
             self._bar.update(self._task, completed=step, epoch=epoch, loss=loss)
         elif time.monotonic() - self._last > 30:
@@ -62,25 +60,25 @@ class Reporter:
             self.say(f"step {step}/{self._total}  epoch {epoch}  loss {loss:.4f}")
 
     def evaluated(self, split: str, epoch: int, step: int, metrics: dict[str, Any]) -> None:
-        """A line with the metrics of an evaluation."""
+        """Print a line with the metrics of an evaluation."""
         shown = "  ".join(
             f"{k} {v:.4f}" for k, v in metrics.items() if isinstance(v, float) and k != "items"
         )
         self.say(f"epoch {epoch}  step {step}  {split}: {shown}")
 
     def say(self, line: str) -> None:
-        """A line for people."""
+        """Print a line."""
         self._console.print(line, soft_wrap=True, markup=False)
         sys.stdout.flush()
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         if self._bar is not None:
             self._bar.stop()
 
 
 def _in_notebook() -> bool:
-    """Whether this is the kernel of a notebook that can show a bar."""
+    """Whether this process is the kernel of a notebook that can show a bar."""
     shell = sys.modules.get("IPython")
     running = shell.get_ipython() if shell is not None else None
     kernel = type(running).__name__ == "ZMQInteractiveShell"

@@ -1,4 +1,4 @@
-"""What a configuration lets steer a run: its callbacks, and the evaluations that they need."""
+"""Callbacks of a configuration, and the evaluations that they need."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hpcsamp.training.patience import Patience
 
 
 def callbacks_of(config: RunConfig) -> list[Callback]:
-    """The callbacks that a configuration asks for: early stopping, and those that it names.
+    """Create the callbacks of a configuration: early stopping, and those named by the user.
 
     Raises
     ------
     UsageError
-        For what is no callback, or wrong arguments.
+        For a class that is not a callback, or wrong arguments.
     """
     c = config.training
     found: list[Callback] = [] if c.patience is None else [Patience(c.patience, c.min_delta)]
@@ -32,12 +32,12 @@ def callbacks_of(config: RunConfig) -> list[Callback]:
 
 
 def check_watched(config: RunConfig, schedule: Schedule, dataset: Dataset) -> None:
-    """Check that there is something to evaluate where evaluations steer the run.
+    """Check that a ``valid`` split exists if evaluations control the run.
 
     Raises
     ------
     UsageError
-        Naming the key that needs a ``valid`` split, and the splits that there are.
+        Naming the key that needs a ``valid`` split, and the existing splits.
     """
     needs = {
         f"training.patience = {config.training.patience}": config.training.patience is not None,

@@ -1,4 +1,4 @@
-"""What a run tells of itself: lines before its first step, a summary after its last."""
+"""Lines that a run prints before its first step, and its summary after the last one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def opening(trainer: Trainer) -> list[str]:
-    """Lines for people: the grid, the model, the loss and the length of the run."""
+    """Lines about the grid, the model, the loss and the length of the run."""
     c, done = trainer.config, trainer.done
     weights = trainer.method.numbers
     m = trainer.topology.model_size
@@ -43,31 +43,31 @@ def opening(trainer: Trainer) -> list[str]:
 
 
 def gathering(method: Method, topology: Topology, most: int, twice: bool) -> list[str]:
-    """A line for people about the exchanges of a step where ranks hold shares of the weights.
+    """A line about the exchanges of a step if ranks hold shares of the weights.
 
     Parameters
     ----------
     most
-        Samples of a rank.
+        Largest number of samples of a rank.
     twice
-        Whether passes are made twice.
+        Whether passes are computed twice.
     """
     if not method.shared_out:
         return []
     rounds = len(list(method.chunks(range(most)))) * (2 if twice else 1)
     return [
-        f"the weights are in shares of {topology.sample_size} ranks: a step has {2 * rounds} "
-        f"gathers, of {method.drawn_numbers:,} numbers each"
+        f"the weights are divided into shares of {topology.sample_size} ranks: a step has "
+        f"{2 * rounds} gathers of {method.drawn_numbers:,} numbers each"
     ]
 
 
 def normalising(method: Method, topology: Topology, most: int) -> list[str]:
-    """A line for people about a network that normalises over the batch of several ranks.
+    """A line about a network that normalises over the batches of several ranks.
 
     Parameters
     ----------
     most
-        Samples of a rank.
+        Largest number of samples of a rank.
     """
     calls, chunk = method.state.calls, method.passes.chunk
     if not method.state.exchanges:
@@ -79,7 +79,7 @@ def normalising(method: Method, topology: Topology, most: int) -> list[str]:
 
 
 def ending(trainer: Trainer) -> list[str]:
-    """Lines for people, of a run that ended before its last step: why, and which state is best."""
+    """Lines about a run that ended before its last step: the reason, and the best state."""
     if not trainer.ended:
         return []
     line = f"ended after step {trainer.method.step} of {trainer.steps}: {trainer.ended}"
@@ -90,7 +90,7 @@ def ending(trainer: Trainer) -> list[str]:
 
 
 def closing(trainer: Trainer) -> dict[str, Any]:
-    """The summary, for ``summary.json``. Collective over the world."""
+    """Return the summary for ``summary.json``. Collective over the world."""
     c, t, best = trainer.config, trainer.topology, trainer.keeper.best_step
     seconds = statistics.median(trainer.times) if trainer.times else None
     return {

@@ -1,4 +1,4 @@
-"""Evaluation of the valid split in the course of training."""
+"""Evaluate the valid split in the course of training."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from hpcsamp.run.assemble import Run
 
 
 class Validation:
-    """Evaluates a run as it is, as often as asked. Collective over the world, as all methods.
+    """Evaluates the present state of a run. The constructor and all methods are collective.
 
     Parameters
     ----------
     run
-        What is evaluated; ``evaluation`` of its configuration says how.
+        Run to be evaluated; ``evaluation`` of its configuration defines how.
     dataset
-        The split.
+        Split to evaluate.
     topology, collectives
-        The grid, and the exchange between its ranks.
+        Grid, and transport between its ranks.
 
     Attributes
     ----------
     metrics
-        Of the last evaluation; empty before the first.
+        Metrics of the last evaluation; empty before the first.
     watched
-        The metric by which states are compared.
+        Metric by which states are compared.
     """
 
     def __init__(
@@ -46,18 +46,18 @@ class Validation:
 
     @property
     def likelihood(self) -> Likelihood:
-        """The observation model; a width that is estimated, as in the last evaluation."""
+        """Observation model; an estimated width is that of the last evaluation."""
         return self._evaluator.likelihood
 
     def run(self) -> tuple[Evaluation, float]:
-        """What was found, and a score of it by which states are compared: less is better."""
+        """Evaluate; return the results and the score that compares states (lower is better)."""
         evaluator, best = self._evaluator, self.watched
-        evaluator.samples = self.method.prediction_samples(self._asked)  # chains: it grows
+        evaluator.samples = self.method.prediction_samples(self._asked)  # chains collect samples
         if noise.is_open(evaluator.likelihood):
             evaluator.likelihood = noise.fit(evaluator, self.method)
         found = evaluator.run(self.method)
         known = evaluator.task.best
-        if best not in found.metrics:  # samples alone have no density
+        if best not in found.metrics:  # methods that only have samples have no density
             best = self.watched = next(name for name in known if name in found.metrics)
         self.metrics, self.step = found.metrics, self.method.step
         return found, known[best] * found.metrics[best]
