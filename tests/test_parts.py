@@ -64,7 +64,7 @@ def test_intervals():
     assert bounds(12, 3, unit=4) == [(0, 4), (4, 8), (8, 12)]
     assert bounds(20, 3, unit=4) == [(0, 4), (4, 12), (12, 20)]
     assert [within((4, 9), 2, i) for i in range(2)] == [(4, 6), (6, 9)]
-    with pytest.raises(ValueError, match="10 is not made of units of 4"):
+    with pytest.raises(ValueError, match="10 cannot be divided into units of 4"):
         bounds(10, 2, unit=4)
 
 

@@ -91,7 +91,7 @@ def test_the_verdict_names_the_limit():
     assert "limited by the feed" in said(a_work(stored_bytes=1e8), a_machine())
     assert "limited by the optimiser" in said(a_work(), a_machine(), update=1e-3)
     assert "limited by waiting" in said(a_work(), a_machine(jitter=2.0))
-    assert "leaves ranks idle" in said(a_work(samples=3, batch=8), a_machine())
+    assert "ranks are idle" in said(a_work(samples=3, batch=8), a_machine())
 
 
 def test_memory_limits():
@@ -103,7 +103,7 @@ def test_memory_limits():
     )
     assert [s.fits for s in ranked] == sorted((s.fits for s in ranked), reverse=True)
     assert ranked[0].prediction.layout.sample_size >= 8
-    assert "memory limits: no split fits" in said(
+    assert "memory limits: no grid fits" in said(
         a_work(), a_machine(), memory=lambda layout, work: 1e12
     )
     told = said(
@@ -112,7 +112,7 @@ def test_memory_limits():
         memory=lambda layout, work: 1e9 if layout.sample_size == 16 else 5e10,
     )
     assert "memory limits the choice" in told
-    assert "needs 50.0 GB a rank" in told
+    assert "needs 50.0 GB per rank" in told
 
 
 @pytest.mark.parametrize("name", machine.names())
@@ -170,5 +170,5 @@ def test_losses_of_configurations_are_exchanged():
 def test_a_model_stands_for_its_configuration():
     assert configuration_of("vit") == "vit-cifar10"
     assert configuration_of("swin-era5") == "swin-era5"
-    with pytest.raises(UsageError, match=r"vitt is no file, no configuration .* did you mean"):
+    with pytest.raises(UsageError, match=r"vitt is not a file, a configuration .* did you mean"):
         configuration_of("vitt")

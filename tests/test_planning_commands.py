@@ -94,7 +94,7 @@ def test_models_counts_the_memory_of_a_model_rank(tmp_path):
         (["vit-cifar10", "--site", "horeko"], "did you mean 'horeka'.*alps, frontier"),
         (["vit-cifar10", "--samples", "2", "--nodes", "64", "--batch", "100"],
          "no grid of 256 ranks: with S = 2 .* D = 128 data groups, and a batch of 100"),
-        (["nothing-there"], "nothing-there is no file, no configuration"),
+        (["nothing-there"], "nothing-there is not a file, a configuration"),
         ([], "nothing to plan"),
         (["vit-cifar10", "--calibration", "no.json"], "--calibration no.json: No such file"),
         (["--check", "no.jsonl"], "--check no.jsonl: No such file"),

@@ -1,4 +1,4 @@
-"""Ranks that fail together."""
+"""Report an error of any rank on all ranks."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 @contextmanager
 def together(comm: MPI.Comm) -> Iterator[None]:
-    """Fail together: if the block raises on any rank, every rank raises the same one line.
+    """If the block raises on any rank, raise the same error on every rank.
 
-    Collective over ``comm``; the block itself must not communicate in a way that a rank which has
-    failed would leave the others waiting for.
+    Collective over ``comm``; within the block, ranks must not wait for each other, because a rank
+    that failed would leave the others waiting.
 
     Raises
     ------
     HpcsampError
-        On every rank, with the type and message of the lowest rank that failed.
+        With the type and message of the lowest rank that failed, on every rank.
     """
     MPI = library(comm)  # noqa: N806
     error: BaseException | None = None
@@ -45,17 +45,17 @@ def together(comm: MPI.Comm) -> Iterator[None]:
     else:
         sent = None
     kind, message, attributes = comm.bcast(sent, root=first)
-    agreed = kind.__new__(kind, message)  # `__init__` may want more than the message
+    agreed = kind.__new__(kind, message)  # `__init__` may require further arguments
     vars(agreed).update(attributes, agreed=whole_job(comm))
     raise agreed from error
 
 
 @contextmanager
 def one_first(comm: MPI.Comm) -> Iterator[None]:
-    """Let the first rank run the block before the others do, whether it raises or not.
+    """Run the block on the first rank before the others, whether it raises or not.
 
-    For what leaves files in a cache that the ranks have in common, such as a download. Collective
-    over ``comm``, and to be the first thing in a block of :func:`together`.
+    For code that leaves files in a common cache, such as a download. Collective over ``comm``; must
+    be the first statement in a block of :func:`together`.
     """
     first = comm.Get_rank() == 0
     if not first:

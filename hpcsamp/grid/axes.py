@@ -1,4 +1,4 @@
-"""The axes of the grid as one rank sees them: its communicators and its device."""
+"""The grid as one rank sees it: communicators of its axes, and its device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Axis:
-    """The ranks along an axis of the grid, this one among them.
+    """The ranks along an axis of the grid through this rank.
 
     Attributes
     ----------
@@ -33,32 +33,32 @@ class Axis:
 
     @property
     def size(self) -> int:
-        """How many they are."""
+        """Number of ranks along the axis."""
         return self.comm.Get_size()
 
     @property
     def rank(self) -> int:
-        """Which of them this one is."""
+        """Position of this rank on the axis."""
         return self.comm.Get_rank()
 
 
 @dataclass(frozen=True)
 class Topology:
-    """The grid with its communicators, as one rank sees it.
+    """The grid, its communicators and the device of this rank.
 
     Attributes
     ----------
     grid
-        The plan.
+        Planned grid.
     world, node_comm
-        All ranks, and those of this node. As those of the axes, they are communicators of this
-        subsystem's own (duplicated; never shared between threads).
+        All ranks, and those of this node. These and the communicators of the axes belong to this
+        package (duplicated; never shared between threads).
     axes
-        The axes data, sample and model.
+        The axes: data, sample and model.
     replicas
-        Ranks that hold the same part of the network: the world, where none is in parts.
+        Ranks that hold the same part of the network; the world if no network is in parts.
     device
-        Where this rank computes.
+        Device on which this rank computes.
     """
 
     grid: Grid
@@ -69,11 +69,11 @@ class Topology:
     device: torch.device
 
     def axis(self, name: AxisName) -> Axis:
-        """One of the axes."""
+        """Return one of the axes."""
         return self.axes[AXES.index(name)]
 
     def comm(self, over: Over) -> MPI.Comm:
-        """The communicator of those that take part in an exchange."""
+        """Return the communicator of the ranks that take part in an exchange."""
         if over == "world":
             return self.world
         return self.replicas if over == "replicas" else self.axis(over).comm
@@ -90,7 +90,7 @@ class Topology:
 
     @property
     def sample_comm(self) -> MPI.Comm:
-        """Ranks with the same batch and other samples."""
+        """Ranks with the same batch and different samples."""
         return self.axis("sample").comm
 
     @property
@@ -100,12 +100,12 @@ class Topology:
 
     @property
     def sample_rank(self) -> int:
-        """Place in the sample group, 0..P-1."""
+        """Position in the sample group, 0..P-1."""
         return self.axis("sample").rank
 
     @property
     def data_comm(self) -> MPI.Comm:
-        """Ranks with the same samples and other data."""
+        """Ranks with the same samples and different data."""
         return self.axis("data").comm
 
     @property
@@ -120,7 +120,7 @@ class Topology:
 
     @property
     def model_comm(self) -> MPI.Comm:
-        """Ranks with other parts of the same network."""
+        """Ranks with different parts of the same network."""
         return self.axis("model").comm
 
     @property
@@ -135,7 +135,7 @@ class Topology:
 
     @property
     def is_root(self) -> bool:
-        """Whether this rank prints and writes."""
+        """Whether this is the rank that prints and writes."""
         return self.rank == 0
 
     def samples(self, total: int) -> range:
@@ -143,7 +143,7 @@ class Topology:
         return share_samples(total, self.sample_size, self.sample_rank)
 
     def describe(self) -> str:
-        """One line for people, e.g. ``4 ranks = 2 batches x 2 sample ranks, cpu``."""
+        """Describe the grid in one line, e.g. ``4 ranks = 2 batches x 2 sample ranks, cpu``."""
         d, p, m = (self.grid.size(axis) for axis in AXES)
         return (
             f"{self.size} rank{'s' * (self.size > 1)} = {d} batch{'es' * (d > 1)} x "
@@ -159,19 +159,20 @@ def init(
     comm: MPI.Comm | None = None,
     device: str = "auto",
 ) -> Topology:
-    """Join the job: communicators, device and thread binding, and an excepthook that ends the job.
+    """Join the job: set up communicators, device and threads, and an excepthook that ends the job.
 
-    Collective over ``comm``. Horovod is not started here but with the first gradient exchange, when
-    the time of a step is known (see :mod:`hpcsamp.collectives`).
+    Collective over ``comm``. Horovod is not started here but at the first gradient exchange, when
+    the duration of a step is known (see :mod:`hpcsamp.collectives`).
 
     Parameters
     ----------
     samples, model
-        What the sample axis spans, and the size of the model axis, see :func:`plan_grid`.
+        Extent of the sample axis, and size of the model axis, see :func:`plan_grid`.
     fall_back
-        Take a model axis of one rank where these ranks allow that one and not ``model``.
+        Whether to use a model axis of one rank if the ranks do not allow ``model``.
     comm
-        The ranks to use (default ``MPI.COMM_WORLD``; without mpi4py this process alone).
+        The ranks to use (default ``MPI.COMM_WORLD``; this process alone if mpi4py is not
+        installed).
     device
         ``"auto"`` (a GPU if this process sees one), ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
 
@@ -192,13 +193,13 @@ def init(
     MPI = serial if isinstance(comm, serial.Comm) else mpi()  # noqa: N806
     world = (comm or MPI.COMM_WORLD).Dup()
     node_comm = world.Split_type(MPI.COMM_TYPE_SHARED, key=world.Get_rank())
-    # A name per shared-memory domain: two such domains on one host are two nodes.
+    # Each shared-memory domain is a node: a host may have several of them.
     node = node_comm.bcast(f"{MPI.Get_processor_name()}/{world.Get_rank()}")
     nodes = world.allgather(node)
     with together(world):
         if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
             raise UsageError(
-                f"this MPI offers thread level {MPI.Query_thread()}, MPI_THREAD_MULTIPLE "
+                f"this MPI supports thread level {MPI.Query_thread()}, but MPI_THREAD_MULTIPLE "
                 f"({MPI.THREAD_MULTIPLE}) is needed because batches are prefetched in a thread; "
                 f"use an MPI built with thread support"
             )
@@ -217,12 +218,12 @@ def init(
 
 
 def one_process(device: str = "auto") -> Topology:
-    """The grid of this process alone, without MPI and without a change to the process.
+    """Return the grid of this process alone, without MPI and without side effects on the process.
 
     Raises
     ------
     UsageError
-        If a GPU is asked for that this process does not see.
+        If a requested GPU is not visible to this process.
     """
     from hpcsamp.runtime import bind_device
 
@@ -245,5 +246,5 @@ def _planned(nodes: Sequence[str], samples: SampleAxis, model: int, fall_back: b
 
 
 def _split(world: MPI.Comm, ranks: tuple[int, ...]) -> MPI.Comm:
-    """Communicator of this and other ranks, in their order. Collective over the world."""
+    """Create a communicator of this and other ranks, in their order. Collective over the world."""
     return world.Split(ranks[0], ranks.index(world.Get_rank()))

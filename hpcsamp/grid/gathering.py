@@ -1,4 +1,4 @@
-"""Gather the rows that ranks hold of a tensor, for checkpoints: any type and size, to the bit."""
+"""Gather rows of tensors for checkpoints: any type and size, exact to the bit."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-#: Bytes that travel in one message: counts are 32-bit integers in MPI.
+#: Bytes per message: counts are 32-bit integers in MPI.
 PIECE = 1 << 30
 
 
 def gather_rows(x: Tensor, comm: MPI.Comm) -> Tensor | None:
-    """The rows of all ranks, in their order, on rank 0; None elsewhere. Collective.
+    """Gather the rows of all ranks in order on rank 0; None elsewhere. Collective.
 
     Parameters
     ----------
     x
-        ``(rows, ...)``; ranks may have different numbers of rows, also none.
+        ``(rows, ...)``; the number of rows may differ between ranks and be 0.
     """
     host = x.detach().resolve_conj().resolve_neg().cpu().contiguous()
     counts = comm.allgather(len(host))
@@ -40,7 +40,7 @@ def gather_rows(x: Tensor, comm: MPI.Comm) -> Tensor | None:
 
 
 def _bytes(x: Tensor) -> np.ndarray:
-    """The tensor's memory, whatever its type."""
+    """Memory of a tensor of any type as bytes."""
     flat: np.ndarray = x.view(-1).view(torch.uint8).numpy()
     return flat
 

@@ -1,7 +1,7 @@
-"""Parts of tensors: what a model rank holds of a whole one, and where that lies in it.
+"""Parts of tensors: boxes that a model rank holds, and their positions in the whole tensor.
 
 Pure functions of shapes. A part is a box of the whole tensor; weights, gradients, their noise, and
-slabs of items are all addressed by it, so that each can be drawn, read or written by its own rank.
+slabs of items are all addressed in this way, so each can be drawn, read or written by its own rank.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from hpcsamp.grid.plan import share
 
 Interval = tuple[int, int]
-"""First index and the one after the last."""
+"""First index, and the index after the last."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Part:
     Attributes
     ----------
     shape
-        Of the whole tensor.
+        Shape of the whole tensor.
     box
-        ``(start, stop)`` on each of its axes; an interval may be empty.
+        ``(start, stop)`` on each axis; intervals may be empty.
 
     Raises
     ------
     ValueError
-        For a box that does not lie in the shape, with both.
+        If the box does not lie within the shape; names both.
     """
 
     shape: tuple[int, ...]
@@ -43,26 +43,26 @@ class Part:
     def __post_init__(self) -> None:
         inside = all(0 <= a <= b <= n for (a, b), n in zip(self.box, self.shape, strict=False))
         if len(self.box) != len(self.shape) or not inside:
-            raise ValueError(f"the box {self.box} is no part of a tensor of shape {self.shape}")
+            raise ValueError(f"the box {self.box} is not part of a tensor of shape {self.shape}")
 
     @classmethod
     def whole(cls, shape: Sequence[int]) -> Part:
-        """All of a tensor."""
+        """The part that is the whole tensor."""
         return cls(tuple(shape), tuple((0, n) for n in shape))
 
     @property
     def local(self) -> tuple[int, ...]:
-        """Shape of what is held."""
+        """Shape of the part."""
         return tuple(b - a for a, b in self.box)
 
     @property
     def size(self) -> int:
-        """Number of values held."""
+        """Number of values in the part."""
         return math.prod(self.local)
 
     @property
     def slices(self) -> tuple[slice, ...]:
-        """An index for the whole tensor."""
+        """Index of the part in the whole tensor."""
         return tuple(slice(a, b) for a, b in self.box)
 
     @property
@@ -71,20 +71,20 @@ class Part:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing is missing."""
+        """Whether the part is the whole tensor."""
         return self.local == self.shape
 
     def runs(self) -> list[Interval]:
-        """Neighbours in the flattened whole: ``(start, stop)`` of each run, in order.
+        """``(start, stop)`` of each contiguous run of the part in the flattened whole, in order.
 
-        The values of the runs, one after the other, are those of the flattened part.
+        The concatenated values of the runs are the flattened part.
         """
         return list(self._runs())
 
     def _runs(self) -> Iterator[Interval]:
         if self.size == 0:
             return
-        # axes from `inner` on are whole: together with the axis before them they are one run
+        # axes from `inner` on are whole, so they form one run with the axis before them
         inner = len(self.shape)
         while inner and self.box[inner - 1] == (0, self.shape[inner - 1]):
             inner -= 1
@@ -98,31 +98,31 @@ class Part:
             yield before + a * stride, before + b * stride
 
     def whole_of(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Shape ``(..., *shape)`` of the whole of which ``(..., *local)`` are held."""
+        """Shape ``(..., *shape)`` of the whole for a part of shape ``(..., *local)``."""
         return (*shape[: len(shape) - len(self.shape)], *self.shape)
 
     def local_of(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Shape ``(..., *local)`` of what is held of ``(..., *shape)``."""
+        """Shape ``(..., *local)`` of the part for a whole of shape ``(..., *shape)``."""
         return (*shape[: len(shape) - len(self.shape)], *self.local)
 
     def cut(self, whole: Tensor) -> Tensor:
-        """``(..., *local)`` this part of ``(..., *shape)`` values, as a view.
+        """Return this part, ``(..., *local)``, of ``(..., *shape)`` values as a view.
 
         Raises
         ------
         ValueError
-            For a tensor of another shape, with both.
+            If the tensor has another shape; names both.
         """
         self._check(whole, self.shape, "whole")
         return whole[self._index]
 
     def put(self, whole: Tensor, part: Tensor) -> None:
-        """Write ``(..., *local)`` values at their place in ``(..., *shape)``, in place.
+        """Write a part, ``(..., *local)``, to its position in ``(..., *shape)``, in place.
 
         Raises
         ------
         ValueError
-            For tensors of other shapes, with both.
+            If a tensor has another shape; names both.
         """
         self._check(whole, self.shape, "whole")
         self._check(part, self.local, "part")
@@ -132,21 +132,21 @@ class Part:
     def _check(x: Tensor, shape: tuple[int, ...], word: str) -> None:
         if tuple(x.shape[max(0, x.dim() - len(shape)) :]) != shape:
             raise ValueError(
-                f"the {word} tensor is to have the shape (..., {', '.join(map(str, shape))}), got "
+                f"the {word} tensor must have the shape (..., {', '.join(map(str, shape))}), got "
                 f"{tuple(x.shape)}"
             )
 
 
 @dataclass(frozen=True)
 class Merged(Part):
-    """A box of a tensor whose first axes are held as one: ``(k n, ...)`` for ``(k, n, ...)``.
+    """A box of a tensor whose first axes are merged: ``(k n, ...)`` for ``(k, n, ...)``.
 
-    So a rank can have its own rows of each of k blocks, such as queries, keys and values.
+    So a rank can hold its own rows of each of k blocks, such as queries, keys and values.
 
     Attributes
     ----------
     merged
-        How many axes are held as one; -1: all of them.
+        Number of merged axes; -1 for all.
     """
 
     merged: int = 2
@@ -161,30 +161,30 @@ class Merged(Part):
 
     @property
     def local(self) -> tuple[int, ...]:
-        """Shape of what is held."""
+        """Shape of the part."""
         return self._held(self._box)
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing is missing."""
+        """Whether the part is the whole tensor."""
         return self._box == self.shape
 
     def whole_of(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Shape of the whole of which ``(..., *local)`` are held, its axes merged as well."""
+        """Shape of the whole, with merged axes, for a part of shape ``(..., *local)``."""
         whole = self._held(self.shape)
         return (*shape[: len(shape) - len(whole)], *whole)
 
     def local_of(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Shape ``(..., *local)`` of what is held of such a whole."""
+        """Shape ``(..., *local)`` of the part for such a whole."""
         own = self.local
         return (*shape[: len(shape) - len(own)], *own)
 
     def cut(self, whole: Tensor) -> Tensor:
-        """``(..., *local)`` this part of the whole; see :meth:`Part.cut`. A copy, if need be."""
+        """Return this part of the whole, see :meth:`Part.cut`; a copy if a view is impossible."""
         return self._apart(whole)[self._index].reshape(self.local_of(whole.shape))
 
     def put(self, whole: Tensor, part: Tensor) -> None:
-        """Write ``(..., *local)`` values at their places in the whole, in place."""
+        """Write a part to its position in the whole, in place."""
         self._check(part, self.local, "part")
         apart = part.reshape(*part.shape[: part.dim() - len(self.local)], *self._box)
         self._apart(whole)[self._index] = apart
@@ -198,38 +198,38 @@ class Merged(Part):
 
 @dataclass(frozen=True)
 class Flattened(Merged):
-    """A box of a tensor that is held flattened: ``(size,)`` numbers of ``(prod(shape),)``.
+    """A box of a tensor that is stored flattened: ``(size,)`` numbers of ``(prod(shape),)``.
 
-    What reads and writes values sees one axis, in which the part is :meth:`Part.runs`.
+    Readers and writers of values see one axis, in which the part is :meth:`Part.runs`.
     """
 
     merged: int = -1
 
 
 def bounds(length: int, parts: int, unit: int = 1) -> list[Interval]:
-    """Nearly equal intervals of an axis, in order.
+    """Divide an axis into nearly equal intervals, in order.
 
     Parameters
     ----------
     length
-        Of the axis, a multiple of ``unit``.
+        Length of the axis, a multiple of ``unit``.
     parts
-        How many intervals.
+        Number of intervals.
     unit
-        Neighbours that are not parted, such as the numbers of one field.
+        Length of units that are not divided, such as the numbers of one field.
 
     Raises
     ------
     ValueError
-        If the length is no multiple of the unit, with both.
+        If the length is not a multiple of the unit; names both.
     """
     if length % unit:
-        raise ValueError(f"an axis of {length} is not made of units of {unit}")
+        raise ValueError(f"an axis of length {length} cannot be divided into units of {unit}")
     shares = (share(length // unit, parts, i) for i in range(parts))
     return [(s.start * unit, s.stop * unit) for s in shares]
 
 
 def within(outer: Interval, parts: int, index: int) -> Interval:
-    """The ``index``-th of nearly equal intervals of an interval."""
+    """The ``index``-th of ``parts`` nearly equal intervals of an interval."""
     own = share(outer[1] - outer[0], parts, index)
     return outer[0] + own.start, outer[0] + own.stop

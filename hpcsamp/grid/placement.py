@@ -1,15 +1,15 @@
-"""Where tensors live on the grid, and what follows from it.
+"""Placement of tensors on the grid.
 
-A placement is the one answer to: which ranks hold the same numbers, which rows of a whole tensor a
-rank has, where these lie in the whole (for checkpoints), how they are gathered, and which share of
-a penalty a rank computes. The weights of a method have one
-(:attr:`hpcsamp.methods.Method.placement`), and so has the state of an optimiser; how gradients
-reach it is in :mod:`hpcsamp.collectives.updates`.
+A placement determines which ranks hold the same numbers, which rows of a whole tensor a rank holds,
+where they lie in the whole (for checkpoints), how they are gathered, and which share of a penalty a
+rank computes. The weights of a method have a placement (:attr:`hpcsamp.methods.Method.placement`),
+and so has the state of an optimiser; :mod:`hpcsamp.collectives.updates` describes how gradients
+reach it.
 
-    Replicated   every rank holds all of it
-    Rows(own)    the first axis are samples, and a rank holds the rows of its own: the ranks of a
-                 sample group hold different rows
-    Shard(...)   one tensor that is cut, flattened, into nearly equal parts along the sample axis
+    Replicated   every rank holds the whole tensor
+    Rows(own)    the first axis are samples, and a rank holds the rows of its own samples: the ranks
+                 of a sample group hold different rows
+    Shard(...)   a tensor that is flattened and cut into nearly equal parts along the sample axis
     Shares(...)  some tensors of a method are cut like this, the others are on every rank
 """
 
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Replicated:
-    """Every rank holds all of it. The others inherit what they do not change.
+    """Every rank holds the whole tensor. Subclasses override what differs.
 
     Attributes
     ----------
     axis
-        The axis along which ranks hold different parts; None where there is none.
+        Axis along which ranks hold different parts; None if there is none.
     replicas
-        Ranks that hold the same numbers: those whose gradients belong together, and that are
-        compared with one another.
+        Ranks that hold the same numbers, so that their gradients are averaged and their values are
+        compared.
     partial
-        What of the weights an optimiser sees, for messages; empty if all.
+        Part of the weights that an optimiser sees, for messages; empty for all.
     flattened
-        Whether tensors are cut anywhere, without regard to their axes.
+        Whether tensors are cut at any position, regardless of their axes.
     """
 
     axis: ClassVar[AxisName | None] = None
@@ -54,7 +54,7 @@ class Replicated:
     flattened: ClassVar[bool] = False
 
     def own(self, length: int) -> range:
-        """Which of the ``length`` rows of a whole tensor this rank holds."""
+        """The rows of a whole tensor of ``length`` rows that this rank holds."""
         return range(length)
 
     def over(self, name: str) -> Over:
@@ -63,92 +63,92 @@ class Replicated:
 
     @property
     def modules(self) -> Over:
-        """Ranks whose modules keep the same beside what is trained."""
+        """Ranks whose modules hold the same tensors, apart from those that are trained."""
         return self.replicas
 
     def penalty_share(self, rank: int, ranks: int) -> tuple[int, int]:
-        """``(part, parts)`` of the penalty of what it holds that this rank computes.
+        """``(part, parts)``: which part of the penalty of its tensors this rank computes.
 
         Parameters
         ----------
         rank, ranks
-            The place in its sample group, and how many ranks that has.
+            Position in its sample group, and number of ranks in the group.
         """
         return rank, ranks
 
     def sharded(self, rank: int, ranks: int) -> Replicated:
-        """Where an optimiser's state lives that the ranks of a sample group share out.
+        """Placement of an optimiser's state that the ranks of a sample group divide.
 
         Raises
         ------
         UsageError
-            If they have nothing in common to share out.
+            If the ranks hold nothing in common that could be divided.
         """
         return Shard(rank, ranks) if ranks > 1 else self
 
     def column(self, topology: Topology) -> int:
-        """The same number on ranks that hold the same."""
+        """A number that is the same on ranks that hold the same tensors."""
         return 0 if self.axis is None else topology.axis(self.axis).rank
 
     def of(self, name: str) -> Replicated:
-        """Where a tensor of a method's state lives, by its name."""
+        """Placement of a tensor of the method's state, by its name."""
         return self
 
     def place(self, everything: Runs) -> Runs:
-        """Where the numbers lie that this rank holds.
+        """Positions of the numbers that this rank holds.
 
         Parameters
         ----------
         everything
-            Where those lie that the ranks along :attr:`axis` hold together.
+            Positions of the numbers that the ranks along :attr:`axis` hold together.
 
         Raises
         ------
         CheckpointError
-            If there are not as many rows as there should be.
+            If the number of rows is wrong.
         """
         return everything
 
     def whole_of(self, held: Sequence[int], full: Sequence[int]) -> tuple[int, ...]:
-        """Shape of what the ranks along :attr:`axis` hold together, of which this one has ``held``.
+        """Shape of what the ranks along :attr:`axis` hold together if this rank holds ``held``.
 
-        ``full``: the shape that a tensor has which is cut flattened.
+        ``full``: shape of a tensor that is cut flattened.
         """
         return tuple(held)
 
     def held_of(self, shape: Sequence[int], size: int) -> tuple[int, ...]:
-        """Shape of the ``size`` numbers that this rank holds of a tensor of a shape."""
+        """Shape of the ``size`` numbers that this rank holds of a tensor."""
         return tuple(shape)
 
     def gather(self, table: Any, topology: Topology) -> Any:
-        """The state with all rows on rank 0; elsewhere what is not all. Collective over the world.
+        """Gather the state with all rows on rank 0, incomplete elsewhere. Collective.
 
-        Of a network in parts, that of its part on each rank of the first model group.
+        For a network in parts, each rank of the first model group gathers the state of its part.
 
         Parameters
         ----------
         table
-            Nested dictionaries and lists of tensors and numbers, of the same form on all ranks.
-            Numbers and tensors without axes are the same on all ranks.
+            Nested dictionaries and lists of tensors and numbers, with the same structure on all
+            ranks. Numbers and tensors without axes must be equal on all ranks.
         """
         if self.axis is None:
             return table
         own = topology.axis(self.axis)
         if any(a.rank for a in topology.axes if a.name not in (self.axis, "model")):
-            return None  # others have the same
+            return None  # other ranks hold the same
         return _each(table, lambda x: gather_rows(x, own.comm), lambda x: _joined(x, own.comm))
 
 
 @dataclass(frozen=True)
 class Rows(Replicated):
-    """Each sample has rows of its own, held by the rank that evaluates it.
+    """Each sample has its own rows, held by the rank that evaluates it.
 
     Parameters
     ----------
     held
-        The samples of this rank.
+        Samples of this rank.
     total
-        How many there are over the sample group.
+        Number of samples in the sample group.
     """
 
     held: range
@@ -170,27 +170,27 @@ class Rows(Replicated):
         return everything.within(own.start * row, own.stop * row)
 
     def whole_of(self, held: Sequence[int], full: Sequence[int]) -> tuple[int, ...]:
-        """With the rows of all members."""
+        """The shape with the rows of all members."""
         return (self.total, *held[1:])
 
     def held_of(self, shape: Sequence[int], size: int) -> tuple[int, ...]:
-        """With the rows of its own members."""
+        """The shape with the rows of its own members."""
         return (len(self.held), *shape[1:])
 
     def penalty_share(self, rank: int, ranks: int) -> tuple[int, int]:
-        """All of the penalty of its own rows."""
+        """The whole penalty of its own rows."""
         return 0, 1
 
     def sharded(self, rank: int, ranks: int) -> Replicated:
-        """Not possible: see :meth:`Replicated.sharded`."""
+        """Raise an error, see :meth:`Replicated.sharded`."""
         raise UsageError(
-            "optimizer.sharded: every rank has members of its own, so there is nothing that the "
-            "ranks of a sample group could share out"
+            "optimizer.sharded: every rank holds its own members, so the ranks of a sample group "
+            "have nothing in common to divide"
         )
 
 
 def rows_of(placement: Replicated) -> Rows | None:
-    """The rows that a rank holds; None where samples have none of their own."""
+    """The placement by rows; None if samples have no rows of their own."""
     return placement if isinstance(placement, Rows) else None
 
 
@@ -201,7 +201,7 @@ class Shard(Replicated):
     Parameters
     ----------
     rank, ranks
-        Which of how many parts this rank holds.
+        Index of the part that this rank holds, and number of parts.
     """
 
     rank: int
@@ -212,7 +212,7 @@ class Shard(Replicated):
     flattened: ClassVar[bool] = True
 
     def own(self, length: int) -> range:
-        """Its share of a flattened tensor."""
+        """Its part of a flattened tensor."""
         return share(length, self.ranks, self.rank)
 
     def place(self, everything: Runs) -> Runs:
@@ -231,14 +231,14 @@ class Shard(Replicated):
 
 @dataclass(frozen=True)
 class Shares(Replicated):
-    """Flat tensors of a method in shards, what else it holds on every rank.
+    """Flat tensors of a method in shards; its other tensors are on every rank.
 
     Parameters
     ----------
     shard
-        Which of them this rank holds.
+        Shard that this rank holds.
     names
-        Of the tensors in shards, each of one axis.
+        Names of the tensors in shards, each with one axis.
     """
 
     shard: Shard
@@ -248,7 +248,7 @@ class Shares(Replicated):
     partial: ClassVar[str] = "a shard"
 
     def own(self, length: int) -> range:
-        """Its share of a flat tensor."""
+        """Its part of a flat tensor."""
         return self.shard.own(length)
 
     def over(self, name: str) -> Over:
@@ -261,35 +261,35 @@ class Shares(Replicated):
 
     @property
     def modules(self) -> Over:
-        """All: each evaluates the whole module."""
+        """All ranks, because each evaluates the whole module."""
         return "replicas"
 
     def penalty_share(self, rank: int, ranks: int) -> tuple[int, int]:
-        """All of the penalty of its own part."""
+        """The whole penalty of its own part."""
         return 0, 1
 
     def sharded(self, rank: int, ranks: int) -> Replicated:
-        """The optimiser's state is where the weights are."""
+        """The same placement: the optimiser's state is where the weights are."""
         return self
 
     def gather(self, table: Any, topology: Topology) -> Any:
-        """See :meth:`Replicated.gather`; of a state of the method by name."""
+        """See :meth:`Replicated.gather`; by name for a state of the method."""
         if any(a.rank for a in topology.axes if a.name not in (self.axis, "model")):
-            return None  # others have the same
+            return None  # other ranks hold the same
         comm = topology.axis("sample").comm
         return {n: gather_rows(x, comm) if n in self.names else x for n, x in table.items()}
 
 
 class RowList(list[Any]):
-    """One thing that is no tensor for each of the rows that a rank holds."""
+    """Objects other than tensors, one for each of the rows that a rank holds."""
 
 
-#: Of what every rank holds.
+#: Placement of tensors that every rank holds.
 REPLICATED = Replicated()
 
 
 def _joined(rows: RowList, comm: MPI.Comm) -> list[Any] | None:
-    """Those of all ranks on rank 0. Collective."""
+    """The entries of all ranks on rank 0. Collective."""
     everyone = comm.gather(list(rows))
     return None if everyone is None else [row for rows in everyone for row in rows]
 
@@ -297,7 +297,7 @@ def _joined(rows: RowList, comm: MPI.Comm) -> list[Any] | None:
 def _each(
     table: Any, change: Callable[[Tensor], Any], join: Callable[[RowList], Any] = RowList
 ) -> Any:
-    """The same tables with their tensors changed, but for those without axes."""
+    """Apply a function to all tensors with axes in nested tables."""
     if isinstance(table, Mapping):
         return {k: _each(v, change, join) for k, v in table.items()}
     if isinstance(table, RowList):

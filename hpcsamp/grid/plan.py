@@ -1,7 +1,7 @@
-"""The plan of a grid: world = D data groups x P sample ranks x M model ranks.
+"""Plan a grid: world = D data groups x P sample ranks x M model ranks.
 
 The model axis is innermost, then the sample axis: ranks that exchange most are nearest. Pure
-functions of the list of node names, testable without MPI and for thousands of imagined nodes.
+functions of the list of node names, testable without MPI and for thousands of simulated nodes.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from hpcsamp.names import SampleAxis
 AxisName = Literal["data", "sample", "model"]
 AXES: tuple[AxisName, ...] = get_args(AxisName)
 
-#: Whose ranks take part in an exchange: all, those along an axis through this rank, or those that
-#: hold the same part of the network (along data and sample; all where no network is in parts).
+#: Ranks that take part in an exchange: all, those along an axis through this rank, or those that
+#: hold the same part of the network (along data and sample; all ranks if no network is in parts).
 Over = AxisName | Literal["world", "replicas"]
 OVERS: tuple[Over, ...] = (*AXES, "world", "replicas")
 
 
 class Place(NamedTuple):
-    """Where a rank is on each axis."""
+    """Position of a rank on each axis."""
 
     data: int
     sample: int
@@ -38,8 +38,8 @@ class Grid:
     Attributes
     ----------
     groups
-        World ranks of each sample group, which shares a batch: ``D`` tuples of ``P * M`` ranks, in
-        sample order with the model ranks of a sample rank beside each other.
+        World ranks of each sample group, whose ranks share a batch: ``D`` tuples of ``P * M``
+        ranks, in sample order with the model ranks of a sample rank beside each other.
     model_size
         ``M``, the number of ranks that hold one network in parts.
     """
@@ -49,7 +49,7 @@ class Grid:
 
     @property
     def data_size(self) -> int:
-        """``D``, the number of data groups: how many different batches a step sees."""
+        """``D``, the number of data groups, and of different batches per step."""
         return len(self.groups)
 
     @property
@@ -68,24 +68,24 @@ class Grid:
         return self.data_size * self.sample_size
 
     def size(self, over: Over) -> int:
-        """Number of ranks along an axis, or of all."""
+        """Number of ranks along an axis, or of all ranks."""
         size: int = getattr(self, f"{over}_size")
         return size
 
     def place(self, rank: int) -> Place:
-        """Place of a world rank on each axis."""
+        """Position of a world rank on each axis."""
         for d, group in enumerate(self.groups):
             if rank in group:
                 return Place(d, *divmod(group.index(rank), self.model_size))
         raise UsageError(f"rank {rank} is not in a grid of {self.world_size} ranks")
 
     def replicas(self, rank: int) -> tuple[int, ...]:
-        """World ranks of those that hold the same part of the network, in order."""
+        """World ranks that hold the same part of the network as a rank, in order."""
         model = self.place(rank).model
         return tuple(r for group in self.groups for r in group[model :: self.model_size])
 
     def along(self, axis: AxisName, rank: int) -> tuple[int, ...]:
-        """World ranks of those that differ from a rank in their place on one axis, in order."""
+        """World ranks that differ from a rank only in their position on one axis, in order."""
         d, p, m = self.place(rank)
         if axis == "data":
             return tuple(group[p * self.model_size + m] for group in self.groups)
@@ -101,14 +101,14 @@ def plan_grid(nodes: Sequence[str], samples: SampleAxis = "node", model: int = 1
     Parameters
     ----------
     nodes
-        Name of the node of every world rank, in rank order.
+        Node name of every world rank, in rank order.
     samples
-        What the sample axis spans. ``"node"``: the ranks of a node share a batch, nodes split the
+        Extent of the sample axis. ``"node"``: the ranks of a node share a batch, nodes split the
         data (the paper's hybrid). ``"world"``: all ranks share one batch. ``"none"``: every model
         group has its own batch and all samples. An integer: sample groups of that many model
-        groups, within nodes as far as they go.
+        groups, within nodes if possible.
     model
-        ``M``, the number of ranks of a model group, within nodes as far as they go.
+        ``M``, the number of ranks of a model group, within nodes if possible.
 
     Returns
     -------
@@ -123,7 +123,7 @@ def plan_grid(nodes: Sequence[str], samples: SampleAxis = "node", model: int = 1
     if not nodes:
         raise UsageError("a grid needs at least one rank, got 0")
     if isinstance(model, bool) or not isinstance(model, int) or model < 1:
-        raise UsageError(f"a model axis has a positive number of ranks, got {model!r}")
+        raise UsageError(f"a model axis must have a positive number of ranks, got {model!r}")
     by_node: dict[str, list[int]] = {}
     for rank, name in enumerate(nodes):
         by_node.setdefault(name, []).append(rank)
@@ -163,7 +163,7 @@ def check_sizes(
     Parameters
     ----------
     ranks, per_node
-        Of the job, and of each node.
+        Number of ranks of the job, and of each node.
     samples, model
         As for :func:`plan_grid`.
     node
@@ -172,14 +172,14 @@ def check_sizes(
     Raises
     ------
     UsageError
-        With the numbers that do not go together.
+        Naming the numbers that do not fit together.
     """
     if samples == "node":
         if model > per_node:
             raise UsageError(
-                f"parallel.model = {model} is more than the {per_node} ranks of {node}, within "
-                f'which a model group lies with parallel.samples = "node"; start more ranks on '
-                f"each node, or set parallel.samples to a number of sample ranks or to "
+                f"parallel.model = {model} is more than the {per_node} ranks of {node}, but with "
+                f'parallel.samples = "node" a model group must lie within a node; start more ranks '
+                f"on each node, or set parallel.samples to a number of sample ranks or to "
                 f'"world"'
             )
         ranks, where = per_node, f"ranks of {node}"
@@ -204,7 +204,7 @@ def share(total: int, parts: int, index: int) -> range:
 
 
 def share_samples(samples: int, ranks: int, rank: int) -> range:
-    """The samples of one of the ranks of a sample group.
+    """The samples of one rank of a sample group.
 
     Raises
     ------

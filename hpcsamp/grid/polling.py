@@ -1,4 +1,4 @@
-"""Wait for what other ranks or threads write into memory that is shared with them."""
+"""Wait until other ranks or threads have written to shared memory."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import ctypes
 import time
 from collections.abc import Callable
 
-# Yields the core to another rank, and (through ctypes) the interpreter to another thread.
+# Gives the core to another rank, and (through ctypes) the interpreter lock to another thread.
 _give_way = ctypes.CDLL(None).sched_yield
 
 
 def wait(done: Callable[[], bool]) -> None:
-    """Poll until a condition holds: at first without pauses, then with pauses of at most 1 ms.
+    """Poll until a condition holds: first without pauses, then with pauses of at most 1 ms.
 
     Parameters
     ----------

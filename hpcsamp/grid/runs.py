@@ -1,8 +1,8 @@
-"""Runs of a flattened tensor: where the numbers that a rank holds of it lie in the whole.
+"""Runs of a flattened tensor: positions of the numbers that a rank holds in the whole.
 
 Pure functions of shapes. Parts of model ranks, rows of members and shards of sample ranks are all
-runs, and so is what two ranks have in common; so a checkpoint that was written on one grid is read
-on any other.
+runs, and so is the intersection of two of them; so a checkpoint written on one grid can be read on
+any other.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Runs:
-    """Some numbers of a flattened whole, in its order.
+    """A subset of the numbers of a flattened tensor, in order.
 
     Attributes
     ----------
     shape
-        Of the whole tensor.
+        Shape of the whole tensor.
     bounds
-        ``(k, 2)`` int64: start and stop of each run, ascending and apart from each other.
+        ``(k, 2)`` int64: start and stop of each run, ascending and separate.
     """
 
     shape: tuple[int, ...]
@@ -32,19 +32,19 @@ class Runs:
 
     @classmethod
     def of(cls, shape: Iterable[int], runs: Iterable[Sequence[int]]) -> Runs:
-        """Runs as they are given, neighbours joined and empty ones left out."""
+        """Create runs; adjacent ones are joined and empty ones removed."""
         bounds = np.array(list(runs), dtype=np.int64).reshape(-1, 2)
         return cls(tuple(shape), _joined(bounds))
 
     @classmethod
     def whole(cls, shape: Iterable[int]) -> Runs:
-        """All of a tensor."""
+        """The single run of a whole tensor."""
         shape = tuple(shape)
         return cls.of(shape, [(0, math.prod(shape))])
 
     @classmethod
     def repeated(cls, shape: Iterable[int], runs: Iterable[Sequence[int]], length: int) -> Runs:
-        """The same runs in each stretch of ``length`` numbers of the flattened whole."""
+        """Repeat the runs in each section of ``length`` numbers of the flattened tensor."""
         shape = tuple(shape)
         one = np.array(list(runs), dtype=np.int64).reshape(-1, 2)
         starts = np.arange(math.prod(shape) // length if length else 0, dtype=np.int64) * length
@@ -52,29 +52,29 @@ class Runs:
 
     @cached_property
     def size(self) -> int:
-        """How many numbers they are."""
+        """Number of numbers in all runs."""
         return int((self.bounds[:, 1] - self.bounds[:, 0]).sum())
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing is missing."""
+        """Whether the runs cover the whole tensor."""
         return self.size == math.prod(self.shape)
 
     @cached_property
     def _before(self) -> np.ndarray:
-        """``(k + 1,)`` how many numbers are in the runs before each."""
+        """``(k + 1,)`` number of numbers in the runs before each run."""
         return np.concatenate([[0], (self.bounds[:, 1] - self.bounds[:, 0]).cumsum()])
 
     def within(self, start: int, stop: int) -> Runs:
-        """The numbers ``start ... stop - 1`` of those that these are."""
+        """The numbers at positions ``start ... stop - 1`` of this subset."""
         first = np.maximum(self._before[:-1], start)
         last = np.minimum(self._before[1:], stop)
         shift = self.bounds[:, 0] - self._before[:-1]
         return Runs(self.shape, _joined(np.stack([first + shift, last + shift], axis=1)))
 
     def meeting(self, other: Runs) -> Iterator[tuple[int, int, int]]:
-        """What both have: ``(i, j, n)``, where ``n`` numbers from the ``i``-th of these on are
-        those from the ``j``-th of the other on.
+        """Yield the intersection with other runs as ``(i, j, n)``: ``n`` numbers from the ``i``-th
+        of this subset on are those from the ``j``-th of the other on.
         """
         a, b = self.bounds, other.bounds
         first = np.searchsorted(b[:, 1], a[:, 0], side="right")
@@ -88,7 +88,7 @@ class Runs:
 
 
 def cover(parts: Iterable[Runs]) -> bool:
-    """Whether parts of a tensor make up the whole, and no number is in two of them."""
+    """Whether parts of a tensor cover it completely and without overlap."""
     each = list(parts)
     bounds = np.concatenate([part.bounds for part in each])
     bounds = bounds[np.argsort(bounds[:, 0], kind="stable")]
@@ -97,7 +97,7 @@ def cover(parts: Iterable[Runs]) -> bool:
 
 
 def _joined(bounds: np.ndarray) -> np.ndarray:
-    """Ascending runs without empty ones, and with those joined that go on where one ends."""
+    """Remove empty runs and join adjacent ones; the input is ascending."""
     bounds = bounds[bounds[:, 1] > bounds[:, 0]]
     new = np.ones(len(bounds), dtype=bool)
     new[1:] = bounds[1:, 0] != bounds[:-1, 1]

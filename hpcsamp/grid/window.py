@@ -37,13 +37,13 @@ class Window:
     Attributes
     ----------
     memory
-        uint8 of shape ``(size,)``, not initialised. It begins at a page, so that a GPU driver can
-        pin it.
+        uint8 of shape ``(size,)``, not initialised. It starts at a page boundary, so that a GPU
+        driver can pin it.
     """
 
     def __init__(self, comm: MPI.Comm, size: int) -> None:
         self._window: MPI.Win | None = None
-        total = size + PAGE  # a window may begin anywhere in a page
+        total = size + PAGE  # a window may start anywhere within a page
         if comm.Get_size() == 1:
             raw = np.empty(total, np.uint8)
         else:
@@ -58,7 +58,7 @@ class Window:
         self.memory = raw[start : start + size]
 
     def sync(self) -> None:
-        """Memory barrier: call it after writing, before notifying others, and once notified."""
+        """Memory barrier: call it after writing, before notifying others, and when notified."""
         if self._window is not None:
             self._window.Sync()
 

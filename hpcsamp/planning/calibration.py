@@ -1,4 +1,4 @@
-"""What was measured of a machine (``hpcsamp bench calibrate``), and rates made of it."""
+"""Measurements of a machine (``hpcsamp bench calibrate``), and rates derived from them."""
 
 from __future__ import annotations
 
@@ -20,45 +20,45 @@ VERSION = 1
 
 
 class Measured(Table):
-    """A model's constants, in seconds of one rank that works alone.
+    """Measured constants of a model, in seconds of one rank that works alone.
 
     A step of ``s`` samples of ``n`` random weights over ``b`` items takes
     ``overhead + n penalty + m update + s (n draw + base + per_item b)`` with ``m`` trained numbers.
     """
 
-    key: str = Field(description="see Workload.key")
+    key: str = Field(description="identifies the run, see Workload.key")
     name: str
-    base: float = Field(ge=0, description="of a pass, without items and draw")
+    base: float = Field(ge=0, description="seconds of a pass without items and draw")
     per_item: float = Field(ge=0)
-    overhead: float = Field(ge=0, description="of a step, without penalty and update")
-    crowd: float = Field(1.0, ge=1, description="factor where all ranks of the node work")
-    flops: float = Field(ge=0, description="of a pass per item")
+    overhead: float = Field(ge=0, description="seconds of a step without penalty and update")
+    crowd: float = Field(1.0, ge=1, description="factor if all ranks of the node work")
+    flops: float = Field(ge=0, description="floating-point operations of a pass per item")
     operations: int = Field(ge=0)
     error: float = Field(0.0, ge=0, description="median relative error of the affine fit")
 
 
 class Calibration(Table):
-    """The file: constants with the machine that they are of."""
+    """Content of a calibration file: constants, and the machine on which they were measured."""
 
     version: int = VERSION
     created: str = ""
-    machine: dict[str, Any] = Field(description="see fingerprint")
-    ranks: int = Field(1, ge=1, description="that were measured together on a node")
+    machine: dict[str, Any] = Field(description="properties of the machine, see fingerprint")
+    ranks: int = Field(1, ge=1, description="number of ranks measured together on a node")
     models: list[Measured] = Field(min_length=1)
     draw: float = Field(ge=0, description="seconds per random weight and sample")
     penalty: float = Field(ge=0, description="seconds per random weight and step")
     update: float = Field(ge=0, description="seconds per trained number")
     augment: float = Field(ge=0, description="seconds per byte of a view")
-    read: float = Field(ge=0, description="seconds per byte that a rank reads")
-    copy_: float = Field(ge=0, alias="copy", description="seconds per byte out of the ring")
-    agreement: float = Field(ge=0, description="seconds of the smallest allreduce of all ranks")
+    read: float = Field(ge=0, description="seconds per byte that a rank reads from a file")
+    copy_: float = Field(ge=0, alias="copy", description="seconds per byte taken out of the ring")
+    agreement: float = Field(ge=0, description="seconds of the smallest allreduce over all ranks")
     link: Wire | None = Field(None, description="between ranks of the node")
-    cycles: float = Field(1.0, ge=0, description="cycles of Horovod that a gradient waits")
-    disturbed: float = Field(0.0, ge=0, description="part of the times lost to other processes")
-    jitter: float = Field(0.0, ge=0, description="standard deviation of a step over its mean")
+    cycles: float = Field(1.0, ge=0, description="Horovod cycles for which a gradient waits")
+    disturbed: float = Field(0.0, ge=0, description="fraction of time lost to other processes")
+    jitter: float = Field(0.0, ge=0, description="relative standard deviation of a step's time")
 
     def machine_of(self, site: Machine) -> Machine:
-        """The site with what was measured put in."""
+        """Return the site with measured values in place of published ones."""
         network: dict[str, Any] = {"cycles": self.cycles}
         if self.link is not None:
             network["within"] = self.link
@@ -72,10 +72,10 @@ class Calibration(Table):
         )
 
     def rates(self, site: Machine, work: Workload) -> Rates:
-        """Rates of a run: its own passes if they were measured, else those of the nearest model.
+        """Rates of a run: its own passes if they were measured, or scaled from another model.
 
-        The nearest in floating-point operations per item; time per item goes with these, that of
-        an empty pass with the number of operations.
+        The model with the nearest number of floating-point operations per item is used; time per
+        item is scaled with this number, time of an empty pass with the number of operations.
         """
         machine = self.machine_of(site)
         own = next((m for m in self.models if m.key == work.key), None)
@@ -107,7 +107,7 @@ class Calibration(Table):
 
 
 def fingerprint(device: str = "cpu") -> dict[str, Any]:
-    """What tells machines apart: processor, cores, GPU, versions."""
+    """Properties that identify a machine: processor, cores, GPU, versions."""
     import torch
 
     cpu = platform.processor() or platform.machine()
@@ -127,7 +127,7 @@ def fingerprint(device: str = "cpu") -> dict[str, Any]:
 
 
 def save(path: Path, found: Calibration) -> None:
-    """Write a calibration.
+    """Write a calibration to a file.
 
     Raises
     ------
@@ -141,12 +141,12 @@ def save(path: Path, found: Calibration) -> None:
 
 
 def load(path: Path) -> Calibration:
-    """Read a calibration.
+    """Read a calibration from a file.
 
     Raises
     ------
     UsageError
-        If there is none, it is not one, or it is not what was written.
+        If the file does not exist, is not a calibration, or was changed after it was written.
     """
     if not path.is_file():
         raise UsageError(f"--calibration {path}: No such file; make one by hpcsamp bench calibrate")
@@ -161,7 +161,7 @@ def load(path: Path) -> Calibration:
 
 
 def differences(found: Calibration, here: dict[str, Any]) -> str:
-    """What distinguishes the calibration's machine from this one, in words; empty if nothing."""
+    """Describe how the calibration's machine differs from this one; "" if it does not."""
     return ", ".join(
         f"{key} {found.machine.get(key)!r}, here {value!r}"
         for key, value in here.items()

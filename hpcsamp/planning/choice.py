@@ -1,4 +1,4 @@
-"""Every legal grid of some ranks, the best of them, and what limits it."""
+"""List all valid grids of a number of ranks, find the best one and what limits it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from hpcsamp.planning.workload import Workload
 
 @dataclass(frozen=True)
 class Split:
-    """A grid with what is said of it.
+    """A candidate grid and its predicted time, memory and speed-up.
 
     Attributes
     ----------
     speed_up
-        ``S(p) = T1(n) / Tp(n)`` of an epoch (section 6 of the paper); with S growing with the
-        ranks ``p E(p)``.
+        Speed-up of an epoch ``S(p) = T1(n) / Tp(n)`` (section 6 of the paper); if S grows with the
+        ranks, ``p E(p)``.
     efficiency
-        ``speed_up / p``; with S growing with the ranks ``E(p) = T1(n) / Tp(n p)``.
+        ``speed_up / p``; if S grows with the ranks, ``E(p) = T1(n) / Tp(n p)``.
     memory
-        Bytes of a rank, None if it was not asked for.
+        Bytes per rank; None if memory was not requested.
     fits
-        Whether the device has as much.
+        Whether the memory of the device is large enough.
     """
 
     prediction: Prediction
@@ -41,15 +41,15 @@ class Split:
 def layouts(
     ranks: int, per_node: int, samples: int, batch: int, models: Sequence[int] = (1,)
 ) -> list[Layout]:
-    """All grids that a run would accept: P * M divides the ranks, ``P <= S``, D divides the batch.
+    """List all grids that a run accepts: P * M divides the ranks, ``P <= S``, D divides the batch.
 
-    S need not divide by P. From data parallelism (P = 1) to sampling parallelism (D = 1), for each
-    of the sizes ``models`` of a model axis that the run may have.
+    S need not be divisible by P. The list ranges from data parallelism (P = 1) to sampling
+    parallelism (D = 1), for each size ``models`` of the model axis that the run supports.
 
     Raises
     ------
     UsageError
-        If there is none, naming the numbers that do not go together.
+        If there is none, naming the numbers that do not fit together.
     """
     found = [
         Layout(p, ranks // m // p, per_node, m)
@@ -76,7 +76,7 @@ def _divisors(ranks: int, most: int) -> list[int]:
 
 
 def check(layout: Layout, samples: int) -> None:
-    """Whether the package's own planner makes the same grid of it (it raises if not).
+    """Check that the package's own planner creates the same grid; it raises otherwise.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def check(layout: Layout, samples: int) -> None:
 
 
 def loaded(work: Workload, ranks: int, mode: Growth) -> Workload:
-    """The run on some ranks: as it is, with a batch or samples that grow with them."""
+    """The run on more ranks: unchanged, or with a batch or samples that grow with them."""
     if mode == "growing":
         return work.scaled(batch=work.batch * ranks)
     if mode == "proportional":
@@ -105,12 +105,12 @@ def judge(
     mode: Growth = "fixed",
     memory: Callable[[Layout, Workload], float] | None = None,
 ) -> Split:
-    """A grid: predicted, and compared with one rank."""
+    """Predict a grid and compare it with one rank."""
     ranks = layout.ranks
     on_ranks = loaded(work, ranks, mode)
     found = predict(on_ranks, layout, machine, rates)
     one = one_rank(work, machine, rates).seconds
-    grown = 1 if mode == "fixed" else ranks  # work of p ranks over that of one
+    grown = 1 if mode == "fixed" else ranks  # ratio of the work on p ranks to that on one
     speed_up = grown * one / found.seconds
     needed = memory(layout, on_ranks) if memory else None
     return Split(
@@ -131,7 +131,7 @@ def splits(
     mode: Growth = "fixed",
     memory: Callable[[Layout, Workload], float] | None = None,
 ) -> list[Split]:
-    """All legal grids, those that fit first, the fastest first."""
+    """Predict all valid grids; those that fit into memory come first, the fastest first."""
     on_ranks = loaded(work, ranks, mode)
     found = [
         judge(work, layout, machine, rates, mode, memory)
@@ -154,7 +154,7 @@ WORDS = {
 
 
 def limits(split: Split) -> dict[str, float]:
-    """Part of the step that each limit takes, largest first."""
+    """Fraction of the step that each limit takes, largest first."""
     shares: dict[str, float] = {}
     whole = split.prediction.seconds
     for phase in split.prediction.phases:
@@ -168,20 +168,20 @@ def limits(split: Split) -> dict[str, float]:
 
 
 def named(layout: Layout) -> str:
-    """A grid with the names of its axes, e.g. ``D x P = 2 x 4``."""
+    """Format a grid with the names of its axes, e.g. ``D x P = 2 x 4``."""
     return f"D x P{' x M' * (layout.model_size > 1)} = {layout}"
 
 
 def verdict(ranked: Sequence[Split]) -> str:
-    """One sentence: the best grid and what limits it."""
+    """Describe the best grid and what limits it in one sentence."""
     best = ranked[0]
     p = best.prediction
     if not best.fits:
         least = min(ranked, key=lambda s: s.memory or 0)
         assert least.memory is not None
         return (
-            f"memory limits: no split fits; the least, {named(least.prediction.layout)}, needs "
-            f"{least.memory / 1e9:.1f} GB a rank (hpcsamp models shows what lowers it)"
+            f"memory limits: no grid fits; the smallest, {named(least.prediction.layout)}, needs "
+            f"{least.memory / 1e9:.1f} GB per rank (hpcsamp models shows what lowers it)"
         )
     (first, part), *others = limits(best).items()
     told = (
@@ -192,7 +192,7 @@ def verdict(ranked: Sequence[Split]) -> str:
     idle = 1 - p.work.samples / (p.samples * p.layout.sample_size)
     if idle > 0.01:
         told += (
-            f"; S = {p.work.samples} over P = {p.layout.sample_size} leaves ranks idle "
+            f"; with S = {p.work.samples} over P = {p.layout.sample_size}, ranks are idle for "
             f"{idle:.0%} of the passes"
         )
     faster = [s for s in ranked if not s.fits and s.prediction.seconds < p.seconds and s.memory]
@@ -201,6 +201,6 @@ def verdict(ranked: Sequence[Split]) -> str:
         assert s.memory is not None
         told += (
             f"; memory limits the choice: {named(s.prediction.layout)} would take "
-            f"{s.prediction.seconds:.3g} s, but needs {s.memory / 1e9:.1f} GB a rank"
+            f"{s.prediction.seconds:.3g} s, but needs {s.memory / 1e9:.1f} GB per rank"
         )
     return told

@@ -1,7 +1,7 @@
-"""What a forward and backward pass of one sample consists of, counted without computing it.
+"""Count the operations of a forward and backward pass of one sample without computing it.
 
-The network runs on tensors without values; matrix products and convolutions are counted by torch's
-own counter, and every operation that makes a tensor by the bytes it reads and writes.
+The network runs on tensors without values. Matrix products and convolutions are counted by torch's
+own counter, and every operation that creates a tensor by the bytes it reads and writes.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from hpcsamp.weights.calling import Single
 
 
 def _added(_: Any, a: Any, b: Any, *, out_shape: Any, **__: Any) -> int:
-    """FLOP of ``out += a @ b``, of shapes."""
+    """FLOP of ``out += a @ b`` from the shapes of its arguments."""
     return int(2 * math.prod(a) * b[-1])
 
 
 IN_PLACE = {torch.ops.aten.addmm_: _added, torch.ops.aten.baddbmm_: _added}
-"""Products that torch's counter does not know."""
+"""Products that torch's counter does not include."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Of one forward and backward pass of one sample, as ``base + per_item * items``.
+    """Counts of one forward and backward pass of one sample, as ``base + per_item * items``.
 
     Attributes
     ----------
     flops, moved
-        Floating-point operations of matrix products and convolutions; bytes that operations read
-        and write. Pairs ``(base, per_item)``.
+        Floating-point operations of matrix products and convolutions; bytes read and written by all
+        operations. Pairs ``(base, per_item)``.
     operations
-        How many operations there are: launches on a GPU.
+        Number of operations, which on a GPU are kernel launches.
     exchanges, sent
-        Of a network in parts: exchanges with the other model ranks, and the bytes that this rank
-        sends in them, a pair as above.
+        For a network in parts: number of exchanges with the other model ranks, and the bytes that
+        this rank sends in them, as a pair.
     """
 
     flops: tuple[float, float]
@@ -56,38 +56,38 @@ class Counts:
     sent: tuple[float, float] = (0.0, 0.0)
 
     def flops_of(self, items: int) -> float:
-        """FLOP of a pass."""
+        """FLOP of a pass over ``items`` items."""
         return self.flops[0] + self.flops[1] * items
 
     def moved_of(self, items: int) -> float:
-        """Bytes of a pass."""
+        """Bytes moved in a pass over ``items`` items."""
         return self.moved[0] + self.moved[1] * items
 
     def sent_of(self, items: int) -> float:
-        """Bytes that a model rank sends to the others in a pass."""
+        """Bytes that a model rank sends to the others in a pass over ``items`` items."""
         return self.sent[0] + self.sent[1] * items
 
 
 EMPTY = ("aten::empty", "aten::new_empty")
-"""Beginnings of the names of operations that make memory and write nothing."""
+"""Prefixes of the names of operations that allocate memory without writing it."""
 
 
 class Operations(TorchDispatchMode):
-    """Counts operations that write something, and the bytes they touch."""
+    """Counts operations that write to memory, and the bytes they access."""
 
     def __init__(self) -> None:
         super().__init__()
         self.number = self.moved = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run and count."""
+        """Run an operation and count it."""
         out = func(*args, **(kwargs or {}))
         given = [t for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)]
         made = [t for t in tree_iter(out) if isinstance(t, torch.Tensor)]
         storages = {t.untyped_storage()._cdata for t in given}
         own = any(t.untyped_storage()._cdata not in storages for t in made)
         name = func._schema.name
-        if (own and not name.startswith(EMPTY)) or name.endswith("_"):  # not a view
+        if (own and not name.startswith(EMPTY)) or name.endswith("_"):  # views are not counted
             self.number += 1
             self.moved += sum(t.numel() * t.element_size() for t in [*given, *made])
         return out
@@ -100,24 +100,24 @@ def count(
     inputs: torch.dtype = torch.float32,
     axis: ModelAxis = ALONE,
 ) -> Counts:
-    """Counts of a network on the meta device; it stays as it is.
+    """Count the operations of a network on the meta device; the network is not changed.
 
     Parameters
     ----------
     x_shape
-        Shape of an item; or a function that makes so many items on the meta device.
+        Shape of an item; or a function that creates a given number of items on the meta device.
     item
-        Bytes of a number: 4, 8, or 2 where autocast halves what moves.
+        Bytes per number: 4, 8, or 2 if autocast halves the bytes moved.
     inputs
         Type of the inputs.
     axis
-        The imagined model axis along which the network was built, so that these are the counts of
-        one of its ranks.
+        The imagined model axis along which the network was built; the counts are then those of one
+        of its ranks.
 
     Raises
     ------
     UsageError
-        If the network does not run without values.
+        If the network cannot run without values.
     """
 
     def batch(items: int) -> torch.Tensor:
@@ -128,10 +128,10 @@ def count(
     single = Single(network)
     try:
         two, four = (_once(single, batch(b), axis) for b in (2, 4))
-    except Exception as e:  # a network of the user's own may look at values
+    except Exception as e:  # a user-defined network may depend on values
         raise UsageError(
-            f"{type(network).__name__} cannot be counted without values: {type(e).__name__}: {e}; "
-            f"measure it with hpcsamp bench calibrate"
+            f"the operations of {type(network).__name__} cannot be counted without values: "
+            f"{type(e).__name__}: {e}; measure it with hpcsamp bench calibrate"
         ) from e
 
     def pair(at_two: float, at_four: float, factor: float = 1.0) -> tuple[float, float]:

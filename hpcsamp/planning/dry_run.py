@@ -1,8 +1,8 @@
-"""How much memory a forward and backward pass takes, found without computing or allocating it.
+"""Memory of a forward and backward pass, determined without computing or allocating anything.
 
-The network runs on torch's fake tensors, which know shapes and types and no values; storages are
-counted as they come and go. So whatever a network does (checkpointing, autocast, fused attention)
-is in the number, in well under a second for a hundred million weights.
+The network runs on torch's fake tensors, which have shapes and types but no values; storages are
+counted as they are created and freed. So everything that a network does (checkpointing, autocast,
+fused attention) is included, in less than a second for a hundred million weights.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from hpcsamp.weights.inputs import each, tensors
 from hpcsamp.weights.parts import complex_of, convert, parts_of
 
 SMALL = 250_000
-"""Weights, and numbers of a batch, up to which a pass takes less time than the import of torch's
-kernels for tensors without values, which bring its compiler with them.
+"""Numbers of weights and of values in a batch up to which a real pass takes less time than the
+import of torch's kernels for tensors without values, which also import its compiler.
 """
 
 
 class LargestMemory(TorchDispatchMode):
-    """Counts the bytes of all storages that operations make, while they live.
+    """Tracks the bytes of all live storages that operations create.
 
     Parameters
     ----------
     known
-        Tensors that were there before and do not count, nor do views of them.
+        Existing tensors that are not counted, nor are views of them.
 
     Attributes
     ----------
     live, largest
-        Bytes now, and at most so far.
+        Bytes at present, and the maximum so far.
     """
 
     def __init__(self, *known: torch.Tensor) -> None:
@@ -49,11 +49,11 @@ class LargestMemory(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Do not have torch hide this mode from its compiler, which it imports to do so."""
+        """Keep torch from hiding this mode from its compiler, which it would import to do so."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and note what it made."""
+        """Run an operation and record its output."""
         out = func(*args, **(kwargs or {}))
         for value in tree_iter(out):
             if isinstance(value, torch.Tensor):
@@ -84,24 +84,24 @@ def pass_bytes(
     autocast: torch.dtype | None = None,
     rough: bool = False,
 ) -> int:
-    """Bytes of one forward and backward pass of one sample at their largest.
+    """Peak memory in bytes of one forward and backward pass of one sample.
 
-    Activations, temporaries and the gradient with respect to the flat vector of all weights; not
-    the weights themselves, nor the inputs.
+    Includes activations, temporaries and the gradient with respect to the flat vector of all
+    weights, but neither the weights nor the inputs.
 
     Parameters
     ----------
     network
-        On the meta device; it stays as it is.
+        Network on the meta device; it is not changed.
     x_shape, batch
-        Shape of an item, items; or a function that makes so many on the meta device.
+        Shape of an item and number of items; or a function that creates a batch on the meta device.
     inputs
-        Type of the inputs; None for that of the weights.
+        Type of the inputs; None for the type of the weights.
     dtype, autocast
-        Type of the weights, and that of autocast or None.
+        Type of the weights; type of autocast, or None.
     rough
-        An upper bound in a fraction of the time (fake tensors take seconds to import): attention
-        writes its weights out, and there is no autocast. A small network runs on zeros.
+        Compute an upper bound in a fraction of the time (fake tensors take seconds to import):
+        attention stores its weights, and there is no autocast. A small network runs on zeros.
     """
     weights = sum(p.numel() for p in network.parameters())
     network = Single(copy.deepcopy(network))
@@ -152,9 +152,9 @@ def _largest(
 
 
 class _Loss(torch.autograd.Function):
-    """A number with a known gradient.
+    """A scalar with a given gradient.
 
-    A gradient that is given to ``torch.autograd.grad`` instead makes torch import sympy.
+    Passing the gradient to ``torch.autograd.grad`` instead would make torch import sympy.
     """
 
     @staticmethod

@@ -1,7 +1,7 @@
-"""What a place has: devices, links, fabric, storage. Published numbers, or those measured there.
+"""Hardware of a site: devices, links, fabric, storage; published or measured numbers.
 
-Scheduler facts of the same places (ranks of a node, launchers) are in ``campaign/sites``; files
-here have the same names and say what is theirs alone.
+Scheduler settings of the same sites (ranks per node, launchers) are in ``campaign/sites``; the
+files here have the same names and contain only the hardware.
 """
 
 from __future__ import annotations
@@ -25,70 +25,68 @@ class Table(BaseModel):
 
 
 class Device(Table):
-    """``[device]``: what one rank computes on."""
+    """``[device]``: the device on which one rank computes."""
 
     name: str
     kind: Literal["cpu", "gpu"] = "gpu"
     float32: float = Field(gt=0, description="peak, FLOP/s")
     float64: float = Field(gt=0, description="peak, FLOP/s")
     bfloat16: float = Field(gt=0, description="peak of dense matrix products, FLOP/s")
-    bandwidth: float = Field(gt=0, description="of its memory, bytes/s")
-    memory: float = Field(gt=0, description="bytes of one rank")
-    efficiency: float = Field(0.5, gt=0, le=1, description="part of a peak that networks reach")
-    launch: float = Field(1e-5, ge=0, description="seconds that an operation takes at least")
+    bandwidth: float = Field(gt=0, description="memory bandwidth, bytes/s")
+    memory: float = Field(gt=0, description="bytes available to one rank")
+    efficiency: float = Field(0.5, gt=0, le=1, description="fraction of a peak that networks reach")
+    launch: float = Field(1e-5, ge=0, description="least seconds of an operation")
 
 
 class Wire(Table):
-    """A link: seconds of an empty message, bytes/s."""
+    """A link: seconds of an empty message, and bytes/s."""
 
     alpha: float = Field(ge=0)
     bandwidth: float = Field(gt=0)
 
 
 class Fabric(Table):
-    """``[network.fabric]``: how nodes hang together."""
+    """``[network.fabric]``: how nodes are connected."""
 
     kind: Literal["flat", "fat-tree", "dragonfly"] = "fat-tree"
-    group: int = Field(1, ge=1, description="nodes below a leaf switch, or in a dragonfly's group")
-    taper: float = Field(1.0, ge=1, description="bandwidth into such a group over that out of it")
-    hop: float = Field(1.5e-7, ge=0, description="seconds of one more switch")
+    group: int = Field(1, ge=1, description="nodes per leaf switch, or per dragonfly group")
+    taper: float = Field(1.0, ge=1, description="bandwidth into such a group / bandwidth out of it")
+    hop: float = Field(1.5e-7, ge=0, description="seconds per additional switch")
 
 
 class Network(Table):
     """``[network]``: links within and between nodes."""
 
     within: Wire
-    between: Wire = Field(description="of one adapter")
-    adapters: int = Field(1, ge=1, description="of a node")
-    gamma: float = Field(0.0, ge=0, description="seconds a byte to add")
-    cycles: float = Field(1.0, ge=0, description="cycles of Horovod that a gradient waits")
-    cycle: float = Field(
-        0.0, ge=0, description="seconds of a cycle where HOROVOD_CYCLE_TIME sets it"
-    )
+    between: Wire = Field(description="link between nodes through one adapter")
+    adapters: int = Field(1, ge=1, description="number of adapters per node")
+    gamma: float = Field(0.0, ge=0, description="seconds per byte to add received data")
+    cycles: float = Field(1.0, ge=0, description="Horovod cycles for which a gradient waits")
+    cycle: float = Field(0.0, ge=0, description="seconds of a cycle if HOROVOD_CYCLE_TIME sets it")
     fabric: Fabric = Fabric(kind="flat")
 
 
 class Storage(Table):
-    """``[storage]``: what reads bring."""
+    """``[storage]``: read bandwidth."""
 
     node: float = Field(gt=0, description="bytes/s into a node")
     total: float = Field(gt=0, description="bytes/s out of the file system for a job")
 
 
 class Machine(Table):
-    """A place."""
+    """The hardware of a site."""
 
     name: str = ""
-    source: str = Field("", description="where the numbers are from")
+    source: str = Field("", description="source of the numbers")
     device: Device
     network: Network
     storage: Storage
-    jitter: float = Field(0.02, ge=0, description="standard deviation of a step over its mean")
-    per_node: int = Field(1, ge=1, description="ranks of a node")
+    jitter: float = Field(0.02, ge=0, description="relative standard deviation of a step's time")
+    per_node: int = Field(1, ge=1, description="ranks per node")
 
 
 def names() -> list[str]:
-    """Sites that come with the package."""
+    """Names of the sites in the package."""
     folder = resources.files("hpcsamp.planning") / "sites"
     return sorted(
         f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
@@ -96,12 +94,12 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Machine:
-    """A site by name, or a TOML file of one's own.
+    """Load a site by name, or from a TOML file.
 
     Raises
     ------
     UsageError
-        If there is no such site, or a key or value of it is wrong.
+        If there is no such site, or one of its keys or values is wrong.
     """
     own = Path(name)
     if name in names():
@@ -111,8 +109,8 @@ def load(name: str) -> Machine:
         table = read_toml(own, "the site")
     else:
         raise UsageError(
-            f"--site {name}: no such site{suggest(name, names())}; there are "
-            f"{', '.join(names())}, or name a TOML file of yours"
+            f"--site {name}: no such site{suggest(name, names())}; choose from "
+            f"{', '.join(names())}, or name your own TOML file"
         )
     try:
         table.setdefault("name", own.stem)

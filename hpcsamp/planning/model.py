@@ -1,15 +1,15 @@
-"""The time of a training step on one grid, phase by phase.
+"""Predict the time of a training step on one grid, phase by phase.
 
 With ``s = ceil(S/P)`` samples on the fullest rank and ``b = B/D`` items of a data group,
 
     step = feed + augment + s (draw + pass(b) + model exchange(b)) + penalty/P + statistics
            + agreement + gradient exchange + optimiser + waiting
 
-in seconds. On M model ranks all of these are of one rank's part of the network and of an item, and
-it exchanges with the others of its model group within a pass. Passes are those of :mod:`.rates`,
-exchanges those of :mod:`.network`, waiting that of :mod:`.jitter`. Reading happens beside the step
-in a prefetch thread: only what takes longer than the rest of the step is seen (:mod:`.simulate`
-goes through it step by step).
+in seconds. With M model ranks, all of these refer to one rank's part of the network and of an item,
+and the rank exchanges with the others of its model group within a pass. Passes are computed in
+:mod:`.rates`, exchanges in :mod:`.network`, waiting in :mod:`.jitter`. A prefetch thread reads data
+during the step, so reading only counts if it takes longer than the rest (:mod:`.simulate` models it
+step by step).
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from hpcsamp.planning.workload import Workload
 
 @dataclass(frozen=True)
 class Layout:
-    """Ranks on nodes: ``D`` data groups of ``P`` sample ranks of ``M``, filled node by node.
+    """A grid on nodes: ``D`` data groups of ``P`` sample ranks of ``M`` ranks, node by node.
 
     Attributes
     ----------
     sample_size, data_size
         ``P`` and ``D``.
     per_node
-        Ranks of a node; the last node may hold fewer.
+        Ranks per node; the last node may have fewer.
     model_size
         ``M``.
     """
@@ -58,22 +58,22 @@ class Layout:
 
     @property
     def nodes(self) -> int:
-        """Nodes in use."""
+        """Number of nodes in use."""
         return -(-self.ranks // self.per_node)
 
     @property
     def on_node(self) -> int:
-        """Ranks of the fullest node."""
+        """Ranks on the fullest node."""
         return min(self.ranks, self.per_node)
 
     @property
     def world(self) -> Spread:
-        """Where all ranks are."""
+        """Distribution of all ranks over nodes."""
         return Spread(self.ranks, self.nodes, self.nodes)
 
     @property
     def replicas(self) -> Spread:
-        """Where the ranks are that hold the same part of the network, one of each model group."""
+        """Distribution of the ranks with the same part of the network, one per model group."""
         if self.model_size == 1:
             return self.world
         ranks = self.sample_size * self.data_size
@@ -83,28 +83,28 @@ class Layout:
 
     @property
     def model_group(self) -> Spread:
-        """Where the ranks of the model group are that spans the most nodes."""
+        """Distribution of the model group that spans the most nodes."""
         nodes = self._span(self.model_size)
         return Spread(self.model_size, nodes, nodes, max(1, -(-self.on_node // self.model_size)))
 
     @property
     def sample_group(self) -> Spread:
-        """Where the ranks along the sample axis are, in the group that spans the most nodes."""
+        """Distribution of the ranks along a sample axis, in the group that spans most nodes."""
         p, m = self.sample_size, self.model_size
         nodes = self._span(self.group_size)
-        mine = min(p, nodes)  # a model group may span several nodes itself
+        mine = min(p, nodes)  # a model group may itself span several nodes
         groups = max(1, -(-self.on_node // self.group_size))
         return Spread(p, mine, nodes, groups * min(m, self.on_node))
 
     @property
     def data_group(self) -> Spread:
-        """Where the ranks of a data group are, one of each sample group."""
+        """Distribution of the ranks of a data group, one per sample group."""
         nodes = min(self.data_size, self.nodes)
         at_once = -(-self.on_node * nodes // self.data_size) if self.data_size > 1 else 1
         return Spread(self.data_size, nodes, self.nodes, max(1, min(at_once, self.group_size)))
 
     def _span(self, size: int) -> int:
-        """Nodes of the group of so many neighbours that spans the most."""
+        """Largest number of nodes that a group of ``size`` neighbouring ranks spans."""
         r = self.per_node
         starts = range(0, self.ranks, size) if r % size else range(1)
         return max((start + size - 1) // r - start // r for start in starts) + 1
@@ -116,7 +116,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Phase:
-    """Part of a step: its seconds, those of them that are latency, and what they depend on."""
+    """A part of a step: its seconds, the share of latency in them, and what limits it."""
 
     name: str
     seconds: float
@@ -127,17 +127,17 @@ class Phase:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A step on one grid.
+    """The predicted time of a step on one grid.
 
     Attributes
     ----------
     samples
-        Of the fullest rank.
+        Samples of the rank with the most.
     items
-        Of a data group.
+        Items of a data group.
     taking, reading
-        Seconds of a rank to take its batch out of the ring; seconds to read a step's batches,
-        hidden or not.
+        Seconds of a rank to take its batch out of the ring; seconds to read the batches of a step,
+        whether hidden or not.
     """
 
     layout: Layout
@@ -150,17 +150,17 @@ class Prediction:
 
     @property
     def seconds(self) -> float:
-        """Of a step."""
+        """Seconds of a step."""
         return sum(p.seconds for p in self.phases)
 
     @property
     def items_per_second(self) -> float:
-        """Items that are learnt from."""
+        """Training items per second."""
         return self.work.batch / self.seconds
 
     @property
     def samples_per_second(self) -> float:
-        """Passes of one sample over one item: S times the items."""
+        """Passes of one sample over one item per second: S times the items."""
         return self.work.samples * self.items_per_second
 
     def phase(self, name: str) -> float:
@@ -169,25 +169,25 @@ class Prediction:
 
 
 AGREEMENT = 48
-"""Bytes of what ranks tell each other of a step: two numbers of the loss, four wishes."""
+"""Bytes of the agreement of a step: two numbers of the loss, four requests."""
 MODEL_EXCHANGE = "model exchange"
 COMPUTE = ("augment", "draw", "forward+backward", "penalty")
-"""Phases of a rank's own core or device, before it meets the others."""
+"""Phases in which a rank uses its own core or device, before it meets the others."""
 
 
 def predict(work: Workload, layout: Layout, machine: Machine, rates: Rates) -> Prediction:
-    """The step of a run on a grid.
+    """Predict a step of a run on a grid.
 
     Parameters
     ----------
     work
-        The run.
+        Work of the run.
     layout
-        The grid; callers have checked that it is legal (:func:`~hpcsamp.planning.choice.layouts`).
+        The grid; callers must check that it is valid (:func:`~hpcsamp.planning.choice.layouts`).
     machine
-        For its network, storage and jitter.
+        Machine with its network, storage and jitter.
     rates
-        Of its ranks.
+        Rates of its ranks.
     """
     if layout.model_size != work.model:
         work = work.on_model_ranks(layout.model_size)
@@ -226,16 +226,16 @@ def predict(work: Workload, layout: Layout, machine: Machine, rates: Rates) -> P
 
 
 def one_rank(work: Workload, machine: Machine, rates: Rates) -> Prediction:
-    """All samples and items on a single rank: what speed-up is against."""
+    """Predict all samples and items on a single rank, the reference of the speed-up."""
     return predict(work, Layout(), machine, rates)
 
 
 def reading(work: Workload, layout: Layout, machine: Machine, items: int) -> float:
-    """Seconds to bring a step's batches from storage: each once per sample group.
+    """Seconds to read a step's batches from storage, each once per sample group.
 
-    The larger of what enters a node and what leaves the file system.
+    The maximum of the time into a node and the time out of the file system.
     """
-    batch = items * work.stored_bytes  # a model rank's part of each item
+    batch = items * work.stored_bytes  # of a model rank's part of each item
     groups = max(1, -(-layout.on_node // layout.group_size))
     here, all_parts = min(layout.model_size, layout.on_node), layout.model_size
     storage = machine.storage
@@ -246,15 +246,15 @@ def reading(work: Workload, layout: Layout, machine: Machine, items: int) -> flo
 
 
 def _taking(work: Workload, layout: Layout, rates: Rates, items: int) -> float:
-    """Seconds to take a batch out of the ring; also to read one's part, on a shared core."""
+    """Seconds to take a batch out of the ring; also to read it if the reader shares the core."""
     batch = items * work.stored_bytes
     own = batch / layout.sample_size * rates.read if rates.shares_core else 0.0
     return batch * rates.copy + own
 
 
 FORWARD_AGAIN = 1.5
-"""Exchanges of a pass that is made twice, over those of one: a backward pass has as many as a
-forward one, or more."""
+"""Ratio of exchanges in a pass that is computed twice to those in one pass: a backward pass has at
+least as many as a forward pass."""
 
 
 def _between_parts(
@@ -263,9 +263,9 @@ def _between_parts(
 ) -> Phase:  # fmt: skip
     """Exchanges of a model rank with the others of its group, in all passes of its samples.
 
-    What a rank sends is under way while it multiplies what it has itself: 1/M of a pass, in which
-    it costs nothing. From and to a GPU it is copied through the host before and after. Then the
-    sums over the values of items are put together, once a step.
+    Data is sent while a rank multiplies its own part: this hides 1/M of a pass. On GPUs data is
+    copied through the host before and after. Then the sums over the values of items are exchanged,
+    once per step.
     """
     m, counts = layout.model_size, work.counts
     if m == 1:
@@ -312,13 +312,13 @@ def _exchange(name: str, cost: Cost, stage: float, ranks: int) -> Phase:
 def _gradient(
     work: Workload, layout: Layout, machine: Machine, trained: float, samples: int, busy: float
 ) -> Phase:
-    """The gradient's exchange: over the world; over data groups where samples have their own
-    parameters; in parts over sample groups where the optimiser is sharded. Where the weights are in
-    shares, means and deviations are gathered for each chunk of samples, and its gradients
-    scattered: ``ceil(samples / k)`` rounds, with another gather of each if it is recomputed.
+    """Exchange of the gradient: over the world; over data groups if each sample has its own
+    parameters; in parts over sample groups if the optimiser is sharded. If the weights are in
+    shares, means and deviations are gathered for each chunk of samples and its gradients are
+    scattered: ``ceil(samples / k)`` rounds, with another gather in each if passes are recomputed.
 
-    Horovod looks for tensors once a cycle: a gradient waits for one, and each takes a little
-    compute (:func:`hpcsamp.collectives.horovod.cycle_time`).
+    Horovod looks for tensors once per cycle: a gradient waits for one cycle, and each cycle takes
+    some compute time (:func:`hpcsamp.collectives.horovod.cycle_time`).
     """
     size, net = float(trained * work.item), machine.network
     if work.own:
@@ -346,7 +346,7 @@ def _gradient(
 
 
 def _fullest(work: Workload, layout: Layout) -> int:
-    """How many ranks have the most samples: the step waits for the slowest of these."""
+    """Number of ranks with the most samples: the step waits for the slowest of these."""
     p = layout.sample_size
     shares = [len(share(work.samples, p, i)) for i in range(p)]
     return layout.data_size * shares.count(max(shares)) * layout.model_size

@@ -1,16 +1,16 @@
-"""What an exchange costs: alpha-beta (Hockney) formulas of collectives, within and between nodes.
+"""Cost of collectives: alpha-beta (Hockney) formulas, within and between nodes.
 
 A message of ``m`` bytes takes ``alpha + m * beta`` seconds (Hockney 1994; LogGP of Alexandrov et
 al. 1995 with ``alpha = L + 2 o`` and ``beta = G``). Costs of collectives over ``p`` ranks are those
-of Thakur, Rabenseifner & Gropp 2005 (section 4) and Chan et al. 2007 (table 1); ``gamma`` seconds a
-byte are spent adding.
+Thakur, Rabenseifner & Gropp 2005 (section 4) and Chan et al. 2007 (table 1); ``gamma`` is the time
+per byte to add received data.
 
     ring                2 (p-1) alpha + 2 (p-1)/p m beta + (p-1)/p m gamma
     recursive doubling  lg p alpha    + lg p m beta      + lg p m gamma
     Rabenseifner        2 lg p alpha  + 2 (p-1)/p m beta + (p-1)/p m gamma
 
-The last two fold ranks beyond a power of two into others first and tell them at the end: one more
-``alpha + m beta + m gamma``, and one more ``alpha + m beta``.
+If ``p`` is not a power of two, the last two first fold the additional ranks into others and send
+them the result at the end: one more ``alpha + m beta + m gamma``, and one more ``alpha + m beta``.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from hpcsamp.planning.machine import Fabric, Network
 
 @dataclass(frozen=True)
 class Link:
-    """A way from rank to rank.
+    """A connection between two ranks.
 
     Attributes
     ----------
     alpha
-        Seconds of a message of no bytes.
+        Seconds of an empty message.
     beta
-        Seconds a byte.
+        Seconds per byte.
     gamma
-        Seconds a byte to add what has arrived.
+        Seconds per byte to add received data.
     """
 
     alpha: float
@@ -64,7 +64,7 @@ class Cost:
 
 
 def ring_allreduce(ranks: int, size: float, link: Link) -> Cost:
-    """Reduce-scatter and allgather around a ring; best for long messages.
+    """Reduce-scatter and allgather in a ring; best for long messages.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def ring_allreduce(ranks: int, size: float, link: Link) -> Cost:
 
 
 def doubling_allreduce(ranks: int, size: float, link: Link) -> Cost:
-    """Recursive doubling: everybody exchanges everything ``lg p`` times; for short messages."""
+    """Recursive doubling: all ranks exchange everything ``lg p`` times; for short messages."""
     if ranks < 2:
         return Cost()
     rounds = int(math.log2(ranks))
@@ -108,14 +108,14 @@ def rabenseifner_allreduce(ranks: int, size: float, link: Link) -> Cost:
 
 
 def ring_allgather(ranks: int, size: float, link: Link) -> Cost:
-    """All parts of ``size`` bytes in all, ``(p-1) alpha + (p-1)/p m beta``."""
+    """Gather parts of ``size`` bytes in total, ``(p-1) alpha + (p-1)/p m beta``."""
     if ranks < 2:
         return Cost()
     return Cost((ranks - 1) * link.alpha, (ranks - 1) / ranks * size * link.beta, "ring")
 
 
 def reduce_scatter(ranks: int, size: float, link: Link) -> Cost:
-    """Around a ring: ``(p-1) alpha + (p-1)/p m (beta + gamma)``."""
+    """Reduce-scatter in a ring: ``(p-1) alpha + (p-1)/p m (beta + gamma)``."""
     if ranks < 2:
         return Cost()
     part = (ranks - 1) / ranks * size
@@ -131,18 +131,18 @@ ALLREDUCE: dict[str, Callable[[int, float, Link], Cost]] = {
 
 @dataclass(frozen=True)
 class Spread:
-    """Where the ranks of an exchange are.
+    """How the ranks of an exchange are distributed over nodes.
 
     Attributes
     ----------
     ranks
-        How many take part.
+        Number of ranks.
     nodes
-        On how many nodes.
+        Number of nodes.
     job_nodes
-        Nodes of the job: how far it reaches into the fabric.
+        Number of nodes of the job, which determines how far it extends into the fabric.
     at_once
-        Exchanges of this kind that go through a node's adapters at the same time.
+        Number of such exchanges that use a node's adapters at the same time.
     """
 
     ranks: int
@@ -152,12 +152,12 @@ class Spread:
 
     @property
     def per_node(self) -> int:
-        """Ranks of the exchange on a node."""
+        """Ranks of the exchange per node."""
         return -(-self.ranks // self.nodes)
 
 
 def contention(fabric: Fabric, nodes: int, *, neighbours: bool) -> float:
-    """Factor on the time a byte takes between nodes, at least 1.
+    """Factor by which contention increases the time per byte between nodes, at least 1.
 
     Parameters
     ----------
@@ -165,16 +165,16 @@ def contention(fabric: Fabric, nodes: int, *, neighbours: bool) -> float:
         ``kind`` ``"flat"`` (none), ``"fat-tree"`` or ``"dragonfly"``; ``group``, nodes below one
         leaf switch or in one group; ``taper``, bandwidth into a leaf over that out of it.
     nodes
-        Of the exchange, placed one beside the other.
+        Number of nodes of the exchange, assumed adjacent.
     neighbours
-        Whether messages go to the next node alone (a ring), so that of each group one flow leaves;
-        else partners are anywhere, and ``1 - (group - 1)/(nodes - 1)`` of the bytes leave.
+        Whether messages only go to the next node (a ring), so that one flow leaves each group;
+        otherwise partners are anywhere, and ``1 - (group - 1)/(nodes - 1)`` of the bytes leave.
 
     Notes
     -----
-    Fat tree (Leiserson 1985): what leaves shares ``group / taper`` links. Dragonfly (Kim et al.
-    2008): the same over the global links, and non-minimal routing takes two of them, which halves
-    what uniform traffic gets.
+    Fat tree (Leiserson 1985): the bytes that leave share ``group / taper`` links. Dragonfly (Kim et
+    al. 2008): the same for the global links; non-minimal routing uses two of them, which halves the
+    bandwidth of uniform traffic.
     """
     if fabric.kind == "flat" or nodes <= fabric.group:
         return 1.0
@@ -185,12 +185,12 @@ def contention(fabric: Fabric, nodes: int, *, neighbours: bool) -> float:
 
 
 def hops(fabric: Fabric, nodes: int) -> int:
-    """Switches beyond the first that a message passes: none below a leaf switch, else two."""
+    """Number of switches beyond the first on a message's path: 0 below a leaf switch, else 2."""
     return 0 if fabric.kind == "flat" or nodes <= fabric.group else 2
 
 
 def between(network: Network, spread: Spread, flows: int, *, neighbours: bool) -> Link:
-    """The link between nodes as one of ``flows`` flows of a node sees it."""
+    """The link between nodes as seen by one of ``flows`` flows of a node."""
     share = max(1.0, flows / network.adapters)
     slow = contention(network.fabric, spread.job_nodes, neighbours=neighbours)
     far = hops(network.fabric, spread.job_nodes) * network.fabric.hop
@@ -207,11 +207,11 @@ def within(network: Network) -> Link:
 
 
 def allreduce(network: Network, spread: Spread, size: float) -> Cost:
-    """The cheapest way to sum ``size`` bytes over the ranks, in seconds.
+    """Cost of the cheapest way to sum ``size`` bytes over the ranks.
 
-    Compared are all algorithms over all ranks at the pace of the slowest link, and the hierarchical
-    way: reduce-scatter within nodes, allreduce of the parts between nodes through all adapters at
-    once, allgather within nodes.
+    Compares all algorithms over all ranks at the speed of the slowest link, and the hierarchical
+    one: reduce-scatter within nodes, allreduce of the parts between nodes through all adapters at
+    the same time, allgather within nodes.
     """
     inside = within(network)
     if spread.nodes <= 1:
@@ -220,7 +220,7 @@ def allreduce(network: Network, spread: Spread, size: float) -> Cost:
     found = []
     for name, cost in ALLREDUCE.items():
         ring = name == "ring"
-        # a ring enters and leaves a node once; the others send from every rank at once
+        # a ring enters and leaves each node once; in the others every rank sends at the same time
         link = between(network, spread, flows * (1 if ring else local), neighbours=ring)
         found.append(cost(spread.ranks, size, link))
         if local > 1:
@@ -233,7 +233,7 @@ def allreduce(network: Network, spread: Spread, size: float) -> Cost:
 
 
 def allgather(network: Network, spread: Spread, size: float) -> Cost:
-    """To have all parts of ``size`` bytes on all ranks, in seconds."""
+    """Cost of gathering parts of ``size`` bytes in total on all ranks."""
     if spread.nodes <= 1:
         return ring_allgather(spread.ranks, size, within(network))
     link = between(network, spread, spread.at_once, neighbours=True)
@@ -241,7 +241,7 @@ def allgather(network: Network, spread: Spread, size: float) -> Cost:
 
 
 def scatter_sum(network: Network, spread: Spread, size: float) -> Cost:
-    """Each rank its part of the sum of ``size`` bytes, in seconds."""
+    """Cost of a reduce-scatter of ``size`` bytes."""
     if spread.nodes <= 1:
         return reduce_scatter(spread.ranks, size, within(network))
     return reduce_scatter(
@@ -250,10 +250,10 @@ def scatter_sum(network: Network, spread: Spread, size: float) -> Cost:
 
 
 def to_others(network: Network, spread: Spread, number: int, size: float) -> Cost:
-    """``number`` exchanges of each rank with every other one, in which it sends ``size`` bytes.
+    """Cost of ``number`` exchanges in which each rank sends ``size`` bytes to all others in total.
 
-    Its messages of an exchange are under way at the same time. Those to other nodes share the
-    node's adapters with those of all its ranks.
+    The messages of one exchange are sent at the same time. Those to other nodes share the node's
+    adapters with the messages of its other ranks.
     """
     if spread.ranks < 2:
         return Cost()

@@ -1,4 +1,4 @@
-"""A predicted scaling curve as a picture."""
+"""Plot a predicted scaling curve."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from hpcsamp.errors import UsageError
 
 
 def draw(told: dict[str, Any], path: Path) -> None:
-    """Speed-up and efficiency over ranks, with the ideal line.
+    """Plot speed-up and efficiency over ranks, with the ideal line.
 
     Parameters
     ----------
     told
-        What ``hpcsamp plan --json`` writes, with a ``curve``.
+        Output of ``hpcsamp plan --json`` with a ``curve``.
     path
-        Picture to write; the ending says the format.
+        Image file to write; its suffix determines the format.
 
     Raises
     ------

@@ -1,10 +1,10 @@
-"""Seconds from work: measured on a machine, or estimated from what is published of it.
+"""Convert work to seconds: with rates measured on a machine, or estimated from its published data.
 
 Estimated (roofline; Williams, Waterman & Patterson 2009), for ``k`` samples evaluated at once:
 
     pass = max(k flops / (efficiency peak), k bytes / (STREAM bandwidth), launch operations) / k
 
-Everything elementwise takes the bytes it moves over the bandwidth of the memory.
+Elementwise operations take the bytes they move divided by the memory bandwidth.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ By = Literal[
 ]  # fmt: skip
 
 STREAM = 0.8
-"""Part of the published memory bandwidth that streams reach."""
+"""Fraction of the published memory bandwidth that streams reach."""
 
 DRAW_BYTES = 44
-"""A weight's draw and its gradients: read mean, std, noise, weight's gradient; write noise, weight;
-update two sums (float32)."""
+"""Numbers moved per weight for its draw and gradients: read mean, std, noise, weight's gradient;
+write noise, weight; update two sums (float32)."""
 
 PENALTY_BYTES = 40
-"""KL of a weight: read mean and log std, write and add two gradients, with temporaries in cache."""
+"""KL per weight: read mean and log std, write and add two gradients; temporaries are in cache."""
 
 UPDATE_BYTES = 28
 """Adam: read parameter, gradient and two moments, write three of them."""
 
 NORMAL = {"cpu": 4e-9, "gpu": 0.0}
-"""Seconds to draw a normal number (on a GPU less than to write it)."""
+"""Seconds to draw a normal number (on a GPU this is faster than writing it)."""
 
 OVERHEAD = 60
-"""Operations of a step beside passes: loss, penalty, flat gradient, optimiser."""
+"""Number of operations of a step outside of passes: loss, penalty, flat gradient, optimiser."""
 
 AUGMENT_BYTES = 6
-"""Bytes moved for each byte of a view: crop, flip and shift read and write it."""
+"""Bytes moved per byte of a view: crop, flip and shift each read and write it."""
 
 HOST_LINK = 2e10
 """Bytes/s from a host's memory to its GPU (PCIe 4)."""
 
 STAGE = 2e-5
-"""Seconds to bring a small tensor from a GPU to its host and back."""
+"""Seconds to copy a small tensor from a GPU to its host and back."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """Seconds of a forward and backward pass of one sample, and what they are spent on."""
+    """Seconds of a forward and backward pass of one sample, and what limits them."""
 
     seconds: float
     by: By
@@ -59,27 +59,28 @@ class Pass:
 
 @dataclass(frozen=True)
 class Rates:
-    """What a rank of a machine takes for the parts of a step.
+    """Speed of a rank in each part of a step.
 
     Attributes
     ----------
     origin
-        ``"estimated"``, or which measurement; shown beside every number.
+        ``"estimated"``, or the name of the measurement; shown with every result.
     draw, penalty, update
         Seconds per random weight and sample; per random weight and step; per trained number.
     overhead
-        Seconds of a step, whatever its size.
+        Constant seconds per step.
     augment, read, copy
         Seconds per byte of a view; per byte that a rank reads; per byte of a batch that a rank
         takes out of the ring.
     stage
-        Seconds of a small exchange beside the network's.
+        Additional seconds of a small exchange beyond the network's.
     crowd
-        Factor on compute where all ranks of a node work at once (they share memory and cores).
+        Factor on compute if all ranks of a node work at the same time (they share memory and
+        cores).
     shares_core
-        Whether the thread that reads takes its time from the rank's own core.
+        Whether the reader thread runs on the rank's own core.
     passes
-        Measured ``(base, per item)`` seconds of a pass; None: by roofline.
+        Measured ``(base, per item)`` seconds of a pass; None to use the roofline model.
     """
 
     machine: Machine
@@ -98,7 +99,7 @@ class Rates:
     passes: tuple[float, float] | None = None
 
     def on(self, work: Workload) -> Rates:
-        """The same for a model rank's part of the work; measured passes by their arithmetic."""
+        """Rates for a model rank's part of the work; measured passes are scaled by arithmetic."""
         if self.passes is None or self.work is work:
             return replace(self, work=work)
         part = work.counts.flops_of(1) / max(1.0, self.work.counts.flops_of(1))
@@ -107,11 +108,11 @@ class Rates:
 
     @property
     def elementwise(self) -> By:
-        """What draws, views and penalties are limited by."""
+        """What limits draws, views and penalties."""
         return "memory bandwidth" if self.passes is None else "measured compute"
 
     def of_pass(self, items: int, together: int = 1) -> Pass:
-        """Forward and backward pass of one sample over ``items``, the draw not included."""
+        """Time of a forward and backward pass of one sample over ``items``, without the draw."""
         if self.passes is not None:
             base, per_item = self.passes
             return Pass(base + per_item * items, "measured compute")
@@ -128,7 +129,7 @@ class Rates:
 
 
 def estimated(machine: Machine, work: Workload) -> Rates:
-    """From published numbers."""
+    """Estimate rates from published numbers."""
     device = machine.device
     stream = STREAM * device.bandwidth
     size = work.item / 4

@@ -1,8 +1,8 @@
-"""The same step, rank by rank and step by step: jitter, uneven shares, and the ring's prefetch.
+"""Simulate steps rank by rank, with jitter, uneven shares, and the prefetch ring.
 
-A rank takes its batch out of the ring when it is there, computes for a time of its own, and meets
+A rank takes its batch out of the ring when it is available, computes for a random time, and meets
 the others in the exchanges. A reader begins batch ``k`` when it has read ``k - 1`` and all ranks of
-its group have taken ``k - slots``. Without jitter a step takes what :mod:`.model` says.
+its group have taken ``k - slots``. Without jitter a step takes the time predicted by :mod:`.model`.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from hpcsamp.planning.model import COMPUTE, MODEL_EXCHANGE, Prediction
 
 @dataclass(frozen=True)
 class Simulated:
-    """Of the steps after the first ones, which fill the ring.
+    """Results of simulated steps, without the first ones, which fill the ring.
 
     Attributes
     ----------
     seconds
-        ``(steps,)`` of each step.
+        Time of each step, ``(steps,)``.
     waiting
-        Mean part of a step that ranks wait for others.
+        Mean fraction of a step in which ranks wait for others.
     starved
-        Mean part of a step that ranks wait for a batch.
+        Mean fraction of a step in which ranks wait for a batch.
     """
 
     seconds: np.ndarray
@@ -37,7 +37,7 @@ class Simulated:
 
     @property
     def mean(self) -> float:
-        """Seconds of a step."""
+        """Mean seconds of a step."""
         return float(self.seconds.mean())
 
 
@@ -50,18 +50,18 @@ def simulate(
     seed: int = 1,
     spread: float | None = None,
 ) -> Simulated:
-    """Go through some steps.
+    """Simulate several steps.
 
     Parameters
     ----------
     prediction
-        Whose phases, grid and work are taken.
+        Prediction with the phases, grid and work to simulate.
     steps
-        That count; ``2 slots`` more come first.
+        Number of steps that count; ``2 slots`` steps precede them.
     slots
-        Of the ring (``data.slots``).
+        Number of slots in the ring (``data.slots``).
     spread
-        Standard deviation of a rank's compute over its mean (default: the machine's).
+        Relative standard deviation of a rank's compute time (default: the machine's).
     """
     layout, work = prediction.layout, prediction.work
     p, d, m = layout.sample_size, layout.data_size, layout.model_size
@@ -70,7 +70,7 @@ def simulate(
     per_sample = prediction.phase("draw") + prediction.phase("forward+backward")
     if work.views == "sample":
         per_sample += prediction.phase("augment")
-    exchange = prediction.phase(MODEL_EXCHANGE) * shares  # the ranks of a model group are as one
+    exchange = prediction.phase(MODEL_EXCHANGE) * shares  # a model group acts as one rank
     whole = sum(prediction.phase(name) for name in COMPUTE)
     compute = np.tile(whole - per_sample + per_sample * shares, (d, 1))  # (D, P)
     statistics = prediction.phase("statistics")

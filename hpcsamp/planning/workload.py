@@ -1,4 +1,4 @@
-"""What a run asks of a machine, whatever the grid: a configuration in numbers."""
+"""The work of a run in numbers, independent of the grid."""
 
 from __future__ import annotations
 
@@ -30,53 +30,53 @@ HOROVOD_FROM = {"auto": SMALL, "horovod": 0}
 
 @dataclass(frozen=True)
 class Workload:
-    """A run's step, before it is split.
+    """The work of a step before it is divided over ranks.
 
     Attributes
     ----------
     name
-        Of the model.
+        Name of the model.
     key
-        What a calibration knows it by: model with arguments, shapes, method, precision.
+        Key of the run in a calibration: model with arguments, shapes, method, precision.
     samples, batch
         ``S``; items of a step over all data groups.
     weights, drawn, trained
-        Numbers: of the network; random ones among them, drawn per sample; what the optimiser
-        updates.
+        Numbers of weights: all weights of the network; random weights, drawn per sample; values
+        that the optimiser updates.
     item
-        Bytes of a trained number.
+        Bytes per trained number.
     own
-        Whether each sample has parameters of its own, which are not exchanged between samples.
+        Whether each sample has its own parameters, which are not exchanged between samples.
     counts
-        Of one sample's passes.
+        Operations of one sample's passes.
     x_bytes, stored_bytes
-        Of an item in a step; of an item in its file.
+        Bytes of an item in a step, and in its file.
     values
-        Numbers that a loss compares per item (``V``).
+        Numbers per item that a loss compares (``V``).
     statistics, gathers
-        The exchanges of a loss, and whether these are outputs that everybody gets.
+        Exchanges of a loss, and whether they gather outputs on all ranks.
     views
-        ``"none"`` without augmentation, else who gets a view of an item: ``"all"``, ``"rank"``,
-        ``"sample"``.
+        ``"none"`` without augmentation; otherwise ``"all"``, ``"rank"`` or ``"sample"``: what
+        shares a view of an item.
     sharded, recompute
-        ``optimizer.sharded``; whether passes are made twice to save memory.
+        ``optimizer.sharded``; whether passes are computed twice to save memory.
     shares
-        Whether the sample ranks hold a share of the weights each (``optimizer.sharded =
-        "weights"``), which are then gathered for each pass.
+        Whether each sample rank holds a share of the weights (``optimizer.sharded = "weights"``),
+        which are then gathered for each pass.
     together
-        Samples of a rank that are evaluated in one pass; 0: all.
+        Number of samples of a rank evaluated in one pass; 0 for all.
     precision
-        As in the configuration.
+        Precision, as in the configuration.
     horovod_from
-        Bytes from which Horovod exchanges a gradient that lies in host memory (those on GPUs it
-        always does); infinite without Horovod.
+        Size in bytes from which Horovod exchanges gradients in host memory (it always does so on
+        GPUs); infinite without Horovod.
     model
-        ``M``: ranks that hold the network in parts. Numbers, counts and bytes above are those of
-        the fullest of these ranks; ``values``, too.
+        ``M``, number of ranks that hold the network in parts. Numbers, counts and bytes above,
+        including ``values``, are those of the rank with the largest part.
     model_sizes
-        All that ``M`` may be.
+        All values that ``M`` may have.
     of_part
-        The same run with another ``M`` of these; None if there is no other.
+        Function that returns the same run with another ``M``; None if there is no other.
     """
 
     name: str
@@ -107,12 +107,12 @@ class Workload:
 
     @classmethod
     def of(cls, config: RunConfig, shapes: Shapes, model: int = 1) -> Workload:
-        """Of a configuration and the shapes of its data, on the fullest of ``model`` ranks.
+        """Work of a configuration and the shapes of its data, for the fullest of ``model`` ranks.
 
         Raises
         ------
         UsageError
-            If model, method, loss and data do not fit, or the network cannot be counted.
+            If model, method, loss and data do not fit together, or operations cannot be counted.
         """
         run = parted.blank(config, shapes, model=model)
         method, (network, axis) = run.method, parted.network(config, shapes, model)
@@ -154,19 +154,19 @@ class Workload:
 
     @classmethod
     def on(cls, config: RunConfig, shapes: Shapes, ranks: int) -> Workload:
-        """The same in one piece, with all that it may be in parts on some ranks.
+        """Work of the run in one piece, with all ways to divide the network over some ranks.
 
         Raises
         ------
         UsageError
-            If nothing fits, see also :func:`.parted.sizes`.
+            If none is possible, see also :func:`.parted.sizes`.
         """
         found = parted.sizes(config, shapes, ranks)
         of_part = cache(partial(cls.of, config, shapes))
         return replace(of_part(1), model_sizes=tuple(found), of_part=of_part)
 
     def on_model_ranks(self, model: int) -> Workload:
-        """The run as the fullest of so many model ranks has it."""
+        """The work of the fullest of ``model`` model ranks."""
         if model == self.model:
             return self
         if self.of_part is None:
@@ -174,12 +174,12 @@ class Workload:
         return self.of_part(model)
 
     def scaled(self, **changes: Any) -> Workload:
-        """The same with e.g. other ``samples`` or ``batch``, also in parts."""
+        """The same work with changes, such as other ``samples`` or ``batch``, also in parts."""
         of_part = self.of_part and cache(partial(_scaled, self.of_part, changes))
         return replace(self, **changes, of_part=of_part)
 
     def without_feed(self) -> Workload:
-        """The step from a batch that is there, as it is."""
+        """The work of a step without reading and augmentation."""
         return self.scaled(stored_bytes=0.0, views="none")
 
 
@@ -188,13 +188,13 @@ def _scaled(of_part: Callable[[int], Workload], changes: Mapping[str, Any], mode
 
 
 def _together(method: Method) -> int:
-    """Samples of a pass; 0 for all of a rank's."""
+    """Number of samples per pass; 0 for all samples of a rank."""
     chunk = method.samples_per_pass
     return chunk if chunk < ALL else 0
 
 
 def key_of(run: Run) -> str:
-    """One line that tells whether measured passes are those of this run."""
+    """A line that identifies the run for which passes were measured."""
     config, shapes = run.config, run.shapes
     arguments = " ".join(f"{k}={v}" for k, v in sorted(config.model.arguments.items()))
     shape = shapes.told("x")
@@ -206,12 +206,12 @@ def key_of(run: Run) -> str:
 
 
 def configuration_of(name: str) -> str:
-    """The configuration to plan: itself, or the package's first that uses the model of that name.
+    """Name of the configuration to plan: a given one, or the first that uses the given model.
 
     Raises
     ------
     UsageError
-        If it is neither file, configuration nor model.
+        If the name is neither a file, nor a configuration, nor a model.
     """
     known = named_configs()
     if name in known or Path(name).is_file():
@@ -219,7 +219,7 @@ def configuration_of(name: str) -> str:
     models = {load(c).model.name: c for c in reversed(known)}
     if name not in models:
         raise UsageError(
-            f"{name} is no file, no configuration ({', '.join(known)}) and no model of these"
+            f"{name} is not a file, a configuration ({', '.join(known)}) or the model of one"
             f"{suggest(name, [*known, *models])}"
         )
     return models[name]
