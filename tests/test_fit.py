@@ -227,7 +227,7 @@ def test_data_of_any_form(tmp_path, capsys):
         assert made.classes == classes, name
         assert made.normalize_y == (classes is None)
         assert splits is None or made.splits == splits, name
-    assert "task: classification, as y holds 3 classes; change it with task=..." in capsys.readouterr().out
+    assert "y holds 3 classes; change it with task=..." in capsys.readouterr().out
 
 
 def five() -> nn.Module:

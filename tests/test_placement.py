@@ -71,7 +71,7 @@ def test_rows_of_another_number_of_members_are_refused():
 def test_what_optimisers_share_out():
     assert REPLICATED.sharded(1, 3) == Shard(1, 3)
     assert REPLICATED.sharded(0, 1) is REPLICATED
-    with pytest.raises(UsageError, match="members of its own"):
+    with pytest.raises(UsageError, match="holds its own members"):
         Rows(range(2), 4).sharded(0, 2)
 
 
