@@ -184,14 +184,14 @@ def verdict(ranked: Sequence[Split]) -> str:
             f"{least.memory / 1e9:.1f} GB per rank (hpcsamp models shows what lowers it)"
         )
     (first, part), *others = limits(best).items()
-    told = (
+    text = (
         f"best: {named(p.layout)}, limited by {first} ({part:.0%} of the step"
         + (f"; next {others[0][0]}, {others[0][1]:.0%}" if others and others[0][1] > 0.005 else "")
         + ")"
     )
     idle = 1 - p.work.samples / (p.samples * p.layout.sample_size)
     if idle > 0.01:
-        told += (
+        text += (
             f"; with S = {p.work.samples} over P = {p.layout.sample_size}, ranks are idle for "
             f"{idle:.0%} of the passes"
         )
@@ -199,8 +199,8 @@ def verdict(ranked: Sequence[Split]) -> str:
     if faster:
         s = min(faster, key=lambda s: s.prediction.seconds)
         assert s.memory is not None
-        told += (
+        text += (
             f"; memory limits the choice: {named(s.prediction.layout)} would take "
             f"{s.prediction.seconds:.3g} s, but needs {s.memory / 1e9:.1f} GB per rank"
         )
-    return told
+    return text

@@ -39,8 +39,8 @@ def _group_limit() -> int:
 
 def _cached(group: Path) -> int:
     """Bytes of a control group that are cached files, which give way."""
-    told = (group / "memory.stat").read_text().splitlines()
-    numbers = dict(line.split() for line in told)
+    lines = (group / "memory.stat").read_text().splitlines()
+    numbers = dict(line.split() for line in lines)
     return int(numbers.get("inactive_file", 0)) + int(numbers.get("active_file", 0))
 
 

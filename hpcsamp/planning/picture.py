@@ -8,12 +8,12 @@ from typing import Any
 from hpcsamp.errors import UsageError
 
 
-def draw(told: dict[str, Any], path: Path) -> None:
+def draw(plan: dict[str, Any], path: Path) -> None:
     """Plot speed-up and efficiency over ranks, with the ideal line.
 
     Parameters
     ----------
-    told
+    plan
         Output of ``hpcsamp plan --json`` with a ``curve``.
     path
         Image file to write; its suffix determines the format.
@@ -30,7 +30,7 @@ def draw(told: dict[str, Any], path: Path) -> None:
 
     from hpcsamp.report import style
 
-    points = told["curve"]
+    points = plan["curve"]
     ranks = [p["ranks"] for p in points]
     with style.styled():
         figure, (above, below) = plt.subplots(2, 1, figsize=(6, 6), sharex=True, dpi=120)
@@ -46,8 +46,8 @@ def draw(told: dict[str, Any], path: Path) -> None:
         figure.text(
             0.01,
             0.005,
-            f"{told['model']}, S = {points[0]['samples_per_rank'] * points[0]['sample_ranks']}, "
-            f"{told['site']}, compute {told['origin']}",
+            f"{plan['model']}, S = {points[0]['samples_per_rank'] * points[0]['sample_ranks']}, "
+            f"{plan['site']}, compute {plan['origin']}",
             fontsize=8,
             color=style.GREY,
         )

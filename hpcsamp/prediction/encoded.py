@@ -40,27 +40,27 @@ def encode(x: Any, trained: Trained) -> dict[str, dict[str, np.ndarray]] | None:
     columns, features = columns_of(x), _features(trained)
     if columns is None or features is None:
         return None
-    told = {str(name): column for name, column in columns.items()}
+    given = {str(name): column for name, column in columns.items()}
     own = {f.column: f for f in features}
     plain_names = {name for f in features for name in f.names}
-    raw = any(f.column in told and _is_raw(told[f.column], f) for f in features)
-    if not raw or (plain_names != own.keys() and plain_names <= told.keys()):
+    raw = any(f.column in given and _is_raw(given[f.column], f) for f in features)
+    if not raw or (plain_names != own.keys() and plain_names <= given.keys()):
         return None
-    missing = [name for name in own if name not in told]
-    unknown = [name for name in told if name not in own]
+    missing = [name for name in own if name not in given]
+    unknown = [name for name in given if name not in own]
     if missing or unknown:
         parts = [f"lacks {listed(missing)}"] * bool(missing)
         parts += [f"has {listed(unknown)}, which the run does not know"] * bool(unknown)
         raise DataError(
             f"x {' and '.join(parts)}; the columns of the run are {listed(list(own))}, in any order"
         )
-    if not all(len(column) for column in told.values()):
+    if not all(len(column) for column in given.values()):
         raise DataError("x has no items")
     none = any(note in FILLED for note in trained.manifest.transforms)
     made: dict[str, np.ndarray] = {}
     for name, feature in own.items():
         where = f"column {name} of x"
-        values = _values(where, told[name], feature)
+        values = _values(where, given[name], feature)
         if isinstance(feature, Category) and not none and feature.missing(values).any():
             raise DataError(f"{where}: a category is missing")
         made |= dict(zip(feature.names, feature.encode(values, "x").T, strict=True))
@@ -72,10 +72,10 @@ def encode(x: Any, trained: Trained) -> dict[str, dict[str, np.ndarray]] | None:
 
 def _features(trained: Trained) -> list[Encoded] | None:
     """How columns of the training set were encoded; None if a table does not determine it."""
-    told = trained.manifest.source.get("preparation")
-    if not isinstance(told, Mapping):
+    preparation = trained.manifest.source.get("preparation")
+    if not isinstance(preparation, Mapping):
         return None
-    of = told.get("features", [])
+    of = preparation.get("features", [])
     if any(isinstance(f, Mapping) and {"tokens", "width"} & f.keys() for f in of):
         return None
     features = [encoded_of(f) for f in of]

@@ -64,7 +64,7 @@ def evaluate_run(
     folder = posterior.restored.folder
     with together(world):
         dataset = posterior.open(data, split)
-        strange = posterior.open(ood, None, inputs_only=True) if ood is not None else None
+        outside_set = posterior.open(ood, None, inputs_only=True) if ood is not None else None
         name = dataset.split if data is None else f"{dataset.path.name}-{dataset.split}"
         place = folder.path / "evaluation"
         if root:
@@ -74,7 +74,7 @@ def evaluate_run(
         found, facts = _evaluate(posterior, dataset, place / f"{name}.h5", lock)
         result = {
             **facts,
-            "notes": [*dataset.notes, *(strange.notes if strange is not None else ())],
+            "notes": [*dataset.notes, *(outside_set.notes if outside_set is not None else ())],
             "metrics": found.metrics,
             "units": found.units,
             "definitions": found.definitions,
@@ -84,8 +84,8 @@ def evaluate_run(
             **({"accepted_edits": edits.taken()} if edits.taken() else {}),
             **({"doubt": found.doubt} if found.doubt else {}),
         }
-        if strange is not None:
-            result["ood"] = _tell_apart(posterior, found, strange)
+        if outside_set is not None:
+            result["ood"] = _detect_outside(posterior, found, outside_set)
             result["definitions"] |= definitions(found.metrics)
         with together(world):
             if lock is not None:
@@ -145,9 +145,11 @@ def _make(place: Path) -> None:
         raise UsageError(f"cannot write {place}: {e.strerror or e}") from e
 
 
-def _tell_apart(posterior: Posterior, found: Evaluation, strange: Dataset) -> dict[str, Any]:
+def _detect_outside(
+    posterior: Posterior, found: Evaluation, outside_set: Dataset
+) -> dict[str, Any]:
     """Add metrics of out-of-distribution detection; return histograms of all scores."""
-    evaluator = posterior.evaluator(strange)
+    evaluator = posterior.evaluator(outside_set)
     try:
         outside, resolution = evaluator.scores(posterior.method)
     finally:
@@ -169,8 +171,8 @@ def _tell_apart(posterior: Posterior, found: Evaluation, strange: Dataset) -> di
             "outside": np.histogram(b, edges)[0].tolist(),
         }
     return {
-        "dataset": str(strange.path),
-        "split": strange.split,
-        "items": strange.count,
+        "dataset": str(outside_set.path),
+        "split": outside_set.split,
+        "items": outside_set.count,
         "scores": histograms,
     }

@@ -84,8 +84,8 @@ def given(x: Any, trained: Trained) -> Given:
     elif several:
         parts = columns_of(x)
         if parts is None or set(map(str, parts)) != set(names):
-            told = listed([str(n) for n in parts]) if parts is not None else type(x).__name__
-            raise DataError(f"x is {told}; the run takes a dictionary with {listed(names)}")
+            passed = listed([str(n) for n in parts]) if parts is not None else type(x).__name__
+            raise DataError(f"x is {passed}; the run takes a dictionary with {listed(names)}")
         values = {str(name): part for name, part in parts.items()}
     found = {name: _one(values[name], name, trained) for name in names}
     sizes = {name: len(one.values) for name, one in found.items()}
@@ -201,8 +201,10 @@ def _labelled(where: str, x: Any, spec: ArraySpec, axes: Sequence[Axis]) -> One:
         name = order[lead + i]
         if axis.told and name in x.coords and len(x.coords[name]) == len(axis.values):
             theirs = np.asarray(x.coords[name])
-            told = Axis(axis.name, theirs, str(x.coords[name].attrs.get("units", axis.units)))
-            places = order_of(where, told, axis)
+            theirs_axis = Axis(
+                axis.name, theirs, str(x.coords[name].attrs.get("units", axis.units))
+            )
+            places = order_of(where, theirs_axis, axis)
             if places is not None:
                 values = values.take(places, lead + i)
     labels = None if single or order[0] not in x.coords else np.asarray(x.coords[order[0]])

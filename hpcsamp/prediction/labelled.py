@@ -39,5 +39,5 @@ def labelled(found: Predicted, given: Given | None) -> xr.Dataset:
 
 
 def _attributes(variable: Variable) -> dict[str, str]:
-    told = {"units": variable.units, "long_name": variable.description}
-    return {k: v for k, v in told.items() if v}
+    attributes = {"units": variable.units, "long_name": variable.description}
+    return {k: v for k, v in attributes.items() if v}

@@ -66,12 +66,12 @@ def record(
     if any(isinstance(of, LearnedGaussian) for of, _ in each.values()):
         x = inputs_for(method, inputs)
         outputs = split(local_outputs(method, x, samples, group), method, list(each))
-    told = {
+    facts = {
         name: _record(of, outputs.get(name), target, samples, group)
         for name, (of, target) in each.items()
         if target.classes is None
     }
-    return told if isinstance(likelihood, Likelihoods) else told["y"]
+    return facts if isinstance(likelihood, Likelihoods) else facts["y"]
 
 
 def _record(
@@ -79,17 +79,17 @@ def _record(
     group: Collectives,
 ) -> dict[str, Any]:  # fmt: skip
     """Describe the noise of one target."""
-    told: dict[str, Any] = {"source": likelihood.source}
+    facts: dict[str, Any] = {"source": likelihood.source}
     if isinstance(likelihood, LearnedGaussian):
         assert outputs is not None
         y = outputs.new_zeros(1, *target.shape)
         found = value_prediction(outputs, y, samples, group, likelihood)
-        told["std"] = float(found.aleatoric.double().mean().sqrt())
+        facts["std"] = float(found.aleatoric.double().mean().sqrt())
     elif isinstance(likelihood, Gaussian):
-        told["std"] = likelihood.std
+        facts["std"] = likelihood.std
     elif isinstance(likelihood, Samples):
-        told["std"] = 0.0
-    return told
+        facts["std"] = 0.0
+    return facts
 
 
 def open_widths(likelihood: Likelihood) -> dict[str, FittedGaussian]:

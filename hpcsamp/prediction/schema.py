@@ -53,20 +53,20 @@ def as_trained(
     DataError
         If shape, type, kind of inputs, task, names, units or coordinates differ; names both values.
     """
-    told, trained = dataset.manifest, of_run.manifest
-    if told.uid == trained.uid:
+    manifest, trained = dataset.manifest, of_run.manifest
+    if manifest.uid == trained.uid:
         return dataset
     names = [*trained.kinds, *([] if inputs_only else trained.targets_by_name)]
     _check_names(dataset, trained, inputs_only)
     for name in names:
-        ours, theirs = trained.arrays[name], told.arrays[name]
+        ours, theirs = trained.arrays[name], manifest.arrays[name]
         where = f"{dataset.path}: {name}"
         if ours.shape != theirs.shape:
             raise DataError(
                 f"{where} of an item has shape {tuple(theirs.shape)}, the run was "
                 f"trained on {tuple(ours.shape)}"
             )
-        holds = told.kinds.get(name)
+        holds = manifest.kinds.get(name)
         if holds != trained.kinds.get(name):
             raise DataError(
                 f"{where} holds {holds}, the run was trained on {trained.kinds.get(name)}"
@@ -79,7 +79,7 @@ def as_trained(
             )
     targets = {} if inputs_only else trained.targets_by_name
     for name, target in targets.items():
-        given = told.targets_by_name[name]
+        given = manifest.targets_by_name[name]
         if (given.task, given.classes) != (target.task, target.classes):
             of = f"{name} is for " if trained.targets else ""
             raise DataError(
@@ -95,8 +95,8 @@ def as_trained(
                 f"{ours_name!r}; ingest a table with --like"
             )
     for name in names:
-        _compare(f"{dataset.path}: {name}", _facts(told, name), _facts(trained, name))
-        theirs_axes = read_axes(dataset.path, told, name)
+        _compare(f"{dataset.path}: {name}", _facts(manifest, name), _facts(trained, name))
+        theirs_axes = read_axes(dataset.path, manifest, name)
         pairs = zip(theirs_axes, of_run.axes[name], strict=True)
         for i, (theirs_axis, ours_axis) in enumerate(pairs):
             order = order_of(f"{dataset.path}: {name}", theirs_axis, ours_axis)
@@ -107,29 +107,31 @@ def as_trained(
                     "are put into the order of the run's training set"
                 )
     if not inputs_only and not dataset.order:
-        dataset.notes += [f"{dataset.path}: {line}" for line in _unlike(told, trained)]
+        dataset.notes += [f"{dataset.path}: {line}" for line in _unlike(manifest, trained)]
     # inputs are ordered as for the network; missing values are marked as in this dataset
     ours_of_names = {name: trained.stats[name] for name in names if name in trained.stats}
     update: dict[str, object] = {
-        "stats": {**told.stats, **ours_of_names},
+        "stats": {**manifest.stats, **ours_of_names},
         "inputs": trained.inputs,
     }
     if not inputs_only:
         update["normalize_y"] = trained.normalize_y
         update["targets"] = {
-            name: told.targets[name].model_copy(update={"normalize": target.normalize})
+            name: manifest.targets[name].model_copy(update={"normalize": target.normalize})
             for name, target in trained.targets.items()
         }
-    dataset.manifest = told.model_copy(update=update)
+    dataset.manifest = manifest.model_copy(update=update)
     return dataset
 
 
 def _check_names(dataset: Dataset, trained: Manifest, inputs_only: bool) -> None:
     """Refuse a dataset with other inputs or targets than those of training; list both."""
-    told = dataset.manifest
-    pairs: list[tuple[str, Iterable[str], Iterable[str]]] = [("inputs", told.kinds, trained.kinds)]
+    manifest = dataset.manifest
+    pairs: list[tuple[str, Iterable[str], Iterable[str]]] = [
+        ("inputs", manifest.kinds, trained.kinds)
+    ]
     if not inputs_only:
-        pairs.append(("targets", told.targets_by_name, trained.targets_by_name))
+        pairs.append(("targets", manifest.targets_by_name, trained.targets_by_name))
     for what, theirs, ours in pairs:
         if set(theirs) != set(ours):
             raise DataError(
@@ -138,19 +140,19 @@ def _check_names(dataset: Dataset, trained: Manifest, inputs_only: bool) -> None
             )
 
 
-def _unlike(told: Manifest, trained: Manifest) -> list[str]:
+def _unlike(manifest: Manifest, trained: Manifest) -> list[str]:
     """Report inputs with another distribution than in training, the only possible check if datasets
     have no names."""
     for name, kind in trained.kinds.items():
         if kind == "numbers":
-            found = _unlike_array(told, trained, name)
+            found = _unlike_array(manifest, trained, name)
             if found:
                 return found
     return []
 
 
-def _unlike_array(told: Manifest, trained: Manifest, name: str) -> list[str]:
-    theirs, ours = told.stats[name], trained.stats[name]
+def _unlike_array(manifest: Manifest, trained: Manifest, name: str) -> list[str]:
+    theirs, ours = manifest.stats[name], trained.stats[name]
     mean, std = np.asarray(ours.mean), np.asarray(ours.std)
     with np.errstate(divide="ignore", invalid="ignore"):
         away = np.abs(np.asarray(theirs.mean) - mean) > FAR * std
@@ -244,10 +246,12 @@ def _compare(where: str, theirs: dict[str, str], ours: dict[str, str]) -> None:
     for what in [*ours, *theirs]:
         a, b = theirs.get(what, ""), ours.get(what, "")
         if a != b:
-            raise DataError(f"{where}: {what} is {_told(a)}, the run was trained on {_told(b)}")
+            raise DataError(
+                f"{where}: {what} is {_or_missing(a)}, the run was trained on {_or_missing(b)}"
+            )
 
 
-def _told(value: str) -> str:
+def _or_missing(value: str) -> str:
     return repr(value) if value else "not given"
 
 

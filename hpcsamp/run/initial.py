@@ -80,11 +80,11 @@ def _found(
     if goes_on and not Path(weights).exists():
         return None, str(folder.config().model.weights_sha256)
     source = _source(weights)
-    checksum, told = pretrained.digest(source.path), config.model.weights_sha256
-    if told not in (None, checksum):
+    checksum, expected = pretrained.digest(source.path), config.model.weights_sha256
+    if expected not in (None, checksum):
         raise UsageError(
             f"model.weights = {weights!r} has the SHA-256 {checksum[:12]}..., but "
-            f"model.weights_sha256 is {told[:12]}...: it is another file, or was changed"
+            f"model.weights_sha256 is {expected[:12]}...: it is another file, or was changed"
         )
     return None if goes_on else source, checksum
 

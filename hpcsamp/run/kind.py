@@ -26,7 +26,7 @@ def kind_of(config: RunConfig) -> str:
     """
     if config.task.kind is not None:
         return config.task.kind
-    return str(_told(config).task)
+    return str(_target_source(config).task)
 
 
 def completed(config: RunConfig) -> RunConfig:
@@ -43,7 +43,7 @@ def completed(config: RunConfig) -> RunConfig:
     )
     if kind not in (None, SEVERAL) or (kind == SEVERAL and whole):
         return config
-    return with_kind(config, Targets.of(_told(config)))
+    return with_kind(config, Targets.of(_target_source(config)))
 
 
 def with_kind(config: RunConfig, targets: Targets) -> RunConfig:
@@ -80,7 +80,7 @@ def _outputs(given: Any, targets: Targets) -> dict[str, Any]:
     }
 
 
-def _told(config: RunConfig) -> Any:
+def _target_source(config: RunConfig) -> Any:
     """The manifest of the dataset, or the source of a synthetic one that does not exist yet."""
     made_up, path = config.data.synthetic, config.data.path
     if made_up is not None and not Path(path, NAME).is_file():

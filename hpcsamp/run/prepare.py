@@ -68,14 +68,14 @@ def prepare(config: RunConfig, data: str | None, comm: MPI.Comm) -> RunConfig:
                 f"try --data {SYNTHETIC}"
             )
     with together(comm):
-        told = None
+        degrees = None
         if comm.Get_rank() == 0 and config.loss.arguments.get("latitudes") == FROM_DATA:
-            told = latitudes(path)
-    told = comm.bcast(told)
+            degrees = latitudes(path)
+    degrees = comm.bcast(degrees)
     table = config.model_dump(exclude_none=True)
     table["data"] = {k: v for k, v in table["data"].items() if k != "synthetic"} | {"path": path}
-    if told is not None:
-        table["loss"]["latitudes"] = told
+    if degrees is not None:
+        table["loss"]["latitudes"] = degrees
     with together(comm):
         return configuration.check(table)
 
@@ -112,10 +112,10 @@ def make(section: SyntheticSection, folder: Path) -> None:
                 f"the folder to create it again"
             )
         return
-    build(source, folder, waiting=partial(_say_waiting, folder))
+    build(source, folder, waiting=partial(_report_waiting, folder))
 
 
-def _say_waiting(folder: Path) -> None:
+def _report_waiting(folder: Path) -> None:
     sys.stderr.write(f"hpcsamp: another job is making {folder}; waiting for it\n")
 
 

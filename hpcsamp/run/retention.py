@@ -56,7 +56,7 @@ def newest_whole(folder: Path, world: MPI.Comm = ALONE) -> tuple[Path | None, di
             reason = str(e)
         except Exception as e:  # any error: the other ranks wait for this rank's result
             reason = str(damaged(path, e))
-        reason = next((told for told in world.allgather(reason) if told), None)
+        reason = next((r for r in world.allgather(reason) if r), None)
         if reason is not None:
             wrong[path] = reason
             continue

@@ -157,7 +157,7 @@ class Saved:
         piece = x if rank == 0 else file.content["pieces"].get(key)
         if not isinstance(piece, Tensor):
             raise damaged(file.path, f"{named(key)} is missing")
-        file.check(piece, told=named(key))
+        file.check(piece, name=named(key))
         return piece
 
     def _file(self, rank: int) -> _File:
@@ -166,8 +166,8 @@ class Saved:
             if not path.is_file():
                 raise damaged(self.path, f"its file {path.name} is missing")
             file = _File(path)
-            told = file.content.get("part") if isinstance(file.content, dict) else None
-            if not file.records.sealed or told != (self.token, rank):
+            part = file.content.get("part") if isinstance(file.content, dict) else None
+            if not file.records.sealed or part != (self.token, rank):
                 raise damaged(path, "it does not belong to this checkpoint")
             self._files[rank] = file
         return self._files[rank]
@@ -195,7 +195,7 @@ class _File:
         first = min((_address(x) for x in _tensors(self.content)), default=0)
         self._base = first - self._numbers[0][0] if self._numbers else 0
 
-    def check(self, *values: Any, told: str = "") -> None:
+    def check(self, *values: Any, name: str = "") -> None:
         """Verify the checksums of tensors in tables."""
         starts = [start for start, _ in self._numbers]
         for value in values:
@@ -204,17 +204,17 @@ class _File:
                 found = bisect.bisect_right(starts, at) - 1
                 record = self._numbers[found][1] if found >= 0 else -1
                 inside = record >= 0 and at + _bytes(x) <= self.records.places[record].stop
-                self._compare([record] if inside else None, told)
+                self._compare([record] if inside else None, name)
 
     def check_all(self) -> None:
         """Verify all checksums."""
         self._compare(None, "")
 
-    def _compare(self, records: list[int] | None, told: str) -> None:
+    def _compare(self, records: list[int] | None, name: str) -> None:
         try:
             self.records.check(records)
         except (DamagedError, OSError) as e:
-            raise damaged(self.path, f"{told}: {e}" if told else e) from None
+            raise damaged(self.path, f"{name}: {e}" if name else e) from None
 
 
 def damaged(path: Path, reason: object) -> CheckpointError:

@@ -49,10 +49,10 @@ class Schedule:
         self._larger = task(config).best.get(config.training.best, 1) < 0
         total = config.training.epochs * steps_per_epoch
         warm = round(c.warmup_epochs * steps_per_epoch)
-        said = getattr(optimizer, "own_schedule", None)
-        if said and (c.name != "none" or warm):
+        reason = getattr(optimizer, "own_schedule", None)
+        if reason and (c.name != "none" or warm):
             key = f"name = {c.name!r}" if c.name != "none" else f"warmup_epochs = {c.warmup_epochs}"
-            raise UsageError(f"schedule.{key}, but {said}; leave [schedule] out")
+            raise UsageError(f"schedule.{key}, but {reason}; leave [schedule] out")
         if c.name != "none":
             arguments = dict(c.arguments)
             kind = getattr(family, c.name, None)

@@ -55,16 +55,16 @@ class Shapes:
     @classmethod
     def of(cls, data: Dataset | Source) -> Shapes:
         """Shapes of a dataset, or of a source from which one can be made."""
-        told = data.manifest if isinstance(data, Dataset) else data
-        kinds, targets = kinds_of(told), targets_of(told)
-        shapes = {name: tuple(spec.shape) for name, spec in told.arrays.items()}
-        several = isinstance(told.inputs, dict)
+        description = data.manifest if isinstance(data, Dataset) else data
+        kinds, targets = kinds_of(description), targets_of(description)
+        shapes = {name: tuple(spec.shape) for name, spec in description.arrays.items()}
+        several = isinstance(description.inputs, dict)
         return cls(
             {name: shapes[name] for name in kinds} if several else shapes["x"],
-            {name: shapes[name] for name in targets} if told.targets else shapes["y"],
-            sum(spec.item_bytes for spec in told.arrays.values()),
-            Targets.of(told),
-            told.inputs == "ids",
+            {name: shapes[name] for name in targets} if description.targets else shapes["y"],
+            sum(spec.item_bytes for spec in description.arrays.values()),
+            Targets.of(description),
+            description.inputs == "ids",
             kinds if several else {},
             {name: data.scale(name) for name in targets} if isinstance(data, Dataset) else {},
         )

@@ -35,9 +35,9 @@ class Agreement:
     def __init__(self, topology: Topology, mine: Parts, wishes: Wish = Wish.NONE) -> None:
         self.topology, self.mine = topology, mine
         wanted = [float(wish in wishes) for wish in Wish]
-        self._told = np.array([mine.data, mine.penalty, *wanted])
-        self._heard = np.empty_like(self._told)
-        self._request = topology.world.Iallreduce(self._told, self._heard)
+        self._sent = np.array([mine.data, mine.penalty, *wanted])
+        self._received = np.empty_like(self._sent)
+        self._request = topology.world.Iallreduce(self._sent, self._received)
 
     def end(self, when: str, samples: Iterable[tuple[int, Tensor]]) -> tuple[Parts, Wish]:
         """Return the loss of the step and the union of all requests, the same on all ranks.
@@ -57,7 +57,7 @@ class Agreement:
         """
         with here.waiting(Doing.AGREEMENT):
             self._request.Wait()
-        data, penalty, *wanted = self._heard.tolist()
+        data, penalty, *wanted = self._received.tolist()
         if not math.isfinite(data + penalty):
             self._diverged(when, samples)
         groups = self.topology.data_size * self.topology.model_size  # each has the whole loss

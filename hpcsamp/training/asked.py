@@ -103,8 +103,8 @@ def completed(
     try:
         if kind != SEVERAL:
             own = table.get("task")
-            told = dict(own) if isinstance(own, Mapping) else {"kind": own}
-            put(table, "task", {**told, "kind": task or told.get("kind") or kind})
+            output = dict(own) if isinstance(own, Mapping) else {"kind": own}
+            put(table, "task", {**output, "kind": task or output.get("kind") or kind})
         elif isinstance(task, Mapping):  # the kinds of the others are those of the dataset
             own = table.get("task")
             own = dict(own) if isinstance(own, Mapping) else {}

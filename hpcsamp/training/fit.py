@@ -127,7 +127,7 @@ def fit(
     """
     world = mpi().COMM_WORLD
     folder = RunFolder(_folder(output, world))
-    source, told = None, None
+    source, facts = None, None
     named = {"training.epochs": epochs, "method": method, "method.samples": samples}
     with together(world):
         asked = asked_for(config, keys | {k: v for k, v in named.items() if v is not None})
@@ -146,14 +146,14 @@ def fit(
                         f"task = {task!r}, but {data} has the targets {', '.join(found.targets)}: "
                         f"pass a dictionary by name, or leave task out"
                     )
-                told = path, found.task, found.splits["train"]
+                facts = path, found.task, found.splits["train"]
             else:
                 source = source_of(
                     data, valid=valid, task=tasks_of(asked) if task is None else task,
                     inputs=inputs, normalize_y=normalize_y, modelled=modelled(asked),
                 )  # fmt: skip
-                told = path, source.task, source.splits["train"]
-    path, kind, items = world.bcast(told)
+                facts = path, source.task, source.splits["train"]
+    path, kind, items = world.bcast(facts)
     by_name = module is None or isinstance(module, str)
     network: Any = nullcontext({"name": module} if module else {})
     if not by_name:
@@ -170,7 +170,7 @@ def fit(
                 _write(source, Path(path), resume)
         chosen = prepare(chosen, None, world)
         if topology.is_root and not quiet and source is not None:
-            _tell(source, task)
+            _print_task(source, task)
         with _one_network(module, world), _readable(folder.path):
             stall = chosen.training.stall if topology.size > 1 else 0.0
             with (
@@ -219,12 +219,12 @@ def _write(source: Source, path: Path, resume: bool) -> None:
         ) from e
 
 
-def _tell(source: Source, task: Task | Mapping[str, Task] | None) -> None:
+def _print_task(source: Source, task: Task | Mapping[str, Task] | None) -> None:
     for line in source.report:
         sys.stdout.write(f"data: {line}\n")
     if source.targets:
-        told = ", ".join(f"{name} {of.task}" for name, of in source.targets.items())
-        sys.stdout.write(f"task: {told}; change it with task={{name: ...}}\n")
+        tasks = ", ".join(f"{name} {of.task}" for name, of in source.targets.items())
+        sys.stdout.write(f"task: {tasks}; change it with task={{name: ...}}\n")
     elif task is None:
         what = f"{source.classes} classes" if source.classes else "values"
         sys.stdout.write(f"task: {source.task}, as y holds {what}; change it with task=...\n")
@@ -236,9 +236,9 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except PreemptedError as e:
-        told = PreemptedError(str(e).replace("--resume", f"output={str(path)!r}, resume=True"))
-        told.exit_code, told.agreed = e.exit_code, e.agreed
-        raise told from e
+        error = PreemptedError(str(e).replace("--resume", f"output={str(path)!r}, resume=True"))
+        error.exit_code, error.agreed = e.exit_code, e.agreed
+        raise error from e
 
 
 @contextmanager
