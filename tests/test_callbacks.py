@@ -217,7 +217,7 @@ def test_a_state_that_cannot_be_read_back_is_refused():
         def state_dict(self):
             return {"history": [1.0, {"where": Path()}]}
 
-    with pytest.raises(UsageError, match=r"the state of .*Odd 1 holds a \w*Path; a checkpoint"):
+    with pytest.raises(UsageError, match=r"the state of .*Odd 1 contains a \w*Path; a checkpoint"):
         Callbacks([Odd()], init()).state_dict()
     with pytest.raises(UsageError, match=r"not an instance of a subclass of hpcsamp"):
         Callbacks([Odd], init())
