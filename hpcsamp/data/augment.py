@@ -350,7 +350,7 @@ def check_box(
     array, shape, box
         Which array, the shape of an item's, and what the rank has of it.
     of_targets
-        Whether it is one of targets, which are moved by shifts alone.
+        Whether the array holds targets, to which only shifts are applied.
 
     Raises
     ------

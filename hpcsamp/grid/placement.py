@@ -67,7 +67,7 @@ class Replicated:
         return self.replicas
 
     def penalty_share(self, rank: int, ranks: int) -> tuple[int, int]:
-        """``(part, parts)``: which part of the penalty of its tensors this rank computes.
+        """Return ``(part, parts)``: which part of the penalty this rank computes.
 
         Parameters
         ----------
@@ -158,7 +158,7 @@ class Rows(Replicated):
     partial: ClassVar[str] = "some members"
 
     def own(self, length: int) -> range:
-        """The rows of its samples."""
+        """The rows of this rank's samples."""
         if length != self.total:
             raise CheckpointError(f"there are {length} rows of state, but {self.total} members")
         return self.held
@@ -174,11 +174,11 @@ class Rows(Replicated):
         return (self.total, *held[1:])
 
     def held_of(self, shape: Sequence[int], size: int) -> tuple[int, ...]:
-        """The shape with the rows of its own members."""
+        """The shape with the rows of this rank's members."""
         return (len(self.held), *shape[1:])
 
     def penalty_share(self, rank: int, ranks: int) -> tuple[int, int]:
-        """The whole penalty of its own rows."""
+        """The whole penalty of this rank's rows."""
         return 0, 1
 
     def sharded(self, rank: int, ranks: int) -> Replicated:
@@ -212,7 +212,7 @@ class Shard(Replicated):
     flattened: ClassVar[bool] = True
 
     def own(self, length: int) -> range:
-        """Its part of a flattened tensor."""
+        """The part of a flattened tensor that this rank holds."""
         return share(length, self.ranks, self.rank)
 
     def place(self, everything: Runs) -> Runs:
@@ -248,7 +248,7 @@ class Shares(Replicated):
     partial: ClassVar[str] = "a shard"
 
     def own(self, length: int) -> range:
-        """Its part of a flat tensor."""
+        """The part of a flat tensor that this rank holds."""
         return self.shard.own(length)
 
     def over(self, name: str) -> Over:
@@ -265,7 +265,7 @@ class Shares(Replicated):
         return "replicas"
 
     def penalty_share(self, rank: int, ranks: int) -> tuple[int, int]:
-        """The whole penalty of its own part."""
+        """The whole penalty of this rank's part."""
         return 0, 1
 
     def sharded(self, rank: int, ranks: int) -> Replicated:

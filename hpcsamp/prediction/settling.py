@@ -19,7 +19,7 @@ WORTH = 256
 class Passed:
     """Counts passes to decide when a measurement pays off.
 
-    A few predictions finish sooner than the measurement would, so they use the default way.
+    A few predictions finish sooner than the measurement would, so they are not preceded by one.
     """
 
     def __init__(self) -> None:
