@@ -1,15 +1,15 @@
-"""The model against measured steps: constants from some of the points, the error of the others.
+"""Fit the performance model to measured steps; the other points give its error.
 
-For points of one machine the model is linear in its constants but for one, the factor ``c`` that
-compute takes longer by where several ranks of a node work:
+For points of one machine the model is linear in all constants but the factor ``c`` by which compute
+takes longer if several ranks of a node work:
 
     T = c (o + a s + d s b) / M + (e s + f s b) [M > 1] + lg p alpha + 2 (p-1)/p m beta
 
-with ``o, a, d`` of each model, ``e, f`` of each model in M parts (exchanges of its passes, and what
-is not divided), ``alpha, beta`` common, ``s = ceil(S/P)`` samples and ``b = B/D`` items of a rank,
-``m`` bytes of the gradient of a rank's part, which ``p = P D`` ranks exchange. Constants are not
-negative. The fit minimises the relative error with Huber's weights (1964), so that a disturbed
-point does little harm.
+with ``o, a, d`` for each model, ``e, f`` for each model in M parts (exchanges in its passes, and
+work that is not divided), ``alpha, beta`` in common, ``s = ceil(S/P)`` samples and ``b = B/D``
+items per rank, ``m`` bytes of the gradient of a rank's part, which ``p = P D`` ranks exchange.
+Constants are not negative. The fit minimises the relative error with Huber's weights (1964), so
+that disturbed points have little influence.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from hpcsamp.sealing import text
 
 ROUNDS = 8
 HUBER = 0.05
-"""Relative error from which a point counts less."""
+"""Relative error above which a point has less weight."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A measured step.
+    """A measured training step.
 
     Attributes
     ----------
     model
-        Name; points of one model share constants.
+        Name of the model; points of one model share constants.
     samples, batch
-        ``S``, items over all data groups.
+        ``S``; items over all data groups.
     sample_size, data_size
         ``P``, ``D``.
     seconds
-        Of a step, median.
+        Median time of a step.
     trained
-        Numbers in the gradient of a rank.
+        Number of values in the gradient of a rank.
     model_size
         ``M``.
     """
@@ -75,7 +75,7 @@ class Point:
 
     @property
     def own(self) -> tuple[int, float]:
-        """``s`` and ``b`` of the fullest rank."""
+        """``s`` and ``b`` of the rank with the most samples."""
         return -(-self.samples // self.sample_size), self.batch / self.data_size
 
 
@@ -87,18 +87,18 @@ NAMES: dict[str, tuple[str, ...]] = {
     "ranks": ("world_size", "ranks"),
     "seconds": ("seconds_per_step", "step_seconds"),
 }
-"""How records call what a point has: as ``summary.json`` does, or as scaling experiments do."""
+"""Names of a point's attributes in records: in ``summary.json``, or in scaling experiments."""
 
 NEEDED = ("model", "sample_size", "data_size", "ranks", "seconds")
 
 
 def read(path: Path) -> list[Point]:
-    """Measured steps: JSON lines, or a JSON list, with the names of ``summary.json``.
+    """Read measured steps from JSON lines or a JSON list, with the names of ``summary.json``.
 
     Raises
     ------
     UsageError
-        If the file has none, or is not what was written.
+        If the file has none, or was changed after it was written.
     """
     if not path.is_file():
         raise UsageError(f"--check {path}: No such file")
@@ -114,7 +114,7 @@ def read(path: Path) -> list[Point]:
 
 
 def _records(path: Path) -> list[Any]:
-    """Read the records of a file: a list, one JSON object, or lines of them."""
+    """Read the records of a file: a list, one JSON object, or JSON lines."""
     try:
         whole = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
@@ -132,7 +132,7 @@ def _records(path: Path) -> list[Any]:
 
 
 def point(record: dict[str, Any]) -> Point | None:
-    """A record as a point; None if it lacks something."""
+    """Convert a record to a point; None if an entry is missing."""
 
     def get(name: str) -> Any:
         return next(record[n] for n in NAMES[name] if n in record)
@@ -157,9 +157,9 @@ def point(record: dict[str, Any]) -> Point | None:
 
 
 def hold_back(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
-    """Points to fit and points to check: of each model and grid every second one is held back.
+    """Divide points into those to fit and those to check: every second one of each model and grid.
 
-    In the order of samples and batch; first and last of each are fitted.
+    They are ordered by samples and batch; the first and last of each are fitted.
     """
     kinds: dict[tuple[str, int, int, int], list[Point]] = {}
     for point in sorted(points, key=lambda p: (p.samples, p.batch)):
@@ -175,18 +175,18 @@ def hold_back(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The constants of a machine, in seconds.
+    """The fitted constants of a machine, in seconds.
 
     Attributes
     ----------
     models
-        ``(o, a, d)`` of each model.
+        ``(o, a, d)`` for each model.
     parts
-        ``(e, f)`` of each model on M model ranks, by ``(model, M)``.
+        ``(e, f)`` for each model on M model ranks, by ``(model, M)``.
     alpha, beta
-        Of the link, seconds and seconds per byte.
+        Constants of the link, seconds and seconds per byte.
     crowd
-        ``c``.
+        Factor ``c``.
     """
 
     models: dict[str, tuple[float, float, float]]
@@ -200,16 +200,16 @@ class Fitted:
         return vars(self) | {"parts": {f"{n}, M = {m}": v for (n, m), v in self.parts.items()}}
 
     def predict(self, point: Point) -> float:
-        """Seconds of a step.
+        """Predict the seconds of a step.
 
         Raises
         ------
         UsageError
-            For a model, or a number of model ranks, that was not fitted.
+            If the model, or its number of model ranks, was not fitted.
         """
         if point.model not in self.models:
             raise UsageError(
-                f"model {point.model} has no points to fit; there is {', '.join(self.models)}"
+                f"model {point.model} has no points to fit; choose from {', '.join(self.models)}"
             )
         if point.model_size > 1 and (point.model, point.model_size) not in self.parts:
             raise UsageError(
@@ -221,12 +221,12 @@ class Fitted:
 
 
 def fit(points: Sequence[Point]) -> Fitted:
-    """Constants of a machine.
+    """Fit the constants of a machine.
 
     Raises
     ------
     UsageError
-        If there are fewer points than a model has constants.
+        If a model has fewer points than constants.
     """
     names = sorted({p.model for p in points})
     for name in names:
@@ -256,7 +256,7 @@ def fit(points: Sequence[Point]) -> Fitted:
 
 
 def robust(rows: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, float]:
-    """Constants that are not negative with ``rows @ constants`` near ``seconds``.
+    """Find non-negative constants with ``rows @ constants`` near ``seconds``.
 
     Parameters
     ----------
@@ -268,11 +268,11 @@ def robust(rows: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, float]:
     Returns
     -------
     tuple
-        ``(constants,)``, and the sum of Huber's function of the relative errors.
+        Constants, ``(constants,)``, and the sum of Huber's function of the relative errors.
     """
     rows = rows / seconds[:, None]
     weights = np.ones(len(rows))
-    scale = np.maximum(np.abs(rows).max(axis=0), 1e-300)  # constants differ by many decades
+    scale = np.maximum(np.abs(rows).max(axis=0), 1e-300)  # constants differ by orders of magnitude
     error = np.zeros(len(rows))
     found = np.zeros(rows.shape[1])
     for _ in range(ROUNDS):
@@ -285,10 +285,10 @@ def robust(rows: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def link(ranks: int, sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
-    """``alpha`` and ``beta`` (s, s/byte) of a link from times of an allreduce over ``ranks``.
+    """Fit ``alpha`` and ``beta`` (s, s/byte) of a link to times of an allreduce over ``ranks``.
 
-    Latency counts as in recursive doubling, volume as in a ring: what a good library reaches at
-    either end of the sizes.
+    Latency is counted as in recursive doubling, volume as in a ring, which good libraries reach for
+    small and large messages.
     """
     rows = np.array(
         [
@@ -304,7 +304,7 @@ def link(ranks: int, sizes: Sequence[float], seconds: Sequence[float]) -> tuple[
 
 
 def _row(point: Point, names: list[str], parts: list[tuple[str, int]], crowd: float) -> np.ndarray:
-    """What the constants are multiplied by, in the order of :class:`Fitted`."""
+    """Return the factors of the constants, in the order of :class:`Fitted`."""
     (samples, items), m = point.own, point.model_size
     factor = (crowd if point.ranks > 1 else 1.0) / m
     row = np.zeros(3 * len(names) + 2 * len(parts) + 2)
@@ -327,7 +327,7 @@ def errors(predicted: Sequence[float], points: Sequence[Point]) -> dict[str, flo
         If there are no points.
     """
     if not points:
-        raise UsageError("no points are left to check; give more measured steps")
+        raise UsageError("no points are left to check; provide more measured steps")
     values = [abs(a / p.seconds - 1) for a, p in zip(predicted, points, strict=True)]
     finite = [v for v in values if math.isfinite(v)]
     return {"median": statistics.median(finite), "max": max(finite), "points": len(finite)}
