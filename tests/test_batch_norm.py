@@ -166,7 +166,7 @@ def test_a_batch_in_parts_is_refused_under_batch_norm():
     for net in (resnet, keeping):
         method, _ = alone(net=net)
         loss = ELBO(ExpectedNLL(Categorical()), 8, accumulate=2)
-        with pytest.raises(UsageError, match="accumulate = 2 takes a batch in parts, but the net"):
+        with pytest.raises(UsageError, match="accumulate = 2 splits a batch into parts, but the"):
             loss(method, X, Y, samples=S)
     method, _ = alone()
     method.batch_norm = "frozen"

@@ -413,7 +413,7 @@ def test_latitude_weights_are_areas():
     assert L.latitude_weights([-90.0, 0.0, 90.0])[:, 0].tolist() == pytest.approx([0, 3, 0])
     with pytest.raises(UsageError, match=r"latitudes\[1\] = 91"):
         L.latitude_weights([0, 91])
-    with pytest.raises(UsageError, match="no area"):
+    with pytest.raises(UsageError, match="no row has an area"):
         L.latitude_weights([90.0])
 
 
@@ -433,7 +433,7 @@ def test_shapes_that_do_not_fit_are_named():
         value(L.CRPS(), Y, T, torch.ones(B, 2, 2))
     with pytest.raises(UsageError, match=r"values of shape \(4, 1\) do not fit values \(2, 3\)"):
         value(L.CRPS(weights=torch.ones(4, 1)), Y, T)
-    with pytest.raises(UsageError, match="knows nothing of weights or masks"):
+    with pytest.raises(UsageError, match="cannot apply weights or masks to values"):
         value(L.Custom(lambda y, t: y.mean((0, 2, 3))), Y, T, torch.ones_like(T))
 
     def total(y, t):
@@ -562,7 +562,7 @@ def test_what_a_loss_says_of_noise_is_inherited(name, arguments, kind, source):
             "likelihood.name = .*: choose from categorical",
         ),
         ("beta_nll", {"beta": "0.5"}, "loss.beta = '0.5': a number is needed"),
-        ("crps", {"latitudes": [True, 2]}, "latitudes = .*degrees are needed"),
+        ("crps", {"latitudes": [True, 2]}, "latitudes = .* must be a list of degrees"),
     ],
 )
 def test_arguments_of_another_type_are_refused(name, arguments, words):
@@ -601,8 +601,8 @@ def test_integers_are_numbers():
         ("beta_nll", {"likelihood.name": "gaussian"}, "predicted_gaussian.*got Gaussian"),
         ("gaussian_moments_nll", {"noise": -1}, "noise .* got -1"),
         ("predictive_nll", {"likelihood.name": "student_t", "likelihood.df": -1}, "df .* got -1"),
-        ("crps", {"latitudes": "south"}, r"latitudes = 'south': degrees are needed"),
-        ("crps", {"latitudes": [0, "1"]}, r"latitudes = \[0, '1'\]: degrees are needed"),
+        ("crps", {"latitudes": "south"}, r"latitudes = 'south' must be a list of degrees"),
+        ("crps", {"latitudes": [0, "1"]}, r"latitudes = \[0, '1'\] must be a list of degrees"),
         ("expected_nll", {"likelihood.name": "categorical"}, "is a loss of classes.* are values"),
         ("no.such:Loss", {}, "No module named"),
         ("math:pi", {}, "not a subclass of hpcsamp.losses.DataLoss"),
@@ -633,7 +633,7 @@ def test_losses_of_values_are_refused_for_classes(name, arguments, words):
 def test_wrong_options_are_refused():
     with pytest.raises(UsageError, match="recompute"):
         L.ELBO(L.CRPS(), 10, memory="stream")
-    with pytest.raises(UsageError, match=r"loss.memory = 'swap'; there is auto, keep"):
+    with pytest.raises(UsageError, match=r"loss.memory = 'swap' is unknown; it may be auto, keep"):
         L.ELBO(L.CRPS(), 10, memory="swap")
     with pytest.raises(UsageError, match=r"loss.kl = 'exact'"):
         L.ELBO(L.CRPS(), 10, kl="exact")

@@ -219,5 +219,5 @@ def test_a_batch_in_parts_holds_the_activations_of_one_and_draws_as_the_whole():
 
 
 def test_batches_are_taken_in_a_whole_number_of_parts():
-    with pytest.raises(UsageError, match=r"accumulate must be .* whole number from 1 on; got 0"):
+    with pytest.raises(UsageError, match=r"accumulate must be .* number of at least 1; got 0"):
         L.ELBO(L.ExpectedNLL(L.Categorical()), 50, accumulate=0)

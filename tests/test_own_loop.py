@@ -302,7 +302,7 @@ def test_loss_and_optimiser_must_exchange_on_one_grid():
 
 @pytest.mark.parametrize("items", [-5, 0, 1.5, 8.0, True, "8", None, torch.tensor(8)])
 def test_the_number_of_items_is_one(items):
-    with pytest.raises(UsageError, match=r"items must be N, .*from 1 on; got"):
+    with pytest.raises(UsageError, match=r"items must be N, .*of at least 1; got"):
         ELBO(LOSS, items)
 
 
@@ -312,7 +312,7 @@ def test_the_number_of_items_is_one(items):
         (("mse", 8), "data_loss must be a loss, got 'mse'; hs.losses.make"),
         ((ExpectedNLL, 8), "got the class ExpectedNLL, not an instance of it"),
         ((nn.MSELoss(), 8), "got a MSELoss; e.g."),
-        ((LOSS, 8, hs.init("none")), "got a Topology; make them by hs.choose"),
+        ((LOSS, 8, hs.init("none")), "got a Topology; make them with hs.choose"),
         ((8, LOSS), "data_loss must be a loss, got 8"),
     ],
 )
@@ -324,7 +324,7 @@ def test_what_an_elbo_is_made_of(arguments, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": -1.0}, "temperature must be a number from 0 on, got -1.0"),
+        ({"temperature": -1.0}, "temperature must be a number of at least 0, got -1.0"),
         ({"temperature": float("nan")}, "temperature"),
         ({"warmup": 0.5}, "warmup must be a function of the step"),
     ],
@@ -341,9 +341,9 @@ def test_options_of_an_elbo(options, message):
         ({"x": X.numpy()}, "inputs are a tensor.*not a ndarray"),
         ({"y": Y[:4]}, r"x \(8, 3\) and y \(4,\) must have the same number of items"),
         ({"x": X[:0], "y": Y[:0]}, "at least one"),
-        ({"samples": 0}, "S is a whole number from 1 on"),
-        ({"samples": True}, "S is a whole number"),
-        ({"samples": range(4)}, "S is a whole number"),
+        ({"samples": 0}, "S must be a whole number of at least 1"),
+        ({"samples": True}, "S must be a whole number"),
+        ({"samples": range(4)}, "S must be a whole number"),
     ],
 )
 def test_what_a_loss_is_called_with(change, message):

@@ -311,7 +311,7 @@ def test_wrong_weights_shapes_and_counts_are_one_line():
         L.Categorical().log_probabilities(draw(S, B, 6), labels(4, B), 4)
     with pytest.raises(UsageError, match="5 ordered classes need 4 outputs"):
         L.CumulativeLogits().log_probabilities(draw(S, B, 5), labels(5, B), 5)
-    with pytest.raises(UsageError, match="label_noise must be from 0 to below 1, got 1"):
+    with pytest.raises(UsageError, match="label_noise must be at least 0 and below 1, got 1"):
         L.Categorical(1.0)
     for values, said in (([1.0, 2.5], "2.5"), ([-1.0, 2.0], "-1")):
         with pytest.raises(DataError, match=f"holds {said}; counts must be whole"):

@@ -1,4 +1,4 @@
-"""What is minimised, exactly: losses of all S outputs from samples spread over ranks."""
+"""Loss functions of all S outputs, exact for samples that are spread over ranks."""
 
 from hpcsamp.losses import schedules
 from hpcsamp.losses.about import About, Shared
@@ -91,5 +91,5 @@ __all__ = [
 
 
 def table() -> str:
-    """The losses as a Markdown table: what stands in the README."""
+    """Return the table of losses in the README, as Markdown."""
     return render(LOSSES)

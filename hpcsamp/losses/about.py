@@ -1,4 +1,4 @@
-"""The facts about a loss: formula, class, what its ranks exchange, cost, source."""
+"""The description of a loss: formula, class, communication between ranks, cost, source."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ class Shared:
     Attributes
     ----------
     what
-        What the ranks share.
+        What the ranks share, in words.
     number
-        Bytes in float32, for each of ...
+        Bytes in float32, for each combination of ``each``.
     each
-        ``S`` samples, ``B`` items of a sample group, ``V`` values of an item: any of these letters.
+        What the bytes are multiplied by, any of these letters: ``S`` samples, ``B`` items of a
+        sample group, ``V`` values of an item.
     over_ranks
-        Whether each of the ``P`` ranks has only its part of these.
+        Whether these are divided over the ``P`` ranks, so that each rank sends its part only.
     """
 
     what: str
@@ -29,7 +30,7 @@ class Shared:
     over_ranks: bool = False
 
     def bytes(self, samples: int, batch: int, values: int, ranks: int) -> float:
-        """Of a rank in a step: ``S``; items of a sample group ``B``; ``V``; ``P``."""
+        """Bytes a rank sends in a step, for S samples, B items, V values and P ranks."""
         known = {"S": samples, "B": batch, "V": values}
         size = float(self.number * math.prod(known[letter] for letter in self.each))
         return size / ranks if self.over_ranks else size
@@ -37,21 +38,21 @@ class Shared:
 
 @dataclass(frozen=True)
 class About:
-    """A row of the README's table and the end of a loss's docstring.
+    """The description of a loss: a row of the README's table and the end of its docstring.
 
     Attributes
     ----------
     formula
-        Of one item, from the outputs ``y_s`` of all samples and the target ``t``.
+        The loss of one item, in the outputs ``y_s`` of all samples and the target ``t``.
     kind
         ``linear`` (averaging the ranks' gradients is exact), ``mixture``, ``moments``, ``pairwise``
         or ``joint``.
     cost
-        Of the loss itself, beside the S forward and backward passes.
+        Cost of the loss itself, in addition to the S forward and backward passes.
     source
-        Where it comes from.
+        The paper or program that the loss comes from.
     exchanges
-        What the ranks of a sample group tell each other, in this order.
+        What the ranks of a sample group send each other, in this order.
     """
 
     formula: str
@@ -62,12 +63,12 @@ class About:
 
     @property
     def shares(self) -> str:
-        """What is exchanged, in words."""
+        """What the ranks exchange, in words."""
         return ", then ".join(e.what for e in self.exchanges) or "nothing"
 
     @property
     def bytes(self) -> str:
-        """The bytes of all exchanges of a step as a formula, e.g. ``4·S·B·V + 8·B``."""
+        """Bytes of all exchanges of a step as a formula, e.g. ``4·S·B·V + 8·B``."""
         terms: dict[str, int] = {}
         for e in self.exchanges:
             factors = "".join(f"·{letter}" for letter in e.each) + "/P" * e.over_ranks

@@ -1,10 +1,10 @@
-"""What a data loss is: a function of all S outputs, evaluated by every rank from shared statistics.
+"""Base classes of losses: functions of all S outputs that every rank evaluates exactly.
 
-Per item, so that masks, weights and true item counts are applied in one place (:mod:`.elbo`). The
-**sum** over the sample group of the ranks' gradients is the gradient of the sequential loss
-(law 2).
+A loss is computed per item; masks, weights and true item counts are applied in one place
+(:mod:`.elbo`). The **sum** over the sample group of the ranks' gradients is the gradient of the
+sequential loss (law 2).
 
-A loss of your own is a class with one or two hooks, and exact on any grid::
+To write a loss of your own, define a class with one or two hooks; it is exact on any grid::
 
     class SquaredBias(StatisticsLoss):                # any function of a mean over samples
         def statistics(self, outputs, target):        # (s, B, ...), of this rank's samples
@@ -13,8 +13,8 @@ A loss of your own is a class with one or two hooks, and exact on any grid::
         def from_mean(self, mean, target, samples):   # (B, ...), the mean is over all S samples
             return mean**2
 
-or :class:`LinearLoss`, or any callable as it is, by :class:`~hpcsamp.losses.custom.Custom`. What an
-evaluation takes for the noise of observations is defined by :meth:`DataLoss.predictive`.
+or subclass :class:`LinearLoss`, or wrap any callable in :class:`~hpcsamp.losses.custom.Custom`.
+:meth:`DataLoss.predictive` defines which observation noise an evaluation assumes.
 """
 
 from __future__ import annotations
@@ -34,41 +34,41 @@ from hpcsamp.losses.values import fit_weight, over_values, wide
 
 
 class DataLoss(ABC):
-    """A loss of the outputs of all samples.
+    """Base class of data losses, functions of the outputs of all samples.
 
     Parameters
     ----------
     weights
         Weight of each value of an item, broadcastable to the item's shape: e.g.
-        :func:`~hpcsamp.losses.values.latitude_weights`. For a density, a weight is the power of
-        the value's factor.
+        :func:`~hpcsamp.losses.values.latitude_weights`. In a density, the factor of a value is
+        raised to the power of its weight.
 
     Attributes
     ----------
     about
-        The facts, see :class:`~hpcsamp.losses.about.About`.
+        Description of the loss, see :class:`~hpcsamp.losses.about.About`.
     linear
-        Whether the loss is a mean over samples of something of each sample alone. Such a loss needs
-        no exchange, and samples may be back-propagated one at a time.
+        Whether the loss is the mean over samples of a function of one sample. Such a loss needs no
+        exchange, and samples may be back-propagated one at a time.
     joint
-        Whether the loss weighs samples by their densities as well, so that prior and posterior are
-        part of it and there is no penalty beside it.
+        Whether the loss also weighs samples by their prior and posterior densities, so that no
+        penalty is added to it.
     least_samples
-        The least S with which it says anything.
+        The smallest S for which the loss is defined.
     likelihood
-        The observation model, in losses that have one.
+        The observation model, in losses that use one.
     class_weights
         Weights of values by their labels, or None.
     size
-        Numbers per item that outputs must have; None where the likelihood alone decides.
+        Outputs per item that the network must have; None where the likelihood alone decides.
     usual_likelihood
-        Name of the likelihood it takes where none is named; None: the task's.
+        Name of the default likelihood of this loss; None: the default of the task.
     by_values
-        Whether all that it does with the values of an item, before
-        :func:`~hpcsamp.losses.values.over_values` sums over them, it does with each by itself: the
-        ranks of a model axis may then have some of them each. Else outputs are gathered first.
+        Whether the loss treats each value of an item separately until
+        :func:`~hpcsamp.losses.values.over_values` sums over them. The ranks of a model axis may
+        then hold some of the values each; otherwise outputs are gathered first.
     gathers
-        Whether outputs are gathered all the same, as targets do not have their shape.
+        Whether outputs are gathered in any case, because targets have another shape.
     """
 
     about: ClassVar[About | None] = None
@@ -87,7 +87,8 @@ class DataLoss(ABC):
         self.weights = weights
 
     def __init_subclass__(cls) -> None:
-        cls.by_values = vars(cls).get("by_values", False)  # of each class anew: it may do more
+        # not inherited: a subclass may also combine values
+        cls.by_values = vars(cls).get("by_values", False)
         if "about" in vars(cls) and cls.about is not None:
             cls.__doc__ = f"{(cls.__doc__ or '').rstrip()}\n\n{cls.about}"
 
@@ -99,23 +100,23 @@ class DataLoss(ABC):
         group: Collectives,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """The loss of each item.
+        """Return the loss of each item.
 
         Parameters
         ----------
         outputs
-            ``(s, B, ...)``, the outputs of this rank's samples. Half-precision ones are widened to
-            float32 first.
+            ``(s, B, ...)``, the outputs of this rank's samples. Half-precision outputs are widened
+            to float32 first.
         target
             ``(B, ...)``.
         samples
-            ``S``, over the whole sample group.
+            ``S``, the number of samples of the whole sample group.
         group
-            The exchange with the other ranks of the group; :class:`~hpcsamp.collectives.Alone` for
-            a single process.
+            The collectives of the sample group; :class:`~hpcsamp.collectives.Alone` for a single
+            process.
         mask
-            Weight of each value, or False for those that are not known, broadcastable to
-            ``target`` with as many axes. What stands in the target under a 0 does not matter.
+            Weight of each value, or False for unknown values, broadcastable to ``target`` with as
+            many axes. The target may hold anything, even NaN, where the mask is 0.
 
         Returns
         -------
@@ -131,17 +132,18 @@ class DataLoss(ABC):
         if self.size is not None and numbers != self.size:
             raise UsageError(
                 f"the network has {numbers} outputs per item, of shape {tuple(outputs.shape[2:])}; "
-                f"the labels of the set ask for {self.size}"
+                f"the labels of the dataset need {self.size}"
             )
         target, weight = self.fit(target, mask)
         return self.items(wide(outputs), target, samples, group, weight)
 
     def predictive(self) -> Likelihood:
-        """The distribution of an observation given the outputs of a sample, for evaluations.
+        """Return the distribution of an observation given the output of a sample, for evaluations.
 
-        The loss's likelihood, where it has one. A loss that scores the samples themselves has
-        :class:`~hpcsamp.losses.likelihoods.Samples`, as has a loss that leaves open what noise is;
-        :class:`~hpcsamp.losses.likelihoods.FittedGaussian` has its width estimated after training.
+        This is the likelihood of the loss, if it has one. Losses that score the samples themselves,
+        or make no assumption about the noise, return :class:`~hpcsamp.losses.likelihoods.Samples`.
+        The width of a :class:`~hpcsamp.losses.likelihoods.FittedGaussian` is estimated after
+        training.
         """
         own: Likelihood | None = getattr(self, "likelihood", None)
         return own or Samples(
@@ -149,7 +151,7 @@ class DataLoss(ABC):
         )
 
     def fit(self, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The target without what is masked, and the weights of its values, in its shape."""
+        """Return the target with masked values set to 0, and the weight of each of its values."""
         weight = fit_weight(target, self.weights, mask)
         if weight is not None:  # 0 times NaN is NaN
             target = target.masked_fill(weight == 0, 0)
@@ -160,10 +162,10 @@ class DataLoss(ABC):
 
     @property
     def takes_parts(self) -> bool:
-        """Whether outputs and targets may come in parts, each model rank with some of the values.
+        """Whether each model rank may pass only its part of the values of outputs and targets.
 
-        See :attr:`by_values`; a likelihood must treat each value by itself as well, and read one
-        output of a network for it (what is learnt beside a network lies with the value).
+        See :attr:`by_values`. The likelihood must also treat each value separately and read one
+        output of the network for it (parameters learnt beside a network lie with their value).
         """
         own: Likelihood | None = getattr(self, "likelihood", None)
         plain = own is None or (
@@ -183,7 +185,7 @@ class DataLoss(ABC):
         group: Collectives,
         weight: Tensor | None,
     ) -> Tensor:
-        """``(B,)``, as :meth:`__call__`, which has checked and widened what comes in here.
+        """Return ``(B,)`` losses; :meth:`__call__` has checked and widened the arguments.
 
         ``weight`` has the shape of ``target``, or is None.
         """
@@ -196,45 +198,45 @@ class DataLoss(ABC):
         group: Collectives,
         log_ratio: Tensor | None,
     ) -> Tensor:
-        """Scalar: the mean over the items of a step. ``log_ratio`` is for joint losses.
+        """Return the mean over the items of a step, a scalar. ``log_ratio`` is for joint losses.
 
         Raises
         ------
         UsageError
-            If there are several outputs or targets, of which this loss knows nothing.
+            If there are several outputs or targets and this loss takes one.
         """
         self.check_single(step)
         return step.mean(self(outputs, step.target, samples, group, step.mask))
 
     def check_single(self, step: Step) -> None:
-        """Refuse several outputs or targets, for a loss of one.
+        """Refuse several outputs or targets, for a loss that takes one.
 
         Raises
         ------
         UsageError
-            Naming them.
+            If there are several; the message names them.
         """
         kind = type(self).__name__
         if step.targets:
             raise UsageError(
-                f"{kind} takes one target, there are {', '.join(step.targets)}; use "
+                f"{kind} takes one target, but there are {', '.join(step.targets)}; use "
                 f"hs.losses.Several with a loss for each of them"
             )
         if step.outputs is not None:
             raise UsageError(
-                f"the network has the outputs {', '.join(step.outputs.names)}, {kind} takes one: "
-                f'name it by model.output = "..." or return it alone, or use hs.losses.Several'
+                f"{kind} takes one output, the network returns {', '.join(step.outputs.names)}; "
+                f'select one by model.output = "..." or return it alone, or use hs.losses.Several'
             )
 
 
 class LinearLoss(DataLoss):
-    """A mean over samples: subclasses say what a single sample's loss is."""
+    """Base class of losses that are a mean over samples; subclasses define the loss of a sample."""
 
     linear = True
 
     @abstractmethod
     def per_sample(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """``(s, B)`` losses of ``(s, B, ...)`` outputs."""
+        """Return ``(s, B)`` losses of ``(s, B, ...)`` outputs."""
 
     def items(
         self,
@@ -244,14 +246,14 @@ class LinearLoss(DataLoss):
         group: Collectives,
         weight: Tensor | None,
     ) -> Tensor:
-        """``(B,)``, see :meth:`DataLoss.items`."""
+        """Return ``(B,)`` losses, see :meth:`DataLoss.items`."""
         return group.sum_over_samples(self.per_sample(outputs, target, weight).sum(0) / samples)
 
 
 class StatisticsLoss(DataLoss):
-    """Any function of a mean over samples: two hooks, and it is exact.
+    """Base class of losses that are any function of a mean over samples, exact by two hooks.
 
-    One exchange, of the size of the statistics of one sample.
+    Each step needs one exchange, of the size of the statistics of one sample.
     """
 
     #: Whether the values of an item are averaged (a score in units of the target) or summed (nats).
@@ -259,13 +261,13 @@ class StatisticsLoss(DataLoss):
 
     @abstractmethod
     def statistics(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Local statistics: ``(s, ...)`` of ``(s, B, ...)`` outputs, sample by sample."""
+        """Return local statistics ``(s, ...)`` of outputs ``(s, B, ...)``, sample by sample."""
 
     @abstractmethod
     def from_mean(self, mean: Tensor, target: Tensor, samples: int) -> Tensor:
-        """Losses ``(B, ...)`` of the values, or ``(B,)`` of the items, from the mean over all S.
+        """Return losses ``(B, ...)`` of values or ``(B,)`` of items from the mean over all S.
 
-        Losses that have the shape of the target are weighted and reduced to one per item.
+        Losses in the shape of the target are weighted and reduced to one number per item.
         """
 
     def items(
@@ -276,7 +278,7 @@ class StatisticsLoss(DataLoss):
         group: Collectives,
         weight: Tensor | None,
     ) -> Tensor:
-        """``(B,)``, see :meth:`DataLoss.items`."""
+        """Return ``(B,)`` losses, see :meth:`DataLoss.items`."""
         mean = group.sum_over_samples(self.statistics(outputs, target).sum(0)) / samples
         each = self.from_mean(mean, target, samples)
         return over_values(each, weight, average=self.average)

@@ -1,4 +1,4 @@
-"""The items of a step, and how losses reduce over them."""
+"""The items of a step, and the mean that losses take over them."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from hpcsamp.weights.calling import Outputs
 
 @dataclass(frozen=True)
 class Step:
-    """The batch of a sample group in one step, as losses see it.
+    """The batch of a sample group in one step, as passed to losses.
 
     Attributes
     ----------
     target
-        ``(B, ...)``; of several targets what stands for one (:class:`~hpcsamp.weights.Inputs`).
+        ``(B, ...)``; several targets are packed into one tensor (:class:`~hpcsamp.weights.Inputs`).
     weight
-        ``(B,)`` weight per item, 0 for padding, or None.
+        ``(B,)`` weight of each item, 0 for padding, or None.
     mask
-        Weight per value, broadcastable to ``target``, by name if there are several; or None.
+        Weight of each value, broadcastable to ``target``, by name if there are several; or None.
     count
-        What a sum over items is divided by to be a mean.
+        Divisor that turns a sum over items into a mean.
     items
         ``N``, the number of training items.
     collectives
-        Exchange with the data group.
+        Collectives that reach the data group.
     method
-        Which evaluated the items, and knows the form of its outputs.
+        The method that evaluated the items; it knows the layout of its outputs.
     """
 
     target: Any
@@ -45,27 +45,27 @@ class Step:
 
     @property
     def targets(self) -> dict[str, Tensor]:
-        """Several targets by name; empty if there is one."""
+        """Targets by name if there are several; else empty."""
         return self.target.named if isinstance(self.target, Inputs) else {}
 
     @property
     def outputs(self) -> Outputs | None:
-        """Where several outputs of the network lie in one tensor; None if there is one."""
+        """Layout of several outputs of the network in one tensor; None if there is one output."""
         return None if self.method is None else self.method.outputs
 
     def part(self, name: str) -> Step:
-        """The same items with one of several targets alone."""
+        """Return the same items with only the named target."""
         masks = self.mask.named if isinstance(self.mask, Inputs) else {}
         return replace(self, target=self.targets[name], mask=masks.get(name), method=None)
 
     def mean(self, each: Tensor) -> Tensor:
-        """Mean over the items, ``(B,)`` to a scalar or ``(s, B)`` to ``(s,)``."""
+        """Return the mean over items: of ``(B,)`` a scalar, of ``(s, B)`` the shape ``(s,)``."""
         return (each if self.weight is None else each * self.weight).sum(-1) / self.count
 
     def mean_over_data(self, own: Tensor) -> Tensor:
-        """Mean over the data groups; the gradient is that of the own items.
+        """Return the mean over data groups, with the gradient of this rank's items only.
 
-        The ranks' gradients are averaged over data groups, so with ``a = mean_over_data(own)`` and
+        The ranks' gradients are averaged over data groups, so for ``a = mean_over_data(own)`` and
         a loss ``f(a)`` on every rank, that average is the gradient of ``f``.
         """
         return own + (self.collectives.mean_over_data(own) - own).detach()

@@ -1,4 +1,4 @@
-"""beta-NLL: the Gaussian log likelihood with predicted variance, without its trap."""
+"""beta-NLL: Gaussian NLL with a gradient that does not shrink where the variance is large."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from hpcsamp.losses.values import over_values
 
 
 class BetaNLL(LinearLoss):
-    """Each value's negative log likelihood times its predicted ``std^(2 beta)``.
+    """Negative log likelihood of each value times its predicted ``std^(2 beta)``.
 
-    The factor is a constant to the gradient. Without it (beta = 0, which is ``expected_nll``) a
-    model can lower its loss by declaring noisy what it has not fitted yet, and then stops to fit
-    it; beta = 1 gives means the gradient of the squared error.
+    The factor is constant with respect to the gradient. Without it (beta = 0, which is
+    ``expected_nll``) a model can lower its loss by predicting a large variance where it does not
+    fit yet, which stops the fit there; with beta = 1 means have the gradient of the squared error.
 
     Parameters
     ----------
     likelihood
-        A :class:`~hpcsamp.losses.likelihoods.PredictedGaussian`, which says what outputs mean
-        (default: one).
+        A :class:`~hpcsamp.losses.likelihoods.PredictedGaussian`, which defines the meaning of the
+        outputs (default: one with its default arguments).
     beta
-        0 to 1.
+        From 0 to 1.
 
     Raises
     ------
     UsageError
-        If beta is not within 0 and 1, or the likelihood is another one.
+        If beta is not within 0 and 1, or the likelihood is of another class.
     """
 
     usual_likelihood = "predicted_gaussian"
@@ -56,7 +56,7 @@ class BetaNLL(LinearLoss):
         self.likelihood = need_predicted("beta_nll", likelihood)
 
     def per_sample(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """``(s, B)`` weighted negative log likelihoods."""
+        """Return ``(s, B)`` weighted negative log likelihoods."""
         _, std = self.likelihood.mean_and_std(outputs, target)
         nll = -self.likelihood.of_values(outputs, target)
         return over_values(nll * std.detach() ** (2 * self.beta), weight, lead=2)

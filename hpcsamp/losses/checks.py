@@ -1,4 +1,4 @@
-"""Check what a loss is made of and called with in a user's own training loop."""
+"""Check the arguments of an ELBO and of its calls in a user's own training loop."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ def check_arguments(
     warmup: Any,
     accumulate: Any = 1,
 ) -> None:
-    """Whether the arguments of an ELBO are of the right kind.
+    """Check that the arguments of an ELBO have the right types.
 
     Raises
     ------
     UsageError
-        Naming the argument, what it was, and what it may be.
+        For a wrong argument, with its name, its value, and what it may be.
     """
     if not isinstance(data_loss, DataLoss):
         hint = "e.g. hs.losses.PredictiveNLL(hs.losses.Categorical())"
         if isinstance(data_loss, str):
-            hint = "hs.losses.make(name, task) makes one by its name"
+            hint = "hs.losses.make(name, task) makes a loss by its name"
         raise UsageError(f"ELBO: data_loss must be a loss, got {_named(data_loss)}; {hint}")
     if not is_whole(items) or items < 1:
         raise UsageError(
-            f"ELBO: items must be N, the number of training items, a whole number from 1 on; got "
-            f"{items!r}"
+            f"ELBO: items must be N, the number of training items, a whole number of at least 1; "
+            f"got {items!r}"
         )
     if collectives is not None and not isinstance(collectives, Collectives):
-        hint = "; make them by hs.choose(topology)" if isinstance(collectives, Topology) else ""
+        hint = "; make them with hs.choose(topology)" if isinstance(collectives, Topology) else ""
         raise UsageError(f"ELBO: collectives must be Collectives, got {_named(collectives)}{hint}")
     number = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
     if not number or not 0 <= temperature < math.inf:
-        raise UsageError(f"ELBO: temperature must be a number from 0 on, got {temperature!r}")
+        raise UsageError(f"ELBO: temperature must be a number of at least 0, got {temperature!r}")
     if warmup is not None and not callable(warmup):
         raise UsageError(
             f"ELBO: warmup must be a function of the step, e.g. hs.losses.schedules.linear(100); "
@@ -57,29 +57,29 @@ def check_arguments(
         )
     if not is_whole(accumulate) or accumulate < 1:
         raise UsageError(
-            f"ELBO: accumulate must be the number of parts that a batch is taken in, a whole "
-            f"number from 1 on; got {accumulate!r}"
+            f"ELBO: accumulate must be the number of parts that a batch is split into, a whole "
+            f"number of at least 1; got {accumulate!r}"
         )
 
 
 def check_call(method: Any, x: Any, y: Any, samples: Any, stacked: bool) -> None:
-    """Whether a loss is called with a method and a batch.
+    """Check that a loss is called with a method and a batch.
 
     Raises
     ------
     UsageError
-        Naming the argument, what it was, and what it may be.
+        For a wrong argument, with its name, its value, and what it may be.
     """
     if not isinstance(method, Method):
-        hint = "; wrap a module, e.g. by hs.MeanField(module)" * isinstance(method, nn.Module)
+        hint = "; wrap a module, e.g. in hs.MeanField(module)" * isinstance(method, nn.Module)
         raise UsageError(f"loss(method, x, y): method must be a method, got {_named(method)}{hint}")
     for name, value in {"x": x, "y": y}.items():
         if not isinstance(value, (Tensor, Inputs)):
             raise UsageError(f"loss(method, x, y): {name} must be a tensor, got {_named(value)}")
     if not is_whole(samples) or samples < 1:
         raise UsageError(
-            f"loss(..., samples=S): S is a whole number from 1 on, that of all ranks of a sample "
-            f"group; got {samples!r}"
+            f"loss(..., samples=S): S must be a whole number of at least 1, the samples of all "
+            f"ranks of a sample group; got {samples!r}"
         )
     axes, items = (2, x.shape[1:2]) if stacked else (1, x.shape[:1])
     if x.dim() < axes or y.dim() < 1 or items != y.shape[:1] or not len(y):
@@ -90,7 +90,7 @@ def check_call(method: Any, x: Any, y: Any, samples: Any, stacked: bool) -> None
 
 
 def is_whole(value: Any) -> bool:
-    """Whether a value is an integer, of Python's or of NumPy's."""
+    """Whether a value is an integer of Python or NumPy."""
     if isinstance(value, (bool, Tensor)):
         return False
     try:
@@ -101,27 +101,27 @@ def is_whole(value: Any) -> bool:
 
 
 class NoiseWatch:
-    """Notices a loop in which nothing advances ``method.step``: all its steps draw the same noise.
+    """Detect a training loop that never advances ``method.step`` and so repeats its noise.
 
-    A few weights of each parameter are remembered from one call to the next.
+    A few weights of each parameter are compared from one call to the next.
     """
 
     def __init__(self) -> None:
         self._last: tuple[ReferenceType[Method], int, Tensor] | None = None
 
     def check(self, method: Method, collectives: Collectives, step: int | None) -> None:
-        """Called before each evaluation with gradients.
+        """Called before each evaluation with gradients; raises if the noise would repeat.
 
         Parameters
         ----------
         step
-            As the caller named it: who names it may repeat it.
+            The step passed by the caller, who may repeat it; None: ``method.step``.
 
         Raises
         ------
         UsageError
-            If the weights have changed since the last call and the step has not; if the gradient
-            is exchanged by other ranks than the loss.
+            If the weights have changed since the last call but the step has not, or if gradients
+            are exchanged over other ranks than the loss.
         """
         transport = transport_of(method)
         if transport is not None:
@@ -138,9 +138,9 @@ class NoiseWatch:
             changed = old.shape == weights.shape and not torch.equal(old, weights)
             if before() is method and then == method.step and changed:
                 raise UsageError(
-                    f"the weights have changed since the last loss and method.step is still "
-                    f"{then}, so that the same noise would be drawn again: make the optimiser "
-                    f"hs.distribute(optimizer, collectives, method), or say loss(..., step=)"
+                    f"the weights have changed since the last loss, but method.step is still "
+                    f"{then}, so that the same noise would be drawn again: wrap the optimiser in "
+                    f"hs.distribute(optimizer, collectives, method), or pass loss(..., step=)"
                 )
         self._last = ref(method), method.step, weights
 
@@ -150,8 +150,8 @@ class NoiseWatch:
         if grids[0] != grids[1]:
             ours, theirs = (f"{p} sample x {d} data ranks" for p, d in grids)
             raise UsageError(
-                f"the loss is one of {ours}, and gradients are exchanged by {theirs}: give ELBO "
-                f"and hs.distribute() the same collectives"
+                f"the loss is computed on {ours}, but gradients are exchanged on {theirs}: pass "
+                f"the same collectives to ELBO and hs.distribute()"
             )
 
 

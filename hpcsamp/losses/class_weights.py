@@ -1,4 +1,4 @@
-"""Weights of values by their labels: rare classes may count more."""
+"""Weights of values by their labels, e.g. to give rare classes more weight."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from torch import Tensor
 class ClassWeights:
     """The weight of each value of a target, looked up by its label.
 
-    They multiply the losses of values and are not normalised: with a mean of 1 over the training
-    set, data and KL keep their balance.
+    The weights multiply the losses of values and are not normalised: with a mean of 1 over the
+    training set, the balance of data term and KL stays the same.
 
     Parameters
     ----------
     table
-        ``(C,)`` weights of the classes, or ``(V, C)`` for each value of an item of its own.
+        ``(C,)`` weights of the classes, or ``(V, C)`` with separate weights for each value of an
+        item.
     """
 
     def __init__(self, table: Sequence[float] | Sequence[Sequence[float]]) -> None:
         self.table = torch.tensor(table, dtype=torch.float64)
 
     def __call__(self, target: Tensor) -> Tensor:
-        """``(B, ...)`` weights of labels ``(B, ...)``."""
+        """Return ``(B, ...)`` weights of labels ``(B, ...)``."""
         table = self.table.to(target.device, torch.get_default_dtype())
         if table.dim() == 1:
             return table[target]
@@ -32,12 +33,12 @@ class ClassWeights:
 
 
 def balanced(counts: Tensor) -> Tensor:
-    """Weights by which each class has the same part in a loss: ``N / (C n_c)``, with a mean of 1.
+    """Weights that give all classes an equal share of the loss, ``N / (C n_c)``, with a mean of 1.
 
     Parameters
     ----------
     counts
-        ``(..., C)`` how often each class occurs; one that does not occur has the weight 0.
+        ``(..., C)`` number of items of each class; a class without any has weight 0.
     """
     occurs = (counts > 0).sum(-1, keepdim=True)
     return torch.where(counts > 0, counts.sum(-1, keepdim=True) / (occurs * counts), 0.0)

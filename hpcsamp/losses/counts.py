@@ -1,4 +1,4 @@
-"""Observation models of counts: whole numbers from 0 on."""
+"""Observation models of counts (whole numbers of at least 0)."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from hpcsamp.losses.values import like_target, wide
 
 
 class Poisson(Likelihood):
-    """Counts: the outputs are log rates, ``log p = t y - exp(y) - log t!``."""
+    """Poisson distribution of counts: outputs are log rates, ``log p = t y - exp(y) - log t!``."""
 
     def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``(s, B, ...)`` log probabilities."""
+        """Return ``(s, B, ...)`` log probabilities."""
         log_rate = like_target(outputs, target)
         counts = target.to(log_rate.dtype)
         return counts * log_rate - log_rate.exp() - torch.lgamma(counts + 1)
 
     def moments(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Both are the rate."""
+        """Mean and variance, both equal to the rate."""
         rate = like_target(wide(outputs), target).exp()
         return rate, rate
 
 
 class NegativeBinomial(Likelihood):
-    """Counts with a variance above their mean, both predicted.
+    """Negative binomial distribution of counts: mean and overdispersion are both predicted.
 
-    The first half of an item's outputs are log means ``log m``, the second half logarithms of the
-    size ``log r``: the variance is ``m + m^2 / r``, which for large r is that of Poisson::
+    The first half of an item's outputs are log means ``log m``, the second half are log sizes
+    ``log r``: the variance is ``m + m^2 / r``; for large r this is a Poisson distribution::
 
         log p = log G(t + r) - log G(r) - log t! + r log(r / (r + m)) + t log(m / (r + m))
     """
@@ -38,10 +38,10 @@ class NegativeBinomial(Likelihood):
     source = "predicted by the network"
 
     def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``(s, B, ...)`` log probabilities."""
+        """Return ``(s, B, ...)`` log probabilities."""
         log_mean, log_size = like_target(wide(outputs), target, 2)
         kind = log_mean.dtype
-        # differences of large numbers: float32 would lose all of them for large r
+        # differences of large numbers: float32 would lose all digits for large r
         log_mean, log_size = log_mean.double(), log_size.double()
         t, size = target.double(), log_size.exp()
         ways = torch.lgamma(t + size) - torch.lgamma(size) - torch.lgamma(t + 1)
@@ -49,7 +49,7 @@ class NegativeBinomial(Likelihood):
         return (ways - size * F.softplus(odds) - t * F.softplus(-odds)).to(kind)
 
     def moments(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean, and ``m + m^2 / r``."""
+        """Mean ``m`` and variance ``m + m^2 / r``."""
         log_mean, log_size = like_target(wide(outputs), target, 2)
         mean = log_mean.exp()
         return mean, mean + (2 * log_mean - log_size).exp()

@@ -1,4 +1,4 @@
-"""Continuous ranked probability score of the S outputs, as an ensemble, value by value."""
+"""Continuous ranked probability score (CRPS) of the ensemble of S outputs, value by value."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from hpcsamp.losses.values import like_target, over_values
 
 
 def gather_samples(y: Tensor, samples: int, group: Collectives) -> Tensor:
-    """``(S, ...)``: all samples of the group, in order; gradients reach this rank's alone."""
+    """Return ``(S, ...)``: all samples of the group in order, with gradients of this rank's own."""
     counts = [len(share(samples, group.sample_size, p)) for p in range(group.sample_size)]
     return group.gather_over_samples(y, counts)
 
 
 class CRPS(DataLoss):
-    """How far the ensemble is from the target, less half of how far its members are apart.
+    """Mean distance of the samples to the target minus half the mean distance between samples.
 
-    In units of the target, averaged over the values of an item. The sum over all pairs comes from
-    the sorted outputs: ``sum_{s<r} |y_s - y_r| = sum_k (2 k - S + 1) y_(k)``, k from 0.
+    In units of the target, averaged over the values of an item. The sum over all pairs is computed
+    from the sorted outputs: ``sum_{s<r} |y_s - y_r| = sum_k (2 k - S + 1) y_(k)``, k from 0.
 
     Parameters
     ----------
     fair
-        Divide the pairs by ``S (S - 1)``, so that the score does not depend on S on average and a
-        small ensemble has no reason to be too wide; else by ``S^2``, the score of the S outputs as
-        the distribution itself. With S = 1 both are the absolute error.
+        Divide the sum over pairs by ``S (S - 1)``, so that the expected score does not depend on S
+        and a small ensemble gains nothing from being too wide; else by ``S^2``, the score of the S
+        outputs as a distribution. With S = 1 both are the absolute error.
     """
 
     about = About(
@@ -47,7 +47,7 @@ class CRPS(DataLoss):
         self.fair = fair
 
     def predictive(self) -> Likelihood:
-        """The samples: it is they that are scored."""
+        """Return :class:`Samples`, because this loss scores the samples themselves."""
         return Samples()
 
     def items(
@@ -58,8 +58,8 @@ class CRPS(DataLoss):
         group: Collectives,
         weight: Tensor | None,
     ) -> Tensor:
-        """``(B,)``, see :meth:`DataLoss.items`."""
-        # relative to the target: the score does not see the shift, but float32 would
+        """Return ``(B,)`` losses, see :meth:`DataLoss.items`."""
+        # relative to the target: the shift leaves the score unchanged and saves digits in float32
         z = gather_samples(like_target(outputs, target) - target, samples, group)
         score = z.abs().mean(0)
         if samples > 1:

@@ -1,4 +1,4 @@
-"""Any callable as a loss, made exact by gathering the samples or declared linear."""
+"""Any callable as a loss, made exact by gathering all samples, or declared linear."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class Custom(DataLoss):
     Parameters
     ----------
     function
-        Returns ``(B,)`` losses.
+        A function that returns ``(B,)`` losses.
     exactness
-        ``"gather"``: every rank is given the outputs of all samples, ``4 S B V`` bytes a step;
-        exact for any function. ``"linear"`` declares that it is a mean over samples of something of
-        each sample alone: nothing is exchanged, and it may be streamed. Whether that is so,
-        :func:`~hpcsamp.losses.exactness.check_exactness` tells.
+        ``"gather"``: every rank receives the outputs of all samples, ``4 S B V`` bytes a step;
+        exact for any function. ``"linear"`` declares that the function is the mean over samples of
+        a function of one sample: nothing is exchanged, and samples may be streamed. Check the
+        declaration with :func:`~hpcsamp.losses.exactness.check_exactness`.
 
     Raises
     ------
     UsageError
-        For another exactness.
+        If exactness is another value.
     """
 
     def __init__(
@@ -51,17 +51,17 @@ class Custom(DataLoss):
         group: Collectives,
         weight: Tensor | None,
     ) -> Tensor:
-        """``(B,)``, see :meth:`DataLoss.items`.
+        """Return ``(B,)`` losses, see :meth:`DataLoss.items`.
 
         Raises
         ------
         UsageError
-            If the function returns another shape, or there are weights of values, of which it
-            would know nothing.
+            If the function returns another shape, or if values are weighted, which the function
+            cannot take into account.
         """
         if weight is not None:
             raise UsageError(
-                "a Custom loss knows nothing of weights or masks of values; subclass "
+                "a Custom loss cannot apply weights or masks to values; subclass "
                 "StatisticsLoss or LinearLoss instead"
             )
         if self.linear:

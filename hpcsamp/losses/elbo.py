@@ -1,8 +1,8 @@
 """The negative evidence lower bound, per item: data term + temperature * KL / N.
 
-(Blundell et al. 2015; Algorithm 1 of the paper.) This is where samples meet ranks: the data term is
-the sample group's and the KL is shared out over its ranks. Which activations live until the
-backward pass is decided in :mod:`.evaluation`.
+(Blundell et al. 2015; Algorithm 1 of the paper.) The data term is a function of the samples of the
+whole sample group; the KL is divided over the ranks of the group. :mod:`.evaluation` decides which
+activations are kept until the backward pass.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from hpcsamp.weights.inputs import tensors
 
 @dataclass
 class Parts:
-    """The last loss by its parts: ``data`` and ``penalty`` (already times its factor).
+    """The two terms of the last loss: ``data`` and ``penalty`` (multiplied by its factor).
 
-    A joint loss has no penalty: all of it is ``data``.
+    A joint loss has no separate penalty: its whole value is in ``data``.
     """
 
     data: float = 0.0
@@ -41,45 +41,46 @@ class Parts:
 
     @property
     def total(self) -> float:
-        """The loss."""
+        """The loss, the sum of both terms."""
         return self.data + self.penalty
 
 
 class ELBO:
-    """``loss = mean over items of the data loss + factor * penalty / N``.
+    """Negative ELBO: ``loss = mean over items of the data loss + factor * penalty / N``.
 
     Parameters
     ----------
     data_loss
-        A loss of all S outputs.
+        A loss of the outputs of all S samples.
     items
         ``N``, the number of training items, at least 1: the KL counts once per pass over the data.
     collectives
-        Exchange with the other ranks (default: a single process).
+        Collectives that reach the other ranks (default: a single process).
     temperature
-        Factor of the KL; 1 is Bayes, less is a "cold" posterior. Reported wherever results are.
+        Factor of the KL; 1 is Bayes' rule, less gives a "cold" posterior. It is reported with every
+        result.
     warmup
-        Factor of the KL by step, e.g. one of :mod:`hpcsamp.losses.schedules`; multiplies
-        ``temperature``.
+        Factor of the KL as a function of the step, e.g. from :mod:`hpcsamp.losses.schedules`; it
+        multiplies ``temperature``.
     kl
-        ``"analytic"``: the method's own penalty, its gradient shared out over the group by slices
-        of the parameters. ``"monte_carlo"``: ``mean_s log q(w_s) - log p(w_s)`` of the draws, as
-        torch_blue has it; each rank takes its own samples.
+        ``"analytic"``: the method's own penalty; each rank of the group computes its gradient for a
+        slice of the parameters. ``"monte_carlo"``: ``mean_s log q(w_s) - log p(w_s)`` of the draws,
+        as in torch_blue; each rank uses its own samples.
     exact
-        False: the paper's approximation. Every rank evaluates the data loss of its own samples as
-        if they were all, and the ranks' losses are averaged.
+        False: the paper's approximation. Every rank evaluates the data loss as if its own samples
+        were all samples, and the ranks' losses are averaged.
     memory
         ``"auto"``: ``stream`` for linear losses, else ``keep``.
     accumulate
-        Parts of its items that a batch is taken in, one after the other: loss and gradient are
-        those of the whole batch, activations those of one part. A batch of fewer items is taken
-        item by item.
+        Number of parts that a batch is split into, which are evaluated one after the other: loss
+        and gradient are those of the whole batch, activations are those of one part. A batch of
+        fewer items is evaluated item by item.
 
     Raises
     ------
     UsageError
-        For arguments of a wrong kind, ``memory="stream"`` with a loss that is not linear, or an
-        unknown memory mode or KL.
+        If an argument has a wrong type, if ``memory="stream"`` is combined with a loss that is not
+        linear, or if ``memory`` or ``kl`` is unknown.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class ELBO:
             memory = "stream" if data_loss.linear else "keep"
         if memory == "stream" and not data_loss.linear:
             raise UsageError(
-                f'loss.memory = "stream" needs a loss that is linear in the samples, which '
+                f'loss.memory = "stream" needs a loss that is linear in the samples, but '
                 f'{type(data_loss).__name__} is not; use "recompute"'
             )
         self.data_loss = data_loss
@@ -134,55 +135,54 @@ class ELBO:
         undo: Callable[..., Tensor] | None = None,
         whole: bool = True,
     ) -> Tensor:
-        """The loss of a batch; call ``.backward()`` on it.
+        """Return the loss of a batch; call ``.backward()`` on the result.
 
-        Collective over the sample group; over the world for a joint loss.
+        Collective over the sample group, and over the world for a joint loss.
 
         Parameters
         ----------
         method
-            What draws and evaluates the samples.
+            The method that draws and evaluates the samples.
         x, y
-            The batch of this sample group, ``(B, ...)`` each; ``x`` is ``(s, B, ...)`` if
-            ``stacked``, for this rank's samples. Dictionaries of tensors by name, where there are
-            several inputs or targets.
+            The batch of this sample group, ``(B, ...)`` each; if ``stacked``, ``x`` is
+            ``(s, B, ...)`` with an input for each sample of this rank. With several inputs or
+            targets, dictionaries of tensors by name.
         samples
-            ``S`` over the sample group.
+            ``S``, the number of samples of the sample group.
         step
             Training step (default: ``method.step``).
         weight
-            ``(B,)`` weight per item, 0 for padding.
+            ``(B,)`` weight of each item, 0 for padding.
         count
-            What to divide the sum over items by (default ``B``): with masked items, the true
+            Divisor of the sum over items (default ``B``): with masked items, the true number of
             items of the step over all data groups, divided by D.
         mask
-            Weight of each value, or False for those that are not known, broadcastable to ``y`` with
-            as many axes; by name if there are several targets. The sum over items is divided by
-            ``count`` all the same: an item counts by its known values, and one without any adds
-            nothing.
+            Weight of each value, or False for unknown values, broadcastable to ``y`` with as many
+            axes; by name if there are several targets. The sum over items is still divided by
+            ``count``: an item counts by its known values, and an item without any adds nothing.
         index
             ``(B,)`` positions of the items in their split, see :meth:`Method.forward`.
         undo
-            ``undo(outputs, samples=...)`` takes outputs ``(k, B, ...)`` of some samples back to
-            where the targets are, if the inputs were moved. Where batches are taken in parts it
-            also gets ``items=``, a slice of the batch.
+            ``undo(outputs, samples=...)`` maps outputs ``(k, B, ...)`` of some samples back to the
+            frame of the targets, if the inputs were transformed. For batches that are evaluated in
+            parts it also receives ``items=``, a slice of the batch.
         whole
-            Whether the ranks of the group add up their values. False spares that exchange where
-            the values travel otherwise, and the comparison of their batches.
+            Whether the ranks of the group add up their values. False skips that exchange, where
+            values are exchanged in another way, and the comparison of the ranks' batches.
 
         Returns
         -------
         Tensor
-            Scalar: the value of the whole sample group on every rank, or of this rank's part; its
-            gradient is this rank's part, to be summed over the group (:func:`hpcsamp.distribute`
-            does).
+            Scalar: on every rank the value for the whole sample group, or, if not ``whole``, for
+            this rank's part. Its gradient is this rank's part, to be summed over the group, which
+            :func:`hpcsamp.distribute` does.
 
         Raises
         ------
         UsageError
-            If there are fewer samples than ranks or than the loss needs, or shapes do not fit; if
+            If there are fewer samples than ranks or than the loss needs; if shapes do not fit; if
             the ranks of the group have different batches or settings; if the weights have changed
-            and the step to draw for has not.
+            since the last call but the step has not.
         """
         x, y = inputs_of(x, stacked), y if isinstance(y, Tensor) else inputs_of(y)
         check_call(method, x, y, samples, stacked)
@@ -195,7 +195,7 @@ class ELBO:
         count = y.shape[0] if count is None else count
         mask = inputs_of(mask) if isinstance(mask, Mapping) else mask
         items = Step(y, weight, mask, count, self.items, c, method)
-        mine = share(samples, c.sample_size, c.sample_rank)
+        own_samples = share(samples, c.sample_size, c.sample_rank)
         factor = self.temperature * (1.0 if self.warmup is None else self.warmup(step))
         claims = {
             "number of samples S": samples,
@@ -217,17 +217,17 @@ class ELBO:
         ratio = None
         check_parts(self.data_loss, self.kl, c.model_size)
         if self.data_loss.joint:
-            ratio = factor * method.log_ratio(mine, step)
+            ratio = factor * method.log_ratio(own_samples, step)
             penalty = ratio.new_zeros(())
         elif self.kl == "monte_carlo":
-            penalty = method.log_ratio(mine, step).sum() * (factor / (samples * self.items))
+            penalty = method.log_ratio(own_samples, step).sum() * (factor / (samples * self.items))
         else:
             part = method.placement.penalty_share(c.sample_rank, c.sample_size)
             with here.part("penalty"):
                 penalty = c.sum_over_model(method.penalty(*part) * (factor / self.items))
         data = Evaluation(
-            self.data_loss, c, self.exact, method, x, stacked, index, undo, items, mine, samples,
-            step, ratio, self.accumulate,
+            self.data_loss, c, self.exact, method, x, stacked, index, undo, items, own_samples,
+            samples, step, ratio, self.accumulate,
         ).value(self.memory)  # fmt: skip
         if whole and c.sample_size > 1:
             kind = torch.promote_types(data.dtype, penalty.dtype)
@@ -236,12 +236,12 @@ class ELBO:
         return data + penalty
 
     def check_samples(self, samples: int) -> None:
-        """Whether S samples will do for this loss on these ranks; a call checks it as well.
+        """Check that S samples are enough for this loss on these ranks; each call does this too.
 
         Raises
         ------
         UsageError
-            If there are fewer than ranks, or than the loss needs.
+            If there are fewer samples than ranks, or than the loss needs.
         """
         loss, ranks = self.data_loss, self.collectives.sample_size
         if samples < ranks:
@@ -251,7 +251,7 @@ class ELBO:
             )
         least = loss.least_samples
         if (samples if self.exact else samples // ranks) < least:
-            where = "" if self.exact else " on each rank, as loss.exact = false has no others"
+            where = "" if self.exact else " on each rank, as loss.exact = false shares none"
             raise UsageError(
                 f"{type(loss).__name__} needs at least {least} samples{where}; there are "
                 f"S = {samples} on P = {ranks} ranks"
@@ -261,27 +261,27 @@ class ELBO:
     def _check_weight(y: Tensor, weight: Tensor | None) -> None:
         if weight is not None and weight.shape != y.shape[:1]:
             raise UsageError(
-                f"weights of items have shape {tuple(weight.shape)}, there are {len(y)} items; "
-                f"weights of values are given as mask"
+                f"weights of items have shape {tuple(weight.shape)}, but there are {len(y)} items; "
+                f"pass weights of values as mask"
             )
 
 
 def check_parts(data_loss: DataLoss, kl: str, model_size: int) -> None:
-    """Refuse a loss that needs the densities of whole draws, of which model ranks hold parts.
+    """Refuse a loss that needs the densities of whole draws where model ranks hold parts of them.
 
     Raises
     ------
     UsageError
-        If there are several model ranks.
+        If the loss needs them and there are several model ranks.
     """
     if model_size > 1 and (data_loss.joint or kl == "monte_carlo"):
         raise UsageError(
             f"{'this loss' if data_loss.joint else 'Monte Carlo KL'} needs the densities of whole "
-            f"draws of weights, of which the {model_size} model ranks hold parts: take loss.kl = "
-            f'"analytic" and a loss without density ratios, or parallel.model = 1'
+            f"draws of weights, of which the {model_size} model ranks hold parts: set loss.kl = "
+            f'"analytic" and choose a loss without density ratios, or set parallel.model = 1'
         )
 
 
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise UsageError(f"loss.{what} = {value!r}; there is {', '.join(known)}")
+        raise UsageError(f"loss.{what} = {value!r} is unknown; it may be {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""Energy score: the CRPS of whole items, which sees how their values belong together."""
+"""Energy score: the CRPS of whole items, which depends on how their values are correlated."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from hpcsamp.losses.values import like_target
 
 
 class EnergyScore(DataLoss):
-    """Like the CRPS, with the distance of whole items: the root of the sum over values of squares.
+    """CRPS with the Euclidean distance between whole items in place of the absolute difference.
 
-    In units of the target; weights of values weigh the squares. Each rank takes the pairs of its
-    own samples with all others, so the ranks share the O(S^2) work.
+    In units of the target; weights of values multiply the squared differences. Each rank computes
+    the pairs of its own samples with all others, so the O(S^2) work is divided over the ranks.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class EnergyScore(DataLoss):
         self.fair = fair
 
     def predictive(self) -> Likelihood:
-        """The samples: it is they that are scored."""
+        """Return :class:`Samples`, because this loss scores the samples themselves."""
         return Samples()
 
     def items(
@@ -51,7 +51,7 @@ class EnergyScore(DataLoss):
         group: Collectives,
         weight: Tensor | None,
     ) -> Tensor:
-        """``(B,)``, see :meth:`DataLoss.items`."""
+        """Return ``(B,)`` losses, see :meth:`DataLoss.items`."""
         z = like_target(outputs, target) - target
         if weight is not None:
             z = z * weight.sqrt()
@@ -60,7 +60,7 @@ class EnergyScore(DataLoss):
         with torch.no_grad():
             everyone = gather_samples(z.detach(), samples, group)
         apart = _DistancesToAll.apply(z, everyone).sum(0)
-        # both members of a pair move, each on the rank that has it: every rank's own share of the
+        # both members of a pair move, each on the rank that holds it: a rank's own share of the
         # pairs has half the gradient, at the full value
         apart = 2 * apart - apart.detach()
         away, apart = group.sum_over_samples(torch.stack([away, apart]))
@@ -68,15 +68,15 @@ class EnergyScore(DataLoss):
 
 
 class _DistancesToAll(torch.autograd.Function):
-    """``(s, B)`` sums over r of ``||z_s - z_r||``, for ``(s, B, V)`` and fixed ``(S, B, V)``.
+    """Sums ``(s, B)`` over r of ``||z_s - z_r||``, for ``(s, B, V)`` and constant ``(S, B, V)``.
 
-    The gradient is taken with the value, one sample at a time: autograd would keep ``s S B V``
-    numbers.
+    The gradient is computed together with the value, one sample at a time: autograd would keep
+    ``s S B V`` numbers.
     """
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, everyone: Tensor) -> Tensor:
-        """The sums."""
+        """Return the sums, and keep their gradient."""
         total, unit = own.new_empty(own.shape[:2]), torch.empty_like(own)
         for s, row in enumerate(own):
             difference = row - everyone
@@ -89,6 +89,6 @@ class _DistancesToAll(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        """Sums of unit vectors."""
+        """Return the sums of unit vectors, times the incoming gradient."""
         (unit,) = ctx.saved_tensors
         return grads[0][..., None] * unit, None

@@ -1,16 +1,16 @@
-"""The data term of a batch, and which activations live until its backward pass.
+"""Evaluate the data term of a batch, with a choice of which activations are kept for backward.
 
 Three memory modes have the same gradient:
 
     keep       all local samples at once, ordinary autograd
     stream     linear losses: one chunk of samples forward and backward at a time
-    recompute  other losses: outputs first without gradient, then one chunk at a time again, with
+    recompute  other losses: outputs first without gradient, then again one chunk at a time, with
                the gradient of the loss with respect to its outputs (draws are reproducible, so this
                is exact; it costs a second forward pass)
 
-In all of them the batch may be taken in parts of its items, one after the other: activations are
-then those of one part. Draws are named by sample and item and a loss is a mean over items, so this
-has the same gradient, too.
+In all modes the batch may be split into parts that are evaluated one after the other: activations
+are then those of one part. Draws are identified by sample and item, and a loss is a mean over
+items, so the gradient is the same.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ from hpcsamp.weights import Inputs
 
 @dataclass
 class Evaluation:
-    """One evaluation of the data term: this rank's part, such that the group's sum is the whole.
+    """One evaluation of the data term: this rank's part, so that the sum over the group is exact.
 
     Attributes
     ----------
     loss, collectives, exact
-        Of the :class:`~hpcsamp.losses.ELBO`.
+        As in :class:`~hpcsamp.losses.ELBO`.
     method, x, stacked, index, undo, samples, step
-        As in its call.
+        As in the call of the ELBO.
     items
-        The batch as losses see it.
-    mine
+        The batch, as passed to losses.
+    own_samples
         The samples of this rank.
     ratio
-        ``(s,)``, the log density ratios of the own samples for a joint loss.
+        ``(s,)``, the log density ratios of this rank's samples, for a joint loss.
     accumulate
-        Parts that the batch is taken in.
+        Number of parts that the batch is split into.
     """
 
     loss: DataLoss
@@ -67,14 +67,14 @@ class Evaluation:
     index: Tensor | None
     undo: Callable[..., Tensor] | None
     items: Step
-    mine: range
+    own_samples: range
     samples: int
     step: int
     ratio: Tensor | None
     accumulate: int = 1
 
     def value(self, memory: Memory) -> Tensor:
-        """Scalar, of which ``backward()`` may be called."""
+        """Return a scalar that supports ``backward()``."""
         with self._values():
             return self._value(memory)
 
@@ -99,29 +99,31 @@ class Evaluation:
         return deferred
 
     def _values(self) -> AbstractContextManager[None]:
-        """In which losses know whether this rank has all values of the outputs."""
+        """Context in which losses know whether this rank has all values of the outputs."""
         if self.method.spread is not None and self.loss.takes_parts:
             return in_parts(self.collectives)
         return nullcontext()
 
     def _check_parts(self) -> None:
-        """Whether a module may see its batch in parts.
+        """Check that the module may be evaluated on parts of its batch.
 
         Raises
         ------
         UsageError
-            If it takes statistics of the batch, or advances state by it.
+            If the module takes statistics of the batch, or advances state by them.
         """
-        self.method.observe(self.x, self.mine, self.step, stacked=self.stacked, index=self.index)
+        self.method.observe(
+            self.x, self.own_samples, self.step, stacked=self.stacked, index=self.index
+        )
         if self.method.state.whole:
             raise UsageError(
-                f"accumulate = {self.accumulate} takes a batch in parts, but the network normalises"
-                f" over the whole batch, or keeps a mean over it: leave data.accumulate at 1, or "
-                f'set model.batch_norm = "frozen" or "group"'
+                f"accumulate = {self.accumulate} splits a batch into parts, but the network "
+                f"normalises over the whole batch, or keeps a mean over it: leave data.accumulate "
+                f'at 1, or set model.batch_norm = "frozen" or "group"'
             )
 
     def _parts(self) -> list[Evaluation]:
-        """The same of each part of the batch, divided by what the whole is divided by."""
+        """Return an evaluation of each part of the batch, with the divisor of the whole batch."""
         if self.accumulate == 1:
             return [self]
         items = len(self.items.target)
@@ -155,7 +157,7 @@ class Evaluation:
         )
 
     def _outputs(self, samples: range) -> Tensor:
-        x, first = self.x, self.mine.start
+        x, first = self.x, self.own_samples.start
         if self.stacked:
             x = x[samples.start - first : samples.stop - first]
         with here.part("forward"):
@@ -167,30 +169,33 @@ class Evaluation:
         return outputs if self.undo is None else self.undo(outputs, samples=samples)
 
     def _part(self, outputs: Tensor, ratio: Tensor | None) -> Tensor:
-        """This rank's share of the data term from all its outputs; its value adds up, too."""
+        """Return this rank's share of the data term from all its outputs; the values add up too."""
         loss, c = self.loss, self.collectives
         if not self.exact:
-            return loss.of_step(outputs, self.items, len(self.mine), Alone(), ratio) / c.sample_size
+            return (
+                loss.of_step(outputs, self.items, len(self.own_samples), Alone(), ratio)
+                / c.sample_size
+            )
         if loss.linear:
             return loss.of_step(outputs, self.items, self.samples, Alone(), ratio)
         whole = loss.of_step(outputs, self.items, self.samples, c, ratio)
-        # every rank has the whole value and its own gradient: only rank 0 brings in the value
+        # every rank has the whole value and its own gradient: only rank 0 contributes the value
         return whole if c.sample_rank == 0 else whole - whole.detach()
 
     def _is_small(self, memory: Memory) -> bool:
-        """Whether all samples go in one pass, so that streaming would save no activations."""
-        if memory != "stream" or len(self.mine) == 1:
+        """Whether all samples fit in one pass, so that streaming would save no activations."""
+        if memory != "stream" or len(self.own_samples) == 1:
             return False
-        return next(iter(self.method.chunks(self.mine, self.stacked))) == self.mine
+        return next(iter(self.method.chunks(self.own_samples, self.stacked))) == self.own_samples
 
     def _keep(self) -> Tensor:
-        return self._part(self._outputs(self.mine), self.ratio)
+        return self._part(self._outputs(self.own_samples), self.ratio)
 
     def _stream(self) -> tuple[Tensor, list[Tensor | None]]:
         values = []
         ranks = 1 if self.exact else self.collectives.sample_size
-        samples = self.samples if self.exact else len(self.mine)
-        parts, chunks = self._parts(), list(self.method.chunks(self.mine, self.stacked))
+        samples = self.samples if self.exact else len(self.own_samples)
+        parts, chunks = self._parts(), list(self.method.chunks(self.own_samples, self.stacked))
         with self.method.accumulating() as accumulator:
             for chunk, part in itertools.product(chunks, parts):
                 outputs = part._outputs(chunk)
@@ -199,17 +204,17 @@ class Evaluation:
                 with here.part("backward"):
                     accumulator.backward(value)
                 values.append(value.detach())
-                del outputs, value  # their graph holds the weights of a chunk
+                del outputs, value  # their graph keeps the weights of a chunk alive
             for _ in range(self._rounds_of_others(chunks) * len(parts)):
                 accumulator.skip()
                 accumulator.skip_backward()
             return sum(values[1:], values[0]), accumulator.gradients()
 
     def _keep_parts(self) -> tuple[Tensor, list[Tensor | None]]:
-        values, chunks = [], list(self.method.chunks(self.mine, self.stacked))
+        values, chunks = [], list(self.method.chunks(self.own_samples, self.stacked))
         with self._accumulating_all() as accumulator:
             for part in self._parts():
-                outputs = part._outputs(self.mine)
+                outputs = part._outputs(self.own_samples)
                 for _ in range(self._rounds_of_others(chunks)):
                     accumulator.skip()
                 value = part._part(outputs, self.ratio)
@@ -220,13 +225,13 @@ class Evaluation:
             return sum(values[1:], values[0]), accumulator.gradients()
 
     def _accumulating_all(self) -> AbstractContextManager[Accumulator]:
-        """What sums gradients of all samples at once."""
+        """Context that sums the gradients of all samples at once."""
         if self.method.shared_out:
             return self.method.accumulating()
         return nullcontext(Accumulator(self.method.parameters()))
 
     def _rounds_of_others(self, chunks: Sequence[range]) -> int:
-        """Passes of other ranks in which this one has no samples, but shares of the weights."""
+        """Number of passes for samples of other ranks only, in which this rank sends weights."""
         if not self.method.shared_out:
             return 0
         ranks = self.collectives.sample_size
@@ -235,9 +240,9 @@ class Evaluation:
 
     def _recompute(self) -> tuple[Tensor, list[Tensor | None]]:
         parts = self._parts()
-        chunks = list(self.method.chunks(self.mine, self.stacked))
-        # whose weights are gathered: all samples in one call, in which ranks wait for each other
-        spans = [self.mine] if self.method.shared_out else chunks
+        chunks = list(self.method.chunks(self.own_samples, self.stacked))
+        # ranks that gather shares of weights wait for each other: all samples go in one call
+        spans = [self.own_samples] if self.method.shared_out else chunks
         with torch.no_grad():
             outputs = torch.cat(
                 [torch.cat([part._outputs(span) for part in parts], 1) for span in spans]
@@ -252,7 +257,9 @@ class Evaluation:
             for chunk, (part, column) in itertools.product(
                 chunks, zip(parts, columns, strict=True)
             ):
-                rows = slice(chunk.start - self.mine.start, chunk.stop - self.mine.start)
+                rows = slice(
+                    chunk.start - self.own_samples.start, chunk.stop - self.own_samples.start
+                )
                 outputs = part._outputs(chunk)
                 with here.part("backward"):
                     accumulator.backward(outputs, column[rows])
@@ -264,7 +271,7 @@ class Evaluation:
 
 
 class _Deferred(torch.autograd.Function):
-    """A scalar whose gradient is computed with its value; backward only scales it."""
+    """A scalar whose gradient is computed together with its value; backward only scales it."""
 
     @staticmethod
     def forward(ctx: Any, evaluate: Any, *leaves: Tensor) -> Tensor:
@@ -277,6 +284,6 @@ class _Deferred(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         (scale,) = grads
         gradients, ctx.gradients = ctx.gradients, None
-        if scale.device.type == "cpu" and float(scale) == 1:  # elsewhere to look takes as long
+        if scale.device.type == "cpu" and float(scale) == 1:  # on a GPU, reading it costs as much
             return None, *gradients
         return None, *(None if g is None else g.mul_(scale) for g in gradients)

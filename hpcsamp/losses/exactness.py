@@ -1,4 +1,4 @@
-"""Would averaging the ranks' gradients be exact for this loss? Tried out, in float64."""
+"""Measure in float64 whether averaging the ranks' gradients is exact for a loss."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Exactness:
-    """What averaging does to a loss.
+    """The error that averaging over ranks makes in the value and gradient of a loss.
 
     Attributes
     ----------
     exact
-        Whether the averaged gradient is the sequential one in every split.
+        Whether the averaged gradient equals the sequential gradient in every split.
     gradient_error
         By number of ranks P: ``|averaged - sequential| / |sequential|``, of the gradient with
         respect to the outputs.
     value_error
-        The same of the value.
+        The same relative error of the value.
     """
 
     exact: bool
@@ -50,10 +50,9 @@ class Exactness:
 def check_exactness(
     loss: DataLoss | Callable[[Tensor, Tensor], Tensor], outputs: Tensor, target: Tensor
 ) -> Exactness:
-    """Split the samples over 2 to S ranks and average, as data-parallel tools do.
+    """Split the samples over 2 to S ranks and average, as data-parallel frameworks do.
 
-    Ranks with more samples count for more, so that a split which is not even is no reason for an
-    error.
+    Ranks are weighted by their number of samples, so that an uneven split alone causes no error.
 
     Parameters
     ----------
@@ -61,7 +60,7 @@ def check_exactness(
         A loss of this package, or any callable ``loss(outputs, target)`` that returns a scalar or
         ``(B,)`` numbers.
     outputs
-        ``(S, B, ...)`` of typical size and scatter, S >= 2; taken to float64.
+        ``(S, B, ...)`` of typical size and scatter, S >= 2; converted to float64.
     target
         ``(B, ...)``.
 
@@ -82,11 +81,11 @@ def check_exactness(
     for ranks in range(2, samples + 1):
         mean, averaged = torch.zeros_like(value), torch.zeros_like(outputs)
         for rank in range(ranks):
-            mine = share(samples, ranks, rank)
-            part = len(mine) / samples
-            own = slice(mine.start, mine.stop)
+            own_samples = share(samples, ranks, rank)
+            part = len(own_samples) / samples
+            own = slice(own_samples.start, own_samples.stop)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of one sample's variance; the answer tells it
+                warnings.simplefilter("ignore")  # variance of one sample; the result reports it
                 v, g = _evaluate(loss, outputs[own], target)
             mean += part * v
             averaged[own] = part * g
@@ -111,6 +110,6 @@ def _evaluate(
 
 
 def _relative(difference: Tensor, reference: Tensor) -> float:
-    # an error that is not a number (one sample has no variance) is no small one
+    # NaN counts as a large error (one sample has no variance)
     size = float(difference.norm()) / max(float(reference.norm()), 1e-300)
     return size if size == size else float("inf")

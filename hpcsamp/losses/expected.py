@@ -25,5 +25,5 @@ class ExpectedNLL(LinearLoss):
         self.likelihood = likelihood
 
     def per_sample(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """``(s, B)`` negative log likelihoods."""
+        """Return ``(s, B)`` negative log likelihoods."""
         return -log_prob_of(self.likelihood, outputs, target, weight)

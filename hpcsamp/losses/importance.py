@@ -1,4 +1,4 @@
-"""The importance-weighted bound: tighter than the ELBO, from the same S samples."""
+"""The importance-weighted ELBO: a tighter bound than the ELBO from the same S samples."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from hpcsamp.losses.values import wide
 
 
 class ImportanceWeightedELBO(DataLoss):
-    """Log of the mean importance weight of all S samples, per item; prior and posterior included.
+    """Negative log of the mean importance weight of all S samples, per item.
 
-    With S = 1 it is the ELBO with a Monte Carlo KL; it falls with S towards ``-log p(D) / N``. The
-    method says ``log q(w_s) - log p(w_s)`` of its draws
-    (:meth:`~hpcsamp.methods.base.Method.log_ratio`), so there is no penalty beside it; temperature
+    Prior and posterior are part of the loss. With S = 1 it is the ELBO with a Monte Carlo KL; as S
+    grows it decreases towards ``-log p(D) / N``. The method returns ``log q(w_s) - log p(w_s)`` of
+    its draws (:meth:`~hpcsamp.methods.base.Method.log_ratio`), so no penalty is added; temperature
     and warm-up multiply that ratio.
 
-    A weight belongs to all the data. On a batch, ``log p(D | w_s)`` is estimated by N times the
-    mean over the items of the step, over **all** data groups (S/P numbers are averaged over them,
-    so the grid does not matter). The exponent is then a noisy one: unlike the ELBO's, the gradient
-    of a batch is not without bias. It is exact where a batch is all the data, and close where
-    ``N / B`` times the scatter of the items' log likelihoods between samples is below 1. For large
-    N a single sample has nearly all the weight.
+    An importance weight belongs to the whole dataset. On a batch, ``log p(D | w_s)`` is estimated
+    by N times the mean over the items of the step, over **all** data groups (S/P numbers are
+    averaged over the groups, so the result does not depend on the grid). Because this estimate is
+    inside an exponential, the gradient of a batch is biased, unlike that of the ELBO. It is exact
+    where a batch holds all the data, and close where ``N / B`` times the scatter of the items' log
+    likelihoods between samples is below 1. For large N a single sample has nearly all the weight.
 
-    Called on outputs alone, it takes the batch for all the data and the ratio for 0; the items
-    share the value.
+    Called on outputs alone, the loss treats the batch as all the data and the ratio as 0, and
+    divides the value equally over the items.
     """
 
     about = About(
@@ -57,7 +57,7 @@ class ImportanceWeightedELBO(DataLoss):
         group: Collectives,
         weight: Tensor | None,
     ) -> Tensor:
-        """``(B,)``, all the same, see :meth:`DataLoss.items`."""
+        """Return ``(B,)`` equal losses, see :meth:`DataLoss.items`."""
         log_p = log_prob_of(self.likelihood, outputs, target, weight).double().sum(-1)
         value = -log_mean_exp(log_p, samples, group) / len(target)
         return value.to(outputs.dtype).expand(len(target))
@@ -70,7 +70,7 @@ class ImportanceWeightedELBO(DataLoss):
         group: Collectives,
         log_ratio: Tensor | None,
     ) -> Tensor:
-        """Scalar; ``log_ratio`` is ``(s,)``, ``log q(w_s) - log p(w_s)``. Collective over all."""
+        """Return a scalar; ``log_ratio``: ``(s,)``, ``log q - log p``. Collective over ranks."""
         target, weight = self.fit(step.target, step.mask)
         # N times a mean: float32 would leave an error of 1e-7 N nats in the exponent
         log_p = log_prob_of(self.likelihood, wide(outputs), target, weight).double()

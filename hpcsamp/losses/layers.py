@@ -1,4 +1,4 @@
-"""Where the KL comes from: by layer."""
+"""The KL divergence of each layer."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from hpcsamp.methods import Method
 
 @dataclass
 class LayerKL:
-    """The KL of a layer.
+    """The KL divergence of one layer.
 
     Attributes
     ----------
     layer
-        Its name in the module.
+        Name of the layer in the module.
     weights
-        How many random weights it has.
+        Number of its random weights.
     nats
-        KL divergence of their posterior from their prior; those of all layers add up to
-        ``method.penalty()``.
+        KL divergence of the posterior of its weights from their prior; the values of all layers
+        add up to ``method.penalty()``.
     """
 
     layer: str
@@ -28,7 +28,7 @@ class LayerKL:
 
 
 def kl_by_layer(method: Method) -> list[LayerKL]:
-    """The KL of each layer in the order of the module. Not collective: every rank knows it all."""
+    """Return the KL of each layer in the order of the module. Not collective."""
     layers: dict[str, LayerKL] = {}
     for variable, (size, nats) in method.penalties().items():
         name = variable.rpartition(".")[0] or variable

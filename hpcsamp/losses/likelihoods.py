@@ -1,10 +1,11 @@
-"""Observation models: log p(target | output) of one output, item by item.
+"""Observation models: log p(target | output), for each output and item.
 
 The values of an item are independent given the output: their log densities are summed, with their
-weights. What a model's outputs mean is said by each class.
+weights. Each class defines how the outputs of a model are read.
 
-Those of labels are in :mod:`.labels`, those of counts in :mod:`.counts`. One of your own needs
-``of_values``, or ``log_prob`` where an item is one event; ``moments`` where it has any.
+Labels are in :mod:`.labels`, counts in :mod:`.counts`. A likelihood of your own needs
+``of_values``, or ``log_prob`` where an item is one event, and ``moments`` if it has a mean and
+variance.
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ from hpcsamp.models.learned_noise import LearnedNoise
 
 
 class Likelihood(ABC):  # noqa: B024
-    """``log p(target | output)``.
+    """Base class of observation models, ``log p(target | output)``.
 
     Attributes
     ----------
     parameters
-        How many numbers it reads of each target value (classes aside).
+        Number of parameters that it reads for each target value (apart from classes).
     beside
-        How many of these are not outputs of a network, but learnt beside it (:meth:`complete`).
+        How many of these are not outputs of a network but learnt beside it (:meth:`complete`).
     source
-        Where the noise of an observation comes from, for the records of evaluations.
+        Origin of the observation noise, for the records of evaluations.
     of_labels
-        Whether targets are labels of classes, else numbers.
+        Whether targets are labels of classes; else they are numbers.
     joint
         Whether the values of an item are one event, whose density under the predictive mixture is
         the mean over samples of the product over values. Else each value (a pixel, a label) is an
-        event: the mean over samples is taken value by value, in losses and metrics alike.
+        event, and the mean over samples is taken value by value, in losses and metrics alike.
     """
 
     parameters: int = 1
@@ -49,61 +50,61 @@ class Likelihood(ABC):  # noqa: B024
     source: str = "the likelihood of the loss"
 
     def size(self, shape: tuple[int, ...], classes: int | None) -> int:
-        """Numbers that it reads of an item whose target has this shape, and C classes or none."""
+        """Number of outputs of an item whose target has this shape, and C classes or None."""
         return math.prod(shape) * (self.parameters if classes is None else classes)
 
     def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``(s, B, ...)`` log densities of the values, in nats.
+        """Return ``(s, B, ...)`` log densities of the values, in nats.
 
         Raises
         ------
         UsageError
-            If the class has a density of whole items alone (:meth:`log_prob`).
+            If the class only defines a density of whole items (:meth:`log_prob`).
         """
         raise UsageError(
-            f"the likelihood {type(self).__name__} has log_prob of whole items alone; weights, "
+            f"the likelihood {type(self).__name__} defines log_prob of whole items only; weights, "
             f"masks and mixtures of single values need its of_values(outputs, target)"
         )
 
     def complete(self, network: nn.Module, std: Any, mean: Any) -> nn.Module:
-        """A network with what is learnt beside it.
+        """Return the network, extended by the parameters that are learnt beside it.
 
         ``std`` and ``mean`` are those of the training targets, in the shape of a target.
         """
         return network
 
     def log_prob(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """``(s, B)`` log densities in nats, of outputs ``(s, B, ...)`` and targets ``(B, ...)``.
+        """Return ``(s, B)`` log densities in nats of outputs ``(s, B, ...)``, targets ``(B, ...)``.
 
-        ``weight``: the power of each value's factor, broadcastable to the target, or None.
+        ``weight``: exponent of each value's factor, broadcastable to the target, or None.
 
         Raises
         ------
         UsageError
-            If an item has another number of outputs than the target asks for.
+            If the number of outputs of an item does not fit the target.
         """
         each = self.of_values(wide(outputs), target)
         return over_values(each, fit_weight(target, None, weight), lead=2)
 
     def moments(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of the observation given the output, ``(s, *target.shape)`` each.
+        """Return ``(s, *target.shape)`` mean and variance of the observation given the output.
 
         Raises
         ------
         UsageError
-            If it has none.
+            If the distribution has none.
         """
         raise UsageError(f"a {type(self).__name__} likelihood has no mean and variance")
 
     def log_probabilities(self, outputs: Tensor, target: Tensor, classes: int) -> Tensor:
-        """``(s, *target.shape, C)`` log probabilities of the labels ``0 .. C - 1``, in nats.
+        """Return ``(s, *target.shape, C)`` log probabilities of the labels ``0 .. C - 1``, in nats.
 
-        Of targets that are labels: each in turn is taken for the target.
+        For targets that are labels: each label in turn is used as the target.
 
         Parameters
         ----------
         outputs, target
-            As in :meth:`log_prob`; of the target the shape alone matters.
+            As in :meth:`log_prob`; only the shape of the target matters.
         classes
             ``C``.
         """
@@ -115,19 +116,19 @@ class Likelihood(ABC):  # noqa: B024
 def log_prob_of(
     likelihood: Likelihood, outputs: Tensor, target: Tensor, weight: Tensor | None
 ) -> Tensor:
-    """:meth:`Likelihood.log_prob`, which one of a user's may have without weights.
+    """Call :meth:`Likelihood.log_prob`, which a user's class may define without weights.
 
     Raises
     ------
     UsageError
-        If there are weights then.
+            If it is defined without weights and weights are given.
     """
     if weight is None:
         return likelihood.log_prob(outputs, target)
     if len(inspect.signature(likelihood.log_prob).parameters) < 3:
         raise UsageError(
             f"the likelihood {type(likelihood).__name__} has log_prob(outputs, target), which "
-            f"knows nothing of weights or masks of values: define of_values instead"
+            f"cannot apply weights or masks of values: define of_values instead"
         )
     return likelihood.log_prob(outputs, target, weight)
 
@@ -147,12 +148,12 @@ class Gaussian(Likelihood):
         self.std = positive("noise std of a Gaussian likelihood", std)
 
     def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``(s, B, ...)`` log densities."""
+        """Return ``(s, B, ...)`` log densities."""
         square = ((like_target(outputs, target) - target) / self.std) ** 2
         return -0.5 * (square + (math.log(2 * math.pi) + 2 * math.log(self.std)))
 
     def moments(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The output, and the noise."""
+        """Mean: the output; variance: that of the noise."""
         mean = like_target(wide(outputs), target)
         return mean, torch.full_like(mean, self.std**2)
 
@@ -160,13 +161,13 @@ class Gaussian(Likelihood):
 class PredictedGaussian(Likelihood):
     """Normal whose mean and standard deviation are both outputs (heteroscedastic).
 
-    The first half of an item's outputs are means, the second half raw widths r, with
+    The first half of an item's outputs are means, the second half are raw widths r, with
     ``std = floor + softplus(r)``.
 
     Parameters
     ----------
     floor
-        Least standard deviation, in the units of the target; > 0.
+        Smallest standard deviation, in the units of the target; > 0.
     """
 
     parameters = 2
@@ -176,25 +177,25 @@ class PredictedGaussian(Likelihood):
         self.floor = positive("floor of a predicted std", floor)
 
     def mean_and_std(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """``(s, *target.shape)`` each."""
+        """Return mean and standard deviation, ``(s, *target.shape)`` each."""
         mean, raw = like_target(wide(outputs), target, 2)
         return mean, self.floor + F.softplus(raw)
 
     def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``(s, B, ...)`` log densities."""
+        """Return ``(s, B, ...)`` log densities."""
         mean, std = self.mean_and_std(outputs, target)
         return -0.5 * (((mean - target) / std) ** 2 + math.log(2 * math.pi)) - std.log()
 
     def moments(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """What the outputs say."""
+        """Mean and variance predicted by the outputs."""
         mean, std = self.mean_and_std(outputs, target)
         return mean, std**2
 
 
 class LearnedGaussian(PredictedGaussian):
-    """Normal whose standard deviation is learnt, the same for all items: one for each output.
+    """Normal whose standard deviation is learnt, one for each output and the same for all items.
 
-    The outputs are those of a network in a :class:`~hpcsamp.models.LearnedNoise`: means, then log
+    The outputs come from a network inside a :class:`~hpcsamp.models.LearnedNoise`: means, then log
     standard deviations.
     """
 
@@ -205,30 +206,30 @@ class LearnedGaussian(PredictedGaussian):
         super().__init__()
 
     def complete(self, network: nn.Module, std: Any, mean: Any) -> nn.Module:
-        """The network in a :class:`~hpcsamp.models.LearnedNoise`."""
+        """Return the network inside a :class:`~hpcsamp.models.LearnedNoise`."""
         return LearnedNoise(network, std, mean)
 
     def mean_and_std(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """``(s, *target.shape)`` each."""
+        """Return mean and standard deviation, ``(s, *target.shape)`` each."""
         if outputs[0].numel() == target.numel():
             raise UsageError(
                 "the likelihood learned_gaussian reads a standard deviation beside each output: "
-                "wrap the network in hs.LearnedNoise(network, std, mean), or give the noise a "
-                "fixed std"
+                "wrap the network in hs.LearnedNoise(network, std, mean), or set a fixed std for "
+                "the noise"
             )
         mean, log_std = like_target(wide(outputs), target, 2)
         return mean, log_std.exp()
 
 
 class StudentT(Likelihood):
-    """Student's t around the output: far outliers cost their logarithm, not their square.
+    """Student's t around the output: the loss of outliers grows logarithmically, not squared.
 
     Parameters
     ----------
     df
         Degrees of freedom; > 0.
     scale
-        In the units of the target; > 0.
+        Scale in the units of the target; > 0.
     """
 
     def __init__(self, df: float = 4.0, scale: float = 1.0) -> None:
@@ -236,7 +237,7 @@ class StudentT(Likelihood):
         self.scale = positive("scale of a Student-t likelihood", scale)
 
     def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``(s, B, ...)`` log densities."""
+        """Return ``(s, B, ...)`` log densities."""
         df = self.df
         z = (like_target(outputs, target) - target) / self.scale
         constant = math.lgamma((df + 1) / 2) - math.lgamma(df / 2)
@@ -244,30 +245,30 @@ class StudentT(Likelihood):
         return constant - 0.5 * (df + 1) * torch.log1p(z**2 / df)
 
     def moments(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The output, and ``scale^2 df / (df - 2)``, which is infinite for df <= 2."""
+        """Mean: the output; variance: ``scale^2 df / (df - 2)``, infinite for df <= 2."""
         mean = like_target(wide(outputs), target)
         variance = self.scale**2 * self.df / (self.df - 2) if self.df > 2 else math.inf
         return mean, torch.full_like(mean, variance)
 
 
 class Samples(Likelihood):
-    """The outputs of the samples alone are the predictive distribution: there is no noise.
+    """The outputs of the samples are the predictive distribution; there is no observation noise.
 
     Parameters
     ----------
     source
-        Why, for the records of evaluations.
+        The reason, for the records of evaluations.
     """
 
     def __init__(self, source: str = "none: the samples are the distribution") -> None:
         self.source = source
 
     def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Points have no density: NaN."""
+        """Return NaN: points have no density."""
         return torch.full_like(like_target(outputs, target), torch.nan)
 
     def moments(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The output, and no variance."""
+        """Mean: the output; variance: 0."""
         mean = like_target(wide(outputs), target)
         return mean, torch.zeros_like(mean)
 
@@ -278,9 +279,9 @@ class FittedGaussian(Gaussian):
     Parameters
     ----------
     std
-        The estimate; None before there is one.
+        The estimate; None before it is made.
     source
-        Where it comes from.
+        Origin of the estimate.
     """
 
     def __init__(self, std: float | None = None, source: str = "to be estimated") -> None:
@@ -289,31 +290,31 @@ class FittedGaussian(Gaussian):
         self.source = source
 
     def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``(s, B, ...)`` log densities; NaN before there is an estimate."""
+        """Return ``(s, B, ...)`` log densities; NaN before there is an estimate."""
         each = super().of_values(outputs, target)
         return each if self.fitted else torch.full_like(each, torch.nan)
 
 
 def need_predicted(loss: str, likelihood: Likelihood | None) -> PredictedGaussian:
-    """The likelihood of a loss that needs predicted widths.
+    """Return the likelihood of a loss that needs predicted widths.
 
     Raises
     ------
     UsageError
-        If it is another one.
+        If the likelihood is of another class.
     """
     if likelihood is None:
         return PredictedGaussian()
     if not isinstance(likelihood, PredictedGaussian):
         raise UsageError(
-            f'{loss} needs the likelihood "predicted_gaussian", whose width is an output, got '
-            f"{type(likelihood).__name__}"
+            f'{loss} needs the likelihood "predicted_gaussian", which predicts the width as an '
+            f"output; got {type(likelihood).__name__}"
         )
     return likelihood
 
 
 def positive(what: str, value: float) -> float:
-    """The value, refused unless it is a finite number above 0."""
+    """Return the value; refuse it unless it is a finite number above 0."""
     if not value > 0 or math.isinf(value):
         raise UsageError(f"the {what} must be a number > 0, got {value}")
     return float(value)

@@ -15,7 +15,7 @@ from hpcsamp.losses.values import over_values
 
 
 def log_mean_exp(log_p: Tensor, samples: int, group: Collectives) -> Tensor:
-    """``log (1/S sum_s exp log_p_s)`` over all samples of the group.
+    """Return ``log (1/S sum_s exp log_p_s)`` over all samples of the group.
 
     Parameters
     ----------
@@ -27,15 +27,15 @@ def log_mean_exp(log_p: Tensor, samples: int, group: Collectives) -> Tensor:
     Returns
     -------
     Tensor
-        ``(...)``. Two exchanges of that size: the maximum as a shift, then the sum. The mean of
-        probabilities that are all exactly 0 is 0: its logarithm is minus infinity, not NaN.
+        ``(...)``. Two exchanges of that size: the maximum as a shift, then the sum. If all
+        probabilities are exactly 0, the result is minus infinity, not NaN.
     """
     each, shift = shifted_exp(log_p, group)
     return log_of_sum(each, shift, samples, group)
 
 
 def shifted_exp(log_p: Tensor, group: Collectives) -> tuple[Tensor, Tensor]:
-    """``exp(log_p - shift)``, which does not underflow in the sum, and the shift ``(...)``.
+    """Return ``exp(log_p - shift)``, whose sum does not underflow, and the shift ``(...)``.
 
     Parameters
     ----------
@@ -48,23 +48,23 @@ def shifted_exp(log_p: Tensor, group: Collectives) -> tuple[Tensor, Tensor]:
 
 
 def log_of_sum(each: Tensor, shift: Tensor, samples: int, group: Collectives) -> Tensor:
-    """``log (1/S sum_s exp log_p_s)`` from the results of :func:`shifted_exp`."""
+    """Return ``log (1/S sum_s exp log_p_s)`` from the results of :func:`shifted_exp`."""
     return group.sum_over_samples(each.sum(0)).log() + shift - math.log(samples)
 
 
 class AlphaDivergence(DataLoss):
-    """Black-box alpha energy: between the expected NLL (alpha to 0) and the predictive one (1).
+    """Black-box alpha energy: between the expected NLL (alpha to 0) and the predictive NLL (1).
 
-    Of a likelihood whose values are single events (:attr:`Likelihood.joint`), such as pixels, the
-    mean over samples is taken value by value: ``V`` times the bytes are exchanged.
+    For a likelihood whose values are single events (:attr:`Likelihood.joint`), such as pixels, the
+    mean over samples is taken value by value, and ``V`` times the bytes are exchanged.
 
-    With the KL beside it this is the approximation of the energy by Li & Gal. Larger alpha covers
-    more of the posterior's mass, smaller alpha seeks a mode.
+    With the KL added, this is the approximation of the energy by Li & Gal. A larger alpha covers
+    more of the posterior's mass, a smaller alpha seeks a mode.
 
     Parameters
     ----------
     alpha
-        Any number but 0; usually within 0 and 1.
+        Any number except 0; usually within 0 and 1.
 
     Raises
     ------
@@ -87,8 +87,8 @@ class AlphaDivergence(DataLoss):
         super().__init__(weights=weights)
         if alpha == 0 or not math.isfinite(alpha):
             raise UsageError(
-                f"alpha of alpha_divergence is {alpha}: any finite number but 0, whose limit is "
-                f"expected_nll"
+                f"alpha of alpha_divergence is {alpha}, but must be finite and not 0; the limit "
+                f"0 is expected_nll"
             )
         self.likelihood = likelihood
         self.alpha = alpha
@@ -101,7 +101,7 @@ class AlphaDivergence(DataLoss):
         group: Collectives,
         weight: Tensor | None,
     ) -> Tensor:
-        """``(B,)``, see :meth:`DataLoss.items`."""
+        """Return ``(B,)`` losses, see :meth:`DataLoss.items`."""
         if self.likelihood.joint and target.dim() > 1:
             log_p = log_prob_of(self.likelihood, outputs, target, weight)
             return -log_mean_exp(self.alpha * log_p, samples, group) / self.alpha
@@ -111,10 +111,10 @@ class AlphaDivergence(DataLoss):
 
 
 class PredictiveNLL(AlphaDivergence):
-    """The mixture of all S samples scored, not each sample.
+    """Negative log likelihood of the mixture of all S samples, not of each sample.
 
-    For classes this is the cross-entropy of the averaged probabilities, the case for which the
-    paper notes that averaging gradients turns the arithmetic mean into a geometric one.
+    For classes this is the cross-entropy of the averaged probabilities; the paper notes that here
+    averaging gradients turns the arithmetic mean into a geometric one.
     """
 
     about = About(
@@ -131,18 +131,18 @@ class PredictiveNLL(AlphaDivergence):
 
 
 class GaussianMixtureNLL(PredictiveNLL):
-    """The density of a mixture of S normals whose means and widths are all predicted.
+    """Negative log density of a mixture of S normals whose means and widths are predicted.
 
     Parameters
     ----------
     likelihood
-        A :class:`~hpcsamp.losses.likelihoods.PredictedGaussian`, which says what outputs mean
-        (default: one).
+        A :class:`~hpcsamp.losses.likelihoods.PredictedGaussian`, which defines the meaning of the
+        outputs (default: one with its default arguments).
 
     Raises
     ------
     UsageError
-        If the likelihood is another one.
+        If the likelihood is of another class.
     """
 
     usual_likelihood = "predicted_gaussian"

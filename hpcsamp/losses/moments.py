@@ -1,4 +1,4 @@
-"""Losses of the first moments of the outputs over samples."""
+"""Losses that depend on the mean and variance of the outputs over samples."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ class MeanMSE(StatisticsLoss):
     average = True
 
     def predictive(self) -> Likelihood:
-        """A normal distribution of one width, which a squared error leaves open."""
+        """Return a normal distribution of constant width, estimated after training."""
         return FittedGaussian()
 
     def statistics(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Errors of the samples: small numbers add up with less rounding than outputs."""
+        """Return the errors of the samples: small numbers are summed with less rounding."""
         return like_target(outputs, target) - target
 
     def from_mean(self, mean: Tensor, target: Tensor, samples: int) -> Tensor:
-        """Its square."""
+        """Return the square of the mean error."""
         return mean**2
 
 
 def centred_moments(y: Tensor, samples: int, group: Collectives) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and centred sum of squares over all samples of the group, well conditioned.
 
-    Two exchanges: first a centre c (the mean, to rounding; a constant to the gradient), then the
-    sums of ``d = y - c`` and ``d^2``. Chan's correction ``sum d^2 - (sum d)^2 / S`` takes out what
-    rounding left in the centre, so mean 300 and std 1e-3 are no trouble in float32, where the plain
-    sum of squares loses everything. Ranks with a single sample need no care.
+    Two exchanges: first a centre c (the mean up to rounding; constant for the gradient), then the
+    sums of ``d = y - c`` and ``d^2``. Chan's correction ``sum d^2 - (sum d)^2 / S`` removes the
+    rounding error of the centre, so a mean of 300 with a std of 1e-3 is accurate in float32, where
+    the plain sum of squares loses all digits. Ranks may hold a single sample.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def centred_moments(y: Tensor, samples: int, group: Collectives) -> tuple[Tensor
     Returns
     -------
     tuple
-        c, mean - c, and ``sum_s (y_s - mean)^2``, ``(...)`` each. (Chan, Golub & LeVeque 1983,
+        c, ``mean - c``, and ``sum_s (y_s - mean)^2``, ``(...)`` each. (Chan, Golub & LeVeque 1983,
         eqs. 1.7 and 2.1.)
     """
     centre = group.sum_over_samples(y.detach().sum(0)) / samples
@@ -69,22 +69,22 @@ def centred_moments(y: Tensor, samples: int, group: Collectives) -> tuple[Tensor
 
 
 class GaussianMomentsNLL(DataLoss):
-    """A normal distribution with the mean and the unbiased variance of the S outputs.
+    """Negative log density of a normal with the mean and unbiased variance of the S outputs.
 
-    torch_blue's ``MeanFieldNormal`` as predictive distribution. It needs S >= 2 over the group;
-    how few samples a rank holds does not matter.
+    torch_blue's ``MeanFieldNormal`` as predictive distribution. It needs S >= 2 in the group; a
+    single rank may hold fewer samples.
 
     Parameters
     ----------
     noise
-        Known standard deviation of observations, added in quadrature; units of the target.
+        Known standard deviation of observations, added in quadrature, in units of the target.
     eps
         Added to the variance, as in torch_blue.
 
     Raises
     ------
     UsageError
-        If one of them is negative.
+        If ``noise`` or ``eps`` is negative.
     """
 
     about = About(
@@ -109,7 +109,7 @@ class GaussianMomentsNLL(DataLoss):
             self.least_samples = 1
 
     def predictive(self) -> Likelihood:
-        """The known noise; without, the samples."""
+        """Return a normal with the known noise; without noise, :class:`Samples`."""
         return Gaussian(self.noise) if self.noise > 0 else Samples()
 
     def items(
@@ -120,7 +120,7 @@ class GaussianMomentsNLL(DataLoss):
         group: Collectives,
         weight: Tensor | None,
     ) -> Tensor:
-        """``(B,)``, see :meth:`DataLoss.items`."""
+        """Return ``(B,)`` losses, see :meth:`DataLoss.items`."""
         y = like_target(outputs, target)
         centre, shift, square = centred_moments(y, samples, group)
         variance = square / max(samples - 1, 1) + (self.noise**2 + self.eps)

@@ -1,4 +1,4 @@
-"""Losses and likelihoods from the tables ``[loss]`` and ``[likelihood]`` of a configuration."""
+"""Make losses and likelihoods from a configuration's tables ``[loss]`` and ``[likelihood]``."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def make_likelihood(
     arguments: Mapping[str, Any] | None = None,
     likelihood: Mapping[str, Any] | None = None,
 ) -> Likelihood:
-    """The observation model of a configuration: what outputs mean, in training and evaluation.
+    """Make the observation model of a configuration, for training and evaluation.
 
     Parameters
     ----------
     task
         A key of ``TASKS`` or ``package.module:Class``: chooses the likelihood if none is named.
     loss, arguments, likelihood
-        As in :func:`make`. A loss without a likelihood says itself what it leaves to evaluation
-        (:meth:`DataLoss.predictive`), unless ``likelihood`` is given.
+        As in :func:`make`. Unless ``likelihood`` is given, a loss without a likelihood returns the
+        observation model itself (:meth:`DataLoss.predictive`).
 
     Raises
     ------
@@ -40,7 +40,7 @@ def make_likelihood(
     kind = LOSSES.find(loss)
     if likelihood or TASKS.find(task).labels or _takes_likelihood(kind):
         return _likelihood(kind, task, likelihood or {})
-    own = {k: v for k, v in (arguments or {}).items() if k != "latitudes"}  # of no matter here
+    own = {k: v for k, v in (arguments or {}).items() if k != "latitudes"}  # these set weights only
     return _construct(loss, kind, own).predictive()
 
 
@@ -51,7 +51,7 @@ def make(
     likelihood: Mapping[str, Any] | None = None,
     class_weights: ClassWeights | None = None,
 ) -> DataLoss:
-    """A data loss of a configuration.
+    """Make the data loss of a configuration.
 
     Parameters
     ----------
@@ -60,18 +60,18 @@ def make(
     task
         As in :func:`make_likelihood`.
     arguments
-        Those of the loss; ``latitudes`` in degrees, one per row of an item, for weights by area.
+        Arguments of the loss; ``latitudes`` in degrees, one per row of an item, set area weights.
     likelihood
         ``name`` of a likelihood, a key of ``LIKELIHOODS`` or ``package.module:Class``, and its
-        arguments. A loss without a likelihood leaves that to evaluation.
+        arguments. A loss without a likelihood uses it in evaluations only.
     class_weights
         Weights of values by their labels.
 
     Raises
     ------
     UsageError
-        For an unknown name or argument, or one of another type; a loss of values where the task has
-        classes or the other way round; latitudes that are no numbers.
+        For an unknown name or argument, or an argument of another type; for a loss of values where
+        the task has classes or the other way round; for latitudes that are not numbers.
     """
     kind = LOSSES.find(name)
     given = likelihood or {}
@@ -82,7 +82,7 @@ def make(
     if not takes and "name" in given and model.parameters > 1:
         raise UsageError(
             f"likelihood.name = {given['name']!r} reads {model.parameters} numbers of each value, "
-            f"{name} one: name one of "
+            f"but {name} reads one; set likelihood.name to one of "
             f"{', '.join(k for k, v in LIKELIHOODS.items() if v.parameters == 1)}"
         )
     made = _construct(name, kind, dict(arguments or {}), model)
@@ -93,7 +93,7 @@ def make(
 def defaults(
     name: str, task: str, likelihood: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Default values of the arguments of a loss, and name and arguments of its likelihood.
+    """Default values of the arguments of a loss, and the name and arguments of its likelihood.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def defaults(
     Returns
     -------
     loss, likelihood
-        The second is empty where the loss has no likelihood and none is given.
+        The second is empty if the loss has no likelihood and none is given.
     """
     kind = LOSSES.find(name)
     own = free.defaults(kind, {"weights", "likelihood"})
@@ -120,7 +120,7 @@ def _takes_likelihood(kind: type[DataLoss]) -> bool:
 def _construct(
     name: str, kind: type[DataLoss], own: dict[str, Any], likelihood: Likelihood | None = None
 ) -> DataLoss:
-    """A loss from its own arguments, and a likelihood if it takes one."""
+    """Construct a loss from its own arguments, and from a likelihood if it takes one."""
     _check_keys(name, kind, own)
     program: dict[str, Any] = {}
     if "latitudes" in own:
@@ -144,7 +144,7 @@ def _check_keys(name: str, kind: type[DataLoss], own: Mapping[str, Any]) -> None
 
 
 def _name(kind: type[DataLoss], task: str, given: Mapping[str, Any]) -> str:
-    """Name of the likelihood: as given, else the usual one; with a ``std``, noise is fixed."""
+    """Name of the likelihood: as given, else the default; if ``std`` is given, one of fixed std."""
     usual = kind.usual_likelihood or TASKS.find(task).usual_likelihood
     if usual == "learned_gaussian" and "std" in given:
         usual = "gaussian"
@@ -163,7 +163,7 @@ def _likelihood(kind: type[DataLoss], task: str, given: Mapping[str, Any]) -> Li
 
 def _check_task(name: str, task: str, likelihood: Likelihood | None, own: str | None) -> None:
     if likelihood is not None and own is not None and own not in LIKELIHOODS:
-        return  # the user's, of classes or of values
+        return  # a class of the user's, which may be for classes or values
     classes = likelihood is not None and likelihood.of_labels
     if classes != TASKS.find(task).labels:
         named = "" if likelihood is None else f" with a {type(likelihood).__name__} likelihood"
@@ -181,7 +181,7 @@ def _degrees(given: Any) -> Sequence[float]:
         or any(isinstance(d, bool) for d in given)
     ):
         raise UsageError(
-            f"loss.latitudes = {given!r}: degrees are needed, one for each row of an item (or "
-            f'"data", in a run)'
+            f"loss.latitudes = {given!r} must be a list of degrees, one for each row of an item "
+            f'(in a run, also "data")'
         )
     return given

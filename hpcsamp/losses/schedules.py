@@ -1,4 +1,4 @@
-"""How the factor of the KL grows: functions of the step, from 0 to 1, for ``ELBO(warmup=...)``."""
+"""Warm-up schedules of the KL: functions of the step, from 0 to 1, for ``ELBO(warmup=...)``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Schedule = Callable[[int], float]
 
 
 def linear(steps: int) -> Schedule:
-    """``(step + 1) / steps`` up to 1: the first step has some of the KL already.
+    """Linear warm-up ``(step + 1) / steps`` up to 1; the factor of the first step is above 0.
 
     (Sønderby et al. 2016, section 2.3.)
     """
@@ -20,22 +20,22 @@ def linear(steps: int) -> Schedule:
 
 
 def cosine(steps: int) -> Schedule:
-    """Half a cosine from 0 to 1, without corners."""
+    """Smooth warm-up: half a cosine from 0 to 1."""
     _at_least_one("steps of a cosine warm-up", steps)
     return lambda step: 0.5 - 0.5 * math.cos(math.pi * min(1.0, (step + 1) / steps))
 
 
 def cyclic(period: int, growing: float = 0.5) -> Schedule:
-    """A linear warm-up again every ``period`` steps, over the first part of it.
+    """Cyclic warm-up: a linear warm-up over the first part of every ``period`` steps.
 
     (Fu et al. 2019, eq. 6.)
 
     Parameters
     ----------
     period
-        Steps.
+        Length of a cycle in steps.
     growing
-        Part of a period in which the factor grows; > 0, at most 1.
+        Fraction of a period in which the factor grows; above 0, at most 1.
     """
     _at_least_one("period of a cyclic warm-up", period)
     if not 0 < growing <= 1:

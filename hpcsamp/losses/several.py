@@ -1,4 +1,4 @@
-"""Several targets: a weighted sum of losses, and an observation model of each."""
+"""Losses of several targets: a weighted sum of losses, and an observation model for each."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from hpcsamp.losses.likelihoods import Likelihood
 
 
 class Likelihoods(Likelihood):
-    """The observation models of several targets, each of which has outputs of its own.
+    """The observation models of several targets, each with outputs of its own.
 
     Parameters
     ----------
     each
-        By the name of the target.
+        Observation models by the name of the target.
 
     Attributes
     ----------
     each
-        As given.
+        The same, as a dictionary.
     """
 
     def __init__(self, each: Mapping[str, Likelihood]) -> None:
@@ -33,27 +33,27 @@ class Likelihoods(Likelihood):
 
 
 class Several(DataLoss):
-    """``sum_k weight_k * loss_k(outputs_k, target_k)`` of a network with several outputs.
+    """Weighted sum of the losses of several outputs, ``sum_k weight_k * loss_k(y_k, t_k)``.
 
-    Outputs and targets are matched by name; the outputs of a network that returns a tuple go to the
-    targets in the order of the losses.
+    Outputs and targets are matched by name; if the network returns a tuple, its outputs belong to
+    the targets in the order of the losses.
 
     Parameters
     ----------
     losses
-        A loss of each target by its name.
+        The loss of each target, by name.
     weights
         Factors by name (default: 1).
 
     Attributes
     ----------
     losses, weights
-        As given.
+        The arguments.
 
     Raises
     ------
     UsageError
-        For no loss, one that is joint, or a factor that is no number from 0 on.
+        If there is no loss, if one is joint, or if a factor is not a finite number of at least 0.
     """
 
     def __init__(
@@ -63,19 +63,19 @@ class Several(DataLoss):
         self.losses = dict(losses)
         self.weights_of = dict.fromkeys(losses, 1.0) | dict(weights or {})
         if not losses:
-            raise UsageError("Several needs a loss for each target, there is none")
+            raise UsageError("Several needs a loss for each target, but there are no losses")
         for name, factor in self.weights_of.items():
             if name not in losses:
                 raise UsageError(
-                    f"Several: weight of {name!r}, the losses are of {', '.join(losses)}"
+                    f"Several: weight of {name!r}, but the losses are of {', '.join(losses)}"
                 )
             if not 0 <= factor < math.inf:
-                raise UsageError(f"Several: the weight of {name!r} is {factor}, not from 0 on")
+                raise UsageError(f"Several: the weight of {name!r} is {factor}, but must be >= 0")
         for name, loss in losses.items():
             if loss.joint:
                 raise UsageError(
-                    f"Several: {type(loss).__name__} of {name!r} has prior and posterior as part "
-                    f"of it, which count once and not for each target"
+                    f"Several: {type(loss).__name__} of {name!r} includes prior and posterior, "
+                    f"which would count once for each target"
                 )
         self.linear = all(loss.linear for loss in losses.values())
         self.least_samples = max(loss.least_samples for loss in losses.values())
@@ -88,16 +88,16 @@ class Several(DataLoss):
         group: Collectives,
         log_ratio: Tensor | None,
     ) -> Tensor:
-        """Scalar, see :meth:`DataLoss.of_step`.
+        """Return the loss of a step, a scalar, see :meth:`DataLoss.of_step`.
 
         Raises
         ------
         UsageError
-            If outputs or targets are others than the losses', with both lists.
+            If outputs or targets differ from those of the losses; the message lists both.
         """
         if set(step.targets) != set(self.losses):
             raise UsageError(
-                f"losses are of {', '.join(self.losses)}, the targets are "
+                f"the losses are of {', '.join(self.losses)}, but the targets are "
                 f"{', '.join(step.targets) or 'one without a name'}"
             )
         parts = self.split(outputs, step)
@@ -113,19 +113,19 @@ class Several(DataLoss):
         return total
 
     def split(self, outputs: Tensor, step: Step) -> dict[str, Tensor]:
-        """``(s, B, ...)`` outputs of each target by its name.
+        """Return the ``(s, B, ...)`` outputs of each target, by name.
 
         Raises
         ------
         UsageError
-            If the outputs do not fit the losses, with both lists.
+            If the outputs do not fit the losses; the message lists both.
         """
         if step.outputs is None and len(self.losses) == 1:
             return dict.fromkeys(self.losses, outputs)
         if step.outputs is None:
             raise UsageError(
-                f"losses are of {', '.join(self.losses)}, but the network has one output; it must "
-                f"return a dictionary or a tuple with one for each of them"
+                f"the losses are of {', '.join(self.losses)}, but the network has one output; it "
+                f"must return a dictionary or a tuple with an output for each"
             )
         return step.outputs.split(outputs, list(self.losses))
 
@@ -137,11 +137,11 @@ class Several(DataLoss):
         group: Collectives,
         weight: Tensor | None,
     ) -> Tensor:
-        """There is no loss of one target.
+        """Refuse to evaluate the loss of a single target, which is not defined.
 
         Raises
         ------
         UsageError
             Always.
         """
-        raise UsageError("Several is a loss of a step, ELBO(...)(method, x, y)")
+        raise UsageError("Several has several targets: evaluate it by ELBO(...)(method, x, y)")

@@ -1,4 +1,4 @@
-"""The values of an item: their shape, their weights, and one number per item from them."""
+"""The values of an item: their shape, their weights, and their reduction to one number per item."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hpcsamp.errors import UsageError
 
 
 def wide(x: Tensor) -> Tensor:
-    """At least float32: statistics of half-precision outputs lose too much."""
+    """Widen half precision to float32, which statistics of outputs need."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def like_target(outputs: Tensor, target: Tensor, parameters: int = 1) -> Tensor:
-    """Outputs in the shape of the target.
+    """Reshape outputs to the shape of the target.
 
     Parameters
     ----------
@@ -29,12 +29,12 @@ def like_target(outputs: Tensor, target: Tensor, parameters: int = 1) -> Tensor:
     target
         ``(B, ...)``.
     parameters
-        ``k``, how many numbers the model says of each value.
+        ``k``, the number of parameters that the model predicts for each value.
 
     Returns
     -------
     Tensor
-        ``(s, *target.shape)``; for k > 1 ``(k, s, *target.shape)``: the first 1/k of an item's
+        ``(s, *target.shape)``, or ``(k, s, *target.shape)`` for k > 1: the first 1/k of an item's
         outputs are the first parameter of its values.
 
     Raises
@@ -56,7 +56,7 @@ def like_target(outputs: Tensor, target: Tensor, parameters: int = 1) -> Tensor:
 
 
 def fit_weight(target: Tensor, weights: Tensor | None, mask: Tensor | None) -> Tensor | None:
-    """The weight of every value: of its place in the item, times that of the mask.
+    """Return the weight of every value: the weight of its place in the item times the mask.
 
     Parameters
     ----------
@@ -104,10 +104,10 @@ _parted: list[Collectives] = []
 
 @contextmanager
 def in_parts(collectives: Collectives) -> Iterator[None]:
-    """Within the block the values of an item are spread over the model ranks, each with its own.
+    """Within this context, each model rank holds only its own part of the values of an item.
 
-    :func:`over_values` then sums over all of them; a loss that is a function of such sums has the
-    whole value on every rank, and the gradient of the rank's own values.
+    :func:`over_values` then sums over the parts of all ranks; a loss that is a function of such
+    sums has the whole value on every rank, and the gradient of the rank's own values.
     """
     _parted.append(collectives)
     try:
@@ -119,7 +119,7 @@ def in_parts(collectives: Collectives) -> Iterator[None]:
 def over_values(
     each: Tensor, weight: Tensor | None, *, average: bool = False, lead: int = 1
 ) -> Tensor:
-    """One number per item from one per value: the weighted sum, or that over their number.
+    """Reduce values to one number per item: their weighted sum, or weighted sum over their number.
 
     Parameters
     ----------
@@ -128,19 +128,19 @@ def over_values(
     weight
         ``(B, ...)`` or None.
     average
-        Divide by the number of values. Weights with a mean of 1 make this the weighted mean.
+        Divide by the number of values. With weights of mean 1, this is the weighted mean.
 
     Raises
     ------
     UsageError
-        If there are weights of values, but one number for all values of an item.
+            If values are weighted but there is only one number for all values of an item.
     """
     if weight is not None:
         if each.shape[lead - 1 :] != weight.shape:
             raise UsageError(
-                f"the loss has shape {tuple(each.shape[lead - 1 :])} where values are weighted by "
-                f"shape {tuple(weight.shape)}: it is one number per item, which neither weights "
-                f"nor masks of values can reach"
+                f"the loss has shape {tuple(each.shape[lead - 1 :])}, but values are weighted by "
+                f"shape {tuple(weight.shape)}: it is one number per item, to which weights or "
+                f"masks of values cannot be applied"
             )
         each = each * weight
     each = each.reshape(*each.shape[:lead], -1)
@@ -167,13 +167,13 @@ def latitude_weights(latitudes: Sequence[float]) -> Tensor:
     Raises
     ------
     UsageError
-        If one is not within -90 and 90 degrees, or none has an area.
+        If a latitude is not within -90 and 90 degrees, or if all rows have an area of 0.
     """
     for i, degrees in enumerate(latitudes):
         if not -90 <= degrees <= 90:
             raise UsageError(f"latitudes[{i}] = {degrees} is not within -90 and 90 degrees")
     cosines = [max(0.0, math.cos(math.radians(degrees))) for degrees in latitudes]
     if not sum(cosines) > 1e-12:
-        raise UsageError(f"latitudes {list(latitudes)} have no area at all")
+        raise UsageError(f"latitudes {list(latitudes)} are all at the poles, so no row has an area")
     weights = torch.tensor(cosines, dtype=torch.float64)[:, None]
     return weights / weights.mean()
