@@ -151,12 +151,12 @@ def test_every_method_takes_ids(name):
 
 def test_a_network_for_the_other_kind_of_inputs_is_refused():
     ids, linear = torch.randint(0, MANY, (6, 5)), nn.Sequential(nn.Linear(5, 2))
-    with pytest.raises(UsageError, match=r"takes numbers and not ids .* --inputs numbers"):
+    with pytest.raises(UsageError, match=r"takes numbers, not ids .* --inputs numbers"):
         MeanField(linear, prior_std=1, seed=1)(ids, range(2))
     with pytest.raises(UsageError, match=r"whole numbers \(torch.int64\).* --inputs numbers"):
         MeanField(MLP((5,), 2), prior_std=1, seed=1)(ids, range(2))
     table = nn.Sequential(nn.Embedding(MANY, 1), nn.Flatten())
-    with pytest.raises(UsageError, match=r"takes ids and not numbers .* --inputs ids"):
+    with pytest.raises(UsageError, match=r"takes ids, not numbers .* --inputs ids"):
         MeanField(table, prior_std=1, seed=1)(ids.float(), range(2))
     with pytest.raises(IndexError, match="out of range"):  # not for its kind
         MeanField(table, prior_std=1, seed=1)(ids + MANY, range(2))
@@ -194,7 +194,7 @@ def test_a_network_trains_on_ids_the_same_on_any_grid(tmp_path, commands, monkey
     other = [*train, tmp_path / "bad", "--set", f"data.path={numbers}"]
     done = commands(2, [*train, two], other)
     assert done.code == 2, done.err
-    (line,) = (line for line in done.errors if "the network takes ids and not numbers" in line)
+    (line,) = (line for line in done.errors if "the network takes ids, not numbers" in line)
     assert "--inputs ids" in line
     ends = [json.loads((run / "summary.json").read_text()) for run in (one, two)]
     assert ends[0]["metrics"] == pytest.approx(ends[1]["metrics"], rel=1e-10)

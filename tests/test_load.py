@@ -296,7 +296,7 @@ def test_other_inputs_than_the_runs_are_refused(runs, data, change, message):
 
 
 def test_other_requests_are_refused(runs, tmp_path):
-    with pytest.raises(UsageError, match="its 4 members: say 4"):
+    with pytest.raises(UsageError, match="its 4 members: set it to 4"):
         hs.load(runs / "ensemble").predict(np.zeros((1, 1, 8, 8), np.uint8), samples=8)
     posterior = hs.load(runs / "last_layer")
     x = items(runs / "table")

@@ -130,7 +130,7 @@ def test_masked_items_count_for_nothing():
         assert masked.item() == pytest.approx(elbo(method, X[:5], LABELS[:5], samples=S).item())
         wild = elbo(method, x, LABELS, samples=S, weight=weight, count=5)
         assert wild.item() == pytest.approx(masked.item())
-    with pytest.raises(UsageError, match=r"shape \(3,\), there are 7 items"):
+    with pytest.raises(UsageError, match=r"shape \(3,\), but there are 7 items"):
         elbo(method, X, LABELS, samples=S, weight=weight[:3])
 
 

@@ -83,11 +83,11 @@ REFUSED = {
     # draws of a global generator
     "poisson": (
         lambda: Does(drawing(lambda _, x: torch.poisson(torch.ones(3)))),
-        "1, a Does, draws by itself, from torch's global",
+        "1, a Does, draws random numbers from torch's global",
     ),
     "gamma": (
         lambda: Does(drawing(lambda _, x: torch.distributions.Gamma(1.0, 1.0).rsample((3,)))),
-        "1, a Does, draws by itself",
+        "1, a Does, draws random numbers",
     ),
     "numpy": (lambda: Does(drawing(lambda _, x: np.random.rand())), "from NumPy's global"),
     "python": (lambda: Does(drawing(lambda _, x: random.random())), "from Python's global"),
@@ -106,18 +106,18 @@ REFUSED = {
     # state
     "running maximum": (
         lambda: buffered(lambda s, x: s.seen.copy_(x.detach().abs().max()) and None),
-        "1, a Does, changes its seen in the forward pass, and for a batch by something else",
+        "1, a Does, changes its seen in the forward pass to a value that for a batch is not",
     ),
     "slow running variance": (
         lambda: buffered(lambda s, x: s.seen.lerp_(x.detach().var(), 1e-3) is None, 1.0),
-        "1, a Does, changes its seen in the forward pass, and for a batch by something else",
+        "1, a Does, changes its seen in the forward pass to a value that for a batch is not",
     ),
     "items seen": (
-        lambda: buffered(lambda s, x: s.seen.add_(len(x)) and None), "by something else than the"
+        lambda: buffered(lambda s, x: s.seen.add_(len(x)) and None), "is not the mean over its"
     ),
     "a buffer that grows": (
         lambda: buffered(lambda s, x: setattr(s, "seen", torch.cat([s.seen, x[:, 0]])), (0.0,)),
-        "by something else than the",
+        "is not the mean over its halves",
     ),
     "a frozen parameter": (
         lambda: Does(
@@ -132,7 +132,7 @@ REFUSED = {
     ),
     "history": (
         lambda: Does(lambda s, x: s.history.append(1) or x * len(s.history), history=[]),
-        "1, a Does, gives other outputs when it is evaluated again",
+        "1, a Does, returns different outputs when it is evaluated again",
     ),
     "tensor attribute": (
         lambda: Does(lambda s, x: x + s.mean.add_(x.detach().mean()), mean=torch.zeros(())),
@@ -150,7 +150,7 @@ REFUSED = {
     ),
     "of the system": (
         lambda: Does(drawing(lambda _, x: np.random.default_rng().random())),
-        "1, a Does, gives other outputs when it is evaluated again",
+        "1, a Does, returns different outputs when it is evaluated again",
     ),
     # items that influence each other
     "no running statistics": (
@@ -236,7 +236,7 @@ REFUSED |= {
     "weights that are replaced": (renewed, "writes to parameters in the forward pass"),
     "frozen on the way": (
         lambda: Does(lambda s, x: x * s.w.requires_grad_(False), w=nn.Parameter(torch.ones(3))),
-        "1, a Does, fails with the weights of a sample in the place of its own",
+        "1, a Does, fails with the weights of a sample in place of its own",
     ),
     "rows of bounded length": (
         lambda: Does(lambda s, x: x + s.rows(torch.arange(3))[:, 0],
@@ -254,7 +254,7 @@ REFUSED |= {
     ),
     "clipped gradient": (backwards(lambda g: g.clamp(-1e-3, 1e-3)), "not linear in the gradient"),
     "gradient clipped far out": (backwards(lambda g: g.clamp(-1e4, 1e4)), "not linear in the"),
-    "noise on a gradient": (backwards(lambda g: g + torch.randn_like(g)), "linear.*, or draws"),
+    "noise on a gradient": (backwards(lambda g: g + torch.randn_like(g)), "linear.*, or that dr"),
     "gradient of a tensor's hook": (
         lambda: Does(hooked_tensor), "Sequential has a backward pass that is not linear in"
     ),
@@ -265,7 +265,7 @@ REFUSED |= {
     ),
     "a weight's hook": (hooked_weight, r"hook on the gradient of its parameter 1\.weight"),
     "a layer in a list": (
-        listed_layer, r"uses 1\.parts, a tensor of shape \(3, 3\) that asks for gradients"
+        listed_layer, r"uses 1\.parts, a tensor of shape \(3, 3\) that requires gradients"
     ),
     # only where gradients are on
     "with gradients": (
@@ -435,7 +435,7 @@ def test_every_method_looks_at_its_module_in_training_and_in_prediction(x, name)
         False: Does(lambda s, x: x if s.training else x + np.random.rand()),
     }
     for training, layer in only_then.items():
-        words = "1, a Does, makes an item" if training else "1, a Does, draws by itself"
+        words = "1, a Does, makes an item" if training else "1, a Does, draws random numbers"
         with pytest.raises(UsageError, match=words):
             made(name, around(layer))(x, samples=range(2))
     alone = made(name, around(only_then[True]))  # a run that is only evaluated
@@ -477,7 +477,7 @@ def test_weights_that_are_reached_past_their_names_are_refused(x, how):
     seen = [module[0].weight] if how == "list" else [module[0].weight.T]
     module[1] = Does(lambda s, x: x @ seen[0])
     for method in (MeanField(module), Ensemble(module, 2)):
-        with pytest.raises(UsageError, match=r"uses its parameter 0\.weight by something else"):
+        with pytest.raises(UsageError, match=r"uses its parameter 0\.weight under another name"):
             method(x, samples=range(2))
     assert MCDropout(around(nn.Dropout(0.1)))(x, samples=range(2)).shape == (2, 9, 2)
 
@@ -556,8 +556,8 @@ class Later(nn.Module):
     ("do", "words"),
     [
         (lambda x: x - x.mean(0), "1, a Later, makes an item's"),
-        (lambda x: x + float(np.random.rand()), "1, a Later, draws by itself, from NumPy's"),
-        (lambda x: F.dropout(x, 0.3), "1, a Later, draws by itself, from torch's"),
+        (lambda x: x + float(np.random.rand()), "1, a Later, draws random numbers from NumPy's"),
+        (lambda x: F.dropout(x, 0.3), "1, a Later, draws random numbers from torch's"),
     ],
 )
 def test_what_a_module_does_later_is_looked_at_again(x, do, words, start):

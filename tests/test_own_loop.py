@@ -293,7 +293,7 @@ def test_loss_and_optimiser_must_exchange_on_one_grid():
 
     method = method_of()
     distribute(sgd(method), Alone(), method)
-    with pytest.raises(UsageError, match=r"2 sample x 1 data ranks, .*by 1 sample x 1 data"):
+    with pytest.raises(UsageError, match=r"2 sample x 1 data ranks, .*on 1 sample x 1 data"):
         ELBO(LOSS, 8, Two())(method, X, Y, samples=2)
 
 

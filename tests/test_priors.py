@@ -146,7 +146,7 @@ DENSITIES = [
 @pytest.mark.parametrize(("make", "log_prior"), DENSITIES)
 def test_priors_known_by_their_density_have_a_monte_carlo_kl(make, log_prior):
     method = make()
-    with pytest.raises(UsageError, match=r'no formula: set loss.kl = "monte_carlo"'):
+    with pytest.raises(UsageError, match=r'no closed form: set loss.kl = "monte_carlo"'):
         method.penalty()
     ratio = method.log_ratio(range(3), step=4)
     std = method.log_std.exp()

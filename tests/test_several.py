@@ -442,7 +442,7 @@ def test_methods_take_several_inputs(make):
         ({"image": IMAGE}, "the inputs are image, but Plants.forward takes age, image"),
         ({"picture": IMAGE, "age": AGE}, "inputs are picture, age, but .*takes age, image"),
         ({"image": IMAGE, "age": AGE[:4]}, "must have the same items"),
-        ({"image": IMAGE, "age": AGE.long()}, "takes numbers and not ids for age"),
+        ({"image": IMAGE, "age": AGE.long()}, "takes numbers, not ids for age"),
         ({}, "an empty dictionary"),
         ([IMAGE], "a tensor, or a dictionary of tensors"),
     ],
@@ -464,7 +464,7 @@ def test_a_loss_of_one_output_refuses_several():
     with pytest.raises(UsageError, match="the outputs size, kind, ExpectedNLL takes one"):
         ELBO(ExpectedNLL(Categorical()), 6)(method, {"image": IMAGE, "age": AGE}, y, samples=2)
     targets = {"kind": y, "height": AGE}
-    with pytest.raises(UsageError, match="losses are of kind, size, the targets are kind, height"):
+    with pytest.raises(UsageError, match="of kind, size, but the targets are kind, height"):
         ELBO(loss_of(), 6)(method, {"image": IMAGE, "age": AGE}, targets, samples=2)
 
 

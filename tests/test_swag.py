@@ -138,7 +138,7 @@ def test_prediction_samples_are_shared_out_over_chains():
     assert method.prediction_share(7, 2, 1) == range(2, 7)
     assert [method.place(s)[0] for s in range(2, 7)] == [0, 0, 1, 1, 1]
     assert torch.equal(method.prediction_rows(range(2, 3))[0], method.weights.detach()[0])
-    with pytest.raises(UsageError, match=r"evaluation.samples = 2 are fewer than the 3 chains"):
+    with pytest.raises(UsageError, match=r"evaluation.samples = 2 is less than the 3 chains"):
         method.prediction_samples(2)
 
 
@@ -168,7 +168,7 @@ SETS = (
         (["method.rank=1"], "method.rank = 1"),
         (["method.every=0"], "method.every = 0"),
         (["method.rank=10"], "rank = 10 needs 10 .* every 3 of the last 23 of 38 steps .* are 7"),
-        (["evaluation.samples=4"], "evaluation.samples = 4 are fewer than the 6"),
+        (["evaluation.samples=4"], "evaluation.samples = 4 is less than the 6"),
         (["method.frequency=3"], "unknown key 'method.frequency'"),
     ],
 )

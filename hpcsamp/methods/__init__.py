@@ -1,4 +1,4 @@
-"""How weights are sampled: one method a file, the same verbs in each."""
+"""Sampling methods: one method per file, with the same verbs in each."""
 
 from hpcsamp.methods.base import Method
 from hpcsamp.methods.ensemble import Ensemble

@@ -1,4 +1,4 @@
-"""Gradients of one chunk of samples after the other, summed without keeping any graph."""
+"""Sum gradients over chunks of samples, without keeping the graph of more than one chunk."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 
 class Accumulator:
-    """Back-propagates scalars or outputs one at a time and adds up the parameters' gradients.
+    """Back-propagates scalars or outputs one at a time and sums the parameters' gradients.
 
-    Nothing is written to ``.grad``; the caller decides what the sum is for.
+    Nothing is written to ``.grad``; the caller decides how the sum is used.
 
     Parameters
     ----------
     parameters
-        What to differentiate with respect to.
+        Parameters with respect to which gradients are taken.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -28,10 +28,10 @@ class Accumulator:
         self._add(torch.autograd.grad(value, self.parameters, upstream, allow_unused=True))
 
     def skip(self) -> None:
-        """Take part in the draw of other ranks of the sample group, without samples of its own."""
+        """Take part in a draw of other ranks of the sample group, without own samples."""
 
     def skip_backward(self) -> None:
-        """Take part in their backward pass."""
+        """Take part in a backward pass of other ranks, without own samples."""
 
     def _add(self, new: Sequence[Tensor | None]) -> None:
         for i, (total, gradient) in enumerate(zip(self._sums, new, strict=True)):
@@ -39,5 +39,5 @@ class Accumulator:
                 self._sums[i] = gradient if total is None else total.add_(gradient)
 
     def gradients(self) -> list[Tensor | None]:
-        """The sums, one per parameter; None where nothing depended on it."""
+        """Return the sums, one per parameter; None where no value depended on it."""
         return self._sums

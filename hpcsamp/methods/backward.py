@@ -1,9 +1,10 @@
-"""Whether the backward pass of a module is that of a function of each item.
+"""Check that the backward pass of a module treats the items of a batch independently.
 
-Gradients of ranks are summed. That is the gradient of the whole batch only if a backward pass is
-linear in what comes in, draws nothing, and treats each item by itself; an ``autograd.Function`` or
-a hook that clips or normalises gradients does not. Seen from outside: the gradient of twice the
-outputs is twice the gradient, and that of a batch the sum of those of its halves.
+Gradients of ranks are summed. The sum is the gradient of the whole batch only if the backward pass
+is linear in the incoming gradient, draws no random numbers, and treats each item separately. An
+``autograd.Function`` or a hook that clips or normalises gradients does not. This is checked from
+outside: the gradient of twice the outputs must be twice the gradient, and the gradient of a batch
+must be the sum of those of its halves.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ from hpcsamp.methods.kept import called
 from hpcsamp.methods.recording import Evaluate, difference, hooked
 from hpcsamp.weights.parts import parts_of
 
-#: By how much gradients are scaled, to find limits of any size; the smaller one for narrow types.
+#: Factors of the gradient that reveal limits of any size; the smaller one is for narrow types.
 SCALES = (2.0**20, 2.0**4)
 
 
 Key = tuple[int, tuple[int, ...]]
-"""Address and shape of a tensor: a method may make its leaves anew, in the same memory."""
+"""Address and shape of a tensor: a method may create its leaves again in the same memory."""
 
 
 class _Gradients(NamedTuple):
-    """Gradients of a pass.
+    """Gradients of one pass.
 
-    ``parameters``: with respect to what is trained, by key. ``calls``: of the submodules in the
-    order in which they ended, with respect to their inputs and outputs that have the items in
-    front.
+    ``parameters``: with respect to the trained tensors, by key. ``calls``: of the submodules, in
+    the order in which their calls ended, with respect to those of their inputs and outputs whose
+    first axis is that of the items.
     """
 
     parameters: dict[Key, Tensor]
@@ -42,40 +43,40 @@ class _Gradients(NamedTuple):
 
 
 def check_hooks(network: nn.Module, own: Sequence[nn.Parameter]) -> None:
-    """Refuse hooks on the gradients of parameters that are to be replaced: none would be called.
+    """Refuse hooks on the gradients of parameters that are replaced, as they would not be called.
 
     Raises
     ------
     UsageError
-        Naming the parameter.
+        If there is such a hook; the message names the parameter.
     """
     ids = {id(p) for p in own}
     for name, p in network.named_parameters():
         if id(p) in ids and (p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None)):
             raise UsageError(
                 f"{type(network).__name__} has a hook on the gradient of its parameter {name}, "
-                f"which would not be called: samples of the weights are evaluated in its place; "
-                f"freeze a parameter by requires_grad_(False), clip by optimizer.clip, and put a "
-                f"mask into the forward pass"
+                f"which would not be called, because samples of the weights are evaluated instead; "
+                f"freeze a parameter by requires_grad_(False), clip by optimizer.clip, and apply a "
+                f"mask in the forward pass"
             )
 
 
 def check_unregistered(
     network: nn.Module, outputs: Sequence[Tensor], known: Sequence[Tensor]
 ) -> None:
-    """Refuse tensors that ask for gradients and are none of the module's parameters.
+    """Refuse tensors that require gradients but are not parameters of the module.
 
     Parameters
     ----------
     outputs
-        Of two passes: a leaf of both lives longer than a pass.
+        Outputs of two passes: a leaf that both depend on lives longer than a pass.
     known
-        What is trained, and the module's own parameters.
+        Keys of the trained tensors and of the module's own parameters.
 
     Raises
     ------
     UsageError
-        Naming the attribute, where it is one.
+        If there is such a tensor; the message names the attribute that holds it, if any.
     """
     ids = {id(p) for p in known}
     first, second = ({id(t): t for t in leaves(y) if t.requires_grad} for y in outputs)
@@ -83,14 +84,14 @@ def check_unregistered(
         if key in second and key not in ids:
             raise UsageError(
                 f"{type(network).__name__} uses {_where(network, leaf)}, a tensor of shape "
-                f"{tuple(leaf.shape)} that asks for gradients and is none of its parameters, so "
-                f"that it would be neither trained nor kept; make it an nn.Parameter, and put "
+                f"{tuple(leaf.shape)} that requires gradients but is not one of its parameters, so "
+                f"that it would be neither trained nor saved; make it an nn.Parameter, and put "
                 f"layers of a list into an nn.ModuleList (or requires_grad_(False))"
             )
 
 
 def lasting(outputs: Sequence[Tensor]) -> set[Key]:
-    """What the graphs of two passes both lead to and ask for gradients of, by key."""
+    """Keys of the leaves that require gradients and that the graphs of both passes lead to."""
     first, second = ({_key(t) for t in leaves(y) if t.requires_grad} for y in outputs)
     return first & second
 
@@ -108,29 +109,29 @@ def _where(network: nn.Module, leaf: Tensor) -> str:
                 own = one.parameters() if isinstance(one, nn.Module) else [one]
                 if key not in ("_parameters", "_modules") and any(p is leaf for p in own):
                     return full
-    return "something from outside"
+    return "a tensor from outside the module"
 
 
 def check_gradients(
     network: nn.Module, evaluate: Evaluate, items: int, trained: Container[Key], tolerance: float
 ) -> None:
-    """Refuse a backward pass that ranks and parts of a batch would change.
+    """Refuse a backward pass whose result depends on how a batch is split over ranks or parts.
 
     Parameters
     ----------
     network, evaluate
-        The module, and what evaluates it with the same draws each time, with gradients on.
+        The module, and a function that evaluates it with the same draws each time, with gradients.
     items
-        How many there are, an even number.
+        Number of items, an even number.
     trained
-        With respect to these, see :func:`lasting`.
+        Keys of the trained tensors, see :func:`lasting`.
     tolerance
-        Relative difference that rounding may make.
+        Relative difference that is attributed to rounding.
 
     Raises
     ------
     UsageError
-        Naming the submodule.
+        If it does; the message names the submodule.
     """
     everything, middle = slice(0, items), items // 2
 
@@ -152,15 +153,15 @@ def check_gradients(
         if _finite(more) or not _finite(once):
             break
     else:
-        return  # nothing can be said of numbers of such a type
+        return  # numbers of this type overflow at any of the scales
     apart = _apart(once, more)
     if apart > tolerance:
         name = _culprit(whole(inner=True), whole(scale, inner=True), tolerance)
         raise DependsError(
             f"{called(network, name)} has a backward pass that is not linear in the gradient of "
-            f"its outputs, or draws (gradients of outputs and of a multiple of them differ by "
-            f"{apart:.2g} of their size): what it clips, normalises or adds depends on how items "
-            f"come to ranks; take that out of its backward pass, and clip by optimizer.clip",
+            f"its outputs, or that draws random numbers (gradients of outputs and of a multiple of "
+            f"them differ by {apart:.2g} of their size), so that results would depend on the "
+            f"number of ranks; remove this from the backward pass, and clip by optimizer.clip",
             apart,
         )
     apart = _apart(once, halves())
@@ -169,7 +170,7 @@ def check_gradients(
         raise DependsError(
             f"{called(network, name)} lets the items of a batch influence each other's gradients "
             f"(by {apart:.2g} of their size, between a batch and its halves), so that results would"
-            f" depend on the number of ranks; treat each item alone in its backward pass",
+            f" depend on the number of ranks; treat each item separately in its backward pass",
             apart,
         )
 
@@ -182,7 +183,7 @@ def _gradients(
     scale: float,
     inner: bool,
 ) -> _Gradients:
-    """Of a weighted sum of outputs, divided by the factor that it was multiplied by."""
+    """Gradients of a weighted sum of outputs that is multiplied by ``scale``, divided by it."""
     calls: list[tuple[str, list[Tensor], list[Tensor]]] = []
     stack: list[list[Tensor]] = []
     count = rows.stop - rows.start
@@ -225,7 +226,7 @@ def _with_items(value: Any, items: int) -> list[Tensor]:
 
 
 def _together(early: _Gradients, late: _Gradients) -> _Gradients:
-    """The gradients of a batch from those of its halves."""
+    """Combine the gradients of the two halves of a batch into those of the batch."""
     calls = [
         (name, [torch.cat(p) for p in zip(a, c, strict=False)],
          [torch.cat(p) for p in zip(b, d, strict=False)])
@@ -238,7 +239,7 @@ def _together(early: _Gradients, late: _Gradients) -> _Gradients:
 
 
 def _apart(one: _Gradients, other: _Gradients) -> float:
-    """Largest difference of gradients; of a parameter that was not reached it is 0."""
+    """Largest relative difference of gradients; those of unreached parameters are 0."""
     a, b = dict(one.parameters), dict(other.parameters)
     for key in a.keys() | b.keys():
         known = a.get(key, b.get(key))
@@ -253,7 +254,7 @@ def _finite(found: _Gradients) -> bool:
 
 
 def _culprit(one: _Gradients, other: _Gradients, tolerance: float) -> str:
-    """The innermost submodule at whose outputs gradients agree, and at whose inputs they do not."""
+    """Innermost submodule with equal gradients at its outputs and unequal ones at its inputs."""
     pairs = zip(one.calls, other.calls, strict=False)
     for (name, ins, outs), (_, other_ins, other_outs) in pairs:
         agree = difference(outs, other_outs) <= tolerance

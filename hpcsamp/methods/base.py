@@ -1,4 +1,4 @@
-"""The verbs that every sampling method has."""
+"""Base class of all sampling methods."""
 
 from __future__ import annotations
 
@@ -22,59 +22,59 @@ from hpcsamp.weights.calling import Outputs
 
 
 class Method(Shareable):
-    """A module as S functions, one per weight sample.
+    """Turns a module into S functions, one per weight sample.
 
         outputs = method(x, samples=range(4, 8), step=t)      # (4, B, ...)
         penalty = method.penalty()                            # KL or prior term, scalar
 
-    A method draws everything from (seed, step, sample), so which rank evaluates which sample makes
-    no difference (law 1).
+    A method draws all random numbers from (seed, step, sample), so results do not depend on which
+    rank evaluates which sample (law 1).
 
     Parameters
     ----------
     seed
         Seed of the run.
     samples_per_pass
-        Samples that are evaluated at once, or ``"auto"``: 1 until :meth:`choose` has measured what
-        is fastest, as a training run does. More need more memory; small networks and GPUs are
-        faster with them. Draws and results are the same.
+        Number of samples that are evaluated at once, or ``"auto"``: 1 until :meth:`choose` has
+        measured what is fastest, as a training run does. More samples need more memory; small
+        networks and GPUs run faster with them. Draws and results are the same.
 
     Attributes
     ----------
     placement
-        Where its weights live: all of them on every rank, or rows of its own samples.
+        Where the weights live: all of them on every rank, or the rows of the rank's own samples.
     spread
-        Which parts of an item the model ranks have; None where each rank sees whole items.
+        The parts of an item that each model rank holds; None where each rank holds whole items.
     """
 
     placement: Replicated = REPLICATED
     spread: Spread | None = None
-    #: Whether model ranks may hold its network in parts; each class says so itself, as one that
-    #: inherits may hold or draw more.
+    #: Whether model ranks may hold its network in parts. Not inherited: each class declares it
+    #: itself, because a subclass may hold or draw more.
     in_parts: ClassVar[bool] = False
-    #: Whether the first argument may also be a function that makes the network of a member.
+    #: Whether the first argument may also be a function that returns the network of a member.
     makes_networks: ClassVar[bool] = False
-    #: Whether its training draws noise of weights, so that a run goes on with the same form of it.
+    #: Whether training draws noise of weights, so that a resumed run must draw it in the same form.
     trains_with_noise: bool = True
-    #: Which draws it has beside those of weights: one more when they become others, so that no run
-    #: goes on with other ones.
+    #: Version of its draws other than those of weights, increased when they change, so that no run
+    #: is resumed with different draws.
     draws: ClassVar[int] = 1
 
     @classmethod
     def create(
         cls, network: Callable[[int | None], nn.Module], samples: int, own: range, **arguments: Any
     ) -> Self:
-        """Make the method of a run.
+        """Create the method of a run.
 
         Parameters
         ----------
         network
-            A network with fresh initial weights: ``network(None)`` those of the run,
-            ``network(s)`` those of a member.
+            A function that returns a network with fresh initial weights: ``network(None)`` those of
+            the run, ``network(s)`` those of member ``s``.
         samples, own
-            S, and which of them this rank evaluates in training.
+            S, and the samples that this rank evaluates in training.
         arguments
-            Those of the class.
+            Arguments of the class.
         """
         kind: Any = cls  # a subclass, whose first argument is the module
         made: Self = kind(network(None), **arguments)
@@ -82,16 +82,16 @@ class Method(Shareable):
         return made
 
     def __new__(cls, *arguments: Any, **named: Any) -> Self:
-        """Refuse what is no network, such as the class of one, before anything is made of it."""
+        """Refuse an argument that is not a network, such as a class, before anything is built."""
         first = list(inspect.signature(cls.__init__).parameters)[1]
-        if (arguments or named) and first in ("module", "network"):  # copies are made without any
+        if (arguments or named) and first in ("module", "network"):  # copying passes no arguments
             network = arguments[0] if arguments else named.get(first)
             if not isinstance(network, nn.Module) and not (
                 cls.makes_networks and callable(network)
             ):
                 kind = f"the class {network.__name__}" if isinstance(network, type) else network
                 raise UsageError(
-                    f"{cls.__name__} takes a network, which is an instance of torch.nn.Module, not "
+                    f"{cls.__name__} takes a network, an instance of torch.nn.Module, but got "
                     f"{kind!s:.80}"
                 )
         return super().__new__(cls)
@@ -100,34 +100,34 @@ class Method(Shareable):
         super().__init__(samples_per_pass)
         self.seed = seed
         self._in_trial = self._made_up = False
-        #: Within :meth:`trying`, which looks at the same samples many times: noise by its name.
+        #: Within :meth:`trying`, which evaluates the same samples many times: the last noise.
         self._tried: tuple[Any, Tensor] | None = None
         self._observer = Observer()
 
     def network_of(self, sample: int) -> nn.Module | None:
-        """The wrapped module that evaluates a sample; None if there is none."""
+        """Return the wrapped module that evaluates a sample; None if this rank has none."""
         return self.networks[0] if self.networks else None
 
     def drawing(
         self, network: nn.Module, x: Any, sample: int
     ) -> tuple[Place, Callable[[], AbstractContextManager[Any]]]:
-        """How a network with the weights of a prediction sample draws what else is in that sample.
+        """Return what makes a network draw its own random numbers as in a prediction sample.
 
         Parameters
         ----------
         network
-            Another one than that of the method.
+            A network other than that of the method.
         x
             Some items.
         sample
-            Which one.
+            Index of the prediction sample.
 
         Returns
         -------
         place
-            The name of its draws.
+            Identifies the draws.
         within
-            Makes a block in which it draws, as long as calls are routed.
+            Opens a context in which the network draws, while calls are routed.
         """
         with self.predicting():
             return self.place_of(range(sample, sample + 1), 0, None), nullcontext
@@ -141,10 +141,10 @@ class Method(Shareable):
         stacked: bool = False,
         index: Tensor | None = None,
     ) -> None:
-        """Check that the module is a function of weights and items alone, by passes with a few.
+        """Check in a few passes that the module's outputs depend on weights and items only.
 
-        Called by itself before the first evaluation, and again when submodules have changed between
-        training and evaluation mode. No number of the run changes by it.
+        Called automatically before the first evaluation, and again when submodules have changed
+        between training and evaluation mode. It changes no number of the run.
 
         Parameters
         ----------
@@ -154,24 +154,25 @@ class Method(Shareable):
         Raises
         ------
         UsageError
-            For a module that draws by itself, keeps state, or lets the items of a batch influence
-            each other, in training or in prediction; naming the submodule and what to do instead.
+            If, in training or in prediction, the module draws random numbers itself, keeps state,
+            or lets the items of a batch influence each other. The message names the submodule and
+            what to do instead.
         """
         self._observer.look(self, x, samples, step, stacked, index)
 
     def __call__(self, x: Tensor, samples: range, *others: Any, **named: Any) -> Tensor:
-        """Outputs of some samples, see :meth:`forward`; the module is observed at first.
+        """Outputs of some samples, see :meth:`forward`; the first call also checks the module.
 
         Raises
         ------
         UsageError
             If ``x`` is neither a tensor nor a dictionary of tensors with the same items, or
-            ``samples`` no range of samples.
+            ``samples`` is not a range of samples.
         """
         x = inputs_of(x, bool(named.get("stacked", False)))
         if not isinstance(samples, range) or samples.step != 1 or samples.start < 0:
             example = f"range({samples})" if isinstance(samples, int) else "range(4)"
-            raise UsageError(f"samples = {samples!r:.80}: a range is needed, e.g. {example}")
+            raise UsageError(f"samples = {samples!r:.80} must be a range, e.g. {example}")
         self.observe(x, samples, *others, **named)
         if self.strategy == "auto":
             found: Tensor = super().__call__(x, samples, *others, **named)
@@ -192,44 +193,44 @@ class Method(Shareable):
         stacked: bool = False,
         index: Tensor | None = None,
     ) -> Tensor:
-        """Outputs of some samples.
+        """Evaluate some samples.
 
         Parameters
         ----------
         x
-            Inputs ``(B, ...)``, or ``(len(samples), B, ...)`` if ``stacked``: each sample then sees
-            inputs of its own (augmentation per sample). A dictionary of several by name is given to
-            the module by these names, or by position where it does not take them.
+            Inputs ``(B, ...)``, or ``(len(samples), B, ...)`` if ``stacked``: each sample then has
+            inputs of its own (augmentation per sample). A dictionary of several inputs is passed to
+            the module by name, or by position where the module does not take these names.
         samples
-            Which of the samples 0..S-1.
+            The samples to evaluate, within 0..S-1.
         step
-            Training step, part of the name of the random stream.
+            Training step, which selects the random stream.
         stacked
             Whether ``x`` has a sample axis.
         index
-            ``(B,)`` int64, positions of the items in their split, for methods that draw something
-            for each item (None: ``0 .. B-1``). Draws must not depend on the batch an item came in.
+            ``(B,)`` int64, positions of the items in their split, for methods that draw numbers
+            for each item (None: ``0 .. B-1``). Draws must not depend on the batch of an item.
 
         Returns
         -------
         Tensor
-            ``(len(samples), B, ...)``; of several outputs ``(len(samples), B, n)``, which
-            :meth:`split` takes apart.
+            ``(len(samples), B, ...)``; several outputs are packed into ``(len(samples), B, n)``,
+            which :meth:`split` unpacks.
         """
 
     @property
     def callers(self) -> Sequence[Caller]:
-        """What calls the wrapped modules."""
+        """The callers of the wrapped modules."""
         return ()
 
     @property
     def outputs(self) -> Outputs | None:
-        """Where the outputs of the last evaluation lie, if the module returns several."""
+        """Layout of the outputs of the last evaluation, if the module returns several."""
         last = max(self.callers, key=lambda caller: caller.time, default=None)
         return None if last is None else last.outputs
 
     def split(self, outputs: Tensor) -> dict[str, Tensor]:
-        """Several outputs by name, ``(k, B, ...)`` each, from those of an evaluation.
+        """Unpack several outputs of an evaluation by name, ``(k, B, ...)`` each.
 
         Raises
         ------
@@ -237,29 +238,29 @@ class Method(Shareable):
             If the module returns one tensor.
         """
         if self.outputs is None:
-            raise UsageError("the network has one output; there is nothing to split")
+            raise UsageError("the network has one output, so there is nothing to split")
         return self.outputs.split(outputs)
 
     @abstractmethod
     def penalty(self, part: int = 0, parts: int = 1) -> Tensor:
-        """The term beside the data, in nats, not divided by N; or one of several shares of it.
+        """Return the KL or prior term in nats, not divided by N; or one of several shares of it.
 
-        The shares of ``parts`` ranks add up to the whole, values and gradients (law 2).
+        The shares of ``parts`` ranks add up to the whole term, in value and gradient (law 2).
         """
 
     def penalties(self) -> dict[str, tuple[int, float]]:
-        """The whole penalty by random variable: how many weights it has, and its nats."""
+        """Return the number of weights and the whole penalty in nats of each random variable."""
         return {}
 
     def log_ratio(self, samples: range, step: int | None = None) -> Tensor:
-        """``log q(w_s) - log p(w_s)`` of draws: what Monte Carlo KL and importance weights need.
+        """Return ``log q(w_s) - log p(w_s)`` of draws, for Monte Carlo KL and importance weights.
 
         The mean over samples estimates the KL divergence; the gradient includes that of the draw.
 
         Parameters
         ----------
         samples, step
-            As in :meth:`forward`: the densities are those of the weights it evaluates.
+            As in :meth:`forward`: the densities are those of the weights that are evaluated there.
 
         Returns
         -------
@@ -272,16 +273,16 @@ class Method(Shareable):
             If the method's draws have no density.
         """
         raise UsageError(
-            f"the draws of {type(self).__name__} have no density: neither Monte Carlo KL nor "
-            f"importance weights can be had of them"
+            f"the draws of {type(self).__name__} have no density, so that neither Monte Carlo KL "
+            f"nor importance weights can be computed"
         )
 
     @abstractmethod
     def named_variational(self) -> Iterator[tuple[str, Tensor]]:
-        """Every trained tensor in the shape and under the name of its layer."""
+        """Iterate over all trained tensors, in the shape and under the name of their layer."""
 
     def pieces(self) -> Mapping[str, Pieces]:
-        """Of a network in parts: where the tensors of the method's state lie in those of the whole.
+        """Positions of the tensors of the method's state in the whole network's, if it is in parts.
 
         Raises
         ------
@@ -299,31 +300,31 @@ class Method(Shareable):
         Raises
         ------
         UsageError
-            See :meth:`pieces`.
+            If it is not, see :meth:`pieces`.
         """
         if not vars(type(self)).get("in_parts", False):
             Method.pieces(self)
 
     def named_pieces(self) -> Mapping[str, Pieces]:
-        """The same of :meth:`named_variational`."""
+        """The same positions for :meth:`named_variational`."""
         return {}
 
     @contextmanager
     def accumulating(self) -> Iterator[Accumulator]:
-        """Within the block, gradients of one chunk after the other are summed by what is returned.
+        """Context whose accumulator sums the gradients of one chunk after the other.
 
-        A method may know a cheaper way than autograd's to get from a sample's weights to its
-        parameters; it then overrides this.
+        A method overrides this if it can get from the gradient of a sample's weights to that of its
+        parameters more cheaply than autograd.
         """
         yield Accumulator(self.parameters())
 
     def place_of(self, samples: range, step: int | None, index: Tensor | None) -> Place:
-        """The name of a pass: that of what the module draws by itself in it.
+        """Return the place of a pass, which identifies the module's own random numbers in it.
 
         Parameters
         ----------
         samples, step, index
-            Of the pass, as in :meth:`forward`.
+            As in :meth:`forward`.
         """
         step = self.step if step is None else step
         predicts = self.in_prediction
@@ -331,9 +332,9 @@ class Method(Shareable):
 
     @contextmanager
     def trying(self, *, made_up: bool = True) -> Iterator[None]:
-        """Within the block passes only find something out, see :attr:`.Place.trial`.
+        """Context in which passes only probe the module, see :attr:`.Place.trial`.
 
-        ``made_up``: whether any plausible weights will do, where a rank has not got them all.
+        ``made_up``: whether a rank that holds a share of the weights may use plausible weights.
         """
         before = self._in_trial, self._made_up
         self._in_trial, self._made_up = True, made_up
@@ -347,26 +348,26 @@ class Method(Shareable):
     # Around training ---------------------------------------------------------------------------
 
     def begin(self, items: int, steps: int, steps_per_epoch: int) -> None:
-        """Said once before the first step: ``N``, and how long the run is."""
+        """Called once before the first step with ``N`` and the length of the run."""
 
     def after_step(self) -> None:
-        """Said after each step of the optimiser, when :attr:`step` has been advanced."""
+        """Called after each step of the optimiser, when :attr:`step` has been advanced."""
 
     @property
     def optimizers(self) -> Mapping[str, Callable[..., torch.optim.Optimizer]]:
-        """Optimisers of the method's own by name; where there are any, one of them must be used."""
+        """Optimisers of this method by name; if there are any, one of them must be used."""
         return {}
 
     def check_loss(self, name: str, linear: bool) -> None:
-        """Said before training: the loss by name, and whether it is linear in the samples.
+        """Called before training with the loss's name, and whether it is linear in the samples.
 
         Raises
         ------
         UsageError
-            If the method cannot be trained by it.
+            If the method cannot be trained with this loss.
         """
 
     @property
     def gradient_scale(self) -> float:
-        """Factor from the loss's gradient to what the optimiser is to see."""
+        """Factor of the loss's gradient before it is passed to the optimiser."""
         return 1.0

@@ -1,4 +1,4 @@
-"""Copies of a module, so that each member of an ensemble has buffers of its own."""
+"""Copy modules, so that each member of an ensemble has its own buffers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 
 def apart(make: Callable[[int], nn.Module], members: range) -> list[nn.Module]:
-    """The module of each member; where several get the same object, all but the first a copy.
+    """Return a module for each member; an object that several members share is copied.
 
     A copy shares the memory of trained parameters, which the method replaces. A module that cannot
     be copied stays shared.

@@ -1,4 +1,4 @@
-"""When a chain explores, when it samples, and which of its weights are kept: pure planning.
+"""Plan when a chain explores, when it samples, and which of its weights are kept.
 
     step size = largest step size * (1 + cos(pi * steps done in the cycle / its length)) / 2
 
@@ -13,26 +13,26 @@ from hpcsamp.errors import UsageError
 
 
 class Cycles:
-    """The plan of a run of some steps.
+    """The plan of a run of a number of steps.
 
-    A cycle begins with large steps without noise, to leave the mode it was in; then noise is added,
-    and after a burn-in snapshots are kept, the last of them at the cycle's end.
+    A cycle begins with large steps without noise, which leave the previous mode; then noise is
+    added, and after a burn-in snapshots are kept, the last one at the end of the cycle.
 
     Parameters
     ----------
     steps
-        Of the whole run.
+        Steps of the whole run.
     cycles
-        How many of them are shared out over; cycles differ by at most one step. With 0 the step
-        size is left alone, and the run has the parts of a single cycle.
+        Number of cycles, whose lengths differ by at most one step. With 0 the step size is left to
+        the optimiser, and the run has the phases of a single cycle.
     exploration
-        Share of a cycle without noise, from 0 to below 1.
+        Share of a cycle without noise, at least 0 and below 1.
     burn_in
-        Share of a cycle, after that, with noise and without snapshots.
+        Share of a cycle after the exploration, with noise but without snapshots.
     snapshots
-        Kept per cycle.
+        Snapshots kept per cycle.
     thinning
-        Steps from one snapshot to the next (default: as many as there is room for).
+        Steps from one snapshot to the next (default: spread evenly over the rest of the cycle).
 
     Raises
     ------
@@ -66,27 +66,27 @@ class Cycles:
                 thin = f" {apart} steps apart" if thinning is not None else ""
                 raise UsageError(
                     f"method.snapshots = {snapshots}{thin} need {needed} steps of a cycle, but of "
-                    f"{end - start} steps {room} are left after exploration and burn-in"
+                    f"its {end - start} steps {room} are left after exploration and burn-in"
                 )
             for k in range(snapshots):
                 self._slots[end - (snapshots - 1 - k) * apart] = c * snapshots + k
 
     def factor(self, step: int) -> float:
-        """What the largest step size is multiplied by at a step, above 0 and at most 1."""
+        """Factor of the largest step size at a step, above 0 and at most 1."""
         start, end = self._cycle(step)
         return 0.5 * (1 + math.cos(math.pi * (step - start) / (end - start)))
 
     def explores(self, step: int) -> bool:
-        """Whether a step is without noise."""
+        """Whether a step adds no noise."""
         start, end = self._cycle(step)
         return step - start < math.floor((end - start) * self._exploration + 1e-9)
 
     def slot(self, done: int) -> int | None:
-        """Which snapshot is to be kept when so many steps are done, or None."""
+        """Index of the snapshot to keep after so many steps, or None."""
         return self._slots.get(done)
 
     def _cycle(self, step: int) -> tuple[int, int]:
-        """First step, and that after the last; what lies behind the run belongs to the last."""
+        """First step of a step's cycle and of the next one; later steps count to the last cycle."""
         last = len(self._starts) - 2
         c = max(k for k in range(last + 1) if self._starts[k] <= step)
         return self._starts[c], max(self._starts[c + 1], step + 1)
@@ -95,12 +95,12 @@ class Cycles:
 def check(
     cycles: int, exploration: float, burn_in: float, snapshots: int, thinning: int | None
 ) -> None:
-    """What can be said without the length of a run.
+    """Check the arguments as far as possible without the length of a run.
 
     Raises
     ------
     UsageError
-        Naming the argument and what it may be.
+        For a wrong argument; the message names it and what it may be.
     """
     for what, value, least in (("cycles", cycles, 0), ("snapshots", snapshots, 1)):
         if value < least:
@@ -109,9 +109,9 @@ def check(
         raise UsageError(f"method.thinning = {thinning} must be at least 1 step")
     for what, share in (("exploration", exploration), ("burn_in", burn_in)):
         if not 0 <= share < 1:
-            raise UsageError(f"method.{what} = {share} must be a share from 0 to below 1")
+            raise UsageError(f"method.{what} = {share} must be a share, at least 0 and below 1")
     if exploration + burn_in >= 1:
         raise UsageError(
-            f"method.exploration = {exploration} and method.burn_in = {burn_in} leave nothing of a "
-            f"cycle to sample in: together they must be below 1"
+            f"method.exploration = {exploration} and method.burn_in = {burn_in} leave no steps of "
+            f"a cycle to sample in: their sum must be below 1"
         )

@@ -1,11 +1,11 @@
-"""Optimisers whose use does not import torch's compiler.
+"""Use torch's optimisers without importing torch's compiler.
 
-``torch.optim`` hides some methods of its optimisers from the compiler, by wrappers that import the
-whole of ``torch._dynamo`` (with sympy, some 850 modules) when they are first called: a third of the
-CPU time in which a rank starts. Nothing here is compiled.
+``torch.optim`` hides some methods of its optimisers from the compiler by wrappers, which import all
+of ``torch._dynamo`` (with sympy, some 850 modules) when they are first called: a third of the
+CPU time that a rank needs to start. Nothing here is compiled.
 
-The wrappers are found by what :mod:`functools` leaves in them, ``__wrapped__``. Where a release of
-torch has others, the methods stay what they are.
+The wrappers are recognised by ``__wrapped__``, which :mod:`functools` sets. Where a release of
+torch has other wrappers, the methods stay as they are.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 @cache
 def eager(kind: type[Any]) -> type[Any]:
-    """A subclass of an optimiser's class that does the same without wrappers for the compiler."""
+    """Return a subclass of an optimiser's class that behaves the same without these wrappers."""
     plain: dict[str, Any] = {
         name: method.__wrapped__
         for name, method in vars(Optimizer).items()
@@ -31,14 +31,14 @@ def eager(kind: type[Any]) -> type[Any]:
         and getattr(kind, name) is method
     }
     for wrapper in _chain(kind.step):
-        if wrapper.__code__.co_name == "_use_grad":  # for the optimisers that are differentiable
+        if wrapper.__code__.co_name == "_use_grad":  # for optimisers that are differentiable
             plain["step"] = _step(wrapper.__wrapped__)
     kept = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
     return type(kind.__name__, (kind,), kept | plain)
 
 
 def _chain(method: Any) -> Iterator[Any]:
-    """A method, if it is a wrapper what it wraps, and so on but for the innermost."""
+    """Iterate over a method and what it wraps, except for the innermost function."""
     while inspect.isfunction(method) and hasattr(method, "__wrapped__"):
         yield method
         method = method.__wrapped__

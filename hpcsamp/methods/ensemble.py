@@ -1,9 +1,9 @@
-"""Deep ensembles: the members are the samples.
+"""Deep ensembles: each sample is a member with weights of its own.
 
-(Lakshminarayanan, Pritzel and Blundell 2017.) Each member starts from initial weights of its own
-and sees, if ``augment.share = "sample"``, views of the batch of its own. With ``prior_std`` each
-member is a maximum a posteriori estimate; ``anchored`` centres its prior at a draw from the prior
-(Pearce et al. 2020), so that members stay apart where the data say nothing:
+(Lakshminarayanan, Pritzel and Blundell 2017.) Each member starts from its own initial weights and,
+if ``augment.share = "sample"``, sees its own views of the batch. With ``prior_std`` each member is
+a maximum a posteriori estimate; ``anchored`` centres its prior at a draw from the prior (Pearce et
+al. 2020), so that members stay apart where the data do not determine them:
 
     loss of member s = mean NLL + |w_s - a_s|^2 / (2 N prior_std^2),        a_s ~ N(0, prior_std^2)
 """
@@ -22,7 +22,7 @@ from hpcsamp.streams import Purpose
 
 
 class Ensemble(Members):
-    """S networks that are trained beside each other and averaged in prediction.
+    """S networks that are trained side by side and averaged in prediction.
 
     Parameters
     ----------
@@ -34,12 +34,13 @@ class Ensemble(Members):
     Attributes
     ----------
     anchors
-        ``(s, n)`` the draws, from the stream of the member; None without. Not in checkpoints.
+        ``(s, n)`` draws from the prior, from the member's stream; None without anchors. They are
+        drawn again rather than saved in checkpoints.
 
     Raises
     ------
     UsageError
-        For anchors without a prior.
+        If anchors are requested without a prior.
     """
 
     in_parts = True
@@ -59,7 +60,7 @@ class Ensemble(Members):
         anchors = None
         if anchored:
             if prior_std is None:
-                raise UsageError("method.anchored needs method.prior_std: anchors are draws of it")
+                raise UsageError("method.anchored needs method.prior_std, to draw anchors from")
             anchors = torch.empty_like(self.weights.detach())
             self.layout.draw(anchors, self.seed, Purpose.CENTRES, 0, self.members)
             anchors.mul_(prior_std)
@@ -67,7 +68,7 @@ class Ensemble(Members):
         self.trains_with_noise = anchored
 
     def penalty(self, part: int = 0, parts: int = 1) -> Tensor:
-        """See :meth:`Members.penalty`; from the anchors, where there are any."""
+        """See :meth:`Members.penalty`; weights are measured from the anchors, if there are any."""
         if self.anchors is None or self.prior_std is None:
             return super().penalty(part, parts)
         square = self._squares(self.weights - self.anchors)

@@ -1,4 +1,4 @@
-"""Why a pass of a module fails: by its inputs, or by the weights that a method puts into it."""
+"""Explain why a pass of a module fails: by its inputs, or by the weights that a method inserts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from hpcsamp.weights.layers import Layer, followed
 
 
 class DependsError(UsageError):
-    """An item's results depend on the others of its batch, or rounding makes it look so.
+    """An item's results depend on the other items of its batch, or seem to, by rounding.
 
     Parameters
     ----------
     apart
-        By what part of their size.
+        Relative size of the dependence.
     """
 
     def __init__(self, text: str, apart: float) -> None:
@@ -34,22 +34,22 @@ class DependsError(UsageError):
 def explained(
     network: nn.Module, x: Tensor, evaluate: Callable[[Tensor], object]
 ) -> Iterator[None]:
-    """Within the block, a failing pass of a module is explained by what it does not fail with.
+    """Context in which the error of a failing pass is explained, by what the module runs with.
 
-    Ids for a module that takes numbers, and the other way round, fail with one kind of inputs and
-    run with the other one; a module that writes to its parameters runs by itself alone.
+    A module that needs ids fails with numbers and runs with ids, and the other way round; a module
+    that writes to its parameters runs with its own weights but not with those of a sample.
 
     Parameters
     ----------
     network, x
         The module, and ``(B, ...)`` inputs.
     evaluate
-        Evaluates the module under its method.
+        Evaluates the module as its method does.
 
     Raises
     ------
     UsageError
-        Naming the inputs, or the submodule.
+        With the explanation; the message names the inputs or the submodule.
     """
     try:
         yield
@@ -71,14 +71,14 @@ def explained(
             of, how = f" for {name}" * bool(name), f"--inputs {takes}"
             how = f"{name} as {takes}" if name else f"the inputs with {how}"
             raise UsageError(
-                f"the network takes {takes} and not {given}{of} (of {t.dtype}: {line_of(e)}); "
-                f"ingest {how}, or name another network"
+                f"the network takes {takes}, not {given}{of} (of {t.dtype}: {line_of(e)}); ingest "
+                f"{how}, or name another network"
             ) from e
         if (where := _fails_replaced(network, x, evaluate)) is not None:
             raise UsageError(
-                f"{called(network, where)} fails with the weights of a sample in the place of its "
-                f"own ({line_of(e)}); a forward pass must not write to its parameters, freeze them "
-                f"or ask what they are"
+                f"{called(network, where)} fails with the weights of a sample in place of its own "
+                f"({line_of(e)}); a forward pass must not write to its parameters, freeze them or "
+                f"inspect their type"
             ) from e
         raise
 
@@ -86,8 +86,8 @@ def explained(
 def _fails_replaced(
     network: nn.Module, x: Tensor, evaluate: Callable[[Tensor], object]
 ) -> str | None:
-    """The submodule that fails under a method; None where the module by itself fails, too,
-    or it is not these inputs that fail."""
+    """Submodule that fails under a method; None if the module fails with its own weights too,
+    or does not fail with these inputs."""
     layers: list[Layer] = []
     generators = Generators.now()
     try:
@@ -102,9 +102,9 @@ def _fails_replaced(
             evaluate(x)
     except Exception:
         return layers[-1].name if layers else ""
-    return None  # other inputs failed
+    return None  # the pass failed with other inputs
 
 
 def line_of(error: BaseException) -> str:
-    """The first line of an error."""
+    """First line of an error's message."""
     return (str(error).splitlines() or [""])[0][:120] or type(error).__name__

@@ -1,10 +1,10 @@
-"""Flipout: a sample's weight perturbation with random signs of each item.
+"""Flipout: the weight perturbation of a sample gets random signs for each item.
 
     W_b = mean + (std * eps) o (r_b s_b^T),    r_b, s_b = +-1 drawn for (seed, step, sample, item)
 
-(Wen et al. 2018, section 3.1.) Each item's weights have the distribution of the posterior, and
-those of different items are uncorrelated, so that the variance of a batch's gradient falls with
-the batch. All positions of an item (tokens, pixels) share its signs: they see one set of weights.
+(Wen et al. 2018, section 3.1.) The weights of each item have the distribution of the posterior, and
+those of different items are uncorrelated, so the variance of a batch's gradient decreases with the
+batch size. All positions of an item (tokens, pixels) share its signs, and so one set of weights.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from hpcsamp.streams.places import place_bits
 
 
 class Flipout(ItemNoise):
-    """Mean-field VI whose items see a sample's weights with signs of their own.
+    """Mean-field VI in which each item sees the weights of a sample with its own random signs.
 
-    Costs a second product per layer. Parameters as in
-    :class:`~hpcsamp.methods.mean_field.MeanField`; which layers take part, in
+    It costs a second product per layer. For the parameters see
+    :class:`~hpcsamp.methods.mean_field.MeanField`; for the layers that take part,
     :class:`~hpcsamp.methods.item_noise.ItemNoise`.
     """
 
@@ -37,7 +37,7 @@ class Flipout(ItemNoise):
 
 
 def random_signs(key: Tensor, places: Tensor, count: int, dtype: torch.dtype) -> Tensor:
-    """``(B, count)`` of -1 and 1 for places of a stream, a bit each."""
+    """Return ``(B, count)`` signs of -1 and 1 for places of a stream, one bit each."""
     bits = place_bits(key, places, -(-count // 64))
     single = (bits[..., None] >> torch.arange(64, device=bits.device)) & 1
     return single.flatten(-2)[..., :count].to(dtype) * 2 - 1

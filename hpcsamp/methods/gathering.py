@@ -1,6 +1,6 @@
-"""Gradients with respect to weights of which the ranks of a sample group hold shares.
+"""Sum gradients with respect to weights of which each rank of a sample group holds a share.
 
-Every rank takes part in every reduction, in one order, whatever the order in which autograd
+Every rank takes part in every reduction, in the same order whatever the order in which autograd
 finishes; see :mod:`hpcsamp.methods.sharing`.
 """
 
@@ -19,40 +19,40 @@ from hpcsamp.methods.sharing import STRETCH, Sharing
 from hpcsamp.weights.layout import Bundle
 
 Deliver = Callable[[Tensor], None]
-"""Takes a gradient."""
+"""Function that receives a gradient."""
 
 
 class Chunk:
-    """Samples of a round and their gradients so far; none in a round of other ranks."""
+    """Samples of a round and their gradients so far; without samples, a round of other ranks."""
 
     def __init__(self, step: int, samples: range) -> None:
         self.step, self.samples = step, samples
         self._found: dict[str, Tensor] = {}
 
     def put(self, name: str, gradient: Tensor) -> None:
-        """Gradient of a variable."""
+        """Store the gradient of a variable."""
         self._found[name] = gradient
 
     def has(self, bundle: Bundle) -> bool:
-        """Whether all gradients of a bundle are there."""
+        """Whether all gradients of a bundle have arrived."""
         return all(v.name in self._found for v in bundle.variables)
 
     def take(self, name: str, size: int) -> Tensor | None:
-        """``(k, size)`` gradient of a variable, which is forgotten; None without any."""
+        """Return the ``(k, size)`` gradient of a variable and forget it; None if there is none."""
         found = self._found.pop(name, None)
         return None if found is None else found.reshape(-1, size)
 
 
 class _Tapped(torch.autograd.Function):
-    """A variable's draws, whose gradient goes to ``deliver`` as soon as it is complete.
+    """The draws of a variable; their gradient is passed to ``deliver`` as soon as it is complete.
 
-    A leaf would keep a gradient of its own, copied if it is laid out otherwise. ``anchor``: a leaf
-    that is there to be differentiated with respect to, as the draws are not.
+    A leaf would keep a gradient of its own, copied if its memory layout differs. ``anchor`` is a
+    leaf for autograd to differentiate with respect to, because the draws are not leaves.
     """
 
     @staticmethod
     def forward(ctx: Any, draws: Tensor, anchor: Tensor, deliver: Deliver) -> Tensor:
-        """The draws."""
+        """Return the draws."""
         ctx.deliver = deliver
         return draws.view_as(draws)
 
@@ -66,17 +66,17 @@ class _Tapped(torch.autograd.Function):
 class GatheredAccumulator(Accumulator):
     """Sums gradients over chunks and ranks into this rank's shares.
 
-    Autograd stops at the samples' weights, variable by variable. What a variable has got there is
-    summed over the chunk, ``d mean = sum_s g_s`` and ``sum_s g_s * noise_s`` with the noise drawn
-    once more, scattered and let go; the factor ``std`` of the latter, common to all samples, comes
-    in on the shares at the end.
+    Autograd stops at the samples' weights, variable by variable. The gradient there is summed over
+    the chunk, as ``d mean = sum_s g_s`` and ``sum_s g_s * noise_s`` with the noise drawn again,
+    then scattered over the ranks and freed; the factor ``std`` of the second sum, which all samples
+    have in common, is applied to the shares at the end.
 
     Parameters
     ----------
     sharing
-        The shares.
+        The shares of the method's vectors.
     mean, log_std, fixed
-        Those of this rank.
+        This rank's shares.
     """
 
     def __init__(
@@ -98,9 +98,9 @@ class GatheredAccumulator(Accumulator):
         self._anchor = self._mean.new_zeros(()).requires_grad_()
 
     def draw(self, step: int, samples: range) -> Drawn:
-        """``(k, *shape)`` weights and fixed parameters by name. Collective over the group.
+        """Return ``(k, *shape)`` weights and fixed parameters by name. Collective over the group.
 
-        They live until :meth:`backward`, which is of all that were drawn since the last one.
+        They live until :meth:`backward`, which handles all draws since the last one.
         """
         sharing = self._sharing
         flat = sharing.drawn(self._mean, self._log_std, step, samples)
@@ -127,26 +127,26 @@ class GatheredAccumulator(Accumulator):
         torch.autograd.backward(value, upstream, inputs=[self._anchor, *fixed])
         self._finish()
 
-    # The bundles of chunks are scattered in one order on all ranks, as they become complete: from
-    # the last chunk and bundle to the first, which is that in which gradients mostly arrive.
+    # The bundles of chunks are scattered in the same order on all ranks, as they become complete:
+    # from the last chunk and bundle to the first, the order in which gradients mostly arrive.
 
     def _expect(self, chunk: Chunk) -> None:
-        """The next backward pass is of this chunk, too."""
+        """Expect the gradients of this chunk in the next backward pass."""
         self._waiting += [(chunk, bundle) for bundle in self._sharing.bundles]
 
     def _arrived(self, chunk: Chunk, name: str, gradient: Tensor) -> None:
-        """A variable has its gradient."""
+        """Handle the gradient of a variable."""
         chunk.put(name, gradient)
         while self._waiting and self._waiting[-1][0].has(self._waiting[-1][1]):
             self._scatter(*self._waiting.pop())
 
     def _finish(self) -> None:
-        """The backward pass is over: no more gradients will come."""
+        """End the backward pass: no more gradients will arrive."""
         while self._waiting:
             self._scatter(*self._waiting.pop())
 
     def _scatter(self, chunk: Chunk, bundle: Bundle) -> None:
-        """Add the gradients of a chunk's bundle to the shares of all ranks, and let them go."""
+        """Add the gradients of a chunk's bundle to the shares of all ranks, and free them."""
         sharing, k = self._sharing, len(chunk.samples)
         found = [chunk.take(v.name, v.size) for v in bundle.variables]
         start = bundle.variables[0].offset
@@ -156,21 +156,21 @@ class GatheredAccumulator(Accumulator):
             if whole is not None:
                 noise = sharing.noise(sums.new_empty(k, hi - lo), chunk.step, chunk.samples, lo)
                 for gradient, e in zip(whole[:, lo - start : hi - start], noise, strict=True):
-                    own = sums[:, : len(gradient)]  # what is no variable's has no gradient
+                    own = sums[:, : len(gradient)]  # padding between variables has no gradient
                     own[0].add_(gradient)
                     own[1].addcmul_(gradient, e[: len(gradient)])
             sharing.vector.scatter(sums[0], lo, self._d_mean)
             sharing.vector.scatter(sums[1], lo, self._d_log_std)
 
     def _joined(self, found: list[Tensor | None], bundle: Bundle, k: int) -> Tensor | None:
-        """``(k, m)`` gradients of the variables of a bundle; 0 where there is none."""
+        """Return ``(k, m)`` gradients of the variables of a bundle; 0 where there is none."""
         if all(g is None for g in found):
             return None
         pairs = zip(found, bundle.variables, strict=True)
         return torch.cat([self._mean.new_zeros(k, v.size) if g is None else g for g, v in pairs], 1)
 
     def gradients(self) -> list[Tensor | None]:
-        """Shares of this rank, in the order mean, log_std, fixed. Collective over the group."""
+        """Return this rank's shares of mean, log_std, fixed. Collective over the group."""
         both = self._d_mean, self._d_log_std.mul_(self._log_std.exp())
         own: list[Tensor | None] = [d for d, on in zip(both, self._learning, strict=True) if on]
         if self._own_fixed is None or self._fixed is None or not self._own_fixed.requires_grad:

@@ -1,4 +1,4 @@
-"""What the graph of some outputs leads to, and what is called while it is gone through."""
+"""Inspect the autograd graph of outputs: the leaves it leads to, and calls in the backward pass."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from hpcsamp.weights.recomputation import stands
 
 
 def check_own(network: nn.Module, output: Tensor, own: Sequence[nn.Parameter]) -> None:
-    """Refuse a module whose graph leads to parameters that were to be replaced.
+    """Refuse a module whose graph leads to parameters that should have been replaced.
 
     Raises
     ------
     UsageError
-        Naming the parameter.
+        If there is one; the message names the parameter.
     """
     names = {id(p): n for n, p in network.named_parameters() if any(p is o for o in own)}
     for leaf in leaves(output):
         found = names.get(id(leaf))
         if found is not None:
             raise UsageError(
-                f"{type(network).__name__} uses its parameter {found} by something else than that "
-                f"name (a list, a view or a product made when it was built), where other weights "
-                f"cannot be put in its place; use self.{found} in the forward pass"
+                f"{type(network).__name__} uses its parameter {found} under another name (from a "
+                f"list, a view or a product made when it was built), where the weights of a sample "
+                f"cannot take its place; use self.{found} in the forward pass"
             )
 
 
 def check_backward(network: nn.Module, output: Tensor) -> None:
-    """Refuse a module that computes parts of itself again in the backward pass by means of its own.
+    """Refuse a module that recomputes parts of itself in the backward pass by its own means.
 
-    The weights of the sample are out of the module by then. What torch's own checkpointing computes
-    again has them (:mod:`hpcsamp.weights.recomputation`).
+    The weights of the sample are no longer in the module then. They are in what torch's own
+    checkpointing recomputes (:mod:`hpcsamp.weights.recomputation`).
 
     Raises
     ------
     UsageError
-        Naming the submodule.
+        If it does; the message names the submodule.
     """
     found: list[str] = []
 
@@ -65,7 +65,7 @@ def check_backward(network: nn.Module, output: Tensor) -> None:
 
 
 def leaves(output: Tensor) -> Iterator[Tensor]:
-    """The leaves of a graph."""
+    """Iterate over the leaves of a graph."""
     nodes: list[Any] = [output.grad_fn]
     met: set[Any] = set()
     while nodes:

@@ -1,4 +1,4 @@
-"""What a method and its modules hold: for checkpoints, for comparison, and when it is moved."""
+"""What a method and its modules hold: for checkpoints, comparison of replicas, and moves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hpcsamp.weights.pieces import Pieces, parts_in
 
 
 class Holding(Passing):
-    """A method with wrapped modules, whose constants are kept with its own parameters."""
+    """A method with wrapped modules, whose constants are kept beside its own parameters."""
 
     @property
     def networks(self) -> Sequence[nn.Module]:
@@ -24,49 +24,49 @@ class Holding(Passing):
         return ()
 
     def constants(self) -> dict[str, Tensor]:
-        """Frozen parameters and buffers of the wrapped module by name, as it holds them.
+        """Frozen parameters and buffers of the wrapped module, by name.
 
-        What is registered with the method itself is not among them.
+        Tensors that are registered with the method itself are not included.
         """
         return {}
 
     def held(self) -> dict[str, Tensor]:
         """Every tensor that the outputs depend on, by name.
 
-        These are what is trained, what the method keeps, and the constants of the module. Replicas
-        have the same names in the same order and must have the same values; a tensor may be written
-        to in place.
+        These are the trained tensors, the method's own state, and the constants of the module.
+        Replicas have the same names in the same order and must have the same values; a tensor may
+        be written to in place.
         """
         own = itertools.chain(self.named_parameters(), self.named_buffers())
         constants = {f"constants.{name}": value for name, value in self.constants().items()}
         return {name: value.detach() for name, value in own} | constants
 
     def constants_to_keep(self) -> dict[str, Tensor]:
-        """The constants for checkpoints, not copied; members first, where there are members."""
+        """The constants for checkpoints, not copied; with members, the first axis is theirs."""
         return self.constants()
 
     def constant_pieces(self) -> dict[str, Pieces]:
-        """Of a network in parts: where constants of checkpoints lie in those of the whole."""
+        """Positions of the constants in those of the whole network, if it is in parts."""
         parts = parts_in(self.networks[0])
         return {f"constants.{n}": parts[n] for n in self.constants_to_keep() if n in parts}
 
     def take_constants(self, kept: Mapping[str, Tensor]) -> None:
-        """Give the module the constants of a checkpoint."""
+        """Load the constants of a checkpoint into the module."""
         for name, value in self.constants().items():
             value.copy_(kept[name])
 
     def extra_to_keep(self) -> dict[str, Any]:
-        """What submodules keep beside tensors (``get_extra_state``), by the submodule's name.
+        """State of submodules other than tensors (``get_extra_state``), by the submodule's name.
 
-        Only of modules that are not registered with the method, whose state torch keeps.
+        Only of modules that are not registered with the method; torch saves the state of others.
         """
         return {}
 
     def take_extra(self, kept: Mapping[str, Any]) -> None:
-        """Give the submodules their extra state of a checkpoint."""
+        """Load the extra state of a checkpoint into the submodules."""
 
     def extra_as_tensors(self) -> dict[str, Tensor]:
-        """The same as bytes, to be compared."""
+        """The extra state as bytes, for comparison."""
         found = {}
         for name, kept in self.extra_to_keep().items():
             for row, text in enumerate([kept] if isinstance(kept, str) else kept):
@@ -75,9 +75,9 @@ class Holding(Passing):
         return found
 
     def attributes(self) -> dict[str, Any]:
-        """Numbers and arrays that are attributes of the modules, no buffers, by where they are.
+        """Numbers and arrays that are attributes of the modules but not buffers, by location.
 
-        They are in no checkpoint, and replicas must have the same ones from the beginning.
+        Checkpoints do not contain them, so replicas must have the same ones from the start.
         """
         found: dict[str, Any] = {}
         for i, network in enumerate(self.networks):

@@ -1,9 +1,9 @@
-"""What flipout and local reparameterisation share: items of a batch see noise of their own.
+"""Base of flipout and local reparameterisation: each item of a batch sees its own noise.
 
-    y_b = layer(x_b; mean) + something with the mean 0, drawn for (seed, step, sample, item)
+    y_b = layer(x_b; mean) + perturbation of mean 0, drawn for (seed, step, sample, item)
 
-The posterior, the penalty and the predictive distribution are those of the mean-field method, and
-so is the expectation of the gradient; but in a batch the noise averages out over items.
+Posterior, penalty and predictive distribution are those of the mean-field method, and so is the
+expectation of the gradient; but within a batch the noise averages out over items.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from hpcsamp.weights import PlainVariables
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 KINDS = (nn.Linear, *CONVOLUTIONS)
 STEP = 0xD1B5_4A32_D192_ED03
-"""Odd: keys of the layers of a sample are apart."""
+"""Odd constant that keeps the keys of a sample's layers apart."""
 KEY, SIGN, NOISE = "stream of items", "sign of noise", "noise of variable "
-"""Names of a sample's values that are no parameters."""
+"""Names of values of a sample that are not parameters."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Layer:
     module
         The layer.
     number
-        Its number, part of the name of its stream.
+        Its number, which selects its stream.
     weight, bias
-        Which of the random variables they are; None for a bias that is none.
+        Indices of its random variables; None if it has no bias.
     """
 
     module: nn.Module
@@ -58,7 +58,7 @@ class Layer:
         return 1 if isinstance(self.module, CONVOLUTIONS) else -1
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The layer as a function of its weights."""
+        """Evaluate the layer as a function of its weights."""
         if isinstance(self.module, CONVOLUTIONS):
             y: Tensor = self.module._conv_forward(x, weight, bias)
             return y
@@ -67,18 +67,18 @@ class Layer:
 
 @dataclass
 class Draw:
-    """The chunk that is being evaluated.
+    """The state of the chunk that is being evaluated.
 
     Attributes
     ----------
     index
-        ``(B,)`` places of the items.
+        ``(B,)`` positions of the items in their split.
     std
-        One tensor per random variable.
+        Standard deviations, one tensor per random variable.
     values
-        Those of the sample that is being evaluated, by name.
+        Values of the sample that is being evaluated, by name.
     calls
-        How often each layer was called in its pass.
+        Number of calls of each layer so far in this pass.
     """
 
     index: Tensor
@@ -88,17 +88,17 @@ class Draw:
 
     @property
     def sign(self) -> Tensor:
-        """``()`` 1 or -1: of all its noise (antithetic pairs)."""
+        """Sign of all its noise, ``()`` 1 or -1 (antithetic pairs)."""
         sign: Tensor = self.values[SIGN]
         return sign
 
     def noise(self, variable: int) -> Tensor:
-        """The sample's noise of a random variable, of its shape."""
+        """The sample's noise of a random variable, in its shape."""
         noise: Tensor = self.values[f"{NOISE}{variable}"]
         return noise
 
     def stream(self, layer: Layer) -> Tensor:
-        """``()`` key for a call of a layer."""
+        """Key of the stream for a call of a layer, ``()``."""
         count = self.calls.get(layer.number, 0)
         self.calls[layer.number] = count + 1
         own: Tensor = self.values[KEY]
@@ -108,13 +108,13 @@ class Draw:
 class ItemNoise(MeanField):
     """Mean-field normal posterior, trained with noise per item; see the subclasses.
 
-    Layers that take part are ``nn.Linear`` and convolutions with random weights of their own that
-    the forward pass calls with the batch as first axis. Variables elsewhere (tokens, positions,
-    attention's ``in_proj``) take ordinary draws of the sample, the same for all items. Prediction
-    takes ordinary draws throughout, so that each prediction sample is a function.
+    The layers that take part are ``nn.Linear`` and convolutions with random weights of their own
+    that the forward pass calls with the batch as first axis. Variables elsewhere (tokens,
+    positions, attention's ``in_proj``) are drawn once per sample, for all items. Prediction draws
+    all variables once per sample, so that each prediction sample is a function.
     """
 
-    #: Whether layers need ``noise`` of the weights' shapes.
+    #: Whether layers need ``noise`` in the shape of the weights.
     weight_noise = True
     _layers: dict[nn.Module, Layer] | None = None
     _values: dict[str, Any]
@@ -123,12 +123,12 @@ class ItemNoise(MeanField):
 
     @abstractmethod
     def perturbation(self, layer: Layer, draw: Draw, x: Tensor, y: Tensor) -> Tensor:
-        """What to add to the outputs of a layer.
+        """Return the noise to add to the outputs of a layer.
 
         Parameters
         ----------
         layer, draw
-            Of which layer and sample.
+            The layer, and the sample's state.
         x, y
             Its inputs ``(B * r, ...)``, and its outputs with the mean weights.
         """
@@ -142,7 +142,7 @@ class ItemNoise(MeanField):
         stacked: bool = False,
         index: Tensor | None = None,
     ) -> Tensor:
-        """Outputs of some samples, see :meth:`Method.forward`."""
+        """Evaluate some samples, see :meth:`Method.forward`."""
         if self.in_prediction:
             return super().forward(x, samples, step, stacked=stacked, index=index)
         step = self.step if step is None else step
@@ -174,7 +174,7 @@ class ItemNoise(MeanField):
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _streams(self, step: int, samples: range, device: torch.device) -> dict[str, Tensor]:
-        """``(k,)`` keys of the items' streams and signs of their noise."""
+        """Return ``(k,)`` keys of the items' streams and signs of their noise."""
         partners = [self.partner(s) for s in samples]
         keys = [key(self.seed, Purpose.ITEM, step, s) for s, _ in partners]
         signs = [sign for _, sign in partners]
@@ -185,11 +185,11 @@ class ItemNoise(MeanField):
 
     @contextmanager
     def accumulating(self) -> Iterator[Accumulator]:
-        """Autograd's own way: gradients of standard deviations are not those of a draw."""
+        """Use autograd: the gradients of standard deviations are not those of a single draw."""
         yield Accumulator(self.parameters())
 
     def log_ratio(self, samples: range, step: int | None = None) -> Tensor:
-        """There is no density of a draw that all items share.
+        """Refuse: there is no density, because items do not share one draw of the weights.
 
         Raises
         ------
@@ -197,14 +197,14 @@ class ItemNoise(MeanField):
             Always.
         """
         raise UsageError(
-            f"{type(self).__name__} gives each item weights of its own, which have no density "
-            f'together: neither loss.kl = "monte_carlo" nor importance weights can be had of it'
+            f"{type(self).__name__} draws weights for each item, which have no common density, so "
+            f'that neither loss.kl = "monte_carlo" nor importance weights can be computed'
         )
 
     # Layers ------------------------------------------------------------------------------------
 
     def _found(self, x: Tensor) -> dict[nn.Module, Layer]:
-        """The layers that take part, found by two passes with two and with three items."""
+        """Layers that take part, found by passes with two and with three items."""
         if self._layers is None:
             able = self._able()
             for module in able:
@@ -236,8 +236,8 @@ class ItemNoise(MeanField):
             if not self._layers:
                 raise UsageError(
                     f"{type(self).__name__}: the forward pass of {type(self.module).__name__} calls"
-                    f" no nn.Linear or convolution with random weights; method.name = 'mean_field' "
-                    f"needs none"
+                    f" no nn.Linear or convolution with random weights; set method.name = "
+                    f"'mean_field', which does not need any"
                 )
         return self._layers
 
@@ -256,11 +256,11 @@ class ItemNoise(MeanField):
         for path, part in self.module.named_modules():
             name = f"{path}." if path else ""
             if type(part) not in KINDS or f"{name}weight" not in places:
-                continue  # subclasses may use their weights otherwise, as attention's out_proj
+                continue  # subclasses may use their weights differently, as attention's out_proj
             if any(owners[id(p)] > 1 for p in part.parameters(recurse=False)):
                 continue  # tied: used elsewhere, too
             if any(p.is_complex() for p in part.parameters(recurse=False)):
-                continue  # its noise would be that of products of complex numbers
+                continue  # the noise would be that of products of complex numbers
             bias = places.get(f"{name}bias")
             result[part] = Layer(part, len(result), places[f"{name}weight"], bias)
         return result
@@ -275,11 +275,11 @@ class ItemNoise(MeanField):
             return y
         if self._layers and torch._C._current_graph_task_id() != -1:  # a backward pass
             raise UsageError(
-                f"{type(self).__name__} draws in the forward pass alone: it needs "
-                f"model.checkpoint = false"
+                f"{type(self).__name__} draws in the forward pass, which must not be repeated: "
+                f"set model.checkpoint = false"
             )
         if self._now is None:
-            return y  # a prediction, or somebody else calls the module
+            return y  # a prediction, or a call from outside
         layer = (self._layers or {}).get(module)
         if layer is None:
             return y
@@ -293,7 +293,7 @@ class ItemNoise(MeanField):
 
 
 def spread(values: Tensor, like: Tensor, axis: int) -> Tensor:
-    """``(B, C)`` values of items so that they multiply ``(B * r, ..., C, ...)``, C at ``axis``."""
+    """Reshape ``(B, C)`` values of items to multiply ``(B * r, ..., C, ...)``; C is at ``axis``."""
     shape: list[Any] = [1] * like.dim()
     shape[axis] = values.shape[-1]
     rows = len(like) // len(values)

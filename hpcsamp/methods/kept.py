@@ -1,9 +1,10 @@
-"""Which state a module may advance in its forward pass, found by watching a few passes.
+"""Find out in a few passes which state a module may advance in its forward pass.
 
-In training a buffer may change if what a batch leaves of it is the mean of what its halves leave:
-then it does not matter how a batch is divided among ranks (:mod:`hpcsamp.weights.state`). A running
-maximum, a variance or a cache is no such mean, unless its calls are those of batch normalisation,
-whose statistics are taken over all ranks. In prediction nothing may change.
+In training a buffer may change if its value after a batch is the mean of its values after the
+halves of the batch: the result then does not depend on how a batch is divided over ranks
+(:mod:`hpcsamp.weights.state`). A running maximum, a variance or a cache is no such mean, unless it
+belongs to batch normalisation, whose statistics are taken over all ranks. In prediction nothing may
+change.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from hpcsamp.weights.state import Replay, State
 
 
 class Kept:
-    """The state of a module while it is watched.
+    """The state of a module while its passes are observed.
 
     Parameters
     ----------
     state
-        Where buffers that change are noted; None in prediction.
+        Receives the names of the buffers that change; None in prediction.
     """
 
     def __init__(self, state: State | None) -> None:
@@ -34,7 +35,7 @@ class Kept:
         self._whole: dict[str, Tensor] = {}
 
     def begin(self) -> None:
-        """Forget what was noted."""
+        """Forget all notes."""
         self._notes, self._whole = [], {}
         if self._state is not None:
             self._state.replayed = None
@@ -45,7 +46,7 @@ class Kept:
         Raises
         ------
         UsageError
-            If it has changed anything that it may not.
+            If the pass has changed anything that it may not.
         """
         for name, key in before.written(after):
             full = f"{name}.{key}" if name else key
@@ -53,13 +54,14 @@ class Kept:
             if self._state is None or buffer is None:
                 when = "in prediction" if self._state is None else "in the forward pass"
                 raise UsageError(
-                    f"{called(network, name)} changes its {key} {when}; samples and ranks would "
-                    f"overwrite it for each other; only buffers may change, and in training alone"
+                    f"{called(network, name)} changes its {key} {when}, where samples and ranks "
+                    f"would overwrite each other's value; only buffers may change, and only in "
+                    f"training"
                 )
             self._state.changing[full] = buffer.is_floating_point() or buffer.is_complex()
 
     def replay(self, again: bool = False) -> None:
-        """Note the batch statistics of passes from here on; or use those that were noted."""
+        """Record the batch statistics of the next passes; with ``again``, use the recorded ones."""
         if self._state is None:
             return
         if not again:
@@ -70,16 +72,16 @@ class Kept:
             self._notes = []
 
     def note(self, state: State) -> None:
-        """Called after each pass."""
+        """Called after each pass, to note the state that it left."""
         self._notes.append(dict(state.seen))
 
     def check(self, network: nn.Module) -> None:
-        """Compare what a batch has left with what its halves have left.
+        """Compare the state after a batch with the states after its halves.
 
         Raises
         ------
         UsageError
-            Naming a buffer that depends on how items come in batches.
+            If a buffer depends on how items are batched; the message names it.
         """
         if self._state is None:
             return
@@ -91,10 +93,10 @@ class Kept:
             if start is None or not _is_mean(start, whole[0], late[name][0], early[name][0]):
                 owner, _, key = name.rpartition(".")
                 raise UsageError(
-                    f"{called(network, owner)} changes its {key} in the forward pass, and for a "
-                    f"batch by something else than the mean over its halves (a maximum, a variance,"
-                    f" a number of items, a cache), so that it would depend on the number of ranks;"
-                    f" keep a mean over items, use nn.BatchNorm, or keep this layer in evaluation "
+                    f"{called(network, owner)} changes its {key} in the forward pass to a value "
+                    f"that for a batch is not the mean over its halves (a maximum, a variance, a "
+                    f"number of items, a cache), so that it would depend on the number of ranks; "
+                    f"keep a mean over items, use nn.BatchNorm, or keep this layer in evaluation "
                     f"mode"
                 )
 
@@ -102,13 +104,13 @@ class Kept:
 def check_written(network: nn.Module, evaluate: Evaluate, items: slice) -> None:
     """Refuse a module whose forward pass writes to its parameters.
 
-    What it writes to are the weights of a sample: they would be changed as often as passes are
-    made, or be gone with the pass.
+    During a pass the parameters are the weights of a sample: writing to them would change a draw as
+    often as passes are made, or be lost after the pass.
 
     Raises
     ------
     UsageError
-        Naming the parameter, or the innermost submodule that writes to some.
+        If it does; the message names the parameter, or the innermost submodule that writes several.
     """
     found: list[str] = []
     stack: list[dict[str, Any]] = []
@@ -126,14 +128,14 @@ def check_written(network: nn.Module, evaluate: Evaluate, items: slice) -> None:
         evaluate(items)
     if found:
         raise UsageError(
-            f"{called(network, found[0])} writes to parameters in the forward pass, where the "
-            f"weights of a sample are in their place, so that it would depend on the number of "
-            f"passes; let it use a function of them (a parametrization, say), and leave them alone"
+            f"{called(network, found[0])} writes to parameters in the forward pass, where they are "
+            f"the weights of a sample, so that results would depend on the number of passes; use a "
+            f"function of the parameters (e.g. a parametrization) and leave them unchanged"
         )
 
 
 def _contents(part: nn.Module, whole: bool) -> dict[str, Any]:
-    """What tells by name whether parameters are written to: counters, and values of the whole."""
+    """Version counters of parameters by name, and checksums if ``whole``, to detect writes."""
     return {
         name: (p._version, content_of(p) if whole else None)
         for name, p in part.named_parameters()
@@ -146,7 +148,7 @@ def _buffer(network: nn.Module, name: str) -> Tensor | None:
 
 
 def _is_mean(start: Tensor, whole: Tensor, a: Tensor, b: Tensor) -> bool:
-    """Whether a batch has left the mean of what its halves have left, as far as it has moved."""
+    """Whether a buffer after a batch is the mean of those after its halves, up to rounding."""
     if not whole.shape == a.shape == b.shape == start.shape:
         return False
     if not (whole.is_floating_point() or whole.is_complex()):
@@ -163,7 +165,7 @@ def _largest(x: Tensor) -> float:
 
 
 def called(network: nn.Module, name: str) -> str:
-    """A submodule for a message, with its class."""
+    """Name and class of a submodule, for messages."""
     if not name:
         return type(network).__name__
     part = dict(network.named_modules()).get(name)

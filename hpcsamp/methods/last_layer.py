@@ -1,9 +1,9 @@
-"""Variational inference on the last layer alone; the body is deterministic.
+"""Variational inference on the last layer only; the body is deterministic.
 
     y_s = h(x) W_s^T + b_s,        (W_s, b_s) = mean + exp(log_std) * eps_s
 
-(Kristiadi et al. 2020 on why that may do; Brosse et al. 2020.) In a chunk of samples the body is
-evaluated once and the last layer is one product, so all samples of a rank are one chunk.
+(Kristiadi et al. 2020 on why this can be enough; Brosse et al. 2020.) In a chunk of samples the
+body is evaluated once and the last layer is one product, so all samples of a rank are one chunk.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class LastLayer(MeanField):
         A plain ``nn.Module``.
     layer
         Name of the layer, e.g. ``head``. Default: the last ``nn.Linear`` in the order of the
-        module, which must also be the last that the forward pass calls.
+        module, which must also be the last one that the forward pass calls.
     prior_mean, prior_std, initial_std, scale_std, antithetic, autocast
         See :class:`~hpcsamp.methods.mean_field.MeanField`.
     seed, samples_per_pass
@@ -67,7 +67,7 @@ class LastLayer(MeanField):
         named = {n: m for n, m in linear.items() if type(m) is nn.Linear}
         if not named:
             if not all(part.is_whole for part in parts_in(network).values()):
-                Method.pieces(self)  # refuses it
+                Method.pieces(self)  # raises the error
             raise UsageError(f"method 'last_layer': {type(network).__name__} has no nn.Linear")
         if layer is not None and layer not in named:
             raise UsageError(f"method.layer = {layer!r}; there is {', '.join(map(repr, named))}")
@@ -77,7 +77,7 @@ class LastLayer(MeanField):
         if not {f"{start}{n}" for n, _ in named[name].named_parameters()} <= trained:
             raise UsageError(
                 f"method.layer = {name!r}: its weights are frozen or shared with another layer; "
-                f"they must be its own, and trained"
+                f"they must be trainable and its own"
             )
         super().__init__(
             module,
@@ -93,7 +93,7 @@ class LastLayer(MeanField):
         )
         self.layer = name
         self._chosen = layer is not None
-        self._last = [named[name]]  # in a list: not to register it
+        self._last = [named[name]]  # in a list, so that it is not registered
         self._linear: dict[nn.Module, str] = {part: n for n, part in linear.items()}
         self._called: list[nn.Module] | None = None
         self._checked = False
@@ -109,14 +109,14 @@ class LastLayer(MeanField):
         stacked: bool = False,
         index: Tensor | None = None,
     ) -> Tensor:
-        """Outputs of some samples, see :meth:`Method.forward`."""
+        """Evaluate some samples, see :meth:`Method.forward`."""
         if not self._checked:
             self._check(x[0] if stacked else x)
             self._checked = True
         return super().forward(x, samples, step, stacked=stacked, index=index)
 
     def chunks(self, samples: range, stacked: bool = False) -> Iterator[range]:
-        """All samples at once; one at a time where each has inputs of its own for the body."""
+        """All samples at once; one at a time where each has its own inputs of the body."""
         if stacked and self.samples_per_pass == ALL:
             return iter([samples[i : i + 1] for i in range(len(samples))])
         return super().chunks(samples, stacked)
@@ -136,8 +136,8 @@ class LastLayer(MeanField):
         if called[-1] is not self._last[0] and not self._chosen:
             raise UsageError(
                 f"method 'last_layer': {self.layer!r} is the module's last nn.Linear, but the "
-                f"forward pass calls {self._linear[called[-1]]!r} after it; say which by "
-                f"method.layer"
+                f"forward pass calls {self._linear[called[-1]]!r} after it; set method.layer to "
+                f"one of them"
             )
 
     def _hook(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:

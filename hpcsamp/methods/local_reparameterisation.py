@@ -2,9 +2,9 @@
 
     y_b = x_b mean_W + mean_b + sqrt(x_b^2 std_W^2 + std_b^2) * eps_b,     eps_b ~ N(0, 1)
 
-(Kingma, Salimans and Welling 2015, equation 6.) For an item this is the distribution that weight
-draws give; between items the noise is independent, so that the variance of a batch's gradient falls
-with the batch.
+(Kingma, Salimans and Welling 2015, equation 6.) For a single item, the outputs have the same
+distribution as with weight draws; between items the noise is independent, so the variance of a
+batch's gradient decreases with the batch size.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from hpcsamp.streams.places import place_normals
 
 
 class LocalReparameterisation(ItemNoise):
-    """Mean-field VI with noise on each layer's outputs, of every item its own.
+    """Mean-field VI with noise on the outputs of each layer, drawn for each item.
 
-    Costs a second product per layer. Where an item has several positions (tokens, pixels), each has
-    noise of its own: its distribution is that of weight draws, but the correlation over positions
-    that shared weights bring is lost, and with it the exact expectation of the gradient
-    (:class:`~hpcsamp.methods.flipout.Flipout` keeps it). Parameters as in
-    :class:`~hpcsamp.methods.mean_field.MeanField`; which layers take part, in
+    It costs a second product per layer. Where an item has several positions (tokens, pixels), each
+    has its own noise: its distribution is that of weight draws, but the correlation over positions
+    that shared weights cause is lost, and with it the exact expectation of the gradient
+    (:class:`~hpcsamp.methods.flipout.Flipout` keeps it). For the parameters see
+    :class:`~hpcsamp.methods.mean_field.MeanField`; for the layers that take part,
     :class:`~hpcsamp.methods.item_noise.ItemNoise`.
     """
 
@@ -33,7 +33,7 @@ class LocalReparameterisation(ItemNoise):
         """``sqrt(layer(x^2; std^2)) * eps``, see :meth:`ItemNoise.perturbation`."""
         bias = None if layer.bias is None else draw.std[layer.bias].square()
         variance = layer.apply(x.square(), draw.std[layer.weight].square(), bias)
-        # an item whose inputs are all 0 has no variance, and the root no slope there
+        # an item whose inputs are all 0 has no variance, and the root has no slope at 0
         std = variance.clamp_min(torch.finfo(variance.dtype).tiny).sqrt()
         kind = torch.float64 if y.dtype == torch.float64 else torch.float32
         count = y.numel() // len(draw.index)

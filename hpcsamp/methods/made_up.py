@@ -1,8 +1,8 @@
-"""Weights for passes that only find something out, on a rank that has not got the true ones.
+"""Plausible weights for passes that probe a module on a rank that lacks the true ones.
 
-Whether a module draws by itself, couples its items or is fast with several samples at once does not
-depend on which plausible weights it has, so that such passes need no exchange: ranks make as many
-as they like.
+Whether a module draws random numbers itself, couples its items or is fast with several samples at
+once does not depend on the exact weights. Passes with made-up weights need no exchange, so a
+rank may make any number of them.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ Drawn = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
 class MadeUp:
-    """Draws normal numbers with the mean and the standard deviation of each variable's means.
+    """Draws normal numbers with the mean and standard deviation of each variable's means.
 
     Parameters
     ----------
     random, fixed
-        Layouts of weights and of what has no uncertainty.
+        Layouts of the random weights and of the fixed parameters.
     means
-        ``(n,)`` and ``(m,)`` numbers that are to be resembled.
+        ``(n,)`` and ``(m,)`` numbers whose moments are reproduced.
     noise
-        Draws noise.
+        Draws standard normal noise.
 
     Attributes
     ----------
     probe
-        A leaf with a number for each variable, of the last draw with gradients: the gradient with
-        respect to it is a projection of the variable's, which takes no memory.
+        A leaf with one number for each variable of the last draw with gradients: the gradient with
+        respect to it is a projection of the variable's gradient, which takes no memory.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class MadeUp:
         _scale(self._fixed, _moments(fixed, means[1]))
 
     def draw(self, samples: range, step: int, learns: bool, predicts: bool) -> Drawn:
-        """Weights of some samples; kept, as many passes have the same, until :meth:`forget`.
+        """Draw weights of some samples; they are kept for repeated passes until :meth:`forget`.
 
         Parameters
         ----------
         learns
-            Whether there is to be a gradient.
+            Whether a gradient is needed.
         predicts
             Whether the noise is that of prediction.
         """
@@ -73,7 +73,7 @@ class MadeUp:
             self._last = name, flat
         weights, shared = self._random.named(self._last[1]), self._fixed
         if learns:
-            self.probe = self._start.detach().requires_grad_()  # another leaf in the same memory
+            self.probe = self._start.detach().requires_grad_()  # a new leaf in the same memory
             probes = iter(self.probe.unbind())
             weights, shared = (
                 {name: _Probed.apply(value, next(probes)) for name, value in table.items()}
@@ -82,34 +82,34 @@ class MadeUp:
         return weights, shared
 
     def forget(self) -> None:
-        """Let go of the last draw."""
+        """Free the last draw."""
         self._last = None
 
 
 class Trial(Accumulator):
-    """Back-propagates to the probe of weights that are made up, and keeps nothing."""
+    """Back-propagates to the probe of made-up weights, and keeps nothing."""
 
     def __init__(self, made_up: MadeUp) -> None:
         super().__init__([])
         self._made_up = made_up
 
     def backward(self, value: Tensor, upstream: Tensor | None = None) -> None:
-        """A backward pass of the last draw."""
+        """Run the backward pass of the last draw."""
         torch.autograd.grad(value, [self._made_up.probe], upstream, allow_unused=True)
 
 
 class _Probed(torch.autograd.Function):
-    """``value * (1 + probe)`` at 0."""
+    """``value * (1 + probe)`` for a probe of 0."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, probe: Tensor) -> Tensor:
-        """The value."""
+        """Return the value."""
         ctx.save_for_backward(value)
         return value.view_as(value)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
-        """A projection of the gradient."""
+        """Return a projection of the gradient."""
         (value,) = ctx.saved_tensors
         return None, torch.dot(grads[0].reshape(-1), value.reshape(-1))
 

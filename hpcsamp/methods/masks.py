@@ -1,8 +1,8 @@
-"""The places where Monte Carlo dropout leaves units out, found by a pass in training mode.
+"""Find the layers in which Monte Carlo dropout drops units, by a pass in training mode.
 
-They are the layers that drop something in training: dropout of any kind, wherever it is called,
-attention and recurrent dropout, stochastic depth. In a module without any, they are the inputs of
-each ``nn.Linear`` but the first, in the order of the module.
+These are the layers that drop anything in training: dropout of any kind, wherever it is called,
+attention and recurrent dropout, stochastic depth. In a module without any, masks are applied to the
+inputs of each ``nn.Linear`` but the first, in the order of the module.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from hpcsamp.weights import Place, Put
 from hpcsamp.weights.recomputation import standing
 from hpcsamp.weights.routing import probed
 
-#: Of the inputs of layers in a module that drops nothing by itself, unless another is given.
+#: Default rate of masks on the inputs of layers, in a module that drops nothing itself.
 RATE = 0.1
 
 
 class Places:
-    """The layers of a module that mask something.
+    """The layers of a module that apply masks.
 
     Parameters
     ----------
     put
-        Of the module.
+        The put of the module.
     """
 
     def __init__(self, put: Put) -> None:
@@ -39,7 +39,7 @@ class Places:
         self._on = False
 
     def find(self, call: Callable[[Any], Tensor], x: Any, place: Place) -> None:
-        """Find the layers by a pass with a few items, unless they are known.
+        """Find the layers by a pass with a few items, unless they are known already.
 
         Parameters
         ----------
@@ -48,16 +48,16 @@ class Places:
         x
             ``(B, ...)`` items.
         place
-            Of a sample.
+            The place of a sample.
 
         Raises
         ------
         UsageError
-            For a module with no place for masks.
+            For a module without layers that can apply masks.
         """
         if self._layers is not None:
             return
-        place = replace(place, prediction=False)  # the modes are those of training
+        place = replace(place, prediction=False)  # with the modes of training
         with _training(list(self._module.modules())):
             found = probed(self._module, call, place, x, self._put).masking
         parts = dict(self._module.named_modules())
@@ -71,24 +71,24 @@ class Places:
             self._layers = None
             raise UsageError(
                 f"method 'mc_dropout': {of} drops nothing in training, and inputs of linear layers "
-                f"that lie in parts on model ranks cannot be dropped in its place: let the network "
-                f"drop units (hpcsamp.layers.Dropout; model.dropout of vit, swin and mixer), or "
-                f"set parallel.model = 1"
+                f"that are split over model ranks cannot be dropped instead: let the network drop "
+                f"units (hpcsamp.layers.Dropout; model.dropout of vit, swin and mixer), or set "
+                f"parallel.model = 1"
             )
         linear = [m for m in self._module.modules() if isinstance(m, nn.Linear)]
         if len(linear) < 2:
             self._layers = None
             raise UsageError(
-                f"method 'mc_dropout': {of} drops nothing in training and "
-                f"has {len(linear)} nn.Linear, of which the second and later would have their "
-                f"inputs dropped; put nn.Dropout where units are to be dropped"
+                f"method 'mc_dropout': {of} drops nothing in training and has {len(linear)} "
+                f"nn.Linear, of which the second and later would have their inputs dropped; put "
+                f"nn.Dropout where units should be dropped"
             )
         for layer in linear[1:]:
             layer.register_forward_pre_hook(self._before)
 
     @contextmanager
     def masked(self) -> Iterator[None]:
-        """Within the block the layers mask, in training and in prediction."""
+        """Context in which the layers apply masks, in training and in prediction."""
         with standing(self._masking):
             yield
 
@@ -107,7 +107,7 @@ class Places:
 
 @contextmanager
 def _training(layers: list[nn.Module]) -> Iterator[None]:
-    """Within the block the layers themselves, not what is in them, are in training mode."""
+    """Context in which these layers, but not their submodules, are in training mode."""
     still = [layer for layer in layers if not layer.training]
     for layer in still:
         layer.training = True

@@ -1,9 +1,9 @@
-"""Monte Carlo dropout: a sample is the network with some of its units left out.
+"""Monte Carlo dropout: a sample is the network with some of its units dropped.
 
     y_s = f(x; w, z_s),        z_s = 0 with probability rate, else 1 / (1 - rate)
 
 (Gal and Ghahramani 2016; the paper's second use case.) The weights are deterministic and the same
-for all samples; their masks are what is sampled.
+for all samples; the masks are sampled.
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ from hpcsamp.weights.pieces import parts_in
 
 
 class MCDropout(Method):
-    """Dropout whose masks are drawn for (seed, step, sample), in prediction for (seed, sample).
+    """Dropout with masks drawn for (seed, step, sample), or for (seed, sample) in prediction.
 
     Masks apply wherever the module drops something in training: dropout layers and functions,
-    attention and recurrent dropout, stochastic depth; in a module without any, to the inputs of
-    each ``nn.Linear`` but the first. They apply in prediction, too.
+    attention and recurrent dropout, stochastic depth. In a module without any, they apply to the
+    inputs of each ``nn.Linear`` but the first. They also apply in prediction.
 
     Parameters
     ----------
     module
         Any module whose first axis is the batch.
     rate
-        Chance of a unit to be dropped, rounded to a multiple of 2**-16. Default: the layers' own;
-        0.1 in a module that drops nothing by itself. Stochastic depth keeps its own rates.
+        Probability of dropping a unit, rounded to a multiple of 2**-16. Default: the layers' own;
+        0.1 in a module that drops nothing itself. Stochastic depth keeps its own rates.
     masks
         ``"sample"``: one mask per sample and call for all items and positions, i.e. a draw of a
-        sub-network; it has units (channels for ``nn.Dropout2d`` and its like, else places in the
-        last axis). ``"item"``: a mask of torch's kind for each item, named by its position in its
-        split, so that it depends neither on the batch nor on the grid.
+        sub-network; it masks units (channels for ``nn.Dropout2d`` and similar layers, otherwise
+        entries of the last axis). ``"item"``: a mask as torch draws it for each item, identified by
+        the item's position in its split, so that it depends neither on the batch nor on the grid.
     prior_std
         Standard deviation ``l`` of the prior of the weights, for a penalty of ``sum w^2 / (2 l^2)``
-        nats (Gal and Ghahramani's weight decay; their factor of a layer's keep rate is left to
-        ``l``). None: no penalty.
+        nats (the weight decay of Gal and Ghahramani; their factor of a layer's keep rate must be
+        included in ``l``). None: no penalty.
     seed, samples_per_pass
         See :class:`~hpcsamp.methods.base.Method`.
     autocast
@@ -70,13 +70,13 @@ class MCDropout(Method):
     Raises
     ------
     UsageError
-        For values that cannot be, or a module with no place for masks.
+        For values out of range, or a module without layers that can apply masks.
     """
 
     usual = Passes(ALL)
     in_parts = True
-    trains_with_noise = False  # masks are the same bits everywhere
-    draws = 2  # from the streams of a module's own draws
+    trains_with_noise = False  # masks are the same bits on all devices
+    draws = 2  # from the streams of a module's own random numbers
 
     def __init__(
         self,
@@ -91,9 +91,9 @@ class MCDropout(Method):
     ) -> None:
         super().__init__(seed, samples_per_pass)
         if rate is not None and not 0 <= rate < 1:
-            raise UsageError(f"method.rate = {rate} must be from 0 to below 1")
+            raise UsageError(f"method.rate = {rate} must be at least 0 and below 1")
         if masks not in ("sample", "item"):
-            raise UsageError(f"method.masks = {masks!r}; there is sample, item")
+            raise UsageError(f"method.masks = {masks!r} must be sample or item")
         if prior_std is not None and prior_std <= 0:
             raise UsageError(f"method.prior_std = {prior_std} must be greater than 0")
         self.prior_std = prior_std
@@ -128,9 +128,9 @@ class MCDropout(Method):
         stacked: bool = False,
         index: Tensor | None = None,
     ) -> None:
-        """See :meth:`Method.observe`; the layers that mask are found before.
+        """See :meth:`Method.observe`; first finds the layers that apply masks.
 
-        They are found in training mode, in which buffers are written to: not under observation.
+        That pass is in training mode, in which buffers are written to, so it is not observed.
         """
         place = replace(self.place_of(samples, step, index), masks=self._how)
         self._places.find(self._call, x[0] if stacked else x, place.some([0]))
@@ -145,7 +145,7 @@ class MCDropout(Method):
         stacked: bool = False,
         index: Tensor | None = None,
     ) -> Tensor:
-        """Outputs of some samples, see :meth:`Method.forward`."""
+        """Evaluate some samples, see :meth:`Method.forward`."""
         outputs = []
         for chunk in self.chunks(samples, stacked):
             views = x[chunk.start - samples.start : chunk.stop - samples.start] if stacked else x
@@ -181,7 +181,7 @@ class MCDropout(Method):
             return self._caller(x)
 
     def penalty(self, part: int = 0, parts: int = 1) -> Tensor:
-        """``sum w^2 / (2 prior_std^2)`` in nats, or its slice of each layer's weights."""
+        """Return ``sum w^2 / (2 prior_std^2)`` in nats, or its slice of each layer's weights."""
         if self.prior_std is None or not self._variables.random.names:
             first = next(self.module.parameters())
             return first.new_zeros((), dtype=first.dtype.to_real())
@@ -209,6 +209,6 @@ class MCDropout(Method):
         return {v.name: v.part for v in self._variables.trained.variables if v.part is not None}
 
     def named_variational(self) -> Iterator[tuple[str, Tensor]]:
-        """The weights of each layer."""
+        """Iterate over the weights of each layer."""
         own = dict(self.module.named_parameters())
         yield from ((name, own[name].detach()) for name in self._variables.trained.names)

@@ -1,10 +1,10 @@
-"""Mean-field variational inference: every weight a normal distribution of its own.
+"""Mean-field variational inference: an independent normal distribution for each weight.
 
     w_s = mean + exp(log_std) * eps_s,       eps_s ~ N(0, 1) drawn for (seed, step, sample, block)
 
 (Bayes by Backprop; Blundell et al. 2015, Algorithm 1 of the paper.) All means lie in one flat
-tensor, all log standard deviations in another, so that a draw is one fused operation, the gradient
-one exchange, and the optimiser step one kernel.
+tensor and all log standard deviations in another, so that a draw is one fused operation, the
+gradient one exchange, and the optimiser step one kernel.
 """
 
 from __future__ import annotations
@@ -39,30 +39,30 @@ class MeanField(MeanShares):
     Parameters
     ----------
     module
-        A plain ``nn.Module`` (no change to its architecture), whose present parameters are the
-        initial means; or one with torch_blue's ``VIModule`` in it, which brings its own priors and
-        initial values.
-        The module's parameters afterwards share memory with the method's.
+        A plain ``nn.Module`` (its architecture need not change), whose current parameters are the
+        initial means; or a module that contains torch_blue's ``VIModule``, which defines its own
+        priors and initial values. Afterwards the module's parameters share memory with the
+        method's.
     prior_mean, prior_std
-        Normal prior of every weight of a plain module.
+        Normal prior of every weight, for a plain module.
     initial_std
-        Initial posterior standard deviation of a plain module.
+        Initial standard deviation of the posterior, for a plain module.
     scale_std
         Multiply ``initial_std`` by ``1 / sqrt(fan in)`` of the layer.
     bayesian
         Which parameters of a plain module are random: patterns of names such as ``head.*``, or a
         function of the name (default: all but those of normalisation layers, as in torch_blue).
-        Beside torch_blue's modules, plain parameters are random only if they are named here.
+        Next to torch_blue's modules, plain parameters are random only if they are named here.
     priors
-        Other priors of some weights of a plain module, by patterns, see
+        Other priors for some weights of a plain module, by patterns, see
         :func:`~hpcsamp.methods.priors.by_pattern`.
     antithetic
-        In training, sample ``2k + 1`` takes minus the noise of sample ``2k``, on whichever ranks
-        they are (with S odd the last one has no partner). Each draw has the same distribution; the
-        terms of the gradient that are odd in the noise cancel within a pair.
+        In training, sample ``2k + 1`` uses the negative noise of sample ``2k``, on whichever ranks
+        they are (if S is odd, the last one has no partner). Each draw has the same distribution;
+        the terms of the gradient that are odd in the noise cancel within a pair.
     autocast
-        Type in which the module is evaluated where torch deems it safe, e.g. ``torch.bfloat16``;
-        parameters and draws keep theirs.
+        Type in which torch evaluates the operations of the module that it considers safe, e.g.
+        ``torch.bfloat16``; parameters and draws keep their type.
     seed, samples_per_pass
         See :class:`~hpcsamp.methods.base.Method`.
 
@@ -76,7 +76,7 @@ class MeanField(MeanShares):
     Raises
     ------
     UsageError
-        For a module with nothing to learn, or distributions other than normal ones.
+        If the module has nothing to learn, or has distributions other than normal ones.
     """
 
     draws_weights = True
@@ -114,9 +114,9 @@ class MeanField(MeanShares):
         if found.deterministic.variables:
             self.fixed = nn.Parameter(found.deterministic.flatten(means))
         self.antithetic = antithetic
-        #: Runs of neighbouring variables with the same prior: for most models a single one.
+        #: Runs of neighbouring variables with the same prior: in most models a single one.
         self._spans: list[Span] = found.random.runs(_normal_prior)
-        #: Variables with a prior that is known by its log density alone.
+        #: Variables whose prior is known only by its log density.
         self._others = [v for v in found.random.variables if isinstance(v.prior, Density)]
         self._accumulator: FlatAccumulator | None = None
         self._link()
@@ -135,7 +135,7 @@ class MeanField(MeanShares):
         stacked: bool = False,
         index: Tensor | None = None,
     ) -> Tensor:
-        """Outputs of some samples, see :meth:`Method.forward`."""
+        """Evaluate some samples, see :meth:`Method.forward`."""
         step = self.step if step is None else step
         outputs, chunks = [], list(self.chunks(samples, stacked))
         with self._draws(step, len(chunks)) as draw:
@@ -147,12 +147,12 @@ class MeanField(MeanShares):
                 place = self.place_of(chunk, step, index)
                 y = self._run(self.variables, weights, shared, views, len(chunk), stacked, place)
                 outputs.append(y)
-                del weights, shared, y  # before the next ones are drawn
+                del weights, shared, y  # free them before the next draw
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     @contextmanager
     def _draws(self, step: int, count: int) -> Iterator[Drawing]:
-        """What draws ``count`` chunks, one after the other."""
+        """Iterate over functions that draw a chunk each, for ``count`` chunks."""
         if self._sharing is not None:
             learns = torch.is_grad_enabled()
             if self._made_up:
@@ -166,7 +166,7 @@ class MeanField(MeanShares):
                 yield from self._sharing.draws(self.mean, self.log_std, self.fixed, step, count)
             return
         layout, shared, accumulator = self.variables.random, self._fixed_views(), self._accumulator
-        # once for all chunks; an accumulator has its own, and a draw that is kept needs none
+        # once for all chunks; an accumulator has its own, and a kept draw needs none
         std = self.std() if accumulator is None and self._kept is None else None
 
         def draw(chunk: range) -> Drawn:
@@ -178,9 +178,9 @@ class MeanField(MeanShares):
         yield draw
 
     def noise(self, step: int, samples: range, out: Tensor | None = None, first: int = 0) -> Tensor:
-        """``(k, n)`` standard normal numbers of some samples, written to ``out`` if given.
+        """Return ``(k, n)`` standard normal noise of some samples, written to ``out`` if given.
 
-        ``out``: ``(k, m)`` for those of the weights ``first ... first + m - 1``.
+        ``out``: ``(k, m)``, for the noise of the weights ``first ... first + m - 1``.
         """
         if out is not None:
             return self._noise(step, samples, out, first)
@@ -210,15 +210,15 @@ class MeanField(MeanShares):
         return self.antithetic and not self.in_prediction
 
     def partner(self, sample: int) -> tuple[int, int]:
-        """Whose noise a sample takes, and with which sign."""
+        """Return the sample whose noise a sample uses, and the sign."""
         if sample % 2 and self._in_pairs:
             return sample - 1, -1
         return sample, 1
 
     def draw(self, step: int, samples: range, std: Tensor | None = None) -> Tensor:
-        """``(k, n)`` weights of some samples, differentiable in mean and log_std.
+        """Return ``(k, n)`` weights of some samples, differentiable in mean and log_std.
 
-        ``std``: :meth:`std`, if the caller has it already.
+        ``std``: the result of :meth:`std`, if the caller has it already.
         """
 
         self._check_whole()
@@ -232,7 +232,7 @@ class MeanField(MeanShares):
 
     @contextmanager
     def accumulating(self) -> Iterator[Accumulator]:
-        """Sum gradients over chunks in two passes over the parameters a sample."""
+        """Sum gradients over chunks, in two passes over the parameters per sample."""
         if self._sharing is not None:
             if self._made_up:
                 yield Trial(self._sharing.made_up)
@@ -253,28 +253,28 @@ class MeanField(MeanShares):
             self._accumulator = None
 
     def std(self) -> Tensor:
-        """``(n,)`` standard deviations, without gradient.
+        """Return ``(n,)`` standard deviations, without gradient.
 
-        Not kept from one call to the next: torch's fused optimisers change ``log_std`` without
-        counting it as a change.
+        They are not cached between calls: torch's fused optimisers change ``log_std`` without
+        increasing its version.
         """
         return self.log_std.detach().exp()
 
     def penalty(self, part: int = 0, parts: int = 1) -> Tensor:
-        """KL(q || prior) in nats, by torch_blue's divergence; or a share of it.
+        """Return KL(q || prior) in nats, by torch_blue's divergence; or a share of it.
 
         Shares are slices of the flat parameters, so P ranks compute each gradient element once.
 
         Raises
         ------
         UsageError
-            For a prior that has no KL by formula.
+            If a prior has no KL in closed form.
         """
         if self._others:
             v = self._others[0]
             raise UsageError(
-                f"{v.name} has the prior {getattr(v.prior, 'name', '')}, whose KL has no formula: "
-                f'set loss.kl = "monte_carlo"'
+                f"{v.name} has the prior {getattr(v.prior, 'name', '')}, whose KL has no closed "
+                f'form: set loss.kl = "monte_carlo"'
             )
         own = share(self.mean.numel(), parts, part)
         first = 0 if self._sharing is None else self._sharing.vector.own.start
@@ -288,7 +288,7 @@ class MeanField(MeanShares):
         return value
 
     def penalties(self) -> dict[str, tuple[int, float]]:
-        """Weights and KL of each variable that has one by formula; see :meth:`Method.penalties`."""
+        """Number of weights and closed-form KL of each variable; see :meth:`Method.penalties`."""
         self._check_whole()
         result = {}
         for v in self.variables.random.variables:
@@ -300,7 +300,7 @@ class MeanField(MeanShares):
         return result
 
     def log_ratio(self, samples: range, step: int | None = None) -> Tensor:
-        """Log density ratios of draws, see :meth:`Method.log_ratio`.
+        """Return log density ratios of draws, see :meth:`Method.log_ratio`.
 
         The noise is drawn again, here and in the backward pass, rather than kept for S samples.
         """
@@ -311,9 +311,9 @@ class MeanField(MeanShares):
         return value - self._log_priors(samples, step) if self._others else value
 
     def _log_priors(self, samples: range, step: int) -> Tensor:
-        """``(k,)`` log densities under priors that are known by these alone.
+        """Return ``(k,)`` log densities under priors that are known only by their log density.
 
-        And the constants that densities of normal posteriors have without a normal prior.
+        Includes the constants of the normal posteriors' densities, where the prior is not normal.
         """
         means = self.variables.random.named(self.mean)
         found = []
@@ -332,7 +332,7 @@ class MeanField(MeanShares):
         return (self.noise(step, range(s, s + 1))[0] for s in samples)
 
     def named_variational(self) -> Iterator[tuple[str, Tensor]]:
-        """``name.mean`` and ``name.log_std`` of each variable, then the deterministic ones."""
+        """Iterate over ``name.mean`` and ``name.log_std``, then over deterministic parameters."""
         self._check_whole()
         yield from self._named(dict(self.named_parameters())).items()
 
@@ -351,7 +351,7 @@ class MeanField(MeanShares):
         return {name + end: part for name, part in of.items() for end in ends[name]}
 
     def _named(self, flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Variational parameters by name from flat ones."""
+        """Return variational parameters by name, from flat ones."""
         means, log_stds = (self.variables.random.named(flat[n]) for n in ("mean", "log_std"))
         found = {}
         for name in means:
@@ -375,5 +375,5 @@ class MeanField(MeanShares):
 
 
 def _normal_prior(variable: Variable) -> tuple[float, float] | None:
-    """The prior in the arithmetic of normal distributions: other ones come beside it."""
+    """Prior in the arithmetic of normal distributions; other priors are added separately."""
     return None if isinstance(variable.prior, Density) else variable.prior

@@ -1,4 +1,4 @@
-"""Means and standard deviations in shares of the ranks of a sample group."""
+"""Means and standard deviations that are sharded over the ranks of a sample group."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hpcsamp.methods.sharing import SampleGroup, Sharing
 from hpcsamp.methods.showing import Showing
 from hpcsamp.weights import PlainVariables
 
-#: What works on shares; a subclass with others of its own would look at whole weights.
+#: Methods that work on shares; a subclass that overrides one would need whole weights.
 VERBS = ("forward", "draw", "noise", "penalty", "accumulating")
 
 
@@ -24,7 +24,7 @@ class MeanShares(Showing):
     Attributes
     ----------
     mean, log_std, fixed
-        See :class:`~hpcsamp.methods.mean_field.MeanField`; of this rank.
+        See :class:`~hpcsamp.methods.mean_field.MeanField`; this rank's shares.
     """
 
     mean: nn.Parameter
@@ -34,11 +34,11 @@ class MeanShares(Showing):
 
     @abstractmethod
     def noise(self, step: int, samples: range, out: Tensor | None = None, first: int = 0) -> Tensor:
-        """Noise of some samples, or of a stretch of their weights."""
+        """Return noise of some samples, or of a stretch of their weights."""
 
     @abstractmethod
     def _named(self, flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Variational parameters by name from flat ones."""
+        """Return variational parameters by name, from flat ones."""
 
     @contextmanager
     def trying(self, *, made_up: bool = True) -> Iterator[None]:
@@ -65,9 +65,9 @@ class MeanShares(Showing):
         pairs = [of.name for of in v.trained.variables if of.pairs]
         if pairs or not isinstance(v, PlainVariables):
             raise UsageError(
-                f"{wanted} takes plain networks of real parameters; "
+                f"{wanted} needs a plain network of real parameters; "
                 + (f"{pairs[0]} is complex" if pairs else "this one has modules of torch_blue")
-                + ", for which there is optimizer.sharded = true"
+                + ", so set optimizer.sharded = true"
             )
 
     def share_out(self, group: SampleGroup) -> None:
@@ -112,7 +112,7 @@ class MeanShares(Showing):
         return self.variables.random.size
 
     def _show_nothing(self) -> None:
-        """Leave numbers that are none, and take no memory, where the module has parameters."""
+        """Put NaN, which takes no memory, in place of the module's parameters."""
         nothing = self.mean.new_full((), math.nan).detach()
         shapes = {v.name: v.shape for v in self.variables.trained.variables}
         self.variables.show({name: nothing.expand(shape) for name, shape in shapes.items()}, {})
@@ -120,7 +120,7 @@ class MeanShares(Showing):
     def _check_whole(self) -> None:
         if self._sharing is not None:
             raise UsageError(
-                'this rank holds a share of the weights alone, as optimizer.sharded = "weights" '
-                "asks for: neither Monte Carlo KL, densities of draws nor single layers can be had "
-                "of it in training; take optimizer.sharded = true, or load the run"
+                'this rank holds a share of the weights only (optimizer.sharded = "weights"), so '
+                "that Monte Carlo KL, densities of draws and single layers are not available in "
+                "training; set optimizer.sharded = true, or load the run"
             )

@@ -1,7 +1,7 @@
-"""What ensembles and chains share: every sample has weights of its own, held by one rank.
+"""Base of ensembles and chains: every sample has weights of its own, held by one rank.
 
-No gradient crosses the axis of samples, so nothing of the size of the weights is exchanged within
-a sample group: a rank averages its members' gradients over the data group and steps alone.
+No gradient crosses the sample axis, so the ranks of a sample group exchange nothing of the size of
+the weights: a rank averages its members' gradients over the data group and steps on its own.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from hpcsamp.weights.extra import extra_of, put_extra
 
 
 class Members(Showing):
-    """S sets of weights, of which a rank holds the rows of its own samples.
+    """S sets of weights, of which each rank holds the rows of its own samples.
 
-    The gradient that the optimiser sees is S times that of a loss that averages over samples: each
+    The gradient passed to the optimiser is S times that of a loss that averages over samples: each
     member is trained as if it were alone, whatever S is.
 
     Parameters
     ----------
     network
-        ``network(s)`` is a module with the initial weights of member ``s``; of a single module each
-        member has a copy, for methods whose members come apart by themselves.
+        ``network(s)`` returns a module with the initial weights of member ``s``. A module instead
+        is copied for each member, for methods whose members diverge without different weights.
     samples
-        ``S`` over the sample group.
+        ``S``, the number of samples of the sample group.
     own
         Members of this rank (default: all).
     prior_std
         Standard deviation of a normal prior of every weight (weight decay ``1 / (N prior_std^2)``
-        in nats per item); None for none.
+        in nats per item); None for no prior.
     autocast
         As in :class:`~hpcsamp.methods.mean_field.MeanField`.
     seed, samples_per_pass
@@ -53,8 +53,8 @@ class Members(Showing):
     members
         The samples whose weights this rank holds.
     weights
-        ``(s, n)``, one row per member of this rank. In a method's state every tensor that has axes
-        has the members first.
+        ``(s, n)``, one row per member of this rank. In a method's state, every tensor with axes has
+        the members on the first axis.
     """
 
     makes_networks = True
@@ -121,7 +121,7 @@ class Members(Showing):
         stacked: bool = False,
         index: Tensor | None = None,
     ) -> Tensor:
-        """Outputs of some members, see :meth:`Method.forward`."""
+        """Evaluate some members, see :meth:`Method.forward`."""
         outputs = []
         for chunk, rows in self._rows(samples):
             inputs = x[chunk.start - samples.start : chunk.stop - samples.start] if stacked else x
@@ -130,7 +130,7 @@ class Members(Showing):
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _rows(self, samples: range) -> Iterator[tuple[range, Tensor]]:
-        """Chunks of samples with their ``(k, n)`` weights."""
+        """Iterate over chunks of samples with their ``(k, n)`` weights."""
         chunks = self.chunks(samples)
         if self.in_prediction:
             for chunk in chunks:
@@ -143,12 +143,12 @@ class Members(Showing):
                 place = slice(chunk.start - first, chunk.stop - first)
                 yield chunk, self._accumulator.rows(place)
             return
-        # split, not slices: its backward is one concatenation
+        # split instead of slices: its backward pass is one concatenation
         rows = self.weights[samples.start - first : samples.stop - first]
         yield from zip(chunks, rows.split(self.samples_per_pass), strict=True)
 
     def prediction_rows(self, samples: range) -> Tensor:
-        """``(k, n)`` weights of some prediction samples of this rank, without gradient."""
+        """Return ``(k, n)`` weights of some prediction samples of this rank, without gradient."""
         first = self.members.start
         return self.weights.detach()[samples.start - first : samples.stop - first]
 
@@ -167,14 +167,14 @@ class Members(Showing):
         return torch.cat(outputs)
 
     def _are_alike(self) -> bool:
-        """Whether the members' modules differ in tensors alone, so that one can stand for all."""
+        """Whether the members' modules differ in tensors only, so that one can replace all."""
         if self._alike is None:
             first, *others = (Traces(module) for module in self.networks)
             self._alike = all(first.plain() == other.plain() for other in others)
         return self._alike
 
     def _stacked(self, of: list[Variables]) -> dict[str, Tensor]:
-        """``(k, ...)`` constants of some members, but for those that are the same for all."""
+        """Return ``(k, ...)`` constants of some members, except those that are equal for all."""
         if all(v is of[0] for v in of):
             return {}
         parts = [v.constants() for v in of]
@@ -186,7 +186,7 @@ class Members(Showing):
 
     @contextmanager
     def accumulating(self) -> Iterator[Accumulator]:
-        """Gradients go into the rows of their members."""
+        """Sum gradients into the rows of the members."""
         self._accumulator = RowAccumulator(self.weights)
         try:
             yield self._accumulator
@@ -194,20 +194,20 @@ class Members(Showing):
             self._accumulator = None
 
     def penalty(self, part: int = 0, parts: int = 1) -> Tensor:
-        """Minus the log prior, averaged over members, up to a constant; this rank's share."""
+        """Negative log prior up to a constant, averaged over members; this rank's share."""
         if self.prior_std is None:
             return self.weights.new_zeros(())
         return self._squares(self.weights) / (2 * self.prior_std**2 * self.samples)
 
     def _squares(self, rows: Tensor) -> Tensor:
-        """Sum of squares of ``(s, n)`` numbers, of those weights that have a prior."""
+        """Sum of squares of ``(s, n)`` numbers, over the weights that have a prior."""
         spans = [(a, b) for a, b, random in self.layout.runs(lambda v: v.random) if random]
         whole = spans == [(0, self.layout.size)]
         parts = [rows] if whole else [rows[:, a:b] for a, b in spans]
         return sum((part.square().sum() for part in parts), rows.new_zeros(()))
 
     def without_deterministic(self, rows: Tensor) -> Tensor:
-        """``(..., n)`` numbers, set to 0 in place where a weight has no uncertainty."""
+        """Set ``(..., n)`` numbers in place to 0 for weights without uncertainty; return them."""
         for start, stop, random in self.layout.runs(lambda v: v.random):
             if not random:
                 rows[..., start:stop] = 0
@@ -215,35 +215,35 @@ class Members(Showing):
 
     @property
     def gradient_scale(self) -> float:
-        """S: members do not know of each other."""
+        """S, because members are trained independently."""
         return float(self.samples)
 
     def prediction_samples(self, asked: int | None) -> int:
-        """As many as there are members."""
+        """Return the number of members."""
         if asked not in (None, self.samples):
             raise UsageError(
                 f"evaluation.samples = {asked}, but the predictive distribution of "
-                f"{type(self).__name__} has its {self.samples} members: say {self.samples}, or "
-                f"leave it out"
+                f"{type(self).__name__} has its {self.samples} members: set it to {self.samples}, "
+                f"or leave it out"
             )
         return self.samples
 
     def prediction_share(self, samples: int, parts: int, part: int) -> range:
-        """Those of the members a rank holds: members share prediction samples out in order."""
+        """Prediction samples of this rank's members; members divide all of them in order."""
         if samples != self._predicted:
-            self.state.estimates.forget()  # a prediction sample is another member's now
+            self.state.estimates.forget()  # prediction samples now belong to other members
         self._predicted = samples
         first, last = (share(samples, self.samples, m) for m in (self.members[0], self.members[-1]))
         return range(first.start, last.stop)
 
     def place(self, sample: int) -> tuple[int, int, int]:
-        """Whose a prediction sample is.
+        """Return the member of a prediction sample.
 
         Returns
         -------
         tuple
-            The row of its member, which of the member's prediction samples it is, and of how many;
-            of as many as :meth:`prediction_share` was last told.
+            The row of the member on this rank, the index among the member's prediction samples, and
+            their number, for the total last passed to :meth:`prediction_share`.
         """
         all_of_them = self._predicted or self.prediction_samples(None)
         member = ((sample + 1) * self.samples - 1) // all_of_them
@@ -251,11 +251,11 @@ class Members(Showing):
         return member - self.members.start, sample - own.start, len(own)
 
     def named_variational(self) -> Iterator[tuple[str, Tensor]]:
-        """``(s, *shape)`` weights of each layer, of this rank's members."""
+        """Iterate over ``(s, *shape)`` weights of each layer, of this rank's members."""
         yield from self.layout.named(self.weights.detach()).items()
 
     def pieces(self) -> dict[str, Pieces]:
-        """See :meth:`Method.pieces`: what has a number for each weight."""
+        """See :meth:`Method.pieces`: the tensors with a number for each weight."""
         own = dict(self.state_dict())
         rows: dict[str, Pieces]
         rows = {n: self.layout for n, x in own.items() if _is_row(x, self.layout.size)}
@@ -277,18 +277,18 @@ class Members(Showing):
         return {name: torch.stack([c[name] for c in own]) for name in own[0]}
 
     def take_constants(self, kept: Mapping[str, Tensor]) -> None:
-        """Give each member its own, see :meth:`Method.take_constants`."""
+        """Load each member's constants, see :meth:`Method.take_constants`."""
         for row, variables in enumerate(self._variables):
             for name, value in variables.constants().items():
                 value.copy_(kept[name][row])
 
     def extra_to_keep(self) -> dict[str, Any]:
-        """See :meth:`Method.extra_to_keep`; a list of the members' for each submodule."""
+        """See :meth:`Method.extra_to_keep`; a list over the members for each submodule."""
         own = [extra_of(variables.module) for variables in self._variables]
         return {name: RowList(extra[name] for extra in own) for name in own[0]}
 
     def take_extra(self, kept: Mapping[str, Any]) -> None:
-        """Give each member its own, see :meth:`Method.take_extra`."""
+        """Load each member's extra state, see :meth:`Method.take_extra`."""
         for row, variables in enumerate(self._variables):
             own = {
                 name: states[self.members[row] if len(states) == self.samples else row]
@@ -297,7 +297,7 @@ class Members(Showing):
             put_extra(variables.module, own)
 
     def _link(self) -> None:
-        # a module that all members share shows the first one's
+        # a module that all members share shows the weights of the first
         for variables, row in reversed(list(zip(self._variables, self.weights.data, strict=True))):
             variables.show(self.layout.named(row), {})
 
@@ -307,7 +307,7 @@ def _is_row(x: Any, size: int) -> bool:
 
 
 class RowAccumulator(Accumulator):
-    """Gradients of one chunk of members after the other, each in its own rows."""
+    """Sums gradients of one chunk of members after the other, each into its own rows."""
 
     def __init__(self, weights: nn.Parameter) -> None:
         super().__init__([])
@@ -316,18 +316,18 @@ class RowAccumulator(Accumulator):
         self._last: tuple[slice, Tensor] | None = None
 
     def rows(self, place: slice) -> Tensor:
-        """``(k, n)`` weights of the next chunk."""
+        """Return the ``(k, n)`` weights of the next chunk."""
         rows = self._weights[place].requires_grad_()
         self._last = (place, rows)
         return rows
 
     def backward(self, value: Tensor, upstream: Tensor | None = None) -> None:
-        """Add the gradient of the chunk evaluated last."""
+        """Add the gradient of the last evaluated chunk."""
         assert self._last is not None, "nothing was evaluated since the last backward pass"
         place, rows = self._last
         self._last = None
         self._sum[place].add_(torch.autograd.grad(value, rows, upstream)[0])
 
     def gradients(self) -> list[Tensor | None]:
-        """Of :attr:`Members.weights`."""
+        """Return the gradient of :attr:`Members.weights`."""
         return [self._sum]

@@ -1,4 +1,4 @@
-"""The arithmetic of normal distributions over flat weights: draws, their gradients, divergences."""
+"""Arithmetic of normal distributions over flat weights: draws, their gradients, divergences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.weights import Layout
 
-#: Elements handled at once by elementwise chains, so that their temporaries stay in the cache.
+#: Number of elements that elementwise chains process at once, so that temporaries fit the cache.
 BLOCK = 1 << 17
 
 Prior = tuple[float, float] | None
@@ -20,20 +20,20 @@ Span = tuple[int, int, Prior]
 
 
 class Draw(torch.autograd.Function):
-    """``mean + std * noise`` for ``(k, n)`` noises, in one operation.
+    """``mean + std * noise`` for ``(k, n)`` noise, in one operation.
 
     ``std`` is ``exp(log_std)``, computed by the caller once for all samples.
     """
 
     @staticmethod
     def forward(ctx: Any, mean: Tensor, log_std: Tensor, std: Tensor, noise: Tensor) -> Tensor:
-        """``(k, n)`` weights."""
+        """Return ``(k, n)`` weights."""
         ctx.save_for_backward(std, noise)
         return torch.addcmul(mean, std, noise)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        """``d mean = g``, ``d log_std = g * noise * std``, summed over samples."""
+        """Return ``d mean = g`` and ``d log_std = g * noise * std``, summed over samples."""
         (grad,) = grads
         std, noise = ctx.saved_tensors
         if len(grad) == 1:
@@ -42,19 +42,19 @@ class Draw(torch.autograd.Function):
 
 
 class FlatAccumulator(Accumulator):
-    """Gradients of one chunk of samples after the other, for weights drawn by :meth:`draw`.
+    """Sums gradients of one chunk of samples after the other, for weights of :meth:`draw`.
 
     Autograd stops at the samples' weights, variable by variable, or at all of them where they are
-    few; from there the two sums
-    ``d mean += sum_s g_s`` and ``d log_std += sum_s g_s * noise_s`` are taken in place while ``g``
-    is in the cache, and the factor ``std``, common to all samples, comes in once at the end.
+    few. From there the two sums ``d mean += sum_s g_s`` and ``d log_std += sum_s g_s * noise_s``
+    are taken in place while ``g`` is in the cache; the factor ``std``, common to all samples, is
+    applied once at the end.
 
     Parameters
     ----------
     mean, log_std, std, fixed
         ``(n,)``, and ``(m,)`` or None.
     layout
-        Of the variables in the flat weights.
+        Layout of the variables in the flat weights.
     """
 
     def __init__(
@@ -76,13 +76,13 @@ class FlatAccumulator(Accumulator):
         self._noise: Tensor | None = None
 
     def noise(self, count: int) -> Tensor:
-        """``(k, n)`` memory for the noise of the next chunk; that of the last is overwritten."""
+        """Return ``(k, n)`` memory for the noise of the next chunk; overwrites that of the last."""
         if self._buffers.shape[1] < count:
             self._buffers = self._mean.new_empty(2, count, self._layout.size)
         return self._buffers[0, :count]
 
     def draw(self, noise: Tensor) -> dict[str, Tensor]:
-        """``(k, *shape)`` weights of the next chunk by name; those of the last are overwritten.
+        """Return ``(k, *shape)`` weights of the next chunk by name; overwrites those of the last.
 
         ``noise``: ``(k, n)``, in the memory of :meth:`noise`.
         """
@@ -95,11 +95,11 @@ class FlatAccumulator(Accumulator):
         return dict(zip(self._layout.names, self._leaves, strict=True))
 
     def _parts(self, flat: Tensor) -> list[Tensor]:
-        """What autograd sees of ``(..., n)`` numbers: few operations, or nothing to concatenate."""
+        """Split ``(..., n)`` numbers for autograd into few tensors, or into those of variables."""
         return [flat] if self._whole else self._layout.views(flat)
 
     def backward(self, value: Tensor, upstream: Tensor | None = None) -> None:
-        """Add the gradient of the chunk drawn last."""
+        """Add the gradient of the last drawn chunk."""
         assert self._noise is not None, "nothing was drawn since the last backward pass"
         others = [self._parts(t) for t in (self._noise, self._d_mean, self._d_log_std)]
         self._noise = None
@@ -113,19 +113,19 @@ class FlatAccumulator(Accumulator):
         self._add(found[count:])
 
     def gradients(self) -> list[Tensor | None]:
-        """In the order mean, log_std, fixed; those that are frozen are left out."""
+        """Return the gradients of mean, log_std, fixed in this order, without frozen ones."""
         both = self._d_mean, self._d_log_std.mul_(self._std)
         own = [d for d, learns in zip(both, self._learning, strict=True) if learns]
         return [*own, *super().gradients()]
 
 
 def _add_sums(gradient: Tensor, noise: Tensor, mean: Tensor, log_std: Tensor) -> None:
-    """Add sums over ``(k, *shape)`` gradients to ``mean``, and over these times the noise."""
+    """Add sums over ``(k, *shape)`` gradients to ``mean``, and over gradient times noise."""
     if len(gradient) > 1 and gradient.numel() <= BLOCK:  # few operations
         mean.add_(gradient.sum(0))
         log_std.add_((gradient * noise).sum(0))
         return
-    for one, e in zip(gradient, noise, strict=True):  # nothing of this size is written
+    for one, e in zip(gradient, noise, strict=True):  # without temporaries of this size
         mean.add_(one)
         log_std.addcmul_(one, e)
 
@@ -133,9 +133,9 @@ def _add_sums(gradient: Tensor, noise: Tensor, mean: Tensor, log_std: Tensor) ->
 class Divergence(torch.autograd.Function):
     """KL divergence of ``N(mean, exp(log_std)^2)`` from its prior, in nats, over spans.
 
-    torch_blue's divergences: with a prior ``N(m, v^2)``, per weight
-    ``log(v / std) + (std^2 + (mean - m)^2) / (2 v^2) - 1/2``, with a flat one ``-log_std - 1/2``.
-    Value and gradients are taken together, block by block in the cache, into the memory of the
+    torch_blue's divergences: for a prior ``N(m, v^2)``, per weight
+    ``log(v / std) + (std^2 + (mean - m)^2) / (2 v^2) - 1/2``, for a flat prior ``-log_std - 1/2``.
+    Value and gradients are computed together, block by block in the cache, in the memory of the
     gradients.
     """
 
@@ -143,9 +143,9 @@ class Divergence(torch.autograd.Function):
     def forward(
         ctx: Any, mean: Tensor, log_std: Tensor, spans: Sequence[Span], wanted: bool
     ) -> Tensor:
-        """Scalar; a span is ``(start, stop, (prior mean, prior log std))``, None for a flat prior.
+        """Return a scalar; a span is ``(start, stop, (mean, log std) of the prior)``, None if flat.
 
-        ``wanted``: whether gradients are.
+        ``wanted``: whether gradients are needed.
         """
         whole = sum(stop - start for start, stop, _ in spans) == len(mean)
         make = torch.empty_like if whole else torch.zeros_like
@@ -160,7 +160,7 @@ class Divergence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        """The gradients found in the forward pass, scaled."""
+        """Return the gradients of the forward pass, scaled."""
         (scale,) = grads
         d_mean, d_log_std = ctx.gradients
         ctx.gradients = None
@@ -170,10 +170,10 @@ class Divergence(torch.autograd.Function):
 class LogRatio(torch.autograd.Function):
     """``log q(w_s) - log p(w_s)`` of ``w_s = mean + std * noise_s``, ``(s,)`` in nats.
 
-    With noise ``e`` and a prior ``N(m, v)`` the sum over weights of
+    With noise ``e`` and a prior ``N(m, v)`` this is the sum over weights of
     ``log(v / std) + ((w - m)^2 / v^2 - e^2) / 2``, for a flat prior of ``-log std - e^2 / 2``.
-    The densities are those of torch_blue's ``log_prob``, without the ``eps`` that it adds to
-    variances; so the mean over draws is :class:`Divergence`.
+    The densities are those of torch_blue's ``log_prob`` without the ``eps`` that it adds to
+    variances, so the mean over draws is :class:`Divergence`.
     """
 
     @staticmethod
@@ -185,7 +185,7 @@ class LogRatio(torch.autograd.Function):
         noises: Callable[[], Iterable[Tensor]],
         spans: Sequence[Span],
     ) -> Tensor:
-        """``noises()`` gives ``(n,)`` noise, sample by sample, and the same each time."""
+        """``noises()`` iterates over ``(n,)`` noise of each sample, the same in each call."""
         ctx.save_for_backward(mean, std)
         ctx.noises, ctx.spans = noises, spans
         constant = -log_std.sum(dtype=torch.float64)
@@ -207,7 +207,7 @@ class LogRatio(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        """``d mean = (w - m) / v^2`` and ``d log_std = (w - m) / v^2 * std * e - 1``."""
+        """Return ``d mean = (w - m) / v^2`` and ``d log_std = (w - m) / v^2 * std * e - 1``."""
         mean, std = ctx.saved_tensors
         upstream = grads[0].tolist()
         d_mean, d_log_std = torch.zeros_like(mean), torch.zeros_like(mean)
@@ -223,7 +223,7 @@ class LogRatio(torch.autograd.Function):
 
 
 def _blocks(spans: Sequence[Span]) -> Iterator[tuple[slice, Prior]]:
-    """Pieces of the spans that fit the cache."""
+    """Split the spans into blocks that fit the cache."""
     for start, stop, prior in spans:
         for lo in range(start, stop, BLOCK):
             yield slice(lo, min(lo + BLOCK, stop)), prior
@@ -236,15 +236,15 @@ def _divergence(
     d_mean: Tensor,
     d_log_std: Tensor,
 ) -> Tensor:
-    """Divergence of a block, whose gradients are written to ``d_mean`` and ``d_log_std``."""
+    """Divergence of a block; its gradients are written to ``d_mean`` and ``d_log_std``."""
     if prior is None:
         from torch_blue.vi.analytical_kl_loss import UniformNormalDivergence
 
         d_mean.zero_()
         d_log_std.fill_(-1)
-        return UniformNormalDivergence.forward(None, mean, log_std)  # it knows of a constant
+        return UniformNormalDivergence.forward(None, mean, log_std)  # includes a constant
     centre, inverse = prior[0], math.exp(-prior[1])
-    ratio = torch.sub(log_std, prior[1], out=d_log_std)  # logarithm of std over that of the prior
+    ratio = torch.sub(log_std, prior[1], out=d_log_std)  # log(std / prior std)
     square = torch.mul(ratio, 2).exp_()
     z = torch.mul(mean, inverse, out=d_mean)
     if centre:

@@ -1,11 +1,11 @@
-"""Find out by a few passes with a few items whether a module is a function of weights and inputs.
+"""Check in a few passes with a few items that a module is a function of weights and inputs.
 
-On any grid a run gives the same numbers only if an output depends on the item, the weights and what
-the method draws, and on nothing else: neither on passes before it nor on the other items of its
-batch. So the module is watched: what it holds and the states of the global generators before and
-after a pass, two equal passes, and a batch against its two halves; first with a few items, then,
-for what begins with more of them only, with all of a batch. It is left as it was. What the
-forward pass may change is in :mod:`hpcsamp.methods.kept`, what the backward pass may do in
+A run has the same numbers on any grid only if an output depends on the item, the weights and the
+draws of the method, and on nothing else: neither on earlier passes nor on the other items of its
+batch. So the module is observed: its state and the states of the global generators before and after
+a pass, two equal passes, and a batch against its two halves; first with a few items, then with a
+whole batch, for effects that need more items. Afterwards the module is restored. What the forward
+pass may change is in :mod:`hpcsamp.methods.kept`, what the backward pass may do in
 :mod:`hpcsamp.methods.backward`.
 """
 
@@ -38,19 +38,19 @@ from hpcsamp.weights.inputs import each, tensors
 if TYPE_CHECKING:
     from hpcsamp.methods.base import Method
 
-#: Rounding within layers, as a multiple of what that of the inputs comes to; and what is too much.
+#: Rounding within layers, as a multiple of that of the inputs; and the limit of what is accepted.
 AMPLIFIED, COARSE = 16, 0.1
-#: Items of a pass.
+#: Number of items of a pass.
 ITEMS = 4
-#: Data groups whose items are looked at together, at most.
+#: Largest number of data groups whose items are evaluated together.
 GROUPS = 4
 
 
 class Observer:
-    """Watches the module of a method once in training and once in prediction.
+    """Observes the module of a method once in training and once in prediction.
 
-    And again when submodules have changed between training and evaluation mode, and in training
-    after 1, 4, 16, ... steps, as a module may count steps and do something else later.
+    It does so again when submodules have changed between training and evaluation mode, and in
+    training after 1, 4, 16, ... steps, because a module may count steps and change its behaviour.
     """
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class Observer:
 
             with (
                 method.trying(),
-                method.one_at_a_time(),  # values are looked at
+                method.one_at_a_time(),  # the checks look at values
                 explained(network, few, lambda other: evaluate(slice(0, 1), other)),
             ):
                 trained = None if method.in_prediction else list(method.parameters())
@@ -112,14 +112,14 @@ class Observer:
                 try:
                     watched(evaluate, len(few), least)
                 except DependsError as e:
-                    if least > COARSE / 2:  # numbers of so few digits do not tell
+                    if least > COARSE / 2:  # too few digits to distinguish rounding
                         raise
                     rounding = _rounding(network, evaluate, few, eps, kept)
                     if rounding <= least or e.apart > rounding:
                         raise
                     if rounding <= COARSE:
                         watched(evaluate, len(few), rounding)
-                    else:  # few items are harder to normalise than many
+                    else:  # few items are normalised less accurately than many
                         rounding = max(least, _rounding(network, of_many, many, eps, kept))
                         if rounding > COARSE:
                             raise UsageError(_ill(network, rounding, few)) from e
@@ -150,25 +150,25 @@ def watch(
     network
         The module.
     evaluate
-        Evaluates it under its method, with the same draws each time.
+        Evaluates the module as its method does, with the same draws each time.
     items
-        How many there are, an even number.
+        Number of items, an even number.
     eps
-        Precision of the numbers.
+        Precision of the numbers (machine epsilon).
     own
-        Parameters of the module that are not to be used, as the method puts others in their place.
+        Parameters of the module that must not be used, because the method replaces them.
     kept
-        The state that the module may advance.
+        State that the module may advance.
     trained
-        What is trained by gradients: the backward pass is watched, too, and passes are those with
-        gradients on. None in prediction.
+        Tensors trained by gradients: the backward pass is checked too, and passes have gradients
+        on. None in prediction.
     rounding
-        Relative difference that rounding may make between a batch and its halves.
+        Relative difference between a batch and its halves that is attributed to rounding.
 
     Raises
     ------
     UsageError
-        Naming the submodule, what it does, and what to do instead.
+        If they do; the message names the submodule, what it does, and what to do instead.
     """
     generators, first = Generators.now(), Traces(network)
     everything = slice(0, items)
@@ -183,14 +183,14 @@ def watch(
             twice, after = recorded(network, evaluate, everything), Traces(network)
             _check_memory(network, before, after)
             _check_repeated(network, once, twice, min(256 * eps, math.sqrt(eps)))
-            first.put_back()  # a cache that the other half has filled is another one
+            first.put_back()  # the halves would fill a cache differently
             kept.replay(again=True)
             try:
                 halves = _in_halves(network, evaluate, items)
             except (RuntimeError, ValueError, IndexError) as e:
                 raise UsageError(
                     f"{type(network).__name__} takes {items} items and not {items // 2} of them "
-                    f"({line_of(e)}); results must not depend on how items come in batches"
+                    f"({line_of(e)}); results must not depend on how items are batched"
                 ) from e
             kept.check(network)
             _check_coupling(network, evaluate, first, once, halves, rounding)
@@ -214,17 +214,17 @@ def watch_all(
 ) -> None:
     """Refuse a module that lets the items of a whole batch influence each other.
 
-    A capacity, a number of neighbours or a virtual batch shows only where there are more of them.
+    A capacity, a number of neighbours or a virtual batch has an effect only with many items.
 
     Parameters
     ----------
     network, evaluate, items, eps, kept, rounding
-        As in :func:`watch`, with all items.
+        As in :func:`watch`, for all items.
 
     Raises
     ------
     UsageError
-        Naming the submodule.
+        If it does; the message names the submodule.
     """
     generators, first = Generators.now(), Traces(network)
     items, tolerance = items // 2 * 2, rounding
@@ -240,7 +240,7 @@ def watch_all(
             halves = Record(torch.cat([early, late]))
             if whole.apart(halves) <= tolerance:
                 return
-            # where numbers have few digits, a unit of some item may be rounded to the other side
+            # with few digits, rounding may move a unit of some item across a threshold
             rows = [whole.rows(i).apart(halves.rows(i)) > tolerance for i in range(items)]
             if eps < 1e-10 or sum(rows) > 1 + items // 50:
                 first.put_back()
@@ -253,9 +253,9 @@ def watch_all(
 
 
 def _some_items(x: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor]:
-    """A few items from all over a batch, at least two, and their positions.
+    """Select a few items from all over a batch, at least two, and their positions.
 
-    The second one of a single item is the first one backwards.
+    If the batch has a single item, the second one is the first one reversed.
     """
     if len(x) == 1:
         x = each(lambda t: torch.cat([t, t.flip(list(range(1, t.dim())))]), x)
@@ -266,7 +266,7 @@ def _some_items(x: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def _of_all_groups(x: Tensor, index: Tensor, method: Method) -> tuple[Tensor, Tensor]:
-    """As many items as a batch of few data groups has: what one rank would see shows on each."""
+    """Repeat the items to the size of a few data groups, so that all ranks see the same effects."""
     group = method.state.group
     copies = 1 if group is None else min(group.size, GROUPS)
     rows = torch.arange(len(x), device=x.device).repeat(copies)
@@ -274,31 +274,31 @@ def _of_all_groups(x: Tensor, index: Tensor, method: Method) -> tuple[Tensor, Te
 
 
 def _has_values(x: Tensor) -> bool:
-    """Whether numbers can be looked at: not while shapes are tried, or a graph is traced."""
+    """Whether values can be read: not while shapes are probed or a graph is traced."""
     tried = any(t.is_meta or torch._C._functorch.is_batchedtensor(t) for t in tensors(x))
     return not (tried or torch.compiler.is_compiling())
 
 
 def _eps(method: nn.Module, x: Tensor) -> float:
-    """Precision of what a method computes with."""
+    """Precision in which a method computes."""
     kinds = [p.dtype for p in method.parameters() if p.is_floating_point()][:1]
     kinds += [k for k in [getattr(method, "autocast", None)] if k is not None]
     if torch.is_autocast_enabled(x.device.type):
         kinds.append(torch.get_autocast_dtype(x.device.type))
     eps = max((torch.finfo(kind).eps for kind in kinds), default=torch.finfo(torch.float32).eps)
-    # products of float32 may be rounded to TF32 on a GPU
+    # a GPU may round products of float32 to TF32
     return eps if x.device.type == "cpu" or eps < 1e-10 else max(eps, 2.0**-11)
 
 
 def _replaced(method: Method, network: nn.Module) -> list[nn.Parameter]:
-    """Parameters of the module in whose place the method puts others."""
+    """Parameters of the module that the method replaces."""
     if method.in_prediction:
         return []
     own = {id(p) for p in method.parameters()}
     return [p for p in network.parameters() if p.requires_grad and id(p) not in own]
 
 
-# What is refused ---------------------------------------------------------------------------------
+# Refusals ----------------------------------------------------------------------------------------
 
 
 def _check_axis(network: nn.Module, output: Tensor, items: int) -> None:
@@ -327,13 +327,13 @@ def _check_generators(
 
     with hooked(network, lambda *_: begin(), lambda name, *_: end(name)):
         evaluate(items)
-    if found:  # not by another thread
+    if found:  # else another thread has drawn
         name, moved = found[0]
         raise UsageError(
-            f"{called(network, name)} draws by itself, from {' and '.join(moved)}, so that another"
-            f" number of ranks would draw other numbers; set its rate of dropout to 0, or take the "
-            f"noise out of its forward pass; the method mc_dropout draws the masks of nn.Dropout "
-            f"layers for it"
+            f"{called(network, name)} draws random numbers from {' and '.join(moved)}, so that "
+            f"results would depend on the number of ranks; set its dropout rate to 0, or remove "
+            f"the noise from its forward pass; the method mc_dropout draws the masks of nn.Dropout "
+            f"layers itself"
         )
 
 
@@ -342,10 +342,10 @@ def _check_memory(network: nn.Module, before: Traces, after: Traces) -> None:
     if changed:
         name, key = changed[0]
         raise UsageError(
-            f"{called(network, name)} changes its attribute {key} from one pass to the next "
+            f"{called(network, name)} changes its attribute {key} between passes "
             f"({_shown(before.values[changed[0]])}, then {_shown(after.values[changed[0]])}); a "
-            f"forward pass must leave nothing behind, as how many there are depends on the number "
-            f"of ranks"
+            f"forward pass must leave no state behind, because the number of passes depends on the "
+            f"number of ranks"
         )
 
 
@@ -354,9 +354,9 @@ def _check_repeated(network: nn.Module, once: Record, twice: Record, tolerance: 
     apart = max(once.apart(twice), found)
     if apart > tolerance:
         raise UsageError(
-            f"{called(network, name)} gives other outputs when it is evaluated again with equal "
-            f"weights and inputs (they differ by {apart:.2g} of their size): it draws by itself or "
-            f"keeps something from one pass to the next; take that out of its forward pass"
+            f"{called(network, name)} returns different outputs when it is evaluated again with "
+            f"equal weights and inputs (they differ by {apart:.2g} of their size): it draws random "
+            f"numbers or keeps state between passes; remove this from its forward pass"
         )
 
 
@@ -371,7 +371,7 @@ def _check_coupling(
     apart, where = whole.apart(halves), ""
     items = len(whole.output)
     for name, found in whole.suspects(halves, tolerance):
-        # it may only have put its items into another order
+        # the submodule may only have reordered its items
         first.put_back()
         again = recorded(network, evaluate, slice(0, items), name)
         first.put_back()
@@ -384,8 +384,8 @@ def _check_coupling(
             f"{called(network, where)} makes an item's outputs depend on the other items of its "
             f"batch (by {apart:.2g} of their size, between a batch and its halves), so that "
             f"results would depend on the number of ranks and on evaluation.batch; use a layer that"
-            f" treats each item alone, or nn.BatchNorm with running statistics (track_running_stats"
-            f" = True), whose batches are those of all ranks",
+            f" treats each item separately, or nn.BatchNorm with running statistics "
+            f"(track_running_stats = True), whose batches are those of all ranks",
             apart,
         )
 
@@ -393,11 +393,11 @@ def _check_coupling(
 def _rounding(
     network: nn.Module, evaluate: Callable[..., Tensor], x: Tensor, eps: float, kept: Kept
 ) -> float:
-    """Relative difference that rounding makes in outputs: several times that which inputs make
-    that differ in their last digit.
+    """Relative difference of outputs that rounding may make: a multiple of the change caused by
+    inputs that differ in their last digit.
 
-    A normalisation divides by what is left of values that are nearly equal, such as those of a map
-    of one pixel; a network of many of them amplifies rounding until it is seen.
+    A normalisation divides by the differences of nearly equal values, such as those of a map of one
+    pixel; a network with many normalisations amplifies rounding until it is visible.
     """
 
     def shaken(t: Tensor) -> Tensor:
@@ -427,12 +427,12 @@ def _ill(network: nn.Module, rounding: float, x: Tensor) -> str:
         f"{type(network).__name__} amplifies rounding: inputs of shape {shapes} that differ in "
         f"their last digit change its outputs by {rounding / AMPLIFIED:.2g} of their size, so that "
         f"results would depend on the number of ranks and on the machine; set training.precision = "
-        f'"float64", take larger inputs or batches, or set model.batch_norm = "group" or "frozen"'
+        f'"float64", use larger inputs or batches, or set model.batch_norm = "group" or "frozen"'
     )
 
 
 def _in_halves(network: nn.Module, evaluate: Evaluate, items: int, only: str = "") -> Record:
-    """The second half first: a cache filled by it is another one than that of the whole batch."""
+    """Evaluate the second half first: it fills a cache differently from the whole batch."""
     middle = items // 2
     late = recorded(network, evaluate, slice(middle, items), only)
     return recorded(network, evaluate, slice(0, middle), only).followed_by(late)

@@ -1,4 +1,4 @@
-"""How the samples of a method go into passes: in chunks of which size, by which strategy."""
+"""Divide the samples of a method into passes: the size of chunks, and the strategy for each."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ ALL = 1 << 30
 
 
 class Passing(nn.Module):
-    """Evaluates samples in chunks, in training and in prediction each in its own way.
+    """Evaluates samples in chunks, with separate choices for training and prediction.
 
     Parameters
     ----------
     samples_per_pass
-        Samples of a chunk; ``"auto"``: :attr:`usual` until :meth:`choose` has measured what is
+        Samples of a chunk; with ``"auto"``, :attr:`usual` until :meth:`choose` has measured what is
         fastest.
 
     Raises
     ------
     UsageError
-        If it is neither ``"auto"`` nor a number of samples.
+        If it is neither ``"auto"`` nor a number of samples of at least 1.
     """
 
-    #: What holds for "auto" until something is chosen.
+    #: Chunk and strategy for "auto" until something is chosen.
     usual: ClassVar[Passes] = Passes()
 
     def __init__(self, samples_per_pass: int | Literal["auto"] = AUTO) -> None:
@@ -54,7 +54,7 @@ class Passing(nn.Module):
     @property
     @abstractmethod
     def in_prediction(self) -> bool:
-        """Whether it is predicting."""
+        """Whether the method is predicting."""
 
     @abstractmethod
     def trying(self) -> AbstractContextManager[None]:
@@ -66,7 +66,7 @@ class Passing(nn.Module):
 
     @property
     def samples_per_pass(self) -> int:
-        """Samples of a chunk, now; to be set to a number or to ``"auto"``."""
+        """Samples of a chunk at present; may be set to a number or to ``"auto"``."""
         return self.passes.chunk
 
     @samples_per_pass.setter
@@ -83,7 +83,7 @@ class Passing(nn.Module):
     def strategy(self) -> str:
         """How chunks are evaluated: ``"loop"``, ``"vmap"``, ``"batched"``; ``"auto"`` for any.
 
-        A named one must be possible: a call raises an error that names the layer where it is not.
+        If a named strategy is not possible, a call raises an error that names the layer.
         """
         return self._strategy
 
@@ -94,17 +94,17 @@ class Passing(nn.Module):
         self._forget_choice()
 
     def _forget_choice(self) -> None:
-        """Nothing is chosen yet."""
+        """Forget what was chosen."""
         self._settled.clear()
         self._passes = {where: self._first(asked) for where, asked in self._asked.items()}
 
     def _first(self, asked: int | Literal["auto"]) -> Passes:
-        """What holds until something is chosen."""
+        """Chunk and strategy until something is chosen."""
         return Passes(self.usual.chunk if asked == AUTO else asked, self._strategy)
 
     @property
     def passes(self) -> Passes:
-        """How samples are evaluated now, in training or in prediction."""
+        """How samples are evaluated at present, in training or in prediction."""
         return self._passes[self.in_prediction]
 
     @passes.setter
@@ -113,7 +113,7 @@ class Passing(nn.Module):
 
     @property
     def settled(self) -> bool:
-        """Whether there is nothing to choose, in training or in prediction."""
+        """Whether there is nothing left to choose, in training or in prediction."""
         return self._asked[self.in_prediction] != AUTO or self.in_prediction in self._settled
 
     def choice(self) -> dict[str, list[Any]]:
@@ -124,9 +124,9 @@ class Passing(nn.Module):
         }
 
     def take_choice(self, chosen: Mapping[str, Sequence[Any]]) -> None:
-        """Go on with what was chosen, unless something else is asked for by name.
+        """Use the choice of a checkpoint, unless something else was requested by name.
 
-        Until prediction is measured it takes the choice of training, which is closer than none.
+        Until prediction is measured, it uses the choice of training, which is the best guess.
         """
         if self._strategy == AUTO:
             if NAMES[False] in chosen and self._asked[True] == AUTO:
@@ -139,12 +139,12 @@ class Passing(nn.Module):
     def check_passes(
         self, x: Tensor, samples: range, *, stacked: bool = False, index: Tensor | None = None
     ) -> None:
-        """Check that a strategy that is asked for by name is possible, by a pass.
+        """Check by a pass that a strategy requested by name is possible.
 
         Raises
         ------
         UsageError
-            If it is not, naming the layer.
+            If it is not; the message names the layer.
         """
         if self._strategy in (AUTO, "loop") or len(samples) < 2:
             return
@@ -160,7 +160,7 @@ class Passing(nn.Module):
 
     @contextmanager
     def one_at_a_time(self) -> Iterator[None]:
-        """Within the block samples are evaluated in a loop."""
+        """Context in which samples are evaluated in a loop."""
         before, self._passes = self._passes, dict.fromkeys((False, True), Passes(1, "loop"))
         try:
             yield
@@ -168,9 +168,9 @@ class Passing(nn.Module):
             self._passes = before
 
     def chunks(self, samples: range, stacked: bool = False) -> Iterator[range]:
-        """``samples`` in pieces of :attr:`samples_per_pass`.
+        """Split ``samples`` into pieces of :attr:`samples_per_pass`.
 
-        A method may make others, also depending on whether each sample has inputs of its own.
+        A method may split differently, also depending on whether each sample has its own inputs.
         """
         size = self.samples_per_pass
         for i in range(0, len(samples), size):
@@ -188,27 +188,27 @@ class Passing(nn.Module):
     ) -> float:
         """Measure what is fastest, forwards and, where gradients are on, backwards, and keep it.
 
-        Collective over those ranks that ``largest`` asks. Only the order of float sums depends on
-        the choice. A chunk or a strategy that was asked for by name is kept.
+        Collective over the ranks that ``largest`` communicates with. Only the order of float sums
+        depends on the choice. A chunk or a strategy that was requested by name is kept.
 
         Parameters
         ----------
         x, samples, stacked, index
             A batch, as in :meth:`Method.forward`, for all samples of this rank.
         most
-            Largest number of samples that a rank has; those of this rank by default.
+            Largest number of samples of any rank (default: that of this rank).
         largest
-            Returns the largest of a number over the ranks.
+            Returns the largest value of a number over the ranks.
 
         Returns
         -------
         float
-            Seconds for the samples of the rank that takes longest.
+            Seconds that the slowest rank needs for its samples.
 
         Raises
         ------
         UsageError
-            If the module does not allow the strategy that was asked for.
+            If the module does not support the requested strategy.
         """
         x, most = inputs_of(x, stacked), len(samples) if most is None else most
         clock = choice.clock_for(x.device)

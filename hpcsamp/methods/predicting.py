@@ -1,4 +1,4 @@
-"""Samples of the predictive distribution: how many, whose, and from which streams."""
+"""Samples of the predictive distribution: their number, owner and random streams."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hpcsamp.methods.stepping import Stepping
 
 
 class Predicting(Stepping):
-    """A method that knows the samples of its predictive distribution.
+    """A method that defines the samples of its predictive distribution.
 
     Parameters
     ----------
@@ -24,39 +24,39 @@ class Predicting(Stepping):
 
     #: Whether its predictive distribution draws weights from a stream.
     draws_weights: ClassVar[bool] = False
-    #: S of the predictive distribution if nobody says, for methods that can draw any number. A run
-    #: that is trained with more has as many: there is one for each rank of any legal grid, and the
-    #: number depends on no grid.
+    #: Default S of the predictive distribution, for methods that can draw any number. A run that is
+    #: trained with more samples predicts with as many: then each rank of any legal grid has one,
+    #: and the number does not depend on the grid.
     usual_prediction_samples: int = 32
 
     def __init__(self, samples_per_pass: int | Literal["auto"] = "auto") -> None:
         super().__init__(samples_per_pass)
         self._in_prediction = False
-        #: Within :meth:`keeping_draws`: the last draw by what it is a draw of.
+        #: Within :meth:`keeping_draws`: the last draw, with what identifies it.
         self._kept: dict[tuple[Any, ...], Tensor] | None = None
 
     def prediction_samples(self, asked: int | None) -> int:
-        """S of the predictive distribution.
+        """Return S of the predictive distribution.
 
         Parameters
         ----------
         asked
-            How many are wanted; None for as many as is usual.
+            The requested number; None for the default.
 
         Raises
         ------
         UsageError
-            If the method has another number of them.
+            If the method cannot predict with this number.
         """
         return self.usual_prediction_samples if asked is None else asked
 
     def prediction_share(self, samples: int, parts: int, part: int) -> range:
-        """Which of the prediction samples a rank of a sample group evaluates.
+        """Return the prediction samples that a rank of a sample group evaluates.
 
         Raises
         ------
         UsageError
-            If there are fewer than ranks.
+            If there are fewer samples than ranks.
         """
         if samples < parts:
             raise UsageError(
@@ -67,18 +67,18 @@ class Predicting(Stepping):
         return share(samples, parts, part)
 
     def some_prediction_sample(self) -> range:
-        """One of the prediction samples that this rank can evaluate."""
+        """Return one prediction sample that this rank can evaluate."""
         return range(1)
 
     @property
     def in_prediction(self) -> bool:
-        """Whether it is within :meth:`predicting`."""
+        """Whether the method is within :meth:`predicting`."""
         return self._in_prediction
 
     @contextmanager
     def keeping_draws(self) -> Iterator[None]:
-        """Within the block, where no parameter may change, the last draw of weights is kept: a
-        chunk of samples goes over one batch after the other.
+        """Context in which the last draw of weights is kept, for a chunk of samples that is
+        evaluated on one batch after the other; no parameter may change.
         """
         self._kept = {}
         try:
@@ -87,14 +87,14 @@ class Predicting(Stepping):
             self._kept = None
 
     def kept_draw(self, name: tuple[Any, ...], draw: Callable[[], Tensor]) -> Tensor:
-        """A draw, or what was kept of it; see :meth:`keeping_draws`.
+        """Draw, or return the kept draw; see :meth:`keeping_draws`.
 
         Parameters
         ----------
         name
-            What it is a draw of.
+            What identifies the draw.
         draw
-            Draws; a draw with a gradient is not kept.
+            Function that draws; a draw with a gradient is not kept.
         """
         if self._kept is not None and name in self._kept:
             return self._kept[name]
@@ -106,7 +106,7 @@ class Predicting(Stepping):
 
     @contextmanager
     def predicting(self) -> Iterator[None]:
-        """Draw from the streams of prediction, which do not depend on the step."""
+        """Context that draws from the streams of prediction, which do not depend on the step."""
         before, self._in_prediction = self._in_prediction, True
         parts = [m for network in (self, *self.networks) for m in network.modules()]
         modes = [m.training for m in parts]
@@ -116,4 +116,4 @@ class Predicting(Stepping):
         finally:
             self._in_prediction = before
             for part, mode in zip(parts, modes, strict=True):
-                part.training = mode  # each its own: a layer may be in evaluation mode for good
+                part.training = mode  # each its own: a layer may always be in evaluation mode

@@ -1,4 +1,4 @@
-"""Priors of weights by patterns of their names.
+"""Priors of weights, selected by patterns of their names.
 
     [[method.priors]]
     pattern = "head.*"
@@ -10,8 +10,8 @@
     loc = 0.0
     scale = 0.5
 
-A normal prior has ``mean`` and ``std`` (``inf`` for a flat one). Any other is a class with a method
-``log_prob(weights)``, which returns log densities in nats; such a prior has no KL by formula and
+A normal prior has ``mean`` and ``std`` (``inf`` for a flat one). Any other prior is a class with a
+method ``log_prob(weights)``, which returns log densities in nats; it has no KL in closed form and
 needs ``loss.kl = "monte_carlo"``.
 """
 
@@ -42,19 +42,19 @@ def chosen_variables(
     bayesian: Which | None,
     rules: Sequence[Mapping[str, Any]],
 ) -> Variables:
-    """The variables of a module, of which some are random and have priors of their own.
+    """Return the variables of a module, of which some are random with priors of their own.
 
     Parameters
     ----------
     module, usual
-        The module, and the prior where no rule fits.
+        The module, and the default prior where no rule matches.
     bayesian
         Which parameters are random, see :class:`~hpcsamp.methods.mean_field.MeanField`.
     rules
         See :func:`by_pattern`.
     """
     prefix = "network." if isinstance(module, Wrapping) else ""
-    first: dict[int, str] = {}  # a parameter that several names share has the first
+    first: dict[int, str] = {}  # a parameter with several names has the first one
     names = {
         n: first.setdefault(id(p), n)
         for n, p in module.named_parameters(remove_duplicate=False)
@@ -71,8 +71,8 @@ def chosen_variables(
         key = f"method.priors[{number}].pattern"
         if not {names[n] for n in matches(key, _patterns(rule), names, prefix)} & drawn:
             raise UsageError(
-                f"{key} = {shown(rule['pattern'])} fits parameters without uncertainty alone; name "
-                f"them in method.bayesian, too"
+                f"{key} = {shown(rule['pattern'])} matches only parameters without uncertainty; "
+                f"name them in method.bayesian, too"
             )
     return found
 
@@ -83,24 +83,24 @@ def by_pattern(
     usual: Prior,
     prefix: str = "",
 ) -> Callable[[str], Prior]:
-    """The prior of each parameter; of rules that fit the same one the last counts.
+    """Return the prior of each parameter; of several rules that match, the last one counts.
 
     Parameters
     ----------
     rules
-        Tables with a ``pattern`` or a list of them, and a prior. In Python ``name`` may also be an
-        object with ``log_prob``.
+        Tables with a ``pattern`` or a list of patterns, and a prior. In Python ``name`` may also be
+        an object with ``log_prob``.
     names
-        Of all parameters, each with the name that the prior is asked for by.
+        Names of all parameters, each with the name that is compared with patterns.
     usual
-        Where no rule fits.
+        Default prior, where no rule matches.
     prefix
         See :func:`~hpcsamp.weights.patterns.matches`.
 
     Raises
     ------
     UsageError
-        For a pattern that fits nothing, or a prior that cannot be.
+        If a pattern matches nothing, or a prior is not valid.
     """
     found: dict[str, Prior] = {}
     for number, rule in enumerate(rules):
@@ -109,7 +109,7 @@ def by_pattern(
             raise UsageError(f'{key} = {shown(rule)}: a table with pattern = "..." is needed')
         patterns = _patterns(rule)
         if not all(isinstance(p, str) for p in patterns):
-            raise UsageError(f"{key}.pattern = {shown(patterns)}: patterns are strings")
+            raise UsageError(f"{key}.pattern = {shown(patterns)} must be a string or strings")
         prior = _density(key, rule) if "name" in rule else _normal(key, rule)
         for name in matches(f"{key}.pattern", patterns, names, prefix):
             found[names[name]] = prior

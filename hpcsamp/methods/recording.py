@@ -1,4 +1,4 @@
-"""What went into the submodules of a module in a pass and what came out, to compare passes."""
+"""Record inputs and outputs of the submodules of a module in a pass, to compare passes."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-#: Numbers of an item that are looked at in each submodule.
+#: Number of values of an item that are recorded in each submodule.
 NUMBERS = 4096
 
 Evaluate = Callable[[slice], Tensor]
-"""``(n, ...)`` outputs of some of the items."""
+"""Function that returns ``(n, ...)`` outputs of some of the items."""
 
 
 @dataclass
 class Record:
-    """A pass: the outputs, and numbers that went into and came out of each submodule.
+    """Record of a pass: the outputs, and values of inputs and outputs of each submodule.
 
     Attributes
     ----------
     output
         ``(n, ...)``.
     calls
-        Of the submodules in the order in which they ended: name, inputs and outputs ``(n, k)``.
+        Name, inputs and outputs ``(n, k)`` of the submodules, in the order in which they ended.
     """
 
     output: Tensor
     calls: list[tuple[str, list[Tensor], list[Tensor]]] = field(default_factory=list)
 
     def followed_by(self, other: Record) -> Record:
-        """A pass of the items of both."""
+        """Return the record of a pass with the items of both."""
         calls = []
         if [(n, len(i), len(o)) for n, i, o in self.calls] == [
             (n, len(i), len(o)) for n, i, o in other.calls
@@ -47,17 +47,17 @@ class Record:
         return Record(torch.cat([self.output, other.output]), calls)
 
     def rows(self, item: int) -> Record:
-        """The output of one item."""
+        """Return the record of the output of one item."""
         return Record(self.output[item : item + 1])
 
     def apart(self, other: Record) -> float:
-        """How far the outputs of two passes are apart, as a part of the largest of them."""
+        """Largest difference of the outputs of two passes, relative to the largest output."""
         if self.output.shape != other.output.shape:
             return math.inf
         return difference([self.output], [other.output])
 
     def sorted_apart(self, other: Record) -> float:
-        """Likewise what came out of the submodules, whatever the order of its numbers."""
+        """Largest relative difference of the submodules' outputs, ignoring the order of values."""
         pairs = zip(self.calls, other.calls, strict=False)
         return max(
             (difference(_sorted(a), _sorted(b), [*ins, *a]) for (_, ins, a), (_, _, b) in pairs),
@@ -65,9 +65,9 @@ class Record:
         )
 
     def suspects(self, other: Record, tolerance: float) -> Iterator[tuple[str, float]]:
-        """Submodules whose inputs agree and whose outputs do not, and how far these are apart.
+        """Submodules with equal inputs but different outputs, and the relative difference.
 
-        The outputs of the module need not show it, e.g. as its last layer begins with zeros.
+        The module's own outputs may hide it, e.g. if its last layer starts with zeros.
         """
         for (name, ins, outs), (also, other_ins, other_outs) in zip(
             self.calls, other.calls, strict=False
@@ -79,9 +79,9 @@ class Record:
 
 
 def recorded(network: nn.Module, evaluate: Evaluate, items: slice, only: str = "") -> Record:
-    """A pass of some items, without its graph.
+    """Record a pass of some items, without its graph.
 
-    ``only``: record all numbers of this submodule and nothing of the others.
+    ``only``: record all values of this submodule, and none of the others.
     """
     count = items.stop - items.start
     most = NUMBERS if not only else sys.maxsize
@@ -106,7 +106,7 @@ def hooked(
     end: Callable[[str, Any], None],
     only: str = "",
 ) -> Iterator[None]:
-    """Within the block ``begin`` is called with each submodule's name and inputs, ``end`` after."""
+    """Context that calls ``begin`` with each submodule's name and inputs, ``end`` with outputs."""
     handles = []
     for name, part in network.named_modules():
         if only and name != only:
@@ -130,11 +130,11 @@ def hooked(
 
 
 def _rows(value: Any, items: int, most: int) -> Iterator[Tensor]:
-    """``(items, k)`` numbers of each tensor of floats whose first axis is that of the batch."""
+    """``(items, k)`` values of each float tensor whose first axis is that of the batch."""
     if isinstance(value, Tensor):
         if (
             value.is_floating_point()
-            and not value.is_nested  # whose items have sizes of their own
+            and not value.is_nested  # its items have different sizes
             and value.dim() > 0
             and len(value) > 0
             and len(value) % items == 0
@@ -155,7 +155,7 @@ def _joined(a: list[Tensor], b: list[Tensor]) -> list[Tensor]:
 
 
 def difference(a: list[Tensor], b: list[Tensor], like: list[Tensor] | None = None) -> float:
-    """Largest difference, as a part of the largest number of ``like`` (default: of both)."""
+    """Largest difference, relative to the largest value of ``like`` (default: of both)."""
     scale = max((_largest(t) for t in (like or [*a, *b])), default=0.0)
     worst = 0.0
     for one, other in zip(a, b, strict=False):
@@ -163,7 +163,7 @@ def difference(a: list[Tensor], b: list[Tensor], like: list[Tensor] | None = Non
             continue
         x, y = (t if t.is_floating_point() or t.is_complex() else t.double() for t in (one, other))
         apart = _bound(x - y)
-        if not math.isfinite(apart):  # or of numbers so large that their difference is none
+        if not math.isfinite(apart):  # or if values are so large that their difference overflows
             x, y = (t.to(torch.promote_types(t.dtype, torch.float64)) for t in (x, y))
             if not torch.equal(x.isfinite(), y.isfinite()):
                 return math.inf
@@ -177,7 +177,7 @@ def _sorted(values: list[Tensor]) -> list[Tensor]:
 
 
 def _largest(x: Tensor) -> float:
-    """Largest absolute value of the finite numbers."""
+    """Largest absolute value of the finite values."""
     bound = _bound(x)
     if math.isfinite(bound):
         return bound
@@ -186,7 +186,7 @@ def _largest(x: Tensor) -> float:
 
 
 def _bound(x: Tensor) -> float:
-    """Largest absolute value in one look at the numbers; not finite if one of them is not."""
+    """Largest absolute value, in one pass over the values; not finite if one of them is not."""
     if not x.numel():
         return 0.0
     low, high = (x.abs() if x.is_complex() else x).aminmax()

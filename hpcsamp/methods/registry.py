@@ -1,4 +1,4 @@
-"""Methods by name, as configurations say them."""
+"""Make methods by the names used in configurations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.methods.base import Method
 from hpcsamp.names import METHODS
 
-#: Arguments that the program passes, not the configuration.
+#: Arguments that are passed by the program rather than by the configuration.
 PROGRAM = {
     "seed", "samples_per_pass", "autocast", "module", "network", "samples", "own"
 }  # fmt: skip
@@ -31,7 +31,7 @@ def make(
     strategy: str = "auto",
     autocast: torch.dtype | None = None,
 ) -> Method:
-    """The method of a run.
+    """Make the method of a run.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def make(
     arguments
         Further arguments of the method's class.
     samples, own
-        S, and which of them this rank evaluates in training.
+        S, and the samples that this rank evaluates in training.
     seed, samples_per_pass, strategy, autocast
         See :class:`~hpcsamp.methods.base.Method`.
 
@@ -63,5 +63,5 @@ def make(
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """Default values of a method's arguments, by its name."""
+    """Return the default values of a method's arguments, by its name."""
     return free.defaults(METHODS.find(name), PROGRAM)

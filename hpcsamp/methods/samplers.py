@@ -1,16 +1,16 @@
 """Stochastic gradient Langevin dynamics and Hamiltonian Monte Carlo, as torch optimisers.
 
-Both draw from ``exp(-U / temperature)`` with ``U = N * loss``, minus the log posterior, where the
-loss is a mean over items and holds ``-log prior / N``. The learning rate is that of SGD on this
-loss: ``lr = N eps / 2`` in Welling and Teh's step size ``eps``, ``lr = N eta`` in Chen et al.'s.
-With xi standard normal:
+Both sample from ``exp(-U / temperature)`` with ``U = N * loss``, the negative log posterior, where
+the loss is a mean over items and includes ``-log prior / N``. The learning rate is that of SGD on
+this loss: ``lr = N eps / 2`` for Welling and Teh's step size ``eps``, ``lr = N eta`` for Chen et
+al.'s ``eta``. With xi standard normal:
 
     SGLD     w <- w - lr * grad + sqrt(2 lr temperature / N) xi                   (their equation 4)
     SGHMC    v <- (1 - friction) v - lr * grad + sqrt(2 friction lr temperature / N) xi
              w <- w + v                                                          (their equation 15)
 
 (Welling and Teh 2011; Chen, Fox and Guestrin 2014, with their estimate of the gradient's own noise
-set to 0.) ``1 - friction`` is what SGD calls momentum; with friction 1 the second is the first.
+set to 0.) ``1 - friction`` is the momentum of SGD; with friction 1, SGHMC is SGLD.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ class SGHMC(torch.optim.Optimizer):
     parameters
         Weights of the chains.
     lr
-        Step size, see above; the largest one where there is a ``phase``.
+        Step size, see above; the largest step size if there is a ``phase``.
     items
         ``N``, the number of training items.
     noise
-        Standard normal numbers for a parameter at the present step, of its shape.
+        Returns standard normal noise for a parameter at the current step, in its shape.
     temperature
-        1 is Bayes; 0 is gradient descent.
+        1 samples the posterior (Bayes); 0 is gradient descent.
     friction
-        From above 0 to 1.
+        Above 0, at most 1.
     phase
-        For the present step the factor of ``lr`` (None: to leave it alone), and whether noise is
-        added (default: always).
+        Returns for the current step the factor of ``lr`` (None: to leave it alone), and whether
+        noise is added (default: always).
 
     Raises
     ------
     UsageError
-        For a temperature below 0 or a friction outside its range.
+        If a temperature is below 0 or a friction out of range.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class SGHMC(torch.optim.Optimizer):
         self.items = items
         self.noise = noise
         self.phase = phase
-        #: Why a schedule of the learning rate would be a contradiction, for its error message.
+        #: Why a schedule of the learning rate is not allowed, for its error message.
         self.own_schedule: str | None = None
         usual = {"lr": lr, "largest_lr": lr, "temperature": temperature, "friction": friction}
         super().__init__(parameters, usual)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of all chains, from the gradients in ``.grad``; returns the closure's value."""
+        """Make one step of all chains by the gradients in ``.grad``; return the closure's value."""
         value = None
         if closure is not None:
             with torch.enable_grad():
@@ -99,7 +99,7 @@ class SGHMC(torch.optim.Optimizer):
         return value
 
     def _velocity(self, p: Tensor, friction: float) -> Tensor:
-        """What is left of the last step's velocity."""
+        """Velocity that remains from the last step."""
         state = self.state[p]
         if "velocity" not in state:
             state["velocity"] = torch.zeros_like(p)
@@ -108,7 +108,7 @@ class SGHMC(torch.optim.Optimizer):
 
 
 class SGLD(SGHMC):
-    """Stochastic gradient Langevin dynamics; parameters as of :class:`SGHMC`, without friction."""
+    """Stochastic gradient Langevin dynamics; parameters as in :class:`SGHMC`, without friction."""
 
     def __init__(
         self,
@@ -131,4 +131,4 @@ class SGLD(SGHMC):
         )
 
     def _velocity(self, p: Tensor, friction: float) -> Tensor:
-        return torch.zeros_like(p)  # nothing is kept
+        return torch.zeros_like(p)  # no velocity remains

@@ -1,7 +1,7 @@
-"""Stochastic gradient MCMC: one chain a sample, with cyclical step sizes.
+"""Stochastic gradient MCMC: one chain per sample, with cyclical step sizes.
 
-(Welling and Teh 2011; Chen et al. 2014; Zhang et al. 2020.) Chains start from initial weights of
-their own and never meet. The predictive distribution is the mean over all chains and over the
+(Welling and Teh 2011; Chen et al. 2014; Zhang et al. 2020.) Chains start from their own initial
+weights and are independent. The predictive distribution is the mean over all chains and over the
 snapshots that each has kept so far.
 """
 
@@ -24,8 +24,8 @@ from hpcsamp.streams import Purpose
 class Chains(Members):
     """S Markov chains over the weights, moved by SGLD or SGHMC.
 
-    The gradient must be that of a loss in which samples do not meet (``expected_nll``); its
-    temperature is that of the prior alone, the sampler has its own.
+    The gradient must be that of a loss that is linear in the samples (``expected_nll``). The loss's
+    temperature is that of the prior only; the sampler has its own.
 
     Parameters
     ----------
@@ -35,19 +35,19 @@ class Chains(Members):
         Standard deviation of the normal prior of every weight.
     cycles, exploration, burn_in, snapshots, thinning
         See :class:`~hpcsamp.methods.cycles.Cycles`. With 0 cycles the step size is constant, or
-        that of ``[schedule]``.
+        follows ``[schedule]``.
 
     Attributes
     ----------
     bank
         ``(s, K, n)`` snapshots of this rank's chains, K over the whole run.
     taken
-        How many of them there are so far.
+        Number of snapshots taken so far.
 
     Raises
     ------
     UsageError
-        For values that cannot be; for snapshots that do not fit into the run when it begins.
+        For values out of range; in :meth:`begin`, if the snapshots do not fit into the run.
     """
 
     bank: Tensor
@@ -105,14 +105,16 @@ class Chains(Members):
 
     def _dynamics(self) -> dict[str, Any]:
         if self.plan is None:
-            raise UsageError("say method.begin(items, steps, steps_per_epoch) before the optimiser")
+            raise UsageError(
+                "call method.begin(items, steps, steps_per_epoch) before the optimiser is made"
+            )
         return {"items": self.items, "noise": self.noise, "phase": self._phase}
 
     def _made(self, sampler: SGHMC) -> SGHMC:
         if self.plan is not None and self.plan.cosine:
             sampler.own_schedule = (
                 f"the step size follows the cycles of the chains (method.cycles = "
-                f"{self._plan_arguments[0]}; with 0 it is free)"
+                f"{self._plan_arguments[0]}; set it to 0 to use a schedule)"
             )
         return sampler
 
@@ -122,39 +124,39 @@ class Chains(Members):
         return factor, not self.plan.explores(self.step)
 
     def noise(self, like: Tensor) -> Tensor:
-        """``(s, n)`` standard normal numbers of this rank's chains at the present step.
+        """Return ``(s, n)`` standard normal noise of this rank's chains at the current step.
 
-        0 for weights without uncertainty, which follow the gradient alone.
+        It is 0 for weights without uncertainty, which follow the gradient only.
         """
         rows = torch.empty_like(like)
         self.layout.draw(rows, self.seed, Purpose.CHAIN, self.step, self.members)
         return self.without_deterministic(rows)
 
     def after_step(self) -> None:
-        """Keep a snapshot, if it is time for one."""
+        """Keep a snapshot, if one is due."""
         slot = self.plan.slot(self.step) if self.plan is not None else None
         if slot is not None:
             self.bank[:, slot].copy_(self.weights.detach())
             self.taken.fill_(slot + 1)
 
     def check_loss(self, name: str, linear: bool) -> None:
-        """See :meth:`Method.check_loss`: the posterior of a chain knows of no other chain."""
+        """See :meth:`Method.check_loss`: chains need a posterior that no other chain enters."""
         if not linear:
             raise UsageError(
-                f"loss.name = {name!r} looks at all S samples together, which leaves chains no "
-                f"posterior to sample from; chains need a loss that is linear in the samples, e.g. "
+                f"loss.name = {name!r} combines all S samples, so that chains have no posterior to "
+                f"sample from; chains need a loss that is linear in the samples, e.g. "
                 f"'expected_nll'"
             )
 
     # Prediction --------------------------------------------------------------------------------
 
     def prediction_samples(self, asked: int | None) -> int:
-        """As many as asked for, at most all snapshots so far; before the first, the chains' ends.
+        """As many as requested, at most all snapshots so far; before the first, the chains' states.
 
         Raises
         ------
         UsageError
-            For fewer than chains, or more than there will ever be.
+            If fewer than the chains are requested, or more than there will ever be.
         """
         most = self.samples * self.kept
         if asked is not None and not self.samples <= asked <= most:
@@ -166,7 +168,7 @@ class Chains(Members):
         return so_far if asked is None else min(asked, so_far)
 
     def prediction_rows(self, samples: range) -> Tensor:
-        """``(k, n)`` snapshots, spread evenly over the bank if there are more than asked for."""
+        """Return ``(k, n)`` snapshots, spread evenly over the bank if it holds more."""
         taken = int(self.taken)
         rows = []
         for sample in samples:

@@ -1,4 +1,4 @@
-"""Weights that the ranks of a sample group share out, as far as a method can have them so."""
+"""Shard the weights of a method over the ranks of a sample group, if the method supports it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from hpcsamp.methods.sharing import SampleGroup
 
 
 class Shareable(Predicting):
-    """A method of whose weights each rank of a sample group may come to hold a share alone."""
+    """A method whose weights may be sharded, so that each rank of a sample group holds a share."""
 
     @property
     def shared_out(self) -> bool:
-        """Whether it does.
+        """Whether the weights are sharded.
 
-        Evaluations, and the gradients of :meth:`Method.accumulating`, are then collective over the
-        group; passes within :meth:`Method.trying` are not, whose weights are made up.
+        If so, evaluations and the gradients of :meth:`Method.accumulating` are collective over the
+        group; passes within :meth:`Method.trying` are not, because they use made-up weights.
         """
         return False
 
     def check_shares(self) -> None:
-        """Whether the ranks of a sample group can share the weights out.
+        """Check that the ranks of a sample group can shard the weights.
 
         Raises
         ------
@@ -33,18 +33,17 @@ class Shareable(Predicting):
             If they cannot.
         """
         raise UsageError(
-            f'optimizer.sharded = "weights" is for mean_field, of whose weights the ranks of a '
-            f"sample group have copies; of a {type(self).__name__} take optimizer.sharded = true or"
-            f" false"
+            f'optimizer.sharded = "weights" is for mean_field, whose weights all ranks of a sample '
+            f"group hold; for {type(self).__name__} set optimizer.sharded = true or false"
         )
 
     def share_out(self, group: SampleGroup) -> None:
-        """Keep a share of the weights, of those of the first replica. Collective over the replicas.
+        """Keep only a share of the first replica's weights. Collective over the replicas.
 
         Raises
         ------
         UsageError
-            As :meth:`check_shares`.
+            See :meth:`check_shares`.
         """
         self.check_shares()
 
@@ -53,20 +52,20 @@ class Shareable(Predicting):
         """See :meth:`Method.named_variational`."""
 
     def own_state(self) -> dict[str, Tensor]:
-        """What is trained as this rank holds it, for :meth:`by_name`."""
+        """Return the trained tensors as this rank holds them, for :meth:`by_name`."""
         return dict(self.named_variational())
 
     def by_name(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """:meth:`named_variational` from :meth:`own_state` of all ranks."""
+        """Return :meth:`named_variational`, from the :meth:`own_state` of all ranks."""
         return dict(whole)
 
     @property
     def numbers(self) -> int:
-        """How many numbers the parameters are, with those that other ranks hold."""
+        """Total size of the parameters, including the shares of other ranks."""
         return sum(p.numel() for p in self.parameters())
 
     @property
     def drawn_numbers(self) -> int:
-        """How many of these are standard deviations of draws."""
+        """How many of these numbers are standard deviations of draws."""
         spread = getattr(self, "log_std", None)
         return 0 if spread is None else spread.numel()

@@ -1,12 +1,12 @@
-"""Flat weights of which the ranks of a sample group hold a share each.
+"""Flat weights that are sharded over the ranks of a sample group.
 
-    gathered     before a pass: means and standard deviations, stretch by stretch, the next one on
-                 its way while the present one is drawn; of a chunk of k samples (k, n) weights live
-                 until its backward pass is over
+    gathered     before a pass: means and standard deviations, stretch by stretch, the next stretch
+                 in flight while the current one is drawn; the (k, n) weights of a chunk of k
+                 samples live until its backward pass is over
     scattered    in the backward pass: the gradients of a bundle of variables as soon as they are
-                 there, from the last variable to the first, to the ranks that hold them
+                 complete, from the last variable to the first, to the ranks that hold them
 
-Every rank of the group takes part in each exchange, also where it has no samples in a round: a step
+Every rank of the group takes part in each exchange, even where it has no samples in a round: a step
 has 2 ceil(S / (P k)) gathers, and as many reductions. They are in the same order on all ranks,
 whatever the order in which autograd finishes. (ZeRO stage 3; Rajbhandari et al. 2020.)
 """
@@ -26,11 +26,11 @@ from hpcsamp.grid.placement import Shard, Shares
 from hpcsamp.methods.made_up import Drawn, MadeUp, Noise
 from hpcsamp.weights import Layout
 
-#: Numbers of a vector that are exchanged at once.
+#: Number of elements of a vector that are exchanged at once.
 STRETCH = 1 << 20
 
 Drawing = Callable[[range], Drawn]
-"""Draws a chunk of samples."""
+"""Function that draws a chunk of samples."""
 
 
 class SampleGroup(Protocol):
@@ -40,23 +40,23 @@ class SampleGroup(Protocol):
     rank: int
 
     def begin_gather(self, own: Tensor, counts: Sequence[int]) -> Callable[[], Tensor]:
-        """Begin to concatenate ``(counts[r],)`` numbers of each rank; what waits for them."""
+        """Begin to concatenate ``(counts[r],)`` numbers of each rank; return a wait function."""
 
     def scatter_sum(self, whole: Tensor, counts: Sequence[int]) -> Tensor:
-        """The sum over the ranks, of which the r-th gets ``counts[r]`` numbers."""
+        """Sum over the ranks; rank r receives ``counts[r]`` numbers of the sum."""
 
     def largest(self, number: int) -> int:
-        """The largest of a number over the ranks."""
+        """Return the largest value of a number over the ranks."""
 
     def copy_first_(self, x: Tensor) -> None:
-        """Overwrite a tensor by that of the first rank of all that hold the same network."""
+        """Overwrite a tensor by that of the first of all ranks that hold the same network."""
 
 
 class Drawer(Protocol):
-    """What draws weights whose gradients it sums."""
+    """Draws weights, and sums their gradients."""
 
     def draw(self, step: int, samples: range) -> Drawn:
-        """Weights of a chunk. Collective over the group."""
+        """Draw the weights of a chunk. Collective over the group."""
 
 
 class Vector:
@@ -67,23 +67,23 @@ class Vector:
         self.own = share(size, group.size, group.rank)
 
     def cut(self, whole: Tensor) -> Tensor:
-        """This rank's share; a copy."""
+        """Return a copy of this rank's share."""
         return whole[self.own.start : self.own.stop].clone()
 
     def _counts(self, start: int, stop: int) -> list[int]:
-        """How much of a stretch lies on each rank."""
+        """Number of elements of a stretch on each rank."""
         shares = (share(self.size, self._group.size, r) for r in range(self._group.size))
         return [max(0, min(stop, s.stop) - max(start, s.start)) for s in shares]
 
     def within(self, start: int, stop: int) -> slice:
-        """Where in its own share a rank has what it has of a stretch."""
+        """Slice of this rank's share that lies in a stretch."""
         first, last = max(start, self.own.start), min(stop, self.own.stop)
         return slice(first - self.own.start, max(first, last) - self.own.start)
 
     def begin(
         self, own: Tensor, start: int, stop: int, change: Callable[[Tensor], Tensor] | None = None
     ) -> Callable[[], Tensor]:
-        """Begin to gather a stretch, whose numbers ranks may change first. Collective."""
+        """Begin to gather a stretch, whose parts ranks may change first. Collective."""
         mine, counts = own[self.within(start, stop)], self._counts(start, stop)
         return self._group.begin_gather(mine if change is None else change(mine), counts)
 
@@ -95,31 +95,31 @@ class Vector:
 
 
 class Sharing:
-    """The shares of a method's vectors, and how samples are drawn of them.
+    """The shares of a method's vectors, and draws of samples from them.
 
     Parameters
     ----------
     group
-        The ranks.
+        The ranks that hold the shares.
     random, fixed
-        Layouts of ``(n,)`` means and log standard deviations, and of what has no uncertainty.
+        Layouts of the ``(n,)`` means and log standard deviations, and of deterministic parameters.
     means
-        ``(n,)`` and ``(m,)``, the initial ones; what :attr:`made_up` resembles.
+        ``(n,)`` and ``(m,)`` initial values, whose moments :attr:`made_up` reproduces.
     noise
-        Draws noise.
+        Function that draws noise.
     names
-        Of the method's parameters that are in shares.
+        Names of the method's parameters that are sharded.
 
     Attributes
     ----------
     vector, fixed_vector
-        Where the shares lie.
+        The sharded vectors.
     placement
-        The same for states.
+        Placement of the shares, for states.
     accumulator
-        What sums gradients now, or None.
+        The accumulator that sums gradients at present, or None.
     made_up
-        Draws for passes that only find something out.
+        Made-up weights for passes that only probe the module.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Sharing:
     # Draws -------------------------------------------------------------------------------------
 
     def drawn(self, mean: Tensor, log_std: Tensor, step: int, samples: range) -> Tensor:
-        """``(k, n)`` weights of some samples, without gradient. Collective over the group.
+        """Return ``(k, n)`` weights of some samples, without gradient. Collective over the group.
 
         Parameters
         ----------
@@ -150,7 +150,7 @@ class Sharing:
         """
         weights = mean.new_empty(len(samples), self.random.size)
         stretches = [s for bundle in self.bundles for s in bundle.stretches]
-        # of standard deviations there is never more than what is on its way
+        # of standard deviations, only the stretch in flight is ever in memory
         begin = self.vector.begin
         coming = [begin(mean, *stretches[0]), begin(log_std, *stretches[0], torch.exp)]
         for i, (start, stop) in enumerate(stretches):
@@ -167,7 +167,7 @@ class Sharing:
         return weights
 
     def whole_fixed(self, own: Tensor | None) -> Tensor | None:
-        """``(m,)`` all of what has no uncertainty. Collective over the group."""
+        """Return all ``(m,)`` deterministic parameters. Collective over the group."""
         if own is None:
             return None
         cuts = [*range(0, self.fixed.size, STRETCH), self.fixed.size]
@@ -179,9 +179,9 @@ class Sharing:
     def draws(
         self, mean: Tensor, log_std: Tensor, fixed: Tensor | None, step: int, count: int
     ) -> Iterator[Drawing]:
-        """What draws ``count`` chunks, and takes part when other ranks have more. Collective.
+        """Iterate over functions that draw ``count`` chunks, and join draws of others. Collective.
 
-        Where gradients are summed, :meth:`Accumulator.skip` does the latter.
+        While gradients are summed, :meth:`Accumulator.skip` joins them instead.
         """
         if self.accumulator is not None:
             yield partial(self.accumulator.draw, step)

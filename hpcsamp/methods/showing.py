@@ -1,4 +1,4 @@
-"""Methods whose modules show what was learnt: their parameters are views of the method's."""
+"""Methods whose modules show the trained values: their parameters are views of the method's."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Showing(Method):
     Parameters
     ----------
     variables
-        Of the module, or of one for each of this rank's members.
+        Variables of the module, or of a module for each of this rank's members.
     seed, samples_per_pass
         See :class:`~hpcsamp.methods.base.Method`.
     autocast
-        Type in which the module is evaluated where torch deems it safe, e.g. ``torch.bfloat16``;
-        parameters and draws keep theirs.
+        Type in which torch evaluates the operations of the module that it considers safe, e.g.
+        ``torch.bfloat16``; parameters and draws keep their type.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Showing(Method):
         autocast: torch.dtype | None,
     ) -> None:
         super().__init__(seed, samples_per_pass)
-        # in a list: the modules' parameters are views of this method's, and not registered
+        # in a list, so that they are not registered: their parameters are views of this method's
         self._variables = list(variables)
         self.autocast = autocast
         self._share_state([v.put for v in self._variables])
@@ -58,7 +58,7 @@ class Showing(Method):
 
     @property
     def variables(self) -> Variables:
-        """The variables of the (first) module."""
+        """Variables of the (first) module."""
         return self._variables[0]
 
     def constants(self) -> dict[str, Tensor]:
@@ -83,7 +83,7 @@ class Showing(Method):
         stacked: bool,
         place: Place,
     ) -> Tensor:
-        """``(k, B, ...)`` outputs of a module with these values, see :func:`.weights.evaluate`."""
+        """Return ``(k, B, ...)`` outputs of a module with these values, see :func:`.evaluate`."""
         with self._precision(x):
             return evaluate(
                 variables.put,
@@ -98,7 +98,7 @@ class Showing(Method):
             )
 
     def _precision(self, x: Tensor) -> AbstractContextManager[Any]:
-        """Its own precision, whatever the caller's is."""
+        """Context with the method's own precision, whatever the caller's is."""
         if self.autocast is None and not torch.is_autocast_enabled(x.device.type):
             return nullcontext()
         return torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None)
@@ -108,7 +108,7 @@ class Showing(Method):
         """Let the modules' parameters share memory with this method's."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Move or convert: the modules' constants follow, their parameters are linked anew."""
+        """Move or convert, with the modules' constants; then link their parameters again."""
         for module in self.networks:
             module._apply(in_parts(fn))
         result = super()._apply(fn, recurse)
@@ -116,7 +116,7 @@ class Showing(Method):
         return result
 
     def train(self, mode: bool = True) -> Self:
-        """Training or evaluation mode, of the modules too."""
+        """Set training or evaluation mode, also of the modules."""
         for module in self.networks:
             module.train(mode)
         return super().train(mode)

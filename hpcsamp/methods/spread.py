@@ -1,4 +1,4 @@
-"""How items are spread over the ranks that hold a network in parts."""
+"""How the values of items are divided over the ranks that hold a network in parts."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from hpcsamp.grid.parts import Part
 
 @dataclass(frozen=True)
 class Spread:
-    """What a model rank has of an item.
+    """The part of an item that a model rank holds.
 
     Attributes
     ----------
     inputs
-        What this rank's part of the network takes of an item's input.
+        The part of an item's input that this rank's part of the network reads.
     outputs
-        What each model rank's part gives of an item's output, in the order of the ranks.
+        The part of an item's output that each model rank returns, in the order of the ranks.
     values
-        Which values of an item's target this rank's outputs are of.
+        The values of an item's target that this rank's outputs belong to.
     """
 
     inputs: Part
@@ -29,15 +29,15 @@ class Spread:
     values: Part
 
     def of_inputs(self, x: Tensor) -> Tensor:
-        """``(B, *local)`` of ``(B, ...)`` whole inputs."""
+        """Return ``(B, *local)`` of ``(B, ...)`` whole inputs."""
         return self.inputs.cut(x).contiguous()
 
     def of_targets(self, y: Tensor) -> Tensor:
-        """``(B, *local)`` of ``(B, ...)`` whole targets."""
+        """Return ``(B, *local)`` of ``(B, ...)`` whole targets."""
         return self.values.cut(y).contiguous()
 
     def of_weights(self, weights: Any) -> Any:
-        """The same of weights of values that are broadcastable to an item; None stays None."""
+        """Return this rank's weights of values, from ones broadcastable to an item, or None."""
         if weights is None:
             return None
         own = self.values

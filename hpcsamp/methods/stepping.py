@@ -1,4 +1,4 @@
-"""Steps of a method, between which the state of its modules advances."""
+"""The step of a method, and the state of its modules, which advances between steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hpcsamp.weights.state import NORMS, State
 
 
 class Stepping(Holding):
-    """A method that knows its step and the state that its modules keep from step to step.
+    """A method with a step, and with the state that its modules keep from step to step.
 
     Parameters
     ----------
@@ -30,16 +30,15 @@ class Stepping(Holding):
 
     @property
     def state(self) -> State:
-        """What passes of the modules leave (:mod:`hpcsamp.weights.state`)."""
+        """State that passes of the modules leave behind (:mod:`hpcsamp.weights.state`)."""
         return self._state
 
     @property
     def step(self) -> int:
-        """The step to draw for when a call does not say; another one ends the step before.
+        """Default step to draw for; setting another one ends the current step.
 
-        :func:`hpcsamp.distribute` advances it. State that passes with gradients have left since the
-        last step then becomes that of the modules, which is collective where there are several
-        ranks.
+        :func:`hpcsamp.distribute` advances it. The state that passes with gradients have left since
+        the last step then becomes that of the modules, which is collective over several ranks.
         """
         return self._step
 
@@ -52,46 +51,46 @@ class Stepping(Holding):
         self._step = step
 
     def join(self, group: Group) -> None:
-        """Have batch statistics and state in common with a data group.
+        """Share batch statistics and state with a data group.
 
-        Called by :func:`hpcsamp.distribute`; a single process needs no group.
+        Called by :func:`hpcsamp.distribute`; not needed in a single process.
         """
         self._state.group = group
 
     @property
     def batch_norm(self) -> str:
-        """By what batch normalisation goes in training.
+        """Statistics that batch normalisation uses in training.
 
-        ``"batch"`` is the whole batch of a step, ``"frozen"`` the running statistics, and with
-        ``"group"`` there is to be none.
+        ``"batch"``: of the whole batch of a step; ``"frozen"``: the running statistics;
+        ``"group"``: the network must not contain batch normalisation.
         """
         return self._state.norm
 
     @batch_norm.setter
     def batch_norm(self, how: str) -> None:
         if how not in NORMS:
-            raise UsageError(f"batch_norm = {how!r}; there is {', '.join(NORMS)}")
+            raise UsageError(f"batch_norm = {how!r} must be one of {', '.join(NORMS)}")
         self._state.norm = how
 
     def load_state_dict(self, *arguments: Any, **named: Any) -> Any:
-        """See :meth:`torch.nn.Module.load_state_dict`; what passes have left is forgotten."""
+        """See :meth:`torch.nn.Module.load_state_dict`; forgets the state that passes have left."""
         self._state.forget()
         return super().load_state_dict(*arguments, **named)
 
     @property
     def estimates_statistics(self) -> bool:
-        """Whether its predictions are of weights that no running statistics were kept of."""
+        """Whether it predicts with weights that have no running statistics."""
         return False
 
     def _estimated(self, place: Place) -> dict[str, Tensor]:
-        """Running statistics of the samples of a pass where they have been estimated."""
+        """Running statistics of the samples of a pass, where they have been estimated."""
         return self._state.estimates.of_samples(place.samples) if place.prediction else {}
 
     def _share_state(self, puts: Sequence[Put]) -> None:
-        """Let the passes of some modules leave their state with this method."""
+        """Collect the state that passes of some modules leave with this method."""
         for put in puts:
             put.state = self._state
 
     def _holders(self) -> Sequence[tuple[Put, Sequence[int] | None]]:
-        """The modules, each with the samples that it is for; None for all."""
+        """The modules, each with the samples it evaluates; None for all samples."""
         return ()

@@ -1,7 +1,7 @@
 """Multi-SWAG: a normal distribution around the path of each of S chains of SGD.
 
 A chain is trained by any optimiser. From some step on, the moments of its weights along the path
-are kept, and the last deviations from their mean as columns of D. A prediction sample of it is
+are collected, and the last deviations from their mean as the columns of D. A prediction sample is
 
     w = mean + std z1 / sqrt(2) + D z2 / sqrt(2 (k - 1)),        z1, z2 standard normal
 
@@ -25,36 +25,36 @@ from hpcsamp.streams.noise import fill
 
 
 class SWAG(Members):
-    """S chains of SGD, each with a normal distribution of low rank and diagonal.
+    """S chains of SGD, each with a normal distribution of diagonal plus low-rank covariance.
 
     Parameters
     ----------
     network, samples, own, prior_std, others
         See :class:`~hpcsamp.methods.members.Members`.
     start
-        Share of the run after which weights are collected, from 0 to below 1.
+        Share of the run after which weights are collected, at least 0 and below 1.
     every
-        Steps from one collection to the next (default: an epoch, or less where the deviations would
-        not be had otherwise). The last one is at the end of the run.
+        Steps from one collection to the next (default: an epoch, or less if that is too seldom for
+        ``rank`` deviations). The last collection is at the end of the run.
     rank
-        Deviations kept; 0 for a diagonal covariance, otherwise at least 2.
+        Number of deviations kept; 0 for a diagonal covariance, otherwise at least 2.
 
     Attributes
     ----------
     mean
-        ``(s, n)`` mean of the weights collected.
+        ``(s, n)`` mean of the collected weights.
     squares
         ``(s, n)`` sum of squared deviations from it (by Welford's update: a mean of squares minus
-        a squared mean has no digits left where the mean is much larger than the spread).
+        a squared mean loses all digits where the mean is much larger than the spread).
     deviations
         ``(s, rank, n)``: weights minus the mean so far, of the last collections.
     collected
-        How many there were.
+        Number of collections so far.
 
     Raises
     ------
     UsageError
-        For values that cannot be; for a run too short for its deviations when it begins.
+        For values out of range; in :meth:`begin`, if a run is too short for its deviations.
     """
 
     draws_weights = True
@@ -78,7 +78,7 @@ class SWAG(Members):
     ) -> None:
         super().__init__(network, samples, own, prior_std=prior_std, **others)
         if not 0 <= start < 1:
-            raise UsageError(f"method.start = {start} must be a share from 0 to below 1")
+            raise UsageError(f"method.start = {start} must be a share, at least 0 and below 1")
         if every is not None and every < 1:
             raise UsageError(f"method.every = {every} must be at least 1 step")
         if rank < 0 or rank == 1:
@@ -97,7 +97,7 @@ class SWAG(Members):
         Raises
         ------
         UsageError
-            If too little is collected.
+            If there are too few collections.
         """
         room, least = steps - math.floor(steps * self.start + 1e-9), max(self.rank, 2)
         every = self.every or max(1, min(steps_per_epoch, room // least))
@@ -110,7 +110,7 @@ class SWAG(Members):
         self._times = range(first, steps + 1, every)
 
     def after_step(self) -> None:
-        """Collect the weights, if it is time to."""
+        """Collect the weights, if a collection is due."""
         if self._times is None or self.step not in self._times:
             return
         weights, count = self.weights.detach(), int(self.collected) + 1
@@ -124,28 +124,28 @@ class SWAG(Members):
 
     @property
     def estimates_statistics(self) -> bool:
-        """See :attr:`.Stepping.estimates_statistics`; a draw is none of the weights on the path."""
+        """See :attr:`.Stepping.estimates_statistics`; draws differ from the weights on the path."""
         return int(self.collected) > 1
 
     # Prediction --------------------------------------------------------------------------------
 
     def prediction_samples(self, asked: int | None) -> int:
-        """As many as asked for, at least one of each chain.
+        """Return the requested number, at least one sample of each chain.
 
         Raises
         ------
         UsageError
-            For fewer.
+            If fewer are requested.
         """
         if asked is not None and asked < self.samples:
             raise UsageError(
-                f"evaluation.samples = {asked} are fewer than the {self.samples} chains of swag, "
+                f"evaluation.samples = {asked} is less than the {self.samples} chains of swag, "
                 f"each of which needs one"
             )
         return max(self.usual_prediction_samples, self.samples) if asked is None else asked
 
     def prediction_rows(self, samples: range) -> Tensor:
-        """``(k, n)`` draws; before there is a spread, the means or where the chains are."""
+        """Return ``(k, n)`` draws; before there is a spread, the means or the chains' states."""
         return torch.stack([self._draw(s) for s in samples])
 
     def _draw(self, sample: int) -> Tensor:

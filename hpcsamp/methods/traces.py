@@ -1,6 +1,6 @@
-"""Everything that a module holds, written down so that it can be compared and put back.
+"""Snapshots of everything that a module holds, to compare and to restore it.
 
-That is its parameters and buffers, and what is reachable from its attributes: tensors, arrays,
+A snapshot contains parameters and buffers, and what is reachable from attributes: tensors, arrays,
 random generators, numbers, containers and plain objects. Values are compared by their content.
 """
 
@@ -16,30 +16,30 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-#: Attributes of every module: its parts, which are looked at by themselves, and hooks.
+#: Attributes of every module: its submodules, which are visited separately, and hooks.
 OF_EVERY_MODULE = frozenset(vars(nn.Module()))
-#: How far attributes of attributes are followed, and how many values are written down.
+#: How deep attributes of attributes are followed, and how many values are recorded at most.
 DEPTH, MOST = 6, 100_000
-#: Reached from nearly everywhere, and no module's own.
+#: Reachable from nearly everywhere, and not part of a module.
 SHARED = (type, ModuleType, FunctionType, MethodType)
 PLAIN = (bool, int, float, complex, str, bytes)
-#: What a tensor or array is compared by that has no values to look at.
+#: Content of a tensor or array whose values cannot be read.
 UNKNOWN = "no values"
 
 Place = tuple[str, str]
-"""Name of a submodule, and which of its values."""
+"""Name of a submodule, and of one of its values."""
 
 
 class Traces:
-    """The present state of a module.
+    """The current state of a module.
 
     Attributes
     ----------
     values
         Content by place; None for what is empty.
     writes
-        How often parameters and buffers have been written to, by place: to write what is there
-        already is to keep state, too (a power iteration that has converged).
+        How often parameters and buffers have been written to, by place. Writing the same value also
+        counts as state (e.g. a power iteration that has converged).
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -53,10 +53,10 @@ class Traces:
             self._module(name, "", part)
 
     def changed(self, later: Traces) -> list[Place]:
-        """Places whose content is another one later.
+        """Places whose content differs in a later snapshot.
 
-        What was empty before or was not there does not count: a module may fill a cache in its
-        first pass, or note down what it has seen.
+        Places that were empty or absent before do not count: a module may fill a cache in its first
+        pass, or record what it has seen.
         """
         return [
             place
@@ -65,7 +65,7 @@ class Traces:
         ]
 
     def written(self, later: Traces) -> list[Place]:
-        """Places of parameters and buffers that hold something else later or were written to."""
+        """Places of parameters and buffers whose content differs or that were written to."""
         changed = {place for place in self.changed(later) if place in self.writes}
         return [
             place
@@ -74,19 +74,19 @@ class Traces:
         ]
 
     def plain(self) -> dict[Place, Any]:
-        """What is held beside parameters and buffers."""
+        """Values other than parameters and buffers."""
         return {place: value for place, value in self.values.items() if place not in self.writes}
 
     def numbers(self) -> dict[Place, Any]:
-        """What is held beside parameters and buffers of numbers, tensors and arrays."""
+        """Values other than parameters and buffers that are numbers, tensors or arrays."""
         return {place: v for place, v in self.plain().items() if place in self._numbers}
 
     def put_back(self) -> None:
-        """Give the module back what it held, but for values of parameters."""
+        """Restore what the module held, except the values of parameters."""
         for undo in self._undo:
             undo()
 
-    # Writing down ------------------------------------------------------------------------------
+    # Recording ---------------------------------------------------------------------------------
 
     def _module(self, name: str, prefix: str, part: nn.Module) -> None:
         for own in (part._parameters, part._buffers):
@@ -100,7 +100,7 @@ class Traces:
         self._undo.append(_reset_attributes(part, mine))
         for key, value in mine.items():
             if type(value) is int and value == id(part):
-                continue  # an address, which is another one in each process
+                continue  # an address, which differs between processes
             self._value((name, prefix + key), value, DEPTH)
 
     def _value(self, place: Place, value: Any, depth: int) -> None:
@@ -120,7 +120,7 @@ class Traces:
             elif (found := _generator(value)) is not None:
                 self.values[place], undo = found
                 self._undo.append(undo)
-            elif isinstance(value, nn.Module):  # not registered: in a list, say
+            elif isinstance(value, nn.Module):  # not registered, e.g. in a list
                 self._module(place[0], f"{place[1]}.", value)
             else:
                 self._object(place, value, depth - 1)
@@ -129,7 +129,7 @@ class Traces:
         content = self.values[place] = content_of(value)
         self._numbers.add(place)
         if content == UNKNOWN or isinstance(value, nn.Parameter):
-            return  # a copy of all parameters would cost too much; they have a check of their own
+            return  # copying all parameters would cost too much; another check covers them
         copy: Any = value.detach().clone() if isinstance(value, Tensor) else value.copy()
 
         def undo() -> None:
@@ -168,19 +168,19 @@ def content_of(value: Tensor | np.ndarray) -> Any:
     try:
         if isinstance(value, Tensor):
             plain = value.detach()
-            if plain.numel() > 1 and not any(plain.stride()):  # one number, expanded
+            if plain.numel() > 1 and not any(plain.stride()):  # one expanded number
                 plain = plain[(0,) * plain.dim()]
             plain = plain.resolve_conj().resolve_neg().cpu().contiguous()
             data = plain.reshape(-1).view(torch.uint8).numpy()
         else:
             data = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
     except (RuntimeError, TypeError, ValueError, NotImplementedError):
-        return UNKNOWN  # sparse, meta, objects, or of a transform that is over
+        return UNKNOWN  # sparse, meta, objects, or of a transform that has ended
     return str(value.dtype), tuple(value.shape), zlib.crc32(data)
 
 
 def _generator(value: Any) -> tuple[Any, Callable[[], None]] | None:
-    """State of a random generator, and how to put it back; None for something else."""
+    """State of a random generator and a function that restores it; None for anything else."""
     if isinstance(value, torch.Generator):
         state = value.get_state()
 
@@ -201,7 +201,7 @@ def _generator(value: Any) -> tuple[Any, Callable[[], None]] | None:
     return None
 
 
-# Putting back ------------------------------------------------------------------------------------
+# Restoring ---------------------------------------------------------------------------------------
 
 
 def _refill_mapping(mapping: MutableMapping[Any, Any]) -> Callable[[], None]:
