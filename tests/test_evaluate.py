@@ -186,13 +186,13 @@ def test_a_wrong_gradient_is_noticed(monkeypatch):
     arguments = (chunk.put, chunk.call, chunk.sampled, chunk.shared, chunk.x)
     monkeypatch.setitem(STRATEGIES, "batched", (lambda chunk: Wrong.apply(batched.early(chunk)),))
     found = refusal(*arguments, samples=SAMPLES, strategy="batched")
-    assert found == "gradients differ from those of one sample after the other"
+    assert found == "gradients differ from those of one sample at a time"
     with torch.no_grad():
         assert refusal(*arguments, samples=SAMPLES, strategy="batched") is None
 
 
 ALONE = {
-    "value": (lambda m, x: x * (2 if m.w.sum() > 0 else 1), "truth of a weight", "data-dependent"),
+    "value": (lambda m, x: x * (2 if m.w.sum() > 0 else 1), "truth value of a", "data-dependent"),
     "number": (lambda m, x: x * m.w[0].item(), "Tensor.item of a weight", "item"),
     "bilinear": (lambda m, x: m.parts[0](x, x), "would loop over aten::bilinear",
                  "would loop over aten::bilinear"),
@@ -254,5 +254,5 @@ def test_wrong_numbers_of_values_are_refused():
         evaluate(*arguments, samples=4)
     with pytest.raises(UsageError, match="strategy = 'fast'; there is auto, loop, vmap, batched"):
         evaluate(*arguments, samples=3, strategy="fast")
-    with pytest.raises(UsageError, match="stacked inputs are for 4 samples, there are 3"):
+    with pytest.raises(UsageError, match="stacked inputs are for 4 samples, but there are 3"):
         evaluate(*arguments, samples=3, stacked=True)

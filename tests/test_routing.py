@@ -1,4 +1,4 @@
-"""What a module draws by itself: from counted streams, the same in any form of pass and batch."""
+"""A module's own random numbers: from counted streams, the same in any form of pass and batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The random variables of a module, and how a chunk of samples of them is evaluated."""
+"""The random variables of a module, and the evaluation of a chunk of samples of them."""
 
 from hpcsamp.weights.calling import Caller
 from hpcsamp.weights.choice import Passes

@@ -1,8 +1,8 @@
-"""Whether a strategy gives what the loop over samples gives, found by trying it once.
+"""Check by trying it once that a strategy gives the same results as the loop over samples.
 
-No list says which modules a strategy can evaluate. For each new combination of sizes it is tried on
-the very weights and inputs, and its outputs of a few samples are compared with the loop's.
-Coincidences of sizes (as many tokens as items, say) are found so, as well.
+There is no list of the modules that a strategy can evaluate. For each new combination of sizes it
+is tried with the actual weights and inputs, and its outputs of a few samples are compared with
+those of the loop. This also detects coincidences of sizes (e.g. as many tokens as items).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from hpcsamp.weights.vectorised import refused_loops
 
 
 class Verdict(NamedTuple):
-    """What is known of a strategy for chunks of some sizes.
+    """The result of trying a strategy for chunks of some sizes.
 
     Attributes
     ----------
     run
-        The form of the strategy that is right; None if none is.
+        The form of the strategy that is correct; None if there is none.
     reason
         Why there is none.
     """
@@ -39,8 +39,8 @@ class Verdict(NamedTuple):
 def tried(chunk: Chunk, strategy: str) -> Verdict:
     """Compare the forms of a strategy with the loop, in their order.
 
-    Where gradients are on, those are compared, too. Costs a pass of each form that is tried, and up
-    to three of the loop.
+    Where gradients are on, they are compared, too. This costs a pass of each form that is tried,
+    and up to three passes of the loop.
     """
     rows = sorted({0, chunk.samples // 2, chunk.samples - 1})
     learns = torch.is_grad_enabled()
@@ -58,7 +58,7 @@ def tried(chunk: Chunk, strategy: str) -> Verdict:
 
 
 def _apart(chunk: Chunk, learns: bool) -> Chunk:
-    """The chunk with values that belong to no graph."""
+    """Return the chunk with values that are detached from any graph."""
 
     def leaf(value: Any) -> Any:
         return value.detach().requires_grad_(learns and value.requires_grad)
@@ -75,23 +75,23 @@ def _apart(chunk: Chunk, learns: bool) -> Chunk:
 def _wrong(
     run: Pass, chunk: Chunk, rows: list[int], truth: Tensor, gradients: list[Tensor]
 ) -> str | None:
-    """What is wrong with a pass, if anything is."""
+    """Describe what is wrong with a pass; None if nothing is."""
     layers: list[Layer] = []
     try:
         with followed(chunk.put.module, layers):
             found = run(chunk)
         expected = (chunk.samples, *truth.shape[1:])
         if tuple(found.shape) != expected:
-            return f"outputs have the shape {tuple(found.shape)} and not {expected}"
+            return f"outputs have the shape {tuple(found.shape)} instead of {expected}"
         if found.dtype != truth.dtype:
-            return f"outputs are {found.dtype} and not {truth.dtype}"
+            return f"outputs have the type {found.dtype} instead of {truth.dtype}"
         if not same(truth, found[rows].detach()):
-            return "outputs differ from those of one sample after the other"
+            return "outputs differ from those of one sample at a time"
         if gradients:
             with refused_loops():
                 others = _gradients(found[rows], chunk)
             if not _all_same(gradients, others, _digits(truth)):
-                return "gradients differ from those of one sample after the other"
+                return "gradients differ from those of one sample at a time"
     except (NotPossibleError, HpcsampError) as e:
         return f"{_at(layers)}{e}"
     except Exception as e:
@@ -104,7 +104,7 @@ def _at(layers: list[Layer]) -> str:
 
 
 def _gradients(outputs: Tensor, chunk: Chunk) -> list[Tensor]:
-    """Of a weighted sum of outputs, with respect to all that has one."""
+    """Gradients of a weighted sum of outputs with respect to everything that requires one."""
     leaves = [*chunk.sampled.values(), *chunk.shared.values(), *tensors(chunk.x)]
     leaves = [leaf for leaf in leaves if leaf.requires_grad]
     if not leaves or not outputs.requires_grad:
@@ -118,9 +118,9 @@ def _gradients(outputs: Tensor, chunk: Chunk) -> list[Tensor]:
 
 
 def same(truth: Tensor, other: Tensor) -> bool:
-    """Whether ``(k, B, ...)`` outputs agree, to a part of what tells the samples apart.
+    """Whether ``(k, B, ...)`` outputs agree, relative to the differences between the samples.
 
-    Not of the outputs themselves: a mean far from 0 would hide any difference.
+    Relative to the outputs themselves, a mean far from 0 would hide any difference.
     """
     if not (truth.is_floating_point() or truth.is_complex()):
         return torch.equal(truth, other)
@@ -130,7 +130,7 @@ def same(truth: Tensor, other: Tensor) -> bool:
 
 
 def _all_same(truth: list[Tensor], others: list[Tensor], digits: float) -> bool:
-    """Whether gradients agree, each to a part of its largest number."""
+    """Whether gradients agree, each relative to its largest value."""
     largest = [float(g.nan_to_num().abs().max()) if g.numel() else 0.0 for g in truth]
     for one, other, own in zip(truth, others, largest, strict=True):
         limit = 1e-3 * own + digits * max(largest)
@@ -140,7 +140,7 @@ def _all_same(truth: list[Tensor], others: list[Tensor], digits: float) -> bool:
 
 
 def _digits(outputs: Tensor) -> float:
-    """Relative error of a pass through a network, as float sums have any order."""
+    """Relative error of a pass through a network, due to the order of float sums."""
     kinds, device = [outputs.dtype], outputs.device.type
     if torch.is_autocast_enabled(device):
         kinds.append(torch.get_autocast_dtype(device))

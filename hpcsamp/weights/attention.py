@@ -1,8 +1,8 @@
-"""Multi-head attention in plain operations, each of which can have a samples axis.
+"""Multi-head attention in plain operations, each of which supports a samples axis.
 
 ``torch.nn.functional.multi_head_attention_forward`` flattens tokens and items into one axis before
-its last projection, tokens first, so that samples which are folded into the items cannot be told
-apart there. This is the same function with the axes kept.
+its last projection, tokens first, where samples that are folded into the items cannot be separated.
+This is the same function with separate axes.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def multi_head_attention(
         for t in projected
     )
     if is_causal and (key_padding_mask is not None or need_weights):
-        is_causal = False  # the mask that came with it says the same
+        is_causal = False  # the accompanying mask already contains it
     elif is_causal:
         attn_mask = None
     attn_mask, key_padding_mask = (
@@ -110,7 +110,7 @@ def multi_head_attention(
 
 
 def _mask(attention: Any, padding: Tensor | None, q: Tensor, sources: int) -> Any:
-    """Numbers to add, broadcastable to ``(N, heads, L, S)``; None if there is no mask."""
+    """Mask as numbers to add, broadcastable to ``(N, heads, L, S)``; None if there is no mask."""
     total = None
     if attention is not None:
         total = _numbers(attention, q)
@@ -123,7 +123,7 @@ def _mask(attention: Any, padding: Tensor | None, q: Tensor, sources: int) -> An
 
 
 def _numbers(mask: Any, like: Tensor) -> Any:
-    """Minus infinity where a mask of truth values hides something."""
+    """Replace a boolean mask by minus infinity where it hides something."""
     if mask.dtype != torch.bool:
         return mask
     return torch.zeros_like(mask, dtype=like.dtype).masked_fill(mask, -math.inf)

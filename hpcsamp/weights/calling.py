@@ -1,9 +1,9 @@
-"""Call a module with one or several inputs, and bring what it returns into one tensor.
+"""Call a module with one or several inputs, and pack what it returns into one tensor.
 
 A network may take its inputs by name and return a tuple, a dictionary or a dataclass of tensors.
-Between a module and a loss, outputs travel as one tensor ``(B, n)``, whatever it is made of, so
-that all that is done to outputs (samples, exchanges, gradients) knows one form; a loss of several
-outputs splits them again by the :class:`Outputs`.
+Between a module and a loss, outputs are always one tensor: several outputs are packed into
+``(B, n)``, so that samples, exchanges and gradients handle one form only; a loss of several outputs
+unpacks them by :class:`Outputs`.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _clock = itertools.count()
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """Where the outputs of a module lie in the one tensor that they travel in.
+    """Layout of the outputs of a module in the tensor they are packed into.
 
     Attributes
     ----------
     shapes
-        ``(...)`` of an item by the output's name, in order. The outputs of a tuple are called
-        ``"0"``, ``"1"``, ...; those within an output ``"outer.inner"``.
+        Shape ``(...)`` of an item by the output's name, in order. The outputs of a tuple are called
+        ``"0"``, ``"1"``, ...; those within an output are called ``"outer.inner"``.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -45,17 +45,17 @@ class Outputs:
         return list(self.shapes)
 
     def split(self, outputs: Tensor, targets: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """``(..., *shape)`` by name, of ``(..., n)``; views.
+        """Unpack ``(..., n)`` outputs into views ``(..., *shape)`` by name.
 
         Parameters
         ----------
         targets
-            Names that are wanted: outputs of these names, or those of a tuple in their order.
+            Names of the outputs to return; outputs of a tuple get them in order.
 
         Raises
         ------
         UsageError
-            If there are other outputs, with both lists.
+            If the outputs have other names; the message lists both.
         """
         named = self._all(outputs)
         if targets is None:
@@ -65,7 +65,8 @@ class Outputs:
         if all(name.isdecimal() for name in named) and len(named) == len(targets):
             return dict(zip(targets, named.values(), strict=True))
         raise UsageError(
-            f"the network has the outputs {', '.join(named)}, the targets are {', '.join(targets)}"
+            f"the network has the outputs {', '.join(named)}, but the targets are "
+            f"{', '.join(targets)}"
         )
 
     def _all(self, outputs: Tensor) -> dict[str, Tensor]:
@@ -77,25 +78,26 @@ class Outputs:
 
 
 class Caller:
-    """A module as a function of one tensor, or of :class:`Inputs`, to one tensor.
+    """A module as a function of one tensor, or of :class:`Inputs`, that returns one tensor.
 
-    Several inputs are given by name if the module's ``forward`` takes arguments of all these names,
-    else by position in their order, unless one of them would get the place of another. A module
-    that hands its inputs on to another one names that one in an attribute ``takes_inputs_of``.
+    Several inputs are passed by name if the module's ``forward`` takes arguments of all these
+    names, else by position in their order, unless one would then be passed as another argument. A
+    module that passes its inputs on to another one refers to it in an attribute
+    ``takes_inputs_of``.
 
     Parameters
     ----------
     module
         Any module.
     plain
-        Applied to each tensor that the module returns.
+        Function applied to each tensor that the module returns.
 
     Attributes
     ----------
     outputs
-        Of several outputs in the last call; None if there was one, which is returned as it is.
+        Layout of several outputs in the last call; None if there was one, returned unchanged.
     time
-        When it was called last, by a counter that all callers share.
+        Time of the last call, by a counter that all callers share.
     """
 
     def __init__(self, module: nn.Module, plain: Callable[[Tensor], Tensor] | None = None) -> None:
@@ -106,16 +108,16 @@ class Caller:
         self._by_name: dict[tuple[str, ...], bool] = {}
 
     def __call__(self, x: Any) -> Tensor:
-        """``(B, ...)`` of one output, ``(B, n)`` of several.
+        """Return ``(B, ...)`` for one output, ``(B, n)`` for several.
 
         Raises
         ------
         UsageError
-            If the module takes other inputs, or returns what is no tensor with the items first.
+            If the module takes other inputs, or returns no tensor with the items as first axis.
         """
         y: Any = self.returned(x)
         if not is_tensor_like(y):
-            # what is exported takes any number of items, of which it must not ask
+            # an exported network takes any number of items, so they must not be counted
             return self._packed(y, None if torch.compiler.is_exporting() else len(x))
         if self.outputs is not None:
             self.outputs = None
@@ -124,7 +126,7 @@ class Caller:
         return one
 
     def returned(self, x: Any) -> Any:
-        """What the module itself returns."""
+        """Return what the module itself returns."""
         if not isinstance(x, Inputs):
             return self.module(x)
         names = tuple(x.named)
@@ -138,11 +140,10 @@ class Caller:
         kind = type(self.module).__name__
         if not found:
             raise UsageError(
-                f"{kind} returns a {type(y).__name__} in which there is no tensor of "
-                f"floating-point numbers"
+                f"{kind} returns a {type(y).__name__} that contains no floating-point tensor"
             )
         if not all(isinstance(t, Tensor) for t in found.values()):
-            raise NotPossibleError("an output that has no items among several outputs")
+            raise NotPossibleError("an output without items among several outputs")
         rows = {len(t) if t.dim() else 0 for t in found.values() if items is not None}
         if (
             items is not None
@@ -185,24 +186,24 @@ class Single(nn.Module):
         self.module = module
 
     def forward(self, x: Any) -> Tensor:
-        """``(B, ...)``; ``(B, n)`` of several outputs."""
+        """Return ``(B, ...)`` for one output, ``(B, n)`` for several."""
         return Caller(self.module)(x)
 
 
 def takes_by_name(module: nn.Module, names: tuple[str, ...]) -> bool:
-    """Whether a module gets several inputs by their names, or else by position.
+    """Whether a module takes several inputs by their names, rather than by position.
 
     Raises
     ------
     UsageError
-        If it takes them neither way, with its arguments and the names.
+        If it takes them in neither way; the message lists its arguments and the names.
     """
     of = module
     while isinstance(getattr(of, "takes_inputs_of", None), nn.Module):
         of = of.takes_inputs_of  # type: ignore[assignment]
     try:
         told = inspect.signature(of.forward)
-    except (TypeError, ValueError):  # a module that was compiled tells nothing
+    except (TypeError, ValueError):  # a compiled module has no signature
         return False
     places = list(told.parameters)
     for by_name in (True, False):
@@ -215,12 +216,12 @@ def takes_by_name(module: nn.Module, names: tuple[str, ...]) -> bool:
     takes = ", ".join(told.parameters) or "none"
     raise UsageError(
         f"the inputs are {', '.join(names)}, but {type(of).__name__}.forward takes {takes}: name "
-        f"the arrays as its arguments, or give as many as it takes by position"
+        f"the arrays like its arguments, or pass as many as it takes by position"
     )
 
 
 def entries(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The tensors of floats in what a module returns, by name; whole numbers have no gradient."""
+    """Floating-point tensors in what a module returns, by name; integers have no gradient."""
     if is_tensor_like(value):
         if value.is_floating_point() or value.is_complex():
             yield path, value

@@ -1,4 +1,4 @@
-"""A pass of a module that keeps state: it begins with that of the step and leaves the next."""
+"""A pass of a module with state: it starts from the state of the step and leaves the next."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from hpcsamp.weights.strategies.chunk import NotPossibleError
 def carried(
     put: Put, place: Place, sampled: Mapping[str, Tensor], rows: Sequence[int], items: int
 ) -> Carry | None:
-    """What a pass carries; None for a module that keeps no state. See :class:`Carry`."""
+    """Return the :class:`Carry` of a pass; None for a module that keeps no state."""
     return None if put.state is None else Carry(put, put.state, place, sampled, rows, items)
 
 
 class Carry:
-    """The length of a pass over some samples of a chunk, whose values are in the module.
+    """Context of a pass over some samples of a chunk, whose values are in the module.
 
-    Within the block the module has copies of the state that it changes, so that what autograd has
-    seen stays as it was; at its end it has the state of the step again.
+    Within it the module has copies of the state that it changes, so that tensors that autograd has
+    saved stay unchanged; at its end the module has the state of the step again.
 
     Parameters
     ----------
     put, state
-        The module, and where its state is kept.
+        The module, and the state of the method.
     place
-        Of the samples of the pass.
+        The place of the samples of the pass.
     sampled, rows
-        ``(k, *shape)`` values by name, and which of the ``k`` are those of the pass.
+        ``(k, *shape)`` values by name, and the rows of ``k`` that belong to the pass.
     items
-        Of the pass.
+        Number of items of the pass.
 
     Raises
     ------
     NotPossibleError
-        If several samples would have to change the same numbers: they go one after the other.
+        If several samples would have to change the same values: they are evaluated one at a time.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class Carry:
         self._again = False
         self._start: dict[str, Tensor] = {}
 
-    # What routes leave -------------------------------------------------------------------------
+    # State that routed calls change --------------------------------------------------------------
 
     def now(self, name: str) -> Tensor:
-        """``(k, *shape)`` of a state, or ``(1, *shape)``, as a pass has left it so far."""
+        """Return a state, ``(k, *shape)`` or ``(1, *shape)``, as the pass has left it so far."""
         if name in self._left:
             return self._left[name]
         own = self._sampled.get(name)
@@ -78,13 +78,13 @@ class Carry:
         return found.detach()
 
     def leave(self, name: str, value: Tensor) -> None:
-        """Let a state be ``(k, *shape)`` or ``(1, *shape)`` at the end of the pass."""
+        """Set a state at the end of the pass, ``(k, *shape)`` or ``(1, *shape)``."""
         self._left[name] = value.detach()
 
-    # What the module does itself ---------------------------------------------------------------
+    # State that the module changes itself --------------------------------------------------------
 
     def _as_it_is(self) -> Callable[[], Carry]:
-        """What is computed again begins with the state of now and leaves nothing."""
+        """Return a context for recomputation, with the current state; it leaves none behind."""
         start = {name: self._put.held(name).detach().clone() for name in self._begun}
 
         def again() -> Carry:

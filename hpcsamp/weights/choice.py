@@ -1,8 +1,8 @@
-"""How many samples to evaluate at once, and by which strategy: found by a short measurement.
+"""Choose the number of samples per pass and the strategy, by a short measurement.
 
 A loop over single samples needs the least memory and suits large networks on CPUs; small networks
-and GPUs want many samples in each operation. The choice changes the order of float sums and nothing
-else, so it is left to a clock. Ranks agree on every time, and so on the choice.
+and GPUs are faster with many samples in each operation. The choice only changes the order of float
+sums, so it may depend on time. All ranks use the same times, and so make the same choice.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: A larger chunk must save this part of the time of the best one so far. Two in a row that do not,
-#: or one that loses as much, end the search.
+#: A larger chunk must save this fraction of the best time so far. The search ends after two chunks
+#: in a row that do not, or one that is slower by this fraction.
 CLEARLY = 0.05
-#: Seconds for which two candidates take turns, unless a few turns take longer.
+#: Seconds for which two candidates alternate, unless a few turns take longer.
 BUDGET = 0.03
-#: Turns of two candidates at most.
+#: Largest number of turns of two candidates.
 MOST_TURNS = 25
-#: Seconds of two passes that are long: they are compared once or twice.
+#: Seconds from which two passes count as long; they are compared once or twice.
 LONG = 0.1
-#: Bytes of activations of a chunk on a CPU, whose caches are not helped by more.
+#: Largest size in bytes of a chunk's activations on a CPU, beyond which caches no longer help.
 CPU_ACTIVATIONS = 256 << 20
 
 
 @dataclass(frozen=True)
 class Passes:
-    """How samples are evaluated.
+    """The number of samples per pass, and the strategy that evaluates them.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Passes:
         Samples of a pass.
     strategy
         ``"loop"``, ``"vmap"`` or ``"batched"``; ``"auto"`` for the first of batched, vmap and loop
-        that the module allows.
+        that the module supports.
     """
 
     chunk: int = 1
@@ -52,9 +52,9 @@ class Passes:
 
 
 Run = Callable[[], object]
-"""A pass forwards, and backwards in training, over one chunk of this rank."""
+"""A forward pass, with backward in training, over one chunk of this rank."""
 Clock = Callable[[], float]
-"""Seconds since some time."""
+"""Clock in seconds, from any zero."""
 
 
 def choose(
@@ -67,35 +67,35 @@ def choose(
     largest: Callable[[float], float] = float,
     clock: Clock = time.perf_counter,
 ) -> tuple[Passes, float]:
-    """The fastest way to evaluate samples, the same on all ranks.
+    """Return the fastest way to evaluate samples, the same on all ranks.
 
-    Collective over those ranks that ``largest`` asks.
+    Collective over the ranks that ``largest`` communicates with.
 
     Parameters
     ----------
     run_of
-        Makes a pass over a chunk, or returns None if the module does not allow the strategy.
+        Returns a pass over a chunk, or None if the module does not support the strategy.
     most
-        Largest number of samples that a rank has.
+        Largest number of samples of any rank.
     activations
         Bytes that a pass of one sample keeps for its backward pass.
     room
-        Bytes that activations of a chunk may take.
+        Bytes available for the activations of a chunk.
     strategies
-        In the order in which they are tried; the first one that the module allows is measured.
+        Strategies in the order in which they are tried; the first supported one is measured.
     largest
-        Returns the largest of a number over the ranks.
+        Returns the largest value of a number over the ranks.
     clock
         Returns seconds, see :func:`clock_for`.
 
     Returns
     -------
     tuple
-        The choice, and seconds for all samples of the rank that takes longest.
+        The choice, and the seconds that the slowest rank needs for all its samples.
     """
     best, one = Passes(1, "loop"), run_of(Passes(1, "loop"))
     assert one is not None, "a module that not even a loop can evaluate"
-    timed(one, clock)  # the first pass pays for warming up
+    timed(one, clock)  # warm up
     seconds = largest(timed(one, clock))
     best_run, cost, doubts = one, seconds * most, 0
     for chunk in _sizes(most):
@@ -117,12 +117,12 @@ def choose(
         elif ratio > 1 + CLEARLY or doubts:
             break
         else:
-            doubts += 1  # what a chunk of two just makes up for may pay with four
+            doubts += 1  # where a chunk of two only breaks even, one of four may be faster
     return best, cost
 
 
 def _sizes(most: int) -> Iterator[int]:
-    """2, 4, 8, ... samples, less where as many passes do with chunks of nearly equal size."""
+    """2, 4, 8, ... samples, fewer where nearly equal chunks need the same number of passes."""
     chunk, last = 2, 1
     while last < most:
         size = math.ceil(most / math.ceil(most / min(chunk, most)))
@@ -135,9 +135,9 @@ def _sizes(most: int) -> Iterator[int]:
 def _turns(
     new: Run, old: Run, largest: Callable[[float], float], clock: Clock
 ) -> tuple[float, float]:
-    """Least seconds of two passes that take turns, on the rank where they take longest.
+    """Shortest seconds of two passes that alternate, on the rank where they take longest.
 
-    The number of turns is agreed: a rank may wait for others within a pass.
+    All ranks make the same number of turns, because a rank may wait for others within a pass.
     """
     times = [(timed(new, clock), timed(old, clock))]
     first = max(largest(sum(times[0])), 1e-9)
@@ -148,17 +148,17 @@ def _turns(
 
 
 def clock_for(device: torch.device) -> Clock:
-    """A clock of the compute of a pass on a device.
+    """Return a clock for the compute time of a pass on a device.
 
-    Where one thread computes it is that thread's own time, as other processes may take turns on its
-    core.
+    Where a single thread computes, it is that thread's CPU time, because other processes may use
+    its core.
     """
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     return time.thread_time if alone else time.perf_counter
 
 
 def timed(run: Run, clock: Clock = time.perf_counter) -> float:
-    """Seconds of a pass, until the device is done with it."""
+    """Seconds of a pass, until the device has finished."""
     began = clock()
     run()
     if torch.cuda.is_available():
@@ -167,14 +167,14 @@ def timed(run: Run, clock: Clock = time.perf_counter) -> float:
 
 
 def kept_bytes(run: Run, held: frozenset[int]) -> int:
-    """Bytes of tensors that a pass keeps for its backward pass, but for some storages.
+    """Bytes of the tensors that a pass keeps for its backward pass, except for some storages.
 
     Parameters
     ----------
     run
         A forward pass.
     held
-        ``data_ptr`` of storages that are there anyway, such as those of parameters.
+        ``data_ptr`` of storages that exist in any case, such as those of parameters.
     """
     seen: dict[int, int] = {}
 
@@ -190,7 +190,7 @@ def kept_bytes(run: Run, held: frozenset[int]) -> int:
 
 
 def room_on(device: torch.device) -> float:
-    """Bytes that activations of a chunk may take on a device."""
+    """Bytes available for the activations of a chunk on a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] / 2
     return CPU_ACTIVATIONS

@@ -1,9 +1,9 @@
-"""Running statistics of batch normalisation that belong to prediction samples, one set for each.
+"""Running statistics of batch normalisation for prediction samples, one set per sample.
 
-The weights of a draw may never have been trained, so that the running statistics of the path are
-not theirs (Maddox et al. 2019, section 3.2). While statistics are estimated, passes in prediction
-normalise by their batch, and the mean over batches of each batch's mean and unbiased variance is
-kept, as nn.BatchNorm does with ``momentum = None``.
+The weights of a prediction sample may never have been trained, so the running statistics of
+training do not belong to them (Maddox et al. 2019, section 3.2). While statistics are estimated,
+passes in prediction normalise by their batch, and the mean over batches of each batch's mean and
+unbiased variance is kept, as nn.BatchNorm does with ``momentum = None``.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class Estimates:
     Attributes
     ----------
     of
-        Number of samples of the predictive distribution that they were last estimated for; None if
-        they were not, or have been forgotten.
+        Size of the predictive distribution for which they were last estimated; None if they were
+        not, or have been forgotten.
     weight
-        Of the passes of now: 0 for a repeated batch.
+        Weight of the current passes: 0 for a repeated batch.
     """
 
     def __init__(self) -> None:
@@ -45,22 +45,22 @@ class Estimates:
 
     @property
     def met(self) -> bool:
-        """Whether passes have added any."""
+        """Whether passes have added statistics."""
         return bool(self._sums)
 
     def forget(self) -> None:
-        """Let go of them: weights or samples are others."""
+        """Forget the estimates, because weights or samples have changed."""
         self.of = None
         self._known.clear()
 
     @contextmanager
     def estimating(self, wanted: Mapping[nn.Module, Collection[str]]) -> Iterator[None]:
-        """Within the block passes in prediction normalise by their batch and add its statistics.
+        """Context in which passes in prediction normalise by their batch and add its statistics.
 
         Parameters
         ----------
         wanted
-            Names of the running statistics of each module that are to be estimated.
+            Names of the running statistics of each module that are estimated.
         """
         self._wanted = wanted
         self._sums.clear()
@@ -70,7 +70,7 @@ class Estimates:
             self._wanted, self.weight = None, 1.0
 
     def add(self, samples: Sequence[int], name: str, values: Tensor, kind: torch.dtype) -> None:
-        """Add ``(k, C)`` statistics of a pass, or ``(1, C)``; they are kept in type ``kind``."""
+        """Add ``(k, C)`` or ``(1, C)`` statistics of a pass; they are kept in type ``kind``."""
         values = values.detach().double() * self.weight
         for row, sample in enumerate(samples):
             own = values[row if len(values) > 1 else 0]
@@ -78,7 +78,7 @@ class Estimates:
             self._sums[sample, name] = total + own, weight + self.weight, kind
 
     def finish(self, samples: int, sum_: Callable[[Tensor], None]) -> None:
-        """Keep the means of what was added, over all data groups.
+        """Keep the means of the added statistics, over all data groups.
 
         Parameters
         ----------
@@ -100,7 +100,7 @@ class Estimates:
         self._sums.clear()
 
     def of_samples(self, samples: Sequence[int]) -> dict[str, Tensor]:
-        """``(k, C)`` statistics of some samples by name; empty if there are none for them."""
+        """Return ``(k, C)`` statistics of some samples by name; empty if there are none."""
         if self.running or not self._known or any(s not in self._known for s in samples):
             return {}
         own = [self._known[sample] for sample in samples]

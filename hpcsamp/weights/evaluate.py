@@ -1,6 +1,6 @@
 """Evaluate a chunk of samples: ``k`` sets of values in a module, one or ``k`` sets of inputs.
 
-This is the one place that knows how samples are evaluated. Every strategy gives the same outputs
+This is the only place that knows how samples are evaluated. Every strategy gives the same outputs
 and gradients up to the order of float sums.
 """
 
@@ -36,34 +36,34 @@ def evaluate(
     strategy: str = "loop",
     place: Place | None = None,
 ) -> Tensor:
-    """Outputs of ``k`` samples of a module. Works with autograd and under ``torch.autocast``.
+    """Return the outputs of ``k`` samples of a module. Works with autograd and ``torch.autocast``.
 
     Parameters
     ----------
     put
         Puts values into the module.
     call
-        Evaluates the module as it is, ``(B, ...)`` inputs to ``(B, ...)`` outputs; the values are
-        in the module when it is called.
+        Evaluates the module as it is, from ``(B, ...)`` inputs to ``(B, ...)`` outputs; the values
+        are in the module when it is called.
     sampled
         ``(k, *shape)`` values by the name of a parameter or buffer, one for each sample; complex
-        ones as they are or as ``(k, *shape, 2)`` parts.
+        values as they are or as ``(k, *shape, 2)`` parts.
     shared
         ``shape`` values by name, the same for all samples.
     x
-        ``(B, ...)`` inputs, or ``(k, B, ...)`` if ``stacked``; a tensor, or what
-        :func:`~hpcsamp.weights.inputs.inputs_of` makes of several.
+        ``(B, ...)`` inputs, or ``(k, B, ...)`` if ``stacked``; a tensor, or several inputs wrapped
+        by :func:`~hpcsamp.weights.inputs.inputs_of`.
     samples
         ``k``.
     stacked
-        Whether each sample has inputs of its own.
+        Whether each sample has its own inputs.
     strategy
         ``"loop"``, ``"vmap"`` or ``"batched"``; ``"auto"`` for the first of batched, vmap and loop
-        that the module allows. Where the module, or a coincidence of sizes, does not allow a
-        strategy, the samples are evaluated in a loop; :func:`refusals` collects why.
+        that the module supports. If the module or the sizes do not support a strategy, the samples
+        are evaluated in a loop; :func:`refusals` collects the reasons.
     place
-        Which pass it is, the name of what the module draws by itself
-        (:mod:`hpcsamp.weights.routing`); None: nothing is routed, it draws as it is.
+        The place of the pass, which identifies the module's own random numbers
+        (:mod:`hpcsamp.weights.routing`). None: calls are not routed, and the module draws as usual.
 
     Returns
     -------
@@ -73,8 +73,8 @@ def evaluate(
     Raises
     ------
     UsageError
-        For an unknown strategy, a number of values or inputs other than ``k``, or a module whose
-        draws have no meaning for a batch of items.
+        For an unknown strategy; for a number of values or inputs other than ``k``; for a module
+        whose draws are not defined for a batch of items.
     """
     check_strategy(strategy)
     with naming(put.module):
@@ -89,7 +89,7 @@ def _by(strategy: str, chunk: Chunk) -> Tensor:
     if _agreed(chunk, verdict.run) and verdict.run is not None:
         try:
             return verdict.run(chunk)
-        except OtherCallsError:  # each sample may draw in its own way
+        except OtherCallsError:  # each sample may draw differently
             return loop.run(chunk)
     if strategy != "auto":
         for reasons in _listening:
@@ -99,14 +99,14 @@ def _by(strategy: str, chunk: Chunk) -> Tensor:
 
 def _agreed(chunk: Chunk, run: Pass | None) -> bool:
     """Whether the ranks of a data group evaluate a chunk in the same way, where they exchange batch
-    statistics in it: else each of its samples goes by itself.
+    statistics in it; otherwise its samples are evaluated one at a time.
 
-    Collective over the data group, then.
+    Collective over the data group, where they do.
 
     Raises
     ------
     UsageError
-        If they have other samples in the chunk.
+        If the ranks have different samples in the chunk.
     """
     state, place = chunk.put.state, chunk.place
     if state is None or place is None or place.trial or place.prediction or not state.exchanges:
@@ -119,8 +119,8 @@ def _agreed(chunk: Chunk, run: Pass | None) -> bool:
     if (others[:, 1:] != others[0, 1:]).any():
         spans = ", ".join(f"{int(k)} from {int(first)} on" for _, k, first in others.tolist())
         raise UsageError(
-            f"the ranks of a data group evaluate other samples at once ({spans}), but normalise "
-            f"over the whole batch together; give all of them the same method.samples_per_pass"
+            f"the ranks of a data group evaluate different samples at once ({spans}), but "
+            f"normalise over the whole batch together; set the same method.samples_per_pass on all"
         )
     return bool((others[:, 0] == way).all())
 
@@ -130,7 +130,7 @@ _listening: list[list[str]] = []
 
 @contextmanager
 def refusals() -> Iterator[list[str]]:
-    """Why strategies that were named were not used within the block, in a list that fills."""
+    """Context that collects, in a list, why strategies requested by name were not used."""
     reasons: list[str] = []
     _listening.append(reasons)
     try:
@@ -151,7 +151,7 @@ def refusal(
     strategy: str,
     place: Place | None = None,
 ) -> str | None:
-    """Why a strategy cannot evaluate such a chunk; None if it can.
+    """Return why a strategy cannot evaluate such a chunk; None if it can.
 
     The arguments are those of :func:`evaluate`.
     """
@@ -161,12 +161,12 @@ def refusal(
 
 
 def check_strategy(strategy: str) -> None:
-    """Refuse a strategy that is none.
+    """Refuse an unknown strategy.
 
     Raises
     ------
     UsageError
-        With those that there are.
+        If it is unknown; the message lists the known ones.
     """
     if strategy != "auto" and strategy not in STRATEGIES:
         raise UsageError(f"method.strategy = {strategy!r}; there is auto, {', '.join(STRATEGIES)}")
@@ -186,9 +186,9 @@ def _chunk(
         if value.shape[0] != samples:
             raise UsageError(f"{name} has {len(value)} values for {samples} samples")
     if stacked and len(x) != samples:
-        raise UsageError(f"stacked inputs are for {len(x)} samples, there are {samples}")
+        raise UsageError(f"stacked inputs are for {len(x)} samples, but there are {samples}")
     if place is not None and len(place.samples) != samples:
-        raise UsageError(f"the place is of {len(place.samples)} samples, there are {samples}")
+        raise UsageError(f"the place is of {len(place.samples)} samples, but there are {samples}")
     sampled = {name: _as_held(put, name, value) for name, value in sampled.items()}
     shared = {name: _as_held(put, name, value) for name, value in shared.items()}
     plan = known_plan(put, call, sampled, shared, x, stacked, place)
@@ -196,10 +196,10 @@ def _chunk(
 
 
 def _as_held(put: Put, name: str, value: Any) -> Any:
-    """Values as the module has them: complex ones are given as ``(..., 2)`` parts.
+    """Convert values to those of the module: complex ones are passed as ``(..., 2)`` parts.
 
-    Of a real parameter the last axis may hold such parts, too; then pairs are put at even places,
-    where a view of a flat vector need not lie, as ``view_as_complex`` in a module wants them there.
+    The last axis of a real parameter may also hold such parts; then pairs are copied to even
+    addresses, which ``view_as_complex`` in a module needs and a view of a flat vector may not have.
     """
     if not isinstance(value, Tensor) or value.is_complex() or value.shape[-1:] != (2,):
         return value
@@ -210,7 +210,7 @@ def _as_held(put: Put, name: str, value: Any) -> Any:
 
 
 def _known(chunk: Chunk, strategy: str) -> Verdict:
-    """What is known of a strategy for such a chunk, found by trying it if nothing is."""
+    """Return the verdict on a strategy for such a chunk; try the strategy if there is none."""
     x, known = chunk.x, chunk.put.known
     name = (
         strategy,

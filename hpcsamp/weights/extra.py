@@ -1,4 +1,4 @@
-"""What a module keeps beside tensors, by ``get_extra_state``, as text that needs no pickle."""
+"""Extra state of a module (``get_extra_state``), as text that needs no pickle."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hpcsamp.errors import UsageError
 
 
 def extra_of(module: nn.Module) -> dict[str, str]:
-    """The extra state of each submodule that has one, by the submodule's name.
+    """Return the extra state of each submodule that has one, by the submodule's name.
 
     Raises
     ------
     UsageError
-        If a state cannot be read back without running code from the file.
+        If a state could only be read back by running code from the file.
     """
     found = {}
     for name, part in module.named_modules():
@@ -39,7 +39,7 @@ def extra_of(module: nn.Module) -> dict[str, str]:
 
 
 def put_extra(module: nn.Module, states: Mapping[str, str]) -> None:
-    """Give each submodule its extra state back."""
+    """Restore the extra state of each submodule."""
     parts = dict(module.named_modules())
     for name, text in states.items():
         parts[name].set_extra_state(_value(text))

@@ -1,4 +1,4 @@
-"""What the evaluation of samples needs of the ranks that have the same samples and other items."""
+"""Interface to the ranks with the same samples and other items, for evaluating samples."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class Group(Protocol):
     Attributes
     ----------
     size, rank
-        How many ranks it has, and which of them this one is.
+        Number of ranks of the group, and the index of this one.
     """
 
     size: int
     rank: int
 
     def gathered(self, x: Tensor) -> Tensor:
-        """``(size, n)``: the ``(n,)`` numbers of each rank of the data group, in their order."""
+        """Return ``(size, n)``: the ``(n,)`` numbers of each rank of the data group, in order."""
 
     def sum_(self, x: Tensor) -> None:
         """Sum over the data group, in place."""

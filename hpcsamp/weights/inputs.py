@@ -1,6 +1,6 @@
-"""Several inputs of a network, cut, stacked and moved as if they were one tensor.
+"""Several inputs of a network, which are sliced, stacked and moved like a single tensor.
 
-Methods and strategies know a batch of inputs as ``x``: a tensor, or what stands for one here.
+Methods and strategies see a batch of inputs as ``x``: a tensor, or an :class:`Inputs`.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from hpcsamp.errors import UsageError
 
 
 class Inputs:
-    """Tensors by name with the same items, in the place of a single tensor of inputs.
+    """Tensors by name with the same items, in place of a single tensor of inputs.
 
-    It has those operations of a tensor that concern the leading axes, which all of them share:
-    ``x[rows]``, ``len(x)``, ``x.unbind()``, ``x.flatten(0, 1)``, ``x.expand(k, *x.shape)``.
+    It has the tensor operations on leading axes, which all its tensors share: ``x[rows]``,
+    ``len(x)``, ``x.unbind()``, ``x.flatten(0, 1)``, ``x.expand(k, *x.shape)``.
     ``torch.func`` and ``torch.utils.checkpoint`` see the tensors (it is a pytree).
 
     Parameters
     ----------
     named
-        ``(B, ...)`` or ``(k, B, ...)`` tensors, in the order in which a network gets them.
+        ``(B, ...)`` or ``(k, B, ...)`` tensors, in the order in which the network takes them.
     """
 
     def __init__(self, named: Mapping[str, Tensor]) -> None:
         self.named = dict(named)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Inputs:
-        """The inputs with a function applied to each of them."""
+        """Apply a function to each of the inputs."""
         return Inputs({name: function(t) for name, t in self.named.items()})
 
     @property
@@ -44,22 +44,22 @@ class Inputs:
         )
 
     def dim(self) -> int:
-        """Axes of the tensor with the fewest."""
+        """Number of axes of the tensor with the fewest."""
         return min(t.dim() for t in self.named.values())
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """Device of the tensors."""
         return next(iter(self.named.values())).device
 
     @property
     def is_meta(self) -> bool:
-        """Whether the tensors have no numbers."""
+        """Whether the tensors have no values."""
         return any(t.is_meta for t in self.named.values())
 
     @property
     def requires_grad(self) -> bool:
-        """Whether one of them has a gradient."""
+        """Whether one of them requires gradients."""
         return any(t.requires_grad for t in self.named.values())
 
     def __len__(self) -> int:
@@ -69,27 +69,27 @@ class Inputs:
         return self.map(lambda t: t[rows])
 
     def unbind(self) -> tuple[Inputs, ...]:
-        """The inputs along the first axis."""
+        """Split along the first axis."""
         rows = [t.unbind() for t in self.named.values()]
         return tuple(
             Inputs(dict(zip(self.named, row, strict=True))) for row in zip(*rows, strict=True)
         )
 
     def flatten(self, start: int, end: int) -> Inputs:
-        """Leading axes joined."""
+        """Join leading axes."""
         return self.map(lambda t: t.flatten(start, end))
 
     def expand(self, *sizes: int) -> Inputs:
-        """Other leading axes in the place of :attr:`shape`."""
+        """Replace the leading axes (:attr:`shape`) by others."""
         shared = len(self.shape)
         return self.map(lambda t: t.expand(*sizes, *t.shape[shared:]))
 
     def detach(self) -> Inputs:
-        """Without a graph."""
+        """Detach from the graph."""
         return self.map(torch.Tensor.detach)
 
     def to(self, *arguments: Any, **named: Any) -> Inputs:
-        """Moved to another device; another type is that of numbers alone."""
+        """Move to another device; another type only applies to floating-point tensors."""
         kind = next((a for a in (*arguments, *named.values()) if isinstance(a, torch.dtype)), None)
         if kind is None:
             return self.map(lambda t: t.to(*arguments, **named))
@@ -116,19 +116,19 @@ register_pytree_node(
 
 
 def inputs_of(x: Any, stacked: bool = False) -> Tensor:
-    """What a method is given as inputs, as it is handed on: a tensor, or what stands for one.
+    """Return the inputs of a method in the form it uses: a tensor, or :class:`Inputs`.
 
     Parameters
     ----------
     x
         A tensor, or a dictionary of tensors by name.
     stacked
-        Whether each has an axis of samples before that of the items.
+        Whether inputs have an axis of samples before that of the items.
 
     Raises
     ------
     UsageError
-        If it is neither, or the tensors have different numbers of items, naming both.
+        If ``x`` is neither, or its tensors have different numbers of items; the message names both.
     """
     if isinstance(x, (Tensor, Inputs)):
         return cast(Tensor, x)
@@ -159,12 +159,12 @@ def tensors(x: Any) -> list[Tensor]:
 
 
 def each(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Inputs with a function applied to the tensor, or to each of several."""
+    """Apply a function to the tensor, or to each of several inputs."""
     return cast(Tensor, x.map(function)) if isinstance(x, Inputs) else function(x)
 
 
 def number_type(x: Any) -> torch.dtype | None:
-    """Type of the (first) inputs that are numbers; None if all are ids or masks."""
+    """Type of the (first) floating-point inputs; None if all are ids or masks."""
     return next((t.dtype for t in tensors(x) if t.is_floating_point()), None)
 
 

@@ -1,4 +1,4 @@
-"""Which layer of a module is being evaluated, or has failed, for messages that name it."""
+"""Find the layer that is being evaluated or has failed, for error messages."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Layer(NamedTuple):
 
 @contextmanager
 def followed(module: nn.Module, layers: list[Layer]) -> Iterator[None]:
-    """Keep the layers that are being evaluated, the innermost last."""
+    """Context that keeps the layers that are being evaluated, the innermost last."""
     handles = []
     for name, part in module.named_modules():
 
@@ -53,10 +53,10 @@ def followed(module: nn.Module, layers: list[Layer]) -> Iterator[None]:
 
 @contextmanager
 def naming(module: nn.Module) -> Iterator[None]:
-    """Add a note to an exception of a forward pass: the layer that raised it, and its inputs.
+    """Context that adds a note to errors of a forward pass: the layer that raised it, its inputs.
 
-    Read from the frames of the traceback, so that nothing is evaluated again, which on one rank of
-    several might wait for the others.
+    It is read from the frames of the traceback, so that nothing is evaluated again, which on one of
+    several ranks might wait for the others.
     """
     try:
         yield
@@ -85,10 +85,10 @@ def _raised_in(trace: TracebackType | None, module: nn.Module) -> str | None:
 
 
 def _shown(t: Tensor) -> str:
-    """Shape and type of an input, and where ids lie."""
+    """Shape and type of an input, and the range of ids."""
     whole = not t.is_floating_point() and not t.is_complex() and t.dtype != torch.bool
     try:
         between = f" from {int(t.min())} to {int(t.max())}" if whole and t.numel() else ""
-    except RuntimeError:  # it has no values that can be read here
+    except RuntimeError:  # its values cannot be read here
         between = ""
     return f"{str(t.dtype).removeprefix('torch.')} of shape {tuple(t.shape)}{between}"

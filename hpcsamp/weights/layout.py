@@ -1,8 +1,8 @@
-"""Where named tensors lie in one flat vector: names, shapes, offsets and priors of variables.
+"""Layout of named tensors in one flat vector: names, shapes, offsets and priors of variables.
 
-Of a network in parts (:mod:`hpcsamp.grid.parts`) a rank's vector holds its parts of the variables,
-one after the other, and the *whole* is the vector of the same network in one piece. Noise is named
-by places in the whole, and checkpoints hold the whole.
+If a network is split over model ranks (:mod:`hpcsamp.grid.parts`), a rank's vector holds its parts
+of the variables, one after the other, and the *whole* is the vector of the unsplit network. Noise
+is identified by positions in the whole, and checkpoints hold the whole.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from hpcsamp.weights.parts import parts_of
 
 @dataclass(frozen=True, eq=False)
 class Density:
-    """A prior that is known by its log density alone.
+    """A prior that is known only by its log density.
 
     Attributes
     ----------
     name
-        Of its kind, for messages.
+        Name of the distribution, for messages.
     log_prob
-        Log density in nats of the weights of a variable, ``(*shape)``, given their posterior mean
+        Log density in nats of the weights ``(*shape)`` of a variable, given their posterior mean
         ``(*shape)``, on which a hierarchical prior may depend; elementwise or their sum.
     """
 
@@ -40,7 +40,7 @@ class Density:
 
 
 Prior = tuple[float, float] | Density | None
-"""Mean and logarithm of the standard deviation of a normal prior; None for a flat one."""
+"""Mean and log standard deviation of a normal prior; None for a flat prior."""
 
 T = TypeVar("T")
 
@@ -54,17 +54,17 @@ class Variable:
     name
         Qualified name in the module, e.g. ``encoder.0.weight``.
     shape
-        Its shape; of a complex one with a last axis for real and imaginary part.
+        Its shape; for a complex tensor, the last axis holds real and imaginary part.
     prior
-        Of each of its weights.
+        Prior of each of its weights.
     random
-        Whether it has uncertainty; what has none is optimised with the others and not drawn.
+        Whether it has uncertainty; otherwise it is optimised with the others but not drawn.
     offset
-        Place of its first number in the flat vector; set by :class:`Layout`.
+        Index of its first number in the flat vector; set by :class:`Layout`.
     pairs
         Whether it is complex.
     part
-        Which part of the whole tensor this rank has; None: all of it.
+        The part of the whole tensor that this rank holds; None: all of it.
     """
 
     name: str
@@ -87,12 +87,12 @@ class Variable:
 
     @property
     def runs(self) -> list[tuple[int, int]]:
-        """Start and stop of runs of the flattened whole that this rank has, in order."""
+        """Start and stop of the runs of the flattened whole that this rank holds, in order."""
         return [(0, self.size)] if self.part is None else self.part.runs()
 
     @property
     def place(self) -> slice:
-        """Where it lies in the flat vector."""
+        """Slice of the flat vector that holds it."""
         return slice(self.offset, self.offset + self.size)
 
 
@@ -113,28 +113,28 @@ class Bundle:
 
 
 class Layout:
-    """Variables one after the other in a flat vector.
+    """Layout of variables one after the other in a flat vector.
 
     Parameters
     ----------
     variables
-        In their order, but complex ones first, so that their pairs lie at even places; their
-        offsets are set here.
+        In their order, except that complex ones come first, so that their pairs lie at even
+        offsets; the offsets are set here.
     rows
-        Whether such vectors are the rows of a matrix: with a complex variable, one of odd length
-        then ends with a number that is no variable's, so that every row has pairs at even places.
+        Whether such vectors are the rows of a matrix: with a complex variable, a row of odd length
+        is then padded by one number, so that every row has its pairs at even offsets.
 
     Attributes
     ----------
     variables, names, shapes, sizes
-        Of the variables.
+        The variables, and their names, shapes and sizes.
     size, whole
         Length of the flat vector, and of that of the whole network.
     pieces
-        Neighbours that are neighbours in the whole, too: start, stop and start in the whole. One,
-        unless the network is in parts.
+        Runs that are contiguous in the whole, too: start, stop and start in the whole. A single one
+        unless the network is split.
     rest
-        How many numbers at its end are no variable's.
+        Number of padding elements at its end.
     """
 
     def __init__(self, variables: Iterable[Variable], rows: bool = False) -> None:
@@ -158,19 +158,19 @@ class Layout:
         self.sizes = [v.size for v in self.variables]
 
     def views(self, flat: Tensor) -> list[Tensor]:
-        """The variables ``(..., *shape)`` as views of ``(..., n)`` numbers."""
-        # split, not slices: its backward is one concatenation, that of k slices k full-size sums
+        """Return the variables ``(..., *shape)`` as views of ``(..., n)`` numbers."""
+        # split instead of slices: its backward is one concatenation, not k sums of full size
         if self.rest:
             flat = flat[..., : self.size - self.rest]
         parts, lead = flat.split(self.sizes, dim=-1), flat.shape[:-1]
         return [part.view((*lead, *shape)) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def named(self, flat: Tensor) -> dict[str, Tensor]:
-        """The same by name."""
+        """Return the variables by name, as views of ``(..., n)`` numbers."""
         return dict(zip(self.names, self.views(flat), strict=True))
 
     def flatten(self, values: Mapping[str, Tensor]) -> Tensor:
-        """``(n,)`` copy of the variables' values, which are given by name."""
+        """Copy the variables' values, given by name, into ``(n,)`` numbers."""
         found = [parts_of(values[name].detach()).flatten() for name in self.names]
         return torch.cat([*found, found[0].new_zeros(self.rest)] if self.rest else found)
 
@@ -186,7 +186,7 @@ class Layout:
         """Fill ``(k, m)`` with the noise of the numbers ``first ... first + m - 1`` of the vector
         (:func:`hpcsamp.streams.noise.fill`).
 
-        A part of a network has the noise of its places in the whole.
+        A part of a network gets the noise of its positions in the whole.
         """
         last = first + out.shape[1]
         for start, stop, place in self.pieces:
@@ -197,8 +197,8 @@ class Layout:
         return out
 
     def bundles(self, size: int) -> list[Bundle]:
-        """The variables in order, as many together as have at most ``size`` numbers; a variable of
-        more is alone, in several stretches.
+        """Bundles of variables in order, each of at most ``size`` numbers; a larger variable is a
+        bundle of its own, in several stretches.
         """
         found: list[Bundle] = []
         for v in self.variables:
@@ -215,24 +215,24 @@ class Layout:
         return found
 
     def whole_of(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Shape of the whole of which this rank has ``(..., size)``."""
+        """Shape of the whole tensor of which this rank holds ``(..., size)``."""
         return (*shape[:-1], self.whole)
 
     def local_of(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Shape of what this rank has of ``(..., whole)``."""
+        """Shape of this rank's part of a tensor ``(..., whole)``."""
         return (*shape[:-1], self.size)
 
     def put(self, whole: Tensor, flat: Tensor) -> None:
-        """Write ``(..., size)`` numbers of this layout where they belong in ``(..., whole)``."""
+        """Write ``(..., size)`` numbers of this layout to their positions in ``(..., whole)``."""
         for start, stop, place in self.pieces:
             whole[..., place : place + stop - start] = flat[..., start:stop]
 
     def cut(self, whole: Tensor) -> Tensor:
-        """``(..., size)`` numbers of this layout out of ``(..., whole)``; a copy."""
+        """Copy the ``(..., size)`` numbers of this layout from ``(..., whole)``."""
         return torch.cat([whole[..., at : at + b - a] for a, b, at in self.pieces], dim=-1)
 
     def runs(self, kind: Callable[[Variable], T]) -> list[tuple[int, int, T]]:
-        """Start, stop and kind of runs of neighbours of the same kind: for most modules one."""
+        """Start, stop and kind of runs of neighbours of the same kind: in most modules one."""
         result = []
         for found, run in groupby(self.variables, kind):
             members = list(run)
@@ -241,7 +241,7 @@ class Layout:
 
 
 def _joined(runs: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Runs with those joined that go on where the one before ends."""
+    """Join runs that continue where the previous one ends."""
     found: list[tuple[int, int, int]] = []
     for start, stop, place in runs:
         if found and found[-1][2] + found[-1][1] - found[-1][0] == place:

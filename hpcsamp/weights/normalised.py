@@ -1,4 +1,4 @@
-"""Normalisation of ``k`` samples, each by the mean and variance of its whole batch."""
+"""Normalise ``k`` samples, each by the mean and variance of its whole batch."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Moments(NamedTuple):
     Attributes
     ----------
     mean, variance
-        ``(k, C)``; the variance is that of the batch itself, with divisor ``number``.
+        ``(k, C)``; the biased variance of the batch, with divisor ``number``.
     number
-        Values of a channel that they are of.
+        Number of values per channel that they were computed from.
     """
 
     mean: Tensor
@@ -28,7 +28,7 @@ class Moments(NamedTuple):
 
 
 def moments(x: Tensor) -> Moments:
-    """Those of ``(k, B, C, ...)`` numbers, without gradient."""
+    """Return the moments of ``(k, B, C, ...)`` numbers, without gradient."""
     x = x.detach()
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     variance, mean = torch.var_mean(wide, _axes(x), correction=0)
@@ -36,10 +36,10 @@ def moments(x: Tensor) -> Moments:
 
 
 def moments_over(group: Group, own: Moments) -> Moments:
-    """Those of the batches of a whole data group, in one exchange.
+    """Return the moments of the batches of a whole data group, in one exchange.
 
-    Counts, means and sums of centred squares combine by the formula of Chan, Golub and LeVeque
-    (1983): a plain sum of squares has no digits left where the mean is large.
+    Counts, means and sums of centred squares are combined by the formula of Chan, Golub and LeVeque
+    (1983): a plain sum of squares loses all digits where the mean is large.
     """
     count = torch.tensor([own.number], dtype=torch.float64, device=own.mean.device)
     mean = own.mean.double().reshape(-1)
@@ -56,18 +56,18 @@ def moments_over(group: Group, own: Moments) -> Moments:
 def in_one(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Moments] | None:
-    """``(k, B, C, ...)`` numbers normalised by their own moments, and these, in one pass over them.
+    """Normalise ``(k, B, C, ...)`` numbers by their own moments; return both, in one pass.
 
-    ``weight``, ``bias``: ``(C,)``, of a single sample; None of several.
+    ``weight``, ``bias``: ``(C,)`` for a single sample; None for several samples.
 
-    None where types are mixed, or a channel has a single value.
+    Returns None if types are mixed, or if a channel has a single value.
     """
     k, channels = x.shape[0], x.shape[2]
     number = x.numel() / max(1, k * channels)
     kinds = {t.dtype for t in (x, weight, bias) if t is not None}
     if number <= 1 or kinds not in ({torch.float32}, {torch.float64}):
         return None
-    mean, variance = x.new_zeros(2, k * channels).unbind()  # torch leaves those of this batch there
+    mean, variance = x.new_zeros(2, k * channels).unbind()  # torch stores those of this batch here
     y = F.batch_norm(
         _as_channels(x), mean, variance, weight, bias, training=True, momentum=1.0, eps=eps
     )
@@ -76,33 +76,33 @@ def in_one(
 
 
 def by_own_batch(x: Tensor, eps: float) -> Tensor:
-    """``(k, B, C, ...)`` numbers normalised by the moments of this batch, with gradient."""
+    """Normalise ``(k, B, C, ...)`` numbers by the moments of this batch, with gradient."""
     return _as_samples(F.batch_norm(_as_channels(x), None, None, training=True, eps=eps), len(x))
 
 
 def _as_channels(x: Tensor) -> Tensor:
-    """``(B, k C, ...)`` numbers from ``(k, B, C, ...)`` ones."""
+    """Reshape ``(k, B, C, ...)`` numbers to ``(B, k C, ...)``."""
     return x[0] if len(x) == 1 else x.transpose(0, 1).flatten(1, 2)
 
 
 def _as_samples(y: Tensor, k: int) -> Tensor:
-    """``(k, B, C, ...)`` numbers from ``(B, k C, ...)`` ones."""
+    """Reshape ``(B, k C, ...)`` numbers to ``(k, B, C, ...)``."""
     return y[None] if k == 1 else y.unflatten(1, (k, -1)).transpose(0, 1)
 
 
 def by_moments(x: Tensor, found: Moments, eps: float) -> Tensor:
-    """``(k, B, C, ...)`` numbers normalised by given moments, which are constants."""
+    """Normalise ``(k, B, C, ...)`` numbers by given moments, which are constants."""
     shape = (found.mean.shape[0], 1, found.mean.shape[1], *[1] * (x.dim() - 3))
     scale = (found.variance + eps).rsqrt().view(shape)
     return ((x - found.mean.view(shape)) * scale).to(x.dtype)
 
 
 def by_whole_batch(x: Tensor, found: Moments, eps: float, group: Group) -> Tensor:
-    """``(k, B, C, ...)`` numbers normalised by the moments of the batch of a data group.
+    """Normalise ``(k, B, C, ...)`` numbers by the moments of the batch of a data group.
 
-    The backward pass sums over the data group what the gradients of all items say of the moments.
-    These are true sums (law 2's identity is for sums over samples): with the gradient ``g`` of D
-    times the mean loss over groups,
+    The backward pass sums the gradients with respect to the moments over the data group. These are
+    true sums (the identity of law 2 is for sums over samples): with the gradient ``g`` of D times
+    the mean loss over groups,
 
         dx = (g - mean(g) - y mean(g y)) / std,        means over the items of all groups.
     """
@@ -111,7 +111,7 @@ def by_whole_batch(x: Tensor, found: Moments, eps: float, group: Group) -> Tenso
 
 
 class _OverGroup(torch.autograd.Function):
-    # in two parts, as it is also called within vmap, by what tells no samples apart yet
+    # in two parts, as vmap may call it too, where nothing distinguishes the samples yet
     @staticmethod
     def forward(x: Tensor, found: Moments, eps: float, group: Group) -> Tensor:
         return by_moments(x, found, eps)
@@ -140,5 +140,5 @@ class _OverGroup(torch.autograd.Function):
 
 
 def _axes(x: Tensor) -> list[int]:
-    """All but those of samples and channels."""
+    """All axes except those of samples and channels."""
     return [1, *range(3, x.dim())]

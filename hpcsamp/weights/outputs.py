@@ -1,8 +1,8 @@
-"""The one tensor that stands for what a module returns.
+"""Select one tensor from what a module returns.
 
 Many networks return a tuple, a dictionary or a dataclass. Losses of one output read one tensor of
-it: the entry that is asked for, or ``logits``, or the only one there is. (Several outputs that are
-all wanted travel together, see :mod:`.calling`.)
+it: the requested entry, or ``logits``, or the only one. (If several outputs are needed, they are
+packed together, see :mod:`.calling`.)
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from hpcsamp.spelling import suggest
 from hpcsamp.weights.calling import entries
 
 USUAL = "logits"
-"""The entry that is taken where several tensors are returned and none is asked for."""
+"""Entry that is selected where several tensors are returned and none is requested."""
 
 
 def tensor_of(outputs: Any, of: str, entry: str | None = None) -> Tensor:
-    """The tensor among what a module returned.
+    """Return one of the tensors that a module returned.
 
     Parameters
     ----------
@@ -29,13 +29,13 @@ def tensor_of(outputs: Any, of: str, entry: str | None = None) -> Tensor:
     of
         Name of the module, for messages.
     entry
-        Which one, by its name or number, dotted where it lies deeper: ``logits``, ``0``,
+        The requested entry, by its name or number, dotted where it is nested: ``logits``, ``0``,
         ``1.hidden``. None: ``logits``, or the only one.
 
     Raises
     ------
     UsageError
-        Listing the tensors there are, if none is meant.
+        If no tensor or several ones match; the message lists those that exist.
     """
     found = dict(entries(outputs))
     if entry is None and (USUAL in found or len(found) == 1):
@@ -46,20 +46,19 @@ def tensor_of(outputs: Any, of: str, entry: str | None = None) -> Tensor:
         return one
     if not found:
         raise UsageError(
-            f"{of} returns a {type(outputs).__name__}, in which there is no tensor of "
-            f"floating-point numbers"
+            f"{of} returns a {type(outputs).__name__} that contains no floating-point tensor"
         )
     if "" in found:
         raise UsageError(f"{of} returns a single tensor: leave model.output = {entry!r} out")
     there = ", ".join(f"{name} {tuple(t.shape)}" for name, t in found.items())
     asked = "" if entry is None else f" and no {entry!r}{suggest(entry, found)}"
     raise UsageError(
-        f'{of} returns {there}{asked}; name one by model.output = "{next(iter(found))}"'
+        f'{of} returns {there}{asked}; select one by model.output = "{next(iter(found))}"'
     )
 
 
 class Chosen:
-    """A forward hook that replaces what a module returns by one tensor of it.
+    """A forward hook that replaces what a module returns by one of its tensors.
 
     Parameters
     ----------

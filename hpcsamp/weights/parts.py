@@ -1,4 +1,4 @@
-"""Complex tensors as real and imaginary parts, which are what is drawn, exchanged and trained."""
+"""Complex tensors as real and imaginary parts, which are drawn, exchanged and trained."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from hpcsamp.errors import UsageError
 
 
 def parts_of(x: Tensor) -> Tensor:
-    """``(*shape, 2)`` real and imaginary parts of a complex tensor, sharing its memory if they can;
-    of a real one itself."""
+    """Return ``(*shape, 2)`` real and imaginary parts of a complex tensor, as a view if possible;
+    a real tensor is returned unchanged."""
     return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
 
 
 def complex_of(parts: Tensor) -> Tensor:
-    """The complex tensor of ``(..., 2)`` parts; a view of them where pairs lie at even places, as
-    torch wants them, and otherwise a copy."""
+    """Return the complex tensor of ``(..., 2)`` parts: a view if pairs lie at even offsets, as
+    torch requires, otherwise a copy."""
     odd = parts.storage_offset() % 2 or any(stride % 2 for stride in parts.stride()[:-1])
     if odd or parts.stride(-1) != 1:
         parts = parts.clone(memory_format=torch.contiguous_format)
@@ -26,12 +26,12 @@ def complex_of(parts: Tensor) -> Tensor:
 
 
 def in_parts(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A conversion that is applied to real and imaginary parts, where torch drops the latter.
+    """Apply a conversion to real and imaginary parts, where torch would drop the latter.
 
     Raises
     ------
     UsageError
-        When complex numbers are to have a type that there is none of.
+        If complex numbers would be converted to a type without complex numbers.
     """
 
     def converted(t: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def in_parts(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
 
 def convert(module: nn.Module, dtype: torch.dtype, device: torch.device | None = None) -> None:
-    """Move a module and convert its numbers to a real type, complex ones in their parts."""
+    """Move a module and convert it to a real type; complex tensors by their parts."""
 
     def fn(t: Tensor) -> Tensor:
         return t.to(device=device, dtype=dtype if t.is_floating_point() else None)

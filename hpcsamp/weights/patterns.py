@@ -1,4 +1,4 @@
-"""Parameters by patterns of their names."""
+"""Select parameters by patterns of their names."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from hpcsamp.errors import UsageError
 from hpcsamp.spelling import LISTED, suggest
 
 Which = Callable[[str], bool] | Sequence[str]
-"""Parameters by a function of the name, or by patterns such as ``head.*``, one of which fits."""
+"""Selects parameters by a function of the name, or by patterns such as ``head.*``."""
 
 
 def matches(key: str, which: Which, names: Iterable[str], prefix: str = "") -> set[str]:
-    """The names that are meant.
+    """Return the names that a function or patterns select.
 
     Parameters
     ----------
     key
         Key of the configuration, for messages.
     which
-        A function, or patterns of :mod:`fnmatch`.
+        A function, or a list of patterns of :mod:`fnmatch`.
     names
-        Of all parameters.
+        Names of all parameters.
     prefix
-        What a wrapper has put before names; patterns fit with it and without.
+        Prefix of a wrapper before names; patterns may include it or not.
 
     Raises
     ------
     UsageError
-        For a pattern that fits no name, with near ones.
+        If a pattern matches no name; the message suggests similar ones.
     """
     names = list(names)
     if callable(which):
@@ -46,12 +46,12 @@ def matches(key: str, which: Which, names: Iterable[str], prefix: str = "") -> s
 
 
 def bare(name: str, prefix: str) -> str:
-    """A name without what a wrapper has put before it."""
+    """Return a name without the prefix of a wrapper."""
     return name.removeprefix(prefix)
 
 
 def _near(pattern: str, names: Sequence[str], prefix: str) -> str:
-    """What a pattern was perhaps meant to be."""
+    """Suggest what a pattern might have meant."""
     names = [bare(name, prefix) for name in names]
     whole = suggest(pattern, names)
     if whole:

@@ -1,4 +1,4 @@
-"""Of a network in parts over model ranks: where a rank's numbers lie among those of the whole."""
+"""Positions of a model rank's numbers among those of the whole network."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from hpcsamp.grid.parts import Part
 
 
 class Pieces(Protocol):
-    """Where this rank's numbers lie among those of the whole network, on the last axes.
+    """Positions of this rank's numbers among those of the whole network, on the last axes.
 
     A :class:`~hpcsamp.weights.layout.Layout` for flat tensors, a
     :class:`~hpcsamp.grid.parts.Part` for others.
     """
 
     def whole_of(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Shape of the whole of which this rank has one of the given shape."""
+        """Shape of the whole tensor of which this rank holds a part of the given shape."""
 
     def local_of(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Shape of what this rank has of a whole of the given shape."""
+        """Shape of this rank's part of a whole tensor of the given shape."""
 
     def put(self, whole: Tensor, part: Tensor, /) -> None:
-        """Write this rank's numbers at their places."""
+        """Write this rank's numbers to their positions in the whole tensor."""
 
     def cut(self, whole: Tensor) -> Tensor:
-        """This rank's numbers."""
+        """Return this rank's numbers of the whole tensor."""
 
 
 def parts_in(module: nn.Module) -> dict[str, Part]:
-    """Which parts of parameters a module holds by name, where it is in parts over model ranks.
+    """Return the parts of parameters that a split module holds, by parameter name.
 
-    Layers in parts list theirs in an attribute ``parts``.
+    Layers list their own parts in an attribute ``parts``.
     """
     return {
         f"{path}.{name}" if path else name: found

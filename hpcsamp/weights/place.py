@@ -1,4 +1,4 @@
-"""Which pass of a module this is: the name of what the module draws by itself."""
+"""Identify a pass of a module, and with it the random numbers that the module draws in it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Masks:
-    """How Monte Carlo dropout wants the masks of a module.
+    """How Monte Carlo dropout draws the masks of a module.
 
     Attributes
     ----------
     rate
-        Chance of a unit to be dropped in all places; None: that of each call.
+        Probability of dropping a unit in all places; None: that of each call.
     shared
-        Whether all items and positions of a sample have one mask: that of a sub-network.
+        Whether all items and positions of a sample share one mask: that of a sub-network.
     """
 
     rate: float | None = None
@@ -26,25 +26,25 @@ class Masks:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which pass this is.
+    """Identifies a pass, and the streams of its random numbers.
 
     Attributes
     ----------
     seed
-        Of the run.
+        Seed of the run.
     step
         Training step; 0 in prediction, whose draws do not depend on it.
     samples
-        ``k`` numbers of the samples.
+        Indices of the ``k`` samples.
     index
         ``(B,)`` int64, positions of the items in their split; None: ``0 .. B-1``.
     prediction
         Whether the streams are those of prediction.
     trial
-        Whether the pass only finds something out (admission, observation, a measurement): it must
+        Whether the pass only probes the module (admission, observation, a measurement): it must
         exchange nothing between ranks and advance no state.
     masks
-        How masks are drawn, where the method says; None: as the module asks for them.
+        How masks are drawn, if the method defines it; None: as the module requests them.
     """
 
     seed: int
@@ -56,5 +56,5 @@ class Place:
     masks: Masks | None = None
 
     def some(self, rows: Sequence[int]) -> Place:
-        """The place of some of the samples."""
+        """Return the place of some of the samples."""
         return replace(self, samples=[self.samples[row] for row in rows])

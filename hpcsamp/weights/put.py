@@ -1,6 +1,6 @@
-"""Put values in the place of a module's parameters and buffers for the length of a block.
+"""Replace a module's parameters and buffers by other values within a context.
 
-``torch.func.functional_call`` does the same; it looks every name up at every call. Here the places
+``torch.func.functional_call`` does the same, but looks up every name at every call. Here the places
 are found once, so that a pass through a small network costs a few dictionary entries.
 """
 
@@ -26,14 +26,14 @@ Place = tuple[dict[str, Any], str]
 
 
 class Put:
-    """Values under the names of a module's parameters and buffers.
+    """Puts values in place of a module's parameters and buffers, by their names.
 
         put = Put(module)
         with put({"0.weight": w, "0.bias": b}):
             y = module(x)
 
-    A parameter that several names share is replaced under all of them. What was there before comes
-    back at the end of the block, also after an exception.
+    A parameter with several names is replaced under all of them. The previous values are restored
+    at the end of the context, also after an exception.
 
     Parameters
     ----------
@@ -43,14 +43,14 @@ class Put:
     Attributes
     ----------
     state
-        That of the method that the module is evaluated for (:mod:`hpcsamp.weights.state`).
+        State of the method that the module is evaluated for (:mod:`hpcsamp.weights.state`).
     known
-        What was found out about strategies for this module, by sizes.
+        Verdicts on strategies for this module, by sizes.
     pairs
         Names of complex parameters and buffers.
     parted
-        Whether the module is a part of a network over several ranks, which must then evaluate
-        samples in the same way: not in one that a coincidence of sizes on one of them excludes.
+        Whether the module is a part of a network that is split over several ranks. All of them must
+        evaluate samples in the same way, which a coincidence of sizes on one rank could prevent.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -78,43 +78,43 @@ class Put:
         self.pairs = frozenset(name for name in names if self.held(name).is_complex())
 
     def __call__(self, values: Mapping[str, Any]) -> _Block:
-        """A block in which the module has these values.
+        """Return a context in which the module has these values.
 
         Parameters
         ----------
         values
-            Tensors, or what stands for tensors, by the name of a parameter or buffer.
+            Tensors, or objects in place of tensors, by the name of a parameter or buffer.
 
         Raises
         ------
         UsageError
-            For a name that the module does not have, when the block begins.
+            On entering the context, for a name that the module does not have.
         """
         return _Block(self, values)
 
     def also(self, name: str, held: dict[str, Any], key: str) -> None:
-        """Add a place that is no parameter or buffer: an entry of a dictionary.
+        """Add a place that is not a parameter or buffer: an entry of a dictionary.
 
         Parameters
         ----------
         name
-            Of the value.
+            Name of the value.
         held, key
-            Where the module, or a hook of it, reads the value.
+            The dictionary and its key from which the module, or a hook of it, reads the value.
         """
         self._places[name] = ((held, key),)
         self._search.clear()
 
     def held(self, name: str) -> Any:
-        """What the module has under a name now."""
+        """Return the current value of a name."""
         held, key = self.places(name)[0]
         return held[key]
 
     def name_of(self, value: object) -> str | None:
-        """The name under which the module has a value now; None if it has not.
+        """Return the name of a current value of the module; None if the module does not have it.
 
-        The first name of a value that several share. Layers ask in the order of their names, so the
-        search goes on where the last one ended.
+        If several names share it, the first one. Layers ask in the order of their names, so the
+        search continues where the last one ended.
         """
         if not self._search:
             first: dict[tuple[int, str], tuple[str, Place]] = {}
@@ -135,7 +135,7 @@ class Put:
         return tuple([part.training for part in self._parts])
 
     def places(self, name: str) -> tuple[Place, ...]:
-        """Where the values of a name go.
+        """Return the places that hold the values of a name.
 
         Raises
         ------
@@ -151,7 +151,7 @@ class Put:
 
 
 class _Block:
-    """The length of a replacement."""
+    """Context of a replacement."""
 
     __slots__ = ("_before", "_put", "_values")
 

@@ -1,10 +1,10 @@
-"""Recomputation in the backward pass, with the weights and the draws of the pass it belongs to.
+"""Recompute parts of a module in the backward pass with the weights and draws of their pass.
 
 ``torch.utils.checkpoint`` calls a part of a module again in the backward pass. By then the values
-of the samples are out of the module and calls are no longer routed, so that the part would be
-computed with other weights and other masks, without a word. What stands around a pass is written
-down here, and put around its recomputation again, by the means that torch has for it (the second
-context of ``context_fn``).
+of the samples are no longer in the module and calls are no longer routed, so the part would
+silently be computed with other weights and masks. The contexts of a pass are recorded here and
+entered again around its recomputation, through torch's own interface (the second context of
+``context_fn``).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import torch.utils.checkpoint as torchs
 from hpcsamp.errors import UsageError
 
 Block = Callable[[], AbstractContextManager[Any]]
-"""Makes a block that is like one that stands."""
+"""Returns a context like one that is active."""
 
 
 class _Standing(threading.local):
     def __init__(self) -> None:
-        #: Of each block that stands, what makes one as it is at the time of the call.
+        #: For each active context, a function that returns a function making a copy of it.
         self.blocks: list[Callable[[], Block]] = []
 
 
@@ -33,23 +33,23 @@ _standing = _Standing()
 
 
 def begin(again: Callable[[], Block]) -> None:
-    """Say that a block begins; ``again()`` returns what makes one that is as this one is then."""
+    """Register a context; ``again()`` returns what makes one in the state of that moment."""
     _standing.blocks.append(again)
 
 
 def end() -> None:
-    """Say that the block that began last ends."""
+    """Unregister the context that was registered last."""
     _standing.blocks.pop()
 
 
 def stands() -> bool:
-    """Whether a pass is under way, or a recomputation with what stood around its pass."""
+    """Whether a pass is under way, or a recomputation within the contexts of its pass."""
     return bool(_standing.blocks)
 
 
 @contextmanager
 def standing(block: Block) -> Iterator[None]:
-    """A block, which is there in recomputations of what is called within it."""
+    """Enter a context, and register it for recomputations of what is called within it."""
     begin(lambda: block)
     try:
         with block():
@@ -59,7 +59,7 @@ def standing(block: Block) -> Iterator[None]:
 
 
 class _Around(AbstractContextManager[None]):
-    """Blocks around each other, as often as they are needed."""
+    """Nested contexts that can be entered repeatedly."""
 
     def __init__(self, blocks: list[Block], inner: AbstractContextManager[Any]) -> None:
         self._blocks, self._inner = blocks, inner
@@ -105,7 +105,7 @@ def _refused_while_stands(original: Any) -> Any:
         if stands() and any(ctx.needs_input_grad):
             raise UsageError(
                 "a part of the module is recomputed by torch.utils.checkpoint with "
-                "use_reentrant=True, which knows only the module's own weights; use "
+                "use_reentrant=True, which only has the module's own weights; set "
                 "use_reentrant=False"
             )
         return original(ctx, *arguments)

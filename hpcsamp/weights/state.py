@@ -1,15 +1,15 @@
-"""State that a module advances in its forward passes: once a step, the same on any grid.
+"""State that a module advances in its forward passes: once per step, the same on any grid.
 
-Every pass of a step begins with the state that the module had before the step. What the passes of
-all samples and data groups leave is brought together when the step is over:
+Every pass of a step starts from the state that the module had before the step. When the step is
+over, the states left by the passes of all samples and data groups are combined:
 
-    numbers      the mean over samples, and over items of the data groups; a value that kept its
-                 norm in every pass (the vectors of a power iteration) keeps it in the mean
-    integers     what the pass of the first sample has left in the first data group
+    numbers      the mean over samples, and over items of the data groups; a value whose norm stayed
+                 the same in every pass (the vectors of a power iteration) keeps it in the mean
+    integers     the value left by the pass of the first sample in the first data group
 
-Where each sample has a module of its own (members, chains), the mean is that of its own passes.
-Running statistics of batch normalisation are such numbers; their passes leave what
-:mod:`hpcsamp.weights.routing.normalisation` has them leave.
+Where each sample has its own module (members, chains), the mean is over its own passes. Running
+statistics of batch normalisation are such numbers; :mod:`hpcsamp.weights.routing.normalisation`
+computes what their passes leave.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from hpcsamp.weights.parts import parts_of
 from hpcsamp.weights.put import Put
 
 NORMS = ("batch", "frozen", "group")
-"""The whole batch of a step; the running statistics; group normalisation in its place."""
+"""The whole batch of a step; the running statistics; group normalisation instead."""
 
-#: Relative difference of two norms that are the same: initial vectors may be of less precision.
+#: Relative difference of norms that count as equal: initial vectors may be less precise.
 SAME_NORM = 1e-5
 
 
 class Left(NamedTuple):
-    """What the pass of a sample has left.
+    """The state left by the pass of a sample.
 
     Attributes
     ----------
     values
-        By name.
+        Values by name.
     items
-        Of the pass.
+        Number of items of the pass.
     """
 
     values: Mapping[str, Tensor]
@@ -53,20 +53,20 @@ class State:
     Attributes
     ----------
     changing
-        Names of buffers that passes in training change, as far as they were observed, and whether
-        they are numbers, not integers.
+        Names of the buffers that passes in training change, as far as observed, and whether they
+        hold floating-point numbers rather than integers.
     norm
-        By what batch normalisation goes in training, one of :data:`NORMS`.
+        Statistics that batch normalisation uses in training, one of :data:`NORMS`.
     group
-        The other ranks; None where there are none.
+        The data group; None if there are no other ranks.
     calls
-        Normalisations over the batch in a pass.
+        Number of normalisations over the batch in a pass.
     seen
-        What the last trial pass has left: ``(k, *shape)`` values by name.
+        State left by the last trial pass: ``(k, *shape)`` values by name.
     replayed
-        Mean and variance of each normalisation of a pass, while such passes are compared.
+        Mean and variance of each normalisation of a pass, while passes are compared.
     estimates
-        Running statistics of prediction samples, in the place of those of the module.
+        Running statistics of prediction samples, used instead of those of the module.
     """
 
     def __init__(self) -> None:
@@ -80,12 +80,12 @@ class State:
         self._pending: dict[int, Left] = {}
 
     def keep(self, samples: Sequence[int], left: Mapping[str, Tensor], items: int) -> None:
-        """Note what the passes of some samples have left; a repeated pass replaces the first.
+        """Store the state left by passes of some samples; a repeated pass replaces the first.
 
         Parameters
         ----------
         left
-            ``(k, *shape)`` by name, or ``(1, *shape)`` where it is the same for all of them.
+            ``(k, *shape)`` by name, or ``(1, *shape)`` where it is the same for all samples.
         """
         for row, sample in enumerate(samples):
             values = {n: v[row if len(v) > 1 else 0].detach() for n, v in left.items()}
@@ -99,26 +99,26 @@ class State:
 
     @property
     def whole(self) -> bool:
-        """Whether what a batch leaves or gives is that of no part of it."""
+        """Whether outputs or state depend on the whole batch, so that it cannot be split."""
         return self.calls > 0 or any(self.changing.values())
 
     @property
     def pending(self) -> bool:
-        """Whether passes have left something since the last step."""
+        """Whether passes have left state since the last step."""
         return bool(self._pending)
 
     def forget(self) -> None:
-        """Let go of what passes have left."""
+        """Forget the state left by passes."""
         self._pending.clear()
         self.estimates.forget()
 
     def advance(self, holders: Iterable[tuple[Put, Sequence[int] | None]]) -> None:
-        """Bring together what the passes of a step have left. Collective over the replicas.
+        """Combine the states left by the passes of a step. Collective over the replicas.
 
         Parameters
         ----------
         holders
-            The modules, each with the samples that it is for; None for all.
+            The modules, each with the samples it evaluates; None for all samples.
         """
         pending, self._pending = self._pending, {}
         jobs = [
@@ -142,26 +142,26 @@ class State:
 
 
 class Replay:
-    """Statistics of normalisations: noted in a pass, and used in passes with other items."""
+    """Statistics of normalisations, recorded in a pass and reused in passes with other items."""
 
     def __init__(self) -> None:
         self.noted: list[tuple[Tensor, Tensor]] = []
         self.again = False
 
     def at(self, call: int) -> tuple[Tensor, Tensor] | None:
-        """Mean and variance to use in a call; None for those of the pass itself."""
+        """Mean and variance to use in a call; None to use those of the pass itself."""
         return self.noted[call] if self.again and call < len(self.noted) else None
 
     def note(self, mean: Tensor, variance: Tensor) -> None:
-        """Note those of the next call."""
+        """Record the statistics of the next call."""
         if not self.again:
             self.noted.append((mean.detach(), variance.detach()))
 
 
 class _Mean:
-    """The mean of what passes have left of the state of one module, in float64.
+    """The mean of the states that passes have left for one module, in float64.
 
-    ``counting``: the sample whose integers are taken; None for that of a module with one sample.
+    ``counting``: the sample whose integers are used; None for a module with one sample.
     """
 
     def __init__(self, put: Put, left: Sequence[tuple[int, Left]], counting: int | None) -> None:
@@ -171,8 +171,8 @@ class _Mean:
         self._held = {name: put.held(name) for name in names}
 
     def parts(self, first: bool) -> Iterable[Tensor]:
-        """Sums over the samples of this rank: of weights, and of each value with how many kept
-        their norm. ``first``: whether this is the first data group."""
+        """Sums over the samples of this rank: of weights, and of each value together with the
+        weight of those that kept their norm. ``first``: whether this is the first data group."""
         weights = [float(left.items) for _, left in self._left]
         if not weights:
             return
@@ -193,7 +193,7 @@ class _Mean:
             yield torch.cat([total, total.new_tensor([kept, mean])])
 
     def take(self, summed: Iterator[Tensor]) -> None:
-        """Give the module the mean of all ranks."""
+        """Set the module's state to the mean over all ranks."""
         if not self._left:
             return
         weight = float(next(summed))

@@ -1,7 +1,7 @@
-"""The random variables of a module with torch_blue's ``VIModule`` in it.
+"""The random variables of a module that contains torch_blue's ``VIModule``.
 
-torch_blue would draw by itself, unseeded and anew at every access; each variable's distribution is
-replaced by one that returns the value it was given.
+torch_blue would draw without a seed, and again at every access; so each variable's distribution is
+replaced by one that returns the value set for it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Supplied(MeanFieldNormal):
         self.value: Any = None
 
     def sample(self, parameters: Any) -> Any:
-        """The value that was put in its place."""
+        """Return the value that was set for it."""
         if self.value is None:
             raise RuntimeError(
                 "this module belongs to an hpcsamp method now: call the method, "
@@ -50,7 +50,7 @@ class TorchBlueVariables(Variables):
     Raises
     ------
     UsageError
-        Naming a variable with a distribution or prior of another kind, or a frozen one.
+        For a variable with another distribution or prior, or a frozen one; the message names it.
     """
 
     def __init__(
@@ -80,8 +80,8 @@ class TorchBlueVariables(Variables):
                 if not (mean.requires_grad and log_std.requires_grad):
                     raise UsageError(
                         f"{name} is a random variable whose distribution is frozen (requires_grad "
-                        f"is false); let it be trained, or take a plain layer with a frozen "
-                        f"parameter in its place"
+                        f"is false); make it trainable, or use a plain layer with a frozen "
+                        f"parameter instead"
                     )
                 self._mean[name], self._log_std[name] = mean, log_std
                 prior_of_it = _prior(part, variable)
@@ -111,7 +111,7 @@ class TorchBlueVariables(Variables):
         return {name: parts_of(p.detach()) for name, p in (self._mean | self._fixed).items()}
 
     def log_stds(self, std: float, scale: bool) -> Tensor:
-        """See :meth:`Variables.log_stds`; of torch_blue's modules their own."""
+        """See :meth:`Variables.log_stds`; torch_blue's modules have their own."""
         plain = initial_log_stds(self.module, self._fixed, std, scale)
         return self.random.flatten(plain | self._log_std)
 
@@ -124,7 +124,7 @@ class TorchBlueVariables(Variables):
 
 
 def _plain(y: Tensor) -> Tensor:
-    """An output without what torch_blue keeps beside it."""
+    """Return an output without the data that torch_blue attaches to it."""
     return y.as_subclass(torch.Tensor) if type(y) is VIReturn else y
 
 
@@ -152,7 +152,7 @@ def _prior(part: Any, variable: str) -> Prior:
         if needed and needed != ("mean",):
             raise UsageError(
                 f"the prior {type(prior).__name__} depends on {', '.join(needed)} of the "
-                f"posterior; of these only the mean can be had"
+                f"posterior, of which only the mean is available"
             )
         found: Tensor = prior.prior_log_prob(weights, (mean_now,) if needed else ())
         return found
@@ -161,7 +161,7 @@ def _prior(part: Any, variable: str) -> Prior:
 
 
 def _is(prior: Any, kind: type) -> bool:
-    """Whether a prior has the densities of a kind: subclasses may have others."""
+    """Whether a prior has the densities of a class: subclasses may have others."""
     densities = ("log_prob", "prior_log_prob")
     return isinstance(prior, kind) and all(
         getattr(type(prior), d) is getattr(kind, d) for d in densities

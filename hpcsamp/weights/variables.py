@@ -1,4 +1,4 @@
-"""The random variables of a module, what is trained but deterministic, and its constants."""
+"""The random variables of a module, its deterministic trained parameters, and its constants."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from hpcsamp.weights.put import Put
 
 
 class Variables(ABC):
-    """What a method trains of a module, how values are put into it, and its constants.
+    """The trained tensors of a module, how values are put into it, and its constants.
 
     Parameters
     ----------
     module
         The module.
     variables
-        Everything of it that is trained, in the module's order.
+        All its trained tensors, in the module's order.
 
     Attributes
     ----------
@@ -39,12 +39,12 @@ class Variables(ABC):
     caller
         Calls the module.
     trained, random, deterministic
-        Layouts of all that is trained, of the part with uncertainty, and of the rest.
+        Layouts of all trained tensors, of those with uncertainty, and of the others.
 
     Raises
     ------
     UsageError
-        For a module with nothing to learn, or parameters that cannot lie in one flat vector.
+        If the module has nothing to learn, or has parameters that cannot lie in one flat vector.
     """
 
     def __init__(self, module: nn.Module, variables: list[Variable]) -> None:
@@ -63,44 +63,44 @@ class Variables(ABC):
 
     @abstractmethod
     def means(self) -> dict[str, Tensor]:
-        """The module's present weights by name; of a random variable its mean.
+        """Current weights of the module by name; for a random variable, its mean.
 
-        Of complex parameters ``(*shape, 2)`` parts, which are variables of their own.
+        Complex parameters are returned as ``(*shape, 2)`` parts, which are separate variables.
         """
 
     @abstractmethod
     def log_stds(self, std: float, scale: bool) -> Tensor:
-        """``(n,)`` initial logarithms of the standard deviations of the random variables.
+        """Return ``(n,)`` initial log standard deviations of the random variables.
 
         Parameters
         ----------
         std
-            For a plain module.
+            Standard deviation for a plain module.
         scale
             Multiply ``std`` by ``1 / sqrt(fan in)`` of the layer, as the paper does. (A bias takes
             the fan in of its layer's weight.)
         """
 
     def call(self, x: Tensor) -> Tensor:
-        """Outputs of the module as it is, see :class:`~hpcsamp.weights.calling.Caller`."""
+        """Evaluate the module as it is, see :class:`~hpcsamp.weights.calling.Caller`."""
         return self.caller(x)
 
     @abstractmethod
     def show(self, values: Mapping[str, Tensor], log_stds: Mapping[str, Tensor]) -> None:
-        """Let the module's own parameters share memory with values by name."""
+        """Let the module's own parameters share memory with values, by name."""
 
 
 class PlainVariables(Variables):
-    """Those of any ``nn.Module``: its parameters, of complex ones real and imaginary parts.
+    """Variables of any ``nn.Module``: its parameters, complex ones as real and imaginary parts.
 
     Parameters
     ----------
     module
         The module.
     prior
-        Of every random weight, or of each parameter by its name.
+        Prior of every random weight, or of each parameter by its name.
     random
-        Says by name which parameters are random; None: all that the module does not mark as
+        Selects random parameters by name; None: all that the module does not mark as
         deterministic.
     """
 
@@ -146,7 +146,7 @@ class PlainVariables(Variables):
         return flat
 
     def show(self, values: Mapping[str, Tensor], log_stds: Mapping[str, Tensor]) -> None:
-        """See :meth:`Variables.show`; a plain module has no place for ``log_stds``."""
+        """See :meth:`Variables.show`; a plain module does not show ``log_stds``."""
         own = dict(self.module.named_parameters())
         for name, value in values.items():
             shown = value.detach()
@@ -158,14 +158,14 @@ def variables_of(
     prior: Prior | Callable[[str], Prior],
     random: Callable[[str], bool] | None = None,
 ) -> Variables:
-    """The variables of a plain module, or of one with torch_blue's ``VIModule`` in it.
+    """Return the variables of a plain module, or of one that contains torch_blue's ``VIModule``.
 
     Parameters
     ----------
     module, prior, random
-        As of :class:`PlainVariables`, but ``random`` is by default all but the parameters of
-        normalisation layers, as in torch_blue. A ``VIModule`` brings its own, and beside it plain
-        parameters are random only if ``random`` says so.
+        As in :class:`PlainVariables`, but by default all parameters are random except those of
+        normalisation layers, as in torch_blue. A ``VIModule`` defines its own variables; plain
+        parameters next to it are random only if ``random`` selects them.
     """
     if _torch_blue_parts(module):
         from hpcsamp.weights.torch_blue import TorchBlueVariables
@@ -176,27 +176,26 @@ def variables_of(
 
 
 def check_plain(module: nn.Module) -> None:
-    """Refuse torch_blue's modules, which draw weights, for methods that have other samples.
+    """Refuse torch_blue's modules, which draw weights, in methods with other samples.
 
     Raises
     ------
     UsageError
-        Naming the layer, and the methods that take it.
+        If there is one; the message names the layer, and the methods that support it.
     """
     parts = _torch_blue_parts(module)
-    drawing = [(n, m) for n, m in parts if m.random_variables]  # the others are around them
+    drawing = [(n, m) for n, m in parts if m.random_variables]  # others only contain them
     for name, part in (drawing or parts)[:1]:
         shown = f"{name}, a {type(part).__name__}" if name else f"{type(part).__name__}, a module"
         raise UsageError(
-            f"{shown} of torch_blue, draws weights for several samples itself, and this method has "
-            f"samples of its own: method 'mean_field' (hs.MeanField) takes it, with its "
-            f"distributions and priors; for any other method take a plain layer of torch.nn in its "
-            f"place"
+            f"{shown} of torch_blue, draws the weights of samples itself, but this method draws "
+            f"samples of its own: use method 'mean_field' (hs.MeanField), which supports it with "
+            f"its distributions and priors, or replace it by a plain layer of torch.nn"
         )
 
 
 def _torch_blue_parts(module: nn.Module) -> list[tuple[str, Any]]:
-    torch_blue = sys.modules.get("torch_blue.vi")  # without it there is no module of its kind
+    torch_blue = sys.modules.get("torch_blue.vi")  # if not imported, there are no such modules
     if torch_blue is None:
         return []
     return [(n, m) for n, m in module.named_modules() if isinstance(m, torch_blue.VIModule)]
@@ -205,9 +204,9 @@ def _torch_blue_parts(module: nn.Module) -> list[tuple[str, Any]]:
 def initial_log_stds(
     module: nn.Module, parameters: Mapping[str, Tensor], std: float, scale: bool
 ) -> dict[str, Tensor]:
-    """Initial logarithms of standard deviations, see :meth:`Variables.log_stds`.
+    """Initial log standard deviations, see :meth:`Variables.log_stds`.
 
-    Each is one number, expanded to the shape.
+    Each is one number, expanded to the shape of its variable.
     """
     fan_in = _fan_in(module) if scale else {}
     found = {}
@@ -221,8 +220,8 @@ def initial_log_stds(
 def _fan_in(module: nn.Module) -> dict[str, int]:
     """Inputs per output of each parameter's layer; 1 for a layer with vectors only (a norm).
 
-    A layer whose weights are not ``(outputs, inputs, ...)``, or a part of such, has the number in
-    an attribute ``inputs_per_output``.
+    A layer whose weights are not ``(outputs, inputs, ...)``, or are a part of such a tensor, has
+    the number in an attribute ``inputs_per_output``.
     """
     result = {}
     for path, part in module.named_modules():
@@ -236,7 +235,7 @@ def _fan_in(module: nn.Module) -> dict[str, int]:
 
 
 def _norm_parameters(module: nn.Module) -> set[str]:
-    """Names of those of normalisation layers: torch's, and others with ``normalises = True``."""
+    """Parameter names of normalisation layers: torch's, and others with ``normalises = True``."""
     kinds = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
     return {
         f"{path}.{name}" if path else name
@@ -247,10 +246,10 @@ def _norm_parameters(module: nn.Module) -> set[str]:
 
 
 def deterministic_of(module: nn.Module) -> set[str]:
-    """Names of the parameters that a part of the module marks as having no uncertainty.
+    """Names of the parameters that a submodule marks as having no uncertainty.
 
-    Such a part lists the names in an attribute ``deterministic``. Methods optimise these parameters
-    with the others, but give them no prior and do not draw them.
+    Such a submodule lists the names in an attribute ``deterministic``. Methods optimise these
+    parameters with the others, but give them no prior and do not draw them.
     """
     return {
         f"{path}.{name}" if path else name
@@ -260,7 +259,7 @@ def deterministic_of(module: nn.Module) -> set[str]:
 
 
 def constants_of(module: nn.Module, trained: Mapping[str, object]) -> dict[str, Tensor]:
-    """Parameters and buffers of a module by name, not copied, but for those that are trained."""
+    """Parameters and buffers of a module by name, not copied, except those that are trained."""
     named = itertools.chain(module.named_parameters(), module.named_buffers())
     return {name: value.detach() for name, value in named if name not in trained}
 
@@ -271,20 +270,20 @@ def check_parameters(module: nn.Module) -> None:
     Raises
     ------
     UsageError
-        Naming the parameter.
+        If there is one; the message names it.
     """
     for path, part in module.named_modules():
         if not isinstance(part._parameters, dict):
             raise UsageError(
-                f"{path or 'the module'}, a {type(part).__name__}, is compiled: weights of a sample"
-                f" cannot be put in the place of its own; give the module as it was before"
+                f"{path or 'the module'}, a {type(part).__name__}, is compiled, so that the weights"
+                f" of a sample cannot be put in place of its own; pass the module before compiling"
             )
     for name, p in itertools.chain(module.named_parameters(), module.named_buffers()):
         if is_lazy(p):
             path, _, key = name.rpartition(".")
             layer = type(module.get_submodule(path)).__name__
             raise UsageError(
-                f"{path or 'the module'}, a {layer}, has no shape yet ({key}): a method holds the "
-                f"weights from the start; call the network once on a batch, network(x), before it "
-                f"is given to a method (hs.fit does so itself)"
+                f"{path or 'the module'}, a {layer}, has no shape yet ({key}), but a method needs "
+                f"the weights from the start; call the network once on a batch, network(x), before "
+                f"passing it to a method (hs.fit does so itself)"
             )

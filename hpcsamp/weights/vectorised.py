@@ -1,4 +1,4 @@
-"""``torch.func.vmap`` that refuses to loop over an operation behind the caller's back."""
+"""``torch.func.vmap`` that refuses to loop over an operation silently."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from hpcsamp.weights.strategies.chunk import NotPossibleError
 
 
 def vectorised(function: Callable[..., Any], axes: Any, *values: Any) -> Any:
-    """``function`` of every sample, samples first.
+    """Evaluate ``function`` for every sample; the first axis of results is that of samples.
 
     Parameters
     ----------
     function
-        Of one sample.
+        Function of one sample.
     axes
-        0 for each of ``values`` that has samples in its first axis, None for one that has none.
+        0 for each of ``values`` with samples on its first axis, None for one without samples.
     values
         Tensors, or dictionaries of them.
 
     Raises
     ------
     NotPossibleError
-        Naming the operation that vmap has no rule for.
+        If vmap has no rule for an operation; the message names it.
     """
     with refused_loops():
         return torch.func.vmap(function, axes, randomness="error")(*values)
@@ -36,7 +36,7 @@ def vectorised(function: Callable[..., Any], axes: Any, *values: Any) -> Any:
 
 @contextmanager
 def refused_loops() -> Iterator[None]:
-    """Turn vmap's warning that it loops over an operation into an error that names it."""
+    """Context that turns vmap's warning about looping over an operation into an error."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*performance drop.*batching rule.*")
         try:

@@ -1,7 +1,8 @@
 """Samples folded into the batch: activations ``(k * B, ...)``, parameters with a samples axis.
 
-What treats the items of a batch alone (activation functions, residuals, attention, pooling) runs on
-folded tensors as it is. Only operations that meet a :class:`Sampled` parameter need a rule.
+Operations that treat the items of a batch separately (activation functions, residuals, attention,
+pooling) run unchanged on folded tensors. Only operations on a :class:`Sampled` parameter need a
+rule.
 """
 
 from hpcsamp.weights.folding.dispatch import dispatch

@@ -1,6 +1,6 @@
-"""What an operation does that meets a sampled parameter.
+"""Dispatch operations that have a sampled parameter as an argument.
 
-An operation has a rule of its own (:mod:`hpcsamp.weights.folding.rules`), works element by element,
+Such an operation has its own rule (:mod:`hpcsamp.weights.folding.rules`), works element by element,
 or is vectorised over the samples by ``torch.func.vmap``.
 """
 
@@ -20,12 +20,12 @@ from hpcsamp.weights.vectorised import vectorised
 
 
 def dispatch(fold: Fold, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The result of a function for all samples: folded, or sampled if it has no items.
+    """Return the result of a function for all samples: folded, or sampled if it has no items.
 
     Raises
     ------
     NotPossibleError
-        Naming the function, if neither a rule nor vmap can do it.
+        If neither a rule nor vmap supports it; the message names the function.
     """
     rule = RULES.get(function)
     if rule is not None:
@@ -76,7 +76,7 @@ def _vectorised(fold: Fold, function: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _result(fold: Fold, y: Tensor, batch: tuple[Rows, int, int] | None) -> Any:
-    """``(k, ...)`` folded where the items are, or as a sampled value where there are none."""
+    """``(k, ...)``, folded where there are items, or as a sampled value where there are none."""
     if batch is None:
         return Sampled(y, fold)
     (axis, _), count, axes = batch

@@ -1,4 +1,4 @@
-"""Where samples are in a tensor, and how they get out of it and back into it."""
+"""Find the samples in a tensor, and move them out of it and back into it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 class Rows(NamedTuple):
-    """Where a tensor has the batch.
+    """Position of the batch in a tensor.
 
     Attributes
     ----------
     axis
-        Which axis it is.
+        Axis of the batch.
     folded
         Whether samples are folded into it, samples before items.
     """
@@ -31,12 +31,12 @@ class Fold:
     Attributes
     ----------
     samples, items
-        ``k`` and ``B``.
+        Numbers ``k`` and ``B``.
     late
-        Whether inputs come without samples, which come in at the first sampled parameter.
+        Whether inputs have no samples, which are introduced by the first sampled parameter.
     dispatch
-        What is asked for an operation that meets a sampled parameter: ``(fold, function, positional
-        arguments, named arguments)``.
+        Function that handles an operation on a sampled parameter, called with ``(fold, function,
+        positional arguments, named arguments)``.
     """
 
     samples: int
@@ -45,11 +45,11 @@ class Fold:
     dispatch: Callable[[Fold, Any, tuple[Any, ...], dict[str, Any]], Any]
 
     def rows(self, x: Tensor) -> Rows | None:
-        """Where the batch is: in the first axis, in several rows for each item if need be, or in
-        the second one; None for a tensor without items.
+        """Position of the batch: in the first axis, possibly with several rows for each item, or in
+        the second axis; None for a tensor without items.
 
-        This is judged by sizes. A coincidence leads to wrong shapes or outputs, which are noticed
-        when the pass is compared with a loop, before it is used.
+        It is inferred from sizes. A coincidence of sizes causes wrong shapes or outputs, which are
+        detected when the pass is compared with a loop, before it is used.
         """
         shape, items = x.shape, self.items
         both = self.samples * items
@@ -67,7 +67,7 @@ class Fold:
         return None
 
     def out(self, x: Tensor, rows: Rows) -> Tensor:
-        """``(k, ...)``, samples in front; ``(1, ...)`` if there are none in the tensor."""
+        """Return ``(k, ...)`` with samples first; ``(1, ...)`` if the tensor has no samples."""
         if not rows.folded:
             return x[None]
         if rows.axis == 0:
@@ -75,5 +75,5 @@ class Fold:
         return x.unflatten(rows.axis, (self.samples, -1)).movedim(rows.axis, 0)
 
     def into(self, y: Tensor, axis: int) -> Tensor:
-        """``(k, ...)`` with the samples folded into an axis (counted without them)."""
+        """Fold the samples of ``(k, ...)`` into an axis (counted without that of the samples)."""
         return y.flatten(0, 1) if axis == 0 else y.movedim(0, axis).flatten(axis, axis + 1)

@@ -1,4 +1,4 @@
-"""A parameter of ``k`` samples that looks like a tensor of one."""
+"""A parameter with ``k`` values that looks like a single tensor."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ _OPERATORS = """
 add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow matmul rmatmul neg
 pos abs lt le gt ge eq ne and or xor invert lshift rshift getitem
 """
-#: Of one sample as of all of them.
+#: Attributes that are the same for one sample as for all of them.
 ATTRIBUTES = frozenset(_ATTRIBUTES.split())
-#: Methods whose answer is not a tensor and is the same for every sample.
+#: Methods whose result is not a tensor and is the same for every sample.
 QUESTIONS = frozenset(_QUESTIONS.split())
-#: Methods that need the numbers themselves.
+#: Methods that need the values themselves.
 NUMBERS = frozenset(_NUMBERS.split())
 
 
 class Sampled:
-    """``k`` values in the place of one tensor.
+    """``k`` values in place of one tensor.
 
-    It has the shape, type and methods of one of them. Functions of torch that are given one do for
-    all samples what they would do for each, see :mod:`hpcsamp.weights.folding.dispatch`.
+    It has the shape, type and methods of one of them. torch's functions applied to it compute the
+    result for each sample, see :mod:`hpcsamp.weights.folding.dispatch`.
 
     Parameters
     ----------
     value
         ``(k, *shape)``.
     fold
-        Of the pass.
+        Fold of the pass.
 
     Attributes
     ----------
     value
         ``(k, *shape)``.
     shape
-        Of one sample.
+        Shape of one sample.
     """
 
     __slots__ = ("__weakref__", "fold", "shape", "value")
@@ -61,18 +61,18 @@ class Sampled:
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Ask the fold of the pass."""
+        """Dispatch to the fold of the pass."""
         fold = _fold_of(args) or _fold_of(tuple((kwargs or {}).values()))
         assert fold is not None
         return fold.dispatch(fold, func, args, kwargs or {})
 
     def dim(self) -> int:
-        """Axes of one sample."""
+        """Number of axes of one sample."""
         return len(self.shape)
 
     @property
     def ndim(self) -> int:
-        """Axes of one sample."""
+        """Number of axes of one sample."""
         return len(self.shape)
 
     def size(self, dim: int | None = None) -> Any:
@@ -80,7 +80,7 @@ class Sampled:
         return self.shape if dim is None else self.shape[dim]
 
     def numel(self) -> int:
-        """Numbers of one sample."""
+        """Number of elements of one sample."""
         return self.shape.numel()
 
     def __len__(self) -> int:
@@ -94,7 +94,7 @@ class Sampled:
             return getattr(self.value, name)
         if name in NUMBERS:
             raise NotPossibleError(f"Tensor.{name} of a weight: it has a value for each sample")
-        found = getattr(Tensor, name)  # AttributeError as of a tensor
+        found = getattr(Tensor, name)  # raises AttributeError as a tensor would
         if name in QUESTIONS:
             return partial(found, self.value)
         if callable(found):
@@ -102,7 +102,7 @@ class Sampled:
         return self._of(lambda t: getattr(t, name))
 
     def __bool__(self) -> bool:
-        raise NotPossibleError("the truth of a weight: it has a value for each sample")
+        raise NotPossibleError("the truth value of a weight: it has a value for each sample")
 
     def _of(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         return self.fold.dispatch(self.fold, function, (self, *args), kwargs)
@@ -125,7 +125,7 @@ for _name in _OPERATORS.split():
 
 
 def _fold_of(args: Any) -> Fold | None:
-    """The fold of the first sampled value among arguments."""
+    """Fold of the first sampled value among the arguments."""
     for value in args:
         if type(value) is Sampled:
             return value.fold

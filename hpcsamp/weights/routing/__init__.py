@@ -1,8 +1,9 @@
-"""Calls that a module makes, routed to functions that know about samples and items.
+"""Route calls that a module makes to functions that handle samples and items.
 
-What a module draws by itself (dropout wherever it is, noise, stochastic depth) comes from counted
-streams that are named by seed, step, sample, number of the call and item, so that it is the same on
-any grid and in any form of pass. A route is a file and one line in :data:`.table.ROUTES`.
+The random numbers that a module draws itself (dropout wherever it is, noise, stochastic depth) come
+from counted streams that are identified by seed, step, sample, number of the call, and item, so
+they are the same on any grid and in any form of pass. A route is a file and one line in
+:data:`.table.ROUTES`.
 """
 
 from hpcsamp.weights.routing.now import Now, Numbers, Route

@@ -1,9 +1,9 @@
 """Attention with dropout, and attention of many samples within ``torch.func.vmap``.
 
-vmap has no rule for scaled-dot-product attention on CPUs: it would loop over samples, forwards and
-backwards. Here attention goes through a function whose own rule folds the samples into the batch
-axis of one call. With dropout there is no fused kernel: weights are masked as torch's plain form of
-it does.
+vmap has no rule for scaled-dot-product attention on CPUs: it would loop over samples in both
+passes. Here attention is computed by a function whose own rule folds the samples into the batch
+axis of one call. With dropout there is no fused kernel: weights are masked as in torch's plain
+implementation.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def dropped_multi_head(now: Now, *args: Any, **named: Any) -> Any:
 
 
 def multi_head(now: Now, *args: Any, **named: Any) -> Any:
-    """Multi-head attention, which would call attention behind the mode."""
+    """Multi-head attention; torch's own would call attention without routing it."""
     with now.again():
         return multi_head_attention(*args, **named)
 
@@ -90,18 +90,18 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(q: Any, k: Any, v: Any, mask: Any, others: Any, named: Any) -> Any:
-        """Attention of one sample."""
+        """Return the attention of one sample."""
         return F.scaled_dot_product_attention(q, k, v, mask, *others, **dict(named))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Keep nothing: autograd records what :meth:`vmap` does."""
+        """Save nothing: autograd records the operations of :meth:`vmap`."""
 
     @staticmethod
     def vmap(
         info: Any, in_dims: Any, q: Any, k: Any, v: Any, mask: Any, others: Any, named: Any
     ) -> tuple[Tensor, int]:
-        """One call with samples in the batch axis."""
+        """Make one call with samples in the batch axis."""
         count = info.batch_size
         parts = [_samples_first(t, d, count) for t, d in zip((q, k, v), in_dims, strict=False)]
         lead = parts[0].shape[:-2]  # k, then the axes of the batch and of the heads
@@ -124,12 +124,12 @@ def _samples_first(t: Tensor, axis: int | None, count: int) -> Tensor:
 
 
 def _folded(t: Tensor) -> Tensor:
-    """At most four axes, as the fused kernels want them."""
+    """Reshape to at most four axes, as the fused kernels require."""
     return t.flatten(0, t.dim() - 4) if t.dim() > 4 else t
 
 
 def _same_for_all(mask: Tensor) -> bool:
-    """Whether a mask fits any number of rows: it has no axis of the batch, or one of length 1."""
+    """Whether a mask fits any number of rows: its batch axis is missing or has length 1."""
     return mask.dim() <= 2 or all(n == 1 for n in mask.shape[:-3])
 
 

@@ -1,8 +1,8 @@
-"""Which calls of batch normalisation are over the items, found by passes with two and three items.
+"""Find the calls of batch normalisation over items, by passes with two and with three items.
 
-Weights may be normalised by the same function (weight standardisation), and a normalisation of each
-item by itself may have the items among its channels: such a call has nothing of a batch, and torch
-does what it says. The shapes of the same call for two and for three items show it.
+Weights may be normalised by the same function (weight standardisation), and a normalisation within
+each item may have the items among its channels: such calls do not involve a batch and stay
+unchanged. They are recognised by comparing the shapes of a call for two and for three items.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class Normalised(NamedTuple):
     over
         Whether values of several items are normalised together.
     axes
-        Of its input.
+        Number of axes of its input.
     channels
-        As many as its input has; None where the items are among them.
+        Number of channels of its input; None where the items are among them.
     """
 
     over: bool
@@ -38,17 +38,17 @@ class Normalised(NamedTuple):
 def normalised(
     two: Sequence[tuple[Sequence[int], str]], three: Sequence[tuple[Sequence[int], str]]
 ) -> tuple[Normalised, ...]:
-    """The calls of a pass from their shapes and layers in passes with two and with three items.
+    """Return the calls of a pass from their shapes and layers for two and for three items.
 
     Raises
     ------
     UsageError
-        If there are other calls for other items, or one that has its items in two axes.
+        If the number of calls depends on the items, or if a call has no single axis of items.
     """
     if len(two) != len(three):
         raise UsageError(
             f"the module normalises by batch_norm {len(two)} times for 2 items and {len(three)} "
-            f"times for 3; how often it does must not depend on the items"
+            f"times for 3; the number of calls must not depend on the items"
         )
     return tuple(_call(a, b, layer) for (a, layer), (b, _) in zip(two, three, strict=True))
 

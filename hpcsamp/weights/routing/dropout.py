@@ -1,4 +1,4 @@
-"""Dropout, wherever a module calls it, and leaky units of random slope."""
+"""Dropout, wherever a module calls it, and leaky units with a random slope."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from hpcsamp.weights.routing.numbers import Uniform
 
 #: Rates are multiples of 1 / LEVELS: 16 random bits decide about a unit.
 LEVELS = 1 << 16
-#: Minus the value of a SELU far below 0, which is what alpha dropout puts in the place of a unit
-#: (Klambauer et al. 2017).
+#: Negative limit of SELU far below 0, which alpha dropout puts in place of a unit (Klambauer et al.
+#: 2017).
 ALPHA = 1.7580993408473766
 
 
 @dataclass(frozen=True)
 class Kept:
-    """``value`` for a unit that is kept, 0 for one that is dropped.
+    """Draws ``value`` for a unit that is kept, 0 for one that is dropped.
 
     Attributes
     ----------
     dropped
-        Chance of a unit to be dropped, in 1 / LEVELS.
+        Probability of dropping a unit, in units of 1 / LEVELS.
     value, dtype
-        Of a unit that is kept.
+        Value and type of a unit that is kept.
     """
 
     dropped: int
@@ -50,33 +50,33 @@ class Kept:
 def dropout(
     now: Now, input: Any, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Any:
-    """Every element by itself."""
+    """Drop elements independently."""
     return _dropped(now, "dropout", input, p, training, inplace, len(input.shape), False)
 
 
 def alpha_dropout(
     now: Now, input: Any, p: float = 0.5, training: bool = False, inplace: bool = False
 ) -> Any:
-    """Every element by itself, the mean and variance of SELU units kept."""
+    """Drop elements independently; mean and variance of SELU units are preserved."""
     return _dropped(now, "alpha_dropout", input, p, training, inplace, len(input.shape), True)
 
 
 def feature_dropout(
     now: Now, input: Any, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Any:
-    """Whole channels of ``(B, C, ...)``."""
+    """Drop whole channels of ``(B, C, ...)``."""
     return _dropped(now, "feature_dropout", input, p, training, inplace, 2, False)
 
 
 def feature_alpha_dropout(
     now: Now, input: Any, p: float = 0.5, training: bool = False, inplace: bool = False
 ) -> Any:
-    """Whole channels, the mean and variance of SELU units kept."""
+    """Drop whole channels; mean and variance of SELU units are preserved."""
     return _dropped(now, "feature_alpha_dropout", input, p, training, inplace, 2, True)
 
 
 def _channels(alone: int) -> Route:
-    """Dropout of the channels of ``(B, C, ...)``, or of ``(C, ...)`` with so many axes."""
+    """Drop channels of ``(B, C, ...)``, or of ``(C, ...)`` for an input with ``alone`` axes."""
 
     def route(
         now: Now, input: Any, p: float = 0.5, training: bool = True, inplace: bool = False
@@ -88,7 +88,7 @@ def _channels(alone: int) -> Route:
 
 
 def rate_of(now: Now, p: Any) -> tuple[int, bool]:
-    """Chance of a unit to be dropped, in 1 / LEVELS; and whether all items have one mask."""
+    """Probability of dropping a unit, in units of 1 / LEVELS; whether all items share a mask."""
     now.draws.mask()
     masks = now.place.masks
     rate = float(p if masks is None or masks.rate is None else masks.rate)
@@ -100,20 +100,20 @@ def rate_of(now: Now, p: Any) -> tuple[int, bool]:
 def _dropped(
     now: Now, name: str, x: Any, p: Any, training: bool, inplace: bool, lead: int, alpha: bool
 ) -> Any:
-    """``x`` with a mask over its first ``lead`` axes."""
+    """Apply to ``x`` a mask over its first ``lead`` axes."""
     if not training:
         return NotImplemented
     level, shared = rate_of(now, p)
     if level == 0 or not x.numel():
-        return x  # routed all the same: the rate may grow
-    share = 1 - level / LEVELS  # kept
+        return x  # the call is routed nevertheless, as the rate may grow
+    share = 1 - level / LEVELS  # of units kept
     a = math.sqrt(1 / ((ALPHA**2 * (1 - share) + 1) * share)) if alpha and share else 0.0
     value = a if alpha else 1 / share if share else 0.0
     kept = Kept(level, value, x.dtype if x.dtype.is_floating_point else torch.float32)
     mask = now.draw(name, x.shape[:lead], kept, kept=True, shared=shared)
     if len(x.shape) > lead:
         mask = mask[(..., *[None] * (len(x.shape) - lead))]
-    # elsewhere samples come in: there is no place for them
+    # elsewhere the mask introduces the samples, for which the tensor has no room
     within = inplace and isinstance(now.form, Alone)
     y = x.mul_(mask) if within else x * mask
     if not alpha or not share:
@@ -131,7 +131,7 @@ def rrelu(
     training: bool = False,
     inplace: bool = False,
 ) -> Any:
-    """A slope for every negative element."""
+    """Draw a slope for every negative element."""
     if not training or not input.numel():
         return NotImplemented
     slopes = now.draw("rrelu", input.shape, Uniform(input.dtype, lower, upper))
@@ -140,7 +140,7 @@ def rrelu(
 
 
 def native_dropout(now: Now, input: Any, p: float, train: bool | None) -> Any:
-    """Outputs and the mask."""
+    """Return outputs and the mask."""
     ones = torch.ones_like(input)
     mask = dropout(now, ones, p, train is not False)
     if mask is NotImplemented:

@@ -1,7 +1,7 @@
-"""Embeddings with a padding row, whose gradient vmap gets wrong, and those with sparse gradients.
+"""Embeddings with a padding row, which have a wrong gradient in vmap, or with sparse gradients.
 
-It does so where ids differ between samples (torch 2.13); here that row is left out of the graph.
-Weights of samples are parts of flat vectors, whose gradients are dense.
+The gradient of the padding row is wrong where ids differ between samples (torch 2.13); here that
+row is left out of the graph. Weights of samples are parts of flat vectors, so gradients are dense.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ def embedding(
     *others: Any,
     **named: Any,
 ) -> Tensor:
-    """Rows of a table."""
+    """Look up rows of a table."""
     if padding_idx is not None:
         weight, padding_idx = frozen_row(weight, padding_idx), None
     return F.embedding(ids, weight, padding_idx, *others, **named)
 
 
 def _dense(function: Any, at: int) -> Route:
-    """``function`` without its argument ``sparse``, which is at some position."""
+    """Return a route to ``function`` without its argument ``sparse``, at the given position."""
 
     def route(now: Now, *args: Any, **named: Any) -> Any:
         if not (named.get("sparse") or (len(args) > at and args[at])):

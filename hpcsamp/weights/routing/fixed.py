@@ -1,4 +1,4 @@
-"""A network whose draws are constants: one sample of it as a function of its inputs alone."""
+"""Fix the draws of a network: one sample of it as a function of its inputs only."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from hpcsamp.weights.routing.passes import probed
 from hpcsamp.weights.routing.plan import OtherCallsError, Plan
 from hpcsamp.weights.routing.table import ROUTES
 
-#: What draws. Normalisation in prediction is torch's own.
+#: Functions that draw. Normalisation in prediction is torch's own.
 DRAWING = {call: route for call, route in ROUTES.items() if call not in normalisation.ROUTES}
 
 
 class Fixed(nn.Module):
-    """A network of which a sample's draws, which are the same for all items, are constants.
+    """A network with the draws of one sample, which are the same for all items, as constants.
 
     Parameters
     ----------
     network
-        In evaluation mode.
+        The network, in evaluation mode.
     place
-        Of the sample.
+        Place of the sample.
     x
         Some items.
     within
-        Makes a block in which the network draws as it does in that sample.
+        Returns a context in which the network draws as in that sample.
 
     Raises
     ------
     UsageError
-        If it draws for each item, naming the function.
+        If it draws for each item; the message names the function.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Fixed(nn.Module):
         return self.network
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
-        """What the network returns."""
+        """Return what the network returns."""
         first = next(iter((*inputs, *named.values())))
         constants = [getattr(self, f"draw_{at}") for at in range(self._count)]
         draws = _Constants(constants, self._packs)
@@ -81,7 +81,7 @@ class Fixed(nn.Module):
 
 @dataclass
 class _Noted:
-    """Draws as a plan has them, and notes those that are the same for all items."""
+    """Draws according to a plan, and records draws that are the same for all items."""
 
     plan: Plan
     values: list[Tensor] = field(default_factory=list)
@@ -115,7 +115,7 @@ class _Noted:
 
 @dataclass
 class _Constants:
-    """Returns what was noted, call by call."""
+    """Returns the recorded draws, call by call."""
 
     values: Sequence[Tensor]
     packs: bool

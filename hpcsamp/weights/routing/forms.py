@@ -1,4 +1,4 @@
-"""Where samples are while a pass is under way: what a drawn tensor has to look like there."""
+"""The form of a pass: where its samples are, and so which form a drawn tensor must have."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from hpcsamp.weights.folding import Fold, Sampled
 class Form(ABC):
     """How a pass holds its samples."""
 
-    #: Samples that are folded into the items of a tensor that has them.
+    #: Number of samples folded into the items of a tensor that has them.
     folded: int = 1
 
     @abstractmethod
     def without_items(self, values: Tensor) -> Any:
-        """What the module is to see of ``(k, *shape)`` values."""
+        """Return ``(k, *shape)`` values without items in the form the module sees."""
 
     @abstractmethod
     def with_items(self, values: Tensor, axis: int, folded: bool) -> Any:
-        """What the module is to see of ``(k, *shape)`` values whose items are in an axis.
+        """Return ``(k, *shape)`` values with items in an axis in the form the module sees.
 
         ``folded``: whether tensors of the call have the samples in that axis, too.
         """
@@ -48,7 +48,7 @@ class Vmapped(Form):
     Parameters
     ----------
     marker
-        Any tensor that has the samples in front.
+        Any tensor with the samples on its first axis.
     """
 
     def __init__(self, marker: Tensor) -> None:
@@ -80,20 +80,20 @@ class Folded(Form):
 
 
 class _InFront(torch.autograd.Function):
-    """``(k, ...)`` values as those of the sample that is being vmapped."""
+    """``(k, ...)`` values as those of the sample that vmap evaluates."""
 
     @staticmethod
     def forward(marker: Tensor, values: Tensor) -> Tensor:
-        """Of no sample: only within vmap is there anything to do."""
+        """Return the values unchanged: only vmap has samples to separate."""
         return values
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Nothing is kept: draws have no gradient."""
+        """Save nothing: draws have no gradient."""
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None]:
-        """Draws have no gradient."""
+        """Return None: draws have no gradient."""
         return None, None
 
     @staticmethod
@@ -101,4 +101,4 @@ class _InFront(torch.autograd.Function):
         info: Any, in_dims: Sequence[int | None], marker: Tensor, values: Tensor
     ) -> tuple[Tensor, int]:
         """The first axis is that of the samples."""
-        return values.view_as(values), 0  # torch would take the input itself for what it was
+        return values.view_as(values), 0  # torch would treat the input itself as unbatched

@@ -1,4 +1,4 @@
-"""Choices that have a gradient (Jang, Gu and Poole 2017; Maddison, Mnih and Teh 2017)."""
+"""Random choices with a gradient (Jang, Gu and Poole 2017; Maddison, Mnih and Teh 2017)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hpcsamp.weights.routing.numbers import Exponential
 def gumbel_softmax(
     now: Now, logits: Any, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1
 ) -> Any:
-    """``softmax((logits + g) / tau)`` with Gumbel noise ``g``, or the largest of it as 0 and 1."""
+    """``softmax((logits + g) / tau)`` with Gumbel noise ``g``, or its largest entry as one-hot."""
     clocks = now.draw("gumbel_softmax", logits.shape, Exponential(logits.dtype))
     soft = ((logits - clocks.log()) / tau).softmax(dim)
     if not hard:

@@ -1,4 +1,4 @@
-"""Calls that a module makes, sent to functions that know about samples and items."""
+"""Intercept calls that a module makes and route them to functions that handle samples."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from hpcsamp.weights.routing.now import Now, Route
 
 
 class Routing(TorchFunctionMode):
-    """Within the block, calls of some functions go where a table says.
+    """Context in which calls of some functions are routed according to a table.
 
     Parameters
     ----------
     now
         The pass.
     routes
-        A route by function. A pass in which one of them is taken needs this mode in every form.
+        Routes by function. A pass that takes one of them needs this mode in every form.
     others
         Routes that only this form of pass needs.
     """
@@ -51,13 +51,13 @@ class Routing(TorchFunctionMode):
         recomputation.end()
 
     def _note(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """Packed sequences tell whose the rows are, the functions that layers call do not."""
+        """Keep packed sequences, because functions called by layers do not get their rows."""
         for value in inputs:
             if isinstance(value, PackedSequence):
                 self._now.packed = value
 
     def _as_it_is(self) -> Callable[[], Routing]:
-        """What draws on from here, as often as it is made."""
+        """Return a function that makes contexts which continue the draws from here."""
         now = replace(self._now)
         return lambda: Routing(replace(now), self._routes, self._others)
 

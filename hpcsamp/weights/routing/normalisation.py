@@ -1,9 +1,9 @@
-"""Batch normalisation: of each sample by itself, over the whole batch of a step.
+"""Batch normalisation of each sample over the whole batch of a step.
 
-Found by the calls a module makes (:func:`torch.nn.functional.batch_norm`, ``torch.batch_norm``, and
-instance normalisation that keeps running statistics), whatever the class of its layers. Forward and
-backward exchange sums over the data group, so that a batch in several parts is one batch. Trial
-passes take the statistics of their own items and exchange nothing.
+It is recognised by the calls a module makes (:func:`torch.nn.functional.batch_norm`,
+``torch.batch_norm``, and instance normalisation with running statistics), whatever the class of its
+layers. Forward and backward pass exchange sums over the data group, so that a batch in several
+parts is one batch. Trial passes use the statistics of their own items and exchange nothing.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ def batch_norm(
     if not training or carry is None:
         return NotImplemented
     over = now.normalises(input.shape)
-    if over is None:  # it is being found out
+    if over is None:  # the pass is a probe
         y = by_moments(input[None], moments(input[None]), eps)[0]
         return scaled_channels(now, y, weight, bias)
-    if not over or carry.prediction:  # where items depend on each other is observed in prediction
+    if not over or carry.prediction:  # coupling of items in prediction is checked by observation
         return NotImplemented
     kept = running_mean is not None and running_var is not None
     if carry.state.norm == "frozen" and kept:
@@ -99,7 +99,7 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Any:
-    """Instance normalisation that keeps running statistics, the mean of those of the items."""
+    """Instance normalisation with running statistics, the mean over items of their statistics."""
     carry = now.carry
     if not use_input_stats and (names := _estimated_names(now, running_mean, running_var)):
         of_samples(now, partial(_noted_of_items, now, names, momentum), input.detach())
@@ -122,18 +122,18 @@ def _torch_instance_norm(
     return instance_norm(now, input, mean, variance, weight, bias, *others)
 
 
-# Of k samples ------------------------------------------------------------------------------------
+# Normalisation of k samples -----------------------------------------------------------------------
 
 
 class _By(NamedTuple):
-    """By which statistics a call normalises: those of its own items, or others."""
+    """The statistics that a call normalises by: those of its own items, or others."""
 
     found: Moments
     own: bool
     group: Group | None = None
 
     def __call__(self, x: Tensor, eps: float) -> Tensor:
-        """``(k, B, C, ...)`` normalised numbers."""
+        """Normalise ``(k, B, C, ...)`` numbers."""
         if self.own:
             return by_own_batch(x, eps)
         if self.group is not None:
@@ -142,7 +142,7 @@ class _By(NamedTuple):
 
 
 def _for_itself(now: Now) -> bool:
-    """Whether the next call normalises by the items of this pass alone."""
+    """Whether the next call normalises by the items of this pass only."""
     assert now.carry is not None
     state = now.carry.state
     several = state.group is not None and state.group.size > 1 and not now.carry.trial
@@ -150,7 +150,7 @@ def _for_itself(now: Now) -> bool:
 
 
 def _normalised(now: Now, statistics: Callable[..., _By], eps: float, x: Tensor) -> Tensor:
-    """``(k, B, C, ...)`` normalised numbers, whose statistics are noted."""
+    """Normalise ``(k, B, C, ...)`` numbers, and record their statistics."""
     done = in_one(x, None, None, eps) if _for_itself(now) else None
     if done is None:
         return statistics(x)(x, eps)
@@ -161,9 +161,9 @@ def _normalised(now: Now, statistics: Callable[..., _By], eps: float, x: Tensor)
 def _statistics(
     now: Now, names: list[str], momentum: float, weight: Any, x: Tensor, own: Moments | None = None
 ) -> _By:
-    """Those of ``(k, B, C, ...)`` numbers; notes them for the running statistics.
+    """Statistics of ``(k, B, C, ...)`` numbers, which also advance the running statistics.
 
-    ``own``: the moments of these numbers, where they are known.
+    ``own``: the moments of these numbers, if they are known.
     """
     carry = now.carry
     assert carry is not None
@@ -181,7 +181,7 @@ def _statistics(
     if found.number <= 1 and not carry.trial:
         raise UsageError(
             f"{_whose(now, weight)} normalises over a batch with {found.number:.0f} value for each "
-            f"of its {x.shape[2]} channels; it needs at least 2: a larger data.batch, or "
+            f"of its {x.shape[2]} channels, but needs at least 2: set a larger data.batch, or "
             f'model.batch_norm = "group" or "frozen"'
         )
     if replay is not None:
@@ -193,7 +193,7 @@ def _statistics(
 
 
 def _noted_of_items(now: Now, names: list[str], momentum: float, x: Tensor) -> Tensor:
-    """Notes the mean over the items of their own statistics; returns nothing of use."""
+    """Record the mean over items of their own statistics; the result is not used."""
     variance, mean = torch.var_mean(x.double(), list(range(3, x.dim())))
     if now.carry is not None and now.carry.prediction:
         _add(now, names, (mean.mean(1), variance.mean(1)))
@@ -211,7 +211,7 @@ def _advance(now: Now, names: list[str], found: tuple[Tensor, Tensor], momentum:
 
 
 def _estimated(now: Now, names: list[str], eps: float, x: Tensor) -> Tensor:
-    """``(k, B, C, ...)`` normalised by their batch, whose statistics are added."""
+    """Normalise ``(k, B, C, ...)`` numbers by their batch, and add its statistics."""
     found = moments(x)
     unbiased = found.variance * (found.number / max(found.number - 1, 1))
     _add(now, names, (found.mean, unbiased))
@@ -247,13 +247,13 @@ def _name(now: Now, value: Any) -> str:
     if name is None:
         raise UsageError(
             f"{type(now.put.module).__name__} normalises by running statistics that are not among "
-            f"its buffers, so that no step could keep them; register_buffer makes them its own"
+            f"its buffers, so that no step could keep them; add them by register_buffer"
         )
     return name
 
 
 def _whose(now: Now, *values: Any) -> str:
-    """The layer that calls, as far as its parameters or buffers name it."""
+    """Name of the calling layer, if its parameters or buffers reveal it."""
     assert now.put is not None
     for value in values:
         name = None if value is None else now.put.name_of(value)

@@ -1,4 +1,4 @@
-"""The pass of a module that is under way, as the functions see it that calls are routed to."""
+"""The current pass of a module, as passed to the functions that calls are routed to."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from hpcsamp.weights.routing.forms import Form
 
 
 class Numbers(Protocol):
-    """What is drawn: ``(..., count)`` numbers from ``(...)`` keys of streams; hashable."""
+    """A distribution: draws ``(..., count)`` numbers from ``(...)`` stream keys; hashable."""
 
     def __call__(self, keys: Tensor, count: int) -> Tensor:
-        """Draw."""
+        """Draw the numbers."""
 
 
 class Draws(Protocol):
-    """What answers calls that draw: a plan, or the probe that makes one."""
+    """Answers calls that draw: a plan, or the probe that makes one."""
 
     def draw(
         self, now: Now, name: str, shape: Sequence[int], numbers: Numbers, kept: bool, shared: bool
@@ -42,47 +42,47 @@ class Draws(Protocol):
         """Whether layers may be given packed sequences."""
 
     def mask(self) -> None:
-        """Note that a layer masks something, at whatever rate."""
+        """Record that a layer applies a mask, at whatever rate."""
 
     def normalises(self, at: int, shape: Sequence[int]) -> bool | None:
         """See :meth:`Now.normalises`."""
 
 
 Route = Callable[..., Any]
-"""Called like the function whose calls it takes, with :class:`Now` first.
+"""Called like the function whose calls it replaces, with :class:`Now` first.
 
-It returns ``NotImplemented`` for a call that may go where it was going.
+It returns ``NotImplemented`` for a call that should not be routed.
 """
 
 
 @dataclass
 class Now:
-    """A pass.
+    """The current pass.
 
     Attributes
     ----------
     place
-        Which pass it is; of the ``k`` samples in it alone.
+        Place of the pass, with only the ``k`` samples in it.
     form
-        Where the samples are.
+        Form in which the pass holds its samples.
     items
         ``B``.
     device
-        Of the inputs.
+        Device of the inputs.
     draws
-        What is known of the draws of such a pass (:mod:`.plan`).
+        What is known about the draws of such a pass (:mod:`.plan`).
     calls
-        How many calls have drawn so far.
+        Number of calls that have drawn so far.
     met
-        Whether a call was routed that has to be in every form of pass.
+        Whether a call was routed that must be routed in every form of pass.
     put, carry
-        The module, and the state that the pass begins with and leaves; None where there is none.
+        The module, and the state that the pass starts from and leaves; None where there is none.
     normalising, normalised
-        How many calls of batch normalisation there were so far, and how many were over items.
+        Number of calls of batch normalisation so far, and of those over items.
     packed
-        The packed sequence that a layer was given last.
+        The packed sequence that was last passed to a layer.
     again
-        Makes a block in which calls are routed as in the module: within a route they are not.
+        Returns a context in which calls are routed as in the module; within a route they are not.
     """
 
     place: Place
@@ -109,36 +109,36 @@ class Now:
         kept: bool = False,
         shared: bool = False,
     ) -> Any:
-        """What a call draws, in the form of the pass.
+        """Return what a call draws, in the form of the pass.
 
         Parameters
         ----------
         name
-            Of the function, for messages.
+            Name of the function, for messages.
         shape
-            Of what it draws, as the module sees it.
+            Shape of the draw, as the module sees it.
         numbers
-            What it draws.
+            Distribution of the draw.
         kept
-            Whether nobody will write to what is returned, so that it may be drawn once for several
+            Whether the caller never writes to the result, so that it may be drawn once for several
             passes.
         shared
-            Whether all items and positions have the same numbers: one for each place in the last
+            Whether all items and positions share the same numbers: one for each entry of the last
             axis.
         """
         drawn = self.draws.draw(self, name, slabs.whole(shape), numbers, kept, shared)
         return slabs.cut(drawn)
 
     def normalises(self, shape: Sequence[int]) -> bool | None:
-        """Whether the next call of batch normalisation is over items, with an input of this shape.
+        """Whether the next call of batch normalisation, with this input shape, is over items.
 
-        None while that is being found out.
+        None in a probe, which finds this out.
         """
         at, self.normalising = self.normalising, self.normalising + 1
         return self.draws.normalises(at, shape)
 
     def call_keys(self, call: int, steps: Sequence[int] | None = None) -> Tensor:
-        """``(k,)`` keys of the streams of a call, or ``(steps, k)`` of those of several steps."""
+        """Return ``(k,)`` stream keys of a call, or ``(steps, k)`` for several steps."""
         if steps is not None:
             return branches(sample_keys(self.place, steps, self.device), _one(call, self.device))[
                 ..., 0
@@ -148,7 +148,7 @@ class Now:
         return branches(self._keys, _one(call, self.device))[..., 0]
 
     def item_keys(self, call: int) -> Tensor:
-        """``(k, B)`` keys of the streams of the items in a call."""
+        """Return ``(k, B)`` stream keys of the items in a call."""
         index = self.place.index
         if index is None:
             index = torch.arange(self.items, device=self.device)
@@ -156,7 +156,7 @@ class Now:
 
 
 def sample_keys(place: Place, steps: Sequence[int], device: torch.device) -> Tensor:
-    """``(steps, k)`` keys of the samples of a place at some steps."""
+    """Return ``(steps, k)`` keys of the samples of a place at some steps."""
     purpose = Purpose.PREDICT_MODULE if place.prediction else Purpose.MODULE
     keys = place_keys([name_of(place.seed, purpose, step) for step in steps], device)
     return branches(keys, torch.tensor(list(place.samples), dtype=torch.int64, device=device))

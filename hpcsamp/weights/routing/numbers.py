@@ -1,4 +1,4 @@
-"""What calls draw: numbers of a distribution from keys of streams."""
+"""Distributions that calls draw from: numbers from stream keys."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpcsamp.streams.branches import normal, uniform, words
 
 @dataclass(frozen=True)
 class Uniform:
-    """From ``low`` to below ``high``."""
+    """Uniform from ``low`` to below ``high``."""
 
     dtype: torch.dtype
     low: float = 0.0
@@ -29,7 +29,7 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Normal:
-    """Of mean 0 and standard deviation 1."""
+    """Normal with mean 0 and standard deviation 1."""
 
     dtype: torch.dtype
 
@@ -40,7 +40,7 @@ class Normal:
 
 @dataclass(frozen=True)
 class Exponential:
-    """Of mean 1; never 0."""
+    """Exponential with mean 1; never 0."""
 
     dtype: torch.dtype
 
@@ -60,7 +60,7 @@ class Exponential:
 
 @dataclass(frozen=True)
 class Whole:
-    """Whole numbers from ``low`` to below ``high``, all equally likely (but for 2**-63 of it)."""
+    """Integers from ``low`` to below ``high`` with equal probability (up to 2**-63)."""
 
     dtype: torch.dtype
     low: int
@@ -74,9 +74,9 @@ class Whole:
 
 @dataclass(frozen=True)
 class Permutation:
-    """The numbers from 0 to below ``count`` in another order."""
+    """A random permutation of the numbers from 0 to below ``count``."""
 
-    #: They are no numbers of single items.
+    #: The numbers do not belong to single items.
     together: ClassVar[bool] = True
     dtype: torch.dtype
 

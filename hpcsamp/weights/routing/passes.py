@@ -1,4 +1,4 @@
-"""Passes of a module whose calls are routed, and the probe that finds out which have to be."""
+"""Passes of a module with routed calls, and the probe that finds out which calls need routing."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 
 def routed(chunk: Chunk, form: Form, vmap: bool = False) -> Any:
-    """A block in which calls of a chunk's module are routed, where they have to be.
+    """Return a context in which calls of a chunk's module are routed, if they need to be.
 
-    ``vmap``: whether the routes of :data:`.table.OF_VMAP` are on, too.
+    ``vmap``: whether the routes of :data:`.table.OF_VMAP` are used, too.
     """
     others, carry = OF_VMAP if vmap else {}, _carried(chunk, range(chunk.samples))
     if chunk.place is None or chunk.plan is None or not chunk.plan.needed:
@@ -43,7 +43,7 @@ def routed(chunk: Chunk, form: Form, vmap: bool = False) -> Any:
 
 
 class _Both:
-    """Two blocks, one within the other."""
+    """Two nested contexts."""
 
     def __init__(self, outer: Any, inner: Any) -> None:
         self._outer, self._inner = outer, inner
@@ -58,12 +58,12 @@ class _Both:
 
 
 def alone(chunk: Chunk, row: int, x: Any) -> Any:
-    """The outputs of one sample of a chunk, whose values are in the module.
+    """Return the outputs of one sample of a chunk, whose values are in the module.
 
     Raises
     ------
     UsageError
-        For a module that draws otherwise each time it is called with the same draws.
+        If the module draws differently when it is called again with the same draws.
     """
     plan, place = chunk.plan, chunk.place
     if place is None or plan is None or not plan.needed:
@@ -71,7 +71,7 @@ def alone(chunk: Chunk, row: int, x: Any) -> Any:
             return chunk.call(x)
     place = place.some([row])
     for own in (plan, None):
-        # a layer that is left out by chance makes a pass with other calls: it is looked at itself
+        # a layer that is skipped at random makes a pass with other calls: probe this pass again
         now = Now(
             place,
             Alone(),
@@ -86,13 +86,13 @@ def alone(chunk: Chunk, row: int, x: Any) -> Any:
         except OtherCallsError as e:
             error = e
     raise UsageError(
-        f"{type(chunk.put.module).__name__} draws by itself, and not the same for the same sample "
-        f"({error}); its forward pass must make the same calls for any items"
+        f"{type(chunk.put.module).__name__} draws random numbers, but not the same for the same "
+        f"sample ({error}); its forward pass must make the same calls for any items"
     ) from error
 
 
 def _carried(chunk: Chunk, rows: Sequence[int]) -> Carry | None:
-    """What a pass over some samples of a chunk carries; None where there is no state."""
+    """Return the carry of a pass over some samples of a chunk; None if there is no state."""
     state, plan = chunk.put.state, chunk.plan
     if chunk.place is None or state is None:
         return None
@@ -110,14 +110,14 @@ def known_plan(
     stacked: bool,
     place: Place | None,
 ) -> Plan | None:
-    """What is known of the draws of a module, found by a probe if nothing is.
+    """Return what is known about the draws of a module; probe it if nothing is.
 
     The arguments are those of a :class:`~hpcsamp.weights.strategies.chunk.Chunk`.
 
     Raises
     ------
     UsageError
-        Naming a layer whose draws have no meaning for a batch of items.
+        For a layer whose draws are not defined for a batch of items; the message names it.
     """
     if place is None:
         return None
@@ -140,23 +140,23 @@ def known_plan(
 def probed(
     module: nn.Module, call: Callable[[Any], Any], place: Place, x: Any, put: Put | None = None
 ) -> Plan:
-    """What a module draws in a pass, from passes with two and with three of some items.
+    """Return what a module draws in a pass, by passes with two and with three of some items.
 
     Parameters
     ----------
     module, call
-        The module, and what evaluates it as it is.
+        The module, and a function that evaluates it.
     place
-        Of a single sample.
+        Place of a single sample.
     x
         ``(B, ...)`` inputs.
     put
-        Of the module, if it may keep state.
+        Put of the module, if it may keep state.
 
     Raises
     ------
     UsageError
-        Naming a layer whose draws have no meaning for a batch of items.
+        For a layer whose draws are not defined for a batch of items; the message names it.
     """
     place = replace(place, trial=True, index=None)
 
@@ -184,11 +184,11 @@ def probed(
     except UsageError:
         raise
     except Exception as e:
-        whole, met = probe(x)  # raises what is wrong with any number of items
+        whole, met = probe(x)  # raises errors that do not depend on the number of items
         if whole.seen:
             raise UsageError(
-                f"{type(module).__name__} draws by itself, and takes {len(x)} items and not 2 or"
-                f" 3 ({str(e).splitlines()[0]:.120})"
+                f"{type(module).__name__} draws random numbers, and takes {len(x)} items and not 2 "
+                f"or 3 ({str(e).splitlines()[0]:.120})"
             ) from e
         return Plan((), met, frozenset(whole.masking), packs=packs)
     calls: tuple[Call, ...] = compared(two, three) if two.seen or three.seen else ()
@@ -196,7 +196,7 @@ def probed(
 
 
 def _some(x: Any, count: int) -> Any:
-    """The first items, over and over if there are fewer."""
+    """The first items, repeated if there are fewer."""
 
     def of(t: Tensor) -> Tensor:
         if not len(t):
@@ -208,13 +208,13 @@ def _some(x: Any, count: int) -> Any:
 
 @contextmanager
 def _buffers_kept(module: nn.Module) -> Iterator[None]:
-    """Put back the values of buffers that are written to within the block."""
+    """Context that restores the values of buffers that are written to within it."""
     before = [(b, b._version, b.clone()) for b in module.buffers() if not b.is_inference()]
     try:
         yield
     finally:
         for buffer, version, value in before:
-            # torch's batch normalisation writes without counting it
+            # torch's batch normalisation writes without increasing the version
             if buffer._version != version or not torch.equal(buffer, value):
                 buffer.copy_(value)
 

@@ -1,8 +1,8 @@
-"""What a module draws by itself in a pass, found by passes with two and with three items.
+"""Find out what a module draws in a pass, by passes with two and with three items.
 
-No list says where the items are in what a module draws. The shapes of the same call for two and for
-three items show it: ``(B, T, d)``, ``(T, B, d)``, ``(B * heads, T, T)``, or no axis of items, then
-the draw is one for all items.
+There is no list of where the items are in what a module draws. The shapes of the same call for two
+and for three items show it: ``(B, T, d)``, ``(T, B, d)``, ``(B * heads, T, T)``, or no axis of
+items; then the draw is shared by all items.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from hpcsamp.weights.layers import Layer
 from hpcsamp.weights.routing.batches import Normalised
 from hpcsamp.weights.routing.now import Now, Numbers
 
-#: Numbers that are drawn ahead at most, as a step of a small network is soon over; and kept.
+#: Largest amount of numbers drawn ahead, because steps of a small network are short; and kept.
 AHEAD, KEPT = 1 << 18, 1 << 22
-#: Steps that are drawn for at once, at most.
+#: Largest number of steps that are drawn at once.
 STEPS = 64
 
 
 class OtherCallsError(Exception):
-    """A pass draws otherwise than its plan has it."""
+    """A pass draws differently from its plan."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Call:
     Attributes
     ----------
     name
-        Of the function.
+        Name of the function.
     axis
-        Where its items are; None for a draw without items.
+        Axis of the items; None for a draw without items.
     shape
-        Of what it draws for one item: the axis of the items is one of an item's rows.
+        Shape of the draw for one item: the axis of the items has the rows of one item.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Call:
         Raises
         ------
         OtherCallsError
-            If it is not the shape of such a call.
+            If a call of this plan cannot have the shape.
         """
         if self.axis is None:
             if tuple(shape) == self.shape:
@@ -67,7 +67,7 @@ class Call:
         raise OtherCallsError(f"{self.name} of shape {tuple(shape)}")
 
     def spread(self, values: Tensor) -> Tensor:
-        """``(k, *shape)`` from ``(k, B, numbers of an item)``."""
+        """Return ``(k, *shape)`` from ``(k, B, numbers of an item)``."""
         assert self.axis is not None
         values = shaped(values, self.shape)
         return values.movedim(1, self.axis + 1).flatten(self.axis + 1, self.axis + 2)
@@ -80,15 +80,15 @@ class Plan:
     Attributes
     ----------
     calls
-        What is known of them.
+        The calls.
     needed
-        Whether calls have to be routed at all.
+        Whether calls need to be routed at all.
     masking
-        Names of the layers that mask something.
+        Names of the layers that apply masks.
     norms
-        The calls of batch normalisation; None where all are taken for calls over items.
+        The calls of batch normalisation; None if all are treated as calls over items.
     packs
-        Whether layers are given packed sequences.
+        Whether layers receive packed sequences.
     """
 
     calls: tuple[Call, ...]
@@ -129,10 +129,10 @@ class Plan:
     def _shared(
         self, now: Now, at: int, call: Call, folded: bool, numbers: Numbers, kept: bool
     ) -> Any:
-        """Numbers for each place in the last axis, the same for all items and positions."""
+        """Return numbers for each entry of the last axis, shared by all items and positions."""
         own = (*[1] * (len(call.shape) - 1), *call.shape[-1:])
         values = self._once(now, at, own, numbers, kept)
-        if kept:  # nobody looks at its shape
+        if kept:  # callers do not read its shape
             return now.form.without_items(values)
         a, whole = call.axis, list(call.shape)
         if a is not None:
@@ -145,7 +145,7 @@ class Plan:
     def _once(
         self, now: Now, at: int, shape: Sequence[int], numbers: Numbers, kept: bool
     ) -> Tensor:
-        """``(k, *shape)`` numbers without items, of as many steps at once as it pays to draw."""
+        """Return ``(k, *shape)`` numbers without items, drawn ahead for several steps if kept."""
         count, place = math.prod(shape), now.place
         size = count * len(place.samples)
         if not kept or size > AHEAD:
@@ -168,16 +168,16 @@ class Plan:
 
 @dataclass
 class Probe:
-    """Notes the calls that draw in a pass; every draw in it is one for all items.
+    """Records the calls that draw in a pass; every draw in it is shared by all items.
 
     Attributes
     ----------
     layers
-        Those that are being evaluated, the innermost last.
+        Layers that are being evaluated, the innermost last.
     seen
-        Function, shape and layer of each call, and whether its numbers are of no single item.
+        Function, shape and layer of each call, and whether its numbers belong to no single item.
     masking
-        Names of the layers that mask something.
+        Names of the layers that apply masks.
     norms
         Shape and layer of each call of batch normalisation.
     """
@@ -208,23 +208,23 @@ class Probe:
 
 
 def shaped(values: Tensor, shape: Sequence[int]) -> Tensor:
-    """``(..., *shape)`` of ``(..., n)``."""
+    """Reshape ``(..., n)`` to ``(..., *shape)``."""
     return values.reshape(*values.shape[:-1], *shape)
 
 
 def compared(two: Probe, three: Probe) -> tuple[Call, ...]:
-    """The calls of a pass, from passes with two and with three items.
+    """Return the calls of a pass, from probes with two and with three items.
 
     Raises
     ------
     UsageError
-        Naming a layer whose draws follow the items in no way that has a meaning.
+        If the draws of a layer have no defined relation to items; the message names the layer.
     """
     names = [[name for name, *_ in probe.seen] for probe in (two, three)]
     if names[0] != names[1]:
         raise UsageError(
             f"the module draws {len(names[0])} times for 2 items and {len(names[1])} times for 3 "
-            f"({', '.join(names[1][:4])}); what it draws must not depend on the other items"
+            f"({', '.join(names[1][:4])}); its draws must not depend on the other items"
         )
     pairs = zip(two.seen, three.seen, strict=True)
     return tuple(_call(*a, b[1]) for a, b in pairs)

@@ -1,4 +1,4 @@
-"""Random tensors that a module makes, and tensors that it fills with random numbers."""
+"""Random tensors that a module creates, and tensors that it fills with random numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpcsamp.weights.routing.forms import Alone
 from hpcsamp.weights.routing.now import Now, Numbers, Route
 from hpcsamp.weights.routing.numbers import Exponential, Normal, Permutation, Uniform, Whole
 
-#: Arguments with which a call goes where it was going: an observer judges what it does there.
+#: Arguments with which a call is not routed: observation then checks what it does.
 OTHER = ("generator", "out", "names")
 KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -32,7 +32,7 @@ def _other(named: dict[str, Any]) -> bool:
 
 
 def _made(name: str, numbers: Callable[[torch.dtype], Numbers]) -> Route:
-    """``rand(*size)`` and its like."""
+    """``rand(*size)`` and similar functions."""
 
     def route(now: Now, *size: Any, dtype: Any = None, device: Any = None, **named: Any) -> Any:
         dtype = torch.get_default_dtype() if dtype is None else dtype
@@ -47,7 +47,7 @@ def _made(name: str, numbers: Callable[[torch.dtype], Numbers]) -> Route:
 
 
 def _like(name: str, numbers: Callable[[torch.dtype], Numbers]) -> Route:
-    """``rand_like(x)`` and its like."""
+    """``rand_like(x)`` and similar functions."""
 
     def route(now: Now, input: Any, *, dtype: Any = None, device: Any = None, **named: Any) -> Any:
         dtype = input.dtype if dtype is None else dtype
@@ -110,7 +110,7 @@ def normal(
 
 
 def bernoulli(now: Now, input: Any, p: Any = None, **named: Any) -> Any:
-    """1 with the chance that ``input`` (or ``p``) has, else 0."""
+    """1 with the probability given by ``input`` (or ``p``), else 0."""
     if _other(named):
         return NotImplemented
     chance = input if p is None else p
@@ -130,7 +130,7 @@ def _chances(now: Now, name: str, like: Any) -> Any:
 def multinomial(
     now: Now, input: Any, num_samples: int, replacement: bool = False, **named: Any
 ) -> Any:
-    """Places in the last axis, by their weights."""
+    """Indices into the last axis, drawn by their weights."""
     if _other(named) or input.dtype not in KINDS:
         return NotImplemented
     wide = torch.float64
@@ -151,11 +151,11 @@ def multinomial(
 
 
 def _into(now: Now, target: Any, values: Any) -> Any:
-    """Values in the place of a tensor's, where it has room for those of all samples.
+    """Write values into a tensor, if it has room for those of all samples.
 
-    Where it has none the values are returned alone, as callers mostly go on with what such a method
-    returns; the tensor itself becomes unusable, so that a pass in which somebody uses it is found
-    to be wrong before it is admitted.
+    If it has no room, the values are only returned, because callers mostly continue with the result
+    of such a method; the tensor itself becomes unusable, so that a pass that reads it is rejected
+    when the strategy is tried.
     """
     if not isinstance(target, Tensor):
         return values.to(target.dtype)
@@ -169,7 +169,7 @@ def _into(now: Now, target: Any, values: Any) -> Any:
 
 
 def bernoulli_(now: Now, target: Any, p: Any = 0.5, **named: Any) -> Any:
-    """1 with the chance ``p``, else 0."""
+    """1 with probability ``p``, else 0."""
     if _other(named):
         return NotImplemented
     return _into(now, target, (_chances(now, "bernoulli_", target) < p).to(target.dtype))
@@ -184,7 +184,7 @@ def normal_(now: Now, target: Any, mean: float = 0.0, std: float = 1.0, **named:
 
 
 def uniform_(now: Now, target: Any, *bounds: float, **named: Any) -> Any:
-    """Numbers from a bound to another."""
+    """Uniform numbers between two bounds."""
     if _other(named) or target.dtype not in KINDS:
         return NotImplemented
     low = named.get("from", named.get("a", bounds[0] if bounds else 0.0))
@@ -194,7 +194,7 @@ def uniform_(now: Now, target: Any, *bounds: float, **named: Any) -> Any:
 
 
 def exponential_(now: Now, target: Any, lambd: float = 1.0, **named: Any) -> Any:
-    """Exponential numbers of some rate."""
+    """Exponential numbers with a rate."""
     if _other(named) or target.dtype not in KINDS:
         return NotImplemented
     numbers = Exponential(target.dtype)
@@ -211,7 +211,7 @@ def log_normal_(now: Now, target: Any, mean: float = 1.0, std: float = 2.0, **na
 
 
 def random_(now: Now, target: Any, *bounds: int, **named: Any) -> Any:
-    """Whole numbers from a bound to below another."""
+    """Integers from a bound to below another."""
     bounds = (*bounds, *[named[n] for n in ("from", "to") if n in named])
     if _other(named) or not bounds:
         return NotImplemented

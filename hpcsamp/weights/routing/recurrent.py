@@ -1,8 +1,8 @@
 """Dropout between the layers of LSTM, GRU and plain recurrent networks.
 
-torch draws it within one function for all layers. Here each layer is a call of its own, and what
-goes from one to the next passes a mask. Of packed sequences the mask of a row is named by its item
-and its time step, whatever the other sequences of the batch are.
+torch draws it within one function for all layers. Here each layer is a call of its own, and its
+outputs are masked before the next one. For packed sequences, the mask of a row is identified by its
+item and its time step, whatever the other sequences of the batch are.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _layers(function: Any) -> Route:
 
 @dataclass(frozen=True)
 class _Keys:
-    """Keys of streams, as what is drawn."""
+    """Draws the stream keys themselves."""
 
     def __call__(self, keys: Tensor, count: int) -> Tensor:
         """See :class:`~hpcsamp.weights.routing.now.Numbers`."""
@@ -59,13 +59,14 @@ class _Keys:
 
 
 def _packed(now: Now, x: Tensor, sizes: Tensor, rate: float) -> Tensor:
-    """``(rows, features)`` of packed sequences with a mask, ``sizes`` of them at each time step."""
+    """Mask ``(rows, features)`` of packed sequences, with ``sizes`` rows at each time step."""
     if not isinstance(now.form, Alone):
         raise NotPossibleError("dropout between recurrent layers of packed sequences")
     if now.packed is None or now.packed.batch_sizes is not sizes:
         raise UsageError(
-            "dropout between recurrent layers of packed sequences that no layer was given, so that "
-            "the item of a row is not known; give a layer the packed sequence, or a rate of 0"
+            "dropout between recurrent layers of packed sequences that were not passed to a layer, "
+            "so that the item of a row is unknown; pass the packed sequence to a layer, or set a "
+            "rate of 0"
         )
     level, shared = rate_of(now, rate)
     if level == 0 or not x.numel():

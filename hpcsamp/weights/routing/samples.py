@@ -1,4 +1,4 @@
-"""Functions of ``k`` samples, applied to a tensor of a pass in whatever form the pass has."""
+"""Apply functions of ``k`` samples to a tensor of a pass, in any form of pass."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hpcsamp.weights.strategies.chunk import NotPossibleError
 
 
 def of_samples(now: Now, function: Callable[[Tensor], Tensor], x: Any) -> Any:
-    """A function of ``(k, B, ...)`` numbers of a tensor of the pass, in the form of the pass."""
+    """Apply a function of ``(k, B, ...)`` numbers to a tensor, in the form of the pass."""
     if is_batchedtensor(x):
         return _Vmapped.apply(x, function)
     if isinstance(now.form, Folded):
@@ -37,21 +37,21 @@ class _Vmapped(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Any, function: Any) -> Any:
-        """Of one sample."""
+        """Apply it to one sample."""
         return function(x[None])[0]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Keep nothing: autograd records what :meth:`vmap` does."""
+        """Save nothing: autograd records the operations of :meth:`vmap`."""
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, x: Tensor, function: Any) -> tuple[Tensor, int]:
-        """Of all samples."""
+        """Apply it to all samples."""
         return function(x.movedim(in_dims[0], 0)), 0
 
 
 def scaled_channels(now: Now, y: Any, weight: Any, bias: Any) -> Any:
-    """``y * weight + bias``, of channels."""
+    """Return ``y * weight + bias`` for channels."""
     if isinstance(now.form, Folded):
         return scaled(now.form.fold, y, of_channels(weight, y), of_channels(bias, y))
     ones = [1] * (y.dim() - 2)

@@ -1,4 +1,4 @@
-"""Draws for a part of what they are for: a rank of the model axis takes its part of the whole."""
+"""Draw for a part of a tensor: a rank of the model axis takes its part of the whole draw."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _part: ContextVar[Part | None] = ContextVar("part of what is drawn for", default
 
 @contextmanager
 def drawn_for(part: Part) -> Iterator[None]:
-    """Within the block a call of the module draws for ``(..., *local)`` of ``(..., *shape)``.
+    """Context in which a call of the module draws for a part ``(..., *local)`` of the whole.
 
-    Its numbers are those that the network in one piece draws there.
+    The numbers are those that the unsplit network draws at these positions.
     """
     token = _part.set(part)
     try:
@@ -26,13 +26,13 @@ def drawn_for(part: Part) -> Iterator[None]:
 
 
 def whole(shape: Sequence[int]) -> Sequence[int]:
-    """The shape to draw for a part of one of this shape."""
+    """Return the shape of the whole draw, for a part of the given shape."""
     part = _part.get()
     return shape if part is None else part.whole_of(shape)
 
 
 def cut(drawn: Any) -> Any:
-    """This rank's part of what was drawn for the whole; axes of length 1 are of all parts."""
+    """Return this rank's part of the whole draw; axes of length 1 belong to all parts."""
     part = _part.get()
     if part is None:
         return drawn

@@ -1,4 +1,4 @@
-"""Which calls are routed; a route is one line in its file."""
+"""Tables of routed calls; a route is one line here and a function in its file."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ ROUTES: dict[Any, Route] = {
     **random.ROUTES,
     **recurrent.ROUTES,
 }
-#: Routes for what ``torch.func.vmap`` has no good rule for.
+#: Routes for functions for which ``torch.func.vmap`` has no good rule.
 OF_VMAP: dict[Any, Route] = {**attention.OF_VMAP, **embedding.OF_VMAP}

@@ -1,4 +1,4 @@
-"""Ways to evaluate a chunk of samples; one file and one line each."""
+"""Strategies to evaluate a chunk of samples; one file and one line each."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from hpcsamp.weights.strategies import batched, loop, vmapped
 from hpcsamp.weights.strategies.chunk import Chunk, NotPossibleError
 
 Pass = Callable[[Chunk], Tensor]
-"""``(k, B, ...)`` outputs of a chunk of samples."""
+"""Returns ``(k, B, ...)`` outputs of a chunk of samples."""
 
-#: Forms of each strategy; the first that gives what the loop gives is taken.
+#: Forms of each strategy; the first one that agrees with the loop is used.
 STRATEGIES: dict[str, tuple[Pass, ...]] = {
     "loop": (loop.run,),
     "vmap": (vmapped.run,),

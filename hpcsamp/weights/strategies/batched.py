@@ -1,8 +1,7 @@
-"""Samples folded into the batch, and one batched product for each layer with sampled weights.
+"""Samples folded into the batch, with one batched product per layer with sampled weights.
 
-Where nothing tells the samples apart before some layer, what lies before it runs once for all of
-them (:func:`late`); if that does not go, as with a residual around the first such layer, inputs are
-folded at once (:func:`early`).
+Layers before the first one with sampled weights run once for all samples (:func:`late`). If that is
+not possible, as with a residual around that layer, inputs are folded at once (:func:`early`).
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from hpcsamp.weights.strategies.chunk import Chunk, NotPossibleError
 
 
 def late(chunk: Chunk) -> Tensor:
-    """``(k, B, ...)`` outputs of a pass in which inputs have no samples."""
+    """Return ``(k, B, ...)`` outputs of a pass in which inputs have no samples."""
     if chunk.stacked:
         raise NotPossibleError("each sample has inputs of its own")
     return _run(chunk, chunk.x, True)
 
 
 def early(chunk: Chunk) -> Tensor:
-    """``(k, B, ...)`` outputs of a pass whose inputs are folded."""
+    """Return ``(k, B, ...)`` outputs of a pass whose inputs are folded."""
     x = chunk.x if chunk.stacked else chunk.x.expand(chunk.samples, *chunk.x.shape)
     return _run(chunk, x.flatten(0, 1), False)
 

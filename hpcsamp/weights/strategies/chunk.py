@@ -1,4 +1,4 @@
-"""A chunk of samples that is to be evaluated: weights, inputs, and the module that takes them."""
+"""A chunk of samples to evaluate: weights, inputs, and the module that uses them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpcsamp.weights.put import Put
 
 
 class NotPossibleError(Exception):
-    """A strategy does not know how to evaluate a module; the message names the operation."""
+    """A strategy does not support a module; the message names the operation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Chunk:
     put
         Puts values into the module.
     call
-        Evaluates the module as it is: ``(B, ...)`` inputs to ``(B, ...)`` outputs.
+        Evaluates the module as it is, from ``(B, ...)`` inputs to ``(B, ...)`` outputs.
     sampled
         ``(k, *shape)`` values by name, one for each sample.
     shared
@@ -35,12 +35,11 @@ class Chunk:
     samples
         ``k``.
     stacked
-        Whether each sample has inputs of its own.
+        Whether each sample has its own inputs.
     place
-        Which pass it is; None where what the module draws by itself is of no concern.
+        Place of the pass; None if the module's own random numbers do not matter.
     plan
-        What the module draws by itself (:mod:`hpcsamp.weights.routing`); None where nothing is
-        routed.
+        The module's own draws (:mod:`hpcsamp.weights.routing`); None if nothing is routed.
     """
 
     put: Put
@@ -59,7 +58,7 @@ class Chunk:
         return self.x.shape[1] if self.stacked else self.x.shape[0]
 
     def some(self, rows: Sequence[int]) -> Chunk:
-        """Some of the samples."""
+        """Return a chunk of some of the samples."""
         at = list(rows)
         return replace(
             self,

@@ -1,4 +1,4 @@
-"""One sample after the other: what every module can do, and what the others are compared with."""
+"""One sample after the other: every module supports it, and other strategies are compared to it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from hpcsamp.weights.strategies.chunk import Chunk
 
 
 def run(chunk: Chunk) -> Tensor:
-    """``(k, B, ...)`` outputs by ``k`` passes."""
+    """Return ``(k, B, ...)`` outputs by ``k`` passes."""
     names = list(chunk.sampled)
-    # unbind, not slices: its backward is one stack, that of k slices k full-size sums; that of a
-    # single sample costs nothing
+    # unbind instead of slices: its backward is one stack, not k sums of full size; for a single
+    # sample it costs nothing
     one = chunk.samples == 1
     rows = [(v.squeeze(0),) if one else v.unbind() for v in chunk.sampled.values()]
     views = chunk.x.unbind() if chunk.stacked else (chunk.x,) * chunk.samples

@@ -1,6 +1,6 @@
 """``torch.func.vmap`` over samples, with attention that stays fused.
 
-What vmap has no good rule for is routed to functions that have one
+Functions for which vmap has no good rule are routed to ones that have a rule
 (:data:`hpcsamp.weights.routing.table.OF_VMAP`). Any other operation without a rule makes the pass
 impossible.
 """
@@ -17,12 +17,12 @@ from hpcsamp.weights.vectorised import vectorised
 
 
 def run(chunk: Chunk) -> Tensor:
-    """``(k, B, ...)`` outputs by one vectorised pass.
+    """Return ``(k, B, ...)`` outputs by one vectorised pass.
 
     Raises
     ------
     NotPossibleError
-        Naming the operation that vmap would loop over.
+        If vmap would loop over an operation; the message names it.
     """
 
     def one(sampled: dict[str, Tensor], x: Tensor, marker: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def run(chunk: Chunk) -> Tensor:
     draws = chunk.plan is not None and chunk.plan.calls
     marker = torch.arange(chunk.samples, device=chunk.x.device)
     axes = (0, 0 if chunk.stacked else None, 0)
-    if not chunk.sampled and not chunk.stacked and not draws:  # nothing tells the samples apart
+    if not chunk.sampled and not chunk.stacked and not draws:  # all samples are equal
         alike = one({}, chunk.x, marker)
         return alike.expand(chunk.samples, *alike.shape)
     y: Tensor = vectorised(one, axes, dict(chunk.sampled), chunk.x, marker)

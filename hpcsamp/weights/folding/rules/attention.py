@@ -14,12 +14,12 @@ from hpcsamp.weights.folding.sampled import Sampled
 
 
 def multi_head(fold: Fold, *args: Any, **named: Any) -> Any:
-    """Multi-head attention, whose products meet the sampled projections."""
+    """Multi-head attention, whose products have rules for sampled projections."""
     return multi_head_attention(*args, **named)
 
 
 def dot_product(fold: Fold, *args: Any, **named: Any) -> Any:
-    """Scaled-dot-product attention, sampled arguments repeated for each item."""
+    """Scaled-dot-product attention; sampled arguments are repeated for each item."""
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
     named = dict(zip(names, args, strict=False)) | named
     inputs = [named[name] for name in names[:3]]
@@ -39,7 +39,7 @@ def _folded(fold: Fold, x: Tensor) -> bool:
 
 
 def _repeated(value: Sampled, rows: int, axes: int) -> Tensor:
-    """``(rows, ...)`` with a sampled value in each of its sample's rows."""
+    """Return ``(rows, ...)`` with a sampled value in each of its sample's rows."""
     whole = value.value
     k, short = len(whole), axes - value.dim()
     whole = whole.view(k, *[1] * short, *value.shape)

@@ -1,4 +1,4 @@
-"""Operations that broadcast and work element by element: the samples are one more axis."""
+"""Operations that broadcast and work element by element: samples are an additional axis."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _OPERATORS = {"__iadd__": "add", "__isub__": "sub", "__imul__": "mul", "__itrued
 
 
 def is_elementwise(function: Any) -> bool:
-    """Whether a function of torch works element by element, judged by its name."""
+    """Whether a function of torch works element by element, by its name."""
     name = getattr(function, "__name__", "")
     return name in NAMES or _without_place(name) is not None
 
 
 def _without_place(name: str) -> str | None:
-    """The function that writes to a new tensor, of one that writes to its first argument."""
+    """Name of the out-of-place variant of a function that writes to its first argument."""
     if name in _OPERATORS:
         return _OPERATORS[name]
     own = name.removesuffix("_")
@@ -43,7 +43,7 @@ def _without_place(name: str) -> str | None:
 
 
 def elementwise(fold: Fold, function: Any, args: Any, kwargs: Any) -> Any:
-    """The function of all samples at once, axes of length 1 where samples have fewer of them."""
+    """Apply the function to all samples at once, with axes of length 1 where samples have fewer."""
     tensors = [t for t in (*args, *kwargs.values()) if isinstance(t, (Tensor, Sampled))]
     axes = max(t.dim() for t in tensors)
     axis: int | None = None
@@ -66,14 +66,14 @@ def elementwise(fold: Fold, function: Any, args: Any, kwargs: Any) -> Any:
     args = [aligned(t) for t in args]
     kwargs = {name: aligned(t) for name, t in kwargs.items()}
     other = _without_place(getattr(function, "__name__", ""))
-    if other is not None and axis is not None:  # where samples come in there is no place for them
+    if other is not None and axis is not None:  # the tensor has no room for the samples
         function = getattr(Tensor, other)
     y = function(*args, **kwargs)
     return Sampled(y, fold) if axis is None else fold.into(y, axis)
 
 
 def scaled(fold: Fold, y: Tensor, weight: Any, bias: Any) -> Tensor:
-    """``y * weight + bias`` in the type of ``y``; None for a factor or a summand that is none."""
+    """Return ``y * weight + bias`` in the type of ``y``; either may be None."""
     z: Any = y
     if weight is not None:
         z = elementwise(fold, Tensor.mul, (z, weight), {})

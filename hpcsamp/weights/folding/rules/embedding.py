@@ -1,4 +1,4 @@
-"""Embeddings with sampled tables: one table of all samples, and ids that point into their part."""
+"""Embeddings with sampled tables: one table of all samples, with ids shifted to each part."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def embedding(
     *others: Any,
     **named: Any,
 ) -> Any:
-    """``W_s[ids]``."""
+    """Return ``W_s[ids]``."""
     if type(weight) is not Sampled or not isinstance(ids, Tensor):
         return NotImplemented
     if max_norm is not None:

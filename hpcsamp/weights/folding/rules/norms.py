@@ -23,7 +23,7 @@ def layer_norm(
     bias: Any = None,
     eps: float = 1e-5,
 ) -> Any:
-    """Layer norm over the last axes."""
+    """Layer normalisation over the last axes."""
     if not isinstance(x, Tensor):
         return NotImplemented
     return scaled(fold, F.layer_norm(x, normalized_shape, eps=eps), weight, bias)
@@ -36,7 +36,7 @@ def rms_norm(
     weight: Any = None,
     eps: float | None = None,
 ) -> Any:
-    """Root-mean-square norm over the last axes."""
+    """Root-mean-square normalisation over the last axes."""
     if not isinstance(x, Tensor):
         return NotImplemented
     return scaled(fold, F.rms_norm(x, normalized_shape, eps=eps), weight, None)
@@ -45,7 +45,7 @@ def rms_norm(
 def group_norm(
     fold: Fold, x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Any:
-    """Group norm over groups of channels."""
+    """Group normalisation over groups of channels."""
     if not isinstance(x, Tensor):
         return NotImplemented
     y = F.group_norm(x, num_groups, eps=eps)
@@ -63,9 +63,9 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Any:
-    """Batch norm in evaluation mode, with statistics that are the same for all samples.
+    """Batch normalisation in evaluation mode, with the same statistics for all samples.
 
-    Of weights (weight standardisation) also by their own statistics.
+    For weights (weight standardisation) also by their own statistics.
     """
     if type(x) is Sampled and training and running_mean is None and running_var is None:
         normed: Any = Sampled(by_own_batch(x.value, eps), fold)
@@ -78,7 +78,7 @@ def batch_norm(
 
 
 def weight_norm(fold: Fold, v: Any, g: Any, dim: int = 0) -> Any:
-    """``g v / |v|``, norms over all axes but one."""
+    """Weight normalisation ``g v / |v|``, with norms over all axes but one."""
     if type(v) is not Sampled or type(g) is not Sampled:
         return NotImplemented
     others = [axis + 1 for axis in range(v.dim()) if axis != dim % v.dim()]
@@ -87,7 +87,7 @@ def weight_norm(fold: Fold, v: Any, g: Any, dim: int = 0) -> Any:
 
 
 def of_channels(value: Any, x: Tensor | Sampled) -> Any:
-    """``(C, 1, ...)``, to scale the second axis."""
+    """Reshape to ``(C, 1, ...)``, to scale the second axis."""
     ones = [1] * (x.dim() - 2)
     if type(value) is Sampled:
         return Sampled(value.value.view(*value.value.shape, *ones), value.fold)

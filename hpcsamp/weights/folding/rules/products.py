@@ -1,4 +1,4 @@
-"""Products with sampled weights: one batched product over samples, convolutions by groups."""
+"""Products with sampled weights: one batched product over samples; convolutions by groups."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hpcsamp.weights.folding.sampled import Sampled
 
 
 def linear(fold: Fold, x: Any, weight: Any, bias: Any = None) -> Any:
-    """``x W_s^T + b_s``."""
+    """Return ``x W_s^T + b_s``."""
     if type(weight) is not Sampled:
         y = F.linear(x, weight) if isinstance(x, Tensor) else x @ weight.T
         return elementwise(fold, Tensor.add, (y, bias), {})
@@ -25,14 +25,14 @@ def linear(fold: Fold, x: Any, weight: Any, bias: Any = None) -> Any:
 
 
 def matmul(fold: Fold, x: Any, weight: Any) -> Any:
-    """``x W_s`` with matrices ``W_s``."""
+    """Return ``x W_s`` with matrices ``W_s``."""
     if type(weight) is not Sampled or weight.dim() != 2:
         return NotImplemented
     return _product(fold, x, weight.value, None)
 
 
 def _product(fold: Fold, x: Any, weight: Tensor, bias: Any) -> Any:
-    """``(..., in)`` times ``(k, in, out)``."""
+    """Multiply ``(..., in)`` by ``(k, in, out)``."""
     if not isinstance(x, Tensor) or x.dim() < 2:
         return NotImplemented
     rows, k, features = fold.rows(x), fold.samples, x.shape[-1]
@@ -57,7 +57,7 @@ def _product(fold: Fold, x: Any, weight: Tensor, bias: Any) -> Any:
 
 def _convolution(function: Any, transposed: bool) -> Callable[..., Any]:
     def rule(fold: Fold, x: Any, weight: Any, bias: Any = None, *others: Any, **named: Any) -> Any:
-        """All samples as groups of channels; of inputs without samples one convolution."""
+        """Convolve all samples as groups of channels; inputs without samples in one convolution."""
         own_order = "stride padding output_padding groups dilation"
         names = own_order if transposed else "stride padding dilation groups"
         named = dict(zip(names.split(), others, strict=False)) | named

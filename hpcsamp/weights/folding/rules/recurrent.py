@@ -1,7 +1,7 @@
-"""Recurrent layers with sampled weights: the steps of a sequence in a loop, samples at once.
+"""Recurrent layers with sampled weights: a loop over time steps, all samples at once.
 
-torch's own kernels take one set of weights. A cell written out costs more for one sample; for
-several of them it saves as many calls of every operation.
+torch's own kernels take one set of weights. An explicit cell is slower for one sample; for several
+samples it saves as many calls of every operation.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hpcsamp.weights.folding.sampled import Sampled
 State = tuple[Tensor, ...]
 """``(k, B, H)`` hidden state, and the cell state of an LSTM."""
 Cell = Callable[[Tensor, State, Tensor, Tensor | None], State]
-"""The next state from projected inputs, the state, and the recurrent weights and biases."""
+"""Returns the next state from projected inputs, the state, and recurrent weights and biases."""
 
 
 def _lstm(inputs: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
@@ -57,7 +57,7 @@ def _layers(cell: Cell, states: int) -> Callable[..., Any]:
         bidirectional: bool = False,
         batch_first: bool = False,
     ) -> Any:
-        """Layers of cells, see ``torch.nn.LSTM``; not of packed sequences."""
+        """Layers of cells, see ``torch.nn.LSTM``; packed sequences are not supported."""
         whole = start if isinstance(start, (tuple, list)) else (start,)
         ways, each = 2 if bidirectional else 1, 4 if biased else 2
         if not isinstance(weights, (tuple, list)) or len(weights) != layers * ways * each:
@@ -92,7 +92,7 @@ def _layers(cell: Cell, states: int) -> Callable[..., Any]:
 def _one_way(
     cell: Cell, x: Tensor, state: State, own: Sequence[Tensor], backwards: bool
 ) -> tuple[Tensor, State]:
-    """``(k, T, B, H)`` outputs of a layer in one direction, and its last state."""
+    """Return the ``(k, T, B, H)`` outputs of a layer in one direction, and its last state."""
     weight, recurrent, *biases = own
     bias, recurrent_bias = biases or (None, None)
     projected = _product(x.flatten(1, 2), weight, bias).unflatten(1, x.shape[1:3]).unbind(1)
@@ -104,7 +104,7 @@ def _one_way(
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``(k, B, out)`` of ``(k, B, in)``, with weights ``(k, out, in)``."""
+    """Multiply ``(k, B, in)`` by weights ``(k, out, in)``; returns ``(k, B, out)``."""
     return x @ weight.mT if bias is None else torch.baddbmm(bias[:, None], x, weight.mT)
 
 
@@ -116,7 +116,7 @@ def _of_samples(weight: Any, count: int) -> Tensor:
 
 
 def _rows(fold: Fold, x: Tensor, axis: int) -> Rows | None:
-    """Where the layer has its batch, whatever the sizes of the other axes are."""
+    """Position of the layer's batch, regardless of the sizes of other axes."""
     if x.dim() != 3:
         return None
     count = x.shape[axis]

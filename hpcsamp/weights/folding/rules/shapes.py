@@ -1,4 +1,4 @@
-"""Shapes of sampled values: one row for each item, parts of them, and joining them to items."""
+"""Shapes of sampled values: a row for each item, slices, and concatenation with items."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpcsamp.weights.folding.sampled import Sampled
 
 
 def expand(fold: Fold, value: Any, *sizes: Any) -> Any:
-    """Folded, if a sampled value (a class token, say) is expanded to a row for each item."""
+    """Expand; folded if a sampled value (e.g. a class token) is expanded to a row for each item."""
     wanted = _sizes(sizes)
     if type(value) is not Sampled or len(wanted) < value.dim():
         return NotImplemented
@@ -33,7 +33,7 @@ def expand_as(fold: Fold, value: Any, other: Any) -> Any:
 
 
 def repeat(fold: Fold, value: Any, *sizes: Any) -> Any:
-    """Folded, if a sampled value is repeated for each item."""
+    """Repeat; folded if a sampled value is repeated for each item."""
     counts = _sizes(sizes)
     if type(value) is not Sampled or len(counts) < value.dim():
         return NotImplemented
@@ -46,7 +46,7 @@ def repeat(fold: Fold, value: Any, *sizes: Any) -> Any:
 
 
 def cat(fold: Fold, tensors: Sequence[Any], dim: int = 0) -> Any:
-    """Joined along an axis other than that of the batch, or along any if none has items."""
+    """Concatenate along an axis other than the batch, or along any axis if none has items."""
     axes = tensors[0].dim()
     dim, axis = dim % axes if axes else dim, None
     parts = []
@@ -66,7 +66,7 @@ def cat(fold: Fold, tensors: Sequence[Any], dim: int = 0) -> Any:
 
 
 def getitem(fold: Fold, value: Any, index: Any) -> Any:
-    """Slices, numbers and new axes."""
+    """Index by slices, numbers and new axes."""
     index = index if isinstance(index, tuple) else (index,)
     plain = all(i is None or i is Ellipsis or isinstance(i, (int, slice)) for i in index)
     if type(value) is not Sampled or not plain or any(isinstance(i, bool) for i in index):
@@ -75,13 +75,13 @@ def getitem(fold: Fold, value: Any, index: Any) -> Any:
 
 
 def _sizes(sizes: Sequence[Any]) -> list[int]:
-    """As several numbers or as one sequence."""
+    """Sizes given as several numbers or as one sequence."""
     first = sizes[0] if sizes else ()
     return list(first) if isinstance(first, (tuple, list)) else [int(n) for n in sizes]
 
 
 def _axis(fold: Fold, wanted: Sequence[int]) -> int | None:
-    """Which axis becomes that of the samples and items."""
+    """The axis that becomes that of samples and items."""
     both = fold.samples * fold.items
     if wanted and wanted[0] and wanted[0] % both == 0:
         return 0
