@@ -153,7 +153,7 @@ def test_a_network_for_the_other_kind_of_inputs_is_refused():
     ids, linear = torch.randint(0, MANY, (6, 5)), nn.Sequential(nn.Linear(5, 2))
     with pytest.raises(UsageError, match=r"takes numbers, not ids .* --inputs numbers"):
         MeanField(linear, prior_std=1, seed=1)(ids, range(2))
-    with pytest.raises(UsageError, match=r"whole numbers \(torch.int64\).* --inputs numbers"):
+    with pytest.raises(UsageError, match=r"integers \(torch.int64\).* --inputs numbers"):
         MeanField(MLP((5,), 2), prior_std=1, seed=1)(ids, range(2))
     table = nn.Sequential(nn.Embedding(MANY, 1), nn.Flatten())
     with pytest.raises(UsageError, match=r"takes ids, not numbers .* --inputs ids"):

@@ -280,7 +280,10 @@ def test_a_mean_far_from_zero_does_not_hide_that_samples_may_not_share_a_batch()
     [
         (lambda: hs.LearnedNoise(network(), std=0), "std greater than 0"),
         (lambda: hs.LearnedNoise(network(), std=[1.0, math.nan]), "must be finite"),
-        (lambda: hs.LearnedNoise(network(), std=[1.0, 2.0], mean=[0.0] * 3), "2 values of std, 3"),
+        (
+            lambda: hs.LearnedNoise(network(), std=[1.0, 2.0], mean=[0.0] * 3),
+            "values of std, but 3",
+        ),
         (lambda: hs.LearnedNoise(network(), std=[1.0] * 3)(X), "3 standard dev.*has 2 outputs"),
         (
             lambda: losses.LearnedGaussian().log_prob(network()(X)[None], Y),

@@ -62,7 +62,7 @@ def test_the_mixer_has_the_papers_parameters():
 def test_bad_sizes_are_refused(arguments, words):
     with pytest.raises(ValueError, match=".*".join(map(re.escape, words))):
         mixer(**arguments)
-    with pytest.raises(ValueError, match="10 outputs are no fields of 6 x 48 = 288"):
+    with pytest.raises(ValueError, match="10 outputs are not fields of 6 x 48 = 288"):
         Mixer(IN, 10, strip=4)
     with pytest.raises(ValueError, match=r"\(8, 7, 48\).*\(8, 6, 48\)"):
         mixer().input_part((8, 7, 48))

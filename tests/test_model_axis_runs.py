@@ -105,7 +105,7 @@ def test_networks_take_their_part_of_weights_or_are_refused(mpi_ranks, comm, scr
     axis = ModelAxis.of(topology.axis("model"))
     with (
         along(axis),
-        pytest.raises(UsageError, match=r"1 standard deviations, Mixer .* 80 outputs"),
+        pytest.raises(UsageError, match=r"1 standard deviations, but Mixer, .* 80 outputs"),
     ):
         hs.LearnedNoise(in_parts(SHAPE, 80), 1.0)
     torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""Networks by name: those of this package, or anybody's as ``package.module:Class``."""
+"""Networks by name: those of this package, or any class as ``package.module:Class``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = [
 ]  # fmt: skip
 
 LAYERS = 5000
-"""Most layers of a network, those within others counted as well."""
+"""Largest number of layers of a network, including nested ones."""
 
 
 def build(
@@ -54,7 +54,7 @@ def build(
     options: Options | None = None,
     notes: dict[str, None] | None = None,
 ) -> nn.Module:
-    """A network with initial parameters drawn from the seed.
+    """Build a network with initial parameters drawn from the seed.
 
     Parameters
     ----------
@@ -64,24 +64,24 @@ def build(
     arguments
         Arguments of the class.
     in_shape
-        Shape of an input item; of several inputs their shapes by name.
+        Shape of an input item; with several inputs, their shapes by name.
     outputs
         Number of outputs per item: classes, or target values.
     seed
         Seed of the run.
     member
-        Which member of an ensemble it is for: each has initial parameters of its own.
+        Index of the member of an ensemble: each has its own initial parameters.
     ids, kinds
-        Whether inputs are ids; of several inputs what each of them is.
+        Whether inputs are ids; with several inputs, the kind of each.
     classes
-        Of each pixel or step, where these have labels: the outputs that ``@outputs``, a guessed
-        argument and the last layer stand for.
+        Number of classes of each pixel or time step, if these have labels: the outputs that
+        ``@outputs``, a guessed argument and the last layer refer to.
     parts
-        Outputs per item for each of several targets by name.
+        Outputs per item for each of several targets, by name.
     options
-        Which layer is replaced and which output is taken.
+        Which layer is replaced, and which output is used.
     notes
-        Gets lines about what was not told but done.
+        Receives lines about choices that were made without being requested.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def build(
     asked = options or Options()
 
     def make() -> Made:
-        # torch's initialisers draw from the global generator, those of the user perhaps from others
+        # torch's initialisers draw from the global generator, those of users perhaps from others
         with (
             lent(key(seed, Purpose.INITIAL, *([] if member is None else [member])) & 0xFFFF_FFFF),
             _few_layers(name),
@@ -109,7 +109,7 @@ def build(
         chooses = _tried(name, make, data, asked, repr(arguments))
     made = make()
     if made.guess and notes is not None:
-        notes[f"model.{made.guess} = {data.channels}: as many outputs as the data ask for"] = None
+        notes[f"model.{made.guess} = {data.channels}: the number of outputs the data need"] = None
     if chooses:
         made.network.register_forward_hook(Chosen(f"model {name!r}", asked.output))
     return made.network
@@ -122,7 +122,7 @@ def _data(in_shape: Shape, outputs: int, ids: bool, kinds: Mapping[str, str] | N
 
 
 def freeze(network: nn.Module, which: Which) -> None:
-    """Let parameters keep their values: they are not trained and have no uncertainty.
+    """Freeze parameters: they are not trained and have no uncertainty.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def freeze(network: nn.Module, which: Which) -> None:
     Raises
     ------
     UsageError
-        For a pattern that fits no parameter.
+        If a pattern matches no parameter.
     """
     own = dict(network.named_parameters(remove_duplicate=False))
     for name in matches("model.freeze", which, own):
@@ -142,7 +142,7 @@ def freeze(network: nn.Module, which: Which) -> None:
 
 
 def _checks_itself(name: str) -> bool:
-    """Whether a network is one of the package, which check their inputs."""
+    """Whether a network belongs to this package, whose networks check their inputs."""
     return name != given.NAME and name in MODELS and MODELS.place(name).startswith("hpcsamp.")
 
 
@@ -159,7 +159,7 @@ def _tried(name: str, make: Callable[[], Made], data: Data, asked: Options, argu
 
 @contextmanager
 def _few_layers(name: str) -> Iterator[None]:
-    """Stop a network that is being built once it has more layers than :data:`LAYERS`."""
+    """Context that stops building a network that has more layers than :data:`LAYERS`."""
     count = 0
 
     def look(module: nn.Module, of: str, layer: nn.Module | None) -> None:
@@ -178,9 +178,9 @@ def _few_layers(name: str) -> Iterator[None]:
 
 
 def defaults(section: ModelSection) -> dict[str, Any]:
-    """Default values of the arguments of a configuration's model.
+    """Return the default values of the arguments of a configuration's model.
 
-    Without those that the data may decide, and those that are options here.
+    Arguments that may be set from the data, and options of ``[model]``, are left out.
     """
     kind = MODELS.find(section.name)
     told = {"in_shape", "outputs", *factory.guesses(kind), *section.SHARED}

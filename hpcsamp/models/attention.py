@@ -11,17 +11,17 @@ from torch.nn import functional as F  # noqa: N812
 from hpcsamp.layers import Split, gather
 
 FEW = 32
-"""Tokens up to which plain products are faster on CPUs than torch's fused kernel.
+"""Number of tokens up to which plain products are faster on CPUs than torch's fused kernel.
 
-With the backward pass, in float32 (torch 2.13): 17 tokens take 0.44 to 0.86 of its time, 32 the
-same, 128 take 1.8 times as long.
+Including the backward pass, in float32 (torch 2.13): 17 tokens take 0.44 to 0.86 of its time, 32
+tokens the same, 128 tokens 1.8 times as long.
 """
 
 
 def attend(
     projections: Tensor, heads: int, mask: Tensor | None = None, tokens: Split | None = None
 ) -> Tensor:
-    """Every token's mean of the values, weighted by how its query fits their keys.
+    """Multi-head attention: the mean of the values, weighted by how each query fits their keys.
 
     Parameters
     ----------
@@ -30,11 +30,11 @@ def attend(
     heads
         Divides ``width``.
     mask
-        Broadcastable to ``(N, heads, tokens, tokens)``: whether a token sees another, or numbers to
-        add to how they fit.
+        Broadcastable to ``(N, heads, tokens, tokens)``: whether a token attends to another, or
+        numbers to add to the attention scores.
     tokens
-        How the tokens lie on the ranks of space, where each has some of them: keys and values of
-        all are gathered, in one exchange each way.
+        How the tokens are split over the ranks of space, if they are: keys and values of all are
+        gathered, in one exchange each way.
 
     Returns
     -------
@@ -54,11 +54,12 @@ def attend(
 
 
 def _by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """The definition; torch's softmax sums in float32 whatever it is given.
+    """Attention by its definition; torch's softmax sums in float32 for any input type.
 
     torch's fused kernel for CPUs has a backward pass that is 7 times slower than this in bfloat16
-    (torch 2.13, 65 tokens of 64 numbers: 22.8 against 3.2 ms with the forward pass; in float32 it
-    takes 6.4). This keeps ``(N, heads, tokens, tokens)`` weights in bfloat16, which that does not.
+    (torch 2.13, 65 tokens of 64 numbers: 22.8 against 3.2 ms including the forward pass; in float32
+    it takes 6.4). This keeps ``(N, heads, tokens, tokens)`` weights in bfloat16, the kernel does
+    not.
     """
     fit = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
     if mask is not None and mask.dtype == torch.bool:

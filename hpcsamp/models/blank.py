@@ -1,4 +1,4 @@
-"""Networks without numbers: shapes and types of the parameters, at no memory."""
+"""Networks without values: shapes and types of the parameters, using no memory."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch.overrides import TorchFunctionMode
 
 
 class _Unfilled(TorchFunctionMode):
-    """Draws nothing: on the meta device there is nothing to fill.
+    """Skips initialisers: on the meta device there is nothing to fill.
 
-    torch's own functions for it import its compiler there, which takes longer than to make the
-    network itself.
+    On that device torch's own initialisers import its compiler, which takes longer than to build
+    the network itself.
     """
 
     FILLS = (torch.Tensor.normal_, torch.Tensor.uniform_, nn.init.normal_, nn.init.uniform_)
@@ -35,6 +35,6 @@ class _Unfilled(TorchFunctionMode):
 
 @contextmanager
 def blank() -> Iterator[None]:
-    """Within the block, networks are made on the meta device."""
+    """Context in which networks are built on the meta device."""
     with torch.device("meta"), _Unfilled():
         yield

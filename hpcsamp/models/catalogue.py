@@ -1,4 +1,4 @@
-"""What of a package can be named as a network, and the arguments of one that is."""
+"""List the networks of a package by name, and the arguments of each."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ USUAL = (
     ("transformers:ViTForImageClassification", "any class of transformers; keys are its config's"),
     ("package.module:Class", "any class or function of your own that makes a torch.nn.Module"),
 )
-"""Examples of names beside the registered ones, and what they stand for."""
+"""Examples of names other than the registered ones, and what they refer to."""
 
 
 class Entry(NamedTuple):
-    """Something that makes a network: its name, what it says of itself, its arguments."""
+    """A class or function that makes a network: its name, description and arguments."""
 
     name: str
     about: str
@@ -34,34 +34,33 @@ class Entry(NamedTuple):
 
 
 def registered() -> list[Entry]:
-    """The networks of this package."""
+    """Return the networks of this package."""
     found = []
     for name, kind in MODELS.items():
-        if name != "given":  # stands for a module that is passed from Python
+        if name != "given":  # refers to a module that is passed from Python
             arguments = [a for a in free.accepted(kind) if a not in ("in_shape", "outputs")]
             found.append(Entry(name, _about(kind), arguments))
     return found
 
 
 def within(place: str) -> list[Entry]:
-    """Classes and functions of a module that make networks.
+    """Return the classes and functions of a module that make networks.
 
     Parameters
     ----------
     place
-        ``package.module``, or ``package.module:PATTERN`` for those names that a pattern of
-        :mod:`fnmatch` fits. A package that imports its parts when they are asked for shows them
-        for a pattern alone.
+        ``package.module``, or ``package.module:PATTERN`` for names that match a pattern of
+        :mod:`fnmatch`. A package that imports its parts on request shows them only for a pattern.
 
     Raises
     ------
     UsageError
-        If there is no such module, or nothing in it.
+        If the module does not exist, or contains no network.
     """
     path, _, pattern = place.partition(":")
     try:
         module = import_module(path)
-    except Exception as e:  # whatever a module raises when it is imported
+    except Exception as e:  # importing a module can raise anything
         raise UsageError(f"{place}: {type(e).__name__}: {e}") from e
     names = public(module) if pattern else [n for n in vars(module) if not n.startswith("_")]
     wanted = (n for n in names if fnmatchcase(n, pattern or "*"))
@@ -76,14 +75,14 @@ def _makers(module: Any, names: Iterator[str]) -> Iterator[Entry]:
     for name in sorted(names):
         try:
             kind = getattr(module, name)
-        except Exception:  # needs a package that is not there
+        except Exception:  # needs a package that is not installed
             continue
         if _makes(kind):
             yield Entry(f"{module.__name__}:{name}", _about(kind), arguments(kind))
 
 
 def arguments(kind: Any) -> list[str]:
-    """Arguments by name, with default values where they have some."""
+    """Arguments by name, with their default values."""
     config = configured(kind)
     found = free.accepted(kind if config is None else config)
     plain = (bool, int, float, str)
@@ -98,7 +97,7 @@ def _makes(kind: Any) -> bool:
         return False
     try:
         made = inspect.signature(kind, eval_str=True).return_annotation
-    except Exception:  # annotations for the type checker alone
+    except Exception:  # annotations that only the type checker can read
         return False
     return (
         inspect.isclass(made)

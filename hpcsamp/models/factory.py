@@ -1,11 +1,11 @@
-"""Call what makes somebody else's network: a class or function with arguments of its own.
+"""Build a network by calling a class or function of any package, with arguments of its own.
 
-``in_shape`` and ``outputs`` are passed where its signature takes them by name. Other arguments that
+``in_shape`` and ``outputs`` are passed if its signature takes them by name. Other arguments that
 depend on the data are written as words that begin with ``@``:
 
     num_classes = "@outputs"      in_chans = "@channels"      act_layer = "@torch.nn:GELU"
 
-Of several inputs a word has the name of one before it: ``@image.channels``.
+With several inputs, a word is preceded by the name of an input: ``@image.channels``.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ SIZES = (
     "num_classes", "num_labels", "n_classes", "num_outputs", "n_outputs", "out_features",
     "output_size", "output_dim", "out_dim", "d_out",
 )  # fmt: skip
-"""Usual names of the argument that says how many outputs there are."""
+"""Usual names of the argument that sets the number of outputs."""
 
 
 Shape = tuple[int, ...] | Mapping[str, tuple[int, ...]]
 
 
 class Data(NamedTuple):
-    """What the data ask of a network.
+    """What the data require of a network.
 
     Attributes
     ----------
     in_shape
         Shape of an input item; by name if there are several inputs.
     outputs
-        Numbers per item.
+        Number of outputs per item.
     ids
         Whether inputs are ids.
     kinds
-        Of several inputs what each of them is: ``numbers``, ``ids`` or ``flags``.
+        With several inputs, the kind of each: ``numbers``, ``ids`` or ``flags``.
     classes
-        Of each pixel or step, where these have labels; None elsewhere.
+        Number of classes of each pixel or time step, if these have labels; else None.
     parts
-        Numbers per item for each of several targets by name; empty if there is one.
+        Outputs per item for each of several targets, by name; empty if there is one target.
     """
 
     in_shape: Shape
@@ -62,11 +62,11 @@ class Data(NamedTuple):
 
     @property
     def channels(self) -> int:
-        """Outputs of a last layer: classes where each pixel or step has them, else all outputs."""
+        """Outputs of the last layer: classes if each pixel or step has a label, else outputs."""
         return self.outputs if self.classes is None else self.classes
 
     def batch(self, items: int, dtype: torch.dtype, device: torch.device | None) -> Tensor:
-        """Inputs of so many items, all 0: numbers of a type, ids, and flags."""
+        """Return a batch of inputs that are all 0: numbers of the given type, ids, and flags."""
         types = {"ids": torch.int64, "flags": torch.bool}
 
         def zeros(shape: tuple[int, ...], kind: str) -> Tensor:
@@ -79,14 +79,14 @@ class Data(NamedTuple):
 
 
 class Made(NamedTuple):
-    """A network, and what it was not told but given all the same.
+    """A network, and the argument that was set without being requested.
 
     Attributes
     ----------
     network
         The module.
     guess
-        Name of the argument that got the number of outputs unasked; empty if none did.
+        Name of the argument that was set to the number of outputs by guess; else empty.
     """
 
     network: nn.Module
@@ -96,29 +96,29 @@ class Made(NamedTuple):
 def make(
     name: str, kind: Callable[..., Any], given: Mapping[str, Any], data: Data, head: bool
 ) -> Made:
-    """The network that a class or function makes.
+    """Return the network that a class or function makes.
 
     Parameters
     ----------
     name
-        Of the class, for messages.
+        Name of the class, for messages.
     kind
         The class or function.
     given
         Its arguments in the configuration.
     data
-        What the data ask for.
+        What the data require.
     head
-        Whether the last layer will be replaced, so that the number of outputs need not be said.
+        Whether the last layer will be replaced, so that the number of outputs need not be set.
 
     Raises
     ------
     UsageError
-        For arguments that it does not take or refuses, or if it makes something else.
+        If it does not take the arguments or refuses them, or if it does not make a network.
     """
     if isinstance(kind, nn.Module):
         raise UsageError(
-            f"model.name = {name!r} is a network that was made when its module was imported, with "
+            f"model.name = {name!r} is a network that was built when its module was imported, with "
             f"weights that do not come from the seed; name the class or function that makes it"
         )
     words = Words(data)
@@ -133,28 +133,28 @@ def make(
         try:
             return Made(_call(name, kind, {**arguments, guess: data.channels}, program), guess)
         except UsageError:
-            if guess in _named(kind):  # it does take it, so something else is wrong
+            if guess in _named(kind):  # it takes the argument, so something else is wrong
                 raise
     return Made(_call(name, kind, arguments, program))
 
 
 def guesses(kind: Callable[..., Any]) -> list[str]:
-    """Arguments that may say how many outputs there are, likeliest first."""
+    """Arguments that may set the number of outputs, most likely first."""
     named = [size for size in SIZES if size in _named(kind)]
     return named or (["num_classes"] if free.open_ended(kind) else [])
 
 
 def _named(kind: Callable[..., Any]) -> set[str]:
-    """Arguments that a class takes by name, those of its configuration included."""
+    """Arguments that a class takes by name, including those of its configuration object."""
     config = configured(kind)
     own = set(free.accepted(kind))
     return own if config is None else own | set(free.accepted(config)) | set(public(config()))
 
 
 def configured(kind: Any) -> Any:
-    """The class of the configuration object that a network is made from, as in transformers.
+    """Return the class of the configuration object that a network is made from (transformers).
 
-    None where a class takes its arguments itself.
+    None if a class takes its arguments itself.
     """
     config = getattr(kind, "config_class", None)
     first = next(iter(free.accepted(kind)), None) if inspect.isclass(kind) else None
@@ -175,13 +175,13 @@ def _call(
     made = free.construct("model", name, kind, given, *first, **program)
     if not isinstance(made, nn.Module):
         raise UsageError(
-            f"model.name = {name!r} makes a {type(made).__name__}, which is no torch.nn.Module"
+            f"model.name = {name!r} makes a {type(made).__name__}, not a torch.nn.Module"
         )
     return made
 
 
 def _check_configuration(name: str, config: Any, given: Mapping[str, Any]) -> None:
-    """Refuse arguments that a configuration object would take for notes of the user's own."""
+    """Refuse arguments that a configuration object would store as unknown attributes."""
     named = free.accepted(config)
     known = {*named, *public(config())}
     for key in given:
@@ -191,17 +191,17 @@ def _check_configuration(name: str, config: Any, given: Mapping[str, Any]) -> No
 
 
 class Words:
-    """Values in place of words that begin with ``@``.
+    """Replaces words that begin with ``@`` by values of the data.
 
     Parameters
     ----------
     data
-        What the data ask for.
+        What the data require.
 
     Attributes
     ----------
     outputs
-        Whether ``@outputs`` was among them.
+        Whether ``@outputs`` was among the words.
     """
 
     def __init__(self, data: Data) -> None:
@@ -209,12 +209,12 @@ class Words:
         self.outputs = False
 
     def put(self, key: str, value: Any) -> Any:
-        """A value of the configuration, its words replaced wherever they stand.
+        """Return a value of the configuration with its words replaced, also in nested values.
 
         Raises
         ------
         UsageError
-            For a word that is none, or that these data have no value for.
+            If a word is unknown, or has no value for these data.
         """
         if isinstance(value, list):
             return [self.put(key, v) for v in value]
@@ -246,7 +246,7 @@ class Words:
         return found
 
     def _known(self) -> dict[str, tuple[Any, Any]]:
-        """Values by word, with the shape of an item they come from; None for one without."""
+        """Values by word, with the shape of the item they come from; None if they do not."""
         shape = self.data.in_shape
         if isinstance(shape, Mapping):
             found: dict[str, Any] = {
@@ -278,11 +278,11 @@ WORDS = {
     "width": "(channels, height, width)",
     "length": "(length,) or (channels, length)",
 }
-"""Shapes of the items that words are for."""
+"""Shapes of the items that the words are defined for."""
 
 
 def layout_hint(shape: Shape) -> str:
-    """What is perhaps wrong with items that are images, for messages; empty if nothing is."""
+    """Hint at a wrong layout of items that are images, for messages; empty if there is none."""
     if isinstance(shape, Mapping):
         return ""
     if len(shape) == 2 and min(shape) > 4:

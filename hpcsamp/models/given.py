@@ -1,10 +1,10 @@
-"""Networks that are passed to the program, where a configuration can only name one.
+"""Networks that are passed from Python, where a configuration can only name one.
 
-``hs.fit(module, ...)`` and ``hs.load(folder, module=...)`` offer their network for the time of a
-block. In it the table ``[model]`` that is returned stands for the network, as ``name = "mlp"``
-stands for one of the package: all that builds networks (a run, its memory estimate, the members of
-an ensemble) gets copies of it. The table records what the network looked like, so that another one
-is refused when the run goes on.
+``hs.fit(module, ...)`` and ``hs.load(folder, module=...)`` offer their network within a context.
+There, the returned table ``[model]`` refers to the network as ``name = "mlp"`` refers to one of the
+package: whatever builds networks (a run, its memory estimate, the members of an ensemble) gets
+copies of it. The table records the layout of the network, so that another one is refused when the
+run is resumed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hpcsamp.arguments import accepted
 from hpcsamp.errors import UsageError
 
 NAME = "given"
-"""Stands in ``model.name`` for a network that was passed."""
+"""Value of ``model.name`` for a network that was passed from Python."""
 
 Network = nn.Module | Callable[..., nn.Module]
 
@@ -32,20 +32,20 @@ _offered: dict[tuple[str, str], Network] = {}
 
 @contextmanager
 def offered(network: Network) -> Iterator[dict[str, str]]:
-    """Offer a network within the block.
+    """Offer a network within the context.
 
     Parameters
     ----------
     network
-        A module, of which every use is a copy with its present parameters, or a function (such as
-        the class itself) that makes one. A function makes a network anew for each use, with initial
-        parameters drawn from the seed of the run; it gets ``in_shape`` and ``outputs`` if it has
-        arguments of these names.
+        A module, which is copied with its current parameters for each use, or a function (such as
+        a class) that makes one. A function is called for each use, with initial parameters drawn
+        from the seed of the run; ``in_shape`` and ``outputs`` are passed if it has arguments of
+        these names.
 
     Yields
     ------
     dict
-        The table ``[model]`` that stands for it in a configuration.
+        The table ``[model]`` that refers to it in a configuration.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def offered(network: Network) -> Iterator[dict[str, str]]:
     """
     if not isinstance(network, nn.Module) and not callable(network):
         raise UsageError(
-            f"a network is a torch.nn.Module or a function that makes one, not a "
+            f"a network must be a torch.nn.Module or a function that makes one, not a "
             f"{type(network).__name__}"
         )
     of = _name(network)
@@ -70,12 +70,12 @@ def offered(network: Network) -> Iterator[dict[str, str]]:
 
 
 def given(in_shape: tuple[int, ...], outputs: int, of: str = "", layout: str = "") -> nn.Module:
-    """A network that is being offered, see :func:`offered`.
+    """Return a copy of the network that is being offered, see :func:`offered`.
 
     Parameters
     ----------
     in_shape, outputs
-        Shape of an input item, and outputs per item: for a function that takes them.
+        Shape of an input item, and outputs per item, passed to a function that takes them.
     of
         Name of its class or function.
     layout
@@ -91,23 +91,24 @@ def given(in_shape: tuple[int, ...], outputs: int, of: str = "", layout: str = "
         others = ", ".join(f"{name} {digest}".strip() for name, digest in _offered)
         raise UsageError(
             f'model.name = "{NAME}": the network of this run, {f"{of} {layout}".strip()}, was '
-            f"passed to it and cannot be named: pass it again, by hs.fit(module, ..., resume=True) "
-            f"or hs.load(folder, module=module)" + (f"; this one is {others}" if others else "")
+            f"passed from Python and cannot be named: pass it again, by hs.fit(module, ..., "
+            f"resume=True) or hs.load(folder, module=module)"
+            + (f"; this one is {others}" if others else "")
         )
     if not isinstance(network, nn.Module):
         return _made(network, in_shape, outputs)
     memo = _without_numbers(network) if torch.get_default_device().type == "meta" else {}
     try:
         return copy.deepcopy(network, memo)
-    except Exception as e:  # whatever the module holds may refuse to be copied
+    except Exception as e:  # copying a module can raise anything
         raise UsageError(
             f"{of} cannot be copied ({type(e).__name__}: {e}); pass a function that makes it"
         ) from e
 
 
 def layout_of(module: nn.Module) -> str:
-    """Twelve hexadecimal digits of the names and types of all layers, and the names and shapes of
-    all parameters and buffers.
+    """Digest, as twelve hexadecimal digits, of the names and types of all layers, and the names and
+    shapes of all parameters and buffers.
     """
     lines = [f"{name} {type(part).__qualname__}" for name, part in module.named_modules()]
     for kind in (module.named_parameters(), module.named_buffers()):
@@ -139,7 +140,7 @@ def _name(network: Network) -> str:
 
 
 def _without_numbers(module: nn.Module) -> dict[int, Any]:
-    """Tensors on the meta device in the place of a module's own, for :func:`copy.deepcopy`."""
+    """Tensors on the meta device in place of a module's own, for :func:`copy.deepcopy`."""
     memo: dict[int, Any] = {}
     for p in module.parameters():
         if not is_lazy(p):

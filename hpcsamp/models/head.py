@@ -1,4 +1,4 @@
-"""Replace the last layer of a network by one with the outputs that are asked for."""
+"""Replace the last layer of a network by one with the required number of outputs."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from hpcsamp.spelling import suggest
 CONVOLUTIONS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv1d: nn.LazyConv1d, nn.Conv2d: nn.LazyConv2d, nn.Conv3d: nn.LazyConv3d,
 }  # fmt: skip
-"""Kinds of convolutions, and those whose input channels the first batch says."""
+"""Classes of convolutions, and lazy ones, which get their input channels from the first batch."""
 
 
 def replace(network: nn.Module, name: str, outputs: int) -> str:
-    """Put a fresh layer with ``outputs`` outputs in the place of one.
+    """Replace a layer by a new one with ``outputs`` outputs.
 
-    Its initial weights are torch's usual ones, drawn from the global generator.
+    Its initial weights are torch's defaults, drawn from the global generator.
 
     Parameters
     ----------
     network
-        Its layer is replaced in place.
+        The network, which is changed in place.
     name
-        Of a linear layer or a convolution, or of a block, of which the last such layer is meant.
+        Name of a linear layer or a convolution, or of a block, whose last such layer is replaced.
     outputs
-        Features or channels of the new layer.
+        Number of features or channels of the new layer.
 
     Returns
     -------
     str
-        Name of the layer that was replaced.
+        Name of the replaced layer.
 
     Raises
     ------
@@ -51,8 +51,9 @@ def replace(network: nn.Module, name: str, outputs: int) -> str:
         kind = type(known[name]).__name__
         if isinstance(known[name], Layer) and known[name].axis.size > 1:
             raise UsageError(
-                f"model.head = {name!r} is a {kind} in parts on {known[name].axis.size} model "
-                f"ranks, which cannot be replaced; leave model.head out, or set parallel.model = 1"
+                f"model.head = {name!r} is a {kind} that is split over {known[name].axis.size} "
+                f"model ranks and cannot be replaced; leave model.head out, or set "
+                f"parallel.model = 1"
             )
         raise UsageError(
             f"model.head = {name!r} is a {kind}, neither a linear layer or convolution nor a block "
@@ -73,7 +74,7 @@ def layers(network: nn.Module) -> list[str]:
 
 
 def listed(network: nn.Module, most: int = 3) -> str:
-    """The last linear layers with their features, for messages."""
+    """The last linear layers with their numbers of features, for messages."""
     known = dict(network.named_modules())
     shown = [
         f"{name or type(network).__name__} ({_sizes(known[name])})" for name in layers(network)
@@ -88,7 +89,7 @@ def _sizes(layer: Any) -> str:
 
 
 def _like(layer: Any, outputs: int) -> nn.Module:
-    """A fresh layer with other outputs, on the same device and of the same type."""
+    """Return a new layer with other outputs, of the same type and on the same device."""
     weight = layer.weight
     placed: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
     bias = layer.bias is not None
@@ -110,7 +111,7 @@ def _like(layer: Any, outputs: int) -> nn.Module:
 
 
 def features(network: nn.Module, outputs: torch.Size) -> list[str]:
-    """Linear layers whose number of features is that of the outputs: perhaps the last ones."""
+    """Linear layers with as many features as there are outputs, which may be the last layers."""
     known = dict(network.named_modules())
     found = []
     for name in layers(network):

@@ -11,16 +11,16 @@ from hpcsamp.errors import UsageError
 
 
 def one_shape(in_shape: Sequence[int] | Mapping[str, Sequence[int]], kind: str) -> tuple[int, ...]:
-    """The shape of an item of the only input, for a network that takes one.
+    """Return the shape of an item of the only input, for a network that takes one input.
 
     Raises
     ------
     UsageError
-        If there are several inputs, with their names.
+        If there are several inputs; the message names them.
     """
     if isinstance(in_shape, Mapping):
         raise UsageError(
-            f"{kind} takes one input, the dataset has {', '.join(in_shape)}; name a network of "
+            f"{kind} takes one input, but the dataset has {', '.join(in_shape)}; name a network of "
             f'your own that takes them by model.name = "package.module:Class"'
         )
     return tuple(in_shape)
@@ -32,16 +32,16 @@ def check_input(x: Tensor, in_shape: tuple[int, ...], model: nn.Module) -> None:
     Parameters
     ----------
     x
-        The batch, to be ``(B, *in_shape)``.
+        The batch, which must be ``(B, *in_shape)``.
     in_shape
         Shape of an item that the network was built for.
     model
-        The network, whose parameters' type the batch has to have (unless autocast converts both).
+        The network; the batch must have the type of its parameters (unless autocast converts both).
 
     Raises
     ------
     UsageError
-        With both shapes, or both types.
+        If shape or type differ; the message contains both.
     """
     if tuple(x.shape[1:]) != in_shape:
         raise UsageError(
@@ -51,11 +51,11 @@ def check_input(x: Tensor, in_shape: tuple[int, ...], model: nn.Module) -> None:
     weight = next(model.parameters())
     if not x.is_floating_point():
         raise UsageError(
-            f"inputs are whole numbers ({x.dtype}), the weights of {type(model).__name__} are "
+            f"inputs are integers ({x.dtype}), but the weights of {type(model).__name__} are "
             f"{weight.dtype}: ingest the inputs with --inputs numbers, or name a network that "
             f"embeds ids"
         )
     if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
         raise UsageError(
-            f"inputs are {x.dtype}, the model's weights {weight.dtype}; convert the inputs"
+            f"inputs are {x.dtype}, but the model's weights are {weight.dtype}; convert the inputs"
         )

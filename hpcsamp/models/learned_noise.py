@@ -1,4 +1,4 @@
-"""Observation noise that is learnt beside a network, started at the scale of the targets."""
+"""Observation noise that is learnt beside a network, starting from the scale of the targets."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from hpcsamp.grid.parts import Flattened, Part
 from hpcsamp.layers import current
 
 FLOOR = 1e-5
-"""Least standard deviation of the noise, in those of the targets: residuals may vanish."""
+"""Smallest standard deviation of the noise, relative to the targets': residuals may vanish."""
 
 
 class Wrapping(nn.Module):
-    """A network and what is done with its outputs.
+    """Base class of modules that transform the outputs of a network.
 
     Attributes
     ----------
     network
-        The network, whose parameters have its own names after ``network.``.
+        The network; its parameters keep their names after ``network.``.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -33,45 +33,45 @@ class Wrapping(nn.Module):
 
     @property
     def takes_inputs_of(self) -> nn.Module:
-        """Whose inputs it takes, see :class:`~hpcsamp.weights.calling.Caller`."""
+        """The module whose inputs it takes, see :class:`~hpcsamp.weights.calling.Caller`."""
         return self.network
 
     @property
     def input_part(self) -> Callable[[Sequence[int]], Part]:
-        """Which part of an item this rank's part of the network takes, if it is one in parts."""
+        """The part of an item that this rank's part of a split network reads."""
         network: Any = self.network
         found: Callable[[Sequence[int]], Part] = network.input_part
         return found
 
 
 class LearnedNoise(Wrapping):
-    """A network with a learnt standard deviation of observation noise for each of its outputs.
+    """A network with a learnt standard deviation of observation noise for each output.
 
         means = mean + std * network(x),        log stds = log(std) + log_std
 
-    with ``log_std = 0`` at first.
+    with ``log_std`` initially 0.
 
     The likelihood ``learned_gaussian`` (:class:`hpcsamp.losses.LearnedGaussian`) reads both. With
     the mean and the standard deviation of the training targets, training does not depend on the
     units of the targets. ``log_std`` is a parameter without uncertainty: all methods optimise it,
-    and none gives it a prior or draws it; ensembles and chains have one for each member.
+    and none gives it a prior or draws it; ensembles and chains have one per member.
 
     Parameters
     ----------
     network
-        ``(B, ...)`` to ``(B, V)`` outputs, or any shape of V values an item. Of one in parts over
-        model ranks each rank has the noise of its own values.
+        Maps ``(B, ...)`` to ``(B, V)`` outputs, or any shape of V values an item. If it is split
+        over model ranks, each rank has the noise of its own values.
     std, mean
-        Of the training targets: numbers, or an array of V values in the shape of a target.
+        Of the training targets: numbers, or arrays of V values in the shape of a target.
 
     Raises
     ------
     UsageError
-        If a standard deviation is not greater than 0, or their number is not that of the outputs
-        (of a network in parts: already when it is made).
+        If a standard deviation is not greater than 0, or if their number differs from that of the
+        outputs (for a split network, already on construction).
     """
 
-    #: Names of parameters that methods are to optimise without a prior and never to draw.
+    #: Names of parameters that methods optimise without a prior and never draw.
     deterministic: ClassVar[tuple[str, ...]] = ("log_std",)
     mean: Tensor
     std: Tensor
@@ -81,15 +81,15 @@ class LearnedNoise(Wrapping):
         at, scale = map(_numbers, (mean, std))
         if not (np.isfinite(at).all() and np.isfinite(scale).all() and (scale > 0).all()):
             raise UsageError(
-                "LearnedNoise: std and mean must be finite and std greater than 0, as they are of "
-                f"targets that vary; std goes from {scale.min():g} to {scale.max():g}, mean from "
+                "LearnedNoise: std and mean must be finite, and std greater than 0, as for targets "
+                f"that vary; but std is from {scale.min():g} to {scale.max():g}, mean from "
                 f"{at.min():g} to {at.max():g}"
             )
         if len({1, at.size, scale.size}) > 2:
-            raise UsageError(f"LearnedNoise: {scale.size} values of std, {at.size} of mean")
+            raise UsageError(f"LearnedNoise: {scale.size} values of std, but {at.size} of mean")
         count = max(at.size, scale.size)
         part = self._part(count)
-        self.parts: dict[str, Part] = {}  # of a network in parts: what this rank holds, by name
+        self.parts: dict[str, Part] = {}  # of a split network: what this rank holds, by name
         # in float64 until the module is converted: targets may be far from 0
         for name, values in (("mean", at), ("std", scale)):
             buffer = torch.as_tensor(values)
@@ -100,7 +100,7 @@ class LearnedNoise(Wrapping):
         self.parts["log_std"] = part
 
     def _part(self, count: int) -> Part:
-        """Of standard deviations that this rank holds: those of its part of the outputs."""
+        """The part of the standard deviations that this rank holds: that of its outputs."""
         network: Any = self.network
         outputs = getattr(network, "output_part", None)
         own = None if outputs is None else outputs(network.out_shape)
@@ -110,20 +110,20 @@ class LearnedNoise(Wrapping):
         (values,) = part.whole_of((part.size,))
         if count != values:
             raise UsageError(
-                f"LearnedNoise has {count} standard deviations, {type(self.network).__name__} in "
-                f"parts over {current().size} model ranks has {values} outputs; each needs its own"
+                f"LearnedNoise has {count} standard deviations, but {type(self.network).__name__}, "
+                f"split over {current().size} model ranks, has {values} outputs; each needs one"
             )
         return part
 
     @property
     def out_shape(self) -> tuple[int, ...]:
-        """Of the means and log standard deviations of an item, before they are flattened."""
+        """Shape of the means and log standard deviations of an item, before flattening."""
         network: Any = self.network
         return (2, *network.out_shape)
 
     @property
     def output_part(self) -> Callable[[Sequence[int]], Part]:
-        """Which part of its outputs this rank has: both numbers of the values of its part."""
+        """The part of its outputs that this rank has: means and log stds of its values."""
         network: Any = self.network
         of_network: Callable[[Sequence[int]], Part] = network.output_part
 
@@ -134,18 +134,18 @@ class LearnedNoise(Wrapping):
         return found
 
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
-        """``(B, 2 V)``: means, then log standard deviations."""
+        """Return ``(B, 2 V)``: means, then log standard deviations."""
         return self.beside(self.network(*inputs, **named), self.log_std)
 
     def beside(self, outputs: Tensor, log_std: Tensor, lead: int = 1) -> Tensor:
-        """Means and log standard deviations from outputs of the network.
+        """Return means and log standard deviations, from outputs of the network.
 
         Parameters
         ----------
         outputs
-            ``(B, ...)``, or with ``lead = 2`` ``(s, B, ...)``.
+            ``(B, ...)``, or ``(s, B, ...)`` with ``lead = 2``.
         log_std
-            :attr:`log_std`, or what is optimised in its place.
+            :attr:`log_std`, or the tensor that is optimised in its place.
 
         Raises
         ------
@@ -155,7 +155,7 @@ class LearnedNoise(Wrapping):
         outputs = outputs.flatten(lead) if outputs.dim() > lead else outputs[..., None]
         if len(log_std) not in (1, outputs.shape[-1]):
             raise UsageError(
-                f"LearnedNoise has {len(log_std)} standard deviations, "
+                f"LearnedNoise has {len(log_std)} standard deviations, but "
                 f"{type(self.network).__name__} has {outputs.shape[-1]} outputs"
             )
         kind = torch.promote_types(outputs.dtype, torch.float32)  # half precision has few digits

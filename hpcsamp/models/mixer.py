@@ -1,4 +1,4 @@
-"""A mixer of tokens and channels for weather, written once for one rank or several."""
+"""A mixer of tokens and channels for weather, for one rank or split over model ranks."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from hpcsamp.models.recompute import recomputed
 
 
 class Mixer(nn.Module):
-    """Weather mixer on a latitude-longitude grid: WeatherMixer, as Jigsaw trains it.
+    """Weather mixer on a latitude-longitude grid: WeatherMixer, as trained by Jigsaw.
 
-    Each strip of longitudes at each latitude becomes a token of ``width`` channels. Blocks mix
-    first the tokens of every channel and then the channels of every token, by perceptrons of one
-    hidden layer behind a layer norm. Normalised tokens and embedding together are made fields again
-    by a transposed convolution, and these and the inputs are mapped to the outputs at each point.
+    Each strip of longitudes at each latitude becomes a token of ``width`` channels. Each block
+    first mixes the tokens of every channel and then the channels of every token, by perceptrons
+    with one hidden layer after a layer norm. A transposed convolution maps normalised tokens and
+    embedding together to fields; these and the inputs are mapped to the outputs at each point.
 
-    Parameters of the full size, for 72 x 720 x 1440 in (69 variables and 3 masks) and
+    Parameters at full size, for 72 x 720 x 1440 in (69 variables and 3 masks) and
     69 x 720 x 1440 out, ``C = 4320``, ``T = 720 * 1440 / 60 = 17280`` tokens::
 
         strips to tokens     72 * 60 * C + C                       18,666,720
@@ -38,14 +38,14 @@ class Mixer(nn.Module):
     60,480 of them belong to layer norms and stay deterministic, so mean-field VI trains
     2 * 1,062,319,467 + 60,480 = 2,124,699,414 numbers.
 
-    On M model ranks (:func:`hpcsamp.layers.along`) each holds 1/M of the parameters, and of an item
-    a part of its fields and longitudes, see :meth:`input_part` and :meth:`output_part`. M = 2 parts
-    the channels and fields, M = 4 those and the longitudes in halves. Shares of fields may be
-    uneven; channels and strips are to divide.
+    On M model ranks (:func:`hpcsamp.layers.along`) each rank holds 1/M of the parameters and a part
+    of the fields and longitudes of an item, see :meth:`input_part` and :meth:`output_part`. M = 2
+    splits the channels and fields, M = 4 also halves the longitudes. Shares of fields may be
+    uneven; the numbers of channels and strips must be divisible.
 
-    On M ranks of channels, each with ``c = C / M`` channels, ``w`` hidden ones and ``o`` of the
+    On M ranks of channels, each with ``c = C / M`` channels, ``w`` hidden channels and ``o`` of the
     output fields, a pass of N items, forward and backward, has ``15 b + 8`` exchanges for b blocks,
-    in which a rank sends so many numbers::
+    in which a rank sends the following amounts of numbers::
 
         strips to tokens     (M - 1) 2 N T c
         b token mixers       b (M - 1) (5 N T c + 2 T / M)
@@ -54,8 +54,8 @@ class Mixer(nn.Module):
         tokens to strips     N P (F - o + (M - 1) o)        P points, F output fields
         fields to outputs    N P (F - o + (M - 1) o)
 
-    Source: Kieckhefen et al. 2025 (Jigsaw, arXiv 2507.05753). Its layer norms are those of each
-    rank's part, these are those of the whole; its last layer takes no masks (207 weights less).
+    Source: Kieckhefen et al. 2025 (Jigsaw, arXiv 2507.05753). Its layer norms act on the part of
+    each rank, these on all channels; its last layer takes no masks (207 weights less).
 
     Parameters
     ----------
@@ -64,25 +64,25 @@ class Mixer(nn.Module):
     outputs
         Numbers per item: fields of ``latitudes x longitudes``.
     strip
-        Longitudes of a token; they divide those of the grid.
+        Number of longitudes of a token; divides that of the grid.
     width
-        ``C``.
+        ``C``, the channels of a token.
     blocks
-        How many.
+        Number of blocks.
     tokens, channels
         Hidden rows of the two perceptrons, as a multiple of the tokens and of ``width``.
     dropout
-        Rate at which the outputs of the perceptrons are dropped.
+        Dropout rate of the outputs of the perceptrons.
     checkpoint
-        Keep nothing of a block but its input and compute it again in the backward pass: much less
+        Keep only the input of each block and recompute the block in the backward pass: much less
         memory for a third more work.
 
     Raises
     ------
     ValueError
-        If strips do not divide, or outputs are no fields, with both numbers.
+        If strips do not divide, or outputs are not fields; the message contains both numbers.
     UsageError
-        If channels and strips cannot be parted over the model ranks.
+        If channels and strips cannot be split over the model ranks.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Mixer(nn.Module):
         self._local = self.input_part(self.in_shape).local
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, fields, latitudes, longitudes)`` to the output fields, of both this rank's part."""
+        """Map ``(B, fields, latitudes, longitudes)`` to output fields, both this rank's part."""
         check_input(x, self._local, self)
         keep = not (self.checkpoint and torch.is_grad_enabled())
         embedded = tokens = self.embed(x)
@@ -145,22 +145,22 @@ class Mixer(nn.Module):
         Parameters
         ----------
         shape
-            Of the input of an item.
+            Shape of the input of an item.
 
         Raises
         ------
         ValueError
-            For a shape that the network was not built for, with both.
+            If the network was built for another shape; the message contains both.
         """
         return self._part(shape, self.in_shape)
 
     def output_part(self, shape: Sequence[int]) -> Part:
-        """The fields and longitudes of an item's target that this rank has, as above."""
+        """The fields and longitudes of an item's target that this rank holds, as above."""
         return self._part(shape, self.out_shape)
 
     def _part(self, shape: Sequence[int], own: tuple[int, int, int]) -> Part:
         if tuple(shape) != own:
-            raise ValueError(f"items of shape {tuple(shape)}, the mixer was built for {own}")
+            raise ValueError(f"items have shape {tuple(shape)}, but the mixer was built for {own}")
         return self.axis.part(own, channels=0, space=2)
 
 
@@ -174,11 +174,11 @@ class MixerBlock(nn.Module):
     channels, wide
         ``C``, and hidden channels ``w`` of their perceptron.
     unit
-        Neighbouring tokens that stay on one rank.
+        Number of neighbouring tokens that stay on one rank.
     dropout
-        Rate.
+        Dropout rate.
     name
-        Of the layer, for messages.
+        Name of the layer, for messages.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class MixerBlock(nn.Module):
         self.dropout = layers.Dropout(dropout, own) if dropout else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, own tokens, own channels)`` to the same."""
+        """Map ``(B, own tokens, own channels)`` to the same shape."""
         x = x + self.dropout(self.tokens(self.norm1(x)))
         y: Tensor = x + self.dropout(self.down(F.gelu(self.up(self.norm2(x)))))
         return y
@@ -210,7 +210,7 @@ class MixerBlock(nn.Module):
 def _hidden(count: int, multiple: float, of: str) -> int:
     found = round(count * multiple)
     if not multiple > 0 or found < 1:
-        raise ValueError(f"{of} = {multiple}: hidden rows are to be a positive multiple of {count}")
+        raise ValueError(f"{of} = {multiple}: hidden rows must be a positive multiple of {count}")
     return found
 
 
@@ -229,7 +229,7 @@ def _checked(
         raise ValueError(f"strip = {strip} does not divide {longitudes} longitudes")
     if outputs < 1 or outputs % (latitudes * longitudes):
         raise ValueError(
-            f"{outputs} outputs are no fields of {latitudes} x {longitudes} = "
+            f"{outputs} outputs are not fields of {latitudes} x {longitudes} = "
             f"{latitudes * longitudes} values"
         )
     return fields, latitudes, longitudes

@@ -16,17 +16,17 @@ ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "silu": nn.SiL
 class MLP(nn.Module):
     """Fully connected layers; the paper's time-series model is ``hidden=(128, 128)``.
 
-    That one has, from 96 quarter-hours to the next 24 (section 5.3), ``(96 + 1) * 128 +
+    That model, from 96 quarter-hours to the next 24 (section 5.3), has ``(96 + 1) * 128 +
     (128 + 1) * 128 + (128 + 1) * 24 = 32,024`` parameters.
 
     Parameters
     ----------
     in_shape
-        Shape of an input item; flattened.
+        Shape of an input item, which is flattened.
     outputs
         Number of outputs per item.
     hidden
-        Widths of the hidden layers; none for a linear model.
+        Widths of the hidden layers; empty for a linear model.
     activation
         ``relu``, ``gelu``, ``tanh`` or ``silu``.
     dropout
@@ -49,11 +49,11 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
-            raise ValueError(f"activation = {activation!r}: one of {', '.join(ACTIVATIONS)}")
+            raise ValueError(f"activation = {activation!r} must be one of {', '.join(ACTIVATIONS)}")
         if min(hidden, default=1) < 1:
             raise ValueError(f"hidden = {list(hidden)}: widths must be at least 1")
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout = {dropout}: a rate from 0 to below 1 is needed")
+            raise ValueError(f"dropout = {dropout} must be a rate, at least 0 and below 1")
         self.in_shape = in_shape = one_shape(in_shape, "mlp")
         widths = [math.prod(in_shape), *hidden]
         layers: list[nn.Module] = [nn.Flatten()]
@@ -64,7 +64,7 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, *in_shape)`` to ``(B, outputs)``."""
+        """Map ``(B, *in_shape)`` to ``(B, outputs)``."""
         check_input(x, self.in_shape, self)
         y: Tensor = self.layers(x)
         return y

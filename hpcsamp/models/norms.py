@@ -1,4 +1,4 @@
-"""Batch normalisation in the place of which group normalisation is put."""
+"""Replace batch normalisation by group normalisation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import nn
 
 from hpcsamp.errors import UsageError
 
-#: Classes whose layers do nothing but normalise: others, which inherit from them, do more.
+#: Classes that only normalise: subclasses do more.
 PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 MOST_GROUPS, LEAST_CHANNELS = 32, 4
 
@@ -14,13 +14,13 @@ MOST_GROUPS, LEAST_CHANNELS = 32, 4
 def to_groups(module: nn.Module) -> nn.Module:
     """Replace batch normalisation by :class:`torch.nn.GroupNorm` (Wu and He 2018).
 
-    It has at most 32 groups of at least 4 channels, or a single group of all; scale, shift and eps
-    are those of the layer.
+    It has at most 32 groups of at least 4 channels, or a single group of all channels; scale, shift
+    and eps are those of the layer.
 
     Raises
     ------
     UsageError
-        If there is no such layer, or one that does more than to normalise.
+        If there is no such layer, or a layer does more than normalise.
     """
     kind = nn.modules.batchnorm._BatchNorm
     found = [(n, m) for n, m in module.named_modules() if isinstance(m, kind)]
@@ -33,8 +33,8 @@ def to_groups(module: nn.Module) -> nn.Module:
         if type(part) not in PLAIN:
             raise UsageError(
                 f'model.batch_norm = "group": {name or "the network"}, a {type(part).__name__}, '
-                f"does more than nn.BatchNorm; ask for another normalisation by an argument of the "
-                f"model, or say batch or frozen"
+                f"does more than nn.BatchNorm; select another normalisation by an argument of the "
+                f"model, or set model.batch_norm to batch or frozen"
             )
         made[part] = _group_norm(part)
     if module in made:
@@ -47,7 +47,7 @@ def to_groups(module: nn.Module) -> nn.Module:
 
 
 def groups_of(channels: int) -> int:
-    """How many groups some channels are divided into."""
+    """Number of groups for a number of channels."""
     return max(
         (
             g

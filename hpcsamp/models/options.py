@@ -1,4 +1,4 @@
-"""What a configuration asks of a network beside the arguments of its class."""
+"""Options of a configuration's model other than the arguments of its class."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from hpcsamp.errors import UsageError
 from hpcsamp.spelling import shown
 
 FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
-"""Endings of files with weights."""
+"""Suffixes of files with weights."""
 
 NORMS = ("batch", "frozen", "group")
-"""What batch normalisation may be."""
+"""Choices for batch normalisation."""
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,17 @@ class Options:
     Attributes
     ----------
     head
-        Name of the layer that is replaced by one with the outputs that the data ask for.
+        Name of the layer that is replaced by one with the number of outputs the data require.
     output
-        Name of the tensor among those that the network returns.
+        Name of the output to use, if the network returns several tensors.
     weights
         File or folder of the initial weights.
     strict
-        Whether all names and shapes of these weights must fit.
+        Whether the names and shapes of all these weights must match.
     freeze
-        Patterns of parameters that are not trained.
+        Patterns of the names of parameters that are not trained.
     batch_norm
-        ``"batch"``, ``"frozen"`` or ``"group"``: by what batch normalisation goes in training.
+        ``"batch"``, ``"frozen"`` or ``"group"``: how batch normalisation works in training.
     """
 
     head: str | None = None
@@ -50,7 +50,7 @@ class Options:
     def split(
         cls, given: Mapping[str, Any], kind: Callable[..., Any]
     ) -> tuple[Self, dict[str, Any]]:
-        """The options among the given keys, and those that are arguments of the class.
+        """Split the given keys into options and arguments of the class.
 
         Parameters
         ----------
@@ -68,7 +68,7 @@ class Options:
         theirs = {
             key: value
             for key, value in given.items()
-            # torchvision calls its own weights, which it fetches by a name, weights
+            # torchvision has an argument weights of its own, the name of weights to download
             if key in known and not (key == "weights" and _is_path(value))
         }
         own = {key: value for key, value in given.items() if key not in theirs}
@@ -88,7 +88,7 @@ class Options:
 
 
 def of(section: ModelSection, kind: Callable[..., Any]) -> tuple[Options, dict[str, Any]]:
-    """The options of a configuration, and all arguments of its model's class."""
+    """Return the options of a configuration, and all arguments of its model's class."""
     options, theirs = Options.split(section.shared, kind)
     return options, section.arguments | theirs
 

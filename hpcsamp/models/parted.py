@@ -16,18 +16,17 @@ from hpcsamp.weights.calling import entries
 class Parted(Wrapping):
     """A network whose outputs are matched with several targets.
 
-    Outputs that have the names of the targets are theirs; those of a tuple go to the targets in
-    order. A network that returns one tensor has one head for all of them: its outputs are split in
-    the order of the targets.
+    Outputs with the names of targets belong to these; those of a tuple belong to the targets in
+    order. If a network returns one tensor, it is split in the order of the targets.
 
     Parameters
     ----------
     network
         Any module.
     sizes
-        Numbers per item of each target's output by name.
+        Outputs per item of each target, by name.
     behind
-        What takes the output of a target further, by name, such as a
+        Modules that process the output of a target, by name, such as a
         :class:`~hpcsamp.models.LearnedNoise` of the identity.
     """
 
@@ -36,32 +35,32 @@ class Parted(Wrapping):
     ) -> None:
         super().__init__(network)
         self.sizes = dict(sizes)
-        self._names = list(behind)  # which need not be names that modules may have
+        self._names = list(behind)  # these may not be valid names of modules
         self.behind = nn.ModuleList(behind.values())
 
     def forward(self, *inputs: Any, **named: Any) -> dict[str, Tensor]:
-        """``(B, ...)`` of each target by its name."""
+        """Return the ``(B, ...)`` output of each target, by name."""
         found = parted(self.network(*inputs, **named), self.sizes, type(self.network).__name__)
         pairs = zip(self._names, self.behind, strict=True)
         return found | {name: further(found[name]) for name, further in pairs}
 
 
 def parted(returned: Any, sizes: Mapping[str, int], of: str) -> dict[str, Tensor]:
-    """Outputs of a network by the names of the targets, in their order.
+    """Return the outputs of a network by the names of the targets, in their order.
 
     Parameters
     ----------
     returned
         What it returned for a batch: a tensor, or tensors in a dictionary, tuple or dataclass.
     sizes
-        Numbers per item that each target asks for.
+        Outputs per item that each target needs.
     of
         Name of the network, for messages.
 
     Raises
     ------
     UsageError
-        If names or sizes do not fit, with both.
+        If names or sizes do not match; the message contains both.
     """
     found = dict(entries(returned))
     asked = ", ".join(f"{name} {size}" for name, size in sizes.items())
@@ -70,7 +69,7 @@ def parted(returned: Any, sizes: Mapping[str, int], of: str) -> dict[str, Tensor
         flat = one.flatten(1) if one.dim() > 1 else one[:, None]
         if flat.shape[1] != sum(sizes.values()):
             raise UsageError(
-                f"{of} has {flat.shape[1]} outputs per item, the targets ask for "
+                f"{of} has {flat.shape[1]} outputs per item, but the targets need "
                 f"{sum(sizes.values())}: {asked}"
             )
         ends = itertools.accumulate(sizes.values())
@@ -84,12 +83,12 @@ def parted(returned: Any, sizes: Mapping[str, int], of: str) -> dict[str, Tensor
     elif len(found) == len(sizes) and all(name.isdecimal() for name in found):
         chosen = dict(zip(sizes, found.values(), strict=True))
     else:
-        raise UsageError(f"{of} has the outputs {there}; the targets ask for {asked}")
+        raise UsageError(f"{of} has the outputs {there}, but the targets need {asked}")
     for name, t in chosen.items():
         if t.shape[1:].numel() != sizes[name]:
             raise UsageError(
                 f"{of}: the output for {name} has {t.shape[1:].numel()} numbers per item, of shape "
-                f"{tuple(t.shape[1:])}, the target asks for {sizes[name]} (outputs: {there}; asked "
-                f"for: {asked})"
+                f"{tuple(t.shape[1:])}, but the target needs {sizes[name]} (outputs: {there}; "
+                f"needed: {asked})"
             )
     return chosen

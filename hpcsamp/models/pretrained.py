@@ -15,19 +15,19 @@ from hpcsamp.grid.parts import Part
 from hpcsamp.weights.pieces import parts_in
 
 LISTED = 5
-"""Names of a kind that a message lists."""
+"""Number of names of a kind that a message lists."""
 
 WITHIN = ("state_dict", "model_state_dict", "model", "module")
-"""Where programs put the weights in a file that holds more."""
+"""Keys under which programs store the weights in a file that holds more."""
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits.
+    """Return the SHA-256 of a file, in hexadecimal digits.
 
     Raises
     ------
     UsageError
-        If it cannot be read.
+        If the file cannot be read.
     """
     try:
         with path.open("rb") as f:
@@ -37,12 +37,12 @@ def digest(path: Path) -> str:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name.
+    """Return the tensors of a file by name.
 
     Raises
     ------
     UsageError
-        If it cannot be read, or holds something else. Pickled objects are not opened.
+        If the file cannot be read, or holds something else. Pickled objects are not loaded.
     """
     try:
         if path.suffix == ".safetensors":
@@ -50,7 +50,7 @@ def read(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except UsageError:
         raise
-    except Exception as e:  # damage is reported as many kinds of errors
+    except Exception as e:  # a damaged file can raise many kinds of errors
         line = (str(e).strip().splitlines() or [""])[0][:200]
         raise UsageError(
             f"model.weights = {str(path)!r} cannot be read as tensors: {type(e).__name__}: {line}"
@@ -60,8 +60,8 @@ def read(path: Path) -> dict[str, Tensor]:
             content = content[key]
     if not isinstance(content, Mapping) or not any(isinstance(v, Tensor) for v in content.values()):
         raise UsageError(
-            f"model.weights = {str(path)!r} holds no tensors by name but a {type(content).__name__}"
-            f"; a state_dict is needed, or for the weights of a run its folder"
+            f"model.weights = {str(path)!r} holds a {type(content).__name__} instead of tensors by "
+            f"name; pass a state_dict, or the folder of a run to use its weights"
         )
     return {str(name): v for name, v in content.items() if isinstance(v, Tensor)}
 
@@ -86,31 +86,31 @@ def put(
     strict: bool = True,
     head: str | None = None,
 ) -> str:
-    """Give a network initial weights.
+    """Set the initial weights of a network.
 
     Parameters
     ----------
     network
-        Its parameters and buffers get values in place.
+        The network, whose parameters and buffers are changed in place.
     values
-        Tensors of the whole network by name. All may have a word such as ``module.`` before their
-        names, or lack the name of the part of the network that they are for.
+        Tensors of the whole network by name. All names may have a prefix such as ``module.``, or
+        may lack the name of the part of the network that they belong to.
     source
-        Where they come from, for messages.
+        Origin of the values, for messages.
     strict
-        Whether all names must be there and all shapes fit.
+        Whether all names must be present and all shapes must match.
     head
-        A layer that may differ, see :func:`.head.replace`.
+        Name of a layer that may differ, see :func:`.head.replace`.
 
     Returns
     -------
     str
-        A line about what was not taken; empty if all was.
+        A line about weights that were not used; empty if all were.
 
     Raises
     ------
     UsageError
-        Listing what is missing, what is too much, and what has another shape.
+        If they do not match; the message lists missing names, unknown names, and other shapes.
     """
     own = {n: v for n, v in network.state_dict().items() if isinstance(v, Tensor)}
     values = _in_parts(_aligned(values, own), network)
@@ -135,7 +135,7 @@ def put(
     if wrong and strict:
         raise UsageError(
             f"model.weights = {source!r} does not fit the network; {wrong}; set "
-            f"model.weights_strict = false to take what fits"
+            f"model.weights_strict = false to use what fits"
         )
     network.load_state_dict(fits, strict=False)
     fresh = [n for n in own if n not in fits and own[n].is_floating_point()]
@@ -143,7 +143,7 @@ def put(
 
 
 def _in_parts(values: Mapping[str, Tensor], network: nn.Module) -> Mapping[str, Tensor]:
-    """Of values of a whole network, those that a network in parts over model ranks has here."""
+    """Cut values of a whole network to the parts that a split network holds on this rank."""
     parts = {n: p for n, p in parts_in(network).items() if not p.is_whole}
     return {
         n: parts[n].cut(v).clone() if n in parts and _is_whole(v, parts[n]) else v
@@ -167,7 +167,7 @@ def _listed(names: Collection[str]) -> str:
 
 
 def _aligned(values: Mapping[str, Tensor], own: Mapping[str, Any]) -> Mapping[str, Tensor]:
-    """Values under those names of which most are the network's."""
+    """Rename values, by adding or removing a prefix, so that most names are the network's."""
     return max(_renamed(values, own), key=lambda named: len(named.keys() & own.keys()))
 
 

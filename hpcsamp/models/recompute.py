@@ -1,8 +1,8 @@
-"""Activation checkpointing that works for weights which are supplied from outside.
+"""Activation checkpointing for weights that are supplied from outside the module.
 
-``torch.utils.checkpoint`` calls a block again in the backward pass. By then the module's own
-parameters are back in their places, so a block would be recomputed with other weights than those of
-the samples. Here the weights of the forward pass go with the call.
+``torch.utils.checkpoint`` calls a block again in the backward pass. By then the module has its own
+parameters again, so a block would be recomputed with other weights than those of the samples. Here
+the weights of the forward pass are saved with the call.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from hpcsamp.weights.put import Put
 
 
 def recomputed(block: nn.Module, x: Tensor) -> Tensor:
-    """``block(x)``, whose activations are not kept but computed again in the backward pass.
+    """Evaluate ``block(x)``; recompute its activations in the backward pass, not keep them.
 
     Parameters
     ----------
     block
-        A module without random numbers and without buffers that it changes.
+        A module without random numbers, and without buffers that it changes.
     x
         Its input.
 
@@ -35,13 +35,12 @@ def recomputed(block: nn.Module, x: Tensor) -> Tensor:
     Raises
     ------
     UsageError
-        Within ``torch.func.vmap``, which torch's checkpointing does not know.
+        Within ``torch.func.vmap``, which torch's checkpointing does not support.
     """
     held = dict(block.named_parameters(remove_duplicate=False))
     if any(isinstance(t, Tensor) and is_batchedtensor(t) for t in (x, *held.values())):
         raise UsageError(
-            "model.checkpoint = true computes one sample at a time: it needs "
-            "method.samples_per_pass = 1, not more"
+            "model.checkpoint = true computes one sample at a time: set method.samples_per_pass = 1"
         )
 
     put, folds = Put(block), [getattr(value, "fold", None) for value in held.values()]

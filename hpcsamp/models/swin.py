@@ -20,16 +20,17 @@ from hpcsamp.models.windows import Block, Downsample, Grid, Upsample
 class Swin(nn.Module):
     """Shifted-window transformer on a latitude-longitude grid, periodic in longitude.
 
-    Patches of 2 x 2 become tokens by a convolution; blocks at that resolution, blocks at half of it
-    and twice the width, blocks at the first resolution again, whose input joins their output (the
-    skip of Pangu-Weather); a transposed convolution makes fields of them. There is no learned
-    positional embedding, as the paper says; positions come in with the input's own features, and at
-    the poles by the masks. ``relative_bias`` adds the bias that is usual for such models; it would
-    be 0.06 % of the parameters, so their number does not tell whether the paper's has one.
+    A convolution maps patches of 2 x 2 to tokens. Blocks follow at that resolution, at half of it
+    with twice the width, and again at the first resolution, whose input is concatenated with their
+    output (the skip of Pangu-Weather); a transposed convolution maps tokens to fields. As in the
+    paper, there is no learned positional embedding; positions are in the input's own features and,
+    at the poles, in the masks. ``relative_bias`` adds the bias that is usual for such models; it
+    would be 0.06 % of the parameters, so their number does not show whether the paper's model has
+    one.
 
-    The windows of 8 x 12 tokens are our choice (the paper does not give any; Pangu-Weather has
-    6 x 12): the 61 rows of patches become 64 rather than 72, of which the last three are padding,
-    hidden from all others by masks and cut off in the end.
+    The windows of 8 x 12 tokens are our choice (the paper does not state any; Pangu-Weather has
+    6 x 12): the 61 rows of patches are padded to 64 rather than 72. The last three rows are
+    padding, hidden from all others by masks and removed at the end.
 
     Parameters of the defaults, for 76 x 121 x 240 in and 69 x 121 x 240 out, width ``w = 540``::
 
@@ -45,11 +46,11 @@ class Swin(nn.Module):
     trains 2 * 103,494,849 + 48,600 = 207,038,298 numbers. The paper's "over 200 million" therefore
     counts means and standard deviations.
 
-    On M model ranks (:func:`hpcsamp.layers.along`) each holds 1/M of the parameters and of the
-    activations: its heads, hidden units, channels and fields on the ranks of channels, and its
-    longitudes, in whole windows of both grids, on those of space. M = 4 parts both in halves, any
-    other M the heads, where these divide; else longitudes are parted in as few parts as possible.
-    See :meth:`input_part` and :meth:`output_part`; shares of fields may be uneven.
+    On M model ranks (:func:`hpcsamp.layers.along`) each rank holds 1/M of the parameters and of the
+    activations: its heads, hidden units, channels and fields along the ranks of channels, and its
+    longitudes, in whole windows of both grids, along those of space. M = 4 halves both; any other M
+    splits the heads, if their number is divisible, else the longitudes into as few parts as
+    possible. See :meth:`input_part` and :meth:`output_part`; shares of fields may be uneven.
 
     Source: the paper, section 5.4; Liu et al. 2021 (shifted windows); Bi et al. 2023 and To et al.
     2024 (down- and upsampling, the skip, two-dimensional windows).
@@ -63,28 +64,30 @@ class Swin(nn.Module):
     patch
         Side of a patch. Latitudes are padded with zeros to whole patches; longitudes must divide.
     width
-        Of the embedding; twice that at half resolution.
+        Width of the embedding; it is doubled at half resolution.
     heads
-        At the first and at half resolution; they divide their widths.
+        Heads at the first and at half resolution; they divide the widths.
     blocks
-        Before downsampling, at half resolution, after upsampling. Every second one is shifted.
+        Number of blocks before downsampling, at half resolution, and after upsampling. Every second
+        block is shifted.
     window
         Rows and columns of a window, in tokens. Columns divide the columns of both grids; rows are
         padded.
     relative_bias
         Whether attention learns a bias for the offset of two tokens in a window.
     dropout
-        Rate at which the outputs of attention and perceptrons are dropped.
+        Dropout rate of the outputs of attention and perceptrons.
     checkpoint
-        Keep nothing of a block but its input and compute it again in the backward pass: much less
+        Keep only the input of each block and recompute the block in the backward pass: much less
         memory for a third more work.
 
     Raises
     ------
     ValueError
-        If patches, windows or heads do not divide, or outputs are no fields, naming both numbers.
+        If patches, windows or heads do not divide, or outputs are not fields; the message contains
+        both numbers.
     UsageError
-        If heads, windows and fields cannot be parted over the model ranks.
+        If heads, windows and fields cannot be split over the model ranks.
     """
 
     def __init__(
@@ -106,11 +109,11 @@ class Swin(nn.Module):
         channels, latitudes, longitudes = in_shape
         if outputs % (latitudes * longitudes):
             raise ValueError(
-                f"{outputs} outputs are no fields of {latitudes} x {longitudes} = "
+                f"{outputs} outputs are not fields of {latitudes} x {longitudes} = "
                 f"{latitudes * longitudes} values"
             )
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout = {dropout}: a rate from 0 to below 1 is needed")
+            raise ValueError(f"dropout = {dropout} must be a rate, at least 0 and below 1")
         tall, wide = window
         columns = _columns(longitudes, patch, (tall, wide))
         for name, count, w in (("first", heads[0], width), ("second", heads[1], 2 * width)):
@@ -147,7 +150,7 @@ class Swin(nn.Module):
         self._local = self.input_part(self.in_shape).local
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, channels, latitudes, longitudes)`` to fields, of both this rank's part."""
+        """Map ``(B, channels, latitudes, longitudes)`` to fields, both this rank's part."""
         check_input(x, self._local, self)
         x = F.pad(x, (0, 0, 0, self.fine.real * self.patch - self.latitudes))
         tokens = self.patches(x).permute(0, 2, 3, 1)
@@ -171,22 +174,22 @@ class Swin(nn.Module):
         Parameters
         ----------
         shape
-            Of the input of an item.
+            Shape of the input of an item.
 
         Raises
         ------
         ValueError
-            For a shape that the network was not built for, with both.
+            If the network was built for another shape; the message contains both.
         """
         return self._part(shape, self.in_shape)
 
     def output_part(self, shape: Sequence[int]) -> Part:
-        """The fields and longitudes of an item's target that this rank has, as above."""
+        """The fields and longitudes of an item's target that this rank holds, as above."""
         return self._part(shape, self.out_shape)
 
     def _part(self, shape: Sequence[int], own: tuple[int, ...]) -> Part:
         if tuple(shape) != own:
-            raise ValueError(f"items of shape {tuple(shape)}, the swin was built for {own}")
+            raise ValueError(f"items have shape {tuple(shape)}, but the swin was built for {own}")
         return self.axis.part(own, channels=0, space=2)
 
 
@@ -204,7 +207,7 @@ def _check_lengths(
 
 
 def _columns(longitudes: int, patch: int, window: tuple[int, int]) -> int:
-    """Columns of tokens of the whole grid at the first resolution."""
+    """Number of token columns of the whole grid at the first resolution."""
     if longitudes % patch:
         raise ValueError(f"patch = {patch} does not divide {longitudes} longitudes")
     columns = longitudes // patch
@@ -222,7 +225,7 @@ def _columns(longitudes: int, patch: int, window: tuple[int, int]) -> int:
 def _grids(
     latitudes: int, columns: int, patch: int, window: tuple[int, int], parts: int
 ) -> tuple[Grid, Grid]:
-    """The grids of tokens at the first and at half resolution, over so many parts of space."""
+    """The grids of tokens at the first and at half resolution, split over ranks of space."""
     real = -(-latitudes // patch)
     rows = -(-real // (2 * window[0])) * 2 * window[0]
     return (

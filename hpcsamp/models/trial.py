@@ -1,8 +1,8 @@
-"""Try a network with two blank items before anything is made of it.
+"""Try a network with two items of zeros before a run is set up.
 
-What it returns is compared with what the data ask for, so that a network that does not fit is
-refused at the start, with both shapes side by side. The network is tried in one piece, also where
-it will lie in parts over model ranks: blank items are whole ones, and nothing is exchanged.
+Its outputs are compared with what the data require, so that a network that does not fit is refused
+at the start, with both shapes. The network is tried unsplit, even if it will be split over model
+ranks: the items are whole ones, and nothing is exchanged.
 """
 
 from __future__ import annotations
@@ -25,45 +25,45 @@ from hpcsamp.weights.calling import Caller, entries
 from hpcsamp.weights.outputs import tensor_of
 
 ITEMS = 2
-"""Items of a trial."""
+"""Number of items of a trial."""
 
 
 def blank_items(data: Data, like: nn.Module) -> Tensor:
-    """Items of zeros, on the device and of the type of a network's weights."""
+    """Return items of zeros, on the device and of the type of a network's weights."""
     weights = [p for p in like.parameters() if p.is_floating_point() and not is_lazy(p)][:1]
     kinds = [p.dtype for p in weights] or [torch.get_default_dtype()]
     return data.batch(ITEMS, kinds[0], weights[0].device if weights else None)
 
 
 def check(name: str, make: Callable[[], Made], data: Data, entry: str | None) -> bool:
-    """Check that a network fits the data, at no memory where it runs without values.
+    """Check that a network fits the data, using no memory if it runs without values.
 
     Parameters
     ----------
     name
-        Of the model, for messages.
+        Name of the model, for messages.
     make
-        Makes the network.
+        Function that makes the network.
     data
-        What the data ask for.
+        What the data require.
     entry
-        ``model.output``.
+        Value of ``model.output``.
     Returns
     -------
     bool
-        Whether one of several tensors that the network returns is to be taken.
+        Whether one of several tensors that the network returns must be selected.
 
     Raises
     ------
     UsageError
-        If it does not run, or has other outputs; naming layers.
+        If the network does not run, or has other outputs; the message names layers.
     """
     with along(ALONE):
         try:
             with blank():
                 network, guess = make()
                 returned = evaluate(network, blank_items(data, network))
-        except Exception:  # it may only be that it needs values
+        except Exception:  # perhaps only because it needs values
             network, guess = make()
             returned = _with_values(name, network, data)
     if data.parts and entry is None:
@@ -71,20 +71,20 @@ def check(name: str, make: Callable[[], Made], data: Data, entry: str | None) ->
         return False
     several = [t for _, t in entries(returned)]
     if entry is None and len(several) > 1 and _fills(several, data.outputs):
-        return False  # all of them are wanted
+        return False  # all of them are needed
     found = tensor_of(returned, f"model {name!r}", entry)
     _compare(name, network, found, data, guess)
     return not isinstance(returned, Tensor) or entry is not None
 
 
 def _fills(outputs: list[Tensor], wanted: int) -> bool:
-    """Whether several outputs together have as many numbers an item as are wanted."""
+    """Whether several outputs together have the required number of values per item."""
     rows = all(t.dim() and len(t) == ITEMS for t in outputs)
     return rows and sum(t.numel() for t in outputs) == ITEMS * wanted
 
 
 def evaluate(network: nn.Module, x: Tensor) -> Any:
-    """What a network returns in evaluation mode; its modes stay as they are."""
+    """Return what a network returns in evaluation mode; its modes are restored."""
     modes = [(part, part.training) for part in network.modules()]
     network.eval()
     try:
@@ -110,7 +110,7 @@ def _with_values(name: str, network: nn.Module, data: Data) -> Any:
         several = isinstance(data.in_shape, Mapping)
         if not several and _runs(network, blank_items(data._replace(ids=not data.ids), network)):
             raise UsageError(
-                f"model.name = {name!r}: the network takes {other} and not {given} ({at}{line}); "
+                f"model.name = {name!r}: the network takes {other}, not {given} ({at}{line}); "
                 f"ingest the inputs with --inputs {other}, or name another network"
             ) from e
         raise UsageError(
@@ -120,7 +120,7 @@ def _with_values(name: str, network: nn.Module, data: Data) -> Any:
 
 
 def _items(shape: Shape) -> str:
-    """The shape of a batch, as messages show it."""
+    """Shape of a batch, for messages."""
     if isinstance(shape, Mapping):
         return ", ".join(f"{name} {_items(s)}" for name, s in shape.items())
     return f"({', '.join(map(str, ('B', *shape)))})"
@@ -136,7 +136,7 @@ def _runs(network: nn.Module, x: Tensor) -> bool:
 
 @contextmanager
 def _followed(network: nn.Module, layers: list[str]) -> Iterator[None]:
-    """Keep the names of the layers that are being evaluated, the innermost last."""
+    """Context that keeps the names of the layers being evaluated, the innermost last."""
     handles = []
     for name, part in network.named_modules():
         shown = f"{name}, a {type(part).__name__}" if name else type(part).__name__
@@ -159,14 +159,14 @@ def _compare(name: str, network: nn.Module, found: Tensor, data: Data, guess: st
             f"first axis must be that of the batch"
         )
     if not found.is_floating_point() and not found.is_complex():
-        raise UsageError(f"{of} has outputs of {found.dtype}; numbers with a gradient are needed")
+        raise UsageError(f"{of} has outputs of {found.dtype}; floating-point numbers are needed")
     size = found[0].numel()
     if data.outputs == size:
         return
     items = _items(data.in_shape)
     text = (
         f"{of} has outputs of shape ({', '.join(map(str, batch))}) for inputs of shape {items}, "
-        f"the data ask for {_wanted(data)}"
+        f"but the data need {_wanted(data)}"
     )
     if guess:
         text += f"; model.{guess} = {data.outputs} did not change that"
@@ -186,12 +186,12 @@ def _wanted(data: Data) -> str:
 
 
 def initialise(name: str, network: nn.Module, data: Data) -> None:
-    """Give lazy layers their shapes and initial weights by a pass with two blank items.
+    """Initialise lazy layers by a pass with two items of zeros.
 
     Raises
     ------
     UsageError
-        On several model ranks, of which none has whole items, with the name of the layer.
+        On several model ranks, none of which has whole items; the message names the layer.
     """
     lazy = (
         (path, part)
@@ -203,8 +203,8 @@ def initialise(name: str, network: nn.Module, data: Data) -> None:
         if current().size > 1:
             raise UsageError(
                 f"{path or 'the network'}, a {type(part).__name__}, gets its shape from the first "
-                f"batch and cannot lie in parts on {current().size} model ranks: build the network "
-                f"of the layers of hpcsamp.layers, or set parallel.model = 1"
+                f"batch and cannot be split over {current().size} model ranks: build the network "
+                f"from the layers of hpcsamp.layers, or set parallel.model = 1"
             )
         _with_values(name, network, data)
         return

@@ -34,16 +34,17 @@ class ViT(parted.Layer):
     4,992 of them belong to layer norms and stay deterministic under mean-field VI, as in
     torch_blue; it trains 2 * 2,688,586 + 4,992 = 5,382,164 numbers.
 
-    Initial values are Kaiming's uniform ones (torch's and torch_blue's for linear layers and
-    convolutions); they are the means of a mean-field posterior. The paper's standard deviations
-    "scaled inversely with the layer width" are ``method.scale_std = true``.
+    Initial values are drawn from Kaiming's uniform distribution (the default of torch and
+    torch_blue for linear layers and convolutions); they are the means of a mean-field posterior.
+    The paper's standard deviations "scaled inversely with the layer width" are
+    ``method.scale_std = true``.
 
-    On M model ranks (:func:`hpcsamp.layers.along`) each holds 1/M of the parameters and of the
-    activations: its heads, hidden units and channels on the ranks of channels, and its rows of
-    patches on those of space, the first of which has the class token, too. M = 4 parts heads and
-    rows in halves, any other M the heads, where these divide; else rows are parted in as few parts
-    as possible. Of an image a rank has its rows, with all channels and columns; of the outputs
-    nearly 1/M.
+    On M model ranks (:func:`hpcsamp.layers.along`) each rank holds 1/M of the parameters and of the
+    activations: its heads, hidden units and channels along the ranks of channels, and its rows of
+    patches along those of space, the first of which also has the class token. M = 4 halves heads
+    and rows; any other M splits the heads, if their number is divisible, else the rows into as few
+    parts as possible. Of an image a rank holds its rows, with all channels and columns; of the
+    outputs nearly 1/M.
 
     Source: Dosovitskiy et al. 2021.
 
@@ -56,21 +57,21 @@ class ViT(parted.Layer):
     patch
         Side of a square patch in pixels; divides height and width.
     width
-        Width of the embedding; divided by ``heads``.
+        Width of the embedding; divisible by ``heads``.
     heads, layers, hidden
         Attention heads, encoder layers, hidden units of each layer's MLP.
     dropout
-        Rate at which the outputs of attention and MLPs are dropped.
+        Dropout rate of the outputs of attention and MLPs.
     checkpoint
-        Keep nothing of a layer but its input and compute it again in the backward pass: less memory
+        Keep only the input of each layer and recompute the layer in the backward pass: less memory
         for a third more work.
 
     Raises
     ------
     ValueError
-        If patches or heads do not divide, naming both numbers.
+        If patches or heads do not divide; the message contains both numbers.
     UsageError
-        If heads and rows of patches cannot be parted over the model ranks.
+        If heads and rows of patches cannot be split over the model ranks.
     """
 
     token: nn.Parameter
@@ -98,7 +99,7 @@ class ViT(parted.Layer):
         if width % heads:
             raise ValueError(f"heads = {heads} do not divide width = {width}")
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout = {dropout}: a rate from 0 to below 1 is needed")
+            raise ValueError(f"dropout = {dropout} must be a rate, at least 0 and below 1")
         lines, each = rows // patch, columns // patch
         self.in_shape, self.out_shape = (channels, rows, columns), (outputs,)
         self.checkpoint, self.patch = checkpoint, patch
@@ -127,7 +128,7 @@ class ViT(parted.Layer):
         self._local = self.input_part(self.in_shape).local
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, H, W)`` images to ``(B, outputs)`` logits, of both this rank's part."""
+        """Map ``(B, C, H, W)`` images to ``(B, outputs)`` logits, both this rank's part."""
         check_input(x, self._local, self)
         tokens = self.patches(x).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.token.expand(len(x), -1, -1), tokens], dim=1) + self.positions
@@ -138,7 +139,7 @@ class ViT(parted.Layer):
         return y
 
     def _first(self, tokens: Tensor) -> Tensor:
-        """``(B, own channels)`` of the class token, on all ranks of space."""
+        """Return ``(B, own channels)`` of the class token, on all ranks of space."""
         over = self._split.over
         if over.size == 1:
             return tokens[:, 0]
@@ -151,26 +152,26 @@ class ViT(parted.Layer):
         Parameters
         ----------
         shape
-            Of an image.
+            Shape of an image.
 
         Raises
         ------
         ValueError
-            For a shape that the network was not built for, with both.
+            If the network was built for another shape; the message contains both.
         """
         if tuple(shape) != self.in_shape:
             raise ValueError(
-                f"images of shape {tuple(shape)}, the ViT was built for {self.in_shape}"
+                f"images have shape {tuple(shape)}, but the ViT was built for {self.in_shape}"
             )
         return self.axis.part(shape, space=1, unit=self.patch)
 
     def output_part(self, shape: Sequence[int]) -> Part:
-        """The outputs of an image that this rank has; ``shape`` is ``(outputs,)``."""
+        """The outputs of an image that this rank holds; ``shape`` is ``(outputs,)``."""
         return Part(tuple(shape), (self._outputs,))
 
 
 def _tokens(lines: int, each: int, space: parted.Group) -> tuple[parted.Split, Interval]:
-    """How class token and patches lie on the ranks of space, and the interval of this rank's."""
+    """How class token and patches are split over the ranks of space, and this rank's interval."""
     ends = [(a and 1 + a * each, 1 + b * each) for a, b in bounds(lines, space.size)]
     return parted.Split(space, tuple(b - a for a, b in ends)), ends[space.rank]
 
@@ -183,15 +184,15 @@ class Layer(nn.Module):
     width, hidden
         Channels of a token, and hidden units of the perceptron.
     heads
-        Attention heads of this rank.
+        Number of attention heads of this rank.
     dropout
-        Rate.
+        Dropout rate.
     tokens
-        How the tokens lie on the ranks of space.
+        How the tokens are split over the ranks of space.
     place
-        Which part of the tokens and channels this rank has.
+        The part of the tokens and channels that this rank holds.
     name
-        Of the layer, for messages.
+        Name of the layer, for messages.
     """
 
     def __init__(
@@ -217,7 +218,7 @@ class Layer(nn.Module):
             self._drop = parted.Dropout(dropout, place)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, own tokens, own channels)`` to the same."""
+        """Map ``(B, own tokens, own channels)`` to the same shape."""
         x = x + self._dropped(self.out(self._attend(self.qkv(self.norm1(x)))))
         y: Tensor = x + self._dropped(self.down(F.gelu(self.up(self.norm2(x)))))
         return y

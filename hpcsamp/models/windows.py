@@ -1,13 +1,13 @@
 """Attention within windows on a latitude-longitude grid: periodic in longitude, not in latitude.
 
-Tokens are ``(B, rows, columns, width)``. A shifted block rolls them, by half a window both ways.
-The roll wraps: eastwards that is what the Earth does, so nothing is masked there; over the poles
-it is not, so a mask keeps tokens of the first and of the last rows apart. Rows beyond the last
-latitude (the grid is padded to whole windows) attend to nothing but each other.
+Tokens are ``(B, rows, columns, width)``. A shifted block rolls them by half a window in both
+directions. The roll wraps around: in longitude this is what the Earth does, so nothing is masked;
+over the poles it is not, so a mask keeps tokens of the first and last rows apart. Padding rows
+after the last latitude (the grid is padded to whole windows) only attend to each other.
 
-Over model ranks (:func:`hpcsamp.layers.along`) columns lie on those of space, in whole windows, and
-heads, channels and hidden units on those of channels. A shifted block exchanges half a window of
-columns with the neighbours to the west and to the east.
+Over model ranks (:func:`hpcsamp.layers.along`) columns are split over the ranks of space, in whole
+windows, and heads, channels and hidden units over those of channels. A shifted block exchanges half
+a window of columns with the neighbours to the west and to the east.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from hpcsamp.models.attention import attend
 
 
 def row_mask(rows: int, real: int, window: tuple[int, int], shift: int) -> Tensor | None:
-    """Which tokens of a window may attend to each other.
+    """Mask of the tokens of a window that may attend to each other.
 
     Parameters
     ----------
     rows
-        Rows of the grid, a multiple of ``window[0]``.
+        Number of rows of the grid, a multiple of ``window[0]``.
     real
-        How many of them, from the first, are latitudes; the others are padding.
+        Number of rows, from the first, that are latitudes; the others are padding.
     window
         Rows and columns of a window.
     shift
-        Rows by which the grid was rolled up.
+        Number of rows by which the grid was rolled up.
 
     Returns
     -------
     Tensor or None
-        Bool ``(rows / window[0], T, T)``, T tokens a window; None if all may.
+        Boolean ``(rows / window[0], T, T)`` for T tokens per window; None if all may.
     """
     if shift == 0 and real == rows:
         return None
@@ -53,14 +53,14 @@ class Grid(nn.Module):
     Parameters
     ----------
     rows, columns
-        Multiples of the window.
+        Size of the grid, multiples of the window.
     real
-        Rows that are not padding.
+        Number of rows that are not padding.
     window
         Rows and columns of a window.
     parts
-        Over how many ranks of space the columns are parted, in whole windows. The masks are those
-        of the whole grid all the same, as buffers belong to the state of a run.
+        Number of ranks of space that the columns are split over, in whole windows. The masks are
+        still those of the whole grid, because buffers belong to the state of a run.
     """
 
     plain: Tensor | None
@@ -83,7 +83,7 @@ class Grid(nn.Module):
         self.register_buffer("keep", keep, persistent=False)
 
     def mask(self, shifted: bool) -> Tensor | None:
-        """``(own windows, 1, T, T)``, or None if every token of a window sees every other."""
+        """Return ``(own windows, 1, T, T)``, or None if all tokens of a window may attend."""
         mask = self.shifted if shifted else self.plain
         if mask is None or self.parts_of_space == 1:
             return mask
@@ -91,7 +91,7 @@ class Grid(nn.Module):
         return mask.unflatten(0, (-1, own * self.parts_of_space))[:, :own].flatten(0, 1)
 
     def cut(self, x: Tensor) -> Tensor:
-        """``(B, rows, columns, n)`` to windows ``(B * windows, T, n)``, row by row of windows."""
+        """Cut ``(B, rows, columns, n)`` into windows ``(B * windows, T, n)``, row by row."""
         (a, b), n = self.window, x.shape[-1]
         x = x.view(-1, self.rows // a, a, self.columns // b, b, n)
         return x.transpose(2, 3).reshape(-1, a * b, n)
@@ -103,7 +103,7 @@ class Grid(nn.Module):
         return x.transpose(2, 3).reshape(-1, self.rows, self.columns, n)
 
     def without_padding(self, x: Tensor) -> Tensor:
-        """Tokens with zeros in the padding rows."""
+        """Set the padding rows of the tokens to 0."""
         return x if self.real == self.rows else torch.where(self.keep, x, 0)
 
 
@@ -118,17 +118,17 @@ class Block(layers.Layer):
     Parameters
     ----------
     grid
-        Of the stage.
+        Grid of the stage.
     width, heads
-        Of the embedding; heads divide the width.
+        Width of the embedding, and number of heads, which divides it.
     shifted
         Whether windows are shifted by half of their size.
     relative_bias
-        Learn a number for each head and each offset of two tokens within a window.
+        Whether to learn a bias for each head and each offset of two tokens within a window.
     dropout
-        Rate at which the outputs of attention and perceptron are dropped.
+        Dropout rate of the outputs of attention and perceptron.
     name
-        Of the layer, for messages.
+        Name of the layer, for messages.
     """
 
     offset: Tensor
@@ -175,7 +175,7 @@ class Block(layers.Layer):
             self.register_buffer("offset", index, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, rows, own columns, own channels)`` to the same."""
+        """Map ``(B, rows, own columns, own channels)`` to the same shape."""
         x = x + self._dropped(self._attend(self.norm1(x)))
         y: Tensor = x + self._dropped(self.down(F.gelu(self.up(self.norm2(x)))))
         return y
@@ -200,7 +200,7 @@ class Block(layers.Layer):
         return layers.rolled(torch.roll(x, rows, 1), -2, columns, over)
 
     def _mask(self, count: int, dtype: torch.dtype) -> Tensor | None:
-        """What attention gets for ``count`` windows: bool, or numbers to add."""
+        """Mask for the attention of ``count`` windows: boolean, or numbers to add."""
         mask = self._grid[0].mask(self.shifted)
         if mask is not None and count > len(mask):
             mask = mask.repeat(count // len(mask), 1, 1, 1)
@@ -214,7 +214,7 @@ class Block(layers.Layer):
 
 
 class Downsample(nn.Module):
-    """Four neighbours become one token of twice the width: layer norm, then a linear map.
+    """Merge four neighbours into one token of twice the width: layer norm, then a linear map.
 
     ``8 w + 8 w^2`` parameters.
     """
@@ -226,7 +226,7 @@ class Downsample(nn.Module):
         self.reduce = layers.linear(4 * width, 2 * width, False, 4, 1, f"{name}.reduce")
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, rows, columns, w)`` to ``(B, rows / 2, columns / 2, 2 w)``."""
+        """Map ``(B, rows, columns, w)`` to ``(B, rows / 2, columns / 2, 2 w)``."""
         batch, rows, columns, width = x.shape
         x = self._grid[0].without_padding(x).view(batch, rows // 2, 2, columns // 2, 2, width)
         y: Tensor = self.reduce(self.norm(x.transpose(2, 3).flatten(3)))
@@ -234,9 +234,9 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """One token becomes four of half the width: a linear map, layer norm, a linear map.
+    """Split one token into four of half the width: a linear map, layer norm, a linear map.
 
-    ``8 w^2 + 2 w + w^2`` parameters, ``w`` the width that comes out.
+    ``8 w^2 + 2 w + w^2`` parameters, with ``w`` the output width.
     """
 
     def __init__(self, width: int, name: str = "upsample") -> None:
@@ -246,7 +246,7 @@ class Upsample(nn.Module):
         self.mix = layers.linear(width, width, False, name=f"{name}.mix")
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, rows, columns, 2 w)`` to ``(B, 2 rows, 2 columns, w)``."""
+        """Map ``(B, rows, columns, 2 w)`` to ``(B, 2 rows, 2 columns, w)``."""
         batch, rows, columns, width = x.shape
         x = self.expand(x).view(batch, rows, columns, 2, 2, width // 2)
         x = x.transpose(2, 3).reshape(batch, 2 * rows, 2 * columns, width // 2)
