@@ -313,7 +313,9 @@ def what_does_not_divide_is_refused(axis):
             assert mixer(width=20).axis.layout == (2, 4)
             four = Mixer((4, 6, 48), 9 * 6 * 48, strip=2, width=24)  # fields for four ranks
             assert four.axis.layout == (2, 4)
-            with pytest.raises(UsageError, match=r"gate has 4 inputs, which 8 model ranks"):
+            with pytest.raises(
+                UsageError, match=r"gate has 4 inputs, which cannot be split over 8 model ranks"
+            ):
                 layers.Linear(4, 16, name="gate")
             with pytest.raises(UsageError, match=r"^1, a Conv1d, holds its weights whole"):
                 layers.parts_of(torch.nn.Sequential(layers.Linear(8, 8), torch.nn.Conv1d(3, 3, 1)))

@@ -141,5 +141,5 @@ def test_a_fault_within_an_exchange_ends_the_job(fault, told, script):
 
 def test_a_message_of_another_length_is_refused():
     over = layers.imagined(2).channels
-    with pytest.raises(HpcsampError, match="was to receive 8 bytes of model rank 1, got 16"):
+    with pytest.raises(HpcsampError, match="expected 8 bytes from model rank 1, but got 16"):
         over.begin(numbers(1), (1,))._check(1, 16, 8)

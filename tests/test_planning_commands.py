@@ -88,7 +88,7 @@ def test_models_counts_the_memory_of_a_model_rank(tmp_path):
         (["mixer-era5", "--preset", "tiny", "--nodes", "5", "--set", "parallel.model=5"],
          "mixer: parallel.model = 5: no grid of 5 ranks"),
         (["mlp-entsoe", "--set", "parallel.model=2"],
-         "layers.1, a Linear, holds its weights whole and cannot lie in parts on 2 model ranks"),
+         "layers.1, a Linear, holds its weights whole and cannot be split over 2 model ranks"),
         (["vit-cifar10", "--set", "parallel.model=2"],
          r"augment\.crop moves values along axis 1 of x, of which this rank has the part 16:32"),
         (["vit-cifar10", "--site", "horeko"], "did you mean 'horeka'.*alps, frontier"),

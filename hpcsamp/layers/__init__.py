@@ -1,11 +1,11 @@
-"""Layers of networks that lie in parts on the ranks of the model axis.
+"""Layers of networks that are split over the ranks of the model axis.
 
-A network of these layers is written once. Built as usual it is the sequential network; built
-``with along(axis)``, each rank holds 1/M of it, computes on its part of the input and has its part
-of the output, and everything is the sequential network's up to the order of sums.
+A network of these layers is written once. Built as usual, it is the sequential network; built
+within ``along(axis)``, each rank holds 1/M of it, computes on its part of the input and holds its
+part of the output. The results are those of the sequential network up to the order of sums.
 
-Layers with names in small letters (:func:`linear`, :func:`layer_norm`, :func:`patches`, ...) are
-those of ``torch.nn`` on one rank, and have their names and shapes of parameters on several.
+Layers with lower-case names (:func:`linear`, :func:`layer_norm`, :func:`patches`, ...) are those of
+``torch.nn`` on one rank; on several ranks their parameters have the same names and whole shapes.
 """
 
 from hpcsamp.layers.attention import Attention

@@ -1,4 +1,4 @@
-"""Multi-head attention: heads lie on the ranks of channels, tokens on those of space."""
+"""Multi-head attention: heads are split over the ranks of channels, tokens over those of space."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from hpcsamp.layers.linear import Linear
 
 
 class Attention(nn.Module):
-    """Every token's mean of the values of all tokens, weighted by how its query fits their keys.
+    """Multi-head attention: the mean of the values, weighted by how each query fits their keys.
 
     Queries, keys and values of a head are neighbours among the outputs of one linear layer, so that
-    a rank has those of its own heads; on several ranks of space, keys and values are gathered over
-    these. Exchanges are those of two :class:`~hpcsamp.layers.Linear` layers, of ``width`` to
-    ``3 width`` and of ``width`` to ``width`` channels, and on G ranks of space one each way, in
-    which a rank sends ``2 (G - 1)`` times its tokens times its channels.
+    a rank holds those of its own heads; on several ranks of space, keys and values are gathered
+    over these. The exchanges are those of two :class:`~hpcsamp.layers.Linear` layers, from
+    ``width`` to ``3 width`` and from ``width`` to ``width`` channels; with G > 1 ranks of space one
+    more in each direction, in which a rank sends ``2 (G - 1)`` times its tokens times its channels.
 
     Parameters
     ----------
     tokens
-        How many there are on all ranks of space.
+        Number of tokens on all ranks of space.
     width, heads
-        Channels; heads divide them.
+        Number of channels, and of heads, which divides it.
     unit
-        Neighbouring tokens that stay on one rank.
+        Number of neighbouring tokens that stay on one rank.
     name
-        Of the layer, for messages.
+        Name of the layer, for messages.
 
     Raises
     ------
     ValueError
-        If heads do not divide the channels, with both numbers.
+        If heads do not divide the channels; the message contains both numbers.
     UsageError
         If there are fewer heads than ranks of channels.
     """
@@ -51,7 +51,7 @@ class Attention(nn.Module):
         self._tokens = Divided(name, "tokens", tokens, axis.space, axis.channels, unit).split
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(..., own tokens, own channels)`` to the same."""
+        """Map ``(..., own tokens, own channels)`` to the same shape."""
         own = self.inputs(x).unflatten(-1, (-1, 3, self.size)).transpose(-3, -4)
         q, pairs = own[..., 0, :], own[..., 1:, :].flatten(-2)  # heads before tokens
         k, v = gather(pairs, -2, *self._tokens).split(self.size, -1)

@@ -1,8 +1,9 @@
-"""The model axis as layers see it: a grid of space x channels, and which network lies on it.
+"""The model axis: a grid of space x channels, over which a network is split.
 
 The M ranks of a model group hold one network and one item in parts. Activations are tokens
-``(..., T, C)``: T places in space and C channels. M = 2 parts the channels, M = 4 both in halves;
-any other M parts the channels, if these divide, else space (:meth:`ModelAxis.fitted`).
+``(..., T, C)`` with T positions in space and C channels. M = 2 splits the channels, M = 4 halves
+both; any other M splits the channels, if they are divisible, else space
+(:meth:`ModelAxis.fitted`).
 
     M = 4    rank 0: first half of space, first half of the channels    rank 1: second half of them
              rank 2: second half of space, first half of the channels   rank 3: second half of them
@@ -25,33 +26,33 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 Layout = tuple[int, int]
-"""Parts of space, parts of the channels."""
+"""Number of parts of space, number of parts of the channels."""
 
 
 class ModelAxis:
     """The ranks that hold one network in parts, as a grid of space x channels.
 
-    Collective over them.
+    Construction is collective over them.
 
     Parameters
     ----------
     comm
-        Their communicator.
+        Communicator of these ranks.
     layout
-        Parts of space and of the channels, whose product is the number of ranks; None:
+        Numbers of parts of space and of the channels, whose product is the number of ranks; None:
         :func:`usual`.
     counted
-        Where exchanges are counted.
+        Counter of exchanges.
 
     Attributes
     ----------
     space, channels
-        The ranks that differ from this one in their part of space, with the same channels; and
-        those with the same part of space and other channels.
+        The ranks with the same part of the channels and other parts of space; and those with the
+        same part of space and other parts of the channels.
     alone
-        This rank by itself.
+        This rank by itself, as a group.
     counted
-        What this rank has exchanged.
+        Counter of what this rank has exchanged.
     """
 
     def __init__(
@@ -73,16 +74,16 @@ class ModelAxis:
 
     @classmethod
     def of(cls, axis: Axis, layout: Layout | None = None) -> ModelAxis:
-        """That of a grid: ``ModelAxis.of(topology.axis("model"))``. Collective over the axis."""
+        """Axis of a grid: ``ModelAxis.of(topology.axis("model"))``. Collective over the axis."""
         return cls(axis.comm, layout)
 
     def _directions(self, s: int, c: int) -> tuple[Group, Group]:
-        """The ranks of this one's column and row of the grid, of space and of channels."""
+        """The ranks in this rank's column (space) and row (channels) of the grid."""
         space, channels = self.comm.Split(c, s), self.comm.Split(s, c)
         return Group(space, self.counted), Group(channels, self.counted)
 
     def laid_out(self, layout: Layout) -> ModelAxis:
-        """The same ranks in another grid, with the same count of exchanges. Collective."""
+        """Return the same ranks in another grid, with the same counter. Collective."""
         if layout not in self._fitted:
             other = type(self)(self.comm, layout, self.counted)
             other._fitted = self._fitted
@@ -96,17 +97,17 @@ class ModelAxis:
         space: int | None = None,
         unit: int = 1,
     ) -> Part:
-        """This rank's part of a tensor: what a network's ``input_part`` and ``output_part`` return.
+        """Return this rank's part of a tensor, as from a network's ``input_part``, ``output_part``.
 
         Parameters
         ----------
         shape
-            Of the whole, such as an item.
+            Shape of the whole tensor, such as an item.
         channels, space
-            Axes that are parted, in nearly equal shares, over the ranks of channels and of space;
-            None: every rank has all of it.
+            Axes that are split, in nearly equal shares, over the ranks of channels and of space;
+            None: every rank holds all of it.
         unit
-            Neighbours along the axis of space that stay on one rank.
+            Number of neighbours along the axis of space that stay on one rank.
         """
         box = [(0, n) for n in shape]
         if channels is not None:
@@ -118,38 +119,38 @@ class ModelAxis:
     def fitted(
         self, name: str, channels: Mapping[str, int], space: Mapping[str, int], fields: int = 0
     ) -> ModelAxis:
-        """These ranks in a grid whose sides divide a network, in this one if it does. Collective.
+        """Return a grid of these ranks whose sides divide a network, preferably this. Collective.
 
         Parameters
         ----------
         name
-            Of the network or layer, for the message.
+            Name of the network or layer, for the message.
         channels, space
-            What is parted along each side, by a name such as ``"channels"`` or ``"strips"``.
+            Lengths that each side must divide, by names such as ``"channels"`` or ``"strips"``.
         fields
-            What is parted over the ranks of channels in nearly equal shares, at least one each; 0
-            for a network that parts none.
+            Length that is split over the ranks of channels in nearly equal shares, at least one
+            each; 0 for a network without.
 
         Raises
         ------
         UsageError
-            If no grid of that many ranks does, with the layer and the numbers.
+            If no grid of these ranks does; the message contains the layer and the numbers.
         """
         for s, c in (self.layout, *layouts(self.size)):
             divides = [n % c == 0 for n in channels.values()] + [n % s == 0 for n in space.values()]
             if (not fields or c <= fields) and all(divides):
                 return self.laid_out((s, c))
-        told = [
+        sides = [
             " and ".join(f"{n} {word}" for word, n in each.items()) for each in (channels, space)
         ]
         more = f", with at least one of its {fields} fields for each rank of channels"
         raise UsageError(
             f"{name}: parallel.model = {self.size}: no grid of {self.size} ranks, in space x "
-            f"channels, divides its {told[1]} x its {told[0]}{more * bool(fields)}"
+            f"channels, divides its {sides[1]} x its {sides[0]}{more * bool(fields)}"
         )
 
     def describe(self, device: str = "cpu") -> str:
-        """How the ranks exchange, for people; empty for one rank.
+        """Describe in words how the ranks exchange; empty for one rank.
 
         Parameters
         ----------
@@ -163,15 +164,15 @@ class ModelAxis:
         }
         by, through = "by MPI", "through shared memory"
         if len(set(ways.values())) < 2:
-            told = [through if all(ways.values()) else by]
+            phrases = [through if all(ways.values()) else by]
         else:
-            told = [f"{through if near else by} over {word}" for word, near in ways.items()]
-        return f"model ranks exchange {', '.join(told)}" if ways else ""
+            phrases = [f"{through if near else by} over {word}" for word, near in ways.items()]
+        return f"model ranks exchange {', '.join(phrases)}" if ways else ""
 
     def free(self) -> None:
-        """Give shared memory and communicators back; what lies on the axis is of no use then.
+        """Free shared memory and communicators; the axis cannot be used afterwards.
 
-        Collective. Those of other grids of the same ranks are freed with it.
+        Collective. Other grids of the same ranks are freed with it.
         """
         for axis in self._fitted.values():
             axis.space.free()
@@ -179,35 +180,35 @@ class ModelAxis:
         self._fitted.clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ModelAxis:
-        """Copies of a network lie on the same ranks."""
+        """Return the axis itself: copies of a network are split over the same ranks."""
         return self
 
 
 def usual(size: int) -> Layout:
-    """1 x 1, 1 x 2, 2 x 2, else 1 x M."""
+    """Default grid of a number of ranks: 1 x 1, 1 x 2, 2 x 2, else 1 x M."""
     return (2, 2) if size == 4 else (1, size)
 
 
 def layouts(size: int) -> list[Layout]:
-    """All grids of so many ranks: the usual one, then those with most parts of the channels."""
+    """All grids of a number of ranks: the default, then those with most parts of the channels."""
     rest = [(s, size // s) for s in range(1, size + 1) if size % s == 0]
     return [usual(size), *(each for each in rest if each != usual(size))]
 
 
 ALONE = ModelAxis(serial.COMM_SELF)
-"""One rank, which holds all."""
+"""One rank, which holds everything."""
 
 _current: ContextVar[ModelAxis] = ContextVar("model axis", default=ALONE)
 
 
 def current() -> ModelAxis:
-    """The model axis on which layers are built now."""
+    """Return the model axis on which layers are currently built."""
     return _current.get()
 
 
 @contextmanager
 def along(axis: ModelAxis) -> Iterator[ModelAxis]:
-    """Build layers in parts over the ranks of a model axis; elsewhere they are the whole ones."""
+    """Context in which layers are built in parts over a model axis; elsewhere they are whole."""
     token = _current.set(axis)
     try:
         yield axis

@@ -1,7 +1,7 @@
-"""Channels in several blocks side by side, of each of which a rank has its part.
+"""Channels in several blocks side by side, where a rank holds a part of each block.
 
-Such are queries, keys and values, or the channels of tokens that are put together. What is gathered
-over ranks lies rank by rank, what a network computes with block by block.
+Examples are queries, keys and values, or the channels of concatenated tokens. Gathered channels are
+ordered rank by rank, whereas a network computes with them block by block.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from hpcsamp.layers.product import Split
 
 
 def in_blocks_of(split: Split, blocks: int) -> Split:
-    """The same of several blocks side by side, of each of which a rank has its part."""
+    """Return the split of several blocks side by side, where a rank has its part of each."""
     return Split(split.over, tuple(blocks * n for n in split.lengths))
 
 
 def by_rank(x: Tensor, lengths: tuple[int, ...], blocks: int) -> Tensor:
-    """``(..., blocks x n)`` of the whole with what belongs to one rank side by side."""
+    """Reorder ``(..., blocks x n)`` channels so that those of each rank are side by side."""
     if blocks == 1 or len(lengths) == 1:
         return x
     parts = x.unflatten(-1, (blocks, sum(lengths))).split(list(lengths), -1)

@@ -1,4 +1,4 @@
-"""Dropout of activations that lie in parts on the model ranks."""
+"""Dropout of activations that are split over the model ranks."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from hpcsamp.weights.routing.slabs import drawn_for
 
 
 class Dropout(nn.Module):
-    """Dropout of activations of which a rank has a part, such as some tokens x some channels.
+    """Dropout of activations of which a rank holds a part, such as some tokens x some channels.
 
-    Draws are named by their place in an item, so each rank draws the mask of whole items (two bytes
-    a number) and takes its part; nothing is exchanged.
+    Draws are identified by their position in an item, so each rank draws the mask of whole items
+    (two bytes per number) and uses its part; nothing is exchanged.
 
     Parameters
     ----------
     rate
-        Chance of a number to be dropped.
+        Probability of dropping a number.
     part
-        Which part of an item's activations this rank has, see
+        The part of an item's activations that this rank holds, see
         :meth:`~hpcsamp.layers.ModelAxis.part`.
     """
 
@@ -29,6 +29,6 @@ class Dropout(nn.Module):
         self.rate, self.part = rate, part
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, *part.local)`` to the same."""
+        """Map ``(B, *part.local)`` to the same shape."""
         with drawn_for(self.part):
             return F.dropout(x, self.rate, self.training)

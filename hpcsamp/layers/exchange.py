@@ -1,16 +1,16 @@
-"""Exchanges within a network that lies in parts on the ranks of a group, each with its adjoint.
+"""Differentiable exchanges within a network that is split over the ranks of a group.
 
-Taken together, the parts of all ranks are one vector, and an exchange is a linear map of it. Its
-backward pass is the exact transpose of this map: with a loss whose derivative by its own part of
-the outputs every rank knows, every rank gets the gradient of its own parts of the weights.
+The parts of all ranks together are one vector, and an exchange is a linear map of it. Its backward
+pass is the exact transpose of this map: if every rank knows the derivative of the loss by its own
+part of the outputs, it gets the gradient of its own parts of the weights.
 
     gather        own part -> the whole on every rank      transposed: scatter_sum
     scatter_sum   whole terms -> own part of their sum     transposed: gather
     total         term -> the sum on every rank            transposed: itself
     shared        copies of a parameter -> the same        transposed: total
 
-``dim`` counts from the end (negative), so axes before it are just carried, those of
-``torch.func.vmap``, too. All ranks of a group call the same functions in the same order.
+``dim`` counts from the end (negative), so the axes before it are only carried along, including
+those of ``torch.func.vmap``. All ranks of a group call the same functions in the same order.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ Lengths = tuple[int, ...]
 
 
 def gather(x: Tensor, dim: int, over: Group, lengths: Sequence[int] | None = None) -> Tensor:
-    """The parts of all ranks, one after the other.
+    """Concatenate the parts of all ranks.
 
-    Sends the own part to each of the others; backward ``(R - 1) / R`` of the whole.
+    Sends this rank's part to each of the others; backward ``(R - 1) / R`` of the whole.
 
     Parameters
     ----------
     x
         This rank's part.
     dim
-        Axis along which the whole is parted, counted from the end.
+        Axis along which the whole is split, counted from the end.
     over
-        The ranks.
+        The ranks that hold the parts.
     lengths
-        Of each rank's part along the axis; None: all are as long as this one's.
+        Length of each rank's part along the axis; None: all are as long as this one's.
     """
     if over.size == 1:
         return x
@@ -50,14 +50,14 @@ def gather(x: Tensor, dim: int, over: Group, lengths: Sequence[int] | None = Non
 
 
 def scatter_sum(x: Tensor, dim: int, over: Group, lengths: Sequence[int] | None = None) -> Tensor:
-    """This rank's part of the sum over the ranks.
+    """Return this rank's part of the sum over the ranks.
 
     Parameters
     ----------
     x
-        This rank's term, of the shape of the whole.
+        This rank's term, in the shape of the whole.
     dim, over, lengths
-        As for :func:`gather`; None: parts of equal length.
+        As for :func:`gather`; lengths None: parts of equal length.
     """
     if over.size == 1:
         return x
@@ -66,12 +66,12 @@ def scatter_sum(x: Tensor, dim: int, over: Group, lengths: Sequence[int] | None 
 
 
 def total(x: Tensor, over: Group) -> Tensor:
-    """The sum over the ranks, on each of them, the same to the bit."""
+    """Return the sum over the ranks, bitwise equal on each of them."""
     return x if over.size == 1 else linear(x, *_both(_totalled, _totalled, (over,)))
 
 
 def shared(x: Tensor, over: Group) -> Tensor:
-    """A parameter that all ranks of the group hold; its gradient is the sum of theirs."""
+    """Return a parameter that all ranks of the group hold; its gradient is the sum of theirs."""
     return x if over.size == 1 else linear(x, _same, partial(_totalled, over=over))
 
 
@@ -99,14 +99,14 @@ def _lengths(x: Tensor, dim: int, over: Group, lengths: Sequence[int] | None, ki
 
 
 class Coming:
-    """Parts of the others, under way to this rank; the own part is there at once.
+    """Parts of other ranks on their way to this one; its own part is available at once.
 
-    To be closed when the parts of the others are no longer read.
+    Close it when the parts of the others are no longer read.
 
     Parameters
     ----------
     x
-        The own part.
+        This rank's part.
     dim, over, lengths
         As for :func:`gather`.
     """
@@ -124,7 +124,7 @@ class Coming:
         exchange.send(x, *over.others)
 
     def __getitem__(self, rank: int) -> Tensor:
-        """The part of a rank; waits for those of all others if it is not the own one."""
+        """Return the part of a rank; waits for all others unless it is this rank's own."""
         if rank == self._over.rank:
             return self._own
         if self._others is None:
@@ -133,11 +133,11 @@ class Coming:
         return self._others[rank]
 
     def all(self) -> list[Tensor]:
-        """The parts in the order of the ranks."""
+        """Return the parts in the order of the ranks."""
         return [self[rank] for rank in range(self._over.size)]
 
     def close(self) -> None:
-        """The parts of the others are no longer read; waits for them if they never were."""
+        """Release the parts of the others; first waits for them if they were never read."""
         if self._exchange is not None:
             self[self._over.others[0]]
             self._exchange.close()
@@ -145,14 +145,14 @@ class Coming:
 
 
 class Leaving:
-    """Terms of sums, each under way to the rank that sums it.
+    """Terms of sums, each on its way to the rank that sums it.
 
     Parameters
     ----------
     like
         A tensor of the type and device of the terms.
     shape
-        Of the whole terms; its length along ``dim`` does not matter.
+        Shape of the whole terms; its length along ``dim`` does not matter.
     dim, over, lengths
         As for :func:`scatter_sum`.
     """
@@ -176,21 +176,21 @@ class Leaving:
             self._exchange.receive(self._shapes[over.rank], rank)
 
     def room(self, rank: int) -> Tensor:
-        """A tensor without values for the term of the sum of a rank."""
+        """Return an uninitialised tensor for the term of a rank's sum."""
         if rank == self._over.rank or self._exchange is None:
             self._made = self._like.new_empty(self._shapes[rank])
             return self._made
         return self._exchange.room(self._shapes[rank])
 
     def put(self, rank: int, term: Tensor) -> None:
-        """This rank's term of the sum of a rank, its own last."""
+        """Send this rank's term of a rank's sum; its own comes last."""
         if rank == self._over.rank:
             self._own = term
         elif self._exchange is not None:
             self._exchange.send(term, rank)
 
     def sum(self) -> Tensor:
-        """The own sum, in the order of the ranks."""
+        """Return this rank's sum, added in the order of the ranks."""
         assert self._own is not None
         if self._exchange is None:
             return self._own
@@ -203,14 +203,14 @@ class Leaving:
 
 
 def resized(shape: Sequence[int], dim: int, length: int) -> list[int]:
-    """A shape with another length of an axis."""
+    """Return a shape with another length of an axis."""
     found = list(shape)
     found[dim] = length
     return found
 
 
 def summed(terms: Sequence[Tensor], into: Tensor | None = None) -> Tensor:
-    """The sum of two tensors or more, one after the other; ``into`` may be one of these two."""
+    """Add two or more tensors in order; ``into`` may be one of the first two."""
     first, second, *rest = terms
     found = torch.add(first, second, out=into)
     for term in rest:
@@ -242,14 +242,14 @@ class _Map(torch.autograd.Function):
 
 
 def linear(x: Tensor, there: Linear, back: Linear) -> Tensor:
-    """A linear map of the parts of all ranks, with its exact transpose.
+    """Apply a linear map to the parts of all ranks, with its exact transpose as backward pass.
 
     Parameters
     ----------
     x
         This rank's part.
     there, back
-        The map and its transpose, as exchanges of this rank's part; axes are counted from the end.
+        The map and its transpose, as exchanges of this rank's part; axes count from the end.
     """
     y: Tensor = _Map.apply(x, there, back)
     return y

@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 
-#: Tags that every MPI has.
+#: Tags that every MPI library supports.
 TAGS = 1 << 15
 
 
-@dataclass(slots=True, repr=False)  # no state of a network that could be taken for one
+@dataclass(slots=True, repr=False)  # never mistaken for the state of a network
 class Counted:
-    """What this rank has exchanged.
+    """Counter of what this rank has exchanged.
 
     Attributes
     ----------
     exchanges
-        How many: a message to each of the others of a group, and one from each, are one exchange.
+        Number of exchanges: one message to, and one from, each other rank of a group count as one.
     bytes
-        Sent by this rank.
+        Bytes sent by this rank.
     """
 
     exchanges: int = 0
@@ -45,22 +45,22 @@ class Counted:
 
 
 class Group:
-    """The ranks along a direction of the model axis. Collective over them.
+    """The ranks along one direction of the model axis. Construction is collective over them.
 
     Parameters
     ----------
     comm
-        Their communicator, of this group's own.
+        Communicator of these ranks, for this group only.
     counted
-        What they exchange is counted here.
+        Counter of their exchanges.
 
     Attributes
     ----------
     mailbox
-        The memory that they share, if all are on one node.
+        Memory that they share, if all are on one node.
     """
 
-    # no attributes of a network that could be taken for its state, and put back while others wait
+    # no attributes that look like a network's state, and could be restored while others wait
     __slots__ = ("_number", "comm", "counted", "mailbox", "rank", "size")
 
     def __init__(self, comm: MPI.Comm, counted: Counted) -> None:
@@ -71,23 +71,23 @@ class Group:
         self._number = 0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Group:
-        """Copies of a network lie on the same ranks."""
+        """Return the group itself: copies of a network are split over the same ranks."""
         return self
 
     @property
     def others(self) -> list[int]:
-        """The other ranks, the next one first: at no time do all send to the same."""
+        """The other ranks, starting with the next one, so that not all send to the same rank."""
         return [(self.rank + i) % self.size for i in range(1, self.size)]
 
     def begin(self, like: Tensor, *shapes: Sequence[int]) -> Exchange:
-        """A new exchange of tensors of the type of another one.
+        """Begin an exchange of tensors of the type of another one.
 
         Parameters
         ----------
         like
             The tensor.
         shapes
-            Of all that the rank that sends most sends, each message once; the same on all ranks.
+            Shapes of all messages of the rank that sends most; the same on all ranks.
         """
         self.counted.exchanges += 1
         self._number += 1
@@ -99,23 +99,23 @@ class Group:
         return MessageExchange(self, like, self._number)
 
     def free(self) -> None:
-        """Give shared memory and communicator back. Collective."""
+        """Free shared memory and communicator. Collective."""
         if self.mailbox is not None:
             self.mailbox.free()
         self.comm.Free()
 
 
 class Exchange(ABC):
-    """Messages under way; every rank of the group begins its exchanges in the same order.
+    """Messages in flight; every rank of the group begins its exchanges in the same order.
 
-    All layers exchange through it: another transport has its own exchange.
+    All layers exchange through this class: another transport defines its own subclass.
 
     Parameters
     ----------
     group
-        The ranks.
+        The ranks that exchange.
     like
-        A tensor of the type and device of what is exchanged.
+        A tensor of the type and device of the messages.
     """
 
     def __init__(self, group: Group, like: Tensor) -> None:
@@ -123,30 +123,30 @@ class Exchange(ABC):
         self._expected: list[tuple[Sequence[int], int]] = []
 
     def room(self, shape: Sequence[int]) -> Tensor:
-        """A tensor without values, to be computed and then sent."""
+        """Return an uninitialised tensor, to be computed and then sent."""
         return self._like.new_empty(tuple(shape))
 
     def send(self, x: Tensor, *to: int) -> None:
-        """Begin to send a tensor to some ranks; at no cost if it has been made by :meth:`room`."""
+        """Begin to send a tensor to some ranks; without a copy if it was made by :meth:`room`."""
         self._group.counted.bytes += x.numel() * x.element_size() * len(to)
         self._send(x, to)
 
     def receive(self, shape: Sequence[int], source: int) -> None:
-        """Expect a tensor; from one rank they come in the order in which that sends them."""
+        """Expect a tensor; those of one rank arrive in the order in which it sends them."""
         self._expected.append((tuple(shape), source))
 
     @abstractmethod
     def wait(self) -> list[Tensor]:
-        """What was expected, in this order, once it is there; not to be written.
+        """Wait for the expected tensors and return them in order; they must not be written to.
 
         Raises
         ------
         HpcsampError
-            If a message is not as long as it should be: ranks have built different networks.
+            If a message has an unexpected length: ranks have built different networks.
         """
 
-    def close(self) -> None:  # noqa: B027 - nothing to do if what comes is the receiver's own
-        """Let the others know that what they have sent is no longer read."""
+    def close(self) -> None:  # noqa: B027 - nothing to do if received data belong to the receiver
+        """Tell the others that what they have sent is no longer read."""
 
     @abstractmethod
     def _send(self, x: Tensor, to: Sequence[int]) -> None: ...
@@ -154,25 +154,25 @@ class Exchange(ABC):
     def _check(self, source: int, length: int, expected: int) -> None:
         if length != expected:
             raise HpcsampError(
-                f"model rank {self._group.rank} was to receive {expected} bytes of model rank "
-                f"{source}, got {length}: their networks or inputs differ"
+                f"model rank {self._group.rank} expected {expected} bytes from model rank "
+                f"{source}, but got {length}: their networks or inputs differ"
             )
 
 
 class SharedExchange(Exchange):
-    """An exchange through the memory of a node, see :mod:`hpcsamp.layers.mailbox`."""
+    """An exchange through the shared memory of a node, see :mod:`hpcsamp.layers.mailbox`."""
 
     def __init__(
         self, group: Group, like: Tensor, number: int, mailbox: Mailbox, slots: Slots
     ) -> None:
         super().__init__(group, like)
         self._number, self._mailbox, self._slots = number, mailbox, slots
-        self._filled = 0  # bytes of the own slot
-        self._rooms: dict[int, int] = {}  # by address: where in the slot
+        self._filled = 0  # bytes of this rank's slot
+        self._rooms: dict[int, int] = {}  # position in the slot, by address
         self._sent = [0] * group.size
 
     def room(self, shape: Sequence[int]) -> Tensor:
-        """A tensor without values where the others will read it."""
+        """Return an uninitialised tensor in memory that the other ranks read."""
         found = self._slots.view(self._number, self._group.rank, self._filled, shape, self._like)
         self._rooms[found.data_ptr()] = self._filled
         self._filled += bytes_of(shape, self._like)
@@ -188,7 +188,7 @@ class SharedExchange(Exchange):
             self._sent[rank] += 1
 
     def wait(self) -> list[Tensor]:
-        """What was expected, where the others have written it; until :meth:`close`."""
+        """Return the expected tensors where the others wrote them; valid until :meth:`close`."""
         found, seen = [], [0] * self._group.size
         for shape, source in self._expected:
             place, length = self._mailbox.look(self._number, source, seen[source])
@@ -198,20 +198,20 @@ class SharedExchange(Exchange):
         return found
 
     def close(self) -> None:
-        """Let the others write again where they have been read."""
+        """Allow the others to overwrite what has been read."""
         self._mailbox.close(self._number)
 
 
 class MessageExchange(Exchange):
-    """An exchange by MPI, of ranks on different nodes; what is not in host memory is staged."""
+    """An exchange by MPI, of ranks on different nodes; device memory is staged in host memory."""
 
     def __init__(self, group: Group, like: Tensor, number: int) -> None:
         super().__init__(group, like)
         self._requests: list[Any] = []
-        self._lengths: list[int | None] = []  # of what is received, None for what is sent
+        self._lengths: list[int | None] = []  # of received messages; None for sent ones
         self._arriving: list[Tensor] = []
         self._kept: list[Tensor] = []
-        # what a pass that was broken off has left under way is never taken for a later message
+        # messages left by an aborted pass must not be mistaken for later ones
         self._tag = number % TAGS
 
     def _send(self, x: Tensor, to: Sequence[int]) -> None:
@@ -231,7 +231,7 @@ class MessageExchange(Exchange):
             self._lengths.append(len(piece))
 
     def wait(self) -> list[Tensor]:
-        """What was expected."""
+        """Wait for the expected tensors and return them."""
         if self._requests:
             MPI = library(self._group.comm)  # noqa: N806
             statuses = [MPI.Status() for _ in self._requests]
@@ -245,7 +245,7 @@ class MessageExchange(Exchange):
 
 
 def _mailbox(comm: MPI.Comm) -> Mailbox | None:
-    """The memory of ranks that are all on one node, if there is room for headers at least."""
+    """Shared memory of ranks that are all on one node, if there is room at least for headers."""
     if isinstance(comm, Comm) or not on_one_node(comm):
         return None
     fits = shared_memory_free() > KEPT_FREE
@@ -253,7 +253,7 @@ def _mailbox(comm: MPI.Comm) -> Mailbox | None:
 
 
 def _pieces(host: Tensor) -> Iterator[np.ndarray]:
-    """Its memory in messages of a length that MPI can count."""
+    """Memory of a tensor, in messages of a length that MPI can count."""
     flat = host.view(-1).view(torch.uint8).numpy()
     for start in range(0, len(flat), PIECE):
         yield flat[start : start + PIECE]

@@ -1,7 +1,7 @@
-"""Neighbours along a periodic axis that lies in parts on the ranks, such as longitude.
+"""Halo exchange along a periodic axis that is split over the ranks, such as longitude.
 
-For windows and convolutions that reach over the edge of a rank's part, as those of the shifted
-windows on a latitude-longitude grid do.
+For windows and convolutions that reach beyond the edge of a rank's part, such as shifted windows on
+a latitude-longitude grid.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from hpcsamp.layers.group import Group
 
 
 def halo(x: Tensor, dim: int, before: int, after: int, over: Group) -> Tensor:
-    """The own part with the last values of the part before it and the first of that after it.
+    """Return this rank's part, extended by the last values before it and the first after it.
 
-    The part before the first is the last one. Sends ``before + after`` values along the axis, in
-    one exchange; the backward pass sends as many back, which are added to those they came from.
+    The axis is periodic. Sends ``before + after`` values along the axis, in one exchange; the
+    backward pass sends as many back and adds them to the gradients of their origin.
 
     Parameters
     ----------
@@ -26,14 +26,14 @@ def halo(x: Tensor, dim: int, before: int, after: int, over: Group) -> Tensor:
     dim
         The axis, counted from the end.
     before, after
-        Values of the neighbours; at most as many as each part has.
+        Numbers of values from the neighbours; at most as many as each part has.
     over
         The ranks, in the order of their parts.
 
     Raises
     ------
     ValueError
-        For more values than a part has, with both numbers.
+        If a part has fewer values; the message contains both numbers.
     """
     from_end(dim)
     if not 0 <= min(before, after) <= max(before, after) <= x.shape[dim]:
@@ -51,21 +51,21 @@ def halo(x: Tensor, dim: int, before: int, after: int, over: Group) -> Tensor:
 
 
 def rolled(x: Tensor, dim: int, shift: int, over: Group) -> Tensor:
-    """``torch.roll`` of the whole, of which each rank has a part, along the axis that is parted.
+    """Apply ``torch.roll`` to a whole of which each rank holds a part, along the split axis.
 
-    Sends ``|shift|`` values along the axis, in one exchange each way.
+    Sends ``|shift|`` values along the axis, in one exchange in each direction.
 
     Parameters
     ----------
     x, dim, over
         As for :func:`halo`.
     shift
-        By how many places values move on; negative: back.
+        Number of places by which values move forward; negative: back.
 
     Raises
     ------
     ValueError
-        For a shift of more values than a part has, with both numbers.
+        If a part has fewer values than the shift; the message contains both numbers.
     """
     if over.size == 1:
         return torch.roll(x, shift, from_end(dim))
@@ -83,7 +83,7 @@ def _with_neighbours(x: Tensor, dim: int, before: int, after: int, over: Group) 
     n = x.shape[dim]
     of_left, of_right = resized(x.shape, dim, before), resized(x.shape, dim, after)
     exchange = over.begin(x, of_left, of_right)
-    # of two ranks the neighbours are the same: messages come in the order they are sent in
+    # with two ranks both neighbours are the same: messages arrive in the order of sending
     exchange.receive(of_right, following)
     exchange.receive(of_left, previous)
     exchange.send(x.narrow(dim, 0, after), previous)
@@ -95,7 +95,7 @@ def _with_neighbours(x: Tensor, dim: int, before: int, after: int, over: Group) 
 
 
 def _folded(g: Tensor, dim: int, before: int, after: int, over: Group) -> Tensor:
-    """The transpose: what lies in a halo is added where it came from."""
+    """The transpose: values of a halo are added where they came from."""
     previous, following = _neighbours(over)
     n = g.shape[dim] - before - after
     of_left, of_right = resized(g.shape, dim, before), resized(g.shape, dim, after)

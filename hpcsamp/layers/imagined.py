@@ -1,7 +1,7 @@
-"""A model rank without the others: what it holds, computes and would exchange, for planning.
+"""Simulate one model rank without the others, for planning: what it holds, computes, exchanges.
 
 A network built along such an axis has the shapes that it has on one of M ranks. A pass on tensors
-without values makes what the rank would make, and every exchange is counted and brings no values.
+without values allocates what the rank would allocate; exchanges are counted but carry no values.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ from hpcsamp.layers.group import Exchange, Group
 
 
 class Imagined(serial.Comm):
-    """The communicator of ranks of which one is looked at, the only one that there is.
+    """Communicator of imagined ranks, of which only one exists.
 
     Parameters
     ----------
     size, rank
-        How many they are, and which one is looked at.
+        Number of ranks, and the index of the simulated one.
     """
 
     def __init__(self, size: int, rank: int) -> None:
         self.size, self.rank = size, rank
 
     def Get_size(self) -> int:  # noqa: N802
-        """How many they are."""
+        """Number of ranks."""
         return self.size
 
     def Get_rank(self) -> int:  # noqa: N802
-        """Which one is looked at."""
+        """Index of the simulated rank."""
         return self.rank
 
     def allgather(self, obj: Any) -> list[Any]:
-        """As if all ranks were like the one that is looked at."""
+        """Return a list as if all ranks passed the same object."""
         return [obj] * self.size
 
 
 class ImaginedExchange(Exchange):
-    """An exchange that is counted and brings zeros."""
+    """An exchange that is counted and returns zeros."""
 
     def _send(self, x: Tensor, to: Sequence[int]) -> None:
-        """Nobody receives it."""
+        """Send nothing."""
 
     def wait(self) -> list[Tensor]:
-        """Zeros."""
+        """Return zeros."""
         return [self._like.new_zeros(shape) for shape, _ in self._expected]
 
 
@@ -58,7 +58,7 @@ class ImaginedGroup(Group):
     __slots__ = ()
 
     def begin(self, like: Tensor, *shapes: Sequence[int]) -> Exchange:
-        """A new exchange."""
+        """Begin an exchange."""
         self.counted.exchanges += 1
         return ImaginedExchange(self, like)
 
@@ -73,16 +73,16 @@ class ImaginedAxis(ModelAxis):
 
 
 def imagined(size: int, rank: int = -1) -> ModelAxis:
-    """One of so many model ranks, with a count of exchanges of its own.
+    """Return one of a number of imagined model ranks, with its own counter of exchanges.
 
-    A size of 1 is :data:`~hpcsamp.layers.axis.ALONE`.
+    A size of 1 returns :data:`~hpcsamp.layers.axis.ALONE`.
 
     Parameters
     ----------
     size
         ``M``.
     rank
-        Which one; by default the last, which has the largest share of what does not divide.
+        Index of the rank; by default the last, which has the largest share of uneven splits.
     """
     comm: Any = Imagined(size, rank % size)
     return ALONE if size == 1 else ImaginedAxis(comm)

@@ -1,4 +1,4 @@
-"""A layer whose parameters are held in parts, and which part of each a network holds."""
+"""Base class of layers whose parameters are split over the model ranks."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from hpcsamp.weights.pieces import parts_in
 
 
 class Layer(nn.Module):
-    """A layer in parts over the current model axis (:func:`~hpcsamp.layers.along`).
+    """A layer that is split over the current model axis (:func:`~hpcsamp.layers.along`).
 
-    Nothing is held twice: of a parameter that several ranks need, each holds a share, and they
-    gather it where it is used. Initial values are drawn whole and cut, so they are the same on any
+    Nothing is held twice: if several ranks need a parameter, each holds a share, and they gather it
+    where it is used. Initial values are drawn whole and then cut, so they are the same on any
     number of ranks.
 
     Attributes
@@ -29,9 +29,9 @@ class Layer(nn.Module):
     axis
         The model axis.
     parts
-        Which part of each of its own parameters this rank holds, by name.
+        The part of each of its own parameters that this rank holds, by name.
     inputs_per_output
-        Fan in, for initial standard deviations; 1 for a layer with vectors only.
+        Fan-in, for initial standard deviations; 1 for a layer with vectors only.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Layer(nn.Module):
     def hold(self, name: str, whole: Tensor, box: Sequence[Interval], blocks: int = 1) -> None:
         """Register a parameter: a box of initial values that are the same on all ranks.
 
-        With several blocks of the first axis, the box is that of each of them.
+        With several blocks on the first axis, the box applies to each of them.
         """
         rows, *others = whole.shape
         part = (
@@ -59,33 +59,33 @@ class Layer(nn.Module):
 
 
 class Divided:
-    """An axis of channels (or of places in space), parted over a group of ranks.
+    """An axis of channels (or of positions in space) that is split over a group of ranks.
 
-    The weights that belong to a part of it are shared out once more over the ranks of the other
-    direction, which need the same ones.
+    The ranks of the other direction need the same weights for a part of the axis; each of them
+    holds a share of these.
 
     Parameters
     ----------
     layer, word
-        Of what it is, for messages: the layer and e.g. ``"input channels"``.
+        Names for messages: the layer and e.g. ``"input channels"``.
     length
-        Of the axis.
+        Length of the axis.
     over, other
-        Ranks that have different parts of the axis, and those with the same part.
+        Ranks with different parts of the axis, and those with the same part.
     unit
-        Neighbours that are not parted.
+        Number of neighbours that stay together.
 
     Attributes
     ----------
     own, held
-        The interval of this rank's part, and its share of that.
+        The interval of this rank's part, and its share of that part.
     split, shares
-        Of the axis over ``over``, and of this rank's part over ``other``.
+        The split of the axis over ``over``, and of this rank's part over ``other``.
 
     Raises
     ------
     UsageError
-        If there are fewer units than ranks, with both numbers.
+        If there are fewer units than ranks; the message contains both numbers.
     """
 
     def __init__(
@@ -93,8 +93,8 @@ class Divided:
     ) -> None:
         if length // unit < over.size:
             raise UsageError(
-                f"{layer} has {length // unit} {word}, which {over.size} model ranks cannot part "
-                f"among them; use fewer model ranks (parallel.model)"
+                f"{layer} has {length // unit} {word}, which cannot be split over {over.size} "
+                f"model ranks; use fewer model ranks (parallel.model)"
             )
         everyone = bounds(length, over.size, unit)
         self.length = length
@@ -105,29 +105,29 @@ class Divided:
         self.shares = Split(other, tuple(b - a for a, b in shares))
 
     def whole_part(self, x: Tensor, dim: int = -1) -> Tensor:
-        """A parameter for the own part of the axis, of which this rank holds its share."""
+        """Gather a parameter for this rank's part of the axis, of which it holds a share."""
         return gather(x, dim, *self.shares)
 
 
 def uniform(shape: Sequence[int], inputs: int) -> Tensor:
-    """Initial values within ``+- 1 / sqrt(inputs)``, those of torch's linear layers."""
+    """Initial values uniform within ``+- 1 / sqrt(inputs)``, as in torch's linear layers."""
     limit = 1 / math.sqrt(inputs)
     return torch.empty(tuple(shape)).uniform_(-limit, limit)
 
 
 def parts_of(network: nn.Module, ranks: int = 1) -> dict[str, Part]:
-    """Which part of each parameter of a network this rank holds, by qualified name.
+    """Return the part of each parameter of a network that this rank holds, by qualified name.
 
     Parameters
     ----------
     ranks
-        Model ranks that it is to lie on; those of its layers, if these are more.
+        Number of model ranks to split over; that of its layers, if it is larger.
 
     Raises
     ------
     UsageError
-        For a network on several model ranks with parameters in a layer that has no parts, with
-        the layer's name.
+        If a network on several model ranks has parameters in a layer that cannot be split; the
+        message names the layer.
     """
     found, size, plain, held = {}, ranks, "", parts_in(network)
     for path, module in network.named_modules():
@@ -142,7 +142,7 @@ def parts_of(network: nn.Module, ranks: int = 1) -> dict[str, Part]:
             found[qualified] = part
     if size > 1 and plain:
         raise UsageError(
-            f"{plain} holds its weights whole and cannot lie in parts on {size} model ranks: "
-            f"build the network of the layers of hpcsamp.layers, or set parallel.model = 1"
+            f"{plain} holds its weights whole and cannot be split over {size} model ranks: build "
+            f"the network from the layers of hpcsamp.layers, or set parallel.model = 1"
         )
     return found

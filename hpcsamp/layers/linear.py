@@ -1,4 +1,4 @@
-"""Linear layers over channels that lie in parts on the model ranks."""
+"""Linear layers over channels that are split over the model ranks."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from hpcsamp.layers.product import Kind, Split, product
 
 
 class Linear(Layer):
-    """``y = x W + b`` over channels.
+    """Linear layer ``y = x W + b`` over split channels.
 
-    Every rank multiplies its own input channels by their rows of W and sends each of the others
-    the terms of that one's output channels, while it computes the next ones. The weight has the
-    shape ``(inputs, outputs)``, so that a rank's rows are one run of it.
+    Every rank multiplies its own input channels by their rows of W and sends the other ranks the
+    terms of their output channels, while it computes the next terms. The weight has the shape
+    ``(inputs, outputs)``, so that a rank's rows are contiguous.
 
-    On R ranks of channels and G of space, with N tokens of B bytes a number, a rank sends
+    On R ranks of channels and G of space, with N tokens and B bytes per number, a rank sends
 
         forward    N (outputs - own outputs) B, and its share of W to G - 1 ranks
         backward   N own outputs (R - 1) B, its share of W and terms of its gradient to G - 1 ranks
 
-    in one exchange each way for ``R > 1``, one more forward and two more backward for ``G > 1``.
-    A bias is gathered over space, one more each way.
+    in one exchange in each direction for ``R > 1``, and one more forward and two more backward for
+    ``G > 1``. A bias is gathered over space, one more exchange in each direction.
 
     Parameters
     ----------
     inputs, outputs
-        Channels.
+        Numbers of channels.
     bias
-        Whether there is one.
+        Whether the layer has a bias.
     in_unit, out_unit
-        Neighbouring channels that stay on one rank.
+        Numbers of neighbouring channels that stay on one rank.
     name
-        Of the layer, for messages.
+        Name of the layer, for messages.
 
     Raises
     ------
@@ -68,7 +68,7 @@ class Linear(Layer):
             self.register_parameter("bias", None)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(..., own inputs)`` to ``(..., own outputs)``."""
+        """Map ``(..., own inputs)`` to ``(..., own outputs)``."""
         if self.axis.size == 1:
             y = x @ self.weight
         else:
@@ -79,20 +79,20 @@ class Linear(Layer):
 
 
 class Joined(Layer):
-    """``y = x_1 W_1 + x_2 W_2 + ... + b``: a linear map of several tensors side by side.
+    """Linear map of several tensors side by side, ``y = x_1 W_1 + x_2 W_2 + ... + b``.
 
-    Each of the tensors is parted by itself, so they are not put together first. Exchanges are
-    those of :class:`Linear`, but the weights, which are to be small, are gathered one by one and
+    Each tensor is split on its own, so they need not be concatenated first. Exchanges are those of
+    :class:`Linear`, except that the weights, which should be small, are gathered one by one and
     kept for the backward pass.
 
     Parameters
     ----------
     inputs
-        Channels of each tensor.
+        Number of channels of each tensor.
     outputs
-        Channels.
+        Number of output channels.
     name
-        Of the layer, for messages.
+        Name of the layer, for messages.
     """
 
     bias: nn.Parameter
@@ -109,7 +109,7 @@ class Joined(Layer):
         self.hold("bias", uniform((outputs,), self.inputs_per_output), (self._out.held,))
 
     def forward(self, *xs: Tensor) -> Tensor:
-        """``(..., own inputs)`` of each tensor to ``(..., own outputs)``."""
+        """Map ``(..., own inputs)`` of each tensor to ``(..., own outputs)``."""
         weights = [
             gather(getattr(self, f"weight{i}"), -2, *divided.shares)
             for i, divided in enumerate(self._in)

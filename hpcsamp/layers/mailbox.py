@@ -1,12 +1,13 @@
-"""Messages between the ranks of a node through memory that they share.
+"""Messages between the ranks of a node through shared memory.
 
-Every rank has slots of its own in a shared window. Of exchange ``n`` it writes what it sends into
-slot ``n % SLOTS`` and then notes number, place and length in a header, one for each rank that it
-sends to; these read the slot as it lies there. So nothing is packed, copied twice or waited for
-within MPI: a product is computed where others read it, and one that reads computes with it there.
+Every rank has slots of its own in a shared window. In exchange ``n`` it writes its messages to slot
+``n % SLOTS`` and then the number, position and length of each message to the header for its
+receiver, who reads the slot in place. So nothing is packed, copied twice or delayed within MPI: a
+product is computed where others read it, and the reader computes with it in place.
 
-A slot is written again once all have closed the exchange before. Nobody writes another's headers
-or counters; ``Win.Sync`` orders memory before one is written and after it was seen.
+A slot is overwritten only after all ranks have closed the exchange before. Nobody writes to another
+rank's headers or counters; ``Win.Sync`` orders memory before a header is written and after it was
+read.
 """
 
 from __future__ import annotations
@@ -31,26 +32,26 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 SLOTS = 3
-"""Two exchanges of a group are open on a rank at most, and the others may read the one before."""
+"""A rank has at most two open exchanges in a group, while others may still read the one before."""
 
 MESSAGES = 2
-"""From a rank to another one in one exchange, at most."""
+"""Largest number of messages from one rank to another in an exchange."""
 
 LINE = 64
-"""Messages begin at multiples of it."""
+"""Alignment of messages in bytes."""
 
 RESERVED, KEPT_FREE = 1 << 18, 1 << 24
-"""Shared memory is taken in pieces of so many bytes, while there is so much of it beside."""
+"""Shared memory is reserved in pieces of the first size, while the second size stays free."""
 
 BEGUN, CLOSED, GROWS, GROWN = range(4)
-"""Rows of the counters: the exchange last begun, all closed up to, the one grown for, to what."""
+"""Rows of the counters: last exchange begun, last one closed, last one with growth, new length."""
 
 NUMBER, PLACE, LENGTH = range(3)
-"""A header."""
+"""Entries of a header."""
 
 
 def on_one_node(comm: MPI.Comm) -> bool:
-    """Whether all ranks see the same memory. Collective."""
+    """Whether all ranks share memory. Collective."""
     node = comm.Split_type(library(comm).COMM_TYPE_SHARED)
     found: bool = node.Get_size() == comm.Get_size()
     node.Free()
@@ -67,7 +68,7 @@ class Slots:
     def view(
         self, number: int, rank: int, place: int, shape: Sequence[int], like: Tensor
     ) -> Tensor:
-        """A tensor of the type of another one in the slot of a rank's exchange."""
+        """Return a tensor, of the type of another one, in the slot of a rank's exchange."""
         begin = (rank * SLOTS + number % SLOTS) * self.length + place
         stop = begin + math.prod(shape) * like.element_size()
         return self.memory[begin:stop].view(like.dtype).view(tuple(shape))
@@ -82,12 +83,12 @@ class Mailbox:
     Parameters
     ----------
     comm
-        The ranks.
+        Communicator of the ranks.
 
     Attributes
     ----------
     full
-        Whether the node has no room for what was to be sent once; that travels by MPI.
+        Whether the node once lacked room for an exchange; such exchanges go through MPI.
     """
 
     def __init__(self, comm: MPI.Comm) -> None:
@@ -110,21 +111,21 @@ class Mailbox:
         self._control.sync()
 
     def begin(self, number: int, most: int) -> Slots | None:
-        """Begin an exchange; None if it is to go through MPI. Every rank decides the same.
+        """Begin an exchange; return None if it must go through MPI, the same on every rank.
 
         Parameters
         ----------
         number
-            Exchanges of the group are counted, from 1 on.
+            Number of the exchange in the group, from 1 on.
         most
-            Bytes that any of the ranks sends, each message rounded up to whole lines.
+            Largest number of bytes that a rank sends, with each message rounded up to whole lines.
 
         Raises
         ------
         HpcsampError
-            If ranks are to send different things.
+            If ranks are about to exchange different things.
         """
-        # a pass that was broken off has left some open
+        # an aborted pass has left some open
         self._open = {n for n in self._open if n > number - SLOTS}
         if most > self._slots.length and (self.full or not self._grow(number, most)):
             return None
@@ -135,7 +136,7 @@ class Mailbox:
         return self._slots
 
     def post(self, number: int, to: int, message: int, place: int, length: int) -> None:
-        """Note that a message to a rank is there: which one to it, where in the slot, how long."""
+        """Announce a message to a rank: its index, its position in the slot, and its length."""
         self._control.sync()
         header = self._headers[number % SLOTS, self.rank, to, message]
         header[PLACE], header[LENGTH] = place, length
@@ -144,12 +145,12 @@ class Mailbox:
         self._control.sync()
 
     def look(self, number: int, source: int, message: int) -> tuple[int, int]:
-        """Wait for a message to this rank; where it lies in the slot and how long it is.
+        """Wait for a message to this rank; return its position in the slot and its length.
 
         Raises
         ------
         HpcsampError
-            If its rank sends something else.
+            If the other rank sends something else.
         """
         header = self._headers[number % SLOTS, source, self.rank, message]
         grows = self._counters[GROWS]
@@ -160,12 +161,12 @@ class Mailbox:
         return int(header[PLACE]), int(header[LENGTH])
 
     def close(self, number: int) -> None:
-        """What has come in an exchange is no longer read."""
+        """Release the messages of an exchange, which are no longer read."""
         self._open.discard(number)
         self._closed_up_to(min(self._open, default=int(self._counters[BEGUN, self.rank]) + 1) - 1)
 
     def free(self) -> None:
-        """Give the memory back. Collective."""
+        """Free the memory. Collective."""
         self._free_former()
         self._control.free()
 
@@ -185,8 +186,8 @@ class Mailbox:
         self._control.sync()
 
     def _grow(self, number: int, most: int) -> bool:
-        """Make longer slots, if there is room for them on all ranks; whether there was."""
-        unit = max(PAGE, 1 << max(0, most.bit_length() - 3))  # a quarter too long at most
+        """Allocate longer slots if all ranks have room for them; return whether they had."""
+        unit = max(PAGE, 1 << max(0, most.bit_length() - 3))  # at most a quarter longer than needed
         slot = -(-most // unit) * unit
         self._post(GROWN, slot)
         self._post(GROWS, number)
@@ -195,7 +196,7 @@ class Mailbox:
         for rank in range(self.size):
             if grows[rank] < number or self._counters[GROWN, rank] != slot:
                 self._differ(rank)
-        if not self._open:  # nor on any other rank
+        if not self._open:  # then no rank has an open exchange
             self._free_former()
         needed = self.size * SLOTS * slot
         free = self.comm.allreduce(shared_memory_free(), op=library(self.comm).MIN)
@@ -215,15 +216,15 @@ class Mailbox:
         return True
 
     def _free_former(self) -> None:
-        """Free all windows of slots: nothing in them is read any more. Collective."""
+        """Free all windows of slots, which nobody reads any more. Collective."""
         self._slots = NO_SLOTS
         while self._windows:
             self._windows.pop().free()
 
     def _reserved(self, window: Window, slot: int) -> bool:
-        """Take the memory of this rank's slots, where it computes; whether all could.
+        """Reserve the memory of this rank's slots, near its cores; return whether all ranks could.
 
-        A write beyond what is free would end the process without a word.
+        Writing more than what is free would end the process without a message.
         """
         begin, end = self.rank * SLOTS * slot, (self.rank + 1) * SLOTS * slot
         fits = True
@@ -238,11 +239,11 @@ class Mailbox:
 
     def _differ(self, rank: int) -> NoReturn:
         raise HpcsampError(
-            f"model rank {self.rank} was to exchange something else than model rank {rank}: their "
-            f"networks or inputs differ"
+            f"model rank {self.rank} and model rank {rank} are about to exchange different things: "
+            f"their networks or inputs differ"
         )
 
 
 def bytes_of(shape: Sequence[int], like: Tensor) -> int:
-    """Bytes that a message takes in a slot."""
+    """Number of bytes that a message occupies in a slot."""
     return -(-math.prod(shape) * like.element_size() // LINE) * LINE

@@ -1,4 +1,4 @@
-"""Layer normalisation over channels that lie in parts on the model ranks, exact."""
+"""Exact layer normalisation over channels that are split over the model ranks."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from hpcsamp.layers.product import Split
 
 
 class LayerNorm(Layer):
-    """Normalise every token over all of its channels.
+    """Layer normalisation: normalise every token over all of its channels.
 
-    Each rank has mean and variance of its own channels; those of all ranks are
-    put together by Chan's formula, which loses no digits where means are large. A rank sends two
-    numbers for each token to each of the others of its channels, and as many backward; weight and
-    bias are gathered over space.
+    Each rank computes mean and variance of its own channels; those of all ranks are combined by
+    Chan's formula, which loses no digits where means are large. For each token a rank sends two
+    numbers to each of the other ranks of channels, and as many backward; weight and bias are
+    gathered over space.
 
     Parameters
     ----------
     channels
-        Of a token.
+        Number of channels of a token.
     eps
         Added to the variance.
     blocks
-        Blocks of channels side by side, of each of which a rank has its part.
+        Number of blocks of channels side by side, of each of which a rank holds a part.
     name
-        Of the layer, for messages.
+        Name of the layer, for messages.
     """
 
     deterministic: ClassVar[tuple[str, ...]] = ("weight", "bias")
@@ -50,13 +50,13 @@ class LayerNorm(Layer):
         self.hold("bias", torch.zeros(channels), (self._divided.held,), blocks)
 
     def _own(self, parameter: Tensor) -> Tensor:
-        """A parameter for the own channels, of which this rank holds its share."""
+        """Gather a parameter for this rank's channels, of which it holds a share."""
         shares = self._divided.shares
         whole = gather(parameter, -1, *in_blocks_of(shares, self.blocks))
         return in_order(whole, shares, self.blocks)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(..., own channels)`` to the same."""
+        """Map ``(..., own channels)`` to the same shape."""
         weight, bias = (self._own(p) for p in (self.weight, self.bias))
         if self.axis.channels.size == 1:
             return F.layer_norm(x, (self.channels,), weight, bias, self.eps)
@@ -68,13 +68,13 @@ class LayerNorm(Layer):
 
 
 class _Norm(torch.autograd.Function):
-    """``(s, n, c)`` own channels of n tokens, and weight and bias ``(s, c)`` of them."""
+    """Normalise ``(s, n, c)`` own channels of n tokens, with weight and bias ``(s, c)``."""
 
     @staticmethod
     def forward(
         x: Tensor, weight: Tensor, bias: Tensor, split: Split, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        # normalised by the own channels alone first, in one pass over them
+        # first normalised by the rank's own channels only, in one pass over them
         tiny = torch.finfo(x.dtype).tiny
         normal, mean, inverse = torch.native_layer_norm(x, x.shape[-1:], None, None, tiny)
         coming = Coming(
@@ -117,7 +117,7 @@ class _Norm(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: Any, x: Tensor, weight: Tensor, bias: Tensor, *rest: Any
     ) -> tuple[tuple[Tensor, ...], tuple[int, int, int]]:
-        """Samples beside those that there are."""
+        """Add the samples to the existing samples axis."""
         many = info.batch_size
 
         def beside(t: Tensor, dim: int | None) -> Tensor:

@@ -1,8 +1,8 @@
-"""Square patches of fields become tokens and tokens patches: torch's convolutions, in parts.
+"""Map square patches of fields to tokens and back: torch's convolutions, split over ranks.
 
-As :func:`~hpcsamp.layers.linear`, they are torch's own on one rank. Rows of patches, or columns,
-lie on the ranks of space, channels of tokens on those of channels; and so do fields, unless there
-are too few of them: then each rank of channels has all.
+Like :func:`~hpcsamp.layers.linear`, they are torch's own on one rank. Rows or columns of patches
+are split over the ranks of space, and channels of tokens over those of channels. So are fields,
+unless there are too few of them: then each rank of channels holds all fields.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from hpcsamp.layers.rows import rows
 def patches(
     fields: int, width: int, patch: int, whole_fields: bool = False, name: str = "patches"
 ) -> nn.Module:
-    """``nn.Conv2d`` with kernel and stride ``patch``, in parts: see :class:`Patches`."""
+    """``nn.Conv2d`` with kernel and stride ``patch``, split over ranks: see :class:`Patches`."""
     whole = nn.Conv2d(fields, width, patch, stride=patch)
     return whole if current().size == 1 else Patches(whole, whole_fields, name)
 
 
 def unpatched(width: int, fields: int, patch: int, blocks: int = 1, name: str = "") -> nn.Module:
-    """``nn.ConvTranspose2d`` with kernel and stride ``patch``, in parts: see :class:`Unpatched`."""
+    """``nn.ConvTranspose2d`` with kernel and stride ``patch``, split: see :class:`Unpatched`."""
     whole = nn.ConvTranspose2d(width, fields, patch, stride=patch)
     return whole if current().size == 1 else Unpatched(whole, blocks, name or "unpatched")
 
 
 class Patches(Layer):
-    """A token of each patch, of which a rank has its channels.
+    """Map each patch to a token, of which a rank computes its channels.
 
     Exchanges are those of :class:`~hpcsamp.layers.rows.Rows` with ``fields x patch^2`` inputs.
 
     Parameters
     ----------
     whole
-        The convolution in one piece, which has the initial values.
+        The whole convolution, which has the initial values.
     whole_fields
-        Whether every rank of channels has all fields.
+        Whether every rank of channels holds all fields.
     name
-        Of the layer, for messages.
+        Name of the layer, for messages.
     """
 
     weight: nn.Parameter
@@ -66,7 +66,7 @@ class Patches(Layer):
         self.hold("bias", whole.bias.detach(), (self._out.held,))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, own fields, own rows, own columns)`` to ``(B, own channels, rows, columns)``."""
+        """Map ``(B, own fields, own rows, columns)`` to ``(B, own channels, rows, columns)``."""
         p = self.patch
         apart = x.unflatten(-1, (-1, p)).unflatten(-3, (-1, p))
         points = apart.permute(0, 2, 4, 1, 3, 5).flatten(3)
@@ -78,20 +78,20 @@ class Patches(Layer):
 
 
 class Unpatched(Layer):
-    """Fields of the tokens; each rank of channels has the terms of its own channels.
+    """Map tokens to fields; each rank of channels computes the terms of its own channels.
 
-    A rank sends the terms of the others' fields, and its share of the weight, which is to be small,
-    to the ranks of space that need the same: one exchange each way for R > 1 ranks of channels,
-    two (and the bias) for G > 1 of space.
+    A rank sends the terms of the others' fields, and sends its share of the weight, which should be
+    small, to the ranks of space that need the same: one exchange in each direction for R > 1 ranks
+    of channels, two (and the bias) for G > 1 ranks of space.
 
     Parameters
     ----------
     whole
-        The convolution in one piece, which has the initial values.
+        The whole convolution, which has the initial values.
     blocks
-        Blocks of channels side by side, of each of which a rank has its part.
+        Number of blocks of channels side by side, of each of which a rank holds a part.
     name
-        Of the layer, for messages.
+        Name of the layer, for messages.
     """
 
     weight: nn.Parameter
@@ -111,7 +111,7 @@ class Unpatched(Layer):
         self.hold("bias", whole.bias.detach(), (self._out.held,))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, own channels, rows, columns)`` to ``(B, own fields, own rows, own columns)``."""
+        """Map ``(B, own channels, rows, columns)`` to ``(B, own fields, own rows, columns)``."""
         tokens, p = x.permute(0, 2, 3, 1), self.patch
         shares = self._in.shares
         weight = gather(self.weight.flatten(1), -2, *in_blocks_of(shares, self.blocks))

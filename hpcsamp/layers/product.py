@@ -1,14 +1,14 @@
-"""A matrix product of operands in parts, with its exchanges under way while the own parts multiply.
+"""Matrix product of split operands, with exchanges in flight while the own parts multiply.
 
     y = scatter_sum(a @ gather(b))
 
-``b`` is gathered over one group of ranks, and the product is summed over another one, of which
-every rank keeps a part. There are two kinds:
+``b`` is gathered over one group of ranks, and the product is summed over another group, each rank
+of which keeps a part. There are two kinds:
 
     INNER   rows of b are gathered, which are contracted with columns of a; columns of y are kept
     OUTER   columns of b are gathered, which become columns of y; rows of y are kept
 
-Nothing that came from another rank is kept for the backward pass: b is gathered again.
+Nothing received from another rank is kept for the backward pass: b is gathered again.
 """
 
 from __future__ import annotations
@@ -26,46 +26,46 @@ from hpcsamp.layers.group import Group
 
 
 class Kind(Enum):
-    """Which axis of ``b`` is gathered and which of ``y`` scattered, counted from the end."""
+    """Which axis of ``b`` is gathered and which of ``y`` is scattered, counted from the end."""
 
     INNER = (-2, -1)
     OUTER = (-1, -2)
 
 
 class Split(NamedTuple):
-    """How an axis is parted over the ranks of a group: the length of each rank's part."""
+    """How an axis is split over the ranks of a group: the length of each rank's part."""
 
     over: Group
     lengths: Lengths
 
     def slices(self) -> list[slice]:
-        """Each rank's part of the axis."""
+        """Slice of the axis for each rank."""
         stops = [sum(self.lengths[: i + 1]) for i in range(len(self.lengths))]
         return [slice(b - n, b) for b, n in zip(stops, self.lengths, strict=True)]
 
 
 def product(a: Tensor, b: Tensor, gathered: Split, kept: Split, kind: Kind) -> Tensor:
-    """``scatter_sum(a @ gather(b))``.
+    """Return ``scatter_sum(a @ gather(b))``.
 
-    One exchange forward for each group of more than one rank; backward one for the gradient of y
-    (if ``kept`` has several ranks), and two for b (if ``gathered`` has): b itself, where a has a
-    gradient, and the gradient of b, where that has one.
+    Forward, one exchange for each group of more than one rank; backward, one for the gradient of y
+    (if ``kept`` has several ranks), and two for b (if ``gathered`` has): b itself, if a needs a
+    gradient, and the gradient of b, if b needs one.
 
     Parameters
     ----------
     a
         ``(k, m, r)``: k products at once, with all rows and columns that this rank multiplies.
     b
-        ``(k, r, n)``, along the gathered axis this rank's part.
+        ``(k, r, n)``, with this rank's part along the gathered axis.
     gathered, kept
-        How the gathered axis of ``b`` and the scattered axis of ``y`` are parted.
+        How the gathered axis of ``b`` and the scattered axis of ``y`` are split.
     kind
-        Which axes those are.
+        Which axes these are.
 
     Returns
     -------
     Tensor
-        ``(k, m, n)``, along the scattered axis this rank's part.
+        ``(k, m, n)``, with this rank's part along the scattered axis.
     """
     if gathered.over.size == kept.over.size == 1:
         return a @ b
@@ -75,9 +75,9 @@ def product(a: Tensor, b: Tensor, gathered: Split, kept: Split, kind: Kind) -> T
 
 
 def in_autocast(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Operands of a product in the type of autocast, where that is on."""
+    """Convert operands of a product to the type of autocast, if it is on."""
     device = a.device.type
-    # there is none for tensors without values
+    # tensors without values have no autocast
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         return a.to(dtype), b.to(dtype)
@@ -89,7 +89,7 @@ Index = tuple[Any, ...]
 
 
 def _places(gathered: Split, kept: Split, kind: Kind) -> Callable[[int, int], tuple[Index, ...]]:
-    """Where the product for kept part p with gathered part q lies in a, in b_q, and in y_p."""
+    """Indices into a, b_q and y_p for the product of kept part p and gathered part q."""
     inner, ps, qs = kind is Kind.INNER, kept.slices(), gathered.slices()
 
     def at(p: int, q: int) -> tuple[Index, ...]:
@@ -101,7 +101,7 @@ def _places(gathered: Split, kept: Split, kind: Kind) -> Callable[[int, int], tu
 
 
 def _add(out: Tensor, x: Tensor, y: Tensor, first: bool) -> None:
-    """``out += x @ y`` of ``k`` matrices; ``first``: there is nothing in it yet."""
+    """``out += x @ y`` for ``k`` matrices; ``first``: overwrite ``out`` instead."""
     if len(out) == 1:
         out[0].addmm_(x[0], y[0], beta=0 if first else 1)
     else:
@@ -149,7 +149,7 @@ class _Product(torch.autograd.Function):
                 first = p == p_own if inner else q == q_own
                 _add(grad_a[in_a], gs[p][in_y], bs[q][in_b].mT, first)
 
-        add_a(p_own, q_own)  # while everything else is under way
+        add_a(p_own, q_own)  # while all exchanges are in flight
         grad_b = leaving = None
         if of_b:
             leaving = Leaving(b, b.shape, along, *gathered)
@@ -172,7 +172,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, a: Tensor, b: Tensor, *rest: Any) -> tuple[Tensor, int]:
-        """All products of all samples at once."""
+        """Compute all products of all samples at once."""
         samples = info.batch_size
 
         def spread(x: Tensor, dim: int | None) -> Tensor:

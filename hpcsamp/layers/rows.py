@@ -1,8 +1,8 @@
-"""torch's linear layers and layer norms, whose outputs lie in parts on several model ranks.
+"""torch's linear layers and layer norms with outputs that are split over model ranks.
 
-On one rank they are torch's own, so a network is the same module there as one of ``torch.nn``: its
-initial values, its numbers, and the names and shapes in its checkpoints. On several ranks each
-holds some rows of a weight, that is, what its own outputs need.
+On one rank they are torch's own, so that a network is the same module as one of ``torch.nn``: with
+its initial values, its results, and the names and shapes in its checkpoints. On several ranks each
+holds some rows of a weight, those of its own outputs.
 """
 
 from __future__ import annotations
@@ -30,50 +30,50 @@ def linear(
     out_blocks: int = 1,
     name: str = "a linear layer",
 ) -> nn.Module:
-    """``nn.Linear``, in parts over the current model axis: see :class:`Rows`.
+    """``nn.Linear``, split over the current model axis: see :class:`Rows`.
 
     Parameters
     ----------
     inputs, outputs, bias
-        As of ``nn.Linear``.
+        As for ``nn.Linear``.
     in_blocks, out_blocks
-        Blocks of channels side by side, of each of which a rank has its part, such as the 3 of
-        queries, keys and values, or the 4 of tokens that are put together.
+        Numbers of blocks of channels side by side, of each of which a rank holds a part, such as
+        the 3 of queries, keys and values, or the 4 of concatenated tokens.
     name
-        Of the layer, for messages.
+        Name of the layer, for messages.
     """
     whole = nn.Linear(inputs, outputs, bias)
     return whole if current().size == 1 else Rows(whole, in_blocks, out_blocks, name)
 
 
 def last_linear(inputs: int, outputs: int, name: str = "the last layer") -> nn.Module:
-    """``nn.Linear`` of which every model rank has some outputs, perhaps none: see :class:`Last`."""
+    """``nn.Linear`` where every model rank has some outputs, perhaps none: see :class:`Last`."""
     whole = nn.Linear(inputs, outputs)
     return whole if current().size == 1 else Last(whole, name)
 
 
 def layer_norm(channels: int, blocks: int = 1, name: str = "a layer norm") -> nn.Module:
-    """``nn.LayerNorm`` over channels that lie in parts, in blocks as those of :func:`linear`."""
+    """``nn.LayerNorm`` over split channels, in blocks as for :func:`linear`."""
     if current().size == 1:
         return nn.LayerNorm(channels)
     return Norm(channels, blocks=blocks, name=name)
 
 
 class Norm(LayerNorm):
-    """A layer norm in parts that methods treat as they treat ``nn.LayerNorm``."""
+    """A split layer norm that methods treat like ``nn.LayerNorm``."""
 
     deterministic = ()
     normalises = True
 
 
 class Rows(Layer):
-    """``y = x W' + b``, W of ``(outputs, inputs)``, of which a rank has the rows of its outputs.
+    """Linear layer ``y = x W' + b`` with W ``(outputs, inputs)``, split by rows of W.
 
-    Every rank of channels gathers the inputs of the others while it multiplies its own ones. Ranks
-    of space need the same rows: each holds a share of them, and gathers the others meanwhile.
-    Nothing that was gathered is kept for the backward pass.
+    Every rank of channels gathers the inputs of the others while it multiplies its own. Ranks of
+    space need the same rows: each holds a share of them, and gathers the others meanwhile. Nothing
+    that was gathered is kept for the backward pass.
 
-    On R ranks of channels and G of space, with N tokens of B bytes a number, a rank sends
+    On R ranks of channels and G of space, with N tokens and B bytes per number, a rank sends
 
         forward    N own inputs (R - 1) B, and its share of W and b to G - 1 ranks
         backward   the same of inputs and W again; gradients of the others' inputs, N (inputs - own)
@@ -84,11 +84,11 @@ class Rows(Layer):
     Parameters
     ----------
     whole
-        The layer in one piece, which has the initial values.
+        The whole layer, which has the initial values.
     in_blocks, out_blocks
         See :func:`linear`.
     name
-        Of the layer, for messages.
+        Name of the layer, for messages.
 
     Raises
     ------
@@ -118,7 +118,7 @@ class Rows(Layer):
             self.hold("bias", whole.bias.detach(), held[:1], out_blocks)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(..., own inputs)`` to ``(..., own outputs)``."""
+        """Map ``(..., own inputs)`` to ``(..., own outputs)``."""
         shares = in_blocks_of(self._out.shares, self.out_blocks)
         weight = by_rank(self.weight, self._lengths, self.in_blocks)
         y = rows(x.reshape(1, -1, x.shape[-1]), weight[None], self._in, shares)
@@ -129,9 +129,9 @@ class Rows(Layer):
 
 
 class Last(Layer):
-    """``y = x W' + b`` at the end of a network: each model rank has some outputs of every item.
+    """Linear layer ``y = x W' + b`` at the end of a network: each model rank has some outputs.
 
-    Of the items the ranks of channels have parts of the inputs, and those of space the same ones.
+    The ranks of channels hold parts of the inputs of an item, those of space the same parts.
     Exchanges are those of :class:`Rows` for G = 1.
 
     Attributes
@@ -153,20 +153,20 @@ class Last(Layer):
         self.hold("bias", whole.bias.detach(), (self.own,))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(..., own inputs)`` to ``(..., own outputs)``."""
+        """Map ``(..., own inputs)`` to ``(..., own outputs)``."""
         alone = Split(self.axis.alone, (self.own[1] - self.own[0],))
         y = rows(x.reshape(1, -1, x.shape[-1]), self.weight[None], self._in, alone)
         return y.view(*x.shape[:-1], y.shape[-1]) + self.bias
 
 
 def outputs_of(outputs: int) -> Interval:
-    """Which outputs of a :func:`last_linear` this rank of the current model axis has."""
+    """Return the outputs of a :func:`last_linear` that this rank of the current axis has."""
     axis = current()
     return bounds(outputs, axis.size)[axis.rank]
 
 
 def rows(x: Tensor, weight: Tensor, inputs: Split, shares: Split) -> Tensor:
-    """``gather(x) @ gather(weight)'`` with both gathers under way while the own parts multiply.
+    """Return ``gather(x) @ gather(weight)'``, with gathers in flight while own parts multiply.
 
     Parameters
     ----------
@@ -175,7 +175,7 @@ def rows(x: Tensor, weight: Tensor, inputs: Split, shares: Split) -> Tensor:
     weight
         ``(k, share of rows, inputs)``.
     inputs, shares
-        How the inputs, and the rows of the weight, are parted.
+        How the inputs and the rows of the weight are split.
 
     Returns
     -------
@@ -237,7 +237,7 @@ class _Rows(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, int]:
-        """All products of all samples at once."""
+        """Compute all products of all samples at once."""
         samples = info.batch_size
 
         def spread(t: Tensor, dim: int | None) -> Tensor:

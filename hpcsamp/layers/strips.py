@@ -1,7 +1,7 @@
-"""Strips of longitudes become tokens and tokens strips: convolutions that do not overlap.
+"""Map strips of longitudes to tokens and back: convolutions that do not overlap.
 
 Tokens are ordered by strips and within these by latitudes, so that a range of longitudes is a range
-of tokens. Fields lie in parts on the ranks of channels, longitudes on those of space.
+of tokens. Fields are split over the ranks of channels, longitudes over those of space.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from hpcsamp.layers.linear import Linear
 
 
 class StripEmbedding(nn.Module):
-    """A token of each strip at each latitude: a convolution with kernel and stride (1, strip).
+    """Map each strip at each latitude to a token: a convolution of kernel and stride (1, strip).
 
-    Exchanges are those of a :class:`~hpcsamp.layers.Linear` layer of ``fields x strip`` inputs.
+    Exchanges are those of a :class:`~hpcsamp.layers.Linear` layer with ``fields x strip`` inputs.
 
     Parameters
     ----------
     fields, channels
-        In and out.
+        Numbers of input fields and output channels.
     strip
-        Longitudes.
+        Number of longitudes of a strip.
     name
-        Of the layer, for messages.
+        Name of the layer, for messages.
     """
 
     def __init__(self, fields: int, channels: int, strip: int, name: str = "embedding") -> None:
@@ -34,25 +34,25 @@ class StripEmbedding(nn.Module):
         self.map = Linear(fields * strip, channels, in_unit=strip, name=name)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, own fields, latitudes, own longitudes)`` to ``(B, own tokens, own channels)``."""
+        """Map ``(B, own fields, latitudes, own longitudes)`` to ``(B, own tokens, channels)``."""
         strips = x.unflatten(-1, (-1, self.strip)).permute(0, 3, 2, 1, 4)
         y: Tensor = self.map(strips.flatten(3).flatten(1, 2))
         return y
 
 
 class StripExpansion(Layer):
-    """Fields of the tokens: a transposed convolution with kernel and stride (1, strip).
+    """Map tokens to fields: a transposed convolution of kernel and stride (1, strip).
 
-    Exchanges are those of a :class:`~hpcsamp.layers.Linear` layer of ``fields x strip`` outputs.
+    Exchanges are those of a :class:`~hpcsamp.layers.Linear` layer with ``fields x strip`` outputs.
 
     Parameters
     ----------
     channels, fields
-        In and out.
+        Numbers of input channels and output fields.
     strip, latitudes
-        Longitudes of a strip, and rows of the fields.
+        Number of longitudes of a strip, and of rows of the fields.
     name
-        Of the layer, for messages.
+        Name of the layer, for messages.
     """
 
     bias: nn.Parameter
@@ -69,7 +69,7 @@ class StripExpansion(Layer):
         self.hold("bias", whole, (self._fields.held,))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, own tokens, own channels)`` to ``(B, own fields, latitudes, own longitudes)``."""
+        """Map ``(B, own tokens, channels)`` to ``(B, own fields, latitudes, own longitudes)``."""
         y = self.map(x).unflatten(1, (-1, self.latitudes)).unflatten(-1, (-1, self.strip))
         fields = y.permute(0, 3, 2, 1, 4).flatten(-2)
         return fields + self._fields.whole_part(self.bias)[:, None, None]

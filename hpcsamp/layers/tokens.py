@@ -1,8 +1,8 @@
-"""Perceptron over the tokens: every channel's values at all places in space are mixed.
+"""Perceptron over the tokens: it mixes every channel's values at all positions in space.
 
-Between its two products the hidden values lie in parts of the hidden rows, with all channels:
-ranks that differ in their channels exchange these before the first product and the terms of their
-sums after the second, so that each needs but its own part of both weights.
+Between its two products the hidden rows are split, with all channels: ranks of channels exchange
+their channels before the first product and the terms of their sums after the second, so that each
+rank needs only its own part of both weights.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from hpcsamp.layers.product import Kind, Split, product
 
 
 class _Tokens(Layer):
-    """What both products have in common: how tokens and hidden rows are parted.
+    """Base of both products: how tokens and hidden rows are split.
 
-    The hidden rows are parted over the ranks of channels and then over those of space. Both
-    weights have the shape ``(hidden, tokens)``; a rank holds its part of hidden rows by channels,
-    and of these the columns of its part of space.
+    The hidden rows are split over the ranks of channels and then over those of space. Both weights
+    have the shape ``(hidden, tokens)``; a rank holds the hidden rows of its part of the channels,
+    and the columns of its part of space.
     """
 
     weight: nn.Parameter
@@ -36,18 +36,18 @@ class _Tokens(Layer):
 
 
 class TokensUp(_Tokens):
-    """``h = W x + b``, W of ``(hidden, tokens)``.
+    """First product ``h = W x + b``, with W ``(hidden, tokens)``.
 
     A rank gathers the other channels of its tokens, multiplies, and sends terms over space.
 
     Parameters
     ----------
     tokens, hidden
-        Rows before and after.
+        Numbers of input rows (tokens) and output rows (hidden).
     unit
-        Neighbouring tokens that stay on one rank.
+        Number of neighbouring tokens that stay on one rank.
     name
-        Of the layer, for messages.
+        Name of the layer, for messages.
     """
 
     def __init__(self, tokens: int, hidden: int, unit: int = 1, name: str = "tokens") -> None:
@@ -57,16 +57,16 @@ class TokensUp(_Tokens):
         self.hold("bias", uniform((hidden,), tokens), (self._hidden.held,))
 
     def forward(self, x: Tensor, columns: Split) -> Tensor:
-        """``(own tokens, own columns)`` to ``(own hidden rows, columns)``.
+        """Map ``(own tokens, own columns)`` to ``(own hidden rows, columns)``.
 
-        ``columns``: of each rank of channels, its channels of all items.
+        ``columns``: for each rank of channels, its channels of all items.
         """
         y = product(self.weight[None], x[None], columns, self._hidden.shares, Kind.OUTER)[0]
         return y + self.bias[:, None]
 
 
 class TokensDown(_Tokens):
-    """``y = W' h + b``, W of ``(hidden, tokens)``; parameters as of :class:`TokensUp`."""
+    """Second product ``y = W' h + b``, W ``(hidden, tokens)``; parameters: :class:`TokensUp`."""
 
     def __init__(self, tokens: int, hidden: int, unit: int = 1, name: str = "tokens") -> None:
         super().__init__(tokens, hidden, unit, name)
@@ -75,15 +75,15 @@ class TokensDown(_Tokens):
         self.hold("bias", uniform((tokens,), hidden), (self._tokens.held,))
 
     def forward(self, h: Tensor, columns: Split) -> Tensor:
-        """``(own hidden rows, columns)`` to ``(own tokens, own columns)``."""
+        """Map ``(own hidden rows, columns)`` to ``(own tokens, own columns)``."""
         y = product(self.weight.mT[None], h[None], self._hidden.shares, columns, Kind.INNER)[0]
         return y + self._tokens.whole_part(self.bias)[:, None]
 
 
 class TokenMLP(nn.Module):
-    """Perceptron over the tokens of every channel: up, activation, down.
+    """Perceptron over the tokens of every channel: linear map, activation, linear map.
 
-    On R ranks of channels and G of space, of N = items x own channels and numbers of B bytes, a
+    On R ranks of channels and G of space, with N = items x own channels and B bytes per number, a
     rank sends::
 
         forward    own tokens N (R - 1) B               own values to the other channels' ranks
@@ -92,19 +92,19 @@ class TokenMLP(nn.Module):
                    own tokens N (R - 1) B               terms of the outputs
         backward   the same, and once more what the products gathered forward
 
-    in two exchanges forward and three backward for R > 1, two and three for G > 1, and one each
-    way for the bias of the outputs for R > 1.
+    in two exchanges forward and three backward for R > 1, two and three for G > 1, and one in each
+    direction for the bias of the outputs for R > 1.
 
     Parameters
     ----------
     tokens, hidden, channels
-        Rows before and after, rows between, and channels.
+        Numbers of input rows, of hidden rows, and of channels.
     unit
-        Neighbouring tokens that stay on one rank.
+        Number of neighbouring tokens that stay on one rank.
     activation
-        Of single values.
+        Activation function, element by element.
     name
-        Of the layer, for messages.
+        Name of the layer, for messages.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class TokenMLP(nn.Module):
         self._channels = Divided(name, "channels", channels, axis.channels, axis.space).split
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(..., own tokens, own channels)`` to the same."""
+        """Map ``(..., own tokens, own channels)`` to the same shape."""
         if self.up.axis.size == 1:
             h = self.activation(F.linear(x.mT, self.up.weight, self.up.bias))
             return (h @ self.down.weight + self.down.bias).mT
