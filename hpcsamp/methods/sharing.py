@@ -84,14 +84,14 @@ class Vector:
         self, own: Tensor, start: int, stop: int, change: Callable[[Tensor], Tensor] | None = None
     ) -> Callable[[], Tensor]:
         """Begin to gather a stretch, whose parts ranks may change first. Collective."""
-        mine, counts = own[self.within(start, stop)], self._counts(start, stop)
-        return self._group.begin_gather(mine if change is None else change(mine), counts)
+        part, counts = own[self.within(start, stop)], self._counts(start, stop)
+        return self._group.begin_gather(part if change is None else change(part), counts)
 
     def scatter(self, whole: Tensor, start: int, into: Tensor) -> None:
         """Add the sum over the ranks of a stretch to the shares. Collective."""
         stop = start + len(whole)
-        mine = self._group.scatter_sum(whole, self._counts(start, stop))
-        into[self.within(start, stop)] += mine
+        part = self._group.scatter_sum(whole, self._counts(start, stop))
+        into[self.within(start, stop)] += part
 
 
 class Sharing:

@@ -96,9 +96,9 @@ class Traces:
                 if tensor is not None and not tensor.is_inference():
                     self.writes[place] = tensor._version
                 self._value(place, tensor, 1)
-        mine = {k: v for k, v in vars(part).items() if k not in OF_EVERY_MODULE}
-        self._undo.append(_reset_attributes(part, mine))
-        for key, value in mine.items():
+        attributes = {k: v for k, v in vars(part).items() if k not in OF_EVERY_MODULE}
+        self._undo.append(_reset_attributes(part, attributes))
+        for key, value in attributes.items():
             if type(value) is int and value == id(part):
                 continue  # an address, which differs between processes
             self._value((name, prefix + key), value, DEPTH)
@@ -153,9 +153,9 @@ class Traces:
             for k, v in list(pairs):
                 self._value((name, f"{key}[{k!r}]"), v, depth)
         elif isinstance(getattr(value, "__dict__", None), dict):
-            mine = dict(vars(value))
-            self._undo.append(_reset_attributes(value, mine))
-            for k, v in mine.items():
+            attributes = dict(vars(value))
+            self._undo.append(_reset_attributes(value, attributes))
+            for k, v in attributes.items():
                 self._value((name, f"{key}.{k}"), v, depth)
         elif type(value).__repr__ is not object.__repr__:
             shown = repr(value)  # e.g. itertools.count(3)

@@ -183,5 +183,5 @@ def defaults(section: ModelSection) -> dict[str, Any]:
     Arguments that may be set from the data, and options of ``[model]``, are left out.
     """
     kind = MODELS.find(section.name)
-    told = {"in_shape", "outputs", *factory.guesses(kind), *section.SHARED}
-    return free.defaults(kind, told)
+    left_out = {"in_shape", "outputs", *factory.guesses(kind), *section.SHARED}
+    return free.defaults(kind, left_out)

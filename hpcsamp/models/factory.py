@@ -128,8 +128,8 @@ def make(
         for key, value in {"in_shape": data.in_shape, "outputs": data.outputs}.items()
         if key in free.accepted(kind) and key not in given
     }
-    told = head or "outputs" in program or words.outputs or any(k in given for k in SIZES)
-    for guess in () if told else guesses(kind):
+    is_set = head or "outputs" in program or words.outputs or any(k in given for k in SIZES)
+    for guess in () if is_set else guesses(kind):
         try:
             return Made(_call(name, kind, {**arguments, guess: data.channels}, program), guess)
         except UsageError:

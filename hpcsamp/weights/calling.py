@@ -202,18 +202,18 @@ def takes_by_name(module: nn.Module, names: tuple[str, ...]) -> bool:
     while isinstance(getattr(of, "takes_inputs_of", None), nn.Module):
         of = of.takes_inputs_of  # type: ignore[assignment]
     try:
-        told = inspect.signature(of.forward)
+        signature = inspect.signature(of.forward)
     except (TypeError, ValueError):  # a compiled module has no signature
         return False
-    places = list(told.parameters)
+    places = list(signature.parameters)
     for by_name in (True, False):
         try:
-            told.bind(**dict.fromkeys(names)) if by_name else told.bind(*names)
+            signature.bind(**dict.fromkeys(names)) if by_name else signature.bind(*names)
         except TypeError:
             continue
         if by_name or all(n not in places or places.index(n) == i for i, n in enumerate(names)):
             return by_name
-    takes = ", ".join(told.parameters) or "none"
+    takes = ", ".join(signature.parameters) or "none"
     raise UsageError(
         f"the inputs are {', '.join(names)}, but {type(of).__name__}.forward takes {takes}: name "
         f"the arrays like its arguments, or pass as many as it takes by position"

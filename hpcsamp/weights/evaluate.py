@@ -113,9 +113,9 @@ def _agreed(chunk: Chunk, run: Pass | None) -> bool:
         return True
     ways = [way for forms in STRATEGIES.values() for way in forms]
     way = ways.index(run) if run is not None else 0
-    mine = torch.tensor([way, chunk.samples, place.samples[0]], dtype=torch.float64)
+    claim = torch.tensor([way, chunk.samples, place.samples[0]], dtype=torch.float64)
     assert state.group is not None
-    others = state.group.gathered(mine.to(chunk.x.device))
+    others = state.group.gathered(claim.to(chunk.x.device))
     if (others[:, 1:] != others[0, 1:]).any():
         spans = ", ".join(f"{int(k)} from {int(first)} on" for _, k, first in others.tolist())
         raise UsageError(

@@ -96,8 +96,8 @@ class Inputs:
         return self.map(lambda t: t.to(*arguments, **named) if t.is_floating_point() else t)
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{n} {tuple(t.shape)}" for n, t in self.named.items())
-        return f"Inputs({told})"
+        shapes = ", ".join(f"{n} {tuple(t.shape)}" for n, t in self.named.items())
+        return f"Inputs({shapes})"
 
 
 def _while(holds: Callable[[Any], bool], values: Any) -> Iterator[Any]:

@@ -44,8 +44,8 @@ def moments_over(group: Group, own: Moments) -> Moments:
     count = torch.tensor([own.number], dtype=torch.float64, device=own.mean.device)
     mean = own.mean.double().reshape(-1)
     squares = own.variance.double().reshape(-1) * own.number
-    told = group.gathered(torch.cat([count, mean, squares]))
-    counts, means, squares = told[:, :1], *told[:, 1:].chunk(2, dim=1)
+    gathered = group.gathered(torch.cat([count, mean, squares]))
+    counts, means, squares = gathered[:, :1], *gathered[:, 1:].chunk(2, dim=1)
     total = counts.sum()
     mean = (counts * means).sum(0) / total
     variance = (squares + counts * (means - mean).square()).sum(0) / total
