@@ -1,4 +1,4 @@
-"""Networks that keep state, trained on a grid of ranks and on one process: the worst differences.
+"""Train networks with state on a grid of ranks and on one process; report the worst differences.
 
 See :mod:`on_grids`.
 """
@@ -31,7 +31,7 @@ class Residual(nn.Module):
 
 
 class Seen(nn.Module):
-    """Keeps a running mean of what it sees, and the number of steps."""
+    """Keeps a running mean of its inputs, and the number of steps."""
 
     def __init__(self):
         super().__init__()
@@ -63,7 +63,7 @@ def resnet(seed: int = 1) -> nn.Module:
 
 
 class Standardised(nn.Conv2d):
-    """Normalises its weights, and its outputs of each item alone, by the function of batches."""
+    """Applies batch normalisation to its weights, and to the outputs of each item separately."""
 
     def __init__(self, *sizes):
         super().__init__(*sizes, bias=False)
@@ -84,7 +84,7 @@ def standardised(seed: int = 1) -> nn.Module:
 
 
 def keeping(seed: int = 1) -> nn.Module:
-    """State that a module advances by itself, once for each sample."""
+    """A network with state that it advances itself, once for each sample."""
     torch.manual_seed(seed)
     spectral = nn.utils.parametrizations.spectral_norm
     twice = spectral(nn.Conv2d(4, 4, 1))  # whose state advances twice in a pass
@@ -94,13 +94,13 @@ def keeping(seed: int = 1) -> nn.Module:
 
 
 def dropping(seed: int = 1) -> nn.Module:
-    """A network with dropout, too."""
+    """The same with dropout."""
     *body, head = resnet(seed)
     return nn.Sequential(*body, nn.Dropout(0.3), head)
 
 
 class Again(nn.Module):
-    """A part that is computed again in the backward pass."""
+    """A part that is recomputed in the backward pass."""
 
     def __init__(self, part):
         super().__init__()
@@ -111,7 +111,7 @@ class Again(nn.Module):
 
 
 def again(net):
-    """A network each part of whose middle is computed again."""
+    """A network whose middle parts are recomputed in the backward pass."""
 
     def made(seed: int = 1) -> nn.Module:
         first, *middle, last = net(seed)
@@ -154,7 +154,7 @@ def trained(case, c, own, cut=(0, N)):
 
 
 def buffers_of(method):
-    """Buffers of the module of each sample that this rank has one for; of all, under None."""
+    """Buffers by sample, or under None where all samples share a module."""
     samples = getattr(method, "members", [None])
     return {s: dict(m.named_buffers()) for s, m in zip(samples, method.networks, strict=True)}
 

@@ -1,4 +1,4 @@
-"""A network that draws by itself, trained on a grid and on one process: the worst differences.
+"""Train a network with random layers on a grid and on one process; report the worst differences.
 
 See :mod:`on_grids`.
 """
@@ -20,7 +20,7 @@ Y = X.mean(1).gt(0).long()
 
 
 class Draws(nn.Module):
-    """Dropout of many kinds, noise, whole branches and whole layers left out."""
+    """Dropout of many kinds, noise, and branches and layers that are dropped as a whole."""
 
     def __init__(self, seed: int = 1) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a module draws by itself, computed in whole numbers of Python, number by number."""
+"""A module's own random numbers, recomputed number by number with Python integers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def branch(word, number):
 
 
 def mask(rate, shape, seed, step, sample, call, index=None, purpose=Purpose.MODULE):
-    """What a dropout layer multiplies by: ``(B, *shape)`` for items, ``(1, *shape)`` for all."""
+    """Mask of a dropout layer: ``(B, *shape)`` for items, ``(1, *shape)`` for all."""
     level = round(rate * 65536)
     stream = branch(branch(name_of(seed, purpose, step), sample), call)
     rows = [stream] if index is None else [branch(stream, item) for item in index.tolist()]

@@ -1,4 +1,4 @@
-"""Modules that strategies are tried on, each with the shape of an item."""
+"""Modules to try strategies on, each with the shape of an item."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpcsamp.models.swin import Swin
 
 
 class Does(nn.Module):
-    """A module with parts and parameters, and a function of it and its inputs."""
+    """A module with submodules and parameters whose forward pass is a given function."""
 
     def __init__(self, does: Callable, *parts: nn.Module, **values: torch.Tensor) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Does(nn.Module):
 
 
 class Tied(nn.Module):
-    """A table that is also the last layer."""
+    """An embedding table that is also the last layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ def attends(batch_first, weights=False, **named):
 
 
 def padded(module, x):
-    """Attention that does not see tokens below 0."""
+    """Attention that masks tokens below 0."""
     hidden = x.detach()[..., 0] < -1
     return module.parts[0](x, x.flip(1), x, key_padding_mask=hidden)[0]
 
@@ -80,7 +80,7 @@ def tokens_first(module, x):
 
 
 def recurrent(kind, **named):
-    """All that a recurrent layer returns."""
+    """All outputs of a recurrent layer."""
     part, first = kind(3, 4, **named), named.get("batch_first", False)
 
     def does(module, x):

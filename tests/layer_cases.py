@@ -1,4 +1,4 @@
-"""Networks in parts for the tests, and the bytes that their layers are to send."""
+"""Networks that are split over model ranks, and the bytes that their layers should send."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ITEM = 8  # bytes of float64
 
 
 def mixer(**arguments):
-    """A small one in float64, the same whole network on any ranks."""
+    """A small mixer in float64, the same whole network on any ranks."""
     torch.manual_seed(1)
     options = {"strip": 2, "width": 24, "blocks": 2} | arguments
     network = Mixer(IN, OUT[0] * OUT[1] * OUT[2], **options).double()
@@ -22,13 +22,13 @@ def mixer(**arguments):
 
 
 def numbers(*shape, seed=0):
-    """The same on all ranks."""
+    """Random numbers, the same on all ranks."""
     generator = torch.Generator().manual_seed(seed + 100)
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def plain(network, x):
-    """A sequential mixer by torch's own layers, from its weights."""
+    """A sequential mixer of torch's own layers, with the same weights."""
     b, fields, lats, lons = x.shape
     strip, width = network.embed.strip, network.embed.map.weight.shape[1]
     conv = nn.Conv2d(fields, width, (1, strip), stride=(1, strip)).double()

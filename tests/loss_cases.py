@@ -1,4 +1,4 @@
-"""Every loss with outputs and targets that suit it; ranks as threads."""
+"""Every loss with outputs and targets that suit it; ranks are threads."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Case:
 
 
 class CubedBias(L.StatisticsLoss):
-    """A user's own: two hooks."""
+    """A user's own loss with two hooks."""
 
     def statistics(self, outputs, target):
         return L.like_target(outputs, target) - target
@@ -54,7 +54,7 @@ class CubedBias(L.StatisticsLoss):
 
 
 class WithStd(L.CRPS):
-    """A user's own, with an argument that a likelihood has, too, and one for evaluations alone."""
+    """A user's own loss, with an argument that likelihoods also have, and one for evaluations."""
 
     def __init__(self, std: float = 1.0, level: Annotated[float, RESULTS] = 0.9, **others: Any):
         super().__init__(**others)
@@ -62,7 +62,7 @@ class WithStd(L.CRPS):
 
 
 def spread(outputs, target):
-    """A user's own: any callable of all samples."""
+    """A user's own loss as a callable of all samples."""
     return outputs.flatten(2).var(0, correction=0).exp().sum(-1)
 
 
@@ -97,7 +97,7 @@ def cases():
 
 
 class Crowd:
-    """A sample group of threads: all collectives of a grid in one process."""
+    """A sample group of threads, with all collectives of a grid in one process."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -106,7 +106,7 @@ class Crowd:
         self.bytes = 0
 
     def run(self, work: Callable[[Collectives], Any]) -> list[Any]:
-        """``work(collectives)`` on every rank; raises what a rank raised."""
+        """Run ``work(collectives)`` on every rank; re-raise the error of a rank."""
         results: list[Any] = [None] * self.size
         errors: list[BaseException] = []
 

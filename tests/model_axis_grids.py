@@ -1,4 +1,4 @@
-"""Grids with a model axis, and what is trained on them."""
+"""Grids with a model axis, and the runs that are trained on them."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def fetched(in_shape: tuple[int, ...], outputs: int, cache: str) -> nn.Module:
-    """A network with pretrained weights, which are fetched if they are not there."""
+    """A network with pretrained weights, which are downloaded if they are missing."""
     layer, file = nn.Linear(int(np.prod(in_shape)), outputs), Path(cache) / "weights.pt"
     if layer.weight.is_meta:
         raise RuntimeError("weights of a file have values")

@@ -1,4 +1,4 @@
-"""Train networks in parts on every grid with a model axis; each run leaves its folder.
+"""Train split networks on every grid with a model axis; each run leaves its folder.
 
     mpirun -n 4 python tests/network_axis_cases.py FOLDER
 

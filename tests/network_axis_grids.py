@@ -1,4 +1,4 @@
-"""Networks that lie in parts on model ranks, how they are trained, and on which grids."""
+"""Networks that are split over model ranks, their settings, and their grids."""
 
 from __future__ import annotations
 
@@ -74,5 +74,5 @@ RUNS_RESUMED = ("vit", "swin")
 
 
 def grids_of(run: str) -> list[tuple[int, int, int]]:
-    """On which grids it is trained."""
+    """The grids on which a network is trained."""
     return GRIDS if run in ON_ALL else GRIDS[:2]

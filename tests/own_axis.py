@@ -1,4 +1,4 @@
-"""A user's network in parts over model ranks, named by its place as ``own_axis:Points``."""
+"""A user's network that is split over model ranks, named as ``own_axis:Points``."""
 
 from __future__ import annotations
 

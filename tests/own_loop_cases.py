@@ -1,4 +1,4 @@
-"""A user's own training loop on two ranks: a script that prints the outcome of every case as JSON.
+"""A user's own training loop on two ranks: a script that prints the outcome of cases as JSON.
 
 A case trains on two ranks and compares with the same loop on one process, or does something that
 must be refused by the same line on both.
@@ -35,7 +35,7 @@ def case(function):
 
 
 class Net(nn.Module):
-    """A random buffer and a frozen weight beside what learns."""
+    """A network with a random buffer and a frozen weight beside its trained parameters."""
 
     def __init__(self, seed):
         super().__init__()
@@ -77,7 +77,7 @@ def mine(c, x):
 
 
 def check_same(method, other, at=1e-12):
-    """Ranks agree to the bit, and with one process."""
+    """Check that ranks agree bitwise, and with one process."""
     for name, x in method.held().items():
         everyone = TOPOLOGY.world.allgather(x.numpy().tobytes())
         assert everyone[0] == everyone[1], name
@@ -180,7 +180,7 @@ def closures():
 
 
 def scaled(c, method, optimizer, loss):
-    """Steps with a GradScaler, where in the second one the gradient of rank 1 alone is infinite."""
+    """Steps with a GradScaler; in the second step only the gradient of rank 1 is infinite."""
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     for step in range(3):
         value = loss(method, mine(c, X), mine(c, Y), samples=4)
@@ -242,7 +242,7 @@ def refused(pattern, function):
 
 
 def trained(steps, c=C, spoil=None, at=1, **batch):
-    """A run which something is done to after a step."""
+    """Train a run that is changed after a step."""
     things = begin(c)
     for step in range(steps):
         if step == at and spoil is not None:

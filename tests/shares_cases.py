@@ -1,4 +1,4 @@
-"""Train with the weights in shares on several grids; each run leaves its folder.
+"""Train with sharded weights on several grids; each run leaves its folder.
 
     mpirun -n 6 python tests/shares_cases.py FOLDER
 

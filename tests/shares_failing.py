@@ -1,4 +1,4 @@
-"""One rank's layer raises in the middle of a step with weights in shares.
+"""One rank's layer raises in the middle of a step with sharded weights.
 
 mpirun -n 2 python tests/shares_failing.py
 """
@@ -15,7 +15,7 @@ from hpcsamp.methods import MeanField, gathering, sharing
 
 
 class Failing(nn.Module):
-    """Raises once it is armed, at its second pass; the other rank is then in an exchange."""
+    """Raises at its second pass after it is armed, while the other rank is in an exchange."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Grids on which weights are in shares, and what is trained on them."""
+"""Grids on which weights are sharded, and the runs that are trained on them."""
 
 from __future__ import annotations
 

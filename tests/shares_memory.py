@@ -1,4 +1,4 @@
-"""Peak memory of the ranks of a sample group over what they begin with, in vectors of all weights.
+"""Peak memory of the ranks of a sample group above their start, in units of all weights.
 
     mpirun -n 4 python tests/shares_memory.py {false,weights} [WIDTH]
 

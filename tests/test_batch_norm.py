@@ -1,4 +1,4 @@
-"""Batch normalisation and other state: the same on any grid, and what plain torch has of it."""
+"""Batch normalisation and other state: the same on any grid, and equal to plain torch."""
 
 from __future__ import annotations
 

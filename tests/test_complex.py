@@ -1,4 +1,4 @@
-"""Complex parameters: every method trains them as it trains real and imaginary parts."""
+"""Complex parameters: every method trains them like real and imaginary parts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ S, STEPS, ITEMS = 3, 4, 1000
 
 
 def pair(seed: int = 1, even: bool = False) -> tuple[nn.Module, nn.Module]:
-    """The same function twice: with a complex parameter, and with parameters for its parts.
+    """Return the same function twice: with a complex parameter, and with parameters for its parts.
 
     Of odd size; or of even size, where rows of complex weights have no number at their end that is
     none of a weight, so that as many numbers are drawn.

@@ -1,4 +1,4 @@
-"""Ensembles: members are strangers to each other, anchors are draws of the prior."""
+"""Ensembles: members are independent, anchors are draws of the prior."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_anchors_are_the_members_own():
 
 
 def test_no_member_knows_of_another():
-    """Members of an ensemble of five are those of an ensemble of three."""
+    """Three members of an ensemble of five equal those of an ensemble of three."""
     five = trained(steps=5, samples=5, samples_per_pass=1).weights.detach()
     three = trained(steps=5, samples=3, samples_per_pass=1).weights.detach()
     assert torch.allclose(five[:3], three, rtol=1e-13, atol=0)

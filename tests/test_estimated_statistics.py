@@ -1,4 +1,4 @@
-"""Statistics of batch normalisation of prediction samples: those of torch, on any grid."""
+"""Estimated batch normalisation statistics of prediction samples: equal to torch, on any grid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chunks of samples evaluated by every strategy, against one sample after the other."""
+"""Chunks of samples evaluated by every strategy, against one sample at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SAMPLES = 3
 
 
 def values(module, samples=SAMPLES, only=None, dtype=torch.float64):
-    """Parameters of a module with a samples axis, some of them; the others as they are."""
+    """Parameters of a module, of which some have a samples axis."""
     generator = torch.Generator().manual_seed(1)
     sampled, shared = {}, {}
     for name, p in module.named_parameters():

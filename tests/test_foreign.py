@@ -1,4 +1,4 @@
-"""Networks of other packages by name: what they are given, what they return, what is refused."""
+"""Networks of other packages by name: their arguments, their outputs, and refusals."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Two(nn.Module):
 
 
 class NeedsValues(nn.Module):
-    """Looks at its weights when it is made and at its inputs when it is called."""
+    """Reads values of its weights on construction and of its inputs when called."""
 
     def __init__(self, outputs):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Networks that are passed to the program: copies in the block, a refusal outside of it."""
+"""Networks that are passed from Python: copied within the context, refused outside of it."""
 
 from __future__ import annotations
 

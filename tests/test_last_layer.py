@@ -1,4 +1,4 @@
-"""The last layer alone: the body runs once, the posterior is that of a linear model."""
+"""Last-layer method: the body runs once, the posterior is that of a linear model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ X, Y = normal(5, 3), normal(5, 2, seed=6)
 
 
 class Net(nn.Module):
-    """Counts how many items its body saw."""
+    """Counts the items that its body has evaluated."""
 
     def __init__(self, end=False):
         super().__init__()
@@ -39,7 +39,7 @@ class Net(nn.Module):
 
 
 def twin(net, **arguments):
-    """The mean-field method with the same random weights: evaluates all for each sample."""
+    """The mean-field method with the same random weights, which evaluates all layers per sample."""
     net = copy.deepcopy(net)
     return MeanField(net, bayesian=lambda n: n.startswith("head"), **arguments)
 

@@ -1,4 +1,4 @@
-"""Layers on the ranks of a model axis: exchanges and their adjoints, networks against the whole."""
+"""Layers split over a model axis: exchanges and their adjoints, and networks against the whole."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def networks_are_the_whole_one(comm, axis):
 
 
 def close(found, truth, scale, name=""):
-    """To 1e-10 of the largest of the whole."""
+    """Whether values agree to 1e-10, relative to the largest of the whole."""
     assert found.shape == truth.shape, name
     if truth.numel():
         assert (found - truth).abs().max() <= 1e-10 * scale.abs().max(), name
@@ -242,7 +242,7 @@ def samples_of_networks_are_carried(network, x):
 
 
 def exchanges_are_counted(axis):
-    """As many and as large as the docstrings say, each begun once."""
+    """Exchanges have the number and size that the docstrings state, and each is begun once."""
     items = 2
     with layers.along(axis):
         network = mixer()

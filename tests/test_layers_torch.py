@@ -1,4 +1,4 @@
-"""Layers that are torch's own on one rank, and ViT and SWIN of them, in parts against the whole."""
+"""Layers that are torch's own on one rank, and ViT and SWIN split over ranks, against the whole."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def made(name, y=Y, net=network, samples=3, **arguments):
 
 
 def train(method, y=Y, steps=40, lr=1e-2, samples=3):
-    """From batches of all items."""
+    """Train on batches of all items."""
     kind = method.optimizers.get("SGHMC", torch.optim.Adam)
     optimizer = hs.distribute(kind(method.parameters(), lr=lr), Alone(), method)
     loss = losses.ELBO(losses.ExpectedNLL(losses.LearnedGaussian()), ITEMS)
@@ -257,7 +257,7 @@ def test_half_precision_keeps_the_digits_of_targets_far_from_zero():
 
 def test_a_mean_far_from_zero_does_not_hide_that_samples_may_not_share_a_batch():
     class Whole(nn.Module):
-        """What lies behind the mask depends on the size of the batch."""
+        """The targets behind the mask depend on the size of the batch."""
 
         def __init__(self):
             super().__init__()

@@ -1,4 +1,4 @@
-"""Losses against formulas and against references of others: torch_blue, scipy, torchmetrics."""
+"""Losses against formulas and against torch_blue, scipy and torchmetrics."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_mean_mse():
 
 
 def double_sum(y, t, fair):
-    """The CRPS by all pairs, as properscoring's brute-force version has it."""
+    """CRPS by all pairs, like properscoring's brute-force version."""
     s = len(y)
     apart = (y[:, None] - y[None]).abs().sum((0, 1)) / (2 * (s * (s - 1) if fair else s * s))
     return (y - t).abs().mean(0) - apart
@@ -390,7 +390,7 @@ def test_masked_values_count_for_nothing_whatever_they_hold(kind):
 
 @pytest.mark.parametrize("kind", WEIGHTED)
 def test_weights_of_values(kind):
-    """A weight of 2 is a value twice (of half the weight in a mean)."""
+    """A weight of 2 equals the value counted twice (of half the weight in a mean)."""
     predicted = kind in (L.BetaNLL, L.GaussianMixtureNLL)
     y = torch.cat([Y.flatten(2), Y.flatten(2).roll(1, 0)], 2) if predicted else Y
     weights = torch.tensor([[1.0], [2.0]]).double()
@@ -494,7 +494,7 @@ class Mine(L.CRPS):
 
 
 class Open(L.LinearLoss):
-    """Says nothing of noise; its argument has no annotation."""
+    """A loss without a noise model, whose argument has no annotation."""
 
     def __init__(self, root=False, power=2, **others):
         super().__init__(**others)

@@ -1,4 +1,4 @@
-"""The ELBO beside its data term: KL in both ways, its report, the paper's approximation, masks."""
+"""The ELBO apart from its data term: both kinds of KL, the paper's approximation, masks."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_masked_items_count_for_nothing():
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_the_approximation_averages_the_losses_of_ranks(ranks):
-    """exact = false is what the paper does: each rank's loss of its own samples, then the mean."""
+    """With exact = false, as in the paper: the loss of each rank's own samples, then the mean."""
     loss = L.PredictiveNLL(L.Categorical())
 
     def rank(group):

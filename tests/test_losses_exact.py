@@ -1,4 +1,4 @@
-"""Exactness: any split of the samples over ranks is the sequential loss, value and gradient."""
+"""Exactness: any split of samples over ranks equals the sequential loss, in value and gradient."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ def test_wrong_use_is_the_same_line_on_every_rank(comm):
 
 
 def test_bench_exactness_shows_what_averaging_costs(hpcsamp, tmp_path):
-    """What it says of imagined ranks is what real ones do."""
+    """The errors it reports for imagined ranks are those of real ranks."""
     file = tmp_path / "table.json"
     done = hpcsamp(2, "bench", "exactness", "--model", "mlp", "--samples", 4, "--json", file)
     assert done.code == 0, done.err

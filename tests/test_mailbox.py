@@ -1,4 +1,4 @@
-"""Exchanges of model ranks through shared memory: the numbers of MPI's, its limits, its end."""
+"""Exchanges of model ranks through shared memory: the same numbers as by MPI, limits, cleanup."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_exchanges_through_shared_memory(mpi_ranks, comm, monkeypatch, capfd):
 
 
 def passes(axis, items):
-    """Outputs and gradients of a network in parts."""
+    """Outputs and gradients of a split network."""
     with layers.along(axis):
         network = mixer()
     x = network.input_part(IN).cut(numbers(items, *IN)).clone().requires_grad_()
@@ -51,7 +51,7 @@ def passes(axis, items):
 
 
 def passes_are_broken_off(axis):
-    """What came in a pass that no rank has finished is not taken for a later message."""
+    """Messages of an aborted pass are not mistaken for later ones."""
     over = axis.channels
     for _ in range(2 * mailbox.SLOTS):
         begun = over.begin(numbers(3), (3,))
@@ -90,7 +90,7 @@ def two_nodes(comm, monkeypatch, truth):
 
 
 def small_memory(comm, monkeypatch, capfd, truth):
-    """What the node has no room for goes by MPI, after one line of each group."""
+    """Exchanges too large for the node's shared memory go by MPI, after one line per group."""
     axis = layers.ModelAxis(comm)
     room = mailbox.KEPT_FREE + 2_000_000
     if comm.Get_rank() % 2:

@@ -1,4 +1,4 @@
-"""Monte Carlo dropout: masks by name, samples in the batch, and what masses of masks amount to."""
+"""Monte Carlo dropout: counted masks, samples folded into the batch, statistics of many masks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ X = normal(5, 3)
 
 
 class Identity(nn.Module):
-    """Shows the mask: a dropout layer after a layer of ones."""
+    """Returns the mask: a dropout layer after a layer of ones."""
 
     def __init__(self, rate, width=400, shape=()):
         super().__init__()
@@ -110,7 +110,7 @@ def test_the_fold_is_each_sample_alone(masks):
 
 
 class Residual(nn.Module):
-    """Samples cannot part at the mask here: both branches meet again."""
+    """Samples cannot be introduced at the mask, because both branches are added again."""
 
     def __init__(self):
         super().__init__()

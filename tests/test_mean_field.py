@@ -1,4 +1,4 @@
-"""Mean-field sampling: the same draws however they are evaluated, and torch_blue's numbers."""
+"""Mean-field sampling: the same draws in every form of evaluation, and torch_blue's numbers."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_stacked_inputs_go_to_their_samples(x):
 
 
 def test_gradients_are_autograds(x):
-    """Against weights written out with plain autograd."""
+    """Against the formula of the weights, with plain autograd."""
     method = MeanField(network(), initial_std=0.2, seed=1)
     method(x, samples=range(3), step=0).square().sum().backward()
     mean, log_std = (p.detach().clone().requires_grad_() for p in (method.mean, method.log_std))

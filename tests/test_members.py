@@ -1,4 +1,4 @@
-"""Parameters that are not the same on all ranks: members, and shards of the optimiser's state."""
+"""Parameters that differ between ranks: members, and shards of the optimiser's state."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_only_elementwise_optimisers_can_be_sharded(hpcsamp, small, tmp_path):
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_a_method_holds_parts_only_if_its_own_class_says_so(name):
-    """One that inherits from such a class may hold or draw more."""
+    """A subclass of such a class may hold or draw more."""
     kind = METHODS.find(name)
     method = kind.__new__(kind)
     if name in ("mean_field", "ensemble", "mc_dropout"):

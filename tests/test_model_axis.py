@@ -1,4 +1,4 @@
-"""A network in parts over model ranks trains as it does in one piece, on every grid (law 1)."""
+"""A network that is split over model ranks trains like the whole network, on every grid (law 1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs on model ranks: what they read in evaluations, and networks that cannot lie in parts."""
+"""Runs on model ranks: what evaluations read, and networks that cannot be split."""
 
 from __future__ import annotations
 

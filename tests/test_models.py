@@ -1,4 +1,4 @@
-"""Networks: as many parameters as the paper's description asks for, shapes, and what is refused."""
+"""Networks: the number of parameters in the paper's description, shapes, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention by products, which bfloat16 on CPUs takes, is torch's own."""
+"""Attention by products, used in bfloat16 on CPUs, agrees with torch's own."""
 
 import pytest
 import torch

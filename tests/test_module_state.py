@@ -1,4 +1,4 @@
-"""Frozen parameters and buffers: a member's own, kept in checkpoints, of any type."""
+"""Frozen parameters and buffers: separate for each member, kept in checkpoints, of any type."""
 
 from __future__ import annotations
 

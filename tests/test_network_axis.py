@@ -1,4 +1,4 @@
-"""ViT, SWIN and a user's own network lie in parts on model ranks, and train as in one piece."""
+"""ViT, SWIN and a user's own network, split over model ranks, train like the whole network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches in uneven parts, and of several samples at once, are normalised as torch does a whole."""
+"""Batches in uneven parts, and of several samples at once, are normalised like a whole by torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A module that is no function of weights and items is refused by what it does; others run."""
+"""A module that is not a function of weights and items is refused for what it does; others run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hpcsamp.methods.traces import Traces
 
 
 class Does(nn.Module):
-    """A layer of what a function does."""
+    """A layer whose forward pass is a given function."""
 
     def __init__(self, do, **attributes):
         super().__init__()
@@ -73,7 +73,7 @@ def count_up(self, x):
 
 
 def first_batch(self, x):
-    """Scale by the items that come first, as data-dependent initialisation does."""
+    """Scale by the first batch, like data-dependent initialisation."""
     if self.scale is None:
         self.scale = x.detach().abs().mean()
     return x / self.scale
@@ -173,7 +173,7 @@ REFUSED = {
 
 
 class Backward(torch.autograd.Function):
-    """Nothing forwards; backwards what is asked for."""
+    """Identity in the forward pass, a given function in the backward pass."""
 
     @staticmethod
     def forward(ctx, x, change):
@@ -223,7 +223,7 @@ def listed_layer():
 
 
 def most_at_first(_, x):
-    """Of a batch, room for six."""
+    """A layer with a capacity of six items per batch."""
     return torch.cat([x[:6], 0 * x[6:]])
 
 
@@ -341,7 +341,7 @@ def inner_gradient(_, x):
 
 
 def reordered(_, x):
-    """Items last on the way."""
+    """Moves the items to the last axis in between."""
     return x.T.contiguous()
 
 
@@ -538,7 +538,7 @@ def test_an_address_of_a_module_is_no_number_of_it():
 
 
 class Later(nn.Module):
-    """Counts steps, and does something else from one on."""
+    """Counts steps, and changes its behaviour from one on."""
 
     def __init__(self, do, start):
         super().__init__()

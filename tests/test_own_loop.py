@@ -1,4 +1,4 @@
-"""A training loop of one's own: what works is right on any ranks, what cannot be is refused."""
+"""A training loop of your own: what is supported is correct on any ranks, the rest is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dropout between recurrent layers of packed sequences: torch's layers, masks named by items."""
+"""Dropout between recurrent layers of packed sequences: torch's layers, masks keyed by items."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def sequences():
 
 
 class Packs(nn.Module):
-    """Layers of packed sequences; the last input tells which steps there are."""
+    """Layers of packed sequences; the last input marks the existing steps."""
 
     def __init__(self, kind=nn.LSTM, sort=True, layers=3, **named):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Networks of other packages in a run: initial weights of files and runs, heads, frozen layers."""
+"""Networks of other packages in a run: weights from files and runs, heads, frozen layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which weights are random, and priors of their own: by patterns, by torch_blue, by a density."""
+"""Which weights are random, and their priors: by patterns, from torch_blue, by a density."""
 
 from __future__ import annotations
 

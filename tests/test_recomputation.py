@@ -1,4 +1,4 @@
-"""Parts of a module that are computed again in the backward pass have its weights and draws."""
+"""Parts of a module that are recomputed in the backward pass have the same weights and draws."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ X = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_se
 
 
 class Again(torch.autograd.Function):
-    """Recomputation as some libraries have it."""
+    """Recomputation as implemented by some libraries."""
 
     @staticmethod
     def forward(ctx, x, block):

@@ -26,7 +26,7 @@ WIDTH, ITEMS, SAMPLES = 4, 5, 3
 
 
 class Does(nn.Module):
-    """A layer of what a function does to tokens ``(B, 3, 4)``."""
+    """A layer that applies a given function to tokens ``(B, 3, 4)``."""
 
     def __init__(self, do, **parts):
         super().__init__()
@@ -61,7 +61,7 @@ def attention(**named):
 
 
 class Layers(nn.Module):
-    """Some layers are left out by chance, so that passes differ in what they call."""
+    """Drops some layers at random, so that passes differ in their calls."""
 
     def __init__(self):
         super().__init__()

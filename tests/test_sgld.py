@@ -1,4 +1,4 @@
-"""Chains: their samples are those of the posterior, on any grid and after any stop."""
+"""Chains: their samples are those of the posterior, on any grid and after any interruption."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_friction_1_is_langevin_dynamics():
 
 
 def residual(w):
-    """Zero at -1 and 1, of bounded slope."""
+    """A function that is zero at -1 and 1, with bounded slope."""
     return (w**2 - 1) / (1 + w**2).sqrt()
 
 

@@ -1,4 +1,4 @@
-"""With its weights in shares of the ranks a run is that of one process (law 1)."""
+"""A run with sharded weights equals the run of one process (law 1)."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_what_cannot_be_in_shares_is_refused(refusals, small, tmp_path):
 
 
 def test_a_layer_that_fails_on_one_rank_ends_the_job():
-    """Also in the middle of a step, while others wait for its share of the weights."""
+    """Even in the middle of a step, while others wait for its share of the weights."""
     done = launch(2, str(SCRIPT.with_name("shares_failing.py")), timeout=60)
     assert done.code != 0
     assert "this layer has failed" in done.err

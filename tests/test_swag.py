@@ -1,4 +1,4 @@
-"""SWAG: its moments are those of the path, its draws have their covariance, on any grid."""
+"""SWAG: moments are those of the path, draws have their covariance, on any grid."""
 
 from __future__ import annotations
 

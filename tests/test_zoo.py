@@ -1,4 +1,4 @@
-"""Networks of others: the same on any grid by every method, equal to plain torch, or refused."""
+"""Networks of other packages: the same on any grid by every method, equal to torch, or refused."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def apart(one: Tensor, other: Tensor) -> float:
 def test_gradients_are_those_of_plain_torch(name):
     """A pass for each sample by plain torch, with the weights that were drawn.
 
-    What a network draws by itself is compared with whole numbers of Python in test_routing.
+    A network's own random numbers are compared with Python integers in test_routing.
     """
     if (name, "mean_field") in REFUSED or "torch_blue" in name:
         pytest.skip("refused, or no plain network")
@@ -133,7 +133,7 @@ def test_gradients_are_those_of_plain_torch(name):
 
 
 def passed(plain: nn.Module, x: Tensor, sample: int) -> Tensor:
-    """A plain pass; a network that draws by itself has the numbers of a sample's pass."""
+    """Outputs of a plain pass; a network's own random numbers are those of a sample's pass."""
     before = torch.random.get_rng_state()
     state = copy.deepcopy(plain.state_dict())
     y = plain(x)

@@ -1,4 +1,4 @@
-"""Networks that others wrote, small, float64: torch, torchvision, transformers, timm, torch_blue.
+"""Small networks of other packages in float64: torch, torchvision, transformers, timm, torch_blue.
 
 Each is a function that returns the module and a batch of inputs for it. All have three outputs.
 """
@@ -288,7 +288,7 @@ def fourier_operator() -> Made:
 
 
 class Complex(Spectral):
-    """The same with a complex parameter."""
+    """The same layer with a complex parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -306,7 +306,7 @@ def complex_weights() -> Made:
 
 
 class Running(nn.Module):
-    """Scales by a running mean of squares, as some optimisers of features do."""
+    """Scales by a running mean of squares."""
 
     def __init__(self) -> None:
         super().__init__()
