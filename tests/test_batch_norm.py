@@ -136,7 +136,7 @@ def test_what_cannot_be_is_refused_with_its_layer():
     with pytest.raises(UsageError, match="1, a BatchNorm1d, makes an item's outputs depend"):
         Ensemble(net, 2)(x, samples=range(2))
     method, _ = alone("vmap", 3, keeping)
-    with pytest.raises(UsageError, match=r"not possible: .* changes .* for each sample by itself"):
+    with pytest.raises(UsageError, match=r"not possible: .* changes .* separately for each sample"):
         method(X, samples=range(3))
 
 

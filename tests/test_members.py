@@ -102,5 +102,5 @@ def test_a_method_holds_parts_only_if_its_own_class_says_so(name):
     if name in ("mean_field", "ensemble", "mc_dropout"):
         method.check_parts()
         return
-    with pytest.raises(UsageError, match=f"a {kind.__name__} cannot hold a network in parts"):
+    with pytest.raises(UsageError, match=f"{kind.__name__} cannot split a network over model"):
         method.check_parts()

@@ -30,7 +30,7 @@ Layout = tuple[int, int]
 
 
 class ModelAxis:
-    """The ranks that hold one network in parts, as a grid of space x channels.
+    """The ranks that one network is split over, as a grid of space x channels.
 
     Construction is collective over them.
 

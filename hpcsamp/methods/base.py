@@ -282,20 +282,20 @@ class Method(Shareable):
         """Iterate over all trained tensors, in the shape and under the name of their layer."""
 
     def pieces(self) -> Mapping[str, Pieces]:
-        """Positions of the tensors of the method's state in the whole network's, if it is in parts.
+        """Positions of the method's state in that of the whole network, if the network is split.
 
         Raises
         ------
         UsageError
-            If the method cannot hold a network in parts.
+            If the method cannot split a network over model ranks.
         """
         raise UsageError(
-            f"a {type(self).__name__} cannot hold a network in parts; set parallel.model = 1, or "
-            f"take mean_field, ensemble or mc_dropout"
+            f"{type(self).__name__} cannot split a network over model ranks; set parallel.model "
+            f"= 1, or method.name to mean_field, ensemble or mc_dropout"
         )
 
     def check_parts(self) -> None:
-        """Refuse to hold a network in parts, unless the class is known to do it exactly.
+        """Refuse to split a network over model ranks, unless the class declares that it can.
 
         Raises
         ------

@@ -46,7 +46,7 @@ class Holding(Passing):
         return self.constants()
 
     def constant_pieces(self) -> dict[str, Pieces]:
-        """Positions of the constants in those of the whole network, if it is in parts."""
+        """Positions of the constants in those of the whole network, if it is split."""
         parts = parts_in(self.networks[0])
         return {f"constants.{n}": parts[n] for n in self.constants_to_keep() if n in parts}
 

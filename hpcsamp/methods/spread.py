@@ -1,4 +1,4 @@
-"""How the values of items are divided over the ranks that hold a network in parts."""
+"""How the values of items are divided over the model ranks that a network is split over."""
 
 from __future__ import annotations
 

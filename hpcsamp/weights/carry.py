@@ -115,7 +115,7 @@ class Carry:
             or value.is_floating_point()
             or value.is_complex()
         ):
-            raise NotPossibleError(f"the forward pass changes {name}, for each sample by itself")
+            raise NotPossibleError(f"the forward pass changes {name}, separately for each sample")
 
     def __exit__(
         self,
@@ -131,7 +131,9 @@ class Carry:
                 held[key] = before
             value = next((f for f in found if f is not copied), copied)
             if type(value) is Sampled or is_batchedtensor(value):
-                raise NotPossibleError(f"the forward pass changes {name}, for each sample")
+                raise NotPossibleError(
+                    f"the forward pass changes {name}, separately for each sample"
+                )
             if name not in self._left:
                 self._left[name] = value.detach()[None]
         self._begun.clear()

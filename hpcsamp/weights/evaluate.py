@@ -227,7 +227,7 @@ def _known(chunk: Chunk, strategy: str) -> Verdict:
     if name not in known:
         batched = strategy in ("auto", "batched")
         if batched and chunk.put.parted:
-            verdict = Verdict(None, "the network is in parts over several ranks")
+            verdict = Verdict(None, "the network is split over several ranks")
         elif batched:
             verdict = tried(chunk, "batched")
         if not batched or (strategy == "auto" and verdict.run is None):
