@@ -159,7 +159,9 @@ def test_a_strategy_that_a_module_does_not_allow_is_refused_by_layer(strategy, p
             method(x, samples=range(4))
         method.strategy = "auto"
         assert method(x, samples=range(4)).shape == (4, 4, 2)
-    with pytest.raises(UsageError, match="strategy = 'fast'; there is auto, loop, vmap, batched"):
+    with pytest.raises(
+        UsageError, match="strategy = 'fast'; choose from auto, loop, vmap, batched"
+    ):
         method.strategy = "fast"
 
 

@@ -252,7 +252,9 @@ def test_wrong_numbers_of_values_are_refused():
     arguments = (chunk.put, chunk.call, chunk.sampled, {}, chunk.x)
     with pytest.raises(UsageError, match=r"0\.weight has 3 values for 4 samples"):
         evaluate(*arguments, samples=4)
-    with pytest.raises(UsageError, match="strategy = 'fast'; there is auto, loop, vmap, batched"):
+    with pytest.raises(
+        UsageError, match="strategy = 'fast'; choose from auto, loop, vmap, batched"
+    ):
         evaluate(*arguments, samples=3, strategy="fast")
     with pytest.raises(UsageError, match="stacked inputs are for 4 samples, but there are 3"):
         evaluate(*arguments, samples=3, stacked=True)

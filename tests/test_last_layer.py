@@ -149,7 +149,7 @@ def test_layers_are_found_by_name_or_order():
     # an earlier layer may be asked for: all that follows is evaluated for each sample
     out = LastLayer(Backwards(), layer="body", initial_std=0.5)(x, samples=range(2))
     assert not torch.allclose(out[0], out[1])
-    with pytest.raises(UsageError, match=r"method.layer = 'heda'; there is 'head', 'body'"):
+    with pytest.raises(UsageError, match=r"method.layer = 'heda'; choose from 'head', 'body'"):
         LastLayer(Backwards(), layer="heda")
     with pytest.raises(UsageError, match=r"has no nn\.Linear"):
         LastLayer(nn.Conv2d(1, 1, 1))

@@ -633,7 +633,9 @@ def test_losses_of_values_are_refused_for_classes(name, arguments, words):
 def test_wrong_options_are_refused():
     with pytest.raises(UsageError, match="recompute"):
         L.ELBO(L.CRPS(), 10, memory="stream")
-    with pytest.raises(UsageError, match=r"loss.memory = 'swap' is unknown; it may be auto, keep"):
+    with pytest.raises(
+        UsageError, match=r"loss.memory = 'swap' is unknown; choose from auto, keep"
+    ):
         L.ELBO(L.CRPS(), 10, memory="swap")
     with pytest.raises(UsageError, match=r"loss.kl = 'exact'"):
         L.ELBO(L.CRPS(), 10, kl="exact")

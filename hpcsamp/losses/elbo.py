@@ -284,4 +284,4 @@ def check_parts(data_loss: DataLoss, kl: str, model_size: int) -> None:
 
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise UsageError(f"loss.{what} = {value!r} is unknown; it may be {', '.join(known)}")
+        raise UsageError(f"loss.{what} = {value!r} is unknown; choose from {', '.join(known)}")

@@ -70,7 +70,7 @@ class LastLayer(MeanField):
                 Method.pieces(self)  # raises the error
             raise UsageError(f"method 'last_layer': {type(network).__name__} has no nn.Linear")
         if layer is not None and layer not in named:
-            raise UsageError(f"method.layer = {layer!r}; there is {', '.join(map(repr, named))}")
+            raise UsageError(f"method.layer = {layer!r}; choose from {', '.join(map(repr, named))}")
         name = list(named)[-1] if layer is None else layer
         start = ("network." if wrapper is not None else "") + (f"{name}." if name else "")
         trained = {n for n, p in module.named_parameters() if p.requires_grad}

@@ -93,7 +93,7 @@ class MCDropout(Method):
         if rate is not None and not 0 <= rate < 1:
             raise UsageError(f"method.rate = {rate} must be at least 0 and below 1")
         if masks not in ("sample", "item"):
-            raise UsageError(f"method.masks = {masks!r} must be sample or item")
+            raise UsageError(f"method.masks = {masks!r}; choose from sample, item")
         if prior_std is not None and prior_std <= 0:
             raise UsageError(f"method.prior_std = {prior_std} must be greater than 0")
         self.prior_std = prior_std

@@ -124,7 +124,7 @@ def _patterns(rule: Mapping[str, Any]) -> list[str]:
 def _normal(key: str, rule: Mapping[str, Any]) -> Prior:
     for other in rule:
         if other not in NORMAL:
-            near = suggest(other, NORMAL) or f"; there is {', '.join(NORMAL)}, or name"
+            near = suggest(other, NORMAL) or f"; choose from {', '.join(NORMAL)}, or name"
             raise UsageError(f"unknown key '{key}.{other}'{near}")
     mean = _number(f"{key}.mean", rule.get("mean", 0.0))
     std = _number(f"{key}.std", rule.get("std"))

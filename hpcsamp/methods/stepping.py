@@ -69,7 +69,7 @@ class Stepping(Holding):
     @batch_norm.setter
     def batch_norm(self, how: str) -> None:
         if how not in NORMS:
-            raise UsageError(f"batch_norm = {how!r} must be one of {', '.join(NORMS)}")
+            raise UsageError(f"batch_norm = {how!r}; choose from {', '.join(NORMS)}")
         self._state.norm = how
 
     def load_state_dict(self, *arguments: Any, **named: Any) -> Any:

@@ -186,7 +186,7 @@ def _check_configuration(name: str, config: Any, given: Mapping[str, Any]) -> No
     known = {*named, *public(config())}
     for key in given:
         if key not in known:
-            near = suggest(key, known) or f"; there is {', '.join(sorted(named))}"
+            near = suggest(key, known) or f"; choose from {', '.join(sorted(named))}"
             raise UsageError(f"unknown key 'model.{key}' for {name}{near}")
 
 
@@ -232,7 +232,7 @@ class Words:
         if word not in known:
             there = ", ".join(f"@{k}" for k in known)
             raise UsageError(
-                f"{key} = {shown(value)}: there is {there} and @package.module:Name"
+                f"{key} = {shown(value)}: choose from {there} and @package.module:Name"
                 f"{suggest(value, [f'@{k}' for k in known])}"
             )
         found, shape = known[word]

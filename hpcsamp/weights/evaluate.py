@@ -169,7 +169,9 @@ def check_strategy(strategy: str) -> None:
         If it is unknown; the message lists the known ones.
     """
     if strategy != "auto" and strategy not in STRATEGIES:
-        raise UsageError(f"method.strategy = {strategy!r}; there is auto, {', '.join(STRATEGIES)}")
+        raise UsageError(
+            f"method.strategy = {strategy!r}; choose from auto, {', '.join(STRATEGIES)}"
+        )
 
 
 def _chunk(

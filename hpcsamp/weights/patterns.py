@@ -64,4 +64,4 @@ def _near(pattern: str, names: Sequence[str], prefix: str) -> str:
     if near:
         return near
     more = f" and {len(parts) - LISTED} more" if len(parts) > LISTED else ""
-    return f"; there is {', '.join(parts[:LISTED])}{more}"
+    return f"; choose from {', '.join(parts[:LISTED])}{more}"
