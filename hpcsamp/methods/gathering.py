@@ -156,7 +156,7 @@ class GatheredAccumulator(Accumulator):
             if whole is not None:
                 noise = sharing.noise(sums.new_empty(k, hi - lo), chunk.step, chunk.samples, lo)
                 for gradient, e in zip(whole[:, lo - start : hi - start], noise, strict=True):
-                    own = sums[:, : len(gradient)]  # padding between variables has no gradient
+                    own = sums[:, : len(gradient)]  # padding after the variables has no gradient
                     own[0].add_(gradient)
                     own[1].addcmul_(gradient, e[: len(gradient)])
             sharing.vector.scatter(sums[0], lo, self._d_mean)

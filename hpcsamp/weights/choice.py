@@ -23,7 +23,7 @@ CLEARLY = 0.05
 BUDGET = 0.03
 #: Largest number of turns of two candidates.
 MOST_TURNS = 25
-#: Seconds from which two passes count as long; they are compared once or twice.
+#: Seconds from which two passes count as long; long ones are compared once or twice.
 LONG = 0.1
 #: Largest size in bytes of a chunk's activations on a CPU, beyond which caches no longer help.
 CPU_ACTIVATIONS = 256 << 20
