@@ -30,7 +30,7 @@ class Places:
     Parameters
     ----------
     put
-        The put of the module.
+        The :class:`~hpcsamp.weights.put.Put` of the module.
     """
 
     def __init__(self, put: Put) -> None:

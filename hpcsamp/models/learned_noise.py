@@ -62,7 +62,7 @@ class LearnedNoise(Wrapping):
         Maps ``(B, ...)`` to ``(B, V)`` outputs, or any shape of V values an item. If it is split
         over model ranks, each rank has the noise of its own values.
     std, mean
-        Of the training targets: numbers, or arrays of V values in the shape of a target.
+        Scale and centre of the training targets: numbers, or arrays in the shape of a target.
 
     Raises
     ------

@@ -103,7 +103,7 @@ class Bundle:
     Attributes
     ----------
     variables
-        In their order.
+        The variables, in their order.
     stretches
         Start and stop in the flat vector of what is exchanged at once.
     """
@@ -118,7 +118,7 @@ class Layout:
     Parameters
     ----------
     variables
-        In their order, except that complex ones come first, so that their pairs lie at even
+        The variables in order, except that complex ones come first, so that their pairs lie at even
         offsets; the offsets are set here.
     rows
         Whether such vectors are the rows of a matrix: with a complex variable, a row of odd length

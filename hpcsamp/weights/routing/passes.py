@@ -151,7 +151,7 @@ def probed(
     x
         ``(B, ...)`` inputs.
     put
-        Put of the module, if it may keep state.
+        The :class:`~hpcsamp.weights.put.Put` of the module, if it may keep state.
 
     Raises
     ------
