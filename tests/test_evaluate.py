@@ -228,7 +228,7 @@ def test_half_precision_under_autocast(name, run):
         found = refusal(*arguments, samples=SAMPLES, strategy="vmap")
     assert y.dtype == truth.dtype
     torch.testing.assert_close(y.float(), truth.float(), rtol=0.05, atol=0.05)
-    assert found in (None, "outputs are torch.float32 and not torch.bfloat16")
+    assert found in (None, "outputs have the type torch.float32 instead of torch.bfloat16")
 
 
 def test_what_was_put_is_taken_out_also_after_an_exception():

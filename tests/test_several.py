@@ -461,7 +461,9 @@ def test_other_names_go_by_position():
 
 def test_a_loss_of_one_output_refuses_several():
     method, y = MeanField(Plants(), seed=1), torch.zeros(6, dtype=torch.int64)
-    with pytest.raises(UsageError, match="the outputs size, kind, ExpectedNLL takes one"):
+    with pytest.raises(
+        UsageError, match="ExpectedNLL takes one output, the network returns size, kind"
+    ):
         ELBO(ExpectedNLL(Categorical()), 6)(method, {"image": IMAGE, "age": AGE}, y, samples=2)
     targets = {"kind": y, "height": AGE}
     with pytest.raises(UsageError, match="of kind, size, but the targets are kind, height"):
