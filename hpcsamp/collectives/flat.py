@@ -14,8 +14,8 @@ class FlatGradient:
     """The gradients of some parameters as views of one contiguous tensor.
 
     Autograd adds into existing ``.grad`` tensors in place, so as long as nobody replaces them the
-    exchange needs no copy. Of complex parameters the flat tensor holds real and imaginary parts;
-    they lie at even places in it, as torch wants them, behind a 0 where that is needed.
+    exchange needs no copy. The flat tensor holds the real and imaginary parts of complex
+    parameters; torch requires that they begin at even positions, so a 0 is inserted if necessary.
 
     Parameters
     ----------

@@ -60,10 +60,10 @@ class Records:
     Attributes
     ----------
     sealed
-        Whether it has a seal. That has been compared then, so that all bytes beside those of the
-        records are what was written.
+        Whether it has a seal. If so, the seal has been verified, and all bytes outside of the
+        records are intact.
     names, places
-        Of the records: where the bytes of each lie in the file.
+        Names of the records, and the positions of their bytes in the file.
 
     Raises
     ------
