@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from hpcsamp.errors import UsageError
 from hpcsamp.streams.branches import levels
-from hpcsamp.weights.routing.forms import Alone
+from hpcsamp.weights.routing.forms import SingleSample
 from hpcsamp.weights.routing.now import Now, Route
 from hpcsamp.weights.routing.numbers import Uniform
 
@@ -114,7 +114,7 @@ def _dropped(
     if len(x.shape) > lead:
         mask = mask[(..., *[None] * (len(x.shape) - lead))]
     # elsewhere the mask introduces the samples, for which the tensor has no room
-    within = inplace and isinstance(now.form, Alone)
+    within = inplace and isinstance(now.form, SingleSample)
     y = x.mul_(mask) if within else x * mask
     if not alpha or not share:
         return y
@@ -136,7 +136,7 @@ def rrelu(
         return NotImplemented
     slopes = now.draw("rrelu", input.shape, Uniform(input.dtype, lower, upper))
     y = torch.where(input <= 0, input * slopes, input)
-    return input.copy_(y) if inplace and isinstance(now.form, Alone) else y
+    return input.copy_(y) if inplace and isinstance(now.form, SingleSample) else y
 
 
 def native_dropout(now: Now, input: Any, p: float, train: bool | None) -> Any:

@@ -14,7 +14,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.weights.calling import Caller
 from hpcsamp.weights.place import Place
 from hpcsamp.weights.routing import normalisation
-from hpcsamp.weights.routing.forms import Alone
+from hpcsamp.weights.routing.forms import SingleSample
 from hpcsamp.weights.routing.mode import Routing
 from hpcsamp.weights.routing.now import Now, Numbers
 from hpcsamp.weights.routing.passes import probed
@@ -58,7 +58,7 @@ class Fixed(nn.Module):
         call = Caller(network)
         with torch.no_grad(), within():
             noted = _Noted(probed(network, call, place, x))
-            with Routing(Now(place, Alone(), len(x), x.device, noted), DRAWING):
+            with Routing(Now(place, SingleSample(), len(x), x.device, noted), DRAWING):
                 call(x)
         self._count, self._packs = len(noted.values), noted.packs
         for at, value in enumerate(noted.values):
@@ -74,7 +74,7 @@ class Fixed(nn.Module):
         first = next(iter((*inputs, *named.values())))
         constants = [getattr(self, f"draw_{at}") for at in range(self._count)]
         draws = _Constants(constants, self._packs)
-        now = Now(self._place, Alone(), first.shape[0], first.device, draws)
+        now = Now(self._place, SingleSample(), first.shape[0], first.device, draws)
         with self._within(), Routing(now, DRAWING):
             return self.network(*inputs, **named)
 

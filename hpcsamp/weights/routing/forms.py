@@ -30,7 +30,7 @@ class Form(ABC):
         """
 
 
-class Alone(Form):
+class SingleSample(Form):
     """One sample: tensors are those of the module."""
 
     def without_items(self, values: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from hpcsamp.weights.normalised import (
     moments,
     moments_over,
 )
-from hpcsamp.weights.routing.forms import Alone
+from hpcsamp.weights.routing.forms import SingleSample
 from hpcsamp.weights.routing.now import Now, Route
 from hpcsamp.weights.routing.samples import of_samples, scaled_channels
 
@@ -67,7 +67,7 @@ def batch_norm(
         )
     names = [_name(now, value) for value in (running_mean, running_var)] if kept else []
     statistics = partial(_statistics, now, names, momentum, weight)
-    if not isinstance(now.form, Alone):
+    if not isinstance(now.form, SingleSample):
         y = of_samples(now, partial(_normalised, now, statistics, eps), input)
         return scaled_channels(now, y, weight, bias)
     x = input[None]

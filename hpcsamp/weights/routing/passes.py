@@ -17,7 +17,7 @@ from hpcsamp.weights.layers import Layer, followed
 from hpcsamp.weights.place import Place
 from hpcsamp.weights.put import Put
 from hpcsamp.weights.routing.batches import normalised
-from hpcsamp.weights.routing.forms import Alone, Form
+from hpcsamp.weights.routing.forms import Form, SingleSample
 from hpcsamp.weights.routing.mode import Routing
 from hpcsamp.weights.routing.now import Now
 from hpcsamp.weights.routing.plan import Call, OtherCallsError, Plan, Probe, compared
@@ -74,7 +74,7 @@ def alone(chunk: Chunk, row: int, x: Any) -> Any:
         # a layer that is skipped at random makes a pass with other calls: probe this pass again
         now = Now(
             place,
-            Alone(),
+            SingleSample(),
             chunk.items,
             x.device,
             own or probed(chunk.put.module, chunk.call, place, x, chunk.put),
@@ -166,7 +166,7 @@ def probed(
         nonlocal packs
         layers: list[Layer] = []
         found = Probe(layers)
-        now = Now(place, Alone(), len(items), x.device, found)
+        now = Now(place, SingleSample(), len(items), x.device, found)
         now.put, now.carry = put, None if put is None else carried(put, place, {}, [0], len(items))
         quiet = torch.no_grad(), _buffers_kept(module), followed(module, layers)
         blocks = now.carry or nullcontext(), Routing(now, ROUTES)

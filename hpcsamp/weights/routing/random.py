@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_batchedtensor
 
-from hpcsamp.weights.routing.forms import Alone
+from hpcsamp.weights.routing.forms import SingleSample
 from hpcsamp.weights.routing.now import Now, Numbers, Route
 from hpcsamp.weights.routing.numbers import Exponential, Normal, Permutation, Uniform, Whole
 
@@ -159,7 +159,7 @@ def _into(now: Now, target: Any, values: Any) -> Any:
     """
     if not isinstance(target, Tensor):
         return values.to(target.dtype)
-    room = isinstance(now.form, Alone) or is_batchedtensor(target)
+    room = isinstance(now.form, SingleSample) or is_batchedtensor(target)
     if room or (isinstance(values, Tensor) and values.shape == target.shape
                 and not is_batchedtensor(values)):  # fmt: skip
         return target.copy_(values)

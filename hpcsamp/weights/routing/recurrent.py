@@ -17,7 +17,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.streams.branches import branches
 from hpcsamp.weights.routing.dropout import LEVELS, Kept, rate_of
 from hpcsamp.weights.routing.dropout import dropout as masked
-from hpcsamp.weights.routing.forms import Alone
+from hpcsamp.weights.routing.forms import SingleSample
 from hpcsamp.weights.routing.now import Now, Route
 from hpcsamp.weights.strategies.chunk import NotPossibleError
 
@@ -60,7 +60,7 @@ class _Keys:
 
 def _packed(now: Now, x: Tensor, sizes: Tensor, rate: float) -> Tensor:
     """Mask ``(rows, features)`` of packed sequences, with ``sizes`` rows at each time step."""
-    if not isinstance(now.form, Alone):
+    if not isinstance(now.form, SingleSample):
         raise NotPossibleError("dropout between recurrent layers of packed sequences")
     if now.packed is None or now.packed.batch_sizes is not sizes:
         raise UsageError(
