@@ -66,7 +66,7 @@ def _data(folder: Path, seed: int) -> Built:
 def _run(folder: Path, seed: int) -> Built:
     from mpi4py import MPI
 
-    from hpcsamp.grid import AXES, Axis, Topology, plan_grid
+    from hpcsamp.grid import AXES, RankAxis, Topology, plan_grid
 
     place = folder / "run"
     run = RunFolder(place)
@@ -86,7 +86,7 @@ def _run(folder: Path, seed: int) -> Built:
 
     comm = MPI.COMM_SELF
     topology = Topology(
-        plan_grid(["node"], "node"), comm, comm, tuple(Axis(n, comm) for n in AXES), comm,
+        plan_grid(["node"], "node"), comm, comm, tuple(RankAxis(n, comm) for n in AXES), comm,
         torch.device("cpu"),
     )  # fmt: skip
     index = np.arange(40)

@@ -59,12 +59,12 @@ precision = "float64"
 @pytest.fixture(scope="module")
 def alone():
     """The grid of one rank."""
-    from hpcsamp.grid import AXES, Axis, Topology, plan_grid
+    from hpcsamp.grid import AXES, RankAxis, Topology, plan_grid
     from hpcsamp.runtime import mpi
 
     comm = mpi().COMM_SELF
     return Topology(
-        plan_grid(["node"], "node"), comm, comm, tuple(Axis(n, comm) for n in AXES), comm,
+        plan_grid(["node"], "node"), comm, comm, tuple(RankAxis(n, comm) for n in AXES), comm,
         torch.device("cpu"),
     )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """The grid of ranks: its axes, and where tensors live on it."""
 
 from hpcsamp.grid.agreement import one_first, together
-from hpcsamp.grid.axes import Axis, Topology, init, one_process
+from hpcsamp.grid.axes import RankAxis, Topology, init, one_process
 from hpcsamp.grid.plan import (
     AXES,
     OVERS,
@@ -17,10 +17,10 @@ from hpcsamp.grid.plan import (
 __all__ = [
     "AXES",
     "OVERS",
-    "Axis",
     "AxisName",
     "Grid",
     "Over",
+    "RankAxis",
     "Topology",
     "check_sizes",
     "init",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Axis:
+class RankAxis:
     """The ranks along an axis of the grid through this rank.
 
     Attributes
@@ -64,11 +64,11 @@ class Topology:
     grid: Grid
     world: MPI.Comm
     node_comm: MPI.Comm
-    axes: tuple[Axis, Axis, Axis]
+    axes: tuple[RankAxis, RankAxis, RankAxis]
     replicas: MPI.Comm
     device: torch.device
 
-    def axis(self, name: AxisName) -> Axis:
+    def axis(self, name: AxisName) -> RankAxis:
         """Return one of the axes."""
         return self.axes[AXES.index(name)]
 
@@ -211,7 +211,7 @@ def init(
     limit_threads(node_comm)
     reuse_freed_memory()
     data, sample, model_axis = (
-        Axis(name, _split(world, grid.along(name, world.Get_rank()))) for name in AXES
+        RankAxis(name, _split(world, grid.along(name, world.Get_rank()))) for name in AXES
     )
     same = world if grid.model_size == 1 else _split(world, grid.replicas(world.Get_rank()))
     return Topology(grid, world, node_comm, (data, sample, model_axis), same, chosen)
@@ -229,7 +229,7 @@ def one_process(device: str = "auto") -> Topology:
 
     chosen = bind_device(device, 0)
     comm = serial.COMM_SELF
-    data, sample, model = (Axis(name, comm) for name in AXES)
+    data, sample, model = (RankAxis(name, comm) for name in AXES)
     grid = plan_grid([serial.Get_processor_name()], "node", 1)
     return Topology(grid, comm, comm, (data, sample, model), comm, chosen)
 

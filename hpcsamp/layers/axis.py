@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpcsamp import serial
 from hpcsamp.errors import UsageError
-from hpcsamp.grid import Axis
+from hpcsamp.grid import RankAxis
 from hpcsamp.grid.parts import Part, bounds
 from hpcsamp.layers.group import Counted, Group
 
@@ -73,7 +73,7 @@ class ModelAxis:
         self._fitted: dict[Layout, ModelAxis] = {self.layout: self}
 
     @classmethod
-    def of(cls, axis: Axis, layout: Layout | None = None) -> ModelAxis:
+    def of(cls, axis: RankAxis, layout: Layout | None = None) -> ModelAxis:
         """Axis of a grid: ``ModelAxis.of(topology.axis("model"))``. Collective over the axis."""
         return cls(axis.comm, layout)
 
