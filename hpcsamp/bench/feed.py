@@ -29,7 +29,7 @@ STEPS = {"cifar10": 19, "era5": 6}
 
 
 @dataclass(frozen=True)
-class Case:
+class FeedCase:
     """Items, order and cache state of one measurement."""
 
     like: str
@@ -95,7 +95,7 @@ def drop_cache(dataset: Dataset) -> None:
 
 
 def measure(
-    case: Case, dataset: Dataset, topology: Topology, repeat: int, collective: bool
+    case: FeedCase, dataset: Dataset, topology: Topology, repeat: int, collective: bool
 ) -> dict[str, Any]:
     """Measure all feeders in turn on the same steps. Collective over the world."""
     from hpcsamp.bench.feeders import DuplicatedPositional, DuplicatedRuns, RootBroadcast, Shared

@@ -38,7 +38,7 @@ def feed(
     ] = None,
 ) -> None:
     """Compare ways to bring a batch to all ranks: duplicate reads, a broadcast, and hpcsamp's."""
-    from hpcsamp.bench.feed import BATCH, LIKES, Case, hidden, made_up, measure
+    from hpcsamp.bench.feed import BATCH, LIKES, FeedCase, hidden, made_up, measure
     from hpcsamp.bench.launch import launch
     from hpcsamp.launcher import one_of_several
 
@@ -62,7 +62,7 @@ def feed(
             size = batch or BATCH[name]
             for shuffle in ("none", "global"):
                 for warm in (True, False) if cold else (True,):
-                    case = Case(name, shuffle, warm, size)
+                    case = FeedCase(name, shuffle, warm, size)
                     found = measure(case, dataset, topology, repeat, collective)
                     if warm and shuffle == "global":
                         found["hidden"] = hidden(found, dataset, topology)
