@@ -43,7 +43,7 @@ class FeedCase:
 
 
 @dataclass
-class Cost:
+class FeedCost:
     """Costs of one round per step, summed over all ranks except for ``seconds``."""
 
     seconds: list[float] = field(default_factory=list)
@@ -112,12 +112,12 @@ def measure(
     if collective and case.warm:
         feeders.append(Shared(dataset, order, topology, "collective"))
     steps = min(order.steps, STEPS[case.like])
-    costs = {f.name: Cost() for f in feeders}
+    costs = {f.name: FeedCost() for f in feeders}
     for round_ in range(repeat + 1):
         for feeder in feeders:
             if not case.warm and topology.is_root:
                 drop_cache(dataset)
-            cost = costs[feeder.name] if round_ else Cost()  # the first round warms up
+            cost = costs[feeder.name] if round_ else FeedCost()  # the first round warms up
             timed(partial(feeder.run, round_, 0, steps), steps, topology, cost)
     for feeder in feeders:
         feeder.close()
@@ -135,7 +135,7 @@ def measure(
     return {"case": str(case), **vars(case), "batch_bytes": batch_bytes, "feeders": found}
 
 
-def timed(run: Callable[[], None], steps: int, topology: Topology, cost: Cost) -> None:
+def timed(run: Callable[[], None], steps: int, topology: Topology, cost: FeedCost) -> None:
     """Run a feeder on all ranks and add its costs per step."""
     world = topology.world
     world.Barrier()
