@@ -22,7 +22,7 @@ Deliver = Callable[[Tensor], None]
 """Function that receives a gradient."""
 
 
-class Chunk:
+class GatheredChunk:
     """Samples of a round and their gradients so far; without samples, a round of other ranks."""
 
     def __init__(self, step: int, samples: range) -> None:
@@ -94,7 +94,7 @@ class GatheredAccumulator(Accumulator):
         self._fixed = sharing.whole_fixed(None if fixed is None else fixed.detach())
         if fixed is not None and self._fixed is not None:
             self._fixed.requires_grad_(fixed.requires_grad)
-        self._waiting: list[tuple[Chunk, Bundle]] = []
+        self._waiting: list[tuple[GatheredChunk, Bundle]] = []
         self._anchor = self._mean.new_zeros(()).requires_grad_()
 
     def draw(self, step: int, samples: range) -> Drawn:
@@ -104,7 +104,7 @@ class GatheredAccumulator(Accumulator):
         """
         sharing = self._sharing
         flat = sharing.drawn(self._mean, self._log_std, step, samples)
-        chunk = Chunk(step, samples)
+        chunk = GatheredChunk(step, samples)
         self._expect(chunk)
         weights = {
             name: _Tapped.apply(draws, self._anchor, partial(self._arrived, chunk, name))
@@ -115,7 +115,7 @@ class GatheredAccumulator(Accumulator):
     def skip(self) -> None:
         """See :meth:`Accumulator.skip`."""
         self._sharing.drawn(self._mean, self._log_std, 0, range(0))
-        self._expect(Chunk(0, range(0)))
+        self._expect(GatheredChunk(0, range(0)))
 
     def skip_backward(self) -> None:
         """See :meth:`Accumulator.skip_backward`."""
@@ -130,11 +130,11 @@ class GatheredAccumulator(Accumulator):
     # The bundles of chunks are scattered in the same order on all ranks, as they become complete:
     # from the last chunk and bundle to the first, the order in which gradients mostly arrive.
 
-    def _expect(self, chunk: Chunk) -> None:
+    def _expect(self, chunk: GatheredChunk) -> None:
         """Expect the gradients of this chunk in the next backward pass."""
         self._waiting += [(chunk, bundle) for bundle in self._sharing.bundles]
 
-    def _arrived(self, chunk: Chunk, name: str, gradient: Tensor) -> None:
+    def _arrived(self, chunk: GatheredChunk, name: str, gradient: Tensor) -> None:
         """Handle the gradient of a variable."""
         chunk.put(name, gradient)
         while self._waiting and self._waiting[-1][0].has(self._waiting[-1][1]):
@@ -145,7 +145,7 @@ class GatheredAccumulator(Accumulator):
         while self._waiting:
             self._scatter(*self._waiting.pop())
 
-    def _scatter(self, chunk: Chunk, bundle: Bundle) -> None:
+    def _scatter(self, chunk: GatheredChunk, bundle: Bundle) -> None:
         """Add the gradients of a chunk's bundle to the shares of all ranks, and free them."""
         sharing, k = self._sharing, len(chunk.samples)
         found = [chunk.take(v.name, v.size) for v in bundle.variables]
