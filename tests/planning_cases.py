@@ -9,7 +9,7 @@ import numpy as np
 
 from hpcsamp import config as configuration
 from hpcsamp.planning import fit, machine
-from hpcsamp.planning.counts import Counts
+from hpcsamp.planning.counts import OperationCounts
 from hpcsamp.planning.machine import Machine, Network, Storage, Wire
 from hpcsamp.planning.rates import Rates
 from hpcsamp.planning.workload import Workload
@@ -29,7 +29,7 @@ def a_network(**changes) -> Network:
 def a_work(**changes) -> Workload:
     given = Workload(
         name="net", key="net", samples=16, batch=64, weights=1000, drawn=1000, trained=2000,
-        counts=Counts((0.0, 1e6), (0.0, 1e4), 50), x_bytes=400.0, stored_bytes=100.0,
+        counts=OperationCounts((0.0, 1e6), (0.0, 1e4), 50), x_bytes=400.0, stored_bytes=100.0,
         horovod_from=math.inf,
     )  # fmt: skip
     return replace(given, **changes)

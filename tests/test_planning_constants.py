@@ -10,7 +10,7 @@ from planning_cases import a_work, points, record
 
 from hpcsamp.errors import UsageError
 from hpcsamp.planning import calibration, fit, machine, network
-from hpcsamp.planning.counts import Counts
+from hpcsamp.planning.counts import OperationCounts
 from hpcsamp.planning.model import Layout, predict
 from hpcsamp.planning.network import Link
 
@@ -133,7 +133,7 @@ def test_measured_constants_are_used(tmp_path):
     place = found.machine_of(site)
     assert place.network.within.bandwidth == 2e9
     assert (place.jitter, place.network.cycles) == (0.01, 0.5)
-    larger = a_work(key="other", counts=Counts((0, 5e6), (0, 1), 100))
+    larger = a_work(key="other", counts=OperationCounts((0, 5e6), (0, 1), 100))
     scaled = found.rates(site, larger)
     assert scaled.origin == "scaled from measured net"
     assert scaled.of_pass(10).seconds == pytest.approx(2 * 1e-3 + 10 * 5e-4)

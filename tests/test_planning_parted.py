@@ -15,7 +15,7 @@ from hpcsamp import layers
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import Grid, check_sizes, plan_grid
 from hpcsamp.planning import choice, memory, network_memory, parted
-from hpcsamp.planning.counts import Counts, count
+from hpcsamp.planning.counts import OperationCounts, count
 from hpcsamp.planning.model import Layout, predict
 from hpcsamp.planning.workload import Workload
 from hpcsamp.run.shapes import Shapes
@@ -182,7 +182,7 @@ def along(grid: Grid):
 
 def test_a_step_with_model_ranks_by_hand():
     whole, place = a_work(horovod_from=float("inf")), a_machine()
-    counts = Counts((0.0, 5e5), (0.0, 6e3), 80, 10, (1000.0, 4e8))
+    counts = OperationCounts((0.0, 5e5), (0.0, 6e3), 80, 10, (1000.0, 4e8))
     half = replace(whole, model=2, drawn=500, trained=1000, weights=500, counts=counts,
                    x_bytes=200.0, stored_bytes=50.0)  # fmt: skip
     work = replace(whole, model_sizes=(1, 2), of_part={1: whole, 2: half}.__getitem__)

@@ -34,7 +34,7 @@ IN_PLACE = {torch.ops.aten.addmm_: _added, torch.ops.aten.baddbmm_: _added}
 
 
 @dataclass(frozen=True)
-class Counts:
+class OperationCounts:
     """Counts of one forward and backward pass of one sample, as ``base + per_item * items``.
 
     Attributes
@@ -99,7 +99,7 @@ def count(
     item: int = 4,
     inputs: torch.dtype = torch.float32,
     axis: ModelAxis = ALONE,
-) -> Counts:
+) -> OperationCounts:
     """Count the operations of a network on the meta device; the network is not changed.
 
     Parameters
@@ -138,7 +138,7 @@ def count(
         each = (at_four - at_two) / 2
         return (at_two - 2 * each) * factor, each * factor
 
-    return Counts(
+    return OperationCounts(
         pair(two.flops, four.flops),
         pair(two.moved, four.moved, item / 4),
         four.operations,

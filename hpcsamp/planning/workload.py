@@ -19,7 +19,7 @@ from hpcsamp.methods import Method
 from hpcsamp.methods.passing import ALL
 from hpcsamp.names import Precision, Share
 from hpcsamp.planning import parted
-from hpcsamp.planning.counts import Counts, count
+from hpcsamp.planning.counts import OperationCounts, count
 from hpcsamp.run.assemble import Run
 from hpcsamp.run.shapes import Shapes
 from hpcsamp.spelling import suggest
@@ -86,7 +86,7 @@ class Workload:
     weights: int
     drawn: int
     trained: int
-    counts: Counts
+    counts: OperationCounts
     x_bytes: float
     stored_bytes: float
     values: int = 1
