@@ -24,7 +24,7 @@ from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.gathering import GatheredAccumulator
 from hpcsamp.methods.made_up import Drawn, Trial
 from hpcsamp.methods.mean_shares import MeanShares
-from hpcsamp.methods.normal import Divergence, Draw, FlatAccumulator, LogRatio, Span
+from hpcsamp.methods.normal import Divergence, FlatAccumulator, LogRatio, NormalDraw, Span
 from hpcsamp.methods.priors import chosen_variables
 from hpcsamp.methods.sharing import Drawing
 from hpcsamp.streams import Purpose
@@ -225,7 +225,9 @@ class MeanField(MeanShares):
 
         def drawn() -> Tensor:
             own = self.std() if std is None else std
-            weights: Tensor = Draw.apply(self.mean, self.log_std, own, self.noise(step, samples))
+            weights: Tensor = NormalDraw.apply(
+                self.mean, self.log_std, own, self.noise(step, samples)
+            )
             return weights
 
         return self.kept_draw((step, samples, self.in_prediction), drawn)

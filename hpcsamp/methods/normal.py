@@ -19,7 +19,7 @@ Prior = tuple[float, float] | None
 Span = tuple[int, int, Prior]
 
 
-class Draw(torch.autograd.Function):
+class NormalDraw(torch.autograd.Function):
     """``mean + std * noise`` for ``(k, n)`` noise, in one operation.
 
     ``std`` is ``exp(log_std)``, computed by the caller once for all samples.
