@@ -21,7 +21,7 @@ from hpcsamp.grid import share
 from hpcsamp.losses.base import DataLoss
 from hpcsamp.losses.batch import Step
 from hpcsamp.losses.checks import NoiseWatch, check_arguments, check_call
-from hpcsamp.losses.evaluation import Evaluation
+from hpcsamp.losses.evaluation import LossEvaluation
 from hpcsamp.methods import Method
 from hpcsamp.names import KL, Memory
 from hpcsamp.watchdog import here
@@ -225,7 +225,7 @@ class ELBO:
             part = method.placement.penalty_share(c.sample_rank, c.sample_size)
             with here.part("penalty"):
                 penalty = c.sum_over_model(method.penalty(*part) * (factor / self.items))
-        data = Evaluation(
+        data = LossEvaluation(
             self.data_loss, c, self.exact, method, x, stacked, index, undo, items, own_samples,
             samples, step, ratio, self.accumulate,
         ).value(self.memory)  # fmt: skip

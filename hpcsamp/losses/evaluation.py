@@ -39,7 +39,7 @@ from hpcsamp.weights import Inputs
 
 
 @dataclass
-class Evaluation:
+class LossEvaluation:
     """One evaluation of the data term: this rank's part, so that the sum over the group is exact.
 
     Attributes
@@ -122,7 +122,7 @@ class Evaluation:
                 f'at 1, or set model.batch_norm = "frozen" or "group"'
             )
 
-    def _parts(self) -> list[Evaluation]:
+    def _parts(self) -> list[LossEvaluation]:
         """Return an evaluation of each part of the batch, with the divisor of the whole batch."""
         if self.accumulate == 1:
             return [self]
@@ -130,7 +130,7 @@ class Evaluation:
         count = min(self.accumulate, items)
         return [self._of(share(items, count, part)) for part in range(count)]
 
-    def _of(self, items: range) -> Evaluation:
+    def _of(self, items: range) -> LossEvaluation:
         part, step = slice(items.start, items.stop), self.items
         mask = step.mask
 
