@@ -19,7 +19,7 @@ from hpcsamp.report.labels import by_label, confusion_matrix, uncertain_maps
 from hpcsamp.report.maps import weather_maps
 from hpcsamp.report.records import (
     DoesNotApplyError,
-    Evaluation,
+    EvaluationRecord,
     MissingMaterialError,
     Run,
     read_run,
@@ -87,7 +87,7 @@ def build(
 def _write(
     folder: Path,
     runs: Sequence[Run],
-    evaluations: Sequence[Evaluation | None],
+    evaluations: Sequence[EvaluationRecord | None],
     split: str,
     items: int,
 ) -> Made:
@@ -135,7 +135,7 @@ def _write(
     return made
 
 
-Diagram = Callable[[Run, Evaluation], "Figure"]
+Diagram = Callable[[Run, EvaluationRecord], "Figure"]
 
 
 def _pictures(kind: str, items: int, *, alone: bool) -> list[tuple[str, str, str, Diagram]]:

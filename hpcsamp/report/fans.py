@@ -9,7 +9,7 @@ import numpy as np
 from hpcsamp.errors import HpcsampError
 from hpcsamp.report import style
 from hpcsamp.report.gallery import read_inputs
-from hpcsamp.report.records import DoesNotApplyError, Evaluation, MissingMaterialError, Run
+from hpcsamp.report.records import DoesNotApplyError, EvaluationRecord, MissingMaterialError, Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ PLACES = ((0.05, "low"), (0.5, "median"), (0.95, "high"))
 PER_PLACE = 2
 
 
-def forecast_fans(run: Run, evaluation: Evaluation) -> Figure:
+def forecast_fans(run: Run, evaluation: EvaluationRecord) -> Figure:
     """Draw forecasts of low, median and high uncertainty, two of each.
 
     Raises

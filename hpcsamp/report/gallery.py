@@ -10,7 +10,7 @@ import numpy as np
 
 from hpcsamp.errors import HpcsampError
 from hpcsamp.report import style
-from hpcsamp.report.records import Evaluation, MissingMaterialError, Run
+from hpcsamp.report.records import EvaluationRecord, MissingMaterialError, Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 COLUMNS = 8
 
 
-def gallery(run: Run, evaluation: Evaluation, items: int = 24) -> Figure:
+def gallery(run: Run, evaluation: EvaluationRecord, items: int = 24) -> Figure:
     """Draw the ``items`` images of a split whose predictions have the largest entropy.
 
     Above each image are the true and the predicted class. The bar below it shows the total

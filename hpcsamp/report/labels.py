@@ -8,7 +8,7 @@ import numpy as np
 
 from hpcsamp.report import style
 from hpcsamp.report.gallery import as_images, most_uncertain, read_inputs
-from hpcsamp.report.records import DoesNotApplyError, Evaluation, MissingMaterialError, Run
+from hpcsamp.report.records import DoesNotApplyError, EvaluationRecord, MissingMaterialError, Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ NAMED = 20
 SHOWN = 4
 
 
-def confusion_matrix(run: Run, evaluation: Evaluation) -> Figure:
+def confusion_matrix(run: Run, evaluation: EvaluationRecord) -> Figure:
     """Draw the confusion matrix: how often each class is predicted for items of each true class.
 
     Raises
@@ -54,7 +54,7 @@ def confusion_matrix(run: Run, evaluation: Evaluation) -> Figure:
     return fig
 
 
-def by_label(run: Run, evaluation: Evaluation) -> Figure:
+def by_label(run: Run, evaluation: EvaluationRecord) -> Figure:
     """Draw the F1 score, accuracy and calibration error of each label.
 
     Raises
@@ -82,7 +82,7 @@ def by_label(run: Run, evaluation: Evaluation) -> Figure:
     return fig
 
 
-def uncertain_maps(run: Run, evaluation: Evaluation) -> Figure:
+def uncertain_maps(run: Run, evaluation: EvaluationRecord) -> Figure:
     """Draw the most uncertain images: input, true and predicted classes, entropy of each pixel.
 
     Raises

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpcsamp.report import style
-from hpcsamp.report.records import DoesNotApplyError, Evaluation, MissingMaterialError, Run
+from hpcsamp.report.records import DoesNotApplyError, EvaluationRecord, MissingMaterialError, Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ USUAL = ("2m_temperature", "geopotential@500", "10m_u_component_of_wind")
 SHOWN = 3
 
 
-def weather_maps(run: Run, evaluation: Evaluation) -> Figure:
+def weather_maps(run: Run, evaluation: EvaluationRecord) -> Figure:
     """Draw mean, truth, error and spread of the item of median uncertainty, a row per variable.
 
     Raises

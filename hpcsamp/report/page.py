@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from hpcsamp.report.records import Evaluation, Run
+from hpcsamp.report.records import EvaluationRecord, Run
 
 CURVES = (
     "The training loss is the data term plus the KL term (with its weight at that step, including "
@@ -101,7 +101,7 @@ class Picture:
 
 def html(
     runs: Sequence[Run],
-    evaluations: Sequence[Evaluation | None],
+    evaluations: Sequence[EvaluationRecord | None],
     pictures: Sequence[Picture],
     notes: Sequence[str],
 ) -> str:
@@ -182,7 +182,7 @@ def _grid(summary: dict[str, Any]) -> str | None:
     return f"{summary['world_size']} = {d} × {p}"
 
 
-def _metrics(evaluations: Sequence[Evaluation | None]) -> list[Row]:
+def _metrics(evaluations: Sequence[EvaluationRecord | None]) -> list[Row]:
     from hpcsamp.metrics.definitions import DESCRIPTIONS
 
     present = [e.metrics for e in evaluations if e is not None]

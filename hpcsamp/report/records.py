@@ -30,7 +30,7 @@ class DoesNotApplyError(MissingMaterialError):
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationRecord:
     """The evaluation of one split.
 
     Attributes
@@ -60,7 +60,7 @@ class Evaluation:
     owner: str = ""
     target: str = ""
 
-    def of_target(self, target: str) -> Evaluation:
+    def of_target(self, target: str) -> EvaluationRecord:
         """The evaluation of one of several targets, whose metrics are called ``NAME/metric``."""
 
         def own(table: dict[str, Any]) -> dict[str, Any]:
@@ -249,7 +249,7 @@ class Run:
         positions = sorted(last)
         return np.array(positions, float), np.array([last[p] for p in positions], float)
 
-    def evaluation(self, split: str) -> Evaluation | None:
+    def evaluation(self, split: str) -> EvaluationRecord | None:
         """Read the evaluation of a split; ``None`` if it has not been evaluated yet.
 
         Raises
@@ -262,7 +262,7 @@ class Run:
             return None
         table = text.read_json(file, self.owner, unsealed=not self.owner)
         try:
-            return Evaluation(
+            return EvaluationRecord(
                 split=table["split"],
                 samples=int(table["samples"]),
                 metrics=table["metrics"],
