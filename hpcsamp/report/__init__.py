@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from hpcsamp.report.build import Made, build
-from hpcsamp.report.records import EvaluationRecord, Run, read_run
+from hpcsamp.report.records import EvaluationRecord, RunRecord, read_run
 
-__all__ = ["EvaluationRecord", "Made", "Run", "build", "read_run"]
+__all__ = ["EvaluationRecord", "Made", "RunRecord", "build", "read_run"]

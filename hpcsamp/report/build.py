@@ -21,7 +21,7 @@ from hpcsamp.report.records import (
     DoesNotApplyError,
     EvaluationRecord,
     MissingMaterialError,
-    Run,
+    RunRecord,
     read_run,
 )
 from hpcsamp.report.reliability import coverage_diagram, reliability_diagram
@@ -86,7 +86,7 @@ def build(
 
 def _write(
     folder: Path,
-    runs: Sequence[Run],
+    runs: Sequence[RunRecord],
     evaluations: Sequence[EvaluationRecord | None],
     split: str,
     items: int,
@@ -135,7 +135,7 @@ def _write(
     return made
 
 
-Diagram = Callable[[Run, EvaluationRecord], "Figure"]
+Diagram = Callable[[RunRecord, EvaluationRecord], "Figure"]
 
 
 def _pictures(kind: str, items: int, *, alone: bool) -> list[tuple[str, str, str, Diagram]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from hpcsamp.report import style
-from hpcsamp.report.records import Run
+from hpcsamp.report.records import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +45,7 @@ _NAMES = {
 SMOOTH_FROM = 80
 
 
-def learning_curves(runs: Sequence[Run]) -> Figure:
+def learning_curves(runs: Sequence[RunRecord]) -> Figure:
     """Draw the learning curves of one run, or those of several runs in the same panels.
 
     For one run the loss is shown with its terms, for several runs the loss only.
@@ -72,7 +72,7 @@ def learning_curves(runs: Sequence[Run]) -> Figure:
     return fig
 
 
-def _targets(runs: Sequence[Run]) -> list[str]:
+def _targets(runs: Sequence[RunRecord]) -> list[str]:
     """Names of the targets of runs with several targets."""
     return list(dict.fromkeys(name for run in runs for name in run.kinds if name))
 
@@ -89,7 +89,7 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     return total / np.convolve(np.ones_like(values), kernel, "same")
 
 
-def _parts(axes: Axes, runs: Sequence[Run]) -> None:
+def _parts(axes: Axes, runs: Sequence[RunRecord]) -> None:
     """Draw the loss, the data term and the KL term of one run."""
     run = runs[0]
     penalty = "KL term" if run.temperature == 1 else f"{run.temperature:g} × KL term"
@@ -108,7 +108,7 @@ def _parts(axes: Axes, runs: Sequence[Run]) -> None:
     _loss_axes(axes, drawn)
 
 
-def _losses(axes: Axes, runs: Sequence[Run]) -> None:
+def _losses(axes: Axes, runs: Sequence[RunRecord]) -> None:
     drawn = []
     for i, run in enumerate(runs):
         steps, values = run.series("train", "loss")
@@ -117,7 +117,7 @@ def _losses(axes: Axes, runs: Sequence[Run]) -> None:
     _loss_axes(axes, drawn)
 
 
-def _run_handles(runs: Sequence[Run]) -> list[Line2D]:
+def _run_handles(runs: Sequence[RunRecord]) -> list[Line2D]:
     """One legend entry per run, with its caveats."""
     from matplotlib.lines import Line2D
 
@@ -153,7 +153,7 @@ def _loss_axes(axes: Axes, drawn: Sequence[np.ndarray]) -> None:
     style.integer_steps(axes)
 
 
-def _metric(axes: Axes, panel: Panel, runs: Sequence[Run]) -> None:
+def _metric(axes: Axes, panel: Panel, runs: Sequence[RunRecord]) -> None:
     """Draw one validation metric over epochs, or two with the same unit."""
     for i, run in enumerate(runs):
         for key, line in zip(panel.keys, _LINES, strict=False):

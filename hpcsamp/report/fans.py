@@ -9,7 +9,12 @@ import numpy as np
 from hpcsamp.errors import HpcsampError
 from hpcsamp.report import style
 from hpcsamp.report.gallery import read_inputs
-from hpcsamp.report.records import DoesNotApplyError, EvaluationRecord, MissingMaterialError, Run
+from hpcsamp.report.records import (
+    DoesNotApplyError,
+    EvaluationRecord,
+    MissingMaterialError,
+    RunRecord,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +25,7 @@ PLACES = ((0.05, "low"), (0.5, "median"), (0.95, "high"))
 PER_PLACE = 2
 
 
-def forecast_fans(run: Run, evaluation: EvaluationRecord) -> Figure:
+def forecast_fans(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
     """Draw forecasts of low, median and high uncertainty, two of each.
 
     Raises
@@ -81,7 +86,7 @@ def chosen(total: np.ndarray) -> tuple[np.ndarray, list[str]]:
     return np.array(rows), names
 
 
-def _history(run: Run, split: str, index: np.ndarray, unit: str) -> np.ndarray | None:
+def _history(run: RunRecord, split: str, index: np.ndarray, unit: str) -> np.ndarray | None:
     """Past values of the target: the inputs, if they are a series in the unit of the target."""
     from pathlib import Path
 

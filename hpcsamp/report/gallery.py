@@ -10,7 +10,7 @@ import numpy as np
 
 from hpcsamp.errors import HpcsampError
 from hpcsamp.report import style
-from hpcsamp.report.records import EvaluationRecord, MissingMaterialError, Run
+from hpcsamp.report.records import EvaluationRecord, MissingMaterialError, RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 COLUMNS = 8
 
 
-def gallery(run: Run, evaluation: EvaluationRecord, items: int = 24) -> Figure:
+def gallery(run: RunRecord, evaluation: EvaluationRecord, items: int = 24) -> Figure:
     """Draw the ``items`` images of a split whose predictions have the largest entropy.
 
     Above each image are the true and the predicted class. The bar below it shows the total
@@ -68,7 +68,7 @@ def most_uncertain(total: np.ndarray, items: int) -> np.ndarray:
     return np.argsort(-total, kind="stable")[:items]
 
 
-def read_inputs(run: Run, split: str, index: np.ndarray) -> np.ndarray:
+def read_inputs(run: RunRecord, split: str, index: np.ndarray) -> np.ndarray:
     """Read inputs ``(n, ...)`` from the run's dataset by item index.
 
     If there are several inputs, the one that is an image is returned.

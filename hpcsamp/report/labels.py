@@ -8,7 +8,12 @@ import numpy as np
 
 from hpcsamp.report import style
 from hpcsamp.report.gallery import as_images, most_uncertain, read_inputs
-from hpcsamp.report.records import DoesNotApplyError, EvaluationRecord, MissingMaterialError, Run
+from hpcsamp.report.records import (
+    DoesNotApplyError,
+    EvaluationRecord,
+    MissingMaterialError,
+    RunRecord,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +25,7 @@ NAMED = 20
 SHOWN = 4
 
 
-def confusion_matrix(run: Run, evaluation: EvaluationRecord) -> Figure:
+def confusion_matrix(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
     """Draw the confusion matrix: how often each class is predicted for items of each true class.
 
     Raises
@@ -54,7 +59,7 @@ def confusion_matrix(run: Run, evaluation: EvaluationRecord) -> Figure:
     return fig
 
 
-def by_label(run: Run, evaluation: EvaluationRecord) -> Figure:
+def by_label(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
     """Draw the F1 score, accuracy and calibration error of each label.
 
     Raises
@@ -82,7 +87,7 @@ def by_label(run: Run, evaluation: EvaluationRecord) -> Figure:
     return fig
 
 
-def uncertain_maps(run: Run, evaluation: EvaluationRecord) -> Figure:
+def uncertain_maps(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
     """Draw the most uncertain images: input, true and predicted classes, entropy of each pixel.
 
     Raises

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpcsamp.report import style
-from hpcsamp.report.records import DoesNotApplyError, EvaluationRecord, MissingMaterialError, Run
+from hpcsamp.report.records import (
+    DoesNotApplyError,
+    EvaluationRecord,
+    MissingMaterialError,
+    RunRecord,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +23,7 @@ USUAL = ("2m_temperature", "geopotential@500", "10m_u_component_of_wind")
 SHOWN = 3
 
 
-def weather_maps(run: Run, evaluation: EvaluationRecord) -> Figure:
+def weather_maps(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
     """Draw mean, truth, error and spread of the item of median uncertainty, a row per variable.
 
     Raises
@@ -71,7 +76,7 @@ def weather_maps(run: Run, evaluation: EvaluationRecord) -> Figure:
     return fig
 
 
-def _coordinates(run: Run) -> set[str]:
+def _coordinates(run: RunRecord) -> set[str]:
     """Names of the coordinates of the run's dataset; empty if the dataset is missing."""
     from pathlib import Path
 

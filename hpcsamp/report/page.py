@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from hpcsamp.report.records import EvaluationRecord, Run
+from hpcsamp.report.records import EvaluationRecord, RunRecord
 
 CURVES = (
     "The training loss is the data term plus the KL term (with its weight at that step, including "
@@ -100,7 +100,7 @@ class Picture:
 
 
 def html(
-    runs: Sequence[Run],
+    runs: Sequence[RunRecord],
     evaluations: Sequence[EvaluationRecord | None],
     pictures: Sequence[Picture],
     notes: Sequence[str],
@@ -149,7 +149,7 @@ def html(
 Row = tuple[str, list[str], str]  # name, a cell per run, description
 
 
-def _facts(runs: Sequence[Run]) -> list[Row]:
+def _facts(runs: Sequence[RunRecord]) -> list[Row]:
     """Rows on the configuration and the performance of the runs."""
 
     def row(name: str, cells: list[Any], description: str = "") -> Row:

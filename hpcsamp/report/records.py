@@ -145,7 +145,7 @@ class OfTarget(Mapping[str, Any]):
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """The content of a run folder.
 
     Attributes
@@ -278,7 +278,7 @@ class Run:
             raise UsageError(f"{file} lacks {e}; run hpcsamp evaluate again") from None
 
 
-def read_run(path: str | Path) -> Run:
+def read_run(path: str | Path) -> RunRecord:
     """Read a run folder; the run may still be in progress.
 
     Raises
@@ -294,7 +294,7 @@ def read_run(path: str | Path) -> Run:
     config = text.read_toml(folder / "config.toml", None)
     owner = str(config.pop("run", ""))
     summary = folder / "summary.json"
-    return Run(
+    return RunRecord(
         path=folder,
         config=config,
         events=_events(folder / "metrics.jsonl", owner),

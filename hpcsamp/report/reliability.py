@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpcsamp.report import style
-from hpcsamp.report.records import EvaluationRecord, Run
+from hpcsamp.report.records import EvaluationRecord, RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def reliability_diagram(run: Run, evaluation: EvaluationRecord) -> Figure:
+def reliability_diagram(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
     """Draw accuracy against confidence by bin, and below it the fraction of items in each bin.
 
     Error bars are 95 % Wilson intervals of the accuracy, since bins with few items scatter.
@@ -59,7 +59,7 @@ def reliability_diagram(run: Run, evaluation: EvaluationRecord) -> Figure:
     return fig
 
 
-def coverage_diagram(run: Run, evaluation: EvaluationRecord) -> Figure:
+def coverage_diagram(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
     """Draw the observed coverage of central predictive intervals against their nominal level."""
     nominal, observed = evaluation.bins("level", "coverage")  # the last level is 1
     fig = style.figure(4.7, 4.9)

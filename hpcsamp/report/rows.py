@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpcsamp.report import style
-from hpcsamp.report.records import DoesNotApplyError, EvaluationRecord, MissingMaterialError, Run
+from hpcsamp.report.records import (
+    DoesNotApplyError,
+    EvaluationRecord,
+    MissingMaterialError,
+    RunRecord,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def row_errors(run: Run, evaluation: EvaluationRecord) -> Figure:
+def row_errors(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
     """Draw RMSE and spread over horizons as curves, or the spread-skill ratio by variable as bars.
 
     Since variables have different units, the RMSE of each is written with its unit next to its
@@ -30,7 +35,7 @@ def row_errors(run: Run, evaluation: EvaluationRecord) -> Figure:
     return (_variables if isinstance(rows["labels"][0], str) else _horizons)(run, evaluation, rows)
 
 
-def _horizons(run: Run, evaluation: EvaluationRecord, rows: dict[str, Any]) -> Figure:
+def _horizons(run: RunRecord, evaluation: EvaluationRecord, rows: dict[str, Any]) -> Figure:
     at = np.asarray(rows["labels"], float)
     name, unit = rows["name"], next(iter(rows["units"]), "")
     fig = style.figure(6.4, 3.8)
@@ -59,7 +64,7 @@ def _with_unit(name: str, evaluation: EvaluationRecord) -> str:
     return f"{name} / {unit}" if unit else name
 
 
-def _variables(run: Run, evaluation: EvaluationRecord, rows: dict[str, Any]) -> Figure:
+def _variables(run: RunRecord, evaluation: EvaluationRecord, rows: dict[str, Any]) -> Figure:
     labels, units = rows["labels"], rows["units"]
     if "spread_skill" not in rows:
         raise MissingMaterialError("a single weight sample has no spread to compare with errors")

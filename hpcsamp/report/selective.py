@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpcsamp.report import style
-from hpcsamp.report.records import DoesNotApplyError, EvaluationRecord, Run
+from hpcsamp.report.records import DoesNotApplyError, EvaluationRecord, RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +21,7 @@ _SCORES = {
 }
 
 
-def risk_coverage_curve(run: Run, evaluation: EvaluationRecord) -> Figure:
+def risk_coverage_curve(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
     """Draw the error rate of the most confident items over the fraction that is answered.
 
     Raises
@@ -53,7 +53,7 @@ def risk_coverage_curve(run: Run, evaluation: EvaluationRecord) -> Figure:
     return fig
 
 
-def ood_histograms(run: Run, evaluation: EvaluationRecord) -> Figure:
+def ood_histograms(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
     """Draw histograms of each uncertainty over the split and over out-of-distribution items.
 
     Raises

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpcsamp.report import style
-from hpcsamp.report.records import EvaluationRecord, MissingMaterialError, Run
+from hpcsamp.report.records import EvaluationRecord, MissingMaterialError, RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LEAST_SHARE = 1e-3
 
 
-def spread_diagrams(run: Run, evaluation: EvaluationRecord) -> Figure:
+def spread_diagrams(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
     """Draw the PIT histogram of the targets (left) and RMSE against spread (right).
 
     Raises

@@ -11,7 +11,7 @@ import numpy as np
 from hpcsamp.report import style
 from hpcsamp.report.figures.scaling import COLOURS
 from hpcsamp.report.figures.sources import strategy
-from hpcsamp.report.records import MissingMaterialError, Run
+from hpcsamp.report.records import MissingMaterialError, RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +22,7 @@ LINES = ("-", "--", ":", "-.")
 K = TypeVar("K", str, tuple[str, int])
 
 
-def ranks_of(run: Run) -> tuple[str, int]:
+def ranks_of(run: RunRecord) -> tuple[str, int]:
     """Strategy and number of ranks of a run, from its summary."""
     s = run.summary
     if "world_size" not in s:
@@ -30,12 +30,12 @@ def ranks_of(run: Run) -> tuple[str, int]:
     return strategy(s["sample_group_size"], s["data_group_size"]), int(s["world_size"])
 
 
-def batch_of(run: Run) -> int:
+def batch_of(run: RunRecord) -> int:
     """Global batch of a run: items per step over all data groups."""
     return int(run.setting("data", "batch", default=64))
 
 
-def by_batch(runs: Sequence[Run], metric: str, over: str, title: str) -> Figure:
+def by_batch(runs: Sequence[RunRecord], metric: str, over: str, title: str) -> Figure:
     """Draw a panel per global batch; colours are strategies, line styles are numbers of ranks.
 
     Figures 5 and 7.
@@ -59,7 +59,7 @@ def by_batch(runs: Sequence[Run], metric: str, over: str, title: str) -> Figure:
     return fig
 
 
-def by_share(runs: Sequence[Run], metric: str, over: str, title: str) -> Figure:
+def by_share(runs: Sequence[RunRecord], metric: str, over: str, title: str) -> Figure:
     """Draw one panel with a curve for each kind of augmentation (Figure 6)."""
     kinds = {
         "all": ("the same view for all samples", style.BLUE),
@@ -78,7 +78,7 @@ def by_share(runs: Sequence[Run], metric: str, over: str, title: str) -> Figure:
     return fig
 
 
-def by_strategy(runs: Sequence[Run], metric: str, over: str, title: str) -> Figure:
+def by_strategy(runs: Sequence[RunRecord], metric: str, over: str, title: str) -> Figure:
     """Draw one panel; colours are global batches, line styles are strategies (Figure 8)."""
     fig = style.figure(6.4, 4.2)
     axes = fig.subplots()
@@ -94,23 +94,23 @@ def by_strategy(runs: Sequence[Run], metric: str, over: str, title: str) -> Figu
     return fig
 
 
-def _of(label: str, runs: Sequence[Run]) -> str:
+def _of(label: str, runs: Sequence[RunRecord]) -> str:
     return f"{label}, mean of {len(runs)} seeds" if len(runs) > 1 else label
 
 
-def _share(run: Run) -> str:
+def _share(run: RunRecord) -> str:
     return str(run.setting("augment", "share", default="sample"))
 
 
-def _together(runs: Sequence[Run], key: Callable[[Run], K]) -> dict[K, list[Run]]:
+def _together(runs: Sequence[RunRecord], key: Callable[[RunRecord], K]) -> dict[K, list[RunRecord]]:
     """Group runs that differ only in their seeds."""
-    groups: dict[K, list[Run]] = defaultdict(list)
+    groups: dict[K, list[RunRecord]] = defaultdict(list)
     for run in runs:
         groups[key(run)].append(run)
     return dict(sorted(groups.items(), key=lambda item: item[0]))
 
 
-def series(run: Run, metric: str, over: str) -> tuple[np.ndarray, np.ndarray]:
+def series(run: RunRecord, metric: str, over: str) -> tuple[np.ndarray, np.ndarray]:
     """A validation metric over ``"epoch"``, or over ``"time"``, the training time in seconds.
 
     The time is the number of steps times their median duration, without evaluations and
@@ -127,7 +127,7 @@ def series(run: Run, metric: str, over: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _draw(
     axes: Axes,
-    runs: Sequence[Run],
+    runs: Sequence[RunRecord],
     metric: str,
     over: str,
     colour: str,
@@ -150,7 +150,7 @@ def _draw(
     axes.set_xlabel("epoch" if over == "epoch" else "training time (s)")
 
 
-def _caveat(runs: Sequence[Run]) -> str:
+def _caveat(runs: Sequence[RunRecord]) -> str:
     shares = {_share(r) for r in runs}
     if shares == {"rank"}:
         return "augmentation per rank, as in the paper: equal sample groups give equal curves"

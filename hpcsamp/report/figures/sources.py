@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcsamp.errors import UsageError
-from hpcsamp.report.records import Run, read_run
+from hpcsamp.report.records import RunRecord, read_run
 from hpcsamp.sealing import text
 
 RECORDS = ("scaling*.jsonl", "scaling.json")
@@ -58,7 +58,7 @@ def scaling_records(paths: Sequence[Path]) -> list[dict[str, Any]]:
     return found
 
 
-def runs(paths: Sequence[Path]) -> list[Run]:
+def runs(paths: Sequence[Path]) -> list[RunRecord]:
     """Read the runs that have at least one validation.
 
     Raises

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpcsamp.report.figures.convergence import batch_of, ranks_of
-from hpcsamp.report.records import MissingMaterialError, Run
+from hpcsamp.report.records import MissingMaterialError, RunRecord
 
 NAMES = {"data": "data parallelism", "sampling": "sampling parallelism"}
 
@@ -44,7 +44,7 @@ class Table:
         return text.getvalue()
 
 
-def calibration(runs: Sequence[Run], split: str = "test") -> Table:
+def calibration(runs: Sequence[RunRecord], split: str = "test") -> Table:
     """Compute the table of MACE from the evaluations of a split.
 
     If not all runs were evaluated, the last validations are used instead.
