@@ -16,7 +16,7 @@ from torch import nn
 
 from hpcsamp.collectives.base import Collectives
 from hpcsamp.collectives.data_group import DataGroup
-from hpcsamp.collectives.exchange import Exchange
+from hpcsamp.collectives.exchange import GradientExchange
 from hpcsamp.collectives.replicas import make_alike
 from hpcsamp.collectives.updates import Updates, updates_of
 from hpcsamp.errors import UsageError
@@ -24,7 +24,7 @@ from hpcsamp.grid import Topology
 from hpcsamp.methods.base import Method
 
 #: The newest of each method and of each optimiser.
-_newest: WeakKeyDictionary[Any, ReferenceType[Exchange]] = WeakKeyDictionary()
+_newest: WeakKeyDictionary[Any, ReferenceType[GradientExchange]] = WeakKeyDictionary()
 
 
 def distribute(
@@ -86,7 +86,7 @@ def distribute(
     make_alike(method, optimizer, collectives, trouble, updates.placement)
     method.join(DataGroup(collectives, method.placement.modules))
     collectives.expect(updates.largest)
-    made = Exchange(optimizer, collectives, method, clip, updates, compare_every)
+    made = GradientExchange(optimizer, collectives, method, clip, updates, compare_every)
     for before in {_newest_of(method), _newest_of(optimizer)} - {None}:
         before.retire(optimizer)  # type: ignore[union-attr]
     _newest[method] = _newest[optimizer] = ref(made)
@@ -99,7 +99,7 @@ def transport_of(method: Method) -> Collectives | None:
     return None if made is None else made.collectives
 
 
-def _newest_of(thing: Any) -> Exchange | None:
+def _newest_of(thing: Any) -> GradientExchange | None:
     found = _newest.get(thing)
     return None if found is None else found()
 

@@ -19,7 +19,7 @@ from hpcsamp.errors import DivergedError, UsageError
 from hpcsamp.methods.base import Method
 
 
-class Exchange:
+class GradientExchange:
     """The hooks that exchange a method's gradient; see :func:`distribute`.
 
     A backward pass calls :meth:`_begin` before and :meth:`_wrote` after it has added to a
