@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from hpcsamp import choose
-from hpcsamp.bench.constants import VECTOR, Feed, Measure, constants, records
+from hpcsamp.bench.constants import VECTOR, FeedSizes, Measure, constants, records
 from hpcsamp.bench.step import wait_for
 from hpcsamp.bench.subjects import Step, Subject
 from hpcsamp.collectives import SMALL, Alone, Collectives, MpiCollectives
@@ -243,7 +243,7 @@ class _Feed:
         self.augmentation = Augmentation(crop=1, flip=True, share="all")
         each = sum(a.item_bytes for a in self.dataset.manifest.arrays.values())
         views = self.x.numel() * self.x.element_size()
-        self.size = Feed(self.loader.steps_per_epoch, FEED_BATCH * each, views)
+        self.size = FeedSizes(self.loader.steps_per_epoch, FEED_BATCH * each, views)
         self._epoch = 1
 
     def read(self) -> None:

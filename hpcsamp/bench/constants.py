@@ -75,7 +75,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Feed:
+class FeedSizes:
     """Sizes of the feed: steps per epoch, bytes of a batch in its file and after augmentation."""
 
     steps: int
@@ -87,7 +87,7 @@ def constants(
     subjects: Sequence[Subject],
     measures: Sequence[Measure],
     topology: Topology,
-    feed: Feed,
+    feed: FeedSizes,
     transport: Collectives,
 ) -> Calibration:
     """Compute the calibration; ``feed`` holds the sizes that its feed times refer to."""
