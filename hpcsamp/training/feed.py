@@ -18,7 +18,7 @@ from hpcsamp.watchdog import here
 from hpcsamp.weights import inputs_of
 
 
-class Feed:
+class TrainingFeed:
     """The batches of a run. All methods but :meth:`augmented` are collective over the world.
 
     Parameters

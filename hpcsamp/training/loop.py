@@ -32,7 +32,7 @@ from hpcsamp.run.trained import Trained
 from hpcsamp.training import heap, preemption, summary, width
 from hpcsamp.training.agreement import Agreement
 from hpcsamp.training.callbacks import Callback, Callbacks, Moment
-from hpcsamp.training.feed import Feed
+from hpcsamp.training.feed import TrainingFeed
 from hpcsamp.training.progress import Reporter
 from hpcsamp.training.steering import callbacks_of, check_watched
 from hpcsamp.training.validation import Validation
@@ -129,7 +129,7 @@ class Trainer:
                 if has_valid:  # fail now rather than after an epoch if these ranks cannot evaluate
                     self.method.prediction_share(asked, topology.sample_size, topology.sample_rank)
                 valid = Dataset.open(folder, "valid") if has_valid else None
-            self.feed = Feed(self.assembled, self.dataset, topology)
+            self.feed = TrainingFeed(self.assembled, self.dataset, topology)
             stack.callback(self.feed.close)
             self.steps_per_epoch = self.feed.steps_per_epoch
             steps = config.training.epochs * self.steps_per_epoch
