@@ -10,7 +10,7 @@ import torch
 from torch.distributions import Normal
 
 from hpcsamp import losses, models
-from hpcsamp.bench.baselines.floor import Floor
+from hpcsamp.bench.baselines.floor import FloorBaseline
 from hpcsamp.bench.peer import cases, compare, environment
 from hpcsamp.bench.turns import Turns
 from hpcsamp.collectives import Alone
@@ -75,10 +75,10 @@ def test_the_peers_loss_is_ours_on_its_own_draws(task, tmp_path):
 def test_the_floor_evaluates_and_penalises_what_mean_field_does():
     net = models.build("mlp", {"hidden": (7,), "activation": "tanh"}, (5,), 3, seed=1)
     layers = [part for part in net.modules() if isinstance(part, torch.nn.Linear)]
-    floor = Floor(layers, torch.nn.Tanh(), prior_std=0.7, initial_std=1e-7)
+    floor = FloorBaseline(layers, torch.nn.Tanh(), prior_std=0.7, initial_std=1e-7)
     x = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(floor.outputs(x, 4), net(x).expand(4, -1, -1), atol=1e-5, rtol=1e-5)
-    floor = Floor(layers, torch.nn.Tanh(), prior_std=0.7, initial_std=0.1)
+    floor = FloorBaseline(layers, torch.nn.Tanh(), prior_std=0.7, initial_std=0.1)
     method = MeanField(net, prior_std=0.7, initial_std=0.1)
     torch.testing.assert_close(floor.divergence(), method.penalty(), rtol=1e-5, atol=0)
 

@@ -17,7 +17,7 @@ from hpcsamp.models.mlp import ACTIVATIONS
 from hpcsamp.run.kind import kind_of
 
 
-class Floor(nn.Module):
+class FloorBaseline(nn.Module):
     """Normal distributions of all weights in two flat tensors; evaluates all samples at once.
 
     Parameters
@@ -71,7 +71,7 @@ def eager(config: RunConfig, topology: Topology) -> Training:
     activation = ACTIVATIONS[str(config.model.arguments.get("activation", "relu"))]()
     given = config.method.arguments
     prior, initial = given.get("prior_std", 0.2), given.get("initial_std", 0.02)
-    floor = Floor(layers, activation, float(prior), float(initial))
+    floor = FloorBaseline(layers, activation, float(prior), float(initial))
     update = optimizer(config, floor.parameters())
     x, y = next(feed.batches(config, torch.device("cpu")))
     x, items, samples = x.flatten(1), feed.size(config.data.path), config.method.samples
