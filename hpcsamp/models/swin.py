@@ -14,7 +14,7 @@ from hpcsamp.config import NOTHING
 from hpcsamp.grid.parts import Part
 from hpcsamp.models.inputs import check_input, one_shape
 from hpcsamp.models.recompute import recomputed
-from hpcsamp.models.windows import Block, Downsample, Grid, Upsample
+from hpcsamp.models.windows import Block, Downsample, Upsample, WindowGrid
 
 
 class Swin(nn.Module):
@@ -132,7 +132,7 @@ class Swin(nn.Module):
         grids = _grids(latitudes, columns, patch, (tall, wide), self.axis.space.size)
         self.fine, self.coarse = fine, coarse = grids
 
-        def stage(grid: Grid, width: int, heads: int, count: int, name: str) -> nn.ModuleList:
+        def stage(grid: WindowGrid, width: int, heads: int, count: int, name: str) -> nn.ModuleList:
             return nn.ModuleList(
                 Block(grid, width, heads, bool(i % 2), relative_bias, dropout, f"swin.{name}.{i}")
                 for i in range(count)
@@ -224,11 +224,11 @@ def _columns(longitudes: int, patch: int, window: tuple[int, int]) -> int:
 
 def _grids(
     latitudes: int, columns: int, patch: int, window: tuple[int, int], parts: int
-) -> tuple[Grid, Grid]:
+) -> tuple[WindowGrid, WindowGrid]:
     """The grids of tokens at the first and at half resolution, split over ranks of space."""
     real = -(-latitudes // patch)
     rows = -(-real // (2 * window[0])) * 2 * window[0]
     return (
-        Grid(rows, columns, real, window, parts),
-        Grid(rows // 2, columns // 2, -(-real // 2), window, parts),
+        WindowGrid(rows, columns, real, window, parts),
+        WindowGrid(rows // 2, columns // 2, -(-real // 2), window, parts),
     )

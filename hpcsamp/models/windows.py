@@ -47,7 +47,7 @@ def row_mask(rows: int, real: int, window: tuple[int, int], shift: int) -> Tenso
     return tokens[:, :, None] == tokens[:, None, :]
 
 
-class Grid(nn.Module):
+class WindowGrid(nn.Module):
     """The grid of a stage: its windows and masks, the same for all blocks of the stage.
 
     Parameters
@@ -136,7 +136,7 @@ class Block(layers.Layer):
 
     def __init__(
         self,
-        grid: Grid,
+        grid: WindowGrid,
         width: int,
         heads: int,
         shifted: bool,
@@ -219,7 +219,7 @@ class Downsample(nn.Module):
     ``8 w + 8 w^2`` parameters.
     """
 
-    def __init__(self, grid: Grid, width: int, name: str = "downsample") -> None:
+    def __init__(self, grid: WindowGrid, width: int, name: str = "downsample") -> None:
         super().__init__()
         self._grid = [grid]
         self.norm = layers.layer_norm(4 * width, 4, f"{name}.norm")
