@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from hpcsamp.data.dataset import Dataset
-from hpcsamp.data.group import Group
+from hpcsamp.data.group import ReadingGroup
 from hpcsamp.data.integrity import Checker
 from hpcsamp.data.order import Order
 from hpcsamp.data.parts import Parts, Sharing
@@ -69,7 +69,7 @@ class Feed:
         self.dataset, self.topology, self.order = dataset, topology, order
         self._tables = [ChunkTable(dataset, n, parts.stored[n]) for n in of.names]
         self._items = order.batch // topology.data_size
-        self._group = Group(topology, of.comm(topology), of.color(topology))
+        self._group = ReadingGroup(topology, of.comm(topology), of.color(topology))
         self._reader: Reader = make_reader(reading, dataset, self._group)
         self._ring = self._make_ring(slots)
         self._checkers = self._make_checkers(verify)

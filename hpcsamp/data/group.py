@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hpcsamp.grid import Topology
 
 
-class Group:
+class ReadingGroup:
     """Ranks that share batches, with one ring buffer per node and their own communicators.
 
     Collective over the world.

@@ -33,7 +33,7 @@ from hpcsamp.serial import Comm, library
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-    from hpcsamp.data.group import Group
+    from hpcsamp.data.group import ReadingGroup
 
 OPEN_FILES = 128
 """Largest number of shards that a rank keeps open."""
@@ -76,7 +76,7 @@ def choose_reader(dataset: Dataset, wanted: ReaderName) -> ReaderName:
     return wanted
 
 
-def make_reader(name: ReaderName, dataset: Dataset, group: Group) -> Reader:
+def make_reader(name: ReaderName, dataset: Dataset, group: ReadingGroup) -> Reader:
     """Make a reader from its name as returned by :func:`choose_reader`."""
     if name == "collective" and isinstance(group.comm, Comm):
         name = choose_reader(dataset, "auto")  # there are no other ranks without MPI
