@@ -21,7 +21,7 @@ from hpcsamp.ingest.texts import IDS, MASK, Text, TextMask
 
 
 @dataclass
-class Group:
+class ColumnGroup:
     """Columns of a table that become one input.
 
     Attributes
@@ -94,7 +94,7 @@ def groups_of(
     units: Mapping[str, str],
     pictures: Pictures,
     rows: np.ndarray,
-) -> list[Group]:
+) -> list[ColumnGroup]:
     """Group encoded columns into inputs: ``x``, or ``numbers``, ``ids`` and images by column.
 
     Parameters
@@ -110,31 +110,33 @@ def groups_of(
     rows
         Rows of train; the first one determines the size of images.
     """
-    found: list[Group] = []
+    found: list[ColumnGroup] = []
     numbers, ids = [], []
     for feature in encoded:
         if table.pictures(feature.column):
             column = feature.column
             first = images_of(table.read([column], rows[:1])[column], rows[:1], table, pictures)
             spec = ArraySpec.plan(first.shape[1:], first.dtype)
-            found.append(Group(column, "numbers", spec, [feature]))
+            found.append(ColumnGroup(column, "numbers", spec, [feature]))
         elif isinstance(feature, Text):
             spec = ArraySpec.plan(
                 (feature.length,), "<i8", description=f"tokens of {feature.column}"
             )
             mask = TextMask(feature.column, feature)
-            found.append(Group(IDS, "ids", spec, [feature]))
-            found.append(Group(MASK, "ids", spec.model_copy(update={"description": ""}), [mask]))
+            found.append(ColumnGroup(IDS, "ids", spec, [feature]))
+            found.append(
+                ColumnGroup(MASK, "ids", spec.model_copy(update={"description": ""}), [mask])
+            )
         elif isinstance(feature, Category) and feature.ids:
             ids.append(feature)
         else:
             numbers.append(feature)
     if numbers:
-        found.append(Group("numbers", "numbers", _numbers(numbers, survey, units), numbers))
+        found.append(ColumnGroup("numbers", "numbers", _numbers(numbers, survey, units), numbers))
     if ids:
         names = [f.column for f in ids]
         spec = ArraySpec.plan((len(ids),), "<i8", names=names)
-        found.append(Group("ids", "ids", spec, list(ids)))
+        found.append(ColumnGroup("ids", "ids", spec, list(ids)))
     if len(found) == 1:
         found[0].name = "x"
     return found

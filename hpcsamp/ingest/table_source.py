@@ -20,7 +20,7 @@ from hpcsamp.ingest.encoding import (
     read_dates,
     read_units,
 )
-from hpcsamp.ingest.groups import Group, groups_of
+from hpcsamp.ingest.groups import ColumnGroup, groups_of
 from hpcsamp.ingest.like import read_like
 from hpcsamp.ingest.pictures import Pictures
 from hpcsamp.ingest.preparation import (
@@ -60,7 +60,7 @@ class TableSource(Source):
 
     tables: dict[str, Table] = field(default_factory=dict)
     rows: dict[str, np.ndarray] = field(default_factory=dict)
-    groups: list[Group] = field(default_factory=list)
+    groups: list[ColumnGroup] = field(default_factory=list)
     aims: list[TableTarget] = field(default_factory=list)
     weights: str | None = None
     pictures: Pictures = field(default_factory=Pictures)
@@ -217,7 +217,7 @@ def from_tables(
     )
 
 
-def _kind(group: Group) -> Inputs:
+def _kind(group: ColumnGroup) -> Inputs:
     return "ids" if group.kind == "ids" else "numbers"
 
 
@@ -303,7 +303,9 @@ def _categories(survey: Survey) -> list[Encoded]:
     return survey.features
 
 
-def _check_names(table: Table, targets: Sequence[TableTarget], groups: Sequence[Group]) -> None:
+def _check_names(
+    table: Table, targets: Sequence[TableTarget], groups: Sequence[ColumnGroup]
+) -> None:
     """Refuse targets that have the name of an input or a reserved name."""
     for target in targets:
         if target.name in RESERVED | {g.name for g in groups} or "/" in target.name:
