@@ -9,7 +9,7 @@ from hpcsamp.grid import Over
 
 
 class DataGroup:
-    """The data group of this rank, see :class:`hpcsamp.weights.group.Group`.
+    """The data group of this rank, see :class:`hpcsamp.weights.group.DataGroupLike`.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ from torch import Tensor
 from hpcsamp.errors import UsageError
 from hpcsamp.methods.holding import Holding
 from hpcsamp.weights import Place, Put
-from hpcsamp.weights.group import Group
+from hpcsamp.weights.group import DataGroupLike
 from hpcsamp.weights.state import NORMS, State
 
 
@@ -50,7 +50,7 @@ class Stepping(Holding):
             self._state.estimates.forget()
         self._step = step
 
-    def join(self, group: Group) -> None:
+    def join(self, group: DataGroupLike) -> None:
         """Share batch statistics and state with a data group.
 
         Called by :func:`hpcsamp.distribute`; not needed in a single process.

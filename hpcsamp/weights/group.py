@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 
-class Group(Protocol):
+class DataGroupLike(Protocol):
     """The data group of this rank; see :meth:`hpcsamp.methods.Method.join`.
 
     Attributes

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from hpcsamp.weights.group import Group
+from hpcsamp.weights.group import DataGroupLike
 
 
 class Moments(NamedTuple):
@@ -35,7 +35,7 @@ def moments(x: Tensor) -> Moments:
     return Moments(mean, variance, x.numel() / max(1, x.shape[0] * x.shape[2]))
 
 
-def moments_over(group: Group, own: Moments) -> Moments:
+def moments_over(group: DataGroupLike, own: Moments) -> Moments:
     """Return the moments of the batches of a whole data group, in one exchange.
 
     Counts, means and sums of centred squares are combined by the formula of Chan, Golub and LeVeque
@@ -97,7 +97,7 @@ def by_moments(x: Tensor, found: Moments, eps: float) -> Tensor:
     return ((x - found.mean.view(shape)) * scale).to(x.dtype)
 
 
-def by_whole_batch(x: Tensor, found: Moments, eps: float, group: Group) -> Tensor:
+def by_whole_batch(x: Tensor, found: Moments, eps: float, group: DataGroupLike) -> Tensor:
     """Normalise ``(k, B, C, ...)`` numbers by the moments of the batch of a data group.
 
     The backward pass sums the gradients with respect to the moments over the data group. These are
@@ -113,7 +113,7 @@ def by_whole_batch(x: Tensor, found: Moments, eps: float, group: Group) -> Tenso
 class _OverGroup(torch.autograd.Function):
     # in two parts, as vmap may call it too, where nothing distinguishes the samples yet
     @staticmethod
-    def forward(x: Tensor, found: Moments, eps: float, group: Group) -> Tensor:
+    def forward(x: Tensor, found: Moments, eps: float, group: DataGroupLike) -> Tensor:
         return by_moments(x, found, eps)
 
     @staticmethod

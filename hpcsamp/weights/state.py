@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from hpcsamp.weights.estimates import Estimates
-from hpcsamp.weights.group import Group
+from hpcsamp.weights.group import DataGroupLike
 from hpcsamp.weights.parts import parts_of
 from hpcsamp.weights.put import Put
 
@@ -72,7 +72,7 @@ class State:
     def __init__(self) -> None:
         self.changing: dict[str, bool] = {}
         self.norm = "batch"
-        self.group: Group | None = None
+        self.group: DataGroupLike | None = None
         self.calls = 0
         self.seen: dict[str, Tensor] = {}
         self.replayed: Replay | None = None

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from hpcsamp.errors import UsageError
-from hpcsamp.weights.group import Group
+from hpcsamp.weights.group import DataGroupLike
 from hpcsamp.weights.normalised import (
     Moments,
     by_moments,
@@ -130,7 +130,7 @@ class _By(NamedTuple):
 
     found: Moments
     own: bool
-    group: Group | None = None
+    group: DataGroupLike | None = None
 
     def __call__(self, x: Tensor, eps: float) -> Tensor:
         """Normalise ``(k, B, C, ...)`` numbers."""
