@@ -21,7 +21,7 @@ PIECE = 2**30
 """Bytes of one broadcast; counts in MPI are below 2**31."""
 
 
-class Held:
+class SplitInMemory:
     """Arrays of a split in memory that the ranks of a node share. Collective over the world.
 
     Rank 0 reads and checks them and broadcasts them to the first ranks of the other nodes.

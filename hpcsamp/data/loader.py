@@ -14,7 +14,7 @@ import torch
 from hpcsamp.data.batch import Batch, Converter
 from hpcsamp.data.dataset import Dataset
 from hpcsamp.data.feed import Feed
-from hpcsamp.data.held import Held
+from hpcsamp.data.held import SplitInMemory
 from hpcsamp.data.order import Order, Step, Tail, check_batch
 from hpcsamp.data.parts import Given, Sharing, parts_of, sharing
 from hpcsamp.data.readers import choose_reader
@@ -117,7 +117,7 @@ class Loader:
         with together(topology.world):
             shared, reads_more = sharing(self.parts, opened, topology)
         held = [n for n in opened.manifest.arrays if reading == "memory" or opened.small(n)]
-        self._held = Held(opened, held, topology, self.parts)
+        self._held = SplitInMemory(opened, held, topology, self.parts)
         self._feeds: list[Feed] = []
         for of in shared:
             fed = Sharing([n for n in of.names if n not in held], of.classes)

@@ -52,7 +52,7 @@ def choose_reader(dataset: Dataset, wanted: ReaderName) -> ReaderName:
     ``"auto"`` is ``direct`` for uncompressed chunks and ``serial`` for compressed ones.
     ``"broadcast"`` is the same as ``"auto"``: with any reader, the nodes of a group exchange the
     rows that they have read. ``"memory"`` is returned unchanged: it stands for
-    :class:`~hpcsamp.data.held.Held`.
+    :class:`~hpcsamp.data.held.SplitInMemory`.
 
     Raises
     ------
