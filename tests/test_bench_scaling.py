@@ -11,7 +11,7 @@ import pytest
 
 from hpcsamp.bench import scaling, versus
 from hpcsamp.bench.phases import Phases
-from hpcsamp.bench.turns import Job, Turns
+from hpcsamp.bench.turns import Turns, VariantJob
 from hpcsamp.bench.workloads import Point, Size, points
 from hpcsamp.errors import HpcsampError
 from hpcsamp.planning import fit
@@ -179,7 +179,10 @@ def _state(pid: int) -> str:
 
 
 def test_jobs_take_turns_and_sleep_in_between():
-    jobs = [Job(name, ranks, ["-c", SLEEPER, name], {}, 60) for name, ranks in (("a", 1), ("b", 2))]
+    jobs = [
+        VariantJob(name, ranks, ["-c", SLEEPER, name], {}, 60)
+        for name, ranks in (("a", 1), ("b", 2))
+    ]
     with Turns(iter(jobs)) as turns:
         assert turns.told == [{"hello": "a"}, {"hello": "b"}]
         pids = [pid for job in jobs for pid in job.pids]
@@ -196,7 +199,9 @@ def test_jobs_take_turns_and_sleep_in_between():
 
 
 def test_a_job_that_ends_is_named_with_its_reason():
-    jobs = [Job("the " + name, 1, ["-c", SLEEPER, name], {}, 60) for name in ("sleeps", "fails")]
+    jobs = [
+        VariantJob("the " + name, 1, ["-c", SLEEPER, name], {}, 60) for name in ("sleeps", "fails")
+    ]
     with Turns(jobs) as turns, pytest.raises(HpcsampError, match="the second round is too much"):
         turns.rounds("round", 3)
     assert _become([pid for job in jobs for pid in job.pids], "ZX")
@@ -205,7 +210,7 @@ def test_a_job_that_ends_is_named_with_its_reason():
 def test_a_job_that_does_not_answer_is_given_up():
     code = "import time; time.sleep(60)"
     with pytest.raises(HpcsampError, match=r"mute did not answer within 1 s"):
-        Turns([Job("mute", 1, ["-c", code], {}, timeout=1)])
+        Turns([VariantJob("mute", 1, ["-c", code], {}, timeout=1)])
 
 
 TINY = (

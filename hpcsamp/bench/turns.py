@@ -28,7 +28,7 @@ MARK = "@hpcsamp "
 """Prefix of lines on which rank 0 of a job answers the process that controls the rounds."""
 
 
-class Job:
+class VariantJob:
     """The MPI job of one variant, which is stopped between its rounds.
 
     Parameters
@@ -201,8 +201,8 @@ class Turns:
         that they do not compete during start-up and can use data that the first one has created.
     """
 
-    def __init__(self, jobs: Iterable[Job]) -> None:
-        self.jobs: list[Job] = []
+    def __init__(self, jobs: Iterable[VariantJob]) -> None:
+        self.jobs: list[VariantJob] = []
         self.told: list[dict[str, Any]] = []
         try:
             for job in jobs:

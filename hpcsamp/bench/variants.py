@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hpcsamp import config as configuration
-from hpcsamp.bench.turns import Job
+from hpcsamp.bench.turns import VariantJob
 from hpcsamp.config import RunConfig
 from hpcsamp.grid import Topology
 
@@ -48,13 +48,13 @@ class Variant:
     data: str | None = None
     steps: int = 1
 
-    def job(self, threads: int = 1, core: int | None = None) -> Job:
-        """Start the job of the variant; ``core``: see :class:`Job`."""
+    def job(self, threads: int = 1, core: int | None = None) -> VariantJob:
+        """Start the job of the variant; ``core``: see :class:`VariantJob`."""
         arguments = ["-m", "hpcsamp.bench.worker", json.dumps(asdict(self))]
         environment = {"OMP_NUM_THREADS": str(threads)}
         if core is not None:
             environment["OMPI_MCA_hwloc_base_binding_policy"] = "none"  # mpirun binds anew
-        return Job(self.label, self.ranks, arguments, environment, core=core)
+        return VariantJob(self.label, self.ranks, arguments, environment, core=core)
 
 
 class Runner(Protocol):

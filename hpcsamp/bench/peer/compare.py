@@ -16,7 +16,7 @@ from typing import Any
 from hpcsamp.bench import records
 from hpcsamp.bench.peer import svi
 from hpcsamp.bench.peer.cases import ITEMS, Case
-from hpcsamp.bench.turns import Job, Turns
+from hpcsamp.bench.turns import Turns, VariantJob
 from hpcsamp.bench.variants import OURS, Variant
 from hpcsamp.errors import HpcsampError
 
@@ -25,7 +25,7 @@ PEER, FLOOR = "numpyro", "eager_floor"
 XLA = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 
-def peer_job(case: Case, batch: Path, python: Path, core: int | None) -> Job:
+def peer_job(case: Case, batch: Path, python: Path, core: int | None) -> VariantJob:
     """Create the job of NumPyro on one core."""
     environment = {
         "OMP_NUM_THREADS": "1",
@@ -35,7 +35,7 @@ def peer_job(case: Case, batch: Path, python: Path, core: int | None) -> Job:
         "JAX_ENABLE_X64": "0",
     }
     arguments = ["-I", str(svi.__file__), json.dumps(case.for_peer(batch))]
-    return Job(PEER, 1, arguments, environment, python=str(python), core=core)
+    return VariantJob(PEER, 1, arguments, environment, python=str(python), core=core)
 
 
 def measure(
