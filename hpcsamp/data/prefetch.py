@@ -49,7 +49,7 @@ class Fill(Protocol):
 
 
 @dataclass
-class Job:
+class EpochReading:
     """The batches of an epoch from some step on, which the thread reads one after the other.
 
     Attributes
@@ -116,7 +116,7 @@ class Prefetcher:
     ):
         self.ring, self._fill, self._leaders, self._many = ring, fill, leaders, many
         self._exchange, self._agree, self._whole = exchange, agree, whole
-        self._job = Job(0, 0, 0, 0, 0)
+        self._job = EpochReading(0, 0, 0, 0, 0)
         self._taken = 0
         self._error: HpcsampError | None = None
         self._stopped = False
@@ -124,7 +124,7 @@ class Prefetcher:
 
     # Called in the main thread -------------------------------------------------------------------
 
-    def begin(self, epoch: int, start: int, stop: int) -> Job:
+    def begin(self, epoch: int, start: int, stop: int) -> EpochReading:
         """Start to prefetch steps ``start .. stop - 1``, and abandon the current job.
 
         Raises
@@ -137,7 +137,7 @@ class Prefetcher:
         if self._stopped:
             raise UsageError("this loader is closed")
         first = self._give_up()
-        job = Job(self._job.number + 1, epoch, start, first, first + stop - start)
+        job = EpochReading(self._job.number + 1, epoch, start, first, first + stop - start)
         self._job, self._taken = job, first
         ring = self.ring
         ring.post(EPOCH, epoch)
@@ -150,7 +150,7 @@ class Prefetcher:
         job.thread.start()
         return job
 
-    def take(self, job: Job) -> np.ndarray:
+    def take(self, job: EpochReading) -> np.ndarray:
         """Wait for the next batch; valid until :meth:`release`.
 
         Raises
@@ -177,7 +177,7 @@ class Prefetcher:
             raise error
         return self.ring.slot(number)
 
-    def _wait_for(self, job: Job, number: int) -> None:
+    def _wait_for(self, job: EpochReading, number: int) -> None:
         while True:
             try:
                 job.ready.get(timeout=0.5)
@@ -244,7 +244,7 @@ class Prefetcher:
         closed = counters[CLOSED] > 0
         return bool(closed.any() and (closed & (counters[FILLED] <= number)).any())
 
-    def _check_same(self, job: Job) -> None:
+    def _check_same(self, job: EpochReading) -> None:
         """Check that all ranks of the ring request the same batches."""
         counters = self.ring.counters
         wait(lambda: bool((counters[JOB] >= job.number).all()) or self._closed(job.first))
@@ -286,7 +286,7 @@ class Prefetcher:
 
     # Called in the prefetch thread ---------------------------------------------------------------
 
-    def _run(self, job: Job) -> None:
+    def _run(self, job: EpochReading) -> None:
         ring = self.ring
         for number in range(job.first, job.last):
             job.room.get()
