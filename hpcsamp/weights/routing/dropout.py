@@ -24,7 +24,7 @@ ALPHA = 1.7580993408473766
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptUnits:
     """Draws ``value`` for a unit that is kept, 0 for one that is dropped.
 
     Attributes
@@ -109,7 +109,7 @@ def _dropped(
     share = 1 - level / LEVELS  # of units kept
     a = math.sqrt(1 / ((ALPHA**2 * (1 - share) + 1) * share)) if alpha and share else 0.0
     value = a if alpha else 1 / share if share else 0.0
-    kept = Kept(level, value, x.dtype if x.dtype.is_floating_point else torch.float32)
+    kept = KeptUnits(level, value, x.dtype if x.dtype.is_floating_point else torch.float32)
     mask = now.draw(name, x.shape[:lead], kept, kept=True, shared=shared)
     if len(x.shape) > lead:
         mask = mask[(..., *[None] * (len(x.shape) - lead))]

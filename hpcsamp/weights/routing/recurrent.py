@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hpcsamp.errors import UsageError
 from hpcsamp.streams.branches import branches
-from hpcsamp.weights.routing.dropout import LEVELS, Kept, rate_of
+from hpcsamp.weights.routing.dropout import LEVELS, KeptUnits, rate_of
 from hpcsamp.weights.routing.dropout import dropout as masked
 from hpcsamp.weights.routing.forms import SingleSample
 from hpcsamp.weights.routing.now import Now, Route
@@ -71,7 +71,7 @@ def _packed(now: Now, x: Tensor, sizes: Tensor, rate: float) -> Tensor:
     level, shared = rate_of(now, rate)
     if level == 0 or not x.numel():
         return x
-    kept = Kept(level, 1 / (1 - level / LEVELS) if level < LEVELS else 0.0, x.dtype)
+    kept = KeptUnits(level, 1 / (1 - level / LEVELS) if level < LEVELS else 0.0, x.dtype)
     count = sizes.to(x.device)
     step = torch.arange(len(count), device=x.device).repeat_interleave(count)
     item = torch.arange(len(step), device=x.device) - (count.cumsum(0) - count)[step]
