@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Kind:
+class FigureKind:
     """A figure: its title, and the function that draws it from paths."""
 
     title: str
@@ -48,17 +48,19 @@ def _of_runs(
 
 
 FIGURES = {
-    "4": Kind("Figure 4: scaling of the ViT", _scaling),
-    "5": Kind("Figure 5: accuracy over epochs", _of_runs(convergence.by_batch, "accuracy")),
-    "6": Kind("Figure 6: accuracy and augmentation", _of_runs(convergence.by_share, "accuracy")),
-    "7": Kind(
+    "4": FigureKind("Figure 4: scaling of the ViT", _scaling),
+    "5": FigureKind("Figure 5: accuracy over epochs", _of_runs(convergence.by_batch, "accuracy")),
+    "6": FigureKind(
+        "Figure 6: accuracy and augmentation", _of_runs(convergence.by_share, "accuracy")
+    ),
+    "7": FigureKind(
         "Figure 7: accuracy over training time",
         _of_runs(convergence.by_batch, "accuracy", "time"),
     ),
-    "8": Kind("Figure 8: NLL over epochs", _of_runs(convergence.by_strategy, "nll")),
-    "9": Kind("Figure 9: scaling of the MLP", _scaling),
-    "10": Kind("Figure 10: scaling of the SWIN transformer", _scaling),
-    "mixer": Kind(
+    "8": FigureKind("Figure 8: NLL over epochs", _of_runs(convergence.by_strategy, "nll")),
+    "9": FigureKind("Figure 9: scaling of the MLP", _scaling),
+    "10": FigureKind("Figure 10: scaling of the SWIN transformer", _scaling),
+    "mixer": FigureKind(
         "Scaling of the weather mixer over three axes", partial(_scaling, published=True)
     ),
 }
