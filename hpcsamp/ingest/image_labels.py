@@ -21,7 +21,7 @@ FILES = ("file", "filename", "file_name", "image", "path")
 
 
 @dataclass(frozen=True)
-class Labels:
+class LabelFile:
     """Labels of images, read from a csv file.
 
     Attributes
@@ -46,7 +46,7 @@ def read_labels(
     rule: Rule | None,
     task: Task | None,
     class_names: Sequence[str] = (),
-) -> Labels:
+) -> LabelFile:
     """Read the labels of images from a csv file.
 
     Parameters
@@ -114,7 +114,7 @@ def read_labels(
     found = targets_of(
         {name: column(name) for name in chosen}, task, str(path), class_names or None
     )
-    return Labels(files, found, column)
+    return LabelFile(files, found, column)
 
 
 def _image(folder: Path, name: str, where: str) -> Path:
