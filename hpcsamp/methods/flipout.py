@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hpcsamp.methods.item_noise import Draw, ItemNoise, Layer, spread
+from hpcsamp.methods.item_noise import Draw, ItemNoise, NoisyLayer, spread
 from hpcsamp.streams.places import place_bits
 
 
@@ -24,7 +24,7 @@ class Flipout(ItemNoise):
     :class:`~hpcsamp.methods.item_noise.ItemNoise`.
     """
 
-    def perturbation(self, layer: Layer, draw: Draw, x: Tensor, y: Tensor) -> Tensor:
+    def perturbation(self, layer: NoisyLayer, draw: Draw, x: Tensor, y: Tensor) -> Tensor:
         """``r o layer(s o x; std * eps)``, see :meth:`ItemNoise.perturbation`."""
         ins, outs = x.shape[layer.axis], y.shape[layer.axis]
         signs = random_signs(draw.stream(layer), draw.index, ins + outs, x.dtype)

@@ -34,7 +34,7 @@ KEY, SIGN, NOISE = "stream of items", "sign of noise", "noise of variable "
 
 
 @dataclass(frozen=True)
-class Layer:
+class NoisyLayer:
     """A layer that adds noise per item.
 
     Attributes
@@ -97,7 +97,7 @@ class Draw:
         noise: Tensor = self.values[f"{NOISE}{variable}"]
         return noise
 
-    def stream(self, layer: Layer) -> Tensor:
+    def stream(self, layer: NoisyLayer) -> Tensor:
         """Key of the stream for a call of a layer, ``()``."""
         count = self.calls.get(layer.number, 0)
         self.calls[layer.number] = count + 1
@@ -116,13 +116,13 @@ class ItemNoise(MeanField):
 
     #: Whether layers need ``noise`` in the shape of the weights.
     weight_noise = True
-    _layers: dict[nn.Module, Layer] | None = None
+    _layers: dict[nn.Module, NoisyLayer] | None = None
     _values: dict[str, Any]
     _now: Draw | None = None
     _seen: dict[nn.Module, int] | None = None
 
     @abstractmethod
-    def perturbation(self, layer: Layer, draw: Draw, x: Tensor, y: Tensor) -> Tensor:
+    def perturbation(self, layer: NoisyLayer, draw: Draw, x: Tensor, y: Tensor) -> Tensor:
         """Return the noise to add to the outputs of a layer.
 
         Parameters
@@ -203,7 +203,7 @@ class ItemNoise(MeanField):
 
     # Layers ------------------------------------------------------------------------------------
 
-    def _found(self, x: Tensor) -> dict[nn.Module, Layer]:
+    def _found(self, x: Tensor) -> dict[nn.Module, NoisyLayer]:
         """Layers that take part, found by passes with two and with three items."""
         if self._layers is None:
             able = self._able()
@@ -241,7 +241,7 @@ class ItemNoise(MeanField):
                 )
         return self._layers
 
-    def _able(self) -> dict[nn.Module, Layer]:
+    def _able(self) -> dict[nn.Module, NoisyLayer]:
         if not isinstance(self.variables, PlainVariables):
             raise UsageError(
                 f"{type(self).__name__} takes a plain nn.Module, not a torch_blue "
@@ -252,7 +252,7 @@ class ItemNoise(MeanField):
         for part in self.module.modules():
             for p in part.parameters(recurse=False):
                 owners[id(p)] = owners.get(id(p), 0) + 1
-        result: dict[nn.Module, Layer] = {}
+        result: dict[nn.Module, NoisyLayer] = {}
         for path, part in self.module.named_modules():
             name = f"{path}." if path else ""
             if type(part) not in KINDS or f"{name}weight" not in places:
@@ -262,7 +262,7 @@ class ItemNoise(MeanField):
             if any(p.is_complex() for p in part.parameters(recurse=False)):
                 continue  # the noise would be that of products of complex numbers
             bias = places.get(f"{name}bias")
-            result[part] = Layer(part, len(result), places[f"{name}weight"], bias)
+            result[part] = NoisyLayer(part, len(result), places[f"{name}weight"], bias)
         return result
 
     def _begin(self, *_: Any) -> None:

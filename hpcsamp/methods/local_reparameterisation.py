@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hpcsamp.methods.item_noise import Draw, ItemNoise, Layer
+from hpcsamp.methods.item_noise import Draw, ItemNoise, NoisyLayer
 from hpcsamp.streams.places import place_normals
 
 
@@ -29,7 +29,7 @@ class LocalReparameterisation(ItemNoise):
 
     weight_noise = False
 
-    def perturbation(self, layer: Layer, draw: Draw, x: Tensor, y: Tensor) -> Tensor:
+    def perturbation(self, layer: NoisyLayer, draw: Draw, x: Tensor, y: Tensor) -> Tensor:
         """``sqrt(layer(x^2; std^2)) * eps``, see :meth:`ItemNoise.perturbation`."""
         bias = None if layer.bias is None else draw.std[layer.bias].square()
         variance = layer.apply(x.square(), draw.std[layer.weight].square(), bias)
