@@ -118,7 +118,9 @@ class ViT(parted.Layer):
             place = Part((1 + lines * each, width), (own, part))
             self.encoder = nn.Sequential(
                 *(
-                    Layer(width, heads // over.size, hidden, dropout, self._split, place, name)
+                    EncoderLayer(
+                        width, heads // over.size, hidden, dropout, self._split, place, name
+                    )
                     for name in (f"vit.encoder.{i}" for i in range(layers))
                 )
             )
@@ -176,7 +178,7 @@ def _tokens(lines: int, each: int, space: parted.Group) -> tuple[parted.Split, I
     return parted.Split(space, tuple(b - a for a, b in ends)), ends[space.rank]
 
 
-class Layer(nn.Module):
+class EncoderLayer(nn.Module):
     """Pre-norm encoder layer: self-attention, then a two-layer perceptron, each with a residual.
 
     Parameters
