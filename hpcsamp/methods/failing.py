@@ -13,7 +13,7 @@ from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.generators import Generators
 from hpcsamp.methods.kept import called
 from hpcsamp.weights import Caller, Inputs, inputs_of
-from hpcsamp.weights.layers import Layer, followed
+from hpcsamp.weights.layers import ModuleLayer, followed
 
 
 class DependsError(UsageError):
@@ -88,7 +88,7 @@ def _fails_replaced(
 ) -> str | None:
     """Submodule that fails under a method; None if the module fails with its own weights too,
     or does not fail with these inputs."""
-    layers: list[Layer] = []
+    layers: list[ModuleLayer] = []
     generators = Generators.now()
     try:
         with torch.no_grad():

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hpcsamp.errors import HpcsampError
 from hpcsamp.weights.inputs import each, tensors
-from hpcsamp.weights.layers import Layer, followed
+from hpcsamp.weights.layers import ModuleLayer, followed
 from hpcsamp.weights.parts import parts_of
 from hpcsamp.weights.strategies import STRATEGIES, Chunk, NotPossibleError, Pass, loop
 from hpcsamp.weights.vectorised import refused_loops
@@ -76,7 +76,7 @@ def _wrong(
     run: Pass, chunk: Chunk, rows: list[int], truth: Tensor, gradients: list[Tensor]
 ) -> str | None:
     """Describe what is wrong with a pass; None if nothing is."""
-    layers: list[Layer] = []
+    layers: list[ModuleLayer] = []
     try:
         with followed(chunk.put.module, layers):
             found = run(chunk)
@@ -99,7 +99,7 @@ def _wrong(
     return None
 
 
-def _at(layers: list[Layer]) -> str:
+def _at(layers: list[ModuleLayer]) -> str:
     return f"{layers[-1]}: " if layers else ""
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hpcsamp.errors import HpcsampError
 
 
-class Layer(NamedTuple):
+class ModuleLayer(NamedTuple):
     """A layer of a module.
 
     Attributes
@@ -32,13 +32,13 @@ class Layer(NamedTuple):
 
 
 @contextmanager
-def followed(module: nn.Module, layers: list[Layer]) -> Iterator[None]:
+def followed(module: nn.Module, layers: list[ModuleLayer]) -> Iterator[None]:
     """Context that keeps the layers that are being evaluated, the innermost last."""
     handles = []
     for name, part in module.named_modules():
 
         def begin(*_: Any, name: str = name, part: nn.Module = part) -> None:
-            layers.append(Layer(name, type(part).__name__))
+            layers.append(ModuleLayer(name, type(part).__name__))
 
         def end(*_: Any) -> None:
             layers.pop()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hpcsamp.errors import UsageError
 from hpcsamp.weights.carry import Carry, carried
 from hpcsamp.weights.inputs import each, signature
-from hpcsamp.weights.layers import Layer, followed
+from hpcsamp.weights.layers import ModuleLayer, followed
 from hpcsamp.weights.place import Place
 from hpcsamp.weights.put import Put
 from hpcsamp.weights.routing.batches import normalised
@@ -164,7 +164,7 @@ def probed(
 
     def probe(items: Any) -> tuple[Probe, bool]:
         nonlocal packs
-        layers: list[Layer] = []
+        layers: list[ModuleLayer] = []
         found = Probe(layers)
         now = Now(place, SingleSample(), len(items), x.device, found)
         now.put, now.carry = put, None if put is None else carried(put, place, {}, [0], len(items))

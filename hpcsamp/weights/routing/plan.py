@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from hpcsamp.errors import UsageError
-from hpcsamp.weights.layers import Layer
+from hpcsamp.weights.layers import ModuleLayer
 from hpcsamp.weights.routing.batches import Normalised
 from hpcsamp.weights.routing.now import Now, Numbers
 
@@ -182,7 +182,7 @@ class Probe:
         Shape and layer of each call of batch normalisation.
     """
 
-    layers: list[Layer]
+    layers: list[ModuleLayer]
     seen: list[tuple[str, tuple[int, ...], str, bool]] = field(default_factory=list)
     masking: set[str] = field(default_factory=set)
     norms: list[tuple[tuple[int, ...], str]] = field(default_factory=list)
