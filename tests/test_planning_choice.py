@@ -11,7 +11,7 @@ from hpcsamp.grid import plan_grid, share_samples
 from hpcsamp.losses import Shared
 from hpcsamp.planning import choice, machine
 from hpcsamp.planning.machine import Machine, Wire
-from hpcsamp.planning.model import Layout, one_rank, predict
+from hpcsamp.planning.model import NodeLayout, one_rank, predict
 from hpcsamp.planning.rates import estimated
 from hpcsamp.planning.workload import (
     Workload,
@@ -39,7 +39,7 @@ def test_layouts_are_those_that_a_run_accepts(ranks, each, samples, batch):
 
 @pytest.mark.parametrize(("p", "ranks", "each"), [(4, 16, 4), (3, 12, 4), (8, 16, 4), (6, 12, 4)])
 def test_where_groups_are_is_as_planned(p, ranks, each):
-    layout = Layout(p, ranks // p, each)
+    layout = NodeLayout(p, ranks // p, each)
     grid = plan_grid([f"node{r // each}" for r in range(ranks)], p)
     spans = max(len({r // each for r in group}) for group in grid.groups)
     assert layout.sample_group.nodes == spans
@@ -50,7 +50,7 @@ def test_where_groups_are_is_as_planned(p, ranks, each):
 def test_speed_up_and_efficiency_are_the_papers():
     work, place = a_work(), a_machine(jitter=0.02)
     constants = rates(work, place)
-    layout = Layout(4, 2, 4)
+    layout = NodeLayout(4, 2, 4)
     one = one_rank(work, place, constants).seconds
     fixed = choice.judge(work, layout, place, constants)
     assert fixed.speed_up == pytest.approx(one / fixed.prediction.seconds)
@@ -68,7 +68,7 @@ def test_efficiency_falls_with_ranks(mode):
     work, place = a_work(batch=256), a_machine(jitter=0.02)
     constants = rates(work, place)
     found = [
-        choice.judge(work, Layout(4, n, 4), place, constants, mode).efficiency
+        choice.judge(work, NodeLayout(4, n, 4), place, constants, mode).efficiency
         for n in (1, 2, 4, 16, 64)
     ]
     assert found == sorted(found, reverse=True)
@@ -95,7 +95,7 @@ def test_the_verdict_names_the_limit():
 
 
 def test_memory_limits():
-    def memory(layout: Layout, work: Workload) -> float:
+    def memory(layout: NodeLayout, work: Workload) -> float:
         return 1e12 if layout.sample_size < 8 else 1e9
 
     ranked = choice.splits(
@@ -161,9 +161,9 @@ def test_losses_of_configurations_are_exchanged():
     averaged = of_config("mlp-entsoe", "loss.exact=false")
     assert averaged.statistics == ()
     place = a_machine()
-    found = predict(mse, Layout(4, 1, 4), place, rates(mse, place)).phase("statistics")
+    found = predict(mse, NodeLayout(4, 1, 4), place, rates(mse, place)).phase("statistics")
     assert found == pytest.approx(2e-6 + 2 * 4 * 256 * 24 / 1e11, rel=0.3)
-    gathered = predict(crps, Layout(4, 1, 4), place, rates(crps, place)).phase("statistics")
+    gathered = predict(crps, NodeLayout(4, 1, 4), place, rates(crps, place)).phase("statistics")
     assert gathered == pytest.approx(3e-6 + 0.75 * 4 * 16 * 256 * 24 / 1e11)
 
 

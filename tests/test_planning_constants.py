@@ -11,7 +11,7 @@ from planning_cases import a_work, points, record
 from hpcsamp.errors import UsageError
 from hpcsamp.planning import calibration, fit, machine, network
 from hpcsamp.planning.counts import OperationCounts
-from hpcsamp.planning.model import Layout, predict
+from hpcsamp.planning.model import NodeLayout, predict
 from hpcsamp.planning.network import Link
 
 
@@ -138,8 +138,8 @@ def test_measured_constants_are_used(tmp_path):
     assert scaled.origin == "scaled from measured net"
     assert scaled.of_pass(10).seconds == pytest.approx(2 * 1e-3 + 10 * 5e-4)
     # several ranks of a node slow each other's compute
-    alone = predict(a_work(), Layout(1, 1, 4), place, own).phase("forward+backward")
-    both = predict(a_work(), Layout(1, 2, 4), place, own).phase("forward+backward")
+    alone = predict(a_work(), NodeLayout(1, 1, 4), place, own).phase("forward+backward")
+    both = predict(a_work(), NodeLayout(1, 2, 4), place, own).phase("forward+backward")
     assert both == pytest.approx(1.1 * alone * (1e-3 + 32e-4) / (1e-3 + 64e-4))
 
 

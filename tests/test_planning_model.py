@@ -14,7 +14,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.losses import LOSSES, Shared
 from hpcsamp.planning import choice, jitter
 from hpcsamp.planning.counts import count
-from hpcsamp.planning.model import COMPUTE, Layout, predict
+from hpcsamp.planning.model import COMPUTE, NodeLayout, predict
 from hpcsamp.planning.simulate import simulate
 
 TWO_SUMS = LOSSES["predictive_nll"].about.exchanges  # of 4·B bytes each
@@ -85,7 +85,7 @@ def test_bytes_by_hand():
 def test_a_step_by_hand():
     work = a_work(statistics=TWO_SUMS, views="sample")
     place = a_machine()
-    found = predict(work, Layout(4, 2, 4), place, rates(work, place))
+    found = predict(work, NodeLayout(4, 2, 4), place, rates(work, place))
     near = found.phase
     assert (found.samples, found.items) == (4, 32)
     assert near("draw") == pytest.approx(4 * 1000 * 1e-9)
@@ -104,20 +104,20 @@ def test_a_step_by_hand():
 
 def test_horovods_cycle_counts():
     work, place = a_work(), a_machine()
-    plain = predict(work, Layout(4, 1, 4), place, rates(work, place))
+    plain = predict(work, NodeLayout(4, 1, 4), place, rates(work, place))
     cycled = replace(work, horovod_from=0)
-    found = predict(cycled, Layout(4, 1, 4), place, rates(cycled, place))
+    found = predict(cycled, NodeLayout(4, 1, 4), place, rates(cycled, place))
     busy = sum(plain.phase(n) for n in COMPUTE)
     cycle = math.sqrt(5e-5 * busy)
     extra = found.phase("gradient exchange") - plain.phase("gradient exchange")
     assert extra == pytest.approx(cycle + 5e-5 * busy / cycle)
-    one = predict(cycled, Layout(), place, rates(cycled, place))
+    one = predict(cycled, NodeLayout(), place, rates(cycled, place))
     assert one.phase("gradient exchange") == 0
 
 
 def test_sharded_optimisers_and_own_parameters():
     work, place = a_work(trained=10**6), a_machine()
-    layout = Layout(4, 2, 4)
+    layout = NodeLayout(4, 2, 4)
     shared = predict(replace(work, sharded=True), layout, place, rates(work, place))
     whole = predict(work, layout, place, rates(work, place))
     assert shared.phase("optimiser") == pytest.approx(whole.phase("optimiser") / 4)
@@ -133,7 +133,7 @@ def test_sharded_optimisers_and_own_parameters():
         in_group = exchanges * (3 * 1e-6 + 0.75 * 4e6 / 1e11)
         assert found.phase("gradient exchange") == pytest.approx(in_group + across)
     own = replace(work, own=True)
-    alone = predict(own, Layout(4, 1, 4), place, rates(own, place))
+    alone = predict(own, NodeLayout(4, 1, 4), place, rates(own, place))
     assert alone.phase("gradient exchange") == 0  # nothing crosses the sample axis
     assert alone.phase("optimiser") == pytest.approx(4 * whole.phase("optimiser"))
 
@@ -141,16 +141,18 @@ def test_sharded_optimisers_and_own_parameters():
 def test_reading_is_seen_where_it_takes_longest():
     work = a_work(stored_bytes=1e7)
     place = a_machine()
-    found = predict(work, Layout(4, 2, 4), place, rates(work, place, copy=0.0))
+    found = predict(work, NodeLayout(4, 2, 4), place, rates(work, place, copy=0.0))
     assert found.reading == pytest.approx(32 * 1e7 / 1e9)
     assert found.seconds == pytest.approx(found.reading)
     # without sample groups every rank of a node needs a batch of its own, as large in all
-    data = predict(work, Layout(1, 8, 4), place, rates(work, place, copy=0.0))
+    data = predict(work, NodeLayout(1, 8, 4), place, rates(work, place, copy=0.0))
     assert data.reading == pytest.approx(4 * 8 * 1e7 / 1e9)
 
 
 @pytest.mark.parametrize("stored", [0.0, 100.0, 1e8], ids=["no feed", "hidden", "read bound"])
-@pytest.mark.parametrize("layout", [Layout(4, 2, 4), Layout(3, 5, 4), Layout(8, 1, 4)], ids=str)
+@pytest.mark.parametrize(
+    "layout", [NodeLayout(4, 2, 4), NodeLayout(3, 5, 4), NodeLayout(8, 1, 4)], ids=str
+)
 def test_simulation_is_the_formula_without_jitter(layout, stored):
     work = a_work(stored_bytes=stored, batch=60, statistics=TWO_SUMS, views="sample")
     place = a_machine()
@@ -163,9 +165,9 @@ def test_simulation_is_the_formula_without_jitter(layout, stored):
 def test_simulation_is_the_formula_with_jitter():
     work = a_work(batch=1000)
     place = a_machine(jitter=0.03)
-    expected = predict(work, Layout(4, 250, 4), place, rates(work, place))
+    expected = predict(work, NodeLayout(4, 250, 4), place, rates(work, place))
     found = simulate(expected, place, steps=200)
-    still = predict(work, Layout(4, 250, 4), a_machine(), rates(work, place)).seconds
+    still = predict(work, NodeLayout(4, 250, 4), a_machine(), rates(work, place)).seconds
     assert expected.seconds > 1.05 * still
     assert found.mean == pytest.approx(expected.seconds, rel=0.01)
     assert 0 < found.waiting < 0.25

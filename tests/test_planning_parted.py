@@ -16,7 +16,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.grid import Grid, check_sizes, plan_grid
 from hpcsamp.planning import choice, memory, network_memory, parted
 from hpcsamp.planning.counts import OperationCounts, count
-from hpcsamp.planning.model import Layout, predict
+from hpcsamp.planning.model import NodeLayout, predict
 from hpcsamp.planning.workload import Workload
 from hpcsamp.run.shapes import Shapes
 
@@ -159,7 +159,7 @@ def test_layouts_are_those_that_a_run_accepts(ranks, each):
     [(2, 2, 16, 4), (4, 2, 16, 4), (2, 8, 32, 4), (1, 4, 16, 4), (4, 4, 32, 8), (8, 4, 64, 4)],
 )
 def test_where_groups_are_is_as_planned(p, m, ranks, each):
-    layout = Layout(p, ranks // p // m, each, m)
+    layout = NodeLayout(p, ranks // p // m, each, m)
     grid = plan_grid([f"node{r // each}" for r in range(ranks)], p, m)
 
     def spans(members) -> int:
@@ -187,7 +187,7 @@ def test_a_step_with_model_ranks_by_hand():
                    x_bytes=200.0, stored_bytes=50.0)  # fmt: skip
     work = replace(whole, model_sizes=(1, 2), of_part={1: whole, 2: half}.__getitem__)
     constants = rates(whole, place, stage=2e-5)
-    found = predict(work, Layout(2, 2, 4, 2), place, constants)
+    found = predict(work, NodeLayout(2, 2, 4, 2), place, constants)
     near = found.phase
     assert (found.samples, found.items) == (8, 32)
     one = (1e-3 + 32 * 1e-4) / 2  # measured for the whole, half of its arithmetic
@@ -202,15 +202,15 @@ def test_a_step_with_model_ranks_by_hand():
     assert near("model exchange") == pytest.approx(expected)
     # four ranks, one of each model group, sum 4 kB; two such sums at a time on two nodes
     assert near("gradient exchange") < predict(
-        whole, Layout(4, 2, 4), place, rates(whole, place)
+        whole, NodeLayout(4, 2, 4), place, rates(whole, place)
     ).phase("gradient exchange")
     assert found.seconds == pytest.approx(sum(p.seconds for p in found.phases))
     twice = work.scaled(samples=32)
-    assert predict(twice, Layout(2, 2, 4, 2), place, constants).samples == 16
+    assert predict(twice, NodeLayout(2, 2, 4, 2), place, constants).samples == 16
     best = choice.splits(work, 8, 4, place, constants)
     assert {str(s.prediction.layout) for s in best} >= {"2 x 2 x 2", "2 x 4", "1 x 4 x 2"}
     with pytest.raises(UsageError, match="planned for M = 1, not for 2"):
-        predict(whole, Layout(2, 2, 4, 2), place, constants)
+        predict(whole, NodeLayout(2, 2, 4, 2), place, constants)
 
 
 def test_reading_is_of_parts():
@@ -219,8 +219,8 @@ def test_reading_is_of_parts():
     half = replace(work, model=2, stored_bytes=5e5)
     parts = replace(work, model_sizes=(2,), of_part={2: half}.__getitem__)
     constants = rates(work, place, copy=0.0)
-    one = predict(work, Layout(4, 2, 4), place, constants).reading
-    assert predict(parts, Layout(2, 2, 4, 2), place, constants).reading == pytest.approx(one)
+    one = predict(work, NodeLayout(4, 2, 4), place, constants).reading
+    assert predict(parts, NodeLayout(2, 2, 4, 2), place, constants).reading == pytest.approx(one)
 
 
 def test_a_run_is_described_on_every_size():

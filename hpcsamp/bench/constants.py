@@ -17,7 +17,7 @@ from hpcsamp.grid import Topology
 from hpcsamp.planning import calibration, fit, machine
 from hpcsamp.planning.calibration import Calibration, Measured
 from hpcsamp.planning.machine import Wire
-from hpcsamp.planning.model import Layout, predict
+from hpcsamp.planning.model import NodeLayout, predict
 from hpcsamp.planning.workload import Workload
 
 QUIET = 0.03
@@ -206,7 +206,7 @@ def records(
         work = by_name[name].work.scaled(samples=samples, batch=batch).without_feed()
         least = transport.settings().get("smaller_by_mpi_bytes", math.inf)
         work = work.scaled(horovod_from=least)
-        layout = Layout(ranks, 1, ranks)
+        layout = NodeLayout(ranks, 1, ranks)
         step = predict(work, layout, place, found.rates(site, work))
         told.append(
             {

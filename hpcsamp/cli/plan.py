@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hpcsamp.config import RunConfig
     from hpcsamp.planning.choice import Split
     from hpcsamp.planning.machine import Machine
-    from hpcsamp.planning.model import Layout
+    from hpcsamp.planning.model import NodeLayout
     from hpcsamp.planning.rates import Rates
     from hpcsamp.planning.workload import Workload
     from hpcsamp.run.shapes import Shapes
@@ -180,14 +180,14 @@ def _rates(
     return work, found.machine_of(place), found.rates(place, work)
 
 
-def _memory(run: RunConfig, shapes: Shapes) -> Callable[[Layout, Workload], float]:
+def _memory(run: RunConfig, shapes: Shapes) -> Callable[[NodeLayout, Workload], float]:
     """Return a function for the bytes per rank on a grid, counted as ``hpcsamp models`` does."""
     from functools import cache
 
     from hpcsamp import config as configuration
     from hpcsamp.planning import memory, parted
 
-    def of(layout: Layout, work: Workload) -> float:
+    def of(layout: NodeLayout, work: Workload) -> float:
         return parts(layout.sample_size, layout.data_size, layout.model_size, layout.per_node,
                      work.samples, work.batch)  # fmt: skip
 

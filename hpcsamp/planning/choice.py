@@ -9,7 +9,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.grid import plan_grid, share_samples
 from hpcsamp.names import Growth
 from hpcsamp.planning.machine import Machine
-from hpcsamp.planning.model import Layout, Prediction, one_rank, predict
+from hpcsamp.planning.model import NodeLayout, Prediction, one_rank, predict
 from hpcsamp.planning.rates import Rates
 from hpcsamp.planning.workload import Workload
 
@@ -40,7 +40,7 @@ class Split:
 
 def layouts(
     ranks: int, per_node: int, samples: int, batch: int, models: Sequence[int] = (1,)
-) -> list[Layout]:
+) -> list[NodeLayout]:
     """List all grids that a run accepts: P * M divides the ranks, ``P <= S``, D divides the batch.
 
     S need not be divisible by P. The list ranges from data parallelism (P = 1) to sampling
@@ -52,7 +52,7 @@ def layouts(
         If there is none, naming the numbers that do not fit together.
     """
     found = [
-        Layout(p, ranks // m // p, per_node, m)
+        NodeLayout(p, ranks // m // p, per_node, m)
         for m in models
         for p in _divisors(ranks // m, samples)
         if ranks % m == 0 and batch % (ranks // m // p) == 0
@@ -75,7 +75,7 @@ def _divisors(ranks: int, most: int) -> list[int]:
     return [p for p in range(1, min(ranks, most) + 1) if ranks % p == 0]
 
 
-def check(layout: Layout, samples: int) -> None:
+def check(layout: NodeLayout, samples: int) -> None:
     """Check that the package's own planner creates the same grid; it raises otherwise.
 
     Raises
@@ -99,11 +99,11 @@ def loaded(work: Workload, ranks: int, mode: Growth) -> Workload:
 
 def judge(
     work: Workload,
-    layout: Layout,
+    layout: NodeLayout,
     machine: Machine,
     rates: Rates,
     mode: Growth = "fixed",
-    memory: Callable[[Layout, Workload], float] | None = None,
+    memory: Callable[[NodeLayout, Workload], float] | None = None,
 ) -> Split:
     """Predict a grid and compare it with one rank."""
     ranks = layout.ranks
@@ -129,7 +129,7 @@ def splits(
     machine: Machine,
     rates: Rates,
     mode: Growth = "fixed",
-    memory: Callable[[Layout, Workload], float] | None = None,
+    memory: Callable[[NodeLayout, Workload], float] | None = None,
 ) -> list[Split]:
     """Predict all valid grids; those that fit into memory come first, the fastest first."""
     on_ranks = loaded(work, ranks, mode)
@@ -167,7 +167,7 @@ def limits(split: Split) -> dict[str, float]:
     return dict(sorted(shares.items(), key=lambda s: -s[1]))
 
 
-def named(layout: Layout) -> str:
+def named(layout: NodeLayout) -> str:
     """Format a grid with the names of its axes, e.g. ``D x P = 2 x 4``."""
     return f"D x P{' x M' * (layout.model_size > 1)} = {layout}"
 

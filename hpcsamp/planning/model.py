@@ -28,7 +28,7 @@ from hpcsamp.planning.workload import Workload
 
 
 @dataclass(frozen=True)
-class Layout:
+class NodeLayout:
     """A grid on nodes: ``D`` data groups of ``P`` sample ranks of ``M`` ranks, node by node.
 
     Attributes
@@ -140,7 +140,7 @@ class Prediction:
         whether hidden or not.
     """
 
-    layout: Layout
+    layout: NodeLayout
     work: Workload
     phases: tuple[Phase, ...]
     samples: int
@@ -175,7 +175,7 @@ COMPUTE = ("augment", "draw", "forward+backward", "penalty")
 """Phases in which a rank uses its own core or device, before it meets the others."""
 
 
-def predict(work: Workload, layout: Layout, machine: Machine, rates: Rates) -> Prediction:
+def predict(work: Workload, layout: NodeLayout, machine: Machine, rates: Rates) -> Prediction:
     """Predict a step of a run on a grid.
 
     Parameters
@@ -227,10 +227,10 @@ def predict(work: Workload, layout: Layout, machine: Machine, rates: Rates) -> P
 
 def one_rank(work: Workload, machine: Machine, rates: Rates) -> Prediction:
     """Predict all samples and items on a single rank, the reference of the speed-up."""
-    return predict(work, Layout(), machine, rates)
+    return predict(work, NodeLayout(), machine, rates)
 
 
-def reading(work: Workload, layout: Layout, machine: Machine, items: int) -> float:
+def reading(work: Workload, layout: NodeLayout, machine: Machine, items: int) -> float:
     """Seconds to read a step's batches from storage, each once per sample group.
 
     The maximum of the time into a node and the time out of the file system.
@@ -245,7 +245,7 @@ def reading(work: Workload, layout: Layout, machine: Machine, items: int) -> flo
     )
 
 
-def _taking(work: Workload, layout: Layout, rates: Rates, items: int) -> float:
+def _taking(work: Workload, layout: NodeLayout, rates: Rates, items: int) -> float:
     """Seconds to take a batch out of the ring; also to read it if the reader shares the core."""
     batch = items * work.stored_bytes
     own = batch / layout.sample_size * rates.read if rates.shares_core else 0.0
@@ -258,7 +258,7 @@ least as many as a forward pass."""
 
 
 def _between_parts(
-    work: Workload, layout: Layout, machine: Machine, rates: Rates, samples: int, items: int,
+    work: Workload, layout: NodeLayout, machine: Machine, rates: Rates, samples: int, items: int,
     one: float,
 ) -> Phase:  # fmt: skip
     """Exchanges of a model rank with the others of its group, in all passes of its samples.
@@ -285,7 +285,7 @@ def _between_parts(
 
 
 def _statistics(
-    work: Workload, layout: Layout, machine: Machine, rates: Rates, items: int
+    work: Workload, layout: NodeLayout, machine: Machine, rates: Rates, items: int
 ) -> Phase:
     """Exchanges of the loss within a sample group."""
     p = layout.sample_size
@@ -310,7 +310,7 @@ def _exchange(name: str, cost: Cost, stage: float, ranks: int) -> Phase:
 
 
 def _gradient(
-    work: Workload, layout: Layout, machine: Machine, trained: float, samples: int, busy: float
+    work: Workload, layout: NodeLayout, machine: Machine, trained: float, samples: int, busy: float
 ) -> Phase:
     """Exchange of the gradient: over the world; over data groups if each sample has its own
     parameters; in parts over sample groups if the optimiser is sharded. If the weights are in
@@ -345,7 +345,7 @@ def _gradient(
     return _exchange("gradient exchange", cost, cycle, ranks)
 
 
-def _fullest(work: Workload, layout: Layout) -> int:
+def _fullest(work: Workload, layout: NodeLayout) -> int:
     """Number of ranks with the most samples: the step waits for the slowest of these."""
     p = layout.sample_size
     shares = [len(share(work.samples, p, i)) for i in range(p)]
