@@ -27,7 +27,7 @@ from hpcsamp.run import checkpoint, retention
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.sealing import hdf5, text
 from hpcsamp.tasks.coordinates import read_coordinates
-from hpcsamp.tasks.layout import Layout, Variable
+from hpcsamp.tasks.layout import FileLayout, Variable
 
 Made = tuple[Path, Callable[[], Any], bytes, bool]
 
@@ -90,7 +90,7 @@ def _run(folder: Path, seed: int) -> Built:
         torch.device("cpu"),
     )  # fmt: skip
     index = np.arange(40)
-    layout = Layout(
+    layout = FileLayout(
         {"index": Variable(("index",), "<i8", values=index)},
         {"total": Variable(("index",), "<f4", "nat"), "target": Variable(("index",), "<i8")},
         {"run": run.run, "split": "test", "format": text.FORMAT},

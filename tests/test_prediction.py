@@ -423,10 +423,10 @@ def test_another_type_or_another_task_is_refused():
 def test_a_full_disk_is_told_before_anything_is_computed(tmp_path, monkeypatch):
     from hpcsamp.grid import init
     from hpcsamp.prediction.writer import ParallelFile
-    from hpcsamp.tasks.layout import Layout, Variable
+    from hpcsamp.tasks.layout import FileLayout, Variable
 
     rows = np.arange(4)
-    layout = Layout(
+    layout = FileLayout(
         {"index": Variable(("index",), "<i8", values=rows)},
         {"mean": Variable(("index",), "<f8")},
     )

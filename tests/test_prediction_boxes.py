@@ -14,7 +14,7 @@ from hpcsamp.grid import init, share
 from hpcsamp.prediction.boxes import pieces, stored_bytes
 from hpcsamp.prediction.writer import ParallelFile
 from hpcsamp.sealing import DamagedError, regions
-from hpcsamp.tasks.layout import Layout, Variable
+from hpcsamp.tasks.layout import FileLayout, Variable
 
 SHAPE, SLAB, ITEMS = (5, 6, 14), (2, 6, 4), 7
 
@@ -55,7 +55,7 @@ def layout():
         name: Variable((name,), "<f8", values=np.arange(n) * 1.5) for name, n in axes.items()
     }
     dims = ("index", *axes)
-    return Layout(
+    return FileLayout(
         scales,
         {
             "mean": Variable(dims, "<f4", "K", "forecast", slab=SLAB),

@@ -22,7 +22,7 @@ from hpcsamp.prediction.settling import settle
 from hpcsamp.prediction.statistics import estimate
 from hpcsamp.tasks import View, items, views
 from hpcsamp.tasks.coordinates import Coordinates
-from hpcsamp.tasks.layout import Layout
+from hpcsamp.tasks.layout import FileLayout
 from hpcsamp.tasks.outputs import outputs_of, sample_counts
 
 TARGETS = ("target", "error", "log_density")
@@ -48,7 +48,7 @@ class Predicted:
         Arrays by the names of the variables in the layout.
     """
 
-    layout: Layout
+    layout: FileLayout
     values: Mapping[str, np.ndarray]
 
 

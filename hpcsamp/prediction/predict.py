@@ -17,7 +17,7 @@ from hpcsamp.prediction.posterior import Posterior
 from hpcsamp.prediction.records import attributes, levels_of, precision
 from hpcsamp.prediction.writer import ParallelFile, check_target
 from hpcsamp.tasks import items
-from hpcsamp.tasks.layout import Layout
+from hpcsamp.tasks.layout import FileLayout
 
 
 def predict(
@@ -106,7 +106,7 @@ def alone(stack: ExitStack, topology: Topology, what: Path) -> Lock | None:
 def fill(
     posterior: Posterior,
     evaluator: Evaluator,
-    plan: Layout,
+    plan: FileLayout,
     out: Path,
     lock: Lock | None,
     quantiles: Sequence[float] = (),

@@ -27,7 +27,7 @@ from hpcsamp.grid import Topology, together
 from hpcsamp.locks import Lock
 from hpcsamp.prediction.boxes import pieces, stored_bytes
 from hpcsamp.sealing import regions
-from hpcsamp.tasks.layout import Layout, Variable
+from hpcsamp.tasks.layout import FileLayout, Variable
 
 
 class ParallelFile:
@@ -52,7 +52,7 @@ class ParallelFile:
     def __init__(
         self,
         path: Path,
-        layout: Layout,
+        layout: FileLayout,
         topology: Topology,
         *,
         overwrite: bool = False,
@@ -240,7 +240,7 @@ def check_target(path: Path, overwrite: bool) -> None:
         raise UsageError(f"cannot write {path}: no permission to write in {path.parent}")
 
 
-def _make(f: h5py.File, layout: Layout) -> dict[str, int]:
+def _make(f: h5py.File, layout: FileLayout) -> dict[str, int]:
     f.attrs.update(layout.attributes)
     for name, scale in layout.scales.items():
         data = _dataset(f, name, scale, (len(_known(scale)),))
@@ -297,7 +297,7 @@ def _offset(data: h5py.Dataset, variable: Variable) -> int | None:
     return int(first)
 
 
-def _filling(layout: Layout, name: str) -> int:
+def _filling(layout: FileLayout, name: str) -> int:
     """Bytes of padding in the slabs of a variable."""
     variable = layout.variables[name]
     if variable.slab is None:

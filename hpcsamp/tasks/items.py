@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hpcsamp.tasks.base import Task
-from hpcsamp.tasks.layout import ITEM, Layout, Variable
+from hpcsamp.tasks.layout import ITEM, FileLayout, Variable
 from hpcsamp.tasks.views import View
 
 
@@ -22,7 +22,7 @@ def layout(
     samples: int = 0,
     values: bool = True,
     attributes: Mapping[str, Any] | None = None,
-) -> Layout:
+) -> FileLayout:
     """Lay out the arrays of a predictions file for ``count`` items.
 
     Parameters
@@ -40,4 +40,4 @@ def layout(
         for name, (v, unit) in view.coordinates.per_item.items()
     }
     axes, made = task.variables(view, dtype=dtype, levels=quantiles, samples=samples, values=values)
-    return Layout(scales | axes, known | made, dict(attributes or {}))
+    return FileLayout(scales | axes, known | made, dict(attributes or {}))

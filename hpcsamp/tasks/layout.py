@@ -38,7 +38,7 @@ class Variable:
 
 
 @dataclass
-class Layout:
+class FileLayout:
     """The axes, arrays and attributes of a predictions file.
 
     Attributes
