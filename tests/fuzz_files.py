@@ -27,7 +27,7 @@ from hpcsamp.run import checkpoint, retention
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.sealing import hdf5, text
 from hpcsamp.tasks.coordinates import read_coordinates
-from hpcsamp.tasks.layout import FileLayout, Variable
+from hpcsamp.tasks.layout import FileLayout, FileVariable
 
 Made = tuple[Path, Callable[[], Any], bytes, bool]
 
@@ -91,8 +91,11 @@ def _run(folder: Path, seed: int) -> Built:
     )  # fmt: skip
     index = np.arange(40)
     layout = FileLayout(
-        {"index": Variable(("index",), "<i8", values=index)},
-        {"total": Variable(("index",), "<f4", "nat"), "target": Variable(("index",), "<i8")},
+        {"index": FileVariable(("index",), "<i8", values=index)},
+        {
+            "total": FileVariable(("index",), "<f4", "nat"),
+            "target": FileVariable(("index",), "<i8"),
+        },
         {"run": run.run, "split": "test", "format": text.FORMAT},
     )
     for path in (place / "evaluation/test.h5", folder / "predictions.h5"):

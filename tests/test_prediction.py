@@ -423,12 +423,12 @@ def test_another_type_or_another_task_is_refused():
 def test_a_full_disk_is_told_before_anything_is_computed(tmp_path, monkeypatch):
     from hpcsamp.grid import init
     from hpcsamp.prediction.writer import ParallelFile
-    from hpcsamp.tasks.layout import FileLayout, Variable
+    from hpcsamp.tasks.layout import FileLayout, FileVariable
 
     rows = np.arange(4)
     layout = FileLayout(
-        {"index": Variable(("index",), "<i8", values=rows)},
-        {"mean": Variable(("index",), "<f8")},
+        {"index": FileVariable(("index",), "<i8", values=rows)},
+        {"mean": FileVariable(("index",), "<f8")},
     )
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 31})())
     with pytest.raises(UsageError, match=r"p.h5 needs 3.2e-08 GB, its disk has 3.1e-08 GB free"):

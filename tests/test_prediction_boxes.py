@@ -14,7 +14,7 @@ from hpcsamp.grid import init, share
 from hpcsamp.prediction.boxes import pieces, stored_bytes
 from hpcsamp.prediction.writer import ParallelFile
 from hpcsamp.sealing import DamagedError, regions
-from hpcsamp.tasks.layout import FileLayout, Variable
+from hpcsamp.tasks.layout import FileLayout, FileVariable
 
 SHAPE, SLAB, ITEMS = (5, 6, 14), (2, 6, 4), 7
 
@@ -50,17 +50,17 @@ def test_pieces_are_where_hdf5_has_them():
 
 def layout():
     axes = {"channel": SHAPE[0], "latitude": SHAPE[1], "longitude": SHAPE[2]}
-    scales = {"index": Variable(("index",), "<i8", values=np.arange(ITEMS))}
+    scales = {"index": FileVariable(("index",), "<i8", values=np.arange(ITEMS))}
     scales |= {
-        name: Variable((name,), "<f8", values=np.arange(n) * 1.5) for name, n in axes.items()
+        name: FileVariable((name,), "<f8", values=np.arange(n) * 1.5) for name, n in axes.items()
     }
     dims = ("index", *axes)
     return FileLayout(
         scales,
         {
-            "mean": Variable(dims, "<f4", "K", "forecast", slab=SLAB),
-            "std": Variable(dims, "<f8"),
-            "score": Variable(("index",), "<f8"),
+            "mean": FileVariable(dims, "<f4", "K", "forecast", slab=SLAB),
+            "std": FileVariable(dims, "<f8"),
+            "score": FileVariable(("index",), "<f8"),
         },
         {"task": "regression"},
     )

@@ -9,7 +9,7 @@ import xarray as xr
 from hpcsamp.prediction.given import Given
 from hpcsamp.prediction.memory import Predicted
 from hpcsamp.tasks.items import ITEM
-from hpcsamp.tasks.layout import Variable
+from hpcsamp.tasks.layout import FileVariable
 
 
 def labelled(found: Predicted, given: Given | None) -> xr.Dataset:
@@ -38,6 +38,6 @@ def labelled(found: Predicted, given: Given | None) -> xr.Dataset:
     return made
 
 
-def _attributes(variable: Variable) -> dict[str, str]:
+def _attributes(variable: FileVariable) -> dict[str, str]:
     attributes = {"units": variable.units, "long_name": variable.description}
     return {k: v for k, v in attributes.items() if v}

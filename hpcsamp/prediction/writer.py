@@ -27,7 +27,7 @@ from hpcsamp.grid import Topology, together
 from hpcsamp.locks import Lock
 from hpcsamp.prediction.boxes import pieces, stored_bytes
 from hpcsamp.sealing import regions
-from hpcsamp.tasks.layout import FileLayout, Variable
+from hpcsamp.tasks.layout import FileLayout, FileVariable
 
 
 class ParallelFile:
@@ -256,7 +256,9 @@ def _make(f: h5py.File, layout: FileLayout) -> dict[str, int]:
     return {k: int(v) for k, v in offsets.items() if v is not None}
 
 
-def _dataset(f: h5py.File, name: str, variable: Variable, shape: tuple[int, ...]) -> h5py.Dataset:
+def _dataset(
+    f: h5py.File, name: str, variable: FileVariable, shape: tuple[int, ...]
+) -> h5py.Dataset:
     if variable.values is not None:
         values = np.asarray(variable.values)
         if values.dtype.kind in "OSU":
@@ -281,7 +283,7 @@ def _dataset(f: h5py.File, name: str, variable: Variable, shape: tuple[int, ...]
     return data
 
 
-def _offset(data: h5py.Dataset, variable: Variable) -> int | None:
+def _offset(data: h5py.Dataset, variable: FileVariable) -> int | None:
     """Position of the first value of an array in the file."""
     if variable.slab is None:
         found: int | None = data.id.get_offset()
@@ -307,7 +309,7 @@ def _filling(layout: FileLayout, name: str) -> int:
     return count * more
 
 
-def _known(scale: Variable) -> np.ndarray:
+def _known(scale: FileVariable) -> np.ndarray:
     assert scale.values is not None, "an axis has values"
     return scale.values
 

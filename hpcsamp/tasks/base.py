@@ -33,7 +33,7 @@ from torch import Tensor
 
 from hpcsamp.losses import Likelihood
 from hpcsamp.losses.class_weights import ClassWeights
-from hpcsamp.tasks.layout import Variable
+from hpcsamp.tasks.layout import FileVariable
 from hpcsamp.tasks.targets import Targets, TargetsError
 from hpcsamp.tasks.views import View
 
@@ -236,7 +236,7 @@ class Task(ABC):
     @abstractmethod
     def variables(
         self, view: View, *, dtype: str, levels: Sequence[float], samples: int, values: bool
-    ) -> tuple[dict[str, Variable], dict[str, Variable]]:
+    ) -> tuple[dict[str, FileVariable], dict[str, FileVariable]]:
         """Describe the axes and arrays of a predictions file.
 
         Parameters

@@ -11,7 +11,7 @@ from hpcsamp.kinds import PARTS
 from hpcsamp.metrics import ClassificationMetrics, Confusion
 from hpcsamp.tasks.base import Found, Tally
 from hpcsamp.tasks.labels import CONFUSION, Labels, OfClasses, names_of
-from hpcsamp.tasks.layout import ITEM, Variable, sample_axis
+from hpcsamp.tasks.layout import ITEM, FileVariable, sample_axis
 from hpcsamp.tasks.targets import Targets, TargetsError
 from hpcsamp.tasks.views import View
 
@@ -104,12 +104,12 @@ class Classification(Labels):
 
     def variables(
         self, view: View, *, dtype: str, levels: Sequence[float], samples: int, values: bool
-    ) -> tuple[dict[str, Variable], dict[str, Variable]]:
+    ) -> tuple[dict[str, FileVariable], dict[str, FileVariable]]:
         """See :class:`Task`."""
         scales = {"class": self.class_axis(view)}
         made = {
-            "target": Variable((ITEM,), "<i8", "", "true class"),
-            "probabilities": Variable(
+            "target": FileVariable((ITEM,), "<i8", "", "true class"),
+            "probabilities": FileVariable(
                 (ITEM, "class"), dtype, "1", "predictive probability, mean over the samples"
             ),
         }
@@ -118,10 +118,10 @@ class Classification(Labels):
             ("aleatoric", "mean entropy of the samples"),
             ("epistemic", "mutual information of class and weights"),
         ):
-            made[name] = Variable((ITEM,), dtype, "nat", f"{name} uncertainty: {description}")
+            made[name] = FileVariable((ITEM,), dtype, "nat", f"{name} uncertainty: {description}")
         if samples:
             scales["sample"] = sample_axis(samples)
-            made["samples"] = Variable(
+            made["samples"] = FileVariable(
                 (ITEM, "sample", "class"), dtype, "1", "probabilities of every weight sample"
             )
         return scales, made

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hpcsamp.tasks.base import Task
-from hpcsamp.tasks.layout import ITEM, FileLayout, Variable
+from hpcsamp.tasks.layout import ITEM, FileLayout, FileVariable
 from hpcsamp.tasks.views import View
 
 
@@ -33,10 +33,12 @@ def layout(
         Attributes of the file.
     """
     scales = {
-        ITEM: Variable((ITEM,), "<i8", "", "position in the split", np.arange(count, dtype="<i8"))
+        ITEM: FileVariable(
+            (ITEM,), "<i8", "", "position in the split", np.arange(count, dtype="<i8")
+        )
     }
     known = {
-        name: Variable((ITEM,), "<f8", unit, "", v)
+        name: FileVariable((ITEM,), "<f8", unit, "", v)
         for name, (v, unit) in view.coordinates.per_item.items()
     }
     axes, made = task.variables(view, dtype=dtype, levels=quantiles, samples=samples, values=values)

@@ -12,7 +12,7 @@ from torch import Tensor
 from hpcsamp.errors import UsageError
 from hpcsamp.losses.class_weights import ClassWeights, balanced
 from hpcsamp.tasks.base import Prediction, Task
-from hpcsamp.tasks.layout import Variable, class_axis
+from hpcsamp.tasks.layout import FileVariable, class_axis
 from hpcsamp.tasks.predictive import ClassPrediction, class_prediction
 from hpcsamp.tasks.targets import Targets
 from hpcsamp.tasks.views import View
@@ -113,7 +113,7 @@ class Labels(Task):
         assert targets.classes is not None
         return targets.classes
 
-    def class_axis(self, view: View) -> Variable:
+    def class_axis(self, view: View) -> FileVariable:
         """Return the axis of the classes, with their names if the set has them."""
         return class_axis(self.classes(view.targets), view.targets.class_names)
 

@@ -13,7 +13,7 @@ ITEM = "index"
 
 
 @dataclass(frozen=True)
-class Variable:
+class FileVariable:
     """An array of a predictions file.
 
     Attributes
@@ -52,8 +52,8 @@ class FileLayout:
         Attributes of the file.
     """
 
-    scales: dict[str, Variable]
-    variables: dict[str, Variable]
+    scales: dict[str, FileVariable]
+    variables: dict[str, FileVariable]
     attributes: dict[str, Any] = field(default_factory=dict)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -69,13 +69,13 @@ class FileLayout:
         )
 
 
-def class_axis(classes: int, names: Sequence[str] | None = None) -> Variable:
+def class_axis(classes: int, names: Sequence[str] | None = None) -> FileVariable:
     """Return the axis of the classes, with their names or, without names, their labels."""
     if names is not None:
-        return Variable(("class",), "O", "", "", np.asarray(names, object))
-    return Variable(("class",), "<i8", "", "", np.arange(classes, dtype="<i8"))
+        return FileVariable(("class",), "O", "", "", np.asarray(names, object))
+    return FileVariable(("class",), "<i8", "", "", np.arange(classes, dtype="<i8"))
 
 
-def sample_axis(samples: int) -> Variable:
+def sample_axis(samples: int) -> FileVariable:
     """Return the axis of the weight samples."""
-    return Variable(("sample",), "<i8", "", "weight sample", np.arange(samples, dtype="<i8"))
+    return FileVariable(("sample",), "<i8", "", "weight sample", np.arange(samples, dtype="<i8"))

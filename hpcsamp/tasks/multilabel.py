@@ -14,7 +14,7 @@ from hpcsamp.losses.class_weights import ClassWeights, balanced
 from hpcsamp.metrics import MultilabelMetrics
 from hpcsamp.tasks.base import Found, Tally
 from hpcsamp.tasks.labels import BALANCED, Labels, OfClasses
-from hpcsamp.tasks.layout import ITEM, Variable, sample_axis
+from hpcsamp.tasks.layout import ITEM, FileVariable, sample_axis
 from hpcsamp.tasks.targets import Targets, TargetsError
 from hpcsamp.tasks.views import View
 
@@ -148,25 +148,25 @@ class Multilabel(Labels):
 
     def variables(
         self, view: View, *, dtype: str, levels: Sequence[float], samples: int, values: bool
-    ) -> tuple[dict[str, Variable], dict[str, Variable]]:
+    ) -> tuple[dict[str, FileVariable], dict[str, FileVariable]]:
         """See :class:`Task`."""
-        scales = {"label": Variable(("label",), "O", "", "", np.asarray(_names(view), object))}
+        scales = {"label": FileVariable(("label",), "O", "", "", np.asarray(_names(view), object))}
         each, parts = (ITEM, "label"), ("total", "aleatoric", "epistemic")
         made = {
-            "target": Variable(each, "<i8", "", "1: the item has the label"),
-            "probabilities": Variable(
+            "target": FileVariable(each, "<i8", "", "1: the item has the label"),
+            "probabilities": FileVariable(
                 each, dtype, "1", "predictive probability of the label, mean over the samples"
             ),
         }
         descriptions = ("entropy", "mean entropy of the samples", "total minus aleatoric")
         for name, of in zip(parts, descriptions, strict=True):
-            made[f"label_{name}"] = Variable(each, dtype, "nat", f"{name} uncertainty: {of}")
-            made[name] = Variable(
+            made[f"label_{name}"] = FileVariable(each, dtype, "nat", f"{name} uncertainty: {of}")
+            made[name] = FileVariable(
                 (ITEM,), dtype, "nat", f"{name} uncertainty: {of}, summed over labels"
             )
         if samples:
             scales["sample"] = sample_axis(samples)
-            made["samples"] = Variable(
+            made["samples"] = FileVariable(
                 (ITEM, "sample", "label"), dtype, "1", "probabilities of every weight sample"
             )
         return scales, made

@@ -14,7 +14,7 @@ from hpcsamp.losses.likelihoods import log_prob_of
 from hpcsamp.losses.values import wide
 from hpcsamp.metrics.sums import Sums, check_defined
 from hpcsamp.tasks.base import Found, Prediction, Tally
-from hpcsamp.tasks.layout import ITEM, Variable, sample_axis
+from hpcsamp.tasks.layout import ITEM, FileVariable, sample_axis
 from hpcsamp.tasks.views import View
 
 
@@ -117,28 +117,28 @@ class RawTally(Tally):
 
 def raw_variables(
     view: View, dtype: str, samples: int
-) -> tuple[dict[str, Variable], dict[str, Variable]]:
+) -> tuple[dict[str, FileVariable], dict[str, FileVariable]]:
     """Describe the axes and arrays of a predictions file, see :meth:`Task.variables`."""
     count = view.likelihood.size(view.targets.shape, view.targets.classes)
     at = np.arange(count, dtype="<i8")
-    scales = {"output": Variable(("output",), "<i8", "", "position of the network output", at)}
+    scales = {"output": FileVariable(("output",), "<i8", "", "position of the network output", at)}
     place = (ITEM, "output")
     made = {
-        "outputs": Variable(place, dtype, "", "outputs of the network, mean over the samples"),
-        "outputs_std": Variable(
+        "outputs": FileVariable(place, dtype, "", "outputs of the network, mean over the samples"),
+        "outputs_std": FileVariable(
             place, dtype, "", "outputs of the network, standard deviation over the samples"
         ),
-        "log_density": Variable(
+        "log_density": FileVariable(
             (ITEM,), dtype, "nat", "log density of the target under the predictive mixture"
         ),
-        "total": Variable((ITEM,), dtype, "", "variance of the outputs, mean over them"),
-        "epistemic": Variable(
+        "total": FileVariable((ITEM,), dtype, "", "variance of the outputs, mean over them"),
+        "epistemic": FileVariable(
             (ITEM,), dtype, "", "equal to total, because the likelihood has no noise variance"
         ),
     }
     if samples:
         scales["sample"] = sample_axis(samples)
-        made["samples"] = Variable(
+        made["samples"] = FileVariable(
             (ITEM, "sample", "output"), dtype, "", "outputs of every weight sample"
         )
     return scales, made

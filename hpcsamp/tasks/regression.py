@@ -17,7 +17,7 @@ from hpcsamp.metrics import RegressionMetrics
 from hpcsamp.tasks.base import Found, Prediction, Tally, Task
 from hpcsamp.tasks.components import normal_components
 from hpcsamp.tasks.gathered import of_all_samples
-from hpcsamp.tasks.layout import ITEM, Variable, sample_axis
+from hpcsamp.tasks.layout import ITEM, FileVariable, sample_axis
 from hpcsamp.tasks.plausible import ConstantNormal, doubt
 from hpcsamp.tasks.predictive import ValuePrediction, value_prediction
 from hpcsamp.tasks.raw import RawPrediction, RawTally, has_moments, predict_raw, raw_variables
@@ -223,20 +223,22 @@ class Regression(Task):
 
     def variables(
         self, view: View, *, dtype: str, levels: Sequence[float], samples: int, values: bool
-    ) -> tuple[dict[str, Variable], dict[str, Variable]]:
+    ) -> tuple[dict[str, FileVariable], dict[str, FileVariable]]:
         """See :class:`Task`."""
         if not has_moments(view.likelihood):
             return raw_variables(view, dtype, samples)
         units = view.units
-        scales: dict[str, Variable] = {}
+        scales: dict[str, FileVariable] = {}
         what = "variance of values (in squared standard deviations), mean over an item"
         made = {
-            "total": Variable((ITEM,), dtype, "", f"total uncertainty: predictive {what}"),
-            "aleatoric": Variable((ITEM,), dtype, "", f"aleatoric uncertainty: mean noise {what}"),
-            "epistemic": Variable(
+            "total": FileVariable((ITEM,), dtype, "", f"total uncertainty: predictive {what}"),
+            "aleatoric": FileVariable(
+                (ITEM,), dtype, "", f"aleatoric uncertainty: mean noise {what}"
+            ),
+            "epistemic": FileVariable(
                 (ITEM,), dtype, "", f"epistemic uncertainty: of the sample means, {what}"
             ),
-            "error": Variable(
+            "error": FileVariable(
                 (ITEM,), dtype, "", "root mean squared error of an item, standard deviations"
             ),
         }
@@ -245,29 +247,31 @@ class Regression(Task):
         unit = "" if units.mixed else units.name
         for axis in view.coordinates.axes:
             kind = "<f8" if not axis.named else "O"
-            scales[axis.name] = Variable((axis.name,), kind, axis.units, "", axis.values)
+            scales[axis.name] = FileVariable((axis.name,), kind, axis.units, "", axis.values)
         place = (ITEM, *(a.name for a in view.coordinates.axes))
         made |= {
-            "target": Variable(place, dtype, unit, "observed value"),
-            "mean": Variable(place, dtype, unit, "predictive mean"),
-            "std": Variable(place, dtype, unit, "predictive standard deviation, noise included"),
-            "std_aleatoric": Variable(
+            "target": FileVariable(place, dtype, unit, "observed value"),
+            "mean": FileVariable(place, dtype, unit, "predictive mean"),
+            "std": FileVariable(
+                place, dtype, unit, "predictive standard deviation, noise included"
+            ),
+            "std_aleatoric": FileVariable(
                 place, dtype, unit, "square root of the mean noise variance of the samples"
             ),
-            "std_epistemic": Variable(
+            "std_epistemic": FileVariable(
                 place, dtype, unit, "standard deviation of the samples' means"
             ),
         }
         if levels:
             at = np.asarray(levels, "<f8")
-            scales["quantile"] = Variable(("quantile",), "<f8", "", "probability", at)
-            made["quantiles"] = Variable(
+            scales["quantile"] = FileVariable(("quantile",), "<f8", "", "probability", at)
+            made["quantiles"] = FileVariable(
                 (ITEM, "quantile", *place[1:]), dtype, unit,
                 "exact quantiles of the predictive mixture",
             )  # fmt: skip
         if samples:
             scales["sample"] = sample_axis(samples)
-            made["samples"] = Variable(
+            made["samples"] = FileVariable(
                 (ITEM, "sample", *place[1:]), dtype, unit,
                 "mean of every weight sample, without noise",
             )  # fmt: skip

@@ -12,7 +12,7 @@ from hpcsamp.kinds import PARTS
 from hpcsamp.metrics import ClassificationMetrics, Confusion
 from hpcsamp.tasks.base import Found, Tally
 from hpcsamp.tasks.labels import Labels, OfClasses, names_of
-from hpcsamp.tasks.layout import ITEM, Variable, sample_axis
+from hpcsamp.tasks.layout import ITEM, FileVariable, sample_axis
 from hpcsamp.tasks.targets import Targets, TargetsError
 from hpcsamp.tasks.views import View
 
@@ -126,17 +126,17 @@ class Segmentation(Labels):
 
     def variables(
         self, view: View, *, dtype: str, levels: Sequence[float], samples: int, values: bool
-    ) -> tuple[dict[str, Variable], dict[str, Variable]]:
+    ) -> tuple[dict[str, FileVariable], dict[str, FileVariable]]:
         """See :class:`Task`."""
         made = {
-            name: Variable((ITEM,), dtype, "nat", f"{name} uncertainty: {of}, mean over pixels")
+            name: FileVariable((ITEM,), dtype, "nat", f"{name} uncertainty: {of}, mean over pixels")
             for name, of in (
                 ("total", "entropy of the predictive distribution"),
                 ("aleatoric", "mean entropy of the samples"),
                 ("epistemic", "mutual information of class and weights"),
             )
         }
-        scales: dict[str, Variable] = {}
+        scales: dict[str, FileVariable] = {}
         if not values:
             return scales, made
         shape, known = view.targets.shape, view.coordinates.axes
@@ -145,25 +145,25 @@ class Segmentation(Labels):
             name = axis.name if axis is not None else _AXES[len(shape)][i]
             at = np.arange(length) if axis is None else axis.values
             kind = "O" if axis is not None and axis.named else "<f8"
-            scales[name] = Variable((name,), kind, axis.units if axis else "", "", at)
+            scales[name] = FileVariable((name,), kind, axis.units if axis else "", "", at)
         place = (ITEM, *scales)
         scales["class"] = self.class_axis(view)
         made |= {
-            "target": Variable(place, "<i8", "", "true class"),
-            "predicted": Variable(place, "<i8", "", "most probable class"),
-            "probabilities": Variable(
+            "target": FileVariable(place, "<i8", "", "true class"),
+            "predicted": FileVariable(place, "<i8", "", "most probable class"),
+            "probabilities": FileVariable(
                 (*place, "class"), dtype, "1", "predictive probability, mean over the samples"
             ),
-            "pixel_total": Variable(
+            "pixel_total": FileVariable(
                 place, dtype, "nat", "total uncertainty: entropy of the predictive distribution"
             ),
-            "pixel_epistemic": Variable(
+            "pixel_epistemic": FileVariable(
                 place, dtype, "nat", "epistemic uncertainty: mutual information"
             ),
         }
         if samples:
             scales["sample"] = sample_axis(samples)
-            made["samples"] = Variable(
+            made["samples"] = FileVariable(
                 (ITEM, "sample", *place[1:], "class"), dtype, "1",
                 "probabilities of every weight sample",
             )  # fmt: skip

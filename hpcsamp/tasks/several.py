@@ -15,7 +15,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.kinds import PARTS
 from hpcsamp.losses import Likelihood, Likelihoods
 from hpcsamp.tasks.base import Found, Prediction, Tally, Task
-from hpcsamp.tasks.layout import ITEM, Variable
+from hpcsamp.tasks.layout import ITEM, FileVariable
 from hpcsamp.tasks.making import make
 from hpcsamp.tasks.outputs import split
 from hpcsamp.tasks.targets import Targets, TargetsError
@@ -230,10 +230,10 @@ class Several(Task):
 
     def variables(
         self, view: View, *, dtype: str, levels: Sequence[float], samples: int, values: bool
-    ) -> tuple[dict[str, Variable], dict[str, Variable]]:
+    ) -> tuple[dict[str, FileVariable], dict[str, FileVariable]]:
         """See :class:`Task`; arrays and their axes are called ``NAME_array``."""
-        axes: dict[str, Variable] = {}
-        made: dict[str, Variable] = {}
+        axes: dict[str, FileVariable] = {}
+        made: dict[str, FileVariable] = {}
         for name, of in view.parts.items():
             task = self.outputs[name].task
             own_axes, own = task.variables(
