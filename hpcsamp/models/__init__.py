@@ -15,7 +15,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.generators import lent
 from hpcsamp.models import factory, given, head, pretrained, trial
 from hpcsamp.models.blank import blank
-from hpcsamp.models.factory import Data, Made, Shape
+from hpcsamp.models.factory import BuiltNetwork, Data, Shape
 from hpcsamp.models.learned_noise import LearnedNoise, Wrapping
 from hpcsamp.models.mixer import Mixer
 from hpcsamp.models.mlp import MLP
@@ -92,7 +92,7 @@ def build(
     data = _data(in_shape, outputs, ids, kinds)._replace(classes=classes, parts=dict(parts or {}))
     asked = options or Options()
 
-    def make() -> Made:
+    def make() -> BuiltNetwork:
         # torch's initialisers draw from the global generator, those of users perhaps from others
         with (
             lent(key(seed, Purpose.INITIAL, *([] if member is None else [member])) & 0xFFFF_FFFF),
@@ -149,7 +149,9 @@ def _checks_itself(name: str) -> bool:
 _verdicts: dict[tuple[str, ...], bool] = {}
 
 
-def _tried(name: str, make: Callable[[], Made], data: Data, asked: Options, arguments: str) -> bool:
+def _tried(
+    name: str, make: Callable[[], BuiltNetwork], data: Data, asked: Options, arguments: str
+) -> bool:
     """See :func:`.trial.check`; a network is tried once, unless it cannot be named."""
     key = (name, arguments, repr(data), repr(asked))
     if key not in _verdicts or name == given.NAME:

@@ -78,7 +78,7 @@ class Data(NamedTuple):
         return zeros(self.in_shape, "ids" if self.ids else "numbers")
 
 
-class Made(NamedTuple):
+class BuiltNetwork(NamedTuple):
     """A network, and the argument that was set without being requested.
 
     Attributes
@@ -95,7 +95,7 @@ class Made(NamedTuple):
 
 def make(
     name: str, kind: Callable[..., Any], given: Mapping[str, Any], data: Data, head: bool
-) -> Made:
+) -> BuiltNetwork:
     """Return the network that a class or function makes.
 
     Parameters
@@ -131,11 +131,13 @@ def make(
     is_set = head or "outputs" in program or words.outputs or any(k in given for k in SIZES)
     for guess in () if is_set else guesses(kind):
         try:
-            return Made(_call(name, kind, {**arguments, guess: data.channels}, program), guess)
+            return BuiltNetwork(
+                _call(name, kind, {**arguments, guess: data.channels}, program), guess
+            )
         except UsageError:
             if guess in _named(kind):  # it takes the argument, so something else is wrong
                 raise
-    return Made(_call(name, kind, arguments, program))
+    return BuiltNetwork(_call(name, kind, arguments, program))
 
 
 def guesses(kind: Callable[..., Any]) -> list[str]:

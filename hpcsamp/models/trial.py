@@ -19,7 +19,7 @@ from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.layers import ALONE, along, current
 from hpcsamp.models import head
 from hpcsamp.models.blank import blank
-from hpcsamp.models.factory import Data, Made, Shape, layout_hint
+from hpcsamp.models.factory import BuiltNetwork, Data, Shape, layout_hint
 from hpcsamp.models.parted import parted
 from hpcsamp.weights.calling import Caller, entries
 from hpcsamp.weights.outputs import tensor_of
@@ -35,7 +35,7 @@ def blank_items(data: Data, like: nn.Module) -> Tensor:
     return data.batch(ITEMS, kinds[0], weights[0].device if weights else None)
 
 
-def check(name: str, make: Callable[[], Made], data: Data, entry: str | None) -> bool:
+def check(name: str, make: Callable[[], BuiltNetwork], data: Data, entry: str | None) -> bool:
     """Check that a network fits the data, using no memory if it runs without values.
 
     Parameters
