@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpcsamp.report.build import Made, build
+from hpcsamp.report.build import ReportFiles, build
 from hpcsamp.report.records import EvaluationRecord, RunRecord, read_run
 
-__all__ = ["EvaluationRecord", "Made", "RunRecord", "build", "read_run"]
+__all__ = ["EvaluationRecord", "ReportFiles", "RunRecord", "build", "read_run"]

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Made:
+class ReportFiles:
     """Files of a report.
 
     Attributes
@@ -54,7 +54,7 @@ class Made:
 
 def build(
     paths: Sequence[str | Path], out: str | Path, *, split: str = "test", items: int = 24
-) -> Made:
+) -> ReportFiles:
     """Write a report of one run, or a report that compares several runs.
 
     Parameters
@@ -90,8 +90,8 @@ def _write(
     evaluations: Sequence[EvaluationRecord | None],
     split: str,
     items: int,
-) -> Made:
-    made = Made(folder / "index.html")
+) -> ReportFiles:
+    made = ReportFiles(folder / "index.html")
     shown: list[page.Picture] = []
 
     def draw(name: str, title: str, caption: str, make: Callable[[], Figure]) -> None:
