@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 from hpcsamp.weights.group import DataGroupLike
 
 
-class Moments(NamedTuple):
+class ChannelMoments(NamedTuple):
     """Mean and variance of each channel.
 
     Attributes
@@ -27,15 +27,15 @@ class Moments(NamedTuple):
     number: float
 
 
-def moments(x: Tensor) -> Moments:
+def moments(x: Tensor) -> ChannelMoments:
     """Return the moments of ``(k, B, C, ...)`` numbers, without gradient."""
     x = x.detach()
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     variance, mean = torch.var_mean(wide, _axes(x), correction=0)
-    return Moments(mean, variance, x.numel() / max(1, x.shape[0] * x.shape[2]))
+    return ChannelMoments(mean, variance, x.numel() / max(1, x.shape[0] * x.shape[2]))
 
 
-def moments_over(group: DataGroupLike, own: Moments) -> Moments:
+def moments_over(group: DataGroupLike, own: ChannelMoments) -> ChannelMoments:
     """Return the moments of the batches of a whole data group, in one exchange.
 
     Counts, means and sums of centred squares are combined by the formula of Chan, Golub and LeVeque
@@ -50,12 +50,12 @@ def moments_over(group: DataGroupLike, own: Moments) -> Moments:
     mean = (counts * means).sum(0) / total
     variance = (squares + counts * (means - mean).square()).sum(0) / total
     kind, shape = own.mean.dtype, own.mean.shape
-    return Moments(mean.to(kind).view(shape), variance.to(kind).view(shape), float(total))
+    return ChannelMoments(mean.to(kind).view(shape), variance.to(kind).view(shape), float(total))
 
 
 def in_one(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> tuple[Tensor, Moments] | None:
+) -> tuple[Tensor, ChannelMoments] | None:
     """Normalise ``(k, B, C, ...)`` numbers by their own moments; return both, in one pass.
 
     ``weight``, ``bias``: ``(C,)`` for a single sample; None for several samples.
@@ -72,7 +72,7 @@ def in_one(
         _as_channels(x), mean, variance, weight, bias, training=True, momentum=1.0, eps=eps
     )
     biased = variance * ((number - 1) / number)
-    return _as_samples(y, k), Moments(mean.view(k, -1), biased.view(k, -1), number)
+    return _as_samples(y, k), ChannelMoments(mean.view(k, -1), biased.view(k, -1), number)
 
 
 def by_own_batch(x: Tensor, eps: float) -> Tensor:
@@ -90,14 +90,14 @@ def _as_samples(y: Tensor, k: int) -> Tensor:
     return y[None] if k == 1 else y.unflatten(1, (k, -1)).transpose(0, 1)
 
 
-def by_moments(x: Tensor, found: Moments, eps: float) -> Tensor:
+def by_moments(x: Tensor, found: ChannelMoments, eps: float) -> Tensor:
     """Normalise ``(k, B, C, ...)`` numbers by given moments, which are constants."""
     shape = (found.mean.shape[0], 1, found.mean.shape[1], *[1] * (x.dim() - 3))
     scale = (found.variance + eps).rsqrt().view(shape)
     return ((x - found.mean.view(shape)) * scale).to(x.dtype)
 
 
-def by_whole_batch(x: Tensor, found: Moments, eps: float, group: DataGroupLike) -> Tensor:
+def by_whole_batch(x: Tensor, found: ChannelMoments, eps: float, group: DataGroupLike) -> Tensor:
     """Normalise ``(k, B, C, ...)`` numbers by the moments of the batch of a data group.
 
     The backward pass sums the gradients with respect to the moments over the data group. These are
@@ -113,7 +113,7 @@ def by_whole_batch(x: Tensor, found: Moments, eps: float, group: DataGroupLike) 
 class _OverGroup(torch.autograd.Function):
     # in two parts, as vmap may call it too, where nothing distinguishes the samples yet
     @staticmethod
-    def forward(x: Tensor, found: Moments, eps: float, group: DataGroupLike) -> Tensor:
+    def forward(x: Tensor, found: ChannelMoments, eps: float, group: DataGroupLike) -> Tensor:
         return by_moments(x, found, eps)
 
     @staticmethod

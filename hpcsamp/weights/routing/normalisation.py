@@ -19,7 +19,7 @@ from torch.nn import functional as F  # noqa: N812
 from hpcsamp.errors import UsageError
 from hpcsamp.weights.group import DataGroupLike
 from hpcsamp.weights.normalised import (
-    Moments,
+    ChannelMoments,
     by_moments,
     by_own_batch,
     by_whole_batch,
@@ -128,7 +128,7 @@ def _torch_instance_norm(
 class _By(NamedTuple):
     """The statistics that a call normalises by: those of its own items, or others."""
 
-    found: Moments
+    found: ChannelMoments
     own: bool
     group: DataGroupLike | None = None
 
@@ -159,7 +159,12 @@ def _normalised(now: Now, statistics: Callable[..., _By], eps: float, x: Tensor)
 
 
 def _statistics(
-    now: Now, names: list[str], momentum: float, weight: Any, x: Tensor, own: Moments | None = None
+    now: Now,
+    names: list[str],
+    momentum: float,
+    weight: Any,
+    x: Tensor,
+    own: ChannelMoments | None = None,
 ) -> _By:
     """Statistics of ``(k, B, C, ...)`` numbers, which also advance the running statistics.
 
@@ -172,7 +177,7 @@ def _statistics(
     state.calls = max(state.calls, now.normalised)
     replay = state.replayed
     if replay is not None and (noted := replay.at(call)) is not None:
-        return _By(Moments(noted[0], noted[1], 0.0), False)
+        return _By(ChannelMoments(noted[0], noted[1], 0.0), False)
     found, group = own or moments(x), None if carry.trial else state.group
     if group is not None and group.size > 1:
         found = moments_over(group, found)
