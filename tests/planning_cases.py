@@ -10,20 +10,20 @@ import numpy as np
 from hpcsamp import config as configuration
 from hpcsamp.planning import fit, machine
 from hpcsamp.planning.counts import OperationCounts
-from hpcsamp.planning.machine import Machine, Network, Storage, Wire
+from hpcsamp.planning.machine import Machine, NetworkLinks, Storage, Wire
 from hpcsamp.planning.rates import Rates
 from hpcsamp.planning.workload import Workload
 
 ALPHA, BETA, GAMMA = 2e-6, 1e-9, 3e-10
 
 
-def a_network(**changes) -> Network:
+def a_network(**changes) -> NetworkLinks:
     given = {
         "within": Wire(alpha=1e-6, bandwidth=1e11),
         "between": Wire(alpha=5e-6, bandwidth=1e10),
         "adapters": 2,
     }
-    return Network(**{**given, **changes})
+    return NetworkLinks(**{**given, **changes})
 
 
 def a_work(**changes) -> Workload:

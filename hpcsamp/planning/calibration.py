@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.files import write_whole
-from hpcsamp.planning.machine import Machine, Network, Table, Wire
+from hpcsamp.planning.machine import Machine, NetworkLinks, Table, Wire
 from hpcsamp.planning.rates import Rates, estimated
 from hpcsamp.planning.workload import Workload
 from hpcsamp.sealing import text
@@ -64,7 +64,7 @@ class Calibration(Table):
             network["within"] = self.link
         return site.model_copy(
             update={
-                "network": Network.model_validate(
+                "network": NetworkLinks.model_validate(
                     site.network.model_dump() | {k: _plain(v) for k, v in network.items()}
                 ),
                 "jitter": self.jitter,

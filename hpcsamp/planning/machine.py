@@ -54,7 +54,7 @@ class Fabric(Table):
     hop: float = Field(1.5e-7, ge=0, description="seconds per additional switch")
 
 
-class Network(Table):
+class NetworkLinks(Table):
     """``[network]``: links within and between nodes."""
 
     within: Wire
@@ -79,7 +79,7 @@ class Machine(Table):
     name: str = ""
     source: str = Field("", description="source of the numbers")
     device: Device
-    network: Network
+    network: NetworkLinks
     storage: Storage
     jitter: float = Field(0.02, ge=0, description="relative standard deviation of a step's time")
     per_node: int = Field(1, ge=1, description="ranks per node")
