@@ -11,7 +11,7 @@ from patience import patient
 
 from hpcsamp import config
 from hpcsamp.errors import DataError
-from hpcsamp.ingest.numbers import Notation, Numbers
+from hpcsamp.ingest.numbers import Notation, NumberParser
 
 PROGRAM = Path(sys.executable).with_name("hpcsamp")
 
@@ -59,6 +59,6 @@ def test_keys_of_a_configuration_object_are_no_misspelt_keys(tmp_path, monkeypat
     ],
 )
 def test_a_cell_that_is_no_number_is_told_with_the_option_that_reads_it(cell, hint):
-    numbers = Numbers(Path("t.csv"), ["when"], Notation(), ())
+    numbers = NumberParser(Path("t.csv"), ["when"], Notation(), ())
     with pytest.raises(DataError, match=f"line 2, column 'when': '{cell}' is not.*{hint}"):
         numbers.read([[cell]], [2])

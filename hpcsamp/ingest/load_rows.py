@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from hpcsamp.errors import DataError
-from hpcsamp.ingest.numbers import Notation, Numbers
+from hpcsamp.ingest.numbers import Notation, NumberParser
 from hpcsamp.ingest.tables import text_of
 
 QUARTER = 15  # minutes
@@ -46,7 +46,7 @@ def read_rows(path: Path, notation: Notation | None = None) -> list[Row]:
         columns = _opsd if OPSD_TIME in header else _transparency
         time_at, load_at, minute = columns(path, header)
         cells = list(_cells(path, header, lines, (time_at, load_at)))
-    numbers = Numbers(path, [header[load_at]], notation or Notation(), EMPTY)
+    numbers = NumberParser(path, [header[load_at]], notation or Notation(), EMPTY)
     loads = numbers.read([[load] for _, _, load in cells], [line for line, _, _ in cells])
     numbers.finish()
     rows: list[Row] = []

@@ -73,7 +73,7 @@ class Notation:
         return cell
 
 
-class Numbers:
+class NumberParser:
     """Parser of rows of cells to rows of numbers, block by block.
 
     Parameters

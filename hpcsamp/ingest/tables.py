@@ -16,7 +16,7 @@ from hpcsamp.ingest.asked import Asked, NormalizeY, Part, SplitSeed
 from hpcsamp.ingest.choice import listed, short
 from hpcsamp.ingest.division import Rule
 from hpcsamp.ingest.mapped import take
-from hpcsamp.ingest.numbers import Notation, Numbers, numbers_or_words
+from hpcsamp.ingest.numbers import Notation, NumberParser, numbers_or_words
 from hpcsamp.ingest.preparation import Preparation
 from hpcsamp.ingest.spool import Spool
 from hpcsamp.ingest.table import Role, Table
@@ -113,7 +113,9 @@ class CsvTable(Table):
         )
         self._lines = Spool(1, "<i8")
         at = [self._place[n] for n in (*self._numbers, *self._words, *self._dates)]
-        numbers = Numbers(self.path, self._numbers, self.notation, MISSING if self.gaps else ())
+        numbers = NumberParser(
+            self.path, self._numbers, self.notation, MISSING if self.gaps else ()
+        )
         size = max(1, BLOCK // max(1, len(at)))
         rows: list[list[str]] = []
         begins: list[int] = []
@@ -140,7 +142,7 @@ class CsvTable(Table):
         if not len(self._lines):
             raise DataError(f"{self.path}: has a header line but no rows")
 
-    def _keep(self, numbers: Numbers, rows: list[list[str]], lines: list[int]) -> None:
+    def _keep(self, numbers: NumberParser, rows: list[list[str]], lines: list[int]) -> None:
         """Parse a block of rows and append it to the spools."""
         first, second = len(self._numbers), len(self._numbers) + len(self._words)
         if first:
