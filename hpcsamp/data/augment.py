@@ -34,7 +34,7 @@ TOP, LEFT, FLIP, SHIFT, TRANSFORM = range(5)
 
 
 @dataclass(frozen=True)
-class Offsets:
+class ViewOffsets:
     """Random numbers drawn for a batch, int64 arrays of shape ``(views, B)``.
 
     Attributes
@@ -241,15 +241,15 @@ class Augmentation:
         at = torch.as_tensor(columns, device=outputs.device)[:, :, None].expand(rows.shape)
         return torch.take_along_dim(rows, at, dim=-1).view(outputs.shape)
 
-    def offsets(self, index: np.ndarray, epoch: int, samples: range, width: int) -> Offsets:
-        """Draw the random numbers for a batch of items of some width; see :class:`Offsets`."""
+    def offsets(self, index: np.ndarray, epoch: int, samples: range, width: int) -> ViewOffsets:
+        """Draw the random numbers for a batch of items of some width; see :class:`ViewOffsets`."""
         views = self._views(samples)
 
         def draw(purpose: int, count: int) -> np.ndarray:
             return self._uniform(index, epoch, views, purpose, count)
 
         edge = 2 * self.crop + 1
-        return Offsets(
+        return ViewOffsets(
             top=draw(TOP, edge),
             left=draw(LEFT, edge),
             flip=draw(FLIP, 2 if self.flip else 1),
@@ -279,7 +279,7 @@ class Augmentation:
         top = (self._bits(index, epoch, views, purpose) >> np.uint64(11)).astype(np.float64)
         return (top * 2.0**-53 * count).astype(np.int64)
 
-    def _move(self, x: torch.Tensor, drawn: Offsets) -> torch.Tensor:
+    def _move(self, x: torch.Tensor, drawn: ViewOffsets) -> torch.Tensor:
         """Crop, flip and shift in one gather; shape ``(views, B, C, H, W)``."""
         views, count = drawn.top.shape
         height, width = x.shape[-2:]
