@@ -19,8 +19,8 @@ from hpcsamp.data.offsets import Offsets
 from hpcsamp.data.roles import (
     Inputs,
     Kind,
+    ManifestPart,
     Missing,
-    Part,
     Target,
     check_roles,
     kinds_of,
@@ -55,7 +55,7 @@ def units_by_name(units: str, names: Sequence[str]) -> list[str]:
     return [known.get(name, known.get(name.partition("@")[0], "")) for name in names]
 
 
-class ArraySpec(Part):
+class ArraySpec(ManifestPart):
     """Shape, type and chunks of one array of the items (``x``, ``y``, ...).
 
     Attributes
@@ -202,7 +202,7 @@ class ArraySpec(Part):
         )
 
 
-class ShardEntry(Part):
+class ShardEntry(ManifestPart):
     """Entry of one shard file in the manifest.
 
     Attributes
@@ -226,7 +226,7 @@ class ShardEntry(Part):
     chunks: dict[str, Offsets]
 
 
-class Stats(Part):
+class Stats(ManifestPart):
     """Statistics of one array over the train split, per channel or feature (float64).
 
     Each list has the length of the first axis of an item, or one entry if items are numbers.
@@ -241,7 +241,7 @@ class Stats(Part):
     )
 
 
-class Manifest(Part):
+class Manifest(ManifestPart):
     """The content of ``manifest.json``.
 
     Attributes

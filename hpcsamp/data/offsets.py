@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
-from hpcsamp.data.roles import Part
+from hpcsamp.data.roles import ManifestPart
 
 
-class Offsets(Part):
+class Offsets(ManifestPart):
     """File offsets of the chunks of one array in one shard, in chunk order.
 
     Uncompressed chunks usually lie at equal distances and are described by ``start`` and ``step``;

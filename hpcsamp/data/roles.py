@@ -35,13 +35,13 @@ RESERVED = {WEIGHT, "index", "coords", "stats", "integrity"}
 """Names that inputs and targets cannot have, because a shard uses them otherwise."""
 
 
-class Part(BaseModel):
+class ManifestPart(BaseModel):
     """Base class of the parts of the manifest: immutable, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Target(Part):
+class Target(ManifestPart):
     """Description of one array of targets.
 
     Attributes
