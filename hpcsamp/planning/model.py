@@ -115,7 +115,7 @@ class NodeLayout:
 
 
 @dataclass(frozen=True)
-class Phase:
+class StepPhase:
     """A part of a step: its seconds, the share of latency in them, and what limits it."""
 
     name: str
@@ -142,7 +142,7 @@ class Prediction:
 
     layout: NodeLayout
     work: Workload
-    phases: tuple[Phase, ...]
+    phases: tuple[StepPhase, ...]
     samples: int
     items: int
     taking: float
@@ -199,10 +199,10 @@ def predict(work: Workload, layout: NodeLayout, machine: Machine, rates: Rates) 
     one = rates.of_pass(items, min(work.together or samples, samples))
     by = rates.elementwise
     compute = (
-        Phase("augment", views * items * work.x_bytes * rates.augment * crowd, by),
-        Phase("draw", samples * work.drawn * rates.draw * crowd, by),
-        Phase("forward+backward", samples * one.seconds * crowd, one.by),
-        Phase("penalty", (rates.overhead + work.drawn * rates.penalty / p) * crowd, by),
+        StepPhase("augment", views * items * work.x_bytes * rates.augment * crowd, by),
+        StepPhase("draw", samples * work.drawn * rates.draw * crowd, by),
+        StepPhase("forward+backward", samples * one.seconds * crowd, one.by),
+        StepPhase("penalty", (rates.overhead + work.drawn * rates.penalty / p) * crowd, by),
     )
     busy = sum(part.seconds for part in compute)
     trained = work.trained * samples if work.own else work.trained
@@ -214,14 +214,14 @@ def predict(work: Workload, layout: NodeLayout, machine: Machine, rates: Rates) 
         _exchange("agreement", network.allreduce(machine.network, layout.world, AGREEMENT),
                   rates.stage, layout.ranks),
         _gradient(work, layout, machine, trained, samples, busy),
-        Phase("optimiser", updated * rates.update * crowd, "optimiser"),
-        Phase("waiting", expected_maximum(busy, machine.jitter, _fullest(work, layout)) - busy,
+        StepPhase("optimiser", updated * rates.update * crowd, "optimiser"),
+        StepPhase("waiting", expected_maximum(busy, machine.jitter, _fullest(work, layout)) - busy,
               "waiting"),
     )  # fmt: skip
     rest = sum(part.seconds for part in phases)
     taking = _taking(work, layout, rates, items)
     read = reading(work, layout, machine, items)
-    feed = Phase("feed", max(taking, read - rest), "feed")
+    feed = StepPhase("feed", max(taking, read - rest), "feed")
     return Prediction(layout, work, (feed, *phases), samples, items, taking, read)
 
 
@@ -260,7 +260,7 @@ least as many as a forward pass."""
 def _between_parts(
     work: Workload, layout: NodeLayout, machine: Machine, rates: Rates, samples: int, items: int,
     one: float,
-) -> Phase:  # fmt: skip
+) -> StepPhase:  # fmt: skip
     """Exchanges of a model rank with the others of its group, in all passes of its samples.
 
     Data is sent while a rank multiplies its own part: this hides 1/M of a pass. On GPUs data is
@@ -269,7 +269,7 @@ def _between_parts(
     """
     m, counts = layout.model_size, work.counts
     if m == 1:
-        return Phase(MODEL_EXCHANGE, 0.0, "latency")
+        return StepPhase(MODEL_EXCHANGE, 0.0, "latency")
     again = FORWARD_AGAIN if work.recompute else 1.0
     sent = again * counts.sent_of(items)
     together = min(work.together or samples, samples)
@@ -281,12 +281,12 @@ def _between_parts(
     volume = seen + copied
     late, volume = samples * late + sums.latency + rates.stage, samples * volume + sums.volume
     by: By = "latency" if late >= volume else "network"
-    return Phase(MODEL_EXCHANGE, late + volume, by, late, cost.way)
+    return StepPhase(MODEL_EXCHANGE, late + volume, by, late, cost.way)
 
 
 def _statistics(
     work: Workload, layout: NodeLayout, machine: Machine, rates: Rates, items: int
-) -> Phase:
+) -> StepPhase:
     """Exchanges of the loss within a sample group."""
     p = layout.sample_size
     count = len(work.statistics)
@@ -301,17 +301,17 @@ def _statistics(
     return _exchange("statistics", cost, rates.stage * count, p)
 
 
-def _exchange(name: str, cost: Cost, stage: float, ranks: int) -> Phase:
+def _exchange(name: str, cost: Cost, stage: float, ranks: int) -> StepPhase:
     if ranks < 2:
-        return Phase(name, 0.0, "latency")
+        return StepPhase(name, 0.0, "latency")
     latency = cost.latency + stage
     by: By = "latency" if latency >= cost.volume else "network"
-    return Phase(name, latency + cost.volume, by, latency, cost.way)
+    return StepPhase(name, latency + cost.volume, by, latency, cost.way)
 
 
 def _gradient(
     work: Workload, layout: NodeLayout, machine: Machine, trained: float, samples: int, busy: float
-) -> Phase:
+) -> StepPhase:
     """Exchange of the gradient: over the world; over data groups if each sample has its own
     parameters; in parts over sample groups if the optimiser is sharded. If the weights are in
     shares, means and deviations are gathered for each chunk of samples and its gradients are
