@@ -9,7 +9,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.grid import plan_grid, share_samples
 from hpcsamp.names import Growth
 from hpcsamp.planning.machine import Machine
-from hpcsamp.planning.model import NodeLayout, Prediction, one_rank, predict
+from hpcsamp.planning.model import NodeLayout, StepPrediction, one_rank, predict
 from hpcsamp.planning.rates import Rates
 from hpcsamp.planning.workload import Workload
 
@@ -31,7 +31,7 @@ class Split:
         Whether the memory of the device is large enough.
     """
 
-    prediction: Prediction
+    prediction: StepPrediction
     speed_up: float
     efficiency: float
     memory: float | None = None

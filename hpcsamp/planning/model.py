@@ -126,7 +126,7 @@ class StepPhase:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class StepPrediction:
     """The predicted time of a step on one grid.
 
     Attributes
@@ -175,7 +175,7 @@ COMPUTE = ("augment", "draw", "forward+backward", "penalty")
 """Phases in which a rank uses its own core or device, before it meets the others."""
 
 
-def predict(work: Workload, layout: NodeLayout, machine: Machine, rates: Rates) -> Prediction:
+def predict(work: Workload, layout: NodeLayout, machine: Machine, rates: Rates) -> StepPrediction:
     """Predict a step of a run on a grid.
 
     Parameters
@@ -222,10 +222,10 @@ def predict(work: Workload, layout: NodeLayout, machine: Machine, rates: Rates) 
     taking = _taking(work, layout, rates, items)
     read = reading(work, layout, machine, items)
     feed = StepPhase("feed", max(taking, read - rest), "feed")
-    return Prediction(layout, work, (feed, *phases), samples, items, taking, read)
+    return StepPrediction(layout, work, (feed, *phases), samples, items, taking, read)
 
 
-def one_rank(work: Workload, machine: Machine, rates: Rates) -> Prediction:
+def one_rank(work: Workload, machine: Machine, rates: Rates) -> StepPrediction:
     """Predict all samples and items on a single rank, the reference of the speed-up."""
     return predict(work, NodeLayout(), machine, rates)
 

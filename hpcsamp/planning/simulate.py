@@ -14,7 +14,7 @@ import numpy as np
 from hpcsamp.grid import share
 from hpcsamp.planning import jitter
 from hpcsamp.planning.machine import Machine
-from hpcsamp.planning.model import COMPUTE, MODEL_EXCHANGE, Prediction
+from hpcsamp.planning.model import COMPUTE, MODEL_EXCHANGE, StepPrediction
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Simulated:
 
 
 def simulate(
-    prediction: Prediction,
+    prediction: StepPrediction,
     machine: Machine,
     *,
     steps: int = 100,
