@@ -19,7 +19,7 @@ from hpcsamp.ingest.arrow_columns import (
     is_picture,
     is_whole,
 )
-from hpcsamp.ingest.arrow_files import Piece, files_of, find, open_arrow, open_parquet, readable
+from hpcsamp.ingest.arrow_files import RowBatch, files_of, find, open_arrow, open_parquet, readable
 from hpcsamp.ingest.asked import Asked, NormalizeY, Part, SplitSeed
 from hpcsamp.ingest.division import Rule
 from hpcsamp.ingest.pictures import Pictures
@@ -46,10 +46,10 @@ class ArrowTable(Table):
         self,
         path: Path,
         files: Sequence[Path],
-        open_file: Callable[[Path], tuple[Any, list[Piece]]],
+        open_file: Callable[[Path], tuple[Any, list[RowBatch]]],
     ):
         self.path, self.files = path, list(files)
-        self._pieces: list[Piece] = []
+        self._pieces: list[RowBatch] = []
         self._roles: dict[str, Role] = {}
         self._held: tuple[int, tuple[str, ...], Any] = (-1, (), None)
         schema: Any = None
@@ -238,7 +238,7 @@ def arrow(
 
 def _read(
     kind: str,
-    open_file: Callable[[Path], tuple[Any, list[Piece]]],
+    open_file: Callable[[Path], tuple[Any, list[RowBatch]]],
     ending: str,
     paths: Sequence[str | Path],
     valid_file: Path | None,

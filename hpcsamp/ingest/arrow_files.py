@@ -17,7 +17,7 @@ _WORD = re.compile(rf"({'|'.join(sorted(WORDS, key=len, reverse=True))})(?=[-_.]
 
 
 @dataclass(frozen=True)
-class Piece:
+class RowBatch:
     """Rows that are read together: a row group of a parquet file or a batch of an Arrow file.
 
     Attributes
@@ -49,7 +49,7 @@ def readable(file: Path) -> Iterator[None]:
         raise DataError(f"{file}: cannot be read: {reason}") from None
 
 
-def open_parquet(file: Path) -> tuple[Any, list[Piece]]:
+def open_parquet(file: Path) -> tuple[Any, list[RowBatch]]:
     """Open a parquet file: return its schema and row groups."""
     import pyarrow.parquet as pq
 
@@ -60,12 +60,12 @@ def open_parquet(file: Path) -> tuple[Any, list[Piece]]:
 
     metadata = opened.metadata
     return opened.schema_arrow, [
-        Piece(file, metadata.row_group(i).num_rows, group(i))
+        RowBatch(file, metadata.row_group(i).num_rows, group(i))
         for i in range(metadata.num_row_groups)
     ]
 
 
-def open_arrow(file: Path) -> tuple[Any, list[Piece]]:
+def open_arrow(file: Path) -> tuple[Any, list[RowBatch]]:
     """Open a file or stream in Arrow's IPC format (or feather): return its schema and batches."""
     import pyarrow as pa
 
@@ -78,14 +78,14 @@ def open_arrow(file: Path) -> tuple[Any, list[Piece]]:
             return lambda columns: _table(opened.get_batch(number), columns)
 
         counts = [opened.get_batch(i).num_rows for i in range(opened.num_record_batches)]
-        return opened.schema, [Piece(file, n, batch(i)) for i, n in enumerate(counts)]
+        return opened.schema, [RowBatch(file, n, batch(i)) for i, n in enumerate(counts)]
     stream = pa.ipc.open_stream(pa.memory_map(str(file)))
     batches = list(stream)  # views of the mapped file
 
     def held(number: int) -> Callable[[list[str]], Any]:
         return lambda columns: _table(batches[number], columns)
 
-    return stream.schema, [Piece(file, b.num_rows, held(i)) for i, b in enumerate(batches)]
+    return stream.schema, [RowBatch(file, b.num_rows, held(i)) for i, b in enumerate(batches)]
 
 
 def _table(batch: Any, columns: list[str]) -> Any:
