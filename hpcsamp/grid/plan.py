@@ -23,7 +23,7 @@ Over = AxisName | Literal["world", "replicas"]
 OVERS: tuple[Over, ...] = (*AXES, "world", "replicas")
 
 
-class Place(NamedTuple):
+class GridPosition(NamedTuple):
     """Position of a rank on each axis."""
 
     data: int
@@ -72,11 +72,11 @@ class Grid:
         size: int = getattr(self, f"{over}_size")
         return size
 
-    def place(self, rank: int) -> Place:
+    def place(self, rank: int) -> GridPosition:
         """Position of a world rank on each axis."""
         for d, group in enumerate(self.groups):
             if rank in group:
-                return Place(d, *divmod(group.index(rank), self.model_size))
+                return GridPosition(d, *divmod(group.index(rank), self.model_size))
         raise UsageError(f"rank {rank} is not in a grid of {self.world_size} ranks")
 
     def replicas(self, rank: int) -> tuple[int, ...]:
