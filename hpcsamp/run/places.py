@@ -30,7 +30,7 @@ Key = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class Place:
+class StatePlace:
     """Location of a value within the whole state.
 
     Attributes
@@ -88,7 +88,7 @@ class Places:
         each = topology.sample_comm.allgather(shards)
         self._lengths = {name: sum(of[name] for of in each) for name in shards}
 
-    def of(self, key: Key, x: Any) -> Place | None:
+    def of(self, key: Key, x: Any) -> StatePlace | None:
         """Location of a value of this rank; None if the value is the same on all ranks.
 
         Parameters
@@ -145,14 +145,14 @@ class Places:
             )
         return Runs.repeated(whole, runs, math.prod(shape))
 
-    def _place(self, everything: Runs, placement: Replicated, in_parts: bool) -> Place:
+    def _place(self, everything: Runs, placement: Replicated, in_parts: bool) -> StatePlace:
         t = self.topology
         copy, copies = t.data_rank, t.data_size
         if placement.replicas != "data":
             copy, copies = copy * t.sample_size + t.sample_rank, copies * t.sample_size
         if not in_parts:
             copy, copies = copy * t.model_size + t.model_rank, copies * t.model_size
-        return Place(placement.place(everything), copy, copies)
+        return StatePlace(placement.place(everything), copy, copies)
 
 
 def _some(pieces: Pieces | None, columns: slice | None) -> Pieces | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from hpcsamp.grid import share
 from hpcsamp.grid.placement import RowList
 from hpcsamp.grid.runs import Runs
-from hpcsamp.run.places import Key, Place, Places
+from hpcsamp.run.places import Key, Places, StatePlace
 
 #: Size in bytes from which ranks that hold the same tensor each write a share of it.
 LARGE = 16 << 20
@@ -99,7 +99,7 @@ class Taken:
         return kept.copy_(x)
 
 
-def _own(x: Tensor, place: Place) -> range:
+def _own(x: Tensor, place: StatePlace) -> range:
     """The range of the numbers held by this rank that it writes."""
     if x.nbytes >= LARGE:
         return share(x.numel(), place.copies, place.copy)
