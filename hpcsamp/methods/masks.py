@@ -24,7 +24,7 @@ from hpcsamp.weights.routing import probed
 RATE = 0.1
 
 
-class Places:
+class MaskedLayers:
     """The layers of a module that apply masks.
 
     Parameters

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
 from hpcsamp.methods.base import Method
-from hpcsamp.methods.masks import Places
+from hpcsamp.methods.masks import MaskedLayers
 from hpcsamp.methods.passing import ALL
 from hpcsamp.weights import (
     Caller,
@@ -101,7 +101,7 @@ class MCDropout(Method):
         self._put = Put(module)
         self._caller = Caller(module)
         self._share_state([self._put])
-        self._places = Places(self._put)
+        self._places = MaskedLayers(self._put)
         self._how = Masks(rate, shared=masks == "sample")
         self.module = module
         self.autocast = autocast
@@ -170,7 +170,7 @@ class MCDropout(Method):
     ) -> tuple[Place, Callable[[], AbstractContextManager[Any]]]:
         """See :meth:`Method.drawing`: the masks of the sample."""
         place = replace(super().drawing(network, x, sample)[0], masks=self._how)
-        places = Places(Put(network))
+        places = MaskedLayers(Put(network))
         places.find(Caller(network), x, place)
         return place, places.masked
 
