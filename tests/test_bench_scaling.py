@@ -12,7 +12,7 @@ import pytest
 from hpcsamp.bench import scaling, versus
 from hpcsamp.bench.phases import Phases
 from hpcsamp.bench.turns import Turns, VariantJob
-from hpcsamp.bench.workloads import Point, Size, points
+from hpcsamp.bench.workloads import ScalingPoint, Size, points
 from hpcsamp.errors import HpcsampError
 from hpcsamp.planning import fit
 
@@ -22,12 +22,12 @@ SIZE = Size(samples=16, per_rank=2, batch=32, proportional_batch=8, steps=1)
 def test_points_of_fixed_work_keep_s_and_batch():
     found, notes = points(SIZE, "fixed", [1, 2, 4], ["sampling", "data", "hybrid"])
     assert found == [
-        Point(1, "alone", 1, 16, 32),
-        Point(2, "sampling", 2, 16, 32),
-        Point(2, "data", 1, 16, 32),
-        Point(4, "sampling", 4, 16, 32),
-        Point(4, "data", 1, 16, 32),
-        Point(4, "hybrid", 2, 16, 32),
+        ScalingPoint(1, "alone", 1, 16, 32),
+        ScalingPoint(2, "sampling", 2, 16, 32),
+        ScalingPoint(2, "data", 1, 16, 32),
+        ScalingPoint(4, "sampling", 4, 16, 32),
+        ScalingPoint(4, "data", 1, 16, 32),
+        ScalingPoint(4, "hybrid", 2, 16, 32),
     ]
     assert len(notes) == 1
     assert notes[0].startswith("2 ranks, hybrid")
@@ -35,9 +35,9 @@ def test_points_of_fixed_work_keep_s_and_batch():
 
 def test_points_grow_with_the_ranks():
     found, _ = points(SIZE, "fixed-growing-batch", [4], ["data"])
-    assert found == [Point(1, "alone", 1, 16, 32), Point(4, "data", 1, 16, 128)]
+    assert found == [ScalingPoint(1, "alone", 1, 16, 32), ScalingPoint(4, "data", 1, 16, 128)]
     found, _ = points(SIZE, "proportional", [4], ["sampling"])
-    assert found == [Point(1, "alone", 1, 2, 8), Point(4, "sampling", 4, 8, 8)]
+    assert found == [ScalingPoint(1, "alone", 1, 2, 8), ScalingPoint(4, "sampling", 4, 8, 8)]
 
 
 def test_points_that_cannot_be_split_are_left_out_with_the_numbers():
@@ -52,9 +52,9 @@ def test_points_that_cannot_be_split_are_left_out_with_the_numbers():
 def test_points_of_model_ranks_have_the_grids_of_their_groups():
     found, notes = points(SIZE, "proportional", [2, 3, 4], ["sampling", "data"], [1, 2])
     assert [p for p in found if p.model_size == 2] == [
-        Point(2, "model", 1, 4, 8, 2),
-        Point(4, "sampling", 2, 8, 8, 2),
-        Point(4, "data", 1, 8, 8, 2),
+        ScalingPoint(2, "model", 1, 4, 8, 2),
+        ScalingPoint(4, "sampling", 2, 8, 8, 2),
+        ScalingPoint(4, "data", 1, 8, 8, 2),
     ]
     assert found[-2].label == "4 ranks, sampling, M = 2"
     assert "parallel.model=2" in found[-1].settings()

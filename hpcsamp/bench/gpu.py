@@ -12,7 +12,7 @@ from typing import Any
 from hpcsamp.bench import versus
 from hpcsamp.bench.scaling import Experiment
 from hpcsamp.bench.variants import Variant
-from hpcsamp.bench.workloads import Point, find
+from hpcsamp.bench.workloads import ScalingPoint, find
 from hpcsamp.errors import UsageError
 
 
@@ -33,8 +33,8 @@ def check() -> None:
 def variants(experiment: Experiment, samples: int, batch: int, ranks: int) -> list[Variant]:
     """Return the variants: one sample at a time, vectorised chunks, bfloat16, several ranks, and
     the baselines."""
-    one = Point(1, "alone", 1, samples, batch)
-    several = Point(ranks, "sampling", ranks, samples, batch)
+    one = ScalingPoint(1, "alone", 1, samples, batch)
+    several = ScalingPoint(ranks, "sampling", ranks, samples, batch)
     made = [_with(experiment.variant(one, label="one sample at a time"))]
     chunks = [c for c in (4, 16) if c <= samples]
     for chunk in chunks:

@@ -19,7 +19,7 @@ from hpcsamp.bench import records
 from hpcsamp.bench.turns import Turns
 from hpcsamp.bench.variants import OURS, Ours, Variant, prepared
 from hpcsamp.bench.worker import peak_rss_mb
-from hpcsamp.bench.workloads import MODEL, Point, Size, Workload
+from hpcsamp.bench.workloads import MODEL, ScalingPoint, Size, Workload
 from hpcsamp.grid import Topology
 from hpcsamp.names import ScalingMode
 
@@ -55,7 +55,7 @@ class Experiment:
         """``CONFIG`` or ``CONFIG:PRESET``."""
         return ":".join(filter(None, (self.workload.config, self.size.preset)))
 
-    def variant(self, point: Point, name: str = OURS, label: str | None = None) -> Variant:
+    def variant(self, point: ScalingPoint, name: str = OURS, label: str | None = None) -> Variant:
         """Return the variant for a point."""
         return Variant(
             name=name,
@@ -69,7 +69,9 @@ class Experiment:
         )
 
 
-def measure(experiment: Experiment, points: Sequence[Point], rounds: int) -> list[dict[str, Any]]:
+def measure(
+    experiment: Experiment, points: Sequence[ScalingPoint], rounds: int
+) -> list[dict[str, Any]]:
     """Measure all points in alternating rounds on this machine; return a record of each."""
     with Turns(experiment.variant(p).job() for p in points) as turns:
         found = turns.rounds("round", rounds, warm=1)
@@ -84,7 +86,7 @@ def measure(experiment: Experiment, points: Sequence[Point], rounds: int) -> lis
 
 def record(
     experiment: Experiment,
-    point: Point,
+    point: ScalingPoint,
     seconds: Sequence[float],
     watched: Sequence[dict[str, float]],
     told: dict[str, Any],

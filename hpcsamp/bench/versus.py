@@ -11,7 +11,7 @@ from hpcsamp.bench import records
 from hpcsamp.bench.scaling import WATCHED, Experiment
 from hpcsamp.bench.turns import Turns
 from hpcsamp.bench.variants import OURS, Variant
-from hpcsamp.bench.workloads import Point
+from hpcsamp.bench.workloads import ScalingPoint
 
 #: Baselines that run on all ranks; the others run on one.
 TOGETHER = ("ddp_sampling", "ddp_sampling_math", "ddp_data")
@@ -28,9 +28,9 @@ def variants(
 ) -> list[Variant]:
     """Return the variants to measure: hpcsamp on one rank and on all, and the baselines."""
     size = experiment.size
-    one = Point(1, "alone", 1, size.samples, size.batch)
-    every = Point(ranks, "sampling", ranks, size.samples, size.batch)
-    share = Point(1, "alone", 1, max(1, size.samples // ranks), size.batch)
+    one = ScalingPoint(1, "alone", 1, size.samples, size.batch)
+    every = ScalingPoint(ranks, "sampling", ranks, size.samples, size.batch)
+    share = ScalingPoint(1, "alone", 1, max(1, size.samples // ranks), size.batch)
     found = [experiment.variant(one, label=ONE)]
     if ranks > 1:
         found.append(experiment.variant(every, label=ALL))

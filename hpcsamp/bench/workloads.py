@@ -115,7 +115,7 @@ def find(name: str) -> Workload:
 
 
 @dataclass(frozen=True)
-class Point:
+class ScalingPoint:
     """One configuration of a scaling experiment.
 
     Attributes
@@ -157,7 +157,7 @@ def points(
     ranks: Sequence[int],
     grids: Sequence[str],
     models: Sequence[int] = (1,),
-) -> tuple[list[Point], list[str]]:
+) -> tuple[list[ScalingPoint], list[str]]:
     """Return the points of an experiment, smallest first, and why others are left out.
 
     One rank is always measured, because all points are compared with it. On one rank all grids are
@@ -167,7 +167,7 @@ def points(
     """
     batch = size.proportional_batch if mode == "proportional" else size.batch
     samples = size.per_rank if mode == "proportional" else size.samples
-    found, notes = [Point(1, "alone", 1, samples, batch)], []
+    found, notes = [ScalingPoint(1, "alone", 1, samples, batch)], []
     for count in sorted({*ranks} - {1}):
         s = samples * count if mode == "proportional" else samples
         b = batch * count if mode == "fixed-growing-batch" else batch
@@ -178,7 +178,7 @@ def points(
                 continue
             for grid in grids if groups > 1 else (MODEL,):
                 own = {"sampling": groups, "hybrid": _hybrid(groups)}.get(grid, 1)
-                point = Point(count, grid, own, s, b, m)
+                point = ScalingPoint(count, grid, own, s, b, m)
                 why = _fault(groups, own, s, b, grid)
                 if why:
                     notes.append(f"{point.label}: {why}")
