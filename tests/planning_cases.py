@@ -62,7 +62,7 @@ def of_config(name: str, *settings: str) -> Workload:
     return Workload.of(run, Shapes.of(source_of(run.data.synthetic)))
 
 
-def points(names=("vit", "mlp"), noise=0.0, crowd=1.2) -> list[fit.Point]:
+def points(names=("vit", "mlp"), noise=0.0, crowd=1.2) -> list[fit.MeasuredStep]:
     """Steps of a machine that is as the model says."""
     constants = {"vit": (2e-3, 4e-3, 1e-3), "mlp": (1e-3, 1e-4, 1e-5)}
     generator = np.random.default_rng(3)
@@ -76,11 +76,11 @@ def points(names=("vit", "mlp"), noise=0.0, crowd=1.2) -> list[fit.Point]:
                     t = (crowd if p > 1 else 1) * (o + a * own + d * own * b)
                     t += (p > 1) * (2e-4 + 4 * 50_000 * 1e-9)
                     t *= 1 + noise * generator.standard_normal()
-                    found.append(fit.Point(name, s, b, p, 1, t, 50_000))
+                    found.append(fit.MeasuredStep(name, s, b, p, 1, t, 50_000))
     return found
 
 
-def record(point: fit.Point) -> dict:
+def record(point: fit.MeasuredStep) -> dict:
     return {
         "model": point.model, "samples": point.samples, "batch": point.batch,
         "sample_group_size": point.sample_size, "data_group_size": point.data_size,

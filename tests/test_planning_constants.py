@@ -42,7 +42,7 @@ def test_constants_of_model_ranks_are_found_again():
     """Points in one piece, on two model ranks, and these beside sample ranks."""
     truth = fit.Fitted({"mixer": (3e-3, 0.02, 0.1)}, {("mixer", 2): (4e-3, 0.01)}, 5e-6, 1e-9, 1.1)
     cases = [
-        fit.Point("mixer", s, b, p, d, 0.0, 100_000 // m, m)
+        fit.MeasuredStep("mixer", s, b, p, d, 0.0, 100_000 // m, m)
         for p, d, m in ((1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (2, 1, 2))
         for s in (2, 4, 8)
         for b in (2, 4, 8)
@@ -82,9 +82,9 @@ def test_records_of_scaling_experiments_are_read(tmp_path):
     line = {"workload": "vit", "samples": 8, "batch": 4, "ranks": 6, "sample_size": 3,
             "step_seconds": 0.5}  # fmt: skip
     path.write_text(json.dumps(line) + "\n")
-    assert fit.read(path) == [fit.Point("vit", 8, 4, 3, 2, 0.5)]
+    assert fit.read(path) == [fit.MeasuredStep("vit", 8, 4, 3, 2, 0.5)]
     path.write_text(json.dumps(line | {"model_group_size": 2}) + "\n")
-    assert fit.read(path) == [fit.Point("vit", 8, 4, 3, 1, 0.5, model_size=2)]
+    assert fit.read(path) == [fit.MeasuredStep("vit", 8, 4, 3, 1, 0.5, model_size=2)]
 
 
 @pytest.mark.parametrize(

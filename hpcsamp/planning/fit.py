@@ -35,7 +35,7 @@ HUBER = 0.05
 
 
 @dataclass(frozen=True)
-class Point:
+class MeasuredStep:
     """A measured training step.
 
     Attributes
@@ -92,7 +92,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 NEEDED = ("model", "sample_size", "data_size", "ranks", "seconds")
 
 
-def read(path: Path) -> list[Point]:
+def read(path: Path) -> list[MeasuredStep]:
     """Read measured steps from JSON lines or a JSON list, with the names of ``summary.json``.
 
     Raises
@@ -131,7 +131,7 @@ def _records(path: Path) -> list[Any]:
     return points if isinstance(points, list) else [points]
 
 
-def point(record: dict[str, Any]) -> Point | None:
+def point(record: dict[str, Any]) -> MeasuredStep | None:
     """Convert a record to a point; None if an entry is missing."""
 
     def get(name: str) -> Any:
@@ -142,7 +142,7 @@ def point(record: dict[str, Any]) -> Point | None:
         several = any(n in record for n in NAMES["data_size"])
         in_parts = any(n in record for n in NAMES["model_size"])
         model_size = int(get("model_size") if in_parts else 1)
-        return Point(
+        return MeasuredStep(
             str(get("model")),
             int(record["samples"]),
             int(record["batch"]),
@@ -156,17 +156,17 @@ def point(record: dict[str, Any]) -> Point | None:
         return None
 
 
-def hold_back(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
+def hold_back(points: Sequence[MeasuredStep]) -> tuple[list[MeasuredStep], list[MeasuredStep]]:
     """Divide points into those to fit and those to check: every second one of each model and grid.
 
     They are ordered by samples and batch; the first and last of each are fitted.
     """
-    kinds: dict[tuple[str, int, int, int], list[Point]] = {}
+    kinds: dict[tuple[str, int, int, int], list[MeasuredStep]] = {}
     for point in sorted(points, key=lambda p: (p.samples, p.batch)):
         kind = (point.model, point.sample_size, point.data_size, point.model_size)
         kinds.setdefault(kind, []).append(point)
-    fitted: list[Point] = []
-    held: list[Point] = []
+    fitted: list[MeasuredStep] = []
+    held: list[MeasuredStep] = []
     for several in kinds.values():
         for i, point in enumerate(several):
             (held if i % 2 and i < len(several) - 1 else fitted).append(point)
@@ -199,7 +199,7 @@ class Fitted:
         """Return the constants by name; those of parts by ``"model, M = 2"``."""
         return vars(self) | {"parts": {f"{n}, M = {m}": v for (n, m), v in self.parts.items()}}
 
-    def predict(self, point: Point) -> float:
+    def predict(self, point: MeasuredStep) -> float:
         """Predict the seconds of a step.
 
         Raises
@@ -220,7 +220,7 @@ class Fitted:
         return float(row @ np.concatenate(constants))
 
 
-def fit(points: Sequence[Point]) -> Fitted:
+def fit(points: Sequence[MeasuredStep]) -> Fitted:
     """Fit the constants of a machine.
 
     Raises
@@ -303,7 +303,9 @@ def link(ranks: int, sizes: Sequence[float], seconds: Sequence[float]) -> tuple[
     return float(found[0]), float(found[1])
 
 
-def _row(point: Point, names: list[str], parts: list[tuple[str, int]], crowd: float) -> np.ndarray:
+def _row(
+    point: MeasuredStep, names: list[str], parts: list[tuple[str, int]], crowd: float
+) -> np.ndarray:
     """Return the factors of the constants, in the order of :class:`Fitted`."""
     (samples, items), m = point.own, point.model_size
     factor = (crowd if point.ranks > 1 else 1.0) / m
@@ -318,7 +320,7 @@ def _row(point: Point, names: list[str], parts: list[tuple[str, int]], crowd: fl
     return row
 
 
-def errors(predicted: Sequence[float], points: Sequence[Point]) -> dict[str, float]:
+def errors(predicted: Sequence[float], points: Sequence[MeasuredStep]) -> dict[str, float]:
     """Relative errors: ``median``, ``max`` and number of points.
 
     Raises
