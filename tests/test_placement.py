@@ -14,7 +14,7 @@ import hpcsamp
 from hpcsamp.collectives import Alone, FlatGradient, choose, updates_of
 from hpcsamp.errors import CheckpointError, DivergedError, UsageError
 from hpcsamp.grid import init, share
-from hpcsamp.grid.placement import REPLICATED, Replicated, Rows, Shard, Shares
+from hpcsamp.grid.placement import REPLICATED, Replicated, SampleRows, Shard, Shares
 from hpcsamp.grid.runs import Runs, cover
 from hpcsamp.methods import Ensemble, MCDropout, MeanField, Method
 
@@ -41,14 +41,14 @@ def methods(own: range) -> list[Method]:
 @pytest.mark.parametrize("ranks", [1, 2, 3, 7])
 def test_the_parts_of_all_ranks_are_the_whole(ranks):
     everything = Runs.whole((5, 2))
-    for kind in (lambda r: Rows(share(5, ranks, r), 5), lambda r: Shard(r, ranks)):
+    for kind in (lambda r: SampleRows(share(5, ranks, r), 5), lambda r: Shard(r, ranks)):
         places = [kind(r).place(everything) for r in range(ranks)]
         assert cover(places)
         for r, runs in enumerate(places):
             shape = kind(r).held_of((5, 2), runs.size)
             assert math.prod(shape) == runs.size
             assert kind(r).whole_of(shape, (5, 2)) == (5, 2)
-    row = Rows(range(1, 3), 5)
+    row = SampleRows(range(1, 3), 5)
     assert held(row, torch.arange(10.0).view(5, 2)).tolist() == [[2, 3], [4, 5]]
     assert REPLICATED.place(everything) is everything
 
@@ -65,14 +65,14 @@ def held(placement, whole):
 
 def test_rows_of_another_number_of_members_are_refused():
     with pytest.raises(CheckpointError, match="4 rows of state, but 3 members"):
-        Rows(range(1), 3).place(Runs.whole((4, 2)))
+        SampleRows(range(1), 3).place(Runs.whole((4, 2)))
 
 
 def test_what_optimisers_share_out():
     assert REPLICATED.sharded(1, 3) == Shard(1, 3)
     assert REPLICATED.sharded(0, 1) is REPLICATED
     with pytest.raises(UsageError, match="holds its own members"):
-        Rows(range(2), 4).sharded(0, 2)
+        SampleRows(range(2), 4).sharded(0, 2)
 
 
 # Against one process ----------------------------------------------------------------------------
@@ -84,7 +84,7 @@ def what_is_gathered_is_whole(grid):
     whole = {f"{k}": torch.randn(S, 3, generator=torch.manual_seed(1)).to(k) for k in kinds}
     whole |= {"turned": torch.arange(3.0 * S).view(3, S).T, "step": torch.tensor(2.0), "n": "text"}
     whole |= {"empty": torch.zeros(S, 0), "few": torch.arange(S) + torch.tensor(1j).conj()}
-    for placement in (REPLICATED, Rows(share(S, ranks, p), S), Shard(p, ranks)):
+    for placement in (REPLICATED, SampleRows(share(S, ranks, p), S), Shard(p, ranks)):
         own = {name: held(placement, x) for name, x in whole.items()}
         found = placement.gather({"state": {0: own}}, grid)
         if grid.is_root:
@@ -238,6 +238,6 @@ def test_no_other_place_asks_what_is_where():
 
 def test_every_placement_says_how_it_is_updated():
     method = MeanField(network())
-    for placement in (Replicated(), Shard(0, 1), Rows(range(1), 1)):
+    for placement in (Replicated(), Shard(0, 1), SampleRows(range(1), 1)):
         method.placement = placement
         assert updates_of(method, Alone()).placement is placement

@@ -22,7 +22,7 @@ from hpcsamp.collectives.base import Collectives
 from hpcsamp.collectives.flat import FlatGradient, factor
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import share
-from hpcsamp.grid.placement import Replicated, Rows, Shard, Shares
+from hpcsamp.grid.placement import Replicated, SampleRows, Shard, Shares
 from hpcsamp.methods.base import Method
 
 
@@ -259,7 +259,7 @@ class Shards(Updates):
 
 _KINDS: dict[type[Replicated], Callable[..., Updates]] = {
     Replicated: Updates,
-    Rows: OfRows,
+    SampleRows: OfRows,
     Shard: Shards,
     Shares: OfShares,
 }

@@ -140,7 +140,7 @@ class Replicated:
 
 
 @dataclass(frozen=True)
-class Rows(Replicated):
+class SampleRows(Replicated):
     """Each sample has its own rows, held by the rank that evaluates it.
 
     Parameters
@@ -189,9 +189,9 @@ class Rows(Replicated):
         )
 
 
-def rows_of(placement: Replicated) -> Rows | None:
+def rows_of(placement: Replicated) -> SampleRows | None:
     """The placement by rows; None if samples have no rows of their own."""
-    return placement if isinstance(placement, Rows) else None
+    return placement if isinstance(placement, SampleRows) else None
 
 
 @dataclass(frozen=True)

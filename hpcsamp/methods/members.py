@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import share
-from hpcsamp.grid.placement import RowList, Rows
+from hpcsamp.grid.placement import RowList, SampleRows
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.copies import apart
 from hpcsamp.methods.showing import Showing
@@ -78,7 +78,7 @@ class Members(Showing):
         super().__init__(variables, seed, samples_per_pass, autocast)
         self.samples = samples
         self.members = members
-        self.placement = Rows(members, samples)
+        self.placement = SampleRows(members, samples)
         self.prior_std = prior_std
         self.layout = self.variables.trained
         initial = [self.layout.flatten(v.means()) for v in variables]
