@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from hpcsamp.weights.folding.fold import Fold, Rows
+from hpcsamp.weights.folding.fold import BatchRows, Fold
 from hpcsamp.weights.folding.rules import RULES
 from hpcsamp.weights.folding.rules.elementwise import elementwise, is_elementwise
 from hpcsamp.weights.folding.sampled import Sampled
@@ -42,7 +42,7 @@ def _vectorised(fold: Fold, function: Any, args: Any, kwargs: Any) -> Any:
     values: list[Tensor] = []
     axes: list[int | None] = []
     places: list[int] = []
-    batch: tuple[Rows, int, int] | None = None  # where, rows of a sample, number of axes
+    batch: tuple[BatchRows, int, int] | None = None  # where, rows of a sample, number of axes
     for place, leaf in enumerate(leaves):
         if type(leaf) is Sampled:
             values.append(leaf.value)
@@ -75,7 +75,7 @@ def _vectorised(fold: Fold, function: Any, args: Any, kwargs: Any) -> Any:
     return tree_map(lambda y: _result(fold, y, batch) if isinstance(y, Tensor) else y, found)
 
 
-def _result(fold: Fold, y: Tensor, batch: tuple[Rows, int, int] | None) -> Any:
+def _result(fold: Fold, y: Tensor, batch: tuple[BatchRows, int, int] | None) -> Any:
     """``(k, ...)``, folded where there are items, or as a sampled value where there are none."""
     if batch is None:
         return Sampled(y, fold)

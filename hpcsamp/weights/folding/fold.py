@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 
-class Rows(NamedTuple):
+class BatchRows(NamedTuple):
     """Position of the batch in a tensor.
 
     Attributes
@@ -44,7 +44,7 @@ class Fold:
     late: bool
     dispatch: Callable[[Fold, Any, tuple[Any, ...], dict[str, Any]], Any]
 
-    def rows(self, x: Tensor) -> Rows | None:
+    def rows(self, x: Tensor) -> BatchRows | None:
         """Position of the batch: in the first axis, possibly with several rows for each item, or in
         the second axis; None for a tensor without items.
 
@@ -56,17 +56,17 @@ class Fold:
         if not shape:
             return None
         if shape[0] and shape[0] % both == 0:
-            return Rows(0, True)
+            return BatchRows(0, True)
         if len(shape) > 1 and shape[1] == both:
-            return Rows(1, True)
+            return BatchRows(1, True)
         if self.late:
             if shape[0] and shape[0] % items == 0:
-                return Rows(0, False)
+                return BatchRows(0, False)
             if len(shape) > 1 and shape[1] == items:
-                return Rows(1, False)
+                return BatchRows(1, False)
         return None
 
-    def out(self, x: Tensor, rows: Rows) -> Tensor:
+    def out(self, x: Tensor, rows: BatchRows) -> Tensor:
         """Return ``(k, ...)`` with samples first; ``(1, ...)`` if the tensor has no samples."""
         if not rows.folded:
             return x[None]

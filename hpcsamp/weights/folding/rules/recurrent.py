@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpcsamp.weights.folding.fold import Fold, Rows
+from hpcsamp.weights.folding.fold import BatchRows, Fold
 from hpcsamp.weights.folding.sampled import Sampled
 
 State = tuple[Tensor, ...]
@@ -70,7 +70,7 @@ def _layers(cell: Cell, states: int) -> Callable[..., Any]:
         k = fold.samples
         seen = fold.out(x, rows).expand(k, *[-1] * x.dim())  # (k, T, B, features)
         seen = seen.transpose(1, 2) if batch_first else seen
-        begin = [fold.out(t, Rows(1, rows.folded)).expand(k, *[-1] * t.dim()) for t in whole]
+        begin = [fold.out(t, BatchRows(1, rows.folded)).expand(k, *[-1] * t.dim()) for t in whole]
         last: list[State] = []
         for layer in range(layers):
             found = []
@@ -115,14 +115,14 @@ def _of_samples(weight: Any, count: int) -> Tensor:
     return found
 
 
-def _rows(fold: Fold, x: Tensor, axis: int) -> Rows | None:
+def _rows(fold: Fold, x: Tensor, axis: int) -> BatchRows | None:
     """Position of the layer's batch, regardless of the sizes of other axes."""
     if x.dim() != 3:
         return None
     count = x.shape[axis]
     if count % (fold.samples * fold.items) == 0:
-        return Rows(axis, True)
-    return Rows(axis, False) if fold.late and count % fold.items == 0 else None
+        return BatchRows(axis, True)
+    return BatchRows(axis, False) if fold.late and count % fold.items == 0 else None
 
 
 RULES: dict[Any, Callable[..., Any]] = {
