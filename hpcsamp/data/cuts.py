@@ -22,7 +22,7 @@ GAP = 64 * 2**10
 
 
 @dataclass(frozen=True)
-class Run:
+class ChunkRead:
     """A contiguous read within a chunk.
 
     Attributes
@@ -68,7 +68,7 @@ class Cut:
     part: int
     inside: tuple[slice, ...]
     at: tuple[slice, ...]
-    runs: tuple[Run, ...]
+    runs: tuple[ChunkRead, ...]
     begins: bool
     whole: bool
 
@@ -135,7 +135,7 @@ class Cutter:
         return read / (math.prod(shape_of(self.box)) * size)
 
 
-def _runs(spec: ArraySpec, inside: Box) -> Iterator[Run]:
+def _runs(spec: ArraySpec, inside: Box) -> Iterator[ChunkRead]:
     """Plan the reads for a box within an item's part of a chunk.
 
     The rows of a partial chunk at the end of an item are laid out as in a full chunk.
@@ -156,4 +156,6 @@ def _runs(spec: ArraySpec, inside: Box) -> Iterator[Run]:
     begin = sum(start * stride for (start, _), stride in zip(inside, strides, strict=True))
     for index in np.ndindex(*shape[:outer]):
         skipped = sum(i * stride for i, stride in zip(index, strides[:outer], strict=True))
-        yield Run(index, begin + skipped, extent[outer], shape[outer:], tuple(strides[outer:]))
+        yield ChunkRead(
+            index, begin + skipped, extent[outer], shape[outer:], tuple(strides[outer:])
+        )
