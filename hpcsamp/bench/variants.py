@@ -57,7 +57,7 @@ class Variant:
         return VariantJob(self.label, self.ranks, arguments, environment, core=core)
 
 
-class Runner(Protocol):
+class VariantRunner(Protocol):
     """Interface that :func:`hpcsamp.bench.worker.serve` calls on all ranks."""
 
     def about(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def prepared(variant: Variant) -> tuple[RunConfig, Topology]:
     return prepare(run, variant.data, topology.world), topology
 
 
-def runner_of(variant: Variant, stack: ExitStack) -> Runner:
+def runner_of(variant: Variant, stack: ExitStack) -> VariantRunner:
     """Build a variant on the ranks of this job. Collective."""
     config, topology = prepared(variant)
     if variant.name == OURS:
