@@ -56,10 +56,10 @@ def rates(work: Workload, place: Machine, **changes) -> Rates:
 
 def of_config(name: str, *settings: str) -> Workload:
     from hpcsamp.run.prepare import source_of
-    from hpcsamp.run.shapes import Shapes
+    from hpcsamp.run.shapes import DataShapes
 
     run = configuration.load(name, settings)
-    return Workload.of(run, Shapes.of(source_of(run.data.synthetic)))
+    return Workload.of(run, DataShapes.of(source_of(run.data.synthetic)))
 
 
 def points(names=("vit", "mlp"), noise=0.0, crowd=1.2) -> list[fit.MeasuredStep]:

@@ -107,12 +107,12 @@ def test_networks_without_end_are_refused(arguments, words):
 def test_the_memory_of_many_samples_is_counted_without_a_loop():
     from hpcsamp.planning import memory
     from hpcsamp.run.assemble import Run
-    from hpcsamp.run.shapes import Shapes
+    from hpcsamp.run.shapes import DataShapes
     from hpcsamp.tasks import Targets
 
     run = config.check({"data": {"path": "d"}, "model": {"name": "mlp", "hidden": [4]}})
     many = run.model_copy(update={"method": run.method.model_copy(update={"samples": 10**9})})
-    shapes = Shapes((4,), (), 20, Targets("classification", (), 3))
+    shapes = DataShapes((4,), (), 20, Targets("classification", (), 3))
     began = time.process_time()
     parts = memory.estimate(Run.blank(many, shapes), memory.Grid(), rough=True)
     assert time.process_time() - began < 10

@@ -166,13 +166,13 @@ def test_what_is_counted_without_values_knows_ids(tmp_path, monkeypatch):
     from hpcsamp.planning import memory
     from hpcsamp.planning.workload import Workload
     from hpcsamp.run.assemble import Run
-    from hpcsamp.run.shapes import Shapes
+    from hpcsamp.run.shapes import DataShapes
 
     (tmp_path / "idnet.py").write_text(NET)
     monkeypatch.syspath_prepend(tmp_path)
     folder, _ = sets(tmp_path)
     config = check(tomllib.loads(CONFIG.format(data=folder)))
-    shapes = Shapes.of(Dataset.open(folder))
+    shapes = DataShapes.of(Dataset.open(folder))
     assert Workload.of(config, shapes).counts.flops_of(1) > 0
     size, unknown = memory._pass(Run.blank(config, shapes), 20, True)
     assert size > 0

@@ -15,7 +15,7 @@ from hpcsamp.planning import memory
 from hpcsamp.planning import node_memory as machine
 from hpcsamp.planning.dry_run import LargestMemory, pass_bytes
 from hpcsamp.run.assemble import Run
-from hpcsamp.run.shapes import Shapes
+from hpcsamp.run.shapes import DataShapes
 from hpcsamp.tasks import Targets
 
 
@@ -34,7 +34,7 @@ def run(*settings, **tables):
 
 def parts(config, grid=None, like="entsoe"):
     grid = grid or memory.Grid()
-    run = Run.blank(config, Shapes.of(synthetic(like, 100)), grid.sample_size)
+    run = Run.blank(config, DataShapes.of(synthetic(like, 100)), grid.sample_size)
     return {p.name: p for p in memory.estimate(run, grid)}
 
 
@@ -210,7 +210,7 @@ def test_settings_that_save_memory_are_named():
     def saving(*settings, **tables):
         made = run(*settings, **tables)
         return memory.saving(
-            Run.blank(made, Shapes((3, 32, 32), (4,), 3072, Targets("regression", (4,))))
+            Run.blank(made, DataShapes((3, 32, 32), (4,), 3072, Targets("regression", (4,))))
         )
 
     assert saving() == 'saved by loss.memory = "stream"'

@@ -18,7 +18,7 @@ from hpcsamp.planning import choice, memory, network_memory, parted
 from hpcsamp.planning.counts import OperationCounts, count
 from hpcsamp.planning.model import NodeLayout, predict
 from hpcsamp.planning.workload import Workload
-from hpcsamp.run.shapes import Shapes
+from hpcsamp.run.shapes import DataShapes
 
 
 def described(*settings, name="mixer-era5", preset="tiny", method=None):
@@ -26,7 +26,7 @@ def described(*settings, name="mixer-era5", preset="tiny", method=None):
     if method is not None:
         table = run.model_dump(exclude_none=True)
         run = configuration.check(table | {"method": {"name": method, "samples": 2}})
-    return run, Shapes.described(run, "synthetic")
+    return run, DataShapes.described(run, "synthetic")
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 8])
@@ -121,7 +121,7 @@ def test_the_check_before_training_counts_a_part(monkeypatch):
     whole, _ = parted.network(run, shapes)
     needed = 4 * sum(p.numel() for p in whole.parameters())
     monkeypatch.setattr(network_memory, "available", lambda device: 0.6 * needed)
-    monkeypatch.setattr(network_memory.Shapes, "of", lambda dataset: shapes)
+    monkeypatch.setattr(network_memory.DataShapes, "of", lambda dataset: shapes)
 
     class Ranks:
         device = torch.device("cpu")

@@ -22,7 +22,7 @@ from hpcsamp import losses, methods
 from hpcsamp.collectives import Alone, distribute
 from hpcsamp.config import check
 from hpcsamp.run.assemble import Run
-from hpcsamp.run.shapes import Shapes
+from hpcsamp.run.shapes import DataShapes
 from hpcsamp.streams import Purpose, numpy_generator
 from hpcsamp.tasks import Targets
 
@@ -165,7 +165,7 @@ def _method(name: str, data: Split, settings: Settings, seed: int) -> dict[str, 
     regression = data.task == "regression"
     shape_y = (1,) if regression else ()
     targets = Targets(data.task, shape_y, None if regression else data.classes)
-    shapes = Shapes(data.x.shape[1:], shape_y, 0, targets)
+    shapes = DataShapes(data.x.shape[1:], shape_y, 0, targets)
     run = Run(check(table), shapes, range(s), torch.device("cpu"))
     made = run.method
     x, y = torch.from_numpy(data.x).float(), torch.from_numpy(data.y)

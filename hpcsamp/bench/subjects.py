@@ -14,7 +14,7 @@ from hpcsamp.grid import Topology
 from hpcsamp.planning.workload import Workload
 from hpcsamp.run.assemble import DTYPES, Run
 from hpcsamp.run.optimisation import Optimisation
-from hpcsamp.run.shapes import Shapes
+from hpcsamp.run.shapes import DataShapes
 from hpcsamp.streams import Purpose, torch_generator
 from hpcsamp.training.agreement import Agreement
 from hpcsamp.weights.inputs import each
@@ -29,7 +29,7 @@ class Subject:
 
     name: str
     config: RunConfig
-    shapes: Shapes
+    shapes: DataShapes
     work: Workload
 
     @classmethod
@@ -43,7 +43,7 @@ class Subject:
         """
         path, _, preset = name.partition(":")
         config = configuration.load(path, preset=preset or None)
-        shapes = Shapes.described(config)
+        shapes = DataShapes.described(config)
         return cls(name, config, shapes, Workload.of(config, shapes))
 
     def batch(self, items: int, device: torch.device) -> tuple[Tensor, Tensor]:

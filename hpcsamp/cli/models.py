@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hpcsamp.config import RunConfig
     from hpcsamp.models.catalogue import Entry
     from hpcsamp.planning.memory import Grid
-    from hpcsamp.run.shapes import Shapes
+    from hpcsamp.run.shapes import DataShapes
 
 
 def models(
@@ -60,14 +60,14 @@ def models(
     from hpcsamp import config as configuration
     from hpcsamp.grid import check_sizes
     from hpcsamp.planning import memory
-    from hpcsamp.run.shapes import Shapes
+    from hpcsamp.run.shapes import DataShapes
 
     run = configuration.load(config, settings or (), preset=preset)
     m = run.parallel.model
     ranks = ranks or m
     check_sizes(ranks, ranks, "world", m)
     grid = memory.Grid(ranks // m, groups, per_node or ranks)
-    _report(run, Shapes.described(run, data), grid, json_file)
+    _report(run, DataShapes.described(run, data), grid, json_file)
 
 
 def _is_module(name: str) -> bool:
@@ -103,7 +103,7 @@ def _show(entries: Sequence[Entry], json_file: Path | None) -> None:
     show("", ["model", "description", "keys of [model]"], rows, json_file)
 
 
-def _report(run: RunConfig, shapes: Shapes, grid: Grid, json_file: Path | None) -> None:
+def _report(run: RunConfig, shapes: DataShapes, grid: Grid, json_file: Path | None) -> None:
     from hpcsamp.planning import memory, parted
     from hpcsamp.planning.node_memory import available
 

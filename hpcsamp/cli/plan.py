@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hpcsamp.planning.model import NodeLayout
     from hpcsamp.planning.rates import Rates
     from hpcsamp.planning.workload import Workload
-    from hpcsamp.run.shapes import Shapes
+    from hpcsamp.run.shapes import DataShapes
 
 MOST_SIMULATED = 100_000
 
@@ -150,20 +150,20 @@ def _run(
     preset: str | None,
     settings: list[str] | None,
     data: str | None,
-) -> tuple[RunConfig, Shapes]:
+) -> tuple[RunConfig, DataShapes]:
     from hpcsamp import config as configuration
     from hpcsamp.planning.workload import configuration_of
-    from hpcsamp.run.shapes import Shapes
+    from hpcsamp.run.shapes import DataShapes
 
     changes = list(settings or ())
     changes += [f"method.samples={samples}"] if samples else []
     changes += [f"data.batch={batch}"] if batch else []
     run = configuration.load(configuration_of(name), changes, preset=preset)
-    return run, Shapes.described(run, data)
+    return run, DataShapes.described(run, data)
 
 
 def _rates(
-    run: RunConfig, shapes: Shapes, ranks: int, place: Machine, calibration: Path | None
+    run: RunConfig, shapes: DataShapes, ranks: int, place: Machine, calibration: Path | None
 ) -> tuple[Workload, Machine, Rates]:
     from hpcsamp.planning import calibration as measured
     from hpcsamp.planning.rates import estimated
@@ -180,7 +180,7 @@ def _rates(
     return work, found.machine_of(place), found.rates(place, work)
 
 
-def _memory(run: RunConfig, shapes: Shapes) -> Callable[[NodeLayout, Workload], float]:
+def _memory(run: RunConfig, shapes: DataShapes) -> Callable[[NodeLayout, Workload], float]:
     """Return a function for the bytes per rank on a grid, counted as ``hpcsamp models`` does."""
     from functools import cache
 

@@ -8,7 +8,7 @@ from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.grid import Topology
 from hpcsamp.planning import parted
 from hpcsamp.planning.node_memory import available
-from hpcsamp.run.shapes import Shapes
+from hpcsamp.run.shapes import DataShapes
 
 
 def check(config: RunConfig, dataset: Dataset, topology: Topology) -> None:
@@ -24,7 +24,7 @@ def check(config: RunConfig, dataset: Dataset, topology: Topology) -> None:
     if config.training.memory_check == "off":
         return
     try:
-        network, _ = parted.network(config, Shapes.of(dataset), topology.model_size)
+        network, _ = parted.network(config, DataShapes.of(dataset), topology.model_size)
     except HpcsampError:
         raise
     except Exception:  # a network of the user's own that cannot be made without values

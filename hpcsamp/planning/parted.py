@@ -16,7 +16,7 @@ from hpcsamp.grid import check_sizes
 from hpcsamp.layers import Layer, ModelAxis, along, imagined
 from hpcsamp.methods.spread import Spread
 from hpcsamp.run.assemble import Run, blank_network
-from hpcsamp.run.shapes import Shapes
+from hpcsamp.run.shapes import DataShapes
 
 MOST = 64
 """Model ranks that are thought of unasked: on more, a pass is mostly messages."""
@@ -54,7 +54,7 @@ class Held:
         own = outputs if parted else 1.0
         return cls(inputs, own, own, len(spread.outputs))
 
-    def stored(self, shapes: Shapes) -> float:
+    def stored(self, shapes: DataShapes) -> float:
         """Bytes that the rank reads of an item, nearly: the arrays have other types on disk."""
         if self.size == 1:
             return float(shapes.item_bytes)
@@ -62,7 +62,7 @@ class Held:
         return shapes.item_bytes * (self.inputs * x + self.targets * y) / max(1, x + y)
 
 
-def blank(config: RunConfig, shapes: Shapes, ranks: int = 1, model: int = 1) -> Run:
+def blank(config: RunConfig, shapes: DataShapes, ranks: int = 1, model: int = 1) -> Run:
     """The run as the fullest of ``model`` ranks has it, of ``ranks`` that share its samples.
 
     Raises
@@ -80,14 +80,16 @@ def blank(config: RunConfig, shapes: Shapes, ranks: int = 1, model: int = 1) -> 
     return run
 
 
-def network(config: RunConfig, shapes: Shapes, model: int = 1) -> tuple[nn.Module, ModelAxis]:
+def network(config: RunConfig, shapes: DataShapes, model: int = 1) -> tuple[nn.Module, ModelAxis]:
     """The fullest model rank's part of the network on the meta device, and its imagined axis."""
     axis = imagined(model)
     with along(axis):
         return blank_network(config, shapes), axis
 
 
-def inputs(shapes: Shapes, spread: Spread | None, dtype: torch.dtype) -> Callable[[int], Tensor]:
+def inputs(
+    shapes: DataShapes, spread: Spread | None, dtype: torch.dtype
+) -> Callable[[int], Tensor]:
     """What makes the inputs of so many items on the meta device: the rank's part of each."""
 
     def batch(items: int) -> Tensor:
@@ -99,7 +101,7 @@ def inputs(shapes: Shapes, spread: Spread | None, dtype: torch.dtype) -> Callabl
     return batch
 
 
-def sizes(config: RunConfig, shapes: Shapes, ranks: int) -> list[int]:
+def sizes(config: RunConfig, shapes: DataShapes, ranks: int) -> list[int]:
     """The sizes of a model axis that a run can have on some ranks.
 
     The network, the method and the loss are asked: each size is built along an imagined axis.
@@ -132,7 +134,7 @@ def sizes(config: RunConfig, shapes: Shapes, ranks: int) -> list[int]:
     return [1, *(m for m in divisors if _can(config, shapes, m))]
 
 
-def _can(config: RunConfig, shapes: Shapes, model: int) -> bool:
+def _can(config: RunConfig, shapes: DataShapes, model: int) -> bool:
     try:
         blank(config, shapes, model=model)
     except UsageError:

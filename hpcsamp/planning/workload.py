@@ -21,7 +21,7 @@ from hpcsamp.names import Precision, Share
 from hpcsamp.planning import parted
 from hpcsamp.planning.counts import OperationCounts, count
 from hpcsamp.run.assemble import Run
-from hpcsamp.run.shapes import Shapes
+from hpcsamp.run.shapes import DataShapes
 from hpcsamp.spelling import suggest
 
 BYTES = {"float32": 4, "float64": 8, "bfloat16": 4}
@@ -106,7 +106,7 @@ class Workload:
     of_part: Callable[[int], Workload] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def of(cls, config: RunConfig, shapes: Shapes, model: int = 1) -> Workload:
+    def of(cls, config: RunConfig, shapes: DataShapes, model: int = 1) -> Workload:
         """Work of a configuration and the shapes of its data, for the fullest of ``model`` ranks.
 
         Raises
@@ -153,7 +153,7 @@ class Workload:
         )
 
     @classmethod
-    def on(cls, config: RunConfig, shapes: Shapes, ranks: int) -> Workload:
+    def on(cls, config: RunConfig, shapes: DataShapes, ranks: int) -> Workload:
         """Work of the run in one piece, with all ways to divide the network over some ranks.
 
         Raises

@@ -21,7 +21,7 @@ from hpcsamp.losses import DataLoss, Likelihood, Likelihoods
 from hpcsamp.methods import Method
 from hpcsamp.names import MODELS
 from hpcsamp.run.kind import SEVERAL, completed, kind_of, with_kind
-from hpcsamp.run.shapes import Shapes
+from hpcsamp.run.shapes import DataShapes
 from hpcsamp.run.spread import spread
 from hpcsamp.spelling import suggest
 from hpcsamp.tasks import Targets, TargetsError, Task
@@ -79,7 +79,7 @@ class Run:
     def __init__(
         self,
         config: RunConfig,
-        shapes: Shapes,
+        shapes: DataShapes,
         own: range,
         device: torch.device,
         *,
@@ -133,7 +133,7 @@ class Run:
         UsageError
             If the dataset is for another task, or the model does not fit the data.
         """
-        own, shapes = topology.samples(config.method.samples), Shapes.of(dataset)
+        own, shapes = topology.samples(config.method.samples), DataShapes.of(dataset)
         axis = ModelAxis.of(topology.axis("model")) if topology.model_size > 1 else ALONE
         try:
             with along(axis):
@@ -160,7 +160,7 @@ class Run:
 
     @classmethod
     def blank(
-        cls, config: RunConfig, shapes: Shapes, ranks: int = 1, axis: ModelAxis = ALONE
+        cls, config: RunConfig, shapes: DataShapes, ranks: int = 1, axis: ModelAxis = ALONE
     ) -> Run:
         """Build the largest part of a run on one of ``ranks`` ranks, without values.
 
@@ -223,7 +223,7 @@ def likelihood(config: RunConfig) -> Likelihood:
 
 def network(
     config: RunConfig,
-    shapes: Shapes,
+    shapes: DataShapes,
     member: int | None = None,
     *,
     initial: Mapping[str, Tensor] | None = None,
@@ -292,14 +292,14 @@ def _sizes(noise: Likelihood, targets: Targets, *, beside: bool = True) -> dict[
     }
 
 
-def _classes(shapes: Shapes, outputs: int) -> int | None:
+def _classes(shapes: DataShapes, outputs: int) -> int | None:
     """Number of classes per pixel or step, if the outputs are class scores for each of these."""
     places, classes = math.prod(shapes.targets.shape), shapes.targets.classes
     each = bool(shapes.targets.shape) and classes is not None and classes > 1
     return classes if each and classes is not None and places * classes == outputs else None
 
 
-def blank_network(config: RunConfig, shapes: Shapes, member: int | None = None) -> nn.Module:
+def blank_network(config: RunConfig, shapes: DataShapes, member: int | None = None) -> nn.Module:
     """Build the network of a run on the meta device.
 
     Raises

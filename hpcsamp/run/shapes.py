@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Shapes:
+class DataShapes:
     """Shapes and types of the items of a dataset, without their values.
 
     Attributes
@@ -53,7 +53,7 @@ class Shapes:
     scales: Mapping[str, tuple[Any, Any]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def of(cls, data: Dataset | Source) -> Shapes:
+    def of(cls, data: Dataset | Source) -> DataShapes:
         """Shapes of a dataset, or of a source from which one can be made."""
         description = data.manifest if isinstance(data, Dataset) else data
         kinds, targets = kinds_of(description), targets_of(description)
@@ -94,7 +94,7 @@ class Shapes:
         return between.join(map(str, self.x))
 
     @classmethod
-    def described(cls, config: RunConfig, data: str | None = None) -> Shapes:
+    def described(cls, config: RunConfig, data: str | None = None) -> DataShapes:
         """Shapes of the configured dataset, or of the synthetic one if it does not exist yet.
 
         Parameters

@@ -11,10 +11,12 @@ from hpcsamp.layers import ImaginedAxis, ModelAxis, parts_of
 from hpcsamp.losses import DataLoss
 from hpcsamp.methods import Method
 from hpcsamp.methods.spread import Spread
-from hpcsamp.run.shapes import Shapes
+from hpcsamp.run.shapes import DataShapes
 
 
-def spread(method: Method, loss: DataLoss, shapes: Shapes, axis: ModelAxis, groups: bool) -> None:
+def spread(
+    method: Method, loss: DataLoss, shapes: DataShapes, axis: ModelAxis, groups: bool
+) -> None:
     """Inform a method and a loss about parts of items. Collective over the model axis.
 
     Parameters

@@ -14,7 +14,7 @@ from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
 from hpcsamp.run.assemble import likelihood
 from hpcsamp.run.kind import kind_of
-from hpcsamp.run.shapes import Shapes
+from hpcsamp.run.shapes import DataShapes
 
 
 def _nothing() -> None:
@@ -43,7 +43,7 @@ class Training:
 def network(config: RunConfig, device: torch.device) -> nn.Module:
     """Create hpcsamp's network, with dropout if the method is Monte Carlo dropout."""
     with Dataset.open(config.data.path, "train") as dataset:
-        shapes = Shapes.of(dataset)
+        shapes = DataShapes.of(dataset)
     outputs = likelihood(config).size(shapes.targets.shape, shapes.targets.classes)
     arguments = dict(config.model.arguments)
     if config.method.name == "mc_dropout":
