@@ -98,7 +98,12 @@ def measure(
     case: FeedCase, dataset: Dataset, topology: Topology, repeat: int, collective: bool
 ) -> dict[str, Any]:
     """Measure all feeders in turn on the same steps. Collective over the world."""
-    from hpcsamp.bench.feeders import DuplicatedPositional, DuplicatedRuns, RootBroadcast, Shared
+    from hpcsamp.bench.feeders import (
+        DuplicatedPositional,
+        DuplicatedRuns,
+        RootBroadcast,
+        SharedRing,
+    )
     from hpcsamp.data.order import Order
 
     order = Order(dataset.count, case.batch, 1, case.shuffle)  # type: ignore[arg-type]
@@ -107,10 +112,10 @@ def measure(
         by_runs,
         DuplicatedPositional(dataset, order),
         RootBroadcast(dataset, order, topology),
-        Shared(dataset, order, topology, "direct"),
+        SharedRing(dataset, order, topology, "direct"),
     ]
     if collective and case.warm:
-        feeders.append(Shared(dataset, order, topology, "collective"))
+        feeders.append(SharedRing(dataset, order, topology, "collective"))
     steps = min(order.steps, STEPS[case.like])
     costs = {f.name: FeedCost() for f in feeders}
     for round_ in range(repeat + 1):

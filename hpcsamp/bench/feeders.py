@@ -152,7 +152,7 @@ class RootBroadcast(DuplicatedPositional):
         self._comm.Free()
 
 
-class Shared(Feeder):
+class SharedRing(Feeder):
     """hpcsamp's feed: the prefetch thread of every rank reads its part into the shared ring."""
 
     def __init__(self, dataset: Dataset, order: Order, topology: Topology, reader: ReaderName):
