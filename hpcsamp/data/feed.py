@@ -14,7 +14,7 @@ from hpcsamp.data.dataset import Dataset
 from hpcsamp.data.group import ReadingGroup
 from hpcsamp.data.integrity import Checker
 from hpcsamp.data.order import Order
-from hpcsamp.data.parts import Parts, Sharing
+from hpcsamp.data.parts import Parts, SharedArrays
 from hpcsamp.data.plan import ChunkTable, part_of
 from hpcsamp.data.prefetch import Prefetcher
 from hpcsamp.data.readers import Reader, make_reader
@@ -59,7 +59,7 @@ class Feed:
         self,
         dataset: Dataset,
         parts: Parts,
-        of: Sharing,
+        of: SharedArrays,
         topology: Topology,
         order: Order,
         reading: ReaderName,

@@ -16,7 +16,7 @@ from hpcsamp.data.dataset import Dataset
 from hpcsamp.data.feed import Feed
 from hpcsamp.data.held import SplitInMemory
 from hpcsamp.data.order import Order, Step, Tail, check_batch
-from hpcsamp.data.parts import Given, Sharing, parts_of, sharing
+from hpcsamp.data.parts import Given, SharedArrays, parts_of, sharing
 from hpcsamp.data.readers import choose_reader
 from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.grid import together
@@ -120,7 +120,7 @@ class Loader:
         self._held = SplitInMemory(opened, held, topology, self.parts)
         self._feeds: list[Feed] = []
         for of in shared:
-            fed = Sharing([n for n in of.names if n not in held], of.classes)
+            fed = SharedArrays([n for n in of.names if n not in held], of.classes)
             if fed.names:
                 # two threads in collective calls of HDF5, which has one lock, would deadlock
                 way = choose_reader(opened, "auto") if self._feeds else reading

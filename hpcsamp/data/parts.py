@@ -144,7 +144,7 @@ def _on_disk(box: Box, order: Mapping[int, np.ndarray]) -> tuple[Box, dict[int, 
 
 
 @dataclass(frozen=True)
-class Sharing:
+class SharedArrays:
     """Arrays that are shared by the same ranks.
 
     Attributes
@@ -170,7 +170,9 @@ class Sharing:
         return topology.world.Split(self.color(topology), key)
 
 
-def sharing(parts: Parts, dataset: Dataset, topology: Topology) -> tuple[list[Sharing], list[str]]:
+def sharing(
+    parts: Parts, dataset: Dataset, topology: Topology
+) -> tuple[list[SharedArrays], list[str]]:
     """Find the ranks of a data group that need the same box of an array, and so can share it.
 
     Collective over the world.
@@ -206,7 +208,7 @@ def sharing(parts: Parts, dataset: Dataset, topology: Topology) -> tuple[list[Sh
     for name in names:
         line = _reads_more(name, dataset, {by_model[m][name] for m in by_model})
         more += [line] if line else []
-    return [Sharing(of, classes) for classes, of in groups.items()], more
+    return [SharedArrays(of, classes) for classes, of in groups.items()], more
 
 
 def _reads_more(name: str, dataset: Dataset, boxes: set[Box]) -> str:
