@@ -22,7 +22,7 @@ from hpcsamp.run.folder import RunFolder
 from hpcsamp.run.restore import restore
 
 
-class Source(NamedTuple):
+class WeightSource(NamedTuple):
     """The source of initial weights.
 
     Attributes
@@ -39,7 +39,7 @@ class Source(NamedTuple):
 
 def identified(
     config: RunConfig, topology: Topology, folder: RunFolder, resume: bool
-) -> tuple[RunConfig, Source | None]:
+) -> tuple[RunConfig, WeightSource | None]:
     """Add the checksum of the initial weights to the configuration. Collective over the world.
 
     Parameters
@@ -64,7 +64,7 @@ def identified(
     if weights is None:
         return config, None
     with together(topology.world):
-        found: tuple[Source | None, str] = (None, "")
+        found: tuple[WeightSource | None, str] = (None, "")
         if topology.is_root:
             found = _found(config, weights, folder, resume)
     source, checksum = topology.world.bcast(found)
@@ -75,7 +75,7 @@ def identified(
 
 def _found(
     config: RunConfig, weights: str, folder: RunFolder, resume: bool
-) -> tuple[Source | None, str]:
+) -> tuple[WeightSource | None, str]:
     goes_on = resume and checkpoint.latest(folder.checkpoints) is not None
     if goes_on and not Path(weights).exists():
         return None, str(folder.config().model.weights_sha256)
@@ -89,19 +89,19 @@ def _found(
     return None if goes_on else source, checksum
 
 
-def _source(weights: str) -> Source:
+def _source(weights: str) -> WeightSource:
     path = Path(weights)
     if not path.exists():
         raise UsageError(f"model.weights = {weights!r}: there is no such file or run folder")
     if not path.is_dir():
-        return Source(path)
+        return WeightSource(path)
     newest = checkpoint.latest(RunFolder(path).checkpoints)
     if newest is None:
         raise UsageError(f"model.weights = {weights!r} is a folder, but contains no checkpoints")
-    return Source(newest, path)
+    return WeightSource(newest, path)
 
 
-def read(source: Source) -> dict[str, Tensor]:
+def read(source: WeightSource) -> dict[str, Tensor]:
     """Read initial weights, with the names that they have in a network.
 
     Raises
