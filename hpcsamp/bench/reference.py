@@ -96,7 +96,7 @@ METHODS: dict[str, Mapping[str, Settings]] = {
 
 
 @dataclass
-class Split:
+class SplitArrays:
     """Standardised inputs and targets of one split.
 
     Attributes
@@ -121,7 +121,7 @@ class Split:
         return int(self.y.max()) + 1
 
 
-def split(name: str, seed: int) -> Split:
+def split(name: str, seed: int) -> SplitArrays:
     """Split a dataset into 80 % training and 20 % test items, stratified by class."""
     from sklearn import datasets
     from sklearn.model_selection import train_test_split
@@ -137,19 +137,19 @@ def split(name: str, seed: int) -> Split:
     if not classes:
         centre, unit = y.mean(), float(y.std())
         y, y_test = (y - centre) / unit, (y_test - centre) / unit
-    return Split(SETS[name], (x - mean) / std, y, (x_test - mean) / std, y_test, unit)
+    return SplitArrays(SETS[name], (x - mean) / std, y, (x_test - mean) / std, y_test, unit)
 
 
 # The package's methods -------------------------------------------------------------------------
 
 
-def method(name: str, data: Split, settings: Settings, seed: int) -> dict[str, float]:
+def method(name: str, data: SplitArrays, settings: Settings, seed: int) -> dict[str, float]:
     """Train a method on a split and evaluate it on the test items."""
     with torch.random.fork_rng(devices=[]):
         return _method(name, data, settings, seed)
 
 
-def _method(name: str, data: Split, settings: Settings, seed: int) -> dict[str, float]:
+def _method(name: str, data: SplitArrays, settings: Settings, seed: int) -> dict[str, float]:
     s = settings.samples
     shape = {"hidden": [HIDDEN], "activation": "tanh", "dropout": settings.dropout}
     table = {
@@ -194,7 +194,9 @@ def _method(name: str, data: Split, settings: Settings, seed: int) -> dict[str, 
     return _judge(made, run.likelihood, data)
 
 
-def _judge(made: methods.Method, likelihood: losses.Likelihood, data: Split) -> dict[str, float]:
+def _judge(
+    made: methods.Method, likelihood: losses.Likelihood, data: SplitArrays
+) -> dict[str, float]:
     number_of_its_own = isinstance(made, (methods.Ensemble, methods.Chains))
     count = made.prediction_samples(None if number_of_its_own else PREDICTIONS)
     x, y = torch.from_numpy(data.x_test).float(), torch.from_numpy(data.y_test)
@@ -236,7 +238,7 @@ def references(task: str) -> dict[str, Callable[[int], Any]]:
     }
 
 
-def reference(name: str, data: Split, seed: int) -> dict[str, float]:
+def reference(name: str, data: SplitArrays, seed: int) -> dict[str, float]:
     """Fit a scikit-learn model and evaluate it on the test items."""
     model = references(data.task)[name](seed)
     model.fit(data.x, data.y)
