@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hpcsamp.config import RunConfig
-    from hpcsamp.planning.choice import Split
+    from hpcsamp.planning.choice import CandidateGrid
     from hpcsamp.planning.machine import Machine
     from hpcsamp.planning.model import NodeLayout
     from hpcsamp.planning.rates import Rates
@@ -203,7 +203,7 @@ def _memory(run: RunConfig, shapes: DataShapes) -> Callable[[NodeLayout, Workloa
     return of
 
 
-def _row(split: Split) -> dict[str, Any]:
+def _row(split: CandidateGrid) -> dict[str, Any]:
     p = split.prediction
     return {
         "data_groups": p.layout.data_size,
@@ -224,7 +224,7 @@ def _row(split: Split) -> dict[str, Any]:
     }
 
 
-def _splits(result: dict[str, Any], ranked: list[Split], number: int) -> None:
+def _splits(result: dict[str, Any], ranked: list[CandidateGrid], number: int) -> None:
     rows: list[list[Cell]] = []
     parts = any(s.prediction.layout.model_size > 1 for s in ranked)
     exchanges = ("model exchange",) * parts + ("statistics", "agreement", "gradient exchange")
@@ -256,7 +256,7 @@ def _splits(result: dict[str, Any], ranked: list[Split], number: int) -> None:
         typer.echo(f"{number - len(ranked)} more grids: --top {number} shows them")
 
 
-def _simulate(split: Split, place: Machine) -> dict[str, float]:
+def _simulate(split: CandidateGrid, place: Machine) -> dict[str, float]:
     from hpcsamp.errors import UsageError
     from hpcsamp.planning.simulate import simulate
 

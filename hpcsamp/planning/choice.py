@@ -15,7 +15,7 @@ from hpcsamp.planning.workload import Workload
 
 
 @dataclass(frozen=True)
-class Split:
+class CandidateGrid:
     """A candidate grid and its predicted time, memory and speed-up.
 
     Attributes
@@ -104,7 +104,7 @@ def judge(
     rates: Rates,
     mode: Growth = "fixed",
     memory: Callable[[NodeLayout, Workload], float] | None = None,
-) -> Split:
+) -> CandidateGrid:
     """Predict a grid and compare it with one rank."""
     ranks = layout.ranks
     on_ranks = loaded(work, ranks, mode)
@@ -113,7 +113,7 @@ def judge(
     grown = 1 if mode == "fixed" else ranks  # ratio of the work on p ranks to that on one
     speed_up = grown * one / found.seconds
     needed = memory(layout, on_ranks) if memory else None
-    return Split(
+    return CandidateGrid(
         found,
         speed_up,
         speed_up / ranks,
@@ -130,7 +130,7 @@ def splits(
     rates: Rates,
     mode: Growth = "fixed",
     memory: Callable[[NodeLayout, Workload], float] | None = None,
-) -> list[Split]:
+) -> list[CandidateGrid]:
     """Predict all valid grids; those that fit into memory come first, the fastest first."""
     on_ranks = loaded(work, ranks, mode)
     found = [
@@ -153,7 +153,7 @@ WORDS = {
 }
 
 
-def limits(split: Split) -> dict[str, float]:
+def limits(split: CandidateGrid) -> dict[str, float]:
     """Fraction of the step that each limit takes, largest first."""
     shares: dict[str, float] = {}
     whole = split.prediction.seconds
@@ -172,7 +172,7 @@ def named(layout: NodeLayout) -> str:
     return f"D x P{' x M' * (layout.model_size > 1)} = {layout}"
 
 
-def verdict(ranked: Sequence[Split]) -> str:
+def verdict(ranked: Sequence[CandidateGrid]) -> str:
     """Describe the best grid and what limits it in one sentence."""
     best = ranked[0]
     p = best.prediction
