@@ -10,7 +10,7 @@ from planning_cases import ALPHA, BETA, GAMMA, a_network
 
 from hpcsamp.planning import network
 from hpcsamp.planning.machine import Fabric, Wire
-from hpcsamp.planning.network import Link, Spread
+from hpcsamp.planning.network import Link, NodeSpread
 
 LINK = Link(ALPHA, BETA, GAMMA)
 
@@ -125,26 +125,28 @@ def test_gathers_by_hand():
 
 def test_an_allreduce_takes_the_cheapest_way():
     net = a_network()
-    small = network.allreduce(net, Spread(256, 64, 64), 4)
-    large = network.allreduce(net, Spread(256, 64, 64), 1e9)
+    small = network.allreduce(net, NodeSpread(256, 64, 64), 4)
+    large = network.allreduce(net, NodeSpread(256, 64, 64), 1e9)
     assert "recursive doubling" in small.way
     assert "between nodes" in large.way
     # each byte crosses the two adapters of a node about twice, and three quarters the links within
     around = 2 * 1e9 * 0.75 / 1e11
     assert large.seconds == pytest.approx(2 * 1e9 / (2 * 1e10) * 63 / 64 + around, rel=0.01)
-    alone = network.allreduce(net, Spread(4), 1e9).seconds
+    alone = network.allreduce(net, NodeSpread(4), 1e9).seconds
     assert alone == pytest.approx(2 * 0.75 * 1e9 / 1e11, rel=0.01)
 
 
 @pytest.mark.parametrize("size", [4, 1e4, 1e8])
 def test_exchanges_cost_more_the_more_there_is(size):
     net = a_network(fabric=Fabric(kind="fat-tree", group=4, taper=2.0))
-    costs = [network.allreduce(net, Spread(4 * n, n, n), size).seconds for n in (1, 2, 4, 8, 32)]
+    costs = [
+        network.allreduce(net, NodeSpread(4 * n, n, n), size).seconds for n in (1, 2, 4, 8, 32)
+    ]
     assert costs == sorted(costs)
-    assert network.allreduce(net, Spread(16, 4, 4), 2 * size).seconds > costs[2]
+    assert network.allreduce(net, NodeSpread(16, 4, 4), 2 * size).seconds > costs[2]
     slower = a_network(between=Wire(alpha=9e-6, bandwidth=1e10))
-    assert network.allreduce(slower, Spread(16, 4, 4), 4).seconds > (
-        network.allreduce(a_network(), Spread(16, 4, 4), 4).seconds
+    assert network.allreduce(slower, NodeSpread(16, 4, 4), 4).seconds > (
+        network.allreduce(a_network(), NodeSpread(16, 4, 4), 4).seconds
     )
 
 

@@ -22,7 +22,7 @@ from hpcsamp.grid import share
 from hpcsamp.planning import network
 from hpcsamp.planning.jitter import expected_maximum
 from hpcsamp.planning.machine import Machine
-from hpcsamp.planning.network import Cost, Spread
+from hpcsamp.planning.network import Cost, NodeSpread
 from hpcsamp.planning.rates import HOST_LINK, By, Rates
 from hpcsamp.planning.workload import Workload
 
@@ -67,41 +67,43 @@ class NodeLayout:
         return min(self.ranks, self.per_node)
 
     @property
-    def world(self) -> Spread:
+    def world(self) -> NodeSpread:
         """Distribution of all ranks over nodes."""
-        return Spread(self.ranks, self.nodes, self.nodes)
+        return NodeSpread(self.ranks, self.nodes, self.nodes)
 
     @property
-    def replicas(self) -> Spread:
+    def replicas(self) -> NodeSpread:
         """Distribution of the ranks with the same part of the network, one per model group."""
         if self.model_size == 1:
             return self.world
         ranks = self.sample_size * self.data_size
         nodes = min(ranks, self.nodes)
         at_once = -(-self.on_node * nodes // ranks)
-        return Spread(ranks, nodes, self.nodes, max(1, min(at_once, self.model_size)))
+        return NodeSpread(ranks, nodes, self.nodes, max(1, min(at_once, self.model_size)))
 
     @property
-    def model_group(self) -> Spread:
+    def model_group(self) -> NodeSpread:
         """Distribution of the model group that spans the most nodes."""
         nodes = self._span(self.model_size)
-        return Spread(self.model_size, nodes, nodes, max(1, -(-self.on_node // self.model_size)))
+        return NodeSpread(
+            self.model_size, nodes, nodes, max(1, -(-self.on_node // self.model_size))
+        )
 
     @property
-    def sample_group(self) -> Spread:
+    def sample_group(self) -> NodeSpread:
         """Distribution of the ranks along a sample axis, in the group that spans most nodes."""
         p, m = self.sample_size, self.model_size
         nodes = self._span(self.group_size)
         mine = min(p, nodes)  # a model group may itself span several nodes
         groups = max(1, -(-self.on_node // self.group_size))
-        return Spread(p, mine, nodes, groups * min(m, self.on_node))
+        return NodeSpread(p, mine, nodes, groups * min(m, self.on_node))
 
     @property
-    def data_group(self) -> Spread:
+    def data_group(self) -> NodeSpread:
         """Distribution of the ranks of a data group, one per sample group."""
         nodes = min(self.data_size, self.nodes)
         at_once = -(-self.on_node * nodes // self.data_size) if self.data_size > 1 else 1
-        return Spread(self.data_size, nodes, self.nodes, max(1, min(at_once, self.group_size)))
+        return NodeSpread(self.data_size, nodes, self.nodes, max(1, min(at_once, self.group_size)))
 
     def _span(self, size: int) -> int:
         """Largest number of nodes that a group of ``size`` neighbouring ranks spans."""

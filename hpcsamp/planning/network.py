@@ -130,7 +130,7 @@ ALLREDUCE: dict[str, Callable[[int, float, Link], Cost]] = {
 
 
 @dataclass(frozen=True)
-class Spread:
+class NodeSpread:
     """How the ranks of an exchange are distributed over nodes.
 
     Attributes
@@ -189,7 +189,7 @@ def hops(fabric: Fabric, nodes: int) -> int:
     return 0 if fabric.kind == "flat" or nodes <= fabric.group else 2
 
 
-def between(network: NetworkLinks, spread: Spread, flows: int, *, neighbours: bool) -> Link:
+def between(network: NetworkLinks, spread: NodeSpread, flows: int, *, neighbours: bool) -> Link:
     """The link between nodes as seen by one of ``flows`` flows of a node."""
     share = max(1.0, flows / network.adapters)
     slow = contention(network.fabric, spread.job_nodes, neighbours=neighbours)
@@ -206,7 +206,7 @@ def within(network: NetworkLinks) -> Link:
     return Link(network.within.alpha, 1 / network.within.bandwidth, network.gamma)
 
 
-def allreduce(network: NetworkLinks, spread: Spread, size: float) -> Cost:
+def allreduce(network: NetworkLinks, spread: NodeSpread, size: float) -> Cost:
     """Cost of the cheapest way to sum ``size`` bytes over the ranks.
 
     Compares all algorithms over all ranks at the speed of the slowest link, and the hierarchical
@@ -232,7 +232,7 @@ def allreduce(network: NetworkLinks, spread: Spread, size: float) -> Cost:
     return min(found, key=_seconds)
 
 
-def allgather(network: NetworkLinks, spread: Spread, size: float) -> Cost:
+def allgather(network: NetworkLinks, spread: NodeSpread, size: float) -> Cost:
     """Cost of gathering parts of ``size`` bytes in total on all ranks."""
     if spread.nodes <= 1:
         return ring_allgather(spread.ranks, size, within(network))
@@ -240,7 +240,7 @@ def allgather(network: NetworkLinks, spread: Spread, size: float) -> Cost:
     return ring_allgather(spread.ranks, size, link)
 
 
-def scatter_sum(network: NetworkLinks, spread: Spread, size: float) -> Cost:
+def scatter_sum(network: NetworkLinks, spread: NodeSpread, size: float) -> Cost:
     """Cost of a reduce-scatter of ``size`` bytes."""
     if spread.nodes <= 1:
         return reduce_scatter(spread.ranks, size, within(network))
@@ -249,7 +249,7 @@ def scatter_sum(network: NetworkLinks, spread: Spread, size: float) -> Cost:
     )
 
 
-def to_others(network: NetworkLinks, spread: Spread, number: int, size: float) -> Cost:
+def to_others(network: NetworkLinks, spread: NodeSpread, number: int, size: float) -> Cost:
     """Cost of ``number`` exchanges in which each rank sends ``size`` bytes to all others in total.
 
     The messages of one exchange are sent at the same time. Those to other nodes share the node's
