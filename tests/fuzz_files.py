@@ -16,7 +16,7 @@ from hpcsamp import config
 from hpcsamp.bench import records
 from hpcsamp.campaign import products, submit
 from hpcsamp.campaign.schedulers import local, runner
-from hpcsamp.campaign.store import JobRecord, State, Store, Submission
+from hpcsamp.campaign.store import CampaignState, JobRecord, Store, Submission
 from hpcsamp.data import Dataset
 from hpcsamp.errors import CheckpointError
 from hpcsamp.planning import calibration, fit
@@ -190,7 +190,7 @@ def _campaign(folder: Path, seed: int) -> Built:
         job=f"{seed}",
     )
     submission = Submission(number=1, scheduler="local", jobs=[record])
-    store.save(State(datasets={"d": f"uid{seed}"}, submissions=[submission]))
+    store.save(CampaignState(datasets={"d": f"uid{seed}"}, submissions=[submission]))
     hashes = {"points-00.tsv": submit._sha256(table), "job-00.sh": f"{seed}" * 64}
     (place / submit.RENDERED).write_text(text.to_json({"files": hashes}, text.owner_of(place)))
     queue = {"cores": 2, "at_once": 0, "arrays": [{"script": "job-00.sh", "count": seed}]}

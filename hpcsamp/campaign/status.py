@@ -16,7 +16,7 @@ from hpcsamp.campaign import products
 from hpcsamp.campaign.points import Campaign, Point
 from hpcsamp.campaign.render import log_stem
 from hpcsamp.campaign.schedulers import Element, make
-from hpcsamp.campaign.store import JobRecord, State, Store, Submission
+from hpcsamp.campaign.store import CampaignState, JobRecord, Store, Submission
 from hpcsamp.errors import DataError
 
 Word = Literal["missing", "queued", "running", "done", "failed", "interrupted"]
@@ -56,7 +56,9 @@ class Survey:
         missing or interrupted.
     """
 
-    def __init__(self, campaign: Campaign, state: State, ask_scheduler: bool = True) -> None:
+    def __init__(
+        self, campaign: Campaign, state: CampaignState, ask_scheduler: bool = True
+    ) -> None:
         self.campaign = campaign
         self.state = state
         self.store = Store(campaign.folder)

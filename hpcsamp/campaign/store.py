@@ -55,7 +55,7 @@ class Submission(BaseModel):
     jobs: list[JobRecord]
 
 
-class State(BaseModel):
+class CampaignState(BaseModel):
     """Content of ``campaign.json``."""
 
     model_config = ConfigDict(extra="forbid")
@@ -87,7 +87,7 @@ class Store:
         """Return the folder of a submission, counted from 1."""
         return self.folder / "submissions" / f"{number:04d}"
 
-    def load(self) -> State:
+    def load(self) -> CampaignState:
         """Read the state; return an empty one if there is no file.
 
         Raises
@@ -96,19 +96,19 @@ class Store:
             If the file is damaged or of another version.
         """
         if not self.file.exists():
-            return State()
+            return CampaignState()
         table = text.read_json(
             self.file, self.folder.name, unsealed=lambda table: "submissions" in table
         )
         try:
-            state = State.model_validate(table)
+            state = CampaignState.model_validate(table)
         except ValidationError as e:
             raise DataError(f"{self.file} is damaged: {e.errors()[0]['msg']}") from None
         if state.version != VERSION:
             raise DataError(f"{self.file} has version {state.version}, but must have {VERSION}")
         return state
 
-    def save(self, state: State) -> None:
+    def save(self, state: CampaignState) -> None:
         """Write the state atomically.
 
         Raises

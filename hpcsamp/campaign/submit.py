@@ -13,7 +13,7 @@ from hpcsamp.campaign.points import Campaign, Point
 from hpcsamp.campaign.schedulers import SchedulerError, make
 from hpcsamp.campaign.schedulers.base import check_limits
 from hpcsamp.campaign.status import Survey, Word
-from hpcsamp.campaign.store import JobRecord, State, Store, Submission
+from hpcsamp.campaign.store import CampaignState, JobRecord, Store, Submission
 from hpcsamp.errors import DataError, HpcsampError, UsageError
 from hpcsamp.files import write_whole
 from hpcsamp.sealing import text as sealed
@@ -67,7 +67,7 @@ class Submitted:
 def render_next(
     campaign: Campaign,
     store: Store,
-    state: State,
+    state: CampaignState,
     points: Sequence[Point],
     edits: str = "refuse",
 ) -> Rendered:
@@ -225,7 +225,7 @@ def cancel(campaign: Campaign) -> list[str]:
     return ended
 
 
-def _mend(campaign: Campaign, state: State, store: Store) -> State:
+def _mend(campaign: Campaign, state: CampaignState, store: Store) -> CampaignState:
     """After a submission was killed, find the jobs that it had submitted but not recorded."""
     changed = False
     for submission in state.submissions:
@@ -242,7 +242,7 @@ def _mend(campaign: Campaign, state: State, store: Store) -> State:
     return state
 
 
-def _restore(store: Store, state: State) -> None:
+def _restore(store: Store, state: CampaignState) -> None:
     with suppress(HpcsampError):  # otherwise the next command looks for unrecorded jobs
         store.save(state)
 
