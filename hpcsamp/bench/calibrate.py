@@ -22,7 +22,7 @@ from torch import Tensor
 from hpcsamp import choose
 from hpcsamp.bench.constants import VECTOR, FeedSizes, Measure, constants, records
 from hpcsamp.bench.step import wait_for
-from hpcsamp.bench.subjects import Step, Subject
+from hpcsamp.bench.subjects import BenchStep, Subject
 from hpcsamp.collectives import SMALL, Alone, Collectives, MpiCollectives
 from hpcsamp.data import Dataset, Loader
 from hpcsamp.data.augment import Augmentation
@@ -149,7 +149,7 @@ def measure(
     for subject in subjects:
         large = transport.name == "horovod" and subject.work.trained * 4 >= SMALL
         for samples in SAMPLES:
-            step = Step(subject, samples, alone, topology)
+            step = BenchStep(subject, samples, alone, topology)
             for items in batches:
                 x, y = subject.batch(items, device)
                 run = _bound(step.whole, x, y)
@@ -159,10 +159,10 @@ def measure(
         _small_parts(subject, step, add)
         for samples, items in checked:
             x, y = subject.batch(items, device)
-            whole = Step(subject, samples, alone, topology)
+            whole = BenchStep(subject, samples, alone, topology)
             add(_bound(whole.whole, x, y), "step", subject.name, samples, items, 1)
             if 1 < topology.size <= samples:
-                whole = Step(subject, samples, transport, topology)
+                whole = BenchStep(subject, samples, transport, topology)
                 what = ("step", subject.name, samples, items, topology.size)
                 adding = partial(add, _bound(whole.whole, x, y), *what, together=True)
                 later.append(adding) if large else adding()
@@ -188,7 +188,7 @@ def _bound(function: Callable[[Tensor, Tensor], None], x: Tensor, y: Tensor) -> 
     return lambda: function(x, y)
 
 
-def _small_parts(subject: Subject, step: Step, add: Callable[..., None]) -> None:
+def _small_parts(subject: Subject, step: BenchStep, add: Callable[..., None]) -> None:
     """Measure the draws, the penalty and the optimiser of a model separately."""
     method: Any = step.method  # a method that draws weights
     if subject.work.drawn:

@@ -65,7 +65,7 @@ class Subject:
         return x, torch.randn(items, *self.shapes.y, generator=generator).to(device, kind)
 
 
-class Step:
+class BenchStep:
     """A training step without its feed, on one rank or on all ranks."""
 
     def __init__(
