@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from hpcsamp.data.dataset import Dataset
-from hpcsamp.data.order import Step
+from hpcsamp.data.order import GlobalBatch
 from hpcsamp.data.parts import Parts, parts_of
 from hpcsamp.data.roles import WEIGHT, Kind
 from hpcsamp.data.shard import check_labels
@@ -127,7 +127,7 @@ class Converter:
         """Mean and factor with which an array is standardised; None if it is not standardised."""
         return self._scales.get(array)
 
-    def __call__(self, own: Step, count: int, arrays: Mapping[str, np.ndarray]) -> Batch:
+    def __call__(self, own: GlobalBatch, count: int, arrays: Mapping[str, np.ndarray]) -> Batch:
         """Convert raw items to a batch; the raw items may be overwritten afterwards.
 
         Parameters

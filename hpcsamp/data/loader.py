@@ -15,7 +15,7 @@ from hpcsamp.data.batch import Batch, Converter
 from hpcsamp.data.dataset import Dataset
 from hpcsamp.data.feed import Feed
 from hpcsamp.data.held import SplitInMemory
-from hpcsamp.data.order import Order, Step, Tail, check_batch
+from hpcsamp.data.order import GlobalBatch, Order, Tail, check_batch
 from hpcsamp.data.parts import Given, SharedArrays, parts_of, sharing
 from hpcsamp.data.readers import choose_reader
 from hpcsamp.errors import HpcsampError, UsageError
@@ -183,7 +183,7 @@ class Loader:
 
     def raw(
         self, epoch: int, start: int = 0, stop: int | None = None
-    ) -> Iterator[tuple[Step, int, dict[str, np.ndarray]]]:
+    ) -> Iterator[tuple[GlobalBatch, int, dict[str, np.ndarray]]]:
         """Raw batches in shared memory, without copies, for code that converts items itself.
 
         Parameters

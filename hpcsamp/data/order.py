@@ -52,7 +52,7 @@ def check_batch(batch: int, data_groups: int) -> None:
 
 
 @dataclass(frozen=True)
-class Step:
+class GlobalBatch:
     """The global batch of one step.
 
     Attributes
@@ -71,10 +71,10 @@ class Step:
         """Number of items in the step, without padding."""
         return int(self.weight.sum())
 
-    def part(self, index: int, parts: int) -> Step:
+    def part(self, index: int, parts: int) -> GlobalBatch:
         """The part of the step that data group ``index`` of ``parts`` processes."""
         own = share(len(self.items), parts, index)
-        return Step(self.items[own.start : own.stop], self.weight[own.start : own.stop])
+        return GlobalBatch(self.items[own.start : own.stop], self.weight[own.start : own.stop])
 
 
 @dataclass
@@ -113,7 +113,7 @@ class Order:
     chunks: np.ndarray | None = None
     pool: int = 16
     _epochs: dict[int, Epoch] = field(default_factory=dict, repr=False)
-    _steps: dict[tuple[int, int], Step] = field(default_factory=dict, repr=False)
+    _steps: dict[tuple[int, int], GlobalBatch] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.count < 1 or (self.tail == "drop" and self.steps < 1):
@@ -147,7 +147,7 @@ class Order:
             self._epochs[number] = kind(self, number)
         return self._epochs[number]
 
-    def step(self, epoch: int, step: int) -> Step:
+    def step(self, epoch: int, step: int) -> GlobalBatch:
         """The global batch of any step; earlier steps are not needed (the last few are cached).
 
         Raises
@@ -172,7 +172,7 @@ class Order:
                 own = np.concatenate([own, np.resize(first, each - len(own))])
             items.append(own)
             weights.append(weight)
-        batch = Step(np.concatenate(items), np.concatenate(weights))
+        batch = GlobalBatch(np.concatenate(items), np.concatenate(weights))
         if len(self._steps) >= KEPT:
             self._steps.pop(next(iter(self._steps)), None)
         self._steps[epoch, step] = batch

@@ -13,7 +13,7 @@ import torch
 from hpcsamp.collectives import Collectives
 from hpcsamp.data import Batch, Dataset
 from hpcsamp.data.batch import Converter
-from hpcsamp.data.order import Step
+from hpcsamp.data.order import GlobalBatch
 from hpcsamp.errors import DataError
 from hpcsamp.prediction.given import Given
 from hpcsamp.prediction.posterior import Posterior
@@ -156,7 +156,7 @@ def _batches(posterior: Posterior, dataset: Dataset, given: Given, size: int) ->
         own = np.arange(start, min(start + size, given.count), dtype=np.int64)
         raw = {name: values[own] for name, values in given.arrays.items()}
         raw |= {n: np.zeros((len(own), *spec.shape), spec.dtype) for n, spec in targets.items()}
-        yield convert(Step(own, np.ones(len(own))), len(own), raw)
+        yield convert(GlobalBatch(own, np.ones(len(own))), len(own), raw)
 
 
 def batches_of(posterior: Posterior, dataset: Dataset) -> Iterator[Batch]:
@@ -169,7 +169,7 @@ def batches_of(posterior: Posterior, dataset: Dataset) -> Iterator[Batch]:
         raw: dict[str, np.ndarray] = {}
         for values, only in zip(dataset.read(own), ("x", "y"), strict=True):
             raw |= values if isinstance(values, dict) else {only: values}
-        yield convert(Step(own, np.ones(len(own))), len(own), raw)
+        yield convert(GlobalBatch(own, np.ones(len(own))), len(own), raw)
 
 
 def predict_split(

@@ -18,7 +18,7 @@ from torch import nn
 from hpcsamp.collectives import Collectives
 from hpcsamp.data import Batch, Dataset
 from hpcsamp.data.batch import Converter
-from hpcsamp.data.order import Order, Step
+from hpcsamp.data.order import GlobalBatch, Order
 from hpcsamp.errors import DataError
 from hpcsamp.grid import Topology, together
 from hpcsamp.methods import Method
@@ -145,7 +145,7 @@ def _pass(
                 add(batch.x, index)
 
 
-def _read(dataset: Dataset, step: Step, topology: Topology, convert: Converter) -> Batch:
+def _read(dataset: Dataset, step: GlobalBatch, topology: Topology, convert: Converter) -> Batch:
     """Read a batch, once in each sample group."""
     raw: dict[str, Any] = {}
     with together(topology.world):
