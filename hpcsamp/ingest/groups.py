@@ -15,7 +15,7 @@ from hpcsamp.ingest.encoding import Category, Encoded
 from hpcsamp.ingest.picture_columns import images_of
 from hpcsamp.ingest.pictures import Pictures
 from hpcsamp.ingest.preparation import units_line
-from hpcsamp.ingest.survey import Survey
+from hpcsamp.ingest.survey import TableSurvey
 from hpcsamp.ingest.table import Table
 from hpcsamp.ingest.texts import IDS, MASK, Text, TextMask
 
@@ -90,7 +90,7 @@ class ColumnGroup:
 def groups_of(
     table: Table,
     encoded: Sequence[Encoded],
-    survey: Survey,
+    survey: TableSurvey,
     units: Mapping[str, str],
     pictures: Pictures,
     rows: np.ndarray,
@@ -142,7 +142,9 @@ def groups_of(
     return found
 
 
-def _numbers(features: Sequence[Encoded], survey: Survey, units: Mapping[str, str]) -> ArraySpec:
+def _numbers(
+    features: Sequence[Encoded], survey: TableSurvey, units: Mapping[str, str]
+) -> ArraySpec:
     names = [name for f in features for name in f.names]
     kind = np.result_type(*(f.kind(survey.kinds[f.column]) for f in features))
     if kind.kind in "biu":

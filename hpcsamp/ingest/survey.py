@@ -22,7 +22,7 @@ MANY = 10_000
 
 
 @dataclass
-class Survey:
+class TableSurvey:
     """Types, categories and missing values found in one or more tables.
 
     Attributes

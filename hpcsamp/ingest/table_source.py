@@ -31,7 +31,7 @@ from hpcsamp.ingest.preparation import (
     transforms_of,
 )
 from hpcsamp.ingest.source import Source, check_once
-from hpcsamp.ingest.survey import Survey, blocks
+from hpcsamp.ingest.survey import TableSurvey, blocks
 from hpcsamp.ingest.table import Role, Table
 from hpcsamp.ingest.table_targets import NUMBERS, TableTarget, target_of, wanted_targets
 from hpcsamp.ingest.texts import read_tokenizer
@@ -148,7 +148,7 @@ def from_tables(
     if made.weight is not None:
         check_named(first.path, first.names, [made.weight])
         roles[made.weight] = "number"
-    survey = Survey(encoded, columns)
+    survey = TableSurvey(encoded, columns)
     for table in tables.values():
         lacking = sorted(roles.keys() - set(table.names))
         if lacking:
@@ -270,7 +270,7 @@ def _of_rule(table: Table, column: str, rows: np.ndarray, rule: Rule) -> np.ndar
     return values
 
 
-def _kept(table: Table, survey: Survey, at: int, how: How) -> tuple[np.ndarray, list[str]]:
+def _kept(table: Table, survey: TableSurvey, at: int, how: How) -> tuple[np.ndarray, list[str]]:
     """Return the rows of a table that are used, and a line on those that are left out."""
     x, y = survey.lacking_x[at], survey.lacking_y[at]
     gone = x | y
@@ -292,7 +292,7 @@ def _kept(table: Table, survey: Survey, at: int, how: How) -> tuple[np.ndarray, 
     ]
 
 
-def _categories(survey: Survey) -> list[Encoded]:
+def _categories(survey: TableSurvey) -> list[Encoded]:
     """Return the features, with the categories that were found in their columns."""
     for feature in survey.features:
         if isinstance(feature, Category) and feature.words is None:
@@ -315,7 +315,7 @@ def _check_names(
             )
 
 
-def _fill(encoded: Sequence[Encoded], table: Table, rows: np.ndarray, survey: Survey) -> None:
+def _fill(encoded: Sequence[Encoded], table: Table, rows: np.ndarray, survey: TableSurvey) -> None:
     """Set the fill value of numeric features with missing values to their mean over train."""
     numbers = [f for f in encoded if type(f) is Number and survey.kinds[f.column].kind == "f"]
     sums, counts = np.zeros(len(numbers)), np.zeros(len(numbers), np.int64)

@@ -15,7 +15,7 @@ from hpcsamp.ingest.choice import listed
 from hpcsamp.ingest.encoding import missing
 from hpcsamp.ingest.labels import Targets, are_flags, guess, targets_of, unseen
 from hpcsamp.ingest.preparation import How, units_line
-from hpcsamp.ingest.survey import Survey
+from hpcsamp.ingest.survey import TableSurvey
 from hpcsamp.ingest.table import Table
 from hpcsamp.names import Task
 
@@ -184,7 +184,7 @@ def target_of(
     wanted: Wanted,
     tables: Mapping[str, Table],
     kept: Mapping[str, np.ndarray],
-    survey: Survey,
+    survey: TableSurvey,
     *,
     how: How,
     normalize: bool,
@@ -256,7 +256,7 @@ def _labels(
     wanted: Wanted,
     tables: Mapping[str, Table],
     kept: Mapping[str, np.ndarray],
-    survey: Survey,
+    survey: TableSurvey,
     how: How,
 ) -> Targets | None:
     """Return the labels of all tables, concatenated; ``None`` for numbers."""
@@ -293,6 +293,6 @@ def _labels(
     return replace(found, values=values)
 
 
-def _type(survey: Survey, columns: Sequence[str]) -> np.dtype:
+def _type(survey: TableSurvey, columns: Sequence[str]) -> np.dtype:
     kind = np.result_type(*(survey.kinds[c] for c in columns))
     return kind if kind.kind == "f" and kind.itemsize in (4, 8) else np.dtype("<f8")
