@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.files import write_whole
-from hpcsamp.planning.machine import Machine, NetworkLinks, Table, Wire
+from hpcsamp.planning.machine import Machine, NetworkLinks, SiteTable, Wire
 from hpcsamp.planning.rates import Rates, estimated
 from hpcsamp.planning.workload import Workload
 from hpcsamp.sealing import text
@@ -19,7 +19,7 @@ from hpcsamp.sealing import text
 VERSION = 1
 
 
-class Measured(Table):
+class Measured(SiteTable):
     """Measured constants of a model, in seconds of one rank that works alone.
 
     A step of ``s`` samples of ``n`` random weights over ``b`` items takes
@@ -37,7 +37,7 @@ class Measured(Table):
     error: float = Field(0.0, ge=0, description="median relative error of the affine fit")
 
 
-class Calibration(Table):
+class Calibration(SiteTable):
     """Content of a calibration file: constants, and the machine on which they were measured."""
 
     version: int = VERSION

@@ -18,13 +18,13 @@ from hpcsamp.errors import UsageError
 from hpcsamp.spelling import suggest
 
 
-class Table(BaseModel):
+class SiteTable(BaseModel):
     """A table of a site's file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Device(Table):
+class Device(SiteTable):
     """``[device]``: the device on which one rank computes."""
 
     name: str
@@ -38,14 +38,14 @@ class Device(Table):
     launch: float = Field(1e-5, ge=0, description="least seconds of an operation")
 
 
-class Wire(Table):
+class Wire(SiteTable):
     """A link: seconds of an empty message, and bytes/s."""
 
     alpha: float = Field(ge=0)
     bandwidth: float = Field(gt=0)
 
 
-class Fabric(Table):
+class Fabric(SiteTable):
     """``[network.fabric]``: how nodes are connected."""
 
     kind: Literal["flat", "fat-tree", "dragonfly"] = "fat-tree"
@@ -54,7 +54,7 @@ class Fabric(Table):
     hop: float = Field(1.5e-7, ge=0, description="seconds per additional switch")
 
 
-class NetworkLinks(Table):
+class NetworkLinks(SiteTable):
     """``[network]``: links within and between nodes."""
 
     within: Wire
@@ -66,14 +66,14 @@ class NetworkLinks(Table):
     fabric: Fabric = Fabric(kind="flat")
 
 
-class Storage(Table):
+class Storage(SiteTable):
     """``[storage]``: read bandwidth."""
 
     node: float = Field(gt=0, description="bytes/s into a node")
     total: float = Field(gt=0, description="bytes/s out of the file system for a job")
 
 
-class Machine(Table):
+class Machine(SiteTable):
     """The hardware of a site."""
 
     name: str = ""
