@@ -16,7 +16,7 @@ NAMES = {"data": "data parallelism", "sampling": "sampling parallelism"}
 
 
 @dataclass(frozen=True)
-class Table:
+class ScalingTable:
     """Means over seeds by strategy and global batch; ``None`` if there is no run."""
 
     batches: tuple[int, ...]
@@ -44,7 +44,7 @@ class Table:
         return text.getvalue()
 
 
-def calibration(runs: Sequence[RunRecord], split: str = "test") -> Table:
+def calibration(runs: Sequence[RunRecord], split: str = "test") -> ScalingTable:
     """Compute the table of MACE from the evaluations of a split.
 
     If not all runs were evaluated, the last validations are used instead.
@@ -73,4 +73,4 @@ def calibration(runs: Sequence[RunRecord], split: str = "test") -> Table:
         for name in sorted({name for name, _ in found})
     }
     seeds = max(map(len, found.values()))
-    return Table(batches, rows, split if evaluated else "the last validation", seeds)
+    return ScalingTable(batches, rows, split if evaluated else "the last validation", seeds)
