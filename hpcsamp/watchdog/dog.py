@@ -15,7 +15,7 @@ from hpcsamp.errors import HpcsampError
 from hpcsamp.serial import library
 from hpcsamp.watchdog import stall
 from hpcsamp.watchdog.signs import Signs
-from hpcsamp.watchdog.table import Table
+from hpcsamp.watchdog.table import RankTable
 from hpcsamp.watchdog.verdict import Blame, Witness
 from hpcsamp.watchdog.whereabouts import BEAT, here
 
@@ -59,7 +59,7 @@ class Watchdog:
         self._comm = self._whole.Dup()
         self._messages = MPI.Query_thread() == MPI.THREAD_MULTIPLE
         self._places = self._comm.allgather((platform.node(), os.getpid()))
-        self._table = Table(self._comm, self._messages)
+        self._table = RankTable(self._comm, self._messages)
         here.live_in(self._table.mine)
         self._tick = min(5.0, self.seconds / 20)
         now = time.monotonic()

@@ -26,7 +26,7 @@ FOLDER = Path("/dev/shm")
 ROW = 8 * COLUMNS
 
 
-class Table:
+class RankTable:
     """The rows of all ranks, as far as this rank knows them. Creating it is collective.
 
     Parameters
