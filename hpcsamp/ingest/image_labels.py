@@ -10,7 +10,7 @@ import numpy as np
 
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.division import Rule, Values
-from hpcsamp.ingest.labels import Targets, targets_of
+from hpcsamp.ingest.labels import ItemTargets, targets_of
 from hpcsamp.ingest.numbers import numbers_or_words
 from hpcsamp.ingest.pictures import ENDINGS
 from hpcsamp.ingest.tables import text_of
@@ -35,7 +35,7 @@ class LabelFile:
     """
 
     files: list[Path]
-    targets: Targets
+    targets: ItemTargets
     columns: Values
 
 

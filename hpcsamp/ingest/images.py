@@ -18,7 +18,7 @@ from hpcsamp.ingest.arrays import DEFAULT_FRACTIONS
 from hpcsamp.ingest.asked import Asked, NormalizeY, Part, SplitSeed
 from hpcsamp.ingest.division import Rule, divide
 from hpcsamp.ingest.image_labels import read_labels
-from hpcsamp.ingest.labels import Targets, unseen
+from hpcsamp.ingest.labels import ItemTargets, unseen
 from hpcsamp.ingest.pictures import ENDINGS, Pictures
 from hpcsamp.ingest.source import Source
 from hpcsamp.ingest.trees import class_folders, images_in, some, split_folders
@@ -296,7 +296,7 @@ def _mask_classes(
     classes: int | None,
     names: Sequence[str],
     ignore: int | None,
-) -> Targets:
+) -> ItemTargets:
     """Find the number of classes of the pixels of all masks."""
     if names and classes is None:
         classes = len(names)
@@ -312,4 +312,4 @@ def _mask_classes(
     if ignore is not None and ignore < classes:
         raise UsageError(f"--ignore {ignore} must not be one of the {classes} classes")
     kind = np.uint8 if max(classes - 1, ignore or 0) <= 255 else np.dtype("<i4")
-    return Targets(np.empty(0, kind), "segmentation", classes, list(names) or None)
+    return ItemTargets(np.empty(0, kind), "segmentation", classes, list(names) or None)

@@ -124,7 +124,7 @@ def _some(numbers: list[int]) -> str:
 
 
 @dataclass(frozen=True)
-class Targets:
+class ItemTargets:
     """Targets of items, with their task and classes.
 
     Attributes
@@ -152,7 +152,7 @@ def targets_of(
     task: Task | None,
     where: str,
     class_names: Sequence[str] | None = None,
-) -> Targets:
+) -> ItemTargets:
     """Convert columns of numbers or words to targets.
 
     Parameters
@@ -189,7 +189,7 @@ def targets_of(
                 "--class-name for each, the lowest class first"
             )
         codes, words = numbered(columns[text[0]], class_names, f"{where}: column {text[0]!r}")
-        return Targets(codes, kind or "classification", len(words), words, names)
+        return ItemTargets(codes, kind or "classification", len(words), words, names)
     y = arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=1)
     if kind == "multilabel" or (kind is None and len(arrays) > 1 and are_flags(arrays)):
         for name, values in columns.items():
@@ -197,7 +197,7 @@ def targets_of(
                 raise DataError(f"{where}: column {name!r} has other values than 0 and 1, the "
                                 "labels of multilabel targets")  # fmt: skip
         flags = np.stack(arrays, axis=1).astype("<i8")
-        return Targets(flags, "multilabel", 2, None, names)
+        return ItemTargets(flags, "multilabel", 2, None, names)
     kind = kind or guess(where, {"train": (y, y)})
     if kind in LABELLED:
         y = labels_of(y, f"{where}: y")
@@ -206,9 +206,9 @@ def targets_of(
             check_labels(y, len(class_names), f"{where}: y")
             classes = len(class_names)
         known = None if class_names is None else [*class_names]
-        return Targets(y.astype("<i8"), kind, classes, known, names, notes)
+        return ItemTargets(y.astype("<i8"), kind, classes, known, names, notes)
     check_numbers(y, f"{where}: y")
-    return Targets(y if y.dtype.kind == "f" else y.astype("<f8"), kind, names=names)
+    return ItemTargets(y if y.dtype.kind == "f" else y.astype("<f8"), kind, names=names)
 
 
 def are_flags(columns: Sequence[np.ndarray]) -> bool:

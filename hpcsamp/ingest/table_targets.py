@@ -13,7 +13,7 @@ from hpcsamp.data.roles import Target
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.choice import listed
 from hpcsamp.ingest.encoding import missing
-from hpcsamp.ingest.labels import Targets, are_flags, guess, targets_of, unseen
+from hpcsamp.ingest.labels import ItemTargets, are_flags, guess, targets_of, unseen
 from hpcsamp.ingest.preparation import How, units_line
 from hpcsamp.ingest.survey import TableSurvey
 from hpcsamp.ingest.table import Table
@@ -258,7 +258,7 @@ def _labels(
     kept: Mapping[str, np.ndarray],
     survey: TableSurvey,
     how: How,
-) -> Targets | None:
+) -> ItemTargets | None:
     """Return the labels of all tables, concatenated; ``None`` for numbers."""
     first, task, targets = tables["train"], wanted.task, wanted.columns
     if task in NUMBERS:

@@ -11,7 +11,7 @@ import numpy as np
 
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.division import WORDS
-from hpcsamp.ingest.labels import Targets
+from hpcsamp.ingest.labels import ItemTargets
 from hpcsamp.ingest.pictures import ENDINGS
 
 
@@ -61,7 +61,7 @@ def images_in(folder: Path) -> tuple[list[Path], list[str]]:
     return sorted(found, key=lambda p: p.relative_to(folder).parts), sorted(skipped)
 
 
-def class_folders(folder: Path, items: Sequence[tuple[str, Path, Any]]) -> Targets:
+def class_folders(folder: Path, items: Sequence[tuple[str, Path, Any]]) -> ItemTargets:
     """Return labels from the names of the first folders below each tree.
 
     Parameters
@@ -93,7 +93,7 @@ def class_folders(folder: Path, items: Sequence[tuple[str, Path, Any]]) -> Targe
     if len(names) < 2:
         raise DataError(f"{folder} has one class, {names[0]!r}, but at least 2 are needed")
     place = {name: i for i, name in enumerate(names)}
-    return Targets(
+    return ItemTargets(
         np.asarray([place[c] for c in classes], "<i8"), "classification", len(names), names
     )
 
