@@ -59,7 +59,7 @@ class Drawer(Protocol):
         """Draw the weights of a chunk. Collective over the group."""
 
 
-class Vector:
+class SharedVector:
     """A flat vector of ``size`` numbers, of which each rank of a group holds a share."""
 
     def __init__(self, group: SampleGroup, size: int) -> None:
@@ -132,7 +132,10 @@ class Sharing:
         names: Sequence[str],
     ) -> None:
         self.group, self.random, self.fixed, self.noise = group, random, fixed, noise
-        self.vector, self.fixed_vector = Vector(group, random.size), Vector(group, fixed.size)
+        self.vector, self.fixed_vector = (
+            SharedVector(group, random.size),
+            SharedVector(group, fixed.size),
+        )
         self.placement = Shares(Shard(group.rank, group.size), tuple(names))
         self.bundles = random.bundles(STRETCH)
         self.accumulator: Drawer | None = None
