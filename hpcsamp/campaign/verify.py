@@ -31,7 +31,7 @@ GRID = ("world_size", "sample_group_size", "data_group_size", "model_group_size"
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RunComparison:
     """Comparison of two runs of a point.
 
     Attributes
@@ -78,7 +78,7 @@ def verify(
     ranks: int | None = None,
     tolerance: float = 1e-3,
     keep: bool = False,
-) -> Verdict:
+) -> RunComparison:
     """Run a point again in a scratch folder of the campaign and compare the results.
 
     Inside a batch job it is launched like the jobs of the campaign, elsewhere by mpirun.
@@ -115,7 +115,7 @@ def _chunks(folder: Path) -> dict[str, int]:
         return {}
 
 
-def compare(then: Path, now: Path, wanted: tuple[str, ...], tolerance: float) -> Verdict:
+def compare(then: Path, now: Path, wanted: tuple[str, ...], tolerance: float) -> RunComparison:
     """Compare the products of two runs of one point.
 
     Raises
@@ -140,19 +140,19 @@ def compare(then: Path, now: Path, wanted: tuple[str, ...], tolerance: float) ->
         f"{where} has a relative difference of {worst:.2g}" if where else "all metrics are equal"
     )
     if "summary.json" not in wanted:
-        return Verdict(near, differ, rows)
+        return RunComparison(near, differ, rows)
     a, b = products.read(then, "summary.json"), products.read(now, "summary.json")
     grids = [tuple(s.get(k) for k in GRID) for s in (a, b)]
     hashes = [str(s["parameters_sha256"]) for s in (a, b)]
     rows.insert(0, ("parameters", hashes[0][:12], hashes[1][:12]))
     if hashes[0] == hashes[1]:
-        return Verdict(near, f"parameters are equal to the bit; {differ}", rows)
+        return RunComparison(near, f"parameters are equal to the bit; {differ}", rows)
     if grids[0] == grids[1]:
-        return Verdict(
+        return RunComparison(
             False, f"parameters differ on the same grid; {differ}{_news(then, now)}", rows
         )
     grid = f"on {grids[1][0]} ranks instead of {grids[0][0]}"
-    return Verdict(near, f"{grid}, {differ} (tolerance {tolerance:g})", rows)
+    return RunComparison(near, f"{grid}, {differ} (tolerance {tolerance:g})", rows)
 
 
 def _difference(x: Any, y: Any) -> float:
