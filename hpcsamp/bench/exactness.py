@@ -42,7 +42,7 @@ LOSSES = {
 
 
 @dataclass
-class Work:
+class ExactnessCase:
     """A model and the sizes at which it is evaluated.
 
     Attributes
@@ -78,7 +78,7 @@ class Work:
 _PLAIN = losses.Gaussian()
 
 
-def compare(work: Work, name: str, collectives: Collectives) -> dict[str, Any]:
+def compare(work: ExactnessCase, name: str, collectives: Collectives) -> dict[str, Any]:
     """Compute the errors for one loss and model. Collective; the sample group shares the work.
 
     Returns
@@ -153,7 +153,7 @@ def _pull_back(
 
 
 def _real(
-    work: Work, loss: DataLoss, x: Tensor, y: Tensor, collectives: Collectives, exact: bool
+    work: ExactnessCase, loss: DataLoss, x: Tensor, y: Tensor, collectives: Collectives, exact: bool
 ) -> Tensor:
     """Return the gradient of a real step on the ranks of this job, without the KL term."""
     method = work.method(loss)

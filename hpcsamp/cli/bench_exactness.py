@@ -25,7 +25,7 @@ def exactness(
     The ranks of the job share the work; for their number the error is also measured in real steps.
     """
     from hpcsamp import choose
-    from hpcsamp.bench.exactness import LOSSES, Work, compare
+    from hpcsamp.bench.exactness import LOSSES, ExactnessCase, compare
     from hpcsamp.cli.output import show
     from hpcsamp.errors import UsageError
     from hpcsamp.grid import init
@@ -36,7 +36,7 @@ def exactness(
     topology.samples(samples)
     collectives = choose(topology, "mpi")
     found = [
-        compare(Work(name, samples, batch, std), loss, collectives)
+        compare(ExactnessCase(name, samples, batch, std), loss, collectives)
         for name in (LOSSES if model == "both" else [model])
         for loss in LOSSES[name]
     ]
