@@ -32,7 +32,7 @@ ITEMS = 45_000
 
 
 @dataclass
-class Work:
+class StepWork:
     """Model and sizes that all variants share."""
 
     model: str
@@ -57,7 +57,7 @@ class Work:
         return x, y
 
 
-def plain_passes(work: Work, passes: int) -> Callable[[], None]:
+def plain_passes(work: StepWork, passes: int) -> Callable[[], None]:
     """Forward and backward passes of the deterministic network: the lower bound."""
     network, (x, y) = work.network(), work.data()
 
@@ -69,7 +69,7 @@ def plain_passes(work: Work, passes: int) -> Callable[[], None]:
     return step
 
 
-def ours(work: Work, collectives: Collectives, memory: str = "auto") -> Callable[[], None]:
+def ours(work: StepWork, collectives: Collectives, memory: str = "auto") -> Callable[[], None]:
     """The training step of hpcsamp."""
     x, y = work.data()
     method = hs.MeanField(work.network(), prior_std=0.2, seed=1)
@@ -87,7 +87,7 @@ def ours(work: Work, collectives: Collectives, memory: str = "auto") -> Callable
     return step
 
 
-def torch_blue(work: Work) -> Callable[[], None]:
+def torch_blue(work: StepWork) -> Callable[[], None]:
     """torch_blue's vectorised model with its Monte Carlo KL."""
     from torch_blue.vi import KullbackLeiblerLoss
     from torch_blue.vi.distributions import Categorical
@@ -114,7 +114,7 @@ def wait_for(request: Any) -> None:
         time.sleep(0.01)
 
 
-def compare(work: Work, topology: Topology, repeat: int, baseline: bool) -> dict[str, Any]:
+def compare(work: StepWork, topology: Topology, repeat: int, baseline: bool) -> dict[str, Any]:
     """Time all variants in turn. Collective over the world.
 
     Parameters
@@ -182,6 +182,6 @@ def _timed(step: Callable[[], None]) -> float:
 def one_step_for_memory(model: str, samples: int, batch: int, loss: str, memory: str) -> None:
     """Run two steps, in a process whose peak memory is measured."""
     torch.set_num_threads(1)
-    step = ours(Work(model, samples, batch, loss), Alone(), memory)
+    step = ours(StepWork(model, samples, batch, loss), Alone(), memory)
     step()
     step()

@@ -65,12 +65,12 @@ def _measured_step(
     json_file: Path | None,
 ) -> None:
     from hpcsamp.bench.launch import peak_rss_mb_of
-    from hpcsamp.bench.step import Work, compare, ratio, wait_for
+    from hpcsamp.bench.step import StepWork, compare, ratio, wait_for
     from hpcsamp.cli.output import show
     from hpcsamp.grid import init
 
     topology = init("world", device="cpu")
-    found = compare(Work(model, samples, batch, loss), topology, repeat, baseline)
+    found = compare(StepWork(model, samples, batch, loss), topology, repeat, baseline)
     if topology.is_root:
         rows = []
         for label, above, below in (
