@@ -19,7 +19,7 @@ from hpcsamp.bench import records
 from hpcsamp.bench.turns import Turns
 from hpcsamp.bench.variants import OURS, Ours, Variant, prepared
 from hpcsamp.bench.worker import peak_rss_mb
-from hpcsamp.bench.workloads import MODEL, ScalingPoint, Size, Workload
+from hpcsamp.bench.workloads import MODEL, ScalingPoint, ScalingWorkload, Size
 from hpcsamp.grid import Topology
 from hpcsamp.names import ScalingMode
 
@@ -44,7 +44,7 @@ class Experiment:
     """
 
     name: str
-    workload: Workload
+    workload: ScalingWorkload
     size: Size
     mode: ScalingMode
     settings: tuple[str, ...]

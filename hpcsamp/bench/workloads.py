@@ -46,7 +46,7 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Workload:
+class ScalingWorkload:
     """A packaged configuration in the size of the paper's figure, and in a small size."""
 
     config: str
@@ -57,22 +57,22 @@ class Workload:
 #: Sizes of Figures 4, 9 and 10, and of the mixer, which the paper does not have. Small sizes use
 #: the same networks, except for SWIN and the mixer.
 WORKLOADS = {
-    "vit-cifar10": Workload(
+    "vit-cifar10": ScalingWorkload(
         "vit-cifar10",
         Size(16, 1, 256, 1024, 0),
         Size(16, 4, 32, 32, 1, ("data.synthetic.items=1280",)),
     ),
-    "mlp-entsoe": Workload(
+    "mlp-entsoe": ScalingWorkload(
         "mlp-entsoe",
         Size(16, 1, 64, 1024, 0),
         Size(16, 4, 64, 256, 100, ("data.synthetic.items=20000",)),
     ),
-    "swin-era5": Workload(
+    "swin-era5": ScalingWorkload(
         "swin-era5",
         Size(16, 2, 1, 1, 0),
         Size(8, 2, 2, 2, 2, (), "small"),
     ),
-    "mixer-era5": Workload(
+    "mixer-era5": ScalingWorkload(
         "mixer-era5",
         Size(16, 1, 1, 1, 4),
         Size(
@@ -91,7 +91,7 @@ WORKLOADS = {
             ),
         ),
     ),
-    "vit-digits": Workload(
+    "vit-digits": ScalingWorkload(
         "vit-digits",
         Size(16, 1, 64, 64, 0, ('data.synthetic={like="digits", items=1797}',)),
         Size(16, 4, 64, 64, 3, ('data.synthetic={like="digits", items=1797}',)),
@@ -99,7 +99,7 @@ WORKLOADS = {
 }
 
 
-def find(name: str) -> Workload:
+def find(name: str) -> ScalingWorkload:
     """Return a workload by name.
 
     Raises
