@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hpcsamp.config import AugmentSection
     from hpcsamp.data.dataset import Dataset
     from hpcsamp.data.manifest import Stats
-    from hpcsamp.data.parts import Parts
+    from hpcsamp.data.parts import ReadBoxes
     from hpcsamp.grid import Topology
 
 
@@ -111,7 +111,7 @@ class Augmentation:
         topology: Topology,
         *,
         seed: int,
-        parts: Parts | None = None,
+        parts: ReadBoxes | None = None,
     ) -> Augmentation | None:
         """Build the augmentation that ``[augment]`` configures for standardised inputs.
 
@@ -330,7 +330,7 @@ class Augmentation:
         return torch.stack(rows)
 
 
-def _check_parts(section: AugmentSection, dataset: Dataset, name: str, parts: Parts) -> None:
+def _check_parts(section: AugmentSection, dataset: Dataset, name: str, parts: ReadBoxes) -> None:
     """Refuse to move values along an axis that is split between ranks."""
     arrays = dataset.manifest.arrays
     fields = [n for n in dataset.targets if len(arrays[n].shape) > 1]

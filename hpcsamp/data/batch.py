@@ -11,7 +11,7 @@ import torch
 
 from hpcsamp.data.dataset import Dataset
 from hpcsamp.data.order import GlobalBatch
-from hpcsamp.data.parts import Parts, parts_of
+from hpcsamp.data.parts import ReadBoxes, parts_of
 from hpcsamp.data.roles import WEIGHT, Kind
 from hpcsamp.data.shard import check_labels
 
@@ -91,7 +91,7 @@ class Converter:
         device: torch.device,
         dtype: torch.dtype,
         normalize: bool,
-        parts: Parts | None = None,
+        parts: ReadBoxes | None = None,
     ):
         self.dataset, self.device, self.dtype = dataset, device, dtype
         self.parts = parts_of(None, dataset) if parts is None else parts

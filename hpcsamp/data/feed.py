@@ -14,7 +14,7 @@ from hpcsamp.data.dataset import Dataset
 from hpcsamp.data.group import ReadingGroup
 from hpcsamp.data.integrity import Checker
 from hpcsamp.data.order import Order
-from hpcsamp.data.parts import Parts, SharedArrays
+from hpcsamp.data.parts import ReadBoxes, SharedArrays
 from hpcsamp.data.plan import ChunkTable, part_of
 from hpcsamp.data.prefetch import Prefetcher
 from hpcsamp.data.readers import Reader, make_reader
@@ -58,7 +58,7 @@ class Feed:
     def __init__(
         self,
         dataset: Dataset,
-        parts: Parts,
+        parts: ReadBoxes,
         of: SharedArrays,
         topology: Topology,
         order: Order,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpcsamp.data.dataset import Dataset
-from hpcsamp.data.parts import Parts
+from hpcsamp.data.parts import ReadBoxes
 from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.grid import together
 from hpcsamp.grid.window import SHARED_MEMORY, Window, shared_memory_free
@@ -45,7 +45,7 @@ class SplitInMemory:
     """
 
     def __init__(
-        self, dataset: Dataset, names: Iterable[str], topology: Topology, parts: Parts
+        self, dataset: Dataset, names: Iterable[str], topology: Topology, parts: ReadBoxes
     ) -> None:
         self._parts = parts
         world, node = topology.world, topology.node_comm

@@ -30,7 +30,7 @@ Given = AnyBox | Mapping[str, AnyBox | None]
 
 
 @dataclass(frozen=True)
-class Parts:
+class ReadBoxes:
     """The boxes of all arrays that a rank reads.
 
     Attributes
@@ -63,7 +63,7 @@ class Parts:
         return [n for n, box in self.boxes.items() if shape_of(box) != tuple(arrays[n].shape)]
 
 
-def parts_of(given: Given | None, dataset: Dataset) -> Parts:
+def parts_of(given: Given | None, dataset: Dataset) -> ReadBoxes:
     """Check the boxes that a rank was given; arrays without a box are read whole.
 
     Raises
@@ -85,7 +85,7 @@ def parts_of(given: Given | None, dataset: Dataset) -> Parts:
         stored[name], moved = _on_disk(box, dataset.order.get(name, {}))
         if moved:
             order[name] = moved
-    return Parts(boxes, stored, order)
+    return ReadBoxes(boxes, stored, order)
 
 
 def _by_name(given: Given | None, dataset: Dataset) -> Mapping[str, AnyBox | None]:
@@ -171,7 +171,7 @@ class SharedArrays:
 
 
 def sharing(
-    parts: Parts, dataset: Dataset, topology: Topology
+    parts: ReadBoxes, dataset: Dataset, topology: Topology
 ) -> tuple[list[SharedArrays], list[str]]:
     """Find the ranks of a data group that need the same box of an array, and so can share it.
 
