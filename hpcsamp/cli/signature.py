@@ -15,7 +15,7 @@ Arguments = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 @dataclass
-class Options:
+class ExtraOptions:
     """Parameters to add to those of a command."""
 
     parameters: list[inspect.Parameter]
@@ -30,7 +30,7 @@ class Options:
         target.__annotations__ = {p.name: p.annotation for p in whole}
 
 
-def ask(function: Callable[..., Any]) -> tuple[Options, Arguments]:
+def ask(function: Callable[..., Any]) -> tuple[ExtraOptions, Arguments]:
     """Build options for the marked arguments of a function.
 
     An argument that is a mapping with a default gets one option per key, an argument that is a
@@ -61,7 +61,7 @@ def ask(function: Callable[..., Any]) -> tuple[Options, Arguments]:
             asked = {f.name: f.default for f in fields(parts[0]) if _mark(inner[f.name])}
             parameters += [_parameter(k, inner[k], v) for k, v in asked.items()]
             makers[name] = _table(parts[0], asked)
-    return Options(parameters), lambda given: {k: make(given) for k, make in makers.items()}
+    return ExtraOptions(parameters), lambda given: {k: make(given) for k, make in makers.items()}
 
 
 def _value(name: str, default: Any) -> Callable[[Mapping[str, Any]], Any]:
