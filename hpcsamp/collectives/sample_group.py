@@ -11,7 +11,7 @@ from hpcsamp.collectives.base import Collectives
 
 
 class SampleGroup:
-    """The sample group of this rank, see :class:`hpcsamp.methods.sharing.SampleGroup`.
+    """The sample group of this rank, see :class:`hpcsamp.methods.sharing.SampleGroupLike`.
 
     Parameters
     ----------

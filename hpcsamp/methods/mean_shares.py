@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
-from hpcsamp.methods.sharing import SampleGroup, Sharing
+from hpcsamp.methods.sharing import SampleGroupLike, Sharing
 from hpcsamp.methods.showing import Showing
 from hpcsamp.weights import PlainVariables
 
@@ -70,7 +70,7 @@ class MeanShares(Showing):
                 + ", so set optimizer.sharded = true"
             )
 
-    def share_out(self, group: SampleGroup) -> None:
+    def share_out(self, group: SampleGroupLike) -> None:
         """See :meth:`Method.share_out`."""
         super().share_out(group)
         if group.size == 1 or self._sharing is not None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hpcsamp.errors import UsageError
 from hpcsamp.methods.predicting import Predicting
-from hpcsamp.methods.sharing import SampleGroup
+from hpcsamp.methods.sharing import SampleGroupLike
 
 
 class Shareable(Predicting):
@@ -37,7 +37,7 @@ class Shareable(Predicting):
             f"group hold; for {type(self).__name__} set optimizer.sharded = true or false"
         )
 
-    def share_out(self, group: SampleGroup) -> None:
+    def share_out(self, group: SampleGroupLike) -> None:
         """Keep only a share of the first replica's weights. Collective over the replicas.
 
         Raises

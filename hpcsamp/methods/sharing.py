@@ -33,7 +33,7 @@ Drawing = Callable[[range], Drawn]
 """Function that draws a chunk of samples."""
 
 
-class SampleGroup(Protocol):
+class SampleGroupLike(Protocol):
     """The ranks that hold shares of the same weights."""
 
     size: int
@@ -62,7 +62,7 @@ class Drawer(Protocol):
 class SharedVector:
     """A flat vector of ``size`` numbers, of which each rank of a group holds a share."""
 
-    def __init__(self, group: SampleGroup, size: int) -> None:
+    def __init__(self, group: SampleGroupLike, size: int) -> None:
         self._group, self.size = group, size
         self.own = share(size, group.size, group.rank)
 
@@ -124,7 +124,7 @@ class Sharing:
 
     def __init__(
         self,
-        group: SampleGroup,
+        group: SampleGroupLike,
         random: Layout,
         fixed: Layout,
         means: tuple[Tensor, Tensor | None],
