@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hpcsamp.errors import CheckpointError
 from hpcsamp.grid import Topology, together
-from hpcsamp.run import checkpoint, chosen, noise, provenance, resolve, retention, width
+from hpcsamp.run import checkpoint, chosen, noise_form, provenance, resolve, retention, width
 from hpcsamp.run.assemble import Run
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.run.optimisation import Optimisation
@@ -168,9 +168,9 @@ class Keeper:
                     f"checkpoint {path} was trained on dataset {content['dataset']}, "
                     f"{self.config.data.path} is {self.dataset}"
                 )
-            noise.check_draws(path, content, self.method)
+            noise_form.check_draws(path, content, self.method)
             if self.method.trains_with_noise:
-                noise.check(path, content, form(self.topology.device))
+                noise_form.check(path, content, form(self.topology.device))
             if self.average.decay is not None and "average" in saved:
                 self.average.load(saved.state("average", self.places))
             self.method.load_state_dict(saved.state("method", self.places))

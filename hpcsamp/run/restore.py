@@ -9,7 +9,7 @@ from pathlib import Path
 from hpcsamp.config import RunConfig, check
 from hpcsamp.errors import CheckpointError
 from hpcsamp.grid import Topology, together
-from hpcsamp.run import checkpoint, chosen, noise, resolve
+from hpcsamp.run import checkpoint, chosen, noise_form, resolve
 from hpcsamp.run.assemble import Run, in_turn
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.run.places import Places
@@ -102,7 +102,7 @@ def restore(
                 f"distribution than before\n"
             )
         if topology.is_root:
-            noise.draws_of_prediction(path, saved, method)
+            noise_form.draws_of_prediction(path, saved, method)
         part = opened.state("average" if "average" in opened else "method", places)
         if saved["version"] == UNSEALED:  # buffers and frozen parameters as they were built
             part = method.state_dict() | part
@@ -112,7 +112,7 @@ def restore(
         samples = method.prediction_samples(samples or config.evaluation.samples)
         method.prediction_share(samples, topology.sample_size, topology.sample_rank)
     if method.draws_weights:
-        noise.of_prediction(path, saved, topology)
+        noise_form.of_prediction(path, saved, topology)
     return Restored(run, folder, trained, path, saved["step"], samples)
 
 
