@@ -20,9 +20,9 @@ from hpcsamp.layers import ALONE, ModelAxis, along
 from hpcsamp.losses import DataLoss, Likelihood, Likelihoods
 from hpcsamp.methods import Method
 from hpcsamp.names import MODELS
+from hpcsamp.run.item_parts import spread
 from hpcsamp.run.kind import SEVERAL, completed, kind_of, with_kind
 from hpcsamp.run.shapes import DataShapes
-from hpcsamp.run.spread import spread
 from hpcsamp.spelling import suggest
 from hpcsamp.tasks import Targets, TargetsError, Task
 from hpcsamp.tasks.several import Output
@@ -152,7 +152,7 @@ class Run:
             self.axis.free()
 
     def _spread(self, axis: ModelAxis) -> None:
-        """Divide items over the model ranks, see :func:`.spread.spread`. Collective."""
+        """Divide items over the model ranks, see :func:`.item_parts.spread`. Collective."""
         if axis.size > 1:
             groups = bool(self.config.optimizer.groups)
             spread(self.method, self.data_loss, self.shapes, axis, groups)
