@@ -22,8 +22,8 @@ from hpcsamp.errors import PreemptedError, UsageError
 from hpcsamp.locks import locked
 from hpcsamp.losses import Parts
 from hpcsamp.run import checkpoint
-from hpcsamp.training.agreement import Agreement
 from hpcsamp.training.preemption import Watch, Wish, deadline, reason, stopped
+from hpcsamp.training.step_agreement import Agreement
 
 
 class Clock:

@@ -16,7 +16,7 @@ from hpcsamp.run.assemble import DTYPES, Run
 from hpcsamp.run.optimisation import Optimisation
 from hpcsamp.run.shapes import DataShapes
 from hpcsamp.streams import Purpose, torch_generator
-from hpcsamp.training.agreement import Agreement
+from hpcsamp.training.step_agreement import Agreement
 from hpcsamp.weights.inputs import each
 
 ITEMS, STEPS_PER_EPOCH = 45_000, 100

@@ -30,11 +30,11 @@ from hpcsamp.run.optimisation import Optimisation
 from hpcsamp.run.resolve import resolved
 from hpcsamp.run.trained import Trained
 from hpcsamp.training import heap, preemption, summary, width
-from hpcsamp.training.agreement import Agreement
 from hpcsamp.training.callbacks import Callback, Callbacks, Moment
 from hpcsamp.training.feed import TrainingFeed
 from hpcsamp.training.progress import Reporter
 from hpcsamp.training.steering import callbacks_of, check_watched
+from hpcsamp.training.step_agreement import Agreement
 from hpcsamp.training.validation import Validation
 from hpcsamp.watchdog import Phase, here
 from hpcsamp.weights import inputs_of
