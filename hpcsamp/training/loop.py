@@ -30,8 +30,8 @@ from hpcsamp.run.optimisation import Optimisation
 from hpcsamp.run.resolve import resolved
 from hpcsamp.run.trained import Trained
 from hpcsamp.training import heap, preemption, summary, width
+from hpcsamp.training.batches import TrainingFeed
 from hpcsamp.training.callbacks import Callback, Callbacks, Moment
-from hpcsamp.training.feed import TrainingFeed
 from hpcsamp.training.progress import Reporter
 from hpcsamp.training.steering import callbacks_of, check_watched
 from hpcsamp.training.step_agreement import Agreement
