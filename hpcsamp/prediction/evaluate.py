@@ -16,9 +16,9 @@ from hpcsamp.grid import together
 from hpcsamp.locks import Lock
 from hpcsamp.metrics import auroc, definitions, fpr_at
 from hpcsamp.prediction.evaluator import Evaluation
+from hpcsamp.prediction.file_attributes import attributes, precision
 from hpcsamp.prediction.posterior import Posterior
 from hpcsamp.prediction.predict import alone, fill
-from hpcsamp.prediction.records import attributes, precision
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.sealing import edits
 from hpcsamp.tasks import items

@@ -15,9 +15,9 @@ from hpcsamp.data import Batch, Dataset
 from hpcsamp.data.batch import Converter
 from hpcsamp.data.order import GlobalBatch
 from hpcsamp.errors import DataError
+from hpcsamp.prediction.file_attributes import precision
 from hpcsamp.prediction.given import Given
 from hpcsamp.prediction.posterior import Posterior
-from hpcsamp.prediction.records import precision
 from hpcsamp.prediction.settling import settle
 from hpcsamp.prediction.statistics import estimate
 from hpcsamp.tasks import View, items, views

@@ -13,8 +13,8 @@ import numpy as np
 from hpcsamp.grid import Topology, share, together
 from hpcsamp.locks import Lock, locked
 from hpcsamp.prediction.evaluator import Evaluation, Evaluator, Sink
+from hpcsamp.prediction.file_attributes import attributes, levels_of, precision
 from hpcsamp.prediction.posterior import Posterior
-from hpcsamp.prediction.records import attributes, levels_of, precision
 from hpcsamp.prediction.writer import ParallelFile, check_target
 from hpcsamp.tasks import items
 from hpcsamp.tasks.layout import FileLayout
