@@ -13,7 +13,7 @@ from torch import Tensor
 from hpcsamp.errors import UsageError
 from hpcsamp.losses.likelihoods import log_prob_of
 from hpcsamp.prediction.file_attributes import attributes
-from hpcsamp.prediction.memory import batches_of, view_of
+from hpcsamp.prediction.in_memory import batches_of, view_of
 from hpcsamp.streams import Purpose, torch_generator
 from hpcsamp.tasks.components import Samples, normal_components
 from hpcsamp.tasks.outputs import local_outputs

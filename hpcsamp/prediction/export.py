@@ -15,7 +15,7 @@ from hpcsamp.collectives import Alone
 from hpcsamp.data.batch import Converter
 from hpcsamp.errors import UsageError
 from hpcsamp.prediction.draws import Evaluated
-from hpcsamp.prediction.memory import NOT_EXPORTED, view_of
+from hpcsamp.prediction.in_memory import NOT_EXPORTED, view_of
 from hpcsamp.weights.calling import Caller
 from hpcsamp.weights.inputs import inputs_of
 

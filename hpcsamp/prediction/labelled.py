@@ -7,7 +7,7 @@ from typing import Any
 import xarray as xr
 
 from hpcsamp.prediction.given import Given
-from hpcsamp.prediction.memory import Predicted
+from hpcsamp.prediction.in_memory import Predicted
 from hpcsamp.tasks.items import ITEM
 from hpcsamp.tasks.layout import FileVariable
 

@@ -20,7 +20,7 @@ from hpcsamp.models.given import NAME, offered
 from hpcsamp.prediction.draws import network_of, some_items, together_in_one, weights_of
 from hpcsamp.prediction.file_attributes import attributes, levels_of
 from hpcsamp.prediction.given import given
-from hpcsamp.prediction.memory import predict_items, predict_split
+from hpcsamp.prediction.in_memory import predict_items, predict_split
 from hpcsamp.prediction.posterior import Posterior
 from hpcsamp.prediction.statistics import estimate
 from hpcsamp.run.assemble import network
