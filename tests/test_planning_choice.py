@@ -9,7 +9,7 @@ from hpcsamp.data.order import check_batch
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import plan_grid, share_samples
 from hpcsamp.losses import Shared
-from hpcsamp.planning import choice, machine
+from hpcsamp.planning import grid_choice, machine
 from hpcsamp.planning.machine import Machine, Wire
 from hpcsamp.planning.model import NodeLayout, one_rank, predict
 from hpcsamp.planning.rates import estimated
@@ -33,7 +33,7 @@ def test_layouts_are_those_that_a_run_accepts(ranks, each, samples, batch):
         except UsageError:
             continue
         accepted.append((grid.sample_size, grid.data_size))
-    found = [(x.sample_size, x.data_size) for x in choice.layouts(ranks, each, samples, batch)]
+    found = [(x.sample_size, x.data_size) for x in grid_choice.layouts(ranks, each, samples, batch)]
     assert found == accepted
 
 
@@ -52,13 +52,13 @@ def test_speed_up_and_efficiency_are_the_papers():
     constants = rates(work, place)
     layout = NodeLayout(4, 2, 4)
     one = one_rank(work, place, constants).seconds
-    fixed = choice.judge(work, layout, place, constants)
+    fixed = grid_choice.judge(work, layout, place, constants)
     assert fixed.speed_up == pytest.approx(one / fixed.prediction.seconds)
     assert fixed.efficiency == pytest.approx(fixed.speed_up / 8)
-    growing = choice.judge(work, layout, place, constants, "growing")
+    growing = grid_choice.judge(work, layout, place, constants, "growing")
     assert growing.prediction.work.batch == 8 * 64
     assert growing.speed_up == pytest.approx(8 * one / growing.prediction.seconds)
-    more = choice.judge(work, layout, place, constants, "proportional")
+    more = grid_choice.judge(work, layout, place, constants, "proportional")
     assert more.prediction.work.samples == 8 * 16
     assert more.efficiency == pytest.approx(one / more.prediction.seconds)
 
@@ -68,7 +68,7 @@ def test_efficiency_falls_with_ranks(mode):
     work, place = a_work(batch=256), a_machine(jitter=0.02)
     constants = rates(work, place)
     found = [
-        choice.judge(work, NodeLayout(4, n, 4), place, constants, mode).efficiency
+        grid_choice.judge(work, NodeLayout(4, n, 4), place, constants, mode).efficiency
         for n in (1, 2, 4, 16, 64)
     ]
     assert found == sorted(found, reverse=True)
@@ -77,7 +77,7 @@ def test_efficiency_falls_with_ranks(mode):
 
 def said(work: Workload, place: Machine, memory=None, **changes) -> str:
     constants = rates(work, place, **changes)
-    return choice.verdict(choice.splits(work, 16, 4, place, constants, memory=memory))
+    return grid_choice.verdict(grid_choice.splits(work, 16, 4, place, constants, memory=memory))
 
 
 def test_the_verdict_names_the_limit():
@@ -98,7 +98,7 @@ def test_memory_limits():
     def memory(layout: NodeLayout, work: Workload) -> float:
         return 1e12 if layout.sample_size < 8 else 1e9
 
-    ranked = choice.splits(
+    ranked = grid_choice.splits(
         a_work(), 16, 4, a_machine(), rates(a_work(), a_machine()), memory=memory
     )
     assert [s.fits for s in ranked] == sorted((s.fits for s in ranked), reverse=True)

@@ -12,7 +12,7 @@ from planning_cases import a_machine, a_work, rates
 
 from hpcsamp.errors import UsageError
 from hpcsamp.losses import LOSSES, Shared
-from hpcsamp.planning import choice, jitter
+from hpcsamp.planning import grid_choice, jitter
 from hpcsamp.planning.counts import count
 from hpcsamp.planning.model import COMPUTE, NodeLayout, predict
 from hpcsamp.planning.simulate import simulate
@@ -176,7 +176,7 @@ def test_simulation_is_the_formula_with_jitter():
 def test_ten_thousand_ranks():
     work = a_work(batch=40_000)
     place = a_machine(jitter=0.02)
-    ranked = choice.splits(work, 10_000, 4, place, rates(work, place))
+    ranked = grid_choice.splits(work, 10_000, 4, place, rates(work, place))
     assert {s.prediction.layout.ranks for s in ranked} == {10_000}
     found = simulate(ranked[0].prediction, place, steps=50)
     assert found.mean == pytest.approx(ranked[0].prediction.seconds, rel=0.02)

@@ -14,7 +14,7 @@ from hpcsamp import config as configuration
 from hpcsamp import layers
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import Grid, check_sizes, plan_grid
-from hpcsamp.planning import choice, memory, network_memory, parted
+from hpcsamp.planning import grid_choice, memory, network_memory, parted
 from hpcsamp.planning.counts import OperationCounts, count
 from hpcsamp.planning.model import NodeLayout, predict
 from hpcsamp.planning.workload import Workload
@@ -145,13 +145,13 @@ def test_layouts_are_those_that_a_run_accepts(ranks, each):
             continue
         if batch % grid.data_size == 0:
             accepted.add((grid.data_size, grid.sample_size, grid.model_size))
-    found = choice.layouts(ranks, each, samples, batch, models)
+    found = grid_choice.layouts(ranks, each, samples, batch, models)
     assert {(x.data_size, x.sample_size, x.model_size) for x in found} == accepted
     assert len(found) == len(accepted)
     with pytest.raises(
         UsageError, match=r"no grid of 8 ranks: .* P = 2 ranks of M = 2 model ranks"
     ):
-        choice.layouts(8, 4, 2, 3, (1, 2))
+        grid_choice.layouts(8, 4, 2, 3, (1, 2))
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_step_with_model_ranks_by_hand():
     assert found.seconds == pytest.approx(sum(p.seconds for p in found.phases))
     twice = work.scaled(samples=32)
     assert predict(twice, NodeLayout(2, 2, 4, 2), place, constants).samples == 16
-    best = choice.splits(work, 8, 4, place, constants)
+    best = grid_choice.splits(work, 8, 4, place, constants)
     assert {str(s.prediction.layout) for s in best} >= {"2 x 2 x 2", "2 x 4", "1 x 4 x 2"}
     with pytest.raises(UsageError, match="planned for M = 1, not for 2"):
         predict(whole, NodeLayout(2, 2, 4, 2), place, constants)

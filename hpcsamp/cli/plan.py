@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hpcsamp.config import RunConfig
-    from hpcsamp.planning.choice import CandidateGrid
+    from hpcsamp.planning.grid_choice import CandidateGrid
     from hpcsamp.planning.machine import Machine
     from hpcsamp.planning.model import NodeLayout
     from hpcsamp.planning.rates import Rates
@@ -95,7 +95,7 @@ def plan(
         _check(check, json_file)
         return
     from hpcsamp.errors import UsageError
-    from hpcsamp.planning import choice, machine
+    from hpcsamp.planning import grid_choice, machine
 
     name = model or config
     if name is None:
@@ -108,7 +108,7 @@ def plan(
     ranks = nodes * each
     work, place, rates = _rates(run, shapes, ranks, place, calibration)
     memory = _memory(run, shapes)
-    ranked = choice.splits(work, ranks, each, place, rates, mode, memory)
+    ranked = grid_choice.splits(work, ranks, each, place, rates, mode, memory)
     result = {
         "model": name,
         "site": place.name,
@@ -124,8 +124,8 @@ def plan(
         "flops_per_item": work.counts.flops[1],
         "splits": [_row(s) for s in ranked],
         "best": _row(ranked[0]),
-        "verdict": choice.verdict(ranked),
-        "limits": choice.limits(ranked[0]),
+        "verdict": grid_choice.verdict(ranked),
+        "limits": grid_choice.limits(ranked[0]),
     }
     _splits(result, ranked[:top], len(ranked))
     typer.echo(result["verdict"])
@@ -282,14 +282,14 @@ def _curve(
     work: Workload, nodes: int, each: int, place: Machine, rates: Rates, mode: Any
 ) -> list[dict[str, Any]]:
     from hpcsamp.errors import UsageError
-    from hpcsamp.planning import choice
+    from hpcsamp.planning import grid_choice
 
     points = []
     parts = len(work.model_sizes) > 1
     numbers = sorted({*(1 << i for i in range(nodes.bit_length()) if 1 << i <= nodes), nodes})
     for n in numbers:
         try:
-            best = choice.splits(work, n * each, each, place, rates, mode)[0]
+            best = grid_choice.splits(work, n * each, each, place, rates, mode)[0]
         except UsageError:
             continue  # no grid has this number of ranks
         grid = str(best.prediction.layout)
