@@ -10,7 +10,7 @@ from data_sets import flip_bit, make
 from hpcsamp.data import Dataset
 from hpcsamp.data.manifest import ArraySpec
 from hpcsamp.data.offsets import Offsets
-from hpcsamp.data.plan import ChunkTable, part_of, plan, runs
+from hpcsamp.data.read_plan import ChunkTable, part_of, plan, runs
 from hpcsamp.data.readers import DirectReader, SerialReader, choose_reader
 from hpcsamp.data.shard_writer import seal
 from hpcsamp.data.stats import Moments, combine

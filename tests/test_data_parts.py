@@ -19,7 +19,7 @@ from hpcsamp.data.augment import Augmentation
 from hpcsamp.data.cuts import Cutter
 from hpcsamp.data.manifest import ArraySpec
 from hpcsamp.data.parts import parts_of
-from hpcsamp.data.plan import ChunkTable, part_of
+from hpcsamp.data.read_plan import ChunkTable, part_of
 from hpcsamp.data.readers import DirectReader, SerialReader
 from hpcsamp.data.slabs import choose_slab, grid_of, overlapping, shape_of, slab_box, slices
 from hpcsamp.data.verify import verify

@@ -16,7 +16,7 @@ import numpy as np
 from hpcsamp.data.dataset import Dataset
 from hpcsamp.data.loader import Loader
 from hpcsamp.data.order import Order
-from hpcsamp.data.plan import ChunkTable
+from hpcsamp.data.read_plan import ChunkTable
 from hpcsamp.data.readers import DirectReader
 from hpcsamp.names import ReaderName
 

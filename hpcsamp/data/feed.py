@@ -15,8 +15,8 @@ from hpcsamp.data.group import ReadingGroup
 from hpcsamp.data.integrity import Checker
 from hpcsamp.data.order import Order
 from hpcsamp.data.parts import ReadBoxes, SharedArrays
-from hpcsamp.data.plan import ChunkTable, part_of
 from hpcsamp.data.prefetch import Prefetcher
+from hpcsamp.data.read_plan import ChunkTable, part_of
 from hpcsamp.data.readers import Reader, make_reader
 from hpcsamp.data.ring import Ring, fit
 from hpcsamp.errors import HpcsampError

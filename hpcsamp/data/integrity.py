@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from hpcsamp.data.dataset import Dataset
-from hpcsamp.data.plan import ChunkTable, plan
+from hpcsamp.data.read_plan import ChunkTable, plan
 
 SAMPLED = 16
 """``verify = "sampled"`` verifies one chunk out of this many."""

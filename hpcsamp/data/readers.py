@@ -24,7 +24,7 @@ from numpy.lib.stride_tricks import as_strided
 from hpcsamp.data.agreement import agree
 from hpcsamp.data.cuts import Cutter
 from hpcsamp.data.dataset import Dataset
-from hpcsamp.data.plan import ChunkTable, Requests, Share, plan, runs
+from hpcsamp.data.read_plan import ChunkTable, Requests, Share, plan, runs
 from hpcsamp.data.slabs import shape_of, slab_box
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.names import ReaderName
@@ -111,7 +111,7 @@ class Reader(ABC):
         items
             Positions in the split of the whole batch.
         part
-            Rows of the batch that this rank reads, see :func:`~hpcsamp.data.plan.part_of`.
+            Rows of the batch that this rank reads, see :func:`~hpcsamp.data.read_plan.part_of`.
         out
             The array of the whole batch as bytes, uint8; only the part is written.
 
