@@ -6,9 +6,9 @@ they are the same on any grid and in any form of pass. A route is a file and one
 :data:`.table.ROUTES`.
 """
 
+from hpcsamp.weights.routing.draw_plan import Call, OtherCallsError, Plan
 from hpcsamp.weights.routing.now import Now, Numbers, Route
 from hpcsamp.weights.routing.passes import alone, known_plan, probed, routed
-from hpcsamp.weights.routing.plan import Call, OtherCallsError, Plan
 
 __all__ = [
     "Call", "Now", "Numbers", "OtherCallsError", "Plan", "Route", "alone", "known_plan",

@@ -14,11 +14,11 @@ from hpcsamp.errors import UsageError
 from hpcsamp.weights.calling import Caller
 from hpcsamp.weights.place import Place
 from hpcsamp.weights.routing import normalisation
+from hpcsamp.weights.routing.draw_plan import OtherCallsError, Plan
 from hpcsamp.weights.routing.forms import SingleSample
 from hpcsamp.weights.routing.mode import Routing
 from hpcsamp.weights.routing.now import Now, Numbers
 from hpcsamp.weights.routing.passes import probed
-from hpcsamp.weights.routing.plan import OtherCallsError, Plan
 from hpcsamp.weights.routing.table import ROUTES
 
 #: Functions that draw. Normalisation in prediction is torch's own.

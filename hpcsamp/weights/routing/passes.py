@@ -17,10 +17,10 @@ from hpcsamp.weights.layers import ModuleLayer, followed
 from hpcsamp.weights.place import Place
 from hpcsamp.weights.put import Put
 from hpcsamp.weights.routing.batches import normalised
+from hpcsamp.weights.routing.draw_plan import Call, OtherCallsError, Plan, Probe, compared
 from hpcsamp.weights.routing.forms import Form, SingleSample
 from hpcsamp.weights.routing.mode import Routing
 from hpcsamp.weights.routing.now import Now
-from hpcsamp.weights.routing.plan import Call, OtherCallsError, Plan, Probe, compared
 from hpcsamp.weights.routing.table import OF_VMAP, ROUTES
 
 if TYPE_CHECKING:
