@@ -9,7 +9,7 @@ from hpcsamp.grid import Over
 
 
 class DataGroup:
-    """The data group of this rank, see :class:`hpcsamp.weights.group.DataGroupLike`.
+    """The data group of this rank, see :class:`hpcsamp.weights.data_group.DataGroupLike`.
 
     Parameters
     ----------

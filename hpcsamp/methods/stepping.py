@@ -10,7 +10,7 @@ from torch import Tensor
 from hpcsamp.errors import UsageError
 from hpcsamp.methods.holding import Holding
 from hpcsamp.weights import Place, Put
-from hpcsamp.weights.group import DataGroupLike
+from hpcsamp.weights.data_group import DataGroupLike
 from hpcsamp.weights.state import NORMS, State
 
 

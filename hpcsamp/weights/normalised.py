@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from hpcsamp.weights.group import DataGroupLike
+from hpcsamp.weights.data_group import DataGroupLike
 
 
 class ChannelMoments(NamedTuple):

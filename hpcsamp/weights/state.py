@@ -20,8 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hpcsamp.weights.data_group import DataGroupLike
 from hpcsamp.weights.estimates import Estimates
-from hpcsamp.weights.group import DataGroupLike
 from hpcsamp.weights.parts import parts_of
 from hpcsamp.weights.put import Put
 

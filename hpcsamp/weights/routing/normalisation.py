@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from hpcsamp.errors import UsageError
-from hpcsamp.weights.group import DataGroupLike
+from hpcsamp.weights.data_group import DataGroupLike
 from hpcsamp.weights.normalised import (
     ChannelMoments,
     by_moments,
