@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from hpcsamp.methods import MeanField
 from hpcsamp.weights import Put, evaluate
-from hpcsamp.weights.parts import complex_of
+from hpcsamp.weights.complex_parts import complex_of
 from hpcsamp.weights.place import Place
 
 SCRIPT = Path(__file__).parent / "zoo_cases.py"

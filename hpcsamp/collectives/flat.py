@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from hpcsamp.weights.parts import complex_of, parts_of
+from hpcsamp.weights.complex_parts import complex_of, parts_of
 
 
 class FlatGradient:

@@ -20,7 +20,7 @@ from hpcsamp.methods.failing import DependsError
 from hpcsamp.methods.graphs import leaves
 from hpcsamp.methods.kept import called
 from hpcsamp.methods.recording import Evaluate, difference, hooked
-from hpcsamp.weights.parts import parts_of
+from hpcsamp.weights.complex_parts import parts_of
 
 #: Factors of the gradient that reveal limits of any size; the smaller one is for narrow types.
 SCALES = (2.0**20, 2.0**4)

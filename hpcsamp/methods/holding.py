@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hpcsamp.methods.passing import Passing
 from hpcsamp.methods.traces import Traces, content_of
-from hpcsamp.weights.parts import in_parts
+from hpcsamp.weights.complex_parts import in_parts
 from hpcsamp.weights.pieces import Pieces, parts_in
 
 

@@ -30,7 +30,7 @@ from hpcsamp.weights import (
     Put,
     evaluate,
 )
-from hpcsamp.weights.parts import parts_of
+from hpcsamp.weights.complex_parts import parts_of
 from hpcsamp.weights.pieces import parts_in
 
 

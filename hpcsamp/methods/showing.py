@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from hpcsamp.methods.base import Method
 from hpcsamp.weights import Caller, Place, Put, Variables, evaluate
+from hpcsamp.weights.complex_parts import in_parts
 from hpcsamp.weights.extra import extra_of, put_extra
-from hpcsamp.weights.parts import in_parts
 
 
 class Showing(Method):

@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from hpcsamp.weights.calling import Single
+from hpcsamp.weights.complex_parts import complex_of, convert, parts_of
 from hpcsamp.weights.inputs import each, tensors
-from hpcsamp.weights.parts import complex_of, convert, parts_of
 
 SMALL = 250_000
 """Numbers of weights and of values in a batch up to which a real pass takes less time than the

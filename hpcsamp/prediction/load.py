@@ -26,7 +26,7 @@ from hpcsamp.prediction.statistics import estimate
 from hpcsamp.run.assemble import network
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.run.restore import Restored, restore
-from hpcsamp.weights.parts import convert
+from hpcsamp.weights.complex_parts import convert
 
 if TYPE_CHECKING:
     import xarray as xr

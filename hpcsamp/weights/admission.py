@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from hpcsamp.errors import HpcsampError
+from hpcsamp.weights.complex_parts import parts_of
 from hpcsamp.weights.inputs import each, tensors
 from hpcsamp.weights.layers import ModuleLayer, followed
-from hpcsamp.weights.parts import parts_of
 from hpcsamp.weights.strategies import STRATEGIES, Chunk, NotPossibleError, Pass, loop
 from hpcsamp.weights.vectorised import refused_loops
 

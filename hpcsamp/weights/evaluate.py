@@ -15,9 +15,9 @@ from torch import Tensor
 
 from hpcsamp.errors import UsageError
 from hpcsamp.weights.admission import Verdict, tried
+from hpcsamp.weights.complex_parts import complex_of
 from hpcsamp.weights.inputs import signature
 from hpcsamp.weights.layers import naming
-from hpcsamp.weights.parts import complex_of
 from hpcsamp.weights.place import Place
 from hpcsamp.weights.put import Put
 from hpcsamp.weights.routing import OtherCallsError, known_plan

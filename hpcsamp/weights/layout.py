@@ -19,7 +19,7 @@ from torch import Tensor
 from hpcsamp.grid.parts import Part
 from hpcsamp.streams import Purpose
 from hpcsamp.streams.noise import fill
-from hpcsamp.weights.parts import parts_of
+from hpcsamp.weights.complex_parts import parts_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,9 +20,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hpcsamp.weights.complex_parts import parts_of
 from hpcsamp.weights.data_group import DataGroupLike
 from hpcsamp.weights.estimates import Estimates
-from hpcsamp.weights.parts import parts_of
 from hpcsamp.weights.put import Put
 
 NORMS = ("batch", "frozen", "group")

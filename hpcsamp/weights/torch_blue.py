@@ -16,8 +16,8 @@ from torch_blue.vi.distributions import MeanFieldNormal, UniformPrior
 
 from hpcsamp.errors import UsageError
 from hpcsamp.weights.calling import Caller
+from hpcsamp.weights.complex_parts import complex_of, parts_of
 from hpcsamp.weights.layout import Density, Prior, Variable
-from hpcsamp.weights.parts import complex_of, parts_of
 from hpcsamp.weights.variables import (
     Variables,
     check_parameters,

@@ -16,8 +16,8 @@ from torch.nn.parameter import is_lazy
 
 from hpcsamp.errors import UsageError
 from hpcsamp.weights.calling import Caller
+from hpcsamp.weights.complex_parts import complex_of, parts_of
 from hpcsamp.weights.layout import Layout, Prior, Variable
-from hpcsamp.weights.parts import complex_of, parts_of
 from hpcsamp.weights.pieces import parts_in
 from hpcsamp.weights.put import Put
 
