@@ -29,7 +29,7 @@ from hpcsamp.files import sync, write_whole
 from hpcsamp.grid import together
 from hpcsamp.ingest.checks import add_moments, check_block, check_moments
 from hpcsamp.ingest.identity import identity, plan_shards, schema_of, versions
-from hpcsamp.ingest.slabs import Slabs, in_slabs
+from hpcsamp.ingest.slab_shapes import Slabs, in_slabs
 from hpcsamp.ingest.source import Source
 from hpcsamp.locks import Lock, locked
 from hpcsamp.sealing import text
@@ -71,7 +71,7 @@ def build(
     overwrite
         Replace an existing dataset.
     slabs
-        Which arrays are stored in slabs of their items, see :func:`~hpcsamp.ingest.slabs.in_slabs`.
+        Which arrays are stored in slabs of their items, see :func:`~hpcsamp.ingest.slab_shapes.in_slabs`.
     progress
         Called on rank 0 with the number of finished shards and of all shards.
     waiting
