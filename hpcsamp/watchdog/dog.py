@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from hpcsamp.errors import HpcsampError
 from hpcsamp.serial import library
 from hpcsamp.watchdog import stall
+from hpcsamp.watchdog.rank_table import RankTable
 from hpcsamp.watchdog.signs import Signs
-from hpcsamp.watchdog.table import RankTable
 from hpcsamp.watchdog.verdict import Blame, Witness
 from hpcsamp.watchdog.whereabouts import BEAT, here
 
