@@ -10,7 +10,7 @@ import pytest
 
 from hpcsamp.campaign.points import Campaign
 from hpcsamp.errors import UsageError
-from hpcsamp.report.figures import convergence, draw, figure_of, scaling, sources, table
+from hpcsamp.report.figures import convergence, draw, figure_of, scaling, scaling_table, sources
 from hpcsamp.report.records import MissingMaterialError
 
 ROOT = Path(__file__).parent.parent
@@ -140,7 +140,7 @@ def test_figures_of_records_are_drawn(tmp_path, figure):
 
 
 def test_table1_is_of_means_by_strategy_and_batch(runs):
-    found = table.calibration(sources.runs(runs))
+    found = scaling_table.calibration(sources.runs(runs))
     assert found.batches == (32, 64)
     assert found.rows.keys() == {"data parallelism", "sampling parallelism"}
     np.testing.assert_allclose(found.rows["sampling parallelism"], [0.182, 0.214])

@@ -12,7 +12,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.files import write_whole
 from hpcsamp.locks import locked
 from hpcsamp.report import style
-from hpcsamp.report.figures import convergence, scaling, sources, table
+from hpcsamp.report.figures import convergence, scaling, scaling_table, sources
 from hpcsamp.report.records import MissingMaterialError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def draw(name: str, paths: Sequence[Path], out: Path) -> list[Path]:
         raise UsageError(f"--figure {name}: choose one of {', '.join([*FIGURES, TABLE])}")
     try:
         if name == TABLE:
-            made = table.calibration(sources.runs(paths))
+            made = scaling_table.calibration(sources.runs(paths))
             texts = {f"{TABLE}.md": made.markdown(), f"{TABLE}.csv": made.csv()}
             out.mkdir(parents=True, exist_ok=True)
             with locked(out / ".lock", out):
