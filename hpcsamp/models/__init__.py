@@ -22,7 +22,7 @@ from hpcsamp.models.mlp import MLP
 from hpcsamp.models.norms import to_groups
 from hpcsamp.models.options import Options
 from hpcsamp.models.options import of as options_of
-from hpcsamp.models.parted import Parted
+from hpcsamp.models.several_outputs import Parted
 from hpcsamp.models.swin import Swin
 from hpcsamp.models.vit import ViT
 from hpcsamp.names import MODELS

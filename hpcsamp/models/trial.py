@@ -20,7 +20,7 @@ from hpcsamp.layers import ALONE, along, current
 from hpcsamp.models import head
 from hpcsamp.models.blank import blank
 from hpcsamp.models.factory import BuiltNetwork, Data, Shape, layout_hint
-from hpcsamp.models.parted import parted
+from hpcsamp.models.several_outputs import parted
 from hpcsamp.weights.calling import Caller, entries
 from hpcsamp.weights.outputs import tensor_of
 
