@@ -197,7 +197,7 @@ def test_against_one_process(mpi_ranks, comm):
 ROOT = Path(hpcsamp.__file__).parent
 #: What may know the kinds of placement, and rooms in which the words mean something else.
 KNOW = {ROOT / "grid/placement.py", ROOT / "collectives/updates.py"}
-KINDS = {"Replicated", "Rows", "Shard", "Shards", "Shares", "OfRows", "OfShares", "Members"}
+KINDS = {"Replicated", "SampleRows", "Shard", "Shards", "Shares", "OfRows", "OfShares", "Members"}
 
 
 def asks(source: str) -> list[int]:
@@ -222,7 +222,7 @@ def asks(source: str) -> list[int]:
     [
         "x = 1 if method.members is None else 2",
         "if self.shards is not None: pass",
-        "isinstance(method.placement, (Rows, Shard))",
+        "isinstance(method.placement, (SampleRows, Shard))",
         "isinstance(method, members.Members)",
         "method.placement == REPLICATED",
     ],

@@ -6,11 +6,11 @@ rank computes. The weights of a method have a placement (:attr:`hpcsamp.methods.
 and so has the state of an optimiser; :mod:`hpcsamp.collectives.updates` describes how gradients
 reach it.
 
-    Replicated   every rank holds the whole tensor
-    Rows(own)    the first axis are samples, and a rank holds the rows of its own samples: the ranks
-                 of a sample group hold different rows
-    Shard(...)   a tensor that is flattened and cut into nearly equal parts along the sample axis
-    Shares(...)  some tensors of a method are cut like this, the others are on every rank
+    Replicated       every rank holds the whole tensor
+    SampleRows(own)  the first axis are samples, and a rank holds the rows of its own samples: the
+                     ranks of a sample group hold different rows
+    Shard(...)       a tensor that is flattened and cut into nearly equal parts over the sample axis
+    Shares(...)      some tensors of a method are cut like this, the others are on every rank
 """
 
 from __future__ import annotations

@@ -185,7 +185,8 @@ def predict(work: Workload, layout: NodeLayout, machine: Machine, rates: Rates) 
     work
         Work of the run.
     layout
-        The grid; callers must check that it is valid (:func:`~hpcsamp.planning.grid_choice.layouts`).
+        The grid; callers must check that it is valid
+        (:func:`~hpcsamp.planning.grid_choice.layouts`).
     machine
         Machine with its network, storage and jitter.
     rates

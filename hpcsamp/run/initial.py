@@ -51,7 +51,7 @@ def identified(
     -------
     RunConfig
         With ``model.weights_sha256`` if ``model.weights`` is set.
-    Source
+    WeightSource
         None if no weights have to be read.
 
     Raises

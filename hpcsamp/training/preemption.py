@@ -2,9 +2,9 @@
 
 A signal handler only records which signal arrived. In every step, each rank states whether it wants
 to stop (:meth:`Watch.wishes`), and the ranks agree on the union of these wishes in the exchange
-that a step needs anyway (:class:`~hpcsamp.training.step_agreement.Agreement`). So all of them stop after
-the same step, write the checkpoint and raise :class:`~hpcsamp.errors.PreemptedError`: exit code 75,
-"run again".
+that a step needs anyway (:class:`~hpcsamp.training.step_agreement.Agreement`). So all of them stop
+after the same step, write the checkpoint and raise :class:`~hpcsamp.errors.PreemptedError`: exit
+code 75, "run again".
 
 ======== =========================================================================================
 SIGUSR2  sent by batch systems before the end if requested (``sbatch --signal=USR2@120``; not USR1,
