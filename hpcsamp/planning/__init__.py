@@ -2,6 +2,6 @@
 
 ``machine``: a site's hardware (published or measured); ``workload``: what a run needs; ``network``
 and ``jitter``: the formulas; ``rates``: seconds from work; ``model``: the time of a step on one
-grid; ``grid_choice``: the best grid and what limits it; ``simulate``: the same step by step; ``fit``:
-the model fitted to measured records.
+grid; ``grid_choice``: the best grid and what limits it; ``simulate``: the same step by step;
+``fit``: the model fitted to measured records.
 """
