@@ -340,7 +340,7 @@ def test_between_nodes_and_many_times_in_a_process(script, tmp_path):
         from hpcsamp.errors import HpcsampError
         from hpcsamp.runtime import mpi
         MPI = mpi()
-        from hpcsamp.watchdog import Phase, dog, here, table
+        from hpcsamp.watchdog import Phase, dog, here, rank_table
         comm = MPI.COMM_WORLD
         file = Path({str(tmp_path / "stall.json")!r})
 
@@ -368,7 +368,7 @@ def test_between_nodes_and_many_times_in_a_process(script, tmp_path):
         rounds(5)
         before = held()
         rounds(40)
-        shared, table._shared = table._shared, lambda node: None
+        shared, rank_table._shared = rank_table._shared, lambda node: None
         rounds(10)
         assert held() == before, (held(), before)
         assert not file.exists()
