@@ -32,7 +32,7 @@ BYTES = 24
 
 
 def rates(folder: Path, size: int, rounds: int, topology: Topology) -> dict[str, list[float]]:
-    """Bytes a second that this rank writes while all do, without and with waiting for the disk.
+    """Measure bytes per second per rank while all ranks write, without and with a final fsync.
 
     Parameters
     ----------

@@ -57,7 +57,7 @@ class GradientExchange:
         optimizer.zero_grad = self.zero  # type: ignore[method-assign]
 
     def retire(self, optimizer: torch.optim.Optimizer) -> None:
-        """Give way to a newer one, of this optimiser or another."""
+        """Remove the hooks, when a newer exchange of this or another optimiser replaces them."""
         self.retired = True
         for hook in self._hooks:
             hook.remove()

@@ -39,8 +39,8 @@ class Verdict(NamedTuple):
 def tried(chunk: Chunk, strategy: str) -> Verdict:
     """Compare the forms of a strategy with the loop, in their order.
 
-    Where gradients are on, they are compared, too. This costs a pass of each form that is tried,
-    and up to three passes of the loop.
+    Gradients are compared as well if they are enabled. This takes one pass of each form that is
+    tried, and up to three passes of the loop.
     """
     rows = sorted({0, chunk.samples // 2, chunk.samples - 1})
     learns = torch.is_grad_enabled()

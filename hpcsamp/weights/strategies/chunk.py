@@ -54,7 +54,7 @@ class Chunk:
 
     @property
     def items(self) -> int:
-        """``B``."""
+        """Number of items, ``B``."""
         return self.x.shape[1] if self.stacked else self.x.shape[0]
 
     def some(self, rows: Sequence[int]) -> Chunk:
