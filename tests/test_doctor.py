@@ -97,6 +97,11 @@ def test_gpus(tmp_path):
     assert shared.found.startswith("ranks 0, 4 on node0 share a")
     some = on_ranks.gpus([*places(1, gpus=four), *places(2)[1:]], tmp_path)
     assert (some.status, some.found) == ("problem", "rank 1 see no GPU, other ranks do")
+    broken = [replace(p, trouble="there is a GPU that torch cannot use") for p in places(2)[1:]]
+    found = on_ranks.gpus([*places(1), *broken], tmp_path)
+    assert found.status == "problem"
+    assert "rank 1 on" in found.found
+    assert "that torch cannot use" in found.found
 
 
 def test_file_systems(tmp_path):

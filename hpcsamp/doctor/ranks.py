@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcsamp.doctor.check import Check, name_ranks, spans
+from hpcsamp.errors import UsageError
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -39,6 +40,8 @@ class RankPlace:
         GPUs that this process sees, by unique name.
     device
         Device that training would use: ``"cpu"`` or one of ``gpus``.
+    trouble
+        Why training would refuse its device; empty if it would not.
     """
 
     rank: int
@@ -49,6 +52,7 @@ class RankPlace:
     threads: int
     gpus: tuple[str, ...]
     device: str
+    trouble: str = ""
 
 
 def here(comm: MPI.Comm) -> list[RankPlace]:
@@ -61,7 +65,11 @@ def here(comm: MPI.Comm) -> list[RankPlace]:
     MPI = library(comm)  # noqa: N806
     node_comm = comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.Get_rank())
     threads = limit_threads(node_comm)
-    device = bind_device("auto", node_comm.Get_rank())
+    trouble, device = "", torch.device("cpu")
+    try:
+        device = bind_device("auto", node_comm.Get_rank())
+    except UsageError as e:  # the other ranks must not wait for this one
+        trouble = str(e)
     gpus = []
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
@@ -76,6 +84,7 @@ def here(comm: MPI.Comm) -> list[RankPlace]:
         threads=threads,
         gpus=tuple(gpus),
         device="cpu" if device.type == "cpu" else gpus[device.index or 0],
+        trouble=trouble,
     )
     node_comm.Free()
     return comm.allgather(place)
@@ -153,6 +162,15 @@ def threads(places: Sequence[RankPlace], environment: Mapping[str, str]) -> Chec
 def gpus(places: Sequence[RankPlace], devices: Path = Path("/dev")) -> Check:
     """Check that every rank of a node has its own GPU."""
     name = "GPU"
+    for p in places:
+        if p.trouble:
+            return Check(
+                name,
+                "problem",
+                f"rank {p.rank} on {p.host}: {p.trouble}",
+                "install a torch build for this driver and GPU; check CUDA_VISIBLE_DEVICES and "
+                "ROCR_VISIBLE_DEVICES",
+            )
     if not any(p.gpus for p in places):
         if (devices / "nvidiactl").exists() or (devices / "kfd").exists():
             return Check(
