@@ -40,6 +40,20 @@ def pytest_itemcollected(item: pytest.Item) -> None:
             _patient.append(mark)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none that torch can use."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    from hpcsamp.devices import observe
+
+    seen = observe()
+    if not seen.visible:
+        why = seen.reason if seen.built else "this torch is a CPU build"
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=f"torch sees no GPU: {why}"))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Name what the style check of tests/run.sh leaves out; skipped tests are listed anyway."""
     if shutil.which("shellcheck") is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from hpcsamp import devices
 from hpcsamp.bench import versus
 from hpcsamp.bench.scaling import Experiment
 from hpcsamp.bench.variants import Variant
@@ -24,10 +25,12 @@ def check() -> None:
     UsageError
         If this process sees no GPU.
     """
-    import torch
-
-    if not torch.cuda.is_available():
-        raise UsageError("bench gpu needs a GPU, but this process sees none")
+    seen = devices.observe()
+    if not seen.visible:
+        why = seen.reason if seen.built else "this torch is a CPU build"
+        raise UsageError(
+            f"bench gpu needs a GPU, but this process sees none{f': {why}' if why else ''}"
+        )
 
 
 def variants(experiment: Experiment, samples: int, batch: int, ranks: int) -> list[Variant]:
