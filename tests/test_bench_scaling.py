@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from hpcsamp.bench import scaling, versus
-from hpcsamp.bench.phases import Phases
 from hpcsamp.bench.turns import Turns, VariantJob
 from hpcsamp.bench.workloads import ScalingPoint, Size, points
 from hpcsamp.errors import HpcsampError
 from hpcsamp.planning import fit
+from hpcsamp.training.phases import Phases
 
 SIZE = Size(samples=16, per_rank=2, batch=32, proportional_batch=8, steps=1)
 
@@ -112,7 +112,7 @@ import sys
 from contextlib import ExitStack
 from hpcsamp import config as configuration
 from hpcsamp.bench.stepper import Stepper
-from hpcsamp.bench.phases import NAMES
+from hpcsamp.training.phases import NAMES
 from hpcsamp.grid import init
 from hpcsamp.run import health
 from hpcsamp.training.loop import train

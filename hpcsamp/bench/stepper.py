@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from hpcsamp.bench.phases import NAMES, Phases
 from hpcsamp.config import RunConfig
 from hpcsamp.data import Batch
 from hpcsamp.grid import Topology
 from hpcsamp.training.loop import Trainer
+from hpcsamp.training.phases import NAMES, Phases
 from hpcsamp.watchdog import here
 
 

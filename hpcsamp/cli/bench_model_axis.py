@@ -38,8 +38,8 @@ def _measured(samples: int, repeat: int, settings: list[str], json_file: Path | 
     import torch
 
     from hpcsamp.bench.model_axis import compare
-    from hpcsamp.bench.phases import NAMES
     from hpcsamp.cli.output import show
+    from hpcsamp.training.phases import NAMES
 
     torch.set_num_threads(1)
     found = compare(samples, repeat, settings)

@@ -169,7 +169,7 @@ def _title(experiment: Experiment, measured: list[dict[str, Any]]) -> str:
 
 
 def _table(rows: list[dict[str, Any]], measure: str) -> tuple[list[str], list[list[Any]]]:
-    from hpcsamp.bench.phases import NAMES
+    from hpcsamp.training.phases import NAMES
 
     phases = [n for n in NAMES if any(r["record"]["phases"].get(n, 0) >= 5e-6 for r in rows)]
     lines = []
