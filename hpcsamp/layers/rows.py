@@ -73,7 +73,7 @@ class Rows(Layer):
     space need the same rows: each holds a share of them, and gathers the others meanwhile. Nothing
     that was gathered is kept for the backward pass.
 
-    On R ranks of channels and G of space, with N tokens and B bytes per number, a rank sends
+    On R ranks of channels and G of space, with N tokens and B bytes per number, a rank sends::
 
         forward    N own inputs (R - 1) B, and its share of W and b to G - 1 ranks
         backward   the same of inputs and W again; gradients of the others' inputs, N (inputs - own)
