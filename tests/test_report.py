@@ -187,7 +187,7 @@ def test_several_runs_share_a_page(tmp_path):
     pixels(tmp_path / "out" / "learning-curves.png")
     assert (tmp_path / "out" / "reliability-1.png") in made.pictures
     html = made.page.read_text()
-    assert "<th>one</th><th>two</th>" in html
+    assert '<th scope="col">one</th><th scope="col">two</th>' in html
     assert "two: temperature 0.5" in html
     assert [n for n in made.notes if "of two" in n]
     refused = run_cli(one, two)

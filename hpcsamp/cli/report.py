@@ -31,6 +31,9 @@ def report(
             help="Draw a figure of the paper instead: 4 to 10, or table1; mixer: model ranks."
         ),
     ] = None,
+    single_file: Annotated[
+        bool, typer.Option("--single-file", help="Write one file that contains its figures.")
+    ] = False,
     accept_edits: AcceptEdits = False,
 ) -> None:
     """Write a page with learning curves, calibration and the most uncertain items of a run.
@@ -52,7 +55,7 @@ def report(
 
     if out is None and len(runs) > 1:
         raise UsageError("comparing several runs needs an output folder: add --out DIR")
-    made = build(runs, out or runs[0] / "report", split=split, items=items)
+    made = build(runs, out or runs[0] / "report", split=split, items=items, single_file=single_file)
     for line in made.notes:
         typer.echo(f"left out: {line}")
     for picture in made.pictures:

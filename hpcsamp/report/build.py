@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from hpcsamp.files import write_whole
 from hpcsamp.kinds import parts_of
 from hpcsamp.locks import locked
 from hpcsamp.report import page, style
+from hpcsamp.report.alternative import alternative
 from hpcsamp.report.curves import learning_curves
 from hpcsamp.report.fans import forecast_fans
 from hpcsamp.report.gallery import gallery
@@ -42,7 +44,7 @@ class ReportFiles:
     page
         Path of ``index.html``.
     pictures
-        Paths of the PNG files, in the order of the page.
+        Paths of the PNG files, in the order of the page; empty if the page contains them.
     notes
         Figures that were left out, each with the reason in one line.
     """
@@ -52,9 +54,25 @@ class ReportFiles:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A figure to draw: file name without suffix, section, run, caption, and how it is drawn."""
+
+    name: str
+    title: str
+    whose: str
+    caption: str
+    make: Callable[[], Figure]
+
+
 def build(
-    paths: Sequence[str | Path], out: str | Path, *, split: str = "test", items: int = 24
-) -> ReportFiles:
+    paths: Sequence[str | Path],
+    out: str | Path,
+    *,
+    split: str = "test",
+    items: int = 24,
+    single_file: bool = False,
+) -> Made:
     """Write a report of one run, or a report that compares several runs.
 
     Parameters
@@ -67,6 +85,8 @@ def build(
         Split whose evaluation is shown.
     items
         Number of the most uncertain items to show.
+    single_file
+        Whether the page contains its figures, so that it can be sent as one file.
 
     Raises
     ------
@@ -76,63 +96,78 @@ def build(
     runs = [read_run(path) for path in paths]
     evaluations = [run.evaluation(split) for run in runs]
     folder = Path(out)
+    made = Made(folder / "index.html")
+    drafts = _drafts(runs, evaluations, split, items, made.notes)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / ".lock", folder):
-            return _write(folder, runs, evaluations, split, items)
+        with locked(folder / ".lock", folder), style.styled():
+            shown = _draw(drafts, folder, made, single_file)
+            write_whole(made.page, page.html(runs, evaluations, shown, made.notes))
     except OSError as e:
         raise UsageError(f"cannot write the report {folder}: {e.strerror or e}") from e
+    return made
 
 
-def _write(
-    folder: Path,
-    runs: Sequence[RunRecord],
-    evaluations: Sequence[EvaluationRecord | None],
+def _drafts(
+    runs: Sequence[Run],
+    evaluations: Sequence[Evaluation | None],
     split: str,
     items: int,
-) -> ReportFiles:
-    made = ReportFiles(folder / "index.html")
+    notes: list[str],
+) -> list[Draft]:
+    """All figures that may be drawn, those of a section next to each other."""
+    alone = len(runs) == 1
+    caption = page.CURVES if alone else page.CURVES_OF_SEVERAL
+    drafts = [
+        Draft("learning-curves", "Learning curves", "", caption, lambda: learning_curves(runs))
+    ]
+    for i, (run, evaluation) in enumerate(zip(runs, evaluations, strict=True), start=1):
+        whose, suffix = ("", "") if alone else (run.name, f"-{i}")
+        if evaluation is None:
+            notes.append(
+                f"calibration{f' of {whose}' if whose else ''}: {split} has not been evaluated "
+                f"(hpcsamp evaluate {run.path} --split {split})"
+            )
+            continue
+        for target, kind in run.kinds.items():
+            of = evaluation.of_target(target) if target else evaluation
+            start, end = (f"{target}-", f": {target}") if target else ("", "")
+            drafts += [
+                Draft(f"{start}{name}{suffix}", title + end, whose, words,
+                      lambda r=run, e=of, d=diagram: d(r, e))  # type: ignore[misc]
+                for name, title, words, diagram in _pictures(kind, items, alone=alone)
+            ]  # fmt: skip
+    sections = list(dict.fromkeys(draft.title for draft in drafts))
+    return sorted(drafts, key=lambda draft: sections.index(draft.title))
+
+
+def _draw(drafts: Sequence[Draft], folder: Path, made: Made, inside: bool) -> list[page.Picture]:
+    """Draw the figures, section by section; note those for which data are missing."""
     shown: list[page.Picture] = []
-
-    def draw(name: str, title: str, caption: str, make: Callable[[], Figure]) -> None:
-        file = folder / f"{name}.png"
-        file.unlink(missing_ok=True)  # do not leave a figure of an earlier report in the folder
-        try:
-            made.pictures.append(style.save(make(), file))
-        except DoesNotApplyError:
-            pass
-        except MissingMaterialError as e:
-            made.notes.append(f"{title.lower()}: {e}")
-        else:
-            shown.append(page.Picture(file.name, title, caption))
-
-    with style.styled():
-        draw(
-            "learning-curves",
-            "Learning curves",
-            page.CURVES if len(runs) == 1 else page.CURVES_OF_SEVERAL,
-            lambda: learning_curves(runs),
-        )
-        for i, (run, evaluation) in enumerate(zip(runs, evaluations, strict=True), start=1):
-            whose, suffix = ("", "") if len(runs) == 1 else (f" of {run.name}", f"-{i}")
-            if evaluation is None:
-                made.notes.append(
-                    f"calibration{whose}: {split} has not been evaluated "
-                    f"(hpcsamp evaluate {run.path} --split {split})"
-                )
-                continue
-            for target, kind in run.kinds.items():
-                of = evaluation.of_target(target) if target else evaluation
-                start, end = (f"{target}-", f": {target}") if target else ("", "")
-                for name, title, caption, diagram in _pictures(kind, items, alone=len(runs) == 1):
-                    draw(
-                        f"{start}{name}{suffix}",
-                        title + end + whose,
-                        caption,
-                        lambda r=run, e=of, d=diagram: d(r, e),  # type: ignore[misc]
-                    )
-    write_whole(made.page, page.html(runs, evaluations, shown, made.notes))
-    return made
+    for _, section in groupby(drafts, key=lambda draft: draft.title):
+        drawn: list[tuple[Draft, Figure]] = []
+        for draft in section:
+            # do not leave a figure of an earlier report in the folder
+            (folder / f"{draft.name}.png").unlink(missing_ok=True)
+            try:
+                drawn.append((draft, draft.make()))
+            except DoesNotApplyError:
+                pass
+            except MissingMaterialError as e:
+                whose = f" of {draft.whose}" if draft.whose else ""
+                made.notes.append(f"{draft.title.lower()}{whose}: {e}")
+        style.same_scales([fig for _, fig in drawn])
+        for draft, fig in drawn:
+            file = folder / f"{draft.name}.png"
+            content = style.png(fig)
+            if not inside:
+                file.write_bytes(content)
+                made.pictures.append(file)
+            source = page.embedded(content) if inside else file.name
+            shown.append(
+                page.Picture(source, draft.title, draft.whose, draft.caption, alternative(fig))
+            )
+    return shown
 
 
 Diagram = Callable[[RunRecord, EvaluationRecord], "Figure"]

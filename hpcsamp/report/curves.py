@@ -54,12 +54,8 @@ def learning_curves(runs: Sequence[RunRecord]) -> Figure:
     panels = [p for p in known if any(r.series("valid", k)[0].size for r in runs for k in p.keys)]
     trained = any(r.series("train", "loss")[0].size for r in runs)
     count = len(panels) + trained
-    columns = min(2, count)
-    rows = -(-count // columns)
-    fig = style.figure(4.9 * columns, 3.1 * rows + 0.5)
-    grid = list(np.ravel(fig.subplots(rows, columns, squeeze=False)))
-    for unused in grid[count:]:
-        unused.remove()
+    fig = style.figure(style.WIDTH, 0.7 + 2.7 * count)
+    grid = list(np.ravel(fig.subplots(count, 1, squeeze=False)))
     if trained:
         (_parts if len(runs) == 1 else _losses)(grid[0], runs)
     for axes, panel in zip(grid[trained:], panels, strict=False):
@@ -68,7 +64,7 @@ def learning_curves(runs: Sequence[RunRecord]) -> Figure:
         style.heading(fig, runs[0].title)
     else:
         style.heading(fig, f"Learning curves of {len(runs)} runs")
-        fig.legend(handles=_run_handles(runs), loc="outside lower center", ncols=min(3, len(runs)))
+        fig.legend(handles=_run_handles(runs), loc="outside lower center", ncols=1)
     return fig
 
 
@@ -104,7 +100,7 @@ def _parts(axes: Axes, runs: Sequence[RunRecord]) -> None:
         if steps.size and (key != "penalty" or np.nanmax(np.abs(values), initial=0) > 0):
             _noisy(axes, steps, values, colour, line, label)
             drawn.append(values)
-    axes.legend()
+    style.legend(axes)
     _loss_axes(axes, drawn)
 
 
@@ -158,6 +154,7 @@ def _metric(axes: Axes, panel: Panel, runs: Sequence[RunRecord]) -> None:
     for i, run in enumerate(runs):
         for key, line in zip(panel.keys, _LINES, strict=False):
             epochs, values = run.series("valid", key, axis="epoch")
+            of = f"{run.name} {_NAMES.get(key.rpartition('/')[2], '')}".rstrip()
             colour = style.RUNS[i % len(style.RUNS)]
             axes.plot(
                 epochs,
@@ -165,6 +162,7 @@ def _metric(axes: Axes, panel: Panel, runs: Sequence[RunRecord]) -> None:
                 line,
                 color=colour if len(runs) > 1 or key == panel.keys[0] else style.ORANGE,
                 marker=style.MARKERS[i % len(style.MARKERS)] if len(epochs) <= 40 else None,
+                gid=of,  # names the curve in the alternative text
             )
     if panel.level is not None:
         axes.axhline(panel.level, color=style.GREY, linewidth=1, linestyle=":")
@@ -176,6 +174,6 @@ def _metric(axes: Axes, panel: Panel, runs: Sequence[RunRecord]) -> None:
         colours = [style.BLUE, style.ORANGE] if len(runs) == 1 else [style.GREY, style.GREY]
         for key, line, colour in zip(panel.keys, _LINES, colours, strict=True):
             axes.plot([], [], line, color=colour, label=_NAMES[key.rpartition("/")[2]])
-        axes.legend()
+        style.legend(axes)
     axes.set(title=panel.title, xlabel="epoch", ylabel=panel.label)
     style.integer_steps(axes)

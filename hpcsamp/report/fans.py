@@ -55,12 +55,12 @@ def forecast_fans(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
     history = _history(run, evaluation.split, index, unit)
     if axis == "value":
         steps, axis = steps + 1, "step"
-    fig = style.figure(9.6, 7.2)
+    fig = style.figure(style.WIDTH, 2 * style.HEIGHT)
     grid = fig.subplots(len(PLACES), PER_PLACE, sharex=True, sharey=True)
     for i, axes in enumerate(np.ravel(grid)):
         past = None if history is None else history[i]
         _fan(axes, steps, bands[i], levels, truth[i], past)
-        axes.set_title(f"{names[i]} uncertainty, item {index[i]}", fontsize=9.5)
+        axes.set_title(f"{names[i]} uncertainty, item {index[i]}", fontsize=8.5)
         axes.text(0.985, 0.03, f"mean variance {total[i]:.3g}", transform=axes.transAxes,
                   ha="right", va="bottom", fontsize=7.5, color=style.GREY)  # fmt: skip
     for axes in grid[:, 0]:
@@ -68,7 +68,7 @@ def forecast_fans(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
     for axes in grid[-1]:
         axes.set_xlabel(f"{axis} / {axis_unit}" if axis_unit else axis)
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    fig.legend(handles, labels, loc="outside lower center", ncols=3)
     style.heading(fig, run.title, f"{evaluation.split}, {evaluation.samples} samples")
     return fig
 

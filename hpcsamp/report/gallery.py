@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLUMNS = 8
+COLUMNS = 4
 
 
 def gallery(run: RunRecord, evaluation: EvaluationRecord, items: int = 24) -> Figure:
@@ -46,7 +46,7 @@ def gallery(run: RunRecord, evaluation: EvaluationRecord, items: int = 24) -> Fi
 
     columns = min(COLUMNS, len(rows))
     lines = -(-len(rows) // columns)
-    fig = style.figure(max(1.12 * columns, 4.5), 1.58 * lines + 1.05, dense=True)
+    fig = style.figure(style.WIDTH, 1.75 * lines + 1.2, dense=True)
     grid = fig.add_gridspec(2 * lines, columns, height_ratios=[1, 0.09] * lines)
     for i in range(len(rows)):
         line, column = divmod(i, columns)

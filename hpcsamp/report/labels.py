@@ -39,8 +39,7 @@ def confusion_matrix(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
     names = [str(name) for name in evaluation.reliability["class_names"]]
     total = table.sum(1, keepdims=True)
     share = np.divide(table, total, out=np.zeros_like(table), where=total > 0)
-    size = 3.2 + min(0.36 * len(names), 5.0)
-    fig = style.figure(size, size)
+    fig = style.figure(style.WIDTH, style.WIDTH)
     axes = fig.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.grid(visible=False)
@@ -51,7 +50,8 @@ def confusion_matrix(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
         for i, j in np.ndindex(*share.shape):
             if table[i, j] > 0:
                 axes.text(
-                    j, i, f"{100 * share[i, j]:.0f}", ha="center", va="center", fontsize=7.5,
+                    j, i, f"{100 * share[i, j]:.0f}", ha="center", va="center",
+                    fontsize=6.5 if len(names) > 12 else 8,
                     color="white" if share[i, j] > 0.5 else style.INK,
                 )  # fmt: skip
     axes.set(xlabel="predicted class", ylabel="true class")
@@ -72,7 +72,7 @@ def by_label(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
     if not shown:
         raise MissingMaterialError(f"{run.name} has no metrics by label")
     names = [str(name) for name in rows["labels"]]
-    fig = style.figure(6.4, 1.8 + 0.26 * min(len(names), 60))
+    fig = style.figure(style.WIDTH, max(style.HEIGHT, 1.8 + 0.26 * min(len(names), 60)))
     axes = fig.subplots()
     height = 0.8 / len(shown)
     for k, key in enumerate(shown):
@@ -82,7 +82,7 @@ def by_label(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set(xlim=(0, 1))
-    axes.legend(loc="lower right")
+    fig.legend(loc="outside lower center", ncols=len(shown))
     style.heading(fig, run.title, f"{evaluation.split}, by {rows['name']}")
     return fig
 
@@ -110,7 +110,7 @@ def uncertain_maps(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
         )
         classes = len(f["class"])
     images = as_images(read_inputs(run, evaluation.split, index))
-    fig = style.figure(7.6, 1.9 * len(rows) + 1.0, dense=True)
+    fig = style.figure(style.WIDTH, 1.32 * len(rows) + 0.9, dense=True)
     grid = fig.subplots(len(rows), 4, squeeze=False)
     for line, parts in enumerate(zip(images, target, predicted, doubt, strict=True)):
         image, true, guess, entropy = parts

@@ -23,8 +23,8 @@ USUAL = ("2m_temperature", "geopotential@500", "10m_u_component_of_wind")
 SHOWN = 3
 
 
-def weather_maps(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
-    """Draw mean, truth, error and spread of the item of median uncertainty, a row per variable.
+def weather_maps(run: Run, evaluation: Evaluation) -> Figure:
+    """Draw mean, truth, error and spread of the item of median uncertainty, two rows per variable.
 
     Raises
     ------
@@ -51,8 +51,8 @@ def weather_maps(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
         when = _time(f, row)
     units = evaluation.rows.get("units", [])
     labels = evaluation.rows.get("labels", [])
-    fig = style.figure(13.2, 2.15 * len(names) + 0.9)
-    grid = fig.subplots(len(names), 4, squeeze=False, sharex=True, sharey=True)
+    fig = style.figure(style.WIDTH, 3.2 * len(names) + 0.9)
+    grid = fig.subplots(2 * len(names), 2, squeeze=False, sharex=True, sharey=True)
     for r, (name, field) in enumerate(zip(names, fields, strict=True)):
         error = field["mean"] - field["target"]
         both = np.stack([field["mean"], field["target"]])
@@ -65,11 +65,11 @@ def weather_maps(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
             ("error (mean − truth)", error, {"cmap": "RdBu_r", "vmin": -size, "vmax": size}),
             ("spread (std)", field["std"], {"cmap": "magma_r", "vmin": 0}),
         )):  # fmt: skip
-            axes = grid[r, c]
-            _map(fig, axes, longitude, latitude, values, look, unit if c in (1, 2, 3) else "")
-            if r == 0:
-                axes.set_title(title)
-        grid[r, 0].set_ylabel(f"{name}\nlatitude", fontsize=8.5)
+            axes = grid[2 * r + c // 2, c % 2]
+            _map(fig, axes, longitude, latitude, values, look, unit)
+            axes.set_title(title if c else f"{name}\n{title}", fontsize=9)
+        for axes in grid[2 * r : 2 * r + 2, 0]:
+            axes.set_ylabel("latitude", fontsize=8.5)
     for axes in grid[-1]:
         axes.set_xlabel("longitude")
     style.heading(fig, run.title, f"{evaluation.split}, item {row}{when}, of median uncertainty")
@@ -104,7 +104,7 @@ def _map(
     axes.grid(visible=False)
     axes.xaxis.set_major_locator(MultipleLocator(90))
     axes.yaxis.set_major_locator(MultipleLocator(45))
-    axes.tick_params(labelsize=8)
+    axes.tick_params(labelsize=7.5)
     bar = fig.colorbar(drawn, ax=axes, shrink=0.85, pad=0.02, aspect=16)
     bar.ax.tick_params(labelsize=7.5)
     bar.outline.set_linewidth(0.5)

@@ -1,10 +1,12 @@
-"""The HTML page of a report: plain HTML next to the figures, without external resources."""
+"""The HTML page of a report: plain HTML without scripts and external resources."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import groupby
 from typing import Any
 
 from hpcsamp.report.records import EvaluationRecord, RunRecord
@@ -30,8 +32,8 @@ COVERAGE = (
     "nominal level; MACE is the mean distance from the diagonal."
 )
 SPREAD = (
-    "Left: the predictive distribution function at the targets (probability integral transform): "
-    "flat if calibrated, U-shaped if overconfident, humped if underconfident. Right: values binned "
+    "Above: the predictive distribution function at the targets (probability integral transform): "
+    "flat if calibrated, U-shaped if overconfident, humped if underconfident. Below: values binned "
     "by their predicted standard deviation, with the root mean squared error in each bin; the "
     "area of a dot is proportional to the number of values."
 )
@@ -76,27 +78,72 @@ ITEMS = (
 )
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto;
-       padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; } th, td { text-align: left; padding: .2rem 1.2rem .2rem 0;
-       border-bottom: 1px solid #e5e5e5; vertical-align: top; }
-td.n { font-variant-numeric: tabular-nums; }
-td.description { color: #666; }
-figure { margin: 0; } img { max-width: 100%; height: auto; }
-figcaption { color: #555; max-width: 46rem; }
+:root { color-scheme: light dark; --ink: #222; --pale: #5a5a5a; --line: #ddd; --page: #fff;
+        --link: #005a8e; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e6e6; --pale: #b0b0b0; --line: #444; --page: #161616; --link: #7cc4f0; } }
+* { box-sizing: border-box; }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page);
+       max-width: 74rem; margin: 1.5rem auto 4rem; padding: 0 1rem; overflow-wrap: anywhere; }
+a { color: var(--link); }
+h1 { font-size: 1.5rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .5rem; }
+p { max-width: 46rem; margin: .4rem 0; }
+nav ul { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; padding: 0; list-style: none; }
+table { border-collapse: collapse; }
+th, td { text-align: left; padding: .3rem 1.4rem .3rem 0; border-bottom: 1px solid var(--line);
+         vertical-align: top; font-weight: 400; }
+thead th, tbody th { font-weight: 600; }
+tbody th { max-width: 26rem; }
+td { font-variant-numeric: tabular-nums; min-width: 6.5rem; }
+td:last-child { padding-right: 0; }
+small { display: block; font-weight: 400; font-size: .85rem; line-height: 1.35;
+        color: var(--pale); }
+.figures { display: grid; gap: 1.2rem; align-items: start; }
+.several .figures { grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); }
+figure { margin: 0; max-width: 34rem; }
+img { display: block; width: 100%; height: auto; background: #fff; border-radius: 4px; }
+figcaption { font-weight: 600; margin-bottom: .2rem; }
 .caveat { border-left: 4px solid #D55E00; padding-left: .8rem; }
-.tables { overflow-x: auto; }
+@media (max-width: 44rem) {  /* rows of several runs become blocks, so that no column is cut */
+  table.several, table.several tbody, table.several tr, table.several tbody th,
+  table.several td { display: block; max-width: none; border: 0; padding: 0; }
+  table.several thead { display: none; }
+  table.several tr { border-bottom: 1px solid var(--line); padding: .4rem 0; }
+  table.several td:empty { display: none; }
+  table.several td::before { content: attr(data-run) ": "; color: var(--pale); } }
+@media (min-width: 70rem) { main.alone { columns: 2; column-gap: 2.5rem; }
+  main.alone section { break-inside: avoid; }
+  main.alone h2 { margin-top: 0; padding-top: 1.6rem; } }
+@media print { nav { display: none; } figure, tr { break-inside: avoid; } }
 """
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of the page: file name within the folder, heading and caption."""
+    """A figure of the page.
 
-    file: str
+    Attributes
+    ----------
+    source
+        File name within the folder, or the figure itself (:func:`embedded`).
+    title
+        Heading of the section; successive figures with the same title share one.
+    whose
+        Name of the run, if there are several.
+    caption, alternative
+        Text of the section, and text for readers who do not see the figure.
+    """
+
+    source: str
     title: str
+    whose: str
     caption: str
+    alternative: str
+
+
+def embedded(content: bytes) -> str:
+    """URL that contains a PNG file."""
+    return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
 def html(
@@ -117,26 +164,31 @@ def html(
         Lines on figures that were left out.
     """
     title = runs[0].name if len(runs) == 1 else "Runs " + ", ".join(r.name for r in runs)
-    body = [f"<h1>{escape(title)}</h1>"]
-    for run in runs:
-        if run.caveats:
-            whose = "" if len(runs) == 1 else f"{run.name}: "
-            body.append(f'<p class="caveat">{escape(whose + ", ".join(run.caveats))}: the results '
-                        f"below are not those of the exact Bayesian posterior.</p>")  # fmt: skip
-    body.append(_table("Run", [r.name for r in runs], _facts(runs)))
+    names = [run.name for run in runs]
+    sections = [("Run" if len(runs) == 1 else "Runs", _table(names, _facts(runs)))]
     if metrics := _metrics(evaluations):
-        first = next(e for e in evaluations if e is not None)
-        heading = f"Metrics on {first.split}"
-        body.append(_table(heading, [r.name for r in runs], metrics))
-    for picture in pictures:
-        name, heading = escape(picture.file), escape(picture.title)
-        body.append(
-            f'<h2>{heading}</h2>\n<figure><img src="{name}" alt="{heading}">\n'
-            f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
-        )
+        split = next(e.split for e in evaluations if e is not None)
+        sections.append((f"Metrics on {split}", _table(names, metrics)))
+    for heading, group in groupby(pictures, key=lambda picture: picture.title):
+        sections.append((heading, _figures(list(group))))
     if notes:
         lines = "".join(f"<li>{escape(note)}</li>" for note in notes)
-        body.append(f"<h2>Left out</h2>\n<ul>{lines}</ul>")
+        sections.append(("Left out", f"<ul>{lines}</ul>"))
+    contents = "".join(
+        f'<li><a href="#section-{i}">{escape(heading)}</a></li>'
+        for i, (heading, _) in enumerate(sections, start=1)
+    )
+    body = [
+        f"<header><h1>{escape(title)}</h1>",
+        *(_caveat(run, alone=len(runs) == 1) for run in runs if run.caveats),
+        f'<nav aria-label="Contents"><ul>{contents}</ul></nav></header>',
+        f'<main class="{"alone" if len(runs) == 1 else "several"}">',
+        *(
+            f'<section id="section-{i}">\n<h2>{escape(heading)}</h2>\n{inside}\n</section>'
+            for i, (heading, inside) in enumerate(sections, start=1)
+        ),
+        "</main>",
+    ]
     return (
         f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -144,6 +196,26 @@ def html(
         + "\n".join(body)
         + "\n</body>\n</html>\n"
     )
+
+
+def _caveat(run: Run, *, alone: bool) -> str:
+    whose = "" if alone else f"{run.name}: "
+    return (
+        f'<p class="caveat">{escape(whose + ", ".join(run.caveats))}: the results below are not '
+        f"those of the exact Bayesian posterior.</p>"
+    )
+
+
+def _figures(pictures: Sequence[Picture]) -> str:
+    """A caption and the figures of a section: one, or one of each run side by side."""
+    lines = [f"<p>{escape(pictures[0].caption)}</p>", '<div class="figures">']
+    for picture in pictures:
+        whose = f"<figcaption>{escape(picture.whose)}</figcaption>" if picture.whose else ""
+        lines.append(
+            f'<figure>{whose}<img src="{escape(picture.source)}" '
+            f'alt="{escape(picture.alternative)}"></figure>'
+        )
+    return "\n".join([*lines, "</div>"])
 
 
 Row = tuple[str, list[str], str]  # name, a cell per run, description
@@ -205,21 +277,28 @@ def _metrics(evaluations: Sequence[EvaluationRecord | None]) -> list[Row]:
     return rows
 
 
-def _table(heading: str, runs: Sequence[str], rows: Sequence[Row]) -> str:
+def _table(runs: Sequence[str], rows: Sequence[Row]) -> str:
+    """A table with a column per run; on a narrow screen, several runs are listed below a row."""
+    several = len(runs) > 1
     lines = []
-    if len(runs) > 1:
-        cells = "".join(f"<th>{escape(name)}</th>" for name in runs)
-        lines.append(f"<tr><th></th>{cells}<th></th></tr>")
+    if several:
+        cells = "".join(f'<th scope="col">{escape(name)}</th>' for name in runs)
+        lines.append(f"<thead><tr><td></td>{cells}</tr></thead>")
+    lines.append("<tbody>")
     for name, values, description in rows:
-        cells = "".join(f'<td class="n">{escape(value)}</td>' for value in values)
-        cells += f'<td class="description">{escape(description)}</td>'
-        lines.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
-    inside = "\n".join(lines)
-    return f'<h2>{escape(heading)}</h2>\n<div class="tables"><table>\n{inside}\n</table></div>'
+        cells = "".join(
+            f"<td{f' data-run={chr(34)}{escape(run)}{chr(34)}' * several}>{escape(value)}</td>"
+            for run, value in zip(runs, values, strict=True)
+        )
+        meaning = f"<small>{escape(description)}</small>" if description else ""
+        lines.append(f'<tr><th scope="row">{escape(name)}{meaning}</th>{cells}</tr>')
+    inside = "\n".join([*lines, "</tbody>"])
+    return f"<table{' class=several' * several}>\n{inside}\n</table>"
 
 
 def _number(value: Any) -> str:
-    """Format a number: four significant digits, or all digits of an integer."""
+    """Format a number: four significant digits, or all digits before the decimal point."""
     if isinstance(value, float):
-        return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
+        whole = value.is_integer() or 1e4 <= abs(value) < 1e9
+        return f"{value:.0f}" if whole else f"{value:.4g}"
     return str(value)

@@ -23,7 +23,7 @@ def reliability_diagram(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
     confidence, accuracy = confidence[filled], accuracy[filled]
     low, high = wilson(accuracy, count[filled])
 
-    fig = style.figure(5.2, 6.9)
+    fig = style.figure(style.WIDTH, 1.6 * style.HEIGHT)
     upper, lower = fig.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3.4, 1]})
     upper.plot([0, 1], [0, 1], color=style.GREY, linewidth=1, linestyle="--")
     upper.annotate(
@@ -62,7 +62,7 @@ def reliability_diagram(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
 def coverage_diagram(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
     """Draw the observed coverage of central predictive intervals against their nominal level."""
     nominal, observed = evaluation.bins("level", "coverage")  # the last level is 1
-    fig = style.figure(4.7, 4.9)
+    fig = style.figure(style.WIDTH, 1.25 * style.HEIGHT)
     axes = fig.subplots()
     axes.plot([0, 1], [0, 1], color=style.GREY, linewidth=1, linestyle="--")
     axes.plot(nominal[:-1], observed[:-1], "o-", color=style.BLUE)

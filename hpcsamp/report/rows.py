@@ -38,7 +38,7 @@ def row_errors(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
 def _horizons(run: RunRecord, evaluation: EvaluationRecord, rows: dict[str, Any]) -> Figure:
     at = np.asarray(rows["labels"], float)
     name, unit = rows["name"], next(iter(rows["units"]), "")
-    fig = style.figure(6.4, 3.8)
+    fig = style.figure(style.WIDTH, style.HEIGHT)
     axes = fig.subplots()
     for key, label, colour, marker in (
         ("rmse", "RMSE of the mean", style.ORANGE, "s"),
@@ -54,7 +54,7 @@ def _horizons(run: RunRecord, evaluation: EvaluationRecord, rows: dict[str, Any]
         xlabel="position in the target" if name == "value" else _with_unit(name, evaluation),
         ylabel=unit or "units of the target",
     )
-    axes.legend(ncols=2)
+    style.legend(axes, columns=2)
     style.heading(fig, run.title, f"{evaluation.split}, {evaluation.samples} samples")
     return fig
 
@@ -69,23 +69,20 @@ def _variables(run: RunRecord, evaluation: EvaluationRecord, rows: dict[str, Any
     if "spread_skill" not in rows:
         raise MissingMaterialError("a single weight sample has no spread to compare with errors")
     rmse, skill = np.asarray(rows["rmse"], float), np.asarray(rows["spread_skill"], float)
-    columns = 1 if len(labels) <= 24 else 3 if len(labels) > 48 else 2
-    per = -(-len(labels) // columns)
-    fig = style.figure(4.3 * columns, 0.2 * per + 1.5)
-    grid = fig.subplots(1, columns, squeeze=False)[0]
+    fig = style.figure(style.WIDTH, max(style.HEIGHT, 0.2 * len(labels) + 1.5))
+    axes = fig.subplots()
     top = max(1.1, float(np.nanmax(skill)) * 1.08)
-    for c, axes in enumerate(grid):
-        part = range(c * per, min((c + 1) * per, len(labels)))
-        place = np.arange(len(part))
-        axes.barh(place, skill[part], color=style.BLUE, alpha=0.65, height=0.72)
-        axes.axvline(1, color=style.GREY, linewidth=1, linestyle="--")
-        ticks = [
-            f"{labels[i]}\u2002{_short(rmse[i])}{' ' * bool(units[i])}{units[i]}" for i in part
-        ]
-        axes.set_yticks(place, ticks, fontsize=7)
-        axes.set(xlim=(0, top), ylim=(per - 0.4, -0.6), xlabel="spread-skill ratio")
-        axes.grid(visible=False, axis="y")
-        axes.tick_params(axis="y", length=0)
+    place = np.arange(len(labels))
+    axes.barh(place, skill, color=style.BLUE, alpha=0.65, height=0.72)
+    axes.axvline(1, color=style.GREY, linewidth=1, linestyle="--")
+    ticks = [
+        f"{label}\u2002{_short(error)}{' ' * bool(unit)}{unit}"
+        for label, error, unit in zip(labels, rmse, units, strict=True)
+    ]
+    axes.set_yticks(place, ticks, fontsize=8)
+    axes.set(xlim=(0, top), ylim=(len(labels) - 0.4, -0.6), xlabel="spread-skill ratio")
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
     style.heading(
         fig,
         run.title,

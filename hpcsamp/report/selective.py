@@ -31,7 +31,7 @@ def risk_coverage_curve(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
     """
     (risk,) = evaluation.bins("risk")
     coverage = np.arange(1, len(risk) + 1) / len(risk)
-    fig = style.figure(5.2, 3.9)
+    fig = style.figure(style.WIDTH, style.HEIGHT)
     axes = fig.subplots()
     axes.axhline(risk[-1], color=style.GREY, linewidth=1, linestyle="--")
     axes.annotate(
@@ -67,8 +67,8 @@ def ood_histograms(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
             f"no out-of-distribution items (hpcsamp evaluate {run.path} --ood DIR)"
         )
     scores = ood["scores"]
-    fig = style.figure(4.0 * len(scores), 3.5)
-    grid = fig.subplots(1, len(scores), squeeze=False)[0]
+    fig = style.figure(style.WIDTH, 0.9 + 2.5 * len(scores))
+    grid = fig.subplots(len(scores), 1, squeeze=False)[:, 0]
     for axes, (name, histogram) in zip(grid, scores.items(), strict=True):
         edges = np.asarray(histogram["edges"])
         for key, colour, label in (
@@ -87,8 +87,9 @@ def ood_histograms(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
         ]
         axes.set(title=", ".join(title), xlabel=_SCORES.get(name, name))
         axes.set_ylim(bottom=0)
-    grid[0].set_ylabel("fraction of items per bin")
-    grid[0].legend()
+        axes.set_ylabel("items per bin (fraction)")
+    handles, labels = grid[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=2)
     style.heading(
         fig, run.title, f"{evaluation.split} and {ood['items']} out-of-distribution items"
     )

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 LEAST_SHARE = 1e-3
 
 
-def spread_diagrams(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
-    """Draw the PIT histogram of the targets (left) and RMSE against spread (right).
+def spread_diagrams(run: Run, evaluation: Evaluation) -> Figure:
+    """Draw the PIT histogram of the targets (above) and RMSE against spread (below).
 
     Raises
     ------
@@ -25,16 +25,16 @@ def spread_diagrams(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
         If the evaluation does not hold both tables.
     """
     pit, spread, error, share = evaluation.bins("pit", "spread", "error", "share")
-    fig = style.figure(9.4, 4.1)
-    left, right = fig.subplots(1, 2)
+    fig = style.figure(style.WIDTH, 2 * style.HEIGHT)
+    upper, lower = fig.subplots(2, 1, height_ratios=[1, 1.5])
     edges = np.linspace(0, 1, len(pit) + 1)
-    left.bar(
+    upper.bar(
         edges[:-1], pit * len(pit), width=np.diff(edges), align="edge", color=style.BLUE,
         alpha=0.6, edgecolor="white", linewidth=0.8,
     )  # fmt: skip
-    left.axhline(1, color=style.GREY, linewidth=1, linestyle="--")
-    left.grid(visible=False, axis="x")
-    left.set(
+    upper.axhline(1, color=style.GREY, linewidth=1, linestyle="--")
+    upper.grid(visible=False, axis="x")
+    upper.set(
         title="Rank of targets (PIT)", xlim=(0, 1), ylabel="density (1 if calibrated)",
         xlabel="predictive distribution function at the target",
     )  # fmt: skip
@@ -44,21 +44,21 @@ def spread_diagrams(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
     spread, error, share = spread[keep], error[keep], share[keep]
     both = np.concatenate([spread, error])
     ends = np.array([both.min() / 1.25, both.max() * 1.25])
-    right.plot(ends, ends, color=style.GREY, linewidth=1, linestyle="--")
-    right.plot(spread, error, "-", color=style.BLUE, alpha=0.4, linewidth=1)
-    right.scatter(spread, error, s=15 + 320 * share, color=style.BLUE, alpha=0.75, linewidth=0)
+    lower.plot(ends, ends, color=style.GREY, linewidth=1, linestyle="--")
+    lower.plot(spread, error, "-", color=style.BLUE, alpha=0.4, linewidth=1)
+    lower.scatter(spread, error, s=15 + 320 * share, color=style.BLUE, alpha=0.75, linewidth=0)
     for text, at, ha, va in (
         ("overconfident", (0.03, 0.97), "left", "top"),
         ("underconfident", (0.97, 0.03), "right", "bottom"),
     ):
-        right.text(*at, text, transform=right.transAxes, ha=ha, va=va, fontsize=9,
+        lower.text(*at, text, transform=lower.transAxes, ha=ha, va=va, fontsize=9,
                    color=style.GREY)  # fmt: skip
-    right.set(
+    lower.set(
         xscale="log", yscale="log", xlim=ends, ylim=ends, aspect="equal",
         title="Spread and error", xlabel="predicted standard deviation",
         ylabel="root mean squared error",
     )  # fmt: skip
-    _plain_ticks(right)
+    _plain_ticks(lower)
     metrics = evaluation.metrics
     values = [
         f"{name} {metrics[key]:.3g}"
@@ -68,7 +68,7 @@ def spread_diagrams(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
     style.heading(
         fig,
         run.title,
-        ", ".join([evaluation.split, *values]) + "; right: in standard deviations of the target",
+        ", ".join([evaluation.split, *values]) + "; below: in standard deviations of the target",
     )
     return fig
 

@@ -6,8 +6,9 @@ line styles or markers distinguish curves as well.
 
 from __future__ import annotations
 
+import io
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+#: Size in inches of a figure of a report with one panel; figures with several are taller. All have
+#: one width, so that their text is equally large on a page, and can be read on a telephone.
+WIDTH, HEIGHT = 5.2, 3.8
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 PINK, SKY, AMBER = "#CC79A7", "#56B4E9", "#E69F00"
 INK, GREY, PALE = "#222222", "#777777", "#DDDDDD"
@@ -82,6 +86,19 @@ def heading(fig: Figure, *lines: str) -> None:
     fig.suptitle(text, x=0.012, ha="left", fontsize=10.5, color=INK, linespacing=1.4)
 
 
+def legend(axes: Axes, columns: int = 3) -> None:
+    """Place the legend of a panel below its horizontal axis, where it covers no curve."""
+    from matplotlib.transforms import ScaledTranslation
+
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    below = axes.transAxes + ScaledTranslation(0, -36 / 72, figure.dpi_scale_trans)
+    axes.legend(
+        loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=below, ncols=columns,
+        borderaxespad=0, borderpad=0, columnspacing=1.4, handlelength=1.8,
+    )  # fmt: skip
+
+
 def integer_steps(axes: Axes) -> None:
     """Place the ticks of the horizontal axis at integers, as for epochs and steps."""
     from matplotlib.ticker import MaxNLocator
@@ -89,7 +106,30 @@ def integer_steps(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
+def same_scales(figures: Sequence[Figure]) -> None:
+    """Give corresponding panels of several figures the same limits, so that they can be compared.
+
+    Panels with images keep theirs.
+    """
+    for panels in zip(*(fig.axes for fig in figures), strict=False):
+        if len(panels) < 2 or any(axes.images for axes in panels):
+            continue
+        for get, put in (("get_xlim", "set_xlim"), ("get_ylim", "set_ylim")):
+            limits = [getattr(axes, get)() for axes in panels]
+            falling = limits[0][0] > limits[0][1]
+            low, high = min(map(min, limits)), max(map(max, limits))
+            for axes in panels:
+                getattr(axes, put)(*((high, low) if falling else (low, high)))
+
+
+def png(fig: Figure) -> bytes:
+    """A figure as PNG."""
+    content = io.BytesIO()
+    fig.savefig(content, format="png", facecolor="white")
+    return content.getvalue()
+
+
 def save(fig: Figure, path: Path) -> Path:
     """Write a figure as PNG."""
-    fig.savefig(path, facecolor="white")
+    path.write_bytes(png(fig))
     return path
