@@ -24,8 +24,7 @@ def alternative(fig: Figure) -> str:
     images = sum(bool(axes.images) for axes in fig.axes)
     if images and not panels:
         panels = [f"{images} image{'s' * (images > 1)}"]
-    title = ", ".join(line.strip() for line in fig.get_suptitle().split("\n"))
-    return ". ".join([title, *panels]) + "."
+    return ". ".join([_plain(str(fig.get_label())), *panels]) + "."
 
 
 def _panel(axes: Axes) -> str:

@@ -84,6 +84,7 @@ def heading(fig: Figure, *lines: str) -> None:
     characters = int(fig.get_figwidth() * 12.5)
     text = "\n".join(textwrap.fill(line, characters) for line in lines)
     fig.suptitle(text, x=0.012, ha="left", fontsize=10.5, color=INK, linespacing=1.4)
+    fig.set_label("; ".join(lines))  # for the alternative text
 
 
 def legend(axes: Axes, columns: int = 3) -> None:
