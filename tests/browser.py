@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-from html import unescape
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ CHROMIUM = next(
 )
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome is installed")
 
-#: Put at the end of a page; writes what it finds into an attribute of the document.
+#: Put at the end of a page in a frame, because a window is at least 500 pixels wide;
+#: writes what it finds into an attribute of the document around it.
 _MEASURE = """<script>addEventListener("load", () => {
   const wide = innerWidth + 0.5, all = [...document.body.querySelectorAll("*")];
   const scrolls = e => e &&
@@ -31,7 +32,7 @@ _MEASURE = """<script>addEventListener("load", () => {
   const out = all.filter(e => e.getBoundingClientRect().right > wide && !scrolls(e.parentElement));
   const cut = all.filter(e => e.children.length == 0 && e.scrollWidth > e.clientWidth + 1 &&
     e.clientWidth && getComputedStyle(e).overflowX != "visible");
-  document.documentElement.dataset.found = JSON.stringify({
+  parent.document.documentElement.dataset.found = JSON.stringify({
     window: innerWidth, page: document.documentElement.scrollWidth,
     outside: out.map(e => e.tagName + ": " + e.textContent.slice(0, 40)),
     cut: cut.map(e => e.tagName + ": " + e.textContent.slice(0, 40)),
@@ -54,10 +55,12 @@ def laid_out(page: Path, width: int) -> dict[str, Any]:
     """
     assert CHROMIUM is not None
     measured = page.with_name(f"{page.stem}-measured.html")
-    measured.write_text(page.read_text() + _MEASURE)
+    inside = escape(page.read_text() + _MEASURE)
+    frame = f'<iframe style="border:0;width:{width}px;height:1000px" srcdoc="{inside}"></iframe>'
+    measured.write_text(f"<!doctype html><meta charset=utf-8>{frame}")
     done = subprocess.run(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-         f"--window-size={width},1000", "--virtual-time-budget=10000", "--dump-dom",
+         f"--window-size={width + 100},1100", "--virtual-time-budget=10000", "--dump-dom",
          measured.resolve().as_uri()],
         capture_output=True, text=True, timeout=patient(60),
     )  # fmt: skip
