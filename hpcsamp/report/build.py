@@ -72,7 +72,7 @@ def build(
     split: str = "test",
     items: int = 24,
     single_file: bool = False,
-) -> Made:
+) -> ReportFiles:
     """Write a report of one run, or a report that compares several runs.
 
     Parameters
@@ -96,7 +96,7 @@ def build(
     runs = [read_run(path) for path in paths]
     evaluations = [run.evaluation(split) for run in runs]
     folder = Path(out)
-    made = Made(folder / "index.html")
+    made = ReportFiles(folder / "index.html")
     drafts = _drafts(runs, evaluations, split, items, made.notes)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,8 +109,8 @@ def build(
 
 
 def _drafts(
-    runs: Sequence[Run],
-    evaluations: Sequence[Evaluation | None],
+    runs: Sequence[RunRecord],
+    evaluations: Sequence[EvaluationRecord | None],
     split: str,
     items: int,
     notes: list[str],
@@ -141,7 +141,9 @@ def _drafts(
     return sorted(drafts, key=lambda draft: sections.index(draft.title))
 
 
-def _draw(drafts: Sequence[Draft], folder: Path, made: Made, inside: bool) -> list[page.Picture]:
+def _draw(
+    drafts: Sequence[Draft], folder: Path, made: ReportFiles, inside: bool
+) -> list[page.Picture]:
     """Draw the figures, section by section; note those for which data are missing."""
     shown: list[page.Picture] = []
     for _, section in groupby(drafts, key=lambda draft: draft.title):

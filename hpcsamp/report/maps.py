@@ -23,7 +23,7 @@ USUAL = ("2m_temperature", "geopotential@500", "10m_u_component_of_wind")
 SHOWN = 3
 
 
-def weather_maps(run: Run, evaluation: Evaluation) -> Figure:
+def weather_maps(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
     """Draw mean, truth, error and spread of the item of median uncertainty, two rows per variable.
 
     Raises

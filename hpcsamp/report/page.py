@@ -198,7 +198,7 @@ def html(
     )
 
 
-def _caveat(run: Run, *, alone: bool) -> str:
+def _caveat(run: RunRecord, *, alone: bool) -> str:
     whose = "" if alone else f"{run.name}: "
     return (
         f'<p class="caveat">{escape(whose + ", ".join(run.caveats))}: the results below are not '

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LEAST_SHARE = 1e-3
 
 
-def spread_diagrams(run: Run, evaluation: Evaluation) -> Figure:
+def spread_diagrams(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
     """Draw the PIT histogram of the targets (above) and RMSE against spread (below).
 
     Raises
