@@ -59,6 +59,37 @@ def test_scaling(slurm, small, tmp_path):
     assert grids == [("1", "1", "1"), ("2", "1", "2"), ("4", "2", "2")]
 
 
+EXCHANGE = """
+import sys
+import torch
+import hpcsamp as hs
+
+topology = hs.init("node")
+c = hs.choose(topology, "torch")
+for over in ("world", "sample", "data"):
+    x = torch.full((5,), float(topology.rank), dtype=torch.float64)
+    c.sum_(x, over)
+    assert x.tolist() == [float(sum(topology.comm(over).allgather(topology.rank)))] * 5
+print(f"{sys.argv[1]}: {topology.data_size} x {topology.sample_size}", c.settings()["backend"])
+"""
+
+
+def test_ranks_of_torch_meet_under_srun_and_mpirun(slurm, tmp_path):
+    program, job = tmp_path / "exchange.py", tmp_path / "job.sh"
+    program.write_text(EXCHANGE)
+    job.write_text(
+        "#!/bin/bash\nset -euo pipefail\nsource $SLURM_SUBMIT_DIR/envs/modules.sh\n"
+        f"srun python {program} srun\nmpirun python {program} mpirun\n"
+    )
+    number = slurm.sbatch(job, *SHAPE, f"--output={tmp_path}/out")
+    state = slurm.wait(number, 120)
+    out = (tmp_path / "out").read_text()
+    assert state == "COMPLETED", out
+    for launcher in ("srun", "mpirun"):
+        assert out.count(f"{launcher}: 2 x 2 gloo") == 4, out
+    assert slurm.processes() == []
+
+
 def doctor(slurm, folder, *options: str, name: str = "doctor") -> str:
     script = folder / f"{name}.sh"
     script.write_text(
