@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from hpcsamp import heap
 from hpcsamp.collectives import Collectives, SampleGroup, choose, distribute, updates_of
 from hpcsamp.grid import Topology, init
 from hpcsamp.losses import ELBO, Categorical, ExpectedNLL
 from hpcsamp.methods import MeanField, gathering, sharing
 from hpcsamp.runtime import mpi
-from hpcsamp.training import heap
 
 
 def run(width: int, mode: str, grid: Topology, c: Collectives) -> int:

@@ -6,12 +6,12 @@ import sys
 import pytest
 from patience import patient
 
-from hpcsamp.training import heap
+from hpcsamp import heap
 
 FAULTS = """
 import resource, sys
 import numpy as np
-from hpcsamp.training import heap
+from hpcsamp import heap
 if sys.argv[1] == "keep":
     assert heap.keep({})
 def step():
@@ -39,7 +39,7 @@ def test_memory_of_a_step_serves_the_next():
 HEAPS = """
 import ctypes, sys, threading
 import numpy as np
-from hpcsamp.training import heap
+from hpcsamp import heap
 if sys.argv[1] == "keep":
     assert heap.keep({})
 meet = threading.Barrier(4)

@@ -196,6 +196,12 @@ class ELBO:
         mask = inputs_of(mask) if isinstance(mask, Mapping) else mask
         items = Step(y, weight, mask, count, self.items, c, method)
         own_samples = share(samples, c.sample_size, c.sample_rank)
+        if learns:  # before there are gradients: this takes as much memory as they do
+            first = slice(-(-y.shape[0] // self.accumulate))
+            few = None if index is None else index[first]
+            method.observe(
+                x[:, first] if stacked else x[first], own_samples, step, stacked=stacked, index=few
+            )
         factor = self.temperature * (1.0 if self.warmup is None else self.warmup(step))
         claims = {
             "number of samples S": samples,

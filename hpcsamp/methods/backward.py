@@ -9,7 +9,8 @@ must be the sum of those of its halves.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+import math
+from collections.abc import Callable, Container, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.methods.failing import DependsError
 from hpcsamp.methods.graphs import leaves
 from hpcsamp.methods.kept import called
-from hpcsamp.methods.recording import Evaluate, difference, hooked
+from hpcsamp.methods.recording import Evaluate, bound, difference, hooked
 from hpcsamp.weights.complex_parts import parts_of
 
 #: Factors of the gradient that reveal limits of any size; the smaller one is for narrow types.
@@ -138,23 +139,24 @@ def check_gradients(
     def whole(scale: float = 1.0, inner: bool = False) -> _Gradients:
         return _gradients(network, evaluate, everything, trained, scale, inner)
 
-    def halves(inner: bool = False) -> _Gradients:
-        late, early = (
-            _gradients(network, evaluate, rows, trained, 1.0, inner)
-            for rows in (slice(middle, items), slice(0, middle))
-        )
-        return _together(early, late)
+    def half(rows: slice, inner: bool = False) -> _Gradients:
+        return _gradients(network, evaluate, rows, trained, 1.0, inner)
+
+    late, early = slice(middle, items), slice(0, middle)
 
     once = whole()
     if not once.parameters:
         return
+    more = None
     for scale in SCALES:
+        del more
         more = whole(scale)
         if _finite(more) or not _finite(once):
             break
     else:
         return  # numbers of this type overflow at any of the scales
     apart = _apart(once, more)
+    del more  # a large network leaves no room for more gradients than a step has
     if apart > tolerance:
         name = _culprit(whole(inner=True), whole(scale, inner=True), tolerance)
         raise DependsError(
@@ -164,9 +166,12 @@ def check_gradients(
             f"number of ranks; remove this from the backward pass, and clip by optimizer.clip",
             apart,
         )
-    apart = _apart(once, halves())
+    apart = _apart_from_sum(once, half, (late, early))
+    if math.isnan(apart):  # numbers that are none are compared one by one
+        apart = _apart(whole(), _together(half(early), half(late)))
     if apart > tolerance:
-        name = _culprit(whole(inner=True), halves(inner=True), tolerance)
+        halves = _together(*(half(rows, inner=True) for rows in (early, late)))
+        name = _culprit(whole(inner=True), halves, tolerance)
         raise DependsError(
             f"{called(network, name)} lets the items of a batch influence each other's gradients "
             f"(by {apart:.2g} of their size, between a batch and its halves), so that results would"
@@ -203,13 +208,16 @@ def _gradients(
     numbers = torch.arange(rows.start * flat.shape[1], rows.stop * flat.shape[1], device=y.device)
     total = (flat * numbers.cos().view(flat.shape).to(flat.dtype)).sum() * scale
     within = [t for _, ins, outs in calls for t in (*ins, *outs)]
-    found = torch.autograd.grad(
-        total, [*wanted, *within], allow_unused=True, materialize_grads=True
+    found = list(
+        torch.autograd.grad(total, [*wanted, *within], allow_unused=True, materialize_grads=True)
     )
-    found = tuple(parts_of(g) for g in found)
-    ends = iter(g.detach() / scale for g in found[len(wanted) :])
+    del y, flat, total  # and their graph
+    for i, g in enumerate(found):  # of large networks no two are held twice
+        g = parts_of(g).detach()
+        found[i] = g if scale == 1 else g / scale
+    ends = iter(found[len(wanted) :])
     return _Gradients(
-        {_key(t): g.detach() / scale for t, g in zip(wanted, found, strict=False)},
+        {_key(t): g for t, g in zip(wanted, found, strict=False)},
         [(name, [next(ends) for _ in i], [next(ends) for _ in o]) for name, i, o in calls],
     )
 
@@ -226,15 +234,16 @@ def _with_items(value: Any, items: int) -> list[Tensor]:
 
 
 def _together(early: _Gradients, late: _Gradients) -> _Gradients:
-    """Combine the gradients of the two halves of a batch into those of the batch."""
+    """Combine the gradients of the halves of a batch, which are used up, into those of the batch."""
     calls = [
         (name, [torch.cat(p) for p in zip(a, c, strict=False)],
          [torch.cat(p) for p in zip(b, d, strict=False)])
         for (name, a, b), (_, c, d) in zip(early.calls, late.calls, strict=False)
     ]  # fmt: skip
-    both = dict(early.parameters)
-    for key, gradient in late.parameters.items():
-        both[key] = both[key] + gradient if key in both else gradient
+    both = early.parameters
+    for key in list(late.parameters):
+        gradient = late.parameters.pop(key)
+        both[key] = both.pop(key) + gradient if key in both else gradient
     return _Gradients(both, calls)
 
 
@@ -247,6 +256,27 @@ def _apart(one: _Gradients, other: _Gradients) -> float:
         a.setdefault(key, torch.zeros_like(known))
         b.setdefault(key, torch.zeros_like(known))
     return difference(list(a.values()), [b[key] for key in a])
+
+
+def _apart_from_sum(
+    once: _Gradients, part: Callable[[slice], _Gradients], parts: Sequence[slice]
+) -> float:
+    """Largest difference of gradients, which are used up, from the sum of those of some parts.
+
+    These are subtracted one after the other, so that no more than two are held. NaN if there are
+    numbers that are not finite.
+    """
+    left, finite = once.parameters, _finite(once)
+    scale = max(bound(g) for g in left.values())
+    for rows in parts:
+        found = part(rows).parameters
+        for key in list(found):
+            gradient = found.pop(key)
+            left[key] = left.pop(key).sub(gradient) if key in left else gradient.neg()
+    apart = max(bound(g) for g in left.values())
+    if finite and math.isfinite(apart):
+        return apart / max(scale, apart) if apart else 0.0
+    return math.nan
 
 
 def _finite(found: _Gradients) -> bool:

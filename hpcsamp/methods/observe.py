@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from hpcsamp import heap
 from hpcsamp.errors import UsageError
 from hpcsamp.generators import Generators
 from hpcsamp.methods.backward import (
@@ -131,6 +132,7 @@ class Observer:
             with method.predicting():
                 self.look(method, x, method.some_prediction_sample(), step, False, index)
         self._known.add(mode)
+        heap.give_back()
 
 
 def watch(
@@ -203,6 +205,7 @@ def watch(
                 check_unregistered(network, outputs, [*trained, *network.parameters()])
                 keys = lasting(outputs)
                 check_backward(network, outputs[1])
+                del outputs  # their graphs hold the weights
                 check_gradients(network, evaluate, items, keys, rounding)
     finally:
         first.put_back()

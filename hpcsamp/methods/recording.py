@@ -162,7 +162,7 @@ def difference(a: list[Tensor], b: list[Tensor], like: list[Tensor] | None = Non
         if one.shape != other.shape:
             continue
         x, y = (t if t.is_floating_point() or t.is_complex() else t.double() for t in (one, other))
-        apart = _bound(x - y)
+        apart = bound(x - y)
         if not math.isfinite(apart):  # or if values are so large that their difference overflows
             x, y = (t.to(torch.promote_types(t.dtype, torch.float64)) for t in (x, y))
             if not torch.equal(x.isfinite(), y.isfinite()):
@@ -178,14 +178,14 @@ def _sorted(values: list[Tensor]) -> list[Tensor]:
 
 def _largest(x: Tensor) -> float:
     """Largest absolute value of the finite values."""
-    bound = _bound(x)
-    if math.isfinite(bound):
-        return bound
+    most = bound(x)
+    if math.isfinite(most):
+        return most
     finite = x[x.isfinite()]
     return float(finite.abs().max()) if finite.numel() else 0.0
 
 
-def _bound(x: Tensor) -> float:
+def bound(x: Tensor) -> float:
     """Largest absolute value, in one pass over the values; not finite if one of them is not."""
     if not x.numel():
         return 0.0

@@ -14,6 +14,7 @@ from typing import Any, Self
 import torch
 
 from hpcsamp import collectives as exchange
+from hpcsamp import heap
 from hpcsamp.config import RunConfig, seconds
 from hpcsamp.data import Batch, Dataset
 from hpcsamp.data.staged import staged
@@ -29,7 +30,7 @@ from hpcsamp.run.keeper import Keeper
 from hpcsamp.run.optimisation import Optimisation
 from hpcsamp.run.resolve import resolved
 from hpcsamp.run.trained import Trained
-from hpcsamp.training import heap, preemption, summary, width
+from hpcsamp.training import preemption, summary, width
 from hpcsamp.training.batches import TrainingFeed
 from hpcsamp.training.callbacks import Callback, Callbacks, Moment
 from hpcsamp.training.progress import Reporter
@@ -229,6 +230,7 @@ class Trainer:
         for batch in self.feed.batches(epoch, start):
             if self.collectives.step_seconds is None:
                 self.collectives.step_seconds = self._settle(epoch, batch)
+                heap.give_back()
             yield batch
             here.at(Phase.STEP, self.method.step + 1)
 
