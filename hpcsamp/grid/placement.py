@@ -1,8 +1,7 @@
 """Placement of tensors on the grid.
 
 A placement determines which ranks hold the same numbers, which rows of a whole tensor a rank holds,
-where they lie in the whole (for checkpoints), how they are gathered, and which share of a penalty a
-rank computes. The weights of a method have a placement (:attr:`hpcsamp.methods.Method.placement`),
+where they lie in the whole (for checkpoints), and which share of a penalty a rank computes. The weights of a method have a placement (:attr:`hpcsamp.methods.Method.placement`),
 and so has the state of an optimiser; :mod:`hpcsamp.collectives.updates` describes how gradients
 reach it.
 
@@ -15,20 +14,17 @@ reach it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor
-
 from hpcsamp.errors import CheckpointError, UsageError
 from hpcsamp.grid.axes import Topology
-from hpcsamp.grid.gathering import gather_rows
 from hpcsamp.grid.plan import AxisName, Over, share
 from hpcsamp.grid.runs import Runs
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
+    pass
 
 
 @dataclass(frozen=True)
@@ -119,24 +115,6 @@ class Replicated:
     def held_of(self, shape: Sequence[int], size: int) -> tuple[int, ...]:
         """Shape of the ``size`` numbers that this rank holds of a tensor."""
         return tuple(shape)
-
-    def gather(self, table: Any, topology: Topology) -> Any:
-        """Gather the state with all rows on rank 0, incomplete elsewhere. Collective.
-
-        For a network in parts, each rank of the first model group gathers the state of its part.
-
-        Parameters
-        ----------
-        table
-            Nested dictionaries and lists of tensors and numbers, with the same structure on all
-            ranks. Numbers and tensors without axes must be equal on all ranks.
-        """
-        if self.axis is None:
-            return table
-        own = topology.axis(self.axis)
-        if any(a.rank for a in topology.axes if a.name not in (self.axis, "model")):
-            return None  # other ranks hold the same
-        return _each(table, lambda x: gather_rows(x, own.comm), lambda x: _joined(x, own.comm))
 
 
 @dataclass(frozen=True)
@@ -272,13 +250,6 @@ class Shares(Replicated):
         """The same placement: the optimiser's state is where the weights are."""
         return self
 
-    def gather(self, table: Any, topology: Topology) -> Any:
-        """See :meth:`Replicated.gather`; by name for a state of the method."""
-        if any(a.rank for a in topology.axes if a.name not in (self.axis, "model")):
-            return None  # other ranks hold the same
-        comm = topology.axis("sample").comm
-        return {n: gather_rows(x, comm) if n in self.names else x for n, x in table.items()}
-
 
 class RowList(list[Any]):
     """Objects other than tensors, one for each of the rows that a rank holds."""
@@ -286,22 +257,3 @@ class RowList(list[Any]):
 
 #: Placement of tensors that every rank holds.
 REPLICATED = Replicated()
-
-
-def _joined(rows: RowList, comm: MPI.Comm) -> list[Any] | None:
-    """The entries of all ranks on rank 0. Collective."""
-    everyone = comm.gather(list(rows))
-    return None if everyone is None else [row for rows in everyone for row in rows]
-
-
-def _each(
-    table: Any, change: Callable[[Tensor], Any], join: Callable[[RowList], Any] = RowList
-) -> Any:
-    """Apply a function to all tensors with axes in nested tables."""
-    if isinstance(table, Mapping):
-        return {k: _each(v, change, join) for k, v in table.items()}
-    if isinstance(table, RowList):
-        return join(table)
-    if isinstance(table, list):
-        return [_each(v, change, join) for v in table]
-    return change(table) if isinstance(table, Tensor) and table.dim() > 0 else table

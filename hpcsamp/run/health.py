@@ -9,7 +9,7 @@ from torch import Tensor
 from hpcsamp.errors import DivergedError
 from hpcsamp.grid import Topology, together
 from hpcsamp.methods import Method
-from hpcsamp.run import parted
+from hpcsamp.run.digest import add_to_hash
 
 
 def check_replicas(method: Method, topology: Topology) -> None:
@@ -26,7 +26,7 @@ def check_replicas(method: Method, topology: Topology) -> None:
     """
     held = method.held() | method.extra_as_tensors()
     own = hashlib.sha256()
-    _add_to_hash(own, held)
+    add_to_hash(own, held)
     column = (topology.model_rank, method.placement.column(topology))
     hashes = topology.world.allgather((column, own.hexdigest()))
     first: dict[tuple[int, int], tuple[int, str]] = {}
@@ -48,24 +48,5 @@ def check_replicas(method: Method, topology: Topology) -> None:
 
 def _sha256(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    _add_to_hash(digest, tensors)
+    add_to_hash(digest, tensors)
     return digest.hexdigest()
-
-
-def parameters_sha256(method: Method, topology: Topology) -> str:
-    """Hash of the trained parameters, in name order, little-endian. Collective over the world."""
-    own = method.placement.gather(method.own_state(), topology)
-    elsewhere = own is None or any(a.rank for a in topology.axes if a.name != "model")
-    digest = hashlib.sha256()
-    if not elsewhere:
-        parameters = parted.whole(method, topology, method.by_name(own))
-        if topology.is_root:
-            _add_to_hash(digest, parameters)
-    found: str = topology.world.bcast(digest.hexdigest())
-    return found
-
-
-def _add_to_hash(digest: hashlib._Hash, parameters: dict[str, Tensor]) -> None:
-    for _, value in sorted(parameters.items()):
-        array = value.detach().cpu().resolve_conj().contiguous().numpy()
-        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hpcsamp.grid import Topology
 from hpcsamp.methods import Method
 from hpcsamp.processes import peak_rss_mb
-from hpcsamp.run import health
+from hpcsamp.run import digest
 
 if TYPE_CHECKING:
     from hpcsamp.training.loop import Trainer
@@ -113,5 +113,5 @@ def closing(trainer: Trainer) -> dict[str, Any]:
         "seconds_per_step": seconds,
         "items_per_second": c.data.batch / seconds if seconds else None,
         "peak_rss_mb": max(t.world.allgather(peak_rss_mb())),
-        "parameters_sha256": health.parameters_sha256(trainer.method, t),
+        "parameters_sha256": digest.parameters_sha256(trainer.method, t),
     }
