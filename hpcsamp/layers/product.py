@@ -13,7 +13,7 @@ Nothing received from another rank is kept for the backward pass: b is gathered 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -82,6 +82,36 @@ def in_autocast(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         dtype = torch.get_autocast_dtype(device)
         return a.to(dtype), b.to(dtype)
     return a, b
+
+
+def of_all_samples(
+    apply: Callable[..., Tensor],
+    samples: int,
+    dims: Sequence[int | None],
+    a: Tensor,
+    b: Tensor,
+    *rest: Any,
+) -> tuple[Tensor, int]:
+    """The vmap rule of products ``(k, ...)`` of two operands: those of all samples are one call.
+
+    Parameters
+    ----------
+    apply
+        Computes the products of ``(k, ...)`` operands.
+    samples
+        How many there are.
+    dims
+        The axis of the samples in each operand, None if it is the same for all.
+    a, b, rest
+        The operands, and other arguments.
+    """
+
+    def spread(x: Tensor, dim: int | None) -> Tensor:
+        x = x.expand(samples, *x.shape) if dim is None else x.movedim(dim, 0)
+        return x.flatten(0, 1)
+
+    y = apply(spread(a, dims[0]), spread(b, dims[1]), *rest)
+    return y.unflatten(0, (samples, -1)), 0
 
 
 ALL = slice(None)
@@ -173,11 +203,4 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, a: Tensor, b: Tensor, *rest: Any) -> tuple[Tensor, int]:
         """Compute all products of all samples at once."""
-        samples = info.batch_size
-
-        def spread(x: Tensor, dim: int | None) -> Tensor:
-            x = x.expand(samples, *x.shape) if dim is None else x.movedim(dim, 0)
-            return x.flatten(0, 1)
-
-        y = _Product.apply(spread(a, in_dims[0]), spread(b, in_dims[1]), *rest)
-        return y.unflatten(0, (samples, -1)), 0
+        return of_all_samples(_Product.apply, info.batch_size, in_dims, a, b, *rest)

@@ -19,7 +19,7 @@ from hpcsamp.layers.blocks import by_rank, in_blocks_of, in_order
 from hpcsamp.layers.exchange import Coming, Leaving, gather
 from hpcsamp.layers.layer import Divided, Layer
 from hpcsamp.layers.norm import LayerNorm
-from hpcsamp.layers.product import Split, in_autocast
+from hpcsamp.layers.product import Split, in_autocast, of_all_samples
 
 
 def linear(
@@ -238,11 +238,4 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, int]:
         """Compute all products of all samples at once."""
-        samples = info.batch_size
-
-        def spread(t: Tensor, dim: int | None) -> Tensor:
-            t = t.expand(samples, *t.shape) if dim is None else t.movedim(dim, 0)
-            return t.flatten(0, 1)
-
-        y = _Rows.apply(spread(x, in_dims[0]), spread(weight, in_dims[1]), *rest)
-        return y.unflatten(0, (samples, -1)), 0
+        return of_all_samples(_Rows.apply, info.batch_size, in_dims, x, weight, *rest)

@@ -234,7 +234,7 @@ def _with_items(value: Any, items: int) -> list[Tensor]:
 
 
 def _together(early: _Gradients, late: _Gradients) -> _Gradients:
-    """Combine the gradients of the halves of a batch, which are used up, into those of the batch."""
+    """Combine the gradients of the halves of a batch, which are used up, into those of it."""
     calls = [
         (name, [torch.cat(p) for p in zip(a, c, strict=False)],
          [torch.cat(p) for p in zip(b, d, strict=False)])

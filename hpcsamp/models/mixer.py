@@ -11,12 +11,12 @@ from torch.nn import functional as F  # noqa: N812
 
 from hpcsamp import layers
 from hpcsamp.config import NOTHING
-from hpcsamp.grid.parts import Part
+from hpcsamp.models.fields import FieldNetwork
 from hpcsamp.models.inputs import check_input, one_shape
 from hpcsamp.models.recompute import recomputed
 
 
-class Mixer(nn.Module):
+class Mixer(FieldNetwork):
     """Weather mixer on a latitude-longitude grid: WeatherMixer, as trained by Jigsaw.
 
     Each strip of longitudes at each latitude becomes a token of ``width`` channels. Each block
@@ -85,6 +85,8 @@ class Mixer(nn.Module):
         If channels and strips cannot be split over the model ranks.
     """
 
+    name = "mixer"
+
     def __init__(
         self,
         in_shape: Sequence[int],
@@ -138,30 +140,6 @@ class Mixer(nn.Module):
         both = torch.stack([self.norm(tokens), embedded], dim=-1).flatten(-2)
         y: Tensor = self.last(x.movedim(1, -1), self.expand(both).movedim(1, -1))
         return y.movedim(-1, 1)
-
-    def input_part(self, shape: Sequence[int]) -> Part:
-        """The fields and longitudes of an item that this rank computes on.
-
-        Parameters
-        ----------
-        shape
-            Shape of the input of an item.
-
-        Raises
-        ------
-        ValueError
-            If the network was built for another shape; the message contains both.
-        """
-        return self._part(shape, self.in_shape)
-
-    def output_part(self, shape: Sequence[int]) -> Part:
-        """The fields and longitudes of an item's target that this rank holds, as above."""
-        return self._part(shape, self.out_shape)
-
-    def _part(self, shape: Sequence[int], own: tuple[int, int, int]) -> Part:
-        if tuple(shape) != own:
-            raise ValueError(f"items have shape {tuple(shape)}, but the mixer was built for {own}")
-        return self.axis.part(own, channels=0, space=2)
 
 
 class MixerBlock(nn.Module):

@@ -11,13 +11,13 @@ from torch.nn import functional as F  # noqa: N812
 
 from hpcsamp import layers
 from hpcsamp.config import NOTHING
-from hpcsamp.grid.parts import Part
+from hpcsamp.models.fields import FieldNetwork
 from hpcsamp.models.inputs import check_input, one_shape
 from hpcsamp.models.recompute import recomputed
 from hpcsamp.models.windows import Block, Downsample, Upsample, WindowGrid
 
 
-class Swin(nn.Module):
+class Swin(FieldNetwork):
     """Shifted-window transformer on a latitude-longitude grid, periodic in longitude.
 
     A convolution maps patches of 2 x 2 to tokens. Blocks follow at that resolution, at half of it
@@ -89,6 +89,8 @@ class Swin(nn.Module):
     UsageError
         If heads, windows and fields cannot be split over the model ranks.
     """
+
+    name = "swin"
 
     def __init__(
         self,
@@ -167,30 +169,6 @@ class Swin(nn.Module):
         for block in blocks:
             x = block(x) if keep else recomputed(block, x)
         return x
-
-    def input_part(self, shape: Sequence[int]) -> Part:
-        """The fields and longitudes of an item that this rank computes on.
-
-        Parameters
-        ----------
-        shape
-            Shape of the input of an item.
-
-        Raises
-        ------
-        ValueError
-            If the network was built for another shape; the message contains both.
-        """
-        return self._part(shape, self.in_shape)
-
-    def output_part(self, shape: Sequence[int]) -> Part:
-        """The fields and longitudes of an item's target that this rank holds, as above."""
-        return self._part(shape, self.out_shape)
-
-    def _part(self, shape: Sequence[int], own: tuple[int, ...]) -> Part:
-        if tuple(shape) != own:
-            raise ValueError(f"items have shape {tuple(shape)}, but the swin was built for {own}")
-        return self.axis.part(own, channels=0, space=2)
 
 
 def _check_lengths(
