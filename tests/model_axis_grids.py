@@ -37,6 +37,8 @@ RUNS: dict[str, tuple[str, ...]] = {
     ),
     "noise_and_dropout": ("model.dropout=0.2", "optimizer.name=AdamW", LEARNED, MORE_GROUPS),
 }  # fmt: skip
+#: Products in a shorter type, which ranks round differently; on the first two grids.
+HALF = ("training.precision=bfloat16",)
 #: Begun on the first grid, gone on with on the others; steps that are done after each.
 RESUMED = {(1, 1, 1): 1, (1, 1, 4): 2, (1, 2, 2): 3, (1, 1, 2): 4}
 RUNS_RESUMED = ("mean_field", "noise_and_dropout", "clipped", "anchored", "masks_of_items")

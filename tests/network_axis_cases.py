@@ -7,39 +7,49 @@ One job trains all of them, on as many of its ranks as the grid has; the others 
 
 from __future__ import annotations
 
+import itertools
 import math
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
 
-from network_axis_grids import RESUMED, RUNS, RUNS_RESUMED, grids_of
+from axis_runs import Grid, evaluate, named, run
+from network_axis_grids import (
+    EVALUATED,
+    EVALUATIONS,
+    RESUMED,
+    RUNS,
+    RUNS_RESUMED,
+    grids_of,
+)  # fmt: skip
 from on_ranks import on
 
-from hpcsamp import config
-from hpcsamp.grid import init
-from hpcsamp.run.prepare import prepare
-from hpcsamp.training.loop import train
+from hpcsamp.runtime import mpi
 
 FOLDER = Path(sys.argv[1])
 
 
-def run(comm, grid: tuple[int, int, int], name: str, folder: Path, steps: int = 4, resume=False):
+def train(name: str, grid: Grid, folder: Path, steps: int = 4, resume: bool = False) -> None:
     base, settings = RUNS[name]
-    own = [f"parallel.samples={grid[1]}", f"parallel.model={grid[2]}", f"training.steps={steps}"]
-    c = prepare(config.load(FOLDER / f"{base}.toml", [*own, *settings]), "synthetic", comm)
-    topology = init(c.parallel.samples, model=c.parallel.model, comm=comm)
-    train(c, topology, folder, resume)
+    own = (f"training.steps={steps}", *settings)
+    on(math.prod(grid), partial(run, file=FOLDER / f"{base}.toml", grid=grid, settings=own,
+                                folder=folder, resume=resume))  # fmt: skip
 
 
 def main() -> None:
     for name in RUNS:
         for grid in grids_of(name):
-            folder = FOLDER / "x".join(map(str, grid)) / name
-            on(math.prod(grid), partial(run, grid=grid, name=name, folder=folder))
+            train(name, grid, FOLDER / named(grid) / name)
+    if mpi().COMM_WORLD.rank == 0:
+        for name in EVALUATED:
+            shutil.copytree(FOLDER / "1x1x2" / name, FOLDER / "runs" / name)
+    for grid, name in itertools.product(EVALUATIONS, EVALUATED):
+        out = FOLDER / "evaluated" / named(grid)
+        on(math.prod(grid), partial(evaluate, run=FOLDER / "runs" / name, grid=grid, out=out))
     for name in RUNS_RESUMED:
         for i, grid in enumerate(RESUMED):
-            work = partial(run, grid=grid, name=name, folder=FOLDER / "resumed" / name)
-            on(math.prod(grid), partial(work, steps=(1, 2, 4)[i], resume=i > 0))
+            train(name, grid, FOLDER / "resumed" / name, (1, 2, 4)[i], i > 0)
 
 
 main()

@@ -71,6 +71,9 @@ ON_ALL = ("vit", "swin", "own")
 #: Begun on the first grid, gone on with on the others.
 RESUMED = [(1, 1, 2), (1, 1, 1), (1, 1, 4)]
 RUNS_RESUMED = ("vit", "swin")
+#: Evaluated, as they were trained on two model ranks, on these grids.
+EVALUATED = ("vit", "swin")
+EVALUATIONS = [(1, 1, 1), (1, 1, 2), (1, 1, 4)]
 
 
 def grids_of(run: str) -> list[tuple[int, int, int]]:

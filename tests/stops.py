@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from hpcsamp.cli import main
+from hpcsamp.layers.mailbox import Mailbox
 from hpcsamp.prediction.writer import ParallelFile
 from hpcsamp.runtime import mpi
 from hpcsamp.watchdog import Doing, Phase
@@ -59,7 +60,7 @@ class Stops(Whereabouts):
             yield
 
 
-save, write = torch.save, ParallelFile.write
+save, write, post = torch.save, ParallelFile.write, Mailbox.post
 
 
 def half_saved(content, file):
@@ -75,7 +76,12 @@ def written(self, *arguments, **options):
     write(self, *arguments, **options)
 
 
-torch.save, ParallelFile.write = half_saved, written
+def posted(self, *arguments):
+    reached("post")
+    post(self, *arguments)
+
+
+torch.save, ParallelFile.write, Mailbox.post = half_saved, written, posted
 import hpcsamp.watchdog  # noqa: E402
 
 hpcsamp.watchdog.here.__class__ = Stops

@@ -43,7 +43,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "sharded": ("optimizer.sharded=true", "optimizer.clip=0.5"),
     "importance_weights": ("loss.name=importance_weighted_elbo", "data.shuffle=pool"),
     "alpha": ("loss.name=alpha_divergence", "loss.memory=recompute", "data.reader=memory"),
-    "noise": (*VALUES, "optimizer.sharded=true"),
+    "noise": (*VALUES, "optimizer.sharded=weights"),
     "noise_of_members": (*VALUES, *ENSEMBLE, "loss.name=predictive_nll", "loss.memory=recompute"),
     "monte_carlo": ("loss.kl=monte_carlo", "optimizer.name=SGD", "optimizer.momentum=0.9"),
 }  # fmt: skip

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from axis_runs import checkpoint, events
 from conftest import launch
 from shares_grids import FEW, GRIDS, RESUMED, RUNS
-from test_model_axis import checkpoint, events
 
 from hpcsamp.weights.layout import Layout, Variable
 

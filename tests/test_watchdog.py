@@ -181,9 +181,12 @@ class Stopped:
         self.folder = folder
         train = ["train", config, "--set=training.epochs=3000", f"--set=training.stall={STALL}"]
         images = [*train, "--data", folder / "images"]
+        mixer = ["train", "mixer-era5", "--preset=tiny", "--data=synthetic", *train[2:],
+                 f"--set=data.path={folder / 'fields'}", "--set=parallel.model=2"]  # fmt: skip
         late = [f"--stall={STALL}"]
         cases: dict[str, list[Any]] = {
             "exchange": [1, "exchange", 40, "stop", *train, "-o", folder / "exchange"],
+            "model": [1, "post", 60, "stop", *mixer, "-o", folder / "model"],
             "read": [1, "read", 12, "stop", *images, "-o", folder / "read"],
             "hung": [1, "read", 12, "hang", *images, "-o", folder / "hung"],
             "checkpoint": [0, "save", 4, "stop", *train, "-o", folder / "checkpoint"],
@@ -255,6 +258,13 @@ def test_in_the_middle_of_an_exchange(stopped):
     _, rank = stopped.told("exchange", stopped.folder / "exchange" / "stall.json")
     assert (rank["rank"], rank["kind"]) == (1, "stopped")
     assert re.fullmatch(r"step \d+, in an exchange.*", rank["last_seen"])
+
+
+def test_between_model_ranks(stopped):
+    """The others wait for what it was to write into memory that they share."""
+    _, rank = stopped.told("model", stopped.folder / "model" / "stall.json")
+    assert (rank["rank"], rank["kind"]) == (1, "stopped")
+    assert rank["last_seen"].startswith("step ")
 
 
 def test_in_the_middle_of_a_read(stopped):
