@@ -75,10 +75,16 @@ def test_memory_of_steps_is_measured_beside_its_prediction(tmp_path):
     assert "measured / predicted" in done.out
     found = json.loads(file.read_text())
     assert found["grid"] == [1, 1, 2]
-    assert found["predicted"] == pytest.approx(sum(found["parts"].values()) / 2**20)
-    assert len(found["building"]) == len(found["stepping"]) == 2
+    assert found["predicted_keeping"] == pytest.approx(sum(found["parts"].values()) / 2**20)
+    (slots,) = (size for name, size in found["parts"].items() if "in shared memory" in name)
+    assert 0 < slots < 2**20
     # of a network this small nearly all is what Python and its libraries take
-    assert all(0.5 < size / found["predicted"] < 1.2 for size in found["stepping"])
+    for measured in ("stepping", "keeping"):
+        assert len(found[measured]) == len(found["process"]) == 2
+        assert all(0.5 < size / found["predicted"] < 1.2 for size in found[measured])
+    # pages that both have are half of each of them
+    pairs = zip(found["stepping"], found["resident"], strict=True)
+    assert all(divided < touched for divided, touched in pairs)
 
 
 def test_bench_model_axis_counts_what_a_step_exchanges(hpcsamp, tmp_path):

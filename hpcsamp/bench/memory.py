@@ -1,12 +1,17 @@
-"""``hpcsamp bench memory``: what training steps take of memory, beside what was predicted.
+"""``hpcsamp bench memory``: memory of training steps, measured and predicted.
 
-Each rank's largest resident memory while its run is built, and while it takes steps; evaluations
-and checkpoints are not in it. Beside that stands :func:`hpcsamp.planning.memory.estimate`.
+Of each rank the largest resident memory is measured while its run is built, while it takes steps,
+and while it takes steps behind which a checkpoint is written. Linux counts a page of shared memory
+on every rank that touches it; here it counts once and is shared out among these ranks (as in the
+proportional set size, PSS), so that the sum over ranks is what their node needs. The prediction is
+that of :func:`hpcsamp.planning.memory.estimate`.
 """
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +26,38 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 
+@dataclass(frozen=True)
+class Resident:
+    """Resident memory of this process in MiB.
+
+    Attributes
+    ----------
+    anonymous, files, shared
+        Own memory, mapped files (libraries), and shared memory, of which all pages count that this
+        process has touched.
+    proportional
+        Shared memory of which each page is divided by the number of processes that map it.
+    """
+
+    anonymous: float = 0.0
+    files: float = 0.0
+    shared: float = 0.0
+    proportional: float = 0.0
+
+    @classmethod
+    def now(cls) -> Resident:
+        """Read from ``/proc``; zeros on other systems than Linux."""
+        try:
+            status = Path("/proc/self/status").read_text()
+            pages = Path("/proc/self/smaps_rollup").read_text()
+        except OSError:
+            return cls()
+        own = [_of(status, name) for name in ("RssAnon", "RssFile", "RssShmem")]
+        return cls(*own, _of(pages, "Pss_Shmem"))
+
+
 def measure(config: RunConfig, data: str | None, steps: int, comm: MPI.Comm) -> dict[str, Any]:
-    """Build a run, take some steps, and compare. Collective.
+    """Build a run, take some steps, and compare with the prediction. Collective.
 
     Parameters
     ----------
@@ -31,42 +66,76 @@ def measure(config: RunConfig, data: str | None, steps: int, comm: MPI.Comm) -> 
     data
         Dataset folder, ``"synthetic"``, or None for that of the configuration.
     steps
-        How many are taken; the first ones have no state of the optimiser yet.
+        Number of steps; optimisers create their state in the first one.
 
     Returns
     -------
     dict
-        ``grid`` (D, P, M), the predicted ``parts`` in bytes by name, ``predicted`` MiB of the
-        fullest rank, and of each rank ``building`` and ``stepping``, its largest MiB.
+        ``grid`` (D, P, M) and the predicted ``parts`` in bytes by name. In MiB, of the fullest
+        rank: ``predicted``, and ``predicted_keeping`` with the copy for a checkpoint. Lists of MiB
+        by rank: ``process``, of the process before the run is built and of the libraries that it
+        loads later; and the largest memory while ``building``, ``stepping`` and ``keeping`` (None
+        if no copy is made); ``resident``, that of the steps with all shared pages that a rank
+        touches. ``seconds`` of the last step.
     """
     config = prepare(config, data, comm)
     topology = init(config.parallel.samples, model=config.parallel.model, comm=comm)
     with ExitStack() as stack:
+        before = Resident.now()
         _forget_peak()
         stepper = Stepper(config, topology, stack)
-        building = peak_rss_mb()
+        building = _peak()
         _forget_peak()
-        stepper.take(steps)
-        stepping = peak_rss_mb()
+        seconds = [stepper.take(1) for _ in range(steps)][-1]
+        stepping, resident = _peak(), peak_rss_mb()
+        keeper, keeping = stepper.trainer.keeper, None
+        if config.training.checkpoint_behind:
+            _forget_peak()
+            keeper.keep()
+            stepper.take(1)
+            keeping = _peak()
+            keeper.finish()
         run = stepper.trainer.assembled
         blank = parted.blank(run.config, run.shapes, topology.sample_size, topology.model_size)
         ranks = topology.node_comm.Get_size()
         grid = memory.Grid(topology.sample_size, topology.data_size, ranks)
         blank.method.samples_per_pass = run.method.passes.chunk
+        steps_alone = memory.estimate(blank, grid, copies=False)
         parts = memory.estimate(blank, grid)
         return {
             "grid": [topology.data_size, topology.sample_size, topology.model_size],
             "sharded": str(config.optimizer.sharded),
             "trained": sum(p.numel() for p in blank.method.parameters()),
             "parts": {p.name: p.bytes for p in parts},
-            "predicted": sum(p.bytes for p in parts) / 2**20,
+            "predicted": sum(p.bytes for p in steps_alone) / 2**20,
+            "predicted_keeping": sum(p.bytes for p in parts) / 2**20,
+            "predicted_process": memory.PROCESS / 2**20,
+            "process": comm.allgather(before.anonymous + Resident.now().files),
             "building": comm.allgather(building),
             "stepping": comm.allgather(stepping),
+            "keeping": comm.allgather(keeping) if keeping is not None else None,
+            "resident": comm.allgather(resident),
+            "seconds": seconds,
         }
 
 
+def _peak() -> float:
+    """Largest resident memory since :func:`_forget_peak`, with shared pages divided, in MiB.
+
+    Only shared memory that is mapped now is divided; windows live as long as the run.
+    """
+    now = Resident.now()
+    return peak_rss_mb() - now.shared + now.proportional
+
+
+def _of(text: str, name: str) -> float:
+    """MiB of a line such as ``RssAnon:  1234 kB``; 0 without it."""
+    found = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
+    return int(found[1]) / 1024 if found else 0.0
+
+
 def _forget_peak() -> None:
-    """Have the largest resident memory counted from now on; where the system can (Linux)."""
+    """Count the largest resident memory from now on, where the system can (Linux)."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

@@ -22,7 +22,8 @@ def memory(
 ) -> None:
     """Measure the largest memory of each rank in a few training steps, beside the prediction.
 
-    To be started by mpirun or srun. Evaluations and checkpoints are not in it.
+    Start it by mpirun or srun. Shared memory counts once, divided among the ranks that use it. The
+    last rows are of a step behind which a checkpoint is written; evaluations are not measured.
     """
     from hpcsamp import config as configuration
     from hpcsamp.bench import memory as bench
@@ -36,19 +37,30 @@ def memory(
     if comm.rank:
         return
     d, p, m = found["grid"]
-    most = max(found["stepping"])
+    base, process = found["predicted_process"], found["process"]
     rows: list[list[str | int | float | bool | None]] = [
-        [name, f"{size / 2**20:.0f}"] for name, size in found["parts"].items()
+        [name, f"{size / 2**20:.0f}", "", ""] for name, size in found["parts"].items()
     ]
-    rows += [
-        ["predicted", f"{found['predicted']:.0f}"],
-        ["measured in the steps, the fullest rank", f"{most:.0f}"],
-        ["the emptiest rank", f"{min(found['stepping']):.0f}"],
-        ["while the run was built, the fullest rank", f"{max(found['building']):.0f}"],
-        ["measured / predicted", f"{most / found['predicted']:.3f}"],
-    ]
+
+    def compared(name: str, predicted: float, measured: list[float]) -> None:
+        most = max(measured)
+        rows.append([name, f"{predicted:.0f}", f"{most:.0f}", f"{most / predicted:.3f}"])
+
+    def alone(measured: list[float]) -> list[float]:
+        return [of - own for of, own in zip(measured, process, strict=True)]
+
+    compared("the process alone", base, process)
+    compared("steps", found["predicted"], found["stepping"])
+    compared("steps without the process", found["predicted"] - base, alone(found["stepping"]))
+    if found["keeping"] is not None:
+        keeping = found["predicted_keeping"]
+        compared("steps and a checkpoint", keeping, found["keeping"])
+        compared("the same without the process", keeping - base, alone(found["keeping"]))
+    rows.append(["while the run was built", "", f"{max(found['building']):.0f}", ""])
     title = (
-        f"Memory of a rank on D x P x M = {d} x {p} x {m}, optimizer.sharded = {found['sharded']}, "
-        f"{found['trained']:,} trained numbers a model rank"
+        f"Memory of the fullest rank on D x P x M = {d} x {p} x {m}, optimizer.sharded = "
+        f"{found['sharded']}, {found['trained']:,} trained numbers a model rank; the last step "
+        f"took {found['seconds']:.2f} s"
     )
-    show(title, ["part", "MiB"], rows, json_file, found)
+    columns = ["part", "predicted MiB", "measured MiB", "measured / predicted"]
+    show(title, columns, rows, json_file, found)

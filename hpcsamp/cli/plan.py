@@ -132,7 +132,7 @@ def plan(
     if simulate:
         result["simulated"] = _simulate(ranked[0], place)
     if curve or picture is not None:
-        result["curve"] = _curve(work, nodes, each, place, rates, mode)
+        result["curve"] = _curve(work, nodes, each, place, rates, mode, memory)
     if picture is not None:
         from hpcsamp.planning.picture import draw
 
@@ -279,8 +279,9 @@ def _simulate(split: CandidateGrid, place: Machine) -> dict[str, float]:
 
 
 def _curve(
-    work: Workload, nodes: int, each: int, place: Machine, rates: Rates, mode: Any
-) -> list[dict[str, Any]]:
+    work: Workload, nodes: int, each: int, place: Machine, rates: Rates, mode: Any,
+    memory: Callable[[Layout, Workload], float],
+) -> list[dict[str, Any]]:  # fmt: skip
     from hpcsamp.errors import UsageError
     from hpcsamp.planning import grid_choice
 
@@ -289,20 +290,21 @@ def _curve(
     numbers = sorted({*(1 << i for i in range(nodes.bit_length()) if 1 << i <= nodes), nodes})
     for n in numbers:
         try:
-            best = grid_choice.splits(work, n * each, each, place, rates, mode)[0]
+            best = grid_choice.splits(work, n * each, each, place, rates, mode, memory)[0]
         except UsageError:
             continue  # no grid has this number of ranks
         grid = str(best.prediction.layout)
         points.append({"nodes": n, "ranks": n * each, "grid": grid, **_row(best)})
     show(
-        "fastest grid for each number of nodes (memory is not checked)",
+        "fastest grid for each number of nodes, of those that fit into memory if there are any",
         ["nodes", "ranks", "D x P" + " x M" * parts, "ms per step", "items/s", "speed-up",
-         "efficiency", ""],
+         "efficiency", "GB per rank", ""],
         [
             [
                 q["nodes"], q["ranks"], q["grid"],
                 f"{1e3 * q['seconds_per_step']:.4g}", f"{q['items_per_second']:.4g}",
                 f"{q['speed_up']:.4g}", f"{q['efficiency']:.3f}",
+                f"{q['memory_bytes'] / 1e9:.2f}" + ("" if q["fits"] else " too much"),
                 "#" * round(40 * min(q["efficiency"], 1.0)),
             ]
             for q in points

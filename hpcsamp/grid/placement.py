@@ -1,9 +1,9 @@
 """Placement of tensors on the grid.
 
 A placement determines which ranks hold the same numbers, which rows of a whole tensor a rank holds,
-where they lie in the whole (for checkpoints), and which share of a penalty a rank computes. The weights of a method have a placement (:attr:`hpcsamp.methods.Method.placement`),
-and so has the state of an optimiser; :mod:`hpcsamp.collectives.updates` describes how gradients
-reach it.
+where they lie in the whole (for checkpoints), and which share of a penalty a rank computes. The
+weights of a method have a placement (:attr:`hpcsamp.methods.Method.placement`), and so has the
+state of an optimiser; :mod:`hpcsamp.collectives.updates` describes how gradients reach it.
 
     Replicated       every rank holds the whole tensor
     SampleRows(own)  the first axis are samples, and a rank holds the rows of its own samples: the

@@ -82,6 +82,11 @@ class ModelAxis:
         space, channels = self.comm.Split(c, s), self.comm.Split(s, c)
         return Group(space, self.counted), Group(channels, self.counted)
 
+    @property
+    def groups(self) -> list[Group]:
+        """The directions of all grids in which these ranks are."""
+        return [g for axis in self._fitted.values() for g in (axis.space, axis.channels)]
+
     def laid_out(self, layout: Layout) -> ModelAxis:
         """Return the same ranks in another grid, with the same counter. Collective."""
         if layout not in self._fitted:

@@ -6,14 +6,16 @@ without values allocates what the rank would allocate; exchanges are counted but
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor
 
 from hpcsamp import serial
 from hpcsamp.layers.axis import ALONE, ModelAxis
-from hpcsamp.layers.group import Exchange, Group
+from hpcsamp.layers.group import Counted, Exchange, Group
+from hpcsamp.layers.mailbox import bytes_of
 
 
 class Imagined(serial.Comm):
@@ -42,24 +44,50 @@ class Imagined(serial.Comm):
 
 
 class ImaginedExchange(Exchange):
-    """An exchange that is counted and returns zeros."""
+    """An exchange that is counted and returns zeros.
+
+    What ranks of a node send and receive lies in memory that they share: it is made within
+    :attr:`ImaginedGroup.apart`.
+    """
+
+    _group: ImaginedGroup
+
+    def room(self, shape: Sequence[int]) -> Tensor:
+        """Return a tensor without values."""
+        with self._group.apart():
+            return super().room(shape)
 
     def _send(self, x: Tensor, to: Sequence[int]) -> None:
         """Send nothing."""
 
     def wait(self) -> list[Tensor]:
         """Return zeros."""
-        return [self._like.new_zeros(shape) for shape, _ in self._expected]
+        with self._group.apart():
+            return [self._like.new_zeros(shape) for shape, _ in self._expected]
 
 
 class ImaginedGroup(Group):
-    """The ranks along a direction of an imagined axis."""
+    """The ranks along a direction of an imagined axis.
 
-    __slots__ = ()
+    Attributes
+    ----------
+    most
+        Bytes that a rank sends in one exchange, at most so far.
+    apart
+        Makes a context in which the memory of exchanges is made.
+    """
+
+    __slots__ = ("apart", "most")
+
+    def __init__(self, comm: Any, counted: Counted) -> None:
+        super().__init__(comm, counted)
+        self.most = 0
+        self.apart: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def begin(self, like: Tensor, *shapes: Sequence[int]) -> Exchange:
         """Begin an exchange."""
         self.counted.exchanges += 1
+        self.most = max(self.most, sum(bytes_of(shape, like) for shape in shapes))
         return ImaginedExchange(self, like)
 
 

@@ -127,6 +127,8 @@ class Mailbox:
         """
         # an aborted pass has left some open
         self._open = {n for n in self._open if n > number - SLOTS}
+        if len(self._windows) > 1 and not self._open:  # nor on any other rank
+            self._free_former(1)
         if most > self._slots.length and (self.full or not self._grow(number, most)):
             return None
         self._open.add(number)
@@ -187,8 +189,7 @@ class Mailbox:
 
     def _grow(self, number: int, most: int) -> bool:
         """Allocate longer slots if all ranks have room for them; return whether they had."""
-        unit = max(PAGE, 1 << max(0, most.bit_length() - 3))  # at most a quarter longer than needed
-        slot = -(-most // unit) * unit
+        slot = slot_of(most)
         self._post(GROWN, slot)
         self._post(GROWS, number)
         grows, begun = self._counters[GROWS], self._counters[BEGUN]
@@ -215,11 +216,12 @@ class Mailbox:
         self._slots = Slots(torch.from_numpy(window.memory), slot)
         return True
 
-    def _free_former(self) -> None:
-        """Free all windows of slots, which nobody reads any more. Collective."""
-        self._slots = NO_SLOTS
-        while self._windows:
-            self._windows.pop().free()
+    def _free_former(self, kept: int = 0) -> None:
+        """Free all windows of slots but the last ``kept``, which nobody reads any more. Collective."""
+        if not kept:
+            self._slots = NO_SLOTS
+        while len(self._windows) > kept:
+            self._windows.pop(0).free()
 
     def _reserved(self, window: Window, slot: int) -> bool:
         """Reserve the memory of this rank's slots, near its cores; return whether all ranks could.
@@ -242,6 +244,12 @@ class Mailbox:
             f"model rank {self.rank} and model rank {rank} are about to exchange different things: "
             f"their networks or inputs differ"
         )
+
+
+def slot_of(most: int) -> int:
+    """Bytes of a slot for exchanges in which a rank sends so many: a quarter too long at most."""
+    unit = max(PAGE, 1 << max(0, most.bit_length() - 3))
+    return -(-most // unit) * unit
 
 
 def bytes_of(shape: Sequence[int], like: Tensor) -> int:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from hpcsamp.layers import ModelAxis
+from hpcsamp.layers.axis import ALONE
+from hpcsamp.layers.imagined import ImaginedGroup
 from hpcsamp.weights.calling import Single
 from hpcsamp.weights.complex_parts import complex_of, convert, parts_of
 from hpcsamp.weights.inputs import each, tensors
@@ -45,6 +49,7 @@ class LargestMemory(TorchDispatchMode):
     def __init__(self, *known: torch.Tensor) -> None:
         super().__init__()
         self.live = self.largest = 0
+        self._apart = False
         self._known = {t.untyped_storage()._cdata for t in known}
 
     @classmethod
@@ -60,8 +65,17 @@ class LargestMemory(TorchDispatchMode):
                 self._note(value.untyped_storage())
         return out
 
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Within the block, storages are made that are not counted."""
+        before, self._apart = self._apart, True
+        try:
+            yield
+        finally:
+            self._apart = before
+
     def _note(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
+        key, size = storage._cdata, 0 if self._apart else storage.nbytes()
         if key in self._known:
             return
         self._known.add(key)
@@ -83,6 +97,7 @@ def pass_bytes(
     dtype: torch.dtype = torch.float32,
     autocast: torch.dtype | None = None,
     rough: bool = False,
+    axis: ModelAxis = ALONE,
 ) -> int:
     """Peak memory in bytes of one forward and backward pass of one sample.
 
@@ -102,6 +117,9 @@ def pass_bytes(
     rough
         Compute an upper bound in a fraction of the time (fake tensors take seconds to import):
         attention stores its weights, and there is no autocast. A small network runs on zeros.
+    axis
+        Imagined model axis along which the network is built. What its ranks exchange lies in shared
+        memory and is not included.
     """
     weights = sum(p.numel() for p in network.parameters())
     network = Single(copy.deepcopy(network))
@@ -114,9 +132,9 @@ def pass_bytes(
     if rough and weights <= SMALL and sum(t.numel() for t in tensors(x)) <= SMALL:
         with torch.random.fork_rng(devices=[]):  # dropout
             zeros = each(lambda t: torch.zeros(t.shape, dtype=t.dtype), x)
-            return _largest(network, zeros, dtype, None)
+            return _largest(network, zeros, dtype, None, axis)
     if rough:
-        return _largest(network, x, dtype, None)
+        return _largest(network, x, dtype, None, axis)
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -125,11 +143,16 @@ def pass_bytes(
             each(lambda t: torch.empty_like(t, device="cpu"), x),
             dtype,
             autocast,
+            axis,
         )
 
 
 def _largest(
-    network: nn.Module, x: torch.Tensor, dtype: torch.dtype, autocast: torch.dtype | None
+    network: nn.Module,
+    x: torch.Tensor,
+    dtype: torch.dtype,
+    autocast: torch.dtype | None,
+    axis: ModelAxis,
 ) -> int:
     held = dict(network.named_parameters())
     sizes = [parts_of(p).numel() for p in held.values()]
@@ -139,6 +162,9 @@ def _largest(
         for name, b in network.named_buffers()
     }
     with LargestMemory(flat, *tensors(x), *buffers.values()) as memory:
+        for group in axis.groups:
+            if isinstance(group, ImaginedGroup):
+                group.apart = memory.apart
         parts = zip(held.items(), flat.split(sizes), strict=True)
         weights = {
             name: complex_of(part.view(*p.shape, 2)) if p.is_complex() else part.view(p.shape)

@@ -1,10 +1,10 @@
-"""What a training step needs of memory, part by part, before it is taken; and what lowers it.
+"""Memory of a training step, part by part, predicted before the step is taken.
 
-All numbers are bytes of one rank. Those of flat vectors are counted, those of a pass are measured
-on tensors without values (:mod:`.dry_run`), and what Python, MPI and the allocator take is an
-estimate. The full weather transformer (S = 2 on 2 ranks, checkpointing, bfloat16, sharded Adam)
-took 8.5 GB a rank in its step where this says 8.3. The copy that a checkpoint is written from
-comes on top (:func:`copied`).
+All numbers are bytes of one rank. Flat vectors are counted from the number of parameters, forward
+and backward passes are run on tensors without values (:mod:`.dry_run`), and windows of shared
+memory follow from the longest messages of such a pass; a window counts once on its node, shared
+out among the ranks that use it. What Python, MPI and the allocator need is an estimate.
+``hpcsamp bench memory`` measures the same on real ranks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from hpcsamp.arguments import accepted
 from hpcsamp.config import RunConfig
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology, together
+from hpcsamp.layers.imagined import ImaginedGroup
+from hpcsamp.layers.mailbox import SLOTS, slot_of
 from hpcsamp.methods.eager import eager
+from hpcsamp.methods.observe import GROUPS
 from hpcsamp.methods.sharing import STRETCH
 from hpcsamp.models import MODELS
 from hpcsamp.planning import dry_run
@@ -28,33 +31,34 @@ from hpcsamp.planning.parted import Held, blank, inputs, network
 from hpcsamp.run.assemble import Run
 
 PROCESS = 450 * 2**20
-"""Python, torch, HDF5 and MPI: what the smallest run takes (measured: 446 MiB)."""
+"""Resident memory of Python, torch, HDF5 and MPI; the smallest run takes 446 MiB."""
 
 KEPT_FREE = 0.15
-"""Part of what comes and goes that an allocator holds in pieces of the wrong size."""
+"""Part of the temporary memory that the allocator keeps in free blocks of the wrong size."""
 
 MARGIN = 0.9
-"""Part of the memory there is that a run may ask for: others run on a machine as well."""
+"""Part of the available memory that a run may need: other processes use the machine as well."""
 
 STRETCHES = 8
-"""Stretches of gathered numbers at a time: two of means and deviations, what comes, noise, sums."""
+"""Stretches of gathered numbers that exist at the same time: two of means and deviations each, the
+one that arrives, noise, and sums."""
 
 OUTPUT_COPIES = 4
-"""Outputs, their gradient, and what a loss makes of them on the way."""
+"""Copies of the outputs in a loss: outputs, their gradient, and intermediate results."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Something a rank needs memory for.
+    """A part of the memory that a rank needs.
 
     Attributes
     ----------
     name
-        What it is.
+        What the memory is for.
     bytes
         Of one rank.
     knob
-        The setting that lowers it; empty if there is none.
+        The setting that reduces it; empty if there is none.
     """
 
     name: str
@@ -64,9 +68,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Grid:
-    """The ranks: ``P`` along the sample axis, ``D`` groups, and how many share a node's memory.
+    """The ranks of a run.
 
-    How many model ranks there are is a fact of the run, see :class:`~hpcsamp.planning.parted.Held`.
+    The number of model ranks is a property of the run, see
+    :class:`~hpcsamp.planning.parted.Held`.
+
+    Attributes
+    ----------
+    sample_size, data_size
+        ``P`` and ``D``.
+    per_node
+        Ranks that share the memory of a node.
     """
 
     sample_size: int = 1
@@ -74,17 +86,20 @@ class Grid:
     per_node: int = 1
 
 
-def estimate(run: Run, grid: Grid, *, rough: bool = False) -> list[Part]:
-    """What a rank needs while it trains, by part.
+def estimate(run: Run, grid: Grid, *, rough: bool = False, copies: bool = True) -> list[Part]:
+    """Memory of a rank in training, by part; the first part is the process itself.
 
     Parameters
     ----------
     run
-        On any device; a blank one will do.
+        On any device; a blank run is enough.
     grid
         The ranks.
     rough
-        Upper bounds will do, see :func:`~hpcsamp.planning.dry_run.pass_bytes`.
+        Whether upper bounds are enough, see :func:`~hpcsamp.planning.dry_run.pass_bytes`.
+    copies
+        Whether the copy from which a checkpoint is written behind the next steps is counted; it
+        lies in host memory.
     """
     config, shapes, method = run.config, run.shapes, run.method
     parted = Held.of(run)
@@ -98,7 +113,7 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False) -> list[Part]:
     first = next(iter(method.chunks(range(mine), stacked)))  # none is larger
     together = mine if memory == "keep" else len(first)
     part = -(-batch // config.data.accumulate)
-    pass_bytes, unknown = _pass(run, part, rough)
+    found = _pass(run, part, rough)
     state = _state_factor(config) * trained
     sharded = bool(config.optimizer.sharded)
     shares = grid.sample_size if config.optimizer.sharded == "weights" else 1
@@ -145,8 +160,8 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False) -> list[Part]:
         Part(
             "a forward and backward pass"
             + f", {together} samples at once" * (together > 1)
-            + f" (unknown: {unknown})" * bool(unknown),
-            pass_bytes * together,
+            + f" (unknown: {found.unknown})" * bool(found.unknown),
+            found.bytes * together,
             _pass_knob(run, memory, together, part),
         ),
         Part(
@@ -166,13 +181,21 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False) -> list[Part]:
         parts.append(Part("exchange of the gradient (estimate)", 2 * trained // size))
     passing = sum(p.bytes for p in parts[4:])  # what comes and goes within a step
     parts.append(Part("kept free by the allocator (estimate)", round(KEPT_FREE * passing)))
+    if parted.size > 1:
+        # the network is looked at with at least two items, and with those of several data groups
+        items = max(part * together, 2, part * min(grid.data_size, GROUPS))
+        windows = sum(SLOTS * slot_of(-(-most * items // part)) for most in found.messages)
+        name = f"{SLOTS} slots for each exchange of model ranks, in shared memory"
+        parts.append(Part(name, windows, "data.accumulate" if part > 1 else ""))
+    if copies and config.training.checkpoint_behind:
+        parts.append(copied(run, grid))
     return parts
 
 
 def copied(run: Run, grid: Grid) -> Part:
-    """The copy of what a rank writes of a checkpoint, in the memory of its node.
+    """The copy of the numbers that a rank writes to a checkpoint, in host memory.
 
-    Ranks that hold the same share it out, but for tensors of less than
+    Ranks that hold the same numbers divide them, except tensors smaller than
     :data:`hpcsamp.run.taken.LARGE`, which are not counted here.
     """
     config, apart = run.config, run.method.placement.replicas == "data"
@@ -184,27 +207,27 @@ def copied(run: Run, grid: Grid) -> Part:
     alike = [grid.data_size * (1 if own else grid.sample_size)
              for own in (apart or shares > 1, apart or bool(sharded))]  # fmt: skip
     return Part(
-        "copy of what it writes of a checkpoint",
+        "copy from which a checkpoint is written",
         weights // alike[0] + state // alike[1],
         "training.checkpoint_behind = false",
     )
 
 
 def check(run: Run, topology: Topology) -> str | None:
-    """Refuse a run that its machine has no memory for, before the first step. Collective.
+    """Refuse a run that needs more memory than its machine has, before the first step. Collective.
 
-    ``training.memory_check`` says whether to refuse, to warn, or not to look.
+    ``training.memory_check`` selects whether such a run is refused, warned about or not checked.
 
     Returns
     -------
     str or None
-        On rank 0, for people: what a step needs, what there is and which settings save some; None
-        if it needs little.
+        On rank 0, a line for the user: needed and available memory, and the settings that save
+        memory; None if the run needs little.
 
     Raises
     ------
     UsageError
-        On every rank, naming what is needed, what there is, the largest parts and their knobs.
+        On every rank, with needed and available memory, the largest parts and their settings.
     """
     mode = run.config.training.memory_check
     if mode == "off":
@@ -230,18 +253,16 @@ def check(run: Run, topology: Topology) -> str | None:
 
 
 def _look(run: Run, topology: Topology, least: float, ranks: int) -> tuple[str | None, str | None]:
-    """A line on what a step needs, unless it is little, and one if that is more than there is.
+    """A line on the memory that a step needs, unless it is little; and one if it is too much.
 
-    ``least``: bytes that a rank can have, of ``ranks`` that share them. A rough number comes first;
-    a close look costs seconds.
+    ``least``: bytes available to a rank, of ``ranks`` that share them. A rough estimate comes
+    first, because an exact one takes seconds.
     """
     grid = Grid(topology.sample_size, topology.data_size, topology.node_comm.Get_size())
     if topology.model_size > 1:  # the fullest of these ranks; this one holds the first part
         run = blank(run.config, run.shapes, topology.sample_size, topology.model_size)
     for rough in (True, False):
-        parts = estimate(run, grid, rough=rough)
-        if run.config.training.checkpoint_behind and topology.device.type != "cuda":
-            parts.append(copied(run, grid))
+        parts = estimate(run, grid, rough=rough, copies=topology.device.type != "cuda")
         needed = sum(p.bytes for p in parts)
         if rough and needed <= least / 4:
             return None, None
@@ -264,7 +285,7 @@ def _look(run: Run, topology: Topology, least: float, ranks: int) -> tuple[str |
 
 
 def saving(run: Run) -> str:
-    """The settings of a run that save memory, for people."""
+    """The settings of a run that save memory, in a line for the user."""
     config = run.config
     used = {
         'training.precision = "bfloat16"': config.training.precision == "bfloat16",
@@ -287,11 +308,29 @@ def _mode(run: Run) -> str:
     return "stream" if run.data_loss.linear else "keep"
 
 
-def _pass(run: Run, batch: int, rough: bool) -> tuple[int, str]:
-    """Measured; or 0, and why a network does not run without values."""
+@dataclass(frozen=True)
+class _Pass:
+    """A forward and backward pass of one sample.
+
+    Attributes
+    ----------
+    bytes
+        At most at a time, without what model ranks exchange in shared memory.
+    messages
+        Bytes that a rank sends in one exchange, at most, for each group of model ranks.
+    unknown
+        Why a network cannot be run without values; empty if it can.
+    """
+
+    bytes: int
+    messages: tuple[int, ...] = ()
+    unknown: str = ""
+
+
+def _pass(run: Run, batch: int, rough: bool) -> _Pass:
     config, shapes = run.config, run.shapes
     spread = run.method.spread
-    made, _ = network(config, shapes, Held.of(run).size)
+    made, axis = network(config, shapes, Held.of(run).size)
     try:
         found = dry_run.pass_bytes(
             made,
@@ -300,14 +339,16 @@ def _pass(run: Run, batch: int, rough: bool) -> tuple[int, str]:
             dtype=run.dtype,
             autocast=torch.bfloat16 if config.training.precision == "bfloat16" else None,
             rough=rough,
+            axis=axis,
         )
     except Exception as e:  # a model of the user's own may look at values
-        return 0, f"{type(e).__name__}: {e}".splitlines()[0][:80]
-    return found, ""
+        return _Pass(0, unknown=f"{type(e).__name__}: {e}".splitlines()[0][:80])
+    groups = (g for g in axis.groups if isinstance(g, ImaginedGroup) and g.most)
+    return _Pass(found, tuple(g.most for g in groups))
 
 
 def _state_factor(config: RunConfig) -> float:
-    """Numbers that an optimiser keeps for each parameter, found by a step of one."""
+    """Numbers that an optimiser keeps per parameter, found by a step with a small one."""
     make: Any = getattr(torch.optim, config.optimizer.name, None)
     if make is None:
         return 0
@@ -316,7 +357,7 @@ def _state_factor(config: RunConfig) -> float:
         optimizer = eager(make)([probe], **config.optimizer.arguments)
         probe.grad = torch.ones_like(probe)
         optimizer.step()
-    except Exception:  # what it does not take is said where it is built
+    except Exception:  # arguments it does not accept are reported where it is built
         return 0
     kept = (v for v in optimizer.state[probe].values() if isinstance(v, torch.Tensor))
     return sum(v.numel() for v in kept if v.dim()) / probe.numel()
