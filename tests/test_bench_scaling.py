@@ -114,7 +114,7 @@ from hpcsamp import config as configuration
 from hpcsamp.bench.stepper import Stepper
 from hpcsamp.training.phases import NAMES
 from hpcsamp.grid import init
-from hpcsamp.run import health
+from hpcsamp.run import digest
 from hpcsamp.training.loop import train
 topology = init("world", device="cpu")
 config = configuration.load(sys.argv[1], ["training.steps=7", "parallel.samples='world'"])
@@ -124,7 +124,7 @@ with ExitStack() as stack:
     seconds = stepper.take(2)
     phases = stepper.take_watched(4)
     stepper.take(1)
-    found = health.parameters_sha256(stepper.trainer.method, topology)
+    found = digest.parameters_sha256(stepper.trainer.method, topology)
 assert found == summary["parameters_sha256"], (found, summary)
 assert list(phases) == list(NAMES), phases
 for name in ("feed", "forward", "backward", "draw", "penalty", "optimiser", "agreement"):
