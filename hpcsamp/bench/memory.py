@@ -52,8 +52,8 @@ class Resident:
             pages = Path("/proc/self/smaps_rollup").read_text()
         except OSError:
             return cls()
-        own = [_of(status, name) for name in ("RssAnon", "RssFile", "RssShmem")]
-        return cls(*own, _of(pages, "Pss_Shmem"))
+        anonymous, files, shared = (_of(status, f"Rss{of}") for of in ("Anon", "File", "Shmem"))
+        return cls(anonymous, files, shared, _of(pages, "Pss_Shmem"))
 
 
 def measure(config: RunConfig, data: str | None, steps: int, comm: MPI.Comm) -> dict[str, Any]:
