@@ -280,7 +280,7 @@ def _simulate(split: CandidateGrid, place: Machine) -> dict[str, float]:
 
 def _curve(
     work: Workload, nodes: int, each: int, place: Machine, rates: Rates, mode: Any,
-    memory: Callable[[Layout, Workload], float],
+    memory: Callable[[NodeLayout, Workload], float],
 ) -> list[dict[str, Any]]:  # fmt: skip
     from hpcsamp.errors import UsageError
     from hpcsamp.planning import grid_choice

@@ -217,7 +217,7 @@ class Mailbox:
         return True
 
     def _free_former(self, kept: int = 0) -> None:
-        """Free windows of slots that nobody reads any more, all but the last ``kept``. Collective."""
+        """Free all windows of slots but the last ``kept``; nobody reads them now. Collective."""
         if not kept:
             self._slots = NO_SLOTS
         while len(self._windows) > kept:

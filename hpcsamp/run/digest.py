@@ -26,7 +26,7 @@ BLOCK = 1 << 21
 
 
 @dataclass(frozen=True)
-class Held:
+class Contribution:
     """What this rank contributes of a tensor.
 
     Attributes
@@ -76,7 +76,7 @@ def _update(digest: hashlib._Hash, x: Tensor) -> None:
     digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
 
 
-def _add(digest: hashlib._Hash, held: Held, topology: Topology) -> None:
+def _add(digest: hashlib._Hash, held: Contribution, topology: Topology) -> None:
     """Add a tensor of which ranks hold parts. Collective over the world."""
     size = math.prod(held.runs.shape)
     for start in range(0, size, BLOCK):
@@ -92,7 +92,7 @@ def _add(digest: hashlib._Hash, held: Held, topology: Topology) -> None:
         _update(digest, whole)
 
 
-def _held(method: Method, topology: Topology) -> dict[str, Held]:
+def _held(method: Method, topology: Topology) -> dict[str, Contribution]:
     """What this rank contributes, by name of a trained tensor. Collective over the sample group."""
     pieces = method.named_pieces() if topology.model_size > 1 else {}
     placement, own = method.placement, method.own_state()
@@ -122,7 +122,7 @@ def _held(method: Method, topology: Topology) -> dict[str, Held]:
             same.append(topology.model_rank)
         if any(same):  # another rank has it, too
             x, runs = x.new_empty(0), Runs.of(runs.shape, [])
-        found[name] = Held(x.detach().resolve_conj().resolve_neg().reshape(-1), runs)
+        found[name] = Contribution(x.detach().resolve_conj().resolve_neg().reshape(-1), runs)
     return found
 
 
