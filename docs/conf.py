@@ -8,6 +8,7 @@ and one option makes every warning an error. The furo theme is plain HTML and CS
 phone and without a network.
 """
 
+import logging
 import os
 import sys
 from importlib.metadata import version as installed
@@ -36,6 +37,12 @@ nb_execution_raise_on_error = True
 nb_execution_in_temp = True
 nb_merge_streams = True
 nb_number_source_lines = False
+# Tutorials run in a kernel without the settings of whoever builds them, and report errors alone.
+kernel = Path(__file__).parents[1] / "build" / "ipython" / "profile_default"
+kernel.mkdir(parents=True, exist_ok=True)
+(kernel / "ipython_kernel_config.py").write_text("get_config().IPKernelApp.log_level = 40\n")
+os.environ["IPYTHONDIR"] = str(kernel.parent)
+logging.getLogger("traitlets").setLevel(logging.WARNING)
 
 # Docstrings
 napoleon_google_docstring = False

@@ -31,7 +31,7 @@ requirements() { # the dependencies of setup.cfg, one a line, with the extras th
 import configparser, sys
 c = configparser.ConfigParser()
 c.read(sys.argv[1])
-lines = [c["options"]["install_requires"]] + [c["options.extras_require"][k] for k in ("mpi", "build", "test", "weather")]
+lines = [c["options"]["install_requires"]] + [c["options.extras_require"][k] for k in ("mpi", "build", "test", "weather", "docs")]
 print("\n".join(l for block in lines for l in block.splitlines() if l.strip() and not l.startswith("#")))
 P
 }
