@@ -14,7 +14,8 @@ import hpcsamp
 from hpcsamp.collectives import Alone, FlatGradient, choose, updates_of
 from hpcsamp.errors import CheckpointError, DivergedError, UsageError
 from hpcsamp.grid import init, share
-from hpcsamp.grid.placement import REPLICATED, Replicated, SampleRows, Shard, Shares
+from hpcsamp.grid.gathering import gather_rows
+from hpcsamp.grid.placement import REPLICATED, Replicated, SampleRows, Shard
 from hpcsamp.grid.runs import Runs, cover
 from hpcsamp.methods import Ensemble, MCDropout, MeanField, Method
 
@@ -79,30 +80,23 @@ def test_what_optimisers_share_out():
 
 
 def what_is_gathered_is_whole(grid):
+    """Rows of any type, more or fewer than ranks, to the bit."""
     p, ranks = grid.sample_rank, grid.sample_size
     kinds = (torch.float64, torch.bfloat16, torch.bool, torch.int64, torch.complex64)
-    whole = {f"{k}": torch.randn(S, 3, generator=torch.manual_seed(1)).to(k) for k in kinds}
-    whole |= {"turned": torch.arange(3.0 * S).view(3, S).T, "step": torch.tensor(2.0), "n": "text"}
-    whole |= {"empty": torch.zeros(S, 0), "few": torch.arange(S) + torch.tensor(1j).conj()}
-    for placement in (REPLICATED, SampleRows(share(S, ranks, p), S), Shard(p, ranks)):
-        own = {name: held(placement, x) for name, x in whole.items()}
-        found = placement.gather({"state": {0: own}}, grid)
-        if grid.is_root:
-            for name, expected in whole.items():
-                got = found["state"][0][name]
-                if isinstance(expected, torch.Tensor):
-                    assert got.dtype == expected.dtype
-                    got = got.view(expected.shape)
-                    assert torch.equal(got, expected.resolve_conj()), (name, placement)
-                else:
-                    assert got == expected
-    flat = {"mean": torch.arange(7.0), "constants.x": torch.arange(3.0)}
-    shares = Shares(Shard(p, ranks), ("mean",))
-    found = shares.gather({n: held(shares.of(n), x) for n, x in flat.items()}, grid)
-    assert not grid.is_root or all(torch.equal(found[n], x) for n, x in flat.items())
-    two = torch.arange(2.0)  # fewer rows than ranks
-    found = Shard(p, ranks).gather({"x": held(Shard(p, ranks), two)}, grid)
-    assert not grid.is_root or torch.equal(found["x"], two)
+    whole = [torch.randn(S, 3, generator=torch.manual_seed(1)).to(k) for k in kinds]
+    whole += [torch.arange(3.0 * S).view(3, S).T, torch.zeros(S, 0), torch.arange(2.0)]
+    whole += [torch.arange(S) + torch.tensor(1j).conj()]
+    for expected in whole:
+        placements = [Shard(p, ranks)]
+        if len(expected) == S:
+            placements.append(SampleRows(share(S, ranks, p), S))
+        for placement in placements:
+            found = gather_rows(held(placement, expected), grid.sample_comm)
+            if p:
+                assert found is None
+                continue
+            assert found.dtype == expected.dtype
+            assert torch.equal(found.view(expected.shape), expected.resolve_conj()), placement
 
 
 def gradients_and_their_clipping_are_those_of_one_process(grid, sharded):

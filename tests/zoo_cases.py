@@ -124,12 +124,28 @@ def result(grid: Grid, name: str, kind: str) -> dict[str, Any]:
         "losses": losses,
         "outputs": whole,
         "resumed": same,
-        "state": training.method.placement.gather(training.method.state_dict(), grid.topology),
+        "state": _gathered(training.method, grid),
     }
     if alone:  # the outputs of other grids are compared with these
         parts = torch.cat([training.predicted(slice(0, 3)), training.predicted(slice(3, 8))], 1)
         found["of_batch"] = float((whole - parts).abs().max() / whole.abs().max())
     return found
+
+
+def _gathered(method: Any, grid: Grid) -> Any:
+    """The state of all members on the first rank of each sample group."""
+    state = method.state_dict()
+    if method.placement.axis is None:
+        return state
+    ranks = grid.topology.sample_comm.gather(state)
+    return ranks and {name: _joined([one[name] for one in ranks]) for name in state}
+
+
+def _joined(rows: list[Any]) -> Any:
+    first = rows[0]
+    if isinstance(first, torch.Tensor):
+        return torch.cat(rows) if first.dim() else first
+    return [row for several in rows for row in several] if isinstance(first, list) else first
 
 
 def _equal(one: Any, other: Any) -> bool:

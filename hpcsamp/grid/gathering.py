@@ -1,4 +1,4 @@
-"""Gather rows of tensors for checkpoints: any type and size, exact to the bit."""
+"""Gather rows of tensors of any type and size on one rank, exact to the bit."""
 
 from __future__ import annotations
 

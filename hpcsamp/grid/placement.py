@@ -16,15 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from hpcsamp.errors import CheckpointError, UsageError
 from hpcsamp.grid.axes import Topology
 from hpcsamp.grid.plan import AxisName, Over, share
 from hpcsamp.grid.runs import Runs
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

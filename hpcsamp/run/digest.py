@@ -17,7 +17,7 @@ from torch import Tensor
 from hpcsamp.grid import Topology
 from hpcsamp.grid.gathering import gather_rows
 from hpcsamp.grid.parts import Part
-from hpcsamp.grid.placement import Replicated, Shares
+from hpcsamp.grid.placement import Replicated
 from hpcsamp.grid.runs import Runs
 from hpcsamp.methods import Method
 
@@ -96,7 +96,7 @@ def _held(method: Method, topology: Topology) -> dict[str, Contribution]:
     """What this rank contributes, by name of a trained tensor. Collective over the sample group."""
     pieces = method.named_pieces() if topology.model_size > 1 else {}
     placement, own = method.placement, method.own_state()
-    shared = isinstance(placement, Shares)
+    shared = any(placement.of(name).flattened for name in own)
     parts = _of_shares(method, own, topology) if shared else {
         name: (x, Runs.whole(x.shape)) for name, x in method.by_name(own).items()
     }  # fmt: skip
