@@ -41,7 +41,13 @@ _ROOMS = ("collectives", "data", "layers", "losses", "methods", "models", "predi
 __all__ = [*_HOME, *_ROOMS]
 
 
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
+
+
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     from hpcsamp.imports import without_collection
 
     if name not in _HOME and name not in _ROOMS:
@@ -50,3 +56,13 @@ def __getattr__(name: str) -> Any:
         if name in _HOME:
             return getattr(importlib.import_module(_HOME[name]), name)
         return importlib.import_module(f"hpcsamp.{name}")
+
+
+def _version() -> str:
+    """Return the version that is installed; unknown in a source folder that is not."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("hpcsamp")
+    except PackageNotFoundError:
+        return "0+unknown"

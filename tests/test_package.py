@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import configparser
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +15,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import launch
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from patience import patient
 
 ROOT = Path(__file__).parent.parent
@@ -146,3 +151,88 @@ def test_the_doctor_misses_a_part_of_the_package(installed, tmp_path):
     assert "hpcsamp/report/maps.py was changed after the installation" in found
     assert "there is no hpcsamp.training" in found
     assert done.out.count("problems: 1") == 1
+
+
+# -- the version --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A git repository with what building needs; ``git`` and ``version`` run in it."""
+    for name in ("setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy2(ROOT / name, tmp_path)
+    (tmp_path / "hpcsamp").mkdir()
+    (tmp_path / "hpcsamp" / "__init__.py").touch()
+    return tmp_path
+
+
+def git(tree: Path, *words: str) -> str:
+    who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
+    return subprocess.check_output(["git", *who, "-C", str(tree), *words], text=True).strip()
+
+
+def version(tree: Path) -> str:
+    called = [sys.executable, "setup.py", "--quiet", "--version"]
+    return subprocess.check_output(called, cwd=tree, text=True).split()[-1]
+
+
+def written() -> str:
+    found = re.search(r"^version = (\S+)$", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+def test_the_version_is_that_of_the_tag(tree, tmp_path):
+    assert version(tree) == written()  # a copy without git
+    git(tree, "init", "--quiet")
+    git(tree, "add", ".")
+    git(tree, "commit", "--quiet", "-m", "one")
+    commit = git(tree, "rev-parse", "--short=8", "HEAD")
+    assert version(tree) == f"{written()}.dev1+g{commit}"
+    git(tree, "tag", "-a", "v0.7.3", "-m", "release")
+    assert version(tree) == "0.7.3"
+    with (tree / "README.md").open("a") as file:
+        file.write("edited")
+    assert version(tree) == "0.7.3+changed"
+    git(tree, "commit", "--quiet", "-a", "-m", "two")
+    commit = git(tree, "rev-parse", "--short=8", "HEAD")
+    assert version(tree) == f"0.7.4.dev1+g{commit}"
+    sdist = build("sdist", tree, tmp_path)
+    assert sdist.name == f"hpcsamp-0.7.4.dev1+g{commit}.tar.gz"
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path / "there", filter="data")
+    [unpacked] = (tmp_path / "there").iterdir()
+    assert version(unpacked) == f"0.7.4.dev1+g{commit}"
+
+
+def test_what_states_the_version_agrees():
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {written()}\n" in citation
+    recipe = (ROOT / "envs" / "conda" / "recipe.yaml").read_text()
+    assert f'default="{written()}"' in recipe
+    if not (ROOT / ".git").exists():
+        return
+    here = git(ROOT, "tag", "--points-at", "HEAD").split()
+    for tag in (t for t in here if re.match(r"v\d", t)):
+        assert tag == f"v{written()}"
+        assert f"\n## {written()}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_conda_recipe_requires_what_the_package_requires():
+    names = {"matplotlib": "matplotlib-base", "tomli_w": "tomli-w", "torch": "pytorch"}
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    wanted = set()
+    for line in setup["options"]["install_requires"].split():
+        one = Requirement(line)
+        if one.name != "torch_blue":  # of PyPI, see the recipe
+            name = names.get(one.name, one.name.lower())
+            wanted.add((name, one.specifier))
+    recipe = yaml.safe_load((ROOT / "envs" / "conda" / "recipe.yaml").read_text())
+    found = set()
+    for line in recipe["requirements"]["run"]:
+        name, _, bounds = line.partition(" ")
+        if name != "python":
+            found.add((name, SpecifierSet(bounds)))
+    assert found == wanted
+    assert recipe["requirements"]["run"][0] == f"python {setup['options']['python_requires']}"
