@@ -130,6 +130,14 @@ def test_a_configuration_tells_of_targets_what_arguments_tell(tmp_path, given):
     assert type(posterior.likelihood).__name__ == "Poisson"
 
 
+def test_data_is_a_table_of_the_configuration_after_the_data_themselves(tmp_path):
+    hs.fit(net(), (X, LINE), data={"batch": 7}, output=tmp_path / "run", **QUICK)
+    assert "batch = 7" in (tmp_path / "run" / "config.toml").read_text()
+    hs.fit(module=net(), data=(X, LINE), output=tmp_path / "named", **QUICK)
+    with pytest.raises(UsageError, match="data are missing"):
+        hs.fit(net())
+
+
 def test_a_configuration_tells_of_several_targets_and_widths(tmp_path):
     class Two(nn.Module):
         def __init__(self) -> None:

@@ -41,8 +41,9 @@ from hpcsamp.watchdog.dog import Watchdog
 
 
 def fit(
-    module: Network | str | None,
-    data: Any,
+    module: Network | str | None = None,
+    data: Any = None,
+    /,
     *,
     method: str | Mapping[str, Any] | None = None,
     epochs: int | None = None,
@@ -109,7 +110,7 @@ def fit(
     keys
         Further keys of the configuration: ``seed=3``, ``loss="mean_mse"``,
         ``likelihood="student_t"``, ``optimizer={"lr": 1e-2}``, or dotted keys such as
-        ``**{"optimizer.lr": 1e-2}``.
+        ``**{"optimizer.lr": 1e-2}``. After the data, ``data={"batch": 64}`` is the table ``[data]``.
 
     Returns
     -------
@@ -126,6 +127,9 @@ def fit(
         written then, from which ``fit(..., output=output, resume=True)`` resumes.
     """
     world = mpi().COMM_WORLD
+    module = keys.pop("module", module)
+    if data is None:  # by keyword; after the data themselves, data is a table of the configuration
+        data = keys.pop("data", None)
     folder = RunFolder(_folder(output, world))
     source, facts = None, None
     named = {"training.epochs": epochs, "method": method, "method.samples": samples}
@@ -133,6 +137,8 @@ def fit(
         asked = asked_for(config, keys | {k: v for k, v in named.items() if v is not None})
     with together(world):
         if world.Get_rank() == 0:
+            if data is None:
+                raise UsageError("hs.fit: data are missing: pass (x, y) or a dataset folder")
             if folder.begun() and not resume:
                 raise UsageError(
                     f"{folder.path} already holds a run; continue it with resume=True, or choose "
