@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from hpcsamp.errors import UsageError
+from hpcsamp.explain import more
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +44,7 @@ class ApartError(UsageError):
     agreed = True
 
     def __init__(self, found: str, mend: str, rank: int = 0) -> None:
-        super().__init__(f"{found}; use {mend}")
+        super().__init__(f"{found}; use {mend}{more('launcher')}")
         self.found, self.mend, self.rank = found, mend, rank
 
 

@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from hpcsamp.errors import HpcsampError, UsageError
+from hpcsamp.explain import more
 from hpcsamp.processes import ended, job, machine, started
 from hpcsamp.watchdog import here
 
@@ -212,7 +213,7 @@ def _refusal(what: object, found: Holder, age: float) -> str:
         )
     return (
         f"{what} is being written by {found.describe()} since {found.since}{quiet}; wait until it "
-        f"ends"
+        f"ends{more('locked')}"
     )
 
 

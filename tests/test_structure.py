@@ -13,8 +13,9 @@ ROOT = Path(hpcsamp.__file__).parent
 
 #: Rooms from the ground up. Each has a level of its own, so no two can need each other.
 LEVELS = [
-    "errors", "imports", "spelling", "serial", "vision", "registry", "names", "kinds", "files",
-    "generators", "processes", "heap", "watchdog", "streams", "provenance", "config", "arguments",
+    "errors", "imports", "spelling", "explain", "serial", "vision", "registry", "names", "kinds",
+    "files", "generators", "processes", "heap", "watchdog", "streams", "provenance", "config",
+    "arguments",
     "launcher", "devices", "runtime", "grid", "weights", "layers", "models", "locks", "sealing",
     "campaign", "methods", "collectives", "losses", "metrics", "data", "tasks", "ingest", "run",
     "project", "prediction", "report", "planning", "training", "bench", "doctor", "cli", "__main__",

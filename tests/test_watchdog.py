@@ -225,7 +225,7 @@ class Stopped:
         (rank,) = told["ranks"]
         assert f"rank {rank['rank']} (process {rank['pid']} on {rank['host']})" in line
         assert rank["last_seen"] in line
-        assert line.endswith(f"; the job is ended, see {file}")
+        assert line.endswith(f"; the job is ended, see {file} (more: hpcsamp explain stall)")
         assert STALL <= rank["seconds"] < 6 * STALL
         assert told["exclude"] == rank["host"]
         until = time.monotonic() + 30

@@ -13,6 +13,7 @@ from hpcsamp.collectives.mpi import MpiCollectives
 from hpcsamp.collectives.sample_group import SampleGroup
 from hpcsamp.collectives.updates import Shards, Updates, updates_of
 from hpcsamp.errors import UsageError
+from hpcsamp.explain import more
 from hpcsamp.grid import Topology
 from hpcsamp.names import TRANSPORTS
 
@@ -58,7 +59,8 @@ def choose(topology: Topology, name: str = "auto") -> Collectives:
     made, why = _first(topology)
     if why and topology.is_root:
         by = {"mpi": "mpi4py", "torch": "torch.distributed"}[made.name]
-        sys.stderr.write(f"hpcsamp: {'; '.join(why)}; gradients are exchanged with {by}\n")
+        told = f"{'; '.join(why)}; gradients are exchanged with {by}{more('horovod')}"
+        sys.stderr.write(f"hpcsamp: {told}\n")
     return made
 
 

@@ -20,6 +20,7 @@ from hpcsamp.data.read_plan import ChunkTable, part_of
 from hpcsamp.data.readers import Reader, make_reader
 from hpcsamp.data.ring import Ring, fit
 from hpcsamp.errors import HpcsampError
+from hpcsamp.explain import more
 from hpcsamp.names import ReaderName, Verify
 
 if TYPE_CHECKING:
@@ -94,10 +95,11 @@ class Feed:
         room = fit(self.topology.node_comm, self.topology.world, sum(sizes), slots, leads)
         if room.slots < slots and self.topology.is_root:
             log.warning(
-                "shared memory has %.0f MB free: the ring holds %d batches instead of %d",
+                "shared memory has %.0f MB free: the ring holds %d batches instead of %d%s",
                 room.free / 1e6,
                 room.slots,
                 slots,
+                more("shared-memory"),
             )
         ring = Ring(group.ring_comm, sum(sizes), room.slots, sum(t.count for t in self._tables))
         if self.topology.device.type == "cuda":

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from hpcsamp.errors import HpcsampError
+from hpcsamp.explain import more
 from hpcsamp.grid.polling import wait
 from hpcsamp.grid.window import PAGE, SHARED_MEMORY, Window, shared_memory_free
 from hpcsamp.serial import library
@@ -209,7 +210,7 @@ class Mailbox:
                     f"hpcsamp: exchanges of {self.size} model ranks go through MPI, which is "
                     f"slower: they need {needed / 1e6:,.1f} MB of shared memory, and "
                     f"{SHARED_MEMORY} on {library(self.comm).Get_processor_name()} has "
-                    f"{free / 1e6:,.1f} MB free; mount it larger\n"
+                    f"{free / 1e6:,.1f} MB free; mount it larger{more('shared-memory')}\n"
                 )
             return False
         self._windows.append(window)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from hpcsamp import heap
 from hpcsamp.errors import UsageError
+from hpcsamp.explain import pointing_to
 from hpcsamp.generators import Generators
 from hpcsamp.methods.backward import (
     check_gradients,
@@ -105,9 +106,10 @@ class Observer:
 
                 def watched(of: Evaluate, items: int, rounding: float) -> None:
                     kept.begin()
-                    watch(network, of, items, eps, own, kept, trained, rounding)
-                    if len(many) > items + 1:
-                        watch_all(network, of_many, len(many), eps, kept, rounding)
+                    with pointing_to("layer"):
+                        watch(network, of, items, eps, own, kept, trained, rounding)
+                        if len(many) > items + 1:
+                            watch_all(network, of_many, len(many), eps, kept, rounding)
 
                 least = math.sqrt(eps)
                 try:

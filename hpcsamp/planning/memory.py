@@ -18,6 +18,7 @@ import torch
 from hpcsamp.arguments import accepted
 from hpcsamp.config import RunConfig
 from hpcsamp.errors import UsageError
+from hpcsamp.explain import more
 from hpcsamp.grid import Topology, together
 from hpcsamp.layers.imagined import ImaginedGroup
 from hpcsamp.layers.mailbox import SLOTS, slot_of
@@ -280,7 +281,7 @@ def _look(run: Run, topology: Topology, least: float, ranks: int) -> tuple[str |
     )
     return note, (
         f'{note}. Of each rank: {knobs}. training.memory_check = "warn" goes on regardless. '
-        "A run that goes on by --resume keeps its batch, precision and optimiser"
+        "A run that goes on by --resume keeps its batch, precision and optimiser" + more("memory")
     )
 
 

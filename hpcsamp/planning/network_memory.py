@@ -5,6 +5,7 @@ from __future__ import annotations
 from hpcsamp.config import RunConfig
 from hpcsamp.data import Dataset
 from hpcsamp.errors import HpcsampError, UsageError
+from hpcsamp.explain import more
 from hpcsamp.grid import Topology
 from hpcsamp.planning import parted
 from hpcsamp.planning.node_memory import available
@@ -36,5 +37,5 @@ def check(config: RunConfig, dataset: Dataset, topology: Topology) -> None:
     if needed > there:
         raise UsageError(
             f"the parameters of model.name = {config.model.name!r} alone need {needed / 1e9:.4g} "
-            f"GB, there are {there / 1e9:.1f} GB: make its layers smaller"
+            f"GB, there are {there / 1e9:.1f} GB: make its layers smaller{more('memory')}"
         )

@@ -7,6 +7,7 @@ import hashlib
 from torch import Tensor
 
 from hpcsamp.errors import DivergedError
+from hpcsamp.explain import more
 from hpcsamp.grid import Topology, together
 from hpcsamp.methods import Method
 from hpcsamp.run.digest import add_to_hash
@@ -43,6 +44,7 @@ def check_replicas(method: Method, topology: Topology) -> None:
             raise DivergedError(
                 f"replicas differ at step {method.step}: {name} differs between rank {before} "
                 f"and rank {rank} ({a.get(name, 'none')[:12]}, {b.get(name, 'none')[:12]})"
+                f"{more('replicas')}"
             )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hpcsamp.errors import DataError
+from hpcsamp.explain import more
 
 _taken: list[str] | None = None
 
@@ -40,6 +41,7 @@ def found(path: Path, where: str = "") -> None:
         raise EditedError(
             f"{path}{where} is not what hpcsamp wrote: it was edited, damaged or copied from "
             f"another run; restore the original, or accept the file as it is with --accept-edits"
+            f"{more('edited')}"
         )
     if str(path) not in _taken:
         _taken.append(str(path))

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from hpcsamp.errors import DivergedError
+from hpcsamp.explain import more
 from hpcsamp.grid import Topology, together
 from hpcsamp.losses import Parts
 from hpcsamp.training.preemption import Wish
@@ -75,6 +76,7 @@ class Agreement:
                     raise DivergedError(
                         f"the loss is not finite at {when}: rank {rank}, sample {sample}; lower "
                         f"optimizer.lr, clip gradients (optimizer.clip), or look at the data"
+                        f"{more('diverged')}"
                     )
         # the outputs of all samples are finite: the loss or the penalty itself is not
         mine = self.mine.data + self.mine.penalty

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hpcsamp.explain import more
 from hpcsamp.files import write_whole
 from hpcsamp.processes import job
 from hpcsamp.watchdog.verdict import Blame
@@ -104,7 +105,9 @@ def end(message: str, path: Path, record: dict[str, Any], abort: Any) -> None:
     """
 
     def report() -> None:
-        sys.stderr.write(f"hpcsamp: error: {message}; the job is ended, see {path}\n")
+        sys.stderr.write(
+            f"hpcsamp: error: {message}; the job is ended, see {path}{more('stall')}\n"
+        )
         sys.stderr.flush()
         with suppress(OSError):
             write(path, record)
