@@ -174,19 +174,27 @@ def command_pages() -> str:
         "or on every rank under `mpirun` and `srun`.",
         "",
     ]
-    group = typer.main.get_command(commands)
-    for name, command in group.commands.items():
+    for name, command in _inner(typer.main.get_command(commands)):
         lines += _command(f"hpcsamp {name}", command, 2)
     return "\n".join(lines)
+
+
+def _inner(group: Any) -> list[tuple[str, Any]]:
+    """Commands of a group by name; those of ``ingest`` with the options of their source."""
+    context = typer.Context(group)
+    names = [] if not hasattr(group, "list_commands") else group.list_commands(context)
+    found = [(name, group.get_command(context, name)) for name in names]
+    return [(name, getattr(c, "whole", lambda c=c: c)()) for name, c in found if not c.hidden]
 
 
 def _command(path: str, command: Any, depth: int) -> list[str]:
     words = inspect.cleandoc(command.help or "").replace("\b", "").replace("\f", "")
     lines = [f"{'#' * depth} `{path}`", "", _plain(words), ""]
-    inner = getattr(command, "commands", {})
+    inner = _inner(command)
     if not inner:
         lines += _parameters(path, command)
-    for name, sub in inner.items():
+    lines += ["```bash", *command.examples, "```", ""]
+    for name, sub in inner:
         lines += _command(f"{path} {name}", sub, depth + 1)
     return lines
 

@@ -35,7 +35,7 @@ def test_bench_step_refuses_what_it_cannot_split(hpcsamp):
 
 def test_bench_dropout_says_what_masks_cost(hpcsamp, tmp_path):
     done = hpcsamp(
-        1, "bench", "dropout", "--samples=3", "--batch=4", "--batch=6", "--ranks=1", "--ranks=2",
+        1, "bench", "dropout", "--samples=3", "--batch=4", "--batch=6", "--ranks=1,2",
         "--repeat=2", "--collectives=mpi", "--json", tmp_path / "t.json", timeout=120,
     )  # fmt: skip
     assert done.code == 0, done.err

@@ -281,6 +281,20 @@ def test_commands_that_are_not_there(slurm, name, monkeypatch):
     assert message == f"{name} was not found: is this a machine with slurm?"
 
 
+def test_scripts_are_rendered_without_the_scheduler(slurm, monkeypatch, capsys):
+    from hpcsamp.cli import app
+
+    for name in ("sinfo", "scontrol", "sbatch", "squeue"):
+        (slurm.bin / name).unlink(missing_ok=True)
+    monkeypatch.setenv("PATH", str(slurm.bin))
+    app(["campaign", "render", str(slurm.file)], standalone_mode=False)
+    told = capsys.readouterr()
+    assert "7 points" in told.out
+    assert "was not found: is this a machine with slurm?; its limits will be checked" in told.err
+    scripts = list(slurm.campaign.folder.rglob("*.sbatch"))
+    assert scripts, list(slurm.campaign.folder.rglob("*"))
+
+
 @pytest.mark.parametrize(
     ("command", "told"), [("status", "7 points: 7 missing"), ("collect", "0 rows")]
 )

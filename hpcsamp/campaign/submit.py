@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hpcsamp.campaign import provenance, render
 from hpcsamp.campaign.points import Campaign, Point
-from hpcsamp.campaign.schedulers import SchedulerError, make
+from hpcsamp.campaign.schedulers import Limits, SchedulerError, make
 from hpcsamp.campaign.schedulers.base import check_limits
 from hpcsamp.campaign.status import Survey, Word
 from hpcsamp.campaign.store import CampaignState, JobRecord, Store, Submission
@@ -70,11 +70,14 @@ def render_next(
     state: CampaignState,
     points: Sequence[Point],
     edits: str = "refuse",
+    limits: Limits | None = None,
 ) -> Rendered:
     """Write the job scripts of the next submission.
 
     Parameters
     ----------
+    limits
+        Limits of the scheduler; without, it is asked for them.
     edits
         Treatment of scripts that were edited after they were rendered: ``"refuse"``, ``"accept"``
         (keep them) or ``"discard"``.
@@ -86,7 +89,7 @@ def render_next(
         the environment file is missing, or files cannot be written.
     """
     scheduler = make(campaign.site)
-    limits = scheduler.limits()
+    limits = scheduler.limits() if limits is None else limits
     jobs = render.arrays(points, campaign.site, campaign.site.max_array or limits.array)
     check_limits(jobs, campaign.site, limits, scheduler.partition_word)
     number = len(state.submissions) + 1

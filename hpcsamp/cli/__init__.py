@@ -14,44 +14,82 @@ from typing import Any
 
 import typer
 
-from hpcsamp.cli import (
-    bench,
-    campaign,
-    doctor,
-    evaluate,
-    ingest,
-    init,
-    inspect,
-    models,
-    plan,
-    predict,
-    report,
-    train,
-)
+from hpcsamp.cli.tree import group
 from hpcsamp.errors import UsageError
 
 #: Exception that typer raises for wrong arguments: click's, or that of typer's own copy of click.
 typer_usage_error: type[Any] = typer.BadParameter.__mro__[2]
 
-app = typer.Typer(
-    name="hpcsamp",
-    help="Train Bayesian neural networks on a cluster by sampling parallelism (Horovod and MPI).",
-    no_args_is_help=True,
+#: Commands in the order of the help: where each is, and the first line of its docstring.
+COMMANDS = {
+    "init": (
+        "hpcsamp.cli.init:init",
+        "Write a project for a dataset: a network of your own, its configuration, scripts and a "
+        "test.",
+    ),
+    "train": (
+        "hpcsamp.cli.train:train",
+        "Train a Bayesian neural network in one process, or on all ranks under mpirun or srun.",
+    ),
+    "evaluate": (
+        "hpcsamp.cli.evaluate:evaluate",
+        "Evaluate the posterior predictive of a run, in one process or on all ranks under mpirun.",
+    ),
+    "predict": (
+        "hpcsamp.cli.predict:predict",
+        "Write the posterior predictive of every item to one HDF5 file that xarray can open.",
+    ),
+    "ingest": (
+        "hpcsamp.cli.ingest:app",
+        "Convert raw data to a dataset folder of HDF5 shards.",
+    ),
+    "inspect": (
+        "hpcsamp.cli.inspect:inspect",
+        "Describe a dataset folder, or check the seal of a prediction file.",
+    ),
+    "models": (
+        "hpcsamp.cli.models:models",
+        "List the networks, or report the parameters of a run and the memory of a training step.",
+    ),
+    "plan": (
+        "hpcsamp.cli.plan:plan",
+        "Predict time, memory and speed-up on every grid of ranks; report the fastest and its "
+        "limit.",
+    ),
+    "report": (
+        "hpcsamp.cli.report:report",
+        "Write a page with learning curves, calibration and the most uncertain items of a run.",
+    ),
+    "campaign": (
+        "hpcsamp.cli.campaign:app",
+        "Plan, submit and collect many runs that are described by one campaign file.",
+    ),
+    "bench": ("hpcsamp.cli.bench:app", "Measure this machine, against real baselines."),
+    "doctor": (
+        "hpcsamp.cli.doctor:doctor",
+        "Check the installation, MPI and this machine, and print how to mend each fault.",
+    ),
+    "explain": (
+        "hpcsamp.cli.explain:explain",
+        "Print what an error message or a symptom means and how to mend it.",
+    ),
+}
+
+app = group(
+    "hpcsamp",
+    """Train Bayesian neural networks on a cluster by sampling parallelism (Horovod and MPI).
+
+    Examples:
+
+        hpcsamp train --data data/digits
+
+        mpirun -n 4 hpcsamp train vit-digits --output runs/a
+    """,
+    COMMANDS,
+    add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("init")(init.init)
-app.command("train")(train.train)
-app.command("evaluate")(evaluate.evaluate)
-app.command("predict")(predict.predict)
-app.add_typer(ingest.app, name="ingest")
-app.command("inspect")(inspect.inspect)
-app.command("models")(models.models)
-app.command("plan")(plan.plan)
-app.command("report")(report.report)
-app.add_typer(campaign.app, name="campaign")
-app.add_typer(bench.app, name="bench")
-app.command("doctor")(doctor.doctor)
 
 
 @app.callback(invoke_without_command=True)
@@ -59,9 +97,9 @@ def _version(
     version: bool = typer.Option(False, "--version", help="Print the version and exit."),
 ) -> None:
     if version:
-        from importlib.metadata import version as installed
+        from hpcsamp import __version__
 
-        typer.echo(f"hpcsamp {installed('hpcsamp')}")
+        typer.echo(f"hpcsamp {__version__}")
         raise typer.Exit
 
 
@@ -87,8 +125,6 @@ def main() -> None:
         code = 130
     except typer_usage_error as e:
         # Every rank has the same wrong arguments: rank 0 reports them, and only MPI knows the rank.
-        if not e.format_message():  # a group without a command has printed its help
-            sys.exit(UsageError.exit_code)
         error = UsageError(e.format_message())
         error.agreed = True
         if one_of_several():

@@ -2,36 +2,73 @@
 
 from __future__ import annotations
 
-import typer
+from hpcsamp.cli.tree import group
 
-from hpcsamp.cli.bench_baselines import baselines
-from hpcsamp.cli.bench_checkpoint import checkpoint
-from hpcsamp.cli.bench_dropout import dropout
-from hpcsamp.cli.bench_exactness import exactness
-from hpcsamp.cli.bench_feed import feed
-from hpcsamp.cli.bench_gpu import gpu
-from hpcsamp.cli.bench_load import load
-from hpcsamp.cli.bench_memory import memory
-from hpcsamp.cli.bench_model_axis import model_axis
-from hpcsamp.cli.bench_reference import reference
-from hpcsamp.cli.bench_scaling import scaling
-from hpcsamp.cli.bench_step import step
-from hpcsamp.cli.calibrate import calibrate
+#: Commands in the order of the help: where each is, and the first line of its docstring.
+COMMANDS = {
+    "scaling": (
+        "hpcsamp.cli.bench_scaling:scaling",
+        "Time training steps on growing numbers of ranks: speed-up, or efficiency if S grows.",
+    ),
+    "baselines": (
+        "hpcsamp.cli.bench_baselines:baselines",
+        "Time whole training steps of hpcsamp and of its baselines, in alternating rounds.",
+    ),
+    "step": (
+        "hpcsamp.cli.bench_step:step",
+        "Time a training step on all ranks and on one, against S plain passes and torch_blue.",
+    ),
+    "feed": (
+        "hpcsamp.cli.bench_feed:feed",
+        "Compare ways to bring a batch to all ranks: duplicate reads, a broadcast, and hpcsamp's.",
+    ),
+    "exactness": (
+        "hpcsamp.cli.bench_exactness:exactness",
+        "Measure the gradient error of loss.exact = false against the number of ranks, per loss.",
+    ),
+    "reference": (
+        "hpcsamp.cli.bench_reference:reference",
+        "Compare held-out likelihoods with those of scikit-learn's models on small datasets.",
+    ),
+    "dropout": (
+        "hpcsamp.cli.bench_dropout:dropout",
+        "Time Monte Carlo dropout against plain passes over a batch S/P times as large.",
+    ),
+    "calibrate": (
+        "hpcsamp.cli.calibrate:calibrate",
+        "Measure the constants of the performance model; with --check, its error, too.",
+    ),
+    "gpu": (
+        "hpcsamp.cli.bench_gpu:gpu",
+        "Time whole training steps on one GPU: vectorised samples, bfloat16, several ranks on it.",
+    ),
+    "load": (
+        "hpcsamp.cli.bench_load:load",
+        "Time hs.load(RUN).predict against plain passes, and the first one against import torch.",
+    ),
+    "memory": (
+        "hpcsamp.cli.bench_memory:memory",
+        "Measure the largest memory of each rank in a few training steps, beside the prediction.",
+    ),
+    "checkpoint": (
+        "hpcsamp.cli.bench_checkpoint:checkpoint",
+        "Time the writing of checkpoints, and how long training stops for one.",
+    ),
+    "model-axis": (
+        "hpcsamp.cli.bench_model_axis:model_axis",
+        "Time a step of a mixer on M model ranks against 1/M of its products on all cores.",
+    ),
+}
 
-app = typer.Typer(no_args_is_help=True, help="Measure this machine, against real baselines.")
-for command in (
-    scaling,
-    baselines,
-    step,
-    feed,
-    exactness,
-    reference,
-    dropout,
-    calibrate,
-    gpu,
-    load,
-    memory,
-    checkpoint,
-    model_axis,
-):
-    app.command()(command)
+app = group(
+    "bench",
+    """Measure this machine, against real baselines.
+
+    Examples:
+
+        hpcsamp bench scaling --workload vit-digits --ranks 1,2 --small
+
+        hpcsamp bench calibrate --check --output calibration.json
+    """,
+    COMMANDS,
+)

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from hpcsamp.cli.options import RANKS
+
 
 def baselines(
     workload: Annotated[
@@ -25,7 +27,7 @@ def baselines(
         ),
     ] = "",
     ranks: Annotated[
-        int | None, typer.Option(min=1, help="Ranks of the parallel variants (default: 2).")
+        int | None, typer.Option(min=1, help=f"{RANKS}, for the parallel variants (default: 2).")
     ] = None,
     full: Annotated[
         bool, typer.Option("--full", help="Use the paper's sizes, not those for two cores.")
@@ -56,6 +58,12 @@ def baselines(
 
     With --against numpyro, small networks are timed on one core. The environment for NumPyro is
     built in HPCSAMP_CACHE on first use.
+
+    Examples:
+
+        hpcsamp bench baselines --workload vit-digits --ranks 2 --rounds 3
+
+        hpcsamp bench baselines --against numpyro --out records
     """
     from hpcsamp import config as configuration
     from hpcsamp.bench import records, versus

@@ -17,9 +17,15 @@ def checkpoint(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 5,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the table here.")] = None,
 ) -> None:
-    """Time the writing of checkpoints, alone or under mpirun, and how long training stops for one.
+    """Time the writing of checkpoints, and how long training stops for one.
 
     The checkpoint is that of a mean-field network with Adam, which all ranks write together.
+
+    Examples:
+
+        mpirun -n 4 hpcsamp bench checkpoint runs
+
+        hpcsamp bench checkpoint /tmp --gigabytes 0.1 --whole 25 --window 120
     """
     from hpcsamp.bench.checkpoint import lines, rates, stops
     from hpcsamp.cli.output import write_json

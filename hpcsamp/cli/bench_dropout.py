@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hpcsamp.cli.options import RANKS, numbers
+
 
 def dropout(
     samples: Annotated[int, typer.Option(min=1, help="Number of dropout masks S.")] = 16,
@@ -14,12 +16,7 @@ def dropout(
         list[int] | None,
         typer.Option(min=1, help="Items per step; repeatable (default: 64 and 256)."),
     ] = None,
-    ranks: Annotated[
-        list[int] | None,
-        typer.Option(
-            min=1, help="Ranks to start, unless run under mpirun; repeatable (default: 1, 2, 4)."
-        ),
-    ] = None,
+    ranks: Annotated[str, typer.Option(help=f"{RANKS}; several numbers as 1,2.")] = "1,2,4",
     repeat: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 7,
     masks: Annotated[str, typer.Option(help="method.masks: sample or item.")] = "sample",
     collectives: Annotated[str, typer.Option(help="auto, horovod or mpi.")] = "auto",
@@ -31,6 +28,12 @@ def dropout(
 
     Uses the paper's network for time series and one thread per rank. All ranks work at the same
     time; the variants alternate.
+
+    Examples:
+
+        hpcsamp bench dropout --ranks 1,2
+
+        hpcsamp bench dropout --masks item --batch 64 --json dropout.json
     """
     import tempfile
 
@@ -45,7 +48,7 @@ def dropout(
     if one_of_several():
         _measured(samples, batches, repeat, masks, collectives, json_file)
         return
-    counts = ranks or [1, 2, 4]
+    counts = numbers("--ranks", ranks)
     if samples < max(counts):
         raise UsageError(f"--samples {samples} cannot be split over --ranks {max(counts)}")
     rows: list[dict[str, Any]] = []

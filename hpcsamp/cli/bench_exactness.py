@@ -23,6 +23,12 @@ def exactness(
 
     The error is the relative difference of the data term's gradient with respect to the parameters.
     The ranks of the job share the work; for their number the error is also measured in real steps.
+
+    Examples:
+
+        hpcsamp bench exactness --model mlp
+
+        mpirun -n 4 hpcsamp bench exactness --samples 8 --json exactness.json
     """
     from hpcsamp import choose
     from hpcsamp.bench.exactness import LOSSES, ExactnessCase, compare

@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from hpcsamp.cli.options import Ranks
+
 
 def feed(
     like: Annotated[
         Literal["cifar10", "era5", "both"], typer.Option(help="Items to resemble.")
     ] = "both",
-    ranks: Annotated[int, typer.Option(min=1, help="Ranks to start, unless run under mpirun.")] = 4,
+    ranks: Ranks = 4,
     batch: Annotated[
         int, typer.Option(min=0, help="Items per step; 0: 1024 (cifar10) and 8 (era5).")
     ] = 0,
@@ -37,7 +39,14 @@ def feed(
         Path | None, typer.Option("--json", help="Also write the table to this JSON file.")
     ] = None,
 ) -> None:
-    """Compare ways to bring a batch to all ranks: duplicate reads, a broadcast, and hpcsamp's."""
+    """Compare ways to bring a batch to all ranks: duplicate reads, a broadcast, and hpcsamp's.
+
+    Examples:
+
+        hpcsamp bench feed --like cifar10 --ranks 2
+
+        hpcsamp bench feed --like era5 --no-cold --no-models --json feed.json
+    """
     from hpcsamp.bench.feed import BATCH, LIKES, FeedCase, hidden, made_up, measure
     from hpcsamp.bench.launch import launch
     from hpcsamp.launcher import one_of_several

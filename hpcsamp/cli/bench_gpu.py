@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hpcsamp.cli.options import RANKS
+
 
 def gpu(
     workload: Annotated[
@@ -15,7 +17,7 @@ def gpu(
     samples: Annotated[int, typer.Option(min=1, help="Weight samples S.")] = 16,
     batch: Annotated[int | None, typer.Option(min=1, help="Items per step.")] = None,
     ranks: Annotated[
-        int, typer.Option(min=1, help="Ranks that share the GPU in the row with several ranks.")
+        int, typer.Option(min=1, help=f"{RANKS}; all share the GPU, in the row of several ranks.")
     ] = 2,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds, after one warm-up round.")] = 5,
     steps: Annotated[int, typer.Option(min=1, help="Steps per round.")] = 20,
@@ -29,6 +31,12 @@ def gpu(
 
     Plain passes and torch_blue are timed on the same GPU. Without a GPU, the command exits with
     code 2.
+
+    Examples:
+
+        hpcsamp bench gpu --workload vit-cifar10
+
+        hpcsamp bench gpu --workload mlp-entsoe --ranks 4 --out records
     """
     from hpcsamp.bench import gpu as bench
     from hpcsamp.bench import records

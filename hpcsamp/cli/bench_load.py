@@ -17,7 +17,14 @@ def load(
         Path | None, typer.Option("--json", help="Also write the numbers to this JSON file.")
     ] = None,
 ) -> None:
-    """Time hs.load(RUN).predict against plain passes, and the first one against import torch."""
+    """Time hs.load(RUN).predict against plain passes, and the first one against import torch.
+
+    Examples:
+
+        hpcsamp bench load runs/a
+
+        hpcsamp bench load runs/a --items 100 --samples 16 --json load.json
+    """
     import statistics
 
     from hpcsamp.bench.load import first_answers, predictions, ratio

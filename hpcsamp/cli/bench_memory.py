@@ -24,6 +24,12 @@ def memory(
 
     Start it by mpirun or srun. Shared memory counts once, divided among the ranks that use it. The
     last rows are of a step behind which a checkpoint is written; evaluations are not measured.
+
+    Examples:
+
+        mpirun -n 2 hpcsamp bench memory vit-digits
+
+        mpirun -n 4 hpcsamp bench memory mixer-era5 --preset small --set parallel.model=2
     """
     from hpcsamp import config as configuration
     from hpcsamp.bench import memory as bench

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from hpcsamp.cli.options import RANKS
+
 
 def model_axis(
-    ranks: Annotated[int, typer.Option(min=2, help="M, ranks to start if mpirun did not.")] = 2,
+    ranks: Annotated[int, typer.Option(min=2, help=f"{RANKS}; all are model ranks, M.")] = 2,
     samples: Annotated[int, typer.Option(min=1, help="S, a multiple of M.")] = 2,
     repeat: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 5,
     settings: Annotated[
@@ -17,10 +19,16 @@ def model_axis(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the table here.")] = None,
 ) -> None:
-    """Time a training step of a mixer on M model ranks against 1/M of its products on all cores.
+    """Time a step of a mixer on M model ranks against 1/M of its products on all cores.
 
     Also counts what a step exchanges, beside the arithmetic in the mixer's documentation. One
     thread a rank; step and floor take turns in one job.
+
+    Examples:
+
+        hpcsamp bench model-axis --ranks 2
+
+        hpcsamp bench model-axis --ranks 4 --samples 4 --json model-axis.json
     """
     from hpcsamp.bench.launch import launch
     from hpcsamp.launcher import one_of_several

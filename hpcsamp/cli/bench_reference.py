@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hpcsamp.cli.options import Ranks
+
 
 def reference(
     seeds: Annotated[
@@ -18,15 +20,21 @@ def reference(
     only: Annotated[
         list[str] | None, typer.Option("--model", help="Model; repeatable (default: all).")
     ] = None,
-    ranks: Annotated[int, typer.Option(min=1, help="Ranks to start, unless run under mpirun.")] = 2,
+    ranks: Ranks = 2,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the table to this JSON file.")
     ] = None,
 ) -> None:
-    """Compare the held-out likelihood of the methods with scikit-learn's models on small datasets.
+    """Compare held-out likelihoods with those of scikit-learn's models on small datasets.
 
     All models use the same splits of scikit-learn's three datasets. The ranks of the job share the
     fits, one thread each. The command starts its own ranks unless it runs under mpirun.
+
+    Examples:
+
+        hpcsamp bench reference --seeds 1 --ranks 2
+
+        hpcsamp bench reference --data diabetes --json reference.json
     """
     from hpcsamp.bench.launch import launch
     from hpcsamp.bench.reference import SETS, models_of

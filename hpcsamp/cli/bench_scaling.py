@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hpcsamp.cli.options import RANKS, numbers
 from hpcsamp.names import ScalingMode
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def scaling(
     workload: Annotated[
         str, typer.Option(help="vit-cifar10, mlp-entsoe, swin-era5, mixer-era5, vit-digits.")
     ] = "vit-cifar10",
-    ranks: Annotated[str, typer.Option(help="Numbers of ranks, separated by commas.")] = "1,2",
+    ranks: Annotated[str, typer.Option(help=f"{RANKS}; several numbers as 1,2.")] = "1,2",
     small: Annotated[
         bool, typer.Option("--small", help="Use sizes for two cores, not the figure's sizes.")
     ] = False,
@@ -67,11 +68,17 @@ def scaling(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write the records to.")] = None,
 ) -> None:
-    """Time whole training steps on growing numbers of ranks: speed-up, or efficiency if S grows.
+    """Time training steps on growing numbers of ranks: speed-up, or efficiency if S grows.
 
     The command starts its own jobs on this machine, one thread per rank, in alternating rounds.
     With --inside it measures one configuration on the ranks started by mpirun or srun, e.g. as a
     point of a campaign, and writes one record.
+
+    Examples:
+
+        hpcsamp bench scaling --workload vit-digits --ranks 1,2 --small
+
+        mpirun -n 2 hpcsamp bench scaling --inside --config vit-digits --out records
     """
     from hpcsamp.bench.workloads import find
 
@@ -93,8 +100,8 @@ def scaling(
     experiment = scaling.Experiment(
         workload, found, size, mode, tuple(settings or ()), data or "synthetic"
     )
-    models = _numbers("--model-ranks", model_ranks)
-    chosen, notes = points(size, mode, _numbers("--ranks", ranks), _grids(grids, mode), models)
+    models = numbers("--model-ranks", model_ranks)
+    chosen, notes = points(size, mode, numbers("--ranks", ranks), _grids(grids, mode), models)
     measured = scaling.measure(experiment, chosen, rounds)
     rows = scaling.compared(measured)
     show(_title(experiment, measured), *_table(rows, MEASURES[mode]))
@@ -131,20 +138,6 @@ def _inside(
     )
     if out is not None:
         records.write(out / "scaling.json", [found])
-
-
-def _numbers(option: str, text: str) -> list[int]:
-    from hpcsamp.errors import UsageError
-
-    try:
-        found = [int(part) for part in text.split(",")]
-    except ValueError:
-        found = []
-    if not found or min(found) < 1:
-        raise UsageError(
-            f"{option} {text!r}: must be positive numbers separated by commas, e.g. 1,2"
-        )
-    return found
 
 
 def _grids(text: str, mode: str) -> list[str]:

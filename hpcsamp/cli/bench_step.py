@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hpcsamp.cli.options import Ranks
+
 
 def step(
     model: Annotated[
@@ -14,7 +16,7 @@ def step(
     ] = "vit",
     samples: Annotated[int, typer.Option(min=1, help="Weight samples S.")] = 16,
     batch: Annotated[int, typer.Option(min=1, help="Items per step.")] = 32,
-    ranks: Annotated[int, typer.Option(min=1, help="Ranks to start, unless run under mpirun.")] = 2,
+    ranks: Ranks = 2,
     repeat: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 5,
     loss: Annotated[str, typer.Option(help="Data loss.")] = "expected_nll",
     baseline: Annotated[
@@ -28,10 +30,16 @@ def step(
         Path | None, typer.Option("--json", help="Also write the table to this JSON file.")
     ] = None,
 ) -> None:
-    """Time a training step against S plain passes, on all ranks and on one, and against torch_blue.
+    """Time a training step on all ranks and on one, against S plain passes and torch_blue.
 
     Reading the batch is not included. One thread per rank; the variants alternate in one run. The
     command starts its own ranks unless it runs under mpirun.
+
+    Examples:
+
+        hpcsamp bench step --model mlp --ranks 2
+
+        hpcsamp bench step --model vit --samples 4 --no-baseline --json step.json
     """
     from hpcsamp.bench.launch import launch
     from hpcsamp.bench.step import SHAPES

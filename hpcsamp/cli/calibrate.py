@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hpcsamp.cli.options import Ranks, numbers
+
 
 def calibrate(
     configs: Annotated[
@@ -16,7 +18,7 @@ def calibrate(
             "MLP)."
         ),
     ] = None,
-    ranks: Annotated[int, typer.Option(min=1, help="Ranks to start, unless run under mpirun.")] = 2,
+    ranks: Ranks = 2,
     batches: Annotated[
         str, typer.Option(help="Batch sizes of the timed passes, separated by commas.")
     ] = "8,32,96",
@@ -39,17 +41,23 @@ def calibrate(
         typer.Option(help="File to write the steps of --check to, for hpcsamp plan --check."),
     ] = None,
 ) -> None:
-    """Measure the constants of the performance model on this machine, and with --check its error.
+    """Measure the constants of the performance model; with --check, its error, too.
 
     One thread per rank. The command starts its own ranks unless it runs under mpirun. The steps of
     --check are not used to fit the constants.
+
+    Examples:
+
+        hpcsamp bench calibrate --ranks 2 --output calibration.json
+
+        hpcsamp bench calibrate vit-cifar10:small --check --records steps.jsonl
     """
     from hpcsamp.bench.launch import launch
     from hpcsamp.launcher import one_of_several
 
     asked = {"--batches": batches, "--check-samples": check_samples}
-    numbers = {name: _numbers(name, text) for name, text in asked.items()}
-    numbers["--check-batches"] = _numbers("--check-batches", check_batches)
+    sizes = {name: numbers(name, text) for name, text in asked.items()}
+    sizes["--check-batches"] = numbers("--check-batches", check_batches)
     if not one_of_several():
         arguments = ["bench", "calibrate", *(configs or []), "--batches", batches]
         arguments += ["--check-samples", check_samples, "--check-batches", check_batches]
@@ -62,10 +70,10 @@ def calibrate(
     from hpcsamp.bench import records as lines
     from hpcsamp.bench.constants import QUIET
 
-    pairs = [(s, b) for s in numbers["--check-samples"] for b in numbers["--check-batches"]]
+    pairs = [(s, b) for s in sizes["--check-samples"] for b in sizes["--check-batches"]]
     found, steps = bench.measure(
         configs or bench.MODELS,
-        numbers["--batches"],
+        sizes["--batches"],
         pairs if check else [],
         repeat,
         collectives_name=collectives,
@@ -104,27 +112,6 @@ def calibrate(
         _compare(steps)
     if records is not None:
         lines.write(records, steps)
-
-
-def _numbers(name: str, text: str) -> list[int]:
-    """Parse positive numbers such as ``8,32``.
-
-    Raises
-    ------
-    UsageError
-        If the text is anything else.
-    """
-    from hpcsamp.errors import UsageError
-
-    try:
-        found = [int(part) for part in text.split(",")]
-    except ValueError:
-        found = []
-    if not found or min(found) < 1:
-        raise UsageError(
-            f"{name} {text!r}: must be positive numbers separated by commas, e.g. 8,32"
-        )
-    return found
 
 
 def _of_models(found: Any) -> list[list[Any]]:

@@ -9,15 +9,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpcsamp.cli.options import AcceptEdits
+from hpcsamp.cli.options import RANKS, AcceptEdits
+from hpcsamp.cli.tree import SETTINGS, Command, Group
 
 if TYPE_CHECKING:
     from hpcsamp.campaign.points import Campaign
+    from hpcsamp.campaign.schedulers import Limits
     from hpcsamp.campaign.submit import Submitted
 
 app = typer.Typer(
-    help="Plan, submit and collect many runs that are described by one campaign file.",
-    no_args_is_help=True,
+    cls=Group,
+    help="""Plan, submit and collect many runs that are described by one campaign file.
+
+    Examples:
+
+        hpcsamp campaign plan sweep.toml
+
+        hpcsamp campaign submit sweep.toml
+    """,
+    **SETTINGS,
 )
 
 File = Annotated[Path, typer.Argument(metavar="CAMPAIGN", help="The campaign file.")]
@@ -44,7 +54,7 @@ def _load(file: Path, site: str | None = None) -> Campaign:
     return campaign
 
 
-@app.command()
+@app.command(cls=Command)
 def plan(
     campaign: File,
     site: SiteName = None,
@@ -52,7 +62,14 @@ def plan(
     json_file: Json = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Show the points, the resources they need, and the largest number of core-hours."""
+    """Show the points, the resources they need, and the largest number of core-hours.
+
+    Examples:
+
+        hpcsamp campaign plan sweep.toml
+
+        hpcsamp campaign plan sweep.toml --site local --all
+    """
     from hpcsamp.campaign.resources import Shape
     from hpcsamp.cli.output import Cell, show
 
@@ -85,7 +102,7 @@ def plan(
     typer.echo(f"{len(points)} points, at most {hours:.6g} core-hours; folder {made.folder}")
 
 
-@app.command()
+@app.command(cls=Command)
 def render(
     campaign: File,
     site: SiteName = None,
@@ -97,7 +114,16 @@ def render(
     ] = False,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Write the job scripts that submit would submit, to read, edit or run by hand."""
+    """Write the job scripts that submit would submit, to read, edit or run by hand.
+
+    Works on a computer without the scheduler as well; its limits are then checked by submit.
+
+    Examples:
+
+        hpcsamp campaign render sweep.toml
+
+        hpcsamp campaign render sweep.toml --site lumi --out scripts
+    """
     from hpcsamp.campaign import render as rendering
     from hpcsamp.campaign.status import Survey
     from hpcsamp.campaign.store import Store
@@ -120,27 +146,36 @@ def render(
     else:
         with store.lock():
             state = store.load()
-            missing = [s.point for s in Survey(made, state).of("missing")]
+            with _or_elsewhere("--out DIR renders all points"):
+                missing = [s.point for s in Survey(made, state).of("missing")]
             if not missing:
                 typer.echo("nothing to render: all points were started; --out DIR renders them all")
                 return
-            rendered = render_next(made, store, state, missing, "discard" if force else "refuse")
+            edits, limits = "discard" if force else "refuse", _limits(made)
+            rendered = render_next(made, store, state, missing, edits, limits)
         jobs, folder = rendered.jobs, rendered.folder
     for job in jobs:
         count = len(job.points)
         typer.echo(f"{folder / job.script}: {count} points, {job.shape.describe()}")
 
 
-@app.command()
+@app.command(cls=Command)
 def submit(campaign: File, site: SiteName = None, accept_edits: AcceptEdits = False) -> None:
-    """Submit the points that were never started, and return without waiting for them."""
+    """Submit the points that were never started, and return without waiting for them.
+
+    Examples:
+
+        hpcsamp campaign submit sweep.toml
+
+        hpcsamp campaign submit sweep.toml --site local
+    """
     from hpcsamp.campaign import submit as submission
 
     made = _load(campaign, site)
     _report(submission.submit(made, ["missing"], accept_edits=accept_edits), "was never started")
 
 
-@app.command()
+@app.command(cls=Command)
 def resume(
     campaign: File,
     site: SiteName = None,
@@ -148,7 +183,14 @@ def resume(
     memory: Annotated[str | None, typer.Option(help="New memory per node, e.g. 16G.")] = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Submit missing, failed and interrupted points; they continue from their checkpoints."""
+    """Submit missing, failed and interrupted points; they continue from their checkpoints.
+
+    Examples:
+
+        hpcsamp campaign resume sweep.toml
+
+        hpcsamp campaign resume sweep.toml --time 02:00:00 --memory 16G
+    """
     from hpcsamp.campaign import submit as submission
 
     made = _load(campaign, site)
@@ -162,7 +204,7 @@ def resume(
     _report(done, "is missing, failed or interrupted")
 
 
-@app.command()
+@app.command(cls=Command)
 def status(
     campaign: File,
     site: SiteName = None,
@@ -171,14 +213,21 @@ def status(
     json_file: Json = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Show the state of the points, and why failed ones have failed."""
+    """Show the state of the points, and why failed ones have failed.
+
+    Examples:
+
+        hpcsamp campaign status sweep.toml
+
+        hpcsamp campaign status sweep.toml --offline --json status.json
+    """
     from hpcsamp.campaign.status import WORDS, Survey
     from hpcsamp.campaign.store import Store
     from hpcsamp.cli.output import show
 
     made = _load(campaign, site)
     state = Store(made.folder).load()
-    with _or_offline():
+    with _or_elsewhere():
         survey = Survey(made, state, ask_scheduler=not offline)
     counts = survey.counts()
     small = len(survey.points) <= SHOWN
@@ -218,16 +267,23 @@ def status(
     typer.echo(f"{len(survey.points)} points: {by_state}")
 
 
-@app.command()
+@app.command(cls=Command)
 def cancel(campaign: File, site: SiteName = None, accept_edits: AcceptEdits = False) -> None:
-    """Cancel all waiting and running jobs of the campaign; resume continues them later."""
+    """Cancel all waiting and running jobs of the campaign; resume continues them later.
+
+    Examples:
+
+        hpcsamp campaign cancel sweep.toml
+
+        hpcsamp campaign cancel sweep.toml --site horeka
+    """
     from hpcsamp.campaign.submit import cancel as end
 
     ended = end(_load(campaign, site))
     typer.echo(f"cancelled {', '.join(ended)}" if ended else "no job is waiting or running")
 
 
-@app.command()
+@app.command(cls=Command)
 def collect(
     campaign: File,
     site: SiteName = None,
@@ -238,12 +294,19 @@ def collect(
     offline: Offline = False,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Write the results of all finished points to one table; list the points without results."""
+    """Write the results of all finished points to one table; list the points without results.
+
+    Examples:
+
+        hpcsamp campaign collect sweep.toml
+
+        hpcsamp campaign collect sweep.toml --out results.parquet
+    """
     from hpcsamp.campaign import collect as collecting
 
     made = _load(campaign, site)
     path = out or made.folder / "results.csv"
-    with _or_offline():
+    with _or_elsewhere():
         result = collecting.collect(made, ask_scheduler=not offline)
     collecting.write(path, result)
     typer.echo(f"{len(result.rows)} rows of {len(made.points)} points, written to {path}")
@@ -251,7 +314,7 @@ def collect(
         typer.echo(f"no result: {name}: {why}")
 
 
-@app.command()
+@app.command(cls=Command)
 def verify(
     campaign: File,
     point: Annotated[
@@ -260,7 +323,7 @@ def verify(
     site: SiteName = None,
     random: Annotated[bool, typer.Option("--random", help="Choose a finished point.")] = False,
     ranks: Annotated[
-        int | None, typer.Option(min=1, help="Number of ranks (default: the point's).")
+        int | None, typer.Option(min=1, help=f"{RANKS} (default: the point's number).")
     ] = None,
     tolerance: Annotated[
         float, typer.Option(min=0, help="Allowed relative difference of metrics on another grid.")
@@ -270,10 +333,18 @@ def verify(
     ] = False,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Run a finished point again on this machine and check that the numbers agree."""
+    """Run a finished point again on this machine and check that the numbers agree.
+
+    Examples:
+
+        hpcsamp campaign verify sweep.toml --random
+
+        hpcsamp campaign verify sweep.toml 3 --ranks 2
+    """
     from hpcsamp.campaign import verify as verifying
     from hpcsamp.cli.output import show
     from hpcsamp.errors import HpcsampError
+    from hpcsamp.explain import more
 
     made = _load(campaign, site)
     chosen = verifying.choose(made, point, random)
@@ -281,16 +352,25 @@ def verify(
     found = verifying.verify(made, chosen, ranks=ranks, tolerance=tolerance, keep=keep)
     show("", ["result", "first run", "second run"], [list(row) for row in found.rows])
     if not found.agrees:
-        raise HpcsampError(f"point {chosen.number}, {chosen.name} does not agree: {found.verdict}")
+        raise HpcsampError(
+            f"point {chosen.number}, {chosen.name} does not agree: {found.verdict}{more('numbers')}"
+        )
     typer.echo(f"point {chosen.number}, {chosen.name} agrees: {found.verdict}")
 
 
-@app.command(hidden=True)
+@app.command(hidden=True, cls=Command)
 def check(
     point: Annotated[Path, typer.Argument(help="Folder of a point.")],
     wanted: Annotated[list[str], typer.Argument(metavar="PRODUCT", help="Its product files.")],
 ) -> None:
-    """Check the product files of a point and print their signature (for job scripts)."""
+    """Check the product files of a point and print their signature (for job scripts).
+
+    Examples:
+
+        hpcsamp campaign check points/0001 summary.json
+
+        hpcsamp campaign check points/0002 summary.json evaluation.json
+    """
     from hpcsamp.campaign import products
 
     products.check(point, wanted)
@@ -298,14 +378,25 @@ def check(
 
 
 @contextmanager
-def _or_offline() -> Iterator[None]:
-    """Add the hint ``--offline`` to errors of the scheduler."""
+def _or_elsewhere(how: str = "--offline works") -> Iterator[None]:
+    """Add to errors of the scheduler how the command works without it."""
     from hpcsamp.campaign.schedulers import SchedulerError
 
     try:
         yield
     except SchedulerError as e:
-        raise SchedulerError(f"{e}; --offline works without the scheduler") from e
+        raise SchedulerError(f"{e}; {how} without the scheduler") from e
+
+
+def _limits(made: Campaign) -> Limits:
+    """Return the scheduler's limits; none with a note if there is no scheduler to ask."""
+    from hpcsamp.campaign.schedulers import Limits, SchedulerError, make
+
+    try:
+        return make(made.site).limits()
+    except SchedulerError as e:
+        typer.echo(f"hpcsamp: {e}; its limits will be checked by submit", err=True)
+        return Limits(0, {})
 
 
 def _report(done: Submitted, which: str) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hpcsamp.cli.options import check_levels
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -24,16 +26,29 @@ def doctor(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the results to this JSON file.")
     ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="List only the checks that found something.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also list the versions of all packages.")
+    ] = False,
 ) -> None:
     """Check the installation, MPI and this machine, and print how to mend each fault.
 
     One process checks the installation. Under mpirun or srun the ranks are checked together as
     well: start the command the way you start your training. The exit code is 1 if a check fails;
     warnings do not count.
+
+    Examples:
+
+        hpcsamp doctor
+
+        mpirun -n 4 hpcsamp doctor --json doctor.json
     """
     import faulthandler
     import sys
 
+    check_levels(quiet, verbose)
     faulthandler.dump_traceback_later(LAST_RESORT, exit=True, file=2)
     from hpcsamp.doctor import Check, Diagnosis, examine
     from hpcsamp.launcher import ApartError
@@ -50,7 +65,7 @@ def doctor(
 
     def say(name: str) -> None:
         faulthandler.dump_traceback_later(LAST_RESORT, exit=True, file=2)
-        if root and on_terminal():
+        if root and not quiet and on_terminal():
             sys.stderr.write(f"\r\x1b[Kchecking {name} ..." if name else "\r\x1b[K")
             sys.stderr.flush()
 
@@ -58,7 +73,9 @@ def doctor(
     say("")
     try:
         if root:
-            _show(found, json_file, model)
+            _show(found, json_file, model, quiet=quiet)
+            if verbose:
+                _show_versions()
     finally:
         if found.stuck:
             _leave(root)
@@ -67,7 +84,15 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _show(found: Diagnosis, json_file: Path | None, model: int = 1) -> None:
+def _show_versions() -> None:
+    from hpcsamp.cli.output import show
+    from hpcsamp.doctor.software import versions
+
+    typer.echo()
+    show("", ["package", "version"], [[n, v or "missing"] for n, v in versions().items()])
+
+
+def _show(found: Diagnosis, json_file: Path | None, model: int = 1, *, quiet: bool = False) -> None:
     from dataclasses import asdict
 
     from hpcsamp.cli.output import show, write_json
@@ -75,16 +100,18 @@ def _show(found: Diagnosis, json_file: Path | None, model: int = 1) -> None:
     from hpcsamp.doctor.software import versions
 
     colour = {"ok": "", "warning": "yellow", "problem": "bold red"}
-    show(
-        "",
-        ["check", "status", "result"],
-        [
-            [c.name, c.status, f"{c.found}\nmend: {c.mend}" if c.mend else c.found]
-            for c in found.checks
-        ],
-        styles=[colour[c.status] for c in found.checks],
-    )
-    if found.places:
+    listed = [c for c in found.checks if not quiet or c.status != "ok"]
+    if listed:
+        show(
+            "",
+            ["check", "status", "result"],
+            [
+                [c.name, c.status, f"{c.found}\nmend: {c.mend}" if c.mend else c.found]
+                for c in listed
+            ],
+            styles=[colour[c.status] for c in listed],
+        )
+    if found.places and not quiet:
         typer.echo()
         show(
             "",

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hpcsamp.cli.options import AcceptEdits
+from hpcsamp.cli.options import AcceptEdits, Quiet, Verbose, check_levels
 from hpcsamp.cli.posterior import (
     Checkpoint,
     Data,
@@ -37,17 +37,30 @@ def evaluate(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the metrics to this JSON file.")
     ] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Evaluate the posterior predictive of a run, in one process or on all ranks under mpirun."""
+    """Evaluate the posterior predictive of a run, in one process or on all ranks under mpirun.
+
+    Examples:
+
+        hpcsamp evaluate runs/a
+
+        mpirun -n 4 hpcsamp evaluate runs/a --split valid --samples 64
+    """
+    from hpcsamp.grid import together
+    from hpcsamp.runtime import mpi
     from hpcsamp.watchdog import STALL
 
+    with together(mpi().COMM_WORLD):
+        check_levels(quiet, verbose)
     with posterior_of(run, settings, samples, checkpoint, stall, run / STALL) as posterior:
         from hpcsamp.prediction.evaluate import evaluate_run
 
         result = evaluate_run(posterior, data=data, split=split, ood=ood)
     if posterior.topology.is_root:
-        for line in result["notes"]:
+        for line in [] if quiet else result["notes"]:
             typer.echo(line)
         _show(run, result, explain, json_file)
 

@@ -9,13 +9,14 @@ import ast
 import math
 from collections.abc import Callable
 from importlib.util import find_spec
-from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
+from hpcsamp.cli.options import Quiet, check_levels
+from hpcsamp.cli.options import verbose as verbose_option
+from hpcsamp.cli.tree import SETTINGS, Command, Group, split
 from hpcsamp.errors import UsageError
 from hpcsamp.names import SETS
 from hpcsamp.spelling import shown
@@ -26,18 +27,21 @@ if TYPE_CHECKING:
     from hpcsamp.ingest.source import Source
 
 
-class _Set(TyperCommand):
+class _Set(Command):
     """Command of a set; it imports its source only when it is run, so that listing sets is fast."""
 
     def make_context(
         self, info_name: Any, args: list[str], parent: Any = None, **extra: Any
     ) -> Any:
         """Parse the arguments with the options of the source."""
-        command = _command(str(info_name))
-        return command.make_context(info_name, args, parent, **extra)
+        return self.whole().make_context(info_name, args, parent, **extra)
+
+    def whole(self) -> Any:
+        """Return the command with the options of its source."""
+        return _command(str(self.name))
 
 
-class Sets(TyperGroup):
+class Sets(Group):
     """Registered sets, and any other source as ``package.module:function``."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -60,11 +64,28 @@ class Sets(TyperGroup):
             if command:
                 raise UsageError(f"ingest {shown(name)}: name the source first: {command}")
             raise UsageError(f"ingest {shown(name)}: {fault}")
-        return _Set(name, help=_first_line(SETS.place(name)) if name in SETS else None)
+        line = _first_line(SETS.place(name)) if name in SETS else None
+        return _Set(name, help=line, rich_markup_mode=None)
 
+
+FAR = 10.0
+"""Factor from 1 by which the scale of targets may differ without a note."""
 
 app = typer.Typer(
-    cls=Sets, help="Convert raw data to a dataset folder of HDF5 shards.", no_args_is_help=True
+    cls=Sets,
+    help="""Convert raw data to a dataset folder of HDF5 shards.
+
+    The default is the same for all kinds of data: classes follow from the type of the targets where
+    it is unambiguous, and targets that are numbers are standardised only with --normalize-y,
+    because standardised counts are no counts.
+
+    Examples:
+
+        hpcsamp ingest digits --out data/digits
+
+        hpcsamp ingest csv load.csv --target load --out data/load
+    """,
+    **SETTINGS,
 )
 
 
@@ -79,6 +100,8 @@ def _command(name: str) -> Any:
 
     source: Callable[..., Source] = SETS.find(name)
     asked, arguments = ask(source)
+    offered = {p.name: f"--{p.name.replace('_', '-')}" for p in asked.parameters}
+    option = offered.get("normalize_y") or offered.get("normalize")
 
     def ingest(
         out: Annotated[Path, typer.Option("--out", "-o", help="Dataset folder to create.")],
@@ -100,14 +123,31 @@ def _command(name: str) -> Any:
                 min=0, help="End the job if a rank makes no progress for so many seconds."
             ),
         ] = DEFAULT,
+        quiet: Quiet = False,
+        verbose: Annotated[
+            bool, verbose_option("Also describe the dataset, as hpcsamp inspect does.")
+        ] = False,
         **given: Any,
     ) -> None:
-        run(lambda: source(**arguments(given)), out, overwrite, shard_mb, stall, slabs)
+        check_levels(quiet, verbose)
+        made = run(
+            lambda: source(**arguments(given)), out, overwrite, shard_mb, stall, slabs, quiet
+        )
+        if made is None:
+            return
+        if option is not None and not quiet:
+            for line in not_standardised(made, option):
+                typer.echo(line)
+        if verbose:
+            from hpcsamp.cli.inspect import summary, tell
+
+            tell(summary(out, made))
 
     asked.insert(ingest)
-    ingest.__doc__ = cleandoc(source.__doc__ or "").split("\n\n")[0]
-    made = typer.Typer(add_completion=False)
-    made.command(name)(ingest)
+    text, examples = split(source.__doc__)
+    ingest.__doc__ = "\n\n".join([text.split("\n\n")[0], "Examples:", *examples])
+    made = typer.Typer(**SETTINGS)
+    made.command(name, cls=Command)(ingest)
     return typer.main.get_command(made)
 
 
@@ -132,8 +172,12 @@ def run(
     shard_mb: float | None,
     stall: float,
     slabs: str = "auto",
-) -> None:
-    """Create the source on every rank and write its dataset with all ranks."""
+    quiet: bool = False,
+) -> Manifest | None:
+    """Create the source on every rank and write its dataset with all ranks.
+
+    Returns the manifest on rank 0, and nothing on the others.
+    """
     from hpcsamp.grid import together
     from hpcsamp.runtime import install_excepthook, mpi
     from hpcsamp.watchdog import STALL
@@ -149,12 +193,12 @@ def run(
             if shard_mb is not None and not math.isfinite(shard_mb):
                 raise UsageError(f"--shard-mb {shard_mb}: must be a finite number")
             source = make()
-        if root:
+        if root and not quiet:
             for line in source.report:
                 typer.echo(line)
 
         def progress(done: int, total: int) -> None:
-            if total > 1:
+            if total > 1 and not quiet:
                 typer.echo(f"shard {done} of {total}")
 
         manifest = build(
@@ -167,11 +211,30 @@ def run(
             progress=progress,
         )
     if root:
-        for line in constants(manifest):
+        for line in [] if quiet else constants(manifest):
             typer.echo(line)
         counts = ", ".join(f"{name} {count:,}" for name, count in manifest.splits.items())
         size = sum(s.size for s in manifest.shards) / 1e6
         typer.echo(f"{out}: {counts} items in {len(manifest.shards)} shards, {size:,.1f} MB")
+    return manifest if root else None
+
+
+def not_standardised(manifest: Manifest, option: str) -> list[str]:
+    """Name the targets that are quantities far from mean 0 and standard deviation 1."""
+    targets = {n: t.normalize for n, t in manifest.targets.items() if t.task == "regression"}
+    if not manifest.targets and manifest.task == "regression":
+        targets = {"y": manifest.normalize_y}
+    lines = []
+    for name in (n for n, done in targets.items() if not done and n in manifest.stats):
+        stats = manifest.stats[name]
+        largest = max(map(abs, (*stats.mean, *stats.std)))
+        if largest > FAR or (min(stats.std) < 1 / FAR and max(stats.std) > 0):
+            lines.append(
+                f"targets {name} are not standardised in training (mean up to "
+                f"{max(stats.mean, key=abs):.4g}, std up to {max(stats.std):.4g}); add {option} "
+                f"unless they are counts"
+            )
+    return lines
 
 
 def constants(manifest: Manifest) -> list[str]:

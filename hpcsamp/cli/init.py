@@ -23,7 +23,7 @@ def init(
 
         hpcsamp init mine --data data/digits && bash mine/run.sh
 
-        hpcsamp init loads --data data/entsoe
+        hpcsamp init loads --data data/entsoe && cd loads && bash run.sh
     """
     from hpcsamp.project import write
 

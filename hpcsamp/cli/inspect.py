@@ -26,6 +26,12 @@ def inspect(
     """Describe a dataset folder, or check the seal of a prediction file.
 
     With --verify, read the whole dataset and check every checksum (in parallel under mpirun).
+
+    Examples:
+
+        hpcsamp inspect data/digits
+
+        mpirun -n 4 hpcsamp inspect data/digits --verify --json digits.json
     """
     from hpcsamp.cli.output import write_json
     from hpcsamp.errors import DataError

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpcsamp.cli.output import show
+from hpcsamp.errors import UsageError
 
 if TYPE_CHECKING:
     from hpcsamp.config import RunConfig
@@ -35,11 +36,21 @@ def models(
     ] = None,
     ranks: Annotated[
         int | None,
-        typer.Option(min=1, help="Ranks that share a batch, P x M (default: parallel.model)."),
+        typer.Option(
+            min=1, help="Ranks of the job, D x P x M; none is started (default: one sample rank)."
+        ),
     ] = None,
-    groups: Annotated[int, typer.Option(min=1, help="Data groups (D).")] = 1,
+    groups: Annotated[
+        int, typer.Option(min=1, help="Data groups D; the ranks are divided among them.")
+    ] = 1,
     per_node: Annotated[
-        int | None, typer.Option(min=1, help="Ranks per node (default: one sample group).")
+        int | None,
+        typer.Option(
+            "--ranks-per-node",
+            "--per-node",
+            min=1,
+            help="Ranks per node (default: one sample group).",
+        ),
     ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the table to this JSON file.")
@@ -48,6 +59,12 @@ def models(
     """List the networks, or report the parameters of a run and the memory of a training step.
 
     Trains nothing and allocates no large arrays.
+
+    Examples:
+
+        hpcsamp models torchvision.models
+
+        hpcsamp models vit-cifar10 --ranks 8 --groups 2
     """
     if config is None:
         _list(json_file)
@@ -64,9 +81,12 @@ def models(
 
     run = configuration.load(config, settings or (), preset=preset)
     m = run.parallel.model
-    ranks = ranks or m
-    check_sizes(ranks, ranks, "world", m)
-    grid = memory.Grid(ranks // m, groups, per_node or ranks)
+    ranks = ranks or groups * m
+    if ranks % groups:
+        raise UsageError(f"--groups {groups} does not divide --ranks {ranks}")
+    each = ranks // groups
+    check_sizes(each, each, "world", m)
+    grid = memory.Grid(each // m, groups, per_node or each)
     _report(run, DataShapes.described(run, data), grid, json_file)
 
 

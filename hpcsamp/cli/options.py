@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from hpcsamp.errors import UsageError
 
 
 def _accept(context: typer.Context, allowed: bool) -> bool:
@@ -36,3 +38,67 @@ AcceptEdits = Annotated[
         help="Accept files of hpcsamp that were edited after they were written.",
     ),
 ]
+
+
+def _show_log(verbose: bool) -> bool:
+    """Print the log records of the package on standard error, on rank 0 only."""
+    if verbose:
+        import logging
+
+        from hpcsamp.serial import running
+
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("hpcsamp: %(message)s"))
+        handler.addFilter(
+            lambda record: record.levelno >= logging.WARNING or running().COMM_WORLD.Get_rank() == 0
+        )
+        log = logging.getLogger("hpcsamp")
+        log.setLevel(logging.INFO)
+        log.handlers, log.propagate = [handler], False
+    return verbose
+
+
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", help="Print results, warnings and errors only: no progress and no notes."
+    ),
+]
+
+
+def verbose(shows: str) -> Any:
+    """Make the option ``-v`` of a command; ``shows``: what it prints beside log records."""
+    return typer.Option("--verbose", "-v", callback=_show_log, help=shows)
+
+
+Verbose = Annotated[bool, verbose("Also print how the data are read.")]
+
+
+def check_levels(quiet: bool, verbose: bool) -> None:
+    """Refuse ``-q`` together with ``-v``."""
+    if quiet and verbose:
+        raise UsageError("-q and -v exclude each other: give one of them")
+
+
+RANKS = "Ranks of the job; they are started here, unless mpirun or srun started it"
+"""Meaning of ``--ranks`` in all commands that start a job."""
+Ranks = Annotated[int, typer.Option("--ranks", min=1, help=f"{RANKS}.")]
+
+
+def numbers(option: str, text: str) -> list[int]:
+    """Parse positive numbers such as ``8,32``.
+
+    Raises
+    ------
+    UsageError
+        If the text is anything else.
+    """
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1:
+        raise UsageError(
+            f"{option} {text!r}: must be positive numbers separated by commas, e.g. 8,32"
+        )
+    return found

@@ -43,7 +43,7 @@ def plan(
     per_node: Annotated[
         int | None,
         typer.Option(
-            "--gpus-per-node", "--ranks-per-node", min=1, help="Ranks per node (default: site's)."
+            "--ranks-per-node", "--gpus-per-node", min=1, help="Ranks per node (default: site's)."
         ),
     ] = None,
     site: Annotated[
@@ -90,6 +90,12 @@ def plan(
 
     Trains nothing. Predictions use the published figures of a site, or with --calibration the
     constants measured on a machine.
+
+    Examples:
+
+        hpcsamp plan vit-cifar10 --nodes 8 --ranks-per-node 4 --curve
+
+        hpcsamp plan mixer-era5 --samples 16 --site lumi --nodes 32 --json plan.json
     """
     if check is not None:
         _check(check, json_file)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hpcsamp.cli.options import AcceptEdits
+from hpcsamp.cli.options import AcceptEdits, Quiet, Verbose, check_levels
 from hpcsamp.cli.posterior import (
     Checkpoint,
     Data,
@@ -43,12 +43,20 @@ def predict(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write a summary with metrics to this file.")
     ] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     accept_edits: AcceptEdits = False,
 ) -> None:
     """Write the posterior predictive of every item to one HDF5 file that xarray can open.
 
     Runs in one process, or on all ranks under mpirun or srun: the ranks of a sample group share the
     weight samples, data groups share the items, and all ranks write.
+
+    Examples:
+
+        hpcsamp predict runs/a --out predictions.h5
+
+        mpirun -n 4 hpcsamp predict runs/a --data data/new --out new.h5 --quantiles 0.1,0.9
     """
     from hpcsamp.cli.output import write_json
     from hpcsamp.grid import together
@@ -56,6 +64,7 @@ def predict(
     from hpcsamp.watchdog import STALL
 
     with together(mpi().COMM_WORLD):
+        check_levels(quiet, verbose)
         levels = _levels(quantiles)
     stalled = out.parent / f"{out.name}.{STALL}"
     with posterior_of(run, settings, samples, checkpoint, stall, stalled) as posterior:
@@ -73,7 +82,7 @@ def predict(
     if posterior.topology.is_root:
         if json_file is not None:
             write_json(json_file, result)
-        for line in result["notes"]:
+        for line in [] if quiet else result["notes"]:
             typer.echo(line)
         typer.echo(
             f"{result['items']} items of {result['split']}, {result['samples']} samples, "

@@ -43,6 +43,12 @@ def report(
 
     With --figure, or for a campaign file named after a figure, a figure of the paper is drawn from
     runs, campaigns, or records of hpcsamp bench scaling.
+
+    Examples:
+
+        hpcsamp report runs/a
+
+        hpcsamp report runs/a runs/b --out comparison
     """
     from hpcsamp.errors import UsageError
     from hpcsamp.report import build, figures

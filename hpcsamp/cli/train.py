@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpcsamp.cli.options import AcceptEdits
+from hpcsamp.cli.options import AcceptEdits, Quiet, check_levels
+from hpcsamp.cli.options import verbose as verbose_option
 from hpcsamp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ def train(
         bool,
         typer.Option("--print-config", help="Print the configuration as TOML and exit."),
     ] = False,
+    quiet: Quiet = False,
+    verbose: Annotated[
+        bool, verbose_option("Also print a line for each step, and how the data are read.")
+    ] = False,
     accept_edits: AcceptEdits = False,
 ) -> None:
     """Train a Bayesian neural network in one process, or on all ranks under mpirun or srun.
@@ -71,6 +76,7 @@ def train(
 
     world = mpi().COMM_WORLD
     with together(world):
+        check_levels(quiet, verbose)
         limit = [f'training.time_limit="{time_limit}"'] if time_limit else []
         run, name, text = _load(config, data, [*(settings or ()), *limit], preset)
     if print_config:
@@ -78,7 +84,7 @@ def train(
             typer.echo(text, nl=False)
         return
     topology = init(run.parallel.samples, model=run.parallel.model, device=run.parallel.device)
-    if config is None and topology.is_root:
+    if config is None and topology.is_root and not quiet:
         typer.echo(f"no configuration was given; this one was chosen for {data}:\n")
         typer.echo("".join(f"    {line}".rstrip() + "\n" for line in text.splitlines()))
         typer.echo(f"to change it: hpcsamp train --data {data} --print-config > mine.toml")
@@ -89,10 +95,10 @@ def train(
 
     folder = output or Path("runs") / name
     with Watchdog(topology.world, run.training.stall, folder / STALL) as watchdog:
-        if topology.is_root:
+        if topology.is_root and not quiet:
             typer.echo(watchdog.describe())
         run = prepare(run, data, topology.world)
-        summary = train_run(run, topology, folder, resume)
+        summary = train_run(run, topology, folder, resume, quiet=quiet, verbose=verbose)
     if topology.is_root:
         seconds = summary["seconds_per_step"]
         typer.echo(

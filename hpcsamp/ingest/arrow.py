@@ -189,6 +189,12 @@ def parquet(
         If a column does not exist, or needs an option that says how to encode it.
     DataError
         If a value cannot be used; the message has file, row and column.
+
+    Examples
+    --------
+    hpcsamp ingest parquet rows.parquet --target price --out data/price
+
+    hpcsamp ingest parquet folder --target label --task classification --out data/labels
     """
     return _read("parquet", open_parquet, ".parquet", paths, valid_file, test_file, targets,
                  features=features, preparation=preparation, pictures=pictures, task=task,
@@ -230,6 +236,12 @@ def arrow(
         If a column does not exist, or needs an option that says how to encode it.
     DataError
         If a value cannot be used; the message has file, row and column.
+
+    Examples
+    --------
+    hpcsamp ingest arrow rows.arrow --target price --out data/price
+
+    hpcsamp ingest arrow saved --target label --task classification --out data/labels
     """
     return _read("arrow", open_arrow, ".arrow", paths, valid_file, test_file, targets,
                  features=features, preparation=preparation, pictures=pictures, task=task,

@@ -33,5 +33,11 @@ class Asked:
 
 #: Fraction of the items that is held out.
 Part = Annotated[float, Asked("Fraction of the items held out as this split.", least=0, most=1)]
-NormalizeY = Annotated[bool, Asked("Standardise targets in training.")]
+NormalizeY = Annotated[
+    bool,
+    Asked(
+        "Standardise targets in training: for quantities such as a temperature. Not the default, "
+        "because standardised counts are no counts."
+    ),
+]
 SplitSeed = Annotated[int, Asked("Seed of the random split.", least=0)]

@@ -59,6 +59,12 @@ def cifar10(
     ------
     DataError
         If the archive is not trusted, has a path outside its folder, or lacks a batch.
+
+    Examples
+    --------
+    hpcsamp ingest cifar10 cifar-10-python.tar.gz --out data/cifar10
+
+    mpirun -n 4 hpcsamp ingest cifar10 cifar-10-python.tar.gz --out data/cifar10
     """
     path = Path(archive)
     try:

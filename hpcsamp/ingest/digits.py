@@ -17,6 +17,12 @@ def digits() -> ArraySource:
     """Return the digits as ``(1, 8, 8)`` uint8 images with values 0..16 and a fixed split.
 
     The stratified split has 70% train, 10% valid and 20% test items, the same on every machine.
+
+    Examples
+    --------
+    hpcsamp ingest digits --out data/digits
+
+    mpirun -n 2 hpcsamp ingest digits --out data/digits --overwrite
     """
     from sklearn.datasets import load_digits
 

@@ -102,6 +102,12 @@ def entsoe(
     DataError
         If a number or time cannot be parsed or the time axis is broken, with file and line; or if
         the time step is not 15 minutes, or too many values are missing.
+
+    Examples
+    --------
+    hpcsamp ingest entsoe load.csv --out data/entsoe
+
+    hpcsamp ingest entsoe 2022.csv 2023.csv --out data/entsoe --overwrite
     """
     check_fractions({"valid": valid, "test": test})
     paths = [Path(f) for f in files]

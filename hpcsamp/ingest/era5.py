@@ -144,6 +144,12 @@ def era5(
         If the store cannot be opened, lacks a variable or a level, or its times are not regular.
     UsageError
         If ``every`` or ``lead`` does not fit the time axis.
+
+    Examples
+    --------
+    hpcsamp ingest era5 store.zarr --start 1979-01-01 --stop 1980-01-01 --out data/era5
+
+    mpirun -n 4 hpcsamp ingest era5 store.zarr --out data/era5
     """
     import xarray
 

@@ -163,6 +163,12 @@ def images(
         If options exclude each other or do not fit the folder.
     DataError
         If a folder has no images, or an image has no label or mask or cannot be read.
+
+    Examples
+    --------
+    hpcsamp ingest images photos --size 64 64 --out data/photos
+
+    hpcsamp ingest images scans --masks masks --classes 4 --ignore 255 --out data/scans
     """
     folder = Path(folder)
     pictures = pictures or Pictures()

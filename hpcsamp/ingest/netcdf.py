@@ -15,7 +15,7 @@ from hpcsamp.data.manifest import ArraySpec
 from hpcsamp.data.shard import sha256
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.arrays import DEFAULT_FRACTIONS
-from hpcsamp.ingest.asked import Asked, Part, SplitSeed
+from hpcsamp.ingest.asked import Asked, NormalizeY, Part, SplitSeed
 from hpcsamp.ingest.division import ROWS, Rule, divide
 from hpcsamp.ingest.grids import Stack, coordinates, plain, stack, units_of
 from hpcsamp.ingest.grids import select as selected
@@ -35,7 +35,6 @@ Selection = Annotated[
 Lead = Annotated[int, Asked("Lead of a forecast: number of items from x to y.", least=0)]
 Keep = Annotated[bool, Asked("Keep missing values (NaN) of y; training ignores them.")]
 AnyTask = Annotated[Task, Asked("Task of the targets y.")]
-Normalize = Annotated[bool, Asked("Standardise targets in training.")]
 
 
 @dataclass
@@ -122,7 +121,7 @@ def netcdf(
     fractions: Mapping[str, Part] = DEFAULT_FRACTIONS,
     seed: SplitSeed = 0,
     rule: Rule | None = None,
-    normalize_y: Normalize = False,
+    normalize_y: NormalizeY = False,
 ) -> Gridded:
     """Read NetCDF files, concatenated along the dimension of the items.
 
@@ -154,6 +153,12 @@ def netcdf(
         If a variable or dimension does not exist.
     DataError
         If a file cannot be read, or files have different variables, grids or units.
+
+    Examples
+    --------
+    hpcsamp ingest netcdf a.nc b.nc --x t --y t --lead 1 --normalize-y --out data/t
+
+    hpcsamp ingest netcdf era.nc --x t --x u --y t --select level=500,850 --out data/levels
     """
     import xarray
 
@@ -189,7 +194,7 @@ def zarr(
     fractions: Mapping[str, Part] = DEFAULT_FRACTIONS,
     seed: SplitSeed = 0,
     rule: Rule | None = None,
-    normalize_y: Normalize = False,
+    normalize_y: NormalizeY = False,
 ) -> Gridded:
     """Read a zarr store with xarray.
 
@@ -206,6 +211,12 @@ def zarr(
         If a variable or dimension does not exist.
     DataError
         If the store cannot be read.
+
+    Examples
+    --------
+    hpcsamp ingest zarr store.zarr --x t --y t --lead 1 --normalize-y --out data/t
+
+    hpcsamp ingest zarr store.zarr --x t --y rain --sample time --out data/rain
     """
     import xarray
 

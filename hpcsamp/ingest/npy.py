@@ -91,6 +91,12 @@ def npy(
         If ``layout`` or ``inputs`` must be given, or ``layout`` does not fit.
     DataError
         If a file cannot be read, or arrays do not fit together.
+
+    Examples
+    --------
+    hpcsamp ingest npy folder --out data/arrays
+
+    hpcsamp ingest npy x.npy --targets y.npy --normalize-y --out data/arrays
     """
     folder = Path(folder)
     files = _files(folder, None if targets is None else Path(targets))

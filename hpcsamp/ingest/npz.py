@@ -75,6 +75,12 @@ def npz(
         together.
     UsageError
         If ``layout`` or ``inputs`` must be given, or ``layout`` does not fit.
+
+    Examples
+    --------
+    hpcsamp ingest npz arrays.npz --out data/arrays
+
+    hpcsamp ingest npz images.npz --layout hwc --valid 0.1 --test 0.1 --out data/images
     """
     path = Path(path)
     held = read_arrays(path)

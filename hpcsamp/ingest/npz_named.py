@@ -67,6 +67,12 @@ def named(
         If the file cannot be read, or arrays do not fit together.
     UsageError
         If the file does not have a named array, or no target is given.
+
+    Examples
+    --------
+    hpcsamp ingest named arrays.npz --target y --out data/named
+
+    hpcsamp ingest named arrays.npz --target load --normalize load --ids station --out data/named
     """
     path = Path(path)
     held = read_arrays(path)

@@ -198,6 +198,12 @@ def synthetic(
     ------
     UsageError
         If there are too few items, or a grid is given for data without a grid.
+
+    Examples
+    --------
+    hpcsamp ingest synthetic --like cifar10 --items 256 --out data/synthetic
+
+    mpirun -n 2 hpcsamp ingest synthetic --like era5 --items 64 --out data/era5
     """
     kind: type[Synthetic] = MADE_UP.find(like)
     if grid is not None and (kind.least_grid is None or min(grid) < kind.least_grid):

@@ -296,6 +296,12 @@ def table(
         If a column does not exist, is named twice, or needs an option that says how to encode it.
     DataError
         If a cell is not a number; the message has its line and column.
+
+    Examples
+    --------
+    hpcsamp ingest csv load.csv --target load --normalize-y --out data/load
+
+    hpcsamp ingest csv load.csv --target load --date 'time=cyclical' --delimiter ';' --out data/load
     """
     sign = DELIMITERS.get(delimiter, delimiter)
     if len(sign) != 1 or sign in '\r\n"' or sign.isalnum():

@@ -138,6 +138,12 @@ def tar(
         If the target key of json files is ambiguous.
     DataError
         If a file cannot be used; the message has the archive and the file.
+
+    Examples
+    --------
+    hpcsamp ingest tar train-000.tar train-001.tar --out data/photos
+
+    hpcsamp ingest tar photos.tar --label age --task regression --out data/ages
     """
     pictures = pictures or Pictures()
     paths = [Path(f) for f in files]

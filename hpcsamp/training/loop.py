@@ -42,10 +42,10 @@ from hpcsamp.weights import inputs_of
 
 
 def train(
-    config: RunConfig, topology: Topology, output: str | Path, resume: bool = False
+    config: RunConfig, topology: Topology, output: str | Path, resume: bool = False, **options: Any
 ) -> dict[str, Any]:
     """Train a run to its end and return its summary. See :class:`Trainer`. Collective."""
-    with Trainer(config, topology, output, resume) as trainer:
+    with Trainer(config, topology, output, resume, **options) as trainer:
         return trainer.run()
 
 
@@ -66,7 +66,9 @@ class Trainer:
     resume
         Whether to resume from the newest checkpoint, if there is one.
     quiet
-        Whether to print nothing during the run.
+        Whether to print nothing but warnings during the run.
+    verbose
+        Whether a batch log has a line for each step.
     callbacks
         Further callbacks, called after those of the configuration.
 
@@ -90,6 +92,7 @@ class Trainer:
         resume: bool = False,
         *,
         quiet: bool = False,
+        verbose: bool = False,
         callbacks: Sequence[Callback] = (),
     ) -> None:
         world = topology.world
@@ -163,7 +166,10 @@ class Trainer:
             with together(world):
                 if topology.is_root:
                     Trained.of(self.dataset.path, self.dataset.manifest).keep(self.folder)
-            self.reporter = Reporter(topology.is_root and not quiet, self.steps, self.done)
+            root = topology.is_root
+            self.reporter = Reporter(
+                root and not quiet, self.steps, self.done, each=verbose, warns=root
+            )
             stack.callback(self.reporter.close)
             self._open = stack.pop_all()
 
@@ -351,7 +357,7 @@ class Trainer:
             self.folder.log("valid", step=step, epoch=epoch, **found.metrics)
         self.reporter.evaluated("valid", epoch, step, found.metrics)
         if first and found.doubt:
-            self.reporter.say(f"warning: valid: {found.doubt}")
+            self.reporter.warn(f"valid: {found.doubt}")
         self.moment.metrics, self.moment.score = found.metrics, score
         self.moment.metric = self.validation.watched
         if self.keeper.told != step:

@@ -30,9 +30,16 @@ class Reporter:
         Number of steps of the whole run.
     done
         Number of steps done before this start.
+    each
+        Whether a batch log has a line for each step.
+    warns
+        Whether this rank prints warnings.
     """
 
-    def __init__(self, active: bool, total: int, done: int = 0) -> None:
+    def __init__(
+        self, active: bool, total: int, done: int = 0, *, each: bool = False, warns: bool = True
+    ) -> None:
+        self._each, self._warns = each, warns
         watched = on_terminal() or _in_notebook()
         self._console = Console(quiet=not active, highlight=False, force_terminal=watched)
         self._total = total
@@ -55,7 +62,7 @@ class Reporter:
         """Report a step. In a batch log, a line is printed only now and then."""
         if self._bar is not None:
             self._bar.update(self._task, completed=step, epoch=epoch, loss=loss)
-        elif time.monotonic() - self._last > 30:
+        elif self._each or time.monotonic() - self._last > 30:
             self._last = time.monotonic()
             self.say(f"step {step}/{self._total}  epoch {epoch}  loss {loss:.4f}")
 
@@ -70,6 +77,11 @@ class Reporter:
         """Print a line."""
         self._console.print(line, soft_wrap=True, markup=False)
         sys.stdout.flush()
+
+    def warn(self, line: str) -> None:
+        """Print a warning on standard error, also in a quiet run."""
+        if self._warns:
+            sys.stderr.write(f"hpcsamp: warning: {line}\n")
 
     def close(self) -> None:
         """Restore the terminal."""
