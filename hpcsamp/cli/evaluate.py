@@ -49,12 +49,9 @@ def evaluate(
 
         mpirun -n 4 hpcsamp evaluate runs/a --split valid --samples 64
     """
-    from hpcsamp.grid import together
-    from hpcsamp.runtime import mpi
+    check_levels(quiet, verbose)
     from hpcsamp.watchdog import STALL
 
-    with together(mpi().COMM_WORLD):
-        check_levels(quiet, verbose)
     with posterior_of(run, settings, samples, checkpoint, stall, run / STALL) as posterior:
         from hpcsamp.prediction.evaluate import evaluate_run
 

@@ -75,9 +75,9 @@ Verbose = Annotated[bool, verbose("Also print how the data are read.")]
 
 
 def check_levels(quiet: bool, verbose: bool) -> None:
-    """Refuse ``-q`` together with ``-v``."""
+    """Refuse ``-q`` together with ``-v``, as wrong arguments that all ranks have."""
     if quiet and verbose:
-        raise UsageError("-q and -v exclude each other: give one of them")
+        raise typer.BadParameter("-q and -v exclude each other: give one of them")
 
 
 RANKS = "Ranks of the job; they are started here, unless mpirun or srun started it"

@@ -58,13 +58,13 @@ def predict(
 
         mpirun -n 4 hpcsamp predict runs/a --data data/new --out new.h5 --quantiles 0.1,0.9
     """
+    check_levels(quiet, verbose)
     from hpcsamp.cli.output import write_json
     from hpcsamp.grid import together
     from hpcsamp.runtime import mpi
     from hpcsamp.watchdog import STALL
 
     with together(mpi().COMM_WORLD):
-        check_levels(quiet, verbose)
         levels = _levels(quantiles)
     stalled = out.parent / f"{out.name}.{STALL}"
     with posterior_of(run, settings, samples, checkpoint, stall, stalled) as posterior:

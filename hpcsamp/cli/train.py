@@ -71,12 +71,12 @@ def train(
 
         mpirun -n 4 hpcsamp train vit-digits --set optimizer.lr=1e-3
     """
+    check_levels(quiet, verbose)
     from hpcsamp.grid import init, together
     from hpcsamp.runtime import mpi
 
     world = mpi().COMM_WORLD
     with together(world):
-        check_levels(quiet, verbose)
         limit = [f'training.time_limit="{time_limit}"'] if time_limit else []
         run, name, text = _load(config, data, [*(settings or ()), *limit], preset)
     if print_config:
