@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hpcsamp.cli.options import AcceptEdits, Quiet, Verbose, check_levels
+from hpcsamp.cli.options import AcceptEdits, Verbose, check_levels
 from hpcsamp.cli.posterior import (
     Checkpoint,
     Data,
@@ -37,7 +37,12 @@ def evaluate(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the metrics to this JSON file.")
     ] = None,
-    quiet: Quiet = False,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet", "-q", help="Print the metrics of the split, not those of each target."
+        ),
+    ] = False,
     verbose: Verbose = False,
     accept_edits: AcceptEdits = False,
 ) -> None:
@@ -57,12 +62,14 @@ def evaluate(
 
         result = evaluate_run(posterior, data=data, split=split, ood=ood)
     if posterior.topology.is_root:
-        for line in [] if quiet else result["notes"]:
+        for line in result["notes"]:
             typer.echo(line)
-        _show(run, result, explain, json_file)
+        _show(run, result, explain, json_file, brief=quiet)
 
 
-def _show(run: Path, result: dict[str, Any], explain: bool, json_file: Path | None) -> None:
+def _show(
+    run: Path, result: dict[str, Any], explain: bool, json_file: Path | None, brief: bool
+) -> None:
     from hpcsamp.cli.output import Cell, show
     from hpcsamp.prediction.evaluator import NOT_METRICS, by_target
 
@@ -94,7 +101,7 @@ def _show(run: Path, result: dict[str, Any], explain: bool, json_file: Path | No
     for why in sorted(set(result["unattained"].values())):
         left_out = ", ".join(k for k, v in result["unattained"].items() if v == why)
         print(f"not computed: {left_out} ({why})")
-    for rows in by_target(result["rows"]):
+    for rows in [] if brief else by_target(result["rows"]):
         names = [k for k in rows if k not in NOT_METRICS]
         with_units = any(rows["units"])
         show(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hpcsamp.cli.options import AcceptEdits, Quiet, Verbose, check_levels
+from hpcsamp.cli.options import AcceptEdits, Verbose, check_levels
 from hpcsamp.cli.posterior import (
     Checkpoint,
     Data,
@@ -43,7 +43,9 @@ def predict(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write a summary with metrics to this file.")
     ] = None,
-    quiet: Quiet = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")
+    ] = False,
     verbose: Verbose = False,
     accept_edits: AcceptEdits = False,
 ) -> None:
@@ -82,12 +84,13 @@ def predict(
     if posterior.topology.is_root:
         if json_file is not None:
             write_json(json_file, result)
-        for line in [] if quiet else result["notes"]:
+        for line in result["notes"]:
             typer.echo(line)
-        typer.echo(
-            f"{result['items']} items of {result['split']}, {result['samples']} samples, "
-            f"{result['checkpoint']}: {out}"
-        )
+        if not quiet:
+            typer.echo(
+                f"{result['items']} items of {result['split']}, {result['samples']} samples, "
+                f"{result['checkpoint']}: {out}"
+            )
 
 
 def _levels(text: str | None) -> list[float] | None:
