@@ -110,7 +110,8 @@ def fit(
     keys
         Further keys of the configuration: ``seed=3``, ``loss="mean_mse"``,
         ``likelihood="student_t"``, ``optimizer={"lr": 1e-2}``, or dotted keys such as
-        ``**{"optimizer.lr": 1e-2}``. After the data, ``data={"batch": 64}`` is the table ``[data]``.
+        ``**{"optimizer.lr": 1e-2}``. After the data, ``data={"batch": 64}`` is the table of its
+        keys.
 
     Returns
     -------
