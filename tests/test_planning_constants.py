@@ -83,6 +83,9 @@ def test_records_of_scaling_experiments_are_read(tmp_path):
             "step_seconds": 0.5}  # fmt: skip
     path.write_text(json.dumps(line) + "\n")
     assert fit.read(path) == [fit.MeasuredStep("vit", 8, 4, 3, 2, 0.5)]
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "scaling.jsonl").write_text(json.dumps(line | {"samples": 6}) + "\n")
+    assert [p.samples for p in fit.read(tmp_path)] == [6, 8]
     path.write_text(json.dumps(line | {"model_group_size": 2}) + "\n")
     assert fit.read(path) == [fit.MeasuredStep("vit", 8, 4, 3, 1, 0.5, model_size=2)]
 

@@ -78,7 +78,8 @@ def plan(
     check: Annotated[
         Path | None,
         typer.Option(
-            help="File of measured steps: fit the constants to some, report the error on the rest."
+            help="File or folder of measured steps: fit the constants to some, report the error "
+            "on the rest."
         ),
     ] = None,
     json_file: Annotated[

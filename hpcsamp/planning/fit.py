@@ -95,14 +95,20 @@ NEEDED = ("model", "sample_size", "data_size", "ranks", "seconds")
 def read(path: Path) -> list[MeasuredStep]:
     """Read measured steps from JSON lines or a JSON list, with the names of ``summary.json``.
 
+    Parameters
+    ----------
+    path
+        A file, or a folder, of which all ``*.jsonl`` are read.
+
     Raises
     ------
     UsageError
-        If the file has none, or was changed after it was written.
+        If there are no measured steps, or a file was changed after it was written.
     """
-    if not path.is_file():
+    files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
+    if not path.exists():
         raise UsageError(f"--check {path}: No such file")
-    records = _records(path)
+    records = [record for file in files for record in _records(file)]
     found = [p for p in (point(r) for r in records if isinstance(r, dict)) if p is not None]
     if not found:
         raise UsageError(
