@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import pytest
@@ -202,6 +204,17 @@ def test_the_newest_optimiser_of_a_method_trains_it():
     take(twin, expected)
     assert torch.equal(method.mean, twin.mean)
     assert method.step == twin.step == 2
+
+
+def test_what_is_no_longer_used_is_freed():
+    """Trying one network after the other in a notebook does not fill the memory."""
+    method = method_of()
+    optimizer = distribute(sgd(method), Alone(), method)
+    take(method, optimizer)
+    seen = weakref.ref(method)
+    del method, optimizer
+    gc.collect()
+    assert seen() is None
 
 
 def test_an_optimiser_goes_on_from_its_state():

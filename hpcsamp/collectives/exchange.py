@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,22 @@ from hpcsamp.collectives.sameness import agreed
 from hpcsamp.collectives.updates import Updates, ids, parameters_of
 from hpcsamp.errors import DivergedError, UsageError
 from hpcsamp.methods.base import Method
+
+
+def _weakly(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    """Call a method while its object exists.
+
+    The garbage collector does not see what the hooks of a parameter refer to: a strong reference
+    would keep the exchange, the optimiser and the network for the rest of the process. The
+    optimiser's own hooks keep the exchange as long as the optimiser.
+    """
+    found = WeakMethod(function)
+
+    def call(x: Tensor) -> Any:
+        method = found()
+        return None if method is None else method(x)
+
+    return call
 
 
 class GradientExchange:
@@ -47,8 +64,8 @@ class GradientExchange:
         self.zero()
         hooks: list[Any] = []
         for p in self.gradient.parameters:
-            hooks.append(p.register_hook(self._begin))
-            hooks.append(p.register_post_accumulate_grad_hook(self._wrote))
+            hooks.append(p.register_hook(_weakly(self._begin)))
+            hooks.append(p.register_post_accumulate_grad_hook(_weakly(self._wrote)))
         self._hooks = hooks
         self._step_hooks = [
             optimizer.register_step_pre_hook(self._before_step),
