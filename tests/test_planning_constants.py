@@ -40,14 +40,19 @@ def test_a_disturbed_point_does_little_harm():
 
 def test_constants_of_model_ranks_are_found_again():
     """Points in one piece, on two model ranks, and these beside sample ranks."""
-    truth = fit.Fitted({"mixer": (3e-3, 0.02, 0.1)}, {("mixer", 2): (4e-3, 0.01)}, 5e-6, 1e-9, 1.1)
+
+    def seconds(p):
+        s, b, m = -(-p.samples // p.sample_size), p.batch / p.data_size, p.model_size
+        divided = (3e-3 + 0.02 * s + 0.1 * s * b) / m
+        return (1.1 if p.ranks > 1 else 1.0) * divided + (m > 1) * (4e-3 * s + 0.01 * s * b)
+
     cases = [
         fit.MeasuredStep("mixer", s, b, p, d, 0.0, 100_000 // m, m)
         for p, d, m in ((1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (2, 1, 2))
         for s in (2, 4, 8)
         for b in (2, 4, 8)
     ]
-    made = [replace(p, seconds=truth.predict(p)) for p in cases]
+    made = [replace(p, seconds=seconds(p)) for p in cases]
     fitted, held = fit.hold_back(made)
     assert {p.model_size for p in held} == {1, 2}
     found = fit.fit(fitted)
