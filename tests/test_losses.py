@@ -282,7 +282,7 @@ def test_methods_without_a_density_say_so():
     from hpcsamp.methods import Method
 
     class Bare(Method):
-        def forward(self, x, samples, step=None, *, stacked=False):
+        def forward(self, x, samples, step=None, *, stacked=False, index=None):
             return x[None].expand(len(samples), *x.shape)
 
         def penalty(self, part=0, parts=1):

@@ -115,6 +115,6 @@ def test_networks_take_their_part_of_weights_or_are_refused(mpi_ranks, comm, scr
     for name, part in parts_in(run.method.networks[0].network).items():
         assert torch.equal(own[name], part.cut(whole.get_parameter(name))), name
     # built before it is passed: each rank would have all of it
-    with offered(whole) as table, pytest.raises(UsageError, match="Mixer are 320 in all"):
+    with offered(whole) as table, pytest.raises(UsageError, match="Mixer returns 320 outputs"):
         assembled(scratch, topology, f"model={{name='given', of='{table['of']}', "
                   f"layout='{table['layout']}'}}")  # fmt: skip
