@@ -217,7 +217,7 @@ def test_what_does_not_fit_is_one_line_with_both_shapes(name, arguments, options
 def test_patterns_that_fit_nothing_are_answered_with_near_names():
     network = made(RESNET)
     for pattern, words in {
-        "layr1.*": "there is",
+        "layr1.*": "choose from conv1, bn1",
         "layer1": "did you mean 'layer1.*'",
         "layer1.0.conv1.weigth": "did you mean 'layer1.0.conv1.weight'",
     }.items():
