@@ -202,7 +202,7 @@ def test_what_the_set_tells_need_not_be_said(place, tmp_path):
         ({"task__outputs": {"kind": {"std": 1}}}, "unknown key 'task.outputs.kind.std'"),
         ({"task__kind": "regression"}, "unknown key|takes one target, but the set has kind"),
         ({"likelihood__name": "gaussian"}, r"each with a likelihood of its own.*task.outputs"),
-        ({"training__best": "kind/rmse"}, "there is nll, kind/nll"),
+        ({"training__best": "kind/rmse"}, "choose from nll, kind/nll"),
         ({"loss__name": "crps"}, "loss of values, but the targets of task = 'classification'"),
     ],
 )
