@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakMethod
 
 import torch
@@ -19,8 +19,10 @@ from hpcsamp.collectives.updates import Updates, ids, parameters_of
 from hpcsamp.errors import DivergedError, UsageError
 from hpcsamp.methods.base import Method
 
+Written = TypeVar("Written", bound=Tensor)  # a tensor, or the parameter of that kind
 
-def _weakly(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+
+def _weakly(function: Callable[[Written], Any]) -> Callable[[Written], Any]:
     """Call a method while its object exists.
 
     The garbage collector does not see what the hooks of a parameter refer to: a strong reference
@@ -29,7 +31,7 @@ def _weakly(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
     """
     found = WeakMethod(function)
 
-    def call(x: Tensor) -> Any:
+    def call(x: Written) -> Any:
         method = found()
         return None if method is None else method(x)
 
