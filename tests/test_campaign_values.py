@@ -45,7 +45,8 @@ from hpcsamp import config
 from hpcsamp.cli import app
 from hpcsamp.files import write_whole
 folder, *arguments = sys.argv[1:]
-given = typer.main.get_command(app).commands["train"].make_context("train", arguments).params
+train = typer.main.get_command(app).get_command(None, "train")
+given = train.make_context("train", arguments).params
 run = config.load(given["config"], given["settings"])
 write_whole(Path(folder, "config.toml"), config.to_toml(run))
 """

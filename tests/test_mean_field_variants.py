@@ -248,7 +248,7 @@ def test_antithetic_pairs_lower_the_noise_of_the_gradient():
 @pytest.mark.parametrize("kind", VARIANTS)
 def test_densities_of_draws_are_refused(kind):
     method = kind(linear(), seed=1)
-    with pytest.raises(UsageError, match="no density"):
+    with pytest.raises(UsageError, match="no common density"):
         method.log_ratio(range(2))
 
 
