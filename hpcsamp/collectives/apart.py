@@ -1,4 +1,4 @@
-"""Refuse to train members that start equal and learn the same: one network, S times."""
+"""Refuse ensembles whose members have equal initial weights and equal gradients."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from hpcsamp.methods.base import Method
 
 
 class Apart:
-    """Compares the members of a method at the start, and once their first gradients.
+    """Compare the members of a method at the start and, if they are equal, their first gradients.
 
     Collective over the sample group, as is :meth:`check`.
 
     Parameters
     ----------
     method, collectives
-        Any method; one whose samples have no weights of their own, or noise, has nothing to check.
+        Any method. Methods without members, and those that train with noise, are not checked.
     """
 
     def __init__(self, method: Method, collectives: Collectives) -> None:
@@ -45,7 +45,7 @@ class Apart:
         Raises
         ------
         UsageError
-            If they are equal, too; on all ranks.
+            On all ranks, if the gradients are equal too.
         """
         if not self._equal:
             return

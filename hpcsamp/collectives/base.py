@@ -1,8 +1,9 @@
-"""What ranks say to each other, as losses and optimisers see it; transports are beside this file.
+"""Interface of the exchanges between ranks for losses and optimisers, and its autograd functions.
 
-Two kinds of exchange exist. Small statistics travel within the sample group, inside the loss, and
-are differentiable in the sense of law 2: forward is the group's value, backward touches this rank's
-own samples only. Gradients travel once per step over all ranks, as one flat tensor.
+There are two kinds of exchange. Small statistics are exchanged within the sample group, inside the
+loss, and are differentiable in the sense of law 2: the forward pass returns the value of the group,
+the backward pass reaches this rank's own samples only. Gradients are exchanged once per step over
+all ranks, as one flat tensor.
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ class Collectives(ABC):
     Attributes
     ----------
     name
-        As in ``parallel.collectives``.
+        Name in ``parallel.collectives``.
     sample_size, sample_rank, data_size, data_rank, model_size, model_rank
-        ``P``, ``D`` and ``M``, and the place on their axes.
+        ``P``, ``D`` and ``M``, and the position of this rank on these axes.
     rank
         World rank.
     whole_job
         Whether these are all ranks of the job.
     claims
-        What this rank's loss assumes to be the same on all ranks, by name; compared with each
-        gradient (:mod:`hpcsamp.collectives.sameness`).
+        Values that the loss of this rank assumes to be the same on all ranks, by name. They are
+        compared with each gradient (:mod:`hpcsamp.collectives.sameness`).
     step_seconds
-        Time of a step's compute on this rank in seconds, as far as it is known. A transport may
-        choose its settings by it when it starts.
+        Seconds of compute in a step on this rank, None before they are known. A transport may
+        derive its settings from them when it starts.
     """
 
     name: str
@@ -59,7 +60,7 @@ class Collectives(ABC):
         """See the class."""
         return {}
 
-    # Transports implement these, without autograd -------------------------------------------
+    # Implemented by transports, without autograd --------------------------------------------
 
     @abstractmethod
     def sum_(self, x: Tensor, over: Over) -> None:
@@ -75,13 +76,13 @@ class Collectives(ABC):
 
     @abstractmethod
     def tell(self, thing: Any, over: Over) -> list[Any]:
-        """One small object of each of some ranks, in their order."""
+        """Gather one small object from each of some ranks, in their order."""
 
     @abstractmethod
     def copy_first_(self, x: Tensor, over: Over) -> None:
-        """Overwrite a tensor by that of the first of some ranks, in place."""
+        """Overwrite a tensor with that of the first of some ranks, in place."""
 
-    # and may do these better ------------------------------------------------------------------
+    # Transports may override these with faster ones -------------------------------------------
 
     def expect(self, size: int) -> None:  # noqa: B027  (a transport may have nothing to prepare)
         """Called once before gradients are exchanged. Collective over the world.
@@ -89,7 +90,7 @@ class Collectives(ABC):
         Parameters
         ----------
         size
-            Bytes of this rank's largest; ranks with different samples may have different ones.
+            Bytes of the largest gradient of this rank; ranks may have different ones.
         """
 
     def sum_gradient_(self, x: Tensor, over: Over) -> None:
@@ -97,39 +98,39 @@ class Collectives(ABC):
         self.sum_(x, over)
 
     def scatter_sum(self, x: Tensor, counts: Sequence[int], over: Over) -> Tensor:
-        """The sum over some ranks of a flat tensor, of which the r-th gets ``counts[r]``."""
+        """Sum a flat tensor over some ranks, of which the r-th receives ``counts[r]`` numbers."""
         whole = x.clone()
         self.sum_(whole, over)
         return whole.split(list(counts))[self.place(over)].clone()
 
     def begin_gather(self, x: Tensor, counts: Sequence[int], over: Over) -> Callable[[], Tensor]:
-        """Begin :meth:`gather` of a flat tensor, which may not change until it is over.
+        """Begin :meth:`gather` of a flat tensor, which must not change until it is complete.
 
         Returns
         -------
         Callable
-            Waits for the result and returns it. Exchanges over the same ranks that begin meanwhile
-            begin in the same order on all of them.
+            Waits for the result and returns it. Other exchanges over the same ranks may begin
+            before that, in the same order on all of them.
         """
         found = self.gather(x, counts, over)
         return lambda: found
 
     def gather_(self, x: Tensor, counts: Sequence[int], over: Over) -> None:
-        """Fill a flat tensor of which the r-th of some ranks has ``counts[r]``, in order."""
+        """Fill a flat tensor of which the r-th of some ranks has ``counts[r]`` numbers."""
         x.copy_(self.gather(x.split(list(counts))[self.place(over)], counts, over))
 
     def total(self, numbers: np.ndarray, over: Over) -> np.ndarray:
-        """Sum of a few float64 numbers over some ranks."""
+        """Sum a few float64 numbers over some ranks."""
         summed = numbers.copy()
         self.sum_(torch.from_numpy(summed), over)
         return summed
 
     def settings(self) -> dict[str, Any]:
-        """The transport and what it chose, for records."""
+        """Return the name of the transport and its settings, for records."""
         return {"name": self.name}
 
     def size(self, over: Over) -> int:
-        """How many ranks take part."""
+        """Return the number of ranks that take part."""
         if over in ("world", "replicas"):
             models = self.model_size if over == "world" else 1
             return self.sample_size * self.data_size * models
@@ -137,7 +138,7 @@ class Collectives(ABC):
         return size
 
     def place(self, over: Over) -> int:
-        """Which of them this rank is."""
+        """Return the position of this rank among those that take part."""
         if over == "world":
             return self.rank
         if over == "replicas":
@@ -145,7 +146,7 @@ class Collectives(ABC):
         place: int = getattr(self, f"{over}_rank")
         return place
 
-    # What everybody uses ----------------------------------------------------------------------
+    # For losses and optimisers ----------------------------------------------------------------
 
     def sum_over_samples(self, x: Tensor) -> Tensor:
         """Sum over the sample group; the backward pass is the identity (law 2).
@@ -157,21 +158,21 @@ class Collectives(ABC):
         return _SumOver.apply(x, self, "sample") if self.sample_size > 1 else x
 
     def max_over_samples(self, x: Tensor) -> Tensor:
-        """Elementwise maximum over the sample group; not differentiable (used as a shift)."""
+        """Elementwise maximum over the sample group; not differentiable, as it is only a shift."""
         y = x.detach().clone(memory_format=torch.contiguous_format)
         if self.sample_size > 1:
             self.max_(y, "sample")
         return y
 
     def gather_over_samples(self, x: Tensor, counts: Sequence[int]) -> Tensor:
-        """All samples of the group; the backward pass takes this rank's own rows (law 2).
+        """Gather all samples of the group; the backward pass takes this rank's own rows (law 2).
 
         Parameters
         ----------
         x
             ``(counts[sample_rank], ...)``, this rank's samples.
         counts
-            How many samples each rank of the group holds, in order.
+            Number of samples of each rank of the group, in order.
 
         Returns
         -------
@@ -189,14 +190,14 @@ class Collectives(ABC):
         return _SumOver.apply(x, self, "model") if self.model_size > 1 else x
 
     def gather_over_model(self, x: Tensor, parts: Sequence[Part]) -> Tensor:
-        """The whole of what the model ranks have in parts; backward: the own part of the gradient.
+        """Gather a tensor that model ranks hold in parts; backward: the own part of the gradient.
 
         Parameters
         ----------
         x
-            ``(..., *local)``, this rank's part.
+            ``(..., *local)``, the part of this rank.
         parts
-            That of each model rank, in order.
+            Part of each model rank, in order.
         """
         return _GatherOverModel.apply(x, parts, self) if self.model_size > 1 else x
 
@@ -208,12 +209,12 @@ class Collectives(ABC):
         return y / self.data_size
 
     def reduce_gradient_(self, flat: Tensor, over: Over = "replicas") -> None:
-        """Sum over samples, mean over data: the sequential gradient from the ranks' gradients.
+        """Turn the ranks' gradients into the sequential one: sum over samples, mean over data.
 
         Parameters
         ----------
         over
-            Ranks that hold the same parameters; ``"data"`` if those of this rank's samples.
+            Ranks that hold the same parameters; ``"data"`` for parameters of this rank's samples.
         """
         if self.size(over) > 1:
             self.sum_gradient_(flat, over)
@@ -249,21 +250,21 @@ class Alone(Collectives):
         self.whole_job = whole_job(topology.world)
 
     def sum_(self, x: Tensor, over: Over) -> None:
-        """Nothing to add."""
+        """Do nothing: this process has the sum."""
 
     def max_(self, x: Tensor, over: Over) -> None:
-        """Nothing to compare with."""
+        """Do nothing: this process has the maximum."""
 
     def gather(self, x: Tensor, counts: Sequence[int], over: Over) -> Tensor:
-        """This process has all."""
+        """Return the tensor: this process has all rows."""
         return x
 
     def tell(self, thing: Any, over: Over) -> list[Any]:
-        """What this process has."""
+        """Return a list of the object."""
         return [thing]
 
     def copy_first_(self, x: Tensor, over: Over) -> None:
-        """This process is the first."""
+        """Do nothing: this process is the first."""
 
 
 class _SumOver(torch.autograd.Function):

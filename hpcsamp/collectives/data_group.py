@@ -1,4 +1,4 @@
-"""What a method needs of the other ranks while it evaluates samples."""
+"""Exchanges of a method with its data group while it evaluates samples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hpcsamp.grid import Over
 
 
 class DataGroup:
-    """The data group of this rank, see :class:`hpcsamp.weights.data_group.DataGroupLike`.
+    """Data group of this rank, see :class:`hpcsamp.weights.data_group.DataGroupLike`.
 
     Parameters
     ----------
@@ -24,15 +24,15 @@ class DataGroup:
         self.size, self.rank = collectives.data_size, collectives.data_rank
 
     def gathered(self, x: Tensor) -> Tensor:
-        """Numbers of each rank of the data group."""
+        """Gather a tensor of each rank of the data group, in rank order."""
         whole = self._collectives.gather(x[None], [1] * self.size, "data")
         return whole
 
     def sum_(self, x: Tensor) -> None:
-        """Sum over the data group, in place."""
+        """Sum a tensor over the data group, in place."""
         self._collectives.sum_(x, "data")
 
     def sum_replicas_(self, x: Tensor) -> None:
-        """Sum over the ranks that hold the same modules, in place."""
+        """Sum a tensor over the ranks that hold the same modules, in place."""
         if self._collectives.size(self._replicas) > 1:
             self._collectives.sum_(x, self._replicas)

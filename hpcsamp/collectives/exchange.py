@@ -1,4 +1,4 @@
-"""The hooks by which backward passes end with an exchange of the gradient."""
+"""Hooks that end each backward pass with an exchange of the gradient."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class GradientExchange:
     """The hooks that exchange a method's gradient; see :func:`distribute`.
 
     A backward pass calls :meth:`_begin` before and :meth:`_wrote` after it has added to a
-    parameter's gradient, and :meth:`_end` when it is through.
+    parameter's gradient, and :meth:`_end` when it has finished.
     """
 
     def __init__(
@@ -82,21 +82,25 @@ class GradientExchange:
             hook.remove()
         if optimizer is not self.optimizer:
             vars(self.optimizer).pop("zero_grad", None)
-            self._step_hooks.pop(0)  # it says why it no longer serves
+            self._step_hooks.pop(0)  # this hook reports that the optimiser was replaced
         for hook in self._step_hooks:
             hook.remove()
 
     # The gradient -----------------------------------------------------------------------------
 
     def zero(self, set_to_none: bool = True) -> None:
-        """Forget the gradient; the optimiser's ``zero_grad``."""
+        """Set the gradient to zero; replaces the optimiser's ``zero_grad``."""
         self.gradient.zero()
         self.updates.zero()
-        self._open = self._written = False  # is a backward pass under way, has it added anything?
-        self._whole = False  # is what .grad holds that of all ranks?
-        self._fresh = False  # has it been exchanged since the last step?
-        self._held: Tensor | None = None  # of all ranks, while this pass adds this rank's
-        self._broken = False  # was any rank's not finite?
+        self._open = self._written = (
+            False  # whether a backward pass is running, and has added anything
+        )
+        self._whole = False  # whether .grad holds the gradient of all ranks
+        self._fresh = False  # whether it was exchanged since the last step
+        self._held: Tensor | None = (
+            None  # gradient of all ranks while a pass adds that of this rank
+        )
+        self._broken = False  # whether the gradient of any rank was not finite
 
     def _begin(self, _: Tensor) -> None:
         if self._open:
@@ -125,7 +129,7 @@ class GradientExchange:
             self._held = None
 
     def _exchange(self) -> None:
-        """Turn this rank's gradient into that of all ranks, and add it to what is held."""
+        """Turn this rank's gradient into that of all ranks and add it to the earlier one."""
         c, flat = self.collectives, self.gradient.flat
         trouble = self._trouble()
         if trouble is None:
@@ -141,7 +145,7 @@ class GradientExchange:
             flat.add_(self._held)
             self._held = None
         if self._broken and c.size("world") > 1:
-            # what one rank alone would see must stop all of them, e.g. by a GradScaler
+            # All ranks must see it, e.g. so that their GradScalers skip the same steps.
             for p in parameters_of(self.optimizer):
                 if p.grad is not None:
                     p.grad.fill_(torch.nan)
@@ -183,14 +187,16 @@ class GradientExchange:
         )
 
     def _finish(self) -> None:
-        """Exchange what no backward pass has."""
-        if self._open:  # one that was broken off
+        """Exchange gradients that no backward pass has exchanged, such as those set by hand."""
+        if self._open:  # a backward pass that was interrupted
             self._written = True
             self._end()
         elif not self._fresh:
-            if self._whole and self.gradient.state == self._state:  # the last step's once more
+            if (
+                self._whole and self.gradient.state == self._state
+            ):  # the gradient of the last step is used again
                 self.replicas.compare(self._trouble(), False)
-            else:  # by hand
+            else:  # set by hand
                 self._exchange()
         scaled = getattr(self.optimizer, "found_inf", None) is not None
         if self._broken and not scaled and not self._is_finite():
@@ -218,7 +224,7 @@ class GradientExchange:
         self.updates.clip(self.gradient, largest)
 
     def _mean(self, value: Any) -> Any:
-        """The value of a closure, by which optimisers decide: the same on all ranks."""
+        """Return the mean value of a closure over the ranks, so that optimisers decide alike."""
         if isinstance(value, Tensor):
             return self.collectives.mean_over_data(value)
         if isinstance(value, float):
@@ -229,16 +235,16 @@ class GradientExchange:
         self._fresh = False
         self._state = self.gradient.state
         skipped = getattr(self.optimizer, "found_inf", None)
-        if skipped is not None and float(skipped) > 0:  # by a GradScaler: no step was taken
+        if skipped is not None and float(skipped) > 0:  # a GradScaler skipped the step
             return
         self.updates.share()
         self.method.step += 1
         self.method.after_step()
 
-    # What was changed meanwhile -----------------------------------------------------------------
+    # Changes since hs.distribute() --------------------------------------------------------------
 
     def _trouble(self) -> UsageError | None:
-        """What was changed since, so that the gradient would not arrive."""
+        """Return an error if parameters were changed so that gradients would get lost."""
         kind, flat = type(self.optimizer).__name__, self.gradient.flat
         if ids(parameters_of(self.optimizer)) != self.own:
             return UsageError(

@@ -1,4 +1,4 @@
-"""One flat gradient per rank."""
+"""The gradients of all parameters in one flat tensor, for one exchange per step."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ class FlatGradient:
         self.zero()
 
     def zero(self) -> None:
-        """Forget the gradient, keeping the views in place."""
+        """Set the gradient to zero and make each ``.grad`` a view of it."""
         self.flat.zero_()
         for p, view in zip(self.parameters, self._views, strict=True):
             p.grad = view
 
     def row_norms(self) -> Tensor:
-        """``(s,)`` norms of the rows over all parameters, whose first axis are members."""
+        """Return the ``(s,)`` norms of the members' gradients; members are the first axis."""
         rows = torch.cat([view.flatten(1) for view in self._views], dim=1)
         return torch.linalg.vector_norm(rows, dim=1)
 
     def scale_rows(self, factors: Tensor) -> None:
-        """Multiply each row by its factor of ``(s,)``."""
+        """Multiply the gradient of each member by its factor, ``(s,)``."""
         for view in self._views:
             view.mul_(factors.view(-1, *[1] * (view.dim() - 1)))
 
     def collect(self) -> Tensor:
-        """The flat gradient; gradients that somebody replaced are copied in first."""
+        """Return the flat gradient, after copying gradients that were replaced into it."""
         for p, view in zip(self.parameters, self._views, strict=True):
             if p.grad is None:
                 view.zero_()
@@ -68,16 +68,16 @@ class FlatGradient:
 
     @property
     def is_gone(self) -> bool:
-        """Whether somebody has set all gradients to None."""
+        """Whether all gradients were set to None."""
         return all(p.grad is None for p in self.parameters)
 
     @property
     def state(self) -> tuple[int, bool]:
-        """Changes when somebody else writes or replaces a gradient."""
+        """A value that changes when other code writes to a gradient or replaces it."""
         views = zip(self.parameters, self._views, strict=True)
         return self.flat._version, all(p.grad is view for p, view in views)
 
 
 def factor(norm: Tensor, largest: float) -> Tensor:
-    """What to multiply a gradient of this norm by, to bound it."""
+    """Return the factor that bounds a gradient of a given norm."""
     return (largest / (norm + 1e-6)).clamp(max=1.0)

@@ -1,4 +1,4 @@
-"""The default transport: gradients by Horovod."""
+"""Exchanges of gradients by Horovod, the default transport."""
 
 from __future__ import annotations
 
@@ -14,36 +14,35 @@ from hpcsamp.errors import UsageError
 from hpcsamp.grid import Over, Topology, together
 from hpcsamp.watchdog import Doing, here
 
-#: Bytes below which a gradient is not worth a cycle of Horovod.
+#: Gradients of fewer bytes are exchanged faster by MPI than in a cycle of Horovod.
 SMALL = 1 << 20
-#: Compute that one cycle of Horovod's thread takes from its rank's core, in seconds.
+#: Seconds of compute that one cycle of Horovod's thread takes from the core of its rank.
 CYCLE_COST = 5e-5
 #: Bounds of the cycle time in seconds.
 SHORTEST_CYCLE, LONGEST_CYCLE = 1e-4, 2.5e-2
 
-#: Those that Horovod was started with in this process, by their ranks.
+#: Process sets that Horovod was started with in this process, by their ranks.
 _process_sets: dict[tuple[int, ...], Any] = {}
 
 
 def cycle_time(step_seconds: float) -> float:
-    """Seconds between two looks of Horovod's thread for tensors to exchange.
+    """Return Horovod's cycle time: seconds between two exchanges of its thread.
 
-    Every cycle steals a little compute (on CPU ranks the thread and the model share a core, and the
-    cycle is a blocking MPI exchange), so per step ``CYCLE_COST * step / cycle`` is lost to it;
-    the gradient waits about one ``cycle`` for its turn. The sum is least at
-    ``sqrt(CYCLE_COST * step)``.
+    Every cycle takes a little compute, because on CPUs the thread and the model share a core and
+    the cycle is a blocking MPI exchange: ``CYCLE_COST * step / cycle`` per step. The gradient waits
+    for about one ``cycle``. The sum of both is smallest at ``sqrt(CYCLE_COST * step)``.
     """
     best = math.sqrt(CYCLE_COST * max(step_seconds, 0.0))
     return min(max(best, SHORTEST_CYCLE), LONGEST_CYCLE)
 
 
 def load() -> Any:
-    """Horovod's torch module.
+    """Import and return Horovod's torch module.
 
     Raises
     ------
     UsageError
-        Saying in one line what is wrong with the installation.
+        If it cannot be used, with the reason in one line.
     """
     try:
         import horovod.torch as hvd
@@ -57,19 +56,19 @@ def load() -> Any:
 
 
 class HorovodCollectives(MpiCollectives):
-    """Gradients by Horovod's allreduce; the small statistics of losses by MPI.
+    """Exchange gradients with Horovod's allreduce and the small statistics of losses with MPI.
 
-    Horovod gathers tensors in cycles, which suits one large gradient and not an exchange in the
-    middle of a loss. It is started with the first gradient, when the time of a step is known
-    (``step_seconds``); a user's own ``HOROVOD_CYCLE_TIME`` is kept.
+    Horovod exchanges tensors in cycles, which suits one large gradient but not an exchange within a
+    loss. It is started with the first gradient, when the time of a step is known
+    (``step_seconds``). A user's own ``HOROVOD_CYCLE_TIME`` is kept.
 
     Parameters
     ----------
     topology
         The grid.
     least_bytes
-        Smaller gradients in host memory go by MPI, too: a small network's step is shorter than
-        Horovod's cycles (128 KB on 2 ranks: 2.5 ms a step more than MPI).
+        Smaller gradients in host memory are exchanged with MPI, because the step of a small network
+        is shorter than Horovod's cycles (128 KB on 2 ranks: 2.5 ms a step more than MPI).
 
     Raises
     ------
@@ -92,24 +91,24 @@ class HorovodCollectives(MpiCollectives):
         self.least_bytes = least_bytes
         self._started = False
         self._is_needed = False
-        #: Horovod's process sets by those over whom gradients are summed.
+        #: Horovod's process sets, by the ranks over which gradients are summed.
         self._sets: dict[Over, Any] = {}
 
     def start(self, over: Over = "replicas") -> None:
         """Start Horovod with the cycle time that fits the slowest rank's step. Collective.
 
-        It starts once in a process: who comes later finds it with the process sets that it has.
+        It starts once in a process; later transports use the process sets that it has.
 
         Parameters
         ----------
         over
-            Ranks that gradients are summed over, which then become a process set. (One that equals
-            the world would make Horovod fail, and is the global set.)
+            Ranks over which gradients are summed, which become a process set. All ranks already are
+            one, the global set; Horovod fails if it is created again.
 
         Raises
         ------
         UsageError
-            If Horovod runs in this process already, on other ranks.
+            If Horovod already runs in this process, on other ranks.
         """
         from mpi4py import MPI
 
@@ -117,7 +116,7 @@ class HorovodCollectives(MpiCollectives):
         if not hvd.is_initialized():
             seconds = world.allreduce(self.step_seconds or 0.1, op=MPI.MAX)
             os.environ.setdefault("HOROVOD_CYCLE_TIME", f"{cycle_time(seconds) * 1e3:.3f}")
-            # The stall check only ever warns unless it is told to end the job.
+            # Without this limit the stall check only warns and never ends the job.
             os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", "600")
             os.environ.setdefault("HOROVOD_LOG_LEVEL", "error")
             sets = [hvd.ProcessSet(some)] if 1 < some.size < world.size else []
@@ -130,15 +129,15 @@ class HorovodCollectives(MpiCollectives):
                     f"cannot be rank {world.rank} of {world.size} as well; use "
                     f'parallel.collectives = "mpi"'
                 )
-        for each in ("data", "replicas"):  # of whom it was started with, in this or another run
+        for each in ("data", "replicas"):  # it may have been started by another run
             ranks = tuple(self._comms[each].allgather(world.rank))
             everyone = len(ranks) == world.size
             self._sets[each] = hvd.global_process_set if everyone else _process_sets.get(ranks)
         self._started = True
 
     def settings(self) -> dict[str, Any]:
-        """Name and cycle time."""
-        # Somebody may have started Horovod before, with its own default
+        """Return name and cycle time."""
+        # Other code may have started Horovod before, with its default cycle time.
         cycle = float(os.environ.get("HOROVOD_CYCLE_TIME", 1)) if self._started else None
         return {
             "name": self.name,
@@ -147,17 +146,17 @@ class HorovodCollectives(MpiCollectives):
         }
 
     def expect(self, size: int) -> None:
-        """Agree on whether any rank will need Horovod, as all of them must start it together."""
+        """Agree on whether any rank needs Horovod, because all must start it together."""
         from mpi4py import MPI
 
         self._is_needed = self._comms["world"].allreduce(size, op=MPI.MAX) >= self.least_bytes
 
     def sum_gradient_(self, x: Tensor, over: Over) -> None:
-        """Sum over some ranks, in place."""
+        """Sum a gradient over some ranks, in place."""
         if not self._started and (self._is_needed or not self._is_small(x)):
             self.start(over)
         ranks = None if self._is_small(x) else self._set_of(over)
-        if ranks is None:  # or Horovod was started without them
+        if ranks is None:  # small, or Horovod was started without these ranks
             super().sum_gradient_(x, over)
             return
         name = f"hpcsamp.{over}.{x.numel()}.{x.dtype}"
@@ -165,7 +164,7 @@ class HorovodCollectives(MpiCollectives):
             self._hvd.allreduce_(x, op=self._hvd.Sum, name=name, process_set=ranks)
 
     def _set_of(self, over: Over) -> Any:
-        """Horovod's process set of some ranks; None if there is none."""
+        """Return Horovod's process set of some ranks; None if there is none."""
         if self.size(over) == self.size("world"):
             return self._hvd.global_process_set
         return self._sets.get(over)

@@ -1,4 +1,4 @@
-"""Ranks that hold copies of the same: made equal at the start, watched from then on."""
+"""Make replicas equal at the start of training and compare them from then on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hpcsamp.grid.placement import Replicated
 from hpcsamp.methods.base import Method
 from hpcsamp.streams.noise import form
 
-#: Comparisons in which all weights are looked at once.
+#: Number of comparisons after which every weight was compared once.
 ROUND = 16
 
 
@@ -39,14 +39,14 @@ def make_alike(
     Parameters
     ----------
     trouble
-        What this rank has found wrong by itself.
+        Error that this rank has found by itself.
     updates
         Where the optimiser's state lives.
 
     Raises
     ------
     UsageError
-        If ranks differ in anything else, or one of them is in trouble: on all of them.
+        On all ranks, if they differ in anything else or one of them has an error.
     """
     held, placement = method.held(), method.placement
     of_replicas: list[tuple[dict[str, Any], Over]]
@@ -71,7 +71,7 @@ def make_alike(
 
 
 def hyperparameters(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Learning rates and the like of all parameter groups."""
+    """Return the hyperparameters of all parameter groups, such as learning rates."""
     return {
         f"optimizer.param_groups[{i}][{name!r}]": plain_value(v)
         for i, group in enumerate(optimizer.param_groups)
@@ -81,18 +81,18 @@ def hyperparameters(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 class Replicas:
-    """What ranks have in common, compared now and then: one exchange of a few numbers.
+    """Compare what ranks must have in common, with one exchange of a few numbers.
 
     Parameters
     ----------
     parameters
-        The weights, a sixteenth of whose bits is looked at each time.
+        The weights. Each comparison covers a sixteenth of them.
     method, optimizer
-        Whose settings are compared.
+        Objects whose settings are compared.
     collectives
-        By what, and what the loss has to say.
+        The transport; its claims are those of the loss.
     every
-        Steps from one comparison to the next.
+        Steps between two comparisons.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Replicas:
             self._windows.append(window)
 
     def compare(self, trouble: HpcsampError | None, broken: bool) -> float:
-        """Raise on all ranks if they differ or any is in trouble; returns how many are broken."""
+        """Raise on all ranks if they differ or one has an error; return how many are broken."""
         c, method = self.collectives, self.method
         if c.size("world") == 1 and trouble is None:
             return float(broken)
@@ -155,7 +155,7 @@ def _form(x: Tensor) -> str:
 
 
 def _states(table: Any, name: str) -> dict[str, str]:
-    """Fingerprints of all tensors of an optimiser's state."""
+    """Return fingerprints of all tensors of an optimiser's state."""
     if isinstance(table, Tensor):
         return {name: f"{_form(table)} {hash_of(table.reshape(-1))}"}
     if isinstance(table, dict):

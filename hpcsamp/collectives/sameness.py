@@ -1,7 +1,7 @@
-"""Compare what ranks must have in common, and name the first difference on all of them.
+"""Compare what ranks must have in common and name the first difference on all ranks.
 
-Comparing costs one sum of a few numbers: ranks whose 32-bit hashes all equal their mean have the
-same. Only where they do not, the values themselves are exchanged, to be named.
+A comparison costs one sum of a few numbers: if the 32-bit hashes of all ranks equal their mean, the
+ranks have the same values. Only otherwise are the values exchanged, to name the difference.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hpcsamp.errors import DivergedError, HpcsampError, UsageError
 
 Facts = Mapping[str, Any]
 
-#: With which the names of facts about weights begin.
+#: Prefix of the names of facts about weights.
 WEIGHTS = "weights "
 
 
@@ -41,9 +41,9 @@ def compare(
     over
         The ranks that take part.
     trouble
-        What this rank has found wrong by itself, for all of them to raise.
+        Error that this rank has found by itself, to be raised on all ranks.
     count
-        A number to be summed over the ranks on this occasion.
+        A number to be summed over the ranks in the same exchange.
 
     Returns
     -------
@@ -53,9 +53,9 @@ def compare(
     Raises
     ------
     UsageError
-        Naming the first difference with the values and ranks, or the first rank's trouble.
+        Naming the first difference with the values and ranks, or the first rank's error.
     DivergedError
-        If the difference is one of weights.
+        If weights differ.
     """
     digest = hashlib.blake2b(repr(facts).encode(), digest_size=8).digest()
     words = np.empty(4)
@@ -76,7 +76,7 @@ def compare_all(
     trouble: HpcsampError | None,
     count: float = 0.0,
 ) -> float:
-    """Raise on every rank unless all have the same facts, and replicas those of their own.
+    """Raise on every rank unless all ranks, and all replicas, have the same facts.
 
     Collective over the world. Costs one exchange, and one more for each kind of replicas that are
     not all ranks.
@@ -84,7 +84,7 @@ def compare_all(
     Parameters
     ----------
     of_replicas
-        Facts that are the same on some ranks, with the ranks.
+        Facts that only some ranks must have in common, with these ranks.
     facts, trouble, count
         As in :func:`compare`, which raises the same.
     """
@@ -103,7 +103,7 @@ def compare_all(
 
 
 def agreed(error: HpcsampError, collectives: Collectives, over: Over = "world") -> HpcsampError:
-    """The error, which all of some ranks are about to raise."""
+    """Mark an error as known to all ranks, if all of them are about to raise it."""
     error.agreed = collectives.whole_job and collectives.size(over) == collectives.size("world")
     return error
 
@@ -129,7 +129,7 @@ def _difference(everyone: Sequence[Told]) -> HpcsampError:
 
 
 def settings_of(thing: Any, deep: int = 2) -> dict[str, Any]:
-    """The class of an object, and its public attributes that are numbers, strings or the like."""
+    """Return the class of an object and its public attributes with plain values."""
     found: dict[str, Any] = {"class": type(thing).__qualname__}
     for name, value in vars(thing).items():
         if name.startswith("_"):
@@ -142,7 +142,7 @@ def settings_of(thing: Any, deep: int = 2) -> dict[str, Any]:
 
 
 def plain_value(value: Any) -> Any:
-    """A value as it can be compared by ``repr``; None for what cannot."""
+    """Return a value that can be compared by its ``repr``; None if there is none."""
     if isinstance(value, Tensor):
         return float(value) if value.numel() == 1 else fingerprint(value)
     if isinstance(value, torch.dtype):

@@ -1,4 +1,4 @@
-"""What a method needs of the ranks that hold shares of its weights."""
+"""Exchanges of a method with the ranks that hold shares of its weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hpcsamp.collectives.base import Collectives
 
 
 class SampleGroup:
-    """The sample group of this rank, see :class:`hpcsamp.methods.sharing.SampleGroupLike`.
+    """Sample group of this rank, see :class:`hpcsamp.methods.sharing.SampleGroupLike`.
 
     Parameters
     ----------
@@ -28,14 +28,14 @@ class SampleGroup:
         return self._collectives.begin_gather(own, counts, "sample")
 
     def scatter_sum(self, whole: Tensor, counts: Sequence[int]) -> Tensor:
-        """The sum over the ranks, each its part."""
+        """Sum a flat tensor over the ranks, of which each receives its part."""
         return self._collectives.scatter_sum(whole, counts, "sample")
 
     def largest(self, number: int) -> int:
-        """The largest of a number over the ranks."""
+        """Return the largest value of a number over the ranks."""
         found = torch.tensor(float(number), dtype=torch.float64)
         return int(self._collectives.max_over_samples(found))
 
     def copy_first_(self, x: Tensor) -> None:
-        """Overwrite a tensor by that of the first replica."""
+        """Overwrite a tensor with that of the first replica."""
         self._collectives.copy_first_(x, "replicas")

@@ -1,14 +1,13 @@
-"""Which parameters a rank's optimiser updates, and how their gradient reaches it.
+"""Parameters that the optimiser of a rank updates, and the reduction of their gradients.
 
-What is updated follows from where it lives (:mod:`hpcsamp.grid.placement`). Weights that all ranks
-hold are updated by all of them alike, rows of members by the ranks that have them. With shards each
-rank of a sample group updates 1/P of the parameters (ZeRO stage 1; Rajbhandari et al. 2020): the
-gradient is summed and scattered over the group, each rank steps its part with an optimiser that
-knows nothing else, and the parts are gathered. That takes the bytes of one allreduce and 1/P of the
-optimiser's memory and time. Where the weights themselves are in shares, each rank updates its own
-with a gradient that the backward pass has scattered (:mod:`hpcsamp.methods.sharing`). Either is
-exact for optimisers that treat each element alone (SGD, Adam and
-the like).
+Both follow from the placement of the parameters (:mod:`hpcsamp.grid.placement`). Weights that all
+ranks hold are updated by all of them, members by the ranks that hold them. With shards each rank of
+a sample group updates 1/P of the parameters (ZeRO stage 1; Rajbhandari et al. 2020): the gradient
+is summed and scattered over the group, each rank steps its part with its own optimiser, and the
+parts are gathered. This transfers as many bytes as one allreduce and takes 1/P of the optimiser's
+memory and time. If the weights themselves are in shares, each rank updates its own with a gradient
+that the backward pass has scattered (:mod:`hpcsamp.methods.sharing`). Both are exact for optimisers
+that treat each element separately, such as SGD and Adam.
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ from hpcsamp.methods.base import Method
 
 
 def updates_of(method: Method, collectives: Collectives, sharded: bool = False) -> Updates:
-    """What of a method each rank updates.
+    """Return the parameters of a method that this rank updates.
 
     Parameters
     ----------
     sharded
-        Whether the ranks of a sample group share out the optimiser's state.
+        Whether the ranks of a sample group divide the optimiser's state among them.
 
     Raises
     ------
     UsageError
-        If they cannot.
+        If it cannot be divided.
     """
     placement = method.placement
     if sharded:
@@ -57,21 +56,21 @@ class Updates:
     Parameters
     ----------
     parameters
-        Of the method, of one type on one device.
+        Parameters of the method, of one type on one device.
     collectives
-        Exchange with the other ranks.
+        The transport.
     placement
-        Where the optimiser's state lives.
+        Placement of the optimiser's state.
 
     Attributes
     ----------
     parameters
-        Those that are trained.
+        The trained parameters.
     parts
-        What the optimiser is built on.
+        Parameters for the constructor of the optimiser.
     stepped
-        What the optimiser's state is of, in the order of its numbers: a parameter, and which of its
-        last axis (of a matrix with rows of members: of its columns); None for all of it.
+        For each state of the optimiser, in the order of its numbers: a parameter, and a slice of
+        its last axis (for members: of the columns), or None for the whole parameter.
     """
 
     def __init__(
@@ -93,7 +92,7 @@ class Updates:
         return sum(p.nbytes for p in self.parameters)
 
     def zero(self) -> None:
-        """Forget gradients beside the flat one."""
+        """Set gradients that are not in the flat tensor to zero."""
 
     def reduce(self, gradient: FlatGradient) -> None:
         """Turn this rank's gradient into that of all ranks. Collective."""
@@ -106,22 +105,22 @@ class Updates:
         flat.mul_(factor(norm, largest))
 
     def _whole_norm(self, norm: Tensor) -> Tensor:
-        """That of the whole network from that of this rank's part. Collective over the model group.
+        """Return the norm of the whole network's gradient. Collective over the model group.
 
-        ``norm``: a scalar, or ``(s,)`` of rows.
+        ``norm``: that of this rank's part, a scalar, or ``(s,)`` for members.
         """
         if self.collectives.model_size == 1:
             return norm
         return self.collectives.sum_over_model(norm.square()).sqrt()
 
     def share(self) -> None:
-        """Fill in what other ranks have updated. Collective."""
+        """Receive the parameters that other ranks have updated. Collective."""
 
     def check_closure(self) -> None:
         """Raise a UsageError if the optimiser cannot evaluate the loss within its step."""
 
     def mismatch(self, optimizer: torch.optim.Optimizer, method: Method) -> UsageError | None:
-        """In which way an optimiser's parameters are not those of the method."""
+        """Return an error if the parameters of an optimiser are not those of the method."""
         kind, whose = type(optimizer).__name__, type(method).__name__
         named = dict(method.named_parameters())
         own = parameters_of(optimizer)
@@ -142,12 +141,12 @@ class Updates:
         return None
 
     def trouble(self) -> UsageError | None:
-        """What was changed since, so that the update would not arrive."""
+        """Return an error if parameters were changed so that updates would get lost."""
         return None
 
 
 class OfRows(Updates):
-    """Rows of members, each of which is trained by itself."""
+    """Members, each of which is trained by itself."""
 
     def clip(self, gradient: FlatGradient, largest: float) -> None:
         """Bound the norm of each member's gradient."""
@@ -155,7 +154,7 @@ class OfRows(Updates):
 
 
 class OfShares(Updates):
-    """The shares of the weights that this rank holds, of gradients that are summed over samples."""
+    """The shares of the weights that this rank holds; gradients are summed over samples."""
 
     def __init__(
         self, parameters: Iterable[nn.Parameter], collectives: Collectives, placement: Shares
@@ -179,8 +178,8 @@ class Shards(Updates):
     Attributes
     ----------
     parts
-        One parameter for each of ``parameters``, sharing its memory. Empty where this rank has
-        nothing of it.
+        One parameter for each of ``parameters``, sharing its memory; empty if this rank has no
+        part of it.
     """
 
     def __init__(
@@ -210,7 +209,7 @@ class Shards(Updates):
             part.grad = None
 
     def reduce(self, gradient: FlatGradient) -> None:
-        """Add to each part's gradient that of all ranks; clears the flat one. Collective."""
+        """Add the gradient of all ranks to that of each part; clear the flat one. Collective."""
         c, start = self.collectives, 0
         for p, part, counts in zip(self.parameters, self.parts, self._counts, strict=True):
             whole = gradient.flat[start : start + p.numel()]
@@ -229,7 +228,7 @@ class Shards(Updates):
             _gradient(p).mul_(bound)
 
     def share(self) -> None:
-        """Fill in what the others have updated. Collective over the sample group."""
+        """Receive what the others have updated. Collective over the sample group."""
         for p, counts in zip(self.parameters, self._counts, strict=True):
             self.collectives.gather_(p.detach().view(-1), counts, "sample")
 
@@ -266,12 +265,12 @@ _KINDS: dict[type[Replicated], Callable[..., Updates]] = {
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """All parameters of all groups."""
+    """Return all parameters of all groups."""
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def ids(parameters: Iterable[nn.Parameter]) -> set[int]:
-    """Identities of parameters, as tensors compare by value."""
+    """Return the identities of parameters, because tensors compare by value."""
     return {id(p) for p in parameters}
 
 
