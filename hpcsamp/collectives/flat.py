@@ -13,8 +13,8 @@ from hpcsamp.weights.complex_parts import complex_of, parts_of
 class FlatGradient:
     """The gradients of some parameters as views of one contiguous tensor.
 
-    Autograd adds into existing ``.grad`` tensors in place, so as long as nobody replaces them the
-    exchange needs no copy. The flat tensor holds the real and imaginary parts of complex
+    Autograd adds to existing ``.grad`` tensors in place, so the exchange needs no copy as long as
+    nobody replaces them. The flat tensor holds the real and imaginary parts of complex
     parameters; torch requires that they begin at even positions, so a 0 is inserted if necessary.
 
     Parameters

@@ -1,10 +1,10 @@
-"""Memory of a training step, part by part, predicted before the step is taken.
+"""Predict the memory of a training step, part by part, before the step.
 
 All numbers are bytes of one rank. Flat vectors are counted from the number of parameters, forward
 and backward passes are run on tensors without values (:mod:`.dry_run`), and windows of shared
-memory follow from the longest messages of such a pass; a window counts once on its node, shared
-out among the ranks that use it. What Python, MPI and the allocator need is an estimate.
-``hpcsamp bench memory`` measures the same on real ranks.
+memory follow from the longest messages of such a pass. A window counts once on its node, divided
+among the ranks that use it. The memory of Python, MPI and the allocator is an estimate.
+``hpcsamp bench memory`` measures the memory of real ranks.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class Part:
     name
         What the memory is for.
     bytes
-        Of one rank.
+        Bytes of one rank.
     knob
-        The setting that reduces it; empty if there is none.
+        Setting that reduces it; empty if there is none.
     """
 
     name: str
@@ -88,19 +88,19 @@ class Grid:
 
 
 def estimate(run: Run, grid: Grid, *, rough: bool = False, copies: bool = True) -> list[Part]:
-    """Memory of a rank in training, by part; the first part is the process itself.
+    """Return the memory of a rank in training, by part; the first part is the process itself.
 
     Parameters
     ----------
     run
-        On any device; a blank run is enough.
+        Run on any device; a blank run is enough.
     grid
-        The ranks.
+        Ranks of the run.
     rough
         Whether upper bounds are enough, see :func:`~hpcsamp.planning.dry_run.pass_bytes`.
     copies
-        Whether the copy from which a checkpoint is written behind the next steps is counted; it
-        lies in host memory.
+        Whether to count the copy in host memory from which a checkpoint is written during the
+        next steps.
     """
     config, shapes, method = run.config, run.shapes, run.method
     parted = Held.of(run)
@@ -183,7 +183,7 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False, copies: bool = True) 
     passing = sum(p.bytes for p in parts[4:])  # what comes and goes within a step
     parts.append(Part("kept free by the allocator (estimate)", round(KEPT_FREE * passing)))
     if parted.size > 1:
-        # the network is looked at with at least two items, and with those of several data groups
+        # examine the network with at least two items, and with those of several data groups
         items = max(part * together, 2, part * min(grid.data_size, GROUPS))
         windows = sum(SLOTS * slot_of(-(-most * items // part)) for most in found.messages)
         name = f"{SLOTS} slots for each exchange of model ranks, in shared memory"
@@ -194,7 +194,7 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False, copies: bool = True) 
 
 
 def copied(run: Run, grid: Grid) -> Part:
-    """The copy of the numbers that a rank writes to a checkpoint, in host memory.
+    """Return the part for the copy, in host memory, of what a rank writes to a checkpoint.
 
     Ranks that hold the same numbers divide them, except tensors smaller than
     :data:`hpcsamp.run.taken.LARGE`, which are not counted here.
@@ -254,10 +254,10 @@ def check(run: Run, topology: Topology) -> str | None:
 
 
 def _look(run: Run, topology: Topology, least: float, ranks: int) -> tuple[str | None, str | None]:
-    """A line on the memory that a step needs, unless it is little; and one if it is too much.
+    """Return a line on the memory of a step, unless it is little, and an error if it is too much.
 
-    ``least``: bytes available to a rank, of ``ranks`` that share them. A rough estimate comes
-    first, because an exact one takes seconds.
+    ``least`` is the number of bytes available to a rank, of ``ranks`` that share them. A rough
+    estimate is made first, because an exact one takes seconds.
     """
     grid = Grid(topology.sample_size, topology.data_size, topology.node_comm.Get_size())
     if topology.model_size > 1:  # the fullest of these ranks; this one holds the first part
@@ -286,7 +286,7 @@ def _look(run: Run, topology: Topology, least: float, ranks: int) -> tuple[str |
 
 
 def saving(run: Run) -> str:
-    """The settings of a run that save memory, in a line for the user."""
+    """Return a line with the settings of a run that save memory."""
     config = run.config
     used = {
         'training.precision = "bfloat16"': config.training.precision == "bfloat16",
@@ -316,11 +316,11 @@ class _Pass:
     Attributes
     ----------
     bytes
-        At most at a time, without what model ranks exchange in shared memory.
+        Largest number of bytes in use, without messages of model ranks in shared memory.
     messages
-        Bytes that a rank sends in one exchange, at most, for each group of model ranks.
+        Largest number of bytes that a rank sends in an exchange, for each group of model ranks.
     unknown
-        Why a network cannot be run without values; empty if it can.
+        Reason why a network cannot be run without values; empty if it can.
     """
 
     bytes: int
@@ -349,7 +349,7 @@ def _pass(run: Run, batch: int, rough: bool) -> _Pass:
 
 
 def _state_factor(config: RunConfig) -> float:
-    """Numbers that an optimiser keeps per parameter, found by a step with a small one."""
+    """Return how many numbers an optimiser keeps per parameter, from a step with a small one."""
     make: Any = getattr(torch.optim, config.optimizer.name, None)
     if make is None:
         return 0

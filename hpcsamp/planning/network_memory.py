@@ -1,4 +1,4 @@
-"""Whether there is memory for a network at all, before it is made."""
+"""Check, before a network is created, that its parameters fit into memory."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from hpcsamp.run.shapes import DataShapes
 
 
 def check(config: RunConfig, dataset: Dataset, topology: Topology) -> None:
-    """Refuse a network whose parameters alone need more memory than there is.
+    """Refuse a network whose parameters alone need more memory than is available.
 
-    The memory of a step is looked at later (:mod:`.memory`), once the method is made.
+    The memory of a step is checked later (:mod:`.memory`), when the method exists.
 
     Raises
     ------
     UsageError
-        Naming both numbers.
+        With the needed and the available memory.
     """
     if config.training.memory_check == "off":
         return
@@ -28,7 +28,7 @@ def check(config: RunConfig, dataset: Dataset, topology: Topology) -> None:
         network, _ = parted.network(config, DataShapes.of(dataset), topology.model_size)
     except HpcsampError:
         raise
-    except Exception:  # a network of the user's own that cannot be made without values
+    except Exception:  # a user's network that cannot be created without values
         return
     needed = (8 if config.training.precision == "float64" else 4) * sum(
         p.numel() for p in network.parameters()

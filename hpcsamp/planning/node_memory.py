@@ -1,4 +1,4 @@
-"""The memory that a machine has for a run, and what this process holds of it."""
+"""Memory that is available to a run on this machine, and memory that this process uses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def available(device: torch.device | None = None) -> int:
-    """Bytes that can still be had: of the GPU, or of the node within this job's control group."""
+    """Return the available bytes of the GPU, or of the node within this job's control group."""
     if device is not None and device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     free = 2**62
@@ -21,7 +21,7 @@ def available(device: torch.device | None = None) -> int:
 
 
 def _group_limit() -> int:
-    """What the job's control group (Slurm, containers) still allows."""
+    """Return the bytes that the job's control group (Slurm, containers) still allows."""
     try:
         own = Path("/proc/self/cgroup").read_text().splitlines()[-1].rsplit(":", 1)[-1]
     except (OSError, IndexError):
@@ -38,14 +38,14 @@ def _group_limit() -> int:
 
 
 def _cached(group: Path) -> int:
-    """Bytes of a control group that are cached files, which give way."""
+    """Return the bytes of a control group that hold cached files, which can be dropped."""
     lines = (group / "memory.stat").read_text().splitlines()
     numbers = dict(line.split() for line in lines)
     return int(numbers.get("inactive_file", 0)) + int(numbers.get("active_file", 0))
 
 
 def held(device: torch.device) -> int:
-    """What this process holds already; part of the estimate."""
+    """Return the bytes that this process already uses; part of the estimate."""
     if device.type == "cuda":
         return 0
     try:

@@ -1,4 +1,4 @@
-"""A run whose network lies in parts on model ranks, as one of these has it, without the others."""
+"""Build the part of a split network that one model rank holds, without the other ranks."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ MOST = 64
 
 @dataclass(frozen=True)
 class Held:
-    """What a model rank has of an item: of inputs, targets and outputs, each as part of the whole.
+    """Fractions of an item that a model rank holds: of its inputs, targets and outputs.
 
-    All are 1 where the network is in one piece.
+    All are 1 if the network is not split.
 
     Attributes
     ----------
     inputs, targets, outputs
-        Numbers that the rank has over those of an item.
+        Numbers that the rank holds, divided by those of an item.
     size
         ``M``.
     """
@@ -43,7 +43,7 @@ class Held:
 
     @classmethod
     def of(cls, run: Run) -> Held:
-        """Of a run on this rank of its model group."""
+        """Return the fractions that this rank of a model group holds."""
         spread = run.method.spread
         if spread is None:
             return cls()
@@ -55,7 +55,7 @@ class Held:
         return cls(inputs, own, own, len(spread.outputs))
 
     def stored(self, shapes: DataShapes) -> float:
-        """Bytes that the rank reads of an item, nearly: the arrays have other types on disk."""
+        """Estimate the bytes that the rank reads of an item, without conversions of types."""
         if self.size == 1:
             return float(shapes.item_bytes)
         x, y = shapes.batch_bytes(4) / 4, shapes.target_values
@@ -63,13 +63,13 @@ class Held:
 
 
 def blank(config: RunConfig, shapes: DataShapes, ranks: int = 1, model: int = 1) -> Run:
-    """The run as the fullest of ``model`` ranks has it, of ``ranks`` that share its samples.
+    """Return the run of the rank that holds most, of ``model`` model ranks among ``ranks``.
 
     Raises
     ------
     UsageError
-        If network, method or loss cannot be in parts on so many model ranks, or augmentation would
-        move values between these.
+        If network, method or loss cannot be split over so many model ranks, or augmentation would
+        move values between them.
     """
     run = Run.blank(config, shapes, ranks, imagined(model))
     spread = run.method.spread
@@ -81,7 +81,7 @@ def blank(config: RunConfig, shapes: DataShapes, ranks: int = 1, model: int = 1)
 
 
 def network(config: RunConfig, shapes: DataShapes, model: int = 1) -> tuple[nn.Module, ModelAxis]:
-    """The fullest model rank's part of the network on the meta device, and its imagined axis."""
+    """Return the largest part of the network, on the meta device, and the axis it was built for."""
     axis = imagined(model)
     with along(axis):
         return blank_network(config, shapes), axis
@@ -90,7 +90,7 @@ def network(config: RunConfig, shapes: DataShapes, model: int = 1) -> tuple[nn.M
 def inputs(
     shapes: DataShapes, spread: Spread | None, dtype: torch.dtype
 ) -> Callable[[int], Tensor]:
-    """What makes the inputs of so many items on the meta device: the rank's part of each."""
+    """Return a function that creates the rank's part of inputs of n items, on the meta device."""
 
     def batch(items: int) -> Tensor:
         if spread is None:
@@ -102,25 +102,24 @@ def inputs(
 
 
 def sizes(config: RunConfig, shapes: DataShapes, ranks: int) -> list[int]:
-    """The sizes of a model axis that a run can have on some ranks.
+    """Return the sizes of the model axis that are possible for a run on some ranks.
 
-    The network, the method and the loss are asked: each size is built along an imagined axis.
+    Each size is tried: the run is built along an axis whose other ranks do not exist.
 
     Parameters
     ----------
     ranks
-        Of the job; a size divides them.
+        Number of ranks of the job, which a size must divide.
 
     Returns
     -------
     list
-        1 first, up to :data:`MOST`; nothing but the configuration's ``parallel.model`` if that is
-        not 1.
+        1 first, up to :data:`MOST`; only the configuration's ``parallel.model`` if that is not 1.
 
     Raises
     ------
     UsageError
-        If that one is impossible, with the reason.
+        If the configured size is impossible, with the reason.
     """
     asked = config.parallel.model
     if asked > 1:
