@@ -21,7 +21,13 @@ from hpcsamp.cli.posterior import (
 
 def predict(
     run: Run,
-    out: Annotated[Path, typer.Option("--out", "-o", help="HDF5 file to write.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="HDF5 file to write; with a table, a csv file.")
+    ],
+    table: Annotated[
+        Path | None,
+        typer.Argument(help="A csv file whose rows are predicted, instead of a dataset."),
+    ] = None,
     data: Data = None,
     split: Annotated[
         str | None, typer.Option(help="Split to predict (default: test, else the first one).")
@@ -38,6 +44,21 @@ def predict(
         bool, typer.Option("--overwrite", help="Replace the file if it exists.")
     ] = False,
     checkpoint: Checkpoint = "last",
+    delimiter: Annotated[
+        str, typer.Option(help="Delimiter of the table: ',', ';', '\\t' ...")
+    ] = ",",
+    decimal: Annotated[
+        str | None, typer.Option(help="Decimal separator of the table, '.' or ','.")
+    ] = None,
+    thousands: Annotated[
+        str, typer.Option(help="Thousands separator of the table, e.g. '.'.")
+    ] = "",
+    date_format: Annotated[
+        str | None,
+        typer.Option(
+            help="Format of times in the table, e.g. '%d.%m.%Y %H:%M'; default: ISO 8601."
+        ),
+    ] = None,
     settings: Settings = None,
     stall: Stall = None,
     json_file: Annotated[
@@ -54,9 +75,14 @@ def predict(
     Runs in one process, or on all ranks under mpirun or srun: the ranks of a sample group share the
     weight samples, data groups share the items, and all ranks write.
 
+    With a csv file, a copy of it is written with new columns: mean, standard deviations and
+    quantiles of each row, or class probabilities. This runs in one process.
+
     Examples:
 
         hpcsamp predict runs/a --out predictions.h5
+
+        hpcsamp predict runs/a new.csv --out predictions.csv
 
         mpirun -n 4 hpcsamp predict runs/a --data data/new --out new.h5 --quantiles 0.1,0.9
     """
@@ -68,6 +94,27 @@ def predict(
 
     with together(mpi().COMM_WORLD):
         levels = _levels(quantiles)
+        _check(table, out, data, split, delimiter, mpi().COMM_WORLD.Get_size())
+    if table is not None:
+        from hpcsamp.ingest.numbers import Notation
+        from hpcsamp.prediction.csv_file import Form, predict_csv
+        from hpcsamp.prediction.load import load
+        from hpcsamp.prediction.writer import check_target
+
+        check_target(out, overwrite)
+        form = Form(delimiter, Notation(decimal, thousands), date_format)
+        loaded = load(run, checkpoint, samples=samples, settings=settings or ())
+        result = predict_csv(loaded, table, out, form, quantiles=levels, keep_samples=keep_samples)
+        if json_file is not None:
+            write_json(json_file, result)
+        if not quiet:
+            unused = result["unused"]
+            typer.echo(
+                f"{result['items']} rows, {result['samples']} samples, {result['checkpoint']}: "
+                f"{out} has the new columns {', '.join(result['columns'])}"
+                + (f"; columns that the run does not use: {', '.join(unused)}" if unused else "")
+            )
+        return
     stalled = out.parent / f"{out.name}.{STALL}"
     with posterior_of(run, settings, samples, checkpoint, stall, stalled) as posterior:
         from hpcsamp.prediction.predict import predict as predict_run
@@ -91,6 +138,44 @@ def predict(
                 f"{result['items']} items of {result['split']}, {result['samples']} samples, "
                 f"{result['checkpoint']}: {out}"
             )
+
+
+def _check(
+    table: Path | None,
+    out: Path,
+    data: Path | None,
+    split: str | None,
+    delimiter: str,
+    ranks: int,
+) -> None:
+    """Refuse arguments that belong to a csv file without one, and the other way round."""
+    from hpcsamp.errors import UsageError
+    from hpcsamp.ingest.tables import check_delimiter
+
+    is_csv = out.suffix.lower() in (".csv", ".tsv", ".txt")
+    if table is None and is_csv:
+        raise UsageError(
+            f"--out {out}: predictions of a dataset are written as HDF5 (such as "
+            f"{out.with_suffix('.h5')}); a csv file is written beside the rows of a table: "
+            f"hpcsamp predict RUN TABLE.csv --out {out}"
+        )
+    if table is None:
+        return
+    if not is_csv:
+        raise UsageError(
+            f"--out {out}: predictions of a table are written as a table (such as "
+            f"{out.with_suffix('.csv')}); for HDF5, name a dataset with --data DIR"
+        )
+    if data is not None or split is not None:
+        raise UsageError(f"{table} is predicted whole: leave out --data and --split")
+    if table.resolve() == out.resolve():
+        raise UsageError(f"--out {out} is the table itself; name another file")
+    if ranks > 1:
+        raise UsageError(
+            f"a table is predicted in one process, not on {ranks} ranks: for a large one, run "
+            f"hpcsamp ingest csv {table} --like DATASET, then predict RUN --data DIR"
+        )
+    check_delimiter(delimiter)
 
 
 def _levels(text: str | None) -> list[float] | None:

@@ -233,6 +233,20 @@ def _check_header(path: Path, names: Sequence[str], delimiter: str) -> None:
         )
 
 
+def check_delimiter(name: str) -> str:
+    """Return a delimiter from the character, or its name in :data:`DELIMITERS`.
+
+    Raises
+    ------
+    UsageError
+        If it is not a single character that may delimit cells.
+    """
+    sign = DELIMITERS.get(name, name)
+    if len(sign) != 1 or sign in '\r\n"' or sign.isalnum():
+        raise UsageError(f"--delimiter {name!r} must be one character, such as ',' or ';' or '\\t'")
+    return sign
+
+
 def _is_number(cell: str) -> bool:
     try:
         float(cell)
@@ -303,11 +317,7 @@ def table(
 
     hpcsamp ingest csv load.csv --target load --date 'time=cyclical' --delimiter ';' --out data/load
     """
-    sign = DELIMITERS.get(delimiter, delimiter)
-    if len(sign) != 1 or sign in '\r\n"' or sign.isalnum():
-        raise UsageError(
-            f"--delimiter {delimiter!r} must be one character, such as ',' or ';' or '\\t'"
-        )
+    sign = check_delimiter(delimiter)
     gaps = preparation is not None and preparation.missing != "refuse"
     files = {"train": path, "valid": valid_file, "test": test_file}
     tables = {

@@ -37,7 +37,7 @@ def encode(x: Any, trained: Trained) -> dict[str, dict[str, np.ndarray]] | None:
     DataError
         If it lacks columns or has others, or a value cannot be encoded.
     """
-    columns, features = columns_of(x), _features(trained)
+    columns, features = columns_of(x), features_of(trained)
     if columns is None or features is None:
         return None
     given = {str(name): column for name, column in columns.items()}
@@ -70,7 +70,7 @@ def encode(x: Any, trained: Trained) -> dict[str, dict[str, np.ndarray]] | None:
     }
 
 
-def _features(trained: Trained) -> list[Encoded] | None:
+def features_of(trained: Trained) -> list[Encoded] | None:
     """How columns of the training set were encoded; None if a table does not determine it."""
     preparation = trained.manifest.source.get("preparation")
     if not isinstance(preparation, Mapping):
