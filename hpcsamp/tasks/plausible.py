@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hpcsamp.data import Dataset
+from hpcsamp.explain import more
 
 LEAST_COVERAGE = 0.5
 """Smallest plausible coverage of 90 % intervals; below it the predicted spread is too small."""
@@ -75,4 +76,4 @@ def doubt(metrics: Mapping[str, float], constant_nll: float) -> str | None:
             f"the NLL of {nll:.4g} is worse than the {constant_nll:.4g} of a normal distribution "
             f"with the mean and standard deviation of the training targets"
         )
-    return "; ".join(found) or None
+    return f"{'; '.join(found)}{more('intervals')}" if found else None
