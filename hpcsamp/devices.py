@@ -30,7 +30,7 @@ CPU = 'to use the CPU, set parallel.device = "cpu" (device="cpu" in Python)'
 
 @dataclass(frozen=True)
 class Seen:
-    """What a process observes of GPUs.
+    """Observations of a process about GPUs.
 
     Attributes
     ----------
@@ -124,7 +124,7 @@ def choose(device: str, local_rank: int, seen: Seen) -> tuple[str, str]:
         Number of this rank on its node. Some sites show one GPU to each task, others all GPUs of
         the node: if one is visible, the rank uses ``cuda:0``, if several are, ``cuda:local_rank``.
     seen
-        What this process observes.
+        Observations of this process.
 
     Returns
     -------

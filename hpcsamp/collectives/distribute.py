@@ -56,7 +56,7 @@ def distribute(
     collectives
         The transport, see :func:`hpcsamp.collectives.choose`; the loss needs the same.
     method
-        What is trained. Distributing another optimiser over it later replaces this one.
+        Method that is trained. Distributing another optimiser over it later replaces this one.
     clip
         Largest norm of the gradient of a step; of each member's, where there are members.
     updates

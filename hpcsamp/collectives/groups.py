@@ -49,7 +49,7 @@ class Group:
         return f"pattern = {self.pattern!r}" + (f", of = {self.of!r}" if self.of else "")
 
     def holds(self, name: str, base: str, kind: str) -> bool:
-        """Whether a trained tensor is of the group."""
+        """Return whether a trained tensor belongs to the group."""
         if self.of is not None and kind != self.of:
             return False
         return fnmatchcase(base, self.pattern) or fnmatchcase(name, self.pattern)
@@ -66,7 +66,7 @@ class _Run:
 
 
 class Divided(Updates):
-    """What a rank updates, divided into groups.
+    """The parameters that a rank updates, divided into groups.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ class Divided(Updates):
     Attributes
     ----------
     parts
-        What the optimiser is built on: one table with ``params`` for each group.
+        Argument of the optimiser: one dictionary with ``params`` for each group.
 
     Raises
     ------

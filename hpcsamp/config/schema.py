@@ -52,7 +52,7 @@ def section(name: str) -> type[BaseModel] | None:
 
 
 def changes(key: str) -> str | None:
-    """What a dotted key of the configuration affects: the weights, the results or nothing.
+    """Return what a dotted key of the configuration affects: weights, results or nothing.
 
     Returns
     -------

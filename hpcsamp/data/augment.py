@@ -346,7 +346,7 @@ def check_box(
     Parameters
     ----------
     section
-        What is asked for.
+        Requested augmentation.
     array, shape, box
         Which array, the shape of an item's, and what the rank has of it.
     of_targets

@@ -14,11 +14,11 @@ class Shared:
     Attributes
     ----------
     what
-        What the ranks share, in words.
+        Quantities that the ranks exchange, in words.
     number
         Bytes in float32, for each combination of ``each``.
     each
-        What the bytes are multiplied by, any of these letters: ``S`` samples, ``B`` items of a
+        Factors of the bytes, any of these letters: ``S`` samples, ``B`` items of a
         sample group, ``V`` values of an item.
     over_ranks
         Whether these are divided over the ``P`` ranks, so that each rank sends its part only.
@@ -52,7 +52,7 @@ class About:
     source
         The paper or program that the loss comes from.
     exchanges
-        What the ranks of a sample group send each other, in this order.
+        Exchanges of the ranks of a sample group, in order.
     """
 
     formula: str
@@ -63,7 +63,7 @@ class About:
 
     @property
     def shares(self) -> str:
-        """What the ranks exchange, in words."""
+        """Quantities that the ranks exchange, in words."""
         return ", then ".join(e.what for e in self.exchanges) or "nothing"
 
     @property

@@ -72,5 +72,5 @@ class CRPS(DataLoss):
 
 
 def pairs(samples: int, fair: bool) -> int:
-    """What a sum over ordered pairs of samples is divided by."""
+    """Return the divisor of a sum over ordered pairs of samples."""
     return samples * (samples - 1) if fair else samples**2

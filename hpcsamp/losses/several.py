@@ -25,7 +25,7 @@ class Likelihoods(Likelihood):
     Attributes
     ----------
     each
-        The same, as a dictionary.
+        The observation models, as a dictionary.
     """
 
     def __init__(self, each: Mapping[str, Likelihood]) -> None:

@@ -86,7 +86,7 @@ class Cycles:
         return self._slots.get(done)
 
     def _cycle(self, step: int) -> tuple[int, int]:
-        """First step of a step's cycle and of the next one; later steps count to the last cycle."""
+        """First step of a step's cycle and of the next one; later steps are in the last cycle."""
         last = len(self._starts) - 2
         c = max(k for k in range(last + 1) if self._starts[k] <= step)
         return self._starts[c], max(self._starts[c + 1], step + 1)

@@ -1,4 +1,4 @@
-"""What a method and its modules hold: for checkpoints, comparison of replicas, and moves."""
+"""Tensors that a method and its modules hold, for checkpoints, comparisons and moves."""
 
 from __future__ import annotations
 

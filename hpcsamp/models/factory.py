@@ -35,7 +35,7 @@ Shape = tuple[int, ...] | Mapping[str, tuple[int, ...]]
 
 
 class Data(NamedTuple):
-    """What the data require of a network.
+    """Requirements of the data on a network.
 
     Attributes
     ----------
@@ -107,7 +107,7 @@ def make(
     given
         Its arguments in the configuration.
     data
-        What the data require.
+        Requirements of the data.
     head
         Whether the last layer will be replaced, so that the number of outputs need not be set.
 
@@ -198,7 +198,7 @@ class Words:
     Parameters
     ----------
     data
-        What the data require.
+        Requirements of the data.
 
     Attributes
     ----------

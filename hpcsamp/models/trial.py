@@ -45,7 +45,7 @@ def check(name: str, make: Callable[[], BuiltNetwork], data: Data, entry: str | 
     make
         Function that makes the network.
     data
-        What the data require.
+        Requirements of the data.
     entry
         Value of ``model.output``.
     Returns

@@ -55,7 +55,7 @@ class Part:
     Attributes
     ----------
     name
-        What the memory is for.
+        Use of the memory.
     bytes
         Bytes of one rank.
     knob

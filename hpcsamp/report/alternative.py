@@ -1,4 +1,4 @@
-"""Alternative text of a figure: what a reader who cannot see it is told by a screen reader."""
+"""Alternative text of a figure, which screen readers read aloud."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def read_inputs(run: RunRecord, split: str, index: np.ndarray) -> np.ndarray:
 
 
 def _image_of(inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """The only one of several inputs that is an image."""
+    """Return the single input that is an image, if there are several inputs."""
     images = [name for name, x in inputs.items() if x.ndim == 4]
     if len(images) != 1:
         raise MissingMaterialError(

@@ -56,7 +56,7 @@ class Run:
     config, shapes, own
         As passed; if the configuration names no kind of task, it has that of the dataset.
     task
-        What the targets are, how they are predicted, and which metrics are computed.
+        Kind of the targets, their predictions and metrics.
     dtype
         Type of weights and batches.
     likelihood

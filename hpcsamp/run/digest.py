@@ -27,7 +27,7 @@ BLOCK = 1 << 21
 
 @dataclass(frozen=True)
 class Contribution:
-    """What this rank contributes of a tensor.
+    """Contribution of this rank to the digest of a tensor.
 
     Attributes
     ----------
@@ -93,7 +93,7 @@ def _add(digest: hashlib._Hash, held: Contribution, topology: Topology) -> None:
 
 
 def _held(method: Method, topology: Topology) -> dict[str, Contribution]:
-    """What this rank contributes, by name of a trained tensor. Collective over the sample group."""
+    """Contribution of this rank, by name of a trained tensor. Collective over the sample group."""
     pieces = method.named_pieces() if topology.model_size > 1 else {}
     placement, own = method.placement, method.own_state()
     shared = any(placement.of(name).flattened for name in own)

@@ -65,7 +65,7 @@ def draws_of_prediction(path: Path, saved: Mapping[str, Any], method: Method) ->
 
 
 def of_prediction(path: Path, saved: Mapping[str, Any], topology: Topology) -> None:
-    """Report if predictions use other noise than the run. Collective over the world.
+    """Report if predictions use another form of noise than the run. Collective over the world.
 
     Raises
     ------

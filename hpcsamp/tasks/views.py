@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class View:
-    """What a task needs to predict and evaluate a split: targets, likelihood, samples and units.
+    """Targets, likelihood, samples and units with which a task predicts and evaluates a split.
 
     Attributes
     ----------

@@ -32,7 +32,7 @@ class Phase(IntEnum):
 
 
 class Doing(IntEnum):
-    """What the main thread waits for within its phase, or that it works."""
+    """Return what the main thread waits for in its phase, or that it is computing."""
 
     WORK = 0
     AGREEMENT = 1

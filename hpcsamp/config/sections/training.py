@@ -1,4 +1,4 @@
-"""How long a run is, how precise, and what is written and checked on the way."""
+"""Length and precision of a run, checkpoints, evaluations and checks."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class Sampled:
         if name in ATTRIBUTES:
             return getattr(self.value, name)
         if name in NUMBERS:
-            raise NotPossibleError(f"Tensor.{name} of a weight: it has a value for each sample")
+            raise NotPossibleError(f"Tensor.{name} of a weight, which has a value for each sample")
         found = getattr(Tensor, name)  # raises AttributeError as a tensor would
         if name in QUESTIONS:
             return partial(found, self.value)
@@ -102,7 +102,7 @@ class Sampled:
         return self._of(lambda t: getattr(t, name))
 
     def __bool__(self) -> bool:
-        raise NotPossibleError("the truth value of a weight: it has a value for each sample")
+        raise NotPossibleError("the truth value of a weight, which has a value for each sample")
 
     def _of(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         return self.fold.dispatch(self.fold, function, (self, *args), kwargs)

@@ -70,7 +70,7 @@ class Now:
     device
         Device of the inputs.
     draws
-        What is known about the draws of such a pass (:mod:`.draw_plan`).
+        Recorded draws of such a pass (:mod:`.draw_plan`).
     calls
         Number of calls that have drawn so far.
     met
