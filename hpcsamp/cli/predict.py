@@ -80,8 +80,6 @@ def predict(
 
     Examples:
 
-        hpcsamp predict runs/a --out predictions.h5
-
         hpcsamp predict runs/a new.csv --out predictions.csv
 
         mpirun -n 4 hpcsamp predict runs/a --data data/new --out new.h5 --quantiles 0.1,0.9
