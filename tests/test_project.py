@@ -78,6 +78,26 @@ def test_a_dataset_alone_is_trained(name, sets, hpcsamp, tmp_path):
     assert config.load(str(run / "config.toml")).model.name == network
 
 
+def test_intervals_of_a_small_table_are_neither_wide_nor_narrow(hpcsamp, tmp_path):
+    """Noise of a tenth of the targets' spread is learnt within the chosen number of steps."""
+    g = np.random.default_rng(5)
+    x = g.normal(size=(2300, 4))
+    y = 40 + 3 * x[:, 0] - 2 * x[:, 1] + np.abs(x[:, 2]) + 0.4 * g.normal(size=2300)
+    parts = {"train": (x[:300], y[:300]), "test": (x[300:], y[300:])}
+    build(from_named(parts, name="small", normalize=["y"]), tmp_path / "small")
+    run, found = tmp_path / "run", tmp_path / "found.json"
+    lines = (
+        ("train", "--data", str(tmp_path / "small"), "-o", str(run), "-q"),
+        ("evaluate", str(run), "--json", str(found)),
+    )
+    for words in lines:
+        done = hpcsamp(1, *words, timeout=300)
+        assert done.code == 0, done.err
+    metrics = json.loads(found.read_text())["metrics"]
+    assert 0.85 < metrics["coverage_90"] < 0.99
+    assert 0.9 < metrics["sharpness"] / 0.4 < 1.8  # it was 8 when noise was learnt too slowly
+
+
 def test_what_is_printed_is_a_configuration(sets, hpcsamp, tmp_path):
     data = str(sets / "rows")
     done = hpcsamp(1, "train", "--data", data, "--set", "optimizer.lr=0.5", "--print-config")
