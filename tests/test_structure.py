@@ -17,8 +17,9 @@ LEVELS = [
     "files", "generators", "processes", "heap", "watchdog", "streams", "provenance", "config",
     "arguments",
     "launcher", "devices", "runtime", "grid", "weights", "layers", "models", "locks", "sealing",
-    "campaign", "methods", "collectives", "losses", "metrics", "data", "tasks", "ingest", "run",
-    "project", "prediction", "report", "planning", "training", "bench", "doctor", "cli", "__main__",
+    "campaign", "methods", "collectives", "losses", "metrics", "calibration", "data", "tasks",
+    "ingest", "run", "project", "prediction", "report", "planning", "training", "bench", "doctor",
+    "cli", "__main__",
 ]  # fmt: skip
 LEVEL = {room: level for level, room in enumerate(LEVELS)}
 

@@ -30,6 +30,11 @@ COMMANDS = {
         "hpcsamp.cli.bench_reference:reference",
         "Compare held-out likelihoods with those of scikit-learn's models on small datasets.",
     ),
+    "conformal": (
+        "hpcsamp.cli.bench_conformal:conformal",
+        "Measure the coverage of conformal intervals over many fits, and over a series that "
+        "drifts.",
+    ),
     "dropout": (
         "hpcsamp.cli.bench_dropout:dropout",
         "Time Monte Carlo dropout against plain passes over a batch S/P times as large.",
