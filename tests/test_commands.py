@@ -171,6 +171,18 @@ def test_levels_of_output(ranks, small, tmp_path):
     assert not any(map(steps.match, usual))
     assert int(quiet[0].split()[1]) == sum(bool(steps.match(line)) for line in verbose)
     assert "reading:" in log or "hpcsamp: " in log.replace(errors, "")
+    predictions = ("--out", str(tmp_path / "p.h5"), "--overwrite")
+    for command, more in (("evaluate", ()), ("predict", predictions)):
+        found = {}
+        for level in ("-q", "", "-v"):
+            words = [command, str(tmp_path / "n"), *more, *[level] * bool(level)]
+            done = launch(ranks, "-m", "hpcsamp", *words, timeout=120)
+            assert done.code == 0, done.err
+            found[level] = done
+        assert ("accuracy" in found["-q"].out) == (command == "evaluate")
+        assert found["-v"].out == found[""].out
+        reading = [len(re.findall(r" test: [\d,]+ items, ", f.err)) for f in found.values()]
+        assert reading == [0, 0, 1], found["-v"].err  # by rank 0 only
 
 
 def test_levels_exclude_each_other(hpcsamp, tmp_path):
