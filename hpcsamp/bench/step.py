@@ -24,6 +24,8 @@ from hpcsamp.grid import Topology
 from hpcsamp.losses import ELBO
 from hpcsamp.models import build
 from hpcsamp.streams import Purpose, torch_generator
+from hpcsamp.training.timeline import STEPS, Timeline
+from hpcsamp.watchdog import here
 
 #: Input shapes of the models' datasets in the paper; any other network gets those of CIFAR-10.
 SHAPES: dict[str, tuple[int, ...]] = {"vit": (3, 32, 32), "mlp": (96,)}
@@ -80,9 +82,12 @@ def ours(work: StepWork, collectives: Collectives, memory: str = "auto") -> Call
     )
 
     def step() -> None:
-        loss(method, x, y, samples=work.samples).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        value = loss(method, x, y, samples=work.samples)
+        with here.part("backward"):
+            value.backward()
+        with here.part("optimiser"):
+            optimizer.step()
+            optimizer.zero_grad()
 
     return step
 
@@ -114,7 +119,13 @@ def wait_for(request: Any) -> None:
         time.sleep(0.01)
 
 
-def compare(work: StepWork, topology: Topology, repeat: int, baseline: bool) -> dict[str, Any]:
+def compare(
+    work: StepWork,
+    topology: Topology,
+    repeat: int,
+    baseline: bool,
+    timeline: Timeline | None = None,
+) -> dict[str, Any]:
     """Time all variants in turn. Collective over the world.
 
     Parameters
@@ -123,6 +134,8 @@ def compare(work: StepWork, topology: Topology, repeat: int, baseline: bool) -> 
         Timed rounds, after one warm-up round.
     baseline
         Whether to time torch_blue, which needs the most memory and time.
+    timeline
+        Records steps on all ranks after the timed rounds.
 
     Returns
     -------
@@ -152,6 +165,12 @@ def compare(work: StepWork, topology: Topology, repeat: int, baseline: bool) -> 
             wait_for(topology.world.Ibarrier())
             spent = _timed(step)
             seconds[name].append(max(topology.world.allgather(spent)))
+    if timeline is not None:
+        timeline.start()
+        for _ in range(STEPS):
+            together["all ranks"]()
+            timeline.mark()
+        timeline.stop()
     counted = {name: values[1:] for name, values in seconds.items()}
     return {
         "samples": work.samples,

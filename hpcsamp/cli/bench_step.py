@@ -29,6 +29,10 @@ def step(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the table to this JSON file.")
     ] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(help="Also record a few steps: timelines of the ranks in this folder."),
+    ] = None,
 ) -> None:
     """Time a training step on all ranks and on one, against S plain passes and torch_blue.
 
@@ -57,9 +61,10 @@ def step(
         arguments += ["--baseline" if baseline else "--no-baseline"]
         arguments += ["--memory" if memory else "--no-memory"]
         arguments += ["--json", str(json_file)] if json_file else []
+        arguments += ["--profile", str(profile)] if profile else []
         launch(ranks, arguments, {"OMP_NUM_THREADS": "1"})
         return
-    _measured_step(model, samples, batch, repeat, loss, baseline, memory, json_file)
+    _measured_step(model, samples, batch, repeat, loss, baseline, memory, json_file, profile)
 
 
 def _measured_step(
@@ -71,14 +76,18 @@ def _measured_step(
     baseline: bool,
     memory: bool,
     json_file: Path | None,
+    profile: Path | None,
 ) -> None:
     from hpcsamp.bench.launch import peak_rss_mb_of
     from hpcsamp.bench.step import StepWork, compare, ratio, wait_for
     from hpcsamp.cli.output import show
+    from hpcsamp.cli.profile import show_profile
     from hpcsamp.grid import init
+    from hpcsamp.training.timeline import Timeline
 
     topology = init("world", device="cpu")
-    found = compare(StepWork(model, samples, batch, loss), topology, repeat, baseline)
+    timeline = Timeline(topology) if profile else None
+    found = compare(StepWork(model, samples, batch, loss), topology, repeat, baseline, timeline)
     if topology.is_root:
         rows = []
         for label, above, below in (
@@ -115,3 +124,5 @@ def _measured_step(
             data=found,
         )
     wait_for(topology.world.Ibarrier())
+    if timeline is not None and profile is not None:
+        show_profile(timeline, profile)

@@ -58,6 +58,14 @@ def train(
     verbose: Annotated[
         bool, verbose_option("Also print a line for each step, and how the data are read.")
     ] = False,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="Record a few steps: a timeline of each rank in RUN/profile, and a table of the "
+            "time in each phase that names the slowest rank.",
+        ),
+    ] = False,
     accept_edits: AcceptEdits = False,
 ) -> None:
     """Train a Bayesian neural network in one process, or on all ranks under mpirun or srun.
@@ -88,8 +96,10 @@ def train(
         typer.echo(f"no configuration was given; this one was chosen for {data}:\n")
         typer.echo("".join(f"    {line}".rstrip() + "\n" for line in text.splitlines()))
         typer.echo(f"to change it: hpcsamp train --data {data} --print-config > mine.toml")
+    from hpcsamp.cli.profile import show_profile
     from hpcsamp.run.prepare import prepare
     from hpcsamp.training.loop import train as train_run
+    from hpcsamp.training.timeline import Timeline
     from hpcsamp.watchdog import STALL
     from hpcsamp.watchdog.dog import Watchdog
 
@@ -98,7 +108,13 @@ def train(
         if topology.is_root and not quiet:
             typer.echo(watchdog.describe())
         run = prepare(run, data, topology.world)
-        summary = train_run(run, topology, folder, resume, quiet=quiet, verbose=verbose)
+        timeline = Timeline(topology) if profile else None
+        callbacks = [timeline] if timeline else ()
+        summary = train_run(
+            run, topology, folder, resume, callbacks=callbacks, quiet=quiet, verbose=verbose
+        )
+    if timeline is not None:
+        show_profile(timeline, folder / "profile")
     if topology.is_root:
         seconds = summary["seconds_per_step"]
         typer.echo(
