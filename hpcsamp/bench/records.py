@@ -2,7 +2,7 @@
 
 Each line is one configuration, sealed (:mod:`hpcsamp.sealing.text`), with:
 
-    event                    "scaling" or "baseline"
+    event                    "scaling" or "baseline" (others have fields of their own)
     workload, model          name of the workload, and CONFIG[:PRESET], as in ``hpcsamp plan``
     mode, grid, label        scaling mode, null for a single configuration; alone, sampling, data,
                              hybrid or model; row of the table

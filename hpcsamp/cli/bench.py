@@ -59,6 +59,10 @@ COMMANDS = {
         "hpcsamp.cli.bench_checkpoint:checkpoint",
         "Time the writing of checkpoints, and how long training stops for one.",
     ),
+    "transports": (
+        "hpcsamp.cli.bench_transports:transports",
+        "Time the sum of a gradient over all ranks by Horovod, MPI and torch.distributed.",
+    ),
     "model-axis": (
         "hpcsamp.cli.bench_model_axis:model_axis",
         "Time a step of a mixer on M model ranks against 1/M of its products on all cores.",
