@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -233,6 +234,23 @@ def test_spack(site, tmp_path):
     assert "spack install" in site.calls()
     specs = yaml.safe_load((ROOT / "envs" / "spack" / "spack.yaml").read_text())["spack"]["specs"]
     assert any(s.startswith("hdf5") and "+mpi" in s for s in specs)
+
+
+def test_a_wheelhouse_that_does_not_fit_is_refused(site, tmp_path):
+    house = tmp_path / "house"
+    house.mkdir()
+    install = house / "install.sh"
+    install.write_text((ROOT / "envs" / "wheelhouse_install.sh").read_text())
+    (house / "python").write_text("3.2\n")
+    (house / "extras").write_text("mpi,test\n")
+    done = site.run("bash", install, tmp_path / "venv")
+    assert done.returncode == 1
+    assert f"{house} is not complete: run envs/wheelhouse.sh to its end" in done.stderr
+    (house / "complete").touch()
+    done = site.run("bash", install, tmp_path / "venv", HPCSAMP_PYTHON=sys.executable)
+    assert done.returncode == 1
+    assert "these wheels are for Python 3.2, but" in done.stderr
+    assert not (tmp_path / "venv").exists()
 
 
 def test_the_container_is_built_by_the_same_recipe():
