@@ -65,6 +65,33 @@ def test_ranks_that_share_a_gpu_compute_what_one_does(hpcsamp, runs, small, tmp_
     assert losses(tmp_path / "two") == pytest.approx(losses(runs / "gpu"), rel=1e-9)
 
 
+def test_sums_of_gpu_tensors_by_mpi(script):
+    done = script(
+        2,
+        """
+import torch, hpcsamp as hs
+from hpcsamp.collectives.staging import Staging
+
+topology = hs.init(device="cuda")
+c = hs.choose(topology, "mpi")
+for gpu_aware in {False, c.gpu_aware}:
+    c.gpu_aware, c._staging = gpu_aware, Staging(piece=4096)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        x = (torch.arange(5001, device="cuda") % 64).to(dtype) * (topology.rank + 1)
+        for times in range(20):  # a copy that came too late would be found in some of them
+            y = x.clone()
+            c.sum_(y, "world")
+            assert torch.equal(y, (torch.arange(5001, device="cuda") % 64).to(dtype) * 3)
+        assert c.gather(x[:2], [2, 2], "world").device == x.device
+        number = x[1].clone()
+        c.copy_first_(number, "world")
+        assert float(number) == 1
+""",
+        timeout=120,
+    )
+    assert done.code == 0, done.err
+
+
 def test_nccl_is_refused_to_ranks_that_share_a_gpu(script):
     done = script(
         2,

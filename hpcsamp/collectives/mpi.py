@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hpcsamp.collectives import gpu_aware
 from hpcsamp.collectives.base import Collectives
+from hpcsamp.collectives.staging import HALVES, Staging
 from hpcsamp.grid import OVERS, Over, Topology
 from hpcsamp.serial import library, whole_job
 from hpcsamp.watchdog import Doing, here
@@ -22,7 +24,14 @@ if TYPE_CHECKING:
 class MpiCollectives(Collectives):
     """Exchanges over the topology's communicators with MPI.
 
-    GPU tensors and types that MPI does not know (bfloat16) are staged through host memory.
+    GPU tensors are given to MPI if it declares that it can use them (:mod:`.gpu_aware`) on all
+    ranks. Otherwise they, and types that MPI does not know (bfloat16), go through host memory; sums
+    in pieces (:mod:`.staging`).
+
+    Attributes
+    ----------
+    gpu_aware
+        Whether MPI uses GPU memory itself.
     """
 
     name = "mpi"
@@ -35,6 +44,13 @@ class MpiCollectives(Collectives):
         self.model_size, self.model_rank = topology.model_size, topology.model_rank
         self.rank = topology.rank
         self.whole_job = whole_job(topology.world)
+        own = topology.device.type != "cpu" and gpu_aware.observed()[0]
+        self.gpu_aware = all(topology.world.allgather(own))  # ranks must make the same calls
+        self._staging = Staging()
+
+    def settings(self) -> dict[str, Any]:
+        """Name, and whether GPU memory is used directly."""
+        return {**super().settings(), "gpu_aware": self.gpu_aware}
 
     def sum_(self, x: Tensor, over: Over) -> None:
         """Sum over some ranks, in place."""
@@ -45,50 +61,55 @@ class MpiCollectives(Collectives):
         self._reduce_(x, over, "MAX")
 
     def _reduce_(self, x: Tensor, over: Over, op: str) -> None:
-        MPI = library(self._comms[over])  # noqa: N806
-        array = _host(x)
+        comm = self._comms[over]
+        MPI = library(comm)  # noqa: N806
+        operation = getattr(MPI, op)
         with here.waiting(Doing.EXCHANGE):
-            self._comms[over].Allreduce(MPI.IN_PLACE, array, op=getattr(MPI, op))
-        _copy_back(x, array)
+            if self._usable(x):
+                comm.Allreduce(MPI.IN_PLACE, self._buffer(x), op=operation)
+            else:
+                self._staging.reduce_(
+                    x, lambda part: comm.Iallreduce(MPI.IN_PLACE, part, op=operation)
+                )
 
     def gather(self, x: Tensor, counts: Sequence[int], over: Over) -> Tensor:
         """Concatenate the rows of some ranks."""
-        mine = _host(x)
+        mine = self._buffer(x)
         row = math.prod(x.shape[1:])
-        everyone = np.empty((sum(counts), *x.shape[1:]), mine.dtype)
+        everyone = _empty(mine, (sum(counts), *x.shape[1:]))
         sizes = [c * row for c in counts]
         with here.waiting(Doing.EXCHANGE):
             self._comms[over].Allgatherv(mine, (everyone, sizes))
-        return torch.from_numpy(everyone).to(device=x.device, dtype=x.dtype)
+        return _like(x, everyone)
 
     def begin_gather(self, x: Tensor, counts: Sequence[int], over: Over) -> Callable[[], Tensor]:
         """Begin to concatenate flat tensors of some ranks."""
-        mine = _host(x)
-        everyone = np.empty(sum(counts), mine.dtype)
+        mine = self._buffer(x)
+        everyone = _empty(mine, (sum(counts),))
         request = self._comms[over].Iallgatherv(mine, (everyone, list(counts)))
 
         def found() -> Tensor:
             with here.waiting(Doing.EXCHANGE):
                 request.Wait()
-            return torch.from_numpy(everyone).to(device=x.device, dtype=x.dtype)
+            return _like(x, everyone)
 
         return found
 
     def scatter_sum(self, x: Tensor, counts: Sequence[int], over: Over) -> Tensor:
         """Sum over some ranks, each its part."""
-        whole = _host(x)
-        part = np.empty(counts[self.place(over)], whole.dtype)
+        whole = self._buffer(x)
+        part = _empty(whole, (counts[self.place(over)],))
         with here.waiting(Doing.EXCHANGE):
             self._comms[over].Reduce_scatter(whole, part, list(counts))
-        return torch.from_numpy(part).to(device=x.device, dtype=x.dtype)
+        return _like(x, part)
 
     def gather_(self, x: Tensor, counts: Sequence[int], over: Over) -> None:
         """Fill with the parts of some ranks, in place."""
         MPI = library(self._comms[over])  # noqa: N806
-        array = _host(x)
+        buffer = self._buffer(x)
         with here.waiting(Doing.EXCHANGE):
-            self._comms[over].Allgatherv(MPI.IN_PLACE, (array, list(counts)))
-        _copy_back(x, array)
+            self._comms[over].Allgatherv(MPI.IN_PLACE, (buffer, list(counts)))
+        _copy_back(x, buffer)
 
     def tell(self, thing: Any, over: Over) -> list[Any]:
         """One object of each rank."""
@@ -97,18 +118,47 @@ class MpiCollectives(Collectives):
 
     def copy_first_(self, x: Tensor, over: Over) -> None:
         """Overwrite by the first rank's, in place."""
-        array = np.ascontiguousarray(_host(x))
-        self._comms[over].Bcast(array)
-        _copy_back(x, array)
+        buffer = self._buffer(x)
+        with here.waiting(Doing.EXCHANGE):
+            self._comms[over].Bcast(buffer)
+        _copy_back(x, buffer)
+
+    # What MPI is given ------------------------------------------------------------------------
+
+    def _direct(self, x: Tensor) -> bool:
+        """Whether MPI is given a GPU tensor itself."""
+        return self.gpu_aware and x.device.type == "cuda" and x.dtype not in HALVES
+
+    def _usable(self, x: Tensor) -> bool:
+        """Whether MPI can use the memory of a tensor."""
+        return self._direct(x) or (x.device.type == "cpu" and x.dtype not in HALVES)
+
+    def _buffer(self, x: Tensor) -> Any:
+        """The memory of a contiguous tensor for MPI, if it can use it, else a copy on the host."""
+        if self._direct(x):
+            if x.device.type == "cuda":  # MPI knows nothing of streams
+                torch.cuda.current_stream(x.device).synchronize()
+            return x.detach().contiguous()
+        host = x.detach().cpu()
+        return np.ascontiguousarray((host.float() if host.dtype in HALVES else host).numpy())
 
 
-def _host(x: Tensor) -> Any:
-    """A NumPy array of the tensor: itself if MPI can use it, else a copy (bfloat16: float32)."""
-    host = x.detach().cpu()
-    return (host.float() if host.dtype in (torch.bfloat16, torch.float16) else host).numpy()
+def _empty(like: Any, shape: Sequence[int]) -> Any:
+    """Memory of the same kind and type as a buffer."""
+    if isinstance(like, Tensor):
+        return like.new_empty(shape)
+    return np.empty(shape, like.dtype)
 
 
-def _copy_back(x: Tensor, array: Any) -> None:
-    """Where MPI could not use the tensor itself."""
-    if array.ctypes.data != x.data_ptr() or x.device.type != "cpu":
-        x.copy_(torch.from_numpy(array))
+def _like(x: Tensor, found: Any) -> Tensor:
+    """What MPI has written, as a tensor of the device and type of another one."""
+    if isinstance(found, Tensor):
+        return found
+    return torch.from_numpy(found).to(device=x.device, dtype=x.dtype)
+
+
+def _copy_back(x: Tensor, found: Any) -> None:
+    """Copy what MPI has written, unless that is the tensor itself."""
+    where = found.data_ptr() if isinstance(found, Tensor) else found.ctypes.data
+    if where != x.data_ptr() or (x.device.type != "cpu" and not isinstance(found, Tensor)):
+        x.copy_(_like(x, found).view(x.shape))  # NumPy gave a number an axis

@@ -16,14 +16,13 @@ from torch import Tensor
 from hpcsamp import devices
 from hpcsamp.collectives.mpi import MpiCollectives
 from hpcsamp.collectives.rendezvous import LOOPBACK, missing, open_store, timed_out
+from hpcsamp.collectives.staging import HALVES
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import OVERS, Over, Topology, together
 from hpcsamp.watchdog import Doing, here
 
 #: Time limit of an exchange. A watchdog names a missing rank earlier; this is for runs without one.
 LONGEST_WAIT = timedelta(minutes=30)
-#: Types that lose digits in a sum over many ranks; they are summed as float32, as with MPI.
-HALVES = (torch.bfloat16, torch.float16)
 
 _alive: weakref.WeakSet[TorchCollectives] = weakref.WeakSet()
 

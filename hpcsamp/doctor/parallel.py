@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from hpcsamp import serial
+from hpcsamp.collectives import gpu_aware
 from hpcsamp.doctor.check import Check
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ LEVELS = ("SINGLE", "FUNNELED", "SERIALIZED", "MULTIPLE")
 
 
 def library(comm: MPI.Comm) -> Check:
-    """Report the MPI library and the number of ranks.
+    """Report the MPI library, the number of ranks, and whether MPI can be given GPU tensors.
 
     That the launcher agrees with this number was checked when MPI started.
     """
@@ -26,7 +27,9 @@ def library(comm: MPI.Comm) -> Check:
     if MPI is serial:
         return Check("MPI", "warning", version, "for several ranks: pip install 'hpcsamp[mpi]'")
     ranks = f"{size} ranks" if size > 1 else "1 rank (start doctor under mpirun to check more)"
-    return Check("MPI", "ok", f"{version}, {ranks}")
+    aware, why = gpu_aware.observed()
+    memory = f"{'uses' if aware else 'does not use'} GPU memory itself ({why})"
+    return Check("MPI", "ok", f"{version}, {ranks}; {memory}")
 
 
 def thread_level(comm: MPI.Comm) -> Check:
