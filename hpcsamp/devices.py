@@ -9,6 +9,7 @@ import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -83,6 +84,23 @@ def observe(devices: Path = Path("/dev"), kfd: Path = Path("/sys/class/kfd/kfd")
                 reason = one_line(str(e))
     files = {} if visible else _files(devices, kfd)
     return Seen(visible, built, files, selects, reason)
+
+
+def driver(proc: Path = Path("/proc"), modules: Path = Path("/sys/module")) -> str:
+    """Return the version of the GPU driver of this machine, or an empty string.
+
+    Parameters
+    ----------
+    proc, modules
+        Folders in which the drivers of NVIDIA and of AMD describe themselves.
+    """
+    with suppress(OSError):
+        text = (proc / "driver" / "nvidia" / "version").read_text()
+        if found := re.search(r"\s(\d+(\.\d+)+)\s", text):
+            return found[1]
+    with suppress(OSError):
+        return (modules / "amdgpu" / "version").read_text().strip()
+    return ""
 
 
 def _files(devices: Path, kfd: Path) -> dict[Vendor, list[str]]:

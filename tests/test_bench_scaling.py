@@ -303,6 +303,40 @@ def test_bench_gpu_says_that_there_is_none(hpcsamp, monkeypatch):
     assert len(done.errors) == 1
 
 
+def test_bench_gpu_runs_on_a_cpu(hpcsamp, tmp_path):
+    done = hpcsamp(
+        1, "bench", "gpu", "--workload=mlp-entsoe", "--device=cpu", "--small", "--samples=4",
+        "--batch=8", "--rounds=1", "--steps=1", "--out", tmp_path,
+        "--set=data.synthetic.items=100", timeout=240,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    (said,) = [line for line in done.out.splitlines() if line.startswith("peak memory of S = 4")]
+    assert 0.5 < float(said.split()[-1]) < 2
+    found = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
+    assert [r["label"] for r in found] == [
+        "one sample at a time", "4 samples at once", "the same, bfloat16",
+        "2 ranks on the device, by MPI", "S = 1", "plain",
+    ]  # fmt: skip
+    assert [r["world_size"] for r in found] == [1, 1, 1, 2, 1, 1]
+    assert found[2]["precision"] == "bfloat16"
+    assert {r["device"] for r in found} == {"cpu"}
+    assert found[0]["date"][:10] in done.out.splitlines()[-1]
+
+
+def test_what_is_said_of_a_card():
+    from hpcsamp.bench import gpu
+
+    record = {
+        "device": "cuda", "machine": {"cpu": "c", "gpu": "card", "driver": "5.1"},
+        "versions": {"torch": "2.13"}, "date": "2026-11-26T00:00", "peak_gpu_mb": [2.0, 3.0],
+        "peak_rss_mb": [9.0, 9.0],
+    }  # fmt: skip
+    assert gpu.where(record) == "card, driver 5.1, torch 2.13, 2026-11-26"
+    assert gpu.peak_mb(record) == 5
+    assert gpu.where({**record, "device": "cpu"}) == "c, torch 2.13, 2026-11-26"
+    assert gpu.peak_mb({**record, "device": "cpu"}) == 18
+
+
 def test_variants_on_a_gpu_differ_in_one_thing_each():
     from hpcsamp.bench import gpu
     from hpcsamp.bench.workloads import find
@@ -312,5 +346,8 @@ def test_variants_on_a_gpu_differ_in_one_thing_each():
     )
     made = gpu.variants(experiment, samples=8, batch=32, ranks=2)
     assert all('parallel.device="cuda"' in v.settings for v in made)
-    assert [v.ranks for v in made] == [1, 1, 1, 2, 1, 1]
+    assert [v.ranks for v in made] == [1, 1, 1, 2, 1, 1, 1]
+    assert [v.settings[-2] for v in made if v.label in (gpu.LOOP, gpu.SINGLE)] == [
+        "method.samples_per_pass=1"
+    ] * 2
     assert 'parallel.collectives="mpi"' in made[3].settings

@@ -145,3 +145,16 @@ def test_a_rank_without_a_gpu_among_others_ends_the_job(comm, monkeypatch):
         monkeypatch.setattr(devices, "used", lambda device: Used("cuda", "n1", "a"))
     with pytest.raises(UsageError, match="rank 1 on n1 has a GPU, but rank 0 on"):
         init()
+
+
+def test_the_driver_is_read(tmp_path):
+    assert devices.driver(tmp_path, tmp_path) == ""
+    (tmp_path / "amdgpu").mkdir()
+    (tmp_path / "amdgpu" / "version").write_text("6.10.5\n")
+    assert devices.driver(tmp_path, tmp_path) == "6.10.5"
+    (tmp_path / "driver" / "nvidia").mkdir(parents=True)
+    (tmp_path / "driver" / "nvidia" / "version").write_text(
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\n"
+        "GCC version:  gcc version 12.2.0\n"
+    )
+    assert devices.driver(tmp_path, tmp_path) == "550.54.15"

@@ -16,6 +16,7 @@ Each line is one configuration, sealed (:mod:`hpcsamp.sealing.text`), with:
     seconds_per_epoch        seconds for all N items
     phases                   seconds per step by phase on rank 0, median over rounds
     peak_rss_mb              peak memory of each rank, in MiB
+    peak_gpu_mb              peak of what torch allocated on each rank's GPU, in MiB; 0 without one
     trained                  size of the gradient
     collectives, threads, device, precision    transport with its settings; settings of a rank
     machine, versions, commit, date, command   provenance
@@ -43,12 +44,15 @@ PACKAGES = ("hpcsamp", "torch", "torch_blue", "horovod", "mpi4py", "numpy", "h5p
 def surroundings(device: str = "cpu") -> dict[str, Any]:
     """Machine, versions, commit, date, command."""
     import hpcsamp
+    from hpcsamp.devices import driver
     from hpcsamp.planning.calibration import fingerprint
     from hpcsamp.provenance import git_state, packages
 
     known = {name.lower().replace("-", "_"): v for name, v in packages().items()}
     git = git_state(Path(hpcsamp.__file__).parent)
     machine = fingerprint(device) | {"usable_cores": len(os.sched_getaffinity(0))}
+    if device == "cuda":
+        machine["driver"] = driver()
     return {
         "machine": {k: v for k, v in machine.items() if k not in ("torch", "threads")},
         "versions": {name: known[name] for name in PACKAGES if name in known},

@@ -50,7 +50,7 @@ def measure(experiment: Experiment, chosen: Sequence[Variant], rounds: int) -> l
         found = turns.rounds("round", rounds, warm=1)
         watched = turns.rounds("watch", min(rounds, WATCHED))
         ends = turns.end()
-    where = records.surroundings()
+    where = records.surroundings(ends[0]["device"])
     items = ends[0]["items"]
     made = []
     for variant, own, seen, told in zip(chosen, found, watched, ends, strict=True):

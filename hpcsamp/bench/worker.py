@@ -34,8 +34,20 @@ def serve(comm: MPI.Comm, runner: Any, about: dict[str, Any]) -> None:
     _say(comm, {**about, "pids": pids})
     while (word := _word(comm)) != "end":
         _say(comm, runner.round() if word == "round" else runner.watch())
-    told = {"cores": sorted(os.sched_getaffinity(0)), "peak_rss_mb": comm.gather(peak_rss_mb())}
+    told = {
+        "cores": sorted(os.sched_getaffinity(0)),
+        "peak_rss_mb": comm.gather(peak_rss_mb()),
+        "peak_gpu_mb": comm.gather(_peak_gpu_mb()),
+    }
     _say(comm, {**runner.about(), **told})
+
+
+def _peak_gpu_mb() -> float:
+    """Peak of what torch allocated on the GPU of this process, in MiB; 0 if it used none."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return 0.0
+    return float(torch.cuda.max_memory_allocated() / 2**20)
 
 
 def _word(comm: MPI.Comm) -> str:
