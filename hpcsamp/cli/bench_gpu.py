@@ -38,8 +38,6 @@ def gpu(
 
     Examples:
 
-        hpcsamp bench gpu --workload vit-cifar10
-
         hpcsamp bench gpu --workload mlp-entsoe --ranks 4 --out records
 
         hpcsamp bench gpu --workload mlp-entsoe --device cpu --small --rounds 2
