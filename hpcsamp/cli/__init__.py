@@ -39,6 +39,10 @@ COMMANDS = {
         "hpcsamp.cli.predict:predict",
         "Write the posterior predictive of every item to one HDF5 file that xarray can open.",
     ),
+    "recalibrate": (
+        "hpcsamp.cli.recalibrate:recalibrate",
+        "Fit temperature scaling and conformal prediction to a split; later results use them.",
+    ),
     "ingest": (
         "hpcsamp.cli.ingest:app",
         "Convert raw data to a dataset folder of HDF5 shards.",

@@ -15,6 +15,7 @@ from hpcsamp.cli.posterior import (
     Samples,
     Settings,
     Stall,
+    Uncalibrated,
     posterior_of,
 )
 
@@ -29,6 +30,7 @@ def evaluate(
     ] = None,
     samples: Samples = None,
     checkpoint: Checkpoint = "last",
+    uncalibrated: Uncalibrated = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Add a column with the definition of each metric.")
     ] = False,
@@ -57,7 +59,9 @@ def evaluate(
     check_levels(quiet, verbose)
     from hpcsamp.watchdog import STALL
 
-    with posterior_of(run, settings, samples, checkpoint, stall, run / STALL) as posterior:
+    with posterior_of(
+        run, settings, samples, checkpoint, stall, run / STALL, recalibrate=not uncalibrated
+    ) as posterior:
         from hpcsamp.prediction.evaluate import evaluate_run
 
         result = evaluate_run(posterior, data=data, split=split, ood=ood)
@@ -82,6 +86,7 @@ def _show(
             std = noise.get("std")
             notes.append(f"noise of {of}".removesuffix(" of "))
             notes[-1] += ("" if std is None else f" std {std:.4g}") + f" ({noise['source']})"
+    notes += recalibration_of(result.get("recalibration", {}))
     definitions, units = result["definitions"], result["units"]
     table: list[list[Cell]] = []
     for name, value in result["metrics"].items():
@@ -116,3 +121,22 @@ def _show(
                 for i, (label, unit) in enumerate(zip(rows["labels"], rows["units"], strict=True))
             ],
         )
+
+
+def recalibration_of(facts: dict[str, Any]) -> list[str]:
+    """Describe the recalibration that results use: scaling, and the coverage that is stated."""
+    if facts.get("used") != "yes":
+        return []
+    several = {k: v for k, v in facts.items() if isinstance(v, dict)}
+    notes = []
+    for name, of in (several or {"": facts}).items():
+        start = f"{name}: " if name else ""
+        if "scaling" in of:
+            t = of.get("softmax_temperature")
+            notes.append(f"{start}{of['scaling']} scaling" + (f" {t:.4g}" if t is not None else ""))
+        if "score" in of:
+            notes.append(
+                f"{start}conformal {of['score']} with a coverage of {of['coverage']:.4g} from "
+                f"{of['items']} items of {facts['split']}"
+            )
+    return notes

@@ -28,6 +28,10 @@ Checkpoint = Annotated[
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Set a key, e.g. data.path=...; repeatable.")
 ]
+Uncalibrated = Annotated[
+    bool,
+    typer.Option("--uncalibrated", help="Do not use the recalibration of the run (recalibrate)."),
+]
 Stall = Annotated[
     float | None,
     typer.Option(
@@ -45,6 +49,8 @@ def posterior_of(
     checkpoint: str,
     stall: float | None,
     stall_file: Path,
+    *,
+    recalibrate: bool = True,
 ) -> Iterator[Posterior]:
     """Load a run on the ranks of this job and watch them for stalls in the block. Collective."""
     from hpcsamp.grid import init, together
@@ -75,4 +81,4 @@ def posterior_of(
     seconds = config.training.stall if stall is None else stall
     with Watchdog(topology.world, seconds, stall_file):
         restored = restore(folder, config, topology, samples=samples, which=checkpoint)
-        yield Posterior(restored, topology)
+        yield Posterior(restored, topology, recalibrate=recalibrate)

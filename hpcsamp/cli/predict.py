@@ -15,6 +15,7 @@ from hpcsamp.cli.posterior import (
     Samples,
     Settings,
     Stall,
+    Uncalibrated,
     posterior_of,
 )
 
@@ -59,6 +60,7 @@ def predict(
             help="Format of times in the table, e.g. '%d.%m.%Y %H:%M'; default: ISO 8601."
         ),
     ] = None,
+    uncalibrated: Uncalibrated = False,
     settings: Settings = None,
     stall: Stall = None,
     json_file: Annotated[
@@ -101,7 +103,9 @@ def predict(
 
         check_target(out, overwrite)
         form = Form(delimiter, Notation(decimal, thousands), date_format)
-        loaded = load(run, checkpoint, samples=samples, settings=settings or ())
+        loaded = load(
+            run, checkpoint, samples=samples, settings=settings or (), recalibrated=not uncalibrated
+        )
         result = predict_csv(loaded, table, out, form, quantiles=levels, keep_samples=keep_samples)
         if json_file is not None:
             write_json(json_file, result)
@@ -114,7 +118,9 @@ def predict(
             )
         return
     stalled = out.parent / f"{out.name}.{STALL}"
-    with posterior_of(run, settings, samples, checkpoint, stall, stalled) as posterior:
+    with posterior_of(
+        run, settings, samples, checkpoint, stall, stalled, recalibrate=not uncalibrated
+    ) as posterior:
         from hpcsamp.prediction.predict import predict as predict_run
 
         result = predict_run(

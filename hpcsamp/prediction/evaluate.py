@@ -74,7 +74,11 @@ def evaluate_run(
         found, facts = _evaluate(posterior, dataset, place / f"{name}.h5", lock)
         result = {
             **facts,
-            "notes": [*dataset.notes, *(outside_set.notes if outside_set is not None else ())],
+            "notes": [
+                *posterior.notes_on(dataset),
+                *dataset.notes,
+                *(outside_set.notes if outside_set is not None else ()),
+            ],
             "metrics": found.metrics,
             "units": found.units,
             "definitions": found.definitions,
@@ -110,7 +114,7 @@ def _evaluate(
             "dtype": precision(posterior),
             "attributes": attributes(facts, dataset.uid),
         }
-        task, view = posterior.run.task, evaluator.view(posterior.method)
+        task, view = posterior.task, evaluator.view(posterior.method)
         quantiles = FAN if task.is_series(view) else ()
         described = (task, view, dataset.count)
         plan = items.layout(*described, quantiles=quantiles, **options)
@@ -155,7 +159,7 @@ def _detect_outside(
     finally:
         evaluator.close()
     histograms = {}
-    for name in posterior.run.task.told_apart:
+    for name in posterior.task.told_apart:
         a, b = found.scores[name], outside[name]
         of, _, score = name.rpartition("/")
         of += "/" * bool(of)

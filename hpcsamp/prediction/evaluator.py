@@ -19,7 +19,7 @@ from hpcsamp.metrics import definitions, risk_coverage, selective
 from hpcsamp.prediction.settling import settle
 from hpcsamp.prediction.statistics import estimate
 from hpcsamp.run.assemble import Run
-from hpcsamp.tasks import Found, Prediction, View
+from hpcsamp.tasks import Found, Prediction, Task, View
 from hpcsamp.tasks.coordinates import Coordinates, read_coordinates
 from hpcsamp.tasks.outputs import local_outputs, parts_of_inputs, sample_counts
 from hpcsamp.tasks.views import view_of
@@ -66,6 +66,8 @@ class Evaluator:
         ``S`` of the predictive distribution; it may grow.
     training_set
         Function that opens the training set; None for that of the configuration.
+    task
+        Task of the predictions; None for that of the run.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Evaluator:
         *,
         samples: int,
         training_set: Callable[[], Dataset] | None = None,
+        task: Task | None = None,
     ) -> None:
         c = run.config
         self._run = run
@@ -85,7 +88,7 @@ class Evaluator:
         self.dataset = dataset
         self.topology = topology
         self.collectives = collectives
-        self.task = run.task
+        self.task = run.task if task is None else task
         self.targets = run.shapes.targets
         self.likelihood = likelihood
         self.samples = samples

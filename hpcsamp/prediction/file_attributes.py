@@ -14,7 +14,7 @@ QUANTILES = (0.05, 0.5, 0.95)
 
 def levels_of(posterior: Posterior, asked: Sequence[float] | None) -> tuple[float, ...]:
     """Levels of quantiles if the predictive has quantiles; None for :data:`QUANTILES`."""
-    task = posterior.run.task
+    task = posterior.task
     if task.labels or (not asked and not task.has_quantiles(posterior.likelihood)):
         return ()
     return tuple(sorted(set(QUANTILES if asked is None else asked)))

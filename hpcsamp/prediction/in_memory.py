@@ -15,6 +15,7 @@ from hpcsamp.data import Batch, Dataset
 from hpcsamp.data.batch import Converter
 from hpcsamp.data.order import GlobalBatch
 from hpcsamp.errors import DataError
+from hpcsamp.prediction.adaptive import AdaptiveIntervals
 from hpcsamp.prediction.file_attributes import precision
 from hpcsamp.prediction.given import Given
 from hpcsamp.prediction.posterior import Posterior
@@ -75,7 +76,7 @@ def predict_items(
     """
     dataset = posterior.trained.items(given.count)
     method, group, samples = posterior.method, posterior.collectives, posterior.samples
-    task, view = posterior.run.task, view_of(posterior, dataset, group)
+    task, view = posterior.task, view_of(posterior, dataset, group)
     layout = items.layout(
         task, view, given.count,
         dtype=precision(posterior),
@@ -190,8 +191,9 @@ def predict_split(
     """
     evaluator = posterior.evaluator(dataset)
     try:
+        view = evaluator.view(posterior.method)
         layout = items.layout(
-            posterior.run.task, evaluator.view(posterior.method), dataset.count,
+            posterior.task, view, dataset.count,
             dtype=precision(posterior),
             quantiles=quantiles,
             samples=posterior.samples if keep_samples else 0,
@@ -203,7 +205,12 @@ def predict_split(
             for name, array in arrays.items():
                 values[name][rows] = array
 
-        evaluator.run(posterior.method, sink=keep, wanted=list(wanted), quantiles=quantiles)
+        series = AdaptiveIntervals(posterior, evaluator, view)
+        asked = series.wanted(list(wanted))
+        found = evaluator.run(
+            posterior.method, sink=series.sink(keep), wanted=asked, quantiles=quantiles
+        )
+        values |= {n: v.astype(values[n].dtype) for n, v in series.finish(found).items()}
     finally:
         evaluator.close()
     return Predicted(layout, values)

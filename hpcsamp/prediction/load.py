@@ -6,6 +6,7 @@ print(posterior.predict(x, samples=64))
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -42,6 +43,7 @@ def load(
     samples: int | None = None,
     module: nn.Module | Callable[..., nn.Module] | None = None,
     settings: Sequence[str] = (),
+    recalibrated: bool = True,
 ) -> LoadedPosterior:
     """Open a finished (or stopped) run in this process only. MPI is not started.
 
@@ -63,6 +65,9 @@ def load(
         creates it.
     settings
         ``"KEY=VALUE"`` changes of the configuration, such as ``"data.path=..."``.
+    recalibrated
+        Whether predictions use the recalibration of the run (``hpcsamp recalibrate``), if it has
+        one.
 
     Returns
     -------
@@ -89,7 +94,7 @@ def load(
         which = str(inside) if inside.is_file() else which
     with nullcontext() if module is None else offered(module):
         restored = restore(found, config, topology, samples=samples, which=which)
-    return LoadedPosterior(restored, topology, module)
+    return LoadedPosterior(restored, topology, module, recalibrate=recalibrated)
 
 
 class LoadedPosterior(Posterior):
@@ -108,8 +113,10 @@ class LoadedPosterior(Posterior):
         restored: Restored,
         topology: Topology,
         module: nn.Module | Callable[..., nn.Module] | None = None,
+        *,
+        recalibrate: bool = True,
     ) -> None:
-        super().__init__(restored, topology)
+        super().__init__(restored, topology, recalibrate=recalibrate)
         self._module = module
 
     def __repr__(self) -> str:
@@ -157,7 +164,8 @@ class LoadedPosterior(Posterior):
             The arrays that ``hpcsamp predict`` writes, with items along ``item``. For values:
             ``mean``, ``std``, ``std_aleatoric``, ``std_epistemic`` and ``quantiles``. For classes:
             ``probabilities``, and ``total``, ``aleatoric`` and ``epistemic`` uncertainty of each
-            item. If a single item was passed, there is no axis ``item``.
+            item. After ``hpcsamp recalibrate``, also ``interval`` or ``prediction_set``. If a
+            single item was passed, there is no axis ``item``.
 
         Raises
         ------
@@ -182,6 +190,8 @@ class LoadedPosterior(Posterior):
             found = predict_items(
                 of, items, batch=batch, quantiles=levels, keep_samples=keep_samples
             )
+        for note in of.notes:
+            sys.stderr.write(f"hpcsamp: {note}\n")
         found.layout.attributes.update(attributes(of.facts(), self.trained.manifest.uid))
         return labelled(found, items)
 

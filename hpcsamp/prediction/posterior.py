@@ -16,11 +16,14 @@ from hpcsamp.losses import FittedGaussian, Likelihood
 from hpcsamp.prediction import noise
 from hpcsamp.prediction.schema import as_trained
 from hpcsamp.prediction.settling import Passed
-from hpcsamp.run import width
+from hpcsamp.run import recalibration, width
+from hpcsamp.run.digest import parameters_sha256
 from hpcsamp.run.restore import Restored
+from hpcsamp.tasks.recalibrated import recalibrated
 
 if TYPE_CHECKING:
     from hpcsamp.prediction.evaluator import Evaluator
+    from hpcsamp.tasks import Task
 
 
 class Posterior:
@@ -32,11 +35,19 @@ class Posterior:
         Run with the parameters of a checkpoint.
     topology
         Grid of ranks.
+    recalibrate
+        Whether to use the recalibration of the run, if there is one.
 
     Attributes
     ----------
     run, method, config, trained, samples
         Attributes of the restored run.
+    task
+        Task of the run, with the recalibration if it is used.
+    recalibration
+        Recalibration of the checkpoint, or None.
+    notes
+        Lines on what is not used.
     likelihood
         Observation model. A width that is not learnt is estimated once per checkpoint, at the end
         of training or here, with ``evaluation.samples`` of the run.
@@ -46,7 +57,7 @@ class Posterior:
         Number of passes made for predictions in memory.
     """
 
-    def __init__(self, restored: Restored, topology: Topology) -> None:
+    def __init__(self, restored: Restored, topology: Topology, *, recalibrate: bool = True) -> None:
         self.restored = restored
         self.topology = topology
         self.run = restored.run
@@ -60,6 +71,8 @@ class Posterior:
         if noise.is_open(self.likelihood):
             self.likelihood = self._fitted()
         self._record_noise()
+        self.recalibration = self._recalibration() if recalibrate else None
+        self._recalibrate()
 
     def _record_noise(self) -> None:
         self.noise = {} if self.run.task.labels else self._noise()
@@ -85,6 +98,7 @@ class Posterior:
         other = copy.copy(self)
         other.samples = wanted
         other._record_noise()
+        other._recalibrate()
         return other
 
     def facts(self) -> dict[str, Any]:
@@ -97,6 +111,7 @@ class Posterior:
             "method": self.config.method.name,
             "temperature": self.config.loss.temperature,
             **({"noise": self.noise} if self.noise else {}),
+            **({"recalibration": self._facts_of_recalibration()} if self.recalibration else {}),
         }
 
     def open(
@@ -123,13 +138,24 @@ class Posterior:
             )
         return as_trained(opened, self.trained, inputs_only=inputs_only)
 
-    def evaluator(self, dataset: Dataset) -> Evaluator:
-        """Create an evaluator of a split. Collective over the world."""
+    def notes_on(self, dataset: Dataset) -> list[str]:
+        """Lines on the use of the recalibration for a split."""
+        of = self.recalibration.dataset if self.recalibration is not None else {}
+        if not self.notes and of and (of["uid"], of["split"]) == (dataset.uid, dataset.split):
+            return [
+                f"the recalibration was fitted to the split {dataset.split}: its metrics on these "
+                f"items are better than those on new ones"
+            ]
+        return self.notes
+
+    def evaluator(self, dataset: Dataset, task: Task | None = None) -> Evaluator:
+        """Create an evaluator of a split, with :attr:`task` by default. Collective."""
         from hpcsamp.prediction.evaluator import Evaluator
 
         return Evaluator(
             self.run, dataset, self.topology, self.collectives, self.likelihood,
             samples=self.samples, training_set=self.training_set,
+            task=self.task if task is None else task,
         )  # fmt: skip
 
     def training_set(self) -> Dataset:
@@ -157,6 +183,40 @@ class Posterior:
             with suppress(OSError):  # in a read-only folder it is estimated again next time
                 width.keep(folder, step, noise.open_widths(found))
         return found
+
+    def _recalibration(self) -> recalibration.Entry | None:
+        """Read the recalibration of the checkpoint, if it is one of the run folder."""
+        folder, step, world = self.restored.folder, self.restored.step, self.topology.world
+        own = self.restored.checkpoint.resolve().parent == folder.checkpoints.resolve()
+        found = None
+        with together(world):
+            if self.topology.is_root and own:
+                found = recalibration.read(folder, step)
+        found = world.bcast(found)
+        self._parameters = "" if found is None else parameters_sha256(self.method, self.topology)
+        return found
+
+    def _recalibrate(self) -> None:
+        """Choose the task: with the recalibration if it is that of these predictions."""
+        found = self.recalibration
+        self.task, self.notes = self.run.task, []
+        if found is not None:
+            unused = found.unused(self._parameters, self.samples)
+            self.notes = [] if unused is None else [unused]
+            if unused is None:
+                self.task = recalibrated(self.run.task, found.targets)
+
+    def _facts_of_recalibration(self) -> dict[str, Any]:
+        found = self.recalibration
+        assert found is not None
+        if self.notes:
+            return {"used": self.notes[0]}
+        each = {name: of.facts() for name, of in found.targets.items()}
+        return {
+            "used": "yes",
+            **{k: found.dataset[k] for k in ("uid", "split")},
+            **(each["y"] if list(each) == ["y"] else each),
+        }
 
     def _noise(self) -> dict[str, Any]:
         shapes, device = self.run.shapes, self.topology.device

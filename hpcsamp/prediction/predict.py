@@ -12,6 +12,7 @@ import numpy as np
 
 from hpcsamp.grid import Topology, share, together
 from hpcsamp.locks import Lock, locked
+from hpcsamp.prediction.adaptive import AdaptiveIntervals
 from hpcsamp.prediction.evaluator import Evaluation, Evaluator, Sink
 from hpcsamp.prediction.file_attributes import attributes, levels_of, precision
 from hpcsamp.prediction.posterior import Posterior
@@ -64,7 +65,7 @@ def predict(
         stack.callback(evaluator.close)
         facts = {"dataset": str(dataset.path), "split": dataset.split, **posterior.facts()}
         plan = items.layout(
-            posterior.run.task,
+            posterior.task,
             evaluator.view(posterior.method),
             dataset.count,
             dtype=precision(posterior),
@@ -77,7 +78,7 @@ def predict(
         **facts,
         "file": str(out),
         "items": dataset.count,
-        "notes": dataset.notes,
+        "notes": [*posterior.notes_on(dataset), *dataset.notes],
         "metrics": found.metrics,
         "units": found.units,
         "definitions": found.definitions,
@@ -124,13 +125,19 @@ def fill(
     file = ParallelFile(out, plan, posterior.topology, overwrite=overwrite, lock=lock)
     try:
         wanted = [name for name, v in plan.variables.items() if v.values is None]
+        series = AdaptiveIntervals(posterior, evaluator, evaluator.view(posterior.method))
         found = evaluator.run(
             posterior.method,
             full=full,
-            sink=_sink(posterior, file),
-            wanted=wanted,
+            sink=series.sink(_sink(posterior, file)),
+            wanted=series.wanted(wanted),
             quantiles=quantiles,
         )
+        own = share(evaluator.dataset.count, posterior.topology.size, posterior.topology.rank)
+        later = series.finish(found)
+        with together(posterior.topology.world):
+            for name in later.keys() & set(wanted):
+                file.write(name, np.arange(own.start, own.stop), later[name][own.start : own.stop])
         file.finish()
         if found.doubt and posterior.topology.is_root:
             split = evaluator.dataset.split

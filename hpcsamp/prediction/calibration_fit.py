@@ -1,0 +1,201 @@
+"""Fit scaling and conformal thresholds to predictions of calibration items. Serial."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hpcsamp.calibration import intervals, quantile, sets
+from hpcsamp.calibration.record import Adaptive, Conformal, Recalibration
+from hpcsamp.calibration.scaling import SCALINGS, Scaling
+from hpcsamp.errors import DataError, UsageError
+from hpcsamp.prediction.calibration_set import Material
+from hpcsamp.spelling import suggest
+
+VALUES = 1 << 16
+"""Largest number of thresholds of an item."""
+PAST = 512
+"""Scores of each value that the adaptive form keeps; more if the level needs more."""
+BOTH = 2
+"""The calibration items are divided by this number if a scaling and sets are fitted."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to fit.
+
+    Attributes
+    ----------
+    scaling, score
+        Names, ``"auto"`` or ``"none"``. They apply to the targets for which they exist.
+    level
+        Coverage.
+    penalty, free
+        Of ``raps``.
+    adaptive
+        Rate of the adaptive form; None for fixed thresholds.
+    """
+
+    scaling: str = "auto"
+    score: str = "auto"
+    level: float = 0.9
+    penalty: float = 0.01
+    free: int = 5
+    adaptive: float | None = None
+
+
+def check(options: Options) -> None:
+    """Refuse options that do not exist.
+
+    Raises
+    ------
+    UsageError
+        Naming the option and what it may be.
+    """
+    for option, name, known in (
+        ("--scaling", options.scaling, ["auto", "none", *SCALINGS]),
+        ("--conformal", options.score, ["auto", "none", *sets.SCORES, *intervals.SCORES]),
+    ):
+        if name not in known:
+            raise UsageError(
+                f"{option} {name!r}{suggest(name, known)}; choose from {', '.join(known)}"
+            )
+    quantile.check_level(options.level)
+    if options.adaptive is not None and not 0 < options.adaptive < 1:
+        raise UsageError(f"--adaptive {options.adaptive:g}: a rate is between 0 and 1")
+    if options.penalty < 0 or options.free < 0:
+        raise UsageError(
+            f"--raps-penalty {options.penalty:g} and --raps-free {options.free} must be at least 0"
+        )
+
+
+def fit(
+    material: list[Material], options: Options, seed: int, where: str
+) -> dict[str, Recalibration]:
+    """Fit what was asked for to each target for which it exists.
+
+    Raises
+    ------
+    DataError, UsageError
+        If a set is too small, predictions are not finite, or no target has what was asked for.
+    """
+    found = {}
+    for of in material:
+        if of.classes:
+            found[of.name] = _fit_classes(of, options, seed, where)
+        elif of.arrays:
+            found[of.name] = _fit_values(of, options, where)
+    found = {n: of for n, of in found.items() if of.scaling is not None or of.conformal is not None}
+    if options.scaling not in ("auto", "none") and all(f.scaling is None for f in found.values()):
+        raise UsageError(
+            f"--scaling {options.scaling}: only class probabilities are scaled, and no target is a "
+            f"label; use --conformal for values"
+        )
+    if options.score not in ("auto", "none") and all(f.conformal is None for f in found.values()):
+        kinds = "labels" if options.score in sets.SCORES else "values"
+        more = " with quantiles" if options.score == "cqr" else ""
+        raise UsageError(f"--conformal {options.score} is for {kinds}{more}, which no target has")
+    if not found:
+        raise UsageError("nothing is fitted: --scaling and --conformal are none for all targets")
+    return found
+
+
+def _fit_classes(of: Material, options: Options, seed: int, where: str) -> Recalibration:
+    kind = "temperature" if options.scaling == "auto" else options.scaling
+    score = "aps" if options.score == "auto" else options.score
+    score = score if score in sets.SCORES else "none"
+    target, log_p = of.arrays["target"], of.arrays["log_probabilities"]
+    known = ~np.isnan(target)
+    log_p, labels = _without_nan(log_p[known], where), target[known].astype(np.int64)
+    order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(labels))
+    cut = len(order) // BOTH if kind != "none" and score != "none" else len(order)
+    scaling: Scaling | None = None
+    rest = order
+    if kind != "none":
+        if cut < BOTH:
+            raise DataError(
+                f"{where} has {len(labels)} items with a known label, of which {cut} are for "
+                f"{kind} scaling; it needs at least {BOTH}"
+            )
+        scaling = SCALINGS[kind].fit(log_p[order[:cut]], labels[order[:cut]])
+        rest = order[cut:]
+    if score == "none":
+        return Recalibration(scaling)
+    each = torch.from_numpy(log_p[rest])
+    each = (each if scaling is None else scaling(each)).exp()
+    of_classes = sets.scores(score, each, options.penalty, options.free).numpy()
+    own = np.take_along_axis(of_classes, labels[rest][:, None], 1)[:, 0]
+    half = " (the half that is not used for the scaling)" if scaling is not None else ""
+    limit = quantile.threshold(own, options.level, where + half)
+    n = len(own)
+    made = Conformal(
+        score, options.level, n, quantile.coverage(n, options.level), np.asarray(limit),
+        options.penalty, options.free,
+    )  # fmt: skip
+    return Recalibration(scaling, made)
+
+
+def _fit_values(of: Material, options: Options, where: str) -> Recalibration:
+    score = options.score
+    if score == "auto":
+        score = "cqr" if "quantiles" in of.arrays else "normalised"
+    if score not in intervals.SCORES or (score == "cqr" and "quantiles" not in of.arrays):
+        return Recalibration()
+    arrays = {name: torch.from_numpy(of.arrays[name]) for name in ("mean", "std")}
+    if score == "cqr":
+        both = torch.from_numpy(of.arrays["quantiles"])
+        arrays |= {"lower": both[:, 0], "upper": both[:, 1]}
+    for name in ("lower", "upper") if score == "cqr" else ("mean", "std"):
+        odd = int((~arrays[name].isfinite()).sum())
+        if odd:
+            raise DataError(f"{where}: {odd} predicted values of {of.name} are not finite")
+    y = of.arrays["target"]
+    if y[0].size > VALUES:
+        raise UsageError(
+            f"an item of {of.name} has {y[0].size} values, and each needs a threshold; at most "
+            f"{VALUES} are kept"
+        )
+    scores = intervals.base_of(score, arrays).scores(torch.from_numpy(y)).numpy()
+    limit = quantile.threshold(scores, options.level, f"{where}: {of.name}")
+    if not np.isfinite(limit).all():
+        raise DataError(
+            f"{where}: the predictive standard deviation of {of.name} is 0 for more items than a "
+            f"coverage of {options.level:g} leaves out; use --conformal cqr, or a likelihood with "
+            f"noise"
+        )
+    counts = np.unique((~np.isnan(scores)).sum(0)).tolist()
+    adaptive = None
+    if options.adaptive is not None:
+        in_time_order(of.time, where)
+        flat = scores.reshape(len(scores), -1)
+        last = max(PAST, 2 * quantile.smallest(options.level))
+        first = np.arange(y.shape[1]) if of.series else np.zeros(flat.shape[1], int)
+        adaptive = Adaptive(options.adaptive, first + 1, flat[-last:])
+    exact = min(quantile.coverage(n, options.level) for n in counts)
+    made = Conformal(score, options.level, min(counts), exact, limit, adaptive=adaptive)
+    return Recalibration(None, made)
+
+
+def _without_nan(log_p: np.ndarray, where: str) -> np.ndarray:
+    odd = int(np.isnan(log_p).any(1).sum())
+    if odd:
+        raise DataError(f"{where}: the predicted probabilities of {odd} items are not numbers")
+    return log_p
+
+
+def in_time_order(time: np.ndarray | None, where: str) -> None:
+    """Refuse items that are not in time order, as far as their times are known.
+
+    Raises
+    ------
+    DataError
+        Naming the first two items in the wrong order, and their times.
+    """
+    if time is not None and (np.diff(time) < 0).any():
+        at = int(np.flatnonzero(np.diff(time) < 0)[0])
+        raise DataError(
+            f"{where}: adaptive intervals need items in time order, but items {at} and {at + 1} "
+            f"have the times {time[at]:g} and {time[at + 1]:g}"
+        )
