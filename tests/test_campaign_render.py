@@ -5,6 +5,7 @@ After a wanted change: ``python tests/test_campaign_render.py`` records them ane
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,7 @@ memory = "16G"
 """
 CONFIG = '[data]\npath = "data/digits"\n[model]\nname = "mlp"\n'
 ROOT = "/home/user/project"
+IDENTITY = r"(--comment=hpcsamp:|-v HPCSAMP_JOB=)[0-9a-f]{16}\b"
 
 
 def made(folder: Path, name: str, more: str = "") -> Campaign:
@@ -48,7 +50,11 @@ def made(folder: Path, name: str, more: str = "") -> Campaign:
 def files(campaign: Campaign) -> dict[str, str]:
     jobs = render.arrays(campaign.points, campaign.site, campaign.site.max_array)
     texts = render.files(campaign, jobs, campaign.folder / "submissions" / "0001")
-    return {n: t.replace(str(campaign.root), ROOT) for n, t in texts.items()}
+    texts = {n: t.replace(str(campaign.root), ROOT) for n, t in texts.items()}
+    # the identity of a job is that of its folder, which is another one in each test
+    assert all(len(re.findall(IDENTITY, t)) == (campaign.site.scheduler != "local")
+               for n, t in texts.items() if n.startswith("job-"))  # fmt: skip
+    return {n: re.sub(IDENTITY, r"\1IDENTITY", t) for n, t in texts.items()}
 
 
 @pytest.mark.parametrize("name", site.names())

@@ -234,6 +234,17 @@ def test_points_that_train_and_the_numbers_again(hpcsamp, digits, small, tmp_pat
     done = hpcsamp(*command, "verify", tmp_path / "sweep.toml", "1", "--ranks", "2")
     assert done.code == 0, done.err
     assert "on 2 ranks instead of 1" in done.out
+    # one more split is evaluated, and nothing is trained again
+    trained = {p: p.read_text() for p in folder.glob("points/*/summary.json")}
+    sweep = (tmp_path / "sweep.toml").read_text()
+    (tmp_path / "sweep.toml").write_text(f'evaluate = ["test", "valid"]\n{sweep}')
+    assert "2 outdated" in hpcsamp(*command, "status", tmp_path / "sweep.toml").out
+    assert "submitted 2 points" in hpcsamp(*command, "submit", tmp_path / "sweep.toml").out
+    while Survey(Campaign(tmp_path / "sweep.toml"), Store(folder).load()).counts()["done"] < 2:
+        assert time.monotonic() < end + patient(60)
+        time.sleep(0.3)
+    assert trained == {p: p.read_text() for p in trained}
+    assert len(list(folder.glob("points/*/evaluation/valid.json"))) == 2
     # numbers that are not those of the run are found
     [point] = [p for p in Campaign(tmp_path / "sweep.toml").points if p.seed == 2]
     run = folder / "points" / point.name
@@ -398,7 +409,8 @@ def many(tmp_path):
         (folder / "evaluation").mkdir(parents=True)
         (folder / "summary.json").write_text(summary)
         (folder / "evaluation" / "test.json").write_text("{}")
-        whole = products.signature(str(folder), campaign.spec.files())
+        spec = campaign.spec
+        whole = f"{products.stamp(folder, spec.files())}.{spec.planned()}"
         (marks / f"{point.name}.done.{whole}").touch()
     return case
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcsamp.campaign import submit
+from hpcsamp.campaign import mending, submit
 from hpcsamp.campaign.points import Campaign
 from hpcsamp.campaign.schedulers import SchedulerError, make
 from hpcsamp.campaign.schedulers.base import clean
@@ -24,7 +24,11 @@ script = pathlib.Path(sys.argv[1]).read_text()
 jobs = json.loads((here / "jobs.json").read_text())
 number = 100 + len({j.split("[")[0].split(".")[0] for j in jobs})
 array = re.search(r"^#PBS -J 0-(\\d+)", script, re.M)
-facts = {"job_state": "Q", "Job_Name": re.search(r"^#PBS -N (\\S+)", script, re.M)[1]}
+identity = re.search(r"^#PBS -v HPCSAMP_JOB=(\\S+)", script, re.M)[1]
+log = re.search(r"^#PBS -o (\\S+)", script, re.M)[1]
+facts = {"job_state": "Q", "Job_Name": re.search(r"^#PBS -N (\\S+)", script, re.M)[1],
+         "Variable_List": {"HPCSAMP_JOB": identity}, "Output_Path": f"node:{log}",
+         "comment": "Not Running: Insufficient amount of resource: ncpus"}
 if array:
     name = f"{number}[].srv"
     for i in range(int(array[1]) + 1):
@@ -161,7 +165,7 @@ def test_pbs_arrays_from_submit_to_cancel(pbs):
     words = [s.word for s in survey.points]
     assert words == ["queued", "running", "queued", "interrupted", "queued", "queued", "running"]
     [why] = survey.reasons(survey.of("interrupted")).values()
-    assert why == "exit status 271"
+    assert why == "exit status 271 (SIGTERM)"
     assert submit.cancel(pbs.campaign) == ["100[].srv", "101[].srv", "102.srv"]
     assert pbs.counts() == {"interrupted": 1, "missing": 6}  # and qstat has forgotten the jobs
 
@@ -190,6 +194,39 @@ def test_pbs_answers_that_are_no_json(pbs, text):
     assert "qstat -Bf returned invalid JSON" in pbs.refused(SchedulerError)
 
 
+def test_pbs_jobs_of_another_campaign_of_the_same_name_are_not_taken(pbs):
+    pbs.submit()
+    store = Store(pbs.campaign.folder)
+    state = store.load()
+    jobs = json.loads((pbs.bin / "jobs.json").read_text())
+    theirs = {"Variable_List": {"HPCSAMP_JOB": "0" * 16}, "Output_Path": "n:/else/log"}
+    (pbs.bin / "jobs.json").write_text(json.dumps({k: v | theirs for k, v in jobs.items()}))
+    state.submissions[0].jobs[0].job = None
+    store.save(state)
+    assert pbs.counts() == {"queued": 4, "missing": 3}
+    # without an identity, as a line of the header may have replaced the variables: by the log
+    for log, found in (("n:/else/log", None), (None, "100[].srv")):
+        bare = {"Variable_List": {}, **({"Output_Path": log} if log else {})}
+        (pbs.bin / "jobs.json").write_text(json.dumps({k: v | bare for k, v in jobs.items()}))
+        script = store.submission(1) / "job-00.pbs"
+        assert make(pbs.campaign.site).find("sweep-0001-00", script, "1" * 16) == found
+
+
+def test_pbs_states(pbs):
+    """A state that is not known counts as running; why jobs wait is told."""
+    pbs.submit()
+    jobs = json.loads((pbs.bin / "jobs.json").read_text())
+    for i, state in enumerate("EXZ"):
+        jobs[f"100[{i}].srv"] = {**jobs[f"100[{i}].srv"], "job_state": state, "Exit_status": -29}
+    (pbs.bin / "jobs.json").write_text(json.dumps(jobs))
+    assert pbs.counts() == {"running": 2, "queued": 4, "missing": 1}
+    scheduler = make(pbs.campaign.site)
+    assert scheduler.ended(["100[].srv"]) == {("100[].srv", 1): "the time limit ended it"}
+    survey = Survey(pbs.campaign, Store(pbs.campaign.folder).load())
+    [why] = set(survey.reasons(survey.of("queued")).values())
+    assert why == "Not Running: Insufficient amount of resource: ncpus"
+
+
 # Slurm ------------------------------------------------------------------------------------------
 
 
@@ -204,11 +241,130 @@ def test_slurm_arrays_are_cut_at_its_limit(slurm):
 
 def test_slurm_states(slurm):
     slurm.submit()
-    slurm.stub("squeue", 'print("41|0|RUNNING\\n41|1|PENDING\\n41|2|COMPLETING\\n7|0|RUNNING")')
-    assert slurm.counts() == {"running": 1, "queued": 1, "missing": 5}
+    slurm.stub(
+        "squeue",
+        'print("41|0|RUNNING|None\\n41|1|PENDING|Priority\\n41|2|COMPLETING|x\\n7|0|RUNNING|x")',
+    )
+    assert slurm.counts() == {"running": 2, "queued": 1, "missing": 4}
     slurm.stub("sacct", 'print("41_2|TIMEOUT\\n41_3|CANCELLED by 0\\n41_[4-9]|PENDING")')
     ended = make(slurm.campaign.site).ended(["41"])
     assert ended == {("41", 2): "TIMEOUT", ("41", 3): "CANCELLED"}
+
+
+ENDED = ["BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL",
+         "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"]  # fmt: skip
+
+
+def test_every_state_of_slurm_that_is_no_end_keeps_a_point_from_being_submitted(slurm):
+    """Also states of later versions, and those of a requeue."""
+    slurm.submit()
+    more = ["COMPLETING", "REVOKED", "RESIZING", "SUSPENDED", "STAGE_OUT", "REQUEUE_HOLD",
+            "SPECIAL_EXIT", "EXPEDITING", "A_STATE_OF_2030"]  # fmt: skip
+    for state in [*ENDED, *more]:
+        slurm.stub("squeue", f'print("41|0|{state}|None")')
+        assert len(make(slurm.campaign.site).look(["41"])) == (state in more), state
+
+
+def test_slurm_forgets_jobs_one_by_one(slurm):
+    """An error about one job does not hide that another runs."""
+    slurm.submit()
+    body = """
+jobs = sys.argv[sys.argv.index("-j") + 1].split(",")
+if "41" in jobs:
+    sys.exit("slurm_load_jobs error: Invalid job id specified")
+print("42|0|RUNNING|None")
+"""
+    slurm.stub("squeue", body)
+    assert slurm.counts() == {"running": 1, "missing": 6}
+
+
+def test_why_a_job_waits(slurm):
+    slurm.submit()
+    slurm.stub("squeue", 'print("41|0|PENDING|ReqNodeNotAvail, UnavailableNodes:n1|n2")')
+    survey = Survey(slurm.campaign, Store(slurm.campaign.folder).load())
+    [why] = survey.reasons(survey.of("queued")).values()
+    assert why == "ReqNodeNotAvail, UnavailableNodes:n1|n2"
+
+
+def test_slurm_jobs_of_another_campaign_of_the_same_name_are_not_taken(slurm):
+    done = slurm.submit()
+    store = Store(slurm.campaign.folder)
+    state = store.load()
+    own = state.submissions[0].jobs[0].identity
+    script = (done.folder / "job-00.sbatch").read_text()
+    assert f"#SBATCH --comment=hpcsamp:{own}\n" in script
+    path = done.folder / "job-00.sbatch"
+    find = make(slurm.campaign.site).find
+    for command, comment, found in (
+        ("/else/job-00.sbatch", f"hpcsamp:{own}", "41"),
+        (path, "hpcsamp:0123456789abcdef", None),  # this folder was removed and used again
+        ("/else/job-00.sbatch", "hpcsamp:0123456789abcdef", None),
+        ("/else/job-00.sbatch", "", None),
+        (path, "a comment of a header | line", "41"),
+        (path, "(null)", "41"),  # of a former version
+    ):
+        slurm.stub("squeue", f'print("41|{command}|{comment}")')
+        assert find("sweep-0001-00", path, own) == found, (command, comment)
+    # status mends as well
+    state.submissions[0].jobs[0].job = None
+    store.save(state)
+    body = f"""
+if "--name" in sys.argv:
+    print("41|{path}|hpcsamp:{own}")
+else:
+    print("41|0|PENDING|Priority")
+"""
+    slurm.stub("squeue", body)
+    assert mending.load(slurm.campaign, ask_scheduler=False).submissions[0].jobs[0].job is None
+    with store.lock():  # another command is writing: found, and not recorded
+        assert mending.load(slurm.campaign).submissions[0].jobs[0].job == "41"
+    assert store.load().submissions[0].jobs[0].job is None
+    assert mending.load(slurm.campaign).submissions[0].jobs[0].job == "41"
+    assert store.load().submissions[0].jobs[0].job == "41"
+
+
+def test_several_partitions(slurm):
+    slurm.file.write_text(slurm.file.read_text().replace("00:20:00", "00:50:00"))
+    slurm.add('partition = "short,debug"\n')  # one that allows the time is enough
+    assert slurm.submit().jobs
+    slurm.file.write_text(slurm.file.read_text().replace("short,debug", "short,none"))
+    slurm.file.write_text(slurm.file.read_text().replace("6, 7]", "6, 7, 8]"))
+    assert "there is no partition none" in slurm.refused(UsageError)
+
+
+@pytest.mark.parametrize(
+    ("resources", "word"),
+    [("cores = 9", "9 CPUs, but the nodes of partition debug have at most 8"),
+     ("ranks = 4\ncores = 3", "4 ranks_per_node with 3 cores each need 12 CPUs"),
+     ("memory = '5G'", "resources.memory = 5120 MiB: the nodes of partition debug have at most"),
+     ("nodes = 3", "resources.nodes = 3: partition debug has 2")],
+)  # fmt: skip
+def test_more_than_a_node_has_is_refused(slurm, resources, word, capsys):
+    from hpcsamp.cli import app
+
+    slurm.stub("sinfo", 'print("debug*|1:00:00|2|8+|4000+\\nlarge|1:00:00|9|64|9000")')
+    text = slurm.file.read_text().replace("[resources]", f"[resources]\n{resources}")
+    slurm.file.write_text(text)
+    assert word in slurm.refused(UsageError)
+    with pytest.raises(UsageError, match="partition debug"):
+        app(["campaign", "plan", str(slurm.file)], standalone_mode=False)
+    slurm.add('partition = "large"\n')
+    app(["campaign", "plan", str(slurm.file)], standalone_mode=False)
+    assert "7 points" in capsys.readouterr().out
+
+
+def test_at_once_holds_for_the_campaign(slurm):
+    """Arrays, of which each has the limit, follow each other and what still waits or runs."""
+    slurm.stub("sbatch", SBATCH.replace("sys.argv[-1]", '" ".join(sys.argv[2:-1])'))
+    slurm.add("at_once = 2\n")
+    assert slurm.submit().jobs == ["41", "42"]
+    assert (slurm.bin / "calls").read_text().splitlines() == ["", "--dependency=afterany:41"]
+    slurm.stub("squeue", 'print("\\n".join(f"42|{i}|PENDING|Dependency" for i in range(3)))')
+    slurm.submit()
+    assert (slurm.bin / "calls").read_text().splitlines()[2:] == ["--dependency=afterany:42"]
+    slurm.add('header = ["#SBATCH --dependency=afterok:7"]\n')
+    slurm.file.write_text(slurm.file.read_text().replace("6, 7]", "6, 7, 8]"))
+    assert "arrays of the campaign wait for each other" in slurm.refused(UsageError)
 
 
 @pytest.mark.parametrize(
@@ -315,7 +471,14 @@ def test_a_scheduler_that_does_not_answer_is_told(slurm, hpcsamp, command, told)
 
 
 def test_the_environment_does_not_change_a_submission():
-    given = {"SBATCH_PARTITION": "x", "OMPI_COMM_WORLD_RANK": "0", "PATH": "p", "SLURM_CONF": "c"}
+    given = {
+        "SBATCH_PARTITION": "x",
+        "SQUEUE_USERS": "me",
+        "SCANCEL_USER": "me",
+        "OMPI_COMM_WORLD_RANK": "0",
+        "PATH": "p",
+        "SLURM_CONF": "c",
+    }
     assert clean(given) == {"PATH": "p", "SLURM_CONF": "c"}
 
 

@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 
 from hpcsamp.campaign import products
+from hpcsamp.campaign.mending import load
 from hpcsamp.campaign.points import Campaign, Point
+from hpcsamp.campaign.selection import Selection
 from hpcsamp.campaign.spec import Reach
 from hpcsamp.campaign.status import Survey
-from hpcsamp.campaign.store import Store
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.files import whole, write_whole
 from hpcsamp.locks import locked
 from hpcsamp.sealing import text
 
-SUMMARY = (
+FIRST = (
     "steps",
     "world_size",
     "sample_group_size",
@@ -29,7 +30,10 @@ SUMMARY = (
     "peak_rss_mb",
     "parameters_sha256",
 )
-"""Keys taken from ``summary.json``, in addition to the metrics of the last validation."""
+"""Keys of ``summary.json`` that have the first columns; all others follow the metrics."""
+
+TEXTS = ("definitions", "units")
+"""Tables of an evaluation that describe its metrics and hold no results."""
 
 Row = dict[str, Any]
 
@@ -55,7 +59,9 @@ class Results:
         return list(dict.fromkeys(c for row in self.rows for c in row))
 
 
-def collect(campaign: Campaign, ask_scheduler: bool = True) -> Results:
+def collect(
+    campaign: Campaign, ask_scheduler: bool = True, selection: Selection | None = None
+) -> Results:
     """Read the products of every finished point.
 
     Parameters
@@ -65,6 +71,8 @@ def collect(campaign: Campaign, ask_scheduler: bool = True) -> Results:
     ask_scheduler
         Whether to ask the scheduler which unfinished points wait or run; the collected results do
         not depend on it.
+    selection
+        Points to collect; None: all.
 
     Raises
     ------
@@ -73,12 +81,13 @@ def collect(campaign: Campaign, ask_scheduler: bool = True) -> Results:
     SchedulerError
         If the scheduler does not answer.
     """
-    survey = Survey(campaign, Store(campaign.folder).load(), ask_scheduler)
+    survey = Survey(campaign, load(campaign, ask_scheduler), ask_scheduler)
     rows, left_out = [], {}
-    unfinished = [s for s in survey.points if s.word != "done"]
+    points = selection.among(campaign, survey.points) if selection else survey.points
+    unfinished = [s for s in points if s.word != "done"]
     broken = [s for s in unfinished if s.word != "missing"]
     reasons = survey.reasons(broken)
-    for status in survey.points:
+    for status in points:
         point = status.point
         named = f"point {point.number}, {point.name} ({_values(point)})"
         if status.word != "done":
@@ -114,22 +123,27 @@ def write(path: Path, results: Results) -> None:
 def _row(campaign: Campaign, point: Point) -> Row:
     folder = campaign.folder / "points" / point.name
     row: Row = {"point": point.number, "folder": point.name, **point.values}
+    others: Row = {}
     for product in campaign.spec.files():
         path = Path(product)
         if path.suffix != ".json":
             continue
         content = products.read(folder, product)
         if path.name == "summary.json":
-            row |= {k: content[k] for k in SUMMARY if k in content}
-            row |= {f"valid.{k}": v for k, v in content.get("metrics", {}).items()}
-        elif "metrics" in content:
-            row |= {f"{path.stem}.{k}": v for k, v in content["metrics"].items()}
-        else:
-            row |= {f"{path.stem}.{k}": v for k, v in content.items() if not _nested(v)}
+            row |= {k: content.pop(k) for k in FIRST if k in content and k not in row}
+        metrics = content.pop("metrics", None)
+        prefix = "valid" if path.name == "summary.json" else path.stem
+        if isinstance(metrics, dict):
+            row |= {f"{prefix}.{k}": v for k, v in metrics.items()}
+        elif metrics is not None:
+            content["metrics"] = metrics
+        own = product.startswith("evaluation/")
+        content = {k: v for k, v in content.items() if not (own and k in TEXTS)}
+        others |= {f"{path.stem}.{k}": v for k, v in _flat(content).items()}
     for reach in campaign.spec.collect.reach:
         row[_reach_name(reach)] = _first_epoch(folder, reach)
     row["commit"] = _commit(folder)
-    return row
+    return row | {k: v for k, v in others.items() if k not in row}
 
 
 def _reach_name(reach: Reach) -> str:
@@ -159,6 +173,17 @@ def _commit(folder: Path) -> str | None:
         return git["commit"][:12] + ("+" if git["diff_sha256"] else "") if git else None
     except (LookupError, TypeError):
         return None
+
+
+def _flat(table: dict[str, Any]) -> dict[str, Any]:
+    """Flatten nested tables to ``{"a.b": value}``."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{k}": v for k, v in _flat(value).items()}
+        else:
+            flat[str(key)] = value
+    return flat
 
 
 def _nested(value: Any) -> bool:

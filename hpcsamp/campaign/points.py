@@ -15,9 +15,11 @@ from hpcsamp import config
 from hpcsamp.campaign import axes, resources, site, spec
 from hpcsamp.campaign.expressions import Expression, parse
 from hpcsamp.campaign.keys import defaults, is_key, is_neutral, no_key
+from hpcsamp.campaign.store import Store
 from hpcsamp.config import flatten, former, put
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import check_sizes
+from hpcsamp.names import SampleAxis
 from hpcsamp.sealing.text import read_json
 from hpcsamp.spelling import hint, shown
 
@@ -42,6 +44,8 @@ class Point:
         Resources of the point.
     seed
         Seed of the run.
+    samples, sample_axis, model_ranks
+        ``method.samples``, ``parallel.samples`` and ``parallel.model``, which the ranks must suit.
     """
 
     number: int
@@ -50,6 +54,9 @@ class Point:
     settings: dict[str, Any]
     shape: resources.Shape
     seed: int
+    samples: int = 1
+    sample_axis: SampleAxis = "node"
+    model_ranks: int = 1
 
 
 class Campaign:
@@ -82,7 +89,9 @@ class Campaign:
         if site_name is not None and site_name != given.get("name"):
             given = {"name": site_name}  # settings of one site do not hold at another
         self.site = site.load(given, self.root)
-        self.known_datasets = dict(datasets or {})
+        state = Store(self.folder).load()
+        self.known_datasets = {**state.datasets, **(datasets or {})}
+        self.folders = dict(state.folders)
         axes.check(self.spec)
         self._derived = self._read_derived()
         self._exclude = [parse(t, "exclude") for t in self.spec.exclude]
@@ -208,6 +217,9 @@ class Campaign:
             settings=settings,
             shape=shape,
             seed=run.seed,
+            samples=run.method.samples,
+            sample_axis=parallel.samples,
+            model_ranks=parallel.model,
         )
 
     def _shape(self, known: Mapping[str, Any], asked: dict[str, Any]) -> resources.Shape:
@@ -223,6 +235,11 @@ class Campaign:
         if key not in self._shapes:
             self._shapes[key] = resources.shape(worked_out)
         return self._shapes[key]
+
+    def suits(self, run: config.RunConfig, point: Point) -> bool:
+        """Whether a run with this configuration has the numbers of a point."""
+        asked = {k: v for k, v in point.values.items() if k.startswith("resources.")}
+        return self._name(run, point.shape, point.values, asked) == point.name
 
     def _name(
         self,
@@ -241,9 +258,24 @@ class Campaign:
             facts["grid"] = [shape.ranks, shape.ranks_per_node, str(run.parallel.samples)]
             facts["grid"] += [run.parallel.model] * (run.parallel.model > 1)
         facts["dataset"] = self._dataset(path)
-        facts["commands"] = self.spec.shell()
-        text = json.dumps(facts, sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        # What is evaluated after training is no part of the name: one more split is evaluated, and
+        # the point is not trained again.
+        name = _hash({**facts, "commands": self.spec.commands or spec.USUAL})
+        if name in self.folders:
+            return self.folders[name]
+        if not self.spec.commands and self._on_disk and name not in self._on_disk:
+            for splits in ([], ["valid"], ["train"], self.spec.splits()):  # former names had it
+                former_name = _hash({**facts, "commands": spec.training(splits)})
+                if former_name in self._on_disk:
+                    self.folders[name] = former_name
+                    return former_name
+        return name
+
+    @cached_property
+    def _on_disk(self) -> set[str]:
+        """Names of all points that have a folder or a mark."""
+        store = Store(self.folder)
+        return store.read_folders() | store.read_marks().keys()
 
     def _dataset(self, path: str) -> str:
         if path not in self._uids:
@@ -269,6 +301,11 @@ class Campaign:
     @cached_property
     def _defaults(self) -> dict[str, Any]:
         return defaults()
+
+
+def _hash(facts: dict[str, Any]) -> str:
+    text = json.dumps(facts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _put(table: dict[str, Any], key: str, value: Any) -> None:

@@ -17,9 +17,21 @@ def signature(folder: str, products: Sequence[str]) -> str | None:
     """Hash the sizes and times of the product files; None if one is missing or empty.
 
     This needs one file-system call per product and does not read any content: products that were
-    checked once need not be read again as long as their signature is the same.
+    checked once need not be read again as long as their signature is the same. It covers the time
+    of the last change of a file, which programs cannot set.
     """
-    facts = []
+    facts = _facts(folder, products)
+    return _hash(facts) if facts is not None else None
+
+
+def former_signature(folder: str, products: Sequence[str]) -> str | None:
+    """Return the signature that former versions noted, without the time of the last change."""
+    facts = _facts(folder, products)
+    return _hash([fact[:2] for fact in facts]) if facts is not None else None
+
+
+def _facts(folder: str, products: Sequence[str]) -> list[tuple[int, ...]] | None:
+    facts: list[tuple[int, ...]] = []
     for product in products:
         try:
             found = os.stat(f"{folder}/{product}")  # noqa: PTH116 - thousands of them
@@ -27,8 +39,43 @@ def signature(folder: str, products: Sequence[str]) -> str | None:
             return None
         if not found.st_size:
             return None
-        facts.append((found.st_size, found.st_mtime_ns))
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
+        facts.append((found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+    return facts
+
+
+def _hash(facts: Sequence[tuple[int, ...]]) -> str:
+    return hashlib.sha256(repr(list(facts)).encode()).hexdigest()[:12]
+
+
+def content(folder: Path, products: Sequence[str]) -> str:
+    """Hash the content of the product files.
+
+    Raises
+    ------
+    DataError
+        If one cannot be read.
+    """
+    whole = hashlib.sha256()
+    for product in products:
+        try:
+            whole.update(hashlib.sha256((folder / product).read_bytes()).digest())
+        except OSError as e:
+            raise DataError(f"cannot read {folder / product}: {e.strerror}") from None
+    return whole.hexdigest()[:16]
+
+
+def stamp(folder: Path, products: Sequence[str]) -> str:
+    """Return signature and content hash of the product files, as the mark of a point holds them.
+
+    Raises
+    ------
+    DataError
+        If a file is missing or empty.
+    """
+    found = signature(str(folder), products)
+    if found is None:
+        check(folder, products)
+    return f"{found}.{content(folder, products)}"
 
 
 def check(folder: Path, products: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ Rendering is deterministic: the same points give the same text, so that renderin
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,10 +21,17 @@ from hpcsamp.campaign.placeholders import fill
 from hpcsamp.campaign.points import Campaign, Point
 from hpcsamp.campaign.resources import Shape
 from hpcsamp.campaign.site import LAUNCHERS, Site
+from hpcsamp.campaign.spec import TRAIN
 from hpcsamp.config import toml_value
 from hpcsamp.errors import UsageError
 from hpcsamp.names import SCHEDULERS
 from hpcsamp.spelling import shown
+
+MARK = "hpcsamp:"
+"""Prefix of the identity of a job in the comment that Slurm keeps with it."""
+
+VARIABLE = "HPCSAMP_JOB"
+"""Environment variable of a job that holds its identity, which PBS reports."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,8 @@ def script(campaign: Campaign, job: Job, submission: Path, folder: Path | None =
         **facts,
         campaign=campaign.spec.name,
         job_name=job_name(campaign.spec.name, submission, job.script),
+        comment=f"{MARK}{identity(submission, job)}",
+        variable=f"{VARIABLE}={identity(submission, job)}",
         count=len(job.points),
         shape=shape.describe(),
         script=job.script,
@@ -130,6 +140,7 @@ def script(campaign: Campaign, job: Job, submission: Path, folder: Path | None =
         log=log_stem(job.script),
         folder=str(folder or campaign.folder),
         submission=str(submission),
+        submission_name=submission.name,
         root=str(campaign.root),
         header=_filled(site.header, facts, "header", lines.comment),
         before_modules=fill(site.before_modules, facts, "before_modules"),
@@ -140,7 +151,10 @@ def script(campaign: Campaign, job: Job, submission: Path, folder: Path | None =
         # Slurm sends signals to steps of srun itself; otherwise the batch shell forwards them
         steps_get_signals=launch.split()[:1] == ["srun"],
         commands=campaign.spec.shell(),
+        train="" if campaign.spec.commands else TRAIN,
         products=campaign.spec.files(),
+        planned=campaign.spec.planned(),
+        retries=campaign.spec.retries,
         gpu_option=_filled([site.gpu_option], facts, "gpu_option", lines.option)[0]
         if shape.gpus
         else "",
@@ -170,8 +184,18 @@ def _filled(
 
 
 def job_name(campaign: str, submission: Path, script: str) -> str:
-    """Return the name of a job, which identifies it at the scheduler, e.g. ``sweep-0002-00``."""
+    """Return the name of a job, e.g. ``sweep-0002-00``; see :func:`identity`."""
     return f"{campaign}-{submission.name}-{script.split('.')[0].removeprefix('job-')}"
+
+
+def identity(submission: Path, job: Job) -> str:
+    """Return a hash of the folder of a submission, the script and its points.
+
+    The scheduler keeps it with the job. Names of jobs are no identity: campaigns of one name exist
+    in several folders, and a folder may be removed and used again.
+    """
+    facts = [str(submission), job.script, *(p.name for p in job.points)]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
 
 
 def log_stem(script: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,15 @@ from hpcsamp.spelling import hint, shown
 
 TRAIN = 'launch hpcsamp train "$config" "${settings[@]}" --output "$point" --resume'
 EVALUATE = 'launch hpcsamp evaluate "$point" --split %s'
+
+
+def training(splits: Sequence[str]) -> tuple[str, ...]:
+    """Return the commands that train, and then evaluate some splits."""
+    return (TRAIN, *(EVALUATE % split for split in splits))
+
+
+USUAL = training(["test"])
+"""Commands of a campaign that does not change them."""
 
 
 class Reach(BaseModel):
@@ -62,24 +73,47 @@ class CampaignFile(BaseModel):
     )
     resources: dict[str, Any] = Field(default_factory=dict)
     site: dict[str, Any] = Field(default_factory=dict)
-    evaluate: str = Field("test", description="split to evaluate after training; empty: none")
+    evaluate: str | list[str] = Field(
+        "test", description="split, or splits, to evaluate after training; empty: none"
+    )
     commands: list[str] = Field([], description="shell lines that replace train and evaluate")
     results: list[str] = Field([], description="product files of a finished point")
     collect: Collect = Collect()
+    retries: int = Field(
+        100,
+        ge=0,
+        le=10**6,
+        description="how often a point that stops early (exit code 75) is started again at most; "
+        "one that made no progress since its last start is not",
+    )
+
+    def splits(self) -> list[str]:
+        """Return the splits that are evaluated after training."""
+        if isinstance(self.evaluate, list):
+            return self.evaluate
+        return [self.evaluate] if self.evaluate else []
 
     def shell(self) -> tuple[str, ...]:
         """Return the shell commands of a point."""
         if self.commands:
             return tuple(self.commands)
-        return (TRAIN, EVALUATE % self.evaluate) if self.evaluate else (TRAIN,)
+        return training(self.splits())
 
     def files(self) -> tuple[str, ...]:
         """Return the product files of a point, relative to its folder."""
         if self.results:
             return tuple(self.results)
-        if self.evaluate and not self.commands:
-            return ("summary.json", f"evaluation/{self.evaluate}.json")
-        return ("summary.json",)
+        if self.commands:
+            return ("summary.json",)
+        return ("summary.json", *(f"evaluation/{split}.json" for split in self.splits()))
+
+    def planned(self) -> str:
+        """Return a hash of what determines the products of a point, apart from its numbers.
+
+        Trained points whose mark has another one are not trained again: their products are made.
+        """
+        text = repr((self.shell(), self.files()))
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def read(path: Path) -> CampaignFile:
@@ -97,8 +131,11 @@ def read(path: Path) -> CampaignFile:
     except ValidationError as e:
         faults = [_explain(f) for f in e.errors()]
         raise UsageError(f"{path}: {'; '.join(dict.fromkeys(faults))}") from None
-    for key, text, what in (("name", spec.name, "jobs"), ("evaluate", spec.evaluate, "a split")):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", text) and (text or key == "name"):
+    if len(set(spec.splits())) < len(spec.splits()):
+        raise UsageError(f"{path}: evaluate = {shown(spec.evaluate)}: a split is written twice")
+    named = [("name", spec.name, "jobs"), *(("evaluate", s, "a split") for s in spec.splits())]
+    for key, text, what in named:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", text):
             raise UsageError(
                 f'{path}: {key} = {shown(text)}: at most 100 letters, digits, "-", "_" and "." are '
                 f"allowed, because it names {what}"

@@ -1,4 +1,4 @@
-"""State of each point of a campaign: missing, queued, running, done, failed or interrupted.
+"""State of each point of a campaign: missing, queued, running, done, failed ...
 
 The scheduler knows the waiting and running jobs, marks record how all others ended, and a point is
 done only if its product files are the same as when the job checked them.
@@ -10,17 +10,21 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from hpcsamp.campaign import products
+from hpcsamp.campaign import causes, products
 from hpcsamp.campaign.points import Campaign, Point
 from hpcsamp.campaign.render import log_stem
-from hpcsamp.campaign.schedulers import Element, make
+from hpcsamp.campaign.schedulers import Element, Seen, make
 from hpcsamp.campaign.store import CampaignState, JobRecord, Store, Submission
 from hpcsamp.errors import DataError
+from hpcsamp.sealing import edits
 
-Word = Literal["missing", "queued", "running", "done", "failed", "interrupted"]
-WORDS: tuple[Word, ...] = ("missing", "queued", "running", "done", "failed", "interrupted")
+Word = Literal["missing", "queued", "running", "done", "outdated", "failed", "interrupted"]
+WORDS: tuple[Word, ...] = get_args(Word)
+
+#: How ends of jobs begin that say no more than the exit code in a mark.
+_KNOWN_BY_MARK = ("COMPLETED", "FAILED", "exit status")
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,10 @@ class PointStatus:
         The point.
     word
         Its state. ``missing``: never started. ``interrupted``: started, and ended without a mark.
+        ``outdated``: trained, but the campaign file has come to ask for further products.
     why
-        If failed, the exit code or the fault of the product files.
+        If failed or outdated, the exit code or the fault of the product files; if queued, why it
+        waits.
     """
 
     point: Point
@@ -54,6 +60,15 @@ class Survey:
     ask_scheduler
         Whether to ask the scheduler for waiting and running jobs; otherwise their points count as
         missing or interrupted.
+
+    Attributes
+    ----------
+    points
+        State of each point.
+    jobs
+        Jobs that wait or run, each with the name of its scheduler.
+    elements
+        Elements of these jobs by the names of their points.
     """
 
     def __init__(
@@ -62,6 +77,9 @@ class Survey:
         self.campaign = campaign
         self.state = state
         self.store = Store(campaign.folder)
+        self.wanted, self.planned = campaign.spec.files(), campaign.spec.planned()
+        self.jobs: set[tuple[str, str]] = set()
+        self.elements: dict[str, list[tuple[str, Element]]] = {}
         self._tables: dict[tuple[int, str], dict[str, int]] = {}
         self.live = self._live() if ask_scheduler else {}
         marks = self.store.read_marks()
@@ -76,85 +94,116 @@ class Survey:
         """Return the points in these states."""
         return [s for s in self.points if s.word in words]
 
-    def log(self, point: Point) -> Path | None:
-        """Return the log of a point in the newest submission that contains it."""
-        found = self.element(point)
-        return found[1] if found else None
-
     def element(self, point: Point) -> tuple[Element, Path] | None:
-        """Return the newest array element of a point, and its log."""
+        """Return the array element of a point's last start, and its log.
+
+        Without a record of starts, from a former version, it is the newest element that was
+        submitted for the point.
+        """
+        start = causes.last_start(self.store.points / point.name)
         for submission in reversed(self.state.submissions):
             for record in submission.jobs:
                 index = self._places(submission, record).get(point.name)
-                if index is not None and record.job is not None:
-                    folder = self.store.submission(submission.number)
-                    return (record.job, index), folder / f"{log_stem(record.script)}-{index}.txt"
+                if index is None or record.job is None:
+                    continue
+                log = f"{submission.number:04d}/{log_stem(record.script)}-{index}"
+                if start is None or start.log == log:
+                    return (record.job, index), self.store.folder / "submissions" / f"{log}.txt"
         return None
 
     def reasons(self, points: Sequence[PointStatus]) -> dict[str, str]:
-        """Explain in one line why each point failed, from its log and the scheduler."""
-        elements = {s.point.name: self.element(s.point) for s in points}
+        """Explain in one line why points failed or wait: exit code, scheduler, last exception."""
+        lost = [s for s in points if s.word in ("failed", "interrupted")]
+        elements = {s.point.name: self.element(s.point) for s in lost}
         ended: dict[Element, str] = {}
         for kind in {s.scheduler for s in self.state.submissions}:
             asked = {e[0][0] for e in elements.values() if e} & {
                 r.job for s in self.state.submissions if s.scheduler == kind for r in s.jobs
             }
             ended |= make(self.campaign.site, kind).ended(sorted(j for j in asked if j))
-        reasons = {}
-        for status in points:
-            element = elements[status.point.name]
-            parts = [status.why]
+        reasons = {s.point.name: s.why for s in points}
+        for status in lost:
+            name = status.point.name
+            parts, element = [status.why], elements[name]
             if element:
-                if status.word == "interrupted":
-                    parts.append(ended.get(element[0], ""))
-                parts.append(_last_error(element[1]))
-            reasons[status.point.name] = ": ".join(p for p in parts if p) or "no reason is recorded"
+                end = ended.get(element[0], "")
+                if status.word == "interrupted" or not end.startswith(_KNOWN_BY_MARK):
+                    parts.append(end)
+                start = causes.last_start(self.store.points / name)
+                number = start.number if start else None
+                parts.append(causes.of_log(element[1], name, number))
+            reasons[name] = ": ".join(p for p in parts if p) or "no reason is recorded"
         return reasons
 
     # ------------------------------------------------------------------------------------------
 
-    def _live(self) -> dict[str, Word]:
+    def _live(self) -> dict[str, Seen]:
         """Ask the schedulers for the states of waiting and running points, by name."""
-        found: dict[str, Word] = {}
+        found: dict[str, Seen] = {}
         for kind in {s.scheduler for s in self.state.submissions}:
             records = [
                 (s, r) for s in self.state.submissions if s.scheduler == kind for r in s.jobs
             ]
-            live = make(self.campaign.site, kind).live([r.job for _, r in records if r.job])
+            live = make(self.campaign.site, kind).look([r.job for _, r in records if r.job])
             jobs = {e[0] for e in live}
+            self.jobs |= {(kind, job) for job in jobs}
             for submission, record in records:
                 if record.job not in jobs:
                     continue
                 for name, index in self._places(submission, record).items():
-                    word = live.get((record.job or "", index))
-                    if word is not None and found.get(name) != "running":
-                        found[name] = word
+                    seen = live.get((record.job or "", index))
+                    if seen is None:
+                        continue
+                    self.elements.setdefault(name, []).append((kind, (record.job or "", index)))
+                    if name not in found or seen.word == "running":
+                        found[name] = seen
         return found
 
     def _status(self, point: Point, mark: str | None, folders: set[str]) -> PointStatus:
         kind, _, detail = (mark or "").partition(".")
         folder = f"{self.campaign.folder}/points/{point.name}"
-        wanted = self.campaign.spec.files()
-        fault = ""
+        fault, outdated = "", False
         if kind == "done":
-            if point.name in folders and products.signature(folder, wanted) == detail:
-                return PointStatus(point, "done")
-            fault = _fault(Path(folder), wanted)  # the files have changed: read them
+            if point.name not in folders or not self._as_checked(folder, detail):
+                fault, outdated = self._fault(Path(folder), detail)
             if not fault:
                 return PointStatus(point, "done")
         live = self.live.get(point.name)
         if live is not None:
-            return PointStatus(point, live)
+            return PointStatus(point, live.word, live.why)
         if fault:
-            return PointStatus(point, "failed", fault)
+            return PointStatus(point, "outdated" if outdated else "failed", fault)
         if kind == "failed":
-            return PointStatus(point, "failed", f"exit {detail}")
+            return PointStatus(point, "failed", causes.of_exit(detail))
         if kind:
             return PointStatus(point, "interrupted")
         if point.name in folders:  # run by hand, or before the mark was made
-            whole = not _fault(Path(folder), wanted)
+            whole = not _fault(Path(folder), self.wanted)
             return PointStatus(point, "done" if whole else "interrupted")
         return PointStatus(point, "missing")
+
+    def _as_checked(self, folder: str, detail: str) -> bool:
+        """Whether products have sizes and times as when they were checked: one call per file."""
+        noted, *others = detail.split(".")
+        if others and others[1:] != [self.planned]:
+            return False
+        known = products.signature if others else products.former_signature
+        return known(folder, self.wanted) == noted
+
+    def _fault(self, folder: Path, detail: str) -> tuple[str, bool]:
+        """Read products; return what is wrong, and whether only because more of them are wanted."""
+        _, content, planned, *_ = [*detail.split("."), "", ""]
+        fault = _fault(folder, self.wanted)
+        if planned and planned != self.planned:  # trained for fewer or other products
+            begun = (folder / "summary.json").exists()
+            return fault, begun
+        if not fault and content and content != products.content(folder, self.wanted):
+            try:
+                edits.found(folder / self.wanted[0])
+            except DataError:
+                listed = ", ".join(self.wanted)
+                fault = f"{folder}: {listed} changed since the point ended (see --accept-edits)"
+        return fault, False
 
     def _places(self, submission: Submission, record: JobRecord) -> dict[str, int]:
         """Return the index in the array of each point, by name."""
@@ -171,19 +220,3 @@ def _fault(folder: Path, wanted: Sequence[str]) -> str:
     except DataError as e:
         return str(e)
     return ""
-
-
-def _last_error(log: Path) -> str:
-    """Return the last message of hpcsamp in a log, or else the last line."""
-    try:
-        with log.open("rb") as f:
-            f.seek(0, 2)
-            f.seek(max(0, f.tell() - 20000))
-            lines = [line.strip() for line in f.read().decode(errors="replace").splitlines()]
-    except OSError:
-        return ""
-    lines = [line for line in lines if line]
-    errors = [line for line in lines if line.startswith("hpcsamp: ")]
-    if errors:
-        return errors[-1].removeprefix("hpcsamp: ").removeprefix("error: ")
-    return lines[-1] if lines else ""

@@ -3,7 +3,8 @@
     campaign.json      the submissions: which job ran which table of points
     submissions/0001/  job scripts, tables, base configuration, provenance, logs
     points/HASH/       run folders
-    marks/HASH.STATE   one empty file per point: running, stopped, failed.CODE or done.SIGNATURE
+    marks/HASH.STATE   one empty file per point: running, stopped, failed.CODE, or
+                       done.SIGNATURE.CONTENT.PLAN, see :mod:`.products`
 
 A job renames the marks of its points, so that one listing of ``marks/`` shows the states of
 thousands of points without reading their folders.
@@ -33,7 +34,7 @@ VERSION = 1
 class JobRecord(BaseModel):
     """One job array of a submission, with the hashes of its script and its table of points.
 
-    ``job`` is None until the scheduler has accepted it.
+    ``job`` is None until the scheduler has accepted it; ``identity`` is how it is then found there.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -43,6 +44,7 @@ class JobRecord(BaseModel):
     table_sha256: str = ""
     count: int
     shape: str
+    identity: str = ""
     job: str | None = None
 
 
@@ -61,6 +63,7 @@ class CampaignState(BaseModel):
     model_config = ConfigDict(extra="forbid")
     version: int = VERSION
     datasets: dict[str, str] = {}
+    folders: dict[str, str] = {}  # names of folders that serve points of other names
     submissions: list[Submission] = []
 
 

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hpcsamp.campaign import provenance, render
+from hpcsamp.campaign import provenance, render, runnable
+from hpcsamp.campaign.mending import load, mend
 from hpcsamp.campaign.points import Campaign, Point
-from hpcsamp.campaign.schedulers import Limits, SchedulerError, make
+from hpcsamp.campaign.schedulers import Element, Limits, SchedulerError, make
 from hpcsamp.campaign.schedulers.base import check_limits
+from hpcsamp.campaign.selection import Selection
 from hpcsamp.campaign.status import Survey, Word
 from hpcsamp.campaign.store import CampaignState, JobRecord, Store, Submission
 from hpcsamp.errors import DataError, HpcsampError, UsageError
 from hpcsamp.files import write_whole
 from hpcsamp.sealing import text as sealed
+
+NEW: tuple[Word, ...] = ("missing", "outdated")
+"""States of the points that a submission is for."""
+
+EVERY = Selection()
 
 RENDERED = "rendered.json"
 """Hashes of the files of a submission as they were rendered."""
@@ -88,10 +96,12 @@ def render_next(
         If scripts were edited and ``edits`` is ``"refuse"``, the scheduler does not allow a limit,
         the environment file is missing, or files cannot be written.
     """
+    runnable.check(campaign, points)
     scheduler = make(campaign.site)
     limits = scheduler.limits() if limits is None else limits
     jobs = render.arrays(points, campaign.site, campaign.site.max_array or limits.array)
-    check_limits(jobs, campaign.site, limits, scheduler.partition_word)
+    shapes = dict.fromkeys(j.shape for j in jobs)
+    check_limits(shapes, campaign.site, limits, scheduler.partition_word)
     number = len(state.submissions) + 1
     folder = store.submission(number)
     texts = render.files(campaign, jobs, folder)
@@ -128,6 +138,7 @@ def submit(
     campaign: Campaign,
     words: Sequence[Word],
     *,
+    selection: Selection = EVERY,
     accept_edits: bool = False,
     time: str | None = None,
     memory: str | None = None,
@@ -142,6 +153,8 @@ def submit(
     ----------
     words
         States, e.g. ``["missing"]``.
+    selection
+        Further conditions on the points.
     accept_edits
         Submit scripts that were edited by hand as they are.
     time, memory
@@ -154,10 +167,11 @@ def submit(
     """
     store = Store(campaign.folder)
     with store.lock():
-        state = _mend(campaign, store.load(), store)
+        state = mend(campaign, store.load(), store)
         survey = Survey(campaign, state)
         chosen = [
-            replace(s.point, shape=s.point.shape.more(time, memory)) for s in survey.of(*words)
+            replace(s.point, shape=s.point.shape.more(time, memory))
+            for s in selection.among(campaign, survey.of(*words))
         ]
         if not chosen:
             return Submitted([], [], None)
@@ -172,6 +186,7 @@ def submit(
                 table_sha256=rendered.hashes[job.table],
                 count=len(job.points),
                 shape=job.shape.describe(),
+                identity=render.identity(rendered.folder, job),
             )
             for job in rendered.jobs
         }
@@ -186,6 +201,7 @@ def submit(
         )
         before = state.model_copy(deep=True)
         state.datasets |= campaign.datasets
+        state.folders |= campaign.folders
         state.submissions.append(new)
         store.save(state)
         scheduler = make(campaign.site)
@@ -202,7 +218,9 @@ def submit(
             taken.append(identifier)
 
         try:
-            scheduler.submit(rendered.jobs, rendered.folder, note)
+            after = _before(campaign, survey, len(rendered.jobs))
+            more = {"after": after} if after else {}
+            scheduler.submit(rendered.jobs, rendered.folder, note, **more)
         except HpcsampError as e:
             if not taken:
                 _restore(store, before)
@@ -215,34 +233,57 @@ def submit(
         return Submitted(chosen, taken, rendered.folder)
 
 
-def cancel(campaign: Campaign) -> list[str]:
-    """Cancel all waiting and running jobs of a campaign; return their identifiers."""
-    state = Store(campaign.folder).load()
+def cancel(campaign: Campaign, selection: Selection = EVERY) -> list[str]:
+    """Cancel waiting and running jobs of a campaign, all of them or the points of a selection.
+
+    Returns
+    -------
+    list of str
+        Identifiers of the jobs that were cancelled, or the numbers of the selected points.
+
+    Raises
+    ------
+    SchedulerError
+        If the scheduler does not answer, or cannot cancel single points.
+    """
+    state = load(campaign)
+    survey = Survey(campaign, state)
+    if selection:
+        chosen = selection.among(campaign, survey.of("queued", "running"))
+        elements: dict[str, list[Element]] = {}
+        for status in chosen:
+            for kind, element in survey.elements[status.point.name]:
+                elements.setdefault(kind, []).append(element)
+        for kind, members in sorted(elements.items()):
+            make(campaign.site, kind).cancel_elements(members)
+        return [f"point {s.point.number}" for s in chosen]
     ended = []
-    for kind in sorted({s.scheduler for s in state.submissions}):
-        scheduler = make(campaign.site, kind)
-        jobs = [r.job for s in state.submissions if s.scheduler == kind for r in s.jobs if r.job]
-        live = sorted({job for job, _ in scheduler.live(jobs)})
-        scheduler.cancel(live)
+    for kind in sorted({kind for kind, _ in survey.jobs}):
+        live = sorted(job for of, job in survey.jobs if of == kind)
+        make(campaign.site, kind).cancel(live)
         ended += live
     return ended
 
 
-def _mend(campaign: Campaign, state: CampaignState, store: Store) -> CampaignState:
-    """After a submission was killed, find the jobs that it had submitted but not recorded."""
-    changed = False
-    for submission in state.submissions:
-        folder = store.submission(submission.number)
-        for record in submission.jobs:
-            if record.job is None:
-                changed = True
-                name = render.job_name(campaign.spec.name, folder, record.script)
-                scheduler = make(campaign.site, submission.scheduler)
-                record.job = scheduler.find(name, folder / record.script)
-        submission.jobs = [r for r in submission.jobs if r.job is not None]
-    if changed:
-        store.save(state)
-    return state
+def _before(campaign: Campaign, survey: Survey, arrays: int) -> list[str]:
+    """Return the live jobs after which new ones start, so that ``at_once`` holds for all of them.
+
+    Raises
+    ------
+    UsageError
+        If a line of the header has a dependency, which would be lost.
+    """
+    site = campaign.site
+    after = sorted({job for kind, job in survey.jobs if kind == site.scheduler})
+    if not site.at_once:
+        return []
+    own = [line for line in site.header if re.search(r"--dependency|\bdepend=", line)]
+    if own and (after or arrays > 1):
+        raise UsageError(
+            f"site.header: {own[0]!r} cannot be kept: with site.at_once = {site.at_once}, arrays "
+            f"of the campaign wait for each other"
+        )
+    return after
 
 
 def _restore(store: Store, state: CampaignState) -> None:

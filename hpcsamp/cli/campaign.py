@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpcsamp.cli.options import RANKS, AcceptEdits
+from hpcsamp.cli import campaign_files, campaign_look
+from hpcsamp.cli.campaign_options import (
+    SHOWN,
+    All,
+    Chosen,
+    File,
+    Json,
+    SiteName,
+    States,
+    Where,
+    cell,
+    load,
+    or_elsewhere,
+)
+from hpcsamp.cli.options import AcceptEdits
 from hpcsamp.cli.tree import SETTINGS, Command, Group
 
 if TYPE_CHECKING:
@@ -30,39 +42,20 @@ app = typer.Typer(
     **SETTINGS,
 )
 
-File = Annotated[Path, typer.Argument(metavar="CAMPAIGN", help="The campaign file.")]
-SiteName = Annotated[
-    str | None, typer.Option("--site", help="Site to use in place of the file's, e.g. local.")
-]
-Json = Annotated[
-    Path | None, typer.Option("--json", help="Also write the table to this JSON file.")
-]
-All = Annotated[bool, typer.Option("--all", help="Show all points, not only the first 50.")]
-Offline = Annotated[
-    bool, typer.Option("--offline", help="Do not query the scheduler for waiting and running jobs.")
-]
-SHOWN = 50
-"""Number of points shown in a table without ``--all``."""
-
-
-def _load(file: Path, site: str | None = None) -> Campaign:
-    from hpcsamp.campaign.points import Campaign
-    from hpcsamp.campaign.store import Store
-
-    campaign = Campaign(file, site)
-    campaign.known_datasets |= Store(campaign.folder).load().datasets
-    return campaign
-
 
 @app.command(cls=Command)
 def plan(
     campaign: File,
     site: SiteName = None,
     every: All = False,
+    where: Where = None,
+    point: Chosen = None,
     json_file: Json = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
     """Show the points, the resources they need, and the largest number of core-hours.
+
+    Points that cannot run, or that the scheduler does not allow, are refused.
 
     Examples:
 
@@ -70,23 +63,27 @@ def plan(
 
         hpcsamp campaign plan sweep.toml --site local --all
     """
+    from hpcsamp.campaign import runnable
     from hpcsamp.campaign.resources import Shape
+    from hpcsamp.campaign.schedulers import make as scheduler
+    from hpcsamp.campaign.schedulers.base import check_limits
+    from hpcsamp.campaign.selection import select
     from hpcsamp.cli.output import Cell, show
 
-    made = _load(campaign, site)
-    points = made.points
-    columns = list(points[0].values)
+    made = load(campaign, site)
+    points = select(where, (), point or ()).of_plan(made)
+    columns = list(made.points[0].values)
     shown = points if every else points[:SHOWN]
     rows: list[list[Cell]] = [
-        [p.number, p.name, *map(_cell, p.values.values()), round(p.shape.core_hours, 3)]
+        [p.number, p.name, *map(cell, p.values.values()), round(p.shape.core_hours, 3)]
         for p in shown
     ]
     show("", ["point", "folder", *columns, "core-hours"], rows)
     if len(shown) < len(points):
         typer.echo(f"... and {len(points) - len(shown)} more (--all shows them)")
     by_shape: dict[Shape, int] = {}
-    for point in points:
-        by_shape[point.shape] = by_shape.get(point.shape, 0) + 1
+    for one in points:
+        by_shape[one.shape] = by_shape.get(one.shape, 0) + 1
     typer.echo("")
     show(
         "",
@@ -98,6 +95,9 @@ def plan(
             for p in points
         ],
     )
+    runnable.check(made, points)
+    limits = _limits(made)
+    check_limits(sorted(by_shape), made.site, limits, scheduler(made.site).partition_word)
     hours = sum(p.shape.core_hours for p in points)
     typer.echo(f"{len(points)} points, at most {hours:.6g} core-hours; folder {made.folder}")
 
@@ -124,6 +124,7 @@ def render(
 
         hpcsamp campaign render sweep.toml --site lumi --out scripts
     """
+    from hpcsamp.campaign import mending
     from hpcsamp.campaign import render as rendering
     from hpcsamp.campaign.status import Survey
     from hpcsamp.campaign.store import Store
@@ -131,7 +132,7 @@ def render(
     from hpcsamp.errors import UsageError
     from hpcsamp.files import write_whole
 
-    made = _load(campaign, site)
+    made = load(campaign, site)
     store = Store(made.folder)
     if out is not None:
         jobs = rendering.arrays(made.points, made.site, made.site.max_array)
@@ -146,8 +147,9 @@ def render(
     else:
         with store.lock():
             state = store.load()
-            with _or_elsewhere("--out DIR renders all points"):
-                missing = [s.point for s in Survey(made, state).of("missing")]
+            with or_elsewhere("--out DIR renders all points"):
+                survey = Survey(made, mending.mend(made, state, store))
+                missing = [s.point for s in survey.of("missing", "outdated")]
             if not missing:
                 typer.echo("nothing to render: all points were started; --out DIR renders them all")
                 return
@@ -160,25 +162,38 @@ def render(
 
 
 @app.command(cls=Command)
-def submit(campaign: File, site: SiteName = None, accept_edits: AcceptEdits = False) -> None:
-    """Submit the points that were never started, and return without waiting for them.
+def submit(
+    campaign: File,
+    site: SiteName = None,
+    where: Where = None,
+    point: Chosen = None,
+    accept_edits: AcceptEdits = False,
+) -> None:
+    """Submit the points that were never started or lack a product, and return without waiting.
 
     Examples:
 
         hpcsamp campaign submit sweep.toml
 
-        hpcsamp campaign submit sweep.toml --site local
+        hpcsamp campaign submit sweep.toml --where 'method.samples == 16 and seed < 3'
     """
     from hpcsamp.campaign import submit as submission
+    from hpcsamp.campaign.selection import select
 
-    made = _load(campaign, site)
-    _report(submission.submit(made, ["missing"], accept_edits=accept_edits), "was never started")
+    selection = select(where, (), point or ())
+    done = submission.submit(
+        load(campaign, site), submission.NEW, selection=selection, accept_edits=accept_edits
+    )
+    _report(done, f"{'selected ' * bool(selection)}was never started")
 
 
 @app.command(cls=Command)
 def resume(
     campaign: File,
     site: SiteName = None,
+    where: Where = None,
+    state: States = None,
+    point: Chosen = None,
     time: Annotated[str | None, typer.Option(help="New time limit, e.g. 02:00:00.")] = None,
     memory: Annotated[str | None, typer.Option(help="New memory per node, e.g. 16G.")] = None,
     accept_edits: AcceptEdits = False,
@@ -189,173 +204,45 @@ def resume(
 
         hpcsamp campaign resume sweep.toml
 
-        hpcsamp campaign resume sweep.toml --time 02:00:00 --memory 16G
+        hpcsamp campaign resume sweep.toml --state failed --time 02:00:00 --memory 16G
     """
     from hpcsamp.campaign import submit as submission
+    from hpcsamp.campaign.selection import select
 
-    made = _load(campaign, site)
+    selection = select(where, state or (), point or ())
     done = submission.submit(
-        made,
-        ["missing", "failed", "interrupted"],
+        load(campaign, site),
+        [*submission.NEW, "failed", "interrupted"],
+        selection=selection,
         accept_edits=accept_edits,
         time=time,
         memory=memory,
     )
-    _report(done, "is missing, failed or interrupted")
+    _report(done, f"{'selected ' * bool(selection)}is missing, failed or interrupted")
 
 
 @app.command(cls=Command)
-def status(
+def cancel(
     campaign: File,
     site: SiteName = None,
-    every: All = False,
-    offline: Offline = False,
-    json_file: Json = None,
+    where: Where = None,
+    state: States = None,
+    point: Chosen = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Show the state of the points, and why failed ones have failed.
-
-    Examples:
-
-        hpcsamp campaign status sweep.toml
-
-        hpcsamp campaign status sweep.toml --offline --json status.json
-    """
-    from hpcsamp.campaign.status import WORDS, Survey
-    from hpcsamp.campaign.store import Store
-    from hpcsamp.cli.output import show
-
-    made = _load(campaign, site)
-    state = Store(made.folder).load()
-    with _or_elsewhere():
-        survey = Survey(made, state, ask_scheduler=not offline)
-    counts = survey.counts()
-    small = len(survey.points) <= SHOWN
-    chosen = survey.points if every or small else survey.of("running", "failed", "interrupted")
-    shown = chosen if every else chosen[:SHOWN]
-    reasons = survey.reasons([s for s in shown if s.word in ("failed", "interrupted")])
-    show(
-        "",
-        ["point", "folder", *made.points[0].values, "state", "reason"],
-        [
-            [
-                s.point.number,
-                s.point.name,
-                *map(_cell, s.point.values.values()),
-                s.word,
-                reasons.get(s.point.name, ""),
-            ]
-            for s in shown
-        ],
-        json_file=json_file,
-        data={
-            "counts": {w: counts[w] for w in WORDS},
-            "points": [
-                {
-                    "point": s.point.number,
-                    "folder": s.point.name,
-                    "state": s.word,
-                    "why": reasons.get(s.point.name, s.why),
-                }
-                for s in survey.points
-            ],
-        },
-    )
-    if len(shown) < len(survey.points):
-        typer.echo(f"{len(survey.points) - len(shown)} points are not shown (--all shows them)")
-    by_state = ", ".join(f"{counts[w]} {w}" for w in WORDS if counts[w])
-    typer.echo(f"{len(survey.points)} points: {by_state}")
-
-
-@app.command(cls=Command)
-def cancel(campaign: File, site: SiteName = None, accept_edits: AcceptEdits = False) -> None:
-    """Cancel all waiting and running jobs of the campaign; resume continues them later.
+    """Cancel waiting and running jobs of the campaign; resume continues them later.
 
     Examples:
 
         hpcsamp campaign cancel sweep.toml
 
-        hpcsamp campaign cancel sweep.toml --site horeka
+        hpcsamp campaign cancel sweep.toml --where 'seed > 3' --state queued
     """
+    from hpcsamp.campaign.selection import select
     from hpcsamp.campaign.submit import cancel as end
 
-    ended = end(_load(campaign, site))
+    ended = end(load(campaign, site), select(where, state or (), point or ()))
     typer.echo(f"cancelled {', '.join(ended)}" if ended else "no job is waiting or running")
-
-
-@app.command(cls=Command)
-def collect(
-    campaign: File,
-    site: SiteName = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Table to write: .csv, .parquet or .h5."),
-    ] = None,
-    offline: Offline = False,
-    accept_edits: AcceptEdits = False,
-) -> None:
-    """Write the results of all finished points to one table; list the points without results.
-
-    Examples:
-
-        hpcsamp campaign collect sweep.toml
-
-        hpcsamp campaign collect sweep.toml --out results.parquet
-    """
-    from hpcsamp.campaign import collect as collecting
-
-    made = _load(campaign, site)
-    path = out or made.folder / "results.csv"
-    with _or_elsewhere():
-        result = collecting.collect(made, ask_scheduler=not offline)
-    collecting.write(path, result)
-    typer.echo(f"{len(result.rows)} rows of {len(made.points)} points, written to {path}")
-    for name, why in result.left_out.items():
-        typer.echo(f"no result: {name}: {why}")
-
-
-@app.command(cls=Command)
-def verify(
-    campaign: File,
-    point: Annotated[
-        str | None, typer.Argument(help="Number of a point, or the name of its folder.")
-    ] = None,
-    site: SiteName = None,
-    random: Annotated[bool, typer.Option("--random", help="Choose a finished point.")] = False,
-    ranks: Annotated[
-        int | None, typer.Option(min=1, help=f"{RANKS} (default: the point's number).")
-    ] = None,
-    tolerance: Annotated[
-        float, typer.Option(min=0, help="Allowed relative difference of metrics on another grid.")
-    ] = 1e-3,
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Keep the folder of the second run.")
-    ] = False,
-    accept_edits: AcceptEdits = False,
-) -> None:
-    """Run a finished point again on this machine and check that the numbers agree.
-
-    Examples:
-
-        hpcsamp campaign verify sweep.toml --random
-
-        hpcsamp campaign verify sweep.toml 3 --ranks 2
-    """
-    from hpcsamp.campaign import verify as verifying
-    from hpcsamp.cli.output import show
-    from hpcsamp.errors import HpcsampError
-    from hpcsamp.explain import more
-
-    made = _load(campaign, site)
-    chosen = verifying.choose(made, point, random)
-    typer.echo(f"point {chosen.number}, {chosen.name}: running again")
-    found = verifying.verify(made, chosen, ranks=ranks, tolerance=tolerance, keep=keep)
-    show("", ["result", "first run", "second run"], [list(row) for row in found.rows])
-    if not found.agrees:
-        raise HpcsampError(
-            f"point {chosen.number}, {chosen.name} does not agree: {found.verdict}{more('numbers')}"
-        )
-    typer.echo(f"point {chosen.number}, {chosen.name} agrees: {found.verdict}")
 
 
 @app.command(hidden=True, cls=Command)
@@ -363,7 +250,7 @@ def check(
     point: Annotated[Path, typer.Argument(help="Folder of a point.")],
     wanted: Annotated[list[str], typer.Argument(metavar="PRODUCT", help="Its product files.")],
 ) -> None:
-    """Check the product files of a point and print their signature (for job scripts).
+    """Check the product files of a point and print what its mark records (for job scripts).
 
     Examples:
 
@@ -374,18 +261,7 @@ def check(
     from hpcsamp.campaign import products
 
     products.check(point, wanted)
-    typer.echo(products.signature(str(point), wanted))
-
-
-@contextmanager
-def _or_elsewhere(how: str = "--offline works") -> Iterator[None]:
-    """Add to errors of the scheduler how the command works without it."""
-    from hpcsamp.campaign.schedulers import SchedulerError
-
-    try:
-        yield
-    except SchedulerError as e:
-        raise SchedulerError(f"{e}; {how} without the scheduler") from e
+    typer.echo(products.stamp(point, wanted))
 
 
 def _limits(made: Campaign) -> Limits:
@@ -410,5 +286,13 @@ def _report(done: Submitted, which: str) -> None:
     )
 
 
-def _cell(value: object) -> str | int | float | bool | None:
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
+for _command in (
+    campaign_look.status,
+    campaign_look.logs,
+    campaign_look.diff,
+    campaign_look.collect,
+    campaign_look.verify,
+    campaign_files.adopt,
+    campaign_files.prune,
+):
+    app.command(cls=Command)(_command)

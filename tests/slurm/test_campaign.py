@@ -49,6 +49,7 @@ class Site:
 
     def __init__(self, slurm, digits: Path, folder: Path, text: str = CAMPAIGN) -> None:
         self.slurm = slurm
+        folder.mkdir(exist_ok=True)
         self.file = folder / "sweep.toml"
         self.file.write_text(text)
         (folder / "base.toml").write_text(BASE.format(digits=digits))
@@ -137,7 +138,9 @@ def test_what_the_cluster_does_not_allow_is_said_before(slurm, digits, tmp_path)
     for resources, site_lines, words in (
         ('time = "2-00:00:00"', "", ["resources.time = 48:00:00", "debug 01:00:00"]),
         ("nodes = 3", "", ["resources.nodes = 3", "debug has 2"]),
-        ("", 'partition = "gpu"', ['site.partition = "gpu"', "there are debug"]),
+        ("", 'partition = "gpu"', ['site.partition = "gpu"', "choose from debug"]),
+        ("cores = 3", 'partition = "debug"', ["need 3 CPUs", "debug have at most 2"]),
+        ('memory = "5G"', "", ["resources.memory = 5120 MiB", "at most 4000 MiB"]),
         # Slurm itself refuses, and says why
         ("", 'header = ["#SBATCH --constraint=none"]', ["sbatch failed with 1", "feature"]),
     ):
@@ -182,8 +185,19 @@ def test_jobs_that_were_not_noted_are_found_again(slurm, digits, tmp_path):
     job = state["submissions"][0]["jobs"][0]["job"]
     state["submissions"][0]["jobs"][0]["job"] = None
     path.write_text(text.to_json(state, site.folder.name))
-    assert site.status()[0] == {"missing": 6}  # as far as is known
+    # a campaign of the same name elsewhere, whose job must not be taken for this one's
+    twin = Site(slurm, digits, (tmp_path / "twin"), sweep)
+    twin("submit")
+    other = json.loads((twin.folder / "campaign.json").read_text())["submissions"][0]["jobs"][0]
+    assert site.status()[0] == {"queued": 6}
+    assert json.loads(path.read_text())["submissions"][0]["jobs"][0]["job"] == job != other["job"]
+    assert "JobHeldUser" in site("status")
+    assert "cancelled point 1, point 2" in site("cancel", "--where", "point <= 2")
+    assert site.status()[0] == {"queued": 4, "missing": 2}
+    assert f"cancelled {other['job']}" in twin("cancel")
+    assert site.status()[0] == {"queued": 4, "missing": 2}
+    assert "submitted 2 points" in site("submit")
     assert "nothing to submit" in site("submit")
     assert slurm.command("squeue", "-h", "-o", "%F", "-j", job).split() == [job]
-    assert f"cancelled {job}" in site("cancel")
+    assert job in site("cancel").removeprefix("cancelled ").strip().split(", ")
     assert site.status()[0] == {"missing": 6}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from hpcsamp.campaign.schedulers.base import Element, Limits, Scheduler, SchedulerError
+from hpcsamp.campaign.schedulers.base import Element, Limits, Scheduler, SchedulerError, Seen
 from hpcsamp.campaign.site import Site
 from hpcsamp.names import SCHEDULERS
 
-__all__ = ["Element", "Limits", "Scheduler", "SchedulerError", "make"]
+__all__ = ["Element", "Limits", "Scheduler", "SchedulerError", "Seen", "make"]
 
 
 def make(site: Site, name: str | None = None) -> Scheduler:

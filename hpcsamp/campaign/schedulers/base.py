@@ -6,18 +6,34 @@ import os
 import shutil
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 from hpcsamp.campaign.render import Job
+from hpcsamp.campaign.resources import Shape
 from hpcsamp.campaign.site import Site
 from hpcsamp.errors import HpcsampError, UsageError
 
 #: ``(job, index)``: one element of a job array.
 Element = tuple[str, int]
 Live = Literal["queued", "running"]
+
+
+class Seen(NamedTuple):
+    """A waiting or running element, as the scheduler sees it.
+
+    Attributes
+    ----------
+    word
+        Whether it waits or runs; an element in a state that is not known counts as running.
+    why
+        Why it waits, in the scheduler's words; empty if it runs, or this is not known.
+    """
+
+    word: Live
+    why: str = ""
 
 
 class SchedulerError(HpcsampError):
@@ -38,12 +54,16 @@ class Limits:
         Partition of jobs that do not name one.
     nodes
         Largest number of nodes of a job by partition; empty if unknown.
+    cpus, memory
+        CPUs, and memory in MiB, of the largest node by partition; empty if unknown.
     """
 
     array: int
     minutes: Mapping[str, float]
     default: str = ""
     nodes: Mapping[str, int] | None = None
+    cpus: Mapping[str, int] | None = None
+    memory: Mapping[str, int] | None = None
 
 
 class Scheduler(ABC):
@@ -72,7 +92,13 @@ class Scheduler(ABC):
         """Return the limits of the scheduler."""
 
     @abstractmethod
-    def submit(self, jobs: Sequence[Job], folder: Path, taken: Callable[[Job, str], None]) -> None:
+    def submit(
+        self,
+        jobs: Sequence[Job],
+        folder: Path,
+        taken: Callable[[Job, str], None],
+        after: Sequence[str] = (),
+    ) -> None:
         """Submit job arrays.
 
         Parameters
@@ -83,6 +109,10 @@ class Scheduler(ABC):
             Folder of the submission.
         taken
             Called with each job and its identifier as soon as the scheduler has accepted it.
+        after
+            Jobs of former submissions that must end first. Given if ``site.at_once`` is set; the
+            arrays of this submission then also follow each other, so that the limit, which
+            schedulers know per array, holds for the campaign.
 
         Raises
         ------
@@ -94,20 +124,44 @@ class Scheduler(ABC):
     def live(self, jobs: Sequence[str]) -> dict[Element, Live]:
         """Return the elements of some jobs that wait or run."""
 
+    def look(self, jobs: Sequence[str]) -> dict[Element, Seen]:
+        """Return the elements of some jobs that wait or run, and why they wait."""
+        return {element: Seen(word) for element, word in self.live(jobs).items()}
+
     def ended(self, jobs: Sequence[str]) -> dict[Element, str]:
         """Return why elements ended, e.g. ``TIMEOUT``, as far as the scheduler still knows."""
         return {}
 
-    def find(self, name: str, script: Path) -> str | None:
-        """Find a waiting or running job by its name or script; return its identifier or None.
+    def find(self, name: str, script: Path, identity: str = "") -> str | None:
+        """Find a waiting or running job of anybody; return its identifier or None.
 
         Needed after a submission was killed before it could record the scheduler's answer.
+
+        Parameters
+        ----------
+        name
+            Name of the job, which jobs of other campaigns may also have.
+        script
+            Path of its script.
+        identity
+            Its :func:`~hpcsamp.campaign.render.identity`; empty for jobs of former versions, which
+            are found by name and script.
         """
         return None
 
     @abstractmethod
     def cancel(self, jobs: Sequence[str]) -> None:
         """Cancel some jobs."""
+
+    def cancel_elements(self, elements: Sequence[Element]) -> None:
+        """Cancel some elements of jobs.
+
+        Raises
+        ------
+        SchedulerError
+            If the scheduler can cancel whole jobs only.
+        """
+        raise SchedulerError(f"{type(self).__name__} cannot cancel single points of a job")
 
     # For schedulers with command-line programs -------------------------------------------------
 
@@ -147,43 +201,69 @@ class Scheduler(ABC):
 
 
 def clean(environment: Mapping[str, str]) -> dict[str, str]:
-    """Remove variables that would change a submission silently or start MPI as a rank."""
-    foreign = ("SBATCH_", "OMPI_COMM", "PMIX_", "PMI_", "OPAL_")
+    """Remove variables that would change commands silently or start MPI as a rank.
+
+    ``SQUEUE_USERS``, for example, hides the jobs of colleagues, which would be submitted again.
+    """
+    foreign = ("SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SINFO_", "SCONTROL_")
+    foreign += ("OMPI_COMM", "PMIX_", "PMI_", "OPAL_")
     return {k: v for k, v in environment.items() if not k.startswith(foreign)}
 
 
-def check_limits(jobs: Sequence[Job], site: Site, limits: Limits, word: str) -> None:
-    """Check jobs against the limits of the scheduler before anything is submitted.
+def check_limits(shapes: Iterable[Shape], site: Site, limits: Limits, word: str) -> None:
+    """Check resources against the limits of the scheduler before anything is submitted.
 
     Raises
     ------
     UsageError
-        If the partition does not exist, or does not allow the time or the number of nodes.
+        If a partition does not exist, or none of those named allows the time, the number of nodes,
+        or the CPUs and memory of a node.
     """
     if not limits.minutes:
         return
     allowed = ", ".join(f"{n} {_minutes(m)}" for n, m in limits.minutes.items())
-    if site.partition and site.partition not in limits.minutes:
-        raise UsageError(
-            f'site.partition = "{site.partition}": there is no such {word}; choose from '
-            f"{', '.join(limits.minutes)}"
+    names = [n.split("@")[0] for n in site.partition.split(",") if n]  # PBS: queue@server
+    for name in names:
+        if name not in limits.minutes:
+            raise UsageError(
+                f'site.partition = "{site.partition}": there is no {word} {name}; choose from '
+                f"{', '.join(limits.minutes)}"
+            )
+    names = names or [n for n in [limits.default] if n in limits.minutes]
+    longest = max(limits.minutes.values())
+    for shape in shapes:
+        if shape.minutes > longest:
+            raise UsageError(
+                f"resources.time = {shape.time}: no {word} allows that long ({allowed})"
+            )
+        # of several partitions, a job needs one that allows all it asks for
+        faults = [_fault(shape, site, limits, name, word) for name in names]
+        if faults and all(faults):
+            raise UsageError(f"{'; '.join(dict.fromkeys(faults))} ({allowed})")
+
+
+def _fault(shape: Shape, site: Site, limits: Limits, name: str, word: str) -> str:
+    """Return what a partition does not allow; empty if it allows the resources."""
+    if shape.minutes > limits.minutes[name]:
+        here = _minutes(limits.minutes[name])
+        return f"resources.time = {shape.time}: {word} {name} allows {here}"
+    most = (limits.nodes or {}).get(name)
+    if most is not None and shape.nodes > most:
+        return f"resources.nodes = {shape.nodes}: {word} {name} has {most}"
+    needed = shape.ranks_per_node * shape.cores * site.cpus_per_core
+    most = (limits.cpus or {}).get(name)
+    if most is not None and needed > most:
+        return (
+            f"resources: {shape.ranks_per_node} ranks_per_node with {shape.cores} cores each need "
+            f"{needed} CPUs, but the nodes of {word} {name} have at most {most}"
         )
-    name = site.partition or limits.default
-    here = limits.minutes.get(name, max(limits.minutes.values()))
-    for job in jobs:
-        longest = max(limits.minutes.values())
-        if job.shape.minutes > longest:
-            raise UsageError(
-                f"resources.time = {job.shape.time}: no {word} allows that long ({allowed})"
-            )
-        if job.shape.minutes > here:
-            raise UsageError(
-                f"resources.time = {job.shape.time}: {word} {name} allows {_minutes(here)} "
-                f"({allowed})"
-            )
-        most = (limits.nodes or {}).get(name)
-        if most is not None and job.shape.nodes > most:
-            raise UsageError(f"resources.nodes = {job.shape.nodes}: {word} {name} has {most}")
+    most = (limits.memory or {}).get(name)
+    if most is not None and shape.memory > most:
+        return (
+            f"resources.memory = {shape.memory} MiB: the nodes of {word} {name} have at most "
+            f"{most} MiB"
+        )
+    return ""
 
 
 def _minutes(value: float) -> str:

@@ -23,8 +23,8 @@ from hpcsamp.campaign.schedulers.base import (
     SchedulerError,
     clean,
 )
-from hpcsamp.campaign.schedulers.runner import GRACE, QUEUE, STATE
-from hpcsamp.errors import DataError, UsageError
+from hpcsamp.campaign.schedulers.runner import DROPPED, GRACE, QUEUE, STATE, alive
+from hpcsamp.errors import UsageError
 from hpcsamp.files import write_whole
 from hpcsamp.processes import started
 from hpcsamp.sealing import text
@@ -40,12 +40,19 @@ class Local(Scheduler):
         """Return no limits."""
         return Limits(0, {})
 
-    def submit(self, jobs: Sequence[Job], folder: Path, taken: Callable[[Job, str], None]) -> None:
+    def submit(
+        self,
+        jobs: Sequence[Job],
+        folder: Path,
+        taken: Callable[[Job, str], None],
+        after: Sequence[str] = (),  # runners of one campaign share cores and at_once
+    ) -> None:
         """Start a background runner that starts one point after the other."""
         cores = self.site.cores or len(os.sched_getaffinity(0))
         queue = {
             "cores": cores,
             "at_once": self.site.at_once,
+            "requeue": self.site.requeue,
             "arrays": [
                 {
                     "script": job.script,
@@ -59,7 +66,8 @@ class Local(Scheduler):
         }
         try:
             write_whole(folder / QUEUE, text.to_json(queue, text.owner_of(folder)))
-            (folder / STATE).unlink(missing_ok=True)
+            for old in (STATE, DROPPED):
+                (folder / old).unlink(missing_ok=True)
             with (folder / "runner.txt").open("wb") as log:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "hpcsamp.campaign.schedulers.runner", str(folder)],
@@ -86,27 +94,41 @@ class Local(Scheduler):
         """Read the state files of the runners that are alive."""
         found: dict[Element, Live] = {}
         for folder in {Path(j).parent for j in jobs}:
-            state = _alive(folder)
+            state = alive(folder)
             if state is None:
                 continue
             arrays = text.read_json(folder / QUEUE, text.owner_of(folder), unsealed=False)["arrays"]
             order = [(a["script"], i) for a in arrays for i in range(a["count"])]
+            dropped = set(map(tuple, state.get("dropped", ())))
             waiting = [*order[state["next"] :], *map(tuple, state["again"])]
+            waiting = [place for place in waiting if place not in dropped]
             for script, index in waiting:
                 found[str(folder / script), index] = "queued"
             for script, index in state["running"]:
                 found[str(folder / script), index] = "running"
         return {e: live for e, live in found.items() if e[0] in set(jobs)}
 
-    def find(self, name: str, script: Path) -> str | None:
+    def find(self, name: str, script: Path, identity: str = "") -> str | None:
         """Find a job by the runner of its folder."""
-        return str(script) if _alive(script.parent) is not None else None
+        return str(script) if alive(script.parent) is not None else None
+
+    def cancel_elements(self, elements: Sequence[Element]) -> None:
+        """Ask the runners to stop or to leave out points; wait until they have done so."""
+        for job, index in elements:
+            with (Path(job).parent / DROPPED).open("a") as f:
+                f.write(f"{Path(job).name} {index}\n")
+        end = time.monotonic() + max(self.site.timeout, 2 * GRACE)
+        jobs = sorted({job for job, _ in elements})
+        while set(elements) & self.live(jobs).keys():
+            if time.monotonic() > end:
+                raise SchedulerError("the runner does not stop the points")
+            time.sleep(0.05)
 
     def cancel(self, jobs: Sequence[str]) -> None:
         """Stop the runners of some jobs and their points, which have time to write a checkpoint."""
         ending = []
         for folder in {Path(j).parent for j in jobs}:
-            state = _alive(folder)
+            state = alive(folder)
             if state is not None:
                 os.kill(state["pid"], signal.SIGTERM)
                 ending.append(state)
@@ -116,16 +138,3 @@ class Local(Scheduler):
                 if time.monotonic() > end:
                     raise SchedulerError(f"the runner {state['pid']} does not end")
                 time.sleep(0.05)
-
-
-def _alive(folder: Path) -> dict | None:
-    """Return the state of the runner of a submission; None if it has ended."""
-    if not (folder / STATE).exists():
-        return None
-    try:
-        state = text.read_json(folder / STATE, text.owner_of(folder), unsealed=False)
-        return state if started(state["pid"]) == state["started"] else None
-    except DataError:
-        if not (folder / STATE).exists():  # the runner has just ended
-            return None
-        raise

@@ -9,11 +9,29 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpcsamp.campaign.render import Job
-from hpcsamp.campaign.schedulers.base import Element, Limits, Live, Scheduler, SchedulerError
+from hpcsamp.campaign.causes import signal_name
+from hpcsamp.campaign.render import VARIABLE, Job
+from hpcsamp.campaign.schedulers.base import (
+    Element,
+    Limits,
+    Live,
+    Scheduler,
+    SchedulerError,
+    Seen,
+)
 from hpcsamp.config import seconds
 
-_RUNNING, _QUEUED = set("RESU"), set("QHWTM")
+#: States in which a job has ended, and in which it waits. In any other state, also one that is not
+#: known, a job counts as running, so that nothing is started twice.
+_ENDED, _QUEUED = set("FXC"), set("QHWTM")
+
+#: Negative exit codes with which PBS ends a job that exceeds its resources.
+_EXCEEDED = {
+    -26: "out of virtual memory",
+    -27: "out of memory",
+    -28: "the limit of CPU time ended it",
+    -29: "the time limit ended it",
+}
 
 
 class PBS(Scheduler):
@@ -36,52 +54,80 @@ class PBS(Scheduler):
         }
         return Limits(self.site.max_array or array or 10000, minutes, default)
 
-    def submit(self, jobs: Sequence[Job], folder: Path, taken: Callable[[Job, str], None]) -> None:
+    def submit(
+        self,
+        jobs: Sequence[Job],
+        folder: Path,
+        taken: Callable[[Job, str], None],
+        after: Sequence[str] = (),
+    ) -> None:
         """Submit each array with ``qsub``; an array of one point is an ordinary job."""
+        before = list(after)
         for job in jobs:
-            out = self.ask("qsub", str(folder / job.script)).strip()
+            wait = ["-W", f"depend=afterany:{':'.join(before)}"] if before else []
+            out = self.ask("qsub", *wait, str(folder / job.script)).strip()
             if not re.match(r"\d+(\[\])?(\.|$)", out):
                 raise SchedulerError(f"qsub returned {out!r} in place of a job identifier")
             taken(job, out)
+            before = [out] if self.site.at_once else []
 
     def live(self, jobs: Sequence[str]) -> dict[Element, Live]:
-        """Read the states of array elements from ``qstat -t``."""
-        return {
-            e: "running" if state in _RUNNING else "queued"
-            for e, (state, _) in self._elements(jobs).items()
-            if state in _RUNNING | _QUEUED
-        }
+        """Read which elements wait or run."""
+        return {element: seen.word for element, seen in self.look(jobs).items()}
+
+    def look(self, jobs: Sequence[str]) -> dict[Element, Seen]:
+        """Read the states of array elements, and why they wait, from ``qstat -t``."""
+        found = {}
+        for element, facts in self._elements(jobs).items():
+            state = facts.get("job_state", "?")
+            if state in _QUEUED:
+                found[element] = Seen("queued", " ".join(str(facts.get("comment", "")).split()))
+            elif state not in _ENDED:
+                found[element] = Seen("running")
+        return found
 
     def ended(self, jobs: Sequence[str]) -> dict[Element, str]:
         """Read exit codes from ``qstat -x``, as long as the server keeps the job history."""
         return {
-            e: f"exit status {status}"
-            for e, (state, status) in self._elements(jobs).items()
-            if state in "FX" and status is not None
+            element: _exit_status(facts["Exit_status"])
+            for element, facts in self._elements(jobs).items()
+            if facts.get("job_state") in _ENDED and facts.get("Exit_status") is not None
         }
 
-    def find(self, name: str, script: Path) -> str | None:
-        """Find a job by its name with ``qselect``."""
-        found = self.ask("qselect", "-N", name).split()
-        return found[0] if found else None
+    def find(self, name: str, script: Path, identity: str = "") -> str | None:
+        """Find a job of any user by the identity in its environment.
+
+        A job without one, because a line of the header replaces its variables, is found by its log.
+        """
+        for job in self.ask("qselect", "-N", name).split():
+            for facts in self._jobs([job]).values():
+                variables = facts.get("Variable_List", {})
+                known = str(variables.get(VARIABLE, "")) if isinstance(variables, dict) else ""
+                log = str(facts.get("Output_Path", "")).partition(":")[2]
+                if known == identity if known else log.startswith(f"{script.parent}/"):
+                    return job
+        return None
 
     def cancel(self, jobs: Sequence[str]) -> None:
         """Cancel jobs with ``qdel``."""
         if jobs:
             self.ask("qdel", *jobs)
 
-    def _elements(self, jobs: Sequence[str]) -> dict[Element, tuple[str, int | None]]:
+    def cancel_elements(self, elements: Sequence[Element]) -> None:
+        """Cancel elements of arrays with ``qdel``."""
+        self.cancel([job.replace("[]", f"[{index}]") for job, index in elements])
+
+    def _elements(self, jobs: Sequence[str]) -> dict[Element, dict[str, Any]]:
         if not jobs:
             return {}
         wanted = {_number(j): j for j in jobs}
-        found: dict[Element, tuple[str, int | None]] = {}
+        found: dict[Element, dict[str, Any]] = {}
         for name, facts in self._jobs(jobs).items():
             job = wanted.get(_number(name))
             match = re.match(r"\d+\[(\d*)\]", name)
             if job is None or (match and not match[1]):
                 continue  # another job, or an array as a whole
-            index = int(match[1]) if match else 0
-            found[job, index] = (str(facts.get("job_state", "?")), facts.get("Exit_status"))
+            found[job, int(match[1]) if match else 0] = facts
         return found
 
     def _jobs(self, jobs: Sequence[str]) -> dict[str, Any]:
@@ -105,6 +151,15 @@ class PBS(Scheduler):
             return dict(json.loads(text).get(part, {}))
         except (ValueError, AttributeError, TypeError) as e:
             raise SchedulerError(f"qstat {options[0]} returned invalid JSON: {e}") from None
+
+
+def _exit_status(status: Any) -> str:
+    if status in _EXCEEDED:
+        return _EXCEEDED[status]
+    if isinstance(status, int) and status > 128:  # PBS adds 256 to the number of a signal, bash 128
+        name = signal_name(status % 128)
+        return f"exit status {status}{f' ({name})' if name else ''}"
+    return f"exit status {status}"
 
 
 def _number(job: str) -> str:

@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from hpcsamp.errors import DataError
 from hpcsamp.files import write_whole
 from hpcsamp.processes import started
 from hpcsamp.sealing import text
 
-QUEUE, STATE = "local.json", "local-state.json"
+QUEUE, STATE, DROPPED = "local.json", "local-state.json", "local-dropped.txt"
 AGAIN = 75
-STARTS = 100
-"""Largest number of starts of a point, so that one that always stops early is given up."""
-
 GRACE = 20.0
 """Seconds that points have to stop when the runner ends."""
 
@@ -48,13 +48,15 @@ class Runner:
         self.arrays: list[dict[str, Any]] = queue["arrays"]
         self.cores: int = queue["cores"]
         self.at_once: int = queue["at_once"] or sys.maxsize
+        self.requeue: bool = queue.get("requeue", True)
         self.order = [(a, i) for a, array in enumerate(self.arrays) for i in range(array["count"])]
         self.next = 0
         self.again: list[Place] = []
-        self.starts: Counter[Place] = Counter()
         self.running: dict[Place, subprocess.Popen[bytes]] = {}
         self.deadline: dict[Place, float] = {}
         self.stopping = False
+        self.dropped: dict[Place, float] = {}  # with the times at which they are killed
+        self._read = 0
 
     def run(self) -> None:
         """Run until all points have ended, or TERM is received."""
@@ -62,7 +64,8 @@ class Runner:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._note()
         while not self.stopping and (self.running or self._waiting()):
-            changed = self._start_those_that_fit()
+            changed = self._drop()
+            changed |= self._start_those_that_fit()
             changed |= self._look()
             if changed:
                 self._note()
@@ -75,28 +78,80 @@ class Runner:
         self.stopping = True
 
     def _waiting(self) -> list[Place]:
+        while self.next < len(self.order) and self.order[self.next] in self.dropped:
+            self.next += 1
         return self.order[self.next : self.next + 1] or self.again[:1]
+
+    def _drop(self) -> bool:
+        """Read which points are to be left out or stopped."""
+        try:
+            with (self.folder / DROPPED).open() as f:
+                f.seek(self._read)
+                new = f.read().rpartition("\n")[0]
+        except OSError:
+            return False
+        self._read += len(new.encode()) + bool(new)
+        scripts = {array["script"]: a for a, array in enumerate(self.arrays)}
+        for line in new.splitlines():
+            script, _, index = line.rpartition(" ")
+            if script in scripts and index.isdigit():
+                place = (scripts[script], int(index))
+                self.dropped[place] = time.monotonic() + GRACE
+                if place in self.running:
+                    self.running[place].terminate()  # the script forwards the signal
+        self.again = [place for place in self.again if place not in self.dropped]
+        return bool(new)
 
     def _start_those_that_fit(self) -> bool:
         changed = False
         while waiting := self._waiting():
             place = waiting[0]
-            used = sum(self.arrays[a]["cores"] for a, _ in self.running)
-            full = used + self.arrays[place[0]]["cores"] > self.cores
-            if full or len(self.running) >= self.at_once:
+            cores = self.arrays[place[0]]["cores"]
+            if self._full(cores):
                 break
-            if self.next < len(self.order):
-                self.next += 1
-            else:
-                self.again.pop(0)
-            self._start(place)
+            with self._with_others() as (others, taken):
+                if self._full(cores, others, taken):
+                    break
+                if self.next < len(self.order):
+                    self.next += 1
+                else:
+                    self.again.pop(0)
+                self._start(place)
+                self._note()
             changed = True
         return changed
 
+    def _full(self, cores: int, others: int = 0, taken: int = 0) -> bool:
+        """Whether one more point of some cores would be too many, beside others of the campaign."""
+        used = taken + sum(self.arrays[a]["cores"] for a, _ in self.running)
+        too_many = others + len(self.running) >= self.at_once
+        return too_many or (used > 0 and used + cores > self.cores)
+
+    @contextlib.contextmanager
+    def _with_others(self) -> Iterator[tuple[int, int]]:
+        """Points and cores of the campaign's other runners, while none of them can start more."""
+        folder = os.open(self.folder.parent, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):  # some file systems have no locks
+                fcntl.flock(folder, fcntl.LOCK_EX)
+            number = cores = 0
+            for file in self.folder.parent.glob(f"*/{STATE}"):
+                state = None
+                with contextlib.suppress(DataError):
+                    state = alive(file.parent) if file.parent != self.folder else None
+                if state is not None:
+                    number += len(state["running"])
+                    cores += state.get("cores", 0)
+            yield number, cores
+        finally:
+            os.close(folder)
+
+    def _log(self, place: Place) -> IO[bytes]:
+        return (self.folder / f"{self.arrays[place[0]]['log']}-{place[1]}.txt").open("ab")
+
     def _start(self, place: Place) -> None:
         array, index = self.arrays[place[0]], place[1]
-        self.starts[place] += 1
-        with (self.folder / f"{array['log']}-{index}.txt").open("ab") as log:
+        with self._log(place) as log:
             self.running[place] = subprocess.Popen(
                 ["bash", str(self.folder / array["script"]), str(index)],
                 stdin=subprocess.DEVNULL,
@@ -112,12 +167,16 @@ class Runner:
         changed = False
         for place, process in list(self.running.items()):
             if process.poll() is None:
-                if time.monotonic() > self.deadline[place]:
-                    print(f"{self.arrays[place[0]]['script']} {place[1]}: out of time", flush=True)
+                if time.monotonic() > self.dropped.get(place, math.inf):
                     self._kill(process)
+                elif time.monotonic() > self.deadline[place]:
+                    self._kill(process)
+                    with self._log(place) as log:
+                        log.write(b"campaign: the time limit ended this point\n")
                 continue
             del self.running[place]
-            if process.returncode == AGAIN and self.starts[place] < STARTS:
+            again = process.returncode == AGAIN and self.requeue  # the script counts its starts
+            if again and place not in self.dropped:
                 self.again.append(place)
             changed = True
         return changed
@@ -146,12 +205,27 @@ class Runner:
             "started": started(os.getpid()),
             "next": self.next,
             "again": named(self.again),
+            "dropped": named(self.dropped),
             "running": named(self.running),
+            "cores": sum(self.arrays[a]["cores"] for a, _ in self.running),
         }
         try:
             write_whole(self.folder / STATE, text.to_json(state, text.owner_of(self.folder)))
         except OSError as e:  # a full quota: points continue, and marks record their states
             print(f"cannot write {STATE}: {e.strerror}", flush=True)
+
+
+def alive(folder: Path) -> dict[str, Any] | None:
+    """Return the state of the runner of a submission; None if it has ended."""
+    if not (folder / STATE).exists():
+        return None
+    try:
+        state = text.read_json(folder / STATE, text.owner_of(folder), unsealed=False)
+        return state if started(state["pid"]) == state["started"] else None
+    except DataError:
+        if not (folder / STATE).exists():  # the runner has just ended
+            return None
+        raise
 
 
 def _end_with_parent() -> None:

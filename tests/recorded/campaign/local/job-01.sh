@@ -28,6 +28,15 @@ mark() {
     printf '%s' "$1" >"$point/.mark" || true
 }
 
+# What a point has reached: its checkpoints, or where there are none, its files and their sizes.
+reached() {
+    if [ -d "$point/checkpoints" ]; then
+        ls "$point/checkpoints"
+    else
+        find "$point" -type f ! -name '.*' -printf '%P %s\n' 2>/dev/null | sort
+    fi | cksum || true
+}
+
 # A new stall file means that a rank hung; the point is then restarted, at most three times, without
 # the nodes that the file names.
 stall() { cksum 2>/dev/null <"$point/stall.json" || true; }
@@ -41,6 +50,16 @@ stop() {
     if [ "$(stall)" != "$stalled" ] && [ "$(of_stall count)" -le 3 ]; then
         code=75 exclude=$(of_stall exclude)
         echo "campaign: a rank hung${exclude:+ on $exclude}, see $point/stall.json" >&2
+    elif [ "$code" -eq 75 ] && [ -z "$cancelled" ]; then
+        if [ "$(reached)" = "$before" ]; then
+            echo "campaign: stopped early without progress since start $starts: not started again" >&2
+            mark "failed.$code"
+            exit 1
+        elif [ "$starts" -gt 100 ]; then
+            echo "campaign: stopped early in start $starts: not started again (retries = 100)" >&2
+            mark "failed.$code"
+            exit 1
+        fi
     fi
     if [ "$code" -ne 75 ] && [ -z "$cancelled" ]; then
         mark "failed.$code"
@@ -79,11 +98,24 @@ trap 'cancelled=1; tell' TERM
 
 cd /home/user/project
 mkdir -p "$point" "$campaign/marks"
+before=$(reached)
 mark running
+
+# Which start this is, so that the cause of a failure is searched in its part of the log.
+log=0001/log-01-$index starts=0
+if [ -r "$point/.start" ]; then read -r name_of_log count <"$point/.start" || true; fi
+if [ "${name_of_log:-}" = "$log" ] && [[ ${count:-} =~ ^[0-9]+$ ]]; then starts=$count; fi
+starts=$((starts + 1))
+echo "$log $starts" >"$point/.start" || true
+echo "campaign: start $starts of $name on ${HOSTNAME:-this machine}, $(date '+%F %T')"
 
 export OMP_NUM_THREADS=1
 
-{ launch hpcsamp train "$config" "${settings[@]}" --output "$point" --resume; } || stop $?
+if [ -s "$point/summary.json" ] && hpcsamp campaign check "$point" summary.json >/dev/null 2>&1; then
+    echo "campaign: $name is trained, and not trained again"
+else
+    { launch hpcsamp train "$config" "${settings[@]}" --output "$point" --resume; } || stop $?
+fi
 { launch hpcsamp evaluate "$point" --split test; } || stop $?
 whole=$(hpcsamp campaign check "$point" summary.json evaluation/test.json) || stop $?
-mark "done.$whole"
+mark "done.$whole.30f2f0a7"

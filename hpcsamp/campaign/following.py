@@ -1,0 +1,64 @@
+"""Read the log of a point from its last start on, and follow it while the point runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from hpcsamp.campaign import causes, mending
+from hpcsamp.campaign.points import Campaign, Point
+from hpcsamp.campaign.status import Survey
+
+LOOK = 0.5
+"""Seconds between two looks at a log."""
+
+ASK = 10.0
+"""Seconds between two questions whether the point still runs."""
+
+
+def last_start(log: Path, folder: Path, lines: int = 0) -> str:
+    """Return a log from the last start of a point on.
+
+    Parameters
+    ----------
+    log, folder
+        The log, and the folder of the point.
+    lines
+        Number of lines at the end; 0: all.
+    """
+    text = log.read_text(errors="replace")
+    start = causes.last_start(folder)
+    if start is not None:
+        mark = text.rfind(f"campaign: start {start.number} of {folder.name} ")
+        text = text[max(mark, 0) :]
+    return "".join(text.splitlines(keepends=True)[-lines:]) if lines else text
+
+
+def follow(campaign: Campaign, point: Point, write: Callable[[str], object]) -> None:
+    """Pass what is added to the log of a point to a function until the point has ended.
+
+    What was in the log before is left out; a log that does not exist yet is waited for.
+    """
+    place: Path | None = None
+    read = asked = 0.0
+    while True:
+        ended = False
+        if time.monotonic() - asked > ASK or place is None:
+            survey = Survey(campaign, mending.load(campaign))
+            asked = time.monotonic()
+            ended = point.name not in survey.live
+            found = survey.element(point)
+            if found is not None and found[1] != place and found[1].exists():
+                read = found[1].stat().st_size if place is None and not read else 0
+                place = found[1]
+        if place is not None:
+            with place.open("rb") as f:
+                f.seek(int(read))
+                new = f.read()
+            read += len(new)
+            if new:
+                write(new.decode(errors="replace"))
+        if ended:
+            return
+        time.sleep(LOOK)

@@ -1,0 +1,337 @@
+"""``hpcsamp campaign status``, ``logs``, ``diff``, ``collect`` and ``verify``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hpcsamp.cli.campaign_options import (
+    SHOWN,
+    All,
+    Chosen,
+    File,
+    Json,
+    Offline,
+    SiteName,
+    States,
+    Where,
+    cell,
+    load,
+    or_elsewhere,
+)
+from hpcsamp.cli.options import RANKS, AcceptEdits
+
+if TYPE_CHECKING:
+    from hpcsamp.campaign.points import Campaign
+    from hpcsamp.campaign.status import PointStatus, Survey
+    from hpcsamp.cli.output import Cell
+
+
+def status(
+    campaign: File,
+    site: SiteName = None,
+    every: All = False,
+    offline: Offline = False,
+    where: Where = None,
+    state: States = None,
+    point: Chosen = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Repeat until no point waits or runs.")
+    ] = False,
+    seconds: Annotated[
+        float, typer.Option("--every", min=0.1, help="Seconds between two queries of --watch.")
+    ] = 10.0,
+    exit_code: Annotated[
+        bool,
+        typer.Option(
+            "--exit-code",
+            help="End with 1 if a point failed or was interrupted, with 75 if one is not done.",
+        ),
+    ] = False,
+    json_file: Json = None,
+    accept_edits: AcceptEdits = False,
+) -> None:
+    """Show the state of the points, and why some have failed or wait.
+
+    Examples:
+
+        hpcsamp campaign status sweep.toml
+
+        hpcsamp campaign status sweep.toml --watch
+
+        hpcsamp campaign status sweep.toml --where 'seed < 3' --state failed
+
+        hpcsamp campaign status sweep.toml --offline --json status.json --exit-code
+    """
+    from hpcsamp.campaign import unplanned
+    from hpcsamp.campaign.mending import load as load_state
+    from hpcsamp.campaign.selection import select
+    from hpcsamp.campaign.status import WORDS, Survey
+    from hpcsamp.cli.output import show
+
+    made = load(campaign, site)
+    selection = select(where, state or (), point or ())
+    if watch:
+        _watch(made, select(where, (), point or ()), seconds)
+    with or_elsewhere():
+        survey = Survey(made, load_state(made, not offline), ask_scheduler=not offline)
+    selected = selection.among(made, survey.points) if selection else survey.points
+    busy = [s for s in selected if s.word in ("running", "failed", "interrupted", "outdated")]
+    chosen = selected if every or selection or len(selected) <= SHOWN else busy
+    shown = chosen if every else chosen[:SHOWN]
+    reasons = survey.reasons([s for s in shown if s.word != "done"])
+    columns = ["point", "folder", *made.points[0].values, "state", "reason"]
+    rows: list[list[Cell]] = [[*_row(s), reasons.get(s.point.name, "")] for s in shown]
+    counts = {w: sum(s.word == w for s in selected) for w in WORDS}
+    extra = unplanned.names(made)
+    described = unplanned.describe(made, extra if every else extra[:SHOWN])
+    show(
+        "",
+        columns,
+        rows,
+        json_file=json_file,
+        data={
+            "counts": counts,
+            "points": [
+                {
+                    "point": s.point.number,
+                    "folder": s.point.name,
+                    "state": s.word,
+                    "why": reasons.get(s.point.name, s.why),
+                }
+                for s in selected
+            ],
+            "unplanned": [{"folder": u.name, "state": u.state, "why": u.why} for u in described],
+        },
+    )
+    if len(shown) < len(selected):
+        typer.echo(f"{len(selected) - len(shown)} points are not shown (--all shows them)")
+    of = f" of {len(survey.points)}" if selection else ""
+    typer.echo(f"{len(selected)}{of} points: {_in_words(counts) or 'none is selected'}")
+    _show_unplanned(made, survey, described, len(extra))
+    if exit_code:
+        raise typer.Exit(_exit_code(counts))
+
+
+def _row(s: PointStatus) -> list[Cell]:
+    return [s.point.number, s.point.name, *map(cell, s.point.values.values()), s.word]
+
+
+def _in_words(counts: dict[Any, int]) -> str:
+    return ", ".join(f"{n} {word}" for word, n in counts.items() if n)
+
+
+def _exit_code(counts: dict[Any, int]) -> int:
+    if counts["failed"] or counts["interrupted"]:
+        return 1
+    return 75 if any(n for word, n in counts.items() if word != "done") else 0
+
+
+def _show_unplanned(made: Campaign, survey: Survey, described: list[Any], total: int) -> None:
+    """List points that are on disk, but not in the plan; and planned ones in other folders."""
+    from hpcsamp.campaign import unplanned
+
+    if total:
+        typer.echo(
+            f"{total} point{'s' * (total > 1)} on disk {'are' if total > 1 else 'is'} not planned "
+            f"any more (hpcsamp campaign prune removes them):"
+        )
+        for one in described[:SHOWN]:
+            typer.echo(f"  {one.name} {one.state or 'no mark'}{one.why and f': {one.why}'}")
+    missing = [s.point for s in survey.of("missing")]
+    for folder, count in unplanned.elsewhere(made, missing).items() if missing else ():
+        typer.echo(
+            f"{count} missing point{'s' * (count > 1)} in {folder}: hpcsamp campaign adopt "
+            f"{made.file} {folder} moves {'them' if count > 1 else 'it'} here"
+        )
+
+
+def _watch(made: Campaign, selection: Any, seconds: float) -> None:
+    """Show the states until no point waits or runs; each time costs one call of the scheduler."""
+    from hpcsamp.campaign.mending import load as load_state
+    from hpcsamp.campaign.status import WORDS, Survey
+    from hpcsamp.runtime import on_terminal
+
+    state = load_state(made)
+    names = {p.name for p in selection.of_plan(made)}
+    before: dict[str, str] = {}
+    terminal = on_terminal()
+    while True:
+        with or_elsewhere():
+            survey = Survey(made, state)
+        points = [s for s in survey.points if s.point.name in names]
+        now = {s.point.name: s.word for s in points}
+        counts = {w: sum(s.word == w for s in points) for w in WORDS}
+        line = f"{time.strftime('%H:%M:%S')}  {_in_words(counts)}"
+        if terminal:
+            typer.echo(f"\r\033[K{line}", nl=False)
+        elif now != before:
+            typer.echo(line)
+        for s in points:
+            if before and s.word != before[s.point.name] and s.word in ("failed", "interrupted"):
+                typer.echo(f"{chr(10) * terminal}point {s.point.number} {s.word}: {s.why}")
+        before = now  # type: ignore[assignment]
+        if not counts["queued"] and not counts["running"]:
+            typer.echo("" if terminal else "no point waits or runs")
+            return
+        time.sleep(seconds)
+
+
+def logs(
+    campaign: File,
+    point: Annotated[
+        str | None, typer.Argument(help="Number of a point, or the name of its folder.")
+    ] = None,
+    site: SiteName = None,
+    where: Where = None,
+    state: States = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the point no longer runs.")
+    ] = False,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=0, help="Lines at the end to print; 0: all.")
+    ] = 0,
+    offline: Offline = False,
+    accept_edits: AcceptEdits = False,
+) -> None:
+    """Print the log of a point, or of all selected points, from its last start on.
+
+    Examples:
+
+        hpcsamp campaign logs sweep.toml 3 --follow
+
+        hpcsamp campaign logs sweep.toml --state failed --lines 20
+    """
+    from hpcsamp.campaign import following
+    from hpcsamp.campaign.mending import load as load_state
+    from hpcsamp.campaign.selection import select
+    from hpcsamp.campaign.status import Survey
+    from hpcsamp.errors import UsageError
+
+    made = load(campaign, site)
+    selection = select(where, state or (), [point] if point else ())
+    if not selection:
+        raise UsageError("name a point by its number or its folder, or select some with --where")
+    ask = not offline and (follow or "running" in selection.states or "queued" in selection.states)
+    with or_elsewhere():
+        survey = Survey(made, load_state(made, ask), ask_scheduler=ask)
+    chosen = selection.among(made, survey.points)
+    if follow and len(chosen) != 1:
+        raise UsageError(f"--follow shows one log, but {len(chosen)} points are selected")
+    for one in chosen:
+        if len(chosen) > 1:
+            typer.echo(f"==> point {one.point.number}, {one.point.name} ({one.word})")
+        found = survey.element(one.point)
+        if found is None or not found[1].exists():
+            if len(chosen) == 1 and not follow:
+                raise UsageError(f"point {one.point.number}, {one.point.name} has no log yet")
+            typer.echo("no log yet")
+        if found is not None and found[1].exists():
+            text = following.last_start(found[1], made.folder / "points" / one.point.name, lines)
+            typer.echo(text, nl=False)
+        if follow:
+            following.follow(made, one.point, lambda text: typer.echo(text, nl=False))
+
+
+def diff(
+    campaign: File,
+    first: Annotated[str, typer.Argument(help="Number of a point, or the name of its folder.")],
+    second: Annotated[str, typer.Argument(help="Another point.")],
+    site: SiteName = None,
+    json_file: Json = None,
+    accept_edits: AcceptEdits = False,
+) -> None:
+    """Show the keys in which two points differ; points that are not planned any more count too.
+
+    Examples:
+
+        hpcsamp campaign diff sweep.toml 1 4
+    """
+    from hpcsamp.campaign import unplanned
+    from hpcsamp.cli.output import show
+
+    made = load(campaign, site)
+    (one, a), (two, b) = (unplanned.facts(made, text) for text in (first, second))
+    keys = [k for k in dict.fromkeys([*a, *b]) if a.get(k) != b.get(k)]
+    show("", ["key", one, two], [[k, cell(a.get(k)), cell(b.get(k))] for k in keys], json_file)
+    typer.echo(f"{len(keys)} key{'s' * (len(keys) != 1)} differ{'s' * (len(keys) == 1)}")
+
+
+def collect(
+    campaign: File,
+    site: SiteName = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Table to write: .csv, .parquet or .h5."),
+    ] = None,
+    offline: Offline = False,
+    where: Where = None,
+    point: Chosen = None,
+    accept_edits: AcceptEdits = False,
+) -> None:
+    """Write the results of all finished points to one table; list the points without results.
+
+    Examples:
+
+        hpcsamp campaign collect sweep.toml
+
+        hpcsamp campaign collect sweep.toml --where 'method.samples == 16' --out results.parquet
+    """
+    from hpcsamp.campaign import collect as collecting
+    from hpcsamp.campaign.selection import select
+
+    made = load(campaign, site)
+    path = out or made.folder / "results.csv"
+    with or_elsewhere():
+        result = collecting.collect(made, not offline, select(where, (), point or ()))
+    collecting.write(path, result)
+    total = len(result.rows) + len(result.left_out)
+    typer.echo(f"{len(result.rows)} rows of {total} points, written to {path}")
+    for name, why in result.left_out.items():
+        typer.echo(f"no result: {name}: {why}")
+
+
+def verify(
+    campaign: File,
+    point: Annotated[
+        str | None, typer.Argument(help="Number of a point, or the name of its folder.")
+    ] = None,
+    site: SiteName = None,
+    random: Annotated[bool, typer.Option("--random", help="Choose a finished point.")] = False,
+    ranks: Annotated[
+        int | None, typer.Option(min=1, help=f"{RANKS} (default: the point's number).")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Allowed relative difference of metrics on another grid.")
+    ] = 1e-3,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the folder of the second run.")
+    ] = False,
+    accept_edits: AcceptEdits = False,
+) -> None:
+    """Run a finished point again on this machine and check that the numbers agree.
+
+    Examples:
+
+        hpcsamp campaign verify sweep.toml --random
+
+        hpcsamp campaign verify sweep.toml 3 --ranks 2
+    """
+    from hpcsamp.campaign import verify as verifying
+    from hpcsamp.cli.output import show
+    from hpcsamp.errors import HpcsampError
+    from hpcsamp.explain import more
+
+    made = load(campaign, site)
+    chosen = verifying.choose(made, point, random)
+    typer.echo(f"point {chosen.number}, {chosen.name}: running again")
+    found = verifying.verify(made, chosen, ranks=ranks, tolerance=tolerance, keep=keep)
+    show("", ["result", "first run", "second run"], [list(row) for row in found.rows])
+    if not found.agrees:
+        raise HpcsampError(
+            f"point {chosen.number}, {chosen.name} does not agree: {found.verdict}{more('numbers')}"
+        )
+    typer.echo(f"point {chosen.number}, {chosen.name} agrees: {found.verdict}")

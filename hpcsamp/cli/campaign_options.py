@@ -1,0 +1,66 @@
+"""Options that several commands of ``hpcsamp campaign`` share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from hpcsamp.campaign.points import Campaign
+
+File = Annotated[Path, typer.Argument(metavar="CAMPAIGN", help="The campaign file.")]
+SiteName = Annotated[
+    str | None, typer.Option("--site", help="Site to use in place of the file's, e.g. local.")
+]
+Json = Annotated[
+    Path | None, typer.Option("--json", help="Also write the table to this JSON file.")
+]
+All = Annotated[bool, typer.Option("--all", help="Show all points, not only the first 50.")]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Do not query the scheduler for waiting and running jobs.")
+]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        "--where", help="Only points for which this holds, e.g. 'seed < 3 and data.batch == 64'."
+    ),
+]
+States = Annotated[
+    list[str] | None,
+    typer.Option("--state", help="Only points in this state, e.g. failed; may be repeated."),
+]
+Chosen = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--point", help="Only this point, by its number or the beginning of its folder's name."
+    ),
+]
+SHOWN = 50
+"""Number of points shown in a table without ``--all``."""
+
+
+def load(file: Path, site: str | None = None) -> Campaign:
+    """Read a campaign file."""
+    from hpcsamp.campaign.points import Campaign
+
+    return Campaign(file, site)
+
+
+@contextmanager
+def or_elsewhere(how: str = "--offline works") -> Iterator[None]:
+    """Add to errors of the scheduler how the command works without it."""
+    from hpcsamp.campaign.schedulers import SchedulerError
+
+    try:
+        yield
+    except SchedulerError as e:
+        raise SchedulerError(f"{e}; {how} without the scheduler") from e
+
+
+def cell(value: object) -> str | int | float | bool | None:
+    """Convert a value of a configuration to a cell of a table."""
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
