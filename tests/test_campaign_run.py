@@ -251,6 +251,13 @@ def test_points_that_train_and_the_numbers_again(hpcsamp, digits, small, tmp_pat
     summary = {**products.read(run, "summary.json"), "parameters_sha256": "0" * 64}
     (run / "summary.json").write_text(text.to_json(summary, products.owner(run)))
     done = hpcsamp(*command, "verify", tmp_path / "sweep.toml", "2")
+    assert (done.code, done.err.split(": ")[-1]) == (2, f"point 2, {point.name} is not done\n")
+    [mark] = folder.glob(f"marks/{point.name}.done.*")  # as if its job had seen these numbers
+    spec = Campaign(tmp_path / "sweep.toml").spec
+    mark.rename(
+        mark.with_name(f"{point.name}.done.{products.stamp(run, spec.files())}.{spec.planned()}")
+    )
+    done = hpcsamp(*command, "verify", tmp_path / "sweep.toml", "2")
     assert done.code == 1
     assert "does not agree: parameters differ on the same grid" in done.err
 
@@ -341,13 +348,15 @@ def test_products_that_were_damaged_are_not_done(case):
     shutil.rmtree(paths[2].parent)
     content = json.loads(paths[3].read_text())
     paths[3].write_text(json.dumps({**content, "steps": 2}))
-    paths[4].write_text(json.dumps(content))  # another time, and whole
+    paths[4].write_text(json.dumps(content))  # whole, but the results of another point
+    paths[5].write_text(paths[5].read_text())  # the same at another time
     words = {s.point.number: (s.word, s.why) for s in case.survey().points}
-    assert [words[n][0] for n in range(1, 7)] == ["failed"] * 4 + ["done"] * 2
+    assert [words[n][0] for n in range(1, 7)] == ["failed"] * 5 + ["done"]
     assert "summary.json is damaged" in words[1][1]
     assert "summary.json is missing" in words[2][1]
     assert "2 of 3 steps" in words[4][1]
-    assert "submitted 4 points" in case("resume")
+    assert "summary.json changed since the point ended" in words[5][1]
+    assert "submitted 5 points" in case("resume")
     assert case.wait() == {"done": 6}
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hpcsamp.campaign.points import Campaign, Point, find
 from hpcsamp.campaign.schedulers import make
 from hpcsamp.campaign.status import Survey
 from hpcsamp.campaign.store import Store
-from hpcsamp.config import flatten, parse_override
+from hpcsamp.config import flatten, join_key, parse_override, put
 from hpcsamp.errors import UsageError
 from hpcsamp.spelling import shown
 
@@ -88,10 +89,14 @@ def facts(campaign: Campaign, text: str) -> tuple[str, dict[str, Any]]:
 
 def flatten_settings(point: Point) -> dict[str, Any]:
     """Return the settings of a point by dotted key, also those of tables."""
+    return _flat(point.settings.items())
+
+
+def _flat(settings: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     table: dict[str, Any] = {}
-    for key, value in point.settings.items():
-        table |= flatten({key: value}) if isinstance(value, dict) else {key: value}
-    return table
+    for key, value in settings:
+        put(table, key, value)
+    return flatten(table)
 
 
 def _differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -125,14 +130,12 @@ def _settings(campaign: Campaign, wanted: set[str]) -> dict[str, dict[str, Any]]
 
 
 def _parsed(fields: Sequence[str]) -> dict[str, Any]:
-    table: dict[str, Any] = {}
+    settings = []
     for field in fields:
-        try:
+        with suppress(UsageError):
             keys, value = parse_override(field)
-        except UsageError:
-            continue
-        table |= flatten({".".join(keys): value})
-    return table
+            settings.append((join_key(keys), value))
+    return _flat(settings)
 
 
 def elsewhere(campaign: Campaign, missing: Sequence[Point]) -> dict[Path, int]:

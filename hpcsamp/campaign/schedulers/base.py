@@ -205,8 +205,8 @@ def clean(environment: Mapping[str, str]) -> dict[str, str]:
 
     ``SQUEUE_USERS``, for example, hides the jobs of colleagues, which would be submitted again.
     """
-    foreign = ("SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SINFO_", "SCONTROL_")
-    foreign += ("OMPI_COMM", "PMIX_", "PMI_", "OPAL_")
+    slurm = ("SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SINFO_", "SCONTROL_")
+    foreign = (*slurm, "OMPI_COMM", "PMIX_", "PMI_", "OPAL_")
     return {k: v for k, v in environment.items() if not k.startswith(foreign)}
 
 
