@@ -249,6 +249,8 @@ def diff(
     Examples:
 
         hpcsamp campaign diff sweep.toml 1 4
+
+        hpcsamp campaign diff sweep.toml 1 b3072fb3c080 --json differences.json
     """
     from hpcsamp.campaign import unplanned
     from hpcsamp.cli.output import show
