@@ -58,13 +58,9 @@ def status(
 
     Examples:
 
-        hpcsamp campaign status sweep.toml
-
         hpcsamp campaign status sweep.toml --watch
 
         hpcsamp campaign status sweep.toml --where 'seed < 3' --state failed
-
-        hpcsamp campaign status sweep.toml --offline --json status.json --exit-code
     """
     from hpcsamp.campaign import unplanned
     from hpcsamp.campaign.mending import load as load_state
