@@ -13,9 +13,7 @@ from hpcsamp.cli.options import AcceptEdits
 
 def adopt(
     campaign: File,
-    folder: Annotated[
-        Path, typer.Argument(help="Folder of another campaign, or of one run.", exists=True)
-    ],
+    folder: Annotated[Path, typer.Argument(help="Folder of another campaign, or of one run.")],
     site: SiteName = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
