@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import composite_sets
@@ -204,6 +205,7 @@ def test_another_number_of_samples_does_not_use_it(runs, serial, capsys):
 
 def test_what_is_wrong_is_refused(runs, serial, refusals):
     classes, fields = str(runs / "classes"), str(runs / "fields")
+    data = tomllib.loads((runs / "fields" / "config.toml").read_text())["data"]["path"]
     cases = {
         "has 15 items .* are for|needs at least 19": [classes, "--coverage", "0.95"],
         "coverage 1 is not between 0 and 1": [classes, "--coverage", "1"],
@@ -211,6 +213,7 @@ def test_what_is_wrong_is_refused(runs, serial, refusals):
         "only class probabilities are scaled": [fields, "--scaling", "isotonic"],
         "did you mean": [fields, "--conformal", "normalized"],
         "has seen these items": [fields, "--split", "train"],
+        "train: the network has seen": [fields, "--data", data, "--split", "train"],
         "shape|trained": [fields, "--data", str(runs / "entsoe"), "--split", "valid"],
         "nothing is fitted": [classes, "--scaling", "none", "--conformal", "none"],
         "a rate is between 0 and 1": [fields, "--adaptive", "2"],

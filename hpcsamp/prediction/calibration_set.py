@@ -165,12 +165,22 @@ def split_of(posterior: Posterior, data: str | Path | None, split: str | None) -
                 f"--data"
             )
         return "valid"
-    if split == "train" and data is None:
-        raise UsageError(
-            "--split train: the network has seen these items, and their scores are smaller than "
-            "those of new ones; choose another split, or another dataset with --data"
-        )
     return split
+
+
+def check_unseen(posterior: Posterior, dataset: Dataset) -> None:
+    """Refuse the training items of the run, by whatever path they were opened.
+
+    Raises
+    ------
+    UsageError
+        If the calibration set is the training split of the dataset of the run.
+    """
+    if dataset.split == "train" and dataset.uid == posterior.trained.manifest.uid:
+        raise UsageError(
+            f"{dataset.path}, split train: the network has seen these items, and their scores are "
+            f"smaller than those of new ones; choose another split, or another dataset with --data"
+        )
 
 
 def facts(dataset: Dataset) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import together
 from hpcsamp.prediction.calibration_fit import Options, check, fit
-from hpcsamp.prediction.calibration_set import collect, facts, split_of
+from hpcsamp.prediction.calibration_set import check_unseen, collect, facts, split_of
 from hpcsamp.prediction.posterior import Posterior
 from hpcsamp.prediction.predict import alone
 from hpcsamp.run import recalibration
@@ -53,6 +53,7 @@ def recalibrate_run(
                 f"run folder can be recalibrated"
             )
         dataset = posterior.open(data, split_of(posterior, data, split))
+        check_unseen(posterior, dataset)
     quantiles = options.score in ("auto", "cqr")
     with ExitStack() as stack:
         lock = alone(stack, topology, folder.path / recalibration.NAME)
