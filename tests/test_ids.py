@@ -174,9 +174,9 @@ def test_what_is_counted_without_values_knows_ids(tmp_path, monkeypatch):
     config = check(tomllib.loads(CONFIG.format(data=folder)))
     shapes = DataShapes.of(Dataset.open(folder))
     assert Workload.of(config, shapes).counts.flops_of(1) > 0
-    size, unknown = memory._pass(Run.blank(config, shapes), 20, True)
-    assert size > 0
-    assert not unknown
+    found = memory._pass(Run.blank(config, shapes), 20, True)
+    assert found.bytes > 0
+    assert not found.unknown
 
 
 def test_a_network_trains_on_ids_the_same_on_any_grid(tmp_path, commands, monkeypatch):
