@@ -15,7 +15,7 @@ import torch
 from hpcsamp import config
 from hpcsamp.bench import records
 from hpcsamp.campaign import products, submit
-from hpcsamp.campaign.schedulers import local, runner
+from hpcsamp.campaign.schedulers import runner
 from hpcsamp.campaign.store import CampaignState, JobRecord, Store, Submission
 from hpcsamp.data import Dataset
 from hpcsamp.errors import CheckpointError
@@ -199,7 +199,7 @@ def _campaign(folder: Path, seed: int) -> Built:
     (place / runner.STATE).write_text(text.to_json({**state, "running": []}, text.owner_of(place)))
 
     def running() -> Any:
-        found = local._alive(place)
+        found = runner.alive(place)
         return None if found is None else dict(found)
 
     return {
