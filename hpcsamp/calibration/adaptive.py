@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpcsamp.calibration.quantile import TOLERANCE
+from hpcsamp.errors import UsageError
 
 
 def thresholds(
@@ -48,7 +49,13 @@ def thresholds(
     -------
     ndarray
         ``(T,)``; infinite where the level rose to 1, and minus infinite where it fell to 0.
+
+    Raises
+    ------
+    UsageError
+        If the rate is not between 0 and 1.
     """
+    check_rate(rate)
     window = deque(past[~np.isnan(past)].tolist(), maxlen=max(1, int((~np.isnan(past)).sum())))
     ordered = sorted(window)
     target = alpha = 1 - level
@@ -61,6 +68,18 @@ def thresholds(
         k = int(np.ceil((len(ordered) + 1) * (1 - alpha) - 1e-9))
         found[t] = np.inf if k > len(ordered) else -np.inf if k < 1 else ordered[k - 1]
     return found
+
+
+def check_rate(rate: float) -> None:
+    """Refuse a rate that is not between 0 and 1.
+
+    Raises
+    ------
+    UsageError
+        If it is not, or not a number.
+    """
+    if not 0 < rate < 1:
+        raise UsageError(f"rate {rate:g} is not between 0 and 1")
 
 
 def covered(

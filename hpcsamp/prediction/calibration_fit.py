@@ -65,7 +65,7 @@ def check(options: Options) -> None:
     quantile.check_level(options.level)
     if options.adaptive is not None and not 0 < options.adaptive < 1:
         raise UsageError(f"--adaptive {options.adaptive:g}: a rate is between 0 and 1")
-    if options.penalty < 0 or options.free < 0:
+    if not 0 <= options.penalty < float("inf") or options.free < 0:
         raise UsageError(
             f"--raps-penalty {options.penalty:g} and --raps-free {options.free} must be at least 0"
         )
