@@ -213,7 +213,7 @@ def test_pbs_jobs_of_another_campaign_of_the_same_name_are_not_taken(pbs):
 
 
 def test_pbs_states(pbs):
-    """A state that is not known counts as running; why jobs wait is told."""
+    """Unknown states count as running; the reason why a job waits is read."""
     pbs.submit()
     jobs = json.loads((pbs.bin / "jobs.json").read_text())
     for i, state in enumerate("EXZ"):
