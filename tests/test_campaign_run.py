@@ -391,6 +391,20 @@ def test_a_point_runs_by_hand(case):
     assert "which line of points-00.tsv" in done.stderr
 
 
+def test_an_exit_in_a_command_ends_the_point_with_its_mark(case):
+    """Exit codes of commands reach the mark, and with zero the products are checked."""
+    marks = []
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{case.path}"}
+    for number, line in enumerate(("exit 3", "launch true; exit 0")):
+        case.file.write_text(SWEEP.replace("commands = [", f"commands = [{line!r}, ", 1))
+        script = case("render", "--out", case.file.with_name(str(number))).split(":")[0]
+        done = subprocess.run(["bash", script, "0"], env=environment, capture_output=True)
+        [mark] = (case.folder / "marks").iterdir()
+        marks.append((done.returncode, mark.name.split(".", 1)[1]))
+        mark.unlink()
+    assert marks == [(3, "failed.3"), (1, "failed.1")]
+
+
 # Many points -----------------------------------------------------------------------------------
 
 MANY = f"""

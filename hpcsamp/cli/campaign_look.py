@@ -20,6 +20,7 @@ from hpcsamp.cli.campaign_options import (
     Where,
     cell,
     load,
+    look,
     or_elsewhere,
 )
 from hpcsamp.cli.options import RANKS, AcceptEdits
@@ -63,17 +64,15 @@ def status(
         hpcsamp campaign status sweep.toml --where 'seed < 3' --state failed
     """
     from hpcsamp.campaign import unplanned
-    from hpcsamp.campaign.mending import load as load_state
     from hpcsamp.campaign.selection import select
-    from hpcsamp.campaign.status import WORDS, Survey
+    from hpcsamp.campaign.status import WORDS
     from hpcsamp.cli.output import show
 
     made = load(campaign, site)
     selection = select(where, state or (), point or ())
     if watch:
         _watch(made, select(where, (), point or ()), seconds)
-    with or_elsewhere():
-        survey = Survey(made, load_state(made, not offline), ask_scheduler=not offline)
+    survey = look(made, not offline)
     selected = selection.among(made, survey.points) if selection else survey.points
     busy = [s for s in selected if s.word in ("running", "failed", "interrupted", "outdated")]
     chosen = selected if every or selection or len(selected) <= SHOWN else busy
@@ -147,18 +146,14 @@ def _show_unplanned(made: Campaign, survey: Survey, described: list[Any], total:
 
 def _watch(made: Campaign, selection: Any, seconds: float) -> None:
     """Show the states until no point waits or runs; each time costs one call of the scheduler."""
-    from hpcsamp.campaign.mending import load as load_state
-    from hpcsamp.campaign.status import WORDS, Survey
+    from hpcsamp.campaign.status import WORDS
     from hpcsamp.runtime import on_terminal
 
-    state = load_state(made)
     names = {p.name for p in selection.of_plan(made)}
     before: dict[str, str] = {}
     terminal = on_terminal()
     while True:
-        with or_elsewhere():
-            survey = Survey(made, state)
-        points = [s for s in survey.points if s.point.name in names]
+        points = [s for s in look(made).points if s.point.name in names]
         now = {s.point.name: s.word for s in points}
         counts = {w: sum(s.word == w for s in points) for w in WORDS}
         line = f"{time.strftime('%H:%M:%S')}  {_in_words(counts)}"
@@ -202,9 +197,7 @@ def logs(
         hpcsamp campaign logs sweep.toml --state failed --lines 20
     """
     from hpcsamp.campaign import following
-    from hpcsamp.campaign.mending import load as load_state
     from hpcsamp.campaign.selection import select
-    from hpcsamp.campaign.status import Survey
     from hpcsamp.errors import UsageError
 
     made = load(campaign, site)
@@ -212,8 +205,7 @@ def logs(
     if not selection:
         raise UsageError("name a point by its number or its folder, or select some with --where")
     ask = not offline and (follow or "running" in selection.states or "queued" in selection.states)
-    with or_elsewhere():
-        survey = Survey(made, load_state(made, ask), ask_scheduler=ask)
+    survey = look(made, ask)
     chosen = selection.among(made, survey.points)
     if follow and len(chosen) != 1:
         raise UsageError(f"--follow shows one log, but {len(chosen)} points are selected")

@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from hpcsamp.campaign.points import Campaign
+    from hpcsamp.campaign.status import Survey
 
 File = Annotated[Path, typer.Argument(metavar="CAMPAIGN", help="The campaign file.")]
 SiteName = Annotated[
@@ -48,6 +49,15 @@ def load(file: Path, site: str | None = None) -> Campaign:
     from hpcsamp.campaign.points import Campaign
 
     return Campaign(file, site)
+
+
+def look(campaign: Campaign, ask_scheduler: bool = True) -> Survey:
+    """Read the states of all points; errors of the scheduler name --offline."""
+    from hpcsamp.campaign import mending
+    from hpcsamp.campaign.status import Survey
+
+    with or_elsewhere():
+        return Survey(campaign, mending.load(campaign, ask_scheduler), ask_scheduler)
 
 
 @contextmanager

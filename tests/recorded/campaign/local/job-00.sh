@@ -46,6 +46,7 @@ stalled=$(stall)
 # Called with the exit code of a command that failed; 75: it stopped early with a checkpoint.
 cancelled=
 stop() {
+    trap - EXIT
     local code=$1 exclude=
     if [ "$(stall)" != "$stalled" ] && [ "$(of_stall count)" -le 3 ]; then
         code=75 exclude=$(of_stall exclude)
@@ -107,6 +108,15 @@ if [ -r "$point/.start" ]; then read -r name_of_log count <"$point/.start" || tr
 if [ "${name_of_log:-}" = "$log" ] && [[ ${count:-} =~ ^[0-9]+$ ]]; then starts=$count; fi
 starts=$((starts + 1))
 echo "$log $starts" >"$point/.start" || true
+# Called at the end, also by an exit in a command, whose code it gets.
+finish() {
+    local code=$1 whole
+    if [ "$code" -ne 0 ]; then stop "$code"; fi
+    whole=$(hpcsamp campaign check "$point" summary.json evaluation/test.json) || stop $?
+    trap - EXIT
+    mark "done.$whole.30f2f0a7"
+}
+trap 'finish $?' EXIT
 echo "campaign: start $starts of $name on ${HOSTNAME:-this machine}, $(date '+%F %T')"
 
 export OMP_NUM_THREADS=1
@@ -117,5 +127,3 @@ else
     { launch hpcsamp train "$config" "${settings[@]}" --output "$point" --resume; } || stop $?
 fi
 { launch hpcsamp evaluate "$point" --split test; } || stop $?
-whole=$(hpcsamp campaign check "$point" summary.json evaluation/test.json) || stop $?
-mark "done.$whole.30f2f0a7"
