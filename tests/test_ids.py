@@ -190,7 +190,7 @@ def test_a_network_trains_on_ids_the_same_on_any_grid(tmp_path, commands, monkey
     predict = ["predict", one, "--data", numbers, "--out", tmp_path / "p.h5"]
     done = commands(1, [*train, one], ["evaluate", one], predict)
     assert done.code == 1, done.err
-    assert "x holds numbers, the run was trained on ids" in done.err, done.err
+    assert "x holds numbers, but the run was trained on ids" in done.err, done.err
     other = [*train, tmp_path / "bad", "--set", f"data.path={numbers}"]
     done = commands(2, [*train, two], other)
     assert done.code == 2, done.err

@@ -223,7 +223,7 @@ def test_tables_are_encoded_as_the_training_set_was(tmp_path, encoding):
         (late.assign(when="soon"), "column when of x: 'soon' is not an ISO 8601 time"),
         (late.assign(colour=3), "is not one of the categories|lacks"),
         (late.drop(columns="speed"), "x lacks speed; the columns of the run are when, colour,"),
-        (data, "x has load, which the run does not know"),
+        (data, "x has load, which the run was not trained on"),
         (late[:0], "x has no items"),
     ):
         with pytest.raises(DataError, match=message):
@@ -259,7 +259,7 @@ def test_ids_beyond_the_table_of_a_network_and_modules_that_are_not_used(runs):
 
 
 WRONG = [
-    ("table", lambda x: x[:, :2], r"x has shape \(40, 2\), the run takes \(items, 3\)"),
+    ("table", lambda x: x[:, :2], r"x has shape \(40, 2\), but the run takes \(items, 3\)"),
     ("table", lambda x: x[0, 0], r"x has shape \(1,|x has shape \(\)"),
     ("table", lambda x: x[:0], "x has no items"),
     ("table", lambda x: np.where(x == x[5, 1], np.nan, x), r"item 5 has nan at \(1,\)"),
@@ -282,7 +282,7 @@ WRONG = [
     ("table", lambda x: xr.DataArray(x, dims=("n", "column")), "of the run has the dimensions"),
     ("digits", lambda x: x.transpose(0, 2, 3, 1), r"\(359, 8, 8, 1\).*\(items, 1, 8, 8\)"),
     ("digits", lambda x: x / 16.0, "trained on uint8: whole numbers from 0 to 255"),
-    ("digits", lambda x: x.astype(int) - 1, "x holds -1, the run was trained on uint8"),
+    ("digits", lambda x: x.astype(int) - 1, "x holds -1, but the run was trained on uint8"),
     ("digits", lambda x: pd.DataFrame(x.reshape(len(x), -1)), "has no column names"),
     ("digits", lambda x: {"y": x}, "has no column names"),
 ]

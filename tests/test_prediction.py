@@ -360,8 +360,8 @@ def test_distribution_functions_of_every_likelihood():
 
 
 REFUSED = [
-    (["classes", "--data", "{}/colours"], 1, "(3, 32, 32), the run was trained on (1, 8, 8)"),
-    (["classes", "--data", "{}/entsoe"], 1, "shape (96,), the run was trained on (1, 8, 8)"),
+    (["classes", "--data", "{}/colours"], 1, "(3, 32, 32), but the run was trained on (1, 8, 8)"),
+    (["classes", "--data", "{}/entsoe"], 1, "shape (96,), but the run was trained on (1, 8, 8)"),
     (["classes", "--split", "tset"], 1, "no split 'tset', only test, train, valid"),
     (["series", "--quantiles", "0.5,1.5"], 2, "1.5 is not between 0 and 1"),
     (["series", "--quantiles", "a"], 2, "must be numbers separated by commas"),
@@ -410,7 +410,7 @@ def test_another_type_or_another_task_is_refused():
             self.order, self.notes = {}, []
 
     trained = Trained.of("ours", manifest("ours", mean=3.0))
-    with pytest.raises(DataError, match="other: x is float32, the run was trained on uint8"):
+    with pytest.raises(DataError, match="other: x is float32, but the run was trained on uint8"):
         as_trained(Set(manifest("b", kind="<f4")), trained)
     with pytest.raises(DataError, match=r"of 7 classes, .* classification of 10 classes"):
         as_trained(Set(manifest("b", classes=7)), trained)
@@ -431,7 +431,9 @@ def test_a_full_disk_is_told_before_anything_is_computed(tmp_path, monkeypatch):
         {"mean": FileVariable(("index",), "<f8")},
     )
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 31})())
-    with pytest.raises(UsageError, match=r"p.h5 needs 3.2e-08 GB, its disk has 3.1e-08 GB free"):
+    with pytest.raises(
+        UsageError, match=r"p.h5 needs 3.2e-08 GB, but its disk has 3.1e-08 GB free"
+    ):
         ParallelFile(tmp_path / "p.h5", layout, init("world"))
     assert not list(tmp_path.iterdir())
 

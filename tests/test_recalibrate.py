@@ -209,13 +209,13 @@ def test_what_is_wrong_is_refused(runs, serial, refusals):
     cases = {
         "has 15 items .* are for|needs at least 19": [classes, "--coverage", "0.95"],
         "coverage 1 is not between 0 and 1": [classes, "--coverage", "1"],
-        "is for values with quantiles": [classes, "--conformal", "cqr"],
+        "applies to values with quantiles": [classes, "--conformal", "cqr"],
         "only class probabilities are scaled": [fields, "--scaling", "isotonic"],
         "did you mean": [fields, "--conformal", "normalized"],
         "has seen these items": [fields, "--split", "train"],
         "train: the network has seen": [fields, "--data", data, "--split", "train"],
         "shape|trained": [fields, "--data", str(runs / "entsoe"), "--split", "valid"],
-        "nothing is fitted": [classes, "--scaling", "none", "--conformal", "none"],
+        "nothing to fit": [classes, "--scaling", "none", "--conformal", "none"],
         "a rate is between 0 and 1": [fields, "--adaptive", "2"],
         "no split|splits": [fields, "--split", "calibration"],
     }

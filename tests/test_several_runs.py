@@ -173,10 +173,13 @@ def test_metrics_leave_missing_targets_out_and_weigh_items(alone, place):
     [
         (
             {"rename": {"image": "picture"}},
-            "inputs picture, age, the run was trained on image, age",
+            "inputs picture, age, but the run was trained on image, age",
         ),
-        ({"units": {"age": "months"}}, "age: units is 'months', the run was trained on not given"),
-        ({"kinds": {"age": "values"}}, "age holds values, the run was trained on numbers"),
+        (
+            {"units": {"age": "months"}},
+            "age: units is 'months', but the run was trained on not given",
+        ),
+        ({"kinds": {"age": "values"}}, "age holds values, but the run was trained on numbers"),
     ],
 )
 def test_another_set_is_compared_input_by_input(place, tmp_path, options, line):

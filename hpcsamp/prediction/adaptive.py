@@ -1,4 +1,4 @@
-"""Adaptive conformal intervals of a split: its items correct those that follow.
+"""Adaptive conformal intervals of a split: each item adapts the thresholds of later items.
 
 The scores of all items are collected while the split is predicted; then the thresholds are computed
 from them in the order of the items (:mod:`hpcsamp.calibration.adaptive`). All ranks do the same.
@@ -34,7 +34,7 @@ KEEP_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class _Target:
-    """A target with adaptive intervals: its name in metrics, in files, its view and settings."""
+    """A target with adaptive intervals: its names in metrics and files, its view and settings."""
 
     start: str
     names: Mapping[str, str]
@@ -48,7 +48,7 @@ class AdaptiveIntervals:
     Parameters
     ----------
     posterior, evaluator, view
-        What predicts the split.
+        Posterior to use, evaluator of the split, and description of its predictions.
 
     Raises
     ------
@@ -89,11 +89,11 @@ class AdaptiveIntervals:
 
     @property
     def intervals(self) -> set[str]:
-        """Names of the arrays that are known only when all items were predicted."""
+        """Names of the arrays that are known only after all items have been predicted."""
         return {target.names["interval"] for target in self._targets}
 
     def wanted(self, names: list[str]) -> list[str]:
-        """Arrays to compute for each batch, if a file has the arrays ``names``."""
+        """Arrays to compute for each batch of a file that contains the arrays ``names``."""
         return [n for n in names if n not in self.intervals] + list(self._kept)
 
     def sink(self, others: Sink) -> Sink:
@@ -134,7 +134,7 @@ class AdaptiveIntervals:
         if of.view.units.overall:
             found.units[f"{of.start}adaptive_width"] = of.view.units.overall
         found.definitions[f"{of.start}adaptive_coverage"] = (
-            f"fraction of targets inside their adaptive conformal interval; the rate that is kept "
+            f"fraction of targets inside their adaptive conformal interval; the intended fraction "
             f"is {of.of.level:g}"
         )
         found.definitions[f"{of.start}adaptive_width"] = "median width of the adaptive intervals"

@@ -100,8 +100,8 @@ def _of_split(
 
 
 def _noise(of: LoadedPosterior, views: Mapping[str, View], items: int) -> dict[str, Tensor]:
-    """Noise for drawing observations: ``(S, N, ...)`` standard normal numbers of each target of
-    values, ``(S, N, ..., C)`` standard Gumbel numbers of each target of labels.
+    """Noise for drawing observations: ``(S, N, ...)`` standard normal numbers for each target of
+    values, ``(S, N, ..., C)`` standard Gumbel numbers for each target of labels.
 
     Targets whose observations cannot be drawn are left out.
     """
@@ -122,7 +122,7 @@ def _noise(of: LoadedPosterior, views: Mapping[str, View], items: int) -> dict[s
 
 
 def _density(view: View, outputs: Tensor, y: Tensor, known: Tensor | None) -> Tensor:
-    """``(S, B)`` log densities of the known values; NaN for items without a known value."""
+    """Return ``(S, B)`` log densities of the known values; NaN for items without one."""
     if known is None:
         return view.likelihood.log_prob(outputs, y).double()
     found = log_prob_of(view.likelihood, outputs, y.masked_fill(~known, 0), known.to(outputs.dtype))

@@ -15,16 +15,17 @@ from hpcsamp.prediction.calibration_set import Material
 from hpcsamp.spelling import suggest
 
 VALUES = 1 << 16
-"""Largest number of thresholds of an item."""
+"""Largest number of values of an item, each of which needs a threshold."""
 PAST = 512
-"""Scores of each value that the adaptive form keeps; more if the level needs more."""
+"""Number of past scores that the adaptive form keeps for each value, or more if the level needs
+more."""
 BOTH = 2
-"""The calibration items are divided by this number if a scaling and sets are fitted."""
+"""Number of parts of the calibration items if both a scaling and prediction sets are fitted."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to fit.
+    """Options of a recalibration: scaling, conformal score, coverage and form.
 
     Attributes
     ----------
@@ -33,7 +34,7 @@ class Options:
     level
         Coverage.
     penalty, free
-        Of ``raps``.
+        Parameters of the score ``raps``.
     adaptive
         Rate of the adaptive form; None for fixed thresholds.
     """
@@ -52,7 +53,7 @@ def check(options: Options) -> None:
     Raises
     ------
     UsageError
-        Naming the option and what it may be.
+        Naming the option and its allowed values.
     """
     for option, name, known in (
         ("--scaling", options.scaling, ["auto", "none", *SCALINGS]),
@@ -74,12 +75,12 @@ def check(options: Options) -> None:
 def fit(
     material: list[Material], options: Options, seed: int, where: str
 ) -> dict[str, Recalibration]:
-    """Fit what was asked for to each target for which it exists.
+    """Fit the chosen scaling and conformal score to each target to which they apply.
 
     Raises
     ------
     DataError, UsageError
-        If a set is too small, predictions are not finite, or no target has what was asked for.
+        If a set is too small, predictions are not finite, or the options apply to no target.
     """
     found = {}
     for of in material:
@@ -96,9 +97,11 @@ def fit(
     if options.score not in ("auto", "none") and all(f.conformal is None for f in found.values()):
         kinds = "labels" if options.score in sets.SCORES else "values"
         more = " with quantiles" if options.score == "cqr" else ""
-        raise UsageError(f"--conformal {options.score} is for {kinds}{more}, which no target has")
+        raise UsageError(
+            f"--conformal {options.score} applies to {kinds}{more}, but no target has these"
+        )
     if not found:
-        raise UsageError("nothing is fitted: --scaling and --conformal are none for all targets")
+        raise UsageError("nothing to fit: --scaling and --conformal are none for all targets")
     return found
 
 
@@ -116,7 +119,7 @@ def _fit_classes(of: Material, options: Options, seed: int, where: str) -> Recal
     if kind != "none":
         if cut < BOTH:
             raise DataError(
-                f"{where} has {len(labels)} items with a known label, of which {cut} are for "
+                f"{where} has {len(labels)} items with a known label, of which {cut} are used for "
                 f"{kind} scaling; it needs at least {BOTH}"
             )
         scaling = SCALINGS[kind].fit(log_p[order[:cut]], labels[order[:cut]])
@@ -154,8 +157,8 @@ def _fit_values(of: Material, options: Options, where: str) -> Recalibration:
     y = of.arrays["target"]
     if y[0].size > VALUES:
         raise UsageError(
-            f"an item of {of.name} has {y[0].size} values, and each needs a threshold; at most "
-            f"{VALUES} are kept"
+            f"an item of {of.name} has {y[0].size} values, each of which needs a threshold, but "
+            f"at most {VALUES} thresholds can be fitted"
         )
     scores = intervals.base_of(score, arrays).scores(torch.from_numpy(y)).numpy()
     limit = quantile.threshold(scores, options.level, f"{where}: {of.name}")
@@ -186,7 +189,7 @@ def _without_nan(log_p: np.ndarray, where: str) -> np.ndarray:
 
 
 def in_time_order(time: np.ndarray | None, where: str) -> None:
-    """Refuse items that are not in time order, as far as their times are known.
+    """Check that items whose times are known are in time order.
 
     Raises
     ------

@@ -38,7 +38,7 @@ class Material:
         ``(n, ...)`` float64 by name: ``target`` (NaN if unknown) with ``log_probabilities``; or
         with ``mean``, ``std`` and two ``quantiles``. Empty if there are no such predictions.
     series
-        Whether the values of an item are steps of time.
+        Whether the values of an item are time steps.
     time
         ``(n,)`` times of the items, if the set has them.
     """
@@ -57,7 +57,7 @@ class Material:
 def collect(
     posterior: Posterior, dataset: Dataset, level: float, *, quantiles: bool = True
 ) -> list[Material]:
-    """Predict the calibration items: all of them on every rank. Collective over the world.
+    """Predict the calibration items; every rank returns all of them. Collective over the world.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def collect(
     levels = 0.5 * (1 - level), 0.5 * (1 + level)
     method = posterior.method
     targets = posterior.run.shapes.targets
-    # the wrapped task without a recalibration also has the logarithms of probabilities
+    # the task, wrapped with an empty recalibration, also computes logarithms of probabilities
     task = recalibrated(posterior.run.task, dict.fromkeys(targets.parts or ["y"], Recalibration()))
     evaluator = posterior.evaluator(dataset, task)
     try:
@@ -124,7 +124,7 @@ def collect(
 
 
 def _wanted(whole: Task, view: View, part: View, levels: tuple[float, ...]) -> list[str]:
-    """Names of the arrays of a target that a recalibration needs; none if it has no such arrays."""
+    """Names of a target's arrays that a recalibration needs; empty if it has no such arrays."""
     task = whole.outputs[part.target].task if isinstance(whole, Several) else whole
     assert isinstance(task, Recalibrated)
     own = levels if task.has_quantiles(part.likelihood) else ()
@@ -141,7 +141,7 @@ def _wanted(whole: Task, view: View, part: View, levels: tuple[float, ...]) -> l
 def _shapes(
     view: View, wanted: Mapping[str, Mapping[str, str]], levels: int
 ) -> dict[str, tuple[int, ...]]:
-    """Shapes of the arrays of an item, by their names in a file."""
+    """Shape of each array for one item, by the array's name in a file."""
     made: dict[str, tuple[int, ...]] = {}
     for name, names in wanted.items():
         part = view.parts.get(name, view)
@@ -155,7 +155,7 @@ def _shapes(
 
 
 def split_of(posterior: Posterior, data: str | Path | None, split: str | None) -> str | None:
-    """The calibration split; ``valid`` of the run's own dataset by default."""
+    """Open the calibration split; ``valid`` of the run's own dataset by default."""
     if split is None and data is None:
         splits = read_manifest(Path(posterior.config.data.path)).splits
         if "valid" not in splits:
@@ -169,7 +169,7 @@ def split_of(posterior: Posterior, data: str | Path | None, split: str | None) -
 
 
 def check_unseen(posterior: Posterior, dataset: Dataset) -> None:
-    """Refuse the training items of the run, by whatever path they were opened.
+    """Refuse the training split of the run, under whatever path it was opened.
 
     Raises
     ------

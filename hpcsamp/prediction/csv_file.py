@@ -1,4 +1,4 @@
-"""Predict the rows of a csv file and write them to another one, with predictions beside them."""
+"""Predict the rows of a csv file and write a copy of the file with predictions as columns."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ MOST = 1000
 """Largest number of columns of predictions."""
 
 SQUARED = {"total", "aleatoric", "epistemic"}
-"""Variances of an item, which are left out beside the standard deviations of its values."""
+"""Variances of an item, which are left out if the standard deviations of its values are written."""
 
 SINGULAR = {"quantiles": "quantile", "probabilities": "probability", "samples": "sample"}
-"""Names of columns by that of their array."""
+"""First part of the names of columns, by the name of their array."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a csv file is written; see :class:`~hpcsamp.ingest.tables.CsvTable`."""
+    """Notation of a csv file; see :class:`~hpcsamp.ingest.tables.CsvTable`."""
 
     delimiter: str = ","
     notation: Notation = field(default_factory=Notation)
@@ -57,7 +57,7 @@ def predict_csv(
     path
         Table with the features of the run, in any order and with further columns.
     out
-        File to write, in the same form.
+        File to write, in the same notation.
     quantiles, keep_samples
         As for :meth:`~hpcsamp.prediction.load.LoadedPosterior.predict`.
 
@@ -71,8 +71,8 @@ def predict_csv(
     DataError
         If the table lacks a feature, or a cell cannot be read.
     UsageError
-        If the run has no columns, the predictions of an item are too many for columns, or the table
-        already has a column with the name of a new one.
+        If the run was not trained on a table, an item has too many predicted values for columns, or
+        the table already has a column with the name of a new one.
     """
     sign = check_delimiter(form.delimiter)
     features = features_of(posterior.trained)

@@ -1,7 +1,7 @@
 """Individual samples of a posterior: their weights by name, and networks with these weights.
 
-The weights of a sample are those that the network holds while the method evaluates this sample. So
-they can be read for any method, and are exactly those used for predictions.
+The weights of a sample are read from the network while the method evaluates this sample. So they
+can be read for any method, and are exactly those used for predictions.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def weights_of(method: Method, x: Any, sample: int) -> dict[str, Tensor]:
         if network is None:
             raise UsageError(f"{type(method).__name__} has no network with weights to return")
         one = range(sample, sample + 1)
-        method(x, samples=one, step=0)  # the first call also inspects the module, with other passes
+        method(x, samples=one, step=0)  # the first call also inspects the module, in extra passes
 
         def look(module: nn.Module, *_: Any) -> None:
             seen.clear()
@@ -120,7 +120,7 @@ def _close(call: Callable[[Any], Tensor], x: Any, expected: Tensor) -> bool:
 
 @contextmanager
 def _in_full_precision(method: Any) -> Iterator[None]:
-    """Compute in the precision of the weights in the block: a network has no autocast itself."""
+    """Switch a method's autocast off within the block: a separate network has no autocast."""
     before = getattr(method, "autocast", None)
     if before is None:
         yield
@@ -133,7 +133,7 @@ def _in_full_precision(method: Any) -> Iterator[None]:
 
 
 class Evaluated(nn.Module):
-    """A prediction sample evaluated by its method, if it is more than a network with weights.
+    """A prediction sample that its method evaluates, because no separate network can represent it.
 
     Parameters
     ----------

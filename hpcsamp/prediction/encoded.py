@@ -1,7 +1,7 @@
 """Encode tables with dates and categories in the same way as the training set of a run.
 
 A dataset made from a table records how its columns were encoded. A table with the same columns is
-encoded alike: categories by those of training, dates in UTC, missing numbers by the training mean.
+encoded alike: categories as in training, dates in UTC, missing numbers as the training mean.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def encode(x: Any, trained: Trained) -> dict[str, dict[str, np.ndarray]] | None:
     Raises
     ------
     DataError
-        If it lacks columns or has others, or a value cannot be encoded.
+        If columns are missing or unknown, or a value cannot be encoded.
     """
     columns, features = columns_of(x), features_of(trained)
     if columns is None or features is None:
@@ -50,7 +50,7 @@ def encode(x: Any, trained: Trained) -> dict[str, dict[str, np.ndarray]] | None:
     unknown = [name for name in given if name not in own]
     if missing or unknown:
         parts = [f"lacks {listed(missing)}"] * bool(missing)
-        parts += [f"has {listed(unknown)}, which the run does not know"] * bool(unknown)
+        parts += [f"has {listed(unknown)}, which the run was not trained on"] * bool(unknown)
         raise DataError(
             f"x {' and '.join(parts)}; the columns of the run are {listed(list(own))}, in any order"
         )
@@ -71,7 +71,7 @@ def encode(x: Any, trained: Trained) -> dict[str, dict[str, np.ndarray]] | None:
 
 
 def features_of(trained: Trained) -> list[Encoded] | None:
-    """How columns of the training set were encoded; None if a table does not determine it."""
+    """Encodings of the columns of the training set; None if a table cannot be encoded alike."""
     preparation = trained.manifest.source.get("preparation")
     if not isinstance(preparation, Mapping):
         return None
@@ -114,7 +114,7 @@ def _values(where: str, column: Any, feature: Encoded) -> np.ndarray:
 
 
 def _is_missing(value: Any) -> bool:
-    """Whether a value stands for a missing word."""
+    """Whether a value marks a missing word."""
     return value is None or type(value).__name__ == "NAType" or value != value
 
 

@@ -1,4 +1,4 @@
-"""Evaluate a finished (or stopped) run on a split: compute metrics, write a file of its items."""
+"""Evaluate a finished (or stopped) run on a split: its metrics, and a file with its items."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from hpcsamp.run.folder import RunFolder
 from hpcsamp.sealing import edits
 from hpcsamp.tasks import items
 
-#: If predictions of all values need more bytes than this, only numbers per item are kept.
+#: If predictions of all values need more bytes than this, only arrays with one number per item
+#: are kept.
 KEEP_BYTES = 1 << 30
 #: Quantiles of series that are kept for plots of forecasts.
 FAN = (0.05, 0.25, 0.5, 0.75, 0.95)
-#: Bins of the histograms of scores.
+#: Number of bins of the histograms of scores.
 HISTOGRAM = 40
 #: Seconds that an evaluation waits for another one to finish writing its metrics.
 PATIENCE = 3.0
@@ -128,7 +129,7 @@ def _evaluate(
 
 
 def _log(folder: RunFolder, split: str, **values: Any) -> None:
-    """Append the metrics to those of the run, unless its training is writing them."""
+    """Append the metrics to those of the run, unless its training is still writing its own."""
     end = time.monotonic() + PATIENCE
     while True:
         try:

@@ -171,7 +171,7 @@ class Evaluator:
         -------
         scores, resolution
             Dictionaries by name: ``(N,)`` scores; and the size below which differences are
-            rounding.
+            rounding errors.
         """
         view = self.view(method)
         scores = self._no_scores()
@@ -181,7 +181,7 @@ class Evaluator:
         return self._gather(scores), {k: self.task.resolution(view, k) for k in scores}
 
     def view(self, method: Method) -> View:
-        """Describe what is predicted and in which units. Collective over the sample group."""
+        """Describe the predicted quantities and their units. Collective over the sample group."""
         counts = sample_counts(method, self.samples, self.collectives)
         return view_of(
             method, self.targets, self.likelihood, self.dataset, self.coordinates, self.samples,
@@ -241,19 +241,19 @@ class Evaluator:
             scores[name][batch.index[true]] = each.cpu().numpy()[true]
 
     def _gather(self, scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Scores of the items of all data groups; each item belongs to one group, others add 0."""
+        """Gather the scores from all data groups: a group adds 0 for items of other groups."""
         whole = torch.from_numpy(np.stack(list(scores.values())))
         self._sum(whole)
         return dict(zip(scores, whole.numpy(), strict=True))
 
 
 def _own(name: str) -> str:
-    """Name of a metric without the name of its target in front."""
+    """Name of a metric without the prefix of its target."""
     return name.rpartition("/")[2]
 
 
 def by_target(rows: dict[str, Any]) -> list[dict[str, Any]]:
-    """Entries of :attr:`Evaluation.rows` for each target that has any."""
+    """Split :attr:`Evaluation.rows` by target; a target without entries is left out."""
     found: dict[str, dict[str, Any]] = {}
     for key, value in rows.items():
         name, _, own = key.rpartition("/")
@@ -264,7 +264,7 @@ def by_target(rows: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _thinned(curve: np.ndarray, points: int = 200) -> list[float]:
-    """Evaluate a curve over 1/n .. 1 at up to ``points`` equally spaced positions."""
+    """Thin a curve over 1/n .. 1 to at most ``points`` equally spaced positions."""
     n = len(curve)
     count = min(n, points)
     return [float(curve[max(1, round(n * (k + 1) / count)) - 1]) for k in range(count)]

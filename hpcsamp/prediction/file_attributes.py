@@ -13,7 +13,10 @@ QUANTILES = (0.05, 0.5, 0.95)
 
 
 def levels_of(posterior: Posterior, asked: Sequence[float] | None) -> tuple[float, ...]:
-    """Levels of quantiles if the predictive has quantiles; None for :data:`QUANTILES`."""
+    """Levels of the quantiles to write, sorted; empty if the predictive has no quantiles.
+
+    None requests :data:`QUANTILES`.
+    """
     task = posterior.task
     if task.labels or (not asked and not task.has_quantiles(posterior.likelihood)):
         return ()
@@ -21,12 +24,12 @@ def levels_of(posterior: Posterior, asked: Sequence[float] | None) -> tuple[floa
 
 
 def precision(posterior: Posterior) -> str:
-    """Type of the written values."""
+    """NumPy type of the written values."""
     return "<f8" if posterior.config.training.precision == "float64" else "<f4"
 
 
 def attributes(facts: dict[str, Any], uid: str) -> dict[str, Any]:
-    """Attributes of a file as numbers and text."""
+    """Flatten nested facts to attributes of a file, which are numbers and text."""
     flat: dict[str, Any] = {}
     facts = dict(facts)
     while facts:

@@ -48,7 +48,7 @@ class Given:
 
 @dataclass(frozen=True)
 class One:
-    """One input: ``(n, *shape)`` values, labels of the items, whether it is a single item."""
+    """One input: ``(n, *shape)`` values, labels of the items, and whether it is a single item."""
 
     values: np.ndarray
     labels: np.ndarray | None = None
@@ -131,8 +131,8 @@ def _table(
 ) -> One:
     if not _has_columns(axes):
         raise DataError(
-            f"{where} is a table, but the run's training set has no column names by which to "
-            "order it: pass an array, e.g. table.to_numpy()"
+            f"{where} is a table, but the run's training set has no column names that determine "
+            "their order: pass an array, e.g. table.to_numpy()"
         )
     wanted = [str(v) for v in axes[0].values]
     named = {str(name): column for name, column in columns.items()}
@@ -140,7 +140,7 @@ def _table(
     unknown = [name for name in named if name not in wanted]
     if missing or unknown:
         parts = [f"lacks {listed(missing)}"] * bool(missing)
-        parts += [f"has {listed(unknown)}, which the run does not know"] * bool(unknown)
+        parts += [f"has {listed(unknown)}, which the run was not trained on"] * bool(unknown)
         raise DataError(
             f"{where} {' and '.join(parts)}; the columns of the run are {listed(wanted)}, in any "
             f"order"
@@ -168,7 +168,9 @@ def _labelled(where: str, x: Any, spec: ArraySpec, axes: Sequence[Axis]) -> One:
     """Convert an ``xarray.DataArray``: check and order dimensions, coordinates and units."""
     units = str(x.attrs.get("units", ""))
     if units and spec.units and units != spec.units and not _each_its_own(spec.units):
-        raise DataError(f"units of {where} are {units!r}, the run was trained on {spec.units!r}")
+        raise DataError(
+            f"units of {where} are {units!r}, but the run was trained on {spec.units!r}"
+        )
     own = [axis.name for axis in axes if axis.told]
     x = _by_entries(x, [axis for axis in axes if axis.told and axis.named])
     dims = [str(d) for d in x.dims]
@@ -178,7 +180,7 @@ def _labelled(where: str, x: Any, spec: ArraySpec, axes: Sequence[Axis]) -> One:
         named = len(dims) - len(axes)
         if named not in (0, 1):
             raise DataError(
-                f"{where} has the dimensions {listed(dims)}, an item has {len(axes)} axes"
+                f"{where} has the dimensions {listed(dims)}, but an item has {len(axes)} axes"
             )
         for name, axis in zip(dims[named:], axes, strict=True):
             if axis.told and name != axis.name:
@@ -190,7 +192,7 @@ def _labelled(where: str, x: Any, spec: ArraySpec, axes: Sequence[Axis]) -> One:
         if missing or len(others) > 1:
             raise DataError(
                 f"{where} has the dimensions {listed(dims)}; an item of the run has the dimensions "
-                f"{listed(own)}, and one more dimension may count items"
+                f"{listed(own)}, and one more dimension may index the items"
             )
         order = [*others, *own]
     single = len(order) == len(axes)
@@ -225,7 +227,7 @@ def _by_entries(x: Any, axes: Sequence[Axis]) -> Any:
 
 
 def _each_its_own(units: str) -> bool:
-    """Whether units are those of several quantities, e.g. ``t [K], z [m]``."""
+    """Whether units list those of several quantities, e.g. ``t [K], z [m]``."""
     return "[" in units
 
 
@@ -241,7 +243,7 @@ def _array(where: str, x: Any, spec: ArraySpec) -> One:
     except ValueError as e:  # rows of different lengths
         raise DataError(f"{where} is not an array of numbers: {e}") from None
     if values.dtype.kind not in "biuf":
-        raise DataError(f"{where} is {values.dtype}, the run takes numbers: {type(x).__name__}")
+        raise DataError(f"{where} is {values.dtype}, but the run takes numbers: {type(x).__name__}")
     single = values.shape == tuple(spec.shape)
     return One(values[None] if single else values, None, single)
 
@@ -249,9 +251,10 @@ def _array(where: str, x: Any, spec: ArraySpec) -> One:
 def _check_shape(where: str, x: np.ndarray, spec: ArraySpec) -> None:
     if x.ndim == 0 or x.shape[1:] != tuple(spec.shape):
         raise DataError(
-            f"{where} has shape {x.shape}, the run takes (items, {', '.join(map(str, spec.shape))})"
+            f"{where} has shape {x.shape}, but the run takes "
+            f"(items, {', '.join(map(str, spec.shape))})"
             if spec.shape
-            else f"{where} has shape {x.shape}, the run takes one number an item"
+            else f"{where} has shape {x.shape}, but the run takes one number per item"
         )
     if len(x) == 0:
         raise DataError(f"{where} has no items")
@@ -272,8 +275,8 @@ def _typed(where: str, x: np.ndarray, spec: ArraySpec) -> np.ndarray:
         if wrong is not None and wrong.any():
             value = x[tuple(np.argwhere(wrong)[0])]
             raise DataError(
-                f"{where} holds {value:g}, the run was trained on {kind.name}: whole numbers from "
-                f"{low} to {high}"
+                f"{where} holds {value:g}, but the run was trained on {kind.name}: whole numbers "
+                f"from {low} to {high}"
             )
     with np.errstate(over="ignore"):
         typed = np.ascontiguousarray(x, kind)

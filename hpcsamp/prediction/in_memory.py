@@ -29,7 +29,7 @@ from hpcsamp.tasks.outputs import outputs_of, sample_counts
 TARGETS = ("target", "error", "log_density")
 """Variables of a file that need targets."""
 NOT_EXPORTED = (*TARGETS, "samples", "quantiles")
-"""Variables of a file that are not written for a batch of items alone."""
+"""Variables of a file that an exported module does not return."""
 ROOM = 128 << 20
 """Largest number of bytes of the outputs of all samples of batches evaluated together."""
 CACHE = 1 << 20
@@ -120,7 +120,7 @@ def predict_items(
 
 @contextmanager
 def _ids_that_fit(posterior: Posterior, given: Given) -> Iterator[None]:
-    """If the network looks up an id that it does not have, report the range of the items' ids.
+    """Report the range of the items' ids if the network fails to look one of them up.
 
     Raises
     ------
@@ -140,7 +140,7 @@ def _ids_that_fit(posterior: Posterior, given: Given) -> Iterator[None]:
 
 
 def view_of(posterior: Posterior, dataset: Dataset, group: Collectives) -> View:
-    """Describe what is predicted of items without targets, and in which units."""
+    """Describe the quantities that are predicted for items without targets, and their units."""
     counts = sample_counts(posterior.method, posterior.samples, group)
     coordinates = {name: Coordinates(posterior.trained.axes[name]) for name in dataset.targets}
     return views.view_of(

@@ -298,7 +298,7 @@ class LoadedPosterior(Posterior):
         return inference_data(self, samples, data, split)
 
     def _of(self, count: int) -> tuple[Self, Any]:
-        """The posterior with at least ``count`` samples, and some items for its network."""
+        """Return the posterior with at least ``count`` samples, and some items for its network."""
         if count < 1:
             raise UsageError(f"{count} samples: at least 1 is needed")
         of = self.with_samples(count) if count > self.samples else self

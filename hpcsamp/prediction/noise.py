@@ -48,7 +48,7 @@ def record(
     Parameters
     ----------
     inputs
-        One item of any values, ``(1, ...)``: learnt noise is the same for all items.
+        One item with arbitrary values, ``(1, ...)``: learnt noise is the same for all items.
     targets
         Targets that are predicted.
 
@@ -93,13 +93,13 @@ def _record(
 
 
 def open_widths(likelihood: Likelihood) -> dict[str, FittedGaussian]:
-    """Noise to be estimated after training, by the target's name; ``y`` if there is one target."""
+    """Noise to estimate after training, by the target's name; ``y`` if there is only one target."""
     each = likelihood.each if isinstance(likelihood, Likelihoods) else {"y": likelihood}
     return {name: of for name, of in each.items() if isinstance(of, FittedGaussian)}
 
 
 def with_widths(likelihood: Likelihood, widths: Mapping[str, FittedGaussian]) -> Likelihood:
-    """Return a likelihood with these widths in place of those of :func:`open_widths`."""
+    """Return a likelihood in which these widths replace those of :func:`open_widths`."""
     if not isinstance(likelihood, Likelihoods):
         return widths["y"]
     return Likelihoods({**likelihood.each, **widths})
@@ -111,7 +111,7 @@ def is_open(likelihood: Likelihood) -> bool:
 
 
 def split_of(manifest: Manifest) -> str:
-    """The split on which noise is estimated: ``valid``, or ``train`` without a ``valid`` split."""
+    """The split on which noise is estimated: ``valid``, or ``train`` if there is no ``valid``."""
     return "valid" if "valid" in manifest.splits else "train"
 
 
@@ -129,7 +129,7 @@ def fit_on(
 
 
 def fit(evaluator: Evaluator, method: Method) -> Likelihood:
-    """Return the likelihood with its open widths estimated. Collective over the world."""
+    """Return the likelihood with estimates of its open widths. Collective over the world."""
     model = evaluator.likelihood
     several = isinstance(model, Likelihoods)
     names = open_widths(model)

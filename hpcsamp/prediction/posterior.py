@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Posterior:
-    """Everything that predictions with a restored run need. Collective over the world.
+    """A restored run with its task, noise and recalibration. Collective over the world.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class Posterior:
     recalibration
         Recalibration of the checkpoint, or None.
     notes
-        Lines on what is not used.
+        Lines that report a recalibration which is not used.
     likelihood
         Observation model. A width that is not learnt is estimated once per checkpoint, at the end
         of training or here, with ``evaluation.samples`` of the run.
@@ -102,7 +102,7 @@ class Posterior:
         return other
 
     def facts(self) -> dict[str, Any]:
-        """Facts recorded with every result: run, checkpoint, step, samples, method, noise."""
+        """Facts recorded with every result: run, checkpoint, step, samples, method and noise."""
         return {
             "run": self.restored.folder.run,
             "checkpoint": self.restored.checkpoint.name,
@@ -117,14 +117,15 @@ class Posterior:
     def open(
         self, data: str | Path | None, split: str | None, inputs_only: bool = False
     ) -> Dataset:
-        """Open a split of a dataset that fits the run; of the run's own if ``data`` is None.
+        """Open a split of a dataset and check that it fits the run. Not collective.
 
-        The default split is ``test``, or the first one if there is no ``test``. Not collective.
+        ``data`` is None for the dataset of the run. The default split is ``test``, or the first one
+        if there is no ``test``.
 
         Raises
         ------
         DataError
-            If there is no such split, or its numbers have another meaning.
+            If there is no such split, or its data differ in meaning from those of training.
         """
         path = Path(data if data is not None else self.config.data.path)
         if split is None:
@@ -133,13 +134,13 @@ class Posterior:
         opened = Dataset.open(path, split)
         if data is None and opened.uid != self.trained.manifest.uid:
             raise DataError(
-                f"{path} is dataset {opened.uid}, the run was trained on "
+                f"{path} is dataset {opened.uid}, but the run was trained on "
                 f"{self.trained.manifest.uid}; choose another dataset with --data"
             )
         return as_trained(opened, self.trained, inputs_only=inputs_only)
 
     def notes_on(self, dataset: Dataset) -> list[str]:
-        """Lines on the use of the recalibration for a split."""
+        """Lines that qualify the use of the recalibration for a split."""
         of = self.recalibration.dataset if self.recalibration is not None else {}
         if not self.notes and of and (of["uid"], of["split"]) == (dataset.uid, dataset.split):
             return [
@@ -185,7 +186,7 @@ class Posterior:
         return found
 
     def _recalibration(self) -> recalibration.Entry | None:
-        """Read the recalibration of the checkpoint, if it is one of the run folder."""
+        """Read the recalibration of the checkpoint, if the checkpoint lies in the run folder."""
         folder, step, world = self.restored.folder, self.restored.step, self.topology.world
         own = self.restored.checkpoint.resolve().parent == folder.checkpoints.resolve()
         found = None
@@ -197,7 +198,7 @@ class Posterior:
         return found
 
     def _recalibrate(self) -> None:
-        """Choose the task: with the recalibration if it is that of these predictions."""
+        """Choose the task: with the recalibration if it was fitted for these predictions."""
         found = self.recalibration
         self.task, self.notes = self.run.task, []
         if found is not None:

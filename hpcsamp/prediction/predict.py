@@ -149,7 +149,7 @@ def fill(
 
 
 def _sink(posterior: Posterior, file: ParallelFile) -> Sink:
-    """Create a sink by which each rank of a sample group writes its share of items and own samples.
+    """Create a sink with which each rank of a sample group writes its items and its own samples.
 
     Model ranks hold the same predictions of whole items, so they divide the items once more.
     """

@@ -35,13 +35,13 @@ def recalibrate_run(
     Returns
     -------
     dict
-        Facts of the posterior, of the calibration set, and of what was fitted for each target.
+        Facts of the posterior, of the calibration set, and of the fit for each target.
 
     Raises
     ------
     DataError, UsageError
-        If the set does not fit or is too small, the targets allow nothing that was asked for, or
-        the folder cannot be written; the same on every rank.
+        If the set does not fit or is too small, the options apply to no target, or the folder
+        cannot be written; the same on every rank.
     """
     topology, restored = posterior.topology, posterior.restored
     folder = restored.folder

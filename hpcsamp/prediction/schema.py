@@ -16,7 +16,7 @@ from hpcsamp.run.trained import Trained
 from hpcsamp.tasks.coordinates import Axis, read_axes
 
 FAR = 3
-"""Difference of means, in standard deviations, from which inputs are reported as unlike."""
+"""Difference of means, in standard deviations, from which inputs are reported as different."""
 
 CLOSE = 1e-6
 """Relative difference up to which coordinates count as equal."""
@@ -69,21 +69,21 @@ def as_trained(
         holds = manifest.kinds.get(name)
         if holds != trained.kinds.get(name):
             raise DataError(
-                f"{where} holds {holds}, the run was trained on {trained.kinds.get(name)}"
+                f"{where} holds {holds}, but the run was trained on {trained.kinds.get(name)}"
             )
         kinds = [_kind(a.dtype) for a in (theirs, ours)]
         if kinds[0] != kinds[1]:
             raise DataError(
-                f"{where} is {np.dtype(theirs.dtype).name}, the run was trained on "
+                f"{where} is {np.dtype(theirs.dtype).name}, but the run was trained on "
                 f"{np.dtype(ours.dtype).name}"
             )
     targets = {} if inputs_only else trained.targets_by_name
     for name, target in targets.items():
         given = manifest.targets_by_name[name]
         if (given.task, given.classes) != (target.task, target.classes):
-            of = f"{name} is for " if trained.targets else ""
+            of = f"{name} is a target of " if trained.targets else ""
             raise DataError(
-                f"{dataset.path}: {of}{_task(given)}, the run was trained for {_task(target)}"
+                f"{dataset.path}: {of}{_task(given)}, but the run was trained for {_task(target)}"
             )
         if given.class_names and target.class_names and given.class_names != target.class_names:
             pairs_of_names = zip(given.class_names, target.class_names, strict=True)
@@ -91,8 +91,8 @@ def as_trained(
                 (i, a, b) for i, (a, b) in enumerate(pairs_of_names) if a != b
             )
             raise DataError(
-                f"{dataset.path}: class {at} of {name} is {theirs_name!r}, the run was trained on "
-                f"{ours_name!r}; ingest a table with --like"
+                f"{dataset.path}: class {at} of {name} is {theirs_name!r}, but the run was trained "
+                f"on {ours_name!r}; ingest a table with --like"
             )
     for name in names:
         _compare(f"{dataset.path}: {name}", _facts(manifest, name), _facts(trained, name))
@@ -135,13 +135,13 @@ def _check_names(dataset: Dataset, trained: Manifest, inputs_only: bool) -> None
     for what, theirs, ours in pairs:
         if set(theirs) != set(ours):
             raise DataError(
-                f"{dataset.path} has the {what} {', '.join(theirs)}, the run was trained on "
+                f"{dataset.path} has the {what} {', '.join(theirs)}, but the run was trained on "
                 f"{', '.join(ours)}"
             )
 
 
 def _unlike(manifest: Manifest, trained: Manifest) -> list[str]:
-    """Report inputs with another distribution than in training, the only possible check if datasets
+    """Report inputs whose distribution differs from training, the only possible check if datasets
     have no names."""
     for name, kind in trained.kinds.items():
         if kind == "numbers":
@@ -169,7 +169,7 @@ def _unlike_array(manifest: Manifest, trained: Manifest, name: str) -> list[str]
 
 
 def order_of(where: str, theirs: Axis, ours: Axis) -> np.ndarray | None:
-    """Positions of our entries in theirs; None if the order is the same.
+    """Positions of the entries of ``ours`` in ``theirs``; None if the order is the same.
 
     Raises
     ------
@@ -188,11 +188,12 @@ def order_of(where: str, theirs: Axis, ours: Axis) -> np.ndarray | None:
         a, b = getattr(theirs, what), getattr(ours, what)
         if a != b:
             raise DataError(
-                f"{where}: {what} of the axis {ours.name} is {a!r}, the run was trained on {b!r}"
+                f"{where}: {what} of the axis {ours.name} is {a!r}, but the run was trained on "
+                f"{b!r}"
             )
     if theirs.named != ours.named:
         raise DataError(
-            f"{where}: {ours.name} is {_show(theirs.values[:3])}, the run was trained on "
+            f"{where}: {ours.name} is {_show(theirs.values[:3])}, but the run was trained on "
             f"{_show(ours.values[:3])}"
         )
     if _same(theirs.values, ours.values).all():
@@ -225,7 +226,7 @@ def _refuse(where: str, theirs: Axis, ours: Axis) -> None:
         )
     at = int(np.flatnonzero(~_same(theirs.values, ours.values))[0])
     raise DataError(
-        f"{where}: {ours.name} {at} is {theirs.values[at]:g}, the run was trained on "
+        f"{where}: {ours.name} {at} is {theirs.values[at]:g}, but the run was trained on "
         f"{ours.values[at]:g}"
     )
 
@@ -247,7 +248,7 @@ def _compare(where: str, theirs: dict[str, str], ours: dict[str, str]) -> None:
         a, b = theirs.get(what, ""), ours.get(what, "")
         if a != b:
             raise DataError(
-                f"{where}: {what} is {_or_missing(a)}, the run was trained on {_or_missing(b)}"
+                f"{where}: {what} is {_or_missing(a)}, but the run was trained on {_or_missing(b)}"
             )
 
 

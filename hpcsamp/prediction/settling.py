@@ -1,4 +1,4 @@
-"""Choose how prediction samples are evaluated: once, and the same on all ranks."""
+"""Choose how prediction samples are evaluated: once, and alike on all ranks."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ WORTH = 256
 
 
 class Passed:
-    """Counts passes to decide when a measurement pays off.
+    """Counts passes to decide when it pays to measure the fastest way.
 
-    A few predictions finish sooner than the measurement would, so they are not preceded by one.
+    A few predictions take less time than the measurement, so they are made without one.
     """
 
     def __init__(self) -> None:
         self.count = 0
 
     def enough(self, more: int) -> bool:
-        """Whether to measure before ``more`` passes: all passes together cost as much."""
+        """Count ``more`` passes; return whether all so far cost as much as the measurement."""
         self.count += more
         return self.count >= WORTH
 
@@ -34,7 +34,7 @@ class Passed:
 def settle(
     method: Method, x: torch.Tensor, mine: range, index: torch.Tensor, world: MPI.Comm
 ) -> None:
-    """Measure which way is fastest, unless it is known. Collective over the world.
+    """Measure which way of evaluating samples is fastest, once. Collective over the world.
 
     Parameters
     ----------

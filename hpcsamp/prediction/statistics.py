@@ -40,7 +40,7 @@ def estimate(
     x: Any,
     training_set: Callable[[], Dataset],
 ) -> None:
-    """Estimate the statistics if this is requested and not done yet. Collective over the world.
+    """Estimate the statistics if requested and not yet estimated. Collective over the world.
 
     Parameters
     ----------
@@ -49,13 +49,13 @@ def estimate(
     x
         Some items, to find out whether the network normalises over batches.
     training_set
-        Function that opens the training set. If it is not available, predictions use the running
-        statistics of training, and a line reports this.
+        Function that opens the training set. If the set is not available, predictions use the
+        running statistics of training, and a line on stderr reports this.
 
     Raises
     ------
     DataError
-        If it is not available and ``evaluation.batch_norm = "estimated"``.
+        If the training set is not available and ``evaluation.batch_norm = "estimated"``.
     """
     asked = run.config.evaluation.batch_norm
     wanted = method.estimates_statistics if asked is None else asked == "estimated"
@@ -101,7 +101,7 @@ def _in_training(network: nn.Module) -> frozenset[str]:
 def _opened(
     training_set: Callable[[], Dataset], topology: Topology, needed: bool
 ) -> Dataset | None:
-    """The training set; None if a rank cannot open it and this is not an error."""
+    """Open the training set; None if a rank cannot open it and this is not an error."""
     found, reason = None, None
     try:
         found = training_set()

@@ -87,7 +87,7 @@ class ParallelFile:
             )
             if free < needed:
                 raise UsageError(
-                    f"{self.path} needs {needed / 1e9:.3g} GB, its disk has "
+                    f"{self.path} needs {needed / 1e9:.3g} GB, but its disk has "
                     f"{free / 1e9:.3g} GB free"
                 )
             self._part.unlink(missing_ok=True)
@@ -300,7 +300,7 @@ def _offset(data: h5py.Dataset, variable: FileVariable) -> int | None:
 
 
 def _filling(layout: FileLayout, name: str) -> int:
-    """Bytes of padding in the slabs of a variable."""
+    """Number of bytes of padding in the slabs of a variable."""
     variable = layout.variables[name]
     if variable.slab is None:
         return 0

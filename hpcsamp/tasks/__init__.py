@@ -1,4 +1,4 @@
-"""Kinds of tasks: what the targets are, which predictions are made, and which metrics they get."""
+"""Kinds of tasks: the type of the targets, their predictions and their metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Base class of tasks: what the targets are, how they are predicted, and which metrics they get.
+"""Base class of tasks: the type of the targets, their predictions and their metrics.
 
 To add a task, write a subclass of :class:`Task` and name it in a configuration as
 ``task.kind = "package.module:Class"``. Usually it is a subclass of an existing kind that overrides
@@ -17,8 +17,8 @@ A run and its evaluation use a task as follows::
     arrays = prediction.arrays(wanted)          # arrays of the batch for a predictions file
     layout = task.variables(view, ...)          # names, axes and units of these arrays
 
-Where there are no targets, ``y`` is :meth:`View.blank`. The arrays ``target`` and ``error`` are
-then meaningless; the others do not depend on ``y``.
+If there are no targets, ``y`` is :meth:`View.blank`. The arrays ``target`` and ``error`` are then
+meaningless; the others do not depend on ``y``.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class Found:
     units
         Unit of each metric that has one.
     unattained
-        Metrics that need more samples than there are, by name, each with the reason.
+        Metrics that could not be computed from so few samples, by name, each with the reason.
     doubt
-        One line on why the predictions are worse than a constant distribution, or None.
+        One line that explains why the predictions are implausible, or None if they are not.
     """
 
     metrics: dict[str, float]
@@ -92,7 +92,7 @@ class Prediction(ABC):
 
 
 class Tally(ABC):
-    """Metrics of a split, kept as sums so that the sums of several ranks can be added."""
+    """Accumulates the metrics of a split as sums, so that those of several ranks can be added."""
 
     @property
     @abstractmethod
@@ -124,7 +124,7 @@ class Tally(ABC):
         Parameters
         ----------
         full
-            Whether to return all metrics or only those that are shown after an epoch.
+            Whether to return all metrics, or only those that are printed after an epoch.
         """
 
 
@@ -170,7 +170,7 @@ class Task(ABC):
         Raises
         ------
         TargetsError
-            If they do not fit. The message begins with the task.
+            If the targets do not fit. The message begins with the task.
         """
         if targets.parts:
             raise TargetsError(f"{self._setting} takes one target, but the set has {targets}")
@@ -184,7 +184,7 @@ class Task(ABC):
         Raises
         ------
         DataError
-            If there is such a value; the message has the first one.
+            If there is such a value; the message contains the first one.
         """
 
     def class_weights(self, targets: Targets) -> ClassWeights | None:
@@ -192,7 +192,7 @@ class Task(ABC):
         return None
 
     def balance(self, counts: Tensor) -> list[Any] | None:
-        """Compute the numbers of ``class_weights = "balanced"``; None if that is not set.
+        """Compute the weights for ``class_weights = "balanced"``; None if this is not set.
 
         Parameters
         ----------
@@ -224,7 +224,7 @@ class Task(ABC):
         mask
             False where a value of the target is missing; has the shape of the target.
         full
-            Whether to compute also what costs more than sums over samples, such as the CRPS.
+            Whether to also compute scores that cost more than sums over samples, such as the CRPS.
         levels
             Probabilities of the quantiles to compute.
         """
@@ -266,9 +266,10 @@ class Task(ABC):
         return len(view.targets.shape) == 1 and self.has_quantiles(view.likelihood)
 
     def resolution(self, view: View, score: str = "") -> float:
-        """Smallest uncertainty of an item that is not rounding error.
+        """Return the smallest uncertainty of an item that exceeds rounding errors.
 
-        Uncertainties are differences of larger numbers. For nats and probabilities it is 1e-13.
+        Uncertainties are differences of larger numbers. For nats and probabilities the result is
+        1e-13.
 
         Parameters
         ----------

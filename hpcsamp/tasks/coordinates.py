@@ -28,7 +28,7 @@ class Axis:
     units
         Unit of the numbers.
     told
-        Whether the dataset has this coordinate. If not, the values are the positions 0, 1, ...
+        Whether the dataset contains this coordinate. If not, the values are the positions 0, 1, ...
     """
 
     name: str
@@ -157,7 +157,7 @@ def _in_order(axes: list[Axis], order: Mapping[int, np.ndarray]) -> list[Axis]:
 
 
 def _axes(f: h5py.File | None, array: str, shape: tuple[int, ...]) -> list[Axis]:
-    """Return the scales attached to the axes of an array, or positions where there are none."""
+    """Return the scales attached to the axes of an array; an axis without one gets positions."""
     axes: list[Axis] = []
     for i, length in enumerate(shape):
         scales = list(f[array].dims[i + 1].values()) if f is not None else []

@@ -11,7 +11,7 @@ from hpcsamp.collectives import Collectives
 from hpcsamp.grid import share
 from hpcsamp.metrics.mixtures import crps, order_statistics, quantiles
 
-#: Number of components, over all samples, that are in memory at once.
+#: Largest number of components, over all samples, that are in memory at once.
 CHUNK = 1 << 22
 
 
@@ -41,7 +41,8 @@ def of_all_samples(
     levels
         ``Q`` probabilities of the quantiles.
     alone
-        Whether the samples alone are the distribution; quantiles are then their order statistics.
+        Whether the samples alone, without noise, are the distribution; quantiles are then their
+    order statistics.
 
     Returns
     -------

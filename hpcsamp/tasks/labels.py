@@ -114,11 +114,11 @@ class Labels(Task):
         return targets.classes
 
     def class_axis(self, view: View) -> FileVariable:
-        """Return the axis of the classes, with their names if the set has them."""
+        """Return the axis of the classes, with their names if the dataset contains them."""
         return class_axis(self.classes(view.targets), view.targets.class_names)
 
     def _weighted(self, targets: Targets) -> range:
-        """Range of the labels that have a weight each."""
+        """Range of the labels, each of which has a weight."""
         return range(self.classes(targets))
 
     def _check_weights(self, weights: list[Any], count: int, of: str) -> None:
@@ -130,8 +130,8 @@ class Labels(Task):
         table = torch.tensor(weights, dtype=torch.float64)
         if not bool((table >= 0).all()) or not bool((table > 0).any()):
             raise UsageError(
-                f"{self.key}.class_weights = {weights} must be numbers of at least 0, and at least "
-                f"one must be above 0"
+                f"{self.key}.class_weights = {weights} must not be negative, and at least one must "
+                f"be above 0"
             )
 
 

@@ -23,7 +23,7 @@ class FileVariable:
     dtype, units, description
         Type of the values; unit and description, which become attributes.
     values
-        Values known beforehand; None if the ranks write them.
+        Values that are known when the file is created; None if the ranks write them.
     slab
         Shape of the slabs in which an item is stored, one number for each axis but the first; None
         if an item is stored whole.

@@ -79,8 +79,8 @@ class MultilabelTally(Tally):
 class Multilabel(Labels):
     """Multi-label classification: labels ``(L,)`` of 0 and 1; the outputs are their logits.
 
-    Each label has a predictive distribution by itself: losses, metrics and files do not contain
-    joint probabilities of several labels.
+    Each label has its own predictive distribution: losses, metrics and files do not contain joint
+    probabilities of several labels.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ class Multilabel(Labels):
         return super().class_weights(targets)
 
     def balance(self, counts: Tensor) -> list[Any] | None:
-        """See :class:`Task`; each label is counted by itself."""
+        """See :class:`Task`; each label is counted separately."""
         if self.weights != BALANCED:
             return None
         found: list[Any] = balanced(counts).tolist()
@@ -181,7 +181,7 @@ def _names(view: View) -> list[str]:
 
 
 def counts_of(target: Tensor, classes: int) -> Tensor:
-    """Count each label at each position of targets ``(n, ...)``: ``(*target.shape[1:], C)``."""
+    """Count the labels at each position of targets ``(n, ...)``: ``(*target.shape[1:], C)``."""
     flat = target.reshape(len(target), -1)
     found = torch.stack([(flat == c).sum(0) for c in range(classes)], -1).double()
     return found.reshape(*target.shape[1:], classes)

@@ -1,4 +1,4 @@
-"""Evaluate prediction samples: outputs, and the share of each rank of a sample group."""
+"""Evaluate prediction samples, each rank of a sample group its share."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def split(outputs: Tensor, packed: Method | Caller, targets: Sequence[str]) -> d
     outputs
         ``(s, B, n)`` outputs of the last evaluation.
     packed
-        The method or network caller that evaluated them; it knows the layout of the tensor.
+        The method or network caller that evaluated them, which defines the layout of the tensor.
     """
     layout = packed.outputs
     if layout is None and len(targets) == 1:

@@ -58,7 +58,7 @@ class ConstantNormal:
 
 
 def doubt(metrics: Mapping[str, float], constant_nll: float) -> str | None:
-    """Return one line on why predictions should not be relied on, or None if they are plausible.
+    """Return one line that explains why predictions are implausible, or None if they are plausible.
 
     Parameters
     ----------

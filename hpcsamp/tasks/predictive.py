@@ -83,7 +83,7 @@ def entropy(log_p: Tensor) -> Tensor:
 
 
 def _finite(log_p: Tensor) -> Tensor:
-    """Replace log probabilities of -inf by a finite number, so that 0 times it is 0."""
+    """Replace log probabilities of -inf by a finite number, whose product with 0 is 0."""
     return log_p.clamp(min=torch.finfo(log_p.dtype).min)
 
 

@@ -1,7 +1,7 @@
-"""A task whose predictions are recalibrated: scaled class probabilities, conformal sets, intervals.
+"""A task with recalibrated predictions: scaled class probabilities, conformal sets and intervals.
 
-It wraps the task of a run and uses the arrays that its predictions have: ``probabilities`` of a
-label, or ``mean``, ``std`` and quantiles of values. So it works for any task that has them.
+It wraps the task of a run and uses the arrays of its predictions: ``probabilities`` of a label, or
+``mean``, ``std`` and quantiles of values. So it works for any task with these arrays.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hpcsamp.tasks.several import Several
 from hpcsamp.tasks.views import View
 
 BOUNDS = "bound"
-"""Axis of the ends of an interval; with underscores, if a target has an axis of this name."""
+"""Axis of the ends of an interval; underscores are added if a target has an axis of this name."""
 
 
 def recalibrated(task: Task, found: Mapping[str, Recalibration]) -> Task:
@@ -47,7 +47,7 @@ def recalibrated(task: Task, found: Mapping[str, Recalibration]) -> Task:
 
 
 def quantile_levels(of: Conformal | None) -> tuple[float, ...]:
-    """Levels of the quantiles that a score needs."""
+    """Levels of the quantiles that a conformal score needs."""
     if of is None or of.score != "cqr":
         return ()
     return 0.5 * (1 - of.level), 0.5 * (1 + of.level)
@@ -62,7 +62,7 @@ class RecalibratedPrediction(Prediction):
     of
         The prediction, with scaled probabilities.
     conformal
-        What is added; None for nothing.
+        Conformal score and threshold; None if neither sets nor intervals are added.
     chosen
         Positions of the requested quantiles among those that were computed, and of the two that the
         score needs.
@@ -99,7 +99,7 @@ class RecalibratedPrediction(Prediction):
         return found
 
     def members(self) -> Tensor:
-        """Which classes are in the sets, ``(B, C)`` bool."""
+        """Whether each class is in the set of an item, ``(B, C)`` bool."""
         of = self.conformal
         assert of is not None
         p = self.of.lazy()["probabilities"]()
@@ -198,7 +198,7 @@ class Recalibrated(Task):
     task
         Task of the run.
     found
-        What was fitted.
+        Scaling and conformal thresholds that were fitted.
     """
 
     def __init__(self, task: Task, found: Recalibration) -> None:
@@ -225,7 +225,7 @@ class Recalibrated(Task):
         if self.found.scaling is not None:
             assert isinstance(p, OfClasses)
             scaled = self.found.scaling(p.of.log_probabilities)
-            # the disagreement of the samples stays what it is: scaling changes the rest
+            # epistemic uncertainty is unchanged: scaling changes the total and the aleatoric one
             epistemic = p.of.total - p.of.aleatoric
             of = replace(p.of, log_probabilities=scaled, aleatoric=entropy(scaled) - epistemic)
             p = replace(p, of=of)
@@ -249,8 +249,8 @@ class Recalibrated(Task):
         scaling, of = self.found.scaling, self.found.conformal
         if scaling is not None:
             old = made["probabilities"]
-            said = f"{old.description}, recalibrated by {scaling.kind} scaling"
-            made["probabilities"] = replace(old, description=said)
+            text = f"{old.description}, recalibrated by {scaling.kind} scaling"
+            made["probabilities"] = replace(old, description=text)
         if of is None:
             return axes, made
         said = (
@@ -288,7 +288,7 @@ class Recalibrated(Task):
 
 
 class _Inner(Tally):
-    """Metrics of a task whose predictions are wrapped."""
+    """Tally of the wrapped task, which receives its own predictions."""
 
     def __init__(self, of: Tally) -> None:
         self.of = of

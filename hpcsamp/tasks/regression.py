@@ -168,7 +168,7 @@ class NumberTally(Tally):
 
 
 class Regression(Task):
-    """Regression: numbers of any shape for each item; the likelihood defines what outputs mean.
+    """Regression: numbers of any shape for each item; the likelihood interprets the outputs.
 
     A likelihood that implements ``log_prob`` but no mean and variance is evaluated by its log
     density, and a predictions file contains the outputs of the samples.
@@ -218,7 +218,7 @@ class Regression(Task):
         return normal_components(likelihood)
 
     def resolution(self, view: View, score: str = "") -> float:
-        """See :class:`Task`; for variances it is relative to the variance of the targets."""
+        """See :class:`Task`; for variances the size is relative to the variance of the targets."""
         return 1e-13 * float(view.units.typical.min()) ** 2
 
     def variables(
@@ -236,7 +236,7 @@ class Regression(Task):
                 (ITEM,), dtype, "", f"aleatoric uncertainty: mean noise {what}"
             ),
             "epistemic": FileVariable(
-                (ITEM,), dtype, "", f"epistemic uncertainty: of the sample means, {what}"
+                (ITEM,), dtype, "", f"epistemic uncertainty: sample means, {what}"
             ),
             "error": FileVariable(
                 (ITEM,), dtype, "", "root mean squared error of an item, standard deviations"

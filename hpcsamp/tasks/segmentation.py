@@ -92,7 +92,7 @@ class MapTally(Tally):
 class Segmentation(Labels):
     """Segmentation: labels ``(H, W)``, or of any shape; the outputs are logits ``(C, H, W)``.
 
-    Each pixel has a predictive distribution by itself. For networks with logits ``(..., C)``, such
+    Each pixel has its own predictive distribution. For networks with logits ``(..., C)``, such
     as transformers, set ``likelihood.channels = "last"``.
     """
 

@@ -32,7 +32,7 @@ class Output:
     Attributes
     ----------
     name
-        Name of the target in the set.
+        Name of the target in the dataset.
     task
         Task of the target.
     weight
@@ -55,7 +55,7 @@ class Output:
         return self.task.kind
 
     def loss_or(self, usual: LossSection) -> tuple[str, dict[str, Any]]:
-        """Return name and arguments of its loss; by default those of the run."""
+        """Return the name and arguments of its loss; by default those of the run."""
         if self.loss is None:
             return usual.name, usual.arguments
         own = dict(self.loss)
@@ -69,7 +69,7 @@ class SeveralPrediction(Prediction):
     Attributes
     ----------
     each
-        By name.
+        Prediction of each target, by its name.
     """
 
     each: Mapping[str, Prediction]

@@ -24,19 +24,19 @@ class Targets:
     Attributes
     ----------
     kind
-        Task that the set was made for.
+        Kind of task for which the dataset was made.
     shape
         Shape of the target of one item.
     classes
         Number of classes, ``C``, of labels ``0 .. C - 1``; None for numbers.
     class_names
-        Names of the classes, if the set has them.
+        Names of the classes, if the dataset contains them.
     names
-        Names of the positions along the first axis of a target, if the set has them.
+        Names of the positions along the first axis of a target, if the dataset contains them.
     standardised
         Whether batches contain the targets in standard deviations.
     parts
-        The targets by name, if the set has several.
+        The targets by name, if the dataset has several.
     """
 
     kind: str

@@ -1,9 +1,9 @@
-"""Convert values from the units a network computes in to the units of the target.
+"""Convert values from the units in which a network computes to the units of the target.
 
-Where a dataset standardises its targets, errors, spreads and predictions are reported in the units
-of the data: multiplied by the standard deviation of each row (horizon, variable), plus its mean.
-Where rows are different quantities, numbers over all rows stay in standard deviations, since
-kelvins and pascals have no common mean; numbers of one row have the unit of that row.
+If a dataset standardises its targets, errors, spreads and predictions are reported in the units of
+the data: multiplied by the standard deviation of each row (horizon, variable), plus its mean. If
+rows are different quantities, numbers over all rows stay in standard deviations, since kelvins and
+pascals have no common mean; numbers of one row have the unit of that row.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Units:
     mixed
         Whether rows are different quantities.
     name
-        Unit of the target; for numbers over all rows see :attr:`overall`.
+        Unit of the target; :attr:`overall` is the unit of numbers over all rows.
     by_row
         Unit of every row.
     axes

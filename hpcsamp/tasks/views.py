@@ -1,4 +1,4 @@
-"""Views: what a task needs to predict and evaluate the targets of a split."""
+"""Views: targets, likelihood, samples and units with which a task evaluates a split."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class View:
     targets
         Targets that are predicted.
     likelihood
-        Observation model, which defines what outputs mean.
+        Observation model, which interprets the outputs.
     samples
         Number of samples, ``S``, of the predictive distribution.
     counts
@@ -108,8 +108,8 @@ def view_of(
     method
         Method or network caller that evaluates the network.
     coordinates
-        Coordinates of each target by its name, ``y`` for a single target. Targets that the dataset
-        does not have need none.
+        Coordinates of each target by its name, ``y`` for a single target; not needed for targets
+        that are not in the dataset.
     measured
         Whether the targets are known, so that predictions can be compared with them.
     """
