@@ -138,7 +138,11 @@ def test_times_are_in_the_zone_of_the_header(tmp_path, column, hours):
         ('"Time (CET/EEST)","Actual Total Load [MW]"', {}, ["CET/EEST"]),
         ('"Time (UTC)","Actual Total Load [GW]"', {}, ["GW", "MW is needed"]),
         ('"Time (UTC)","Actual Total Load A","Actual Total Load B"', {}, ["2 columns"]),
-        ('"Time (UTC)","Actual Total Load [MW]"', {"step": 60}, ["every 60 min", "not invented"]),
+        (
+            '"Time (UTC)","Actual Total Load [MW]"',
+            {"step": 60},
+            ["every 60 min", "not interpolated"],
+        ),
         (
             '"Time (UTC)","Actual Total Load [MW]"',
             {"form": "%d.%m.%Y %H:%M (CEST)"},

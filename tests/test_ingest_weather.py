@@ -120,7 +120,7 @@ def test_units_of_stores_are_converted_or_refused(tmp_path):
     source = store("b.zarr", **units)
     plain = era5(tmp_path / "a.zarr", every=6, valid=0, test=0)
     assert "units converted: specific_humidity from g kg-1" in source.report[0]
-    assert "no units told" in source.report[1]
+    assert "variables without units" in source.report[1]
     assert set(source.report) < set(source.transforms)
     names = source.coords["channel"].values.tolist()
     got, raw = (s.read("train", 0, 1)["x"][0].astype(float) for s in (source, plain))

@@ -291,7 +291,7 @@ def test_a_mean_far_from_zero_does_not_hide_that_samples_may_not_share_a_batch()
         ),
         (
             lambda: losses.make("crps", "regression", {}, {"name": "learned_gaussian"}),
-            "reads 2 numbers of each value, but crps reads one",
+            "reads 2 outputs for each value, but crps reads one",
         ),
     ],
 )

@@ -77,7 +77,7 @@ app = typer.Typer(
 
     The default is the same for all kinds of data: classes follow from the type of the targets where
     it is unambiguous, and targets that are numbers are standardised only with --normalize-y,
-    because standardised counts are no counts.
+    because standardised counts are no longer counts.
 
     Examples:
 

@@ -173,7 +173,7 @@ def check_largest(values: np.ndarray, names: Sequence[str], where: str) -> None:
     Raises
     ------
     DataError
-        If there are any; the message has the channel and the value.
+        If there are any; the message names the channel and the value.
     """
     if values.dtype.kind != "f" or values.dtype.itemsize <= 4 or not values.size:
         return
@@ -221,7 +221,7 @@ def check_digits(stats: Stats, names: Sequence[str], where: str) -> None:
     Raises
     ------
     DataError
-        If there are any; the message has the first such channel, its largest value and its
+        If there are any; the message names the first such channel, its largest value and its
         standard deviation.
     """
     std = np.asarray(stats.std)

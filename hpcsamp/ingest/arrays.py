@@ -1,4 +1,4 @@
-"""Build a source from arrays in memory: choose one exact type for all splits and find classes."""
+"""Build a source from arrays in memory, stored in one type that is exact for all splits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hpcsamp.names import Task
 DEFAULT_FRACTIONS = {"valid": 0.1, "test": 0.2}
 
 EXACT = 2**53
-"""Largest whole number up to which all are exact in float64, the type of statistics."""
+"""All whole numbers up to this one are exact in float64, the type of statistics."""
 
 
 def from_arrays(
@@ -95,7 +95,9 @@ def from_arrays(
         first = pairs["train"][place].shape[1:]
         for where, values in parts.items():
             if values.shape[1:] != first:
-                raise DataError(f"{where} has items of shape {values.shape[1:]}, but train {first}")
+                raise DataError(
+                    f"{where} has items of shape {values.shape[1:]}, but train has {first}"
+                )
             check_numbers(values, where)
             check_values(values, where)
             if array == "x" and inputs == "ids" and values.dtype.kind not in "iu":
@@ -169,7 +171,7 @@ def common_type(parts: Mapping[str, np.ndarray]) -> np.dtype:
     Raises
     ------
     DataError
-        If the type would change a value; the message has array and value.
+        If the type would change a value; the message names the array and the value.
     """
     found = np.result_type(*(values.dtype for values in parts.values()))
     if found.kind == "b":
@@ -183,7 +185,7 @@ def common_type(parts: Mapping[str, np.ndarray]) -> np.dtype:
             value = values[changed].reshape(-1)[0]
             raise DataError(
                 f"{where}: {value} in {values.dtype} is not exact in {found}, the common type of "
-                "all splits; store them in one type"
+                "all splits; store all splits in one type"
             )
         if values.dtype.kind in "iu" and values.size:
             top = max(abs(int(values.min())), abs(int(values.max())))

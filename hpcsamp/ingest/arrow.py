@@ -141,7 +141,7 @@ Targets = Annotated[
     Sequence[str], Asked("Column of y; for several targets NAME=COLUMN,COLUMN.", "--target")
 ]
 Features = Annotated[
-    Sequence[str], Asked("Column of x; by default all that are not targets.", "--feature")
+    Sequence[str], Asked("Column of x; by default all columns but the targets.", "--feature")
 ]
 OfSplit = Annotated[Path | None, Asked("File or folder of this split.")]
 AnyTask = Annotated[Task | None, Asked("Task; by default it follows from the type of y.")]
@@ -188,7 +188,7 @@ def parquet(
     UsageError
         If a column does not exist, or needs an option that says how to encode it.
     DataError
-        If a value cannot be used; the message has file, row and column.
+        If a value cannot be used; the message names the file, row and column.
 
     Examples
     --------
@@ -235,7 +235,7 @@ def arrow(
     UsageError
         If a column does not exist, or needs an option that says how to encode it.
     DataError
-        If a value cannot be used; the message has file, row and column.
+        If a value cannot be used; the message names the file, row and column.
 
     Examples
     --------

@@ -20,7 +20,7 @@ RAGGED = (
 
 
 def column_of(values: Any, role: Role, where: str) -> np.ndarray:
-    """Convert an Arrow array to what :meth:`hpcsamp.ingest.table.Table.read` returns.
+    """Convert an Arrow array to the form that :meth:`hpcsamp.ingest.table.Table.read` returns.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def _column(values: Any, where: str) -> np.ndarray:
 
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
-        if isinstance(values, pa.ChunkedArray):  # chunks of some types stay several
+        if isinstance(values, pa.ChunkedArray):  # chunks of some types are not combined
             values = pa.concat_arrays(values.chunks)
     kind = values.type
     if isinstance(kind, pa.BaseExtensionType):
@@ -147,8 +147,8 @@ def _lists(values: Any, where: str) -> np.ndarray:
     if len(lengths) and (lengths != lengths[0]).any():
         at = int(np.flatnonzero(lengths != lengths[0])[0])
         raise DataError(
-            f"{where}: lists have different lengths: {lengths[0]}, and {lengths[at]} "
-            f"{at} rows later; {RAGGED}"
+            f"{where}: lists have different lengths: {lengths[0]} and, {at} rows later, "
+            f"{lengths[at]}; {RAGGED}"
         )
     inner = _column(values.flatten(), where)
     if inner.dtype.kind not in "biuf":

@@ -131,8 +131,8 @@ def files_of(path: Path, ending: str) -> dict[str, list[Path]]:
         unknown = [name for name in parts if name.lower() not in WORDS]
         if unknown:
             raise DataError(
-                f"{path}: the split {unknown[0]!r} is none of {', '.join(WORDS)}; give the folders "
-                "of single splits"
+                f"{path}: the split {unknown[0]!r} is none of {', '.join(WORDS)}; give the folder "
+                "of each split instead"
             )
         return {WORDS[n.lower()]: files_of(part, ending)["train"] for n, part in parts.items()}
     state = _json(path / "state.json")
@@ -146,7 +146,7 @@ def files_of(path: Path, ending: str) -> dict[str, list[Path]]:
     parted = next((f for f in files if any("=" in p for p in f.relative_to(path).parts[:-1])), None)
     if parted is not None:
         raise DataError(
-            f"{parted}: partitioned tables, whose folders are values of a column, are not read; "
+            f"{parted}: partitioned tables, whose folders are values of a column, cannot be read; "
             "write the table without partitions"
         )
     splits = split_of_names(files)
@@ -159,7 +159,7 @@ def files_of(path: Path, ending: str) -> dict[str, list[Path]]:
 
 
 def split_of_names(files: Sequence[Path]) -> dict[Path, str] | None:
-    """Return the split that each file name begins with; ``None`` unless all do, one with train."""
+    """Return the split that begins each file name; None if one has none, or none is train."""
     words = [_WORD.match(file.name) for file in files]
     found = {f: WORDS[w[1].lower()] for f, w in zip(files, words, strict=True) if w is not None}
     return found if len(found) == len(files) and "train" in found.values() else None

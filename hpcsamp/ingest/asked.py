@@ -37,7 +37,7 @@ NormalizeY = Annotated[
     bool,
     Asked(
         "Standardise targets in training: for quantities such as a temperature. Not the default, "
-        "because standardised counts are no counts."
+        "because standardised counts are no longer counts."
     ),
 ]
 SplitSeed = Annotated[int, Asked("Seed of the random split.", least=0)]

@@ -130,7 +130,7 @@ def _write(
     progress: Callable[[int, int], None] | None,
     lock: Lock | None,
 ) -> Manifest:
-    """Write all shards and publish the folder; ``lock`` is given on rank 0."""
+    """Write all shards and publish the folder; only rank 0 passes ``lock``."""
     rank, size = comm.Get_rank(), comm.Get_size()
     origin = ({"sha256": content} if content else {}) | source.source
     writer = _Writer(source, folder, uid, origin)
@@ -262,7 +262,7 @@ class _Writer:
         write_whole(self._note(shard), text.to_json(facts, self.uid))
 
     def _done(self, shard: Mapping[str, Any]) -> bool:
-        """Whether an earlier run has written a shard; with a damaged note it is written again."""
+        """Whether an earlier run has written a shard; if its record is damaged, it has not."""
         try:
             self._read(shard)
         except DataError:

@@ -64,7 +64,7 @@ def check_moments(source: Source, moments: Mapping[str, Moments]) -> None:
     Raises
     ------
     DataError
-        If statistics are not finite or undefined; the message names the array and its column.
+        If statistics are infinite or undefined; the message names the array and its column.
     """
     targets = targets_of(source)
     for name, found in moments.items():

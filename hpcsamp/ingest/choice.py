@@ -19,7 +19,7 @@ def choose(
     features: Sequence[str] = (),
     without: Sequence[str] = (),
 ) -> list[str]:
-    """Return the features: all columns that are not targets, unless features are named.
+    """Return the features: the named columns or, by default, all columns that are not targets.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def choose(
     UsageError
         If a column does not exist or is named twice, or no target or feature is left.
     DataError
-        If a chosen column has no name, or two have the same name.
+        If a chosen column has no name, or two columns have the same name.
     """
     check_named(path, names, [*targets, *features, *without])
     count = Counter(names)

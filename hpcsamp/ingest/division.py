@@ -34,7 +34,7 @@ Values = Callable[[str], np.ndarray]
 
 @dataclass(frozen=True)
 class Rule:
-    """How items are split, if not individually at random.
+    """Rule that splits items by a column, in time order or by groups.
 
     Attributes
     ----------

@@ -24,7 +24,7 @@ HOW = ("seconds", "day", "week", "year", "cyclical")
 
 @dataclass
 class Encoded(ABC):
-    """Base class of encodings: one column and the numbers that it becomes.
+    """Base class of encodings, which convert one column of a table to numbers.
 
     Attributes
     ----------
@@ -139,7 +139,7 @@ class Date(Encoded):
     Attributes
     ----------
     how
-        Encodings, a part of :data:`HOW` without ``cyclical``.
+        Encodings: some of :data:`HOW`, except ``cyclical``.
     """
 
     how: tuple[str, ...] = ("seconds",)
@@ -198,7 +198,7 @@ class Category(Encoded):
         All words that occur, sorted; whole numbers as text. ``None`` for ids that are already whole
         numbers.
     ids
-        Whether words are numbered.
+        Whether categories become ids; otherwise they are encoded one-hot.
     """
 
     words: list[str] | None = None

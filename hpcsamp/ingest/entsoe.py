@@ -52,7 +52,7 @@ class Series:
 
 @dataclass
 class Windows(Source):
-    """Windows of a series that overlap no gap.
+    """Windows of a time series that do not overlap gaps.
 
     Attributes
     ----------
@@ -134,7 +134,9 @@ def entsoe(
             begin[split] = starts[whole]
         low = high
     if "train" not in begin:
-        raise DataError(f"{paths[0]}: {len(good)} values have no window of {length} for train")
+        raise DataError(
+            f"{paths[0]}: {len(good)} values contain no train window of {length} without a gap"
+        )
     if lost:
         series.report.append(f"{lost} of {kept + lost} windows touch a long gap and are left out")
     return Windows(

@@ -237,7 +237,7 @@ def _units(store: str, opened: xarray.Dataset) -> tuple[dict[str, tuple[float, f
         raise DataError(f"{store}: level has units {level!r}, but hPa is needed")
     notes = [f"units converted: {', '.join(converted)}"] if converted else []
     if silent:
-        notes.append(f"no units told, those of ERA5 assumed: {', '.join(silent)}")
+        notes.append(f"variables without units, assumed to be those of ERA5: {', '.join(silent)}")
     return scales, notes
 
 

@@ -65,7 +65,7 @@ def read_labels(
     UsageError
         If a column does not exist.
     DataError
-        If an image does not exist or is listed twice, or a row is damaged; the message has the
+        If an image does not exist or is listed twice, or a row is damaged; the message names the
         line.
     """
     with text_of(path) as lines:

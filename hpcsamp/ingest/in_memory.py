@@ -65,8 +65,8 @@ def source_of(
         several targets, a dictionary by name, which may leave out targets.
     inputs
         Meaning of whole numbers in ``x``: ``"ids"``, which are not standardised, or ``"numbers"``,
-        which are. ``None``: numbers, unless the type leaves it open. For several inputs, a
-        dictionary by name.
+        which are. ``None``: numbers, if the type is unambiguous (``uint8``, ``bool``, floats). For
+        several inputs, a dictionary by name.
     normalize_y
         Standardise targets in training. ``None``: standardise floating-point targets.
     modelled

@@ -15,7 +15,7 @@ import numpy as np
 from hpcsamp.errors import DataError
 
 EXACT = 2**53
-"""Largest whole number up to which all are exact in float64."""
+"""All whole numbers up to this one are exact in float64."""
 
 SHOWN = 5
 """Largest number of names that a message lists."""
@@ -164,7 +164,7 @@ def check_rows(x: Any, y: Any, where: str) -> None:
     Raises
     ------
     DataError
-        If the orders differ; the message has the first row that differs.
+        If the orders differ; the message names the first row that differs.
     """
     one, other = row_labels(x), row_labels(y)
     if one is None or other is None or len(one) != len(other):
@@ -179,7 +179,7 @@ def check_rows(x: Any, y: Any, where: str) -> None:
 
 
 def in_order(values: np.ndarray, names: Sequence[str], wanted: Sequence[str], where: str) -> Any:
-    """Reorder columns to the wanted order.
+    """Reorder columns as in ``wanted``.
 
     Raises
     ------

@@ -14,7 +14,7 @@ from hpcsamp.ingest.table_targets import Wanted, columns_of
 
 @dataclass(frozen=True)
 class Like:
-    """How the table of an earlier dataset was encoded.
+    """Encoding of the table of an earlier dataset.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class Like:
 
 
 def read_like(folder: Path, targets: Sequence[str], features: Sequence[str]) -> Like:
-    """Read from a dataset how its table was encoded.
+    """Read the encoding of the table that a dataset was made from.
 
     Parameters
     ----------

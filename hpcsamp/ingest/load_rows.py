@@ -38,7 +38,7 @@ def read_rows(path: Path, notation: Notation | None = None) -> list[Row]:
     Raises
     ------
     DataError
-        If a row cannot be read, or times do not increase in steps of 15 minutes; the message has
+        If a row cannot be read, or times do not increase in steps of 15 minutes; the message names
         file and line.
     """
     with text_of(path) as lines:
@@ -68,7 +68,7 @@ def read_rows(path: Path, notation: Notation | None = None) -> list[Row]:
     if steps and steps.most_common(1)[0][0] != QUARTER:
         raise DataError(
             f"{path} has a value every {steps.most_common(1)[0][0]} min, but one every {QUARTER} "
-            "min is needed; values are not invented"
+            "min is needed; the data are not interpolated"
         )
     return rows
 
@@ -135,7 +135,7 @@ def _zone(path: Path, column: str) -> Minute:
         raise DataError(f"{path}: column {column!r} has times of {zone}; UTC, {known} can be read")
 
     def minute(cell: str, last: int, where: str) -> int | None:
-        """Parse a time; the hour that summer time skips is None, the repeated hour occurs twice."""
+        """Parse a local time; return None in the hour that the change to summer time skips."""
         text = cell.split(" - ")[0]
         mark = re.search(r"\((.*?)\)", text)
         if mark is not None and mark[1] not in (("UTC",) if utc else (winter, summer)):

@@ -1,4 +1,4 @@
-"""Small synthetic datasets for each kind of task, to try every kind."""
+"""Small synthetic datasets, one for each kind of task."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import numpy as np
 from hpcsamp.errors import DataError
 
 EXACT = 2**53
-"""Largest whole number up to which all are exact in float64."""
+"""All whole numbers up to this one are exact in float64."""
 
 BLOCK_BYTES = 16 * 2**20
 """Number of bytes of a mapped array that are examined at a time."""
@@ -57,7 +57,7 @@ def check_exact(values: np.ndarray, file: Path) -> None:
     Raises
     ------
     DataError
-        If there is such a number; the message has the largest of its block.
+        If there is such a number; the message names the largest of its block.
     """
     if values.dtype.kind not in "iu" or values.dtype.itemsize < 8:
         return

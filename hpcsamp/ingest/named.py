@@ -162,7 +162,7 @@ def from_named(
 
 
 def _by_array(parts: Mapping[str, Any], alone: str, file: str) -> dict[str, dict[str, Values]]:
-    """Group values by array and split; a single array, also in a dictionary, is called ``alone``.
+    """Group values by array and split; a single array, even in a dictionary, is named ``alone``.
 
     Raises
     ------

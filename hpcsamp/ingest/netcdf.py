@@ -170,7 +170,7 @@ def netcdf(
         except Exception as e:  # readers raise many kinds of errors for damaged files
             reason = str(e).splitlines()[0] if str(e) else type(e).__name__
             if "netCDF4" in str(e) or "engine" in str(e):
-                reason = "no netCDF file, or h5netcdf is missing: pip install hpcsamp[weather]"
+                reason = "not a netCDF file, or h5netcdf is missing: pip install hpcsamp[weather]"
             raise DataError(f"{path}: cannot be read: {reason}") from None
     source = {
         "file": ", ".join(p.name for p in paths[:10]) + ", ..." * (len(paths) > 10),

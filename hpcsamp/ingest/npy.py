@@ -83,7 +83,8 @@ def npy(
     task, layout, inputs, fractions, seed, normalize_y
         As in :func:`~hpcsamp.ingest.npz.npz`.
     rule
-        How rows are split, if not at random; as there are no columns, only ``rows`` orders them.
+        How rows are split, if not at random; without columns, only the order of the rows can be
+        used.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Parse numbers written as text with a strict grammar; whole columns decide what a point means.
+"""Parse numbers in text by a strict grammar; a column as a whole decides what its points mean.
 
 Python's ``float`` also accepts ``1_000``, ``nan`` and digits of any script. In a table such cells
 are probably not numbers, or mean something else, so they are refused.
@@ -27,7 +27,7 @@ _MISSING = frozenset({"", "-", "na", "n/a", "n/e", "nan", "null", "none", "?", "
 
 @dataclass(frozen=True)
 class Notation:
-    """How a file writes its numbers.
+    """Notation of numbers in a text file: decimal and thousands separators.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ class NumberParser:
         Raises
         ------
         DataError
-            If a cell is not a number; the message has line and column of the first one.
+            If a cell is not a number; the message names the line and column of the first one.
         """
         width = len(self.names)
         cells = [cell.strip(" \t") for row in rows for cell in row]
@@ -160,7 +160,7 @@ class NumberParser:
                 )
 
     def _look(self, texts: Sequence[str], lines: Sequence[int]) -> None:
-        """Record which columns show that points are decimal points, and which leave it open.
+        """Record the columns in which points are decimal points, and those that are ambiguous.
 
         A number of four or more digits without a separator shows that thousands are not separated.
         """
@@ -228,7 +228,7 @@ def _number(text: str) -> float:
 
 
 def _hint(cell: str, column: str) -> str:
-    """Advise how a cell that is not a number can be read."""
+    """Return advice on reading a cell that is not a number."""
     if cell.lower() in _MISSING:
         return "; fill in missing values, leave the row out, or see --missing"
     if _GROUPED.fullmatch(cell) or re.fullmatch(r"[+-]?\d+,\d*", cell, re.ASCII):

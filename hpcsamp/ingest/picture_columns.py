@@ -15,7 +15,7 @@ def images_of(values: np.ndarray, rows: np.ndarray, table: Table, pictures: Pict
     Raises
     ------
     DataError
-        If an image is missing, cannot be read, or has another size or type; the message has its
+        If an image is missing, cannot be read, or has another size or type; the message names its
         row.
     """
     found: list[np.ndarray] = []

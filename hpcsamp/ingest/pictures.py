@@ -29,7 +29,7 @@ _CONVERTED = {"1": "L", "P": "RGB", "I;16B": "I;16", "I;16L": "I;16"}
 
 @dataclass(frozen=True)
 class Pictures:
-    """How images are read.
+    """Options for reading images: size, colours and layout.
 
     Attributes
     ----------

@@ -20,7 +20,7 @@ How = Literal["refuse", "drop", "mean", "keep"]
 
 @dataclass(frozen=True)
 class Preparation:
-    """How the columns of a table are encoded.
+    """Options for encoding the columns of a table.
 
     Attributes
     ----------
@@ -95,7 +95,7 @@ def units_line(names: Sequence[str], units: Mapping[str, str]) -> str:
 
 
 def lines_of(encoded: Sequence[Encoded]) -> list[str]:
-    """Return a line for the user on each column of ids or texts."""
+    """Return a line for the user about each column of ids or texts."""
     lines = []
     for f in encoded:
         if isinstance(f, Category) and f.ids and f.words is not None:
@@ -108,7 +108,7 @@ def lines_of(encoded: Sequence[Encoded]) -> list[str]:
 
 
 def transforms_of(encoded: Sequence[Encoded], made: Preparation) -> list[str]:
-    """Return lines on how the columns were encoded, for the manifest."""
+    """Describe the encoding of the columns in lines for the manifest."""
     lines = [] if made.missing == "refuse" else [f"rows with missing values: {made.missing}"]
     other = [f for f in encoded if type(f) is not Number]
     return lines + [f"column {f.column} as {', '.join(f.names[:10])}" for f in other[:100]]

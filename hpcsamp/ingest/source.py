@@ -74,7 +74,7 @@ class Source(ABC):
         Raises
         ------
         DataError
-            If they cannot be read; the message has the file, item or variable.
+            If they cannot be read; the message names the file, item or variable.
         """
 
     def content(self) -> str:
@@ -130,7 +130,7 @@ def check_once(files: Iterable[str | Path]) -> None:
     for file in files:
         own = str(file) if "://" in str(file) else str(Path(file).resolve())
         if own in known:
-            raise UsageError(f"{file} is given twice, so its items would be in the set twice")
+            raise UsageError(f"{file} is given twice, so its items would be in the dataset twice")
         known.add(own)
 
 
@@ -140,7 +140,7 @@ def check_fractions(fractions: Mapping[str, float]) -> None:
     Raises
     ------
     UsageError
-        If they are; the message has the fractions and their sum.
+        If they are invalid; the message names the fractions and their sum.
     """
     total = sum(fractions.values())
     if not (total < 1 and all(part >= 0 for part in fractions.values())):

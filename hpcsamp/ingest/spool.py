@@ -1,4 +1,4 @@
-"""Temporary array on disk for the rows of a text file, which is parsed once in little memory."""
+"""Temporary array on disk for the rows of a text file, so that parsing needs little memory."""
 
 from __future__ import annotations
 

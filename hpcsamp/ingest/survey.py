@@ -15,7 +15,7 @@ CELLS = 2**20
 """Number of cells read at a time."""
 
 EXACT = 2**53
-"""Largest whole number up to which all are exact in float64."""
+"""All whole numbers up to this one are exact in float64."""
 
 MANY = 10_000
 """Largest number of categories of a column."""
@@ -63,7 +63,7 @@ class TableSurvey:
         UsageError
             If a column needs an option that says how to encode it.
         DataError
-            If a value cannot be used; the message has its row and column.
+            If a value cannot be used; the message names its row and column.
         """
         columns = [*(f.column for f in self.features), *self.targets]
         lacking_x = np.zeros(table.count, bool)

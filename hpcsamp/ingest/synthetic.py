@@ -1,4 +1,4 @@
-"""Synthetic data in the shape of the real datasets, to try everything without a download.
+"""Synthetic data in the shape of the real datasets, for trials without a download.
 
 Each item is a function of (seed, split, item), so any rank can generate any part.
 """
@@ -177,7 +177,7 @@ def synthetic(
         Asked("Number of latitudes and longitudes of era5, e.g. 24 48 (default: 121 240)."),
     ] = None,
 ) -> Synthetic:
-    """Generate synthetic items in the shape of a real dataset, to try and time without a download.
+    """Generate synthetic items in the shape of a real dataset, for trials without a download.
 
     The splits have 80% train, 10% valid and 10% test items.
 

@@ -39,7 +39,7 @@ class Table(ABC):
         Raises
         ------
         DataError
-            If a column cannot be read in its role; the message has its row or type.
+            If a column cannot be read in its role; the message names its row or type.
         UsageError
             If an option is needed.
         """
@@ -71,7 +71,7 @@ class Table(ABC):
         Raises
         ------
         DataError
-            If a word is not a time; the message has row and column.
+            If a word is not a time; the message names the row and column.
         """
         times = Times(self.path)
         cells = [times.read(word or "", at, column) for at, word in enumerate(words.tolist())]
@@ -82,7 +82,7 @@ class Table(ABC):
         return None
 
     def index(self) -> list[str]:
-        """Return the columns that number or name rows; they are features only if named."""
+        """Return the columns that number or name rows, which are features only by request."""
         return []
 
     def whole(self, column: str) -> bool:
@@ -94,5 +94,5 @@ class Table(ABC):
         return False
 
     def facts(self) -> dict[str, Any]:
-        """Return further facts that belong to the identity of the rows."""
+        """Return further properties that are part of the identity of the rows."""
         return {}

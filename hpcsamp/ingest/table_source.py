@@ -1,4 +1,4 @@
-"""Build a source from tables of any format: choose, encode and split; rows are read in blocks."""
+"""Build a source from tables of any format: choose and encode columns, and split rows."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class TableSource(Source):
     rows
         Ascending row numbers of each split in its table.
     groups
-        Inputs that the columns become.
+        Inputs, each a group of columns.
     aims
         Targets.
     weights
@@ -119,7 +119,7 @@ def from_tables(
     UsageError
         If a column does not exist, or needs an option that says how to encode it.
     DataError
-        If a value cannot be used; the message has its row and column.
+        If a value cannot be used; the message names its row and column.
     """
     made, rule = preparation or Preparation(), rule or Rule()
     first, units = tables["train"], read_units(made.unit)
@@ -228,10 +228,10 @@ def _encoded(
     made: Preparation,
     rule: Rule,
 ) -> list[Encoded]:
-    """Choose the encoding of each feature as the options ask for."""
+    """Choose the encoding of each feature from the options."""
     dates = read_dates(made.date)
     if (made.text is None) != (made.tokenizer is None):
-        raise UsageError("give --text, a column, and --tokenizer, its tokenizer, together")
+        raise UsageError("--text, a column, and --tokenizer, its tokenizer, must be given together")
     asked = {*dates, *made.onehot, *made.ids, *([] if made.text is None else [made.text])}
     check_named(table.path, table.names, [*made.drop, *asked])
     others = [*rule.columns, *([] if made.weight is None else [made.weight]), *table.index()]
@@ -254,7 +254,7 @@ def _encoded(
 
 
 def _left_out(table: Table, used: Collection[str]) -> list[str]:
-    """Return a line on each pandas index column that is not used."""
+    """Return a line about each pandas index column that is not used."""
     return [
         f"column {name!r} is the index of a pandas table and is left out; --feature includes it"
         for name in table.index()
@@ -271,7 +271,7 @@ def _of_rule(table: Table, column: str, rows: np.ndarray, rule: Rule) -> np.ndar
 
 
 def _kept(table: Table, survey: TableSurvey, at: int, how: How) -> tuple[np.ndarray, list[str]]:
-    """Return the rows of a table that are used, and a line on those that are left out."""
+    """Return the rows of a table that are used, and a line about those that are left out."""
     x, y = survey.lacking_x[at], survey.lacking_y[at]
     gone = x | y
     if how == "refuse" and gone.any():

@@ -86,7 +86,7 @@ def wanted_targets(
     for text in tasks:
         name, _, kind = text.partition("=")
         if name not in found:
-            raise UsageError(f"--target-task {text}: the targets are {listed(list(found))}")
+            raise UsageError(f"--target-task {text}: {name!r} is none of {listed(list(found))}")
         if kind not in get_args(Task):
             raise UsageError(f"--target-task {text}: {kind!r} is none of {listed(get_args(Task))}")
         own[name] = kind  # type: ignore[assignment]

@@ -191,9 +191,10 @@ class CsvTable(Table):
         return np.asarray(cells, np.int64).view("datetime64[ns]")
 
     def _lexicon(self, name: str) -> np.ndarray:
-        """Return the words of a column by code, with a missing value last; numbers if all are.
+        """Return the values of a column by code, with a missing value last: words or numbers.
 
-        The words of :data:`MISSING` mark missing values if all other words are numbers.
+        They are numbers if all words are numbers or words of :data:`MISSING`, which then mark
+        missing values.
         """
         words = list(self._known[name])
         known = [word for word in words if word not in MISSING]
@@ -210,7 +211,7 @@ class CsvTable(Table):
 
 
 def _rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Read ascending rows of a mapped array; consecutive rows are a slice."""
+    """Read ascending rows of a mapped array; the array may have no columns."""
     if not values.shape[1]:
         return np.empty((len(rows), 0), values.dtype)
     return take(values, rows)
@@ -262,7 +263,8 @@ def table(
     ] = (),
     *,
     features: Annotated[
-        Sequence[str], Asked("Column of x; by default all that are not targets.", "--feature")
+        Sequence[str],
+        Asked("Column of x; by default all columns but the targets.", "--feature"),
     ] = (),
     delimiter: Annotated[str, Asked("Delimiter of cells: ',', ';', '\\t' ...")] = ",",
     notation: Notation | None = None,
@@ -309,7 +311,7 @@ def table(
     UsageError
         If a column does not exist, is named twice, or needs an option that says how to encode it.
     DataError
-        If a cell is not a number; the message has its line and column.
+        If a cell is not a number; the message names its line and column.
 
     Examples
     --------

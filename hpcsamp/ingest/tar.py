@@ -137,7 +137,7 @@ def tar(
     UsageError
         If the target key of json files is ambiguous.
     DataError
-        If a file cannot be used; the message has the archive and the file.
+        If a file cannot be used; the message names the archive and the file.
 
     Examples
     --------

@@ -37,7 +37,7 @@ class Times:
         ------
         DataError
             If a cell is not a time, or some cells of a column have a time zone and others do not;
-            the message has line and column.
+            the message names the line and column.
         """
         text = cell.strip()
         if not text:

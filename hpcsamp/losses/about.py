@@ -18,10 +18,10 @@ class Shared:
     number
         Bytes in float32, for each combination of ``each``.
     each
-        Factors of the bytes, any of these letters: ``S`` samples, ``B`` items of a
-        sample group, ``V`` values of an item.
+        The factors that ``number`` is multiplied by, as letters: ``S`` samples, ``B`` items of
+        a sample group, ``V`` values of an item.
     over_ranks
-        Whether these are divided over the ``P`` ranks, so that each rank sends its part only.
+        Whether the bytes are divided over the ``P`` ranks, so that each rank sends only its part.
     """
 
     what: str
@@ -30,7 +30,7 @@ class Shared:
     over_ranks: bool = False
 
     def bytes(self, samples: int, batch: int, values: int, ranks: int) -> float:
-        """Bytes a rank sends in a step, for S samples, B items, V values and P ranks."""
+        """Number of bytes that a rank sends in a step for S samples, B items, V values, P ranks."""
         known = {"S": samples, "B": batch, "V": values}
         size = float(self.number * math.prod(known[letter] for letter in self.each))
         return size / ranks if self.over_ranks else size

@@ -251,7 +251,7 @@ class LinearLoss(DataLoss):
 
 
 class StatisticsLoss(DataLoss):
-    """Base class of losses that are any function of a mean over samples, exact by two hooks.
+    """Base class of losses that are a function of a mean over samples, defined by two hooks.
 
     Each step needs one exchange, of the size of the statistics of one sample.
     """
@@ -261,11 +261,11 @@ class StatisticsLoss(DataLoss):
 
     @abstractmethod
     def statistics(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Return local statistics ``(s, ...)`` of outputs ``(s, B, ...)``, sample by sample."""
+        """Return statistics ``(s, ...)`` of the outputs ``(s, B, ...)`` of this rank's samples."""
 
     @abstractmethod
     def from_mean(self, mean: Tensor, target: Tensor, samples: int) -> Tensor:
-        """Return losses ``(B, ...)`` of values or ``(B,)`` of items from the mean over all S.
+        """Return losses ``(B, ...)`` of values or ``(B,)`` of items from the mean over samples.
 
         Losses in the shape of the target are weighted and reduced to one number per item.
         """

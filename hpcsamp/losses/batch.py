@@ -45,7 +45,7 @@ class Step:
 
     @property
     def targets(self) -> dict[str, Tensor]:
-        """Targets by name if there are several; else empty."""
+        """Targets by name if there are several; otherwise an empty dictionary."""
         return self.target.named if isinstance(self.target, Inputs) else {}
 
     @property
@@ -59,7 +59,7 @@ class Step:
         return replace(self, target=self.targets[name], mask=masks.get(name), method=None)
 
     def mean(self, each: Tensor) -> Tensor:
-        """Return the mean over items: of ``(B,)`` a scalar, of ``(s, B)`` the shape ``(s,)``."""
+        """Return the mean over items: a scalar from shape ``(B,)``, ``(s,)`` from ``(s, B)``."""
         return (each if self.weight is None else each * self.weight).sum(-1) / self.count
 
     def mean_over_data(self, own: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ class BetaNLL(LinearLoss):
 
     The factor is constant with respect to the gradient. Without it (beta = 0, which is
     ``expected_nll``) a model can lower its loss by predicting a large variance where it does not
-    fit yet, which stops the fit there; with beta = 1 means have the gradient of the squared error.
+    fit yet, which stops the fit there; with beta = 1 the means have the gradient of the squared
+    error.
 
     Parameters
     ----------

@@ -115,7 +115,7 @@ class NoiseWatch:
         Parameters
         ----------
         step
-            The step passed by the caller, who may repeat it; None: ``method.step``.
+            The step that the caller passed, which may be repeated; None: ``method.step``.
 
         Raises
         ------

@@ -38,7 +38,7 @@ def balanced(counts: Tensor) -> Tensor:
     Parameters
     ----------
     counts
-        ``(..., C)`` number of items of each class; a class without any has weight 0.
+        ``(..., C)`` number of items of each class; a class without items has weight 0.
     """
     occurs = (counts > 0).sum(-1, keepdim=True)
     return torch.where(counts > 0, counts.sum(-1, keepdim=True) / (occurs * counts), 0.0)

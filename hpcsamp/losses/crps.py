@@ -14,7 +14,7 @@ from hpcsamp.losses.values import like_target, over_values
 
 
 def gather_samples(y: Tensor, samples: int, group: Collectives) -> Tensor:
-    """Return ``(S, ...)``: all samples of the group in order, with gradients of this rank's own."""
+    """Return all samples of the group in order, ``(S, ...)``, with gradients for this rank's."""
     counts = [len(share(samples, group.sample_size, p)) for p in range(group.sample_size)]
     return group.gather_over_samples(y, counts)
 

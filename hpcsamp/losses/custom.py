@@ -31,7 +31,7 @@ class Custom(DataLoss):
     Raises
     ------
     UsageError
-        If exactness is another value.
+        If ``exactness`` is neither of these.
     """
 
     def __init__(

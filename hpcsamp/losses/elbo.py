@@ -57,8 +57,8 @@ class ELBO:
     collectives
         Collectives that reach the other ranks (default: a single process).
     temperature
-        Factor of the KL; 1 is Bayes' rule, less gives a "cold" posterior. It is reported with every
-        result.
+        Factor of the KL; 1 is Bayes' rule, a smaller value a "cold" posterior. It is reported with
+        every result.
     warmup
         Factor of the KL as a function of the step, e.g. from :mod:`hpcsamp.losses.schedules`; it
         multiplies ``temperature``.
@@ -167,8 +167,8 @@ class ELBO:
             frame of the targets, if the inputs were transformed. For batches that are evaluated in
             parts it also receives ``items=``, a slice of the batch.
         whole
-            Whether the ranks of the group add up their values. False skips that exchange, where
-            values are exchanged in another way, and the comparison of the ranks' batches.
+            Whether the ranks of the group add up their values. False skips that exchange, for
+            callers that combine the values themselves, and the comparison of the ranks' batches.
 
         Returns
         -------
@@ -206,7 +206,7 @@ class ELBO:
         claims = {
             "number of samples S": samples,
             "number of training items N": self.items,
-            "number of items to divide by (count, else the batch's)": float(count),
+            "number of items to divide by (count, or the size of the batch)": float(count),
             "factor of the KL": float(factor),
             "loss": self._settings,
         }
@@ -219,7 +219,7 @@ class ELBO:
                 for n, v in batch.items()
                 if v is not None
             }
-            compare({"step to draw for": step, **claims, **known}, c, "sample")
+            compare({"step of the draws": step, **claims, **known}, c, "sample")
         ratio = None
         check_parts(self.data_loss, self.kl, c.model_size)
         if self.data_loss.joint:
@@ -257,7 +257,7 @@ class ELBO:
             )
         least = loss.least_samples
         if (samples if self.exact else samples // ranks) < least:
-            where = "" if self.exact else " on each rank, as loss.exact = false shares none"
+            where = "" if self.exact else " on each rank with loss.exact = false"
             raise UsageError(
                 f"{type(loss).__name__} needs at least {least} samples{where}; there are "
                 f"S = {samples} on P = {ranks} ranks"
@@ -273,18 +273,19 @@ class ELBO:
 
 
 def check_parts(data_loss: DataLoss, kl: str, model_size: int) -> None:
-    """Refuse a loss that needs the densities of whole draws where model ranks hold parts of them.
+    """Refuse a loss that needs densities of whole draws if each model rank holds only a part.
 
     Raises
     ------
     UsageError
-        If the loss needs them and there are several model ranks.
+        If the loss needs such densities and there are several model ranks.
     """
     if model_size > 1 and (data_loss.joint or kl == "monte_carlo"):
         raise UsageError(
             f"{'this loss' if data_loss.joint else 'Monte Carlo KL'} needs the densities of whole "
-            f"draws of weights, of which the {model_size} model ranks hold parts: set loss.kl = "
-            f'"analytic" and choose a loss without density ratios, or set parallel.model = 1'
+            f"draws of weights, but each of the {model_size} model ranks holds only a part of a "
+            f'draw: set loss.kl = "analytic" and choose a loss without density ratios, or set '
+            f"parallel.model = 1"
         )
 
 

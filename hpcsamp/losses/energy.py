@@ -82,7 +82,7 @@ class _DistancesToAll(torch.autograd.Function):
             difference = row - everyone
             distance = torch.linalg.vector_norm(difference, dim=-1)
             total[s] = distance.sum(0)
-            inverse = torch.where(distance > 0, 1 / distance, 0)  # to itself: no direction
+            inverse = torch.where(distance > 0, 1 / distance, 0)  # a pair without direction
             unit[s] = (difference * inverse[..., None]).sum(0)
         ctx.save_for_backward(unit)
         return total

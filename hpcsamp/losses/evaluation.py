@@ -40,7 +40,7 @@ from hpcsamp.weights import Inputs
 
 @dataclass
 class LossEvaluation:
-    """One evaluation of the data term: this rank's part, so that the sum over the group is exact.
+    """Evaluation of this rank's part of the data term; the sum over the group is the exact term.
 
     Attributes
     ----------
@@ -110,7 +110,7 @@ class LossEvaluation:
         Raises
         ------
         UsageError
-            If the module takes statistics of the batch, or advances state by them.
+            If the module uses statistics of the batch, or updates its state from them.
         """
         self.method.observe(
             self.x, self.own_samples, self.step, stacked=self.stacked, index=self.index
@@ -118,8 +118,8 @@ class LossEvaluation:
         if self.method.state.whole:
             raise UsageError(
                 f"accumulate = {self.accumulate} splits a batch into parts, but the network "
-                f"normalises over the whole batch, or keeps a mean over it: leave data.accumulate "
-                f'at 1, or set model.batch_norm = "frozen" or "group"'
+                f"normalises over the whole batch, or keeps a running mean of it: leave "
+                f'data.accumulate at 1, or set model.batch_norm = "frozen" or "group"'
             )
 
     def _parts(self) -> list[LossEvaluation]:
@@ -169,7 +169,7 @@ class LossEvaluation:
         return outputs if self.undo is None else self.undo(outputs, samples=samples)
 
     def _part(self, outputs: Tensor, ratio: Tensor | None) -> Tensor:
-        """Return this rank's share of the data term from all its outputs; the values add up too."""
+        """Return this rank's share of the data term: values and gradients add up over the group."""
         loss, c = self.loss, self.collectives
         if not self.exact:
             return (
@@ -231,7 +231,7 @@ class LossEvaluation:
         return nullcontext(Accumulator(self.method.parameters()))
 
     def _rounds_of_others(self, chunks: Sequence[range]) -> int:
-        """Number of passes for samples of other ranks only, in which this rank sends weights."""
+        """Number of passes in which this rank only sends weights, for samples of other ranks."""
         if not self.method.shared_out:
             return 0
         ranks = self.collectives.sample_size

@@ -20,7 +20,7 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Exactness:
-    """The error that averaging over ranks makes in the value and gradient of a loss.
+    """Error of the value and gradient of a loss when the ranks' gradients are averaged.
 
     Attributes
     ----------

@@ -37,7 +37,7 @@ def log_softmax(logits: Tensor) -> Tensor:
 
 
 class _Noisy(Likelihood):
-    """Base class of labels of which a fraction is random.
+    """Base class of the observation models of labels of which a fraction is random.
 
     Parameters
     ----------

@@ -32,7 +32,8 @@ class Likelihood(ABC):  # noqa: B024
     parameters
         Number of parameters that it reads for each target value (apart from classes).
     beside
-        How many of these are not outputs of a network but learnt beside it (:meth:`complete`).
+        Number of these that are learnt beside the network instead of being its outputs
+        (:meth:`complete`).
     source
         Origin of the observation noise, for the records of evaluations.
     of_labels
@@ -92,7 +93,7 @@ class Likelihood(ABC):  # noqa: B024
         Raises
         ------
         UsageError
-            If the distribution has none.
+            If the distribution has no mean and variance.
         """
         raise UsageError(f"a {type(self).__name__} likelihood has no mean and variance")
 
@@ -222,7 +223,7 @@ class LearnedGaussian(PredictedGaussian):
 
 
 class StudentT(Likelihood):
-    """Student's t around the output: the loss of outliers grows logarithmically, not squared.
+    """Student's t around the output: the loss of outliers grows logarithmically, not quadratically.
 
     Parameters
     ----------

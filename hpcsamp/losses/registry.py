@@ -81,7 +81,7 @@ def make(
         _check_task(name, task, model if takes else None, given.get("name"))
     if not takes and "name" in given and model.parameters > 1:
         raise UsageError(
-            f"likelihood.name = {given['name']!r} reads {model.parameters} numbers of each value, "
+            f"likelihood.name = {given['name']!r} reads {model.parameters} outputs for each value, "
             f"but {name} reads one; set likelihood.name to one of "
             f"{', '.join(k for k, v in LIKELIHOODS.items() if v.parameters == 1)}"
         )

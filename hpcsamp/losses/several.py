@@ -67,7 +67,8 @@ class Several(DataLoss):
         for name, factor in self.weights_of.items():
             if name not in losses:
                 raise UsageError(
-                    f"Several: weight of {name!r}, but the losses are of {', '.join(losses)}"
+                    f"Several: {name!r} has a weight but no loss; there are losses of "
+                    f"{', '.join(losses)}"
                 )
             if not 0 <= factor < math.inf:
                 raise UsageError(f"Several: the weight of {name!r} is {factor}, but must be >= 0")

@@ -56,7 +56,7 @@ def like_target(outputs: Tensor, target: Tensor, parameters: int = 1) -> Tensor:
 
 
 def fit_weight(target: Tensor, weights: Tensor | None, mask: Tensor | None) -> Tensor | None:
-    """Return the weight of every value: the weight of its place in the item times the mask.
+    """Return the weight of every value: the weight of its position in the item times the mask.
 
     Parameters
     ----------
