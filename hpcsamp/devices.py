@@ -259,6 +259,14 @@ def used(device: torch.device) -> Used:
     return Used(device.type, os.uname().nodename, gpu)
 
 
+def synchronise(device: torch.device) -> None:
+    """Wait until a GPU has finished all work it was given; clocks are read after this."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def try_out(device: torch.device) -> None:
     """Run a small operation on a device and check its result.
 

@@ -305,22 +305,49 @@ def test_bench_gpu_says_that_there_is_none(hpcsamp, monkeypatch):
 
 def test_bench_gpu_runs_on_a_cpu(hpcsamp, tmp_path):
     done = hpcsamp(
-        1, "bench", "gpu", "--workload=mlp-entsoe", "--device=cpu", "--small", "--samples=4",
-        "--batch=8", "--rounds=1", "--steps=1", "--out", tmp_path,
-        "--set=data.synthetic.items=100", timeout=240,
+        1, "bench", "gpu", "--workload=13-50-1", "--device=cpu", "--small", "--rounds=1",
+        "--steps=1", "--out", tmp_path, timeout=240,
     )  # fmt: skip
     assert done.code == 0, done.err
-    (said,) = [line for line in done.out.splitlines() if line.startswith("peak memory of S = 4")]
-    assert 0.5 < float(said.split()[-1]) < 2
     found = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
     assert [r["label"] for r in found] == [
-        "one sample at a time", "4 samples at once", "the same, bfloat16",
-        "2 ranks on the device, by MPI", "S = 1", "plain",
+        "chunks chosen by measurement", "one sample at a time", "4 samples at once", "in bfloat16",
+        "2 ranks on the device, by MPI", "S = 1", "S plain passes", "plain pass of S-fold work",
+        "torch_blue",
     ]  # fmt: skip
-    assert [r["world_size"] for r in found] == [1, 1, 1, 2, 1, 1]
-    assert found[2]["precision"] == "bfloat16"
+    by = {r["label"]: r for r in found}
+    assert [r["world_size"] for r in found] == [1, 1, 1, 1, 2, 1, 1, 1, 1]
+    assert (by["in bfloat16"]["precision"], found[0]["precision"]) == ("bfloat16", "float32")
     assert {r["device"] for r in found} == {"cpu"}
+    plain = by["S plain passes"]
+    assert set(plain["ways"]) == {"in turn", "folded", "vmapped"}
+    assert plain["way"] == min(plain["ways"], key=plain["ways"].get)
+    assert by["plain pass of S-fold work"]["captured"] is False
+    (row,) = (line for line in done.out.splitlines() if line.startswith("step / one plain pass"))
+    assert "<= 2" in row
+    assert "needs a GPU" in row
     assert found[0]["date"][:10] in done.out.splitlines()[-1]
+
+
+def test_bounds_of_a_gpu():
+    from hpcsamp.bench import gpu
+
+    def record(label, *rounds, memory=1.0):
+        return {"label": label, "rounds": rounds, "device": "cuda", "peak_gpu_mb": [memory]}
+
+    found = [
+        record(gpu.CHOSEN, 1.0, 1.0, 1.2), record(gpu.LOOP, 9.0, 9.0, 9.0, memory=3.0),
+        record(gpu.SINGLE, 1.0, 1.0, 1.0, memory=2.0), record(gpu.PLAIN, 1.0, 0.8, 1.0),
+        record(gpu.CAPTURED, 0.4, 0.4, 0.4), record(gpu.BLUE, 3.5, 3.0, 3.6),
+    ]  # fmt: skip
+    vit = gpu.bounds("vit-cifar10", found)
+    assert [row["ratio"] for row in vit] == pytest.approx([3.0, 1.2, 1.5])
+    assert [(row["goal"], row["met"]) for row in vit] == [
+        (">= 3", True), ("<= 1.15", False), ("<= 1.2", False),
+    ]  # fmt: skip
+    (small, memory) = gpu.bounds("13-50-1", found)
+    assert (small["ratio"], small["goal"], small["met"]) == (2.5, "<= 2", False)
+    assert [row["what"] for row in gpu.bounds("vit-digits", found)] == [memory["what"]]
 
 
 def test_what_is_said_of_a_card():
@@ -329,25 +356,65 @@ def test_what_is_said_of_a_card():
     record = {
         "device": "cuda", "machine": {"cpu": "c", "gpu": "card", "driver": "5.1"},
         "versions": {"torch": "2.13"}, "date": "2026-11-26T00:00", "peak_gpu_mb": [2.0, 3.0],
-        "peak_rss_mb": [9.0, 9.0],
+        "peak_rss_mb": [9.0, 9.0], "precision": "bfloat16",
     }  # fmt: skip
-    assert gpu.where(record) == "card, driver 5.1, torch 2.13, 2026-11-26"
+    assert gpu.where(record) == "bfloat16, card, driver 5.1, torch 2.13, 2026-11-26"
     assert gpu.peak_mb(record) == 5
-    assert gpu.where({**record, "device": "cpu"}) == "c, torch 2.13, 2026-11-26"
+    assert gpu.where({**record, "device": "cpu"}) == "bfloat16, c, torch 2.13, 2026-11-26"
     assert gpu.peak_mb({**record, "device": "cpu"}) == 18
 
 
-def test_variants_on_a_gpu_differ_in_one_thing_each():
+def test_variants_on_a_gpu_differ_in_one_thing_each(tmp_path):
     from hpcsamp.bench import gpu
-    from hpcsamp.bench.workloads import find
 
-    experiment = scaling.Experiment(
-        "vit-cifar10", find("vit-cifar10"), SIZE, "fixed", (), "synthetic"
-    )
-    made = gpu.variants(experiment, samples=8, batch=32, ranks=2)
+    made = gpu.variants(gpu.experiment("vit-cifar10", tmp_path, 1), samples=8, batch=32, ranks=2)
     assert all('parallel.device="cuda"' in v.settings for v in made)
-    assert [v.ranks for v in made] == [1, 1, 1, 2, 1, 1, 1]
+    assert [v.ranks for v in made] == [1, 1, 1, 1, 2, 1, 1, 1, 1]
     assert [v.settings[-2] for v in made if v.label in (gpu.LOOP, gpu.SINGLE)] == [
         "method.samples_per_pass=1"
     ] * 2
-    assert 'parallel.collectives="mpi"' in made[3].settings
+    assert {v.label for v in made if 'training.precision="bfloat16"' not in v.settings} == set()
+    assert made[3].settings[-2] == 'training.precision="float32"'
+    assert 'parallel.collectives="mpi"' in made[4].settings
+    # no mean field, no torch_blue
+    dropout = gpu.variants(gpu.experiment("mlp-entsoe", tmp_path, 1), samples=8, batch=4, ranks=1)
+    assert [v.name for v in dropout][-2:] == ["plain_held", "plain_captured"]
+
+
+def test_captured_and_plain_passes_have_the_gradient_of_s_passes(tmp_path):
+    import torch
+
+    from hpcsamp import config as configuration
+    from hpcsamp.bench import gpu
+    from hpcsamp.bench.baselines import held
+    from hpcsamp.bench.baselines.network import network
+
+    made = gpu.experiment("13-50-1", tmp_path, 1)
+    config = configuration.load(made.workload.config, ["method.samples=3", "data.batch=4"])
+    device = torch.device("cpu")
+    found = []
+    for way in (held._in_turn, held._folded):
+        net = network(config, device)
+        run = way(config, net, device)
+        for _ in range(2):  # gradients of passes do not add up
+            run()
+        found.append([p.grad for p in net.parameters()])
+    torch.testing.assert_close(*found)
+
+
+def test_clocks_wait_for_the_gpu(monkeypatch):
+    """A baseline's round ends when the device has finished, not when the last kernel is queued."""
+    import torch
+
+    from hpcsamp.bench import variants
+    from hpcsamp.bench.baselines.network import Training
+    from hpcsamp.serial import COMM_WORLD
+
+    calls = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: calls.append("wait"))
+    topology = type("Grid", (), {"world": COMM_WORLD, "device": torch.device("cuda", 0)})()
+    training = Training(torch.nn.Linear(1, 1), lambda: calls.append("step"), facts={"way": "a"})
+    theirs = variants.Theirs(training, topology, 2)
+    assert theirs.round()["seconds"] > 0
+    assert calls == ["wait", "step", "step", "wait"]
+    assert theirs.about()["way"] == "a"

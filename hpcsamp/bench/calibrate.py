@@ -26,6 +26,7 @@ from hpcsamp.bench.subjects import BenchStep, Subject
 from hpcsamp.collectives import SMALL, Alone, Collectives, MpiCollectives
 from hpcsamp.data import Dataset, Loader
 from hpcsamp.data.augment import Augmentation
+from hpcsamp.devices import synchronise
 from hpcsamp.grid import Topology, init
 from hpcsamp.ingest import build as build_dataset
 from hpcsamp.ingest.synthetic import synthetic
@@ -76,11 +77,11 @@ def rounds(measures: Sequence[Measure], topology: Topology, repeat: int) -> None
 
 def _timed(measure: Measure, device: torch.device) -> tuple[float, float]:
     """Return the seconds of a call, and the fraction in which this rank waited for a core."""
+    synchronise(device)
     waited, began = _waited(), time.perf_counter()
     for _ in range(measure.times):
         measure.run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    synchronise(device)
     whole = time.perf_counter() - began
     return whole / measure.times, (_waited() - waited) / whole
 

@@ -14,6 +14,7 @@ import torch
 
 from hpcsamp.config import RunConfig
 from hpcsamp.data import Batch
+from hpcsamp.devices import synchronise
 from hpcsamp.grid import Topology
 from hpcsamp.training.loop import Trainer
 from hpcsamp.training.phases import NAMES, Phases
@@ -66,16 +67,12 @@ class Stepper:
                 yield epoch, batch
 
     def _start(self) -> None:
-        self._synchronise()
+        synchronise(self.topology.device)
         self.topology.world.Barrier()
 
     def _took(self, began: float) -> float:
-        self._synchronise()
+        synchronise(self.topology.device)
         return max(self.topology.world.allgather(time.perf_counter() - began))
-
-    def _synchronise(self) -> None:
-        if self.topology.device.type == "cuda":
-            torch.cuda.synchronize()
 
     def facts(self) -> dict[str, Any]:
         """Return the fields of a record that describe the measured step."""

@@ -46,7 +46,7 @@ class Exchanges:
 
     def round(self) -> dict[str, Any]:
         """Return for each size the median seconds of an exchange on the slowest rank."""
-        import torch
+        from hpcsamp.devices import synchronise
 
         world, rank = self.topology.world, self.topology.rank
         found = []
@@ -54,11 +54,11 @@ class Exchanges:
             seconds = []
             for number in range(self.times):
                 gradient.fill_(rank + number)
+                synchronise(gradient.device)
                 world.Barrier()
                 began = time.perf_counter()
                 self.transport.sum_gradient_(gradient, "world")
-                if gradient.device.type == "cuda":
-                    torch.cuda.synchronize()
+                synchronise(gradient.device)
                 seconds.append(time.perf_counter() - began)
                 expected = sum(r + number for r in range(world.Get_size()))
                 if not bool((gradient == expected).all()):

@@ -128,10 +128,11 @@ class Theirs:
         self.training, self.topology, self.steps = training, topology, max(1, steps)
 
     def about(self) -> dict[str, Any]:
-        """Return the numbers of threads and trained parameters, and the device."""
+        """Return the numbers of threads and trained parameters, the device, and own facts."""
         import torch
 
         return {
+            **self.training.facts,
             "threads": torch.get_num_threads(),
             "device": self.topology.device.type,
             "trained": sum(p.numel() for p in self.training.network.parameters()),
@@ -139,11 +140,15 @@ class Theirs:
 
     def round(self) -> dict[str, Any]:
         """Seconds of a step, of the slowest rank."""
-        world = self.topology.world
+        from hpcsamp.devices import synchronise
+
+        world, device = self.topology.world, self.topology.device
+        synchronise(device)
         world.Barrier()
         began = time.perf_counter()
         for _ in range(self.steps):
             self.training.step()
+        synchronise(device)
         took = max(world.allgather(time.perf_counter() - began))
         return {"seconds": took / self.steps}
 

@@ -85,16 +85,16 @@ def table(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     one, every = by[ONE], by.get(ALL)
     rows = []
     if every is not None:
-        rows.append(_row(f"speed-up of {every['world_size']} ranks over 1", one, every))
+        rows.append(ratio(f"speed-up of {every['world_size']} ranks over 1", one, every))
     if SHARE in by and every is not None:
         share = by[SHARE]
         said = (
             f"efficiency, S growing from {share['samples']} on 1 rank to {every['samples']} "
             f"on {every['world_size']}"
         )
-        rows.append(_row(said, share, every))
+        rows.append(ratio(said, share, every))
     if HALF in by:
-        rows.append(_row("bfloat16 over float32, 1 rank", one, by[HALF]))
+        rows.append(ratio("bfloat16 over float32, 1 rank", one, by[HALF]))
     for name, record in by.items():
         if record["variant"] == OURS:
             continue
@@ -102,15 +102,16 @@ def table(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if ours is None:
             continue
         if name == "plain":
-            rows.append(_row(f"1 rank / {one['samples']} plain passes (time)", one, record))
+            rows.append(ratio(f"1 rank / {one['samples']} plain passes (time)", one, record))
         else:
             ranks = record["world_size"]
-            rows.append(_row(f"over {name}, {ranks} rank{'s' * (ranks > 1)}", record, ours))
+            rows.append(ratio(f"over {name}, {ranks} rank{'s' * (ranks > 1)}", record, ours))
             rows[-1]["memory"] = _peak(ours) / _peak(record)
     return rows
 
 
-def _row(what: str, above: dict[str, Any], below: dict[str, Any]) -> dict[str, Any]:
+def ratio(what: str, above: dict[str, Any], below: dict[str, Any]) -> dict[str, Any]:
+    """Return a row: the ratio of the times of two records over their rounds."""
     ratios = [a / b for a, b in zip(above["rounds"], below["rounds"], strict=True)]
     return {
         "what": what,

@@ -159,10 +159,11 @@ def clock_for(device: torch.device) -> Clock:
 
 def timed(run: Run, clock: Clock = time.perf_counter) -> float:
     """Seconds of a pass, until the device has finished."""
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait()
     began = clock()
     run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    wait()
     return clock() - began
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hpcsamp.bench.baselines import ddp, floor, plain, torch_blue
+from hpcsamp.bench.baselines import ddp, floor, held, plain, torch_blue
 from hpcsamp.bench.baselines.network import Training
 from hpcsamp.config import RunConfig
 from hpcsamp.grid import Topology
@@ -17,8 +17,11 @@ Baseline = Callable[[RunConfig, Topology], Training]
 
 BASELINES: dict[str, Baseline] = {
     "plain": plain.passes,
+    "plain_held": held.passes,
+    "plain_captured": held.captured,
     "eager_floor": floor.eager,
     "torch_blue": torch_blue.monte_carlo,
+    "torch_blue_held": held.monte_carlo,
     "torch_blue_math": torch_blue.by_products,
     "torch_blue_analytic": torch_blue.analytic,
     "torch_blue_loop": torch_blue.one_by_one,

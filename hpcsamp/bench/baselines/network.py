@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,11 +34,14 @@ class Training:
         Function that runs one training step including its feed.
     close
         Function that ends threads and processes of the baseline. Collective.
+    facts
+        Further fields of its record.
     """
 
     network: nn.Module
     step: Callable[[], None]
     close: Callable[[], None] = _nothing
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def network(config: RunConfig, device: torch.device) -> nn.Module:
