@@ -224,7 +224,7 @@ precision = "float64"
     apart = ["--set=parallel.samples=none", "--set=parallel.collectives=mpi"]
     done = commands(2, *([*train, tmp_path / "2" / n, *own, *apart] for n, own in runs.items()))
     assert done.code == 0, done.err
-    assert "1 normalisations over the batch of 2 data groups: 6 exchanges a step" in done.out
+    assert "1 normalisations over the batch of 2 data groups: 6 exchanges per step" in done.out
 
     def read(name):
         return json.loads((tmp_path / name / "summary.json").read_text())

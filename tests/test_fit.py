@@ -88,7 +88,7 @@ def test_fit_on_two_ranks_is_fit_on_one(tmp_path):
             assert "ranks must pass the same network to hs.fit: its layers or shapes" in line
         else:
             assert done.code == 0, done.err
-        assert "task: regression, as y holds values" in done.out
+        assert "task: regression, because y holds values" in done.out
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         events = [json.loads(line) for line in lines]
         losses[name] = [e["loss"] for e in events if e["event"] == "train"]
@@ -134,7 +134,7 @@ def test_data_is_a_table_of_the_configuration_after_the_data_themselves(tmp_path
     hs.fit(net(), (X, LINE), data={"batch": 7}, output=tmp_path / "run", **QUICK)
     assert "batch = 7" in (tmp_path / "run" / "config.toml").read_text()
     hs.fit(module=net(), data=(X, LINE), output=tmp_path / "named", **QUICK)
-    with pytest.raises(UsageError, match="data are missing"):
+    with pytest.raises(UsageError, match="no data: pass"):
         hs.fit(net())
 
 
@@ -183,7 +183,7 @@ def test_an_interrupted_fit_goes_on(tmp_path):
         hs.fit(module, (X, LINE), output=run, callbacks=[Interrupt(1)], **QUICK)
     with pytest.raises(UsageError, match="already holds a run; continue it with resume=True"):
         hs.fit(module, (X, LINE), output=run, **QUICK)
-    with pytest.raises(UsageError, match="data differ from those with which the run was begun"):
+    with pytest.raises(UsageError, match="data differ from those with which the run was started"):
         hs.fit(module, (X, LINE + 1), output=run, resume=True, **QUICK)
     other = nn.Sequential(nn.Linear(3, 7), nn.Tanh(), nn.Linear(7, 1))
     with pytest.raises(CheckpointError, match=r"another configuration: model.layout"):

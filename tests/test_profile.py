@@ -115,7 +115,9 @@ def test_the_table_of_phases():
     assert by["work"]["rank"] == 1
     assert by["waiting"] == {"phase": "waiting", "median": 0.5, "max": 0.5, "rank": 0}
     told = straggler(rows, 3)
-    assert told.startswith("rank 1 is the straggler: it works 0.5 s a step, the median of 3 ranks")
+    assert told.startswith(
+        "rank 1 is the straggler: it works 0.5 s per step, the median of 3 ranks"
+    )
     assert told.endswith("in backward")
     assert straggler(table([fast, fast]), 2) == ""
     assert straggler(table([slow]), 1) == ""

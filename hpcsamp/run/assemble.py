@@ -54,13 +54,13 @@ class Run:
     Attributes
     ----------
     config, shapes, own
-        As passed; if the configuration names no kind of task, it has that of the dataset.
+        The arguments; a configuration without a kind of task is completed with that of the dataset.
     task
         Kind of the targets, their predictions and metrics.
     dtype
         Type of weights and batches.
     likelihood
-        Observation model: the meaning of the outputs.
+        Observation model, which interprets the outputs.
     data_loss
         Loss of a batch's outputs, without the penalty.
     method
@@ -191,19 +191,19 @@ class Run:
 
 
 def in_turn(topology: Topology) -> AbstractContextManager[None]:
-    """Context in which :meth:`Run.of` builds a run: first on one rank of a node, which downloads
-    what is missing; on all ranks at once if they create a network in parts together.
+    """Return the context in which :meth:`Run.of` builds a run: first on one rank of a node, which
+    downloads missing files; on all ranks at once if they create a network in parts together.
     """
     return one_first(topology.node_comm) if topology.model_size == 1 else nullcontext()
 
 
 def task(config: RunConfig) -> Task:
-    """The task of a configuration: what the targets are, and how they are predicted."""
+    """Create the task of a configuration."""
     return tasks.make(kind_of(config), completed(config).task.arguments)
 
 
 def likelihood(config: RunConfig) -> Likelihood:
-    """The observation model of a configuration; with several targets, one for each."""
+    """Create the observation model of a configuration; with several targets, one for each."""
     loss, given = config.loss, config.likelihood.table
     if kind_of(config) != SEVERAL:
         return losses.make_likelihood(kind_of(config), loss.name, loss.arguments, given)

@@ -28,7 +28,7 @@ class Average:
     method
         Method whose weights are averaged.
     decay
-        Decay of the average, between 0 and 1 (both excluded); None for no average: then all methods
+        Decay of the average, between 0 and 1 (both excluded). None for no average; all methods then
         do nothing.
 
     Raises

@@ -5,10 +5,10 @@ the run, its configuration and the uid of the dataset. All random draws are iden
 (law 1), so no state of a generator has to be saved, and a run can be resumed on another number of
 ranks.
 
-There are as many files as ranks that write (:mod:`hpcsamp.run.taken`): the first file, and for each
-other rank a file such as ``step-00000100.pt.1f2e3d4c.3``, named by a random token of this writing
-and the rank. These are ignored until the first file refers to them, which appears last and
-atomically (:mod:`hpcsamp.run.writing`). :mod:`hpcsamp.run.saved` reads them.
+Each rank that holds a part of the state writes one file (:mod:`hpcsamp.run.taken`): the first file,
+and for each other rank a file such as ``step-00000100.pt.1f2e3d4c.3``, whose name contains a random
+token of this checkpoint and the rank. These are ignored until the first file refers to them, which
+appears last and atomically (:mod:`hpcsamp.run.writing`). :mod:`hpcsamp.run.saved` reads them.
 
 Since format version 2 checkpoints are sealed (:mod:`hpcsamp.sealing.archive`), since version 3
 weight noise is drawn by place (:mod:`hpcsamp.streams.noise`); checkpoints of several files have
@@ -105,8 +105,8 @@ def check_config(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -
             continue
         if before.get(name) != after.get(name):
             raise CheckpointError(
-                f"checkpoint {path} is of another configuration: {name} was "
-                f"{before.get(name)!r}, is {after.get(name)!r}"
+                f"checkpoint {path} belongs to another configuration: {name} was "
+                f"{before.get(name)!r}, but is now {after.get(name)!r}"
             )
 
 
@@ -120,10 +120,12 @@ def check_run(path: Path, saved: Mapping[str, Any], run: str) -> None:
     """
     if saved.get("run", run) != run:
         raise CheckpointError(
-            f"checkpoint {path} is of another run ({saved['run']}) than config.toml ({run})"
+            f"checkpoint {path} belongs to another run ({saved['run']}) than config.toml ({run})"
         )
     if path.name.startswith("step-") and path != step_path(path.parent, saved["step"]):
-        raise CheckpointError(f"checkpoint {path} holds step {saved['step']}")
+        raise CheckpointError(
+            f"checkpoint {path} contains step {saved['step']}, which differs from its name"
+        )
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

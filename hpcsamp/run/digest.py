@@ -22,7 +22,7 @@ from hpcsamp.grid.runs import Runs
 from hpcsamp.methods import Method
 
 BLOCK = 1 << 21
-"""Numbers of a tensor that rank 0 receives at a time."""
+"""Largest number of values of a tensor that rank 0 receives at a time."""
 
 
 @dataclass(frozen=True)
@@ -32,18 +32,18 @@ class Contribution:
     Attributes
     ----------
     values
-        Flat; empty if another rank contributes the same.
+        Flat values; empty if another rank contributes the same ones.
     runs
-        Where they lie in the flattened whole.
+        Positions of the values in the flattened whole.
     """
 
     values: Tensor
     runs: Runs
 
     def within(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """``(k, 2)`` runs and ``(m,)`` values among the numbers ``start ... stop - 1``.
+        """Return ``(k, 2)`` runs and ``(m,)`` values at the positions ``start ... stop - 1``.
 
-        Runs begin at ``start``.
+        Runs are relative to ``start``.
         """
         block = Runs.of(self.runs.shape, [(start, stop)])
         found = list(self.runs.meeting(block))
@@ -66,7 +66,7 @@ def parameters_sha256(method: Method, topology: Topology) -> str:
 
 
 def add_to_hash(digest: hashlib._Hash, tensors: dict[str, Tensor]) -> None:
-    """Add whole tensors in the order of their names."""
+    """Add whole tensors to a hash in the order of their names."""
     for _, value in sorted(tensors.items()):
         _update(digest, value.detach().resolve_conj())
 
@@ -77,7 +77,7 @@ def _update(digest: hashlib._Hash, x: Tensor) -> None:
 
 
 def _add(digest: hashlib._Hash, held: Contribution, topology: Topology) -> None:
-    """Add a tensor of which ranks hold parts. Collective over the world."""
+    """Add a tensor to a hash of which each rank holds a part. Collective over the world."""
     size = math.prod(held.runs.shape)
     for start in range(0, size, BLOCK):
         stop = min(start + BLOCK, size)
@@ -120,7 +120,7 @@ def _held(method: Method, topology: Topology) -> dict[str, Contribution]:
             same.append(topology.sample_rank)
         if part is None:
             same.append(topology.model_rank)
-        if any(same):  # another rank has it, too
+        if any(same):  # another rank also holds it
             x, runs = x.new_empty(0), Runs.of(runs.shape, [])
         found[name] = Contribution(x.detach().resolve_conj().resolve_neg().reshape(-1), runs)
     return found
@@ -129,9 +129,9 @@ def _held(method: Method, topology: Topology) -> dict[str, Contribution]:
 def _of_shares(
     method: Method, own: dict[str, Tensor], topology: Topology
 ) -> dict[str, tuple[Tensor, Runs]]:
-    """This rank's numbers of each variable, of flat vectors in shares, and which they are.
+    """This rank's values of each variable and their positions, if flat vectors are sharded.
 
-    A flat vector without values is looked at to find out where the variables lie in it.
+    The positions of the variables in a flat vector are found from a vector on the meta device.
     """
     placement = method.placement
     each = topology.sample_comm.allgather({name: x.numel() for name, x in own.items()})

@@ -106,14 +106,14 @@ class RunFolder:
         self._run = run
 
     def begun(self) -> bool:
-        """Whether the folder contains more of a run than its configuration."""
+        """Whether the folder contains files of a run other than its configuration."""
         kept = (self.path / "metrics.jsonl", self.path / "summary.json")
         lines = any(p.exists() and p.stat().st_size > 0 for p in kept)
         return lines or any(self.checkpoints.glob("*"))
 
     @property
     def run(self) -> str:
-        """Name of the run for which its files are sealed; empty if it is older than seals.
+        """Name of the run for which its files are sealed; empty if the run was begun without seals.
 
         Raises
         ------
@@ -133,7 +133,7 @@ class RunFolder:
     def config(self, settings: Sequence[str] = ()) -> RunConfig:
         """Read the configuration of the run, without its grid, which may change.
 
-        Only the size of the model axis is kept, as the network may be too large for one rank.
+        Only the size of the model axis is kept, because the network may be too large for one rank.
 
         Parameters
         ----------

@@ -24,8 +24,8 @@ PIECE = 4096
 def check_values(config: RunConfig, comm: MPI.Comm) -> None:
     """Refuse target values that are invalid for the run's kind of task, such as 2.5 among counts.
 
-    A dataset made for this kind was checked when it was made. Collective; rank 0 reads the training
-    targets.
+    A dataset made for this kind of task has already been checked. Collective; rank 0 reads the
+    training targets.
 
     Raises
     ------

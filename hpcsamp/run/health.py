@@ -16,7 +16,7 @@ from hpcsamp.run.digest import add_to_hash
 def check_replicas(method: Method, topology: Topology) -> None:
     """Check that replicas are equal to the last bit. Collective over the world.
 
-    Replicas are all ranks, or those of a data group if every sample has its own parameters. All
+    The replicas are all ranks, or those of a data group if every sample has its own parameters. All
     tensors that the outputs depend on are compared, including frozen parameters and buffers.
 
     Raises

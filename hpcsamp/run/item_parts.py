@@ -17,7 +17,7 @@ from hpcsamp.run.shapes import DataShapes
 def spread(
     method: Method, loss: DataLoss, shapes: DataShapes, axis: ModelAxis, groups: bool
 ) -> None:
-    """Inform a method and a loss about parts of items. Collective over the model axis.
+    """Configure a method and a loss for parts of items. Collective over the model axis.
 
     Parameters
     ----------
@@ -71,9 +71,10 @@ def spread(
 
 
 def _check_groups(method: Method, axis: ModelAxis) -> None:
-    """Refuse groups of parameters if a model rank holds no number of a parameter. Collective.
+    """Refuse groups of parameters if a model rank holds no value of a parameter. Collective.
 
-    Its neighbours would be merged on some ranks only, and the states of optimisers would not match.
+    The groups beside it would be merged on this rank only, and the states of the optimisers would
+    not match.
     """
     own = next((name for name, x in method.named_variational() if not x.numel()), None)
     for rank, name in enumerate(axis.comm.allgather(own)):

@@ -36,13 +36,13 @@ class Stateful(Protocol):
 
 
 class Timed(Protocol):
-    """An object notified of checkpoints, which a run needs time for before it stops."""
+    """An object notified of checkpoints, which take time before a run can stop."""
 
     def saving(self) -> AbstractContextManager[object]:
         """Return a context in which no signal interrupts the writing of a checkpoint."""
 
     def wrote(self, seconds: float) -> None:
-        """Report the seconds from the begin of a checkpoint until it was on disk."""
+        """Report the seconds from the start of a checkpoint until it was on disk."""
 
 
 class Keeper:
@@ -68,8 +68,9 @@ class Keeper:
     Attributes
     ----------
     saved
-        Step of the newest checkpoint, which may still be written; -1 if there is none. It is
-        tracked, not looked up: a shared file system may show ranks different states of the folder.
+        Step of the newest checkpoint, which may not be complete yet; -1 if there is none. It is
+        tracked and not read from the folder, of which a shared file system may show each rank a
+        different state.
     best, best_step
         Score of the best evaluation so far (lower is better), and its step.
     told
@@ -165,7 +166,7 @@ class Keeper:
             checkpoint.check_run(path, content, self.folder.run)
             if content["dataset"] != self.dataset:
                 raise CheckpointError(
-                    f"checkpoint {path} was trained on dataset {content['dataset']}, "
+                    f"checkpoint {path} was trained on dataset {content['dataset']}, but "
                     f"{self.config.data.path} is {self.dataset}"
                 )
             noise_form.check_draws(path, content, self.method)
@@ -216,7 +217,7 @@ class Keeper:
         Raises
         ------
         CheckpointError
-            If it cannot be written; the same on all ranks.
+            If the checkpoint cannot be written; the same on all ranks.
         """
         writing, self._writing = self._writing, None
         if writing is None:
@@ -230,7 +231,7 @@ class Keeper:
                     retention.prune(self.folder.checkpoints, self.config.training.keep)
 
     def give_up(self) -> None:
-        """Abandon the current checkpoint. Not collective: for a rank that fails alone."""
+        """Abandon the current checkpoint after a failure of this rank alone. Not collective."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.give_up()

@@ -1,4 +1,4 @@
-"""Determine the kind of task of a run: from its configuration, or else from its dataset."""
+"""Determine the kind of task of a run from its configuration, or else from its dataset."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def kind_of(config: RunConfig) -> str:
 
 
 def completed(config: RunConfig) -> RunConfig:
-    """Complete the kind of task in a configuration; with several targets, that of each target.
+    """Add a missing kind of task to a configuration; with several targets, that of each target.
 
     Raises
     ------

@@ -32,8 +32,8 @@ def check(path: Path, saved: Mapping[str, Any], now: str) -> None:
     if before != now:
         where = " on CPUs" if before == "native" else ""
         raise CheckpointError(
-            f"checkpoint {path} is of a run with {before} noise, but this one would draw {now} "
-            f"noise, which differs; resume{where} with HPCSAMP_NOISE={before}"
+            f"checkpoint {path} belongs to a run with {before} noise, but this one would draw "
+            f"{now} noise, which differs; resume{where} with HPCSAMP_NOISE={before}"
         )
 
 
@@ -43,7 +43,7 @@ def check_draws(path: Path, saved: Mapping[str, Any], method: Method) -> None:
     Raises
     ------
     CheckpointError
-        If the checkpoint was written when the method drew from other streams.
+        If the checkpoint was written by a version whose method drew from other streams.
     """
     if saved.get("draws", 1) != method.draws:
         raise CheckpointError(
@@ -85,6 +85,6 @@ def of_prediction(path: Path, saved: Mapping[str, Any], topology: Topology) -> N
     before = saved.get("noise", now)
     if before != now and topology.is_root:
         sys.stderr.write(
-            f"hpcsamp: checkpoint {path} is of a run with {before} noise, this machine draws {now} "
-            f"noise: predictions use other samples of the same distribution\n"
+            f"hpcsamp: checkpoint {path} belongs to a run with {before} noise, but this machine "
+            f"draws {now} noise: predictions use other samples of the same distribution\n"
         )

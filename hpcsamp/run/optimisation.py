@@ -13,7 +13,7 @@ from hpcsamp.run.average import Average
 from hpcsamp.run.optimizer import optimizer, updates
 from hpcsamp.run.schedule import Schedule
 
-#: Steps between comparisons of replicas; each evaluation compares all of their tensors.
+#: Number of steps between comparisons of replicas; evaluations compare all of their tensors.
 COMPARE_EVERY = 16
 
 
@@ -29,7 +29,7 @@ class Optimisation:
     items
         ``N``, number of training items.
     steps_per_epoch
-        Unit of schedules and warm-ups.
+        Number of steps per epoch, the unit of schedules and warm-ups.
 
     Attributes
     ----------

@@ -24,7 +24,7 @@ ELEMENTWISE = {
 
 
 def updates(config: RunConfig, method: Method, collectives: Collectives) -> Updates:
-    """The part of a method's parameters that this rank updates, in the configured groups.
+    """Return the part of a method's parameters that this rank updates, in the configured groups.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def optimizer(config: RunConfig, method: Method, parts: Updates) -> torch.optim.
     Parameters
     ----------
     parts
-        Part of the method's parameters that this rank updates.
+        Parts of the method's parameters that this rank updates.
 
     Raises
     ------

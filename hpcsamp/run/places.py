@@ -55,9 +55,9 @@ class _Of:
     placement
         Placement along the sample axis.
     pieces
-        Pieces along the model axis, if it is in parts.
+        Pieces along the model axis, if model ranks hold parts.
     full
-        Full shape of a tensor in shards, on this model rank.
+        Shape of a sharded tensor before it was divided, on this model rank.
     """
 
     placement: Replicated
@@ -113,7 +113,7 @@ class Places:
         return found
 
     def own(self, key: Key, whole: Sequence[int]) -> tuple[Runs, tuple[int, ...]]:
-        """Where this rank's part of a tensor of shape ``whole`` lies, and the shape of the part."""
+        """Position of this rank's part in a tensor of shape ``whole``, and shape of the part."""
         of = self._of(key, None)
         everything = self._everything(key, tuple(whole), of)
         runs = of.placement.place(everything)
@@ -164,7 +164,7 @@ def _some(pieces: Pieces | None, columns: slice | None) -> Pieces | None:
 
 
 def _runs_of(pieces: Pieces) -> tuple[list[tuple[int, int]], tuple[int, ...]]:
-    """Runs of the flattened whole, and the trailing axes of the shape to which they refer."""
+    """Runs of the flattened whole, and the trailing shape to which they refer."""
     if isinstance(pieces, Layout):
         return [(at, at + b - a) for a, b, at in pieces.pieces], (pieces.whole,)
     assert isinstance(pieces, Part)

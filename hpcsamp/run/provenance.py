@@ -1,4 +1,4 @@
-"""Provenance of a run: code, packages, machine, command. Recorded before the first step."""
+"""Provenance of a run: code, packages, machine and command, recorded before the first step."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from hpcsamp.run.folder import RunFolder
 
 NAME = "recalibration.json"
 SCHEMA = 1
-"""Version of the form of an entry."""
+"""Format version of an entry."""
 
 
 @dataclass(frozen=True)
@@ -64,19 +64,19 @@ class Entry:
         )
 
     def unused(self, parameters: str, samples: int) -> str | None:
-        """Why it cannot be used for predictions with these parameters and samples; None if it can.
+        """Reason not to use the recalibration with these parameters and samples.
 
         Returns
         -------
         str or None
-            One line.
+            One line; None if the recalibration can be used.
         """
         why = None
         if parameters != self.parameters:
-            why = "it was fitted to other parameters of this step"
+            why = "it was fitted to other parameters at the same step"
         elif samples != self.samples:
             why = f"it was fitted with {self.samples} samples, but these predictions have {samples}"
-        return why and f"the recalibration of this run is not used: {why}; hpcsamp recalibrate"
+        return why and f"the recalibration of this run is not used: {why}; run hpcsamp recalibrate"
 
 
 def read(folder: RunFolder, step: int) -> Entry | None:
@@ -85,7 +85,7 @@ def read(folder: RunFolder, step: int) -> Entry | None:
     Raises
     ------
     DataError
-        If the file was changed after it was written, or has another form.
+        If the file was changed after it was written, or has another format.
     """
     if not (folder.path / NAME).is_file():
         return None

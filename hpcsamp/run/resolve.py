@@ -1,4 +1,4 @@
-"""Write out all defaults of a configuration, for records and comparisons."""
+"""Add all default values to a configuration, for records and comparisons."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def _output(given: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
 
 
 def of_version(config: RunConfig, version: int) -> RunConfig:
-    """Write out the defaults that were different in an older version of checkpoints.
+    """Add the defaults that were different in an older version of checkpoints.
 
-    In version 1, the noise of a regression had standard deviation 1 unless another was given.
+    In version 1, the default standard deviation of the noise of a regression was 1.
     """
     if version > 1 or not isinstance(likelihood(config), losses.LearnedGaussian):
         return config
@@ -60,7 +60,7 @@ def of_version(config: RunConfig, version: int) -> RunConfig:
 def table_of(config: RunConfig | Mapping[str, Any]) -> dict[str, Any]:
     """Table of a configuration for checkpoints and their comparison.
 
-    Keys unknown to an older version get today's defaults, so a new key is not a difference.
+    Keys that an older version did not have get the present defaults, so a new key is no difference.
 
     Parameters
     ----------

@@ -104,7 +104,7 @@ def restore(
         if topology.is_root:
             noise_form.draws_of_prediction(path, saved, method)
         part = opened.state("average" if "average" in opened else "method", places)
-        if saved["version"] == UNSEALED:  # buffers and frozen parameters as they were built
+        if saved["version"] == UNSEALED:  # buffers and frozen parameters keep their initial values
             part = method.state_dict() | part
         method.load_state_dict(part)
         method.step = saved["step"]

@@ -97,12 +97,12 @@ def put_aside(path: Path) -> Path:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all but the ``keep`` newest checkpoints, and remains of writes that were killed.
+    """Remove all but the ``keep`` newest checkpoints, and files of writes that were killed.
 
     Call it in the process that may write the run, while no rank is writing.
     """
     for old in sorted(folder.glob("step-*.pt"))[:-keep]:
-        old.unlink(missing_ok=True)  # makes its other files remains
+        old.unlink(missing_ok=True)  # its other files are removed below
     for part in folder.glob(".*.part"):
         part.unlink(missing_ok=True)
     tokens: dict[str, str | None] = {}

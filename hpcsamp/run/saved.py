@@ -53,7 +53,7 @@ class Saved:
     content
         Saved content without the states, and the format ``version``.
     token
-        Token in the names of its files; empty if it is one file.
+        Token in the names of its files; empty if the checkpoint is a single file.
     ranks
         Ranks that wrote further files.
 
@@ -152,7 +152,7 @@ class Saved:
         return found.view(local).to("cpu" if places is None else places.topology.device)
 
     def _number(self, rank: int, key: Key, x: Tensor) -> Tensor:
-        """The numbers of a tensor that a rank wrote, verified by their checksum."""
+        """Return the values of a tensor that a rank wrote, verified by their checksum."""
         file = self._file(rank)
         piece = x if rank == 0 else file.content["pieces"].get(key)
         if not isinstance(piece, Tensor):
@@ -185,7 +185,7 @@ class _File:
             self.content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         except (DamagedError, OSError) as e:
             raise damaged(path, e) from None
-        except Exception as e:  # torch reports damage by many kinds of errors
+        except Exception as e:  # torch raises many kinds of errors for damage
             raise damaged(path, str(e).split("\n")[0] or type(e).__name__) from e
         places = self.records.places
         self._numbers = sorted(

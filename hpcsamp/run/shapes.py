@@ -54,7 +54,7 @@ class DataShapes:
 
     @classmethod
     def of(cls, data: Dataset | Source) -> DataShapes:
-        """Shapes of a dataset, or of a source from which one can be made."""
+        """Return the shapes of a dataset, or of a source from which one can be made."""
         description = data.manifest if isinstance(data, Dataset) else data
         kinds, targets = kinds_of(description), targets_of(description)
         shapes = {name: tuple(spec.shape) for name, spec in description.arrays.items()}
@@ -70,11 +70,11 @@ class DataShapes:
         )
 
     def batch(self, items: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Create inputs of ``items`` items, all 0: numbers of type ``dtype``, ids, and flags."""
+        """Create inputs of ``items`` items, all 0: numbers of type ``dtype``, ids and flags."""
         return Data(self.x, 0, self.ids, self.kinds).batch(items, dtype, device)
 
     def batch_bytes(self, number: int) -> int:
-        """Bytes of the inputs of an item in a batch, if a floating-point number has ``number``."""
+        """Bytes of the inputs of an item in a batch, with ``number`` bytes per float."""
         size = {"numbers": number, "values": number, "ids": 8, "flags": 1}
         if isinstance(self.x, Mapping):
             return sum(math.prod(s) * size[self.kinds[name]] for name, s in self.x.items())
@@ -95,7 +95,7 @@ class DataShapes:
 
     @classmethod
     def described(cls, config: RunConfig, data: str | None = None) -> DataShapes:
-        """Shapes of the configured dataset, or of the synthetic one if it does not exist yet.
+        """Shapes of the configured dataset, or of a synthetic one that does not exist yet.
 
         Parameters
         ----------
@@ -105,7 +105,7 @@ class DataShapes:
         Raises
         ------
         DataError, UsageError
-            If there is neither.
+            If there is neither a dataset nor a description of a synthetic one.
         """
         from hpcsamp.run.prepare import SYNTHETIC, source_of
 

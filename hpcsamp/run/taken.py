@@ -30,9 +30,9 @@ class Taken:
     places
         Locations of the values.
     buffers
-        Memory for copies by key, reused at the next checkpoint: the system clears new memory first,
-        which takes several times as long as a copy. With None, tensors that can be written directly
-        are not copied; the state must not change until it is written.
+        Memory for copies by key, reused at the next checkpoint, because the operating system clears
+        new memory first, which takes several times as long as a copy. With None, tensors that can
+        be written directly are not copied; the state must not change until it is written.
 
     Attributes
     ----------
@@ -55,14 +55,14 @@ class Taken:
         self.lists: dict[Key, tuple[int, list[Any]]] = {}
 
     def add(self, name: str, state: Mapping[str, Any], *, passing: bool = False) -> None:
-        """Take the numbers of a state.
+        """Select, and copy where necessary, the values of a state.
 
         Parameters
         ----------
         name
             ``"method"``, ``"optimizer"`` or ``"average"``.
         passing
-            Whether its tensors are about to change, so that they must be copied.
+            Whether its tensors may change during the writing, so that they must be copied.
         """
         self.tables[name] = self._take((name,), state, passing)
 
@@ -100,7 +100,7 @@ class Taken:
 
 
 def _own(x: Tensor, place: StatePlace) -> range:
-    """The range of the numbers held by this rank that it writes."""
+    """Range of the values that this rank writes, among those that it holds."""
     if x.nbytes >= LARGE:
         return share(x.numel(), place.copies, place.copy)
     return range(x.numel()) if place.copy == 0 else range(0)

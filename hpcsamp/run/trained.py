@@ -1,8 +1,8 @@
-"""The description of the training set in the run folder, as far as predictions need it.
+"""Read and write the description of the training set in the run folder, for predictions.
 
 ``data.json`` contains the manifest without its shards, and names and units of the axes of an item.
-With it, a run can be evaluated on another dataset and predict arrays when its own dataset folder no
-longer exists.
+With it, a run can be evaluated on another dataset and can predict arrays after its own dataset
+folder was removed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Trained:
     Attributes
     ----------
     path
-        Former path of the dataset.
+        Path of the dataset at the time of training.
     manifest
         Manifest of the dataset; without shards and items if it was read from a run folder.
     axes
@@ -63,7 +63,7 @@ class Trained:
         Raises
         ------
         DataError
-            If the file is damaged, or there is neither a file nor a dataset folder.
+            If the file is damaged, or neither the file nor the dataset folder exists.
         """
         if not (folder.path / NAME).is_file():
             return cls.of(config.data.path)

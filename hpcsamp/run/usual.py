@@ -12,13 +12,14 @@ from hpcsamp.data.manifest import Manifest, read_manifest
 from hpcsamp.errors import UsageError
 
 BATCH = 64
-#: Largest number of tokens of a transformer.
+#: Largest number of tokens of an image for a transformer.
 TOKENS = 64
 
 #: Largest number of inputs of an item that is treated as a row of a table.
 NUMBERS = 256
-#: Training items from which a perceptron is wider and deeper. The more weights for an item, the
-#: wider their posterior stays: with few items, intervals of a large network are much too wide.
+#: Number of training items from which a perceptron is wider and deeper. The more weights there are
+#: per item, the wider their posterior stays: with few items, intervals of a large network are much
+#: too wide.
 MANY = 5000
 
 
@@ -37,8 +38,8 @@ class Settings:
     prior_std, initial_std
         Standard deviation of the weights in the prior, and of the posterior at the start.
     lr
-        Learning rate. The noise of the targets is learnt from 1 standard deviation of them; Adam
-        moves its logarithm by about ``lr`` in a step, half of that on average over the schedule.
+        Learning rate. The learnt noise starts at 1 standard deviation of the targets; Adam moves
+        its logarithm by about ``lr`` in a step, half of that on average over the schedule.
     warmup
         Fraction of the epochs in which the weight of the KL divergence grows.
     """
@@ -54,7 +55,7 @@ class Settings:
 
 FIELDS = Settings(300, 200, 8, 0.5, 0.02, "2e-3", 1 / 3)
 IMAGES = Settings(1000, 200, 16, 0.5, 0.02, "2e-3", 1 / 3)
-#: For a perceptron, measured by the coverage of 90 % intervals: tests/intervals.py.
+#: Settings of a perceptron, chosen by the coverage of 90 % intervals (tests/intervals.py).
 COLUMNS = Settings(2000, 1000, 16, 0.3, 0.05, "2e-2", 0.2)
 
 TEXT = """\
@@ -172,7 +173,7 @@ def network(manifest: Manifest) -> list[str]:
 
 
 def fields_of(manifest: Manifest) -> int | None:
-    """Fields or classes of targets on the grid of the inputs; None for other targets."""
+    """Number of fields or classes of targets on the grid of the inputs; None for other targets."""
     shape = input_shape(manifest)
     if manifest.targets or shape is None or len(shape) != 3:
         return None
@@ -188,7 +189,7 @@ def _few(shape: Sequence[int]) -> bool:
 
 
 def _patch(shape: Sequence[int]) -> int | None:
-    """Side of the smallest square patches that divide an image into few enough patches."""
+    """Side of the smallest square patches that divide an image into at most ``TOKENS`` patches."""
     common = math.gcd(shape[1], shape[2])
     sides = [p for p in range(1, common + 1) if common % p == 0]
     few = [p for p in sides if shape[1] * shape[2] // p**2 <= TOKENS]

@@ -1,7 +1,7 @@
-"""Store the width of noise that is estimated after training in the run folder.
+"""Store the noise width that is estimated after training in the run folder.
 
 ``noise.json`` contains it by the step of the checkpoint for which it was estimated and by the name
-of the target (``y`` if there is one target). Each target has one width per checkpoint, whatever the
+of the target (``y`` if there is only one). Each target has one width per checkpoint, whatever the
 number of samples of a later evaluation, so predictions need no dataset.
 """
 

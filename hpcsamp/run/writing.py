@@ -1,11 +1,12 @@
 """Write a checkpoint in the background, while the run continues.
 
-    begin    the first rank learns where the numbers of all ranks lie, each starts a thread
+    begin    the first rank gathers the positions of the values of all ranks; each rank starts a
+             thread
     write    each thread writes its own file and flushes it to disk (fsync)
-    end      after all ranks have done so, the first one renames its file to the checkpoint's name
+    end      after all ranks have finished, the first one renames its file to the checkpoint's name
 
-Until then the checkpoint is absent and the previous one unchanged: a rank that is killed or has a
-full disk leaves files to which nothing refers. The next run in the folder removes them.
+Until then the checkpoint is absent and the previous one unchanged: a rank that is killed or whose
+disk is full leaves files that no checkpoint refers to. The next run in the folder removes them.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ NICE = 10
 
 
 class Writing:
-    """One checkpoint, from its begin to its end. Constructor and :meth:`end` are collective.
+    """A checkpoint that is being written. The constructor and :meth:`end` are collective.
 
     Parameters
     ----------
@@ -55,7 +56,7 @@ class Writing:
     Raises
     ------
     CheckpointError
-        If the numbers of all ranks do not make up the whole state; the same on all ranks.
+        If the values of all ranks together are not the whole state; the same on all ranks.
     """
 
     def __init__(
@@ -109,7 +110,8 @@ class Writing:
         Parameters
         ----------
         check
-            Called on rank 0 before that; raises if this process may no longer write here.
+            Called on rank 0 before the final renaming; raises if this process may no longer write
+            to the folder.
 
         Raises
         ------
@@ -138,7 +140,7 @@ class Writing:
             raise
 
     def give_up(self) -> None:
-        """Remove this rank's file if the ranks can no longer agree. Not collective."""
+        """Remove this rank's file after a failure. Not collective."""
         self._wait()
         self._remove()
 
@@ -147,7 +149,7 @@ class Writing:
         while self.busy:
             assert self._thread is not None
             self._thread.join(1.0)
-            if self._written != seen:  # if the disk hangs, the watchdog must notice
+            if self._written != seen:  # no progress: the watchdog must notice a disk that hangs
                 seen = self._written
                 here.goes_on()
 
@@ -199,7 +201,7 @@ def _whole(
     taken: Taken,
     everyone: list[tuple[dict[Key, Runs], dict[Key, tuple[int, list[Any]]]]],
 ) -> dict[str, Any]:
-    """The states in the first file, and the positions of the numbers in all files."""
+    """Return the states for the first file, and the positions of the values in all files."""
     pieces: dict[Key, dict[int, Runs]] = {key: {} for key in taken.runs}
     lists: dict[Key, list[tuple[int, list[Any]]]] = {}
     for rank, (runs, rows) in enumerate(everyone):
@@ -213,7 +215,7 @@ def _whole(
             raise CheckpointError(
                 f"cannot write checkpoint {path}: the ranks hold "
                 f"{sum(own.size for own in written.values())} numbers of {named(key)}, which "
-                f"do not make up its shape {shape}"
+                f"do not fill its shape {shape}"
             )
     tables: dict[str, Any] = dict(taken.tables)
     for key, found in lists.items():
@@ -221,7 +223,7 @@ def _whole(
     several = {key: written for key, written in pieces.items() if set(written) - {0}}
     if not several:
         return {"version": VERSION, **tables}
-    same: dict[bytes, torch.Tensor] = {}  # as above, within the file
+    same: dict[bytes, torch.Tensor] = {}  # equal positions are stored once in the file, too
 
     def bounds(runs: Runs) -> torch.Tensor:
         return same.setdefault(runs.bounds.tobytes(), torch.from_numpy(runs.bounds))

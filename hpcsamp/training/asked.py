@@ -15,9 +15,9 @@ from hpcsamp.config.reading import read
 from hpcsamp.errors import UsageError
 from hpcsamp.run.kind import SEVERAL
 
-#: Default number of items per step, unless the dataset has fewer.
+#: Default number of items per step; a smaller dataset limits it.
 BATCH = 64
-#: Tables of the configuration that may be replaced by the name alone.
+#: Tables of the configuration that may be written as a name alone.
 SHORT = ("loss", "likelihood", "method", "model", "optimizer")
 
 
@@ -51,7 +51,7 @@ def asked_for(
 
 
 def _outputs(table: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The given tables of several targets by name."""
+    """Return the tables of ``[task.outputs]`` by the name of the target."""
     task = table.get("task")
     found = task.get("outputs") if isinstance(task, Mapping) else None
     named = found if isinstance(found, Mapping) else {}
@@ -60,7 +60,7 @@ def _outputs(table: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def tasks_of(table: Mapping[str, Any]) -> Any:
-    """The kinds of targets that a configuration names."""
+    """Return the kind of task in a configuration, or the kind of each target by its name."""
     task = table.get("task")
     kinds = {n: of["kind"] for n, of in _outputs(table).items() if "kind" in of}
     kind = task.get("kind") if isinstance(task, Mapping) else task
@@ -68,7 +68,7 @@ def tasks_of(table: Mapping[str, Any]) -> Any:
 
 
 def modelled(table: Mapping[str, Any]) -> list[str]:
-    """Names of the targets that have their own likelihood."""
+    """Names of the targets with a likelihood in the configuration; ``y`` for that of the run."""
     found = [name for name, of in _outputs(table).items() if of.get("likelihood")]
     return [*found, *(["y"] if table.get("likelihood") else [])]
 

@@ -111,5 +111,5 @@ def _part(run: Run) -> Given | None:
     spread = run.method.spread
     if spread is None:
         return None
-    # outputs are gathered if the loss does not accept them in parts
+    # outputs are gathered if the loss does not accept parts of them
     return {"x": spread.inputs, "y": spread.values if run.data_loss.takes_parts else None}

@@ -1,4 +1,4 @@
-"""Call user code in the course of a run.
+"""Call user code during a run.
 
 ``training.callbacks = ["package.module:Class"]`` names subclasses of :class:`Callback`, or tables
 ``{name = "package.module:Class", argument = ...}``; ``hs.fit(..., callbacks=[...])`` takes objects.
@@ -183,7 +183,7 @@ class Callbacks:
 
 
 def _by_name(callbacks: Sequence[Callback]) -> dict[str, Callback]:
-    """Callbacks by class name, numbered if there are several of one class."""
+    """Callbacks by the name of their class; several of one class are numbered."""
     found: dict[str, Callback] = {}
     for callback in callbacks:
         kind = f"{type(callback).__module__}:{type(callback).__qualname__}"
@@ -195,7 +195,7 @@ def _by_name(callbacks: Sequence[Callback]) -> dict[str, Callback]:
 
 
 def _not_plain(state: Any) -> str:
-    """The type in a state that could not be read without running foreign code, or ""."""
+    """Name of a type in a state that only unpickling, which may run code, could read; or ""."""
     if isinstance(state, Mapping):
         keys = (_not_plain(k) for k in state)
         return next(filter(None, (*keys, *map(_not_plain, state.values()))), "")

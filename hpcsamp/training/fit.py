@@ -76,8 +76,8 @@ def fit(
         ``((x, y), (x_valid, y_valid))``; a dictionary of ``x``, ``y``, ``x_valid``, ``y_valid``,
         ...; a torch ``Dataset`` of ``(x, y)``; a dataset folder; or a source that
         :func:`~hpcsamp.ingest.named.from_named` made. Several inputs are a dictionary of arrays by
-        name in the place of ``x``, several targets one in the
-        place of ``y``. Inputs are standardised by the training items.
+        name in place of ``x``, several targets one in place of ``y``. Inputs are standardised by
+        the training items.
     method
         ``method.name``, or a table with the method's arguments: ``{"name": "mean_field",
         "prior_std": 1.0}``.
@@ -104,7 +104,7 @@ def fit(
         Configuration as a table, a file, or the name of one in the package; arguments take
         precedence over it.
     callbacks
-        Objects that are called in the course of the run, see :mod:`hpcsamp.training.callbacks`.
+        Objects that are called during the run, see :mod:`hpcsamp.training.callbacks`.
     quiet
         Whether to print nothing.
     keys
@@ -139,7 +139,7 @@ def fit(
     with together(world):
         if world.Get_rank() == 0:
             if data is None:
-                raise UsageError("hs.fit: data are missing: pass (x, y) or a dataset folder")
+                raise UsageError("hs.fit: no data: pass (x, y) or a dataset folder")
             if folder.begun() and not resume:
                 raise UsageError(
                     f"{folder.path} already holds a run; continue it with resume=True, or choose "
@@ -214,7 +214,7 @@ def _folder(output: str | Path | None, world: Any) -> Path:
 
 
 def _write(source: Source, path: Path, resume: bool) -> None:
-    """Write the arrays, unless they were written before."""
+    """Write the arrays to a dataset, unless they were written before."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         build(source, path, overwrite=not resume, waiting=lambda: None)
@@ -222,7 +222,7 @@ def _write(source: Source, path: Path, resume: bool) -> None:
         if not resume or not path.is_dir():
             raise
         raise UsageError(
-            f"the data differ from those with which the run was begun, which are in {path}"
+            f"the data differ from those with which the run was started, which are in {path}"
         ) from e
 
 
@@ -234,12 +234,12 @@ def _print_task(source: Source, task: Task | Mapping[str, Task] | None) -> None:
         sys.stdout.write(f"task: {tasks}; change it with task={{name: ...}}\n")
     elif task is None:
         what = f"{source.classes} classes" if source.classes else "values"
-        sys.stdout.write(f"task: {source.task}, as y holds {what}; change it with task=...\n")
+        sys.stdout.write(f"task: {source.task}, because y holds {what}; change it with task=...\n")
 
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Rephrase the error of an interrupted run for Python: how to resume it."""
+    """Within the block, the error of an interrupted run explains how to resume it in Python."""
     try:
         yield
     except PreemptedError as e:

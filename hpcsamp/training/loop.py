@@ -187,7 +187,7 @@ class Trainer:
                 self.keeper.give_up()
 
     def _free(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Free what all ranks must free together; after a failure some of them may be missing."""
+        """Free shared memory, which is collective; skipped after a failure of some ranks."""
         if kind is None:
             self.assembled.free()
 
@@ -219,7 +219,7 @@ class Trainer:
                 if self._wishes:
                     self._stop()
             if self.method.step < (epoch + 1) * per_epoch:
-                break  # stopped within the epoch
+                break  # the run was stopped within the epoch
             self._validate(epoch)
             if self.ended:
                 break
@@ -231,7 +231,7 @@ class Trainer:
     # Steps --------------------------------------------------------------------------------------
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from a step on; time a step before the first one."""
+        """Yield the batches of an epoch from a step on; before the first one, time a step."""
         here.at(Phase.STEP, self.method.step + 1)
         for batch in self.feed.batches(epoch, start):
             if self.collectives.step_seconds is None:

@@ -29,11 +29,11 @@ class Patience(Callback):
         self.waited = 0
 
     def begin(self, at: Moment) -> None:
-        """End a run that was already over, unless it now has more patience."""
+        """End a resumed run that had already ended, unless ``evaluations`` has been increased."""
         self._look(at)
 
     def after_evaluation(self, at: Moment) -> None:
-        """Count."""
+        """Count this evaluation if the metric has not improved; end the run if it was the last."""
         if at.score < self.best - self.least:
             self.best, self.best_step, self.waited = at.score, at.step, 0
         else:
@@ -49,7 +49,7 @@ class Patience(Callback):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best metric so far, its step, and the evaluations since."""
+        """Return the best score so far, its step, and the number of evaluations since."""
         return {"best": self.best, "best_step": self.best_step, "waited": self.waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

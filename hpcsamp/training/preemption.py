@@ -10,7 +10,7 @@ code 75, "run again".
 SIGUSR2  sent by batch systems before the end if requested (``sbatch --signal=USR2@120``; not USR1,
          which NCCL uses): stop with a checkpoint, 75
 SIGTERM  preemption, ``scancel``: the same; before the first step it ends the process at once
-SIGINT   a person: stop with a checkpoint, 130 (which a batch script does not requeue); a second one
+SIGINT   Ctrl-C: stop with a checkpoint, 130 (which a batch script does not requeue); a second one
          does not wait for the step, only for a checkpoint that is being written
 time     the deadline is near: stop with a checkpoint, 75
 ======== =========================================================================================
@@ -33,7 +33,7 @@ from hpcsamp.errors import PreemptedError
 
 
 class Wish(IntFlag):
-    """Reasons of a rank to stop, one bit each, so that those of all ranks can be united."""
+    """Reasons of a rank to stop, one bit each, so that all ranks can combine them with OR."""
 
     NONE = 0
     USR2 = 1
@@ -103,7 +103,7 @@ class Watch:
         self._before.clear()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGTERM and self._asked is None:  # no progress can be lost yet
+        if number == signal.SIGTERM and self._asked is None:  # there is no progress to lose yet
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
@@ -136,7 +136,7 @@ class Watch:
             self.wrote(self._clock() - began)
 
     def wrote(self, seconds: float) -> None:
-        """Record the seconds from the begin of a checkpoint until it was on disk."""
+        """Record the seconds from the start of a checkpoint until it was on disk."""
         self._checkpoint = max(self._checkpoint, seconds)
 
 
@@ -148,7 +148,7 @@ def stopped(wishes: int, step: int, steps: int, checkpoint: object) -> Preempted
     wishes
         Union of the ranks' wishes, not empty.
     step, steps
-        Number of steps done, and of the whole run.
+        Number of completed steps, and of all steps of the run.
     checkpoint
         Checkpoint that was written.
     """
@@ -186,6 +186,6 @@ def deadline(
     now = time.time() if now is None else now
     ends = [] if limit is None else [now + limit]
     for variable in ("SLURM_JOB_END_TIME", "HPCSAMP_END_TIME"):
-        if environment.get(variable, "").isdigit():  # Slurm sets a word if there is no limit
+        if environment.get(variable, "").isdigit():  # without a limit, Slurm sets a word
             ends.append(float(environment[variable]))
     return min(ends, default=None)

@@ -20,7 +20,7 @@ from hpcsamp.runtime import on_terminal
 
 
 class Reporter:
-    """Prints progress on rank 0; silent on the others.
+    """Prints progress on rank 0, and nothing on the others.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class Reporter:
             self._bar.start()
 
     def step(self, step: int, epoch: int, loss: float) -> None:
-        """Report a step. In a batch log, a line is printed only now and then."""
+        """Report a step. A batch log does not have a line for every step."""
         if self._bar is not None:
             self._bar.update(self._task, completed=step, epoch=epoch, loss=loss)
         elif self._each or time.monotonic() - self._last > 30:

@@ -1,7 +1,7 @@
-"""The only small exchange of a training step: value of the loss, and requests to stop the run.
+"""Exchange the loss and requests to stop in each training step, in one small message.
 
-It proceeds while this rank computes its gradients, so ranks do not wait for the message itself,
-only for ranks that are late.
+The exchange proceeds while this rank computes its gradients, so ranks do not wait for the message
+itself, only for ranks that are late.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hpcsamp.watchdog import Doing, here
 
 
 class Agreement:
-    """The exchange of all ranks about a step. Constructor and :meth:`end` are collective.
+    """The exchange of all ranks in a step. The constructor and :meth:`end` are collective.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ class Agreement:
                         f"optimizer.lr, clip gradients (optimizer.clip), or look at the data"
                         f"{more('diverged')}"
                     )
-        # the outputs of all samples are finite: the loss or the penalty itself is not
+        # the outputs of all samples are finite, but the loss or the penalty is not
         mine = self.mine.data + self.mine.penalty
         with together(self.topology.world):
             if not math.isfinite(mine):

@@ -35,7 +35,7 @@ def opening(trainer: Trainer) -> list[str]:
     if c.loss.temperature != 1:
         lines.append(f"temperature {c.loss.temperature}: not the Bayes posterior")
     lines.append(
-        f"{trainer.dataset.count} items, batch {c.data.batch}, {trainer.steps_per_epoch} steps an "
+        f"{trainer.dataset.count} items, batch {c.data.batch}, {trainer.steps_per_epoch} steps per "
         f"epoch, {c.training.epochs} epochs; in {trainer.folder.path}"
         + (f"; resumed after step {done}" if done else "")
     )
@@ -43,26 +43,26 @@ def opening(trainer: Trainer) -> list[str]:
 
 
 def gathering(method: Method, topology: Topology, most: int, twice: bool) -> list[str]:
-    """A line about the exchanges of a step if ranks hold shares of the weights.
+    """Describe the exchanges of a step in one line, if ranks hold shares of the weights.
 
     Parameters
     ----------
     most
         Largest number of samples of a rank.
     twice
-        Whether passes are computed twice.
+        Whether passes are computed twice, to save memory.
     """
     if not method.shared_out:
         return []
     rounds = len(list(method.chunks(range(most)))) * (2 if twice else 1)
     return [
-        f"the weights are divided into shares of {topology.sample_size} ranks: a step has "
-        f"{2 * rounds} gathers of {method.drawn_numbers:,} numbers each"
+        f"the weights are sharded over {topology.sample_size} ranks: each step gathers "
+        f"{method.drawn_numbers:,} numbers {2 * rounds} times"
     ]
 
 
 def normalising(method: Method, topology: Topology, most: int) -> list[str]:
-    """A line about a network that normalises over the batches of several ranks.
+    """Describe in one line the exchanges of a network that normalises over several ranks' batches.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def normalising(method: Method, topology: Topology, most: int) -> list[str]:
         return []
     return [
         f"{calls} normalisations over the batch of {topology.data_size} data groups: "
-        f"{2 * calls * -(-most // chunk)} exchanges a step beside the gradient"
+        f"{2 * calls * -(-most // chunk)} exchanges per step in addition to the gradient"
     ]
 
 

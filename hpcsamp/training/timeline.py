@@ -1,6 +1,6 @@
 """Record some steps of a rank: a Chrome trace for viewers, and the seconds of each phase.
 
-Nothing of this is active unless it is asked for (``--profile``).
+It is inactive unless ``--profile`` is set.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from hpcsamp.watchdog import Part, here
 if TYPE_CHECKING:
     from torch.profiler import profile
 
-#: Steps that are left out, in which memory is allocated and kernels are chosen, and those recorded.
+#: Number of first steps that are left out, because they allocate memory and choose kernels, and
+#: number of recorded steps.
 WARM, STEPS = 2, 5
 #: Phases in which a rank waits for other ranks or for its reading thread.
 WAITS = ("feed", "agreement", "exchange")
@@ -31,9 +32,9 @@ WAITS = ("feed", "agreement", "exchange")
 class Timeline(Callback):
     """Timeline of some steps of this rank.
 
-    In a run it is a callback. A loop of one's own calls :meth:`start`, :meth:`mark` after each step
-    and :meth:`stop`. On a GPU each phase ends with a synchronisation, so that its time is that of
-    its kernels, and phases are NVTX ranges as well.
+    In a run it is a callback. Your own loop calls :meth:`start`, :meth:`mark` after each step and
+    :meth:`stop`. On a GPU each phase ends with a synchronisation, so that its time is that of its
+    kernels, and phases are NVTX ranges as well.
 
     Parameters
     ----------
@@ -43,7 +44,7 @@ class Timeline(Callback):
     Attributes
     ----------
     seconds
-        Of each phase, without phases within it, in each recorded step.
+        Seconds of each phase, without nested phases, in each recorded step.
     """
 
     def __init__(self, topology: Topology) -> None:
@@ -58,7 +59,7 @@ class Timeline(Callback):
     # As a callback ------------------------------------------------------------------------------
 
     def after_step(self, at: Moment) -> None:
-        """Start after the first steps; afterwards end a recorded step."""
+        """Start recording after the first steps; afterwards end a recorded step."""
         self._passed += 1
         if self._step is not None:
             self.mark()
@@ -66,13 +67,13 @@ class Timeline(Callback):
             self.start()
 
     def end(self, at: Moment) -> None:
-        """Stop, if the run was shorter."""
+        """Stop recording if the run ended early."""
         self.stop()
 
     # As a recorder ------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start to record."""
+        """Start recording."""
         from torch.profiler import ProfilerActivity, profile
 
         kinds = [ProfilerActivity.CPU]
@@ -85,7 +86,7 @@ class Timeline(Callback):
         self._begin()
 
     def mark(self) -> None:
-        """End a step and begin the next one, unless enough are recorded."""
+        """End a step and begin the next one, unless enough steps have been recorded."""
         assert self._step is not None
         self._step.close()
         took = time.perf_counter() - self._began
@@ -99,7 +100,7 @@ class Timeline(Callback):
             self.stop()
 
     def stop(self) -> None:
-        """Stop to record; without effect if nothing is recorded."""
+        """Stop recording; without effect if nothing is being recorded."""
         if self._step is not None:
             self._step.close()
             self._step = None
@@ -173,7 +174,7 @@ def table(ranks: Sequence[dict[str, list[float]]]) -> list[dict[str, Any]]:
 
 
 def straggler(rows: Sequence[dict[str, Any]], ranks: int) -> str:
-    """Describe the rank that the others wait for; empty if no rank works much longer than others.
+    """Describe the rank for which the others wait; empty if no rank works much longer than others.
 
     Parameters
     ----------
@@ -189,6 +190,6 @@ def straggler(rows: Sequence[dict[str, Any]], ranks: int) -> str:
     own = [r for r in rows[:-2] if r["rank"] == rank and r["phase"] not in WAITS]
     phase = max(own, key=lambda row: row["max"] - row["median"])["phase"] if own else "other"
     return (
-        f"rank {rank} is the straggler: it works {by['work']['max']:.3g} s a step, the median of "
+        f"rank {rank} is the straggler: it works {by['work']['max']:.3g} s per step, the median of "
         f"{ranks} ranks is {by['work']['median']:.3g} s; most of the difference is in {phase}"
     )

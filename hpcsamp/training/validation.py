@@ -1,4 +1,4 @@
-"""Evaluate the valid split in the course of training."""
+"""Evaluate the ``valid`` split during training."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hpcsamp.run.assemble import Run
 
 
 class Validation:
-    """Evaluates the present state of a run. The constructor and all methods are collective.
+    """Evaluates the current state of a run. The constructor and all methods are collective.
 
     Parameters
     ----------
     run
-        Run to be evaluated; ``evaluation`` of its configuration defines how.
+        Run to evaluate, with the settings in ``evaluation`` of its configuration.
     dataset
         Split to evaluate.
     topology, collectives
@@ -46,7 +46,7 @@ class Validation:
 
     @property
     def likelihood(self) -> Likelihood:
-        """Observation model; an estimated width is that of the last evaluation."""
+        """Observation model, with the noise width that the last evaluation estimated, if any."""
         return self._evaluator.likelihood
 
     def run(self) -> tuple[Evaluation, float]:
@@ -57,7 +57,7 @@ class Validation:
             evaluator.likelihood = noise.fit(evaluator, self.method)
         found = evaluator.run(self.method)
         known = evaluator.task.best
-        if best not in found.metrics:  # methods that only have samples have no density
+        if best not in found.metrics:  # methods that only have samples have no predictive density
             best = self.watched = next(name for name in known if name in found.metrics)
         self.metrics, self.step = found.metrics, self.method.step
         return found, known[best] * found.metrics[best]

@@ -1,4 +1,4 @@
-"""Estimate the width of noise that a loss leaves open, for the states that training saves."""
+"""Estimate noise widths that the loss does not determine, for the states that training saves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def of_best(trainer: Trainer) -> None:
-    """After an evaluation, store its estimate if the state is the best so far. Collective."""
+    """Store the estimate of an evaluation if its state is the best so far. Collective."""
     t, step = trainer, trainer.method.step
     assert t.validation is not None
     found = noise.open_widths(t.validation.likelihood)
@@ -26,9 +26,9 @@ def of_best(trainer: Trainer) -> None:
 
 
 def of_last(trainer: Trainer) -> None:
-    """After the last step, estimate the width for the final state and store it. Collective.
+    """Estimate and store the width for the final state. Collective.
 
-    If these ranks cannot divide the samples of an evaluation, the first evaluation estimates it.
+    If there are more ranks than samples of an evaluation, the first evaluation estimates it.
     """
     t, method, step = trainer, trainer.method, trainer.method.step
     if not noise.is_open(t.assembled.likelihood):
