@@ -175,6 +175,11 @@ def test_24_points_one_fails_and_one_is_killed(case):
     assert len(rows) == 23
     assert {r["seed"] for r in rows} == {"1", "2", "3", "4"}
     assert all(0 <= float(r["valid.accuracy"]) < 1 for r in rows)
+    out = case("account")
+    assert "24 points: " in out
+    assert 'next time: time = "00:05:00" for 1 rank on 1 node' in out
+    best = max(rows, key=lambda r: float(r["valid.accuracy"]))["folder"]
+    assert best in case("best", "accuracy")
     assert "agrees: parameters are equal to the bit" in case("verify", "--random")
     assert processes(case) == []  # no daemon stays
 

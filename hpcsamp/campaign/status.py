@@ -101,15 +101,25 @@ class Survey:
         submitted for the point.
         """
         start = causes.last_start(self.store.points / point.name)
+        for element, log in self.elements_of(point):
+            if start is None or log == self.store.folder / "submissions" / f"{start.log}.txt":
+                return element, log
+        return None
+
+    def elements_of(self, point: Point) -> list[tuple[Element, Path]]:
+        """Return all array elements that were submitted for a point, with their logs.
+
+        The newest is the first.
+        """
+        found: list[tuple[Element, Path]] = []
         for submission in reversed(self.state.submissions):
             for record in submission.jobs:
                 index = self._places(submission, record).get(point.name)
-                if index is None or record.job is None:
-                    continue
-                log = f"{submission.number:04d}/{log_stem(record.script)}-{index}"
-                if start is None or start.log == log:
-                    return (record.job, index), self.store.folder / "submissions" / f"{log}.txt"
-        return None
+                if index is not None and record.job is not None:
+                    folder = self.store.submission(submission.number)
+                    log = folder / f"{log_stem(record.script)}-{index}.txt"
+                    found.append(((record.job, index), log))
+        return found
 
     def reasons(self, points: Sequence[PointStatus]) -> dict[str, str]:
         """Explain in one line why points failed or wait: exit code, scheduler, last exception."""

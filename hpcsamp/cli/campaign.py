@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpcsamp.cli import campaign_files, campaign_look
+from hpcsamp.cli import campaign_files, campaign_look, campaign_results
 from hpcsamp.cli.campaign_options import (
     SHOWN,
     All,
@@ -290,8 +290,10 @@ for _command in (
     campaign_look.status,
     campaign_look.logs,
     campaign_look.diff,
-    campaign_look.collect,
-    campaign_look.verify,
+    campaign_results.collect,
+    campaign_results.best,
+    campaign_results.account,
+    campaign_results.verify,
     campaign_files.adopt,
     campaign_files.prune,
 ):

@@ -1,9 +1,8 @@
-"""``hpcsamp campaign status``, ``logs``, ``diff``, ``collect`` and ``verify``."""
+"""``hpcsamp campaign status``, ``logs`` and ``diff``."""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,9 +20,8 @@ from hpcsamp.cli.campaign_options import (
     cell,
     load,
     look,
-    or_elsewhere,
 )
-from hpcsamp.cli.options import RANKS, AcceptEdits
+from hpcsamp.cli.options import AcceptEdits
 
 if TYPE_CHECKING:
     from hpcsamp.campaign.points import Campaign
@@ -248,80 +246,3 @@ def diff(
     keys = [k for k in dict.fromkeys([*a, *b]) if a.get(k) != b.get(k)]
     show("", ["key", one, two], [[k, cell(a.get(k)), cell(b.get(k))] for k in keys], json_file)
     typer.echo(f"{len(keys)} key{'s' * (len(keys) != 1)} differ{'s' * (len(keys) == 1)}")
-
-
-def collect(
-    campaign: File,
-    site: SiteName = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Table to write: .csv, .parquet or .h5."),
-    ] = None,
-    offline: Offline = False,
-    where: Where = None,
-    point: Chosen = None,
-    accept_edits: AcceptEdits = False,
-) -> None:
-    """Write the results of all finished points to one table; list the points without results.
-
-    Examples:
-
-        hpcsamp campaign collect sweep.toml
-
-        hpcsamp campaign collect sweep.toml --where 'method.samples == 16' --out results.parquet
-    """
-    from hpcsamp.campaign import collect as collecting
-    from hpcsamp.campaign.selection import select
-
-    made = load(campaign, site)
-    path = out or made.folder / "results.csv"
-    with or_elsewhere():
-        result = collecting.collect(made, not offline, select(where, (), point or ()))
-    collecting.write(path, result)
-    total = len(result.rows) + len(result.left_out)
-    typer.echo(f"{len(result.rows)} rows of {total} points, written to {path}")
-    for name, why in result.left_out.items():
-        typer.echo(f"no result: {name}: {why}")
-
-
-def verify(
-    campaign: File,
-    point: Annotated[
-        str | None, typer.Argument(help="Number of a point, or the name of its folder.")
-    ] = None,
-    site: SiteName = None,
-    random: Annotated[bool, typer.Option("--random", help="Choose a finished point.")] = False,
-    ranks: Annotated[
-        int | None, typer.Option(min=1, help=f"{RANKS} (default: the point's number).")
-    ] = None,
-    tolerance: Annotated[
-        float, typer.Option(min=0, help="Allowed relative difference of metrics on another grid.")
-    ] = 1e-3,
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Keep the folder of the second run.")
-    ] = False,
-    accept_edits: AcceptEdits = False,
-) -> None:
-    """Run a finished point again on this machine and check that the numbers agree.
-
-    Examples:
-
-        hpcsamp campaign verify sweep.toml --random
-
-        hpcsamp campaign verify sweep.toml 3 --ranks 2
-    """
-    from hpcsamp.campaign import verify as verifying
-    from hpcsamp.cli.output import show
-    from hpcsamp.errors import HpcsampError
-    from hpcsamp.explain import more
-
-    made = load(campaign, site)
-    chosen = verifying.choose(made, point, random)
-    typer.echo(f"point {chosen.number}, {chosen.name}: running again")
-    found = verifying.verify(made, chosen, ranks=ranks, tolerance=tolerance, keep=keep)
-    show("", ["result", "first run", "second run"], [list(row) for row in found.rows])
-    if not found.agrees:
-        raise HpcsampError(
-            f"point {chosen.number}, {chosen.name} does not agree: {found.verdict}{more('numbers')}"
-        )
-    typer.echo(f"point {chosen.number}, {chosen.name} agrees: {found.verdict}")

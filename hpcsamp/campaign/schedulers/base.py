@@ -13,6 +13,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 from hpcsamp.campaign.render import Job
 from hpcsamp.campaign.resources import Shape
+from hpcsamp.campaign.schedulers.usage import Used
 from hpcsamp.campaign.site import Site
 from hpcsamp.errors import HpcsampError, UsageError
 
@@ -130,6 +131,10 @@ class Scheduler(ABC):
 
     def ended(self, jobs: Sequence[str]) -> dict[Element, str]:
         """Return why elements ended, e.g. ``TIMEOUT``, as far as the scheduler still knows."""
+        return {}
+
+    def used(self, jobs: Sequence[str]) -> dict[Element, Used]:
+        """Return what elements have used, as far as the scheduler accounts for it."""
         return {}
 
     def find(self, name: str, script: Path, identity: str = "") -> str | None:

@@ -16,6 +16,7 @@ from hpcsamp.campaign.schedulers.base import (
     SchedulerError,
     Seen,
 )
+from hpcsamp.campaign.schedulers.usage import SACCT, Used, of_sacct
 from hpcsamp.config import seconds
 
 #: States in which a job has ended for good, and in which it waits. In any other state, also one
@@ -141,6 +142,15 @@ class Slurm(Scheduler):
                 if facts.get("ArrayTaskId", "").isdigit() and facts.get("JobState") in _ENDED:
                     found[job, int(facts["ArrayTaskId"])] = facts["JobState"]
         return found
+
+    def used(self, jobs: Sequence[str]) -> dict[Element, Used]:
+        """Read times, memory and energy of all starts from ``sacct``; nothing without it."""
+        if not jobs:
+            return {}
+        try:
+            return of_sacct(self.ask("sacct", "-n", "-P", "-D", "-j", ",".join(jobs), "-o", SACCT))
+        except SchedulerError:  # many clusters of a single group have no accounting
+            return {}
 
     def find(self, name: str, script: Path, identity: str = "") -> str | None:
         """Find a job of any user with ``squeue`` by the identity in its comment.

@@ -26,6 +26,7 @@ mark() {
         : >"$campaign/marks/$name.$1" || echo "campaign: cannot record that $name is $1" >&2
     fi
     printf '%s' "$1" >"$point/.mark" || true
+    echo "$(date +%s) ${1%%.*} $log $starts" >>"$point/.times" || true # for hpcsamp campaign account
 }
 
 # What a point has reached: its checkpoints, or where there are none, its files and their sizes.
@@ -100,7 +101,6 @@ trap 'cancelled=1; tell' TERM
 cd /home/user/project
 mkdir -p "$point" "$campaign/marks"
 before=$(reached)
-mark running
 
 # Which start this is, so that the cause of a failure is searched in its part of the log.
 log=0001/log-00-$index starts=0
@@ -108,6 +108,7 @@ if [ -r "$point/.start" ]; then read -r name_of_log count <"$point/.start" || tr
 if [ "${name_of_log:-}" = "$log" ] && [[ ${count:-} =~ ^[0-9]+$ ]]; then starts=$count; fi
 starts=$((starts + 1))
 echo "$log $starts" >"$point/.start" || true
+mark running
 # Called at the end, also by an exit in a command, whose code it gets.
 finish() {
     local code=$1 whole
