@@ -208,7 +208,7 @@ def test_a_run_stops_after_so_many_steps_and_goes_on(hpcsamp, small, tmp_path, m
         assert "a run with native noise, but this one would draw portable noise" in done.err
         done = hpcsamp(1, "evaluate", parts)
         assert done.code == 0, done.err
-        assert done.err.count("native noise, this machine draws portable noise") == 1
+        assert done.err.count("native noise, but this machine draws portable noise") == 1
     differ = "os.environ['HPCSAMP_NOISE'] = forms[int(os.environ['OMPI_COMM_WORLD_RANK'])]"
     run = (
         f"from hpcsamp.cli import main; sys.argv = ['hpcsamp', 'evaluate', {str(parts)!r}]; main()"
