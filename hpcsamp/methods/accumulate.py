@@ -28,10 +28,10 @@ class Accumulator:
         self._add(torch.autograd.grad(value, self.parameters, upstream, allow_unused=True))
 
     def skip(self) -> None:
-        """Take part in a draw of other ranks of the sample group, without own samples."""
+        """Take part in a draw of other ranks of the sample group, if no own samples are left."""
 
     def skip_backward(self) -> None:
-        """Take part in a backward pass of other ranks, without own samples."""
+        """Take part in a backward pass of other ranks, if no own samples are left."""
 
     def _add(self, new: Sequence[Tensor | None]) -> None:
         for i, (total, gradient) in enumerate(zip(self._sums, new, strict=True)):
@@ -39,5 +39,5 @@ class Accumulator:
                 self._sums[i] = gradient if total is None else total.add_(gradient)
 
     def gradients(self) -> list[Tensor | None]:
-        """Return the sums, one per parameter; None where no value depended on it."""
+        """Return the sums, one per parameter; None if no value depended on the parameter."""
         return self._sums

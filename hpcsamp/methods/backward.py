@@ -2,9 +2,9 @@
 
 Gradients of ranks are summed. The sum is the gradient of the whole batch only if the backward pass
 is linear in the incoming gradient, draws no random numbers, and treats each item separately. An
-``autograd.Function`` or a hook that clips or normalises gradients does not. This is checked from
-outside: the gradient of twice the outputs must be twice the gradient, and the gradient of a batch
-must be the sum of those of its halves.
+``autograd.Function`` or a hook that clips or normalises gradients violates this. The check needs
+gradients only: those of a multiple of the outputs must be the same multiple, and those of a batch
+must be the sum of the gradients of its halves.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from hpcsamp.methods.kept import called
 from hpcsamp.methods.recording import Evaluate, bound, difference, hooked
 from hpcsamp.weights.complex_parts import parts_of
 
-#: Factors of the gradient that reveal limits of any size; the smaller one is for narrow types.
+#: Factors of the gradient that reveal clipping at any size; the smaller one is for narrow types.
 SCALES = (2.0**20, 2.0**4)
 
 
 Key = tuple[int, tuple[int, ...]]
-"""Address and shape of a tensor: a method may create its leaves again in the same memory."""
+"""Address and shape of a tensor, which identify a leaf that is created again in each pass."""
 
 
 class _Gradients(NamedTuple):
     """Gradients of one pass.
 
-    ``parameters``: with respect to the trained tensors, by key. ``calls``: of the submodules, in
-    the order in which their calls ended, with respect to those of their inputs and outputs whose
-    first axis is that of the items.
+    ``parameters``: gradients with respect to the trained tensors, by key. ``calls``: the calls of
+    submodules in the order in which they ended, with the gradients with respect to those inputs and
+    outputs whose first axis is that of the items.
     """
 
     parameters: dict[Key, Tensor]
@@ -44,7 +44,7 @@ class _Gradients(NamedTuple):
 
 
 def check_hooks(network: nn.Module, own: Sequence[nn.Parameter]) -> None:
-    """Refuse hooks on the gradients of parameters that are replaced, as they would not be called.
+    """Refuse hooks on the gradients of replaced parameters, because they would not be called.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def check_unregistered(
 
 
 def lasting(outputs: Sequence[Tensor]) -> set[Key]:
-    """Keys of the leaves that require gradients and that the graphs of both passes lead to."""
+    """Keys of the leaves that require gradients and occur in the graphs of both passes."""
     first, second = ({_key(t) for t in leaves(y) if t.requires_grad} for y in outputs)
     return first & second
 
@@ -154,9 +154,9 @@ def check_gradients(
         if _finite(more) or not _finite(once):
             break
     else:
-        return  # numbers of this type overflow at any of the scales
+        return  # numbers of this type overflow at each of the scales
     apart = _apart(once, more)
-    del more  # a large network leaves no room for more gradients than a step has
+    del more  # for a large network, there is no memory for further gradients
     if apart > tolerance:
         name = _culprit(whole(inner=True), whole(scale, inner=True), tolerance)
         raise DependsError(
@@ -167,7 +167,7 @@ def check_gradients(
             apart,
         )
     apart = _apart_from_sum(once, half, (late, early))
-    if math.isnan(apart):  # numbers that are none are compared one by one
+    if math.isnan(apart):  # with NaN or inf, compare the numbers one by one
         apart = _apart(whole(), _together(half(early), half(late)))
     if apart > tolerance:
         halves = _together(*(half(rows, inner=True) for rows in (early, late)))
@@ -188,7 +188,7 @@ def _gradients(
     scale: float,
     inner: bool,
 ) -> _Gradients:
-    """Gradients of a weighted sum of outputs that is multiplied by ``scale``, divided by it."""
+    """Gradients of ``scale`` times a weighted sum of the outputs, divided by ``scale``."""
     calls: list[tuple[str, list[Tensor], list[Tensor]]] = []
     stack: list[list[Tensor]] = []
     count = rows.stop - rows.start
@@ -212,7 +212,7 @@ def _gradients(
         torch.autograd.grad(total, [*wanted, *within], allow_unused=True, materialize_grads=True)
     )
     del y, flat, total  # and their graph
-    for i, g in enumerate(found):  # of large networks no two are held twice
+    for i, g in enumerate(found):  # so that no two copies of a large gradient exist
         g = parts_of(g).detach()
         found[i] = g if scale == 1 else g / scale
     ends = iter(found[len(wanted) :])
@@ -234,7 +234,7 @@ def _with_items(value: Any, items: int) -> list[Tensor]:
 
 
 def _together(early: _Gradients, late: _Gradients) -> _Gradients:
-    """Combine the gradients of the halves of a batch, which are used up, into those of it."""
+    """Combine the gradients of the halves of a batch into its own; frees those of the halves."""
     calls = [
         (name, [torch.cat(p) for p in zip(a, c, strict=False)],
          [torch.cat(p) for p in zip(b, d, strict=False)])
@@ -248,7 +248,7 @@ def _together(early: _Gradients, late: _Gradients) -> _Gradients:
 
 
 def _apart(one: _Gradients, other: _Gradients) -> float:
-    """Largest relative difference of gradients; those of unreached parameters are 0."""
+    """Largest relative difference of gradients; a missing gradient counts as 0."""
     a, b = dict(one.parameters), dict(other.parameters)
     for key in a.keys() | b.keys():
         known = a.get(key, b.get(key))
@@ -261,10 +261,10 @@ def _apart(one: _Gradients, other: _Gradients) -> float:
 def _apart_from_sum(
     once: _Gradients, part: Callable[[slice], _Gradients], parts: Sequence[slice]
 ) -> float:
-    """Largest difference of gradients, which are used up, from the sum of those of some parts.
+    """Largest difference between gradients and the sum of the gradients of some parts.
 
-    These are subtracted one after the other, so that no more than two are held. NaN if there are
-    numbers that are not finite.
+    The parts are subtracted one after the other, so that no more than two gradients are held; the
+    gradients passed are freed. NaN if there are numbers that are not finite.
     """
     left, finite = once.parameters, _finite(once)
     scale = max(bound(g) for g in left.values())

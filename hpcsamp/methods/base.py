@@ -36,15 +36,15 @@ class Method(Shareable):
         Seed of the run.
     samples_per_pass
         Number of samples that are evaluated at once, or ``"auto"``: 1 until :meth:`choose` has
-        measured what is fastest, as a training run does. More samples need more memory; small
-        networks and GPUs run faster with them. Draws and results are the same.
+        measured which number is fastest, as a training run does. More samples need more memory, but
+        small networks and GPUs run faster with them. Draws and results are the same.
 
     Attributes
     ----------
     placement
-        Where the weights live: all of them on every rank, or the rows of the rank's own samples.
+        Which weights a rank holds: all of them, or the rows of its own samples.
     spread
-        The parts of an item that each model rank holds; None where each rank holds whole items.
+        The parts of an item that each model rank holds; None if each rank holds whole items.
     """
 
     placement: Replicated = REPLICATED
@@ -54,7 +54,7 @@ class Method(Shareable):
     in_parts: ClassVar[bool] = False
     #: Whether the first argument may also be a function that returns the network of a member.
     makes_networks: ClassVar[bool] = False
-    #: Whether training draws noise of weights, so that a resumed run must draw it in the same form.
+    #: Whether training draws weight noise, which a resumed run must draw in the same form.
     trains_with_noise: bool = True
     #: Version of its draws other than those of weights, increased when they change, so that no run
     #: is resumed with different draws.
@@ -105,13 +105,13 @@ class Method(Shareable):
         self._observer = Observer()
 
     def network_of(self, sample: int) -> nn.Module | None:
-        """Return the wrapped module that evaluates a sample; None if this rank has none."""
+        """Return the wrapped module that evaluates a sample; None if this rank does not have it."""
         return self.networks[0] if self.networks else None
 
     def drawing(
         self, network: nn.Module, x: Any, sample: int
     ) -> tuple[Place, Callable[[], AbstractContextManager[Any]]]:
-        """Return what makes a network draw its own random numbers as in a prediction sample.
+        """Return a place and a context with which a network draws as in a prediction sample.
 
         Parameters
         ----------
@@ -144,7 +144,7 @@ class Method(Shareable):
         """Check in a few passes that the module's outputs depend on weights and items only.
 
         Called automatically before the first evaluation, and again when submodules have changed
-        between training and evaluation mode. It changes no number of the run.
+        between training and evaluation mode. It does not affect the results of the run.
 
         Parameters
         ----------
@@ -155,13 +155,13 @@ class Method(Shareable):
         ------
         UsageError
             If, in training or in prediction, the module draws random numbers itself, keeps state,
-            or lets the items of a batch influence each other. The message names the submodule and
-            what to do instead.
+            or lets the items of a batch influence each other. The message names the submodule and a
+            remedy.
         """
         self._observer.look(self, x, samples, step, stacked, index)
 
     def __call__(self, x: Tensor, samples: range, *others: Any, **named: Any) -> Tensor:
-        """Outputs of some samples, see :meth:`forward`; the first call also checks the module.
+        """Evaluate some samples, see :meth:`forward`; the first call also checks the module.
 
         Raises
         ------
@@ -199,8 +199,8 @@ class Method(Shareable):
         ----------
         x
             Inputs ``(B, ...)``, or ``(len(samples), B, ...)`` if ``stacked``: each sample then has
-            inputs of its own (augmentation per sample). A dictionary of several inputs is passed to
-            the module by name, or by position where the module does not take these names.
+            its own inputs (augmentation per sample). A dictionary of several inputs is passed to
+            the module by name, or by position if the module does not take these names.
         samples
             The samples to evaluate, within 0..S-1.
         step
@@ -243,9 +243,9 @@ class Method(Shareable):
 
     @abstractmethod
     def penalty(self, part: int = 0, parts: int = 1) -> Tensor:
-        """Return the KL or prior term in nats, not divided by N; or one of several shares of it.
+        """Return the KL or prior term in nats, not divided by N; or one of ``parts`` shares of it.
 
-        The shares of ``parts`` ranks add up to the whole term, in value and gradient (law 2).
+        The shares add up to the whole term, in value and gradient (law 2).
         """
 
     def penalties(self) -> dict[str, tuple[int, float]]:
@@ -273,7 +273,7 @@ class Method(Shareable):
             If the method's draws have no density.
         """
         raise UsageError(
-            f"the draws of {type(self).__name__} have no density, so that neither Monte Carlo KL "
+            f"the draws of {type(self).__name__} have no density, so neither Monte Carlo KL "
             f"nor importance weights can be computed"
         )
 
@@ -300,21 +300,21 @@ class Method(Shareable):
         Raises
         ------
         UsageError
-            If it is not, see :meth:`pieces`.
+            If it does not, see :meth:`pieces`.
         """
         if not vars(type(self)).get("in_parts", False):
             Method.pieces(self)
 
     def named_pieces(self) -> Mapping[str, Pieces]:
-        """The same positions for :meth:`named_variational`."""
+        """Positions as in :meth:`pieces`, for the tensors of :meth:`named_variational`."""
         return {}
 
     @contextmanager
     def accumulating(self) -> Iterator[Accumulator]:
         """Context whose accumulator sums the gradients of one chunk after the other.
 
-        A method overrides this if it can get from the gradient of a sample's weights to that of its
-        parameters more cheaply than autograd.
+        A method overrides this if it can compute the gradient of its parameters from that of a
+        sample's weights more cheaply than autograd.
         """
         yield Accumulator(self.parameters())
 

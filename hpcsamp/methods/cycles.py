@@ -1,4 +1,4 @@
-"""Plan when a chain explores, when it samples, and which of its weights are kept.
+"""Plan when a chain explores, when it samples, and which snapshots of its weights are kept.
 
     step size = largest step size * (1 + cos(pi * steps done in the cycle / its length)) / 2
 
@@ -13,7 +13,7 @@ from hpcsamp.errors import UsageError
 
 
 class Cycles:
-    """The plan of a run of a number of steps.
+    """The plan of a run: cycles of exploration, burn-in and sampling.
 
     A cycle begins with large steps without noise, which leave the previous mode; then noise is
     added, and after a burn-in snapshots are kept, the last one at the end of the cycle.
@@ -26,9 +26,9 @@ class Cycles:
         Number of cycles, whose lengths differ by at most one step. With 0 the step size is left to
         the optimiser, and the run has the phases of a single cycle.
     exploration
-        Share of a cycle without noise, at least 0 and below 1.
+        Fraction of a cycle without noise, at least 0 and below 1.
     burn_in
-        Share of a cycle after the exploration, with noise but without snapshots.
+        Fraction of a cycle after the exploration, with noise but without snapshots.
     snapshots
         Snapshots kept per cycle.
     thinning
@@ -37,7 +37,7 @@ class Cycles:
     Raises
     ------
     UsageError
-        For shares outside their range, or if a cycle is too short for its snapshots.
+        For fractions outside their range, or if a cycle is too short for its snapshots.
     """
 
     def __init__(
@@ -65,28 +65,31 @@ class Cycles:
             if needed > room:
                 thin = f" {apart} steps apart" if thinning is not None else ""
                 raise UsageError(
-                    f"method.snapshots = {snapshots}{thin} need {needed} steps of a cycle, but of "
+                    f"method.snapshots = {snapshots}{thin} need {needed} steps per cycle, but of "
                     f"its {end - start} steps {room} are left after exploration and burn-in"
                 )
             for k in range(snapshots):
                 self._slots[end - (snapshots - 1 - k) * apart] = c * snapshots + k
 
     def factor(self, step: int) -> float:
-        """Factor of the largest step size at a step, above 0 and at most 1."""
+        """Step size at a step as a factor of the largest one, above 0 and at most 1."""
         start, end = self._cycle(step)
         return 0.5 * (1 + math.cos(math.pi * (step - start) / (end - start)))
 
     def explores(self, step: int) -> bool:
-        """Whether a step adds no noise."""
+        """Whether a step explores, i.e. adds no noise."""
         start, end = self._cycle(step)
         return step - start < math.floor((end - start) * self._exploration + 1e-9)
 
     def slot(self, done: int) -> int | None:
-        """Index of the snapshot to keep after so many steps, or None."""
+        """Index of the snapshot to keep after ``done`` steps, or None."""
         return self._slots.get(done)
 
     def _cycle(self, step: int) -> tuple[int, int]:
-        """First step of a step's cycle and of the next one; later steps are in the last cycle."""
+        """First steps of the cycle that contains a step, and of the next cycle.
+
+        Steps after the end are in the last cycle.
+        """
         last = len(self._starts) - 2
         c = max(k for k in range(last + 1) if self._starts[k] <= step)
         return self._starts[c], max(self._starts[c + 1], step + 1)
@@ -100,7 +103,7 @@ def check(
     Raises
     ------
     UsageError
-        For a wrong argument; the message names it and what it may be.
+        For a wrong argument; the message names it and its allowed values.
     """
     for what, value, least in (("cycles", cycles, 0), ("snapshots", snapshots, 1)):
         if value < least:
@@ -109,7 +112,7 @@ def check(
         raise UsageError(f"method.thinning = {thinning} must be at least 1 step")
     for what, share in (("exploration", exploration), ("burn_in", burn_in)):
         if not 0 <= share < 1:
-            raise UsageError(f"method.{what} = {share} must be a share, at least 0 and below 1")
+            raise UsageError(f"method.{what} = {share} must be at least 0 and below 1")
     if exploration + burn_in >= 1:
         raise UsageError(
             f"method.exploration = {exploration} and method.burn_in = {burn_in} leave no steps of "

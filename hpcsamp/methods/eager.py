@@ -1,11 +1,11 @@
 """Use torch's optimisers without importing torch's compiler.
 
 ``torch.optim`` hides some methods of its optimisers from the compiler by wrappers, which import all
-of ``torch._dynamo`` (with sympy, some 850 modules) when they are first called: a third of the
-CPU time that a rank needs to start. Nothing here is compiled.
+of ``torch._dynamo`` (with sympy, some 850 modules) at their first call: a third of the CPU time
+that a rank needs to start. hpcsamp compiles nothing.
 
-The wrappers are recognised by ``__wrapped__``, which :mod:`functools` sets. Where a release of
-torch has other wrappers, the methods stay as they are.
+The wrappers are recognised by ``__wrapped__``, which :mod:`functools` sets. If a release of torch
+has other wrappers, the methods are unchanged.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 @cache
 def eager(kind: type[Any]) -> type[Any]:
-    """Return a subclass of an optimiser's class that behaves the same without these wrappers."""
+    """Return a subclass of an optimiser's class with the same behaviour, without these wrappers."""
     plain: dict[str, Any] = {
         name: method.__wrapped__
         for name, method in vars(Optimizer).items()
@@ -38,7 +38,7 @@ def eager(kind: type[Any]) -> type[Any]:
 
 
 def _chain(method: Any) -> Iterator[Any]:
-    """Iterate over a method and what it wraps, except for the innermost function."""
+    """Iterate over a method and the functions that it wraps, except for the innermost one."""
     while inspect.isfunction(method) and hasattr(method, "__wrapped__"):
         yield method
         method = method.__wrapped__

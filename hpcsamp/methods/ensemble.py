@@ -1,4 +1,4 @@
-"""Deep ensembles: each sample is a member with weights of its own.
+"""Deep ensembles: each sample is a member with its own weights.
 
 (Lakshminarayanan, Pritzel and Blundell 2017.) Each member starts from its own initial weights and,
 if ``augment.share = "sample"``, sees its own views of the batch. With ``prior_std`` each member is
@@ -60,7 +60,7 @@ class Ensemble(Members):
         anchors = None
         if anchored:
             if prior_std is None:
-                raise UsageError("method.anchored needs method.prior_std, to draw anchors from")
+                raise UsageError("method.anchored needs method.prior_std to draw anchors from")
             anchors = torch.empty_like(self.weights.detach())
             self.layout.draw(anchors, self.seed, Purpose.CENTRES, 0, self.members)
             anchors.mul_(prior_std)

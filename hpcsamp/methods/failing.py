@@ -1,4 +1,4 @@
-"""Explain why a pass of a module fails: by its inputs, or by the weights that a method inserts."""
+"""Explain why a pass of a module fails: because of its inputs, or of the sampled weights."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from hpcsamp.weights.layers import ModuleLayer, followed
 
 
 class DependsError(UsageError):
-    """An item's results depend on the other items of its batch, or seem to, by rounding.
+    """Error raised if an item's results depend, or seem to, on the other items of its batch.
 
     Parameters
     ----------
     apart
-        Relative size of the dependence.
+        Relative size of the dependence, which may be due to rounding.
     """
 
     def __init__(self, text: str, apart: float) -> None:
@@ -34,10 +34,10 @@ class DependsError(UsageError):
 def explained(
     network: nn.Module, x: Tensor, evaluate: Callable[[Tensor], object]
 ) -> Iterator[None]:
-    """Context in which the error of a failing pass is explained, by what the module runs with.
+    """Context that explains the error of a failing pass by trying other inputs and weights.
 
-    A module that needs ids fails with numbers and runs with ids, and the other way round; a module
-    that writes to its parameters runs with its own weights but not with those of a sample.
+    A module that needs ids fails with numbers and runs with ids, and vice versa; a module that
+    writes to its parameters runs with its own weights but not with those of a sample.
 
     Parameters
     ----------
@@ -86,8 +86,8 @@ def explained(
 def _fails_replaced(
     network: nn.Module, x: Tensor, evaluate: Callable[[Tensor], object]
 ) -> str | None:
-    """Submodule that fails under a method; None if the module fails with its own weights too,
-    or does not fail with these inputs."""
+    """Name of the submodule that fails under a method; None if the module also fails with its own
+    weights, or does not fail with these inputs."""
     layers: list[ModuleLayer] = []
     generators = Generators.now()
     try:

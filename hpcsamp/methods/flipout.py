@@ -4,7 +4,7 @@
 
 (Wen et al. 2018, section 3.1.) The weights of each item have the distribution of the posterior, and
 those of different items are uncorrelated, so the variance of a batch's gradient decreases with the
-batch size. All positions of an item (tokens, pixels) share its signs, and so one set of weights.
+batch size. All positions of an item (tokens, pixels) share its signs, and thus one set of weights.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Flipout(ItemNoise):
 
 
 def random_signs(key: Tensor, places: Tensor, count: int, dtype: torch.dtype) -> Tensor:
-    """Return ``(B, count)`` signs of -1 and 1 for places of a stream, one bit each."""
+    """Return ``(B, count)`` signs, -1 or 1, drawn from a stream at one bit each."""
     bits = place_bits(key, places, -(-count // 64))
     single = (bits[..., None] >> torch.arange(64, device=bits.device)) & 1
     return single.flatten(-2)[..., :count].to(dtype) * 2 - 1

@@ -1,4 +1,4 @@
-"""Sum gradients with respect to weights of which each rank of a sample group holds a share.
+"""Sum gradients with respect to weights that are sharded over the ranks of a sample group.
 
 Every rank takes part in every reduction, in the same order whatever the order in which autograd
 finishes; see :mod:`hpcsamp.methods.sharing`.
@@ -23,7 +23,7 @@ Deliver = Callable[[Tensor], None]
 
 
 class GatheredChunk:
-    """Samples of a round and their gradients so far; without samples, a round of other ranks."""
+    """Samples of a round and their gradients so far; no samples if only other ranks have some."""
 
     def __init__(self, step: int, samples: range) -> None:
         self.step, self.samples = step, samples
@@ -38,7 +38,7 @@ class GatheredChunk:
         return all(v.name in self._found for v in bundle.variables)
 
     def take(self, name: str, size: int) -> Tensor | None:
-        """Return the ``(k, size)`` gradient of a variable and forget it; None if there is none."""
+        """Remove and return the ``(k, size)`` gradient of a variable; None if there is none."""
         found = self._found.pop(name, None)
         return None if found is None else found.reshape(-1, size)
 
@@ -46,8 +46,8 @@ class GatheredChunk:
 class _Tapped(torch.autograd.Function):
     """The draws of a variable; their gradient is passed to ``deliver`` as soon as it is complete.
 
-    A leaf would keep a gradient of its own, copied if its memory layout differs. ``anchor`` is a
-    leaf for autograd to differentiate with respect to, because the draws are not leaves.
+    If the draws were leaves, autograd would keep their gradients, copied if the memory layout
+    differs. ``anchor`` is the leaf with respect to which autograd differentiates instead.
     """
 
     @staticmethod
@@ -58,7 +58,7 @@ class _Tapped(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None]:
-        """Deliver the gradient."""
+        """Pass the gradient to ``deliver``."""
         ctx.deliver(grads[0])
         return None, grads[0].new_zeros(()), None
 
@@ -100,7 +100,7 @@ class GatheredAccumulator(Accumulator):
     def draw(self, step: int, samples: range) -> Drawn:
         """Return ``(k, *shape)`` weights and fixed parameters by name. Collective over the group.
 
-        They live until :meth:`backward`, which handles all draws since the last one.
+        They are kept until :meth:`backward`, which handles all draws since its last call.
         """
         sharing = self._sharing
         flat = sharing.drawn(self._mean, self._log_std, step, samples)
@@ -122,7 +122,7 @@ class GatheredAccumulator(Accumulator):
         self._finish()
 
     def backward(self, value: Tensor, upstream: Tensor | None = None) -> None:
-        """Add the gradient of the chunks drawn since the last one. Collective over the group."""
+        """Add the gradients of the chunks drawn since the last call. Collective over the group."""
         fixed = [] if self._fixed is None or not self._fixed.requires_grad else [self._fixed]
         torch.autograd.backward(value, upstream, inputs=[self._anchor, *fixed])
         self._finish()
@@ -135,13 +135,13 @@ class GatheredAccumulator(Accumulator):
         self._waiting += [(chunk, bundle) for bundle in self._sharing.bundles]
 
     def _arrived(self, chunk: GatheredChunk, name: str, gradient: Tensor) -> None:
-        """Handle the gradient of a variable."""
+        """Store the gradient of a variable, and scatter the bundles that are complete."""
         chunk.put(name, gradient)
         while self._waiting and self._waiting[-1][0].has(self._waiting[-1][1]):
             self._scatter(*self._waiting.pop())
 
     def _finish(self) -> None:
-        """End the backward pass: no more gradients will arrive."""
+        """End the backward pass: scatter the remaining bundles; no more gradients will arrive."""
         while self._waiting:
             self._scatter(*self._waiting.pop())
 
@@ -163,7 +163,7 @@ class GatheredAccumulator(Accumulator):
             sharing.vector.scatter(sums[1], lo, self._d_log_std)
 
     def _joined(self, found: list[Tensor | None], bundle: Bundle, k: int) -> Tensor | None:
-        """Return ``(k, m)`` gradients of the variables of a bundle; 0 where there is none."""
+        """Return ``(k, m)`` gradients of the variables of a bundle; 0 for a missing gradient."""
         if all(g is None for g in found):
             return None
         pairs = zip(found, bundle.variables, strict=True)

@@ -35,8 +35,8 @@ def check_own(network: nn.Module, output: Tensor, own: Sequence[nn.Parameter]) -
 def check_backward(network: nn.Module, output: Tensor) -> None:
     """Refuse a module that recomputes parts of itself in the backward pass by its own means.
 
-    The weights of the sample are no longer in the module then. They are in what torch's own
-    checkpointing recomputes (:mod:`hpcsamp.weights.recomputation`).
+    The module no longer holds the weights of the sample then. Only torch's own checkpointing
+    recomputes with these weights (:mod:`hpcsamp.weights.recomputation`).
 
     Raises
     ------

@@ -16,11 +16,11 @@ from hpcsamp.weights.pieces import Pieces, parts_in
 
 
 class Holding(Passing):
-    """A method with wrapped modules, whose constants are kept beside its own parameters."""
+    """A method with wrapped modules, whose frozen parameters and buffers it also manages."""
 
     @property
     def networks(self) -> Sequence[nn.Module]:
-        """The wrapped modules: one, or one for each of this rank's members."""
+        """The wrapped modules: one, or one per member on this rank."""
         return ()
 
     def constants(self) -> dict[str, Tensor]:
@@ -42,7 +42,7 @@ class Holding(Passing):
         return {name: value.detach() for name, value in own} | constants
 
     def constants_to_keep(self) -> dict[str, Tensor]:
-        """The constants for checkpoints, not copied; with members, the first axis is theirs."""
+        """The constants for checkpoints, not copied; with members, these are the first axis."""
         return self.constants()
 
     def constant_pieces(self) -> dict[str, Pieces]:
@@ -75,7 +75,7 @@ class Holding(Passing):
         return found
 
     def attributes(self) -> dict[str, Any]:
-        """Numbers and arrays that are attributes of the modules but not buffers, by location.
+        """Numbers and arrays that are attributes of the modules but not buffers, by their name.
 
         Checkpoints do not contain them, so replicas must have the same ones from the start.
         """
@@ -109,5 +109,5 @@ class Holding(Passing):
         super()._load_from_state_dict(*arguments)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Move or convert; a complex tensor stays complex."""
+        """Move a tensor or convert its type; a complex tensor stays complex."""
         return super()._apply(in_parts(fn), recurse)

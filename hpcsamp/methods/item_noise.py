@@ -28,9 +28,9 @@ from hpcsamp.weights import PlainVariables
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 KINDS = (nn.Linear, *CONVOLUTIONS)
 STEP = 0xD1B5_4A32_D192_ED03
-"""Odd constant that keeps the keys of a sample's layers apart."""
+"""Odd constant that makes the keys of a sample's layers different."""
 KEY, SIGN, NOISE = "stream of items", "sign of noise", "noise of variable "
-"""Names of values of a sample that are not parameters."""
+"""Names of those values of a sample that are not parameters."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class NoisyLayer:
     module
         The layer.
     number
-        Its number, which selects its stream.
+        Number of the layer, which selects its stream.
     weight, bias
         Indices of its random variables; None if it has no bias.
     """
@@ -88,7 +88,7 @@ class Draw:
 
     @property
     def sign(self) -> Tensor:
-        """Sign of all its noise, ``()`` 1 or -1 (antithetic pairs)."""
+        """Sign of the sample's noise, ``()`` 1 or -1 (antithetic pairs)."""
         sign: Tensor = self.values[SIGN]
         return sign
 
@@ -108,8 +108,8 @@ class Draw:
 class ItemNoise(MeanField):
     """Mean-field normal posterior, trained with noise per item; see the subclasses.
 
-    The layers that take part are ``nn.Linear`` and convolutions with random weights of their own
-    that the forward pass calls with the batch as first axis. Variables elsewhere (tokens,
+    The layers that take part are ``nn.Linear`` and convolutions that have their own random weights
+    and are called in the forward pass with the batch as first axis. Other variables (tokens,
     positions, attention's ``in_proj``) are drawn once per sample, for all items. Prediction draws
     all variables once per sample, so that each prediction sample is a function.
     """
@@ -185,11 +185,11 @@ class ItemNoise(MeanField):
 
     @contextmanager
     def accumulating(self) -> Iterator[Accumulator]:
-        """Use autograd: the gradients of standard deviations are not those of a single draw."""
+        """Use autograd, because the gradients of standard deviations are not those of one draw."""
         yield Accumulator(self.parameters())
 
     def log_ratio(self, samples: range, step: int | None = None) -> Tensor:
-        """Refuse: there is no density, because items do not share one draw of the weights.
+        """Refuse to compute densities, because the items do not share one draw of the weights.
 
         Raises
         ------
@@ -204,7 +204,7 @@ class ItemNoise(MeanField):
     # Layers ------------------------------------------------------------------------------------
 
     def _found(self, x: Tensor) -> dict[nn.Module, NoisyLayer]:
-        """Layers that take part, found by passes with two and with three items."""
+        """Find the layers that take part, by passes with two and with three items."""
         if self._layers is None:
             able = self._able()
             for module in able:
@@ -258,7 +258,7 @@ class ItemNoise(MeanField):
             if type(part) not in KINDS or f"{name}weight" not in places:
                 continue  # subclasses may use their weights differently, as attention's out_proj
             if any(owners[id(p)] > 1 for p in part.parameters(recurse=False)):
-                continue  # tied: used elsewhere, too
+                continue  # tied: also used elsewhere
             if any(p.is_complex() for p in part.parameters(recurse=False)):
                 continue  # the noise would be that of products of complex numbers
             bias = places.get(f"{name}bias")

@@ -1,10 +1,10 @@
-"""Find out in a few passes which state a module may advance in its forward pass.
+"""Check in a few passes which buffers a module changes, and whether it may.
 
 In training a buffer may change if its value after a batch is the mean of its values after the
 halves of the batch: the result then does not depend on how a batch is divided over ranks
-(:mod:`hpcsamp.weights.state`). A running maximum, a variance or a cache is no such mean, unless it
-belongs to batch normalisation, whose statistics are taken over all ranks. In prediction nothing may
-change.
+(:mod:`hpcsamp.weights.state`). A running maximum, a variance or a cache is not such a mean, unless
+it belongs to batch normalisation, whose statistics are computed over all ranks. In prediction
+nothing may change.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ class Kept:
         self._whole: dict[str, Tensor] = {}
 
     def begin(self) -> None:
-        """Forget all notes."""
+        """Discard all recorded changes."""
         self._notes, self._whole = [], {}
         if self._state is not None:
             self._state.replayed = None
 
     def find(self, network: nn.Module, before: Traces, after: Traces) -> None:
-        """Note which buffers a pass has changed.
+        """Record which buffers a pass has changed.
 
         Raises
         ------
         UsageError
-            If the pass has changed anything that it may not.
+            If the pass has changed anything else.
         """
         for name, key in before.written(after):
             full = f"{name}.{key}" if name else key
@@ -72,7 +72,7 @@ class Kept:
             self._notes = []
 
     def note(self, state: State) -> None:
-        """Called after each pass, to note the state that it left."""
+        """Record the state of the module after a pass."""
         self._notes.append(dict(state.seen))
 
     def check(self, network: nn.Module) -> None:
@@ -104,8 +104,8 @@ class Kept:
 def check_written(network: nn.Module, evaluate: Evaluate, items: slice) -> None:
     """Refuse a module whose forward pass writes to its parameters.
 
-    During a pass the parameters are the weights of a sample: writing to them would change a draw as
-    often as passes are made, or be lost after the pass.
+    During a pass the parameters are the weights of a sample: such a write would change the draw in
+    every pass, or be lost after the pass.
 
     Raises
     ------
@@ -148,7 +148,7 @@ def _buffer(network: nn.Module, name: str) -> Tensor | None:
 
 
 def _is_mean(start: Tensor, whole: Tensor, a: Tensor, b: Tensor) -> bool:
-    """Whether a buffer after a batch is the mean of those after its halves, up to rounding."""
+    """Whether a buffer after a batch is the mean of its values after the halves, up to rounding."""
     if not whole.shape == a.shape == b.shape == start.shape:
         return False
     if not (whole.is_floating_point() or whole.is_complex()):

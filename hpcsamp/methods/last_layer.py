@@ -2,8 +2,9 @@
 
     y_s = h(x) W_s^T + b_s,        (W_s, b_s) = mean + exp(log_std) * eps_s
 
-(Kristiadi et al. 2020 on why this can be enough; Brosse et al. 2020.) In a chunk of samples the
-body is evaluated once and the last layer is one product, so all samples of a rank are one chunk.
+(Kristiadi et al. 2020, who explain why this can be enough; Brosse et al. 2020.) For a chunk of
+samples the body is evaluated once and the last layer is one product, so all samples of a rank are
+one chunk.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class LastLayer(MeanField):
         return super().forward(x, samples, step, stacked=stacked, index=index)
 
     def chunks(self, samples: range, stacked: bool = False) -> Iterator[range]:
-        """All samples at once; one at a time where each has its own inputs of the body."""
+        """Split samples into chunks: all at once, or one at a time if each has its own inputs."""
         if stacked and self.samples_per_pass == ALL:
             return iter([samples[i : i + 1] for i in range(len(samples))])
         return super().chunks(samples, stacked)

@@ -19,10 +19,10 @@ from hpcsamp.streams.places import place_normals
 class LocalReparameterisation(ItemNoise):
     """Mean-field VI with noise on the outputs of each layer, drawn for each item.
 
-    It costs a second product per layer. Where an item has several positions (tokens, pixels), each
-    has its own noise: its distribution is that of weight draws, but the correlation over positions
-    that shared weights cause is lost, and with it the exact expectation of the gradient
-    (:class:`~hpcsamp.methods.flipout.Flipout` keeps it). For the parameters see
+    It costs a second product per layer. If an item has several positions (tokens, pixels), each has
+    its own noise: its distribution is that of weight draws, but the correlation between positions
+    that share weights is lost, and with it the exact expectation of the gradient
+    (:class:`~hpcsamp.methods.flipout.Flipout` preserves both). For the parameters see
     :class:`~hpcsamp.methods.mean_field.MeanField`; for the layers that take part,
     :class:`~hpcsamp.methods.item_noise.ItemNoise`.
     """
@@ -33,7 +33,7 @@ class LocalReparameterisation(ItemNoise):
         """``sqrt(layer(x^2; std^2)) * eps``, see :meth:`ItemNoise.perturbation`."""
         bias = None if layer.bias is None else draw.std[layer.bias].square()
         variance = layer.apply(x.square(), draw.std[layer.weight].square(), bias)
-        # an item whose inputs are all 0 has no variance, and the root has no slope at 0
+        # an item whose inputs are all 0 has no variance, and the root is not differentiable at 0
         std = variance.clamp_min(torch.finfo(variance.dtype).tiny).sqrt()
         kind = torch.float64 if y.dtype == torch.float64 else torch.float32
         count = y.numel() // len(draw.index)

@@ -1,4 +1,4 @@
-"""Plausible weights for passes that probe a module on a rank that lacks the true ones.
+"""Made-up weights for passes that probe a module on a rank without the true weights.
 
 Whether a module draws random numbers itself, couples its items or is fast with several samples at
 once does not depend on the exact weights. Passes with made-up weights need no exchange, so a
@@ -18,7 +18,7 @@ from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.weights import Layout
 
 Noise = Callable[[Tensor, int, range, int], Tensor]
-"""``noise(out, step, samples, first)`` fills ``(k, m)`` with noise of a stretch of the vector."""
+"""``noise(out, step, samples, first)`` fills ``(k, m)`` with noise for a section of the vector."""
 
 Drawn = tuple[dict[str, Tensor], dict[str, Tensor]]
 """``(k, *shape)`` weights of a chunk, and fixed parameters, by name."""
@@ -32,7 +32,7 @@ class MadeUp:
     random, fixed
         Layouts of the random weights and of the fixed parameters.
     means
-        ``(n,)`` and ``(m,)`` numbers whose moments are reproduced.
+        ``(n,)`` and ``(m,)`` numbers whose mean and standard deviation are reproduced.
     noise
         Draws standard normal noise.
 
@@ -56,14 +56,14 @@ class MadeUp:
         _scale(self._fixed, _moments(fixed, means[1]))
 
     def draw(self, samples: range, step: int, learns: bool, predicts: bool) -> Drawn:
-        """Draw weights of some samples; they are kept for repeated passes until :meth:`forget`.
+        """Draw weights of some samples, and keep them for repeated passes until :meth:`forget`.
 
         Parameters
         ----------
         learns
             Whether a gradient is needed.
         predicts
-            Whether the noise is that of prediction.
+            Whether to draw the noise of prediction instead of training.
         """
         name = (step, samples, predicts)
         if self._last is None or self._last[0] != name:
@@ -87,7 +87,7 @@ class MadeUp:
 
 
 class Trial(Accumulator):
-    """Back-propagates to the probe of made-up weights, and keeps nothing."""
+    """Back-propagates to the probe of made-up weights, and keeps no gradient."""
 
     def __init__(self, made_up: MadeUp) -> None:
         super().__init__([])

@@ -39,7 +39,7 @@ class MaskedLayers:
         self._on = False
 
     def find(self, call: Callable[[Any], Tensor], x: Any, place: Place) -> None:
-        """Find the layers by a pass with a few items, unless they are known already.
+        """Find the layers by a pass with a few items, unless they are already known.
 
         Parameters
         ----------
@@ -57,7 +57,7 @@ class MaskedLayers:
         """
         if self._layers is not None:
             return
-        place = replace(place, prediction=False)  # with the modes of training
+        place = replace(place, prediction=False)  # with each submodule in its mode of training
         with _training(list(self._module.modules())):
             found = probed(self._module, call, place, x, self._put).masking
         parts = dict(self._module.named_modules())

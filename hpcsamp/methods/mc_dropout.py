@@ -2,8 +2,8 @@
 
     y_s = f(x; w, z_s),        z_s = 0 with probability rate, else 1 / (1 - rate)
 
-(Gal and Ghahramani 2016; the paper's second use case.) The weights are deterministic and the same
-for all samples; the masks are sampled.
+(Gal and Ghahramani 2016.) The weights are deterministic and the same for all samples; the masks are
+sampled.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from hpcsamp.weights.pieces import parts_in
 class MCDropout(Method):
     """Dropout with masks drawn for (seed, step, sample), or for (seed, sample) in prediction.
 
-    Masks apply wherever the module drops something in training: dropout layers and functions,
+    Masks apply to everything that the module drops in training: dropout layers and functions,
     attention and recurrent dropout, stochastic depth. In a module without any, they apply to the
     inputs of each ``nn.Linear`` but the first. They also apply in prediction.
 

@@ -57,9 +57,9 @@ class MeanField(MeanShares):
         Other priors for some weights of a plain module, by patterns, see
         :func:`~hpcsamp.methods.priors.by_pattern`.
     antithetic
-        In training, sample ``2k + 1`` uses the negative noise of sample ``2k``, on whichever ranks
-        they are (if S is odd, the last one has no partner). Each draw has the same distribution;
-        the terms of the gradient that are odd in the noise cancel within a pair.
+        In training, sample ``2k + 1`` uses the negative noise of sample ``2k``, even on another
+        rank (if S is odd, the last one has no partner). Each draw has the same distribution; the
+        terms of the gradient that are odd in the noise cancel within a pair.
     autocast
         Type in which torch evaluates the operations of the module that it considers safe, e.g.
         ``torch.bfloat16``; parameters and draws keep their type.
@@ -76,7 +76,7 @@ class MeanField(MeanShares):
     Raises
     ------
     UsageError
-        If the module has nothing to learn, or has distributions other than normal ones.
+        If the module has no trainable weights, or has distributions other than normal ones.
     """
 
     draws_weights = True
@@ -152,7 +152,7 @@ class MeanField(MeanShares):
 
     @contextmanager
     def _draws(self, step: int, count: int) -> Iterator[Drawing]:
-        """Iterate over functions that draw a chunk each, for ``count`` chunks."""
+        """Iterate over ``count`` functions, each of which draws a chunk."""
         if self._sharing is not None:
             learns = torch.is_grad_enabled()
             if self._made_up:
@@ -210,7 +210,7 @@ class MeanField(MeanShares):
         return self.antithetic and not self.in_prediction
 
     def partner(self, sample: int) -> tuple[int, int]:
-        """Return the sample whose noise a sample uses, and the sign."""
+        """Return the sample whose noise a sample uses, and its sign."""
         if sample % 2 and self._in_pairs:
             return sample - 1, -1
         return sample, 1
@@ -218,7 +218,7 @@ class MeanField(MeanShares):
     def draw(self, step: int, samples: range, std: Tensor | None = None) -> Tensor:
         """Return ``(k, n)`` weights of some samples, differentiable in mean and log_std.
 
-        ``std``: the result of :meth:`std`, if the caller has it already.
+        ``std``: the result of :meth:`std`, if the caller has already computed it.
         """
 
         self._check_whole()
@@ -234,7 +234,7 @@ class MeanField(MeanShares):
 
     @contextmanager
     def accumulating(self) -> Iterator[Accumulator]:
-        """Sum gradients over chunks, in two passes over the parameters per sample."""
+        """Sum gradients over chunks; a sample takes two passes over the parameters."""
         if self._sharing is not None:
             if self._made_up:
                 yield Trial(self._sharing.made_up)
@@ -315,7 +315,7 @@ class MeanField(MeanShares):
     def _log_priors(self, samples: range, step: int) -> Tensor:
         """Return ``(k,)`` log densities under priors that are known only by their log density.
 
-        Includes the constants of the normal posteriors' densities, where the prior is not normal.
+        They include the constants of the posterior's normal densities for these variables.
         """
         means = self.variables.random.named(self.mean)
         found = []
@@ -377,5 +377,5 @@ class MeanField(MeanShares):
 
 
 def _normal_prior(variable: Variable) -> tuple[float, float] | None:
-    """Prior in the arithmetic of normal distributions; other priors are added separately."""
+    """Mean and log std of a prior for the normal arithmetic; other priors are added separately."""
     return None if isinstance(variable.prior, Density) else variable.prior

@@ -19,12 +19,12 @@ VERBS = ("forward", "draw", "noise", "penalty", "accumulating")
 
 
 class MeanShares(Showing):
-    """A method of flat means and log standard deviations, whole or in shares.
+    """A method with flat means and log standard deviations, whole or sharded.
 
     Attributes
     ----------
     mean, log_std, fixed
-        See :class:`~hpcsamp.methods.mean_field.MeanField`; this rank's shares.
+        See :class:`~hpcsamp.methods.mean_field.MeanField`; if sharded, this rank's shares.
     """
 
     mean: nn.Parameter
@@ -34,7 +34,7 @@ class MeanShares(Showing):
 
     @abstractmethod
     def noise(self, step: int, samples: range, out: Tensor | None = None, first: int = 0) -> Tensor:
-        """Return noise of some samples, or of a stretch of their weights."""
+        """Return noise of some samples, or of a section of their weights."""
 
     @abstractmethod
     def _named(self, flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -112,7 +112,7 @@ class MeanShares(Showing):
         return self.variables.random.size
 
     def _show_nothing(self) -> None:
-        """Put NaN, which takes no memory, in place of the module's parameters."""
+        """Replace the module's parameters by NaN, expanded so that it takes no memory."""
         nothing = self.mean.new_full((), math.nan).detach()
         shapes = {v.name: v.shape for v in self.variables.trained.variables}
         self.variables.show({name: nothing.expand(shape) for name, shape in shapes.items()}, {})
@@ -120,7 +120,7 @@ class MeanShares(Showing):
     def _check_whole(self) -> None:
         if self._sharing is not None:
             raise UsageError(
-                'this rank holds a share of the weights only (optimizer.sharded = "weights"), so '
+                'this rank holds only a share of the weights (optimizer.sharded = "weights"), so '
                 "that Monte Carlo KL, densities of draws and single layers are not available in "
                 "training; set optimizer.sharded = true, or load the run"
             )

@@ -1,7 +1,7 @@
-"""Base of ensembles and chains: every sample has weights of its own, held by one rank.
+"""Base of ensembles and chains: every sample has its own weights, held by one rank.
 
 No gradient crosses the sample axis, so the ranks of a sample group exchange nothing of the size of
-the weights: a rank averages its members' gradients over the data group and steps on its own.
+the weights: a rank averages its members' gradients over the data group and updates them alone.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Members(Showing):
     Parameters
     ----------
     network
-        ``network(s)`` returns a module with the initial weights of member ``s``. A module instead
-        is copied for each member, for methods whose members diverge without different weights.
+        ``network(s)`` returns a module with the initial weights of member ``s``. A module is copied
+        for each member, for methods whose members diverge from equal initial weights.
     samples
         ``S``, the number of samples of the sample group.
     own
@@ -167,7 +167,7 @@ class Members(Showing):
         return torch.cat(outputs)
 
     def _are_alike(self) -> bool:
-        """Whether the members' modules differ in tensors only, so that one can replace all."""
+        """Whether the members' modules differ only in tensors, so that one can stand for all."""
         if self._alike is None:
             first, *others = (Traces(module) for module in self.networks)
             self._alike = all(first.plain() == other.plain() for other in others)
@@ -200,14 +200,14 @@ class Members(Showing):
         return self._squares(self.weights) / (2 * self.prior_std**2 * self.samples)
 
     def _squares(self, rows: Tensor) -> Tensor:
-        """Sum of squares of ``(s, n)`` numbers, over the weights that have a prior."""
+        """Sum the squares of ``(s, n)`` numbers over the weights that have a prior."""
         spans = [(a, b) for a, b, random in self.layout.runs(lambda v: v.random) if random]
         whole = spans == [(0, self.layout.size)]
         parts = [rows] if whole else [rows[:, a:b] for a, b in spans]
         return sum((part.square().sum() for part in parts), rows.new_zeros(()))
 
     def without_deterministic(self, rows: Tensor) -> Tensor:
-        """Set ``(..., n)`` numbers in place to 0 for weights without uncertainty; return them."""
+        """Set ``(..., n)`` numbers to 0, in place, for weights without uncertainty; return them."""
         for start, stop, random in self.layout.runs(lambda v: v.random):
             if not random:
                 rows[..., start:stop] = 0
@@ -215,7 +215,7 @@ class Members(Showing):
 
     @property
     def gradient_scale(self) -> float:
-        """S, because members are trained independently."""
+        """Factor S of the gradient, because members are trained independently."""
         return float(self.samples)
 
     def prediction_samples(self, asked: int | None) -> int:
@@ -229,7 +229,7 @@ class Members(Showing):
         return self.samples
 
     def prediction_share(self, samples: int, parts: int, part: int) -> range:
-        """Prediction samples of this rank's members; members divide all of them in order."""
+        """Prediction samples of this rank's members; the members divide all samples in order."""
         if samples != self._predicted:
             self.state.estimates.forget()  # prediction samples now belong to other members
         self._predicted = samples
@@ -272,7 +272,7 @@ class Members(Showing):
         return {f"{s}.{name}": c for s, v in pairs for name, c in v.constants().items()}
 
     def constants_to_keep(self) -> dict[str, Tensor]:
-        """The constants as ``(s, ...)``, see :meth:`Method.constants_to_keep`."""
+        """Constants of this rank's members, ``(s, ...)``, see :meth:`Method.constants_to_keep`."""
         own = [variables.constants() for variables in self._variables]
         return {name: torch.stack([c[name] for c in own]) for name in own[0]}
 

@@ -44,9 +44,9 @@ class NormalDraw(torch.autograd.Function):
 class FlatAccumulator(Accumulator):
     """Sums gradients of one chunk of samples after the other, for weights of :meth:`draw`.
 
-    Autograd stops at the samples' weights, variable by variable, or at all of them where they are
-    few. From there the two sums ``d mean += sum_s g_s`` and ``d log_std += sum_s g_s * noise_s``
-    are taken in place while ``g`` is in the cache; the factor ``std``, common to all samples, is
+    Autograd stops at the samples' weights: at each variable, or at the whole vector if it is small.
+    From there the two sums ``d mean += sum_s g_s`` and ``d log_std += sum_s g_s * noise_s`` are
+    computed in place while ``g`` is in the cache; the factor ``std``, common to all samples, is
     applied once at the end.
 
     Parameters
@@ -76,13 +76,13 @@ class FlatAccumulator(Accumulator):
         self._noise: Tensor | None = None
 
     def noise(self, count: int) -> Tensor:
-        """Return ``(k, n)`` memory for the noise of the next chunk; overwrites that of the last."""
+        """Return ``(k, n)`` memory for the noise of the next chunk; overwrites the last noise."""
         if self._buffers.shape[1] < count:
             self._buffers = self._mean.new_empty(2, count, self._layout.size)
         return self._buffers[0, :count]
 
     def draw(self, noise: Tensor) -> dict[str, Tensor]:
-        """Return ``(k, *shape)`` weights of the next chunk by name; overwrites those of the last.
+        """Return ``(k, *shape)`` weights of the next chunk by name; overwrites the last weights.
 
         ``noise``: ``(k, n)``, in the memory of :meth:`noise`.
         """
@@ -120,7 +120,7 @@ class FlatAccumulator(Accumulator):
 
 
 def _add_sums(gradient: Tensor, noise: Tensor, mean: Tensor, log_std: Tensor) -> None:
-    """Add sums over ``(k, *shape)`` gradients to ``mean``, and over gradient times noise."""
+    """Add sums over ``(k, *shape)`` gradients, and over gradients times noise, to the totals."""
     if len(gradient) > 1 and gradient.numel() <= BLOCK:  # few operations
         mean.add_(gradient.sum(0))
         log_std.add_((gradient * noise).sum(0))

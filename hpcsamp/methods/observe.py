@@ -1,12 +1,12 @@
 """Check in a few passes with a few items that a module is a function of weights and inputs.
 
-A run has the same numbers on any grid only if an output depends on the item, the weights and the
-draws of the method, and on nothing else: neither on earlier passes nor on the other items of its
-batch. So the module is observed: its state and the states of the global generators before and after
-a pass, two equal passes, and a batch against its two halves; first with a few items, then with a
-whole batch, for effects that need more items. Afterwards the module is restored. What the forward
-pass may change is in :mod:`hpcsamp.methods.kept`, what the backward pass may do in
-:mod:`hpcsamp.methods.backward`.
+The results of a run are the same on any grid only if an output depends on the item, the weights and
+the draws of the method, and on nothing else: neither on earlier passes nor on the other items of
+its batch. So the module is observed: its state and the states of the global generators before and
+after a pass, two equal passes, and a batch against its two halves; first with a few items, then
+with a whole batch, for effects that need more items. Afterwards the module is restored.
+:mod:`hpcsamp.methods.kept` defines what the forward pass may change, and
+:mod:`hpcsamp.methods.backward` what the backward pass may do.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from hpcsamp.weights.inputs import each, tensors
 if TYPE_CHECKING:
     from hpcsamp.methods.base import Method
 
-#: Rounding within layers, as a multiple of that of the inputs; and the limit of what is accepted.
+#: Rounding within layers, as a multiple of that of the inputs; and the largest accepted rounding.
 AMPLIFIED, COARSE = 16, 0.1
 #: Number of items of a pass.
 ITEMS = 4
@@ -96,7 +96,7 @@ class Observer:
 
             with (
                 method.trying(),
-                method.one_at_a_time(),  # the checks look at values
+                method.one_at_a_time(),  # the checks need values
                 explained(network, few, lambda other: evaluate(slice(0, 1), other)),
             ):
                 trained = None if method.in_prediction else list(method.parameters())
@@ -115,7 +115,7 @@ class Observer:
                 try:
                     watched(evaluate, len(few), least)
                 except DependsError as e:
-                    if least > COARSE / 2:  # too few digits to distinguish rounding
+                    if least > COARSE / 2:  # too few digits to distinguish from rounding
                         raise
                     rounding = _rounding(network, evaluate, few, eps, kept)
                     if rounding <= least or e.apart > rounding:
@@ -147,7 +147,7 @@ def watch(
     trained: Sequence[Tensor] | None,
     rounding: float,
 ) -> None:
-    """Refuse a module whose outputs depend on more than the item and the weights.
+    """Refuse a module whose outputs depend on anything but the item and the weights.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ def watch(
     Raises
     ------
     UsageError
-        If they do; the message names the submodule, what it does, and what to do instead.
+        If they do; the message names the submodule, what it does, and a remedy.
     """
     generators, first = Generators.now(), Traces(network)
     everything = slice(0, items)
@@ -193,7 +193,7 @@ def watch(
                 halves = _in_halves(network, evaluate, items)
             except (RuntimeError, ValueError, IndexError) as e:
                 raise UsageError(
-                    f"{type(network).__name__} takes {items} items and not {items // 2} of them "
+                    f"{type(network).__name__} accepts {items} items but not {items // 2} of them "
                     f"({line_of(e)}); results must not depend on how items are batched"
                 ) from e
             kept.check(network)
@@ -258,7 +258,7 @@ def watch_all(
 
 
 def _some_items(x: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Select a few items from all over a batch, at least two, and their positions.
+    """Select a few items, at least two, spread over a batch, and return them with their positions.
 
     If the batch has a single item, the second one is the first one reversed.
     """
@@ -285,7 +285,7 @@ def _has_values(x: Tensor) -> bool:
 
 
 def _eps(method: nn.Module, x: Tensor) -> float:
-    """Precision in which a method computes."""
+    """Machine epsilon of the type in which a method computes."""
     kinds = [p.dtype for p in method.parameters() if p.is_floating_point()][:1]
     kinds += [k for k in [getattr(method, "autocast", None)] if k is not None]
     if torch.is_autocast_enabled(x.device.type):
@@ -296,7 +296,7 @@ def _eps(method: nn.Module, x: Tensor) -> float:
 
 
 def _replaced(method: Method, network: nn.Module) -> list[nn.Parameter]:
-    """Parameters of the module that the method replaces."""
+    """Return the parameters of the module that the method replaces."""
     if method.in_prediction:
         return []
     own = {id(p) for p in method.parameters()}
@@ -398,7 +398,7 @@ def _check_coupling(
 def _rounding(
     network: nn.Module, evaluate: Callable[..., Tensor], x: Tensor, eps: float, kept: Kept
 ) -> float:
-    """Relative difference of outputs that rounding may make: a multiple of the change caused by
+    """Relative difference of outputs that rounding may cause: a multiple of the change caused by
     inputs that differ in their last digit.
 
     A normalisation divides by the differences of nearly equal values, such as those of a map of one

@@ -27,8 +27,8 @@ class Passing(nn.Module):
     Parameters
     ----------
     samples_per_pass
-        Samples of a chunk; with ``"auto"``, :attr:`usual` until :meth:`choose` has measured what is
-        fastest.
+        Samples of a chunk; with ``"auto"``, :attr:`usual` until :meth:`choose` has measured which
+        number is fastest.
 
     Raises
     ------
@@ -66,7 +66,7 @@ class Passing(nn.Module):
 
     @property
     def samples_per_pass(self) -> int:
-        """Samples of a chunk at present; may be set to a number or to ``"auto"``."""
+        """Current number of samples of a chunk; may be set to a number or to ``"auto"``."""
         return self.passes.chunk
 
     @samples_per_pass.setter
@@ -75,13 +75,13 @@ class Passing(nn.Module):
         self._forget_choice()
 
     def predict_per_pass(self, asked: int | Literal["auto"]) -> None:
-        """Set the chunk of prediction, which is otherwise that of :attr:`samples_per_pass`."""
+        """Set the size of chunks in prediction, which is :attr:`samples_per_pass` by default."""
         self._asked[True] = asked
         self._forget_choice()
 
     @property
     def strategy(self) -> str:
-        """How chunks are evaluated: ``"loop"``, ``"vmap"``, ``"batched"``; ``"auto"`` for any.
+        """Strategy of chunks: ``"loop"``, ``"vmap"`` or ``"batched"``; ``"auto"`` for any of them.
 
         If a named strategy is not possible, a call raises an error that names the layer.
         """
@@ -94,17 +94,17 @@ class Passing(nn.Module):
         self._forget_choice()
 
     def _forget_choice(self) -> None:
-        """Forget what was chosen."""
+        """Discard the choice of chunk and strategy."""
         self._settled.clear()
         self._passes = {where: self._first(asked) for where, asked in self._asked.items()}
 
     def _first(self, asked: int | Literal["auto"]) -> Passes:
-        """Chunk and strategy until something is chosen."""
+        """Chunk and strategy before :meth:`choose`."""
         return Passes(self.usual.chunk if asked == AUTO else asked, self._strategy)
 
     @property
     def passes(self) -> Passes:
-        """How samples are evaluated at present, in training or in prediction."""
+        """Current chunk and strategy, in training or in prediction."""
         return self._passes[self.in_prediction]
 
     @passes.setter
@@ -113,18 +113,18 @@ class Passing(nn.Module):
 
     @property
     def settled(self) -> bool:
-        """Whether there is nothing left to choose, in training or in prediction."""
+        """Whether chunk and strategy have been chosen, in training or in prediction."""
         return self._asked[self.in_prediction] != AUTO or self.in_prediction in self._settled
 
     def choice(self) -> dict[str, list[Any]]:
-        """What was chosen, for a checkpoint: chunk and strategy of training and of prediction."""
+        """The choice, for a checkpoint: chunk and strategy of training and of prediction."""
         return {
             NAMES[where]: [self._passes[where].chunk, self._passes[where].strategy]
             for where in self._settled
         }
 
     def take_choice(self, chosen: Mapping[str, Sequence[Any]]) -> None:
-        """Use the choice of a checkpoint, unless something else was requested by name.
+        """Use the choice of a checkpoint, except for a chunk or strategy requested by name.
 
         Until prediction is measured, it uses the choice of training, which is the best guess.
         """
@@ -144,7 +144,7 @@ class Passing(nn.Module):
         Raises
         ------
         UsageError
-            If it is not; the message names the layer.
+            If the strategy is not possible; the message names the layer.
         """
         if self._strategy in (AUTO, "loop") or len(samples) < 2:
             return
@@ -170,7 +170,7 @@ class Passing(nn.Module):
     def chunks(self, samples: range, stacked: bool = False) -> Iterator[range]:
         """Split ``samples`` into pieces of :attr:`samples_per_pass`.
 
-        A method may split differently, also depending on whether each sample has its own inputs.
+        A method may split differently, e.g. depending on whether each sample has its own inputs.
         """
         size = self.samples_per_pass
         for i in range(0, len(samples), size):
@@ -186,7 +186,7 @@ class Passing(nn.Module):
         index: Tensor | None = None,
         largest: Callable[[float], float] = float,
     ) -> float:
-        """Measure what is fastest, forwards and, where gradients are on, backwards, and keep it.
+        """Measure forward passes, with gradients also backward ones, and keep the fastest choice.
 
         Collective over the ranks that ``largest`` communicates with. Only the order of float sums
         depends on the choice. A chunk or a strategy that was requested by name is kept.
@@ -258,7 +258,7 @@ class Passing(nn.Module):
         return seconds
 
     def _activations(self, x: Tensor, samples: range, stacked: bool, index: Tensor | None) -> float:
-        """Bytes that a pass of one sample keeps for its backward pass."""
+        """Number of bytes that a pass of one sample keeps for its backward pass."""
         there = (*self.parameters(), *self.buffers(), *tensors(x))
         held = {t.untyped_storage().data_ptr() for t in there}
         views = x[:1] if stacked else x

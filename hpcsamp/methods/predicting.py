@@ -1,4 +1,4 @@
-"""Samples of the predictive distribution: their number, owner and random streams."""
+"""Samples of the predictive distribution: their number, ranks and random streams."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Predicting(Stepping):
         Parameters
         ----------
         name
-            What identifies the draw.
+            Name that identifies the draw.
         draw
             Function that draws; a draw with a gradient is not kept.
         """
@@ -116,4 +116,4 @@ class Predicting(Stepping):
         finally:
             self._in_prediction = before
             for part, mode in zip(parts, modes, strict=True):
-                part.training = mode  # each its own: a layer may always be in evaluation mode
+                part.training = mode  # restore each mode: a layer may always be in evaluation mode

@@ -72,7 +72,7 @@ def chosen_variables(
         if not {names[n] for n in matches(key, _patterns(rule), names, prefix)} & drawn:
             raise UsageError(
                 f"{key} = {shown(rule['pattern'])} matches only parameters without uncertainty; "
-                f"name them in method.bayesian, too"
+                f"name them in method.bayesian as well"
             )
     return found
 

@@ -21,7 +21,7 @@ Evaluate = Callable[[slice], Tensor]
 
 @dataclass
 class Record:
-    """Record of a pass: the outputs, and values of inputs and outputs of each submodule.
+    """Record of a pass: its outputs, and values of the inputs and outputs of each submodule.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class Record:
     calls: list[tuple[str, list[Tensor], list[Tensor]]] = field(default_factory=list)
 
     def followed_by(self, other: Record) -> Record:
-        """Return the record of a pass with the items of both."""
+        """Return the record of a pass with the items of both records."""
         calls = []
         if [(n, len(i), len(o)) for n, i, o in self.calls] == [
             (n, len(i), len(o)) for n, i, o in other.calls
@@ -67,7 +67,7 @@ class Record:
     def suspects(self, other: Record, tolerance: float) -> Iterator[tuple[str, float]]:
         """Submodules with equal inputs but different outputs, and the relative difference.
 
-        The module's own outputs may hide it, e.g. if its last layer starts with zeros.
+        The module's own outputs may hide the difference, e.g. if its last layer starts with zeros.
         """
         for (name, ins, outs), (also, other_ins, other_outs) in zip(
             self.calls, other.calls, strict=False

@@ -1,4 +1,4 @@
-"""Make methods by the names used in configurations."""
+"""Create methods by the names used in configurations."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def make(
     strategy: str = "auto",
     autocast: torch.dtype | None = None,
 ) -> Method:
-    """Make the method of a run.
+    """Create the method of a run.
 
     Parameters
     ----------

@@ -43,7 +43,7 @@ class SGHMC(torch.optim.Optimizer):
     friction
         Above 0, at most 1.
     phase
-        Returns for the current step the factor of ``lr`` (None: to leave it alone), and whether
+        Returns for the current step the factor of ``lr`` (None: ``lr`` is unchanged), and whether
         noise is added (default: always).
 
     Raises
@@ -77,7 +77,7 @@ class SGHMC(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Make one step of all chains by the gradients in ``.grad``; return the closure's value."""
+        """Make one step of all chains with gradients in ``.grad``; return the closure's value."""
         value = None
         if closure is not None:
             with torch.enable_grad():
@@ -99,7 +99,7 @@ class SGHMC(torch.optim.Optimizer):
         return value
 
     def _velocity(self, p: Tensor, friction: float) -> Tensor:
-        """Velocity that remains from the last step."""
+        """Velocity after friction, from the last step."""
         state = self.state[p]
         if "velocity" not in state:
             state["velocity"] = torch.zeros_like(p)

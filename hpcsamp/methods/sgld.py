@@ -47,7 +47,7 @@ class Chains(Members):
     Raises
     ------
     UsageError
-        For values out of range; in :meth:`begin`, if the snapshots do not fit into the run.
+        For values out of range; from :meth:`begin`, if the snapshots do not fit into the run.
     """
 
     bank: Tensor
@@ -140,7 +140,7 @@ class Chains(Members):
             self.taken.fill_(slot + 1)
 
     def check_loss(self, name: str, linear: bool) -> None:
-        """See :meth:`Method.check_loss`: chains need a posterior that no other chain enters."""
+        """See :meth:`Method.check_loss`: a chain's posterior must not depend on other chains."""
         if not linear:
             raise UsageError(
                 f"loss.name = {name!r} combines all S samples, so that chains have no posterior to "
@@ -151,12 +151,14 @@ class Chains(Members):
     # Prediction --------------------------------------------------------------------------------
 
     def prediction_samples(self, asked: int | None) -> int:
-        """As many as requested, at most all snapshots so far; before the first, the chains' states.
+        """Return the requested number, at most all snapshots so far.
+
+        Before the first snapshot, the states of the chains are used.
 
         Raises
         ------
         UsageError
-            If fewer than the chains are requested, or more than there will ever be.
+            If fewer samples than chains are requested, or more than a whole run provides.
         """
         most = self.samples * self.kept
         if asked is not None and not self.samples <= asked <= most:

@@ -1,4 +1,4 @@
-"""Shard the weights of a method over the ranks of a sample group, if the method supports it."""
+"""Shard the weights of a method over the ranks of a sample group, if the method supports this."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Shareable(Predicting):
         )
 
     def share_out(self, group: SampleGroupLike) -> None:
-        """Keep only a share of the first replica's weights. Collective over the replicas.
+        """Keep only this rank's share of the first replica's weights. Collective over the replicas.
 
         Raises
         ------
@@ -66,6 +66,6 @@ class Shareable(Predicting):
 
     @property
     def drawn_numbers(self) -> int:
-        """How many of these numbers are standard deviations of draws."""
+        """Number of weights that are drawn, i.e. that have a standard deviation."""
         spread = getattr(self, "log_std", None)
         return 0 if spread is None else spread.numel()

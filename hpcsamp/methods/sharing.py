@@ -1,12 +1,12 @@
 """Flat weights that are sharded over the ranks of a sample group.
 
-    gathered     before a pass: means and standard deviations, stretch by stretch, the next stretch
-                 in flight while the current one is drawn; the (k, n) weights of a chunk of k
-                 samples live until its backward pass is over
+    gathered     before a pass: means and standard deviations, section by section, the next section
+                 being sent while the current one is drawn; the (k, n) weights of a chunk of k
+                 samples are kept until its backward pass is over
     scattered    in the backward pass: the gradients of a bundle of variables as soon as they are
                  complete, from the last variable to the first, to the ranks that hold them
 
-Every rank of the group takes part in each exchange, even where it has no samples in a round: a step
+Every rank of the group takes part in each exchange, even if it has no samples in a round: a step
 has 2 ceil(S / (P k)) gathers, and as many reductions. They are in the same order on all ranks,
 whatever the order in which autograd finishes. (ZeRO stage 3; Rajbhandari et al. 2020.)
 """
@@ -40,7 +40,7 @@ class SampleGroupLike(Protocol):
     rank: int
 
     def begin_gather(self, own: Tensor, counts: Sequence[int]) -> Callable[[], Tensor]:
-        """Begin to concatenate ``(counts[r],)`` numbers of each rank; return a wait function."""
+        """Start to concatenate ``(counts[r],)`` numbers of each rank; return a wait function."""
 
     def scatter_sum(self, whole: Tensor, counts: Sequence[int]) -> Tensor:
         """Sum over the ranks; rank r receives ``counts[r]`` numbers of the sum."""
@@ -49,7 +49,7 @@ class SampleGroupLike(Protocol):
         """Return the largest value of a number over the ranks."""
 
     def copy_first_(self, x: Tensor) -> None:
-        """Overwrite a tensor by that of the first of all ranks that hold the same network."""
+        """Overwrite a tensor with that of the first rank among those that hold the same network."""
 
 
 class Drawer(Protocol):
@@ -71,24 +71,24 @@ class SharedVector:
         return whole[self.own.start : self.own.stop].clone()
 
     def _counts(self, start: int, stop: int) -> list[int]:
-        """Number of elements of a stretch on each rank."""
+        """Number of elements of a section on each rank."""
         shares = (share(self.size, self._group.size, r) for r in range(self._group.size))
         return [max(0, min(stop, s.stop) - max(start, s.start)) for s in shares]
 
     def within(self, start: int, stop: int) -> slice:
-        """Slice of this rank's share that lies in a stretch."""
+        """Slice of this rank's share that lies in a section."""
         first, last = max(start, self.own.start), min(stop, self.own.stop)
         return slice(first - self.own.start, max(first, last) - self.own.start)
 
     def begin(
         self, own: Tensor, start: int, stop: int, change: Callable[[Tensor], Tensor] | None = None
     ) -> Callable[[], Tensor]:
-        """Begin to gather a stretch, whose parts ranks may change first. Collective."""
+        """Start to gather a section, whose parts ranks may change first. Collective."""
         part, counts = own[self.within(start, stop)], self._counts(start, stop)
         return self._group.begin_gather(part if change is None else change(part), counts)
 
     def scatter(self, whole: Tensor, start: int, into: Tensor) -> None:
-        """Add the sum over the ranks of a stretch to the shares. Collective."""
+        """Add the sum over the ranks of a section to the shares. Collective."""
         stop = start + len(whole)
         part = self._group.scatter_sum(whole, self._counts(start, stop))
         into[self.within(start, stop)] += part
@@ -117,7 +117,7 @@ class Sharing:
     placement
         Placement of the shares, for states.
     accumulator
-        The accumulator that sums gradients at present, or None.
+        The accumulator that currently sums gradients, or None.
     made_up
         Made-up weights for passes that only probe the module.
     """
@@ -153,7 +153,7 @@ class Sharing:
         """
         weights = mean.new_empty(len(samples), self.random.size)
         stretches = [s for bundle in self.bundles for s in bundle.stretches]
-        # of standard deviations, only the stretch in flight is ever in memory
+        # of the standard deviations, only the section being sent is ever in memory
         begin = self.vector.begin
         coming = [begin(mean, *stretches[0]), begin(log_std, *stretches[0], torch.exp)]
         for i, (start, stop) in enumerate(stretches):
@@ -182,9 +182,9 @@ class Sharing:
     def draws(
         self, mean: Tensor, log_std: Tensor, fixed: Tensor | None, step: int, count: int
     ) -> Iterator[Drawing]:
-        """Iterate over functions that draw ``count`` chunks, and join draws of others. Collective.
+        """Iterate over functions that draw ``count`` chunks; then take part in others' draws.
 
-        While gradients are summed, :meth:`Accumulator.skip` joins them instead.
+        Collective. While gradients are summed, :meth:`Accumulator.skip` takes part instead.
         """
         if self.accumulator is not None:
             yield partial(self.accumulator.draw, step)

@@ -1,4 +1,4 @@
-"""Methods whose modules show the trained values: their parameters are views of the method's."""
+"""Methods whose modules have current values: their parameters are views of the method's."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Showing(Method):
 
     @property
     def variables(self) -> Variables:
-        """Variables of the (first) module."""
+        """Variables of the module, or of the first module."""
         return self._variables[0]
 
     def constants(self) -> dict[str, Tensor]:
@@ -116,7 +116,7 @@ class Showing(Method):
         return result
 
     def train(self, mode: bool = True) -> Self:
-        """Set training or evaluation mode, also of the modules."""
+        """Set training or evaluation mode of the method and its modules."""
         for module in self.networks:
             module.train(mode)
         return super().train(mode)

@@ -1,4 +1,4 @@
-"""How the values of items are divided over the model ranks that a network is split over."""
+"""Division of the values of an item over model ranks, if a network is split over them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hpcsamp.grid.parts import Part
 
 @dataclass(frozen=True)
 class Spread:
-    """The part of an item that a model rank holds.
+    """The part of an item that this model rank holds.
 
     Attributes
     ----------

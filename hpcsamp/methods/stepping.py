@@ -15,7 +15,7 @@ from hpcsamp.weights.state import NORMS, State
 
 
 class Stepping(Holding):
-    """A method with a step, and with the state that its modules keep from step to step.
+    """A method that counts steps and manages the state that its modules keep between steps.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class Stepping(Holding):
 
     @property
     def step(self) -> int:
-        """Default step to draw for; setting another one ends the current step.
+        """Default step of draws; setting another one ends the current step.
 
         :func:`hpcsamp.distribute` advances it. The state that passes with gradients have left since
         the last step then becomes that of the modules, which is collective over several ranks.
@@ -79,18 +79,18 @@ class Stepping(Holding):
 
     @property
     def estimates_statistics(self) -> bool:
-        """Whether it predicts with weights that have no running statistics."""
+        """Whether predictions use weights for which there are no running statistics."""
         return False
 
     def _estimated(self, place: Place) -> dict[str, Tensor]:
-        """Running statistics of the samples of a pass, where they have been estimated."""
+        """Running statistics of the samples of a pass, if they have been estimated."""
         return self._state.estimates.of_samples(place.samples) if place.prediction else {}
 
     def _share_state(self, puts: Sequence[Put]) -> None:
-        """Collect the state that passes of some modules leave with this method."""
+        """Collect in this method the state that passes of some modules leave."""
         for put in puts:
             put.state = self._state
 
     def _holders(self) -> Sequence[tuple[Put, Sequence[int] | None]]:
-        """The modules, each with the samples it evaluates; None for all samples."""
+        """The modules, each with the samples that it evaluates; None for all samples."""
         return ()

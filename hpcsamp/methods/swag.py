@@ -1,7 +1,7 @@
 """Multi-SWAG: a normal distribution around the path of each of S chains of SGD.
 
 A chain is trained by any optimiser. From some step on, the moments of its weights along the path
-are collected, and the last deviations from their mean as the columns of D. A prediction sample is
+are collected; the last deviations from their mean are the columns of D. A prediction sample is
 
     w = mean + std z1 / sqrt(2) + D z2 / sqrt(2 (k - 1)),        z1, z2 standard normal
 
@@ -32,7 +32,7 @@ class SWAG(Members):
     network, samples, own, prior_std, others
         See :class:`~hpcsamp.methods.members.Members`.
     start
-        Share of the run after which weights are collected, at least 0 and below 1.
+        Fraction of the run after which weights are collected, at least 0 and below 1.
     every
         Steps from one collection to the next (default: an epoch, or less if that is too seldom for
         ``rank`` deviations). The last collection is at the end of the run.
@@ -54,7 +54,7 @@ class SWAG(Members):
     Raises
     ------
     UsageError
-        For values out of range; in :meth:`begin`, if a run is too short for its deviations.
+        For values out of range; from :meth:`begin`, if a run is too short for its deviations.
     """
 
     draws_weights = True
@@ -78,7 +78,7 @@ class SWAG(Members):
     ) -> None:
         super().__init__(network, samples, own, prior_std=prior_std, **others)
         if not 0 <= start < 1:
-            raise UsageError(f"method.start = {start} must be a share, at least 0 and below 1")
+            raise UsageError(f"method.start = {start} must be a fraction of at least 0 and below 1")
         if every is not None and every < 1:
             raise UsageError(f"method.every = {every} must be at least 1 step")
         if rank < 0 or rank == 1:
@@ -135,7 +135,7 @@ class SWAG(Members):
         Raises
         ------
         UsageError
-            If fewer are requested.
+            If fewer samples than chains are requested.
         """
         if asked is not None and asked < self.samples:
             raise UsageError(
@@ -145,7 +145,7 @@ class SWAG(Members):
         return max(self.usual_prediction_samples, self.samples) if asked is None else asked
 
     def prediction_rows(self, samples: range) -> Tensor:
-        """Return ``(k, n)`` draws; before there is a spread, the means or the chains' states."""
+        """Return ``(k, n)`` draws; before two collections, the means or the chains' states."""
         return torch.stack([self._draw(s) for s in samples])
 
     def _draw(self, sample: int) -> Tensor:

@@ -1,7 +1,7 @@
-"""Snapshots of everything that a module holds, to compare and to restore it.
+"""Snapshots of the whole state of a module, to compare and to restore it.
 
-A snapshot contains parameters and buffers, and what is reachable from attributes: tensors, arrays,
-random generators, numbers, containers and plain objects. Values are compared by their content.
+A snapshot contains parameters and buffers, and everything reachable from attributes: tensors,
+arrays, random generators, numbers, containers and plain objects. Values are compared by content.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 #: Attributes of every module: its submodules, which are visited separately, and hooks.
 OF_EVERY_MODULE = frozenset(vars(nn.Module()))
-#: How deep attributes of attributes are followed, and how many values are recorded at most.
+#: Largest depth to which attributes of attributes are followed, and largest number of values.
 DEPTH, MOST = 6, 100_000
 #: Reachable from nearly everywhere, and not part of a module.
 SHARED = (type, ModuleType, FunctionType, MethodType)
@@ -36,10 +36,10 @@ class Traces:
     Attributes
     ----------
     values
-        Content by place; None for what is empty.
+        Content by place; None for empty values.
     writes
-        How often parameters and buffers have been written to, by place. Writing the same value also
-        counts as state (e.g. a power iteration that has converged).
+        Number of writes to each parameter and buffer, by place. Writing the same value also counts
+        as state (e.g. a power iteration that has converged).
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -82,7 +82,7 @@ class Traces:
         return {place: v for place, v in self.plain().items() if place in self._numbers}
 
     def put_back(self) -> None:
-        """Restore what the module held, except the values of parameters."""
+        """Restore the state of the module, except for the values of parameters."""
         for undo in self._undo:
             undo()
 
@@ -168,7 +168,7 @@ def content_of(value: Tensor | np.ndarray) -> Any:
     try:
         if isinstance(value, Tensor):
             plain = value.detach()
-            if plain.numel() > 1 and not any(plain.stride()):  # one expanded number
+            if plain.numel() > 1 and not any(plain.stride()):  # a single number, expanded
                 plain = plain[(0,) * plain.dim()]
             plain = plain.resolve_conj().resolve_neg().cpu().contiguous()
             data = plain.reshape(-1).view(torch.uint8).numpy()
