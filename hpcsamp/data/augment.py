@@ -35,7 +35,7 @@ TOP, LEFT, FLIP, SHIFT, TRANSFORM = range(5)
 
 @dataclass(frozen=True)
 class ViewOffsets:
-    """Random numbers drawn for a batch, int64 arrays of shape ``(views, B)``.
+    """Random crops, flips and shifts of a batch, int64 arrays of shape ``(views, B)``.
 
     Attributes
     ----------
@@ -145,7 +145,7 @@ class Augmentation:
             if section.shift and dataset.has_several_targets and fields:
                 raise UsageError(
                     f"augment.shift: the outputs for {', '.join(fields)} cannot be shifted back if "
-                    f"there are several targets; leave augment.shift out"
+                    f"there are several targets; leave out augment.shift"
                 )
             return cls(
                 **section.model_dump(exclude={"input"}), seed=seed, rank=topology.sample_rank,
@@ -154,7 +154,7 @@ class Augmentation:
         if dataset.inputs == "ids":
             raise UsageError(
                 f"augment: the inputs of {dataset.path} are ids, which cannot be cropped, mirrored "
-                "or shifted; leave [augment] out"
+                "or shifted; leave out [augment]"
             )
         if len(dataset.x_shape) != 3:
             raise UsageError(
@@ -182,7 +182,7 @@ class Augmentation:
         epoch
             Epoch, counted from 0.
         samples
-            The weight samples for which views are made.
+            The weight samples whose views are needed.
 
         Returns
         -------
@@ -341,21 +341,21 @@ def _check_parts(section: AugmentSection, dataset: Dataset, name: str, parts: Re
 def check_box(
     section: AugmentSection, array: str, shape: Sequence[int], box: Box, of_targets: bool = False
 ) -> None:
-    """Refuse to move values along an axis of which a rank has a part.
+    """Refuse to move values along an axis of which a rank holds only a part.
 
     Parameters
     ----------
     section
         Requested augmentation.
     array, shape, box
-        Which array, the shape of an item's, and what the rank has of it.
+        Name of the array, its shape in one item, and the part of it that the rank holds.
     of_targets
-        Whether the array holds targets, to which only shifts are applied.
+        Whether the array holds targets; only shifts are applied to them.
 
     Raises
     ------
     UsageError
-        Naming the key, the axis and the part.
+        If values would move along such an axis; the message names the key, the axis and the part.
     """
     moved = {"flip": {-1}, "shift": {-1}, "crop": {-2, -1}, "transforms": {-3, -2, -1}}
     for option, axes in moved.items():

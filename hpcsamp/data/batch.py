@@ -41,8 +41,9 @@ class Batch:
     count
         Items of the step over all data groups without padding: the divisor of a mean.
     mask
-        Bool in the shape of ``y``, by name if there are several targets: whether a value is known;
-        ``None`` if the dataset has no missing values. It is the ``mask`` argument of a loss.
+        Whether each value of ``y`` is known: bool in the shape of ``y``, by name if there are
+        several targets; ``None`` if the dataset has no missing values. It is the ``mask`` argument
+        of a loss.
     true
         Bool of shape ``(B,)``: False for padding.
     """
@@ -124,7 +125,7 @@ class Converter:
         return _Scale(tensor(mean), tensor(1 / std))
 
     def scale(self, array: str) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Mean and factor with which an array is standardised; None if it is not standardised."""
+        """Mean and 1/std by which an array is standardised; None if it is not standardised."""
         return self._scales.get(array)
 
     def __call__(self, own: GlobalBatch, count: int, arrays: Mapping[str, np.ndarray]) -> Batch:
@@ -188,7 +189,7 @@ class Converter:
         compute = torch.cuda.current_stream(self.device)
         compute.wait_event(done)
         moved.record_stream(compute)
-        done.synchronize()  # waits for the copy only; the computations of the last step go on
+        done.synchronize()  # waits only for the copy; the computations of the last step go on
         return moved
 
     def _number(self, array: str, raw: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 A chunk that lies inside the box is read whole. From other chunks, the bytes from the first to the
 last value needed are read at once, unless the gap between two values is large enough for another
-read. So chunks of any shape can be read, but more bytes than needed if they do not fit the box.
+read. Chunks of any shape can therefore be read, at the cost of extra bytes if they do not fit the
+box.
 """
 
 from __future__ import annotations

@@ -37,10 +37,9 @@ class Dataset:
         The shards of this split, in item order.
     order
         By array and axis of an item: the position on disk of each entry along that axis, if batches
-        are to have another order. A :class:`~hpcsamp.data.Loader` follows it, :meth:`read` does
-        not.
+        have a different order. A :class:`~hpcsamp.data.Loader` follows it, :meth:`read` does not.
     notes
-        Messages for the user of the split.
+        Messages for the user about the split.
     """
 
     def __init__(self, path: str | Path, split: str, manifest: Manifest):
@@ -224,12 +223,12 @@ class Dataset:
         return self._readers[shard]
 
     def read(self, indices: np.ndarray | list[int] | range) -> tuple[Any, Any]:
-        """Read items by position in the split, as they are on disk, and check every chunk read.
+        """Read items by position in the split, as stored on disk, and check every chunk read.
 
         Parameters
         ----------
         indices
-            Positions ``0 .. count - 1``, shape ``(n,)``, in any order, repeats allowed.
+            Positions ``0 .. count - 1``, shape ``(n,)``, in any order and possibly repeated.
 
         Returns
         -------

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class Feed:
-    """Batches of some arrays of a split. Collective over the world.
+    """Prefetched batches of some arrays of a split. Collective over the world.
 
     Parameters
     ----------
@@ -40,11 +40,11 @@ class Feed:
     parts
         The parts of every item that this rank needs.
     of
-        The arrays, and the ranks that share them.
+        The arrays to read, and the ranks that share them.
     topology
         The grid.
     order
-        The order of the items: which of them are in a step.
+        The order of the items, which defines the items of each step.
     reading
         Name of the reader, as returned by :func:`~hpcsamp.data.readers.choose_reader`.
     verify, slots

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hpcsamp.grid import Topology
 
 PIECE = 2**30
-"""Bytes of one broadcast; counts in MPI are below 2**31."""
+"""Largest number of bytes in one broadcast; counts in MPI are below 2**31."""
 
 
 class SplitInMemory:

@@ -14,7 +14,7 @@ SAMPLED = 16
 
 
 class Checker:
-    """Verify the chunks of one array when they are first used, before the batch is.
+    """Verify each chunk of an array before the first batch that uses it.
 
     A chunk of small items is used by many batches, so it is read whole once, by rank
     ``chunk % size``. A chunk of a large item belongs to that item, and the rank that fetches its
@@ -29,8 +29,8 @@ class Checker:
     rank, size
         Rank in the group, and its size.
     sampled
-        Verify one chunk out of :data:`SAMPLED` (always the same ones); the others are marked as
-        verified at once.
+        Verify only one chunk out of :data:`SAMPLED` (always the same ones); the others are marked
+        as verified from the start.
     """
 
     def __init__(

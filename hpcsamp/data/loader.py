@@ -59,13 +59,13 @@ class Loader:
         or ``"off"``.
     normalize
         Whether to subtract the mean over train and divide by the standard deviation: for inputs
-        that are numbers, and for targets if the dataset is made so (``manifest.normalize_y``).
+        that are numbers, and for targets if the dataset requests it (``manifest.normalize_y``).
     dtype
         Data type of numbers; labels and ids are int64, flags bool.
     slots
         Batches in the ring, if shared memory has room for them.
     part
-        The part of every item that this rank gets, which must be the same on all ranks with the
+        The part of every item that this rank reads, which must be the same on all ranks with the
         same position on the model axis: a box of ``x``, or boxes by the names of inputs and
         targets. A box is an object with ``shape`` and ``box``, or a sequence with ``(start,
         stop)``, a slice or ``None`` for each axis of an item. Arrays without a box are read whole.
@@ -76,7 +76,7 @@ class Loader:
     parts
         The boxes of all arrays.
     order
-        The order of the items: which of them are in a step.
+        The order of the items, which defines the items of each step.
     waited
         Seconds that this rank has waited for batches so far.
 
@@ -149,7 +149,7 @@ class Loader:
         return sum(feed.waited for feed in self._feeds)
 
     def describe(self) -> str:
-        """Describe the split and how it is read, in one line for the log."""
+        """Describe the split and its reader in one line for the log."""
         how = f"held in memory, {self._held.bytes / 1e6:.2f} MB per node"
         if self._feeds:
             how = "; ".join(feed.describe() for feed in self._feeds)
@@ -159,7 +159,7 @@ class Loader:
         return f"{self.dataset.path} {self.dataset.split}: {self.dataset.count:,} items, {how}"
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Batches of an epoch from any step on; earlier steps are skipped without reading them.
+        """Batches of an epoch from step ``start`` on; earlier steps are skipped without being read.
 
         Collective, with the same arguments on all ranks. Starting another epoch ends this one.
 
@@ -234,8 +234,8 @@ class Loader:
     def close(self) -> None:
         """Stop the threads, close the files and free the shared memory. Collective and idempotent.
 
-        If this rank is handling an exception that the other ranks do not know of, they do not get
-        here: then nothing collective is done.
+        If this rank is handling an exception that the other ranks do not know of, they do not call
+        this method, so nothing collective is done.
         """
         if self._closed:
             return

@@ -44,7 +44,7 @@ CHUNK_BYTES = 2 * 2**20
 
 
 def units_by_name(units: str, names: Sequence[str]) -> list[str]:
-    """Units of named rows, from ``"load [MW], speed [m/s]"`` or from one unit for all rows.
+    """Return the units of named rows from ``"load [MW], speed [m/s]"`` or one unit for all rows.
 
     A name with ``@``, such as that of a variable at a level, has the unit of the name before it.
     """
@@ -253,7 +253,7 @@ class Manifest(ManifestPart):
     classes
         Number of classes if ``y`` holds labels ``0 .. classes - 1``; ``None`` for numbers.
     class_names
-        Names of the classes, in the order of the labels; ``None`` if they have none.
+        Names of the classes, in the order of the labels; ``None`` if they have no names.
     inputs
         Kind of ``x``; for several inputs their kinds by name, in the order of the network's
         arguments. Ids and flags have no statistics and are passed to networks unchanged.
@@ -271,8 +271,8 @@ class Manifest(ManifestPart):
     coords
         Names and units of the coordinates in the shards.
     meaning
-        What the numbers of each array mean beyond shape and coordinates, such as the lead time of a
-        forecast. Datasets that differ in it are not interchangeable.
+        Meaning of the numbers of each array beyond shape and coordinates, such as the lead time of
+        a forecast. Datasets with different meanings are not interchangeable.
     source, licence, transforms
         Origin of the data and the transforms applied to it, in order.
     """
@@ -336,7 +336,7 @@ class Manifest(ManifestPart):
 
     @property
     def targets_by_name(self) -> dict[str, Target]:
-        """Description of each target by name, also if there is only one."""
+        """Description of each target by name, even if there is only one."""
         return targets_of(self)
 
     def of_split(self, split: str) -> list[ShardEntry]:

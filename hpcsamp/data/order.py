@@ -28,7 +28,7 @@ STREAMS = 16
 
 
 KEPT = 128
-"""Number of steps that are cached: a prefetch thread and its consumer request the same ones."""
+"""Number of steps that are cached for a prefetch thread and its consumer, which need the same."""
 
 
 def stream_count(batch: int) -> int:
@@ -102,7 +102,7 @@ class Order:
     Raises
     ------
     UsageError
-        If there are fewer items than a full batch needs, or the chunks do not hold ``count`` items.
+        If there are too few items for a full batch, or the chunks do not hold ``count`` items.
     """
 
     count: int

@@ -1,4 +1,4 @@
-"""Parts of items: the box of each array that a model rank reads, and which ranks share a box."""
+"""Parts of items: the box of each array that a model rank reads, and the ranks that share it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class ReadBoxes:
     Attributes
     ----------
     boxes
-        By array: the part of every item in a batch, in the order of entries that a network gets.
+        By array: the part of every item in a batch, in the order in which a network receives it.
     stored
         By array: the box on disk that contains it.
     order
-        By array and axis: position of each entry of the batch in what is read, if the order on disk
-        differs.
+        By array and axis: position of each entry of the batch in the part that is read, if the
+        order on disk differs.
     """
 
     boxes: dict[str, Box]
@@ -64,7 +64,7 @@ class ReadBoxes:
 
 
 def parts_of(given: Given | None, dataset: Dataset) -> ReadBoxes:
-    """Check the boxes that a rank was given; arrays without a box are read whole.
+    """Check the boxes requested by a rank; arrays without a box are read whole.
 
     Raises
     ------
@@ -152,14 +152,14 @@ class SharedArrays:
     names
         Names of the arrays.
     classes
-        A number for each model rank: those with the same number need the same boxes of the arrays.
+        A number for each model rank; ranks with the same number need the same boxes of the arrays.
     """
 
     names: list[str]
     classes: tuple[int, ...]
 
     def color(self, topology: Topology) -> int:
-        """A number that is the same on all ranks which share a batch of these arrays."""
+        """A number that all ranks which share a batch of these arrays have in common."""
         model = topology.axis("model")
         return topology.data_rank * model.size + self.classes[model.rank]
 
@@ -180,8 +180,8 @@ def sharing(
     Returns
     -------
     tuple
-        The groups of arrays, the same on every rank, and a warning for each array of which more is
-        read than needed.
+        The groups of arrays, the same on every rank, and a warning for each array of which more
+        bytes are read than needed.
 
     Raises
     ------

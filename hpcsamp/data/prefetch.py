@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 GRACE = 2.0
-"""Seconds that ranks wait, once one has failed, for the others to finish the batch or to fail."""
+"""Seconds that ranks wait, after one has failed, for the others to finish the batch or fail."""
 
 
 class Fill(Protocol):
@@ -50,7 +50,7 @@ class Fill(Protocol):
 
 @dataclass
 class EpochReading:
-    """The batches of an epoch from some step on, which the thread reads one after the other.
+    """A range of steps of an epoch, whose batches the thread reads one after the other.
 
     Attributes
     ----------
@@ -61,11 +61,11 @@ class EpochReading:
     first, last
         Numbers of the job's batches in the ring: ``first .. last - 1``.
     limit
-        Set when the job is abandoned: the thread stops before this batch, the same on every rank.
+        Set when the job is abandoned: batch before which the thread stops, the same on every rank.
     room, ready
         Tokens between the two threads of a rank, for free slots and for batches of which this rank
-        has read its part. A thread sleeps while it waits for its own rank and polls only for
-        others.
+        has read its part. A thread sleeps while it waits for its own rank, and polls only while it
+        waits for other ranks.
     """
 
     number: int
@@ -99,8 +99,8 @@ class Prefetcher:
         Called by every thread after ``fill`` with its error, for readers whose calls are
         collective: makes all ranks of the group fail if one has.
     whole
-        Whether the loader's ranks are all ranks of the job: then an error that all of them know of
-        ends the job normally; otherwise it must be aborted.
+        Whether the loader's ranks are all ranks of the job. If so, an error that they all raise
+        ends the job normally; otherwise the job must be aborted.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Prefetcher:
     # Called in the main thread -------------------------------------------------------------------
 
     def begin(self, epoch: int, start: int, stop: int) -> EpochReading:
-        """Start to prefetch steps ``start .. stop - 1``, and abandon the current job.
+        """Start prefetching steps ``start .. stop - 1``, and abandon the current job.
 
         Raises
         ------
@@ -222,18 +222,18 @@ class Prefetcher:
         return (faults > 0) & (faults <= number + 1)
 
     def _filled(self, number: int) -> bool:
-        """Whether all parts of a batch have been read, or never will be."""
+        """Whether all parts of a batch have been read, or some of them never will be."""
         return self.ring.least(FILLED) > number or self._lost(number)
 
     def _published(self, number: int) -> bool:
-        """Whether the leader has published a batch, or never will."""
+        """Whether the leader has published a batch, or never will publish it."""
         counters = self.ring.counters
         if counters[PUBLISHED, 0] > number:
             return True
         return bool(counters[FAULT, 0] and self._failed(number)[0]) or self._closed(number)
 
     def _lost(self, number: int) -> bool:
-        """Whether a rank has failed to read this batch, or has closed its loader before it did."""
+        """Whether a rank has failed to read this batch, or closed its loader before reading it."""
         if not self.ring.counters[FAULT : CLOSED + 1].any():
             return False
         return bool(self._failed(number).any()) or self._closed(number)
@@ -280,7 +280,7 @@ class Prefetcher:
         return error
 
     def _lowest(self, number: int, ranks: range) -> HpcsampError | None:
-        """The error of the lowest of some ranks that has one; None if none has."""
+        """The error of the lowest of some ranks that has an error; None if there is no error."""
         faults = (self.ring.fault(number, rank) for rank in ranks)
         return next((rebuilt(*f) for f in faults if f is not None), None)
 

@@ -91,7 +91,7 @@ class ChunkTable:
         return self.base[shard] + group * self.spec.chunks_per_item
 
     def shares(self, items: np.ndarray, part: range) -> Iterator[Share]:
-        """Yield the items that rows ``part`` of a batch belong to, in the order of the files."""
+        """Yield the items of the rows ``part`` of a batch, in the order of the files."""
         own = range(part.start // self.rows, -(-part.stop // self.rows) if len(part) else 0)
         wanted = np.asarray(items, np.int64)[own.start : own.stop]
         shard = np.searchsorted(self.firsts, wanted, side="right") - 1

@@ -47,7 +47,7 @@ Slab = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def choose_reader(dataset: Dataset, wanted: ReaderName) -> ReaderName:
-    """Resolve the configured reader for a split.
+    """Choose the reader for a split from the configured name.
 
     ``"auto"`` is ``direct`` for uncompressed chunks and ``serial`` for compressed ones.
     ``"broadcast"`` is the same as ``"auto"``: with any reader, the nodes of a group exchange the
@@ -189,13 +189,13 @@ class DirectReader(Reader):
                         to[...] = as_strided(raw.view(to.dtype), run.shape, run.strides)
 
     def _room(self, size: int) -> np.ndarray:
-        """Buffer for a read of which only some values are needed."""
+        """Return a buffer for a read of which only some values are needed."""
         if len(self._buffer) < size:
             self._buffer = np.empty(size, np.uint8)
         return self._buffer[:size]
 
     def _rest(self, shard: int, descriptor: int, out: memoryview, offset: int, got: int) -> None:
-        """Complete a read that has returned ``got`` bytes: it may stop at 2 GiB or on a signal."""
+        """Complete a read that returned only ``got`` bytes: it may stop at 2 GiB or on a signal."""
         while got < len(out):
             more = os.preadv(descriptor, (out[got:],), offset + got)
             if more == 0:
@@ -371,7 +371,7 @@ class CollectiveReader(Reader):
             raise DataError(f"{path}: cannot be read: {e}") from e
 
     def agree(self, error: BaseException | None) -> BaseException | None:
-        """Make all ranks of the group fail if one has: its next read would block the others."""
+        """Make all ranks of the group fail if one has failed; their next read would not return."""
         return agree(self.comm, error)
 
     def close(self) -> None:

@@ -2,9 +2,9 @@
 
 Every rank has counters in the same MPI shared-memory window. A rank that has written its part of
 batch ``n`` into slot ``n % slots`` increments its ``FILLED``; the batch is complete once all ranks
-have, and the slot is free again once all have incremented ``TAKEN``. A rank writes only its own
-counters, so neither locks nor messages are needed: ``Win.Sync`` orders memory before a counter is
-incremented and after it was read.
+have done so, and the slot is free again once all have incremented ``TAKEN``. A rank writes only its
+own counters, so neither locks nor messages are needed: ``Win.Sync`` orders memory before a counter
+is incremented and after it was read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FILLED, TAKEN, JOB, EPOCH, START, PUBLISHED, FAULT, CLOSED = range(8)
 """Rows of the counters; each has one int64 per rank."""
 
 TEXT_BYTES = 1024
-"""Bytes for the error of a rank."""
+"""Number of bytes reserved for the error of a rank."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Ring:
     slots
         Number of slots.
     marks
-        Number of one-byte marks, one for each chunk: whether it was verified.
+        Number of one-byte marks, one for each chunk: whether the chunk was verified.
     """
 
     def __init__(self, comm: MPI.Comm, slot_bytes: int, slots: int, marks: int):

@@ -1,7 +1,7 @@
 """Roles of the arrays of a dataset: inputs of the network, targets, and weights of items.
 
 A dataset with one input and one target has the arrays ``x`` and ``y``. Several inputs or targets
-have the names that were given when the dataset was made; networks and losses use these names.
+have the names chosen when the dataset was made; networks and losses use these names.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def check_roles(data: Described) -> None:
     Raises
     ------
     ValueError
-        If they are not; the message names the array.
+        If they are inconsistent; the message names the array.
     """
     kinds, targets = kinds_of(data), targets_of(data)
     names = {*kinds, *targets} | {WEIGHT} & set(data.arrays)
@@ -173,7 +173,7 @@ def _check_target(name: str, target: Target, dtype: np.dtype) -> None:
 
 
 def known(values: np.ndarray, missing: Missing | None) -> np.ndarray | None:
-    """Whether each value of a target is known, bool in its shape; ``None`` if all must be."""
+    """Whether each value of a target is known, bool in its shape; ``None`` if all are known."""
     if missing is None:
         return None
     return ~np.isnan(values) if missing == "nan" else values != missing

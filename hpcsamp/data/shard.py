@@ -183,7 +183,7 @@ def check_values(values: np.ndarray, where: str, missing: Missing | None = None)
     Raises
     ------
     DataError
-        If there are such values; the message begins with ``where`` and has their number.
+        If there are such values; the message begins with ``where`` and states their number.
     """
     if values.dtype.kind != "f":
         return
@@ -201,7 +201,7 @@ def check_ids(values: np.ndarray, where: str) -> None:
     Raises
     ------
     DataError
-        If there are any; the message begins with ``where`` and has the first one.
+        If there are any; the message begins with ``where`` and names the first one.
     """
     if values.size and int(values.min()) < 0:
         raise DataError(
@@ -216,7 +216,7 @@ def check_flags(values: np.ndarray, where: str) -> None:
     Raises
     ------
     DataError
-        If there are any; the message begins with ``where`` and has the first one.
+        If there are any; the message begins with ``where`` and names the first one.
     """
     if values.size and int(values.max()) > 1:
         raise DataError(
@@ -244,7 +244,7 @@ def check_weights(values: np.ndarray, where: str) -> None:
     Raises
     ------
     DataError
-        If there are any; the message begins with ``where`` and has the first one.
+        If there are any; the message begins with ``where`` and names the first one.
     """
     check_values(values, where)
     if values.size and values.min() < 0:
@@ -262,7 +262,7 @@ def check_labels(
     Raises
     ------
     DataError
-        If there are any; the message begins with ``where`` and has the label and the number of
+        If there are any; the message begins with ``where`` and names the label and the number of
         classes.
     """
     if values.size and (int(values.min()) < 0 or int(values.max()) >= classes):

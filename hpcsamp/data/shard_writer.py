@@ -113,7 +113,7 @@ def write_shard(
     Raises
     ------
     DataError
-        If the disk is full or the blocks hold another number of items.
+        If the disk is full or the blocks do not hold ``count`` items.
     """
     sink = Sink(path)
     try:
@@ -322,7 +322,7 @@ def seal(path: Path, arrays: Iterable[str] = ("x", "y")) -> None:
                       for i in range(f[name].id.get_num_chunks())]  # fmt: skip
         rows: list[tuple[int, int, int, int, int]] = []
         for at, size in sorted((c.byte_offset, c.size) for c in chunks):
-            if rows and rows[-1][0] + rows[-1][1] == at:  # one part for neighbours
+            if rows and rows[-1][0] + rows[-1][1] == at:  # adjacent: one part
                 at, size = rows[-1][0], rows.pop()[1] + size
             rows.append((at, size, size, 1, 0))
         regions.seal(path, regions.places(rows), checked=False)

@@ -120,7 +120,7 @@ def _counts(length: int) -> list[int]:
 
 
 def _aligned(length: int, count: int) -> int:
-    """For how many of the :data:`SPLITS` the equal parts of an axis consist of whole slabs."""
+    """Number of the :data:`SPLITS` for which the equal parts of an axis consist of whole slabs."""
     if count == length:
         return len(SPLITS)
     if length % count:

@@ -1,4 +1,4 @@
-"""Staged datasets: read a copy on the node's local disk that a job script has made.
+"""Staged datasets: read the copy that a job script has made on the node's local disk.
 
 The run records the path of the original, because the copy is removed when the job ends.
 """
@@ -21,7 +21,7 @@ def staged(path: str | Path, environment: Mapping[str, str] = os.environ) -> Pat
     Raises
     ------
     DataError
-        If the copy is of another dataset.
+        If the copy belongs to another dataset.
     """
     copy = environment.get(VARIABLE, "")
     if not copy:

@@ -152,7 +152,7 @@ def _joined(channels: Sequence[Moments]) -> Moments:
 
 
 def combine(parts: Iterable[Moments]) -> Moments:
-    """Combine the moments of parts in the given order, so that the ranks do not change it."""
+    """Combine the moments of parts in the given order, so that no grid changes the result."""
     parts = iter(parts)
     total = next(parts)
     for part in parts:

@@ -11,7 +11,7 @@ from hpcsamp.layers.linear import Linear
 
 
 class Attention(nn.Module):
-    """Multi-head attention: the mean of the values, weighted by how each query fits their keys.
+    """Multi-head attention: mean of the values, weighted by the match of their keys and a query.
 
     Queries, keys and values of a head are neighbours among the outputs of one linear layer, so that
     a rank holds those of its own heads; on several ranks of space, keys and values are gathered

@@ -47,12 +47,12 @@ class ModelAxis:
     Attributes
     ----------
     space, channels
-        The ranks with the same part of the channels and other parts of space; and those with the
-        same part of space and other parts of the channels.
+        The ranks with the same part of the channels and different parts of space; and those with
+        the same part of space and different parts of the channels.
     alone
         This rank by itself, as a group.
     counted
-        Counter of what this rank has exchanged.
+        Counter of this rank's exchanges.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ModelAxis:
 
     @property
     def groups(self) -> list[Group]:
-        """The directions of all grids in which these ranks are."""
+        """The groups along both directions of all grids of these ranks."""
         return [g for axis in self._fitted.values() for g in (axis.space, axis.channels)]
 
     def laid_out(self, layout: Layout) -> ModelAxis:
@@ -102,7 +102,7 @@ class ModelAxis:
         space: int | None = None,
         unit: int = 1,
     ) -> Part:
-        """Return this rank's part of a tensor, as from a network's ``input_part``, ``output_part``.
+        """Return this rank's part of a tensor, e.g. for ``input_part`` and ``output_part`` of a network.
 
         Parameters
         ----------
@@ -124,7 +124,7 @@ class ModelAxis:
     def fitted(
         self, name: str, channels: Mapping[str, int], space: Mapping[str, int], fields: int = 0
     ) -> ModelAxis:
-        """Return a grid of these ranks whose sides divide a network, preferably this. Collective.
+        """Return a grid of these ranks whose sides divide a network, this one if it does. Collective.
 
         Parameters
         ----------
@@ -134,12 +134,12 @@ class ModelAxis:
             Lengths that each side must divide, by names such as ``"channels"`` or ``"strips"``.
         fields
             Length that is split over the ranks of channels in nearly equal shares, at least one
-            each; 0 for a network without.
+            each; 0 for a network without fields.
 
         Raises
         ------
         UsageError
-            If no grid of these ranks does; the message contains the layer and the numbers.
+            If there is no such grid; the message contains the layer and the numbers.
         """
         for s, c in (self.layout, *layouts(self.size)):
             divides = [n % c == 0 for n in channels.values()] + [n % s == 0 for n in space.values()]
@@ -155,7 +155,7 @@ class ModelAxis:
         )
 
     def describe(self, device: str = "cpu") -> str:
-        """Describe in words how the ranks exchange; empty for one rank.
+        """Describe the transport between the ranks in words; empty for one rank.
 
         Parameters
         ----------
@@ -195,7 +195,7 @@ def usual(size: int) -> Layout:
 
 
 def layouts(size: int) -> list[Layout]:
-    """All grids of a number of ranks: the default, then those with most parts of the channels."""
+    """All grids of a number of ranks: the default, then the others from most parts of channels."""
     rest = [(s, size // s) for s in range(1, size + 1) if size % s == 0]
     return [usual(size), *(each for each in rest if each != usual(size))]
 

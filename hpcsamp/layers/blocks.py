@@ -13,7 +13,7 @@ from hpcsamp.layers.product import Split
 
 
 def in_blocks_of(split: Split, blocks: int) -> Split:
-    """Return the split of several blocks side by side, where a rank has its part of each."""
+    """Return the split of blocks side by side, where each rank holds a part of every block."""
     return Split(split.over, tuple(blocks * n for n in split.lengths))
 
 

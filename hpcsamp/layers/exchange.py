@@ -92,14 +92,14 @@ def _lengths(x: Tensor, dim: int, over: Group, lengths: Sequence[int] | None, ki
     expected = found[over.rank] if kind == "own" else sum(found)
     if len(found) != over.size or n != expected:
         raise ValueError(
-            f"parts of lengths {found} for {over.size} ranks: axis {dim} is to be {expected} long "
-            f"on rank {over.rank}, got {n}"
+            f"parts of lengths {found} for {over.size} ranks: axis {dim} must have length "
+            f"{expected} on rank {over.rank}, got {n}"
         )
     return found
 
 
 class Coming:
-    """Parts of other ranks on their way to this one; its own part is available at once.
+    """Parts that other ranks are sending to this one; its own part is available at once.
 
     Close it when the parts of the others are no longer read.
 
@@ -145,7 +145,7 @@ class Coming:
 
 
 class Leaving:
-    """Terms of sums, each on its way to the rank that sums it.
+    """Terms of sums, each being sent to the rank that computes its sum.
 
     Parameters
     ----------
@@ -183,7 +183,7 @@ class Leaving:
         return self._exchange.room(self._shapes[rank])
 
     def put(self, rank: int, term: Tensor) -> None:
-        """Send this rank's term of a rank's sum; its own comes last."""
+        """Send this rank's term of the sum of ``rank``; call it for this rank itself last."""
         if rank == self._over.rank:
             self._own = term
         elif self._exchange is not None:
@@ -203,7 +203,7 @@ class Leaving:
 
 
 def resized(shape: Sequence[int], dim: int, length: int) -> list[int]:
-    """Return a shape with another length of an axis."""
+    """Return a shape with the length of one axis replaced."""
     found = list(shape)
     found[dim] = length
     return found

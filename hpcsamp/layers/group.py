@@ -30,7 +30,7 @@ TAGS = 1 << 15
 
 @dataclass(slots=True, repr=False)  # never mistaken for the state of a network
 class Counted:
-    """Counter of what this rank has exchanged.
+    """Counter of this rank's exchanges and the bytes that it has sent.
 
     Attributes
     ----------
@@ -76,11 +76,11 @@ class Group:
 
     @property
     def others(self) -> list[int]:
-        """The other ranks, starting with the next one, so that not all send to the same rank."""
+        """The other ranks, starting with the next one, so that not all send to the same rank first."""
         return [(self.rank + i) % self.size for i in range(1, self.size)]
 
     def begin(self, like: Tensor, *shapes: Sequence[int]) -> Exchange:
-        """Begin an exchange of tensors of the type of another one.
+        """Begin an exchange of tensors with the type of ``like``.
 
         Parameters
         ----------
@@ -127,7 +127,7 @@ class Exchange(ABC):
         return self._like.new_empty(tuple(shape))
 
     def send(self, x: Tensor, *to: int) -> None:
-        """Begin to send a tensor to some ranks; without a copy if it was made by :meth:`room`."""
+        """Begin sending a tensor to some ranks, without a copy if it comes from :meth:`room`."""
         self._group.counted.bytes += x.numel() * x.element_size() * len(to)
         self._send(x, to)
 
@@ -142,11 +142,11 @@ class Exchange(ABC):
         Raises
         ------
         HpcsampError
-            If a message has an unexpected length: ranks have built different networks.
+            If a message has an unexpected length, because ranks have built different networks.
         """
 
     def close(self) -> None:  # noqa: B027 - nothing to do if received data belong to the receiver
-        """Tell the others that what they have sent is no longer read."""
+        """Signal to the senders that their messages will no longer be read."""
 
     @abstractmethod
     def _send(self, x: Tensor, to: Sequence[int]) -> None: ...
@@ -188,7 +188,7 @@ class SharedExchange(Exchange):
             self._sent[rank] += 1
 
     def wait(self) -> list[Tensor]:
-        """Return the expected tensors where the others wrote them; valid until :meth:`close`."""
+        """Return the expected tensors in the memory of their senders; valid until :meth:`close`."""
         found, seen = [], [0] * self._group.size
         for shape, source in self._expected:
             place, length = self._mailbox.look(self._number, source, seen[source])
@@ -198,12 +198,12 @@ class SharedExchange(Exchange):
         return found
 
     def close(self) -> None:
-        """Allow the others to overwrite what has been read."""
+        """Allow the other ranks to overwrite the messages that have been read."""
         self._mailbox.close(self._number)
 
 
 class MessageExchange(Exchange):
-    """An exchange by MPI, of ranks on different nodes; device memory is staged in host memory."""
+    """An exchange through MPI, between any ranks; device memory is staged in host memory."""
 
     def __init__(self, group: Group, like: Tensor, number: int) -> None:
         super().__init__(group, like)
@@ -222,7 +222,7 @@ class MessageExchange(Exchange):
             self._lengths.append(None)
 
     def receive(self, shape: Sequence[int], source: int) -> None:
-        """Begin to receive a tensor."""
+        """Begin receiving a tensor."""
         super().receive(shape, source)
         host = torch.empty(tuple(shape), dtype=self._like.dtype)
         self._arriving.append(host)
@@ -245,7 +245,7 @@ class MessageExchange(Exchange):
 
 
 def _mailbox(comm: MPI.Comm) -> Mailbox | None:
-    """Shared memory of ranks that are all on one node, if there is room at least for headers."""
+    """Shared memory of ranks on one node; None on several nodes, or without room for headers."""
     if isinstance(comm, Comm) or not on_one_node(comm):
         return None
     fits = shared_memory_free() > KEPT_FREE

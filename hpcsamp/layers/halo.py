@@ -14,7 +14,7 @@ from hpcsamp.layers.group import Group
 
 
 def halo(x: Tensor, dim: int, before: int, after: int, over: Group) -> Tensor:
-    """Return this rank's part, extended by the last values before it and the first after it.
+    """Return this rank's part, extended by the values just before and just after it.
 
     The axis is periodic. Sends ``before + after`` values along the axis, in one exchange; the
     backward pass sends as many back and adds them to the gradients of their origin.
@@ -38,7 +38,8 @@ def halo(x: Tensor, dim: int, before: int, after: int, over: Group) -> Tensor:
     from_end(dim)
     if not 0 <= min(before, after) <= max(before, after) <= x.shape[dim]:
         raise ValueError(
-            f"a halo of {before} values before and {after} after a part of {x.shape[dim]}"
+            f"a halo of {before} values before and {after} after is longer than a part, which has "
+            f"{x.shape[dim]}"
         )
     if over.size == 1:
         n = x.shape[dim]
@@ -95,7 +96,7 @@ def _with_neighbours(x: Tensor, dim: int, before: int, after: int, over: Group) 
 
 
 def _folded(g: Tensor, dim: int, before: int, after: int, over: Group) -> Tensor:
-    """The transpose: values of a halo are added where they came from."""
+    """The transpose: values of a halo are added to those that they are copies of."""
     previous, following = _neighbours(over)
     n = g.shape[dim] - before - after
     of_left, of_right = resized(g.shape, dim, before), resized(g.shape, dim, after)

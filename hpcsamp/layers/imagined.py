@@ -1,4 +1,4 @@
-"""Simulate one model rank without the others, for planning: what it holds, computes, exchanges.
+"""Simulate one model rank without the others, to plan its memory, computation and exchanges.
 
 A network built along such an axis has the shapes that it has on one of M ranks. A pass on tensors
 without values allocates what the rank would allocate; exchanges are counted but carry no values.
@@ -46,7 +46,7 @@ class Imagined(serial.Comm):
 class ImaginedExchange(Exchange):
     """An exchange that is counted and returns zeros.
 
-    What ranks of a node send and receive lies in memory that they share: it is made within
+    Messages between ranks of a node lie in shared memory, which is allocated within
     :attr:`ImaginedGroup.apart`.
     """
 
@@ -72,9 +72,9 @@ class ImaginedGroup(Group):
     Attributes
     ----------
     most
-        Bytes that a rank sends in one exchange, at most so far.
+        Largest number of bytes that a rank has sent in one exchange so far.
     apart
-        Makes a context in which the memory of exchanges is made.
+        Function that returns a context in which the memory of exchanges is allocated.
     """
 
     __slots__ = ("apart", "most")
@@ -101,7 +101,7 @@ class ImaginedAxis(ModelAxis):
 
 
 def imagined(size: int, rank: int = -1) -> ModelAxis:
-    """Return one of a number of imagined model ranks, with its own counter of exchanges.
+    """Return the axis of one simulated model rank, with its own counter of exchanges.
 
     A size of 1 returns :data:`~hpcsamp.layers.axis.ALONE`.
 

@@ -41,7 +41,7 @@ class Layer(nn.Module):
         self.inputs_per_output = 1
 
     def hold(self, name: str, whole: Tensor, box: Sequence[Interval], blocks: int = 1) -> None:
-        """Register a parameter: a box of initial values that are the same on all ranks.
+        """Register a parameter: this rank's box of initial values, which are the same on all ranks.
 
         With several blocks on the first axis, the box applies to each of them.
         """
@@ -121,7 +121,7 @@ def parts_of(network: nn.Module, ranks: int = 1) -> dict[str, Part]:
     Parameters
     ----------
     ranks
-        Number of model ranks to split over; that of its layers, if it is larger.
+        Number of model ranks to split over; the number of ranks of its layers, if that is larger.
 
     Raises
     ------

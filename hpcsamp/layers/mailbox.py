@@ -2,12 +2,12 @@
 
 Every rank has slots of its own in a shared window. In exchange ``n`` it writes its messages to slot
 ``n % SLOTS`` and then the number, position and length of each message to the header for its
-receiver, who reads the slot in place. So nothing is packed, copied twice or delayed within MPI: a
+receiver, which reads the slot in place. Nothing is packed, copied twice or delayed within MPI: a
 product is computed where others read it, and the reader computes with it in place.
 
-A slot is overwritten only after all ranks have closed the exchange before. Nobody writes to another
-rank's headers or counters; ``Win.Sync`` orders memory before a header is written and after it was
-read.
+A slot is overwritten only after all ranks have closed the previous exchange. No rank writes to the
+headers or counters of another; ``Win.Sync`` orders memory before a header is written and after it
+was read.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Mailbox:
         Raises
         ------
         HpcsampError
-            If ranks are about to exchange different things.
+            If the exchanges of the ranks differ.
         """
         # an aborted pass has left some open
         self._open = {n for n in self._open if n > number - SLOTS}
@@ -153,7 +153,7 @@ class Mailbox:
         Raises
         ------
         HpcsampError
-            If the other rank sends something else.
+            If the other rank sends a different message.
         """
         header = self._headers[number % SLOTS, source, self.rank, message]
         grows = self._counters[GROWS]
@@ -189,7 +189,7 @@ class Mailbox:
         self._control.sync()
 
     def _grow(self, number: int, most: int) -> bool:
-        """Allocate longer slots if all ranks have room for them; return whether they had."""
+        """Allocate longer slots if all ranks have room for them; return whether they have."""
         slot = slot_of(most)
         self._post(GROWN, slot)
         self._post(GROWS, number)
@@ -218,7 +218,7 @@ class Mailbox:
         return True
 
     def _free_former(self, kept: int = 0) -> None:
-        """Free all windows of slots but the last ``kept``; nobody reads them now. Collective."""
+        """Free all windows of slots but the last ``kept``, when no rank reads them. Collective."""
         if not kept:
             self._slots = NO_SLOTS
         while len(self._windows) > kept:
@@ -227,7 +227,7 @@ class Mailbox:
     def _reserved(self, window: Window, slot: int) -> bool:
         """Reserve the memory of this rank's slots, near its cores; return whether all ranks could.
 
-        Writing more than what is free would end the process without a message.
+        Writing more bytes than are free would end the process without a message.
         """
         begin, end = self.rank * SLOTS * slot, (self.rank + 1) * SLOTS * slot
         fits = True
@@ -242,13 +242,13 @@ class Mailbox:
 
     def _differ(self, rank: int) -> NoReturn:
         raise HpcsampError(
-            f"model rank {self.rank} and model rank {rank} are about to exchange different things: "
+            f"model rank {self.rank} and model rank {rank} are about to exchange different data: "
             f"their networks or inputs differ"
         )
 
 
 def slot_of(most: int) -> int:
-    """Bytes of a slot for exchanges in which a rank sends so many: a quarter too long at most."""
+    """Length of a slot for exchanges of ``most`` bytes per rank, rounded up by at most a quarter."""
     unit = max(PAGE, 1 << max(0, most.bit_length() - 3))
     return -(-most // unit) * unit
 

@@ -2,7 +2,7 @@
 
 Like :func:`~hpcsamp.layers.linear`, they are torch's own on one rank. Rows or columns of patches
 are split over the ranks of space, and channels of tokens over those of channels. So are fields,
-unless there are too few of them: then each rank of channels holds all fields.
+unless there are too few of them; then each rank of channels holds all fields.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def unpatched(width: int, fields: int, patch: int, blocks: int = 1, name: str = 
 
 
 class Patches(Layer):
-    """Map each patch to a token, of which a rank computes its channels.
+    """Map each patch to a token; each rank computes its own channels of the tokens.
 
     Exchanges are those of :class:`~hpcsamp.layers.rows.Rows` with ``fields x patch^2`` inputs.
 

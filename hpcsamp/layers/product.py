@@ -1,4 +1,4 @@
-"""Matrix product of split operands, with exchanges in flight while the own parts multiply.
+"""Matrix product of split operands; ranks exchange parts while they multiply their own.
 
     y = scatter_sum(a @ gather(b))
 
@@ -26,14 +26,14 @@ from hpcsamp.layers.group import Group
 
 
 class Kind(Enum):
-    """Which axis of ``b`` is gathered and which of ``y`` is scattered, counted from the end."""
+    """Kind of product: the axis of ``b`` that is gathered and that of ``y`` that is scattered."""
 
     INNER = (-2, -1)
     OUTER = (-1, -2)
 
 
 class Split(NamedTuple):
-    """How an axis is split over the ranks of a group: the length of each rank's part."""
+    """Split of an axis over the ranks of a group: the length of each rank's part."""
 
     over: Group
     lengths: Lengths
@@ -58,7 +58,7 @@ def product(a: Tensor, b: Tensor, gathered: Split, kept: Split, kind: Kind) -> T
     b
         ``(k, r, n)``, with this rank's part along the gathered axis.
     gathered, kept
-        How the gathered axis of ``b`` and the scattered axis of ``y`` are split.
+        Splits of the gathered axis of ``b`` and of the scattered axis of ``y``.
     kind
         Which axes these are.
 
@@ -99,7 +99,7 @@ def of_all_samples(
     apply
         Computes the products of ``(k, ...)`` operands.
     samples
-        How many there are.
+        Number of samples.
     dims
         The axis of the samples in each operand, None if it is the same for all.
     a, b, rest

@@ -47,7 +47,7 @@ def linear(
 
 
 def last_linear(inputs: int, outputs: int, name: str = "the last layer") -> nn.Module:
-    """``nn.Linear`` where every model rank has some outputs, perhaps none: see :class:`Last`."""
+    """``nn.Linear`` with outputs split over all model ranks, perhaps unevenly: see :class:`Last`."""
     whole = nn.Linear(inputs, outputs)
     return whole if current().size == 1 else Last(whole, name)
 
@@ -129,7 +129,7 @@ class Rows(Layer):
 
 
 class Last(Layer):
-    """Linear layer ``y = x W' + b`` at the end of a network: each model rank has some outputs.
+    """Linear layer ``y = x W' + b`` at the end of a network: each model rank computes a part of y.
 
     The ranks of channels hold parts of the inputs of an item, those of space the same parts.
     Exchanges are those of :class:`Rows` for G = 1.
@@ -160,13 +160,13 @@ class Last(Layer):
 
 
 def outputs_of(outputs: int) -> Interval:
-    """Return the outputs of a :func:`last_linear` that this rank of the current axis has."""
+    """Return the part of the outputs of a :func:`last_linear` that this rank computes."""
     axis = current()
     return bounds(outputs, axis.size)[axis.rank]
 
 
 def rows(x: Tensor, weight: Tensor, inputs: Split, shares: Split) -> Tensor:
-    """Return ``gather(x) @ gather(weight)'``, with gathers in flight while own parts multiply.
+    """Return ``gather(x) @ gather(weight)'``; ranks gather parts while they multiply their own.
 
     Parameters
     ----------
@@ -175,7 +175,7 @@ def rows(x: Tensor, weight: Tensor, inputs: Split, shares: Split) -> Tensor:
     weight
         ``(k, share of rows, inputs)``.
     inputs, shares
-        How the inputs and the rows of the weight are split.
+        Splits of the inputs and of the rows of the weight.
 
     Returns
     -------

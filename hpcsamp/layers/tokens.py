@@ -17,7 +17,7 @@ from hpcsamp.layers.product import Kind, Split, product
 
 
 class _Tokens(Layer):
-    """Base of both products: how tokens and hidden rows are split.
+    """Base class of both products, which defines the split of tokens and hidden rows.
 
     The hidden rows are split over the ranks of channels and then over those of space. Both weights
     have the shape ``(hidden, tokens)``; a rank holds the hidden rows of its part of the channels,

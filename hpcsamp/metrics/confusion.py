@@ -9,7 +9,7 @@ from hpcsamp.metrics.sums import Sums
 
 
 class Confusion(Sums):
-    """Confusion matrix: weight of the items of each true class by predicted class.
+    """Confusion matrix: total weight of the items by true and predicted class.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ class Confusion(Sums):
         self.classes = classes
 
     def update(self, predicted: Tensor, target: Tensor, weight: Tensor) -> None:
-        """Add labels and weights of the same, arbitrary shape; labels of weight 0 are ignored."""
+        """Add labels and their weights, all in the same shape; labels of weight 0 are ignored."""
         keep = weight > 0
         w, t, p = weight[keep].double(), target[keep].long(), predicted[keep].long()
         table = torch.zeros(self.classes**2, dtype=torch.float64, device=w.device)

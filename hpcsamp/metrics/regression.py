@@ -119,7 +119,7 @@ class RegressionMetrics(RegressionSums):
         return result | {"items": sums["count"]}
 
     def unattained(self) -> dict[str, str]:
-        """Return the metrics that S samples cannot have, by name, each with the reason."""
+        """Return the metrics that S samples do not define, by name, each with the reason."""
         why = (
             f"S = {self._samples} samples without noise have central intervals up to "
             f"{100 * self.attainable:.1f} %"

@@ -65,7 +65,7 @@ class Sums:
         sums = dict(zip(self._scalars, self.state[:known].tolist(), strict=True))
         if not sums["items"] > 0:
             raise HpcsampError(
-                "no items to compute metrics of: none was added, or all had weight 0"
+                "no items to compute metrics from: none were added, or all have weight 0"
             )
         sizes = [torch.Size(shape).numel() for shape in self._tables.values()]
         parts = self.state[known:].split(sizes) if sizes else ()

@@ -81,7 +81,7 @@ def build(
     options
         Which layer is replaced, and which output is used.
     notes
-        Receives lines about choices that were made without being requested.
+        Dictionary whose keys are lines about choices that the user did not make; added in place.
 
     Raises
     ------
@@ -152,7 +152,7 @@ _verdicts: dict[tuple[str, ...], bool] = {}
 def _tried(
     name: str, make: Callable[[], BuiltNetwork], data: Data, asked: Options, arguments: str
 ) -> bool:
-    """See :func:`.trial.check`; a network is tried once, unless it cannot be named."""
+    """See :func:`.trial.check`; the verdict is reused, except for networks passed from Python."""
     key = (name, arguments, repr(data), repr(asked))
     if key not in _verdicts or name == given.NAME:
         _verdicts[key] = trial.check(name, make, data, asked.output)

@@ -21,7 +21,7 @@ tokens the same, 128 tokens 1.8 times as long.
 def attend(
     projections: Tensor, heads: int, mask: Tensor | None = None, tokens: Split | None = None
 ) -> Tensor:
-    """Multi-head attention: the mean of the values, weighted by how each query fits their keys.
+    """Multi-head attention: mean of the values, weighted by the match of their keys and a query.
 
     Parameters
     ----------
@@ -33,8 +33,8 @@ def attend(
         Broadcastable to ``(N, heads, tokens, tokens)``: whether a token attends to another, or
         numbers to add to the attention scores.
     tokens
-        How the tokens are split over the ranks of space, if they are: keys and values of all are
-        gathered, in one exchange each way.
+        Split of the tokens over the ranks of space, if they are split: keys and values of all
+        tokens are then gathered, in one exchange in each direction.
 
     Returns
     -------

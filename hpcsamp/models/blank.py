@@ -1,4 +1,4 @@
-"""Networks without values: shapes and types of the parameters, using no memory."""
+"""Build networks without values: parameters have shapes and types, but use no memory."""
 
 from __future__ import annotations
 

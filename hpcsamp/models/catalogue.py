@@ -50,7 +50,7 @@ def within(place: str) -> list[Entry]:
     ----------
     place
         ``package.module``, or ``package.module:PATTERN`` for names that match a pattern of
-        :mod:`fnmatch`. A package that imports its parts on request shows them only for a pattern.
+        :mod:`fnmatch`. Parts that a package imports on request are listed only for a pattern.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def within(place: str) -> list[Entry]:
     found = list(_makers(module, wanted))
     if not found:
         more = "" if pattern else f"; try a pattern, e.g. {path}:*Classification"
-        raise UsageError(f"{place}: nothing there makes a torch.nn.Module{more}")
+        raise UsageError(f"{place}: no class or function there makes a torch.nn.Module{more}")
     return found
 
 

@@ -248,7 +248,7 @@ class Words:
         return found
 
     def _known(self) -> dict[str, tuple[Any, Any]]:
-        """Values by word, with the shape of the item they come from; None if they do not."""
+        """Values by word, each with the shape of an item; None if an item has no such value."""
         shape = self.data.in_shape
         if isinstance(shape, Mapping):
             found: dict[str, Any] = {

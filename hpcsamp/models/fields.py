@@ -12,18 +12,18 @@ from hpcsamp.layers import ModelAxis
 
 
 class FieldNetwork(nn.Module):
-    """A network from fields to fields of the same grid, of which a model rank has a part.
+    """A network that maps fields to fields on the same grid, each model rank computing a part.
 
-    Ranks of channels have some of the fields, ranks of space some of the longitudes.
+    Fields are split over the ranks of channels, longitudes over the ranks of space.
 
     Attributes
     ----------
     name
-        Of the network, for messages.
+        Name of the network, for messages.
     in_shape, out_shape
         ``(fields, latitudes, longitudes)`` of an item, and of its target.
     axis
-        The model axis along which it is built.
+        The model axis over which the network is split.
     """
 
     name: ClassVar[str]
@@ -47,7 +47,7 @@ class FieldNetwork(nn.Module):
         return self._part(shape, self.in_shape)
 
     def output_part(self, shape: Sequence[int]) -> Part:
-        """The fields and longitudes of an item's target that this rank holds, as above."""
+        """The fields and longitudes of an item's target that this rank computes."""
         return self._part(shape, self.out_shape)
 
     def _part(self, shape: Sequence[int], own: tuple[int, int, int]) -> Part:

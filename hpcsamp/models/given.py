@@ -1,9 +1,9 @@
-"""Networks that are passed from Python, where a configuration can only name one.
+"""Networks that are passed from Python; a configuration can only name one.
 
 ``hs.fit(module, ...)`` and ``hs.load(folder, module=...)`` offer their network within a context.
 There, the returned table ``[model]`` refers to the network as ``name = "mlp"`` refers to one of the
-package: whatever builds networks (a run, its memory estimate, the members of an ensemble) gets
-copies of it. The table records the layout of the network, so that another one is refused when the
+package: everything that builds networks (a run, its memory estimate, the members of an ensemble)
+receives copies of it. The table records the layout of the network, so that another one is refused when the
 run is resumed.
 """
 
@@ -50,7 +50,7 @@ def offered(network: Network) -> Iterator[dict[str, str]]:
     Raises
     ------
     UsageError
-        If it is neither.
+        If ``network`` is neither a module nor a function.
     """
     if not isinstance(network, nn.Module) and not callable(network):
         raise UsageError(

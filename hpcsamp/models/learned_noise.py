@@ -33,7 +33,7 @@ class Wrapping(nn.Module):
 
     @property
     def takes_inputs_of(self) -> nn.Module:
-        """The module whose inputs it takes, see :class:`~hpcsamp.weights.calling.Caller`."""
+        """The network, whose inputs this module takes, see :class:`~hpcsamp.weights.calling.Caller`."""
         return self.network
 
     @property
@@ -89,8 +89,8 @@ class LearnedNoise(Wrapping):
             raise UsageError(f"LearnedNoise: {scale.size} values of std, but {at.size} of mean")
         count = max(at.size, scale.size)
         part = self._part(count)
-        self.parts: dict[str, Part] = {}  # of a split network: what this rank holds, by name
-        # in float64 until the module is converted: targets may be far from 0
+        self.parts: dict[str, Part] = {}  # of a split network: parts on this rank
+        # float64 until the module is converted, because targets may be far from 0
         for name, values in (("mean", at), ("std", scale)):
             buffer = torch.as_tensor(values)
             if not part.is_whole and len(buffer) == count:
@@ -100,7 +100,7 @@ class LearnedNoise(Wrapping):
         self.parts["log_std"] = part
 
     def _part(self, count: int) -> Part:
-        """The part of the standard deviations that this rank holds: that of its outputs."""
+        """The part of the standard deviations that belongs to this rank's outputs."""
         network: Any = self.network
         outputs = getattr(network, "output_part", None)
         own = None if outputs is None else outputs(network.out_shape)
@@ -123,7 +123,7 @@ class LearnedNoise(Wrapping):
 
     @property
     def output_part(self) -> Callable[[Sequence[int]], Part]:
-        """The part of its outputs that this rank has: means and log stds of its values."""
+        """This rank's part of the outputs: means and log standard deviations of its values."""
         network: Any = self.network
         of_network: Callable[[Sequence[int]], Part] = network.output_part
 

@@ -42,7 +42,7 @@ def read(path: Path) -> dict[str, Tensor]:
     Raises
     ------
     UsageError
-        If the file cannot be read, or holds something else. Pickled objects are not loaded.
+        If the file cannot be read, or does not hold tensors. Pickled objects are not loaded.
     """
     try:
         if path.suffix == ".safetensors":
@@ -131,11 +131,11 @@ def put(
     }  # fmt: skip
     wrong = "; ".join(f"{what}: {_listed(found)}" for what, found in kinds.items() if found)
     if not fits:
-        raise UsageError(f"model.weights = {source!r}: nothing fits the network; {wrong}")
+        raise UsageError(f"model.weights = {source!r}: none of them fits the network; {wrong}")
     if wrong and strict:
         raise UsageError(
             f"model.weights = {source!r} does not fit the network; {wrong}; set "
-            f"model.weights_strict = false to use what fits"
+            f"model.weights_strict = false to use those that fit"
         )
     network.load_state_dict(fits, strict=False)
     fresh = [n for n in own if n not in fits and own[n].is_floating_point()]
@@ -156,7 +156,7 @@ def _is_whole(value: Tensor, part: Part) -> bool:
 
 
 def _apart(names: Collection[str], head: str | None) -> list[str]:
-    """Names outside the layer that may differ, sorted."""
+    """The names that do not belong to the layer that may differ, sorted."""
     return sorted(n for n in names if head is None or not n.startswith(f"{head}."))
 
 

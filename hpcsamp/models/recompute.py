@@ -17,12 +17,12 @@ from hpcsamp.weights.put import Put
 
 
 def recomputed(block: nn.Module, x: Tensor) -> Tensor:
-    """Evaluate ``block(x)``; recompute its activations in the backward pass, not keep them.
+    """Evaluate ``block(x)`` without keeping its activations, which the backward pass recomputes.
 
     Parameters
     ----------
     block
-        A module without random numbers, and without buffers that it changes.
+        A module that draws no random numbers and changes no buffers.
     x
         Its input.
 

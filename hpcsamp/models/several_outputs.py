@@ -51,7 +51,8 @@ def parted(returned: Any, sizes: Mapping[str, int], of: str) -> dict[str, Tensor
     Parameters
     ----------
     returned
-        What it returned for a batch: a tensor, or tensors in a dictionary, tuple or dataclass.
+        Outputs of the network for a batch: a tensor, or tensors in a dictionary, tuple or
+        dataclass.
     sizes
         Outputs per item that each target needs.
     of

@@ -62,7 +62,7 @@ class Swin(FieldNetwork):
     outputs
         Numbers per item: fields of ``latitudes x longitudes``.
     patch
-        Side of a patch. Latitudes are padded with zeros to whole patches; longitudes must divide.
+        Side of a patch. Latitudes are padded with zeros to whole patches; longitudes must be a multiple.
     width
         Width of the embedding; it is doubled at half resolution.
     heads

@@ -36,7 +36,7 @@ def blank_items(data: Data, like: nn.Module) -> Tensor:
 
 
 def check(name: str, make: Callable[[], BuiltNetwork], data: Data, entry: str | None) -> bool:
-    """Check that a network fits the data, using no memory if it runs without values.
+    """Check that a network fits the data; this uses no memory if the network runs without values.
 
     Parameters
     ----------
@@ -48,6 +48,7 @@ def check(name: str, make: Callable[[], BuiltNetwork], data: Data, entry: str | 
         Requirements of the data.
     entry
         Value of ``model.output``.
+
     Returns
     -------
     bool
@@ -56,7 +57,7 @@ def check(name: str, make: Callable[[], BuiltNetwork], data: Data, entry: str | 
     Raises
     ------
     UsageError
-        If the network does not run, or has other outputs; the message names layers.
+        If the network does not run, or its outputs do not fit; the message names layers.
     """
     with along(ALONE):
         try:
@@ -84,7 +85,7 @@ def _fills(outputs: list[Tensor], wanted: int) -> bool:
 
 
 def evaluate(network: nn.Module, x: Tensor) -> Any:
-    """Return what a network returns in evaluation mode; its modes are restored."""
+    """Return the outputs of a network in evaluation mode; its modes are restored."""
     modes = [(part, part.training) for part in network.modules()]
     network.eval()
     try:
@@ -191,7 +192,7 @@ def initialise(name: str, network: nn.Module, data: Data) -> None:
     Raises
     ------
     UsageError
-        On several model ranks, none of which has whole items; the message names the layer.
+        On several model ranks, because none has whole items; the message names the layer.
     """
     lazy = (
         (path, part)

@@ -173,7 +173,7 @@ class ViT(parted.Layer):
 
 
 def _tokens(lines: int, each: int, space: parted.Group) -> tuple[parted.Split, Interval]:
-    """How class token and patches are split over the ranks of space, and this rank's interval."""
+    """Split of class token and patches over the ranks of space, and this rank's interval."""
     ends = [(a and 1 + a * each, 1 + b * each) for a, b in bounds(lines, space.size)]
     return parted.Split(space, tuple(b - a for a, b in ends)), ends[space.rank]
 
@@ -190,7 +190,7 @@ class EncoderLayer(nn.Module):
     dropout
         Dropout rate.
     tokens
-        How the tokens are split over the ranks of space.
+        Split of the tokens over the ranks of space.
     place
         The part of the tokens and channels that this rank holds.
     name

@@ -1,8 +1,8 @@
 """Attention within windows on a latitude-longitude grid: periodic in longitude, not in latitude.
 
 Tokens are ``(B, rows, columns, width)``. A shifted block rolls them by half a window in both
-directions. The roll wraps around: in longitude this is what the Earth does, so nothing is masked;
-over the poles it is not, so a mask keeps tokens of the first and last rows apart. Padding rows
+directions. The roll wraps around: in longitude, so does the Earth, and nothing is masked; at the
+poles it does not, so a mask keeps tokens of the first and last rows apart. Padding rows
 after the last latitude (the grid is padded to whole windows) only attend to each other.
 
 Over model ranks (:func:`hpcsamp.layers.along`) columns are split over the ranks of space, in whole
