@@ -102,7 +102,7 @@ class ModelAxis:
         space: int | None = None,
         unit: int = 1,
     ) -> Part:
-        """Return this rank's part of a tensor, e.g. for ``input_part`` and ``output_part`` of a network.
+        """Return this rank's part of a tensor, as networks do in their ``input_part``.
 
         Parameters
         ----------
@@ -124,7 +124,7 @@ class ModelAxis:
     def fitted(
         self, name: str, channels: Mapping[str, int], space: Mapping[str, int], fields: int = 0
     ) -> ModelAxis:
-        """Return a grid of these ranks whose sides divide a network, this one if it does. Collective.
+        """Return a grid of these ranks that divides a network; this one if possible. Collective.
 
         Parameters
         ----------

@@ -76,7 +76,7 @@ class Group:
 
     @property
     def others(self) -> list[int]:
-        """The other ranks, starting with the next one, so that not all send to the same rank first."""
+        """The other ranks, starting with the next one, so that each is the first of one sender."""
         return [(self.rank + i) % self.size for i in range(1, self.size)]
 
     def begin(self, like: Tensor, *shapes: Sequence[int]) -> Exchange:

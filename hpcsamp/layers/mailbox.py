@@ -248,7 +248,7 @@ class Mailbox:
 
 
 def slot_of(most: int) -> int:
-    """Length of a slot for exchanges of ``most`` bytes per rank, rounded up by at most a quarter."""
+    """Length of a slot for exchanges of ``most`` bytes a rank, rounded up by at most a quarter."""
     unit = max(PAGE, 1 << max(0, most.bit_length() - 3))
     return -(-most // unit) * unit
 

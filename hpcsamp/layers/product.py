@@ -26,7 +26,10 @@ from hpcsamp.layers.group import Group
 
 
 class Kind(Enum):
-    """Kind of product: the axis of ``b`` that is gathered and that of ``y`` that is scattered."""
+    """Kind of product: the axis of ``b`` that is gathered, and that of ``y`` that is scattered.
+
+    Axes are counted from the end.
+    """
 
     INNER = (-2, -1)
     OUTER = (-1, -2)

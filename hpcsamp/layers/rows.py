@@ -47,7 +47,7 @@ def linear(
 
 
 def last_linear(inputs: int, outputs: int, name: str = "the last layer") -> nn.Module:
-    """``nn.Linear`` with outputs split over all model ranks, perhaps unevenly: see :class:`Last`."""
+    """``nn.Linear`` with outputs in uneven parts on all model ranks: see :class:`Last`."""
     whole = nn.Linear(inputs, outputs)
     return whole if current().size == 1 else Last(whole, name)
 

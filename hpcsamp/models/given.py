@@ -3,8 +3,8 @@
 ``hs.fit(module, ...)`` and ``hs.load(folder, module=...)`` offer their network within a context.
 There, the returned table ``[model]`` refers to the network as ``name = "mlp"`` refers to one of the
 package: everything that builds networks (a run, its memory estimate, the members of an ensemble)
-receives copies of it. The table records the layout of the network, so that another one is refused when the
-run is resumed.
+receives copies of it. The table records the layout of the network, so that another one is refused
+when the run is resumed.
 """
 
 from __future__ import annotations

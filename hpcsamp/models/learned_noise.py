@@ -33,7 +33,7 @@ class Wrapping(nn.Module):
 
     @property
     def takes_inputs_of(self) -> nn.Module:
-        """The network, whose inputs this module takes, see :class:`~hpcsamp.weights.calling.Caller`."""
+        """The network, which defines the inputs (:class:`~hpcsamp.weights.calling.Caller`)."""
         return self.network
 
     @property

@@ -62,7 +62,8 @@ class Swin(FieldNetwork):
     outputs
         Numbers per item: fields of ``latitudes x longitudes``.
     patch
-        Side of a patch. Latitudes are padded with zeros to whole patches; longitudes must be a multiple.
+        Side of a patch, which divides the longitudes. Latitudes are padded with zeros to whole
+        patches.
     width
         Width of the embedding; it is doubled at half resolution.
     heads
