@@ -166,7 +166,7 @@ REFUSED = {
     "first batch": (lambda: Does(first_batch, scale=None), "1, a Does, makes an item's"),
     "number of items": (lambda: Does(lambda _, x: x * len(x)), "1, a Does, makes an item's"),
     "fixed number of items": (
-        lambda: Does(lambda _, x: x.reshape(4, 3)), "takes 4 items and not 2"
+        lambda: Does(lambda _, x: x.reshape(4, 3)), "accepts 4 items but not 2"
     ),
     "axis": (lambda: Does(lambda _, x: x.T @ x), r"outputs of shape \(3, 2\) for 4 items"),
 }  # fmt: skip
