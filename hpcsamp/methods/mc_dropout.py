@@ -2,8 +2,8 @@
 
     y_s = f(x; w, z_s),        z_s = 0 with probability rate, else 1 / (1 - rate)
 
-(Gal and Ghahramani 2016.) The weights are deterministic and the same for all samples; the masks are
-sampled.
+(Gal and Ghahramani 2016; the second use case of arXiv 2604.04736.) The weights are deterministic
+and the same for all samples; the masks are sampled.
 """
 
 from __future__ import annotations

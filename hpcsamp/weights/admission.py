@@ -1,8 +1,8 @@
-"""Check by trying it once that a strategy gives the same results as the loop over samples.
+"""Check by a trial that a strategy gives the same results as the loop over samples.
 
-There is no list of the modules that a strategy can evaluate. For each new combination of sizes it
-is tried with the actual weights and inputs, and its outputs of a few samples are compared with
-those of the loop. This also detects coincidences of sizes (e.g. as many tokens as items).
+There is no list of the modules that a strategy can evaluate. For each new combination of sizes the
+strategy is tried with the actual weights and inputs, and its outputs of a few samples are compared
+with those of the loop. This also detects coincidences of sizes (e.g. as many tokens as items).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Verdict(NamedTuple):
     run
         The form of the strategy that is correct; None if there is none.
     reason
-        Why there is none.
+        Why no form is correct; None if one is.
     """
 
     run: Pass | None
@@ -37,7 +37,7 @@ class Verdict(NamedTuple):
 
 
 def tried(chunk: Chunk, strategy: str) -> Verdict:
-    """Compare the forms of a strategy with the loop, in their order.
+    """Compare the forms of a strategy with the loop, one after the other.
 
     Gradients are compared as well if they are enabled. This takes one pass of each form that is
     tried, and up to three passes of the loop.
@@ -58,7 +58,7 @@ def tried(chunk: Chunk, strategy: str) -> Verdict:
 
 
 def _apart(chunk: Chunk, learns: bool) -> Chunk:
-    """Return the chunk with values that are detached from any graph."""
+    """Return the chunk with its values detached from any graph."""
 
     def leaf(value: Any) -> Any:
         return value.detach().requires_grad_(learns and value.requires_grad)
@@ -104,7 +104,7 @@ def _at(layers: list[ModuleLayer]) -> str:
 
 
 def _gradients(outputs: Tensor, chunk: Chunk) -> list[Tensor]:
-    """Gradients of a weighted sum of outputs with respect to everything that requires one."""
+    """Gradients of a weighted sum of outputs with respect to all tensors that require one."""
     leaves = [*chunk.sampled.values(), *chunk.shared.values(), *tensors(chunk.x)]
     leaves = [leaf for leaf in leaves if leaf.requires_grad]
     if not leaves or not outputs.requires_grad:
@@ -120,7 +120,8 @@ def _gradients(outputs: Tensor, chunk: Chunk) -> list[Tensor]:
 def same(truth: Tensor, other: Tensor) -> bool:
     """Whether ``(k, B, ...)`` outputs agree, relative to the differences between the samples.
 
-    Relative to the outputs themselves, a mean far from 0 would hide any difference.
+    A comparison relative to the outputs themselves would miss differences if their mean is far from
+    0.
     """
     if not (truth.is_floating_point() or truth.is_complex()):
         return torch.equal(truth, other)

@@ -1,8 +1,8 @@
 """Multi-head attention in plain operations, each of which supports a samples axis.
 
 ``torch.nn.functional.multi_head_attention_forward`` flattens tokens and items into one axis before
-its last projection, tokens first, where samples that are folded into the items cannot be separated.
-This is the same function with separate axes.
+its last projection, tokens first, so that samples that are folded into the items cannot be
+separated. The function of this module keeps the axes separate.
 """
 
 from __future__ import annotations

@@ -81,9 +81,9 @@ class Caller:
     """A module as a function of one tensor, or of :class:`Inputs`, that returns one tensor.
 
     Several inputs are passed by name if the module's ``forward`` takes arguments of all these
-    names, else by position in their order, unless one would then be passed as another argument. A
-    module that passes its inputs on to another one refers to it in an attribute
-    ``takes_inputs_of``.
+    names, otherwise by position in their order, unless an input would then be passed as another
+    argument. A module that passes its inputs on to another module refers to that module in an
+    attribute ``takes_inputs_of``.
 
     Parameters
     ----------
@@ -95,7 +95,8 @@ class Caller:
     Attributes
     ----------
     outputs
-        Layout of several outputs in the last call; None if there was one, returned unchanged.
+        Layout of several outputs in the last call; None if there was one output, which is returned
+        unchanged.
     time
         Time of the last call, by a counter that all callers share.
     """
@@ -196,7 +197,7 @@ def takes_by_name(module: nn.Module, names: tuple[str, ...]) -> bool:
     Raises
     ------
     UsageError
-        If it takes them in neither way; the message lists its arguments and the names.
+        If the module takes them in neither way; the message lists its arguments and the names.
     """
     of = module
     while isinstance(getattr(of, "takes_inputs_of", None), nn.Module):
@@ -221,7 +222,7 @@ def takes_by_name(module: nn.Module, names: tuple[str, ...]) -> bool:
 
 
 def entries(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Floating-point tensors in what a module returns, by name; integers have no gradient."""
+    """Floating-point tensors that a module returns, by name; integers have no gradient."""
     if is_tensor_like(value):
         if value.is_floating_point() or value.is_complex():
             yield path, value

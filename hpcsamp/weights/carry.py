@@ -1,4 +1,4 @@
-"""A pass of a module with state: it starts from the state of the step and leaves the next."""
+"""A pass of a module with state: it starts from the state of the step and leaves the next state."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def carried(
 class Carry:
     """Context of a pass over some samples of a chunk, whose values are in the module.
 
-    Within it the module has copies of the state that it changes, so that tensors that autograd has
-    saved stay unchanged; at its end the module has the state of the step again.
+    Within the context the module has copies of the state that it changes, so that tensors that
+    autograd has saved stay unchanged; at its end the module has the state of the step again.
 
     Parameters
     ----------
@@ -46,7 +46,8 @@ class Carry:
     Raises
     ------
     NotPossibleError
-        If several samples would have to change the same values: they are evaluated one at a time.
+        If several samples would have to change the same values; they are then evaluated one at a
+        time.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Carry:
     # State that the module changes itself --------------------------------------------------------
 
     def _as_it_is(self) -> Callable[[], Carry]:
-        """Return a context for recomputation, with the current state; it leaves none behind."""
+        """Return a context for recomputation from the current state, which discards changes."""
         start = {name: self._put.held(name).detach().clone() for name in self._begun}
 
         def again() -> Carry:

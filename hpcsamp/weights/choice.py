@@ -2,7 +2,7 @@
 
 A loop over single samples needs the least memory and suits large networks on CPUs; small networks
 and GPUs are faster with many samples in each operation. The choice only changes the order of float
-sums, so it may depend on time. All ranks use the same times, and so make the same choice.
+sums, so it may depend on timings. All ranks use the same times, and so make the same choice.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch import Tensor
 #: A larger chunk must save this fraction of the best time so far. The search ends after two chunks
 #: in a row that do not, or one that is slower by this fraction.
 CLEARLY = 0.05
-#: Seconds for which two candidates alternate, unless a few turns take longer.
+#: Seconds for which two candidates are timed in turn, unless a few turns take longer.
 BUDGET = 0.03
 #: Largest number of turns of two candidates.
 MOST_TURNS = 25
-#: Seconds from which two passes count as long; long ones are compared once or twice.
+#: Seconds above which two passes count as long; long passes are compared only once or twice.
 LONG = 0.1
 #: Largest size in bytes of a chunk's activations on a CPU, beyond which caches no longer help.
 CPU_ACTIVATIONS = 256 << 20
@@ -54,7 +54,7 @@ class Passes:
 Run = Callable[[], object]
 """A forward pass, with backward in training, over one chunk of this rank."""
 Clock = Callable[[], float]
-"""Clock in seconds, from any zero."""
+"""Clock in seconds, with an arbitrary zero."""
 
 
 def choose(
@@ -122,7 +122,7 @@ def choose(
 
 
 def _sizes(most: int) -> Iterator[int]:
-    """2, 4, 8, ... samples, fewer where nearly equal chunks need the same number of passes."""
+    """Chunks of 2, 4, 8, ... samples, or fewer if nearly equal chunks need as many passes."""
     chunk, last = 2, 1
     while last < most:
         size = math.ceil(most / math.ceil(most / min(chunk, most)))
@@ -135,7 +135,7 @@ def _sizes(most: int) -> Iterator[int]:
 def _turns(
     new: Run, old: Run, largest: Callable[[float], float], clock: Clock
 ) -> tuple[float, float]:
-    """Shortest seconds of two passes that alternate, on the rank where they take longest.
+    """Shortest times in seconds of two alternating passes, each on the rank where it takes longest.
 
     All ranks make the same number of turns, because a rank may wait for others within a pass.
     """
@@ -150,15 +150,15 @@ def _turns(
 def clock_for(device: torch.device) -> Clock:
     """Return a clock for the compute time of a pass on a device.
 
-    Where a single thread computes, it is that thread's CPU time, because other processes may use
-    its core.
+    If a single thread computes, the clock is that thread's CPU time, because other processes may
+    use its core.
     """
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     return time.thread_time if alone else time.perf_counter
 
 
 def timed(run: Run, clock: Clock = time.perf_counter) -> float:
-    """Seconds of a pass, until the device has finished."""
+    """Time a pass in seconds, until the device has finished."""
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     wait()
     began = clock()
@@ -168,14 +168,14 @@ def timed(run: Run, clock: Clock = time.perf_counter) -> float:
 
 
 def kept_bytes(run: Run, held: frozenset[int]) -> int:
-    """Bytes of the tensors that a pass keeps for its backward pass, except for some storages.
+    """Number of bytes of the tensors that a pass keeps for its backward pass, except in ``held``.
 
     Parameters
     ----------
     run
         A forward pass.
     held
-        ``data_ptr`` of storages that exist in any case, such as those of parameters.
+        ``data_ptr`` of storages that exist anyway, such as those of parameters.
     """
     seen: dict[int, int] = {}
 
@@ -191,7 +191,7 @@ def kept_bytes(run: Run, held: frozenset[int]) -> int:
 
 
 def room_on(device: torch.device) -> float:
-    """Bytes available for the activations of a chunk on a device."""
+    """Number of bytes available for the activations of a chunk on a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] / 2
     return CPU_ACTIVATIONS

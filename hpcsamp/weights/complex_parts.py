@@ -26,7 +26,7 @@ def complex_of(parts: Tensor) -> Tensor:
 
 
 def in_parts(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Apply a conversion to real and imaginary parts, where torch would drop the latter.
+    """Apply a conversion to real and imaginary parts, because torch would drop the imaginary ones.
 
     Raises
     ------

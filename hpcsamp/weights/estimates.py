@@ -21,8 +21,8 @@ class Estimates:
     Attributes
     ----------
     of
-        Size of the predictive distribution for which they were last estimated; None if they were
-        not, or have been forgotten.
+        Number of samples of the predictive distribution for which they were last estimated; None if
+        there are no estimates.
     weight
         Weight of the current passes: 0 for a repeated batch.
     """
@@ -45,7 +45,7 @@ class Estimates:
 
     @property
     def met(self) -> bool:
-        """Whether passes have added statistics."""
+        """Whether passes have added statistics to the estimates."""
         return bool(self._sums)
 
     def forget(self) -> None:

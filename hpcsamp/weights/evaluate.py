@@ -43,8 +43,8 @@ def evaluate(
     put
         Puts values into the module.
     call
-        Evaluates the module as it is, from ``(B, ...)`` inputs to ``(B, ...)`` outputs; the values
-        are in the module when it is called.
+        Evaluates the module with its current values, from ``(B, ...)`` inputs to ``(B, ...)``
+        outputs.
     sampled
         ``(k, *shape)`` values by the name of a parameter or buffer, one for each sample; complex
         values as they are or as ``(k, *shape, 2)`` parts.
@@ -98,10 +98,10 @@ def _by(strategy: str, chunk: Chunk) -> Tensor:
 
 
 def _agreed(chunk: Chunk, run: Pass | None) -> bool:
-    """Whether the ranks of a data group evaluate a chunk in the same way, where they exchange batch
-    statistics in it; otherwise its samples are evaluated one at a time.
+    """Whether all ranks of a data group that exchange batch statistics evaluate a chunk alike.
 
-    Collective over the data group, where they do.
+    Otherwise its samples are evaluated one at a time. Collective over the data group if they
+    exchange statistics.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def check_strategy(strategy: str) -> None:
     Raises
     ------
     UsageError
-        If it is unknown; the message lists the known ones.
+        If the strategy is unknown; the message lists the known ones.
     """
     if strategy != "auto" and strategy not in STRATEGIES:
         raise UsageError(
@@ -212,7 +212,7 @@ def _as_held(put: Put, name: str, value: Any) -> Any:
 
 
 def _known(chunk: Chunk, strategy: str) -> Verdict:
-    """Return the verdict on a strategy for such a chunk; try the strategy if there is none."""
+    """Return the verdict on a strategy for such a chunk; without one, try the strategy."""
     x, known = chunk.x, chunk.put.known
     name = (
         strategy,

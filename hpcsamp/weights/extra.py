@@ -1,4 +1,4 @@
-"""Extra state of a module (``get_extra_state``), as text that needs no pickle."""
+"""Extra state of a module (``get_extra_state``), written without pickle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def extra_of(module: nn.Module) -> dict[str, str]:
     Raises
     ------
     UsageError
-        If a state could only be read back by running code from the file.
+        If a state could be read back only by running code from the file.
     """
     found = {}
     for name, part in module.named_modules():

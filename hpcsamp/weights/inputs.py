@@ -1,6 +1,6 @@
 """Several inputs of a network, which are sliced, stacked and moved like a single tensor.
 
-Methods and strategies see a batch of inputs as ``x``: a tensor, or an :class:`Inputs`.
+Methods and strategies receive a batch of inputs as ``x``: a tensor, or an :class:`Inputs`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class Inputs:
     """Tensors by name with the same items, in place of a single tensor of inputs.
 
     It has the tensor operations on leading axes, which all its tensors share: ``x[rows]``,
-    ``len(x)``, ``x.unbind()``, ``x.flatten(0, 1)``, ``x.expand(k, *x.shape)``.
-    ``torch.func`` and ``torch.utils.checkpoint`` see the tensors (it is a pytree).
+    ``len(x)``, ``x.unbind()``, ``x.flatten(0, 1)``, ``x.expand(k, *x.shape)``. It is a pytree, so
+    ``torch.func`` and ``torch.utils.checkpoint`` handle its tensors.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class Inputs:
 
     @property
     def is_meta(self) -> bool:
-        """Whether the tensors have no values."""
+        """Whether the tensors are on the meta device, without values."""
         return any(t.is_meta for t in self.named.values())
 
     @property
@@ -85,11 +85,11 @@ class Inputs:
         return self.map(lambda t: t.expand(*sizes, *t.shape[shared:]))
 
     def detach(self) -> Inputs:
-        """Detach from the graph."""
+        """Detach the tensors from the graph."""
         return self.map(torch.Tensor.detach)
 
     def to(self, *arguments: Any, **named: Any) -> Inputs:
-        """Move to another device; another type only applies to floating-point tensors."""
+        """Move to another device; another type applies to floating-point tensors only."""
         kind = next((a for a in (*arguments, *named.values()) if isinstance(a, torch.dtype)), None)
         if kind is None:
             return self.map(lambda t: t.to(*arguments, **named))
@@ -137,7 +137,7 @@ def inputs_of(x: Any, stacked: bool = False) -> Tensor:
             f"inputs are a tensor, or a dictionary of tensors by name, not a {type(x).__name__}"
         )
     if not x:
-        raise UsageError("inputs are an empty dictionary; a network needs at least one")
+        raise UsageError("inputs are an empty dictionary; a network needs at least one input")
     axes, first = (2, None) if stacked else (1, None)
     for name, value in x.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
@@ -154,7 +154,7 @@ def inputs_of(x: Any, stacked: bool = False) -> Tensor:
 
 
 def tensors(x: Any) -> list[Tensor]:
-    """The tensors of inputs."""
+    """Return the tensors of inputs."""
     return list(x.named.values()) if isinstance(x, Inputs) else [x]
 
 
@@ -164,7 +164,7 @@ def each(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def number_type(x: Any) -> torch.dtype | None:
-    """Type of the (first) floating-point inputs; None if all are ids or masks."""
+    """Type of the first floating-point input; None if all inputs are ids or masks."""
     return next((t.dtype for t in tensors(x) if t.is_floating_point()), None)
 
 

@@ -19,9 +19,9 @@ class ModuleLayer(NamedTuple):
     Attributes
     ----------
     name
-        Its name in the module, empty for the module itself.
+        Name of the layer in the module, empty for the module itself.
     kind
-        Its class.
+        Name of its class.
     """
 
     name: str
@@ -33,7 +33,7 @@ class ModuleLayer(NamedTuple):
 
 @contextmanager
 def followed(module: nn.Module, layers: list[ModuleLayer]) -> Iterator[None]:
-    """Context that keeps the layers that are being evaluated, the innermost last."""
+    """Context that tracks the layers that are being evaluated, the innermost last."""
     handles = []
     for name, part in module.named_modules():
 
@@ -53,10 +53,10 @@ def followed(module: nn.Module, layers: list[ModuleLayer]) -> Iterator[None]:
 
 @contextmanager
 def naming(module: nn.Module) -> Iterator[None]:
-    """Context that adds a note to errors of a forward pass: the layer that raised it, its inputs.
+    """Context that adds a note to errors of a forward pass: the layer and its inputs.
 
-    It is read from the frames of the traceback, so that nothing is evaluated again, which on one of
-    several ranks might wait for the others.
+    The layer is read from the frames of the traceback. Nothing is evaluated again, because on one
+    of several ranks this might wait for the others.
     """
     try:
         yield

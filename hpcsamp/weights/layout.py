@@ -58,13 +58,13 @@ class Variable:
     prior
         Prior of each of its weights.
     random
-        Whether it has uncertainty; otherwise it is optimised with the others but not drawn.
+        Whether it has uncertainty; otherwise it is optimised like the others but not drawn.
     offset
         Index of its first number in the flat vector; set by :class:`Layout`.
     pairs
-        Whether it is complex.
+        Whether the tensor is complex.
     part
-        The part of the whole tensor that this rank holds; None: all of it.
+        The part of the whole tensor that this rank holds; None for all of it.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Bundle:
     variables
         The variables, in their order.
     stretches
-        Start and stop in the flat vector of what is exchanged at once.
+        Start and stop, in the flat vector, of each section that is exchanged at once.
     """
 
     variables: list[Variable]
@@ -131,8 +131,8 @@ class Layout:
     size, whole
         Length of the flat vector, and of that of the whole network.
     pieces
-        Runs that are contiguous in the whole, too: start, stop and start in the whole. A single one
-        unless the network is split.
+        Runs that are also contiguous in the whole: start, stop, and start in the whole. There is
+        only one unless the network is split.
     rest
         Number of padding elements at its end.
     """
@@ -197,8 +197,8 @@ class Layout:
         return out
 
     def bundles(self, size: int) -> list[Bundle]:
-        """Bundles of variables in order, each of at most ``size`` numbers; a larger variable is a
-        bundle of its own, in several stretches.
+        """Bundles of variables in order, each of at most ``size`` numbers; a larger variable is its
+        own bundle, in several sections.
         """
         found: list[Bundle] = []
         for v in self.variables:
@@ -232,7 +232,7 @@ class Layout:
         return torch.cat([whole[..., at : at + b - a] for a, b, at in self.pieces], dim=-1)
 
     def runs(self, kind: Callable[[Variable], T]) -> list[tuple[int, int, T]]:
-        """Start, stop and kind of runs of neighbours of the same kind: in most modules one."""
+        """Start, stop and kind of each run of neighbouring variables of the same kind."""
         result = []
         for found, run in groupby(self.variables, kind):
             members = list(run)

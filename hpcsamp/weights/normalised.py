@@ -19,7 +19,7 @@ class ChannelMoments(NamedTuple):
     mean, variance
         ``(k, C)``; the biased variance of the batch, with divisor ``number``.
     number
-        Number of values per channel that they were computed from.
+        Number of values per channel from which the moments were computed.
     """
 
     mean: Tensor
@@ -36,7 +36,7 @@ def moments(x: Tensor) -> ChannelMoments:
 
 
 def moments_over(group: DataGroupLike, own: ChannelMoments) -> ChannelMoments:
-    """Return the moments of the batches of a whole data group, in one exchange.
+    """Return the moments over the batches of a whole data group, in one exchange.
 
     Counts, means and sums of centred squares are combined by the formula of Chan, Golub and LeVeque
     (1983): a plain sum of squares loses all digits where the mean is large.
@@ -67,7 +67,7 @@ def in_one(
     kinds = {t.dtype for t in (x, weight, bias) if t is not None}
     if number <= 1 or kinds not in ({torch.float32}, {torch.float64}):
         return None
-    mean, variance = x.new_zeros(2, k * channels).unbind()  # torch stores those of this batch here
+    mean, variance = x.new_zeros(2, k * channels).unbind()  # torch stores the moments here
     y = F.batch_norm(
         _as_channels(x), mean, variance, weight, bias, training=True, momentum=1.0, eps=eps
     )

@@ -1,7 +1,7 @@
-"""Select one tensor from what a module returns.
+"""Select one tensor among the outputs of a module.
 
-Many networks return a tuple, a dictionary or a dataclass. Losses of one output read one tensor of
-it: the requested entry, or ``logits``, or the only one. (If several outputs are needed, they are
+Many networks return a tuple, a dictionary or a dataclass. A loss of one output reads one tensor of
+these: the requested entry, or ``logits``, or the only one. (If several outputs are needed, they are
 packed together, see :mod:`.calling`.)
 """
 
@@ -16,7 +16,7 @@ from hpcsamp.spelling import suggest
 from hpcsamp.weights.calling import entries
 
 USUAL = "logits"
-"""Entry that is selected where several tensors are returned and none is requested."""
+"""Entry that is selected if several tensors are returned and none is requested."""
 
 
 def tensor_of(outputs: Any, of: str, entry: str | None = None) -> Tensor:
@@ -29,7 +29,7 @@ def tensor_of(outputs: Any, of: str, entry: str | None = None) -> Tensor:
     of
         Name of the module, for messages.
     entry
-        The requested entry, by its name or number, dotted where it is nested: ``logits``, ``0``,
+        The requested entry, by its name or number, with dots if it is nested: ``logits``, ``0``,
         ``1.hidden``. None: ``logits``, or the only one.
 
     Raises
@@ -58,7 +58,7 @@ def tensor_of(outputs: Any, of: str, entry: str | None = None) -> Tensor:
 
 
 class Chosen:
-    """A forward hook that replaces what a module returns by one of its tensors.
+    """A forward hook that replaces the outputs of a module by one of the tensors.
 
     Parameters
     ----------

@@ -51,7 +51,7 @@ def bare(name: str, prefix: str) -> str:
 
 
 def _near(pattern: str, names: Sequence[str], prefix: str) -> str:
-    """Suggest what a pattern might have meant."""
+    """Suggest names that a pattern may have been intended to match."""
     names = [bare(name, prefix) for name in names]
     whole = suggest(pattern, names)
     if whole:

@@ -1,4 +1,4 @@
-"""Positions of a model rank's numbers among those of the whole network."""
+"""Positions of a model rank's values within tensors of the whole network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hpcsamp.grid.parts import Part
 
 
 class Pieces(Protocol):
-    """Positions of this rank's numbers among those of the whole network, on the last axes.
+    """Positions of this rank's values within a tensor of the whole network, on its last axes.
 
     A :class:`~hpcsamp.weights.layout.Layout` for flat tensors, a
     :class:`~hpcsamp.grid.parts.Part` for others.
@@ -24,10 +24,10 @@ class Pieces(Protocol):
         """Shape of this rank's part of a whole tensor of the given shape."""
 
     def put(self, whole: Tensor, part: Tensor, /) -> None:
-        """Write this rank's numbers to their positions in the whole tensor."""
+        """Write this rank's values to their positions in the whole tensor."""
 
     def cut(self, whole: Tensor) -> Tensor:
-        """Return this rank's numbers of the whole tensor."""
+        """Return this rank's values of the whole tensor."""
 
 
 def parts_in(module: nn.Module) -> dict[str, Part]:

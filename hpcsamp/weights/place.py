@@ -1,4 +1,4 @@
-"""Identify a pass of a module, and with it the random numbers that the module draws in it."""
+"""Identify a pass of a module, and thus the random numbers that the module draws in it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Masks:
     Attributes
     ----------
     rate
-        Probability of dropping a unit in all places; None: that of each call.
+        Probability of dropping a unit in all calls; None for the rate of each call.
     shared
-        Whether all items and positions of a sample share one mask: that of a sub-network.
+        Whether all items and positions of a sample share one mask, which defines a sub-network.
     """
 
     rate: float | None = None

@@ -1,7 +1,7 @@
 """Replace a module's parameters and buffers by other values within a context.
 
-``torch.func.functional_call`` does the same, but looks up every name at every call. Here the places
-are found once, so that a pass through a small network costs a few dictionary entries.
+``torch.func.functional_call`` does the same, but looks up every name at every call. Here each name
+is looked up once, so that a pass through a small network only sets a few dictionary entries.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Put:
     Parameters
     ----------
     module
-        Any module. Parameters and buffers that are registered later are not known.
+        Any module. Parameters and buffers that are registered later are not replaced.
 
     Attributes
     ----------
     state
-        State of the method that the module is evaluated for (:mod:`hpcsamp.weights.state`).
+        State of the method that evaluates the module (:mod:`hpcsamp.weights.state`).
     known
         Verdicts on strategies for this module, by sizes.
     pairs
@@ -113,8 +113,8 @@ class Put:
     def name_of(self, value: object) -> str | None:
         """Return the name of a current value of the module; None if the module does not have it.
 
-        If several names share it, the first one. Layers ask in the order of their names, so the
-        search continues where the last one ended.
+        If several names share the value, the first one is returned. Layers look up values in the
+        order of their names, so a search starts where the last one ended.
         """
         if not self._search:
             first: dict[tuple[int, str], tuple[str, Place]] = {}
@@ -131,7 +131,7 @@ class Put:
         return None
 
     def modes(self) -> tuple[bool, ...]:
-        """Which submodules are in training mode."""
+        """Whether each submodule is in training mode."""
         return tuple([part.training for part in self._parts])
 
     def places(self, name: str) -> tuple[Place, ...]:

@@ -20,12 +20,12 @@ import torch.utils.checkpoint as torchs
 from hpcsamp.errors import UsageError
 
 Block = Callable[[], AbstractContextManager[Any]]
-"""Returns a context like one that is active."""
+"""Function that returns a copy of an active context."""
 
 
 class _Standing(threading.local):
     def __init__(self) -> None:
-        #: For each active context, a function that returns a function making a copy of it.
+        #: For each active context, a function that records its state and returns a :data:`Block`.
         self.blocks: list[Callable[[], Block]] = []
 
 
@@ -33,7 +33,7 @@ _standing = _Standing()
 
 
 def begin(again: Callable[[], Block]) -> None:
-    """Register a context; ``again()`` returns what makes one in the state of that moment."""
+    """Register a context; ``again()`` records its current state and returns a :data:`Block`."""
     _standing.blocks.append(again)
 
 
@@ -43,13 +43,13 @@ def end() -> None:
 
 
 def stands() -> bool:
-    """Whether a pass is under way, or a recomputation within the contexts of its pass."""
+    """Whether a pass is in progress, or a recomputation within the contexts of its pass."""
     return bool(_standing.blocks)
 
 
 @contextmanager
 def standing(block: Block) -> Iterator[None]:
-    """Enter a context, and register it for recomputations of what is called within it."""
+    """Enter a context, and register it for recomputations of calls within it."""
     begin(lambda: block)
     try:
         with block():

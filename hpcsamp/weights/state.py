@@ -4,10 +4,10 @@ Every pass of a step starts from the state that the module had before the step. 
 over, the states left by the passes of all samples and data groups are combined:
 
     numbers      the mean over samples, and over items of the data groups; a value whose norm stayed
-                 the same in every pass (the vectors of a power iteration) keeps it in the mean
+                 the same in every pass (the vectors of a power iteration) keeps this norm
     integers     the value left by the pass of the first sample in the first data group
 
-Where each sample has its own module (members, chains), the mean is over its own passes. Running
+If each sample has its own module (members, chains), the mean is over its own passes. Running
 statistics of batch normalisation are such numbers; :mod:`hpcsamp.weights.routing.normalisation`
 computes what their passes leave.
 """
@@ -26,7 +26,7 @@ from hpcsamp.weights.estimates import Estimates
 from hpcsamp.weights.put import Put
 
 NORMS = ("batch", "frozen", "group")
-"""The whole batch of a step; the running statistics; group normalisation instead."""
+"""Normalisation by the whole batch of a step, by running statistics, or over groups of channels."""
 
 #: Relative difference of norms that count as equal: initial vectors may be less precise.
 SAME_NORM = 1e-5
@@ -85,7 +85,7 @@ class State:
         Parameters
         ----------
         left
-            ``(k, *shape)`` by name, or ``(1, *shape)`` where it is the same for all samples.
+            ``(k, *shape)`` by name, or ``(1, *shape)`` if the state is the same for all samples.
         """
         for row, sample in enumerate(samples):
             values = {n: v[row if len(v) > 1 else 0].detach() for n, v in left.items()}
@@ -142,7 +142,7 @@ class State:
 
 
 class Replay:
-    """Statistics of normalisations, recorded in a pass and reused in passes with other items."""
+    """Statistics of normalisations, recorded in one pass and reused in passes with other items."""
 
     def __init__(self) -> None:
         self.noted: list[tuple[Tensor, Tensor]] = []
@@ -171,8 +171,11 @@ class _Mean:
         self._held = {name: put.held(name) for name in names}
 
     def parts(self, first: bool) -> Iterable[Tensor]:
-        """Sums over the samples of this rank: of weights, and of each value together with the
-        weight of those that kept their norm. ``first``: whether this is the first data group."""
+        """Weighted sums over the samples of this rank, from which :meth:`take` computes means.
+
+        These are the sum of the weights, and for each value its sum, the weight of the passes that
+        kept its norm, and the sum of norms. ``first``: whether this is the first data group.
+        """
         weights = [float(left.items) for _, left in self._left]
         if not weights:
             return

@@ -1,7 +1,7 @@
 """The random variables of a module that contains torch_blue's ``VIModule``.
 
-torch_blue would draw without a seed, and again at every access; so each variable's distribution is
-replaced by one that returns the value set for it.
+torch_blue would draw without a seed, and again at every access. Therefore each variable's
+distribution is replaced by one that returns the value that was set for it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Supplied(MeanFieldNormal):
         """Return the value that was set for it."""
         if self.value is None:
             raise RuntimeError(
-                "this module belongs to an hpcsamp method now: call the method, "
+                "this module now belongs to an hpcsamp method: call the method, "
                 "method(x, samples=range(S)), not the module"
             )
         return self.value
@@ -140,7 +140,7 @@ def _normal_parameters(part: Any, variable: str, name: str) -> list[nn.Parameter
 
 
 def _prior(part: Any, variable: str) -> Prior:
-    """The prior of a variable; one that is neither normal nor flat by its log density."""
+    """Return the prior of a variable; one that is neither normal nor flat as its log density."""
     prior = part.prior[variable]
     if prior is None or _is(prior, UniformPrior):
         return None

@@ -23,7 +23,7 @@ from hpcsamp.weights.put import Put
 
 
 class Variables(ABC):
-    """The trained tensors of a module, how values are put into it, and its constants.
+    """The trained tensors and constants of a module, and a way to replace their values.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class Variables(ABC):
     Raises
     ------
     UsageError
-        If the module has nothing to learn, or has parameters that cannot lie in one flat vector.
+        If the module has no trainable weights, or parameters that cannot lie in one flat vector.
     """
 
     def __init__(self, module: nn.Module, variables: list[Variable]) -> None:
@@ -77,17 +77,17 @@ class Variables(ABC):
         std
             Standard deviation for a plain module.
         scale
-            Multiply ``std`` by ``1 / sqrt(fan in)`` of the layer, as the paper does. (A bias takes
-            the fan in of its layer's weight.)
+            Multiply ``std`` by ``1 / sqrt(fan in)`` of the layer, as in the paper. (A bias has the
+            fan in of its layer's weight.)
         """
 
     def call(self, x: Tensor) -> Tensor:
-        """Evaluate the module as it is, see :class:`~hpcsamp.weights.calling.Caller`."""
+        """Evaluate the module's current state, see :class:`~hpcsamp.weights.calling.Caller`."""
         return self.caller(x)
 
     @abstractmethod
     def show(self, values: Mapping[str, Tensor], log_stds: Mapping[str, Tensor]) -> None:
-        """Let the module's own parameters share memory with values, by name."""
+        """Make the module's own parameters views of values, by name."""
 
 
 class PlainVariables(Variables):
@@ -176,7 +176,7 @@ def variables_of(
 
 
 def check_plain(module: nn.Module) -> None:
-    """Refuse torch_blue's modules, which draw weights, in methods with other samples.
+    """Refuse torch_blue's modules, which draw weights, in methods that define samples differently.
 
     Raises
     ------
@@ -184,7 +184,7 @@ def check_plain(module: nn.Module) -> None:
         If there is one; the message names the layer, and the methods that support it.
     """
     parts = _torch_blue_parts(module)
-    drawing = [(n, m) for n, m in parts if m.random_variables]  # others only contain them
+    drawing = [(n, m) for n, m in parts if m.random_variables]  # other modules only contain them
     for name, part in (drawing or parts)[:1]:
         shown = f"{name}, a {type(part).__name__}" if name else f"{type(part).__name__}, a module"
         raise UsageError(
@@ -218,10 +218,10 @@ def initial_log_stds(
 
 
 def _fan_in(module: nn.Module) -> dict[str, int]:
-    """Inputs per output of each parameter's layer; 1 for a layer with vectors only (a norm).
+    """Inputs per output of each parameter's layer; 1 for a layer that has only vectors (a norm).
 
     A layer whose weights are not ``(outputs, inputs, ...)``, or are a part of such a tensor, has
-    the number in an attribute ``inputs_per_output``.
+    this number in an attribute ``inputs_per_output``.
     """
     result = {}
     for path, part in module.named_modules():

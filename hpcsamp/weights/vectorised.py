@@ -1,4 +1,4 @@
-"""``torch.func.vmap`` that refuses to loop over an operation silently."""
+"""``torch.func.vmap`` that raises an error instead of looping over an operation."""
 
 from __future__ import annotations
 

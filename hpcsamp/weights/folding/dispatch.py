@@ -76,7 +76,7 @@ def _vectorised(fold: Fold, function: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _result(fold: Fold, y: Tensor, batch: tuple[BatchRows, int, int] | None) -> Any:
-    """``(k, ...)``, folded where there are items, or as a sampled value where there are none."""
+    """Return ``(k, ...)`` folded if it has items, otherwise as a sampled value."""
     if batch is None:
         return Sampled(y, fold)
     (axis, _), count, axes = batch

@@ -1,4 +1,4 @@
-"""Find the samples in a tensor, and move them out of it and back into it."""
+"""Find the axis of a tensor into which samples are folded, unfold it and fold it again."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Fold:
     samples, items
         Numbers ``k`` and ``B``.
     late
-        Whether inputs have no samples, which are introduced by the first sampled parameter.
+        Whether inputs have no samples, so that the first sampled parameter introduces them.
     dispatch
         Function that handles an operation on a sampled parameter, called with ``(fold, function,
         positional arguments, named arguments)``.

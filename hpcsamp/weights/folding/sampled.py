@@ -1,4 +1,4 @@
-"""A parameter with ``k`` values that looks like a single tensor."""
+"""A parameter with ``k`` values that behaves like a single tensor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OPERATORS = """
 add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow matmul rmatmul neg
 pos abs lt le gt ge eq ne and or xor invert lshift rshift getitem
 """
-#: Attributes that are the same for one sample as for all of them.
+#: Attributes that are the same for one sample and for all samples.
 ATTRIBUTES = frozenset(_ATTRIBUTES.split())
 #: Methods whose result is not a tensor and is the same for every sample.
 QUESTIONS = frozenset(_QUESTIONS.split())
@@ -32,8 +32,8 @@ NUMBERS = frozenset(_NUMBERS.split())
 class Sampled:
     """``k`` values in place of one tensor.
 
-    It has the shape, type and methods of one of them. torch's functions applied to it compute the
-    result for each sample, see :mod:`hpcsamp.weights.folding.dispatch`.
+    It has the shape, type and methods of one of the values. torch's functions applied to it compute
+    the result for each sample, see :mod:`hpcsamp.weights.folding.dispatch`.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ class Sampled:
         if name in ATTRIBUTES:
             return getattr(self.value, name)
         if name in NUMBERS:
-            raise NotPossibleError(f"Tensor.{name} of a weight, which has a value for each sample")
+            raise NotPossibleError(f"Tensor.{name} of a weight, which has one value per sample")
         found = getattr(Tensor, name)  # raises AttributeError as a tensor would
         if name in QUESTIONS:
             return partial(found, self.value)
@@ -102,7 +102,7 @@ class Sampled:
         return self._of(lambda t: getattr(t, name))
 
     def __bool__(self) -> bool:
-        raise NotPossibleError("the truth value of a weight, which has a value for each sample")
+        raise NotPossibleError("the truth value of a weight, which has one value per sample")
 
     def _of(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         return self.fold.dispatch(self.fold, function, (self, *args), kwargs)

@@ -1,8 +1,8 @@
 """Route calls that a module makes to functions that handle samples and items.
 
-The random numbers that a module draws itself (dropout wherever it is, noise, stochastic depth) come
-from counted streams that are identified by seed, step, sample, number of the call, and item, so
-they are the same on any grid and in any form of pass. A route is a file and one line in
+The random numbers that a module draws itself (dropout of any kind, noise, stochastic depth) come
+from counter-based streams that are identified by seed, step, sample, number of the call, and item,
+so they are the same on any grid and in any form of pass. A route is a function and one line in
 :data:`.table.ROUTES`.
 """
 

@@ -129,7 +129,7 @@ def _folded(t: Tensor) -> Tensor:
 
 
 def _same_for_all(mask: Tensor) -> bool:
-    """Whether a mask fits any number of rows: its batch axis is missing or has length 1."""
+    """Whether a mask fits any number of rows, i.e. its batch axis is missing or has length 1."""
     return mask.dim() <= 2 or all(n == 1 for n in mask.shape[:-3])
 
 

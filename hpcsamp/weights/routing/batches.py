@@ -23,7 +23,7 @@ class Normalised(NamedTuple):
     axes
         Number of axes of its input.
     channels
-        Number of channels of its input; None where the items are among them.
+        Number of channels of its input; None if the items are among them.
     """
 
     over: bool
@@ -31,7 +31,7 @@ class Normalised(NamedTuple):
     channels: int | None
 
     def fits(self, shape: Sequence[int]) -> bool:
-        """Whether a call with an input of this shape may be this one."""
+        """Whether this may be a call with an input of the given shape."""
         return len(shape) == self.axes and self.channels in (None, shape[1])
 
 

@@ -1,8 +1,8 @@
-"""Find out what a module draws in a pass, by passes with two and with three items.
+"""Plan the draws of a module in a pass, by probing it with two and with three items.
 
-There is no list of where the items are in what a module draws. The shapes of the same call for two
-and for three items show it: ``(B, T, d)``, ``(T, B, d)``, ``(B * heads, T, T)``, or no axis of
-items; then the draw is shared by all items.
+The axis of the items in a draw is not known beforehand. It follows from the shapes of the same call
+for two and for three items: ``(B, T, d)``, ``(T, B, d)``, ``(B * heads, T, T)``, or no axis of
+items; in that case all items share the draw.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from hpcsamp.weights.layers import ModuleLayer
 from hpcsamp.weights.routing.batches import Normalised
 from hpcsamp.weights.routing.now import Now, Numbers
 
-#: Largest amount of numbers drawn ahead, because steps of a small network are short; and kept.
+#: Largest amount of numbers that are drawn ahead and kept, because a small network's steps are
+#: short.
 AHEAD, KEPT = 1 << 18, 1 << 22
 #: Largest number of steps that are drawn at once.
 STEPS = 64
 
 
 class OtherCallsError(Exception):
-    """A pass draws differently from its plan."""
+    """Error raised if a pass draws differently from its plan."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Plan:
     calls
         The calls.
     needed
-        Whether calls need to be routed at all.
+        Whether any call has to be routed.
     masking
         Names of the layers that apply masks.
     norms
@@ -132,7 +133,7 @@ class Plan:
         """Return numbers for each entry of the last axis, shared by all items and positions."""
         own = (*[1] * (len(call.shape) - 1), *call.shape[-1:])
         values = self._once(now, at, own, numbers, kept)
-        if kept:  # callers do not read its shape
+        if kept:  # callers do not read the shape of kept numbers
             return now.form.without_items(values)
         a, whole = call.axis, list(call.shape)
         if a is not None:
@@ -168,14 +169,15 @@ class Plan:
 
 @dataclass
 class Probe:
-    """Records the calls that draw in a pass; every draw in it is shared by all items.
+    """Records the calls that draw in a probing pass, in which all items share every draw.
 
     Attributes
     ----------
     layers
         Layers that are being evaluated, the innermost last.
     seen
-        Function, shape and layer of each call, and whether its numbers belong to no single item.
+        Function, shape and layer of each call, and whether its numbers do not belong to single
+        items.
     masking
         Names of the layers that apply masks.
     norms

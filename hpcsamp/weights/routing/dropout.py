@@ -1,4 +1,4 @@
-"""Dropout, wherever a module calls it, and leaky units with a random slope."""
+"""Dropout of any kind that a module calls, and leaky units with a random slope."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hpcsamp.weights.routing.forms import SingleSample
 from hpcsamp.weights.routing.now import Now, Route
 from hpcsamp.weights.routing.numbers import Uniform
 
-#: Rates are multiples of 1 / LEVELS: 16 random bits decide about a unit.
+#: Rates are multiples of 1 / LEVELS: 16 random bits decide whether a unit is dropped.
 LEVELS = 1 << 16
 #: Negative limit of SELU far below 0, which alpha dropout puts in place of a unit (Klambauer et al.
 #: 2017).
@@ -25,7 +25,7 @@ ALPHA = 1.7580993408473766
 
 @dataclass(frozen=True)
 class KeptUnits:
-    """Draws ``value`` for a unit that is kept, 0 for one that is dropped.
+    """Draws ``value`` for a unit that is kept, and 0 for one that is dropped.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ def _channels(alone: int) -> Route:
 
 
 def rate_of(now: Now, p: Any) -> tuple[int, bool]:
-    """Probability of dropping a unit, in units of 1 / LEVELS; whether all items share a mask."""
+    """Probability of dropping a unit, in units of 1 / LEVELS, and whether items share a mask."""
     now.draws.mask()
     masks = now.place.masks
     rate = float(p if masks is None or masks.rate is None else masks.rate)
@@ -113,7 +113,7 @@ def _dropped(
     mask = now.draw(name, x.shape[:lead], kept, kept=True, shared=shared)
     if len(x.shape) > lead:
         mask = mask[(..., *[None] * (len(x.shape) - lead))]
-    # elsewhere the mask introduces the samples, for which the tensor has no room
+    # in other forms the mask introduces the samples, for which the tensor has no room
     within = inplace and isinstance(now.form, SingleSample)
     y = x.mul_(mask) if within else x * mask
     if not alpha or not share:

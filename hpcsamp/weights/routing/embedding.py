@@ -1,7 +1,7 @@
 """Embeddings with a padding row, which have a wrong gradient in vmap, or with sparse gradients.
 
-The gradient of the padding row is wrong where ids differ between samples (torch 2.13); here that
-row is left out of the graph. Weights of samples are parts of flat vectors, so gradients are dense.
+The gradient of the padding row is wrong if ids differ between samples (torch 2.13); here that row
+is left out of the graph. Weights of samples are parts of flat vectors, so gradients are dense.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def embedding(
 
 
 def _dense(function: Any, at: int) -> Route:
-    """Return a route to ``function`` without its argument ``sparse``, at the given position."""
+    """Return a route to ``function`` that drops its argument ``sparse``, at the given position."""
 
     def route(now: Now, *args: Any, **named: Any) -> Any:
         if not (named.get("sparse") or (len(args) > at and args[at])):

@@ -21,12 +21,12 @@ from hpcsamp.weights.routing.now import Now, Numbers
 from hpcsamp.weights.routing.passes import probed
 from hpcsamp.weights.routing.table import ROUTES
 
-#: Functions that draw. Normalisation in prediction is torch's own.
+#: Routes of functions that draw. Normalisation in prediction is torch's own.
 DRAWING = {call: route for call, route in ROUTES.items() if call not in normalisation.ROUTES}
 
 
 class Fixed(nn.Module):
-    """A network with the draws of one sample, which are the same for all items, as constants.
+    """A network with the draws of one sample as constants, which are the same for all items.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Fixed(nn.Module):
     Raises
     ------
     UsageError
-        If it draws for each item; the message names the function.
+        If the network draws for each item; the message names the function.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The form of a pass: where its samples are, and so which form a drawn tensor must have."""
+"""The form of a pass: the position of samples in its tensors, and thus in drawn tensors."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from hpcsamp.weights.folding import Fold, Sampled
 
 
 class Form(ABC):
-    """How a pass holds its samples."""
+    """Base class of the forms in which the tensors of a pass hold its samples."""
 
-    #: Number of samples folded into the items of a tensor that has them.
+    #: Number of samples folded into the items of a tensor with items.
     folded: int = 1
 
     @abstractmethod
     def without_items(self, values: Tensor) -> Any:
-        """Return ``(k, *shape)`` values without items in the form the module sees."""
+        """Convert ``(k, *shape)`` values without items to this form."""
 
     @abstractmethod
     def with_items(self, values: Tensor, axis: int, folded: bool) -> Any:
-        """Return ``(k, *shape)`` values with items in an axis in the form the module sees.
+        """Convert ``(k, *shape)`` values whose axis ``axis`` is that of the items to this form.
 
-        ``folded``: whether tensors of the call have the samples in that axis, too.
+        ``folded``: whether tensors of the call also have the samples in that axis.
         """
 
 
 class SingleSample(Form):
-    """One sample: tensors are those of the module."""
+    """One sample: tensors have no axis of samples."""
 
     def without_items(self, values: Tensor) -> Tensor:
         """See :meth:`Form.without_items`."""
@@ -43,7 +43,7 @@ class SingleSample(Form):
 
 
 class Vmapped(Form):
-    """Within ``torch.func.vmap``.
+    """Samples are vectorised by ``torch.func.vmap``.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ class Folded(Form):
 
 
 class _InFront(torch.autograd.Function):
-    """``(k, ...)`` values as those of the sample that vmap evaluates."""
+    """Make the first axis of ``(k, ...)`` values that of the samples in vmap."""
 
     @staticmethod
     def forward(marker: Tensor, values: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class Routing(TorchFunctionMode):
     now
         The pass.
     routes
-        Routes by function. A pass that takes one of them needs this mode in every form.
+        Routes by function. A pass that takes one of them needs routing in every form.
     others
         Routes that only this form of pass needs.
     """
@@ -51,13 +51,13 @@ class Routing(TorchFunctionMode):
         recomputation.end()
 
     def _note(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """Keep packed sequences, because functions called by layers do not get their rows."""
+        """Keep packed sequences, because functions called by layers do not receive their rows."""
         for value in inputs:
             if isinstance(value, PackedSequence):
                 self._now.packed = value
 
     def _as_it_is(self) -> Callable[[], Routing]:
-        """Return a function that makes contexts which continue the draws from here."""
+        """Return a function that creates contexts which continue the draws from this state."""
         now = replace(self._now)
         return lambda: Routing(replace(now), self._routes, self._others)
 

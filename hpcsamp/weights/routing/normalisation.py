@@ -1,6 +1,6 @@
 """Batch normalisation of each sample over the whole batch of a step.
 
-It is recognised by the calls a module makes (:func:`torch.nn.functional.batch_norm`,
+It is recognised by the calls that a module makes (:func:`torch.nn.functional.batch_norm`,
 ``torch.batch_norm``, and instance normalisation with running statistics), whatever the class of its
 layers. Forward and backward pass exchange sums over the data group, so that a batch in several
 parts is one batch. Trial passes use the statistics of their own items and exchange nothing.
@@ -126,7 +126,7 @@ def _torch_instance_norm(
 
 
 class _By(NamedTuple):
-    """The statistics that a call normalises by: those of its own items, or others."""
+    """The statistics by which a call normalises: those of its own items, or others."""
 
     found: ChannelMoments
     own: bool
@@ -198,7 +198,7 @@ def _statistics(
 
 
 def _noted_of_items(now: Now, names: list[str], momentum: float, x: Tensor) -> Tensor:
-    """Record the mean over items of their own statistics; the result is not used."""
+    """Record the mean over items of each item's statistics; return nothing to normalise by."""
     variance, mean = torch.var_mean(x.double(), list(range(3, x.dim())))
     if now.carry is not None and now.carry.prediction:
         _add(now, names, (mean.mean(1), variance.mean(1)))
@@ -224,7 +224,7 @@ def _estimated(now: Now, names: list[str], eps: float, x: Tensor) -> Tensor:
 
 
 def _estimated_names(now: Now, *values: Any) -> list[str]:
-    """Names of running statistics that are being estimated; empty if these are not."""
+    """Names of the given running statistics if they are being estimated; otherwise empty."""
     if now.carry is None or not now.carry.prediction or now.put is None:
         return []
     estimates, module = now.carry.state.estimates, now.put.module

@@ -1,4 +1,4 @@
-"""The current pass of a module, as passed to the functions that calls are routed to."""
+"""The current pass of a module, which routed functions receive as their first argument."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from hpcsamp.weights.routing.forms import Form
 
 
 class Numbers(Protocol):
-    """A distribution: draws ``(..., count)`` numbers from ``(...)`` stream keys; hashable."""
+    """A hashable distribution that draws ``(..., count)`` numbers from ``(...)`` stream keys."""
 
     def __call__(self, keys: Tensor, count: int) -> Tensor:
         """Draw the numbers."""
 
 
 class Draws(Protocol):
-    """Answers calls that draw: a plan, or the probe that makes one."""
+    """Returns the numbers for calls that draw: a plan, or the probe that makes one."""
 
     def draw(
         self, now: Now, name: str, shape: Sequence[int], numbers: Numbers, kept: bool, shared: bool
@@ -39,10 +39,10 @@ class Draws(Protocol):
 
     @property
     def packs(self) -> bool:
-        """Whether layers may be given packed sequences."""
+        """Whether layers may receive packed sequences."""
 
     def mask(self) -> None:
-        """Record that a layer applies a mask, at whatever rate."""
+        """Record that a layer applies a mask, whatever its rate."""
 
     def normalises(self, at: int, shape: Sequence[int]) -> bool | None:
         """See :meth:`Now.normalises`."""
@@ -74,9 +74,9 @@ class Now:
     calls
         Number of calls that have drawn so far.
     met
-        Whether a call was routed that must be routed in every form of pass.
+        Whether there was a call that must be routed in every form of pass.
     put, carry
-        The module, and the state that the pass starts from and leaves; None where there is none.
+        The module, and the state from which the pass starts and which it leaves; None for no state.
     normalising, normalised
         Number of calls of batch normalisation so far, and of those over items.
     packed
@@ -109,7 +109,7 @@ class Now:
         kept: bool = False,
         shared: bool = False,
     ) -> Any:
-        """Return what a call draws, in the form of the pass.
+        """Return the random numbers of a call, in the form of the pass.
 
         Parameters
         ----------
@@ -132,7 +132,7 @@ class Now:
     def normalises(self, shape: Sequence[int]) -> bool | None:
         """Whether the next call of batch normalisation, with this input shape, is over items.
 
-        None in a probe, which finds this out.
+        None in a probe, which determines this.
         """
         at, self.normalising = self.normalising, self.normalising + 1
         return self.draws.normalises(at, shape)

@@ -1,4 +1,4 @@
-"""Distributions that calls draw from: numbers from stream keys."""
+"""Distributions of the calls that draw: numbers from stream keys."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpcsamp.streams.branches import normal, uniform, words
 
 @dataclass(frozen=True)
 class Uniform:
-    """Uniform from ``low`` to below ``high``."""
+    """Uniform distribution on ``[low, high)``."""
 
     dtype: torch.dtype
     low: float = 0.0
@@ -29,7 +29,7 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Normal:
-    """Normal with mean 0 and standard deviation 1."""
+    """Normal distribution with mean 0 and standard deviation 1."""
 
     dtype: torch.dtype
 
@@ -40,7 +40,7 @@ class Normal:
 
 @dataclass(frozen=True)
 class Exponential:
-    """Exponential with mean 1; never 0."""
+    """Exponential distribution with mean 1; numbers are never 0."""
 
     dtype: torch.dtype
 
@@ -60,7 +60,7 @@ class Exponential:
 
 @dataclass(frozen=True)
 class Whole:
-    """Integers from ``low`` to below ``high`` with equal probability (up to 2**-63)."""
+    """Integers from ``low`` to ``high - 1`` with equal probability (up to 2**-63)."""
 
     dtype: torch.dtype
     low: int
@@ -74,7 +74,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class Permutation:
-    """A random permutation of the numbers from 0 to below ``count``."""
+    """A random permutation of the integers from 0 to ``count - 1``."""
 
     #: The numbers do not belong to single items.
     together: ClassVar[bool] = True

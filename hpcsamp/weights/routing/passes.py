@@ -71,7 +71,7 @@ def alone(chunk: Chunk, row: int, x: Any) -> Any:
             return chunk.call(x)
     place = place.some([row])
     for own in (plan, None):
-        # a layer that is skipped at random makes a pass with other calls: probe this pass again
+        # if a layer is skipped at random, a pass makes other calls: probe this pass again
         now = Now(
             place,
             SingleSample(),
@@ -110,7 +110,7 @@ def known_plan(
     stacked: bool,
     place: Place | None,
 ) -> Plan | None:
-    """Return what is known about the draws of a module; probe it if nothing is.
+    """Return the plan of the draws of a module; probe the module if there is none yet.
 
     The arguments are those of a :class:`~hpcsamp.weights.strategies.chunk.Chunk`.
 
@@ -140,7 +140,7 @@ def known_plan(
 def probed(
     module: nn.Module, call: Callable[[Any], Any], place: Place, x: Any, put: Put | None = None
 ) -> Plan:
-    """Return what a module draws in a pass, by passes with two and with three of some items.
+    """Plan the draws of a module in a pass, by probing it with two and with three of some items.
 
     Parameters
     ----------
@@ -187,8 +187,8 @@ def probed(
         whole, met = probe(x)  # raises errors that do not depend on the number of items
         if whole.seen:
             raise UsageError(
-                f"{type(module).__name__} draws random numbers, and takes {len(x)} items and not 2 "
-                f"or 3 ({str(e).splitlines()[0]:.120})"
+                f"{type(module).__name__} draws random numbers, and accepts {len(x)} items but not "
+                f"2 or 3 ({str(e).splitlines()[0]:.120})"
             ) from e
         return Plan((), met, frozenset(whole.masking), packs=packs)
     calls: tuple[Call, ...] = compared(two, three) if two.seen or three.seen else ()

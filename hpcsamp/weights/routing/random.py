@@ -13,7 +13,7 @@ from hpcsamp.weights.routing.forms import SingleSample
 from hpcsamp.weights.routing.now import Now, Numbers, Route
 from hpcsamp.weights.routing.numbers import Exponential, Normal, Permutation, Uniform, Whole
 
-#: Arguments with which a call is not routed: observation then checks what it does.
+#: Arguments with which a call is not routed; observation then checks its effect.
 OTHER = ("generator", "out", "names")
 KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -118,7 +118,7 @@ def bernoulli(now: Now, input: Any, p: Any = None, **named: Any) -> Any:
 
 
 def _chances(now: Now, name: str, like: Any) -> Any:
-    """Uniform numbers; under Monte Carlo dropout one for each unit."""
+    """Uniform numbers; with Monte Carlo dropout, one number for each unit."""
     now.draws.mask()
     masks = now.place.masks
     kind = like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32
@@ -153,8 +153,8 @@ def multinomial(
 def _into(now: Now, target: Any, values: Any) -> Any:
     """Write values into a tensor, if it has room for those of all samples.
 
-    If it has no room, the values are only returned, because callers mostly continue with the result
-    of such a method; the tensor itself becomes unusable, so that a pass that reads it is rejected
+    If it has no room, the values are only returned, because callers usually continue with the
+    result of such a method; the tensor itself becomes unusable, so a pass that reads it is rejected
     when the strategy is tried.
     """
     if not isinstance(target, Tensor):
@@ -211,7 +211,7 @@ def log_normal_(now: Now, target: Any, mean: float = 1.0, std: float = 2.0, **na
 
 
 def random_(now: Now, target: Any, *bounds: int, **named: Any) -> Any:
-    """Integers from a bound to below another."""
+    """Integers from one bound to below another."""
     bounds = (*bounds, *[named[n] for n in ("from", "to") if n in named])
     if _other(named) or not bounds:
         return NotImplemented

@@ -1,8 +1,8 @@
 """Dropout between the layers of LSTM, GRU and plain recurrent networks.
 
-torch draws it within one function for all layers. Here each layer is a call of its own, and its
-outputs are masked before the next one. For packed sequences, the mask of a row is identified by its
-item and its time step, whatever the other sequences of the batch are.
+torch draws it within one function for all layers. Here each layer is called separately, and its
+outputs are masked before the next layer. For packed sequences, the mask of a row is identified by
+its item and its time step, whatever the other sequences of the batch are.
 """
 
 from __future__ import annotations

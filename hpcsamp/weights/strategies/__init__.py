@@ -1,4 +1,4 @@
-"""Strategies to evaluate a chunk of samples; one file and one line each."""
+"""Strategies for evaluating a chunk of samples; each is one file and one line here."""
 
 from __future__ import annotations
 

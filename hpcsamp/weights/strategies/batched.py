@@ -19,7 +19,7 @@ from hpcsamp.weights.strategies.chunk import Chunk, NotPossibleError
 def late(chunk: Chunk) -> Tensor:
     """Return ``(k, B, ...)`` outputs of a pass in which inputs have no samples."""
     if chunk.stacked:
-        raise NotPossibleError("each sample has inputs of its own")
+        raise NotPossibleError("each sample has its own inputs")
     return _run(chunk, chunk.x, True)
 
 

@@ -13,7 +13,7 @@ from hpcsamp.weights.put import Put
 
 
 class NotPossibleError(Exception):
-    """A strategy does not support a module; the message names the operation."""
+    """Error raised if a strategy does not support a module; the message names the operation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,8 @@ class Chunk:
     put
         Puts values into the module.
     call
-        Evaluates the module as it is, from ``(B, ...)`` inputs to ``(B, ...)`` outputs.
+        Evaluates the module with its current values, from ``(B, ...)`` inputs to ``(B, ...)``
+        outputs.
     sampled
         ``(k, *shape)`` values by name, one for each sample.
     shared

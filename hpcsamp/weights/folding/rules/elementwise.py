@@ -43,7 +43,7 @@ def _without_place(name: str) -> str | None:
 
 
 def elementwise(fold: Fold, function: Any, args: Any, kwargs: Any) -> Any:
-    """Apply the function to all samples at once, with axes of length 1 where samples have fewer."""
+    """Apply the function to all samples at once, with axes of length 1 inserted where necessary."""
     tensors = [t for t in (*args, *kwargs.values()) if isinstance(t, (Tensor, Sampled))]
     axes = max(t.dim() for t in tensors)
     axis: int | None = None

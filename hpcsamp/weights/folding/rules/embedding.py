@@ -1,4 +1,4 @@
-"""Embeddings with sampled tables: one table of all samples, with ids shifted to each part."""
+"""Embeddings with sampled tables: one table of all samples, with ids shifted to a sample's rows."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def batch_norm(
 ) -> Any:
     """Batch normalisation in evaluation mode, with the same statistics for all samples.
 
-    For weights (weight standardisation) also by their own statistics.
+    Weights (weight standardisation) may also be normalised by their own statistics.
     """
     if type(x) is Sampled and training and running_mean is None and running_var is None:
         normed: Any = Sampled(by_own_batch(x.value, eps), fold)

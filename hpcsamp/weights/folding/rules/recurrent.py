@@ -1,7 +1,7 @@
 """Recurrent layers with sampled weights: a loop over time steps, all samples at once.
 
-torch's own kernels take one set of weights. An explicit cell is slower for one sample; for several
-samples it saves as many calls of every operation.
+torch's own kernels take one set of weights. An explicit cell is slower for one sample, but
+evaluates several samples with the same number of calls.
 """
 
 from __future__ import annotations

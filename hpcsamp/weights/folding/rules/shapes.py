@@ -1,4 +1,4 @@
-"""Shapes of sampled values: a row for each item, slices, and concatenation with items."""
+"""Shape operations on sampled values: expansion to items, slices, and concatenation with items."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ def getitem(fold: Fold, value: Any, index: Any) -> Any:
 
 
 def _sizes(sizes: Sequence[Any]) -> list[int]:
-    """Sizes given as several numbers or as one sequence."""
+    """Return sizes that were passed as several numbers or as one sequence."""
     first = sizes[0] if sizes else ()
     return list(first) if isinstance(first, (tuple, list)) else [int(n) for n in sizes]
 
 
 def _axis(fold: Fold, wanted: Sequence[int]) -> int | None:
-    """The axis that becomes that of samples and items."""
+    """Axis that becomes the axis of samples and items."""
     both = fold.samples * fold.items
     if wanted and wanted[0] and wanted[0] % both == 0:
         return 0
