@@ -13,7 +13,7 @@ from hpcsamp.campaign.collect import Results
 from hpcsamp.campaign.points import Point
 from hpcsamp.campaign.resources import Shape
 from hpcsamp.campaign.schedulers.usage import Used, of_sacct
-from hpcsamp.campaign.status import PointStatus
+from hpcsamp.campaign.status import Place, PointStatus
 from hpcsamp.errors import UsageError
 
 # Element 3 was requeued once; MaxRSS and its like are lines of steps.
@@ -44,7 +44,7 @@ class Surveyed:
         self.state = type("State", (), {"submissions": []})()
 
     def elements_of(self, point):
-        return [(("job", 0), self.folder / "submissions/0001/log-00-0.txt")]
+        return [Place(("job", 0), self.folder / "submissions/0001/log-00-0.txt", False)]
 
 
 def point(name: str, shape: Shape | None = None) -> PointStatus:

@@ -292,15 +292,44 @@ starts > 2 or sys.exit(75)
 """
 
 
-def test_a_point_that_stops_early_or_stalls_is_started_again(case):
-    """One that always stalls: three times more."""
+@pytest.mark.parametrize("together", [1, 4])
+def test_a_point_that_stops_early_or_stalls_is_started_again(case, together):
+    """One that always stalls: three times more; also where a job runs several points."""
     case.file.with_name("fake.py").write_text(FAKE.replace("digest =", f"{STALLS}digest =", 1))
-    case.file.write_text(SWEEP.replace("seed = [1, 2, 3, 4]", "seed = [1]"))
+    text = SWEEP.replace("seed = [1, 2, 3, 4]", "seed = [1]")
+    case.file.write_text(f"{text}[resources]\npoints_per_job = {together}\n")
     case("submit")
     assert case.wait() == {"done": 4, "failed": 2}
     assert runs(case) == 4 * 3 + 2 * 4
     logs = "".join(p.read_text() for p in case.folder.glob("submissions/0001/*.txt"))
     assert logs.count("campaign: a rank hung on n, see") == 2 * 2 + 2 * 3
+
+
+def test_several_points_in_one_job(case):
+    """Each has its own state, log and failure; only whole jobs can be cancelled."""
+    case.file.write_text(f"{SWEEP}[resources]\npoints_per_job = 2\n")
+    case.go(False)
+    assert "submitted 24 points in 1 array" in case("submit")
+    assert [s.point.number for s in case.block()] == [7, 9, 11]
+    states = {s.point.number: s.word for s in case.survey().points}
+    assert [states[n] for n in (6, 7, 8, 9, 13)] == [
+        "done",
+        "running",
+        "queued",
+        "running",
+        "queued",
+    ]
+    refused = case("cancel", "--point", 7, code=2)
+    assert "in the same jobs (resources.points_per_job): 8; select" in refused
+    case.go()
+    assert case.wait() == {"done": 23, "failed": 1}
+    assert runs(case) == 24
+    assert "exit 1: this one fails by design" in " ".join(case("status").split())
+    logs = sorted(p.name for p in (case.folder / "submissions/0001").glob("log-*"))
+    assert len(logs) == 24
+    assert "submitted 1 point in 1 array" in case("resume")
+    assert case.wait() == {"done": 23, "failed": 1}
+    assert runs(case) == 25
 
 
 def test_cancelled_points_are_gone_on_with(case):

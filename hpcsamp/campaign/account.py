@@ -90,13 +90,15 @@ def account(
     known: dict[tuple[str, int], Used] = {}
     for kind in {s.scheduler for s in survey.state.submissions} if ask_scheduler else ():
         jobs = {r.job for s in survey.state.submissions if s.scheduler == kind for r in s.jobs}
-        asked = {job for found in elements.values() for (job, _), _ in found} & jobs
+        asked = {p.element[0] for found in elements.values() for p in found if not p.several} & jobs
         known |= make(campaign.site, kind).used(sorted(job for job in asked if job))
     accounts = []
     for status in points:
         name = status.point.name
         starts = _starts(campaign.folder / "points" / name, campaign.folder / "submissions")
-        by_scheduler = [known[e] for e, _ in elements[name] if e in known]
+        by_scheduler = [
+            known[p.element] for p in elements[name] if p.element in known and not p.several
+        ]
         if not starts and not by_scheduler:
             continue
         seconds = sum(starts)

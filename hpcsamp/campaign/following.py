@@ -49,9 +49,9 @@ def follow(campaign: Campaign, point: Point, write: Callable[[str], object]) -> 
             asked = time.monotonic()
             ended = point.name not in survey.live
             found = survey.element(point)
-            if found is not None and found[1] != place and found[1].exists():
-                read = found[1].stat().st_size if place is None and not read else 0
-                place = found[1]
+            if found is not None and found.log != place and found.log.exists():
+                read = found.log.stat().st_size if place is None and not read else 0
+                place = found.log
         if place is not None:
             with place.open("rb") as f:
                 f.seek(int(read))

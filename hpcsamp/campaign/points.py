@@ -23,7 +23,10 @@ from hpcsamp.names import SampleAxis
 from hpcsamp.sealing.text import read_json
 from hpcsamp.spelling import hint, shown
 
-_WHEN = ("ranks", "nodes", "ranks_per_node", "cores", "gpus", "time", "memory")
+_WHEN = (
+    *("ranks", "nodes", "ranks_per_node", "cores", "gpus", "time", "memory"),
+    "points_per_job",
+)
 
 
 @dataclass(frozen=True)

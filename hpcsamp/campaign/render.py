@@ -53,6 +53,11 @@ class Job:
     shape: Shape
     points: tuple[Point, ...]
 
+    @property
+    def elements(self) -> int:
+        """Number of elements of the array, each of which runs ``points_per_job`` points."""
+        return -(-len(self.points) // self.shape.points_per_job)
+
 
 def arrays(points: Sequence[Point], site: Site, largest: int) -> list[Job]:
     """Group points into job arrays by resource shape, and split arrays that are too large.
@@ -60,7 +65,7 @@ def arrays(points: Sequence[Point], site: Site, largest: int) -> list[Job]:
     Parameters
     ----------
     largest
-        Largest number of points in an array; 0: no limit.
+        Largest number of elements of an array; 0: no limit.
     """
     by_shape: dict[Shape, list[Point]] = {}
     for point in points:
@@ -68,7 +73,7 @@ def arrays(points: Sequence[Point], site: Site, largest: int) -> list[Job]:
     suffix = SCHEDULERS.find(site.scheduler).suffix
     jobs: list[Job] = []
     for shape, members in sorted(by_shape.items()):
-        size = largest or len(members)
+        size = largest * shape.points_per_job or len(members)
         for first in range(0, len(members), size):
             number = f"{len(jobs):02d}"
             jobs.append(
@@ -116,7 +121,7 @@ def script(campaign: Campaign, job: Job, submission: Path, folder: Path | None =
         "cores": shape.cores,
         "gpus": shape.gpus,
         "memory": shape.memory,
-        "time": shape.time,
+        "time": shape.job_time,
         "minutes": shape.minutes,
         "cpus_per_core": site.cpus_per_core,
     }
@@ -134,10 +139,13 @@ def script(campaign: Campaign, job: Job, submission: Path, folder: Path | None =
         comment=f"{MARK}{identity(submission, job)}",
         variable=f"{VARIABLE}={identity(submission, job)}",
         count=len(job.points),
+        elements=job.elements,
+        pack=shape.points_per_job,
         shape=shape.describe(),
         script=job.script,
         table=job.table,
         log=log_stem(job.script),
+        log_of_job=job_log_stem(job.script, shape.points_per_job),
         folder=str(folder or campaign.folder),
         submission=str(submission),
         submission_name=submission.name,
@@ -201,6 +209,11 @@ def identity(submission: Path, job: Job) -> str:
 def log_stem(script: str) -> str:
     """Return the stem of log names: logs of ``job-00.sbatch`` are ``log-00-0.txt`` ..."""
     return script.split(".")[0].replace("job-", "log-")
+
+
+def job_log_stem(script: str, points_per_job: int) -> str:
+    """Return the stem of the logs of jobs: those of their points, unless there are several."""
+    return script.split(".")[0].replace("job-", "pack-") if points_per_job > 1 else log_stem(script)
 
 
 @cache

@@ -22,6 +22,7 @@ MOST = {
     "gpus": 10**4,
     "minutes": 10**7,
     "memory": 10**9,
+    "points_per_job": 10**5,
 }
 """Largest values, more than any machine has; a larger one is a typing error. Memory in MiB."""
 
@@ -42,6 +43,8 @@ class Shape:
         Wall-clock time limit in minutes.
     memory
         Memory per node in MiB; 0 for the default of the scheduler.
+    points_per_job
+        Number of points that one job runs one after the other, each with these resources.
     """
 
     ranks: int = 1
@@ -50,6 +53,7 @@ class Shape:
     gpus: int = 0
     minutes: float = 60.0
     memory: int = 0
+    points_per_job: int = 1
 
     @property
     def ranks_per_node(self) -> int:
@@ -64,8 +68,17 @@ class Shape:
     @property
     def time(self) -> str:
         """The time limit as ``hours:minutes:seconds``."""
-        whole = round(self.minutes * 60)
-        return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+        return _clock(self.minutes)
+
+    @property
+    def job_minutes(self) -> float:
+        """Wall-clock time limit of a job in minutes, which is that of all its points."""
+        return self.minutes * self.points_per_job
+
+    @property
+    def job_time(self) -> str:
+        """The time limit of a job as ``hours:minutes:seconds``."""
+        return _clock(self.job_minutes)
 
     def describe(self) -> str:
         """Describe the resources on one line: ``4 ranks on 2 nodes, 8 cores a rank, 01:00:00``."""
@@ -78,6 +91,8 @@ class Shape:
             parts.append(f"{self.gpus} GPU{'s' * (self.gpus > 1)} a node")
         if self.memory:
             parts.append(f"{self.memory} MiB a node")
+        if self.points_per_job > 1:
+            parts.append(f"{self.points_per_job} points a job")
         return ", ".join([*parts, self.time])
 
     def more(self, time: str | None, memory: str | None) -> Shape:
@@ -121,6 +136,7 @@ def shape(given: Mapping[str, Any]) -> Shape:
         gpus=gpus,
         minutes=minutes(given.get("time", "01:00:00"), "resources.time"),
         memory=mebibytes(given.get("memory", 0), "resources.memory"),
+        points_per_job=_whole(given.get("points_per_job"), "resources.points_per_job", 1) or 1,
     )
 
 
@@ -145,6 +161,11 @@ def mebibytes(value: Any, where: str) -> int:
     found = round(float(match[1]) * _UNITS[match[2].upper()])
     _check_most(found, where, "memory")
     return found
+
+
+def _clock(minutes: float) -> str:
+    whole = round(minutes * 60)
+    return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 def _whole(value: Any, where: str, least: int) -> int | None:

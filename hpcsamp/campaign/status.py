@@ -7,10 +7,10 @@ done only if its product files are the same as when the job checked them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from hpcsamp.campaign import causes, products
 from hpcsamp.campaign.points import Campaign, Point
@@ -48,6 +48,24 @@ class PointStatus:
     why: str = ""
 
 
+class Place(NamedTuple):
+    """Where a point was submitted.
+
+    Attributes
+    ----------
+    element
+        The element of a job array that runs it.
+    log
+        Its log.
+    several
+        Whether the element also runs other points.
+    """
+
+    element: Element
+    log: Path
+    several: bool
+
+
 class Survey:
     """States of all points at one time.
 
@@ -81,8 +99,8 @@ class Survey:
         self.jobs: set[tuple[str, str]] = set()
         self.elements: dict[str, list[tuple[str, Element]]] = {}
         self._tables: dict[tuple[int, str], dict[str, int]] = {}
-        self.live = self._live() if ask_scheduler else {}
         marks = self.store.read_marks()
+        self.live = self._live(marks) if ask_scheduler else {}
         folders = self.store.read_folders()
         self.points = [self._status(p, marks.get(p.name), folders) for p in campaign.points]
 
@@ -94,31 +112,34 @@ class Survey:
         """Return the points in these states."""
         return [s for s in self.points if s.word in words]
 
-    def element(self, point: Point) -> tuple[Element, Path] | None:
-        """Return the array element of a point's last start, and its log.
+    def element(self, point: Point) -> Place | None:
+        """Return the array element of a point's last start.
 
         Without a record of starts, from a former version, it is the newest element that was
         submitted for the point.
         """
         start = causes.last_start(self.store.points / point.name)
-        for element, log in self.elements_of(point):
-            if start is None or log == self.store.folder / "submissions" / f"{start.log}.txt":
-                return element, log
+        for place in self.elements_of(point):
+            if start is None or place.log == self.store.folder / f"submissions/{start.log}.txt":
+                return place
         return None
 
-    def elements_of(self, point: Point) -> list[tuple[Element, Path]]:
-        """Return all array elements that were submitted for a point, with their logs.
-
-        The newest is the first.
-        """
-        found: list[tuple[Element, Path]] = []
+    def elements_of(self, point: Point) -> list[Place]:
+        """Return all array elements that were submitted for a point; the newest is the first."""
+        found = []
         for submission in reversed(self.state.submissions):
             for record in submission.jobs:
-                index = self._places(submission, record).get(point.name)
-                if index is not None and record.job is not None:
+                line = self._places(submission, record).get(point.name)
+                if line is not None and record.job is not None:
                     folder = self.store.submission(submission.number)
-                    log = folder / f"{log_stem(record.script)}-{index}.txt"
-                    found.append(((record.job, index), log))
+                    several = record.points_per_job
+                    found.append(
+                        Place(
+                            (record.job, line // several),
+                            folder / f"{log_stem(record.script)}-{line}.txt",
+                            several > 1,
+                        )
+                    )
         return found
 
     def reasons(self, points: Sequence[PointStatus]) -> dict[str, str]:
@@ -127,7 +148,7 @@ class Survey:
         elements = {s.point.name: self.element(s.point) for s in lost}
         ended: dict[Element, str] = {}
         for kind in {s.scheduler for s in self.state.submissions}:
-            asked = {e[0][0] for e in elements.values() if e} & {
+            asked = {e.element[0] for e in elements.values() if e} & {
                 r.job for s in self.state.submissions if s.scheduler == kind for r in s.jobs
             }
             ended |= make(self.campaign.site, kind).ended(sorted(j for j in asked if j))
@@ -136,18 +157,19 @@ class Survey:
             name = status.point.name
             parts, element = [status.why], elements[name]
             if element:
-                end = ended.get(element[0], "")
-                if status.word == "interrupted" or not end.startswith(_KNOWN_BY_MARK):
+                end = ended.get(element.element, "")
+                own = not element.several and not end.startswith(_KNOWN_BY_MARK)
+                if status.word == "interrupted" or own:
                     parts.append(end)
                 start = causes.last_start(self.store.points / name)
                 number = start.number if start else None
-                parts.append(causes.of_log(element[1], name, number))
+                parts.append(causes.of_log(element.log, name, number))
             reasons[name] = ": ".join(p for p in parts if p) or "no reason is recorded"
         return reasons
 
     # ------------------------------------------------------------------------------------------
 
-    def _live(self) -> dict[str, Seen]:
+    def _live(self, marks: Mapping[str, str]) -> dict[str, Seen]:
         """Ask the schedulers for the states of waiting and running points, by name."""
         found: dict[str, Seen] = {}
         for kind in {s.scheduler for s in self.state.submissions}:
@@ -160,14 +182,27 @@ class Survey:
             for submission, record in records:
                 if record.job not in jobs:
                     continue
-                for name, index in self._places(submission, record).items():
+                several = record.points_per_job > 1
+                for name, line in self._places(submission, record).items():
+                    index = line // record.points_per_job
                     seen = live.get((record.job or "", index))
+                    if seen is not None and several:
+                        log = f"{submission.number:04d}/{log_stem(record.script)}-{line}"
+                        seen = self._of_several(name, log, seen, marks.get(name, ""))
                     if seen is None:
                         continue
                     self.elements.setdefault(name, []).append((kind, (record.job or "", index)))
                     if name not in found or seen.word == "running":
                         found[name] = seen
         return found
+
+    def _of_several(self, name: str, log: str, seen: Seen, mark: str) -> Seen | None:
+        """Return the state of a point whose job runs several; None if it has ended in it."""
+        start = causes.last_start(self.store.points / name)
+        kind = mark.partition(".")[0]
+        if start is None or start.log != log or kind == "stopped":
+            return Seen("queued", seen.why)
+        return seen if kind == "running" else None
 
     def _status(self, point: Point, mark: str | None, folders: set[str]) -> PointStatus:
         kind, _, detail = (mark or "").partition(".")

@@ -43,6 +43,7 @@ class JobRecord(BaseModel):
     sha256: str
     table_sha256: str = ""
     count: int
+    points_per_job: int = 1
     shape: str
     identity: str = ""
     job: str | None = None

@@ -185,6 +185,7 @@ def submit(
                 sha256=rendered.hashes[job.script],
                 table_sha256=rendered.hashes[job.table],
                 count=len(job.points),
+                points_per_job=job.shape.points_per_job,
                 shape=job.shape.describe(),
                 identity=render.identity(rendered.folder, job),
             )
@@ -254,6 +255,7 @@ def cancel(campaign: Campaign, selection: Selection = EVERY) -> list[str]:
         for status in chosen:
             for kind, element in survey.elements[status.point.name]:
                 elements.setdefault(kind, []).append(element)
+        _check_alone(survey, {s.point.name for s in chosen})
         for kind, members in sorted(elements.items()):
             make(campaign.site, kind).cancel_elements(members)
         return [f"point {s.point.number}" for s in chosen]
@@ -263,6 +265,22 @@ def cancel(campaign: Campaign, selection: Selection = EVERY) -> list[str]:
         make(campaign.site, kind).cancel(live)
         ended += live
     return ended
+
+
+def _check_alone(survey: Survey, chosen: set[str]) -> None:
+    """Check that the jobs of some points run no others, which would be cancelled as well."""
+    jobs = {place for name in chosen for place in survey.elements[name]}
+    numbers = {s.point.name: s.point.number for s in survey.points}
+    others = sorted(
+        numbers[name]
+        for name, places in survey.elements.items()
+        if name not in chosen and name in survey.live and jobs & set(places)
+    )
+    if others:
+        listed = ", ".join(map(str, others[:10])) + " ..." * (len(others) > 10)
+        raise UsageError(
+            f"points in the same jobs (resources.points_per_job): {listed}; select them as well"
+        )
 
 
 def _before(campaign: Campaign, survey: Survey, arrays: int) -> list[str]:

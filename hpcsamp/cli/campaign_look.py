@@ -211,12 +211,12 @@ def logs(
         if len(chosen) > 1:
             typer.echo(f"==> point {one.point.number}, {one.point.name} ({one.word})")
         found = survey.element(one.point)
-        if found is None or not found[1].exists():
+        if found is None or not found.log.exists():
             if len(chosen) == 1 and not follow:
                 raise UsageError(f"point {one.point.number}, {one.point.name} has no log yet")
             typer.echo("no log yet")
-        if found is not None and found[1].exists():
-            text = following.last_start(found[1], made.folder / "points" / one.point.name, lines)
+        if found is not None and found.log.exists():
+            text = following.last_start(found.log, made.folder / "points" / one.point.name, lines)
             typer.echo(text, nl=False)
         if follow:
             following.follow(made, one.point, lambda text: typer.echo(text, nl=False))

@@ -201,3 +201,46 @@ def test_jobs_that_were_not_noted_are_found_again(slurm, digits, tmp_path):
     assert slurm.command("squeue", "-h", "-o", "%F", "-j", job).split() == [job]
     assert job in site("cancel").removeprefix("cancelled ").strip().split(", ")
     assert site.status()[0] == {"missing": 6}
+
+
+TASK = """
+set -eu
+point=$1
+echo x >>"$point/begun"
+case "$*" in
+*seed=2*) if [ "$(wc -l <"$point/begun")" -lt 2 ]; then exit 75; fi ;;
+*seed=3*) exit 4 ;;
+esac
+digest=$(sha256sum "$point/begun" | cut -c 1-64)
+echo '{"steps": 1, "parameters_sha256": "'"$digest"'"}' >"$point/summary.json"
+"""
+
+PACKED = """
+config = "base.toml"
+commands = ['launch bash task.sh "$point" "${settings[@]}"']
+[product]
+seed = [1, 2, 3, 4, 5]
+[resources]
+time = "00:01:00"
+points_per_job = 3
+[site]
+name = "slurm"
+"""
+
+
+def test_several_points_in_one_job(slurm, digits, tmp_path):
+    """The one that stops early is continued by its job, which does not repeat those that ended."""
+    site = Site(slurm, digits, tmp_path, PACKED)
+    (tmp_path / "task.sh").write_text(TASK)
+    assert "submitted 5 points in 1 array" in site("submit")
+    assert site.wait() == {"done": 4, "failed": 1}
+    begun = [(site.folder / "points" / site.name(n) / "begun").read_text() for n in range(1, 6)]
+    assert list(map(len, begun)) == [2, 4, 2, 2, 2]
+    logs = sorted(p.name for p in (site.folder / "submissions" / "0001").glob("*.txt"))
+    assert logs == [*(f"log-00-{i}.txt" for i in range(5)), "pack-00-0.txt", "pack-00-1.txt"]
+    assert "exit 4" in site("status")
+    path = tmp_path / "account.json"
+    site("account", "--json", str(path))
+    found = json.loads(path.read_text())
+    assert [p["starts"] for p in found["points"]] == [1, 2, 1, 1, 1]
+    assert 0 < found["core_hours"] < found["core_hours_requested"] == pytest.approx(6 / 60)

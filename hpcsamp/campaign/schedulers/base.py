@@ -237,10 +237,8 @@ def check_limits(shapes: Iterable[Shape], site: Site, limits: Limits, word: str)
     names = names or [n for n in [limits.default] if n in limits.minutes]
     longest = max(limits.minutes.values())
     for shape in shapes:
-        if shape.minutes > longest:
-            raise UsageError(
-                f"resources.time = {shape.time}: no {word} allows that long ({allowed})"
-            )
+        if shape.job_minutes > longest:
+            raise UsageError(f"{_asked(shape)}: no {word} allows that long ({allowed})")
         # of several partitions, a job needs one that allows all it asks for
         faults = [_fault(shape, site, limits, name, word) for name in names]
         if faults and all(faults):
@@ -249,9 +247,9 @@ def check_limits(shapes: Iterable[Shape], site: Site, limits: Limits, word: str)
 
 def _fault(shape: Shape, site: Site, limits: Limits, name: str, word: str) -> str:
     """Return what a partition does not allow; empty if it allows the resources."""
-    if shape.minutes > limits.minutes[name]:
+    if shape.job_minutes > limits.minutes[name]:
         here = _minutes(limits.minutes[name])
-        return f"resources.time = {shape.time}: {word} {name} allows {here}"
+        return f"{_asked(shape)}: {word} {name} allows {here}"
     most = (limits.nodes or {}).get(name)
     if most is not None and shape.nodes > most:
         return f"resources.nodes = {shape.nodes}: {word} {name} has {most}"
@@ -269,6 +267,12 @@ def _fault(shape: Shape, site: Site, limits: Limits, name: str, word: str) -> st
             f"{most} MiB"
         )
     return ""
+
+
+def _asked(shape: Shape) -> str:
+    if shape.points_per_job == 1:
+        return f"resources.time = {shape.time}"
+    return f"resources.time = {shape.time} for {shape.points_per_job} points_per_job"
 
 
 def _minutes(value: float) -> str:

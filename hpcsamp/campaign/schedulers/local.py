@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hpcsamp.campaign.render import Job, log_stem
+from hpcsamp.campaign.render import Job, job_log_stem
 from hpcsamp.campaign.schedulers.base import (
     Element,
     Limits,
@@ -56,10 +56,11 @@ class Local(Scheduler):
             "arrays": [
                 {
                     "script": job.script,
-                    "log": log_stem(job.script),
-                    "count": len(job.points),
+                    "log": job_log_stem(job.script, job.shape.points_per_job),
+                    "count": job.elements,
+                    "several": job.shape.points_per_job > 1,
                     "cores": min(cores, job.shape.ranks * job.shape.cores),
-                    "seconds": job.shape.minutes * 60,
+                    "seconds": job.shape.job_minutes * 60,
                 }
                 for job in jobs
             ],

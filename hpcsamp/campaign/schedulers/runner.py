@@ -151,9 +151,10 @@ class Runner:
 
     def _start(self, place: Place) -> None:
         array, index = self.arrays[place[0]], place[1]
+        several = ["job"] if array.get("several") else []
         with self._log(place) as log:
             self.running[place] = subprocess.Popen(
-                ["bash", str(self.folder / array["script"]), str(index)],
+                ["bash", str(self.folder / array["script"]), *several, str(index)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
