@@ -25,6 +25,12 @@ def shown(value: Any) -> str:
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
+def joined(names: Iterable[Any]) -> str:
+    """Join names by commas for a message; if a name contains one, all names are quoted."""
+    texts = [str(name) for name in names]
+    return ", ".join(map(repr, texts) if any("," in text for text in texts) else texts)
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'lr'?`` for the known name closest in spelling or meaning, or "".
 

@@ -49,7 +49,7 @@ def check_level(level: float) -> None:
         Naming the level.
     """
     if not 0 < level < 1:
-        raise UsageError(f"coverage {level:g} is not between 0 and 1")
+        raise UsageError(f"--coverage {level:g} must be between 0 and 1")
 
 
 def threshold(scores: np.ndarray, level: float, where: str = "the calibration set") -> np.ndarray:

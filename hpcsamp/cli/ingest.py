@@ -19,7 +19,7 @@ from hpcsamp.cli.options import verbose as verbose_option
 from hpcsamp.cli.tree import SETTINGS, Command, Group, split
 from hpcsamp.errors import UsageError
 from hpcsamp.names import SETS
-from hpcsamp.spelling import shown
+from hpcsamp.spelling import joined, shown
 from hpcsamp.watchdog import DEFAULT
 
 if TYPE_CHECKING:
@@ -244,9 +244,9 @@ def constants(manifest: Manifest) -> list[str]:
         stats, names = manifest.stats.get(array), spec.names
         flat = [i for i, std in enumerate(stats.std) if std == 0] if stats else []
         if flat:
-            shown = ", ".join(names[i] if i < len(names) else f"channel {i}" for i in flat[:10])
+            some = joined(names[i] if i < len(names) else f"channel {i}" for i in flat[:10])
             more = f" and {len(flat) - 10} more" if len(flat) > 10 else ""
             lines.append(
-                f"constant in train, so they carry no information: {shown}{more} of {array}"
+                f"constant in train, so they carry no information: {some}{more} of {array}"
             )
     return lines

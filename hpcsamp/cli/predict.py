@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -46,8 +47,9 @@ def predict(
     ] = False,
     checkpoint: Checkpoint = "last",
     delimiter: Annotated[
-        str, typer.Option(help="Delimiter of the table: ',', ';', '\\t' ...")
-    ] = ",",
+        str | None,
+        typer.Option(help="Delimiter of the table: ',' (the default), ';', '\\t' ..."),
+    ] = None,
     decimal: Annotated[
         str | None, typer.Option(help="Decimal separator of the table, '.' or ','.")
     ] = None,
@@ -94,15 +96,22 @@ def predict(
 
     with together(mpi().COMM_WORLD):
         levels = _levels(quantiles)
-        _check(table, out, data, split, delimiter, mpi().COMM_WORLD.Get_size())
+        notation = {
+            "--delimiter": delimiter,
+            "--decimal": decimal,
+            "--thousands": thousands or None,
+            "--date-format": date_format,
+        }
+        _check(table, out, data, split, notation, mpi().COMM_WORLD.Get_size())
     if table is not None:
         from hpcsamp.ingest.numbers import Notation
         from hpcsamp.prediction.csv_file import Form, predict_csv
         from hpcsamp.prediction.load import load
         from hpcsamp.prediction.writer import check_target
+        from hpcsamp.spelling import joined
 
         check_target(out, overwrite)
-        form = Form(delimiter, Notation(decimal, thousands), date_format)
+        form = Form(delimiter or ",", Notation(decimal, thousands), date_format)
         loaded = load(
             run, checkpoint, samples=samples, settings=settings or (), recalibrated=not uncalibrated
         )
@@ -110,11 +119,16 @@ def predict(
         if json_file is not None:
             write_json(json_file, result)
         if not quiet:
+            for name, count in result["filled"].items():
+                typer.echo(
+                    f"column {name!r}: {count} missing values are filled in as in training (the "
+                    f"mean of a number, none of the categories)"
+                )
             unused = result["unused"]
             typer.echo(
                 f"{result['items']} rows, {result['samples']} samples, {result['checkpoint']}: "
-                f"{out} has the new columns {', '.join(result['columns'])}"
-                + (f"; columns that the run does not use: {', '.join(unused)}" if unused else "")
+                f"{out} has the new columns {joined(result['columns'])}"
+                + (f"; columns that the run does not use: {joined(unused)}" if unused else "")
             )
         return
     stalled = out.parent / f"{out.name}.{STALL}"
@@ -149,7 +163,7 @@ def _check(
     out: Path,
     data: Path | None,
     split: str | None,
-    delimiter: str,
+    notation: Mapping[str, str | None],
     ranks: int,
 ) -> None:
     """Refuse arguments that belong to a csv file without one, and the other way round."""
@@ -162,6 +176,12 @@ def _check(
             f"--out {out}: predictions of a dataset are written as HDF5 (such as "
             f"{out.with_suffix('.h5')}); a csv file is written beside the rows of a table: "
             f"hpcsamp predict RUN TABLE.csv --out {out}"
+        )
+    options = [option for option, value in notation.items() if value is not None]
+    if table is None and options:
+        raise UsageError(
+            f"{options[0]} describes a csv file, but none was given: hpcsamp predict RUN TABLE.csv "
+            f"--out PREDICTIONS.csv"
         )
     if table is None:
         return
@@ -179,7 +199,7 @@ def _check(
             f"a table is predicted in one process, not on {ranks} ranks: for a large one, run "
             f"hpcsamp ingest csv {table} --like DATASET, then predict RUN --data DIR"
         )
-    check_delimiter(delimiter)
+    check_delimiter(notation["--delimiter"] or ",")
 
 
 def _levels(text: str | None) -> list[float] | None:

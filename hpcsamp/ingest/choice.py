@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpcsamp.errors import DataError, UsageError
+from hpcsamp.spelling import joined
 
 SHOWN = 20
 """Largest number of column names that a message lists."""
@@ -89,5 +90,6 @@ def short(text: str) -> str:
 
 def listed(names: Sequence[str]) -> str:
     """Join names for a message; long lists are shortened."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return short(", ".join(names[:SHOWN])) + more if more else ", ".join(names)
+    if len(names) <= SHOWN:
+        return joined(names)
+    return f"{short(joined(names[:SHOWN]))} and {len(names) - SHOWN} more"

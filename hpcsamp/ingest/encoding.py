@@ -11,6 +11,7 @@ import numpy as np
 
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.table import Role
+from hpcsamp.spelling import joined
 
 DAY = 86_400.0
 """Length of a day in seconds."""
@@ -226,7 +227,7 @@ class Category(Encoded):
         found, inverse = np.unique(as_words(values[~lacking]), return_inverse=True)
         for word in found.tolist():
             if word not in place:
-                known = ", ".join(self.words[:20]) + ", ..." * (len(self.words) > 20)
+                known = joined(self.words[:20]) + ", ..." * (len(self.words) > 20)
                 raise DataError(
                     f"{where}, column {self.column!r}: {word!r} is not one of the categories "
                     f"{known}"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from hpcsamp.errors import DataError
+from hpcsamp.spelling import joined
 
 EXACT = 2**53
 """All whole numbers up to this one are exact in float64."""
@@ -200,7 +201,7 @@ def in_order(values: np.ndarray, names: Sequence[str], wanted: Sequence[str], wh
 def listed(names: Sequence[str]) -> str:
     """Join names for a message; long lists are shortened."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return joined(names[:SHOWN]) + more
 
 
 def _is_number(value: Any) -> bool:

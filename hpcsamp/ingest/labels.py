@@ -10,6 +10,7 @@ import numpy as np
 from hpcsamp.data.shard import check_labels, check_values
 from hpcsamp.errors import DataError
 from hpcsamp.names import Task
+from hpcsamp.spelling import joined
 
 MANY = 1000
 """Number of classes above which more than half of the classes must occur."""
@@ -241,6 +242,6 @@ def numbered(
     place = {name: i for i, name in enumerate(names)}
     unknown = [word for word in found.tolist() if word not in place]
     if unknown:
-        known = ", ".join(list(place)[:20]) + (f" and {len(place) - 20} more") * (len(place) > 20)
+        known = joined(list(place)[:20]) + (f" and {len(place) - 20} more") * (len(place) > 20)
         raise DataError(f"{where}: {unknown[0]!r} is not one of {known}")
     return np.asarray([place[word] for word in found.tolist()], "<i8")[inverse], list(names)

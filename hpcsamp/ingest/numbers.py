@@ -86,6 +86,8 @@ class NumberParser:
         How numbers are written.
     missing
         Cells that mark a missing value, which becomes NaN.
+    targets
+        Those of the columns that are targets, for messages.
     """
 
     def __init__(
@@ -94,11 +96,14 @@ class NumberParser:
         names: Sequence[str],
         notation: Notation,
         missing: Collection[str] = (),
+        targets: Collection[str] = (),
     ):
         self.path, self.names, self.notation, self.missing = path, names, notation, set(missing)
         self._open = notation.decimal is None and not notation.thousands
         self._doubts: dict[int, tuple[str, int]] = {}
         self._clear: set[int] = set()
+        self._points = False  # whether a cell of the file has a point that must be a decimal point
+        self._targets = frozenset(targets)
 
     def read(self, rows: Sequence[Sequence[str]], lines: Sequence[int]) -> np.ndarray:
         """Parse a block of rows to float64 of shape ``(rows, columns)``.
@@ -130,7 +135,9 @@ class NumberParser:
             )
 
         for at in np.flatnonzero(~np.isfinite(values)).tolist():
-            raise fault(at, "is not a finite number" + _hint(cells[at], self.names[at % width]))
+            column = self.names[at % width]
+            advice = _hint_on_target if column in self._targets else _hint
+            raise fault(at, "is not a finite number" + advice(cells[at], column))
         for at in np.flatnonzero(values == 0).tolist():
             if texts[at].lower().partition("e")[0].strip("+-0."):
                 raise fault(at, "is too small for a float64")
@@ -151,18 +158,22 @@ class NumberParser:
         DataError
             If points may be decimal points or thousands separators, and no cell decides which.
         """
+        if self._points:
+            return
         for column, (cell, line) in sorted(self._doubts.items()):
             if column not in self._clear:
                 raise DataError(
                     f"{self.path}: line {line}, column {self.names[column]!r}: {cell!r} may be "
-                    f"{float(cell):g} or {cell.replace('.', '')}, and no cell of the column "
+                    f"{float(cell):g} or {cell.replace('.', '')}, and no cell of the file "
                     "decides which; give --decimal . or --thousands ."
                 )
 
     def _look(self, texts: Sequence[str], lines: Sequence[int]) -> None:
         """Record the columns in which points are decimal points, and those that are ambiguous.
 
-        A number of four or more digits without a separator shows that thousands are not separated.
+        A point that cannot separate thousands, as in 9.5, shows it for the whole file. A number of
+        four or more digits without a separator shows it for its own column alone: years are never
+        separated.
         """
         width = len(self.names)
         for at, text in enumerate(texts):
@@ -174,6 +185,7 @@ class NumberParser:
                     self._doubts.setdefault(column, (text, lines[line]))
                 elif point or len(text.lstrip("+-")) > 3:
                     self._clear.add(column)
+                    self._points |= point
 
 
 def numbers_or_words(cells: Sequence[str]) -> np.ndarray:
@@ -228,11 +240,10 @@ def _number(text: str) -> float:
 
 
 def _hint(cell: str, column: str) -> str:
-    """Return advice on reading a cell that is not a number."""
-    if cell.lower() in _MISSING:
-        return "; fill in missing values, leave the row out, or see --missing"
-    if _GROUPED.fullmatch(cell) or re.fullmatch(r"[+-]?\d+,\d*", cell, re.ASCII):
-        return "; give the separators of numbers as --decimal and --thousands"
+    """Advise how a cell of a feature that is not a number can be read."""
+    known = _hint_on_number(cell)
+    if known:
+        return known
     if _TIME.search(cell):
         return f"; --date '{column}=cyclical' (with --date-format) reads a column of times"
     if any(c.isalpha() for c in cell):
@@ -240,6 +251,23 @@ def _hint(cell: str, column: str) -> str:
             f"; --onehot '{column}' or --ids '{column}' reads a column of categories, "
             f"--drop '{column}' leaves it out"
         )
+    return ""
+
+
+def _hint_on_target(cell: str, column: str) -> str:
+    """Advise how a cell of a target that is not a number can be read."""
+    known = _hint_on_number(cell)
+    if known:
+        return known
+    return f"; if {column!r} holds classes, give --task classification"
+
+
+def _hint_on_number(cell: str) -> str:
+    """Advise on a missing value or on separators; "" for any other cell."""
+    if cell.lower() in _MISSING:
+        return "; fill in missing values, leave the row out, or see --missing"
+    if _GROUPED.fullmatch(cell) or re.fullmatch(r"[+-]?\d+,\d*", cell, re.ASCII):
+        return "; give the separators of numbers as --decimal and --thousands"
     return ""
 
 

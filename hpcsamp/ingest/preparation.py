@@ -13,6 +13,7 @@ from hpcsamp.ingest.asked import Asked
 from hpcsamp.ingest.encoding import Category, Encoded, Number
 from hpcsamp.ingest.table import Table
 from hpcsamp.ingest.texts import Text
+from hpcsamp.spelling import joined
 
 How = Literal["refuse", "drop", "mean", "keep"]
 """How missing values are treated."""
@@ -111,7 +112,7 @@ def transforms_of(encoded: Sequence[Encoded], made: Preparation) -> list[str]:
     """Describe the encoding of the columns in lines for the manifest."""
     lines = [] if made.missing == "refuse" else [f"rows with missing values: {made.missing}"]
     other = [f for f in encoded if type(f) is not Number]
-    return lines + [f"column {f.column} as {', '.join(f.names[:10])}" for f in other[:100]]
+    return lines + [f"column {f.column} as {joined(f.names[:10])}" for f in other[:100]]
 
 
 def source_of(

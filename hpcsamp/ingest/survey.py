@@ -41,6 +41,9 @@ class TableSurvey:
         For each table, the rows in which a feature or a target is missing.
     first
         For each table, the column of the first missing value.
+    gaps
+        For each feature, the number of cells without a value: in all rows, and in those whose
+        targets are known.
     suspicions
         Lines for the user.
     """
@@ -53,6 +56,7 @@ class TableSurvey:
     lacking_x: list[np.ndarray] = field(default_factory=list)
     lacking_y: list[np.ndarray] = field(default_factory=list)
     first: list[str] = field(default_factory=list)
+    gaps: dict[str, tuple[int, int]] = field(default_factory=dict)
     suspicions: list[str] = field(default_factory=list)
 
     def look(self, table: Table) -> None:
@@ -75,13 +79,14 @@ class TableSurvey:
         last: dict[str, float] = {}
         for rows in blocks(table.count, len(columns)):
             values = table.read(columns, rows)
+            lacking = {}
             for at, feature in enumerate(self.features):
                 found = values[feature.column]
                 if table.pictures(feature.column):
                     continue
                 self.features[at] = feature = self._typed(table, feature, found)
                 self._note(table, feature.column, found, rows)
-                gone = feature.missing(found)
+                gone = lacking[feature.column] = feature.missing(found)
                 lacking_x[rows] |= gone
                 first = min(first, _first(rows, gone, feature.column))
                 feature.look(found[~gone])
@@ -96,6 +101,10 @@ class TableSurvey:
                 gone = missing(values[name])
                 lacking_y[rows] |= gone
                 first = min(first, _first(rows, gone, name))
+            for name, gone in lacking.items():
+                every, known = self.gaps.get(name, (0, 0))
+                own = gone & ~lacking_y[rows]
+                self.gaps[name] = every + int(gone.sum()), known + int(own.sum())
             for name in list(counting):
                 found = values[name]
                 if (
@@ -158,9 +167,10 @@ class TableSurvey:
         if values.dtype.kind in "iu" and values.dtype.itemsize == 8 and values.size:
             top = max(abs(int(values.min())), abs(int(values.max())))
             if top > EXACT:
+                other = "" if name in self.targets else f", or give --ids {name} or --drop {name}"
                 raise DataError(
                     f"{table.path}: column {name!r}: {top} is above 2**53, where whole numbers "
-                    "lose digits in float64; subtract an offset, or give --ids or --drop"
+                    f"lose digits in float64; subtract an offset{other}"
                 )
         shape = values.shape[1:]
         if self.shapes.setdefault(name, shape) != shape:

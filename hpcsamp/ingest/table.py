@@ -26,11 +26,14 @@ class Table(ABC):
         Names of the columns, in order.
     files
         Files that contain the rows.
+    targets
+        Columns that are targets, for messages.
     """
 
     path: Path
     names: list[str]
     files: list[Path]
+    targets: Sequence[str] = ()
 
     @abstractmethod
     def prepare(self, roles: Mapping[str, Role]) -> None:

@@ -153,6 +153,7 @@ def from_tables(
         lacking = sorted(roles.keys() - set(table.names))
         if lacking:
             raise DataError(f"{table.path} has no column {lacking[0]!r}, but {first.path} has one")
+        table.targets = columns
         table.prepare(roles)
         survey.look(table)
     encoded = _categories(survey)
@@ -183,6 +184,7 @@ def from_tables(
         report += target.notes
     if made.missing in ("mean", "keep") and like is None:
         _fill(encoded, first, rows["train"], survey)
+    report += _filled(encoded, survey, made.missing)
     groups = groups_of(first, encoded, survey, units, pictures or Pictures(), rows["train"])
     plain = [g.name for g in groups] == ["x"]
     report += lines_of(encoded)
@@ -313,6 +315,27 @@ def _check_names(
                 f"{table.path}: a target cannot be called {target.name!r}; give --target "
                 f"NAME={','.join(target.columns)} with another name"
             )
+
+
+def _filled(encoded: Sequence[Encoded], survey: TableSurvey, how: How) -> list[str]:
+    """Return a line on each feature in which missing values are replaced."""
+    if how not in ("mean", "keep"):
+        return []
+    lines = []
+    for feature in encoded:
+        every, known = survey.gaps.get(feature.column, (0, 0))
+        count = every if how == "keep" else known
+        if count and isinstance(feature, Number) and feature.fill is not None:
+            lines.append(
+                f"column {feature.column!r}: {count} missing values are replaced by "
+                f"{feature.fill:.5g}, the mean of train"
+            )
+        elif count and isinstance(feature, Category) and not feature.ids:
+            lines.append(
+                f"column {feature.column!r}: {count} missing categories are encoded as none of "
+                f"the categories"
+            )
+    return lines
 
 
 def _fill(encoded: Sequence[Encoded], table: Table, rows: np.ndarray, survey: TableSurvey) -> None:

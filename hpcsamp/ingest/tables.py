@@ -114,7 +114,7 @@ class CsvTable(Table):
         self._lines = Spool(1, "<i8")
         at = [self._place[n] for n in (*self._numbers, *self._words, *self._dates)]
         numbers = NumberParser(
-            self.path, self._numbers, self.notation, MISSING if self.gaps else ()
+            self.path, self._numbers, self.notation, MISSING if self.gaps else (), self.targets
         )
         size = max(1, BLOCK // max(1, len(at)))
         rows: list[list[str]] = []

@@ -19,6 +19,8 @@ VALUES = 1 << 16
 PAST = 512
 """Number of past scores that the adaptive form keeps for each value, or more if the level needs
 more."""
+PENALTY, FREE = 0.01, 5
+"""Default penalty of ``raps``, and the number of ranks without it."""
 BOTH = 2
 """Number of parts of the calibration items if both a scaling and prediction sets are fitted."""
 
@@ -42,8 +44,8 @@ class Options:
     scaling: str = "auto"
     score: str = "auto"
     level: float = 0.9
-    penalty: float = 0.01
-    free: int = 5
+    penalty: float = PENALTY
+    free: int = FREE
     adaptive: float | None = None
 
 
@@ -65,10 +67,15 @@ def check(options: Options) -> None:
             )
     quantile.check_level(options.level)
     if options.adaptive is not None and not 0 < options.adaptive < 1:
-        raise UsageError(f"--adaptive {options.adaptive:g}: a rate is between 0 and 1")
+        raise UsageError(f"--adaptive {options.adaptive:g} must be between 0 and 1")
     if not 0 <= options.penalty < float("inf") or options.free < 0:
         raise UsageError(
             f"--raps-penalty {options.penalty:g} and --raps-free {options.free} must be at least 0"
+        )
+    if options.score != "raps" and (options.penalty, options.free) != (PENALTY, FREE):
+        raise UsageError(
+            f"--raps-penalty and --raps-free are settings of --conformal raps, but the score is "
+            f"{options.score}"
         )
 
 
@@ -99,6 +106,13 @@ def fit(
         more = " with quantiles" if options.score == "cqr" else ""
         raise UsageError(
             f"--conformal {options.score} applies to {kinds}{more}, but no target has these"
+        )
+    if options.adaptive is not None and not any(
+        f.conformal is not None and f.conformal.adaptive is not None for f in found.values()
+    ):
+        raise UsageError(
+            f"--adaptive {options.adaptive:g}: only intervals of values are adaptive, and none are "
+            f"fitted"
         )
     if not found:
         raise UsageError("nothing to fit: --scaling and --conformal are none for all targets")

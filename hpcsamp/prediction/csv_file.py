@@ -19,6 +19,7 @@ from hpcsamp.ingest.numbers import Notation
 from hpcsamp.ingest.tables import CsvTable, check_delimiter, text_of
 from hpcsamp.prediction.encoded import FILLED, features_of
 from hpcsamp.prediction.load import LoadedPosterior
+from hpcsamp.spelling import joined
 
 MOST = 1000
 """Largest number of columns of predictions."""
@@ -64,7 +65,9 @@ def predict_csv(
     Returns
     -------
     dict
-        Number of ``items``, names of the new ``columns``, and those of ``unused`` columns.
+        Number of ``items``, names of the new ``columns`` and of ``unused`` columns, and by column
+        the number of ``filled`` cells: missing numbers become the mean of training, missing
+        categories none of the categories.
 
     Raises
     ------
@@ -86,8 +89,8 @@ def predict_csv(
     missing = [f.column for f in features if f.column not in table.names]
     if missing:
         raise DataError(
-            f"{path} lacks {', '.join(missing)}; the features of the run are "
-            f"{', '.join(f.column for f in features)}"
+            f"{path} lacks {joined(missing)}; the features of the run are "
+            f"{joined(f.column for f in features)}"
         )
     table.prepare({f.column: f.role for f in features})
     x = table.read([f.column for f in features], np.arange(table.count))
@@ -105,10 +108,12 @@ def predict_csv(
     except OSError as e:
         raise UsageError(f"cannot write {out}: {e.strerror or e}") from e
     used = {f.column for f in features}
+    gone = {f.column: int(f.missing(x[f.column]).sum()) for f in features}
     return {
         "items": table.count,
         "columns": list(columns),
         "unused": [name for name in table.names if name not in used],
+        "filled": {name: count for name, count in gone.items() if count},
         "samples": found.attrs["samples"],
         "checkpoint": found.attrs["checkpoint"],
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from hpcsamp.errors import UsageError
 from hpcsamp.prediction.posterior import Posterior
 from hpcsamp.sealing import text
 
@@ -16,8 +17,18 @@ def levels_of(posterior: Posterior, asked: Sequence[float] | None) -> tuple[floa
     """Levels of the quantiles to write, sorted; empty if the predictive has no quantiles.
 
     None requests :data:`QUANTILES`.
+
+    Raises
+    ------
+    UsageError
+        If levels are requested, but the targets are classes.
     """
     task = posterior.task
+    if task.labels and asked:
+        raise UsageError(
+            f"quantiles at {', '.join(f'{level:g}' for level in asked)}: the targets are classes, "
+            f"whose predictions are probabilities without quantiles; leave out the quantiles"
+        )
     if task.labels or (not asked and not task.has_quantiles(posterior.likelihood)):
         return ()
     return tuple(sorted(set(QUANTILES if asked is None else asked)))
