@@ -26,7 +26,10 @@ def init(
         hpcsamp init loads --data data/entsoe && cd loads && bash run.sh
     """
     from hpcsamp.project import write
+    from hpcsamp.run.usual import few_items
 
     for path in write(folder, data):
         typer.echo(path)
+    for line in few_items(data):
+        typer.echo(f"warning: {line}", err=True)
     typer.echo(f"next: cd {folder} && bash run.sh        (and python -m pytest, sbatch job.sh)")

@@ -94,18 +94,19 @@ def recalibrate(
 
 def _show(run: Path, result: dict[str, Any], json_file: Path | None) -> None:
     from hpcsamp.cli.output import show
+    from hpcsamp.spelling import joined
 
     rows: list[list[Any]] = []
     for name, of in result["targets"].items():
-        scaling, conformal = of["scaling"], of["conformal"]
+        scaling, conformal, title = of["scaling"], of["conformal"], result["titles"][name]
         if scaling is not None:
             numbers = f"T = {scaling['temperature']:.5g}" if "temperature" in scaling else None
-            rows.append([name, f"{scaling['kind']} scaling", numbers, None])
+            rows.append([title, f"{scaling['kind']} scaling", numbers, None])
         if conformal is not None:
             kind = f"conformal, {conformal['score']}"
             if "adaptive" in conformal:
                 kind += f", adaptive at {conformal['adaptive']['rate']:g}"
-            rows.append([name, kind, f"{conformal['coverage']:.5g}", conformal["items"]])
+            rows.append([title, kind, f"{conformal['coverage']:.5g}", conformal["items"]])
     of_set = result["dataset"]
     show(
         f"{run}: {result['checkpoint']}, {result['samples']} samples, recalibrated on "
@@ -116,4 +117,4 @@ def _show(run: Path, result: dict[str, Any], json_file: Path | None) -> None:
         data=result,
     )
     if result["left_out"]:
-        print(f"not recalibrated: {', '.join(result['left_out'])} (no label or value of its own)")
+        print(f"not recalibrated: {joined(result['left_out'])} (no label or value of its own)")

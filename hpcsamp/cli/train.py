@@ -93,9 +93,14 @@ def train(
         return
     topology = init(run.parallel.samples, model=run.parallel.model, device=run.parallel.device)
     if config is None and topology.is_root and not quiet:
+        from hpcsamp.run.usual import few_items
+
         typer.echo(f"no configuration was given; this one was chosen for {data}:\n")
         typer.echo("".join(f"    {line}".rstrip() + "\n" for line in text.splitlines()))
         typer.echo(f"to change it: hpcsamp train --data {data} --print-config > mine.toml")
+        typer.echo(
+            "".join(f"warning: {line}\n" for line in few_items(str(data))), err=True, nl=False
+        )
     from hpcsamp.cli.profile import show_profile
     from hpcsamp.run.prepare import prepare
     from hpcsamp.training.loop import train as train_run
@@ -148,4 +153,6 @@ def _load(
     text = usual(data)
     table = configuration.apply_overrides(configuration.parse_toml(text, data), overrides)
     run = configuration.check(table, f"the configuration for {data}")
-    return run, Path(data).resolve().name, configuration.to_toml(run) if overrides else text
+    if overrides:  # the comments of the text may no longer hold
+        text = f"{text.splitlines()[0]}\n{configuration.chosen_toml(table)}"
+    return run, Path(data).resolve().name, text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -39,6 +40,10 @@ CLASSES = {
     "loss": LOSSES,
     "likelihood": LIKELIHOODS,
 }
+
+_LIST = re.compile(r"\[\n(?:    [^\n\[\]{}]*,\n)+\]")
+"""A list of numbers or strings as tomli_w writes it, with an entry in each line."""
+_ENTRY = re.compile(r"^    (.*),$", re.MULTILINE)
 
 
 def name_key(table: str) -> str:
@@ -239,5 +244,11 @@ def load(
 
 
 def to_toml(config: RunConfig) -> str:
-    """Write a resolved configuration as TOML, with every default value."""
-    return tomli_w.dumps(config.model_dump(exclude_none=True))
+    """Write a resolved configuration as TOML, with every default value; no table is empty."""
+    return chosen_toml(config.model_dump(exclude_none=True))
+
+
+def chosen_toml(table: Mapping[str, Any]) -> str:
+    """Write the keys of a configuration as TOML; no table is empty, and lists are on one line."""
+    text = tomli_w.dumps({key: value for key, value in table.items() if value != {}})
+    return _LIST.sub(lambda found: "[" + ", ".join(_ENTRY.findall(found[0])) + "]", text)

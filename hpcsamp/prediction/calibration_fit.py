@@ -167,18 +167,18 @@ def _fit_values(of: Material, options: Options, where: str) -> Recalibration:
     for name in ("lower", "upper") if score == "cqr" else ("mean", "std"):
         odd = int((~arrays[name].isfinite()).sum())
         if odd:
-            raise DataError(f"{where}: {odd} predicted values of {of.name} are not finite")
+            raise DataError(f"{where}: {odd} predicted values of {of.title} are not finite")
     y = of.arrays["target"]
     if y[0].size > VALUES:
         raise UsageError(
-            f"an item of {of.name} has {y[0].size} values, each of which needs a threshold, but "
+            f"an item of {of.title} has {y[0].size} values, each of which needs a threshold, but "
             f"at most {VALUES} thresholds can be fitted"
         )
     scores = intervals.base_of(score, arrays).scores(torch.from_numpy(y)).numpy()
-    limit = quantile.threshold(scores, options.level, f"{where}: {of.name}")
+    limit = quantile.threshold(scores, options.level, f"{where}: {of.title}")
     if not np.isfinite(limit).all():
         raise DataError(
-            f"{where}: the predictive standard deviation of {of.name} is 0 for more items than a "
+            f"{where}: the predictive standard deviation of {of.title} is 0 for more items than a "
             f"coverage of {options.level:g} leaves out; use --conformal cqr, or a likelihood with "
             f"noise"
         )

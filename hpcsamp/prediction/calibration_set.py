@@ -32,8 +32,8 @@ class Material:
 
     Attributes
     ----------
-    name
-        Name of the target, ``y`` if there is one.
+    name, title
+        Name of the target, ``y`` if there is one; and its name for readers.
     arrays
         ``(n, ...)`` float64 by name: ``target`` (NaN if unknown) with ``log_probabilities``; or
         with ``mean``, ``std`` and two ``quantiles``. Empty if there are no such predictions.
@@ -44,6 +44,7 @@ class Material:
     """
 
     name: str
+    title: str
     arrays: Mapping[str, np.ndarray]
     series: bool = False
     time: np.ndarray | None = None
@@ -119,7 +120,8 @@ def collect(
         first = part.coordinates.axes[:1]
         series = len(part.targets.shape) == 1 and not any(axis.named for axis in first)
         time = part.coordinates.per_item.get("time")
-        made.append(Material(name, arrays, series, None if time is None else time[0]))
+        title = posterior.trained.title(name)
+        made.append(Material(name, title, arrays, series, None if time is None else time[0]))
     return made
 
 

@@ -73,11 +73,12 @@ def recalibrate_run(
                 except OSError as e:
                     raise UsageError(f"cannot write {folder.path}: {e.strerror or e}") from e
         found = topology.world.bcast(found)
-    left_out = [m.name for m in material if m.name not in found]
+    left_out = [m.title for m in material if m.name not in found]
     return {
         **posterior.facts(),
         "dataset": facts(dataset),
         "notes": list(dataset.notes),
         "targets": {name: of.table() for name, of in found.items()},
+        "titles": {m.name: m.title for m in material},
         "left_out": left_out,
     }

@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from hpcsamp.data.dataset import Dataset
 from hpcsamp.data.manifest import Manifest, read_manifest
 from hpcsamp.errors import UsageError
-from hpcsamp.run.usual import fields_of, input_shape, usual
+from hpcsamp.run.usual import fields_of, hidden, input_shape, usual
 
 FILES = ("run.sh", "job.sh", "campaign.toml", "test_network.py")
 
@@ -69,8 +69,10 @@ def _network(manifest: Manifest, data: str | Path) -> tuple[str, list[str]]:
         name, lines = "ids", [f"words = {_words(data, [*manifest.splits])}     # ids are below it"]
     elif (fields := fields_of(manifest)) is not None:
         name, lines = "fields", [f"fields = {fields}"]
+    elif len(shape) == 3:
+        name = "images"
     else:
-        name = "images" if len(shape) == 3 else "rows"
+        name, lines = "rows", [f"hidden = {hidden(manifest)}"]
     networks = resources.files("hpcsamp.project.networks")
     return networks.joinpath(f"{name}.py").read_text(), lines
 

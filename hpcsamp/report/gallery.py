@@ -10,7 +10,12 @@ import numpy as np
 
 from hpcsamp.errors import HpcsampError
 from hpcsamp.report import style
-from hpcsamp.report.records import EvaluationRecord, MissingMaterialError, RunRecord
+from hpcsamp.report.records import (
+    DoesNotApplyError,
+    EvaluationRecord,
+    MissingMaterialError,
+    RunRecord,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,10 +101,12 @@ def read_inputs(run: RunRecord, split: str, index: np.ndarray) -> np.ndarray:
 def _image_of(inputs: dict[str, np.ndarray]) -> np.ndarray:
     """Return the single input that is an image, if there are several inputs."""
     images = [name for name, x in inputs.items() if x.ndim == 4]
+    if not images:
+        raise DoesNotApplyError(f"none of the inputs {', '.join(inputs)} is an image")
     if len(images) != 1:
         raise MissingMaterialError(
             f"exactly one of the inputs {', '.join(inputs)} must be an image, but the images are: "
-            f"{', '.join(images) or 'none'}"
+            f"{', '.join(images)}"
         )
     return inputs[images[0]]
 
@@ -111,10 +118,14 @@ def as_images(x: np.ndarray) -> np.ndarray:
 
     Raises
     ------
+    DoesNotApplyError
+        If items are rows of numbers.
     MissingMaterialError
         If the shape of an item is not ``(H, W)``, ``(1 or 3, H, W)`` or ``(H, W, 1 or 3)``.
     """
     shape = x.shape[1:]
+    if len(shape) < 2:
+        raise DoesNotApplyError(f"items of shape {shape} are not images")
     if len(shape) == 3 and shape[0] in (1, 3):
         x = np.moveaxis(x, 1, -1)
     elif not (len(shape) == 3 and shape[2] in (1, 3)) and len(shape) != 2:

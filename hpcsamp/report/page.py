@@ -9,6 +9,7 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
+from hpcsamp.report.conformal import sentences
 from hpcsamp.report.records import EvaluationRecord, RunRecord
 
 CURVES = (
@@ -169,6 +170,8 @@ def html(
     if metrics := _metrics(evaluations):
         split = next(e.split for e in evaluations if e is not None)
         sections.append((f"Metrics on {split}", _table(names, metrics)))
+    if lines := _coverages(runs, evaluations):
+        sections.append(("Stated and observed coverage", lines))
     for heading, group in groupby(pictures, key=lambda picture: picture.title):
         sections.append((heading, _figures(list(group))))
     if notes:
@@ -275,6 +278,16 @@ def _metrics(evaluations: Sequence[EvaluationRecord | None]) -> list[Row]:
         samples = [str(e.samples) if e is not None else "" for e in evaluations]
         rows.append(("samples", samples, "weight samples of the predictive distribution"))
     return rows
+
+
+def _coverages(runs: Sequence[RunRecord], evaluations: Sequence[EvaluationRecord | None]) -> str:
+    """Paragraphs on the conformal intervals and sets of the runs."""
+    lines = []
+    for run, evaluation in zip(runs, evaluations, strict=True):
+        for text in [] if evaluation is None else sentences(evaluation):
+            whose = f"{run.name}: " if len(runs) > 1 else ""
+            lines.append(f"<p>{escape(whose + text)}</p>")
+    return "\n".join(lines)
 
 
 def _table(runs: Sequence[str], rows: Sequence[Row]) -> str:

@@ -40,7 +40,7 @@ class EvaluationRecord:
         :data:`hpcsamp.metrics.DESCRIPTIONS`.
     items
         Path of ``evaluation/SPLIT.h5``, which holds the numbers of single items, or ``None``.
-    units, definitions, rows, ood
+    units, definitions, rows, ood, recalibration
         As in the JSON file; empty if the evaluation has none.
     owner
         Name of the run.
@@ -57,6 +57,7 @@ class EvaluationRecord:
     definitions: dict[str, str] = field(default_factory=dict)
     rows: dict[str, Any] = field(default_factory=dict)
     ood: dict[str, Any] = field(default_factory=dict)
+    recalibration: dict[str, Any] = field(default_factory=dict)
     owner: str = ""
     target: str = ""
 
@@ -272,6 +273,7 @@ class RunRecord:
                 definitions=table.get("definitions") or {},
                 rows=table.get("rows") or {},
                 ood=table.get("ood") or {},
+                recalibration=table.get("recalibration") or {},
                 owner=self.owner,
             )
         except (KeyError, TypeError, ValueError) as e:

@@ -15,6 +15,7 @@ from hpcsamp.errors import CheckpointError
 from hpcsamp.grid import Topology, together
 from hpcsamp.run import checkpoint, chosen, noise_form, provenance, resolve, retention, width
 from hpcsamp.run.assemble import Run
+from hpcsamp.run.finished import finished
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.run.optimisation import Optimisation
 from hpcsamp.run.places import Key, Places
@@ -76,6 +77,8 @@ class Keeper:
     told
         Last step whose evaluation was passed to the schedule and the callbacks; if a resumed run
         repeats an evaluation, they are not notified again.
+    finished
+        Summary of the run, if it was finished before this start.
     """
 
     def __init__(
@@ -104,16 +107,21 @@ class Keeper:
         self.best = math.inf
         self.best_step = -1
         self.told = -1
+        self.finished: dict[str, Any] | None = None
         self._writing: Writing | None = None
         self._buffers: dict[Key, Tensor] = {}
 
-    def claim(self, stack: ExitStack, resume: bool) -> int:
+    def claim(self, stack: ExitStack, resume: bool, steps: int) -> int:
         """Lock the folder for this run until the stack is closed.
+
+        The folder of a finished run remains unchanged.
 
         Parameters
         ----------
         resume
             Whether to resume from the newest checkpoint.
+        steps
+            Steps of the whole run.
 
         Returns
         -------
@@ -131,6 +139,12 @@ class Keeper:
                 stack.enter_context(self.folder.writing())
         # before anything is written, so that a refused run leaves its folder unchanged
         step = self.restore() if resume else 0
+        with together(world):
+            if root and step:
+                self.finished = finished(self.folder, self.config, step, steps)
+        self.finished = world.bcast(self.finished)
+        if self.finished is not None:
+            return step
         with together(world):
             if root:
                 self.folder.prepare(self.config, resume)

@@ -77,6 +77,11 @@ class Trained:
         except (ValidationError, KeyError, TypeError, ValueError) as e:
             raise DataError(f"{folder.path / NAME} cannot be used: {type(e).__name__}") from e
 
+    def title(self, target: str) -> str:
+        """Name of a target for readers: its column, if it is a single column of a table."""
+        names = self.manifest.arrays[target].names
+        return names[0] if len(names) == 1 else target
+
     def keep(self, folder: RunFolder) -> None:
         """Write the description to a run folder."""
         bare = self.manifest.model_copy(

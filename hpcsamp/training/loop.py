@@ -162,9 +162,9 @@ class Trainer:
             if valid is not None:
                 self.validation = Validation(self.assembled, valid, topology, self.collectives)
                 stack.callback(self.validation.close)
-            self.done = self.keeper.claim(stack, resume)
+            self.done = self.keeper.claim(stack, resume, self.steps)
             with together(world):
-                if topology.is_root:
+                if topology.is_root and self.keeper.finished is None:
                     Trained.of(self.dataset.path, self.dataset.manifest).keep(self.folder)
             root = topology.is_root
             self.reporter = Reporter(
@@ -192,7 +192,7 @@ class Trainer:
             self.assembled.free()
 
     def run(self) -> dict[str, Any]:
-        """Train to the end and return the summary.
+        """Train to the end and return the summary; that of a finished run is returned unchanged.
 
         Raises
         ------
@@ -200,6 +200,9 @@ class Trainer:
             If a signal or the time limit requested an early end; a checkpoint was written then. On
             all ranks.
         """
+        if self.keeper.finished is not None:
+            self.reporter.say(f"{self.folder.path} is finished: nothing remains to be trained")
+            return self.keeper.finished
         for line in summary.opening(self):
             self.reporter.say(line)
         done, per_epoch = self.done, self.steps_per_epoch

@@ -89,10 +89,18 @@ def ending(trainer: Trainer) -> list[str]:
     return [line]
 
 
+def logged_times(trainer: Trainer) -> list[float]:
+    """Seconds of the steps of earlier starts, as far as they were logged; on rank 0."""
+    if not trainer.topology.is_root:
+        return []
+    return [e["seconds"] for e in trainer.folder.events() if e.get("event") == "train"]
+
+
 def closing(trainer: Trainer) -> dict[str, Any]:
     """Return the summary for ``summary.json``. Collective over the world."""
     c, t, best = trainer.config, trainer.topology, trainer.keeper.best_step
-    seconds = statistics.median(trainer.times) if trainer.times else None
+    times = trainer.times or logged_times(trainer)
+    seconds = statistics.median(times) if times else None
     return {
         "steps": trainer.method.step,
         "planned_steps": trainer.steps,

@@ -9,18 +9,16 @@ from torch import Tensor, nn
 
 
 class Network(nn.Module):
-    """Two hidden layers. Any module will do that maps (batch, *in_shape) to (batch, outputs)."""
+    """Hidden layers. Any module will do that maps (batch, *in_shape) to (batch, outputs)."""
 
-    def __init__(self, in_shape: Sequence[int], outputs: int, hidden: int = 64) -> None:
+    def __init__(self, in_shape: Sequence[int], outputs: int, hidden: Sequence[int]) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(math.prod(in_shape), hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, outputs),
-        )
+        layers: list[nn.Module] = [nn.Flatten()]
+        width = math.prod(in_shape)
+        for units in hidden:
+            layers += [nn.Linear(width, units), nn.ReLU()]
+            width = units
+        self.layers = nn.Sequential(*layers, nn.Linear(width, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs of a batch."""
