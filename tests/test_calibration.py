@@ -43,7 +43,7 @@ def test_too_few_items_are_refused_with_both_numbers():
         quantile.threshold(scores[:0], 0.9)
     quantile.threshold(np.zeros((19, 2)), 0.95)
     for wrong in (0.0, 1.0, 1.5, float("nan")):
-        with pytest.raises(UsageError, match="is not between 0 and 1"):
+        with pytest.raises(UsageError, match=r"--coverage .* must be between 0 and 1"):
             quantile.check_level(wrong)
 
 

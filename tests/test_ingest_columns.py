@@ -146,6 +146,11 @@ def test_missing_values_are_refused_dropped_or_filled(tmp_path):
         assert np.allclose(x[:, -1], known["speed"].fillna(mean), rtol=1e-12)
         assert np.array_equal(y, known["load"])
         assert x[5, :3].tolist() == [0, 0, 0]  # no word, none of the columns
+        words = "missing categories are encoded as none of the categories"
+        assert filled.report[1:] == [
+            f"column 'colour': 1 {words}",
+            f"column 'speed': 3 missing values are replaced by {mean:.5g}, the mean of train",
+        ]
 
 
 def test_rows_are_dealt_by_a_column_in_time_and_by_files(tmp_path):

@@ -272,7 +272,8 @@ def test_csv(tmp_path):
         ("a,b,\n1,2,3\n", ["line 2", "a delimiter at its end"]),
         ('a,b\n"1,2\n', ["not a text table", "end of data"]),
         ("a,b\n45.123,2\n46.001,3\n", ["45.123 or 45123", "--thousands ."]),
-        ("a,b\n45.123,2\n950,3.5\n", ["column 'a'", "--decimal ."]),
+        ("a,b\n45.123,2\n950,1952\n", ["column 'a'", "--decimal ."]),
+        ("a,b\n1,low\n", ["column 'b'", "if 'b' holds classes, give --task classification"]),
         ("a\0,b\n1,2\n", ["'a\\x00'"]),
         ("a,b\n1,2\0\n", ["line 2", "'2\\x00'"]),
         ("a,b\n1e300,2\n-1e300,4\n", ["column 'a' holds 1e+300", "rescale"]),
@@ -315,7 +316,9 @@ def test_numbers_are_read_as_the_file_writes_them(tmp_path):
         [[1234.5], [-5]],
         [2, 3],
     )
-    # one cell that can only be a decimal, or a thousand without a separator, decides a column
+    # a decimal decides a file; a thousand without a separator (or a year) decides its column
+    assert read("a,b\n45.123,2\n950,3.5\n")[0] == [[45.123], [950]]
+    assert read('a,b\n"45.639",2\n"0.5",3\n')[0] == [[45.639], [0.5]]
     assert read("a,b\n45.123,2\n46.1,3\n")[0] == [[45.123], [46.1]]
     assert read("a,b\n45.123,2\n4600,3\n")[0] == [[45.123], [4600]]
     ambiguous = "a,b\n45.123,2\n46.001,3\n"

@@ -9,6 +9,7 @@ import pytest
 
 from hpcsamp.cli import output
 from hpcsamp.errors import UsageError
+from hpcsamp.spelling import joined
 
 ROWS = [
     ["accuracy", 0.98765, "a\nb"],
@@ -52,6 +53,11 @@ def test_json_has_the_rows_and_no_nan(tmp_path):
     assert json.loads(file.read_text()) == {"x": [1, None], "p": str(tmp_path)}
     with pytest.raises(UsageError, match=r"cannot write .*none/out\.json: No such file"):
         output.write_json(tmp_path / "none" / "out.json", {})
+
+
+def test_names_with_commas_are_quoted():
+    assert joined(["north", "south"]) == "north, south"
+    assert joined(["broken, stop", "ok"]) == "'broken, stop', 'ok'"
 
 
 def test_cells():

@@ -364,6 +364,8 @@ REFUSED = [
     (["classes", "--data", "{}/entsoe"], 1, "shape (96,), but the run was trained on (1, 8, 8)"),
     (["classes", "--split", "tset"], 1, "no split 'tset', only test, train, valid"),
     (["series", "--quantiles", "0.5,1.5"], 2, "1.5 is not between 0 and 1"),
+    (["classes", "--quantiles", "0.1,0.9"], 2, "quantiles at 0.1, 0.9: the targets are classes"),
+    (["series", "--decimal", ","], 2, "--decimal describes a csv file, but none was given"),
     (["series", "--quantiles", "a"], 2, "must be numbers separated by commas"),
     (["members", "--samples", "7"], 2, "7"),
     (["digits"], 2, "is not a run folder"),

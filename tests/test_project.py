@@ -19,7 +19,7 @@ from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.build import build
 from hpcsamp.ingest.named import from_named
 from hpcsamp.project import write
-from hpcsamp.run.usual import usual
+from hpcsamp.run.usual import few_items, usual
 
 G = np.random.default_rng(0)
 N = 40
@@ -104,6 +104,12 @@ def test_what_is_printed_is_a_configuration(sets, hpcsamp, tmp_path):
     assert done.code == 0, done.err
     (tmp_path / "mine.toml").write_text(done.out)
     assert config.load(str(tmp_path / "mine.toml")).optimizer.lr == 0.5
+    chosen, printed = parse_toml(usual(data), "usual"), parse_toml(done.out, "printed")
+    chosen["optimizer"]["lr"] = 0.5
+    assert printed == chosen  # no defaults that nobody chose, and no empty tables
+    every = config.to_toml(config.load(str(tmp_path / "mine.toml")))
+    assert not re.search(r"^\[\w+\]\n+(\[|\Z)", every, re.MULTILINE), every
+    assert "hidden = [32]" in every
     assert not (tmp_path / "runs").exists()
 
 
@@ -132,6 +138,10 @@ def test_a_project_is_not_written_over_another(sets, tmp_path, hpcsamp):
     assert not (tmp_path / "other").exists()
     done = hpcsamp(1, "init", str(tmp_path / "third"), "--data", str(sets / "rows"))
     assert done.code == 0, done.err
+    of = parse_toml((tmp_path / "third" / "run.toml").read_text(), "run.toml")["model"]
+    assert of == {"name": "network:Network", "hidden": [32]}  # as hpcsamp train --data chooses
+    assert "warning: 28 training items are fewer than 500" in done.err
+    assert not few_items(sets / "series")
     assert "bash run.sh" in done.out
 
 

@@ -208,7 +208,7 @@ def test_what_is_wrong_is_refused(runs, serial, refusals):
     data = tomllib.loads((runs / "fields" / "config.toml").read_text())["data"]["path"]
     cases = {
         "has 15 items .* are for|needs at least 19": [classes, "--coverage", "0.95"],
-        "coverage 1 is not between 0 and 1": [classes, "--coverage", "1"],
+        "--coverage 1 must be between 0 and 1": [classes, "--coverage", "1"],
         "applies to values with quantiles": [classes, "--conformal", "cqr"],
         "only class probabilities are scaled": [fields, "--scaling", "isotonic"],
         "did you mean": [fields, "--conformal", "normalized"],
@@ -216,7 +216,9 @@ def test_what_is_wrong_is_refused(runs, serial, refusals):
         "train: the network has seen": [fields, "--data", data, "--split", "train"],
         "shape|trained": [fields, "--data", str(runs / "entsoe"), "--split", "valid"],
         "nothing to fit": [classes, "--scaling", "none", "--conformal", "none"],
-        "a rate is between 0 and 1": [fields, "--adaptive", "2"],
+        "--adaptive 2 must be between 0 and 1": [fields, "--adaptive", "2"],
+        "--raps-penalty and --raps-free are settings": [classes, "--raps-free", "3"],
+        "only intervals of values are adaptive": [classes, "--adaptive", "0.1", "--coverage=0.5"],
         "no split|splits": [fields, "--split", "calibration"],
     }
     before = {n: (runs / n / "recalibration.json").read_bytes() for n in ("classes", "fields")}

@@ -21,7 +21,7 @@ from hpcsamp.report.curves import learning_curves, smooth
 from hpcsamp.report.fans import chosen, forecast_fans
 from hpcsamp.report.gallery import as_images, gallery, most_uncertain
 from hpcsamp.report.maps import weather_maps
-from hpcsamp.report.records import MissingMaterialError
+from hpcsamp.report.records import DoesNotApplyError, MissingMaterialError
 from hpcsamp.report.reliability import reliability_diagram, wilson
 from hpcsamp.report.rows import row_errors
 from hpcsamp.report.selective import ood_histograms, risk_coverage_curve
@@ -221,6 +221,22 @@ def test_regression(tmp_path):
     for name in drawn:
         pixels(tmp_path / "out" / name)
     assert made.notes == []
+    assert "Stated and observed coverage" not in made.page.read_text()
+    written = json.loads((run / "evaluation" / "test.json").read_text())
+    written["recalibration"] = {
+        "used": "yes", "split": "valid", "score": "cqr", "items": 98, "coverage": 0.9,
+    }  # fmt: skip
+    written["metrics"] |= {"conformal_coverage": 0.885, "conformal_width": 3.25}
+    written["units"] = {"conformal_width": "MW"}
+    (run / "evaluation" / "test.json").write_text(json.dumps(written))
+    page = build([run], tmp_path / "out").page.read_text()
+    for words in (
+        "Stated and observed coverage",
+        "(cqr) state a coverage of 0.900, from 98 calibration items of valid",
+        "Observed on test: 0.885",
+        "varies by about 0.03 (one standard deviation). The mean width of an interval is 3.25 MW.",
+    ):
+        assert words in page
     (run / "evaluation" / "test.json").write_text(
         json.dumps({"split": "test", "samples": 8, "metrics": {}, "reliability": None})
     )
@@ -314,8 +330,8 @@ def test_colour_images_and_what_is_no_image():
     assert np.allclose(as_images(x), np.moveaxis(x, 1, -1) / 287)
     assert as_images(x.reshape(2, 8, 6, 3)).shape == (2, 8, 6, 3)
     assert as_images(np.ones((2, 4, 4))).max() == 0
-    for shape in [(5,), (7, 8, 6), ()]:
-        with pytest.raises(MissingMaterialError, match="not images"):
+    for shape, kind in [((5,), DoesNotApplyError), ((7, 8, 6), MissingMaterialError)]:
+        with pytest.raises(kind, match="not images"):
             as_images(np.zeros((2, *shape)))
 
 

@@ -194,6 +194,7 @@ def test_a_run_goes_on_on_another_number_of_ranks(hpcsamp, small, tmp_path):
 def test_a_run_stops_after_so_many_steps_and_goes_on(hpcsamp, small, tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert hpcsamp(1, "train", small, "--output", whole).code == 0
+    first: dict[Path, bytes] = {}
     for steps in (7, 7, 25):  # in the first epoch, nothing left to do, in the second
         done = hpcsamp(
             1, "train", small, "--output", parts, "--resume", f"--set=training.steps={steps}"
@@ -201,6 +202,10 @@ def test_a_run_stops_after_so_many_steps_and_goes_on(hpcsamp, small, tmp_path, m
         assert done.code == 0, done.err
         assert json.loads((parts / "summary.json").read_text())["steps"] == steps
         assert losses(parts) == losses(whole)[:steps]
+        files = {p: p.read_bytes() for p in parts.rglob("*") if p.is_file()}
+        if steps == 7:
+            first = first or files
+            assert files == first  # a finished run is left unchanged
     with monkeypatch.context() as other:  # the same distribution, other numbers
         other.setenv("HPCSAMP_NOISE", "portable")
         done = hpcsamp(1, "train", small, "--output", parts, "--resume")

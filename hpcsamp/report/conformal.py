@@ -29,11 +29,12 @@ def _sentence(evaluation: EvaluationRecord, name: str, of: dict[str, Any], split
     start = f"{name}/" if name else ""
     metrics, items, stated = evaluation.metrics, int(of["items"]), float(of["coverage"])
     kind = "sets" if f"{start}conformal_size" in metrics else "intervals"
+    least = "at least " if kind == "sets" else ""  # the most probable class always belongs to it
     scatter = math.sqrt(stated * (1 - stated) / (items + 2))
     text = f"{name}: " if name else ""
     text += (
-        f"The conformal {kind} ({of['score']}) state a coverage of {stated:.3f}, from {items} "
-        f"calibration items of {split}. Observed on {evaluation.split}: "
+        f"The conformal {kind} ({of['score']}) state a coverage of {least}{stated:.3f}, from "
+        f"{items} calibration items of {split}. Observed on {evaluation.split}: "
         f"{metrics[f'{start}conformal_coverage']:.3f}. Between calibration sets of this size, the "
         f"coverage varies by about {scatter:.2g} (one standard deviation)."
     )
