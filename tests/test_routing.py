@@ -14,6 +14,7 @@ from draws_by_hand import mask
 from torch import nn
 from torch.distributions import Bernoulli, Categorical, Exponential, Laplace, Normal
 from torch.nn import functional as F  # noqa: N812
+from torch.nn.modules import module as hooks
 from torchvision.ops import StochasticDepth
 
 from hpcsamp.generators import Generators
@@ -368,6 +369,20 @@ def test_the_module_keeps_its_buffers_while_its_draws_are_looked_for():
     method = MeanField(net)
     method.forward(X, samples=range(1))
     assert net[1].seen == 1
+
+
+def test_attention_whose_calls_are_routed_again_leaves_no_hook_behind():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(4, 2, dropout=0.1, batch_first=True)
+
+        def forward(self, x):
+            return self.attention(x, x, x)[0]
+
+    method, x = MeanField(Network(), seed=1), torch.ones(4, 3, 4)
+    method(x, samples=range(2), step=0, index=torch.arange(4))
+    assert not hooks._global_forward_pre_hooks
 
 
 @pytest.mark.parametrize("grid", [(2, "none", "2"), (3, "3")], ids=["D=2, P=2", "P=3"])

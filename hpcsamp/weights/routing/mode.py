@@ -34,20 +34,21 @@ class Routing(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self._now, self._routes, self._others = now, routes, others or {}
-        self._listening: RemovableHandle | None = None
+        #: One for each time that this context is entered: it may be within itself.
+        self._listening: list[RemovableHandle] = []
         now.again = lambda: self
 
     def __enter__(self) -> Routing:
         recomputation.begin(self._as_it_is)
         if self._now.draws.packs:
-            self._listening = register_module_forward_pre_hook(self._note)
+            self._listening.append(register_module_forward_pre_hook(self._note))
         mode: Routing = super().__enter__()
         return mode
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        if self._listening is not None:
-            self._listening.remove()
+        if self._listening:
+            self._listening.pop().remove()
         recomputation.end()
 
     def _note(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
