@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 
-def told(error: BaseException) -> tuple[str, str]:
+def described(error: BaseException) -> tuple[str, str]:
     """Class name and message of an error, to be sent to other ranks."""
     if isinstance(error, HpcsampError):
         return type(error).__name__, str(error)
@@ -27,7 +27,7 @@ def told(error: BaseException) -> tuple[str, str]:
 
 
 def rebuilt(kind: str, message: str) -> HpcsampError:
-    """Recreate an error of another rank from its class name and message."""
+    """Recreate an error from another rank by its class name and message."""
     error: HpcsampError = getattr(errors, kind)(message)
     return error
 
@@ -44,5 +44,5 @@ def agree(comm: MPI.Comm, error: BaseException | None) -> HpcsampError | None:
     wait(lambda: bool(request.Test()))
     if not anywhere[0]:
         return None
-    everyone = comm.allgather(None if error is None else told(error))
+    everyone = comm.allgather(None if error is None else described(error))
     return rebuilt(*next(t for t in everyone if t is not None))

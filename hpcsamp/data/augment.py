@@ -257,7 +257,7 @@ class Augmentation:
         )
 
     def _views(self, samples: range) -> np.ndarray:
-        """Counters of the views: one per sample, this rank's, or a single one for all."""
+        """Counters of the views: one for each sample, one for this rank, or one for all samples."""
         if self.share == "all":
             return np.zeros(1, np.uint64)
         if self.share == "rank":

@@ -60,8 +60,8 @@ class Dataset:
         Raises
         ------
         DataError
-            If the folder is not a dataset, or a shard is missing, truncated, of another dataset, or
-            disagrees with the manifest. The message names the file and both numbers.
+            If the folder is not a dataset, or a shard is missing, truncated, from another dataset,
+            or disagrees with the manifest. The message names the file and both numbers.
         """
         dataset = cls(path, split, read_manifest(path))
         for entry in dataset.shards:

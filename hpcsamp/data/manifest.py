@@ -1,7 +1,7 @@
 """The manifest of a dataset folder: its arrays, splits, shards and statistics.
 
 A folder is a dataset if and only if it contains a valid ``manifest.json``, which is written last.
-Its entries on shards (counts, sizes, uid) are compared with the shards when a dataset is opened.
+Its entries of shards (counts, sizes, uid) are compared with the shards when a dataset is opened.
 """
 
 from __future__ import annotations

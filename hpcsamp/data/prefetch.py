@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from hpcsamp.data.agreement import agree, rebuilt, told
+from hpcsamp.data.agreement import agree, described, rebuilt
 from hpcsamp.data.ring import (
     CLOSED,
     EPOCH,
@@ -305,7 +305,7 @@ class Prefetcher:
             if self._leaders is not None:
                 error = self._publish(number, error)
             elif error is not None:
-                ring.fail(number, told(error))
+                ring.fail(number, described(error))
             else:
                 ring.post(FILLED, number + 1)
             job.ready.put(None)
@@ -333,7 +333,7 @@ class Prefetcher:
                 error = HpcsampError("a rank of the sample group has closed its loader")
         error = agree(self._leaders, error)
         if error is not None:
-            ring.fail(number, told(error))
+            ring.fail(number, described(error))
             return error
         if self._exchange is not None:
             self._exchange(ring.slot(number))

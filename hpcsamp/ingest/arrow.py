@@ -102,7 +102,7 @@ class ArrowTable(Table):
         if len({part.shape[1:] for part in found}) > 1:
             shapes = [part.shape[1:] for part in found]
             raise DataError(
-                f"{self.path}: column {name!r}: lists have different lengths: {shapes[0]}, and "
+                f"{self.path}: column {name!r}: lists have different lengths: {shapes[0]} and "
                 f"{next(s for s in shapes if s != shapes[0])}; {RAGGED}"
             )
         if len({part.dtype.kind == "O" for part in found}) > 1:

@@ -316,7 +316,7 @@ def read_units(given: Sequence[str]) -> dict[str, str]:
     Raises
     ------
     UsageError
-        If an entry has another form.
+        If an entry has the wrong form.
     """
     found = {}
     for text in given:

@@ -41,7 +41,7 @@ class Series:
     filled
         Number of interpolated values.
     report
-        Lines on the gaps and how they were treated.
+        Lines about the gaps and their treatment.
     """
 
     start: int

@@ -217,7 +217,7 @@ def era5(
 
 
 def _units(store: str, opened: xarray.Dataset) -> tuple[dict[str, tuple[float, float]], list[str]]:
-    """Return the unit conversion of each variable, and notes on conversions for the user."""
+    """Return the unit conversion of each variable, and notes for the user about conversions."""
     scales: dict[str, tuple[float, float]] = {}
     converted, silent = [], []
     for name in UNITS:

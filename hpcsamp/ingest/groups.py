@@ -53,7 +53,7 @@ class ColumnGroup:
         Raises
         ------
         DataError
-            If an image has another size, or a value cannot be encoded.
+            If an image has a different size, or a value cannot be encoded.
         """
         where = f"{table.path}: rows {rows[0]} to {rows[-1]}"
         column = self.features[0].column

@@ -137,7 +137,7 @@ def images(
         A folder with a mask for every image, under the same relative name (any ending). Each pixel
         of a mask is the number of a class.
     labels
-        A csv file. Its column ``file`` (or ``filename``, ``image``, ``path``, else the first one)
+        A csv file. Its column ``file`` (or ``filename``, ``image``, ``path``, or the first one)
         has file names of images relative to ``folder``.
     target
         Columns of ``labels`` that are targets.

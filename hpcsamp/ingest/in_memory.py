@@ -78,7 +78,7 @@ def source_of(
     Raises
     ------
     DataError, UsageError
-        If the data have another form, or arrays do not fit together.
+        If the data have none of these forms, or arrays do not fit together.
     """
     if isinstance(data, ArraySource):
         return data
@@ -170,7 +170,7 @@ def _numbered(
 
 
 def _flags(y: np.ndarray) -> Task | None:
-    """Return multilabel for several columns of zeros and ones, else None."""
+    """Return multilabel for several columns of zeros and ones, otherwise None."""
     some = y.ndim == 2 and y.shape[1] > 1 and y.dtype.kind in "biuf"
     return "multilabel" if some and np.array_equal(np.unique(y), (0, 1)) else None
 

@@ -113,7 +113,7 @@ def table_of(where: str, columns: Mapping[Any, Any]) -> np.ndarray:
     Raises
     ------
     DataError
-        If a column has values that are not numbers, or another length; the message names it.
+        If a column has values that are not numbers, or a different length; the message names it.
     """
     found = {name: numbers_of(f"column {name} of {where}", c) for name, c in columns.items()}
     sizes = sorted({len(column) for column in found.values()})

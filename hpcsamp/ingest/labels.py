@@ -85,7 +85,7 @@ def labels_of(y: np.ndarray, where: str) -> np.ndarray:
 
 
 def classes_of(file: str, labels: Mapping[str, np.ndarray]) -> tuple[int, list[str]]:
-    """Return the number of classes, and notes on them for the user.
+    """Return the number of classes, and notes about them for the user.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def classes_of(file: str, labels: Mapping[str, np.ndarray]) -> tuple[int, list[s
 
 
 def unseen(labels: Mapping[str, np.ndarray]) -> list[str]:
-    """Return notes on classes of other splits that train does not have."""
+    """Return notes about classes of other splits that train does not have."""
     known = set(np.unique(labels["train"]).tolist())
     found = []
     for split, y in labels.items():

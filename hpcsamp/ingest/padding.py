@@ -64,7 +64,7 @@ def lengths_of(items: Ragged, where: str) -> np.ndarray:
     Raises
     ------
     DataError
-        If an item is not a sequence, has no steps, or steps of another shape than the first item.
+        If an item is not a sequence, has no steps, or its steps differ in shape from the first.
     """
     arrays = [np.asarray(item) for item in items]
     if not arrays:

@@ -15,8 +15,8 @@ def images_of(values: np.ndarray, rows: np.ndarray, table: Table, pictures: Pict
     Raises
     ------
     DataError
-        If an image is missing, cannot be read, or has another size or type; the message names its
-        row.
+        If an image is missing, cannot be read, or has a different size or type; the message names
+        its row.
     """
     found: list[np.ndarray] = []
     for row, data in zip(rows.tolist(), values.tolist(), strict=True):

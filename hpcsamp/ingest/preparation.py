@@ -69,9 +69,7 @@ class Preparation:
     ] = "refuse"
     unit: Annotated[Sequence[str], Asked("COLUMN=UNIT, such as load=MW.", "--unit")] = ()
     text: Annotated[str | None, Asked("Column of texts to encode as token ids and a mask.")] = None
-    tokenizer: Annotated[Path | None, Asked("Folder of a tokenizer that transformers saved.")] = (
-        None
-    )
+    tokenizer: Annotated[Path | None, Asked("Folder of a tokenizer saved by transformers.")] = None
     tokens: Annotated[
         int | None, Asked("Tokens per text; longer texts are cut. Default: the longest.", least=1)
     ] = None

@@ -192,7 +192,7 @@ def synthetic(
     compression
         Compression filter of the chunks.
     grid
-        Number of latitudes and longitudes of fields, if not the default.
+        Number of latitudes and longitudes of fields (default: 121 and 240).
 
     Raises
     ------

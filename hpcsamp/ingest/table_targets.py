@@ -39,7 +39,7 @@ class Wanted:
     task
         Task; by default it follows from the type of the columns.
     class_names
-        Names of its classes in order; by default words are sorted.
+        Names of its classes in order; by default the words in alphabetical order.
     alone
         Whether it is the only target.
     """
@@ -75,7 +75,7 @@ def wanted_targets(
     Raises
     ------
     UsageError
-        If an option has another form, or a name is not that of a target.
+        If an option has the wrong form, or a name is not that of a target.
     """
     found = columns_of(names, given)
     if len(found) == 1:

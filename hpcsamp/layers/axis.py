@@ -190,12 +190,12 @@ class ModelAxis:
 
 
 def usual(size: int) -> Layout:
-    """Default grid of a number of ranks: 1 x 1, 1 x 2, 2 x 2, else 1 x M."""
+    """Default grid of a number of ranks: 1 x 1, 1 x 2, 2 x 2, otherwise 1 x M."""
     return (2, 2) if size == 4 else (1, size)
 
 
 def layouts(size: int) -> list[Layout]:
-    """All grids of a number of ranks: the default, then the others from most parts of channels."""
+    """All grids of a number of ranks: the default, then the others by parts of space."""
     rest = [(s, size // s) for s in range(1, size + 1) if size % s == 0]
     return [usual(size), *(each for each in rest if each != usual(size))]
 

@@ -86,7 +86,7 @@ def _lengths(x: Tensor, dim: int, over: Group, lengths: Sequence[int] | None, ki
     n = x.shape[dim]
     if lengths is None:
         if kind == "whole" and n % over.size:
-            raise ValueError(f"an axis of {n} has no {over.size} equal parts; give their lengths")
+            raise ValueError(f"an axis of {n} has no {over.size} equal parts; pass their lengths")
         return (n if kind == "own" else n // over.size,) * over.size
     found = tuple(lengths)
     expected = found[over.rank] if kind == "own" else sum(found)
@@ -124,7 +124,7 @@ class Coming:
         exchange.send(x, *over.others)
 
     def __getitem__(self, rank: int) -> Tensor:
-        """Return the part of a rank; waits for all others unless it is this rank's own."""
+        """Return the part of a rank; wait for all other ranks unless it is this rank's own."""
         if rank == self._over.rank:
             return self._own
         if self._others is None:
@@ -137,7 +137,7 @@ class Coming:
         return [self[rank] for rank in range(self._over.size)]
 
     def close(self) -> None:
-        """Release the parts of the others; first waits for them if they were never read."""
+        """Release the parts of the others; wait for them first if they were never read."""
         if self._exchange is not None:
             self[self._over.others[0]]
             self._exchange.close()

@@ -42,7 +42,7 @@ LINE = 64
 """Alignment of messages in bytes."""
 
 RESERVED, KEPT_FREE = 1 << 18, 1 << 24
-"""Shared memory is reserved in pieces of the first size, while the second size stays free."""
+"""Sizes of the pieces in which shared memory is reserved, and of the rest that stays free."""
 
 BEGUN, CLOSED, GROWS, GROWN = range(4)
 """Rows of the counters: last exchange begun, last one closed, last one with growth, new length."""
@@ -69,7 +69,7 @@ class Slots:
     def view(
         self, number: int, rank: int, place: int, shape: Sequence[int], like: Tensor
     ) -> Tensor:
-        """Return a tensor, of the type of another one, in the slot of a rank's exchange."""
+        """Return a tensor with the type of ``like`` in the slot of a rank's exchange."""
         begin = (rank * SLOTS + number % SLOTS) * self.length + place
         stop = begin + math.prod(shape) * like.element_size()
         return self.memory[begin:stop].view(like.dtype).view(tuple(shape))

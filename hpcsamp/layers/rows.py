@@ -47,7 +47,7 @@ def linear(
 
 
 def last_linear(inputs: int, outputs: int, name: str = "the last layer") -> nn.Module:
-    """``nn.Linear`` with outputs in uneven parts on all model ranks: see :class:`Last`."""
+    """``nn.Linear`` whose outputs are split over all model ranks: see :class:`Last`."""
     whole = nn.Linear(inputs, outputs)
     return whole if current().size == 1 else Last(whole, name)
 
@@ -70,8 +70,8 @@ class Rows(Layer):
     """Linear layer ``y = x W' + b`` with W ``(outputs, inputs)``, split by rows of W.
 
     Every rank of channels gathers the inputs of the others while it multiplies its own. Ranks of
-    space need the same rows: each holds a share of them, and gathers the others meanwhile. Nothing
-    that was gathered is kept for the backward pass.
+    space need the same rows: each holds a share of them, and gathers the others at the same time.
+    Nothing that was gathered is kept for the backward pass.
 
     On R ranks of channels and G of space, with N tokens and B bytes per number, a rank sends::
 

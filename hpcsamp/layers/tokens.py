@@ -86,7 +86,7 @@ class TokenMLP(nn.Module):
     On R ranks of channels and G of space, with N = items x own channels and B bytes per number, a
     rank sends::
 
-        forward    own tokens N (R - 1) B               own values to the other channels' ranks
+        forward    own tokens N (R - 1) B               own values to other ranks of channels
                    own hidden part (G - 1) / G N R B    terms of hidden rows, over space
                    own hidden rows N R (G - 1) B        hidden rows, over space
                    own tokens N (R - 1) B               terms of the outputs

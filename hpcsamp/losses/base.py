@@ -68,7 +68,7 @@ class DataLoss(ABC):
         :func:`~hpcsamp.losses.values.over_values` sums over them. The ranks of a model axis may
         then hold some of the values each; otherwise outputs are gathered first.
     gathers
-        Whether outputs are gathered in any case, because targets have another shape.
+        Whether outputs are gathered in any case, because targets have a different shape.
     """
 
     about: ClassVar[About | None] = None

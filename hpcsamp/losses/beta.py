@@ -30,7 +30,7 @@ class BetaNLL(LinearLoss):
     Raises
     ------
     UsageError
-        If beta is not within 0 and 1, or the likelihood is of another class.
+        If beta is not within 0 and 1, or the likelihood is not a ``PredictedGaussian``.
     """
 
     usual_likelihood = "predicted_gaussian"

@@ -56,7 +56,7 @@ class Custom(DataLoss):
         Raises
         ------
         UsageError
-            If the function returns another shape, or if values are weighted, which the function
+            If the function does not return ``(B,)``, or if values are weighted, which the function
             cannot take into account.
         """
         if weight is not None:

@@ -70,7 +70,7 @@ class ELBO:
         False: the paper's approximation. Every rank evaluates the data loss as if its own samples
         were all samples, and the ranks' losses are averaged.
     memory
-        ``"auto"``: ``stream`` for linear losses, else ``keep``.
+        ``"auto"``: ``stream`` for linear losses, otherwise ``keep``.
     accumulate
         Number of parts that a batch is split into, which are evaluated one after the other: loss
         and gradient are those of the whole batch, activations are those of one part. A batch of

@@ -37,7 +37,7 @@ class Likelihood(ABC):  # noqa: B024
     source
         Origin of the observation noise, for the records of evaluations.
     of_labels
-        Whether targets are labels of classes; else they are numbers.
+        Whether targets are labels of classes; otherwise they are numbers.
     joint
         Whether the values of an item are one event, whose density under the predictive mixture is
         the mean over samples of the product over values. Else each value (a pixel, a label) is an
@@ -302,7 +302,7 @@ def need_predicted(loss: str, likelihood: Likelihood | None) -> PredictedGaussia
     Raises
     ------
     UsageError
-        If the likelihood is of another class.
+        If the likelihood is not a ``PredictedGaussian``.
     """
     if likelihood is None:
         return PredictedGaussian()

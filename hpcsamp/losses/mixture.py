@@ -142,7 +142,7 @@ class GaussianMixtureNLL(PredictiveNLL):
     Raises
     ------
     UsageError
-        If the likelihood is of another class.
+        If the likelihood is not a ``PredictedGaussian``.
     """
 
     usual_likelihood = "predicted_gaussian"

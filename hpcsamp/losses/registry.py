@@ -70,7 +70,7 @@ def make(
     Raises
     ------
     UsageError
-        For an unknown name or argument, or an argument of another type; for a loss of values where
+        For an unknown name or argument, or an argument of wrong type; for a loss of values where
         the task has classes or the other way round; for latitudes that are not numbers.
     """
     kind = LOSSES.find(name)
@@ -144,7 +144,7 @@ def _check_keys(name: str, kind: type[DataLoss], own: Mapping[str, Any]) -> None
 
 
 def _name(kind: type[DataLoss], task: str, given: Mapping[str, Any]) -> str:
-    """Name of the likelihood: as given, else the default; if ``std`` is given, one of fixed std."""
+    """Name of the likelihood: the given name or a default, of fixed width if ``std`` is given."""
     usual = kind.usual_likelihood or TASKS.find(task).usual_likelihood
     if usual == "learned_gaussian" and "std" in given:
         usual = "gaussian"

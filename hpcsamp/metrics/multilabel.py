@@ -148,7 +148,7 @@ class MultilabelMetrics(Sums):
         }
 
     def reliability(self) -> Mapping[str, list[float]]:
-        """Return the calibration bins of all labels together, in the format of classification."""
+        """Return the calibration bins of all labels together, as classification metrics do."""
         count, confidence, positive = self.read()[1]["bins"].sum(1)
         return {
             "edges": torch.linspace(0, 1, self.bins + 1, dtype=torch.float64).tolist(),

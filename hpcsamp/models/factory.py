@@ -86,7 +86,7 @@ class BuiltNetwork(NamedTuple):
     network
         The module.
     guess
-        Name of the argument that was set to the number of outputs by guess; else empty.
+        Name of the argument that was set to the number of outputs by guess; empty if there is none.
     """
 
     network: nn.Module

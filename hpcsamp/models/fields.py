@@ -42,7 +42,7 @@ class FieldNetwork(nn.Module):
         Raises
         ------
         ValueError
-            If the network was built for another shape; the message contains both.
+            If the network was built for a different shape; the message contains both.
         """
         return self._part(shape, self.in_shape)
 

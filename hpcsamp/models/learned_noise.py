@@ -150,7 +150,7 @@ class LearnedNoise(Wrapping):
         Raises
         ------
         UsageError
-            If an item has another number of outputs than there are standard deviations.
+            If an item does not have as many outputs as there are standard deviations.
         """
         outputs = outputs.flatten(lead) if outputs.dim() > lead else outputs[..., None]
         if len(log_std) not in (1, outputs.shape[-1]):

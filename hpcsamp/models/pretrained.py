@@ -15,7 +15,7 @@ from hpcsamp.grid.parts import Part
 from hpcsamp.weights.pieces import parts_in
 
 LISTED = 5
-"""Number of names of a kind that a message lists."""
+"""Largest number of names of each kind in a message."""
 
 WITHIN = ("state_dict", "model_state_dict", "model", "module")
 """Keys under which programs store the weights in a file that holds more."""

@@ -159,7 +159,7 @@ class ViT(parted.Layer):
         Raises
         ------
         ValueError
-            If the network was built for another shape; the message contains both.
+            If the network was built for a different shape; the message contains both.
         """
         if tuple(shape) != self.in_shape:
             raise ValueError(
