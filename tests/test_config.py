@@ -185,7 +185,7 @@ FREE = {
     "method": {"samples_per_pass", "strategy"},
     "loss": {"memory"},
     "optimizer": {"sharded"},
-    "parallel": {"samples", "model", "collectives", "device"},
+    "parallel": {"samples", "model", "collectives", "device", "buckets"},
     "training": {
         "steps", "evaluate_every", "checkpoint_every", "checkpoint_behind", "keep", "log_every",
         "memory_check", "time_limit", "time_margin", "stall", "patience", "min_delta", "callbacks",

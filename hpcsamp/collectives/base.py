@@ -97,6 +97,18 @@ class Collectives(ABC):
         """Sum a gradient, which may be large, over some ranks, in place."""
         self.sum_(x, over)
 
+    def begin_sum_gradient(self, x: Tensor, over: Over) -> Callable[[], None]:
+        """Begin :meth:`sum_gradient_` of a tensor that is left alone until it is complete.
+
+        Returns
+        -------
+        Callable
+            Waits for the sum. Other sums over the same ranks may begin before that, in the same
+            order on all of them.
+        """
+        self.sum_gradient_(x, over)
+        return _nothing
+
     def scatter_sum(self, x: Tensor, counts: Sequence[int], over: Over) -> Tensor:
         """Sum a flat tensor over some ranks, of which the r-th receives ``counts[r]`` numbers."""
         whole = x.clone()
@@ -218,8 +230,16 @@ class Collectives(ABC):
         """
         if self.size(over) > 1:
             self.sum_gradient_(flat, over)
+        self.average_(flat)
+
+    def average_(self, flat: Tensor) -> None:
+        """Turn a gradient that was summed over ranks into the mean over data, in place."""
         if self.data_size > 1:
             flat.div_(self.data_size)
+
+
+def _nothing() -> None:
+    """Wait for an exchange that is complete."""
 
 
 class Alone(Collectives):

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from hpcsamp.collectives.base import Collectives
+from hpcsamp.collectives.buckets import check_buckets
 from hpcsamp.collectives.data_group import DataGroup
 from hpcsamp.collectives.exchange import GradientExchange
 from hpcsamp.collectives.replicas import make_alike
@@ -35,6 +36,7 @@ def distribute(
     clip: float | None = None,
     updates: Updates | None = None,
     compare_every: int = 1,
+    buckets: int = 1,
 ) -> torch.optim.Optimizer:
     """Make an optimiser train a method with the gradient of all ranks. Collective over the world.
 
@@ -65,6 +67,9 @@ def distribute(
         ranks of the sample group give each other theirs.
     compare_every
         Steps between comparisons, which cost an exchange of a few numbers; the same on all ranks.
+    buckets
+        Largest number of parts in which the gradient is exchanged, each as soon as the backward
+        pass has finished it (:mod:`hpcsamp.collectives.buckets`); the same on all ranks.
 
     Returns
     -------
@@ -74,19 +79,23 @@ def distribute(
     Raises
     ------
     UsageError
-        For arguments of a wrong kind, an optimiser whose parameters are not those of the method, or
-        one that cannot work on parts of the weights; if ranks differ in what they should have in
-        common. Later, by ``backward`` or ``step``: if parameters were added, frozen, converted or
-        replaced.
+        For arguments of a wrong kind, a gradient that cannot be exchanged in buckets, an optimiser
+        whose parameters are not those of the method, or one that cannot work on parts of the
+        weights; if ranks differ in what they should have in common. Later, by ``backward`` or
+        ``step``: if parameters were added, frozen, converted or replaced.
     """
     _check(optimizer, collectives, method, clip, updates)
     updates = updates or updates_of(method, collectives)
     _check_closure(optimizer, updates)
-    trouble = _of_two_types(method) or updates.mismatch(optimizer, method)
-    make_alike(method, optimizer, collectives, trouble, updates.placement)
+    trouble = (
+        check_buckets(buckets, method, updates)
+        or _of_two_types(method)
+        or updates.mismatch(optimizer, method)
+    )
+    make_alike(method, optimizer, collectives, trouble, updates.placement, {"buckets": buckets})
     method.join(DataGroup(collectives, method.placement.modules))
     collectives.expect(updates.largest)
-    made = GradientExchange(optimizer, collectives, method, clip, updates, compare_every)
+    made = GradientExchange(optimizer, collectives, method, clip, updates, compare_every, buckets)
     for before in {_newest_of(method), _newest_of(optimizer)} - {None}:
         before.retire(optimizer)  # type: ignore[union-attr]
     _newest[method] = _newest[optimizer] = ref(made)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hpcsamp.collectives.apart import Apart
 from hpcsamp.collectives.base import Collectives
+from hpcsamp.collectives.buckets import Buckets
 from hpcsamp.collectives.flat import FlatGradient
 from hpcsamp.collectives.replicas import Replicas
 from hpcsamp.collectives.sameness import agreed
@@ -53,6 +54,7 @@ class GradientExchange:
         clip: float | None,
         updates: Updates,
         compare_every: int,
+        buckets: int = 1,
     ) -> None:
         self.optimizer, self.collectives, self.method = optimizer, collectives, method
         self.clip, self.updates, self.compare_every = clip, updates, compare_every
@@ -63,6 +65,8 @@ class GradientExchange:
             self.gradient.parameters, method, optimizer, collectives, compare_every
         )
         self.apart = Apart(method, collectives)
+        several = buckets > 1 and collectives.size("replicas") > 1
+        self._buckets = Buckets(self.gradient, collectives, buckets) if several else None
         self.zero()
         hooks: list[Any] = []
         for p in self.gradient.parameters:
@@ -115,8 +119,10 @@ class GradientExchange:
             self._held = self.gradient.collect().clone()
             self.gradient.flat.zero_()
 
-    def _wrote(self, _: nn.Parameter) -> None:
+    def _wrote(self, p: nn.Parameter) -> None:
         self._written = True
+        if self._buckets is not None:
+            self._buckets.wrote(p)
 
     def _end(self) -> None:
         if not self._open:
@@ -134,10 +140,15 @@ class GradientExchange:
         trouble = self._trouble()
         if trouble is None:
             self.gradient.collect()
-        self._mine_broken = not (math.isfinite(float(flat.sum())) or bool(flat.isfinite().all()))
+        if self._buckets is None:
+            finite = math.isfinite(float(flat.sum())) or bool(flat.isfinite().all())
+        else:
+            finite = self._buckets.send_rest()
+        self._mine_broken = not finite
         if self.method.step % self.compare_every == 0:
             self._broken |= self.replicas.compare(trouble, self._mine_broken) > 0
-        self.updates.reduce(self.gradient)
+        if self._buckets is None:
+            self.updates.reduce(self.gradient)
         self.apart.check(self.gradient)
         if (scale := self.method.gradient_scale) != 1:
             flat.mul_(scale)

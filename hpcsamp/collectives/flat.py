@@ -21,15 +21,23 @@ class FlatGradient:
     ----------
     parameters
         Parameters of one type and device; complex ones of the same precision.
+
+    Attributes
+    ----------
+    flat
+        The gradients of all.
+    places
+        Stretch of ``flat`` of each parameter.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
-        first, places, size = self.parameters[0], [], 0
+        first, places, size = self.parameters[0], list[slice](), 0
         for p in self.parameters:
             size += size % 2 if p.is_complex() else 0
             places.append(slice(size, size + parts_of(p).numel()))
             size = places[-1].stop
+        self.places = places
         self.flat = torch.zeros(size, dtype=first.dtype.to_real(), device=first.device)
         self._views = [
             (
@@ -37,7 +45,12 @@ class FlatGradient:
             ).view_as(p)
             for place, p in zip(places, self.parameters, strict=True)
         ]
+        self._view_of = {id(p): v for p, v in zip(self.parameters, self._views, strict=True)}
         self.zero()
+
+    def is_view(self, p: nn.Parameter) -> bool:
+        """Whether the gradient of a parameter is still a view of the flat tensor."""
+        return p.grad is self._view_of[id(p)]
 
     def zero(self) -> None:
         """Set the gradient to zero and make each ``.grad`` a view of it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -153,15 +154,23 @@ class HorovodCollectives(MpiCollectives):
 
     def sum_gradient_(self, x: Tensor, over: Over) -> None:
         """Sum a gradient over some ranks, in place."""
+        self.begin_sum_gradient(x, over)()
+
+    def begin_sum_gradient(self, x: Tensor, over: Over) -> Callable[[], None]:
+        """Begin to sum a gradient over some ranks. Horovod's thread does it in its next cycle."""
         if not self._started and (self._is_needed or not self._is_small(x)):
             self.start(over)
         ranks = None if self._is_small(x) else self._set_of(over)
         if ranks is None:  # small, or Horovod was started without these ranks
-            super().sum_gradient_(x, over)
-            return
-        name = f"hpcsamp.{over}.{x.numel()}.{x.dtype}"
-        with here.waiting(Doing.EXCHANGE):
-            self._hvd.allreduce_(x, op=self._hvd.Sum, name=name, process_set=ranks)
+            return super().begin_sum_gradient(x, over)
+        name = f"hpcsamp.{over}.{x.numel()}.{x.dtype}.{x.storage_offset()}"
+        handle = self._hvd.allreduce_async_(x, op=self._hvd.Sum, name=name, process_set=ranks)
+
+        def wait() -> None:
+            with here.waiting(Doing.EXCHANGE):
+                self._hvd.synchronize(handle)
+
+        return wait
 
     def _set_of(self, over: Over) -> Any:
         """Return Horovod's process set of some ranks; None if there is none."""

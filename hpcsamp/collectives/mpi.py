@@ -72,6 +72,20 @@ class MpiCollectives(Collectives):
                     x, lambda part: comm.Iallreduce(MPI.IN_PLACE, part, op=operation)
                 )
 
+    def begin_sum_gradient(self, x: Tensor, over: Over) -> Callable[[], None]:
+        """Begin to sum over some ranks. What goes through host memory is summed at once."""
+        if not self._usable(x):
+            return super().begin_sum_gradient(x, over)
+        comm = self._comms[over]
+        MPI = library(comm)  # noqa: N806
+        request = comm.Iallreduce(MPI.IN_PLACE, self._buffer(x), op=MPI.SUM)
+
+        def wait() -> None:
+            with here.waiting(Doing.EXCHANGE):
+                request.Wait()
+
+        return wait
+
     def gather(self, x: Tensor, counts: Sequence[int], over: Over) -> Tensor:
         """Concatenate the rows of some ranks."""
         mine = self._buffer(x)

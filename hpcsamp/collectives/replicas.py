@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ def make_alike(
     collectives: Collectives,
     trouble: HpcsampError | None,
     updates: Replicated,
+    given: Mapping[str, Any],
 ) -> None:
     """Start all replicas from the weights, frozen parameters and buffers of the first. Collective.
 
@@ -42,6 +43,8 @@ def make_alike(
         Error that this rank has found by itself.
     updates
         Where the optimiser's state lives.
+    given
+        Further settings that must be the same on all ranks.
 
     Raises
     ------
@@ -51,7 +54,7 @@ def make_alike(
     held, placement = method.held(), method.placement
     of_replicas: list[tuple[dict[str, Any], Over]]
     facts: dict[str, Any] = {"optimizer": type(optimizer).__qualname__}
-    facts |= hyperparameters(optimizer)
+    facts |= {**hyperparameters(optimizer), **given}
     facts |= {f"frozen {n!r}": not p.requires_grad for n, p in method.named_parameters()}
     parts = {n for n in held if placement.over(n) == placement.replicas}
     forms: dict[bool, dict[str, Any]] = {True: {}, False: {}}

@@ -138,13 +138,19 @@ class TorchCollectives(MpiCollectives):
         group = self._of(x, over)
         if group is None:
             return otherwise(x, over)
-        options = dist.AllreduceOptions()
-        options.reduceOp = op
         whole = x.detach().float() if x.dtype in HALVES else x.detach()
-        self._wait(group.allreduce([whole], options), over)
+        self._wait(_begin(group, whole, op), over)
         if whole.dtype != x.dtype:
             x.detach().copy_(whole)
         return None
+
+    def begin_sum_gradient(self, x: Tensor, over: Over) -> Callable[[], None]:
+        """Begin to sum over some ranks: on a GPU on a stream of NCCL's own."""
+        group = self._of(x, over)
+        if group is None or x.dtype in HALVES:
+            return super().begin_sum_gradient(x, over)
+        work = _begin(group, x.detach(), dist.ReduceOp.SUM)
+        return lambda: self._wait(work, over)
 
     def gather(self, x: Tensor, counts: Sequence[int], over: Over) -> Tensor:
         """Concatenate the rows of some ranks."""
@@ -198,6 +204,13 @@ class TorchCollectives(MpiCollectives):
             super().copy_first_(x, over)
         else:
             self._wait(group.broadcast([x.detach()], dist.BroadcastOptions()), over)
+
+
+def _begin(group: Any, x: Tensor, op: Any) -> Any:
+    """Begin to reduce a tensor in place."""
+    options = dist.AllreduceOptions()
+    options.reduceOp = op
+    return group.allreduce([x], options)
 
 
 @atexit.register

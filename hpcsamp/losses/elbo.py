@@ -224,6 +224,13 @@ class ELBO:
         check_parts(self.data_loss, self.kl, c.model_size)
         if self.data_loss.joint:
             ratio = factor * method.log_ratio(own_samples, step)
+        data = LossEvaluation(
+            self.data_loss, c, self.exact, method, x, stacked, index, undo, items, own_samples,
+            samples, step, ratio, self.accumulate,
+        ).value(self.memory)  # fmt: skip
+        # After the data term: the last that is evaluated is the first in the backward pass, so that
+        # the gradient of a layer is complete when the data term has passed through it.
+        if ratio is not None:
             penalty = ratio.new_zeros(())
         elif self.kl == "monte_carlo":
             penalty = method.log_ratio(own_samples, step).sum() * (factor / (samples * self.items))
@@ -231,10 +238,6 @@ class ELBO:
             part = method.placement.penalty_share(c.sample_rank, c.sample_size)
             with here.part("penalty"):
                 penalty = c.sum_over_model(method.penalty(*part) * (factor / self.items))
-        data = LossEvaluation(
-            self.data_loss, c, self.exact, method, x, stacked, index, undo, items, own_samples,
-            samples, step, ratio, self.accumulate,
-        ).value(self.memory)  # fmt: skip
         if whole and c.sample_size > 1:
             kind = torch.promote_types(data.dtype, penalty.dtype)
             data, penalty = c.sum_over_samples(torch.stack([data.to(kind), penalty.to(kind)]))

@@ -96,4 +96,5 @@ class Optimisation:
             clip=config.optimizer.clip,
             updates=self.updates,
             compare_every=COMPARE_EVERY,
+            buckets=config.parallel.buckets,
         )

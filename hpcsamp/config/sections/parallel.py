@@ -21,4 +21,12 @@ class ParallelSection(Section):
         json_schema_extra=NOTHING,
     )
     collectives: Annotated[str, one_of(TRANSPORTS)] = Field("auto", json_schema_extra=NOTHING)
+    buckets: int = Field(
+        1,
+        ge=1,
+        description="largest number of parts in which the gradient is exchanged, each as soon as "
+        "the backward pass has finished it (methods whose samples share their weights, such as "
+        "mc_dropout)",
+        json_schema_extra=NOTHING,
+    )
     device: str = Field("auto", json_schema_extra=NOTHING)
