@@ -17,6 +17,7 @@ METHODS = Registry(
         "mean_field": "hpcsamp.methods.mean_field:MeanField",
         "ensemble": "hpcsamp.methods.ensemble:Ensemble",
         "flipout": "hpcsamp.methods.flipout:Flipout",
+        "ivon": "hpcsamp.methods.ivon:Ivon",
         "last_layer": "hpcsamp.methods.last_layer:LastLayer",
         "local_reparameterisation": "hpcsamp.methods.local_reparameterisation:"
         "LocalReparameterisation",

@@ -30,6 +30,8 @@ RUNS: dict[str, tuple[str, ...]] = {
     "local_reparameterisation": (
         "method.name=local_reparameterisation", "loss.name=predictive_nll",
     ),
+    "ivon": ("method.name=ivon", "method.bayesian=['layers.1.*']", "optimizer.sharded=true"),
+    "ivon_in_shares": ("method.name=ivon", "optimizer.sharded=weights", "augment.crop=1"),
     "last_layer": ("method.name=last_layer", "augment.crop=1"),
     "mc_dropout": (
         "method.name=mc_dropout", "method.rate=0.2", "method.masks=item", "method.prior_std=1.0",

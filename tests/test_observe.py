@@ -420,8 +420,8 @@ def test_functions_of_weights_and_items_run_and_nothing_is_changed_by_watching(x
     assert method(x, samples=range(2)).shape == (2, 9, 2)
 
 
-METHOD_NAMES = ["ensemble", "flipout", "last_layer", "local_reparameterisation", "mc_dropout",
-                "mean_field", "sgld", "swag"]  # fmt: skip
+METHOD_NAMES = ["ensemble", "flipout", "ivon", "last_layer", "local_reparameterisation",
+                "mc_dropout", "mean_field", "sgld", "swag"]  # fmt: skip
 
 
 def made(name, module):

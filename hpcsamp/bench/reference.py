@@ -70,6 +70,11 @@ METHODS: dict[str, Mapping[str, Settings]] = {
         "breast_cancer": Settings(60, 1e-2, arguments={"prior_std": 2.0, "initial_std": 0.02}),
         "digits": Settings(60, 1e-2, arguments={"prior_std": 1.0, "initial_std": 0.02}),
     },
+    "ivon": {
+        "diabetes": Settings(100, 1e-2, arguments={"prior_std": 0.1}),
+        "breast_cancer": Settings(60, 1e-2, arguments={"prior_std": 0.5}),
+        "digits": Settings(40, 1e-2, arguments={"prior_std": 1.0, "lr": 1.0}),
+    },
     "mc_dropout": {
         "diabetes": Settings(60, 5e-3, arguments={"prior_std": 0.3}, dropout=0.1),
         "breast_cancer": Settings(60, 5e-3, arguments={"prior_std": 0.5}, dropout=0.2),

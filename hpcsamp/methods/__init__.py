@@ -3,6 +3,7 @@
 from hpcsamp.methods.base import Method
 from hpcsamp.methods.ensemble import Ensemble
 from hpcsamp.methods.flipout import Flipout
+from hpcsamp.methods.ivon import Ivon
 from hpcsamp.methods.last_layer import LastLayer
 from hpcsamp.methods.local_reparameterisation import LocalReparameterisation
 from hpcsamp.methods.mc_dropout import MCDropout
@@ -18,6 +19,7 @@ __all__ = [
     "Chains",
     "Ensemble",
     "Flipout",
+    "Ivon",
     "LastLayer",
     "LocalReparameterisation",
     "MCDropout",
