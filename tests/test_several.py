@@ -466,7 +466,7 @@ def test_a_loss_of_one_output_refuses_several():
     ):
         ELBO(ExpectedNLL(Categorical()), 6)(method, {"image": IMAGE, "age": AGE}, y, samples=2)
     targets = {"kind": y, "height": AGE}
-    with pytest.raises(UsageError, match="of kind, size, but the targets are kind, height"):
+    with pytest.raises(UsageError, match="for kind, size, but the targets are kind, height"):
         ELBO(loss_of(), 6)(method, {"image": IMAGE, "age": AGE}, targets, samples=2)
 
 

@@ -55,7 +55,7 @@ class Loader:
     reader
         ``"auto"``, or one of :mod:`hpcsamp.data.readers`.
     verify
-        Which chunks have their checksum verified when they are first read: ``"all"``, ``"sampled"``
+        Chunks whose checksum is verified when they are first read: ``"all"``, ``"sampled"``
         or ``"off"``.
     normalize
         Whether to subtract the mean over train and divide by the standard deviation: for inputs

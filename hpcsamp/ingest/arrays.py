@@ -55,7 +55,7 @@ def from_arrays(
     missing
         Marker of missing values in ``y``: ``"nan"``, or an integer for labels.
     rule, columns
-        How items are split, if not at random, and the columns that the rule names.
+        Rule that splits the items, if not at random, and the columns that it names.
 
     Raises
     ------

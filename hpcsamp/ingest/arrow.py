@@ -171,13 +171,13 @@ def parquet(
     targets, features
         Columns of ``y`` and ``x``: numbers, lists of numbers, words, times or encoded images.
     preparation
-        How columns of times and categories are encoded, and how missing values are treated.
+        Encodings of columns of times and categories, and the treatment of missing values.
     pictures
-        How images in a column are read.
+        Options for reading images in a column.
     task
         Task of ``y``. By default words and whole numbers with few different values are classes.
     fractions, seed, rule
-        How rows are divided among splits without files.
+        Fractions, seed and rule of the splits that have no files.
     valid_file, test_file
         Files of these splits.
     normalize_y
@@ -186,7 +186,7 @@ def parquet(
     Raises
     ------
     UsageError
-        If a column does not exist, or needs an option that says how to encode it.
+        If a column does not exist, or needs an option for its encoding.
     DataError
         If a value cannot be used; the message names the file, row and column.
 
@@ -233,7 +233,7 @@ def arrow(
     Raises
     ------
     UsageError
-        If a column does not exist, or needs an option that says how to encode it.
+        If a column does not exist, or needs an option for its encoding.
     DataError
         If a value cannot be used; the message names the file, row and column.
 

@@ -71,7 +71,7 @@ def build(
     overwrite
         Replace an existing dataset.
     slabs
-        Which arrays are stored in slabs of their items, see
+        Choice of the arrays that are stored in slabs of their items, see
         :func:`~hpcsamp.ingest.slab_shapes.in_slabs`.
     progress
         Called on rank 0 with the number of finished shards and of all shards.

@@ -106,7 +106,7 @@ def divide(
     seed
         Seed of random splits.
     rule
-        How to split; at random if ``None``.
+        Rule that splits the items; at random if ``None``.
     values
         Function that returns a column named by the rule.
     labels
@@ -179,7 +179,7 @@ def in_time(
     if keys is None:
         keys = np.arange(count)
     if keys.dtype.kind not in "biufM":
-        raise DataError(f"{where} has text, but items are ordered by numbers or times: see --date")
+        raise DataError(f"{where} has text, but items are ordered by numbers or times; see --date")
     _whole(keys, where)
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]

@@ -95,7 +95,7 @@ def entsoe(
     fill
         Largest fraction of the values that may be interpolated.
     notation
-        How numbers are written.
+        Notation of the numbers.
 
     Raises
     ------

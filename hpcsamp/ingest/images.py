@@ -36,7 +36,7 @@ class Images(Source):
     folder
         Folder that file names are relative to in the digest of the contents.
     pictures
-        How images are read.
+        Options for reading images.
     files
         Files of the images of each split, in order.
     held_targets
@@ -132,7 +132,7 @@ def images(
     folder
         The folder.
     pictures
-        How images are read.
+        Options for reading images.
     masks
         A folder with a mask for every image, under the same relative name (any ending). Each pixel
         of a mask is the number of a class.

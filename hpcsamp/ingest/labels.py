@@ -80,7 +80,9 @@ def labels_of(y: np.ndarray, where: str) -> np.ndarray:
     broken = y != np.floor(y) if y.dtype.kind == "f" else np.zeros(len(y), bool)
     if broken.any():
         at = int(np.flatnonzero(broken)[0])
-        raise DataError(f"{where}: {y[at]} at position {at} is not a label, a whole number")
+        raise DataError(
+            f"{where}: {y[at]} at position {at} is not a label; labels are whole numbers"
+        )
     return y
 
 

@@ -46,7 +46,7 @@ class Gridded(Source):
     parts
         The datasets, concatenated along the dimension of the items.
     x_stack, y_stack
-        How variables are stacked into arrays.
+        Stacking of the variables into arrays.
     rows
         Positions of the inputs of each split.
     lead
@@ -143,7 +143,7 @@ def netcdf(
     keep_missing
         Whether targets may be missing.
     fractions, seed, rule
-        How items are split into train, valid and test; a rule may name a coordinate of the items.
+        Fractions, seed and rule of the splits; a rule may name a coordinate of the items.
     normalize_y
         Standardise targets in training.
 

@@ -83,8 +83,7 @@ def npy(
     task, layout, inputs, fractions, seed, normalize_y
         As in :func:`~hpcsamp.ingest.npz.npz`.
     rule
-        How rows are split, if not at random; without columns, only the order of the rows can be
-        used.
+        Rule that splits the rows, if not at random; without columns, only their order can be used.
 
     Raises
     ------

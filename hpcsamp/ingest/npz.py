@@ -64,7 +64,7 @@ def npz(
     seed
         Seed of the random split.
     rule
-        How items are split, if not at random; its columns are other arrays of the file.
+        Rule that splits the items, if not at random; its columns are other arrays of the file.
     normalize_y
         Standardise targets in training.
 

@@ -83,7 +83,7 @@ class NumberParser:
     names
         Names of the columns.
     notation
-        How numbers are written.
+        Notation of the numbers.
     missing
         Cells that mark a missing value, which becomes NaN.
     targets

@@ -65,7 +65,7 @@ class TableSurvey:
         Raises
         ------
         UsageError
-            If a column needs an option that says how to encode it.
+            If a column needs an option for its encoding.
         DataError
             If a value cannot be used; the message names its row and column.
         """

@@ -55,7 +55,7 @@ class TableSource(Source):
     weights
         Column with the weights of the items, if there is one.
     pictures
-        How images in a column are read.
+        Options for reading images in a column.
     """
 
     tables: dict[str, Table] = field(default_factory=dict)
@@ -107,17 +107,17 @@ def from_tables(
     name
         Name of the set.
     preparation
-        How columns are encoded.
+        Options for encoding columns.
     task
         Task of the targets that ``preparation`` does not list; by default it follows from their
         type.
     fractions, seed, rule
-        How ``train`` is split; see :func:`~hpcsamp.ingest.division.divide`.
+        How to split ``train``; see :func:`~hpcsamp.ingest.division.divide`.
 
     Raises
     ------
     UsageError
-        If a column does not exist, or needs an option that says how to encode it.
+        If a column does not exist, or needs an option for its encoding.
     DataError
         If a value cannot be used; the message names its row and column.
     """

@@ -201,7 +201,7 @@ def target_of(
     survey
         Types and shapes found in the columns.
     how
-        How missing values are treated.
+        Treatment of missing values.
     normalize
         Whether numbers are standardised in training.
     units

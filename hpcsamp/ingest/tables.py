@@ -66,7 +66,7 @@ class CsvTable(Table):
     delimiter
         Delimiter of cells.
     notation
-        How numbers are written.
+        Notation of the numbers.
     date_format
         Format of times as in ``strptime``; by default ISO 8601.
     gaps
@@ -294,22 +294,22 @@ def table(
     delimiter
         Delimiter of cells: one character, or one of the names in :data:`DELIMITERS`.
     notation
-        How numbers are written.
+        Notation of the numbers.
     date_format
         Format of times, as in ``strptime``.
     preparation
-        How columns of dates and categories are encoded, and how missing values are treated.
+        Encodings of columns of dates and categories, and the treatment of missing values.
     task, fractions, seed, normalize_y
         As in :func:`~hpcsamp.ingest.npz.npz`.
     valid_file, test_file
         Files of these splits; ``path`` is divided among the others.
     rule
-        How rows are split, if not at random.
+        Rule that splits the rows, if not at random.
 
     Raises
     ------
     UsageError
-        If a column does not exist, is named twice, or needs an option that says how to encode it.
+        If a column does not exist, is named twice, or needs an option for its encoding.
     DataError
         If a cell is not a number; the message names its line and column.
 

@@ -73,7 +73,7 @@ class Archives(Source):
     Attributes
     ----------
     pictures
-        How images are read.
+        Options for reading images.
     members
         Images of each split, in order.
     values
@@ -122,13 +122,13 @@ def tar(
     files
         Uncompressed archives.
     pictures
-        How images are read.
+        Options for reading images.
     label
         Keys of ``NAME.json`` that are targets.
     task
         Task. By default words and whole numbers with few different values are classes.
     fractions, seed, rule
-        How items are split.
+        Fractions, seed and rule of the splits.
     normalize_y
         Standardise targets in training.
 

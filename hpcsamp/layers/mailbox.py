@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 SLOTS = 3
-"""A rank has at most two open exchanges in a group, while others may still read the one before."""
+"""Slots of a rank: two open exchanges, and one that other ranks may still read."""
 
 MESSAGES = 2
 """Largest number of messages from one rank to another in an exchange."""

@@ -63,7 +63,7 @@ def product(a: Tensor, b: Tensor, gathered: Split, kept: Split, kind: Kind) -> T
     gathered, kept
         Splits of the gathered axis of ``b`` and of the scattered axis of ``y``.
     kind
-        Which axes these are.
+        Kind of the product, which defines these axes.
 
     Returns
     -------
@@ -95,7 +95,7 @@ def of_all_samples(
     b: Tensor,
     *rest: Any,
 ) -> tuple[Tensor, int]:
-    """The vmap rule of products ``(k, ...)`` of two operands: those of all samples are one call.
+    """The vmap rule of products ``(k, ...)`` of two operands: one call for all samples.
 
     Parameters
     ----------

@@ -32,7 +32,7 @@ class Step:
     collectives
         Collectives that reach the data group.
     method
-        The method that evaluated the items; it knows the layout of its outputs.
+        The method that evaluated the items; it defines the layout of its outputs.
     """
 
     target: Any

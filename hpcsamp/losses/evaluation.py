@@ -99,7 +99,7 @@ class LossEvaluation:
         return deferred
 
     def _values(self) -> AbstractContextManager[None]:
-        """Context in which losses know whether this rank has all values of the outputs."""
+        """Context that defines whether this rank holds all values of the outputs."""
         if self.method.spread is not None and self.loss.takes_parts:
             return in_parts(self.collectives)
         return nullcontext()

@@ -98,7 +98,7 @@ class Several(DataLoss):
         """
         if set(step.targets) != set(self.losses):
             raise UsageError(
-                f"the losses are of {', '.join(self.losses)}, but the targets are "
+                f"the losses are for {', '.join(self.losses)}, but the targets are "
                 f"{', '.join(step.targets) or 'one without a name'}"
             )
         parts = self.split(outputs, step)
@@ -125,7 +125,7 @@ class Several(DataLoss):
             return dict.fromkeys(self.losses, outputs)
         if step.outputs is None:
             raise UsageError(
-                f"the losses are of {', '.join(self.losses)}, but the network has one output; it "
+                f"the losses are for {', '.join(self.losses)}, but the network has one output; it "
                 f"must return a dictionary or a tuple with an output for each"
             )
         return step.outputs.split(outputs, list(self.losses))

@@ -79,7 +79,7 @@ def build(
     parts
         Outputs per item for each of several targets, by name.
     options
-        Which layer is replaced, and which output is used.
+        Other options of ``[model]``, such as the layer to replace and the output to use.
     notes
         Dictionary whose keys are lines about choices that the user did not make; added in place.
 

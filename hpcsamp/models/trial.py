@@ -203,7 +203,7 @@ def initialise(name: str, network: nn.Module, data: Data) -> None:
     for path, part in lazy:
         if current().size > 1:
             raise UsageError(
-                f"{path or 'the network'}, a {type(part).__name__}, gets its shape from the first "
+                f"{path or 'the network'}, a {type(part).__name__}, takes its shape from the first "
                 f"batch and cannot be split over {current().size} model ranks: build the network "
                 f"from the layers of hpcsamp.layers, or set parallel.model = 1"
             )
