@@ -138,7 +138,7 @@ def test_ranks_has_one_meaning():
         for option in command.params:
             if "--ranks" in option.opts:
                 found += 1
-                assert option.help.startswith((options.RANKS, "Ranks of the job, D x P x M")), path
+                assert option.help.startswith((options.RANKS, "Number of ranks, D x P x M")), path
     assert found >= 10
 
 

@@ -350,6 +350,6 @@ def test_exit_code(monkeypatch, tmp_path, status, code):
     app.command()(doctor)
     result = CliRunner().invoke(app, ["--json", str(tmp_path / "d.json")])
     assert result.exit_code == code
-    assert "mend: a mend" in result.output
+    assert "fix: a mend" in result.output
     told = json.loads((tmp_path / "d.json").read_text())["checks"]
     assert told == [{"name": "x", "status": status, "found": "a thing", "mend": "a mend"}]

@@ -20,12 +20,11 @@ from hpcsamp.errors import UsageError
 #: Exception that typer raises for wrong arguments: click's, or that of typer's own copy of click.
 typer_usage_error: type[Any] = typer.BadParameter.__mro__[2]
 
-#: Commands in the order of the help: where each is, and the first line of its docstring.
+#: Commands in the order of the help, each with its module and the first line of its docstring.
 COMMANDS = {
     "init": (
         "hpcsamp.cli.init:init",
-        "Write a project for a dataset: a network of your own, its configuration, scripts and a "
-        "test.",
+        "Write a project for a dataset: a network to edit, its configuration, scripts and a test.",
     ),
     "train": (
         "hpcsamp.cli.train:train",
@@ -62,20 +61,23 @@ COMMANDS = {
     ),
     "report": (
         "hpcsamp.cli.report:report",
-        "Write a page with learning curves, calibration and the most uncertain items of a run.",
+        "Write a page with the learning curves, calibration and most uncertain items of a run.",
     ),
     "campaign": (
         "hpcsamp.cli.campaign:app",
-        "Plan, submit and collect many runs that are described by one campaign file.",
+        "Plan, submit and collect many runs described by one campaign file.",
     ),
-    "bench": ("hpcsamp.cli.bench:app", "Measure this machine, against real baselines."),
+    "bench": (
+        "hpcsamp.cli.bench:app",
+        "Benchmark hpcsamp on this machine, against real baselines.",
+    ),
     "doctor": (
         "hpcsamp.cli.doctor:doctor",
-        "Check the installation, MPI and this machine, and print how to mend each fault.",
+        "Check the installation, MPI and this machine, and print how to fix each fault.",
     ),
     "explain": (
         "hpcsamp.cli.explain:explain",
-        "Print what an error message or a symptom means and how to mend it.",
+        "Explain an error message or a symptom, and how to fix its cause.",
     ),
 }
 

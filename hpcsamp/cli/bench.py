@@ -1,14 +1,14 @@
-"""``hpcsamp bench``: measured experiments, one file a command."""
+"""``hpcsamp bench``: benchmarks, one file per command."""
 
 from __future__ import annotations
 
 from hpcsamp.cli.tree import group
 
-#: Commands in the order of the help: where each is, and the first line of its docstring.
+#: Commands in the order of the help, each with its module and the first line of its docstring.
 COMMANDS = {
     "scaling": (
         "hpcsamp.cli.bench_scaling:scaling",
-        "Time training steps on growing numbers of ranks: speed-up, or efficiency if S grows.",
+        "Time training steps on increasing numbers of ranks: speed-up, or efficiency if S grows.",
     ),
     "baselines": (
         "hpcsamp.cli.bench_baselines:baselines",
@@ -20,7 +20,7 @@ COMMANDS = {
     ),
     "feed": (
         "hpcsamp.cli.bench_feed:feed",
-        "Compare ways to bring a batch to all ranks: duplicate reads, a broadcast, and hpcsamp's.",
+        "Compare ways to deliver a batch to all ranks: duplicate reads, a broadcast and hpcsamp's.",
     ),
     "exactness": (
         "hpcsamp.cli.bench_exactness:exactness",
@@ -32,8 +32,8 @@ COMMANDS = {
     ),
     "conformal": (
         "hpcsamp.cli.bench_conformal:conformal",
-        "Measure the coverage of conformal intervals over many fits, and over a series that "
-        "drifts.",
+        "Measure the coverage of conformal intervals over many fits and over a drifting time "
+        "series.",
     ),
     "dropout": (
         "hpcsamp.cli.bench_dropout:dropout",
@@ -41,7 +41,7 @@ COMMANDS = {
     ),
     "calibrate": (
         "hpcsamp.cli.calibrate:calibrate",
-        "Measure the constants of the performance model; with --check, its error, too.",
+        "Measure the constants of the performance model and, with --check, its error.",
     ),
     "gpu": (
         "hpcsamp.cli.bench_gpu:gpu",
@@ -49,29 +49,29 @@ COMMANDS = {
     ),
     "load": (
         "hpcsamp.cli.bench_load:load",
-        "Time hs.load(RUN).predict against plain passes, and the first one against import torch.",
+        "Time hs.load(RUN).predict against plain passes, and its first call against import torch.",
     ),
     "memory": (
         "hpcsamp.cli.bench_memory:memory",
-        "Measure the largest memory of each rank in a few training steps, beside the prediction.",
+        "Measure the peak memory of each rank in a few training steps and compare the prediction.",
     ),
     "checkpoint": (
         "hpcsamp.cli.bench_checkpoint:checkpoint",
-        "Time the writing of checkpoints, and how long training stops for one.",
+        "Time how long a checkpoint takes to write, and how long it pauses training.",
     ),
     "transports": (
         "hpcsamp.cli.bench_transports:transports",
-        "Time the sum of a gradient over all ranks by Horovod, MPI and torch.distributed.",
+        "Time the all-reduce of a gradient with Horovod, MPI and torch.distributed.",
     ),
     "model-axis": (
         "hpcsamp.cli.bench_model_axis:model_axis",
-        "Time a step of a mixer on M model ranks against 1/M of its products on all cores.",
+        "Time a mixer's step on M model ranks against 1/M of its matrix products on all cores.",
     ),
 }
 
 app = group(
     "bench",
-    """Measure this machine, against real baselines.
+    """Benchmark hpcsamp on this machine, against real baselines.
 
     Examples:
 

@@ -16,13 +16,13 @@ def baselines(
         str,
         typer.Option(
             help="vit-cifar10 (the default), mlp-entsoe or vit-digits; with --against numpyro: "
-            "networks by their widths, separated by commas."
+            "networks, named by their widths and separated by commas."
         ),
     ] = "",
     against: Annotated[
         str,
         typer.Option(
-            help="Baselines, separated by commas (default: those of the method, see --list); or "
+            help="Baselines separated by commas (default: those of the method, see --list), or "
             "numpyro alone."
         ),
     ] = "",
@@ -30,7 +30,7 @@ def baselines(
         int | None, typer.Option(min=1, help=f"{RANKS}, for the parallel variants (default: 2).")
     ] = None,
     full: Annotated[
-        bool, typer.Option("--full", help="Use the paper's sizes, not those for two cores.")
+        bool, typer.Option("--full", help="Use the paper's sizes instead of those for two cores.")
     ] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds, after one warm-up round.")] = 5,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps per round.")] = None,
@@ -44,7 +44,7 @@ def baselines(
         ),
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Set a key; repeatable.")
+        list[str] | None, typer.Option("--set", help="Set a configuration key; repeatable.")
     ] = None,
     data: Annotated[str, typer.Option(help='Dataset folder, or "synthetic" (the default).')] = "",
     listed: Annotated[bool, typer.Option("--list", help="List the baselines and exit.")] = False,
@@ -52,9 +52,9 @@ def baselines(
 ) -> None:
     """Time whole training steps of hpcsamp and of its baselines, in alternating rounds.
 
-    All use the same network, batches and optimiser, and one thread per rank. A step includes
-    reading and augmenting the batch; the baselines use torch's DataLoader and torchvision for it.
-    Peak memory is that of the largest rank.
+    All variants use the same network, batches and optimiser, and one thread per rank. A step
+    includes reading and augmenting the batch; the baselines use torch's DataLoader and torchvision
+    for it. Peak memory is that of the rank that uses most.
 
     With --against numpyro, small networks are timed on one core. The environment for NumPyro is
     built in HPCSAMP_CACHE on first use.
@@ -78,14 +78,14 @@ def baselines(
 
     if listed:
         rows = [[name, about(name)] for name in BASELINES]
-        rows.append([PEER, "NumPyro's SVI on one core, on its own set of networks."])
+        rows.append([PEER, "NumPyro's SVI on one core, with networks of its own."])
         show("", ["baseline", "description"], rows)
         return
     names = [name.strip() for name in against.split(",") if name.strip()]
     if PEER in names:
         if names != [PEER]:
             raise UsageError(
-                f"--against {against}: numpyro is measured alone, on its own set of networks"
+                f"--against {against}: numpyro is measured alone, with networks of its own"
             )
         unused = {
             "full": full,
@@ -119,7 +119,8 @@ def baselines(
     measured = versus.measure(experiment, chosen, rounds)
     first = measured[0]
     show(
-        f"{experiment.model}, S = {size.samples}, batch {size.batch}: whole steps with feed, "
+        f"{experiment.model}, S = {size.samples}, batch {size.batch}: whole steps including data "
+        f"loading, "
         f"{first['threads']} thread per rank, {first['machine']['cpu']}",
         ["variant", "ranks", "ms per step", "min", "max", "MiB per rank"],
         [

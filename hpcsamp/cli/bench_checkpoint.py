@@ -1,4 +1,4 @@
-"""``hpcsamp bench checkpoint``: does a checkpoint fit into the time that a job has left?"""
+"""``hpcsamp bench checkpoint``: whether a checkpoint can be written in the time a job has left."""
 
 from __future__ import annotations
 
@@ -9,17 +9,23 @@ import typer
 
 
 def checkpoint(
-    folder: Annotated[Path, typer.Argument(help="A folder of the file system to measure.")],
-    gigabytes: Annotated[float, typer.Option(min=1e-3, help="GB of a checkpoint to write.")] = 1.0,
-    whole: Annotated[float, typer.Option(min=1e-3, help="GB that are to fit.")] = 25.0,
-    window: Annotated[float, typer.Option(min=1e-3, help="Seconds there are for them.")] = 120.0,
-    sharded: Annotated[bool, typer.Option(help="With optimizer.sharded = true.")] = False,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 5,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the table here.")] = None,
+    folder: Annotated[Path, typer.Argument(help="Folder on the file system to measure.")],
+    gigabytes: Annotated[
+        float, typer.Option(min=1e-3, help="Size in GB of the checkpoint to write.")
+    ] = 1.0,
+    whole: Annotated[
+        float, typer.Option(min=1e-3, help="Size in GB that must be written within --window.")
+    ] = 25.0,
+    window: Annotated[float, typer.Option(min=1e-3, help="Seconds available for --whole.")] = 120.0,
+    sharded: Annotated[bool, typer.Option(help="Measure with optimizer.sharded = true.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of timed rounds.")] = 5,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the table to this JSON file.")
+    ] = None,
 ) -> None:
-    """Time the writing of checkpoints, and how long training stops for one.
+    """Time how long a checkpoint takes to write, and how long it pauses training.
 
-    The checkpoint is that of a mean-field network with Adam, which all ranks write together.
+    The checkpoint is that of a mean-field network with Adam, written by all ranks together.
 
     Examples:
 

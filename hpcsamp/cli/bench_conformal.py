@@ -1,4 +1,4 @@
-"""``hpcsamp bench conformal``: coverage of conformal intervals against what the theory states."""
+"""``hpcsamp bench conformal``: measured coverage of conformal intervals against the theory."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ import typer
 
 def conformal(
     coverage: Annotated[float, typer.Option(help="Coverage, between 0 and 1.")] = 0.9,
-    rate: Annotated[float, typer.Option(help="Rate of the adaptive form.")] = 0.02,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of fits, splits and series.")] = 0,
+    rate: Annotated[
+        float, typer.Option(help="Rate at which adaptive intervals are updated.")
+    ] = 0.02,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the fits, the splits and the series.")
+    ] = 0,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the table to this JSON file.")
     ] = None,
 ) -> None:
-    """Measure the coverage of conformal intervals over many fits, and over a series that drifts.
+    """Measure the coverage of conformal intervals over many fits and over a drifting time series.
 
-    Intervals of 20 fits with 10 calibration sets each, of scikit-learn's diabetes data, and of a
-    series whose spread grows eightfold and returns.
+    The intervals are those of 20 fits to scikit-learn's diabetes data with 10 calibration sets
+    each, and those of a series whose spread grows eightfold and returns.
 
     Examples:
 

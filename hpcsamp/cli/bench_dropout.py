@@ -1,4 +1,4 @@
-"""``hpcsamp bench dropout``."""
+"""``hpcsamp bench dropout``: time Monte Carlo dropout against plain passes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ def dropout(
         list[int] | None,
         typer.Option(min=1, help="Items per step; repeatable (default: 64 and 256)."),
     ] = None,
-    ranks: Annotated[str, typer.Option(help=f"{RANKS}; several numbers as 1,2.")] = "1,2,4",
+    ranks: Annotated[
+        str, typer.Option(help=f"{RANKS}; several numbers separated by commas, e.g. 1,2.")
+    ] = "1,2,4",
     repeat: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 7,
     masks: Annotated[str, typer.Option(help="method.masks: sample or item.")] = "sample",
     collectives: Annotated[str, typer.Option(help="auto, horovod or mpi.")] = "auto",
@@ -26,8 +28,8 @@ def dropout(
 ) -> None:
     """Time Monte Carlo dropout against plain passes over a batch S/P times as large.
 
-    Uses the paper's network for time series and one thread per rank. All ranks work at the same
-    time; the variants alternate.
+    The network is the paper's for time series, with one thread per rank. All ranks compute at the
+    same time, and the variants alternate.
 
     Examples:
 
@@ -99,7 +101,7 @@ def _show(rows: list[dict[str, Any]], json_file: Path | None) -> None:
 
     show(
         f"Monte Carlo dropout, S = {rows[0]['samples']}, masks per {rows[0]['masks']}, over the "
-        f"plain network with its batch S/P times as large; medians and range",
+        f"plain network with a batch S/P times as large; medians and ranges",
         ["ranks", "batch", "plain pass ms", "pass", "training step", "step / plain pass"],
         [
             [

@@ -22,7 +22,8 @@ def exactness(
     """Measure the gradient error of loss.exact = false against the number of ranks, per loss.
 
     The error is the relative difference of the data term's gradient with respect to the parameters.
-    The ranks of the job share the work; for their number the error is also measured in real steps.
+    The ranks of the job share the work, and the error is also measured in real training steps on
+    that number of ranks.
 
     Examples:
 
@@ -53,7 +54,7 @@ def exactness(
 
     if topology.is_root:
         show(
-            f"gradient of loss.exact = false, relative difference from the sequential one; "
+            f"gradient with loss.exact = false, relative difference from the sequential gradient; "
             f"S = {samples}, batch {batch}, weight std {std:g}",
             ["model", "loss", *(f"P = {p}" for p in splits), f"{topology.size} real ranks"],
             [

@@ -1,4 +1,4 @@
-"""``hpcsamp bench feed``: time and bytes to bring a batch to all ranks."""
+"""``hpcsamp bench feed``: time and bytes needed to deliver a batch to all ranks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from hpcsamp.cli.options import Ranks
 
 def feed(
     like: Annotated[
-        Literal["cifar10", "era5", "both"], typer.Option(help="Items to resemble.")
+        Literal["cifar10", "era5", "both"], typer.Option(help="Dataset whose item size is used.")
     ] = "both",
     ranks: Ranks = 4,
     batch: Annotated[
-        int, typer.Option(min=0, help="Items per step; 0: 1024 (cifar10) and 8 (era5).")
+        int,
+        typer.Option(min=0, help="Items per step; 0 for the default, 1024 (cifar10) or 8 (era5)."),
     ] = 0,
-    repeat: Annotated[int, typer.Option(min=1, help="Rounds; the median is reported.")] = 7,
+    repeat: Annotated[
+        int, typer.Option(min=1, help="Number of timed rounds; the median is reported.")
+    ] = 7,
     collective: Annotated[
         bool, typer.Option("--collective/--no-collective", help="Also time collective reads.")
     ] = True,
@@ -33,13 +36,14 @@ def feed(
         ),
     ] = True,
     data: Annotated[
-        Path | None, typer.Option(help="Folder for the synthetic sets (default: a temporary one).")
+        Path | None,
+        typer.Option(help="Folder for the synthetic datasets (default: a temporary one)."),
     ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the table to this JSON file.")
     ] = None,
 ) -> None:
-    """Compare ways to bring a batch to all ranks: duplicate reads, a broadcast, and hpcsamp's.
+    """Compare ways to deliver a batch to all ranks: duplicate reads, a broadcast and hpcsamp's.
 
     Examples:
 
@@ -110,12 +114,12 @@ def report(results: dict[str, Any], json_file: Path | None) -> None:
         )
         for h in case.get("hidden", []):
             typer.echo(
-                f"  with {1e3 * h['compute']:.2f} ms of compute per step: {h['hidden']:.1%} of the "
-                f"feed is hidden, the loop waits {h['waited']:.1%} of the time"
+                f"  with {1e3 * h['compute']:.2f} ms of compute per step: {h['hidden']:.1%} of "
+                f"the data loading is hidden, the loop waits {h['waited']:.1%} of the time"
             )
     if results["models"]:
         show(
-            "feed while training",
+            "data loading while training",
             ["model", "ms per step", "waiting for data"],
             [
                 [m["model"], f"{1e3 * m['step_seconds']:.1f}", f"{m['waited']:.2%}"]

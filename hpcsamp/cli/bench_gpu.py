@@ -25,7 +25,8 @@ def gpu(
         int | None, typer.Option(min=1, help="Items per step (default: 8 with --small).")
     ] = None,
     ranks: Annotated[
-        int, typer.Option(min=1, help=f"{RANKS}; all share the GPU, in the row of several ranks.")
+        int,
+        typer.Option(min=1, help=f"{RANKS}; they share the GPU in the variant with several ranks."),
     ] = 2,
     rounds: Annotated[
         int | None,
@@ -35,12 +36,14 @@ def gpu(
         int | None, typer.Option(min=1, help="Steps per round (20; 2 with --small).")
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Set a key; repeatable.")
+        list[str] | None, typer.Option("--set", help="Set a configuration key; repeatable.")
     ] = None,
     device: Annotated[
-        str, typer.Option(help='"cuda", or "cpu" to try the command where there is no GPU.')
+        str, typer.Option(help='"cuda", or "cpu" to try the command without a GPU.')
     ] = "cuda",
-    small: Annotated[bool, typer.Option("--small", help="A small size of the workload.")] = False,
+    small: Annotated[
+        bool, typer.Option("--small", help="Use a small size of the workload.")
+    ] = False,
     data: Annotated[str, typer.Option(help='Dataset folder, or "synthetic".')] = "synthetic",
     out: Annotated[Path | None, typer.Option(help="Folder to write the records to.")] = None,
 ) -> None:

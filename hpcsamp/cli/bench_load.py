@@ -1,4 +1,4 @@
-"""``hpcsamp bench load``: time of predictions from Python, and of the first one."""
+"""``hpcsamp bench load``: time of predictions from Python, and of the first prediction."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import typer
 
 def load(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    items: Annotated[int, typer.Option(min=1, help="Items to predict.")] = 1000,
-    samples: Annotated[int, typer.Option(min=1, help="Weight samples, and plain passes.")] = 64,
+    items: Annotated[int, typer.Option(min=1, help="Number of items to predict.")] = 1000,
+    samples: Annotated[
+        int,
+        typer.Option(min=1, help="Number of weight samples, and of plain passes to compare with."),
+    ] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 7,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the numbers to this JSON file.")
     ] = None,
 ) -> None:
-    """Time hs.load(RUN).predict against plain passes, and the first one against import torch.
+    """Time hs.load(RUN).predict against plain passes, and its first call against import torch.
 
     Examples:
 

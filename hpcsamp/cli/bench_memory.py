@@ -1,4 +1,4 @@
-"""``hpcsamp bench memory``: memory of training steps, measured and predicted."""
+"""``hpcsamp bench memory``: measured and predicted memory of training steps."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ def memory(
     ] = "mixer-era5",
     preset: Annotated[str | None, typer.Option(help="One of the configuration's presets.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a key; repeatable.")
+        list[str] | None, typer.Option("--set", help="Set a configuration key; repeatable.")
     ] = None,
     data: Annotated[str, typer.Option(help='Dataset folder, or "synthetic".')] = "synthetic",
-    steps: Annotated[int, typer.Option(min=1, help="Steps that are taken.")] = 2,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write it here.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Number of training steps.")] = 2,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the table to this JSON file.")
+    ] = None,
 ) -> None:
-    """Measure the largest memory of each rank in a few training steps, beside the prediction.
+    """Measure the peak memory of each rank in a few training steps and compare the prediction.
 
-    Start it by mpirun or srun. Shared memory counts once, divided among the ranks that use it. The
-    last rows are of a step behind which a checkpoint is written; evaluations are not measured.
+    Start the command with mpirun or srun. Shared memory is counted once and divided among the ranks
+    that use it. The last rows describe a step after which a checkpoint is written; evaluations are
+    not measured.
 
     Examples:
 
@@ -55,17 +58,19 @@ def memory(
     def alone(measured: list[float]) -> list[float]:
         return [of - own for of, own in zip(measured, process, strict=True)]
 
-    compared("the process alone", base, process)
+    compared("process without the run", base, process)
     compared("steps", found["predicted"], found["stepping"])
-    compared("steps without the process", found["predicted"] - base, alone(found["stepping"]))
+    compared("steps, less the process", found["predicted"] - base, alone(found["stepping"]))
     if found["keeping"] is not None:
         keeping = found["predicted_keeping"]
         compared("steps and a checkpoint", keeping, found["keeping"])
-        compared("the same without the process", keeping - base, alone(found["keeping"]))
-    rows.append(["while the run was built", "", f"{max(found['building']):.0f}", ""])
+        compared(
+            "steps and a checkpoint, less the process", keeping - base, alone(found["keeping"])
+        )
+    rows.append(["while the run is built", "", f"{max(found['building']):.0f}", ""])
     title = (
-        f"Memory of the fullest rank on D x P x M = {d} x {p} x {m}, optimizer.sharded = "
-        f"{found['sharded']}, {found['trained']:,} trained numbers a model rank; the last step "
+        f"Memory of the rank that uses most, on D x P x M = {d} x {p} x {m}, optimizer.sharded = "
+        f"{found['sharded']}, {found['trained']:,} trained numbers per model rank; the last step "
         f"took {found['seconds']:.2f} s"
     )
     columns = ["part", "predicted MiB", "measured MiB", "measured / predicted"]

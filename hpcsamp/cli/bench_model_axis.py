@@ -11,18 +11,22 @@ from hpcsamp.cli.options import RANKS
 
 
 def model_axis(
-    ranks: Annotated[int, typer.Option(min=2, help=f"{RANKS}; all are model ranks, M.")] = 2,
-    samples: Annotated[int, typer.Option(min=1, help="S, a multiple of M.")] = 2,
-    repeat: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 5,
+    ranks: Annotated[
+        int, typer.Option(min=2, help=f"{RANKS}; all of them are model ranks (M).")
+    ] = 2,
+    samples: Annotated[int, typer.Option(min=1, help="Weight samples S, a multiple of M.")] = 2,
+    repeat: Annotated[int, typer.Option(min=1, help="Number of timed rounds.")] = 5,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a key; repeatable.")
+        list[str] | None, typer.Option("--set", help="Set a configuration key; repeatable.")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the table here.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the table to this JSON file.")
+    ] = None,
 ) -> None:
-    """Time a step of a mixer on M model ranks against 1/M of its products on all cores.
+    """Time a mixer's step on M model ranks against 1/M of its matrix products on all cores.
 
-    Also counts what a step exchanges, beside the arithmetic in the mixer's documentation. One
-    thread a rank; step and floor take turns in one job.
+    The exchanges of a step are counted, too, and compared with the formulas in the mixer's
+    documentation. There is one thread per rank; steps and matrix products alternate in one job.
 
     Examples:
 
@@ -65,10 +69,10 @@ def _measured(samples: int, repeat: int, settings: list[str], json_file: Path | 
     for word in ("exchanges", "bytes"):
         sent, expected = found[word], found[f"expected_{word}"]
         for rank, (a, b) in enumerate(zip(sent, expected, strict=True)):
-            rows.append([f"{word} of rank {rank}: counted, by arithmetic", f"{a:,}", f"{b:,}", ""])
+            rows.append([f"{word} of rank {rank}: counted, by formula", f"{a:,}", f"{b:,}", ""])
     show(
         f"mixer, M = {found['ranks']}, S = {found['samples']}, batch {found['batch']}, "
-        f"{found['products'] / 1e9:.0f} GFLOP of products a step; step "
+        f"{found['products'] / 1e9:.0f} GFLOP of matrix products per step; step "
         f"{found['seconds']['step']:.2f} s (CPU {found['cpu_seconds']['step']:.2f} s), floor "
         f"{found['seconds']['floor']:.2f} s (CPU {found['cpu_seconds']['floor']:.2f} s); "
         f"{found['how']}",

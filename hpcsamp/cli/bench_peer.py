@@ -26,11 +26,11 @@ def numpyro(
     Parameters
     ----------
     workload
-        Networks by their widths, separated by commas; empty for all.
+        Networks, named by their widths and separated by commas; empty for all.
     samples, batch, steps
-        Values that replace those of the networks.
+        Values to use in place of the networks' own.
     unused
-        Names of the options that do not apply here, and whether each was given.
+        Names of the options that do not apply here, and whether each was used.
     """
     from hpcsamp.bench import records
     from hpcsamp.bench.peer import compare, environment
@@ -69,7 +69,8 @@ def numpyro(
             )
     versions = measured[1]["versions"]
     show(
-        f"training steps over those of NumPyro {versions['numpyro']} (jax {versions['jax']}), one "
+        f"time of a training step over that of NumPyro {versions['numpyro']} (jax "
+        f"{versions['jax']}), one "
         f"core, {rounds} alternating rounds, {measured[0]['machine']['cpu']}",
         ["network", "batch", "S", "variant", "ms", "NumPyro ms", "ratio", "min", "max"],
         rows,

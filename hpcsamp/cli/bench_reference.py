@@ -12,7 +12,8 @@ from hpcsamp.cli.options import Ranks
 
 def reference(
     seeds: Annotated[
-        int, typer.Option(min=1, help="Number of seeds, each with its own split and weights.")
+        int,
+        typer.Option(min=1, help="Number of seeds, each with its own split and initial weights."),
     ] = 5,
     sets: Annotated[
         list[str] | None, typer.Option("--data", help="Dataset; repeatable (default: all).")

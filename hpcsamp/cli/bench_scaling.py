@@ -25,9 +25,11 @@ def scaling(
     workload: Annotated[
         str, typer.Option(help="vit-cifar10, mlp-entsoe, swin-era5, mixer-era5, vit-digits.")
     ] = "vit-cifar10",
-    ranks: Annotated[str, typer.Option(help=f"{RANKS}; several numbers as 1,2.")] = "1,2",
+    ranks: Annotated[
+        str, typer.Option(help=f"{RANKS}; several numbers separated by commas, e.g. 1,2.")
+    ] = "1,2",
     small: Annotated[
-        bool, typer.Option("--small", help="Use sizes for two cores, not the figure's sizes.")
+        bool, typer.Option("--small", help="Use sizes for two cores instead of the figure's.")
     ] = False,
     mode: Annotated[
         ScalingMode,
@@ -40,7 +42,7 @@ def scaling(
     model_ranks: Annotated[
         str,
         typer.Option(
-            help="Numbers of model ranks M, separated by commas, each with all grids of its groups."
+            help="Numbers of model ranks M, separated by commas; each is measured on all grids."
         ),
     ] = "1",
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds, after one warm-up round.")] = 5,
@@ -53,7 +55,7 @@ def scaling(
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Items per step.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Set a key; repeatable.")
+        list[str] | None, typer.Option("--set", help="Set a configuration key; repeatable.")
     ] = None,
     data: Annotated[
         str | None,
@@ -68,10 +70,10 @@ def scaling(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write the records to.")] = None,
 ) -> None:
-    """Time training steps on growing numbers of ranks: speed-up, or efficiency if S grows.
+    """Time training steps on increasing numbers of ranks: speed-up, or efficiency if S grows.
 
     The command starts its own jobs on this machine, one thread per rank, in alternating rounds.
-    With --inside it measures one configuration on the ranks started by mpirun or srun, e.g. as a
+    With --inside it measures one configuration on the ranks that mpirun or srun started, e.g. as a
     point of a campaign, and writes one record.
 
     Examples:
@@ -156,7 +158,8 @@ def _grids(text: str, mode: str) -> list[str]:
 def _title(experiment: Experiment, measured: list[dict[str, Any]]) -> str:
     first = measured[0]
     return (
-        f"{experiment.model}, {experiment.mode}: whole steps with feed, {first['threads']} thread "
+        f"{experiment.model}, {experiment.mode}: whole steps including data loading, "
+        f"{first['threads']} thread "
         f"per rank, {first['machine']['cpu']}; medians and ranges of {len(first['rounds'])} rounds"
     )
 

@@ -24,20 +24,24 @@ def step(
     ] = True,
     memory: Annotated[
         bool,
-        typer.Option("--memory/--no-memory", help="Also measure peak memory with S samples and 1."),
+        typer.Option(
+            "--memory/--no-memory", help="Also measure peak memory with S samples and with one."
+        ),
     ] = True,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the table to this JSON file.")
     ] = None,
     profile: Annotated[
         Path | None,
-        typer.Option(help="Also record a few steps: timelines of the ranks in this folder."),
+        typer.Option(
+            help="Also record a few steps and write the timelines of the ranks to this folder."
+        ),
     ] = None,
 ) -> None:
     """Time a training step on all ranks and on one, against S plain passes and torch_blue.
 
-    Reading the batch is not included. One thread per rank; the variants alternate in one run. The
-    command starts its own ranks unless it runs under mpirun.
+    Reading the batch is not included. Each rank uses one thread, and the variants alternate in one
+    run. The command starts its own ranks unless it runs under mpirun.
 
     Examples:
 

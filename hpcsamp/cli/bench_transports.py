@@ -1,4 +1,4 @@
-"""``hpcsamp bench transports``: what the exchange of a gradient costs by each transport."""
+"""``hpcsamp bench transports``: time of a gradient all-reduce with each transport."""
 
 from __future__ import annotations
 
@@ -13,19 +13,25 @@ from hpcsamp.cli.options import RANKS
 def transports(
     names: Annotated[
         list[str] | None,
-        typer.Option("--transport", help="A transport; repeatable. Ratios are to the first one."),
+        typer.Option(
+            "--transport",
+            help="Transport to time; repeatable. Ratios are relative to the first one.",
+        ),
     ] = None,
-    ranks: Annotated[int, typer.Option(min=2, help=f"{RANKS}; all exchange gradients.")] = 2,
+    ranks: Annotated[
+        int, typer.Option(min=2, help=f"{RANKS}; all of them exchange gradients.")
+    ] = 2,
     numbers: Annotated[
-        list[int] | None, typer.Option(min=1, help="Numbers in a gradient; repeatable.")
+        list[int] | None, typer.Option(min=1, help="Number of elements of a gradient; repeatable.")
     ] = None,
-    times: Annotated[int, typer.Option(min=1, help="Exchanges in a round.")] = 20,
+    times: Annotated[int, typer.Option(min=1, help="Exchanges per round.")] = 20,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds, after one warm-up round.")] = 5,
     out: Annotated[Path | None, typer.Option(help="Folder to write the records to.")] = None,
 ) -> None:
-    """Time the sum of a gradient over all ranks by Horovod, MPI and torch.distributed.
+    """Time the all-reduce of a gradient with Horovod, MPI and torch.distributed.
 
-    Each transport has its own ranks, and the transports alternate. Every sum is checked.
+    Each transport has its own ranks, and the transports alternate. The result of every all-reduce
+    is checked.
 
     Examples:
 

@@ -26,10 +26,10 @@ def calibrate(
         bool, typer.Option("--check", help="Also time whole steps and report the model's error.")
     ] = False,
     check_samples: Annotated[
-        str, typer.Option(help="Weight samples S of the steps of --check.")
+        str, typer.Option(help="Weight samples S of the steps timed with --check.")
     ] = "2,4,8,16",
     check_batches: Annotated[
-        str, typer.Option(help="Batch sizes of the steps of --check.")
+        str, typer.Option(help="Batch sizes of the steps timed with --check.")
     ] = "16,64",
     repeat: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 5,
     collectives: Annotated[str, typer.Option(help="auto, horovod or mpi.")] = "auto",
@@ -38,13 +38,15 @@ def calibrate(
     ] = Path("calibration.json"),
     records: Annotated[
         Path | None,
-        typer.Option(help="File to write the steps of --check to, for hpcsamp plan --check."),
+        typer.Option(
+            help="File for the steps timed with --check, to be read by hpcsamp plan --check."
+        ),
     ] = None,
 ) -> None:
-    """Measure the constants of the performance model; with --check, its error, too.
+    """Measure the constants of the performance model and, with --check, its error.
 
-    One thread per rank. The command starts its own ranks unless it runs under mpirun. The steps of
-    --check are not used to fit the constants.
+    Each rank uses one thread. The command starts its own ranks unless it runs under mpirun. The
+    steps timed with --check are not used to fit the constants.
 
     Examples:
 
@@ -104,7 +106,7 @@ def calibrate(
     )
     if found.disturbed > QUIET:
         typer.echo(
-            f"hpcsamp: warning: other processes kept the ranks waiting for a core "
+            f"hpcsamp: warning: other processes made the ranks wait for a core "
             f"{found.disturbed:.0%} of the time; measure again on a quiet machine",
             err=True,
         )
@@ -120,7 +122,7 @@ def _of_models(found: Any) -> list[list[Any]]:
         rows += [
             [f"{m.name}, pass of b items", f"{1e3 * m.base:.3g} + {1e3 * m.per_item:.3g} b", "ms"],
             [f"{m.name}, overhead of a step", f"{1e3 * m.overhead:.3g}", "ms"],
-            [f"{m.name}, all ranks at the same time", f"{m.crowd:.3f}", "times as long"],
+            [f"{m.name}, all ranks at the same time", f"{m.crowd:.3f}", "slowdown factor"],
             [f"{m.name}, error of the fit", f"{100 * m.error:.2g}", "%"],
         ]
     return rows

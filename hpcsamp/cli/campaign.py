@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     cls=Group,
-    help="""Plan, submit and collect many runs that are described by one campaign file.
+    help="""Plan, submit and collect many runs described by one campaign file.
 
     Examples:
 
@@ -53,9 +53,9 @@ def plan(
     json_file: Json = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Show the points, the resources they need, and the largest number of core-hours.
+    """Show the points, the resources they need, and the most core-hours they can use.
 
-    Points that cannot run, or that the scheduler does not allow, are refused.
+    Points that cannot run or that exceed the scheduler's limits are refused.
 
     Examples:
 
@@ -114,9 +114,10 @@ def render(
     ] = False,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Write the job scripts that submit would submit, to read, edit or run by hand.
+    """Write the job scripts without submitting them, to read, edit or run by hand.
 
-    Works on a computer without the scheduler as well; its limits are then checked by submit.
+    The command also works on a computer without the scheduler; the scheduler's limits are then
+    checked by submit.
 
     Examples:
 
@@ -169,7 +170,7 @@ def submit(
     point: Chosen = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Submit the points that were never started or lack a product, and return without waiting.
+    """Submit the points that were never started or lack a result file; do not wait for them.
 
     Examples:
 
@@ -248,9 +249,11 @@ def cancel(
 @app.command(hidden=True, cls=Command)
 def check(
     point: Annotated[Path, typer.Argument(help="Folder of a point.")],
-    wanted: Annotated[list[str], typer.Argument(metavar="PRODUCT", help="Its product files.")],
+    wanted: Annotated[
+        list[str], typer.Argument(metavar="PRODUCT", help="Result files that the point must have.")
+    ],
 ) -> None:
-    """Check the product files of a point and print what its mark records (for job scripts).
+    """Check the result files of a point and print its recorded state (used by job scripts).
 
     Examples:
 
@@ -265,13 +268,13 @@ def check(
 
 
 def _limits(made: Campaign) -> Limits:
-    """Return the scheduler's limits; none with a note if there is no scheduler to ask."""
+    """Return the scheduler's limits, or none, with a note, on a machine without the scheduler."""
     from hpcsamp.campaign.schedulers import Limits, SchedulerError, make
 
     try:
         return make(made.site).limits()
     except SchedulerError as e:
-        typer.echo(f"hpcsamp: {e}; its limits will be checked by submit", err=True)
+        typer.echo(f"hpcsamp: {e}; its limits are checked by submit", err=True)
         return Limits(0, {})
 
 

@@ -1,4 +1,4 @@
-"""``hpcsamp campaign adopt`` and ``prune``: folders of points that the campaign file lost."""
+"""``hpcsamp campaign adopt`` and ``prune``: move or remove folders of points outside the plan."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def adopt(
     site: SiteName = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Move finished or begun points from another folder into this campaign, where it misses them.
+    """Move points that another folder has and this campaign lacks into this campaign.
 
-    Needed after a campaign file was renamed, and for runs that were started by hand. Only points
-    with the same numbers are moved.
+    Use it after renaming a campaign file, and for runs that were started by hand. Only points whose
+    settings agree are moved.
 
     Examples:
 
@@ -39,11 +39,12 @@ def prune(
     campaign: File,
     site: SiteName = None,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Remove the points; without, they are listed only.")
+        bool,
+        typer.Option("--yes", help="Remove the points; without this option they are only listed."),
     ] = False,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Remove folders of points that the campaign file does not plan any more.
+    """Remove folders of points that are no longer in the campaign file.
 
     Examples:
 

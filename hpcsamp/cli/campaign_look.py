@@ -38,7 +38,7 @@ def status(
     state: States = None,
     point: Chosen = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Repeat until no point waits or runs.")
+        bool, typer.Option("--watch", help="Repeat until no point is waiting or running.")
     ] = False,
     seconds: Annotated[
         float, typer.Option("--every", min=0.1, help="Seconds between two queries of --watch.")
@@ -47,13 +47,14 @@ def status(
         bool,
         typer.Option(
             "--exit-code",
-            help="End with 1 if a point failed or was interrupted, with 75 if one is not done.",
+            help="Exit with code 1 if a point failed or was interrupted, with 75 if one is not "
+            "finished.",
         ),
     ] = False,
     json_file: Json = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Show the state of the points, and why some have failed or wait.
+    """Show the state of the points, and why some of them failed or are waiting.
 
     Examples:
 
@@ -124,7 +125,7 @@ def _exit_code(counts: dict[Any, int]) -> int:
 
 
 def _show_unplanned(made: Campaign, survey: Survey, described: list[Any], total: int) -> None:
-    """List points that are on disk, but not in the plan; and planned ones in other folders."""
+    """List points on disk that are not in the plan, and planned points in other folders."""
     from hpcsamp.campaign import unplanned
 
     if total:
@@ -164,7 +165,7 @@ def _watch(made: Campaign, selection: Any, seconds: float) -> None:
                 typer.echo(f"{chr(10) * terminal}point {s.point.number} {s.word}: {s.why}")
         before = now  # type: ignore[assignment]
         if not counts["queued"] and not counts["running"]:
-            typer.echo("" if terminal else "no point waits or runs")
+            typer.echo("" if terminal else "no point is waiting or running")
             return
         time.sleep(seconds)
 
@@ -178,15 +179,22 @@ def logs(
     where: Where = None,
     state: States = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the point no longer runs.")
+        bool,
+        typer.Option("--follow", "-f", help="Keep printing new lines until the point has ended."),
     ] = False,
     lines: Annotated[
-        int, typer.Option("--lines", "-n", min=0, help="Lines at the end to print; 0: all.")
+        int,
+        typer.Option(
+            "--lines",
+            "-n",
+            min=0,
+            help="Number of lines to print from the end of the log; 0 for all.",
+        ),
     ] = 0,
     offline: Offline = False,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Print the log of a point, or of all selected points, from its last start on.
+    """Print the log of a point, or of all selected points, since its last start.
 
     Examples:
 
@@ -201,7 +209,7 @@ def logs(
     made = load(campaign, site)
     selection = select(where, state or (), [point] if point else ())
     if not selection:
-        raise UsageError("name a point by its number or its folder, or select some with --where")
+        raise UsageError("name a point by its number or its folder, or select points with --where")
     ask = not offline and (follow or "running" in selection.states or "queued" in selection.states)
     survey = look(made, ask)
     chosen = selection.among(made, survey.points)
@@ -230,7 +238,7 @@ def diff(
     json_file: Json = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Show the keys in which two points differ; points that are not planned any more count too.
+    """Show the keys in which two points differ, which need not be in the plan any more.
 
     Examples:
 

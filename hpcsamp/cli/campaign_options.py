@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 File = Annotated[Path, typer.Argument(metavar="CAMPAIGN", help="The campaign file.")]
 SiteName = Annotated[
-    str | None, typer.Option("--site", help="Site to use in place of the file's, e.g. local.")
+    str | None,
+    typer.Option("--site", help="Site to use instead of the one in the file, e.g. local."),
 ]
 Json = Annotated[
     Path | None, typer.Option("--json", help="Also write the table to this JSON file.")
@@ -27,7 +28,8 @@ Offline = Annotated[
 Where = Annotated[
     str | None,
     typer.Option(
-        "--where", help="Only points for which this holds, e.g. 'seed < 3 and data.batch == 64'."
+        "--where",
+        help="Only points that satisfy this condition, e.g. 'seed < 3 and data.batch == 64'.",
     ),
 ]
 States = Annotated[
@@ -62,7 +64,7 @@ def look(campaign: Campaign, ask_scheduler: bool = True) -> Survey:
 
 @contextmanager
 def or_elsewhere(how: str = "--offline works") -> Iterator[None]:
-    """Add to errors of the scheduler how the command works without it."""
+    """Add to a scheduler's error how to use the command without it."""
     from hpcsamp.campaign.schedulers import SchedulerError
 
     try:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hpcsamp.doctor import Diagnosis, RankPlace
 
 #: Seconds after which the process ends in any case: a hanging call may hold Python's lock. Longer
-#: than a check and the answers of the other ranks may take (hpcsamp.doctor.examination).
+#: than one check and the wait for the other ranks may take (hpcsamp.doctor.examination).
 LAST_RESORT = 900
 
 
@@ -27,16 +27,19 @@ def doctor(
         Path | None, typer.Option("--json", help="Also write the results to this JSON file.")
     ] = None,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="List only the checks that found something.")
+        bool,
+        typer.Option(
+            "--quiet", "-q", help="List only the checks that found a problem or a warning."
+        ),
     ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Also list the versions of all packages.")
     ] = False,
 ) -> None:
-    """Check the installation, MPI and this machine, and print how to mend each fault.
+    """Check the installation, MPI and this machine, and print how to fix each fault.
 
-    One process checks the installation. Under mpirun or srun the ranks are checked together as
-    well: start the command the way you start your training. The exit code is 1 if a check fails;
+    One process checks the installation. Under mpirun or srun the ranks are also checked together,
+    so start the command the way you start your training. The exit code is 1 if a check fails;
     warnings do not count.
 
     Examples:
@@ -106,7 +109,14 @@ def _show(found: Diagnosis, json_file: Path | None, model: int = 1, *, quiet: bo
             "",
             ["check", "status", "result"],
             [
-                [c.name, c.status, f"{c.found}\nmend: {c.mend}" if c.mend else c.found]
+                [
+                    c.name,
+                    c.status,
+                    f"{c.found}\
+fix: {c.mend}"
+                    if c.mend
+                    else c.found,
+                ]
                 for c in listed
             ],
             styles=[colour[c.status] for c in listed],
@@ -159,7 +169,7 @@ def _positions(places: Sequence[RankPlace], model: int) -> list[tuple[int | str,
 def _leave(root: bool) -> None:
     """End the job at once, because a call that never returns blocks every regular exit.
 
-    Rank 0 does so after it has printed the results; the others only if rank 0 fails to.
+    Rank 0 ends it after printing the results; the other ranks end it only if rank 0 does not.
     """
     import os
     import sys

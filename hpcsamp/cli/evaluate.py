@@ -1,4 +1,4 @@
-"""``hpcsamp evaluate``."""
+"""``hpcsamp evaluate``: metrics of a run on a split."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def evaluate(
     quiet: Annotated[
         bool,
         typer.Option(
-            "--quiet", "-q", help="Print the metrics of the split, not those of each target."
+            "--quiet",
+            "-q",
+            help="Print only the metrics of the split, without those of each target.",
         ),
     ] = False,
     verbose: Verbose = False,
@@ -124,7 +126,7 @@ def _show(
 
 
 def recalibration_of(facts: dict[str, Any]) -> list[str]:
-    """Describe the recalibration that results use: scaling, and the coverage that is stated."""
+    """Describe the recalibration used by the results: the scaling and the stated coverage."""
     if facts.get("used") != "yes":
         return []
     several = {k: v for k, v in facts.items() if isinstance(v, dict)}

@@ -1,4 +1,4 @@
-"""``hpcsamp explain``."""
+"""``hpcsamp explain``: print the meaning of an error message and its fix."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import typer
 def explain(
     name: Annotated[
         str | None,
-        typer.Argument(help="A name that a message printed; without one, all names are listed."),
+        typer.Argument(
+            help="Name printed at the end of an error message; without it, all names are listed."
+        ),
     ] = None,
 ) -> None:
-    """Print what an error message or a symptom means and how to mend it.
+    """Explain an error message or a symptom, and how to fix its cause.
 
-    The text is that of the page Troubleshooting of the documentation. It is part of the package, so
-    that it can be read on a compute node.
+    The text is the Troubleshooting page of the documentation. It is part of the package, so it can
+    be read on a compute node.
 
     Examples:
 

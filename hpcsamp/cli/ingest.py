@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class _Set(Command):
-    """Command of a set; it imports its source only when it is run, so that listing sets is fast."""
+    """Command that ingests one dataset; its source is imported only when the command runs."""
 
     def make_context(
         self, info_name: Any, args: list[str], parent: Any = None, **extra: Any
@@ -42,19 +42,19 @@ class _Set(Command):
 
 
 class Sets(Group):
-    """Registered sets, and any other source as ``package.module:function``."""
+    """Group of commands: the registered datasets, and any source as ``package.module:function``."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Return the names of the registered sets."""
+        """Return the names of the registered datasets."""
         return list(SETS)
 
     def get_command(self, ctx: Any, name: str) -> Any:
-        """Return the command of a set.
+        """Return the command that ingests a dataset.
 
         Raises
         ------
         UsageError
-            If there is no set of this name.
+            If no dataset has this name.
         """
         fault = SETS.fault(name)
         if fault:
@@ -62,14 +62,16 @@ class Sets(Group):
 
             command = command_for(name)
             if command:
-                raise UsageError(f"ingest {shown(name)}: name the source first: {command}")
+                raise UsageError(
+                    f"ingest {shown(name)}: put the name of the source first: {command}"
+                )
             raise UsageError(f"ingest {shown(name)}: {fault}")
         line = _first_line(SETS.place(name)) if name in SETS else None
         return _Set(name, help=line, rich_markup_mode=None)
 
 
 FAR = 10.0
-"""Factor from 1 by which the scale of targets may differ without a note."""
+"""Factor by which a mean or standard deviation may differ from 1 without a note."""
 
 app = typer.Typer(
     cls=Sets,
@@ -95,7 +97,7 @@ def _sets() -> None:
 
 
 def _command(name: str) -> Any:
-    """Build the command of a set from the signature of its source."""
+    """Build the command that ingests a dataset from the signature of its source."""
     from hpcsamp.cli.signature import ask
 
     source: Callable[..., Source] = SETS.find(name)
@@ -120,7 +122,7 @@ def _command(name: str) -> Any:
         stall: Annotated[
             float,
             typer.Option(
-                min=0, help="End the job if a rank makes no progress for so many seconds."
+                min=0, help="End the job if a rank makes no progress for this many seconds."
             ),
         ] = DEFAULT,
         quiet: Quiet = False,
@@ -152,7 +154,7 @@ def _command(name: str) -> Any:
 
 
 def _first_line(place: str) -> str:
-    """Return the first docstring line of a function in this package without importing it."""
+    """Return the first line of a function's docstring without importing its module."""
     module, _, name = place.partition(":")
     package, *path = module.split(".")
     spec = find_spec(package)
@@ -220,7 +222,7 @@ def run(
 
 
 def not_standardised(manifest: Manifest, option: str) -> list[str]:
-    """Name the targets that are quantities far from mean 0 and standard deviation 1."""
+    """Report numeric targets that are far from mean 0 and standard deviation 1."""
     targets = {n: t.normalize for n, t in manifest.targets.items() if t.task == "regression"}
     if not manifest.targets and manifest.task == "regression":
         targets = {"y": manifest.normalize_y}
@@ -238,7 +240,7 @@ def not_standardised(manifest: Manifest, option: str) -> list[str]:
 
 
 def constants(manifest: Manifest) -> list[str]:
-    """Name the inputs and targets that are constant in the training split."""
+    """Report the inputs and targets that are constant in the training split."""
     lines = []
     for array, spec in manifest.arrays.items():
         stats, names = manifest.stats.get(array), spec.names

@@ -1,4 +1,4 @@
-"""``hpcsamp init``."""
+"""``hpcsamp init``: write a new project."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ import typer
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="The folder of the project; it must be new.")],
-    data: Annotated[
-        Path, typer.Option(help="The dataset folder, as hpcsamp ingest has written it.")
-    ],
+    folder: Annotated[Path, typer.Argument(help="Folder of the project; it must not exist.")],
+    data: Annotated[Path, typer.Option(help="Dataset folder written by hpcsamp ingest.")],
 ) -> None:
-    """Write a project for a dataset: a network of your own, its configuration, scripts and a test.
+    """Write a project for a dataset: a network to edit, its configuration, scripts and a test.
 
-    Every file is short and meant to be edited. The network fits the inputs and targets of the
-    dataset; bash run.sh in the folder trains it, evaluates it and draws a report.
+    Every file is short and meant to be edited. The network matches the inputs and targets of the
+    dataset; bash run.sh in the folder trains it, evaluates it and writes a report.
 
     Examples:
 

@@ -23,13 +23,14 @@ def models(
         str | None,
         typer.Argument(
             help="A TOML file or the name of a configuration, to count its parameters and memory; "
-            "or a module, e.g. torchvision.models or transformers:ViT*, to list its networks. "
+            "or a Python module, e.g. torchvision.models or transformers:ViT*, to list its "
+            "networks. "
             "Without an argument the registered networks are listed."
         ),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="One of the configuration's presets.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Set a key; repeatable.")
+        list[str] | None, typer.Option("--set", help="Set a configuration key; repeatable.")
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="Dataset folder (default: data.path or the synthetic set).")
@@ -37,11 +38,13 @@ def models(
     ranks: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Ranks of the job, D x P x M; none is started (default: one sample rank)."
+            min=1,
+            help="Number of ranks, D x P x M, to count for; none is started (default: one "
+            "sample rank).",
         ),
     ] = None,
     groups: Annotated[
-        int, typer.Option(min=1, help="Data groups D; the ranks are divided among them.")
+        int, typer.Option(min=1, help="Number of data groups D, among which the ranks are divided.")
     ] = 1,
     per_node: Annotated[
         int | None,
@@ -58,7 +61,7 @@ def models(
 ) -> None:
     """List the networks, or report the parameters of a run and the memory of a training step.
 
-    Trains nothing and allocates no large arrays.
+    The command trains nothing and allocates no large arrays.
 
     Examples:
 
@@ -111,7 +114,7 @@ def _list(json_file: Path | None) -> None:
 
     _show(catalogue.registered(), json_file)
     typer.echo(f"configurations: {', '.join(configuration.named_configs())}")
-    typer.echo("any other network by its import path, e.g.")
+    typer.echo("use any other network by its import path, e.g.")
     width = max(len(name) for name, _ in catalogue.USUAL)
     for name, about in catalogue.USUAL:
         typer.echo(f"    {name:{width}}  {about}")

@@ -20,14 +20,14 @@ def _accept(context: typer.Context, allowed: bool) -> bool:
 
 
 def _report() -> None:
-    """Print the names of the edited files that were read, on rank 0 only."""
+    """Print the names of the files read that were edited by hand, on rank 0 only."""
     from hpcsamp.sealing import edits
     from hpcsamp.serial import running
 
     if running().COMM_WORLD.Get_rank() > 0:
         return
     for name in edits.taken():
-        sys.stderr.write(f"hpcsamp: {name} was edited and is accepted as it is\n")
+        sys.stderr.write(f"hpcsamp: {name} was edited by hand and is accepted unchanged\n")
 
 
 AcceptEdits = Annotated[
@@ -35,7 +35,7 @@ AcceptEdits = Annotated[
     typer.Option(
         "--accept-edits",
         callback=_accept,
-        help="Accept files of hpcsamp that were edited after they were written.",
+        help="Accept files that were edited after hpcsamp wrote them.",
     ),
 ]
 
@@ -67,31 +67,31 @@ Quiet = Annotated[
 
 
 def verbose(shows: str) -> Any:
-    """Make the option ``-v`` of a command; ``shows``: what it prints beside log records."""
+    """Build the option ``-v`` of a command; ``shows`` names what it prints besides log records."""
     return typer.Option("--verbose", "-v", callback=_show_log, help=shows)
 
 
-Verbose = Annotated[bool, verbose("Also print how the data are read.")]
+Verbose = Annotated[bool, verbose("Also print details of how the data are read.")]
 
 
 def check_levels(quiet: bool, verbose: bool) -> None:
-    """Refuse ``-q`` together with ``-v``, as wrong arguments that all ranks have."""
+    """Refuse ``-q`` together with ``-v``; every rank has the same arguments."""
     if quiet and verbose:
-        raise typer.BadParameter("-q and -v exclude each other: give one of them")
+        raise typer.BadParameter("-q and -v exclude each other: use only one of them")
 
 
-RANKS = "Ranks of the job; they are started here, unless mpirun or srun started it"
+RANKS = "Number of ranks to start, unless mpirun or srun started the command"
 """Meaning of ``--ranks`` in all commands that start a job."""
 Ranks = Annotated[int, typer.Option("--ranks", min=1, help=f"{RANKS}.")]
 
 
 def numbers(option: str, text: str) -> list[int]:
-    """Parse positive numbers such as ``8,32``.
+    """Parse positive integers separated by commas, such as ``8,32``.
 
     Raises
     ------
     UsageError
-        If the text is anything else.
+        If the text is not such a list.
     """
     try:
         found = [int(part) for part in text.split(",")]

@@ -1,4 +1,4 @@
-"""Output of commands: tables on the screen, and the same data as JSON with ``--json FILE``."""
+"""Output of commands: tables on the screen, and the same data as JSON for ``--json FILE``."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def show(
     data
         Data of the JSON file; by default one object per row with the columns as keys.
     styles
-        A rich style per row, e.g. ``"red"``. Styles are used on terminals only, so a style must not
-        be the only carrier of any information.
+        A rich style per row, e.g. ``"red"``. Styles are used on terminals only, so no information
+        may depend on a style alone.
 
     Raises
     ------

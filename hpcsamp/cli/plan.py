@@ -31,7 +31,7 @@ def plan(
         typer.Argument(help="A TOML file, or the name of a configuration or a model."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="The configuration or model, in place of the argument.")
+        str | None, typer.Option(help="The configuration or model; the same as the argument.")
     ] = None,
     samples: Annotated[
         int | None, typer.Option(min=1, help="Weight samples S (default: method.samples).")
@@ -43,7 +43,10 @@ def plan(
     per_node: Annotated[
         int | None,
         typer.Option(
-            "--ranks-per-node", "--gpus-per-node", min=1, help="Ranks per node (default: site's)."
+            "--ranks-per-node",
+            "--gpus-per-node",
+            min=1,
+            help="Ranks per node (default: those of the site).",
         ),
     ] = None,
     site: Annotated[
@@ -57,7 +60,7 @@ def plan(
     ] = "fixed",
     preset: Annotated[str | None, typer.Option(help="One of the configuration's presets.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Set a key; repeatable.")
+        list[str] | None, typer.Option("--set", help="Set a configuration key; repeatable.")
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="Dataset folder (default: data.path or the synthetic set).")
@@ -73,7 +76,8 @@ def plan(
         Path | None, typer.Option(help="Draw the scaling curve to this file (.svg, .png, .pdf).")
     ] = None,
     simulate: Annotated[
-        bool, typer.Option("--simulate", help="Also simulate steps rank by rank, with jitter.")
+        bool,
+        typer.Option("--simulate", help="Also simulate steps rank by rank, with random delays."),
     ] = False,
     check: Annotated[
         Path | None,
@@ -89,8 +93,8 @@ def plan(
 ) -> None:
     """Predict time, memory and speed-up on every grid of ranks; report the fastest and its limit.
 
-    Trains nothing. Predictions use the published figures of a site, or with --calibration the
-    constants measured on a machine.
+    The command trains nothing. Predictions use the published figures of a site or, with
+    --calibration, the constants measured on a machine.
 
     Examples:
 
@@ -108,7 +112,9 @@ def plan(
     if name is None:
         raise UsageError("nothing to plan: name a configuration or a model, e.g. vit-cifar10")
     if model and config:
-        raise UsageError(f"both {config} and --model {model} are named: name only one of them")
+        raise UsageError(
+            f"both {config} and --model {model} name a configuration: use only one of them"
+        )
     place = machine.load(site or ("local" if calibration else "horeka"))
     run, shapes = _run(name, samples, batch, preset, settings, data)
     each = per_node or place.per_node
@@ -183,7 +189,10 @@ def _rates(
     if place.name == "local":
         other = measured.differences(found, measured.fingerprint())
         if other:
-            typer.echo(f"hpcsamp: warning: {calibration} was measured elsewhere: {other}", err=True)
+            typer.echo(
+                f"hpcsamp: warning: {calibration} was measured on another machine: {other}",
+                err=True,
+            )
     return work, found.machine_of(place), found.rates(place, work)
 
 
@@ -303,7 +312,7 @@ def _curve(
         grid = str(best.prediction.layout)
         points.append({"nodes": n, "ranks": n * each, "grid": grid, **_row(best)})
     show(
-        "fastest grid for each number of nodes, of those that fit into memory if there are any",
+        "fastest grid for each number of nodes, among those that fit into memory if any does",
         ["nodes", "ranks", "D x P" + " x M" * parts, "ms per step", "items/s", "speed-up",
          "efficiency", "GB per rank", ""],
         [
@@ -329,7 +338,7 @@ def _check(path: Path, json_file: Path | None) -> None:
     error = fit.errors(predicted, held)
     own = fit.errors([found.predict(p) for p in fitted], fitted)
     show(
-        f"held-out points of {path}; constants fitted to {len(fitted)} other points",
+        f"held-out points of {path}; constants were fitted to {len(fitted)} other points",
         ["model", "S", "batch", "D x P x M", "measured ms", "predicted ms", "error %"],
         [
             [
@@ -344,5 +353,5 @@ def _check(path: Path, json_file: Path | None) -> None:
     typer.echo(
         f"error on {error['points']} held-out points: median {error['median']:.1%}, largest "
         f"{error['max']:.1%} (fitted points: median {own['median']:.1%}); compute takes "
-        f"{found.crowd:.2f} times as long when all ranks work"
+        f"{found.crowd:.2f} times as long when all ranks are busy"
     )

@@ -1,4 +1,4 @@
-"""Options of the commands that predict with a run, and loading of the run on the job's ranks."""
+"""Options of the commands that predict with a run, and loading the run on all ranks."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ Samples = Annotated[
         min=1, help="Number of weight samples (default: evaluation.samples, else method.samples)."
     ),
 ]
-Checkpoint = Annotated[
-    str, typer.Option(help='Checkpoint to load: "last", "best", or the path of one.')
-]
+Checkpoint = Annotated[str, typer.Option(help='Checkpoint to load: "last", "best" or a path.')]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="Set a key, e.g. data.path=...; repeatable.")
+    list[str] | None,
+    typer.Option("--set", help="Set a configuration key, e.g. data.path=...; repeatable."),
 ]
 Uncalibrated = Annotated[
     bool,
-    typer.Option("--uncalibrated", help="Do not use the recalibration of the run (recalibrate)."),
+    typer.Option(
+        "--uncalibrated", help="Ignore the recalibration of the run (see hpcsamp recalibrate)."
+    ),
 ]
 Stall = Annotated[
     float | None,
     typer.Option(
         min=0,
-        help="End the job if a rank makes no progress for so many seconds (default: the run's).",
+        help="End the job if a rank makes no progress for this many seconds (default: the run's).",
     ),
 ]
 
@@ -52,7 +53,7 @@ def posterior_of(
     *,
     recalibrate: bool = True,
 ) -> Iterator[Posterior]:
-    """Load a run on the ranks of this job and watch them for stalls in the block. Collective."""
+    """Load a run on the ranks of this job and watch for stalled ranks in the block. Collective."""
     from hpcsamp.grid import init, together
     from hpcsamp.run.folder import RunFolder
     from hpcsamp.runtime import mpi
@@ -71,7 +72,7 @@ def posterior_of(
     if topology.model_size != model and topology.is_root:
         typer.echo(
             f"the run's parallel.model = {model} does not fit {topology.world.size} ranks: each "
-            f"rank holds the whole network (parallel.model = 1); the numbers are the same",
+            f"rank holds the whole network (parallel.model = 1); the results are the same",
             err=True,
         )
     from hpcsamp.prediction.posterior import Posterior

@@ -1,4 +1,4 @@
-"""``hpcsamp predict``."""
+"""``hpcsamp predict``: write the posterior predictive to a file."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from hpcsamp.cli.posterior import (
 def predict(
     run: Run,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="HDF5 file to write; with a table, a csv file.")
+        Path, typer.Option("--out", "-o", help="HDF5 file to write; for a table, a csv file.")
     ],
     table: Annotated[
         Path | None,
-        typer.Argument(help="A csv file whose rows are predicted, instead of a dataset."),
+        typer.Argument(help="A csv file whose rows to predict, instead of a dataset."),
     ] = None,
     data: Data = None,
     split: Annotated[
@@ -79,8 +79,8 @@ def predict(
     Runs in one process, or on all ranks under mpirun or srun: the ranks of a sample group share the
     weight samples, data groups share the items, and all ranks write.
 
-    With a csv file, a copy of it is written with new columns: mean, standard deviations and
-    quantiles of each row, or class probabilities. This runs in one process.
+    For a csv file, a copy is written with new columns: mean, standard deviations and quantiles of
+    each row, or class probabilities. This runs in one process.
 
     Examples:
 
@@ -166,7 +166,7 @@ def _check(
     notation: Mapping[str, str | None],
     ranks: int,
 ) -> None:
-    """Refuse arguments that belong to a csv file without one, and the other way round."""
+    """Refuse options for csv files without a csv file, and options for datasets with one."""
     from hpcsamp.errors import UsageError
     from hpcsamp.ingest.tables import check_delimiter
 
@@ -191,12 +191,12 @@ def _check(
             f"{out.with_suffix('.csv')}); for HDF5, name a dataset with --data DIR"
         )
     if data is not None or split is not None:
-        raise UsageError(f"{table} is predicted whole: leave out --data and --split")
+        raise UsageError(f"all rows of {table} are predicted: leave out --data and --split")
     if table.resolve() == out.resolve():
         raise UsageError(f"--out {out} is the table itself; name another file")
     if ranks > 1:
         raise UsageError(
-            f"a table is predicted in one process, not on {ranks} ranks: for a large one, run "
+            f"a table is predicted in one process, not on {ranks} ranks; for a large table, run "
             f"hpcsamp ingest csv {table} --like DATASET, then predict RUN --data DIR"
         )
     check_delimiter(notation["--delimiter"] or ",")

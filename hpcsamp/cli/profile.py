@@ -1,4 +1,4 @@
-"""Output of ``--profile``: the table of phases, and where the traces are."""
+"""Output of ``--profile``: the table of phases, and the location of the traces."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def show_profile(timeline: Timeline, folder: Path) -> None:
     if not topology.is_root:
         return
     if not rows:
-        typer.echo(f"no step was profiled: the first {WARM} steps are left out")
+        typer.echo(f"no step was profiled: the first {WARM} steps are not recorded")
         return
     steps = len(timeline.seconds["other"])
     show(
-        f"medians of {steps} steps of at most {STEPS}, milliseconds a step",
+        f"medians of {steps} steps of at most {STEPS}, milliseconds per step",
         ["phase", "median of ranks", "max", "on rank"],
         [
             [r["phase"], f"{1e3 * r['median']:.3g}", f"{1e3 * r['max']:.3g}", r["rank"]]

@@ -1,4 +1,4 @@
-"""``hpcsamp recalibrate``."""
+"""``hpcsamp recalibrate``: temperature scaling and conformal prediction."""
 
 from __future__ import annotations
 
@@ -46,28 +46,32 @@ def recalibrate(
     adaptive: Annotated[
         float | None,
         typer.Option(
-            help="Rate of adaptive intervals of a series, e.g. 0.02 (default: fixed thresholds)."
+            help="Rate at which the intervals of a time series adapt, e.g. 0.02 (default: fixed "
+            "thresholds)."
         ),
     ] = None,
     raps_penalty: Annotated[
-        float, typer.Option(help="Penalty of raps for each rank above --raps-free.")
+        float,
+        typer.Option(help="Penalty in raps for each class ranked below the first --raps-free."),
     ] = 0.01,
-    raps_free: Annotated[int, typer.Option(help="Ranks without a penalty of raps.")] = 5,
+    raps_free: Annotated[
+        int, typer.Option(help="Number of top-ranked classes without a penalty in raps.")
+    ] = 5,
     samples: Samples = None,
     checkpoint: Checkpoint = "last",
     settings: Settings = None,
     stall: Stall = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write what was fitted to this JSON file.")
+        Path | None, typer.Option("--json", help="Also write the fitted values to this JSON file.")
     ] = None,
     verbose: Verbose = False,
     accept_edits: AcceptEdits = False,
 ) -> None:
     """Fit temperature scaling and conformal prediction to a split; later results use them.
 
-    The calibration items must not have been used for training. What is fitted is kept in the run
-    folder. hpcsamp evaluate, predict, report and hs.load(RUN).predict use it for the same
-    checkpoint and number of samples; --uncalibrated leaves it out.
+    The calibration items must not have been used for training. The fitted values are kept in the
+    run folder. hpcsamp evaluate, predict, report and hs.load(RUN).predict use them for the same
+    checkpoint and number of samples; --uncalibrated ignores them.
 
     Examples:
 

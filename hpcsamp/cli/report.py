@@ -1,4 +1,4 @@
-"""``hpcsamp report``."""
+"""``hpcsamp report``: write a page about one or several runs."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def report(
     figure: Annotated[
         str | None,
         typer.Option(
-            help="Draw a figure of the paper instead: 4 to 10, or table1; mixer: model ranks."
+            help="Draw a figure of the paper instead: 4 to 10, table1, or mixer (model ranks)."
         ),
     ] = None,
     single_file: Annotated[
-        bool, typer.Option("--single-file", help="Write one file that contains its figures.")
+        bool, typer.Option("--single-file", help="Embed the figures, so that the page is one file.")
     ] = False,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Write a page with learning curves, calibration and the most uncertain items of a run.
+    """Write a page with the learning curves, calibration and most uncertain items of a run.
 
     Several runs share one page: their learning curves are drawn in the same axes and their metrics
-    side by side. Results that a run does not have yet are left out and listed.
+    are listed side by side. Results that a run does not have yet are left out and listed.
 
     With --figure, or for a campaign file named after a figure, a figure of the paper is drawn from
     runs, campaigns, or records of hpcsamp bench scaling.

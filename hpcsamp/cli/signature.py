@@ -16,12 +16,12 @@ Arguments = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 @dataclass
 class ExtraOptions:
-    """Parameters to add to those of a command."""
+    """Additional parameters of a command."""
 
     parameters: list[inspect.Parameter]
 
     def insert(self, command: Callable[..., None]) -> None:
-        """Replace the ``**given`` of a command by these parameters, required ones first."""
+        """Replace the ``**given`` of a command with these parameters, required ones first."""
         own = list(inspect.signature(command, eval_str=True).parameters.values())[:-1]
         named = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
         whole = [*self.parameters, *named]
@@ -33,8 +33,8 @@ class ExtraOptions:
 def ask(function: Callable[..., Any]) -> tuple[ExtraOptions, Arguments]:
     """Build options for the marked arguments of a function.
 
-    An argument that is a mapping with a default gets one option per key, an argument that is a
-    dataclass one option per field.
+    An argument that is a mapping with a default becomes one option per key; an argument that is a
+    dataclass becomes one option per field.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""``hpcsamp train``."""
+"""``hpcsamp train``: train a Bayesian neural network."""
 
 from __future__ import annotations
 
@@ -19,21 +19,27 @@ def train(
     config: Annotated[
         str | None,
         typer.Argument(
-            help="A TOML file, or the name of a packaged configuration. Without one, a "
-            "configuration is chosen that fits the dataset of --data."
+            help="A TOML file, or the name of a packaged configuration. Without it, a "
+            "configuration that fits the dataset of --data is chosen."
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Run folder (default: runs/NAME of the config)."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Run folder (default: runs/NAME, with the name of the configuration).",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Set a key, e.g. --set optimizer.lr=1e-3; repeatable."),
+        typer.Option(
+            "--set", help="Set a configuration key, e.g. --set optimizer.lr=1e-3; repeatable."
+        ),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help='Dataset folder; "synthetic" generates a set next to data.path.'),
+        typer.Option(help='Dataset folder; "synthetic" generates a dataset next to data.path.'),
     ] = None,
     preset: Annotated[
         str | None, typer.Option(help="One of the configuration's presets, e.g. small.")
@@ -46,8 +52,8 @@ def train(
         str | None,
         typer.Option(
             envvar="HPCSAMP_TIME_LIMIT",
-            help="Write a checkpoint and exit with code 75 before this time limit is reached: "
-            "minutes or HH:MM:SS. The time limit of a Slurm job is detected automatically.",
+            help="Time limit as minutes or HH:MM:SS; before it, write a checkpoint and exit with "
+            "code 75. The time limit of a Slurm job is detected automatically.",
         ),
     ] = None,
     print_config: Annotated[
@@ -132,7 +138,7 @@ def train(
 def _load(
     config: str | None, data: str | None, overrides: list[str], preset: str | None
 ) -> tuple[RunConfig, str, str]:
-    """The configuration of a run, what the run is called, and the configuration as TOML."""
+    """Return the configuration of a run, the name of the run, and the configuration as TOML."""
     from hpcsamp import config as configuration
     from hpcsamp.run.prepare import SYNTHETIC
     from hpcsamp.run.usual import usual
@@ -149,7 +155,7 @@ def _load(
             "--data DIR)"
         )
     if preset is not None:
-        raise UsageError(f"--preset {preset} is for a configuration that has presets; name one")
+        raise UsageError(f"--preset {preset} needs a configuration that has presets; name one")
     text = usual(data)
     table = configuration.apply_overrides(configuration.parse_toml(text, data), overrides)
     run = configuration.check(table, f"the configuration for {data}")

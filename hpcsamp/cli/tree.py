@@ -1,7 +1,7 @@
-"""Commands and groups of the command line: imported when they are used, with examples in the help.
+"""Commands and groups of the command line, imported on use, with examples in their help.
 
-The docstring of a command ends with a section ``Examples:`` of shell lines, one a paragraph. In the
-help they come last and are never wrapped, so that they can be copied.
+The docstring of a command ends with a section ``Examples:`` of shell lines, one per paragraph. In
+the help they come last and are never wrapped, so that they can be copied.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typer.core import TyperCommand, TyperGroup
 from hpcsamp.spelling import shown, suggest
 
 SETTINGS: dict[str, Any] = {"rich_markup_mode": None, "add_completion": False}
-"""Settings of each Typer: help is plain text, because importing rich takes longer than all else."""
+"""Settings of each Typer: help is plain text, because importing rich takes longer than anything "
+    "else."""
 
 _EXAMPLES = re.compile(r"^Examples:?\n(?:-+\n)?(?P<lines>.*)\Z", re.MULTILINE | re.DOTALL)
 
@@ -46,7 +47,7 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """A group of commands that prints its help if none is named."""
+    """A group of commands that prints its help if no command is named."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -65,7 +66,7 @@ class Group(TyperGroup):
         return super().parse_args(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write the commands with what they do."""
+        """Write the commands with the first line of their help."""
         with formatter.section("Commands"):
             formatter.write_dl([(n, " ".join(h.split())) for n, h in self.summaries(ctx)])
 
@@ -89,8 +90,8 @@ def group(
     name, text
         Name and help of the group.
     places
-        Of each command by name: where it is, as ``module:function`` or ``module:app``, and the
-        first line of its help, which is listed without importing it.
+        For each command name: its location, as ``module:function`` or ``module:app``, and the first
+        line of its help, which is listed without importing the command.
     settings
         More arguments of ``typer.Typer``.
     """
